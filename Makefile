@@ -1,0 +1,65 @@
+# `make help` lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 3000
+# Also for what builds the package itself, so that every version comes from one file.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+SHIPPED := gan-mnist dcgan-fashion
+RUNS ?= runs/zoo
+
+.PHONY: help serve test test-slow lint format zoo bento lock clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+serve: $(VENV)/.base ## Install what serving needs and serve the models that ship
+	$(BIN)/ganymede serve --port $(PORT) --models models
+
+test: $(VENV)/.dev ## Install what the tests need and run them
+	$(BIN)/pytest -n auto --dist loadgroup -m "not slow"
+
+test-slow: $(VENV)/.dev ## Run the tests that take long
+	$(BIN)/pytest -m slow
+
+lint: $(VENV)/.dev ## Check format, lint, types and the dependency rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## Format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+zoo: $(VENV)/.dev ## Train again everything that ships (hours), into RUNS, and export it
+	for recipe in $(SHIPPED); do \
+		$(BIN)/ganymede train $$recipe --out $(RUNS)/$$recipe && \
+		$(BIN)/ganymede export $(RUNS)/$$recipe --name $$recipe --models models || exit 1; \
+	done
+
+bento: $(VENV)/.base ## Build a Bento that holds the service and the models
+	$(BIN)/bentoml build
+
+lock: ## Write constraints.txt anew from the newest versions that fit
+	$(PYTHON) scripts/lock
+
+clean: ## Remove the environment and the caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet -e .
+	touch $@
+
+# Holds the base too, so that `make serve` after it starts at once.
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet -e '.[train,hub,dev]'
+	touch $(VENV)/.base $@

@@ -1,0 +1,1 @@
+"""Everything that serves. Nothing here imports PyTorch, nor `training`."""

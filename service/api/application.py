@@ -1,0 +1,55 @@
+"""The HTTP surface, put together."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from service.api import errors, generate, metrics, models
+from service.runtime.engine import Engine, EngineState, NotReady
+from service.runtime.model import Model
+from service.settings import Settings
+
+
+def create_app(engine: Engine, settings: Settings) -> FastAPI:
+    """Return the application that answers for `engine`."""
+    app = FastAPI(
+        title="Ganymede",
+        summary="Pictures from generative adversarial networks.",
+        version=_version(),
+    )
+
+    def find(name: str) -> Model:
+        if engine.state is not EngineState.READY or engine.catalog is None:
+            raise NotReady(engine.reason or engine.state)
+        return engine.catalog.get(name)
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(
+                title=app.title, version=app.version, summary=app.summary, routes=app.routes
+            )
+            # The maximum is an operator's to set, so the schema states the one in force.
+            request = document["components"]["schemas"]["GenerateRequest"]["properties"]
+            request["n"]["anyOf"][0]["maximum"] = settings.max_images
+            request["seeds"]["anyOf"][0]["maxItems"] = settings.max_images
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    errors.install(app)
+    app.include_router(models.router(engine))
+    app.include_router(generate.router(engine, settings, find))
+    app.include_router(metrics.router())
+    app.add_middleware(metrics.RequestMetrics)
+    return app
+
+
+def _version() -> str:
+    try:
+        return version("ganymede")
+    except PackageNotFoundError:  # Inside a Bento the code is there, the distribution is not.
+        return "0"

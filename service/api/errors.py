@@ -1,0 +1,166 @@
+"""Errors as `application/problem+json` (RFC 9457), with a stable `type`.
+
+Bad input is 4xx and names the field; nobody outside sees a stack trace.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from service.runtime.catalog import ModelFailed, ModelNotFound
+from service.runtime.engine import NotReady
+from service.runtime.scheduler import DeadlineExceeded, Draining, JobTooLarge, QueueFull
+
+log = logging.getLogger("ganymede.api")
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(Exception):
+    """An answer that is an error; its stable `type` is ``urn:ganymede:problem:<kind>``."""
+
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        title: str,
+        detail: str,
+        *,
+        errors: Sequence[Mapping[str, str]] = (),
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.kind = kind
+        self.title = title
+        self.detail = detail
+        self.errors = errors
+        self.retry_after = retry_after
+
+    def body(self) -> str:
+        """The problem document."""
+        document: dict[str, Any] = {
+            "type": f"urn:ganymede:problem:{self.kind}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+        }
+        if self.errors:
+            document["errors"] = list(self.errors)
+        return json.dumps(document)
+
+    def headers(self) -> dict[str, str]:
+        """The headers that go with it."""
+        headers = {"content-type": MEDIA_TYPE}
+        if self.retry_after is not None:
+            headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
+        return headers
+
+    def response(self) -> Response:
+        """The whole answer."""
+        return Response(self.body(), self.status, self.headers())
+
+
+def invalid(field: str, message: str) -> Problem:
+    """Return the problem of one field of the request that cannot be used."""
+    return Problem(
+        422,
+        "invalid-request",
+        "The request cannot be used",
+        f"{field}: {message}",
+        errors=[{"field": field, "message": message}],
+    )
+
+
+def not_ready(reason: str) -> Problem:
+    """Return the problem of a service that takes no work now."""
+    return Problem(503, "not-ready", "The service is not ready", reason, retry_after=5)
+
+
+def to_problem(error: Exception) -> Problem | None:
+    """Translate what the runtime raises; None for what is not foreseen."""
+    match error:
+        case Problem():
+            return error
+        case ModelNotFound():
+            return Problem(404, "model-not-found", "There is no such model", str(error))
+        case ModelFailed():
+            return Problem(503, "model-failed", "The model cannot be served", str(error))
+        case NotReady() | Draining():
+            return not_ready(str(error) or "the service is shutting down")
+        case QueueFull():
+            return Problem(
+                429,
+                "queue-full",
+                "The queue is full",
+                str(error),
+                retry_after=error.retry_after,
+            )
+        case JobTooLarge():
+            return invalid("n", f"the request is larger than the queue: {error}")
+        case DeadlineExceeded():
+            return Problem(504, "deadline-exceeded", "The deadline has passed", str(error))
+        case HTTPException():
+            kind = {404: "route-not-found", 405: "method-not-allowed"}.get(
+                error.status_code, "bad-request"
+            )
+            return Problem(error.status_code, kind, "The request cannot be used", error.detail)
+        case RequestValidationError():
+            return _from_validation(error)
+    return None
+
+
+def install(app: FastAPI) -> None:
+    """Make `app` answer every error with a problem document."""
+
+    async def answer(request: Request, error: Exception) -> Response:
+        problem = to_problem(error)
+        if problem is None:
+            log.exception("%s %s", request.method, request.url.path, exc_info=error)
+            problem = Problem(
+                500, "internal", "Something went wrong here", "the error is in the service's log"
+            )
+        response = problem.response()
+        if isinstance(error, HTTPException) and error.headers:
+            response.headers.update(error.headers)
+        return response
+
+    kinds: tuple[type[Exception], ...] = (
+        Problem,
+        ModelNotFound,
+        ModelFailed,
+        NotReady,
+        Draining,
+        QueueFull,
+        JobTooLarge,
+        DeadlineExceeded,
+        HTTPException,
+        RequestValidationError,
+        Exception,
+    )
+    for kind in kinds:
+        app.add_exception_handler(kind, answer)
+
+
+def _from_validation(error: RequestValidationError) -> Problem:
+    problems = error.errors()
+    if any(problem["type"] == "json_invalid" for problem in problems):
+        reason = problems[0].get("ctx", {}).get("error", "")
+        return Problem(
+            400, "invalid-json", "The body is not JSON", f"the body is not JSON: {reason}"
+        )
+    errors = []
+    for problem in problems:
+        path = [str(part) for part in problem["loc"] if part not in ("body", "query", "path")]
+        errors.append({"field": ".".join(path) or "body", "message": str(problem["msg"])})
+    detail = "; ".join(f"{e['field']}: {e['message']}" for e in errors[:5])
+    return Problem(422, "invalid-request", "The request cannot be used", detail, errors=errors)

@@ -1,0 +1,97 @@
+"""What requests and answers look like."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.runtime.latents import MAX_SEED
+
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Format = Literal["png", "jpeg", "webp", "npy", "zip", "json"]
+
+
+class GenerateRequest(BaseModel):
+    """Pictures from seeds: `n` from `seed` on, or one for each of `seeds`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"examples": [{"model": "dcgan-fashion", "n": 4, "seed": 7}]},
+    )
+
+    model: str = Field(description="`name`, or `name@version`.")
+    n: int | None = Field(default=None, ge=1, description="How many pictures; 1 when not said.")
+    seed: Seed | None = Field(
+        default=None,
+        description="Picture i has seed + i. Drawn at random when neither seed nor seeds is said.",
+    )
+    seeds: list[Seed] | None = Field(default=None, min_length=1)
+    format: Format | None = Field(
+        default=None,
+        description="Goes before the Accept header. One picture comes as itself (png, jpeg, webp); "
+        "several come as JSON with base64, unless zip or npy is asked for.",
+    )
+
+
+class GeneratedImage(BaseModel):
+    """One picture in base64, with what is needed to make it again."""
+
+    seed: int
+    media_type: str
+    data: str = Field(description="base64")
+
+
+class GenerateResponse(BaseModel):
+    """Pictures in the order of their seeds."""
+
+    model: str
+    version: str
+    digest: str
+    images: list[GeneratedImage]
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[dict[str, str]] = []
+
+
+class ModelCard(BaseModel):
+    """A model as OpenAI's clients read it, with our fields beside theirs."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    name: str
+    version: str
+    state: str
+    reason: str | None = None
+    provider: str | None = None
+    plan: dict[str, int] | None = None
+    digest: str | None = None
+    task: str | None = None
+    summary: str | None = None
+    classes: list[str] = []
+    styles: dict[str, Any] | None = None
+    image: dict[str, int] | None = None
+    versions: list[dict[str, str | None]] = []
+
+
+class ModelList(BaseModel):
+    """All models, each at the version that its bare name means."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class ModelDetail(ModelCard):
+    """One model, with its whole manifest."""
+
+    manifest: dict[str, Any] | None = None

@@ -1,0 +1,151 @@
+"""The `ganymede` command.
+
+Serving's verbs live here. Every other part of Ganymede adds its own through the entry point group
+``ganymede.commands``, and is imported when the command starts; whatever is slow to import (PyTorch,
+BentoML) waits for the verb that needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from service.runtime.errors import UserError
+from service.settings import Settings
+
+app = typer.Typer(
+    name="ganymede",
+    help="Train GAN generators, export them, and serve them over HTTP.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    # Plain errors of one line, that logs and scripts can read, rather than boxes.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ModelsOption = Annotated[
+    Path | None,
+    typer.Option(help="The model repository.  [default: ./models]", show_default=False),
+]
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 3000,
+    models: ModelsOption = None,
+    provider: Annotated[
+        str | None,
+        typer.Option(
+            help="auto, cuda or cpu. auto takes CUDA when it is there; cuda is not ready without.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Serve the models over HTTP until stopped.
+
+    Example: ganymede serve --port 8000 --models ./models --provider cpu
+    """
+    given = {"models": models, "provider": provider}
+    settings = _settings({key: value for key, value in given.items() if value is not None})
+    if not settings.models.is_dir():
+        raise UserError(f"--models: no such folder: {settings.models}")
+    # The service runs in a process of BentoML's, and reads its settings from the environment.
+    environment = {
+        **os.environ,
+        "GANYMEDE_MODELS": str(settings.models.resolve()),
+        "GANYMEDE_PROVIDER": settings.provider,
+        "BENTOML_DO_NOT_TRACK": os.environ.get("BENTOML_DO_NOT_TRACK", "True"),
+    }
+    code = str(Path(__file__).parent.parent)
+    command = [sys.executable, "-m", "bentoml", "serve", "service.app:Ganymede"]
+    options = ["--host", host, "--port", str(port), "--working-dir", code]
+    os.execve(sys.executable, [*command, *options], environment)  # noqa: S606 - our own interpreter
+
+
+@app.command()
+def models(
+    models: ModelsOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """List the models and verify them: digests, manifests, and one run of each on the CPU.
+
+    Exits with 1 when one of them cannot be served.
+
+    Example: ganymede models --models ./models --json
+    """
+    from service.runtime.catalog import Catalog, State
+    from service.runtime.sessions import Provider, plan_for
+
+    folder = _settings({"models": models} if models else {}).models
+    if not folder.is_dir():
+        raise UserError(f"--models: no such folder: {folder}")
+    catalog = Catalog(folder, Provider.CPU, plan_for(Provider.CPU))
+    catalog.load()
+    if as_json:
+        rows = [
+            {
+                "name": entry.name,
+                "version": entry.version,
+                "state": entry.state,
+                "reason": entry.reason,
+                "task": entry.manifest and entry.manifest.task,
+                "digest": entry.manifest and entry.manifest.digest,
+            }
+            for entry in catalog.entries
+        ]
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        table = Table("model", "version", "task", "image", "state", box=None)
+        for entry in catalog.entries:
+            image = entry.manifest.image if entry.manifest else None
+            table.add_row(
+                entry.name,
+                entry.version,
+                entry.manifest.task if entry.manifest else "",
+                f"{image.width}×{image.height}×{image.channels}" if image else "",
+                entry.state + (f": {entry.reason}" if entry.reason else ""),
+            )
+        Console().print(table)
+    if any(entry.state is State.FAILED for entry in catalog.entries):
+        raise typer.Exit(1)
+
+
+def _settings(given: dict[str, object]) -> Settings:
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise UserError(f"{where}: {problem['msg']}") from error
+
+
+for _command in sorted(entry_points(group="ganymede.commands"), key=lambda command: command.name):
+    app.command(_command.name)(_command.load())
+
+
+def main() -> None:
+    """Run the command; what is missing or wrong is one line, never a stack trace."""
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("torch", "onnx", "onnxscript", "yaml"):
+            raise
+        typer.echo(
+            f"Error: this needs {error.name}, which the base installation leaves out: "
+            "pip install 'ganymede[train]'",
+            err=True,
+        )
+        sys.exit(1)

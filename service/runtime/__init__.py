@@ -1,0 +1,1 @@
+"""Load generators and run them. No HTTP and no BentoML in here."""

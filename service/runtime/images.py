@@ -1,0 +1,87 @@
+"""From pixels to files: PNG, JPEG, WebP, NPY and ZIP.
+
+Every file says how it was made: a PNG in a text chunk, JPEG and WebP in EXIF's image description,
+under the keyword `ganymede` and as JSON.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+Pixels = NDArray[np.uint8]
+Provenance = Mapping[str, Any]
+
+KEYWORD = "ganymede"
+_IMAGE_DESCRIPTION = 0x010E
+_JPEG_QUALITY = 90
+# The oldest time that a ZIP archive can hold: the bytes must not depend on the clock.
+_NO_TIME = (1980, 1, 1, 0, 0, 0)
+
+
+class ImageFormat(StrEnum):
+    """A file format for one picture."""
+
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+
+    @property
+    def media_type(self) -> str:
+        """The Content-Type."""
+        return f"image/{self.value}"
+
+    @property
+    def extension(self) -> str:
+        """The usual file name extension, without the dot."""
+        return "jpg" if self is ImageFormat.JPEG else self.value
+
+
+def encode(pixels: Pixels, kind: ImageFormat, provenance: Provenance) -> bytes:
+    """Encode one picture ``[H, W, C]`` of 1, 3 or 4 channels.
+
+    JPEG has no transparency: an RGBA picture is laid on white there. PNG and WebP are lossless.
+    """
+    image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+    text = json.dumps(dict(provenance), separators=(",", ":"))
+    out = io.BytesIO()
+    if kind is ImageFormat.PNG:
+        info = PngInfo()
+        info.add_text(KEYWORD, text)
+        image.save(out, "PNG", compress_level=1, pnginfo=info)
+        return out.getvalue()
+    exif = Image.Exif()
+    exif[_IMAGE_DESCRIPTION] = f"{KEYWORD} {text}"
+    if kind is ImageFormat.JPEG:
+        if image.mode == "RGBA":
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            image = image.convert("RGB")
+        image.save(out, "JPEG", quality=_JPEG_QUALITY, exif=exif)
+    else:
+        image.save(out, "WEBP", lossless=True, method=0, exif=exif)
+    return out.getvalue()
+
+
+def encode_npy(pixels: Pixels) -> bytes:
+    """Encode a batch ``[N, H, W, C]`` as one NumPy file."""
+    out = io.BytesIO()
+    np.save(out, pixels, allow_pickle=False)
+    return out.getvalue()
+
+
+def pack_zip(files: Sequence[tuple[str, bytes]]) -> bytes:
+    """Put encoded pictures into an archive, stored as they are; the same files, the same bytes."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in files:
+            archive.writestr(zipfile.ZipInfo(name, _NO_TIME), content)
+    return out.getvalue()

@@ -1,0 +1,21 @@
+"""Latents from seeds, by the rule that published seeds use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+# The largest seed that numpy.random.RandomState takes.
+MAX_SEED = 2**32 - 1
+
+
+def draw(seeds: Sequence[int], dimension: int) -> NDArray[np.float32]:
+    """Return the latents ``[len(seeds), dimension] float32`` of `seeds`.
+
+    The latent of seed s is ``RandomState(s).randn(1, dimension)``, as in NVIDIA's generators.
+    Raises ValueError for a seed outside 0 to 2³² - 1.
+    """
+    rows = [np.random.RandomState(seed).randn(1, dimension) for seed in seeds]
+    return np.concatenate(rows).astype(np.float32) if rows else np.empty((0, dimension), np.float32)

@@ -1,0 +1,191 @@
+"""The manifest: what a model folder says about itself.
+
+    models/<name>/<version>/
+        model.json      the manifest
+        *.onnx          the graphs
+        preview.webp    a sample grid
+        README.md       the model card
+
+Training writes it, the service reads it, and they share nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from service.runtime.errors import UserError
+
+MANIFEST_FILE = "model.json"
+
+# A name or a version is a path component, and stands in URLs: lower case, no separators.
+SLUG = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
+Slug = Annotated[str, StringConstraints(pattern=SLUG.pattern)]
+SHA256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.onnx$")]
+Positive = Annotated[int, Field(gt=0)]
+
+# The route that serves the model is named like its task.
+Task = Literal["generate", "translate", "upscale", "inpaint", "colorize", "text-to-image", "text"]
+
+
+class ManifestError(UserError):
+    """A manifest cannot be read, or is not one."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Graph(_Part):
+    """One ONNX file: its inputs and outputs carry the names of the contract."""
+
+    file: FileName
+    sha256: SHA256
+    inputs: tuple[str, ...] = Field(min_length=1)
+    outputs: tuple[str, ...] = Field(min_length=1)
+
+
+class Truncation(_Part):
+    """How far latents are drawn towards the middle: 1 is not at all."""
+
+    default: float = 1.0
+    minimum: float = 0.0
+    maximum: float = 1.0
+
+
+class LatentSpace(_Part):
+    """What `z` is: `seed_rule` says how a seed becomes one row of it."""
+
+    dimension: Positive
+    distribution: Literal["normal", "truncated-normal"] = "normal"
+    seed_rule: Literal["numpy-randomstate"] = "numpy-randomstate"
+    truncation: Truncation | None = None
+
+
+class StyleLayer(_Part):
+    """One layer that takes a style: the resolution at which it acts, and its group."""
+
+    resolution: Positive
+    group: Literal["coarse", "middle", "fine"]
+
+
+class StyleSpace(_Part):
+    """What `w` is: one row of `dimension` for each layer."""
+
+    dimension: Positive
+    layers: tuple[StyleLayer, ...] = Field(min_length=1)
+
+
+class ImageSpec(_Part):
+    """The pictures that come out, in pixels. 1 channel is grey, 3 RGB, 4 RGBA."""
+
+    height: Positive
+    width: Positive
+    channels: Literal[1, 3, 4]
+
+    @property
+    def pixels(self) -> int:
+        """Pixels in one picture."""
+        return self.height * self.width
+
+
+class TrainingProvenance(_Part):
+    """Where a model trained by Ganymede comes from."""
+
+    kind: Literal["training"] = "training"
+    recipe: str
+    dataset: str
+    dataset_license: str
+    # Real pictures shown, optimiser turns, and seconds spent, on which device.
+    images: Positive
+    turns: Positive
+    seconds: float
+    device: str
+    seed: int
+    # The commit of Ganymede that trained it, where it was a checkout; else its version.
+    code_revision: str
+
+
+class ImportProvenance(_Part):
+    """Where a model made elsewhere comes from."""
+
+    kind: Literal["import"] = "import"
+    format: str
+    source_file: str
+    source_sha256: SHA256
+    importer_version: str
+
+
+class Quality(_Part):
+    """One measured figure, with all that is needed to read it."""
+
+    metric: str
+    value: float
+    feature_network: str | None = None
+    reference: str
+    samples: Positive
+    reference_samples: Positive
+
+
+class Manifest(_Part):
+    """What the model is, what goes in, what comes out, where it comes from."""
+
+    schema_version: Literal[1] = 1
+    name: Slug
+    version: Slug
+    task: Task
+    summary: str
+    graphs: dict[str, Graph] = Field(min_length=1)
+    image: ImageSpec
+    latent: LatentSpace | None = None
+    classes: tuple[str, ...] = ()
+    styles: StyleSpace | None = None
+    provenance: Annotated[TrainingProvenance | ImportProvenance, Field(discriminator="kind")]
+    quality: tuple[Quality, ...] = ()
+    license: str
+
+    @property
+    def digest(self) -> str:
+        """`sha256:…` of all that an image depends on, and of nothing else.
+
+        A corrected summary or a newly measured figure leaves it as it was.
+        """
+        depends_on = {
+            "graphs": {role: graph.sha256 for role, graph in self.graphs.items()},
+            "latent": self.latent.model_dump(mode="json") if self.latent else None,
+            "classes": self.classes,
+            "styles": self.styles.model_dump(mode="json") if self.styles else None,
+        }
+        text = json.dumps(depends_on, sort_keys=True, separators=(",", ":"))
+        return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+    def to_json(self) -> str:
+        """Write the manifest without the parts that do not apply."""
+        return self.model_dump_json(indent=2, exclude_none=True) + "\n"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a model folder. Raises ManifestError."""
+    path = folder / MANIFEST_FILE
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ManifestError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ManifestError(f"{path} is not a manifest: {where}: {first['msg']}") from error
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file's bytes. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

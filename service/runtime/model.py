@@ -1,0 +1,78 @@
+"""A loaded model: its manifest, and a session for each of its graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from service.runtime import latents
+from service.runtime.manifest import Graph, file_sha256, read_manifest
+from service.runtime.sessions import Array, ExecutionPlan, GraphError, Provider, Session
+
+# The graph that makes the pictures of a model whose task is `generate`.
+GENERATOR = "generator"
+
+
+class Model:
+    """A model, verified, loaded and run once."""
+
+    def __init__(self, folder: Path, provider: Provider, plan: ExecutionPlan) -> None:
+        """Load the model in `folder`.
+
+        Raises ManifestError, GraphError (a digest that differs, a file that ONNX Runtime refuses,
+        inputs or outputs other than the manifest's) or ProviderUnavailable.
+        """
+        self.folder = folder
+        self.provider = provider
+        self.plan = plan
+        self.manifest = read_manifest(folder)
+        self.digest = self.manifest.digest
+        self.sessions = {
+            role: _load_graph(folder, graph, provider, plan)
+            for role, graph in self.manifest.graphs.items()
+        }
+        self._warm()
+
+    def _warm(self) -> None:
+        """Run one picture: the first run allocates, and a wrong shape shows here, not in public."""
+        if self.manifest.latent is None:
+            return
+        image = self.manifest.image
+        pixels = self.generate([0])
+        expected = (1, image.height, image.width, image.channels)
+        if pixels.shape != expected or pixels.dtype != np.uint8:
+            raise GraphError(
+                f"the generator makes {pixels.dtype} {list(pixels.shape)}, "
+                f"and the manifest says uint8 {list(expected)}"
+            )
+
+    def feeds(self, seeds: Sequence[int]) -> dict[str, Array]:
+        """Return the generator's inputs for `seeds`, a row each. Raises GraphError, ValueError."""
+        if self.manifest.latent is None:
+            raise GraphError(f"{self.manifest.name} has no latent space")
+        return {"z": latents.draw(seeds, self.manifest.latent.dimension)}
+
+    def generate(self, seeds: Sequence[int]) -> Array:
+        """Make the pictures ``[N, H, W, C] uint8`` of `seeds`, in this thread, in one batch."""
+        return self.sessions[GENERATOR].run(self.feeds(seeds))["pixels"]
+
+
+def _load_graph(folder: Path, graph: Graph, provider: Provider, plan: ExecutionPlan) -> Session:
+    path = folder / graph.file
+    try:
+        found = file_sha256(path)
+    except OSError as error:
+        raise GraphError(f"{graph.file} cannot be read: {error.strerror}") from error
+    if found != graph.sha256:
+        raise GraphError(
+            f"{graph.file} has sha256 {found[:12]}…, and the manifest says {graph.sha256[:12]}…"
+        )
+    session = Session(path, provider, plan)
+    if set(session.inputs) != set(graph.inputs) or set(session.outputs) != set(graph.outputs):
+        raise GraphError(
+            f"{graph.file} takes {list(session.inputs)} and gives {list(session.outputs)}, "
+            f"and the manifest says {list(graph.inputs)} and {list(graph.outputs)}"
+        )
+    return session

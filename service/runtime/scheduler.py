@@ -1,0 +1,379 @@
+"""The scheduler: jobs wait in lanes, leave in batches, and come back row by row.
+
+What always holds:
+
+- Every job ends exactly once: with its rows, with an error, or cancelled.
+- The pixels of all jobs that were taken in and have not ended never pass the bound.
+- Inside a lane the first in is the first out; lanes take turns, so that none starves.
+- Nothing runs after its deadline, and nothing runs that was cancelled before its turn.
+- A batch's rows go back to their own jobs, and their count is checked.
+- A row that makes a batch fail fails alone: the batch is halved until the culprit is found. The
+  same halving goes on where a batch was too large for the memory.
+
+A lane is whatever may share a batch: one graph of one model. Time comes from a clock that is
+handed in, and work from `Lane.run`, so all of this can be tested without a model.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Rows = Mapping[str, Array]
+Clock = Callable[[], float]
+
+
+class QueueFull(Exception):
+    """The bound would be passed. `retry_after` is when there is room again, in seconds."""
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(f"the queue is full; there is room in about {retry_after:.1f} s")
+        self.retry_after = retry_after
+
+
+class JobTooLarge(Exception):
+    """The job alone is larger than the bound, so it would never fit."""
+
+
+class Draining(Exception):
+    """No job is taken in any more."""
+
+
+class DeadlineExceeded(Exception):
+    """The job's time ran out before all of it had been run."""
+
+
+class RowCountMismatch(Exception):
+    """A run returned another number of rows than it was given."""
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Jobs of equal `key` share batches of at most `max_rows` rows, each run by `run`."""
+
+    key: Hashable
+    run: Callable[[Rows], Rows]
+    max_rows: int
+    pixels_per_row: int
+    label: str = ""
+
+
+class Job:
+    """Rows to be run in a lane; `future` ends with the outputs by name, in the order of the rows.
+
+    `feeds` are arrays by input name, their first axis the rows. `deadline` is a time of the
+    scheduler's clock.
+    """
+
+    def __init__(self, lane: Lane, feeds: Rows, deadline: float = math.inf) -> None:
+        counts = {len(array) for array in feeds.values()}
+        if len(counts) != 1 or 0 in counts:
+            raise ValueError(f"inputs need the same number of rows, at least one; got {counts}")
+        self.lane = lane
+        self.feeds = feeds
+        self.rows: int = counts.pop()
+        self.pixels = self.rows * lane.pixels_per_row
+        self.deadline = deadline
+        self.future: Future[dict[str, Array]] = Future()
+        self.cancelled = False
+        # The scheduler's own notes, kept under its lock.
+        self._handed_out = 0
+        self._ended = False
+        self._returned: dict[int, Rows] = {}
+
+    def cancel(self) -> None:
+        """Drop what has not been handed to a worker yet; the job then ends as cancelled."""
+        self.cancelled = True
+        self.future.cancel()
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows `start` to `stop` of a job."""
+
+    job: Job
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows."""
+        return self.stop - self.start
+
+    def feeds(self, name: str) -> Array:
+        """Return the rows of one input."""
+        return self.job.feeds[name][self.start : self.stop]
+
+    def split(self, at: int) -> tuple[Part, Part]:
+        """Cut the part after `at` rows."""
+        middle = self.start + at
+        return Part(self.job, self.start, middle), Part(self.job, middle, self.stop)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Parts of jobs of one lane, to be run together."""
+
+    lane: Lane
+    parts: Sequence[Part]
+
+    @property
+    def rows(self) -> int:
+        """How many rows."""
+        return sum(part.rows for part in self.parts)
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """Cut the batch in the middle of its rows, inside a part where need be."""
+        left: list[Part] = []
+        right = deque(self.parts)
+        missing = self.rows // 2
+        while missing:
+            part = right.popleft()
+            if part.rows > missing:
+                part, rest = part.split(missing)
+                right.appendleft(rest)
+            left.append(part)
+            missing -= part.rows
+        return Batch(self.lane, left), Batch(self.lane, list(right))
+
+
+class Observer(Protocol):
+    """Is told what happens, outside the lock; must not raise."""
+
+    def ran(self, lane: Lane, rows: int, seconds: float) -> None:
+        """A batch was run."""
+
+    def queued(self, pixels: int) -> None:
+        """So many pixels are taken in and have not ended."""
+
+
+class Scheduler:
+    """Lanes of jobs on one side, workers that take batches on the other. All methods may be called
+    from any thread.
+    """
+
+    def __init__(self, clock: Clock, bound: int, observer: Observer | None = None) -> None:
+        """Take in at most `bound` pixels at a time."""
+        self._clock = clock
+        self._bound = bound
+        self._observer = observer
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        # A lane is in here while it has jobs; the one whose turn it is comes first.
+        self._lanes: dict[Hashable, deque[Job]] = {}
+        self._pixels = 0
+        self._draining = False
+        self._drained: Future[None] = Future()
+        self._pixels_per_second: float | None = None
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the jobs that were taken in and have not ended."""
+        return self._pixels
+
+    def submit(self, job: Job) -> None:
+        """Take in a job. Raises QueueFull, JobTooLarge or Draining, and then has not taken it."""
+        with self._lock:
+            if self._draining:
+                raise Draining
+            if job.pixels > self._bound:
+                raise JobTooLarge(f"{job.pixels:,} pixels, and the queue holds {self._bound:,}")
+            over = self._pixels + job.pixels - self._bound
+            if over > 0:
+                raise QueueFull(self._seconds_for(over))
+            self._pixels += job.pixels
+            self._lanes.setdefault(job.lane.key, deque()).append(job)
+            self._work.notify()
+        self._observe_queue()
+
+    def take(self, timeout: float | None = None) -> Batch | None:
+        """Return the next batch, waiting for one; None after `timeout` or when drained."""
+        while True:
+            ended: list[tuple[Job, BaseException]] = []
+            with self._lock:
+                batch = self._next_batch(ended)
+                nothing = batch is None and not ended
+                if nothing and (self._drained.done() or not self._work.wait(timeout)):
+                    return None
+            # Outside the lock, since a future's callbacks may do anything.
+            for job, error in ended:
+                self._end(job, error)
+            if batch is not None:
+                return batch
+
+    def execute(self, batch: Batch) -> None:
+        """Run a batch and hand its rows back. Never raises: errors belong to the jobs."""
+        started = self._clock()
+        try:
+            outputs = _run(batch)
+        except Exception as error:  # noqa: BLE001 - whatever a run raises is its jobs' error
+            if batch.rows == 1:
+                self._end(batch.parts[0].job, error)
+                return
+            for half in batch.halves():
+                self._execute_unless_ended(half)
+            return
+        seconds = self._clock() - started
+        self._note_speed(batch, seconds)
+        if self._observer:
+            self._observer.ran(batch.lane, batch.rows, seconds)
+        row = 0
+        for part in batch.parts:
+            rows = {name: array[row : row + part.rows] for name, array in outputs.items()}
+            row += part.rows
+            self._give_back(part, rows)
+
+    def drain(self) -> Future[None]:
+        """Take in nothing more; the future ends when the last job has."""
+        with self._lock:
+            self._draining = True
+        self._look_whether_drained()
+        return self._drained
+
+    def _next_batch(self, ended: list[tuple[Job, BaseException]]) -> Batch | None:
+        """Cut a batch from the lane whose turn it is; jobs found dead on the way go to `ended`."""
+        while self._lanes:
+            key, jobs = next(iter(self._lanes.items()))
+            parts: list[Part] = []
+            room = jobs[0].lane.max_rows
+            while jobs and room:
+                job = jobs[0]
+                if (dead := self._dead(job)) is not None:
+                    ended.append((jobs.popleft(), dead))
+                    continue
+                stop = min(job.rows, job._handed_out + room)
+                part = Part(job, job._handed_out, stop)
+                parts.append(part)
+                room -= part.rows
+                job._handed_out = stop
+                if stop == job.rows:
+                    jobs.popleft()
+            # The next lane's turn; this one comes again when it still has jobs.
+            del self._lanes[key]
+            if jobs:
+                self._lanes[key] = jobs
+                self._work.notify()
+            if parts:
+                return Batch(parts[0].job.lane, parts)
+        return None
+
+    def _dead(self, job: Job) -> BaseException | None:
+        """Return why a job at the head of its lane may not run, else None.
+
+        From its first look here on, nobody but the scheduler can end the job's future.
+        """
+        if job._handed_out == 0 and not job.future.set_running_or_notify_cancel():
+            return CancelledError()
+        if job.cancelled:
+            return CancelledError()
+        if self._clock() >= job.deadline:
+            return DeadlineExceeded("the deadline passed before the job's turn came")
+        return None
+
+    def _execute_unless_ended(self, half: Batch) -> None:
+        parts = [part for part in half.parts if not part.job._ended]
+        if parts:
+            self.execute(Batch(half.lane, parts))
+
+    def _give_back(self, part: Part, rows: Rows) -> None:
+        job = part.job
+        with self._lock:
+            job._returned[part.start] = rows
+            if job._ended:
+                return
+            if sum(len(next(iter(r.values()))) for r in job._returned.values()) < job.rows:
+                return
+        self._end(job, None)
+
+    def _end(self, job: Job, error: BaseException | None) -> None:
+        with self._lock:
+            if job._ended:
+                return  # Another part of the job was first.
+            job._ended = True
+            self._pixels -= job.pixels
+            waiting = self._lanes.get(job.lane.key)
+            if waiting and waiting[0] is job:
+                waiting.popleft()
+                if not waiting:
+                    del self._lanes[job.lane.key]
+        if error is None:
+            parts = [job._returned[start] for start in sorted(job._returned)]
+            job.future.set_result(
+                {name: _joined([part[name] for part in parts]) for name in parts[0]}
+            )
+        elif not job.future.cancelled():
+            job.future.set_exception(error)
+        self._observe_queue()
+        self._look_whether_drained()
+
+    def _look_whether_drained(self) -> None:
+        with self._lock:
+            if not (self._draining and self._pixels == 0) or self._drained.done():
+                return
+            self._drained.set_result(None)
+            self._work.notify_all()
+
+    def _observe_queue(self) -> None:
+        if self._observer:
+            self._observer.queued(self._pixels)
+
+    def _note_speed(self, batch: Batch, seconds: float) -> None:
+        speed = batch.rows * batch.lane.pixels_per_row / max(seconds, 1e-6)
+        with self._lock:
+            before = self._pixels_per_second
+            self._pixels_per_second = speed if before is None else 0.9 * before + 0.1 * speed
+
+    def _seconds_for(self, pixels: int) -> float:
+        """How long `pixels` take at the speed of the last batches; one second when unknown."""
+        return pixels / self._pixels_per_second if self._pixels_per_second else 1.0
+
+
+class Workers:
+    """Threads that run a scheduler's batches until it is drained."""
+
+    def __init__(self, scheduler: Scheduler, count: int) -> None:
+        self._scheduler = scheduler
+        self._threads = [
+            threading.Thread(target=self._work, name=f"ganymede-worker-{i}", daemon=True)
+            for i in range(count)
+        ]
+
+    def start(self) -> None:
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the threads have ended, which they do when the scheduler is drained."""
+        for thread in self._threads:
+            thread.join(timeout)
+
+    def _work(self) -> None:
+        while (batch := self._scheduler.take()) is not None:
+            self._scheduler.execute(batch)
+
+
+def _run(batch: Batch) -> Rows:
+    names = batch.parts[0].job.feeds
+    feeds = {name: _joined([part.feeds(name) for part in batch.parts]) for name in names}
+    outputs = batch.lane.run(feeds)
+    for name, array in outputs.items():
+        if len(array) != batch.rows:
+            raise RowCountMismatch(
+                f"{name} came back with {len(array)} rows for {batch.rows}; "
+                "the graph's outputs need the rows of its inputs as their first axis"
+            )
+    return outputs
+
+
+def _joined(arrays: Sequence[Array]) -> Array:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

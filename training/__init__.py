@@ -1,0 +1,1 @@
+"""Everything that makes generators: recipes, data, networks, games, the trainer, the exporter."""

@@ -1,0 +1,65 @@
+"""Training's verbs of the `ganymede` command.
+
+PyTorch is imported inside each verb, so that `ganymede --help` answers at once and works without.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe by name, or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Laid over the recipe.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The run folder.  [default: runs/RECIPE]", show_default=False),
+    ] = None,
+) -> None:
+    """Train a GAN by a recipe; the same command again goes on where it was stopped.
+
+    Example: ganymede train dcgan-fashion train.images=500000 --out runs/first
+
+    Several GPUs: torchrun --nproc-per-node 4 --no-python ganymede train dcgan-fashion
+    """
+    from training.recipe import load_recipe
+    from training.run import Run
+    from training.trainer import train as run_training
+
+    folder = out or Path("runs") / Path(recipe).stem
+    result = run_training(load_recipe(recipe, overrides or []), Run(folder))
+    typer.echo(
+        f"trained on {result.images:,} images in {result.seconds / 60:.1f} minutes; "
+        f"next: ganymede export {folder}"
+    )
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder of `ganymede train`.")],
+    name: Annotated[
+        str | None, typer.Option(help="The model's name.  [default: the run's]", show_default=False)
+    ] = None,
+    models: Annotated[Path, typer.Option(help="The model repository.")] = Path("models"),
+    version: Annotated[
+        str | None,
+        typer.Option(help="The version.  [default: the next free number]", show_default=False),
+    ] = None,
+) -> None:
+    """Write a run's generator as a model folder that `ganymede serve` takes.
+
+    The graph is checked against PyTorch at several batch sizes; when it differs, nothing is
+    written.
+
+    Example: ganymede export runs/first --name my-garments
+    """
+    from training.export import export_run
+    from training.run import Run
+
+    opened = Run(run)
+    folder = export_run(opened, name or opened.name, models, version)
+    typer.echo(f"wrote {folder}; next: ganymede serve --models {models}")

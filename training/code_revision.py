@@ -1,0 +1,32 @@
+"""Which code this is."""
+
+from __future__ import annotations
+
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+def code_revision() -> str:
+    """Return the commit of the checkout this code runs from, else Ganymede's version.
+
+    A ``+`` behind a commit says that files had been changed since.
+    """
+    root = Path(__file__).parent.parent
+    try:
+        if not (root / ".git").exists():
+            raise FileNotFoundError(root / ".git")
+        commit = _git(root, "rev-parse", "--short=12", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "service", "training")
+        return commit + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        try:
+            return version("ganymede")
+        except PackageNotFoundError:
+            return "unknown"
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    return done.stdout.strip()

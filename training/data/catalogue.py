@@ -1,0 +1,85 @@
+"""The data sets that recipes name, and where to look for them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.data.sources import DataError
+
+
+@dataclass(frozen=True)
+class KnownDataset:
+    """A data set by its usual name: where it may lie, what it is called, who may use it."""
+
+    title: str
+    license: str
+    files: tuple[str, ...] = ()
+    system_path: Path | None = None
+    debian_package: str | None = None
+    hub: str | None = None
+    class_names: tuple[str, ...] = ()
+
+
+KNOWN = {
+    "mnist": KnownDataset(
+        title="MNIST",
+        license="CC BY-SA 3.0",
+        hub="ylecun/mnist",
+        class_names=tuple("0123456789"),
+    ),
+    "fashion-mnist": KnownDataset(
+        title="Fashion-MNIST",
+        license="MIT",
+        system_path=Path("/usr/share/datasets/fashion-mnist"),
+        debian_package="dataset-fashion-mnist",
+        hub="zalando-datasets/fashion_mnist",
+        class_names=(
+            "t-shirt",
+            "trouser",
+            "pullover",
+            "dress",
+            "coat",
+            "sandal",
+            "shirt",
+            "sneaker",
+            "bag",
+            "ankle-boot",
+        ),
+    ),
+    "cifar10": KnownDataset(
+        title="CIFAR-10",
+        license="none stated",
+        files=("cifar10-train.zip",),
+        hub="uoft-cs/cifar10",
+    ),
+}
+
+
+def locate(name: str) -> Path | str:
+    """Find a data set by name: in the folder GANYMEDE_DATA, where a package puts it, on the hub.
+
+    Returns a path, or ``hub:owner/name``. Raises DataError, whose one line says what to do.
+    """
+    known = KNOWN.get(name, KnownDataset(title=name, license="unknown"))
+    if folder := os.environ.get("GANYMEDE_DATA"):
+        for file in (name, f"{name}.zip", *known.files):
+            if (path := Path(folder) / file).exists():
+                return path
+    if known.system_path and known.system_path.exists():
+        return known.system_path
+    if known.hub and _datasets_installed():
+        return f"hub:{known.hub}"
+    ways = ["data.path=PATH", f"a folder or ZIP {name} in $GANYMEDE_DATA"]
+    if known.debian_package:
+        ways.append(f"apt install {known.debian_package}")
+    if known.hub:
+        ways.append("pip install 'ganymede[hub]' to fetch it")
+    raise DataError(f"data set {name!r} is not here; give it by {', or '.join(ways)}")
+
+
+def _datasets_installed() -> bool:
+    from importlib.util import find_spec  # noqa: PLC0415
+
+    return find_spec("datasets") is not None

@@ -1,0 +1,190 @@
+"""Pictures, decoded once: a source becomes one array of a fixed size that batches are cut from.
+
+The array lives in a cache file and is memory-mapped, so a restarted run begins at once, a data set
+may be larger than memory, and no step ever waits for a decoder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import PositiveInt
+
+from training.data.catalogue import KNOWN, locate
+from training.data.sources import DataError, Source, open_source
+from training.options import Options
+
+# A random crop is cut from a picture stored this much larger, as is usual (256 from 286).
+CROP_MARGIN = 1.12
+
+
+class DataOptions(Options):
+    """Which pictures, at which size, and how they vary from epoch to epoch."""
+
+    name: str | None = None
+    path: str | None = None
+    split: str = "train"
+    resolution: PositiveInt = 64
+    channels: Literal[1, 3, 4] = 3
+    crop: Literal["centre", "random"] = "centre"
+    flip: bool = False
+    # Only the first so many pictures, for a quick trial.
+    limit: PositiveInt | None = None
+
+    @property
+    def title(self) -> str:
+        """The data set's name for people."""
+        if self.name is None:
+            return Path(self.path or "").name
+        return KNOWN[self.name].title if self.name in KNOWN else self.name
+
+    @property
+    def license(self) -> str:
+        """The data set's licence as far as it is known."""
+        return KNOWN[self.name].license if self.name in KNOWN else "unknown"
+
+    def locate(self) -> Path | str:
+        """Return where the data are. Raises DataError."""
+        if self.path is not None:
+            return self.path if self.path.startswith("hub:") else Path(self.path)
+        if self.name is None:
+            raise DataError("the recipe names no data: give data.name or data.path")
+        return locate(self.name)
+
+    @property
+    def stored_size(self) -> int:
+        """Side of the stored pictures, in pixels."""
+        return round(self.resolution * CROP_MARGIN) if self.crop == "random" else self.resolution
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Decoded pictures ``[N, H, W, C] uint8``, with labels ``[N] int64`` where there are any."""
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None
+    class_names: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+Progress = Callable[[int, int], None]
+
+
+def prepare(options: DataOptions, progress: Progress | None = None) -> Pictures:
+    """Decode the pictures that `options` name, or map the copy that was decoded before.
+
+    Corrupt files are left out and named in `skipped`. Raises DataError when none is left.
+    """
+    source = open_source(options.locate(), options.split)
+    folder = _cache_folder() / _fingerprint(source, options)
+    if not (folder / "index.json").exists():
+        _decode(source, options, folder, progress)
+    index = json.loads((folder / "index.json").read_text())
+    class_names = tuple(source.class_names)
+    known = KNOWN.get(options.name or "")
+    if known and len(known.class_names) == len(class_names):
+        class_names = known.class_names
+    return Pictures(
+        pixels=np.load(folder / "pixels.npy", mmap_mode="r"),
+        labels=None if source.labels is None else np.load(folder / "labels.npy"),
+        class_names=class_names,
+        skipped=tuple(index["skipped"]),
+    )
+
+
+def fit(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:
+    """Cut the centre square, resize it (Lanczos, antialiased): ``[size, size, channels] uint8``.
+
+    Transparency becomes white unless four channels are asked for.
+    """
+    if channels == 4:
+        image = image.convert("RGBA")
+    else:
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("L" if channels == 1 else "RGB")
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    if (size, size) != image.size:
+        box = (left, top, left + side, top + side)
+        image = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
+    return np.asarray(image).reshape(size, size, channels)
+
+
+def _decode(source: Source, options: DataOptions, folder: Path, progress: Progress | None) -> None:
+    count = min(len(source.names), options.limit or len(source.names))
+    size, channels = options.stored_size, options.channels
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    skipped: list[str] = []
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".decoding-") as temporary:
+        part = Path(temporary) / "pictures"
+        part.mkdir()
+        pixels = np.lib.format.open_memmap(
+            part / "all.npy", "w+", np.uint8, (count, size, size, channels)
+        )
+        kept: list[int] = []
+        for index, picture in _decoded(source, count, size, channels):
+            if isinstance(picture, Exception):
+                skipped.append(f"{source.names[index]}: {picture}")
+            else:
+                pixels[len(kept)] = picture
+                kept.append(index)
+            if progress and (index % 256 == 0 or index + 1 == count):
+                progress(index + 1, count)
+        if not kept:
+            raise DataError(f"none of {count} pictures can be read; first: {skipped[0]}")
+        pixels.flush()
+        np.save(part / "pixels.npy", pixels[: len(kept)])
+        (part / "all.npy").unlink()
+        if source.labels is not None:
+            np.save(part / "labels.npy", np.asarray(source.labels, np.int64)[kept])
+        (part / "index.json").write_text(json.dumps({"skipped": skipped}))
+        # Another process may have finished the same work; either copy will do.
+        if not folder.exists():
+            part.rename(folder)
+
+
+def _decoded(
+    source: Source, count: int, size: int, channels: int
+) -> Iterator[tuple[int, NDArray[np.uint8] | Exception]]:
+    def decode(index: int) -> tuple[int, NDArray[np.uint8] | Exception]:
+        try:
+            return index, fit(source.read(index), size, channels)
+        except Exception as error:  # noqa: BLE001 - decoders raise whatever they like
+            return index, error
+
+    # A chunk at a time, since map() would hold every decoded picture of a large set.
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, count, 1024):
+            yield from pool.map(decode, range(start, min(start + 1024, count)))
+
+
+def _fingerprint(source: Source, options: DataOptions) -> str:
+    """Name the decoded copy by what went into it: files with size and time, and the sizes here."""
+    where = options.locate()
+    stats: list[object] = [str(where)]
+    if isinstance(where, Path):
+        files = [where] if where.is_file() else sorted(f for f in where.rglob("*") if f.is_file())
+        stats += [(f.as_posix(), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    shape = (options.split, options.stored_size, options.channels, options.limit, len(source.names))
+    return hashlib.sha256(repr((stats, shape)).encode()).hexdigest()[:24]
+
+
+def _cache_folder() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("GANYMEDE_CACHE") or Path(home) / "ganymede") / "pictures"

@@ -1,0 +1,67 @@
+"""Where to compute, and in which precision."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from service.runtime.errors import UserError
+from training.options import Options
+
+
+class DeviceUnavailable(UserError):
+    """The device that was asked for is not there."""
+
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class DeviceOptions(Options):
+    """`auto` picks the fastest device there is, and bfloat16 where the hardware has it."""
+
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    def pick_device(self, local_rank: int = 0) -> torch.device:
+        """Return the device asked for. Raises DeviceUnavailable."""
+        there = {
+            "cuda": torch.cuda.is_available(),
+            "mps": torch.backends.mps.is_available(),
+            "cpu": True,
+        }
+        kind: str = self.device
+        if kind == "auto":
+            kind = next(name for name, available in there.items() if available)
+        if not there[kind]:
+            raise DeviceUnavailable(f"device.device is {kind!r}, and PyTorch finds none here")
+        if kind == "cuda":
+            torch.cuda.set_device(local_rank)
+            return torch.device("cuda", local_rank)
+        return torch.device(kind)
+
+    def pick_precision(self, device: torch.device) -> Precision:
+        """Return the precision of autocast on `device`."""
+        if self.precision != "auto":
+            return self.precision
+        match device.type:
+            case "cuda":
+                return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+            case "cpu":
+                return "bfloat16" if _cpu_multiplies_bfloat16() else "float32"
+            case _:
+                return "float32"
+
+
+def device_title(device: torch.device) -> str:
+    """Return the hardware's name for people."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return "an Apple GPU"
+    return f"{torch.get_num_threads()} CPU threads"
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    """Whether the CPU has instructions for it; emulated, bfloat16 is slower than float32."""
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())

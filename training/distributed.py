@@ -1,0 +1,73 @@
+"""One process or several: who we are among them, and what that means for a batch.
+
+Started by ``torchrun`` when several processes share a run; alone otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Share:
+    """This process's part of the run: `rank` of `world`."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+    @property
+    def leads(self) -> bool:
+        """True in the one process that writes files and talks to the user."""
+        return self.rank == 0
+
+    def part(self, whole: Tensor) -> Tensor:
+        """Return this process's rows of a batch ``[N, ...]`` drawn alike in every process."""
+        return whole.chunk(self.world)[self.rank] if self.world > 1 else whole
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Average a tensor over the processes, in place."""
+        if self.world > 1:
+            dist.all_reduce(values)
+            values /= self.world
+        return values
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
+        """Make the network's gradients the mean over the processes.
+
+        Batch normalisation sees the whole batch where the backend can (CUDA); on the CPU each
+        process normalises by its own part.
+        """
+        if self.world == 1 or not any(p.requires_grad for p in network.parameters()):
+            return network
+        if device.type == "cuda":
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        # A player is called several times a turn, so buffers may not be overwritten in between.
+        return DistributedDataParallel(network, broadcast_buffers=False)
+
+
+@contextmanager
+def joined() -> Iterator[Share]:
+    """Join the process group that ``torchrun`` describes in the environment, if it does."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Share()
+        return
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield Share(dist.get_rank(), world, int(os.environ.get("LOCAL_RANK", "0")))
+    finally:
+        dist.destroy_process_group()

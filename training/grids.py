@@ -1,0 +1,38 @@
+"""Sample grids: many pictures in one."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from training.files import replacing
+
+
+def to_pixels(images: Tensor) -> NDArray[np.uint8]:
+    """Turn ``[N, C, H, W]`` in [-1, 1] into ``[N, H, W, C] uint8``."""
+    scaled = ((images + 1) * 127.5).round().clamp(0, 255)
+    pixels: NDArray[np.uint8] = scaled.permute(0, 2, 3, 1).byte().numpy()
+    return pixels
+
+
+def grid(pixels: NDArray[np.uint8], columns: int | None = None) -> Image.Image:
+    """Lay ``[N, H, W, C] uint8`` out in rows, near a square when `columns` is not given."""
+    count, height, width, channels = pixels.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    sheet = np.full((rows * height, columns * width, channels), 255, np.uint8)
+    for i, picture in enumerate(pixels):
+        y, x = divmod(i, columns)
+        sheet[y * height : (y + 1) * height, x * width : (x + 1) * width] = picture
+    return Image.fromarray(sheet.squeeze(-1) if channels == 1 else sheet)
+
+
+def save_image(image: Image.Image, path: Path, kind: str) -> None:
+    """Write a picture of format `kind` (PNG, WEBP), whole or not at all."""
+    with replacing(path) as temporary:
+        image.save(temporary, format=kind, lossless=True)

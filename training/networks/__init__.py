@@ -1,0 +1,21 @@
+"""Networks, one family a module. They know shapes and nothing of losses.
+
+Each family declares its options beside its modules; `GeneratorOptions` and `DiscriminatorOptions`
+are the choice that a recipe has, told apart by the key ``network``.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from training.networks.dcgan import DCGANDiscriminatorOptions, DCGANGeneratorOptions
+from training.networks.mlp import MLPDiscriminatorOptions, MLPGeneratorOptions
+
+GeneratorOptions = Annotated[
+    DCGANGeneratorOptions | MLPGeneratorOptions, Field(discriminator="network")
+]
+DiscriminatorOptions = Annotated[
+    DCGANDiscriminatorOptions | MLPDiscriminatorOptions, Field(discriminator="network")
+]
+
+__all__ = ["DiscriminatorOptions", "GeneratorOptions"]

@@ -1,0 +1,120 @@
+"""DCGAN (Radford, Metz, Chintala 2015, arXiv:1511.06434).
+
+Strided and transposed convolutions instead of pooling, batch normalisation in both players but
+for the generator's output and the discriminator's input, ReLU in the generator, LeakyReLU in the
+discriminator, weights from N(0, 0.02).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from training.networks.shapes import ImageShape
+from training.options import Options
+
+
+def doublings(size: int) -> tuple[int, int]:
+    """Split a picture's side into the side it starts from and how often that is doubled.
+
+    64 is 4 doubled four times, 28 is 7 doubled twice. Raises ValueError for a side that is not at
+    least one doubling of a side of 4 or more.
+    """
+    base, count = size, 0
+    while base % 2 == 0 and base // 2 >= 4:
+        base, count = base // 2, count + 1
+    if count == 0:
+        raise ValueError(f"DCGAN needs a side that is 4 or more, doubled at least once; got {size}")
+    return base, count
+
+
+class DCGANGenerator(nn.Module):
+    """Latents ``[N, z_dim]`` to pictures ``[N, C, H, W]`` in [-1, 1]."""
+
+    def __init__(self, z_dim: int, shape: ImageShape, width: int) -> None:
+        super().__init__()
+        base, count = doublings(shape.height)
+        widths = [width * 2**i for i in reversed(range(count))]
+        layers: list[nn.Module] = [
+            nn.ConvTranspose2d(z_dim, widths[0], base, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(inplace=True),
+        ]
+        for fan_in, fan_out in pairwise(widths):
+            layers += [
+                nn.ConvTranspose2d(fan_in, fan_out, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(fan_out),
+                nn.ReLU(inplace=True),
+            ]
+        layers += [
+            nn.ConvTranspose2d(widths[-1], shape.channels, 4, stride=2, padding=1),
+            nn.Tanh(),
+        ]
+        self.layers = nn.Sequential(*layers)
+        self.apply(_initialise)
+
+    def forward(self, z: Tensor) -> Tensor:
+        images: Tensor = self.layers(z[:, :, None, None])
+        return images
+
+
+class DCGANDiscriminator(nn.Module):
+    """Pictures ``[N, C, H, W]`` to logits ``[N]``: positive means real."""
+
+    def __init__(self, shape: ImageShape, width: int) -> None:
+        super().__init__()
+        base, count = doublings(shape.height)
+        widths = [width * 2**i for i in range(count)]
+        layers: list[nn.Module] = [
+            nn.Conv2d(shape.channels, widths[0], 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2, inplace=True),
+        ]
+        for fan_in, fan_out in pairwise(widths):
+            layers += [
+                nn.Conv2d(fan_in, fan_out, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(fan_out),
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
+        layers.append(nn.Conv2d(widths[-1], 1, base))
+        self.layers = nn.Sequential(*layers)
+        self.apply(_initialise)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.layers(images)
+        return logits.flatten()
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)
+
+
+class DCGANGeneratorOptions(Options):
+    """A generator of transposed convolutions; `width` is its last, narrowest layer's."""
+
+    network: Literal["dcgan"]
+    z_dim: PositiveInt = 100
+    width: PositiveInt = 64
+
+    def build(self, shape: ImageShape) -> DCGANGenerator:
+        """Make the network with fresh weights from the global random state."""
+        return DCGANGenerator(self.z_dim, shape, self.width)
+
+
+class DCGANDiscriminatorOptions(Options):
+    """A discriminator of strided convolutions; `width` is its first, narrowest layer's."""
+
+    network: Literal["dcgan"]
+    width: PositiveInt = 64
+
+    def build(self, shape: ImageShape) -> DCGANDiscriminator:
+        """Make the network with fresh weights from the global random state."""
+        return DCGANDiscriminator(shape, self.width)

@@ -1,0 +1,91 @@
+"""The multi-layer perceptrons of the original GAN (Goodfellow et al. 2014, arXiv:1406.2661)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from training.networks.shapes import ImageShape
+from training.options import Options
+
+
+class MLPGenerator(nn.Module):
+    """Latents ``[N, z_dim]`` to pictures ``[N, C, H, W]`` in [-1, 1]."""
+
+    def __init__(self, z_dim: int, shape: ImageShape, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in zip((z_dim, *widths), widths, strict=False):
+            layers += [nn.Linear(fan_in, fan_out), nn.ReLU(inplace=True)]
+        layers += [nn.Linear((z_dim, *widths)[-1], shape.numel), nn.Tanh()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor) -> Tensor:
+        pixels: Tensor = self.layers(z)
+        return pixels.reshape(-1, self.shape.channels, self.shape.height, self.shape.width)
+
+
+class Maxout(nn.Module):
+    """The largest of `pieces` affine maps (Goodfellow et al. 2013, arXiv:1302.4389)."""
+
+    def __init__(self, fan_in: int, fan_out: int, pieces: int) -> None:
+        super().__init__()
+        self.pieces = pieces
+        self.linear = nn.Linear(fan_in, fan_out * pieces)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pieces: Tensor = self.linear(x).unflatten(-1, (-1, self.pieces))
+        return pieces.amax(-1)
+
+
+class MLPDiscriminator(nn.Module):
+    """Pictures ``[N, C, H, W]`` to logits ``[N]``: positive means real."""
+
+    def __init__(
+        self, shape: ImageShape, widths: tuple[int, ...], maxout_pieces: int, dropout: float
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in zip((shape.numel, *widths), widths, strict=False):
+            if maxout_pieces > 1:
+                layers.append(Maxout(fan_in, fan_out, maxout_pieces))
+            else:
+                layers += [nn.Linear(fan_in, fan_out), nn.LeakyReLU(0.2, inplace=True)]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+        layers.append(nn.Linear((shape.numel, *widths)[-1], 1))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.layers(torch.flatten(images, 1))
+        return logits.squeeze(-1)
+
+
+class MLPGeneratorOptions(Options):
+    """A generator of fully connected layers."""
+
+    network: Literal["mlp"]
+    z_dim: PositiveInt = 100
+    widths: tuple[PositiveInt, ...] = (1200, 1200)
+
+    def build(self, shape: ImageShape) -> MLPGenerator:
+        """Make the network with fresh weights from the global random state."""
+        return MLPGenerator(self.z_dim, shape, self.widths)
+
+
+class MLPDiscriminatorOptions(Options):
+    """A discriminator of fully connected layers."""
+
+    network: Literal["mlp"]
+    widths: tuple[PositiveInt, ...] = (240, 240)
+    # The paper's discriminator is maxout; 1 means LeakyReLU instead.
+    maxout_pieces: PositiveInt = 5
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    def build(self, shape: ImageShape) -> MLPDiscriminator:
+        """Make the network with fresh weights from the global random state."""
+        return MLPDiscriminator(shape, self.widths, self.maxout_pieces, self.dropout)

@@ -1,0 +1,19 @@
+"""The shape of the pictures that a network makes or judges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """Channels, height and width of one picture, in the order of ``[N, C, H, W]``."""
+
+    channels: int
+    height: int
+    width: int
+
+    @property
+    def numel(self) -> int:
+        """Count of values in one picture."""
+        return self.channels * self.height * self.width

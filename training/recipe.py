@@ -1,0 +1,161 @@
+"""The recipe: one experiment as data.
+
+A recipe is a YAML file over this schema. What it leaves out has the default given here; what it
+adds that is not here is an error that names the nearest key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from torch import nn
+
+from service.runtime.errors import UserError
+from training.data.pictures import DataOptions
+from training.device import DeviceOptions
+from training.losses import LossName
+from training.networks import DiscriminatorOptions, GeneratorOptions
+from training.options import Options, nearest
+
+SHIPPED = Path(__file__).parent / "recipes"
+
+
+class RecipeError(UserError):
+    """The recipe cannot be used; the message is one line."""
+
+
+class AdamOptions(Options):
+    """Adam (Kingma and Ba 2014, arXiv:1412.6980)."""
+
+    algorithm: Literal["adam"] = "adam"
+    learning_rate: float = Field(default=2e-4, gt=0)
+    betas: tuple[float, float] = (0.5, 0.999)
+
+    def build(self, network: nn.Module) -> torch.optim.Optimizer:
+        """Make the optimiser of `network`'s weights."""
+        return torch.optim.Adam(network.parameters(), lr=self.learning_rate, betas=self.betas)
+
+
+class OptimizerOptions(Options):
+    """Each player has its own, so that learning rates may differ (TTUR, arXiv:1706.08500)."""
+
+    generator: AdamOptions = AdamOptions()
+    discriminator: AdamOptions = AdamOptions()
+
+
+class NoiseToImageOptions(Options):
+    """The game of the original GAN: from noise to pictures."""
+
+    kind: Literal["noise_to_image"] = "noise_to_image"
+    loss: LossName = "non_saturating"
+    # k of algorithm 1 in arXiv:1406.2661: discriminator steps for each generator step.
+    discriminator_steps: PositiveInt = 1
+
+
+class EMAOptions(Options):
+    """The moving average of the generator's weights, which is what is sampled and exported."""
+
+    half_life_images: PositiveInt = 20_000
+    # Early on the average follows faster, else it would hold on to the first random weights:
+    # the half-life is at most this share of the images seen so far.
+    ramp_up: float = Field(default=0.05, gt=0, le=1)
+
+
+class TrainOptions(Options):
+    """How long, in which portions, and how often the user hears of it. Counts are of images."""
+
+    # Real pictures shown to the discriminator.
+    images: PositiveInt = 1_000_000
+    # The batch of all processes together.
+    batch: PositiveInt = 64
+    seed: NonNegativeInt = 0
+    log_images: PositiveInt = 10_000
+    sample_images: PositiveInt = 50_000
+    checkpoint_images: PositiveInt = 50_000
+
+
+class Recipe(Options):
+    """One experiment: pictures, a game, its players, and how long they play."""
+
+    # The name that the model card gives; a shipped recipe has that of its file.
+    name: str = ""
+    summary: str
+    data: DataOptions
+    game: NoiseToImageOptions = NoiseToImageOptions()
+    generator: GeneratorOptions
+    discriminator: DiscriminatorOptions
+    optimizer: OptimizerOptions = OptimizerOptions()
+    ema: EMAOptions = EMAOptions()
+    train: TrainOptions = TrainOptions()
+    device: DeviceOptions = DeviceOptions()
+
+    @model_validator(mode="after")
+    def _steps_fit(self) -> Recipe:
+        if self.train.images < self.train.batch:
+            raise ValueError(
+                f"train.images ({self.train.images}) is less than one batch ({self.train.batch})"
+            )
+        return self
+
+    def to_yaml(self) -> str:
+        """Write the recipe whole, every default included."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def shipped() -> dict[str, Path]:
+    """Return the recipes that come with Ganymede, by name."""
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a shipped recipe by name, or any by path, with ``section.key=value`` laid over it.
+
+    Raises RecipeError.
+    """
+    path = shipped().get(name, Path(name))
+    if not path.is_file():
+        raise RecipeError(f"no recipe {name!r}{nearest(name, shipped())}")
+    try:
+        given = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(given, dict):
+        raise RecipeError(f"{path} is not a recipe: expected sections, got {type(given).__name__}")
+    given.setdefault("name", path.stem)
+    for override in overrides:
+        _override(given, override)
+    try:
+        return Recipe.model_validate(given)
+    except ValidationError as error:
+        raise RecipeError(_one_line(error)) from error
+
+
+def _override(given: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise RecipeError(f"expected key=value, as in train.images=20000; got {override!r}")
+    *sections, last = key.split(".")
+    at = given
+    for section in sections:
+        at = at.setdefault(section, {})
+        if not isinstance(at, dict):
+            raise RecipeError(f"{key}: {section} holds a value, not a section")
+    try:
+        at[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{key}: {value!r} is not a YAML value") from error
+
+
+def _one_line(error: ValidationError) -> str:
+    problems = []
+    for problem in error.errors():
+        # The tag of a union stands in the location as if it were a key.
+        where = ".".join(str(part) for part in problem["loc"] if part not in ("mlp", "dcgan"))
+        message = problem["msg"].removeprefix("Value error, ")
+        problems.append(f"{where}: {message}" if where else message)
+    return "; ".join(problems)

@@ -1,0 +1,101 @@
+"""The run folder: where everything of one training run lies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from training.files import replacing
+from training.recipe import Recipe, RecipeError, load_recipe
+
+# What may differ between the parts of a run without making it another experiment.
+CADENCE = {"images", "log_images", "sample_images", "checkpoint_images"}
+
+
+class Run:
+    """A folder with `recipe.yaml`, `checkpoint.pt`, `log.jsonl`, `samples/` and `tensorboard/`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.recipe_path = folder / "recipe.yaml"
+        self.checkpoint_path = folder / "checkpoint.pt"
+        self.log_path = folder / "log.jsonl"
+        self.samples = folder / "samples"
+        self.tensorboard = folder / "tensorboard"
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.resolve().name
+
+    def recipe(self) -> Recipe:
+        """Return the recipe that the run was started with. Raises RecipeError."""
+        if not self.recipe_path.is_file():
+            raise RecipeError(
+                f"{self.folder} is not a run folder: it has no {self.recipe_path.name}"
+            )
+        return load_recipe(str(self.recipe_path))
+
+    def open(self, recipe: Recipe) -> None:
+        """Begin the run, or go on with it.
+
+        Raises RecipeError when the folder holds a run of another recipe.
+        """
+        if self.recipe_path.exists():
+            difference = _difference(self.recipe(), recipe)
+            if difference:
+                raise RecipeError(
+                    f"{self.folder} holds a run of another recipe ({difference}); "
+                    "choose another --out, or the same values"
+                )
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise RecipeError(f"{self.folder} is neither empty nor a run folder")
+        self.samples.mkdir(parents=True, exist_ok=True)
+        with replacing(self.recipe_path) as temporary:
+            temporary.write_text(recipe.to_yaml())
+
+    def rewind_log(self, images: int) -> None:
+        """Drop what was logged after the checkpoint that the run goes on from."""
+        if not self.log_path.exists():
+            return
+        kept = []
+        for line in self.log_path.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # The last line of a run that was killed may be cut short.
+            if entry["images"] <= images:
+                kept.append(line + "\n")
+        with replacing(self.log_path) as temporary:
+            temporary.write_text("".join(kept))
+
+    def log(self, entry: Mapping[str, Any]) -> None:
+        """Append one line of JSON."""
+        with self.log_path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+
+def _difference(old: Recipe, new: Recipe) -> str:
+    """Name the first key in which two recipes are different experiments."""
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    for key in before.keys() | after.keys():
+        section, _, last = key.partition(".")
+        if section in ("device", "summary") or (section == "train" and last in CADENCE):
+            continue
+        if key == "data.path":
+            continue  # The same pictures may lie elsewhere today.
+        if before.get(key) != after.get(key):
+            return f"{key} was {before.get(key)}, now {after.get(key)}"
+    return ""
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,262 @@
+"""The one trainer, and its loop in the open."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from service.runtime import latents
+from service.runtime.errors import UserError
+from training.checkpoints import Checkpoint
+from training.code_revision import code_revision
+from training.data.batches import Batches
+from training.data.pictures import Pictures, prepare
+from training.device import device_title
+from training.distributed import Share, joined
+from training.games.noise_to_image import NoiseToImage
+from training.grids import grid, save_image, to_pixels
+from training.monitors import Signs
+from training.progress import Display, Silence, display
+from training.recipe import Recipe
+from training.run import Run
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+# The latents of the sample grids: those of the first seeds, as the service draws them.
+GRID_SEEDS = range(64)
+
+
+class Interrupted(UserError):
+    """The user or the system asked the run to stop, and it is saved."""
+
+    def __init__(self, signal_number: int, images: int) -> None:
+        super().__init__(f"stopped at {images:,} images; the same command goes on from there")
+        self.exit_code = 128 + signal_number  # type: ignore[misc] # As shells count it.
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run amounts to."""
+
+    images: int
+    seconds: float
+    signs: Mapping[str, float]
+
+
+def train(recipe: Recipe, run: Run) -> Result:
+    """Train by `recipe` in the folder of `run`, from its last checkpoint where it has one.
+
+    On SIGINT and SIGTERM the run is saved and Interrupted raised. Raises RecipeError, DataError,
+    DeviceUnavailable, TrainingDiverged.
+    """
+    with joined() as share:
+        if share.leads:
+            run.open(recipe)
+        share.wait()
+
+        # The leader decodes; the others then find the decoded copy.
+        if share.leads:
+            pictures = _prepare(recipe)
+        share.wait()
+        if not share.leads:
+            pictures = prepare(recipe.data)
+
+        device = recipe.device.pick_device(share.local_rank)
+        game = NoiseToImage(recipe, device, recipe.device.pick_precision(device), share)
+        with _writer(run) if share.leads else nullcontext() as writer:
+            return _Loop(recipe, run, pictures, game, device, share, writer).play()
+
+
+class _Loop:
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: Run,
+        pictures: Pictures,
+        game: NoiseToImage,
+        device: torch.device,
+        share: Share,
+        writer: SummaryWriter | None,
+    ) -> None:
+        self._options = recipe.train
+        self._run, self._pictures, self._game = run, pictures, game
+        self._device, self._share, self._writer = device, share, writer
+        self._batches = Batches(
+            pictures,
+            recipe.train.batch,
+            recipe.data.resolution,
+            flip=recipe.data.flip,
+            seed=recipe.train.seed,
+        )
+        z = latents.draw(GRID_SEEDS, game.z_dim)
+        self._grid_latents = torch.from_numpy(z)
+        self._code_revision = code_revision()
+        self._turn, self._images, self._seconds = 0, 0, 0.0
+
+    def play(self) -> Result:
+        """Go on from the last checkpoint to the end."""
+        if self._run.checkpoint_path.exists():
+            self._resume()
+        options, signs, means = self._options, Signs(self._share), {}
+        per_turn = options.batch * self._game.batches_per_turn
+        with self._display() as shown, _signals() as stop:
+            self._greet(shown)
+            began, began_at, reported = time.monotonic(), self._seconds, self._images
+            reported_at = began
+            while self._images + per_turn <= options.images:
+                # Draw the turn's pictures and play it.
+                torch.manual_seed(_turn_seed(options.seed, self._turn, self._share.rank))
+                rng = torch.Generator().manual_seed(_turn_seed(options.seed, self._turn, -1))
+                signs.add(self._game.turn(self._reals(), rng, self._images))
+                self._turn += 1
+                before, self._images = self._images, self._images + per_turn
+                self._seconds = began_at + time.monotonic() - began
+                shown.advance(self._images)
+                last = self._images + per_turn > options.images
+
+                # Say how it goes.
+                if last or _passed(before, self._images, options.log_images):
+                    means = signs.take()
+                    now = time.monotonic()
+                    rate = (self._images - reported) / max(now - reported_at, 1e-9)
+                    reported, reported_at = self._images, now
+                    self._report(shown, rate, means)
+
+                # Show what it makes.
+                if last or _passed(before, self._images, options.sample_images):
+                    self._sample()
+
+                # Keep it.
+                if last or stop.number or _passed(before, self._images, options.checkpoint_images):
+                    if not signs.empty:
+                        signs.take()
+                    self._save()
+                if stop.number and not last:
+                    raise Interrupted(stop.number, self._images)
+        return Result(self._images, self._seconds, means)
+
+    def _reals(self) -> list[Tensor]:
+        count = self._game.batches_per_turn
+        numbers = range(self._turn * count, (self._turn + 1) * count)
+        reals = []
+        for number in numbers:
+            pixels, _ = self._batches[number]
+            pixels = self._share.part(pixels).to(self._device, non_blocking=True)
+            images = pixels.float().div_(127.5).sub_(1)
+            reals.append(images.contiguous(memory_format=torch.channels_last))
+        return reals
+
+    def _resume(self) -> None:
+        checkpoint = Checkpoint.load(self._run.checkpoint_path, self._device)
+        self._game.load_state_dict(checkpoint.game)
+        self._turn, self._images = checkpoint.turn, checkpoint.images
+        self._seconds = checkpoint.seconds
+        if self._share.leads:
+            self._run.rewind_log(self._images)
+
+    def _save(self) -> None:
+        if self._share.leads:
+            state = self._game.state_dict()
+            checkpoint = Checkpoint(
+                turn=self._turn,
+                images=self._images,
+                seconds=self._seconds,
+                device=device_title(self._device),
+                code_revision=self._code_revision,
+                game=state,
+            )
+            checkpoint.save(self._run.checkpoint_path)
+
+    def _sample(self) -> None:
+        if not self._share.leads or self._writer is None:
+            return
+        sheet = grid(to_pixels(self._game.sample(self._grid_latents)))
+        save_image(sheet, self._run.samples / f"{self._images:010}.png", "PNG")
+        pixels = np.atleast_3d(np.asarray(sheet))
+        self._writer.add_image("samples", pixels, self._images, dataformats="HWC")
+
+    def _report(self, shown: Display, rate: float, means: Mapping[str, float]) -> None:
+        if not self._share.leads or self._writer is None:
+            return
+        shown.report(self._images, rate, means)
+        entry = {"images": self._images, "seconds": round(self._seconds, 3)}
+        self._run.log({**entry, "images_per_second": round(rate, 1), **means})
+        for name, value in {"images_per_second": rate, **means}.items():
+            self._writer.add_scalar(name, value, self._images)
+
+    def _greet(self, shown: Display) -> None:
+        count = f"{len(self._pictures):,} pictures"
+        if self._pictures.skipped:
+            count += f" ({len(self._pictures.skipped)} corrupt ones left out)"
+            for name in self._pictures.skipped[:10]:
+                shown.say(f"left out: {name}")
+        begins = f"goes on at {self._images:,} images" if self._images else "begins"
+        shown.say(f"{self._run.folder}: {begins}; {count}, on {self._device}")
+
+    @contextmanager
+    def _display(self) -> Iterator[Display]:
+        if not self._share.leads:
+            yield Silence()
+            return
+        with display(self._options.images, self._images) as shown:
+            yield shown
+
+
+class _Stop:
+    number: int = 0
+
+
+@contextmanager
+def _signals() -> Iterator[_Stop]:
+    """Turn SIGINT and SIGTERM into a wish that the loop looks at between two turns."""
+    stop = _Stop()
+
+    def wish(number: int, _: FrameType | None) -> None:
+        stop.number = number
+
+    before = {number: signal.signal(number, wish) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _writer(run: Run) -> Iterator[SummaryWriter]:
+    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - slow to import
+
+    with SummaryWriter(str(run.tensorboard)) as writer:
+        yield writer
+
+
+def _prepare(recipe: Recipe) -> Pictures:
+    from rich.progress import Progress as Bar  # noqa: PLC0415
+
+    with Bar(transient=True) as bar:
+        task = bar.add_task("decoding pictures", visible=False)
+        return prepare(
+            recipe.data,
+            lambda done, total: bar.update(task, completed=done, total=total, visible=True),
+        )
+
+
+def _turn_seed(seed: int, turn: int, stream: int) -> int:
+    """Mix (seed, turn, stream) into 64 bits; stream -1 is shared by all processes."""
+    state = np.random.SeedSequence([seed, turn, stream + 1]).generate_state(1, np.uint64)
+    return int(state[0]) >> 1
+
+
+def _passed(before: int, after: int, interval: int) -> bool:
+    """Whether a multiple of `interval` lies in (before, after]."""
+    return before // interval != after // interval
