@@ -11,6 +11,9 @@ import threading
 
 # Usage tracking is for each operator to switch on, not off. Read when bentoml is imported.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+# One process serves, so its counters live in its memory. BentoML would keep them in a folder that
+# all its servers on a machine share, and that each of them empties when it starts.
+os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
 
 import asyncio
 

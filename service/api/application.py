@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import RedirectResponse
 
 from service.api import errors, generate, metrics, models
 from service.runtime.engine import Engine, EngineState, NotReady
@@ -45,6 +46,11 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     app.include_router(generate.router(engine, settings, find))
     app.include_router(metrics.router())
     app.add_middleware(metrics.RequestMetrics)
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
     return app
 
 

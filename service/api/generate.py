@@ -13,7 +13,7 @@ from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import Response
 
 from service.api import running
-from service.api.errors import invalid
+from service.api.errors import Problem, invalid
 from service.api.negotiation import Form, negotiate
 from service.api.schemas import GenerateRequest, GenerateResponse, ProblemDocument
 from service.runtime import images
@@ -92,7 +92,13 @@ def router(engine: Engine, settings: Settings, find: Any) -> APIRouter:
         if_none_match: Annotated[str | None, Header()] = None,
     ) -> Response:
         if (kind := _BY_EXTENSION.get(extension)) is None:
-            raise invalid("extension", f"expected one of {', '.join(_BY_EXTENSION)}")
+            known = ", ".join(_BY_EXTENSION)
+            raise Problem(
+                404,
+                "format-not-found",
+                "There is no such format",
+                f"no pictures end in .{extension}; there are: {known}",
+            )
         model: Model = find(f"{name}@{version}" if version else name)
         headers = {
             "etag": _etag(model, seed, kind),

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 from fastapi import APIRouter
 from fastapi.responses import Response
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
-    REGISTRY,
-    CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
     generate_latest,
 )
-from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.runtime.scheduler import Lane
@@ -28,11 +24,7 @@ REQUESTS = Counter("ganymede_requests_total", "Requests answered.", ["route", "m
 REQUEST_SECONDS = Histogram(
     "ganymede_request_seconds", "From the first byte to the last.", ["route"], buckets=_SECONDS
 )
-QUEUE_PIXELS = Gauge(
-    "ganymede_queue_pixels",
-    "Pixels accepted and not yet made.",
-    multiprocess_mode="livesum",
-)
+QUEUE_PIXELS = Gauge("ganymede_queue_pixels", "Pixels accepted and not yet made.")
 BATCH_ROWS = Histogram("ganymede_batch_rows", "Pictures made in one run.", ["model"], buckets=_ROWS)
 INFERENCE_SECONDS = Histogram(
     "ganymede_inference_seconds", "Time of one run.", ["model"], buckets=_SECONDS
@@ -86,11 +78,6 @@ def router() -> APIRouter:
 
     @routes.get("/metrics", summary="Prometheus metrics", response_class=Response)
     def metrics() -> Response:
-        registry = REGISTRY
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-            # BentoML's workers share a folder of counters; each answers for all of them.
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     return routes

@@ -1,0 +1,27 @@
+import pytest
+
+from service.api.errors import Problem
+from service.api.negotiation import Form, negotiate
+from service.runtime.images import ImageFormat
+
+
+@pytest.mark.parametrize(
+    ("wanted", "accept", "count", "form"),
+    [
+        (None, None, 1, Form("json")),
+        ("png", "application/json", 1, Form("image", ImageFormat.PNG)),
+        (None, "image/jpeg", 3, Form("json", ImageFormat.JPEG)),
+        (None, "text/html, image/webp", 1, Form("image", ImageFormat.WEBP)),
+        (None, "image/png;q=0.2, application/x-npy;q=0.8", 1, Form("npy")),
+        (None, "IMAGE/PNG", 1, Form("image", ImageFormat.PNG)),
+        (None, "application/*", 1, Form("json")),
+    ],
+)
+def test_the_format_goes_first_and_then_the_best_of_accept(wanted, accept, count, form):
+    assert negotiate(wanted, accept, count) == form
+
+
+def test_what_cannot_be_had_is_refused_with_what_can():
+    with pytest.raises(Problem, match="image/webp") as error:
+        negotiate(None, "image/bmp, text/*", 1)
+    assert error.value.status == 406

@@ -1,0 +1,56 @@
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.runtime.images import KEYWORD, ImageFormat, encode, encode_npy, pack_zip
+
+RNG = np.random.default_rng(0)
+PROVENANCE = {"model": "m", "seed": 7, "digest": "sha256:ab"}
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("kind", [ImageFormat.PNG, ImageFormat.WEBP])
+def test_png_and_webp_give_back_the_pixels(kind, channels):
+    pixels = RNG.integers(0, 256, (20, 30, channels), np.uint8)
+    if channels == 4:
+        pixels[..., 3] |= 1  # Where nothing shows, WebP keeps no colour.
+    image = Image.open(io.BytesIO(encode(pixels, kind, PROVENANCE)))
+    assert image.format == kind.upper()
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+    decoded = np.asarray(image.convert(mode)).reshape(pixels.shape)
+    np.testing.assert_array_equal(decoded, pixels)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_jpeg_is_near_and_lays_transparency_on_white(channels):
+    pixels = np.full((16, 16, channels), 90, np.uint8)
+    if channels == 4:
+        pixels[..., 3] = 0
+    image = Image.open(io.BytesIO(encode(pixels, ImageFormat.JPEG, PROVENANCE)))
+    assert image.mode == ("L" if channels == 1 else "RGB")
+    expected = 255 if channels == 4 else 90
+    assert abs(np.asarray(image).astype(int) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("kind", list(ImageFormat))
+def test_every_file_says_how_it_was_made(kind):
+    pixels = RNG.integers(0, 256, (8, 8, 3), np.uint8)
+    image = Image.open(io.BytesIO(encode(pixels, kind, PROVENANCE)))
+    if kind is ImageFormat.PNG:
+        text = image.text[KEYWORD]
+    else:
+        text = image.getexif()[0x010E].removeprefix(f"{KEYWORD} ")
+    assert json.loads(text) == PROVENANCE
+
+
+def test_npy_and_zip_hold_what_went_in_and_do_not_depend_on_the_clock():
+    pixels = RNG.integers(0, 256, (3, 8, 8, 3), np.uint8)
+    np.testing.assert_array_equal(np.load(io.BytesIO(encode_npy(pixels))), pixels)
+    files = [("a.png", b"1"), ("b.png", b"22")]
+    assert pack_zip(files) == pack_zip(files)
+    with zipfile.ZipFile(io.BytesIO(pack_zip(files))) as archive:
+        assert [(name, archive.read(name)) for name in archive.namelist()] == files

@@ -1,0 +1,370 @@
+import threading
+from concurrent.futures import CancelledError, wait
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from service.runtime.scheduler import (
+    DeadlineExceeded,
+    Draining,
+    Job,
+    JobTooLarge,
+    Lane,
+    QueueFull,
+    RowCountMismatch,
+    Scheduler,
+    Workers,
+)
+
+
+class FakeClock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def doubling_lane(key="lane", max_rows=4, pixels_per_row=1, poison=(), ran=None) -> Lane:
+    """Outputs are twice the inputs; a batch that holds a row of `poison` raises."""
+
+    def run(feeds):
+        x = feeds["x"]
+        if ran is not None:
+            ran.append((key, x.tolist()))
+        if set(x.tolist()) & set(poison):
+            raise ValueError("poisoned")
+        return {"y": x * 2}
+
+    return Lane(key, run, max_rows, pixels_per_row)
+
+
+def job(lane, *rows, deadline=float("inf")) -> Job:
+    return Job(lane, {"x": np.array(rows)}, deadline)
+
+
+def run_all(scheduler) -> None:
+    while (batch := scheduler.take(timeout=0)) is not None:
+        scheduler.execute(batch)
+
+
+def result(job) -> list:
+    return job.future.result(timeout=0)["y"].tolist()
+
+
+def test_jobs_of_one_lane_share_a_batch_and_get_their_own_rows():
+    ran = []
+    lane = doubling_lane(ran=ran)
+    scheduler = Scheduler(FakeClock(), bound=100)
+    jobs = [job(lane, 1), job(lane, 2, 3), job(lane, 4)]
+    for each in jobs:
+        scheduler.submit(each)
+    run_all(scheduler)
+    assert ran == [("lane", [1, 2, 3, 4])]
+    assert [result(each) for each in jobs] == [[2], [4, 6], [8]]
+
+
+def test_a_job_larger_than_a_batch_is_cut_and_put_together_again():
+    ran = []
+    scheduler = Scheduler(FakeClock(), bound=100)
+    large = job(doubling_lane(ran=ran), *range(10))
+    scheduler.submit(large)
+    run_all(scheduler)
+    assert [len(rows) for _, rows in ran] == [4, 4, 2]
+    assert result(large) == [2 * i for i in range(10)]
+
+
+def test_lanes_take_turns():
+    ran = []
+    scheduler = Scheduler(FakeClock(), bound=100)
+    scheduler.submit(job(doubling_lane("a", ran=ran), *range(12)))
+    scheduler.submit(job(doubling_lane("b", ran=ran), 1))
+    run_all(scheduler)
+    assert [key for key, _ in ran] == ["a", "b", "a", "a"]
+
+
+def test_beyond_the_bound_a_job_is_refused_until_another_has_ended():
+    scheduler = Scheduler(FakeClock(), bound=5)
+    lane = doubling_lane(pixels_per_row=2)
+    scheduler.submit(job(lane, 1, 2))
+    with pytest.raises(QueueFull):
+        scheduler.submit(job(lane, 3))
+    run_all(scheduler)
+    scheduler.submit(job(lane, 3))
+
+
+def test_the_time_to_come_again_follows_the_measured_speed():
+    clock = FakeClock()
+
+    def slow(feeds):
+        clock.now += 2.0
+        return {"y": feeds["x"]}
+
+    lane = Lane("slow", slow, max_rows=4, pixels_per_row=10)
+    scheduler = Scheduler(clock, bound=40)
+    scheduler.submit(job(lane, 1, 2, 3, 4))
+    run_all(scheduler)  # 40 pixels in 2 s.
+    scheduler.submit(job(lane, 1, 2, 3, 4))
+    with pytest.raises(QueueFull) as refused:
+        scheduler.submit(job(lane, 5, 6))
+    assert refused.value.retry_after == pytest.approx(1.0)
+
+
+def test_a_job_that_would_never_fit_is_told_so():
+    with pytest.raises(JobTooLarge):
+        Scheduler(FakeClock(), bound=5).submit(job(doubling_lane(), *range(6)))
+
+
+def test_nothing_runs_after_its_deadline():
+    ran, clock = [], FakeClock()
+    scheduler = Scheduler(clock, bound=100)
+    lane = doubling_lane(ran=ran)
+    late, early = job(lane, 1, deadline=5), job(lane, 2, deadline=50)
+    scheduler.submit(late)
+    scheduler.submit(early)
+    clock.now = 5
+    run_all(scheduler)
+    assert ran == [("lane", [2])]
+    assert isinstance(late.future.exception(0), DeadlineExceeded)
+    assert result(early) == [4]
+    assert scheduler.pixels == 0
+
+
+def test_the_rest_of_a_large_job_is_dropped_at_its_deadline():
+    ran, clock = [], FakeClock()
+    scheduler = Scheduler(clock, bound=100)
+    large = job(doubling_lane(ran=ran), *range(8), deadline=5)
+    scheduler.submit(large)
+    scheduler.execute(scheduler.take(0))
+    clock.now = 6
+    assert scheduler.take(0) is None
+    assert len(ran) == 1
+    assert isinstance(large.future.exception(0), DeadlineExceeded)
+
+
+def test_a_cancelled_job_does_not_run():
+    ran = []
+    scheduler = Scheduler(FakeClock(), bound=100)
+    cancelled, other = job(doubling_lane(ran=ran), 1), job(doubling_lane(ran=ran), 2)
+    scheduler.submit(cancelled)
+    scheduler.submit(other)
+    cancelled.cancel()
+    run_all(scheduler)
+    assert ran == [("lane", [2])]
+    assert cancelled.future.cancelled()
+    assert scheduler.pixels == 0
+
+
+def test_a_job_cancelled_in_the_middle_ends_without_its_rest():
+    ran = []
+    scheduler = Scheduler(FakeClock(), bound=100)
+    large = job(doubling_lane(ran=ran), *range(8))
+    scheduler.submit(large)
+    scheduler.execute(scheduler.take(0))
+    large.cancel()
+    run_all(scheduler)
+    assert len(ran) == 1
+    with pytest.raises(CancelledError):
+        large.future.result(0)
+
+
+def test_a_row_that_raises_fails_alone():
+    lane = doubling_lane(max_rows=8, poison={5})
+    scheduler = Scheduler(FakeClock(), bound=100)
+    jobs = [job(lane, i) for i in range(8)]
+    for each in jobs:
+        scheduler.submit(each)
+    run_all(scheduler)
+    for i, each in enumerate(jobs):
+        if i == 5:
+            assert isinstance(each.future.exception(0), ValueError)
+        else:
+            assert result(each) == [2 * i]
+
+
+def test_a_batch_too_large_for_the_memory_is_run_in_halves():
+    def run(feeds):
+        if len(feeds["x"]) > 2:
+            raise MemoryError
+        return {"y": feeds["x"]}
+
+    scheduler = Scheduler(FakeClock(), bound=100)
+    large = job(Lane("small", run, max_rows=8, pixels_per_row=1), *range(8))
+    scheduler.submit(large)
+    run_all(scheduler)
+    assert result(large) == list(range(8))
+
+
+def test_a_row_too_few_is_an_error_and_not_a_shorter_answer():
+    lane = Lane("short", lambda feeds: {"y": feeds["x"][1:]}, max_rows=4, pixels_per_row=1)
+    scheduler = Scheduler(FakeClock(), bound=100)
+    jobs = [job(lane, 1), job(lane, 2)]
+    for each in jobs:
+        scheduler.submit(each)
+    run_all(scheduler)
+    for each in jobs:
+        assert isinstance(each.future.exception(0), RowCountMismatch)
+
+
+def test_a_drain_takes_nothing_in_and_ends_what_was_accepted():
+    scheduler = Scheduler(FakeClock(), bound=100)
+    accepted = job(doubling_lane(), 1)
+    scheduler.submit(accepted)
+    drained = scheduler.drain()
+    with pytest.raises(Draining):
+        scheduler.submit(job(doubling_lane(), 2))
+    assert not drained.done()
+    run_all(scheduler)
+    assert drained.done()
+    assert result(accepted) == [2]
+
+
+def test_inputs_of_unequal_length_are_refused():
+    with pytest.raises(ValueError, match="same number of rows"):
+        Job(doubling_lane(), {"x": np.zeros(2), "y": np.zeros(3)})
+
+
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=40),
+    lanes=st.integers(1, 3),
+    workers=st.integers(1, 4),
+)
+@settings(max_examples=25, deadline=None)
+def test_with_threads_every_job_gets_its_own_rows(sizes, lanes, workers):
+    scheduler = Scheduler(FakeClock(), bound=10_000)
+    kinds = [doubling_lane(key) for key in range(lanes)]
+    jobs = [job(kinds[i % lanes], *range(100 * i, 100 * i + size)) for i, size in enumerate(sizes)]
+    threads = Workers(scheduler, workers)
+    threads.start()
+    submitters = [
+        threading.Thread(target=lambda part=part: [scheduler.submit(each) for each in part])
+        for part in (jobs[::2], jobs[1::2])
+    ]
+    for thread in submitters:
+        thread.start()
+    for thread in submitters:
+        thread.join()
+    assert not wait([each.future for each in jobs], timeout=30).not_done
+    scheduler.drain().result(timeout=30)
+    threads.join(timeout=30)
+    for i, (each, size) in enumerate(zip(jobs, sizes, strict=True)):
+        assert result(each) == [2 * (100 * i + row) for row in range(size)]
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Whatever is submitted, cancelled, run and waited for, in whatever order: the invariants."""
+
+    BOUND = 30
+
+    def __init__(self):
+        super().__init__()
+        self.clock = FakeClock()
+        self.scheduler = Scheduler(self.clock, self.BOUND)
+        self.ran: list[tuple[int, float]] = []
+        self.poison: set[int] = set()
+        self.lanes = [
+            Lane(key, self.run_rows, max_rows=3, pixels_per_row=key + 1) for key in range(2)
+        ]
+        self.jobs: list[Job] = []
+        self.ends: dict[int, int] = {}
+        self.cancelled_at: dict[int, int] = {}
+        self.draining = False
+
+    def run_rows(self, feeds):
+        rows = feeds["x"].tolist()
+        if set(rows) & self.poison:
+            raise ValueError("poisoned")
+        self.ran += [(row, self.clock.now) for row in rows]
+        return {"y": feeds["x"] * 2}
+
+    @precondition(lambda self: not self.draining)
+    @rule(lane=st.integers(0, 1), rows=st.integers(1, 7), life=st.integers(1, 9), bad=st.booleans())
+    def submit(self, lane, rows, life, bad):
+        number = len(self.jobs)
+        values = [100 * number + row for row in range(rows)]
+        new = job(self.lanes[lane], *values, deadline=self.clock.now + life)
+        before = self.scheduler.pixels
+        try:
+            self.scheduler.submit(new)
+        except (QueueFull, JobTooLarge):
+            assert before + new.pixels > self.BOUND
+            return
+        if bad:
+            self.poison.add(values[-1])
+        self.jobs.append(new)
+        self.ends[number] = 0
+        new.future.add_done_callback(lambda _: self.count_end(number))
+
+    def count_end(self, number):
+        self.ends[number] += 1
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data())
+    def cancel(self, data):
+        number = data.draw(st.integers(0, len(self.jobs) - 1))
+        self.jobs[number].cancel()
+        self.cancelled_at.setdefault(number, len(self.ran))
+
+    @rule()
+    def work(self):
+        batch = self.scheduler.take(timeout=0)
+        if batch is not None:
+            assert batch.rows <= 3
+            self.scheduler.execute(batch)
+
+    @rule(seconds=st.integers(1, 5))
+    def pass_time(self, seconds):
+        self.clock.now += seconds
+
+    @rule()
+    def drain(self):
+        self.scheduler.drain()
+        self.draining = True
+
+    @invariant()
+    def the_bound_holds(self):
+        assert 0 <= self.scheduler.pixels <= self.BOUND
+
+    @invariant()
+    def no_job_ends_twice(self):
+        assert all(count <= 1 for count in self.ends.values())
+
+    @invariant()
+    def rows_come_back_to_their_job(self):
+        for each in self.jobs:
+            if each.future.done() and not each.future.cancelled() and not each.future.exception():
+                assert result(each) == (each.feeds["x"] * 2).tolist()
+
+    @invariant()
+    def nothing_ran_late_or_cancelled(self):
+        for position, (row, when) in enumerate(self.ran):
+            owner = row // 100
+            assert when < self.jobs[owner].deadline
+            assert position < self.cancelled_at.get(owner, len(self.ran))
+
+    @invariant()
+    def first_in_is_first_out(self):
+        for key in range(2):
+            rows = [row for row, _ in self.ran if self.jobs[row // 100].lane.key == key]
+            assert rows == sorted(rows)
+
+    @invariant()
+    def a_healthy_job_is_not_failed_by_another(self):
+        for each in self.jobs:
+            if each.future.done() and not each.future.cancelled():
+                error = each.future.exception()
+                if isinstance(error, ValueError):
+                    assert set(each.feeds["x"].tolist()) & self.poison
+
+    def teardown(self):
+        drained = self.scheduler.drain()
+        run_all(self.scheduler)
+        assert drained.done()
+        assert self.scheduler.pixels == 0
+        assert all(count == 1 for count in self.ends.values())
+
+
+TestInvariants = SchedulerMachine.TestCase
+TestInvariants.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
