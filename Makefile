@@ -46,7 +46,7 @@ zoo: $(VENV)/.dev ## Train again everything that ships (hours), into RUNS, and e
 bento: $(VENV)/.base ## Build a Bento that holds the service and the models
 	$(BIN)/bentoml build
 
-lock: ## Write constraints.txt anew from the newest versions that fit
+lock: ## Pin the newest versions that fit: constraints.txt, requirements.txt
 	$(PYTHON) scripts/lock
 
 clean: ## Remove the environment and the caches

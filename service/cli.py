@@ -7,8 +7,10 @@ BentoML) waits for the verb that needs it.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import socket
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -59,6 +61,7 @@ def serve(
     settings = _settings({key: value for key, value in given.items() if value is not None})
     if not settings.models.is_dir():
         raise UserError(f"--models: no such folder: {settings.models}")
+    _assert_free(host, port)
     # The service runs in a process of BentoML's, and reads its settings from the environment.
     environment = {
         **os.environ,
@@ -118,6 +121,18 @@ def models(
         Console().print(table)
     if any(entry.state is State.FAILED for entry in catalog.entries):
         raise typer.Exit(1)
+
+
+def _assert_free(host: str, port: int) -> None:
+    """Say in one line what BentoML would say in a stack trace."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, UnicodeError) as error:
+            reason = "is in use" if getattr(error, "errno", 0) == errno.EADDRINUSE else str(error)
+            raise UserError(f"cannot listen on {host}, port {port}: {reason}") from error
 
 
 def _settings(given: dict[str, object]) -> Settings:

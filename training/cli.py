@@ -33,6 +33,8 @@ def train(
 
     folder = out or Path("runs") / Path(recipe).stem
     result = run_training(load_recipe(recipe, overrides or []), Run(folder))
+    if result is None:
+        return
     typer.echo(
         f"trained on {result.images:,} images in {result.seconds / 60:.1f} minutes; "
         f"next: ganymede export {folder}"

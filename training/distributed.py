@@ -40,6 +40,14 @@ class Share:
             values /= self.world
         return values
 
+    def largest(self, value: int, device: torch.device) -> int:
+        """Return the largest of the processes' values."""
+        if self.world == 1:
+            return value
+        shared = torch.tensor(value, device=device)
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        return int(shared)
+
     def wait(self) -> None:
         """Return when every process has come here."""
         if self.world > 1:
@@ -56,18 +64,24 @@ class Share:
         if device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         # A player is called several times a turn, so buffers may not be overwritten in between.
-        return DistributedDataParallel(network, broadcast_buffers=False)
+        return DistributedDataParallel(network, forward_sync_buffers=False)
 
 
 @contextmanager
 def joined() -> Iterator[Share]:
-    """Join the process group that ``torchrun`` describes in the environment, if it does."""
+    """Join the process group that ``torchrun`` describes in the environment, if it does.
+
+    What the group's processes share (wrapped networks) must be gone when the block ends.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Share()
         return
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    share = Share(dist.get_rank(), world, int(os.environ.get("LOCAL_RANK", "0")))
     try:
-        yield Share(dist.get_rank(), world, int(os.environ.get("LOCAL_RANK", "0")))
+        yield share
+        # Nobody leaves while another still talks to it.
+        share.wait()
     finally:
         dist.destroy_process_group()

@@ -11,6 +11,8 @@ from torch import Tensor
 from service.runtime.errors import UserError
 from training.distributed import Share
 
+_REMEDY = "lower the learning rates, or train in float32 (device.precision=float32)"
+
 
 class TrainingDiverged(UserError):
     """A loss is not a number any more; the message says what to change."""
@@ -46,18 +48,13 @@ class Signs:
         self._sums, self._count = {}, 0
         broken = [name for name, value in means.items() if not math.isfinite(value)]
         if broken:
-            raise TrainingDiverged(
-                f"{', '.join(broken)} became {means[broken[0]]}: lower the learning rates, "
-                "or train in float32 (device.precision=float32)"
-            )
+            raise TrainingDiverged(f"{', '.join(broken)} became {means[broken[0]]}: {_REMEDY}")
         return means
 
-    @property
-    def empty(self) -> bool:
-        """True when nothing was added since the last `take`."""
-        return self._count == 0
 
-
-def finite(state: Mapping[str, Tensor]) -> bool:
-    """Whether all the weights of a network are numbers."""
-    return all(bool(torch.isfinite(t).all()) for t in state.values() if t.is_floating_point())
+def assert_finite(networks: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Raise TrainingDiverged when a weight of one of the networks is not a number."""
+    for name, weights in networks.items():
+        for weight in weights.values():
+            if not bool(torch.isfinite(weight).all()):
+                raise TrainingDiverged(f"a weight of the {name} is not finite: {_REMEDY}")

@@ -24,7 +24,7 @@ from training.device import device_title
 from training.distributed import Share, joined
 from training.games.noise_to_image import NoiseToImage
 from training.grids import grid, save_image, to_pixels
-from training.monitors import Signs
+from training.monitors import Signs, assert_finite
 from training.progress import Display, Silence, display
 from training.recipe import Recipe
 from training.run import Run
@@ -53,28 +53,40 @@ class Result:
     signs: Mapping[str, float]
 
 
-def train(recipe: Recipe, run: Run) -> Result:
+def train(recipe: Recipe, run: Run) -> Result | None:
     """Train by `recipe` in the folder of `run`, from its last checkpoint where it has one.
 
-    On SIGINT and SIGTERM the run is saved and Interrupted raised. Raises RecipeError, DataError,
-    DeviceUnavailable, TrainingDiverged.
+    Returns None in a process that helps another one. On SIGINT and SIGTERM the run is saved and
+    Interrupted raised. Raises RecipeError, DataError, DeviceUnavailable, TrainingDiverged.
     """
     with joined() as share:
-        if share.leads:
-            run.open(recipe)
-        share.wait()
+        result = _train(recipe, run, share)
+        return result if share.leads else None
 
-        # The leader decodes; the others then find the decoded copy.
-        if share.leads:
-            pictures = _prepare(recipe)
-        share.wait()
-        if not share.leads:
-            pictures = prepare(recipe.data)
 
-        device = recipe.device.pick_device(share.local_rank)
-        game = NoiseToImage(recipe, device, recipe.device.pick_precision(device), share)
-        with _writer(run) if share.leads else nullcontext() as writer:
-            return _Loop(recipe, run, pictures, game, device, share, writer).play()
+def _train(recipe: Recipe, run: Run, share: Share) -> Result:
+    if share.leads:
+        run.open(recipe)
+    share.wait()
+
+    # The leader decodes; the others then find the decoded copy.
+    if share.leads:
+        pictures = _prepare(recipe)
+    share.wait()
+    if not share.leads:
+        pictures = prepare(recipe.data)
+
+    device = recipe.device.pick_device(share.local_rank)
+    game = NoiseToImage(recipe, device, recipe.device.pick_precision(device), share)
+    checkpoint = None
+    if run.checkpoint_path.exists():
+        checkpoint = Checkpoint.load(run.checkpoint_path, device)
+    images = checkpoint.images if checkpoint else 0
+    with _writer(run, images) if share.leads else nullcontext() as writer:
+        loop = _Loop(recipe, run, pictures, game, device, share, writer)
+        if checkpoint:
+            loop.resume(checkpoint)
+        return loop.play()
 
 
 class _Loop:
@@ -103,10 +115,16 @@ class _Loop:
         self._code_revision = code_revision()
         self._turn, self._images, self._seconds = 0, 0, 0.0
 
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on from where the checkpoint was written."""
+        self._game.load_state_dict(checkpoint.game)
+        self._turn, self._images = checkpoint.turn, checkpoint.images
+        self._seconds = checkpoint.seconds
+        if self._share.leads:
+            self._run.rewind_log(self._images)
+
     def play(self) -> Result:
-        """Go on from the last checkpoint to the end."""
-        if self._run.checkpoint_path.exists():
-            self._resume()
+        """Play turns to the end of the run."""
         options, signs, means = self._options, Signs(self._share), {}
         per_turn = options.batch * self._game.batches_per_turn
         with self._display() as shown, _signals() as stop:
@@ -137,12 +155,11 @@ class _Loop:
                     self._sample()
 
                 # Keep it.
-                if last or stop.number or _passed(before, self._images, options.checkpoint_images):
-                    if not signs.empty:
-                        signs.take()
+                asked = self._asked_to_stop(stop)
+                if last or asked or _passed(before, self._images, options.checkpoint_images):
                     self._save()
-                if stop.number and not last:
-                    raise Interrupted(stop.number, self._images)
+                if asked and not last:
+                    raise Interrupted(asked, self._images)
         return Result(self._images, self._seconds, means)
 
     def _reals(self) -> list[Tensor]:
@@ -156,17 +173,17 @@ class _Loop:
             reals.append(images.contiguous(memory_format=torch.channels_last))
         return reals
 
-    def _resume(self) -> None:
-        checkpoint = Checkpoint.load(self._run.checkpoint_path, self._device)
-        self._game.load_state_dict(checkpoint.game)
-        self._turn, self._images = checkpoint.turn, checkpoint.images
-        self._seconds = checkpoint.seconds
-        if self._share.leads:
-            self._run.rewind_log(self._images)
+    def _asked_to_stop(self, stop: _Stop) -> int:
+        """Return the signal that any process got; all of them return it at the same turn."""
+        if self._share.world == 1:
+            return stop.number
+        # Asking the others waits for them, so not at every turn.
+        return self._share.largest(stop.number, self._device) if self._turn % 16 == 0 else 0
 
     def _save(self) -> None:
         if self._share.leads:
             state = self._game.state_dict()
+            assert_finite(state["networks"])
             checkpoint = Checkpoint(
                 turn=self._turn,
                 images=self._images,
@@ -233,10 +250,11 @@ def _signals() -> Iterator[_Stop]:
 
 
 @contextmanager
-def _writer(run: Run) -> Iterator[SummaryWriter]:
+def _writer(run: Run, images: int) -> Iterator[SummaryWriter]:
     from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - slow to import
 
-    with SummaryWriter(str(run.tensorboard)) as writer:
+    # What was written after the checkpoint will be written again.
+    with SummaryWriter(str(run.tensorboard), purge_step=images + 1) as writer:
         yield writer
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from training.data.sources import DataError
@@ -69,7 +70,7 @@ def locate(name: str) -> Path | str:
                 return path
     if known.system_path and known.system_path.exists():
         return known.system_path
-    if known.hub and _datasets_installed():
+    if known.hub and datasets_installed():
         return f"hub:{known.hub}"
     ways = ["data.path=PATH", f"a folder or ZIP {name} in $GANYMEDE_DATA"]
     if known.debian_package:
@@ -79,7 +80,6 @@ def locate(name: str) -> Path | str:
     raise DataError(f"data set {name!r} is not here; give it by {', or '.join(ways)}")
 
 
-def _datasets_installed() -> bool:
-    from importlib.util import find_spec  # noqa: PLC0415
-
+def datasets_installed() -> bool:
+    """Whether the `datasets` library, which reads the hub, is there."""
     return find_spec("datasets") is not None

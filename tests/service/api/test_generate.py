@@ -55,7 +55,7 @@ def test_one_picture_comes_as_a_png_that_says_how_it_was_made(client, expected):
 
 
 @pytest.mark.parametrize(
-    ("accept", "format", "count", "media_type"),
+    ("accept", "wanted", "count", "media_type"),
     [
         (None, None, 1, "application/json"),
         ("*/*", None, 1, "application/json"),
@@ -70,8 +70,8 @@ def test_one_picture_comes_as_a_png_that_says_how_it_was_made(client, expected):
         ("text/html", "npy", 1, "application/x-npy"),
     ],
 )
-def test_the_form_follows_the_format_and_then_accept(client, accept, format, count, media_type):
-    body = {"format": format} if format else {}
+def test_the_form_follows_the_format_and_then_accept(client, accept, wanted, count, media_type):
+    body = {"format": wanted} if wanted else {}
     answer = generate(client, accept, seed=1, n=count, **body)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == media_type

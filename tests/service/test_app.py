@@ -1,0 +1,88 @@
+import ast
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+
+
+def base_installation() -> set[str]:
+    """The distributions that `pip install ganymede` brings, by the installed metadata."""
+    found: set[str] = set()
+    waiting = [Requirement("ganymede")]
+    while waiting:
+        requirement = waiting.pop()
+        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        extras = {"", *requirement.extras}
+        key = f"{name}{sorted(requirement.extras)}"
+        if key in found:
+            continue
+        found.add(key)
+        for line in importlib.metadata.requires(name) or []:
+            wanted = Requirement(line)
+            if wanted.marker is None or any(wanted.marker.evaluate({"extra": e}) for e in extras):
+                waiting.append(wanted)
+    return {key.partition("[")[0] for key in found} - {"ganymede"}
+
+
+def environment_without_the_extras(folder: Path) -> None:
+    """Link the files of the base installation, and of nothing else, into `folder`."""
+    for name in base_installation():
+        for file in importlib.metadata.files(name) or []:
+            if ".." in file.parts or "__pycache__" in file.parts:
+                continue
+            link = folder / file
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.exists():
+                link.symlink_to(file.locate())
+
+
+def test_the_base_installation_holds_no_torch():
+    base = base_installation()
+    assert {"bentoml", "fastapi", "numpy", "pillow"} <= base
+    assert not {name for name in base if name.startswith(("torch", "onnxscript", "tensorboard"))}
+    assert len({"onnxruntime", "onnxruntime-gpu"} & base) == 1
+
+
+def test_the_service_is_imported_where_there_is_no_torch(tmp_path):
+    environment_without_the_extras(tmp_path)
+    code = """
+import importlib.util, json, sys
+sys.path[:0] = sys.argv[1:]
+import service.app
+import service.cli
+print(json.dumps({
+    "torch": importlib.util.find_spec("torch") is not None,
+    "training": [name for name in sys.modules if name.partition(".")[0] == "training"],
+    "service": service.app.__file__,
+}))
+"""
+    # -I -S: neither the environment of the tests nor their folder can be reached.
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, str(tmp_path), str(ROOT)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told == {
+        "torch": False,
+        "training": [],
+        "service": str(ROOT / "service" / "app.py"),
+    }
+
+
+def test_no_module_of_the_service_names_torch_or_training():
+    for path in (ROOT / "service").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            assert not {name.partition(".")[0] for name in names} & {"torch", "training"}, path

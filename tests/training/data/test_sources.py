@@ -1,0 +1,183 @@
+import gzip
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.pictures import drawn_digits
+from training.data.sources import DataError, open_source
+
+
+def noise() -> bytes:
+    out = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def picture(colour=(255, 0, 0), kind="PNG", size=(10, 12)) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", size, colour).save(out, kind)
+    return out.getvalue()
+
+
+TREE = {
+    "cat/1.png": picture(),
+    "cat/deep/2.jpg": picture(kind="JPEG"),
+    "dog/1.webp": picture(kind="WEBP"),
+    "notes.txt": b"no picture",
+}
+SPLIT_TREE = {f"train/{name}": data for name, data in TREE.items()} | {
+    "val/cat/9.png": picture((0, 255, 0)),
+}
+
+
+def write_folder(path, tree):
+    for name, data in tree.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+    return path
+
+
+def write_zip(path, tree):
+    path = path / "pictures.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in tree.items():
+            archive.writestr(name, data)
+    return path
+
+
+@pytest.fixture(params=[write_folder, write_zip], ids=["folder", "zip"])
+def write(request):
+    return request.param
+
+
+def test_sub_folders_are_classes(tmp_path, write):
+    source = open_source(write(tmp_path, TREE), "train")
+    assert list(source.names) == ["cat/1.png", "cat/deep/2.jpg", "dog/1.webp"]
+    assert source.class_names == ["cat", "dog"]
+    assert source.labels == [0, 0, 1]
+    assert source.read(0).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_a_split_is_a_folder_by_any_of_its_usual_names(tmp_path, write):
+    where = write(tmp_path, SPLIT_TREE)
+    assert len(open_source(where, "train").names) == 3
+    held_out = open_source(where, "test")
+    assert (held_out.names, held_out.class_names) == (["val/cat/9.png"], ["cat"])
+    with pytest.raises(DataError, match="no split 'extra'; it has: train, val"):
+        open_source(where, "extra")
+
+
+def test_pictures_without_sub_folders_have_no_classes(tmp_path, write):
+    source = open_source(write(tmp_path, {"1.png": picture(), "2.png": picture()}), "train")
+    assert source.labels is None
+    assert list(source.class_names) == []
+
+
+def test_a_corrupt_picture_raises_when_it_is_read_and_not_before(tmp_path, write):
+    tree = {"a/1.png": noise(), "a/2.png": noise()[:900], "a/3.png": b"", "a/4.png": b"x" * 99}
+    source = open_source(write(tmp_path, tree), "train")
+    source.read(0)
+    for index in (1, 2, 3):
+        with pytest.raises((OSError, ValueError)):
+            source.read(index)
+
+
+def test_no_pictures_at_all_are_an_error(tmp_path, write):
+    with pytest.raises(DataError, match="holds no pictures"):
+        open_source(write(tmp_path, {"notes.txt": b"x"}), "train")
+
+
+def test_a_path_that_is_nothing_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        open_source(tmp_path / "nope", "train")
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(DataError, match="neither a folder nor a ZIP"):
+        open_source(tmp_path / "file", "train")
+
+
+def test_idx_files_are_read_gzipped_or_not(digits):
+    pictures, labels = drawn_digits(600)
+    source = open_source(digits, "train")
+    assert source.class_names == [str(i) for i in range(10)]
+    assert source.labels == labels.tolist()
+    np.testing.assert_array_equal(np.asarray(source.read(599)), pictures[599])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda raw: raw[:-1],
+        lambda raw: raw[:10],
+        lambda raw: b"\0\0\x0d\x03" + raw[4:],
+        lambda raw: b"",
+    ],
+)
+def test_a_corrupt_idx_file_is_named(tmp_path, digits, spoil):
+    name = "train-images-idx3-ubyte.gz"
+    raw = gzip.decompress((digits / name).read_bytes())
+    (tmp_path / name).write_bytes(gzip.compress(spoil(raw)))
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(
+        (digits / "train-labels-idx1-ubyte").read_bytes()
+    )
+    with pytest.raises(DataError, match=name) as error:
+        open_source(tmp_path, "train")
+    assert "\n" not in str(error.value)
+
+
+def test_a_gzip_file_cut_short_is_named(tmp_path, digits):
+    name = "train-images-idx3-ubyte.gz"
+    (tmp_path / name).write_bytes((digits / name).read_bytes()[:500])
+    with pytest.raises(DataError, match="corrupt"):
+        open_source(tmp_path, "train")
+
+
+def hugging_face(count=6):
+    import datasets
+
+    pictures, labels = drawn_digits(count)
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "label": datasets.ClassLabel(names=[f"c{i}" for i in range(10)]),
+        }
+    )
+    rows = {"image": [Image.fromarray(p) for p in pictures], "label": labels.tolist()}
+    return datasets.Dataset.from_dict(rows, features=features), pictures
+
+
+@pytest.mark.parametrize("form", ["saved", "saved splits", "parquet"])
+def test_hugging_face_data_sets_are_read_from_disk(tmp_path, form):
+    import datasets
+
+    rows, pictures = hugging_face()
+    match form:
+        case "saved":
+            rows.save_to_disk(tmp_path / "set")
+        case "saved splits":
+            datasets.DatasetDict({"train": rows}).save_to_disk(tmp_path / "set")
+        case "parquet":
+            (tmp_path / "set").mkdir()
+            rows.to_parquet(tmp_path / "set" / "train-00000-of-00001.parquet")
+    source = open_source(tmp_path / "set", "train")
+    assert len(source.names) == 6
+    assert source.labels == list(range(6))
+    assert list(source.class_names) == [f"c{i}" for i in range(10)]
+    np.testing.assert_array_equal(np.asarray(source.read(3)), pictures[3])
+
+
+def test_a_data_set_of_the_hub_that_cannot_be_reached_is_one_line():
+    with pytest.raises(DataError, match="hub:nobody/nothing cannot be loaded") as error:
+        open_source("hub:nobody/nothing", "train")
+    assert "\n" not in str(error.value)
+
+
+def test_a_data_set_without_pictures_names_its_columns(tmp_path):
+    import datasets
+
+    datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "set")
+    with pytest.raises(DataError, match="no column of pictures; it has: text"):
+        open_source(tmp_path / "set", "train")

@@ -1,0 +1,60 @@
+import pickle
+
+import pytest
+import torch
+
+from training.checkpoints import Checkpoint, CheckpointError
+
+CHECKPOINT = Checkpoint(
+    turn=3,
+    images=192,
+    seconds=1.5,
+    device="test",
+    code_revision="test",
+    game={"networks": {"generator": {"weight": torch.arange(4.0)}}},
+)
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    CHECKPOINT.save(path)
+    loaded = Checkpoint.load(path)
+    assert (loaded.turn, loaded.images, loaded.seconds) == (3, 192, 1.5)
+    weight = loaded.game["networks"]["generator"]["weight"]
+    torch.testing.assert_close(weight, torch.arange(4.0), rtol=0, atol=0)
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    CHECKPOINT.save(path)
+    before = path.read_bytes()
+    unsavable = Checkpoint(4, 256, 2.0, "test", "test", {"network": lambda: None})
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        unsavable.save(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+class Malice:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_nothing_in_a_file_is_executed(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"format": 1, "game": Malice(tmp_path / "executed")}, path)
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
+        Checkpoint.load(path)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04"])
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content):
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
+        Checkpoint.load(path)

@@ -1,0 +1,83 @@
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.servers import free_port
+from training.checkpoints import Checkpoint
+
+TORCHRUN = Path(sys.executable).parent / "torchrun"
+
+
+def torchrun(digits, out, recipe, processes, *overrides) -> list[str]:
+    arguments = [
+        "train",
+        recipe,
+        f"data.path={digits}",
+        "train.images=3840",
+        "train.log_images=640",
+        "device.precision=float32",
+        *overrides,
+        "--out",
+        str(out),
+    ]
+    ganymede = str(Path(sys.executable).parent / "ganymede")
+    launcher = [
+        *[str(TORCHRUN), "--nproc-per-node", str(processes), "--master-port", str(free_port())],
+        "--no-python",
+    ]
+    return [*(launcher if processes > 1 else []), ganymede, *arguments]
+
+
+def train(digits, out, recipe, processes, *overrides) -> Checkpoint:
+    command = torchrun(digits, out, recipe, processes, *overrides)
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    return Checkpoint.load(out / "checkpoint.pt")
+
+
+ORIGINAL_GAN = ["generator.widths=[64]", "discriminator.widths=[32]", "discriminator.dropout=0"]
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_two_processes_equal_one_with_the_same_global_batch(tmp_path, digits, steps):
+    overrides = [*ORIGINAL_GAN, f"game.discriminator_steps={steps}"]
+    one = train(digits, tmp_path / "one", "gan-mnist", 1, *overrides)
+    two = train(digits, tmp_path / "two", "gan-mnist", 2, *overrides)
+    assert (one.turn, one.images) == (two.turn, two.images)
+    for player, weights in one.game["networks"].items():
+        start = 0.0
+        for key, weight in weights.items():
+            torch.testing.assert_close(
+                two.game["networks"][player][key], weight, rtol=1e-4, atol=1e-5
+            )
+            start += weight.abs().sum().item()
+        assert start > 0
+    for key, weight in one.game["average"].items():
+        torch.testing.assert_close(two.game["average"][key], weight, rtol=1e-4, atol=1e-5)
+
+
+def test_two_processes_asked_to_stop_save_the_run_and_go_on_from_there(tmp_path, digits):
+    overrides = [*ORIGINAL_GAN, "train.checkpoint_images=1280"]
+    command = torchrun(digits, tmp_path / "run", "gan-mnist", 2, "train.images=6400000", *overrides)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "run" / "checkpoint.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)
+    stopped = Checkpoint.load(tmp_path / "run" / "checkpoint.pt").images
+    assert stopped % 1280 != 0 or stopped > 1280
+    longer = f"train.images={stopped + 3840}"
+    resumed = train(digits, tmp_path / "run", "gan-mnist", 2, longer, *overrides)
+    assert stopped < resumed.images <= stopped + 3840
+
+
+def test_batch_normalised_networks_train_in_two_processes_too(tmp_path, digits):
+    small = ["generator.width=4", "discriminator.width=4"]
+    checkpoint = train(digits, tmp_path / "run", "dcgan-fashion", 2, *small)
+    assert checkpoint.images == 3840
+    assert all(torch.isfinite(weight).all() for weight in checkpoint.game["average"].values())

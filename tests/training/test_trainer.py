@@ -1,0 +1,170 @@
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.conftest import TINY
+from tests.servers import ganymede
+from training.checkpoints import Checkpoint
+from training.monitors import TrainingDiverged
+from training.recipe import RecipeError, load_recipe
+from training.run import Run
+from training.trainer import train
+
+OFTEN = ["train.checkpoint_images=640", "train.log_images=640", "train.sample_images=1280"]
+
+
+def command(recipe, digits, out, *more) -> list[str]:
+    overrides = [*TINY[recipe], f"data.path={digits}", *OFTEN, *more]
+    return ganymede("train", recipe, *overrides, "--out", out)
+
+
+def flat(state, prefix="") -> dict[str, torch.Tensor]:
+    found = {}
+    items = state.items() if isinstance(state, dict) else enumerate(state)
+    for key, value in items:
+        if isinstance(value, torch.Tensor):
+            found[f"{prefix}{key}"] = value
+        elif isinstance(value, dict | list):
+            found |= flat(value, f"{prefix}{key}.")
+    return found
+
+
+def assert_equal_bit_for_bit(one: Path, other: Path) -> None:
+    first, second = (Checkpoint.load(Run(run).checkpoint_path) for run in (one, other))
+    assert (first.turn, first.images) == (second.turn, second.images)
+    left, right = flat(first.game), flat(second.game)
+    assert left.keys() == right.keys()
+    for key, tensor in left.items():
+        torch.testing.assert_close(tensor, right[key], rtol=0, atol=0, msg=key)
+
+
+def kill_in_the_middle(arguments, run: Path, after: int) -> None:
+    """Start the command and SIGKILL it when the run has a checkpoint at `after` images or more."""
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    path = Run(run).checkpoint_path
+    deadline = time.monotonic() + 120
+    while not path.exists() or Checkpoint.load(path).images < after:
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize("recipe", TINY)
+def test_a_run_killed_and_started_again_equals_one_that_was_not(tmp_path, digits, recipe):
+    longer = ["train.images=64000", "data.flip=true"]
+    unbroken = command(recipe, digits, tmp_path / "unbroken", *longer)
+    subprocess.run(unbroken, check=True, capture_output=True)
+    broken = command(recipe, digits, tmp_path / "broken", *longer)
+    kill_in_the_middle(broken, tmp_path / "broken", after=3_000)
+    assert Checkpoint.load(tmp_path / "broken" / "checkpoint.pt").images < 60_000
+    subprocess.run(broken, check=True, capture_output=True)
+    assert_equal_bit_for_bit(tmp_path / "unbroken", tmp_path / "broken")
+    logged = [
+        [json.loads(line)["images"] for line in (tmp_path / run / "log.jsonl").open()]
+        for run in ("unbroken", "broken")
+    ]
+    assert logged[0] == logged[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_asked_to_stop_is_saved_and_says_so(tmp_path, digits, number):
+    arguments = command("gan-mnist", digits, tmp_path / "run", "train.images=6400000")
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / "checkpoint.pt").exists():
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "the same command goes on from there" in said
+    assert "Traceback" not in said
+
+
+def test_the_run_folder_holds_what_the_user_wants_to_see(tmp_path, digits):
+    done = subprocess.run(
+        command("dcgan-fashion", digits, tmp_path / "run", "train.images=2560"),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "D(x)" in done.stderr
+    assert "D(G(z))" in done.stderr
+    assert "images/s" in done.stderr
+    assert "ETA" in done.stderr
+    run = Run(tmp_path / "run")
+    sheets = sorted(run.samples.glob("*.png"))
+    assert [sheet.stem for sheet in sheets] == ["0000001280", "0000002560"]
+    assert Image.open(sheets[0]).size == (8 * 28, 8 * 28)
+    assert np.asarray(Image.open(sheets[0])).std() > 0
+    entries = [json.loads(line) for line in run.log_path.open()]
+    assert [entry["images"] for entry in entries] == [640, 1280, 1920, 2560]
+    assert {"loss_discriminator", "loss_generator", "real_score", "fake_score"} <= entries[0].keys()
+    assert 0 < entries[0]["real_score"] < 1
+    assert scalars(run) >= {"loss_generator", "images_per_second"}
+
+
+def scalars(run) -> set[str]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run.tensorboard))
+    events.Reload()
+    assert events.Tags()["images"] == ["samples"]
+    return set(events.Tags()["scalars"])
+
+
+def test_a_finished_run_is_finished_and_a_longer_one_goes_on(tmp_path, digits):
+    overrides = [*TINY["gan-mnist"], f"data.path={digits}"]
+    run = Run(tmp_path / "run")
+    assert train(load_recipe("gan-mnist", overrides), run).images == 640
+    before = run.checkpoint_path.read_bytes()
+    assert train(load_recipe("gan-mnist", overrides), run).images == 640
+    assert run.checkpoint_path.read_bytes() == before
+    assert train(load_recipe("gan-mnist", [*overrides, "train.images=1280"]), run).images == 1280
+
+
+def test_a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint(tmp_path, digits):
+    overrides = [*TINY["gan-mnist"], f"data.path={digits}", "train.checkpoint_images=128"]
+    run = Run(tmp_path / "run")
+    train(load_recipe("gan-mnist", overrides), run)
+    checkpoint = Checkpoint.load(run.checkpoint_path)
+    # A step so large that the weights overflow.
+    for group in checkpoint.game["optimizers"]["generator"]["param_groups"]:
+        group["lr"] = float("inf")
+    checkpoint.save(run.checkpoint_path)
+    good = run.checkpoint_path.read_bytes()
+    with pytest.raises(TrainingDiverged, match="lower the learning rates"):
+        train(load_recipe("gan-mnist", [*overrides, "train.images=1280"]), run)
+    assert run.checkpoint_path.read_bytes() == good
+
+
+def test_a_device_that_is_not_there_is_one_line(tmp_path, digits):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    arguments = command("gan-mnist", digits, tmp_path / "run", "device.device=cuda")
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("Error: device.device is 'cuda'")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_of_another_recipe_is_refused(tmp_path, digits):
+    run = Run(tmp_path / "run")
+    overrides = [*TINY["gan-mnist"], f"data.path={digits}"]
+    train(load_recipe("gan-mnist", overrides), run)
+    with pytest.raises(RecipeError, match="another recipe"):
+        train(load_recipe("gan-mnist", [*overrides, "generator.z_dim=7"]), run)
+
+
+def test_bfloat16_trains_too(tmp_path, digits):
+    overrides = [*TINY["dcgan-fashion"], f"data.path={digits}", "device.precision=bfloat16"]
+    result = train(load_recipe("dcgan-fashion", overrides), Run(tmp_path / "run"))
+    assert result.images == 640
+    assert result.signs["loss_generator"] > 0
