@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ def serving(
     `until` says what to wait for: `ready`, or only `live`, for a service that will not be ready.
     """
     port = free_port()
-    log = models.parent / f"serve-{port}.log"
+    log = Path(tempfile.mkdtemp(prefix="ganymede-test-")) / "serve.log"
     command = command or ganymede("serve", "--models", models, *flags)
     with log.open("wb") as out:
         process = subprocess.Popen(

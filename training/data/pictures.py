@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from pydantic import PositiveInt
 
 from training.data.catalogue import KNOWN, locate
@@ -111,6 +111,10 @@ def fit(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:
 
     Transparency becomes white unless four channels are asked for.
     """
+    # Cameras write pictures as the sensor lay, and say in EXIF how to turn them.
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _to_8_bits(image)
     if channels == 4:
         image = image.convert("RGBA")
     else:
@@ -124,6 +128,14 @@ def fit(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:
         box = (left, top, left + side, top + side)
         image = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
     return np.asarray(image).reshape(size, size, channels)
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Scale a picture of 16 bits a value; Pillow's own conversion would cut all above 255 off."""
+    values = np.asarray(image).astype(np.float64)
+    if values.max(initial=0) > 255:
+        values = values / 257
+    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
 
 
 def _decode(source: Source, options: DataOptions, folder: Path, progress: Progress | None) -> None:

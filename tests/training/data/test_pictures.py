@@ -49,6 +49,30 @@ def test_the_middle_is_kept_and_made_smaller_without_aliasing():
     assert abs(small[:, 1:-1].astype(int) - 127).max() <= 6
 
 
+def test_pictures_are_turned_as_exif_says(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # Turned by a quarter to the right when shown.
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:8] = 255
+    Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    shown = prepare(options(tmp_path)).pixels[0]
+    assert shown[:, 10:].min() > 200
+    assert shown[:, :6].max() < 55
+
+
+def test_sixteen_bits_become_eight_by_scale(tmp_path):
+    values = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    pixels = prepare(options(tmp_path, channels=1)).pixels[0, ..., 0]
+    np.testing.assert_array_equal(pixels.flatten(), np.arange(256))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F"])
+def test_every_mode_of_picture_is_read(mode):
+    for channels in (1, 3, 4):
+        assert fit(Image.new(mode, (20, 20)), 16, channels).shape == (16, 16, channels)
+
+
 def test_a_picture_that_fits_is_not_touched():
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     np.testing.assert_array_equal(fit(Image.fromarray(pixels), 16, 3), pixels)

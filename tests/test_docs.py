@@ -1,0 +1,65 @@
+"""What the documentation tells to type, typed."""
+
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.servers import serving
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    with serving(ROOT / "models") as server:
+        yield server
+
+
+def examples(file: str, language: str, containing: str) -> list[str]:
+    """The fenced blocks of a language in a file."""
+    fence = re.compile(rf"^```{language}\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    blocks = fence.findall((ROOT / file).read_text())
+    return [block for block in blocks if containing in block]
+
+
+def here(text: str, server) -> str:
+    return text.replace("http://localhost:3000", server.url).replace("localhost:3000", server.url)
+
+
+def test_the_readmes_curl_gives_a_picture(shipped, tmp_path):
+    (command,) = examples("README.md", "", "curl")
+    subprocess.run(["bash", "-ec", here(command, shipped)], cwd=tmp_path, check=True)
+    image = Image.open(tmp_path / "a.png")
+    assert (image.format, image.size) == ("PNG", (28, 28))
+    path = re.search(
+        r"http://localhost:3000(/v1/models/\S+\.png)", (ROOT / "README.md").read_text()
+    )
+    with shipped.client() as client:
+        answer = client.get(path.group(1))
+        assert answer.content == (tmp_path / "a.png").read_bytes()
+        assert Image.open(io.BytesIO(answer.content)).text["ganymede"]
+
+
+@pytest.mark.parametrize("command", examples("docs/http.md", "", "curl"))
+def test_the_curl_examples_run(shipped, tmp_path, command):
+    subprocess.run(["bash", "-ec", here(command, shipped)], cwd=tmp_path, check=True)
+
+
+@pytest.mark.parametrize("code", examples("docs/http.md", "python", "import"))
+def test_the_python_examples_print_what_their_comments_say(shipped, code):
+    done = subprocess.run(
+        [sys.executable, "-c", here(code, shipped)], check=True, capture_output=True, text=True
+    )
+    expected = re.findall(r"print\(.*\)  # (.*)", code)
+    assert done.stdout.splitlines() == expected
+
+
+def test_links_between_the_documents_lead_somewhere():
+    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
