@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from service.runtime.catalog import model_folders
-from service.runtime.model import GENERATOR, Model
+from service.runtime.manifest import GENERATOR
+from service.runtime.model import Model
 from service.runtime.sessions import ExecutionPlan, Provider, usable_cpus
 
 BASE = ExecutionPlan(workers=1, threads=1, max_rows=1)

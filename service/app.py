@@ -27,6 +27,9 @@ from service.api.metrics import SchedulerMetrics
 from service.runtime.engine import Engine, EngineState
 from service.settings import Settings
 
+# Seconds that accepted work has to end at shutdown.
+DRAIN_S = 20.0
+
 settings = Settings()
 engine = Engine(
     settings.models,
@@ -70,5 +73,5 @@ class Ganymede:
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def drain(self) -> None:
-        """Let the accepted requests end."""
-        await asyncio.to_thread(engine.drain, settings.drain_s)
+        """Let the accepted work end. By now the server has seen to its open connections."""
+        await asyncio.to_thread(engine.drain, DRAIN_S)

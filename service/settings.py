@@ -29,7 +29,7 @@ class Settings(BaseSettings):
         default="auto",
         description="auto takes CUDA when it is there. cuda is not ready without it.",
     )
-    max_images: Annotated[int, Field(gt=0)] = Field(
+    max_images: Annotated[int, Field(gt=0, le=10_000)] = Field(
         default=256, description="Images in one request; more are refused with 422."
     )
     queue_pixels: Annotated[int, Field(gt=0)] = Field(
@@ -39,7 +39,4 @@ class Settings(BaseSettings):
     )
     deadline_s: Annotated[float, Field(gt=0)] = Field(
         default=30.0, description="Seconds after which a request gets 504 and its work is dropped."
-    )
-    drain_s: Annotated[float, Field(ge=0)] = Field(
-        default=20.0, description="Seconds that accepted requests have to end at shutdown."
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from service import __version__
 
 
 def code_revision() -> str:
@@ -20,10 +21,7 @@ def code_revision() -> str:
         changed = _git(root, "status", "--porcelain", "--untracked-files=no", "service", "training")
         return commit + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
-        try:
-            return version("ganymede")
-        except PackageNotFoundError:
-            return "unknown"
+        return __version__
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 import torch
@@ -23,8 +24,11 @@ class DeviceOptions(Options):
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
-    def pick_device(self, local_rank: int = 0) -> torch.device:
-        """Return the device asked for. Raises DeviceUnavailable."""
+    def pick_device(self) -> torch.device:
+        """Return the device asked for; of several GPUs, that of this process.
+
+        Raises DeviceUnavailable.
+        """
         there = {
             "cuda": torch.cuda.is_available(),
             "mps": torch.backends.mps.is_available(),
@@ -36,8 +40,9 @@ class DeviceOptions(Options):
         if not there[kind]:
             raise DeviceUnavailable(f"device.device is {kind!r}, and PyTorch finds none here")
         if kind == "cuda":
-            torch.cuda.set_device(local_rank)
-            return torch.device("cuda", local_rank)
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(device)
+            return device
         return torch.device(kind)
 
     def pick_precision(self, device: torch.device) -> Precision:

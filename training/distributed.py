@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -22,7 +23,6 @@ class Share:
 
     rank: int = 0
     world: int = 1
-    local_rank: int = 0
 
     @property
     def leads(self) -> bool:
@@ -30,7 +30,10 @@ class Share:
         return self.rank == 0
 
     def part(self, whole: Tensor) -> Tensor:
-        """Return this process's rows of a batch ``[N, ...]`` drawn alike in every process."""
+        """Return this process's rows of a batch ``[N, ...]`` drawn alike in every process.
+
+        N is a multiple of `world`.
+        """
         return whole.chunk(self.world)[self.rank] if self.world > 1 else whole
 
     def mean(self, values: Tensor) -> Tensor:
@@ -68,7 +71,7 @@ class Share:
 
 
 @contextmanager
-def joined() -> Iterator[Share]:
+def joined(device: torch.device) -> Iterator[Share]:
     """Join the process group that ``torchrun`` describes in the environment, if it does.
 
     What the group's processes share (wrapped networks) must be gone when the block ends.
@@ -77,8 +80,14 @@ def joined() -> Iterator[Share]:
     if world == 1:
         yield Share()
         return
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    share = Share(dist.get_rank(), world, int(os.environ.get("LOCAL_RANK", "0")))
+    cuda = device.type == "cuda"
+    dist.init_process_group(
+        "nccl" if cuda else "gloo",
+        device_id=device if cuda else None,
+        # The others wait while the leader decodes, which may take long the first time.
+        timeout=timedelta(hours=6),
+    )
+    share = Share(dist.get_rank(), world)
     try:
         yield share
         # Nobody leaves while another still talks to it.

@@ -21,6 +21,7 @@ from service.runtime import latents
 from service.runtime.catalog import model_folders
 from service.runtime.errors import UserError
 from service.runtime.manifest import (
+    GENERATOR,
     MANIFEST_FILE,
     SLUG,
     Graph,
@@ -30,12 +31,11 @@ from service.runtime.manifest import (
     TrainingProvenance,
     file_sha256,
 )
-from service.runtime.model import GENERATOR, Model
+from service.runtime.model import Model
 from service.runtime.sessions import Array, ExecutionPlan, Provider, Session
 from training.checkpoints import Checkpoint, CheckpointError
 from training.grids import grid
 from training.model_card import model_card
-from training.networks.shapes import ImageShape
 from training.recipe import Recipe
 from training.run import Run
 
@@ -102,8 +102,7 @@ def export_run(run: Run, name: str, models: Path, version: str | None = None) ->
 
 def load_generator(recipe: Recipe, checkpoint: Checkpoint) -> nn.Module:
     """Return the averaged generator of a checkpoint, ready to be evaluated."""
-    data = recipe.data
-    generator = recipe.generator.build(ImageShape(data.channels, data.resolution, data.resolution))
+    generator = recipe.generator.build(recipe.shape)
     generator.load_state_dict(checkpoint.game["average"])
     return generator.eval()
 
@@ -129,14 +128,17 @@ def export_generator(generator: nn.Module, z_dim: int, path: Path) -> Graph:
         )
     if program is None:
         raise ExportError("torch.onnx returned no graph")
-    graph = program.model_proto
+    graph = _without_traces(program.model_proto)
     if left := {node.op_type for node in graph.graph.node} & {"BatchNormalization"}:
         raise ExportError(f"the graph still holds {', '.join(left)}; fold it before exporting")
     z = torch.from_numpy(latents.draw(range(CHECKED_LATENTS), z_dim))
-    _check(graph, served, generator, z)
+    pixels = _check(graph, served, generator, z)
     del graph.graph.output[1]
     onnx.save(graph, path)
     session = Session(path, Provider.CPU, _PLAN)
+    for size in CHECKED_BATCHES:
+        if not np.array_equal(_in_batches(session, z, size)["pixels"], pixels):
+            raise ExportError(f"{path.name} makes other pictures than the graph that was checked")
     return Graph(
         file=path.name,
         sha256=file_sha256(path),
@@ -167,8 +169,29 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
     return network
 
 
-def _check(graph: onnx.ModelProto, served: ServedGenerator, original: nn.Module, z: Tensor) -> None:
-    """Compare ONNX Runtime with PyTorch at several batch sizes, and batches with their rows."""
+def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Remove what the exporter notes of its source: paths and lines, which are no part of a model.
+
+    With them the digest of equal weights would differ from checkout to checkout.
+    """
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    for weight in graph.initializer:
+        weight.ClearField("metadata_props")
+        weight.ClearField("doc_string")
+    model.ClearField("functions")
+    return model
+
+
+def _check(
+    graph: onnx.ModelProto, served: ServedGenerator, original: nn.Module, z: Tensor
+) -> Array:
+    """Compare ONNX Runtime with PyTorch at several batch sizes, and batches with their rows.
+
+    Returns the pixels of `z`. Raises ExportError.
+    """
     with torch.no_grad():
         expected_images = original(z).numpy()
         expected_pixels = served(z)[0].numpy()
@@ -190,6 +213,7 @@ def _check(graph: onnx.ModelProto, served: ServedGenerator, original: nn.Module,
             raise ExportError(f"at batch {size} pixels differ from PyTorch's by {steps} steps")
         if not np.array_equal(outputs["pixels"], rows["pixels"]):
             raise ExportError(f"a batch of {size} is not equal to its rows one by one")
+    return rows["pixels"]
 
 
 def _in_batches(session: Session, z: Tensor, size: int) -> Mapping[str, Array]:
@@ -220,7 +244,7 @@ def _manifest(
             seed=recipe.train.seed,
             code_revision=checkpoint.code_revision,
         ),
-        license="Apache-2.0",
+        license=recipe.license,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import yaml
@@ -20,6 +20,7 @@ from training.data.pictures import DataOptions
 from training.device import DeviceOptions
 from training.losses import LossName
 from training.networks import DiscriminatorOptions, GeneratorOptions
+from training.networks.shapes import ImageShape
 from training.options import Options, nearest
 
 SHIPPED = Path(__file__).parent / "recipes"
@@ -29,12 +30,15 @@ class RecipeError(UserError):
     """The recipe cannot be used; the message is one line."""
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class AdamOptions(Options):
     """Adam (Kingma and Ba 2014, arXiv:1412.6980)."""
 
     algorithm: Literal["adam"] = "adam"
     learning_rate: float = Field(default=2e-4, gt=0)
-    betas: tuple[float, float] = (0.5, 0.999)
+    betas: tuple[Beta, Beta] = (0.5, 0.999)
 
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
         """Make the optimiser of `network`'s weights."""
@@ -85,6 +89,8 @@ class Recipe(Options):
     # The name that the model card gives; a shipped recipe has that of its file.
     name: str = ""
     summary: str
+    # The licence of the weights, for who trains them to choose.
+    license: str = "unknown"
     data: DataOptions
     game: NoiseToImageOptions = NoiseToImageOptions()
     generator: GeneratorOptions
@@ -95,12 +101,24 @@ class Recipe(Options):
     device: DeviceOptions = DeviceOptions()
 
     @model_validator(mode="after")
-    def _steps_fit(self) -> Recipe:
-        if self.train.images < self.train.batch:
-            raise ValueError(
-                f"train.images ({self.train.images}) is less than one batch ({self.train.batch})"
-            )
+    def _turns_fit(self) -> Recipe:
+        turn = self.train.batch * self.game.discriminator_steps
+        if self.train.images < turn:
+            raise ValueError(f"train.images ({self.train.images}) is less than one turn ({turn})")
         return self
+
+    @model_validator(mode="after")
+    def _networks_can_be_built(self) -> Recipe:
+        # On the device `meta` a network has shapes and no weights, so this costs nothing.
+        with torch.device("meta"):
+            self.generator.build(self.shape)
+            self.discriminator.build(self.shape)
+        return self
+
+    @property
+    def shape(self) -> ImageShape:
+        """The pictures that the players make and judge."""
+        return ImageShape(self.data.channels, self.data.resolution, self.data.resolution)
 
     def to_yaml(self) -> str:
         """Write the recipe whole, every default included."""

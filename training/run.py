@@ -43,18 +43,27 @@ class Run:
 
         Raises RecipeError when the folder holds a run of another recipe.
         """
-        if self.recipe_path.exists():
+        if self.folder.exists() and not self.folder.is_dir():
+            raise RecipeError(f"{self.folder} is a file; a run needs a folder")
+        # Without a checkpoint there is nothing that another recipe could spoil.
+        if self.recipe_path.exists() and self.checkpoint_path.exists():
             difference = _difference(self.recipe(), recipe)
             if difference:
                 raise RecipeError(
                     f"{self.folder} holds a run of another recipe ({difference}); "
                     "choose another --out, or the same values"
                 )
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif not self.recipe_path.exists() and self._holds_files():
             raise RecipeError(f"{self.folder} is neither empty nor a run folder")
-        self.samples.mkdir(parents=True, exist_ok=True)
         with replacing(self.recipe_path) as temporary:
             temporary.write_text(recipe.to_yaml())
+        self.samples.mkdir(exist_ok=True)
+
+    def _holds_files(self) -> bool:
+        """Whether there is anything in the folder but what a killed run was writing."""
+        if not self.folder.exists():
+            return False
+        return any(not path.name.startswith(".") for path in self.folder.iterdir())
 
     def rewind_log(self, images: int) -> None:
         """Drop what was logged after the checkpoint that the run goes on from."""
@@ -82,7 +91,9 @@ def _difference(old: Recipe, new: Recipe) -> str:
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     for key in before.keys() | after.keys():
         section, _, last = key.partition(".")
-        if section in ("device", "summary") or (section == "train" and last in CADENCE):
+        if section in ("device", "name", "summary", "license") or (
+            section == "train" and last in CADENCE
+        ):
             continue
         if key == "data.path":
             continue  # The same pictures may lie elsewhere today.

@@ -26,7 +26,7 @@ from training.games.noise_to_image import NoiseToImage
 from training.grids import grid, save_image, to_pixels
 from training.monitors import Signs, assert_finite
 from training.progress import Display, Silence, display
-from training.recipe import Recipe
+from training.recipe import Recipe, RecipeError
 from training.run import Run
 
 if TYPE_CHECKING:
@@ -59,12 +59,17 @@ def train(recipe: Recipe, run: Run) -> Result | None:
     Returns None in a process that helps another one. On SIGINT and SIGTERM the run is saved and
     Interrupted raised. Raises RecipeError, DataError, DeviceUnavailable, TrainingDiverged.
     """
-    with joined() as share:
-        result = _train(recipe, run, share)
+    device = recipe.device.pick_device()
+    with joined(device) as share:
+        result = _train(recipe, run, device, share)
         return result if share.leads else None
 
 
-def _train(recipe: Recipe, run: Run, share: Share) -> Result:
+def _train(recipe: Recipe, run: Run, device: torch.device, share: Share) -> Result:
+    if recipe.train.batch % share.world:
+        raise RecipeError(
+            f"train.batch ({recipe.train.batch}) cannot be shared by {share.world} processes"
+        )
     if share.leads:
         run.open(recipe)
     share.wait()
@@ -76,7 +81,6 @@ def _train(recipe: Recipe, run: Run, share: Share) -> Result:
     if not share.leads:
         pictures = prepare(recipe.data)
 
-    device = recipe.device.pick_device(share.local_rank)
     game = NoiseToImage(recipe, device, recipe.device.pick_precision(device), share)
     checkpoint = None
     if run.checkpoint_path.exists():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import RedirectResponse
 
+from service import __version__
 from service.api import errors, generate, metrics, models
 from service.runtime.engine import Engine, EngineState, NotReady
 from service.runtime.model import Model
@@ -20,7 +20,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     app = FastAPI(
         title="Ganymede",
         summary="Pictures from generative adversarial networks.",
-        version=_version(),
+        version=__version__,
     )
 
     def find(name: str) -> Model:
@@ -52,10 +52,3 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
         return RedirectResponse("/docs")
 
     return app
-
-
-def _version() -> str:
-    try:
-        return version("ganymede")
-    except PackageNotFoundError:  # Inside a Bento the code is there, the distribution is not.
-        return "0"

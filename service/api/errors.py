@@ -22,6 +22,7 @@ from service.runtime.scheduler import DeadlineExceeded, Draining, JobTooLarge, Q
 
 log = logging.getLogger("ganymede.api")
 
+_MOST_ERRORS = 20
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -159,7 +160,7 @@ def _from_validation(error: RequestValidationError) -> Problem:
             400, "invalid-json", "The body is not JSON", f"the body is not JSON: {reason}"
         )
     errors = []
-    for problem in problems:
+    for problem in problems[:_MOST_ERRORS]:
         path = [str(part) for part in problem["loc"] if part not in ("body", "query", "path")]
         errors.append({"field": ".".join(path) or "body", "message": str(problem["msg"])})
     detail = "; ".join(f"{e['field']}: {e['message']}" for e in errors[:5])

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import Response
 
+from service import __version__
 from service.api import running
 from service.api.errors import Problem, invalid
 from service.api.negotiation import Form, negotiate
@@ -70,8 +71,14 @@ def router(engine: Engine, settings: Settings, find: Any) -> APIRouter:
         seeds = _seeds(body, settings.max_images)
         form = negotiate(body.format, accept, len(seeds))
         model: Model = find(body.model)
-        pixels = await running.generate(engine, request, model, seeds, settings.deadline_s)
-        return await running.in_encoder(engine, lambda: _answer(model, seeds, pixels, form))
+        return await running.generate(
+            engine,
+            request,
+            model,
+            seeds,
+            settings.deadline_s,
+            lambda pixels: _answer(model, seeds, pixels, form),
+        )
 
     @routes.get(
         "/v1/models/{name}/images/{seed}.{extension}",
@@ -107,11 +114,15 @@ def router(engine: Engine, settings: Settings, find: Any) -> APIRouter:
             if version or "@" in name
             else "public, max-age=60",
         }
-        if if_none_match and headers["etag"] in if_none_match:
+        if if_none_match and (if_none_match.strip() == "*" or headers["etag"] in if_none_match):
             return Response(status_code=304, headers=headers)
-        pixels = await running.generate(engine, request, model, [seed], settings.deadline_s)
-        response = await running.in_encoder(
-            engine, lambda: _answer(model, [seed], pixels, Form("image", kind))
+        response = await running.generate(
+            engine,
+            request,
+            model,
+            [seed],
+            settings.deadline_s,
+            lambda pixels: _answer(model, [seed], pixels, Form("image", kind)),
         )
         response.headers.update(headers)
         return response
@@ -184,5 +195,8 @@ def _provenance(model: Model, seed: int) -> dict[str, Any]:
 
 
 def _etag(model: Model, seed: int, kind: ImageFormat) -> str:
-    parameters = json.dumps([model.digest, seed, kind])
+    # All that the file's bytes depend on: with the pixels, what the file says of itself, and how
+    # this version of Ganymede encodes it.
+    made = [__version__, model.manifest.name, model.manifest.version, model.digest]
+    parameters = json.dumps([*made, seed, kind])
     return f'"{hashlib.sha256(parameters.encode()).hexdigest()[:32]}"'

@@ -66,7 +66,8 @@ class RequestMetrics:
         try:
             await self._app(scope, receive, watch)
         finally:
-            route = getattr(scope.get("route"), "path", "unmatched")
+            # Of what no route of ours has answered, not even the method is a label: it may be any.
+            route = getattr(scope.get("route"), "path", None) or "unmatched"
             method = scope["method"] if route != "unmatched" else "any"
             REQUESTS.labels(route, method, str(status)).inc()
             REQUEST_SECONDS.labels(route).observe(time.perf_counter() - began)

@@ -21,6 +21,14 @@ _MEDIA_TYPES: dict[str, Format] = {
 }
 
 
+# What a wildcard stands for, the first choice first.
+_WILDCARDS = {
+    "*/*": ("application/json", "image/png"),
+    "application/*": ("application/json", "application/zip", "application/x-npy"),
+    "image/*": ("image/png", "image/webp", "image/jpeg"),
+}
+
+
 @dataclass(frozen=True)
 class Form:
     """How the pictures are wrapped, and how each is encoded."""
@@ -46,16 +54,13 @@ def negotiate(wanted: Format | None, accept: str | None, count: int) -> Form:
 def _from_accept(accept: str | None) -> Format:
     if not accept:
         return "json"
-    ranges = sorted((_parse(part) for part in accept.split(",")), key=lambda r: -r[1])
-    for media_range, quality in ranges:
-        if quality <= 0:
-            continue
-        if media_range in ("*/*", "application/*"):
-            return "json"
-        if media_range == "image/*":
-            return "png"
-        if media_range in _MEDIA_TYPES:
-            return _MEDIA_TYPES[media_range]
+    ranges = [_parse(part) for part in accept.split(",")]
+    refused = {media_range for media_range, quality in ranges if not quality > 0}
+    # The best quality first; at equal quality what is named before what a wildcard stands for.
+    for media_range, _ in sorted(ranges, key=lambda r: (-r[1], "*" in r[0])):
+        for media_type in _WILDCARDS.get(media_range, (media_range,)):
+            if media_type in _MEDIA_TYPES and not {media_type, media_range} & refused:
+                return _MEDIA_TYPES[media_type]
     raise Problem(
         406,
         "not-acceptable",
@@ -73,4 +78,5 @@ def _parse(part: str) -> tuple[str, float]:
                 quality = float(parameter[2:])
             except ValueError:
                 quality = 0.0
+            quality = quality if 0 <= quality <= 1 else 0.0
     return media_range, quality

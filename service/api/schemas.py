@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.runtime.latents import MAX_SEED
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+# Beyond what any operator may allow; the maximum in force is a setting.
+MOST_IMAGES = 10_000
 Format = Literal["png", "jpeg", "webp", "npy", "zip", "json"]
 
 
@@ -27,7 +29,10 @@ class GenerateRequest(BaseModel):
         default=None,
         description="Picture i has seed + i. Drawn at random when neither seed nor seeds is said.",
     )
-    seeds: list[Seed] | None = Field(default=None, min_length=1)
+    # The first bad seed is enough to refuse the request; a million of them would take seconds.
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=MOST_IMAGES, fail_fast=True)] | (
+        None
+    ) = None
     format: Format | None = Field(
         default=None,
         description="Goes before the Accept header. One picture comes as itself (png, jpeg, webp); "

@@ -113,7 +113,12 @@ def model_folders(folder: Path) -> Iterator[Path]:
     for name in sorted(folder.iterdir() if folder.is_dir() else []):
         if not name.is_dir() or name.name.startswith("."):
             continue
-        for version in sorted(name.iterdir(), key=lambda path: version_key(path.name)):
+        try:
+            versions = list(name.iterdir())
+        except OSError as error:  # Such as the lost+found of a mounted volume.
+            log.warning("%s is left out: %s", name, error.strerror)
+            continue
+        for version in sorted(versions, key=lambda path: version_key(path.name)):
             if version.is_dir() and not version.name.startswith("."):
                 yield version
 

@@ -10,14 +10,16 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from enum import StrEnum
 from pathlib import Path
+from typing import TypeVar
 
 from service.runtime.catalog import Catalog, State
-from service.runtime.model import GENERATOR, Model
+from service.runtime.manifest import GENERATOR
+from service.runtime.model import Model
 from service.runtime.scheduler import Job, Lane, Observer, Scheduler, Workers
 from service.runtime.sessions import (
     Provider,
@@ -30,6 +32,8 @@ from service.runtime.sessions import (
 )
 
 log = logging.getLogger("ganymede.engine")
+
+T = TypeVar("T")
 
 
 class EngineState(StrEnum):
@@ -65,13 +69,21 @@ class Engine:
         self.clock = time.monotonic
         self.state = EngineState.STARTING
         self.reason: str | None = "the models are being loaded"
-        self.encoders = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="ganymede-encoder")
+        self._encoders = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="ganymede-encoder")
         self._scheduler = Scheduler(self.clock, queue_pixels, observer)
         self._workers: Workers | None = None
         self._transition = threading.Lock()
 
     def start(self) -> None:
         """Load every model and become ready, or failed with a reason. Never raises."""
+        try:
+            self._start()
+        except Exception as error:
+            # Started in a thread of its own, where an error would leave it starting for ever.
+            log.exception("the start failed")
+            self._become(EngineState.FAILED, f"the start failed: {error}")
+
+    def _start(self) -> None:
         try:
             self.provider = pick_provider(self.wish)
         except ProviderUnavailable as error:
@@ -100,7 +112,8 @@ class Engine:
     def submit(self, model: Model, seeds: Sequence[int], deadline: float = math.inf) -> Job:
         """Queue the pictures of `seeds`; the job's future ends with ``pixels`` [N, H, W, C] uint8.
 
-        `deadline` is a time of `clock`. Raises NotReady, and what Scheduler.submit raises.
+        `deadline` is a time of `clock`. The job is held: `encode` lets go of it at its end, and who
+        does not come to that calls `abandon`. Raises NotReady, and what Scheduler.submit raises.
         """
         if self.state is not EngineState.READY:
             raise NotReady(self.reason or self.state)
@@ -111,9 +124,24 @@ class Engine:
             pixels_per_row=model.manifest.image.pixels,
             label=model.manifest.name,
         )
-        job = Job(lane, model.feeds(seeds), deadline)
+        job = Job(lane, model.feeds(seeds), deadline, held=True)
         self._scheduler.submit(job)
         return job
+
+    def encode(self, job: Job, work: Callable[[], T]) -> Future[T]:
+        """Run `work` on the outputs of `job` in the encoders' pool, away from the event loop.
+
+        The job keeps its place within the bound until then, so that what waits to be encoded is
+        bounded too.
+        """
+        encoding = self._encoders.submit(work)
+        encoding.add_done_callback(lambda _: self._scheduler.release(job))
+        return encoding
+
+    def abandon(self, job: Job) -> None:
+        """Cancel a job that nobody waits for any more, and let go of it."""
+        self._scheduler.cancel(job)
+        self._scheduler.release(job)
 
     def drain(self, timeout: float) -> bool:
         """Take in nothing more; wait for the accepted jobs. True when all of them have ended."""
@@ -127,7 +155,7 @@ class Engine:
         if self._workers:
             self._workers.join(timeout=1)
         self._become(EngineState.STOPPED, "the service has stopped")
-        self.encoders.shutdown(wait=True)
+        self._encoders.shutdown(wait=True)
         return True
 
     def _become(self, state: EngineState, reason: str) -> None:

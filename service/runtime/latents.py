@@ -17,5 +17,11 @@ def draw(seeds: Sequence[int], dimension: int) -> NDArray[np.float32]:
     The latent of seed s is ``RandomState(s).randn(1, dimension)``, as in NVIDIA's generators.
     Raises ValueError for a seed outside 0 to 2³² - 1.
     """
-    rows = [np.random.RandomState(seed).randn(1, dimension) for seed in seeds]
-    return np.concatenate(rows).astype(np.float32) if rows else np.empty((0, dimension), np.float32)
+    rows = np.empty((len(seeds), dimension), np.float32)
+    # One state, seeded anew for each row: a new one takes a hundred times as long, for the entropy
+    # that it gathers and throws away.
+    state = np.random.RandomState(0)
+    for row, seed in zip(rows, seeds, strict=True):
+        state.seed(seed)
+        row[:] = state.randn(dimension)
+    return rows

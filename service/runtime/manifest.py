@@ -17,11 +17,20 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from service.runtime.errors import UserError
 
 MANIFEST_FILE = "model.json"
+# The graph that makes the pictures of a model whose task is `generate`.
+GENERATOR = "generator"
 
 # A name or a version is a path component, and stands in URLs: lower case, no separators.
 SLUG = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
@@ -31,7 +40,7 @@ FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]
 Positive = Annotated[int, Field(gt=0)]
 
 # The route that serves the model is named like its task.
-Task = Literal["generate", "translate", "upscale", "inpaint", "colorize", "text-to-image", "text"]
+Task = Literal["generate"]
 
 
 class ManifestError(UserError):
@@ -63,7 +72,7 @@ class LatentSpace(_Part):
     """What `z` is: `seed_rule` says how a seed becomes one row of it."""
 
     dimension: Positive
-    distribution: Literal["normal", "truncated-normal"] = "normal"
+    distribution: Literal["normal"] = "normal"
     seed_rule: Literal["numpy-randomstate"] = "numpy-randomstate"
     truncation: Truncation | None = None
 
@@ -149,6 +158,16 @@ class Manifest(_Part):
     provenance: Annotated[TrainingProvenance | ImportProvenance, Field(discriminator="kind")]
     quality: tuple[Quality, ...] = ()
     license: str
+
+    @model_validator(mode="after")
+    def _fits_its_task(self) -> Manifest:
+        if self.task == "generate":
+            if self.latent is None:
+                raise ValueError("a model that generates needs a latent space")
+            graph = self.graphs.get(GENERATOR)
+            if graph is None or "z" not in graph.inputs or "pixels" not in graph.outputs:
+                raise ValueError(f"a model that generates needs a graph {GENERATOR!r}: z to pixels")
+        return self
 
     @property
     def digest(self) -> str:

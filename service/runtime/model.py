@@ -8,11 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from service.runtime import latents
-from service.runtime.manifest import Graph, file_sha256, read_manifest
+from service.runtime.manifest import GENERATOR, Graph, file_sha256, read_manifest
 from service.runtime.sessions import Array, ExecutionPlan, GraphError, Provider, Session
-
-# The graph that makes the pictures of a model whose task is `generate`.
-GENERATOR = "generator"
 
 
 class Model:
@@ -37,8 +34,6 @@ class Model:
 
     def _warm(self) -> None:
         """Run one picture: the first run allocates, and a wrong shape shows here, not in public."""
-        if self.manifest.latent is None:
-            return
         image = self.manifest.image
         pixels = self.generate([0])
         expected = (1, image.height, image.width, image.channels)
@@ -49,9 +44,8 @@ class Model:
             )
 
     def feeds(self, seeds: Sequence[int]) -> dict[str, Array]:
-        """Return the generator's inputs for `seeds`, a row each. Raises GraphError, ValueError."""
-        if self.manifest.latent is None:
-            raise GraphError(f"{self.manifest.name} has no latent space")
+        """Return the generator's inputs for `seeds`, a row each. Raises ValueError."""
+        assert self.manifest.latent is not None  # noqa: S101 - the manifest sees to it
         return {"z": latents.draw(seeds, self.manifest.latent.dimension)}
 
     def generate(self, seeds: Sequence[int]) -> Array:

@@ -3,7 +3,8 @@
 What always holds:
 
 - Every job ends exactly once: with its rows, with an error, or cancelled.
-- The pixels of all jobs that were taken in and have not ended never pass the bound.
+- The pixels of all jobs that were taken in never pass the bound, from `submit` until the job has
+  ended, none of its rows is with a worker, and who held it has let go.
 - Inside a lane the first in is the first out; lanes take turns, so that none starves.
 - Nothing runs after its deadline, and nothing runs that was cancelled before its turn.
 - A batch's rows go back to their own jobs, and their count is checked.
@@ -16,6 +17,7 @@ handed in, and work from `Lane.run`, so all of this can be tested without a mode
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections import deque
@@ -26,6 +28,8 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+log = logging.getLogger("ganymede.scheduler")
 
 Array = NDArray[Any]
 Rows = Mapping[str, Array]
@@ -71,10 +75,13 @@ class Job:
     """Rows to be run in a lane; `future` ends with the outputs by name, in the order of the rows.
 
     `feeds` are arrays by input name, their first axis the rows. `deadline` is a time of the
-    scheduler's clock.
+    scheduler's clock. A job that is `held` keeps its place within the bound after its end, until
+    `Scheduler.release`: for what is still to be done with its outputs.
     """
 
-    def __init__(self, lane: Lane, feeds: Rows, deadline: float = math.inf) -> None:
+    def __init__(
+        self, lane: Lane, feeds: Rows, deadline: float = math.inf, *, held: bool = False
+    ) -> None:
         counts = {len(array) for array in feeds.values()}
         if len(counts) != 1 or 0 in counts:
             raise ValueError(f"inputs need the same number of rows, at least one; got {counts}")
@@ -84,16 +91,15 @@ class Job:
         self.pixels = self.rows * lane.pixels_per_row
         self.deadline = deadline
         self.future: Future[dict[str, Array]] = Future()
-        self.cancelled = False
-        # The scheduler's own notes, kept under its lock.
+        # The scheduler's own notes, kept under its lock: rows given to workers so far, rows that
+        # are with one now, and what came back, by first row.
         self._handed_out = 0
-        self._ended = False
+        self._out = 0
         self._returned: dict[int, Rows] = {}
-
-    def cancel(self) -> None:
-        """Drop what has not been handed to a worker yet; the job then ends as cancelled."""
-        self.cancelled = True
-        self.future.cancel()
+        self._cancelled = False
+        self._ended = False
+        self._held = held
+        self._settled = False
 
 
 @dataclass(frozen=True)
@@ -153,7 +159,7 @@ class Observer(Protocol):
         """A batch was run."""
 
     def queued(self, pixels: int) -> None:
-        """So many pixels are taken in and have not ended."""
+        """So many pixels are within the bound."""
 
 
 class Scheduler:
@@ -171,13 +177,14 @@ class Scheduler:
         # A lane is in here while it has jobs; the one whose turn it is comes first.
         self._lanes: dict[Hashable, deque[Job]] = {}
         self._pixels = 0
+        self._running = 0
         self._draining = False
         self._drained: Future[None] = Future()
         self._pixels_per_second: float | None = None
 
     @property
     def pixels(self) -> int:
-        """Pixels of the jobs that were taken in and have not ended."""
+        """Pixels within the bound."""
         return self._pixels
 
     def submit(self, job: Job) -> None:
@@ -195,12 +202,30 @@ class Scheduler:
             self._work.notify()
         self._observe_queue()
 
+    def cancel(self, job: Job) -> None:
+        """Drop what has not been given to a worker; the job then ends as cancelled.
+
+        A job that nobody has begun gives its place back at once.
+        """
+        with self._lock:
+            job._cancelled = True
+            waiting = job._handed_out < job.rows
+        if waiting:
+            self._end(job, CancelledError())
+
+    def release(self, job: Job) -> None:
+        """Let go of a held job: its place is free as soon as its work has ended."""
+        with self._lock:
+            job._held = False
+        self._settle(job)
+
     def take(self, timeout: float | None = None) -> Batch | None:
         """Return the next batch, waiting for one; None after `timeout` or when drained."""
         while True:
             ended: list[tuple[Job, BaseException]] = []
             with self._lock:
                 batch = self._next_batch(ended)
+                self._running += batch is not None
                 nothing = batch is None and not ended
                 if nothing and (self._drained.done() or not self._work.wait(timeout)):
                     return None
@@ -211,16 +236,27 @@ class Scheduler:
                 return batch
 
     def execute(self, batch: Batch) -> None:
-        """Run a batch and hand its rows back. Never raises: errors belong to the jobs."""
+        """Run a batch that `take` gave, and hand its rows back. Errors belong to the jobs."""
+        try:
+            self._run_or_halve(batch)
+        finally:
+            with self._lock:
+                self._running -= 1
+
+    def _run_or_halve(self, batch: Batch) -> None:
         started = self._clock()
         try:
             outputs = _run(batch)
         except Exception as error:  # noqa: BLE001 - whatever a run raises is its jobs' error
             if batch.rows == 1:
-                self._end(batch.parts[0].job, error)
+                self._give_back(batch.parts[0], error)
                 return
             for half in batch.halves():
-                self._execute_unless_ended(half)
+                dead = [part for part in half.parts if part.job._ended]
+                for part in dead:
+                    self._give_back(part, None)
+                if alive := [part for part in half.parts if part not in dead]:
+                    self._run_or_halve(Batch(half.lane, alive))
             return
         seconds = self._clock() - started
         self._note_speed(batch, seconds)
@@ -255,6 +291,7 @@ class Scheduler:
                 parts.append(part)
                 room -= part.rows
                 job._handed_out = stop
+                job._out += part.rows
                 if stop == job.rows:
                     jobs.popleft()
             # The next lane's turn; this one comes again when it still has jobs.
@@ -273,45 +310,60 @@ class Scheduler:
         """
         if job._handed_out == 0 and not job.future.set_running_or_notify_cancel():
             return CancelledError()
-        if job.cancelled:
+        if job._cancelled:
             return CancelledError()
         if self._clock() >= job.deadline:
             return DeadlineExceeded("the deadline passed before the job's turn came")
         return None
 
-    def _execute_unless_ended(self, half: Batch) -> None:
-        parts = [part for part in half.parts if not part.job._ended]
-        if parts:
-            self.execute(Batch(half.lane, parts))
-
-    def _give_back(self, part: Part, rows: Rows) -> None:
+    def _give_back(self, part: Part, outcome: Rows | Exception | None) -> None:
+        """Take rows back from a worker: run, failed, or (None) not run because the job is dead."""
         job = part.job
+        complete = False
         with self._lock:
-            job._returned[part.start] = rows
-            if job._ended:
-                return
-            if sum(len(next(iter(r.values()))) for r in job._returned.values()) < job.rows:
-                return
-        self._end(job, None)
+            job._out -= part.rows
+            if isinstance(outcome, Mapping):
+                job._returned[part.start] = outcome
+                returned = sum(len(next(iter(rows.values()))) for rows in job._returned.values())
+                complete = returned == job.rows
+        if isinstance(outcome, Exception):
+            self._end(job, outcome)
+        elif complete:
+            self._end(job, None)
+        self._settle(job)
 
     def _end(self, job: Job, error: BaseException | None) -> None:
+        """End the job's future, once: with its rows, or with `error`."""
         with self._lock:
             if job._ended:
-                return  # Another part of the job was first.
+                return
             job._ended = True
-            self._pixels -= job.pixels
             waiting = self._lanes.get(job.lane.key)
-            if waiting and waiting[0] is job:
-                waiting.popleft()
+            if waiting and job in waiting:
+                waiting.remove(job)
                 if not waiting:
                     del self._lanes[job.lane.key]
         if error is None:
-            parts = [job._returned[start] for start in sorted(job._returned)]
-            job.future.set_result(
-                {name: _joined([part[name] for part in parts]) for name in parts[0]}
-            )
-        elif not job.future.cancelled():
+            try:
+                parts = [job._returned[start] for start in sorted(job._returned)]
+                joined = {name: _joined([part[name] for part in parts]) for name in parts[0]}
+            except Exception as mismatch:  # noqa: BLE001 - parts that do not fit are an error too
+                job.future.set_exception(mismatch)
+            else:
+                job.future.set_result(joined)
+        elif job.future.running():
             job.future.set_exception(error)
+        else:
+            job.future.cancel()
+        self._settle(job)
+
+    def _settle(self, job: Job) -> None:
+        """Give the job's pixels back when nothing of it is left."""
+        with self._lock:
+            if job._settled or not job._ended or job._out or job._held:
+                return
+            job._settled = True
+            self._pixels -= job.pixels
         self._observe_queue()
         self._look_whether_drained()
 
@@ -327,8 +379,10 @@ class Scheduler:
             self._observer.queued(self._pixels)
 
     def _note_speed(self, batch: Batch, seconds: float) -> None:
-        speed = batch.rows * batch.lane.pixels_per_row / max(seconds, 1e-6)
+        pixels = batch.rows * batch.lane.pixels_per_row
         with self._lock:
+            # As many batches as run now come back in the same time.
+            speed = pixels * self._running / max(seconds, 1e-6)
             before = self._pixels_per_second
             self._pixels_per_second = speed if before is None else 0.9 * before + 0.1 * speed
 
@@ -359,7 +413,11 @@ class Workers:
 
     def _work(self) -> None:
         while (batch := self._scheduler.take()) is not None:
-            self._scheduler.execute(batch)
+            try:
+                self._scheduler.execute(batch)
+            except Exception:
+                # A worker that ended would leave a service that looks ready and serves nothing.
+                log.exception("a batch of %s could not be handed back", batch.lane.label)
 
 
 def _run(batch: Batch) -> Rows:

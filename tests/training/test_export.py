@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -20,6 +21,7 @@ from training.run import Run
 from training.trainer import train
 
 PLAN = ExecutionPlan(1, 1, 64)
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,13 @@ def test_the_graph_makes_pixels_from_any_number_of_latents(repository, name):
     assert latents.type.tensor_type.shape.dim[0].dim_param
     assert pixels.type.tensor_type.elem_type == onnx.TensorProto.UINT8
     assert [d.dim_value for d in pixels.type.tensor_type.shape.dim[1:]] == [28, 28, 1]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_graph_tells_nothing_of_the_machine_that_exported_it(repository, name):
+    content = (repository / name / "1" / "generator.onnx").read_bytes()
+    for trace in (b".py", b"site-packages", b"Traceback", str(ROOT).encode()):
+        assert trace not in content
 
 
 def test_versions_count_up_and_none_is_written_over(run, tmp_path):
@@ -196,3 +205,4 @@ def test_the_manifest_names_what_made_the_model(run, tmp_path):
     assert made["seconds"] > 0
     assert made["device"]
     assert made["code_revision"]
+    assert read_manifest(folder).license == run.recipe().license

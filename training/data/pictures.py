@@ -27,6 +27,7 @@ from training.options import Options
 
 # A random crop is cut from a picture stored this much larger, as is usual (256 from 286).
 CROP_MARGIN = 1.12
+_CHUNK_BYTES = 2**26
 
 
 class DataOptions(Options):
@@ -113,7 +114,7 @@ def fit(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:
     """
     # Cameras write pictures as the sensor lay, and say in EXIF how to turn them.
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
+    if image.mode.startswith("I"):
         image = _to_8_bits(image)
     if channels == 4:
         image = image.convert("RGBA")
@@ -131,9 +132,9 @@ def fit(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale a picture of 16 bits a value; Pillow's own conversion would cut all above 255 off."""
+    """Scale a picture of 16 bits a value; Pillow's own conversion cuts off all above 255."""
     values = np.asarray(image).astype(np.float64)
-    if values.max(initial=0) > 255:
+    if image.mode.startswith("I;16") or values.max(initial=0) > 255:
         values = values / 257
     return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
 
@@ -161,8 +162,11 @@ def _decode(source: Source, options: DataOptions, folder: Path, progress: Progre
         if not kept:
             raise DataError(f"none of {count} pictures can be read; first: {skipped[0]}")
         pixels.flush()
-        np.save(part / "pixels.npy", pixels[: len(kept)])
-        (part / "all.npy").unlink()
+        if skipped:
+            np.save(part / "pixels.npy", pixels[: len(kept)])
+            (part / "all.npy").unlink()
+        else:
+            (part / "all.npy").rename(part / "pixels.npy")
         if source.labels is not None:
             np.save(part / "labels.npy", np.asarray(source.labels, np.int64)[kept])
         (part / "index.json").write_text(json.dumps({"skipped": skipped}))
@@ -181,9 +185,10 @@ def _decoded(
             return index, error
 
     # A chunk at a time, since map() would hold every decoded picture of a large set.
+    chunk = max(_CHUNK_BYTES // (size * size * channels), 16)
     with ThreadPoolExecutor() as pool:
-        for start in range(0, count, 1024):
-            yield from pool.map(decode, range(start, min(start + 1024, count)))
+        for start in range(0, count, chunk):
+            yield from pool.map(decode, range(start, min(start + chunk, count)))
 
 
 def _fingerprint(source: Source, options: DataOptions) -> str:

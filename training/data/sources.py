@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import struct
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -72,6 +73,8 @@ class IDXSource:
         prefix = IDX_PREFIXES.get(split, split)
         self._pixels = _read_idx(folder, f"{prefix}-images-idx3-ubyte", dimensions=3)
         labels = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", dimensions=1)
+        if not len(self._pixels):
+            raise DataError(f"{folder} holds no pictures")
         if len(labels) != len(self._pixels):
             raise DataError(f"{folder}: {len(self._pixels)} pictures but {len(labels)} labels")
         self.names: Sequence[str] = [f"{prefix}[{i}]" for i in range(len(self._pixels))]
@@ -90,7 +93,7 @@ def _read_idx(folder: Path, stem: str, dimensions: int) -> NDArray[np.uint8]:
             raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
             magic, *shape = struct.unpack_from(f">{1 + dimensions}I", raw)
             values = np.frombuffer(raw, np.uint8, offset=4 * (1 + dimensions))
-        except (OSError, EOFError, struct.error, ValueError) as error:
+        except (OSError, EOFError, zlib.error, struct.error, ValueError) as error:
             raise DataError(f"{path} is corrupt: {error}") from error
         if magic != 0x0800 + dimensions or values.size != np.prod(shape):
             raise DataError(f"{path} is not an IDX file of bytes in {dimensions} dimensions")
@@ -102,18 +105,17 @@ class _FileSource:
     """Files in a tree: a folder a class; without sub-folders there are no classes."""
 
     def __init__(self, where: Path, files: Sequence[str], split: str) -> None:
-        pictures = sorted(f for f in files if PurePosixPath(f).suffix.lower() in IMAGE_SUFFIXES)
-        tops = {PurePosixPath(f).parts[0] for f in pictures if "/" in f}
+        pictures = sorted(f for f in files if _is_picture(PurePosixPath(f)))
+        depth = _common_depth(pictures)
+        tops = {parts[depth] for f in pictures if len(parts := PurePosixPath(f).parts) > depth + 1}
         if known := {name for names in SPLIT_FOLDERS.values() for name in names} & tops:
             wanted = [name for name in SPLIT_FOLDERS.get(split, (split,)) if name in known]
             if not wanted:
                 raise DataError(
                     f"{where} has no split {split!r}; it has: {', '.join(sorted(known))}"
                 )
-            pictures = [f for f in pictures if PurePosixPath(f).parts[0] == wanted[0]]
-            depth = 1
-        else:
-            depth = 0
+            pictures = [f for f in pictures if PurePosixPath(f).parts[depth] == wanted[0]]
+            depth += 1
         if not pictures:
             kinds = " ".join(sorted(IMAGE_SUFFIXES))
             raise DataError(f"{where} holds no pictures ({kinds})")
@@ -126,6 +128,26 @@ class _FileSource:
             self.labels = [index[f[0]] for f in folders]
         else:
             self.class_names = []
+
+
+def _is_picture(path: PurePosixPath) -> bool:
+    """Whether a file is a picture by its name, and not what a system hides beside pictures."""
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
+
+
+def _common_depth(pictures: Sequence[str]) -> int:
+    """How many folders to step into before the classes or splits: those that hold all the rest.
+
+    An archive often has one root folder. One that holds pictures itself is a class, though.
+    """
+    parents = [PurePosixPath(f).parts[:-1] for f in pictures]
+    depth = 0
+    while parents and all(len(p) > depth + 1 for p in parents):
+        if len({p[depth] for p in parents}) > 1:
+            break
+        depth += 1
+    return depth
 
 
 class FolderSource(_FileSource):

@@ -15,7 +15,6 @@ from torch import Tensor
 from training.device import Precision
 from training.distributed import Share
 from training.losses import LOSSES
-from training.networks.shapes import ImageShape
 from training.recipe import Recipe
 
 
@@ -29,11 +28,9 @@ class NoiseToImage:
     def __init__(
         self, recipe: Recipe, device: torch.device, precision: Precision, share: Share
     ) -> None:
-        data = recipe.data
-        shape = ImageShape(data.channels, data.resolution, data.resolution)
         torch.manual_seed(recipe.train.seed)
-        generator = recipe.generator.build(shape)
-        discriminator = recipe.discriminator.build(shape)
+        generator = recipe.generator.build(recipe.shape)
+        discriminator = recipe.discriminator.build(recipe.shape)
         for player in (generator, discriminator):
             # Convolutions run faster so, on CPUs and GPUs alike.
             player.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

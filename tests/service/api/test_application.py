@@ -76,6 +76,8 @@ def test_metrics_are_labelled_by_route_template_and_by_no_client(client):
     assert "12345" not in text
     assert "made-up" not in text
     assert "MADEUP" not in text
+    assert 'method="any",route="unmatched",status="404"' in text
+    assert 'route=""' not in text
     assert "process_open_fds" in text
 
 

@@ -198,6 +198,17 @@ def test_a_body_that_is_no_request_is_a_problem(client, content, content_type):
     assert_problem(answer, answer.status_code)
 
 
+def test_a_million_bad_seeds_cost_no_more_than_one(client):
+    answer = generate(client, seeds=[-1] * 1_000_000)
+    assert_problem(answer, 422)
+    assert len(answer.content) < 10_000
+    answer = client.post(
+        "/v1/generate", json={"model": MODEL} | {f"x{i}": 1 for i in range(50_000)}
+    )
+    assert_problem(answer, 422)
+    assert len(answer.content) < 10_000
+
+
 def test_a_form_that_cannot_be_had_is_a_problem(client):
     for accept in ("text/html", "image/bmp", "image/png;q=0", ",;,", "image/png;q=x"):
         assert_problem(generate(client, accept, seed=1), 406)
@@ -224,6 +235,8 @@ def test_a_picture_of_a_version_never_changes_and_is_not_made_again(client):
         f"/v1/models/{MODEL}/images/7.png", headers={"if-none-match": latest.headers["etag"]}
     )
     assert (again.status_code, again.content) == (304, b"")
+    any_of_them = client.get(f"/v1/models/{MODEL}/images/7.png", headers={"if-none-match": "*"})
+    assert any_of_them.status_code == 304
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,9 @@ from service.runtime.images import ImageFormat
         (None, "image/png;q=0.2, application/x-npy;q=0.8", 1, Form("npy")),
         (None, "IMAGE/PNG", 1, Form("image", ImageFormat.PNG)),
         (None, "application/*", 1, Form("json")),
+        (None, "*/*, image/png", 1, Form("image", ImageFormat.PNG)),
+        (None, "application/json;q=0, */*", 1, Form("image", ImageFormat.PNG)),
+        (None, "image/png;q=nan, application/zip;q=0.1", 1, Form("zip")),
     ],
 )
 def test_the_format_goes_first_and_then_the_best_of_accept(wanted, accept, count, form):

@@ -123,6 +123,23 @@ def test_what_is_not_there_is_not_found_and_the_error_says_what_is(models, wante
         load(models).get(wanted)
 
 
+def test_a_folder_that_may_not_be_read_harms_no_other(models, caplog, monkeypatch):
+    from pathlib import Path
+
+    (models / "lost+found").mkdir()
+    listing = Path.iterdir
+
+    def iterdir(path):
+        if path.name == "lost+found":  # Root may read everything, so the refusal is made here.
+            raise PermissionError(13, "Permission denied")
+        return listing(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    catalog = load(models)
+    assert [entry.name for entry in catalog.entries] == ["dcgan-fashion", "gan-mnist"]
+    assert "lost+found is left out: Permission denied" in caplog.text
+
+
 def test_an_empty_or_missing_folder_has_no_entries(tmp_path):
     assert load(tmp_path).entries == ()
     assert load(tmp_path / "missing").entries == ()

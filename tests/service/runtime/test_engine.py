@@ -1,7 +1,9 @@
+import threading
+
 import pytest
 
 from service.runtime.engine import Engine, EngineState, NotReady
-from service.runtime.scheduler import JobTooLarge
+from service.runtime.scheduler import JobTooLarge, QueueFull
 
 
 def make_engine(models, **options):
@@ -16,11 +18,17 @@ def engine(repository):
     engine.drain(timeout=10)
 
 
+def pictures(engine, model, seeds):
+    """Wait for a job as a request does, encoding included."""
+    job = engine.submit(model, seeds)
+    pixels = job.future.result(10)["pixels"]
+    return engine.encode(job, lambda: pixels).result(10)
+
+
 def test_it_makes_the_pictures_that_the_model_makes(engine):
     model = engine.catalog.get("gan-mnist")
     seeds = list(range(50))
-    pixels = engine.submit(model, seeds).future.result(10)["pixels"]
-    assert (pixels == model.generate(seeds)).all()
+    assert (pictures(engine, model, seeds) == model.generate(seeds)).all()
 
 
 def test_before_its_start_and_after_its_drain_it_takes_no_jobs(repository):
@@ -30,20 +38,47 @@ def test_before_its_start_and_after_its_drain_it_takes_no_jobs(repository):
     assert engine.state is EngineState.READY
     model = engine.catalog.get("gan-mnist")
     accepted = engine.submit(model, range(200))
+    pixels = accepted.future.result(10)["pixels"]
+    encoding = engine.encode(accepted, lambda: len(pixels))
     assert engine.drain(timeout=10)
-    assert len(accepted.future.result(0)["pixels"]) == 200
+    assert encoding.result(0) == 200
     with pytest.raises(NotReady, match="stopped"):
         engine.submit(model, [1])
 
 
-def test_the_queue_is_bounded_in_pixels(repository):
+def test_the_bound_holds_what_waits_to_be_encoded_too(repository):
     engine = make_engine(repository, queue_pixels=2 * 28 * 28)
     engine.start()
     model = engine.catalog.get("gan-mnist")
     with pytest.raises(JobTooLarge):
         engine.submit(model, [1, 2, 3])
-    assert len(engine.submit(model, [1, 2]).future.result(10)["pixels"]) == 2
-    engine.drain(timeout=10)
+    job = engine.submit(model, [1, 2])
+    job.future.result(10)
+    encoded = threading.Event()
+    encoding = engine.encode(job, lambda: encoded.wait(10))
+    with pytest.raises(QueueFull):
+        engine.submit(model, [3])
+    encoded.set()
+    assert encoding.result(10)
+    assert len(pictures(engine, model, [3])) == 1
+    assert engine.drain(timeout=10)
+
+
+def test_what_is_abandoned_makes_room(repository):
+    engine = make_engine(repository, queue_pixels=2 * 28 * 28)
+    engine.start()
+    model = engine.catalog.get("gan-mnist")
+    for _ in range(20):
+        engine.abandon(engine.submit(model, [1, 2]))
+    assert engine.drain(timeout=10)
+
+
+def test_a_start_that_fails_says_so(repository, monkeypatch):
+    engine = make_engine(repository)
+    monkeypatch.setattr("service.runtime.engine.plan_for", lambda _: 1 / 0)
+    engine.start()
+    assert engine.state is EngineState.FAILED
+    assert "division by zero" in engine.reason
 
 
 def test_without_a_model_that_is_ready_it_fails_and_says_what_is_wrong(models, tmp_path):

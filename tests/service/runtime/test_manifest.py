@@ -38,6 +38,8 @@ def test_the_digest_follows_the_graphs_and_not_the_words(folder):
         ({"name": "../escape"}, "name"),
         ({"graphs": {}}, "graphs"),
         ({"graphs": {"generator": {"file": "/etc/passwd.onnx"}}}, "graphs.generator.file"),
+        ({"task": "juggle"}, "task"),
+        ({"latent": None}, "needs a latent space"),
         ({"image": {"height": 0, "width": 28, "channels": 1}}, "image.height"),
         ({"image": {"height": 28, "width": 28, "channels": 2}}, "image.channels"),
     ],

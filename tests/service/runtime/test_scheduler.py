@@ -150,7 +150,8 @@ def test_a_cancelled_job_does_not_run():
     cancelled, other = job(doubling_lane(ran=ran), 1), job(doubling_lane(ran=ran), 2)
     scheduler.submit(cancelled)
     scheduler.submit(other)
-    cancelled.cancel()
+    scheduler.cancel(cancelled)
+    assert scheduler.pixels == 1
     run_all(scheduler)
     assert ran == [("lane", [2])]
     assert cancelled.future.cancelled()
@@ -163,7 +164,7 @@ def test_a_job_cancelled_in_the_middle_ends_without_its_rest():
     large = job(doubling_lane(ran=ran), *range(8))
     scheduler.submit(large)
     scheduler.execute(scheduler.take(0))
-    large.cancel()
+    scheduler.cancel(large)
     run_all(scheduler)
     assert len(ran) == 1
     with pytest.raises(CancelledError):
@@ -219,6 +220,97 @@ def test_a_drain_takes_nothing_in_and_ends_what_was_accepted():
     run_all(scheduler)
     assert drained.done()
     assert result(accepted) == [2]
+
+
+def test_cancelled_jobs_make_room_at_once_and_leave_the_queue():
+    scheduler = Scheduler(FakeClock(), bound=10)
+    jobs = [job(doubling_lane(), i) for i in range(10)]
+    for each in jobs:
+        scheduler.submit(each)
+    for each in jobs:
+        scheduler.cancel(each)
+    assert scheduler.pixels == 0
+    assert scheduler.take(0) is None
+    scheduler.submit(job(doubling_lane(), 1))
+
+
+def test_rows_that_are_with_a_worker_keep_their_place_after_a_cancel():
+    scheduler = Scheduler(FakeClock(), bound=10)
+    large = job(doubling_lane(), *range(8))
+    scheduler.submit(large)
+    batch = scheduler.take(0)
+    scheduler.cancel(large)
+    drained = scheduler.drain()
+    assert large.future.done()
+    assert scheduler.pixels == 8
+    assert not drained.done()
+    scheduler.execute(batch)
+    assert scheduler.pixels == 0
+    assert drained.done()
+
+
+def test_a_held_job_keeps_its_place_until_it_is_released():
+    scheduler = Scheduler(FakeClock(), bound=1)
+    held = Job(doubling_lane(), {"x": np.array([1])}, held=True)
+    scheduler.submit(held)
+    run_all(scheduler)
+    assert result(held) == [2]
+    with pytest.raises(QueueFull):
+        scheduler.submit(job(doubling_lane(), 2))
+    drained = scheduler.drain()
+    assert not drained.done()
+    scheduler.release(held)
+    assert scheduler.pixels == 0
+    assert drained.done()
+
+
+def test_a_job_released_before_its_end_gives_its_place_back_at_its_end():
+    scheduler = Scheduler(FakeClock(), bound=1)
+    held = Job(doubling_lane(), {"x": np.array([1])}, held=True)
+    scheduler.submit(held)
+    scheduler.release(held)
+    assert scheduler.pixels == 1
+    run_all(scheduler)
+    assert scheduler.pixels == 0
+
+
+def test_parts_that_do_not_fit_together_are_an_error_and_the_worker_lives():
+    runs = []
+
+    def run(feeds):
+        runs.append(1)
+        return {"y": np.zeros((len(feeds["x"]), len(runs)))}
+
+    scheduler = Scheduler(FakeClock(), bound=100)
+    threads = Workers(scheduler, 1)
+    threads.start()
+    crooked = job(Lane("crooked", run, max_rows=2, pixels_per_row=1), 1, 2, 3)
+    scheduler.submit(crooked)
+    assert isinstance(crooked.future.exception(10), ValueError)
+    healthy = job(doubling_lane(), 4)
+    scheduler.submit(healthy)
+    assert healthy.future.result(10)["y"].tolist() == [8]
+    scheduler.drain().result(10)
+    threads.join(10)
+
+
+def test_the_time_to_come_again_counts_the_workers_that_run():
+    clock = FakeClock()
+    scheduler = Scheduler(clock, bound=80)
+
+    def run(feeds):
+        clock.now += 2.0
+        return {"y": feeds["x"]}
+
+    lane = Lane("slow", run, max_rows=4, pixels_per_row=10)
+    for _ in range(2):
+        scheduler.submit(job(lane, 1, 2, 3, 4))
+    batches = [scheduler.take(0), scheduler.take(0)]  # Two workers, 40 pixels in 2 s each.
+    scheduler.execute(batches[0])
+    scheduler.submit(job(lane, 1, 2, 3, 4))
+    with pytest.raises(QueueFull) as refused:
+        scheduler.submit(job(lane, 5, 6, 7, 8))
+    assert refused.value.retry_after == pytest.approx(1.0)
 
 
 def test_inputs_of_unequal_length_are_refused():
@@ -280,11 +372,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         return {"y": feeds["x"] * 2}
 
     @precondition(lambda self: not self.draining)
-    @rule(lane=st.integers(0, 1), rows=st.integers(1, 7), life=st.integers(1, 9), bad=st.booleans())
-    def submit(self, lane, rows, life, bad):
+    @rule(
+        lane=st.integers(0, 1),
+        rows=st.integers(1, 7),
+        life=st.integers(1, 9),
+        bad=st.booleans(),
+        held=st.booleans(),
+    )
+    def submit(self, lane, rows, life, bad, held):
         number = len(self.jobs)
-        values = [100 * number + row for row in range(rows)]
-        new = job(self.lanes[lane], *values, deadline=self.clock.now + life)
+        values = np.array([100 * number + row for row in range(rows)])
+        new = Job(self.lanes[lane], {"x": values}, self.clock.now + life, held=held)
         before = self.scheduler.pixels
         try:
             self.scheduler.submit(new)
@@ -292,7 +390,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert before + new.pixels > self.BOUND
             return
         if bad:
-            self.poison.add(values[-1])
+            self.poison.add(int(values[-1]))
         self.jobs.append(new)
         self.ends[number] = 0
         new.future.add_done_callback(lambda _: self.count_end(number))
@@ -304,8 +402,13 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def cancel(self, data):
         number = data.draw(st.integers(0, len(self.jobs) - 1))
-        self.jobs[number].cancel()
         self.cancelled_at.setdefault(number, len(self.ran))
+        self.scheduler.cancel(self.jobs[number])
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data())
+    def release(self, data):
+        self.scheduler.release(data.draw(st.sampled_from(self.jobs)))
 
     @rule()
     def work(self):
@@ -360,6 +463,8 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def teardown(self):
         drained = self.scheduler.drain()
+        for each in self.jobs:
+            self.scheduler.release(each)
         run_all(self.scheduler)
         assert drained.done()
         assert self.scheduler.pixels == 0

@@ -77,6 +77,21 @@ def test_pictures_without_sub_folders_have_no_classes(tmp_path, write):
     assert list(source.class_names) == []
 
 
+def test_a_root_folder_and_what_systems_hide_are_stepped_over(tmp_path, write):
+    tree = {f"animals/{name}": data for name, data in SPLIT_TREE.items()}
+    tree |= {"__MACOSX/animals/train/cat/._1.png": b"x", "animals/train/.hidden/1.png": b"x"}
+    where = write(tmp_path, tree)
+    source = open_source(where, "train")
+    assert source.class_names == ["cat", "dog"]
+    assert len(source.names) == 3
+    assert open_source(where, "test").class_names == ["cat"]
+
+
+def test_one_folder_of_pictures_is_one_class(tmp_path, write):
+    source = open_source(write(tmp_path, {"cat/1.png": picture(), "cat/2.png": picture()}), "train")
+    assert source.class_names == ["cat"]
+
+
 def test_a_corrupt_picture_raises_when_it_is_read_and_not_before(tmp_path, write):
     tree = {"a/1.png": noise(), "a/2.png": noise()[:900], "a/3.png": b"", "a/4.png": b"x" * 99}
     source = open_source(write(tmp_path, tree), "train")
@@ -114,6 +129,7 @@ def test_idx_files_are_read_gzipped_or_not(digits):
         lambda raw: raw[:10],
         lambda raw: b"\0\0\x0d\x03" + raw[4:],
         lambda raw: b"",
+        lambda raw: raw[:4] + bytes(4) + raw[8:16],
     ],
 )
 def test_a_corrupt_idx_file_is_named(tmp_path, digits, spoil):
@@ -123,16 +139,18 @@ def test_a_corrupt_idx_file_is_named(tmp_path, digits, spoil):
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(
         (digits / "train-labels-idx1-ubyte").read_bytes()
     )
-    with pytest.raises(DataError, match=name) as error:
+    with pytest.raises(DataError, match=f"{name}|holds no pictures") as error:
         open_source(tmp_path, "train")
     assert "\n" not in str(error.value)
 
 
 def test_a_gzip_file_cut_short_is_named(tmp_path, digits):
     name = "train-images-idx3-ubyte.gz"
-    (tmp_path / name).write_bytes((digits / name).read_bytes()[:500])
-    with pytest.raises(DataError, match="corrupt"):
-        open_source(tmp_path, "train")
+    raw = (digits / name).read_bytes()
+    for spoiled in (raw[:500], raw[:100] + bytes(200) + raw[300:]):
+        (tmp_path / name).write_bytes(spoiled)
+        with pytest.raises(DataError, match="corrupt"):
+            open_source(tmp_path, "train")
 
 
 def hugging_face(count=6):
