@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
 import tempfile
 import warnings
@@ -114,6 +115,8 @@ def export_generator(generator: nn.Module, z_dim: int, path: Path) -> Graph:
     """
     served = ServedGenerator(fold_batch_norm(generator)).eval()
     batch = torch.export.Dim("N")
+    # The exporter warns of torchvision's operators, which no network of ours has.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
