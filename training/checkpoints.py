@@ -31,6 +31,8 @@ class Checkpoint:
     # The hardware, and the commit of Ganymede that trained it (its version outside a checkout).
     device: str
     code_revision: str
+    # The names of the classes that the players were told of, by index.
+    class_names: list[str]
     game: dict[str, Any]
 
     def save(self, path: Path) -> None:

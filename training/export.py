@@ -35,7 +35,7 @@ from service.runtime.manifest import (
 from service.runtime.model import Model
 from service.runtime.sessions import Array, ExecutionPlan, Provider, Session
 from training.checkpoints import Checkpoint, CheckpointError
-from training.grids import grid
+from training.grids import columns, grid
 from training.model_card import model_card
 from training.recipe import Recipe
 from training.run import Run
@@ -58,6 +58,8 @@ class ExportError(UserError):
 class ServedGenerator(nn.Module):
     """A generator with the last steps of serving: ``z`` to ``pixels`` [N, H, W, C] uint8.
 
+    A class-conditional one takes ``class_index`` [N] int64 too.
+
     Its second output are the pictures before the cast, [N, C, H, W] in [-1, 1], for checking.
     """
 
@@ -65,8 +67,8 @@ class ServedGenerator(nn.Module):
         super().__init__()
         self.generator = generator
 
-    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        images: Tensor = self.generator(z)
+    def forward(self, z: Tensor, class_index: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        images: Tensor = self.generator(z, class_index)
         scaled = ((images + 1) * 127.5).round().clamp(0, 255)
         return scaled.permute(0, 2, 3, 1).to(torch.uint8), images
 
@@ -91,40 +93,46 @@ def export_run(run: Run, name: str, models: Path, version: str | None = None) ->
     if folder.exists():
         raise ExportError(f"{folder} is there already; choose another --version")
     with _new_folder(folder) as part:
-        graph = export_generator(generator, recipe.generator.z_dim, part / f"{GENERATOR}.onnx")
+        path = part / f"{GENERATOR}.onnx"
+        graph = export_generator(generator, recipe.generator.z_dim, path, recipe.classes)
         manifest = _manifest(recipe, run, checkpoint, name, version, graph)
         (part / MANIFEST_FILE).write_text(manifest.to_json())
         # Loaded as the service will, so that a folder it would refuse is never there.
         pixels = Model(part, Provider.CPU, _PLAN).generate(PREVIEW_SEEDS)
-        grid(pixels).save(part / "preview.webp", format="WEBP", lossless=True)
+        grid(pixels, columns(recipe.classes)).save(
+            part / "preview.webp", format="WEBP", lossless=True
+        )
         (part / "README.md").write_text(model_card(manifest, recipe))
     return folder
 
 
 def load_generator(recipe: Recipe, checkpoint: Checkpoint) -> nn.Module:
     """Return the averaged generator of a checkpoint, ready to be evaluated."""
-    generator = recipe.generator.build(recipe.shape)
+    generator = recipe.generator.build(recipe.shape, recipe.classes)
     generator.load_state_dict(checkpoint.game["average"])
     return generator.eval()
 
 
-def export_generator(generator: nn.Module, z_dim: int, path: Path) -> Graph:
+def export_generator(generator: nn.Module, z_dim: int, path: Path, classes: int = 0) -> Graph:
     """Write a generator as ONNX and check it against PyTorch. Raises ExportError.
 
     Batch normalisation is folded first. The batch is dynamic.
     """
     served = ServedGenerator(fold_batch_norm(generator)).eval()
     batch = torch.export.Dim("N")
+    feeds = {"z": torch.from_numpy(latents.draw(range(CHECKED_LATENTS), z_dim))}
+    if classes:
+        feeds["class_index"] = torch.arange(CHECKED_LATENTS) % classes
     # The exporter warns of torchvision's operators, which no network of ours has.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             served,
-            (torch.zeros(2, z_dim),),
-            input_names=["z"],
+            tuple(feed[:2] for feed in feeds.values()),
+            input_names=list(feeds),
             output_names=["pixels", "images"],
-            dynamic_shapes={"z": {0: batch}},
+            dynamic_shapes={name: {0: batch} for name in feeds},
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
@@ -134,13 +142,12 @@ def export_generator(generator: nn.Module, z_dim: int, path: Path) -> Graph:
     graph = _without_traces(program.model_proto)
     if left := {node.op_type for node in graph.graph.node} & {"BatchNormalization"}:
         raise ExportError(f"the graph still holds {', '.join(left)}; fold it before exporting")
-    z = torch.from_numpy(latents.draw(range(CHECKED_LATENTS), z_dim))
-    pixels = _check(graph, served, generator, z)
+    pixels = _check(graph, served, generator, feeds)
     del graph.graph.output[1]
     onnx.save(graph, path)
     session = Session(path, Provider.CPU, _PLAN)
     for size in CHECKED_BATCHES:
-        if not np.array_equal(_in_batches(session, z, size)["pixels"], pixels):
+        if not np.array_equal(_in_batches(session, feeds, size)["pixels"], pixels):
             raise ExportError(f"{path.name} makes other pictures than the graph that was checked")
     return Graph(
         file=path.name,
@@ -189,22 +196,25 @@ def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _check(
-    graph: onnx.ModelProto, served: ServedGenerator, original: nn.Module, z: Tensor
+    graph: onnx.ModelProto,
+    served: ServedGenerator,
+    original: nn.Module,
+    feeds: Mapping[str, Tensor],
 ) -> Array:
     """Compare ONNX Runtime with PyTorch at several batch sizes, and batches with their rows.
 
-    Returns the pixels of `z`. Raises ExportError.
+    Returns the pixels. Raises ExportError.
     """
     with torch.no_grad():
-        expected_images = original(z).numpy()
-        expected_pixels = served(z)[0].numpy()
+        expected_images = original(*feeds.values()).numpy()
+        expected_pixels = served(*feeds.values())[0].numpy()
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "checked.onnx"
         onnx.save(graph, path)
         session = Session(path, Provider.CPU, _PLAN)
-    rows = _in_batches(session, z, 1)
+    rows = _in_batches(session, feeds, 1)
     for size in CHECKED_BATCHES:
-        outputs = _in_batches(session, z, size)
+        outputs = _in_batches(session, feeds, size)
         error = float(np.abs(outputs["images"] - expected_images).max())
         if not error <= TOLERANCE:
             raise ExportError(
@@ -219,8 +229,12 @@ def _check(
     return rows["pixels"]
 
 
-def _in_batches(session: Session, z: Tensor, size: int) -> Mapping[str, Array]:
-    parts = [session.run({"z": chunk.numpy()}) for chunk in torch.split(z, size)]
+def _in_batches(session: Session, feeds: Mapping[str, Tensor], size: int) -> Mapping[str, Array]:
+    batches = zip(*(torch.split(feed, size) for feed in feeds.values()), strict=True)
+    parts = [
+        session.run({name: rows.numpy() for name, rows in zip(feeds, batch, strict=True)})
+        for batch in batches
+    ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -236,6 +250,7 @@ def _manifest(
         graphs={GENERATOR: graph},
         image=ImageSpec(height=data.resolution, width=data.resolution, channels=data.channels),
         latent=LatentSpace(dimension=recipe.generator.z_dim),
+        classes=tuple(checkpoint.class_names),
         provenance=TrainingProvenance(
             recipe=recipe.name or run.name,
             dataset=data.title,

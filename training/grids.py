@@ -20,14 +20,19 @@ def to_pixels(images: Tensor) -> NDArray[np.uint8]:
     return pixels
 
 
-def grid(pixels: NDArray[np.uint8], columns: int | None = None) -> Image.Image:
-    """Lay ``[N, H, W, C] uint8`` out in rows, near a square when `columns` is not given."""
+def columns(classes: int) -> int | None:
+    """Return how many columns show one class in each, as long as they fit on a page."""
+    return classes if 1 < classes <= 12 else None
+
+
+def grid(pixels: NDArray[np.uint8], in_a_row: int | None = None) -> Image.Image:
+    """Lay ``[N, H, W, C] uint8`` out in rows, near a square when `in_a_row` is not given."""
     count, height, width, channels = pixels.shape
-    columns = columns or math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    sheet = np.full((rows * height, columns * width, channels), 255, np.uint8)
+    in_a_row = in_a_row or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / in_a_row)
+    sheet = np.full((rows * height, in_a_row * width, channels), 255, np.uint8)
     for i, picture in enumerate(pixels):
-        y, x = divmod(i, columns)
+        y, x = divmod(i, in_a_row)
         sheet[y * height : (y + 1) * height, x * width : (x + 1) * width] = picture
     return Image.fromarray(sheet.squeeze(-1) if channels == 1 else sheet)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 
 import torch
@@ -29,13 +30,13 @@ class Signs:
     def __init__(self, share: Share) -> None:
         self._share = share
         self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self._counts: Counter[str] = Counter()
 
     def add(self, signs: Mapping[str, Tensor]) -> None:
         """Take in the signs of one turn."""
         for name, value in signs.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
-        self._count += 1
+            self._counts[name] += 1
 
     def take(self) -> dict[str, float]:
         """Return the means over all processes since the last call, and begin anew.
@@ -44,8 +45,9 @@ class Signs:
         """
         means = {}
         for name, total in sorted(self._sums.items()):
-            means[name] = float(self._share.mean(total / self._count))
-        self._sums, self._count = {}, 0
+            means[name] = float(self._share.mean(total / self._counts[name]))
+        self._sums.clear()
+        self._counts.clear()
         broken = [name for name, value in means.items() if not math.isfinite(value)]
         if broken:
             raise TrainingDiverged(f"{', '.join(broken)} became {means[broken[0]]}: {_REMEDY}")

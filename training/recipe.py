@@ -12,18 +12,32 @@ from typing import Annotated, Any, Literal
 
 import torch
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 from torch import nn
 
 from service.runtime.errors import UserError
 from training.data.pictures import DataOptions
 from training.device import DeviceOptions
-from training.losses import LossName
+from training.losses import SMOOTHABLE, LossName
 from training.networks import DiscriminatorOptions, GeneratorOptions
 from training.networks.shapes import ImageShape
 from training.options import Options, nearest
 
 SHIPPED = Path(__file__).parent / "recipes"
+
+
+# What tells the members of a union apart; pydantic names it among the keys of an error.
+_TAGS = frozenset({"mlp", "dcgan", "adam", "rmsprop"})
 
 
 class RecipeError(UserError):
@@ -45,11 +59,35 @@ class AdamOptions(Options):
         return torch.optim.Adam(network.parameters(), lr=self.learning_rate, betas=self.betas)
 
 
+class RMSPropOptions(Options):
+    """RMSProp, which WGAN with clipped weights wants in place of momentum (arXiv:1701.07875)."""
+
+    algorithm: Literal["rmsprop"]
+    learning_rate: float = Field(default=5e-5, gt=0)
+
+    def build(self, network: nn.Module) -> torch.optim.Optimizer:
+        """Make the optimiser of `network`'s weights."""
+        return torch.optim.RMSprop(network.parameters(), lr=self.learning_rate)
+
+
+def _algorithm(given: Any) -> str:
+    """Adam where nothing else is said."""
+    if isinstance(given, dict):
+        return str(given.get("algorithm", "adam"))
+    return str(given.algorithm)
+
+
+PlayerOptimizer = Annotated[
+    Annotated[AdamOptions, Tag("adam")] | Annotated[RMSPropOptions, Tag("rmsprop")],
+    Discriminator(_algorithm),
+]
+
+
 class OptimizerOptions(Options):
     """Each player has its own, so that learning rates may differ (TTUR, arXiv:1706.08500)."""
 
-    generator: AdamOptions = AdamOptions()
-    discriminator: AdamOptions = AdamOptions()
+    generator: PlayerOptimizer = AdamOptions()
+    discriminator: PlayerOptimizer = AdamOptions()
 
 
 class NoiseToImageOptions(Options):
@@ -59,6 +97,23 @@ class NoiseToImageOptions(Options):
     loss: LossName = "non_saturating"
     # k of algorithm 1 in arXiv:1406.2661: discriminator steps for each generator step.
     discriminator_steps: PositiveInt = 1
+    # Below 1: one-sided label smoothing, for the losses that have a target for real pictures.
+    real_target: float = Field(default=1.0, gt=0.5, le=1)
+    # Weights of the penalties on the discriminator's gradients; 0 is without.
+    gradient_penalty: NonNegativeFloat = 0.0
+    r1: NonNegativeFloat = 0.0
+    r2: NonNegativeFloat = 0.0
+    # Penalties only at every so many turns, as many times as strong ("lazy": arXiv:1912.04958).
+    penalty_every: PositiveInt = 1
+    # The discriminator's weights are clipped to this after each of its steps: the first WGAN.
+    clip_weights: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _smoothing_fits_the_loss(self) -> NoiseToImageOptions:
+        if self.real_target != 1 and self.loss not in SMOOTHABLE:
+            losses = ", ".join(sorted(SMOOTHABLE))
+            raise ValueError(f"real_target is for {losses}; {self.loss} has no target")
+        return self
 
 
 class EMAOptions(Options):
@@ -91,6 +146,8 @@ class Recipe(Options):
     summary: str
     # The licence of the weights, for who trains them to choose.
     license: str = "unknown"
+    # How many classes the players are told of; the data must have as many. 0 is unconditional.
+    classes: NonNegativeInt = 0
     data: DataOptions
     game: NoiseToImageOptions = NoiseToImageOptions()
     generator: GeneratorOptions
@@ -111,8 +168,8 @@ class Recipe(Options):
     def _networks_can_be_built(self) -> Recipe:
         # On the device `meta` a network has shapes and no weights, so this costs nothing.
         with torch.device("meta"):
-            self.generator.build(self.shape)
-            self.discriminator.build(self.shape)
+            self.generator.build(self.shape, self.classes)
+            self.discriminator.build(self.shape, self.classes)
         return self
 
     @property
@@ -173,7 +230,7 @@ def _one_line(error: ValidationError) -> str:
     problems = []
     for problem in error.errors():
         # The tag of a union stands in the location as if it were a key.
-        where = ".".join(str(part) for part in problem["loc"] if part not in ("mlp", "dcgan"))
+        where = ".".join(str(part) for part in problem["loc"] if part not in _TAGS)
         message = problem["msg"].removeprefix("Value error, ")
         problems.append(f"{where}: {message}" if where else message)
     return "; ".join(problems)

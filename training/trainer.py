@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from service.runtime import latents
 from service.runtime.errors import UserError
@@ -22,8 +21,8 @@ from training.data.batches import Batches
 from training.data.pictures import Pictures, prepare
 from training.device import device_title
 from training.distributed import Share, joined
-from training.games.noise_to_image import NoiseToImage
-from training.grids import grid, save_image, to_pixels
+from training.games.noise_to_image import NoiseToImage, Reals
+from training.grids import columns, grid, save_image, to_pixels
 from training.monitors import Signs, assert_finite
 from training.progress import Display, Silence, display
 from training.recipe import Recipe, RecipeError
@@ -80,6 +79,10 @@ def _train(recipe: Recipe, run: Run, device: torch.device, share: Share) -> Resu
     share.wait()
     if not share.leads:
         pictures = prepare(recipe.data)
+    if recipe.classes and recipe.classes != len(pictures.class_names):
+        raise RecipeError(
+            f"the recipe has {recipe.classes} classes, and the data {len(pictures.class_names)}"
+        )
 
     game = NoiseToImage(recipe, device, recipe.device.pick_precision(device), share)
     checkpoint = None
@@ -114,8 +117,8 @@ class _Loop:
             flip=recipe.data.flip,
             seed=recipe.train.seed,
         )
-        z = latents.draw(GRID_SEEDS, game.z_dim)
-        self._grid_latents = torch.from_numpy(z)
+        self._classes = recipe.classes
+        self._grid_latents = torch.from_numpy(latents.draw(GRID_SEEDS, game.z_dim))
         self._code_revision = code_revision()
         self._turn, self._images, self._seconds = 0, 0, 0.0
 
@@ -139,7 +142,7 @@ class _Loop:
                 # Draw the turn's pictures and play it.
                 torch.manual_seed(_turn_seed(options.seed, self._turn, self._share.rank))
                 rng = torch.Generator().manual_seed(_turn_seed(options.seed, self._turn, -1))
-                signs.add(self._game.turn(self._reals(), rng, self._images))
+                signs.add(self._game.turn(self._reals(), rng, self._turn, self._images))
                 self._turn += 1
                 before, self._images = self._images, self._images + per_turn
                 self._seconds = began_at + time.monotonic() - began
@@ -166,15 +169,19 @@ class _Loop:
                     raise Interrupted(asked, self._images)
         return Result(self._images, self._seconds, means)
 
-    def _reals(self) -> list[Tensor]:
+    def _reals(self) -> list[Reals]:
         count = self._game.batches_per_turn
         numbers = range(self._turn * count, (self._turn + 1) * count)
         reals = []
         for number in numbers:
-            pixels, _ = self._batches[number]
+            pixels, labels = self._batches[number]
             pixels = self._share.part(pixels).to(self._device, non_blocking=True)
             images = pixels.float().div_(127.5).sub_(1)
-            reals.append(images.contiguous(memory_format=torch.channels_last))
+            class_index = None
+            if self._classes and labels is not None:
+                class_index = self._share.part(labels).to(self._device, non_blocking=True)
+            images = images.contiguous(memory_format=torch.channels_last)
+            reals.append(Reals(images, class_index))
         return reals
 
     def _asked_to_stop(self, stop: _Stop) -> int:
@@ -194,6 +201,7 @@ class _Loop:
                 seconds=self._seconds,
                 device=device_title(self._device),
                 code_revision=self._code_revision,
+                class_names=list(self._pictures.class_names) if self._classes else [],
                 game=state,
             )
             checkpoint.save(self._run.checkpoint_path)
@@ -201,7 +209,11 @@ class _Loop:
     def _sample(self) -> None:
         if not self._share.leads or self._writer is None:
             return
-        sheet = grid(to_pixels(self._game.sample(self._grid_latents)))
+        class_index = None
+        if self._classes:
+            class_index = torch.arange(len(self._grid_latents)) % self._classes
+        pictures = to_pixels(self._game.sample(self._grid_latents, class_index))
+        sheet = grid(pictures, columns(self._classes))
         save_image(sheet, self._run.samples / f"{self._images:010}.png", "PNG")
         pixels = np.atleast_3d(np.asarray(sheet))
         self._writer.add_image("samples", pixels, self._images, dataformats="HWC")

@@ -5,18 +5,23 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import secrets
-from collections.abc import Sequence
+import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import Response
 
 from service import __version__
-from service.api import running
-from service.api.errors import Problem, invalid
+from service.api import running, wishes
+from service.api.errors import Problem
 from service.api.negotiation import Form, negotiate
-from service.api.schemas import GenerateRequest, GenerateResponse, ProblemDocument
+from service.api.schemas import (
+    GenerateRequest,
+    GenerateResponse,
+    ProblemDocument,
+    SampleClassesRequest,
+)
+from service.api.wishes import Wish
 from service.runtime import images
 from service.runtime.engine import Engine
 from service.runtime.images import ImageFormat
@@ -36,6 +41,18 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         504: "The deadline passed",
     }.items()
 }
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {
+            "image/png": _BINARY,
+            "image/jpeg": _BINARY,
+            "image/webp": _BINARY,
+            "application/zip": _BINARY,
+            "application/x-npy": _BINARY,
+        }
+    },
+    **_PROBLEMS,
+}
 _BY_EXTENSION = {
     "png": ImageFormat.PNG,
     "jpg": ImageFormat.JPEG,
@@ -52,32 +69,38 @@ def router(engine: Engine, settings: Settings, find: Any) -> APIRouter:
         "/v1/generate",
         summary="Pictures from seeds",
         response_model=GenerateResponse,
-        responses={
-            200: {
-                "content": {
-                    "image/png": _BINARY,
-                    "image/jpeg": _BINARY,
-                    "image/webp": _BINARY,
-                    "application/zip": _BINARY,
-                    "application/x-npy": _BINARY,
-                }
-            },
-            **_PROBLEMS,
-        },
+        responses=_ANSWERS,
     )
     async def generate(
         body: GenerateRequest, request: Request, accept: Annotated[str | None, Header()] = None
     ) -> Response:
-        seeds = _seeds(body, settings.max_images)
-        form = negotiate(body.format, accept, len(seeds))
         model: Model = find(body.model)
+        wish = wishes.to_generate(body, model, settings.max_images)
+        form = negotiate(body.format, accept, len(wish.seeds))
+        return await answer(request, model, wish, form)
+
+    @routes.post(
+        "/v1/sample-classes",
+        summary="Pictures by class",
+        response_model=GenerateResponse,
+        responses=_ANSWERS,
+    )
+    async def sample_classes(
+        body: SampleClassesRequest, request: Request, accept: Annotated[str | None, Header()] = None
+    ) -> Response:
+        model: Model = find(body.model)
+        wish = wishes.to_sample_classes(body, model, settings.max_images)
+        form = negotiate(body.format, accept, len(wish.seeds))
+        return await answer(request, model, wish, form, by_class=True)
+
+    async def answer(
+        request: Request, model: Model, wish: Wish, form: Form, *, by_class: bool = False
+    ) -> Response:
+        def encode(pixels: Array) -> Response:
+            return _answer(model, wish, pixels, form, by_class=by_class)
+
         return await running.generate(
-            engine,
-            request,
-            model,
-            seeds,
-            settings.deadline_s,
-            lambda pixels: _answer(model, seeds, pixels, form),
+            engine, request, model, wish.seeds, wish.classes, settings.deadline_s, encode
         )
 
     @routes.get(
@@ -96,6 +119,9 @@ def router(engine: Engine, settings: Settings, find: Any) -> APIRouter:
         seed: Annotated[int, Path(ge=0, le=MAX_SEED)],
         extension: str,
         version: Annotated[str | None, Query()] = None,
+        class_: Annotated[str | None, Query(alias="class", description="A name or an index.")] = (
+            None
+        ),
         if_none_match: Annotated[str | None, Header()] = None,
     ) -> Response:
         if (kind := _BY_EXTENSION.get(extension)) is None:
@@ -107,8 +133,9 @@ def router(engine: Engine, settings: Settings, find: Any) -> APIRouter:
                 f"no pictures end in .{extension}; there are: {known}",
             )
         model: Model = find(f"{name}@{version}" if version else name)
+        wish = wishes.to_one(model, seed, class_)
         headers = {
-            "etag": _etag(model, seed, kind),
+            "etag": _etag(model, wish, kind),
             # Which version a bare name means may change; what a version makes never does.
             "cache-control": "public, max-age=31536000, immutable"
             if version or "@" in name
@@ -116,87 +143,74 @@ def router(engine: Engine, settings: Settings, find: Any) -> APIRouter:
         }
         if if_none_match and (if_none_match.strip() == "*" or headers["etag"] in if_none_match):
             return Response(status_code=304, headers=headers)
-        response = await running.generate(
-            engine,
-            request,
-            model,
-            [seed],
-            settings.deadline_s,
-            lambda pixels: _answer(model, [seed], pixels, Form("image", kind)),
-        )
+        response = await answer(request, model, wish, Form("image", kind))
         response.headers.update(headers)
         return response
 
     return routes
 
 
-def _seeds(body: GenerateRequest, maximum: int) -> list[int]:
-    if body.seeds is not None:
-        if body.seed is not None:
-            raise invalid("seeds", "give seed or seeds, not both")
-        if body.n is not None and body.n != len(body.seeds):
-            raise invalid("n", f"is {body.n}, and there are {len(body.seeds)} seeds")
-        seeds = body.seeds
-    else:
-        n = body.n or 1
-        if n > maximum:
-            raise invalid("n", f"expected 1 to {maximum}, got {n}")
-        first = secrets.randbelow(MAX_SEED - n + 2) if body.seed is None else body.seed
-        if first + n - 1 > MAX_SEED:
-            raise invalid("seed", f"seed + n - 1 is {first + n - 1}, beyond {MAX_SEED}")
-        seeds = list(range(first, first + n))
-    if len(seeds) > maximum:
-        raise invalid("seeds", f"expected 1 to {maximum} seeds, got {len(seeds)}")
-    return seeds
-
-
-def _answer(model: Model, seeds: Sequence[int], pixels: Array, form: Form) -> Response:
+def _answer(
+    model: Model, wish: Wish, pixels: Array, form: Form, *, by_class: bool = False
+) -> Response:
     headers = {
         "x-ganymede-model": f"{model.manifest.name}@{model.manifest.version}",
         "x-ganymede-digest": model.digest,
-        "x-ganymede-seed": ",".join(map(str, seeds)),
+        "x-ganymede-seed": ",".join(map(str, wish.seeds)),
     }
+    if wish.classes is not None:
+        headers["x-ganymede-class"] = ",".join(map(str, wish.classes))
     if form.container == "npy":
         return Response(images.encode_npy(pixels), 200, headers, "application/x-npy")
+    pictures = [_parameters(model, wish, i) for i in range(len(pixels))]
     files = [
-        images.encode(picture, form.image, _provenance(model, seed))
-        for seed, picture in zip(seeds, pixels, strict=True)
+        images.encode(each, form.image, _identity(model) | parameters)
+        for parameters, each in zip(pictures, pixels, strict=True)
     ]
     if form.container == "image":
         return Response(files[0], 200, headers, form.image.media_type)
     if form.container == "zip":
         width = len(str(len(files) - 1))
-        names = [f"{i:0{width}}-seed-{seed}.{form.image.extension}" for i, seed in enumerate(seeds)]
+        names = [
+            (_folder(picture["class"]) if by_class else "")
+            + f"{i:0{width}}-seed-{picture['seed']}.{form.image.extension}"
+            for i, picture in enumerate(pictures)
+        ]
         archive = images.pack_zip(list(zip(names, files, strict=True)))
         return Response(archive, 200, headers, "application/zip")
-    document = {
-        "model": model.manifest.name,
-        "version": model.manifest.version,
-        "digest": model.digest,
+    document = _identity(model) | {
         "images": [
-            {
-                "seed": seed,
-                "media_type": form.image.media_type,
-                "data": base64.b64encode(file).decode(),
-            }
-            for seed, file in zip(seeds, files, strict=True)
+            parameters
+            | {"media_type": form.image.media_type, "data": base64.b64encode(file).decode()}
+            for parameters, file in zip(pictures, files, strict=True)
         ],
     }
     return Response(json.dumps(document), 200, headers, "application/json")
 
 
-def _provenance(model: Model, seed: int) -> dict[str, Any]:
+def _folder(class_name: str) -> str:
+    """Return a folder's name for a class, whatever the class is called."""
+    return re.sub(r"[^\w.-]+", "-", class_name).lstrip(".") + "/"
+
+
+def _identity(model: Model) -> dict[str, Any]:
     return {
         "model": model.manifest.name,
         "version": model.manifest.version,
         "digest": model.digest,
-        "seed": seed,
     }
 
 
-def _etag(model: Model, seed: int, kind: ImageFormat) -> str:
+def _parameters(model: Model, wish: Wish, i: int) -> dict[str, Any]:
+    """What makes picture `i` again, beside the model."""
+    parameters: dict[str, Any] = {"seed": wish.seeds[i]}
+    if wish.classes is not None:
+        parameters["class"] = model.manifest.classes[wish.classes[i]]
+    return parameters
+
+
+def _etag(model: Model, wish: Wish, kind: ImageFormat) -> str:
     # All that the file's bytes depend on: with the pixels, what the file says of itself, and how
     # this version of Ganymede encodes it.
-    made = [__version__, model.manifest.name, model.manifest.version, model.digest]
-    parameters = json.dumps([*made, seed, kind])
-    return f'"{hashlib.sha256(parameters.encode()).hexdigest()[:32]}"'
+    made = [__version__, _identity(model), _parameters(model, wish, 0), kind]
+    return f'"{hashlib.sha256(json.dumps(made).encode()).hexdigest()[:32]}"'

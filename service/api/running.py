@@ -22,16 +22,19 @@ async def generate(
     request: Request,
     model: Model,
     seeds: Sequence[int],
+    classes: Sequence[int] | None,
     seconds: float,
     encode: Callable[[Array], T],
 ) -> T:
     """Make the pictures ``[N, H, W, C] uint8`` of `seeds` and return what `encode` makes of them.
 
+    `classes` are indices, one for each seed, or None.
+
     After `seconds`, or when the client has gone, the job is cancelled and what is left of it is
     not done. Raises what Engine.submit raises, DeadlineExceeded, and Problem for a client gone.
     """
     deadline = engine.clock() + seconds
-    job = engine.submit(model, seeds, deadline)
+    job = engine.submit(model, seeds, classes, deadline)
     gone = asyncio.ensure_future(_disconnected(request))
     handed_on = False
 

@@ -11,6 +11,8 @@ from service.runtime.latents import MAX_SEED
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 # Beyond what any operator may allow; the maximum in force is a setting.
 MOST_IMAGES = 10_000
+# A class by its name or its index.
+ClassWish = str | Annotated[int, Field(ge=0)]
 Format = Literal["png", "jpeg", "webp", "npy", "zip", "json"]
 
 
@@ -33,6 +35,12 @@ class GenerateRequest(BaseModel):
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=MOST_IMAGES, fail_fast=True)] | (
         None
     ) = None
+    class_: ClassWish | list[ClassWish] | None = Field(
+        default=None,
+        alias="class",
+        description="A class by name or index, or as many as there are pictures. Seed s has class "
+        "s modulo their number when none is said.",
+    )
     format: Format | None = Field(
         default=None,
         description="Goes before the Accept header. One picture comes as itself (png, jpeg, webp); "
@@ -40,10 +48,33 @@ class GenerateRequest(BaseModel):
     )
 
 
+class SampleClassesRequest(BaseModel):
+    """Pictures by class: so many of each that `classes` names, or `per_class` of every class."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "examples": [{"model": "cgan-fashion", "classes": {"sneaker": 4, "bag": 2}, "seed": 7}]
+        },
+    )
+
+    model: str = Field(description="`name`, or `name@version`.")
+    classes: dict[str, Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)
+    per_class: int | None = Field(default=None, ge=1)
+    seed: Seed | None = Field(
+        default=None, description="Picture i has seed + i, over all classes in their order."
+    )
+    format: Format | None = Field(
+        default=None, description="As of generate; a ZIP has a folder for each class."
+    )
+
+
 class GeneratedImage(BaseModel):
     """One picture in base64, with what is needed to make it again."""
 
     seed: int
+    class_: str | None = Field(default=None, alias="class")
     media_type: str
     data: str = Field(description="base64")
 

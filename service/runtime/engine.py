@@ -109,7 +109,13 @@ class Engine:
             self.state, self.reason = EngineState.READY, None
         log.info("ready: %d workers on %s", plan.workers, self.provider)
 
-    def submit(self, model: Model, seeds: Sequence[int], deadline: float = math.inf) -> Job:
+    def submit(
+        self,
+        model: Model,
+        seeds: Sequence[int],
+        classes: Sequence[int] | None = None,
+        deadline: float = math.inf,
+    ) -> Job:
         """Queue the pictures of `seeds`; the job's future ends with ``pixels`` [N, H, W, C] uint8.
 
         `deadline` is a time of `clock`. The job is held: `encode` lets go of it at its end, and who
@@ -124,7 +130,7 @@ class Engine:
             pixels_per_row=model.manifest.image.pixels,
             label=model.manifest.name,
         )
-        job = Job(lane, model.feeds(seeds), deadline, held=True)
+        job = Job(lane, model.feeds(seeds, classes), deadline, held=True)
         self._scheduler.submit(job)
         return job
 

@@ -167,6 +167,8 @@ class Manifest(_Part):
             graph = self.graphs.get(GENERATOR)
             if graph is None or "z" not in graph.inputs or "pixels" not in graph.outputs:
                 raise ValueError(f"a model that generates needs a graph {GENERATOR!r}: z to pixels")
+            if bool(self.classes) != ("class_index" in graph.inputs):
+                raise ValueError("classes and the input class_index go together")
         return self
 
     @property

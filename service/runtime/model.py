@@ -43,14 +43,26 @@ class Model:
                 f"and the manifest says uint8 {list(expected)}"
             )
 
-    def feeds(self, seeds: Sequence[int]) -> dict[str, Array]:
+    def classes_of(self, seeds: Sequence[int]) -> list[int] | None:
+        """Return the classes of `seeds` where none are asked for; None without classes.
+
+        Seed s has class s modulo their number, so that seeds in a row show every class in turn.
+        """
+        count = len(self.manifest.classes)
+        return [seed % count for seed in seeds] if count else None
+
+    def feeds(self, seeds: Sequence[int], classes: Sequence[int] | None = None) -> dict[str, Array]:
         """Return the generator's inputs for `seeds`, a row each. Raises ValueError."""
         assert self.manifest.latent is not None  # noqa: S101 - the manifest sees to it
-        return {"z": latents.draw(seeds, self.manifest.latent.dimension)}
+        feeds: dict[str, Array] = {"z": latents.draw(seeds, self.manifest.latent.dimension)}
+        classes = classes or self.classes_of(seeds)
+        if classes is not None:
+            feeds["class_index"] = np.asarray(classes, np.int64)
+        return feeds
 
-    def generate(self, seeds: Sequence[int]) -> Array:
+    def generate(self, seeds: Sequence[int], classes: Sequence[int] | None = None) -> Array:
         """Make the pictures ``[N, H, W, C] uint8`` of `seeds`, in this thread, in one batch."""
-        return self.sessions[GENERATOR].run(self.feeds(seeds))["pixels"]
+        return self.sessions[GENERATOR].run(self.feeds(seeds, classes))["pixels"]
 
 
 def _load_graph(folder: Path, graph: Graph, provider: Provider, plan: ExecutionPlan) -> Session:

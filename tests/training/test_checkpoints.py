@@ -11,6 +11,7 @@ CHECKPOINT = Checkpoint(
     seconds=1.5,
     device="test",
     code_revision="test",
+    class_names=["a", "b"],
     game={"networks": {"generator": {"weight": torch.arange(4.0)}}},
 )
 
@@ -29,7 +30,7 @@ def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "checkpoint.pt"
     CHECKPOINT.save(path)
     before = path.read_bytes()
-    unsavable = Checkpoint(4, 256, 2.0, "test", "test", {"network": lambda: None})
+    unsavable = Checkpoint(4, 256, 2.0, "test", "test", [], {"network": lambda: None})
     with pytest.raises((AttributeError, pickle.PicklingError)):
         unsavable.save(path)
     assert path.read_bytes() == before

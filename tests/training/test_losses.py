@@ -1,9 +1,18 @@
 import math
+from typing import get_args
 
 import pytest
 import torch
 
-from training.losses import LOSSES, minimax_generator_loss, non_saturating_generator_loss
+from training.losses import (
+    SMOOTHABLE,
+    LossName,
+    adversarial_loss,
+    minimax_generator_loss,
+    non_saturating_generator_loss,
+)
+
+LOSSES = {name: adversarial_loss(name) for name in get_args(LossName)}
 
 REAL, FAKE = torch.tensor([2.0, -1.0]), torch.tensor([0.5, -3.0])
 
@@ -34,9 +43,9 @@ def test_at_the_equilibrium_the_discriminator_pays_log_4():
 
 def test_minimax_saturates_where_the_discriminator_is_sure_and_non_saturating_does_not():
     gradients = {}
-    for name, loss in LOSSES.items():
+    for name in ("minimax", "non_saturating"):
         logits = torch.full((4,), -20.0, requires_grad=True)
-        loss.generator(logits).backward()
+        LOSSES[name].generator(torch.zeros(4), logits).backward()
         gradients[name] = logits.grad.abs().sum().item()
     assert gradients["minimax"] < 1e-6
     assert gradients["non_saturating"] == pytest.approx(1.0, abs=1e-6)
@@ -46,4 +55,50 @@ def test_minimax_saturates_where_the_discriminator_is_sure_and_non_saturating_do
 def test_losses_stay_finite_for_any_logit(name):
     extremes = torch.tensor([-1e4, 1e4])
     assert torch.isfinite(LOSSES[name].discriminator(extremes, extremes))
-    assert torch.isfinite(LOSSES[name].generator(extremes))
+    assert torch.isfinite(LOSSES[name].generator(extremes, extremes))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_each_player_gains_by_moving_its_logits_its_way(name):
+    real, fake = torch.zeros(4, requires_grad=True), torch.zeros(4, requires_grad=True)
+    LOSSES[name].discriminator(real, fake).backward()
+    assert (real.grad < 0).all()
+    assert (fake.grad >= 0).all()
+    real, fake = torch.zeros(4, requires_grad=True), torch.zeros(4, requires_grad=True)
+    LOSSES[name].generator(real, fake).backward()
+    assert (fake.grad < 0).all()
+
+
+def test_least_squares_hinge_and_wasserstein_are_the_papers():
+    loss = LOSSES["least_squares"]
+    expected = 0.5 * ((REAL - 1) ** 2).mean() + 0.5 * (FAKE**2).mean()
+    torch.testing.assert_close(loss.discriminator(REAL, FAKE), expected)
+    torch.testing.assert_close(loss.generator(REAL, FAKE), 0.5 * ((FAKE - 1) ** 2).mean())
+    loss = LOSSES["hinge"]
+    expected = (1 - REAL).clamp(min=0).mean() + (1 + FAKE).clamp(min=0).mean()
+    torch.testing.assert_close(loss.discriminator(REAL, FAKE), expected)
+    torch.testing.assert_close(loss.generator(REAL, FAKE), -FAKE.mean())
+    loss = LOSSES["wasserstein"]
+    torch.testing.assert_close(loss.discriminator(REAL, FAKE), FAKE.mean() - REAL.mean())
+
+
+def test_relativistic_compares_pictures_pair_by_pair():
+    loss = LOSSES["relativistic"]
+    assert loss.generator_sees_real
+    expected = -log_d(REAL - FAKE).mean()
+    torch.testing.assert_close(loss.discriminator(REAL, FAKE), expected)
+    torch.testing.assert_close(loss.generator(REAL, FAKE), -log_d(FAKE - REAL).mean())
+    shifted = loss.discriminator(REAL + 5, FAKE + 5)
+    torch.testing.assert_close(shifted, loss.discriminator(REAL, FAKE))
+
+
+@pytest.mark.parametrize("name", sorted(SMOOTHABLE))
+def test_one_sided_smoothing_draws_real_logits_to_its_target_and_leaves_fake_ones(name):
+    smooth = adversarial_loss(name, real_target=0.9)
+    target = 0.9 if name == "least_squares" else math.log(0.9 / 0.1)
+    real, fake = torch.full((4,), target, requires_grad=True), torch.zeros(4, requires_grad=True)
+    smooth.discriminator(real, fake).backward()
+    torch.testing.assert_close(real.grad, torch.zeros(4), rtol=0, atol=1e-6)
+    plain = torch.zeros(4, requires_grad=True)
+    LOSSES[name].discriminator(torch.zeros(4), plain).backward()
+    torch.testing.assert_close(fake.grad, plain.grad)

@@ -42,6 +42,9 @@ def test_a_written_recipe_is_read_back(tmp_path):
         ("data.resolution=27", "DCGAN needs a side .* got 27"),
         ("optimizer.generator.betas=[1.5, 0.9]", "optimizer.generator.betas.*less than 1"),
         ("optimizer.generator.learning_rate=-1", "optimizer.generator.learning_rate: .*greater"),
+        ("game.loss=hinge; game.real_target=0.9", "hinge has no target"),
+        ("optimizer.generator.algorithm=sgd", "optimizer.generator: .*'adam'"),
+        ("optimizer.generator.momentum=1", "optimizer.generator: unknown key 'momentum'"),
         ("train.images", "expected key=value"),
         ("summary.x=1", "summary holds a value"),
         ("data.channels=[", "data.channels: .* is not a YAML value"),
@@ -49,7 +52,7 @@ def test_a_written_recipe_is_read_back(tmp_path):
 )
 def test_a_wrong_key_or_value_is_one_line_that_names_it(override, message):
     with pytest.raises(RecipeError, match=message) as error:
-        load_recipe("dcgan-fashion", [override])
+        load_recipe("dcgan-fashion", override.split("; "))
     assert "\n" not in str(error.value)
 
 

@@ -1,43 +1,55 @@
 """The game of the original GAN: a generator makes pictures of noise, a discriminator judges.
 
-Algorithm 1 of arXiv:1406.2661: k steps of the discriminator, then one of the generator.
+Algorithm 1 of arXiv:1406.2661: k steps of the discriminator, then one of the generator. With
+classes, both are told the class (arXiv:1411.1784): generated pictures are asked for the classes of
+the real ones beside them.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from training.device import Precision
 from training.distributed import Share
-from training.losses import LOSSES
+from training.losses import adversarial_loss
+from training.penalties import clip_weights, gradient_penalty, zero_centred_penalty
 from training.recipe import Recipe
+
+
+class Reals(NamedTuple):
+    """Real pictures ``[N, C, H, W]`` in [-1, 1], with their classes ``[N]`` where there are any."""
+
+    images: Tensor
+    class_index: Tensor | None = None
 
 
 class NoiseToImage:
     """The players, their optimisers, and the generator's moving `average`, which is exported.
 
-    Signs of a turn, each a scalar tensor: `loss_discriminator`, `loss_generator`, and the mean
-    probabilities `real_score` D(x) and `fake_score` D(G(z)) as the discriminator's step saw them.
+    Signs of a turn, each a scalar tensor: `loss_discriminator`, `loss_generator`, the mean scores
+    `real_score` D(x) and `fake_score` D(G(z)) as the discriminator's step saw them (probabilities
+    where the loss has them, else logits), and `penalty` where there is one.
     """
 
     def __init__(
         self, recipe: Recipe, device: torch.device, precision: Precision, share: Share
     ) -> None:
         torch.manual_seed(recipe.train.seed)
-        generator = recipe.generator.build(recipe.shape)
-        discriminator = recipe.discriminator.build(recipe.shape)
+        generator = recipe.generator.build(recipe.shape, recipe.classes)
+        discriminator = recipe.discriminator.build(recipe.shape, recipe.classes)
         for player in (generator, discriminator):
             # Convolutions run faster so, on CPUs and GPUs alike.
             player.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
         self.options = recipe.game
         self.z_dim = recipe.generator.z_dim
-        self._loss = LOSSES[recipe.game.loss]
+        self.classes = recipe.classes
+        self._loss = adversarial_loss(recipe.game.loss, recipe.game.real_target)
         self._share, self._device, self._precision = share, device, precision
         self._ema = recipe.ema
         self.average = copy.deepcopy(generator).requires_grad_(False)
@@ -55,44 +67,86 @@ class NoiseToImage:
         return self.options.discriminator_steps
 
     def turn(
-        self, reals: Sequence[Tensor], rng: torch.Generator, images_seen: int
+        self, batches: Sequence[Reals], rng: torch.Generator, number: int, images_seen: int
     ) -> Mapping[str, Tensor]:
-        """Play one turn on `reals`: this process's pictures ``[N, C, H, W]`` in [-1, 1].
+        """Play turn `number` on `batches`: this process's real pictures.
 
-        `rng` draws the latents of all processes; each takes its own part of them.
+        `rng` draws for all processes; each takes its own part.
         """
         signs: dict[str, Tensor] = {}
-        for real in reals:
-            signs |= self._discriminator_step(real, self._latents(len(real), rng))
-        signs |= self._generator_step(self._latents(len(reals[-1]), rng))
-        self._update_average(len(reals[-1]) * self._share.world * len(reals), images_seen)
+        for reals in batches:
+            signs |= self._discriminator_step(reals, rng, number)
+        signs |= self._generator_step(batches[-1], rng)
+        images = len(batches[-1].images) * self._share.world * len(batches)
+        self._update_average(images, images_seen)
         return signs
 
-    def _discriminator_step(self, real: Tensor, z: Tensor) -> dict[str, Tensor]:
+    def _discriminator_step(
+        self, reals: Reals, rng: torch.Generator, number: int
+    ) -> dict[str, Tensor]:
+        z = self._latents(len(reals.images), rng)
         with self._autocast():
             with torch.no_grad():
-                fake = self._networks["generator"](z)
-            real_logits = self._D(real)
-            fake_logits = self._D(fake)
+                fake = self._networks["generator"](z, reals.class_index)
+            real_logits = self._D(reals.images, reals.class_index)
+            fake_logits = self._D(fake, reals.class_index)
         real_logits, fake_logits = real_logits.float(), fake_logits.float()
         loss = self._loss.discriminator(real_logits, fake_logits)
-        self._descend("discriminator", loss)
-        return {
+        signs = {
             "loss_discriminator": loss.detach(),
-            "real_score": real_logits.detach().sigmoid().mean(),
-            "fake_score": fake_logits.detach().sigmoid().mean(),
+            "real_score": self._score(real_logits),
+            "fake_score": self._score(fake_logits),
         }
+        if self._penalised and number % self.options.penalty_every == 0:
+            penalty = self._penalty(reals, fake.float(), rng)
+            signs["penalty"] = penalty.detach()
+            loss = loss + penalty * self.options.penalty_every
+        self._descend("discriminator", loss)
+        if self.options.clip_weights is not None:
+            clip_weights(self._networks["discriminator"].parameters(), self.options.clip_weights)
+        return signs
 
-    def _generator_step(self, z: Tensor) -> dict[str, Tensor]:
+    def _generator_step(self, reals: Reals, rng: torch.Generator) -> dict[str, Tensor]:
         discriminator = self._networks["discriminator"]
+        z = self._latents(len(reals.images), rng)
         # The gradient flows through D to G, and D's own is not wanted here.
         discriminator.requires_grad_(False)
         with self._autocast():
-            fake_logits = discriminator(self._G(z))
-        loss = self._loss.generator(fake_logits.float())
+            fake_logits = discriminator(self._G(z, reals.class_index), reals.class_index).float()
+            real_logits = fake_logits.detach()
+            if self._loss.generator_sees_real:
+                real_logits = discriminator(reals.images, reals.class_index).float()
+        loss = self._loss.generator(real_logits, fake_logits)
         self._descend("generator", loss)
         discriminator.requires_grad_(True)
         return {"loss_generator": loss.detach()}
+
+    @property
+    def _penalised(self) -> bool:
+        return bool(self.options.gradient_penalty or self.options.r1 or self.options.r2)
+
+    def _penalty(self, reals: Reals, fake: Tensor, rng: torch.Generator) -> Tensor:
+        """Sum the weighted penalties. In float32: gradients of gradients are small."""
+        options, penalty = self.options, torch.zeros((), device=self._device)
+
+        def critic(images: Tensor) -> Tensor:
+            logits: Tensor = self._D(images, reals.class_index)
+            return logits
+
+        if options.gradient_penalty:
+            mix = torch.rand(len(fake) * self._share.world, generator=rng)
+            mix = self._share.part(mix).to(self._device)
+            between = gradient_penalty(critic, reals.images, fake, mix)
+            penalty = penalty + options.gradient_penalty * between
+        if options.r1:
+            penalty = penalty + options.r1 * zero_centred_penalty(critic, reals.images)
+        if options.r2:
+            penalty = penalty + options.r2 * zero_centred_penalty(critic, fake)
+        return penalty
+
+    def _score(self, logits: Tensor) -> Tensor:
+        logits = logits.detach()
+        return (logits.sigmoid() if self._loss.probabilistic else logits).mean()
 
     def _descend(self, player: str, loss: Tensor) -> None:
         optimizer = self._optimizers[player]
@@ -121,10 +175,12 @@ class NoiseToImage:
         )
 
     @torch.no_grad()
-    def sample(self, z: Tensor) -> Tensor:
+    def sample(self, z: Tensor, class_index: Tensor | None = None) -> Tensor:
         """Return what the averaged generator makes of latents: ``[N, C, H, W]`` in [-1, 1]."""
         generator = self.average.eval()
-        images: Tensor = generator(z.to(self._device))
+        if class_index is not None:
+            class_index = class_index.to(self._device)
+        images: Tensor = generator(z.to(self._device), class_index)
         return images.float().cpu()
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,7 +2,11 @@
 
 Strided and transposed convolutions instead of pooling, batch normalisation in both players but
 for the generator's output and the discriminator's input, ReLU in the generator, LeakyReLU in the
-discriminator, weights from N(0, 0.02).
+discriminator, weights from N(0, 0.02). With classes, the label is joined to the noise, and to the
+picture as channels (arXiv:1411.1784).
+
+The same discriminator without normalisation, or with layer normalisation, is a critic for WGAN and
+WGAN-GP (arXiv:1704.00028, section 4: no batch normalisation where single gradients are penalised).
 """
 
 from __future__ import annotations
@@ -13,8 +17,16 @@ from typing import Literal
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from training.networks.conditioning import (
+    UNCONDITIONAL,
+    Conditioning,
+    JoinedLabel,
+    LabelPlanes,
+)
 from training.networks.shapes import ImageShape
 from training.options import Options
+
+Normalisation = Literal["batch", "layer", "none"]
 
 
 def doublings(size: int) -> tuple[int, int]:
@@ -32,10 +44,18 @@ def doublings(size: int) -> tuple[int, int]:
 
 
 class DCGANGenerator(nn.Module):
-    """Latents ``[N, z_dim]`` to pictures ``[N, C, H, W]`` in [-1, 1]."""
+    """Latents ``[N, z_dim]`` and class indices ``[N]`` to pictures ``[N, C, H, W]`` in [-1, 1]."""
 
-    def __init__(self, z_dim: int, shape: ImageShape, width: int) -> None:
+    def __init__(
+        self,
+        z_dim: int,
+        shape: ImageShape,
+        width: int,
+        conditioning: Conditioning = UNCONDITIONAL,
+    ) -> None:
         super().__init__()
+        self.join = JoinedLabel(conditioning)
+        z_dim += conditioning.width
         base, count = doublings(shape.height)
         widths = [width * 2**i for i in reversed(range(count))]
         layers: list[nn.Module] = [
@@ -56,35 +76,54 @@ class DCGANGenerator(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.apply(_initialise)
 
-    def forward(self, z: Tensor) -> Tensor:
-        images: Tensor = self.layers(z[:, :, None, None])
+    def forward(self, z: Tensor, class_index: Tensor | None = None) -> Tensor:
+        images: Tensor = self.layers(self.join(z, class_index)[:, :, None, None])
         return images
 
 
 class DCGANDiscriminator(nn.Module):
-    """Pictures ``[N, C, H, W]`` to logits ``[N]``: positive means real."""
+    """Pictures ``[N, C, H, W]``, and class indices ``[N]``, to logits ``[N]``: positive is real."""
 
-    def __init__(self, shape: ImageShape, width: int) -> None:
+    def __init__(
+        self,
+        shape: ImageShape,
+        width: int,
+        normalisation: Normalisation = "batch",
+        conditioning: Conditioning = UNCONDITIONAL,
+    ) -> None:
         super().__init__()
+        self.join = LabelPlanes(conditioning)
         base, count = doublings(shape.height)
         widths = [width * 2**i for i in range(count)]
         layers: list[nn.Module] = [
-            nn.Conv2d(shape.channels, widths[0], 4, stride=2, padding=1),
+            nn.Conv2d(shape.channels + conditioning.width, widths[0], 4, stride=2, padding=1),
             nn.LeakyReLU(0.2, inplace=True),
         ]
         for fan_in, fan_out in pairwise(widths):
+            normalised = _normalisation(normalisation, fan_out)
+            bias = not normalised
             layers += [
-                nn.Conv2d(fan_in, fan_out, 4, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(fan_out),
+                nn.Conv2d(fan_in, fan_out, 4, stride=2, padding=1, bias=bias),
+                *normalised,
                 nn.LeakyReLU(0.2, inplace=True),
             ]
         layers.append(nn.Conv2d(widths[-1], 1, base))
         self.layers = nn.Sequential(*layers)
         self.apply(_initialise)
 
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.layers(images)
+    def forward(self, images: Tensor, class_index: Tensor | None = None) -> Tensor:
+        logits: Tensor = self.layers(self.join(images, class_index))
         return logits.flatten()
+
+
+def _normalisation(kind: Normalisation, width: int) -> list[nn.Module]:
+    match kind:
+        case "batch":
+            return [nn.BatchNorm2d(width)]
+        case "layer":
+            return [nn.GroupNorm(1, width)]
+        case "none":
+            return []
 
 
 def _initialise(module: nn.Module) -> None:
@@ -103,10 +142,14 @@ class DCGANGeneratorOptions(Options):
     network: Literal["dcgan"]
     z_dim: PositiveInt = 100
     width: PositiveInt = 64
+    # How many values stand for the class, where the recipe is conditional.
+    class_width: PositiveInt = 32
 
-    def build(self, shape: ImageShape) -> DCGANGenerator:
+    def build(self, shape: ImageShape, classes: int = 0) -> DCGANGenerator:
         """Make the network with fresh weights from the global random state."""
-        return DCGANGenerator(self.z_dim, shape, self.width)
+        return DCGANGenerator(
+            self.z_dim, shape, self.width, Conditioning.of(classes, self.class_width)
+        )
 
 
 class DCGANDiscriminatorOptions(Options):
@@ -114,7 +157,15 @@ class DCGANDiscriminatorOptions(Options):
 
     network: Literal["dcgan"]
     width: PositiveInt = 64
+    normalisation: Normalisation = "batch"
+    # How many channels stand for the class, where the recipe is conditional.
+    class_width: PositiveInt = 8
 
-    def build(self, shape: ImageShape) -> DCGANDiscriminator:
+    def build(self, shape: ImageShape, classes: int = 0) -> DCGANDiscriminator:
         """Make the network with fresh weights from the global random state."""
-        return DCGANDiscriminator(shape, self.width)
+        return DCGANDiscriminator(
+            shape,
+            self.width,
+            self.normalisation,
+            Conditioning.of(classes, self.class_width),
+        )

@@ -4,6 +4,7 @@ import pytest
 
 from service.runtime.engine import Engine, EngineState, NotReady
 from service.runtime.scheduler import JobTooLarge, QueueFull
+from tests.conftest import TINY
 
 
 def make_engine(models, **options):
@@ -85,7 +86,7 @@ def test_without_a_model_that_is_ready_it_fails_and_says_what_is_wrong(models, t
     engine.start()
     assert engine.state is EngineState.FAILED
     assert "empty" in engine.reason
-    for name in ("gan-mnist", "dcgan-fashion"):
+    for name in TINY:
         (models / name / "1" / "generator.onnx").unlink()
     engine = make_engine(models)
     engine.start()

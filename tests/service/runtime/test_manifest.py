@@ -40,6 +40,7 @@ def test_the_digest_follows_the_graphs_and_not_the_words(folder):
         ({"graphs": {"generator": {"file": "/etc/passwd.onnx"}}}, "graphs.generator.file"),
         ({"task": "juggle"}, "task"),
         ({"latent": None}, "needs a latent space"),
+        ({"classes": ["a", "b"]}, "class_index go together"),
         ({"image": {"height": 0, "width": 28, "channels": 1}}, "image.height"),
         ({"image": {"height": 28, "width": 28, "channels": 2}}, "image.channels"),
     ],

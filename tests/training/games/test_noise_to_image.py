@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from training.distributed import Share
-from training.games.noise_to_image import NoiseToImage
+from training.games.noise_to_image import NoiseToImage, Reals
 from training.recipe import load_recipe
 
 
@@ -14,15 +14,16 @@ def make(*overrides, name="gan-mnist") -> NoiseToImage:
     return NoiseToImage(recipe, torch.device("cpu"), "float32", Share())
 
 
-def reals(count=1) -> list[torch.Tensor]:
+def reals(count=1, classes=0) -> list[Reals]:
     torch.manual_seed(1)
-    return [torch.rand(8, 1, 28, 28) * 2 - 1 for _ in range(count)]
+    labels = torch.arange(8) % classes if classes else None
+    return [Reals(torch.rand(8, 1, 28, 28) * 2 - 1, labels) for _ in range(count)]
 
 
 def play(game, turns=1, count=1):
     for turn in range(turns):
         rng = torch.Generator().manual_seed(turn)
-        signs = game.turn(reals(count), rng, images_seen=turn * 8)
+        signs = game.turn(reals(count, game.classes), rng, turn, images_seen=turn * 8)
     return signs
 
 
@@ -57,7 +58,7 @@ def test_the_generators_step_leaves_no_gradient_in_the_discriminator():
     game = make()
     play(game)
     gradient = [p.grad.clone() for p in game._networks["discriminator"].parameters()]
-    game._generator_step(torch.randn(8, game.z_dim))
+    game._generator_step(reals()[0], torch.Generator())
     for before, parameter in zip(
         gradient, game._networks["discriminator"].parameters(), strict=True
     ):
@@ -65,12 +66,59 @@ def test_the_generators_step_leaves_no_gradient_in_the_discriminator():
         assert parameter.requires_grad
 
 
-@pytest.mark.parametrize("loss", ["minimax", "non_saturating"])
-def test_the_discriminator_learns_to_tell_a_constant_from_noise(loss):
+@pytest.mark.parametrize(
+    "loss", ["minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "relativistic"]
+)
+def test_the_discriminator_learns_to_score_real_pictures_higher(loss):
     game = make(f"game.loss={loss}", "optimizer.generator.learning_rate=1e-9")
     signs = play(game, turns=60)
-    assert signs["real_score"] > 0.8
-    assert signs["fake_score"] < 0.2
+    assert signs["real_score"] > signs["fake_score"] + 0.5
+
+
+def test_clipped_weights_stay_within_the_bound():
+    game = make("game.loss=wasserstein", "game.clip_weights=0.01")
+    play(game, turns=3)
+    largest = max(w.abs().max() for w in weights(game, "discriminator").values())
+    assert largest <= 0.01
+    assert max(w.abs().max() for w in weights(game, "generator").values()) > 0.01
+
+
+@pytest.mark.parametrize("penalty", ["gradient_penalty", "r1", "r2"])
+def test_a_penalty_makes_the_discriminators_gradients_smaller(penalty):
+    steepness = {}
+    for weight in (0, 30):
+        rate = "optimizer.discriminator.learning_rate=0.002"
+        game = make(f"game.{penalty}={weight}", "game.loss=wasserstein", rate)
+        play(game, turns=40)
+        images = reals()[0].images.requires_grad_(True)
+        (gradient,) = torch.autograd.grad(game._D(images).sum(), images)
+        steepness[weight] = gradient.flatten(1).norm(dim=1).mean().item()
+    assert steepness[30] < steepness[0] / 2
+
+
+def test_a_lazy_penalty_comes_at_every_so_many_turns():
+    game = make("game.r1=1", "game.penalty_every=4")
+    batch = reals()
+    with_penalty = [
+        turn
+        for turn in range(9)
+        if "penalty" in game.turn(batch, torch.Generator().manual_seed(turn), turn, turn)
+    ]
+    assert with_penalty == [0, 4, 8]
+
+
+@pytest.mark.parametrize("name", ["gan-mnist", "dcgan-fashion"])
+def test_with_classes_both_players_listen_to_them(name):
+    game = make("classes=4", name=name)
+    play(game, turns=2)
+    z = torch.randn(1, game.z_dim).expand(4, -1)
+    pictures = game.sample(z, torch.arange(4))
+    assert len(torch.unique(pictures.flatten(1), dim=0)) == 4
+    discriminator = game._networks["discriminator"].eval()
+    same = torch.zeros(4, 1, 28, 28)
+    assert len(torch.unique(discriminator(same, torch.arange(4)))) == 4
+    with pytest.raises(ValueError, match="needs class_index"):
+        game.sample(z)
 
 
 def test_the_average_follows_the_generator_with_the_half_life_asked_for():
@@ -78,7 +126,7 @@ def test_the_average_follows_the_generator_with_the_half_life_asked_for():
     play(game)
     old = copy.deepcopy(game.average.state_dict())
     rng = torch.Generator().manual_seed(9)
-    game.turn(reals(), rng, images_seen=10_000)
+    game.turn(reals(), rng, 1, images_seen=10_000)
     latest = weights(game, "generator")
     for key, averaged in game.average.state_dict().items():
         torch.testing.assert_close(averaged, (old[key] + latest[key]) / 2)
@@ -99,7 +147,7 @@ def test_a_loaded_game_goes_on_bit_for_bit():
     other.load_state_dict(copy.deepcopy(one.state_dict()))
     for game in (one, other):
         torch.manual_seed(7)
-        game.turn(reals(), torch.Generator().manual_seed(7), images_seen=16)
+        game.turn(reals(), torch.Generator().manual_seed(7), 2, images_seen=16)
     for player in ("generator", "discriminator"):
         assert not moved(weights(one, player), weights(other, player))
     assert not moved(one.average.state_dict(), other.average.state_dict())

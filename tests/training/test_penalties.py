@@ -1,0 +1,59 @@
+import pytest
+import torch
+from torch import nn
+
+from training.penalties import clip_weights, gradient_penalty, zero_centred_penalty
+
+SHAPE = (5, 1, 3, 3)
+
+
+def linear_critic(slope):
+    """A critic whose gradient is `slope` everywhere."""
+    return lambda images: (images * slope).flatten(1).sum(1)
+
+
+def slope(norm):
+    return torch.full((1, 3, 3), norm / 3.0)
+
+
+@pytest.mark.parametrize("norm", [0.5, 1.0, 3.0])
+def test_the_gradient_penalty_is_how_far_the_slope_is_from_one(norm):
+    real, fake, mix = torch.randn(SHAPE), torch.randn(SHAPE), torch.rand(5)
+    penalty = gradient_penalty(linear_critic(slope(norm)), real, fake, mix)
+    torch.testing.assert_close(penalty, torch.tensor((norm - 1) ** 2))
+
+
+def test_the_gradient_penalty_looks_between_the_pictures():
+    seen = []
+
+    def critic(images):
+        seen.append(images.detach())
+        return images.flatten(1).sum(1)
+
+    real, fake = torch.ones(SHAPE), torch.zeros(SHAPE)
+    mix = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])
+    gradient_penalty(critic, real, fake, mix)
+    torch.testing.assert_close(seen[0], mix.reshape(-1, 1, 1, 1).expand(SHAPE))
+
+
+def test_the_zero_centred_penalty_is_half_the_squared_slope():
+    penalty = zero_centred_penalty(linear_critic(slope(3.0)), torch.randn(SHAPE))
+    torch.testing.assert_close(penalty, torch.tensor(4.5))
+
+
+def test_penalties_reach_the_weights():
+    critic = nn.Sequential(nn.Flatten(), nn.Linear(9, 8), nn.Softplus(), nn.Linear(8, 1))
+    images = torch.randn(SHAPE)
+    for penalty in (
+        zero_centred_penalty(critic, images),
+        gradient_penalty(critic, images, images, torch.rand(5)),
+    ):
+        critic.zero_grad()
+        penalty.backward()
+        assert critic[1].weight.grad.abs().sum() > 0
+
+
+def test_clipping_touches_only_what_is_beyond_the_bound():
+    weight = torch.tensor([-2.0, -0.005, 0.0, 0.01, 5.0])
+    clip_weights([weight], 0.01)
+    torch.testing.assert_close(weight, torch.tensor([-0.01, -0.005, 0.0, 0.01, 0.01]))

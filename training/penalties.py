@@ -1,0 +1,44 @@
+"""Penalties on the discriminator's gradients: pure functions, averaged over the batch.
+
+Each takes a function from pictures ``[N, C, H, W]`` to logits ``[N]`` and returns a scalar whose
+own gradient reaches the discriminator's weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+Critic = Callable[[Tensor], Tensor]
+
+
+def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
+    """(‖∇D(x̂)‖₂ - 1)² at points between real and generated pictures: arXiv:1704.00028, equation 3.
+
+    `mix` ``[N]`` in [0, 1] says where between them: 1 is real.
+    """
+    mix = mix.reshape(-1, 1, 1, 1)
+    between = (mix * real + (1 - mix) * fake).detach()
+    norms: Tensor = torch.linalg.vector_norm(_input_gradients(critic, between).flatten(1), dim=1)
+    return (norms - 1).square().mean()
+
+
+def zero_centred_penalty(critic: Critic, images: Tensor) -> Tensor:
+    """½‖∇D(x)‖²: R1 at real pictures, R2 at generated ones. Equation 9 of arXiv:1801.04406."""
+    return _input_gradients(critic, images).square().flatten(1).sum(1).mean() / 2
+
+
+@torch.no_grad()
+def clip_weights(weights: Iterable[Tensor], bound: float) -> None:
+    """Clip every weight to [-bound, bound], in place: line 7 of algorithm 1 in arXiv:1701.07875."""
+    for weight in weights:
+        weight.clamp_(-bound, bound)
+
+
+def _input_gradients(critic: Critic, images: Tensor) -> Tensor:
+    images = images.detach().requires_grad_(True)
+    # A logit depends on its own picture alone, so the gradient of the sum holds that of each.
+    (gradients,) = torch.autograd.grad(critic(images).sum(), images, create_graph=True)
+    return gradients
