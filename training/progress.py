@@ -24,6 +24,7 @@ SHORT = {
     "loss_generator": "loss G",
     "real_score": "D(x)",
     "fake_score": "D(G(z))",
+    "augment_probability": "augment p",
 }
 
 

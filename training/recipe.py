@@ -26,6 +26,7 @@ from pydantic import (
 from torch import nn
 
 from service.runtime.errors import UserError
+from training.augment import AugmentOptions
 from training.data.pictures import DataOptions
 from training.device import DeviceOptions
 from training.losses import SMOOTHABLE, LossName
@@ -37,7 +38,7 @@ SHIPPED = Path(__file__).parent / "recipes"
 
 
 # What tells the members of a union apart; pydantic names it among the keys of an error.
-_TAGS = frozenset({"mlp", "dcgan", "adam", "rmsprop"})
+_TAGS = frozenset({"mlp", "dcgan", "adam", "rmsprop", "ada", "diffaugment"})
 
 
 class RecipeError(UserError):
@@ -90,6 +91,20 @@ class OptimizerOptions(Options):
     discriminator: PlayerOptimizer = AdamOptions()
 
 
+class InstanceNoiseOptions(Options):
+    """Noise on all that the discriminator sees, so that the two distributions overlap.
+
+    Sønderby et al. 2016, arXiv:1610.04490. Falls from `sigma`, on pictures in [-1, 1], to 0.
+    """
+
+    sigma: float = Field(default=0.1, gt=0)
+    until_images: PositiveInt
+
+    def at(self, images_seen: int) -> float:
+        """Return the noise's standard deviation after so many images."""
+        return self.sigma * max(1 - images_seen / self.until_images, 0.0)
+
+
 class NoiseToImageOptions(Options):
     """The game of the original GAN: from noise to pictures."""
 
@@ -105,6 +120,11 @@ class NoiseToImageOptions(Options):
     r2: NonNegativeFloat = 0.0
     # Penalties only at every so many turns, as many times as strong ("lazy": arXiv:1912.04958).
     penalty_every: PositiveInt = 1
+    # What the discriminator sees is changed at random, for sets that it could learn by heart.
+    augment: AugmentOptions | None = None
+    instance_noise: InstanceNoiseOptions | None = None
+    # Gradients of either player are scaled down to this norm.
+    clip_gradients: PositiveFloat | None = None
     # The discriminator's weights are clipped to this after each of its steps: the first WGAN.
     clip_weights: PositiveFloat | None = None
 

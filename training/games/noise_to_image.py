@@ -14,11 +14,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from training.augment import Augment
 from training.device import Precision
 from training.distributed import Share
 from training.losses import adversarial_loss
 from training.penalties import clip_weights, gradient_penalty, zero_centred_penalty
 from training.recipe import Recipe
+
+# Turns between two looks at whether the augmentation should be stronger, as ADA's authors have it.
+ADAPT_EVERY = 4
 
 
 class Reals(NamedTuple):
@@ -52,6 +56,9 @@ class NoiseToImage:
         self._loss = adversarial_loss(recipe.game.loss, recipe.game.real_target)
         self._share, self._device, self._precision = share, device, precision
         self._ema = recipe.ema
+        self.augment = Augment(recipe.game.augment)
+        self._real_signs = torch.zeros((), device=device)
+        self._noise = 0.0
         self.average = copy.deepcopy(generator).requires_grad_(False)
         self._G = share.wrap(generator, device)
         self._D = share.wrap(discriminator, device)
@@ -73,12 +80,17 @@ class NoiseToImage:
 
         `rng` draws for all processes; each takes its own part.
         """
+        noise = self.options.instance_noise
+        self._noise = noise.at(images_seen) if noise else 0.0
         signs: dict[str, Tensor] = {}
         for reals in batches:
             signs |= self._discriminator_step(reals, rng, number)
         signs |= self._generator_step(batches[-1], rng)
         images = len(batches[-1].images) * self._share.world * len(batches)
         self._update_average(images, images_seen)
+        if self.augment.adapts:
+            self._adapt(number, images)
+            signs["augment_probability"] = torch.tensor(self.augment.probability)
         return signs
 
     def _discriminator_step(
@@ -88,7 +100,8 @@ class NoiseToImage:
         with self._autocast():
             with torch.no_grad():
                 fake = self._networks["generator"](z, reals.class_index)
-            real_logits = self._D(reals.images, reals.class_index)
+            real, fake = self._shown(reals.images), self._shown(fake)
+            real_logits = self._D(real, reals.class_index)
             fake_logits = self._D(fake, reals.class_index)
         real_logits, fake_logits = real_logits.float(), fake_logits.float()
         loss = self._loss.discriminator(real_logits, fake_logits)
@@ -98,9 +111,11 @@ class NoiseToImage:
             "fake_score": self._score(fake_logits),
         }
         if self._penalised and number % self.options.penalty_every == 0:
-            penalty = self._penalty(reals, fake.float(), rng)
+            penalty = self._penalty(Reals(real.float(), reals.class_index), fake.float(), rng)
             signs["penalty"] = penalty.detach()
             loss = loss + penalty * self.options.penalty_every
+        if self.augment.adapts:
+            self._real_signs = self._real_signs + real_logits.detach().sign().mean()
         self._descend("discriminator", loss)
         if self.options.clip_weights is not None:
             clip_weights(self._networks["discriminator"].parameters(), self.options.clip_weights)
@@ -112,14 +127,31 @@ class NoiseToImage:
         # The gradient flows through D to G, and D's own is not wanted here.
         discriminator.requires_grad_(False)
         with self._autocast():
-            fake_logits = discriminator(self._G(z, reals.class_index), reals.class_index).float()
+            fake = self._shown(self._G(z, reals.class_index))
+            fake_logits = discriminator(fake, reals.class_index).float()
             real_logits = fake_logits.detach()
             if self._loss.generator_sees_real:
-                real_logits = discriminator(reals.images, reals.class_index).float()
+                real = self._shown(reals.images)
+                real_logits = discriminator(real, reals.class_index).float()
         loss = self._loss.generator(real_logits, fake_logits)
         self._descend("generator", loss)
         discriminator.requires_grad_(True)
         return {"loss_generator": loss.detach()}
+
+    def _shown(self, images: Tensor) -> Tensor:
+        """Return pictures as the discriminator is to see them: augmented, and with noise."""
+        images = self.augment(images)
+        if self._noise:
+            images = images + self._noise * torch.randn_like(images)
+        return images
+
+    def _adapt(self, number: int, images: int) -> None:
+        """Every few turns, hold what the discriminator says of real pictures against the target."""
+        if (number + 1) % ADAPT_EVERY == 0:
+            steps = ADAPT_EVERY * self.options.discriminator_steps
+            sign = float(self._share.mean(self._real_signs / steps))
+            self.augment.adapt(sign, images * ADAPT_EVERY)
+            self._real_signs = torch.zeros_like(self._real_signs)
 
     @property
     def _penalised(self) -> bool:
@@ -152,6 +184,9 @@ class NoiseToImage:
         optimizer = self._optimizers[player]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        if self.options.clip_gradients is not None:
+            weights = self._networks[player].parameters()
+            torch.nn.utils.clip_grad_norm_(weights, self.options.clip_gradients)
         optimizer.step()
 
     def _latents(self, count: int, rng: torch.Generator) -> Tensor:
@@ -187,8 +222,13 @@ class NoiseToImage:
         """Return everything that the next turn depends on."""
         networks = {name: network.state_dict() for name, network in self._networks.items()}
         optimizers = {name: o.state_dict() for name, o in self._optimizers.items()}
-        average = self.average.state_dict()
-        return {"networks": networks, "optimizers": optimizers, "average": average}
+        augment = {"probability": self.augment.probability, "real_signs": self._real_signs}
+        return {
+            "networks": networks,
+            "optimizers": optimizers,
+            "average": self.average.state_dict(),
+            "augment": augment,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
@@ -197,3 +237,5 @@ class NoiseToImage:
         for name, optimizer in self._optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         self.average.load_state_dict(state["average"])
+        self.augment.probability = state["augment"]["probability"]
+        self._real_signs = state["augment"]["real_signs"]

@@ -6,7 +6,8 @@ discriminator, weights from N(0, 0.02). With classes, the label is joined to the
 picture as channels (arXiv:1411.1784).
 
 The same discriminator without normalisation, or with layer normalisation, is a critic for WGAN and
-WGAN-GP (arXiv:1704.00028, section 4: no batch normalisation where single gradients are penalised).
+WGAN-GP (arXiv:1704.00028, section 4: no batch normalisation where single gradients are penalised);
+with spectral normalisation of its weights it is that of SNGAN (arXiv:1802.05957).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Literal
 
 from pydantic import PositiveInt
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from training.networks.conditioning import (
     UNCONDITIONAL,
@@ -23,10 +25,15 @@ from training.networks.conditioning import (
     JoinedLabel,
     LabelPlanes,
 )
+from training.networks.minibatch import (
+    MinibatchDiscrimination,
+    MinibatchKind,
+    MinibatchStandardDeviation,
+)
 from training.networks.shapes import ImageShape
 from training.options import Options
 
-Normalisation = Literal["batch", "layer", "none"]
+Normalisation = Literal["batch", "layer", "spectral", "none"]
 
 
 def doublings(size: int) -> tuple[int, int]:
@@ -90,6 +97,7 @@ class DCGANDiscriminator(nn.Module):
         width: int,
         normalisation: Normalisation = "batch",
         conditioning: Conditioning = UNCONDITIONAL,
+        minibatch: MinibatchKind = "none",
     ) -> None:
         super().__init__()
         self.join = LabelPlanes(conditioning)
@@ -107,9 +115,22 @@ class DCGANDiscriminator(nn.Module):
                 *normalised,
                 nn.LeakyReLU(0.2, inplace=True),
             ]
-        layers.append(nn.Conv2d(widths[-1], 1, base))
+        match minibatch:
+            case "standard_deviation":
+                deviation = MinibatchStandardDeviation()
+                layers += [deviation, nn.Conv2d(widths[-1] + deviation.added, 1, base)]
+            case "discrimination":
+                discrimination = MinibatchDiscrimination(widths[-1] * base**2)
+                features = widths[-1] * base**2 + discrimination.added
+                layers += [nn.Flatten(), discrimination, nn.Linear(features, 1)]
+            case "none":
+                layers.append(nn.Conv2d(widths[-1], 1, base))
         self.layers = nn.Sequential(*layers)
         self.apply(_initialise)
+        if normalisation == "spectral":
+            for layer in self.layers:
+                if isinstance(layer, nn.Conv2d | nn.Linear):
+                    spectral_norm(layer)
 
     def forward(self, images: Tensor, class_index: Tensor | None = None) -> Tensor:
         logits: Tensor = self.layers(self.join(images, class_index))
@@ -122,7 +143,7 @@ def _normalisation(kind: Normalisation, width: int) -> list[nn.Module]:
             return [nn.BatchNorm2d(width)]
         case "layer":
             return [nn.GroupNorm(1, width)]
-        case "none":
+        case "spectral" | "none":
             return []
 
 
@@ -158,6 +179,8 @@ class DCGANDiscriminatorOptions(Options):
     network: Literal["dcgan"]
     width: PositiveInt = 64
     normalisation: Normalisation = "batch"
+    # A last look at the batch as a whole, against mode collapse.
+    minibatch: MinibatchKind = "none"
     # How many channels stand for the class, where the recipe is conditional.
     class_width: PositiveInt = 8
 
@@ -168,4 +191,5 @@ class DCGANDiscriminatorOptions(Options):
             self.width,
             self.normalisation,
             Conditioning.of(classes, self.class_width),
+            self.minibatch,
         )

@@ -107,6 +107,54 @@ def test_a_lazy_penalty_comes_at_every_so_many_turns():
     assert with_penalty == [0, 4, 8]
 
 
+def test_instance_noise_falls_to_nothing():
+    game = make("game.instance_noise={sigma: 0.5, until_images: 100}")
+    images = torch.zeros(8, 1, 28, 28)
+    noise = []
+    for seen in (0, 50, 100, 500):
+        game.turn(reals(), torch.Generator().manual_seed(0), 0, images_seen=seen)
+        noise.append(game._shown(images).std().item())
+    assert noise == [pytest.approx(0.5, rel=0.05), pytest.approx(0.25, rel=0.05), 0, 0]
+
+
+def test_clipped_gradients_have_at_most_the_norm():
+    game = make("game.clip_gradients=0.001")
+    play(game)
+    for network in game._networks.values():
+        norm = torch.stack([p.grad.norm() for p in network.parameters()]).norm()
+        assert norm <= 0.001 * 1.001
+
+
+@pytest.mark.parametrize("kind", ["diffaugment", "ada"])
+def test_the_discriminator_sees_augmented_pictures_and_the_generator_learns_through_them(kind):
+    start = ", start: 0.8" if kind == "ada" else ""
+    game = make(f"game.augment={{kind: {kind}{start}}}", "game.r1=1", name="dcgan-fashion")
+    before = weights(game, "generator")
+    signs = play(game)
+    assert all(torch.isfinite(value) for value in signs.values())
+    assert moved(before, weights(game, "generator"))
+    images = reals()[0].images
+    assert not torch.equal(game._shown(images), images)
+
+
+def test_ada_grows_where_the_discriminator_is_sure_of_real_pictures_and_is_resumed():
+    augment = "game.augment={kind: ada, ramp_images: 1000, target: 0.5}"
+    game = make(augment, "optimizer.generator.learning_rate=1e-9")
+    signs = play(game, turns=60)
+    assert signs["augment_probability"] > 0.1
+    other = make(augment)
+    other.load_state_dict(copy.deepcopy(game.state_dict()))
+    assert other.augment.probability == game.augment.probability
+
+
+@pytest.mark.parametrize("minibatch", ["standard_deviation", "discrimination"])
+@pytest.mark.parametrize("normalisation", ["batch", "layer", "spectral", "none"])
+def test_every_kind_of_dcgan_discriminator_plays(normalisation, minibatch):
+    kind = [f"discriminator.normalisation={normalisation}", f"discriminator.minibatch={minibatch}"]
+    signs = play(make(*kind, "discriminator.width=4", name="dcgan-fashion"), turns=2)
+    assert all(torch.isfinite(value) for value in signs.values())
+
+
 @pytest.mark.parametrize("name", ["gan-mnist", "dcgan-fashion"])
 def test_with_classes_both_players_listen_to_them(name):
     game = make("classes=4", name=name)
