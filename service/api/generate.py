@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request
@@ -61,7 +62,7 @@ _BY_EXTENSION = {
 }
 
 
-def router(engine: Engine, settings: Settings, find: Any) -> APIRouter:
+def router(engine: Engine, settings: Settings, find: Callable[[str], Model]) -> APIRouter:
     """Return the routes; `find` gives the loaded model of a name."""
     routes = APIRouter(tags=["generate"])
 
@@ -74,7 +75,7 @@ def router(engine: Engine, settings: Settings, find: Any) -> APIRouter:
     async def generate(
         body: GenerateRequest, request: Request, accept: Annotated[str | None, Header()] = None
     ) -> Response:
-        model: Model = find(body.model)
+        model = find(body.model)
         wish = wishes.to_generate(body, model, settings.max_images)
         form = negotiate(body.format, accept, len(wish.seeds))
         return await answer(request, model, wish, form)
@@ -88,7 +89,7 @@ def router(engine: Engine, settings: Settings, find: Any) -> APIRouter:
     async def sample_classes(
         body: SampleClassesRequest, request: Request, accept: Annotated[str | None, Header()] = None
     ) -> Response:
-        model: Model = find(body.model)
+        model = find(body.model)
         wish = wishes.to_sample_classes(body, model, settings.max_images)
         form = negotiate(body.format, accept, len(wish.seeds))
         return await answer(request, model, wish, form, by_class=True)
@@ -132,7 +133,7 @@ def router(engine: Engine, settings: Settings, find: Any) -> APIRouter:
                 "There is no such format",
                 f"no pictures end in .{extension}; there are: {known}",
             )
-        model: Model = find(f"{name}@{version}" if version else name)
+        model = find(f"{name}@{version}" if version else name)
         wish = wishes.to_one(model, seed, class_)
         headers = {
             "etag": _etag(model, wish, kind),

@@ -10,12 +10,15 @@ from pydantic import Field
 
 from training.networks.dcgan import DCGANDiscriminatorOptions, DCGANGeneratorOptions
 from training.networks.mlp import MLPDiscriminatorOptions, MLPGeneratorOptions
+from training.networks.r3gan import R3GANDiscriminatorOptions, R3GANGeneratorOptions
 
 GeneratorOptions = Annotated[
-    DCGANGeneratorOptions | MLPGeneratorOptions, Field(discriminator="network")
+    DCGANGeneratorOptions | MLPGeneratorOptions | R3GANGeneratorOptions,
+    Field(discriminator="network"),
 ]
 DiscriminatorOptions = Annotated[
-    DCGANDiscriminatorOptions | MLPDiscriminatorOptions, Field(discriminator="network")
+    DCGANDiscriminatorOptions | MLPDiscriminatorOptions | R3GANDiscriminatorOptions,
+    Field(discriminator="network"),
 ]
 
 __all__ = ["DiscriminatorOptions", "GeneratorOptions"]

@@ -24,39 +24,53 @@ class Conditioning:
 UNCONDITIONAL = Conditioning(0, 0)
 
 
-class JoinedLabel(nn.Module):
-    """Joins the class's embedding to a vector: ``[N, D]`` to ``[N, D + width]``.
-
-    Unconditional, it gives the vector back and takes no class.
-    """
+class LabelEmbedding(nn.Module):
+    """A learned vector for each class; nothing without conditioning."""
 
     def __init__(self, conditioning: Conditioning) -> None:
         super().__init__()
         self.embed: nn.Embedding | None = None
         if conditioning.classes:
             self.embed = nn.Embedding(conditioning.classes, conditioning.width)
+
+    def embedded(self, class_index: Tensor | None) -> Tensor | None:
+        """Return ``[N, width]`` for classes ``[N]``, or None without conditioning."""
+        if self.embed is None:
+            return None
+        if class_index is None:
+            raise ValueError("a class-conditional network needs class_index")
+        vectors: Tensor = self.embed(class_index)
+        return vectors
+
+
+class JoinedLabel(LabelEmbedding):
+    """Joins the class to a vector: ``[N, D]`` to ``[N, D + width]``."""
 
     def forward(self, vector: Tensor, class_index: Tensor | None) -> Tensor:
-        if self.embed is None:
-            return vector
-        if class_index is None:
-            raise ValueError("a class-conditional network needs class_index")
-        return torch.cat([vector, self.embed(class_index)], dim=1)
+        label = self.embedded(class_index)
+        return vector if label is None else torch.cat([vector, label], dim=1)
 
 
-class LabelPlanes(nn.Module):
+class LabelPlanes(LabelEmbedding):
     """Joins the class to a picture as channels: ``[N, C, H, W]`` to ``[N, C + width, H, W]``."""
 
-    def __init__(self, conditioning: Conditioning) -> None:
-        super().__init__()
-        self.embed: nn.Embedding | None = None
-        if conditioning.classes:
-            self.embed = nn.Embedding(conditioning.classes, conditioning.width)
-
     def forward(self, images: Tensor, class_index: Tensor | None) -> Tensor:
-        if self.embed is None:
+        label = self.embedded(class_index)
+        if label is None:
             return images
-        if class_index is None:
-            raise ValueError("a class-conditional network needs class_index")
-        planes = self.embed(class_index)[:, :, None, None].expand(-1, -1, *images.shape[2:])
+        planes = label[:, :, None, None].expand(-1, -1, *images.shape[2:])
         return torch.cat([images, planes], dim=1)
+
+
+class ProjectedLabel(LabelEmbedding):
+    """Scores features by the class: the dot product of its vector and ``[N, width]``, ``[N]``.
+
+    Projection discriminator: Miyato and Koyama 2018, arXiv:1802.05637, equation 4. Zero without
+    conditioning.
+    """
+
+    def forward(self, features: Tensor, class_index: Tensor | None) -> Tensor:
+        label = self.embedded(class_index)
+        if label is None:
+            return features.new_zeros(len(features))
+        return (features * label).sum(1)

@@ -1,0 +1,59 @@
+"""Every recipe that ships trains, goes on, and exports: for seconds, on a tiny set."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.runtime.model import Model
+from service.runtime.sessions import ExecutionPlan, Provider
+from tests.pictures import drawn_digits
+from training.export import export_run
+from training.recipe import load_recipe, shipped
+from training.run import Run
+from training.trainer import train
+
+# Networks as small as they go, by what the recipe's generator is.
+SMALL = {
+    "mlp": ["generator.widths=[32]", "discriminator.widths=[16]"],
+    "dcgan": ["generator.width=8", "discriminator.width=8"],
+    "r3gan": [
+        f"{player}.{key}={value}"
+        for player in ("generator", "discriminator")
+        for key, value in {"width": 8, "most": 16, "blocks": 1, "group_width": 4}.items()
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def coloured(tmp_path_factory):
+    """Drawn digits in colour, a folder for each class."""
+    folder = tmp_path_factory.mktemp("coloured")
+    pictures, labels = drawn_digits(100, size=32)
+    rng = np.random.default_rng(0)
+    for i, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+        (folder / str(label)).mkdir(exist_ok=True)
+        colour = rng.uniform(0.3, 1, 3)
+        pixels = (picture[..., None] * colour).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / str(label) / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_recipe_trains_goes_on_and_exports(tmp_path, digits, coloured, name):
+    whole = load_recipe(name)
+    pictures = digits if whole.data.channels == 1 else coloured
+    turn = 16 * whole.game.discriminator_steps
+    overrides = [*SMALL[whole.generator.network], f"data.path={pictures}", "train.batch=16"]
+    run = Run(tmp_path / name)
+    for turns in (2, 4):
+        recipe = load_recipe(name, [*overrides, f"train.images={turns * turn}"])
+        assert train(recipe, run).images == turns * turn
+    folder = export_run(run, name, tmp_path / "models")
+    model = Model(folder, Provider.CPU, ExecutionPlan(1, 1, 8))
+    assert len(model.manifest.classes) == whole.classes
+    assert model.generate(range(3)).shape == (
+        3,
+        whole.data.resolution,
+        whole.data.resolution,
+        whole.data.channels,
+    )
