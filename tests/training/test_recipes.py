@@ -16,6 +16,11 @@ from training.trainer import train
 SMALL = {
     "mlp": ["generator.widths=[32]", "discriminator.widths=[16]"],
     "dcgan": ["generator.width=8", "discriminator.width=8"],
+    "stylegan2": [
+        *("generator.w_dim=16", "generator.mapping_layers=2"),
+        *("generator.width=8", "generator.most=16"),
+        *("discriminator.width=8", "discriminator.most=16"),
+    ],
     "r3gan": [
         f"{player}.{key}={value}"
         for player in ("generator", "discriminator")

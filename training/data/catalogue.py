@@ -49,6 +49,11 @@ KNOWN = {
             "ankle-boot",
         ),
     ),
+    "tiles": KnownDataset(
+        title="Dungeon Crawl Stone Soup tiles",
+        license="CC0",
+        files=("dcss32.zip",),
+    ),
     "cifar10": KnownDataset(
         title="CIFAR-10",
         license="none stated",

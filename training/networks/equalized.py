@@ -1,0 +1,50 @@
+"""Layers with an equalised learning rate (Karras et al. 2017, arXiv:1710.10196, section 4.1).
+
+Weights begin as N(0, 1) and are scaled when they are used, so that an optimiser that divides by the
+gradient's size, as Adam does, moves all of them equally fast.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class EqualizedLinear(nn.Module):
+    """``[N, fan_in]`` to ``[N, fan_out]``; `rate` makes it learn that much slower."""
+
+    def __init__(self, fan_in: int, fan_out: int, bias: float = 0.0, rate: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(fan_out, fan_in) / rate)
+        self.bias = nn.Parameter(torch.full((fan_out,), bias / rate))
+        self.scale, self.rate = rate / math.sqrt(fan_in), rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.scale, self.bias * self.rate)
+
+
+class EqualizedConv2d(nn.Module):
+    """``[N, fan_in, H, W]`` to ``[N, fan_out, H', W']``, with zeros around."""
+
+    def __init__(
+        self, fan_in: int, fan_out: int, kernel: int, *, stride: int = 1, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(fan_out, fan_in, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(fan_out)) if bias else None
+        self.scale = 1 / math.sqrt(fan_in * kernel**2)
+        self.stride = stride
+        # A strided convolution gets its border from the filter before it.
+        self.padding = kernel // 2 if stride == 1 else 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight * self.scale
+        return F.conv2d(x, weight, self.bias, stride=self.stride, padding=self.padding)
+
+
+def leaky_relu(x: Tensor) -> Tensor:
+    """LeakyReLU of slope 0.2, scaled so that it keeps the variance of what comes in."""
+    return F.leaky_relu(x, 0.2) * math.sqrt(2)
