@@ -47,7 +47,7 @@ bento: $(VENV)/.base ## Build a Bento that holds the service and the models
 	$(BIN)/bentoml build
 
 lock: ## Pin the newest versions that fit: constraints.txt, requirements.txt
-	$(PYTHON) scripts/lock
+	$(PYTHON) scripts/lock.py
 
 clean: ## Remove the environment and the caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -77,12 +77,18 @@ def locate(name: str) -> Path | str:
         return known.system_path
     if known.hub and datasets_installed():
         return f"hub:{known.hub}"
+    raise DataError(f"data set {name!r} is not here; {ways_to(name)}")
+
+
+def ways_to(name: str) -> str:
+    """Return what a user can do to have the data set, in one line."""
+    known = KNOWN.get(name)
     ways = ["data.path=PATH", f"a folder or ZIP {name} in $GANYMEDE_DATA"]
-    if known.debian_package:
+    if known and known.debian_package:
         ways.append(f"apt install {known.debian_package}")
-    if known.hub:
+    if known and known.hub and not datasets_installed():
         ways.append("pip install 'ganymede[hub]' to fetch it")
-    raise DataError(f"data set {name!r} is not here; give it by {', or '.join(ways)}")
+    return f"give it by {', or '.join(ways)}"
 
 
 def datasets_installed() -> bool:

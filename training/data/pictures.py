@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from pydantic import PositiveInt
 
-from training.data.catalogue import KNOWN, locate
+from training.data.catalogue import KNOWN, locate, ways_to
 from training.data.sources import DataError, Source, open_source
 from training.options import Options
 
@@ -63,6 +63,16 @@ class DataOptions(Options):
             raise DataError("the recipe names no data: give data.name or data.path")
         return locate(self.name)
 
+    def open(self) -> Source:
+        """Open the data. Raises DataError, which says how else they could be had."""
+        where = self.locate()
+        try:
+            return open_source(where, self.split)
+        except DataError as error:
+            if self.name and self.path is None and not isinstance(where, Path):
+                raise DataError(f"{error}; {ways_to(self.name)}") from error
+            raise
+
     @property
     def stored_size(self) -> int:
         """Side of the stored pictures, in pixels."""
@@ -90,7 +100,7 @@ def prepare(options: DataOptions, progress: Progress | None = None) -> Pictures:
 
     Corrupt files are left out and named in `skipped`. Raises DataError when none is left.
     """
-    source = open_source(options.locate(), options.split)
+    source = options.open()
     folder = _cache_folder() / _fingerprint(source, options)
     if not (folder / "index.json").exists():
         _decode(source, options, folder, progress)

@@ -4,6 +4,7 @@ import pytest
 
 from training.data import catalogue
 from training.data.catalogue import KNOWN, locate
+from training.data.pictures import DataOptions
 from training.data.sources import DataError
 
 
@@ -32,6 +33,16 @@ def test_then_where_a_package_puts_it_and_then_the_hub(tmp_path, monkeypatch, no
     known = replace(KNOWN["fashion-mnist"], system_path=tmp_path)
     monkeypatch.setitem(KNOWN, "fashion-mnist", known)
     assert locate("fashion-mnist") == tmp_path
+
+
+def test_a_hub_that_cannot_be_reached_leaves_the_other_ways(monkeypatch, nowhere):
+    monkeypatch.setattr(catalogue, "datasets_installed", lambda: True)
+    with pytest.raises(DataError) as error:
+        DataOptions(name="fashion-mnist").open()
+    message = str(error.value)
+    assert "\n" not in message
+    for way in ("cannot be loaded", "data.path=", "apt install dataset-fashion-mnist"):
+        assert way in message
 
 
 def test_what_cannot_be_had_is_one_line_that_says_what_to_do(nowhere):

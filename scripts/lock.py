@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Write the files of pinned versions: the newest that fit pyproject.toml.
 
-    constraints.txt      everything the make targets may install
-    constraints-gpu.txt  the CUDA libraries. They have a file of their own, since a PyTorch built
-                         for CUDA brings other versions than ONNX Runtime takes.
-    requirements.txt     what serving needs, whole, for containers and Bentos
+constraints.txt      everything the make targets may install
+constraints-gpu.txt  the CUDA libraries. They have a file of their own, since a PyTorch built
+                     for CUDA brings other versions than ONNX Runtime takes.
+requirements.txt     what serving needs, whole, for containers and Bentos
 """
 
 import json
