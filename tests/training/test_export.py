@@ -45,7 +45,9 @@ def test_a_model_folder_holds_all_that_the_design_asks_for(repository, name):
     assert manifest.task == "generate"
     assert manifest.latent.dimension == 100
     assert manifest.provenance.images == 640
-    assert Image.open(folder / "preview.webp").size == (8 * 28, 8 * 28)
+    # A class in each column, where there are classes.
+    columns, rows = (10, 7) if manifest.classes else (8, 8)
+    assert Image.open(folder / "preview.webp").size == (columns * 28, rows * 28)
     card = (folder / "README.md").read_text()
     assert manifest.summary in card
     assert f"`{name}`" in card
@@ -56,9 +58,13 @@ def test_the_graph_makes_pixels_from_any_number_of_latents(repository, name):
     graph = onnx.load(repository / name / "1" / "generator.onnx")
     onnx.checker.check_model(graph, full_check=True)
     assert "BatchNormalization" not in {node.op_type for node in graph.graph.node}
-    (latents,), (pixels,) = graph.graph.input, graph.graph.output
-    assert (latents.name, pixels.name) == ("z", "pixels")
-    assert latents.type.tensor_type.shape.dim[0].dim_param
+    (pixels,) = graph.graph.output
+    assert pixels.name == "pixels"
+    conditional = bool(read_manifest(repository / name / "1").classes)
+    taken = {"z", "class_index"} if conditional else {"z"}
+    assert {each.name for each in graph.graph.input} == taken
+    for each in graph.graph.input:
+        assert each.type.tensor_type.shape.dim[0].dim_param
     assert pixels.type.tensor_type.elem_type == onnx.TensorProto.UINT8
     assert [d.dim_value for d in pixels.type.tensor_type.shape.dim[1:]] == [28, 28, 1]
 
@@ -144,7 +150,7 @@ class BatchDependent(nn.Module):
         super().__init__()
         self.linear = nn.Linear(16, 784)
 
-    def forward(self, z):
+    def forward(self, z, class_index=None):
         images = self.linear(z - z.mean(0, keepdim=True))
         return torch.tanh(images).reshape(-1, 1, 28, 28)
 
@@ -157,7 +163,7 @@ class Unfolded(nn.Module):
         self.norm = nn.BatchNorm2d(1)
         self.linear = nn.Linear(16, 784)
 
-    def forward(self, z):
+    def forward(self, z, class_index=None):
         images = torch.sin(self.linear(z)).reshape(-1, 1, 28, 28)
         return torch.tanh(self.norm(images))
 
