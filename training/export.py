@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from service.runtime import latents
@@ -116,9 +117,10 @@ def load_generator(recipe: Recipe, checkpoint: Checkpoint) -> nn.Module:
 def export_generator(generator: nn.Module, z_dim: int, path: Path, classes: int = 0) -> Graph:
     """Write a generator as ONNX and check it against PyTorch. Raises ExportError.
 
-    Batch normalisation is folded first. The batch is dynamic.
+    Spectral normalisation and batch normalisation are folded first. The batch is dynamic.
     """
-    served = ServedGenerator(fold_batch_norm(generator)).eval()
+    folded = fold_batch_norm(without_parametrizations(generator))
+    served = ServedGenerator(folded).eval()
     batch = torch.export.Dim("N")
     feeds = {"z": torch.from_numpy(latents.draw(range(CHECKED_LATENTS), z_dim))}
     if classes:
@@ -155,6 +157,26 @@ def export_generator(generator: nn.Module, z_dim: int, path: Path, classes: int 
         inputs=session.inputs,
         outputs=session.outputs,
     )
+
+
+def without_parametrizations(network: nn.Module) -> nn.Module:
+    """Return the network, in evaluation, with what computes a weight replaced by that weight.
+
+    Spectral normalisation is such a computation; serving has no use for it.
+    """
+    network = copy.deepcopy(network).eval()
+    for module in list(network.modules()):
+        if not parametrize.is_parametrized(module):
+            continue
+        names = list(module.parametrizations)  # type: ignore[arg-type]
+        weights = {name: getattr(module, name).detach().clone() for name in names}
+        # Not remove_parametrizations: a copy shares the class that this would take the weights of
+        # the original away from.
+        del module.parametrizations
+        module.__class__ = type(module).__bases__[0]
+        for name, weight in weights.items():
+            module.register_parameter(name, nn.Parameter(weight))
+    return network
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:

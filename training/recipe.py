@@ -38,7 +38,9 @@ SHIPPED = Path(__file__).parent / "recipes"
 
 
 # What tells the members of a union apart; pydantic names it among the keys of an error.
-_TAGS = frozenset({"mlp", "dcgan", "r3gan", "stylegan2", "adam", "rmsprop", "ada", "diffaugment"})
+_TAGS = frozenset(
+    {"biggan", "mlp", "dcgan", "r3gan", "stylegan2", "adam", "rmsprop", "ada", "diffaugment"}
+)
 
 
 class RecipeError(UserError):

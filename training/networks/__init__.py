@@ -8,17 +8,23 @@ from typing import Annotated
 
 from pydantic import Field
 
+from training.networks.biggan import BigGANDiscriminatorOptions, BigGANGeneratorOptions
 from training.networks.dcgan import DCGANDiscriminatorOptions, DCGANGeneratorOptions
 from training.networks.mlp import MLPDiscriminatorOptions, MLPGeneratorOptions
 from training.networks.r3gan import R3GANDiscriminatorOptions, R3GANGeneratorOptions
 from training.networks.stylegan2 import StyleGAN2DiscriminatorOptions, StyleGAN2GeneratorOptions
 
 GeneratorOptions = Annotated[
-    DCGANGeneratorOptions | MLPGeneratorOptions | R3GANGeneratorOptions | StyleGAN2GeneratorOptions,
+    BigGANGeneratorOptions
+    | DCGANGeneratorOptions
+    | MLPGeneratorOptions
+    | R3GANGeneratorOptions
+    | StyleGAN2GeneratorOptions,
     Field(discriminator="network"),
 ]
 DiscriminatorOptions = Annotated[
-    DCGANDiscriminatorOptions
+    BigGANDiscriminatorOptions
+    | DCGANDiscriminatorOptions
     | MLPDiscriminatorOptions
     | R3GANDiscriminatorOptions
     | StyleGAN2DiscriminatorOptions,
