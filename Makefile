@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 SHIPPED := gan-mnist dcgan-fashion
 RUNS ?= runs/zoo
 
-.PHONY: help serve test test-slow lint format zoo bento lock clean
+.PHONY: help serve test lint format zoo bento lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -22,10 +22,7 @@ serve: $(VENV)/.base ## Install what serving needs and serve the models that shi
 	$(BIN)/ganymede serve --port $(PORT) --models models
 
 test: $(VENV)/.dev ## Install what the tests need and run them
-	$(BIN)/pytest -n auto --dist loadgroup -m "not slow"
-
-test-slow: $(VENV)/.dev ## Run the tests that take long
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n auto
 
 lint: $(VENV)/.dev ## Check format, lint, types and the dependency rules
 	$(BIN)/ruff format --check .

@@ -38,6 +38,8 @@ GRID_SEEDS = range(64)
 class Interrupted(UserError):
     """The user or the system asked the run to stop, and it is saved."""
 
+    label = ""
+
     def __init__(self, signal_number: int, images: int) -> None:
         super().__init__(f"stopped at {images:,} images; the same command goes on from there")
         self.exit_code = 128 + signal_number  # type: ignore[misc] # As shells count it.

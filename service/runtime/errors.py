@@ -13,3 +13,5 @@ class UserError(Exception):
     """
 
     exit_code: ClassVar[int] = 2
+    # What the command puts before the message.
+    label: ClassVar[str] = "Error: "
