@@ -1,15 +1,17 @@
-"""Penalties on the discriminator's gradients: pure functions, averaged over the batch.
+"""Penalties on gradients and on weights: pure functions that return a scalar.
 
-Each takes a function from pictures ``[N, C, H, W]`` to logits ``[N]`` and returns a scalar whose
-own gradient reaches the discriminator's weights.
+Those on the discriminator's gradients take a function from pictures ``[N, C, H, W]`` to logits
+``[N]``, are averaged over the batch, and their own gradient reaches the discriminator's weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 Critic = Callable[[Tensor], Tensor]
 
@@ -28,6 +30,34 @@ def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, mix: Tensor) ->
 def zero_centred_penalty(critic: Critic, images: Tensor) -> Tensor:
     """½‖∇D(x)‖²: R1 at real pictures, R2 at generated ones. Equation 9 of arXiv:1801.04406."""
     return _input_gradients(critic, images).square().flatten(1).sum(1).mean() / 2
+
+
+def orthogonal_penalty(weights: Iterable[Tensor]) -> Tensor:
+    """‖WWᵀ ⊙ (1 - I)‖²_F summed over `weights`, whose rows are outputs: equation 3 of 1809.11096.
+
+    Rows are kept at right angles to each other, and their lengths left alone.
+    """
+    penalties = []
+    for weight in weights:
+        rows = weight.flatten(1).float()
+        products = rows @ rows.t()
+        penalties.append((products - products.diagonal().diag()).square().sum())
+    return torch.stack(penalties).sum()
+
+
+def layer_weights(network: nn.Module) -> list[nn.Parameter]:
+    """Return the weights of convolutions and linear layers, as the optimiser sees them.
+
+    Not those of embeddings, whose rows are classes and may be alike.
+    """
+    weights = []
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            weight = module.weight
+            if parametrize.is_parametrized(module, "weight"):
+                weight = module.parametrizations["weight"].original  # type: ignore[union-attr,index]
+            weights.append(cast("nn.Parameter", weight))
+    return weights
 
 
 @torch.no_grad()

@@ -122,6 +122,8 @@ class NoiseToImageOptions(Options):
     r2: NonNegativeFloat = 0.0
     # Penalties only at every so many turns, as many times as strong ("lazy": arXiv:1912.04958).
     penalty_every: PositiveInt = 1
+    # Keeps the rows of the generator's weights at right angles; BigGAN's value is 1e-4.
+    orthogonal: NonNegativeFloat = 0.0
     # What the discriminator sees is changed at random, for sets that it could learn by heart.
     augment: AugmentOptions | None = None
     instance_noise: InstanceNoiseOptions | None = None

@@ -1,8 +1,15 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 
-from training.penalties import clip_weights, gradient_penalty, zero_centred_penalty
+from training.penalties import (
+    clip_weights,
+    gradient_penalty,
+    layer_weights,
+    orthogonal_penalty,
+    zero_centred_penalty,
+)
 
 SHAPE = (5, 1, 3, 3)
 
@@ -57,3 +64,28 @@ def test_clipping_touches_only_what_is_beyond_the_bound():
     weight = torch.tensor([-2.0, -0.005, 0.0, 0.01, 5.0])
     clip_weights([weight], 0.01)
     torch.testing.assert_close(weight, torch.tensor([-0.01, -0.005, 0.0, 0.01, 0.01]))
+
+
+def test_the_orthogonal_penalty_is_of_the_angles_and_not_of_the_lengths():
+    upright = torch.diag(torch.tensor([1.0, 5.0, 0.1]))
+    leaning = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    assert orthogonal_penalty([upright]) == 0
+    # Its one angle stands in the product of the rows twice.
+    assert orthogonal_penalty([upright, leaning]) == 2
+
+
+def test_descending_the_orthogonal_penalty_sets_filters_at_right_angles():
+    torch.manual_seed(0)
+    layer = spectral_norm(nn.Conv2d(3, 8, 3))
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
+    before = orthogonal_penalty(layer_weights(layer)).item()
+    for _ in range(200):
+        optimizer.zero_grad()
+        orthogonal_penalty(layer_weights(layer)).backward()
+        optimizer.step()
+    assert orthogonal_penalty(layer_weights(layer)) < 0.001 * before
+
+
+def test_embeddings_and_normalisations_are_no_layer_weights():
+    network = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 5), nn.BatchNorm1d(5))
+    assert [weight.shape for weight in layer_weights(network)] == [(5, 4)]

@@ -16,6 +16,7 @@ from training.trainer import train
 SMALL = {
     "mlp": ["generator.widths=[32]", "discriminator.widths=[16]"],
     "dcgan": ["generator.width=8", "discriminator.width=8"],
+    "biggan": ["generator.width=4", "discriminator.width=4"],
     "stylegan2": [
         *("generator.w_dim=16", "generator.mapping_layers=2"),
         *("generator.width=8", "generator.most=16"),
@@ -31,11 +32,15 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def coloured(tmp_path_factory):
-    """Drawn digits in colour, a folder for each class."""
-    folder = tmp_path_factory.mktemp("coloured")
+    """Drawn digits in colour, a folder for each class, by how many classes there are."""
+    return {count: write_coloured(tmp_path_factory.mktemp("coloured"), count) for count in (5, 10)}
+
+
+def write_coloured(folder, classes):
     pictures, labels = drawn_digits(100, size=32)
     rng = np.random.default_rng(0)
-    for i, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+    for i, (picture, digit) in enumerate(zip(pictures, labels, strict=True)):
+        label = digit % classes
         (folder / str(label)).mkdir(exist_ok=True)
         colour = rng.uniform(0.3, 1, 3)
         pixels = (picture[..., None] * colour).astype(np.uint8)
@@ -46,7 +51,7 @@ def coloured(tmp_path_factory):
 @pytest.mark.parametrize("name", shipped())
 def test_a_recipe_trains_goes_on_and_exports(tmp_path, digits, coloured, name):
     whole = load_recipe(name)
-    pictures = digits if whole.data.channels == 1 else coloured
+    pictures = digits if whole.data.channels == 1 else coloured[whole.classes or 10]
     turn = 16 * whole.game.discriminator_steps
     overrides = [*SMALL[whole.generator.network], f"data.path={pictures}", "train.batch=16"]
     run = Run(tmp_path / name)

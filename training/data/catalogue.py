@@ -49,6 +49,11 @@ KNOWN = {
             "ankle-boot",
         ),
     ),
+    "flowers": KnownDataset(
+        title="TensorFlow flower photos",
+        license="CC BY 2.0",
+        files=("flowers128.zip",),
+    ),
     "tiles": KnownDataset(
         title="Dungeon Crawl Stone Soup tiles",
         license="CC0",

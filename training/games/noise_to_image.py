@@ -18,7 +18,13 @@ from training.augment import Augment
 from training.device import Precision
 from training.distributed import Share
 from training.losses import adversarial_loss
-from training.penalties import clip_weights, gradient_penalty, zero_centred_penalty
+from training.penalties import (
+    clip_weights,
+    gradient_penalty,
+    layer_weights,
+    orthogonal_penalty,
+    zero_centred_penalty,
+)
 from training.recipe import Recipe
 
 # Turns between two looks at whether the augmentation should be stronger, as ADA's authors have it.
@@ -134,9 +140,13 @@ class NoiseToImage:
                 real = self._shown(reals.images)
                 real_logits = discriminator(real, reals.class_index).float()
         loss = self._loss.generator(real_logits, fake_logits)
+        signs = {"loss_generator": loss.detach()}
+        if self.options.orthogonal:
+            weights = layer_weights(self._networks["generator"])
+            loss = loss + self.options.orthogonal * orthogonal_penalty(weights)
         self._descend("generator", loss)
         discriminator.requires_grad_(True)
-        return {"loss_generator": loss.detach()}
+        return signs
 
     def _shown(self, images: Tensor) -> Tensor:
         """Return pictures as the discriminator is to see them: augmented, and with noise."""
