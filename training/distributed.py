@@ -69,6 +69,15 @@ class Share:
         # A player is called several times a turn, so buffers may not be overwritten in between.
         return DistributedDataParallel(network, forward_sync_buffers=False)
 
+    @contextmanager
+    def gathering(self, network: nn.Module, *, last: bool) -> Iterator[None]:
+        """Run a forward and a backward pass of which only the `last` exchanges the gradients."""
+        if last or not isinstance(network, DistributedDataParallel):
+            yield
+        else:
+            with network.no_sync():
+                yield
+
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Share]:

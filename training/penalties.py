@@ -6,6 +6,7 @@ Those on the discriminator's gradients take a function from pictures ``[N, C, H,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import cast
 
@@ -30,6 +31,18 @@ def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, mix: Tensor) ->
 def zero_centred_penalty(critic: Critic, images: Tensor) -> Tensor:
     """½‖∇D(x)‖²: R1 at real pictures, R2 at generated ones. Equation 9 of arXiv:1801.04406."""
     return _input_gradients(critic, images).square().flatten(1).sum(1).mean() / 2
+
+
+def path_lengths(images: Tensor, w: Tensor, noise: Tensor) -> Tensor:
+    """How far a picture moves for a small step in w: ‖J_wᵀ y‖₂ ``[N]``, arXiv:1912.04958, eq. 4.
+
+    `images` ``[N, C, H, W]`` were made of `w` ``[N, layers, w_dim]``; `noise` is N(0, 1) in the
+    pictures' shape. The mean over layers is taken under the root. Has a gradient of its own.
+    """
+    moved = (images * noise / math.sqrt(images.shape[2] * images.shape[3])).sum()
+    (gradients,) = torch.autograd.grad(moved, w, create_graph=True)
+    lengths: Tensor = gradients.square().sum(2).mean(1).sqrt()
+    return lengths
 
 
 def orthogonal_penalty(weights: Iterable[Tensor]) -> Tensor:

@@ -32,6 +32,7 @@ from training.device import DeviceOptions
 from training.losses import SMOOTHABLE, LossName
 from training.networks import DiscriminatorOptions, GeneratorOptions
 from training.networks.shapes import ImageShape
+from training.networks.styles import StyleGenerator
 from training.options import Options, nearest
 
 SHIPPED = Path(__file__).parent / "recipes"
@@ -124,6 +125,11 @@ class NoiseToImageOptions(Options):
     penalty_every: PositiveInt = 1
     # Keeps the rows of the generator's weights at right angles; BigGAN's value is 1e-4.
     orthogonal: NonNegativeFloat = 0.0
+    # How often a generated picture takes its styles from two latents; 0.9 is usual.
+    style_mixing: float = Field(default=0.0, ge=0, le=1)
+    # Steps of one length in w shall move pictures equally far (arXiv:1912.04958, section 3.2).
+    path_length: NonNegativeFloat = 0.0
+    path_length_every: PositiveInt = 4
     # What the discriminator sees is changed at random, for sets that it could learn by heart.
     augment: AugmentOptions | None = None
     instance_noise: InstanceNoiseOptions | None = None
@@ -156,6 +162,10 @@ class TrainOptions(Options):
     images: PositiveInt = 1_000_000
     # The batch of all processes together.
     batch: PositiveInt = 64
+    # Each process plays its batch in so many parts and moves by their mean gradient: a large batch
+    # in the memory of a small one. What looks across a batch, such as its normalisation, sees one
+    # part at a time.
+    accumulate: PositiveInt = 1
     seed: NonNegativeInt = 0
     log_images: PositiveInt = 10_000
     sample_images: PositiveInt = 50_000
@@ -186,14 +196,23 @@ class Recipe(Options):
         turn = self.train.batch * self.game.discriminator_steps
         if self.train.images < turn:
             raise ValueError(f"train.images ({self.train.images}) is less than one turn ({turn})")
+        if self.train.batch % self.train.accumulate:
+            raise ValueError(
+                f"train.batch ({self.train.batch}) cannot be played in train.accumulate "
+                f"({self.train.accumulate}) parts"
+            )
         return self
 
     @model_validator(mode="after")
     def _networks_can_be_built(self) -> Recipe:
         # On the device `meta` a network has shapes and no weights, so this costs nothing.
         with torch.device("meta"):
-            self.generator.build(self.shape, self.classes)
+            generator = self.generator.build(self.shape, self.classes)
             self.discriminator.build(self.shape, self.classes)
+        for key in ("style_mixing", "path_length"):
+            if getattr(self.game, key) and not isinstance(generator, StyleGenerator):
+                network = self.generator.network
+                raise ValueError(f"game.{key} needs a generator with styles; {network} has none")
         return self
 
     @property

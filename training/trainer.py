@@ -67,9 +67,10 @@ def train(recipe: Recipe, run: Run) -> Result | None:
 
 
 def _train(recipe: Recipe, run: Run, device: torch.device, share: Share) -> Result:
-    if recipe.train.batch % share.world:
+    if recipe.train.batch % (share.world * recipe.train.accumulate):
+        parts = f" in {recipe.train.accumulate} parts" if recipe.train.accumulate > 1 else ""
         raise RecipeError(
-            f"train.batch ({recipe.train.batch}) cannot be shared by {share.world} processes"
+            f"train.batch ({recipe.train.batch}) cannot be shared by {share.world} processes{parts}"
         )
     if share.leads:
         run.open(recipe)

@@ -8,6 +8,7 @@ from training.penalties import (
     gradient_penalty,
     layer_weights,
     orthogonal_penalty,
+    path_lengths,
     zero_centred_penalty,
 )
 
@@ -89,3 +90,13 @@ def test_descending_the_orthogonal_penalty_sets_filters_at_right_angles():
 def test_embeddings_and_normalisations_are_no_layer_weights():
     network = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 5), nn.BatchNorm1d(5))
     assert [weight.shape for weight in layer_weights(network)] == [(5, 4)]
+
+
+def test_the_path_length_is_that_of_the_jacobian():
+    matrix = torch.randn(4, 12)
+    w = torch.randn(5, 3, 4, requires_grad=True)
+    # A picture that is linear in the first layer's style alone: the Jacobian is the matrix.
+    images = (w[:, 0] @ matrix).reshape(5, 3, 2, 2)
+    noise = torch.randn(5, 3, 2, 2)
+    expected = (noise.flatten(1) @ matrix.t()).norm(dim=1) / (4 * 3) ** 0.5
+    torch.testing.assert_close(path_lengths(images, w, noise), expected)

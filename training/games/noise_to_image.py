@@ -8,27 +8,31 @@ the real ones beside them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.augment import Augment
 from training.device import Precision
 from training.distributed import Share
 from training.losses import adversarial_loss
+from training.networks.styles import StyleGenerator, StyleMix
 from training.penalties import (
     clip_weights,
     gradient_penalty,
     layer_weights,
     orthogonal_penalty,
+    path_lengths,
     zero_centred_penalty,
 )
 from training.recipe import Recipe
 
 # Turns between two looks at whether the augmentation should be stronger, as ADA's authors have it.
 ADAPT_EVERY = 4
+# How fast the running mean of path lengths follows, as StyleGAN2's authors have it.
+PATH_LENGTH_RATE = 0.01
 
 
 class Reals(NamedTuple):
@@ -38,12 +42,47 @@ class Reals(NamedTuple):
     class_index: Tensor | None = None
 
 
+class Hand(NamedTuple):
+    """What one step of a player is played with: rows ``[N, ...]`` that belong together."""
+
+    reals: Reals
+    z: Tensor
+    # The second latents of mixed styles, and where between real and generated pictures to look.
+    mix: StyleMix | None = None
+    between: Tensor | None = None
+
+    def parts(self, count: int) -> Iterator[Hand]:
+        """Cut the rows into `count` hands of one size."""
+        size = len(self.z) // count
+        return (self._rows(slice(i * size, (i + 1) * size)) for i in range(count))
+
+    def first(self, count: int) -> Hand:
+        """Return the first `count` rows."""
+        return self._rows(slice(count))
+
+    def _rows(self, rows: slice) -> Hand:
+        images, class_index = self.reals
+        return Hand(
+            Reals(images[rows], None if class_index is None else class_index[rows]),
+            self.z[rows],
+            None if self.mix is None else StyleMix(self.mix.z[rows], self.mix.crossover[rows]),
+            None if self.between is None else self.between[rows],
+        )
+
+
+class Outcome(NamedTuple):
+    """A loss to descend, and what the user is told of it."""
+
+    loss: Tensor
+    signs: dict[str, Tensor]
+
+
 class NoiseToImage:
     """The players, their optimisers, and the generator's moving `average`, which is exported.
 
     Signs of a turn, each a scalar tensor: `loss_discriminator`, `loss_generator`, the mean scores
     `real_score` D(x) and `fake_score` D(G(z)) as the discriminator's step saw them (probabilities
-    where the loss has them, else logits), and `penalty` where there is one.
+    where the loss has them, else logits), and `penalty` and `path_length` where there are any.
     """
 
     def __init__(
@@ -65,10 +104,14 @@ class NoiseToImage:
         self.augment = Augment(recipe.game.augment)
         self._real_signs = torch.zeros((), device=device)
         self._noise = 0.0
+        self._parts = recipe.train.accumulate
+        self._layers = generator.layers if isinstance(generator, StyleGenerator) else 0
+        self._mean_path_length = torch.zeros((), device=device)
         self.average = copy.deepcopy(generator).requires_grad_(False)
         self._G = share.wrap(generator, device)
         self._D = share.wrap(discriminator, device)
         self._networks = {"generator": generator, "discriminator": discriminator}
+        self._wrapped = {"generator": self._G, "discriminator": self._D}
         self._optimizers = {
             "generator": recipe.optimizer.generator.build(generator),
             "discriminator": recipe.optimizer.discriminator.build(discriminator),
@@ -91,7 +134,7 @@ class NoiseToImage:
         signs: dict[str, Tensor] = {}
         for reals in batches:
             signs |= self._discriminator_step(reals, rng, number)
-        signs |= self._generator_step(batches[-1], rng)
+        signs |= self._generator_step(batches[-1], rng, number)
         images = len(batches[-1].images) * self._share.world * len(batches)
         self._update_average(images, images_seen)
         if self.augment.adapts:
@@ -102,10 +145,18 @@ class NoiseToImage:
     def _discriminator_step(
         self, reals: Reals, rng: torch.Generator, number: int
     ) -> dict[str, Tensor]:
-        z = self._latents(len(reals.images), rng)
+        hand = self._deal(reals, rng)
+        signs = self._descend("discriminator", hand, lambda h: self._judge(h, number))
+        if self.options.clip_weights is not None:
+            clip_weights(self._networks["discriminator"].parameters(), self.options.clip_weights)
+        return signs
+
+    def _judge(self, hand: Hand, number: int) -> Outcome:
+        """Return the discriminator's loss over a hand, its penalties included."""
+        reals = hand.reals
         with self._autocast():
             with torch.no_grad():
-                fake = self._networks["generator"](z, reals.class_index)
+                fake = self._made_by(self._networks["generator"], hand)
             real, fake = self._shown(reals.images), self._shown(fake)
             real_logits = self._D(real, reals.class_index)
             fake_logits = self._D(fake, reals.class_index)
@@ -117,36 +168,61 @@ class NoiseToImage:
             "fake_score": self._score(fake_logits),
         }
         if self._penalised and number % self.options.penalty_every == 0:
-            penalty = self._penalty(Reals(real.float(), reals.class_index), fake.float(), rng)
+            shown = Reals(real.float(), reals.class_index)
+            penalty = self._penalty(shown, fake.float(), hand.between)
             signs["penalty"] = penalty.detach()
             loss = loss + penalty * self.options.penalty_every
         if self.augment.adapts:
-            self._real_signs = self._real_signs + real_logits.detach().sign().mean()
-        self._descend("discriminator", loss)
-        if self.options.clip_weights is not None:
-            clip_weights(self._networks["discriminator"].parameters(), self.options.clip_weights)
-        return signs
+            sign = real_logits.detach().sign().mean()
+            self._real_signs = self._real_signs + sign / self._parts
+        return Outcome(loss, signs)
 
-    def _generator_step(self, reals: Reals, rng: torch.Generator) -> dict[str, Tensor]:
+    def _generator_step(self, reals: Reals, rng: torch.Generator, number: int) -> dict[str, Tensor]:
         discriminator = self._networks["discriminator"]
-        z = self._latents(len(reals.images), rng)
         # The gradient flows through D to G, and D's own is not wanted here.
         discriminator.requires_grad_(False)
+        hand = self._deal(reals, rng)
+        signs = self._descend("generator", hand, lambda h: self._deceive(h, number))
+        discriminator.requires_grad_(True)
+        return signs
+
+    def _deceive(self, hand: Hand, number: int) -> Outcome:
+        """Return the generator's loss over a hand, its penalties included."""
+        discriminator, classes = self._networks["discriminator"], hand.reals.class_index
         with self._autocast():
-            fake = self._shown(self._G(z, reals.class_index))
-            fake_logits = discriminator(fake, reals.class_index).float()
+            fake = self._shown(self._made_by(self._G, hand))
+            fake_logits = discriminator(fake, classes).float()
             real_logits = fake_logits.detach()
             if self._loss.generator_sees_real:
-                real = self._shown(reals.images)
-                real_logits = discriminator(real, reals.class_index).float()
+                real_logits = discriminator(self._shown(hand.reals.images), classes).float()
         loss = self._loss.generator(real_logits, fake_logits)
         signs = {"loss_generator": loss.detach()}
         if self.options.orthogonal:
             weights = layer_weights(self._networks["generator"])
             loss = loss + self.options.orthogonal * orthogonal_penalty(weights)
-        self._descend("generator", loss)
-        discriminator.requires_grad_(True)
-        return signs
+        every = self.options.path_length_every
+        if self.options.path_length and number % every == 0:
+            penalty, signs["path_length"] = self._path_length_penalty(hand)
+            loss = loss + self.options.path_length * every * penalty
+        return Outcome(loss, signs)
+
+    def _path_length_penalty(self, hand: Hand) -> tuple[Tensor, Tensor]:
+        """Return how far path lengths are from their running mean, and their mean now.
+
+        On half of the hand, as the paper's authors do: gradients of gradients take memory.
+        """
+        half = hand.first(max(len(hand.z) // 2, 1))
+        images, w = self._G(half.z, half.reals.class_index, half.mix, with_styles=True)
+        lengths = path_lengths(images, w, torch.randn_like(images))
+        now = self._share.mean(lengths.detach().mean())
+        self._mean_path_length = self._mean_path_length.lerp(now, PATH_LENGTH_RATE)
+        return (lengths - self._mean_path_length).square().mean(), now
+
+    def _made_by(self, generator: nn.Module, hand: Hand) -> Tensor:
+        """Return the pictures that a hand's latents become."""
+        mix = () if hand.mix is None else (hand.mix,)
+        images: Tensor = generator(hand.z, hand.reals.class_index, *mix)
+        return images
 
     def _shown(self, images: Tensor) -> Tensor:
         """Return pictures as the discriminator is to see them: augmented, and with noise."""
@@ -167,7 +243,7 @@ class NoiseToImage:
     def _penalised(self) -> bool:
         return bool(self.options.gradient_penalty or self.options.r1 or self.options.r2)
 
-    def _penalty(self, reals: Reals, fake: Tensor, rng: torch.Generator) -> Tensor:
+    def _penalty(self, reals: Reals, fake: Tensor, between: Tensor | None) -> Tensor:
         """Sum the weighted penalties. In float32: gradients of gradients are small."""
         options, penalty = self.options, torch.zeros((), device=self._device)
 
@@ -175,11 +251,9 @@ class NoiseToImage:
             logits: Tensor = self._D(images, reals.class_index)
             return logits
 
-        if options.gradient_penalty:
-            mix = torch.rand(len(fake) * self._share.world, generator=rng)
-            mix = self._share.part(mix).to(self._device)
-            between = gradient_penalty(critic, reals.images, fake, mix)
-            penalty = penalty + options.gradient_penalty * between
+        if between is not None:
+            steepness = gradient_penalty(critic, reals.images, fake, between)
+            penalty = penalty + options.gradient_penalty * steepness
         if options.r1:
             penalty = penalty + options.r1 * zero_centred_penalty(critic, reals.images)
         if options.r2:
@@ -190,18 +264,42 @@ class NoiseToImage:
         logits = logits.detach()
         return (logits.sigmoid() if self._loss.probabilistic else logits).mean()
 
-    def _descend(self, player: str, loss: Tensor) -> None:
-        optimizer = self._optimizers[player]
+    def _descend(
+        self, player: str, hand: Hand, loss_of: Callable[[Hand], Outcome]
+    ) -> dict[str, Tensor]:
+        """Move a player down the gradient of its loss over the hand, played in parts."""
+        optimizer, wrapped = self._optimizers[player], self._wrapped[player]
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        signs: dict[str, Tensor] = {}
+        for i, part in enumerate(hand.parts(self._parts)):
+            with self._share.gathering(wrapped, last=i == self._parts - 1):
+                loss, seen = loss_of(part)
+                (loss / self._parts).backward()  # type: ignore[no-untyped-call]
+            for name, value in seen.items():
+                signs[name] = signs.get(name, 0.0) + value / self._parts
         if self.options.clip_gradients is not None:
             weights = self._networks[player].parameters()
             torch.nn.utils.clip_grad_norm_(weights, self.options.clip_gradients)
         optimizer.step()
+        return signs
 
-    def _latents(self, count: int, rng: torch.Generator) -> Tensor:
-        z = torch.randn(count * self._share.world, self.z_dim, generator=rng)
-        return self._share.part(z).to(self._device, non_blocking=True)
+    def _deal(self, reals: Reals, rng: torch.Generator) -> Hand:
+        """Draw what goes with real pictures, for all processes, and take this one's part."""
+        options, count = self.options, len(reals.images) * self._share.world
+
+        def part(whole: Tensor) -> Tensor:
+            return self._share.part(whole).to(self._device, non_blocking=True)
+
+        z = part(torch.randn(count, self.z_dim, generator=rng))
+        mix = between = None
+        if options.style_mixing:
+            other = part(torch.randn(count, self.z_dim, generator=rng))
+            crossover = torch.randint(1, self._layers, (count,), generator=rng)
+            mixes = torch.rand(count, generator=rng) < options.style_mixing
+            mix = StyleMix(other, part(torch.where(mixes, crossover, self._layers)))
+        if options.gradient_penalty:
+            between = part(torch.rand(count, generator=rng))
+        return Hand(reals, z, mix, between)
 
     def _update_average(self, images: int, images_seen: int) -> None:
         half_life = max(min(self._ema.half_life_images, images_seen * self._ema.ramp_up), 1e-8)
@@ -238,6 +336,7 @@ class NoiseToImage:
             "optimizers": optimizers,
             "average": self.average.state_dict(),
             "augment": augment,
+            "mean_path_length": self._mean_path_length,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -249,3 +348,4 @@ class NoiseToImage:
         self.average.load_state_dict(state["average"])
         self.augment.probability = state["augment"]["probability"]
         self._real_signs = state["augment"]["real_signs"]
+        self._mean_path_length = state["mean_path_length"]

@@ -24,6 +24,7 @@ from training.networks.equalized import EqualizedConv2d, EqualizedLinear, leaky_
 from training.networks.minibatch import MinibatchStandardDeviation
 from training.networks.resampling import Blur, Downsample, Upsample
 from training.networks.shapes import ImageShape
+from training.networks.styles import StyleGenerator
 from training.options import Options
 
 BASE = 4
@@ -151,11 +152,6 @@ class SynthesisNetwork(nn.Module):
         # The last picture has a style of its own.
         self.layer_resolutions.append(size)
 
-    @property
-    def layers(self) -> int:
-        """How many styles a picture takes."""
-        return len(self.layer_resolutions)
-
     def forward(self, w: Tensor) -> Tensor:
         # Not len(w), which an exporter would take for a constant.
         x = self.first(self.constant.expand(w.shape[0], -1, -1, -1), w[:, 0])
@@ -165,28 +161,6 @@ class SynthesisNetwork(nn.Module):
             x = grow(x, w[:, 2 * i + 1])
             x = refine(x, w[:, 2 * i + 2])
             image = self.upsample(image) + to_image(x, w[:, 2 * i + 3])
-        return image
-
-
-class StyleGAN2Generator(nn.Module):
-    """Latents ``[N, z_dim]`` and classes ``[N]`` to pictures ``[N, C, H, W]``, near [-1, 1]."""
-
-    def __init__(
-        self,
-        z_dim: int,
-        w_dim: int,
-        mapping_layers: int,
-        shape: ImageShape,
-        widths: list[int],
-        conditioning: Conditioning,
-    ) -> None:
-        super().__init__()
-        self.mapping = MappingNetwork(z_dim, w_dim, mapping_layers, conditioning)
-        self.synthesis = SynthesisNetwork(shape, widths, w_dim)
-
-    def forward(self, z: Tensor, class_index: Tensor | None = None) -> Tensor:
-        w = self.mapping(z, class_index)
-        image: Tensor = self.synthesis(w[:, None].expand(-1, self.synthesis.layers, -1))
         return image
 
 
@@ -263,15 +237,12 @@ class StyleGAN2GeneratorOptions(_StyleGAN2Options):
     # How many values stand for the class, where the recipe is conditional.
     class_width: PositiveInt = 64
 
-    def build(self, shape: ImageShape, classes: int = 0) -> StyleGAN2Generator:
+    def build(self, shape: ImageShape, classes: int = 0) -> StyleGenerator:
         """Make the network with fresh weights from the global random state."""
-        return StyleGAN2Generator(
-            self.z_dim,
-            self.w_dim,
-            self.mapping_layers,
-            shape,
-            self.widths(shape),
-            Conditioning.of(classes, self.class_width),
+        conditioning = Conditioning.of(classes, self.class_width)
+        return StyleGenerator(
+            MappingNetwork(self.z_dim, self.w_dim, self.mapping_layers, conditioning),
+            SynthesisNetwork(shape, self.widths(shape), self.w_dim),
         )
 
 

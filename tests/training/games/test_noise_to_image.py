@@ -5,7 +5,8 @@ import torch
 
 from training.distributed import Share
 from training.games.noise_to_image import NoiseToImage, Reals
-from training.recipe import load_recipe
+from training.penalties import path_lengths
+from training.recipe import RecipeError, load_recipe
 
 
 def make(*overrides, name="gan-mnist") -> NoiseToImage:
@@ -58,7 +59,7 @@ def test_the_generators_step_leaves_no_gradient_in_the_discriminator():
     game = make()
     play(game)
     gradient = [p.grad.clone() for p in game._networks["discriminator"].parameters()]
-    game._generator_step(reals()[0], torch.Generator())
+    game._generator_step(reals()[0], torch.Generator(), 0)
     for before, parameter in zip(
         gradient, game._networks["discriminator"].parameters(), strict=True
     ):
@@ -199,3 +200,102 @@ def test_a_loaded_game_goes_on_bit_for_bit():
     for player in ("generator", "discriminator"):
         assert not moved(weights(one, player), weights(other, player))
     assert not moved(one.average.state_dict(), other.average.state_dict())
+
+
+SMALL_STYLES = (
+    "generator.z_dim=8",
+    "generator.w_dim=8",
+    "generator.mapping_layers=1",
+    "generator.width=4",
+    "generator.most=4",
+    "discriminator.width=4",
+    "discriminator.most=4",
+    "game.augment=null",
+)
+
+
+def styled(*overrides) -> NoiseToImage:
+    recipe = load_recipe("stylegan2-tiles", [*SMALL_STYLES, *overrides])
+    return NoiseToImage(recipe, torch.device("cpu"), "float32", Share())
+
+
+def tiles(count=8) -> Reals:
+    torch.manual_seed(1)
+    return Reals(torch.rand(count, 3, 32, 32) * 2 - 1)
+
+
+@pytest.mark.parametrize("penalty", ["gradient_penalty=10", "r1=1"])
+@pytest.mark.parametrize("loss", ["non_saturating", "relativistic"])
+def test_a_batch_played_in_parts_moves_the_players_as_the_whole_batch_does(loss, penalty):
+    # Without what looks across a batch or draws for each part: dropout, normalisation.
+    overrides = (f"game.loss={loss}", f"game.{penalty}", "discriminator.dropout=0")
+    game, in_parts = make(*overrides), make(*overrides, "train.accumulate=4")
+    for turn in range(3):
+        signs, signs_in_parts = (
+            g.turn(reals(), torch.Generator().manual_seed(turn), turn, turn * 8)
+            for g in (game, in_parts)
+        )
+        for name, value in signs.items():
+            torch.testing.assert_close(signs_in_parts[name], value, rtol=1e-4, atol=1e-5)
+    for player in ("generator", "discriminator"):
+        for name, weight in weights(game, player).items():
+            torch.testing.assert_close(weights(in_parts, player)[name], weight, rtol=0, atol=1e-5)
+
+
+def test_mixed_styles_take_the_second_latents_from_the_crossover_on():
+    game = styled("game.style_mixing=0.5")
+    hand = game._deal(tiles(400), torch.Generator().manual_seed(0))
+    layers = game._networks["generator"].layers
+    crossovers = hand.mix.crossover
+    assert (crossovers < layers).float().mean().item() == pytest.approx(0.5, abs=0.1)
+    assert set(crossovers.tolist()) == set(range(1, layers + 1))
+    generator = game._networks["generator"]
+    w, other = generator.styles(hand.z), generator.styles(hand.mix.z)
+    for row, mixed in enumerate(generator.styles(hand.z, None, hand.mix)[:20]):
+        at = crossovers[row]
+        assert torch.equal(mixed[:at], w[row, :at])
+        assert torch.equal(mixed[at:], other[row, at:])
+
+
+def test_path_length_regularisation_makes_lengths_alike():
+    game = styled("game.path_length=2")
+    generator = game._networks["generator"]
+
+    def spread():
+        z = torch.randn(64, 8, generator=torch.Generator().manual_seed(5))
+        images, w = generator(z, with_styles=True)
+        rng = torch.Generator().manual_seed(6)
+        # Of several directions each, else their chance would be most of what differs.
+        lengths = torch.stack(
+            [
+                path_lengths(images, w, torch.randn(images.shape, generator=rng)).detach()
+                for _ in range(16)
+            ]
+        ).mean(0)
+        return (lengths.std() / lengths.mean()).item()
+
+    before = spread()
+    optimizer = torch.optim.Adam(generator.parameters(), lr=0.01)
+    for turn in range(100):
+        hand = game._deal(tiles(16), torch.Generator().manual_seed(turn))
+        penalty, _ = game._path_length_penalty(hand)
+        optimizer.zero_grad()
+        penalty.backward()
+        optimizer.step()
+    assert spread() < 0.6 * before
+
+
+def test_the_mean_path_length_is_resumed():
+    game = styled("game.path_length=2")
+    signs = game.turn([tiles()], torch.Generator().manual_seed(0), 0, 0)
+    assert signs["path_length"] > 0
+    assert "path_length" not in game.turn([tiles()], torch.Generator().manual_seed(1), 1, 8)
+    other = styled("game.path_length=2")
+    other.load_state_dict(copy.deepcopy(game.state_dict()))
+    assert other._mean_path_length == game._mean_path_length > 0
+
+
+@pytest.mark.parametrize("key", ["style_mixing=0.9", "path_length=2"])
+def test_what_needs_styles_is_refused_without_them(key):
+    with pytest.raises(RecipeError, match="dcgan has none"):
+        load_recipe("dcgan-fashion", [f"game.{key}"])
