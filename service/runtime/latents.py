@@ -1,21 +1,34 @@
-"""Latents from seeds, by the rule that published seeds use."""
+"""Latents from seeds, by the rules that published seeds use."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+# How a row of latents is distributed; the truncated normal is cut at two standard deviations.
+Distribution = Literal["normal", "truncated-normal"]
+
 # The largest seed that numpy.random.RandomState takes.
 MAX_SEED = 2**32 - 1
 
+_NORMAL = NormalDist()
+_BELOW = _NORMAL.cdf(-2)
+_BETWEEN = _NORMAL.cdf(2) - _BELOW
 
-def draw(seeds: Sequence[int], dimension: int) -> NDArray[np.float32]:
+
+def draw(
+    seeds: Sequence[int], dimension: int, distribution: Distribution = "normal"
+) -> NDArray[np.float32]:
     """Return the latents ``[len(seeds), dimension] float32`` of `seeds`.
 
-    The latent of seed s is ``RandomState(s).randn(1, dimension)``, as in NVIDIA's generators.
-    Raises ValueError for a seed outside 0 to 2³² - 1.
+    The latent of seed s is ``RandomState(s).randn(1, dimension)``, as in NVIDIA's generators. The
+    truncated normal is that of BigGAN's published samples, ``scipy.stats.truncnorm.rvs(-2, 2,
+    size=(1, dimension), random_state=RandomState(s))``. Raises ValueError for a seed outside 0 to
+    2³² - 1.
     """
     rows = np.empty((len(seeds), dimension), np.float32)
     # One state, seeded anew for each row: a new one takes a hundred times as long, for the entropy
@@ -23,5 +36,14 @@ def draw(seeds: Sequence[int], dimension: int) -> NDArray[np.float32]:
     state = np.random.RandomState(0)
     for row, seed in zip(rows, seeds, strict=True):
         state.seed(seed)
-        row[:] = state.randn(dimension)
+        row[:] = (
+            state.randn(dimension) if distribution == "normal" else _truncated(state, dimension)
+        )
     return rows
+
+
+def _truncated(state: np.random.RandomState, count: int) -> NDArray[np.float64]:
+    """Draw from the normal distribution cut to [-2, 2], by the inverse of its distribution."""
+    uniform = _BELOW + _BETWEEN * state.uniform(size=count)
+    # Wichura's AS241, good to sixteen digits, in C; a call takes a fifth of a microsecond.
+    return np.fromiter(map(_NORMAL.inv_cdf, uniform.tolist()), np.float64, count)
