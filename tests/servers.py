@@ -24,7 +24,7 @@ class Server:
     log: Path
 
     def client(self, **options) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60, **options)
+        return httpx.Client(**{"base_url": self.url, "timeout": 60} | options)
 
     def logged(self) -> str:
         return self.log.read_text()

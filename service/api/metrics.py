@@ -25,7 +25,12 @@ REQUEST_SECONDS = Histogram(
     "ganymede_request_seconds", "From the first byte to the last.", ["route"], buckets=_SECONDS
 )
 QUEUE_PIXELS = Gauge("ganymede_queue_pixels", "Pixels accepted and not yet made.")
-BATCH_ROWS = Histogram("ganymede_batch_rows", "Pictures made in one run.", ["model"], buckets=_ROWS)
+BATCH_ROWS = Histogram(
+    "ganymede_batch_rows",
+    "Rows of one run: pictures, or the styles that they are mixed of.",
+    ["model"],
+    buckets=_ROWS,
+)
 INFERENCE_SECONDS = Histogram(
     "ganymede_inference_seconds", "Time of one run.", ["model"], buckets=_SECONDS
 )

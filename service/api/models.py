@@ -60,11 +60,13 @@ def _card(catalog: Catalog, entry: Entry) -> dict[str, Any]:
     }
     if entry.manifest:
         manifest = entry.manifest
+        truncation = manifest.latent.truncation if manifest.latent else None
         card |= {
             "digest": manifest.digest,
             "task": manifest.task,
             "summary": manifest.summary,
             "classes": list(manifest.classes),
+            "truncation": truncation and truncation.model_dump(),
             "styles": manifest.styles and manifest.styles.model_dump(mode="json"),
             "image": manifest.image.model_dump(),
         }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -12,55 +13,60 @@ from fastapi import Request
 from service.api.errors import Problem
 from service.runtime.engine import Engine
 from service.runtime.model import Model
-from service.runtime.scheduler import Array, DeadlineExceeded
+from service.runtime.scheduler import DeadlineExceeded, Rows
 
 T = TypeVar("T")
 
 
-async def generate(
-    engine: Engine,
-    request: Request,
-    model: Model,
-    seeds: Sequence[int],
-    classes: Sequence[int] | None,
-    seconds: float,
-    encode: Callable[[Array], T],
-) -> T:
-    """Make the pictures ``[N, H, W, C] uint8`` of `seeds` and return what `encode` makes of them.
-
-    `classes` are indices, one for each seed, or None.
-
-    After `seconds`, or when the client has gone, the job is cancelled and what is left of it is
-    not done. Raises what Engine.submit raises, DeadlineExceeded, and Problem for a client gone.
-    """
-    deadline = engine.clock() + seconds
-    job = engine.submit(model, seeds, classes, deadline)
+@asynccontextmanager
+async def running(engine: Engine, request: Request, seconds: float) -> AsyncIterator[Run]:
+    """Watch over all that is run for `request` in the block, for `seconds` at most."""
     gone = asyncio.ensure_future(_disconnected(request))
-    handed_on = False
+    try:
+        yield Run(engine, gone, seconds)
+    finally:
+        gone.cancel()
 
-    async def wait(future: Future[Any]) -> Any:
+
+class Run:
+    """What is run for one request, in one step or several: one deadline, and one client to lose."""
+
+    def __init__(self, engine: Engine, gone: asyncio.Future[None], seconds: float) -> None:
+        self._engine = engine
+        self._gone = gone
+        self._seconds = seconds
+        self._deadline = engine.clock() + seconds
+
+    async def through(self, model: Model, role: str, feeds: Rows, work: Callable[[Rows], T]) -> T:
+        """Run `feeds` by `role` and return what `work` makes of the outputs, off the event loop.
+
+        Past the deadline, or when the client has gone, the job is cancelled and what is left of it
+        is not done. Raises what Engine.submit raises, DeadlineExceeded, and Problem for a client
+        gone.
+        """
+        job = self._engine.submit(model, feeds, self._deadline, role)
+        handed_on = False
+        try:
+            outputs = await self._wait(job.future)
+            working = self._engine.encode(job, lambda: work(outputs))
+            handed_on = True
+            return await self._wait(working)
+        finally:
+            if not handed_on:
+                self._engine.abandon(job)
+
+    async def _wait(self, future: Future[T]) -> T:
         outcome = asyncio.wrap_future(future)
-        ends: set[asyncio.Future[Any]] = {outcome, gone}
-        left = max(deadline - engine.clock(), 0.0)
+        ends: set[asyncio.Future[Any]] = {outcome, self._gone}
+        left = max(self._deadline - self._engine.clock(), 0.0)
         await asyncio.wait(ends, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         if outcome.done():
             return outcome.result()
         # Cancels what waits in a pool; what it still ends with, nobody is there to hear.
         outcome.cancel()
-        if gone.done():
+        if self._gone.done():
             raise Problem(499, "client-gone", "The client has gone", "the connection was closed")
-        raise DeadlineExceeded(f"the pictures were not made in {seconds:g} s")
-
-    try:
-        pixels = (await wait(job.future))["pixels"]
-        encoding = engine.encode(job, lambda: encode(pixels))
-        handed_on = True
-        result: T = await wait(encoding)
-        return result
-    finally:
-        gone.cancel()
-        if not handed_on:
-            engine.abandon(job)
+        raise DeadlineExceeded(f"the pictures were not made in {self._seconds:g} s")
 
 
 async def _disconnected(request: Request) -> None:

@@ -7,13 +7,24 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.runtime.latents import MAX_SEED
+from service.runtime.manifest import StyleGroup
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 # Beyond what any operator may allow; the maximum in force is a setting.
 MOST_IMAGES = 10_000
+# More than any model has.
+MOST_STYLE_LAYERS = 256
 # A class by its name or its index.
 ClassWish = str | Annotated[int, Field(ge=0)]
+# A layer by its index, or all layers of a group.
+LayerWish = StyleGroup | Annotated[int, Field(ge=0)]
+TruncationWish = Annotated[float, Field(allow_inf_nan=False)]
 Format = Literal["png", "jpeg", "webp", "npy", "zip", "json"]
+
+_TRUNCATION = (
+    "How far the picture is drawn towards the average one, in the range that the model states; "
+    "its default when not said."
+)
 
 
 class GenerateRequest(BaseModel):
@@ -41,6 +52,11 @@ class GenerateRequest(BaseModel):
         description="A class by name or index, or as many as there are pictures. Seed s has class "
         "s modulo their number when none is said.",
     )
+    truncation: (
+        TruncationWish
+        | Annotated[list[TruncationWish], Field(max_length=MOST_IMAGES, fail_fast=True)]
+        | None
+    ) = Field(default=None, description=f"{_TRUNCATION} One, or as many as there are pictures.")
     format: Format | None = Field(
         default=None,
         description="Goes before the Accept header. One picture comes as itself (png, jpeg, webp); "
@@ -65,8 +81,65 @@ class SampleClassesRequest(BaseModel):
     seed: Seed | None = Field(
         default=None, description="Picture i has seed + i, over all classes in their order."
     )
+    truncation: TruncationWish | None = Field(default=None, description=_TRUNCATION)
     format: Format | None = Field(
         default=None, description="As of generate; a ZIP has a folder for each class."
+    )
+
+
+class MixStylesRequest(BaseModel):
+    """Every picture of `rows` with some of its layers in the style of every one of `columns`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "flowers-stylegan2",
+                    "rows": [1, 2],
+                    "columns": [5, 6, 7],
+                    "layers": "coarse",
+                    "format": "png",
+                }
+            ]
+        },
+    )
+
+    model: str = Field(description="`name`, or `name@version`: one that has styles.")
+    rows: Annotated[list[Seed], Field(min_length=1, max_length=MOST_IMAGES, fail_fast=True)] = (
+        Field(description="The seeds of the styles that stay.")
+    )
+    columns: Annotated[list[Seed], Field(min_length=1, max_length=MOST_IMAGES, fail_fast=True)] = (
+        Field(description="The seeds of the styles that `layers` takes over.")
+    )
+    layers: (
+        StyleGroup
+        | Annotated[
+            list[LayerWish], Field(min_length=1, max_length=MOST_STYLE_LAYERS, fail_fast=True)
+        ]
+    ) = Field(
+        default="coarse",
+        description="The layers that follow the columns: a group, or a list of groups and indices.",
+    )
+    class_: ClassWish | None = Field(
+        default=None,
+        alias="class",
+        description="A class by name or index, of all sources for which none is said below. Seed s "
+        "has class s modulo their number when none is said at all.",
+    )
+    row_classes: Annotated[list[ClassWish], Field(max_length=MOST_IMAGES, fail_fast=True)] | (
+        None
+    ) = Field(default=None, description="A class for each of `rows`.")
+    column_classes: Annotated[list[ClassWish], Field(max_length=MOST_IMAGES, fail_fast=True)] | (
+        None
+    ) = Field(default=None, description="A class for each of `columns`.")
+    truncation: TruncationWish | None = Field(default=None, description=_TRUNCATION)
+    format: Format | None = Field(
+        default=None,
+        description="Goes before the Accept header. png, jpeg and webp give one picture: of one "
+        "row and one column the mixed one, else the grid, with the columns' own pictures above it "
+        "and the rows' to its left. json, zip and npy give the mixed ones in row-major order.",
     )
 
 
@@ -75,6 +148,7 @@ class GeneratedImage(BaseModel):
 
     seed: int
     class_: str | None = Field(default=None, alias="class")
+    truncation: float | None = None
     media_type: str
     data: str = Field(description="base64")
 
@@ -86,6 +160,28 @@ class GenerateResponse(BaseModel):
     version: str
     digest: str
     images: list[GeneratedImage]
+
+
+class MixedImage(BaseModel):
+    """One picture in base64: the styles of `row`, but of `layers` those of `column`."""
+
+    row: int
+    column: int
+    layers: list[int]
+    row_class: str | None = None
+    column_class: str | None = None
+    truncation: float | None = None
+    media_type: str
+    data: str = Field(description="base64")
+
+
+class MixStylesResponse(BaseModel):
+    """Pictures in row-major order."""
+
+    model: str
+    version: str
+    digest: str
+    images: list[MixedImage]
 
 
 class ProblemDocument(BaseModel):
@@ -115,6 +211,7 @@ class ModelCard(BaseModel):
     task: str | None = None
     summary: str | None = None
     classes: list[str] = []
+    truncation: dict[str, float] | None = None
     styles: dict[str, Any] | None = None
     image: dict[str, int] | None = None
     versions: list[dict[str, str | None]] = []

@@ -10,17 +10,18 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from service.runtime.catalog import Catalog, State
-from service.runtime.manifest import GENERATOR
+from service.runtime.manifest import GENERATOR, MAPPING
 from service.runtime.model import Model
-from service.runtime.scheduler import Job, Lane, Observer, Scheduler, Workers
+from service.runtime.scheduler import Job, Lane, Observer, Rows, Scheduler, Workers
 from service.runtime.sessions import (
     Provider,
     ProviderUnavailable,
@@ -112,11 +113,11 @@ class Engine:
     def submit(
         self,
         model: Model,
-        seeds: Sequence[int],
-        classes: Sequence[int] | None = None,
+        feeds: Rows,
         deadline: float = math.inf,
+        role: str = GENERATOR,
     ) -> Job:
-        """Queue the pictures of `seeds`; the job's future ends with ``pixels`` [N, H, W, C] uint8.
+        """Queue the rows of `feeds`; the job's future ends with what `Model.run` gives for `role`.
 
         `deadline` is a time of `clock`. The job is held: `encode` lets go of it at its end, and who
         does not come to that calls `abandon`. Raises NotReady, and what Scheduler.submit raises.
@@ -124,13 +125,14 @@ class Engine:
         if self.state is not EngineState.READY:
             raise NotReady(self.reason or self.state)
         lane = Lane(
-            key=(model.digest, GENERATOR),
-            run=model.sessions[GENERATOR].run,
+            key=(model.digest, role),
+            run=partial(model.run, role),
             max_rows=model.plan.max_rows,
-            pixels_per_row=model.manifest.image.pixels,
+            # Styles are no pictures yet. One pixel a row keeps those that wait bounded too.
+            pixels_per_row=1 if role == MAPPING else model.manifest.image.pixels,
             label=model.manifest.name,
         )
-        job = Job(lane, model.feeds(seeds, classes), deadline, held=True)
+        job = Job(lane, feeds, deadline, held=True)
         self._scheduler.submit(job)
         return job
 

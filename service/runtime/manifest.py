@@ -2,7 +2,7 @@
 
     models/<name>/<version>/
         model.json      the manifest
-        *.onnx          the graphs
+        *.onnx          the graphs: `generator`, or `mapping` and `synthesis`
         preview.webp    a sample grid
         README.md       the model card
 
@@ -27,10 +27,14 @@ from pydantic import (
 )
 
 from service.runtime.errors import UserError
+from service.runtime.latents import Distribution
 
 MANIFEST_FILE = "model.json"
-# The graph that makes the pictures of a model whose task is `generate`.
+# The roles of graphs. A model whose task is `generate` has one that makes pictures of latents, or
+# two that meet in the styles `w`.
 GENERATOR = "generator"
+MAPPING = "mapping"
+SYNTHESIS = "synthesis"
 
 # A name or a version is a path component, and stands in URLs: lower case, no separators.
 SLUG = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
@@ -38,6 +42,8 @@ Slug = Annotated[str, StringConstraints(pattern=SLUG.pattern)]
 SHA256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.onnx$")]
 Positive = Annotated[int, Field(gt=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+StyleGroup = Literal["coarse", "middle", "fine"]
 
 # The route that serves the model is named like its task.
 Task = Literal["generate"]
@@ -61,18 +67,27 @@ class Graph(_Part):
 
 
 class Truncation(_Part):
-    """How far latents are drawn towards the middle: 1 is not at all."""
+    """How far pictures are drawn towards the average one: 1 is not at all."""
 
-    default: float = 1.0
-    minimum: float = 0.0
-    maximum: float = 1.0
+    default: Finite = 1.0
+    minimum: Finite = 0.0
+    maximum: Finite = 1.0
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Truncation:
+        if not self.minimum <= self.default <= self.maximum:
+            raise ValueError(f"{self.default:g} is not in {self.minimum:g} to {self.maximum:g}")
+        return self
 
 
 class LatentSpace(_Part):
-    """What `z` is: `seed_rule` says how a seed becomes one row of it."""
+    """What `z` is: `seed_rule` says how a seed becomes one row of it.
+
+    Where there is a `truncation`, the graph that takes `z` takes that too.
+    """
 
     dimension: Positive
-    distribution: Literal["normal"] = "normal"
+    distribution: Distribution = "normal"
     seed_rule: Literal["numpy-randomstate"] = "numpy-randomstate"
     truncation: Truncation | None = None
 
@@ -81,7 +96,7 @@ class StyleLayer(_Part):
     """One layer that takes a style: the resolution at which it acts, and its group."""
 
     resolution: Positive
-    group: Literal["coarse", "middle", "fine"]
+    group: StyleGroup
 
 
 class StyleSpace(_Part):
@@ -89,6 +104,14 @@ class StyleSpace(_Part):
 
     dimension: Positive
     layers: tuple[StyleLayer, ...] = Field(min_length=1)
+
+    @property
+    def groups(self) -> dict[StyleGroup, tuple[int, ...]]:
+        """The layers by group, as indices; a group without layers is not there."""
+        groups: dict[StyleGroup, tuple[int, ...]] = {}
+        for i, layer in enumerate(self.layers):
+            groups[layer.group] = (*groups.get(layer.group, ()), i)
+        return groups
 
 
 class ImageSpec(_Part):
@@ -164,12 +187,30 @@ class Manifest(_Part):
         if self.task == "generate":
             if self.latent is None:
                 raise ValueError("a model that generates needs a latent space")
-            graph = self.graphs.get(GENERATOR)
-            if graph is None or "z" not in graph.inputs or "pixels" not in graph.outputs:
-                raise ValueError(f"a model that generates needs a graph {GENERATOR!r}: z to pixels")
-            if bool(self.classes) != ("class_index" in graph.inputs):
-                raise ValueError("classes and the input class_index go together")
+            self._check_graphs(self.latent)
         return self
+
+    def _check_graphs(self, latent: LatentSpace) -> None:
+        """Raise ValueError unless the graphs lead from latents to pixels."""
+        roles = set(self.graphs)
+        if roles not in ({GENERATOR}, {MAPPING, SYNTHESIS}):
+            raise ValueError(
+                f"a model that generates needs a graph {GENERATOR!r}, or {MAPPING!r} and "
+                f"{SYNTHESIS!r}; got {', '.join(sorted(roles))}"
+            )
+        has_styles = MAPPING in roles
+        if has_styles != (self.styles is not None):
+            raise ValueError(f"styles go together with the graphs {MAPPING!r} and {SYNTHESIS!r}")
+        first = self.graphs[MAPPING if has_styles else GENERATOR]
+        last = self.graphs[SYNTHESIS if has_styles else GENERATOR]
+        if bool(self.classes) != ("class_index" in first.inputs):
+            raise ValueError("classes and the input class_index go together")
+        if (latent.truncation is not None) != ("truncation" in first.inputs):
+            raise ValueError("latent.truncation and the input truncation go together")
+        if "z" not in first.inputs or "pixels" not in last.outputs:
+            raise ValueError(f"{first.file} has to take z, and {last.file} to give pixels")
+        if has_styles and ("w" not in first.outputs or set(last.inputs) != {"w"}):
+            raise ValueError(f"{first.file} has to give w, and {last.file} to take w alone")
 
     @property
     def digest(self) -> str:

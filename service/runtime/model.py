@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from service.runtime import latents
-from service.runtime.manifest import GENERATOR, Graph, file_sha256, read_manifest
+from service.runtime.manifest import (
+    GENERATOR,
+    MAPPING,
+    SYNTHESIS,
+    Graph,
+    StyleSpace,
+    file_sha256,
+    read_manifest,
+)
 from service.runtime.sessions import Array, ExecutionPlan, GraphError, Provider, Session
 
 
 class Model:
-    """A model, verified, loaded and run once."""
+    """A model, verified, loaded and run once.
+
+    Rows go from `feeds` to pictures by the role `generator`, whichever graphs that takes. A model
+    with styles can also be run half the way at a time: `mapping`, then `synthesis`.
+    """
 
     def __init__(self, folder: Path, provider: Provider, plan: ExecutionPlan) -> None:
         """Load the model in `folder`.
 
         Raises ManifestError, GraphError (a digest that differs, a file that ONNX Runtime refuses,
-        inputs or outputs other than the manifest's) or ProviderUnavailable.
+        inputs, outputs or shapes other than the manifest's) or ProviderUnavailable.
         """
         self.folder = folder
         self.provider = provider
@@ -35,13 +47,13 @@ class Model:
     def _warm(self) -> None:
         """Run one picture: the first run allocates, and a wrong shape shows here, not in public."""
         image = self.manifest.image
-        pixels = self.generate([0])
-        expected = (1, image.height, image.width, image.channels)
-        if pixels.shape != expected or pixels.dtype != np.uint8:
-            raise GraphError(
-                f"the generator makes {pixels.dtype} {list(pixels.shape)}, "
-                f"and the manifest says uint8 {list(expected)}"
-            )
+        if (space := self.manifest.styles) is not None:
+            w = self.styles([0])
+            _expect("mapping", w, np.float32, (1, len(space.layers), space.dimension))
+            maker, pixels = SYNTHESIS, self.synthesize(w)
+        else:
+            maker, pixels = GENERATOR, self.generate([0])
+        _expect(maker, pixels, np.uint8, (1, image.height, image.width, image.channels))
 
     def classes_of(self, seeds: Sequence[int]) -> list[int] | None:
         """Return the classes of `seeds` where none are asked for; None without classes.
@@ -51,18 +63,85 @@ class Model:
         count = len(self.manifest.classes)
         return [seed % count for seed in seeds] if count else None
 
-    def feeds(self, seeds: Sequence[int], classes: Sequence[int] | None = None) -> dict[str, Array]:
-        """Return the generator's inputs for `seeds`, a row each. Raises ValueError."""
+    def truncations_of(self, seeds: Sequence[int]) -> list[float] | None:
+        """Return the truncations of `seeds` where none are asked for; None where none is known."""
         assert self.manifest.latent is not None  # noqa: S101 - the manifest sees to it
-        feeds: dict[str, Array] = {"z": latents.draw(seeds, self.manifest.latent.dimension)}
-        classes = classes or self.classes_of(seeds)
-        if classes is not None:
-            feeds["class_index"] = np.asarray(classes, np.int64)
+        truncation = self.manifest.latent.truncation
+        return [truncation.default] * len(seeds) if truncation else None
+
+    def feeds(
+        self,
+        seeds: Sequence[int],
+        classes: Sequence[int] | None = None,
+        truncations: Sequence[float] | None = None,
+    ) -> dict[str, Array]:
+        """Return the inputs for `seeds`, a row each, of the roles `generator` and `mapping`.
+
+        `classes` are indices. What is None, or not known to the model, is as `classes_of` and
+        `truncations_of` say. Raises ValueError for a seed out of range.
+        """
+        latent = self.manifest.latent
+        assert latent is not None  # noqa: S101 - the manifest sees to it
+        feeds: dict[str, Array] = {"z": latents.draw(seeds, latent.dimension, latent.distribution)}
+        if (default_classes := self.classes_of(seeds)) is not None:
+            feeds["class_index"] = np.asarray(classes or default_classes, np.int64)
+        if (default_truncations := self.truncations_of(seeds)) is not None:
+            feeds["truncation"] = np.asarray(truncations or default_truncations, np.float32)
         return feeds
 
-    def generate(self, seeds: Sequence[int], classes: Sequence[int] | None = None) -> Array:
+    def run(self, role: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run one batch, in this thread: ``generator`` and ``synthesis`` give ``pixels``, and
+        ``mapping`` gives ``w``. Raises KeyError for a role that the model does not have.
+        """
+        if role == GENERATOR and self.manifest.styles is not None:
+            return self.run(SYNTHESIS, {"w": self.run(MAPPING, feeds)["w"]})
+        return self.sessions[role].run(feeds)
+
+    def generate(
+        self,
+        seeds: Sequence[int],
+        classes: Sequence[int] | None = None,
+        truncations: Sequence[float] | None = None,
+    ) -> Array:
         """Make the pictures ``[N, H, W, C] uint8`` of `seeds`, in this thread, in one batch."""
-        return self.sessions[GENERATOR].run(self.feeds(seeds, classes))["pixels"]
+        return self.run(GENERATOR, self.feeds(seeds, classes, truncations))["pixels"]
+
+    def styles(
+        self,
+        seeds: Sequence[int],
+        classes: Sequence[int] | None = None,
+        truncations: Sequence[float] | None = None,
+    ) -> Array:
+        """Return the styles ``w [N, layers, w_dim] float32`` of `seeds`, truncated already.
+
+        Raises ValueError for a model without styles.
+        """
+        self._style_space()
+        return self.run(MAPPING, self.feeds(seeds, classes, truncations))["w"]
+
+    def synthesize(self, w: Array) -> Array:
+        """Make the pictures ``[N, H, W, C] uint8`` of the styles ``w [N, layers, w_dim] float32``.
+
+        Raises ValueError for a model without styles, and for styles of another shape.
+        """
+        space = self._style_space()
+        expected = (len(space.layers), space.dimension)
+        if w.shape[1:] != expected:
+            raise ValueError(f"expected styles [N, {expected[0]}, {expected[1]}], got {w.shape}")
+        return self.run(SYNTHESIS, {"w": w})["pixels"]
+
+    def _style_space(self) -> StyleSpace:
+        if self.manifest.styles is None:
+            raise ValueError(f"{self.manifest.name} has no styles")
+        return self.manifest.styles
+
+
+def _expect(maker: str, made: Array, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
+    if made.shape != shape or made.dtype != dtype:
+        raise GraphError(
+            f"the {maker} makes {made.dtype} {list(made.shape)}, "
+            f"and the manifest says {np.dtype(dtype)} {list(shape)}"
+        )
 
 
 def _load_graph(folder: Path, graph: Graph, provider: Provider, plan: ExecutionPlan) -> Session:

@@ -180,7 +180,9 @@ class Scheduler:
         self._running = 0
         self._draining = False
         self._drained: Future[None] = Future()
-        self._pixels_per_second: float | None = None
+        # What the last batches made and took, older ones counting less.
+        self._pixels_made = 0.0
+        self._seconds_taken = 0.0
 
     @property
     def pixels(self) -> int:
@@ -382,13 +384,15 @@ class Scheduler:
         pixels = batch.rows * batch.lane.pixels_per_row
         with self._lock:
             # As many batches as run now come back in the same time.
-            speed = pixels * self._running / max(seconds, 1e-6)
-            before = self._pixels_per_second
-            self._pixels_per_second = speed if before is None else 0.9 * before + 0.1 * speed
+            seconds = max(seconds, 1e-6) / self._running
+            # Two sums, not a mean of speeds, in which a short batch of few pixels would weigh as
+            # much as a long one of many.
+            self._pixels_made = 0.9 * self._pixels_made + pixels
+            self._seconds_taken = 0.9 * self._seconds_taken + seconds
 
     def _seconds_for(self, pixels: int) -> float:
         """How long `pixels` take at the speed of the last batches; one second when unknown."""
-        return pixels / self._pixels_per_second if self._pixels_per_second else 1.0
+        return pixels * self._seconds_taken / self._pixels_made if self._pixels_made else 1.0
 
 
 class Workers:

@@ -3,8 +3,10 @@ import threading
 import pytest
 
 from service.runtime.engine import Engine, EngineState, NotReady
+from service.runtime.manifest import MAPPING, SYNTHESIS
 from service.runtime.scheduler import JobTooLarge, QueueFull
 from tests.conftest import TINY
+from tests.graphs import SIZE
 
 
 def make_engine(models, **options):
@@ -21,7 +23,7 @@ def engine(repository):
 
 def pictures(engine, model, seeds):
     """Wait for a job as a request does, encoding included."""
-    job = engine.submit(model, seeds)
+    job = engine.submit(model, model.feeds(seeds))
     pixels = job.future.result(10)["pixels"]
     return engine.encode(job, lambda: pixels).result(10)
 
@@ -32,19 +34,51 @@ def test_it_makes_the_pictures_that_the_model_makes(engine):
     assert (pictures(engine, model, seeds) == model.generate(seeds)).all()
 
 
+def test_styles_go_half_the_way_at_a_time_and_come_to_the_same_pictures(drawn_repository):
+    engine = make_engine(drawn_repository)
+    engine.start()
+    model = engine.catalog.get("painted-classes")
+    seeds, classes, truncations = [3, 4, 5] * 4, [0, 1, 2] * 4, [0.1, 0.5, 1.0] * 4
+    feeds = model.feeds(seeds, classes, truncations)
+    whole, mapped = engine.submit(model, feeds), engine.submit(model, feeds, role=MAPPING)
+    w = mapped.future.result(10)["w"]
+    assert (w == model.styles(seeds, classes, truncations)).all()
+    synthesized = engine.submit(model, {"w": w}, role=SYNTHESIS)
+    pixels = synthesized.future.result(10)["pixels"]
+    assert (pixels == whole.future.result(10)["pixels"]).all()
+    assert (pixels == model.generate(seeds, classes, truncations)).all()
+    for job in (whole, mapped, synthesized):
+        engine.abandon(job)
+    assert engine.drain(timeout=10)
+
+
+def test_pictures_take_their_pixels_of_the_bound_and_styles_next_to_nothing(drawn_repository):
+    engine = make_engine(drawn_repository, queue_pixels=10 * SIZE * SIZE)
+    engine.start()
+    model = engine.catalog.get("painted")
+    feeds = model.feeds(range(11))
+    with pytest.raises(JobTooLarge):
+        engine.submit(model, feeds)
+    mapped = engine.submit(model, feeds, role=MAPPING)
+    with pytest.raises(JobTooLarge):
+        engine.submit(model, {"w": mapped.future.result(10)["w"]}, role=SYNTHESIS)
+    engine.abandon(mapped)
+    assert engine.drain(timeout=10)
+
+
 def test_before_its_start_and_after_its_drain_it_takes_no_jobs(repository):
     engine = make_engine(repository)
     assert engine.state is EngineState.STARTING
     engine.start()
     assert engine.state is EngineState.READY
     model = engine.catalog.get("gan-mnist")
-    accepted = engine.submit(model, range(200))
+    accepted = engine.submit(model, model.feeds(range(200)))
     pixels = accepted.future.result(10)["pixels"]
     encoding = engine.encode(accepted, lambda: len(pixels))
     assert engine.drain(timeout=10)
     assert encoding.result(0) == 200
     with pytest.raises(NotReady, match="stopped"):
-        engine.submit(model, [1])
+        engine.submit(model, model.feeds([1]))
 
 
 def test_the_bound_holds_what_waits_to_be_encoded_too(repository):
@@ -52,13 +86,13 @@ def test_the_bound_holds_what_waits_to_be_encoded_too(repository):
     engine.start()
     model = engine.catalog.get("gan-mnist")
     with pytest.raises(JobTooLarge):
-        engine.submit(model, [1, 2, 3])
-    job = engine.submit(model, [1, 2])
+        engine.submit(model, model.feeds([1, 2, 3]))
+    job = engine.submit(model, model.feeds([1, 2]))
     job.future.result(10)
     encoded = threading.Event()
     encoding = engine.encode(job, lambda: encoded.wait(10))
     with pytest.raises(QueueFull):
-        engine.submit(model, [3])
+        engine.submit(model, model.feeds([3]))
     encoded.set()
     assert encoding.result(10)
     assert len(pictures(engine, model, [3])) == 1
@@ -69,7 +103,7 @@ def test_what_is_abandoned_makes_room(repository):
     engine = make_engine(repository, queue_pixels=2 * 28 * 28)
     engine.start()
     model = engine.catalog.get("gan-mnist")
-    engine.abandon(engine.submit(model, [1, 2]))
+    engine.abandon(engine.submit(model, model.feeds([1, 2])))
     assert engine.drain(timeout=10)
 
 

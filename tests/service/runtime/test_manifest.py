@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -59,3 +60,38 @@ def test_a_file_that_is_not_json_or_not_there_is_one_line(folder):
     (folder / MANIFEST_FILE).unlink()
     with pytest.raises(ManifestError, match="cannot be read"):
         read_manifest(folder)
+
+
+def drop_graph(role):
+    return lambda manifest: manifest["graphs"].pop(role)
+
+
+def set_inputs(role, *names):
+    return lambda manifest: manifest["graphs"][role].update(inputs=names)
+
+
+@pytest.mark.parametrize(
+    ("model", "change", "reason"),
+    [
+        ("painted", drop_graph("mapping"), "'mapping' and 'synthesis'; got synthesis"),
+        ("painted", lambda m: m.pop("styles"), "styles go together with the graphs"),
+        ("painted", set_inputs("synthesis", "w", "truncation"), "to take w alone"),
+        ("painted", set_inputs("mapping", "w"), "has to take z"),
+        ("painted", set_inputs("mapping", "z", "truncation"), "truncation go together"),
+        ("painted-classes", set_inputs("mapping", "z", "class_index"), "truncation go together"),
+        ("painted-classes", set_inputs("mapping", "z", "truncation"), "class_index go together"),
+        ("cut", set_inputs("generator", "z", "class_index"), "truncation go together"),
+        ("cut", lambda m: m["latent"].pop("truncation"), "truncation go together"),
+        ("cut", lambda m: m["latent"].update(distribution="cauchy"), "latent.distribution"),
+        ("cut", lambda m: m["latent"]["truncation"].update(default=2), "2 is not in 0 to 1.5"),
+        ("cut", lambda m: m["latent"]["truncation"].update(maximum="inf"), "latent.truncation"),
+    ],
+)
+def test_graphs_that_do_not_lead_from_latents_to_pictures_are_no_model(
+    drawn_repository, tmp_path, model, change, reason
+):
+    manifest = json.loads((drawn_repository / model / "1" / MANIFEST_FILE).read_text())
+    change(manifest)
+    (tmp_path / MANIFEST_FILE).write_text(json.dumps(manifest))
+    with pytest.raises(ManifestError, match=re.escape(reason)):
+        read_manifest(tmp_path)

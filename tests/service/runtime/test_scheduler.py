@@ -112,6 +112,29 @@ def test_the_time_to_come_again_follows_the_measured_speed():
     assert refused.value.retry_after == pytest.approx(1.0)
 
 
+def test_short_batches_of_few_pixels_say_little_of_the_speed():
+    clock = FakeClock()
+
+    def taking(seconds):
+        def run(feeds):
+            clock.now += seconds
+            return {"y": feeds["x"]}
+
+        return run
+
+    pictures = Lane("pictures", taking(1.0), max_rows=4, pixels_per_row=1000)
+    styles = Lane("styles", taking(0.001), max_rows=4, pixels_per_row=1)
+    scheduler = Scheduler(clock, bound=4000)
+    for _ in range(20):
+        for lane in (styles, pictures):
+            scheduler.submit(job(lane, 1, 2))
+            run_all(scheduler)
+    scheduler.submit(job(pictures, 1, 2, 3, 4))
+    with pytest.raises(QueueFull) as refused:
+        scheduler.submit(job(pictures, 5, 6))
+    assert refused.value.retry_after == pytest.approx(1.0, rel=0.01)
+
+
 def test_a_job_that_would_never_fit_is_told_so():
     with pytest.raises(JobTooLarge):
         Scheduler(FakeClock(), bound=5).submit(job(doubling_lane(), *range(6)))

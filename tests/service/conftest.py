@@ -1,0 +1,24 @@
+"""What tests of styles and truncation stand on: small models made of ONNX nodes, and a server."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from tests.graphs import write_models
+from tests.servers import Server, serving
+
+
+@pytest.fixture(scope="session")
+def drawn_repository(tmp_path_factory) -> Path:
+    """The models of tests/graphs.py."""
+    models = tmp_path_factory.mktemp("drawn")
+    write_models(models)
+    return models
+
+
+@pytest.fixture(scope="session")
+def drawn_server(drawn_repository) -> Server:
+    """The real service with those models; a test may not stop it."""
+    with contextlib.ExitStack() as stack:
+        yield stack.enter_context(serving(drawn_repository))
