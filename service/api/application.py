@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import RedirectResponse
 
 from service import __version__
-from service.api import errors, generate, metrics, models
+from service.api import errors, generate, metrics, mix_styles, models
 from service.runtime.engine import Engine, EngineState, NotReady
 from service.runtime.model import Model
 from service.settings import Settings
@@ -34,9 +34,12 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
                 title=app.title, version=app.version, summary=app.summary, routes=app.routes
             )
             # The maximum is an operator's to set, so the schema states the one in force.
-            request = document["components"]["schemas"]["GenerateRequest"]["properties"]
+            schemas = document["components"]["schemas"]
+            request = schemas["GenerateRequest"]["properties"]
             request["n"]["anyOf"][0]["maximum"] = settings.max_images
             request["seeds"]["anyOf"][0]["maxItems"] = settings.max_images
+            request = schemas["MixStylesRequest"]["properties"]
+            request["rows"]["maxItems"] = request["columns"]["maxItems"] = settings.max_images
             app.openapi_schema = document
         return app.openapi_schema
 
@@ -44,6 +47,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     errors.install(app)
     app.include_router(models.router(engine))
     app.include_router(generate.router(engine, settings, find))
+    app.include_router(mix_styles.router(engine, settings, find))
     app.include_router(metrics.router())
     app.add_middleware(metrics.RequestMetrics)
 

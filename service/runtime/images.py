@@ -45,6 +45,11 @@ class ImageFormat(StrEnum):
         """The usual file name extension, without the dot."""
         return "jpg" if self is ImageFormat.JPEG else self.value
 
+    @property
+    def longest_side(self) -> int:
+        """The most pixels in a row or a column that a file can hold."""
+        return {"png": 2**31 - 1, "jpeg": 65_500, "webp": 16_383}[self.value]
+
 
 def encode(pixels: Pixels, kind: ImageFormat, provenance: Provenance) -> bytes:
     """Encode one picture ``[H, W, C]`` of 1, 3 or 4 channels.
@@ -69,6 +74,21 @@ def encode(pixels: Pixels, kind: ImageFormat, provenance: Provenance) -> bytes:
     else:
         image.save(out, "WEBP", lossless=True, method=0, exif=exif)
     return out.getvalue()
+
+
+def mixing_grid(columns: Pixels, rows: Pixels, mixed: Pixels) -> Pixels:
+    """Lay a style mix out as StyleGAN's paper does, in one picture ``[H * (R + 1), W * (C + 1)]``.
+
+    `columns` ``[C, ...]`` stand above, `rows` ``[R, ...]`` on the left, and `mixed`
+    ``[R * C, ...]``, in row-major order, where theirs meet. The corner is white.
+    """
+    corner = np.full_like(columns[:1], 255)
+    lines = [corner, columns]
+    for row, line in zip(rows, mixed.reshape(len(rows), *columns.shape), strict=True):
+        lines += [row[None], line]
+    tiles = np.concatenate(lines).reshape(len(rows) + 1, len(columns) + 1, *columns.shape[1:])
+    down, across, height, width, channels = tiles.shape
+    return tiles.swapaxes(1, 2).reshape(down * height, across * width, channels)
 
 
 def encode_npy(pixels: Pixels) -> bytes:

@@ -196,4 +196,6 @@ def test_the_log_holds_no_stack_trace_after_all_of_this(server):
 
 def test_the_schema_is_valid_json_that_describes_every_route(client):
     document = json.loads(client.get("/openapi.json").text)
-    assert {"/v1/generate", "/v1/models", "/v1/models/{name}", "/metrics"} <= set(document["paths"])
+    assert {"/v1/generate", "/v1/mix-styles", "/v1/models", "/v1/models/{name}", "/metrics"} <= set(
+        document["paths"]
+    )

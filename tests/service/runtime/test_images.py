@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.runtime.images import KEYWORD, ImageFormat, encode, encode_npy, pack_zip
+from service.runtime.images import KEYWORD, ImageFormat, encode, encode_npy, mixing_grid, pack_zip
 
 RNG = np.random.default_rng(0)
 PROVENANCE = {"model": "m", "seed": 7, "digest": "sha256:ab"}
@@ -54,3 +54,22 @@ def test_npy_and_zip_hold_what_went_in_and_do_not_depend_on_the_clock():
     assert pack_zip(files) == pack_zip(files)
     with zipfile.ZipFile(io.BytesIO(pack_zip(files))) as archive:
         assert [(name, archive.read(name)) for name in archive.namelist()] == files
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_mixing_grid_has_columns_above_rows_on_the_left_and_a_white_corner(channels):
+    columns = np.stack([np.full((2, 3, channels), value, np.uint8) for value in (10, 20, 30)])
+    rows = np.stack([np.full((2, 3, channels), value, np.uint8) for value in (1, 2)])
+    mixed = np.concatenate([columns + row[0, 0, 0] for row in rows])
+    grid = mixing_grid(columns, rows, mixed)
+    assert grid.shape == (6, 12, channels)
+    expected = [[255, 10, 20, 30], [1, 11, 21, 31], [2, 12, 22, 32]]
+    np.testing.assert_array_equal(grid[::2, ::3, 0], expected)
+    np.testing.assert_array_equal(grid[1::2, 2::3, -1], expected)
+
+
+@pytest.mark.parametrize("kind", [ImageFormat.JPEG, ImageFormat.WEBP])
+def test_a_file_holds_its_longest_side_and_no_more(kind):
+    encode(np.zeros((1, kind.longest_side, 1), np.uint8), kind, PROVENANCE)
+    with pytest.raises((OSError, ValueError)):
+        encode(np.zeros((1, kind.longest_side + 1, 1), np.uint8), kind, PROVENANCE)
