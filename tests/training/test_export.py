@@ -13,7 +13,8 @@ from service.runtime.model import Model
 from service.runtime.sessions import ExecutionPlan, Provider
 from tests.conftest import TINY
 from training.checkpoints import CheckpointError
-from training.export import ExportError, export_generator, export_run, fold_batch_norm
+from training.export import ExportError, export_generator, export_run
+from training.folding import fold_batch_norm
 from training.networks.dcgan import DCGANGenerator
 from training.networks.shapes import ImageShape
 from training.recipe import RecipeError, load_recipe
@@ -129,7 +130,7 @@ def test_folding_batch_normalisation_changes_no_picture():
 
 def test_pixels_are_those_of_pytorch_but_for_single_roundings(tmp_path):
     generator = trained_like(channels=3)
-    graph = export_generator(generator, 16, tmp_path / "generator.onnx")
+    graph = export_generator(generator, 16, tmp_path)["generator"]
     from service.runtime import latents
     from service.runtime.sessions import Session
     from training.grids import to_pixels
@@ -170,13 +171,13 @@ class Unfolded(nn.Module):
 
 def test_a_generator_whose_rows_depend_on_each_other_is_refused(tmp_path):
     with pytest.raises(ExportError, match=r"differ|one by one"):
-        export_generator(BatchDependent(), 16, tmp_path / "generator.onnx")
+        export_generator(BatchDependent(), 16, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_graph_that_would_hold_batch_normalisation_is_refused(tmp_path):
     with pytest.raises(ExportError, match="BatchNormalization"):
-        export_generator(Unfolded().eval(), 16, tmp_path / "generator.onnx")
+        export_generator(Unfolded().eval(), 16, tmp_path)
     assert not list(tmp_path.iterdir())
 
 

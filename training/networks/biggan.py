@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from training.networks.conditioning import Conditioning, LabelEmbedding, ProjectedLabel
+from training.networks.noise import NoiseOptions
 from training.networks.shapes import ImageShape
 from training.options import Options
 
@@ -230,7 +231,7 @@ class _BigGANOptions(Options):
         return [self.width * multiple for multiple in MULTIPLES[shape.height]]
 
 
-class BigGANGeneratorOptions(_BigGANOptions):
+class BigGANGeneratorOptions(_BigGANOptions, NoiseOptions):
     """A residual generator with class-conditional batch normalisation."""
 
     z_dim: PositiveInt = 120

@@ -30,6 +30,7 @@ from training.networks.minibatch import (
     MinibatchKind,
     MinibatchStandardDeviation,
 )
+from training.networks.noise import NoiseOptions
 from training.networks.shapes import ImageShape
 from training.options import Options
 
@@ -157,7 +158,7 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-class DCGANGeneratorOptions(Options):
+class DCGANGeneratorOptions(NoiseOptions):
     """A generator of transposed convolutions; `width` is its last, narrowest layer's."""
 
     network: Literal["dcgan"]

@@ -13,6 +13,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from training.networks.conditioning import UNCONDITIONAL, Conditioning, JoinedLabel
+from training.networks.noise import NoiseOptions
 from training.networks.shapes import ImageShape
 from training.options import Options
 
@@ -85,7 +86,7 @@ class MLPDiscriminator(nn.Module):
         return logits.squeeze(-1)
 
 
-class MLPGeneratorOptions(Options):
+class MLPGeneratorOptions(NoiseOptions):
     """A generator of fully connected layers."""
 
     network: Literal["mlp"]

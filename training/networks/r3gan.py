@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.networks.conditioning import Conditioning, JoinedLabel, ProjectedLabel
+from training.networks.noise import NoiseOptions
 from training.networks.shapes import ImageShape
 from training.options import Options
 
@@ -166,7 +167,7 @@ class _R3GANOptions(Options):
         return [min(self.width * shape.height // side, self.most) for side in sides]
 
 
-class R3GANGeneratorOptions(_R3GANOptions):
+class R3GANGeneratorOptions(_R3GANOptions, NoiseOptions):
     """A residual generator."""
 
     z_dim: PositiveInt = 64

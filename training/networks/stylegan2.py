@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from training.networks.conditioning import Conditioning, LabelEmbedding, ProjectedLabel
 from training.networks.equalized import EqualizedConv2d, EqualizedLinear, leaky_relu
 from training.networks.minibatch import MinibatchStandardDeviation
+from training.networks.noise import NoiseOptions
 from training.networks.resampling import Blur, Downsample, Upsample
 from training.networks.shapes import ImageShape
 from training.networks.styles import StyleGenerator
@@ -213,7 +214,11 @@ def resolutions(size: int) -> list[int]:
 
 def _normalised(x: Tensor) -> Tensor:
     """Scale rows to a mean square of 1."""
-    return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-8)
+    # As a product, whose rows are bit-identical at any batch in ONNX Runtime; a mean over rows of
+    # two axes is not: it adds a single row up in another order.
+    count = x.shape[1]
+    mean_square = x.square() @ x.new_full((count, 1), 1 / count)
+    return x * torch.rsqrt(mean_square + 1e-8)
 
 
 class _StyleGAN2Options(Options):
@@ -228,7 +233,7 @@ class _StyleGAN2Options(Options):
         return [min(self.width * shape.height // side, self.most) for side in sides]
 
 
-class StyleGAN2GeneratorOptions(_StyleGAN2Options):
+class StyleGAN2GeneratorOptions(_StyleGAN2Options, NoiseOptions):
     """A mapping and a synthesis network."""
 
     z_dim: PositiveInt = 512
@@ -243,6 +248,7 @@ class StyleGAN2GeneratorOptions(_StyleGAN2Options):
         return StyleGenerator(
             MappingNetwork(self.z_dim, self.w_dim, self.mapping_layers, conditioning),
             SynthesisNetwork(shape, self.widths(shape), self.w_dim),
+            self.w_dim,
         )
 
 

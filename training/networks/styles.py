@@ -26,10 +26,11 @@ class StyleGenerator(nn.Module):
     it knows its `layers`, and at which resolution each acts (`layer_resolutions`).
     """
 
-    def __init__(self, mapping: nn.Module, synthesis: nn.Module) -> None:
+    def __init__(self, mapping: nn.Module, synthesis: nn.Module, w_dim: int) -> None:
         super().__init__()
         self.mapping = mapping
         self.synthesis = synthesis
+        self.w_dim = w_dim
 
     @property
     def layers(self) -> int:

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.nn.utils.parametrize import is_parametrized
 
-from training.export import export_generator, without_parametrizations
+from training.export import export_generator
+from training.folding import without_parametrizations
 from training.networks.biggan import (
     BigGANDiscriminatorOptions,
     BigGANGeneratorOptions,
@@ -122,7 +123,7 @@ def test_the_generator_exports_without_a_trace_of_its_normalisations(tmp_path, c
     labels = torch.arange(8) % classes if classes else None
     for _ in range(3):  # Statistics and power iterations that are not those of a fresh network.
         network(torch.randn(8, 16), labels)
-    graph = export_generator(network.eval(), 16, tmp_path / "generator.onnx", classes)
+    graph = export_generator(network.eval(), 16, tmp_path, classes)["generator"]
     assert set(graph.inputs) == ({"z", "class_index"} if classes else {"z"})
     bare = without_parametrizations(network)
     assert not any(is_parametrized(module) for module in bare.modules())

@@ -71,5 +71,5 @@ def test_the_generator_exports(tmp_path, classes):
     network = generator(classes=classes)
     for parameter in network.parameters():  # Past the first step, branches are not nothing.
         nn.init.normal_(parameter, 0, 0.2)
-    graph = export_generator(network.eval(), 10, tmp_path / "generator.onnx", classes)
+    graph = export_generator(network.eval(), 10, tmp_path, classes)["generator"]
     assert set(graph.inputs) == ({"z", "class_index"} if classes else {"z"})

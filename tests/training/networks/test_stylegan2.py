@@ -111,8 +111,10 @@ def test_each_style_changes_the_picture_and_coarse_ones_change_more_of_it():
 def test_the_generator_exports_with_rows_that_are_independent(tmp_path, classes):
     torch.manual_seed(0)
     network = generator(classes=classes).eval()
-    graph = export_generator(network, 10, tmp_path / "generator.onnx", classes)
-    assert set(graph.inputs) == ({"z", "class_index"} if classes else {"z"})
+    graphs = export_generator(network, 10, tmp_path, classes)
+    expected = {"z", "truncation"} | ({"class_index"} if classes else set())
+    assert set(graphs["mapping"].inputs) == expected
+    assert graphs["synthesis"].inputs == ("w",)
 
 
 def test_the_class_is_heard_by_both_players():

@@ -1,0 +1,143 @@
+"""What of a generator becomes which graph, with the last steps of serving inside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from service.runtime import latents
+from service.runtime.latents import Distribution
+from service.runtime.manifest import GENERATOR, MAPPING, SYNTHESIS, StyleLayer, StyleSpace
+from training.networks.styles import StyleGenerator
+
+CHECKED_LATENTS = 64
+# Latents whose w are averaged for the middle of a style space, of each class.
+CENTRE_LATENTS = 10_000
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a generator that is served as one graph.
+
+    `module` takes the `feeds` by name, and returns the `outputs` and then those that are `checked`
+    and not served.
+    """
+
+    role: str
+    module: nn.Module
+    feeds: Mapping[str, Tensor]
+    outputs: tuple[str, ...]
+    checked: tuple[str, ...] = ()
+
+
+class ServedGenerator(nn.Module):
+    """A generator with the last steps of serving: ``z`` to ``pixels`` [N, H, W, C] uint8.
+
+    Its second output are the pictures before the cast, [N, C, H, W] in [-1, 1], for checking.
+    """
+
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, z: Tensor, class_index: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return _pixels(self.generator(z, class_index))
+
+
+class ServedMapping(nn.Module):
+    """``z`` to ``w`` [N, layers, w_dim], drawn to the middle of the class by ``truncation`` [N].
+
+    Truncation in W: Karras et al. 2018, arXiv:1812.04948, appendix B. A class has a middle of its
+    own, since the middle of all is a picture of none.
+    """
+
+    centre: Tensor
+
+    def __init__(self, generator: StyleGenerator, centre: Tensor) -> None:
+        super().__init__()
+        self.mapping = generator.mapping
+        self.layers = generator.layers
+        self.register_buffer("centre", centre)
+
+    def forward(
+        self, z: Tensor, truncation: Tensor, class_index: Tensor | None = None
+    ) -> tuple[Tensor]:
+        w = self.mapping(z, class_index)
+        centre = self.centre if class_index is None else self.centre[class_index]
+        w = centre + truncation[:, None] * (w - centre)
+        return (w[:, None].expand(-1, self.layers, -1),)
+
+
+class ServedSynthesis(nn.Module):
+    """``w`` [N, layers, w_dim] to ``pixels`` [N, H, W, C] uint8, and the pictures before."""
+
+    def __init__(self, generator: StyleGenerator) -> None:
+        super().__init__()
+        self.synthesis = generator.synthesis
+
+    def forward(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        return _pixels(self.synthesis(w))
+
+
+def pieces(
+    generator: nn.Module, z_dim: int, classes: int = 0, distribution: Distribution = "normal"
+) -> list[Piece]:
+    """Return what is to be exported of a generator in evaluation."""
+    z = latents.draw(range(CHECKED_LATENTS), z_dim, distribution)
+    feeds = {"z": torch.from_numpy(z)}
+    if classes:
+        feeds["class_index"] = torch.arange(CHECKED_LATENTS) % classes
+    if not isinstance(generator, StyleGenerator):
+        served = ServedGenerator(generator).eval()
+        return [Piece(GENERATOR, served, feeds, ("pixels",), ("images",))]
+
+    centre = style_centre(generator, z_dim, classes)
+    mapping = ServedMapping(generator, centre).eval()
+    truncated = feeds | {"truncation": torch.linspace(0, 1, CHECKED_LATENTS)}
+    with torch.no_grad():
+        (w,) = mapping(**truncated)
+    # Other styles in the later layers, so that a graph that took one for all would not pass.
+    mixed = torch.cat([w[:, : generator.layers // 2], w.roll(1, 0)[:, generator.layers // 2 :]], 1)
+    return [
+        Piece(MAPPING, mapping, truncated, ("w",)),
+        Piece(SYNTHESIS, ServedSynthesis(generator).eval(), {"w": mixed}, ("pixels",), ("images",)),
+    ]
+
+
+@torch.no_grad()
+def style_centre(generator: StyleGenerator, z_dim: int, classes: int) -> Tensor:
+    """Return the mean w ``[classes or 1, w_dim]`` of each class, over the same latents."""
+    rng = torch.Generator().manual_seed(0)
+    z = torch.randn(CENTRE_LATENTS, z_dim, generator=rng)
+    if not classes:
+        return torch.stack([generator.mapping(z).mean(0)])
+    of_each = [torch.full((CENTRE_LATENTS,), index) for index in range(classes)]
+    return torch.stack([generator.mapping(z, class_index).mean(0) for class_index in of_each])
+
+
+def style_space(generator: nn.Module) -> StyleSpace | None:
+    """Return what the manifest says of a generator's styles; None where it has none.
+
+    Coarse, middle and fine are those of arXiv:1812.04948, section 3.1 (4 to 8, 16 to 32, and 64
+    pixels up), moved down for pictures that have no 64.
+    """
+    if not isinstance(generator, StyleGenerator):
+        return None
+    sides = generator.layer_resolutions
+    coarse, middle = min(8, sides[-1] // 4), min(32, sides[-1] // 2)
+    layers = tuple(
+        StyleLayer(
+            resolution=side,
+            group="coarse" if side <= coarse else "middle" if side <= middle else "fine",
+        )
+        for side in sides
+    )
+    return StyleSpace(dimension=generator.w_dim, layers=layers)
+
+
+def _pixels(images: Tensor) -> tuple[Tensor, Tensor]:
+    scaled = ((images + 1) * 127.5).round().clamp(0, 255)
+    return scaled.permute(0, 2, 3, 1).to(torch.uint8), images
