@@ -3,12 +3,17 @@
 import os
 import re
 import subprocess
+import warnings
 from pathlib import Path
 
 import pytest
 
 from service.runtime.catalog import Catalog, State, model_folders
+from service.runtime.manifest import read_manifest
 from service.runtime.sessions import ExecutionPlan, Provider
+from training.data.sources import DataError
+from training.quality.classifier import ClassifierSettings
+from training.quality.obedience import CLASS_OBEDIENCE, measure_obedience
 from training.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +37,39 @@ def test_a_model_that_ships_has_its_preview_and_card_and_small_graphs(folder):
     assert "Training data" in (folder / "README.md").read_text()
     for graph in folder.glob("*.onnx"):
         assert graph.stat().st_size < 16 * 2**20
+
+
+def obeying_on(*datasets):
+    """The shipped class-conditional models that were trained on one of `datasets`."""
+    for folder in SHIPPED:
+        manifest = read_manifest(folder)
+        if manifest.classes and load_recipe(manifest.provenance.recipe).data.name in datasets:
+            yield folder, manifest
+
+
+def test_a_model_of_digits_or_garments_states_that_it_obeys_its_classes():
+    for folder, manifest in obeying_on("mnist", "fashion-mnist"):
+        (stated,) = [f for f in manifest.quality if f.metric == CLASS_OBEDIENCE]
+        assert stated.value >= 0.9, folder
+        assert stated.samples >= 1000
+        assert "Class obedience" in (folder / "README.md").read_text()
+
+
+def test_a_model_of_digits_or_garments_obeys_its_classes_as_it_states():
+    # A classifier that learns for seconds, and few samples: enough to catch a mix-up.
+    quick = ClassifierSettings(width=16, images=60_000)
+    for folder, manifest in obeying_on("mnist", "fashion-mnist"):
+        data = load_recipe(manifest.provenance.recipe).data
+        (stated,) = [f for f in manifest.quality if f.metric == CLASS_OBEDIENCE]
+        try:
+            data.open()
+        except DataError as error:
+            warnings.warn(
+                f"the obedience of {manifest.name} is not measured: {error}", stacklevel=1
+            )
+            continue
+        measured = measure_obedience(folder, data, samples=500, settings=quick)
+        assert measured.agreement == pytest.approx(stated.value, abs=0.08)
 
 
 def test_the_files_that_users_look_for_are_there():

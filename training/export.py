@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from service.runtime.manifest import (
     ImageSpec,
     LatentSpace,
     Manifest,
+    Quality,
     TrainingProvenance,
     Truncation,
     file_sha256,
@@ -53,11 +54,18 @@ class ExportError(UserError):
     exit_code = 1
 
 
-def export_run(run: Run, name: str, models: Path, version: str | None = None) -> Path:
+def export_run(
+    run: Run,
+    name: str,
+    models: Path,
+    version: str | None = None,
+    measure: Callable[[Model], tuple[Quality, ...]] | None = None,
+) -> Path:
     """Write the averaged generator of `run` as ``models/name/version``; return that folder.
 
-    The version is the next free number when none is given. Raises ExportError, CheckpointError,
-    RecipeError.
+    The version is the next free number when none is given. `measure` is given the model as it will
+    be served, and what it returns stands in the manifest and on the card. Raises ExportError,
+    CheckpointError, RecipeError, and what `measure` raises; the folder is then not there.
     """
     recipe = run.recipe()
     if not run.checkpoint_path.exists():
@@ -80,7 +88,11 @@ def export_run(run: Run, name: str, models: Path, version: str | None = None) ->
         manifest = _manifest(recipe, run, checkpoint, name, version, graphs, generator)
         (part / MANIFEST_FILE).write_text(manifest.to_json())
         # Loaded as the service will, so that a folder it would refuse is never there.
-        pixels = Model(part, Provider.CPU, _PLAN).generate(PREVIEW_SEEDS)
+        model = Model(part, Provider.CPU, _PLAN)
+        if measure:
+            manifest = manifest.model_copy(update={"quality": measure(model)})
+            (part / MANIFEST_FILE).write_text(manifest.to_json())
+        pixels = model.generate(PREVIEW_SEEDS)
         grid(pixels, columns(recipe.classes)).save(
             part / "preview.webp", format="WEBP", lossless=True
         )

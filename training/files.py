@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and where the ones that can be made again are kept."""
 
 from __future__ import annotations
 
@@ -23,3 +23,12 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def cache_folder(kind: str) -> Path:
+    """Return where what can be made again is kept, a folder for each kind of it.
+
+    ``$GANYMEDE_CACHE``, else ``ganymede`` in the user's cache.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("GANYMEDE_CACHE") or Path(home) / "ganymede") / kind

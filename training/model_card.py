@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from service.runtime.manifest import Manifest, TrainingProvenance
+from service.runtime.manifest import Manifest, Quality, TrainingProvenance
+from training.quality.obedience import CLASS_OBEDIENCE
 from training.recipe import Recipe
+
+# Figures that are shares, and said in percent.
+_SHARES = {CLASS_OBEDIENCE}
 
 
 def model_card(manifest: Manifest, recipe: Recipe) -> str:
@@ -37,9 +41,18 @@ def model_card(manifest: Manifest, recipe: Recipe) -> str:
         f"| Code | {made.code_revision} |",
         f"| Licence of the weights | {manifest.license} |",
     ]
-    for figure in manifest.quality:
-        lines.append(f"| {figure.metric} | {figure.value:.3f} |")
+    lines += [f"| {figure.metric.capitalize()} | {_told(figure)} |" for figure in manifest.quality]
     return "\n".join(lines) + "\n"
+
+
+def _told(figure: Quality) -> str:
+    """Return a figure with what it takes to read it."""
+    if figure.metric in _SHARES:
+        value = f"{figure.value:.1%} of {figure.samples:,} samples"
+    else:
+        value = f"{figure.value:.3f} on {figure.samples:,} samples"
+    network = f", by {figure.feature_network}" if figure.feature_network else ""
+    return f"{value}{network} ({figure.reference}: {figure.reference_samples:,} pictures)"
 
 
 def _hours(seconds: float) -> str:

@@ -1,4 +1,5 @@
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ from service.runtime.model import Model
 from service.runtime.sessions import ExecutionPlan, Provider
 from tests.conftest import TINY
 from training.checkpoints import CheckpointError
+from training.cli import export
 from training.export import ExportError, export_generator, export_run
 from training.folding import fold_batch_norm
 from training.networks.dcgan import DCGANGenerator
 from training.networks.shapes import ImageShape
+from training.quality.classifier import QualityError
 from training.recipe import RecipeError, load_recipe
 from training.run import Run
 from training.trainer import train
@@ -213,3 +216,43 @@ def test_the_manifest_names_what_made_the_model(run, tmp_path):
     assert made["device"]
     assert made["code_revision"]
     assert read_manifest(folder).license == run.recipe().license
+
+
+@pytest.fixture(scope="module")
+def conditional_run(tmp_path_factory, digits) -> Run:
+    run = Run(tmp_path_factory.mktemp("runs") / "conditional")
+    train(load_recipe("cgan-fashion", [*TINY["cgan-fashion"], f"data.path={digits}"]), run)
+    return run
+
+
+def test_what_is_measured_stands_in_the_manifest_and_on_the_card(
+    conditional_run, tmp_path, monkeypatch
+):
+    from typer.testing import CliRunner
+
+    from service.cli import app
+    from training.quality import obedience
+
+    quick = partial(obedience.ClassifierSettings, width=4, images=500)
+    monkeypatch.setattr(obedience, "ClassifierSettings", quick)
+    arguments = ["export", str(conditional_run.folder), "--name", "x", "--models", str(tmp_path)]
+    result = CliRunner().invoke(app, [*arguments, "--measure"], catch_exceptions=False)
+    assert "class obedience" in result.output
+    (figure,) = read_manifest(tmp_path / "x" / "1").quality
+    assert (figure.metric, figure.samples) == ("class obedience", obedience.SAMPLES)
+    assert f"{figure.value:.1%}" in (tmp_path / "x" / "1" / "README.md").read_text()
+    CliRunner().invoke(app, arguments, catch_exceptions=False)
+    plain = read_manifest(tmp_path / "x" / "2")
+    assert plain.quality == ()
+    assert plain.digest == read_manifest(tmp_path / "x" / "1").digest
+
+
+def test_a_measurement_that_fails_leaves_no_folder(run, conditional_run, tmp_path):
+    def fail(model):
+        raise QualityError("no data")
+
+    with pytest.raises(QualityError):
+        export_run(conditional_run, "x", tmp_path / "models", measure=fail)
+    assert not list((tmp_path / "models").iterdir())
+    with pytest.raises(QualityError, match="the run has no classes"):
+        export(run.folder, models=tmp_path / "models", measure=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from pydantic import PositiveInt
 
 from training.data.catalogue import KNOWN, locate, ways_to
 from training.data.sources import DataError, Source, open_source
+from training.files import cache_folder
 from training.options import Options
 
 # A random crop is cut from a picture stored this much larger, as is usual (256 from 286).
@@ -101,7 +101,7 @@ def prepare(options: DataOptions, progress: Progress | None = None) -> Pictures:
     Corrupt files are left out and named in `skipped`. Raises DataError when none is left.
     """
     source = options.open()
-    folder = _cache_folder() / _fingerprint(source, options)
+    folder = cache_folder("pictures") / _fingerprint(source, options)
     if not (folder / "index.json").exists():
         _decode(source, options, folder, progress)
     index = json.loads((folder / "index.json").read_text())
@@ -210,8 +210,3 @@ def _fingerprint(source: Source, options: DataOptions) -> str:
         stats += [(f.as_posix(), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     shape = (options.split, options.stored_size, options.channels, options.limit, len(source.names))
     return hashlib.sha256(repr((stats, shape)).encode()).hexdigest()[:24]
-
-
-def _cache_folder() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("GANYMEDE_CACHE") or Path(home) / "ganymede") / "pictures"

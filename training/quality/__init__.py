@@ -1,0 +1,1 @@
+"""How good a model is: figures measured on the exported graphs, through the runtime."""
