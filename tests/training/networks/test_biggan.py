@@ -4,12 +4,8 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from training.export import export_generator
 from training.folding import without_parametrizations
-from training.networks.biggan import (
-    BigGANDiscriminatorOptions,
-    BigGANGeneratorOptions,
-    ConditionalBatchNorm2d,
-    SelfAttention,
-)
+from training.networks.biggan import BigGANDiscriminatorOptions, BigGANGeneratorOptions
+from training.networks.biggan_layers import ConditionalBatchNorm2d, SelfAttention
 from training.networks.shapes import ImageShape
 
 
