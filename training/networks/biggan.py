@@ -16,9 +16,10 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm
 
+from training.networks.biggan_deep import BigGANDeepDiscriminator, BigGANDeepGenerator
 from training.networks.biggan_layers import (
+    BASE,
     ConditionalBatchNorm2d,
     ProjectionDiscriminator,
     SelfAttention,
@@ -27,15 +28,15 @@ from training.networks.biggan_layers import (
     convolution,
     doubled,
     join,
+    spectrally_normalised,
 )
 from training.networks.conditioning import Conditioning, LabelEmbedding
 from training.networks.noise import NoiseOptions
 from training.networks.shapes import ImageShape
 from training.options import Options
 
-BASE = 4
-# Channels from 4×4 up, in units of `width`, by the picture's side: tables 4 to 6 of the paper, and
-# for the smaller ones the authors' code.
+# Channels from 4×4 up, in units of `width`, by the picture's side: tables 4 to 9 of the paper, the
+# same for BigGAN and BigGAN-deep, and for the smaller ones the authors' code.
 MULTIPLES = {
     32: (4, 4, 4, 4),
     64: (16, 16, 8, 4, 2),
@@ -97,7 +98,7 @@ class BigGANGenerator(nn.Module):
         self.chunk = z_dim // chunks
         self.label = LabelEmbedding(conditioning)
         condition = self.chunk + conditioning.width
-        self.first = spectral_norm(nn.Linear(self.chunk, widths[0] * BASE**2))
+        self.first = spectrally_normalised(nn.Linear(self.chunk, widths[0] * BASE**2))
         self.width = widths[0]
         self.blocks = nn.ModuleList(BlockUp(a, b, condition) for a, b in pairwise(widths))
         self.attention = nn.ModuleList(
@@ -139,6 +140,8 @@ class BigGANDiscriminator(ProjectionDiscriminator):
 
 class _BigGANOptions(Options):
     network: Literal["biggan"]
+    # BigGAN-deep: two bottleneck blocks at each resolution, and a latent that is not cut.
+    deep: bool = False
     # The paper's ch: all channels are multiples of it.
     width: PositiveInt = 64
     # The side at which the picture attends to itself, in pixels; a side it does not have is none.
@@ -162,17 +165,21 @@ class BigGANGeneratorOptions(_BigGANOptions, NoiseOptions):
     # How many values stand for the class, shared by all blocks.
     class_width: PositiveInt = 128
 
-    def build(self, shape: ImageShape, classes: int = 0) -> BigGANGenerator:
+    def build(self, shape: ImageShape, classes: int = 0) -> BigGANGenerator | BigGANDeepGenerator:
         """Make the network with fresh weights from the global random state."""
         conditioning = Conditioning.of(classes, self.class_width)
-        return BigGANGenerator(self.z_dim, shape, self.widths(shape), self.attention, conditioning)
+        network = BigGANDeepGenerator if self.deep else BigGANGenerator
+        return network(self.z_dim, shape, self.widths(shape), self.attention, conditioning)
 
 
 class BigGANDiscriminatorOptions(_BigGANOptions):
     """A residual discriminator, told the class by projection."""
 
-    def build(self, shape: ImageShape, classes: int = 0) -> BigGANDiscriminator:
+    def build(
+        self, shape: ImageShape, classes: int = 0
+    ) -> BigGANDiscriminator | BigGANDeepDiscriminator:
         """Make the network with fresh weights from the global random state."""
         widths = self.widths(shape)[::-1]
         conditioning = Conditioning.of(classes, widths[-1])
-        return BigGANDiscriminator(shape, widths, self.attention, conditioning)
+        network = BigGANDeepDiscriminator if self.deep else BigGANDiscriminator
+        return network(shape, widths, self.attention, conditioning)

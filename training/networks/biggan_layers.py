@@ -9,6 +9,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from training.networks.conditioning import Conditioning, ProjectedLabel
 
+# The side of the picture that the first layer makes and the last one judges.
+BASE = 4
+
 
 class BatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation that in evaluation is a scale and a shift, and is exported so."""
@@ -57,8 +60,8 @@ class ConditionalBatchNorm2d(nn.Module):
     def __init__(self, channels: int, condition: int) -> None:
         super().__init__()
         self.norm = BatchNorm2d(channels, affine=False)
-        self.gain = spectral_norm(nn.Linear(condition, channels, bias=False))
-        self.bias = spectral_norm(nn.Linear(condition, channels, bias=False))
+        self.gain = spectrally_normalised(nn.Linear(condition, channels, bias=False))
+        self.bias = spectrally_normalised(nn.Linear(condition, channels, bias=False))
 
     def forward(self, x: Tensor, condition: Tensor, standing: Tensor | None = None) -> Tensor:
         gain: Tensor = 1 + self.gain(condition)
@@ -114,11 +117,11 @@ class ProjectionDiscriminator(nn.Module):
     def __init__(self, blocks: list[nn.Module], width: int, conditioning: Conditioning) -> None:
         super().__init__()
         self.blocks = nn.Sequential(*blocks)
-        self.judge = spectral_norm(nn.Linear(width, 1))
+        self.judge = spectrally_normalised(nn.Linear(width, 1))
         self.project = ProjectedLabel(conditioning)
         self.apply(begin_orthogonal)
         if self.project.embed is not None:
-            spectral_norm(self.project.embed)
+            spectrally_normalised(self.project.embed)
 
     def forward(self, images: Tensor, class_index: Tensor | None = None) -> Tensor:
         features = F.relu(self.blocks(images)).sum((2, 3))
@@ -144,7 +147,14 @@ def doubled(x: Tensor) -> Tensor:
 
 def convolution(fan_in: int, fan_out: int, kernel: int, *, bias: bool = True) -> nn.Module:
     """Make a convolution that keeps the size, its weight spectrally normalised."""
-    layer = nn.Conv2d(fan_in, fan_out, kernel, padding=kernel // 2, bias=bias)
+    return spectrally_normalised(nn.Conv2d(fan_in, fan_out, kernel, padding=kernel // 2, bias=bias))
+
+
+def spectrally_normalised(layer: nn.Module) -> nn.Module:
+    """Hold a layer's weight to a largest singular value of 1: arXiv:1802.05957."""
+    # On `meta` there are shapes and no values to hold, and PyTorch takes seconds to find that out.
+    if layer.get_parameter("weight").is_meta:
+        return layer
     normalised: nn.Module = spectral_norm(layer)
     return normalised
 

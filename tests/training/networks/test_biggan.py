@@ -41,14 +41,18 @@ def test_what_does_not_fit_is_refused():
         BigGANGeneratorOptions(network="biggan", z_dim=10).build(ImageShape(3, 32, 32))
 
 
-def test_the_generator_of_the_paper_has_its_number_of_weights():
+def test_the_players_of_the_paper_have_their_numbers_of_weights():
     with torch.device("meta"):
+        judge = BigGANDiscriminatorOptions(network="biggan", width=96).build(
+            ImageShape(3, 128, 128), classes=1000
+        )
         paper = BigGANGeneratorOptions(network="biggan", width=96, z_dim=120).build(
             ImageShape(3, 128, 128), classes=1000
         )
-    # 70.4 M, as the paper's table 1 has it for 96 channels and 1000 classes.
+    # 70.4 M and 88.0 M, as the paper has them for 96 channels and 1000 classes.
     weights = sum(p.numel() for p in paper.parameters())
     assert weights == pytest.approx(70.43e6, rel=0.01)
+    assert sum(p.numel() for p in judge.parameters()) == pytest.approx(88.0e6, abs=0.05e6)
 
 
 def test_every_chunk_of_the_latent_and_the_class_change_the_picture():
