@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from service.runtime import latents
 from service.runtime.latents import Distribution
 from service.runtime.manifest import GENERATOR, MAPPING, SYNTHESIS, StyleLayer, StyleSpace
 from training.networks.styles import StyleGenerator
+from training.standing_statistics import has_batch_statistics, with_standing_statistics
 
 CHECKED_LATENTS = 64
 # Latents whose w are averaged for the middle of a style space, of each class.
@@ -43,8 +45,12 @@ class ServedGenerator(nn.Module):
         super().__init__()
         self.generator = generator
 
-    def forward(self, z: Tensor, class_index: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return _pixels(self.generator(z, class_index))
+    def forward(
+        self, z: Tensor, class_index: Tensor | None = None, truncation: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if truncation is None:
+            return _pixels(self.generator(z, class_index))
+        return _pixels(self.generator(z, class_index, truncation))
 
 
 class ServedMapping(nn.Module):
@@ -63,11 +69,12 @@ class ServedMapping(nn.Module):
         self.register_buffer("centre", centre)
 
     def forward(
-        self, z: Tensor, truncation: Tensor, class_index: Tensor | None = None
+        self, z: Tensor, class_index: Tensor | None = None, truncation: Tensor | None = None
     ) -> tuple[Tensor]:
         w = self.mapping(z, class_index)
-        centre = self.centre if class_index is None else self.centre[class_index]
-        w = centre + truncation[:, None] * (w - centre)
+        if truncation is not None:
+            centre = self.centre if class_index is None else self.centre[class_index]
+            w = centre + truncation[:, None] * (w - centre)
         return (w[:, None].expand(-1, self.layers, -1),)
 
 
@@ -90,13 +97,17 @@ def pieces(
     feeds = {"z": torch.from_numpy(z)}
     if classes:
         feeds["class_index"] = torch.arange(CHECKED_LATENTS) % classes
+    truncated = feeds | {"truncation": torch.linspace(0, 1, CHECKED_LATENTS)}
     if not isinstance(generator, StyleGenerator):
+        if has_batch_statistics(generator):
+            draw = partial(latents.draw, distribution=distribution)
+            generator = with_standing_statistics(generator, z_dim, classes, draw)
+            feeds = truncated
         served = ServedGenerator(generator).eval()
         return [Piece(GENERATOR, served, feeds, ("pixels",), ("images",))]
 
     centre = style_centre(generator, z_dim, classes)
     mapping = ServedMapping(generator, centre).eval()
-    truncated = feeds | {"truncation": torch.linspace(0, 1, CHECKED_LATENTS)}
     with torch.no_grad():
         (w,) = mapping(**truncated)
     # Other styles in the later layers, so that a graph that took one for all would not pass.

@@ -20,7 +20,7 @@ from training.networks.biggan_layers import BatchNorm2d, StandingBatchNorm2d
 
 # Where statistics are held. At 0 itself all latents are one, and a generator without classes has
 # no statistics: the lowest stands for all below it.
-TRUNCATIONS = (0.01, *(step / 20 for step in range(1, 21)))
+TRUNCATIONS = (0.01, *(step / 10 for step in range(1, 11)))
 _BATCH = 64
 
 # Latents ``[len(seeds), z_dim] float32`` of seeds, as they are drawn when served.
@@ -56,6 +56,11 @@ def shares(truncation: Tensor, held: Tensor) -> Tensor:
     return torch.cat([one, passed], dim=1) - torch.cat([passed, none], dim=1)
 
 
+def has_batch_statistics(generator: nn.Module) -> bool:
+    """Whether there is a normalisation whose statistics are to stand by truncation."""
+    return any(isinstance(module, BatchNorm2d) for module in generator.modules())
+
+
 def with_standing_statistics(
     generator: nn.Module,
     z_dim: int,
@@ -63,7 +68,7 @@ def with_standing_statistics(
     draw: Draw,
     *,
     truncations: Sequence[float] = TRUNCATIONS,
-    batches: int = 16,
+    batches: int = 8,
 ) -> TruncatedGenerator:
     """Return a copy of `generator`, in evaluation, that takes a truncation for each row.
 

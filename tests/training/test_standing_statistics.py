@@ -5,7 +5,7 @@ from torch import nn
 
 from service.runtime import latents
 from service.runtime.sessions import ExecutionPlan, Provider, Session
-from training.export import without_parametrizations
+from training.folding import without_parametrizations
 from training.networks.biggan import BigGANGeneratorOptions
 from training.networks.biggan_layers import BatchNorm2d, StandingBatchNorm2d
 from training.networks.dcgan import DCGANGenerator

@@ -17,6 +17,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from service.runtime.latents import Distribution
 from training.networks.biggan_deep import BigGANDeepDiscriminator, BigGANDeepGenerator
 from training.networks.biggan_layers import (
     BASE,
@@ -159,9 +160,8 @@ class BigGANGeneratorOptions(_BigGANOptions, NoiseOptions):
     """A residual generator with class-conditional batch normalisation."""
 
     z_dim: PositiveInt = 120
-    # How latents are drawn where the generator is served; in training they are N(0, I). Truncated
-    # ones are drawn anew where they are further out than 2 (section 3.1 of the paper).
-    distribution: Literal["normal", "truncated-normal"] = "truncated-normal"
+    # Without latents further out than 2 (section 3.1 of the paper).
+    distribution: Distribution = "truncated-normal"
     # How many values stand for the class, shared by all blocks.
     class_width: PositiveInt = 128
 

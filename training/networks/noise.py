@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from pydantic import PositiveInt
 
 from service.runtime.latents import Distribution
@@ -13,7 +11,6 @@ from training.options import Options
 class NoiseOptions(Options):
     """A generator that starts from latents ``[N, z_dim]``."""
 
-    # How latents are drawn when they are served; players train on N(0, 1).
-    distribution: ClassVar[Distribution] = "normal"
-
     z_dim: PositiveInt
+    # How latents are drawn where the generator is served; in training they are N(0, 1).
+    distribution: Distribution = "normal"

@@ -146,8 +146,8 @@ def test_the_generator_exports(tmp_path, classes):
     network = generator(classes=classes)
     for _ in range(3):
         network(torch.randn(8, 10), torch.arange(8) % classes if classes else None)
-    graph = export_generator(network.eval(), 10, tmp_path / "generator.onnx", classes)
-    assert set(graph.inputs) == ({"z", "class_index"} if classes else {"z"})
+    graph = export_generator(network.eval(), 10, tmp_path, classes)["generator"]
+    assert set(graph.inputs) == {"z", "truncation", *(["class_index"] if classes else [])}
 
 
 def test_its_statistics_can_stand():
