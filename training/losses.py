@@ -7,6 +7,7 @@ finite where log(sigmoid(x)) underflows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple
@@ -70,6 +71,16 @@ def relativistic_loss(losing: Tensor, winning: Tensor) -> Tensor:
     return softplus(losing - winning).mean()
 
 
+def separation(real: Tensor, fake: Tensor) -> Tensor:
+    """How often a real picture scores above a generated one, ties counting half: in [0, 1].
+
+    0.5 is a discriminator that cannot tell, 1 one that always can, whatever the loss makes of its
+    logits (the area under the ROC curve). Not to be minimised: it has no gradient.
+    """
+    ahead = real.detach()[:, None] - fake.detach()[None, :]
+    return ahead.heaviside(ahead.new_tensor(0.5)).mean()
+
+
 class AdversarialLoss(NamedTuple):
     """What each player minimises, given `real` and `fake`, and how a logit reads as a score."""
 
@@ -79,6 +90,9 @@ class AdversarialLoss(NamedTuple):
     generator_sees_real: bool = False
     # Whether sigmoid of a logit is the probability of being real; else the logit itself is shown.
     probabilistic: bool = True
+    # The discriminator's loss when it always can tell real from generated, and when it never can.
+    # A Wasserstein critic's has no bottom, and so no such bounds.
+    bounds: tuple[float, float] | None = None
 
 
 LossName = Literal[
@@ -91,20 +105,28 @@ SMOOTHABLE: frozenset[LossName] = frozenset({"minimax", "non_saturating", "least
 def adversarial_loss(name: LossName, real_target: float = 1.0) -> AdversarialLoss:
     """Return the loss of that name; `real_target` is for those in SMOOTHABLE."""
     log_loss = partial(discriminator_log_loss, real_target=real_target)
+    # It is the least where D(x) is the target; and where D cannot tell, at half of the target.
+    log_bounds = (_entropy(real_target), 2 * _entropy(real_target / 2))
     match name:
         case "minimax":
-            return AdversarialLoss(log_loss, _of_fake(minimax_generator_loss))
+            return AdversarialLoss(log_loss, _of_fake(minimax_generator_loss), bounds=log_bounds)
         case "non_saturating":
-            return AdversarialLoss(log_loss, _of_fake(non_saturating_generator_loss))
+            return AdversarialLoss(
+                log_loss, _of_fake(non_saturating_generator_loss), bounds=log_bounds
+            )
         case "least_squares":
             return AdversarialLoss(
                 partial(least_squares_discriminator_loss, real_target=real_target),
                 _of_fake(least_squares_generator_loss),
                 probabilistic=False,
+                bounds=(0, real_target**2 / 4),
             )
         case "hinge":
             return AdversarialLoss(
-                hinge_discriminator_loss, _of_fake(negative_mean), probabilistic=False
+                hinge_discriminator_loss,
+                _of_fake(negative_mean),
+                probabilistic=False,
+                bounds=(0, 2),
             )
         case "wasserstein":
             return AdversarialLoss(critic_loss, _of_fake(negative_mean), probabilistic=False)
@@ -113,7 +135,15 @@ def adversarial_loss(name: LossName, real_target: float = 1.0) -> AdversarialLos
                 lambda real, fake: relativistic_loss(losing=fake, winning=real),
                 lambda real, fake: relativistic_loss(losing=real, winning=fake),
                 generator_sees_real=True,
+                # It judges pairs: only a difference of two logits is one.
+                probabilistic=False,
+                bounds=(0, math.log(2)),
             )
+
+
+def _entropy(probability: float) -> float:
+    """Of a coin, in nats."""
+    return -sum(p * math.log(p) for p in (probability, 1 - probability) if p)
 
 
 def _of_fake(loss: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:

@@ -1,18 +1,49 @@
-"""What a run says about itself: means of the signs over an interval, and whether they are sane."""
+"""What a run says about itself: the signs of an interval, whether it converges, what is wrong.
+
+What is wrong is told by alarms. An alarm rings once when its trouble has lasted, says in one
+sentence what is seen and what to change, and says when the trouble is over. Its criteria compare a
+run with itself, with real pictures or with what a loss can be, since scores and gradients of one
+recipe mean nothing in another.
+
+Everything here is a function of the numbers in the run's log, in their order. A run that goes on
+hears its own log again, and so remembers what it had heard.
+"""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from service.runtime.errors import UserError
 from training.distributed import Share
+from training.losses import AdversarialLoss
 
-_REMEDY = "lower the learning rates, or train in float32 (device.precision=float32)"
+Numbers = Mapping[str, float]
+
+_REMEDY = (
+    "lower the learning rates (optimizer.generator.learning_rate, "
+    "optimizer.discriminator.learning_rate), set game.clip_gradients=1, "
+    "or train in float32 (device.precision=float32)"
+)
+
+# How many intervals must be without it before a trouble counts as over.
+_CALM_INTERVALS = 2
+
+# Scores of the two kinds of pictures are this near to 0.5 when neither player leads.
+_NEAR_HALF = 0.1
+# Pictures of the same latents have settled when they move less than this between two samplings,
+# in units of the distance between two real pictures.
+_SETTLED = 0.15
+# Intervals over which a loss is looked at for a slope.
+_WINDOW = 10
 
 
 class TrainingDiverged(UserError):
@@ -60,3 +91,300 @@ def assert_finite(networks: Mapping[str, Mapping[str, Tensor]]) -> None:
         for weight in weights.values():
             if not bool(torch.isfinite(weight).all()):
                 raise TrainingDiverged(f"a weight of the {name} is not finite: {_REMEDY}")
+
+
+class News(NamedTuple):
+    """An alarm that begins to ring, or is over."""
+
+    alarm: str
+    says: str
+    rings: bool
+
+
+class Trouble(ABC):
+    """Something that can be wrong with a run."""
+
+    name: str
+    # An entry of the log without all of these is none of its business.
+    looks_at: tuple[str, ...]
+    # The alarm rings when so many entries in a row have shown it, over so many turns at least:
+    # what is shorter may be noise, however often the log is written.
+    intervals: int
+    turns = 100
+    # What to change.
+    advice: str
+
+    @abstractmethod
+    def look(self, numbers: Numbers) -> str | None:
+        """Return what is wrong in these numbers, with the figure; None when nothing is."""
+
+
+class DiscriminatorWins(Trouble):
+    """The discriminator is sure of every picture, so that the generator learns little from it.
+
+    Not for a Wasserstein critic: its gradient does not fade, and it should be ahead.
+    """
+
+    name = "discriminator wins"
+    looks_at = ("separation", "loss_discriminator")
+    intervals = 3
+
+    def __init__(self, bounds: tuple[float, float], loss: str) -> None:
+        self._best, self._chance = bounds
+        other = "game.loss=non_saturating, " if loss == "minimax" else ""
+        self.advice = (
+            f"try {other}a lower optimizer.discriminator.learning_rate, game.r1=1, "
+            "game.instance_noise or game.augment"
+        )
+
+    def look(self, numbers: Numbers) -> str | None:
+        """A healthy discriminator is ahead too, but not at the very end of its scale."""
+        loss, separation = numbers["loss_discriminator"], numbers["separation"]
+        share = (loss - self._best) / (self._chance - self._best)
+        if separation < 0.995 or share > 0.03:
+            return None
+        return (
+            f"the discriminator tells real from generated in {separation:.1%} of pairs, "
+            f"and its loss of {loss:.3g} is next to nothing"
+        )
+
+
+class GeneratorWins(Trouble):
+    """The discriminator cannot tell, and not because the pictures are that good.
+
+    At the end of a good run it can hardly tell either; but it once could.
+    """
+
+    name = "generator wins"
+    looks_at = ("loss_discriminator",)
+    intervals = 3
+    advice = (
+        "try a higher optimizer.discriminator.learning_rate, game.discriminator_steps=2, "
+        "game.balance, or a wider discriminator"
+    )
+
+    def __init__(self) -> None:
+        self._best = 0.0
+
+    def look(self, numbers: Numbers) -> str | None:
+        """Look at how often real pictures score above generated ones: 0.5 is chance."""
+        # A log from before separations were kept is that of a run which could tell.
+        separation = numbers.get("separation", 1.0)
+        self._best = max(self._best, separation)
+        if separation < 0.45:
+            return (
+                "the discriminator takes generated pictures for the real ones: "
+                f"it scores the real one higher in only {separation:.1%} of pairs"
+            )
+        if self._best < 0.6:
+            return (
+                "the discriminator has never learned to tell real from generated: "
+                f"it is right in {separation:.1%} of pairs, where guessing gives 50%"
+            )
+        return None
+
+
+class GradientVanishes(Trouble):
+    """A player's gradient is a thousandth of what it was."""
+
+    intervals = 3
+
+    def __init__(self, player: str) -> None:
+        self.name = f"{player}'s gradient vanishes"
+        self.looks_at = (f"gradient_{player}",)
+        other = "discriminator" if player == "generator" else "generator"
+        self.advice = f"try a lower optimizer.{other}.learning_rate" + (
+            ", game.loss=non_saturating or wasserstein with game.gradient_penalty=10"
+            if player == "generator"
+            else ", game.instance_noise or game.r1=1"
+        )
+        self._player, self._level = player, _Level()
+
+    def look(self, numbers: Numbers) -> str | None:
+        """Hold the norm against those of the run so far."""
+        norm = numbers[self.looks_at[0]]
+        usual = self._level.usual
+        if norm < usual / 1000:
+            return (
+                f"the gradient of the {self._player} has fallen to {norm:.2g}, from {usual:.2g}: "
+                "it learns nothing more"
+            )
+        self._level.add(norm)
+        return None
+
+
+class GradientExplodes(Trouble):
+    """A player's gradient is a hundred times what it was, or beyond all reason."""
+
+    intervals = 2
+
+    def __init__(self, player: str) -> None:
+        self.name = f"{player}'s gradient explodes"
+        self.looks_at = (f"gradient_{player}",)
+        self.advice = f"lower optimizer.{player}.learning_rate, or set game.clip_gradients=1"
+        self._player, self._level = player, _Level()
+
+    def look(self, numbers: Numbers) -> str | None:
+        """Hold the norm against those of the run so far."""
+        norm = numbers[self.looks_at[0]]
+        usual = self._level.usual
+        if norm > 1e5 or (usual and norm > 100 * usual):
+            grown = f", from {usual:.2g}" if usual else ""
+            return f"the gradient of the {self._player} has grown to {norm:.2g}{grown}"
+        self._level.add(norm)
+        return None
+
+
+class _Level:
+    """What is usual for a number: the median of what it has been while nothing was wrong."""
+
+    def __init__(self) -> None:
+        self._values: list[float] = []
+
+    def add(self, value: float) -> None:
+        self._values.append(value)
+
+    @property
+    def usual(self) -> float:
+        return median(self._values) if self._values else 0.0
+
+
+class ModeCollapse(Trouble):
+    """Different latents give the same picture, or a few."""
+
+    name = "mode collapse"
+    looks_at = ("diversity", "duplicates")
+    intervals = 3
+    # Pictures differ late in the first hundreds of turns of a sound run.
+    turns = 600
+    advice = (
+        "try discriminator.minibatch=standard_deviation, a lower "
+        "optimizer.generator.learning_rate, or game.loss=wasserstein with game.gradient_penalty=10"
+    )
+
+    def __init__(self) -> None:
+        self._most = 0.0
+
+    def look(self, numbers: Numbers) -> str | None:
+        """Every generator begins with one picture: that is no collapse while it gets better."""
+        diversity, duplicates = numbers["diversity"], numbers["duplicates"]
+        grows = diversity > self._most * 1.1
+        if grows:
+            self._most = diversity
+        if grows or (diversity > 0.35 and duplicates < 0.5):
+            return None
+        return (
+            f"pictures of different latents differ by {diversity:.0%} of what real ones do, "
+            f"and {duplicates:.0%} of them have a twin"
+        )
+
+
+class _Alarm:
+    """Rings when its trouble lasts."""
+
+    def __init__(self, trouble: Trouble, patience_images: int) -> None:
+        self.trouble = trouble
+        self.rings = False
+        self._patience = patience_images
+        self._began, self._before, self._seen, self._calm = 0, 0, 0, 0
+
+    def hear(self, images: int, numbers: Numbers) -> News | None:
+        if any(name not in numbers for name in self.trouble.looks_at):
+            return None
+        wrong = self.trouble.look(numbers)
+        if wrong is None:
+            self._seen, self._calm = 0, self._calm + 1
+            if self.rings and self._calm >= _CALM_INTERVALS:
+                self.rings = False
+                self._before = images
+                return News(self.trouble.name, "it is over", rings=False)
+        else:
+            if not self._seen:
+                # The interval that shows it first began at the entry before.
+                self._began = self._before
+            self._seen, self._calm = self._seen + 1, 0
+            lasted = images - self._began >= self._patience
+            if not self.rings and lasted and self._seen >= self.trouble.intervals:
+                self.rings = True
+                self._before = images
+                return News(self.trouble.name, f"{wrong}; {self.trouble.advice}", rings=True)
+        self._before = images
+        return None
+
+
+class Convergence:
+    """The three signs of convergence, in words."""
+
+    def __init__(self, *, probabilistic: bool) -> None:
+        self._probabilistic = probabilistic
+        self._losses: dict[str, list[float]] = {"loss_discriminator": [], "loss_generator": []}
+        self._scores: tuple[float, ...] = ()
+        self._change = math.inf
+        self.state = "begins"
+
+    def hear(self, numbers: Numbers) -> None:
+        """Take in the numbers of an interval or of a sampling."""
+        self._change = numbers.get("change", self._change)
+        if "loss_discriminator" not in numbers:
+            return
+        for name, values in self._losses.items():
+            if name in numbers:
+                values.append(numbers[name])
+                del values[:-_WINDOW]
+        if self._probabilistic:
+            self._scores = numbers["real_score"], numbers["fake_score"]
+        self.state = self._judge()
+
+    def _judge(self) -> str:
+        if any(len(values) < _WINDOW for values in self._losses.values()):
+            return "begins"
+        if not all(level(values) for values in self._losses.values()):
+            return "learning"
+        even = all(abs(score - 0.5) < _NEAR_HALF for score in self._scores)
+        return "converged" if even and self._change < _SETTLED else "converging"
+
+
+def level(values: Sequence[float]) -> bool:
+    """Whether a series of at least three values neither rises nor falls.
+
+    It does not when the line through it moves, from end to end, less than the values stray from
+    it, or less than they matter.
+    """
+    steps = np.arange(len(values))
+    slope, start = np.polyfit(steps, values, 1)
+    moved = abs(slope) * (len(values) - 1)
+    strays = float(np.std(np.asarray(values) - (start + slope * steps)))
+    return bool(moved <= max(2 * strays, 0.02 * float(np.mean(np.abs(values)))))
+
+
+class Monitors:
+    """Hears every number of a run, and says how it goes."""
+
+    def __init__(self, name: str, loss: AdversarialLoss, turn_images: int) -> None:
+        """Listen to a game of the loss `name`, whose turns take `turn_images` real pictures."""
+        troubles: list[Trouble] = [GeneratorWins(), ModeCollapse()]
+        if loss.bounds:
+            troubles.append(DiscriminatorWins(loss.bounds, name))
+        for player in ("generator", "discriminator"):
+            troubles += GradientVanishes(player), GradientExplodes(player)
+        self._alarms = [_Alarm(trouble, trouble.turns * turn_images) for trouble in troubles]
+        self._convergence = Convergence(probabilistic=loss.probabilistic)
+
+    def hear(self, entry: Mapping[str, float]) -> list[News]:
+        """Take in an entry of the log: `images`, and numbers of an interval or of a sampling."""
+        if "alarm" in entry:
+            return []  # Our own words, in the log of a run that goes on.
+        self._convergence.hear(entry)
+        heard = (alarm.hear(int(entry["images"]), entry) for alarm in self._alarms)
+        return [news for news in heard if news]
+
+    @property
+    def state(self) -> str:
+        """How the run goes: the alarms that ring, else how far it has come.
+
+        It `begins`, is `learning` as long as a loss rises or falls, `converging` when both are
+        level, and `converged` when also the pictures of the same latents have settled and, where
+        they are probabilities, D(x) and D(G(z)) are near 0.5.
+        """
+        ringing = [alarm.trouble.name for alarm in self._alarms if alarm.rings]
+        return ", ".join(ringing) or self._convergence.state

@@ -25,7 +25,10 @@ SHORT = {
     "real_score": "D(x)",
     "fake_score": "D(G(z))",
     "augment_probability": "augment p",
+    "discriminator_steps": "D steps",
 }
+# These are for the log and TensorBoard; a line has no room for everything.
+NOT_SHOWN = {"separation", "gradient_generator", "gradient_discriminator"}
 
 
 class Display(Protocol):
@@ -34,8 +37,8 @@ class Display(Protocol):
     def advance(self, images: int) -> None:
         """So many images have been seen."""
 
-    def report(self, images: int, rate: float, signs: Mapping[str, float]) -> None:
-        """The means of an interval are known; `rate` is in images per second."""
+    def report(self, images: int, rate: float, signs: Mapping[str, float], state: str) -> None:
+        """The means of an interval are known; `rate` is in images per second, `state` in words."""
 
     def say(self, line: str) -> None:
         """Something worth a line happened."""
@@ -46,7 +49,7 @@ class Silence:
 
     def advance(self, images: int) -> None: ...
 
-    def report(self, images: int, rate: float, signs: Mapping[str, float]) -> None: ...
+    def report(self, images: int, rate: float, signs: Mapping[str, float], state: str) -> None: ...
 
     def say(self, line: str) -> None: ...
 
@@ -66,8 +69,10 @@ class TerminalDisplay:
     def advance(self, images: int) -> None:
         self._progress.update(self._task, completed=images)
 
-    def report(self, images: int, rate: float, signs: Mapping[str, float]) -> None:
-        text = "  ".join(f"{SHORT.get(name, name)} {value:.3f}" for name, value in signs.items())
+    def report(self, images: int, rate: float, signs: Mapping[str, float], state: str) -> None:
+        shown = {name: value for name, value in signs.items() if name not in NOT_SHOWN}
+        text = "  ".join(f"{SHORT.get(name, name)} {value:.3f}" for name, value in shown.items())
+        text += f"  {state}"
         self._progress.update(self._task, signs=text)
         if not self._console.is_terminal:
             left = (self._total - images) / rate if rate else 0
@@ -78,7 +83,7 @@ class TerminalDisplay:
             )
 
     def say(self, line: str) -> None:
-        self._console.print(line, highlight=False, soft_wrap=True)
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -92,7 +97,7 @@ def display(total: int, start: int) -> Iterator[TerminalDisplay]:
         _Rate(),
         TextColumn("ETA"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[signs]}"),
+        TextColumn("{task.fields[signs]}", markup=False),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         shown = TerminalDisplay(console, progress, total)

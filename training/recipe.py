@@ -29,6 +29,7 @@ from service.runtime.errors import UserError
 from training.augment import AugmentOptions
 from training.data.pictures import DataOptions
 from training.device import DeviceOptions
+from training.games.balance import BalanceOptions
 from training.losses import SMOOTHABLE, LossName
 from training.networks import DiscriminatorOptions, GeneratorOptions
 from training.networks.shapes import ImageShape
@@ -115,6 +116,8 @@ class NoiseToImageOptions(Options):
     loss: LossName = "non_saturating"
     # k of algorithm 1 in arXiv:1406.2661: discriminator steps for each generator step.
     discriminator_steps: PositiveInt = 1
+    # Let k follow how well the discriminator does, in place of a fixed one.
+    balance: BalanceOptions | None = None
     # Below 1: one-sided label smoothing, for the losses that have a target for real pictures.
     real_target: float = Field(default=1.0, gt=0.5, le=1)
     # Weights of the penalties on the discriminator's gradients; 0 is without.
@@ -137,6 +140,12 @@ class NoiseToImageOptions(Options):
     clip_gradients: PositiveFloat | None = None
     # The discriminator's weights are clipped to this after each of its steps: the first WGAN.
     clip_weights: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _steps_are_fixed_or_balanced(self) -> NoiseToImageOptions:
+        if self.balance and self.discriminator_steps != 1:
+            raise ValueError("balance chooses the discriminator_steps itself; leave them out")
+        return self
 
     @model_validator(mode="after")
     def _smoothing_fits_the_loss(self) -> NoiseToImageOptions:

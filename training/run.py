@@ -65,20 +65,22 @@ class Run:
             return False
         return any(not path.name.startswith(".") for path in self.folder.iterdir())
 
-    def rewind_log(self, images: int) -> None:
-        """Drop what was logged after the checkpoint that the run goes on from."""
+    def rewind_log(self, images: int) -> list[dict[str, Any]]:
+        """Drop what was logged after the checkpoint that the run goes on from; return the rest."""
         if not self.log_path.exists():
-            return
-        kept = []
+            return []
+        kept, lines = [], []
         for line in self.log_path.read_text().splitlines():
             try:
                 entry = json.loads(line)
             except json.JSONDecodeError:
                 continue  # The last line of a run that was killed may be cut short.
             if entry["images"] <= images:
-                kept.append(line + "\n")
+                kept.append(entry)
+                lines.append(line + "\n")
         with replacing(self.log_path) as temporary:
-            temporary.write_text("".join(kept))
+            temporary.write_text("".join(lines))
+        return kept
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Append one line of JSON."""

@@ -21,9 +21,10 @@ from training.data.batches import Batches
 from training.data.pictures import Pictures, prepare
 from training.device import device_title
 from training.distributed import Share, joined
+from training.diversity import Diversity, reals_to_compare
 from training.games.noise_to_image import NoiseToImage, Reals
 from training.grids import columns, grid, save_image, to_pixels
-from training.monitors import Signs, assert_finite
+from training.monitors import Monitors, News, Signs, TrainingDiverged, assert_finite
 from training.progress import Display, Silence, display
 from training.recipe import Recipe, RecipeError
 from training.run import Run
@@ -123,6 +124,12 @@ class _Loop:
         self._classes = recipe.classes
         self._grid_latents = torch.from_numpy(latents.draw(GRID_SEEDS, game.z_dim))
         self._code_revision = code_revision()
+        self._monitors = Monitors(
+            recipe.game.loss, game.loss, recipe.train.batch * game.batches_per_turn
+        )
+        self._diversity = Diversity(
+            reals_to_compare(pictures, recipe.data.resolution), len(GRID_SEEDS)
+        )
         self._turn, self._images, self._seconds = 0, 0, 0.0
 
     def resume(self, checkpoint: Checkpoint) -> None:
@@ -131,11 +138,13 @@ class _Loop:
         self._turn, self._images = checkpoint.turn, checkpoint.images
         self._seconds = checkpoint.seconds
         if self._share.leads:
-            self._run.rewind_log(self._images)
+            for entry in self._run.rewind_log(self._images):
+                self._monitors.hear(entry)
 
     def play(self) -> Result:
         """Play turns to the end of the run."""
-        options, signs, means = self._options, Signs(self._share), {}
+        options, signs = self._options, Signs(self._share)
+        means: Mapping[str, float] = {}
         per_turn = options.batch * self._game.batches_per_turn
         with self._display() as shown, _signals() as stop:
             self._greet(shown)
@@ -154,7 +163,7 @@ class _Loop:
 
                 # Say how it goes.
                 if last or _passed(before, self._images, options.log_images):
-                    means = signs.take()
+                    means = self._take(signs)
                     now = time.monotonic()
                     rate = (self._images - reported) / max(now - reported_at, 1e-9)
                     reported, reported_at = self._images, now
@@ -162,7 +171,7 @@ class _Loop:
 
                 # Show what it makes.
                 if last or _passed(before, self._images, options.sample_images):
-                    self._sample()
+                    self._sample(shown)
 
                 # Keep it.
                 asked = self._asked_to_stop(stop)
@@ -209,26 +218,54 @@ class _Loop:
             )
             checkpoint.save(self._run.checkpoint_path)
 
-    def _sample(self) -> None:
+    def _sample(self, shown: Display) -> None:
         if not self._share.leads or self._writer is None:
             return
         class_index = None
         if self._classes:
             class_index = torch.arange(len(self._grid_latents)) % self._classes
-        pictures = to_pixels(self._game.sample(self._grid_latents, class_index))
-        sheet = grid(pictures, columns(self._classes))
+        pictures = self._game.sample(self._grid_latents, class_index)
+        sheet = grid(to_pixels(pictures), columns(self._classes))
         save_image(sheet, self._run.samples / f"{self._images:010}.png", "PNG")
         pixels = np.atleast_3d(np.asarray(sheet))
         self._writer.add_image("samples", pixels, self._images, dataformats="HWC")
+        self._tell(shown, self._diversity.measure(pictures))
 
     def _report(self, shown: Display, rate: float, means: Mapping[str, float]) -> None:
-        if not self._share.leads or self._writer is None:
+        if self._share.leads:
+            numbers = {"images_per_second": round(rate, 1), **means}
+            self._tell(shown, numbers, seconds=round(self._seconds, 3))
+            shown.report(self._images, rate, means, self._monitors.state)
+
+    def _tell(self, shown: Display, numbers: Mapping[str, float], **more: float) -> None:
+        """Log the numbers, and what the monitors make of them."""
+        if self._writer is None:
             return
-        shown.report(self._images, rate, means)
-        entry = {"images": self._images, "seconds": round(self._seconds, 3)}
-        self._run.log({**entry, "images_per_second": round(rate, 1), **means})
-        for name, value in {"images_per_second": rate, **means}.items():
+        entry = {"images": self._images, **more, **numbers}
+        before = self._monitors.state
+        news = self._monitors.hear(entry)
+        self._run.log({**entry, "state": self._monitors.state})
+        for name, value in numbers.items():
             self._writer.add_scalar(name, value, self._images)
+        for one in news:
+            shown.say(f"{'alarm' if one.rings else 'no alarm any more'}: {one.alarm}: {one.says}")
+            self._note(one)
+        if not news and self._monitors.state != before:
+            shown.say(f"{self._images:,} images: the run is {self._monitors.state}")
+
+    def _note(self, news: News) -> None:
+        """Keep what an alarm says where the user looks for it later."""
+        if self._writer is not None:
+            self._run.log({"images": self._images, **news._asdict()})
+            self._writer.add_text(f"alarms/{news.alarm}", news.says, self._images)
+
+    def _take(self, signs: Signs) -> Mapping[str, float]:
+        """Return the means of the interval; where one is not a number, the log says so too."""
+        try:
+            return signs.take()
+        except TrainingDiverged as error:
+            self._note(News("not a number", str(error), rings=True))
+            raise
 
     def _greet(self, shown: Display) -> None:
         count = f"{len(self._pictures):,} pictures"

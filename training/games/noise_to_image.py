@@ -1,6 +1,7 @@
 """The game of the original GAN: a generator makes pictures of noise, a discriminator judges.
 
-Algorithm 1 of arXiv:1406.2661: k steps of the discriminator, then one of the generator. With
+Algorithm 1 of arXiv:1406.2661: k steps of the discriminator, then one of the generator; k may be
+balanced by how well the discriminator does. With
 classes, both are told the class (arXiv:1411.1784): generated pictures are asked for the classes of
 the real ones beside them.
 """
@@ -13,11 +14,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from training.augment import Augment
 from training.device import Precision
 from training.distributed import Share
-from training.losses import adversarial_loss
+from training.games.balance import Balance
+from training.losses import adversarial_loss, separation
 from training.networks.styles import StyleGenerator, StyleMix
 from training.penalties import (
     clip_weights,
@@ -82,7 +85,9 @@ class NoiseToImage:
 
     Signs of a turn, each a scalar tensor: `loss_discriminator`, `loss_generator`, the mean scores
     `real_score` D(x) and `fake_score` D(G(z)) as the discriminator's step saw them (probabilities
-    where the loss has them, else logits), and `penalty` and `path_length` where there are any.
+    where the loss has them, else logits), `separation`, and `penalty` and `path_length` where there
+    are any. Of each player there is `gradient_<player>`: the norm of all its gradients, before they
+    are clipped.
     """
 
     def __init__(
@@ -98,10 +103,11 @@ class NoiseToImage:
         self.options = recipe.game
         self.z_dim = recipe.generator.z_dim
         self.classes = recipe.classes
-        self._loss = adversarial_loss(recipe.game.loss, recipe.game.real_target)
+        self.loss = adversarial_loss(recipe.game.loss, recipe.game.real_target)
         self._share, self._device, self._precision = share, device, precision
         self._ema = recipe.ema
         self.augment = Augment(recipe.game.augment)
+        self.balance = Balance(recipe.game.balance, share, device) if recipe.game.balance else None
         self._real_signs = torch.zeros((), device=device)
         self._noise = 0.0
         self._parts = recipe.train.accumulate
@@ -134,12 +140,15 @@ class NoiseToImage:
         signs: dict[str, Tensor] = {}
         for reals in batches:
             signs |= self._discriminator_step(reals, rng, number)
-        signs |= self._generator_step(batches[-1], rng, number)
+        if self.balance is None or self.balance.generators_turn(signs["separation"]):
+            signs |= self._generator_step(batches[-1], rng, number)
         images = len(batches[-1].images) * self._share.world * len(batches)
         self._update_average(images, images_seen)
         if self.augment.adapts:
             self._adapt(number, images)
             signs["augment_probability"] = torch.tensor(self.augment.probability)
+        if self.balance:
+            signs["discriminator_steps"] = torch.tensor(self.balance.steps)
         return signs
 
     def _discriminator_step(
@@ -161,11 +170,12 @@ class NoiseToImage:
             real_logits = self._D(real, reals.class_index)
             fake_logits = self._D(fake, reals.class_index)
         real_logits, fake_logits = real_logits.float(), fake_logits.float()
-        loss = self._loss.discriminator(real_logits, fake_logits)
+        loss = self.loss.discriminator(real_logits, fake_logits)
         signs = {
             "loss_discriminator": loss.detach(),
             "real_score": self._score(real_logits),
             "fake_score": self._score(fake_logits),
+            "separation": separation(real_logits, fake_logits),
         }
         if self._penalised and number % self.options.penalty_every == 0:
             shown = Reals(real.float(), reals.class_index)
@@ -193,9 +203,9 @@ class NoiseToImage:
             fake = self._shown(self._made_by(self._G, hand))
             fake_logits = discriminator(fake, classes).float()
             real_logits = fake_logits.detach()
-            if self._loss.generator_sees_real:
+            if self.loss.generator_sees_real:
                 real_logits = discriminator(self._shown(hand.reals.images), classes).float()
-        loss = self._loss.generator(real_logits, fake_logits)
+        loss = self.loss.generator(real_logits, fake_logits)
         signs = {"loss_generator": loss.detach()}
         if self.options.orthogonal:
             weights = layer_weights(self._networks["generator"])
@@ -262,7 +272,7 @@ class NoiseToImage:
 
     def _score(self, logits: Tensor) -> Tensor:
         logits = logits.detach()
-        return (logits.sigmoid() if self._loss.probabilistic else logits).mean()
+        return (logits.sigmoid() if self.loss.probabilistic else logits).mean()
 
     def _descend(
         self, player: str, hand: Hand, loss_of: Callable[[Hand], Outcome]
@@ -277,9 +287,11 @@ class NoiseToImage:
                 (loss / self._parts).backward()  # type: ignore[no-untyped-call]
             for name, value in seen.items():
                 signs[name] = signs.get(name, 0.0) + value / self._parts
+        weights = list(self._networks[player].parameters())
+        norm = get_total_norm([w.grad for w in weights if w.grad is not None])
+        signs[f"gradient_{player}"] = norm
         if self.options.clip_gradients is not None:
-            weights = self._networks[player].parameters()
-            torch.nn.utils.clip_grad_norm_(weights, self.options.clip_gradients)
+            clip_grads_with_norm_(weights, self.options.clip_gradients, norm)
         optimizer.step()
         return signs
 
@@ -337,6 +349,7 @@ class NoiseToImage:
             "average": self.average.state_dict(),
             "augment": augment,
             "mean_path_length": self._mean_path_length,
+            "balance": self.balance.state_dict() if self.balance else {},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -349,3 +362,5 @@ class NoiseToImage:
         self.augment.probability = state["augment"]["probability"]
         self._real_signs = state["augment"]["real_signs"]
         self._mean_path_length = state["mean_path_length"]
+        if self.balance:
+            self.balance.load_state_dict(state["balance"])
