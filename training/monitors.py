@@ -42,8 +42,9 @@ _NEAR_HALF = 0.1
 # Pictures of the same latents have settled when they move less than this between two samplings,
 # in units of the distance between two real pictures.
 _SETTLED = 0.15
-# Intervals over which a loss is looked at for a slope.
+# Intervals over which a loss is looked at for a slope, and how many must then agree on a word.
 _WINDOW = 10
+_AGREE = 3
 
 
 class TrainingDiverged(UserError):
@@ -141,7 +142,7 @@ class DiscriminatorWins(Trouble):
         """A healthy discriminator is ahead too, but not at the very end of its scale."""
         loss, separation = numbers["loss_discriminator"], numbers["separation"]
         share = (loss - self._best) / (self._chance - self._best)
-        if separation < 0.995 or share > 0.03:
+        if separation < 0.995 or share > 0.01:
             return None
         return (
             f"the discriminator tells real from generated in {separation:.1%} of pairs, "
@@ -185,11 +186,15 @@ class GeneratorWins(Trouble):
 
 
 class GradientVanishes(Trouble):
-    """A player's gradient is a thousandth of what it was."""
+    """A player's gradient is a small part of what it was.
+
+    In a sound run it falls too, to a twentieth or so, as the players come to rest.
+    """
 
     intervals = 3
 
-    def __init__(self, player: str) -> None:
+    def __init__(self, player: str, *, saturates: bool = False) -> None:
+        """`saturates`: the loss is log(1 - D(G(z))), whose slope in the logit is D(G(z))."""
         self.name = f"{player}'s gradient vanishes"
         self.looks_at = (f"gradient_{player}",)
         other = "discriminator" if player == "generator" else "generator"
@@ -199,22 +204,30 @@ class GradientVanishes(Trouble):
             else ", game.instance_noise or game.r1=1"
         )
         self._player, self._level = player, _Level()
+        self._saturates = saturates
 
     def look(self, numbers: Numbers) -> str | None:
         """Hold the norm against those of the run so far."""
         norm = numbers[self.looks_at[0]]
-        usual = self._level.usual
-        if norm < usual / 1000:
+        # It may have vanished within the first interval, and then there is nothing to compare.
+        slope = numbers["fake_score"] if self._saturates else 0.5
+        if slope < 0.002:
             return (
-                f"the gradient of the {self._player} has fallen to {norm:.2g}, from {usual:.2g}: "
-                "it learns nothing more"
+                f"the gradient of the {self._player} is {norm:.2g}: where D(G(z)) is {slope:.2g}, "
+                "the saturating loss is flat"
+            )
+        usual = max(self._level.usual, self._level.first)
+        if norm < usual / 200:
+            return (
+                f"the gradient of the {self._player} has fallen to {norm:.2g} "
+                f"from {usual:.2g}: it hardly learns"
             )
         self._level.add(norm)
         return None
 
 
 class GradientExplodes(Trouble):
-    """A player's gradient is a hundred times what it was, or beyond all reason."""
+    """A player's gradient is a hundred times the usual, or a thousand times that of the start."""
 
     intervals = 2
 
@@ -227,25 +240,71 @@ class GradientExplodes(Trouble):
     def look(self, numbers: Numbers) -> str | None:
         """Hold the norm against those of the run so far."""
         norm = numbers[self.looks_at[0]]
-        usual = self._level.usual
-        if norm > 1e5 or (usual and norm > 100 * usual):
-            grown = f", from {usual:.2g}" if usual else ""
-            return f"the gradient of the {self._player} has grown to {norm:.2g}{grown}"
+        usual, start = self._level.usual, self._level.start
+        # Where it grows step by step, what is usual grows with it; what it began with does not.
+        if usual and norm > min(100 * usual, 1000 * start):
+            return (
+                f"the gradient of the {self._player} has grown to {norm:.2g}, "
+                f"where {usual:.2g} was usual and it began with {start:.2g}"
+            )
         self._level.add(norm)
         return None
 
 
+class LossesExplode(Trouble):
+    """A loss is far beyond what it is where the discriminator guesses.
+
+    This needs no past to compare with, so it holds where a run explodes in its first turns. A
+    Wasserstein loss has no such scale.
+    """
+
+    name = "losses explode"
+    looks_at = ("loss_discriminator", "loss_generator")
+    intervals = 2
+    advice = (
+        "lower optimizer.generator.learning_rate and optimizer.discriminator.learning_rate, "
+        "or set game.r1=1 or game.clip_gradients=1"
+    )
+
+    def __init__(self, chance: float) -> None:
+        self._chance = chance
+
+    def look(self, numbers: Numbers) -> str | None:
+        """Look at the larger of the two losses."""
+        name = max(self.looks_at, key=lambda name: abs(numbers[name]))
+        if abs(numbers[name]) < 100 * self._chance:
+            return None
+        player = name.removeprefix("loss_")
+        return (
+            f"the loss of the {player} is {numbers[name]:.3g}, "
+            f"where a discriminator that guesses has {self._chance:.2g}"
+        )
+
+
 class _Level:
-    """What is usual for a number: the median of what it has been while nothing was wrong."""
+    """What a number has been while nothing was wrong."""
 
     def __init__(self) -> None:
         self._values: list[float] = []
 
     def add(self, value: float) -> None:
-        self._values.append(value)
+        """Take in a value, unless it is an outlier: that is no measure of what is usual."""
+        if not self._values or value <= 100 * self.usual:
+            self._values.append(value)
+
+    @property
+    def start(self) -> float:
+        """The very first."""
+        return self._values[0] if self._values else 0.0
+
+    @property
+    def first(self) -> float:
+        """The highest of the first few; a gradient may fade from the first turn on."""
+        return max(self._values[:3], default=0.0)
 
     @property
     def usual(self) -> float:
+        """The median."""
         return median(self._values) if self._values else 0.0
 
 
@@ -273,9 +332,9 @@ class ModeCollapse(Trouble):
             self._most = diversity
         if grows or (diversity > 0.35 and duplicates < 0.5):
             return None
+        twins = f", and {duplicates:.0%} of them have a twin" if duplicates >= 0.01 else ""
         return (
-            f"pictures of different latents differ by {diversity:.0%} of what real ones do, "
-            f"and {duplicates:.0%} of them have a twin"
+            f"pictures of different latents differ by {diversity:.0%} of what real ones do{twins}"
         )
 
 
@@ -320,6 +379,7 @@ class Convergence:
         self._losses: dict[str, list[float]] = {"loss_discriminator": [], "loss_generator": []}
         self._scores: tuple[float, ...] = ()
         self._change = math.inf
+        self._judged: list[str] = []
         self.state = "begins"
 
     def hear(self, numbers: Numbers) -> None:
@@ -333,7 +393,9 @@ class Convergence:
                 del values[:-_WINDOW]
         if self._probabilistic:
             self._scores = numbers["real_score"], numbers["fake_score"]
-        self.state = self._judge()
+        self._judged = [*self._judged, self._judge()][-_AGREE:]
+        if self._judged == self._judged[:1] * _AGREE:
+            self.state = self._judged[0]
 
     def _judge(self) -> str:
         if any(len(values) < _WINDOW for values in self._losses.values()):
@@ -364,9 +426,13 @@ class Monitors:
         """Listen to a game of the loss `name`, whose turns take `turn_images` real pictures."""
         troubles: list[Trouble] = [GeneratorWins(), ModeCollapse()]
         if loss.bounds:
-            troubles.append(DiscriminatorWins(loss.bounds, name))
-        for player in ("generator", "discriminator"):
-            troubles += GradientVanishes(player), GradientExplodes(player)
+            troubles += DiscriminatorWins(loss.bounds, name), LossesExplode(loss.bounds[1])
+        troubles += (
+            GradientVanishes("generator", saturates=name == "minimax"),
+            GradientVanishes("discriminator"),
+            GradientExplodes("generator"),
+            GradientExplodes("discriminator"),
+        )
         self._alarms = [_Alarm(trouble, trouble.turns * turn_images) for trouble in troubles]
         self._convergence = Convergence(probabilistic=loss.probabilistic)
 

@@ -10,6 +10,7 @@ from training.losses import (
     adversarial_loss,
     minimax_generator_loss,
     non_saturating_generator_loss,
+    separation,
 )
 
 LOSSES = {name: adversarial_loss(name) for name in get_args(LossName)}
@@ -102,3 +103,25 @@ def test_one_sided_smoothing_draws_real_logits_to_its_target_and_leaves_fake_one
     plain = torch.zeros(4, requires_grad=True)
     LOSSES[name].discriminator(torch.zeros(4), plain).backward()
     torch.testing.assert_close(fake.grad, plain.grad)
+
+
+@pytest.mark.parametrize("target", [1.0, 0.9])
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_bounds_are_what_a_discriminator_pays_that_always_and_that_never_can_tell(name, target):
+    loss = adversarial_loss(name, target if name in SMOOTHABLE else 1.0)
+    logits = torch.linspace(-30, 30, 6001)
+    if loss.bounds is None:
+        assert loss.discriminator(logits[-1:], logits[:1]) < -50
+        return
+    never = min(float(loss.discriminator(logit, logit)) for logit in logits.split(1))
+    lowest = logits[:1]
+    always = min(float(loss.discriminator(logit, lowest)) for logit in logits.split(1))
+    if name == "least_squares":
+        always = min(float(loss.discriminator(x, torch.zeros(1))) for x in logits.split(1))
+    assert loss.bounds == pytest.approx((always, never), abs=1e-4)
+
+
+def test_separation_is_the_share_of_pairs_in_the_right_order():
+    assert separation(torch.tensor([3.0, 2.0]), torch.tensor([1.0, -5.0])) == 1
+    assert separation(torch.tensor([3.0, 0.0]), torch.tensor([1.0, -5.0])) == 0.75
+    assert separation(torch.zeros(4), torch.zeros(4)) == 0.5

@@ -42,8 +42,37 @@ def test_a_turn_moves_both_players_and_tells_the_signs():
     signs = play(game)
     for player, old in before.items():
         assert moved(old, weights(game, player))
-    assert set(signs) == {"loss_discriminator", "loss_generator", "real_score", "fake_score"}
+    assert set(signs) == {
+        *("loss_discriminator", "loss_generator", "real_score", "fake_score", "separation"),
+        *("gradient_discriminator", "gradient_generator"),
+    }
     assert all(value.ndim == 0 and torch.isfinite(value) for value in signs.values())
+
+
+def test_the_sign_of_a_gradient_is_its_norm_before_it_is_clipped():
+    free, clipped = make(), make("game.clip_gradients=0.001")
+    signs = play(free), play(clipped)
+    torch.testing.assert_close(
+        signs[0]["gradient_discriminator"], signs[1]["gradient_discriminator"]
+    )
+    for player in ("generator", "discriminator"):
+        assert signs[0][f"gradient_{player}"] > 0.01
+        gradients = [p.grad.flatten() for p in clipped._networks[player].parameters()]
+        assert torch.cat(gradients).norm() == pytest.approx(0.001, rel=1e-2)
+
+
+def test_balanced_players_take_steps_by_how_well_the_discriminator_does():
+    game = make("game.balance.target=0.99", "game.balance.most=3")
+    assert game.batches_per_turn == 1
+    for turn in range(40):
+        rng = torch.Generator().manual_seed(turn)
+        # Real pictures that are noise too, so that they are hard to tell.
+        noise = torch.rand(8, 1, 28, 28, generator=rng) * 2 - 1
+        signs = game.turn([Reals(noise)], rng, turn, images_seen=turn * 8)
+    optimizers = game.state_dict()["optimizers"]
+    assert optimizers["discriminator"]["state"][0]["step"] == 40
+    assert optimizers["generator"]["state"][0]["step"] < 40
+    assert 1 <= signs["discriminator_steps"] <= 3
 
 
 def test_k_steps_of_the_discriminator_go_before_one_of_the_generator():
