@@ -75,6 +75,36 @@ def test_a_run_killed_and_started_again_equals_one_that_was_not(tmp_path, digits
     assert logged[0] == logged[1]
 
 
+def test_balanced_players_go_on_exactly_where_they_were(tmp_path, digits):
+    # A target that is missed for some turns and met in others, and a stop within a round of looks.
+    balanced = ["game.balance={target: 0.95, most: 4}", f"data.path={digits}", "train.batch=32"]
+    overrides = [*TINY["gan-mnist"], *balanced]
+    last = [*overrides, "train.images=6400"]
+    train(load_recipe("gan-mnist", last), Run(tmp_path / "unbroken"))
+    for recipe in ([*overrides, "train.images=3232"], last):
+        train(load_recipe("gan-mnist", recipe), Run(tmp_path / "broken"))
+    assert_equal_bit_for_bit(tmp_path / "unbroken", tmp_path / "broken")
+    game = Checkpoint.load(tmp_path / "broken" / "checkpoint.pt").game
+    steps = [
+        game["optimizers"][name]["state"][0]["step"] for name in ("discriminator", "generator")
+    ]
+    assert steps[0] == 200
+    assert 50 <= steps[1] < 200
+
+
+def test_a_run_that_goes_on_remembers_which_alarms_ring(tmp_path, digits):
+    overrides = [*TINY["gan-mnist"], f"data.path={digits}", "train.batch=16", *OFTEN[1:]]
+    overrides += ["optimizer.discriminator.learning_rate=0.000000001"]
+    run = Run(tmp_path / "run")
+    for images in (5_120, 10_240):
+        train(load_recipe("gan-mnist", [*overrides, f"train.images={images}"]), run)
+    entries = [json.loads(line) for line in run.log_path.open()]
+    rings = [entry for entry in entries if entry.get("alarm") == "generator wins"]
+    assert len(rings) == 1
+    assert rings[0]["images"] <= 5_120
+    assert entries[-1]["state"] == "generator wins"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_asked_to_stop_is_saved_and_says_so(tmp_path, digits, number):
     arguments = command("gan-mnist", digits, tmp_path / "run", "train.images=6400000")
@@ -105,7 +135,9 @@ def test_the_run_folder_holds_what_the_user_wants_to_see(tmp_path, digits):
     assert [sheet.stem for sheet in sheets] == ["0000001280", "0000002560"]
     assert Image.open(sheets[0]).size == (8 * 28, 8 * 28)
     assert np.asarray(Image.open(sheets[0])).std() > 0
-    entries = [json.loads(line) for line in run.log_path.open()]
+    logged = [json.loads(line) for line in run.log_path.open()]
+    assert [entry["images"] for entry in logged if "diversity" in entry] == [1280, 2560]
+    entries = [entry for entry in logged if "loss_generator" in entry]
     assert [entry["images"] for entry in entries] == [640, 1280, 1920, 2560]
     assert {"loss_discriminator", "loss_generator", "real_score", "fake_score"} <= entries[0].keys()
     assert 0 < entries[0]["real_score"] < 1
