@@ -56,8 +56,12 @@ class Share:
         if self.world > 1:
             dist.barrier()
 
-    def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
+    def wrap(
+        self, network: nn.Module, device: torch.device, *, some_idle: bool = False
+    ) -> nn.Module:
         """Make the network's gradients the mean over the processes.
+
+        `some_idle` is for networks that do not use all of their weights at every turn.
 
         Batch normalisation sees the whole batch where the backend can (CUDA); on the CPU each
         process normalises by its own part.
@@ -67,7 +71,9 @@ class Share:
         if device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         # A player is called several times a turn, so buffers may not be overwritten in between.
-        return DistributedDataParallel(network, forward_sync_buffers=False)
+        return DistributedDataParallel(
+            network, forward_sync_buffers=False, find_unused_parameters=some_idle
+        )
 
     @contextmanager
     def gathering(self, network: nn.Module, *, last: bool) -> Iterator[None]:

@@ -71,6 +71,13 @@ def export_run(
     if not run.checkpoint_path.exists():
         raise CheckpointError(f"{run.folder} has no checkpoint yet: train for longer")
     checkpoint = Checkpoint.load(run.checkpoint_path)
+    growing = recipe.game.growing
+    if growing and growing.at(checkpoint.images, recipe.data.resolution):
+        whole = growing.images(recipe.data.resolution)
+        raise ExportError(
+            f"{run.folder} is at {checkpoint.images:,} images, and grown at {whole:,}: "
+            "train for longer"
+        )
     generator = load_generator(recipe, checkpoint)
 
     version = version or _next_version(models / name)
@@ -102,7 +109,7 @@ def export_run(
 
 def load_generator(recipe: Recipe, checkpoint: Checkpoint) -> nn.Module:
     """Return the averaged generator of a checkpoint, ready to be evaluated."""
-    generator = recipe.generator.build(recipe.shape, recipe.classes)
+    generator = recipe.build_generator()
     generator.load_state_dict(checkpoint.game["average"])
     return generator.eval()
 

@@ -6,6 +6,7 @@ adds that is not here is an error that names the nearest key.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,8 +33,9 @@ from training.device import DeviceOptions
 from training.games.balance import BalanceOptions
 from training.losses import SMOOTHABLE, LossName
 from training.networks import DiscriminatorOptions, GeneratorOptions
+from training.networks.growth import Growth
 from training.networks.shapes import ImageShape
-from training.networks.styles import StyleGenerator
+from training.networks.styles import StyleGenerator, StyleOptions
 from training.options import Options, nearest
 
 SHIPPED = Path(__file__).parent / "recipes"
@@ -41,7 +43,18 @@ SHIPPED = Path(__file__).parent / "recipes"
 
 # What tells the members of a union apart; pydantic names it among the keys of an error.
 _TAGS = frozenset(
-    {"biggan", "mlp", "dcgan", "r3gan", "stylegan2", "adam", "rmsprop", "ada", "diffaugment"}
+    {
+        "biggan",
+        "mlp",
+        "dcgan",
+        "r3gan",
+        "stylegan",
+        "stylegan2",
+        "adam",
+        "rmsprop",
+        "ada",
+        "diffaugment",
+    }
 )
 
 
@@ -109,6 +122,32 @@ class InstanceNoiseOptions(Options):
         return self.sigma * max(1 - images_seen / self.until_images, 0.0)
 
 
+class GrowingOptions(Options):
+    """Progressive growing: the players begin small, and resolutions fade in one after another.
+
+    Karras et al. 2017, arXiv:1710.10196, appendix A. Counts are of real pictures shown.
+    """
+
+    # The side to begin with, in pixels.
+    start: Literal[4, 8, 16, 32, 64, 128, 256, 512] = 8
+    # How long each resolution but the last is played once it is whole, and how long it fades in.
+    stage_images: PositiveInt = 600_000
+    fade_images: PositiveInt = 600_000
+
+    def at(self, images_seen: int, side: int) -> Growth | None:
+        """Return the growth of networks of `side` after so many images; None once it is over."""
+        if images_seen < self.stage_images and self.start < side:
+            return Growth(self.start, 1.0)
+        step, within = divmod(images_seen - self.stage_images, self.fade_images + self.stage_images)
+        growth = Growth(self.start * 2 ** (step + 1), min(within / self.fade_images, 1.0))
+        return None if growth.side > side or growth == Growth(side, 1.0) else growth
+
+    def images(self, side: int) -> int:
+        """Return how many images it takes to grow to `side`."""
+        steps = int(math.log2(side // self.start))
+        return steps * (self.stage_images + self.fade_images)
+
+
 class NoiseToImageOptions(Options):
     """The game of the original GAN: from noise to pictures."""
 
@@ -133,6 +172,8 @@ class NoiseToImageOptions(Options):
     # Steps of one length in w shall move pictures equally far (arXiv:1912.04958, section 3.2).
     path_length: NonNegativeFloat = 0.0
     path_length_every: PositiveInt = 4
+    # Begins at a low resolution, for networks that can.
+    growing: GrowingOptions | None = None
     # What the discriminator sees is changed at random, for sets that it could learn by heart.
     augment: AugmentOptions | None = None
     instance_noise: InstanceNoiseOptions | None = None
@@ -216,13 +257,45 @@ class Recipe(Options):
     def _networks_can_be_built(self) -> Recipe:
         # On the device `meta` a network has shapes and no weights, so this costs nothing.
         with torch.device("meta"):
-            generator = self.generator.build(self.shape, self.classes)
-            self.discriminator.build(self.shape, self.classes)
+            generator = self.build_generator()
+            self.build_discriminator()
         for key in ("style_mixing", "path_length"):
             if getattr(self.game, key) and not isinstance(generator, StyleGenerator):
                 network = self.generator.network
                 raise ValueError(f"game.{key} needs a generator with styles; {network} has none")
         return self
+
+    @model_validator(mode="after")
+    def _growing_fits(self) -> Recipe:
+        if (growing := self.game.growing) is None:
+            return self
+        for player in (self.generator, self.discriminator):
+            if not isinstance(player, StyleOptions):
+                raise ValueError(
+                    f"game.growing needs networks that grow; {player.network} does not"
+                )
+        side = self.data.resolution
+        if growing.start >= side:
+            raise ValueError(f"game.growing.start ({growing.start}) is not below {side} pixels")
+        if self.train.images < growing.images(side):
+            raise ValueError(
+                f"train.images ({self.train.images}) ends before the networks are grown "
+                f"({growing.images(side)})"
+            )
+        return self
+
+    def build_generator(self) -> nn.Module:
+        """Make the generator with fresh weights from the global random state."""
+        return self._build(self.generator)
+
+    def build_discriminator(self) -> nn.Module:
+        """Make the discriminator with fresh weights from the global random state."""
+        return self._build(self.discriminator)
+
+    def _build(self, player: GeneratorOptions | DiscriminatorOptions) -> nn.Module:
+        if self.game.growing and isinstance(player, StyleOptions):
+            return player.build(self.shape, self.classes, grows=True)
+        return player.build(self.shape, self.classes)
 
     @property
     def shape(self) -> ImageShape:

@@ -17,6 +17,12 @@ SMALL = {
     "mlp": ["generator.widths=[32]", "discriminator.widths=[16]"],
     "dcgan": ["generator.width=8", "discriminator.width=8"],
     "biggan": ["generator.width=4", "discriminator.width=4"],
+    "stylegan": [
+        *("generator.w_dim=16", "generator.mapping_layers=2"),
+        *("generator.width=8", "generator.most=16"),
+        *("discriminator.width=8", "discriminator.most=16"),
+        "game.growing={start: 16, stage_images: 16, fade_images: 16}",
+    ],
     "stylegan2": [
         *("generator.w_dim=16", "generator.mapping_layers=2"),
         *("generator.width=8", "generator.most=16"),

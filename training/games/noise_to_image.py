@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from training.augment import Augment
@@ -21,6 +22,7 @@ from training.device import Precision
 from training.distributed import Share
 from training.games.balance import Balance
 from training.losses import adversarial_loss, separation
+from training.networks.growth import Growth, grown
 from training.networks.styles import StyleGenerator, StyleMix
 from training.penalties import (
     clip_weights,
@@ -94,8 +96,8 @@ class NoiseToImage:
         self, recipe: Recipe, device: torch.device, precision: Precision, share: Share
     ) -> None:
         torch.manual_seed(recipe.train.seed)
-        generator = recipe.generator.build(recipe.shape, recipe.classes)
-        discriminator = recipe.discriminator.build(recipe.shape, recipe.classes)
+        generator = recipe.build_generator()
+        discriminator = recipe.build_discriminator()
         for player in (generator, discriminator):
             # Convolutions run faster so, on CPUs and GPUs alike.
             player.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -110,12 +112,15 @@ class NoiseToImage:
         self.balance = Balance(recipe.game.balance, share, device) if recipe.game.balance else None
         self._real_signs = torch.zeros((), device=device)
         self._noise = 0.0
+        self._shape = recipe.shape
+        self._growth: Growth | None = None
         self._parts = recipe.train.accumulate
         self._layers = generator.layers if isinstance(generator, StyleGenerator) else 0
         self._mean_path_length = torch.zeros((), device=device)
         self.average = copy.deepcopy(generator).requires_grad_(False)
-        self._G = share.wrap(generator, device)
-        self._D = share.wrap(discriminator, device)
+        grows = recipe.game.growing is not None
+        self._G = share.wrap(generator, device, some_idle=grows)
+        self._D = share.wrap(discriminator, device, some_idle=grows)
         self._networks = {"generator": generator, "discriminator": discriminator}
         self._wrapped = {"generator": self._G, "discriminator": self._D}
         self._optimizers = {
@@ -137,6 +142,10 @@ class NoiseToImage:
         """
         noise = self.options.instance_noise
         self._noise = noise.at(images_seen) if noise else 0.0
+        if self.options.growing:
+            self._growth = self.options.growing.at(images_seen, self._shape.height)
+            if self._growth:
+                batches = [Reals(grown(images, self._growth), of) for images, of in batches]
         signs: dict[str, Tensor] = {}
         for reals in batches:
             signs |= self._discriminator_step(reals, rng, number)
@@ -167,8 +176,8 @@ class NoiseToImage:
             with torch.no_grad():
                 fake = self._made_by(self._networks["generator"], hand)
             real, fake = self._shown(reals.images), self._shown(fake)
-            real_logits = self._D(real, reals.class_index)
-            fake_logits = self._D(fake, reals.class_index)
+            real_logits = self._judged(self._D, real, reals.class_index)
+            fake_logits = self._judged(self._D, fake, reals.class_index)
         real_logits, fake_logits = real_logits.float(), fake_logits.float()
         loss = self.loss.discriminator(real_logits, fake_logits)
         signs = {
@@ -201,10 +210,11 @@ class NoiseToImage:
         discriminator, classes = self._networks["discriminator"], hand.reals.class_index
         with self._autocast():
             fake = self._shown(self._made_by(self._G, hand))
-            fake_logits = discriminator(fake, classes).float()
+            fake_logits = self._judged(discriminator, fake, classes).float()
             real_logits = fake_logits.detach()
             if self.loss.generator_sees_real:
-                real_logits = discriminator(self._shown(hand.reals.images), classes).float()
+                real = self._shown(hand.reals.images)
+                real_logits = self._judged(discriminator, real, classes).float()
         loss = self.loss.generator(real_logits, fake_logits)
         signs = {"loss_generator": loss.detach()}
         if self.options.orthogonal:
@@ -222,7 +232,9 @@ class NoiseToImage:
         On half of the hand, as the paper's authors do: gradients of gradients take memory.
         """
         half = hand.first(max(len(hand.z) // 2, 1))
-        images, w = self._G(half.z, half.reals.class_index, half.mix, with_styles=True)
+        images, w = self._G(
+            half.z, half.reals.class_index, half.mix, self._growth, with_styles=True
+        )
         lengths = path_lengths(images, w, torch.randn_like(images))
         now = self._share.mean(lengths.detach().mean())
         self._mean_path_length = self._mean_path_length.lerp(now, PATH_LENGTH_RATE)
@@ -230,9 +242,21 @@ class NoiseToImage:
 
     def _made_by(self, generator: nn.Module, hand: Hand) -> Tensor:
         """Return the pictures that a hand's latents become."""
-        mix = () if hand.mix is None else (hand.mix,)
-        images: Tensor = generator(hand.z, hand.reals.class_index, *mix)
+        styles: dict[str, Any] = {}
+        if hand.mix is not None:
+            styles["mix"] = hand.mix
+        if self._growth is not None:
+            styles["growth"] = self._growth
+        images: Tensor = generator(hand.z, hand.reals.class_index, **styles)
         return images
+
+    def _judged(
+        self, discriminator: nn.Module, images: Tensor, class_index: Tensor | None
+    ) -> Tensor:
+        """Return the logits ``[N]`` of pictures."""
+        growth = () if self._growth is None else (self._growth,)
+        logits: Tensor = discriminator(images, class_index, *growth)
+        return logits
 
     def _shown(self, images: Tensor) -> Tensor:
         """Return pictures as the discriminator is to see them: augmented, and with noise."""
@@ -258,8 +282,7 @@ class NoiseToImage:
         options, penalty = self.options, torch.zeros((), device=self._device)
 
         def critic(images: Tensor) -> Tensor:
-            logits: Tensor = self._D(images, reals.class_index)
-            return logits
+            return self._judged(self._D, images, reals.class_index)
 
         if between is not None:
             steepness = gradient_penalty(critic, reals.images, fake, between)
@@ -335,8 +358,11 @@ class NoiseToImage:
         generator = self.average.eval()
         if class_index is not None:
             class_index = class_index.to(self._device)
-        images: Tensor = generator(z.to(self._device), class_index)
-        return images.float().cpu()
+        growth = {"growth": self._growth} if self._growth else {}
+        images: Tensor = generator(z.to(self._device), class_index, **growth)
+        # Those of networks that are not grown yet are shown as large as they will be.
+        size = (self._shape.height, self._shape.width)
+        return F.interpolate(images.float(), size, mode="nearest").cpu()
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next turn depends on."""

@@ -12,6 +12,7 @@ from training.networks.biggan import BigGANDiscriminatorOptions, BigGANGenerator
 from training.networks.dcgan import DCGANDiscriminatorOptions, DCGANGeneratorOptions
 from training.networks.mlp import MLPDiscriminatorOptions, MLPGeneratorOptions
 from training.networks.r3gan import R3GANDiscriminatorOptions, R3GANGeneratorOptions
+from training.networks.stylegan import StyleGANDiscriminatorOptions, StyleGANGeneratorOptions
 from training.networks.stylegan2 import StyleGAN2DiscriminatorOptions, StyleGAN2GeneratorOptions
 
 GeneratorOptions = Annotated[
@@ -19,6 +20,7 @@ GeneratorOptions = Annotated[
     | DCGANGeneratorOptions
     | MLPGeneratorOptions
     | R3GANGeneratorOptions
+    | StyleGANGeneratorOptions
     | StyleGAN2GeneratorOptions,
     Field(discriminator="network"),
 ]
@@ -27,6 +29,7 @@ DiscriminatorOptions = Annotated[
     | DCGANDiscriminatorOptions
     | MLPDiscriminatorOptions
     | R3GANDiscriminatorOptions
+    | StyleGANDiscriminatorOptions
     | StyleGAN2DiscriminatorOptions,
     Field(discriminator="network"),
 ]

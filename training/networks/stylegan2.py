@@ -15,42 +15,15 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
-from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.networks.conditioning import Conditioning, LabelEmbedding, ProjectedLabel
 from training.networks.equalized import EqualizedConv2d, EqualizedLinear, leaky_relu
-from training.networks.minibatch import MinibatchStandardDeviation
-from training.networks.noise import NoiseOptions
+from training.networks.growth import Growth
+from training.networks.progressive import ProgressiveDiscriminator
 from training.networks.resampling import Blur, Downsample, Upsample
 from training.networks.shapes import ImageShape
-from training.networks.styles import StyleGenerator
-from training.options import Options
-
-BASE = 4
-# The mapping network learns this much slower than the rest (appendix B).
-MAPPING_RATE = 0.01
-
-
-class MappingNetwork(nn.Module):
-    """Latents ``[N, z_dim]`` and classes ``[N]`` to styles ``w`` ``[N, w_dim]``."""
-
-    def __init__(self, z_dim: int, w_dim: int, layers: int, conditioning: Conditioning) -> None:
-        super().__init__()
-        self.label = LabelEmbedding(conditioning)
-        widths = [z_dim + conditioning.width] + [w_dim] * layers
-        self.layers = nn.ModuleList(
-            EqualizedLinear(a, b, rate=MAPPING_RATE) for a, b in pairwise(widths)
-        )
-
-    def forward(self, z: Tensor, class_index: Tensor | None = None) -> Tensor:
-        w = _normalised(z)
-        if (label := self.label.embedded(class_index)) is not None:
-            w = torch.cat([w, _normalised(label)], dim=1)
-        for layer in self.layers:
-            w = leaky_relu(layer(w))
-        return w
+from training.networks.styles import BASE, StyleGenerator, StyleGeneratorOptions, StyleOptions
 
 
 class ModulatedConv2d(nn.Module):
@@ -153,15 +126,22 @@ class SynthesisNetwork(nn.Module):
         # The last picture has a style of its own.
         self.layer_resolutions.append(size)
 
-    def forward(self, w: Tensor) -> Tensor:
+    def forward(self, w: Tensor, growth: Growth | None = None) -> Tensor:
+        """Make pictures; at `growth` those of its side, its own part of them weighted by alpha."""
         # Not len(w), which an exporter would take for a constant.
         x = self.first(self.constant.expand(w.shape[0], -1, -1, -1), w[:, 0])
         image: Tensor = self.first_image(x, w[:, 1])
+        if growth and growth.side == BASE:
+            return image
         stages = zip(self.grow, self.refine, self.to_image, strict=True)
         for i, (grow, refine, to_image) in enumerate(stages):
             x = grow(x, w[:, 2 * i + 1])
             x = refine(x, w[:, 2 * i + 2])
-            image = self.upsample(image) + to_image(x, w[:, 2 * i + 3])
+            image = self.upsample(image)
+            added: Tensor = to_image(x, w[:, 2 * i + 3])
+            if growth and image.shape[-1] == growth.side:
+                return image + growth.alpha * added
+            image = image + added
         return image
 
 
@@ -182,79 +162,30 @@ class ResidualDown(nn.Module):
         return added / math.sqrt(2)
 
 
-class StyleGAN2Discriminator(nn.Module):
-    """Pictures ``[N, C, H, W]`` and classes ``[N]`` to logits ``[N]``: positive is real."""
+class StyleGAN2GeneratorOptions(StyleGeneratorOptions):
+    """A mapping network, and a synthesis network with modulated convolutions."""
 
-    def __init__(self, shape: ImageShape, widths: list[int], classes: int) -> None:
-        super().__init__()
-        self.from_image = EqualizedConv2d(shape.channels, widths[0], 1)
-        self.blocks = nn.Sequential(*(ResidualDown(a, b) for a, b in pairwise(widths)))
-        self.deviation = MinibatchStandardDeviation()
-        last = widths[-1]
-        self.last = EqualizedConv2d(last + self.deviation.added, last, 3)
-        self.features = EqualizedLinear(last * BASE**2, last)
-        self.judge = EqualizedLinear(last, 1)
-        self.project = ProjectedLabel(Conditioning.of(classes, last))
-
-    def forward(self, images: Tensor, class_index: Tensor | None = None) -> Tensor:
-        x = self.blocks(leaky_relu(self.from_image(images)))
-        x = leaky_relu(self.last(self.deviation(x)))
-        features = leaky_relu(self.features(x.flatten(1)))
-        by_class = self.project(features, class_index) / math.sqrt(features.shape[1])
-        logits: Tensor = self.judge(features).squeeze(1) + by_class
-        return logits
-
-
-def resolutions(size: int) -> list[int]:
-    """Return the sides from 4 to `size`. Raises ValueError unless it is 2^k, 16 to 1024."""
-    if size not in (16, 32, 64, 128, 256, 512, 1024):
-        raise ValueError(f"StyleGAN2 needs a side of 16, 32, 64, … 1024; got {size}")
-    return [BASE * 2**i for i in range(int(math.log2(size // BASE)) + 1)]
-
-
-def _normalised(x: Tensor) -> Tensor:
-    """Scale rows to a mean square of 1."""
-    # As a product, whose rows are bit-identical at any batch in ONNX Runtime; a mean over rows of
-    # two axes is not: it adds a single row up in another order.
-    count = x.shape[1]
-    mean_square = x.square() @ x.new_full((count, 1), 1 / count)
-    return x * torch.rsqrt(mean_square + 1e-8)
-
-
-class _StyleGAN2Options(Options):
     network: Literal["stylegan2"]
-    # Channels at the full resolution; twice as many at half of it, up to `most`.
-    width: PositiveInt = 64
-    most: PositiveInt = 512
 
-    def widths(self, shape: ImageShape) -> list[int]:
-        """Return the channels at each resolution, from 4×4 up."""
-        sides = resolutions(shape.height)
-        return [min(self.width * shape.height // side, self.most) for side in sides]
-
-
-class StyleGAN2GeneratorOptions(_StyleGAN2Options, NoiseOptions):
-    """A mapping and a synthesis network."""
-
-    z_dim: PositiveInt = 512
-    w_dim: PositiveInt = 512
-    mapping_layers: PositiveInt = 8
-    # How many values stand for the class, where the recipe is conditional.
-    class_width: PositiveInt = 64
-
-    def build(self, shape: ImageShape, classes: int = 0) -> StyleGenerator:
+    def build(
+        self,
+        shape: ImageShape,
+        classes: int = 0,
+        *,
+        grows: bool = False,  # noqa: ARG002 - each resolution adds a picture of its own anyway
+    ) -> StyleGenerator:
         """Make the network with fresh weights from the global random state."""
-        conditioning = Conditioning.of(classes, self.class_width)
-        return StyleGenerator(
-            MappingNetwork(self.z_dim, self.w_dim, self.mapping_layers, conditioning),
-            SynthesisNetwork(shape, self.widths(shape), self.w_dim),
-            self.w_dim,
-        )
+        return self.generator(classes, SynthesisNetwork(shape, self.widths(shape), self.w_dim))
 
 
-class StyleGAN2DiscriminatorOptions(_StyleGAN2Options):
+class StyleGAN2DiscriminatorOptions(StyleOptions):
     """A residual discriminator, told the class by projection."""
 
-    def build(self, shape: ImageShape, classes: int = 0) -> StyleGAN2Discriminator:
+    network: Literal["stylegan2"]
+
+    def build(
+        self, shape: ImageShape, classes: int = 0, *, grows: bool = False
+    ) -> ProgressiveDiscriminator:
         """Make the network with fresh weights from the global random state."""
-        return StyleGAN2Discriminator(shape, self.widths(shape)[::-1], classes)
+        widths = self.widths(shape)[::-1]
+        return ProgressiveDiscriminator(shape, widths, classes, ResidualDown, grows=grows)

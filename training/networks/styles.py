@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
+
+from training.networks.conditioning import Conditioning, LabelEmbedding
+from training.networks.equalized import EqualizedLinear, leaky_relu
+from training.networks.growth import Growth
+from training.networks.noise import NoiseOptions
+from training.networks.shapes import ImageShape
+from training.options import Options
+
+# The side of the learned constant that every picture begins as.
+BASE = 4
+# The mapping network learns this much slower than the rest (arXiv:1812.04948, appendix C).
+MAPPING_RATE = 0.01
 
 
 class StyleMix(NamedTuple):
@@ -17,6 +32,26 @@ class StyleMix(NamedTuple):
 
     z: Tensor
     crossover: Tensor
+
+
+class MappingNetwork(nn.Module):
+    """Latents ``[N, z_dim]`` and classes ``[N]`` to styles ``w`` ``[N, w_dim]``."""
+
+    def __init__(self, z_dim: int, w_dim: int, layers: int, conditioning: Conditioning) -> None:
+        super().__init__()
+        self.label = LabelEmbedding(conditioning)
+        widths = [z_dim + conditioning.width] + [w_dim] * layers
+        self.layers = nn.ModuleList(
+            EqualizedLinear(a, b, rate=MAPPING_RATE) for a, b in pairwise(widths)
+        )
+
+    def forward(self, z: Tensor, class_index: Tensor | None = None) -> Tensor:
+        w = _normalised(z)
+        if (label := self.label.embedded(class_index)) is not None:
+            w = torch.cat([w, _normalised(label)], dim=1)
+        for layer in self.layers:
+            w = leaky_relu(layer(w))
+        return w
 
 
 class StyleGenerator(nn.Module):
@@ -59,10 +94,64 @@ class StyleGenerator(nn.Module):
         z: Tensor,
         class_index: Tensor | None = None,
         mix: StyleMix | None = None,
+        growth: Growth | None = None,
         *,
         with_styles: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Return the pictures; with `with_styles` also the w that they were made of."""
+        """Return the pictures, of the side that `growth` says; whole without one.
+
+        With `with_styles` also the w that they were made of.
+        """
         w = self.styles(z, class_index, mix)
-        images: Tensor = self.synthesis(w)
+        images: Tensor = self.synthesis(w, growth)
         return (images, w) if with_styles else images
+
+
+def resolutions(size: int) -> list[int]:
+    """Return the sides from 4 to `size`. Raises ValueError unless it is 2^k, 16 to 1024."""
+    if size not in (16, 32, 64, 128, 256, 512, 1024):
+        raise ValueError(f"StyleGAN needs a side of 16, 32, 64, … 1024; got {size}")
+    return [BASE * 2**i for i in range(int(math.log2(size // BASE)) + 1)]
+
+
+def _normalised(x: Tensor) -> Tensor:
+    """Scale rows to a mean square of 1."""
+    # As a product, whose rows are bit-identical at any batch in ONNX Runtime; a mean over rows of
+    # two axes is not: it adds a single row up in another order.
+    count = x.shape[1]
+    mean_square = x.square() @ x.new_full((count, 1), 1 / count)
+    return x * torch.rsqrt(mean_square + 1e-8)
+
+
+class StyleOptions(Options):
+    """What both players of a style GAN say: `width` channels at the full resolution, twice as many
+    at half of it, up to `most`.
+    """
+
+    width: PositiveInt = 64
+    most: PositiveInt = 512
+
+    def widths(self, shape: ImageShape) -> list[int]:
+        """Return the channels at each resolution, from 4×4 up."""
+        sides = resolutions(shape.height)
+        return [min(self.width * shape.height // side, self.most) for side in sides]
+
+    def build(self, shape: ImageShape, classes: int = 0, *, grows: bool = False) -> nn.Module:
+        """Make the network; one that `grows` can play at lower resolutions, too."""
+        raise NotImplementedError
+
+
+class StyleGeneratorOptions(StyleOptions, NoiseOptions):
+    """A mapping network, and a synthesis network that a family adds."""
+
+    z_dim: PositiveInt = 512
+    w_dim: PositiveInt = 512
+    mapping_layers: PositiveInt = 8
+    # How many values stand for the class, where the recipe is conditional.
+    class_width: PositiveInt = 64
+
+    def generator(self, classes: int, synthesis: nn.Module) -> StyleGenerator:
+        """Put a mapping network before `synthesis`."""
+        conditioning = Conditioning.of(classes, self.class_width)
+        mapping = MappingNetwork(self.z_dim, self.w_dim, self.mapping_layers, conditioning)
+        return StyleGenerator(mapping, synthesis, self.w_dim)
