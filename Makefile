@@ -10,7 +10,7 @@ PORT ?= 3000
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-SHIPPED := gan-mnist dcgan-fashion
+SHIPPED := gan-mnist dcgan-fashion cgan-fashion
 RUNS ?= runs/zoo
 
 .PHONY: help serve test lint format zoo bento lock clean
