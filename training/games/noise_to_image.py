@@ -117,6 +117,7 @@ class NoiseToImage:
         self._parts = recipe.train.accumulate
         self._layers = generator.layers if isinstance(generator, StyleGenerator) else 0
         self._mean_path_length = torch.zeros((), device=device)
+        self._generator_steps = 0
         self.average = copy.deepcopy(generator).requires_grad_(False)
         grows = recipe.game.growing is not None
         self._G = share.wrap(generator, device, some_idle=grows)
@@ -150,7 +151,8 @@ class NoiseToImage:
         for reals in batches:
             signs |= self._discriminator_step(reals, rng, number)
         if self.balance is None or self.balance.generators_turn(signs["separation"]):
-            signs |= self._generator_step(batches[-1], rng, number)
+            signs |= self._generator_step(batches[-1], rng, self._generator_steps)
+            self._generator_steps += 1
         images = len(batches[-1].images) * self._share.world * len(batches)
         self._update_average(images, images_seen)
         if self.augment.adapts:
@@ -375,6 +377,7 @@ class NoiseToImage:
             "average": self.average.state_dict(),
             "augment": augment,
             "mean_path_length": self._mean_path_length,
+            "generator_steps": self._generator_steps,
             "balance": self.balance.state_dict() if self.balance else {},
         }
 
@@ -388,5 +391,6 @@ class NoiseToImage:
         self.augment.probability = state["augment"]["probability"]
         self._real_signs = state["augment"]["real_signs"]
         self._mean_path_length = state["mean_path_length"]
+        self._generator_steps = state["generator_steps"]
         if self.balance:
             self.balance.load_state_dict(state["balance"])
