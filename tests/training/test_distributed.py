@@ -104,3 +104,19 @@ def test_batch_normalised_networks_train_in_two_processes_too(tmp_path, digits):
     checkpoint = train(digits, tmp_path / "run", "dcgan-fashion", 2, *small)
     assert checkpoint.images == 3840
     assert all(torch.isfinite(weight).all() for weight in checkpoint.game["average"].values())
+
+
+def test_players_that_grow_train_in_two_processes_too(tmp_path, digits):
+    small = [
+        *("data.resolution=16", "data.channels=1", "train.images=960", "train.log_images=160"),
+        "game.growing={start: 4, stage_images: 160, fade_images: 160}",
+        *("game.path_length=2", "game.path_length_every=2", "game.penalty_every=2"),
+        *("generator.w_dim=8", "generator.mapping_layers=1", "train.accumulate=2"),
+        *("generator.width=4", "generator.most=4", "discriminator.width=4", "discriminator.most=4"),
+    ]
+    checkpoint = train(digits, tmp_path / "run", "stylegan2-tiles", 2, *small)
+    assert checkpoint.images == 960
+    assert all(torch.isfinite(weight).all() for weight in checkpoint.game["average"].values())
+    # Noise differs from process to process, so two cannot equal one; but all weights have learned.
+    for optimizer in checkpoint.game["optimizers"].values():
+        assert len(optimizer["state"]) == len(optimizer["param_groups"][0]["params"])

@@ -234,7 +234,9 @@ class NoiseToImage:
         On half of the hand, as the paper's authors do: gradients of gradients take memory.
         """
         half = hand.first(max(len(hand.z) // 2, 1))
-        images, w = self._G(
+        # Not the wrapped network: where weights are idle its outputs are copies, and no picture is
+        # made of the copy of w. Its pass before this one, for the loss, exchanges the gradients.
+        images, w = self._networks["generator"](
             half.z, half.reals.class_index, half.mix, self._growth, with_styles=True
         )
         lengths = path_lengths(images, w, torch.randn_like(images))
