@@ -18,7 +18,7 @@ from training.networks.growth import Growth, doubled
 from training.networks.progressive import ProgressiveDiscriminator
 from training.networks.resampling import Downsample, Upsample
 from training.networks.shapes import ImageShape
-from training.networks.styles import BASE, StyleGenerator, StyleGeneratorOptions, StyleOptions
+from training.networks.styles import BASE, StyleGeneratorOptions, StyleOptions
 
 
 class AdaptiveInstanceNorm(nn.Module):
@@ -146,10 +146,9 @@ class StyleGANGeneratorOptions(StyleGeneratorOptions):
 
     network: Literal["stylegan"]
 
-    def build(self, shape: ImageShape, classes: int = 0, *, grows: bool = False) -> StyleGenerator:
-        """Make the network with fresh weights from the global random state."""
-        widths = self.widths(shape)
-        return self.generator(classes, SynthesisNetwork(shape, widths, self.w_dim, grows=grows))
+    def synthesis(self, shape: ImageShape, *, grows: bool) -> SynthesisNetwork:
+        """Make the network from styles to pictures."""
+        return SynthesisNetwork(shape, self.widths(shape), self.w_dim, grows=grows)
 
 
 class StyleGANDiscriminatorOptions(StyleOptions):

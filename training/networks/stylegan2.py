@@ -23,7 +23,7 @@ from training.networks.growth import Growth
 from training.networks.progressive import ProgressiveDiscriminator
 from training.networks.resampling import Blur, Downsample, Upsample
 from training.networks.shapes import ImageShape
-from training.networks.styles import BASE, StyleGenerator, StyleGeneratorOptions, StyleOptions
+from training.networks.styles import BASE, StyleGeneratorOptions, StyleOptions
 
 
 class ModulatedConv2d(nn.Module):
@@ -167,15 +167,14 @@ class StyleGAN2GeneratorOptions(StyleGeneratorOptions):
 
     network: Literal["stylegan2"]
 
-    def build(
+    def synthesis(
         self,
         shape: ImageShape,
-        classes: int = 0,
         *,
-        grows: bool = False,  # noqa: ARG002 - each resolution adds a picture of its own anyway
-    ) -> StyleGenerator:
-        """Make the network with fresh weights from the global random state."""
-        return self.generator(classes, SynthesisNetwork(shape, self.widths(shape), self.w_dim))
+        grows: bool,  # noqa: ARG002 - each resolution adds a picture of its own anyway
+    ) -> SynthesisNetwork:
+        """Make the network from styles to pictures."""
+        return SynthesisNetwork(shape, self.widths(shape), self.w_dim)
 
 
 class StyleGAN2DiscriminatorOptions(StyleOptions):

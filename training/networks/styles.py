@@ -142,7 +142,7 @@ class StyleOptions(Options):
 
 
 class StyleGeneratorOptions(StyleOptions, NoiseOptions):
-    """A mapping network, and a synthesis network that a family adds."""
+    """A mapping network, and the synthesis network of a family."""
 
     z_dim: PositiveInt = 512
     w_dim: PositiveInt = 512
@@ -150,8 +150,12 @@ class StyleGeneratorOptions(StyleOptions, NoiseOptions):
     # How many values stand for the class, where the recipe is conditional.
     class_width: PositiveInt = 64
 
-    def generator(self, classes: int, synthesis: nn.Module) -> StyleGenerator:
-        """Put a mapping network before `synthesis`."""
+    def build(self, shape: ImageShape, classes: int = 0, *, grows: bool = False) -> StyleGenerator:
+        """Make the network with fresh weights from the global random state."""
         conditioning = Conditioning.of(classes, self.class_width)
         mapping = MappingNetwork(self.z_dim, self.w_dim, self.mapping_layers, conditioning)
-        return StyleGenerator(mapping, synthesis, self.w_dim)
+        return StyleGenerator(mapping, self.synthesis(shape, grows=grows), self.w_dim)
+
+    def synthesis(self, shape: ImageShape, *, grows: bool) -> nn.Module:
+        """Make the network from styles ``[N, layers, w_dim]`` to pictures ``[N, C, H, W]``."""
+        raise NotImplementedError
