@@ -7,16 +7,18 @@ discriminator is that of progressive growing.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from training.networks.equalized import EqualizedConv2d, EqualizedLinear, leaky_relu
 from training.networks.growth import Growth, doubled
 from training.networks.progressive import ProgressiveDiscriminator
-from training.networks.resampling import Downsample, Upsample
+from training.networks.resampling import Blur
 from training.networks.shapes import ImageShape
 from training.networks.styles import BASE, StyleGeneratorOptions, StyleOptions
 
@@ -61,19 +63,39 @@ class Epilogue(nn.Module):
         return adapted
 
 
+class DoublingConv2d(nn.Module):
+    """``[N, fan_in, H, W]`` to ``[N, fan_out, 2H, 2W]``: doubled, filtered, then 3×3 (section 2).
+
+    But for the border that is a transposed convolution and then the filter, at a quarter of the
+    multiplications.
+    """
+
+    def __init__(self, fan_in: int, fan_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(fan_out, fan_in, 3, 3))
+        self.scale = 1 / math.sqrt(fan_in * 3**2)
+        # Doubling spreads each value over four, so the filter after it has four times the gain.
+        self.blur = Blur(pad=1, gain=4.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Transposed convolutions turn their weights around.
+        weight = (self.weight * self.scale).transpose(0, 1).flip(2, 3)
+        filtered: Tensor = self.blur(F.conv_transpose2d(x, weight, stride=2))
+        return filtered
+
+
 class SynthesisBlock(nn.Module):
     """One resolution: doubles ``[N, C, H, W]``, then two layers."""
 
     def __init__(self, fan_in: int, fan_out: int, size: int, w_dim: int) -> None:
         super().__init__()
-        self.upsample = Upsample()
-        self.grow = EqualizedConv2d(fan_in, fan_out, 3, bias=False)
+        self.grow = DoublingConv2d(fan_in, fan_out)
         self.first = Epilogue(fan_out, size, w_dim)
         self.refine = EqualizedConv2d(fan_out, fan_out, 3, bias=False)
         self.second = Epilogue(fan_out, size, w_dim)
 
     def forward(self, x: Tensor, w: Tensor, w_next: Tensor) -> Tensor:
-        x = self.first(self.grow(self.upsample(x)), w)
+        x = self.first(self.grow(x), w)
         refined: Tensor = self.second(self.refine(x), w_next)
         return refined
 
@@ -129,16 +151,16 @@ class SynthesisNetwork(nn.Module):
 
 
 class PlainDown(nn.Module):
-    """Two convolutions, then half the side."""
+    """Two convolutions, the second halving what has been filtered."""
 
     def __init__(self, fan_in: int, fan_out: int) -> None:
         super().__init__()
         self.keep = EqualizedConv2d(fan_in, fan_in, 3)
-        self.widen = EqualizedConv2d(fan_in, fan_out, 3)
-        self.downsample = Downsample()
+        self.blur = Blur(pad=2)
+        self.widen = EqualizedConv2d(fan_in, fan_out, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return leaky_relu(self.downsample(self.widen(leaky_relu(self.keep(x)))))
+        return leaky_relu(self.widen(self.blur(leaky_relu(self.keep(x)))))
 
 
 class StyleGANGeneratorOptions(StyleGeneratorOptions):

@@ -1,12 +1,17 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from training.export import export_generator
+from training.networks.equalized import leaky_relu
+from training.networks.resampling import Downsample, Upsample
 from training.networks.shapes import ImageShape
 from training.networks.stylegan import (
     AdaptiveInstanceNorm,
+    DoublingConv2d,
     Epilogue,
+    PlainDown,
     StyleGANDiscriminatorOptions,
     StyleGANGeneratorOptions,
 )
@@ -53,6 +58,22 @@ def test_feature_maps_get_the_mean_and_deviation_that_the_style_asks_for():
     torch.testing.assert_close(adapted.mean((2, 3)), mean, rtol=1e-3, atol=1e-4)
     deviation = adapted.std((2, 3), correction=0)
     torch.testing.assert_close(deviation, (1 + scale).abs(), rtol=1e-3, atol=1e-4)
+
+
+def test_doubling_and_halving_with_a_convolution_are_one_after_the_other_but_for_the_border():
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 16, 16)
+    double = DoublingConv2d(5, 7)
+    expected = F.conv2d(Upsample()(x), double.weight * double.scale, padding=1)
+    assert double(x).shape == expected.shape == (2, 7, 32, 32)
+    torch.testing.assert_close(double(x)[..., 3:-3, 3:-3], expected[..., 3:-3, 3:-3])
+
+    halve = PlainDown(5, 7)
+    kept = leaky_relu(halve.keep(x))
+    widened = F.conv2d(kept, halve.widen.weight * halve.widen.scale, halve.widen.bias, padding=1)
+    expected = leaky_relu(Downsample()(widened))
+    assert halve(x).shape == expected.shape == (2, 7, 8, 8)
+    torch.testing.assert_close(halve(x)[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2])
 
 
 def test_noise_is_drawn_in_training_and_constant_when_serving():
