@@ -1,6 +1,8 @@
 """Progressive growing: networks that play at a lower resolution first.
 
-Karras et al. 2017, arXiv:1710.10196, section 2 and figure 2.
+Karras et al. 2017, arXiv:1710.10196, section 2 and figure 2. Pictures are doubled to the nearest
+pixel and halved by means of four, so that halving undoes doubling: of the doubled pictures that a
+resolution begins with, a discriminator says what it said of the small ones.
 """
 
 from __future__ import annotations

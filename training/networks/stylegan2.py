@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.networks.equalized import EqualizedConv2d, EqualizedLinear, leaky_relu
-from training.networks.growth import Growth
+from training.networks.growth import Growth, doubled
 from training.networks.progressive import ProgressiveDiscriminator
 from training.networks.resampling import Blur, Downsample, Upsample
 from training.networks.shapes import ImageShape
@@ -127,7 +127,11 @@ class SynthesisNetwork(nn.Module):
         self.layer_resolutions.append(size)
 
     def forward(self, w: Tensor, growth: Growth | None = None) -> Tensor:
-        """Make pictures; at `growth` those of its side, its own part of them weighted by alpha."""
+        """Make pictures, of the side that `growth` says; whole without one.
+
+        What fades in is the new part, and the filter in place of the nearest pixel: real pictures
+        are doubled to that too, and would else be told from generated ones by it.
+        """
         # Not len(w), which an exporter would take for a constant.
         x = self.first(self.constant.expand(w.shape[0], -1, -1, -1), w[:, 0])
         image: Tensor = self.first_image(x, w[:, 1])
@@ -137,11 +141,9 @@ class SynthesisNetwork(nn.Module):
         for i, (grow, refine, to_image) in enumerate(stages):
             x = grow(x, w[:, 2 * i + 1])
             x = refine(x, w[:, 2 * i + 2])
-            image = self.upsample(image)
-            added: Tensor = to_image(x, w[:, 2 * i + 3])
+            before, image = image, self.upsample(image) + to_image(x, w[:, 2 * i + 3])
             if growth and image.shape[-1] == growth.side:
-                return image + growth.alpha * added
-            image = image + added
+                return image if growth.alpha == 1 else doubled(before).lerp(image, growth.alpha)
         return image
 
 

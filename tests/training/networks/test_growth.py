@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -58,9 +60,59 @@ def test_a_resolution_begins_as_the_one_before_it_doubled(family, side):
     G, D = generator(family), discriminator(family)
     begins, before = Growth(side, 0.0), Growth(side // 2, 1.0)
     images, small = G(latents(), growth=begins), G(latents(), growth=before)
-    upsampled = G.synthesis.upsample(small) if family == "stylegan2" else doubled(small)
-    torch.testing.assert_close(images, upsampled)
-    torch.testing.assert_close(D(images, growth=begins), D(halved(images), growth=before))
+    torch.testing.assert_close(images, doubled(small))
+    # Nor does the discriminator notice, of these pictures or of any.
+    torch.testing.assert_close(D(images, growth=begins), D(small, growth=before))
+    others = torch.randn_like(images)
+    torch.testing.assert_close(D(others, growth=begins), D(halved(others), growth=before))
+
+
+@FAMILIES
+def test_pictures_and_logits_change_little_by_little(family):
+    G, D = generator(family), discriminator(family)
+    steps = [Growth(8, 1.0), *(Growth(16, i / 50) for i in range(51))]
+    with torch.no_grad():
+        pictures = [G(latents(), growth=growth) for growth in steps]
+        logits = [D(images, growth=growth) for images, growth in zip(pictures, steps, strict=True)]
+    pictures[0] = doubled(pictures[0])
+    for series in (pictures, logits):
+        changes = torch.stack([(b - a).abs().mean() for a, b in pairwise(series)])
+        assert changes.sum() > 0.01
+        assert changes.max() < 0.1 * changes.sum()
+        # The switch itself changes nothing.
+        assert changes[0] < 1e-6
+
+
+@FAMILIES
+def test_players_that_have_grown_to_a_side_are_the_networks_of_that_side(family):
+    growth, shape, widths = Growth(16, 1.0), ImageShape(3, 16, 16), {"width": 16, "most": 16}
+    G, D = generator(family), discriminator(family)
+    small = GENERATORS[family](network=family, **widths, z_dim=10, w_dim=12, mapping_layers=2)
+    small_G = small.build(shape, grows=True).eval()
+    small_D = DISCRIMINATORS[family](network=family, **widths).build(shape, grows=True)
+    for large, little in ((G, small_G), (D, small_D)):
+        weights = large.state_dict()
+        little.load_state_dict({key: weights[key] for key in little.state_dict()})
+    images = small_G(latents())
+    torch.testing.assert_close(G(latents(), growth=growth), images)
+    torch.testing.assert_close(D(images, growth=growth), small_D(images))
+
+
+@FAMILIES
+@pytest.mark.parametrize(("growth", "resolutions"), [(Growth(8, 1.0), 2), (Growth(16, 0.3), 3)])
+def test_what_has_not_grown_yet_has_no_gradient(family, growth, resolutions):
+    G, D = generator(family), discriminator(family)
+    D(G(latents(), growth=growth), growth=growth).sum().backward()
+
+    def learn(layers):
+        return [any(p.grad is not None for p in layer.parameters()) for layer in layers]
+
+    # The first resolution, of 4 pixels, has no block.
+    assert learn(list(D.blocks.values())[::-1]) == [i < resolutions - 1 for i in range(3)]
+    blocks = G.synthesis.blocks.values() if family == "stylegan" else G.synthesis.grow
+    assert learn(blocks) == [i < resolutions - 1 for i in range(3)]
+    fading = growth.alpha < 1
+    assert sum(learn(D.from_image.values())) == 1 + fading
 
 
 def test_real_pictures_fade_in_as_generated_ones_do():
