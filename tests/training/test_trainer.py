@@ -2,6 +2,7 @@ import json
 import signal
 import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
+from service.runtime.model import Model
+from service.runtime.sessions import ExecutionPlan, Provider
 from tests.conftest import TINY
 from tests.servers import ganymede
 from training.checkpoints import Checkpoint
+from training.export import ExportError, export_run
+from training.games.noise_to_image import NoiseToImage
 from training.monitors import TrainingDiverged
 from training.recipe import RecipeError, load_recipe
 from training.run import Run
-from training.trainer import train
+from training.trainer import Interrupted, train
 
 OFTEN = ["train.checkpoint_images=640", "train.log_images=640", "train.sample_images=1280"]
 
@@ -103,6 +108,57 @@ def test_a_run_that_goes_on_remembers_which_alarms_ring(tmp_path, digits):
     assert len(rings) == 1
     assert rings[0]["images"] <= 5_120
     assert entries[-1]["state"] == "generator wins"
+
+
+def growing(digits, network) -> list[str]:
+    """Overrides of `stylegan-tiles`: tiny players that grow from 4 to 16 pixels in 640 images."""
+    return [
+        *(f"data.path={digits}", "data.resolution=16", "data.channels=1", "train.batch=16"),
+        *("train.images=800", "train.sample_images=80"),
+        "game.growing={start: 4, stage_images: 160, fade_images: 160}",
+        *(f"generator.network={network}", f"discriminator.network={network}"),
+        *("generator.w_dim=8", "generator.mapping_layers=1", "generator.z_dim=8"),
+        *("generator.width=4", "generator.most=4", "discriminator.width=4", "discriminator.most=4"),
+    ]
+
+
+@contextmanager
+def stopped_at(images):
+    """Ask a run in this process to stop when it has seen so many images."""
+    turn = NoiseToImage.turn
+
+    def stopping(game, batches, rng, number, images_seen):
+        if images_seen + len(batches[0].images) == images:
+            signal.raise_signal(signal.SIGTERM)
+        return turn(game, batches, rng, number, images_seen)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NoiseToImage, "turn", stopping)
+        yield
+
+
+@pytest.mark.parametrize("network", ["stylegan", "stylegan2"])
+def test_a_run_that_grows_equals_one_that_was_not_stopped_and_is_exported_when_grown(
+    tmp_path, digits, network
+):
+    overrides = growing(digits, network)
+    whole, broken = Run(tmp_path / "whole"), Run(tmp_path / "broken")
+    train(load_recipe("stylegan-tiles", overrides), whole)
+    # Stopped in the middle of a stage, of a fade, and of another stage.
+    for images in (80, 240, 400):
+        with stopped_at(images), pytest.raises(Interrupted):
+            train(load_recipe("stylegan-tiles", overrides), broken)
+        with pytest.raises(ExportError, match=f"is at {images} images, and grown at 640"):
+            export_run(broken, "x", tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+    train(load_recipe("stylegan-tiles", overrides), broken)
+    assert_equal_bit_for_bit(whole.folder, broken.folder)
+    # Sheets have full size, however small the pictures on them still are.
+    assert {Image.open(sheet).size for sheet in broken.samples.glob("*.png")} == {(128, 128)}
+    model = Model(
+        export_run(broken, "x", tmp_path / "models"), Provider.CPU, ExecutionPlan(1, 1, 8)
+    )
+    assert model.generate(range(3)).shape == (3, 16, 16, 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

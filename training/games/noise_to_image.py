@@ -22,7 +22,7 @@ from training.device import Precision
 from training.distributed import Share
 from training.games.balance import Balance
 from training.losses import adversarial_loss, separation
-from training.networks.growth import Growth, grown
+from training.networks.growth import grown
 from training.networks.styles import StyleGenerator, StyleMix
 from training.penalties import (
     clip_weights,
@@ -113,13 +113,15 @@ class NoiseToImage:
         self._real_signs = torch.zeros((), device=device)
         self._noise = 0.0
         self._shape = recipe.shape
-        self._growth: Growth | None = None
+        growing = recipe.game.growing
+        self._growth = growing.at(0, recipe.shape.height) if growing else None
         self._parts = recipe.train.accumulate
-        self._layers = generator.layers if isinstance(generator, StyleGenerator) else 0
+        if isinstance(generator, StyleGenerator):
+            self._layers, self._layers_at = generator.layers, generator.layers_at
         self._mean_path_length = torch.zeros((), device=device)
         self._generator_steps = 0
         self.average = copy.deepcopy(generator).requires_grad_(False)
-        grows = recipe.game.growing is not None
+        grows = growing is not None
         self._G = share.wrap(generator, device, some_idle=grows)
         self._D = share.wrap(discriminator, device, some_idle=grows)
         self._networks = {"generator": generator, "discriminator": discriminator}
@@ -333,7 +335,7 @@ class NoiseToImage:
         mix = between = None
         if options.style_mixing:
             other = part(torch.randn(count, self.z_dim, generator=rng))
-            crossover = torch.randint(1, self._layers, (count,), generator=rng)
+            crossover = torch.randint(1, self._layers_at(self._growth), (count,), generator=rng)
             mixes = torch.rand(count, generator=rng) < options.style_mixing
             mix = StyleMix(other, part(torch.where(mixes, crossover, self._layers)))
         if options.gradient_penalty:

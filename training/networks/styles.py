@@ -78,6 +78,12 @@ class StyleGenerator(nn.Module):
         resolutions: list[int] = self.synthesis.layer_resolutions  # type: ignore[assignment]
         return resolutions
 
+    def layers_at(self, growth: Growth | None) -> int:
+        """How many of the layers act as far as the generator has grown; 2 at least."""
+        if growth is None:
+            return self.layers
+        return max(sum(side <= growth.side for side in self.layer_resolutions), 2)
+
     def styles(
         self, z: Tensor, class_index: Tensor | None = None, mix: StyleMix | None = None
     ) -> Tensor:

@@ -328,3 +328,75 @@ def test_the_mean_path_length_is_resumed():
 def test_what_needs_styles_is_refused_without_them(key):
     with pytest.raises(RecipeError, match="dcgan has none"):
         load_recipe("dcgan-fashion", [f"game.{key}"])
+
+
+GROWING = "game.growing={start: 8, stage_images: 16, fade_images: 16}"
+
+
+def grow(game, turns, first=0):
+    for turn in range(first, first + turns):
+        torch.manual_seed(turn)
+        signs = game.turn([tiles()], torch.Generator().manual_seed(turn), turn, turn * 8)
+        assert all(torch.isfinite(value) for value in signs.values())
+
+
+@pytest.mark.parametrize("network", ["stylegan", "stylegan2"])
+def test_players_grow_with_all_that_a_game_can_have(network):
+    game = styled(
+        *(GROWING, "game.growing.start=4"),
+        *(f"generator.network={network}", f"discriminator.network={network}"),
+        *("game.augment={kind: ada, start: 0.5}", "game.gradient_penalty=1", "game.r1=1"),
+        *("game.loss=relativistic", "game.path_length=2", "game.path_length_every=1"),
+        *("game.penalty_every=1", "game.style_mixing=0.9", "train.accumulate=2"),
+    )
+    begun = {player: weights(game, player) for player in ("generator", "discriminator")}
+    grow(game, 5)
+    # At 8 pixels neither player has used its layers for 16 and 32.
+    names = {"stylegan": ("synthesis.blocks.8.", "synthesis.blocks.16.")}
+    small, large = names.get(network, ("synthesis.grow.0.", "synthesis.grow.1."))
+    after = weights(game, "generator")
+    assert moved(*(part(state, small) for state in (begun["generator"], after)))
+    assert not moved(*(part(state, large) for state in (begun["generator"], after)))
+    after = weights(game, "discriminator")
+    assert moved(*(part(state, "blocks.8.") for state in (begun["discriminator"], after)))
+    assert not moved(*(part(state, "blocks.16.") for state in (begun["discriminator"], after)))
+    assert game.sample(torch.randn(2, 8)).shape == (2, 3, 32, 32)
+    # Then all resolutions come, and every weight learns.
+    grow(game, 12, first=5)
+    for player, old in begun.items():
+        new = weights(game, player)
+        still = [key for key in old if key.endswith("weight") and torch.equal(old[key], new[key])]
+        assert not still
+
+
+def part(state, prefix):
+    found = {key: value for key, value in state.items() if key.startswith(prefix)}
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("network", ["stylegan", "stylegan2"])
+def test_players_grow_in_bfloat16(network):
+    kind = (f"generator.network={network}", f"discriminator.network={network}")
+    recipe = load_recipe("stylegan2-tiles", [*SMALL_STYLES, *kind, GROWING, "game.path_length=2"])
+    grow(NoiseToImage(recipe, torch.device("cpu"), "bfloat16", Share()), 9)
+
+
+def test_styles_are_mixed_among_the_layers_that_have_grown():
+    game = styled(GROWING, "game.style_mixing=1")
+    for seen, layers in ((0, 3), (24, 5), (80, 8)):
+        game._growth = game.options.growing.at(seen, 32)
+        crossovers = game._deal(tiles(200), torch.Generator()).mix.crossover
+        assert set(crossovers.tolist()) == set(range(1, layers))
+
+
+@pytest.mark.parametrize("turns", [1, 3, 5, 7])
+def test_a_game_loaded_while_it_grows_goes_on_bit_for_bit(turns):
+    one, other = styled(GROWING), styled(GROWING, "train.seed=5")
+    grow(one, turns)
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    for game in (one, other):
+        grow(game, 3, first=turns)
+    for player in ("generator", "discriminator"):
+        assert not moved(weights(one, player), weights(other, player))
+    assert not moved(one.average.state_dict(), other.average.state_dict())
