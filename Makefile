@@ -10,7 +10,8 @@ PORT ?= 3000
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-SHIPPED := gan-mnist dcgan-fashion cgan-fashion
+SHIPPED := gan-mnist dcgan-fashion cgan-fashion wgan-gp-mnist stylegan2-flowers
+BY_CLASS := cgan-fashion stylegan2-flowers
 RUNS ?= runs/zoo
 
 .PHONY: help serve test lint format zoo bento lock clean
@@ -36,8 +37,9 @@ format: $(VENV)/.dev ## Format the code and mend what the linter can
 
 zoo: $(VENV)/.dev ## Train again everything that ships (hours), into RUNS, and export it
 	for recipe in $(SHIPPED); do \
+		case " $(BY_CLASS) " in *" $$recipe "*) measure=--measure;; *) measure=;; esac; \
 		$(BIN)/ganymede train $$recipe --out $(RUNS)/$$recipe && \
-		$(BIN)/ganymede export $(RUNS)/$$recipe --name $$recipe --models models || exit 1; \
+		$(BIN)/ganymede export $(RUNS)/$$recipe --name $$recipe --models models $$measure || exit 1; \
 	done
 
 bento: $(VENV)/.base ## Build a Bento that holds the service and the models

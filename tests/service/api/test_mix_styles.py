@@ -344,12 +344,5 @@ def test_clients_that_leave_leave_nothing_behind(drawn_server):
             assert time.monotonic() - asked < 10
 
 
-def test_the_documented_request_is_one(client):
-    text = (ROOT / "docs" / "http.md").read_text()
-    (documented,) = re.findall(r'^\{"model": "[^"]+", "rows".*?\}$', text, re.MULTILINE)
-    answer = post(client, **json.loads(documented) | {"model": "painted"})
-    assert answer.headers["content-type"] == "image/png"
-
-
 def test_the_log_holds_no_stack_trace_after_all_of_this(drawn_server):
     assert "Traceback" not in drawn_server.logged()
