@@ -122,7 +122,9 @@ class _Loop:
             seed=recipe.train.seed,
         )
         self._classes = recipe.classes
-        self._grid_latents = torch.from_numpy(latents.draw(GRID_SEEDS, game.z_dim))
+        self._grid_latents = torch.from_numpy(
+            latents.draw(GRID_SEEDS, game.z_dim, recipe.generator.distribution)
+        )
         self._code_revision = code_revision()
         self._monitors = Monitors(
             recipe.game.loss, game.loss, recipe.train.batch * game.batches_per_turn

@@ -1,9 +1,8 @@
 """The game of the original GAN: a generator makes pictures of noise, a discriminator judges.
 
 Algorithm 1 of arXiv:1406.2661: k steps of the discriminator, then one of the generator; k may be
-balanced by how well the discriminator does. With
-classes, both are told the class (arXiv:1411.1784): generated pictures are asked for the classes of
-the real ones beside them.
+balanced by how well the discriminator does. With classes, both are told the class
+(arXiv:1411.1784): generated pictures are asked for the classes of the real ones beside them.
 """
 
 from __future__ import annotations
@@ -180,8 +179,8 @@ class NoiseToImage:
             with torch.no_grad():
                 fake = self._made_by(self._networks["generator"], hand)
             real, fake = self._shown(reals.images), self._shown(fake)
-            real_logits = self._judged(self._D, real, reals.class_index)
-            fake_logits = self._judged(self._D, fake, reals.class_index)
+            real_logits = self._logits(self._D, real, reals.class_index)
+            fake_logits = self._logits(self._D, fake, reals.class_index)
         real_logits, fake_logits = real_logits.float(), fake_logits.float()
         loss = self.loss.discriminator(real_logits, fake_logits)
         signs = {
@@ -214,11 +213,11 @@ class NoiseToImage:
         discriminator, classes = self._networks["discriminator"], hand.reals.class_index
         with self._autocast():
             fake = self._shown(self._made_by(self._G, hand))
-            fake_logits = self._judged(discriminator, fake, classes).float()
+            fake_logits = self._logits(discriminator, fake, classes).float()
             real_logits = fake_logits.detach()
             if self.loss.generator_sees_real:
                 real = self._shown(hand.reals.images)
-                real_logits = self._judged(discriminator, real, classes).float()
+                real_logits = self._logits(discriminator, real, classes).float()
         loss = self.loss.generator(real_logits, fake_logits)
         signs = {"loss_generator": loss.detach()}
         if self.options.orthogonal:
@@ -256,7 +255,7 @@ class NoiseToImage:
         images: Tensor = generator(hand.z, hand.reals.class_index, **styles)
         return images
 
-    def _judged(
+    def _logits(
         self, discriminator: nn.Module, images: Tensor, class_index: Tensor | None
     ) -> Tensor:
         """Return the logits ``[N]`` of pictures."""
@@ -288,7 +287,7 @@ class NoiseToImage:
         options, penalty = self.options, torch.zeros((), device=self._device)
 
         def critic(images: Tensor) -> Tensor:
-            return self._judged(self._D, images, reals.class_index)
+            return self._logits(self._D, images, reals.class_index)
 
         if between is not None:
             steepness = gradient_penalty(critic, reals.images, fake, between)

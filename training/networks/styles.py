@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -129,7 +130,7 @@ def _normalised(x: Tensor) -> Tensor:
     return x * torch.rsqrt(mean_square + 1e-8)
 
 
-class StyleOptions(Options):
+class StyleOptions(Options, ABC):
     """What both players of a style GAN say: `width` channels at the full resolution, twice as many
     at half of it, up to `most`.
     """
@@ -142,9 +143,9 @@ class StyleOptions(Options):
         sides = resolutions(shape.height)
         return [min(self.width * shape.height // side, self.most) for side in sides]
 
+    @abstractmethod
     def build(self, shape: ImageShape, classes: int = 0, *, grows: bool = False) -> nn.Module:
         """Make the network; one that `grows` can play at lower resolutions, too."""
-        raise NotImplementedError
 
 
 class StyleGeneratorOptions(StyleOptions, NoiseOptions):
@@ -162,6 +163,6 @@ class StyleGeneratorOptions(StyleOptions, NoiseOptions):
         mapping = MappingNetwork(self.z_dim, self.w_dim, self.mapping_layers, conditioning)
         return StyleGenerator(mapping, self.synthesis(shape, grows=grows), self.w_dim)
 
+    @abstractmethod
     def synthesis(self, shape: ImageShape, *, grows: bool) -> nn.Module:
         """Make the network from styles ``[N, layers, w_dim]`` to pictures ``[N, C, H, W]``."""
-        raise NotImplementedError
