@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from service.runtime import latents
 from training.augment import Augment
 from training.device import Precision
 from training.distributed import Share
@@ -32,6 +34,7 @@ from training.penalties import (
     zero_centred_penalty,
 )
 from training.recipe import Recipe
+from training.standing_statistics import has_batch_statistics, with_standing_statistics
 
 # Turns between two looks at whether the augmentation should be stronger, as ADA's authors have it.
 ADAPT_EVERY = 4
@@ -103,6 +106,7 @@ class NoiseToImage:
 
         self.options = recipe.game
         self.z_dim = recipe.generator.z_dim
+        self._distribution = recipe.generator.distribution
         self.classes = recipe.classes
         self.loss = adversarial_loss(recipe.game.loss, recipe.game.real_target)
         self._share, self._device, self._precision = share, device, precision
@@ -361,6 +365,15 @@ class NoiseToImage:
     def sample(self, z: Tensor, class_index: Tensor | None = None) -> Tensor:
         """Return what the averaged generator makes of latents: ``[N, C, H, W]`` in [-1, 1]."""
         generator = self.average.eval()
+        if has_batch_statistics(generator):
+            # As it will be served: running averages belong to the weights that were trained, and
+            # with them the pictures of averaged weights are far too bright and too dark.
+            draw = partial(latents.draw, distribution=self._distribution)
+            on_cpu = copy.deepcopy(generator).cpu()
+            fitted = with_standing_statistics(
+                on_cpu, self.z_dim, self.classes, draw, truncations=(1.0,)
+            )
+            return fitted(z, class_index, torch.ones(len(z)))
         if class_index is not None:
             class_index = class_index.to(self._device)
         growth = {"growth": self._growth} if self._growth else {}

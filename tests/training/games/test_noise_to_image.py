@@ -36,6 +36,20 @@ def moved(before, after) -> bool:
     return any(not torch.equal(before[key], after[key]) for key in before)
 
 
+def test_samples_of_batch_normalised_networks_do_not_depend_on_the_averages_of_training():
+    """BigGAN's averaged weights have statistics of their own, which are fitted when they serve."""
+    small = ["generator.width=2", "discriminator.width=2"]
+    recipe = load_recipe("biggan-flowers", small)
+    game = NoiseToImage(recipe, torch.device("cpu"), "float32", Share())
+    z = torch.randn(5, 80, generator=torch.Generator().manual_seed(0)).clamp(-2, 2)
+    before = game.sample(z, torch.arange(5))
+    for name, buffer in game.average.named_buffers():
+        if name.endswith("running_var"):
+            buffer.fill_(1e-4)
+    assert torch.equal(game.sample(z, torch.arange(5)), before)
+    assert 0.01 < before.std() < 0.9
+
+
 def test_a_turn_moves_both_players_and_tells_the_signs():
     game = make()
     before = {player: weights(game, player) for player in ("generator", "discriminator")}
