@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from service.runtime.errors import UserError
+from service.runtime.files import replacing
 from service.settings import Settings
 
 app = typer.Typer(
@@ -120,6 +121,40 @@ def models(
             )
         Console().print(table)
     if any(entry.state is State.FAILED for entry in catalog.entries):
+        raise typer.Exit(1)
+
+
+@app.command()
+def reproduce(
+    files: Annotated[
+        list[Path], typer.Argument(help="Pictures and animations that a Ganymede made.")
+    ],
+    models: ModelsOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder for what was made again.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """Make pictures again from what their files say of themselves, on the CPU, and compare.
+
+    Exits with 1 when one of them differs. A picture made by CUDA may differ in a last bit.
+
+    Example: ganymede reproduce a.png --models ./models
+    """
+    from service.reproduce import reproduce as again
+
+    folder = _settings({"models": models} if models else {}).models
+    results = [again(file, folder) for file in files]
+    if out is not None:
+        for result in results:
+            with replacing(out / result.file.name) as path:
+                path.write_bytes(result.remade)
+    if as_json:
+        typer.echo(json.dumps([result.as_json() for result in results], indent=2))
+    else:
+        for result in results:
+            typer.echo(f"{result.file}: {result.summary}")
+    if not all(result.equal for result in results):
         raise typer.Exit(1)
 
 

@@ -32,6 +32,9 @@ class Settings(BaseSettings):
     max_images: Annotated[int, Field(gt=0, le=10_000)] = Field(
         default=256, description="Images in one request; more are refused with 422."
     )
+    max_frames: Annotated[int, Field(ge=2, le=10_000)] = Field(
+        default=600, description="Frames of one walk; more are refused with 422."
+    )
     queue_pixels: Annotated[int, Field(gt=0)] = Field(
         default=2**28,
         description="Pixels waiting or being made at a time, beyond which requests get 429. "

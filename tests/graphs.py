@@ -1,7 +1,8 @@
 """Small models made of ONNX nodes, for what no quickly trained one has: styles and truncation.
 
 `painted` has styles, `painted-classes` has classes and truncation too, and `cut` is one graph with
-both, with latents from a truncated normal.
+both, with latents from a truncated normal. `cut` takes the weights of classes, so that it can blend
+them, and `painted-classes` an index.
 """
 
 from pathlib import Path
@@ -38,6 +39,7 @@ TRUNCATION = Truncation(default=0.7, minimum=0.0, maximum=1.5)
 _TYPES = {
     "z": (TensorProto.FLOAT, ["N", Z]),
     "class_index": (TensorProto.INT64, ["N"]),
+    "class_weights": (TensorProto.FLOAT, ["N", len(CLASSES)]),
     "truncation": (TensorProto.FLOAT, ["N"]),
     "w": (TensorProto.FLOAT, ["N", LAYERS, W]),
     "pixels": (TensorProto.UINT8, ["N", SIZE, SIZE, 3]),
@@ -70,6 +72,9 @@ class Drawing:
         value = self.node("MatMul", "z", self.weight(Z, width))
         if "class_index" in inputs:
             embedded = self.node("Gather", self.weight(len(CLASSES), width), "class_index")
+            value = self.node("Add", value, embedded)
+        if "class_weights" in inputs:
+            embedded = self.node("MatMul", "class_weights", self.weight(len(CLASSES), width))
             value = self.node("Add", value, embedded)
         value = self.node("Tanh", value)
         if "truncation" in inputs:
@@ -130,7 +135,7 @@ def write_painted(folder: Path, inputs: list[str]) -> None:
 def write_cut(folder: Path) -> None:
     """One graph from a truncated normal, a class and a truncation to the picture."""
     folder.mkdir(parents=True)
-    inputs = ["z", "class_index", "truncation"]
+    inputs = ["z", "class_weights", "truncation"]
     generator = Drawing(seed=3)
     features = generator.features(W, inputs)
     generator.paint(
@@ -160,7 +165,7 @@ def _write_manifest(
             distribution=distribution,
             truncation=TRUNCATION if "truncation" in inputs else None,
         ),
-        classes=CLASSES if "class_index" in inputs else (),
+        classes=CLASSES if {"class_index", "class_weights"} & set(inputs) else (),
         styles=styles,
         provenance=ImportProvenance(
             format="test",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from service.runtime.errors import UserError
-from training.files import replacing
+from service.runtime.files import replacing
 
 
 class CheckpointError(UserError):

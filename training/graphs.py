@@ -8,10 +8,12 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from service.runtime import latents
 from service.runtime.latents import Distribution
 from service.runtime.manifest import GENERATOR, MAPPING, SYNTHESIS, StyleLayer, StyleSpace
+from training.networks.conditioning import per_class
 from training.networks.styles import StyleGenerator
 from training.standing_statistics import has_batch_statistics, with_standing_statistics
 
@@ -46,11 +48,11 @@ class ServedGenerator(nn.Module):
         self.generator = generator
 
     def forward(
-        self, z: Tensor, class_index: Tensor | None = None, truncation: Tensor | None = None
+        self, z: Tensor, class_weights: Tensor | None = None, truncation: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         if truncation is None:
-            return _pixels(self.generator(z, class_index))
-        return _pixels(self.generator(z, class_index, truncation))
+            return _pixels(self.generator(z, class_weights))
+        return _pixels(self.generator(z, class_weights, truncation))
 
 
 class ServedMapping(nn.Module):
@@ -69,11 +71,13 @@ class ServedMapping(nn.Module):
         self.register_buffer("centre", centre)
 
     def forward(
-        self, z: Tensor, class_index: Tensor | None = None, truncation: Tensor | None = None
+        self, z: Tensor, class_weights: Tensor | None = None, truncation: Tensor | None = None
     ) -> tuple[Tensor]:
-        w = self.mapping(z, class_index)
+        w = self.mapping(z, class_weights)
         if truncation is not None:
-            centre = self.centre if class_index is None else self.centre[class_index]
+            centre = self.centre
+            if class_weights is not None:
+                centre = per_class(centre, class_weights)
             w = centre + truncation[:, None] * (w - centre)
         return (w[:, None].expand(-1, self.layers, -1),)
 
@@ -96,7 +100,7 @@ def pieces(
     z = latents.draw(range(CHECKED_LATENTS), z_dim, distribution)
     feeds = {"z": torch.from_numpy(z)}
     if classes:
-        feeds["class_index"] = torch.arange(CHECKED_LATENTS) % classes
+        feeds["class_weights"] = _class_weights(CHECKED_LATENTS, classes)
     truncated = feeds | {"truncation": torch.linspace(0, 1, CHECKED_LATENTS)}
     if not isinstance(generator, StyleGenerator):
         if has_batch_statistics(generator):
@@ -116,6 +120,14 @@ def pieces(
         Piece(MAPPING, mapping, truncated, ("w",)),
         Piece(SYNTHESIS, ServedSynthesis(generator).eval(), {"w": mixed}, ("pixels",), ("images",)),
     ]
+
+
+def _class_weights(count: int, classes: int) -> Tensor:
+    """Return weights ``[count, classes]``: of one class in the first half, of two in the second."""
+    one = F.one_hot(torch.arange(count) % classes, classes).float()
+    share = torch.linspace(1, 0, count // 2)[:, None]
+    half = one[: count // 2]
+    return torch.cat([half, share * half + (1 - share) * half.roll(1, dims=1)])
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from training.files import replacing
+from service.runtime.files import replacing
 
 
 def to_pixels(images: Tensor) -> NDArray[np.uint8]:

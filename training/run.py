@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from training.files import replacing
+from service.runtime.files import replacing
 from training.recipe import Recipe, RecipeError, load_recipe
 
 # What may differ between the parts of a run without making it another experiment.

@@ -28,7 +28,7 @@ Draw = Callable[[Sequence[int], int], NDArray[np.float32]]
 
 
 class TruncatedGenerator(nn.Module):
-    """Latents ``[N, z_dim]``, classes ``[N]`` and truncations ``[N]`` to pictures, for serving.
+    """Latents ``[N, z_dim]``, classes and truncations ``[N]`` to pictures, for serving.
 
     The truncation scales the latent (the truncation trick, section 3.1) and picks the statistics.
     """

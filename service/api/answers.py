@@ -15,6 +15,7 @@ from service.api.schemas import ProblemDocument
 from service.runtime import images
 from service.runtime.images import Pixels
 from service.runtime.model import Model
+from service.runtime.sources import Floats, Source, to_text
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 # What the schema says of the answers, by status.
@@ -47,6 +48,8 @@ class Picture:
     parameters: Mapping[str, Any]
     name: str
     folder: str = field(default="")
+    # What comes back beside the picture, by name: in JSON as text, in an archive as NPY.
+    beside: Mapping[str, Floats] = field(default_factory=dict)
 
 
 def identity(model: Model) -> dict[str, Any]:
@@ -72,6 +75,37 @@ def headers(model: Model, **parameters: Iterable[object] | None) -> dict[str, st
     }
 
 
+def of_sources(model: Model, sources: Sequence[Source]) -> dict[str, str]:
+    """Return the headers of an answer whose pictures come from `sources`, a value for each.
+
+    Latents are too long for a header: `z` or `w` stands where one was given.
+    """
+    said: dict[str, Iterable[object] | None] = {"seed": [short(source) for source in sources]}
+    if model.manifest.classes:
+        said["class"] = [class_text(source) for source in sources]
+    if any(source.truncation is not None for source in sources):
+        said["truncation"] = [
+            "" if source.truncation is None else source.truncation for source in sources
+        ]
+    return headers(model, **said)
+
+
+def short(source: Source) -> object:
+    """Return the seed of a source, else `z` or `w`."""
+    return source.name if source.seed is None else source.seed
+
+
+def class_text(source: Source) -> str:
+    """Return the class by index, or a blend as ``0:0.25+3:0.75``; nothing for a w."""
+    match list((source.classes or {}).items()):
+        case []:
+            return ""
+        case [(index, _)]:
+            return str(index)
+        case blend:
+            return "+".join(f"{index}:{weight:.6g}" for index, weight in blend)
+
+
 def answer(
     model: Model, pictures: Sequence[Picture], pixels: Pixels, form: Form, said: Mapping[str, str]
 ) -> Response:
@@ -90,15 +124,22 @@ def answer(
     if form.container == "zip":
         width = len(str(len(files) - 1))
         names = [
-            f"{picture.folder}{i:0{width}}-{picture.name}.{form.image.extension}"
-            for i, picture in enumerate(pictures)
+            f"{picture.folder}{i:0{width}}-{picture.name}" for i, picture in enumerate(pictures)
         ]
-        archive = images.pack_zip(list(zip(names, files, strict=True)))
+        entries = []
+        for name, picture, file in zip(names, pictures, files, strict=True):
+            entries.append((f"{name}.{form.image.extension}", file))
+            entries += [
+                (f"{name}.{beside}.npy", images.encode_npy(values))
+                for beside, values in picture.beside.items()
+            ]
+        archive = images.pack_zip(entries)
         return Response(archive, 200, said, "application/zip")
     document = identity(model) | {
         "images": [
             {
                 **picture.parameters,
+                **{name: to_text(values) for name, values in picture.beside.items()},
                 "media_type": form.image.media_type,
                 "data": base64.b64encode(file).decode(),
             }

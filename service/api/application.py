@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import RedirectResponse
 
 from service import __version__
-from service.api import errors, generate, metrics, mix_styles, models
+from service.api import errors, generate, interpolate, metrics, mix_styles, models
 from service.runtime.engine import Engine, EngineState, NotReady
 from service.runtime.model import Model
 from service.settings import Settings
@@ -38,6 +38,10 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
             request = schemas["GenerateRequest"]["properties"]
             request["n"]["anyOf"][0]["maximum"] = settings.max_images
             request["seeds"]["anyOf"][0]["maxItems"] = settings.max_images
+            for field in ("z", "w", "images"):
+                request[field]["anyOf"][0]["maxItems"] = settings.max_images
+            walk = schemas["InterpolateRequest"]["properties"]
+            walk["frames"]["maximum"] = settings.max_frames
             request = schemas["MixStylesRequest"]["properties"]
             request["rows"]["maxItems"] = request["columns"]["maxItems"] = settings.max_images
             app.openapi_schema = document
@@ -48,6 +52,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     app.include_router(models.router(engine))
     app.include_router(generate.router(engine, settings, find))
     app.include_router(mix_styles.router(engine, settings, find))
+    app.include_router(interpolate.router(engine, settings, find))
     app.include_router(metrics.router())
     app.add_middleware(metrics.RequestMetrics)
 

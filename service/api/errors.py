@@ -161,7 +161,8 @@ def _from_validation(error: RequestValidationError) -> Problem:
         )
     errors = []
     for problem in problems[:_MOST_ERRORS]:
-        path = [str(part) for part in problem["loc"] if part not in ("body", "query", "path")]
+        # The first part says where the field stands: body, query, path or header.
+        path = [str(part) for part in problem["loc"][1:]]
         errors.append({"field": ".".join(path) or "body", "message": str(problem["msg"])})
     detail = "; ".join(f"{e['field']}: {e['message']}" for e in errors[:5])
     return Problem(422, "invalid-request", "The request cannot be used", detail, errors=errors)

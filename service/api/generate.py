@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Request
@@ -14,19 +15,20 @@ from fastapi.responses import Response
 from service import __version__
 from service.api import answers, wishes
 from service.api.answers import Picture
-from service.api.errors import Problem
+from service.api.errors import Problem, invalid
 from service.api.negotiation import Form, negotiate
 from service.api.running import running
 from service.api.schemas import GenerateRequest, GenerateResponse, SampleClassesRequest
-from service.api.wishes import Wish
 from service.runtime.engine import Engine
 from service.runtime.images import ImageFormat
 from service.runtime.latents import MAX_SEED
-from service.runtime.manifest import GENERATOR
 from service.runtime.model import Model
-from service.runtime.scheduler import Rows
+from service.runtime.sessions import Array
+from service.runtime.sources import ClassWeights, Source, feeds, to_text
 from service.settings import Settings
 
+# What EXIF in a JPEG holds is 64 KiB with all else that it says.
+_JPEG_ROOM = 60_000
 _BY_EXTENSION = {
     "png": ImageFormat.PNG,
     "jpg": ImageFormat.JPEG,
@@ -49,9 +51,9 @@ def router(engine: Engine, settings: Settings, find: Callable[[str], Model]) -> 
         body: GenerateRequest, request: Request, accept: Annotated[str | None, Header()] = None
     ) -> Response:
         model = find(body.model)
-        wish = wishes.to_generate(body, model, settings.max_images)
-        form = negotiate(body.format, accept, len(wish.seeds))
-        return await answer(request, model, wish, form)
+        sources = wishes.to_generate(body, model, settings.max_images)
+        form = negotiate(body.format, accept, len(sources))
+        return await answer(request, model, sources, form, returned=_returned(body, model, form))
 
     @routes.post(
         "/v1/sample-classes",
@@ -63,27 +65,38 @@ def router(engine: Engine, settings: Settings, find: Callable[[str], Model]) -> 
         body: SampleClassesRequest, request: Request, accept: Annotated[str | None, Header()] = None
     ) -> Response:
         model = find(body.model)
-        wish = wishes.to_sample_classes(body, model, settings.max_images)
-        form = negotiate(body.format, accept, len(wish.seeds))
-        return await answer(request, model, wish, form, by_class=True)
+        sources = wishes.to_sample_classes(body, model, settings.max_images)
+        form = negotiate(body.format, accept, len(sources))
+        return await answer(request, model, sources, form, by_class=True)
 
     async def answer(
-        request: Request, model: Model, wish: Wish, form: Form, *, by_class: bool = False
+        request: Request,
+        model: Model,
+        sources: Sequence[Source],
+        form: Form,
+        *,
+        by_class: bool = False,
+        returned: Sequence[str] = (),
     ) -> Response:
-        pictures = _pictures(model, wish, by_class=by_class)
-        said = answers.headers(
-            model,
-            seed=wish.seeds,
-            **{"class": wish.classes},
-            truncation=wish.truncations,
-        )
-
-        def encode(outputs: Rows) -> Response:
-            return answers.answer(model, pictures, outputs["pixels"], form, said)
-
+        _assert_that_files_say_it(sources, form)
+        pictures = [_picture(model, source, by_class=by_class) for source in sources]
+        said = answers.of_sources(model, sources)
         async with running(engine, request, settings.deadline_s) as run:
-            feeds = model.feeds(wish.seeds, wish.classes, wish.truncations)
-            return await run.through(model, GENERATOR, feeds, encode)
+            beside: dict[str, Array] = {}
+            if "z" in returned:
+                beside["z"] = feeds(sources, model.manifest)["z"]
+            if "w" in returned:
+                beside["w"] = await run.styles(model, sources)
+                sources = [Source(w=w) for w in beside["w"]]
+            shown = [
+                replace(picture, beside={name: values[i] for name, values in beside.items()})
+                for i, picture in enumerate(pictures)
+            ]
+            return await run.pictures(
+                model,
+                sources,
+                lambda outputs: answers.answer(model, shown, outputs["pixels"], form, said),
+            )
 
     @routes.get(
         "/v1/models/{name}/images/{seed}.{extension}",
@@ -116,9 +129,9 @@ def router(engine: Engine, settings: Settings, find: Callable[[str], Model]) -> 
                 f"no pictures end in .{extension}; there are: {known}",
             )
         model = find(f"{name}@{version}" if version else name)
-        wish = wishes.to_one(model, seed, class_, truncation)
+        source = wishes.to_one(model, seed, class_, truncation)
         headers = {
-            "etag": _etag(model, wish, kind),
+            "etag": _etag(model, source, kind),
             # Which version a bare name means may change; what a version makes never does.
             "cache-control": "public, max-age=31536000, immutable"
             if version or "@" in name
@@ -126,35 +139,54 @@ def router(engine: Engine, settings: Settings, find: Callable[[str], Model]) -> 
         }
         if if_none_match and (if_none_match.strip() == "*" or headers["etag"] in if_none_match):
             return Response(status_code=304, headers=headers)
-        response = await answer(request, model, wish, Form("image", kind))
+        response = await answer(request, model, [source], Form("image", kind))
         response.headers.update(headers)
         return response
 
     return routes
 
 
-def _pictures(model: Model, wish: Wish, *, by_class: bool) -> list[Picture]:
-    pictures = []
-    for i, seed in enumerate(wish.seeds):
-        parameters: dict[str, object] = {"seed": seed}
-        folder = ""
-        if wish.classes is not None:
-            parameters["class"] = name = model.manifest.classes[wish.classes[i]]
-            folder = _folder(name) if by_class else ""
-        if wish.truncations is not None:
-            parameters["truncation"] = wish.truncations[i]
-        pictures.append(Picture(parameters, f"seed-{seed}", folder))
-    return pictures
+def _returned(body: GenerateRequest, model: Model, form: Form) -> Sequence[str]:
+    """Return what is to come back beside the pictures. Raises Problem (422)."""
+    wanted = body.return_
+    if wanted and form.container not in ("json", "zip"):
+        raise invalid("return", "goes with the formats json and zip")
+    if "z" in wanted and (body.w or any(each.w is not None for each in body.images or [])):
+        raise invalid("return", "a w has no z")
+    if "w" in wanted and model.manifest.styles is None:
+        raise invalid("return", f"{model.manifest.name} has no styles, so there is no w")
+    return wanted
 
 
-def _folder(class_name: str) -> str:
-    """Return a folder's name for a class, whatever the class is called."""
-    return re.sub(r"[^\w.-]+", "-", class_name).lstrip(".") + "/"
+def _assert_that_files_say_it(sources: Sequence[Source], form: Form) -> None:
+    """Raise Problem (422) where a JPEG has no room for the styles that made it."""
+    if form.image is not ImageFormat.JPEG or form.container == "npy":
+        return
+    if any(len(to_text(s.w)) > _JPEG_ROOM for s in sources if s.w is not None):
+        raise invalid("format", "a JPEG has no room for the w that it is made of; take png or webp")
 
 
-def _etag(model: Model, wish: Wish, kind: ImageFormat) -> str:
+def _picture(model: Model, source: Source, *, by_class: bool) -> Picture:
+    classes = source.classes if by_class else None
+    return Picture(
+        source.parameters(model.manifest),
+        source.name,
+        _folder(classes, model.manifest.classes) if classes else "",
+    )
+
+
+def _folder(classes: ClassWeights, names: Sequence[str]) -> str:
+    """Return a folder's name for a class or a blend, whatever the classes are called."""
+    if len(classes) == 1:
+        text = names[next(iter(classes))]
+    else:
+        text = "_".join(f"{names[index]}-{weight:.3g}" for index, weight in classes.items())
+    return re.sub(r"[^\w.-]+", "-", text).lstrip(".") + "/"
+
+
+def _etag(model: Model, source: Source, kind: ImageFormat) -> str:
     # All that the file's bytes depend on: with the pixels, what the file says of itself, and how
     # this version of Ganymede encodes it.
-    (picture,) = _pictures(model, wish, by_class=False)
-    made = [__version__, answers.identity(model), picture.parameters, kind]
+    parameters = source.parameters(model.manifest)
+    made = [__version__, answers.identity(model), parameters, kind]
     return f'"{hashlib.sha256(json.dumps(made).encode()).hexdigest()[:32]}"'

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from service.api.errors import Problem
-from service.api.schemas import Format
+from service.api.schemas import AnimationFormat, Format
 from service.runtime.images import ImageFormat
 
 Container = Literal["image", "json", "zip", "npy"]
@@ -27,6 +28,22 @@ _WILDCARDS = {
     "application/*": ("application/json", "application/zip", "application/x-npy"),
     "image/*": ("image/png", "image/webp", "image/jpeg"),
 }
+
+
+_ANIMATIONS: dict[str, AnimationFormat] = {
+    "image/webp": "webp",
+    "image/gif": "gif",
+    "image/png": "png",
+    "image/apng": "png",
+    "application/zip": "zip",
+    "application/x-npy": "npy",
+}
+_ANIMATION_WILDCARDS = {
+    "*/*": ("image/webp",),
+    "image/*": ("image/webp", "image/gif", "image/png"),
+    "application/*": ("application/zip", "application/x-npy"),
+}
+F = TypeVar("F", bound=str)
 
 
 @dataclass(frozen=True)
@@ -51,21 +68,29 @@ def negotiate(wanted: Format | None, accept: str | None, count: int) -> Form:
             return Form("image" if count == 1 else "json", ImageFormat(chosen))
 
 
+def negotiate_animation(wanted: AnimationFormat | None, accept: str | None) -> AnimationFormat:
+    """Choose the form of an animation. Raises Problem (406)."""
+    return wanted or _picked(accept or "*/*", _ANIMATIONS, _ANIMATION_WILDCARDS)
+
+
 def _from_accept(accept: str | None) -> Format:
-    if not accept:
-        return "json"
+    return _picked(accept, _MEDIA_TYPES, _WILDCARDS) if accept else "json"
+
+
+def _picked(accept: str, media_types: Mapping[str, F], wildcards: Mapping[str, Sequence[str]]) -> F:
+    """Return the form that `accept` likes best. Raises Problem (406)."""
     ranges = [_parse(part) for part in accept.split(",")]
     refused = {media_range for media_range, quality in ranges if not quality > 0}
     # The best quality first; at equal quality what is named before what a wildcard stands for.
     for media_range, _ in sorted(ranges, key=lambda r: (-r[1], "*" in r[0])):
-        for media_type in _WILDCARDS.get(media_range, (media_range,)):
-            if media_type in _MEDIA_TYPES and not {media_type, media_range} & refused:
-                return _MEDIA_TYPES[media_type]
+        for media_type in wildcards.get(media_range, (media_range,)):
+            if media_type in media_types and not {media_type, media_range} & refused:
+                return media_types[media_type]
     raise Problem(
         406,
         "not-acceptable",
         "The answer cannot be had in that form",
-        f"Accept is {accept[:200]!r}; there are: {', '.join(_MEDIA_TYPES)}",
+        f"Accept is {accept[:200]!r}; there are: {', '.join(media_types)}",
     )
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+import numpy as np
 from fastapi import Request
 
 from service.api.errors import Problem
 from service.runtime.engine import Engine
+from service.runtime.manifest import GENERATOR, MAPPING, SYNTHESIS
 from service.runtime.model import Model
 from service.runtime.scheduler import DeadlineExceeded, Rows
+from service.runtime.sessions import Array
+from service.runtime.sources import Source, feeds
 
 T = TypeVar("T")
 
@@ -55,6 +59,55 @@ class Run:
             if not handed_on:
                 self._engine.abandon(job)
 
+    async def pictures(
+        self, model: Model, sources: Sequence[Source], work: Callable[[Rows], T]
+    ) -> T:
+        """Make the pictures of `sources` and return what `work` makes of the outputs.
+
+        Raises what `through` raises.
+        """
+        if all(source.w is None for source in sources):
+            given = feeds(sources, model.manifest)
+            return await self.through(model, GENERATOR, given, work)
+        w = await self.styles(model, sources)
+        return await self.through(model, SYNTHESIS, {"w": w}, work)
+
+    async def styles(self, model: Model, sources: Sequence[Source]) -> Array:
+        """Return the styles ``[N, layers, w_dim]`` of `sources`. Each distinct one that is not in
+        the engine's cache is mapped, once. Raises what `through` raises.
+        """
+        cache = self._engine.styles
+        found: dict[Hashable, Array] = {}
+        missing: dict[Hashable, Source] = {}
+        for source in sources:
+            if source.w is not None:
+                found[source.key] = source.w
+            elif source.key not in found and source.key not in missing:
+                styles = cache.get((model.digest, source.key))
+                if styles is None:
+                    missing[source.key] = source
+                else:
+                    found[source.key] = styles
+        if missing:
+            given = feeds(list(missing.values()), model.manifest)
+            mapped = await self.through(model, MAPPING, given, lambda outputs: outputs["w"])
+            for key, styles in zip(missing, mapped, strict=True):
+                cache.put((model.digest, key), styles)
+                found[key] = styles
+        return np.stack([found[source.key] for source in sources])
+
+    def renew(self) -> None:
+        """Begin the deadline anew, for an answer that leaves in parts."""
+        self._deadline = self._engine.clock() + self._seconds
+
+    def assert_in_time(self) -> None:
+        """Raise DeadlineExceeded when the deadline has passed."""
+        if self._engine.clock() >= self._deadline:
+            raise self._late()
+
+    def _late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"the pictures were not made in {self._seconds:g} s")
+
     async def _wait(self, future: Future[T]) -> T:
         outcome = asyncio.wrap_future(future)
         ends: set[asyncio.Future[Any]] = {outcome, self._gone}
@@ -66,7 +119,7 @@ class Run:
         outcome.cancel()
         if self._gone.done():
             raise Problem(499, "client-gone", "The client has gone", "the connection was closed")
-        raise DeadlineExceeded(f"the pictures were not made in {self._seconds:g} s")
+        raise self._late()
 
 
 async def _disconnected(request: Request) -> None:

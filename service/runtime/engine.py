@@ -31,10 +31,14 @@ from service.runtime.sessions import (
     usable_cpus,
     why_no_cuda,
 )
+from service.runtime.styles import StyleCache
 
 log = logging.getLogger("ganymede.engine")
 
 T = TypeVar("T")
+
+# Some 2,000 sources of a large model (14 layers of 512), or 100,000 of a small one.
+STYLE_CACHE_BYTES = 64 * 2**20
 
 
 class EngineState(StrEnum):
@@ -74,6 +78,7 @@ class Engine:
         self._scheduler = Scheduler(self.clock, queue_pixels, observer)
         self._workers: Workers | None = None
         self._transition = threading.Lock()
+        self.styles = StyleCache(STYLE_CACHE_BYTES)
 
     def start(self) -> None:
         """Load every model and become ready, or failed with a reason. Never raises."""

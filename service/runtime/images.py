@@ -6,6 +6,7 @@ under the keyword `ganymede` and as JSON.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import zipfile
@@ -25,7 +26,7 @@ KEYWORD = "ganymede"
 _IMAGE_DESCRIPTION = 0x010E
 _JPEG_QUALITY = 90
 # The oldest time that a ZIP archive can hold: the bytes must not depend on the clock.
-_NO_TIME = (1980, 1, 1, 0, 0, 0)
+ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 class ImageFormat(StrEnum):
@@ -56,16 +57,14 @@ def encode(pixels: Pixels, kind: ImageFormat, provenance: Provenance) -> bytes:
 
     JPEG has no transparency: an RGBA picture is laid on white there. PNG and WebP are lossless.
     """
-    image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
-    text = json.dumps(dict(provenance), separators=(",", ":"))
+    image = to_image(pixels)
     out = io.BytesIO()
     if kind is ImageFormat.PNG:
         info = PngInfo()
-        info.add_text(KEYWORD, text)
+        info.add_text(KEYWORD, provenance_text(provenance))
         image.save(out, "PNG", compress_level=1, pnginfo=info)
         return out.getvalue()
-    exif = Image.Exif()
-    exif[_IMAGE_DESCRIPTION] = f"{KEYWORD} {text}"
+    exif = exif_of(provenance)
     if kind is ImageFormat.JPEG:
         if image.mode == "RGBA":
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -74,6 +73,32 @@ def encode(pixels: Pixels, kind: ImageFormat, provenance: Provenance) -> bytes:
     else:
         image.save(out, "WEBP", lossless=True, method=0, exif=exif)
     return out.getvalue()
+
+
+def to_image(pixels: Pixels) -> Image.Image:
+    """Return a picture ``[H, W, C]`` of 1, 3 or 4 channels as Pillow has it."""
+    return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+
+
+def exif_of(provenance: Provenance) -> bytes:
+    """Return EXIF that says how a picture was made."""
+    exif = Image.Exif()
+    exif[_IMAGE_DESCRIPTION] = f"{KEYWORD} {provenance_text(provenance)}"
+    return exif.tobytes()
+
+
+def read_provenance(file: Image.Image) -> dict[str, Any] | None:
+    """Return what `encode`, or an animation, wrote of itself; None where nothing was written."""
+    texts = [file.info.get(KEYWORD), file.getexif().get(_IMAGE_DESCRIPTION)]
+    comment = file.info.get("comment")
+    texts.append(comment.decode("utf-8", "replace") if isinstance(comment, bytes) else comment)
+    for text in texts:
+        if isinstance(text, str):
+            with contextlib.suppress(ValueError):
+                said = json.loads(text.removeprefix(KEYWORD))
+                if isinstance(said, dict):
+                    return said
+    return None
 
 
 def mixing_grid(columns: Pixels, rows: Pixels, mixed: Pixels) -> Pixels:
@@ -91,10 +116,10 @@ def mixing_grid(columns: Pixels, rows: Pixels, mixed: Pixels) -> Pixels:
     return tiles.swapaxes(1, 2).reshape(down * height, across * width, channels)
 
 
-def encode_npy(pixels: Pixels) -> bytes:
-    """Encode a batch ``[N, H, W, C]`` as one NumPy file."""
+def encode_npy(values: NDArray[Any]) -> bytes:
+    """Encode an array, such as a batch ``[N, H, W, C]`` of pictures, as one NumPy file."""
     out = io.BytesIO()
-    np.save(out, pixels, allow_pickle=False)
+    np.save(out, values, allow_pickle=False)
     return out.getvalue()
 
 
@@ -103,5 +128,10 @@ def pack_zip(files: Sequence[tuple[str, bytes]]) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for name, content in files:
-            archive.writestr(zipfile.ZipInfo(name, _NO_TIME), content)
+            archive.writestr(zipfile.ZipInfo(name, ZIP_TIME), content)
     return out.getvalue()
+
+
+def provenance_text(provenance: Provenance) -> str:
+    """Return how a picture was made, as files carry it: JSON, in ASCII."""
+    return json.dumps(dict(provenance), separators=(",", ":"))

@@ -35,6 +35,10 @@ MANIFEST_FILE = "model.json"
 GENERATOR = "generator"
 MAPPING = "mapping"
 SYNTHESIS = "synthesis"
+# How a graph takes the class: the weights of all of them [N, classes] float32, so that it blends
+# them; or its index [N] int64.
+CLASS_WEIGHTS = "class_weights"
+CLASS_INDEX = "class_index"
 
 # A name or a version is a path component, and stands in URLs: lower case, no separators.
 SLUG = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
@@ -203,8 +207,8 @@ class Manifest(_Part):
             raise ValueError(f"styles go together with the graphs {MAPPING!r} and {SYNTHESIS!r}")
         first = self.graphs[MAPPING if has_styles else GENERATOR]
         last = self.graphs[SYNTHESIS if has_styles else GENERATOR]
-        if bool(self.classes) != ("class_index" in first.inputs):
-            raise ValueError("classes and the input class_index go together")
+        if bool(self.classes) != bool({CLASS_INDEX, CLASS_WEIGHTS} & set(first.inputs)):
+            raise ValueError(f"classes and the input {CLASS_WEIGHTS} or {CLASS_INDEX} go together")
         if (latent.truncation is not None) != ("truncation" in first.inputs):
             raise ValueError("latent.truncation and the input truncation go together")
         if "z" not in first.inputs or "pixels" not in last.outputs:

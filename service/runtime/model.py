@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from service.runtime import latents
 from service.runtime.manifest import (
     GENERATOR,
     MAPPING,
@@ -18,6 +17,7 @@ from service.runtime.manifest import (
     read_manifest,
 )
 from service.runtime.sessions import Array, ExecutionPlan, GraphError, Provider, Session
+from service.runtime.sources import Source, feeds
 
 
 class Model:
@@ -80,14 +80,18 @@ class Model:
         `classes` are indices. What is None, or not known to the model, is as `classes_of` and
         `truncations_of` say. Raises ValueError for a seed out of range.
         """
-        latent = self.manifest.latent
-        assert latent is not None  # noqa: S101 - the manifest sees to it
-        feeds: dict[str, Array] = {"z": latents.draw(seeds, latent.dimension, latent.distribution)}
-        if (default_classes := self.classes_of(seeds)) is not None:
-            feeds["class_index"] = np.asarray(classes or default_classes, np.int64)
-        if (default_truncations := self.truncations_of(seeds)) is not None:
-            feeds["truncation"] = np.asarray(truncations or default_truncations, np.float32)
-        return feeds
+        indices = classes or self.classes_of(seeds)
+        return feeds(
+            [
+                Source(
+                    seed,
+                    classes=None if indices is None else {indices[i]: 1.0},
+                    truncation=truncations[i] if truncations else None,
+                )
+                for i, seed in enumerate(seeds)
+            ],
+            self.manifest,
+        )
 
     def run(self, role: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run one batch, in this thread: ``generator`` and ``synthesis`` give ``pixels``, and

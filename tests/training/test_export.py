@@ -65,7 +65,7 @@ def test_the_graph_makes_pixels_from_any_number_of_latents(repository, name):
     (pixels,) = graph.graph.output
     assert pixels.name == "pixels"
     conditional = bool(read_manifest(repository / name / "1").classes)
-    taken = {"z", "class_index"} if conditional else {"z"}
+    taken = {"z", "class_weights"} if conditional else {"z"}
     assert {each.name for each in graph.graph.input} == taken
     for each in graph.graph.input:
         assert each.type.tensor_type.shape.dim[0].dim_param

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from pydantic import PositiveInt
 
+from service.runtime.files import cache_folder
 from training.data.catalogue import KNOWN, locate, ways_to
 from training.data.sources import DataError, Source, open_source
-from training.files import cache_folder
 from training.options import Options
 
 # A random crop is cut from a picture stored this much larger, as is usual (256 from 286).

@@ -373,7 +373,8 @@ class NoiseToImage:
             fitted = with_standing_statistics(
                 on_cpu, self.z_dim, self.classes, draw, truncations=(1.0,)
             )
-            return fitted(z, class_index, torch.ones(len(z)))
+            served: Tensor = fitted(z, class_index, torch.ones(len(z)))
+            return served
         if class_index is not None:
             class_index = class_index.to(self._device)
         growth = {"growth": self._growth} if self._growth else {}

@@ -25,7 +25,12 @@ UNCONDITIONAL = Conditioning(0, 0)
 
 
 class LabelEmbedding(nn.Module):
-    """A learned vector for each class; nothing without conditioning."""
+    """A learned vector for each class, and between them for a blend; nothing without conditioning.
+
+    Where networks take `class_index`, that is the classes ``[N] int64``, or the weights of all
+    classes ``[N, classes] float``: a row that is 1 for one class and 0 for the others is that
+    class, to the last bit. Training has the former, graphs that are served the latter.
+    """
 
     def __init__(self, conditioning: Conditioning) -> None:
         super().__init__()
@@ -34,13 +39,17 @@ class LabelEmbedding(nn.Module):
             self.embed = nn.Embedding(conditioning.classes, conditioning.width)
 
     def embedded(self, class_index: Tensor | None) -> Tensor | None:
-        """Return ``[N, width]`` for classes ``[N]``, or None without conditioning."""
+        """Return ``[N, width]`` for classes or their weights, or None without conditioning."""
         if self.embed is None:
             return None
         if class_index is None:
             raise ValueError("a class-conditional network needs class_index")
-        vectors: Tensor = self.embed(class_index)
-        return vectors
+        return per_class(self.embed.weight, class_index)
+
+
+def per_class(table: Tensor, class_index: Tensor) -> Tensor:
+    """Return the rows ``[N, D]`` of `table` ``[classes, D]`` for classes or weights of all."""
+    return class_index @ table if class_index.is_floating_point() else table[class_index]
 
 
 class JoinedLabel(LabelEmbedding):

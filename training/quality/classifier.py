@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from service.runtime.errors import UserError
+from service.runtime.files import cache_folder, replacing
 from training.data.batches import Batches
 from training.data.pictures import Pictures
-from training.files import cache_folder, replacing
 
 # A class shows at this size, in pixels a side; what is larger is averaged down to it.
 _LOOKED_AT = 32

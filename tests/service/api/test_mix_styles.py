@@ -17,8 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from service.runtime import latents
 from service.runtime.model import Model
 from service.runtime.sessions import ExecutionPlan, Provider
+from service.runtime.sources import to_text
 from service.runtime.styles import mix
 from tests.graphs import BAND, LAYERS, SIZE
 from tests.servers import serving
@@ -44,13 +46,16 @@ def post(client, accept=None, **body) -> httpx.Response:
     return client.post("/v1/mix-styles", json=body, headers=headers)
 
 
+COARSE, FINE = {0: 1.0, 1: 1.0}, {4: 1.0, 5: 1.0}
+
+
 def pixels(answer) -> np.ndarray:
     return np.load(io.BytesIO(answer.content))
 
 
 def test_every_row_is_mixed_with_every_column_in_row_major_order(client, load):
     model = load("painted")
-    mixed = mix(model.styles([1, 2]), model.styles([5, 6, 7]), [0, 1])
+    mixed = mix(model.styles([1, 2]), model.styles([5, 6, 7]), COARSE)
     made = pixels(post(client, layers="coarse", format="npy"))
     np.testing.assert_array_equal(made, model.synthesize(mixed))
     np.testing.assert_array_equal(pixels(post(client, format="npy")), made)
@@ -93,21 +98,20 @@ def test_layers_are_a_group_or_a_list_of_groups_and_indices(client):
 
 def test_each_picture_says_what_it_was_mixed_of(client, load):
     body = {"model": "painted-classes", "layers": "fine", "truncation": 0.5}
-    body |= {"class": "dog", "column_classes": ["cat", 2, "night owl"]}
+    columns = [{"seed": 5, "class": "cat"}, {"seed": 6, "class": 2}]
+    columns += [{"seed": 7, "class": "night owl", "truncation": 0.25}]
+    body |= {"class": "dog", "columns": columns}
     answer = post(client, **body)
     images = answer.json()["images"]
-    assert [(image["row"], image["column"]) for image in images] == [
+    assert [(image["row"]["seed"], image["column"]["seed"]) for image in images] == [
         (row, column) for row in (1, 2) for column in (5, 6, 7)
     ]
     last = images[-1]
     file = base64.b64decode(last.pop("data"))
     said = {
-        "row": 2,
-        "column": 7,
+        "row": {"seed": 2, "class": "dog", "truncation": 0.5},
+        "column": {"seed": 7, "class": "night owl", "truncation": 0.25},
         "layers": [4, 5],
-        "row_class": "dog",
-        "column_class": "night owl",
-        "truncation": 0.5,
     }
     assert last == said | {"media_type": "image/png"}
     made = json.loads(Image.open(io.BytesIO(file)).text["ganymede"])
@@ -115,22 +119,22 @@ def test_each_picture_says_what_it_was_mixed_of(client, load):
     assert made == identity | said
     assert answer.headers["x-ganymede-row-classes"] == "1,1"
     assert answer.headers["x-ganymede-column-classes"] == "0,2,2"
-    assert answer.headers["x-ganymede-truncation"] == "0.5"
     # Which is enough to make it again.
     model = load("painted-classes")
-    w = mix(model.styles([2], [1], [0.5]), model.styles([7], [2], [0.5]), [4, 5])
+    w = mix(model.styles([2], [1], [0.5]), model.styles([7], [2], [0.25]), FINE)
     np.testing.assert_array_equal(decode(file), model.synthesize(w)[0])
 
 
 def test_without_a_class_a_source_has_the_class_that_its_seed_stands_for(client, load):
     model = load("painted-classes")
     made = pixels(post(client, model="painted-classes", format="npy"))
-    expected = model.synthesize(mix(model.styles([1, 2]), model.styles([5, 6, 7]), [0, 1]))
+    expected = model.synthesize(mix(model.styles([1, 2]), model.styles([5, 6, 7]), COARSE))
     np.testing.assert_array_equal(made, expected)
     # The same seed in two classes is two sources.
-    body = {"rows": [1, 1], "columns": [1], "row_classes": [0, 1], "class": 2, "format": "npy"}
+    rows = [{"seed": 1, "class": 0}, {"seed": 1, "class": 1}]
+    body = {"rows": rows, "columns": [1], "class": 2, "format": "npy"}
     made = pixels(post(client, model="painted-classes", **body))
-    expected = mix(model.styles([1, 1], [0, 1]), model.styles([1], [2]), [0, 1])
+    expected = mix(model.styles([1, 1], [0, 1]), model.styles([1], [2]), COARSE)
     np.testing.assert_array_equal(made, model.synthesize(expected))
 
 
@@ -158,22 +162,46 @@ def test_the_grid_says_how_it_was_made(client):
         "model": "painted-classes",
         "version": "1",
         "digest": answer.headers["x-ganymede-digest"],
-        "rows": [1, 2],
-        "columns": [5, 6, 7],
+        "rows": [{"seed": seed, "class": "cat", "truncation": 1.0} for seed in (1, 2)],
+        "columns": [{"seed": seed, "class": "cat", "truncation": 1.0} for seed in (5, 6, 7)],
         "layers": [0, 1],
-        "row_classes": ["cat"] * 2,
-        "column_classes": ["cat"] * 3,
-        "truncation": 1.0,
     }
     assert answer.headers["x-ganymede-rows"] == "1,2"
     assert answer.headers["x-ganymede-columns"] == "5,6,7"
+
+
+def test_layers_may_follow_by_weights(client, load):
+    model = load("painted")
+    answer = post(client, layers={"coarse": 0.25, "3": 1}, rows=[1], columns=[5], format="json")
+    (image,) = answer.json()["images"]
+    assert image["layers"] == {"0": 0.25, "1": 0.25, "3": 1.0}
+    assert answer.headers["x-ganymede-layers"] == "0:0.25,1:0.25,3"
+    w, other = model.styles([1]), model.styles([5])
+    w[:, :2] += np.float32(0.25) * (other - w)[:, :2]
+    w[:, 3] = other[:, 3]
+    made = decode(base64.b64decode(image["data"]))
+    assert np.abs(made.astype(int) - model.synthesize(w)[0]).max() <= 1
+
+
+def test_sources_may_be_latents_and_styles(client, load):
+    model = load("painted")
+    z = latents.draw([1], 16)[0]
+    w = model.styles([5])[0]
+    rows = [{"z": z.tolist()}, {"z": to_text(z)}, 1]
+    columns = [{"w": w.tolist()}, {"w": to_text(w)}, {"w": w[0].tolist()}, 5]
+    answer = post(client, rows=rows, columns=columns, format="npy")
+    made = pixels(answer).reshape(3, 4, SIZE, SIZE, 3)
+    assert (made == made[0, 0]).all()
+    assert answer.headers["x-ganymede-rows"] == "z,z,1"
+    assert answer.headers["x-ganymede-columns"] == "w,w,w,5"
+    np.testing.assert_array_equal(made[0, 0], pixels(post(client, rows=[1], format="npy"))[0])
 
 
 def test_one_row_and_one_column_are_one_picture(client):
     answer = post(client, "image/png", rows=[1], columns=[5])
     mixed = pixels(post(client, rows=[1], columns=[5], format="npy"))
     np.testing.assert_array_equal(decode(answer.content), mixed[0])
-    assert json.loads(Image.open(io.BytesIO(answer.content)).text["ganymede"])["row"] == 1
+    assert json.loads(Image.open(io.BytesIO(answer.content)).text["ganymede"])["row"] == {"seed": 1}
 
 
 def test_a_source_is_mapped_once_however_often_it_is_asked_for(client):
@@ -187,10 +215,13 @@ def test_a_source_is_mapped_once_however_often_it_is_asked_for(client):
     before = rows_run()
     answer = post(client, model="painted-classes", rows=[3, 3, 4], columns=[4, 3], format="npy")
     assert len(pixels(answer)) == 6
-    # Two sources mapped, six pictures made; a grid shows the sources too, each made once.
+    # Two sources mapped, six pictures made; a grid shows the sources too, each made once. Their
+    # styles are known by then.
     assert rows_run() == before + 2 + 6
     post(client, model="painted-classes", rows=[3, 3, 4], columns=[4, 3], format="png")
-    assert rows_run() == before + 2 + 6 + 2 + 2 + 6
+    assert rows_run() == before + 2 + 6 + 2 + 6
+    post(client, model="painted-classes", rows=[3], columns=[4], truncation=0.1, format="npy")
+    assert rows_run() == before + 2 + 6 + 2 + 6 + 2 + 1
 
 
 def test_an_archive_names_the_sources(client):
@@ -266,9 +297,25 @@ BAD = {
     "no layers": ({"layers": []}, "layers"),
     "layers that are nothing": ({"layers": None}, "layers"),
     "a class without classes": ({"class": "cat"}, "class"),
-    "classes without classes": ({"row_classes": ["cat", "dog"]}, "row_classes"),
-    "too few classes": ({"model": "painted-classes", "column_classes": [1]}, "column_classes"),
-    "an unknown class": ({"model": "painted-classes", "row_classes": [0, "cow"]}, "row_classes"),
+    "a source's class without classes": ({"rows": [{"seed": 1, "class": 0}]}, "rows.0.class"),
+    "a source's unknown class": (
+        {"model": "painted-classes", "columns": [5, {"seed": 1, "class": "cow"}]},
+        "columns.1.class",
+    ),
+    "a source of nothing": ({"rows": [{}]}, "rows.0"),
+    "a source of two things": ({"rows": [{"seed": 1, "z": [0.0] * 16}]}, "rows.0"),
+    "a z of another length": ({"rows": [{"z": [0.0] * 15}]}, "rows.0.z"),
+    "a z that is not finite": ({"rows": [{"z": [1e39] * 16}]}, "rows.0.z"),
+    "a w of another length": ({"rows": [{"w": [0.0] * 11}]}, "rows.0.w"),
+    "a w of rows that differ": ({"rows": [{"w": [[0.0], [0.0, 1.0]]}]}, "rows.0.w"),
+    "a w that is no base64": ({"rows": [{"w": "?"}]}, "rows.0.w"),
+    "a w and a truncation": ({"rows": [{"w": [0.0] * 10, "truncation": 1}]}, "rows.0.truncation"),
+    "a class that no index blends": (
+        {"model": "painted-classes", "rows": [{"seed": 1, "blend": {"cat": 1, "dog": 1}}]},
+        "rows.0.blend",
+    ),
+    "a weight beyond 1": ({"layers": {"0": 1.5}}, "layers"),
+    "a weight of no layer": ({"layers": {"tiny": 0.5}}, "layers"),
     "a truncation without truncation": ({"truncation": 0.5}, "truncation"),
     "a truncation out of range": ({"model": "painted-classes", "truncation": 2}, "truncation"),
     "a list of truncations": ({"model": "painted-classes", "truncation": [1]}, "truncation"),

@@ -124,7 +124,7 @@ def test_the_generator_exports_without_a_trace_of_its_normalisations(tmp_path, c
     for _ in range(3):  # Statistics and power iterations that are not those of a fresh network.
         network(torch.randn(8, 16), labels)
     graph = export_generator(network.eval(), 16, tmp_path, classes)["generator"]
-    assert set(graph.inputs) == {"z", "truncation", *(["class_index"] if classes else [])}
+    assert set(graph.inputs) == {"z", "truncation", *(["class_weights"] if classes else [])}
     bare = without_parametrizations(network)
     assert not any(is_parametrized(module) for module in bare.modules())
     assert any(is_parametrized(module) for module in network.modules())

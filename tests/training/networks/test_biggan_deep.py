@@ -147,7 +147,7 @@ def test_the_generator_exports(tmp_path, classes):
     for _ in range(3):
         network(torch.randn(8, 10), torch.arange(8) % classes if classes else None)
     graph = export_generator(network.eval(), 10, tmp_path, classes)["generator"]
-    assert set(graph.inputs) == {"z", "truncation", *(["class_index"] if classes else [])}
+    assert set(graph.inputs) == {"z", "truncation", *(["class_weights"] if classes else [])}
 
 
 def test_its_statistics_can_stand():

@@ -72,4 +72,4 @@ def test_the_generator_exports(tmp_path, classes):
     for parameter in network.parameters():  # Past the first step, branches are not nothing.
         nn.init.normal_(parameter, 0, 0.2)
     graph = export_generator(network.eval(), 10, tmp_path, classes)["generator"]
-    assert set(graph.inputs) == ({"z", "class_index"} if classes else {"z"})
+    assert set(graph.inputs) == ({"z", "class_weights"} if classes else {"z"})

@@ -108,6 +108,6 @@ def test_a_style_changes_the_picture_and_a_later_one_no_earlier_layer():
 def test_the_generator_exports_with_rows_that_are_independent(tmp_path, classes):
     torch.manual_seed(0)
     graphs = export_generator(generator(classes=classes).eval(), 10, tmp_path, classes)
-    expected = {"z", "truncation"} | ({"class_index"} if classes else set())
+    expected = {"z", "truncation"} | ({"class_weights"} if classes else set())
     assert set(graphs["mapping"].inputs) == expected
     assert graphs["synthesis"].inputs == ("w",)

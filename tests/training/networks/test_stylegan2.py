@@ -112,7 +112,7 @@ def test_the_generator_exports_with_rows_that_are_independent(tmp_path, classes)
     torch.manual_seed(0)
     network = generator(classes=classes).eval()
     graphs = export_generator(network, 10, tmp_path, classes)
-    expected = {"z", "truncation"} | ({"class_index"} if classes else set())
+    expected = {"z", "truncation"} | ({"class_weights"} if classes else set())
     assert set(graphs["mapping"].inputs) == expected
     assert graphs["synthesis"].inputs == ("w",)
 
