@@ -22,9 +22,10 @@ def shipped():
 
 def examples(file: str, language: str, containing: str) -> list[str]:
     """The fenced blocks of a language in a file."""
-    fence = re.compile(rf"^```{language}\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    # Opening and closing fences in turn: a closing one looks like the opening of a plain block.
+    fence = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
     blocks = fence.findall((ROOT / file).read_text())
-    return [block for block in blocks if containing in block]
+    return [block for kind, block in blocks if kind == language and containing in block]
 
 
 def here(text: str, server) -> str:
