@@ -9,7 +9,17 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import RedirectResponse
 
 from service import __version__
-from service.api import errors, generate, interpolate, metrics, mix_styles, models
+from service.api import (
+    error_shapes,
+    errors,
+    generate,
+    interpolate,
+    kserve,
+    metrics,
+    mix_styles,
+    models,
+    openai_images,
+)
 from service.runtime.engine import Engine, EngineState, NotReady
 from service.runtime.model import Model
 from service.settings import Settings
@@ -44,15 +54,19 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
             walk["frames"]["maximum"] = settings.max_frames
             request = schemas["MixStylesRequest"]["properties"]
             request["rows"]["maxItems"] = request["columns"]["maxItems"] = settings.max_images
+            request = schemas["ImagesRequest"]["properties"]
+            request["n"]["anyOf"][0]["maximum"] = settings.max_images
             app.openapi_schema = document
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
-    errors.install(app)
+    errors.install(app, error_shapes.respond)
     app.include_router(models.router(engine))
     app.include_router(generate.router(engine, settings, find))
     app.include_router(mix_styles.router(engine, settings, find))
     app.include_router(interpolate.router(engine, settings, find))
+    app.include_router(openai_images.router(engine, settings, find))
+    app.include_router(kserve.router(engine, settings, find))
     app.include_router(metrics.router())
     app.add_middleware(metrics.RequestMetrics)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -87,6 +87,11 @@ def not_ready(reason: str) -> Problem:
     return Problem(503, "not-ready", "The service is not ready", reason, retry_after=5)
 
 
+def client_gone() -> Problem:
+    """Return the problem of a request that nobody waits for any more; for the metrics to count."""
+    return Problem(499, "client-gone", "The client has gone", "the connection was closed")
+
+
 def to_problem(error: Exception) -> Problem | None:
     """Translate what the runtime raises; None for what is not foreseen."""
     match error:
@@ -120,8 +125,8 @@ def to_problem(error: Exception) -> Problem | None:
     return None
 
 
-def install(app: FastAPI) -> None:
-    """Make `app` answer every error with a problem document."""
+def install(app: FastAPI, respond: Callable[[str, Problem], Response]) -> None:
+    """Make `app` answer every error with what `respond` makes of its path and its problem."""
 
     async def answer(request: Request, error: Exception) -> Response:
         problem = to_problem(error)
@@ -130,7 +135,7 @@ def install(app: FastAPI) -> None:
             problem = Problem(
                 500, "internal", "Something went wrong here", "the error is in the service's log"
             )
-        response = problem.response()
+        response = respond(request.scope["path"], problem)
         if isinstance(error, HTTPException) and error.headers:
             response.headers.update(error.headers)
         return response

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from fastapi import Request
 
-from service.api.errors import Problem
+from service.api.errors import client_gone
 from service.runtime.engine import Engine
 from service.runtime.manifest import GENERATOR, MAPPING, SYNTHESIS
 from service.runtime.model import Model
@@ -118,7 +118,7 @@ class Run:
         # Cancels what waits in a pool; what it still ends with, nobody is there to hear.
         outcome.cancel()
         if self._gone.done():
-            raise Problem(499, "client-gone", "The client has gone", "the connection was closed")
+            raise client_gone()
         raise self._late()
 
 
