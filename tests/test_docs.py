@@ -29,7 +29,7 @@ def examples(file: str, language: str, containing: str) -> list[str]:
 
 
 def here(text: str, server) -> str:
-    return text.replace("http://localhost:3000", server.url).replace("localhost:3000", server.url)
+    return text.replace("localhost:3000", server.url.removeprefix("http://"))
 
 
 def test_the_readmes_curl_gives_a_picture(shipped, tmp_path):
