@@ -24,8 +24,10 @@ from service.runtime.signatures import Signature, Tensor
 HEADER_LENGTH = "inference-header-content-length"
 # Bytes of JSON in one request, and numbers in the JSON of an answer. As Python objects they take
 # many times the room; more of them travel as binary data, which costs their bytes and no more.
-MOST_JSON = 8 * 2**20
+MOST_JSON = 4 * 2**20
 MOST_JSON_NUMBERS = 4 * 2**20
+# Lists and objects in one request. A million empty ones are few bytes, and seconds to parse.
+MOST_JSON_PARTS = 2**16
 
 _DATATYPES = {"uint8": "UINT8", "int64": "INT64", "float32": "FP32"}
 # zlib's window: 15 bits, and 16 more for gzip's header in place of zlib's.
@@ -86,6 +88,13 @@ def decompress(body: bytes, encoding: str, most: int) -> bytes:
 
 def read_json(text: bytes) -> Any:
     """Parse JSON of any depth. Raises Problem (400)."""
+    # Brackets in strings count too, which costs nobody anything: names are short.
+    if text.count(b"[") + text.count(b"{") > MOST_JSON_PARTS:
+        raise invalid(
+            "body",
+            f"has more than {MOST_JSON_PARTS:,} lists and objects; send data that is not nested, "
+            "or as binary data",
+        )
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

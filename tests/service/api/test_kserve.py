@@ -337,7 +337,7 @@ def test_json_data_may_be_nested_as_the_shape_is(raw):
     [
         (b"", "not JSON"),
         (b"{", "not JSON"),
-        (b"[" * 200_000, "not JSON"),
+        (b"[" * 60_000, "not JSON"),
         (b'{"inputs": ' + b"[" * 400 + b"]" * 400 + b"}", "object"),
         (b"\xff", "not JSON"),
         ([], "the body: expected an object"),
@@ -440,6 +440,14 @@ def test_a_body_longer_than_any_request_is_refused_while_it_comes(raw):
     assert_refused(refused, 413, "the body has more than")
     long = b" " * MOST_JSON + json.dumps({"inputs": [one_row()]}).encode()
     assert_refused(infer(raw, long), 413, "send the tensors as binary data")
+
+
+def test_a_million_empty_lists_cost_no_more_than_one(raw):
+    body = b'{"inputs": [' + b"[]," * (MOST_JSON // 3 - 10) + b"[]]}"
+    assert_refused(infer(raw, body), 400, "lists and objects")
+    # As many as the largest request has when it is nested.
+    rows = {"shape": [256, Z], "data": [[0.5] * Z] * 256}
+    assert infer(raw, {"inputs": [one_row(**rows)]}).status_code == 200
 
 
 def test_more_numbers_than_json_is_given_for_are_binary_data(drawn_repository):
