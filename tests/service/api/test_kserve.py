@@ -93,16 +93,14 @@ def test_metadata_says_what_each_graph_takes_and_gives(client):
         ]
 
     pixels = {"pixels": ("UINT8", PICTURE)}
-    latent = {
-        "z": ("FP32", [-1, Z]),
-        "class_index": ("INT64", [-1]),
-        "truncation": ("FP32", [-1]),
-    }
+    latent = {"z": ("FP32", [-1, Z]), "truncation": ("FP32", [-1])}
+    by_weights = latent | {"class_weights": ("FP32", [-1, 3])}
+    by_index = latent | {"class_index": ("INT64", [-1])}
     styles = {"w": ("FP32", [-1, LAYERS, W])}
     assert described(PLAIN) == [{"z": ("FP32", [-1, Z])}, pixels]
-    assert described(CUT, "1") == [latent, pixels]
-    assert described(BY_CLASS) == [latent, pixels]
-    assert described(f"{BY_CLASS}:mapping") == [latent, styles]
+    assert described(CUT, "1") == [by_weights, pixels]
+    assert described(BY_CLASS) == [by_index, pixels]
+    assert described(f"{BY_CLASS}:mapping") == [by_index, styles]
     assert described(f"{BY_CLASS}:synthesis") == [styles, pixels]
 
 
@@ -120,20 +118,33 @@ def test_the_configuration_is_that_of_the_graph(client):
 def test_rows_equal_the_pictures_of_generate(client, raw, binary_in, binary_out, compression):
     seeds, classes = [3, 1, 4, 1, 5], [2, 1, 0, 2, 1]
     answer = client.infer(
-        CUT,
-        inputs(seeds, classes, 0.6, "truncated-normal", binary=binary_in),
+        BY_CLASS,
+        inputs(seeds, classes, 0.6, binary=binary_in),
         outputs=[triton.InferRequestedOutput("pixels", binary_data=binary_out)],
         request_id="request-7",
         request_compression_algorithm=compression,
         response_compression_algorithm=compression,
     )
-    expected = generated(raw, model=CUT, seeds=seeds, truncation=0.6, **{"class": classes})
+    expected = generated(raw, model=BY_CLASS, seeds=seeds, truncation=0.6, **{"class": classes})
     made = answer.as_numpy("pixels")
     assert made.dtype == np.uint8
     np.testing.assert_array_equal(made, expected)
     said = answer.get_response()
-    assert (said["id"], said["model_name"], said["model_version"]) == ("request-7", CUT, "1")
+    assert (said["id"], said["model_name"], said["model_version"]) == ("request-7", BY_CLASS, "1")
     assert ("data" in said["outputs"][0]) != binary_out
+
+
+def test_classes_by_their_weights_are_blended(client, raw):
+    z = latents.draw([3, 1], Z, "truncated-normal")
+    weights = np.array([[0, 1, 0], [0.25, 0, 0.75]], np.float32)
+    given_inputs = [
+        tensor("z", z),
+        tensor("class_weights", weights),
+        tensor("truncation", np.full(2, 0.6, np.float32)),
+    ]
+    made = client.infer(CUT, given_inputs).as_numpy("pixels")
+    images = [{"seed": 3, "class": 1}, {"seed": 1, "blend": {"0": 1, "2": 3}}]
+    np.testing.assert_array_equal(made, generated(raw, model=CUT, images=images, truncation=0.6))
 
 
 def test_a_model_of_styles_runs_whole_or_a_half_at_a_time(client, raw):
@@ -166,12 +177,12 @@ def test_requests_side_by_side_get_their_own_rows(drawn_server, raw):
 @pytest.mark.parametrize(
     ("model", "given_inputs", "says"),
     [
-        (CUT, lambda: inputs([1]), "class_index, truncation missing"),
-        (CUT, lambda: inputs([1], [3], 1.0), "class_index: expected 0 to 2, got 3"),
-        (CUT, lambda: inputs([1], [-1], 1.0), "class_index: expected 0 to 2, got -1"),
-        (CUT, lambda: inputs([1], [0], 1.6), "truncation: expected 0 to 1.5"),
-        (CUT, lambda: inputs([1], [0], np.nan), "truncation: expected finite numbers"),
-        (CUT, lambda: inputs([1, 2], [0], 1.0), "z has 2, class_index has 1"),
+        (BY_CLASS, lambda: inputs([1]), "class_index, truncation missing"),
+        (BY_CLASS, lambda: inputs([1], [3], 1.0), "class_index: expected 0 to 2, got 3"),
+        (BY_CLASS, lambda: inputs([1], [-1], 1.0), "class_index: expected 0 to 2, got -1"),
+        (BY_CLASS, lambda: inputs([1], [0], 1.6), "truncation: expected 0 to 1.5"),
+        (BY_CLASS, lambda: inputs([1], [0], np.nan), "truncation: expected finite numbers"),
+        (BY_CLASS, lambda: inputs([1, 2], [0], 1.0), "z has 2, class_index has 1"),
         (PLAIN, list, "z missing"),
         (PLAIN, lambda: inputs([1], [0]), "inputs[1].name: expected each of z once"),
         (PLAIN, lambda: inputs([1]) * 2, "inputs[1].name: expected each of z once"),
@@ -496,7 +507,7 @@ PARAMETERS = st.fixed_dictionaries(
     },
 )
 TENSORS = st.fixed_dictionaries(
-    {"name": st.sampled_from(["z", "class_index", "truncation"]) | ANY_JSON},
+    {"name": st.sampled_from(["z", "class_index", "class_weights", "truncation"]) | ANY_JSON},
     optional={
         "shape": st.sampled_from([[1, Z], [1], [2, Z]]) | ANY_JSON,
         "datatype": st.sampled_from(["FP32", "INT64"]) | ANY_JSON,
