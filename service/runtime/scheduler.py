@@ -6,10 +6,14 @@ What always holds:
 - The pixels of all jobs that were taken in never pass the bound, from `submit` until the job has
   ended, none of its rows is with a worker, and who held it has let go.
 - Inside a lane the first in is the first out; lanes take turns, so that none starves.
-- Nothing runs after its deadline, and nothing runs that was cancelled before its turn.
+- The batches that run never take more than the slots that there are. A lane whose turn it is and
+  that does not fit yet is waited for, not passed by.
+- Nothing runs after its deadline, and nothing runs that was cancelled before its turn: not the rest
+  of a batch that is run in halves either.
 - A batch's rows go back to their own jobs, and their count is checked.
 - A row that makes a batch fail fails alone: the batch is halved until the culprit is found. The
-  same halving goes on where a batch was too large for the memory.
+  same halving goes on where a batch was too large for the memory, and the lane then keeps to the
+  smaller size for a while.
 
 A lane is whatever may share a batch: one graph of one model. Time comes from a clock that is
 handed in, and work from `Lane.run`, so all of this can be tested without a model.
@@ -34,6 +38,9 @@ log = logging.getLogger("ganymede.scheduler")
 Array = NDArray[Any]
 Rows = Mapping[str, Array]
 Clock = Callable[[], float]
+
+# For so long a lane keeps to the batches that the memory held. What took the rest may be gone then.
+SMALLER_BATCHES_S = 60.0
 
 
 class QueueFull(Exception):
@@ -62,13 +69,18 @@ class RowCountMismatch(Exception):
 
 @dataclass(frozen=True)
 class Lane:
-    """Jobs of equal `key` share batches of at most `max_rows` rows, each run by `run`."""
+    """Jobs of equal `key` share batches of at most `max_rows` rows, each run by `run`.
+
+    A batch takes `slots` of the scheduler's: more than one where a run keeps several CPUs busy. A
+    `run` that raises MemoryError is tried again with fewer rows.
+    """
 
     key: Hashable
     run: Callable[[Rows], Rows]
     max_rows: int
     pixels_per_row: int
     label: str = ""
+    slots: int = 1
 
 
 class Job:
@@ -153,7 +165,7 @@ class Batch:
 
 
 class Observer(Protocol):
-    """Is told what happens, outside the lock; must not raise."""
+    """Is told what happens, outside the lock. What it raises is logged, and harms no job."""
 
     def ran(self, lane: Lane, rows: int, seconds: float) -> None:
         """A batch was run."""
@@ -167,10 +179,17 @@ class Scheduler:
     from any thread.
     """
 
-    def __init__(self, clock: Clock, bound: int, observer: Observer | None = None) -> None:
-        """Take in at most `bound` pixels at a time."""
+    def __init__(
+        self,
+        clock: Clock,
+        bound: int,
+        observer: Observer | None = None,
+        slots: float = math.inf,
+    ) -> None:
+        """Take in at most `bound` pixels at a time, and run batches of at most `slots` slots."""
         self._clock = clock
         self._bound = bound
+        self._slots = slots
         self._observer = observer
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
@@ -178,6 +197,11 @@ class Scheduler:
         self._lanes: dict[Hashable, deque[Job]] = {}
         self._pixels = 0
         self._running = 0
+        self._slots_taken = 0.0
+        # What runs now: since when, and the label of its lane, by the thread that runs it.
+        self._runs: dict[int, tuple[float, str]] = {}
+        # Lanes whose batches were too large for the memory: the rows that they keep to, until when.
+        self._smaller: dict[Hashable, tuple[int, float]] = {}
         self._draining = False
         self._drained: Future[None] = Future()
         # What the last batches made and took, older ones counting less.
@@ -188,6 +212,16 @@ class Scheduler:
     def pixels(self) -> int:
         """Pixels within the bound."""
         return self._pixels
+
+    def longest_run(self) -> tuple[float, str]:
+        """Return for how many seconds the oldest of the present runs has run, and its lane's label.
+
+        No run is (0, "").
+        """
+        with self._lock:
+            now = self._clock()
+            began, label = min(self._runs.values(), default=(now, ""))
+            return now - began, label
 
     def submit(self, job: Job) -> None:
         """Take in a job. Raises QueueFull, JobTooLarge or Draining, and then has not taken it."""
@@ -227,7 +261,9 @@ class Scheduler:
             ended: list[tuple[Job, BaseException]] = []
             with self._lock:
                 batch = self._next_batch(ended)
-                self._running += batch is not None
+                if batch is not None:
+                    self._running += 1
+                    self._slots_taken += self._slots_of(batch.lane)
                 nothing = batch is None and not ended
                 if nothing and (self._drained.done() or not self._work.wait(timeout)):
                     return None
@@ -240,35 +276,84 @@ class Scheduler:
     def execute(self, batch: Batch) -> None:
         """Run a batch that `take` gave, and hand its rows back. Errors belong to the jobs."""
         try:
-            self._run_or_halve(batch)
+            self._run_if_wanted(batch)
         finally:
             with self._lock:
                 self._running -= 1
+                self._slots_taken -= self._slots_of(batch.lane)
+                # The lane whose turn it is may have waited for these slots.
+                self._work.notify_all()
+
+    def _run_if_wanted(self, batch: Batch) -> None:
+        """Give back the parts whose jobs have died since they were taken; run the others."""
+        wanted = []
+        for part in batch.parts:
+            job = part.job
+            if not job._ended and (dead := self._dead(job)) is not None:
+                self._end(job, dead)
+            if job._ended:
+                self._give_back(part, None)
+            else:
+                wanted.append(part)
+        if wanted:
+            self._run_or_halve(Batch(batch.lane, wanted))
 
     def _run_or_halve(self, batch: Batch) -> None:
         started = self._clock()
+        thread = threading.get_ident()
+        with self._lock:
+            self._runs[thread] = (started, batch.lane.label)
         try:
             outputs = _run(batch)
-        except Exception as error:  # noqa: BLE001 - whatever a run raises is its jobs' error
+        # Whatever a run raises is its jobs' error, also what is no Exception: a worker that ended
+        # of it would leave a service that looks ready and serves nothing.
+        except BaseException as error:  # noqa: BLE001
             if batch.rows == 1:
                 self._give_back(batch.parts[0], error)
                 return
+            if isinstance(error, MemoryError):
+                self._keep_smaller(batch)
             for half in batch.halves():
-                dead = [part for part in half.parts if part.job._ended]
-                for part in dead:
-                    self._give_back(part, None)
-                if alive := [part for part in half.parts if part not in dead]:
-                    self._run_or_halve(Batch(half.lane, alive))
+                self._run_if_wanted(half)
             return
+        finally:
+            with self._lock:
+                self._runs.pop(thread, None)
         seconds = self._clock() - started
         self._note_speed(batch, seconds)
         if self._observer:
-            self._observer.ran(batch.lane, batch.rows, seconds)
+            try:
+                self._observer.ran(batch.lane, batch.rows, seconds)
+            except Exception:
+                log.exception("the observer failed")
         row = 0
         for part in batch.parts:
             rows = {name: array[row : row + part.rows] for name, array in outputs.items()}
             row += part.rows
             self._give_back(part, rows)
+
+    def _keep_smaller(self, batch: Batch) -> None:
+        """Note that the memory does not hold batches of that size."""
+        with self._lock:
+            now = self._clock()
+            self._smaller = {key: kept for key, kept in self._smaller.items() if kept[1] > now}
+            rows = min(batch.rows // 2, self._most_rows(batch.lane))
+            self._smaller[batch.lane.key] = (rows, now + SMALLER_BATCHES_S)
+        log.warning(
+            "%s: %d rows were too many for the memory; at most %d for %.0f s",
+            batch.lane.label or batch.lane.key,
+            batch.rows,
+            rows,
+            SMALLER_BATCHES_S,
+        )
+
+    def _most_rows(self, lane: Lane) -> int:
+        rows, until = self._smaller.get(lane.key, (lane.max_rows, math.inf))
+        return min(rows, lane.max_rows) if self._clock() < until else lane.max_rows
+
+    def _slots_of(self, lane: Lane) -> float:
+        """How many slots a batch takes: a lane that wants more than there are gets them all."""
+        return min(lane.slots, self._slots)
 
     def drain(self) -> Future[None]:
         """Take in nothing more; the future ends when the last job has."""
@@ -281,8 +366,11 @@ class Scheduler:
         """Cut a batch from the lane whose turn it is; jobs found dead on the way go to `ended`."""
         while self._lanes:
             key, jobs = next(iter(self._lanes.items()))
+            lane = jobs[0].lane
+            if self._slots_taken + self._slots_of(lane) > self._slots:
+                return None
             parts: list[Part] = []
-            room = jobs[0].lane.max_rows
+            room = self._most_rows(lane)
             while jobs and room:
                 job = jobs[0]
                 if (dead := self._dead(job)) is not None:
@@ -302,11 +390,11 @@ class Scheduler:
                 self._lanes[key] = jobs
                 self._work.notify()
             if parts:
-                return Batch(parts[0].job.lane, parts)
+                return Batch(lane, parts)
         return None
 
     def _dead(self, job: Job) -> BaseException | None:
-        """Return why a job at the head of its lane may not run, else None.
+        """Return why a job may not run, else None: at the head of its lane, or begun already.
 
         From its first look here on, nobody but the scheduler can end the job's future.
         """
@@ -315,10 +403,10 @@ class Scheduler:
         if job._cancelled:
             return CancelledError()
         if self._clock() >= job.deadline:
-            return DeadlineExceeded("the deadline passed before the job's turn came")
+            return DeadlineExceeded("the deadline passed before all of the job had run")
         return None
 
-    def _give_back(self, part: Part, outcome: Rows | Exception | None) -> None:
+    def _give_back(self, part: Part, outcome: Rows | BaseException | None) -> None:
         """Take rows back from a worker: run, failed, or (None) not run because the job is dead."""
         job = part.job
         complete = False
@@ -328,7 +416,7 @@ class Scheduler:
                 job._returned[part.start] = outcome
                 returned = sum(len(next(iter(rows.values()))) for rows in job._returned.values())
                 complete = returned == job.rows
-        if isinstance(outcome, Exception):
+        if isinstance(outcome, BaseException):
             self._end(job, outcome)
         elif complete:
             self._end(job, None)
@@ -345,6 +433,8 @@ class Scheduler:
                 waiting.remove(job)
                 if not waiting:
                     del self._lanes[job.lane.key]
+                    # It may have been the one that was waited for.
+                    self._work.notify_all()
         if error is None:
             try:
                 parts = [job._returned[start] for start in sorted(job._returned)]
@@ -378,7 +468,10 @@ class Scheduler:
 
     def _observe_queue(self) -> None:
         if self._observer:
-            self._observer.queued(self._pixels)
+            try:
+                self._observer.queued(self._pixels)
+            except Exception:
+                log.exception("the observer failed")
 
     def _note_speed(self, batch: Batch, seconds: float) -> None:
         pixels = batch.rows * batch.lane.pixels_per_row
@@ -419,7 +512,7 @@ class Workers:
         while (batch := self._scheduler.take()) is not None:
             try:
                 self._scheduler.execute(batch)
-            except Exception:
+            except BaseException:
                 # A worker that ended would leave a service that looks ready and serves nothing.
                 log.exception("a batch of %s could not be handed back", batch.lane.label)
 

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from service.runtime.scheduler import (
+    SMALLER_BATCHES_S,
+    Batch,
     DeadlineExceeded,
     Draining,
     Job,
@@ -221,6 +223,185 @@ def test_a_batch_too_large_for_the_memory_is_run_in_halves():
     assert result(large) == list(range(8))
 
 
+def small_memory_lane(most_rows, ran) -> Lane:
+    def run(feeds):
+        ran.append(len(feeds["x"]))
+        if len(feeds["x"]) > most_rows:
+            raise MemoryError
+        return {"y": feeds["x"]}
+
+    return Lane("small", run, max_rows=8, pixels_per_row=1)
+
+
+def test_a_lane_keeps_to_the_rows_that_the_memory_held_for_a_while():
+    clock, ran = FakeClock(), []
+    scheduler = Scheduler(clock, bound=100)
+    lane = small_memory_lane(2, ran)
+
+    def runs_of_eight_rows():
+        ran.clear()
+        scheduler.submit(job(lane, *range(8)))
+        run_all(scheduler)
+        return list(ran)
+
+    assert runs_of_eight_rows() == [8, 4, 2, 2, 4, 2, 2]
+    assert runs_of_eight_rows() == [2, 2, 2, 2]
+    clock.now = SMALLER_BATCHES_S - 1
+    assert runs_of_eight_rows() == [2, 2, 2, 2]
+    clock.now = SMALLER_BATCHES_S
+    assert runs_of_eight_rows()[0] == 8
+
+
+def test_one_lane_that_ran_out_of_memory_leaves_the_others_their_batches():
+    ran = []
+    scheduler = Scheduler(FakeClock(), bound=100)
+    scheduler.submit(job(small_memory_lane(1, []), *range(8)))
+    run_all(scheduler)
+    scheduler.submit(job(doubling_lane(ran=ran), *range(4)))
+    run_all(scheduler)
+    assert [len(rows) for _, rows in ran] == [4]
+
+
+def test_a_row_for_which_there_is_no_memory_even_alone_is_told_so():
+    scheduler = Scheduler(FakeClock(), bound=100)
+    hopeless = job(small_memory_lane(0, []), 1)
+    scheduler.submit(hopeless)
+    run_all(scheduler)
+    assert isinstance(hopeless.future.exception(0), MemoryError)
+
+
+def test_the_rest_of_a_batch_run_in_halves_is_dropped_when_its_jobs_have_died():
+    clock, ran = FakeClock(), []
+
+    def run(feeds):
+        ran.append(feeds["x"].tolist())
+        if len(feeds["x"]) > 1:
+            clock.now += 1
+            raise MemoryError
+        return {"y": feeds["x"]}
+
+    scheduler = Scheduler(clock, bound=100)
+    lane = Lane("slow", run, max_rows=4, pixels_per_row=1)
+    fine, cancelled, late = job(lane, 1, 2), job(lane, 3), job(lane, 4, deadline=2)
+    for each in (fine, cancelled, late):
+        scheduler.submit(each)
+    batch = scheduler.take(0)
+    scheduler.cancel(cancelled)
+    scheduler.execute(batch)
+    # The cancelled row never ran, and the last one's turn came after its deadline.
+    assert ran == [[1, 2, 4], [1], [2, 4], [2]]
+    assert result_or_error(fine) == [1, 2]
+    assert result_or_error(cancelled) is CancelledError
+    assert result_or_error(late) is DeadlineExceeded
+    assert scheduler.pixels == 0
+
+
+def result_or_error(job):
+    error = job.future.exception(0) if not job.future.cancelled() else CancelledError()
+    return type(error) if error else job.future.result(0)["y"].tolist()
+
+
+def test_what_is_no_exception_is_still_only_the_jobs_error_and_the_worker_lives():
+    def leave(feeds):
+        raise SystemExit
+
+    scheduler = Scheduler(FakeClock(), bound=100)
+    threads = Workers(scheduler, 1)
+    threads.start()
+    left = job(Lane("leaves", leave, max_rows=2, pixels_per_row=1), 1)
+    scheduler.submit(left)
+    assert isinstance(left.future.exception(10), SystemExit)
+    healthy = job(doubling_lane(), 4)
+    scheduler.submit(healthy)
+    assert healthy.future.result(10)["y"].tolist() == [8]
+    scheduler.drain().result(10)
+    threads.join(10)
+
+
+def test_an_observer_that_raises_harms_no_job():
+    class Broken:
+        def ran(self, lane, rows, seconds):
+            raise RuntimeError
+
+        def queued(self, pixels):
+            raise RuntimeError
+
+    scheduler = Scheduler(FakeClock(), 100, Broken())
+    submitted = job(doubling_lane(), 1)
+    scheduler.submit(submitted)
+    run_all(scheduler)
+    assert result(submitted) == [2]
+
+
+def sized_lane(key, slots) -> Lane:
+    return Lane(key, lambda feeds: {"y": feeds["x"] * 2}, 1, 1, slots=slots)
+
+
+def test_a_lane_that_needs_all_slots_is_waited_for_and_not_passed_by():
+    scheduler = Scheduler(FakeClock(), bound=100, slots=2)
+    narrow, wide = sized_lane("narrow", 1), sized_lane("wide", 2)
+    scheduler.submit(job(narrow, 1, 2, 3))
+    scheduler.submit(job(wide, 4))
+    first = scheduler.take(0)
+    assert first.lane.key == "narrow"
+    assert scheduler.take(0) is None  # There is room for another narrow one: the turn is wide's.
+    scheduler.execute(first)
+    second = scheduler.take(0)
+    assert second.lane.key == "wide"
+    assert scheduler.take(0) is None
+    scheduler.execute(second)
+    assert {scheduler.take(0).lane.key, scheduler.take(0).lane.key} == {"narrow"}
+
+
+def test_a_lane_that_wants_more_slots_than_there_are_gets_them_all():
+    scheduler = Scheduler(FakeClock(), bound=100, slots=2)
+    greedy = job(sized_lane("greedy", 16), 1)
+    scheduler.submit(greedy)
+    run_all(scheduler)
+    assert result(greedy) == [2]
+
+
+def test_when_the_lane_that_was_waited_for_is_cancelled_the_next_one_starts():
+    scheduler = Scheduler(FakeClock(), bound=100, slots=2)
+    threads = Workers(scheduler, 2)
+    begun, end = threading.Event(), threading.Event()
+
+    def hang(feeds):
+        begun.set()
+        end.wait(30)
+        return {"y": feeds["x"]}
+
+    hung = job(Lane("hangs", hang, 1, 1), 1)
+    scheduler.submit(hung)
+    threads.start()
+    assert begun.wait(10)
+    wide, narrow = job(sized_lane("wide", 2), 1), job(sized_lane("narrow", 1), 2)
+    scheduler.submit(wide)
+    scheduler.submit(narrow)
+    scheduler.cancel(wide)
+    assert narrow.future.result(10)["y"].tolist() == [4]
+    end.set()
+    scheduler.drain().result(10)
+    threads.join(10)
+
+
+def test_the_longest_run_is_the_oldest_that_runs_now():
+    clock = FakeClock()
+    scheduler = Scheduler(clock, bound=100)
+    assert scheduler.longest_run() == (0, "")
+    seen = []
+
+    def look(feeds):
+        clock.now += 7
+        seen.append(scheduler.longest_run())
+        return {"y": feeds["x"]}
+
+    scheduler.submit(job(Lane("slow", look, 1, 1, label="dcgan"), 1))
+    run_all(scheduler)
+    assert seen == [(7, "dcgan")]
+    assert scheduler.longest_run() == (0, "")
+
+
 def test_a_row_too_few_is_an_error_and_not_a_shorter_answer():
     lane = Lane("short", lambda feeds: {"y": feeds["x"][1:]}, max_rows=4, pixels_per_row=1)
     scheduler = Scheduler(FakeClock(), bound=100)
@@ -369,34 +550,53 @@ def test_with_threads_every_job_gets_its_own_rows(sizes, lanes, workers):
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """Whatever is submitted, cancelled, run and waited for, in whatever order: the invariants."""
+    """Whatever is submitted, cancelled, run and waited for, in whatever order: the invariants.
+
+    Batches are taken and run at different times, as by several workers; some rows raise, and the
+    memory holds now more rows and now fewer.
+    """
 
     BOUND = 30
+    SLOTS = 3
+    LANES = 3
 
     def __init__(self):
         super().__init__()
         self.clock = FakeClock()
-        self.scheduler = Scheduler(self.clock, self.BOUND)
+        self.scheduler = Scheduler(self.clock, self.BOUND, slots=self.SLOTS)
         self.ran: list[tuple[int, float]] = []
         self.poison: set[int] = set()
+        self.memory = 3
+        # The lane of key k takes k + 1 slots: the last one takes them all.
         self.lanes = [
-            Lane(key, self.run_rows, max_rows=3, pixels_per_row=key + 1) for key in range(2)
+            Lane(key, self.run_rows, max_rows=3, pixels_per_row=key + 1, slots=key + 1)
+            for key in range(self.LANES)
         ]
         self.jobs: list[Job] = []
         self.ends: dict[int, int] = {}
         self.cancelled_at: dict[int, int] = {}
+        self.held: set[int] = set()
+        self.taken: list[Batch] = []
+        # Rows given out in the order in which they were, and the rows of each job among them.
+        self.order: list[int] = []
+        self.given: dict[int, int] = {}
+        # Batches of others that were taken while a lane had something to run.
+        self.waited = dict.fromkeys(range(self.LANES), 0)
         self.draining = False
 
     def run_rows(self, feeds):
         rows = feeds["x"].tolist()
         if set(rows) & self.poison:
+            self.clock.now += 1
             raise ValueError("poisoned")
+        if len(rows) > max(self.memory, 1):
+            raise MemoryError
         self.ran += [(row, self.clock.now) for row in rows]
         return {"y": feeds["x"] * 2}
 
     @precondition(lambda self: not self.draining)
     @rule(
-        lane=st.integers(0, 1),
+        lane=st.integers(0, LANES - 1),
         rows=st.integers(1, 7),
         life=st.integers(1, 9),
         bad=st.booleans(),
@@ -414,8 +614,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         if bad:
             self.poison.add(int(values[-1]))
+        if held:
+            self.held.add(number)
         self.jobs.append(new)
-        self.ends[number] = 0
+        self.ends[number] = self.given[number] = 0
         new.future.add_done_callback(lambda _: self.count_end(number))
 
     def count_end(self, number):
@@ -431,18 +633,59 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.jobs)
     @rule(data=st.data())
     def release(self, data):
-        self.scheduler.release(data.draw(st.sampled_from(self.jobs)))
+        number = data.draw(st.integers(0, len(self.jobs) - 1))
+        self.held.discard(number)
+        self.scheduler.release(self.jobs[number])
+
+    def has_work(self, lane: int) -> bool:
+        return any(
+            each.lane.key == lane
+            and not each.future.done()
+            and number not in self.cancelled_at
+            and self.clock.now < each.deadline
+            and self.given[number] < each.rows
+            for number, each in enumerate(self.jobs)
+        )
 
     @rule()
-    def work(self):
+    def take(self):
+        waiting = [lane for lane in range(self.LANES) if self.has_work(lane)]
         batch = self.scheduler.take(timeout=0)
-        if batch is not None:
-            assert batch.rows <= 3
-            self.scheduler.execute(batch)
+        if batch is None:
+            # A lane that takes no more than is free would have been given.
+            assert not waiting or self.taken
+            return
+        assert batch.rows <= 3
+        self.taken.append(batch)
+        for part in batch.parts:
+            rows = part.feeds("x").tolist()
+            self.order += rows
+            self.given[rows[0] // 100] += len(rows)
+        for lane in range(self.LANES):
+            passed_by = lane in waiting and lane != batch.lane.key
+            self.waited[lane] = self.waited[lane] + 1 if passed_by else 0
+
+    @precondition(lambda self: self.taken)
+    @rule(data=st.data())
+    def run(self, data):
+        self.scheduler.execute(self.taken.pop(data.draw(st.integers(0, len(self.taken) - 1))))
+
+    @precondition(lambda self: self.jobs)
+    @rule(batches=st.integers(1, 6))
+    def take_and_run(self, batches):
+        for _ in range(batches):
+            before = len(self.taken)
+            self.take()
+            if len(self.taken) > before:
+                self.scheduler.execute(self.taken.pop())
 
     @rule(seconds=st.integers(1, 5))
     def pass_time(self, seconds):
         self.clock.now += seconds
+
+    @rule(rows=st.integers(0, 3))
+    def change_the_memory(self, rows):
+        self.memory = rows
 
     @rule()
     def drain(self):
@@ -452,6 +695,23 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def the_bound_holds(self):
         assert 0 <= self.scheduler.pixels <= self.BOUND
+
+    @invariant()
+    def a_place_is_free_when_the_work_has_ended_and_not_before(self):
+        with_a_worker = {part.job for batch in self.taken for part in batch.parts}
+        assert self.scheduler.pixels == sum(
+            each.pixels
+            for number, each in enumerate(self.jobs)
+            if not each.future.done() or number in self.held or each in with_a_worker
+        )
+
+    @invariant()
+    def the_slots_hold(self):
+        assert sum(batch.lane.slots for batch in self.taken) <= self.SLOTS
+
+    @invariant()
+    def no_lane_is_passed_by_more_often_than_there_are_others(self):
+        assert all(count < self.LANES for count in self.waited.values())
 
     @invariant()
     def no_job_ends_twice(self):
@@ -464,16 +724,17 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert result(each) == (each.feeds["x"] * 2).tolist()
 
     @invariant()
-    def nothing_ran_late_or_cancelled(self):
+    def nothing_ran_late_or_cancelled_or_twice(self):
         for position, (row, when) in enumerate(self.ran):
             owner = row // 100
             assert when < self.jobs[owner].deadline
             assert position < self.cancelled_at.get(owner, len(self.ran))
+        assert len({row for row, _ in self.ran}) == len(self.ran)
 
     @invariant()
     def first_in_is_first_out(self):
-        for key in range(2):
-            rows = [row for row, _ in self.ran if self.jobs[row // 100].lane.key == key]
+        for key in range(self.LANES):
+            rows = [row for row in self.order if self.jobs[row // 100].lane.key == key]
             assert rows == sorted(rows)
 
     @invariant()
@@ -481,6 +742,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for each in self.jobs:
             if each.future.done() and not each.future.cancelled():
                 error = each.future.exception()
+                assert not isinstance(error, MemoryError)
                 if isinstance(error, ValueError):
                     assert set(each.feeds["x"].tolist()) & self.poison
 
@@ -488,6 +750,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         drained = self.scheduler.drain()
         for each in self.jobs:
             self.scheduler.release(each)
+        for batch in self.taken:
+            self.scheduler.execute(batch)
         run_all(self.scheduler)
         assert drained.done()
         assert self.scheduler.pixels == 0
@@ -495,4 +759,4 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 
 TestInvariants = SchedulerMachine.TestCase
-TestInvariants.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestInvariants.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
