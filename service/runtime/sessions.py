@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
-import math
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +20,19 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from service.runtime.errors import UserError
+from service.runtime.machine import usable_cpus
 
 Array = NDArray[Any]
 ProviderWish = Literal["auto", "cuda", "cpu"]
+# Where a plan comes from: measured now, or earlier on this machine; the operator; or nowhere.
+PlanSource = Literal["measured", "cached", "set", "default"]
+
+# The sizes of the batches that a GPU sees.
+BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
 _WARNINGS_AND_LESS = 3
+# What ONNX Runtime says when memory is short: its arenas, the C++ library, CUDA and its libraries.
+_OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "out of memory", "ALLOC_FAILED")
 
 
 class Provider(StrEnum):
@@ -44,16 +50,24 @@ class GraphError(UserError):
     """A graph cannot be loaded, or is not what its manifest says."""
 
 
+class OutOfMemory(MemoryError):
+    """A run needed more memory than there is; fewer rows may fit."""
+
+
 @dataclass(frozen=True)
 class ExecutionPlan:
     """How a provider is best kept busy.
 
-    `workers` batches run at a time, each with `threads` threads and at most `max_rows` rows.
+    `workers` batches run at a time, each with `threads` threads and at most `max_rows` rows. Where
+    there are `buckets`, in rising order, a batch is padded to the first that holds it, so that the
+    provider only ever sees those sizes.
     """
 
     workers: int
     threads: int
     max_rows: int
+    buckets: tuple[int, ...] = ()
+    source: PlanSource = field(default="default", compare=False)
 
 
 def pick_provider(wish: ProviderWish) -> Provider:
@@ -103,29 +117,43 @@ def why_no_cuda() -> str | None:
 
 
 def plan_for(provider: Provider) -> ExecutionPlan:
-    """Return the plan for a provider.
+    """Return the plan for a provider, without measuring.
 
     On a CPU, runs side by side beat threads inside one run, and large batches bring nothing but
-    waiting. On a GPU one large batch at a time keeps it full.
+    waiting. On a GPU one large batch at a time keeps it full, and every new size costs a search
+    for kernels.
     """
     if provider is Provider.CUDA:
-        return ExecutionPlan(workers=1, threads=1, max_rows=64)
+        return ExecutionPlan(workers=1, threads=1, max_rows=64, buckets=BUCKETS)
     return ExecutionPlan(workers=usable_cpus(), threads=1, max_rows=8)
 
 
-def usable_cpus() -> int:
-    """Return how many CPUs this process may use: by affinity, and by its cgroup's quota."""
-    if hasattr(os, "sched_getaffinity"):
-        count = len(os.sched_getaffinity(0))
-    else:
-        count = os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            count = min(count, math.ceil(int(quota) / int(period)))
-    except (OSError, ValueError):
-        pass  # No cgroup v2 here, so no quota that way.
-    return max(count, 1)
+def in_buckets(
+    run: Callable[[Mapping[str, Array]], dict[str, Array]],
+    feeds: Mapping[str, Array],
+    buckets: Sequence[int],
+) -> dict[str, Array]:
+    """Run `feeds` in batches of the sizes of `buckets` alone, and return their own rows.
+
+    A batch between two sizes is padded with its first row, which is as valid as any; one larger
+    than the last is run in several. With a single bucket every row is always run in company of the
+    same size, on which a GPU's choice of kernels, and so the last bits, may depend.
+    """
+    rows = len(next(iter(feeds.values())))
+    parts = []
+    for start in range(0, rows, buckets[-1]):
+        part = {name: array[start : start + buckets[-1]] for name, array in feeds.items()}
+        count = min(rows - start, buckets[-1])
+        missing = next(size for size in buckets if size >= count) - count
+        if missing:
+            part = {
+                name: np.concatenate([array, np.repeat(array[:1], missing, axis=0)])
+                for name, array in part.items()
+            }
+        parts.append({name: array[:count] for name, array in run(part).items()})
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 class Session:
@@ -152,8 +180,20 @@ class Session:
             raise ProviderUnavailable(f"{path.name} was given {got} in place of CUDA")
         self.inputs = tuple(i.name for i in self._session.get_inputs())
         self.outputs = tuple(o.name for o in self._session.get_outputs())
+        self._buckets = plan.buckets
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run one batch: arrays whose first axis are the rows, by input name."""
-        values = self._session.run(None, dict(feeds))
+        """Run one batch: arrays whose first axis are the rows, by input name.
+
+        Raises OutOfMemory, or whatever ONNX Runtime raises.
+        """
+        return in_buckets(self._run, feeds, self._buckets) if self._buckets else self._run(feeds)
+
+    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            values = self._session.run(None, dict(feeds))
+        except Exception as error:
+            if any(words in str(error) for words in _OUT_OF_MEMORY):
+                raise OutOfMemory(str(error).splitlines()[0]) from error
+            raise
         return {name: np.asarray(value) for name, value in zip(self.outputs, values, strict=True)}
