@@ -20,9 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from service.runtime.catalog import model_folders
+from service.runtime.machine import usable_cpus
 from service.runtime.manifest import GENERATOR
 from service.runtime.model import Model
-from service.runtime.sessions import ExecutionPlan, Provider, usable_cpus
+from service.runtime.sessions import ExecutionPlan, Provider
 
 BASE = ExecutionPlan(workers=1, threads=1, max_rows=1)
 

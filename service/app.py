@@ -15,8 +15,6 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 # all its servers on a machine share, and that each of them empties when it starts.
 os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
 
-import asyncio
-
 import bentoml
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
@@ -24,11 +22,11 @@ from starlette.types import Receive, Scope, Send
 from service.api.application import create_app
 from service.api.errors import not_ready
 from service.api.metrics import SchedulerMetrics
+from service.arbiter import watch_the_worker
+from service.lifecycle import Lifecycle
 from service.runtime.engine import Engine, EngineState
+from service.runtime.plans import PlanWish, cache_file
 from service.settings import Settings
-
-# Seconds that accepted work has to end at shutdown.
-DRAIN_S = 20.0
 
 settings = Settings()
 engine = Engine(
@@ -36,8 +34,17 @@ engine = Engine(
     provider=settings.provider,
     queue_pixels=settings.queue_pixels,
     observer=SchedulerMetrics(),
+    plan=PlanWish(
+        settings.workers, settings.threads, settings.max_rows, measure=settings.plan == "measure"
+    ),
+    plan_cache=cache_file(),
+    watch_s=settings.watch_s,
 )
-application = create_app(engine, settings)
+lifecycle = Lifecycle(
+    engine, create_app(engine, settings), drain_s=settings.drain_s, hang_s=settings.hang_s
+)
+# BentoML imports this module in its arbiter too, before that takes over the signals.
+watch_the_worker(settings.drain_s)
 
 
 async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,7 +53,7 @@ async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
     Mounted as a function: of a Starlette application BentoML would ask which paths it knows, and
     answer the others itself, in another form.
     """
-    await application(scope, receive, send)
+    await lifecycle(scope, receive, send)
 
 
 @bentoml.service(
@@ -63,15 +70,17 @@ class Ganymede:
 
     def __init__(self) -> None:
         logging.getLogger("ganymede").setLevel(logging.INFO)
+        lifecycle.begin()
         threading.Thread(target=engine.start, name="ganymede-start", daemon=True).start()
+
+    async def __is_alive__(self) -> bool:
+        if lifecycle.hung is not None:
+            problem = not_ready(lifecycle.hung)
+            raise HTTPException(problem.status, problem.body(), problem.headers())
+        return True
 
     async def __is_ready__(self) -> bool:
         if engine.state is not EngineState.READY:
             problem = not_ready(engine.reason or engine.state)
             raise HTTPException(problem.status, problem.body(), problem.headers())
         return True
-
-    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
-    async def drain(self) -> None:
-        """Let the accepted work end. By now the server has seen to its open connections."""
-        await asyncio.to_thread(engine.drain, DRAIN_S)

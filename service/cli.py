@@ -53,12 +53,15 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Load what changes in the model repository.")
+    ] = False,
 ) -> None:
     """Serve the models over HTTP until stopped.
 
     Example: ganymede serve --port 8000 --models ./models --provider cpu
     """
-    given = {"models": models, "provider": provider}
+    given = {"models": models, "provider": provider, "watch_s": 5.0 if watch else None}
     settings = _settings({key: value for key, value in given.items() if value is not None})
     if not settings.models.is_dir():
         raise UserError(f"--models: no such folder: {settings.models}")
@@ -68,6 +71,7 @@ def serve(
         **os.environ,
         "GANYMEDE_MODELS": str(settings.models.resolve()),
         "GANYMEDE_PROVIDER": settings.provider,
+        "GANYMEDE_WATCH_S": str(settings.watch_s),
         "BENTOML_DO_NOT_TRACK": os.environ.get("BENTOML_DO_NOT_TRACK", "True"),
     }
     code = str(Path(__file__).parent.parent)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -42,4 +42,29 @@ class Settings(BaseSettings):
     )
     deadline_s: Annotated[float, Field(gt=0)] = Field(
         default=30.0, description="Seconds after which a request gets 504 and its work is dropped."
+    )
+    plan: Literal["measure", "default"] = Field(
+        default="measure",
+        description="How a model's workers, threads and rows are found where none are set.",
+    )
+    workers: Annotated[int, Field(ge=0, le=1024)] = Field(
+        default=0, description="Batches that run at a time; 0 finds it out."
+    )
+    threads: Annotated[int, Field(ge=0, le=1024)] = Field(
+        default=0, description="Threads of one run; 0 finds it out."
+    )
+    max_rows: Annotated[int, Field(ge=0, le=4096)] = Field(
+        default=0, description="Pictures in one run; 0 finds it out."
+    )
+    watch_s: Annotated[float, Field(ge=0)] = Field(
+        default=0.0,
+        description="Seconds between two looks at the model repository, whose changes are then "
+        "loaded; 0 never looks.",
+    )
+    drain_s: Annotated[float, Field(gt=0)] = Field(
+        default=20.0, description="Seconds that accepted work has to end when the service stops."
+    )
+    hang_s: Annotated[float, Field(gt=0)] = Field(
+        default=120.0,
+        description="Seconds after which one run counts as hung, and the process is replaced.",
     )

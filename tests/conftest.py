@@ -5,6 +5,8 @@ import os
 # Several test processes share few cores; more threads than cores make all of them slow.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Servers of tests start at once, and by the same plans on every machine.
+os.environ.setdefault("GANYMEDE_PLAN", "default")
 
 import contextlib
 import shutil

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from service.runtime.catalog import model_folders
 from service.runtime.errors import UserError
+from service.runtime.golden import write_golden
 from service.runtime.latents import Distribution
 from service.runtime.manifest import (
     MANIFEST_FILE,
@@ -98,7 +99,9 @@ def export_run(
         model = Model(part, Provider.CPU, _PLAN)
         if measure:
             manifest = manifest.model_copy(update={"quality": measure(model)})
-            (part / MANIFEST_FILE).write_text(manifest.to_json())
+        golden = write_golden(model, part)
+        manifest = manifest.model_copy(update={"golden": tuple(golden)})
+        (part / MANIFEST_FILE).write_text(manifest.to_json())
         pixels = model.generate(PREVIEW_SEEDS)
         grid(pixels, columns(recipe.classes)).save(
             part / "preview.webp", format="WEBP", lossless=True

@@ -10,6 +10,7 @@ from fastapi.responses import RedirectResponse
 
 from service import __version__
 from service.api import (
+    admin,
     error_shapes,
     errors,
     generate,
@@ -67,6 +68,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     app.include_router(interpolate.router(engine, settings, find))
     app.include_router(openai_images.router(engine, settings, find))
     app.include_router(kserve.router(engine, settings, find))
+    app.include_router(admin.router(engine, require_admin=admin.loopback_only))
     app.include_router(metrics.router())
     app.add_middleware(metrics.RequestMetrics)
 

@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from service.runtime.catalog import ModelFailed, ModelNotFound
+from service.runtime.catalog import ModelFailed, ModelNotFound, RepositoryUnreadable
 from service.runtime.engine import NotReady
 from service.runtime.scheduler import DeadlineExceeded, Draining, JobTooLarge, QueueFull
 
@@ -111,6 +111,18 @@ def to_problem(error: Exception) -> Problem | None:
                 str(error),
                 retry_after=error.retry_after,
             )
+        case RepositoryUnreadable():
+            return Problem(
+                503, "repository-unreadable", "The models folder cannot be read", str(error)
+            )
+        case MemoryError():
+            return Problem(
+                503,
+                "out-of-memory",
+                "The memory ran out",
+                "there was no memory for one picture of this model; another time there may be",
+                retry_after=5,
+            )
         case JobTooLarge():
             return invalid("n", f"the request is larger than the queue: {error}")
         case DeadlineExceeded():
@@ -145,6 +157,8 @@ def install(app: FastAPI, respond: Callable[[str, Problem], Response]) -> None:
         ModelNotFound,
         ModelFailed,
         NotReady,
+        RepositoryUnreadable,
+        MemoryError,
         Draining,
         QueueFull,
         JobTooLarge,

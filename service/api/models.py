@@ -77,7 +77,11 @@ def _card(catalog: Catalog, entry: Entry) -> dict[str, Any]:
             "workers": plan.workers,
             "threads": plan.threads,
             "max_rows": plan.max_rows,
+            "source": plan.source,
         }
+        if plan.buckets:
+            card["plan"]["buckets"] = list(plan.buckets)
+        card["golden"] = entry.golden
     return card
 
 

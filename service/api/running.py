@@ -24,12 +24,16 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def running(engine: Engine, request: Request, seconds: float) -> AsyncIterator[Run]:
-    """Watch over all that is run for `request` in the block, for `seconds` at most."""
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        yield Run(engine, gone, seconds)
-    finally:
-        gone.cancel()
+    """Watch over all that is run for `request` in the block, for `seconds` at most.
+
+    Raises NotReady.
+    """
+    with engine.permit():
+        gone = asyncio.ensure_future(_disconnected(request))
+        try:
+            yield Run(engine, gone, seconds)
+        finally:
+            gone.cancel()
 
 
 class Run:

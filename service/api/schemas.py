@@ -332,6 +332,16 @@ class ProblemDocument(BaseModel):
     errors: list[dict[str, str]] = []
 
 
+class ModelPlan(BaseModel):
+    """How a model is run: so many batches at a time, each of so many threads and rows at most."""
+
+    workers: int
+    threads: int
+    max_rows: int
+    buckets: list[int] | None = None
+    source: Literal["measured", "cached", "set", "default"]
+
+
 class ModelCard(BaseModel):
     """A model as OpenAI's clients read it, with our fields beside theirs."""
 
@@ -344,7 +354,8 @@ class ModelCard(BaseModel):
     state: str
     reason: str | None = None
     provider: str | None = None
-    plan: dict[str, int] | None = None
+    plan: ModelPlan | None = None
+    golden: Literal["exact", "near"] | None = None
     digest: str | None = None
     task: str | None = None
     summary: str | None = None

@@ -2,22 +2,32 @@
 
 Every folder ``models/<name>/<version>`` is an entry. An entry that fails says so and harms no
 other; a name without a version means the newest version that is ready.
+
+A catalog does not change: `reload` returns another one, so that whoever holds one sees either all
+of a change or nothing of it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
+from service.runtime.errors import UserError
+from service.runtime.golden import GOLDEN_FILE, Match, check_golden
 from service.runtime.manifest import MANIFEST_FILE, Manifest, ManifestError, read_manifest
 from service.runtime.model import Model
+from service.runtime.plans import Planner
 from service.runtime.sessions import ExecutionPlan, GraphError, Provider, ProviderUnavailable
 
 log = logging.getLogger("ganymede.catalog")
+
+# What a folder looks like: equal as long as nothing in it that a model is made of has changed.
+Fingerprint = tuple[tuple[str, object], ...]
 
 
 class State(StrEnum):
@@ -35,9 +45,17 @@ class ModelFailed(Exception):
     """The model is there and cannot be served; the message says why."""
 
 
+class RepositoryUnreadable(UserError):
+    """The models folder is not there or cannot be listed."""
+
+
 @dataclass(frozen=True)
 class Entry:
-    """One version of one model. `model` is there when it is ready, `reason` when it is not."""
+    """One version of one model. `model` is there when it is ready, `reason` when it is not.
+
+    A ready entry with a `reason` serves what it was before its folder changed, and says why not
+    what the folder holds now.
+    """
 
     name: str
     version: str
@@ -45,6 +63,8 @@ class Entry:
     manifest: Manifest | None = None
     model: Model | None = None
     reason: str | None = None
+    golden: Match | None = None
+    fingerprint: Fingerprint = field(default=(), repr=False)
 
     @property
     def id(self) -> str:
@@ -52,20 +72,83 @@ class Entry:
         return f"{self.name}@{self.version}"
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What a reload did: entries loaded now, kept as they were, failed, and gone."""
+
+    loaded: tuple[Entry, ...] = ()
+    kept: tuple[Entry, ...] = ()
+    failed: tuple[Entry, ...] = ()
+    removed: tuple[Entry, ...] = ()
+
+
 class Catalog:
     """The entries of one models folder, loaded for one provider."""
 
-    def __init__(self, folder: Path, provider: Provider, plan: ExecutionPlan) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        provider: Provider,
+        plan: ExecutionPlan | Planner,
+        entries: tuple[Entry, ...] = (),
+    ) -> None:
+        """Hold `entries`. What is loaded gets `plan`, or the one that a planner finds for it."""
         self.folder = folder
         self.provider = provider
         self.plan = plan
-        self.entries: tuple[Entry, ...] = ()
+        self.entries = entries
 
     def load(self) -> None:
         """Look at every folder and load what can be loaded."""
         self.entries = tuple(
             load_entry(path, self.provider, self.plan) for path in model_folders(self.folder)
         )
+
+    def reload(self, skip: Collection[Path] = ()) -> tuple[Catalog, Changes]:
+        """Return the catalog of what the folder holds now, and what is other than in this one.
+
+        What has not changed is not loaded again. A folder that fails leaves what it was before in
+        its place. The folders in `skip` are not looked at. Raises RepositoryUnreadable, so that a
+        volume that is gone for a moment takes no model with it.
+        """
+        if not self.folder.is_dir():
+            raise RepositoryUnreadable(f"{self.folder} is not there")
+        try:
+            folders = list(model_folders(self.folder))
+        except OSError as error:
+            raise RepositoryUnreadable(f"{self.folder} cannot be read: {error.strerror}") from error
+        old = {self.folder / entry.name / entry.version: entry for entry in self.entries}
+        entries, loaded, kept, failed = [], [], [], []
+        for path in [*folders, *self._unlisted(set(old) - set(folders))]:
+            before = old.pop(path, None)
+            if path in skip:
+                if before:
+                    entries.append(before)
+                    kept.append(before)
+                continue
+            if before and before.model and before.fingerprint == fingerprint(path):
+                # Whatever was wrong with the folder meanwhile is mended.
+                entries.append(replace(before, reason=None))
+                kept.append(entries[-1])
+                continue
+            now = load_entry(path, self.provider, self.plan)
+            if now.state is State.READY:
+                loaded.append(now)
+            else:
+                failed.append(now)
+                if before and before.model:
+                    reason = f"serves what was here before; what is here now: {now.reason}"
+                    now = replace(before, reason=reason)
+            entries.append(now)
+        removed = tuple(old.values())
+        for entry in removed:
+            log.info("%s is no longer there", entry.id)
+        catalog = Catalog(self.folder, self.provider, self.plan, tuple(entries))
+        return catalog, Changes(tuple(loaded), tuple(kept), tuple(failed), removed)
+
+    def _unlisted(self, missing: Collection[Path]) -> list[Path]:
+        """Return those of `missing` that may be there, in a folder that cannot be listed."""
+        return sorted(path for path in missing if not _listable(path.parent))
 
     def names(self) -> list[str]:
         """Return the names of the models, sorted."""
@@ -123,10 +206,26 @@ def model_folders(folder: Path) -> Iterator[Path]:
                 yield version
 
 
-def load_entry(folder: Path, provider: Provider, plan: ExecutionPlan) -> Entry:
+def fingerprint(folder: Path) -> Fingerprint:
+    """Return what a model folder looks like: the manifest's bytes, and its other files' stat."""
+    try:
+        text = (folder / MANIFEST_FILE).read_bytes()
+        marks: list[tuple[str, object]] = [(MANIFEST_FILE, hashlib.sha256(text).digest())]
+        for path in sorted([*folder.glob("*.onnx"), folder / GOLDEN_FILE]):
+            if path.exists():
+                stat = path.stat()
+                marks.append((path.name, (stat.st_size, stat.st_mtime_ns, stat.st_ino)))
+    except OSError as error:
+        return (("unreadable", error.errno),)
+    return tuple(marks)
+
+
+def load_entry(folder: Path, provider: Provider, plan: ExecutionPlan | Planner) -> Entry:
     """Load one model folder; whatever is wrong with it becomes the entry's reason."""
     name, version = folder.parent.name, folder.name
     manifest = None
+    # Before anything is read, so that a change while it is loaded is a change afterwards too.
+    marks = fingerprint(folder)
     try:
         manifest = read_manifest(folder)
         if (manifest.name, manifest.version) != (name, version):
@@ -134,16 +233,33 @@ def load_entry(folder: Path, provider: Provider, plan: ExecutionPlan) -> Entry:
                 f"{MANIFEST_FILE} says {manifest.name}@{manifest.version}, "
                 f"and the folder is {name}/{version}"
             )
-        model = Model(folder, provider, plan)
+        if isinstance(plan, Planner):
+            model = plan.load(folder, manifest.digest)
+        else:
+            model = Model(folder, provider, plan)
+        golden = check_golden(model, folder)
     except (ManifestError, GraphError, ProviderUnavailable) as error:
         reason = str(error)
     except Exception as error:  # noqa: BLE001 - a model folder is input, and harms no other
         reason = f"{type(error).__name__}: {error}"
     else:
         log.info("%s@%s is ready on %s", name, version, provider)
-        return Entry(name, version, State.READY, manifest, model)
+        if golden is Match.NEAR:
+            log.info("%s@%s: its pictures are near the golden ones, not equal", name, version)
+        return Entry(name, version, State.READY, manifest, model, None, golden, marks)
     log.error("%s@%s failed: %s", name, version, reason)
-    return Entry(name, version, State.FAILED, manifest, reason=reason)
+    return Entry(name, version, State.FAILED, manifest, reason=reason, fingerprint=marks)
+
+
+def _listable(folder: Path) -> bool:
+    """Tell whether a folder can be listed; one that is not there can, and holds nothing."""
+    try:
+        list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def version_key(version: str) -> tuple[tuple[int, int | str], ...]:

@@ -10,28 +10,30 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from service.runtime.catalog import Catalog, State
+from service.runtime.catalog import Catalog, Changes, State
+from service.runtime.machine import give_memory_back, usable_cpus
 from service.runtime.manifest import GENERATOR, MAPPING
 from service.runtime.model import Model
+from service.runtime.plans import Planner, PlanWish, slots
 from service.runtime.scheduler import Job, Lane, Observer, Rows, Scheduler, Workers
 from service.runtime.sessions import (
     Provider,
     ProviderUnavailable,
     ProviderWish,
     pick_provider,
-    plan_for,
-    usable_cpus,
     why_no_cuda,
 )
 from service.runtime.styles import StyleCache
+from service.runtime.watching import Watcher
 
 log = logging.getLogger("ganymede.engine")
 
@@ -42,7 +44,7 @@ STYLE_CACHE_BYTES = 64 * 2**20
 
 
 class EngineState(StrEnum):
-    """What the engine does with a job."""
+    """What the engine does with a job. One that has failed may become ready by a reload."""
 
     STARTING = "starting"
     READY = "ready"
@@ -65,8 +67,15 @@ class Engine:
         provider: ProviderWish,
         queue_pixels: int,
         observer: Observer | None = None,
+        plan: PlanWish | None = None,
+        plan_cache: Path | None = None,
+        watch_s: float = 0.0,
     ) -> None:
-        """Prepare, and load nothing yet: that is `start`."""
+        """Prepare, and load nothing yet: that is `start`.
+
+        With `watch_s` the models folder is looked at in such intervals, in seconds, and what has
+        changed there is loaded. Without a `plan` nothing is measured.
+        """
         self.models = models
         self.wish = provider
         self.provider: Provider | None = None
@@ -75,10 +84,17 @@ class Engine:
         self.state = EngineState.STARTING
         self.reason: str | None = "the models are being loaded"
         self._encoders = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="ganymede-encoder")
+        self._plan = plan or PlanWish(measure=False)
+        self._plan_cache = plan_cache
+        self._watch_s = watch_s
+        self._watcher: Watcher | None = None
+        self._slots = 1
         self._scheduler = Scheduler(self.clock, queue_pixels, observer)
         self._workers: Workers | None = None
-        self._transition = threading.Lock()
         self.styles = StyleCache(STYLE_CACHE_BYTES)
+        self._transition = threading.Condition()
+        self._permits = 0
+        self._reloading = threading.Lock()
 
     def start(self) -> None:
         """Load every model and become ready, or failed with a reason. Never raises."""
@@ -97,23 +113,77 @@ class Engine:
             return
         if self.wish == "auto" and self.provider is Provider.CPU:
             log.info("running on the CPU: %s", why_no_cuda())
-        plan = plan_for(self.provider)
-        catalog = Catalog(self.models, self.provider, plan)
+        self._slots = self._scheduler.slots = slots(self.provider, self._plan)
+        planner = Planner(self.provider, self._plan, self._plan_cache)
+        catalog = Catalog(self.models, self.provider, planner)
+        if self._watch_s:
+            # Before the first load, so that nothing changes unseen.
+            self._watcher = Watcher(self.models, self._watch_s, self.reload)
         catalog.load()
-        self.catalog = catalog
-        if not any(entry.state is State.READY for entry in catalog.entries):
-            found = "; ".join(f"{e.id}: {e.reason}" for e in catalog.entries)
-            self._become(
-                EngineState.FAILED, f"no model in {self.models} is ready ({found or 'it is empty'})"
-            )
-            return
         with self._transition:
             if self.state is not EngineState.STARTING:
                 return
-            self._workers = Workers(self._scheduler, plan.workers)
+            self._workers = Workers(self._scheduler, self._slots)
             self._workers.start()
+            self._serve(catalog)
+        # Measuring plans leaves holes behind.
+        give_memory_back()
+        if self._watcher:
+            self._watcher.start()
+        log.info("%s: %d workers on %s", self.state, self._slots, self.provider)
+
+    def _serve(self, catalog: Catalog) -> None:
+        """Serve what `catalog` holds, from now on; the lock is held."""
+        self.catalog = catalog
+        if any(entry.state is State.READY for entry in catalog.entries):
             self.state, self.reason = EngineState.READY, None
-        log.info("ready: %d workers on %s", plan.workers, self.provider)
+            return
+        found = "; ".join(f"{e.id}: {e.reason}" for e in catalog.entries)
+        self.state = EngineState.FAILED
+        self.reason = f"no model in {self.models} is ready ({found or 'it is empty'})"
+        log.error("not ready: %s", self.reason)
+
+    def reload(self, skip: Collection[Path] = ()) -> Changes:
+        """Serve what the models folder holds now, but for the folders in `skip`.
+
+        Jobs that have been submitted end on the model that they were submitted for. An engine that
+        had no model ready becomes ready with the first. Raises NotReady, and RepositoryUnreadable.
+        """
+        with self._reloading:
+            before = self.catalog
+            if before is None or self.state not in (EngineState.READY, EngineState.FAILED):
+                raise NotReady(self.reason or self.state)
+            catalog, changes = before.reload(skip)
+            del before
+            with self._transition:
+                if self.state in (EngineState.READY, EngineState.FAILED):
+                    self._serve(catalog)
+            del catalog
+            if changes.loaded or changes.failed or changes.removed:
+                # The sessions that are gone leave holes behind, and so does reading new ones.
+                give_memory_back()
+        return changes
+
+    @contextmanager
+    def permit(self) -> Iterator[None]:
+        """Hold for one request from its start to its end: a drain waits for it.
+
+        So a request of several jobs, once begun, can submit all of them. Raises NotReady.
+        """
+        with self._transition:
+            if self.state is not EngineState.READY:
+                raise NotReady(self.reason or self.state)
+            self._permits += 1
+        try:
+            yield
+        finally:
+            with self._transition:
+                self._permits -= 1
+                self._transition.notify_all()
+
+    def longest_run(self) -> tuple[float, str]:
+        """Return for how many seconds the oldest of the present runs has run, and its model."""
+        return self._scheduler.longest_run()
 
     def submit(
         self,
@@ -124,10 +194,11 @@ class Engine:
     ) -> Job:
         """Queue the rows of `feeds`; the job's future ends with what `Model.run` gives for `role`.
 
-        `deadline` is a time of `clock`. The job is held: `encode` lets go of it at its end, and who
-        does not come to that calls `abandon`. Raises NotReady, and what Scheduler.submit raises.
+        Who submits for a request holds a `permit`. `deadline` is a time of `clock`. The job is
+        held: `encode` lets go of it at its end, and who does not come to that calls `abandon`.
+        Raises NotReady, and what Scheduler.submit raises.
         """
-        if self.state is not EngineState.READY:
+        if self._workers is None or self.state is EngineState.STOPPED:
             raise NotReady(self.reason or self.state)
         lane = Lane(
             key=(model.digest, role),
@@ -136,6 +207,8 @@ class Engine:
             # Styles are no pictures yet. One pixel a row keeps those that wait bounded too.
             pixels_per_row=1 if role == MAPPING else model.manifest.image.pixels,
             label=model.manifest.name,
+            # As many of its batches at a time as its plan has workers.
+            slots=math.ceil(self._slots / model.plan.workers),
         )
         job = Job(lane, feeds, deadline, held=True)
         self._scheduler.submit(job)
@@ -156,12 +229,20 @@ class Engine:
         self._scheduler.cancel(job)
         self._scheduler.release(job)
 
-    def drain(self, timeout: float) -> bool:
-        """Take in nothing more; wait for the accepted jobs. True when all of them have ended."""
-        self._become(EngineState.DRAINING, "the service is shutting down")
+    def drain(self, timeout: float, reason: str = "the service is shutting down") -> bool:
+        """Take in nothing more; wait for what was permitted and for the accepted jobs.
+
+        True when all of it has ended within `timeout`, in seconds.
+        """
+        end = self.clock() + timeout
+        self._become(EngineState.DRAINING, reason)
+        if self._watcher:
+            self._watcher.stop()
+        with self._transition:
+            self._transition.wait_for(lambda: not self._permits, timeout)
         drained = self._scheduler.drain()
         try:
-            drained.result(timeout)
+            drained.result(max(end - self.clock(), 0.0))
         except FutureTimeout:
             log.warning("stopped with work undone after %.0f s", timeout)
             return False

@@ -3,6 +3,7 @@
     models/<name>/<version>/
         model.json      the manifest
         *.onnx          the graphs: `generator`, or `mapping` and `synthesis`
+        golden.png      pictures that the model has to make again where it serves
         preview.webp    a sample grid
         README.md       the model card
 
@@ -27,7 +28,7 @@ from pydantic import (
 )
 
 from service.runtime.errors import UserError
-from service.runtime.latents import Distribution
+from service.runtime.latents import MAX_SEED, Distribution
 
 MANIFEST_FILE = "model.json"
 # The roles of graphs. A model whose task is `generate` has one that makes pictures of latents, or
@@ -169,6 +170,18 @@ class Quality(_Part):
     reference_samples: Positive
 
 
+class Golden(_Part):
+    """A picture that the model made when it was exported: what of, and the SHA-256 of its pixels.
+
+    Where the model has classes there is a `class_index`, and where it truncates a `truncation`.
+    """
+
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
+    class_index: Annotated[int, Field(ge=0)] | None = None
+    truncation: Finite | None = None
+    sha256: SHA256
+
+
 class Manifest(_Part):
     """What the model is, what goes in, what comes out, where it comes from."""
 
@@ -184,6 +197,7 @@ class Manifest(_Part):
     styles: StyleSpace | None = None
     provenance: Annotated[TrainingProvenance | ImportProvenance, Field(discriminator="kind")]
     quality: tuple[Quality, ...] = ()
+    golden: tuple[Golden, ...] = Field(default=(), max_length=64)
     license: str
 
     @model_validator(mode="after")
@@ -192,7 +206,18 @@ class Manifest(_Part):
             if self.latent is None:
                 raise ValueError("a model that generates needs a latent space")
             self._check_graphs(self.latent)
+            for golden in self.golden:
+                self._check_golden(golden, self.latent)
         return self
+
+    def _check_golden(self, golden: Golden, latent: LatentSpace) -> None:
+        """Raise ValueError unless the picture is one that the model can make."""
+        if (golden.class_index is not None) != bool(self.classes):
+            raise ValueError("golden.class_index goes together with classes")
+        if golden.class_index is not None and golden.class_index >= len(self.classes):
+            raise ValueError(f"golden.class_index {golden.class_index} is no class")
+        if (golden.truncation is not None) != (latent.truncation is not None):
+            raise ValueError("golden.truncation goes together with latent.truncation")
 
     def _check_graphs(self, latent: LatentSpace) -> None:
         """Raise ValueError unless the graphs lead from latents to pixels."""

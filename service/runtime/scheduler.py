@@ -186,10 +186,13 @@ class Scheduler:
         observer: Observer | None = None,
         slots: float = math.inf,
     ) -> None:
-        """Take in at most `bound` pixels at a time, and run batches of at most `slots` slots."""
+        """Take in at most `bound` pixels at a time, and run batches of at most `slots` slots.
+
+        Who learns only later how many there are sets them before the first batch is taken.
+        """
         self._clock = clock
         self._bound = bound
-        self._slots = slots
+        self.slots = slots
         self._observer = observer
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
@@ -353,7 +356,7 @@ class Scheduler:
 
     def _slots_of(self, lane: Lane) -> float:
         """How many slots a batch takes: a lane that wants more than there are gets them all."""
-        return min(lane.slots, self._slots)
+        return min(lane.slots, self.slots)
 
     def drain(self) -> Future[None]:
         """Take in nothing more; the future ends when the last job has."""
@@ -367,7 +370,7 @@ class Scheduler:
         while self._lanes:
             key, jobs = next(iter(self._lanes.items()))
             lane = jobs[0].lane
-            if self._slots_taken + self._slots_of(lane) > self._slots:
+            if self._slots_taken + self._slots_of(lane) > self.slots:
                 return None
             parts: list[Part] = []
             room = self._most_rows(lane)

@@ -42,6 +42,7 @@ def test_a_model_folder_holds_all_that_the_design_asks_for(repository, name):
     assert sorted(file.name for file in folder.iterdir()) == [
         "README.md",
         "generator.onnx",
+        "golden.png",
         "model.json",
         "preview.webp",
     ]

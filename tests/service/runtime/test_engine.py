@@ -109,7 +109,7 @@ def test_what_is_abandoned_makes_room(repository):
 
 def test_a_start_that_fails_says_so(repository, monkeypatch):
     engine = make_engine(repository)
-    monkeypatch.setattr("service.runtime.engine.plan_for", lambda _: 1 / 0)
+    monkeypatch.setattr("service.runtime.engine.slots", lambda *_: 1 / 0)
     engine.start()
     assert engine.state is EngineState.FAILED
     assert "division by zero" in engine.reason
