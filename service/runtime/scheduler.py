@@ -518,6 +518,8 @@ class Workers:
             except BaseException:
                 # A worker that ended would leave a service that looks ready and serves nothing.
                 log.exception("a batch of %s could not be handed back", batch.lane.label)
+            # Or the last batch, and with it its model, would live until the next one comes.
+            del batch
 
 
 def _run(batch: Batch) -> Rows:
