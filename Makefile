@@ -14,7 +14,7 @@ SHIPPED := gan-mnist dcgan-fashion cgan-fashion wgan-gp-mnist stylegan2-flowers
 BY_CLASS := cgan-fashion stylegan2-flowers
 RUNS ?= runs/zoo
 
-.PHONY: help serve test lint format zoo bento lock clean
+.PHONY: help serve test test-faults lint format zoo bento lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -23,7 +23,10 @@ serve: $(VENV)/.base ## Install what serving needs and serve the models that shi
 	$(BIN)/ganymede serve --port $(PORT) --models models
 
 test: $(VENV)/.dev ## Install what the tests need and run them
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto -m "not faults"
+
+test-faults: $(VENV)/.dev ## Break the service in every way, many times over (minutes)
+	$(BIN)/pytest tests/faults
 
 lint: $(VENV)/.dev ## Check format, lint, types and the dependency rules
 	$(BIN)/ruff format --check .

@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.runtime.catalog import ModelFailed, ModelNotFound, RepositoryUnreadable
 from service.runtime.engine import NotReady
@@ -142,11 +143,7 @@ def install(app: FastAPI, respond: Callable[[str, Problem], Response]) -> None:
 
     async def answer(request: Request, error: Exception) -> Response:
         problem = to_problem(error)
-        if problem is None:
-            log.exception("%s %s", request.method, request.url.path, exc_info=error)
-            problem = Problem(
-                500, "internal", "Something went wrong here", "the error is in the service's log"
-            )
+        assert problem is not None  # noqa: S101 - one of the kinds below, all of them foreseen
         response = respond(request.scope["path"], problem)
         if isinstance(error, HTTPException) and error.headers:
             response.headers.update(error.headers)
@@ -165,10 +162,43 @@ def install(app: FastAPI, respond: Callable[[str, Problem], Response]) -> None:
         DeadlineExceeded,
         HTTPException,
         RequestValidationError,
-        Exception,
     )
     for kind in kinds:
         app.add_exception_handler(kind, answer)
+    app.add_middleware(_Unforeseen, respond=respond)
+
+
+class _Unforeseen:
+    """ASGI middleware that answers what nobody foresaw with 500.
+
+    A handler of Exception would do so too, and raise it again: the server then closes the
+    connection, upon which the client's next request is lost.
+    """
+
+    def __init__(self, app: ASGIApp, respond: Callable[[str, Problem], Response]) -> None:
+        self._app, self._respond = app, respond
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def note(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note)
+        except Exception:
+            log.exception("%s %s", scope["method"], scope["path"])
+            if started:
+                raise
+            problem = Problem(
+                500, "internal", "Something went wrong here", "the error is in the service's log"
+            )
+            await self._respond(scope["path"], problem)(scope, receive, send)
 
 
 def _from_validation(error: RequestValidationError) -> Problem:

@@ -1,0 +1,104 @@
+"""Processes and files that go wrong while a crowd is being served."""
+
+import concurrent.futures
+import json
+import signal
+import time
+
+import httpx
+import numpy as np
+
+from service.runtime.manifest import MANIFEST_FILE
+from tests.faults.conftest import Ask, crowd, pixels_of, wait_until_ready, worker_of
+from tests.servers import serving
+
+
+def fine(count: int, first: int = 0) -> list[Ask]:
+    return [Ask(first + 10 * i, ["fine"] * (1 + i % 4)) for i in range(count)]
+
+
+def test_a_worker_that_is_killed_under_load_costs_its_requests_and_none_is_answered_wrong(
+    failing_server, expected, rounds
+):
+    for turn in range(min(rounds, 4)):
+        asks = fine(400, first=10_000 * turn)
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            load = pool.submit(crowd, failing_server, asks)
+            time.sleep(0.3)
+            worker_of(failing_server).send_signal(signal.SIGKILL)
+            outcomes = load.result()
+        for ask, outcome in zip(asks, outcomes, strict=True):
+            if isinstance(outcome, httpx.Response) and outcome.status_code == 200:
+                assert np.array_equal(pixels_of(outcome), expected(ask))
+            elif isinstance(outcome, httpx.Response):
+                assert outcome.status_code == 503  # The new worker loads its models.
+                assert "retry-after" in outcome.headers
+        wait_until_ready(failing_server)
+        assert {answer.status_code for answer in crowd(failing_server, fine(20))} == {200}
+
+
+def truncate_the_graph(folder):
+    graph = folder / "generator.onnx"
+    graph.write_bytes(graph.read_bytes()[:-100])
+
+
+def half_a_manifest(folder):
+    text = (folder / MANIFEST_FILE).read_text()
+    (folder / MANIFEST_FILE).write_text(text[: len(text) // 2])
+
+
+def another_digest(folder):
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    manifest["graphs"]["generator"]["sha256"] = "0" * 64
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+
+
+def no_graph(folder):
+    (folder / "generator.onnx").unlink()
+
+
+def test_a_model_that_is_corrupted_and_reloaded_under_load_is_served_as_it_was(
+    failing_models, failing_server, expected, rounds
+):
+    folder = failing_models / "m" / "1"
+    good = {path: path.read_bytes() for path in folder.iterdir()}
+    for _ in range(rounds):
+        for spoil in (truncate_the_graph, half_a_manifest, another_digest, no_graph):
+            spoil(folder)
+            asks = fine(60)
+            with concurrent.futures.ThreadPoolExecutor() as pool, failing_server.client() as client:
+                load = pool.submit(crowd, failing_server, asks)
+                changes = client.post("/v1/admin/reload").json()
+                answers = load.result()
+            assert [model["id"] for model in changes["failed"]] == ["m@1"]
+            for ask, answer in zip(asks, answers, strict=True):
+                assert answer.status_code == 200
+                assert np.array_equal(pixels_of(answer), expected(ask))
+            for path, content in good.items():
+                path.write_bytes(content)
+            with failing_server.client() as client:
+                assert client.post("/v1/admin/reload").json()["failed"] == []
+    assert "Traceback" not in failing_server.logged()
+
+
+def test_a_stop_under_load_answers_what_was_begun(failing_models, expected, rounds):
+    for turn in range(min(rounds, 4)):
+        with serving(failing_models) as server:
+            # Slow ones, so that there is something to wait for, and those that fail, to be waited
+            # for no longer than they take.
+            kinds = [["fine"] * 4, ["slow"], ["fine", "raises"], ["hungry"] * 4]
+            asks = [Ask(1000 * turn + 10 * i, kinds[i % 4]) for i in range(16)]
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                load = pool.submit(crowd, server, asks, len(asks))
+                while "ganymede_queue_pixels 0.0" in httpx.get(server.url + "/metrics").text:
+                    assert not load.done()
+                server.process.send_signal(signal.SIGTERM)
+                outcomes = load.result()
+            assert server.process.wait(40) == 0
+            answered = [each for each in outcomes if isinstance(each, httpx.Response)]
+            assert len(answered) == len(outcomes), outcomes
+            for ask, answer in zip(asks, answered, strict=True):
+                wanted = {500, 503} if "raises" in ask.classes else {200, 503}
+                assert answer.status_code in wanted
+                if answer.status_code == 200:
+                    assert np.array_equal(pixels_of(answer), expected(ask))
