@@ -239,12 +239,14 @@ class Engine:
         if self._watcher:
             self._watcher.stop()
         with self._transition:
-            self._transition.wait_for(lambda: not self._permits, timeout)
+            answered = self._transition.wait_for(lambda: not self._permits, timeout)
         drained = self._scheduler.drain()
         try:
             drained.result(max(end - self.clock(), 0.0))
         except FutureTimeout:
-            log.warning("stopped with work undone after %.0f s", timeout)
+            answered = False
+        if not answered:
+            log.warning("work is undone after %g s", timeout)
             return False
         if self._workers:
             self._workers.join(timeout=1)

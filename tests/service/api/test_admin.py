@@ -158,6 +158,15 @@ def test_a_watched_folder_needs_no_reload(models):
             time.sleep(0.05)
 
 
+def test_the_flag_watches_too(models):
+    with serving(models, "--watch") as server, server.client() as client:
+        add_version(models, "gan-mnist", "2")
+        deadline = time.monotonic() + 60
+        while picture(client, "gan-mnist").headers["x-ganymede-model"] != "gan-mnist@2":
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
 def own_address() -> str | None:
     """An address of this machine that is not the loopback's."""
     for addresses in psutil.net_if_addrs().values():

@@ -4,7 +4,9 @@ import pytest
 
 from service.runtime.engine import Engine, EngineState, NotReady
 from service.runtime.manifest import MAPPING, SYNTHESIS
+from service.runtime.plans import PlanWish
 from service.runtime.scheduler import JobTooLarge, QueueFull
+from service.runtime.sessions import ExecutionPlan
 from tests.conftest import TINY
 from tests.graphs import SIZE
 
@@ -126,3 +128,77 @@ def test_without_a_model_that_is_ready_it_fails_and_says_what_is_wrong(models, t
     engine.start()
     assert engine.state is EngineState.FAILED
     assert "gan-mnist@1: generator.onnx cannot be read" in engine.reason
+
+
+def test_a_drain_waits_for_what_is_permitted_and_that_may_still_submit(repository):
+    engine = make_engine(repository)
+    engine.start()
+    model = engine.catalog.get("gan-mnist")
+    drained = []
+    thread = threading.Thread(target=lambda: drained.append(engine.drain(timeout=30)))
+    with engine.permit():
+        thread.start()
+        while engine.state is EngineState.READY:
+            pass
+        # A second step of what was begun before.
+        assert len(pictures(engine, model, [1])) == 1
+        with pytest.raises(NotReady, match="shutting down"), engine.permit():
+            pass
+        assert not drained
+    thread.join(30)
+    assert drained == [True]
+    with pytest.raises(NotReady, match="stopped"):
+        engine.submit(model, model.feeds([1]))
+
+
+def test_a_drain_does_not_wait_for_longer_than_it_may(repository):
+    engine = make_engine(repository)
+    engine.start()
+    with engine.permit():
+        assert not engine.drain(timeout=0.1)
+
+
+def test_a_reload_before_the_start_or_after_the_end_is_refused(repository):
+    engine = make_engine(repository)
+    with pytest.raises(NotReady, match="being loaded"):
+        engine.reload()
+    engine.start()
+    assert [entry.id for entry in engine.reload().kept] == [f"{name}@1" for name in sorted(TINY)]
+    assert engine.drain(timeout=10)
+    with pytest.raises(NotReady, match="stopped"):
+        engine.reload()
+
+
+def test_an_engine_whose_models_are_all_gone_has_failed_until_one_comes_back(models):
+    engine = make_engine(models)
+    engine.start()
+    for name in TINY:
+        (models / name).rename(models / f".{name}")
+    engine.reload()
+    assert engine.state is EngineState.FAILED
+    assert "empty" in engine.reason
+    (models / ".gan-mnist").rename(models / "gan-mnist")
+    engine.reload()
+    assert engine.state is EngineState.READY
+    assert len(pictures(engine, engine.catalog.get("gan-mnist"), [1])) == 1
+    assert engine.drain(timeout=10)
+
+
+def test_models_of_different_plans_share_the_slots(repository):
+    wish = PlanWish(workers=2, threads=1, max_rows=4, measure=False)
+    engine = make_engine(repository, plan=wish)
+    engine.start()
+    narrow, wide = engine.catalog.get("gan-mnist"), engine.catalog.get("dcgan-fashion")
+    wide.plan = ExecutionPlan(workers=1, threads=2, max_rows=4)
+    jobs = [
+        (model, seed, engine.submit(model, model.feeds(range(seed, seed + 6))))
+        for seed in range(20)
+        for model in (narrow, wide)
+    ]
+    assert {job.lane.slots for model, _, job in jobs if model is narrow} == {1}
+    assert {job.lane.slots for model, _, job in jobs if model is wide} == {2}
+    for model, seed, job in jobs:
+        pixels = job.future.result(30)["pixels"]
+        assert (pixels == model.generate(range(seed, seed + 6))).all()
+        engine.abandon(job)
+    assert engine.drain(timeout=10)
