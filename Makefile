@@ -10,8 +10,8 @@ PORT ?= 3000
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-SHIPPED := gan-mnist dcgan-fashion cgan-fashion wgan-gp-mnist stylegan2-flowers
-BY_CLASS := cgan-fashion stylegan2-flowers
+SHIPPED := gan-mnist dcgan-fashion cgan-fashion wgan-gp-mnist biggan-flowers stylegan2-flowers
+BY_CLASS := cgan-fashion biggan-flowers stylegan2-flowers
 RUNS ?= runs/zoo
 
 .PHONY: help serve test test-faults lint format zoo bento lock clean

@@ -34,7 +34,11 @@ from service.runtime.manifest import (
 from service.runtime.model import Model
 from service.runtime.sessions import Array, ExecutionPlan, Provider, Session
 from training.checkpoints import Checkpoint, CheckpointError
-from training.folding import fold_batch_norm, without_parametrizations
+from training.folding import (
+    fold_batch_norm,
+    settle_spectral_norms,
+    without_parametrizations,
+)
 from training.graphs import Piece, pieces, style_space
 from training.grids import columns, grid
 from training.model_card import model_card
@@ -114,6 +118,7 @@ def load_generator(recipe: Recipe, checkpoint: Checkpoint) -> nn.Module:
     """Return the averaged generator of a checkpoint, ready to be evaluated."""
     generator = recipe.build_generator()
     generator.load_state_dict(checkpoint.game["average"])
+    settle_spectral_norms(generator)
     return generator.eval()
 
 

@@ -5,9 +5,33 @@ from __future__ import annotations
 import copy
 from itertools import pairwise
 
+import torch
 from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+# Steps of the power method, from vectors that belong to weights nearby.
+_POWER_STEPS = 100
+
+
+def settle_spectral_norms(network: nn.Module) -> None:
+    """Make the spectral normalisations of `network` fit its weights.
+
+    Their largest singular values are estimated step by step, along with training. Averaged weights
+    have only averages of those estimates, which are no estimates of theirs: too small, so that what
+    is divided by them is too large.
+    """
+    for module in network.modules():
+        if parametrize.is_parametrized(module):
+            training = module.training
+            # In training each look at a weight is one step of the power method (Miyato et al. 2018,
+            # arXiv:1802.05957, algorithm 1).
+            module.train()
+            with torch.no_grad():
+                for name in module.parametrizations:  # type: ignore[union-attr]
+                    for _ in range(_POWER_STEPS):
+                        getattr(module, name)
+            module.train(training)
 
 
 def without_parametrizations(network: nn.Module) -> nn.Module:

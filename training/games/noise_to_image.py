@@ -21,6 +21,7 @@ from service.runtime import latents
 from training.augment import Augment
 from training.device import Precision
 from training.distributed import Share
+from training.folding import settle_spectral_norms
 from training.games.balance import Balance
 from training.losses import adversarial_loss, separation
 from training.networks.growth import grown
@@ -370,6 +371,7 @@ class NoiseToImage:
             # with them the pictures of averaged weights are far too bright and too dark.
             draw = partial(latents.draw, distribution=self._distribution)
             on_cpu = copy.deepcopy(generator).cpu()
+            settle_spectral_norms(on_cpu)
             fitted = with_standing_statistics(
                 on_cpu, self.z_dim, self.classes, draw, truncations=(1.0,)
             )
