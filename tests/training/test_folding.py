@@ -16,7 +16,7 @@ def test_averaged_weights_are_divided_by_their_own_largest_singular_value():
     torch.manual_seed(0)
     layer = spectral_norm(nn.Conv2d(6, 8, 3))
     average = copy.deepcopy(layer)
-    for step in range(200):
+    for _ in range(200):
         with torch.no_grad():
             layer.parametrizations.weight.original += 0.05 * torch.randn(8, 6, 3, 3)
         layer(torch.zeros(1, 6, 3, 3))
