@@ -152,7 +152,8 @@ class Lifecycle:
         began = time.monotonic()
         end = began + self._drain_s
         log.info("stopping (%s): accepted work has %g s to end", why, self._drain_s)
-        self._engine.drain(self._drain_s, f"the service is stopping: {why}")
+        reason = f"the service is stopping: {why}"
+        self._engine.drain(self._drain_s, reason, permitted_only=True)
         # Whoever has no answer by now has not been accepted, such as an upload that goes on; or
         # the time is over.
         self._wait_for_answers(min(max(began + _LINGER_S, time.monotonic() + _UNANSWERED_S), end))

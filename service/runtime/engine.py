@@ -229,10 +229,17 @@ class Engine:
         self._scheduler.cancel(job)
         self._scheduler.release(job)
 
-    def drain(self, timeout: float, reason: str = "the service is shutting down") -> bool:
+    def drain(
+        self,
+        timeout: float,
+        reason: str = "the service is shutting down",
+        *,
+        permitted_only: bool = False,
+    ) -> bool:
         """Take in nothing more; wait for what was permitted and for the accepted jobs.
 
-        True when all of it has ended within `timeout`, in seconds.
+        True when all of it has ended within `timeout`, in seconds. With `permitted_only`, jobs that
+        no request waits for any more are left to the workers, that have perhaps hung with them.
         """
         end = self.clock() + timeout
         self._become(EngineState.DRAINING, reason)
@@ -241,6 +248,8 @@ class Engine:
         with self._transition:
             answered = self._transition.wait_for(lambda: not self._permits, timeout)
         drained = self._scheduler.drain()
+        if answered and permitted_only:
+            return True
         try:
             drained.result(max(end - self.clock(), 0.0))
         except FutureTimeout:

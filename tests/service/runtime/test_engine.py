@@ -158,6 +158,27 @@ def test_a_drain_does_not_wait_for_longer_than_it_may(repository):
         assert not engine.drain(timeout=0.1)
 
 
+def test_a_drain_need_not_wait_for_what_nobody_waits_for(repository):
+    engine = make_engine(repository)
+    engine.start()
+    begun, end = threading.Event(), threading.Event()
+    model = engine.catalog.get("gan-mnist")
+
+    def hang(role, feeds):
+        begun.set()
+        end.wait(30)
+        return {"pixels": feeds["z"]}
+
+    model.run = hang
+    job = engine.submit(model, model.feeds([1]))
+    assert begun.wait(10)
+    engine.abandon(job)
+    assert engine.drain(timeout=30, permitted_only=True)
+    assert not end.is_set()
+    end.set()
+    assert engine.drain(timeout=30)
+
+
 def test_a_reload_before_the_start_or_after_the_end_is_refused(repository):
     engine = make_engine(repository)
     with pytest.raises(NotReady, match="being loaded"):
