@@ -76,9 +76,15 @@ def test_from_the_signal_on_new_work_is_refused_and_accepted_work_is_done(models
         assert "Traceback" not in server.logged()
 
 
-def connected(server) -> socket.socket:
+def connected(server, *, receive_buffer: int | None = None) -> socket.socket:
     host, port = server.url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=60)
+    connection = socket.socket()
+    connection.settimeout(60)
+    if receive_buffer is not None:
+        # The kernel grows what is not set before the connection is made.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    connection.connect((host, int(port)))
+    return connection
 
 
 def test_a_client_that_never_finishes_its_request_is_told_and_does_not_hold_the_stop(models):
@@ -97,15 +103,18 @@ def test_a_client_that_never_finishes_its_request_is_told_and_does_not_hold_the_
 def test_a_client_that_never_reads_its_answer_holds_the_stop_no_longer_than_the_drain(tmp_path):
     write_failing(tmp_path / "m" / "1")
     environment = {"GANYMEDE_DRAIN_S": "2", "GANYMEDE_MAX_IMAGES": "10000"}
-    with serving(tmp_path, env=environment) as server, connected(server) as deaf:
-        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        # Ten million bytes, of which the kernels on the way hold a part.
-        body = b'{"model": "m", "seed": 1, "n": 10000, "class": "fine", "format": "npy"}'
-        for _ in range(4):
-            deaf.sendall(
-                b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-                b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
-            )
+    # More bytes than the four million that the kernel takes from the server.
+    body = (
+        b'{"model": "m", "seed": 1, "n": 10000, "class": "fine", "format": "png", "return": ["z"]}'
+    )
+    with (
+        serving(tmp_path, env=environment) as server,
+        connected(server, receive_buffer=4096) as deaf,
+    ):
+        deaf.sendall(
+            b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Accept: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        )
         assert deaf.recv(12) == b"HTTP/1.1 200"
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(30) == 0
