@@ -23,12 +23,14 @@ from service.api.application import create_app
 from service.api.errors import not_ready
 from service.api.metrics import SchedulerMetrics
 from service.arbiter import watch_the_worker
+from service.connections import guard
 from service.lifecycle import Lifecycle
 from service.runtime.engine import Engine, EngineState
 from service.runtime.plans import PlanWish, cache_file
-from service.settings import Settings
+from service.settings import load
 
-settings = Settings()
+settings = load()
+guard(settings)
 engine = Engine(
     settings.models,
     provider=settings.provider,

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from service import keys_cli
+from service.flags import with_settings
 from service.runtime.errors import UserError
 from service.runtime.files import replacing
-from service.settings import Settings
+from service.settings import Settings, load
 
 app = typer.Typer(
     name="ganymede",
@@ -42,41 +43,62 @@ ModelsOption = Annotated[
 
 
 @app.command()
+@with_settings
 def serve(
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 3000,
-    models: ModelsOption = None,
-    provider: Annotated[
-        str | None,
+    host: Annotated[
+        str,
         typer.Option(
-            help="auto, cuda or cpu. auto takes CUDA when it is there; cuda is not ready without.",
+            help="The address to listen on. One that other machines reach needs --keys, or "
+            "--insecure."
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 3000,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="A TOML file of settings, named as the flags below with _ for -. Flags go before "
+            "the environment, which goes before the file.  [env: GANYMEDE_CONFIG]",
             show_default=False,
+            metavar="FILE",
         ),
     ] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Load what changes in the model repository.")
+        bool,
+        typer.Option("--watch", help="Load what changes in the model repository: --watch-s 5."),
     ] = False,
+    first_key: Annotated[
+        bool,
+        typer.Option(
+            "--first-key", help="Where --keys is not there yet, make it with one key; print that."
+        ),
+    ] = False,
+    **flags: object,
 ) -> None:
     """Serve the models over HTTP until stopped.
 
     Example: ganymede serve --port 8000 --models ./models --provider cpu
     """
-    given = {"models": models, "provider": provider, "watch_s": 5.0 if watch else None}
-    settings = _settings({key: value for key, value in given.items() if value is not None})
+    given = {name: value for name, value in flags.items() if value is not None}
+    if watch:
+        given.setdefault("watch_s", 5.0)
+    settings = load(given, config)
     if not settings.models.is_dir():
         raise UserError(f"--models: no such folder: {settings.models}")
-    _assert_free(host, port)
+    address = _address(host)
+    _assert_free(address, port)
+    _assert_guarded(settings, host, address, first_key=first_key)
     # The service runs in a process of BentoML's, and reads its settings from the environment.
     environment = {
         **os.environ,
-        "GANYMEDE_MODELS": str(settings.models.resolve()),
-        "GANYMEDE_PROVIDER": settings.provider,
-        "GANYMEDE_WATCH_S": str(settings.watch_s),
         "BENTOML_DO_NOT_TRACK": os.environ.get("BENTOML_DO_NOT_TRACK", "True"),
     }
+    for name, value in settings.to_environment().items():
+        environment.pop(name, None)
+        if value is not None:
+            environment[name] = value
     code = str(Path(__file__).parent.parent)
     command = [sys.executable, "-m", "bentoml", "serve", "service.app:Ganymede"]
-    options = ["--host", host, "--port", str(port), "--working-dir", code]
+    options = ["--host", address, "--port", str(port), "--working-dir", code]
     os.execve(sys.executable, [*command, *options], environment)  # noqa: S606 - our own interpreter
 
 
@@ -94,7 +116,7 @@ def models(
     from service.runtime.catalog import Catalog, State
     from service.runtime.sessions import Provider, plan_for
 
-    folder = _settings({"models": models} if models else {}).models
+    folder = _settings(models).models
     if not folder.is_dir():
         raise UserError(f"--models: no such folder: {folder}")
     catalog = Catalog(folder, Provider.CPU, plan_for(Provider.CPU))
@@ -147,7 +169,7 @@ def reproduce(
     """
     from service.reproduce import reproduce as again
 
-    folder = _settings({"models": models} if models else {}).models
+    folder = _settings(models).models
     results = [again(file, folder) for file in files]
     if out is not None:
         for result in results:
@@ -162,27 +184,60 @@ def reproduce(
         raise typer.Exit(1)
 
 
-def _assert_free(host: str, port: int) -> None:
+def _address(host: str) -> str:
+    """Return the address that a name stands for, the one that is listened on. Raises UserError."""
+    try:
+        found = socket.getaddrinfo(host or "?", None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--host: {host!r} is no address of this machine: {reason}") from error
+    # Clients try IPv4 too when a name has both.
+    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    return str(found[0][4][0])
+
+
+def _assert_free(address: str, port: int) -> None:
     """Say in one line what BentoML would say in a stack trace."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
-        except (OSError, UnicodeError) as error:
-            reason = "is in use" if getattr(error, "errno", 0) == errno.EADDRINUSE else str(error)
-            raise UserError(f"cannot listen on {host}, port {port}: {reason}") from error
+            probe.bind((address, port))
+        except OSError as error:
+            reason = "is in use" if error.errno == errno.EADDRINUSE else str(error)
+            raise UserError(f"cannot listen on {address}, port {port}: {reason}") from error
 
 
-def _settings(given: dict[str, object]) -> Settings:
-    try:
-        return Settings(**given)  # type: ignore[arg-type]
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise UserError(f"{where}: {problem['msg']}") from error
+def _assert_guarded(settings: Settings, host: str, address: str, *, first_key: bool) -> None:
+    """Raise UserError where everyone could come in and nobody has said so, or nobody could."""
+    from service.api.keys import asks_for_keys, is_loopback
+    from service.keys import add_key, read_keys
+
+    if asks_for_keys(settings) and settings.keys is not None:
+        if first_key and not settings.keys.exists():
+            secret = add_key(settings.keys, "first")
+            typer.echo(
+                f"There were no keys, so this one was made, and is shown this once: {secret}\n"
+                f"Use it as: curl -H 'Authorization: Bearer {secret}' …",
+                err=True,
+            )
+        if not read_keys(settings.keys):
+            raise UserError(
+                f"there are no keys in {settings.keys}, so nobody could come in; make one: "
+                f"ganymede keys add NAME --keys {settings.keys}"
+            )
+    elif not settings.insecure and not is_loopback(address):
+        raise UserError(
+            f"other machines reach {host}, and no keys are asked for: give --keys FILE (made by "
+            "ganymede keys add NAME --keys FILE), or say --insecure to let everyone in"
+        )
 
 
+def _settings(models: Path | None) -> Settings:
+    return load({"models": models} if models else {})
+
+
+app.add_typer(keys_cli.app, name="keys")
 for _command in sorted(entry_points(group="ganymede.commands"), key=lambda command: command.name):
     app.command(_command.name)(_command.load())
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Callable
-from typing import Any
-
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel
 
 from service.api.answers import PROBLEMS
-from service.api.errors import Problem
+from service.api.keys import require_admin
 from service.api.schemas import ProblemDocument
 from service.runtime.catalog import Entry
 from service.runtime.engine import Engine
@@ -33,8 +29,8 @@ class ReloadResponse(BaseModel):
     removed: list[ReloadedModel]
 
 
-def router(engine: Engine, require_admin: Callable[..., Any]) -> APIRouter:
-    """Return the routes, each behind the dependency `require_admin`."""
+def router(engine: Engine) -> APIRouter:
+    """Return the routes, each for administrators alone."""
     routes = APIRouter(
         tags=["operations"],
         dependencies=[Depends(require_admin)],
@@ -60,23 +56,6 @@ def router(engine: Engine, require_admin: Callable[..., Any]) -> APIRouter:
         )
 
     return routes
-
-
-async def loopback_only(request: Request) -> None:
-    """Let in who is on this machine, without a proxy between. Raises Problem (403).
-
-    A browser on this machine is not its operator: what a page from elsewhere sends has an Origin.
-    """
-    proxied = {"forwarded", "x-forwarded-for", "x-real-ip", "via", "origin"}
-    host = request.client.host if request.client else ""
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if not local or proxied & set(request.headers):
-        raise Problem(
-            403, "forbidden", "Not for this client", "this is for clients on the machine itself"
-        )
 
 
 def _models(entries: tuple[Entry, ...]) -> list[ReloadedModel]:

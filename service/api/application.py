@@ -15,7 +15,9 @@ from service.api import (
     errors,
     generate,
     interpolate,
+    keys,
     kserve,
+    limits,
     metrics,
     mix_styles,
     models,
@@ -57,6 +59,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
             request["rows"]["maxItems"] = request["columns"]["maxItems"] = settings.max_images
             request = schemas["ImagesRequest"]["properties"]
             request["n"]["anyOf"][0]["maximum"] = settings.max_images
+            limits.describe(document, settings)
             app.openapi_schema = document
         return app.openapi_schema
 
@@ -68,8 +71,11 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     app.include_router(interpolate.router(engine, settings, find))
     app.include_router(openai_images.router(engine, settings, find))
     app.include_router(kserve.router(engine, settings, find))
-    app.include_router(admin.router(engine, require_admin=admin.loopback_only))
+    app.include_router(admin.router(engine))
     app.include_router(metrics.router())
+    # From the inside to the outside: what comes last sees a request first.
+    app.add_middleware(limits.BodyLimits, settings=settings)
+    app.add_middleware(keys.Keys, settings=settings)
     app.add_middleware(metrics.RequestMetrics)
 
     @app.get("/", include_in_schema=False)

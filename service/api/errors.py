@@ -39,6 +39,7 @@ class Problem(Exception):
         *,
         errors: Sequence[Mapping[str, str]] = (),
         retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
@@ -47,6 +48,7 @@ class Problem(Exception):
         self.detail = detail
         self.errors = errors
         self.retry_after = retry_after
+        self.more_headers = headers or {}
 
     def body(self) -> str:
         """The problem document."""
@@ -62,7 +64,7 @@ class Problem(Exception):
 
     def headers(self) -> dict[str, str]:
         """The headers that go with it."""
-        headers = {"content-type": MEDIA_TYPE}
+        headers = {"content-type": MEDIA_TYPE, **self.more_headers}
         if self.retry_after is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
         return headers

@@ -56,6 +56,8 @@ def router(engine: Engine, settings: Settings, find: Callable[[str], Model]) -> 
         kind = negotiate_animation(body.format, accept)
         async with AsyncExitStack() as stack:
             run = await stack.enter_async_context(running(engine, request, settings.deadline_s))
+            # The whole walk, so that it does not end in the middle of its way.
+            run.reserve(model, walk.frames)
             film = _Film(model, walk, kind, body.fps)
             parts = film.parts(run, settings.queue_pixels)
             # Whatever is wrong shows before the first byte, while an error can still be said.

@@ -11,11 +11,14 @@ from typing import Any, TypeVar
 import numpy as np
 from fastapi import Request
 
-from service.api.errors import client_gone
+from service.api.errors import Problem, client_gone
+from service.api.keys import caller_of
+from service.api.limits import deadline_of
+from service.api.rates import Account
 from service.runtime.engine import Engine
 from service.runtime.manifest import GENERATOR, MAPPING, SYNTHESIS
 from service.runtime.model import Model
-from service.runtime.scheduler import DeadlineExceeded, Rows
+from service.runtime.scheduler import DeadlineExceeded, Job, Rows
 from service.runtime.sessions import Array
 from service.runtime.sources import Source, feeds
 
@@ -24,23 +27,28 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def running(engine: Engine, request: Request, seconds: float) -> AsyncIterator[Run]:
-    """Watch over all that is run for `request` in the block, for `seconds` at most.
-
-    Raises NotReady.
+    """Watch over all that is run for `request` in the block, for `seconds` at most, or for less
+    where the request says so. Raises NotReady, and Problem (400) where it says what is no time.
     """
+    seconds = deadline_of(request, seconds)
+    account = Account(caller_of(request).allowance)
     with engine.permit():
         gone = asyncio.ensure_future(_disconnected(request))
         try:
-            yield Run(engine, gone, seconds)
+            yield Run(engine, gone, seconds, account)
         finally:
             gone.cancel()
+            account.close()
 
 
 class Run:
     """What is run for one request, in one step or several: one deadline, and one client to lose."""
 
-    def __init__(self, engine: Engine, gone: asyncio.Future[None], seconds: float) -> None:
+    def __init__(
+        self, engine: Engine, gone: asyncio.Future[None], seconds: float, account: Account
+    ) -> None:
         self._engine = engine
+        self._account = account
         self._gone = gone
         self._seconds = seconds
         self._deadline = engine.clock() + seconds
@@ -50,9 +58,26 @@ class Run:
 
         Past the deadline, or when the client has gone, the job is cancelled and what is left of it
         is not done. Raises what Engine.submit raises, DeadlineExceeded, and Problem for a client
-        gone.
+        gone, or one that has used up its allowance.
         """
-        job = self._engine.submit(model, feeds, self._deadline, role)
+        # Styles are no pictures yet, and cost nothing.
+        per_row = 0 if role == MAPPING else model.manifest.image.pixels
+        pixels = len(next(iter(feeds.values()))) * per_row
+        self._account.spend(pixels)
+        job: Job | None = None
+        try:
+            job = self._engine.submit(model, feeds, self._deadline, role)
+            return await self._outcome(job, work)
+        except (DeadlineExceeded, Problem, asyncio.CancelledError):
+            # The client's own doing, as likely as not: what was begun for it is paid.
+            begun = job.begun * per_row if job else 0
+            self._account.unspend(pixels - begun)
+            raise
+        except BaseException:
+            self._account.unspend(pixels)
+            raise
+
+    async def _outcome(self, job: Job, work: Callable[[Rows], T]) -> T:
         handed_on = False
         try:
             outputs = await self._wait(job.future)
@@ -99,6 +124,12 @@ class Run:
                 cache.put((model.digest, key), styles)
                 found[key] = styles
         return np.stack([found[source.key] for source in sources])
+
+    def reserve(self, model: Model, pictures: int) -> None:
+        """Take what `pictures` cost from the client's allowance now, for an answer that leaves in
+        parts. Raises Problem (429, 422).
+        """
+        self._account.reserve(pictures * model.manifest.image.pixels)
 
     def renew(self) -> None:
         """Begin the deadline anew, for an answer that leaves in parts."""

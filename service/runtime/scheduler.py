@@ -113,6 +113,11 @@ class Job:
         self._held = held
         self._settled = False
 
+    @property
+    def begun(self) -> int:
+        """Rows given to workers so far, whatever became of them."""
+        return self._handed_out
+
 
 @dataclass(frozen=True)
 class Part:
