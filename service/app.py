@@ -5,7 +5,7 @@ BentoML keeps `/livez` and `/readyz`; every other path is the FastAPI applicatio
 
 from __future__ import annotations
 
-import logging
+import asyncio
 import os
 import threading
 
@@ -19,6 +19,7 @@ import bentoml
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from service import logs, tracing
 from service.api.application import create_app
 from service.api.errors import not_ready
 from service.api.metrics import SchedulerMetrics
@@ -31,6 +32,8 @@ from service.settings import load
 
 settings = load()
 guard(settings)
+# BentoML's arbiter imports this module too, so its lines have the same form.
+logs.configure(settings.log_format)
 engine = Engine(
     settings.models,
     provider=settings.provider,
@@ -65,14 +68,17 @@ async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
     traffic={"timeout": settings.deadline_s + 30},
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
+    # It would make a span a request, sent or not. Those that are sent are of tracing.py.
+    tracing={"excluded_urls": ".*"},
 )
 @bentoml.asgi_app(asgi, path="/")
 class Ganymede:
     """Starts the engine beside the event loop, so that the process answers while models load."""
 
     def __init__(self) -> None:
-        logging.getLogger("ganymede").setLevel(logging.INFO)
         lifecycle.begin()
+        # Not where the module is imported: the arbiter has nothing to trace.
+        tracing.start()
         threading.Thread(target=engine.start, name="ganymede-start", daemon=True).start()
 
     async def __is_alive__(self) -> bool:
@@ -86,3 +92,9 @@ class Ganymede:
             problem = not_ready(engine.reason or engine.state)
             raise HTTPException(problem.status, problem.body(), problem.headers())
         return True
+
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
+    async def stop_tracing(self) -> None:
+        """Send what has not been sent. By now the accepted work has ended."""
+        if (tracer := tracing.current()) is not None:
+            await asyncio.to_thread(tracer.stop)

@@ -20,6 +20,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from service.logs import LogFormat
 from service.runtime.errors import UserError
 from service.runtime.sessions import ProviderWish
 
@@ -133,6 +134,10 @@ class Settings(BaseSettings):
         description="Seconds in which a client must take 1 MiB of its answer, or all that is left "
         "of it; else the connection is cut.",
     )
+    log_format: LogFormat | None = Field(
+        default=None, description="json or text; text on a terminal and json elsewhere when unset."
+    )
+    log_requests: bool = Field(default=True, description="Write a line for every request.")
 
     @field_validator("open_paths", mode="before")
     @classmethod

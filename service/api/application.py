@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import RedirectResponse
+from starlette.types import ASGIApp
 
 from service import __version__
 from service.api import (
@@ -23,6 +25,8 @@ from service.api import (
     models,
     openai_images,
 )
+from service.api.access import Access
+from service.api.exchange import Rejection, note_model, note_rejection
 from service.runtime.engine import Engine, EngineState, NotReady
 from service.runtime.model import Model
 from service.settings import Settings
@@ -38,8 +42,16 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
 
     def find(name: str) -> Model:
         if engine.state is not EngineState.READY or engine.catalog is None:
+            if engine.state in (EngineState.DRAINING, EngineState.STOPPED):
+                note_rejection(Rejection.DRAINING)
             raise NotReady(engine.reason or engine.state)
-        return engine.catalog.get(name)
+        model = engine.catalog.get(name)
+        note_model(model.manifest.name)
+        return model
+
+    def watched(inner: Callable[[], ASGIApp] = app.build_middleware_stack) -> ASGIApp:
+        # Around all that Starlette builds: what it answers to an unforeseen error passes here too.
+        return Access(inner(), log_requests=settings.log_requests)
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -64,6 +76,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+    app.build_middleware_stack = watched  # type: ignore[method-assign]
     errors.install(app, error_shapes.respond)
     app.include_router(models.router(engine))
     app.include_router(generate.router(engine, settings, find))
@@ -72,11 +85,10 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     app.include_router(openai_images.router(engine, settings, find))
     app.include_router(kserve.router(engine, settings, find))
     app.include_router(admin.router(engine))
-    app.include_router(metrics.router())
+    app.include_router(metrics.router(engine, settings))
     # From the inside to the outside: what comes last sees a request first.
     app.add_middleware(limits.BodyLimits, settings=settings)
     app.add_middleware(keys.Keys, settings=settings)
-    app.add_middleware(metrics.RequestMetrics)
 
     @app.get("/", include_in_schema=False)
     async def root() -> RedirectResponse:

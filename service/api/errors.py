@@ -17,6 +17,8 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api import exchange
+from service.api.exchange import Rejection
 from service.runtime.catalog import ModelFailed, ModelNotFound, RepositoryUnreadable
 from service.runtime.engine import NotReady
 from service.runtime.scheduler import DeadlineExceeded, Draining, JobTooLarge, QueueFull
@@ -60,6 +62,8 @@ class Problem(Exception):
         }
         if self.errors:
             document["errors"] = list(self.errors)
+        if (now := exchange.current()) is not None:
+            document["request_id"] = now.request_id
         return json.dumps(document)
 
     def headers(self) -> dict[str, str]:
@@ -146,6 +150,8 @@ def install(app: FastAPI, respond: Callable[[str, Problem], Response]) -> None:
     async def answer(request: Request, error: Exception) -> Response:
         problem = to_problem(error)
         assert problem is not None  # noqa: S101 - one of the kinds below, all of them foreseen
+        if (reason := _rejection(error)) is not None:
+            exchange.note_rejection(reason)
         response = respond(request.scope["path"], problem)
         if isinstance(error, HTTPException) and error.headers:
             response.headers.update(error.headers)
@@ -201,6 +207,22 @@ class _Unforeseen:
                 500, "internal", "Something went wrong here", "the error is in the service's log"
             )
             await self._respond(scope["path"], problem)(scope, receive, send)
+
+
+def _rejection(error: BaseException) -> Rejection | None:
+    """Return why `error` refuses work; None where the status says it, or nothing was refused."""
+    match error:
+        case Draining():
+            return Rejection.DRAINING
+        case ModelFailed():
+            return Rejection.MODEL_FAILED
+        case QueueFull():
+            return Rejection.QUEUE_FULL
+        case JobTooLarge():
+            return Rejection.TOO_LARGE
+        case Problem(__cause__=BaseException() as cause):
+            return _rejection(cause)
+    return None
 
 
 def _from_validation(error: RequestValidationError) -> Problem:

@@ -11,9 +11,12 @@ from typing import Any, TypeVar
 import numpy as np
 from fastapi import Request
 
+from service import tracing
+from service.api import exchange
 from service.api.errors import Problem, client_gone
 from service.api.keys import caller_of
 from service.api.limits import deadline_of
+from service.api.metrics import Cache, looked_up
 from service.api.rates import Account
 from service.runtime.engine import Engine
 from service.runtime.manifest import GENERATOR, MAPPING, SYNTHESIS
@@ -67,7 +70,7 @@ class Run:
         job: Job | None = None
         try:
             job = self._engine.submit(model, feeds, self._deadline, role)
-            return await self._outcome(job, work)
+            return await self._outcome(job, role, work)
         except (DeadlineExceeded, Problem, asyncio.CancelledError):
             # The client's own doing, as likely as not: what was begun for it is paid.
             begun = job.begun * per_row if job else 0
@@ -77,7 +80,7 @@ class Run:
             self._account.unspend(pixels)
             raise
 
-    async def _outcome(self, job: Job, work: Callable[[Rows], T]) -> T:
+    async def _outcome(self, job: Job, role: str, work: Callable[[Rows], T]) -> T:
         handed_on = False
         try:
             outputs = await self._wait(job.future)
@@ -87,6 +90,9 @@ class Run:
         finally:
             if not handed_on:
                 self._engine.abandon(job)
+            this, tracer = exchange.current(), tracing.current()
+            if tracer is not None and this is not None and this.span is not None:
+                tracer.stations(this.span, job, role, self._engine.clock)
 
     async def pictures(
         self, model: Model, sources: Sequence[Source], work: Callable[[Rows], T]
@@ -108,6 +114,7 @@ class Run:
         cache = self._engine.styles
         found: dict[Hashable, Array] = {}
         missing: dict[Hashable, Source] = {}
+        hits = 0
         for source in sources:
             if source.w is not None:
                 found[source.key] = source.w
@@ -117,6 +124,8 @@ class Run:
                     missing[source.key] = source
                 else:
                     found[source.key] = styles
+                    hits += 1
+        looked_up(Cache.STYLES, hits=hits, of=hits + len(missing))
         if missing:
             given = feeds(list(missing.values()), model.manifest)
             mapped = await self.through(model, MAPPING, given, lambda outputs: outputs["w"])

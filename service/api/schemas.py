@@ -330,6 +330,7 @@ class ProblemDocument(BaseModel):
     status: int
     detail: str
     errors: list[dict[str, str]] = []
+    request_id: str | None = Field(default=None, description="The header X-Request-Id says it too.")
 
 
 class ModelPlan(BaseModel):

@@ -89,6 +89,7 @@ class Engine:
         self._watch_s = watch_s
         self._watcher: Watcher | None = None
         self._slots = 1
+        self._observer = observer
         self._scheduler = Scheduler(self.clock, queue_pixels, observer)
         self._workers: Workers | None = None
         self.styles = StyleCache(STYLE_CACHE_BYTES)
@@ -220,9 +221,18 @@ class Engine:
         The job keeps its place within the bound until then, so that what waits to be encoded is
         bounded too.
         """
-        encoding = self._encoders.submit(work)
+        encoding = self._encoders.submit(self._timed, job, work)
         encoding.add_done_callback(lambda _: self._scheduler.release(job))
         return encoding
+
+    def _timed(self, job: Job, work: Callable[[], T]) -> T:
+        job.times.encoding = begun = self.clock()
+        try:
+            return work()
+        finally:
+            job.times.encoded = self.clock()
+            if self._observer:
+                self._observer.encoded(job.lane, job.times.encoded - begun)
 
     def abandon(self, job: Job) -> None:
         """Cancel a job that nobody waits for any more, and let go of it."""

@@ -83,6 +83,20 @@ class Lane:
     slots: int = 1
 
 
+@dataclass
+class Times:
+    """When a job came to each of its stations, on the scheduler's clock; None where it has not.
+
+    The engine, which sees to the encoding, notes that too.
+    """
+
+    submitted: float | None = None
+    started: float | None = None
+    ended: float | None = None
+    encoding: float | None = None
+    encoded: float | None = None
+
+
 class Job:
     """Rows to be run in a lane; `future` ends with the outputs by name, in the order of the rows.
 
@@ -103,6 +117,7 @@ class Job:
         self.pixels = self.rows * lane.pixels_per_row
         self.deadline = deadline
         self.future: Future[dict[str, Array]] = Future()
+        self.times = Times()
         # The scheduler's own notes, kept under its lock: rows given to workers so far, rows that
         # are with one now, and what came back, by first row.
         self._handed_out = 0
@@ -172,8 +187,17 @@ class Batch:
 class Observer(Protocol):
     """Is told what happens, outside the lock. What it raises is logged, and harms no job."""
 
+    def waited(self, lane: Lane, seconds: float) -> None:
+        """The first rows of a job begin to run, so long after it was submitted."""
+
     def ran(self, lane: Lane, rows: int, seconds: float) -> None:
         """A batch was run."""
+
+    def made(self, batch: Batch, outputs: Rows) -> None:
+        """That is what a batch gave, and not to be changed: it is the jobs' own."""
+
+    def encoded(self, lane: Lane, seconds: float) -> None:
+        """What follows on a job's run was done, or failed."""
 
     def queued(self, pixels: int) -> None:
         """So many pixels are within the bound."""
@@ -242,6 +266,7 @@ class Scheduler:
             if over > 0:
                 raise QueueFull(self._seconds_for(over))
             self._pixels += job.pixels
+            job.times.submitted = self._clock()
             self._lanes.setdefault(job.lane.key, deque()).append(job)
             self._work.notify()
         self._observe_queue()
@@ -283,6 +308,7 @@ class Scheduler:
 
     def execute(self, batch: Batch) -> None:
         """Run a batch that `take` gave, and hand its rows back. Errors belong to the jobs."""
+        self._note_start(batch)
         try:
             self._run_if_wanted(batch)
         finally:
@@ -339,6 +365,19 @@ class Scheduler:
             rows = {name: array[row : row + part.rows] for name, array in outputs.items()}
             row += part.rows
             self._give_back(part, rows)
+        # Last, since nobody should wait for it.
+        if self._observer:
+            self._observer.made(batch, outputs)
+
+    def _note_start(self, batch: Batch) -> None:
+        now = self._clock()
+        for part in batch.parts:
+            times = part.job.times
+            # The other parts of the job may begin beside this one or before it, on other workers.
+            if part.start == 0:
+                times.started = now
+                if self._observer and times.submitted is not None:
+                    self._observer.waited(batch.lane, now - times.submitted)
 
     def _keep_smaller(self, batch: Batch) -> None:
         """Note that the memory does not hold batches of that size."""
@@ -436,6 +475,7 @@ class Scheduler:
             if job._ended:
                 return
             job._ended = True
+            job.times.ended = self._clock()
             waiting = self._lanes.get(job.lane.key)
             if waiting and job in waiting:
                 waiting.remove(job)
