@@ -176,3 +176,51 @@ def _write_manifest(
         license="Apache-2.0",
     )
     (folder / MANIFEST_FILE).write_text(manifest.to_json())
+
+
+def write_spoiled(folder: Path) -> None:
+    """Styles and pictures that are NaN for every latent whose first number is below 0; seed 0 is
+    well.
+    """
+    folder.mkdir(parents=True)
+    mapping = Drawing(seed=4)
+    root = mapping.node("Sqrt", mapping.node("MatMul", "z", mapping.constant(_first_of(Z, W))))
+    one_row = mapping.node("Unsqueeze", root, mapping.constant([1]))
+    mapping.node("Add", one_row, mapping.constant(np.zeros((1, LAYERS, W), np.float32)), gives="w")
+    synthesis = Drawing(seed=5)
+    style = synthesis.node("Gather", "w", synthesis.constant(0), axis=1)
+    synthesis.paint(
+        synthesis.node("MatMul", style, synthesis.weight(W, SIZE * SIZE * 3)), [-1, SIZE, SIZE, 3]
+    )
+    graphs = {
+        MAPPING: mapping.save(folder / "mapping.onnx", ["z"], ["w"]),
+        SYNTHESIS: synthesis.save(folder / "synthesis.onnx", ["w"], ["pixels"]),
+    }
+    layers = [StyleLayer(resolution=SIZE, group=group) for group in GROUPS]
+    _write_manifest(folder, graphs, ["z"], styles=StyleSpace(dimension=W, layers=layers))
+
+
+def write_failing(folder: Path) -> None:
+    """A graph that cannot run for a latent whose first number is below 0; seed 0 is well."""
+    folder.mkdir(parents=True)
+    generator = Drawing(seed=6)
+    first = generator.node("Gather", "z", generator.constant(0), axis=1)
+    below = generator.node("Less", first, generator.constant(np.float32(0)))
+    # Index 9 of an axis of one is an error.
+    index = generator.node(
+        "Mul", generator.node("Cast", below, to=TensorProto.INT64), generator.constant(9)
+    )
+    zeros = generator.node("Gather", generator.constant(np.zeros((1, Z), np.float32)), index)
+    painted = generator.node(
+        "MatMul", generator.node("Add", "z", zeros), generator.weight(Z, SIZE * SIZE * 3)
+    )
+    generator.paint(painted, [-1, SIZE, SIZE, 3])
+    graphs = {GENERATOR: generator.save(folder / "generator.onnx", ["z"], ["pixels"])}
+    _write_manifest(folder, graphs, ["z"])
+
+
+def _first_of(rows: int, columns: int) -> np.ndarray:
+    """A matrix that gives the first number of a row, in every column."""
+    matrix = np.zeros((rows, columns), np.float32)
+    matrix[0] = 1
+    return matrix

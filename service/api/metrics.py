@@ -121,11 +121,27 @@ def looked_up(cache: Cache, *, hits: int, of: int) -> None:
     CACHE_MISSES.labels(cache.value).inc(of - hits)
 
 
+class _ModelMetrics:
+    """The series of one model, found once: that costs more than to add to them."""
+
+    def __init__(self, model: str) -> None:
+        self.queue_seconds = QUEUE_SECONDS.labels(model)
+        self.batch_rows = BATCH_ROWS.labels(model)
+        self.inference_seconds = INFERENCE_SECONDS.labels(model)
+        self.encode_seconds = ENCODE_SECONDS.labels(model)
+        self.sampled_rows = SAMPLED_ROWS.labels(model)
+        self.nonfinite_rows = NONFINITE_ROWS.labels(model)
+        self.flat_pictures = FLAT_PICTURES.labels(model)
+        self.sampled_values = SAMPLED_VALUES.labels(model)
+        self.saturated_values = SATURATED_VALUES.labels(model)
+
+
 class SchedulerMetrics:
     """What the scheduler has to say, in Prometheus' words."""
 
     def __init__(self, samples: OutputSamples | None = None) -> None:
         self._samples = samples or OutputSamples()
+        self._models: dict[str, _ModelMetrics] = {}
         self._diversity: dict[str, float] = {}
 
     def queued(self, pixels: int) -> None:
@@ -134,31 +150,41 @@ class SchedulerMetrics:
 
     def waited(self, lane: Lane, seconds: float) -> None:
         """Count a job that begins."""
-        QUEUE_SECONDS.labels(lane.label).observe(seconds)
+        self._of(lane).queue_seconds.observe(seconds)
 
     def ran(self, lane: Lane, rows: int, seconds: float) -> None:
         """Count a batch."""
-        BATCH_ROWS.labels(lane.label).observe(rows)
-        INFERENCE_SECONDS.labels(lane.label).observe(seconds)
+        model = self._of(lane)
+        model.batch_rows.observe(rows)
+        model.inference_seconds.observe(seconds)
 
     def made(self, batch: Batch, outputs: Rows) -> None:
         """Look at what some of the batches gave."""
         if (look := self._samples.look(batch, outputs)) is None:
             return
-        model = batch.lane.label
-        SAMPLED_ROWS.labels(model).inc(look.rows)
-        NONFINITE_ROWS.labels(model).inc(look.nonfinite)
-        FLAT_PICTURES.labels(model).inc(look.flat)
-        SAMPLED_VALUES.labels(model).inc(look.values)
-        SATURATED_VALUES.labels(model).inc(look.saturated)
+        model = self._of(batch.lane)
+        model.sampled_rows.inc(look.rows)
+        model.nonfinite_rows.inc(look.nonfinite)
+        model.flat_pictures.inc(look.flat)
+        model.sampled_values.inc(look.values)
+        model.saturated_values.inc(look.saturated)
+        name = batch.lane.label
         for difference in look.differences:
-            mean = self._diversity.get(model, difference)
-            self._diversity[model] = mean + _WEIGHT * (difference - mean)
-            DIVERSITY.labels(model).set(self._diversity[model])
+            mean = self._diversity.get(name, difference)
+            self._diversity[name] = mean + _WEIGHT * (difference - mean)
+            # Not there before the first: 0 would say that all pictures are alike.
+            DIVERSITY.labels(name).set(self._diversity[name])
 
     def encoded(self, lane: Lane, seconds: float) -> None:
         """Count an encoding."""
-        ENCODE_SECONDS.labels(lane.label).observe(seconds)
+        self._of(lane).encode_seconds.observe(seconds)
+
+    def _of(self, lane: Lane) -> _ModelMetrics:
+        model = self._models.get(lane.label)
+        if model is None:
+            # Two threads may both come here: they find the same series.
+            model = self._models[lane.label] = _ModelMetrics(lane.label)
+        return model
 
 
 class EngineMetrics(Collector):

@@ -1,0 +1,226 @@
+"""The lines that the real service writes, and the ids in them."""
+
+import io
+import json
+import logging
+import os
+import re
+import sys
+import time
+
+import pytest
+
+from service import logs
+from tests.graphs import write_failing
+from tests.servers import serving
+
+MADE = re.compile(r"[0-9a-f]{32}")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    models = tmp_path_factory.mktemp("failing")
+    write_failing(models / "failing" / "1")
+    with serving(models) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server):
+    with server.client() as client:
+        yield client
+
+
+def lines(server) -> list[dict]:
+    return [json.loads(line) for line in server.logged().splitlines() if line.startswith("{")]
+
+
+def about(server, request_id: str) -> list[dict]:
+    """The lines of a request, once the last of them is there: a moment after the answer."""
+    deadline = time.monotonic() + 30
+    while True:
+        found = [line for line in lines(server) if line.get("request_id") == request_id]
+        if any(line["logger"] == "ganymede.access" for line in found):
+            return found
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_every_line_of_the_service_and_of_its_host_is_json_and_is_there_once(server, client):
+    client.get("/v1/models")
+    written = server.logged().splitlines()
+    # ONNX Runtime writes what its kernels complain of by itself.
+    ours = [line for line in written if "onnxruntime:" not in line]
+    messages = [json.loads(line)["message"] for line in ours]
+    assert sum("Starting production HTTP BentoServer" in message for message in messages) == 1
+    assert sum("Service ganymede initialized" in message for message in messages) == 1
+    assert sum("failing@1 is ready" in message for message in messages) == 1
+    for line in ours:
+        assert {"time", "level", "logger", "message"} <= set(json.loads(line))
+
+
+def test_a_request_has_one_line_with_its_id_route_status_time_size_and_model(server, client):
+    answer = client.post(
+        "/v1/generate", json={"model": "failing", "seed": 0}, headers={"x-request-id": "abc-123"}
+    )
+    assert answer.headers["x-request-id"] == "abc-123"
+    (line,) = about(server, "abc-123")
+    assert line["logger"] == "ganymede.access"
+    assert line["level"] == "INFO"
+    assert (line["method"], line["route"], line["status"]) == ("POST", "/v1/generate", 200)
+    assert line["model"] == "failing"
+    assert line["bytes"] == len(answer.content)
+    assert line["ms"] > 0
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
+
+
+def test_the_route_is_a_template(server, client):
+    client.get("/v1/models/failing/images/0.png", headers={"x-request-id": "template"})
+    (line,) = about(server, "template")
+    assert line["route"] == "/v1/models/{name}/images/{seed}.{extension}"
+
+
+def test_a_refused_request_says_why(server, client):
+    client.get("/nowhere", headers={"x-request-id": "nowhere"})
+    (line,) = about(server, "nowhere")
+    assert (line["route"], line["status"]) == ("unmatched", 404)
+    assert "model" not in line
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        b"",
+        b"two words",
+        b'quo"ted',
+        b"back\\slash",
+        b"\xff\xfe",
+        b"caf\xe9",
+        b"a" * 129,
+        b"-leading",
+        b"<script>",
+        b"tab\there",
+    ],
+)
+def test_an_id_that_is_not_sane_is_replaced(client, told):
+    answer = client.get("/v1/models", headers={"x-request-id": told})
+    assert answer.status_code == 200
+    assert MADE.fullmatch(answer.headers["x-request-id"])
+
+
+@pytest.mark.parametrize("told", ["a", "a" * 128, "0b7e-4c:x/y+z=@.", "Root=1-67891233-abc"])
+def test_a_sane_id_is_kept(client, told):
+    assert client.get("/v1/models", headers={"x-request-id": told}).headers["x-request-id"] == told
+
+
+def test_without_an_id_each_request_gets_its_own(client):
+    made = {client.get("/v1/models").headers["x-request-id"] for _ in range(20)}
+    assert len(made) == 20
+    assert all(MADE.fullmatch(each) for each in made)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("GET", "/nowhere", None, 404),
+        ("DELETE", "/v1/models", None, 405),
+        ("POST", "/v1/generate", {"model": "failing", "n": 0}, 422),
+        ("POST", "/v1/generate", {"model": "nobody"}, 404),
+        ("POST", "/v1/generate", {"model": "failing", "seed": 2}, 500),
+    ],
+)
+def test_every_problem_says_the_id(client, method, path, body, status):
+    answer = client.request(method, path, json=body, headers={"x-request-id": f"problem-{status}"})
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["x-request-id"] == f"problem-{status}"
+    assert answer.json()["request_id"] == f"problem-{status}"
+
+
+def test_an_unforeseen_error_is_logged_once_with_its_stack_trace_and_the_requests_id(
+    server, client
+):
+    body = {"model": "failing", "seed": 2}
+    answer = client.post("/v1/generate", json=body, headers={"x-request-id": "unforeseen"})
+    assert answer.status_code == 500
+    assert "onnxruntime" not in answer.text.lower()
+    error, access = about(server, "unforeseen")
+    assert error["level"] == "ERROR"
+    assert "Traceback" in error["exception"]
+    assert access["status"] == 500
+    assert access["bytes"] == len(answer.content)
+    # uvicorn would write the same once more.
+    assert not any("Exception in ASGI" in line["message"] for line in lines(server))
+
+
+def test_text_is_for_people_and_access_lines_can_be_off(tmp_path):
+    write_failing(tmp_path / "failing" / "1")
+    environment = {"GANYMEDE_LOG_FORMAT": "text"}
+    with serving(tmp_path, env=environment) as server, server.client() as client:
+        client.get("/v1/models", headers={"x-request-id": "words"})
+        # The answer to a second request comes after the line of the first.
+        client.get("/v1/models")
+        assert re.search(
+            r"^\S+Z INFO ganymede\.access: answered request_id=words method=GET route=/v1/models "
+            r"status=200 ms=\d+\.\d bytes=\d+$",
+            server.logged(),
+            re.MULTILINE,
+        )
+    environment = {"GANYMEDE_LOG_REQUESTS": "false"}
+    with serving(tmp_path, env=environment) as server, server.client() as client:
+        answer = client.get("/v1/models", headers={"x-request-id": "silent"})
+        assert answer.headers["x-request-id"] == "silent"
+        client.get("/v1/models")
+        assert "ganymede.access" not in server.logged()
+
+
+def test_a_setting_that_is_no_format_is_refused_in_one_line(tmp_path):
+    from tests.service.test_cli import run
+
+    (tmp_path / "models").mkdir()
+    environment = {**os.environ, "GANYMEDE_LOG_FORMAT": "xml"}
+    done = run("serve", "--models", tmp_path / "models", env=environment)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "log_format" in done.stderr
+
+
+@pytest.fixture
+def restored():
+    """The loggers as they were."""
+    root = logging.getLogger()
+    before = root.handlers, root.level
+    yield
+    root.handlers, level = before
+    root.setLevel(level)
+    logging.captureWarnings(False)
+
+
+def test_a_terminal_gets_text_and_anything_else_json(restored):
+    reader, writer = os.openpty()
+    with os.fdopen(writer, "w") as terminal:
+        logs.configure(None, terminal)
+        logging.getLogger("ganymede").info("to a person")
+        assert " INFO ganymede: to a person" in os.read(reader, 1000).decode()
+    os.close(reader)
+    stream = io.StringIO()
+    logs.configure(None, stream)
+    logging.getLogger("ganymede").info("to a machine")
+    assert json.loads(stream.getvalue())["message"] == "to a machine"
+
+
+def record(message: str, **extra: object) -> logging.LogRecord:
+    return logging.makeLogRecord({"name": "x", "levelname": "INFO", "msg": message, **extra})
+
+
+def test_nobody_can_forge_a_line():
+    forged = "GET /a\n2026-01-01T00:00:00.000Z INFO x: forged\x1b[2J\u2028\x85"
+    for formatter in (logs.TextFormatter(), logs.JsonFormatter()):
+        line = formatter.format(record(forged))
+        assert len(line.splitlines()) == 1
+        assert "\x1b" not in line
+
+
+def test_a_value_that_json_does_not_know_does_not_lose_the_line():
+    line = logs.JsonFormatter().format(record("x", fields={"path": sys.stdout, "n": 1}))
+    assert json.loads(line)["n"] == 1
