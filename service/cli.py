@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import sys
+import tempfile
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
@@ -91,6 +92,7 @@ def serve(
     environment = {
         **os.environ,
         "BENTOML_DO_NOT_TRACK": os.environ.get("BENTOML_DO_NOT_TRACK", "True"),
+        "BENTOML_HOME": _bentoml_home(),
     }
     for name, value in settings.to_environment().items():
         environment.pop(name, None)
@@ -182,6 +184,23 @@ def reproduce(
             typer.echo(f"{result.file}: {result.summary}")
     if not all(result.equal for result in results):
         raise typer.Exit(1)
+
+
+def _bentoml_home() -> str:
+    """Return where BentoML keeps its state, which serving does not need and BentoML insists on.
+
+    That is its own choice where it can be written, else a folder among the temporary files.
+    """
+    told = Path(os.environ.get("BENTOML_HOME") or "~/bentoml")
+    try:
+        told = told.expanduser()
+        told.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # Read-only, or a user without a home.
+        pass
+    else:
+        if os.access(told, os.W_OK | os.X_OK):
+            return str(told)
+    return str(Path(tempfile.gettempdir()) / f"bentoml-{os.getuid()}")
 
 
 def _address(host: str) -> str:

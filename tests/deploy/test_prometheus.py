@@ -1,0 +1,147 @@
+"""The rules, the dashboard and the adapter's query, against a real Prometheus that scrapes the real
+service.
+"""
+
+import re
+import subprocess
+import time
+
+import pytest
+import yaml
+
+from tests.deploy.prometheus import (
+    ALERTS,
+    DEPLOY,
+    ROOT,
+    expressions,
+    metric_names,
+    panels,
+    program,
+    rules,
+    scraping,
+    wait_until,
+)
+from tests.servers import serving
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The models that ship, of which every kind of request has been answered."""
+    with serving(ROOT / "models") as server, server.client() as client:
+        for seed in range(4):
+            for model in ("dcgan-fashion", "stylegan2-flowers"):
+                body = {"model": model, "seed": seed}
+                assert client.post("/v1/generate", json=body).is_success
+            time.sleep(0.3)
+        path = "/v1/models/dcgan-fashion/images/1.png"
+        etag = client.get(path).headers["etag"]
+        assert client.get(path, headers={"if-none-match": etag}).status_code == 304
+        yield server
+
+
+@pytest.fixture(scope="module")
+def prometheus(server, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prometheus")
+    with scraping(server.url.removeprefix("http://"), folder) as client:
+
+        def scraped() -> bool:
+            # Two scrapes and more, for rates.
+            return float(query(client, 'count_over_time(up{job="ganymede"}[1m])', "0")) >= 4
+
+        wait_until(scraped, folder / "prometheus.log")
+        yield client
+
+
+def query(client, expression: str, otherwise: str = "") -> str:
+    answer = client.get("/api/v1/query", params={"query": expression}).json()
+    assert answer["status"] == "success", (expression, answer)
+    result = answer["data"]["result"]
+    return result[0]["value"][1] if result else otherwise
+
+
+def test_promtool_finds_the_configuration_and_the_rules_in_order():
+    config = DEPLOY / "prometheus" / "prometheus.yml"
+    subprocess.run([program("promtool"), "check", "config", str(config)], check=True)
+
+
+def test_every_alert_fires_when_it_should_and_at_no_other_time():
+    tests = DEPLOY / "prometheus" / "alerts.test.yml"
+    done = subprocess.run(
+        [program("promtool"), "test", "rules", str(tests)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    fired = {
+        each["alertname"]
+        for test in yaml.safe_load(tests.read_text())["tests"]
+        for each in test["alert_rule_test"]
+        if each.get("exp_alerts")
+    }
+    assert fired == {rule["alert"] for rule in rules() if "alert" in rule}
+
+
+def test_the_documentation_lists_every_alert_and_no_other():
+    text = (ROOT / "docs" / "operations.md").read_text()
+    listed = re.findall(r"^\| `(Ganymede\w+)` \|", text, re.MULTILINE)
+    assert listed == [rule["alert"] for rule in rules() if "alert" in rule]
+
+
+@pytest.mark.parametrize(("where", "expression"), expressions().items())
+def test_every_metric_that_a_query_names_is_one_that_the_service_has(server, where, expression):
+    with server.client() as client:
+        shown = set(re.findall(r"^# TYPE (\w+) ", client.get("/metrics").text, re.MULTILINE))
+    for name in metric_names(expression):
+        family = re.sub(r"_(bucket|count|sum)$", "", name)
+        assert {name, family} & shown, name
+
+
+def test_prometheus_reads_the_service_and_nothing_about_it_alarms(prometheus):
+    assert query(prometheus, 'up{job="ganymede"}') == "1"
+    assert query(prometheus, 'ganymede_state{state="ready"}') == "1"
+    groups = prometheus.get("/api/v1/rules").json()["data"]["groups"]
+    loaded = [rule for group in groups for rule in group["rules"]]
+    assert len(loaded) == len(rules())
+    for rule in loaded:
+        assert rule["health"] in ("ok", "unknown"), rule
+        assert rule.get("state", "inactive") == "inactive", rule
+
+
+@pytest.mark.parametrize("panel", panels(), ids=lambda panel: panel["title"])
+def test_every_panel_of_the_dashboard_shows_something(server, prometheus, tmp_path, panel):
+    quiet = {"Refused, by reason"}
+    found = expressions()
+    for target in panel["targets"]:
+        expression = found[f"panel {panel['title']} {target['refId']}"]
+        if panel["title"] in quiet:
+            query(prometheus, expression)
+            continue
+
+        def shows(expression: str = expression) -> bool:
+            # Rates need requests while they are watched.
+            with server.client() as client:
+                for model in ("dcgan-fashion", "stylegan2-flowers"):
+                    client.get(f"/v1/models/{model}/images/1.png", headers={"if-none-match": "*"})
+                    client.get(f"/v1/models/{model}/images/1.png")
+            return query(prometheus, expression) not in ("", "NaN")
+
+        log = tmp_path / "log"
+        log.write_text(expression)
+        wait_until(shows, log)
+
+
+def test_the_autoscalers_metric_is_how_full_the_queue_is(prometheus):
+    assert query(prometheus, expressions()["adapter"]) == "0"
+
+
+def test_promtools_tests_would_notice_a_rule_that_never_fires(tmp_path):
+    """That the tests of the rules can fail: a threshold out of reach must not pass."""
+    text = ALERTS.read_text().replace("> 0.01", "> 1.01")
+    (tmp_path / "alerts.yml").write_text(text)
+    tests = tmp_path / "alerts.test.yml"
+    tests.write_text((DEPLOY / "prometheus" / "alerts.test.yml").read_text())
+    done = subprocess.run(
+        [program("promtool"), "test", "rules", str(tests)], capture_output=True, check=False
+    )
+    assert done.returncode != 0

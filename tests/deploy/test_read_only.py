@@ -1,0 +1,96 @@
+"""What the process writes, and that the volumes of the manifests are enough for it."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.test_kubernetes import CONTAINER, ENVIRONMENT
+from tests.servers import ganymede, serving
+
+
+def written_below(folder: Path) -> set[str]:
+    return {path.relative_to(folder).parts[0] for path in folder.iterdir()}
+
+
+def test_serving_writes_to_bentomls_home_and_temporary_files_alone(drawn_repository, tmp_path):
+    """Not the working directory, nor caches, nor what ONNX Runtime would keep to report home."""
+    home, temporary = tmp_path / "home", tmp_path / "tmp"
+    home.mkdir()
+    temporary.mkdir()
+    # ONNX Runtime reports nothing where CI is set, and would hide that it does elsewhere.
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    environment |= {
+        "HOME": str(home),
+        "TMPDIR": str(temporary),
+        "GANYMEDE_CACHE": str(tmp_path / "c"),
+    }
+    for name in ("BENTOML_HOME", "XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY"):
+        environment.pop(name, None)
+    command = ["env", "-i", *(f"{name}={value}" for name, value in environment.items())]
+    command += ganymede("serve", "--models", drawn_repository)
+    with serving(drawn_repository, command=command) as server, server.client() as client:
+        assert client.post("/v1/generate", json={"model": "cut", "seed": 1}).is_success
+    assert written_below(home) == {"bentoml"}
+
+
+def test_without_a_home_bentomls_state_is_a_temporary_file(drawn_repository, tmp_path):
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "BENTOML_HOME"}
+    environment |= {"HOME": "/proc/nowhere", "TMPDIR": str(temporary)}
+    command = ["env", "-i", *(f"{name}={value}" for name, value in environment.items())]
+    command += ganymede("serve", "--models", drawn_repository)
+    with serving(drawn_repository, command=command) as server, server.client() as client:
+        assert client.post("/v1/generate", json={"model": "cut", "seed": 1}).is_success
+    assert any(name.startswith("bentoml-") for name in written_below(temporary))
+
+
+# A file system that is read-only but for a volume, no capabilities, no home, and no environment but
+# the one that is said.
+_CONFINED = """
+set -e
+mount --make-rprivate /
+mount -o remount,bind,ro /
+mount -t tmpfs -o mode=1777 tmpfs "$1"
+shift
+cd /
+exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all env -i "$@"
+"""
+
+
+def test_a_read_only_file_system_with_the_manifests_volumes_is_enough(drawn_repository, tmp_path):
+    """The pod's environment and its one volume, in a mount namespace of the same making."""
+    if not (shutil.which("unshare") and shutil.which("setpriv")):
+        pytest.skip("unshare and setpriv are not here; Debian has them in util-linux")
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    confined = ["unshare", "--mount", "sh", "-c", _CONFINED, "sh", str(volume)]
+    tried = subprocess.run([*confined, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        pytest.skip(f"no mount namespace can be made here: {tried.stderr.strip()}")
+    (mount,) = CONTAINER["volumeMounts"]
+    environment = {
+        name: value.replace(mount["mountPath"], str(volume), 1)
+        if value.startswith(mount["mountPath"])
+        else value
+        for name, value in ENVIRONMENT.items()
+    }
+    environment |= {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
+    if "PYTHONPATH" in os.environ:
+        environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
+    refused = subprocess.run(
+        [*confined, f"PATH={os.environ['PATH']}", "touch", str(tmp_path / "x")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Read-only file system" in refused.stderr
+    command = [*confined, *(f"{name}={value}" for name, value in environment.items())]
+    command += ganymede("serve", "--models", drawn_repository)
+    with serving(drawn_repository, command=command) as server, server.client() as client:
+        assert client.post("/v1/generate", json={"model": "cut", "seed": 1}).is_success
+        assert "Traceback" not in server.logged()
+        assert "telemetry" not in server.logged()
