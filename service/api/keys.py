@@ -166,8 +166,9 @@ def _presented(headers: Headers) -> str | None:
 def _is_local(scope: Scope) -> bool:
     """Whether this machine itself asks, and not a page in its browser that someone else wrote.
 
-    Such a page can send requests here (`Sec-Fetch-Site` says so), and can give a name of its own to
-    this machine's address (then `Host` is that name). Nor is it whoever a proxy speaks for.
+    Such a page can send requests here (`Sec-Fetch-Site` or `Origin` says so), and can give a name
+    of its own to this machine's address (then `Host` is that name). Nor is it whoever a proxy
+    speaks for.
     """
     headers = Headers(scope=scope)
     host = headers.get("host", "")
@@ -176,6 +177,7 @@ def _is_local(scope: Scope) -> bool:
         is_loopback((scope.get("client") or ("",))[0])
         and (is_loopback(name) or name.lower() in _LOOPBACK_NAMES)
         and headers.get("sec-fetch-site", "none") in ("none", "same-origin")
+        and headers.get("origin", f"http://{host}") == f"http://{host}"
         and not any(name in headers for name in _PROXY_HEADERS)
     )
 

@@ -89,7 +89,6 @@ class Engine:
         self._watch_s = watch_s
         self._watcher: Watcher | None = None
         self._slots = 1
-        self._observer = observer
         self._scheduler = Scheduler(self.clock, queue_pixels, observer)
         self._workers: Workers | None = None
         self.styles = StyleCache(STYLE_CACHE_BYTES)
@@ -230,9 +229,8 @@ class Engine:
         try:
             return work()
         finally:
-            job.times.encoded = self.clock()
-            if self._observer:
-                self._observer.encoded(job.lane, job.times.encoded - begun)
+            job.times.encoded = ended = self.clock()
+            self._scheduler.tell(lambda observer: observer.encoded(job.lane, ended - begun))
 
     def abandon(self, job: Job) -> None:
         """Cancel a job that nobody waits for any more, and let go of it."""

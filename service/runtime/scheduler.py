@@ -355,19 +355,14 @@ class Scheduler:
                 self._runs.pop(thread, None)
         seconds = self._clock() - started
         self._note_speed(batch, seconds)
-        if self._observer:
-            try:
-                self._observer.ran(batch.lane, batch.rows, seconds)
-            except Exception:
-                log.exception("the observer failed")
+        self.tell(lambda observer: observer.ran(batch.lane, batch.rows, seconds))
         row = 0
         for part in batch.parts:
             rows = {name: array[row : row + part.rows] for name, array in outputs.items()}
             row += part.rows
             self._give_back(part, rows)
         # Last, since nobody should wait for it.
-        if self._observer:
-            self._observer.made(batch, outputs)
+        self.tell(lambda observer: observer.made(batch, outputs))
 
     def _note_start(self, batch: Batch) -> None:
         now = self._clock()
@@ -376,8 +371,8 @@ class Scheduler:
             # The other parts of the job may begin beside this one or before it, on other workers.
             if part.start == 0:
                 times.started = now
-                if self._observer and times.submitted is not None:
-                    self._observer.waited(batch.lane, now - times.submitted)
+                if times.submitted is not None:
+                    self._tell_wait(batch.lane, now - times.submitted)
 
     def _keep_smaller(self, batch: Batch) -> None:
         """Note that the memory does not hold batches of that size."""
@@ -401,6 +396,14 @@ class Scheduler:
     def _slots_of(self, lane: Lane) -> float:
         """How many slots a batch takes: a lane that wants more than there are gets them all."""
         return min(lane.slots, self.slots)
+
+    def tell(self, what: Callable[[Observer], None]) -> None:
+        """Tell the observer, if there is one, whose failures harm no job."""
+        if self._observer:
+            try:
+                what(self._observer)
+            except Exception:
+                log.exception("the observer failed")
 
     def drain(self) -> Future[None]:
         """Take in nothing more; the future ends when the last job has."""
@@ -514,12 +517,11 @@ class Scheduler:
             self._drained.set_result(None)
             self._work.notify_all()
 
+    def _tell_wait(self, lane: Lane, seconds: float) -> None:
+        self.tell(lambda observer: observer.waited(lane, seconds))
+
     def _observe_queue(self) -> None:
-        if self._observer:
-            try:
-                self._observer.queued(self._pixels)
-            except Exception:
-                log.exception("the observer failed")
+        self.tell(lambda observer: observer.queued(self._pixels))
 
     def _note_speed(self, batch: Batch, seconds: float) -> None:
         pixels = batch.rows * batch.lane.pixels_per_row

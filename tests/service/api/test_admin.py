@@ -189,14 +189,14 @@ def test_who_comes_by_a_proxy_or_from_a_page_is_refused(server, headers):
     with server.client() as client:
         answer = client.post("/v1/admin/reload", headers=headers)
         assert answer.status_code == 403
-        assert answer.json()["type"] == "urn:ganymede:problem:forbidden"
+        assert answer.json()["type"] == "urn:ganymede:problem:admin-needed"
 
 
 @pytest.mark.skipif(own_address() is None, reason="this machine has no other address")
 def test_who_is_not_on_the_loopback_is_refused(models):
     import httpx
 
-    with serving(models, "--host", "0.0.0.0") as server:
+    with serving(models, "--host", "0.0.0.0", "--insecure") as server:
         port = server.url.rpartition(":")[2]
         other = f"http://{own_address()}:{port}"
         assert httpx.post(f"{other}/v1/admin/reload").status_code == 403

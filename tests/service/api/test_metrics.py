@@ -211,7 +211,7 @@ async def test_a_request_while_the_service_shuts_down_is_counted_so(drawn_reposi
     app = create_app(engine, Settings(models=drawn_repository))
     assert engine.drain(30)
     transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         text = (await client.get("/metrics")).text
         before = float(re.search(r'rejections_total\{reason="draining"\} (\S+)', text).group(1))
         assert 'ganymede_state{state="stopped"} 1.0' in text

@@ -320,11 +320,10 @@ def test_what_is_no_exception_is_still_only_the_jobs_error_and_the_worker_lives(
 
 def test_an_observer_that_raises_harms_no_job():
     class Broken:
-        def ran(self, lane, rows, seconds):
+        def fail(self, *_):
             raise RuntimeError
 
-        def queued(self, pixels):
-            raise RuntimeError
+        queued = waited = ran = made = fail
 
     scheduler = Scheduler(FakeClock(), 100, Broken())
     submitted = job(doubling_lane(), 1)
