@@ -36,4 +36,5 @@ EXPOSE 3000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:3000/readyz', timeout=4)"]
 ENTRYPOINT ["ganymede"]
+# Other machines reach this address, so it wants GANYMEDE_KEYS, or GANYMEDE_INSECURE=1, and says so.
 CMD ["serve", "--host", "0.0.0.0", "--port", "3000"]

@@ -248,7 +248,8 @@ def _assert_guarded(settings: Settings, host: str, address: str, *, first_key: b
     elif not settings.insecure and not is_loopback(address):
         raise UserError(
             f"other machines reach {host}, and no keys are asked for: give --keys FILE (made by "
-            "ganymede keys add NAME --keys FILE), or say --insecure to let everyone in"
+            "ganymede keys add NAME --keys FILE; $GANYMEDE_KEYS), or say --insecure "
+            "($GANYMEDE_INSECURE=1) to let everyone in"
         )
 
 

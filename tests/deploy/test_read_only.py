@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from service.keys import add_key
 from tests.deploy.test_kubernetes import CONTAINER, ENVIRONMENT
 from tests.servers import ganymede, serving
 
@@ -62,7 +63,7 @@ exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all env -i "$@"
 
 
 def test_a_read_only_file_system_with_the_manifests_volumes_is_enough(drawn_repository, tmp_path):
-    """The pod's environment and its one volume, in a mount namespace of the same making."""
+    """The pod's environment and its volumes, in a mount namespace of the same making."""
     if not (shutil.which("unshare") and shutil.which("setpriv")):
         pytest.skip("unshare and setpriv are not here; Debian has them in util-linux")
     volume = tmp_path / "volume"
@@ -71,13 +72,15 @@ def test_a_read_only_file_system_with_the_manifests_volumes_is_enough(drawn_repo
     tried = subprocess.run([*confined, "true"], capture_output=True, text=True, check=False)
     if tried.returncode:
         pytest.skip(f"no mount namespace can be made here: {tried.stderr.strip()}")
-    (mount,) = CONTAINER["volumeMounts"]
-    environment = {
-        name: value.replace(mount["mountPath"], str(volume), 1)
-        if value.startswith(mount["mountPath"])
-        else value
-        for name, value in ENVIRONMENT.items()
-    }
+    keys = tmp_path / "keys"
+    places = {"tmp": volume, "keys": keys}
+    key = add_key(keys / "keys.json", "app")
+    environment = dict(ENVIRONMENT)
+    for mount in CONTAINER["volumeMounts"]:
+        for name, value in environment.items():
+            if value.startswith(mount["mountPath"]):
+                place = str(places[mount["name"]])
+                environment[name] = value.replace(mount["mountPath"], place, 1)
     environment |= {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
     if "PYTHONPATH" in os.environ:
         environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
@@ -91,6 +94,9 @@ def test_a_read_only_file_system_with_the_manifests_volumes_is_enough(drawn_repo
     command = [*confined, *(f"{name}={value}" for name, value in environment.items())]
     command += ganymede("serve", "--models", drawn_repository)
     with serving(drawn_repository, command=command) as server, server.client() as client:
-        assert client.post("/v1/generate", json={"model": "cut", "seed": 1}).is_success
+        body = {"model": "cut", "seed": 1}
+        assert client.post("/v1/generate", json=body).status_code == 401
+        assert client.post("/v1/generate", json=body, headers={"x-api-key": key}).is_success
+        assert client.get("/metrics").is_success
         assert "Traceback" not in server.logged()
         assert "telemetry" not in server.logged()
