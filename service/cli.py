@@ -23,6 +23,7 @@ from rich.table import Table
 
 from service import keys_cli
 from service.flags import with_settings
+from service.offline import cli as offline_cli
 from service.runtime.errors import UserError
 from service.runtime.files import replacing
 from service.settings import Settings, load
@@ -258,6 +259,7 @@ def _settings(models: Path | None) -> Settings:
 
 
 app.add_typer(keys_cli.app, name="keys")
+app.command("sample")(offline_cli.sample)
 for _command in sorted(entry_points(group="ganymede.commands"), key=lambda command: command.name):
     app.command(_command.name)(_command.load())
 

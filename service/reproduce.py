@@ -15,7 +15,14 @@ from service.runtime import animations
 from service.runtime.animations import WRITERS, Film
 from service.runtime.catalog import Catalog, ModelFailed, ModelNotFound, load_entry
 from service.runtime.errors import UserError
-from service.runtime.images import ImageFormat, Pixels, encode, mixing_grid, read_provenance
+from service.runtime.images import (
+    ImageFormat,
+    Pixels,
+    encode,
+    mixing_grid,
+    read_provenance,
+    resized,
+)
 from service.runtime.manifest import GENERATOR, MAPPING
 from service.runtime.mixes import Mix
 from service.runtime.model import Model
@@ -168,6 +175,9 @@ def _picture(model: Model, said: Mapping[str, Any]) -> Pixels:
         else:
             made = _generated(model, feeds([source], manifest))
     picture: Pixels = made[0]
+    if "resized" in said:
+        width, height = said["resized"]
+        return resized(picture, int(width), int(height))
     return picture
 
 

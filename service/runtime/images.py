@@ -135,3 +135,10 @@ def pack_zip(files: Sequence[tuple[str, bytes]]) -> bytes:
 def provenance_text(provenance: Provenance) -> str:
     """Return how a picture was made, as files carry it: JSON, in ASCII."""
     return json.dumps(dict(provenance), separators=(",", ":"))
+
+
+def resized(pixels: Pixels, width: int, height: int) -> Pixels:
+    """Return a picture ``[H, W, C]`` resampled to another size, by Lanczos' filter."""
+    image = to_image(pixels).resize((width, height), Image.Resampling.LANCZOS)
+    made = np.asarray(image)
+    return made if made.ndim == 3 else made[..., None]

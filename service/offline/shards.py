@@ -1,0 +1,53 @@
+"""One shard, from its number to a file in its place and a note that it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from service.offline.jobs import Job
+from service.offline.ledger import Ledger, ShardRecord
+from service.offline.painting import Painter
+from service.offline.stores import Store
+from service.offline.writers import shard_name, shard_writer
+from service.runtime.model import Model
+
+# Is told of pictures as they are made: how many, their bytes, and how many could not be made.
+Listener = Callable[[int, int, int], None]
+
+
+class ShardMaker:
+    """Makes the shards of a job, any of them, in any order. Threads may share one."""
+
+    def __init__(self, model: Model, job: Job, store: Store) -> None:
+        self.painter = Painter(model, job)
+        self._classes = model.manifest.classes
+        self._job = job
+        self._store = store
+        self._ledger = Ledger(store, job)
+
+    def make(
+        self,
+        shard: int,
+        listener: Listener = lambda *_: None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> ShardRecord:
+        """Make a shard. Raises StoreError, and Stopped: then nothing of it counts."""
+        lines, failed, size = [], [], 0
+        container = shard_name(self._job, shard)
+        with shard_writer(self._job, self._classes, self._store, shard) as writer:
+            for painted in self.painter.shard(shard, stopped):
+                item = painted.item
+                if painted.file is None:
+                    failed.append(item.seed)
+                    listener(0, 0, 1)
+                    continue
+                place = writer.add(item, painted.file)
+                # A column of that name tells Hugging Face's datasets which picture is meant.
+                where = {"file_name": place} if container is None else {"member": place}
+                inside = {} if container is None else {"shard": container}
+                lines.append({**inside, **where, "number": item.number, **item.parameters})
+                size += len(painted.file)
+                listener(1, len(painted.file), 0)
+        record = ShardRecord(shard, len(lines), size, tuple(failed))
+        self._ledger.note(record, lines)
+        return record

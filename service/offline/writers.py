@@ -1,0 +1,186 @@
+"""How the pictures of a shard are written: single files, a WebDataset tar, or a Parquet file.
+
+The bytes depend on the shard alone: no times, no users, no order but that of the numbers.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from service.offline.jobs import Item, Job, JobError, Layout
+from service.offline.stores import Store
+from service.runtime.images import provenance_text
+
+# Pictures that readers of Parquet get at a time.
+_ROW_GROUP = 100
+
+
+class Writer(Protocol):
+    """Takes the pictures of one shard, in order."""
+
+    def add(self, item: Item, file: bytes) -> str:
+        """Write a picture and return its place: a file's name, as the manifest has it."""
+
+
+def shard_writer(
+    job: Job, classes: tuple[str, ...], store: Store, shard: int
+) -> AbstractContextManager[Writer]:
+    """Return what writes a shard. What it has written is there when the context ends."""
+    return _WRITERS[job.layout](job, classes, store, shard)
+
+
+def assert_writable(layout: Layout) -> None:
+    """Raise JobError when the library that a layout needs is not here."""
+    if layout is Layout.PARQUET:
+        try:
+            import pyarrow  # noqa: F401, PLC0415
+        except ModuleNotFoundError as error:
+            raise JobError(
+                "--format parquet needs pyarrow: pip install 'ganymede[parquet]'"
+            ) from error
+
+
+def shard_name(job: Job, shard: int) -> str | None:
+    """Return the name of a shard's file; None where each picture is a file."""
+    if job.layout is Layout.FOLDER:
+        return None
+    digits = max(5, len(str(job.shards - 1)))
+    extension = "tar" if job.layout is Layout.WEBDATASET else "parquet"
+    return f"images-{shard:0{digits}}.{extension}"
+
+
+class _Folder:
+    def __init__(self, job: Job, store: Store) -> None:
+        self._extension = job.image.extension
+        self._store = store
+
+    def add(self, item: Item, file: bytes) -> str:
+        name = f"{item.stem}.{self._extension}"
+        self._store.write(name, file)
+        return name
+
+
+@contextmanager
+def _folder(job: Job, _: tuple[str, ...], store: Store, __: int) -> Iterator[Writer]:
+    yield _Folder(job, store)
+    store.settle()
+
+
+class _Tar:
+    def __init__(self, job: Job, out: io.BufferedWriter) -> None:
+        self._extension = job.image.extension
+        self._out = out
+
+    def add(self, item: Item, file: bytes) -> str:
+        key = item.stem.rpartition("/")[2]
+        place = f"{key}.{self._extension}"
+        self._member(place, file)
+        if item.class_index is not None:
+            self._member(f"{key}.cls", str(item.class_index).encode())
+        said = {"class_name": item.class_name} if item.class_name is not None else {}
+        self._member(f"{key}.json", provenance_text({**said, **item.parameters}).encode())
+        return place
+
+    def _member(self, name: str, content: bytes) -> None:
+        # Of the archive's fields, what does not depend on who writes it, and when.
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        self._out.write(info.tobuf(tarfile.USTAR_FORMAT))
+        self._out.write(content)
+        self._out.write(bytes(-len(content) % tarfile.BLOCKSIZE))
+
+
+@contextmanager
+def _webdataset(job: Job, _: tuple[str, ...], store: Store, shard: int) -> Iterator[Writer]:
+    with _shard_file(job, store, shard) as path, path.open("wb") as out:
+        yield _Tar(job, out)
+        out.write(bytes(-out.tell() % tarfile.RECORDSIZE or tarfile.RECORDSIZE))
+
+
+class _Parquet:
+    def __init__(self, job: Job, classes: tuple[str, ...], path: Path) -> None:
+        import pyarrow as pa  # noqa: PLC0415
+        import pyarrow.parquet as pq  # noqa: PLC0415
+
+        self._pa = pa
+        fields = [
+            pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+            pa.field("seed", pa.int64()),
+            pa.field("parameters", pa.string()),
+        ]
+        features: dict[str, Any] = {
+            "image": {"_type": "Image"},
+            "seed": {"dtype": "int64", "_type": "Value"},
+            "parameters": {"dtype": "string", "_type": "Value"},
+        }
+        if classes:
+            fields.insert(1, pa.field("label", pa.int64()))
+            features["label"] = {"names": list(classes), "_type": "ClassLabel"}
+        # What Hugging Face's datasets reads the types of columns from.
+        about = {"info": {"features": {f.name: features[f.name] for f in fields}}}
+        self._schema = pa.schema(fields, metadata={"huggingface": json.dumps(about)})
+        self._writer = pq.ParquetWriter(path, self._schema, compression="none")
+        self._extension = job.image.extension
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, item: Item, file: bytes) -> str:
+        path = f"{item.stem}.{self._extension}"
+        row = {
+            "image": {"bytes": file, "path": path},
+            "label": item.class_index,
+            "seed": item.seed,
+            "parameters": provenance_text(item.parameters),
+        }
+        self._rows.append(row)
+        if len(self._rows) == _ROW_GROUP:
+            self._flush()
+        return path
+
+    def close(self, *, whole: bool) -> None:
+        if whole:
+            self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(self._pa.Table.from_pylist(self._rows, self._schema))
+            self._rows.clear()
+
+
+@contextmanager
+def _parquet(job: Job, classes: tuple[str, ...], store: Store, shard: int) -> Iterator[Writer]:
+    with _shard_file(job, store, shard) as path:
+        writer = _Parquet(job, classes, path)
+        try:
+            yield writer
+        except BaseException:
+            writer.close(whole=False)
+            raise
+        writer.close(whole=True)
+
+
+@contextmanager
+def _shard_file(job: Job, store: Store, shard: int) -> Iterator[Path]:
+    name = shard_name(job, shard)
+    assert name is not None  # noqa: S101 - of the layouts that have one
+    with store.new(name) as path:
+        yield path
+        _fsync(path)
+
+
+def _fsync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+_WRITERS: dict[
+    Layout,
+    Callable[[Job, tuple[str, ...], Store, int], AbstractContextManager[Writer]],
+] = {Layout.FOLDER: _folder, Layout.WEBDATASET: _webdataset, Layout.PARQUET: _parquet}
