@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ from service.runtime.walks import Place, Walk, feeds_at, rows_at
 
 # Pictures of one run, so that a long walk does not need all of its activations at a time.
 _AT_ONCE = 16
+# What every file says of itself.
+_IDENTITY = {"model", "version", "digest"}
 
 
 class CannotReproduce(UserError):
@@ -87,12 +90,18 @@ def reproduce(file: Path, models: Path) -> Reproduction:
     """
     try:
         content = file.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
-            said, kind, frames = read_provenance(image), image.format, _frames(image)
     except OSError as error:
-        reason = error.strerror or "not a picture"
-        raise CannotReproduce(f"{file} cannot be read: {reason}") from error
-    if said is None or not {"model", "version", "digest"} <= set(said):
+        raise CannotReproduce(f"{file} cannot be read: {error.strerror}") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content)) as image:
+                said, kind = read_provenance(image), image.format
+                # What is none of ours is not decoded: it may be of any size.
+                frames = _frames(image) if said and set(said) >= _IDENTITY else None
+    except Exception as error:  # decoders raise what they like
+        raise CannotReproduce(f"{file} cannot be read: not a picture, or a broken one") from error
+    if said is None or frames is None:
         raise CannotReproduce(f"{file} does not say how it was made")
     model = _model(file, said, models)
     try:

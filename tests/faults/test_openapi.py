@@ -1,0 +1,76 @@
+"""Whatever the schema allows, and much that it does not: no request ends with a 5xx.
+
+Schemathesis makes the requests, from the document that the service itself gives.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.servers import serving
+from tests.service.conftest import drawn_repository
+
+__all__ = ["drawn_repository"]
+
+LIMITS = {"GANYMEDE_MAX_IMAGES": "8", "GANYMEDE_MAX_FRAMES": "8"}
+
+
+def with_time(document: dict) -> dict:
+    """Ask for no deadline that cannot be kept: past it comes 504, as it says."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", []):
+                if parameter["name"] == "X-Deadline-Ms":
+                    parameter["schema"]["minimum"] = 30_000
+    return document
+
+
+def with_models(document: dict, names: list[str]) -> dict:
+    """Say in a schema which models there are, as a caller knows who has asked /v1/models."""
+    for schema in document["components"]["schemas"].values():
+        if (field := schema.get("properties", {}).get("model")) is not None:
+            field.clear()
+            field["enum"] = names
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", []):
+                if parameter["name"] == "name":
+                    parameter["schema"] = {"enum": names}
+                if parameter["name"] == "version":
+                    parameter["schema"] = {"enum": ["1"]}
+    return document
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("known", [True, False], ids=["models-known", "as-published"])
+@pytest.mark.parametrize(
+    "examples", [8, pytest.param(300, marks=pytest.mark.faults)], ids=["short", "long"]
+)
+def test_no_request_gets_a_5xx(drawn_repository, tmp_path, examples, known):
+    with serving(drawn_repository, env=LIMITS) as server:
+        document = with_time(httpx.get(f"{server.url}/openapi.json").json())
+        if known:
+            names = sorted(path.name for path in drawn_repository.iterdir())
+            document = with_models(document, names)
+        path = tmp_path / "openapi.json"
+        path.write_text(json.dumps(document))
+        command = [str(Path(sys.executable).parent / "schemathesis"), "run", str(path)]
+        command += ["--url", server.url, "--checks", "not_a_server_error", "--seed", "1"]
+        command += ["--max-examples", str(examples), "--request-timeout", "60"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=1700, check=False, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stdout[-5000:] + server.logged()[-3000:]
+        # That it did ask, and for pictures.
+        generated = int(re.search(r"(\d+) generated", done.stdout).group(1))
+        assert generated > 500
+        metrics = httpx.get(f"{server.url}/metrics").text
+        if known:
+            made = r'requests_total\{method="POST",route="/v1/generate",status="200"\} [1-9]'
+            assert re.search(made, metrics)
+        assert not re.search(r'requests_total\{[^}]*status="5', metrics)
