@@ -63,5 +63,5 @@ $(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
 
 # Holds the base too, so that `make serve` after it starts at once.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/pip install --quiet -e '.[train,hub,dev]'
+	$(BIN)/pip install --quiet -e '.[train,quality,hub,dev]'
 	touch $(VENV)/.base $@

@@ -55,7 +55,7 @@ def write(name: str, versions: dict[str, str], markers: dict[str, str] | None = 
 
 def main() -> None:
     """Resolve and write."""
-    everything = resolve(".[train,hub,ray,dev]", "torch==2.13.0", "hatchling", "editables")
+    everything = resolve(".[train,quality,hub,ray,dev]", "torch==2.13.0", "hatchling", "editables")
     everything = CPU_BUILD | {name: v for name, v in everything.items() if not is_cuda(name)}
     serving = CPU_BUILD | {name: everything[name] for name in resolve(".")}
     cuda = {name: v for name, v in resolve(".[gpu]").items() if is_cuda(name)}

@@ -88,7 +88,7 @@ def _obedience(run: Run) -> Callable[[Model], tuple[Quality, ...]]:
     """Return what measures a model against the data of `run`, and shows how far it is."""
     from rich.progress import Progress
 
-    from training.quality.classifier import QualityError
+    from training.quality.errors import QualityError
     from training.quality.obedience import measure_obedience
 
     recipe = run.recipe()

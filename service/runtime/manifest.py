@@ -163,11 +163,25 @@ class Quality(_Part):
     """One measured figure, with all that is needed to read it."""
 
     metric: str
-    value: float
+    value: Finite
     feature_network: str | None = None
     reference: str
+    # Of the decoded pictures of the split.
+    reference_sha256: SHA256 | None = None
     samples: Positive
     reference_samples: Positive
+    # The 95% confidence interval, where the figure has one.
+    low: Finite | None = None
+    high: Finite | None = None
+    # The same figure of as many real pictures in place of the generated ones.
+    real: Finite | None = None
+    # How pictures were brought to the size of the feature network.
+    resizing: str | None = None
+    truncation: Finite | None = None
+    # Samples are those of the seeds from here on, one after another.
+    seed_start: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
+    # What else it takes to read the figure.
+    note: str | None = None
 
 
 class Golden(_Part):

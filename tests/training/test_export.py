@@ -19,7 +19,7 @@ from training.export import ExportError, export_generator, export_run
 from training.folding import fold_batch_norm
 from training.networks.dcgan import DCGANGenerator
 from training.networks.shapes import ImageShape
-from training.quality.classifier import QualityError
+from training.quality.errors import QualityError
 from training.recipe import RecipeError, load_recipe
 from training.run import Run
 from training.trainer import train

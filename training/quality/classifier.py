@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from service.runtime.errors import UserError
 from service.runtime.files import cache_folder, replacing
 from training.data.batches import Batches
 from training.data.pictures import Pictures
+from training.quality.errors import QualityError
 
 # A class shows at this size, in pixels a side; what is larger is averaged down to it.
 _LOOKED_AT = 32
@@ -28,10 +28,6 @@ _BATCH = 128
 _JUDGED_AT_ONCE = 512
 
 Progress = Callable[[int, int], None]
-
-
-class QualityError(UserError):
-    """A figure cannot be measured; the message says what it would need."""
 
 
 @dataclass(frozen=True)

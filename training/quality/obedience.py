@@ -17,7 +17,8 @@ from service.runtime.manifest import Quality
 from service.runtime.model import Model
 from service.runtime.sessions import ExecutionPlan, Provider
 from training.data.pictures import DataOptions, prepare
-from training.quality.classifier import ClassifierSettings, QualityError, trained_classifier
+from training.quality.classifier import ClassifierSettings, trained_classifier
+from training.quality.errors import QualityError
 
 CLASS_OBEDIENCE = "class obedience"
 SAMPLES = 5_000

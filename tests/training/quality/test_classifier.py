@@ -6,7 +6,8 @@ import torch
 
 from tests.pictures import drawn_digits
 from training.data.pictures import Pictures
-from training.quality.classifier import ClassifierSettings, QualityError, trained_classifier
+from training.quality.classifier import ClassifierSettings, trained_classifier
+from training.quality.errors import QualityError
 
 QUICK = ClassifierSettings(width=8, images=6_000)
 

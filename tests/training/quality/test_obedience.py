@@ -18,7 +18,8 @@ from service.runtime.sessions import ExecutionPlan, Provider
 from tests.pictures import drawn_digits
 from training.data.pictures import DataOptions
 from training.model_card import model_card
-from training.quality.classifier import ClassifierSettings, QualityError
+from training.quality.classifier import ClassifierSettings
+from training.quality.errors import QualityError
 from training.quality.obedience import measure_obedience
 from training.recipe import load_recipe
 
