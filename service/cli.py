@@ -38,6 +38,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+# What the base installation leaves out, by the extra that brings it.
+_EXTRAS = {
+    "train": ("torch", "onnx", "onnxscript", "tensorboard", "yaml"),
+    "quality": ("scipy", "sklearn", "optuna"),
+}
+
 ModelsOption = Annotated[
     Path | None,
     typer.Option(help="The model repository.  [default: ./models]", show_default=False),
@@ -272,11 +278,13 @@ def main() -> None:
         typer.echo(f"{error.label}{error}", err=True)
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("torch", "onnx", "onnxscript", "yaml"):
+        missing = (error.name or "").partition(".")[0]
+        extra = next((name for name, modules in _EXTRAS.items() if missing in modules), None)
+        if extra is None:
             raise
         typer.echo(
             f"Error: this needs {error.name}, which the base installation leaves out: "
-            "pip install 'ganymede[train]'",
+            f"pip install 'ganymede[{extra}]'",
             err=True,
         )
         sys.exit(1)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from service.runtime.manifest import Manifest, Quality, TrainingProvenance
-from training.quality.obedience import CLASS_OBEDIENCE
+from training.quality.saying import SHARES, said
 from training.recipe import Recipe
-
-# Figures that are shares, and said in percent.
-_SHARES = {CLASS_OBEDIENCE}
 
 
 def model_card(manifest: Manifest, recipe: Recipe) -> str:
@@ -41,16 +38,28 @@ def model_card(manifest: Manifest, recipe: Recipe) -> str:
         f"| Code | {made.code_revision} |",
         f"| Licence of the weights | {manifest.license} |",
     ]
-    lines += [f"| {figure.metric.capitalize()} | {_told(figure)} |" for figure in manifest.quality]
+    lines += quality_lines(manifest)
     return "\n".join(lines) + "\n"
+
+
+def quality_lines(manifest: Manifest) -> list[str]:
+    """Return the lines of the card's table that hold the figures of quality."""
+    return [f"| {_capitalised(figure.metric)} | {_told(figure)} |" for figure in manifest.quality]
+
+
+def _capitalised(metric: str) -> str:
+    """Begin with a capital, and leave KID and the like as they are."""
+    return metric[:1].upper() + metric[1:]
 
 
 def _told(figure: Quality) -> str:
     """Return a figure with what it takes to read it."""
-    if figure.metric in _SHARES:
-        value = f"{figure.value:.1%} of {figure.samples:,} samples"
-    else:
-        value = f"{figure.value:.3f} on {figure.samples:,} samples"
+    value = said(figure.metric, figure.value)
+    if figure.low is not None and figure.high is not None:
+        value += f" ({said(figure.metric, figure.low)} to {said(figure.metric, figure.high)})"
+    value += f" {'of' if figure.metric in SHARES else 'on'} {figure.samples:,} samples"
+    if figure.real is not None:
+        value += f"; of real pictures {said(figure.metric, figure.real)}"
     network = f", by {figure.feature_network}" if figure.feature_network else ""
     return f"{value}{network} ({figure.reference}: {figure.reference_samples:,} pictures)"
 

@@ -15,12 +15,16 @@ CADENCE = {"images", "log_images", "sample_images", "checkpoint_images"}
 
 
 class Run:
-    """A folder with `recipe.yaml`, `checkpoint.pt`, `log.jsonl`, `samples/` and `tensorboard/`."""
+    """A folder with `recipe.yaml`, `checkpoint.pt`, `log.jsonl`, `samples/` and `tensorboard/`.
+
+    Where the run is evaluated there is `best.pt` too.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.recipe_path = folder / "recipe.yaml"
         self.checkpoint_path = folder / "checkpoint.pt"
+        self.best_path = folder / "best.pt"
         self.log_path = folder / "log.jsonl"
         self.samples = folder / "samples"
         self.tensorboard = folder / "tensorboard"
@@ -69,18 +73,22 @@ class Run:
         """Drop what was logged after the checkpoint that the run goes on from; return the rest."""
         if not self.log_path.exists():
             return []
-        kept, lines = [], []
+        kept = [entry for entry in self.read_log() if entry["images"] <= images]
+        with replacing(self.log_path) as temporary:
+            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+        return kept
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """Return the entries of the log."""
+        if not self.log_path.exists():
+            return []
+        entries = []
         for line in self.log_path.read_text().splitlines():
             try:
-                entry = json.loads(line)
+                entries.append(json.loads(line))
             except json.JSONDecodeError:
                 continue  # The last line of a run that was killed may be cut short.
-            if entry["images"] <= images:
-                kept.append(entry)
-                lines.append(line + "\n")
-        with replacing(self.log_path) as temporary:
-            temporary.write_text("".join(lines))
-        return kept
+        return entries
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Append one line of JSON."""

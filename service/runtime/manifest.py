@@ -173,8 +173,9 @@ class Quality(_Part):
     # The 95% confidence interval, where the figure has one.
     low: Finite | None = None
     high: Finite | None = None
-    # The same figure of as many real pictures in place of the generated ones.
+    # The same figure of so many real pictures in place of the generated ones.
     real: Finite | None = None
+    real_samples: Positive | None = None
     # How pictures were brought to the size of the feature network.
     resizing: str | None = None
     truncation: Finite | None = None

@@ -21,7 +21,7 @@ def assert_one_line_error(done: subprocess.CompletedProcess, code: int, *words: 
         assert word in line
 
 
-@pytest.mark.parametrize("verb", ["serve", "models", "train", "export"])
+@pytest.mark.parametrize("verb", ["serve", "models", "train", "export", "evaluate", "compare"])
 def test_every_verb_helps_with_an_example(verb):
     done = run(verb, "--help")
     assert done.returncode == 0
@@ -30,7 +30,7 @@ def test_every_verb_helps_with_an_example(verb):
 
 def test_without_a_verb_the_command_lists_them():
     listed = run().stdout + run().stderr
-    for verb in ("serve", "models", "train", "export"):
+    for verb in ("serve", "models", "train", "export", "evaluate", "compare"):
         assert f"  {verb} " in listed
 
 

@@ -43,6 +43,7 @@ def measure_obedience(
     *,
     samples: int = SAMPLES,
     seed_start: int = 0,
+    truncation: float | None = None,
     settings: ClassifierSettings | None = None,
     progress: Progress | None = None,
 ) -> Obedience:
@@ -58,7 +59,7 @@ def measure_obedience(
     if not names:
         raise QualityError(f"{model.manifest.name} has no classes that it could obey")
     pictures = prepare(data)
-    if pictures.class_names != names:
+    if not same_classes(names, pictures.class_names):
         raise QualityError(
             f"{model.manifest.name} has the classes {', '.join(names)}, "
             f"and the data have {', '.join(pictures.class_names) or 'none'}"
@@ -83,7 +84,11 @@ def measure_obedience(
         rows = range(start, min(start + _BATCH, samples))
         seeds = [seed_start + row for row in rows]
         found[start : rows.stop] = classifier.classes_of(
-            model.generate(seeds, asked[start : rows.stop].tolist())
+            model.generate(
+                seeds,
+                asked[start : rows.stop].tolist(),
+                None if truncation is None else [truncation] * len(seeds),
+            )
         )
         if progress:
             progress("judging generated pictures", rows.stop, samples)
@@ -106,5 +111,16 @@ def measure_obedience(
             reference=f"{data.title}, split {data.split}",
             samples=samples,
             reference_samples=classifier.learnt_from,
+            truncation=truncation,
+            seed_start=seed_start,
         ),
     )
+
+
+def same_classes(names: tuple[str, ...], others: tuple[str, ...]) -> bool:
+    """Whether a model's classes are those of the data, which may know them by number alone."""
+    if not names or others == names:
+        return bool(names)
+    numbered = others == tuple(str(i) for i in range(len(names)))
+    # A model that knows numbers too, and other ones, means something else by them.
+    return numbered and not any(name.isdigit() for name in names)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from training.data.sources import open_source
 from training.quality.errors import QualityError
 from training.quality.features import FeatureNetwork, Progress
 
@@ -24,6 +26,29 @@ class PairFigures:
     psnr: NDArray[np.float64]
     ssim: NDArray[np.float64]
     feature_distance: NDArray[np.float64]
+
+
+def open_pairs(made: Path, wanted: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[str]]:
+    """Read the pictures of two folders or archives that have the same name, but for its ending.
+
+    Returns both ``[N, H, W, 3] uint8`` and the names. Raises DataError, and QualityError where no
+    names meet or sizes differ.
+    """
+    sources = [open_source(path, "train") for path in (made, wanted)]
+    by_name = [
+        {str(PurePosixPath(name).with_suffix("")): i for i, name in enumerate(source.names)}
+        for source in sources
+    ]
+    names = sorted(by_name[0].keys() & by_name[1].keys())
+    if not names:
+        raise QualityError(f"no picture of {made} has the name of one of {wanted}")
+    sets = []
+    for source, rows in zip(sources, by_name, strict=True):
+        pictures = [np.asarray(source.read(rows[name]).convert("RGB")) for name in names]
+        if len({picture.shape for picture in pictures}) > 1:
+            raise QualityError("pairs are compared by their pixels: all need one size")
+        sets.append(np.stack(pictures))
+    return sets[0], sets[1], names
 
 
 def compare_pairs(

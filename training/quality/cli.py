@@ -1,0 +1,370 @@
+"""The verbs of the `ganymede` command that measure quality.
+
+What is slow to import waits for the verb that needs it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
+
+    from training.data.pictures import DataOptions
+    from training.quality.evaluation import Evaluation, Shown
+    from training.quality.references import Progress
+    from training.quality.subjects import Subject
+
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The real pictures: a folder, a ZIP archive, MNIST's format, hub:owner/name, or a "
+        "known name.  [default: what the model was trained on]",
+        show_default=False,
+    ),
+]
+SplitOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The split to measure against.  [default: the held-out one, else train]",
+        show_default=False,
+    ),
+]
+SamplesOption = Annotated[
+    int, typer.Option(min=10, max=1_000_000, help="Pictures to make and measure.")
+]
+ReferenceOption = Annotated[
+    int, typer.Option(min=10, help="Real pictures to measure against, at most.")
+]
+NetworkOption = Annotated[
+    str,
+    typer.Option(
+        help="What pictures are compared by: efficientnet-lite0, an ONNX file, or a PyTorch file "
+        "of the FID's Inception weights."
+    ),
+]
+ModelsOption = Annotated[Path, typer.Option(help="The model repository.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="The first sample's seed.")]
+TruncationOption = Annotated[
+    float | None,
+    typer.Option(help="Draw towards the average.  [default: the model's]", show_default=False),
+]
+CheckpointOption = Annotated[str, typer.Option(help="Of a run: last or best.")]
+ObedienceOption = Annotated[
+    bool,
+    typer.Option(
+        "--obedience/--no-obedience",
+        help="How often classes are obeyed; teaches a classifier once for each data set.",
+    ),
+]
+ReportOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write a report: one HTML file that needs no network, and JSON beside it.",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="For scripts.")]
+
+
+def evaluate(
+    subject: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|RUN|PICTURES",
+            help="A model by name or folder, a run's folder, or a folder of pictures.",
+        ),
+    ],
+    data: DataOption = None,
+    split: SplitOption = None,
+    samples: SamplesOption = 5_000,
+    reference: ReferenceOption = 10_000,
+    network: NetworkOption = "efficientnet-lite0",
+    models: ModelsOption = Path("models"),
+    seed: SeedOption = 0,
+    truncation: TruncationOption = None,
+    checkpoint: CheckpointOption = "last",
+    obedience: ObedienceOption = True,
+    pairs: Annotated[
+        bool,
+        typer.Option(
+            "--pairs",
+            help="Compare pictures with those of --data that have the same name: PSNR, SSIM.",
+        ),
+    ] = False,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write the figures into the model's manifest and card.")
+    ] = False,
+    report: ReportOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how near a model's pictures come to real ones, through the runtime that serves them.
+
+    Every figure names what it was measured by, and stands beside that of real pictures.
+
+    Example: ganymede evaluate dcgan-fashion --samples 5000 --report quality.html
+    """
+    from training.quality.telling import basis, class_table, table
+
+    if pairs:
+        _evaluate_pairs(subject, data, network, as_json=as_json)
+        return
+    (found,) = _measured(
+        [subject],
+        data=data,
+        split=split,
+        samples=samples,
+        reference=reference,
+        network=network,
+        models=models,
+        seed=seed,
+        truncation=truncation,
+        checkpoint=checkpoint,
+        obedience=obedience,
+        record=record,
+    )
+    opened, evaluation, _ = found
+    if record:
+        from training.quality.recording import record as write
+
+        assert opened.model is not None  # noqa: S101 - looked at before the work
+        write(opened.model.folder, evaluation)
+    if report is not None:
+        _write_report(report, [found])
+    if as_json:
+        typer.echo(evaluation.model_dump_json(indent=2, exclude_none=True))
+        return
+    console = _console()
+    console.print(evaluation.subject, style="bold", markup=False)
+    for line in basis(evaluation):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(table(evaluation))
+    if evaluation.per_class:
+        console.print(class_table(evaluation))
+    if report is not None:
+        console.print(f"wrote {report}", markup=False, soft_wrap=True)
+
+
+def compare(
+    subjects: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL|RUN|PICTURES...", help="Two or more, of one picture size."),
+    ],
+    data: DataOption = None,
+    split: SplitOption = None,
+    samples: SamplesOption = 5_000,
+    reference: ReferenceOption = 10_000,
+    network: NetworkOption = "efficientnet-lite0",
+    models: ModelsOption = Path("models"),
+    seed: SeedOption = 0,
+    truncation: TruncationOption = None,
+    checkpoint: CheckpointOption = "last",
+    obedience: ObedienceOption = True,
+    report: ReportOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure several models against the same real pictures, and say which differ for certain.
+
+    Example: ganymede compare gan-mnist wgan-gp-mnist --report comparison.html
+    """
+    from training.quality.errors import QualityError
+    from training.quality.telling import basis, comparison_table, verdicts
+
+    if len(subjects) < 2:
+        raise QualityError("compare needs two or more; for one there is evaluate")
+    found = _measured(
+        subjects,
+        data=data,
+        split=split,
+        samples=samples,
+        reference=reference,
+        network=network,
+        models=models,
+        seed=seed,
+        truncation=truncation,
+        checkpoint=checkpoint,
+        obedience=obedience,
+    )
+    evaluations = [evaluation for _, evaluation, _ in found]
+    said = verdicts(evaluations)
+    if report is not None:
+        _write_report(report, found)
+    if as_json:
+        typer.echo(
+            json.dumps(
+                {
+                    "evaluations": [
+                        json.loads(each.model_dump_json(exclude_none=True)) for each in evaluations
+                    ],
+                    "verdicts": [
+                        {"better": v.better, "worse": v.worse, "sure": v.sure} for v in said
+                    ],
+                },
+                indent=2,
+            )
+        )
+        return
+    console = _console()
+    for line in basis(evaluations[0]):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(comparison_table(evaluations))
+    for verdict in said:
+        console.print(str(verdict), markup=False, soft_wrap=True)
+    if report is not None:
+        console.print(f"wrote {report}", markup=False, soft_wrap=True)
+
+
+def _measured(
+    wanted: list[str],
+    *,
+    data: str | None,
+    split: str | None,
+    samples: int,
+    reference: int,
+    network: str,
+    models: Path,
+    seed: int,
+    truncation: float | None,
+    checkpoint: str,
+    obedience: bool,
+    record: bool = False,
+) -> list[tuple[Subject, Evaluation, Shown]]:
+    """Measure each of `wanted` against the same real pictures, and show how far it is."""
+    from training.quality.errors import QualityError
+    from training.quality.evaluation import Options
+    from training.quality.evaluation import evaluate as measure
+    from training.quality.features import open_network
+    from training.quality.references import open_reference
+    from training.quality.subjects import open_subject
+
+    if checkpoint not in ("last", "best"):
+        raise QualityError(f"--checkpoint is last or best, got {checkpoint!r}")
+    opened = [
+        open_subject(each, models, truncation=truncation, seed_start=seed, checkpoint=checkpoint)
+        for each in wanted
+    ]
+    sizes = {(each.image.height, each.image.channels) for each in opened}
+    if len(sizes) > 1:
+        raise QualityError("pictures of different sizes do not compare")
+    if record:
+        # Before the work, not after it.
+        _assert_recordable(opened[0])
+    real = _data_of(opened, data)
+    options = Options(samples=samples, reference_samples=reference, obedience=obedience)
+    with _progress() as show:
+        chosen = open_network(network)
+        against = open_reference(real, split, show)
+        return [(each, *measure(each, against, chosen, options, show)) for each in opened]
+
+
+def _assert_recordable(subject: Subject) -> None:
+    from training.quality.errors import QualityError
+
+    if subject.model is None or not subject.model.folder.is_dir():
+        raise QualityError(f"--record: {subject.title} is no model of a repository")
+
+
+def _data_of(subjects: list[Subject], data: str | None) -> DataOptions:
+    """Return the pictures to measure against: those asked for, else those trained on."""
+    from training.data.catalogue import KNOWN
+    from training.data.pictures import DataOptions
+    from training.quality.errors import QualityError
+
+    image, own = subjects[0].image, subjects[0].data
+    if data is None:
+        if own is None:
+            raise QualityError(
+                f"what {subjects[0].title} was trained on is not known here: give --data"
+            )
+        return own
+    flip = own is not None and own.flip
+    named = {"name": data} if data in KNOWN and not Path(data).exists() else {"path": data}
+    return DataOptions(
+        **named,
+        resolution=image.height,
+        channels=image.channels,
+        flip=flip,
+    )
+
+
+def _evaluate_pairs(subject: str, data: str | None, network: str, *, as_json: bool) -> None:
+    from rich.table import Table
+
+    from training.quality.errors import QualityError
+    from training.quality.features import open_network
+    from training.quality.pairs import compare_pairs, open_pairs
+    from training.quality.saying import direction, said
+
+    if data is None:
+        raise QualityError("--pairs compares with pictures of the same name: give --data")
+    made, wanted, names = open_pairs(Path(subject), Path(data))
+    chosen = open_network(network)
+    with _progress() as show:
+        found = compare_pairs(
+            made, wanted, chosen, lambda done, total: show("looking at pairs", done, total)
+        )
+    figures = {
+        "PSNR": found.psnr,
+        "SSIM": found.ssim,
+        f"feature distance-{chosen.name}": found.feature_distance,
+    }
+    if as_json:
+        typer.echo(
+            json.dumps(
+                {
+                    "pairs": len(names),
+                    "feature_network": chosen.title,
+                    "resizing": chosen.resizing,
+                    "mean": {name: float(values.mean()) for name, values in figures.items()},
+                    "each": [
+                        {"name": name, **{m: float(v[i]) for m, v in figures.items()}}
+                        for i, name in enumerate(names)
+                    ],
+                },
+                indent=2,
+            )
+        )
+        return
+    console = _console()
+    console.print(f"{len(names):,} pairs, by {chosen.title}, resized: {chosen.resizing}")
+    shown = Table("figure", "", "mean", "worst", box=None)
+    for name, values in figures.items():
+        worst = values.min() if direction(name) == "↑" else values.max()
+        shown.add_row(name, direction(name), said(name, values.mean()), said(name, worst))
+    console.print(shown)
+
+
+def _write_report(path: Path, found: list[tuple[Subject, Evaluation, Shown]]) -> None:
+    from training.quality.report import write_report
+
+    write_report(path, [(evaluation, shown) for _, evaluation, shown in found])
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Show what is being done on the terminal, a bar for each stage."""
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage)
+            bar.update(tasks[stage], completed=done, total=total)
+
+        yield show
