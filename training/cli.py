@@ -47,6 +47,12 @@ def train(
         f"trained on {result.images:,} images in {result.seconds / 60:.1f} minutes; "
         f"next: ganymede export {folder}"
     )
+    if result.best:
+        images, value = result.best
+        typer.echo(
+            f"the best of its evaluations was at {images:,} images ({value:.5g}): "
+            "--checkpoint best takes that one"
+        )
 
 
 def export(
@@ -59,6 +65,9 @@ def export(
         str | None,
         typer.Option(help="The version.  [default: the next free number]", show_default=False),
     ] = None,
+    checkpoint: Annotated[
+        str, typer.Option(help="last, or best where the recipe has a section evaluate.")
+    ] = "last",
     measure: Annotated[
         bool,
         typer.Option(
@@ -78,7 +87,7 @@ def export(
     from training.export import export_run
     from training.run import Run
 
-    opened = Run(run)
+    opened = Run(run).at(checkpoint)
     measured = _obedience(opened) if measure else None
     folder = export_run(opened, name or opened.name, models, version, measured)
     typer.echo(f"wrote {folder}; next: ganymede serve --models {models}")

@@ -37,6 +37,7 @@ from training.networks.growth import Growth
 from training.networks.shapes import ImageShape
 from training.networks.styles import StyleGenerator, StyleOptions
 from training.options import Options, nearest
+from training.quality.running import EvaluateOptions
 
 SHIPPED = Path(__file__).parent / "recipes"
 
@@ -239,6 +240,8 @@ class Recipe(Options):
     optimizer: OptimizerOptions = OptimizerOptions()
     ema: EMAOptions = EMAOptions()
     train: TrainOptions = TrainOptions()
+    # Measured while it trains, where this is given.
+    evaluate: EvaluateOptions | None = None
     device: DeviceOptions = DeviceOptions()
 
     @model_validator(mode="after")

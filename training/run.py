@@ -42,6 +42,19 @@ class Run:
             )
         return load_recipe(str(self.recipe_path))
 
+    def at(self, checkpoint: str) -> Run:
+        """Return the run at its ``last`` or ``best`` checkpoint. Raises RecipeError."""
+        if checkpoint not in ("last", "best"):
+            raise RecipeError(f"a checkpoint is last or best, not {checkpoint!r}")
+        run = Run(self.folder)
+        if checkpoint == "best":
+            if not self.best_path.exists():
+                raise RecipeError(
+                    f"{self.folder} has no best checkpoint: give its recipe a section evaluate"
+                )
+            run.checkpoint_path = self.best_path
+        return run
+
     def open(self, recipe: Recipe) -> None:
         """Begin the run, or go on with it.
 
@@ -101,7 +114,7 @@ def _difference(old: Recipe, new: Recipe) -> str:
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     for key in before.keys() | after.keys():
         section, _, last = key.partition(".")
-        if section in ("device", "name", "summary", "license") or (
+        if section in ("device", "name", "summary", "license", "evaluate") or (
             section == "train" and last in CADENCE
         ):
             continue

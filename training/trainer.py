@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from service.runtime import latents
 from service.runtime.errors import UserError
@@ -26,6 +29,7 @@ from training.games.noise_to_image import NoiseToImage, Reals
 from training.grids import columns, grid, save_image, to_pixels
 from training.monitors import Monitors, News, Signs, TrainingDiverged, assert_finite
 from training.progress import Display, Silence, display
+from training.quality.running import RunningQuality
 from training.recipe import Recipe, RecipeError
 from training.run import Run
 
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
 
 # The latents of the sample grids: those of the first seeds, as the service draws them.
 GRID_SEEDS = range(64)
+_SAMPLED_AT_ONCE = 128
 
 
 class Interrupted(UserError):
@@ -53,21 +58,30 @@ class Result:
     images: int
     seconds: float
     signs: Mapping[str, float]
+    # Of the best evaluation: the images seen, and its figure.
+    best: tuple[int, float] | None = None
 
 
-def train(recipe: Recipe, run: Run) -> Result | None:
+# Hears of an evaluation: the images seen, and the figures. What it raises ends the run.
+Watch = Callable[[int, Mapping[str, float]], None]
+
+
+def train(recipe: Recipe, run: Run, watch: Watch | None = None) -> Result | None:
     """Train by `recipe` in the folder of `run`, from its last checkpoint where it has one.
 
-    Returns None in a process that helps another one. On SIGINT and SIGTERM the run is saved and
-    Interrupted raised. Raises RecipeError, DataError, DeviceUnavailable, TrainingDiverged.
+    `watch` hears of every evaluation, of those in the log too. Returns None in a process that helps
+    another one. On SIGINT and SIGTERM the run is saved and Interrupted raised. Raises RecipeError,
+    DataError, DeviceUnavailable, TrainingDiverged, QualityError.
     """
     device = recipe.device.pick_device()
     with joined(device) as share:
-        result = _train(recipe, run, device, share)
+        result = _train(recipe, run, device, share, watch)
         return result if share.leads else None
 
 
-def _train(recipe: Recipe, run: Run, device: torch.device, share: Share) -> Result:
+def _train(
+    recipe: Recipe, run: Run, device: torch.device, share: Share, watch: Watch | None
+) -> Result:
     if recipe.train.batch % (share.world * recipe.train.accumulate):
         parts = f" in {recipe.train.accumulate} parts" if recipe.train.accumulate > 1 else ""
         raise RecipeError(
@@ -94,7 +108,7 @@ def _train(recipe: Recipe, run: Run, device: torch.device, share: Share) -> Resu
         checkpoint = Checkpoint.load(run.checkpoint_path, device)
     images = checkpoint.images if checkpoint else 0
     with _writer(run, images) if share.leads else nullcontext() as writer:
-        loop = _Loop(recipe, run, pictures, game, device, share, writer)
+        loop = _Loop(recipe, run, pictures, game, device, share, writer, watch)
         if checkpoint:
             loop.resume(checkpoint)
         return loop.play()
@@ -110,6 +124,7 @@ class _Loop:
         device: torch.device,
         share: Share,
         writer: SummaryWriter | None,
+        watch: Watch | None,
     ) -> None:
         self._options = recipe.train
         self._run, self._pictures, self._game = run, pictures, game
@@ -132,6 +147,14 @@ class _Loop:
         self._diversity = Diversity(
             reals_to_compare(pictures, recipe.data.resolution), len(GRID_SEEDS)
         )
+        self._latents = partial(
+            latents.draw, dimension=game.z_dim, distribution=recipe.generator.distribution
+        )
+        self._evaluate_images = recipe.evaluate.every_images if recipe.evaluate else 0
+        self._quality: RunningQuality | None = None
+        if recipe.evaluate and share.leads:
+            self._quality = RunningQuality(recipe.evaluate, recipe.data, pictures)
+        self._watch = watch
         self._turn, self._images, self._seconds = 0, 0, 0.0
 
     def resume(self, checkpoint: Checkpoint) -> None:
@@ -142,6 +165,7 @@ class _Loop:
         if self._share.leads:
             for entry in self._run.rewind_log(self._images):
                 self._monitors.hear(entry)
+                self._hear(entry)
 
     def play(self) -> Result:
         """Play turns to the end of the run."""
@@ -152,7 +176,8 @@ class _Loop:
             self._greet(shown)
             began, began_at, reported = time.monotonic(), self._seconds, self._images
             reported_at = began
-            while self._images + per_turn <= options.images:
+            ends = self._gave_up()
+            while not ends and self._images + per_turn <= options.images:
                 # Draw the turn's pictures and play it.
                 torch.manual_seed(_turn_seed(options.seed, self._turn, self._share.rank))
                 rng = torch.Generator().manual_seed(_turn_seed(options.seed, self._turn, -1))
@@ -175,13 +200,28 @@ class _Loop:
                 if last or _passed(before, self._images, options.sample_images):
                     self._sample(shown)
 
+                # Measure how good it is.
+                if self._evaluate_images and (
+                    last or _passed(before, self._images, self._evaluate_images)
+                ):
+                    self._evaluate(shown)
+                    ends = self._gave_up()
+
                 # Keep it.
                 asked = self._asked_to_stop(stop)
-                if last or asked or _passed(before, self._images, options.checkpoint_images):
+                if (
+                    last
+                    or ends
+                    or asked
+                    or _passed(before, self._images, options.checkpoint_images)
+                ):
                     self._save()
-                if asked and not last:
+                if asked and not (last or ends):
                     raise Interrupted(asked, self._images)
-        return Result(self._images, self._seconds, means)
+            if ends:
+                shown.say(f"{self._images:,} images: ends early, for it gets no better")
+        best = self._quality.best if self._quality else None
+        return Result(self._images, self._seconds, means, best)
 
     def _reals(self) -> list[Reals]:
         count = self._game.batches_per_turn
@@ -205,7 +245,49 @@ class _Loop:
         # Asking the others waits for them, so not at every turn.
         return self._share.largest(stop.number, self._device) if self._turn % 16 == 0 else 0
 
-    def _save(self) -> None:
+    def _evaluate(self, shown: Display) -> None:
+        """Measure the averaged generator, and keep it where it is the best so far."""
+        if self._quality is None:
+            return
+        sampler = self._game.sampler()
+
+        def pictures(seeds: Sequence[int]) -> NDArray[np.uint8]:
+            parts = []
+            for start in range(0, len(seeds), _SAMPLED_AT_ONCE):
+                some = seeds[start : start + _SAMPLED_AT_ONCE]
+                z = torch.from_numpy(self._latents(some))
+                class_index = torch.tensor(list(some)) % self._classes if self._classes else None
+                parts.append(to_pixels(sampler(z, class_index)))
+            return np.concatenate(parts)
+
+        numbers = self._quality.measure(pictures)
+        if self._hear({"images": self._images, **numbers}):
+            self._save(self._run.best_path)
+        self._tell(shown, numbers)
+        best = self._quality.best
+        assert best is not None  # noqa: S101 - there is at least the one of now
+        name = self._quality.options.metric.replace("_", " ")
+        shown.say(
+            f"{self._images:,} images: {name} {numbers[self._quality.options.metric]:.5g}, "
+            f"precision {numbers['precision']:.1%}, recall {numbers['recall']:.1%}; "
+            f"the best was at {best[0]:,}"
+        )
+
+    def _hear(self, entry: Mapping[str, Any]) -> bool:
+        """Return whether an entry of the log is the best evaluation so far."""
+        if self._quality is None or self._quality.options.metric not in entry:
+            return False
+        is_best = self._quality.hear(entry)
+        if self._watch:
+            self._watch(int(entry["images"]), entry)
+        return is_best
+
+    def _gave_up(self) -> bool:
+        """Whether the run gets no better; all processes answer alike."""
+        gave_up = bool(self._quality and self._quality.gave_up)
+        return bool(self._share.largest(int(gave_up), self._device))
+
+    def _save(self, path: Path | None = None) -> None:
         if self._share.leads:
             state = self._game.state_dict()
             assert_finite(state["networks"])
@@ -218,7 +300,7 @@ class _Loop:
                 class_names=list(self._pictures.class_names) if self._classes else [],
                 game=state,
             )
-            checkpoint.save(self._run.checkpoint_path)
+            checkpoint.save(path or self._run.checkpoint_path)
 
     def _sample(self, shown: Display) -> None:
         if not self._share.leads or self._writer is None:

@@ -362,9 +362,13 @@ class NoiseToImage:
             self._device.type, torch.bfloat16, enabled=self._precision == "bfloat16"
         )
 
-    @torch.no_grad()
     def sample(self, z: Tensor, class_index: Tensor | None = None) -> Tensor:
         """Return what the averaged generator makes of latents: ``[N, C, H, W]`` in [-1, 1]."""
+        return self.sampler()(z, class_index)
+
+    @torch.no_grad()
+    def sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """Return the averaged generator as it is now, for latents and classes of many batches."""
         generator = self.average.eval()
         if has_batch_statistics(generator):
             # As it will be served: running averages belong to the weights that were trained, and
@@ -375,15 +379,25 @@ class NoiseToImage:
             fitted = with_standing_statistics(
                 on_cpu, self.z_dim, self.classes, draw, truncations=(1.0,)
             )
-            served: Tensor = fitted(z, class_index, torch.ones(len(z)))
+
+            @torch.no_grad()
+            def served(z: Tensor, class_index: Tensor | None) -> Tensor:
+                images: Tensor = fitted(z, class_index, torch.ones(len(z)))
+                return images
+
             return served
-        if class_index is not None:
-            class_index = class_index.to(self._device)
         growth = {"growth": self._growth} if self._growth else {}
-        images: Tensor = generator(z.to(self._device), class_index, **growth)
-        # Those of networks that are not grown yet are shown as large as they will be.
         size = (self._shape.height, self._shape.width)
-        return F.interpolate(images.float(), size, mode="nearest").cpu()
+
+        @torch.no_grad()
+        def averaged(z: Tensor, class_index: Tensor | None) -> Tensor:
+            if class_index is not None:
+                class_index = class_index.to(self._device)
+            images: Tensor = generator(z.to(self._device), class_index, **growth)
+            # Those of networks that are not grown yet are shown as large as they will be.
+            return F.interpolate(images.float(), size, mode="nearest").cpu()
+
+        return averaged
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next turn depends on."""

@@ -244,8 +244,6 @@ def _measured(
     from training.quality.references import open_reference
     from training.quality.subjects import open_subject
 
-    if checkpoint not in ("last", "best"):
-        raise QualityError(f"--checkpoint is last or best, got {checkpoint!r}")
     opened = [
         open_subject(each, models, truncation=truncation, seed_start=seed, checkpoint=checkpoint)
         for each in wanted

@@ -161,8 +161,7 @@ def _run(folder: Path, truncation: float | None, seed_start: int, checkpoint: st
 
     run = Run(folder)
     recipe = run.recipe()
-    if checkpoint == "best":
-        run.checkpoint_path = run.best_path
+    run = run.at(checkpoint)
     with tempfile.TemporaryDirectory() as temporary:
         exported = export_run(run, "run", Path(temporary))
         return _model(
