@@ -26,6 +26,7 @@ from service.api.metrics import SchedulerMetrics
 from service.arbiter import watch_the_worker
 from service.connections import guard
 from service.lifecycle import Lifecycle
+from service.offline.queue import JobQueue
 from service.runtime.engine import Engine, EngineState
 from service.runtime.plans import PlanWish, cache_file
 from service.settings import load
@@ -45,8 +46,9 @@ engine = Engine(
     plan_cache=cache_file(),
     watch_s=settings.watch_s,
 )
+queue = JobQueue(settings.jobs, engine)
 lifecycle = Lifecycle(
-    engine, create_app(engine, settings), drain_s=settings.drain_s, hang_s=settings.hang_s
+    engine, create_app(engine, settings, queue), drain_s=settings.drain_s, hang_s=settings.hang_s
 )
 # BentoML imports this module in its arbiter too, before that takes over the signals.
 watch_the_worker(settings.drain_s)
@@ -79,6 +81,7 @@ class Ganymede:
         lifecycle.begin()
         # Not where the module is imported: the arbiter has nothing to trace.
         tracing.start()
+        queue.start()
         threading.Thread(target=engine.start, name="ganymede-start", daemon=True).start()
 
     async def __is_alive__(self) -> bool:

@@ -14,6 +14,8 @@ from pydantic.fields import FieldInfo
 from service.settings import PREFIX, Settings
 
 Command = TypeVar("Command", bound=Callable[..., None])
+# What depends on where the service runs.
+_SHOWN = {"models": "./models", "jobs": "~/.cache/ganymede/jobs"}
 _METAVARS = {int: "N", float: "SECONDS", Path: "PATH"}
 
 
@@ -40,8 +42,8 @@ def with_settings(command: Command) -> Command:
 
 def shown_default(name: str, field: FieldInfo) -> str:
     """Return the default of a setting as people type it."""
-    if name == "models":
-        return "./models"
+    if name in _SHOWN:
+        return _SHOWN[name]
     default = field.get_default()
     match default:
         case None | False:

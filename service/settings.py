@@ -22,6 +22,7 @@ from pydantic_settings import (
 
 from service.logs import LogFormat
 from service.runtime.errors import UserError
+from service.runtime.files import cache_folder
 from service.runtime.sessions import ProviderWish
 
 PREFIX = "GANYMEDE_"
@@ -133,6 +134,13 @@ class Settings(BaseSettings):
         default=30.0,
         description="Seconds in which a client must take 1 MiB of its answer, or all that is left "
         "of it; else the connection is cut.",
+    )
+    jobs: Path = Field(
+        default_factory=lambda: cache_folder("jobs"),
+        description="The folder where jobs, and what they make, are kept.",
+    )
+    max_job_images: Annotated[int, Field(gt=0)] = Field(
+        default=1_000_000, description="Pictures of one job; more are refused with 422."
     )
     log_format: LogFormat | None = Field(
         default=None, description="json or text; text on a terminal and json elsewhere when unset."

@@ -17,6 +17,7 @@ from service.api import (
     errors,
     generate,
     interpolate,
+    jobs,
     keys,
     kserve,
     limits,
@@ -27,13 +28,17 @@ from service.api import (
 )
 from service.api.access import Access
 from service.api.exchange import Rejection, note_model, note_rejection
+from service.offline.queue import JobQueue
 from service.runtime.engine import Engine, EngineState, NotReady
 from service.runtime.model import Model
 from service.settings import Settings
 
 
-def create_app(engine: Engine, settings: Settings) -> FastAPI:
-    """Return the application that answers for `engine`."""
+def create_app(engine: Engine, settings: Settings, queue: JobQueue | None = None) -> FastAPI:
+    """Return the application that answers for `engine`, and puts jobs into `queue`.
+
+    Without one, which whoever starts the service starts too, no jobs are taken.
+    """
     app = FastAPI(
         title="Ganymede",
         summary="Pictures from generative adversarial networks.",
@@ -84,6 +89,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     app.include_router(interpolate.router(engine, settings, find))
     app.include_router(openai_images.router(engine, settings, find))
     app.include_router(kserve.router(engine, settings, find))
+    app.include_router(jobs.router(queue or JobQueue(settings.jobs, engine), settings, find))
     app.include_router(admin.router(engine))
     app.include_router(metrics.router(engine, settings))
     # From the inside to the outside: what comes last sees a request first.

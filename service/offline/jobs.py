@@ -38,6 +38,10 @@ class JobError(UserError):
     """The job cannot be done as asked; nothing was written."""
 
 
+# `balanced`, classes in turn, or weights: as text, or as lists and mappings.
+ClassesWish = str | Sequence[str | int] | Mapping[str, float] | None
+
+
 class JobFailed(UserError):
     """A job that was begun could not go on."""
 
@@ -177,7 +181,7 @@ def make_job(
     count: int | None = None,
     seeds: str | None = None,
     seed: int | None = None,
-    classes: str | None = None,
+    classes: ClassesWish = None,
     truncation: float | None = None,
     mix: str | None = None,
     resize: str | None = None,
@@ -233,27 +237,24 @@ def _seeds(count: int | None, seeds: str | None, seed: int | None) -> tuple[int,
 
 
 def _classes(
-    wish: str | None, manifest: Manifest
+    wish: ClassesWish, manifest: Manifest
 ) -> tuple[tuple[int, ...] | None, dict[int, float] | None]:
     if wish is None:
         return None, None
     if not manifest.classes:
         raise JobError(f"--classes: {manifest.name} is not class-conditional")
-    if wish == "balanced" and wish not in manifest.classes:
-        return tuple(range(len(manifest.classes))), None
-    parts = [part.strip() for part in wish.split(",") if part.strip()]
-    named = [part.rpartition("=") for part in parts if part not in manifest.classes]
-    if not any(equals for _, equals, _ in named):
-        return tuple(_class(part, manifest) for part in parts) or None, None
+    if isinstance(wish, str):
+        if wish == "balanced" and wish not in manifest.classes:
+            return tuple(range(len(manifest.classes))), None
+        wish = _from_text(wish, manifest)
+    if not isinstance(wish, Mapping):
+        if not wish:
+            raise JobError("--classes: expected at least one")
+        return tuple(_class(each, manifest) for each in wish), None
     weights: dict[int, float] = {}
-    for part in parts:
-        name, equals, text = part.rpartition("=")
-        try:
-            weight = float(text)
-        except ValueError:
-            weight = -1.0
-        if not equals or not 0 <= weight < float("inf"):
-            raise JobError(f"--classes: expected NAME=WEIGHT for each, got {part!r}")
+    for name, weight in wish.items():
+        if not 0 <= weight < float("inf"):
+            raise JobError(f"--classes: expected weights from 0 on, got {name}={weight}")
         index = _class(name, manifest)
         if index in weights:
             raise JobError(f"--classes: {manifest.classes[index]} is there twice")
@@ -264,8 +265,28 @@ def _classes(
     return None, weights
 
 
-def _class(name: str, manifest: Manifest) -> int:
-    names = manifest.classes
+def _from_text(text: str, manifest: Manifest) -> list[str] | dict[str, float]:
+    """Read NAME,NAME or NAME=WEIGHT,NAME=WEIGHT."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if all(part in manifest.classes or "=" not in part for part in parts):
+        return parts
+    weights: dict[str, float] = {}
+    for part in parts:
+        name, equals, number = part.rpartition("=")
+        try:
+            weight = float(number)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise JobError(f"--classes: expected NAME=WEIGHT for each, got {part!r}")
+        if name in weights:
+            raise JobError(f"--classes: {name} is there twice")
+        weights[name] = weight
+    return weights
+
+
+def _class(name: str | int, manifest: Manifest) -> int:
+    names, name = manifest.classes, str(name)
     if name in names:
         return names.index(name)
     if name.isascii() and name.isdigit() and len(name) < 10 and int(name) < len(names):

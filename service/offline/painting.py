@@ -11,12 +11,17 @@ from PIL import Image
 
 from service.offline.jobs import Item, Items, Job
 from service.runtime.images import Pixels, encode, resized
-from service.runtime.manifest import GENERATOR, MAPPING
+from service.runtime.manifest import GENERATOR, MAPPING, SYNTHESIS
 from service.runtime.model import Model
+from service.runtime.scheduler import Rows
 from service.runtime.sources import feeds
 from service.runtime.styles import mix
 
 log = logging.getLogger("ganymede.offline")
+
+
+# Runs feeds by a role of the model, as Model.run does. Raises Stopped when it does so no more.
+Run = Callable[[str, Rows], Rows]
 
 
 class Stopped(Exception):
@@ -34,7 +39,9 @@ class Painted:
 class Painter:
     """Makes the pictures of a job. Several threads may use it at a time."""
 
-    def __init__(self, model: Model, job: Job) -> None:
+    def __init__(self, model: Model, job: Job, run: Run | None = None) -> None:
+        """Make pictures with `model`; `run` runs its graphs, in place of `Model.run`."""
+        self._run_graph = run or model.run
         self.items = Items(job, model.manifest)
         self._model = model
         self._job = job
@@ -64,6 +71,8 @@ class Painter:
         """
         try:
             made = self._run(items)
+        except Stopped:
+            raise
         except Exception as error:  # noqa: BLE001 - whatever a graph raises is that picture's
             if len(items) == 1:
                 log.error("seed %d cannot be made: %s", items[0].seed, str(error).splitlines()[0])
@@ -78,16 +87,17 @@ class Painter:
         manifest = self._model.manifest
         rows = feeds([item.row for item in items], manifest)
         if self._job.mix is None:
-            pixels: Pixels = self._model.run(GENERATOR, rows)["pixels"]
+            pixels: Pixels = self._run_graph(GENERATOR, rows)["pixels"]
             return pixels
         columns = feeds([item.column for item in items if item.column], manifest)
-        ours = self._model.run(MAPPING, rows)["w"]
-        theirs = self._model.run(MAPPING, columns)["w"]
+        ours = self._run_graph(MAPPING, rows)["w"]
+        theirs = self._run_graph(MAPPING, columns)["w"]
         mixed = [
             mix(row[None], column[None], self._job.mix)
             for row, column in zip(ours, theirs, strict=True)
         ]
-        return self._model.synthesize(np.concatenate(mixed))
+        made: Pixels = self._run_graph(SYNTHESIS, {"w": np.concatenate(mixed)})["pixels"]
+        return made
 
     def _encode(self, item: Item, pixels: Pixels) -> bytes:
         return encode(pixels, self._job.image, {**self._identity, **item.parameters})

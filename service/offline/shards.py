@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from service.offline.jobs import Job
 from service.offline.ledger import Ledger, ShardRecord
-from service.offline.painting import Painter
+from service.offline.painting import Painter, Run
 from service.offline.stores import Store
 from service.offline.writers import shard_name, shard_writer
 from service.runtime.model import Model
@@ -18,8 +18,9 @@ Listener = Callable[[int, int, int], None]
 class ShardMaker:
     """Makes the shards of a job, any of them, in any order. Threads may share one."""
 
-    def __init__(self, model: Model, job: Job, store: Store) -> None:
-        self.painter = Painter(model, job)
+    def __init__(self, model: Model, job: Job, store: Store, run: Run | None = None) -> None:
+        """Make pictures with `model`; `run` runs its graphs, in place of `Model.run`."""
+        self.painter = Painter(model, job, run)
         self._classes = model.manifest.classes
         self._job = job
         self._store = store
