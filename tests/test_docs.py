@@ -2,6 +2,7 @@
 
 import io
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +10,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.servers import serving
+from tests.servers import ganymede, serving
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def shipped():
-    with serving(ROOT / "models") as server:
+def shipped(tmp_path_factory):
+    # Other services of these tests may keep their jobs in the usual folder.
+    jobs = {"GANYMEDE_JOBS": str(tmp_path_factory.mktemp("jobs"))}
+    with serving(ROOT / "models", env=jobs) as server:
         yield server
 
 
@@ -46,7 +49,9 @@ def test_the_readmes_curl_gives_a_picture(shipped, tmp_path):
         assert Image.open(io.BytesIO(answer.content)).text["ganymede"]
 
 
-@pytest.mark.parametrize("command", examples("docs/http.md", "", "curl"))
+@pytest.mark.parametrize(
+    "command", [*examples("docs/http.md", "", "curl"), *examples("docs/sampling.md", "sh", "curl")]
+)
 def test_the_curl_examples_run(shipped, tmp_path, command):
     subprocess.run(["bash", "-ec", here(command, shipped)], cwd=tmp_path, check=True)
 
@@ -64,3 +69,21 @@ def test_links_between_the_documents_lead_somewhere():
     for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_python_examples_of_jobs_run(shipped):
+    (code,) = examples("docs/sampling.md", "python", "import")
+    done = subprocess.run(
+        [sys.executable, "-c", here(code, shipped)], check=True, capture_output=True, text=True
+    )
+    assert "images-00000.tar" in done.stdout
+
+
+def test_the_commands_of_batch_sampling_run(tmp_path):
+    (block,) = examples("docs/sampling.md", "", "--mix coarse")
+    for line in block.strip().splitlines():
+        # As many pictures as it takes to see that they come.
+        few = re.sub(r"--count \d+", "--count 5", line).replace("--seeds 0-99999", "--seeds 0-4")
+        _, *flags = shlex.split(few)
+        subprocess.run(ganymede(*flags, "--models", ROOT / "models"), cwd=tmp_path, check=True)
+    assert len(list((tmp_path / "data").rglob("*.png"))) > 10

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -123,3 +123,68 @@ def _obedience(run: Run) -> Callable[[Model], tuple[Quality, ...]]:
         return (obedience.quality,)
 
     return measure
+
+
+def augment(
+    data: Annotated[
+        str,
+        typer.Argument(help="Labelled pictures: a folder for each class, a ZIP, or a known name."),
+    ],
+    model: Annotated[str, typer.Option(help="NAME or NAME@VERSION: a class-conditional model.")],
+    per_class: Annotated[int, typer.Option(help="Synthetic pictures for each class.")],
+    out: Annotated[Path, typer.Option(help="The folder of the new data set.")],
+    layout: Annotated[
+        Literal["folder", "parquet"],
+        typer.Option("--format", help="ImageFolder with metadata.jsonl, or Parquet."),
+    ] = "folder",
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="REAL=MODEL,… where the model calls classes otherwise.", show_default=False
+        ),
+    ] = None,
+    side: Annotated[
+        int | None,
+        typer.Option(
+            "--resize",
+            min=1,
+            max=4096,
+            help="Cut every picture, real or not, to a square of so many pixels.",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of the real data.")] = "train",
+    seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
+    truncation: Annotated[
+        float | None, typer.Option(help="The model's own when not said.", show_default=False)
+    ] = None,
+    models: Annotated[Path, typer.Option(help="The model repository.")] = Path("models"),
+) -> None:
+    """Join real and synthetic pictures in one labelled data set that says which are which.
+
+    Example: ganymede augment photos/ --model biggan-flowers --per-class 200 --out data/more
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from service.runtime.catalog import find_model
+    from service.runtime.plans import Planner
+    from service.runtime.sessions import pick_provider
+    from training.augmentation import prepare, write
+
+    loaded = find_model(models, model, Planner(pick_provider("auto")))
+    wish = prepare(
+        data,
+        loaded,
+        per_class,
+        split=split,
+        first_seed=seed,
+        truncation=truncation,
+        side=side,
+        pairs=classes,
+    )
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("pictures", total=wish.count)
+        counts = write(wish, out, layout, lambda files: bar.advance(task, files))
+    typer.echo(f"{counts['real']:,} real and {counts['synthetic']:,} synthetic pictures in {out}")

@@ -134,7 +134,7 @@ def sample(
 
     Example: ganymede sample biggan-flowers --count 10000 --classes balanced --out data/flowers
     """
-    from service.offline import sampling
+    from service.runtime.catalog import find_model
     from service.runtime.plans import Planner, PlanWish, cache_file
     from service.runtime.sessions import pick_provider
     from service.settings import load
@@ -146,7 +146,7 @@ def sample(
         # Its cores are shared by that many runs.
         wish = PlanWish(workers, settings.threads or 1, settings.max_rows, wish.measure)
     planner = Planner(pick_provider(settings.provider), wish, cache_file())
-    loaded = sampling.find_model(settings.models, model, planner)
+    loaded = find_model(settings.models, model, planner)
     job = make_job(
         loaded.manifest,
         count=count,

@@ -6,7 +6,6 @@ import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from service.offline.jobs import Job, JobError, Layout
@@ -14,9 +13,6 @@ from service.offline.ledger import Ledger, ShardRecord
 from service.offline.painting import Painter, contact_sheet
 from service.offline.stores import Store
 from service.offline.writers import assert_writable
-from service.runtime.catalog import load_entry, model_folders, version_key
-from service.runtime.model import Model
-from service.runtime.plans import Planner
 
 # Pictures that the estimate is made from.
 _TRIED = 16
@@ -49,29 +45,6 @@ class Estimate:
     seconds: float
     bytes: int
     free_bytes: int | None
-
-
-def find_model(models: Path, wanted: str, planner: Planner) -> Model:
-    """Load ``name`` or ``name@version``, the newest that can be loaded. Raises JobError."""
-    name, _, version = wanted.partition("@")
-    if not models.is_dir():
-        raise JobError(f"--models: no such folder: {models}")
-    folders = list(model_folders(models))
-    named = [path for path in folders if path.parent.name == name]
-    if not named:
-        there = ", ".join(sorted({path.parent.name for path in folders})) or "none"
-        raise JobError(f"no model {name!r} in {models}; there are: {there}")
-    wished = [path for path in named if version in ("", path.name)]
-    if not wished:
-        have = ", ".join(path.name for path in named)
-        raise JobError(f"no version {version!r} of {name!r}; there are: {have}")
-    reason = None
-    for path in sorted(wished, key=lambda path: version_key(path.name), reverse=True):
-        entry = load_entry(path, planner.provider, planner)
-        if entry.model is not None:
-            return entry.model
-        reason = reason or entry.reason
-    raise JobError(f"{wanted} cannot be used: {reason}")
 
 
 def estimate(painter: Painter, job: Job, store: Store, left: int, workers: int) -> Estimate:

@@ -45,6 +45,10 @@ class ModelFailed(Exception):
     """The model is there and cannot be served; the message says why."""
 
 
+class ModelUnusable(UserError):
+    """A model that a command was told to use is not there, or cannot be loaded."""
+
+
 class RepositoryUnreadable(UserError):
     """The models folder is not there or cannot be listed."""
 
@@ -266,3 +270,26 @@ def version_key(version: str) -> tuple[tuple[int, int | str], ...]:
     """Order versions as people do: 2 before 10, numbers before words."""
     parts = re.findall(r"\d+|[a-z]+", version)
     return tuple((0, int(p)) if p.isdigit() else (1, p) for p in parts)
+
+
+def find_model(models: Path, wanted: str, planner: Planner) -> Model:
+    """Load ``name`` or ``name@version``, the newest that can be loaded. Raises ModelUnusable."""
+    name, _, version = wanted.partition("@")
+    if not models.is_dir():
+        raise ModelUnusable(f"--models: no such folder: {models}")
+    folders = list(model_folders(models))
+    named = [path for path in folders if path.parent.name == name]
+    if not named:
+        there = ", ".join(sorted({path.parent.name for path in folders})) or "none"
+        raise ModelUnusable(f"no model {name!r} in {models}; there are: {there}")
+    wished = [path for path in named if version in ("", path.name)]
+    if not wished:
+        have = ", ".join(path.name for path in named)
+        raise ModelUnusable(f"no version {version!r} of {name!r}; there are: {have}")
+    reason = None
+    for path in sorted(wished, key=lambda path: version_key(path.name), reverse=True):
+        entry = load_entry(path, planner.provider, planner)
+        if entry.model is not None:
+            return entry.model
+        reason = reason or entry.reason
+    raise ModelUnusable(f"{wanted} cannot be used: {reason}")

@@ -158,6 +158,10 @@ class FolderSource(_FileSource):
         files = [f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()]
         super().__init__(folder, files, split)
 
+    def file(self, index: int) -> bytes:
+        """Return the bytes of picture `index` as they are. Raises OSError."""
+        return (self._folder / self.names[index]).read_bytes()
+
     def read(self, index: int) -> Image.Image:
         with Image.open(self._folder / self.names[index]) as image:
             image.load()
@@ -170,6 +174,13 @@ class ZipSource(_FileSource):
     def __init__(self, path: Path, split: str) -> None:
         self._archive = zipfile.ZipFile(path)
         super().__init__(path, self._archive.namelist(), split)
+
+    def file(self, index: int) -> bytes:
+        """Return the bytes of picture `index` as they are. Raises OSError."""
+        try:
+            return self._archive.read(self.names[index])
+        except zipfile.BadZipFile as error:
+            raise OSError(str(error)) from error
 
     def read(self, index: int) -> Image.Image:
         try:
