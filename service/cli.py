@@ -43,6 +43,9 @@ _EXTRAS = {
     "train": ("torch", "onnx", "onnxscript", "tensorboard", "yaml"),
     "quality": ("scipy", "sklearn", "optuna"),
 }
+# What nobody can mend in the code: a disk that is full, a quota that is used up, or a limit on the
+# size of a file.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 ModelsOption = Annotated[
     Path | None,
@@ -277,6 +280,12 @@ def main() -> None:
     except UserError as error:
         typer.echo(f"{error.label}{error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"Error: {where}{error.strerror}", err=True)
+        sys.exit(1)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         extra = next((name for name, modules in _EXTRAS.items() if missing in modules), None)

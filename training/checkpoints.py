@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,8 @@ class Checkpoint:
     game: dict[str, Any]
 
     def save(self, path: Path) -> None:
-        """Write the file, whole or not at all."""
-        with replacing(path) as temporary:
-            torch.save({"format": 1, **asdict(self)}, temporary)
+        """Write the file, whole or not at all. Raises CannotWrite."""
+        write_state({"format": 1, **asdict(self)}, path)
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> Checkpoint:
@@ -52,3 +52,15 @@ class Checkpoint:
             raise
         except Exception as error:
             raise CheckpointError(f"{path} is not a checkpoint: {error!s:.200}") from error
+
+
+def write_state(state: Mapping[str, Any], path: Path) -> None:
+    """Write what `torch.load` reads, whole or not at all. Raises CannotWrite."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(dict(state), file)
+        except RuntimeError as error:
+            # Where the disk is full, PyTorch says only that it is not where it should be.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from service.runtime.catalog import model_folders
 from service.runtime.errors import UserError
+from service.runtime.files import CannotWrite
 from service.runtime.golden import write_golden
 from service.runtime.latents import Distribution
 from service.runtime.manifest import (
@@ -290,14 +291,20 @@ def _next_version(folder: Path) -> str:
 
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside `folder`, which becomes `folder` unless the block raises."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
+    """Yield a hidden folder beside `folder`, which becomes `folder` unless the block raises.
+
+    Raises CannotWrite.
+    """
     try:
-        yield part
-        part.chmod(0o755)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        if not any(folder.parent.iterdir()):
-            folder.parent.rmdir()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
+        try:
+            yield part
+            part.chmod(0o755)
+            part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+            if not any(folder.parent.iterdir()):
+                folder.parent.rmdir()
+    except OSError as error:
+        raise CannotWrite(folder, error) from error

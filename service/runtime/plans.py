@@ -19,6 +19,7 @@ from typing import Any
 
 import onnxruntime as ort
 
+from service.runtime.files import CannotWrite, replacing
 from service.runtime.machine import cpu_model, usable_cpus
 from service.runtime.manifest import GENERATOR
 from service.runtime.model import Model
@@ -198,12 +199,10 @@ class PlanCache:
                 "buckets": list(plan.buckets),
             }
             kept = dict(list(plans.items())[-_CACHED_PLANS:])
-            temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
             try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                temporary.write_text(json.dumps(kept, indent=1) + "\n")
-                temporary.replace(self._path)
-            except OSError as error:
+                with replacing(self._path) as temporary:
+                    temporary.write_text(json.dumps(kept, indent=1) + "\n")
+            except CannotWrite as error:
                 log.info("plans are not kept: %s", error)
 
     def _read(self) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from service.runtime.files import cache_folder, replacing
+from service.runtime.files import cache_folder
+from training.checkpoints import write_state
 from training.data.batches import Batches
 from training.data.pictures import Pictures
 from training.quality.errors import QualityError
@@ -128,8 +129,7 @@ def trained_classifier(
     middle = slice(margin, margin + resolution)
     found = _judge(network, pictures.pixels[held_out][:, middle, middle])
     accuracy = float((found == pictures.labels[held_out]).mean())
-    with replacing(path) as temporary:
-        torch.save({"network": network.state_dict(), "accuracy": accuracy}, temporary)
+    write_state({"network": network.state_dict(), "accuracy": accuracy}, path)
     return Classifier(network, accuracy, len(learnt), held)
 
 
