@@ -1,0 +1,198 @@
+"""Files that cannot be written to their end, because there is no room for them.
+
+A limit on the size of files does this anywhere; a file system of a few pages, which is the real
+thing, needs the right to mount one.
+"""
+
+import contextlib
+import json
+import resource
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from service.runtime.files import CannotWrite
+from tests.conftest import TINY
+from tests.servers import ganymede, serving
+from tests.service.conftest import drawn_repository
+
+__all__ = ["drawn_repository"]
+
+PAGE = 4096
+
+
+class Disk:
+    """A folder in which files of a few hundred bytes find room, and larger ones do not."""
+
+    def __init__(self, folder: Path, limit: int | None) -> None:
+        self.folder = folder
+        self._limit = limit
+
+    def run(self, command):
+        return subprocess.run(
+            self.limited(command), capture_output=True, text=True, timeout=200, check=False
+        )
+
+    def limited(self, command):
+        if self._limit is None:
+            return command
+        # In KiB; and Python would be killed by the signal if bash had not had it ignored.
+        return ["bash", "-c", f'ulimit -f {self._limit // 1024}; exec "$@"', "bash", *command]
+
+    def names(self):
+        return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*"))
+
+
+@contextlib.contextmanager
+def mounted(folder, pages):
+    """A file system of so many pages; skips the test where none may be mounted."""
+    folder.mkdir()
+    options = f"size={pages * PAGE}"
+    mount = ["mount", "-t", "tmpfs", "-o", options, "ganymede-test", str(folder)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount here")
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(folder):
+    """Take all the room that there is."""
+    with contextlib.suppress(OSError), (folder / "ballast").open("wb", buffering=0) as file:
+        while file.write(bytes(PAGE)):
+            pass
+
+
+@pytest.fixture(params=["limit", "mount"])
+def full(request, tmp_path):
+    if request.param == "limit":
+        (tmp_path / "disk").mkdir()
+        yield Disk(tmp_path / "disk", 1024)
+        return
+    with mounted(tmp_path / "disk", 16) as folder:
+        fill(folder)
+        yield Disk(folder, None)
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """What this process writes has that much room."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def assert_one_line(done):
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith("Error: ")
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_picture_made_again_that_finds_no_room_is_not_there_at_all(
+    drawn_repository, full, tmp_path
+):
+    with serving(drawn_repository) as server, server.client() as client:
+        request = {"model": "painted", "seed": 1, "format": "png"}
+        picture = client.post("/v1/generate", json=request).content
+    (tmp_path / "a.png").write_bytes(picture)
+    before = full.names()
+    command = ganymede("reproduce", tmp_path / "a.png", "--models", drawn_repository)
+    done = full.run([*command, "--out", str(full.folder)])
+    assert_one_line(done)
+    assert "a.png cannot be written" in done.stderr
+    assert full.names() == before
+    assert subprocess.run([*command, "--out", tmp_path / "room"], check=False).returncode == 0
+    assert (tmp_path / "room" / "a.png").read_bytes() == picture
+
+
+def test_keys_that_find_no_room_leave_the_file_as_it_was(full):
+    keys = full.folder / "keys.json"
+    if "ballast" in full.names():
+        # Room for the first, and for nothing after it.
+        (full.folder / "ballast").write_bytes(bytes(12 * PAGE))
+    assert full.run(ganymede("keys", "add", "first", "--keys", str(keys))).returncode == 0
+    if "ballast" in full.names():
+        fill(full.folder)
+    before = keys.read_bytes()
+    for number in range(9):  # The limit has room for a few.
+        done = full.run(ganymede("keys", "add", f"name-{number}", "--keys", str(keys)))
+        if done.returncode:
+            break
+        before = keys.read_bytes()
+    assert_one_line(done)
+    assert "gnm_" not in done.stdout
+    assert keys.read_bytes() == before
+    assert {"keys.json"} <= set(full.names()) <= {"keys.json", ".keys.json.lock", "ballast"}
+
+
+def test_a_service_without_room_for_its_files_nor_its_log_serves_all_the_same(
+    drawn_repository, full
+):
+    # Measured plans are kept in a file.
+    said = {"GANYMEDE_PLAN": "measure", "GANYMEDE_CACHE": str(full.folder / "cache")}
+    said |= {"BENTOML_HOME": str(full.folder / "bentoml"), "TMPDIR": str(full.folder)}
+    quiet = ["bash", "-c", 'exec "$@" > /dev/full 2>&1', "bash"]
+    command = [*quiet, *full.limited(ganymede("serve", "--models", drawn_repository))]
+    asked = [
+        ("generate", {"seed": 1}),
+        ("generate", {"n": 8, "format": "zip"}),
+        ("generate", {"n": 8, "format": "npy"}),
+        ("mix-styles", {"rows": [1, 2], "columns": [3], "format": "webp"}),
+        ("interpolate", {"sources": [1, 2], "frames": 20, "format": "webp"}),
+    ]
+    with serving(drawn_repository, env=said, command=command) as server:
+        with server.client() as client:
+            for route, body in asked:
+                answer = client.post(f"/v1/{route}", json={"model": "painted"} | body)
+                assert answer.status_code == 200, answer.text
+            assert client.post("/v1/generate", json={"model": "nobody"}).status_code == 404
+            assert client.post("/v1/admin/reload").json()["failed"] == []
+            assert client.get("/metrics").status_code == 200
+        server.process.terminate()
+        assert server.process.wait(40) == 0
+    assert not [name for name in full.names() if "plans.json." in name]
+    plans = full.folder / "cache" / "plans.json"
+    assert not plans.exists() or json.loads(plans.read_text())
+
+
+def test_a_list_that_nobody_can_write_down_is_one_line(drawn_repository):
+    with Path("/dev/full").open("w") as out:
+        done = subprocess.run(
+            ganymede("models", "--models", drawn_repository, "--json"),
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert_one_line(done)
+
+
+def test_a_checkpoint_and_a_model_that_find_no_room_are_not_there_at_all(digits, tmp_path):
+    from training.checkpoints import Checkpoint
+    from training.export import export_run
+    from training.recipe import load_recipe
+    from training.run import Run
+    from training.trainer import train
+
+    run = Run(tmp_path / "run")
+    overrides = [*TINY["gan-mnist"], f"data.path={digits}"]
+    train(load_recipe("gan-mnist", overrides), run)
+    good = run.checkpoint_path.read_bytes()
+    state = Checkpoint.load(run.checkpoint_path)
+    # Within what PyTorch holds back, in the middle of a tensor, and in the last bytes.
+    for size in (1000, len(good) // 2, len(good) - 1):
+        with files_of_at_most(size), pytest.raises(CannotWrite, match="cannot be written"):
+            state.save(run.checkpoint_path)
+        assert run.checkpoint_path.read_bytes() == good
+    with files_of_at_most(1000), pytest.raises(CannotWrite, match="cannot be written"):
+        export_run(run, "m", tmp_path / "models")
+    assert not list((tmp_path / "models").rglob("*"))
