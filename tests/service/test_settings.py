@@ -1,0 +1,186 @@
+"""Every setting by flag, by variable and in a file; and what refuses to be served to everyone."""
+
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.keys import add_key
+from service.settings import PREFIX, Settings, SettingsError, load
+from tests.servers import free_port, ganymede, serving
+from tests.service.conftest import drawn_repository
+
+__all__ = ["drawn_repository"]
+
+# A value for each setting that is not its default, as people type it.
+OTHERS = {
+    "models": "/tmp/other-models",
+    "provider": "cpu",
+    "max_images": "17",
+    "max_frames": "18",
+    "queue_pixels": "1234567",
+    "deadline_s": "12.5",
+    "plan": "default",
+    "workers": "3",
+    "threads": "2",
+    "max_rows": "5",
+    "watch_s": "2.5",
+    "drain_s": "7",
+    "hang_s": "70",
+    "keys": "/tmp/keys.json",
+    "insecure": "1",
+    "open_paths": "/,/metrics",
+    "pixels_per_minute": "1000000",
+    "max_body_bytes": "100000",
+    "max_json_depth": "16",
+    "max_header_bytes": "8192",
+    "max_upload_pixels": "65536",
+    "body_timeout_s": "9",
+    "write_timeout_s": "8",
+    "jobs": "/tmp/other-jobs",
+    "max_job_images": "5000",
+    "log_format": "text",
+    "log_requests": "0",
+}
+
+
+def value_of(name, settings):
+    return getattr(settings, name)
+
+
+def test_every_setting_is_looked_at_here():
+    assert set(OTHERS) == set(Settings.model_fields)
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch):
+    """No settings but those of the test."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"{PREFIX}{name.upper()}", raising=False)
+    monkeypatch.delenv("GANYMEDE_CONFIG", raising=False)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_setting_is_the_same_by_flag_by_variable_and_in_a_file(monkeypatch, tmp_path, name):
+    by_flag = value_of(name, load({name: OTHERS[name]}))
+    assert by_flag != value_of(name, load())
+    config = tmp_path / "c.toml"
+    config.write_text(f'{name} = "{OTHERS[name]}"\n')
+    assert value_of(name, load(config=config)) == by_flag
+    monkeypatch.setenv(f"{PREFIX}{name.upper()}", OTHERS[name])
+    assert value_of(name, load()) == by_flag
+
+
+def test_flags_go_before_variables_and_these_before_the_file(monkeypatch, tmp_path):
+    config = tmp_path / "c.toml"
+    config.write_text("max_images = 1\nmax_frames = 2\nworkers = 3\n")
+    monkeypatch.setenv("GANYMEDE_MAX_IMAGES", "10")
+    monkeypatch.setenv("GANYMEDE_MAX_FRAMES", "20")
+    settings = load({"max_images": "100"}, config)
+    assert (settings.max_images, settings.max_frames, settings.workers) == (100, 20, 3)
+
+
+def test_another_process_gets_the_same_settings(monkeypatch):
+    for chosen in ({}, OTHERS):
+        settings = load(chosen)
+        for name, value in settings.to_environment().items():
+            if value is None:
+                monkeypatch.delenv(name, raising=False)
+            else:
+                monkeypatch.setenv(name, value)
+        again = load()
+        for name in Settings.model_fields:
+            ours, theirs = value_of(name, settings), value_of(name, again)
+            if isinstance(ours, Path):
+                ours = ours.absolute()
+            assert theirs == ours, name
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"max_images": "many"}, "max_images"),
+        ({"max_images": "0"}, "max_images"),
+        ({"deadline_s": "inf"}, "deadline_s"),
+        ({"deadline_s": "nan"}, "deadline_s"),
+        ({"provider": "tpu"}, "provider"),
+        ({"open_paths": "/v1/models"}, "open_paths"),
+        ({"open_paths": "/v2/*"}, "open_paths"),
+        ({"open_paths": "/*"}, "open_paths"),
+        ({"open_paths": "docs"}, "open_paths"),
+        ({"log_format": "xml"}, "log_format"),
+    ],
+)
+def test_what_cannot_be_is_one_line_with_its_name(given, said):
+    with pytest.raises(SettingsError) as error:
+        load(given)
+    assert str(error.value).startswith(said)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("max_imges = 3", "did you mean 'max_images'"),
+        ("max_images = ", "is not TOML"),
+        ("\xff", "is not TOML"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path, text, said):
+    config = tmp_path / "c.toml"
+    config.write_bytes(text.encode("latin-1"))
+    with pytest.raises(SettingsError, match=said):
+        load(config=config)
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load(config=tmp_path / "nowhere.toml")
+
+
+def serve(*flags):
+    command = ganymede("serve", "--port", str(free_port()), *flags)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--host", "0.0.0.0"], "--insecure"),
+        (["--host", "::"], "--insecure"),
+        (["--host", "no.such.host.invalid"], "--host"),
+        (["--host", "0.0.0.0", "--keys", "/nowhere/keys.json"], "/nowhere/keys.json"),
+        (["--max-images", "none"], "max_images"),
+        (["--config", "/nowhere.toml"], "/nowhere.toml"),
+    ],
+)
+def test_what_is_not_served_is_said_in_one_line(drawn_repository, flags, said):
+    done = serve("--models", str(drawn_repository), *flags)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_file_without_keys_lets_nobody_in_and_is_refused(drawn_repository, tmp_path):
+    (tmp_path / "keys.json").write_text('{"keys": []}')
+    flags = ["--models", str(drawn_repository), "--keys", str(tmp_path / "keys.json")]
+    assert "there are no keys" in serve(*flags).stderr
+
+
+def test_everyone_is_let_in_only_where_that_is_said(drawn_repository):
+    with serving(drawn_repository, "--host", "0.0.0.0", "--insecure") as server:
+        assert httpx.get(f"{server.url}/v1/models").status_code == 200
+
+
+def test_a_first_key_is_made_and_shown_once(drawn_repository, tmp_path):
+    file = tmp_path / "keys.json"
+    flags = ["--host", "0.0.0.0", "--keys", str(file), "--first-key"]
+    with serving(drawn_repository, *flags) as server:
+        shown = server.logged()
+        key = next(word for word in shown.split() if word.startswith("gnm_"))
+        headers = {"x-api-key": key}
+        assert httpx.get(f"{server.url}/v1/models", headers=headers).status_code == 200
+        assert httpx.get(f"{server.url}/v1/models").status_code == 401
+    other = add_key(file, "other")
+    with serving(drawn_repository, *flags) as server:
+        assert "gnm_" not in server.logged()
+        headers = {"x-api-key": other}
+        assert httpx.get(f"{server.url}/v1/models", headers=headers).status_code == 200
