@@ -1,5 +1,6 @@
 """What the documentation tells to type, typed."""
 
+import ast
 import io
 import re
 import shlex
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from service.flags import shown_default
+from service.settings import PREFIX, Settings
 from tests.servers import ganymede, serving
 
 ROOT = Path(__file__).parents[1]
@@ -87,3 +90,31 @@ def test_the_commands_of_batch_sampling_run(tmp_path):
         _, *flags = shlex.split(few)
         subprocess.run(ganymede(*flags, "--models", ROOT / "models"), cwd=tmp_path, check=True)
     assert len(list((tmp_path / "data").rglob("*.png"))) > 10
+
+
+def kinds_of_problems() -> set[str]:
+    """What `type` may end in, as the code has it."""
+    kinds = {"route-not-found", "method-not-allowed"}
+    for path in (ROOT / "service").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Problem":
+                kind = node.args[1] if len(node.args) > 1 else None
+                if isinstance(kind, ast.Constant):
+                    kinds.add(kind.value)
+    return kinds
+
+
+def test_every_kind_of_problem_is_in_the_table():
+    table = (ROOT / "docs" / "http.md").read_text().partition("## Errors")[2]
+    rows = [line for line in table.splitlines() if re.match(r"\| \d", line)]
+    said = {kind for row in rows for kind in re.findall(r"`([a-z-]+)`", row.split("|")[2])}
+    assert said == kinds_of_problems()
+
+
+def test_every_setting_is_in_the_table_as_it_is():
+    text = (ROOT / "docs" / "deploying.md").read_text()
+    for name, field in Settings.model_fields.items():
+        flag = f"--{name.replace('_', '-')}"
+        default = shown_default(name, field)
+        shown = f"`{default}`" if default else ""
+        assert f"| `{flag}`, `{PREFIX}{name.upper()}` | {shown} | {field.description} |" in text
