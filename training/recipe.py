@@ -37,6 +37,7 @@ from training.networks.growth import Growth
 from training.networks.shapes import ImageShape
 from training.networks.styles import StyleGenerator, StyleOptions
 from training.options import Options, nearest
+from training.quality.ranges import SearchRange
 from training.quality.running import EvaluateOptions
 
 SHIPPED = Path(__file__).parent / "recipes"
@@ -242,6 +243,8 @@ class Recipe(Options):
     train: TrainOptions = TrainOptions()
     # Measured while it trains, where this is given.
     evaluate: EvaluateOptions | None = None
+    # Where `ganymede search` may look for better values, by dotted key.
+    search: dict[str, SearchRange] = Field(default_factory=dict)
     device: DeviceOptions = DeviceOptions()
 
     @model_validator(mode="after")

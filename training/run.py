@@ -114,7 +114,7 @@ def _difference(old: Recipe, new: Recipe) -> str:
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     for key in before.keys() | after.keys():
         section, _, last = key.partition(".")
-        if section in ("device", "name", "summary", "license", "evaluate") or (
+        if section in ("device", "name", "summary", "license", "evaluate", "search") or (
             section == "train" and last in CADENCE
         ):
             continue

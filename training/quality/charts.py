@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
+from math import isfinite
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 440, 240, 62, 12, 26, 42
+# Of lines with no more points than this, each point is marked.
+_MARKED = 20
 _COLOURS = ("#2a78d6", "#e07b39", "#3a9d5d", "#b4559e")
 
 
@@ -17,39 +20,54 @@ class Line:
 
     name: str
     points: Sequence[tuple[float, float]]
+    # Points alone: what lies between two of them is not known.
+    dots: bool = False
 
 
-def chart(lines: Sequence[Line], across: str, up: str, *, from_zero: bool = False) -> str:
-    """Draw lines with their axes and a legend; points that are not finite are left out."""
-    kept = [(line.name, [p for p in line.points if all(map(math.isfinite, p))]) for line in lines]
-    points = [point for _, some in kept for point in some]
+def chart(
+    lines: Sequence[Line],
+    across: str,
+    up: str,
+    *,
+    from_zero: bool = False,
+    log_across: bool = False,
+) -> str:
+    """Draw lines with their axes and a legend; points that are not finite are left out.
+
+    `log_across` is for positive values.
+    """
+    kept = [
+        replace(line, points=[p for p in line.points if all(map(isfinite, p))]) for line in lines
+    ]
+    points = [point for line in kept for point in line.points]
     if not points:
         return ""
     left, right = _span([x for x, _ in points])
     low, high = _span([y for _, y in points] + ([0.0] if from_zero else []))
 
-    def place(x: float, y: float) -> str:
-        at = _LEFT + (x - left) / (right - left) * (_WIDTH - _LEFT - _RIGHT)
+    def share(x: float) -> float:
+        if log_across:
+            return math.log(x / left) / math.log(right / left)
+        return (x - left) / (right - left)
+
+    def place(x: float, y: float) -> tuple[str, str]:
+        at = _LEFT + share(x) * (_WIDTH - _LEFT - _RIGHT)
         down = _HEIGHT - _BOTTOM - (y - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
-        return f"{at:.1f},{down:.1f}"
+        return f"{at:.1f}", f"{down:.1f}"
 
     drawn = [_axes(left, right, low, high, across, up)]
-    for number, (name, some) in enumerate(kept):
+    for number, line in enumerate(kept):
         colour = _COLOURS[number % len(_COLOURS)]
-        path = " ".join(place(x, y) for x, y in some)
-        drawn.append(
-            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>'
-        )
-        if len(some) <= 20:
-            drawn += [
-                '<circle cx="{}" cy="{}" r="2.6" fill="{}"/>'.format(
-                    *place(x, y).split(","), colour
-                )
-                for x, y in some
-            ]
-        drawn.append(
-            f'<text x="{_LEFT + 4 + number * 175}" y="16" fill="{colour}">{escape(name)}</text>'
-        )
+        places = [place(x, y) for x, y in line.points]
+        if not line.dots:
+            path = " ".join(",".join(at) for at in places)
+            drawn.append(
+                f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>'
+            )
+        if line.dots or len(places) <= _MARKED:
+            drawn += [f'<circle cx="{x}" cy="{y}" r="2.6" fill="{colour}"/>' for x, y in places]
+        left_of_name = _LEFT + 4 + number * 175
+        drawn.append(f'<text x="{left_of_name}" y="16" fill="{colour}">{escape(line.name)}</text>')
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" font-size="12" role="img" '
         f'font-family="system-ui, sans-serif" aria-label="{escape(up)}">{"".join(drawn)}</svg>'

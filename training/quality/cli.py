@@ -221,6 +221,50 @@ def compare(
         console.print(f"wrote {report}", markup=False, soft_wrap=True)
 
 
+def search(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe by name, or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Laid over the recipe.")
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Trials in all, earlier ones included.")] = 20,
+    confirm: Annotated[
+        int, typer.Option(min=0, help="Train the best trial and the recipe with so many seeds.")
+    ] = 2,
+    seed: SeedOption = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The search's folder.  [default: runs/search-RECIPE]", show_default=False
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Look for better values in the ranges that a recipe declares; the same command goes on.
+
+    Trials that do worse than others did are ended early. Writes search.html and search.json.
+
+    Example: ganymede search dcgan-fashion train.images=100000 --trials 12 --out runs/search
+    """
+    from training.quality.search import search as look
+
+    folder = out or Path("runs") / f"search-{Path(recipe).stem}"
+    found = look(
+        recipe,
+        overrides or [],
+        folder,
+        trials=trials,
+        confirm=confirm,
+        seed=seed,
+        say=lambda line: typer.echo(line, err=True),
+    )
+    if as_json:
+        typer.echo((folder / "search.json").read_text(), nl=False)
+        return
+    if found.best:
+        typer.echo(" ".join(f"{key}={value}" for key, value in found.best.values.items()))
+    typer.echo(f"{found.verdict}; see {folder / 'search.html'}")
+
+
 def _measured(
     wanted: list[str],
     *,
