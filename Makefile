@@ -14,7 +14,7 @@ SHIPPED := gan-mnist dcgan-fashion cgan-fashion wgan-gp-mnist biggan-flowers sty
 BY_CLASS := cgan-fashion biggan-flowers stylegan2-flowers
 RUNS ?= runs/zoo
 
-.PHONY: help serve test test-faults lint format zoo bento lock clean
+.PHONY: help serve test test-faults lint format zoo measure zoo-page bento lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -44,6 +44,14 @@ zoo: $(VENV)/.dev ## Train again everything that ships (hours), into RUNS, and e
 		$(BIN)/ganymede train $$recipe --out $(RUNS)/$$recipe && \
 		$(BIN)/ganymede export $(RUNS)/$$recipe --name $$recipe --models models $$measure || exit 1; \
 	done
+
+measure: $(VENV)/.dev ## Measure everything that ships again (an hour), into manifests and cards
+	for model in $(SHIPPED); do \
+		$(BIN)/ganymede evaluate $$model --models models --record || exit 1; \
+	done
+
+zoo-page: $(VENV)/.dev ## Write docs/zoo.md from the manifests, and time the models here
+	$(BIN)/python scripts/zoo_page.py
 
 bento: $(VENV)/.base ## Build a Bento that holds the service and the models
 	$(BIN)/bentoml build

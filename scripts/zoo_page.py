@@ -1,0 +1,15 @@
+#!/usr/bin/env python3
+"""Write docs/zoo.md from the manifests of the models that ship, and time each of them here."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from training.quality.zoo import write_zoo  # noqa: E402
+
+if __name__ == "__main__":
+    write_zoo(
+        ROOT / "models", ROOT / "docs" / "zoo.md", say=lambda line: sys.stderr.write(line + "\n")
+    )
