@@ -15,7 +15,7 @@ from service.runtime.manifest import Quality
 from training.quality.copies import Copies
 from training.quality.errors import QualityError
 from training.quality.features import FeatureNetwork, Features
-from training.quality.manifolds import DENSITY_K, Coverage, coverage, mean_distance
+from training.quality.manifolds import DENSITY_K, coverage, mean_distance, realism
 from training.quality.obedience import measure_obedience, same_classes
 from training.quality.path_length import STEP, path_length
 from training.quality.references import Progress, Reference
@@ -163,9 +163,8 @@ def evaluate(
     rows = reference.against.rows(options.reference_samples)
     sets = _sets(made, labels, reference, rows, samples, network, progress)
     figures = _Figures(subject, reference, network, sets)
-    found = coverage(sets.real.vectors, made.vectors)
     figures.distances()
-    figures.manifold(found)
+    figures.manifold()
     figures.score()
     figures.diversity()
     nearest = figures.copies(pixels, progress)
@@ -178,7 +177,7 @@ def evaluate(
         per_class = figures.obedience(per_class, options.samples, progress)
     if subject.model is not None and subject.model.manifest.styles is not None:
         figures.path_length(options.paths, progress)
-    order = np.argsort(found.realism)
+    order = np.argsort(realism(sets.real.vectors, made.vectors))
     evaluation = Evaluation(
         subject=subject.title,
         digest=None if subject.model is None else subject.model.digest,
@@ -308,15 +307,23 @@ class _Figures:
             note="too large where samples are few: read it beside that of real pictures",
         )
 
-    def manifold(self, found: Coverage) -> None:
-        """Precision, recall, density and coverage."""
+    def manifold(self) -> None:
+        """Precision, recall, density and coverage, with as many rows on every side."""
         sets = self._sets
-        real = None
-        if min(len(sets.other), len(sets.other_against)) > DENSITY_K:
-            real = coverage(sets.other_against.vectors, sets.other.vectors)
+        vectors = [each.vectors for each in (sets.made, sets.real, sets.other, sets.other_against)]
+        count = min(map(len, vectors))
+        if count <= DENSITY_K:
+            return
+        made, real, other, other_against = (_some(each, count) for each in vectors)
+        found, of_real = coverage(real, made), coverage(other_against, other)
         for metric in ("precision", "recall", "density", "coverage"):
             self.add(
-                metric, getattr(found, metric), real=None if real is None else getattr(real, metric)
+                metric,
+                getattr(found, metric),
+                real=getattr(of_real, metric),
+                samples=count,
+                reference_samples=count,
+                real_samples=count,
             )
 
     def score(self) -> None:
@@ -469,7 +476,8 @@ def _per_class(sets: _Sets, names: tuple[str, ...]) -> dict[str, ClassFigures]:
         real = sets.real.vectors[sets.real_labels == index]
         if min(len(made), len(real)) < _CLASS_ROWS:
             continue
-        kernel, found = kernel_distance(made, real), coverage(real, made)
+        kernel, count = kernel_distance(made, real), min(len(made), len(real))
+        found = coverage(_some(real, count), _some(made, count))
         own = None
         if sets.other_labels is not None and sets.other_against is sets.real:
             others = sets.other.vectors[sets.other_labels == index]
@@ -486,6 +494,13 @@ def _per_class(sets: _Sets, names: tuple[str, ...]) -> dict[str, ClassFigures]:
             recall=found.recall,
         )
     return figures
+
+
+def _some(vectors: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """Return `count` rows, drawn once and for all."""
+    if len(vectors) == count:
+        return vectors
+    return vectors[np.random.default_rng(0).permutation(len(vectors))[:count]]
 
 
 def _curve(sets: _Sets) -> Iterator[Point]:

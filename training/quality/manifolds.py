@@ -23,31 +23,29 @@ DENSITY_K = 5
 class Coverage:
     """Four shares of one: `precision`, `density` of what is generated, `recall`, `coverage`.
 
-    Density alone may exceed 1. `realism` ``[N]`` is larger where a generated row lies deeper among
-    real ones.
+    Density alone may exceed 1.
     """
 
     precision: float
     recall: float
     density: float
     coverage: float
-    realism: NDArray[np.float64]
 
 
 def coverage(real: Vectors, made: Vectors) -> Coverage:
     """Compare two sets of features ``[N, d]``, ``[M, d]``.
 
-    Precision, recall and realism: Kynkäänniemi et al. 2019, arXiv:1904.06991, k = 3. Density and
-    coverage: Naeem et al. 2020, arXiv:2002.09797, k = 5. Raises ValueError for fewer than six rows.
+    Precision and recall: Kynkäänniemi et al. 2019, arXiv:1904.06991, k = 3. Density and coverage:
+    Naeem et al. 2020, arXiv:2002.09797, k = 5. All four depend on the counts, which should be
+    equal: the more rows a set has, the smaller its balls. Raises ValueError for fewer than six
+    rows.
     """
     if min(len(real), len(made)) <= DENSITY_K:
         raise ValueError(f"expected {DENSITY_K + 1} rows at least, got {len(real)}, {len(made)}")
     radii = radius(real, (PRECISION_K, DENSITY_K))
     near, wide = radii[PRECISION_K], radii[DENSITY_K]
     made_near = radius(made, (PRECISION_K,))[PRECISION_K]
-    # Realism leaves out the balls of real pictures that are far from all others.
-    trusted = near <= np.median(near)
-    precise, dense, realism = [], [], []
+    precise, dense = [], []
     recalled = np.zeros(len(real), bool)
     covered = np.zeros(len(real), bool)
     start = 0
@@ -59,14 +57,30 @@ def coverage(real: Vectors, made: Vectors) -> Coverage:
         inside = distances <= wide
         dense.append(inside.sum(axis=1))
         covered |= inside.any(axis=0)
-        realism.append((near[trusted] / np.maximum(distances[:, trusted], 1e-12)).max(axis=1))
     return Coverage(
         precision=float(np.concatenate(precise).mean()),
         recall=float(recalled.mean()),
         density=float(np.concatenate(dense).mean() / DENSITY_K),
         coverage=float(covered.mean()),
-        realism=np.concatenate(realism),
     )
+
+
+def realism(real: Vectors, made: Vectors) -> NDArray[np.float64]:
+    """Return ``[N]``, larger where a generated row lies deeper among real ones.
+
+    Kynkäänniemi et al. 2019, arXiv:1904.06991, equation 3: the balls of real pictures that are far
+    from all others are left out. Raises ValueError for fewer than four real rows.
+    """
+    if len(real) <= PRECISION_K:
+        raise ValueError(f"expected {PRECISION_K + 1} rows at least, got {len(real)}")
+    near = radius(real, (PRECISION_K,))[PRECISION_K]
+    trusted = near <= np.median(near)
+    parts = [
+        (near[trusted] / np.maximum(distances, 1e-12)).max(axis=1)
+        for distances in pairwise_distances_chunked(made, real[trusted])
+    ]
+    found: NDArray[np.float64] = np.concatenate(parts)
+    return found
 
 
 def radius(vectors: Vectors, neighbours: tuple[int, ...]) -> dict[int, NDArray[np.float64]]:

@@ -53,7 +53,9 @@ class RunningQuality:
                 pictures.pixels[:, middle, middle], pictures.labels, pictures.class_names
             )
         real = RealPictures(data.title, data.split, pictures)
-        self._real = real.features(real.rows(options.reference_samples), self._network).vectors
+        vectors = real.features(real.rows(options.reference_samples), self._network).vectors
+        # In no order, so that the first so many stand for all.
+        self._real = vectors[np.random.default_rng(0).permutation(len(vectors))]
         self._history: list[tuple[int, float]] = []
 
     def hear(self, entry: Mapping[str, Any]) -> bool:
@@ -89,7 +91,9 @@ class RunningQuality:
 
         made = self._network.features(pictures(range(self.options.samples))).vectors
         kernel = kernel_distance(made, self._real)
-        found = coverage(self._real, made)
+        # The manifolds of sets of unequal counts do not compare.
+        count = min(len(made), len(self._real))
+        found = coverage(self._real[:count], made[:count])
         return {
             "kernel_distance": kernel.value,
             "kernel_distance_high": kernel.high,

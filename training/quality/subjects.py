@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from service.runtime.catalog import Catalog, Entry, ModelNotFound, State, model_folders
@@ -23,6 +24,8 @@ from training.data.sources import DataError, open_source
 from training.quality.errors import QualityError
 
 _ROWS = 16
+# Read as data: the recipe's own schema needs PyTorch.
+_RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 @dataclass(frozen=True)
@@ -145,13 +148,21 @@ def _model(
 
 
 def _trained_on(model: Model) -> DataOptions | None:
-    """Return the data that a manifest names, where they are known by that name."""
+    """Return the data that a manifest names, where they are known by that name.
+
+    Whether training flipped them stands in the recipe alone.
+    """
     made, image = model.manifest.provenance, model.manifest.image
     if not isinstance(made, TrainingProvenance):
         return None
+    recipe = _RECIPES / f"{made.recipe}.yaml"
+    given = yaml.safe_load(recipe.read_text()).get("data", {}) if recipe.is_file() else {}
+    flip = bool(given.get("flip")) if isinstance(given, dict) else False
     for name, known in KNOWN.items():
         if known.title == made.dataset:
-            return DataOptions(name=name, resolution=image.height, channels=image.channels)
+            return DataOptions(
+                name=name, resolution=image.height, channels=image.channels, flip=flip
+            )
     return None
 
 

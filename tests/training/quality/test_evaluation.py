@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -96,9 +98,26 @@ def test_every_figure_names_what_it_rests_on(repository, reference, small_networ
         assert figure.resizing
     by_network = [figure for figure in evaluation.figures if figure.feature_network]
     assert {f.feature_network for f in by_network} == {small_network.title}
-    assert {f.reference_samples for f in by_network} == {300}
+    assert evaluation.figure("KID").reference_samples == 300
     assert any("few" in warning for warning in evaluation.warnings)
     assert shown.samples.shape == (64, SIDE, SIDE, 1)
+
+
+def test_manifolds_are_compared_with_as_many_pictures_on_every_side(data, small_network):
+    reference = open_reference(data)
+    options = Options(samples=500, reference_samples=90, obedience=False)
+    evaluation, _ = evaluate(pictures(drawn(200, seed=3)[0]), reference, small_network, options)
+    for metric in ("precision", "recall", "density", "coverage"):
+        figure = evaluation.figure(metric)
+        assert figure.samples == figure.reference_samples == figure.real_samples == 90
+    distance = evaluation.figure("FD")
+    assert (distance.samples, distance.reference_samples, distance.real_samples) == (200, 90, 200)
+
+
+def test_mirror_images_count_as_copies_where_the_recipe_flips():
+    subject = open_subject("biggan-flowers", Path(__file__).parents[3] / "models")
+    assert subject.data.flip
+    assert not open_subject("gan-mnist", Path(__file__).parents[3] / "models").data.flip
 
 
 def test_samples_are_those_that_are_served(repository, reference, small_network):
