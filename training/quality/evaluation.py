@@ -16,9 +16,8 @@ from training.quality.copies import Copies
 from training.quality.errors import QualityError
 from training.quality.features import FeatureNetwork, Features
 from training.quality.manifolds import DENSITY_K, coverage, mean_distance, realism
-from training.quality.obedience import measure_obedience, same_classes
 from training.quality.path_length import STEP, path_length
-from training.quality.references import Progress, Reference
+from training.quality.references import Progress, Reference, same_classes
 from training.quality.statistics import (
     Moments,
     frechet_distance,
@@ -427,6 +426,9 @@ class _Figures:
         self, per_class: dict[str, ClassFigures], samples: int, progress: Progress | None
     ) -> dict[str, ClassFigures]:
         """Class obedience by a classifier that learns from the training split, for each class."""
+        # It teaches by PyTorch, which nothing else here needs.
+        from training.quality.obedience import measure_obedience  # noqa: PLC0415
+
         subject, training = self._subject, self._reference.training
         if not same_classes(subject.classes, training.pictures.class_names):
             return per_class

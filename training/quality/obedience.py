@@ -19,6 +19,7 @@ from service.runtime.sessions import ExecutionPlan, Provider
 from training.data.pictures import DataOptions, prepare
 from training.quality.classifier import ClassifierSettings, trained_classifier
 from training.quality.errors import QualityError
+from training.quality.references import same_classes
 
 CLASS_OBEDIENCE = "class obedience"
 SAMPLES = 5_000
@@ -115,12 +116,3 @@ def measure_obedience(
             seed_start=seed_start,
         ),
     )
-
-
-def same_classes(names: tuple[str, ...], others: tuple[str, ...]) -> bool:
-    """Whether a model's classes are those of the data, which may know them by number alone."""
-    if not names or others == names:
-        return bool(names)
-    numbered = others == tuple(str(i) for i in range(len(names)))
-    # A model that knows numbers too, and other ones, means something else by them.
-    return numbered and not any(name.isdigit() for name in names)

@@ -19,7 +19,7 @@ from training.quality.features import FeatureNetwork, Features
 # Hears what is being done, how much of it has been, and of how much.
 Progress = Callable[[str, int, int], None]
 
-HELD_OUT, TRAINING = "test", "train"
+HELD_OUT = "test"
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def open_reference(
 
     Raises DataError, and QualityError for a split of too few pictures.
     """
-    training = _open(data, TRAINING, progress, needed=split is None)
+    training = _open(data, data.split, progress, needed=split is None)
     wanted = split or HELD_OUT
     against = _open(data, wanted, progress, needed=split is not None) or training
     training = training or against
@@ -120,6 +120,8 @@ def _open(
 ) -> RealPictures | None:
     # How training varies its pictures is no part of what they are.
     options = data.model_copy(update={"split": split, "crop": "centre"})
+    if split != data.split:
+        options = options.model_copy(update={"limit": None})
 
     def show(done: int, total: int) -> None:
         if progress:
@@ -132,3 +134,12 @@ def _open(
             raise
         return None
     return RealPictures(f"{options.title}, split {split}", split, pictures)
+
+
+def same_classes(names: tuple[str, ...], others: tuple[str, ...]) -> bool:
+    """Whether a model's classes are those of the data, which may know them by number alone."""
+    if not names or others == names:
+        return bool(names)
+    numbered = others == tuple(str(i) for i in range(len(names)))
+    # A model that knows numbers too, and other ones, means something else by them.
+    return numbered and not any(name.isdigit() for name in names)

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -237,3 +239,41 @@ def test_recorded_figures_stand_in_manifest_and_card(models, reference, small_ne
     assert card.count("| Precision |") == 1
     with pytest.raises(QualityError, match="another model"):
         record(models / "gan-mnist" / "1", evaluation)
+
+
+PROBE = """
+import sys
+import subprocess
+import sys
+from pathlib import Path
+from training.data.pictures import DataOptions
+from training.quality.evaluation import Options, evaluate
+from training.quality.features import open_network
+from training.quality.references import open_reference
+from training.quality.report import write_report
+from training.quality.subjects import open_subject
+models, data, network = sys.argv[1:]
+subject = open_subject("gan-mnist", Path(models))
+reference = open_reference(DataOptions(path=data, resolution=28, channels=1))
+evaluate(subject, reference, open_network(network), Options(samples=20))
+assert "torch" not in sys.modules
+"""
+
+
+def test_what_is_served_is_measured_without_pytorch(repository, splits, small_network_file):
+    arguments = [str(repository), str(splits), str(small_network_file)]
+    subprocess.run([sys.executable, "-c", PROBE, *arguments], check=True)
+
+
+def test_training_works_without_what_measures():
+    code = "import sys, training.trainer, training.export, service.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not {"scipy", "sklearn", "optuna"} & set(done.stdout.split())
+
+
+def test_what_was_trained_on_is_the_recipes_split_and_no_more_than_that(data):
+    limited = open_reference(data.model_copy(update={"limit": 50}))
+    assert len(limited.training.pictures) == 50
+    assert len(limited.against.pictures) == 300
+    swapped = open_reference(data.model_copy(update={"split": "test"}), "train")
+    assert (len(swapped.training.pictures), len(swapped.against.pictures)) == (300, 400)
