@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from service.runtime.catalog import Catalog, Entry, ModelNotFound, State, model_folders
+from service.runtime.catalog import Catalog, Entry, ModelNotFound, State, model_folders, version_key
 from service.runtime.latents import MAX_SEED
 from service.runtime.machine import usable_cpus
 from service.runtime.manifest import MANIFEST_FILE, ImageSpec, TrainingProvenance
@@ -93,6 +93,11 @@ def open_subject(
         return _model(path, truncation, seed_start)
     if (path / "recipe.yaml").is_file():
         return _run(path, truncation, seed_start, checkpoint)
+    if versions := [manifest.parent for manifest in path.glob(f"*/{MANIFEST_FILE}")]:
+        newest = max(versions, key=lambda folder: version_key(folder.name))
+        return _model(newest, truncation, seed_start)
+    if any(path.glob(f"*/*/{MANIFEST_FILE}")):
+        raise QualityError(f"{wanted} is a model repository: name one of its models")
     if path.exists():
         return _pictures(path)
     # Listed without being loaded: one of them is wanted.

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -243,6 +244,7 @@ def test_recorded_figures_stand_in_manifest_and_card(models, reference, small_ne
 
 PROBE = """
 import sys
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -277,3 +279,20 @@ def test_what_was_trained_on_is_the_recipes_split_and_no_more_than_that(data):
     assert len(limited.against.pictures) == 300
     swapped = open_reference(data.model_copy(update={"split": "test"}), "train")
     assert (len(swapped.training.pictures), len(swapped.against.pictures)) == (300, 400)
+
+
+def test_a_model_is_found_by_name_version_or_folder(models):
+    shutil.copytree(models / "gan-mnist" / "1", models / "gan-mnist" / "10")
+    manifest = models / "gan-mnist" / "10" / "model.json"
+    manifest.write_text(manifest.read_text().replace('"version": "1"', '"version": "10"'))
+    for wanted, title in {
+        "gan-mnist": "gan-mnist@10",
+        "gan-mnist@1": "gan-mnist@1",
+        str(models / "gan-mnist" / "1"): "gan-mnist@1",
+        str(models / "gan-mnist"): "gan-mnist@10",
+    }.items():
+        assert open_subject(wanted, models).title == title
+    with pytest.raises(QualityError, match="is a model repository"):
+        open_subject(str(models), models)
+    with pytest.raises(QualityError, match="no version '7'"):
+        open_subject("gan-mnist@7", models)
