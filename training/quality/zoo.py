@@ -116,8 +116,8 @@ def _section(manifest: Manifest, folder: Path, where: str, speed: float) -> list
 
 def _quality(figures: tuple[Quality, ...]) -> list[str]:
     lines = [
-        "| figure | | value | 95% interval | real pictures |",
-        "|---|---|---|---|---|",
+        "| figure | | value | 95% interval | real pictures | counts |",
+        "|---|---|---|---|---|---|",
     ]
     for figure in figures:
         low, high = (said(figure.metric, end) for end in (figure.low, figure.high))
@@ -126,7 +126,8 @@ def _quality(figures: tuple[Quality, ...]) -> list[str]:
             real += f" ({figure.real_samples:,})"
         lines.append(
             f"| {figure.metric} | {direction(figure.metric)} | "
-            f"{said(figure.metric, figure.value)} | {f'{low} to {high}' if low else ''} | {real} |"
+            f"{said(figure.metric, figure.value)} | {f'{low} to {high}' if low else ''} | {real} | "
+            f"{figure.samples:,} against {figure.reference_samples:,} |"
         )
     first = figures[0]
     seeds = ""

@@ -33,7 +33,7 @@ def test_the_page_tells_what_manifests_say(tmp_path, models):
     page = tmp_path / "docs" / "zoo.md"
     write_zoo(models, page)
     text = page.read_text()
-    assert "| KID-X | ↓ | 0.01234 | 0.01000 to 0.01500 | 0.00010 (50) |" in text
+    assert "| KID-X | ↓ | 0.01234 | 0.01000 to 0.01500 | 0.00010 (50) | 100 against 60 |" in text
     assert (
         "100 samples of seeds 0 to 99, against 60 pictures of digits, split test (sha256 "
         "abababababab). Features: X (sha256 0123); resized: antialiased bicubic to 8×8."
