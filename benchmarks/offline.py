@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How near batch sampling to disk comes to what the machine can infer: ratios, in one run.
 
-    python benchmarks/offline.py [--count 4000] [--rounds 3] [--out result.json]
+    python -m benchmarks.offline [--count 4000] [--rounds 3] [--out result.json]
 
 The reference is a DCGAN for 64×64 RGB (z 128, ngf 64) with the weights that it begins with. Each
 round measures, in turn:

@@ -111,13 +111,14 @@ class JobQueue:
         import fcntl  # noqa: PLC0415
 
         self._folder.mkdir(parents=True, exist_ok=True)
-        lock = (self._folder / "lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise BlockingIOError(f"another service keeps its jobs in {self._folder}") from None
-        self._lock = lock
+        if self._lock is None:
+            lock = (self._folder / "lock").open("w")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.close()
+                raise BlockingIOError(f"another service keeps its jobs in {self._folder}") from None
+            self._lock = lock
         with self._open() as database:
             database.execute("PRAGMA journal_mode=WAL")
             database.execute(_TABLE)
@@ -163,15 +164,19 @@ class JobQueue:
     def cancel(self, name: str) -> Ticket:
         """End a job that has not ended; forget one that has, with its files."""
         ticket = self.get(name)
+        now = time.time()
         with self._open() as database:
-            if ticket.state in (JobState.QUEUED, JobState.RUNNING):
-                self._cancelled.add(name)
-                database.execute(
-                    "UPDATE jobs SET state = 'cancelled', ended = ? WHERE id = ?",
-                    (time.time(), name),
-                )
-                return replace(ticket, state=JobState.CANCELLED, ended=time.time())
-            database.execute("DELETE FROM jobs WHERE id = ?", (name,))
+            going_on = database.execute(
+                "UPDATE jobs SET state = 'cancelled', ended = ? "
+                "WHERE id = ? AND state IN ('queued', 'running')",
+                (now, name),
+            ).rowcount
+            if not going_on:
+                database.execute("DELETE FROM jobs WHERE id = ?", (name,))
+        if going_on:
+            # Not before the table says so, from which the runner would take the job once more.
+            self._cancelled.add(name)
+            return replace(ticket, state=JobState.CANCELLED, ended=now)
         shutil.rmtree(self.folder(name), ignore_errors=True)
         return ticket
 
@@ -214,7 +219,14 @@ class JobQueue:
 
     def _do(self, ticket: Ticket) -> None:
         name = ticket.id
-        self._note(name, "state = 'running', started = COALESCE(started, ?)", time.time())
+        with self._open() as database:
+            begun = database.execute(
+                "UPDATE jobs SET state = 'running', started = COALESCE(started, ?) "
+                "WHERE id = ? AND state = 'queued'",
+                (time.time(), name),
+            ).rowcount
+        if not begun:
+            return
         began = time.monotonic()
         try:
             self._make(ticket, began)
@@ -223,11 +235,11 @@ class JobQueue:
             self._note(name, "state = CASE state WHEN 'running' THEN 'queued' ELSE state END")
         except (ModelNotFound, ModelFailed, UserError, OSError) as error:
             log.error("job %s failed: %s", name, error)
-            self._note(name, "state = 'failed', error = ?, ended = ?", str(error), time.time())
+            self._fail(name, str(error))
         except Exception as error:
             log.exception("job %s failed", name)
             said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            self._note(name, "state = 'failed', error = ?, ended = ?", said, time.time())
+            self._fail(name, said)
         finally:
             self._cancelled.discard(name)
 
@@ -286,6 +298,12 @@ class JobQueue:
     def _stopped(self, name: str) -> bool:
         gone = self._engine.state in (EngineState.DRAINING, EngineState.STOPPED)
         return gone or self._ended.is_set() or name in self._cancelled
+
+    def _fail(self, name: str, why: str) -> None:
+        ended = (
+            "state = CASE state WHEN 'running' THEN 'failed' ELSE state END, error = ?, ended = ?"
+        )
+        self._note(name, ended, why, time.time())
 
     def _progress(self, name: str, records: list[ShardRecord], seconds: float) -> None:
         self._note(

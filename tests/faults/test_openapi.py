@@ -17,7 +17,11 @@ from tests.service.conftest import drawn_repository
 
 __all__ = ["drawn_repository"]
 
-LIMITS = {"GANYMEDE_MAX_IMAGES": "8", "GANYMEDE_MAX_FRAMES": "8"}
+LIMITS = {
+    "GANYMEDE_MAX_IMAGES": "8",
+    "GANYMEDE_MAX_FRAMES": "8",
+    "GANYMEDE_MAX_JOB_IMAGES": "8",
+}
 
 
 def with_time(document: dict) -> dict:
@@ -52,7 +56,9 @@ def with_models(document: dict, names: list[str]) -> dict:
     "examples", [8, pytest.param(300, marks=pytest.mark.faults)], ids=["short", "long"]
 )
 def test_no_request_gets_a_5xx(drawn_repository, tmp_path, examples, known):
-    with serving(drawn_repository, env=LIMITS) as server:
+    # A folder of its own: whoever shares one with another service gets 503.
+    jobs = {"GANYMEDE_JOBS": str(tmp_path / "jobs")}
+    with serving(drawn_repository, env=LIMITS | jobs) as server:
         document = with_time(httpx.get(f"{server.url}/openapi.json").json())
         if known:
             names = sorted(path.name for path in drawn_repository.iterdir())

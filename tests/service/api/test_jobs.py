@@ -79,7 +79,7 @@ def test_requests_are_served_while_a_job_is_done_and_it_can_be_cancelled(
         url = begin(client, count=1_000_000, shard_size=200)
         second = begin(client, count=5)
         until = time.monotonic() + 60
-        while not (job := client.get(url).json())["files"]:
+        while not ((job := client.get(url).json())["files"] and job["images"]):
             assert time.monotonic() < until
             time.sleep(0.1)
         assert job["state"] == "running"
