@@ -27,8 +27,8 @@ from training.quality.classifier import ClassifierNetwork
 
 NAME = "fashion-mnist"
 PER_CLASS = 100
-AMOUNTS = (0, 100, 300, 1000)
-STEPS, BATCH, WIDTH = 1500, 64, 24
+AMOUNTS = (0, 100, 1000)
+STEPS, BATCH, WIDTH = 600, 64, 24
 
 
 def subset(out: Path) -> None:

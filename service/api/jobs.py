@@ -128,14 +128,22 @@ def router(queue: JobQueue, settings: Settings, find: Callable[[str], Model]) ->
             raise _invalid(str(error)) from error
         if job.count > settings.max_job_images:
             raise invalid("count", f"at most {settings.max_job_images:,} in one job")
+        caller = caller_of(request)
+        taken = jobs()
+        pixels = job.count * model.manifest.image.pixels
+        if caller.allowance is not None:
+            # Else a job would be the way around it.
+            caller.allowance.take(pixels)
         try:
-            ticket = jobs().add(job, caller_of(request).name)
+            ticket = taken.add(job, caller.name)
         except TooManyJobs as error:
+            if caller.allowance is not None:
+                caller.allowance.put_back(pixels)
             raise Problem(
                 429, "too-many-jobs", "Too many jobs wait", str(error), retry_after=60
             ) from error
         response.headers["location"] = f"/v1/jobs/{ticket.id}"
-        return _answer(ticket, jobs())
+        return _answer(ticket, taken)
 
     @routes.get("/v1/jobs", summary="The jobs", response_model_exclude_none=True)
     def listed(request: Request) -> JobList:

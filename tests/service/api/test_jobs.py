@@ -186,6 +186,21 @@ def test_each_key_sees_its_own_jobs_and_an_administrator_all(drawn_repository, t
         assert httpx.get(f"{server.url}{url}").status_code == 401
 
 
+def test_an_allowance_is_no_smaller_for_jobs(drawn_repository, tmp_path, place):
+    file = tmp_path / "keys.json"
+    headers = {"x-api-key": add_key(file, "poor", pixels_per_minute=24 * 24 * 10)}
+    with (
+        serving(drawn_repository, env=place | {"GANYMEDE_KEYS": str(file)}) as server,
+        httpx.Client(base_url=server.url, headers=headers) as client,
+    ):
+        ended(client, begin(client, count=10))
+        refused = client.post("/v1/jobs", json={"model": "painted-classes", "count": 5})
+        assert refused.status_code == 429
+        assert "retry-after" in refused.headers
+        never = client.post("/v1/jobs", json={"model": "painted-classes", "count": 11})
+        assert never.status_code == 422
+
+
 def test_a_folder_that_cannot_be_written_is_said(drawn_repository, tmp_path):
     (tmp_path / "file").write_text("")
     env = {"GANYMEDE_JOBS": str(tmp_path / "file" / "jobs")}
