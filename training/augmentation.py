@@ -20,7 +20,7 @@ from service.runtime.manifest import GENERATOR, Manifest
 from service.runtime.model import Model
 from service.runtime.sources import Source as Origin
 from service.runtime.sources import feeds
-from training.data.catalogue import KNOWN, locate
+from training.data.catalogue import class_names, locate
 from training.data.sources import FolderSource, Source, ZipSource, open_source
 
 Layout = Literal["folder", "parquet"]
@@ -140,10 +140,7 @@ def prepare(
     source = open_source(data if Path(data).exists() else locate(data), split)
     if source.labels is None:
         raise AugmentError(f"{data} has no classes: a folder for each is expected")
-    names = list(source.class_names)
-    known = KNOWN.get(data)
-    if known and len(known.class_names) == len(names):
-        names = list(known.class_names)
+    names = class_names(data, source.class_names)
     if first_seed < 0 or first_seed + per_class * len(names) > MAX_SEED + 1:
         raise AugmentError(f"seeds go from 0 to {MAX_SEED:,}, and these go beyond")
     space = manifest.latent.truncation if manifest.latent else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,6 +67,18 @@ KNOWN = {
         hub="uoft-cs/cifar10",
     ),
 }
+
+
+def class_names(name: str | None, own: Sequence[str]) -> tuple[str, ...]:
+    """Return what the classes of the data set `name` are called, whose source calls them `own`.
+
+    The usual names of a known data set stand for numbers alone, in their order: folders have names,
+    and an order, of their own.
+    """
+    known = KNOWN.get(name or "")
+    if known and list(own) == [str(i) for i in range(len(known.class_names))]:
+        return known.class_names
+    return tuple(own)
 
 
 def locate(name: str) -> Path | str:

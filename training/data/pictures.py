@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from pydantic import PositiveInt
 
 from service.runtime.files import cache_folder
-from training.data.catalogue import KNOWN, locate, ways_to
+from training.data.catalogue import KNOWN, class_names, locate, ways_to
 from training.data.sources import DataError, Source, open_source
 from training.options import Options
 
@@ -105,14 +105,10 @@ def prepare(options: DataOptions, progress: Progress | None = None) -> Pictures:
     if not (folder / "index.json").exists():
         _decode(source, options, folder, progress)
     index = json.loads((folder / "index.json").read_text())
-    class_names = tuple(source.class_names)
-    known = KNOWN.get(options.name or "")
-    if known and len(known.class_names) == len(class_names):
-        class_names = known.class_names
     return Pictures(
         pixels=np.load(folder / "pixels.npy", mmap_mode="r"),
         labels=None if source.labels is None else np.load(folder / "labels.npy"),
-        class_names=class_names,
+        class_names=class_names(options.name, source.class_names),
         skipped=tuple(index["skipped"]),
     )
 

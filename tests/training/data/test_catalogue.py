@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from training.data import catalogue
-from training.data.catalogue import KNOWN, locate
+from training.data.catalogue import KNOWN, class_names, locate
 from training.data.pictures import DataOptions
 from training.data.sources import DataError
 
@@ -57,3 +57,12 @@ def test_what_cannot_be_had_is_one_line_that_says_what_to_do(nowhere):
         "ganymede[hub]",
     ):
         assert way in message
+
+
+def test_usual_names_stand_for_numbers_and_never_for_folders():
+    usual = KNOWN["fashion-mnist"].class_names
+    assert class_names("fashion-mnist", [str(i) for i in range(10)]) == usual
+    folders = sorted(usual)
+    assert class_names("fashion-mnist", folders) == tuple(folders)
+    assert class_names(None, ["0", "1"]) == ("0", "1")
+    assert class_names("fashion-mnist", ["0", "1"]) == ("0", "1")
