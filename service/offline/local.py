@@ -10,6 +10,10 @@ from service.offline.ledger import ShardRecord
 from service.offline.painting import Stopped
 from service.offline.shards import Listener, ShardMaker
 
+# A signal that comes just before a thread begins to wait is heard when it has waited: the main
+# thread, which hears them all, never waits for longer.
+_LOOK_S = 0.5
+
 
 def run(
     maker: ShardMaker,
@@ -34,7 +38,9 @@ def run(
 
     with ThreadPoolExecutor(workers, thread_name_prefix="ganymede-sample") as pool:
         futures = [pool.submit(make, shard) for shard in shards]
-        done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
+        done, waiting = wait(futures, _LOOK_S, FIRST_EXCEPTION)
+        while waiting and not any(future.exception() for future in done):
+            done, waiting = wait(futures, _LOOK_S, FIRST_EXCEPTION)
         for future in waiting:
             future.cancel()
     errors = [e for f in [*done, *waiting] if not f.cancelled() and (e := f.exception())]
