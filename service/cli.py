@@ -15,7 +15,7 @@ import sys
 import tempfile
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -100,6 +100,9 @@ def serve(
     _assert_guarded(settings, host, address, first_key=first_key)
     # The service runs in a process of BentoML's, and reads its settings from the environment.
     environment = {
+        # A log line is out when it is written: none is left for the interpreter's end, which would
+        # take a log that is full for a failure of its own.
+        "PYTHONUNBUFFERED": "1",
         **os.environ,
         "BENTOML_DO_NOT_TRACK": os.environ.get("BENTOML_DO_NOT_TRACK", "True"),
         "BENTOML_HOME": _bentoml_home(),
@@ -278,22 +281,37 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        typer.echo(f"{error.label}{error}", err=True)
-        sys.exit(error.exit_code)
+        _fail(f"{error.label}{error}", error.exit_code)
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        typer.echo(f"Error: {where}{error.strerror}", err=True)
-        sys.exit(1)
+        _fail(f"Error: {where}{error.strerror}", 1)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         extra = next((name for name, modules in _EXTRAS.items() if missing in modules), None)
         if extra is None:
             raise
-        typer.echo(
+        _fail(
             f"Error: this needs {error.name}, which the base installation leaves out: "
             f"pip install 'ganymede[{extra}]'",
-            err=True,
+            1,
         )
-        sys.exit(1)
+
+
+def _fail(line: str, code: int) -> NoReturn:
+    typer.echo(line, err=True)
+    _let_go_of_output()
+    sys.exit(code)
+
+
+def _let_go_of_output() -> None:
+    """Give up what cannot be written, which the interpreter would try again at its end, and then
+    end with a code of its own.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with Path(os.devnull).open("wb") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())

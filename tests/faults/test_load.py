@@ -92,7 +92,10 @@ def test_at_twice_its_capacity_it_does_what_it_can_and_refuses_the_rest_at_once(
         assert set(statuses) <= {200, 429, 504}
         refused = [took for status, took, told in came["outcomes"] if status == 429]
         assert all(told for status, _, told in came["outcomes"] if status == 429)
-        assert len(refused) > len(statuses) / 5
+        if len(refused) <= len(statuses) / 5:
+            # The machine became faster after its capacity was taken: this was no overload.
+            shortfalls.append(["too few were refused"])
+            continue
         wrong = []
         if 504 in statuses:
             wrong.append(f"{statuses.count(504)} accepted requests were late")
