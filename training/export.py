@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from service.runtime.catalog import model_folders
@@ -21,6 +22,7 @@ from service.runtime.files import CannotWrite
 from service.runtime.golden import write_golden
 from service.runtime.latents import Distribution
 from service.runtime.manifest import (
+    GENERATOR,
     MANIFEST_FILE,
     SLUG,
     Graph,
@@ -40,9 +42,11 @@ from training.folding import (
     settle_spectral_norms,
     without_parametrizations,
 )
-from training.graphs import Piece, pieces, style_space
-from training.grids import columns, grid
+from training.graphs import Piece, pieces, style_space, translator_piece
+from training.grids import columns, grid, side_by_side
 from training.model_card import model_card
+from training.networks.directions import Directions
+from training.previews import shown_pairs
 from training.recipe import Recipe
 from training.run import Run
 
@@ -77,7 +81,7 @@ def export_run(
     if not run.checkpoint_path.exists():
         raise CheckpointError(f"{run.folder} has no checkpoint yet: train for longer")
     checkpoint = Checkpoint.load(run.checkpoint_path)
-    growing = recipe.game.growing
+    growing = recipe.growing
     if growing and growing.at(checkpoint.images, recipe.data.resolution):
         whole = growing.images(recipe.data.resolution)
         raise ExportError(
@@ -94,10 +98,10 @@ def export_run(
     if folder.exists():
         raise ExportError(f"{folder} is there already; choose another --version")
     with _new_folder(folder) as part:
-        latent = recipe.generator
-        graphs = export_generator(
-            generator, latent.z_dim, part, recipe.classes, latent.distribution
-        )
+        graphs = {
+            piece.role: export_piece(piece, part / f"{piece.role}.onnx")
+            for piece in pieces_of(recipe, generator)
+        }
         manifest = _manifest(recipe, run, checkpoint, name, version, graphs, generator)
         (part / MANIFEST_FILE).write_text(manifest.to_json())
         # Loaded as the service will, so that a folder it would refuse is never there.
@@ -107,12 +111,36 @@ def export_run(
         golden = write_golden(model, part)
         manifest = manifest.model_copy(update={"golden": tuple(golden)})
         (part / MANIFEST_FILE).write_text(manifest.to_json())
-        pixels = model.generate(PREVIEW_SEEDS)
-        grid(pixels, columns(recipe.classes)).save(
-            part / "preview.webp", format="WEBP", lossless=True
-        )
+        sheet = preview(recipe, model)
+        sheet.save(part / "preview.webp", format="WEBP", lossless=True)
         (part / "README.md").write_text(model_card(manifest, recipe))
     return folder
+
+
+def pieces_of(recipe: Recipe, generator: nn.Module) -> list[Piece]:
+    """Return what is to be exported of a recipe's generator, in evaluation."""
+    given = recipe.picture_input
+    if given is None:
+        noise = recipe.noise
+        return pieces(generator, noise.z_dim, recipe.classes, noise.distribution)
+    networks = {GENERATOR: generator}
+    if isinstance(generator, Directions):
+        networks = dict(generator.items())
+    return [
+        translator_piece(role, network, recipe.picture_task, given)
+        for role, network in networks.items()
+    ]
+
+
+def preview(recipe: Recipe, model: Model) -> Image.Image:
+    """Return samples of a model as it will be served.
+
+    Of a generator from pictures: what goes in, what comes out, and, where that is known, what
+    should have, of pictures that it has not seen where there are any.
+    """
+    if model.manifest.input is None:
+        return grid(model.generate(PREVIEW_SEEDS), columns(recipe.classes))
+    return side_by_side(shown_pairs(recipe, model))
 
 
 def load_generator(recipe: Recipe, checkpoint: Checkpoint) -> nn.Module:
@@ -154,7 +182,7 @@ def export_piece(piece: Piece, path: Path) -> Graph:
             kwargs={name: feed[:2] for name, feed in piece.feeds.items()},
             input_names=list(piece.feeds),
             output_names=[*piece.outputs, *piece.checked],
-            dynamic_shapes={name: {0: batch} for name in piece.feeds},
+            dynamic_shapes={name: {0: batch, **piece.varies.get(name, {})} for name in piece.feeds},
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
@@ -168,10 +196,11 @@ def export_piece(piece: Piece, path: Path) -> Graph:
     del graph.graph.output[len(piece.outputs) :]
     onnx.save(graph, path)
     session = Session(path, Provider.CPU, _PLAN)
-    for size in CHECKED_BATCHES:
-        outputs = _in_batches(session, piece.feeds, size)
-        if any(not np.array_equal(outputs[name], rows[name]) for name in piece.outputs):
-            raise ExportError(f"{path.name} gives other values than the graph that was checked")
+    for feeds, expected in zip((piece.feeds, *piece.other_feeds), rows, strict=True):
+        for size in CHECKED_BATCHES:
+            outputs = _in_batches(session, feeds, size)
+            if any(not np.array_equal(outputs[name], expected[name]) for name in piece.outputs):
+                raise ExportError(f"{path.name} gives other values than the graph that was checked")
     return Graph(
         file=path.name,
         sha256=file_sha256(path),
@@ -196,23 +225,31 @@ def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _check(graph: onnx.ModelProto, piece: Piece, folded: nn.Module) -> Mapping[str, Array]:
+def _check(graph: onnx.ModelProto, piece: Piece, folded: nn.Module) -> list[Mapping[str, Array]]:
     """Compare ONNX Runtime with PyTorch at several batch sizes, and batches with their rows.
 
-    Returns the outputs. Raises ExportError.
+    Returns the outputs of the feeds and of each of the others. Raises ExportError.
     """
-    names = [*piece.outputs, *piece.checked]
-    with torch.no_grad():
-        # Values as the network made them before anything was folded, and bytes after it.
-        original = dict(zip(names, piece.module(**piece.feeds), strict=True))
-        rounded = dict(zip(names, folded(**piece.feeds), strict=True))
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "checked.onnx"
         onnx.save(graph, path)
         session = Session(path, Provider.CPU, _PLAN)
-    rows = _in_batches(session, piece.feeds, 1)
+    return [
+        _check_feeds(session, piece, folded, feeds) for feeds in (piece.feeds, *piece.other_feeds)
+    ]
+
+
+def _check_feeds(
+    session: Session, piece: Piece, folded: nn.Module, feeds: Mapping[str, Tensor]
+) -> Mapping[str, Array]:
+    names = [*piece.outputs, *piece.checked]
+    with torch.no_grad():
+        # Values as the network made them before anything was folded, and bytes after it.
+        original = dict(zip(names, piece.module(**feeds), strict=True))
+        rounded = dict(zip(names, folded(**feeds), strict=True))
+    rows = _in_batches(session, feeds, 1)
     for size in CHECKED_BATCHES:
-        outputs = _in_batches(session, piece.feeds, size)
+        outputs = _in_batches(session, feeds, size)
         for name in names:
             if outputs[name].dtype == np.uint8:
                 steps = np.abs(outputs[name].astype(int) - rounded[name].numpy().astype(int)).max()
@@ -252,20 +289,24 @@ def _manifest(
     graphs: dict[str, Graph],
     generator: nn.Module,
 ) -> Manifest:
-    data, latent = recipe.data, recipe.generator
-    truncates = any("truncation" in graph.inputs for graph in graphs.values())
+    data, given = recipe.data, recipe.picture_input
+    latent = None
+    if given is None:
+        truncates = any("truncation" in graph.inputs for graph in graphs.values())
+        latent = LatentSpace(
+            dimension=recipe.noise.z_dim,
+            distribution=recipe.noise.distribution,
+            truncation=Truncation() if truncates else None,
+        )
     return Manifest(
         name=name,
         version=version,
-        task="generate",
+        task="generate" if given is None else recipe.picture_task.route,
         summary=recipe.summary,
         graphs=graphs,
         image=ImageSpec(height=data.resolution, width=data.resolution, channels=data.channels),
-        latent=LatentSpace(
-            dimension=latent.z_dim,
-            distribution=latent.distribution,
-            truncation=Truncation() if truncates else None,
-        ),
+        latent=latent,
+        input=given,
         classes=tuple(checkpoint.class_names),
         styles=style_space(generator),
         provenance=TrainingProvenance(

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from service.runtime import latents
+from service.runtime.drawn import draw_masks, draw_pictures
 from service.runtime.latents import Distribution
-from service.runtime.manifest import GENERATOR, MAPPING, SYNTHESIS, StyleLayer, StyleSpace
+from service.runtime.manifest import (
+    GENERATOR,
+    MAPPING,
+    SYNTHESIS,
+    PictureInput,
+    StyleLayer,
+    StyleSpace,
+)
 from training.networks.conditioning import per_class
 from training.networks.styles import StyleGenerator
 from training.standing_statistics import has_batch_statistics, with_standing_statistics
+from training.tasks.task import PictureTask
 
 CHECKED_LATENTS = 64
+CHECKED_PICTURES = 8
 # Latents whose w are averaged for the middle of a style space, of each class.
 CENTRE_LATENTS = 10_000
 
@@ -27,7 +38,8 @@ class Piece:
     """A part of a generator that is served as one graph.
 
     `module` takes the `feeds` by name, and returns the `outputs` and then those that are `checked`
-    and not served.
+    and not served. Beside the batch, axes in `varies` may have any length that the module takes;
+    `other_feeds` are some such lengths to check.
     """
 
     role: str
@@ -35,6 +47,8 @@ class Piece:
     feeds: Mapping[str, Tensor]
     outputs: tuple[str, ...]
     checked: tuple[str, ...] = ()
+    varies: Mapping[str, Mapping[int, Any]] = field(default_factory=dict)
+    other_feeds: Sequence[Mapping[str, Tensor]] = ()
 
 
 class ServedGenerator(nn.Module):
@@ -53,6 +67,23 @@ class ServedGenerator(nn.Module):
         if truncation is None:
             return _pixels(self.generator(z, class_weights))
         return _pixels(self.generator(z, class_weights, truncation))
+
+
+class ServedTranslator(nn.Module):
+    """``image`` [N, H, W, C] uint8, and a ``mask`` [N, H, W] uint8 where the task has one, to
+    ``pixels`` [N, H, W, C] uint8; and the pictures before the cast.
+    """
+
+    def __init__(self, generator: nn.Module, task: PictureTask) -> None:
+        super().__init__()
+        self.generator = generator
+        self.task = task
+
+    def forward(self, image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        given = image.permute(0, 3, 1, 2).float() / 127.5 - 1
+        holes = None if mask is None else (mask[:, None] > 127).float()
+        answer = self.generator(self.task.see(given, holes))
+        return _pixels(self.task.finish(answer, given, holes))
 
 
 class ServedMapping(nn.Module):
@@ -120,6 +151,41 @@ def pieces(
         Piece(MAPPING, mapping, truncated, ("w",)),
         Piece(SYNTHESIS, ServedSynthesis(generator).eval(), {"w": mixed}, ("pixels",), ("images",)),
     ]
+
+
+def translator_piece(
+    role: str, generator: nn.Module, task: PictureTask, given: PictureInput
+) -> Piece:
+    """Return what is to be exported of a generator from pictures to pictures, in evaluation.
+
+    The sides of its pictures vary in steps of `given.multiple`.
+    """
+    served = ServedTranslator(generator, task).eval()
+    side, step = given.side, given.multiple
+
+    def feeds(height: int, width: int, count: int) -> dict[str, Tensor]:
+        longest = max(height, width)
+        image = draw_pictures(range(count), longest, given.channels)[:, :height, :width]
+        drawn = {"image": torch.from_numpy(image.copy())}
+        if given.masked:
+            mask = draw_masks(range(count), longest)[:, :height, :width]
+            drawn["mask"] = torch.from_numpy(mask.copy())
+        return drawn
+
+    sizes = [torch.export.Dim(name, min=2, max=2**14) for name in ("h", "w")]
+    axes = {1 + i: step * size if step > 1 else size for i, size in enumerate(sizes)}
+    smaller = max(side // 2 // step, 2) * step
+    return Piece(
+        role,
+        served,
+        feeds(side, side, CHECKED_PICTURES),
+        ("pixels",),
+        ("images",),
+        varies={} if given.fixed else dict.fromkeys(feeds(step, step, 1), axes),
+        other_feeds=[]
+        if given.fixed
+        else [feeds(side + step, 2 * side, 7), feeds(smaller, side, 7)],
+    )
 
 
 def _class_weights(count: int, classes: int) -> Tensor:

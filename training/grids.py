@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,30 @@ def grid(pixels: NDArray[np.uint8], in_a_row: int | None = None) -> Image.Image:
         y, x = divmod(i, in_a_row)
         sheet[y * height : (y + 1) * height, x * width : (x + 1) * width] = picture
     return Image.fromarray(sheet.squeeze(-1) if channels == 1 else sheet)
+
+
+def side_by_side(series: Sequence[NDArray[np.uint8]], groups: int = 3, gap: int = 4) -> Image.Image:
+    """Lay pictures out that belong together: row i holds picture i of each of the series.
+
+    Each of the series is ``[N, H, W, C] uint8``; smaller ones are enlarged, pixel by pixel, and
+    grey ones shown in colour. The rows stand in `groups` columns.
+    """
+    height = max(each.shape[1] for each in series)
+    width = max(each.shape[2] for each in series)
+    channels = 4 if any(each.shape[3] == 4 for each in series) else 3
+    count = len(series[0])
+    groups = min(groups, count)
+    rows = math.ceil(count / groups)
+    across = len(series) * width + gap
+    size = (rows * (height + gap) - gap, groups * across - gap, channels)
+    sheet = np.full(size, 255, np.uint8)
+    for i in range(count):
+        top, left = i % rows * (height + gap), i // rows * across
+        for j, each in enumerate(series):
+            picture = each[i].repeat(height // each.shape[1], 0).repeat(width // each.shape[2], 1)
+            spot = sheet[top : top + height, left + j * width : left + (j + 1) * width]
+            spot[..., : picture.shape[2] if picture.shape[2] > 1 else 3] = picture
+    return Image.fromarray(sheet)
 
 
 def save_image(image: Image.Image, path: Path, kind: str) -> None:

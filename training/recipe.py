@@ -27,18 +27,30 @@ from pydantic import (
 from torch import nn
 
 from service.runtime.errors import UserError
+from service.runtime.manifest import PictureInput
 from training.augment import AugmentOptions
 from training.data.pictures import DataOptions
 from training.device import DeviceOptions
 from training.games.balance import BalanceOptions
+from training.games.options import PairedOptions, UnpairedOptions
 from training.losses import SMOOTHABLE, LossName
-from training.networks import DiscriminatorOptions, GeneratorOptions
+from training.networks import (
+    DiscriminatorOptions,
+    GeneratorOptions,
+    NoiseGeneratorOptions,
+    PatchDiscriminatorOptions,
+    PictureDiscriminatorOptions,
+    TranslatorOptions,
+)
+from training.networks.directions import Directions
 from training.networks.growth import Growth
-from training.networks.shapes import ImageShape
+from training.networks.noise import NoiseOptions
+from training.networks.shapes import ImageShape, TranslationShape
 from training.networks.styles import StyleGenerator, StyleOptions
 from training.options import Options, nearest
 from training.quality.ranges import SearchRange
 from training.quality.running import EvaluateOptions
+from training.tasks.task import PictureTask
 
 SHIPPED = Path(__file__).parent / "recipes"
 
@@ -56,8 +68,20 @@ _TAGS = frozenset(
         "rmsprop",
         "ada",
         "diffaugment",
+        "noise_to_image",
+        "paired",
+        "unpaired",
+        "gated",
+        "resnet",
+        "rrdb",
+        "unet",
+        "patchgan",
     }
 )
+
+
+# Those whose generators make pictures of pictures.
+PictureGames = PairedOptions | UnpairedOptions
 
 
 class RecipeError(UserError):
@@ -108,6 +132,8 @@ class OptimizerOptions(Options):
 
     generator: PlayerOptimizer = AdamOptions()
     discriminator: PlayerOptimizer = AdamOptions()
+    # From this share of the run on both learning rates fall, linearly, to nothing at its end.
+    decay_from: float | None = Field(default=None, ge=0, lt=1)
 
 
 class InstanceNoiseOptions(Options):
@@ -184,6 +210,11 @@ class NoiseToImageOptions(Options):
     # The discriminator's weights are clipped to this after each of its steps: the first WGAN.
     clip_weights: PositiveFloat | None = None
 
+    @property
+    def batches_per_turn(self) -> int:
+        """How many batches of real pictures one turn takes."""
+        return self.discriminator_steps
+
     @model_validator(mode="after")
     def _steps_are_fixed_or_balanced(self) -> NoiseToImageOptions:
         if self.balance and self.discriminator_steps != 1:
@@ -196,6 +227,21 @@ class NoiseToImageOptions(Options):
             losses = ", ".join(sorted(SMOOTHABLE))
             raise ValueError(f"real_target is for {losses}; {self.loss} has no target")
         return self
+
+
+def _kind(given: Any) -> str:
+    """The game of the original GAN where nothing else is said."""
+    if isinstance(given, dict):
+        return str(given.get("kind", "noise_to_image"))
+    return str(given.kind)
+
+
+GameOptions = Annotated[
+    Annotated[NoiseToImageOptions, Tag("noise_to_image")]
+    | Annotated[PairedOptions, Tag("paired")]
+    | Annotated[UnpairedOptions, Tag("unpaired")],
+    Discriminator(_kind),
+]
 
 
 class EMAOptions(Options):
@@ -235,7 +281,9 @@ class Recipe(Options):
     # How many classes the players are told of; the data must have as many. 0 is unconditional.
     classes: NonNegativeInt = 0
     data: DataOptions
-    game: NoiseToImageOptions = NoiseToImageOptions()
+    # A second set of pictures: what goes in, where that is not made of `data`.
+    source: DataOptions | None = None
+    game: GameOptions = NoiseToImageOptions()
     generator: GeneratorOptions
     discriminator: DiscriminatorOptions
     optimizer: OptimizerOptions = OptimizerOptions()
@@ -249,7 +297,7 @@ class Recipe(Options):
 
     @model_validator(mode="after")
     def _turns_fit(self) -> Recipe:
-        turn = self.train.batch * self.game.discriminator_steps
+        turn = self.train.batch * self.game.batches_per_turn
         if self.train.images < turn:
             raise ValueError(f"train.images ({self.train.images}) is less than one turn ({turn})")
         if self.train.batch % self.train.accumulate:
@@ -260,20 +308,54 @@ class Recipe(Options):
         return self
 
     @model_validator(mode="after")
+    def _players_fit_the_game(self) -> Recipe:
+        kind, translates = self.game.kind, not isinstance(self.game, NoiseToImageOptions)
+        if isinstance(self.generator, TranslatorOptions) != translates:
+            wanted = "from pictures" if translates else "from noise"
+            raise ValueError(
+                f"the game {kind} needs a generator {wanted}; {self.generator.network} is not"
+            )
+        if isinstance(self.discriminator, PatchDiscriminatorOptions) != translates:
+            wanted = "of patches" if translates else "of pictures"
+            raise ValueError(
+                f"the game {kind} needs a discriminator {wanted}; {self.discriminator.network} "
+                "is not"
+            )
+        if translates:
+            for key in ("classes", "evaluate"):
+                if getattr(self, key):
+                    raise ValueError(f"{key} is for the game noise_to_image, not for {kind}")
+        needs = isinstance(self.game, PictureGames) and self.game.task.needs_source
+        if needs != (self.source is not None):
+            raise ValueError(
+                "source goes together with a task or a game that has a second set of pictures"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_task_fits_the_pictures(self) -> Recipe:
+        if isinstance(self.game, PictureGames):
+            self.game.task.check(self.data.resolution, self.data.channels)
+            for key in ("resolution", "channels") if self.source else ():
+                if getattr(self.source, key) != getattr(self.data, key):
+                    raise ValueError(f"source.{key} has to be that of data")
+        return self
+
+    @model_validator(mode="after")
     def _networks_can_be_built(self) -> Recipe:
         # On the device `meta` a network has shapes and no weights, so this costs nothing.
         with torch.device("meta"):
             generator = self.build_generator()
             self.build_discriminator()
         for key in ("style_mixing", "path_length"):
-            if getattr(self.game, key) and not isinstance(generator, StyleGenerator):
+            if getattr(self.game, key, 0) and not isinstance(generator, StyleGenerator):
                 network = self.generator.network
                 raise ValueError(f"game.{key} needs a generator with styles; {network} has none")
         return self
 
     @model_validator(mode="after")
     def _growing_fits(self) -> Recipe:
-        if (growing := self.game.growing) is None:
+        if (growing := self.growing) is None:
             return self
         for player in (self.generator, self.discriminator):
             if not isinstance(player, StyleOptions):
@@ -292,16 +374,77 @@ class Recipe(Options):
 
     def build_generator(self) -> nn.Module:
         """Make the generator with fresh weights from the global random state."""
+        if isinstance(self.generator, TranslatorOptions):
+            build, shape = self.generator.build_translator, self.translation
+            if isinstance(self.game, UnpairedOptions):
+                return Directions({name: build(shape) for name in self.game.directions})
+            return build(shape)
         return self._build(self.generator)
 
     def build_discriminator(self) -> nn.Module:
         """Make the discriminator with fresh weights from the global random state."""
+        if isinstance(self.discriminator, PatchDiscriminatorOptions):
+            return self.discriminator.build_judge(self._judged_channels)
         return self._build(self.discriminator)
 
-    def _build(self, player: GeneratorOptions | DiscriminatorOptions) -> nn.Module:
-        if self.game.growing and isinstance(player, StyleOptions):
+    def _build(self, player: NoiseGeneratorOptions | PictureDiscriminatorOptions) -> nn.Module:
+        if self.growing and isinstance(player, StyleOptions):
             return player.build(self.shape, self.classes, grows=True)
         return player.build(self.shape, self.classes)
+
+    @property
+    def growing(self) -> GrowingOptions | None:
+        """How the players grow, where they do."""
+        return self.game.growing if isinstance(self.game, NoiseToImageOptions) else None
+
+    @property
+    def noise(self) -> NoiseOptions:
+        """What the generator says of its latents. Raises RecipeError where it has none."""
+        if not isinstance(self.generator, NoiseOptions):
+            raise RecipeError(f"{self.generator.network} makes pictures of pictures, not of noise")
+        return self.generator
+
+    @property
+    def translation(self) -> TranslationShape:
+        """What goes through a generator from pictures to pictures. Raises RecipeError."""
+        task, channels = self.picture_task, self.data.channels
+        return TranslationShape(
+            task.seen_channels(channels),
+            task.made_channels(channels),
+            self.data.resolution // task.scale,
+            task.scale,
+        )
+
+    @property
+    def picture_task(self) -> PictureTask:
+        """What is made of the pictures that go in. Raises RecipeError where none do."""
+        if not isinstance(self.game, PictureGames):
+            raise RecipeError(f"the game {self.game.kind} has no pictures that go in")
+        return self.game.task
+
+    @property
+    def picture_input(self) -> PictureInput | None:
+        """What the manifest says of the pictures that go in; None where none do."""
+        if not isinstance(self.game, PictureGames):
+            return None
+        assert isinstance(self.generator, TranslatorOptions)  # noqa: S101 - looked at above
+        task, shape = self.game.task, self.translation
+        return PictureInput(
+            channels=task.given_channels(self.data.channels),
+            side=shape.side,
+            multiple=self.generator.multiple(shape),
+            factor=shape.factor,
+            reach=self.generator.reach(shape),
+            masked=task.masked,
+            directions=self.game.directions,
+        )
+
+    @property
+    def _judged_channels(self) -> int:
+        """The channels of what a discriminator of patches sees."""
+        shape = self.translation
+        conditional = isinstance(self.game, PictureGames) and self.game.conditional
+        return shape.made + (shape.given if conditional else 0)
 
     @property
     def shape(self) -> ImageShape:

@@ -4,41 +4,32 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from service.runtime import latents
 from service.runtime.errors import UserError
 from training.checkpoints import Checkpoint
 from training.code_revision import code_revision
-from training.data.batches import Batches
-from training.data.pictures import Pictures, prepare
+from training.data.pictures import Pictures
 from training.device import device_title
 from training.distributed import Share, joined
-from training.diversity import Diversity, reals_to_compare
-from training.games.noise_to_image import NoiseToImage, Reals
-from training.grids import columns, grid, save_image, to_pixels
+from training.grids import save_image
 from training.monitors import Monitors, News, Signs, TrainingDiverged, assert_finite
 from training.progress import Display, Silence, display
 from training.quality.running import RunningQuality
 from training.recipe import Recipe, RecipeError
 from training.run import Run
+from training.setups import Setup, prepare_all, set_up
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-# The latents of the sample grids: those of the first seeds, as the service draws them.
-GRID_SEEDS = range(64)
-_SAMPLED_AT_ONCE = 128
 
 
 class Interrupted(UserError):
@@ -96,19 +87,14 @@ def _train(
         pictures = _prepare(recipe)
     share.wait()
     if not share.leads:
-        pictures = prepare(recipe.data)
-    if recipe.classes and recipe.classes != len(pictures.class_names):
-        raise RecipeError(
-            f"the recipe has {recipe.classes} classes, and the data {len(pictures.class_names)}"
-        )
-
-    game = NoiseToImage(recipe, device, recipe.device.pick_precision(device), share)
+        pictures = prepare_all(recipe)
+    setup = set_up(recipe, pictures, device, recipe.device.pick_precision(device), share)
     checkpoint = None
     if run.checkpoint_path.exists():
         checkpoint = Checkpoint.load(run.checkpoint_path, device)
     images = checkpoint.images if checkpoint else 0
     with _writer(run, images) if share.leads else nullcontext() as writer:
-        loop = _Loop(recipe, run, pictures, game, device, share, writer, watch)
+        loop = _Loop(recipe, run, setup, device, share, writer, watch)
         if checkpoint:
             loop.resume(checkpoint)
         return loop.play()
@@ -119,41 +105,23 @@ class _Loop:
         self,
         recipe: Recipe,
         run: Run,
-        pictures: Pictures,
-        game: NoiseToImage,
+        setup: Setup,
         device: torch.device,
         share: Share,
         writer: SummaryWriter | None,
         watch: Watch | None,
     ) -> None:
         self._options = recipe.train
-        self._run, self._pictures, self._game = run, pictures, game
+        self._run, self._setup, self._game = run, setup, setup.game
         self._device, self._share, self._writer = device, share, writer
-        self._batches = Batches(
-            pictures,
-            recipe.train.batch,
-            recipe.data.resolution,
-            flip=recipe.data.flip,
-            seed=recipe.train.seed,
-        )
-        self._classes = recipe.classes
-        self._grid_latents = torch.from_numpy(
-            latents.draw(GRID_SEEDS, game.z_dim, recipe.generator.distribution)
-        )
         self._code_revision = code_revision()
         self._monitors = Monitors(
-            recipe.game.loss, game.loss, recipe.train.batch * game.batches_per_turn
-        )
-        self._diversity = Diversity(
-            reals_to_compare(pictures, recipe.data.resolution), len(GRID_SEEDS)
-        )
-        self._latents = partial(
-            latents.draw, dimension=game.z_dim, distribution=recipe.generator.distribution
+            recipe.game.loss, self._game.loss, recipe.train.batch * self._game.batches_per_turn
         )
         self._evaluate_images = recipe.evaluate.every_images if recipe.evaluate else 0
         self._quality: RunningQuality | None = None
         if recipe.evaluate and share.leads:
-            self._quality = RunningQuality(recipe.evaluate, recipe.data, pictures)
+            self._quality = RunningQuality(recipe.evaluate, recipe.data, setup.pictures)
         self._watch = watch
         self._turn, self._images, self._seconds = 0, 0, 0.0
 
@@ -181,7 +149,9 @@ class _Loop:
                 # Draw the turn's pictures and play it.
                 torch.manual_seed(_turn_seed(options.seed, self._turn, self._share.rank))
                 rng = torch.Generator().manual_seed(_turn_seed(options.seed, self._turn, -1))
-                signs.add(self._game.turn(self._reals(), rng, self._turn, self._images))
+                signs.add(
+                    self._game.turn(self._setup.deal(self._turn), rng, self._turn, self._images)
+                )
                 self._turn += 1
                 before, self._images = self._images, self._images + per_turn
                 self._seconds = began_at + time.monotonic() - began
@@ -223,21 +193,6 @@ class _Loop:
         best = self._quality.best if self._quality else None
         return Result(self._images, self._seconds, means, best)
 
-    def _reals(self) -> list[Reals]:
-        count = self._game.batches_per_turn
-        numbers = range(self._turn * count, (self._turn + 1) * count)
-        reals = []
-        for number in numbers:
-            pixels, labels = self._batches[number]
-            pixels = self._share.part(pixels).to(self._device, non_blocking=True)
-            images = pixels.float().div_(127.5).sub_(1)
-            class_index = None
-            if self._classes and labels is not None:
-                class_index = self._share.part(labels).to(self._device, non_blocking=True)
-            images = images.contiguous(memory_format=torch.channels_last)
-            reals.append(Reals(images, class_index))
-        return reals
-
     def _asked_to_stop(self, stop: _Stop) -> int:
         """Return the signal that any process got; all of them return it at the same turn."""
         if self._share.world == 1:
@@ -249,18 +204,7 @@ class _Loop:
         """Measure the averaged generator, and keep it where it is the best so far."""
         if self._quality is None:
             return
-        sampler = self._game.sampler()
-
-        def pictures(seeds: Sequence[int]) -> NDArray[np.uint8]:
-            parts = []
-            for start in range(0, len(seeds), _SAMPLED_AT_ONCE):
-                some = seeds[start : start + _SAMPLED_AT_ONCE]
-                z = torch.from_numpy(self._latents(some))
-                class_index = torch.tensor(list(some)) % self._classes if self._classes else None
-                parts.append(to_pixels(sampler(z, class_index)))
-            return np.concatenate(parts)
-
-        numbers = self._quality.measure(pictures)
+        numbers = self._quality.measure(self._setup.draw())
         if self._hear({"images": self._images, **numbers}):
             self._save(self._run.best_path)
         self._tell(shown, numbers)
@@ -297,7 +241,7 @@ class _Loop:
                 seconds=self._seconds,
                 device=device_title(self._device),
                 code_revision=self._code_revision,
-                class_names=list(self._pictures.class_names) if self._classes else [],
+                class_names=list(self._setup.class_names),
                 game=state,
             )
             checkpoint.save(path or self._run.checkpoint_path)
@@ -305,15 +249,11 @@ class _Loop:
     def _sample(self, shown: Display) -> None:
         if not self._share.leads or self._writer is None:
             return
-        class_index = None
-        if self._classes:
-            class_index = torch.arange(len(self._grid_latents)) % self._classes
-        pictures = self._game.sample(self._grid_latents, class_index)
-        sheet = grid(to_pixels(pictures), columns(self._classes))
+        sheet, figures = self._setup.show()
         save_image(sheet, self._run.samples / f"{self._images:010}.png", "PNG")
         pixels = np.atleast_3d(np.asarray(sheet))
         self._writer.add_image("samples", pixels, self._images, dataformats="HWC")
-        self._tell(shown, self._diversity.measure(pictures))
+        self._tell(shown, figures)
 
     def _report(self, shown: Display, rate: float, means: Mapping[str, float]) -> None:
         if self._share.leads:
@@ -352,10 +292,11 @@ class _Loop:
             raise
 
     def _greet(self, shown: Display) -> None:
-        count = f"{len(self._pictures):,} pictures"
-        if self._pictures.skipped:
-            count += f" ({len(self._pictures.skipped)} corrupt ones left out)"
-            for name in self._pictures.skipped[:10]:
+        pictures = self._setup.pictures
+        count = f"{len(pictures):,} pictures"
+        if pictures.skipped:
+            count += f" ({len(pictures.skipped)} corrupt ones left out)"
+            for name in pictures.skipped[:10]:
                 shown.say(f"left out: {name}")
         begins = f"goes on at {self._images:,} images" if self._images else "begins"
         shown.say(f"{self._run.folder}: {begins}; {count}, on {self._device}")
@@ -403,8 +344,8 @@ def _prepare(recipe: Recipe) -> Pictures:
 
     with Bar(transient=True) as bar:
         task = bar.add_task("decoding pictures", visible=False)
-        return prepare(
-            recipe.data,
+        return prepare_all(
+            recipe,
             lambda done, total: bar.update(task, completed=done, total=total, visible=True),
         )
 

@@ -64,7 +64,7 @@ class Run:
         gone, or one that has used up its allowance.
         """
         # Styles are no pictures yet, and cost nothing.
-        per_row = 0 if role == MAPPING else model.manifest.image.pixels
+        per_row = 0 if role == MAPPING else model.pixels_per_row(role, feeds)
         pixels = len(next(iter(feeds.values()))) * per_row
         self._account.spend(pixels)
         job: Job | None = None

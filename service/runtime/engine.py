@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from service.runtime.catalog import Catalog, Changes, State
 from service.runtime.machine import give_memory_back, usable_cpus
-from service.runtime.manifest import GENERATOR, MAPPING
+from service.runtime.manifest import GENERATOR
 from service.runtime.model import Model
 from service.runtime.plans import Planner, PlanWish, slots
 from service.runtime.scheduler import Job, Lane, Observer, Rows, Scheduler, Workers
@@ -200,12 +200,13 @@ class Engine:
         """
         if self._workers is None or self.state is EngineState.STOPPED:
             raise NotReady(self.reason or self.state)
+        pixels = model.pixels_per_row(role, feeds)
         lane = Lane(
-            key=(model.digest, role),
+            # Only rows of one shape go into one array.
+            key=(model.digest, role, *(array.shape[1:] for array in feeds.values())),
             run=partial(model.run, role),
-            max_rows=model.plan.max_rows,
-            # Styles are no pictures yet. One pixel a row keeps those that wait bounded too.
-            pixels_per_row=1 if role == MAPPING else model.manifest.image.pixels,
+            max_rows=model.max_rows(pixels),
+            pixels_per_row=pixels,
             label=model.manifest.name,
             # As many of its batches at a time as its plan has workers.
             slots=math.ceil(self._slots / model.plan.workers),

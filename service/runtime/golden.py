@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from service.runtime.images import Pixels
-from service.runtime.manifest import Golden, Manifest, ManifestError
+from service.runtime.manifest import GENERATOR, Golden, Manifest, ManifestError
 from service.runtime.model import Model
 from service.runtime.sessions import GraphError, Provider
 
@@ -46,7 +46,12 @@ def write_golden(model: Model, folder: Path, seeds: Sequence[int] = GOLDEN_SEEDS
     They have the classes and truncations that a request has which asks for none.
     """
     classes, truncations = model.classes_of(seeds), model.truncations_of(seeds)
-    pixels = model.generate(seeds, classes, truncations)
+    directions = model.directions
+    if directions:
+        made = [model.run(each, model.feeds(seeds))["pixels"] for each in directions]
+        pixels = np.concatenate(made)
+    else:
+        pixels = model.generate(seeds, classes, truncations)
     strip = pixels.reshape(-1, *pixels.shape[2:])
     image = Image.fromarray(strip.squeeze(-1) if strip.shape[-1] == 1 else strip)
     image.save(folder / GOLDEN_FILE, optimize=True)
@@ -55,8 +60,10 @@ def write_golden(model: Model, folder: Path, seeds: Sequence[int] = GOLDEN_SEEDS
             seed=seed,
             class_index=classes[i] if classes else None,
             truncation=truncations[i] if truncations else None,
-            sha256=_sha256(pixels[i]),
+            direction=direction,
+            sha256=_sha256(pixels[j * len(seeds) + i]),
         )
+        for j, direction in enumerate(directions or (None,))
         for i, seed in enumerate(seeds)
     ]
 
@@ -70,11 +77,19 @@ def check_golden(model: Model, folder: Path) -> Match | None:
     golden = manifest.golden
     if not golden:
         return None
-    made = model.generate(
-        [each.seed for each in golden],
-        [each.class_index for each in golden if each.class_index is not None] or None,
-        [each.truncation for each in golden if each.truncation is not None] or None,
-    )
+    if model.directions:
+        made = np.concatenate(
+            [
+                model.run(each.direction or GENERATOR, model.feeds([each.seed]))["pixels"]
+                for each in golden
+            ]
+        )
+    else:
+        made = model.generate(
+            [each.seed for each in golden],
+            [each.class_index for each in golden if each.class_index is not None] or None,
+            [each.truncation for each in golden if each.truncation is not None] or None,
+        )
     if all(_sha256(picture) == each.sha256 for picture, each in zip(made, golden, strict=True)):
         return Match.EXACT
     expected = _read(folder / GOLDEN_FILE, manifest)

@@ -32,7 +32,8 @@ from service.runtime.latents import MAX_SEED, Distribution
 
 MANIFEST_FILE = "model.json"
 # The roles of graphs. A model whose task is `generate` has one that makes pictures of latents, or
-# two that meet in the styles `w`.
+# two that meet in the styles `w`. One that makes pictures of pictures has the same one role, or one
+# for each of its directions, which is then called like it.
 GENERATOR = "generator"
 MAPPING = "mapping"
 SYNTHESIS = "synthesis"
@@ -51,7 +52,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 StyleGroup = Literal["coarse", "middle", "fine"]
 
 # The route that serves the model is named like its task.
-Task = Literal["generate"]
+Task = Literal["generate", "translate", "colorize", "upscale", "inpaint"]
 
 
 class ManifestError(UserError):
@@ -132,6 +133,41 @@ class ImageSpec(_Part):
         return self.height * self.width
 
 
+class PictureInput(_Part):
+    """The pictures that go in, `image` ``[N, H, W, C] uint8``.
+
+    Where the sides may vary, they have to be multiples of `multiple`; those that come out are
+    `factor` times as long. A `masked` graph takes ``mask`` ``[N, H, W] uint8`` beside them: 255 is
+    to be filled, 0 is known.
+    """
+
+    channels: Literal[1, 3, 4]
+    # The side of the pictures that it was trained on, in pixels; the only one where it is `fixed`.
+    side: Positive
+    fixed: bool = False
+    multiple: Positive = 1
+    factor: Positive = 1
+    # How far a pixel may be from those that it has a part in, in pixels of the input. Not there
+    # where all of a picture has a part in all of it.
+    reach: Annotated[int, Field(ge=0)] | None = None
+    masked: bool = False
+    # The ways in which it can be run, the usual one first, where there is more than one.
+    directions: tuple[Slug, ...] = ()
+
+    @model_validator(mode="after")
+    def _side_fits(self) -> PictureInput:
+        if self.side % self.multiple:
+            raise ValueError(f"side {self.side} is no multiple of {self.multiple}")
+        if len(self.directions) == 1 or len(set(self.directions)) != len(self.directions):
+            raise ValueError("directions are several, each with a name of its own")
+        return self
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The graphs that there are."""
+        return self.directions or (GENERATOR,)
+
+
 class TrainingProvenance(_Part):
     """Where a model trained by Ganymede comes from."""
 
@@ -188,12 +224,14 @@ class Quality(_Part):
 class Golden(_Part):
     """A picture that the model made when it was exported: what of, and the SHA-256 of its pixels.
 
-    Where the model has classes there is a `class_index`, and where it truncates a `truncation`.
+    Where the model has classes there is a `class_index`, where it truncates a `truncation`, and
+    where it has directions a `direction`.
     """
 
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
     class_index: Annotated[int, Field(ge=0)] | None = None
     truncation: Finite | None = None
+    direction: Slug | None = None
     sha256: SHA256
 
 
@@ -208,6 +246,7 @@ class Manifest(_Part):
     graphs: dict[str, Graph] = Field(min_length=1)
     image: ImageSpec
     latent: LatentSpace | None = None
+    input: PictureInput | None = None
     classes: tuple[str, ...] = ()
     styles: StyleSpace | None = None
     provenance: Annotated[TrainingProvenance | ImportProvenance, Field(discriminator="kind")]
@@ -223,7 +262,34 @@ class Manifest(_Part):
             self._check_graphs(self.latent)
             for golden in self.golden:
                 self._check_golden(golden, self.latent)
+            return self
+        if self.input is None:
+            raise ValueError(f"a model whose task is {self.task} needs an input")
+        self._check_translators(self.input)
         return self
+
+    def _check_translators(self, given: PictureInput) -> None:
+        """Raise ValueError unless the graphs lead from pictures to pixels."""
+        if set(self.graphs) != set(given.roles):
+            raise ValueError(
+                f"expected the graphs {', '.join(given.roles)}, "
+                f"got {', '.join(sorted(self.graphs))}"
+            )
+        wanted = {"image", "mask"} if given.masked else {"image"}
+        for graph in self.graphs.values():
+            if set(graph.inputs) != wanted or "pixels" not in graph.outputs:
+                takes = " and ".join(sorted(wanted))
+                raise ValueError(f"{graph.file} has to take {takes}, and to give pixels")
+        if given.masked != (self.task == "inpaint"):
+            raise ValueError("masked inputs and the task inpaint go together")
+        made = given.side * given.factor
+        if (self.image.height, self.image.width) != (made, made):
+            raise ValueError(f"image has to be {made}×{made}, as input makes it")
+        if self.latent or self.classes or self.styles:
+            raise ValueError(f"latent, classes and styles do not go with the task {self.task}")
+        for golden in self.golden:
+            if (golden.direction or GENERATOR) not in given.roles:
+                raise ValueError(f"golden.direction: there is no direction {golden.direction}")
 
     def _check_golden(self, golden: Golden, latent: LatentSpace) -> None:
         """Raise ValueError unless the picture is one that the model can make."""
@@ -268,6 +334,8 @@ class Manifest(_Part):
             "classes": self.classes,
             "styles": self.styles.model_dump(mode="json") if self.styles else None,
         }
+        if self.input is not None:
+            depends_on["input"] = self.input.model_dump(mode="json")
         text = json.dumps(depends_on, sort_keys=True, separators=(",", ":"))
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from service.runtime.drawn import draw_masks, draw_pictures
 from service.runtime.manifest import (
     GENERATOR,
     MAPPING,
@@ -24,7 +25,8 @@ class Model:
     """A model, verified, loaded and run once.
 
     Rows go from `feeds` to pictures by the role `generator`, whichever graphs that takes. A model
-    with styles can also be run half the way at a time: `mapping`, then `synthesis`.
+    with styles can also be run half the way at a time: `mapping`, then `synthesis`; one with
+    directions by each of them, the first of which is what `generator` stands for.
     """
 
     def __init__(self, folder: Path, provider: Provider, plan: ExecutionPlan) -> None:
@@ -53,7 +55,15 @@ class Model:
             maker, pixels = SYNTHESIS, self.synthesize(w)
         else:
             maker, pixels = GENERATOR, self.generate([0])
+        for direction in self.directions[1:]:
+            made = self.run(direction, self.feeds([0]))["pixels"]
+            _expect(direction, made, np.uint8, (1, image.height, image.width, image.channels))
         _expect(maker, pixels, np.uint8, (1, image.height, image.width, image.channels))
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """The ways from pictures to pictures, where there are several."""
+        return self.manifest.input.directions if self.manifest.input else ()
 
     def classes_of(self, seeds: Sequence[int]) -> list[int] | None:
         """Return the classes of `seeds` where none are asked for; None without classes.
@@ -65,8 +75,7 @@ class Model:
 
     def truncations_of(self, seeds: Sequence[int]) -> list[float] | None:
         """Return the truncations of `seeds` where none are asked for; None where none is known."""
-        assert self.manifest.latent is not None  # noqa: S101 - the manifest sees to it
-        truncation = self.manifest.latent.truncation
+        truncation = self.manifest.latent and self.manifest.latent.truncation
         return [truncation.default] * len(seeds) if truncation else None
 
     def feeds(
@@ -78,8 +87,12 @@ class Model:
         """Return the inputs for `seeds`, a row each, of the roles `generator` and `mapping`.
 
         `classes` are indices. What is None, or not known to the model, is as `classes_of` and
-        `truncations_of` say. Raises ValueError for a seed out of range.
+        `truncations_of` say. A model that makes pictures of pictures is given drawn ones. Raises
+        ValueError for a seed out of range.
         """
+        if (given := self.manifest.input) is not None:
+            drawn = {"image": draw_pictures(seeds, given.side, given.channels)}
+            return drawn | ({"mask": draw_masks(seeds, given.side)} if given.masked else {})
         indices = classes or self.classes_of(seeds)
         return feeds(
             [
@@ -93,12 +106,29 @@ class Model:
             self.manifest,
         )
 
+    def pixels_per_row(self, role: str, feeds: Mapping[str, Array]) -> int:
+        """Return what each row of a run counts for, in pixels that are made."""
+        if role == MAPPING:
+            # Styles are no pictures yet. One pixel a row keeps those that wait bounded too.
+            return 1
+        if (given := self.manifest.input) is not None:
+            height, width = feeds["image"].shape[1:3]
+            return int(height * width * given.factor**2)
+        return self.manifest.image.pixels
+
+    def max_rows(self, pixels_per_row: int) -> int:
+        """Return the rows of a batch: as many pixels as in one of the size that was measured."""
+        usual = self.manifest.image.pixels
+        return max(min(self.plan.max_rows, self.plan.max_rows * usual // pixels_per_row), 1)
+
     def run(self, role: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run one batch, in this thread: ``generator`` and ``synthesis`` give ``pixels``, and
         ``mapping`` gives ``w``. Raises KeyError for a role that the model does not have.
         """
         if role == GENERATOR and self.manifest.styles is not None:
             return self.run(SYNTHESIS, {"w": self.run(MAPPING, feeds)["w"]})
+        if role == GENERATOR and self.directions:
+            role = self.directions[0]
         return self.sessions[role].run(feeds)
 
     def generate(

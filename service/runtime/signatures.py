@@ -71,6 +71,8 @@ def signatures(manifest: Manifest) -> dict[str, Signature]:
 
     graphs = manifest.graphs
     by_role = {role: from_to(graph, graph) for role, graph in graphs.items()}
+    if (given := manifest.input) is not None and given.directions:
+        return {GENERATOR: by_role[given.directions[0]]} | by_role
     if manifest.styles is None:
         return by_role
     return {GENERATOR: from_to(graphs[MAPPING], graphs[SYNTHESIS])} | by_role
@@ -79,6 +81,11 @@ def signatures(manifest: Manifest) -> dict[str, Signature]:
 def _contract(manifest: Manifest) -> list[Tensor]:
     image, latent, styles = manifest.image, manifest.latent, manifest.styles
     tensors = [Tensor("pixels", np.dtype(np.uint8), (image.height, image.width, image.channels))]
+    if (given := manifest.input) is not None:
+        # Of the sizes that it can take, the one that it was trained on.
+        row = (given.side, given.side)
+        tensors.append(Tensor("image", np.dtype(np.uint8), (*row, given.channels)))
+        tensors.append(Tensor("mask", np.dtype(np.uint8), row))
     if latent is not None:
         tensors.append(Tensor("z", np.dtype(np.float32), (latent.dimension,)))
         if (truncation := latent.truncation) is not None:

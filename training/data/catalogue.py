@@ -60,6 +60,11 @@ KNOWN = {
         license="CC0",
         files=("dcss32.zip",),
     ),
+    "emoji": KnownDataset(
+        title="Emoji of Noto, Twemoji and Fluent",
+        license="Apache-2.0, CC BY 4.0, MIT",
+        files=("emoji64.zip",),
+    ),
     "cifar10": KnownDataset(
         title="CIFAR-10",
         license="none stated",

@@ -18,16 +18,18 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from service.runtime.files import cache_folder
 from training.data.catalogue import KNOWN, class_names, locate, ways_to
-from training.data.sources import DataError, Source, open_source
+from training.data.sources import DataError, Selection, Source, name_lot, open_source
 from training.options import Options
 
 # A random crop is cut from a picture stored this much larger, as is usual (256 from 286).
 CROP_MARGIN = 1.12
 _CHUNK_BYTES = 2**26
+# Of the decoded copy; one of an earlier format is not looked at.
+_FORMAT = 2
 
 
 class DataOptions(Options):
@@ -39,9 +41,17 @@ class DataOptions(Options):
     resolution: PositiveInt = 64
     channels: Literal[1, 3, 4] = 3
     crop: Literal["centre", "random"] = "centre"
+    # The side at which pictures are kept, where random crops are cut from much larger ones.
+    stored: PositiveInt | None = None
     flip: bool = False
     # Only the first so many pictures, for a quick trial.
     limit: PositiveInt | None = None
+    # Only the pictures of this class; they then have none.
+    only: str | None = None
+    # One name in so many is kept for the split `test`, where the data have no splits of their own.
+    hold_out: int | None = Field(default=None, ge=2)
+    # The pictures of one half of the names, so that two sets of the same names have none in common.
+    half: Literal[0, 1] | None = None
 
     @property
     def title(self) -> str:
@@ -67,15 +77,39 @@ class DataOptions(Options):
         """Open the data. Raises DataError, which says how else they could be had."""
         where = self.locate()
         try:
-            return open_source(where, self.split)
+            source = open_source(where, "train" if self.hold_out else self.split)
+            return self._selected(source)
         except DataError as error:
             if self.name and self.path is None and not isinstance(where, Path):
                 raise DataError(f"{error}; {ways_to(self.name)}") from error
             raise
 
+    def _selected(self, source: Source) -> Source:
+        """Leave out what is not asked for. Raises DataError."""
+        if self.only is None and self.hold_out is None and self.half is None:
+            return source
+        if self.only is not None and self.only not in source.class_names:
+            there = ", ".join(source.class_names) or "none"
+            raise DataError(f"data.only: no class {self.only!r}; there are: {there}")
+        label = None if self.only is None else source.class_names.index(self.only)
+        rows = []
+        for row, name in enumerate(source.names):
+            if label is not None and (source.labels is None or source.labels[row] != label):
+                continue
+            lot = name_lot(name)
+            if self.hold_out and (lot % self.hold_out == 0) != (self.split == "test"):
+                continue
+            # Other digits of the same lot than those that hold out.
+            if self.half is not None and lot // 1009 % 2 != self.half:
+                continue
+            rows.append(row)
+        return Selection(source, rows, with_classes=self.only is None)
+
     @property
     def stored_size(self) -> int:
         """Side of the stored pictures, in pixels."""
+        if self.crop == "random" and self.stored is not None:
+            return max(self.stored, self.resolution)
         return round(self.resolution * CROP_MARGIN) if self.crop == "random" else self.resolution
 
 
@@ -87,6 +121,8 @@ class Pictures:
     labels: NDArray[np.int64] | None
     class_names: tuple[str, ...]
     skipped: tuple[str, ...] = ()
+    # What each is called in its source.
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -110,6 +146,7 @@ def prepare(options: DataOptions, progress: Progress | None = None) -> Pictures:
         labels=None if source.labels is None else np.load(folder / "labels.npy"),
         class_names=class_names(options.name, source.class_names),
         skipped=tuple(index["skipped"]),
+        names=tuple(index["names"]),
     )
 
 
@@ -175,7 +212,8 @@ def _decode(source: Source, options: DataOptions, folder: Path, progress: Progre
             (part / "all.npy").rename(part / "pixels.npy")
         if source.labels is not None:
             np.save(part / "labels.npy", np.asarray(source.labels, np.int64)[kept])
-        (part / "index.json").write_text(json.dumps({"skipped": skipped}))
+        names = [source.names[index] for index in kept]
+        (part / "index.json").write_text(json.dumps({"skipped": skipped, "names": names}))
         # Another process may have finished the same work; either copy will do.
         if not folder.exists():
             part.rename(folder)
@@ -205,4 +243,5 @@ def _fingerprint(source: Source, options: DataOptions) -> str:
         files = [where] if where.is_file() else sorted(f for f in where.rglob("*") if f.is_file())
         stats += [(f.as_posix(), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     shape = (options.split, options.stored_size, options.channels, options.limit, len(source.names))
-    return hashlib.sha256(repr((stats, shape)).encode()).hexdigest()[:24]
+    chosen = (options.only, options.hold_out, options.half)
+    return hashlib.sha256(repr((_FORMAT, stats, shape, chosen)).encode()).hexdigest()[:24]

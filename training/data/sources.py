@@ -63,6 +63,35 @@ def open_source(path: Path | str, split: str) -> Source:
     return FolderSource(path, split)
 
 
+class Selection:
+    """Some of a source's pictures, with or without their classes."""
+
+    def __init__(self, source: Source, rows: Sequence[int], *, with_classes: bool) -> None:
+        """Keep the pictures at `rows`. Raises DataError where there are none."""
+        if not rows:
+            raise DataError("no picture is left of what the recipe chooses from the data")
+        self._source, self._rows = source, rows
+        self.names: Sequence[str] = [source.names[row] for row in rows]
+        self.labels: Sequence[int] | None = None
+        self.class_names: Sequence[str] = []
+        if with_classes and source.labels is not None:
+            self.labels = [source.labels[row] for row in rows]
+            self.class_names = source.class_names
+
+    def read(self, index: int) -> Image.Image:
+        return self._source.read(self._rows[index])
+
+
+def stem(name: str) -> str:
+    """Return what two pictures that belong together have in common: the file's name alone."""
+    return PurePosixPath(name).stem
+
+
+def name_lot(name: str) -> int:
+    """Return a number drawn by a picture's name, whatever its folder and its format."""
+    return zlib.crc32(stem(name).encode())
+
+
 class IDXSource:
     """MNIST's format: one file of pictures, one of labels, gzipped or not.
 

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from service.runtime import latents
 from training.augment import Augment
@@ -23,6 +22,7 @@ from training.device import Precision
 from training.distributed import Share
 from training.folding import settle_spectral_norms
 from training.games.balance import Balance
+from training.games.players import Outcome, Players
 from training.losses import adversarial_loss, separation
 from training.networks.growth import grown
 from training.networks.styles import StyleGenerator, StyleMix
@@ -34,7 +34,7 @@ from training.penalties import (
     path_lengths,
     zero_centred_penalty,
 )
-from training.recipe import Recipe
+from training.recipe import NoiseToImageOptions, Recipe
 from training.standing_statistics import has_batch_statistics, with_standing_statistics
 
 # Turns between two looks at whether the augmentation should be stronger, as ADA's authors have it.
@@ -78,13 +78,6 @@ class Hand(NamedTuple):
         )
 
 
-class Outcome(NamedTuple):
-    """A loss to descend, and what the user is told of it."""
-
-    loss: Tensor
-    signs: dict[str, Tensor]
-
-
 class NoiseToImage:
     """The players, their optimisers, and the generator's moving `average`, which is exported.
 
@@ -98,42 +91,45 @@ class NoiseToImage:
     def __init__(
         self, recipe: Recipe, device: torch.device, precision: Precision, share: Share
     ) -> None:
+        options = recipe.game
+        assert isinstance(options, NoiseToImageOptions)  # noqa: S101 - the trainer sees to it
         torch.manual_seed(recipe.train.seed)
         generator = recipe.build_generator()
         discriminator = recipe.build_discriminator()
-        for player in (generator, discriminator):
-            # Convolutions run faster so, on CPUs and GPUs alike.
-            player.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-        self.options = recipe.game
-        self.z_dim = recipe.generator.z_dim
-        self._distribution = recipe.generator.distribution
+        self.options = options
+        self.z_dim = recipe.noise.z_dim
+        self._distribution = recipe.noise.distribution
         self.classes = recipe.classes
-        self.loss = adversarial_loss(recipe.game.loss, recipe.game.real_target)
-        self._share, self._device, self._precision = share, device, precision
-        self._ema = recipe.ema
-        self.augment = Augment(recipe.game.augment)
-        self.balance = Balance(recipe.game.balance, share, device) if recipe.game.balance else None
+        self.loss = adversarial_loss(options.loss, options.real_target)
+        self._share, self._device = share, device
+        self.augment = Augment(options.augment)
+        self.balance = Balance(options.balance, share, device) if options.balance else None
         self._real_signs = torch.zeros((), device=device)
         self._noise = 0.0
         self._shape = recipe.shape
-        growing = recipe.game.growing
+        growing = options.growing
         self._growth = growing.at(0, recipe.shape.height) if growing else None
         self._parts = recipe.train.accumulate
         if isinstance(generator, StyleGenerator):
             self._layers, self._layers_at = generator.layers, generator.layers_at
         self._mean_path_length = torch.zeros((), device=device)
         self._generator_steps = 0
-        self.average = copy.deepcopy(generator).requires_grad_(False)
-        grows = growing is not None
-        self._G = share.wrap(generator, device, some_idle=grows)
-        self._D = share.wrap(discriminator, device, some_idle=grows)
-        self._networks = {"generator": generator, "discriminator": discriminator}
-        self._wrapped = {"generator": self._G, "discriminator": self._D}
-        self._optimizers = {
-            "generator": recipe.optimizer.generator.build(generator),
-            "discriminator": recipe.optimizer.discriminator.build(discriminator),
-        }
+        self._players = Players(
+            recipe,
+            generator,
+            discriminator,
+            device,
+            precision,
+            share,
+            some_idle=growing is not None,
+        )
+        self._networks = self._players.networks
+        self._G, self._D = self._players.wrapped.values()
+
+    @property
+    def average(self) -> nn.Module:
+        """The generator's moving average, which is sampled and exported."""
+        return self._players.average
 
     @property
     def batches_per_turn(self) -> int:
@@ -147,6 +143,7 @@ class NoiseToImage:
 
         `rng` draws for all processes; each takes its own part.
         """
+        self._players.pace(images_seen)
         noise = self.options.instance_noise
         self._noise = noise.at(images_seen) if noise else 0.0
         if self.options.growing:
@@ -160,7 +157,7 @@ class NoiseToImage:
             signs |= self._generator_step(batches[-1], rng, self._generator_steps)
             self._generator_steps += 1
         images = len(batches[-1].images) * self._share.world * len(batches)
-        self._update_average(images, images_seen)
+        self._players.update_average(images, images_seen)
         if self.augment.adapts:
             self._adapt(number, images)
             signs["augment_probability"] = torch.tensor(self.augment.probability)
@@ -180,7 +177,7 @@ class NoiseToImage:
     def _judge(self, hand: Hand, number: int) -> Outcome:
         """Return the discriminator's loss over a hand, its penalties included."""
         reals = hand.reals
-        with self._autocast():
+        with self._players.autocast():
             with torch.no_grad():
                 fake = self._made_by(self._networks["generator"], hand)
             real, fake = self._shown(reals.images), self._shown(fake)
@@ -216,7 +213,7 @@ class NoiseToImage:
     def _deceive(self, hand: Hand, number: int) -> Outcome:
         """Return the generator's loss over a hand, its penalties included."""
         discriminator, classes = self._networks["discriminator"], hand.reals.class_index
-        with self._autocast():
+        with self._players.autocast():
             fake = self._shown(self._made_by(self._G, hand))
             fake_logits = self._logits(discriminator, fake, classes).float()
             real_logits = fake_logits.detach()
@@ -311,22 +308,7 @@ class NoiseToImage:
         self, player: str, hand: Hand, loss_of: Callable[[Hand], Outcome]
     ) -> dict[str, Tensor]:
         """Move a player down the gradient of its loss over the hand, played in parts."""
-        optimizer, wrapped = self._optimizers[player], self._wrapped[player]
-        optimizer.zero_grad(set_to_none=True)
-        signs: dict[str, Tensor] = {}
-        for i, part in enumerate(hand.parts(self._parts)):
-            with self._share.gathering(wrapped, last=i == self._parts - 1):
-                loss, seen = loss_of(part)
-                (loss / self._parts).backward()  # type: ignore[no-untyped-call]
-            for name, value in seen.items():
-                signs[name] = signs.get(name, 0.0) + value / self._parts
-        weights = list(self._networks[player].parameters())
-        norm = get_total_norm([w.grad for w in weights if w.grad is not None])
-        signs[f"gradient_{player}"] = norm
-        if self.options.clip_gradients is not None:
-            clip_grads_with_norm_(weights, self.options.clip_gradients, norm)
-        optimizer.step()
-        return signs
+        return self._players.descend(player, hand.parts(self._parts), loss_of)
 
     def _deal(self, reals: Reals, rng: torch.Generator) -> Hand:
         """Draw what goes with real pictures, for all processes, and take this one's part."""
@@ -345,22 +327,6 @@ class NoiseToImage:
         if options.gradient_penalty:
             between = part(torch.rand(count, generator=rng))
         return Hand(reals, z, mix, between)
-
-    def _update_average(self, images: int, images_seen: int) -> None:
-        half_life = max(min(self._ema.half_life_images, images_seen * self._ema.ramp_up), 1e-8)
-        decay = 0.5 ** (images / half_life)
-        with torch.no_grad():
-            latest = self._networks["generator"].state_dict()
-            for name, averaged in self.average.state_dict().items():
-                if averaged.is_floating_point():
-                    averaged.lerp_(latest[name], 1 - decay)
-                else:
-                    averaged.copy_(latest[name])
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self._device.type, torch.bfloat16, enabled=self._precision == "bfloat16"
-        )
 
     def sample(self, z: Tensor, class_index: Tensor | None = None) -> Tensor:
         """Return what the averaged generator makes of latents: ``[N, C, H, W]`` in [-1, 1]."""
@@ -401,13 +367,9 @@ class NoiseToImage:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next turn depends on."""
-        networks = {name: network.state_dict() for name, network in self._networks.items()}
-        optimizers = {name: o.state_dict() for name, o in self._optimizers.items()}
         augment = {"probability": self.augment.probability, "real_signs": self._real_signs}
         return {
-            "networks": networks,
-            "optimizers": optimizers,
-            "average": self.average.state_dict(),
+            **self._players.state_dict(),
             "augment": augment,
             "mean_path_length": self._mean_path_length,
             "generator_steps": self._generator_steps,
@@ -416,11 +378,7 @@ class NoiseToImage:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
-        for name, network in self._networks.items():
-            network.load_state_dict(state["networks"][name])
-        for name, optimizer in self._optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
-        self.average.load_state_dict(state["average"])
+        self._players.load_state_dict(state)
         self.augment.probability = state["augment"]["probability"]
         self._real_signs = state["augment"]["real_signs"]
         self._mean_path_length = state["mean_path_length"]

@@ -10,28 +10,47 @@ from pydantic import Field
 
 from training.networks.biggan import BigGANDiscriminatorOptions, BigGANGeneratorOptions
 from training.networks.dcgan import DCGANDiscriminatorOptions, DCGANGeneratorOptions
+from training.networks.gated import GatedOptions
 from training.networks.mlp import MLPDiscriminatorOptions, MLPGeneratorOptions
+from training.networks.patchgan import PatchDiscriminatorOptions
 from training.networks.r3gan import R3GANDiscriminatorOptions, R3GANGeneratorOptions
+from training.networks.resnet import ResNetOptions
+from training.networks.rrdb import RRDBOptions
 from training.networks.stylegan import StyleGANDiscriminatorOptions, StyleGANGeneratorOptions
 from training.networks.stylegan2 import StyleGAN2DiscriminatorOptions, StyleGAN2GeneratorOptions
+from training.networks.unet import UNetOptions
 
-GeneratorOptions = Annotated[
+NoiseGeneratorOptions = (
     BigGANGeneratorOptions
     | DCGANGeneratorOptions
     | MLPGeneratorOptions
     | R3GANGeneratorOptions
     | StyleGANGeneratorOptions
-    | StyleGAN2GeneratorOptions,
-    Field(discriminator="network"),
+    | StyleGAN2GeneratorOptions
+)
+# From pictures to pictures.
+TranslatorOptions = GatedOptions | ResNetOptions | RRDBOptions | UNetOptions
+GeneratorOptions = Annotated[
+    NoiseGeneratorOptions | TranslatorOptions, Field(discriminator="network")
 ]
-DiscriminatorOptions = Annotated[
+
+PictureDiscriminatorOptions = (
     BigGANDiscriminatorOptions
     | DCGANDiscriminatorOptions
     | MLPDiscriminatorOptions
     | R3GANDiscriminatorOptions
     | StyleGANDiscriminatorOptions
-    | StyleGAN2DiscriminatorOptions,
-    Field(discriminator="network"),
+    | StyleGAN2DiscriminatorOptions
+)
+DiscriminatorOptions = Annotated[
+    PictureDiscriminatorOptions | PatchDiscriminatorOptions, Field(discriminator="network")
 ]
 
-__all__ = ["DiscriminatorOptions", "GeneratorOptions"]
+__all__ = [
+    "DiscriminatorOptions",
+    "GeneratorOptions",
+    "NoiseGeneratorOptions",
+    "PatchDiscriminatorOptions",
+    "PictureDiscriminatorOptions",
+    "TranslatorOptions",
+]

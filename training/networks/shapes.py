@@ -17,3 +17,16 @@ class ImageShape:
     def numel(self) -> int:
         """Count of values in one picture."""
         return self.channels * self.height * self.width
+
+
+@dataclass(frozen=True)
+class TranslationShape:
+    """What goes through a network from pictures to pictures.
+
+    `given` channels of `side` pixels go in, `made` channels of `factor` times that side come out.
+    """
+
+    given: int
+    made: int
+    side: int
+    factor: int = 1

@@ -1,0 +1,183 @@
+"""Pictures in pairs: what goes in, and what should come out of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.data.batches import Batches
+from training.data.pictures import DataOptions, Pictures, prepare
+from training.data.sources import DataError, stem
+from training.games.options import PairedOptions
+from training.recipe import Recipe
+from training.tasks.task import Given, PictureTask
+
+# What is shown of a run, and in the preview of a model.
+EXAMPLES = 24
+_STREAM = 3
+_OTHER_SEED = 7919
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Pictures of a second set, and those that belong to them, row by row."""
+
+    source: Pictures
+    belonging: Pictures
+
+
+class PairedPictures:
+    """An endless sequence of batches of pairs, addressed by number.
+
+    Everything random is a function of (seed, number).
+    """
+
+    def __init__(
+        self, recipe: Recipe, task: PictureTask, pictures: Pictures, matched: Matched | None
+    ) -> None:
+        self._task, self._seed = task, recipe.train.seed
+        sets = [pictures] if matched is None else [matched.belonging, matched.source]
+        # Sets of the same length under the same seed: the same rows, crops and flips.
+        self._batches = [
+            Batches(
+                each,
+                recipe.train.batch,
+                recipe.data.resolution,
+                flip=recipe.data.flip,
+                seed=recipe.train.seed,
+            )
+            for each in sets
+        ]
+
+    def __getitem__(self, number: int) -> tuple[Given, Tensor]:
+        """Return batch `number`: what goes in, and the pictures ``[B, C, H, W] uint8``."""
+        wanted, *source = (batches[number][0] for batches in self._batches)
+        rng = np.random.default_rng([self._seed, _STREAM, number])
+        return self._task.give(wanted, rng, source[0] if source else None), wanted
+
+
+class TwoSets:
+    """An endless sequence of batches of two sets, none of whose pictures belong together.
+
+    Addressed by number; everything random is a function of (seed, number).
+    """
+
+    def __init__(self, recipe: Recipe, pictures: Pictures, source: Pictures) -> None:
+        self._batches = [
+            Batches(
+                each,
+                recipe.train.batch,
+                recipe.data.resolution,
+                flip=options.flip,
+                # Sets of one size are not to go through their pictures in one order.
+                seed=recipe.train.seed + i * _OTHER_SEED,
+            )
+            for i, (each, options) in enumerate(
+                ((source, recipe.source or recipe.data), (pictures, recipe.data))
+            )
+        ]
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return batch `number` of the source and of `data`, ``[B, C, H, W] uint8`` each."""
+        source, pictures = (batches[number][0] for batches in self._batches)
+        return source, pictures
+
+
+def prepare_source(recipe: Recipe, pictures: Pictures) -> Matched | None:
+    """Match the second set of a recipe's pictures, where it has one. Raises DataError."""
+    if recipe.source is None or not isinstance(recipe.game, PairedOptions):
+        return None
+    return match(prepare(recipe.source), pictures)
+
+
+def match(source: Pictures, pictures: Pictures) -> Matched:
+    """Put pictures with the same file name, whatever its folder and format, beside each other.
+
+    Raises DataError where none have.
+    """
+    rows = {stem(name): row for row, name in enumerate(source.names)}
+    met = [
+        (rows[key], row) for row, name in enumerate(pictures.names) if (key := stem(name)) in rows
+    ]
+    if not met:
+        first = PurePosixPath(pictures.names[0]).name
+        raise DataError(f"no two pictures of data and source have the same name, as {first}")
+    of_source, of_pictures = (np.array(each) for each in zip(*met, strict=True))
+    return Matched(_rows(source, of_source), _rows(pictures, of_pictures))
+
+
+def held_out(options: DataOptions) -> DataOptions:
+    """Return the split `test` of the same pictures, whole; the same split where it has none.
+
+    Of what is held out, both halves: there they may well belong together.
+    """
+    whole = options.model_copy(
+        update={"crop": "centre", "resolution": options.stored or options.resolution, "half": None}
+    )
+    test = whole.model_copy(update={"split": "test", "limit": None})
+    try:
+        names, trained = test.open().names, options.open().names
+    except DataError:
+        return whole
+    # Data without splits have the same pictures in each.
+    return test if set(names).isdisjoint(trained) else whole
+
+
+def examples(recipe: Recipe, count: int | None = EXAMPLES) -> tuple[Given, Tensor]:
+    """Return pairs of held-out pictures, always the same ones; all where `count` is None.
+
+    Pictures are ``[N, C, H, W] uint8``. Those that were trained on stand in where none are held
+    out. Raises DataError.
+    """
+    pictures = prepare(held_out(recipe.data))
+    source = None
+    if recipe.source:
+        matched = match(prepare(held_out(recipe.source)), pictures)
+        source, pictures = matched.source, matched.belonging
+    rows = _shown_rows(len(pictures), count)
+    wanted = _tensor(pictures, rows)
+    rng = np.random.default_rng([0, _STREAM])
+    given = recipe.picture_task.give(wanted, rng, _tensor(source, rows) if source else None)
+    return given, wanted
+
+
+def examples_of_sides(recipe: Recipe, count: int = EXAMPLES) -> tuple[Tensor, Tensor]:
+    """Return held-out pictures of the source and of `data`, always the same ones.
+
+    ``[N, C, H, W] uint8`` each; they belong together where pictures have the same names. Raises
+    DataError.
+    """
+    assert recipe.source is not None  # noqa: S101 - the recipe sees to it
+    source, pictures = prepare(held_out(recipe.source)), prepare(held_out(recipe.data))
+    if {stem(name) for name in source.names} & {stem(name) for name in pictures.names}:
+        matched = match(source, pictures)
+        source, pictures = matched.source, matched.belonging
+        rows = _shown_rows(len(source), count)
+        return _tensor(source, rows), _tensor(pictures, rows)
+    count = min(count, len(source), len(pictures))
+    return (
+        _tensor(source, _shown_rows(len(source), count)),
+        _tensor(pictures, _shown_rows(len(pictures), count)),
+    )
+
+
+def _shown_rows(total: int, count: int | None) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    order = np.random.default_rng(0).permutation(total)
+    return np.sort(order[:count]) if count else np.arange(total)
+
+
+def _tensor(pictures: Pictures, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Tensor:
+    return torch.from_numpy(pictures.pixels[rows]).permute(0, 3, 1, 2).contiguous()
+
+
+def _rows(pictures: Pictures, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Pictures:
+    return replace(
+        pictures,
+        pixels=pictures.pixels[rows],
+        labels=None,
+        names=tuple(pictures.names[row] for row in rows),
+    )

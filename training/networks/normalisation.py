@@ -1,0 +1,31 @@
+"""Normalisation and first weights of networks between pictures."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import nn
+
+PictureNormalisation = Literal["batch", "instance", "spectral", "none"]
+
+
+def norm(kind: PictureNormalisation, width: int) -> list[nn.Module]:
+    """Return what stands behind a convolution; spectral normalisation is of its weight instead."""
+    match kind:
+        case "batch":
+            return [nn.BatchNorm2d(width)]
+        case "instance":
+            return [nn.InstanceNorm2d(width, affine=True)]
+        case "spectral" | "none":
+            return []
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw weights from N(0, 0.02), as pix2pix and CycleGAN do; for `nn.Module.apply`."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)

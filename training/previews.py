@@ -1,0 +1,58 @@
+"""What a model from pictures to pictures makes, beside what went in and what should come out."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from service.runtime.manifest import GENERATOR
+from service.runtime.model import Model
+from training.data.pairs import EXAMPLES, examples, examples_of_sides
+from training.recipe import Recipe
+from training.tasks.task import Given
+
+Pixels = NDArray[np.uint8]
+
+_AT_ONCE = 16
+
+
+def made_by(model: Model, given: Given, direction: str = GENERATOR) -> Pixels:
+    """Return the pictures ``[N, H, W, C]`` that a model makes, through the runtime that serves."""
+    image = pixels(given.image)
+    mask = None if given.mask is None else given.mask[:, 0].numpy()
+    made = []
+    for start in range(0, len(image), _AT_ONCE):
+        rows = slice(start, start + _AT_ONCE)
+        feeds = {"image": image[rows]} | ({} if mask is None else {"mask": mask[rows]})
+        made.append(model.run(direction, feeds)["pixels"])
+    return np.concatenate(made)
+
+
+def shown_pairs(recipe: Recipe, model: Model, count: int = EXAMPLES) -> list[Pixels]:
+    """Return series of pictures ``[N, H, W, C]`` to be shown side by side, of held-out pictures.
+
+    What goes in, what comes out, and what should have; of a model with two directions those that
+    went in and came out of both.
+    """
+    if model.directions:
+        source, target = examples_of_sides(recipe, count)
+        there, back = model.directions
+        return [
+            pixels(source),
+            made_by(model, Given(source), there),
+            pixels(target),
+            made_by(model, Given(target), back),
+        ]
+    given, wanted = examples(recipe, count)
+    shown = pixels(given.image)
+    if given.mask is not None:
+        hole = given.mask.permute(0, 2, 3, 1).numpy() > 127
+        shown = np.where(hole, np.uint8(255), shown)
+    return [shown, made_by(model, given), pixels(wanted)]
+
+
+def pixels(images: Tensor) -> Pixels:
+    """Turn ``[N, C, H, W] uint8`` into ``[N, H, W, C]``."""
+    turned: Pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
+    return turned
