@@ -20,6 +20,7 @@ from service.runtime.uploads import (
     read_picture,
 )
 from tests.hostile import corpus, png_of
+from tests.mixed_pictures import COUNT, linear_profile, mixed_pictures
 
 # The module's own filter does not hold here: pytest sets its own for each test.
 pytestmark = pytest.mark.filterwarnings(r"ignore::Warning:PIL\..*")
@@ -204,18 +205,6 @@ def test_a_picture_stands_as_exif_says(kind, orientation):
     if kind != "JPEG":
         upload = read(file_of(image, kind, exif=exif, exact=True, **options))
         np.testing.assert_array_equal(upload.alpha, expected[..., 0])
-
-
-def linear_profile() -> bytes:
-    """Make sRGB's profile linear: a parametric curve of gamma 1 in place of its own."""
-    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    (tags,) = struct.unpack(">I", profile[128:132])
-    for at in range(132, 132 + 12 * tags, 12):
-        name, offset, _ = struct.unpack(">4sII", profile[at : at + 12])
-        if name in {b"rTRC", b"gTRC", b"bTRC"}:
-            assert profile[offset : offset + 4] == b"para"
-            profile[offset + 8 : offset + 16] = struct.pack(">HHi", 0, 0, 1 << 16)
-    return bytes(profile)
 
 
 def test_a_profile_is_converted_to_srgb():
@@ -432,6 +421,25 @@ def test_nor_do_profiles_and_exif(data, kind):
     for profile in (data, cut):
         if profile:
             tried(file_of(image, kind, icc_profile=profile, exif=b"Exif\0\0MM\0*" + data))
+
+
+def test_a_hundred_mixed_files_are_read_as_what_they_show():
+    names = set()
+    for shown in mixed_pictures():
+        names.add(shown.name)
+        upload = read(shown.data, max_pixels=4000 * 3000, animated="first")
+        assert upload.pixels.shape == shown.pixels.shape, shown
+        difference = np.abs(upload.pixels.astype(np.int16) - shown.pixels)
+        assert difference.mean() <= shown.apart, shown
+        assert (upload.alpha is None) == (shown.alpha is None), shown
+        if shown.alpha is not None:
+            np.testing.assert_array_equal(upload.alpha, shown.alpha)
+        if shown.animated:
+            assert tried(shown.data) == "animated"
+        elif upload.pixels.size < 10**6:
+            mask = read_mask(shown.data, max_pixels=10**6)
+            assert mask.shape == shown.pixels.shape[:2], shown
+    assert len(names) == COUNT
 
 
 def test_a_mask_is_white_where_it_is_half_white_at_least():
