@@ -47,6 +47,7 @@ from training.grids import columns, grid, side_by_side
 from training.model_card import model_card
 from training.networks.directions import Directions
 from training.previews import shown_pairs
+from training.reach import measure_reach
 from training.recipe import Recipe
 from training.run import Run
 
@@ -106,6 +107,10 @@ def export_run(
         (part / MANIFEST_FILE).write_text(manifest.to_json())
         # Loaded as the service will, so that a folder it would refuse is never there.
         model = Model(part, Provider.CPU, _PLAN)
+        if manifest.input is not None:
+            reach = measure_reach(model, shown_pairs(recipe, model)[0])
+            given = manifest.input.model_copy(update={"reach": reach})
+            manifest = manifest.model_copy(update={"input": given})
         if measure:
             manifest = manifest.model_copy(update={"quality": measure(model)})
         golden = write_golden(model, part)
@@ -172,6 +177,8 @@ def export_piece(piece: Piece, path: Path) -> Graph:
     """
     folded = fold_batch_norm(without_parametrizations(piece.module)).eval()
     batch = torch.export.Dim("N")
+    # An axis of one step would be taken for one that is always that.
+    traced = piece.other_feeds[0] if piece.other_feeds else piece.feeds
     # The exporter warns of torchvision's operators, which no network of ours has.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -179,7 +186,7 @@ def export_piece(piece: Piece, path: Path) -> Graph:
         program = torch.onnx.export(
             folded,
             (),
-            kwargs={name: feed[:2] for name, feed in piece.feeds.items()},
+            kwargs={name: feed[:2] for name, feed in traced.items()},
             input_names=list(piece.feeds),
             output_names=[*piece.outputs, *piece.checked],
             dynamic_shapes={name: {0: batch, **piece.varies.get(name, {})} for name in piece.feeds},

@@ -172,9 +172,9 @@ def translator_piece(
             drawn["mask"] = torch.from_numpy(mask.copy())
         return drawn
 
-    sizes = [torch.export.Dim(name, min=2, max=2**14) for name in ("h", "w")]
+    sizes = [torch.export.Dim(name, min=1, max=2**14) for name in ("h", "w")]
     axes = {1 + i: step * size if step > 1 else size for i, size in enumerate(sizes)}
-    smaller = max(side // 2 // step, 2) * step
+    smaller = max(side // 2 // step, 1) * step
     return Piece(
         role,
         served,

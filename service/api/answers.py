@@ -116,9 +116,24 @@ def answer(
     if form.container == "npy":
         return Response(images.encode_npy(pixels), 200, said, "application/x-npy")
     files = [
-        images.encode(each, form.image, {**identity(model), **picture.parameters})
-        for picture, each in zip(pictures, pixels, strict=True)
+        encoded(model, picture, each, form) for picture, each in zip(pictures, pixels, strict=True)
     ]
+    return wrapped(model, pictures, files, form, said)
+
+
+def encoded(model: Model, picture: Picture, pixels: Pixels, form: Form) -> bytes:
+    """Return the file of one picture ``[H, W, C]``, which says how it was made."""
+    return images.encode(pixels, form.image, {**identity(model), **picture.parameters})
+
+
+def wrapped(
+    model: Model,
+    pictures: Sequence[Picture],
+    files: Sequence[bytes],
+    form: Form,
+    said: Mapping[str, str],
+) -> Response:
+    """Wrap files of pictures, with a header for each of `said`; `form` is not npy."""
     if form.container == "image":
         return Response(files[0], 200, said, form.image.media_type)
     if form.container == "zip":

@@ -25,11 +25,14 @@ from service.api import (
     mix_styles,
     models,
     openai_images,
+    pictures,
 )
 from service.api.access import Access
+from service.api.errors import invalid
 from service.api.exchange import Rejection, note_model, note_rejection
 from service.offline.queue import JobQueue
 from service.runtime.engine import Engine, EngineState, NotReady
+from service.runtime.manifest import Task
 from service.runtime.model import Model
 from service.settings import Settings
 
@@ -45,7 +48,7 @@ def create_app(engine: Engine, settings: Settings, queue: JobQueue | None = None
         version=__version__,
     )
 
-    def find(name: str) -> Model:
+    def find_any(name: str) -> Model:
         if engine.state is not EngineState.READY or engine.catalog is None:
             if engine.state in (EngineState.DRAINING, EngineState.STOPPED):
                 note_rejection(Rejection.DRAINING)
@@ -53,6 +56,15 @@ def create_app(engine: Engine, settings: Settings, queue: JobQueue | None = None
         model = engine.catalog.get(name)
         note_model(model.manifest.name)
         return model
+
+    def find_for(name: str, task: Task) -> Model:
+        model = find_any(name)
+        if model.manifest.task != task:
+            raise invalid("model", f"{model.manifest.name} is for /v1/{model.manifest.task}")
+        return model
+
+    def find(name: str) -> Model:
+        return find_for(name, "generate")
 
     def watched(inner: Callable[[], ASGIApp] = app.build_middleware_stack) -> ASGIApp:
         # Around all that Starlette builds: what it answers to an unforeseen error passes here too.
@@ -88,7 +100,8 @@ def create_app(engine: Engine, settings: Settings, queue: JobQueue | None = None
     app.include_router(mix_styles.router(engine, settings, find))
     app.include_router(interpolate.router(engine, settings, find))
     app.include_router(openai_images.router(engine, settings, find))
-    app.include_router(kserve.router(engine, settings, find))
+    app.include_router(kserve.router(engine, settings, find_any))
+    app.include_router(pictures.router(engine, settings, find, find_for))
     app.include_router(jobs.router(queue or JobQueue(settings.jobs, engine), settings, find))
     app.include_router(admin.router(engine))
     app.include_router(metrics.router(engine, settings))

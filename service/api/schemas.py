@@ -322,6 +322,29 @@ class MixStylesResponse(BaseModel):
     images: list[MixedImage]
 
 
+class MadePicture(BaseModel):
+    """One picture in base64: what was made of which input."""
+
+    task: str
+    direction: str | None = None
+    input: str = Field(description="SHA-256 of the picture that went in, as it was understood.")
+    mask: str | None = Field(default=None, description="The same of the mask.")
+    source: dict[str, Any] | None = Field(
+        default=None, description="How the picture that went in was made, where a model made it."
+    )
+    media_type: str
+    data: str = Field(description="base64")
+
+
+class PicturesResponse(BaseModel):
+    """Pictures in the order of those that went in."""
+
+    model: str
+    version: str
+    digest: str
+    images: list[MadePicture]
+
+
 class ProblemDocument(BaseModel):
     """RFC 9457."""
 
