@@ -72,8 +72,9 @@ def export(
         bool,
         typer.Option(
             "--measure",
-            help="Measure how well classes are obeyed, for the model card: a minute or two on a "
-            "CPU for pictures of 28 to 32 pixels, more for larger ones. Needs the run's data.",
+            help="Measure it for the model card: how well classes are obeyed, or, of pictures "
+            "made of pictures, how near they are to the true ones. A minute or two on a CPU for "
+            "small pictures. Needs the run's data.",
         ),
     ] = False,
 ) -> None:
@@ -88,22 +89,29 @@ def export(
     from training.run import Run
 
     opened = Run(run).at(checkpoint)
-    measured = _obedience(opened) if measure else None
+    measured = _measuring(opened) if measure else None
     folder = export_run(opened, name or opened.name, models, version, measured)
     typer.echo(f"wrote {folder}; next: ganymede serve --models {models}")
 
 
-def _obedience(run: Run) -> Callable[[Model], tuple[Quality, ...]]:
+def _measuring(run: Run) -> Callable[[Model], tuple[Quality, ...]]:
     """Return what measures a model against the data of `run`, and shows how far it is."""
     from rich.progress import Progress
 
     from training.quality.errors import QualityError
+    from training.quality.features import open_network
     from training.quality.obedience import measure_obedience
+    from training.quality.saying import said
+    from training.quality.translation import measure_translation
 
     recipe = run.recipe()
-    if not recipe.classes:
+    translates = recipe.picture_input is not None
+    if not recipe.classes and not translates:
         # Said before the work of exporting, not after it.
-        raise QualityError("--measure: what is measured is class obedience; the run has no classes")
+        raise QualityError(
+            "--measure: class obedience is measured here, and the run has no classes; for all "
+            "else there is ganymede evaluate"
+        )
 
     def measure(model: Model) -> tuple[Quality, ...]:
         with Progress(transient=True) as bar:
@@ -114,6 +122,15 @@ def _obedience(run: Run) -> Callable[[Model], tuple[Quality, ...]]:
                     tasks[stage] = bar.add_task(stage)
                 bar.update(tasks[stage], completed=done, total=total)
 
+            if translates:
+                network = open_network("efficientnet-lite0")
+                figures = measure_translation(recipe, model, network, show)
+                for figure in figures:
+                    typer.echo(
+                        f"{figure.metric} {said(figure.metric, figure.value)}; "
+                        f"{figure.baseline_name} {said(figure.metric, figure.baseline)}"
+                    )
+                return figures
             obedience = measure_obedience(model, recipe.data, progress=show)
         worst = min(obedience.per_class, key=obedience.per_class.__getitem__)
         typer.echo(

@@ -18,9 +18,7 @@ def model_card(manifest: Manifest, recipe: Recipe) -> str:
         f"{manifest.summary}. {image.width}×{image.height} {kind}, made by the recipe "
         f"`{made.recipe}`.",
         "",
-        "![samples of seeds 0 to 63](preview.webp)",
-        "",
-        "The preview shows seeds 0 to 63, none left out.",
+        *_preview(manifest),
         "",
         "| | |",
         "|---|---|",
@@ -28,6 +26,14 @@ def model_card(manifest: Manifest, recipe: Recipe) -> str:
     ]
     if latent:
         lines.append(f"| Latent | {latent.dimension} values, {latent.distribution} |")
+    if (given := manifest.input) is not None:
+        channels = {1: "grey", 3: "RGB", 4: "RGBA"}[given.channels]
+        sides = f"{given.side} pixels a side" if given.fixed else "any size"
+        lines.append(f"| Goes in | {channels}, {sides}; trained at {given.side} |")
+        if given.factor > 1:
+            lines.append(f"| Comes out | {given.factor} times the side |")
+        if given.directions:
+            lines.append(f"| Directions | {', '.join(given.directions)} |")
     if manifest.classes:
         lines.append(f"| Classes | {', '.join(manifest.classes)} |")
     lines += [
@@ -40,6 +46,26 @@ def model_card(manifest: Manifest, recipe: Recipe) -> str:
     ]
     lines += quality_lines(manifest)
     return "\n".join(lines) + "\n"
+
+
+def _preview(manifest: Manifest) -> list[str]:
+    given = manifest.input
+    if given is None:
+        return [
+            "![samples of seeds 0 to 63](preview.webp)",
+            "",
+            "The preview shows seeds 0 to 63, none left out.",
+        ]
+    shown = "what goes in, what comes out, and what should have"
+    if given.directions:
+        there, back = given.directions
+        shown = f"what goes in and what comes out, {there}, and the same of {back}"
+    return [
+        f"![{shown}](preview.webp)",
+        "",
+        f"Side by side: {shown}; pictures that it was not trained on where some were held out, "
+        "chosen by lot.",
+    ]
 
 
 def quality_lines(manifest: Manifest) -> list[str]:
@@ -60,6 +86,8 @@ def _told(figure: Quality) -> str:
     value += f" {'of' if figure.metric in SHARES else 'on'} {figure.samples:,} samples"
     if figure.real is not None:
         value += f"; of real pictures {said(figure.metric, figure.real)}"
+    if figure.baseline is not None:
+        value += f"; of {figure.baseline_name} {said(figure.metric, figure.baseline)}"
     network = f", by {figure.feature_network}" if figure.feature_network else ""
     return f"{value}{network} ({figure.reference}: {figure.reference_samples:,} pictures)"
 

@@ -212,6 +212,9 @@ class Quality(_Part):
     # The same figure of so many real pictures in place of the generated ones.
     real: Finite | None = None
     real_samples: Positive | None = None
+    # The same figure of something simpler in place of the model, and what that is.
+    baseline: Finite | None = None
+    baseline_name: str | None = None
     # How pictures were brought to the size of the feature network.
     resizing: str | None = None
     truncation: Finite | None = None

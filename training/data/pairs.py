@@ -145,17 +145,19 @@ def examples(recipe: Recipe, count: int | None = EXAMPLES) -> tuple[Given, Tenso
     return given, wanted
 
 
-def examples_of_sides(recipe: Recipe, count: int = EXAMPLES) -> tuple[Tensor, Tensor]:
+def examples_of_sides(
+    recipe: Recipe, count: int = EXAMPLES, *, matched: bool = False
+) -> tuple[Tensor, Tensor]:
     """Return held-out pictures of the source and of `data`, always the same ones.
 
     ``[N, C, H, W] uint8`` each; they belong together where pictures have the same names. Raises
-    DataError.
+    DataError, also where they have to be `matched` and are not.
     """
     assert recipe.source is not None  # noqa: S101 - the recipe sees to it
     source, pictures = prepare(held_out(recipe.source)), prepare(held_out(recipe.data))
-    if {stem(name) for name in source.names} & {stem(name) for name in pictures.names}:
-        matched = match(source, pictures)
-        source, pictures = matched.source, matched.belonging
+    if matched or {stem(name) for name in source.names} & {stem(name) for name in pictures.names}:
+        met = match(source, pictures)
+        source, pictures = met.source, met.belonging
         rows = _shown_rows(len(source), count)
         return _tensor(source, rows), _tensor(pictures, rows)
     count = min(count, len(source), len(pictures))

@@ -12,7 +12,18 @@ SHARES = (
     "class obedience",
 )
 # How a figure is read; what is in neither is best near that of real pictures.
-_LESS = ("KID", "FD", "FID", "intra-class", "duplicates", "memorised", "path length", "LPIPS")
+_LESS = (
+    "KID",
+    "FD",
+    "FID",
+    "intra-class",
+    "duplicates",
+    "memorised",
+    "path length",
+    "LPIPS",
+    "feature distance",
+    "error",
+)
 _MORE = ("precision", "recall", "density", "coverage", "class obedience", "IS", "PSNR", "SSIM")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from service.runtime.catalog import model_folders
 from service.runtime.files import replacing
 from service.runtime.machine import cpu_model
-from service.runtime.manifest import Manifest, Quality, TrainingProvenance, read_manifest
+from service.runtime.manifest import GENERATOR, Manifest, Quality, TrainingProvenance, read_manifest
 from service.runtime.model import Model
 from service.runtime.sessions import ExecutionPlan, Provider
 from training.quality.errors import QualityError
@@ -20,7 +20,7 @@ _ROWS = 8
 # A model is timed for so long, or for one batch where that takes longer.
 _TIMED_S = 1.5
 # What the overview shows, where a model has it: a kernel distance, and three shares.
-_OVERVIEW = ("KID", "precision", "recall", "class obedience")
+_OVERVIEW = ("KID", "precision", "recall", "class obedience", "PSNR", "SSIM")
 
 Say = Callable[[str], None]
 
@@ -62,10 +62,11 @@ def write_zoo(models: Path, page: Path, say: Say = lambda _: None) -> None:
 def pictures_per_second(folder: Path) -> float:
     """Return what one thread makes in a second of the processor's time, the best batch of many."""
     model = Model(folder, Provider.CPU, ExecutionPlan(workers=1, threads=1, max_rows=_ROWS))
+    feeds = model.feeds(range(_ROWS))
     best, began = float("inf"), time.process_time()
     while time.process_time() - began < _TIMED_S:
         before = time.process_time()
-        model.generate(range(_ROWS))
+        model.run(GENERATOR, feeds)
         best = min(best, time.process_time() - before)
     return _ROWS / best
 
@@ -94,7 +95,8 @@ def _section(manifest: Manifest, folder: Path, where: str, speed: float) -> list
         "",
         f"{manifest.summary}. [Model card]({where}/README.md).",
         "",
-        f"![seeds 0 to 63]({where}/preview.webp)",
+        f"![{'seeds 0 to 63' if manifest.input is None else 'before and after'}]"
+        f"({where}/preview.webp)",
         "",
         "| | |",
         "|---|---|",
@@ -116,13 +118,15 @@ def _section(manifest: Manifest, folder: Path, where: str, speed: float) -> list
 
 def _quality(figures: tuple[Quality, ...]) -> list[str]:
     lines = [
-        "| figure | | value | 95% interval | real pictures | counts |",
+        "| figure | | value | 95% interval | beside it | counts |",
         "|---|---|---|---|---|---|",
     ]
     for figure in figures:
         low, high = (said(figure.metric, end) for end in (figure.low, figure.high))
         real = said(figure.metric, figure.real)
-        if real and figure.real_samples not in (None, figure.samples):
+        if figure.baseline is not None:
+            real = f"{figure.baseline_name}: {said(figure.metric, figure.baseline)}"
+        if figure.real is not None and figure.real_samples not in (None, figure.samples):
             real += f" ({figure.real_samples:,})"
         lines.append(
             f"| {figure.metric} | {direction(figure.metric)} | "
