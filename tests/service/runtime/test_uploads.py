@@ -144,7 +144,7 @@ def test_a_palette_and_what_it_has_as_transparent(levels):
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
 def test_grey_of_every_depth_is_scaled_and_one_level_of_it_is_transparent(depth):
     most = 2**depth - 1
-    levels = np.unique(np.linspace(0, most, 16).astype(int))
+    levels = np.unique(np.linspace(0, most, 13).astype(int))
     width = 16 * len(levels)  # A whole number of bytes whatever the depth.
     drawn = levels.repeat(16)
     bits = (drawn[:, None] >> np.arange(depth)[::-1] & 1).astype(np.uint8)
@@ -297,7 +297,7 @@ def test_a_small_jpeg_that_is_much_work_is_refused():
 
 def test_what_follows_a_jpeg_does_not_count():
     data = file_of(Image.fromarray(picture()), "JPEG")
-    assert read(data + b"\xff\xda\0\2" * 1000).pixels.shape == (30, 40, 3)
+    assert read(data + b"\0\2" + b"\xff\xda\0\2" * 1000).pixels.shape == (30, 40, 3)
 
 
 def test_the_hostile_corpus_is_refused_or_read_and_nothing_else():
@@ -335,7 +335,8 @@ def test_text_in_a_png_is_neither_trusted_nor_unpacked_without_end():
             info.add_text(name, "x" * 100, zip=zipped)
             one = PngInfo()
             one.add_text(name, "x" * 100, zip=zipped)
-            tried(file_of(image, "PNG", pnginfo=one))
+            wrong = tried(file_of(image, "PNG", pnginfo=one))
+            assert wrong is None or name in {"bbox", "interlace"}
         tried(file_of(image, "PNG", pnginfo=info))
     bomb = PngInfo()
     bomb.add_text("a", "x" * 2**24, zip=True)
