@@ -103,6 +103,11 @@ def reproduce(file: Path, models: Path) -> Reproduction:
         raise CannotReproduce(f"{file} cannot be read: not a picture, or a broken one") from error
     if said is None or frames is None:
         raise CannotReproduce(f"{file} does not say how it was made")
+    if "input" in said:
+        raise CannotReproduce(
+            f"{file} was made of a picture that it does not hold: send that one to "
+            f"/v1/{str(said.get('task'))[:20]} again"
+        )
     model = _model(file, said, models)
     try:
         if "walk" in said and said["walk"]["frames"] != len(frames):

@@ -176,7 +176,8 @@ class _Work:
     def is_full(self) -> bool:
         """Whether what waits is enough to be made: one large picture, or several small ones."""
         pixels = sum(item.translation.made_pixels for item in self._waiting)
-        return pixels >= _TOGETHER_PIXELS or len(self._waiting) >= _TOGETHER
+        enough = min(_TOGETHER_PIXELS, self._settings.queue_pixels // 8)
+        return pixels >= enough or len(self._waiting) >= _TOGETHER
 
     async def make(self) -> None:
         """Make what waits side by side, and keep the files."""
