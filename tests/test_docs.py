@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from service.flags import shown_default
+from service.runtime.uploads import UploadProblem
 from service.settings import PREFIX, Settings
 from tests.servers import ganymede, serving
 
@@ -94,7 +95,7 @@ def test_the_commands_of_batch_sampling_run(tmp_path):
 
 def kinds_of_problems() -> set[str]:
     """What `type` may end in, as the code has it."""
-    kinds = {"route-not-found", "method-not-allowed"}
+    kinds = {"route-not-found", "method-not-allowed", *UploadProblem}
     for path in (ROOT / "service").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Problem":
