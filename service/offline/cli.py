@@ -77,6 +77,38 @@ def sample(
         str | None,
         typer.Option(help="Pixels, by Lanczos.", metavar="SIDE|WIDTHxHEIGHT", show_default=False),
     ] = None,
+    input_: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            help="For models that make pictures of pictures: a folder, or tar files as WebDataset "
+            "has them, here or by URL.",
+            metavar="FOLDER|TAR",
+            show_default=False,
+        ),
+    ] = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            help="For inpaint: masks of the same names; white is filled.",
+            metavar="FOLDER|TAR",
+            show_default=False,
+        ),
+    ] = None,
+    boxes: Annotated[
+        str | None,
+        typer.Option(
+            help="For inpaint, in place of masks: what is filled in every picture.",
+            metavar="X,Y,WIDTH,HEIGHT;…",
+            show_default=False,
+        ),
+    ] = None,
+    direction: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a model that has several; its first when not said.", show_default=False
+        ),
+    ] = None,
     layout: Annotated[
         Layout,
         typer.Option(
@@ -126,7 +158,8 @@ def sample(
         bool, typer.Option("--json", help="Events as JSON lines, for schedulers.")
     ] = False,
 ) -> None:
-    """Make a data set: picture i is the one that the service makes of seed + i.
+    """Make a data set: picture i is the one that the service makes of seed + i, or, with --input,
+    of picture i there.
 
     Killed or failed, the same command goes on with what is missing. Exits with 0 when all is done,
     1 when something failed, 2 for what cannot be done at all, 3 when single pictures could not be
@@ -159,6 +192,10 @@ def sample(
         layout=layout,
         image=image,
         shard_size=shard_size,
+        input_=input_,
+        mask=mask,
+        boxes=boxes,
+        direction=direction,
     )
     plan = _Plan(loaded, job, out, engine, address, as_json=as_json)
     if _carry_out(plan):
@@ -181,9 +218,9 @@ def _carry_out(plan: _Plan) -> bool:
     """Do the job, or what is left of it; return whether pictures could not be made."""
     from service.offline import local, sampling
     from service.offline.ledger import Ledger
-    from service.offline.painting import Stopped
     from service.offline.shards import ShardMaker
     from service.offline.stores import Store, StoreError
+    from service.offline.translating import Stopped
 
     job, out = plan.job, plan.out
     store = Store(out)

@@ -18,9 +18,9 @@ from typing import Any
 
 from service.offline.jobs import Job, JobError, JobFailed
 from service.offline.ledger import ShardRecord
-from service.offline.painting import Stopped
 from service.offline.shards import Listener, ShardMaker
 from service.offline.stores import Store
+from service.offline.translating import Stopped
 from service.runtime.model import Model
 from service.runtime.sessions import Provider, plan_for
 

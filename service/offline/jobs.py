@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.offline.inputs import open_inputs
 from service.runtime.errors import UserError
 from service.runtime.images import ImageFormat
 from service.runtime.latents import MAX_SEED
@@ -77,6 +78,13 @@ class Job(BaseModel):
     mix: dict[int, float] | None = None
     # Width and height.
     resize: tuple[int, int] | None = None
+    # Of a model that makes pictures of pictures: where they are and which they were, those of the
+    # masks or the boxes to be filled, and the way through the model. `first_seed` is then 0.
+    input: str | None = None
+    input_fingerprint: str | None = None
+    mask: str | None = None
+    boxes: tuple[tuple[int, int, int, int], ...] | None = None
+    direction: str | None = None
 
     @property
     def shards(self) -> int:
@@ -107,6 +115,8 @@ class Item:
     parameters: Mapping[str, Any]
     # Its file, without extension: a folder for each class, as ImageFolder has it.
     stem: str
+    # The name of the picture that it is made of.
+    input_file: str | None = None
 
 
 class Items:
@@ -117,10 +127,18 @@ class Items:
         self._manifest = manifest
         self._folders = folder_names(manifest.classes)
         self._digits = len(str(job.first_seed + job.count - 1))
+        self._inputs = self._stems = None
+        if job.input is not None:
+            self._inputs = open_inputs(job.input)
+            self._stems = self._inputs.stems()
 
     def __call__(self, number: int) -> Item:
         """Return picture `number`."""
         job, manifest = self._job, self._manifest
+        if self._inputs is not None and self._stems is not None:
+            # What its parameters are is known when it has been read.
+            name, stem = self._inputs.names[number], self._stems[number]
+            return Item(number, number, Source(number), None, None, None, {}, stem, name)
         seed = job.first_seed + number
         row = self._source(seed, number)
         column = None
@@ -188,9 +206,27 @@ def make_job(
     layout: Layout = Layout.FOLDER,
     image: ImageFormat = ImageFormat.PNG,
     shard_size: int | None = None,
+    input_: str | None = None,
+    mask: str | None = None,
+    boxes: str | None = None,
+    direction: str | None = None,
 ) -> Job:
-    """Read a job as a command's flags say it. Raises JobError, naming the flag."""
-    first, count = _seeds(count, seeds, seed)
+    """Read a job as a command's flags say it. Raises JobError, naming the flag, and InputError."""
+    pictures: dict[str, Any] = {}
+    if manifest.input is not None:
+        given: dict[str, object] = {"seeds": seeds, "seed": seed, "classes": classes}
+        given |= {"truncation": truncation, "mix": mix}
+        pictures, most = _pictures(manifest, input_, mask, boxes, direction, given)
+        if count is not None and not 1 <= count <= most:
+            raise JobError(f"--count: expected 1 to {most:,}, the pictures in {input_}")
+        first, count = 0, count or most
+    else:
+        for name, value in {"input": input_, "mask": mask, "boxes": boxes}.items():
+            if value is not None:
+                raise JobError(f"--{name}: {manifest.name} makes its pictures of seeds")
+        if direction is not None:
+            raise JobError(f"--direction: {manifest.name} has none")
+        first, count = _seeds(count, seeds, seed)
     listed, weights = _classes(classes, manifest)
     if shard_size is not None and shard_size < 1:
         raise JobError(f"--shard-size: expected at least 1, got {shard_size}")
@@ -208,7 +244,63 @@ def make_job(
         truncation=_truncation(truncation, manifest),
         mix=_mix(mix, manifest),
         resize=_resize(resize, image),
+        **pictures,
     )
+
+
+def _pictures(
+    manifest: Manifest,
+    url: str | None,
+    mask: str | None,
+    boxes: str | None,
+    direction: str | None,
+    others: Mapping[str, object],
+) -> tuple[dict[str, Any], int]:
+    """Return what a job says of the pictures that go in, and how many there are."""
+    assert manifest.input is not None  # noqa: S101 - the caller has looked
+    for name, value in others.items():
+        if value is not None:
+            raise JobError(f"--{name}: {manifest.name} makes its pictures of pictures")
+    if url is None:
+        raise JobError(f"--input: {manifest.name} makes its pictures of others: say where they are")
+    there = manifest.input.directions
+    if direction is not None and direction not in there:
+        known = f"there are: {', '.join(there)}" if there else f"{manifest.name} has none"
+        raise JobError(f"--direction: no {direction!r}; {known}")
+    if (mask is not None and boxes is not None) or (
+        manifest.input.masked != (mask is not None or boxes is not None)
+    ):
+        wanted = "give --mask or --boxes" if manifest.input.masked else "takes neither"
+        raise JobError(f"--mask, --boxes: {manifest.name}: {wanted}")
+    inputs = open_inputs(url)
+    if mask is not None:
+        masks = open_inputs(mask)
+        missing = [name for name in inputs.names if masks.number_of(name) is None]
+        if missing:
+            raise JobError(
+                f"--mask: {mask} has none for {missing[0]}"
+                + (f" and {len(missing) - 1:,} more" if len(missing) > 1 else "")
+            )
+    said = {
+        "input": url,
+        "input_fingerprint": inputs.fingerprint,
+        "mask": mask,
+        "boxes": _boxes(boxes),
+        "direction": direction or (there[0] if there else None),
+    }
+    return said, len(inputs)
+
+
+def _boxes(text: str | None) -> tuple[tuple[int, ...], ...] | None:
+    if text is None:
+        return None
+    boxes = []
+    for part in text.split(";"):
+        numbers = [each.strip() for each in part.split(",")]
+        if len(numbers) != 4 or not all(re.fullmatch(r"\d{1,6}", each) for each in numbers):
+            raise JobError(f"--boxes: expected X,Y,WIDTH,HEIGHT with ; between, got {part!r}")
+        boxes.append(tuple(int(each) for each in numbers))
+    return tuple(boxes)
 
 
 def _shard_size(count: int) -> int:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 from service.offline.ledger import ShardRecord
-from service.offline.painting import Stopped
 from service.offline.shards import Listener, ShardMaker
+from service.offline.translating import Stopped
 
 # A signal that comes just before a thread begins to wait is heard when it has waited: the main
 # thread, which hears them all, never waits for longer.

@@ -10,22 +10,14 @@ import numpy as np
 from PIL import Image
 
 from service.offline.jobs import Item, Items, Job
-from service.runtime.images import Pixels, encode, resized
+from service.offline.translating import Run, Stopped, Translated, Translator
+from service.runtime.images import Pixels, encode, resized, to_image
 from service.runtime.manifest import GENERATOR, MAPPING, SYNTHESIS
 from service.runtime.model import Model
-from service.runtime.scheduler import Rows
 from service.runtime.sources import feeds
 from service.runtime.styles import mix
 
 log = logging.getLogger("ganymede.offline")
-
-
-# Runs feeds by a role of the model, as Model.run does. Raises Stopped when it does so no more.
-Run = Callable[[str, Rows], Rows]
-
-
-class Stopped(Exception):
-    """Whoever runs the job has asked for its end."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +39,17 @@ class Painter:
         self._job = job
         # In the order that the service has them: the files are the same to the last byte.
         self._identity = {"model": job.model, "version": job.version, "digest": job.digest}
+        self._translator: Translator | None = None
+        if job.input is not None:
+            self._translator = Translator(model, job, self.items, self._run_graph)
 
     def shard(self, shard: int, stopped: Callable[[], bool] = lambda: False) -> Iterator[Painted]:
         """Yield the pictures of a shard, in order. Raises Stopped."""
         numbers = self._job.numbers(shard)
+        if self._translator is not None:
+            for item in self._translator.shard(numbers, stopped):
+                yield Painted(item.item, self._finished(item))
+            return
         for start in range(0, len(numbers), self._model.plan.max_rows):
             if stopped():
                 raise Stopped
@@ -58,6 +57,9 @@ class Painter:
 
     def paint(self, numbers: Sequence[int]) -> list[Painted]:
         """Make some pictures, as one batch if the memory holds it."""
+        if self._translator is not None:
+            made = self._translator.shard(numbers, lambda: False)
+            return [Painted(each.item, self._finished(each)) for each in made]
         items = [self.items(number) for number in numbers]
         return [
             Painted(item, None if pixels is None else self._encode(item, pixels))
@@ -69,6 +71,9 @@ class Painter:
 
         A batch that fails is halved, until it is known which of its rows are to blame.
         """
+        if self._translator is not None:
+            made_of = self._translator.shard([item.number for item in items], lambda: False)
+            return [each.pixels for each in made_of]
         try:
             made = self._run(items)
         except Stopped:
@@ -99,21 +104,33 @@ class Painter:
         made: Pixels = self._run_graph(SYNTHESIS, {"w": np.concatenate(mixed)})["pixels"]
         return made
 
+    def _finished(self, made: Translated) -> bytes | None:
+        """Return the file of a picture that was made of another."""
+        if made.pixels is None:
+            return None
+        pixels = made.pixels
+        if self._job.resize is not None:
+            pixels = resized(pixels, *self._job.resize)
+        return self._encode(made.item, pixels)
+
     def _encode(self, item: Item, pixels: Pixels) -> bytes:
         return encode(pixels, self._job.image, {**self._identity, **item.parameters})
 
 
 def contact_sheet(pictures: Sequence[Pixels], *, across: int = 8, side: int = 128) -> Image.Image:
     """Lay pictures ``[H, W, C]`` out in one, none of them larger than `side`."""
-    height, width, _ = pictures[0].shape
-    scale = min(1.0, side / max(height, width))
-    tile = (max(1, round(width * scale)), max(1, round(height * scale)))
-    across = min(across, len(pictures))
-    down = -(-len(pictures) // across)
-    mode = {1: "L", 3: "RGB", 4: "RGBA"}[pictures[0].shape[-1]]
+    images = []
+    for picture in pictures:
+        height, width, _ = picture.shape
+        scale = min(1.0, side / max(height, width))
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        images.append(to_image(picture if scale == 1.0 else resized(picture, *size)))
+    tile = tuple(max(image.size[axis] for image in images) for axis in (0, 1))
+    across = min(across, len(images))
+    down = -(-len(images) // across)
+    modes = {image.mode for image in images}
+    mode = modes.pop() if len(modes) == 1 else "RGBA"
     sheet = Image.new(mode, (across * tile[0], down * tile[1]), "white")
-    for i, picture in enumerate(pictures):
-        small = picture if scale == 1.0 else resized(picture, *tile)
-        image = Image.fromarray(small.squeeze(-1) if small.shape[-1] == 1 else small)
-        sheet.paste(image, (i % across * tile[0], i // across * tile[1]))
+    for i, image in enumerate(images):
+        sheet.paste(image.convert(mode), (i % across * tile[0], i // across * tile[1]))
     return sheet

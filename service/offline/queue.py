@@ -22,10 +22,10 @@ from typing import Any
 
 from service.offline.jobs import Job
 from service.offline.ledger import Ledger, ShardRecord
-from service.offline.painting import Stopped
 from service.offline.sampling import finish, left_of
 from service.offline.shards import ShardMaker
 from service.offline.stores import Store
+from service.offline.translating import Stopped
 from service.offline.writers import shard_name
 from service.runtime.catalog import ModelFailed, ModelNotFound
 from service.runtime.engine import Engine, EngineState, NotReady

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from service.offline.jobs import Job
 from service.offline.ledger import Ledger, ShardRecord
-from service.offline.painting import Painter, Run
+from service.offline.painting import Painter
 from service.offline.stores import Store
+from service.offline.translating import Run
 from service.offline.writers import shard_name, shard_writer
 from service.runtime.model import Model
 
@@ -46,7 +47,9 @@ class ShardMaker:
                 # A column of that name tells Hugging Face's datasets which picture is meant.
                 where = {"file_name": place} if container is None else {"member": place}
                 inside = {} if container is None else {"shard": container}
-                lines.append({**inside, **where, "number": item.number, **item.parameters})
+                made_of = {} if item.input_file is None else {"input_file": item.input_file}
+                about = {"number": item.number, **made_of, **item.parameters}
+                lines.append({**inside, **where, **about})
                 size += len(painted.file)
                 listener(1, len(painted.file), 0)
         record = ShardRecord(shard, len(lines), size, tuple(failed))

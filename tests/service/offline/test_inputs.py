@@ -1,0 +1,194 @@
+"""Jobs of models that make pictures of pictures: `ganymede sample MODEL --input FOLDER`."""
+
+import io
+import json
+import os
+import subprocess
+import tarfile
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.offline.inputs import InputError, Inputs
+from tests.mixed_pictures import write_mixed_pictures
+from tests.servers import ganymede, serving
+from tests.translators import FILL, blurred, write_translators
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    models = tmp_path_factory.mktemp("translators")
+    write_translators(models)
+    return models
+
+
+@pytest.fixture
+def sample(repository, tmp_path):
+    environment = os.environ | {"GANYMEDE_PLAN": "default"}
+
+    def run(model, *flags, code=0):
+        command = ganymede("sample", model, "--models", repository, *flags)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=120, env=environment, check=False
+        )
+        assert done.returncode == code, done.stderr
+        return done
+
+    return run
+
+
+def picture(height=20, width=30, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def write_pictures(folder, count=25):
+    """Pictures of two sizes, in folders and in several formats; returns them by name."""
+    written = {}
+    for i in range(count):
+        pixels = picture(20 + i % 2, 30, seed=i)
+        name = f"{'ab'[i % 2]}/number {i:02}.{'webp' if i % 5 == 0 else 'png'}"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / name, lossless=True)
+        written[name] = pixels
+    return written
+
+
+def lines_of(out):
+    return [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
+
+
+def test_every_picture_of_a_folder_is_made_and_named_after_its_own(sample, tmp_path):
+    pictures = write_pictures(tmp_path / "in")
+    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    sample("softer", "--input", tmp_path / "in", "--out", tmp_path / "out")
+    lines = lines_of(tmp_path / "out")
+    assert [line["input_file"] for line in lines] == sorted(pictures)
+    assert lines[0]["file_name"] == "a/number-00.png"
+    for line in lines:
+        made = np.asarray(Image.open(tmp_path / "out" / line["file_name"]))
+        np.testing.assert_array_equal(made, blurred(pictures[line["input_file"]]))
+
+
+def test_files_are_those_that_http_gives(sample, repository, tmp_path):
+    write_pictures(tmp_path / "in", 3)
+    flags = ["--direction", "invert", "--input", tmp_path / "in", "--out", tmp_path / "out"]
+    sample("softer", *flags)
+    with serving(repository, env={"GANYMEDE_PLAN": "default"}) as server:
+        for line in lines_of(tmp_path / "out"):
+            answer = httpx.post(
+                server.url + "/v1/translate",
+                data={"model": "softer", "direction": "invert", "format": "png"},
+                files={"image": (tmp_path / "in" / line["input_file"]).read_bytes()},
+            )
+            assert answer.content == (tmp_path / "out" / line["file_name"]).read_bytes()
+            assert answer.headers["x-ganymede-input"] == line["input"]
+
+
+def test_tar_shards_go_in_and_come_out(sample, tmp_path):
+    pictures = write_pictures(tmp_path / "in")
+    (tmp_path / "shards").mkdir()
+    for shard in range(2):
+        with tarfile.open(tmp_path / "shards" / f"s-{shard}.tar", "w") as archive:
+            for name in sorted(pictures)[shard::2]:
+                archive.add(tmp_path / "in" / name, name.replace("/", "-"))
+    flags = ["--input", tmp_path / "shards", "--format", "webdataset", "--shard-size", "10"]
+    sample("larger", *flags, "--out", tmp_path / "out")
+    made = {}
+    for path in sorted((tmp_path / "out").glob("*.tar")):
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if member.name.endswith(".png"):
+                    content = archive.extractfile(member).read()
+                    made[member.name] = np.asarray(Image.open(io.BytesIO(content)))
+    assert len(made) == len(pictures)
+    for line in lines_of(tmp_path / "out"):
+        name = line["input_file"].partition("/")[2].replace("-", "/", 1)
+        whole = blurred(pictures[name]).repeat(2, 0).repeat(2, 1)
+        np.testing.assert_array_equal(made[line["member"]], whole)
+
+
+def test_masks_are_found_by_name_or_boxes_are_the_same_for_all(sample, tmp_path):
+    pictures = write_pictures(tmp_path / "in", 4)
+    masks = {}
+    for i, (name, pixels) in enumerate(pictures.items()):
+        masks[name] = np.zeros(pixels.shape[:2], np.uint8)
+        masks[name][i : i + 5, 3:9] = 255
+        path = (tmp_path / "masks" / name).with_suffix(".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(masks[name]).save(path)
+    flags = ["--input", tmp_path / "in"]
+    sample("filled", *flags, "--mask", tmp_path / "masks", "--out", tmp_path / "out")
+    for line in lines_of(tmp_path / "out"):
+        made = np.asarray(Image.open(tmp_path / "out" / line["file_name"]))
+        hole = masks[line["input_file"]] > 0
+        assert (made[hole] == FILL).all()
+        np.testing.assert_array_equal(made[~hole], pictures[line["input_file"]][~hole])
+    sample("filled", *flags, "--boxes", "1,2,3,4;9,9,2,2", "--out", tmp_path / "boxes")
+    made = np.asarray(Image.open(tmp_path / "boxes" / lines_of(tmp_path / "boxes")[0]["file_name"]))
+    assert (made[2:6, 1:4] == FILL).all()
+    assert (made[9:11, 9:11] == FILL).all()
+    (tmp_path / "masks" / "a" / "number 00.png").unlink()
+    said = sample(
+        "filled", *flags, "--mask", tmp_path / "masks", "--out", tmp_path / "other", code=2
+    )
+    assert "has none for a/number 00.webp" in said.stderr
+
+
+def test_what_cannot_be_read_is_told_and_the_rest_is_made(sample, tmp_path):
+    pictures = write_pictures(tmp_path / "in", 5)
+    (tmp_path / "in" / "a" / "broken.png").write_bytes(b"no picture")
+    done = sample("softer", "--input", tmp_path / "in", "--out", tmp_path / "out", code=3)
+    assert "a/broken.png cannot be used" in done.stderr
+    assert len(lines_of(tmp_path / "out")) == len(pictures)
+
+
+def test_mixed_pictures_of_all_kinds_go_through(sample, tmp_path):
+    (tmp_path / "in").mkdir()
+    written = write_mixed_pictures(tmp_path / "in")
+    sample("coloured", "--input", tmp_path / "in", "--out", tmp_path / "out", "--image", "jpeg")
+    assert len(lines_of(tmp_path / "out")) == len(written)
+
+
+def test_it_goes_on_with_the_same_pictures_only(sample, tmp_path):
+    write_pictures(tmp_path / "in", 4)
+    flags = ["--input", tmp_path / "in", "--out", tmp_path / "out"]
+    sample("softer", *flags)
+    assert "complete already" in sample("softer", *flags).stdout
+    write_pictures(tmp_path / "in", 5)
+    assert "holds another job" in sample("softer", *flags, code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "flags", "says"),
+    [
+        ("softer", [], "--input: softer makes its pictures of others"),
+        ("softer", ["--input", "IN", "--seed", "1"], "--seed: softer makes its pictures of"),
+        ("softer", ["--input", "IN", "--direction", "up"], "there are: soften, invert"),
+        ("softer", ["--input", "IN", "--boxes", "1,1,1,1"], "softer: takes neither"),
+        ("softer", ["--input", "IN", "--count", "99"], "--count: expected 1 to 2"),
+        ("softer", ["--input", "nowhere"], "nowhere holds no pictures"),
+        ("filled", ["--input", "IN"], "filled: give --mask or --boxes"),
+        ("filled", ["--input", "IN", "--boxes", "1,2"], "--boxes: expected X,Y,WIDTH,HEIGHT"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(sample, tmp_path, model, flags, says):
+    write_pictures(tmp_path / "in", 2)
+    flags = [str(tmp_path / "in") if flag == "IN" else flag for flag in flags]
+    done = sample(model, *flags, "--out", tmp_path / "out", code=2)
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_that_would_meet_or_leave_the_folder_do_not(tmp_path):
+    for name in ("a.png", "A.webp", "b.png", "b.jpg"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    stems = Inputs(str(tmp_path)).stems()
+    assert len({stem.casefold() for stem in stems}) == 4
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        archive.add(tmp_path / "a.png", "../../../etc/a.png")
+    assert not any(".." in stem for stem in Inputs(str(tmp_path)).stems())
+    with pytest.raises(InputError, match="holds no pictures"):
+        Inputs(str(tmp_path / "nowhere"))
