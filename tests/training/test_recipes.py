@@ -28,6 +28,13 @@ SMALL = {
         *("generator.width=8", "generator.most=16"),
         *("discriminator.width=8", "discriminator.most=16"),
     ],
+    "unet": ["generator.width=4", "generator.most=8", "discriminator.width=4"],
+    "resnet": ["generator.width=4", "generator.blocks=1", "discriminator.width=4"],
+    "rrdb": [
+        *("generator.width=8", "generator.growth=4", "generator.blocks=1"),
+        "discriminator.width=4",
+    ],
+    "gated": ["generator.width=4", "generator.dilations=[1]", "discriminator.width=4"],
     "r3gan": [
         f"{player}.{key}={value}"
         for player in ("generator", "discriminator")
@@ -54,7 +61,50 @@ def write_coloured(folder, classes):
     return folder
 
 
-@pytest.mark.parametrize("name", shipped())
+FROM_NOISE = [name for name in shipped() if load_recipe(name).picture_input is None]
+FROM_PICTURES = sorted(shipped().keys() - set(FROM_NOISE))
+
+
+@pytest.fixture(scope="module")
+def styles(tmp_path_factory):
+    """Drawn digits in two colours, a folder for each, with the same names in both."""
+    folder = tmp_path_factory.mktemp("styles")
+    pictures, _ = drawn_digits(40, size=32)
+    for style, colour in {"red": (1, 0.2, 0.2), "blue": (0.2, 0.2, 1)}.items():
+        (folder / style).mkdir()
+        for i, picture in enumerate(pictures):
+            pixels = (picture[..., None] * np.array(colour)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / style / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize("name", FROM_PICTURES)
+def test_a_recipe_from_pictures_trains_goes_on_and_exports(tmp_path, styles, name):
+    whole = load_recipe(name)
+    overrides = [*SMALL[whole.generator.network], f"data.path={styles}", "train.batch=4"]
+    if whole.source:
+        overrides += ["data.only=red", f"source.path={styles}", "source.only=blue"]
+    if getattr(whole.game, "alone_images", 0):
+        # A turn alone, and one with the other player.
+        overrides.append("game.alone_images=4")
+    run = Run(tmp_path / name)
+    for turns in (2, 3):
+        recipe = load_recipe(name, [*overrides, f"train.images={turns * 4}"])
+        assert train(recipe, run).images == turns * 4
+    model = Model(export_run(run, name, tmp_path / "models"), Provider.CPU, ExecutionPlan(1, 1, 8))
+    given = model.manifest.input
+    assert given is not None
+    for role in given.roles:
+        feeds = model.feeds(range(3))
+        made = model.run(role, feeds)["pixels"]
+        assert made.shape == (3, *2 * (given.side * given.factor,), whole.data.channels)
+        # Any other size in steps of its own.
+        wider = {key: np.concatenate([rows, rows], axis=2) for key, rows in feeds.items()}
+        made = model.run(role, wider)["pixels"]
+        assert made.shape[2] == 2 * given.side * given.factor
+
+
+@pytest.mark.parametrize("name", FROM_NOISE)
 def test_a_recipe_trains_goes_on_and_exports(tmp_path, digits, coloured, name):
     whole = load_recipe(name)
     pictures = digits if whole.data.channels == 1 else coloured[whole.classes or 10]
