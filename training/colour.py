@@ -6,6 +6,7 @@ IEC 61966-2-1, white point D65.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ _TO_XYZ = (
     (0.2126, 0.7152, 0.0722),
     (0.0193339 / 1.08883, 0.1191920 / 1.08883, 0.9503041 / 1.08883),
 )
+_FROM_XYZ = np.linalg.inv(np.array(_TO_XYZ)).tolist()
 _CUBE_FROM = (6 / 29) ** 3
 # a* and b* of sRGB lie within this.
 CHROMA = 110.0
@@ -53,8 +55,7 @@ def coloured(level: Tensor, ab: Tensor) -> Tensor:
     root = _root(y)
     a, b = ab[:, :1] * CHROMA, ab[:, 1:] * CHROMA
     xyz = torch.cat([_cube(root + a / 500), y, _cube(root - b / 200)], 1)
-    inverse = torch.linalg.inv(torch.tensor(_TO_XYZ, dtype=torch.float64)).tolist()
-    rgb = torch.stack([sum(w * xyz[:, i] for i, w in enumerate(row)) for row in inverse], 1)
+    rgb = torch.stack([sum(w * xyz[:, i] for i, w in enumerate(row)) for row in _FROM_XYZ], 1)
     beyond = rgb - y
     # How far from the grey each channel may go, as a share of how far it goes.
     room = torch.where(beyond > 0, 1 - y, y) / beyond.abs().clamp(min=1e-6)
