@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
+    from service.runtime.model import Model
     from training.data.pictures import DataOptions
     from training.quality.evaluation import Evaluation, Shown
     from training.quality.references import Progress
@@ -115,6 +116,9 @@ def evaluate(
 
     if pairs:
         _evaluate_pairs(subject, data, network, as_json=as_json)
+        return
+    if (translator := _translator(subject, models)) is not None:
+        _evaluate_translation(translator, network, record=record, as_json=as_json)
         return
     (found,) = _measured(
         [subject],
@@ -380,6 +384,65 @@ def _evaluate_pairs(subject: str, data: str | None, network: str, *, as_json: bo
     for name, values in figures.items():
         worst = values.min() if direction(name) == "↑" else values.max()
         shown.add_row(name, direction(name), said(name, values.mean()), said(name, worst))
+    console.print(shown)
+
+
+def _translator(wanted: str, models: Path) -> Model | None:
+    """Return the model of that name or folder where it makes pictures of pictures."""
+    from service.runtime.catalog import Catalog, Entry, ModelNotFound, State, model_folders
+    from service.runtime.manifest import MANIFEST_FILE, read_manifest
+    from service.runtime.model import Model
+    from service.runtime.sessions import ExecutionPlan, Provider, plan_for
+
+    folder = Path(wanted)
+    if not (folder / MANIFEST_FILE).is_file():
+        entries = tuple(
+            Entry(each.parent.name, each.name, State.READY) for each in model_folders(models)
+        )
+        try:
+            entry = Catalog(models, Provider.CPU, plan_for(Provider.CPU), entries).entry(wanted)
+        except ModelNotFound:
+            return None
+        folder = models / entry.name / entry.version
+    if read_manifest(folder).input is None:
+        return None
+    return Model(folder, Provider.CPU, ExecutionPlan(workers=1, threads=0, max_rows=8))
+
+
+def _evaluate_translation(model: Model, network: str, *, record: bool, as_json: bool) -> None:
+    """Measure a model against the pictures that its recipe held out."""
+    from rich.table import Table
+
+    from service.runtime.manifest import TrainingProvenance
+    from training.quality.errors import QualityError
+    from training.quality.features import open_network
+    from training.quality.recording import record_figures
+    from training.quality.saying import direction, said
+    from training.quality.translation import measure_translation
+    from training.recipe import load_recipe
+
+    manifest = model.manifest
+    if not isinstance(manifest.provenance, TrainingProvenance):
+        raise QualityError(
+            f"{manifest.name} was not trained here, so nobody knows the true pictures; compare "
+            "what it made with them by --pairs"
+        )
+    recipe = load_recipe(manifest.provenance.recipe)
+    with _progress() as show:
+        figures = measure_translation(recipe, model, open_network(network), show)
+    if record:
+        record_figures(model.folder, model.digest, figures)
+    if as_json:
+        typer.echo(json.dumps([each.model_dump(exclude_none=True) for each in figures], indent=2))
+        return
+    console = _console()
+    console.print(f"{manifest.name}@{manifest.version}", style="bold", markup=False)
+    first = figures[0]
+    console.print(f"{first.samples:,} pairs of {first.reference}; in its place: the last column")
+    shown = Table("figure", "", "value", str(first.baseline_name), box=None)
+    for figure in figures:
+        values = (said(figure.metric, value) for value in (figure.value, figure.baseline))
+        shown.add_row(figure.metric, direction(figure.metric), *values)
     console.print(shown)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from service.runtime.files import replacing
-from service.runtime.manifest import MANIFEST_FILE, Manifest, read_manifest
+from service.runtime.manifest import MANIFEST_FILE, Manifest, Quality, read_manifest
 from training.model_card import quality_lines
 from training.quality.errors import QualityError
 from training.quality.evaluation import Evaluation
@@ -16,14 +16,22 @@ CARD_FILE = "README.md"
 def record(folder: Path, evaluation: Evaluation) -> Manifest:
     """Put the figures of `evaluation` in the place of all that the model in `folder` had.
 
+    Raises what `record_figures` raises.
+    """
+    return record_figures(folder, evaluation.digest, evaluation.figures)
+
+
+def record_figures(folder: Path, digest: str | None, figures: tuple[Quality, ...]) -> Manifest:
+    """Put `figures` of the model of that digest in the place of all that the one in `folder` had.
+
     What the manifest's digest covers stays as it is. Raises ManifestError, and QualityError when
     the folder holds another model than the one that was measured.
     """
     manifest = read_manifest(folder)
-    if manifest.digest != evaluation.digest:
+    if manifest.digest != digest:
         raise QualityError(f"{folder} holds another model than the one that was measured")
     old = set(quality_lines(manifest))
-    measured = manifest.model_copy(update={"quality": evaluation.figures})
+    measured = manifest.model_copy(update={"quality": figures})
     with replacing(folder / MANIFEST_FILE) as temporary:
         temporary.write_text(measured.to_json())
     card = folder / CARD_FILE

@@ -126,6 +126,11 @@ def _model(
         plan = ExecutionPlan(workers=1, threads=usable_cpus(), max_rows=_ROWS)
     model = Model(folder, provider, plan)
     manifest = model.manifest
+    if manifest.input is not None:
+        raise QualityError(
+            f"{manifest.name} makes its pictures of others: ganymede evaluate measures it alone, "
+            "against the true ones"
+        )
     space = manifest.latent.truncation if manifest.latent else None
     if truncation is not None and space is None:
         raise QualityError(f"{manifest.name} knows no truncation")
