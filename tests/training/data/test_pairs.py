@@ -1,0 +1,121 @@
+"""Pictures in pairs, and in two sets without pairs."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from training.data.pairs import PairedPictures, TwoSets, examples, held_out, match, prepare_source
+from training.data.pictures import DataOptions, prepare
+from training.data.sources import DataError
+from training.recipe import load_recipe
+
+SIDE = 16
+
+
+@pytest.fixture(scope="module")
+def styles(tmp_path_factory):
+    """Two folders: the picture i of the one is all i, that of the other all 255 - i."""
+    folder = tmp_path_factory.mktemp("styles")
+    for style in ("dark", "light"):
+        (folder / style).mkdir()
+        for i in range(60):
+            value = i if style == "dark" else 255 - i
+            ramp = np.full((SIDE, SIDE, 3), value, np.uint8)
+            ramp[:, : SIDE // 2, 0] = 0  # So that a flip shows.
+            Image.fromarray(ramp).save(folder / style / f"{i:02}.png")
+    return folder
+
+
+def options(styles, only, **more):
+    return DataOptions(path=str(styles), only=only, resolution=SIDE, channels=3, **more)
+
+
+def recipe_of(styles, name="pix2pix-emoji", **more):
+    sets = [f"data.path={styles}", f"source.path={styles}", "data.only=light", "source.only=dark"]
+    sets += [f"{which}.resolution={SIDE}" for which in ("data", "source")]
+    sets += ["generator.width=4", "train.batch=6"]
+    if name.startswith("pix2pix"):
+        sets += ["generator.most=4", "generator.levels=2"]
+    return load_recipe(name, [*sets, *(f"{key}={value}" for key, value in more.items())])
+
+
+def test_a_set_is_of_one_class_and_its_halves_and_what_is_held_out_are_apart(styles):
+    whole = set(options(styles, "dark").open().names)
+    assert len(whole) == 60
+    assert not [name for name in whole if "light" in name]
+    train, test = (
+        set(options(styles, "dark", hold_out=5, split=split).open().names)
+        for split in ("train", "test")
+    )
+    assert train | test == whole
+    assert not train & test
+    assert 4 <= len(test) <= 25
+    first, second = (set(options(styles, "dark", half=half).open().names) for half in (0, 1))
+    assert first | second == whole
+    assert not first & second
+    assert min(len(first), len(second)) > 15
+    # By the name alone: the same pictures of both styles.
+    stems = [
+        {name.rpartition("/")[2] for name in options(styles, style, half=0).open().names}
+        for style in ("dark", "light")
+    ]
+    assert stems[0] == stems[1]
+    with pytest.raises(DataError, match="no class 'red'; there are: dark, light"):
+        options(styles, "red").open()
+
+
+def test_pictures_of_one_name_meet_with_the_same_crops_and_flips(styles):
+    recipe = recipe_of(styles)
+    pictures = prepare(recipe.data)
+    pairs = PairedPictures(recipe, recipe.game.task, pictures, prepare_source(recipe, pictures))
+    flipped = set()
+    for number in range(20):
+        given, wanted = pairs[number]
+        for one, other in zip(given.image, wanted, strict=True):
+            value = int(one[1, 0, 0])
+            assert value == 255 - int(other[1, 0, 0])
+            # Which half is black, and where it ends.
+            edge, same = (
+                (each[0].float().mean(0) > v / 2)
+                for each, v in ((one, value), (other, 255 - value))
+            )
+            assert edge.equal(same) or value < 8
+            flipped.add(bool(same[0]))
+    assert flipped == {True, False}
+    again = PairedPictures(recipe, recipe.game.task, pictures, prepare_source(recipe, pictures))
+    assert again[7][1].equal(pairs[7][1])
+
+
+def test_names_that_never_meet_are_an_error(styles, tmp_path):
+    for i in range(3):
+        Image.new("RGB", (SIDE, SIDE)).save(tmp_path / f"other{i}.png")
+    other = prepare(DataOptions(path=str(tmp_path), resolution=SIDE, channels=3))
+    with pytest.raises(DataError, match="same name"):
+        match(other, prepare(options(styles, "dark")))
+
+
+def test_examples_were_not_trained_on(styles):
+    recipe = recipe_of(styles, **{"data.hold_out": 5, "source.hold_out": 5})
+    trained = set(recipe.data.open().names)
+    test = set(held_out(recipe.data).open().names)
+    assert test
+    assert not trained & test
+    given, wanted = examples(recipe, 4)
+    values = {int(picture[1, 0, 0]) for picture in wanted}
+    assert values <= {255 - int(name[-6:-4]) for name in test}
+    assert [255 - int(one[1, 0, 0]) for one in given.image] == [int(o[1, 0, 0]) for o in wanted]
+    assert examples(recipe, 4)[1].equal(wanted)
+
+
+def test_two_sets_do_not_go_through_their_pictures_side_by_side(styles):
+    recipe = recipe_of(styles, "cyclegan-emoji", **{"data.half": 1, "source.half": 0})
+    assert recipe.source is not None
+    sets = TwoSets(recipe, prepare(recipe.data), prepare(recipe.source))
+    sources, targets = set(), set()
+    for number in range(30):
+        source, target = sets[number]
+        sources |= {int(picture[1, 0, 0]) for picture in source}
+        targets |= {255 - int(picture[1, 0, 0]) for picture in target}
+    assert sources
+    assert targets
+    assert not sources & targets

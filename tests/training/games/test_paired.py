@@ -1,0 +1,127 @@
+"""pix2pix's game: its equation, its order of play, and what it learns."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from training.distributed import Share
+from training.games.paired import Paired, Pairs
+from training.recipe import load_recipe
+
+SMALL = [
+    *("generator.width=4", "generator.most=4", "generator.levels=2", "generator.dropout=0"),
+    *("generator.normalisation=none", "discriminator.normalisation=none"),
+    *("discriminator.width=4", "discriminator.layers=1", "data.resolution=16"),
+    *("source.resolution=16", "device.precision=float32"),
+]
+
+
+def make(*overrides):
+    recipe = load_recipe("pix2pix-emoji", [*SMALL, *overrides])
+    return Paired(recipe, torch.device("cpu"), "float32", Share())
+
+
+def pairs(count=8, seed=1):
+    rng = torch.Generator().manual_seed(seed)
+    given = torch.rand(count, 3, 16, 16, generator=rng) * 2 - 1
+    return Pairs(given, -given)
+
+
+def play(game, turns=1, start=0, batch=None):
+    for turn in range(start, start + turns):
+        rng = torch.Generator().manual_seed(turn)
+        signs = game.turn([batch or pairs(seed=turn)], rng, turn, turn * 8)
+    return signs
+
+
+def networks(game):
+    return game._players.networks["generator"], game._players.networks["discriminator"]
+
+
+def test_the_losses_are_those_of_the_paper():
+    game = make("game.l1=100")
+    generator, discriminator = (copy.deepcopy(network) for network in networks(game))
+    batch = pairs()
+    signs = play(game, batch=batch)
+    made = generator(batch.given)
+    real = discriminator(torch.cat([batch.given, batch.wanted], 1))
+    fake = discriminator(torch.cat([batch.given, made], 1))
+    # Equation 1, each patch counting alike; equation 3.
+    expected = F.softplus(-real).mean() + F.softplus(fake).mean()
+    torch.testing.assert_close(signs["loss_discriminator"], expected.detach())
+    torch.testing.assert_close(signs["l1"], (made - batch.wanted).abs().mean().detach())
+    # The generator plays against the discriminator that has just moved.
+    moved = networks(game)[1]
+    with torch.no_grad():
+        expected = F.softplus(-moved(torch.cat([batch.given, made], 1))).mean()
+    torch.testing.assert_close(signs["loss_generator"], expected)
+
+
+def test_alone_the_generator_descends_the_error_and_the_other_player_waits():
+    game = make("game.alone_images=16")
+    before = copy.deepcopy(networks(game)[1].state_dict())
+    signs = play(game, 2)
+    assert set(signs) == {"l1", "gradient_generator"}
+    assert all(
+        torch.equal(before[key], value) for key, value in networks(game)[1].state_dict().items()
+    )
+    assert "loss_discriminator" in play(game, 1, start=2)
+
+
+def test_it_learns_to_invert():
+    game = make("optimizer.generator.learning_rate=0.01", "game.adversarial=0.1")
+    # One colour each, since a U-Net as small as this has no room for noise.
+    given = pairs(16).given[:, :, :1, :1].expand(-1, -1, 16, 16)
+    batch = Pairs(given, -given)
+    first = play(game, batch=batch)["l1"]
+    for turn in range(1, 80):
+        signs = play(game, start=turn, batch=batch)
+    assert signs["l1"] < first / 3
+
+
+def test_a_game_that_goes_on_is_the_same_game():
+    whole, first = make(), make()
+    play(whole, 6)
+    play(first, 3)
+    second = make("train.seed=9")
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    play(second, 3, start=3)
+    for one, other in zip(networks(whole), networks(second), strict=True):
+        for key, value in one.state_dict().items():
+            assert torch.equal(value, other.state_dict()[key])
+    torch.testing.assert_close(whole.average.state_dict(), second.average.state_dict())
+
+
+def test_a_batch_in_parts_is_the_whole_batch():
+    whole, parts = make("train.batch=8"), make("train.batch=8", "train.accumulate=4")
+    batch = pairs()
+    play(whole, 1, batch=batch)
+    play(parts, 1, batch=batch)
+    for one, other in zip(networks(whole), networks(parts), strict=True):
+        torch.testing.assert_close(one.state_dict(), other.state_dict(), atol=1e-5, rtol=1e-4)
+
+
+def test_the_rates_fall_to_nothing_at_the_end():
+    game = make("optimizer.decay_from=0.5", "train.images=80")
+    rates = []
+    for turn in range(10):
+        play(game, 1, start=turn)
+        rates.append(game._players.optimizers["generator"].param_groups[0]["lr"])
+    assert rates[:6] == [rates[0]] * 6
+    assert rates[-1] == pytest.approx(rates[0] * 0.2)
+
+
+def test_known_pixels_are_not_for_the_generator_to_change():
+    small = ["generator.width=4", "generator.dilations=[1]", "game.features=0"]
+    recipe = load_recipe("inpaint-flowers", [*small, "discriminator.width=4"])
+    game = Paired(recipe, torch.device("cpu"), "float32", Share())
+    rng = torch.Generator().manual_seed(0)
+    wanted = torch.randint(0, 256, (3, 3, 64, 64), generator=rng).byte()
+    batch = Pairs.of(recipe.game.task.give(wanted, np.random.default_rng(0), None), wanted)
+    made = game.made_of(batch)
+    known = (batch.mask == 0).expand_as(made)
+    assert torch.equal(made[known], batch.wanted[known])
+    assert (made[~known] != batch.wanted[~known]).any()
