@@ -18,7 +18,11 @@ HEADER = "# Made by `make lock`.\n"
 # What is not the same package, or not there, on every platform.
 GPU_BUILD = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 ELSEWHERE = "sys_platform != 'linux' or platform_machine != 'x86_64'"
+WIDESPREAD = "platform_machine in 'x86_64 AMD64 aarch64 arm64'"
 MARKERS = {
+    "fpng": WIDESPREAD,
+    "isal": WIDESPREAD,
+    "lazy-loader": WIDESPREAD,
     "onnxruntime-gpu": GPU_BUILD,
     "onnxruntime": ELSEWHERE,
     "uvloop": "sys_platform != 'win32'",

@@ -54,13 +54,24 @@ def test_the_readmes_curl_gives_a_picture(shipped, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", [*examples("docs/http.md", "", "curl"), *examples("docs/sampling.md", "sh", "curl")]
+    "command",
+    [
+        *examples("docs/http.md", "", "curl"),
+        *examples("docs/sampling.md", "sh", "curl"),
+        *examples("docs/image-to-image.md", "", "curl"),
+    ],
 )
 def test_the_curl_examples_run(shipped, tmp_path, command):
     subprocess.run(["bash", "-ec", here(command, shipped)], cwd=tmp_path, check=True)
 
 
-@pytest.mark.parametrize("code", examples("docs/http.md", "python", "import"))
+@pytest.mark.parametrize(
+    "code",
+    [
+        *examples("docs/http.md", "python", "import"),
+        *examples("docs/image-to-image.md", "python", "import"),
+    ],
+)
 def test_the_python_examples_print_what_their_comments_say(shipped, code):
     done = subprocess.run(
         [sys.executable, "-c", here(code, shipped)], check=True, capture_output=True, text=True

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from service.runtime import png
 from service.runtime.images import (
     KEYWORD,
     ZIP_TIME,
@@ -29,7 +29,6 @@ from service.runtime.images import (
     to_image,
 )
 
-_PNG_SIGNATURE = 8
 _GIF_EXTENSION, _GIF_IMAGE, _GIF_TRAILER = 0x21, 0x2C, 0x3B
 # What a sub-block of a GIF holds at most.
 _GIF_BLOCK = 255
@@ -119,9 +118,7 @@ class Apng:
 
     def encode(self, frame: int, pixels: Pixels) -> bytes:  # noqa: ARG002 - only the file says how
         """Compress as a PNG without any words in it."""
-        out = io.BytesIO()
-        to_image(pixels).save(out, "PNG", compress_level=1)
-        return out.getvalue()
+        return png.encode_png(pixels, {})
 
     def begin(self) -> bytes:
         """Nothing: the header is the first frame's."""
@@ -129,30 +126,30 @@ class Apng:
 
     def add(self, encoded: bytes) -> bytes:
         """Return the frame's chunks; the first brings the header and how it was made."""
-        chunks = _png_chunks(encoded)
-        data = b"".join(body for kind, body in chunks if kind == b"IDAT")
+        parts = list(png.chunks(encoded))
+        data = b"".join(body for kind, body in parts if kind == b"IDAT")
         out = b""
         if self._added == 0:
-            (header,) = (body for kind, body in chunks if kind == b"IHDR")
+            (header,) = (body for kind, body in parts if kind == b"IHDR")
             text = KEYWORD.encode() + b"\0" + provenance_text(self._film.provenance).encode()
-            out += encoded[:_PNG_SIGNATURE] + _png_chunk(b"IHDR", header)
-            out += _png_chunk(b"acTL", struct.pack(">II", self._film.frames, 0))
-            out += _png_chunk(b"tEXt", text)
+            out += png.SIGNATURE + png.chunk(b"IHDR", header)
+            out += png.chunk(b"acTL", struct.pack(">II", self._film.frames, 0))
+            out += png.chunk(b"tEXt", text)
         delay = round(1000 / self._film.fps)
         size = (self._film.width, self._film.height)
-        out += _png_chunk(
+        out += png.chunk(
             b"fcTL", struct.pack(">IIIIIHHBB", self._next(), *size, 0, 0, delay, 1000, 0, 0)
         )
         if self._added == 0:
-            out += _png_chunk(b"IDAT", data)
+            out += png.chunk(b"IDAT", data)
         else:
-            out += _png_chunk(b"fdAT", struct.pack(">I", self._next()) + data)
+            out += png.chunk(b"fdAT", struct.pack(">I", self._next()) + data)
         self._added += 1
         return out
 
     def end(self) -> bytes:
         """The end of the file."""
-        return _png_chunk(b"IEND", b"")
+        return png.chunk(b"IEND", b"")
 
     def _next(self) -> int:
         self._number += 1
@@ -301,21 +298,6 @@ class _Outlet(io.RawIOBase):
         taken = b"".join(self._parts)
         self._parts.clear()
         return taken
-
-
-def _png_chunks(file: bytes) -> list[tuple[bytes, bytes]]:
-    chunks = []
-    at = _PNG_SIGNATURE
-    while at < len(file):
-        (length,) = struct.unpack_from(">I", file, at)
-        chunks.append((file[at + 4 : at + 8], file[at + 8 : at + 8 + length]))
-        at += length + 12
-    return chunks
-
-
-def _png_chunk(kind: bytes, body: bytes) -> bytes:
-    checksum = zlib.crc32(kind + body)
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checksum)
 
 
 def _riff_chunk(kind: bytes, body: bytes) -> bytes:

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+
+from service.runtime.png import encode_png
 
 Pixels = NDArray[np.uint8]
 Provenance = Mapping[str, Any]
@@ -57,13 +58,10 @@ def encode(pixels: Pixels, kind: ImageFormat, provenance: Provenance) -> bytes:
 
     JPEG has no transparency: an RGBA picture is laid on white there. PNG and WebP are lossless.
     """
+    if kind is ImageFormat.PNG:
+        return encode_png(pixels, {KEYWORD: provenance_text(provenance)})
     image = to_image(pixels)
     out = io.BytesIO()
-    if kind is ImageFormat.PNG:
-        info = PngInfo()
-        info.add_text(KEYWORD, provenance_text(provenance))
-        image.save(out, "PNG", compress_level=1, pnginfo=info)
-        return out.getvalue()
     exif = exif_of(provenance)
     if kind is ImageFormat.JPEG:
         if image.mode == "RGBA":
