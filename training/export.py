@@ -91,14 +91,9 @@ def export_run(
         )
     generator = load_generator(recipe, checkpoint)
 
-    version = version or _next_version(models / name)
-    for value in (name, version):
-        if not SLUG.fullmatch(value):
-            raise ExportError(f"{value!r} cannot stand in a URL: use a-z, 0-9, '.', '_' and '-'")
-    folder = models / name / version
-    if folder.exists():
-        raise ExportError(f"{folder} is there already; choose another --version")
-    with _new_folder(folder) as part:
+    version = version or next_version(models / name)
+    folder = check_name(models, name, version)
+    with new_folder(folder) as part:
         graphs = {
             piece.role: export_piece(piece, part / f"{piece.role}.onnx")
             for piece in pieces_of(recipe, generator)
@@ -331,14 +326,26 @@ def _manifest(
     )
 
 
-def _next_version(folder: Path) -> str:
+def check_name(models: Path, name: str, version: str) -> Path:
+    """Return the folder of a model that is to be written. Raises ExportError where it cannot be."""
+    for value in (name, version):
+        if not SLUG.fullmatch(value):
+            raise ExportError(f"{value!r} cannot stand in a URL: use a-z, 0-9, '.', '_' and '-'")
+    folder = models / name / version
+    if folder.exists():
+        raise ExportError(f"{folder} is there already; choose another --version")
+    return folder
+
+
+def next_version(folder: Path) -> str:
+    """Return the first number above those of the versions in a model's folder."""
     taken = [path.name for path in model_folders(folder.parent) if path.parent == folder]
     numbers = [int(name) for name in taken if name.isdigit()]
     return str(max(numbers, default=0) + 1)
 
 
 @contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
+def new_folder(folder: Path) -> Iterator[Path]:
     """Yield a hidden folder beside `folder`, which becomes `folder` unless the block raises.
 
     Raises CannotWrite.

@@ -17,7 +17,6 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from service.runtime.latents import Distribution
 from training.networks.biggan_deep import BigGANDeepDiscriminator, BigGANDeepGenerator
 from training.networks.biggan_layers import (
     BASE,
@@ -161,7 +160,7 @@ class BigGANGeneratorOptions(_BigGANOptions, NoiseOptions):
 
     z_dim: PositiveInt = 120
     # Without latents further out than 2 (section 3.1 of the paper).
-    distribution: Distribution = "truncated-normal"
+    distribution: Literal["normal", "truncated-normal"] = "truncated-normal"
     # How many values stand for the class, shared by all blocks.
     class_width: PositiveInt = 128
 

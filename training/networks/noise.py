@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import PositiveInt
 
-from service.runtime.latents import Distribution
 from training.options import Options
 
 
@@ -13,4 +14,4 @@ class NoiseOptions(Options):
 
     z_dim: PositiveInt
     # How latents are drawn where the generator is served; in training they are N(0, 1).
-    distribution: Distribution = "normal"
+    distribution: Literal["normal", "truncated-normal"] = "normal"

@@ -45,7 +45,7 @@ def test_truncated_latents_end_at_two_and_fill_what_is_between():
     assert drawn.std() == pytest.approx(0.8796, abs=0.005)
 
 
-@pytest.mark.parametrize("distribution", ["normal", "truncated-normal"])
+@pytest.mark.parametrize("distribution", ["normal", "truncated-normal", "uniform"])
 def test_the_rows_are_those_of_the_seeds_one_by_one(distribution):
     rows = latents.draw([7, 0, latents.MAX_SEED], 16, distribution)
     assert rows.shape == (3, 16)
@@ -53,7 +53,7 @@ def test_the_rows_are_those_of_the_seeds_one_by_one(distribution):
     np.testing.assert_array_equal(rows[1:2], latents.draw([0], 16, distribution))
 
 
-@pytest.mark.parametrize("distribution", ["normal", "truncated-normal"])
+@pytest.mark.parametrize("distribution", ["normal", "truncated-normal", "uniform"])
 @pytest.mark.parametrize("seed", [-1, latents.MAX_SEED + 1])
 def test_a_seed_out_of_range_is_refused(seed, distribution):
     with pytest.raises(ValueError, match="Seed must be between"):

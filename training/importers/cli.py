@@ -1,0 +1,158 @@
+"""The verb `ganymede import`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from training.importers.recognition import Attempt
+
+
+def import_(
+    file: Annotated[
+        Path, typer.Argument(help="A checkpoint: .pt, .pth, .ckpt, .safetensors, .pkl, .onnx.")
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option(help="The model's name.  [default: the file's]", show_default=False),
+    ] = None,
+    models: Annotated[Path, typer.Option(help="The model repository.")] = Path("models"),
+    version: Annotated[
+        str | None,
+        typer.Option(help="The version.  [default: the next free number]", show_default=False),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Tell what is in the file and what it was held to be.")
+    ] = False,
+    network: Annotated[
+        str | None, typer.Option(help="Which of several networks in the file.")
+    ] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option(min=1, help="So many of the first layer's inputs are a one-hot class."),
+    ] = None,
+    class_names: Annotated[
+        str | None, typer.Option(help="The classes' names: cat,dog,… or a file, one a line.")
+    ] = None,
+    side: Annotated[
+        int | None, typer.Option(min=1, help="The side of the pictures that it was trained on.")
+    ] = None,
+    channels: Annotated[
+        int | None, typer.Option(min=1, max=4, help="1 grey, 3 RGB, 4 RGBA, where it is not told.")
+    ] = None,
+    activation: Annotated[
+        str | None, typer.Option(help="Between layers: relu, leaky_relu, elu or selu.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="After the last layer: tanh or sigmoid.")
+    ] = None,
+    statistics: Annotated[
+        str | None, typer.Option(help="Of batch normalisation in a U-Net: picture or running.")
+    ] = None,
+    latent: Annotated[
+        str | None,
+        typer.Option(help="What z is drawn from: normal, uniform (-1 to 1) or unit (0 to 1)."),
+    ] = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="A folder of pictures for the sheet of a model that takes pictures."),
+    ] = None,
+    license_: Annotated[
+        str, typer.Option("--license", help="The licence of the weights, for the model card.")
+    ] = "unknown",
+) -> None:
+    """Make a model folder of a generator that was trained elsewhere.
+
+    Nothing in the file is executed. The format is recognised by the tensors' names and shapes.
+
+    Example: ganymede import latest_net_G.pth --name horse2zebra
+    """
+    from training.importers.errors import ImportFailed
+    from training.importers.files import read_file
+    from training.importers.formats import Said
+    from training.importers.recognition import attempts, chosen
+    from training.importers.weights import networks
+    from training.importers.writing import Target, write_model
+
+    said = Said(
+        classes, _names(class_names), side, channels, activation, output, statistics, latent
+    )
+    found = networks(read_file(file))
+    tried = attempts(found, said)
+    if explain:
+        _explain(file, tried)
+        return
+    try:
+        best = chosen(tried, network)
+    except ImportFailed as error:
+        raise ImportFailed(f"{file}: {error}") from error
+    assert best.rebuilt is not None  # noqa: S101 - for the type checker
+    told = ", ".join(f"{what} {value}" for what, value in best.rebuilt.told)
+    typer.echo(f"{best.says}: {best.format.title}; {told}")
+    for note in best.rebuilt.notes:
+        typer.echo(note)
+    target = Target(models, name or _slug(file), version, license_)
+    folder = write_model(file, best.format, best.rebuilt, target, _pictures(pictures))
+    typer.echo(f"wrote {folder}; next: ganymede serve --models {models}")
+
+
+def _slug(file: Path) -> str:
+    import re
+
+    return re.sub(r"[^a-z0-9._-]+", "-", file.stem.lower()).strip("-._") or "model"
+
+
+def _names(said: str | None) -> tuple[str, ...]:
+    if not said:
+        return ()
+    path = Path(said)
+    text = path.read_text() if path.is_file() else said.replace(",", "\n")
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _pictures(folder: Path | None) -> list:  # type: ignore[type-arg]
+    if folder is None:
+        return []
+    from service.runtime.uploads import UploadError, read_picture
+    from training.importers.errors import ImportFailed
+
+    found = []
+    for path in sorted(folder.iterdir() if folder.is_dir() else []):
+        try:
+            found.append(read_picture(path.read_bytes(), max_pixels=2**26).pixels)
+        except (UploadError, OSError):
+            continue
+    if not found:
+        raise ImportFailed(f"--pictures {folder}: there are no pictures")
+    return found
+
+
+def _explain(file: Path, tried: list[Attempt]) -> None:
+    """Say of every network in a file what it is, and what is missing to be anything else."""
+    from training.importers.recognition import nearest
+
+    names = list(dict.fromkeys(attempt.network.name for attempt in tried))
+    if not names:
+        typer.echo(f"{file}: nothing in it names tensors")
+    for name in names:
+        here = [attempt for attempt in tried if attempt.network.name == name]
+        network = here[0].network
+        typer.echo(
+            f"{here[0].says}: {len(network.tensors)} tensors, {network.parameters:,} values"
+            + (", averaged" if network.averaged else "")
+        )
+        fitting = [attempt for attempt in here if attempt.rebuilt]
+        for attempt in fitting[:1]:
+            typer.echo(f"  it is {attempt.format.title}, of {attempt.format.origin}")
+            for key in attempt.fit.there:
+                typer.echo(f"    there: {key}")
+            for what, value in attempt.rebuilt.told if attempt.rebuilt else ():
+                typer.echo(f"    {what}: {value}")
+        if not fitting:
+            for attempt in nearest(here):
+                typer.echo(f"  not {attempt.format.title}: {attempt.fit.reason or ''}".rstrip(": "))
+                for key in attempt.fit.missing:
+                    typer.echo(f"    missing: {key}")

@@ -1,0 +1,21 @@
+"""What can be wrong with a file to be imported."""
+
+from __future__ import annotations
+
+from service.runtime.errors import UserError
+
+
+class ImportFailed(UserError):
+    """The file cannot be imported; nothing was written."""
+
+
+class Refused(ImportFailed):
+    """The file would have to be executed to be read, which is never done."""
+
+
+class Unsuitable(Exception):
+    """The tensors are not of a format, for a reason that `--explain` shows."""
+
+
+class Unsaid(ImportFailed):
+    """Something that no tensor tells, and that a flag has to say."""

@@ -1,0 +1,131 @@
+"""Which format a file is of: every network in it against every format that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from training.importers.animegan import AnimeGan
+from training.importers.chains import DcganChain, MlpChain
+from training.importers.compact import Compact
+from training.importers.errors import ImportFailed, Unsuitable
+from training.importers.formats import Fit, Format, Rebuilt, Said
+from training.importers.pytorch_gan import PyTorchGan
+from training.importers.residual import ResidualTranslator
+from training.importers.rrdb import Rrdb
+from training.importers.srgan import Srgan
+from training.importers.unet import UNetTranslator
+from training.importers.weights import Network
+
+# The more particular ones first: the chains of layers would take much for theirs.
+FORMATS: tuple[Format, ...] = (
+    Rrdb(),
+    Compact(),
+    Srgan(),
+    AnimeGan(),
+    PyTorchGan(),
+    UNetTranslator(),
+    ResidualTranslator(),
+    DcganChain(),
+    MlpChain(),
+)
+_NEAREST = 3
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A network held against a format."""
+
+    network: Network
+    format: Format
+    fit: Fit
+    rebuilt: Rebuilt | None = None
+
+    @property
+    def says(self) -> str:
+        """The network's name, or what stands for one."""
+        return self.network.name or "the file's network"
+
+
+def attempts(networks: Sequence[Network], said: Said) -> list[Attempt]:
+    """Hold each network against each format, its wrappers peeled off. Raises Unsaid.
+
+    Those that fit have been rebuilt. Of the parts of a network only those are looked at whose whole
+    is of no format.
+    """
+    tried: list[Attempt] = []
+    for network in networks:
+        whole = [_attempt(network, form, said) for form in FORMATS]
+        if not any(attempt.rebuilt for attempt in whole):
+            for part in network.parts():
+                inner = [_attempt(part, form, said) for form in FORMATS]
+                whole += [attempt for attempt in inner if attempt.rebuilt]
+        tried += whole
+    return tried
+
+
+def _attempt(network: Network, form: Format, said: Said) -> Attempt:
+    """Hold a network against a format, as it is and without each of its wrappers."""
+    best = Attempt(network, form, form.fit(network))
+    for peeled in network.peeled():
+        fit = form.fit(peeled)
+        if fit.fits:
+            try:
+                return Attempt(network, form, fit, form.rebuild(peeled, said))
+            except Unsuitable as error:
+                fit = replace(fit, reason=str(error))
+        if (fit.share, fit.reason is not None) > (best.fit.share, best.fit.reason is not None):
+            best = Attempt(network, form, fit)
+    return best
+
+
+def chosen(tried: Sequence[Attempt], wanted: str | None) -> Attempt:
+    """Return the one network that is meant, in the first format that it fits.
+
+    Of a training's weights and their average it is the average. Raises ImportFailed, with the
+    nearest formats or the names to choose from.
+    """
+    fitting: dict[str, Attempt] = {}
+    for attempt in tried:
+        if attempt.rebuilt:
+            fitting.setdefault(attempt.network.name, attempt)
+    if wanted is not None:
+        if wanted in fitting:
+            return fitting[wanted]
+        raise ImportFailed(f"--network {wanted}: {_choices(fitting) or _nearest(tried)}")
+    if not fitting:
+        raise ImportFailed(_nearest(tried))
+    averaged = [attempt for attempt in fitting.values() if attempt.network.averaged]
+    left = averaged or list(fitting.values())
+    if len(left) > 1:
+        raise ImportFailed(f"several networks are in it, so say which: {_choices(fitting)}")
+    return left[0]
+
+
+def _choices(fitting: dict[str, Attempt]) -> str:
+    return ", ".join(f"--network {name} ({a.format.title})" for name, a in fitting.items())
+
+
+def nearest(tried: Sequence[Attempt]) -> list[Attempt]:
+    """Return the attempts that came nearest, the nearest of each format, best first."""
+    best: dict[str, Attempt] = {}
+    for attempt in tried:
+        name = attempt.format.name
+        if name not in best or attempt.fit.share > best[name].fit.share:
+            best[name] = attempt
+    ranked = sorted(best.values(), key=lambda a: a.fit.share, reverse=True)
+    return [attempt for attempt in ranked if attempt.fit.there][:_NEAREST]
+
+
+def _nearest(tried: Sequence[Attempt]) -> str:
+    if not tried:
+        return "there is no network in it: nothing that names tensors"
+    near = nearest(tried)
+    if not near:
+        return "no format that is known is like it; --explain shows what was looked for"
+    told = []
+    for attempt in near:
+        fit = attempt.fit
+        why = f"without {', '.join(fit.missing)}" if fit.missing else fit.reason
+        told.append(f"{attempt.format.title} ({why})")
+    return f"it is of no format that is known; the nearest: {'; '.join(told)}"
