@@ -125,14 +125,23 @@ class ServedSynthesis(nn.Module):
 
 
 def pieces(
-    generator: nn.Module, z_dim: int, classes: int = 0, distribution: Distribution = "normal"
+    generator: nn.Module,
+    z_dim: int,
+    classes: int = 0,
+    distribution: Distribution = "normal",
+    *,
+    rows: int = CHECKED_LATENTS,
+    centre: Tensor | None = None,
 ) -> list[Piece]:
-    """Return what is to be exported of a generator in evaluation."""
-    z = latents.draw(range(CHECKED_LATENTS), z_dim, distribution)
+    """Return what is to be exported of a generator in evaluation, with so many `rows` to check.
+
+    `centre` is the middle of a style space ``[classes or 1, w_dim]``, where it is known.
+    """
+    z = latents.draw(range(rows), z_dim, distribution)
     feeds = {"z": torch.from_numpy(z)}
     if classes:
-        feeds["class_weights"] = _class_weights(CHECKED_LATENTS, classes)
-    truncated = feeds | {"truncation": torch.linspace(0, 1, CHECKED_LATENTS)}
+        feeds["class_weights"] = _class_weights(rows, classes)
+    truncated = feeds | {"truncation": torch.linspace(0, 1, rows)}
     if not isinstance(generator, StyleGenerator):
         if has_batch_statistics(generator):
             draw = partial(latents.draw, distribution=distribution)
@@ -141,7 +150,8 @@ def pieces(
         served = ServedGenerator(generator).eval()
         return [Piece(GENERATOR, served, feeds, ("pixels",), ("images",))]
 
-    centre = style_centre(generator, z_dim, classes)
+    if centre is None:
+        centre = style_centre(generator, z_dim, classes)
     mapping = ServedMapping(generator, centre).eval()
     with torch.no_grad():
         (w,) = mapping(**truncated)

@@ -99,6 +99,7 @@ class DcganChain(Format):
     """Transposed convolutions from 1×1, each of which doubles the side."""
 
     name = "dcgan"
+    by_order = True
     title = "DCGAN"
     origin = "PyTorch's DCGAN example (BSD-3), Radford et al. 2015"
     keys = (r"(.+\.)?\w+\.weight", r"(.+\.)?\w+\.running_mean")
@@ -159,6 +160,7 @@ class MlpChain(Format):
     """Linear layers, the last of which gives the pixels."""
 
     name = "mlp"
+    by_order = True
     title = "Perceptron"
     origin = "the original GAN, Goodfellow et al. 2014, as most tutorials write it"
     keys = (r"(.+\.)?\w+\.weight", r"(.+\.)?\w+\.bias")

@@ -87,6 +87,8 @@ class Format(ABC):
     origin: ClassVar[str]
     # Regular expressions, each of which one name at least has to match in full.
     keys: ClassVar[tuple[str, ...]]
+    # Whether the order of the layers alone tells it, so that parts of other networks may seem it.
+    by_order: ClassVar[bool] = False
     # The same of names that must not be there.
     others: ClassVar[tuple[str, ...]] = ()
 

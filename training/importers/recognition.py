@@ -14,11 +14,14 @@ from training.importers.pytorch_gan import PyTorchGan
 from training.importers.residual import ResidualTranslator
 from training.importers.rrdb import Rrdb
 from training.importers.srgan import Srgan
+from training.importers.stylegan2 import NvidiaStyleGan2, RosinalityStyleGan2
 from training.importers.unet import UNetTranslator
 from training.importers.weights import Network
 
 # The more particular ones first: the chains of layers would take much for theirs.
 FORMATS: tuple[Format, ...] = (
+    NvidiaStyleGan2(),
+    RosinalityStyleGan2(),
     Rrdb(),
     Compact(),
     Srgan(),
@@ -30,6 +33,7 @@ FORMATS: tuple[Format, ...] = (
     MlpChain(),
 )
 _NEAREST = 3
+_NEARLY = 0.6
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,9 @@ def attempts(networks: Sequence[Network], said: Said) -> list[Attempt]:
     tried: list[Attempt] = []
     for network in networks:
         whole = [_attempt(network, form, said) for form in FORMATS]
-        if not any(attempt.rebuilt for attempt in whole):
+        # What is nearly of a format is that with a fault, and no heap of other networks.
+        nearly = any(a.fit.share > _NEARLY and not a.format.by_order for a in whole)
+        if not nearly and not any(attempt.rebuilt for attempt in whole):
             for part in network.parts():
                 inner = [_attempt(part, form, said) for form in FORMATS]
                 whole += [attempt for attempt in inner if attempt.rebuilt]
@@ -113,7 +119,7 @@ def nearest(tried: Sequence[Attempt]) -> list[Attempt]:
         name = attempt.format.name
         if name not in best or attempt.fit.share > best[name].fit.share:
             best[name] = attempt
-    ranked = sorted(best.values(), key=lambda a: a.fit.share, reverse=True)
+    ranked = sorted(best.values(), key=lambda a: (a.format.by_order, -a.fit.share))
     return [attempt for attempt in ranked if attempt.fit.there][:_NEAREST]
 
 

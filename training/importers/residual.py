@@ -31,6 +31,7 @@ class ResidualTranslator(Format):
     """CycleGAN's generator."""
 
     name = "cyclegan-resnet"
+    by_order = True
     title = "CycleGAN's residual generator"
     origin = "pytorch-CycleGAN-and-pix2pix (BSD-2), Zhu et al. 2017"
     keys = (r"(.+\.)?\w+\.weight", r"(.+\.)?\w+\.bias")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -22,7 +22,8 @@ class Network:
 
     name: str
     tensors: Mapping[str, Tensor]
-    # Arguments that its author built it with, where the file or a side-car file says them.
+    # Arguments that its author built it with, where the file or a side-car file says them; and
+    # `beside`, the short tensors that lie next to it.
     config: Mapping[str, Any] = field(default_factory=dict)
     # The name of its class, where the file says it.
     kind: str | None = None
@@ -86,9 +87,11 @@ def networks(tree: Any, name: str = "", depth: int = 0) -> list[Network]:
     }
     if any("." in key for key in tensors) or len(tensors) > 3:
         found.append(Network(name, tensors, config))
+    beside = {key: value for key, value in tensors.items() if value.ndim <= 1}
     for key, value in tree.items():
         if isinstance(key, str) and not _NO_NETWORKS.search(key.lower()):
-            found += networks(value, f"{name}.{key}".lstrip("."), depth + 1)
+            inner = networks(value, f"{name}.{key}".lstrip("."), depth + 1)
+            found += [replace(n, config={"beside": beside} | dict(n.config)) for n in inner]
     return found
 
 
