@@ -1,0 +1,151 @@
+"""Weights that others trained, where they are at hand; and what must not be run."""
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from service.runtime import latents
+from service.runtime.errors import UserError
+from tests.importing import drawn, imported, recognised, to_levels
+from training.importers.errors import ImportFailed, Refused
+from training.importers.files import read_file
+from training.importers.formats import Said
+
+
+def dcgan(z=10, widths=(16, 8, 4), channels=3, prefix="main."):
+    shapes, before = {}, z
+    for i, width in enumerate((*widths, channels)):
+        shapes[f"{prefix}{3 * i}.weight"] = (before, width, 4, 4)
+        if i < len(widths):
+            for name in ("weight", "bias", "running_mean", "running_var"):
+                shapes[f"{prefix}{3 * i + 1}.{name}"] = (width,)
+            shapes[f"{prefix}{3 * i + 1}.num_batches_tracked"] = ()
+        before = width
+    return drawn(shapes, scale=0.5)
+
+
+def pictures(t, z, prefix="main."):
+    """A DCGAN written out."""
+    x, i = z[:, :, None, None], 0
+    while f"{prefix}{i}.weight" in t:
+        step = {} if i == 0 else {"stride": 2, "padding": 1}
+        x = F.conv_transpose2d(x, t[f"{prefix}{i}.weight"].double(), **step)
+        norm = f"{prefix}{i + 1}"
+        if f"{norm}.weight" in t:
+            mean, var, scale, shift = (
+                t[f"{norm}.{name}"].double()[:, None, None]
+                for name in ("running_mean", "running_var", "weight", "bias")
+            )
+            x = ((x - mean) / torch.sqrt(var + 1e-5) * scale + shift).clamp(min=0)
+        i += 3
+    return torch.tanh(x)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.", "netG."])
+def test_a_dcgan_under_any_wrapper_makes_the_pictures_of_its_weights(tmp_path, channels, wrapper):
+    tensors = dcgan(channels=channels)
+    torch.save(
+        {"netG_state_dict": {wrapper + name: value for name, value in tensors.items()}},
+        tmp_path / "g.tar",
+    )
+    best, model = imported(tmp_path / "g.tar", tmp_path / "models")
+    assert best.format.name == "dcgan"
+    z = torch.from_numpy(latents.draw([0, 3], 10)).double()
+    expected = to_levels(pictures(tensors, z))
+    assert np.abs(model.generate([0, 3]).astype(int) - expected).max() <= 1
+    assert model.manifest.provenance.kind == "import"
+
+
+def test_a_one_hot_class_after_z_makes_classes(tmp_path):
+    tensors = dcgan(z=13)
+    torch.save(tensors, tmp_path / "g.pth")
+    _, model = imported(tmp_path / "g.pth", tmp_path / "models", Said(classes=3))
+    assert model.manifest.latent.dimension == 10
+    z = torch.from_numpy(latents.draw([5], 10)).double()
+    for index in range(3):
+        with_class = torch.cat([z, F.one_hot(torch.tensor([index]), 3).double()], 1)
+        expected = to_levels(pictures(tensors, with_class))
+        assert np.abs(model.generate([5], [index]).astype(int) - expected).max() <= 1
+
+
+def test_of_several_networks_one_has_to_be_named(tmp_path):
+    torch.save({"G_A": dcgan(), "G_B": dcgan(z=7)}, tmp_path / "both.pth")
+    with pytest.raises(UserError, match=r"--network G_A .*--network G_B"):
+        recognised(tmp_path / "both.pth")
+    assert recognised(tmp_path / "both.pth", network="G_B").network.name == "G_B"
+
+
+def test_an_unknown_file_names_the_nearest_formats(tmp_path):
+    torch.save({f"block{i}.weird": torch.zeros(2, 2) for i in range(9)}, tmp_path / "x.pth")
+    with pytest.raises(ImportFailed, match="no format that is known"):
+        recognised(tmp_path / "x.pth")
+
+
+class Bomb:
+    """Runs a command when it is unpickled by what imports names."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_pickle_that_runs_something_is_refused_by_name(tmp_path, protocol):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"G_ema": Bomb(tmp_path / "ran")}, protocol))
+    with pytest.raises(Refused, match="mkdir"):
+        read_file(tmp_path / "x.pkl")
+    torch.save({"G": Bomb(tmp_path / "ran")}, tmp_path / "x.pth")
+    with pytest.raises(Refused, match="mkdir"):
+        read_file(tmp_path / "x.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_mutated_files_are_read_or_fail_in_one_line(tmp_path):
+    torch.save(dcgan(), tmp_path / "g.pth")
+    (tmp_path / "g.pkl").write_bytes(pickle.dumps({"a": [1, 2.5, "x", {"b": None}]}, 3))
+    draw = np.random.default_rng(0)
+    for original in (tmp_path / "g.pth", tmp_path / "g.pkl"):
+        whole = original.read_bytes()
+        for _ in range(60):
+            broken = bytearray(whole[: draw.integers(1, len(whole) + 1)])
+            for at in draw.integers(0, len(broken), 4):
+                broken[at] = draw.integers(0, 256)
+            (tmp_path / "broken").write_bytes(broken)
+            try:
+                read_file(tmp_path / "broken")
+            except ImportFailed as error:
+                assert "\n" not in str(error)
+
+
+def test_torchscript_is_refused(tmp_path):
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "script.pt"))
+    with pytest.raises(Refused, match="TorchScript"):
+        read_file(tmp_path / "script.pt")
+
+
+WEIGHTS = Path(os.environ.get("GANYMEDE_WEIGHTS", Path(__file__).parents[4] / "shared/weights"))
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "said"),
+    [
+        ("dcgan_faces64.tar", "dcgan", Said()),
+        ("mnist_gan_mlp.ckpt", "mlp", Said()),
+        ("mnist_cwgan_gp.pth", "pytorch-gan", Said(latent="unit")),
+        ("srgan_x4_leftthomas.pth", "srgan", Said()),
+        ("realesr-animevideov3-x4.pth", "compact", Said()),
+    ],
+)
+def test_weights_that_others_trained_are_recognised(file, name, said):
+    if not (WEIGHTS / file).exists():
+        # Nothing else can stand in for them; the layouts have tests of their own above.
+        return
+    assert recognised(WEIGHTS / file, said).format.name == name
