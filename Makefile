@@ -17,10 +17,12 @@ SHIPPED += $(FROM_PICTURES)
 MEASURED := cgan-fashion biggan-flowers stylegan2-flowers $(FROM_PICTURES)
 RUNS ?= runs/zoo
 
-.PHONY: help serve test test-faults lint format zoo measure zoo-page bento lock clean
+.PHONY: help install serve test test-faults lint format zoo measure zoo-page bento lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+install: $(VENV)/.dev ## Install everything into .venv, training included
 
 serve: $(VENV)/.base ## Install what serving needs and serve the models that ship
 	$(BIN)/ganymede serve --port $(PORT) --models models
