@@ -4,14 +4,20 @@ uvicorn's own protocol reads headers of any size for any time, and keeps what a 
 of its answer in memory for as long as the client likes. No middleware sees either: it is asked when
 the headers are whole, and an answer in one part has left it at once. So the protocol is extended
 here, in the callbacks that asyncio and the parser give it, and put where uvicorn looks for it.
+
+Nor is any other protocol spoken here than HTTP/1.1, so a request to change to one is answered as if
+it had not asked, as RFC 9110 (7.8) allows. uvicorn drops such a request's body, and Java's client
+asks for HTTP/2 with the first of every connection.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from typing import Any
 
+import httptools
 import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -24,7 +30,7 @@ PROGRESS_BYTES = 2**20
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, with bounds on headers and on clients that do not read.
+    """uvicorn's protocol, with bounds on headers and on clients that do not read, and no other.
 
     The bounds are the class's: uvicorn makes the instances.
     """
@@ -37,6 +43,9 @@ class GuardedProtocol(HttpToolsProtocol):
     _in_head = True
     _has_begun = False
     _too_large = False
+    # What came with a request to change the protocol, as it is read instead.
+    _unread = b""
+    _fed = b""
     _waiting: asyncio.TimerHandle | None = None
     _writing: asyncio.TimerHandle | None = None
 
@@ -49,10 +58,17 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, and refuse headers that grow and grow."""
+        while data:
+            self._fed, self._unread = data, b""
+            self._parse(data)
+            data = self._unread
+        self._fed = b""
+
+    def _parse(self, data: bytes) -> None:
         before = self._head
         self._has_begun = False
         super().data_received(data)
-        if self.transport.is_closing():
+        if self._unread or self.transport.is_closing():
             return
         if self._in_head:
             if not self._has_begun:
@@ -80,6 +96,26 @@ class GuardedProtocol(HttpToolsProtocol):
         """Count, with the colon, the space and the end of the line."""
         self._count(len(name) + len(value) + 4)
         super().on_header(name, value)
+
+    def _should_upgrade(self) -> bool:
+        # uvicorn then leaves the request, and what follows on its headers, to the method below.
+        return True
+
+    def handle_websocket_upgrade(self) -> None:
+        """Read the request once more, without the header that asks for another protocol."""
+        asked = sys.exception()
+        method = self.parser.get_method()
+        if not isinstance(asked, httptools.HttpParserUpgrade) or method == b"CONNECT":
+            self.send_400_response("Invalid HTTP request received.")
+            return
+        (rest,) = asked.args
+        version = self.parser.get_http_version().encode()
+        head = [b"%s %s HTTP/%s\r\n" % (method, self.url, version)]
+        head += [b"%s: %s\r\n" % each for each in self.headers if each[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        # As uvicorn has it.
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._unread = b"".join(head) + b"\r\n" + self._fed[rest:]
 
     def on_headers_complete(self) -> None:
         """Stop waiting, and watching: there will be another answer."""

@@ -37,6 +37,11 @@ def configure(wish: LogFormat | None, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
+    # BentoML silences every logger that was there before its own: asyncio's too, which alone tells
+    # of an error that nobody waited for.
+    for known in logging.root.manager.loggerDict.values():
+        if isinstance(known, logging.Logger):
+            known.disabled = False
     for name in _OTHERS:
         logger = logging.getLogger(name)
         logger.handlers = []

@@ -1,6 +1,7 @@
 """Bounds on what a client may send: alone, and at the real service."""
 
 import json
+import re
 import socket
 import time
 
@@ -207,6 +208,41 @@ def test_a_connection_that_is_kept_is_not_cut_between_its_requests(bounded):
         for _ in range(3):
             assert client.get("/v1/models").status_code == 200
             time.sleep(0.8)
+
+
+WEBSOCKET = (
+    b"GET /v1/models/cut HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+# As Java's HttpClient begins every connection.
+HTTP2 = (
+    b"POST /v1/generate HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nHost: x\r\n"
+    b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nUpgrade: h2c\r\n"
+    b"Content-Type: application/json\r\nContent-Length: 46\r\n\r\n"
+    b'{"model": "cut", "seed": "as it was", "n": 1 }'
+)
+LAST = b"GET /v1/models/cut HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000], ids="in pieces of {}".format)
+def test_who_asks_for_another_protocol_is_answered_in_this_one(bounded, size):
+    sent = WEBSOCKET + HTTP2 + HTTP2 + WEBSOCKET + LAST
+    with connected(bounded) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start in range(0, len(sent), size):
+            connection.sendall(sent[start : start + size])
+        answer = answer_of(connection)
+    statuses = re.findall(rb"HTTP/1.1 (\d+) ", answer)
+    assert statuses == [b"200", b"422", b"422", b"200", b"200"]
+    # Of a body that is read, the field is wrong that is.
+    assert answer.count(b'"detail": "seed: ') == 2
+    assert "AttributeError" not in bounded.logged()
+
+
+def test_a_tunnel_is_refused(bounded):
+    with connected(bounded) as connection:
+        connection.sendall(b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n")
+        assert answer_of(connection).startswith(b"HTTP/1.1 400 ")
 
 
 def test_the_limits_in_force_are_in_the_document(bounded):
