@@ -16,6 +16,7 @@ from service.api import (
     error_shapes,
     errors,
     generate,
+    heads,
     interpolate,
     jobs,
     keys,
@@ -109,7 +110,7 @@ def create_app(engine: Engine, settings: Settings, queue: JobQueue | None = None
     app.add_middleware(limits.BodyLimits, settings=settings)
     app.add_middleware(keys.Keys, settings=settings)
 
-    @app.get("/", include_in_schema=False)
+    @heads.get(app, "/", include_in_schema=False)
     async def root() -> RedirectResponse:
         return RedirectResponse("/docs")
 

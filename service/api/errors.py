@@ -19,13 +19,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import exchange
 from service.api.exchange import Rejection
+from service.api.validation import is_unread, wrong_fields
 from service.runtime.catalog import ModelFailed, ModelNotFound, RepositoryUnreadable
 from service.runtime.engine import NotReady
 from service.runtime.scheduler import DeadlineExceeded, Draining, JobTooLarge, QueueFull
 
 log = logging.getLogger("ganymede.api")
 
+# Errors of fields that are told, and those of pydantic that they are made of.
 _MOST_ERRORS = 20
+_MOST_READ = 200
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -134,6 +137,10 @@ def to_problem(error: Exception) -> Problem | None:
             return invalid("n", f"the request is larger than the queue: {error}")
         case DeadlineExceeded():
             return Problem(504, "deadline-exceeded", "The deadline has passed", str(error))
+        case HTTPException(status_code=400):
+            # What JSON's parser raises beside its own error: of bytes that are no UTF-8, or of a
+            # number of thousands of digits.
+            return _not_json(error.__cause__ or error.detail)
         case HTTPException():
             kind = {404: "route-not-found", 405: "method-not-allowed"}.get(
                 error.status_code, "bad-request"
@@ -155,6 +162,8 @@ def install(app: FastAPI, respond: Callable[[str, Problem], Response]) -> None:
         response = respond(request.scope["path"], problem)
         if isinstance(error, HTTPException) and error.headers:
             response.headers.update(error.headers)
+        if problem.status == 405:
+            response.headers["allow"] = ", ".join(_allowed(app, request))
         return response
 
     kinds: tuple[type[Exception], ...] = (
@@ -174,6 +183,13 @@ def install(app: FastAPI, respond: Callable[[str, Problem], Response]) -> None:
     for kind in kinds:
         app.add_exception_handler(kind, answer)
     app.add_middleware(_Unforeseen, respond=respond)
+
+
+def _allowed(app: FastAPI, request: Request) -> list[str]:
+    """Return the methods of a path; the route that was found knows its own alone."""
+    path = getattr(request.scope.get("route"), "path", None)
+    methods = {method.upper() for method in app.openapi()["paths"].get(path, {"get": None})}
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
 
 
 class _Unforeseen:
@@ -228,14 +244,18 @@ def _rejection(error: BaseException) -> Rejection | None:
 def _from_validation(error: RequestValidationError) -> Problem:
     problems = error.errors()
     if any(problem["type"] == "json_invalid" for problem in problems):
-        reason = problems[0].get("ctx", {}).get("error", "")
+        return _not_json(problems[0].get("ctx", {}).get("error", ""))
+    if any(is_unread(problem) for problem in problems):
         return Problem(
-            400, "invalid-json", "The body is not JSON", f"the body is not JSON: {reason}"
+            415,
+            "media-type-not-supported",
+            "The body is of a kind that is not read here",
+            "expected JSON, with the header Content-Type: application/json",
         )
-    errors = []
-    for problem in problems[:_MOST_ERRORS]:
-        # The first part says where the field stands: body, query, path or header.
-        path = [str(part) for part in problem["loc"][1:]]
-        errors.append({"field": ".".join(path) or "body", "message": str(problem["msg"])})
+    errors = wrong_fields(problems[:_MOST_READ], error.body)[:_MOST_ERRORS]
     detail = "; ".join(f"{e['field']}: {e['message']}" for e in errors[:5])
     return Problem(422, "invalid-request", "The request cannot be used", detail, errors=errors)
+
+
+def _not_json(reason: object) -> Problem:
+    return Problem(400, "invalid-json", "The body is not JSON", f"the body is not JSON: {reason}")

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import Response
 
 from service import __version__
-from service.api import answers, wishes
+from service.api import answers, heads, wishes
 from service.api.answers import Picture
 from service.api.errors import Problem, invalid
 from service.api.negotiation import Form, negotiate
@@ -98,7 +98,8 @@ def router(engine: Engine, settings: Settings, find: Callable[[str], Model]) -> 
                 lambda outputs: answers.answer(model, shown, outputs["pixels"], form, said),
             )
 
-    @routes.get(
+    @heads.get(
+        routes,
         "/v1/models/{name}/images/{seed}.{extension}",
         summary="The picture of one seed, at an address of its own",
         response_class=Response,

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.api import heads
 from service.api.answers import PROBLEMS
 from service.api.errors import Problem, invalid
 from service.api.keys import Caller, caller_of
@@ -145,13 +146,13 @@ def router(queue: JobQueue, settings: Settings, find: Callable[[str], Model]) ->
         response.headers["location"] = f"/v1/jobs/{ticket.id}"
         return _answer(ticket, taken)
 
-    @routes.get("/v1/jobs", summary="The jobs", response_model_exclude_none=True)
+    @heads.get(routes, "/v1/jobs", summary="The jobs", response_model_exclude_none=True)
     def listed(request: Request) -> JobList:
         caller = caller_of(request)
         seen = [ticket for ticket in jobs().all() if _may_see(ticket, caller)]
         return JobList(data=[_answer(ticket, jobs(), files=False) for ticket in seen])
 
-    @routes.get("/v1/jobs/{job}", summary="One job", response_model_exclude_none=True)
+    @heads.get(routes, "/v1/jobs/{job}", summary="One job", response_model_exclude_none=True)
     def one(job: str, request: Request) -> JobAnswer:
         return _answer(own(job, request), jobs())
 
@@ -164,7 +165,8 @@ def router(queue: JobQueue, settings: Settings, find: Callable[[str], Model]) ->
         own(job, request)
         return _answer(jobs().cancel(job), jobs(), files=False)
 
-    @routes.get(
+    @heads.get(
+        routes,
         "/v1/jobs/{job}/files/{name}",
         summary="A file of a job",
         response_class=FileResponse,

@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from service import __version__
+from service.api import heads
 from service.api import kserve_protocol as protocol
 from service.api.errors import Problem, client_gone, invalid
 from service.api.running import running
@@ -93,15 +94,15 @@ def router(engine: Engine, settings: Settings, find: Callable[[str], Model]) -> 
             raise ModelNotFound(f"no graph {name[:100]!r}; there are: {there}")
         return _Graph(model, role, by_role[role])
 
-    @routes.get("/v2", summary="The server and the extensions that it knows")
+    @heads.get(routes, "/v2", summary="The server and the extensions that it knows")
     async def server() -> dict[str, Any]:
         return {"name": "ganymede", "version": __version__, "extensions": _EXTENSIONS}
 
-    @routes.get("/v2/health/live", summary="Whether the process answers")
+    @heads.get(routes, "/v2/health/live", summary="Whether the process answers")
     async def live() -> dict[str, bool]:
         return {"live": True}
 
-    @routes.get("/v2/health/ready", summary="Whether the models are served")
+    @heads.get(routes, "/v2/health/ready", summary="Whether the models are served")
     async def ready() -> dict[str, bool]:
         if engine.state is not EngineState.READY:
             raise NotReady(engine.reason or engine.state)
@@ -117,9 +118,9 @@ def router(engine: Engine, settings: Settings, find: Callable[[str], Model]) -> 
         listed = [one for one in _index(engine) if one["state"] == "READY" or not ready_only]
         return Response(json.dumps(listed), media_type="application/json")
 
-    @routes.get("/v2/models/stats", include_in_schema=False)
-    @routes.get("/v2/models/{name}/stats", include_in_schema=False)
-    @routes.get("/v2/models/{name}/versions/{version}/stats", include_in_schema=False)
+    @heads.get(routes, "/v2/models/stats", include_in_schema=False)
+    @heads.get(routes, "/v2/models/{name}/stats", include_in_schema=False)
+    @heads.get(routes, "/v2/models/{name}/versions/{version}/stats", include_in_schema=False)
     async def statistics() -> None:
         raise Problem(
             404,
@@ -128,8 +129,8 @@ def router(engine: Engine, settings: Settings, find: Callable[[str], Model]) -> 
             "statistics are kept for Prometheus: see /metrics",
         )
 
-    @routes.get("/v2/models/{name}", summary="What a graph takes and gives")
-    @routes.get("/v2/models/{name}/versions/{version}", summary="The same of one version")
+    @heads.get(routes, "/v2/models/{name}", summary="What a graph takes and gives")
+    @heads.get(routes, "/v2/models/{name}/versions/{version}", summary="The same of one version")
     async def metadata(name: str, version: str | None = None) -> dict[str, Any]:
         graph = graph_of(name, version)
         return {
@@ -140,13 +141,19 @@ def router(engine: Engine, settings: Settings, find: Callable[[str], Model]) -> 
             "outputs": [_described(tensor) for tensor in graph.signature.outputs],
         }
 
-    @routes.get("/v2/models/{name}/ready", summary="Whether a model is served")
-    @routes.get("/v2/models/{name}/versions/{version}/ready", summary="The same of one version")
+    @heads.get(routes, "/v2/models/{name}/ready", summary="Whether a model is served")
+    @heads.get(
+        routes, "/v2/models/{name}/versions/{version}/ready", summary="The same of one version"
+    )
     async def model_ready(name: str, version: str | None = None) -> dict[str, Any]:
         return {"name": graph_of(name, version).name, "ready": True}
 
-    @routes.get("/v2/models/{name}/config", summary="A graph, as Triton's configuration says it")
-    @routes.get("/v2/models/{name}/versions/{version}/config", summary="The same of one version")
+    @heads.get(
+        routes, "/v2/models/{name}/config", summary="A graph, as Triton's configuration says it"
+    )
+    @heads.get(
+        routes, "/v2/models/{name}/versions/{version}/config", summary="The same of one version"
+    )
     async def config(name: str, version: str | None = None) -> dict[str, Any]:
         graph = graph_of(name, version)
         return {

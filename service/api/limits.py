@@ -25,6 +25,9 @@ DEADLINE_HEADER = "X-Deadline-Ms"
 # More than the sources of ten thousand pictures, a style for each layer, have.
 MOST_JSON_PARTS = 2**18
 
+# Below this, packed bodies are read, each route within bounds of its own.
+_UNPACKED = "/v2/"
+
 # What stays of JSON for its depth to be seen.
 _STRUCTURE = b'"[]{}'
 _REST = bytes(set(range(256)) - set(_STRUCTURE))
@@ -56,6 +59,10 @@ class BodyLimits:
         # More digits than any length has; Python would not even read thousands of them.
         if length.isdecimal() and (len(length) > 15 or int(length) > self._most):
             await refuse(self._too_large(), scope, receive, send)
+            return
+        encoding = headers.get("content-encoding", "").strip().lower()
+        if encoding not in ("", "identity") and not scope["path"].startswith(_UNPACKED):
+            await refuse(_unknown_encoding(encoding), scope, receive, send)
             return
         body = _Body(receive, self._most, self._seconds)
         started = False
@@ -135,6 +142,16 @@ class _Body:
             if self._complete:
                 break
         whole = b"".join(parts)
+        if b"\0" in whole:
+            # JSON's parser would take UTF-16 and UTF-32, whose depth nobody has looked at.
+            self._refuse(
+                Problem(
+                    400,
+                    "invalid-json",
+                    "The body is not JSON",
+                    "the body is not JSON: that is in UTF-8 (RFC 8259), and holds no byte 0",
+                )
+            )
         if whole.count(b"[") + whole.count(b"{") > MOST_JSON_PARTS:
             self._refuse(
                 Problem(
@@ -246,6 +263,15 @@ _DEADLINE_PARAMETER = {
 def _is_json(headers: Headers) -> bool:
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     return media_type == "application/json" or media_type.endswith("+json")
+
+
+def _unknown_encoding(encoding: str) -> Problem:
+    return Problem(
+        415,
+        "encoding-not-supported",
+        "The encoding is not known",
+        f"Content-Encoding is {encoding[:50]!r}; send the body as it is",
+    )
 
 
 def _too_large(most: int) -> Problem:

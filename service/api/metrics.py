@@ -21,6 +21,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from service import __version__
+from service.api import heads
 from service.api.exchange import Rejection
 from service.runtime.catalog import State
 from service.runtime.engine import Engine, EngineState
@@ -239,7 +240,7 @@ def router(engine: Engine, settings: Settings) -> APIRouter:
     registry = CollectorRegistry()
     registry.register(EngineMetrics(engine, settings))
 
-    @routes.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    @heads.get(routes, "/metrics", summary="Prometheus metrics", response_class=Response)
     def metrics() -> Response:
         text = generate_latest(registry) + generate_latest(REGISTRY)
         return Response(text, media_type=CONTENT_TYPE_LATEST)

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from service.api import heads
 from service.api.errors import not_ready
 from service.api.schemas import ModelCard, ModelDetail, ModelList, ProblemDocument
 from service.runtime.catalog import Catalog, Entry
@@ -17,13 +18,14 @@ def router(engine: Engine) -> APIRouter:
     """Return the routes."""
     routes = APIRouter(tags=["models"])
 
-    @routes.get("/v1/models", summary="The models", response_model_exclude_none=True)
+    @heads.get(routes, "/v1/models", summary="The models", response_model_exclude_none=True)
     async def models() -> ModelList:
         catalog = _catalog(engine)
         entries = [catalog.default(name) for name in catalog.names()]
         return ModelList(data=[ModelCard(**_card(catalog, entry)) for entry in entries])
 
-    @routes.get(
+    @heads.get(
+        routes,
         "/v1/models/{name}",
         summary="One model, with its manifest",
         response_model_exclude_none=True,

@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from service.api.errors import Problem, client_gone, invalid
 from service.api.schemas import MOST_IMAGES, ClassWish, Format, Seed, TruncationWish
+from service.api.validation import wrong_fields
 
 Box = Annotated[list[int], Field(min_length=4, max_length=4)]
 Boxes = Annotated[list[Box], Field(min_length=1, max_length=1000)]
@@ -203,9 +204,10 @@ def _validated(given: Any) -> PictureRequest:
     try:
         return PictureRequest.model_validate(given)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "body"
-        raise invalid(field[:100], first["msg"].removeprefix("Value error, ")) from error
+        listed = error.errors(include_url=False, include_input=False, include_context=False)
+        first = wrong_fields([{**each, "loc": ("body", *each["loc"])} for each in listed], given)[0]
+        message = first["message"].removeprefix("Value error, ")
+        raise invalid(first["field"][:100], message) from error
 
 
 def _checked(

@@ -49,6 +49,14 @@ class Film:
     provenance: Provenance
     frame_provenance: Callable[[int], Mapping[str, Any]]
 
+    def duration(self, frame: int, unit: int) -> int:
+        """Return how long a frame is to be seen, in parts of which a second has `unit`.
+
+        Frames differ by one where the parts do not divide evenly, so that the whole lasts as long
+        as it should: 24 of them at 24 a second are 1.00 s, and not 0.96 s of hundredths.
+        """
+        return round((frame + 1) * unit / self.fps) - round(frame * unit / self.fps)
+
 
 class Writer(Protocol):
     """Makes a file of frames. `encode` may be called in any thread; the others go in order."""
@@ -78,7 +86,7 @@ class Gif:
     def __init__(self, film: Film) -> None:
         self._film = film
 
-    def encode(self, frame: int, pixels: Pixels) -> bytes:  # noqa: ARG002 - a GIF's frames are alike
+    def encode(self, frame: int, pixels: Pixels) -> bytes:
         """Quantise to 256 colours and compress: the image block, without a file round it."""
         image = to_image(pixels)
         if image.mode != "L":
@@ -87,7 +95,7 @@ class Gif:
             image = image.quantize(256, method=method)
         out = io.BytesIO()
         image.save(out, "GIF", optimize=False)
-        return _gif_image(out.getvalue(), round(100 / self._film.fps))
+        return _gif_image(out.getvalue(), self._film.duration(frame, 100))
 
     def begin(self) -> bytes:
         """Header, endless repetition, and how it was made as a comment."""
@@ -135,7 +143,7 @@ class Apng:
             out += png.SIGNATURE + png.chunk(b"IHDR", header)
             out += png.chunk(b"acTL", struct.pack(">II", self._film.frames, 0))
             out += png.chunk(b"tEXt", text)
-        delay = round(1000 / self._film.fps)
+        delay = self._film.duration(self._added, 1000)
         size = (self._film.width, self._film.height)
         out += png.chunk(
             b"fcTL", struct.pack(">IIIIIHHBB", self._next(), *size, 0, 0, delay, 1000, 0, 0)
@@ -182,7 +190,7 @@ class WebP:
         film = self._film
         place = _u24(0) + _u24(0) + _u24(film.width - 1) + _u24(film.height - 1)
         # No blending: a transparent pixel replaces the one before it.
-        head = place + _u24(round(1000 / film.fps)) + b"\x02"
+        head = place + _u24(film.duration(len(self._frames), 1000)) + b"\x02"
         self._frames.append(_riff_chunk(b"ANMF", head + encoded))
         return b""
 

@@ -1,4 +1,5 @@
 import base64
+import gzip
 import io
 import json
 import zipfile
@@ -198,6 +199,47 @@ def test_a_body_that_is_no_request_is_a_problem(client, content, content_type):
     assert_problem(answer, answer.status_code)
 
 
+def problem_of(client, content: bytes, **headers: str) -> tuple[int, str, str]:
+    said = {"content-type": "application/json"} | {k.replace("_", "-"): headers[k] for k in headers}
+    answer = client.post("/v1/generate", content=content, headers=said)
+    assert_problem(answer, answer.status_code)
+    problem = answer.json()
+    return answer.status_code, problem["type"].rpartition(":")[2], problem["detail"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"model": "\xff"}',
+        json.dumps({"model": MODEL}).encode("utf-16"),
+        json.dumps({"model": MODEL}).encode("utf-32-be"),
+        b'{"model": "dcgan-fashion", "seed": ' + b"7" * 5000 + b"}",
+        b'{"model": "dcgan-fashion"} and more',
+    ],
+)
+def test_a_body_that_json_does_not_allow_is_called_so(client, content):
+    assert problem_of(client, content)[:2] == (400, "invalid-json")
+
+
+def test_who_forgets_the_type_of_the_body_is_told_which_one_is_expected(client):
+    body = json.dumps({"model": MODEL}).encode()
+    # As curl -d sends it.
+    form = "application/x-www-form-urlencoded"
+    for kind in (form, "text/plain", "multipart/form-data", ""):
+        status, name, detail = problem_of(client, body, content_type=kind)
+        assert (status, name) == (415, "media-type-not-supported")
+        assert "Content-Type: application/json" in detail
+
+
+def test_a_packed_body_is_refused_by_the_name_of_its_packing(client):
+    packed = gzip.compress(json.dumps({"model": MODEL}).encode())
+    status, name, detail = problem_of(client, packed, content_encoding="gzip")
+    assert (status, name) == (415, "encoding-not-supported")
+    assert "gzip" in detail
+    plain = {"content-encoding": "identity"}
+    assert client.post("/v1/generate", json={"model": MODEL}, headers=plain).status_code == 200
+
+
 def test_a_million_bad_seeds_cost_no_more_than_one(client):
     answer = generate(client, seeds=[-1] * 1_000_000)
     assert_problem(answer, 422)
@@ -220,6 +262,37 @@ def test_every_picture_has_an_address(client):
     for extension, kind in {"jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}.items():
         answer = client.get(f"/v1/models/{MODEL}/images/7.{extension}")
         assert answer.headers["content-type"] == f"image/{kind}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/v1/models",
+        f"/v1/models/{MODEL}",
+        f"/v1/models/{MODEL}/images/7.png?version=1",
+        f"/v1/models/{MODEL}/images/7.bmp",
+        "/v1/jobs",
+        "/v2/health/ready",
+        "/openapi.json",
+    ],
+)
+def test_head_is_get_without_the_body(client, path):
+    got, asked = client.get(path), client.head(path)
+    assert asked.content == b""
+    assert asked.status_code == got.status_code
+    changing = {"date", "x-request-id"}
+    assert {k: v for k, v in asked.headers.items() if k not in changing} == {
+        k: v for k, v in got.headers.items() if k not in changing
+    }
+
+
+def test_what_may_not_be_done_says_what_may(client):
+    assert client.delete("/v1/models").headers["allow"] == "GET, HEAD"
+    assert client.delete("/v1/jobs").headers["allow"] == "GET, HEAD, POST"
+    assert client.put("/").headers["allow"] == "GET, HEAD"
+    assert client.head("/v1/generate").status_code == 405
+    assert client.head("/v1/generate").headers["allow"] == "POST"
 
 
 def test_a_picture_of_a_version_never_changes_and_is_not_made_again(client):

@@ -82,6 +82,18 @@ def test_an_animation_repeats_lasts_and_says_how_it_was_made(kind):
     assert read_provenance(image) == dict(film().provenance)
 
 
+@pytest.mark.parametrize(("kind", "unit"), [("gif", 10), ("png", 1), ("webp", 1)])
+@pytest.mark.parametrize("fps", [24.0, 23.976, 30.0, 7.0])
+def test_an_animation_lasts_as_long_as_its_frames_should(kind, unit, fps):
+    image = Image.open(io.BytesIO(written(kind, film(fps=fps), pictures())))
+    lasted = 0
+    for i in range(FRAMES):
+        image.seek(i)
+        image.load()
+        lasted += image.info["duration"]
+        assert abs(lasted - 1000 * (i + 1) / fps) <= unit / 2
+
+
 @pytest.mark.parametrize("kind", ["gif", "png", "webp"])
 def test_an_animation_has_its_size(kind):
     pixels = pictures(height=5, width=33)
