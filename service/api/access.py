@@ -127,6 +127,8 @@ def _log(scope: Scope, route: str, this: Exchange, answer: _Answer, seconds: flo
         "ms": round(seconds * 1000, 1),
         "bytes": answer.size,
     }
+    if this.key is not None:
+        fields["key"] = this.key
     if this.model is not None:
         fields["model"] = this.model
     if this.rejection is not None:

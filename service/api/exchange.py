@@ -28,9 +28,12 @@ class Rejection(StrEnum):
 
 @dataclass(slots=True)
 class Exchange:
-    """What is known of one exchange. `model` is the name of a model that is loaded."""
+    """What is known of one exchange. `model` is the name of a model that is loaded, `key` that of
+    the key that it came with.
+    """
 
     request_id: str
+    key: str | None = None
     model: str | None = None
     rejection: Rejection | None = None
     span: Span | None = None
@@ -47,6 +50,12 @@ def begin(exchange: Exchange) -> None:
 def current() -> Exchange | None:
     """Return the exchange that this task is about; None outside of any."""
     return _current.get()
+
+
+def note_key(name: str | None) -> None:
+    """Say of the exchange whose key it came with."""
+    if (exchange := _current.get()) is not None:
+        exchange.key = name
 
 
 def note_model(name: str) -> None:

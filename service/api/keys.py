@@ -14,6 +14,7 @@ from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api import exchange
 from service.api.errors import Problem
 from service.api.rates import Allowance, Rates
 from service.api.refusals import refuse
@@ -59,6 +60,7 @@ class Keys:
             return
         try:
             caller = self._caller(scope)
+            exchange.note_key(caller.name)
             if _is_below(scope["path"], _ADMIN):
                 assert_admin(caller)
         except Problem as problem:

@@ -1,5 +1,6 @@
 """Who may ask what, at the real service with keys and without."""
 
+import json
 import re
 
 import httpx
@@ -90,6 +91,23 @@ def test_a_key_is_a_bearer_or_a_header(keyed):
             answer = client.post("/v1/generate", json=GENERATE, headers=headers)
             assert answer.status_code == 401
             assert "WWW-Authenticate" in answer.headers
+
+
+def test_the_log_says_whose_key_a_request_came_with(keyed):
+    server, keys, _ = keyed
+    with server.client() as client:
+        for name in ("poor", "plain"):
+            # What the key may not do is told of it too.
+            headers = {"x-api-key": keys[name], "x-request-id": f"log-{name}"}
+            assert client.post("/v1/admin/reload", headers=headers).status_code == 403
+        client.get("/v1/models", headers={"x-request-id": "log-nobody"})
+        client.get("/v1/models", headers={"x-request-id": "log-last"})
+    logged = (json.loads(line) for line in server.logged().splitlines() if line.startswith("{"))
+    lines = {line["request_id"]: line for line in logged if "request_id" in line}
+    assert lines["log-poor"]["key"] == "poor"
+    assert lines["log-plain"]["key"] == "plain"
+    assert "key" not in lines["log-nobody"]
+    assert not any(secret in server.logged() for secret in keys.values())
 
 
 def test_refusals_are_in_the_words_of_their_route(keyed):
