@@ -6,11 +6,15 @@ import subprocess
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from service.runtime.catalog import Catalog, State, model_folders
 from service.runtime.manifest import read_manifest
+from service.runtime.model import Model
 from service.runtime.sessions import ExecutionPlan, Provider
+from service.runtime.translation import translate
+from service.runtime.uploads import Upload
 from training.data.sources import DataError
 from training.quality.classifier import ClassifierSettings
 from training.quality.obedience import CLASS_OBEDIENCE, measure_obedience
@@ -38,6 +42,22 @@ def test_a_model_that_ships_has_its_preview_and_card_and_small_graphs(folder):
     assert "Training data" in (folder / "README.md").read_text()
     for graph in folder.glob("*.onnx"):
         assert graph.stat().st_size < 16 * 2**20
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [folder for folder in SHIPPED if read_manifest(folder).input],
+    ids=lambda f: f"{f.parent.name}@{f.name}",
+)
+def test_a_model_of_pictures_that_ships_takes_the_smallest_and_oblong_ones(folder):
+    model = Model(folder, Provider.CPU, ExecutionPlan(1, 1, 8))
+    given = model.manifest.input
+    for height, width in ((1, 1), (2, 1), (3, 70), (65, 9)):
+        pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+        mask = np.full((height, width), 255, np.uint8) if given.masked else None
+        for role in given.roles:
+            made = translate(model, Upload(pixels, None), mask, role)
+            assert made.shape == (height * given.factor, width * given.factor, 3)
 
 
 def obeying_on(*datasets):

@@ -2,7 +2,7 @@
 
 `softer` blurs by a box of 5 pixels (and in its other direction inverts), `larger` doubles pixels
 after the same blur, `filled` paints holes in one colour, `coloured` gives grey a tint, and `fixed`
-inverts pictures of one size.
+inverts pictures of one size, and `reflecting` those that have seven pixels to reflect.
 """
 
 from pathlib import Path
@@ -48,6 +48,7 @@ def write_translators(models: Path) -> None:
     _write(models / "filled", "inpaint", {GENERATOR: _filled()}, masked=True, reach=0)
     _write(models / "coloured", "colorize", {GENERATOR: _inverted()}, reach=0, multiple=8)
     _write(models / "fixed", "translate", {GENERATOR: _inverted()}, fixed=True)
+    _write(models / "reflecting", "translate", {GENERATOR: _reflected()}, multiple=4, least=8)
 
 
 def _write(folder: Path, task: str, graphs: dict[str, onnx.GraphProto], **said) -> None:
@@ -125,6 +126,20 @@ def _doubled() -> onnx.GraphProto:
 
 def _inverted() -> onnx.GraphProto:
     return _graph([_node("Sub", ["white", "image"], "pixels")], white=np.uint8(255))
+
+
+def _reflected() -> onnx.GraphProto:
+    nodes = [
+        _node("Sub", ["white", "image"], "inverted"),
+        _node("Pad", ["inverted", "pads"], "padded", mode="reflect"),
+        _node("Slice", ["padded", "from", "to", "axes"], "pixels"),
+    ]
+    return _graph(
+        nodes,
+        white=np.uint8(255),
+        pads=np.array([0, 7, 7, 0, 0, 7, 7, 0]),
+        **{"from": np.array([7, 7]), "to": np.array([-7, -7]), "axes": np.array([1, 2])},
+    )
 
 
 def _filled() -> onnx.GraphProto:

@@ -184,7 +184,8 @@ def translator_piece(
 
     sizes = [torch.export.Dim(name, min=1, max=2**14) for name in ("h", "w")]
     axes = {1 + i: step * size if step > 1 else size for i, size in enumerate(sizes)}
-    smaller = max(side // 2 // step, 1) * step
+    least = given.least or step
+    smaller = max(side // 2 // step * step, least)
     return Piece(
         role,
         served,
@@ -194,7 +195,7 @@ def translator_piece(
         varies={} if given.fixed else dict.fromkeys(feeds(step, step, 1), axes),
         other_feeds=[]
         if given.fixed
-        else [feeds(side + step, 2 * side, 7), feeds(smaller, side, 7)],
+        else [feeds(side + step, 2 * side, 7), feeds(smaller, side, 7), feeds(least, least, 7)],
     )
 
 

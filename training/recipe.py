@@ -429,10 +429,12 @@ class Recipe(Options):
             return None
         assert isinstance(self.generator, TranslatorOptions)  # noqa: S101 - looked at above
         task, shape = self.game.task, self.translation
+        multiple, least = self.generator.multiple(shape), self.generator.least(shape)
         return PictureInput(
             channels=task.given_channels(self.data.channels),
             side=shape.side,
-            multiple=self.generator.multiple(shape),
+            multiple=multiple,
+            least=least if least > multiple else None,
             factor=shape.factor,
             reach=self.generator.reach(shape),
             masked=task.masked,

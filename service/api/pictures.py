@@ -16,6 +16,7 @@ from service.api import answers, wishes
 from service.api.answers import Picture
 from service.api.errors import Problem, invalid
 from service.api.negotiation import Form, negotiate
+from service.api.pace import Pace
 from service.api.picture_requests import (
     PictureRequest,
     PictureWish,
@@ -61,6 +62,7 @@ class _Item:
 
     picture: Picture
     translation: Translation
+    field: str
 
 
 class _Held:
@@ -213,18 +215,21 @@ class _Work:
         room = self._settings.queue_pixels // 4 // this.tile_pixels
         most = plan.workers * self._model.max_rows(this.tile_pixels)
         at_once = max(1, min(most, room))
-        for start in range(0, this.tiles, at_once):
-            indices = range(start, min(start + at_once, this.tiles))
-            last = indices.stop == this.tiles
+        pace = Pace(len(this.rows), self._settings.deadline_s)
+        for start in range(0, len(this.rows), at_once):
+            indices = this.rows[start : start + at_once]
+            last = start + at_once >= len(this.rows)
 
             def work(outputs: Rows, indices: Sequence[int] = indices, *, last: bool = last) -> Any:
-                _lay(canvas, indices, outputs)
+                this.lay(canvas, indices, outputs["pixels"])
                 return self._finished(item, canvas) if last else None
 
             feeds = this.feeds(indices)
             while True:
                 try:
-                    found = await self._run.through(self._model, self._direction, feeds, work)
+                    found = await self._run.through(
+                        self._model, self._direction, feeds, work, pace.ran
+                    )
                     break
                 except QueueFull as full:
                     if not start:
@@ -232,7 +237,19 @@ class _Work:
                     # What has begun is worth the wait.
                     self._run.assert_in_time()
                     await asyncio.sleep(min(full.retry_after, _ASK_AGAIN_S))
+            if not last and pace.is_too_slow:
+                raise self._too_slow(item, pace)
         return found
+
+    def _too_slow(self, item: _Item, pace: Pace) -> Problem:
+        height, width = item.translation.image.shape[:2]
+        return _unusable(
+            "picture-too-large",
+            f"{item.field}: {width} × {height} pixels would take {pace.total:,.0f} s here, and an "
+            f"answer has {self._settings.deadline_s:g} s; send a smaller picture, or have it made "
+            "by `ganymede sample --input`",
+            item.field,
+        )
 
     def _finished(self, item: _Item, canvas: Canvas) -> Any:
         made = item.translation.finished(canvas.picture())
@@ -264,11 +281,6 @@ class _Work:
             array = images.encode_npy(np.stack(self._arrays))
             return Response(array, 200, headers, "application/x-npy")
         return answers.wrapped(self._model, self._pictures, self._files, self._form, headers)
-
-
-def _lay(canvas: Canvas, indices: Sequence[int], outputs: Rows) -> None:
-    for index, tile in zip(indices, outputs["pixels"], strict=True):
-        canvas.put(index, tile)
 
 
 @dataclass(frozen=True)
@@ -329,7 +341,7 @@ def _read(
         mask = _mask(model, upload, wish, number, count, settings)
         if mask is not None:
             said["mask"] = digest_of(Upload(mask[..., None].repeat(3, 2), None))
-        return _Item(Picture(said, name), prepare(model, upload, mask))
+        return _Item(Picture(said, name), prepare(model, upload, mask), f"image.{number}")
     except UploadError as error:
         where = field if error.kind.startswith(("mask", "box")) else f"image.{number}"
         raise _unusable(error.kind.value, f"{where}: {error}", where) from error

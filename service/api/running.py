@@ -56,8 +56,18 @@ class Run:
         self._seconds = seconds
         self._deadline = engine.clock() + seconds
 
-    async def through(self, model: Model, role: str, feeds: Rows, work: Callable[[Rows], T]) -> T:
+    async def through(
+        self,
+        model: Model,
+        role: str,
+        feeds: Rows,
+        work: Callable[[Rows], T],
+        ran: Callable[[int, float], None] = lambda *_: None,
+    ) -> T:
         """Run `feeds` by `role` and return what `work` makes of the outputs, off the event loop.
+
+        `ran` is told how many rows there were and the seconds that they took, without what they
+        waited before.
 
         Past the deadline, or when the client has gone, the job is cancelled and what is left of it
         is not done. Raises what Engine.submit raises, DeadlineExceeded, and Problem for a client
@@ -70,7 +80,7 @@ class Run:
         job: Job | None = None
         try:
             job = self._engine.submit(model, feeds, self._deadline, role)
-            return await self._outcome(job, role, work)
+            outcome = await self._outcome(job, role, work)
         except (DeadlineExceeded, Problem, asyncio.CancelledError):
             # The client's own doing, as likely as not: what was begun for it is paid.
             begun = job.begun * per_row if job else 0
@@ -79,6 +89,9 @@ class Run:
         except BaseException:
             self._account.unspend(pixels)
             raise
+        if job.times.started is not None and job.times.ended is not None:
+            ran(job.rows, job.times.ended - job.times.started)
+        return outcome
 
     async def _outcome(self, job: Job, role: str, work: Callable[[Rows], T]) -> T:
         handed_on = False

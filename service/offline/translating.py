@@ -80,7 +80,7 @@ class Translator:
     def _fits(self, waiting: Sequence[_Ready]) -> bool:
         """Whether one more of the same size may wait."""
         this = waiting[0].translation
-        rows = (len(waiting) + 1) * this.tiles
+        rows = (len(waiting) + 1) * len(this.tiling)
         return (
             rows <= self._model.max_rows(this.tile_pixels)
             and rows * this.tile_pixels <= _TOGETHER_PIXELS
@@ -141,7 +141,7 @@ class Translator:
 
     def _run_together(self, ready: Sequence[_Ready]) -> list[Pixels]:
         first = ready[0].translation
-        if first.tiles > 1:
+        if len(first.tiling) > 1:
             return [self._tiled(one.translation) for one in ready]
         parts = [one.translation.feeds([0]) for one in ready]
         feeds = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -156,9 +156,7 @@ class Translator:
     def _tiled(self, this: Translation) -> Pixels:
         canvas = this.canvas()
         at_once = self._model.max_rows(this.tile_pixels)
-        for start in range(0, this.tiles, at_once):
-            indices = range(start, min(start + at_once, this.tiles))
-            rows = self._run(self._role, this.feeds(indices))["pixels"]
-            for index, row in zip(indices, rows, strict=True):
-                canvas.put(index, row)
+        for start in range(0, len(this.rows), at_once):
+            indices = this.rows[start : start + at_once]
+            this.lay(canvas, indices, self._run(self._role, this.feeds(indices))["pixels"])
         return this.finished(canvas.picture())

@@ -146,6 +146,9 @@ class PictureInput(_Part):
     side: Positive
     fixed: bool = False
     multiple: Positive = 1
+    # The shortest side that goes in, where it is more than one multiple: what is padded by
+    # reflection needs something to reflect.
+    least: Positive | None = None
     factor: Positive = 1
     # How far a pixel may be from those that it has a part in, in pixels of the input. Not there
     # where all of a picture has a part in all of it.
@@ -158,6 +161,10 @@ class PictureInput(_Part):
     def _side_fits(self) -> PictureInput:
         if self.side % self.multiple:
             raise ValueError(f"side {self.side} is no multiple of {self.multiple}")
+        if self.least is not None and (self.least % self.multiple or self.least > self.side):
+            raise ValueError(
+                f"least {self.least} is no multiple of {self.multiple}, or more than the side"
+            )
         if len(self.directions) == 1 or len(set(self.directions)) != len(self.directions):
             raise ValueError("directions are several, each with a name of its own")
         return self
@@ -338,7 +345,10 @@ class Manifest(_Part):
             "styles": self.styles.model_dump(mode="json") if self.styles else None,
         }
         if self.input is not None:
-            depends_on["input"] = self.input.model_dump(mode="json")
+            said = self.input.model_dump(mode="json")
+            if said["least"] is None:  # Pictures of a model that says nothing of it stay the same.
+                del said["least"]
+            depends_on["input"] = said
         text = json.dumps(depends_on, sort_keys=True, separators=(",", ":"))
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 

@@ -63,28 +63,31 @@ def plan(
     multiple: int = 1,
     scale: int = 1,
     reach: int = 0,
+    least: int = 1,
 ) -> Tiling:
     """Lay tiles of at most `side` × `side` pixels over a picture, as few as will do.
 
     Neighbours share `overlap` pixels or more. Tiles begin and end at multiples of `multiple`,
     where a model that halves its input n times (`multiple` = 2**n) sees the same picture as
-    untiled. A picture that fits is one tile, padded up to the multiple. The model's output is
-    `scale` times as large as its input; `reach` is its receptive field's radius.
+    untiled. A picture that fits is one tile, padded up to the multiple, and to the `least` that a
+    tile's sides may be. The model's output is `scale` times as large as its input; `reach` is its
+    receptive field's radius.
 
-    Raises ValueError for sizes that are not positive, a `side` that is no multiple or leaves
-    nothing besides the overlap, and an `overlap` less than ``2 * reach``.
+    Raises ValueError for sizes that are not positive, a `side` that is no multiple, leaves nothing
+    besides the overlap or is below the least, and an `overlap` less than ``2 * reach``.
     """
-    if min(height, width, side, multiple, scale) < 1 or min(overlap, reach) < 0:
+    if min(height, width, side, multiple, scale, least) < 1 or min(overlap, reach) < 0:
         raise ValueError("sizes and scale are positive, overlap and reach not negative")
     if overlap < 2 * reach:
         raise ValueError(f"an overlap of {overlap} is less than twice the reach of {reach}")
-    if side % multiple or side <= _up_to(overlap, multiple):
+    least = _up_to(least, multiple)
+    if side % multiple or side <= _up_to(overlap, multiple) or side < least:
         raise ValueError(
-            f"a side of {side} is no multiple of {multiple}, or not more than the overlap of "
-            f"{overlap} at such a multiple"
+            f"a side of {side} is no multiple of {multiple}, less than {least}, or not more than "
+            f"the overlap of {overlap} at such a multiple"
         )
-    h, tops = _along(height, side, overlap, multiple)
-    w, lefts = _along(width, side, overlap, multiple)
+    h, tops = _along(height, side, overlap, multiple, least)
+    w, lefts = _along(width, side, overlap, multiple, least)
     return Tiling(height, width, side, overlap, multiple, scale, reach, (h, w), tops, lefts)
 
 
@@ -127,6 +130,11 @@ class Canvas:
         self._band = self._picture
         if len(tiling.tops) > 1:
             self._band = np.empty((tiling.shape[0] * tiling.scale, width, channels), np.uint8)
+
+    @property
+    def next(self) -> int:
+        """The index of the tile that comes next."""
+        return self._next
 
     def put(self, index: int, tile: Pixels) -> None:
         """Put the tile ``[h * scale, w * scale, C]`` of `index`; tiles come in order, each once.
@@ -185,15 +193,17 @@ def _lay(onto: Pixels, piece: Pixels, starts: tuple[int, ...], which: int, tilin
     onto[min(before, end) : end] = piece[min(before, end) - start : end - start]
 
 
-def _along(length: int, side: int, overlap: int, multiple: int) -> tuple[int, tuple[int, ...]]:
+def _along(
+    length: int, side: int, overlap: int, multiple: int, least: int
+) -> tuple[int, tuple[int, ...]]:
     """Return the tiles' length along one axis, and where they begin."""
     whole = _up_to(length, multiple)
     if whole <= side:
-        return whole, (0,)
+        return max(whole, least), (0,)
     shared = _up_to(overlap, multiple)
     count = -(-(whole - shared) // (side - shared))
     # So many are needed; they need not be as long as they may be.
-    tile = _up_to(-(-(whole + (count - 1) * shared) // count), multiple)
+    tile = max(_up_to(-(-(whole + (count - 1) * shared) // count), multiple), least)
     steps = (whole - tile) // multiple
     return tile, tuple(i * steps // (count - 1) * multiple for i in range(count))
 

@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,8 @@ TILE_SIDE = 512
 LEAST_TILE_SIDE = 192
 # Where all of a picture has a part in all of it, tiles are this much larger and share a quarter.
 _WHOLE = 2
+# The highest value of a mask that leaves a pixel as it is.
+_KNOWN = 127
 
 
 class PictureMismatch(ValueError):
@@ -61,10 +64,16 @@ class Translation:
             rows["mask"] = cut(self.mask[..., None], self.tiling, indices)[..., 0]
         return rows
 
-    @property
-    def tiles(self) -> int:
-        """How many rows there are."""
-        return len(self.tiling)
+    @cached_property
+    def rows(self) -> tuple[int, ...]:
+        """The tiles that are run, at least one: what has no hole to be filled stays as it is."""
+        every = tuple(range(len(self.tiling)))
+        if self.mask is None or self.image.shape[2] != self.channels:
+            return every
+        holed = (self.mask > _KNOWN)[..., None]
+        return (
+            tuple(index for index in every if cut(holed, self.tiling, [index]).any()) or every[:1]
+        )
 
     @property
     def tile_pixels(self) -> int:
@@ -79,6 +88,21 @@ class Translation:
     def canvas(self) -> Canvas:
         """Return what the rows that come out are laid on, in their order."""
         return Canvas(self.tiling, self.channels)
+
+    def lay(self, canvas: Canvas, indices: Sequence[int], made: Pixels) -> None:
+        """Lay rows ``[N, h, w, C]`` that came out on a canvas, the next ones of `rows`, and between
+        them the tiles that were not run.
+        """
+        for index, tile in zip(indices, made, strict=True):
+            self._keep(canvas, index)
+            canvas.put(index, tile)
+        if indices[-1] == self.rows[-1]:
+            self._keep(canvas, len(self.tiling))
+
+    def _keep(self, canvas: Canvas, end: int) -> None:
+        while canvas.next < end:
+            (known,) = cut(self.image, self.tiling, [canvas.next])
+            canvas.put(canvas.next, known)
 
     def finished(self, made: Pixels) -> Pixels:
         """Return the picture ``[H, W, C]`` with its alpha."""
@@ -124,7 +148,7 @@ def prepare(model: Model, upload: Upload, mask: Pixels | None = None) -> Transla
 
 def tiling_of(given: PictureInput, height: int, width: int) -> Tiling:
     """Return how a picture of that size is cut."""
-    step = given.multiple
+    step, least = given.multiple, given.least or given.multiple
     if given.fixed:
         return plan(height, width, side=given.side, overlap=0, multiple=step, scale=given.factor)
     side = max(TILE_SIDE // given.factor, LEAST_TILE_SIDE)
@@ -138,9 +162,16 @@ def tiling_of(given: PictureInput, height: int, width: int) -> Tiling:
         side = max(side, 2 * overlap)
     side = -(-side // step) * step
     overlap = -(-overlap // step) * step
-    side = max(side, overlap + step)
+    side = max(side, overlap + step, least)
     return plan(
-        height, width, side=side, overlap=overlap, reach=reach, multiple=step, scale=given.factor
+        height,
+        width,
+        side=side,
+        overlap=overlap,
+        reach=reach,
+        multiple=step,
+        scale=given.factor,
+        least=least,
     )
 
 
@@ -157,8 +188,8 @@ def translate(
     this = prepare(model, upload, mask)
     run = run or (lambda feeds: model.run(direction, feeds)["pixels"])
     canvas = this.canvas()
-    for index in range(this.tiles):
-        canvas.put(index, run(this.feeds([index]))[0])
+    for index in this.rows:
+        this.lay(canvas, [index], run(this.feeds([index])))
     return this.finished(canvas.picture())
 
 

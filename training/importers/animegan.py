@@ -98,7 +98,10 @@ class AnimeGan(Format):
         blocks = sum(
             bool(re.fullmatch(r"block_c\.\d+\.layers\.2\.weight", name)) for name in network.tensors
         )
-        given = PictureInput(channels=square_channels(channels), side=said.side or 256, multiple=4)
+        # At a quarter of the side a pixel is reflected: there have to be two.
+        given = PictureInput(
+            channels=square_channels(channels), side=said.side or 256, multiple=4, least=8
+        )
         return translating(
             "Photographs to drawings, by AnimeGANv2",
             "translate",

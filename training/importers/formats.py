@@ -213,7 +213,8 @@ def _picture_piece(served: nn.Module, given: PictureInput) -> Piece:
 
     sizes = [torch.export.Dim(name, min=1, max=2**14) for name in ("h", "w")]
     axes = {1 + i: step * size if step > 1 else size for i, size in enumerate(sizes)}
-    small = max(side // 2 // step, 1) * step
+    least = given.least or step
+    small = max(side // 2 // step * step, least)
     return Piece(
         GENERATOR,
         served,
@@ -221,7 +222,7 @@ def _picture_piece(served: nn.Module, given: PictureInput) -> Piece:
         ("pixels",),
         ("images",),
         varies={} if given.fixed else {"image": axes},
-        other_feeds=[] if given.fixed else [feeds(small + step, small, 3)],
+        other_feeds=[] if given.fixed else [feeds(small + step, small, 3), feeds(least, least, 3)],
     )
 
 

@@ -78,7 +78,12 @@ class ResidualTranslator(Format):
         )
         reach = 3 + 2**halvings * (2 * blocks + 2) + 3 if batch else None
         given = PictureInput(
-            channels=channels, side=said.side or 256, multiple=2**halvings, reach=reach
+            channels=channels,
+            side=said.side or 256,
+            multiple=2**halvings,
+            # Its blocks reflect a pixel at the smallest side.
+            least=2 * 2**halvings,
+            reach=reach,
         )
         return translating(
             "CycleGAN's residual generator",

@@ -87,6 +87,10 @@ class GatedOptions(Options):
         """Return what a side must be a multiple of."""
         return 4
 
+    def least(self, shape: TranslationShape) -> int:
+        """Return the shortest side."""
+        return self.multiple(shape)
+
     def reach(self, shape: TranslationShape) -> int:  # noqa: ARG002
         """Return how far an input pixel may be from what it has a part in, in input pixels."""
         return 2 + 1 + 2 + 2 + 4 + 4 * sum(self.dilations) + 2 * 2 + 2 + 2 + 4

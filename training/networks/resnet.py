@@ -109,6 +109,10 @@ class ResNetOptions(Options):
         """Return what a side must be a multiple of."""
         return 4
 
+    def least(self, shape: TranslationShape) -> int:  # noqa: ARG002
+        """Return the shortest side: at a quarter of it there have to be two pixels to reflect."""
+        return 8
+
     def reach(self, shape: TranslationShape) -> int | None:  # noqa: ARG002
         """Return how far an input pixel may be from what it has a part in, in input pixels.
 

@@ -105,6 +105,10 @@ class RRDBOptions(Options):
         """Return what a side must be a multiple of."""
         return 1
 
+    def least(self, shape: TranslationShape) -> int:
+        """Return the shortest side."""
+        return self.multiple(shape)
+
     def reach(self, shape: TranslationShape) -> int:
         """Return how far an input pixel may be from what it has a part in, in input pixels."""
         at_input = 1 + self.blocks * 15 + 1

@@ -88,6 +88,10 @@ class UNetOptions(Options):
         """Return what a side must be a multiple of."""
         return 1 << self._levels(shape)
 
+    def least(self, shape: TranslationShape) -> int:
+        """Return the shortest side."""
+        return self.multiple(shape)
+
     def reach(self, shape: TranslationShape) -> int | None:
         """Return how far an input pixel may be from what it has a part in, in input pixels.
 

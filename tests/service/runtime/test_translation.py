@@ -44,7 +44,7 @@ def test_tiles_make_the_picture_that_one_run_makes(load, name, size):
     """To the last bit, at the borders too: the tiles know as much as they need."""
     model, image = load(name), picture(*size)
     upload = Upload(image, None)
-    assert prepare(model, upload).tiles > 1
+    assert len(prepare(model, upload).tiling) > 1
     role = model.directions[0] if model.directions else "generator"
     whole = model.run(role, {"image": image[None]})["pixels"][0]
     np.testing.assert_array_equal(translate(model, upload, direction=role), whole)
@@ -83,6 +83,36 @@ def test_a_mask_has_the_size_of_its_picture_and_goes_where_it_belongs(load):
         prepare(filled, upload)
     with pytest.raises(PictureMismatch, match="takes no mask"):
         prepare(softer, upload, mask)
+
+
+def test_tiles_without_a_hole_are_not_run(load):
+    filled, image = load("filled"), picture(1500, 1300)
+    mask = np.zeros(image.shape[:2], np.uint8)
+    # In the first tile of all, and where the last two of a row meet.
+    mask[3:9, 4:20] = mask[1400:1405, 850:870] = 128
+    mask[700, 700] = 127
+    runs = []
+
+    def run(feeds):
+        runs.append(feeds["mask"].max())
+        return filled.run("generator", feeds)["pixels"]
+
+    upload = Upload(image, None)
+    made = translate(filled, upload, mask, run=run)
+    np.testing.assert_array_equal(made[mask == 128], np.broadcast_to(FILL, (196, 3)))
+    np.testing.assert_array_equal(made[mask < 128], image[mask < 128])
+    assert min(runs) == 128
+    assert len(runs) < len(prepare(filled, upload, mask).tiling) / 2
+    # What has no hole at all comes back.
+    np.testing.assert_array_equal(translate(filled, upload, 0 * mask), image)
+
+
+def test_what_is_smaller_than_a_model_takes_is_filled_up(load):
+    for size in ((1, 1), (3, 11), (8, 2)):
+        image = picture(*size)
+        np.testing.assert_array_equal(
+            translate(load("reflecting"), Upload(image, None)), 255 - image
+        )
 
 
 def test_a_model_of_one_size_gets_that_size(load):
