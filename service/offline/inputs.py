@@ -83,7 +83,9 @@ class Inputs:
         return self._numbers.get(_key(name))
 
     def stems(self) -> list[str]:
-        """Return a file name without extension for each, no two alike and none outside a folder."""
+        """Return a file name without extension for each, no two alike and none outside a folder;
+        no two of them alike as `key_of` has them either.
+        """
         stems: list[str] = []
         taken: set[str] = set()
         for name in self.names:
@@ -91,9 +93,9 @@ class Inputs:
             parts = [_plain(part) for part in path.parent.parts if part not in ("/", "..", ".")]
             folder = "/".join(parts) or "images"
             stem = f"{folder}/{_plain(path.stem)}"
-            while stem.casefold() in taken:
+            while key_of(stem).casefold() in taken:
                 stem += "-" + (path.suffix[1:].lower() or "x")
-            taken.add(stem.casefold())
+            taken.add(key_of(stem).casefold())
             stems.append(stem)
         return stems
 
@@ -118,6 +120,12 @@ class Inputs:
                 for member in archive
                 if member.isfile() and member.name.lower().endswith(_PICTURES)
             }
+
+
+def key_of(stem: str) -> str:
+    """Return what WebDataset knows a picture by: its readers end a key at the first dot."""
+    folder, slash, name = stem.rpartition("/")
+    return f"{folder}{slash}{name.replace('.', '-')}"
 
 
 @lru_cache(maxsize=8)

@@ -78,8 +78,8 @@ class Job(BaseModel):
     mix: dict[int, float] | None = None
     # Width and height.
     resize: tuple[int, int] | None = None
-    # Of a model that makes pictures of pictures: where they are and which they were, those of the
-    # masks or the boxes to be filled, and the way through the model. `first_seed` is then 0.
+    # Of a model that makes pictures of pictures: where they are and which they were, with their
+    # masks, those or the boxes to be filled, and the way through the model. `first_seed` is then 0.
     input: str | None = None
     input_fingerprint: str | None = None
     mask: str | None = None
@@ -273,8 +273,10 @@ def _pictures(
         wanted = "give --mask or --boxes" if manifest.input.masked else "takes neither"
         raise JobError(f"--mask, --boxes: {manifest.name}: {wanted}")
     inputs = open_inputs(url)
+    fingerprint = inputs.fingerprint
     if mask is not None:
         masks = open_inputs(mask)
+        fingerprint += f"-{masks.fingerprint}"
         missing = [name for name in inputs.names if masks.number_of(name) is None]
         if missing:
             raise JobError(
@@ -283,7 +285,7 @@ def _pictures(
             )
     said = {
         "input": url,
-        "input_fingerprint": inputs.fingerprint,
+        "input_fingerprint": fingerprint,
         "mask": mask,
         "boxes": _boxes(boxes),
         "direction": direction or (there[0] if there else None),

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from service.offline.inputs import key_of
 from service.offline.jobs import Item, Job, JobError, Layout
 from service.offline.stores import Store
 from service.runtime.images import provenance_text
@@ -79,7 +80,9 @@ class _Tar:
         self._out = out
 
     def add(self, item: Item, file: bytes) -> str:
-        key = item.stem.rpartition("/")[2]
+        # Two pictures that went in may be called alike in their folders; two seeds never are.
+        made = item.stem.rpartition("/")[2]
+        key = made if item.input_file is None else key_of(item.stem)
         place = f"{key}.{self._extension}"
         self._member(place, file)
         if item.class_index is not None:
@@ -92,7 +95,8 @@ class _Tar:
         # Of the archive's fields, what does not depend on who writes it, and when.
         info = tarfile.TarInfo(name)
         info.size = len(content)
-        self._out.write(info.tobuf(tarfile.USTAR_FORMAT))
+        # As ustar, but for the names that it cannot hold: long ones, and others than ASCII's.
+        self._out.write(info.tobuf(tarfile.PAX_FORMAT))
         self._out.write(content)
         self._out.write(bytes(-len(content) % tarfile.BLOCKSIZE))
 

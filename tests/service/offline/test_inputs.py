@@ -109,6 +109,27 @@ def test_tar_shards_go_in_and_come_out(sample, tmp_path):
         np.testing.assert_array_equal(made[line["member"]], whole)
 
 
+def test_shards_of_pictures_that_are_called_alike_are_what_webdataset_reads(sample, tmp_path):
+    import webdataset
+
+    pictures = {}
+    # Alike in two folders, in all but what is behind a dot, and longer than old tars have names.
+    long = "花" * 80
+    for i, name in enumerate(("a/1", "b/1", "img.1", "img.2", "img-1", f"{long}/{long}")):
+        pictures[f"{name}.png"] = picture(seed=i)
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pictures[f"{name}.png"]).save(tmp_path / "in" / f"{name}.png")
+    flags = ["--input", tmp_path / "in", "--format", "webdataset", "--direction", "invert"]
+    sample("softer", *flags, "--out", tmp_path / "out")
+    shard = str(tmp_path / "out" / "images-00000.tar")
+    rows = webdataset.WebDataset(shard, shardshuffle=False).decode("rgb8")
+    found = {row["__key__"]: row["png"] for row in rows}
+    assert len(found) == len(pictures)
+    for line in lines_of(tmp_path / "out"):
+        key = line["member"].removesuffix(".png")
+        np.testing.assert_array_equal(found[key], 255 - pictures[line["input_file"]])
+
+
 def test_masks_are_found_by_name_or_boxes_are_the_same_for_all(sample, tmp_path):
     pictures = write_pictures(tmp_path / "in", 4)
     masks = {}
@@ -129,6 +150,9 @@ def test_masks_are_found_by_name_or_boxes_are_the_same_for_all(sample, tmp_path)
     made = np.asarray(Image.open(tmp_path / "boxes" / lines_of(tmp_path / "boxes")[0]["file_name"]))
     assert (made[2:6, 1:4] == FILL).all()
     assert (made[9:11, 9:11] == FILL).all()
+    Image.fromarray(masks["b/number 01.png"] * 0).save(tmp_path / "masks" / "a" / "another.png")
+    said = sample("filled", *flags, "--mask", tmp_path / "masks", "--out", tmp_path / "out", code=2)
+    assert "holds another job" in said.stderr
     (tmp_path / "masks" / "a" / "number 00.png").unlink()
     said = sample(
         "filled", *flags, "--mask", tmp_path / "masks", "--out", tmp_path / "other", code=2

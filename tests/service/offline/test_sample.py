@@ -224,13 +224,15 @@ def test_killed_at_any_point_it_goes_on_and_ends_as_if_unbroken(
     flags = ["--count", "4000", "--shard-size", "25", "--format", layout, "--classes", "balanced"]
     run("painted-classes", tmp_path / "whole", *flags)
     points = random.Random()
+    # Some while it starts, and most of them when it has written its next shards.
+    early = kills // 5
+    waits = points.sample([0.5] * early + [60] * (kills - early), kills)
     out, done_before = tmp_path / "broken", []
-    for _ in range(kills):
+    for wait in waits:
         process = started(drawn_repository, out, *flags)
         records = out / ".ganymede" / "shards"
         before = len(list(records.iterdir())) if records.is_dir() else 0
-        # Some while it starts, and most of them when it has written its next shards.
-        until = time.monotonic() + points.choice([0.5, 60, 60, 60, 60])
+        until = time.monotonic() + wait
         while time.monotonic() < until and process.poll() is None:
             if records.is_dir() and len(list(records.iterdir())) > before:
                 time.sleep(points.uniform(0.0, 0.02))
