@@ -18,6 +18,7 @@ from PIL import Image
 
 from service.runtime import png
 from service.runtime.images import (
+    LOSSLESS_WEBP,
     KEYWORD,
     ZIP_TIME,
     ImageFormat,
@@ -177,7 +178,7 @@ class WebP:
     def encode(self, frame: int, pixels: Pixels) -> bytes:  # noqa: ARG002 - only the file says how
         """Compress, and keep the chunks without the file round them."""
         out = io.BytesIO()
-        to_image(pixels).save(out, "WEBP", lossless=True, method=0)
+        to_image(pixels).save(out, "WEBP", **LOSSLESS_WEBP)
         riff = 12
         return out.getvalue()[riff:]
 
