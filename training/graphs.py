@@ -132,10 +132,12 @@ def pieces(
     *,
     rows: int = CHECKED_LATENTS,
     centre: Tensor | None = None,
+    truncates: bool = False,
 ) -> list[Piece]:
     """Return what is to be exported of a generator in evaluation, with so many `rows` to check.
 
-    `centre` is the middle of a style space ``[classes or 1, w_dim]``, where it is known.
+    `centre` is the middle of a style space ``[classes or 1, w_dim]``, where it is known. One that
+    `truncates` takes truncations ``[N]`` after z and class weights.
     """
     z = latents.draw(range(rows), z_dim, distribution)
     feeds = {"z": torch.from_numpy(z)}
@@ -146,7 +148,8 @@ def pieces(
         if has_batch_statistics(generator):
             draw = partial(latents.draw, distribution=distribution)
             generator = with_standing_statistics(generator, z_dim, classes, draw)
-            feeds = truncated
+            truncates = True
+        feeds = truncated if truncates else feeds
         served = ServedGenerator(generator).eval()
         return [Piece(GENERATOR, served, feeds, ("pixels",), ("images",))]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from service.runtime.manifest import (
     Task,
     Truncation,
 )
-from training.graphs import Piece, pieces
+from training.graphs import CHECKED_LATENTS, Piece, pieces
 from training.importers.errors import Unsaid, Unsuitable
 from training.importers.weights import Network
 
@@ -39,6 +39,8 @@ class Said:
     output: str | None = None
     statistics: str | None = None
     latent: str | None = None
+    # What a configuration beside the checkpoint says, in its author's words.
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,21 @@ def generating(
     distribution: Distribution = "normal",
     told: Sequence[tuple[str, str]] = (),
     notes: Sequence[str] = (),
+    *,
+    truncates: bool = False,
 ) -> Rebuilt:
-    """Return a generator ``(z, class_weights)`` to pictures ``[N, C, H, W]`` in [-1, 1]."""
-    parts = pieces(generator.eval(), z_dim, len(classes), distribution)
+    """Return a generator ``(z, class_weights)`` to pictures ``[N, C, H, W]`` in [-1, 1].
+
+    One that `truncates` takes a truncation for each row as well.
+    """
+    parts = pieces(
+        generator.eval(),
+        z_dim,
+        len(classes),
+        distribution,
+        rows=checked_rows(image.width),
+        truncates=truncates,
+    )
     truncates = "truncation" in parts[0].feeds
     sizes = [("z", str(z_dim)), ("pictures", f"{image.width}×{image.height}×{image.channels}")]
     return Rebuilt(
@@ -156,6 +170,11 @@ def generating(
         ),
         classes=classes,
     )
+
+
+def checked_rows(side: int) -> int:
+    """Return of how many pictures a graph is checked: of fewer where they are large."""
+    return CHECKED_LATENTS if side <= 64 else 32 if side <= 128 else 8 if side <= 256 else 3
 
 
 class ServedPictures(nn.Module):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from training.importers.animegan import AnimeGan
+from training.importers.biggan import BigGan, BigGanDeep
 from training.importers.chains import DcganChain, MlpChain
 from training.importers.compact import Compact
 from training.importers.errors import ImportFailed, Unsuitable
@@ -22,6 +23,8 @@ from training.importers.weights import Network
 FORMATS: tuple[Format, ...] = (
     NvidiaStyleGan2(),
     RosinalityStyleGan2(),
+    BigGan(),
+    BigGanDeep(),
     Rrdb(),
     Compact(),
     Srgan(),

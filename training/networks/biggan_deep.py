@@ -56,9 +56,13 @@ class BottleneckUp(nn.Module):
         branch = self.grow(doubled(branch) if self.doubles else branch)
         branch = self.refine(F.relu(self.norm_refine(branch, condition, standing)))
         branch = self.widen(F.relu(self.norm_out(branch, condition, standing)))
-        kept = x[:, : self.fan_out]
-        added: Tensor = branch + (doubled(kept) if self.doubles else kept)
+        added: Tensor = branch + self.skip(x)
         return added
+
+    def skip(self, x: Tensor) -> Tensor:
+        """Return what is carried past the branch: the first channels as they are."""
+        kept = x[:, : self.fan_out]
+        return doubled(kept) if self.doubles else kept
 
 
 class BottleneckDown(nn.Module):
