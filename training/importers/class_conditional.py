@@ -194,7 +194,7 @@ class Builder:
         )
         return _filled(layer, weight, bias)
 
-    def norm(self, path: str, *, affine: bool = False, eps: float | None = None) -> BatchNorm2d:
+    def norm(self, path: str, *, affine: bool = False, eps: float | None = None) -> nn.Module:
         """Return a batch normalisation: of `affine` ones, gain and bias lie beside statistics."""
         for mean, variance in self.names.statistics:
             if f"{path}.{mean}" in self.tensors:
@@ -225,7 +225,8 @@ class Builder:
         with torch.device("meta"):
             made = ConditionalBatchNorm2d(1, 1)
         inner = f"{path}.bn" if f"{path}.bn.running_mean" in self.tensors else path
-        made.norm, made.gain, made.bias = self.norm(inner), self.linear(gain), self.linear(bias)
+        made.norm = self.norm(inner)  # type: ignore[assignment]
+        made.gain, made.bias = self.linear(gain), self.linear(bias)
         return made
 
     def block(self, path: str) -> BlockUp:

@@ -11,6 +11,7 @@ from training.importers.chains import DcganChain, MlpChain
 from training.importers.compact import Compact
 from training.importers.errors import ImportFailed, Unsuitable
 from training.importers.formats import Fit, Format, Rebuilt, Said
+from training.importers.pretrained_biggan import PretrainedBigGan
 from training.importers.pytorch_gan import PyTorchGan
 from training.importers.residual import ResidualTranslator
 from training.importers.rrdb import Rrdb
@@ -25,6 +26,7 @@ FORMATS: tuple[Format, ...] = (
     RosinalityStyleGan2(),
     BigGan(),
     BigGanDeep(),
+    PretrainedBigGan(),
     Rrdb(),
     Compact(),
     Srgan(),
