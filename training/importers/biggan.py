@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from service.runtime.latents import Distribution
 from training.importers.class_conditional import (
     Arrangement,
     Builder,
@@ -44,6 +45,7 @@ _PLAIN = Names(
     gain="gain",
     bias="bias",
     attention=_ATTENTION,
+    affine=("gain", "bias"),
 )
 _DEEP = Names(
     norms=("bn1", "bn2", "bn3", "bn4"),
@@ -53,6 +55,7 @@ _DEEP = Names(
     gain="gain",
     bias="bias",
     attention=_ATTENTION,
+    affine=("gain", "bias"),
 )
 
 
@@ -101,11 +104,12 @@ class BigGan(Format):
             shared,
             arrangement,
             width,
+            classes,
         )
         side = generator.start[1] * 2**stages
         channels = tensors["output_layer.2.weight"].shape[0]
         where = attention_sides(paths, tensors, "theta.weight", side, stages, count)
-        return truncating(
+        return sampled(
             self.title.partition(" (")[0],
             generator,
             z_dim,
@@ -237,7 +241,7 @@ def attention_sides(
     return ", ".join(f"{each}×{each}" for each in found) or "no side"
 
 
-def truncating(
+def sampled(
     summary: str,
     generator: ClassConditionalGenerator,
     z_dim: int,
@@ -245,33 +249,40 @@ def truncating(
     said: Said,
     classes: int,
     told: Sequence[tuple[str, str]],
+    notes: Sequence[str] = (),
+    distribution: Distribution = "normal",
+    *,
+    truncates: bool = True,
 ) -> Rebuilt:
-    """Return a generator whose latents are scaled by a truncation, as its authors sample it.
+    """Return a generator of pictures of a side and channels, with the statistics of the file.
 
-    With the statistics of the file, or with some taken anew for each of several truncations.
+    One that `truncates` has its latents scaled, as its authors sample it. Statistics taken anew
+    bring a truncation of their own.
     """
-    names = class_names(classes, said) if classes > 1 else ()
     module: nn.Module = generator.eval()
     if classes == 1:
         module = OnlyClass(generator)
     anew = standing(said)
     if not anew:
-        module = TruncatedLatent(with_fixed_statistics(module))
+        module = with_fixed_statistics(module)
+        module = TruncatedLatent(module) if truncates else module
     note = (
         "Statistics of batch normalisation were taken anew, for each of several truncations."
         if anew
-        else "Statistics of batch normalisation are the file's, at every truncation; "
-        "--statistics standing takes them anew for each."
+        else "Statistics of batch normalisation are the file's; --statistics standing takes them "
+        "anew, for each of several truncations."
     )
+    scaled = ["A truncation scales z."] if truncates or anew else []
     return generating(
         summary,
         module,
         z_dim,
         square(*picture),
-        names,
+        class_names(classes, said) if classes > 1 else (),
+        distribution,
         told=told,
-        notes=[note, "A truncation scales z, which is drawn from a normal distribution."],
-        truncates=not anew,
+        notes=[note, *scaled, *notes],
+        truncates=truncates and not anew,
     )
 
 

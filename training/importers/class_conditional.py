@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from training.importers.errors import Unsaid, Unsuitable
 from training.importers.formats import Said
@@ -49,6 +50,8 @@ class Names:
     bias: str
     # Query, key, value, output, strength.
     attention: tuple[str, str, str, str, str]
+    # Gain and bias of a normalisation that is told no condition.
+    affine: tuple[str, str] = ("weight", "bias")
     eps: float = 1e-5
 
 
@@ -65,9 +68,10 @@ class ClassConditionalGenerator(nn.Module):
         embedding: Tensor | None,
         arrangement: Arrangement,
         width: int,
+        classes: int = 0,
     ) -> None:
         super().__init__()
-        self.first, self.last = first, last
+        self.first, self.last, self.classes = first, last, classes
         self.blocks = nn.ModuleList(blocks)
         self.arrangement = arrangement
         self.start = (width, *(2 * [math.isqrt(first.out_features // width)]))
@@ -80,11 +84,13 @@ class ClassConditionalGenerator(nn.Module):
     ) -> Tensor:
         """Make pictures; `standing` [N, K] is for standing statistics, where there are any.
 
-        Where the class is embedded, classes ``[N] int64`` do for class weights.
+        Classes ``[N] int64`` do for class weights.
         """
         label = class_weights
-        if class_weights is not None and self.embedding is not None:
-            label = per_class(self.embedding, class_weights)
+        if label is not None and self.embedding is not None:
+            label = per_class(self.embedding, label)
+        elif label is not None and not label.is_floating_point():
+            label = F.one_hot(label, self.classes).to(z.dtype)
         conditions: list[Tensor | None]
         conditional = sum(not isinstance(block, SelfAttention) for block in self.blocks)
         if self.arrangement == "chunks":
@@ -167,6 +173,34 @@ class BottleneckUpByConvolution(BottleneckUp):
         return carried
 
 
+class Doubling(nn.Module):
+    """A transposed convolution that doubles, normalised, told the condition."""
+
+    def __init__(self, grow: nn.Module, norm: nn.Module) -> None:
+        super().__init__()
+        self.grow, self.norm = grow, norm
+
+    def forward(
+        self, x: Tensor, condition: Tensor | None, standing: Tensor | None = None
+    ) -> Tensor:
+        return F.relu(self.norm(self.grow(x), condition, standing))
+
+
+class PlainEnd(nn.Module):
+    """A generator's end without a normalisation: a convolution, and to [-1, 1]."""
+
+    def __init__(self, convolution: nn.Module) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(
+        self,
+        x: Tensor,
+        standing: Tensor | None = None,  # noqa: ARG002 - as all ends have it
+    ) -> Tensor:
+        return torch.tanh(self.convolution(x))
+
+
 class Builder:
     """Makes modules of a file's tensors, whose spectral normalisations are folded already.
 
@@ -213,7 +247,7 @@ class Builder:
         norm.running_mean, norm.running_var = means.clone(), variances.clone()
         norm.num_batches_tracked = torch.tensor(0)
         if affine:
-            gain, bias = (self.tensors[f"{path}.{n}"] for n in (self.names.gain, self.names.bias))
+            gain, bias = (self.tensors[f"{path}.{name}"] for name in self.names.affine)
             _filled(norm, gain, bias)
         return norm
 
@@ -224,8 +258,7 @@ class Builder:
             return UnconditionalNorm(self.norm(path, affine=True))
         with torch.device("meta"):
             made = ConditionalBatchNorm2d(1, 1)
-        inner = f"{path}.bn" if f"{path}.bn.running_mean" in self.tensors else path
-        made.norm = self.norm(inner)  # type: ignore[assignment]
+        made.norm = self.norm(path)  # type: ignore[assignment]
         made.gain, made.bias = self.linear(gain), self.linear(bias)
         return made
 
@@ -274,6 +307,18 @@ class Builder:
         )
         made.strength = nn.Parameter(self.tensors[f"{path}.{strength}"].reshape(()))
         return made
+
+    def doubling(self, path: str, convolution: str, norm: str) -> Doubling:
+        """Return a transposed convolution that doubles, with its normalisation."""
+        weight = self.tensors[f"{path}.{convolution}.weight"]
+        bias = self.tensors.get(f"{path}.{convolution}.bias")
+        if weight.shape[2:] != (4, 4):
+            raise Unsuitable(
+                f"{path}.{convolution} has a kernel of {weight.shape[2]}, and 4 is known"
+            )
+        inputs, outputs = weight.shape[:2]
+        grow = nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=bias is not None, device="meta")
+        return Doubling(_filled(grow, weight, bias), self.conditional(f"{path}.{norm}"))
 
     def to_pictures(self, norm: nn.Module, path: str) -> ToPictures:
         """Return the generator's end."""

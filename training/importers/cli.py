@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -56,6 +56,13 @@ def import_(
         str | None,
         typer.Option(help="What z is drawn from: normal, uniform (-1 to 1) or unit (0 to 1)."),
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Its training's configuration, YAML or JSON.  [default: the one beside it]",
+            show_default=False,
+        ),
+    ] = None,
     pictures: Annotated[
         Path | None,
         typer.Option(help="A folder of pictures for the sheet of a model that takes pictures."),
@@ -78,7 +85,15 @@ def import_(
     from training.importers.writing import Target, write_model
 
     said = Said(
-        classes, _names(class_names), side, channels, activation, output, statistics, latent
+        classes=classes,
+        class_names=_names(class_names),
+        side=side,
+        channels=channels,
+        activation=activation,
+        output=output,
+        statistics=statistics,
+        latent=latent,
+        config=_config(file, config),
     )
     found = networks(read_file(file))
     tried = attempts(found, said)
@@ -97,6 +112,23 @@ def import_(
     target = Target(models, name or _slug(file), version, license_)
     folder = write_model(file, best.format, best.rebuilt, target, _pictures(pictures))
     typer.echo(f"wrote {folder}; next: ganymede serve --models {models}")
+
+
+def _config(file: Path, said: Path | None) -> dict[str, Any]:
+    """Return what was configured: in the file that was said, or one beside the checkpoint."""
+    from training.importers.errors import ImportFailed
+    from training.importers.files import read_side_car, side_car
+
+    if said is not None:
+        return read_side_car(said)
+    found = side_car(file)
+    if found is None:
+        return {}
+    try:
+        return read_side_car(found)
+    except ImportFailed:
+        # Nobody said that it belongs to the checkpoint.
+        return {}
 
 
 def _slug(file: Path) -> str:

@@ -130,6 +130,20 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     return {name: tensors[name] for name in sorted(tensors, key=natural)}
 
 
+def side_car(path: Path) -> Path | None:
+    """Return the configuration that lies beside a checkpoint, where there is one.
+
+    That of its own name, one that is called config, or the only YAML file in the folder.
+    """
+    kinds = (".yaml", ".yml", ".json")
+    names = [f"{path.stem}{kind}" for kind in kinds]
+    names += [".config.json", *(f"config{kind}" for kind in kinds)]
+    named = [path.parent / name for name in names if (path.parent / name).is_file()]
+    others = [each for each in sorted(path.parent.glob("*.y*ml")) if each.is_file()]
+    found = named or (others if len(others) == 1 else [])
+    return next((each for each in found if each != path), None)
+
+
 def read_side_car(path: Path) -> dict[str, Any]:
     """Read a configuration beside a checkpoint, JSON or YAML. Raises ImportFailed."""
     try:

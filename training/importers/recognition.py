@@ -16,6 +16,7 @@ from training.importers.pytorch_gan import PyTorchGan
 from training.importers.residual import ResidualTranslator
 from training.importers.rrdb import Rrdb
 from training.importers.srgan import Srgan
+from training.importers.studiogan import StudioGan
 from training.importers.stylegan2 import NvidiaStyleGan2, RosinalityStyleGan2
 from training.importers.unet import UNetTranslator
 from training.importers.weights import Network
@@ -27,6 +28,7 @@ FORMATS: tuple[Format, ...] = (
     BigGan(),
     BigGanDeep(),
     PretrainedBigGan(),
+    StudioGan(),
     Rrdb(),
     Compact(),
     Srgan(),

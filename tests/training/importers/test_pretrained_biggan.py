@@ -6,21 +6,16 @@ from service.runtime import latents
 from tests.importing import drawn, imported, recognised, to_levels
 from tests.training.importers.written_out import (
     Layout,
+    estimated,
     normalised,
     rebuilt_pixels,
+    spectral,
     stored,
     twice,
 )
 
 CLASSES, Z, HELD = 4, 6, 51
 NAMES = [f"snconv1x1_{name}" for name in ("theta", "phi", "g", "o_conv")] + ["gamma"]
-
-
-def spectral(name, *shape, bias=True):
-    fan_in = int(np.prod(shape[1:]))
-    made = {f"{name}.weight_orig": shape}
-    made |= {f"{name}.weight_u": shape[:1], f"{name}.weight_v": (fan_in,)}
-    return made | ({f"{name}.bias": shape[:1]} if bias else {})
 
 
 def published(widths, looks, seed=0):
@@ -53,17 +48,7 @@ def published(widths, looks, seed=0):
     shapes |= {f"generator.bn.{n}": (HELD, last) for n in ("running_means", "running_vars")}
     shapes |= {"generator.bn.weight": (last,), "generator.bn.bias": (last,)}
     shapes |= spectral("generator.conv_to_rgb", last, last, 3, 3)
-    tensors = drawn(shapes, seed)
-    for name, value in tensors.items():
-        if name.endswith("running_vars"):
-            tensors[name] = value.abs() + 0.3
-        if name.endswith("weight_orig"):
-            # Estimates as training leaves them: after a step of the power method.
-            path, matrix = name.removesuffix("_orig"), value.flatten(1)
-            u = F.normalize(torch.randn(len(matrix)), dim=0)
-            tensors[f"{path}_v"] = F.normalize(matrix.t() @ u, dim=0)
-            tensors[f"{path}_u"] = F.normalize(matrix @ tensors[f"{path}_v"], dim=0)
-    return tensors
+    return estimated(drawn(shapes, seed))
 
 
 def written_out(tensors, z, label, truncation):

@@ -6,6 +6,8 @@ names of its parts; everything here is plain PyTorch functions.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch.nn import functional as F
 
@@ -29,6 +31,30 @@ def stored(t, path, outputs=0):
     weight = t[f"{path}.weight_orig"]
     matrix = weight.transpose(0, outputs).reshape(weight.shape[outputs], -1)
     return weight / (t[f"{path}.weight_u"] @ matrix @ t[f"{path}.weight_v"])
+
+
+def spectral(name, *shape, bias=True, outputs=0):
+    """The names and shapes of a layer under PyTorch's spectral normalisation."""
+    rest = math.prod(shape) // shape[outputs]
+    made = {f"{name}.weight_orig": shape, f"{name}.weight_u": (shape[outputs],)}
+    made[f"{name}.weight_v"] = (rest,)
+    return made | ({f"{name}.bias": (shape[outputs],)} if bias else {})
+
+
+def estimated(tensors):
+    """Tensors with estimates of singular values as training leaves them, and real variances."""
+    rng = torch.Generator().manual_seed(1)
+    for name, value in tensors.items():
+        if name.endswith(("running_vars", "running_var")):
+            tensors[name] = value.abs() + 0.3
+        if name.endswith("weight_orig"):
+            path = name.removesuffix("_orig")
+            outputs = 1 if "deconv" in name else 0
+            matrix = value.transpose(0, outputs).flatten(1)
+            u = torch.randn(len(matrix), generator=rng)
+            tensors[f"{path}_v"] = F.normalize(matrix.t() @ u, dim=0)
+            tensors[f"{path}_u"] = F.normalize(matrix @ tensors[f"{path}_v"], dim=0)
+    return tensors
 
 
 class Layout:
