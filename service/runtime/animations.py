@@ -18,8 +18,8 @@ from PIL import Image
 
 from service.runtime import png
 from service.runtime.images import (
-    LOSSLESS_WEBP,
     KEYWORD,
+    LOSSLESS_WEBP,
     ZIP_TIME,
     ImageFormat,
     Pixels,
