@@ -80,6 +80,38 @@ def test_the_python_examples_print_what_their_comments_say(shipped, code):
     assert done.stdout.splitlines() == expected
 
 
+# What clients that know the protocol call, in place of the path.
+CALLS = {
+    "/v1/images/generations": "client.images.generate(",
+    "/v1/jobs/{job}/files/{name}": 'client.get(file["url"])',
+    "/v2": "client.get_server_metadata(",
+    "/v2/health/live": "client.is_server_live(",
+    "/v2/health/ready": "client.is_server_ready(",
+    "/v2/repository/index": "client.get_model_repository_index(",
+    "/v2/models/{name}": "client.get_model_metadata(",
+    "/v2/models/{name}/ready": "client.is_model_ready(",
+    "/v2/models/{name}/config": "client.get_model_config(",
+    "/v2/models/{name}/infer": "client.infer(",
+}
+
+
+def test_every_route_has_an_example_for_curl_and_one_for_python(shipped):
+    documents = ["docs/http.md", "docs/sampling.md", "docs/image-to-image.md"]
+    commands = [text for file in documents for text in examples(file, "", "curl")]
+    commands += examples("docs/sampling.md", "sh", "curl")
+    commands = [text.replace("/versions/1", "") for text in commands]
+    programs = [text for file in documents for text in examples(file, "python", "import")]
+    with shipped.client() as client:
+        paths = set(client.get("/openapi.json").json()["paths"])
+    for path in {path.replace("/versions/{version}", "") for path in paths}:
+        parts = re.split(r"\{\w+\}", path)
+        here = r"[^/\s\"?]+".join(map(re.escape, parts)) + r"(?![\w/.-])"
+        assert any(re.search(here, text) for text in commands), path
+        call = CALLS.get(path)
+        said = [re.search(here, text) if call is None else call in text for text in programs]
+        assert any(said), path
+
+
 def test_links_between_the_documents_lead_somewhere():
     for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):

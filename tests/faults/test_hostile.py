@@ -38,12 +38,18 @@ def test_the_command_says_of_each_in_one_line_that_it_cannot_be_made_again(
         assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
+@pytest.fixture(scope="module")
+def server(drawn_repository):
+    with serving(drawn_repository) as server:
+        yield server
+
+
 @pytest.mark.parametrize(
     "content_type",
     ["application/json", "image/png", "application/octet-stream", "multipart/form-data", ""],
 )
-def test_as_a_body_of_any_route_it_is_refused(drawn_repository, content_type):
-    with serving(drawn_repository) as server, server.client() as client:
+def test_as_a_body_of_any_route_it_is_refused(server, content_type):
+    with server.client() as client:
         worker = worker_of(server)
         paths = client.get("/openapi.json").json()["paths"]
         routes = [path for path, operations in paths.items() if "post" in operations]

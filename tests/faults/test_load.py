@@ -47,6 +47,8 @@ def test_every_one_of_thousands_at_a_time_gets_its_own_picture(failing_models, e
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(files, count + 200), most))
     # A bound that some of the crowd meet.
     bound = {"GANYMEDE_QUEUE_PIXELS": str(256 * count * 3 // 4), "GANYMEDE_DEADLINE_S": "300"}
+    # The first connection waits for the last before it asks.
+    bound["GANYMEDE_BODY_TIMEOUT_S"] = "300"
     with serving(failing_models, env=bound) as server:
         came = loaded(server, "crowd", count=count)
     assert came["at_once"] == count

@@ -43,7 +43,7 @@ def test_behind_a_run_that_hangs_all_get_their_504_and_the_service_recovers(
 ):
     environment = {
         "GANYMEDE_WORKERS": "1",  # So that nothing passes by the run that hangs.
-        "GANYMEDE_DEADLINE_S": "2",
+        "GANYMEDE_DEADLINE_S": "3",
         "GANYMEDE_HANG_S": "6",
         "GANYMEDE_DRAIN_S": "3",
     }
