@@ -17,6 +17,9 @@ from service.runtime.images import Pixels
 from service.runtime.model import Model
 from service.runtime.sources import Floats, Source, to_text
 
+# Characters: proxies and clients refuse an answer whose headers are too long, each at a size of its
+# own. The seeds of 256 pictures fit.
+_LONGEST_HEADER = 4000
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 # What the schema says of the answers, by status.
 PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -62,12 +65,15 @@ def identity(model: Model) -> dict[str, Any]:
 
 
 def headers(model: Model, **parameters: Iterable[object] | None) -> dict[str, str]:
-    """Return the headers of an answer by `model`: lists by name, without those that are None."""
-    said = {
+    """Return the headers of an answer by `model`: lists by name, without those that are None, and
+    those that are too long.
+    """
+    joined = {
         f"x-ganymede-{name.replace('_', '-')}": ",".join(map(str, values))
         for name, values in parameters.items()
         if values is not None
     }
+    said = {name: text for name, text in joined.items() if len(text) <= _LONGEST_HEADER}
     return {
         "x-ganymede-model": f"{model.manifest.name}@{model.manifest.version}",
         "x-ganymede-digest": model.digest,

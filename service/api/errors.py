@@ -22,6 +22,7 @@ from service.api.exchange import Rejection
 from service.api.validation import is_unread, wrong_fields
 from service.runtime.catalog import ModelFailed, ModelNotFound, RepositoryUnreadable
 from service.runtime.engine import NotReady
+from service.runtime.images import NoRoomForWords
 from service.runtime.scheduler import DeadlineExceeded, Draining, JobTooLarge, QueueFull
 
 log = logging.getLogger("ganymede.api")
@@ -133,8 +134,8 @@ def to_problem(error: Exception) -> Problem | None:
                 "there was no memory for one picture of this model; another time there may be",
                 retry_after=5,
             )
-        case JobTooLarge():
-            return invalid("n", f"the request is larger than the queue: {error}")
+        case JobTooLarge() | NoRoomForWords():
+            return _too_much(error)
         case DeadlineExceeded():
             return Problem(504, "deadline-exceeded", "The deadline has passed", str(error))
         case HTTPException(status_code=400):
@@ -176,6 +177,7 @@ def install(app: FastAPI, respond: Callable[[str, Problem], Response]) -> None:
         Draining,
         QueueFull,
         JobTooLarge,
+        NoRoomForWords,
         DeadlineExceeded,
         HTTPException,
         RequestValidationError,
@@ -183,6 +185,12 @@ def install(app: FastAPI, respond: Callable[[str, Problem], Response]) -> None:
     for kind in kinds:
         app.add_exception_handler(kind, answer)
     app.add_middleware(_Unforeseen, respond=respond)
+
+
+def _too_much(error: JobTooLarge | NoRoomForWords) -> Problem:
+    if isinstance(error, NoRoomForWords):
+        return invalid("format", str(error))
+    return invalid("n", f"the request is larger than the queue: {error}")
 
 
 def _allowed(app: FastAPI, request: Request) -> list[str]:

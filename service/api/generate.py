@@ -182,7 +182,7 @@ def _folder(classes: ClassWeights, names: Sequence[str]) -> str:
         text = names[next(iter(classes))]
     else:
         text = "_".join(f"{names[index]}-{weight:.3g}" for index, weight in classes.items())
-    return re.sub(r"[^\w.-]+", "-", text).lstrip(".") + "/"
+    return (re.sub(r"[^\w.-]+", "-", text).lstrip(".") or "-") + "/"
 
 
 def _etag(model: Model, source: Source, kind: ImageFormat) -> str:

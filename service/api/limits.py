@@ -230,8 +230,11 @@ def describe(document: MutableMapping[str, Any], settings: Settings) -> None:
         "body": f"{settings.max_body_bytes:,} bytes, within {settings.body_timeout_s:g} s",
         "request line and headers": f"{settings.max_header_bytes:,} bytes",
         "depth of JSON": str(settings.max_json_depth),
+        "arrays and objects in JSON": f"{MOST_JSON_PARTS:,}",
         "uploaded picture": f"{settings.max_upload_pixels:,} pixels",
         "time": f"{settings.deadline_s:g} s, or less by `{DEADLINE_HEADER}` (milliseconds)",
+        "reading an answer": f"1 MiB in {settings.write_timeout_s:g} s",
+        "pictures of one job": f"{settings.max_job_images:,}",
         "queue": f"{settings.queue_pixels:,} pixels of all clients",
         "rate": rate,
     }

@@ -33,6 +33,14 @@ LOSSLESS_WEBP: Mapping[str, Any] = {"lossless": True, "method": 0, "quality": 20
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 
+# Bytes of EXIF that a JPEG holds.
+_JPEG_EXIF = 65_533
+
+
+class NoRoomForWords(Exception):
+    """What a file would have to say of itself is longer than its format holds."""
+
+
 class ImageFormat(StrEnum):
     """A file format for one picture."""
 
@@ -70,6 +78,10 @@ def encode(pixels: Pixels, kind: ImageFormat, provenance: Provenance) -> bytes:
         if image.mode == "RGBA":
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             image = image.convert("RGB")
+        if len(exif) > _JPEG_EXIF:
+            raise NoRoomForWords(
+                "a JPEG has no room for all that this picture is made of; take png or webp"
+            )
         image.save(out, "JPEG", quality=_JPEG_QUALITY, exif=exif)
     else:
         image.save(out, "WEBP", **LOSSLESS_WEBP, exif=exif)

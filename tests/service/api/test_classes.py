@@ -83,6 +83,23 @@ def test_a_balanced_set_has_every_class_and_its_zip_a_folder_for_each(client, mo
     )
 
 
+def test_what_is_too_long_for_a_header_is_left_out_of_them_and_not_of_the_pictures(client, model):
+    blend = dict.fromkeys(model.manifest.classes, 1.0)
+    answer = post(client, "sample-classes", blend=blend, n=256, seed=0, format="npy")
+    assert answer.headers["x-ganymede-seed"] == ",".join(map(str, range(256)))
+    assert "x-ganymede-class" not in answer.headers
+    assert sum(len(k) + len(v) for k, v in answer.headers.items()) < 8000
+    answer = post(client, "sample-classes", blend=blend, n=40, format="json")
+    assert all(len(image["blend"]) == 10 for image in answer.json()["images"])
+
+
+@pytest.mark.parametrize(("name", "folder"), [("..", "-/"), ("a/b", "a-b/"), ("größe", "größe/")])
+def test_a_folder_of_a_class_lies_within_the_archive(name, folder):
+    from service.api.generate import _folder
+
+    assert _folder({0: 1.0}, [name]) == folder
+
+
 @pytest.mark.parametrize(
     ("route", "body", "field"),
     [

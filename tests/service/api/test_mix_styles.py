@@ -46,6 +46,14 @@ def post(client, accept=None, **body) -> httpx.Response:
     return client.post("/v1/mix-styles", json=body, headers=headers)
 
 
+def test_what_a_jpeg_has_no_room_to_say_is_refused_and_other_files_say_it(client):
+    body = {"rows": [{"w": [0.5] * 10}] * 255, "columns": [1]}
+    answer = post(client, format="jpeg", **body)
+    assert_problem(answer, 422, "format")
+    made = Image.open(io.BytesIO(post(client, format="webp", **body).content))
+    assert len(json.loads(made.getexif()[0x010E].removeprefix("ganymede"))["rows"]) == 255
+
+
 COARSE, FINE = {0: 1.0, 1: 1.0}, {4: 1.0, 5: 1.0}
 
 
