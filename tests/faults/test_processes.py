@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 
 from service.runtime.manifest import MANIFEST_FILE
+from tests.failing import write_failing
 from tests.faults.conftest import Ask, crowd, pixels_of, wait_until_ready, worker_of
 from tests.servers import serving
 
@@ -81,16 +82,18 @@ def test_a_model_that_is_corrupted_and_reloaded_under_load_is_served_as_it_was(
     assert "Traceback" not in failing_server.logged()
 
 
-def test_a_stop_under_load_answers_what_was_begun(failing_models, expected, rounds):
+def test_a_stop_under_load_answers_what_was_begun(tmp_path, expected, rounds):
+    # Half a second each, in which it is seen that there is something to wait for.
+    write_failing(tmp_path / "models" / "m" / "1", slow_turns=1_200_000)
     for turn in range(min(rounds, 4)):
-        with serving(failing_models) as server:
+        with serving(tmp_path / "models") as server, server.client() as watching:
             # Slow ones, so that there is something to wait for, and those that fail, to be waited
             # for no longer than they take.
             kinds = [["fine"] * 4, ["slow"], ["fine", "raises"], ["hungry"] * 4]
             asks = [Ask(1000 * turn + 10 * i, kinds[i % 4]) for i in range(16)]
             with concurrent.futures.ThreadPoolExecutor() as pool:
                 load = pool.submit(crowd, server, asks, len(asks))
-                while "ganymede_queue_pixels 0.0" in httpx.get(server.url + "/metrics").text:
+                while "ganymede_queue_pixels 0.0" in watching.get("/metrics").text:
                     assert not load.done()
                 server.process.send_signal(signal.SIGTERM)
                 outcomes = load.result()

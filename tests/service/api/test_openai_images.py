@@ -139,6 +139,10 @@ def test_a_url_names_the_host_that_the_request_was_sent_to(drawn_server):
             answer = client.post(ROUTE, json=body, headers={"host": host})
             assert answer.status_code == 200
             assert (f"http://{host}/" in answer.json()["data"][0]["url"]) == shown
+        # A proxy of this machine, which ends TLS, is believed.
+        headers = {"host": "pictures.example", "x-forwarded-proto": "https"}
+        answer = client.post(ROUTE, json=body, headers=headers)
+        assert answer.json()["data"][0]["url"].startswith("https://pictures.example/")
 
 
 def test_what_openai_knows_and_a_gan_does_not_is_accepted(client):
