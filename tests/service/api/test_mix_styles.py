@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-import threading
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -382,19 +381,18 @@ def test_past_its_deadline_a_mix_gets_504_and_leaves_nothing_behind(drawn_reposi
 
 
 def test_clients_that_leave_leave_nothing_behind(drawn_server):
-    def ask_and_leave():
+    def has_left(_) -> bool:
         patience = httpx.Timeout(5, read=0.001)
-        with (
-            drawn_server.client(timeout=patience) as client,
-            pytest.raises(httpx.TimeoutException),
-        ):
-            post(client, rows=list(range(16)), columns=list(range(16)))
+        with drawn_server.client(timeout=patience) as client:
+            try:
+                post(client, rows=list(range(16)), columns=list(range(16)))
+            except httpx.TimeoutException:
+                return True
+            return False
 
-    threads = [threading.Thread(target=ask_and_leave) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        # On a busy machine an answer may be there before its client looks at the clock.
+        assert any(pool.map(has_left, range(8)))
     with drawn_server.client() as client:
         asked = time.monotonic()
         while "ganymede_queue_pixels 0.0" not in client.get("/metrics").text:
