@@ -187,7 +187,7 @@ class MlpChain(Format):
                 built.append(normalised(layer, width, flat=True))
             else:
                 raise Unsuitable(f"{layer.path} is no layer of a perceptron")
-        side, channels = _picture(linear[-1].weight.shape[0], said)
+        side, channels = picture_of(linear[-1].weight.shape[0], said)
         taken = linear[0].weight.shape[1]
         classes = said.classes or 0
         if not 0 <= classes < taken:
@@ -209,7 +209,7 @@ class MlpChain(Format):
         )
 
 
-def _picture(values: int, said: Said) -> tuple[int, int]:
+def picture_of(values: int, said: Said) -> tuple[int, int]:
     """Return the side and the channels of pictures of so many values. Raises Unsuitable, Unsaid."""
     for channels in (said.channels,) if said.channels else (1, 3, 4):
         side = math.isqrt(values // channels)

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from training.importers.formats import Rebuilt
+    from training.importers.onnx_ports import Wishes
     from training.importers.recognition import Attempt
+    from training.importers.writing import Pixels, Target
 
 
 def import_(
@@ -63,6 +66,30 @@ def import_(
             show_default=False,
         ),
     ] = None,
+    map_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map", help="Of an ONNX graph: z=NAME, image=NAME, pixels=NAME, class=NAME…"
+        ),
+    ] = None,
+    range_: Annotated[
+        str | None, typer.Option("--range", help="Black and white in an ONNX graph: -1,1 or 0,1.")
+    ] = None,
+    input_range: Annotated[
+        str | None, typer.Option(help="The same of pictures that go in, where it is another.")
+    ] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="Of an ONNX graph's pictures: nchw or nhwc.")
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="Of an ONNX graph: translate, colorize or upscale, where it is not told."
+        ),
+    ] = None,
+    z_dim: Annotated[
+        int | None, typer.Option(min=1, help="The numbers of z, where an ONNX graph does not tell.")
+    ] = None,
     pictures: Annotated[
         Path | None,
         typer.Option(help="A folder of pictures for the sheet of a model that takes pictures."),
@@ -80,6 +107,8 @@ def import_(
     from training.importers.errors import ImportFailed
     from training.importers.files import read_file
     from training.importers.formats import Said
+    from training.importers.onnx_files import is_graph
+    from training.importers.onnx_ports import wishes_of
     from training.importers.recognition import attempts, chosen
     from training.importers.weights import networks
     from training.importers.writing import Target, write_model
@@ -95,6 +124,11 @@ def import_(
         latent=latent,
         config=_config(file, config),
     )
+    target = Target(models, name or _slug(file), version, license_)
+    if is_graph(file):
+        wishes = wishes_of(map_ or (), range_, input_range, layout, task, z_dim, said)
+        _import_graph(file, wishes, target, _pictures(pictures), explain=explain)
+        return
     found = networks(read_file(file))
     tried = attempts(found, said)
     if explain:
@@ -105,11 +139,7 @@ def import_(
     except ImportFailed as error:
         raise ImportFailed(f"{file}: {error}") from error
     assert best.rebuilt is not None  # noqa: S101 - for the type checker
-    told = ", ".join(f"{what} {value}" for what, value in best.rebuilt.told)
-    typer.echo(f"{best.says}: {best.format.title}; {told}")
-    for note in best.rebuilt.notes:
-        typer.echo(note)
-    target = Target(models, name or _slug(file), version, license_)
+    _tell(best.says, best.format.title, best.rebuilt)
     folder = write_model(file, best.format, best.rebuilt, target, _pictures(pictures))
     typer.echo(f"wrote {folder}; next: ganymede serve --models {models}")
 
@@ -131,6 +161,29 @@ def _config(file: Path, said: Path | None) -> dict[str, Any]:
         return {}
 
 
+def _tell(what: str, title: str, rebuilt: Rebuilt) -> None:
+    told = ", ".join(f"{what} {value}" for what, value in rebuilt.told)
+    typer.echo(f"{what}: {title}; {told}")
+    for note in rebuilt.notes:
+        typer.echo(note)
+
+
+def _import_graph(
+    file: Path, wishes: Wishes, target: Target, shown: list[Pixels], *, explain: bool
+) -> None:
+    from training.importers.onnx_generators import OnnxGraph, explain_graph, rebuild_graph
+    from training.importers.writing import write_model
+
+    if explain:
+        for line in explain_graph(file):
+            typer.echo(line)
+        return
+    rebuilt = rebuild_graph(file, wishes)
+    _tell("the graph", OnnxGraph.title, rebuilt)
+    folder = write_model(file, OnnxGraph(), rebuilt, target, shown)
+    typer.echo(f"wrote {folder}; next: ganymede serve --models {target.models}")
+
+
 def _slug(file: Path) -> str:
     import re
 
@@ -145,7 +198,7 @@ def _names(said: str | None) -> tuple[str, ...]:
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _pictures(folder: Path | None) -> list:  # type: ignore[type-arg]
+def _pictures(folder: Path | None) -> list[Pixels]:
     if folder is None:
         return []
     from service.runtime.uploads import UploadError, read_picture

@@ -6,7 +6,8 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from service.runtime.drawn import draw_pictures
 from service.runtime.latents import Distribution
 from service.runtime.manifest import (
     GENERATOR,
+    Graph,
     ImageSpec,
     LatentSpace,
     PictureInput,
@@ -43,9 +45,20 @@ class Said:
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Wrapped(Protocol):
+    """A generator that is a graph already, checked, and needs to be written only."""
+
+    def write(self, folder: Path) -> dict[str, Graph]:
+        """Write its graphs into a model folder, and return them by their roles."""
+        ...
+
+
 @dataclass(frozen=True)
 class Rebuilt:
-    """A generator that is ready to be exported, and what the manifest says of it."""
+    """A generator that is ready to be exported, and what the manifest says of it.
+
+    It is in `pieces`, or `wrapped` where it was ONNX already.
+    """
 
     summary: str
     task: Task
@@ -58,6 +71,7 @@ class Rebuilt:
     input: PictureInput | None = None
     classes: tuple[str, ...] = ()
     styles: StyleSpace | None = None
+    wrapped: Wrapped | None = None
 
 
 @dataclass(frozen=True)
@@ -80,13 +94,18 @@ class Fit:
         return len(self.there) / (len(self.there) + len(self.missing))
 
 
-class Format(ABC):
-    """A published layout of a generator."""
+class Origin:
+    """What a model card says of where a generator comes from."""
 
     name: ClassVar[str]
     title: ClassVar[str]
     # Whose layout it is, and under which licence the authors gave their code or weights.
     origin: ClassVar[str]
+
+
+class Format(Origin, ABC):
+    """A published layout of a generator."""
+
     # Regular expressions, each of which one name at least has to match in full.
     keys: ClassVar[tuple[str, ...]]
     # Whether the order of the layers alone tells it, so that parts of other networks may seem it.
@@ -216,7 +235,7 @@ def translating(
         summary=summary,
         task=task,
         pieces=[_picture_piece(served, given)],
-        image=_image(side, channels),
+        image=image_spec(side, side, channels),
         told=told,
         notes=notes,
         input=given,
@@ -245,15 +264,16 @@ def _picture_piece(served: nn.Module, given: PictureInput) -> Piece:
     )
 
 
-def _image(side: int, channels: int) -> ImageSpec:
+def image_spec(height: int, width: int, channels: int) -> ImageSpec:
+    """Return the manifest's words for pictures. Raises Unsuitable."""
     if channels not in (1, 3, 4):
         raise Unsuitable(f"pictures of {channels} channels are not served")
-    return ImageSpec(height=side, width=side, channels=channels)
+    return ImageSpec(height=height, width=width, channels=channels)
 
 
 def square(side: int, channels: int) -> ImageSpec:
     """Return the manifest's words for square pictures. Raises Unsuitable."""
-    return _image(side, channels)
+    return image_spec(side, side, channels)
 
 
 def latent(said: Said) -> Distribution:

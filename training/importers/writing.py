@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service import __version__
-from service.runtime.drawn import draw_pictures
+from service.runtime.drawn import draw_masks, draw_pictures
 from service.runtime.golden import write_golden
 from service.runtime.manifest import (
     MANIFEST_FILE,
@@ -24,7 +24,7 @@ from service.runtime.model import Model
 from service.runtime.sessions import ExecutionPlan, Provider
 from training.export import check_name, export_piece, new_folder, next_version
 from training.grids import columns, grid, side_by_side
-from training.importers.formats import Format, Rebuilt
+from training.importers.formats import Origin, Rebuilt
 from training.reach import measure_reach
 
 Pixels = NDArray[np.uint8]
@@ -48,7 +48,7 @@ class Target:
 
 def write_model(
     source: Path,
-    form: Format,
+    form: Origin,
     rebuilt: Rebuilt,
     target: Target,
     pictures: Sequence[Pixels] = (),
@@ -60,9 +60,13 @@ def write_model(
     version = target.version or next_version(target.models / target.name)
     folder = check_name(target.models, target.name, version)
     with new_folder(folder) as part:
-        graphs = {
-            piece.role: export_piece(piece, part / f"{piece.role}.onnx") for piece in rebuilt.pieces
-        }
+        if rebuilt.wrapped is not None:
+            graphs = rebuilt.wrapped.write(part)
+        else:
+            graphs = {
+                piece.role: export_piece(piece, part / f"{piece.role}.onnx")
+                for piece in rebuilt.pieces
+            }
         manifest = Manifest(
             name=target.name,
             version=version,
@@ -122,8 +126,15 @@ def _before_and_after(
     before = [_fitted(picture, given) for picture in pictures[:_SHOWN_PAIRS]]
     if not before:
         before = list(draw_pictures(range(6), given.side, given.channels))
-    after = [model.run(given.roles[0], {"image": each[None]})["pixels"][0] for each in before]
-    return [np.stack(before), np.stack(after)]
+    masks = draw_masks(range(len(before)), given.side)
+    after = []
+    for image, mask in zip(before, masks, strict=True):
+        feeds = {"image": image[None]} | ({"mask": mask[None]} if given.masked else {})
+        after.append(model.run(given.roles[0], feeds)["pixels"][0])
+    shown = np.stack(before)
+    if given.masked:
+        shown = np.where(masks[..., None] > 127, np.uint8(255), shown)
+    return [shown, np.stack(after)]
 
 
 def _fitted(picture: Pixels, given: PictureInput) -> Pixels:
@@ -144,7 +155,7 @@ def _smaller(picture: Pixels) -> Pixels:
     return picture
 
 
-def import_card(manifest: Manifest, form: Format, rebuilt: Rebuilt) -> str:
+def import_card(manifest: Manifest, form: Origin, rebuilt: Rebuilt) -> str:
     """Return the card of an imported model, in Markdown."""
     made = manifest.provenance
     assert isinstance(made, ImportProvenance)  # noqa: S101 - for the type checker
