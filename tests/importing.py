@@ -140,3 +140,18 @@ def nvidias_modules():
 def write_nvidia(path, tree) -> None:
     with nvidias_modules(), path.open("wb") as file:
         pickle.dump(tree, file, protocol=3)
+
+
+def remade(best: Attempt, **feeds: torch.Tensor) -> torch.Tensor:
+    """The pictures ``[N, C, H, W]`` in [-1, 1] of the network that a file was rebuilt as.
+
+    Export holds graphs against it, so that a variant of a layout needs no graph of its own.
+    """
+    (piece,) = best.rebuilt.pieces
+    with torch.no_grad():
+        return piece.module(**feeds)[1].double()
+
+
+def doubles(tensors) -> dict[str, torch.Tensor]:
+    """The same values in double precision, for what is written out in a test."""
+    return {name: value.double() for name, value in tensors.items()}

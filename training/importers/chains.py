@@ -24,7 +24,7 @@ from training.importers.formats import (
     square,
     with_latent,
 )
-from training.importers.weights import Layer, Network, layers
+from training.importers.weights import Layer, Network, known_layers
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -102,12 +102,12 @@ class DcganChain(Format):
     by_order = True
     title = "DCGAN"
     origin = "PyTorch's DCGAN example (BSD-3), Radford et al. 2015"
-    keys = (r"(.+\.)?\w+\.weight", r"(.+\.)?\w+\.running_mean")
+    keys = (r"(.+\.)?\w+\.weight",)
     others = (r".*(label_emb|embed|RDB|rdb\d|prelu).*",)
 
     def rebuild(self, network: Network, said: Said) -> Rebuilt:
         """Build the chain."""
-        found = [layer for layer in layers(network) if layer.kind != "other"]
+        found = known_layers(network)
         convolutions = [layer for layer in found if layer.kind == "convolution"]
         if len(convolutions) < 3 or found[0] is not convolutions[0]:
             raise Unsuitable("it is no chain of transposed convolutions")
@@ -168,7 +168,7 @@ class MlpChain(Format):
 
     def rebuild(self, network: Network, said: Said) -> Rebuilt:
         """Build the chain."""
-        found = [layer for layer in layers(network) if layer.kind != "other"]
+        found = known_layers(network)
         linear = [layer for layer in found if layer.kind == "linear"]
         if len(linear) < 2 or found[0] is not linear[0] or found[-1] is not linear[-1]:
             raise Unsuitable("it is no chain of linear layers")

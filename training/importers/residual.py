@@ -12,7 +12,7 @@ from service.runtime.manifest import PictureInput
 from training.importers.chains import copy_into
 from training.importers.errors import Unsuitable
 from training.importers.formats import Format, Rebuilt, Said, translating
-from training.importers.weights import Layer, Network, layers
+from training.importers.weights import Layer, Network, known_layers
 
 
 class Residual(nn.Module):
@@ -39,7 +39,7 @@ class ResidualTranslator(Format):
 
     def rebuild(self, network: Network, said: Said) -> Rebuilt:
         """Build the generator."""
-        groups = _with_norms(layers(network))
+        groups = _with_norms(known_layers(network))
         first, last = groups[0][0], groups[-1][0]
         if first.weight.shape[2] != 7 or last.weight.shape[2] != 7:
             raise Unsuitable("its first and last convolutions are not 7×7")
@@ -68,7 +68,7 @@ class ResidualTranslator(Format):
         for group in groups[at:-1]:
             built += [*_doubling(group, width), nn.ReLU()]
             width //= 2
-        built += [nn.ReflectionPad2d(3), *_convolution(groups[-1], 1, 0), nn.Tanh()]
+        built += [nn.ReflectionPad2d(3), *_convolution(groups[-1], 1, 0, last=True), nn.Tanh()]
         made = last.weight.shape[0]
         if channels not in (1, 3, 4):
             raise Unsuitable(f"it takes {channels} channels")
@@ -106,7 +106,7 @@ def _with_norms(found: list[Layer]) -> list[Group]:
             groups.append((layer, None))
         elif layer.kind in ("norm", "statistics") and groups and groups[-1][1] is None:
             groups[-1] = (groups[-1][0], layer)
-        elif layer.kind != "other":
+        else:
             raise Unsuitable(f"{layer.path} is no layer of such a generator")
     if len(groups) < 6:
         raise Unsuitable("it has too few convolutions")
@@ -125,11 +125,11 @@ def _norm(layer: Layer | None, width: int, *, last: bool) -> list[nn.Module]:
     return [copy_into(nn.InstanceNorm2d(width, affine=True), layer)]
 
 
-def _convolution(group: Group, stride: int, padding: int) -> list[nn.Module]:
+def _convolution(group: Group, stride: int, padding: int, *, last: bool = False) -> list[nn.Module]:
     layer, norm = group
     width, fan_in, size, _ = layer.weight.shape
     built = nn.Conv2d(fan_in, width, size, stride, padding, bias=layer.bias is not None)
-    return [copy_into(built, layer), *_norm(norm, width, last=size == 7 and width <= 4)]
+    return [copy_into(built, layer), *_norm(norm, width, last=last)]
 
 
 def _doubling(group: Group, width: int) -> list[nn.Module]:

@@ -14,7 +14,7 @@ from service.runtime.manifest import PictureInput
 from training.importers.chains import copy_into
 from training.importers.errors import Unsaid, Unsuitable
 from training.importers.formats import Format, Rebuilt, Said, translating
-from training.importers.weights import Layer, Network, layers
+from training.importers.weights import Layer, Network, known_layers
 
 
 class UNet(nn.Module):
@@ -44,7 +44,7 @@ class UNetTranslator(Format):
 
     def rebuild(self, network: Network, said: Said) -> Rebuilt:
         """Build the network; which way a convolution goes is told by its depth in the names."""
-        found = layers(network)
+        found = known_layers(network)
         convolutions = [layer for layer in found if layer.kind == "convolution"]
         levels = len(convolutions) // 2
         if levels < 2 or len(convolutions) % 2:
@@ -114,7 +114,7 @@ def _norms_after(found: list[Layer]) -> dict[str, Layer | None]:
         elif layer.kind in ("norm", "statistics") and before is not None:
             norms[before.path] = layer
             before = None
-        elif layer.kind != "other":
+        else:
             raise Unsuitable(f"{layer.path} is no layer of a U-Net")
     return norms
 

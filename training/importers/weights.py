@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from training.importers.errors import Unsuitable
+
 _DEEPEST = 4
 # Parts of a training's state that hold tensors and are no network.
 _NO_NETWORKS = re.compile(r"optim|sched|scaler|rng|ada_aug|^state$|param_groups|callbacks|loops")
@@ -134,6 +136,20 @@ def layers(network: Network) -> list[Layer]:
         path, _, attribute = name.rpartition(".")
         found.setdefault(path, {})[attribute] = tensor
     return [Layer(path, tensors) for path, tensors in found.items()]
+
+
+def known_layers(network: Network) -> list[Layer]:
+    """Return the modules of a network of plain layers. Raises Unsuitable for any other.
+
+    A filter of its own, an attention's weight or a spectral norm's vectors are part of what a
+    network computes: left out, it would make other pictures, and nobody would be told.
+    """
+    found = layers(network)
+    for layer in found:
+        if layer.kind == "other":
+            name = f"{layer.path}.{next(iter(layer.tensors))}".lstrip(".")
+            raise Unsuitable(f"{name} is of no layer that the format has")
+    return found
 
 
 def natural(name: str) -> list[tuple[int, int | str]]:
