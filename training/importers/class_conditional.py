@@ -8,15 +8,16 @@ latent and class reach it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.importers.errors import Unsaid, Unsuitable
+from training.importers.filled import Tensors, convolution, filled, linear, transposed
 from training.importers.formats import Said
 from training.networks.biggan import BlockUp
 from training.networks.biggan_deep import BottleneckUp
@@ -30,8 +31,6 @@ from training.networks.biggan_layers import (
 )
 from training.networks.conditioning import per_class
 
-Tensors = Mapping[str, Tensor]
-_Module = TypeVar("_Module", bound=nn.Module)
 # What tells a block its condition: a chunk of z of its own and the class, all of z and the class,
 # or the class alone.
 Arrangement = Literal["chunks", "whole", "class"]
@@ -204,8 +203,7 @@ class PlainEnd(nn.Module):
 class Builder:
     """Makes modules of a file's tensors, whose spectral normalisations are folded already.
 
-    What is built on `meta` has shapes and no values until the tensors take their place, so nothing
-    is drawn at random to be thrown away. Raises KeyError for a tensor that is missing.
+    Raises KeyError for a tensor that is missing.
     """
 
     def __init__(self, tensors: Tensors, names: Names) -> None:
@@ -213,20 +211,11 @@ class Builder:
 
     def linear(self, path: str) -> nn.Linear:
         """Return a linear layer."""
-        weight = self.tensors[f"{path}.weight"]
-        bias = self.tensors.get(f"{path}.bias")
-        layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
-        return _filled(layer, weight, bias)
+        return linear(self.tensors, path)
 
     def convolution(self, path: str) -> nn.Conv2d:
         """Return a convolution that keeps the size."""
-        weight = self.tensors[f"{path}.weight"]
-        bias = self.tensors.get(f"{path}.bias")
-        outputs, inputs, kernel, _ = weight.shape
-        layer = nn.Conv2d(
-            inputs, outputs, kernel, padding=kernel // 2, bias=bias is not None, device="meta"
-        )
-        return _filled(layer, weight, bias)
+        return convolution(self.tensors, path)
 
     def norm(self, path: str, *, affine: bool = False, eps: float | None = None) -> nn.Module:
         """Return a batch normalisation: of `affine` ones, gain and bias lie beside statistics."""
@@ -248,7 +237,7 @@ class Builder:
         norm.num_batches_tracked = torch.tensor(0)
         if affine:
             gain, bias = (self.tensors[f"{path}.{name}"] for name in self.names.affine)
-            _filled(norm, gain, bias)
+            filled(norm, gain, bias)
         return norm
 
     def conditional(self, path: str) -> nn.Module:
@@ -308,17 +297,13 @@ class Builder:
         made.strength = nn.Parameter(self.tensors[f"{path}.{strength}"].reshape(()))
         return made
 
-    def doubling(self, path: str, convolution: str, norm: str) -> Doubling:
+    def doubling(self, path: str, layer: str, norm: str) -> Doubling:
         """Return a transposed convolution that doubles, with its normalisation."""
-        weight = self.tensors[f"{path}.{convolution}.weight"]
-        bias = self.tensors.get(f"{path}.{convolution}.bias")
-        if weight.shape[2:] != (4, 4):
-            raise Unsuitable(
-                f"{path}.{convolution} has a kernel of {weight.shape[2]}, and 4 is known"
-            )
-        inputs, outputs = weight.shape[:2]
-        grow = nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=bias is not None, device="meta")
-        return Doubling(_filled(grow, weight, bias), self.conditional(f"{path}.{norm}"))
+        kernel = self.tensors[f"{path}.{layer}.weight"].shape[2]
+        if kernel != 4:
+            raise Unsuitable(f"{path}.{layer} has a kernel of {kernel}, and 4 is known")
+        grow = transposed(self.tensors, f"{path}.{layer}", 2, 1)
+        return Doubling(grow, self.conditional(f"{path}.{norm}"))
 
     def to_pictures(self, norm: nn.Module, path: str) -> ToPictures:
         """Return the generator's end."""
@@ -326,13 +311,6 @@ class Builder:
             made = ToPictures(1, 1)
         made[0], made[2] = norm, self.convolution(path)
         return made
-
-
-def _filled(layer: _Module, weight: Tensor, bias: Tensor | None) -> _Module:
-    layer.weight = nn.Parameter(weight, requires_grad=False)
-    if bias is not None:
-        layer.bias = nn.Parameter(bias, requires_grad=False)
-    return layer
 
 
 def with_fixed_statistics(generator: nn.Module) -> nn.Module:

@@ -11,6 +11,8 @@ from training.importers.chains import DcganChain, MlpChain
 from training.importers.compact import Compact
 from training.importers.errors import ImportFailed, Unsuitable
 from training.importers.formats import Fit, Format, Rebuilt, Said
+from training.importers.lightweight_gan import LightweightGan
+from training.importers.lucidrains import LucidrainsStyleGan2
 from training.importers.pretrained_biggan import PretrainedBigGan
 from training.importers.pytorch_gan import PyTorchGan
 from training.importers.residual import ResidualTranslator
@@ -25,6 +27,8 @@ from training.importers.weights import Network
 FORMATS: tuple[Format, ...] = (
     NvidiaStyleGan2(),
     RosinalityStyleGan2(),
+    LucidrainsStyleGan2(),
+    LightweightGan(),
     BigGan(),
     BigGanDeep(),
     PretrainedBigGan(),
