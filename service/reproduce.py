@@ -24,11 +24,11 @@ from service.runtime.images import (
     read_provenance,
     resized,
 )
-from service.runtime.manifest import GENERATOR, MAPPING
+from service.runtime.manifest import GENERATOR, MAPPING, TRANSFORM
 from service.runtime.mixes import Mix
 from service.runtime.model import Model
 from service.runtime.sessions import Array, Provider, plan_for
-from service.runtime.sources import Source, feeds
+from service.runtime.sources import Source, feeds, transform_feed
 from service.runtime.styles import mix
 from service.runtime.walks import Path as WalkPath
 from service.runtime.walks import Place, Walk, feeds_at, rows_at
@@ -184,10 +184,11 @@ def _picture(model: Model, said: Mapping[str, Any]) -> Pixels:
         made = _mixed(model, Mix.from_parameters(said, manifest), grid="rows" in said)
     else:
         source = Source.from_parameters(said, manifest)
+        moved = transform_feed([source], manifest)
         if source.w is not None:
-            made = model.synthesize(source.w[None])
+            made = model.synthesize(source.w[None], moved.get(TRANSFORM))
         else:
-            made = _generated(model, feeds([source], manifest))
+            made = _generated(model, feeds([source], manifest) | moved)
     picture: Pixels = made[0]
     if "resized" in said:
         width, height = said["resized"]

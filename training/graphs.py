@@ -18,6 +18,7 @@ from service.runtime.manifest import (
     GENERATOR,
     MAPPING,
     SYNTHESIS,
+    TRANSFORM,
     PictureInput,
     StyleLayer,
     StyleSpace,
@@ -114,14 +115,17 @@ class ServedMapping(nn.Module):
 
 
 class ServedSynthesis(nn.Module):
-    """``w`` [N, layers, w_dim] to ``pixels`` [N, H, W, C] uint8, and the pictures before."""
+    """``w`` [N, layers, w_dim], and a ``transform`` [N, 3, 3] where the network takes one, to
+    ``pixels`` [N, H, W, C] uint8; and the pictures before the cast.
+    """
 
     def __init__(self, generator: StyleGenerator) -> None:
         super().__init__()
         self.synthesis = generator.synthesis
 
-    def forward(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        return _pixels(self.synthesis(w))
+    def forward(self, w: Tensor, transform: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        given = {} if transform is None else {TRANSFORM: transform}
+        return _pixels(self.synthesis(w, **given))
 
 
 def pieces(
@@ -160,9 +164,12 @@ def pieces(
         (w,) = mapping(**truncated)
     # Other styles in the later layers, so that a graph that took one for all would not pass.
     mixed = torch.cat([w[:, : generator.layers // 2], w.roll(1, 0)[:, generator.layers // 2 :]], 1)
+    given = {"w": mixed}
+    if generator.takes_transform:
+        given[TRANSFORM] = _transforms(rows)
     return [
         Piece(MAPPING, mapping, truncated, ("w",)),
-        Piece(SYNTHESIS, ServedSynthesis(generator).eval(), {"w": mixed}, ("pixels",), ("images",)),
+        Piece(SYNTHESIS, ServedSynthesis(generator).eval(), given, ("pixels",), ("images",)),
     ]
 
 
@@ -208,6 +215,17 @@ def _class_weights(count: int, classes: int) -> Tensor:
     share = torch.linspace(1, 0, count // 2)[:, None]
     half = one[: count // 2]
     return torch.cat([half, share * half + (1 - share) * half.roll(1, dims=1)])
+
+
+def _transforms(count: int) -> Tensor:
+    """Return transforms ``[count, 3, 3]``, the first of which is none: the others turn and move."""
+    turn = torch.arange(count) * 0.4
+    made = torch.eye(3).repeat(count, 1, 1)
+    made[:, 0, 0] = made[:, 1, 1] = turn.cos()
+    made[:, 1, 0] = turn.sin()
+    made[:, 0, 1] = -turn.sin()
+    made[:, 0, 2], made[:, 1, 2] = turn.sin() * 0.2, turn * -0.1
+    return made
 
 
 @torch.no_grad()

@@ -87,7 +87,10 @@ def router(engine: Engine, settings: Settings, find: Callable[[str], Model]) -> 
                 beside["z"] = feeds(sources, model.manifest)["z"]
             if "w" in returned:
                 beside["w"] = await run.styles(model, sources)
-                sources = [Source(w=w) for w in beside["w"]]
+                sources = [
+                    Source(w=w, transform=source.transform)
+                    for w, source in zip(beside["w"], sources, strict=True)
+                ]
             shown = [
                 replace(picture, beside={name: values[i] for name, values in beside.items()})
                 for i, picture in enumerate(pictures)

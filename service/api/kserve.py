@@ -248,8 +248,9 @@ def _described(tensor: Tensor) -> dict[str, Any]:
 
 def _configured(tensor: Tensor) -> dict[str, Any]:
     # Triton leaves the axis of the batch out here.
-    return {
+    described = {
         "name": tensor.name,
         "data_type": _CONFIG_TYPES[protocol.datatype(tensor)],
         "dims": list(tensor.row),
     }
+    return described | ({"optional": True} if tensor.optional else {})

@@ -197,7 +197,7 @@ def _inputs(
         if (fault := tensor.fault(array)) is not None:
             raise invalid(tensor.name, fault)
         feeds[tensor.name] = array
-    if missing := [name for name in by_name if name not in feeds]:
+    if missing := [n for n, tensor in by_name.items() if n not in feeds and not tensor.optional]:
         raise invalid("inputs", f"{_listed(missing)} missing; expected {_listed(by_name)}")
     if offset != len(blobs):
         raise invalid(

@@ -70,6 +70,7 @@ def _card(catalog: Catalog, entry: Entry) -> dict[str, Any]:
             "classes": list(manifest.classes),
             "truncation": truncation and truncation.model_dump(),
             "styles": manifest.styles and manifest.styles.model_dump(mode="json"),
+            "transform": manifest.takes_transform,
             "image": manifest.image.model_dump(),
         }
     if entry.model:

@@ -23,7 +23,7 @@ from service.runtime.manifest import GENERATOR, MAPPING, SYNTHESIS
 from service.runtime.model import Model
 from service.runtime.scheduler import DeadlineExceeded, Job, Rows
 from service.runtime.sessions import Array
-from service.runtime.sources import Source, feeds
+from service.runtime.sources import Source, feeds, transform_feed
 
 T = TypeVar("T")
 
@@ -114,11 +114,12 @@ class Run:
 
         Raises what `through` raises.
         """
+        moved = transform_feed(sources, model.manifest)
         if all(source.w is None for source in sources):
-            given = feeds(sources, model.manifest)
+            given = feeds(sources, model.manifest) | moved
             return await self.through(model, GENERATOR, given, work)
         w = await self.styles(model, sources)
-        return await self.through(model, SYNTHESIS, {"w": w}, work)
+        return await self.through(model, SYNTHESIS, {"w": w, **moved}, work)
 
     async def styles(self, model: Model, sources: Sequence[Source]) -> Array:
         """Return the styles ``[N, layers, w_dim]`` of `sources`. Each distinct one that is not in

@@ -38,6 +38,29 @@ StylesWish = (
     | Annotated[list[_Row], Field(min_length=1, max_length=MOST_STYLE_LAYERS, fail_fast=True)]
 )
 
+
+class Motion(BaseModel):
+    """How a picture is moved and turned: made larger, turned about its middle, and then moved."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    translate: Annotated[list[_Value], Field(min_length=2, max_length=2)] = Field(
+        default=[0.0, 0.0], description="To the right and down, in shares of the picture's side."
+    )
+    rotate: _Value = Field(default=0.0, description="Degrees, against the clock.")
+    scale: Annotated[float, Field(gt=0.01, le=100, allow_inf_nan=False)] = 1.0
+
+
+_Rows = Annotated[
+    list[Annotated[list[_Value], Field(min_length=3, max_length=3)]],
+    Field(min_length=3, max_length=3),
+]
+TransformWish = Motion | _Rows
+
+_TRANSFORM = (
+    "Where the picture lies, for a model that takes it (StyleGAN3): how it is moved and turned, or "
+    "the 3×3 matrix from a place in the picture to the place whose content is shown there."
+)
 _TRUNCATION = (
     "How far the picture is drawn towards the average one, in the range that the model states; "
     "its default when not said."
@@ -69,6 +92,9 @@ class SourceWish(BaseModel):
     )
     blend: ClassWeightsWish | None = Field(default=None, description=_BLEND)
     truncation: TruncationWish | None = Field(default=None, description=_TRUNCATION)
+    transform: TransformWish | None = Field(
+        default=None, description=f"{_TRANSFORM} Of /v1/generate alone."
+    )
 
 
 # A seed, or a whole source.
@@ -131,6 +157,9 @@ class GenerateRequest(BaseModel):
         | Annotated[list[TruncationWish], Field(max_length=MOST_IMAGES, fail_fast=True)]
         | None
     ) = Field(default=None, description=f"{_TRUNCATION} One, or as many as there are pictures.")
+    transform: TransformWish | None = Field(
+        default=None, description=f"{_TRANSFORM} Of all pictures that say none themselves."
+    )
     return_: Annotated[list[Literal["z", "w"]], Field(max_length=2)] = Field(
         default=[],
         alias="return",
@@ -279,6 +308,7 @@ class GeneratedImage(BaseModel):
     class_: str | None = Field(default=None, alias="class")
     blend: dict[str, float] | None = None
     truncation: float | None = None
+    transform: list[list[float]] | None = None
     media_type: str
     data: str = Field(description="base64")
 
@@ -386,6 +416,9 @@ class ModelCard(BaseModel):
     classes: list[str] = []
     truncation: dict[str, float] | None = None
     styles: dict[str, Any] | None = None
+    transform: bool = Field(
+        default=False, description="Whether its pictures can be moved and turned."
+    )
     image: dict[str, int] | None = None
     versions: list[dict[str, str | None]] = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,12 @@ from service.api.schemas import (
     LatentWish,
     LayerWish,
     MixStylesRequest,
+    Motion,
     SampleClassesRequest,
     SourceOrSeed,
     SourceWish,
     StylesWish,
+    TransformWish,
 )
 from service.runtime.latents import MAX_SEED
 from service.runtime.manifest import StyleSpace
@@ -37,6 +40,7 @@ from service.runtime.sources import (
     latent_of,
     styles_of,
 )
+from service.runtime.transforms import Matrix, moving, transform_of
 from service.runtime.walks import Walk
 
 
@@ -47,8 +51,14 @@ def to_generate(body: GenerateRequest, model: Model, maximum: int) -> list[Sourc
     count = len(wishes)
     classes = _each(body.class_, count, "class")
     truncations = _each(body.truncation, count, "truncation")
+    moved = reader.transform(body.transform, "transform")
     return [
-        reader.source(wish, place, i, classes[i], truncations[i], body.blend)
+        replace(
+            reader.source(wish, place, i, classes[i], truncations[i], body.blend),
+            transform=reader.transform(wish.transform, f"{place}transform")
+            if wish.transform
+            else moved,
+        )
         for i, (place, wish) in enumerate(wishes)
     ]
 
@@ -140,6 +150,9 @@ class _Reader:
         truncation: float | None,
     ) -> list[Source]:
         """Return a source for each of `wishes`, the rest being as is said for all."""
+        for i, wish in enumerate(wishes):
+            if isinstance(wish, SourceWish) and wish.transform is not None:
+                raise invalid(f"{field}.{i}.transform", "goes with /v1/generate alone")
         # Looked at even where every source says something else.
         self.classes(class_, "class", 0)
         self.truncation(truncation, "truncation")
@@ -241,6 +254,19 @@ class _Reader:
                 field, f"expected {truncation.minimum:g} to {truncation.maximum:g}, got {wish:g}"
             )
         return wish
+
+    def transform(self, wish: TransformWish | None, field: str) -> Matrix | None:
+        """Return the transform that is wished for; None where nothing is said."""
+        if wish is None:
+            return None
+        if not self._manifest.takes_transform:
+            raise invalid(field, f"{self._manifest.name} takes no transform: StyleGAN3 does")
+        try:
+            if isinstance(wish, Motion):
+                return moving(wish.translate, wish.rotate, wish.scale)
+            return transform_of(wish)
+        except ValueError as error:
+            raise invalid(field, str(error)) from error
 
     def _weights(self, wish: ClassWeightsWish, field: str) -> dict[int, float]:
         weights: dict[int, float] = {}

@@ -41,6 +41,8 @@ SYNTHESIS = "synthesis"
 # them; or its index [N] int64.
 CLASS_WEIGHTS = "class_weights"
 CLASS_INDEX = "class_index"
+# What a `synthesis` may take beside w, [N, 3, 3] float32: how its pictures are moved and turned.
+TRANSFORM = "transform"
 
 # A name or a version is a path component, and stands in URLs: lower case, no separators.
 SLUG = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
@@ -329,8 +331,15 @@ class Manifest(_Part):
             raise ValueError("latent.truncation and the input truncation go together")
         if "z" not in first.inputs or "pixels" not in last.outputs:
             raise ValueError(f"{first.file} has to take z, and {last.file} to give pixels")
-        if has_styles and ("w" not in first.outputs or set(last.inputs) != {"w"}):
-            raise ValueError(f"{first.file} has to give w, and {last.file} to take w alone")
+        if has_styles and ("w" not in first.outputs or set(last.inputs) - {TRANSFORM} != {"w"}):
+            raise ValueError(
+                f"{first.file} has to give w, and {last.file} to take w, alone or with {TRANSFORM}"
+            )
+
+    @property
+    def takes_transform(self) -> bool:
+        """Whether its pictures can be moved and turned."""
+        return SYNTHESIS in self.graphs and TRANSFORM in self.graphs[SYNTHESIS].inputs
 
     @property
     def digest(self) -> str:

@@ -12,6 +12,7 @@ from service.runtime.manifest import (
     GENERATOR,
     MAPPING,
     SYNTHESIS,
+    TRANSFORM,
     Graph,
     StyleSpace,
     file_sha256,
@@ -19,6 +20,7 @@ from service.runtime.manifest import (
 )
 from service.runtime.sessions import Array, ExecutionPlan, GraphError, Provider, Session
 from service.runtime.sources import Source, feeds
+from service.runtime.transforms import identities
 
 
 class Model:
@@ -123,10 +125,15 @@ class Model:
 
     def run(self, role: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run one batch, in this thread: ``generator`` and ``synthesis`` give ``pixels``, and
-        ``mapping`` gives ``w``. Raises KeyError for a role that the model does not have.
+        ``mapping`` gives ``w``. Without a ``transform`` pictures lie as they do by themselves.
+        Raises KeyError for a role that the model does not have.
         """
         if role == GENERATOR and self.manifest.styles is not None:
-            return self.run(SYNTHESIS, {"w": self.run(MAPPING, feeds)["w"]})
+            mapped = {name: array for name, array in feeds.items() if name != TRANSFORM}
+            moved = {name: array for name, array in feeds.items() if name == TRANSFORM}
+            return self.run(SYNTHESIS, {"w": self.run(MAPPING, mapped)["w"], **moved})
+        if role == SYNTHESIS and self.manifest.takes_transform and TRANSFORM not in feeds:
+            feeds = {**feeds, TRANSFORM: identities(len(feeds["w"]))}
         if role == GENERATOR and self.directions:
             role = self.directions[0]
         return self.sessions[role].run(feeds)
@@ -153,8 +160,9 @@ class Model:
         self._style_space()
         return self.run(MAPPING, self.feeds(seeds, classes, truncations))["w"]
 
-    def synthesize(self, w: Array) -> Array:
-        """Make the pictures ``[N, H, W, C] uint8`` of the styles ``w [N, layers, w_dim] float32``.
+    def synthesize(self, w: Array, transform: Array | None = None) -> Array:
+        """Make the pictures ``[N, H, W, C] uint8`` of the styles ``w [N, layers, w_dim] float32``,
+        moved and turned by a `transform` ``[N, 3, 3] float32`` where there is one.
 
         Raises ValueError for a model without styles, and for styles of another shape.
         """
@@ -162,7 +170,8 @@ class Model:
         expected = (len(space.layers), space.dimension)
         if w.shape[1:] != expected:
             raise ValueError(f"expected styles [N, {expected[0]}, {expected[1]}], got {w.shape}")
-        return self.run(SYNTHESIS, {"w": w})["pixels"]
+        given = {"w": w} if transform is None else {"w": w, TRANSFORM: transform}
+        return self.run(SYNTHESIS, given)["pixels"]
 
     def _style_space(self) -> StyleSpace:
         if self.manifest.styles is None:

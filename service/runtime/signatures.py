@@ -14,21 +14,27 @@ from service.runtime.manifest import (
     GENERATOR,
     MAPPING,
     SYNTHESIS,
+    TRANSFORM,
     Graph,
     Manifest,
 )
 from service.runtime.sessions import Array
+from service.runtime.transforms import MOST
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """An array ``[N, *row]`` of `dtype`, whose numbers are finite and in `least` to `most`."""
+    """An array ``[N, *row]`` of `dtype`, whose numbers are finite and in `least` to `most`.
+
+    One that is `optional` may be left out.
+    """
 
     name: str
     dtype: np.dtype[Any]
     row: tuple[int, ...] = ()
     least: float = -math.inf
     most: float = math.inf
+    optional: bool = False
 
     @property
     def row_numbers(self) -> int:
@@ -75,7 +81,10 @@ def signatures(manifest: Manifest) -> dict[str, Signature]:
         return {GENERATOR: by_role[given.directions[0]]} | by_role
     if manifest.styles is None:
         return by_role
-    return {GENERATOR: from_to(graphs[MAPPING], graphs[SYNTHESIS])} | by_role
+    whole = from_to(graphs[MAPPING], graphs[SYNTHESIS])
+    if manifest.takes_transform:
+        whole = Signature((*whole.inputs, known[TRANSFORM]), whole.outputs)
+    return {GENERATOR: whole} | by_role
 
 
 def _contract(manifest: Manifest) -> list[Tensor]:
@@ -98,4 +107,6 @@ def _contract(manifest: Manifest) -> list[Tensor]:
     if styles is not None:
         shape = (len(styles.layers), styles.dimension)
         tensors.append(Tensor("w", np.dtype(np.float32), shape))
+        moves = Tensor(TRANSFORM, np.dtype(np.float32), (3, 3), -MOST, MOST, optional=True)
+        tensors.append(moves)
     return tensors

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.runtime import latents
-from service.runtime.manifest import CLASS_WEIGHTS, GENERATOR, MAPPING, Manifest
+from service.runtime.manifest import CLASS_WEIGHTS, GENERATOR, MAPPING, TRANSFORM, Manifest
+from service.runtime.transforms import Matrix, identities, transform_of
 
 Floats = NDArray[np.float32]
 # The weights of classes by index. One class alone has the weight 1.
@@ -29,7 +30,7 @@ class Source:
     """One of `seed`, `z` ``[z_dim]`` and `w` ``[layers, w_dim]``, and what goes with it.
 
     `classes` and `truncation` are None where the model has none, and for a `w`, which they have
-    made already.
+    made already. Where the picture lies as it does by itself there is no `transform`.
     """
 
     seed: int | None = None
@@ -37,10 +38,11 @@ class Source:
     w: Floats | None = None
     classes: ClassWeights | None = None
     truncation: float | None = None
+    transform: Matrix | None = None
 
     @cached_property
     def key(self) -> Hashable:
-        """What the source says: equal for two that say the same."""
+        """What the source says of its styles: equal for two that say the same."""
         value = self.w if self.w is not None else self.z
         given = self.seed if value is None else (value.ndim, value.tobytes())
         classes = None if self.classes is None else tuple(sorted(self.classes.items()))
@@ -66,6 +68,8 @@ class Source:
             said |= said_classes(self.classes, manifest.classes)
         if self.truncation is not None:
             said["truncation"] = self.truncation
+        if self.transform is not None:
+            said[TRANSFORM] = self.transform.tolist()
         return said
 
     @classmethod
@@ -76,6 +80,7 @@ class Source:
             z=_read(said, "z"),
             w=_read(said, "w"),
             truncation=said.get("truncation"),
+            transform=transform_of(said[TRANSFORM]) if TRANSFORM in said else None,
         )
         if source.w is not None:
             source = replace(source, w=styles_of(source.w, manifest))
@@ -177,6 +182,23 @@ def feeds(sources: Sequence[Source], manifest: Manifest) -> dict[str, NDArray[An
             [default if s.truncation is None else s.truncation for s in sources], np.float32
         )
     return given
+
+
+def transform_feed(sources: Sequence[Source], manifest: Manifest) -> dict[str, NDArray[Any]]:
+    """Return the transforms of `sources` ``[N, 3, 3]``, for the graph that takes w; nothing where
+    none of them has one.
+
+    Raises ValueError for a model that takes none.
+    """
+    if all(source.transform is None for source in sources):
+        return {}
+    if not manifest.takes_transform:
+        raise ValueError(f"{manifest.name} takes no transform")
+    made = identities(len(sources)).copy()
+    for row, source in zip(made, sources, strict=True):
+        if source.transform is not None:
+            row[:] = source.transform
+    return {TRANSFORM: made}
 
 
 def class_feed(rows: Sequence[ClassWeights], manifest: Manifest) -> dict[str, NDArray[Any]]:

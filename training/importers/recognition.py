@@ -20,12 +20,14 @@ from training.importers.rrdb import Rrdb
 from training.importers.srgan import Srgan
 from training.importers.studiogan import StudioGan
 from training.importers.stylegan2 import NvidiaStyleGan2, RosinalityStyleGan2
+from training.importers.stylegan3 import NvidiaStyleGan3
 from training.importers.unet import UNetTranslator
 from training.importers.weights import Network
 
 # The more particular ones first: the chains of layers would take much for theirs.
 FORMATS: tuple[Format, ...] = (
     NvidiaStyleGan2(),
+    NvidiaStyleGan3(),
     RosinalityStyleGan2(),
     LucidrainsStyleGan2(),
     LightweightGan(),

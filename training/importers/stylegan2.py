@@ -15,15 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from service.runtime.manifest import LatentSpace, Truncation
-from training.graphs import pieces, style_space
 from training.importers.errors import Unsuitable
-from training.importers.formats import Format, Rebuilt, Said, class_names, square
+from training.importers.formats import Format, Rebuilt, Said, class_names
+from training.importers.styles import mapping_network, nvidia_mapping, rebuilt_styles
 from training.importers.weights import Network
-from training.networks.conditioning import Conditioning
 from training.networks.shapes import ImageShape
 from training.networks.stylegan2 import ModulatedConv2d, StyledLayer, SynthesisNetwork, ToImage
-from training.networks.styles import MAPPING_RATE, MappingNetwork, StyleGenerator
+from training.networks.styles import MAPPING_RATE, StyleGenerator
 
 _NOISE_SEED = 0
 
@@ -77,67 +75,6 @@ def _fill_layer(
 def _fill_image(image: ToImage, tensors: Mapping[str, Tensor], path: str, layout: _Layout) -> None:
     _fill_convolution(image.conv, tensors, path, layout, 1.0)
     image.bias.copy_(tensors[f"{path}.{layout.bias}"].float().flatten())
-
-
-@torch.no_grad()
-def _mapping(
-    fully_connected: list[tuple[Tensor, Tensor]], rate: float, classes: Tensor | None
-) -> tuple[MappingNetwork, int]:
-    """Return the mapping network, and the values of z; `classes` are embedded ``[classes, W]``."""
-    first = fully_connected[0][0]
-    embedded = 0 if classes is None else classes.shape[1]
-    z_dim, w_dim = first.shape[1] - embedded, fully_connected[-1][0].shape[0]
-    conditioning = Conditioning.of(0 if classes is None else classes.shape[0], max(embedded, 1))
-    mapping = MappingNetwork(z_dim, w_dim, len(fully_connected), conditioning)
-    for layer, (weight, bias) in zip(mapping.layers, fully_connected, strict=True):
-        # Ours are learned at one rate; another is the same function of other weights.
-        layer.weight.copy_(weight.float() * (rate / MAPPING_RATE))  # type: ignore[operator]
-        layer.bias.copy_(bias.float() * (rate / MAPPING_RATE))  # type: ignore[operator]
-    if classes is not None:
-        assert mapping.label.embed is not None  # noqa: S101 - for the type checker
-        mapping.label.embed.weight.copy_(classes)
-    return mapping, z_dim
-
-
-def _rebuilt(
-    mapping: MappingNetwork,
-    synthesis: SynthesisNetwork,
-    z_dim: int,
-    shape: ImageShape,
-    average: Tensor | None,
-    names: tuple[str, ...],
-    notes: list[str],
-) -> Rebuilt:
-    generator = StyleGenerator(mapping, synthesis, _w_dim(mapping)).eval()
-    side = shape.height
-    rows = 32 if side <= 128 else 8 if side <= 256 else 3
-    centre = None
-    if average is not None:
-        # One average for all classes, as the authors have it.
-        centre = average.float().reshape(1, -1).repeat(max(len(names), 1), 1)
-    parts = pieces(generator, z_dim, len(names), rows=rows, centre=centre)
-    return Rebuilt(
-        summary="StyleGAN2",
-        task="generate",
-        pieces=parts,
-        image=square(side, shape.channels),
-        told=[
-            ("z", str(z_dim)),
-            ("w", str(generator.w_dim)),
-            ("styles", str(generator.layers)),
-            ("pictures", f"{side}×{side}×{shape.channels}"),
-            *([("classes", str(len(names)))] if names else []),
-        ],
-        notes=notes,
-        latent=LatentSpace(dimension=z_dim, truncation=Truncation()),
-        classes=names,
-        styles=style_space(generator),
-    )
-
-
-def _w_dim(mapping: MappingNetwork) -> int:
-    width: int = mapping.layers[-1].weight.shape[0]  # type: ignore[index,assignment]
-    return width
 
 
 class NvidiaStyleGan2(Format):
@@ -202,24 +139,14 @@ class NvidiaStyleGan2(Format):
         for side, image in zip(sides, images, strict=True):
             _fill_image(image, tensors, f"synthesis.b{side}.torgb", _NVIDIA_IMAGE)
 
-        fully_connected: list[tuple[Tensor, Tensor]] = []
-        while (name := f"mapping.fc{len(fully_connected)}") + ".weight" in tensors:
-            fully_connected.append((tensors[f"{name}.weight"], tensors[f"{name}.bias"]))
-        classes = None
-        if "mapping.embed.weight" in tensors:
-            weight = tensors["mapping.embed.weight"].float()
-            classes = (
-                weight.t() / math.sqrt(weight.shape[1]) + tensors["mapping.embed.bias"].float()
-            )
-        rate = float(modules.get("mapping.fc0", {}).get("bias_gain", MAPPING_RATE))
-        mapping, z_dim = _mapping(fully_connected, rate, classes)
-        names = () if classes is None else class_names(classes.shape[0], said)
+        mapping, classes = nvidia_mapping(tensors, modules)
+        names = class_names(classes, said) if classes else ()
         notes = [
             "Noise is the constant of the file, so that a picture depends on its latent alone."
         ]
-        return _rebuilt(
-            mapping, synthesis, z_dim, shape, tensors.get("mapping.w_avg"), names, notes
-        )
+        generator = StyleGenerator(mapping, synthesis, w_dim)
+        average = tensors.get("mapping.w_avg")
+        return rebuilt_styles("StyleGAN2", generator, shape, average, names, notes=notes)
 
 
 class RosinalityStyleGan2(Format):
@@ -274,11 +201,13 @@ class RosinalityStyleGan2(Format):
             (tensors[f"style.{number}.weight"], tensors[f"style.{number}.bias"])
             for number in numbers
         ]
-        mapping, z_dim = _mapping(fully_connected, MAPPING_RATE, None)
+        generator = StyleGenerator(
+            mapping_network(fully_connected, MAPPING_RATE, None), synthesis, w_dim
+        )
         average = network.config.get("beside", {}).get("latent_avg")
         notes = []
         if average is None:
             notes.append("The average w is not in the file; it was estimated from 10,000 latents.")
         if "noises.noise_0" not in tensors:
             notes.append("The file holds no noise; that of a fixed seed stands in for it.")
-        return _rebuilt(mapping, synthesis, z_dim, shape, average, (), notes)
+        return rebuilt_styles("StyleGAN2", generator, shape, average, notes=notes)

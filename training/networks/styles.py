@@ -69,6 +69,11 @@ class StyleGenerator(nn.Module):
         self.w_dim = w_dim
 
     @property
+    def takes_transform(self) -> bool:
+        """Whether pictures can be moved and turned, by a transform beside the styles."""
+        return bool(getattr(self.synthesis, "takes_transform", False))
+
+    @property
     def layers(self) -> int:
         """How many styles a picture takes."""
         return len(self.layer_resolutions)
