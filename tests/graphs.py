@@ -42,6 +42,7 @@ _TYPES = {
     "class_weights": (TensorProto.FLOAT, ["N", len(CLASSES)]),
     "truncation": (TensorProto.FLOAT, ["N"]),
     "w": (TensorProto.FLOAT, ["N", LAYERS, W]),
+    "transform": (TensorProto.FLOAT, ["N", 3, 3]),
     "pixels": (TensorProto.UINT8, ["N", SIZE, SIZE, 3]),
 }
 
@@ -130,6 +131,30 @@ def write_painted(folder: Path, inputs: list[str]) -> None:
         StyleLayer(resolution=SIZE >> (2 - i // 2), group=group) for i, group in enumerate(GROUPS)
     ]
     _write_manifest(folder, graphs, inputs, styles=StyleSpace(dimension=W, layers=layers))
+
+
+def write_moved(folder: Path) -> None:
+    """Styles, and a synthesis whose pictures depend on a transform too."""
+    folder.mkdir(parents=True)
+    mapping = Drawing(seed=7)
+    one_row = mapping.node("Unsqueeze", mapping.features(W, ["z"]), mapping.constant([1]))
+    mapping.node("Add", one_row, mapping.constant(np.zeros((1, LAYERS, W), np.float32)), gives="w")
+    synthesis = Drawing(seed=8)
+    flat = [
+        synthesis.node("Reshape", name, synthesis.constant([-1, width]))
+        for name, width in (("w", LAYERS * W), ("transform", 9))
+    ]
+    joined = synthesis.node("Concat", *flat, axis=1)
+    synthesis.paint(
+        synthesis.node("MatMul", joined, synthesis.weight(LAYERS * W + 9, SIZE * SIZE * 3)),
+        [-1, SIZE, SIZE, 3],
+    )
+    graphs = {
+        MAPPING: mapping.save(folder / "mapping.onnx", ["z"], ["w"]),
+        SYNTHESIS: synthesis.save(folder / "synthesis.onnx", ["w", "transform"], ["pixels"]),
+    }
+    layers = [StyleLayer(resolution=SIZE, group=group) for group in GROUPS]
+    _write_manifest(folder, graphs, ["z"], styles=StyleSpace(dimension=W, layers=layers))
 
 
 def write_cut(folder: Path) -> None:

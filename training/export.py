@@ -32,7 +32,6 @@ from service.runtime.manifest import (
     Quality,
     TrainingProvenance,
     Truncation,
-    file_sha256,
 )
 from service.runtime.model import Model
 from service.runtime.sessions import Array, ExecutionPlan, Provider, Session
@@ -46,6 +45,7 @@ from training.graphs import Piece, pieces, style_space, translator_piece
 from training.grids import columns, grid, side_by_side
 from training.model_card import model_card
 from training.networks.directions import Directions
+from training.onnx_files import described, save
 from training.previews import shown_pairs
 from training.reach import measure_reach
 from training.recipe import Recipe
@@ -194,21 +194,18 @@ def export_piece(piece: Piece, path: Path) -> Graph:
     graph = _without_traces(program.model_proto)
     if left := {node.op_type for node in graph.graph.node} & {"BatchNormalization"}:
         raise ExportError(f"the graph still holds {', '.join(left)}; fold it before exporting")
-    rows = _check(graph, piece, folded)
+    # From here on the weights are on the disk alone, where they are too many for one file.
+    save(graph, path)
+    rows = _check(path, piece, folded)
     del graph.graph.output[len(piece.outputs) :]
-    onnx.save(graph, path)
+    save(graph, path)
     session = Session(path, Provider.CPU, _PLAN)
     for feeds, expected in zip((piece.feeds, *piece.other_feeds), rows, strict=True):
         for size in _batches(feeds):
             outputs = _in_batches(session, feeds, size)
             if any(not np.array_equal(outputs[name], expected[name]) for name in piece.outputs):
                 raise ExportError(f"{path.name} gives other values than the graph that was checked")
-    return Graph(
-        file=path.name,
-        sha256=file_sha256(path),
-        inputs=session.inputs,
-        outputs=session.outputs,
-    )
+    return described(path, session)
 
 
 def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -227,15 +224,12 @@ def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _check(graph: onnx.ModelProto, piece: Piece, folded: nn.Module) -> list[Mapping[str, Array]]:
+def _check(path: Path, piece: Piece, folded: nn.Module) -> list[Mapping[str, Array]]:
     """Compare ONNX Runtime with PyTorch at several batch sizes, and batches with their rows.
 
     Returns the outputs of the feeds and of each of the others. Raises ExportError.
     """
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / "checked.onnx"
-        onnx.save(graph, path)
-        session = Session(path, Provider.CPU, _PLAN)
+    session = Session(path, Provider.CPU, _PLAN)
     return [
         _check_feeds(session, piece, folded, feeds) for feeds in (piece.feeds, *piece.other_feeds)
     ]

@@ -56,7 +56,7 @@ def to_generate(body: GenerateRequest, model: Model, maximum: int) -> list[Sourc
         replace(
             reader.source(wish, place, i, classes[i], truncations[i], body.blend),
             transform=reader.transform(wish.transform, f"{place}transform")
-            if wish.transform
+            if wish.transform is not None
             else moved,
         )
         for i, (place, wish) in enumerate(wishes)

@@ -215,7 +215,8 @@ def fingerprint(folder: Path) -> Fingerprint:
     try:
         text = (folder / MANIFEST_FILE).read_bytes()
         marks: list[tuple[str, object]] = [(MANIFEST_FILE, hashlib.sha256(text).digest())]
-        for path in sorted([*folder.glob("*.onnx"), folder / GOLDEN_FILE]):
+        graphs = [path for kind in ("*.onnx", "*.onnx.data") for path in folder.glob(kind)]
+        for path in sorted([*graphs, folder / GOLDEN_FILE]):
             if path.exists():
                 stat = path.stat()
                 marks.append((path.name, (stat.st_size, stat.st_mtime_ns, stat.st_ino)))

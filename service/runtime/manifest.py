@@ -3,6 +3,7 @@
     models/<name>/<version>/
         model.json      the manifest
         *.onnx          the graphs: `generator`, or `mapping` and `synthesis`
+        *.onnx.data     weights of a graph that is too large for one file
         golden.png      pictures that the model has to make again where it serves
         preview.webp    a sample grid
         README.md       the model card
@@ -49,6 +50,7 @@ SLUG = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
 Slug = Annotated[str, StringConstraints(pattern=SLUG.pattern)]
 SHA256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.onnx$")]
+DataName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.onnx\.data$")]
 Positive = Annotated[int, Field(gt=0)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 StyleGroup = Literal["coarse", "middle", "fine"]
@@ -65,13 +67,29 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class DataFile(_Part):
+    """Weights beside a graph: an ONNX file can hold no more than 2 GiB."""
+
+    file: DataName
+    sha256: SHA256
+
+
 class Graph(_Part):
-    """One ONNX file: its inputs and outputs carry the names of the contract."""
+    """One ONNX file: its inputs and outputs carry the names of the contract.
+
+    `data` are the files that it takes weights from, where there are any.
+    """
 
     file: FileName
     sha256: SHA256
     inputs: tuple[str, ...] = Field(min_length=1)
     outputs: tuple[str, ...] = Field(min_length=1)
+    data: Annotated[tuple[DataFile, ...], Field(min_length=1)] | None = None
+
+    @property
+    def files(self) -> tuple[tuple[str, str], ...]:
+        """All that it is read from, with the SHA-256 of each."""
+        return (self.file, self.sha256), *((data.file, data.sha256) for data in self.data or ())
 
 
 class Truncation(_Part):
@@ -358,6 +376,8 @@ class Manifest(_Part):
             if said["least"] is None:  # Pictures of a model that says nothing of it stay the same.
                 del said["least"]
             depends_on["input"] = said
+        if weights := dict(each for graph in self.graphs.values() for each in graph.files[1:]):
+            depends_on["data"] = weights
         text = json.dumps(depends_on, sort_keys=True, separators=(",", ":"))
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 

@@ -187,16 +187,21 @@ def _expect(maker: str, made: Array, dtype: type[np.generic], shape: tuple[int, 
         )
 
 
-def _load_graph(folder: Path, graph: Graph, provider: Provider, plan: ExecutionPlan) -> Session:
-    path = folder / graph.file
+def _verify(path: Path, sha256: str) -> None:
     try:
         found = file_sha256(path)
     except OSError as error:
-        raise GraphError(f"{graph.file} cannot be read: {error.strerror}") from error
-    if found != graph.sha256:
+        raise GraphError(f"{path.name} cannot be read: {error.strerror}") from error
+    if found != sha256:
         raise GraphError(
-            f"{graph.file} has sha256 {found[:12]}…, and the manifest says {graph.sha256[:12]}…"
+            f"{path.name} has sha256 {found[:12]}…, and the manifest says {sha256[:12]}…"
         )
+
+
+def _load_graph(folder: Path, graph: Graph, provider: Provider, plan: ExecutionPlan) -> Session:
+    for file, sha256 in graph.files:
+        _verify(folder / file, sha256)
+    path = folder / graph.file
     session = Session(path, provider, plan)
     if set(session.inputs) != set(graph.inputs) or set(session.outputs) != set(graph.outputs):
         raise GraphError(

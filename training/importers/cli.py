@@ -94,6 +94,9 @@ def import_(
         Path | None,
         typer.Option(help="A folder of pictures for the sheet of a model that takes pictures."),
     ] = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="Write weights in float16, and say what that changes.")
+    ] = False,
     license_: Annotated[
         str, typer.Option("--license", help="The licence of the weights, for the model card.")
     ] = "unknown",
@@ -124,7 +127,7 @@ def import_(
         latent=latent,
         config=_config(file, config),
     )
-    target = Target(models, name or _slug(file), version, license_)
+    target = Target(models, name or _slug(file), version, license_, half)
     if is_graph(file):
         wishes = wishes_of(map_ or (), range_, input_range, layout, task, z_dim, said)
         _import_graph(file, wishes, target, _pictures(pictures), explain=explain)
@@ -140,7 +143,8 @@ def import_(
         raise ImportFailed(f"{file}: {error}") from error
     assert best.rebuilt is not None  # noqa: S101 - for the type checker
     _tell(best.says, best.format.title, best.rebuilt)
-    folder = write_model(file, best.format, best.rebuilt, target, _pictures(pictures))
+    shown = _pictures(pictures)
+    folder = write_model(file, best.format, best.rebuilt, target, shown, typer.echo)
     typer.echo(f"wrote {folder}; next: ganymede serve --models {models}")
 
 
@@ -180,7 +184,7 @@ def _import_graph(
         return
     rebuilt = rebuild_graph(file, wishes)
     _tell("the graph", OnnxGraph.title, rebuilt)
-    folder = write_model(file, OnnxGraph(), rebuilt, target, shown)
+    folder = write_model(file, OnnxGraph(), rebuilt, target, shown, typer.echo)
     typer.echo(f"wrote {folder}; next: ganymede serve --models {target.models}")
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from service.runtime.manifest import (
 )
 from service.runtime.model import Model
 from service.runtime.sessions import ExecutionPlan, Provider
+from training import half
 from training.export import check_name, export_piece, new_folder, next_version
 from training.grids import columns, grid, side_by_side
 from training.importers.formats import Origin, Rebuilt
@@ -44,6 +45,8 @@ class Target:
     name: str
     version: str | None = None
     license: str = "unknown"
+    # Whether weights are written in float16.
+    half: bool = False
 
 
 def write_model(
@@ -52,10 +55,12 @@ def write_model(
     rebuilt: Rebuilt,
     target: Target,
     pictures: Sequence[Pixels] = (),
+    tell: Callable[[str], object] = lambda _: None,
 ) -> Path:
     """Write ``models/name/version``; return that folder. Raises ExportError, CannotWrite.
 
-    `pictures` are shown on the sheet of a model that takes pictures, in place of drawn ones.
+    `pictures` are shown on the sheet of a model that takes pictures, in place of drawn ones. What
+    there is to know of the model that was written goes to `tell`.
     """
     version = target.version or next_version(target.models / target.name)
     folder = check_name(target.models, target.name, version)
@@ -87,6 +92,17 @@ def write_model(
             license=target.license,
         )
         (part / MANIFEST_FILE).write_text(manifest.to_json())
+        if target.half:
+            whole = half.pictures(part)
+            halved = half.halve(part, manifest.graphs)
+            manifest = manifest.model_copy(update={"graphs": halved})
+            (part / MANIFEST_FILE).write_text(manifest.to_json())
+            parity = half.Parity.of(whole, half.pictures(part))
+            parity.assert_good()
+            tell(parity.summary)
+            if parity.psnr < half.GOOD:
+                tell(f"less than {half.GOOD:g} dB: look at the pictures before you serve them")
+            rebuilt = replace(rebuilt, notes=[*rebuilt.notes, f"{parity.summary}."])
         model = Model(part, Provider.CPU, _PLAN)
         given = manifest.input
         if given is not None and given.reach is not None:

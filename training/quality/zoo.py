@@ -158,7 +158,8 @@ def _pictures(manifest: Manifest) -> str:
 
 
 def _megabytes(manifest: Manifest, folder: Path) -> float:
-    return sum((folder / graph.file).stat().st_size for graph in manifest.graphs.values()) / 1e6
+    files = [file for graph in manifest.graphs.values() for file, _ in graph.files]
+    return sum((folder / file).stat().st_size for file in files) / 1e6
 
 
 def _data(manifest: Manifest) -> str:
