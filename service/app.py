@@ -45,6 +45,7 @@ engine = Engine(
     ),
     plan_cache=cache_file(),
     watch_s=settings.watch_s,
+    memory_budget=settings.memory_budget,
 )
 queue = JobQueue(settings.jobs, engine)
 lifecycle = Lifecycle(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import typer
+from pydantic import ByteSize
 from pydantic.fields import FieldInfo
 
 from service.settings import PREFIX, Settings
@@ -16,7 +17,7 @@ from service.settings import PREFIX, Settings
 Command = TypeVar("Command", bound=Callable[..., None])
 # What depends on where the service runs.
 _SHOWN = {"models": "./models", "jobs": "~/.cache/ganymede/jobs"}
-_METAVARS = {int: "N", float: "SECONDS", Path: "PATH"}
+_METAVARS = {int: "N", float: "SECONDS", Path: "PATH", ByteSize: "BYTES"}
 
 
 def with_settings(command: Command) -> Command:

@@ -14,7 +14,7 @@ from PIL import Image, ImageSequence
 
 from service.runtime import animations
 from service.runtime.animations import WRITERS, Film
-from service.runtime.catalog import Catalog, ModelFailed, ModelNotFound, load_entry
+from service.runtime.catalog import Catalog, Entry, ModelNotFound, load_entry
 from service.runtime.errors import UserError
 from service.runtime.images import (
     ImageFormat,
@@ -26,7 +26,7 @@ from service.runtime.images import (
 )
 from service.runtime.manifest import GENERATOR, MAPPING, TRANSFORM
 from service.runtime.mixes import Mix
-from service.runtime.model import Model
+from service.runtime.model import Model, ModelFailed
 from service.runtime.sessions import Array, Provider, plan_for
 from service.runtime.sources import Source, feeds, transform_feed
 from service.runtime.styles import mix
@@ -137,9 +137,10 @@ def _model(file: Path, said: Mapping[str, Any], models: Path) -> Model:
     provider = Provider.CPU
     plan = plan_for(provider)
     folder = models / str(said["model"]) / str(said["version"])
-    catalog = Catalog(models, provider, plan)
+    entries: tuple[Entry, ...] = ()
     if folder.is_dir() and folder.resolve().is_relative_to(models.resolve()):
-        catalog.entries = (load_entry(folder, provider, plan),)
+        entries = (load_entry(folder, provider, plan),)
+    catalog = Catalog(models, provider, plan, entries)
     try:
         model = catalog.get(name)
     except ModelNotFound as error:

@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import ByteSize, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -77,6 +77,11 @@ class Settings(BaseSettings):
     )
     max_rows: Annotated[int, Field(ge=0, le=4096)] = Field(
         default=0, description="Pictures in one run; 0 finds it out."
+    )
+    memory_budget: Annotated[ByteSize, Field(gt=0)] | None = Field(
+        default=None,
+        description="Memory that models may take, in bytes or as 2GiB. Those beyond it are loaded "
+        "when they are asked for, in place of those that were used the longest time ago.",
     )
     watch_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=0.0,
@@ -247,5 +252,7 @@ def _as_text(value: object) -> str | None:
         case tuple() | list():
             # An empty text would stand for nothing said, and nothing said for the default.
             return ",".join(map(str, value)) or ","
+        case ByteSize():
+            return str(int(value))
         case _:
             return str(value)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from service.runtime.errors import UserError
 from training.checkpoints import Checkpoint
@@ -100,6 +101,15 @@ def _train(
         return loop.play()
 
 
+def play_turn(
+    setup: Setup, seed: int, turn: int, images: int, share: Share
+) -> Mapping[str, Tensor]:
+    """Play a turn, which everything random in it is a function of; return its signs."""
+    torch.manual_seed(_turn_seed(seed, turn, share.rank))
+    rng = torch.Generator().manual_seed(_turn_seed(seed, turn, -1))
+    return setup.game.turn(setup.deal(turn), rng, turn, images)
+
+
 class _Loop:
     def __init__(
         self,
@@ -147,10 +157,8 @@ class _Loop:
             ends = self._gave_up()
             while not ends and self._images + per_turn <= options.images:
                 # Draw the turn's pictures and play it.
-                torch.manual_seed(_turn_seed(options.seed, self._turn, self._share.rank))
-                rng = torch.Generator().manual_seed(_turn_seed(options.seed, self._turn, -1))
                 signs.add(
-                    self._game.turn(self._setup.deal(self._turn), rng, self._turn, self._images)
+                    play_turn(self._setup, options.seed, self._turn, self._images, self._share)
                 )
                 self._turn += 1
                 before, self._images = self._images, self._images + per_turn

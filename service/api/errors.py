@@ -20,9 +20,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api import exchange
 from service.api.exchange import Rejection
 from service.api.validation import is_unread, wrong_fields
-from service.runtime.catalog import ModelFailed, ModelNotFound, RepositoryUnreadable
+from service.runtime.catalog import ModelNotFound, RepositoryUnreadable
 from service.runtime.engine import NotReady
 from service.runtime.images import NoRoomForWords
+from service.runtime.model import ModelFailed
 from service.runtime.scheduler import DeadlineExceeded, Draining, JobTooLarge, QueueFull
 
 log = logging.getLogger("ganymede.api")

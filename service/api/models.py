@@ -85,6 +85,8 @@ def _card(catalog: Catalog, entry: Entry) -> dict[str, Any]:
         if plan.buckets:
             card["plan"]["buckets"] = list(plan.buckets)
         card["golden"] = entry.golden
+        card["loaded"] = entry.model.loaded
+        card["memory_bytes"] = entry.model.memory_bytes or None
     return card
 
 

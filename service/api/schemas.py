@@ -410,6 +410,10 @@ class ModelCard(BaseModel):
     provider: str | None = None
     plan: ModelPlan | None = None
     golden: Literal["exact", "near"] | None = None
+    # With a budget of memory: whether it is loaded, or will be when it is asked for; and what it
+    # took when it was last loaded.
+    loaded: bool | None = None
+    memory_bytes: int | None = None
     digest: str | None = None
     task: str | None = None
     summary: str | None = None

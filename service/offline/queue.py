@@ -27,10 +27,10 @@ from service.offline.shards import ShardMaker
 from service.offline.stores import Store
 from service.offline.translating import Stopped
 from service.offline.writers import shard_name
-from service.runtime.catalog import ModelFailed, ModelNotFound
+from service.runtime.catalog import ModelNotFound
 from service.runtime.engine import Engine, EngineState, NotReady
 from service.runtime.errors import UserError
-from service.runtime.model import Model
+from service.runtime.model import Model, ModelFailed
 from service.runtime.scheduler import Draining, QueueFull, Rows
 
 log = logging.getLogger("ganymede.jobs")

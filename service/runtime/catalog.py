@@ -20,9 +20,10 @@ from pathlib import Path
 from service.runtime.errors import UserError
 from service.runtime.golden import GOLDEN_FILE, Match, check_golden
 from service.runtime.manifest import MANIFEST_FILE, Manifest, ManifestError, read_manifest
-from service.runtime.model import Model
+from service.runtime.memory import MemoryBudget
+from service.runtime.model import Model, ModelFailed, problem_of
 from service.runtime.plans import Planner
-from service.runtime.sessions import ExecutionPlan, GraphError, Provider, ProviderUnavailable
+from service.runtime.sessions import ExecutionPlan, Provider
 
 log = logging.getLogger("ganymede.catalog")
 
@@ -39,10 +40,6 @@ class State(StrEnum):
 
 class ModelNotFound(Exception):
     """No model of that name or version."""
-
-
-class ModelFailed(Exception):
-    """The model is there and cannot be served; the message says why."""
 
 
 class ModelUnusable(UserError):
@@ -95,18 +92,29 @@ class Catalog:
         provider: Provider,
         plan: ExecutionPlan | Planner,
         entries: tuple[Entry, ...] = (),
+        budget: MemoryBudget | None = None,
     ) -> None:
-        """Hold `entries`. What is loaded gets `plan`, or the one that a planner finds for it."""
+        """Hold `entries`. What is loaded gets `plan`, or the one that a planner finds for it.
+
+        With a `budget`, what does not fit into it is loaded when it is run.
+        """
         self.folder = folder
         self.provider = provider
         self.plan = plan
-        self.entries = entries
+        self.budget = budget
+        self._entries = entries
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The entries, each as it is now: one that was to be loaded later may have failed then."""
+        return tuple(_now(entry) for entry in self._entries)
 
     def load(self) -> None:
         """Look at every folder and load what can be loaded."""
-        self.entries = tuple(
-            load_entry(path, self.provider, self.plan) for path in model_folders(self.folder)
-        )
+        self._entries = tuple(self._load(path) for path in model_folders(self.folder))
+
+    def _load(self, folder: Path) -> Entry:
+        return load_entry(folder, self.provider, self.plan, self.budget)
 
     def reload(self, skip: Collection[Path] = ()) -> tuple[Catalog, Changes]:
         """Return the catalog of what the folder holds now, and what is other than in this one.
@@ -135,7 +143,7 @@ class Catalog:
                 entries.append(replace(before, reason=None))
                 kept.append(entries[-1])
                 continue
-            now = load_entry(path, self.provider, self.plan)
+            now = self._load(path)
             if now.state is State.READY:
                 loaded.append(now)
             else:
@@ -147,7 +155,7 @@ class Catalog:
         removed = tuple(old.values())
         for entry in removed:
             log.info("%s is no longer there", entry.id)
-        catalog = Catalog(self.folder, self.provider, self.plan, tuple(entries))
+        catalog = Catalog(self.folder, self.provider, self.plan, tuple(entries), self.budget)
         return catalog, Changes(tuple(loaded), tuple(kept), tuple(failed), removed)
 
     def _unlisted(self, missing: Collection[Path]) -> list[Path]:
@@ -225,8 +233,16 @@ def fingerprint(folder: Path) -> Fingerprint:
     return tuple(marks)
 
 
-def load_entry(folder: Path, provider: Provider, plan: ExecutionPlan | Planner) -> Entry:
-    """Load one model folder; whatever is wrong with it becomes the entry's reason."""
+def load_entry(
+    folder: Path,
+    provider: Provider,
+    plan: ExecutionPlan | Planner,
+    budget: MemoryBudget | None = None,
+) -> Entry:
+    """Load one model folder; whatever is wrong with it becomes the entry's reason.
+
+    With a `budget` that has no room for it, a model is loaded when it is run.
+    """
     name, version = folder.parent.name, folder.name
     manifest = None
     # Before anything is read, so that a change while it is loaded is a change afterwards too.
@@ -238,22 +254,62 @@ def load_entry(folder: Path, provider: Provider, plan: ExecutionPlan | Planner) 
                 f"{MANIFEST_FILE} says {manifest.name}@{manifest.version}, "
                 f"and the folder is {name}/{version}"
             )
-        if isinstance(plan, Planner):
-            model = plan.load(folder, manifest.digest)
+        if budget is None:
+            model = _load(folder, manifest, provider, plan)
+            _assert_golden(model)
         else:
-            model = Model(folder, provider, plan)
-        golden = check_golden(model, folder)
-    except (ManifestError, GraphError, ProviderUnavailable) as error:
-        reason = str(error)
+            model = _within(budget, folder, manifest, provider, plan)
     except Exception as error:  # noqa: BLE001 - a model folder is input, and harms no other
-        reason = f"{type(error).__name__}: {error}"
+        reason = problem_of(error)
     else:
-        log.info("%s@%s is ready on %s", name, version, provider)
-        if golden is Match.NEAR:
-            log.info("%s@%s: its pictures are near the golden ones, not equal", name, version)
-        return Entry(name, version, State.READY, manifest, model, None, golden, marks)
+        where = f"is ready on {provider}" if model.loaded else "will be loaded when it is asked for"
+        log.info("%s@%s %s", name, version, where)
+        return Entry(name, version, State.READY, manifest, model, None, model.golden, marks)
     log.error("%s@%s failed: %s", name, version, reason)
     return Entry(name, version, State.FAILED, manifest, reason=reason, fingerprint=marks)
+
+
+def _load(
+    folder: Path, manifest: Manifest, provider: Provider, plan: ExecutionPlan | Planner
+) -> Model:
+    if isinstance(plan, Planner):
+        return plan.load(folder, manifest.digest)
+    return Model(folder, provider, plan)
+
+
+def _within(
+    budget: MemoryBudget,
+    folder: Path,
+    manifest: Manifest,
+    provider: Provider,
+    plan: ExecutionPlan | Planner,
+) -> Model:
+    """Return a model that the budget may give back, loaded if it has room for it."""
+    known = plan.plan_without_loading(manifest.digest) if isinstance(plan, Planner) else plan
+    model = Model(folder, provider, known, budget, _assert_golden)
+    if budget.has_room_for(model):
+        with budget.loading(model):
+            loaded = _load(folder, manifest, provider, plan)
+            _assert_golden(loaded)
+            model.take_over(loaded)
+            del loaded
+    return model
+
+
+def _assert_golden(model: Model) -> None:
+    """Compare with the golden pictures. Raises GoldenMismatch."""
+    model.golden = check_golden(model, model.folder)
+    if model.golden is Match.NEAR:
+        log.info("%s: its pictures are near the golden ones, not equal", model.manifest.name)
+
+
+def _now(entry: Entry) -> Entry:
+    model = entry.model
+    if model is None or (model.problem is None and model.golden is entry.golden):
+        return entry
+    if model.problem is None:
+        return replace(entry, golden=model.golden)
+    return replace(entry, state=State.FAILED, model=None, reason=model.problem)
 
 
 def _listable(folder: Path) -> bool:

@@ -22,6 +22,7 @@ from typing import TypeVar
 from service.runtime.catalog import Catalog, Changes, State
 from service.runtime.machine import give_memory_back, usable_cpus
 from service.runtime.manifest import GENERATOR
+from service.runtime.memory import MemoryBudget
 from service.runtime.model import Model
 from service.runtime.plans import Planner, PlanWish, slots
 from service.runtime.scheduler import Job, Lane, Observer, Rows, Scheduler, Workers
@@ -70,11 +71,13 @@ class Engine:
         plan: PlanWish | None = None,
         plan_cache: Path | None = None,
         watch_s: float = 0.0,
+        memory_budget: int | None = None,
     ) -> None:
         """Prepare, and load nothing yet: that is `start`.
 
         With `watch_s` the models folder is looked at in such intervals, in seconds, and what has
-        changed there is loaded. Without a `plan` nothing is measured.
+        changed there is loaded. Without a `plan` nothing is measured. Models beyond a
+        `memory_budget`, in bytes, are loaded when they are asked for, and others given back.
         """
         self.models = models
         self.wish = provider
@@ -87,6 +90,7 @@ class Engine:
         self._plan = plan or PlanWish(measure=False)
         self._plan_cache = plan_cache
         self._watch_s = watch_s
+        self._budget = None if memory_budget is None else MemoryBudget(memory_budget)
         self._watcher: Watcher | None = None
         self._slots = 1
         self._scheduler = Scheduler(self.clock, queue_pixels, observer)
@@ -115,7 +119,7 @@ class Engine:
             log.info("running on the CPU: %s", why_no_cuda())
         self._slots = self._scheduler.slots = slots(self.provider, self._plan)
         planner = Planner(self.provider, self._plan, self._plan_cache)
-        catalog = Catalog(self.models, self.provider, planner)
+        catalog = Catalog(self.models, self.provider, planner, budget=self._budget)
         if self._watch_s:
             # Before the first load, so that nothing changes unseen.
             self._watcher = Watcher(self.models, self._watch_s, self.reload)

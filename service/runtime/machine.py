@@ -50,8 +50,13 @@ def cpu_model(root: Path = _ROOT) -> str:
 
 
 def give_memory_back() -> None:
-    """Return to the system what was freed: the C library keeps it otherwise."""
+    """Return to the system what nothing refers to any more, cycles of references included."""
     gc.collect()
+    give_freed_memory_back()
+
+
+def give_freed_memory_back() -> None:
+    """Return to the system what was freed: the C library keeps it otherwise."""
     # Where there is no GNU C library, there is no such function.
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

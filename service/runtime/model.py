@@ -1,9 +1,12 @@
-"""A loaded model: its manifest, and a session for each of its graphs."""
+"""A model: its manifest, and a session for each of its graphs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,13 +17,30 @@ from service.runtime.manifest import (
     SYNTHESIS,
     TRANSFORM,
     Graph,
+    ManifestError,
     StyleSpace,
     file_sha256,
     read_manifest,
 )
-from service.runtime.sessions import Array, ExecutionPlan, GraphError, Provider, Session
+from service.runtime.memory import MemoryBudget
+from service.runtime.sessions import (
+    Array,
+    ExecutionPlan,
+    GraphError,
+    OutOfMemory,
+    Provider,
+    ProviderUnavailable,
+    Session,
+)
 from service.runtime.sources import Source, feeds
 from service.runtime.transforms import identities
+
+if TYPE_CHECKING:
+    from service.runtime.golden import Match
+
+
+class ModelFailed(Exception):
+    """The model is there and cannot be served; the message says why."""
 
 
 class Model:
@@ -29,24 +49,102 @@ class Model:
     Rows go from `feeds` to pictures by the role `generator`, whichever graphs that takes. A model
     with styles can also be run half the way at a time: `mapping`, then `synthesis`; one with
     directions by each of them, the first of which is what `generator` stands for.
+
+    With a budget of memory the sessions may be given back at any time, and are loaded again, in
+    the thread that wants to run them. What was verified is verified again then, so that a model
+    never is another one than its manifest says.
     """
 
-    def __init__(self, folder: Path, provider: Provider, plan: ExecutionPlan) -> None:
-        """Load the model in `folder`.
+    def __init__(
+        self,
+        folder: Path,
+        provider: Provider,
+        plan: ExecutionPlan,
+        budget: MemoryBudget | None = None,
+        verify: Callable[[Model], None] = lambda _: None,
+    ) -> None:
+        """Load the model in `folder`; with a `budget`, not before it is run.
 
-        Raises ManifestError, GraphError (a digest that differs, a file that ONNX Runtime refuses,
-        inputs, outputs or shapes other than the manifest's) or ProviderUnavailable.
+        `verify` looks at the loaded model, and raises where it may not be served. Raises
+        ManifestError, GraphError (a digest that differs, a file that ONNX Runtime refuses, inputs,
+        outputs or shapes other than the manifest's) or ProviderUnavailable.
         """
         self.folder = folder
         self.provider = provider
         self.plan = plan
         self.manifest = read_manifest(folder)
         self.digest = self.manifest.digest
-        self.sessions = {
-            role: _load_graph(folder, graph, provider, plan)
+        self.files_bytes = sum(
+            _size(folder / graph.file) for graph in self.manifest.graphs.values()
+        )
+        # What it took when it was last loaded, where that is counted.
+        self.memory_bytes = 0
+        # How the golden pictures came out, once they were looked at.
+        self.golden: Match | None = None
+        # Why it can no longer be loaded.
+        self.problem: str | None = None
+        self._budget = budget
+        self._verify = verify
+        self._lock = threading.RLock()
+        self._sessions: Mapping[str, Session] | None = None
+        # Loaded, and not yet looked at: for the thread that does.
+        self._unproven: Mapping[str, Session] | None = None
+        if budget is None:
+            self._load()
+
+    @property
+    def loaded(self) -> bool:
+        """Whether its sessions are there."""
+        return self._sessions is not None
+
+    @property
+    def sessions(self) -> Mapping[str, Session]:
+        """The sessions of its graphs, by role; loaded where they are not. Raises ModelFailed."""
+        sessions = self._sessions
+        if sessions is None:
+            with self._lock:
+                sessions = self._sessions or self._unproven or self._load_again()
+        if self._budget is not None:
+            self._budget.touch(self)
+        return sessions
+
+    def take_over(self, other: Model) -> None:
+        """Take the plan and the sessions of a model of the same folder that is loaded."""
+        self.plan, self.golden, self._sessions = other.plan, other.golden, other.sessions
+
+    def give_back(self) -> None:
+        """Let go of the sessions. Runs that have begun end on them."""
+        self._sessions = None
+
+    def _load(self) -> Mapping[str, Session]:
+        self._unproven = {
+            role: _load_graph(self.folder, graph, self.provider, self.plan)
             for role, graph in self.manifest.graphs.items()
         }
-        self._warm()
+        try:
+            self._warm()
+            self._verify(self)
+            self._sessions = self._unproven
+        finally:
+            self._unproven = None
+        return self._sessions
+
+    def _load_again(self) -> Mapping[str, Session]:
+        if self.problem is None:
+            try:
+                with nullcontext() if self._budget is None else self._budget.loading(self):
+                    sessions = self._load()
+                    # What a whole batch takes stays taken.
+                    for rows in self.plan.buckets or (self.plan.max_rows,):
+                        self.generate(range(rows))
+                return sessions
+            except OutOfMemory:
+                # Not of this model's making: there may be more the next time.
+                raise
+            except Exception as error:  # noqa: BLE001 - a model folder is input, and harms no other
+                self.problem = problem_of(error)
+                self._sessions = None
+        raise ModelFailed(f"{self.manifest.name} cannot be served: {self.problem}")
 
     def _warm(self) -> None:
         """Run one picture: the first run allocates, and a wrong shape shows here, not in public."""
@@ -177,6 +275,17 @@ class Model:
         if self.manifest.styles is None:
             raise ValueError(f"{self.manifest.name} has no styles")
         return self.manifest.styles
+
+
+def problem_of(error: Exception) -> str:
+    """Return why a model cannot be served, for people."""
+    known = isinstance(error, (ManifestError, GraphError, ProviderUnavailable))
+    return str(error) if known else f"{type(error).__name__}: {error}"
+
+
+def _size(path: Path) -> int:
+    """Return a file's bytes; 0 for one that is not there, which loading it will tell."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def _expect(maker: str, made: Array, dtype: type[np.generic], shape: tuple[int, ...]) -> None:

@@ -84,6 +84,11 @@ class Planner:
             self._cache.put(key, model.plan)
         return model
 
+    def plan_without_loading(self, digest: str) -> ExecutionPlan:
+        """Return the plan that was found earlier, else the one without measuring."""
+        known = self._cache and self._wish.measure and self._cache.get(self._key(digest))
+        return known or self._default()
+
     def _measured(self, folder: Path) -> Model:
         began = time.perf_counter()
         if self.provider is Provider.CUDA:

@@ -251,8 +251,9 @@ def _picture_piece(served: nn.Module, given: PictureInput) -> Piece:
 
     sizes = [torch.export.Dim(name, min=1, max=2**14) for name in ("h", "w")]
     axes = {1 + i: step * size if step > 1 else size for i, size in enumerate(sizes)}
+    least = given.least or step
     # Two steps at least, since the exporter takes an axis of one for a constant.
-    small = max(side // 2 // step * step, given.least or step, 2 * step)
+    small = max(side // 2 // step * step, least, 2 * step)
     return Piece(
         GENERATOR,
         served,

@@ -1,3 +1,5 @@
+import shutil
+
 from tests.servers import serving
 
 
@@ -28,3 +30,34 @@ def test_how_the_golden_images_came_out_is_shown(server):
 
 def test_a_model_without_golden_images_says_nothing_of_them(drawn_server):
     assert "golden" not in card_of(drawn_server, "cut")
+
+
+def test_models_beyond_the_budget_of_memory_are_loaded_when_they_are_asked_for(
+    drawn_repository, tmp_path
+):
+    models = shutil.copytree(drawn_repository, tmp_path / "models")
+    with serving(models, "--memory-budget", "1") as server, server.client() as client:
+
+        def loaded():
+            cards = client.get("/v1/models").json()["data"]
+            assert {card["state"] for card in cards} == {"ready"}
+            return [card["name"] for card in cards if card["loaded"]]
+
+        def ask(name):
+            return client.post("/v1/generate", json={"model": name, "seed": 1, "format": "png"})
+
+        assert loaded() == []
+        assert ask("painted").status_code == 200
+        assert loaded() == ["painted"]
+        assert ask("cut").status_code == 200
+        assert loaded() == ["cut"]
+        assert card_of(server, "painted")["memory_bytes"] > 0
+        for graph in (models / "painted" / "1").glob("*.onnx"):
+            graph.write_bytes(b"spoiled")
+        answer = ask("painted")
+        assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (
+            503,
+            "model-failed",
+        )
+        assert card_of(server, "painted")["state"] == "failed"
+        assert ask("cut").status_code == 200

@@ -1,0 +1,227 @@
+"""Steps of training as others write them, to compare ours with.
+
+DCGAN's is written here, as a plain loop usually is. The others are of checkouts that are not part
+of this repository; what is here only calls them: their networks, their losses where those stand in
+a module of their own, their order of things. Each is run as it comes, in float32, and given the
+widths, the batch and the regularisation of ours.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import random
+import sys
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils import cpp_extension
+
+# One step on a batch of real pictures.
+Step = Callable[[], object]
+
+
+def dcgan(batch: int, side: int, z_dim: int, width: int) -> Step:
+    """DCGAN: binary cross-entropy, a step of each player, the first's pictures used twice."""
+    widths = [width * 8, width * 4, width * 2, width]
+    making: list[nn.Module] = []
+    for fan_in, fan_out in zip([z_dim, *widths], widths, strict=False):
+        first = fan_in == z_dim
+        making += [
+            nn.ConvTranspose2d(
+                fan_in, fan_out, 4, 1 if first else 2, 0 if first else 1, bias=False
+            ),
+            nn.BatchNorm2d(fan_out),
+            nn.ReLU(True),
+        ]
+    generator = nn.Sequential(*making, nn.ConvTranspose2d(width, 3, 4, 2, 1, bias=False), nn.Tanh())
+    judging: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, True)]
+    for fan_in, fan_out in zip(widths[::-1], widths[-2::-1], strict=False):
+        judging += [
+            nn.Conv2d(fan_in, fan_out, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(fan_out),
+            nn.LeakyReLU(0.2, True),
+        ]
+    discriminator = nn.Sequential(*judging, nn.Conv2d(width * 8, 1, 4, bias=False), nn.Sigmoid())
+    optimizers = [
+        torch.optim.Adam(player.parameters(), lr=2e-4, betas=(0.5, 0.999))
+        for player in (discriminator, generator)
+    ]
+    real = torch.rand(batch, 3, side, side) * 2 - 1
+    label = partial(torch.full, (batch,))
+
+    def step() -> None:
+        discriminator.zero_grad()
+        F.binary_cross_entropy(discriminator(real).view(-1), label(1.0)).backward()
+        fake = generator(torch.randn(batch, z_dim, 1, 1))
+        F.binary_cross_entropy(discriminator(fake.detach()).view(-1), label(0.0)).backward()
+        optimizers[0].step()
+        generator.zero_grad()
+        F.binary_cross_entropy(discriminator(fake).view(-1), label(1.0)).backward()
+        optimizers[1].step()
+
+    return step
+
+
+def stylegan2(checkout: Path, batch: int, side: int, z_dim: int, width: int) -> Step:
+    """StyleGAN2 of rosinality/stylegan2-pytorch, in the order of its train.py."""
+    # Its operators for CUDA are compiled on import, and not used on a CPU.
+    with _imports(checkout), _no_compiler():
+        source = (checkout / "model.py").read_text()
+        model = types.ModuleType("reference_stylegan2")
+        # Its widths are constants: 512 up to 64 pixels, which takes minutes a step on a CPU.
+        exec(compile(source.replace(": 512,", f": {width},"), "model.py", "exec"), model.__dict__)
+    generator = model.Generator(side, z_dim, 4, channel_multiplier=1)
+    discriminator = model.Discriminator(side, channel_multiplier=1)
+    average = copy.deepcopy(generator)
+    of_d = torch.optim.Adam(discriminator.parameters(), lr=0.002, betas=(0.0, 0.99))
+    of_g = torch.optim.Adam(generator.parameters(), lr=0.002, betas=(0.0, 0.99))
+    real = torch.rand(batch, 3, side, side) * 2 - 1
+    state: dict[str, Any] = {"turn": 0, "length": torch.zeros(())}
+
+    def noise(count: int) -> list[Tensor]:
+        return [torch.randn(count, z_dim) for _ in range(2 if random.random() < 0.9 else 1)]
+
+    def step() -> None:
+        turn = state["turn"]
+        state["turn"] += 1
+        generator.requires_grad_(False)
+        discriminator.requires_grad_(True)
+        fake, _ = generator(noise(batch))
+        loss = F.softplus(discriminator(fake)).mean() + F.softplus(-discriminator(real)).mean()
+        discriminator.zero_grad()
+        loss.backward()
+        of_d.step()
+        if turn % 16 == 0:
+            shown = real.clone().requires_grad_(True)
+            (slope,) = torch.autograd.grad(discriminator(shown).sum(), shown, create_graph=True)
+            discriminator.zero_grad()
+            (10 / 2 * 16 * slope.square().flatten(1).sum(1).mean()).backward()
+            of_d.step()
+        generator.requires_grad_(True)
+        discriminator.requires_grad_(False)
+        fake, _ = generator(noise(batch))
+        generator.zero_grad()
+        F.softplus(-discriminator(fake)).mean().backward()
+        of_g.step()
+        if turn % 4 == 0:
+            fake, w = generator(noise(batch // 2), return_latents=True)
+            moved = (fake * torch.randn_like(fake) / side).sum()
+            (slope,) = torch.autograd.grad(moved, w, create_graph=True)
+            lengths = slope.square().sum(2).mean(1).sqrt()
+            mean = state["length"].lerp(lengths.mean(), 0.01)
+            state["length"] = mean.detach()
+            generator.zero_grad()
+            (2 * 4 * (lengths - mean).square().mean() + 0 * fake[0, 0, 0, 0]).backward()
+            of_g.step()
+        _follow(average, generator)
+
+    return step
+
+
+def biggan(checkout: Path, batch: int, side: int, z_dim: int, width: int) -> Step:
+    """BigGAN of ajbrock/BigGAN-PyTorch, in the order of its train_fns.py."""
+    with _imports(checkout):
+        networks = importlib.import_module("BigGAN")
+    common = {"resolution": side, "n_classes": 5, "init": "ortho"}
+    generator = networks.Generator(
+        G_ch=width, dim_z=z_dim, G_attn="0", hier=True, G_shared=True, shared_dim=64,
+        G_lr=2e-4, **common,
+    )  # fmt: skip
+    discriminator = networks.Discriminator(D_ch=width, D_attn="0", D_lr=2e-4, **common)
+    both = networks.G_D(generator, discriminator)
+    average = copy.deepcopy(generator)
+    real = torch.rand(batch, 3, side, side) * 2 - 1
+
+    def classes() -> Tensor:
+        return torch.randint(5, (batch,))
+
+    def step() -> None:
+        discriminator.requires_grad_(True)
+        generator.requires_grad_(False)
+        generator.optim.zero_grad()
+        discriminator.optim.zero_grad()
+        fake, true = both(torch.randn(batch, z_dim), classes(), real, classes())
+        (F.relu(1 - true).mean() + F.relu(1 + fake).mean()).backward()
+        discriminator.optim.step()
+        discriminator.requires_grad_(False)
+        generator.requires_grad_(True)
+        generator.optim.zero_grad()
+        (-both(torch.randn(batch, z_dim), classes(), train_G=True).mean()).backward()
+        generator.optim.step()
+        _follow(average, generator)
+
+    return step
+
+
+def cyclegan(checkout: Path, batch: int, side: int, width: int) -> Step:
+    """CycleGAN's own step, of junyanz/pytorch-CycleGAN-and-pix2pix or of what is derived of it."""
+    with _imports(checkout, packages=("models", "util")):
+        networks = importlib.import_module("models.networks")
+        model = importlib.import_module("models.cycle_gan_model").CycleGANModel
+        pool = importlib.import_module("util.image_pool").ImagePool
+    norm = partial(nn.InstanceNorm2d, affine=False, track_running_stats=False)
+    # The first architecture of the paper, where a later one filters before it halves.
+    plain = {"no_antialias": True}
+    filtering = "no_antialias" in networks.ResnetGenerator.__init__.__code__.co_varnames
+    for_g = {**plain, "no_antialias_up": True} if filtering else {}
+    for_d = plain if filtering else {}
+    made = model.__new__(model)
+    made.opt = types.SimpleNamespace(lambda_A=10.0, lambda_B=10.0, lambda_identity=0.5, amp=False)
+    for side_name in "AB":
+        generator = networks.ResnetGenerator(3, 3, width, norm_layer=norm, n_blocks=6, **for_g)
+        discriminator = networks.NLayerDiscriminator(3, width, 3, norm_layer=norm, **for_d)
+        setattr(made, f"netG_{side_name}", generator)
+        setattr(made, f"netD_{side_name}", discriminator)
+        setattr(made, f"fake_{side_name}_pool", pool(50))
+        setattr(made, f"real_{side_name}", torch.rand(batch, 3, side, side) * 2 - 1)
+    made.criterionGAN = networks.GANLoss("lsgan")
+    made.criterionCycle = made.criterionIdt = nn.L1Loss()
+    for player in "GD":
+        weights = [
+            weight
+            for side_name in "AB"
+            for weight in getattr(made, f"net{player}_{side_name}").parameters()
+        ]
+        setattr(made, f"optimizer_{player}", torch.optim.Adam(weights, 2e-4, (0.5, 0.999)))
+    step: Step = made.optimize_parameters
+    return step
+
+
+def _follow(average: nn.Module, network: nn.Module, decay: float = 0.999) -> None:
+    with torch.no_grad():
+        latest = dict(network.named_parameters())
+        for name, weight in average.named_parameters():
+            weight.mul_(decay).add_(latest[name], alpha=1 - decay)
+
+
+@contextmanager
+def _imports(checkout: Path, packages: tuple[str, ...] = ()) -> Iterator[None]:
+    """Let a checkout's modules be imported within the block; `packages` without their own code."""
+    sys.path.insert(0, str(checkout))
+    for name in packages:
+        package = types.ModuleType(name)
+        package.__path__ = [str(checkout / name)]
+        sys.modules[name] = package
+    try:
+        yield
+    finally:
+        sys.path.remove(str(checkout))
+
+
+@contextmanager
+def _no_compiler() -> Iterator[None]:
+    """Let PyTorch compile no extension within the block."""
+    load = cpp_extension.load
+    cpp_extension.load = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        cpp_extension.load = load
