@@ -1,35 +1,42 @@
-#!/usr/bin/env python3
 """How near batch sampling to disk comes to what the machine can infer: ratios, in one run.
 
-    python -m benchmarks.offline [--count 4000] [--rounds 3] [--out result.json]
+The reference is a DCGAN for 64×64 RGB (z 128, ngf 64) with the weights that it begins with, written
+as WebDataset. There are three parts, each of which can be asked for alone:
 
-The reference is a DCGAN for 64×64 RGB (z 128, ngf 64) with the weights that it begins with. Each
-round measures, in turn:
+- speed: ONNX Runtime alone, as many sessions side by side as there are CPUs, one thread each, the
+  same batches, nothing done with the pictures; and in turn with it `ganymede sample`, from its
+  first shard to its last;
+- memory: the largest resident memory of jobs of 1,000, 10,000 and 100,000 pictures, and what a line
+  through them says of a million;
+- ray: a cluster on this machine of one node of one CPU, and of two, each held to a core of its own;
+  for the whole job, and for the time between its first and its last shard.
 
-- bare: ONNX Runtime alone, as many sessions side by side as there are CPUs, one thread each, the
-  same batches, nothing done with the pictures;
-- sampled: `ganymede sample --format webdataset`, from its first shard to its last, and the largest
-  resident memory of its process.
+Example: python -m benchmarks.offline --part speed --rounds 3
 """
 
-import argparse
+from __future__ import annotations
+
 import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
-import onnxruntime as ort
 import psutil
+import typer
 from PIL import Image
+from rich.table import Table
 
-from service.runtime.machine import cpu_model, usable_cpus
+from benchmarks.measure import Spread, in_turns, machine, ratios, tell
+from service.runtime.machine import usable_cpus
 from service.runtime.model import Model
 from service.runtime.sessions import ExecutionPlan, Provider
 
@@ -112,40 +119,144 @@ def sampled(model: Path, count: int, out: Path, *flags: str) -> tuple[float, flo
     return summary["images"] / summary["seconds"], peak
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--count", type=int, default=4000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
-    said = parser.parse_args()
-    rounds = []
+class Part(StrEnum):
+    """What can be measured alone."""
+
+    SPEED = "speed"
+    MEMORY = "memory"
+    RAY = "ray"
+
+
+def speed(model: Path, count: int, rounds: int, folder: Path) -> dict[str, Any]:
+    """Compare with ONNX Runtime alone."""
+    out = iter(range(10**6))
+    rates = in_turns(
+        {
+            "before": lambda: bare(model),
+            "sampled": lambda: sampled(model, count, folder / f"speed-{next(out)}")[0],
+            "after": lambda: bare(model),
+        },
+        rounds,
+    )
+    ceiling = [(a + b) / 2 for a, b in zip(rates["before"], rates["after"], strict=True)]
+    return {
+        "ratio": ratios(rates["sampled"], ceiling).as_json(),
+        "bare": Spread.of(ceiling).as_json(),
+        "sampled": Spread.of(rates["sampled"]).as_json(),
+    }
+
+
+def memory(model: Path, folder: Path) -> dict[str, Any]:
+    """Return the largest resident memory by the size of the job, in MiB."""
+    peaks = {
+        count: sampled(model, count, folder / f"memory-{count}")[1]
+        for count in (1_000, 10_000, 100_000)
+    }
+    slope, start = np.polyfit(list(peaks), list(peaks.values()), 1)
+    return {
+        "peak_mib": {str(count): peak for count, peak in peaks.items()},
+        "a_line_says_of_a_million": float(start + slope * 1_000_000),
+    }
+
+
+@contextmanager
+def cluster(nodes: int) -> Iterator[str]:
+    """Run a Ray cluster of nodes of one CPU, each held to a core of its own; yield its address."""
+    from ray.cluster_utils import Cluster
+
+    cores = sorted(os.sched_getaffinity(0))
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        for core in cores[:nodes]:
+            # What a node starts later is held to the core of who starts it.
+            os.sched_setaffinity(0, {core})
+            made.add_node(num_cpus=1)
+        os.sched_setaffinity(0, cores)
+        made.wait_for_nodes()
+        yield made.address
+    finally:
+        os.sched_setaffinity(0, cores)
+        made.shutdown()
+
+
+def on_ray(model: Path, count: int, out: Path, nodes: int) -> tuple[float, float]:
+    """Pictures a second on so many nodes: of the whole job, and between two of its shards."""
+    with cluster(nodes) as address:
+        command = ganymede("sample", "dcgan64", "--models", model.parents[1], "--out", out)
+        flags = ["--count", count, "--format", "webdataset", "--engine", "ray", "--json"]
+        flags += ["--address", address, "--shard-size", 250]
+        with subprocess.Popen(
+            [*command, *map(str, flags)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "GANYMEDE_PLAN": "default"},
+        ) as process:
+            assert process.stdout is not None
+            seen = [
+                (time.perf_counter(), event["images"])
+                for line in process.stdout
+                if (event := json.loads(line))["event"] == "progress" and event["images"]
+            ]
+        if process.returncode:
+            raise SystemExit(f"ganymede sample ended with {process.returncode}")
+    summary = json.loads((out / "summary.json").read_text())
+    (first_at, first), (last_at, last) = seen[0], seen[-1]
+    return count / summary["seconds"], (last - first) / (last_at - first_at)
+
+
+def ray(model: Path, count: int, rounds: int, folder: Path) -> dict[str, Any]:
+    """Compare two nodes with twice one."""
+    out = iter(range(10**6))
+    made: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
+
+    def run(nodes: int) -> float:
+        # Twice the pictures on twice the nodes, so that both take as long to begin.
+        made[nodes].append(on_ray(model, count * nodes, folder / f"ray-{next(out)}", nodes))
+        return made[nodes][-1][0]
+
+    in_turns({str(nodes): lambda nodes=nodes: run(nodes) for nodes in made}, rounds)
+    figures: dict[str, Any] = {}
+    for at, name in enumerate(("whole_job", "between_shards")):
+        one, two = ([each[at] for each in made[nodes]] for nodes in made)
+        figures[name] = {
+            "of_twice_one_node": ratios(two, [2 * rate for rate in one]).as_json(),
+            "one_node": Spread.of(one).as_json(),
+            "two_nodes": Spread.of(two).as_json(),
+        }
+    return figures
+
+
+def main(
+    part: Annotated[list[Part], typer.Option(help="May be repeated.")] = list(Part),  # noqa: B006
+    count: Annotated[int, typer.Option(min=1000, help="Pictures of a job.")] = 4000,
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """Measure and print."""
+    result: dict[str, Any] = {}
+    table = Table("what", "figure")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = reference_model(folder)
-        for i in range(said.rounds):
-            before = bare(model)
-            rate, peak = sampled(model, said.count, folder / f"{i}")
-            ceiling = (before + bare(model)) / 2
-            rounds.append({"bare": ceiling, "sampled": rate, "ratio": rate / ceiling, "mib": peak})
-            print(
-                f"bare {ceiling:,.0f}/s  sampled {rate:,.0f}/s  ratio {rate / ceiling:.3f}  "
-                f"peak {peak:.0f} MiB",
-                flush=True,
-            )
-        _, small = sampled(model, 1000, folder / "small")
-        _, large = sampled(model, 5 * said.count, folder / "large")
-    result = {
-        "ratio": statistics.median(each["ratio"] for each in rounds),
-        "peak_mib": {"1000": small, str(5 * said.count): large},
-        "rounds": rounds,
-        "machine": f"{cpu_model()}, {usable_cpus()} CPUs",
-        "python": platform.python_version(),
-        "onnxruntime": ort.__version__,
-    }
-    print(json.dumps({key: result[key] for key in ("ratio", "peak_mib", "machine")}, indent=2))
-    if said.out:
-        said.out.write_text(json.dumps(result, indent=2) + "\n")
+        if Part.SPEED in part:
+            result["speed"] = speed(model, count, rounds, folder)
+            ratio = f"{Spread(**result['speed']['ratio']):.3f}"
+            table.add_row("pictures on disk, of what ONNX Runtime alone makes", ratio)
+        if Part.MEMORY in part:
+            result["memory"] = memory(model, folder)
+            for size, peak in result["memory"]["peak_mib"].items():
+                table.add_row(f"MiB for {int(size):,} pictures", f"{peak:.0f}")
+            line = f"{result['memory']['a_line_says_of_a_million']:.0f}"
+            table.add_row("MiB for 1,000,000, by a line through these", line)
+        if Part.RAY in part:
+            result["ray"] = ray(model, count, rounds, folder)
+            for what, figures in result["ray"].items():
+                ratio = f"{Spread(**figures['of_twice_one_node']):.3f}"
+                table.add_row(f"two Ray nodes, of twice one: {what.replace('_', ' ')}", ratio)
+    result["machine"] = machine(("onnxruntime-gpu", "onnxruntime", "ray", "fpng"))
+    tell(result, [table], as_json=as_json)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -1,8 +1,8 @@
 """The `ganymede` command.
 
 Serving's verbs live here. Every other part of Ganymede adds its own through the entry point group
-``ganymede.commands``, and is imported when the command starts; whatever is slow to import (PyTorch,
-BentoML) waits for the verb that needs it.
+``ganymede.commands``, and is imported when its verb, or all of them, are asked for; whatever is
+slow to import (PyTorch, BentoML) waits for the verb to run.
 """
 
 from __future__ import annotations
@@ -13,29 +13,67 @@ import os
 import socket
 import sys
 import tempfile
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
+from typer.main import get_command
 
-from service import keys_cli
 from service.flags import with_settings
-from service.offline import cli as offline_cli
 from service.runtime.errors import UserError
 from service.runtime.files import replacing
 from service.settings import Settings, load
 
+# What all verbs have in common. Plain errors of one line, that logs and scripts can read, rather
+# than boxes.
+_MANNERS: dict[str, Any] = {
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+_GROUP = "ganymede.commands"
+# Verbs of the service itself, by where they are.
+_OWN = {"keys": "service.keys_cli:app", "sample": "service.offline.cli:sample"}
+
+
+class _Verbs(TyperGroup):
+    """The verbs of this module, and others that are imported when they are asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all verbs: serving's, then the others by name."""
+        others = {*_OWN, *entry_points(group=_GROUP).names}
+        return [*super().list_commands(ctx), *sorted(others)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a verb, imported now; None where there is none of that name."""
+        if (command := super().get_command(ctx, cmd_name)) is not None:
+            return command
+        if cmd_name in _OWN:
+            found = EntryPoint(cmd_name, _OWN[cmd_name], _GROUP)
+        else:
+            named = entry_points(group=_GROUP, name=cmd_name)
+            if not named:
+                return None
+            (found, *_) = named
+        verb = found.load()
+        if not isinstance(verb, typer.Typer):
+            alone = typer.Typer(add_completion=False, **_MANNERS)
+            alone.command(cmd_name)(verb)
+            verb = alone
+        self.add_command(get_command(verb), cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+
 app = typer.Typer(
     name="ganymede",
+    cls=_Verbs,
     help="Train GAN generators, export them, and serve them over HTTP.",
     no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    # Plain errors of one line, that logs and scripts can read, rather than boxes.
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    **_MANNERS,
 )
 
 # What the base installation leaves out, by the extra that brings it.
@@ -242,7 +280,7 @@ def _assert_free(address: str, port: int) -> None:
 
 def _assert_guarded(settings: Settings, host: str, address: str, *, first_key: bool) -> None:
     """Raise UserError where everyone could come in and nobody has said so, or nobody could."""
-    from service.api.keys import asks_for_keys, is_loopback
+    from service.exposure import asks_for_keys, is_loopback
     from service.keys import add_key, read_keys
 
     if asks_for_keys(settings) and settings.keys is not None:
@@ -268,12 +306,6 @@ def _assert_guarded(settings: Settings, host: str, address: str, *, first_key: b
 
 def _settings(models: Path | None) -> Settings:
     return load({"models": models} if models else {})
-
-
-app.add_typer(keys_cli.app, name="keys")
-app.command("sample")(offline_cli.sample)
-for _command in sorted(entry_points(group="ganymede.commands"), key=lambda command: command.name):
-    app.command(_command.name)(_command.load())
 
 
 def main() -> None:

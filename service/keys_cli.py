@@ -17,6 +17,7 @@ from service.settings import load
 app = typer.Typer(
     help="Make, list and revoke the keys that a service asks for.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
 )
 

@@ -18,6 +18,7 @@ from service.api import exchange
 from service.api.errors import Problem
 from service.api.rates import Allowance, Rates
 from service.api.refusals import refuse
+from service.exposure import asks_for_keys, is_loopback
 from service.keys import KeyRing
 from service.settings import Settings
 
@@ -109,11 +110,6 @@ class Keys:
         )
 
 
-def asks_for_keys(settings: Settings) -> bool:
-    """Whether a client needs a key."""
-    return settings.keys is not None and not settings.insecure
-
-
 def caller_of(request: Request) -> Caller:
     """Return who asks. Where no middleware has looked, it is somebody who may have anything."""
     caller: Caller | None = request.scope.get("state", {}).get(_CALLER)
@@ -146,16 +142,6 @@ def assert_admin(caller: Caller) -> None:
         f"the key {caller.name} may not administer; make one with ganymede keys add NAME --admin",
         headers={"www-authenticate": f'{_REALM}, error="insufficient_scope"'},
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address leads nowhere but to this machine; False for what is no address."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
 
 
 def _presented(headers: Headers) -> str | None:

@@ -29,12 +29,12 @@ from service.runtime.scheduler import Job, Lane, Observer, Rows, Scheduler, Work
 from service.runtime.sessions import (
     Provider,
     ProviderUnavailable,
-    ProviderWish,
     pick_provider,
     why_no_cuda,
 )
 from service.runtime.styles import StyleCache
 from service.runtime.watching import Watcher
+from service.runtime.wishes import ProviderWish
 
 log = logging.getLogger("ganymede.engine")
 

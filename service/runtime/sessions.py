@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from service.runtime.errors import UserError
 from service.runtime.machine import usable_cpus
+from service.runtime.wishes import ProviderWish
 
 Array = NDArray[Any]
-ProviderWish = Literal["auto", "cuda", "cpu"]
 # Where a plan comes from: measured now, or earlier on this machine; the operator; or nowhere.
 PlanSource = Literal["measured", "cached", "set", "default"]
 

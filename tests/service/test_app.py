@@ -55,6 +55,7 @@ def test_the_service_is_imported_where_there_is_no_torch(tmp_path):
 import importlib.util, json, sys
 sys.path[:0] = sys.argv[1:]
 import service.app
+import service.serving
 import service.cli
 print(json.dumps({
     "torch": importlib.util.find_spec("torch") is not None,
@@ -86,3 +87,15 @@ def test_no_module_of_the_service_names_torch_or_training():
             elif isinstance(node, ast.ImportFrom):
                 names = [node.module or ""]
             assert not {name.partition(".")[0] for name in names} & {"torch", "training"}, path
+
+
+def test_what_only_the_worker_needs_is_imported_by_neither_the_command_nor_the_arbiter():
+    code = """
+import sys, service.{0}
+print([name for name in ("numpy", "onnxruntime", "fastapi") if name in sys.modules])
+"""
+    for module in ("cli", "app"):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(module)], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.splitlines()[-1] == "[]", module

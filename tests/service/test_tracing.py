@@ -238,6 +238,7 @@ def test_nobody_who_does_not_ask_for_traces_imports_or_pays_for_them():
     code = """
 import sys
 import service.app
+import service.serving
 from service import tracing
 before = set(sys.modules)
 assert tracing.start({}) is None and tracing.current() is None

@@ -6,7 +6,7 @@ import re
 import httpx
 import pytest
 
-from service.api.keys import is_loopback
+from service.exposure import is_loopback
 from service.keys import add_key, revoke_key
 from tests.servers import serving
 from tests.service.api.test_admin import own_address

@@ -1,0 +1,221 @@
+"""ONNX Runtime on a CUDA device, against PyTorch there; skipped, and told so, where there is none.
+
+Networks of known sizes with the weights that they begin with. ONNX Runtime: as the service runs it;
+with inputs and outputs that stay on the device (IO binding); that captured as a CUDA graph; and
+the graph in float16. PyTorch: eager, compiled, and float16 in channels_last. Fixed batches, which
+are the buckets of a plan. With `--train` also images a second of the trainer's turn for StyleGAN2,
+beside those that NVIDIA publishes for one A100.
+
+Example: python -m benchmarks.gpu --network dcgan64 --batch 1 --batch 64
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+import typer
+from rich.table import Table
+
+from benchmarks.export import rows_of
+from benchmarks.measure import Spread, in_turns, machine, ratios, seconds, tell
+from benchmarks.training import Case, Ours, draw_pictures, images_per_second
+from service.runtime.sessions import ExecutionPlan, Provider, Session, why_no_cuda
+from training.export import export_piece
+from training.folding import settle_spectral_norms, without_parametrizations
+from training.graphs import Piece, pieces
+from training.networks.biggan import BigGANGeneratorOptions
+from training.networks.dcgan import DCGANGeneratorOptions
+from training.networks.shapes import ImageShape
+from training.networks.stylegan2 import StyleGAN2GeneratorOptions
+
+try:
+    from onnxconverter_common import float16
+except ModuleNotFoundError:
+    float16 = None
+
+BATCHES = (1, 8, 64)
+# Side, and what builds the network; widths are those of the papers' code.
+NETWORKS: Mapping[str, tuple[int, Any]] = {
+    "dcgan64": (64, DCGANGeneratorOptions(network="dcgan", z_dim=128, width=64)),
+    "stylegan256": (256, StyleGAN2GeneratorOptions(network="stylegan2", width=64, most=512)),
+    "stylegan1024": (1024, StyleGAN2GeneratorOptions(network="stylegan2", width=32, most=512)),
+    "biggan128": (128, BigGANGeneratorOptions(network="biggan", width=96)),
+}
+# Images a second of one A100, by side: the table of stylegan2-ada-pytorch.
+PUBLISHED = {128: 147.0, 256: 80.0, 1024: 11.0}
+_SHAPES = {128: (128, 32), 256: (64, 32), 1024: (32, 8)}
+
+
+def piece_of(network: str) -> Piece:
+    """Return the graph of a network that does the work."""
+    side, options = NETWORKS[network]
+    torch.manual_seed(0)
+    classes = 1000 if network.startswith("biggan") else 0
+    generator = options.build(ImageShape(3, side, side), classes).eval()
+    settle_spectral_norms(generator)
+    return pieces(generator, options.z_dim, classes)[-1]
+
+
+def bound(path: Path, feeds: dict[str, np.ndarray], *, captured: bool) -> Callable[[], object]:
+    """Return what runs a batch whose inputs and outputs stay on the device."""
+    options = {"cudnn_conv_algo_search": "HEURISTIC", "enable_cuda_graph": str(int(captured))}
+    session = ort.InferenceSession(
+        str(path), providers=[("CUDAExecutionProvider", options), "CPUExecutionProvider"]
+    )
+    binding = session.io_binding()
+    inputs = {name: ort.OrtValue.ortvalue_from_numpy(a, "cuda", 0) for name, a in feeds.items()}
+    for name, value in inputs.items():
+        binding.bind_ortvalue_input(name, value)
+    made = session.run(None, feeds)
+    for output, array in zip(session.get_outputs(), made, strict=True):
+        value = ort.OrtValue.ortvalue_from_numpy(array, "cuda", 0)
+        binding.bind_ortvalue_output(output.name, value)
+
+    def run() -> object:
+        session.run_with_iobinding(binding)
+        # As a service hands them out: pixels in the machine's memory.
+        return binding.copy_outputs_to_cpu()
+
+    return run
+
+
+def in_float16(path: Path) -> Path | None:
+    """Return the graph in float16, which needs onnxconverter-common; None where that is missing."""
+    if float16 is None:
+        return None
+    half = float16.convert_float_to_float16(onnx.load(path), keep_io_types=True)
+    written = path.with_suffix(".half.onnx")
+    onnx.save(half, written)
+    return written
+
+
+def in_torch(
+    module: torch.nn.Module, feeds: Mapping[str, np.ndarray], precision: torch.dtype
+) -> Callable[[], object]:
+    """Return what runs a batch in PyTorch, up to pixels in the machine's memory."""
+    placed = {name: torch.from_numpy(array).cuda() for name, array in feeds.items()}
+
+    def run() -> object:
+        enabled = precision is not torch.float32
+        with torch.inference_mode(), torch.autocast("cuda", precision, enabled=enabled):
+            return module(**placed)[0].cpu()
+
+    return run
+
+
+def measure(network: str, batches: list[int], rounds: int, folder: Path) -> list[dict[str, Any]]:
+    """Return a row for each batch."""
+    piece = piece_of(network)
+    path = folder / f"{network}.onnx"
+    export_piece(piece, path)
+    half = in_float16(path)
+    eager = without_parametrizations(piece.module).cuda()
+    last = without_parametrizations(piece.module).cuda().to(memory_format=torch.channels_last)
+    rows = []
+    for batch in batches:
+        feeds = {name: rows.numpy() for name, rows in rows_of(piece, batch).items()}
+        served = Session(path, Provider.CUDA, ExecutionPlan(1, 1, batch, (batch,)))
+        torch._dynamo.reset()
+        subjects: dict[str, Callable[[], object]] = {
+            "served": lambda served=served, feeds=feeds: served.run(feeds),
+            "bound": bound(path, feeds, captured=False),
+            "captured": bound(path, feeds, captured=True),
+            "torch": in_torch(eager, feeds, torch.float32),
+            "torch compiled": in_torch(torch.compile(eager), feeds, torch.float32),
+            "torch float16 channels_last": in_torch(last, feeds, torch.float16),
+        }
+        if half is not None:
+            subjects["captured float16"] = bound(half, feeds, captured=True)
+        for run in subjects.values():
+            seconds(run, 0.5, least=3)
+        spent = in_turns(
+            {name: lambda run=run: seconds(run, 0.3, 3) for name, run in subjects.items()}, rounds
+        )
+        theirs = [name for name in spent if name.startswith("torch")]
+        best = [min(each) for each in zip(*(spent[name] for name in theirs), strict=True)]
+        rows += [
+            {
+                "network": network,
+                "batch": batch,
+                "how": name,
+                "images_per_second": Spread.of([batch / s for s in each]).as_json(),
+                "of_best_torch": ratios(best, each).as_json(),
+            }
+            for name, each in spent.items()
+        ]
+    return rows
+
+
+def train(side: int, rounds: int) -> dict[str, Any]:
+    """Return images a second of the trainer's turn, and the published figure."""
+    width, batch = _SHAPES[side]
+    player = {"network": "stylegan2", "width": width, "most": 512}
+    game = {"r1": 10.0, "penalty_every": 16, "path_length": 2.0, "path_length_every": 4}
+    case = Case(
+        side, batch, 16, {"game": game, "generator": player, "discriminator": player}, lambda _: int
+    )
+    with tempfile.TemporaryDirectory() as name:
+        draw_pictures(Path(name) / "pictures", side)
+        ours = Ours(case, Path(name) / "pictures")
+
+        def turn() -> None:
+            ours.turn()
+            torch.cuda.synchronize()
+
+        rates = [images_per_second(turn, case) for _ in range(rounds + 1)][1:]
+    return {
+        "side": side,
+        "batch": batch,
+        "precision": ours.precision,
+        "images_per_second": Spread.of(rates).as_json(),
+        "published_a100": PUBLISHED[side],
+    }
+
+
+def main(
+    network: Annotated[list[str], typer.Option(help="May be repeated.")] = list(NETWORKS),  # noqa: B006
+    batch: Annotated[list[int], typer.Option(min=1, help="May be repeated.")] = list(BATCHES),  # noqa: B006
+    rounds: Annotated[int, typer.Option(min=1)] = 5,
+    training: Annotated[bool, typer.Option("--train", help="Train too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """Measure and print."""
+    packages = ("onnxruntime-gpu", "torch")
+    why = why_no_cuda() or (None if torch.cuda.is_available() else "PyTorch finds no CUDA device")
+    if why is not None:
+        skipped = Table("skipped")
+        skipped.add_row(why)
+        tell({"skipped": why, "machine": machine(packages)}, [skipped], as_json=as_json)
+        return
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as name:
+        rows = [row for each in network for row in measure(each, batch, rounds, Path(name))]
+    trained = [train(side, rounds) for side in PUBLISHED] if training else []
+    table = Table("network", "batch", "how", "images/s", "of PyTorch's best")
+    for row in rows:
+        rate = f"{row['images_per_second']['median']:.0f}"
+        share = f"{Spread(**row['of_best_torch']):.2f}"
+        table.add_row(row["network"], str(row["batch"]), row["how"], rate, share)
+    turns = Table("StyleGAN2", "batch", "images/s", "one A100, published")
+    for row in trained:
+        rate = f"{row['images_per_second']['median']:.1f}"
+        turns.add_row(str(row["side"]), str(row["batch"]), rate, str(row["published_a100"]))
+    result = {
+        "rows": rows,
+        "training": trained,
+        "gpu": torch.cuda.get_device_name(),
+        "machine": machine(packages),
+    }
+    tell(result, [table, turns] if trained else [table], as_json=as_json)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,7 @@
+"""What an operator may wish for, apart from what it takes to fulfil it: quick to import."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+ProviderWish = Literal["auto", "cuda", "cpu"]
