@@ -1,0 +1,215 @@
+"""What is compared: Ganymede, and each of the peers with the settings that suited it best.
+
+Every contender is a process that is started with a model and a port, takes requests of its own
+form, and has to give the very pictures that the others give.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from service.runtime.machine import usable_cpus
+
+HERE = Path(__file__).parent
+PEERS = HERE / "peers"
+ENVIRONMENTS = HERE / ".peers"
+_START_S = 90.0
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What one request asks for: `n` pictures of `model` as ``png``, ``npy`` or ``zip``."""
+
+    model: str
+    n: int
+    form: str
+
+    @property
+    def name(self) -> str:
+        """Its name in results."""
+        return f"{self.model}-{self.n}-{self.form}"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A server, with the settings that it is started with."""
+
+    name: str
+    settings: dict[str, str] = field(default_factory=dict)
+
+    def command(self, model: Path, port: int) -> list[str]:
+        """Return what starts it, in the folder of the peers."""
+        if self.name == "ganymede":
+            program = Path(sys.executable).with_name("ganymede")
+            models = model.parents[1].absolute()
+            flags = ["--models", str(models), "--port", str(port), "--provider", "cpu"]
+            return [str(program), "serve", *flags, "--no-log-requests", "--deadline-s", "120"]
+        python = ENVIRONMENTS / self.name / "bin" / "python"
+        if self.name == "bentoml":
+            flags = ["--host", "127.0.0.1", "--port", str(port), "--working-dir", str(PEERS)]
+            return [str(python), "-m", "bentoml", "serve", "bentoml_server:Pictures", *flags]
+        return [str(python), str(PEERS / f"{self.name}_server.py")]
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether `make bench-peers` has been there."""
+        return self.name == "ganymede" or (ENVIRONMENTS / self.name / "bin" / "python").exists()
+
+    def request(self, work: Workload) -> tuple[str, str]:
+        """Return the path, and the body as `load` takes it."""
+        one = {"n": work.n, "format": work.form}
+        match self.name:
+            case "ganymede":
+                wish = {"model": work.model, **one}
+                return "/v1/generate", json.dumps(wish)[:-1] + ', "seed": @SEED@}'
+            case "triton":
+                kind = "npy" if work.form == "npy" else "png"
+                output = {"name": "pixels" if kind == "npy" else "file"}
+                wish = {"name": "seed", "shape": [work.n, 1], "datatype": "INT64", "data": "@"}
+                outputs = [output | {"parameters": {"binary_data": True}}]
+                body = json.dumps({"inputs": [wish], "outputs": outputs})
+                return f"/v2/models/{kind}/infer", body.replace('"@"', f"[@SEEDS:{work.n}@]")
+            case "bentoml":
+                path = "/npy" if work.form == "npy" else "/png"
+                return path, f'{{"seeds": [@SEEDS:{work.n}@]}}'
+            case _:
+                return "/generate", json.dumps(one)[:-1] + ', "seed": @SEED@}'
+
+    def pictures(self, answer: bytes, headers: dict[str, str], work: Workload) -> np.ndarray:
+        """Return the pictures ``[N, H, W, C]`` of an answer."""
+        if self.name == "bentoml":
+            files = [base64.b64decode(text) for text in json.loads(answer)]
+            if work.form == "npy":
+                side = round((len(files[0]) / 3) ** 0.5)
+                return np.stack([np.frombuffer(f, np.uint8).reshape(side, side, 3) for f in files])
+        elif self.name == "triton":
+            head = int(headers["inference-header-content-length"])
+            shape = json.loads(answer[:head])["outputs"][0]["shape"]
+            rest = answer[head:]
+            if work.form == "npy":
+                return np.frombuffer(rest, np.uint8).reshape(shape)
+            files = []
+            while rest:
+                size = int.from_bytes(rest[:4], "little")
+                files.append(rest[4 : 4 + size])
+                rest = rest[4 + size :]
+        elif work.form == "npy":
+            return np.load(io.BytesIO(answer))
+        elif work.form == "zip":
+            with zipfile.ZipFile(io.BytesIO(answer)) as archive:
+                files = [archive.read(name) for name in archive.namelist()]
+        else:
+            files = [answer]
+        return np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])
+
+
+def contenders() -> list[Contender]:
+    """Return Ganymede and its peers, each using all the CPUs there are."""
+    cpus = str(usable_cpus())
+    lanes = {"PEER_WORKERS": cpus, "PEER_THREADS": "1"}
+    return [
+        Contender("ganymede"),
+        Contender("fastapi", lanes),
+        Contender("litserve", lanes | {"PEER_BATCH": "8"}),
+        Contender("triton", lanes | {"PEER_BATCH": "16"}),
+        Contender("ray", lanes | {"PEER_BATCH": "8"}),
+        Contender("bentoml", lanes | {"PEER_BATCH": "64"}),
+    ]
+
+
+@contextlib.contextmanager
+def started(contender: Contender, model: Path, work: Workload) -> Iterator[str]:
+    """Start a contender, wait for its first answer, and stop it at the end; gives its address.
+
+    Raises SystemExit with the end of its log where it does not come up.
+    """
+    port = _free_port()
+    environment = {
+        **os.environ,
+        "PEER_MODEL": str(model.absolute()),
+        "PEER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+        **contender.settings,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        # A plan is measured anew, on the machine as it is now.
+        environment |= {"GANYMEDE_CACHE": folder, "BENTOML_HOME": folder, "BENTOML_DO_NOT_TRACK": "1"}
+        log = Path(folder) / "log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                contender.command(model, port),
+                cwd=PEERS,
+                env=environment,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        try:
+            address = f"http://127.0.0.1:{port}"
+            if not _answers(contender, address, work, process):
+                tail = log.read_text(errors="replace")[-3000:]
+                raise SystemExit(f"{contender.name} does not answer:\n{tail}")
+            yield address
+        finally:
+            _stop(process)
+
+
+def ask(contender: Contender, address: str, work: Workload, seed: int) -> np.ndarray:
+    """Return the pictures of one request. Raises OSError."""
+    path, body = contender.request(work)
+    seeds = ",".join(map(str, range(seed, seed + work.n)))
+    body = body.replace(f"@SEEDS:{work.n}@", seeds).replace("@SEED@", str(seed))
+    headers = {"content-type": "application/json"}
+    request = urllib.request.Request(address + path, body.encode(), headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        said = {name.lower(): value for name, value in answer.headers.items()}
+        return contender.pictures(answer.read(), said, work)
+
+
+def _answers(
+    contender: Contender, address: str, work: Workload, process: subprocess.Popen[bytes]
+) -> bool:
+    until = time.monotonic() + _START_S
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            ask(contender, address, work, 0)
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return True
+    return False
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(15)
+    # What it has started and left behind is in its group.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

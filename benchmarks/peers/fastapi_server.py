@@ -1,0 +1,42 @@
+"""FastAPI: a route without `async` runs in a thread pool, and uvicorn forks as many as asked for."""
+
+from __future__ import annotations
+
+import os
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.responses import Response
+from generator import Generator, packed
+from pydantic import BaseModel
+
+app = FastAPI()
+generator = Generator() if __name__ != "__main__" else None
+
+
+class Wish(BaseModel):
+    """So many pictures from a seed on, in a form."""
+
+    seed: int
+    n: int = 1
+    format: str = "png"
+
+
+@app.post("/generate")
+def generate(wish: Wish) -> Response:
+    """Make pictures."""
+    pixels = generator.pixels(range(wish.seed, wish.seed + wish.n))
+    content, media_type = packed(pixels, wish.format)
+    return Response(content, media_type=media_type)
+
+
+if __name__ == "__main__":
+    uvicorn.run(
+        "fastapi_server:app",
+        port=int(os.environ["PEER_PORT"]),
+        workers=int(os.environ["PEER_WORKERS"]),
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        log_level="warning",
+    )

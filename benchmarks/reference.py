@@ -1,0 +1,92 @@
+"""The generators that benchmarks measure: well-known networks with the weights that they begin with.
+
+Speed does not depend on what a network has learnt, so nobody needs to train or to download one. The
+statistics of batch normalisation are settled first, or the pictures would be of one grey, which an
+encoder is done with in no time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from service.runtime.manifest import (
+    MANIFEST_FILE,
+    ImageSpec,
+    LatentSpace,
+    Manifest,
+    TrainingProvenance,
+    Truncation,
+)
+from training.export import export_piece, new_folder
+from training.graphs import pieces, style_space
+from training.networks.dcgan import DCGANGeneratorOptions
+from training.networks.shapes import ImageShape
+from training.networks.stylegan2 import StyleGAN2GeneratorOptions
+
+# 3.8 million parameters, as in PyTorch's example.
+DCGAN64 = "dcgan64"
+# StyleGAN2 with channels of 8192 / side, 512 at most.
+STYLEGAN256 = "stylegan256"
+_OPTIONS: dict[str, DCGANGeneratorOptions | StyleGAN2GeneratorOptions] = {
+    DCGAN64: DCGANGeneratorOptions(network="dcgan", z_dim=128, width=64),
+    STYLEGAN256: StyleGAN2GeneratorOptions(network="stylegan2", width=32, most=512),
+}
+# Enough to see that the graph is the network; the large one takes a minute more for each ten.
+_CHECKED = 4
+_SIDES = {DCGAN64: 64, STYLEGAN256: 256}
+
+
+def model_folder(name: str, models: Path) -> Path:
+    """Return the folder of a reference model below `models`; export it there if it is not."""
+    folder = models / name / "1"
+    if folder.exists():
+        return folder
+    options, side = _OPTIONS[name], _SIDES[name]
+    torch.manual_seed(0)
+    shape = ImageShape(3, side, side)
+    generator = options.build(shape)
+    _settle(generator, options.z_dim)
+    with new_folder(folder) as part:
+        parts = pieces(generator.eval(), options.z_dim, rows=_CHECKED)
+        graphs = {piece.role: export_piece(piece, part / f"{piece.role}.onnx") for piece in parts}
+        truncates = any("truncation" in graph.inputs for graph in graphs.values())
+        manifest = Manifest(
+            name=name,
+            version="1",
+            task="generate",
+            summary="a reference for benchmarks, never trained",
+            graphs=graphs,
+            image=ImageSpec(height=side, width=side, channels=3),
+            latent=LatentSpace(
+                dimension=options.z_dim, truncation=Truncation() if truncates else None
+            ),
+            styles=style_space(generator),
+            provenance=TrainingProvenance(
+                recipe=name,
+                dataset="none",
+                dataset_license="none",
+                images=1,
+                turns=1,
+                seconds=0.0,
+                device="cpu",
+                seed=0,
+                code_revision="none",
+            ),
+            license="Apache-2.0",
+        )
+        (part / MANIFEST_FILE).write_text(manifest.to_json())
+    return folder
+
+
+def _settle(generator: nn.Module, z_dim: int) -> None:
+    norms = [module for module in generator.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # the mean of all batches
+    if norms:
+        generator.train()
+        with torch.no_grad():
+            for _ in range(8):
+                generator(torch.randn(32, z_dim))
