@@ -35,6 +35,32 @@ ENVIRONMENTS = HERE / ".peers"
 _START_S = 90.0
 
 
+def _lanes(batch: str | None = None, wait_s: str | None = None) -> dict[str, str]:
+    """Return settings of as many processes as there are CPUs, of one thread each."""
+    return _settings("cpus", "1", batch, wait_s)
+
+
+def _settings(
+    workers: str, threads: str, batch: str | None = None, wait_s: str | None = None
+) -> dict[str, str]:
+    given = {"WORKERS": workers, "THREADS": threads, "BATCH": batch, "WAIT_S": wait_s}
+    return {f"PEER_{name}": value for name, value in given.items() if value is not None}
+
+
+# What was tried for each, the best first.
+_SETTINGS = {
+    "fastapi": [_lanes(), _settings("1", "1"), _settings("1", "cpus")],
+    "litserve": [
+        _lanes("8", "0.001"),
+        _lanes("16", "0.005"),
+        _settings("1", "cpus", "16", "0.001"),
+    ],
+    "triton": [_lanes("16"), _settings("1", "cpus", "16")],
+    "ray": [_lanes("8"), _settings("1", "cpus", "16")],
+    "bentoml": [_lanes("64"), _settings("1", "cpus", "64")],
+}
+
+
 @dataclass(frozen=True)
 class Workload:
     """What one request asks for: `n` pictures of `model` as ``png``, ``npy`` or ``zip``."""
@@ -55,6 +81,7 @@ class Contender:
 
     name: str
     settings: dict[str, str] = field(default_factory=dict)
+    label: str = "ganymede"
 
     def command(self, model: Path, port: int) -> list[str]:
         """Return what starts it, in the folder of the peers."""
@@ -122,18 +149,21 @@ class Contender:
         return np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])
 
 
-def contenders() -> list[Contender]:
-    """Return Ganymede and its peers, each using all the CPUs there are."""
+def contenders(*, tune: bool = False) -> list[Contender]:
+    """Return Ganymede and its peers, each using all the CPUs there are.
+
+    The first settings of each peer are those that were best; with `tune` come the others that were
+    tried, with their settings in the name.
+    """
     cpus = str(usable_cpus())
-    lanes = {"PEER_WORKERS": cpus, "PEER_THREADS": "1"}
-    return [
-        Contender("ganymede"),
-        Contender("fastapi", lanes),
-        Contender("litserve", lanes | {"PEER_BATCH": "8"}),
-        Contender("triton", lanes | {"PEER_BATCH": "16"}),
-        Contender("ray", lanes | {"PEER_BATCH": "8"}),
-        Contender("bentoml", lanes | {"PEER_BATCH": "64"}),
-    ]
+    found = [Contender("ganymede")]
+    for name, tried in _SETTINGS.items():
+        for i, each in enumerate(tried):
+            settings = {key: value.replace("cpus", cpus) for key, value in each.items()}
+            label = f"{name} {'×'.join(settings.values())}" if tune else name
+            if tune or i == 0:
+                found.append(Contender(name, settings, label))
+    return found
 
 
 @contextlib.contextmanager
@@ -152,7 +182,11 @@ def started(contender: Contender, model: Path, work: Workload) -> Iterator[str]:
     }
     with tempfile.TemporaryDirectory() as folder:
         # A plan is measured anew, on the machine as it is now.
-        environment |= {"GANYMEDE_CACHE": folder, "BENTOML_HOME": folder, "BENTOML_DO_NOT_TRACK": "1"}
+        environment |= {
+            "GANYMEDE_CACHE": folder,
+            "BENTOML_HOME": folder,
+            "BENTOML_DO_NOT_TRACK": "1",
+        }
         log = Path(folder) / "log"
         with log.open("wb") as out:
             process = subprocess.Popen(

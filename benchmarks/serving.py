@@ -39,7 +39,9 @@ BARE = "bare session"
 ENCODER = "encoder alone"
 NAMES = ("dcgan64", "stylegan256")
 WORKLOADS = [
-    Workload(model, n, form) for model in NAMES for n, form in ((1, "png"), (16, "npy"), (16, "zip"))
+    Workload(model, n, form)
+    for model in NAMES
+    for n, form in ((1, "png"), (16, "npy"), (16, "zip"))
 ]
 Result = dict[str, Any]
 
@@ -130,7 +132,7 @@ def measure(
                     path, body = each.request(work)
                     got = load(address + path, body, count, seconds, random.randrange(2**30))
                     note(
-                        each.name,
+                        each.label,
                         count,
                         number,
                         images_s=got.rate * work.n,
@@ -210,12 +212,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--into", type=Path, help="a file of results to add to")
     parser.add_argument("--table", type=Path, help="print the results of a file, and measure none")
+    parser.add_argument("--tune", action="store_true", help="each peer with all its settings")
     said = parser.parse_args()
     if said.table:
         print(table([r for run in json.loads(said.table.read_text()) for r in run["results"]]))
         return
     assert_there()
-    those = [each for each in contenders() if not said.only or each.name in said.only]
+    those = [each for each in contenders(tune=said.tune) if not said.only or each.name in said.only]
     for each in [each for each in those if not each.is_installed]:
         print(f"{each.name} is not installed: make bench-peers")
         those.remove(each)

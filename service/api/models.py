@@ -80,6 +80,7 @@ def _card(catalog: Catalog, entry: Entry) -> dict[str, Any]:
             "workers": plan.workers,
             "threads": plan.threads,
             "max_rows": plan.max_rows,
+            "alone": plan.alone or plan.threads,
             "source": plan.source,
         }
         if plan.buckets:

@@ -94,15 +94,12 @@ class Run:
         return outcome
 
     async def _outcome(self, job: Job, role: str, work: Callable[[Rows], T]) -> T:
-        handed_on = False
+        working = self._engine.encode(job, work)
         try:
-            outputs = await self._wait(job.future)
-            working = self._engine.encode(job, lambda: work(outputs))
-            handed_on = True
             return await self._wait(working)
         finally:
-            if not handed_on:
-                self._engine.abandon(job)
+            if not working.done() or working.cancelled():
+                self._engine.cancel(job)
             this, tracer = exchange.current(), tracing.current()
             if tracer is not None and this is not None and this.span is not None:
                 tracer.stations(this.span, job, role, self._engine.clock)

@@ -392,6 +392,7 @@ class ModelPlan(BaseModel):
     workers: int
     threads: int
     max_rows: int
+    alone: int = Field(description="Threads of a batch that has the machine to itself.")
     buckets: list[int] | None = None
     source: Literal["measured", "cached", "set", "default"]
 

@@ -27,6 +27,7 @@ from service.runtime.model import Model
 from service.runtime.plans import Planner, PlanWish, slots
 from service.runtime.scheduler import Job, Lane, Observer, Rows, Scheduler, Workers
 from service.runtime.sessions import (
+    Array,
     Provider,
     ProviderUnavailable,
     pick_provider,
@@ -199,7 +200,8 @@ class Engine:
         """Queue the rows of `feeds`; the job's future ends with what `Model.run` gives for `role`.
 
         Who submits for a request holds a `permit`. `deadline` is a time of `clock`. The job is
-        held: `encode` lets go of it at its end, and who does not come to that calls `abandon`.
+        held: `encode` sees to what follows and then lets go of it, and who does not call that calls
+        `abandon`.
         Raises NotReady, and what Scheduler.submit raises.
         """
         if self._workers is None or self.state is EngineState.STOPPED:
@@ -214,28 +216,59 @@ class Engine:
             label=model.manifest.name,
             # As many of its batches at a time as its plan has workers.
             slots=math.ceil(self._slots / model.plan.workers),
+            run_alone=partial(model.run, role, alone=True) if model.plan.alone else None,
         )
         job = Job(lane, feeds, deadline, held=True)
         self._scheduler.submit(job)
         return job
 
-    def encode(self, job: Job, work: Callable[[], T]) -> Future[T]:
-        """Run `work` on the outputs of `job` in the encoders' pool, away from the event loop.
+    def encode(self, job: Job, work: Callable[[Rows], T]) -> Future[T]:
+        """Run `work` on the outputs of `job` as soon as they are there, in the encoders' pool.
 
-        The job keeps its place within the bound until then, so that what waits to be encoded is
-        bounded too.
+        From the worker to the pool, without the event loop between them. The future ends with what
+        `work` gives, or with the error of either; who cancels it cancels what has not begun. The
+        job keeps its place within the bound until then, so that what waits to be encoded is bounded
+        too.
         """
-        encoding = self._encoders.submit(self._timed, job, work)
-        encoding.add_done_callback(lambda _: self._scheduler.release(job))
-        return encoding
+        encoded: Future[T] = Future()
 
-    def _timed(self, job: Job, work: Callable[[], T]) -> T:
+        def go_on(ran: Future[dict[str, Array]]) -> None:
+            if ran.cancelled() or ran.exception() is not None:
+                self._finish(job, encoded, lambda: work(ran.result()))
+            else:
+                outputs = ran.result()
+                self._encoders.submit(
+                    self._finish, job, encoded, lambda: self._timed(job, work, outputs)
+                )
+
+        job.future.add_done_callback(go_on)
+        return encoded
+
+    def _finish(self, job: Job, encoded: Future[T], work: Callable[[], T]) -> None:
+        """End `encoded` by what `work` gives or raises, and let go of the job."""
+        try:
+            if not encoded.set_running_or_notify_cancel():
+                return
+            try:
+                found = work()
+            except BaseException as error:  # noqa: BLE001 - whoever waits for it is told
+                encoded.set_exception(error)
+            else:
+                encoded.set_result(found)
+        finally:
+            self._scheduler.release(job)
+
+    def _timed(self, job: Job, work: Callable[[Rows], T], outputs: Rows) -> T:
         job.times.encoding = begun = self.clock()
         try:
-            return work()
+            return work(outputs)
         finally:
             job.times.encoded = ended = self.clock()
             self._scheduler.tell(lambda observer: observer.encoded(job.lane, ended - begun))
+
+    def cancel(self, job: Job) -> None:
+        """Drop what nobody waits for any more, of a job that `encode` has been called for."""
+        self._scheduler.cancel(job)
 
     def abandon(self, job: Job) -> None:
         """Cancel a job that nobody waits for any more, and let go of it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,16 @@ class ModelFailed(Exception):
     """The model is there and cannot be served; the message says why."""
 
 
+@dataclass(frozen=True)
+class _Sessions:
+    """A session for each graph, by role: those of the plan, and the same graphs with more threads
+    a run, for a batch that has the machine to itself.
+    """
+
+    usual: Mapping[str, Session]
+    alone: Mapping[str, Session]
+
+
 class Model:
     """A model, verified, loaded and run once.
 
@@ -75,7 +86,9 @@ class Model:
         self.manifest = read_manifest(folder)
         self.digest = self.manifest.digest
         self.files_bytes = sum(
-            _size(folder / graph.file) for graph in self.manifest.graphs.values()
+            _size(folder / name)
+            for graph in self.manifest.graphs.values()
+            for name, _ in graph.files
         )
         # What it took when it was last loaded, where that is counted.
         self.memory_bytes = 0
@@ -86,9 +99,9 @@ class Model:
         self._budget = budget
         self._verify = verify
         self._lock = threading.RLock()
-        self._sessions: Mapping[str, Session] | None = None
+        self._sessions: _Sessions | None = None
         # Loaded, and not yet looked at: for the thread that does.
-        self._unproven: Mapping[str, Session] | None = None
+        self._unproven: _Sessions | None = None
         if budget is None:
             self._load()
 
@@ -100,6 +113,10 @@ class Model:
     @property
     def sessions(self) -> Mapping[str, Session]:
         """The sessions of its graphs, by role; loaded where they are not. Raises ModelFailed."""
+        return self._there().usual
+
+    def _there(self) -> _Sessions:
+        """Return the sessions, loaded where they are not. Raises ModelFailed."""
         sessions = self._sessions
         if sessions is None:
             with self._lock:
@@ -110,17 +127,33 @@ class Model:
 
     def take_over(self, other: Model) -> None:
         """Take the plan and the sessions of a model of the same folder that is loaded."""
-        self.plan, self.golden, self._sessions = other.plan, other.golden, other.sessions
+        self.plan, self.golden, self._sessions = other.plan, other.golden, other._there()
+
+    def lend(self, other: Model) -> None:
+        """Let `other`, the same model with fewer threads a run, use the sessions of this one for
+        batches that have the machine to themselves.
+        """
+        other._sessions = replace(other._there(), alone=self._there().usual)
+        other.plan = replace(other.plan, alone=self.plan.threads)
 
     def give_back(self) -> None:
         """Let go of the sessions. Runs that have begun end on them."""
         self._sessions = None
 
-    def _load(self) -> Mapping[str, Session]:
-        self._unproven = {
+    def _load(self) -> _Sessions:
+        graphs = self.manifest.graphs
+        usual = {
             role: _load_graph(self.folder, graph, self.provider, self.plan)
-            for role, graph in self.manifest.graphs.items()
+            for role, graph in graphs.items()
         }
+        alone: Mapping[str, Session] = usual
+        if self.plan.alone:
+            more = replace(self.plan, threads=self.plan.alone)
+            alone = {
+                role: Session(self.folder / graph.file, self.provider, more)
+                for role, graph in graphs.items()
+            }
+        self._unproven = _Sessions(usual, alone)
         try:
             self._warm()
             self._verify(self)
@@ -129,7 +162,7 @@ class Model:
             self._unproven = None
         return self._sessions
 
-    def _load_again(self) -> Mapping[str, Session]:
+    def _load_again(self) -> _Sessions:
         if self.problem is None:
             try:
                 with nullcontext() if self._budget is None else self._budget.loading(self):
@@ -221,20 +254,26 @@ class Model:
         usual = self.manifest.image.pixels
         return max(min(self.plan.max_rows, self.plan.max_rows * usual // pixels_per_row), 1)
 
-    def run(self, role: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def run(
+        self, role: str, feeds: Mapping[str, Array], *, alone: bool = False
+    ) -> dict[str, Array]:
         """Run one batch, in this thread: ``generator`` and ``synthesis`` give ``pixels``, and
         ``mapping`` gives ``w``. Without a ``transform`` pictures lie as they do by themselves.
-        Raises KeyError for a role that the model does not have.
+
+        One that is `alone` takes more threads where the plan has them for it; the outputs are the
+        same. Raises KeyError for a role that the model does not have.
         """
         if role == GENERATOR and self.manifest.styles is not None:
             mapped = {name: array for name, array in feeds.items() if name != TRANSFORM}
             moved = {name: array for name, array in feeds.items() if name == TRANSFORM}
-            return self.run(SYNTHESIS, {"w": self.run(MAPPING, mapped)["w"], **moved})
+            w = self.run(MAPPING, mapped, alone=alone)["w"]
+            return self.run(SYNTHESIS, {"w": w, **moved}, alone=alone)
         if role == SYNTHESIS and self.manifest.takes_transform and TRANSFORM not in feeds:
             feeds = {**feeds, TRANSFORM: identities(len(feeds["w"]))}
         if role == GENERATOR and self.directions:
             role = self.directions[0]
-        return self.sessions[role].run(feeds)
+        sessions = self._there()
+        return (sessions.alone if alone else sessions.usual)[role].run(feeds)
 
     def generate(
         self,

@@ -72,7 +72,9 @@ class Lane:
     """Jobs of equal `key` share batches of at most `max_rows` rows, each run by `run`.
 
     A batch takes `slots` of the scheduler's: more than one where a run keeps several CPUs busy. A
-    `run` that raises MemoryError is tried again with fewer rows.
+    `run` that raises MemoryError is tried again with fewer rows. `run_alone`, where there is one,
+    does the same for a batch that finds everything idle and leaves nothing waiting: it may take
+    what it finds.
     """
 
     key: Hashable
@@ -81,6 +83,7 @@ class Lane:
     pixels_per_row: int
     label: str = ""
     slots: int = 1
+    run_alone: Callable[[Rows], Rows] | None = None
 
 
 @dataclass
@@ -163,6 +166,8 @@ class Batch:
 
     lane: Lane
     parts: Sequence[Part]
+    # Whether nothing else ran or waited when it was cut.
+    alone: bool = False
 
     @property
     def rows(self) -> int:
@@ -330,7 +335,7 @@ class Scheduler:
             else:
                 wanted.append(part)
         if wanted:
-            self._run_or_halve(Batch(batch.lane, wanted))
+            self._run_or_halve(Batch(batch.lane, wanted, batch.alone))
 
     def _run_or_halve(self, batch: Batch) -> None:
         started = self._clock()
@@ -420,7 +425,7 @@ class Scheduler:
             if self._slots_taken + self._slots_of(lane) > self.slots:
                 return None
             parts: list[Part] = []
-            room = self._most_rows(lane)
+            room = self._share(jobs, self._most_rows(lane))
             while jobs and room:
                 job = jobs[0]
                 if (dead := self._dead(job)) is not None:
@@ -440,8 +445,27 @@ class Scheduler:
                 self._lanes[key] = jobs
                 self._work.notify()
             if parts:
-                return Batch(lane, parts)
+                return Batch(lane, parts, alone=not (self._running or self._lanes))
         return None
+
+    def _share(self, jobs: Sequence[Job], most: int) -> int:
+        """Return how many rows of a lane the next batch takes, `most` at most.
+
+        Where several batches could begin now, the rows are shared out among them: one batch of all
+        the rows would take longer than two of half of them side by side.
+        """
+        slots = self._slots_of(jobs[0].lane)
+        if self.slots == math.inf:
+            return most
+        batches = int((self.slots - self._slots_taken) // slots) // len(self._lanes)
+        if batches < 2:
+            return most
+        waiting = 0
+        for job in jobs:
+            waiting += job.rows - job._handed_out
+            if waiting >= batches * most:
+                return most
+        return math.ceil(waiting / batches)
 
     def _dead(self, job: Job) -> BaseException | None:
         """Return why a job may not run, else None: at the head of its lane, or begun already.
@@ -572,7 +596,8 @@ class Workers:
 def _run(batch: Batch) -> Rows:
     names = batch.parts[0].job.feeds
     feeds = {name: _joined([part.feeds(name) for part in batch.parts]) for name in names}
-    outputs = batch.lane.run(feeds)
+    run = batch.lane.run_alone if batch.alone and batch.lane.run_alone else batch.lane.run
+    outputs = run(feeds)
     for name, array in outputs.items():
         if len(array) != batch.rows:
             raise RowCountMismatch(

@@ -58,8 +58,9 @@ class OutOfMemory(MemoryError):
 class ExecutionPlan:
     """How a provider is best kept busy.
 
-    `workers` batches run at a time, each with `threads` threads and at most `max_rows` rows. Where
-    there are `buckets`, in rising order, a batch is padded to the first that holds it, so that the
+    `workers` batches run at a time, each with `threads` threads and at most `max_rows` rows; one
+    that has the machine to itself runs with `alone` threads, where that is more than 0. Where there
+    are `buckets`, in rising order, a batch is padded to the first that holds it, so that the
     provider only ever sees those sizes.
     """
 
@@ -67,6 +68,7 @@ class ExecutionPlan:
     threads: int
     max_rows: int
     buckets: tuple[int, ...] = ()
+    alone: int = 0
     source: PlanSource = field(default="default", compare=False)
 
 

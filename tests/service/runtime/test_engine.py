@@ -27,7 +27,7 @@ def pictures(engine, model, seeds):
     """Wait for a job as a request does, encoding included."""
     job = engine.submit(model, model.feeds(seeds))
     pixels = job.future.result(10)["pixels"]
-    return engine.encode(job, lambda: pixels).result(10)
+    return engine.encode(job, lambda _: pixels).result(10)
 
 
 def test_it_makes_the_pictures_that_the_model_makes(engine):
@@ -76,7 +76,7 @@ def test_before_its_start_and_after_its_drain_it_takes_no_jobs(repository):
     model = engine.catalog.get("gan-mnist")
     accepted = engine.submit(model, model.feeds(range(200)))
     pixels = accepted.future.result(10)["pixels"]
-    encoding = engine.encode(accepted, lambda: len(pixels))
+    encoding = engine.encode(accepted, lambda _: len(pixels))
     assert engine.drain(timeout=10)
     assert encoding.result(0) == 200
     with pytest.raises(NotReady, match="stopped"):
@@ -92,7 +92,7 @@ def test_the_bound_holds_what_waits_to_be_encoded_too(repository):
     job = engine.submit(model, model.feeds([1, 2]))
     job.future.result(10)
     encoded = threading.Event()
-    encoding = engine.encode(job, lambda: encoded.wait(10))
+    encoding = engine.encode(job, lambda _: encoded.wait(10))
     with pytest.raises(QueueFull):
         engine.submit(model, model.feeds([3]))
     encoded.set()
