@@ -1,4 +1,4 @@
-"""The generators that benchmarks measure: well-known networks with the weights that they begin with.
+"""The generators that benchmarks measure: known networks with the weights that they begin with.
 
 Speed does not depend on what a network has learnt, so nobody needs to train or to download one. The
 statistics of batch normalisation are settled first, or the pictures would be of one grey, which an
@@ -7,6 +7,7 @@ encoder is done with in no time.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import torch
@@ -90,3 +91,7 @@ def _settle(generator: nn.Module, z_dim: int) -> None:
         with torch.no_grad():
             for _ in range(8):
                 generator(torch.randn(32, z_dim))
+
+
+if __name__ == "__main__":
+    print(model_folder(sys.argv[1], Path(sys.argv[2])))

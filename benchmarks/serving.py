@@ -15,6 +15,8 @@ import json
 import platform
 import random
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -97,12 +99,11 @@ def measure(
     rounds: int,
 ) -> list[Result]:
     """Measure all contenders in turns; prints each round as it comes."""
-    # Imported here: PyTorch is needed where the model is not there yet, and never while measuring.
     folder = MODELS / work.model / "1"
     if not folder.exists():
-        from benchmarks.reference import model_folder
-
-        model_folder(work.model, MODELS)
+        # In a process of its own: PyTorch is not to be here while others are measured.
+        command = [sys.executable, "-m", "benchmarks.reference", work.model, str(MODELS)]
+        subprocess.run(command, check=True)
     bare = Bare(folder)
     pictures = _expected(folder, work.n)
     results: list[Result] = []
@@ -212,13 +213,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--into", type=Path, help="a file of results to add to")
     parser.add_argument("--table", type=Path, help="print the results of a file, and measure none")
+    parser.add_argument("--before", type=Path, help="another checkout of Ganymede, beside it")
     parser.add_argument("--tune", action="store_true", help="each peer with all its settings")
     said = parser.parse_args()
     if said.table:
         print(table([r for run in json.loads(said.table.read_text()) for r in run["results"]]))
         return
     assert_there()
-    those = [each for each in contenders(tune=said.tune) if not said.only or each.name in said.only]
+    those = [
+        each
+        for each in contenders(tune=said.tune, before=said.before)
+        if not said.only or each.name in said.only
+    ]
     for each in [each for each in those if not each.is_installed]:
         print(f"{each.name} is not installed: make bench-peers")
         those.remove(each)

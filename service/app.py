@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from service.serving import Serving
 
 settings = load()
-guard(settings)
 # BentoML's arbiter imports this module too, so its lines have the same form.
 logs.configure(settings.log_format)
 # BentoML imports this module in its arbiter too, before that takes over the signals.
@@ -53,6 +52,9 @@ async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
     answer the others itself, in another form.
     """
     await serving().lifecycle(scope, receive, send)
+
+
+guard(settings, asgi)
 
 
 @bentoml.service(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 
 from service.settings import Settings
 
@@ -12,6 +13,7 @@ def asks_for_keys(settings: Settings) -> bool:
     return settings.keys is not None and not settings.insecure
 
 
+@lru_cache(maxsize=4096)
 def is_loopback(host: str) -> bool:
     """Whether an address leads nowhere but to this machine; False for what is no address."""
     try:

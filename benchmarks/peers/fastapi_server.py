@@ -1,4 +1,4 @@
-"""FastAPI: a route without `async` runs in a thread pool, and uvicorn forks as many as asked for."""
+"""FastAPI: a route without `async` runs in a thread pool; uvicorn starts the processes."""
 
 from __future__ import annotations
 

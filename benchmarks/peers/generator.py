@@ -60,7 +60,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def packed(pixels: np.ndarray, form: str) -> tuple[bytes, str]:
-    """Return pictures as one file, ``png`` (the first of them), ``npy`` or ``zip``, and its type."""
+    """Return pictures as one file, ``png`` (the first), ``npy`` or ``zip``, and its type."""
     if form == "png":
         return png(pixels[0]), "image/png"
     out = io.BytesIO()
