@@ -304,7 +304,8 @@ def _listed(body: GenerateRequest, maximum: int) -> list[tuple[str, SourceWish]]
     if given in ([], ["seed"]):
         n = body.n or 1
         _assert_at_most(n, maximum, "n")
-        return [("", SourceWish(seed=seed)) for seed in _from(body.seed, n)]
+        # Here and below: read as what they are already; a second reading would find the same.
+        return [("", SourceWish.model_construct(seed=seed)) for seed in _from(body.seed, n)]
     (name,) = given
     values = getattr(body, name)
     if body.n is not None and body.n != len(values):
@@ -315,9 +316,8 @@ def _listed(body: GenerateRequest, maximum: int) -> list[tuple[str, SourceWish]]
         case "images":
             return [(f"images.{i}.", wish) for i, wish in enumerate(values)]
         case "seeds":
-            return [("", SourceWish(seed=seed)) for seed in values]
+            return [("", SourceWish.model_construct(seed=seed)) for seed in values]
         case _:
-            # Already read as what they are; a second reading would find the same.
             return [("", SourceWish.model_construct(**{name: value})) for value in values]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import Literal
@@ -33,9 +34,7 @@ def draw(
     2³² - 1.
     """
     rows = np.empty((len(seeds), dimension), np.float32)
-    # One state, seeded anew for each row: a new one takes a hundred times as long, for the entropy
-    # that it gathers and throws away.
-    state = np.random.RandomState(0)
+    state = _states.state
     for row, seed in zip(rows, seeds, strict=True):
         state.seed(seed)
         row[:] = _DRAWS[distribution](state, dimension)
@@ -49,6 +48,16 @@ def _truncated(state: np.random.RandomState, count: int) -> NDArray[np.float64]:
     return np.fromiter(map(_NORMAL.inv_cdf, uniform.tolist()), np.float64, count)
 
 
+class _States(threading.local):
+    """One state a thread, seeded anew for each row: a new one takes a hundred times as long, for
+    the entropy that it gathers and throws away.
+    """
+
+    def __init__(self) -> None:
+        self.state = np.random.RandomState(0)
+
+
+_states = _States()
 _DRAWS: dict[Distribution, Callable[[np.random.RandomState, int], NDArray[np.float64]]] = {
     "normal": lambda state, count: state.randn(count),
     "truncated-normal": _truncated,
