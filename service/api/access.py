@@ -103,7 +103,7 @@ def _begin(scope: Scope) -> Exchange:
 
 def _new_id() -> str:
     # Not a secret, so it need not come from the kernel, which takes twenty times as long.
-    return f"{random.getrandbits(128):032x}"  # noqa: S311
+    return f"{random.getrandbits(128):032x}"
 
 
 def _count(scope: Scope, route: str, this: Exchange, status: int, seconds: float) -> None:

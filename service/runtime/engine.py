@@ -43,6 +43,8 @@ T = TypeVar("T")
 
 # Some 2,000 sources of a large model (14 layers of 512), or 100,000 of a small one.
 STYLE_CACHE_BYTES = 64 * 2**20
+# What is encoded in less time than it takes to wake another thread for it.
+_AT_ONCE_PIXELS = 2**14
 
 
 class EngineState(StrEnum):
@@ -225,7 +227,8 @@ class Engine:
     def encode(self, job: Job, work: Callable[[Rows], T]) -> Future[T]:
         """Run `work` on the outputs of `job` as soon as they are there, in the encoders' pool.
 
-        From the worker to the pool, without the event loop between them. The future ends with what
+        From the worker to the pool, without the event loop between them; little work is done by the
+        worker itself, unless that has a GPU to keep busy. The future ends with what
         `work` gives, or with the error of either; who cancels it cancels what has not begun. The
         job keeps its place within the bound until then, so that what waits to be encoded is bounded
         too.
@@ -235,11 +238,13 @@ class Engine:
         def go_on(ran: Future[dict[str, Array]]) -> None:
             if ran.cancelled() or ran.exception() is not None:
                 self._finish(job, encoded, lambda: work(ran.result()))
+                return
+            outputs = ran.result()
+            then = partial(self._finish, job, encoded, lambda: self._timed(job, work, outputs))
+            if self.provider is Provider.CPU and job.pixels <= _AT_ONCE_PIXELS:
+                then()
             else:
-                outputs = ran.result()
-                self._encoders.submit(
-                    self._finish, job, encoded, lambda: self._timed(job, work, outputs)
-                )
+                self._encoders.submit(then)
 
         job.future.add_done_callback(go_on)
         return encoded
