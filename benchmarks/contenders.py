@@ -20,7 +20,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -149,17 +149,19 @@ class Contender:
         return np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])
 
 
-def contenders(*, tune: bool = False, before: Path | None = None) -> list[Contender]:
+def contenders(*, tune: bool = False, before: Sequence[Path] = ()) -> list[Contender]:
     """Return Ganymede and its peers, each using all the CPUs there are.
 
     The first settings of each peer are those that were best; with `tune` come the others that were
-    tried, with their settings in the name. `before` is another checkout of Ganymede, to see what a
+    tried, with their settings in the name. `before` are other checkouts of Ganymede, to see what a
     change was worth.
     """
     cpus = str(usable_cpus())
     found = [Contender("ganymede", {"PYTHONPATH": str(HERE.parent)})]
-    if before is not None:
-        found.append(Contender("ganymede", {"PYTHONPATH": str(before.absolute())}, "before"))
+    found += [
+        Contender("ganymede", {"PYTHONPATH": str(each.absolute())}, f"before: {each.name}")
+        for each in before
+    ]
     for name, tried in _SETTINGS.items():
         for i, each in enumerate(tried):
             settings = {key: value.replace("cpus", cpus) for key, value in each.items()}

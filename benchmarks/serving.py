@@ -213,7 +213,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--into", type=Path, help="a file of results to add to")
     parser.add_argument("--table", type=Path, help="print the results of a file, and measure none")
-    parser.add_argument("--before", type=Path, help="another checkout of Ganymede, beside it")
+    parser.add_argument(
+        "--before", type=Path, nargs="+", default=[], help="other checkouts, beside it"
+    )
     parser.add_argument("--tune", action="store_true", help="each peer with all its settings")
     said = parser.parse_args()
     if said.table:
