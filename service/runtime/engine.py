@@ -234,6 +234,7 @@ class Engine:
         too.
         """
         encoded: Future[T] = Future()
+        asking = threading.get_ident()
 
         def go_on(ran: Future[dict[str, Array]]) -> None:
             if ran.cancelled() or ran.exception() is not None:
@@ -241,7 +242,9 @@ class Engine:
                 return
             outputs = ran.result()
             then = partial(self._finish, job, encoded, lambda: self._timed(job, work, outputs))
-            if self.provider is Provider.CPU and job.pixels <= _AT_ONCE_PIXELS:
+            # In the thread that asks where the job has ended before; that may be an event loop's.
+            by_worker = threading.get_ident() != asking
+            if by_worker and self.provider is Provider.CPU and job.pixels <= _AT_ONCE_PIXELS:
                 then()
             else:
                 self._encoders.submit(then)

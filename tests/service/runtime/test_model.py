@@ -27,6 +27,21 @@ def test_a_batch_equals_its_rows_one_by_one_with_any_number_of_threads(repositor
         np.testing.assert_array_equal(rows, expected)
 
 
+def test_a_batch_that_is_alone_gets_more_threads_and_the_same_bytes(drawn_repository):
+    model, other = (
+        Model(drawn_repository / "painted" / "1", Provider.CPU, ExecutionPlan(1, 1, 64, alone=n))
+        for n in (2, 0)
+    )
+    feeds = model.feeds(range(9))
+    expected = other.run("generator", feeds)["pixels"]
+    for alone in (True, False):
+        np.testing.assert_array_equal(
+            model.run("generator", feeds, alone=alone)["pixels"], expected
+        )
+    assert model.alone is not model.sessions
+    assert other.alone is other.sessions
+
+
 def test_without_a_class_seeds_in_a_row_show_every_class_in_turn(repository):
     model = Model(repository / "cgan-fashion" / "1", Provider.CPU, PLANS[0])
     assert model.classes_of([0, 9, 10, 25]) == [0, 9, 0, 5]

@@ -103,6 +103,21 @@ def test_a_model_whose_rows_take_long_gets_all_cpus_for_each(folder, monkeypatch
     assert (plan.workers, plan.threads, plan.max_rows) == (1, 8, 1)
 
 
+@pytest.mark.parametrize(("sooner", "alone"), [(0.5, 2), (0.9, 0)])
+def test_a_batch_alone_gets_all_cpus_where_it_then_ends_much_sooner(
+    folder, monkeypatch, tmp_path, sooner, alone
+):
+    monkeypatch.setattr(plans, "usable_cpus", lambda: 2)
+    seconds = {1: 1e-3, 2: sooner * 1e-3}
+    monkeypatch.setattr(plans, "seconds_of", lambda m, rows: rows * seconds[m.plan.threads])
+    # Side by side, runs of one thread make more.
+    monkeypatch.setattr(plans, "images_per_second", lambda *_: [2.0, 1.0])
+    cache = tmp_path / "plans.json"
+    for source in ("measured", "cached"):
+        plan = load(folder, cache=cache).plan
+        assert (plan.workers, plan.threads, plan.alone, plan.source) == (2, 1, alone, source)
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -116,6 +131,7 @@ def test_a_model_whose_rows_take_long_gets_all_cpus_for_each(folder, monkeypatch
         b'{"a": {"workers": 1, "threads": 1, "max_rows": 1e99}}',
         b'{"a": {"workers": 1, "threads": 1, "max_rows": 8, "buckets": [8, 1]}}',
         b'{"a": {"workers": 1, "threads": 1, "max_rows": 8, "buckets": 8}}',
+        b'{"a": {"workers": 1, "threads": 1, "max_rows": 8, "alone": -1}}',
     ],
 )
 def test_a_cache_that_holds_nonsense_is_as_none(tmp_path, content):
@@ -123,7 +139,7 @@ def test_a_cache_that_holds_nonsense_is_as_none(tmp_path, content):
     path.write_bytes(content)
     cache = PlanCache(path)
     assert cache.get("a") is None
-    plan = ExecutionPlan(2, 3, 8, (2, 8))
+    plan = ExecutionPlan(2, 3, 8, (2, 8), alone=6)
     cache.put("a", plan)
     assert cache.get("a") == plan
     assert json.loads(path.read_text())["a"]["max_rows"] == 8

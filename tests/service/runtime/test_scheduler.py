@@ -352,6 +352,48 @@ def test_a_lane_that_needs_all_slots_is_waited_for_and_not_passed_by():
     assert {scheduler.take(0).lane.key, scheduler.take(0).lane.key} == {"narrow"}
 
 
+@pytest.mark.parametrize(
+    ("waiting", "sizes"), [([8], [4, 4]), ([1, 1, 1], [2, 1]), ([1], [1]), ([40], [16, 16, 4])]
+)
+def test_what_waits_is_shared_out_among_the_batches_that_can_begin(waiting, sizes):
+    scheduler = Scheduler(FakeClock(), bound=100, slots=2)
+    lane = doubling_lane(max_rows=16)
+    for rows in waiting:
+        scheduler.submit(job(lane, *range(rows)))
+    taken = [scheduler.take(0) for _ in range(2)]
+    for batch in filter(None, taken):
+        scheduler.execute(batch)
+    taken.append(scheduler.take(0))
+    assert [batch.rows for batch in taken if batch] == sizes
+
+
+def test_the_slots_that_other_lanes_wait_for_are_left_to_them():
+    scheduler = Scheduler(FakeClock(), bound=100, slots=2)
+    for key in ("a", "b"):
+        scheduler.submit(job(doubling_lane(key, max_rows=8), *range(8)))
+    assert [scheduler.take(0).rows for _ in range(2)] == [8, 8]
+
+
+def test_only_a_batch_that_finds_and_leaves_nothing_else_is_run_alone():
+    ran = []
+
+    def run(kind):
+        return lambda feeds: ran.append((kind, len(feeds["x"]))) or {"y": feeds["x"]}
+
+    lane = Lane("lane", run("beside others"), 1, 1, run_alone=run("alone"))
+    scheduler = Scheduler(FakeClock(), bound=100, slots=2)
+    scheduler.submit(job(lane, 1))
+    run_all(scheduler)
+    assert ran.pop() == ("alone", 1)
+    scheduler.submit(job(lane, 1, 2, 3))
+    first, second = scheduler.take(0), scheduler.take(0)
+    scheduler.execute(first)
+    third = scheduler.take(0)  # The last that waits, while the second is still with its worker.
+    scheduler.execute(second)
+    scheduler.execute(third)
+    assert ran == [("beside others", 1)] * 3
+
+
 def test_a_lane_that_wants_more_slots_than_there_are_gets_them_all():
     scheduler = Scheduler(FakeClock(), bound=100, slots=2)
     greedy = job(sized_lane("greedy", 16), 1)
