@@ -16,7 +16,7 @@ from service import __version__
 from service.api import answers, heads, wishes
 from service.api.answers import Picture
 from service.api.errors import Problem, invalid
-from service.api.negotiation import Form, negotiate
+from service.api.negotiation import Form, accepted, negotiate
 from service.api.running import running
 from service.api.schemas import GenerateRequest, GenerateResponse, SampleClassesRequest
 from service.runtime.engine import Engine
@@ -47,12 +47,10 @@ def router(engine: Engine, settings: Settings, find: Callable[[str], Model]) -> 
         response_model=GenerateResponse,
         responses=answers.ANSWERS,
     )
-    async def generate(
-        body: GenerateRequest, request: Request, accept: Annotated[str | None, Header()] = None
-    ) -> Response:
+    async def generate(body: GenerateRequest, request: Request) -> Response:
         model = find(body.model)
         sources = wishes.to_generate(body, model, settings.max_images)
-        form = negotiate(body.format, accept, len(sources))
+        form = negotiate(body.format, accepted(request), len(sources))
         return await answer(request, model, sources, form, returned=_returned(body, model, form))
 
     @routes.post(
@@ -61,12 +59,10 @@ def router(engine: Engine, settings: Settings, find: Callable[[str], Model]) -> 
         response_model=GenerateResponse,
         responses=answers.ANSWERS,
     )
-    async def sample_classes(
-        body: SampleClassesRequest, request: Request, accept: Annotated[str | None, Header()] = None
-    ) -> Response:
+    async def sample_classes(body: SampleClassesRequest, request: Request) -> Response:
         model = find(body.model)
         sources = wishes.to_sample_classes(body, model, settings.max_images)
-        form = negotiate(body.format, accept, len(sources))
+        form = negotiate(body.format, accepted(request), len(sources))
         return await answer(request, model, sources, form, by_class=True)
 
     async def answer(

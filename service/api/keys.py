@@ -170,6 +170,7 @@ def _is_local(scope: Scope) -> bool:
     )
 
 
+@lru_cache(maxsize=4096)
 def _network(client: str) -> str:
     """Return what tells a client from others: IPv6 gives each of them 2⁶⁴ addresses."""
     try:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from fastapi import Request
+
 from service.api.errors import Problem
 from service.api.schemas import AnimationFormat, Format
 from service.runtime.images import ImageFormat
@@ -52,6 +54,15 @@ class Form:
 
     container: Container
     image: ImageFormat = ImageFormat.PNG
+
+
+def accepted(request: Request) -> str | None:
+    """Return the request's `Accept`, which is no parameter of a route.
+
+    OpenAPI says it by the kinds of answers, and reading it as a parameter takes FastAPI as long as
+    drawing a latent takes us.
+    """
+    return request.headers.get("accept")
 
 
 def negotiate(wanted: Format | None, accept: str | None, count: int) -> Form:
