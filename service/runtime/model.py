@@ -115,6 +115,13 @@ class Model:
         """The sessions of its graphs, by role; loaded where they are not. Raises ModelFailed."""
         return self._there().usual
 
+    @property
+    def alone(self) -> Mapping[str, Session]:
+        """The sessions for a batch that has the machine to itself; the usual ones where the plan
+        has no others. Raises ModelFailed.
+        """
+        return self._there().alone
+
     def _there(self) -> _Sessions:
         """Return the sessions, loaded where they are not. Raises ModelFailed."""
         sessions = self._sessions
@@ -133,7 +140,7 @@ class Model:
         """Let `other`, the same model with fewer threads a run, use the sessions of this one for
         batches that have the machine to themselves.
         """
-        other._sessions = replace(other._there(), alone=self._there().usual)
+        other._sessions = replace(other._there(), alone=self.sessions)
         other.plan = replace(other.plan, alone=self.plan.threads)
 
     def give_back(self) -> None:
@@ -272,8 +279,7 @@ class Model:
             feeds = {**feeds, TRANSFORM: identities(len(feeds["w"]))}
         if role == GENERATOR and self.directions:
             role = self.directions[0]
-        sessions = self._there()
-        return (sessions.alone if alone else sessions.usual)[role].run(feeds)
+        return (self.alone if alone else self.sessions)[role].run(feeds)
 
     def generate(
         self,
