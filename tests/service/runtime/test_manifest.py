@@ -75,7 +75,7 @@ def set_inputs(role, *names):
     [
         ("painted", drop_graph("mapping"), "'mapping' and 'synthesis'; got synthesis"),
         ("painted", lambda m: m.pop("styles"), "styles go together with the graphs"),
-        ("painted", set_inputs("synthesis", "w", "truncation"), "to take w alone"),
+        ("painted", set_inputs("synthesis", "w", "truncation"), "to take w, alone"),
         ("painted", set_inputs("mapping", "w"), "has to take z"),
         ("painted", set_inputs("mapping", "z", "truncation"), "truncation go together"),
         ("painted-classes", set_inputs("mapping", "z", "class_index"), "truncation go together"),
