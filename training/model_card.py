@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from service.runtime.manifest import Manifest, Quality, TrainingProvenance
 from training.quality.saying import SHARES, said
 from training.recipe import Recipe
@@ -69,8 +71,28 @@ def _preview(manifest: Manifest) -> list[str]:
 
 
 def quality_lines(manifest: Manifest) -> list[str]:
-    """Return the lines of the card's table that hold the figures of quality."""
-    return [f"| {_capitalised(figure.metric)} | {_told(figure)} |" for figure in manifest.quality]
+    """Return the lines of the card's table that hold the figures, and what all of them rest on."""
+    lines = [f"| {_capitalised(figure.metric)} | {_told(figure)} |" for figure in manifest.quality]
+    if basis := _basis(manifest.quality):
+        lines.append(f"| Measured on | {basis} |")
+    return lines
+
+
+def _basis(figures: Sequence[Quality]) -> str:
+    """Return seeds, truncation, references and resizing: figures compare where these are alike."""
+    parts = []
+    if seeded := [figure for figure in figures if figure.seed_start is not None]:
+        start = seeded[0].seed_start or 0
+        last = start + max(figure.samples for figure in seeded) - 1
+        parts.append(f"seeds {start} to {last}")
+    truncation = next((f.truncation for f in figures if f.truncation is not None), None)
+    if truncation is not None:
+        parts.append(f"truncation {truncation:g}")
+    references = {f.reference: f.reference_sha256 for f in figures if f.reference_sha256}
+    parts += [f"{name} (sha256 {digest[:12]})" for name, digest in references.items()]
+    if resizing := next((f.resizing for f in figures if f.feature_network and f.resizing), None):
+        parts.append(f"for features resized by {resizing}")
+    return "; ".join(parts)
 
 
 def _capitalised(metric: str) -> str:

@@ -45,11 +45,16 @@ def shown_pairs(recipe: Recipe, model: Model, count: int = EXAMPLES) -> list[Pix
             made_by(model, Given(target), back),
         ]
     given, wanted = examples(recipe, count)
+    return [seen(given), made_by(model, given), pixels(wanted)]
+
+
+def seen(given: Given) -> Pixels:
+    """Return what goes in as people see it, ``[N, H, W, C]``: holes are white."""
     shown = pixels(given.image)
-    if given.mask is not None:
-        hole = given.mask.permute(0, 2, 3, 1).numpy() > 127
-        shown = np.where(hole, np.uint8(255), shown)
-    return [shown, made_by(model, given), pixels(wanted)]
+    if given.mask is None:
+        return shown
+    hole = given.mask.permute(0, 2, 3, 1).numpy() > 127
+    return np.where(hole, np.uint8(255), shown)
 
 
 def pixels(images: Tensor) -> Pixels:

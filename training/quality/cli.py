@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-    from service.runtime.model import Model
     from training.data.pictures import DataOptions
     from training.quality.evaluation import Evaluation, Shown
     from training.quality.references import Progress
     from training.quality.subjects import Subject
+    from training.quality.translators import Translator
 
 DataOption = Annotated[
     str | None,
@@ -39,7 +39,14 @@ SplitOption = Annotated[
     ),
 ]
 SamplesOption = Annotated[
-    int, typer.Option(min=10, max=1_000_000, help="Pictures to make and measure.")
+    int | None,
+    typer.Option(
+        min=10,
+        max=1_000_000,
+        help="Pictures to make and measure.  [default: 5000; of models from pictures to pictures "
+        "500]",
+        show_default=False,
+    ),
 ]
 ReferenceOption = Annotated[
     int, typer.Option(min=10, help="Real pictures to measure against, at most.")
@@ -85,7 +92,7 @@ def evaluate(
     ],
     data: DataOption = None,
     split: SplitOption = None,
-    samples: SamplesOption = 5_000,
+    samples: SamplesOption = None,
     reference: ReferenceOption = 10_000,
     network: NetworkOption = "efficientnet-lite0",
     models: ModelsOption = Path("models"),
@@ -112,13 +119,26 @@ def evaluate(
 
     Example: ganymede evaluate dcgan-fashion --samples 5000 --report quality.html
     """
+    from training.quality.errors import QualityError
     from training.quality.telling import basis, class_table, table
+    from training.quality.translators import open_translator
 
     if pairs:
         _evaluate_pairs(subject, data, network, as_json=as_json)
         return
-    if (translator := _translator(subject, models)) is not None:
-        _evaluate_translation(translator, network, record=record, as_json=as_json)
+    translator = open_translator(subject, models, data=data, checkpoint=checkpoint)
+    if translator is not None:
+        for name, given in (("--truncation", truncation), ("--split", split), ("--seed", seed)):
+            if given:
+                raise QualityError(f"{name}: {translator.title} makes pictures of pictures")
+        _evaluate_translation(
+            translator,
+            network,
+            samples=samples,
+            record=record,
+            report=report,
+            as_json=as_json,
+        )
         return
     (found,) = _measured(
         [subject],
@@ -163,7 +183,7 @@ def compare(
     ],
     data: DataOption = None,
     split: SplitOption = None,
-    samples: SamplesOption = 5_000,
+    samples: SamplesOption = None,
     reference: ReferenceOption = 10_000,
     network: NetworkOption = "efficientnet-lite0",
     models: ModelsOption = Path("models"),
@@ -234,7 +254,7 @@ def search(
     confirm: Annotated[
         int, typer.Option(min=0, help="Train the best trial and the recipe with so many seeds.")
     ] = 2,
-    seed: SeedOption = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn for the trials.")] = 0,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -274,7 +294,7 @@ def _measured(
     *,
     data: str | None,
     split: str | None,
-    samples: int,
+    samples: int | None,
     reference: int,
     network: str,
     models: Path,
@@ -303,7 +323,9 @@ def _measured(
         # Before the work, not after it.
         _assert_recordable(opened[0])
     real = _data_of(opened, data)
-    options = Options(samples=samples, reference_samples=reference, obedience=obedience)
+    options = Options(
+        samples=samples or Options.samples, reference_samples=reference, obedience=obedience
+    )
     with _progress() as show:
         chosen = open_network(network)
         against = open_reference(real, split, show)
@@ -387,63 +409,50 @@ def _evaluate_pairs(subject: str, data: str | None, network: str, *, as_json: bo
     console.print(shown)
 
 
-def _translator(wanted: str, models: Path) -> Model | None:
-    """Return the model of that name or folder where it makes pictures of pictures."""
-    from service.runtime.catalog import Catalog, Entry, ModelNotFound, State, model_folders
-    from service.runtime.manifest import MANIFEST_FILE, read_manifest
-    from service.runtime.model import Model
-    from service.runtime.sessions import ExecutionPlan, Provider, plan_for
-
-    folder = Path(wanted)
-    if not (folder / MANIFEST_FILE).is_file():
-        entries = tuple(
-            Entry(each.parent.name, each.name, State.READY) for each in model_folders(models)
-        )
-        try:
-            entry = Catalog(models, Provider.CPU, plan_for(Provider.CPU), entries).entry(wanted)
-        except ModelNotFound:
-            return None
-        folder = models / entry.name / entry.version
-    if read_manifest(folder).input is None:
-        return None
-    return Model(folder, Provider.CPU, ExecutionPlan(workers=1, threads=0, max_rows=8))
-
-
-def _evaluate_translation(model: Model, network: str, *, record: bool, as_json: bool) -> None:
-    """Measure a model against the pictures that its recipe held out."""
+def _evaluate_translation(
+    translator: Translator,
+    network: str,
+    *,
+    samples: int | None,
+    record: bool,
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure a model against the pictures that its recipe held out, or those of --data."""
     from rich.table import Table
 
-    from service.runtime.manifest import TrainingProvenance
     from training.quality.errors import QualityError
     from training.quality.features import open_network
     from training.quality.recording import record_figures
     from training.quality.saying import direction, said
-    from training.quality.translation import measure_translation
-    from training.recipe import load_recipe
+    from training.quality.translation import MOST, measure_ways
+    from training.quality.translation_report import basis, told, write_translation_report
 
-    manifest = model.manifest
-    if not isinstance(manifest.provenance, TrainingProvenance):
-        raise QualityError(
-            f"{manifest.name} was not trained here, so nobody knows the true pictures; compare "
-            "what it made with them by --pairs"
-        )
-    recipe = load_recipe(manifest.provenance.recipe)
+    model = translator.model
+    if record and not model.folder.is_dir():
+        raise QualityError(f"--record: {translator.title} is no model of a repository")
+    chosen = open_network(network)
     with _progress() as show:
-        figures = measure_translation(recipe, model, open_network(network), show)
+        ways = measure_ways(translator.recipe, model, chosen, samples or MOST, show)
+    figures = tuple(figure for way in ways for figure in way.figures)
     if record:
         record_figures(model.folder, model.digest, figures)
+    if report is not None:
+        write_translation_report(report, translator.title, ways, chosen, translator.log)
     if as_json:
-        typer.echo(json.dumps([each.model_dump(exclude_none=True) for each in figures], indent=2))
+        typer.echo(json.dumps({"subject": translator.title, **told(ways, chosen)}, indent=2))
         return
     console = _console()
-    console.print(f"{manifest.name}@{manifest.version}", style="bold", markup=False)
-    first = figures[0]
-    console.print(f"{first.samples:,} pairs of {first.reference}; in its place: the last column")
-    shown = Table("figure", "", "value", str(first.baseline_name), box=None)
+    console.print(translator.title, style="bold", markup=False)
+    for line in basis(ways, chosen):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    shown = Table("figure", "", "value", str(figures[0].baseline_name), box=None)
     for figure in figures:
         values = (said(figure.metric, value) for value in (figure.value, figure.baseline))
         shown.add_row(figure.metric, direction(figure.metric), *values)
     console.print(shown)
+    if report is not None:
+        console.print(f"wrote {report}", markup=False, soft_wrap=True)
 
 
 def _write_report(path: Path, found: list[tuple[Subject, Evaluation, Shown]]) -> None:

@@ -19,7 +19,7 @@ from service.runtime.sessions import ExecutionPlan, Provider
 from training.data.pictures import DataOptions, prepare
 from training.quality.classifier import ClassifierSettings, trained_classifier
 from training.quality.errors import QualityError
-from training.quality.references import same_classes
+from training.quality.references import digest_of, same_classes
 
 CLASS_OBEDIENCE = "class obedience"
 SAMPLES = 5_000
@@ -110,6 +110,7 @@ def measure_obedience(
                 f"{classifier.held_out:,} real pictures that it had not seen"
             ),
             reference=f"{data.title}, split {data.split}",
+            reference_sha256=digest_of(pictures.pixels),
             samples=samples,
             reference_samples=classifier.learnt_from,
             truncation=truncation,

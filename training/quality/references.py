@@ -32,13 +32,8 @@ class RealPictures:
 
     @cached_property
     def sha256(self) -> str:
-        """The digest of the decoded pictures: their shape, then their bytes."""
-        pixels = self.pictures.pixels
-        digest = hashlib.sha256(repr(pixels.shape).encode())
-        rows = max(2**24 // max(pixels[0].size, 1), 1)
-        for start in range(0, len(pixels), rows):
-            digest.update(pixels[start : start + rows].tobytes())
-        return digest.hexdigest()
+        """The digest of the decoded pictures."""
+        return digest_of(self.pictures.pixels)
 
     def rows(self, limit: int) -> NDArray[np.int64]:
         """Return which pictures stand for the split: all, or `limit` drawn once and for all."""
@@ -134,6 +129,15 @@ def _open(
             raise
         return None
     return RealPictures(f"{options.title}, split {split}", split, pictures)
+
+
+def digest_of(pixels: NDArray[np.uint8]) -> str:
+    """Return the SHA-256 of pictures ``[N, H, W, C]``: of their shape, then of their bytes."""
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    rows = max(2**24 // max(pixels[0].size, 1), 1)
+    for start in range(0, len(pixels), rows):
+        digest.update(pixels[start : start + rows].tobytes())
+    return digest.hexdigest()
 
 
 def same_classes(names: tuple[str, ...], others: tuple[str, ...]) -> bool:

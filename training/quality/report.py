@@ -151,7 +151,7 @@ def _section(evaluation: Evaluation, shown: Shown) -> list[str]:
         ]
     if evaluation.curve:
         parts += ["<h3>Number of samples</h3>", _count_curve(evaluation)]
-    curves = list(_log_curves(shown.log))
+    curves = list(log_curves(shown.log))
     if curves:
         parts += ["<h3>Training</h3>", '<div class="side">', *curves, "</div>"]
     return parts
@@ -208,7 +208,8 @@ def _count_curve(evaluation: Evaluation) -> str:
     return chart(lines, across="samples", up="Fréchet distance", from_zero=True)
 
 
-def _log_curves(log: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+def log_curves(log: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """Draw what a run's log has of losses, scores, diversity and quality."""
     for title, names in _CURVES.items():
         lines = [
             Line(name, [(entry["images"], entry[name]) for entry in log if name in entry])

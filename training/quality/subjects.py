@@ -24,6 +24,8 @@ from training.data.sources import DataError, open_source
 from training.quality.errors import QualityError
 
 _ROWS = 16
+# What a run's folder is known by.
+RECIPE_FILE = "recipe.yaml"
 # Read as data: the recipe's own schema needs PyTorch.
 _RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -89,17 +91,27 @@ def open_subject(
     what is measured is what would be served. Raises QualityError, and what loading raises.
     """
     path = Path(wanted)
-    if (path / MANIFEST_FILE).is_file():
-        return _model(path, truncation, seed_start)
-    if (path / "recipe.yaml").is_file():
+    if (path / RECIPE_FILE).is_file():
         return _run(path, truncation, seed_start, checkpoint)
+    folder = model_folder(wanted, models)
+    return _pictures(path) if folder is None else _model(folder, truncation, seed_start)
+
+
+def model_folder(wanted: str, models: Path) -> Path | None:
+    """Return the folder of a model that is given by ``name``, ``name@version`` or a folder.
+
+    Of a name, and of the folder of a name, the newest version. None where `wanted` is a path of
+    something else. Raises QualityError where it is neither, or a whole repository.
+    """
+    path = Path(wanted)
+    if (path / MANIFEST_FILE).is_file():
+        return path
     if versions := [manifest.parent for manifest in path.glob(f"*/{MANIFEST_FILE}")]:
-        newest = max(versions, key=lambda folder: version_key(folder.name))
-        return _model(newest, truncation, seed_start)
+        return max(versions, key=lambda folder: version_key(folder.name))
     if any(path.glob(f"*/*/{MANIFEST_FILE}")):
         raise QualityError(f"{wanted} is a model repository: name one of its models")
     if path.exists():
-        return _pictures(path)
+        return None
     # Listed without being loaded: one of them is wanted.
     entries = tuple(
         Entry(folder.parent.name, folder.name, State.READY) for folder in model_folders(models)
@@ -108,7 +120,7 @@ def open_subject(
         entry = Catalog(models, Provider.CPU, plan_for(Provider.CPU), entries).entry(wanted)
     except ModelNotFound as error:
         raise QualityError(f"{wanted} is no model, run or folder of pictures: {error}") from error
-    return _model(models / entry.name / entry.version, truncation, seed_start)
+    return models / entry.name / entry.version
 
 
 def _model(
@@ -128,8 +140,8 @@ def _model(
     manifest = model.manifest
     if manifest.input is not None:
         raise QualityError(
-            f"{manifest.name} makes its pictures of others: ganymede evaluate measures it alone, "
-            "against the true ones"
+            f"{manifest.name} makes its pictures of others: it does not compare with pictures that "
+            "were made of noise"
         )
     space = manifest.latent.truncation if manifest.latent else None
     if truncation is not None and space is None:

@@ -7,25 +7,47 @@ in, or its enlargement.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from service.runtime.manifest import GENERATOR, Quality
 from service.runtime.model import Model
 from training.data.degradations import enlarged
 from training.data.pairs import examples, examples_of_sides, held_out
-from training.previews import made_by, pixels
+from training.previews import made_by, pixels, seen
 from training.quality.errors import QualityError
 from training.quality.features import FeatureNetwork
-from training.quality.pairs import compare_pairs
+from training.quality.pairs import PairFigures, compare_pairs
+from training.quality.references import digest_of
 from training.recipe import Recipe
 from training.tasks.task import Given
 
 Pixels = NDArray[np.uint8]
 Progress = Callable[[str, int, int], None]
 
+# So many pairs, where there are as many and nothing else is said.
 MOST = 500
+# Of figures that look at the pixels themselves.
+_AS_THEY_ARE = "pixels as they are, no network"
+
+
+@dataclass(frozen=True)
+class Way:
+    """One direction of a model, measured.
+
+    `figures` are the means of what `each` says pair by pair. Pictures are ``[N, H, W, C] uint8``;
+    `given` has the size that went in, and holes in white.
+    """
+
+    direction: str
+    figures: tuple[Quality, ...]
+    each: PairFigures
+    given: Pixels
+    made: Pixels
+    wanted: Pixels
 
 
 def measure_translation(
@@ -35,18 +57,30 @@ def measure_translation(
 
     Raises QualityError where nobody knows which pictures belong together, and DataError.
     """
-    figures: list[Quality] = []
+    ways = measure_ways(recipe, model, network, progress=progress)
+    return tuple(figure for way in ways for figure in way.figures)
+
+
+def measure_ways(
+    recipe: Recipe,
+    model: Model,
+    network: FeatureNetwork,
+    samples: int = MOST,
+    progress: Progress | None = None,
+) -> tuple[Way, ...]:
+    """Measure each direction of a recipe's model by `samples` pairs, or all where there are fewer.
+
+    Raises QualityError where nobody knows which pictures belong together, and DataError.
+    """
     if model.directions:
-        source, target = examples_of_sides(recipe, MOST, matched=True)
+        source, target = examples_of_sides(recipe, samples, matched=True)
         there, back = model.directions
-        of_both = ((there, source, target), (back, target, source))
-        for direction, start, end in of_both:
-            figures += _figures(
-                recipe, model, network, Given(start), pixels(end), direction, progress
-            )
-        return tuple(figures)
-    given, wanted = examples(recipe, MOST)
-    return tuple(_figures(recipe, model, network, given, pixels(wanted), GENERATOR, progress))
+        return (
+            _way(recipe, model, network, Given(source), target, there, progress),
+            _way(recipe, model, network, Given(target), source, back, progress),
+        )
+    given, wanted = examples(recipe, samples)
+    return (_way(recipe, model, network, given, wanted, GENERATOR, progress),)
 
 
 def simplest(given: Given, channels: int, factor: int) -> tuple[str, Pixels]:
@@ -64,30 +98,29 @@ def simplest(given: Given, channels: int, factor: int) -> tuple[str, Pixels]:
     return "the mean colour in the hole", np.where(hole, np.rint(mean), same).astype(np.uint8)
 
 
-def _figures(
+def _way(
     recipe: Recipe,
     model: Model,
     network: FeatureNetwork,
     given: Given,
-    wanted: Pixels,
+    true: Tensor,
     direction: str,
     progress: Progress | None,
-) -> list[Quality]:
+) -> Way:
     manifest = model.manifest
     if manifest.input is None:
         raise QualityError(f"{manifest.name} makes no pictures of pictures")
+    wanted = pixels(true)
     name, plain = simplest(given, manifest.image.channels, manifest.input.factor)
+    suffix = f", {direction}" if model.directions else ""
+
+    def tell(stage: str) -> Callable[[int, int], None]:
+        return lambda done, total: progress(f"{stage}{suffix}", done, total) if progress else None
 
     made = made_by(model, given, direction)
-
-    def tell(done: int, total: int) -> None:
-        if progress:
-            progress(f"looking at pairs{suffix}", done, total)
-
-    suffix = f", {direction}" if model.directions else ""
-    mine, simple = (compare_pairs(each, wanted, network, tell) for each in (made, plain))
+    mine = compare_pairs(made, wanted, network, tell("looking at what was made"))
+    simple = compare_pairs(plain, wanted, network, tell(f"looking at {name}"))
     errors = [np.abs(each.astype(np.int16) - wanted).mean() / 255 for each in (made, plain)]
-    held = held_out(recipe.data)
     values = {
         "PSNR": (mine.psnr.mean(), simple.psnr.mean()),
         "SSIM": (mine.ssim.mean(), simple.ssim.mean()),
@@ -97,17 +130,20 @@ def _figures(
         ),
         "error": (errors[0], errors[1]),
     }
-    return [
+    digest = digest_of(wanted)
+    figures = tuple(
         Quality(
             metric=f"{metric}{suffix}",
             value=float(value),
             feature_network=network.title if metric.startswith("feature") else None,
-            resizing=network.resizing if metric.startswith("feature") else None,
-            reference=f"{recipe.data.title}, {held.split}",
+            resizing=network.resizing if metric.startswith("feature") else _AS_THEY_ARE,
+            reference=f"{recipe.data.title}, split {held_out(recipe.data).split}",
+            reference_sha256=digest,
             samples=len(wanted),
             reference_samples=len(wanted),
             baseline=float(plain_value),
             baseline_name=name,
         )
         for metric, (value, plain_value) in values.items()
-    ]
+    )
+    return Way(direction, figures, mine, seen(given), made, wanted)

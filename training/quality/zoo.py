@@ -143,8 +143,14 @@ def _quality(figures: tuple[Quality, ...]) -> list[str]:
     told += f", against {first.reference_samples:,} pictures of {first.reference}"
     if first.reference_sha256:
         told += f" (sha256 {first.reference_sha256[:12]})"
-    lines += ["", f"{told}. Features: {first.feature_network}"]
-    lines[-1] += f"; resized: {first.resizing}." if first.resizing else "."
+    lines += ["", f"{told}."]
+    # Of models from pictures to pictures the first figures look at the pixels alone.
+    on_features = next(
+        (f for f in figures if f.feature_network and f.metric != "class obedience"), None
+    )
+    if on_features is not None:
+        lines[-1] += f" Features: {on_features.feature_network}"
+        lines[-1] += f"; resized: {on_features.resizing}." if on_features.resizing else "."
     judge = next((f for f in figures if f.metric == "class obedience"), None)
     if judge is not None:
         lines.append(f"Class obedience by {judge.feature_network}.")

@@ -238,6 +238,10 @@ def test_recorded_figures_stand_in_manifest_and_card(models, reference, small_ne
     card = (folder / "README.md").read_text()
     assert card.count("| KID-averages |") == 1
     assert card.count("| Precision |") == 1
+    (basis,) = (line for line in card.splitlines() if line.startswith("| Measured on |"))
+    assert "seeds 0 to 299; " in basis
+    assert f"(sha256 {reference.against.sha256[:12]})" in basis
+    assert f"resized by {small_network.resizing}" in basis
     with pytest.raises(QualityError, match="another model"):
         record(models / "gan-mnist" / "1", evaluation)
 

@@ -16,11 +16,12 @@ from service.runtime.manifest import (
 from service.runtime.model import Model
 from service.runtime.sessions import ExecutionPlan, Provider
 from tests.pictures import drawn_digits
-from training.data.pictures import DataOptions
+from training.data.pictures import DataOptions, prepare
 from training.model_card import model_card
 from training.quality.classifier import ClassifierSettings
 from training.quality.errors import QualityError
 from training.quality.obedience import measure_obedience
+from training.quality.references import digest_of
 from training.recipe import load_recipe
 
 QUICK = ClassifierSettings(width=8, images=6_000)
@@ -134,6 +135,7 @@ def test_the_figure_says_all_that_is_needed_to_read_it(tmp_path, data):
     assert "right on" in figure.feature_network
     assert "60 real pictures" in figure.feature_network
     assert figure.reference == "MNIST, split train"
+    assert figure.reference_sha256 == digest_of(prepare(data).pixels)
     assert (figure.samples, figure.reference_samples) == (100, 540)
     assert ("judging generated pictures", 100) in stages
     manifest = read_manifest(folder)

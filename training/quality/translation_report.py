@@ -1,0 +1,114 @@
+"""The report of a model from pictures to pictures: one HTML file, and JSON beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from service.runtime.files import replacing
+from training.quality.features import FeatureNetwork
+from training.quality.report import log_curves, picture, rows, sheet, write_page
+from training.quality.saying import direction, said
+from training.quality.translation import Way
+
+_SHOWN = 24
+_SHOWN_ENDS = 8
+
+
+def told(ways: Sequence[Way], network: FeatureNetwork) -> dict[str, Any]:
+    """Return the means, and what they are the means of, pair by pair, for scripts."""
+    return {
+        "figures": [
+            figure.model_dump(mode="json", exclude_none=True)
+            for way in ways
+            for figure in way.figures
+        ],
+        "each": {
+            way.direction: {
+                "PSNR": way.each.psnr.tolist(),
+                "SSIM": way.each.ssim.tolist(),
+                f"feature distance-{network.name}": way.each.feature_distance.tolist(),
+            }
+            for way in ways
+        },
+    }
+
+
+def basis(ways: Sequence[Way], network: FeatureNetwork) -> list[str]:
+    """Return what every figure rests on; a line each."""
+    return [
+        *(
+            f"{figure.samples:,} pairs of {figure.reference} "
+            f"(sha256 {(figure.reference_sha256 or '')[:12]})"
+            + (f", {way.direction}" if len(ways) > 1 else "")
+            for way in ways
+            for figure in way.figures[:1]
+        ),
+        f"feature distances by {network.title}, resized: {network.resizing}; PSNR, SSIM and error "
+        "on the pixels as they are",
+    ]
+
+
+def write_translation_report(
+    path: Path,
+    title: str,
+    ways: Sequence[Way],
+    network: FeatureNetwork,
+    log: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Write ``path`` and the figures as JSON beside it; both are whole or not there."""
+    body = [f"<h1>Quality of {escape(title)}</h1>"]
+    body += [f'<p class="note">{escape(line)}</p>' for line in basis(ways, network)]
+    for way in ways:
+        body += _section(way, titled=len(ways) > 1)
+    if curves := list(log_curves(log)):
+        body += ["<h2>Training</h2>", '<div class="side">', *curves, "</div>"]
+    write_page(path, f"Quality of {title}", body)
+    with replacing(path.with_suffix(".json")) as temporary:
+        figures = {"subject": title, **told(ways, network)}
+        temporary.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def _section(way: Way, *, titled: bool) -> list[str]:
+    name = way.figures[0].baseline_name or ""
+    ranked = np.argsort(way.each.feature_distance)
+    return [
+        f"<h2>{escape(way.direction)}</h2>" if titled else "<h2>Figures</h2>",
+        rows(
+            ["figure", "", "value", name, "pairs"],
+            (
+                [
+                    figure.metric,
+                    direction(figure.metric),
+                    said(figure.metric, figure.value),
+                    said(figure.metric, figure.baseline),
+                    f"{figure.samples:,}",
+                ]
+                for figure in way.figures
+            ),
+        ),
+        '<p class="note">Side by side: what goes in, what comes out, and what should have.</p>',
+        picture(_strips(way, np.arange(min(_SHOWN, len(way.made)))), "the first, none left out"),
+        '<div class="side">',
+        picture(_strips(way, ranked[:_SHOWN_ENDS], 1), "the nearest by features"),
+        picture(_strips(way, ranked[::-1][:_SHOWN_ENDS], 1), "the farthest"),
+        "</div>",
+    ]
+
+
+def _strips(way: Way, chosen: NDArray[np.intp], in_a_row: int = 3) -> Image.Image:
+    """Lay three pictures of each pair side by side, so many pairs in a row."""
+    given, made, wanted = (each[chosen] for each in (way.given, way.made, way.wanted))
+    factor = made.shape[1] // given.shape[1]
+    given = given.repeat(factor, axis=1).repeat(factor, axis=2)
+    if given.shape[-1] == 1:
+        given = given.repeat(made.shape[-1], axis=-1)
+    strips = np.stack([given, made, wanted], axis=1)
+    return sheet(strips.reshape(-1, *made.shape[1:]), 3 * in_a_row)
