@@ -199,7 +199,7 @@ def compare(
     Example: ganymede compare gan-mnist wgan-gp-mnist --report comparison.html
     """
     from training.quality.errors import QualityError
-    from training.quality.telling import basis, comparison_table, verdicts
+    from training.quality.telling import common_basis, comparison_table, verdicts
 
     if len(subjects) < 2:
         raise QualityError("compare needs two or more; for one there is evaluate")
@@ -236,7 +236,7 @@ def compare(
         )
         return
     console = _console()
-    for line in basis(evaluations[0]):
+    for line in common_basis(evaluations):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(comparison_table(evaluations))
     for verdict in said:

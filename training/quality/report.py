@@ -24,7 +24,7 @@ from service.runtime.manifest import Quality
 from training.quality.charts import Line, chart
 from training.quality.evaluation import Evaluation, Neighbours, Shown
 from training.quality.saying import direction, said
-from training.quality.telling import basis, interval, verdicts
+from training.quality.telling import basis, common_basis, interval, verdicts
 
 # Small pictures are enlarged by whole numbers to about this many pixels a side.
 _SIDE = 64
@@ -109,16 +109,24 @@ def _comparison(evaluations: Sequence[Evaluation]) -> list[str]:
         ([m, direction(m), *(cell(each, m) for each in evaluations)] for m in metrics),
     )
     said_of = "".join(f"<li>{escape(str(verdict))}</li>" for verdict in verdicts(evaluations))
-    return ["<h2>Side by side</h2>", table, f"<ul>{said_of}</ul>"]
+    return [
+        "<h2>Side by side</h2>",
+        *_told(common_basis(evaluations)),
+        table,
+        f"<ul>{said_of}</ul>",
+    ]
 
 
-def _section(evaluation: Evaluation, shown: Shown) -> list[str]:
-    lines = basis(evaluation)
-    parts = [f"<h2>{escape(evaluation.subject)}</h2>"]
-    parts += [
+def _told(lines: Iterable[str]) -> list[str]:
+    """Return lines of text, those to beware of marked."""
+    return [
         f'<p class="{"beware" if line.startswith("beware") else "note"}">{escape(line)}</p>'
         for line in lines
     ]
+
+
+def _section(evaluation: Evaluation, shown: Shown) -> list[str]:
+    parts = [f"<h2>{escape(evaluation.subject)}</h2>", *_told(basis(evaluation))]
     parts.append(
         rows(
             ["figure", "", "value", "95% interval", "real pictures", "samples", "how to read it"],

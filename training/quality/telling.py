@@ -67,6 +67,21 @@ def basis(evaluation: Evaluation) -> list[str]:
     ]
 
 
+def common_basis(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Return what the figures of several evaluations rest on; where they differ, of each."""
+    of_each = [basis(evaluation) for evaluation in evaluations]
+    first = [f"{e.subject}: {lines[0]}" for e, lines in zip(evaluations, of_each, strict=True)]
+    if len({lines[0] for lines in of_each}) == 1:
+        first = of_each[0][:1]
+    told = [*first, *dict.fromkeys(line for lines in of_each for line in lines[1:])]
+    if len({evaluation.samples for evaluation in evaluations}) > 1:
+        told.append(
+            "beware: the Fréchet distance falls with the number of samples, which is not the same: "
+            "go by the kernel distance"
+        )
+    return told
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What two kernel distances say of two subjects."""
@@ -85,7 +100,8 @@ class Verdict:
 def verdicts(evaluations: Sequence[Evaluation]) -> list[Verdict]:
     """Hold every two evaluations' kernel distances against each other, the best first.
 
-    Raises QualityError where they do not compare: other references, networks or counts.
+    Raises QualityError where they do not compare: other references or networks. Counts may differ,
+    since the kernel distance has no bias.
     """
     for evaluation in evaluations[1:]:
         for key, title in (

@@ -16,7 +16,7 @@ from training.quality.features import FeatureNetwork
 from training.quality.recording import record
 from training.quality.references import open_reference
 from training.quality.subjects import Subject, open_subject
-from training.quality.telling import verdicts
+from training.quality.telling import basis, common_basis, verdicts
 
 QUICK = Options(samples=300, obedience=False)
 
@@ -223,6 +223,20 @@ def test_verdicts_are_sure_where_intervals_are_apart(reference, small_network):
     other = evaluations[0].model_copy(update={"reference_sha256": "0" * 64, "subject": "x"})
     with pytest.raises(QualityError, match="do not compare: they have another reference"):
         verdicts([evaluations[0], other])
+
+
+def test_a_comparison_says_what_each_rests_on_where_that_differs(reference, small_network):
+    pixels = drawn(300, seed=4)[0]
+    many, few = (
+        evaluate(pictures(pixels[:count], title), reference, small_network, QUICK)[0]
+        for count, title in ((300, "many"), (60, "few"))
+    )
+    told = common_basis([many, few])
+    assert told[:2] == ["many: 300 samples", "few: 60 samples"]
+    assert len(told) == len(set(told))
+    assert "Fréchet distance falls with the number of samples" in told[-1]
+    same = common_basis([many, many])
+    assert same == basis(many)
 
 
 def test_recorded_figures_stand_in_manifest_and_card(models, reference, small_network):
