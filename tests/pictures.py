@@ -43,3 +43,16 @@ def real_mnist() -> Path | None:
         return folder
     warnings.warn("no mnist in $GANYMEDE_DATA: drawn digits stand in for it", stacklevel=2)
     return None
+
+
+def write_coloured(folder: Path, classes: int, count: int = 100) -> Path:
+    """Write drawn digits in colours as PNG files of 32 pixels, a folder for each class."""
+    pictures, labels = drawn_digits(count, size=32)
+    rng = np.random.default_rng(0)
+    for i, (picture, digit) in enumerate(zip(pictures, labels, strict=True)):
+        label = digit % classes
+        (folder / str(label)).mkdir(parents=True, exist_ok=True)
+        colour = rng.uniform(0.3, 1, 3)
+        pixels = (picture[..., None] * colour).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / str(label) / f"{i}.png")
+    return folder

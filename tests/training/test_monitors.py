@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from tests.pictures import real_mnist
+from tests.pictures import real_mnist, write_coloured
 from training.distributed import Share
 from training.losses import adversarial_loss
 from training.monitors import Monitors, Signs, TrainingDiverged, assert_finite, level
@@ -146,6 +146,13 @@ def test_a_discriminator_wins_by_any_loss_that_has_a_bottom(loss):
 def test_a_generator_has_won_only_where_the_discriminator_never_could_tell():
     assert not Story().tell(3).tell(30, separation=0.51).said
     assert Story().tell(30, separation=0.51).rang == ["generator wins"]
+
+
+def test_a_discriminator_that_learns_slowly_is_not_beaten():
+    story = Story()
+    for separation in (0.51, 0.5, 0.53, 0.54, 0.56, 0.55, 0.58, 0.57, 0.6, 0.62, 0.6, 0.65):
+        story.tell(1, separation=separation)
+    assert not story.said
 
 
 def test_a_gradient_that_grows_step_by_step_explodes_as_well():
@@ -313,3 +320,35 @@ def test_a_sound_run_rings_no_alarm(tmp_path, digits, name):
     last = [json.loads(line) for line in run.log_path.open()][-1]
     assert last["diversity"] > 0
     assert all(math.isfinite(value) for value in last.values() if not isinstance(value, str))
+
+
+SIDES = ("width", "most")
+STYLE_SIZES = {"z_dim": 16, "w_dim": 16, "mapping_layers": 2}
+SOUND_IN_COLOUR = {
+    "stylegan2-flowers": [
+        "data.resolution=16",
+        *(f"generator.{key}={value}" for key, value in STYLE_SIZES.items()),
+        *(f"{player}.{key}=16" for player in ("generator", "discriminator") for key in SIDES),
+    ],
+    "r3gan-cifar10": [
+        "data.resolution=16",
+        *(
+            f"{player}.{key}={value}"
+            for player in ("generator", "discriminator")
+            for key, value in {"width": 16, "most": 32, "blocks": 1, "group_width": 8}.items()
+        ),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", SOUND_IN_COLOUR)
+def test_a_sound_run_by_class_in_colour_rings_no_alarm(tmp_path, name):
+    pictures = write_coloured(tmp_path / "pictures", classes=5, count=600)
+    often = ["train.images=2080", "train.log_images=192", "train.sample_images=416"]
+    small = ["classes=5", "train.batch=16", f"data.path={pictures}"]
+    run = Run(tmp_path / "run")
+    train(load_recipe(name, [*SOUND_IN_COLOUR[name], *often, *small]), run)
+    assert alarms(run) == {}
+    entries = [json.loads(line) for line in run.log_path.open()]
+    assert sum("gradient_generator" in entry for entry in entries) >= 10
+    assert sum("diversity" in entry for entry in entries) >= 5

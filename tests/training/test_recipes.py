@@ -6,7 +6,7 @@ from PIL import Image
 
 from service.runtime.model import Model
 from service.runtime.sessions import ExecutionPlan, Provider
-from tests.pictures import drawn_digits
+from tests.pictures import drawn_digits, write_coloured
 from training.export import export_run
 from training.recipe import load_recipe, shipped
 from training.run import Run
@@ -47,18 +47,6 @@ SMALL = {
 def coloured(tmp_path_factory):
     """Drawn digits in colour, a folder for each class, by how many classes there are."""
     return {count: write_coloured(tmp_path_factory.mktemp("coloured"), count) for count in (5, 10)}
-
-
-def write_coloured(folder, classes):
-    pictures, labels = drawn_digits(100, size=32)
-    rng = np.random.default_rng(0)
-    for i, (picture, digit) in enumerate(zip(pictures, labels, strict=True)):
-        label = digit % classes
-        (folder / str(label)).mkdir(exist_ok=True)
-        colour = rng.uniform(0.3, 1, 3)
-        pixels = (picture[..., None] * colour).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / str(label) / f"{i}.png")
-    return folder
 
 
 FROM_NOISE = [name for name in shipped() if load_recipe(name).picture_input is None]
