@@ -344,11 +344,11 @@ SOUND_IN_COLOUR = {
 @pytest.mark.parametrize("name", SOUND_IN_COLOUR)
 def test_a_sound_run_by_class_in_colour_rings_no_alarm(tmp_path, name):
     pictures = write_coloured(tmp_path / "pictures", classes=5, count=600)
-    often = ["train.images=2080", "train.log_images=192", "train.sample_images=416"]
+    often = ["train.images=1728", "train.log_images=192", "train.sample_images=864"]
     small = ["classes=5", "train.batch=16", f"data.path={pictures}"]
     run = Run(tmp_path / "run")
     train(load_recipe(name, [*SOUND_IN_COLOUR[name], *often, *small]), run)
     assert alarms(run) == {}
     entries = [json.loads(line) for line in run.log_path.open()]
-    assert sum("gradient_generator" in entry for entry in entries) >= 10
-    assert sum("diversity" in entry for entry in entries) >= 5
+    assert sum("gradient_generator" in entry for entry in entries) >= 9
+    assert sum("diversity" in entry for entry in entries) >= 2

@@ -108,7 +108,7 @@ def test_evaluate_measures_a_model_by_name_or_folder_and_reports_and_records_it(
 def test_a_run_from_pictures_is_exported_and_measured(evaluate, photographs, tmp_path):
     small = ["generator.width=4", "generator.dilations=[1]", "discriminator.width=4"]
     overrides = [*small, f"data.path={photographs}", "game.alone_images=4", "game.features=0"]
-    sizes = ["train.batch=4", "train.images=8", "train.log_images=4", "data.resolution=32"]
+    sizes = ["train.batch=4", "train.images=16", "train.log_images=4", "data.resolution=32"]
     run = Run(tmp_path / "run")
     train(load_recipe("inpaint-flowers", [*overrides, *sizes]), run)
     report = tmp_path / "quality.html"
