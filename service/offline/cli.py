@@ -240,8 +240,9 @@ def _carry_out(plan: _Plan) -> bool:
             f"{left:,} pictures take about {_size(expected.bytes)}, and {out} has room for "
             f"{_size(expected.free_bytes)}"
         )
+    # Here, since nothing has been begun: the same command would not go on.
+    store.assert_writable()
     try:
-        store.assert_writable()
         with ledger.locked(), _signals() as signals, teller.watching(expected, job.count - left):
             ledger.begin()
             began = time.perf_counter()

@@ -8,11 +8,20 @@ import subprocess
 import tarfile
 import time
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
 
+from service.offline import local
+from service.offline.jobs import Layout, make_job
+from service.offline.ledger import Ledger
+from service.offline.sampling import finish, left_of
+from service.offline.shards import ShardMaker
+from service.offline.stores import Store
 from service.reproduce import reproduce
+from service.runtime.model import Model
+from service.runtime.sessions import ExecutionPlan, Provider
 from tests.graphs import write_failing
 from tests.servers import ganymede
 from tests.service.offline.conftest import files_of, lines_of
@@ -174,10 +183,45 @@ def test_an_unknown_kind_of_url_is_one_line(run, tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_other_file_systems_than_this_ones(run, tmp_path):
-    """`dir::` paths and the like go through fsspec; here its local one by URL."""
+def test_where_nothing_can_be_written_a_job_is_refused(drawn_repository, tmp_path):
+    out = tmp_path / "out"
+    command = ganymede("sample", "painted", "--models", drawn_repository, "--out", out)
+    # Root may write anywhere, but no file may grow here.
+    limited = ["bash", "-c", 'ulimit -f 0; trap "" XFSZ; exec "$@"', "bash", *command]
+    done = subprocess.run(
+        [*limited, "--count", "3"], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not [path for path in out.rglob("*") if path.is_file()]
+
+
+def test_a_url_of_this_machine_is_a_folder(run, tmp_path):
     run("painted", f"file://{tmp_path}/out", "--count", "5")
     assert len(lines_of(tmp_path / "out")) == 5
+
+
+@pytest.mark.parametrize("layout", Layout)
+def test_a_store_of_objects_holds_what_a_folder_does(drawn_repository, tmp_path, layout):
+    """As `s3://` has it: no folders, no renaming. A job that was broken off there goes on."""
+    model = Model(drawn_repository / "painted-classes" / "1", Provider.CPU, ExecutionPlan(1, 1, 8))
+    job = make_job(model.manifest, count=30, classes="balanced", layout=layout, shard_size=10)
+    for url, shards in ((str(tmp_path / "out"), [0, 1, 2]), (f"memory://{layout}/out", [1])):
+        store = Store(url)
+        maker, ledger = ShardMaker(model, job, store), Ledger(store, job)
+        ledger.begin()
+        local.run(maker, shards, 2, lambda *_: None, lambda: False)
+        todo, records = left_of(job, ledger)
+        assert todo == sorted({0, 1, 2} - set(shards))
+        records += local.run(maker, todo, 2, lambda *_: None, lambda: False)
+        assert not ledger.is_complete()
+        finish(maker.painter, job, ledger, records, 1.0)
+        assert ledger.is_complete()
+    files = files_of(tmp_path / "out")
+    objects = fsspec.filesystem("memory")
+    there = {path.partition("/out/")[2]: path for path in objects.find(f"/{layout}/out")}
+    assert there.keys() == files.keys() | {"summary.json"}
+    assert {name: objects.cat_file(there[name]) for name in files} == files
 
 
 def test_events_tell_a_scheduler_how_it_goes(run, tmp_path):
