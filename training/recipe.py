@@ -74,6 +74,7 @@ _TAGS = frozenset(
         "gated",
         "resnet",
         "rrdb",
+        "srresnet",
         "unet",
         "patchgan",
     }

@@ -34,6 +34,7 @@ SMALL = {
         *("generator.width=8", "generator.growth=4", "generator.blocks=1"),
         "discriminator.width=4",
     ],
+    "srresnet": ["generator.width=4", "generator.blocks=1", "discriminator.width=4"],
     "gated": ["generator.width=4", "generator.dilations=[1]", "discriminator.width=4"],
     "r3gan": [
         f"{player}.{key}={value}"
@@ -66,10 +67,20 @@ def styles(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", FROM_PICTURES)
-def test_a_recipe_from_pictures_trains_goes_on_and_exports(tmp_path, styles, name):
-    whole = load_recipe(name)
-    overrides = [*SMALL[whole.generator.network], f"data.path={styles}", "train.batch=4"]
+# Twice the side in place of four times, and what photographs have gone through.
+TWICE = ["game.task.factor=2", "game.task.degradation=blind"]
+
+
+@pytest.mark.parametrize(
+    ("name", "wish"),
+    [
+        *((name, []) for name in FROM_PICTURES),
+        *((name, TWICE) for name in ("esrgan-flowers", "srgan-flowers")),
+    ],
+)
+def test_a_recipe_from_pictures_trains_goes_on_and_exports(tmp_path, styles, name, wish):
+    whole = load_recipe(name, wish)
+    overrides = [*SMALL[whole.generator.network], *wish, f"data.path={styles}", "train.batch=4"]
     if whole.source:
         overrides += ["data.only=red", f"source.path={styles}", "source.only=blue"]
     if getattr(whole.game, "alone_images", 0):

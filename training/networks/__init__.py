@@ -16,6 +16,7 @@ from training.networks.patchgan import PatchDiscriminatorOptions
 from training.networks.r3gan import R3GANDiscriminatorOptions, R3GANGeneratorOptions
 from training.networks.resnet import ResNetOptions
 from training.networks.rrdb import RRDBOptions
+from training.networks.srresnet import SRResNetOptions
 from training.networks.stylegan import StyleGANDiscriminatorOptions, StyleGANGeneratorOptions
 from training.networks.stylegan2 import StyleGAN2DiscriminatorOptions, StyleGAN2GeneratorOptions
 from training.networks.unet import UNetOptions
@@ -29,7 +30,7 @@ NoiseGeneratorOptions = (
     | StyleGAN2GeneratorOptions
 )
 # From pictures to pictures.
-TranslatorOptions = GatedOptions | ResNetOptions | RRDBOptions | UNetOptions
+TranslatorOptions = GatedOptions | ResNetOptions | RRDBOptions | SRResNetOptions | UNetOptions
 GeneratorOptions = Annotated[
     NoiseGeneratorOptions | TranslatorOptions, Field(discriminator="network")
 ]

@@ -80,7 +80,7 @@ class UNetOptions(Options):
                 f"{2 * 2**levels}, …; got {shape.side}"
             )
         if shape.factor != 1:
-            raise ValueError("a U-Net makes pictures as large as it is given; use rrdb")
+            raise ValueError("a U-Net makes pictures as large as it is given; use rrdb or srresnet")
         widths = [min(self.width * 2**i, self.most) for i in range(levels)]
         return UNet(shape, widths, self.normalisation, self.dropout)
 

@@ -12,6 +12,7 @@ from training.networks.patchgan import PatchDiscriminatorOptions
 from training.networks.resnet import ResNetOptions
 from training.networks.rrdb import RRDBOptions
 from training.networks.shapes import TranslationShape
+from training.networks.srresnet import SRResNetOptions
 from training.networks.unet import UNetOptions
 from training.quality.backbones import efficientnet_lite0
 
@@ -28,6 +29,8 @@ NETWORKS = {
     ),
     "rrdb 4": (RRDBOptions(network="rrdb", width=6, growth=4, blocks=1), 4),
     "rrdb 2": (RRDBOptions(network="rrdb", width=6, growth=4, blocks=1), 2),
+    "srresnet 4": (SRResNetOptions(network="srresnet", width=6, blocks=1), 4),
+    "srresnet 2": (SRResNetOptions(network="srresnet", width=6, blocks=2), 2),
     "gated": (GatedOptions(network="gated", width=4, dilations=(1, 2)), 1),
 }
 
@@ -110,9 +113,20 @@ def test_the_published_esrgan_generator_has_its_16_7_million_parameters():
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(16.70e6, rel=0.002)
 
 
-def test_an_upscaler_that_has_learned_nothing_is_cubic_interpolation():
-    _, _, network = built("rrdb 4")
-    nn.init.zeros_(network.last[-1].weight)
+def test_the_published_srgan_generator_has_its_1_5_million_parameters():
+    with torch.device("meta"):
+        options = SRResNetOptions(network="srresnet")
+        network = options.build_translator(TranslationShape(3, 3, 24, 4))
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(1.55e6, rel=0.005)
+    with pytest.raises(ValueError, match="no power of 2"):
+        options.build_translator(TranslationShape(3, 3, 24, 3))
+
+
+@pytest.mark.parametrize("name", ["rrdb 4", "srresnet 4"])
+def test_an_upscaler_that_has_learned_nothing_is_cubic_interpolation(name):
+    _, _, network = built(name)
+    *_, last = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    nn.init.zeros_(last.weight)
     images = torch.rand(1, 3, 8, 8) * 2 - 1
     smooth = nn.functional.interpolate(images, scale_factor=4.0, mode="bicubic")
     torch.testing.assert_close(network(images), smooth)
