@@ -48,8 +48,8 @@ def coloured(level: Tensor, ab: Tensor) -> Tensor:
     """Return pictures of grey levels ``[N, 1, H, W]`` and a*, b* as `chroma` gives them.
 
     Colours beyond sRGB are drawn to the grey of the same luminance, on which linear light lies on
-    a line, so that the luminance stays. Rounded to bytes its nearest grey is `level` again: a
-    rounding in a channel moves the luminance less than the same rounding of the grey.
+    a line, so that the luminance stays. Rounded to bytes it is within 0.6 of a level of grey, and
+    its nearest grey is `level` again but for one pixel in some ten thousand.
     """
     y = linear(level / 255)
     root = _root(y)

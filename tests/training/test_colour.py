@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from training.colour import CHROMA, chroma, coloured, grey_level, lightness
+from training.colour import (
+    CHROMA,
+    chroma,
+    coloured,
+    encoded,
+    grey_level,
+    lightness,
+    linear,
+)
 
 # sRGB to L*a*b* under D65, by the tables of Bruce Lindbloom's calculator, to a tenth.
 KNOWN = {
@@ -52,6 +60,9 @@ def test_the_luminance_stays_whatever_the_colours_are():
     assert float(made.min()) >= -1
     assert float(made.max()) <= 1
     shown = ((made + 1) * 127.5).round() / 127.5 - 1
+    light = linear((shown + 1) / 2)
+    luminance = 0.2126 * light[:, 0] + 0.7152 * light[:, 1] + 0.0722 * light[:, 2]
+    assert float((encoded(luminance[:, None]) * 255 - level).abs().max()) < 0.6
     apart = (grey_level(shown) - level).abs()
     assert float(apart.max()) <= 1
     assert float((apart > 0).float().mean()) < 1e-3
