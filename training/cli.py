@@ -60,7 +60,9 @@ def export(
     name: Annotated[
         str | None, typer.Option(help="The model's name.  [default: the run's]", show_default=False)
     ] = None,
-    models: Annotated[Path, typer.Option(help="The model repository.")] = Path("models"),
+    models: Annotated[
+        Path, typer.Option(help="The model repository.", envvar="GANYMEDE_MODELS")
+    ] = Path("models"),
     version: Annotated[
         str | None,
         typer.Option(help="The version.  [default: the next free number]", show_default=False),
@@ -175,7 +177,9 @@ def augment(
     truncation: Annotated[
         float | None, typer.Option(help="The model's own when not said.", show_default=False)
     ] = None,
-    models: Annotated[Path, typer.Option(help="The model repository.")] = Path("models"),
+    models: Annotated[
+        Path, typer.Option(help="The model repository.", envvar="GANYMEDE_MODELS")
+    ] = Path("models"),
 ) -> None:
     """Join real and synthetic pictures in one labelled data set that says which are which.
 

@@ -117,7 +117,13 @@ def router(queue: JobQueue, settings: Settings, find: Callable[[str], Model]) ->
         return ticket
 
     # SQLite and the disk take their time, so none of these is a coroutine.
-    @routes.post("/v1/jobs", status_code=202, summary="Begin a job", responses=_of_add())
+    @routes.post(
+        "/v1/jobs",
+        status_code=202,
+        summary="Begin a job",
+        responses=_of_add(),
+        response_model_exclude_none=True,
+    )
     def add(body: JobRequest, request: Request, response: Response) -> JobAnswer:
         model = find(body.model)
         said = body.model_dump(exclude={"model", "format", "image"})

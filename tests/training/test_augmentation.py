@@ -1,6 +1,7 @@
 """`ganymede augment` on a small real data set and a small model, and what readers make of it."""
 
 import json
+import os
 import subprocess
 
 import numpy as np
@@ -64,6 +65,13 @@ def test_real_files_are_kept_to_the_last_byte_and_synthetic_ones_can_be_made_aga
             assert reproduce(path, models).identical
     assert len({line["seed"] for line in lines if line["source"] == "synthetic"}) == 15
     assert sum(path.is_file() for path in out.rglob("*")) == 6 + 15 + 1
+
+
+def test_the_models_are_where_the_environment_says(photos, models, tmp_path):
+    command = ganymede("augment", photos, "--model", "painted-classes", "--per-class", "1")
+    environment = os.environ | {"GANYMEDE_MODELS": str(models)}
+    subprocess.run([*command, "--out", tmp_path / "more"], env=environment, check=True)
+    assert len(lines_of(tmp_path / "more")) == 6 + 3
 
 
 def test_a_synthetic_picture_is_of_its_class(run, photos, tmp_path):

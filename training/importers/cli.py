@@ -22,7 +22,9 @@ def import_(
         str | None,
         typer.Option(help="The model's name.  [default: the file's]", show_default=False),
     ] = None,
-    models: Annotated[Path, typer.Option(help="The model repository.")] = Path("models"),
+    models: Annotated[
+        Path, typer.Option(help="The model repository.", envvar="GANYMEDE_MODELS")
+    ] = Path("models"),
     version: Annotated[
         str | None,
         typer.Option(help="The version.  [default: the next free number]", show_default=False),

@@ -58,7 +58,7 @@ NetworkOption = Annotated[
         "of the FID's Inception weights."
     ),
 ]
-ModelsOption = Annotated[Path, typer.Option(help="The model repository.")]
+ModelsOption = Annotated[Path, typer.Option(help="The model repository.", envvar="GANYMEDE_MODELS")]
 SeedOption = Annotated[int, typer.Option(min=0, help="The first sample's seed.")]
 TruncationOption = Annotated[
     float | None,
