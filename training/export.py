@@ -194,11 +194,15 @@ def export_piece(piece: Piece, path: Path) -> Graph:
     graph = _without_traces(program.model_proto)
     if left := {node.op_type for node in graph.graph.node} & {"BatchNormalization"}:
         raise ExportError(f"the graph still holds {', '.join(left)}; fold it before exporting")
-    # From here on the weights are on the disk alone, where they are too many for one file.
-    save(graph, path)
-    rows = _check(path, piece, folded)
-    del graph.graph.output[len(piece.outputs) :]
-    save(graph, path)
+    with tempfile.TemporaryDirectory(prefix=".checking-", dir=path.parent) as temporary:
+        checked = Path(temporary) / path.name
+        # From here on the weights are on the disk alone, where they are too many for one file.
+        save(graph, checked)
+        rows = _check(checked, piece, folded)
+        del graph.graph.output[len(piece.outputs) :]
+        save(graph, checked)
+        for written in Path(temporary).iterdir():
+            written.replace(path.with_name(written.name))
     session = Session(path, Provider.CPU, _PLAN)
     for feeds, expected in zip((piece.feeds, *piece.other_feeds), rows, strict=True):
         for size in _batches(feeds):

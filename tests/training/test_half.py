@@ -24,7 +24,7 @@ PLAN = ExecutionPlan(workers=1, threads=1, max_rows=8)
 class Painted(nn.Module):
     """A latent of 16 values to 8×8 pictures, through weights of some size."""
 
-    def __init__(self, scale: float = 1.0) -> None:
+    def __init__(self) -> None:
         super().__init__()
         rng = torch.Generator().manual_seed(0)
         self.inner = nn.Linear(16, 64)
@@ -32,19 +32,24 @@ class Painted(nn.Module):
         for layer in (self.inner, self.outer):
             layer.weight.data = torch.randn(layer.weight.shape, generator=rng) * 0.2
             layer.bias.data = torch.randn(layer.bias.shape, generator=rng) * 0.2
-        self.outer.weight.data *= scale
 
     def forward(self, z, class_weights=None):
         return torch.tanh(self.outer(torch.tanh(self.inner(z)))).reshape(-1, 3, 8, 8)
 
 
-def write(folder, *, scale=1.0, halved=False, tell=lambda _: None):
+def write(folder, *, halved=False, tell=lambda _: None):
     source = folder / "weights.pth"
     folder.mkdir(exist_ok=True)
     source.write_bytes(b"weights")
-    rebuilt = generating("Painted", Painted(scale), 16, ImageSpec(height=8, width=8, channels=3))
+    rebuilt = generating("Painted", Painted(), 16, ImageSpec(height=8, width=8, channels=3))
     target = Target(folder / "models", "painted", half=halved)
     return write_model(source, FORMATS[0], rebuilt, target, tell=tell)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A model of the usual kind."""
+    return write(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +66,14 @@ def copied(beside, tmp_path):
     return shutil.copytree(beside, tmp_path / "painted" / "1")
 
 
-def test_weights_that_one_file_cannot_hold_are_in_one_beside_it(beside, tmp_path):
+def test_weights_that_one_file_cannot_hold_are_in_one_beside_it(beside, whole):
     entry = load_entry(beside, Provider.CPU, PLAN)
     assert entry.state is State.READY
     (graph,) = entry.manifest.graphs.values()
     assert [name for name, _ in graph.files] == ["generator.onnx", "generator.onnx.data"]
     assert (beside / "generator.onnx.data").stat().st_size >= 64 * 192 * 4
     assert (beside / "generator.onnx").stat().st_size < 16_000
-    inside = load_entry(write(tmp_path), Provider.CPU, PLAN)
+    inside = load_entry(whole, Provider.CPU, PLAN)
     np.testing.assert_array_equal(entry.model.generate([1, 2]), inside.model.generate([1, 2]))
     assert inside.manifest.graphs["generator"].data is None
     assert "data" not in json.loads((inside.model.folder / MANIFEST_FILE).read_text())["graphs"]
@@ -97,14 +102,10 @@ def test_the_models_digest_covers_them(beside):
     assert again.digest != manifest.digest
 
 
-@pytest.mark.parametrize("large", [False, True])
-def test_half_weights_take_half_the_room_and_say_what_they_change(tmp_path, monkeypatch, large):
-    whole = write(tmp_path / "whole")
-    if large:
-        monkeypatch.setattr(onnx_files, "MOST_BYTES", 4096)
+def test_half_weights_take_half_the_room_and_say_what_they_change(tmp_path, whole):
     told = []
-    halved = write(tmp_path / "half", halved=True, tell=told.append)
-    sizes = [sum(f.stat().st_size for f in each.glob("*.onnx*")) for each in (halved, whole)]
+    halved = write(tmp_path, halved=True, tell=told.append)
+    sizes = [(folder / "generator.onnx").stat().st_size for folder in (halved, whole)]
     assert sizes[0] < 0.6 * sizes[1]
     entries = [load_entry(each, Provider.CPU, PLAN) for each in (whole, halved)]
     assert [entry.state for entry in entries] == [State.READY, State.READY]
@@ -117,12 +118,29 @@ def test_half_weights_take_half_the_room_and_say_what_they_change(tmp_path, monk
     # A row is the same alone and in a batch, as it was.
     rows = [entries[1].model.generate([seed]) for seed in range(8)]
     np.testing.assert_array_equal(other, np.concatenate(rows))
+    graph = onnx.load(halved / "generator.onnx")
+    onnx.checker.check_model(graph, full_check=True)
+    kinds = {weight.data_type for weight in graph.graph.initializer if np.prod(weight.dims) >= 1024}
+    assert kinds == {onnx.TensorProto.FLOAT16}
 
 
-def test_a_weight_that_float16_cannot_hold_is_refused(tmp_path):
+def test_half_weights_may_lie_beside_the_graph_too(copied, monkeypatch):
+    monkeypatch.setattr(onnx_files, "MOST_BYTES", 4096)
+    before = (copied / "generator.onnx.data").stat().st_size
+    graphs = half.halve(copied, load_entry(copied, Provider.CPU, PLAN).manifest.graphs)
+    assert graphs["generator"].data[0].file == "generator.onnx.data"
+    assert (copied / "generator.onnx.data").stat().st_size < 0.6 * before
+
+
+def test_a_weight_that_float16_cannot_hold_is_refused(whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "painted" / "1")
+    graph = onnx.load(folder / "generator.onnx")
+    large = next(w for w in graph.graph.initializer if np.prod(w.dims) >= 1024)
+    values = onnx.numpy_helper.to_array(large) * 1e6
+    large.CopyFrom(onnx.numpy_helper.from_array(values, large.name))
+    onnx.save(graph, folder / "generator.onnx")
     with pytest.raises(ExportError, match="float16 cannot hold"):
-        write(tmp_path, scale=1e6, halved=True)
-    assert not list((tmp_path / "models").iterdir())
+        half.halve(folder, load_entry(whole, Provider.CPU, PLAN).manifest.graphs)
 
 
 def test_pictures_that_would_be_others_are_refused():
@@ -133,11 +151,3 @@ def test_pictures_that_would_be_others_are_refused():
     near.assert_good()
     with pytest.raises(ExportError, match="without --half"):
         half.Parity.of(whole, whole + 9).assert_good()
-
-
-def test_the_graph_of_half_weights_is_one_that_onnx_accepts(tmp_path):
-    folder = write(tmp_path, halved=True)
-    graph = onnx.load(folder / "generator.onnx")
-    onnx.checker.check_model(graph, full_check=True)
-    kinds = {weight.data_type for weight in graph.graph.initializer if np.prod(weight.dims) >= 1024}
-    assert kinds == {onnx.TensorProto.FLOAT16}

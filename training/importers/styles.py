@@ -70,7 +70,7 @@ def rebuilt_styles(
     """
     side = shape.height
     # An even number, few: large pictures take seconds each, at every batch size twice.
-    rows = 8 if side <= 256 else 2
+    rows = 8 if side <= 128 else 2
     centre = None
     if average is not None:
         # One average for all classes, as the authors have it.
