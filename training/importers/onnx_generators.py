@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 from onnx import ModelProto, TensorProto
 
 from service.runtime import latents
@@ -22,7 +21,6 @@ from service.runtime.manifest import (
     PictureInput,
     Task,
     Truncation,
-    file_sha256,
 )
 from service.runtime.sessions import Array, ExecutionPlan, Provider, Session
 from training.importers.chains import picture_of
@@ -52,6 +50,7 @@ from training.importers.onnx_ports import (
     z_dim,
 )
 from training.importers.onnx_wrapping import Plan, wrap
+from training.onnx_files import described, save
 
 CHECKED_BATCHES = (1, 2, 7, 32)
 _PLAN = ExecutionPlan(workers=1, threads=1, max_rows=64)
@@ -82,15 +81,8 @@ class Wrapped:
     def write(self, folder: Path) -> dict[str, Graph]:
         """Write the graph into a model folder, and return it by its role."""
         path = folder / f"{GENERATOR}.onnx"
-        onnx.save(self.model, path)
-        session = Session(path, Provider.CPU, _PLAN)
-        graph = Graph(
-            file=path.name,
-            sha256=file_sha256(path),
-            inputs=session.inputs,
-            outputs=session.outputs,
-        )
-        return {GENERATOR: graph}
+        save(self.model, path)
+        return {GENERATOR: described(path, Session(path, Provider.CPU, _PLAN))}
 
 
 def explain_graph(path: Path) -> list[str]:
