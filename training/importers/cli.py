@@ -55,7 +55,8 @@ def import_(
         str | None, typer.Option(help="After the last layer: tanh or sigmoid.")
     ] = None,
     statistics: Annotated[
-        str | None, typer.Option(help="Of batch normalisation in a U-Net: picture or running.")
+        str | None,
+        typer.Option(help="Of batch normalisation: picture, running or standing (see the docs)."),
     ] = None,
     latent: Annotated[
         str | None,

@@ -15,7 +15,12 @@ from torch.nn import functional as F
 from training.importers.errors import Unsuitable
 from training.importers.filled import Tensors, convolution, transposed
 from training.importers.formats import Format, Rebuilt, Said, generating, square
-from training.importers.linear_attention import ChannelNorm, LinearAttention, WindowAttention
+from training.importers.linear_attention import (
+    ChannelNorm,
+    LinearAttention,
+    WindowAttention,
+    over_channels,
+)
 from training.importers.lucidrains import Blurred
 from training.importers.weights import Network
 
@@ -133,7 +138,7 @@ class LightweightGenerator(nn.Module):
         class_weights: Tensor | None = None,  # noqa: ARG002 - as all generators have it
     ) -> Tensor:
         x = F.glu(self.norm(self.begin(z[:, :, None, None])), dim=1)
-        x = x / x.square().sum(1, keepdim=True).sqrt().clamp(min=1e-12)
+        x = x / over_channels(x.square()).sqrt().clamp(min=1e-12)
         weights: dict[int, Tensor] = {}
         for i, (attention, doubling) in enumerate(zip(self.attention, self.doubling, strict=True)):
             x = doubling(attention(x))

@@ -28,9 +28,16 @@ class ChannelNorm(nn.Module):
         self.register_buffer("bias", tensors[f"{path}.b"])
 
     def forward(self, x: Tensor) -> Tensor:
-        centred = x - x.mean(1, keepdim=True)
-        variance = centred.square().mean(1, keepdim=True)
+        centred = x - over_channels(x) / x.shape[1]
+        variance = over_channels(centred.square()) / x.shape[1]
         return centred / (variance + _EPS).sqrt() * self.gain + self.bias
+
+
+def over_channels(x: Tensor) -> Tensor:
+    """Return the sum ``[N, 1, H, W]`` over the channels of ``[N, C, H, W]``."""
+    # As a convolution, whose rows are the same at any batch in ONNX Runtime; those of a sum over
+    # this axis are not.
+    return F.conv2d(x, x.new_ones((1, x.shape[1], 1, 1)))
 
 
 class LinearAttention(nn.Module):
@@ -68,22 +75,24 @@ class WindowAttention(nn.Module):
         self.width = self.query.out_channels // _HEADS
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2:]
+        count, (height, width) = x.shape[0], x.shape[2:]
         key, value = self.key_value(x).chunk(2, dim=1)
-        shape = (x.shape[0], _HEADS, self.width, height, width)
-        query = self.query(x).reshape(shape) * self.width**-0.5
-        keys, values = (self._around(each, shape) for each in (key, value))
-        # Beyond the edge keys are nought and are looked at all the same.
-        looks = torch.stack([(query * each).sum(2) for each in keys], dim=2).softmax(dim=2)
-        seen = torch.stack([looks[:, :, i, None] * each for i, each in enumerate(values)]).sum(0)
-        return seen.reshape(x.shape[0], -1, height, width)
+        query = self.query(x).reshape(count, _HEADS, self.width, 1, height * width)
+        # [N, heads, places, 1, D] with [N, heads, places, D, 9]; beyond the edge keys are nought,
+        # and are looked at all the same.
+        asked = query.permute(0, 1, 4, 3, 2) * self.width**-0.5
+        looks = (asked @ self._around(key)).softmax(dim=-1)
+        seen: Tensor = looks @ self._around(value).transpose(3, 4)
+        return seen.permute(0, 1, 4, 3, 2).reshape(count, -1, height, width)
 
-    def _around(self, x: Tensor, shape: tuple[int, ...]) -> list[Tensor]:
-        """Return the nine neighbours of each place, row by row."""
-        height, width = shape[3:]
+    def _around(self, x: Tensor) -> Tensor:
+        """Return the nine neighbours of each place, row by row, ``[N, heads, places, D, 9]``."""
+        height, width = x.shape[2:]
         padded = F.pad(x, (1, 1, 1, 1))
-        return [
-            padded[:, :, i : i + height, j : j + width].reshape(shape)
+        shape = (x.shape[0], _HEADS, self.width, height * width)
+        neighbours = [
+            padded[:, :, i : i + height, j : j + width].reshape(shape).transpose(2, 3)
             for i in range(3)
             for j in range(3)
         ]
+        return torch.stack(neighbours, dim=-1)

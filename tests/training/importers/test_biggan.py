@@ -168,7 +168,7 @@ def test_a_biggan_makes_the_pictures_of_its_weights(tmp_path):
 
 
 def test_a_biggan_deep_makes_the_pictures_of_its_weights(tmp_path):
-    shapes, z = biggan_shapes([16, 8], 1, deep=True)
+    shapes, z = biggan_shapes([16, 8], 9, deep=True)
     tensors = weights(shapes)
     torch.save({f"module.{name}": value for name, value in tensors.items()}, tmp_path / "G.pth")
     said = Said(class_names=("cat", "dog", "car"))

@@ -100,7 +100,7 @@ def latent(seed):
 
 
 def test_each_row_is_truncated_by_its_own_value(tmp_path):
-    tensors = published([16, 8], 1)
+    tensors = published([16, 8], 9)
     torch.save(tensors, tmp_path / "pytorch_model.bin")
     best, model = imported(tmp_path / "pytorch_model.bin", tmp_path / "models")
     assert best.format.name == "pytorch-pretrained-biggan"
