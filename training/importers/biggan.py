@@ -25,8 +25,8 @@ from training.importers.class_conditional import (
     standing,
     with_fixed_statistics,
 )
-from training.importers.errors import Unsuitable
-from training.importers.formats import Format, Rebuilt, Said, class_names, generating, square
+from training.importers.errors import MISFITS, Unsuitable
+from training.importers.formats import Format, Rebuilt, Said, class_names, generating, runs, square
 from training.importers.spectral import folded
 from training.importers.weights import Network
 
@@ -78,10 +78,9 @@ class BigGan(Format):
 
     def rebuild(self, network: Network, said: Said) -> Rebuilt:
         """Build the generator: sides, widths and chunks are in the shapes. Raises Unsuitable."""
-        tensors = folded(network.tensors)
         try:
-            return self._rebuilt(tensors, said)
-        except (KeyError, RuntimeError) as error:
+            return runs(self._rebuilt(folded(network.tensors), said))
+        except MISFITS as error:
             raise Unsuitable(f"its tensors do not fit together: {error}") from error
 
     def _rebuilt(self, tensors: dict[str, Tensor], said: Said) -> Rebuilt:

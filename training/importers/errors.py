@@ -19,3 +19,7 @@ class Unsuitable(Exception):
 
 class Unsaid(ImportFailed):
     """Something that no tensor tells, and that a flag has to say."""
+
+
+# What tensors lead to that have the names of a format and not its shapes.
+MISFITS = (KeyError, IndexError, RuntimeError, ValueError, ArithmeticError)

@@ -196,6 +196,18 @@ def checked_rows(side: int) -> int:
     return CHECKED_LATENTS if side <= 64 else 32 if side <= 128 else 8 if side <= 256 else 3
 
 
+def runs(rebuilt: Rebuilt) -> Rebuilt:
+    """Return what was rebuilt, after a row has gone through it.
+
+    Layers that are filled one by one are held against each other by nothing else. Raises
+    RuntimeError where tensors do not fit together.
+    """
+    with torch.no_grad():
+        for piece in rebuilt.pieces:
+            piece.module(**{name: feed[:1] for name, feed in piece.feeds.items()})
+    return rebuilt
+
+
 class ServedPictures(nn.Module):
     """``image`` [N, H, W, C] uint8 to ``pixels`` [N, H', W', C'] uint8 by a network that has ranges
     of its own; and the pictures before the cast, in [-1, 1].

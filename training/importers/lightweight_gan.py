@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.importers.errors import Unsuitable
+from training.importers.errors import MISFITS, Unsuitable
 from training.importers.filled import Tensors, convolution, transposed
-from training.importers.formats import Format, Rebuilt, Said, generating, square
+from training.importers.formats import Format, Rebuilt, Said, generating, runs, square
 from training.importers.linear_attention import (
     ChannelNorm,
     LinearAttention,
@@ -175,22 +175,26 @@ class LightweightGan(Format):
                 for name in tensors
                 if (found := re.match(r"layers\.(\d+)\.0\.0\.net\.0\.weight", name))
             )
-            generator = LightweightGenerator(tensors, layers)
-        except (KeyError, RuntimeError, ValueError) as error:
+            return runs(_rebuilt(tensors, layers))
+        except MISFITS as error:
             raise Unsuitable(f"its tensors do not fit together: {error}") from error
-        looks = [
-            f"{4 * 2**i}×{4 * 2**i}"
-            for i, attention in enumerate(generator.attention)
-            if isinstance(attention, Attended)
-        ]
-        return generating(
-            "FastGAN (lightweight-gan)",
-            generator,
-            tensors["initial_conv.0.weight"].shape[0],
-            square(4 * 2**layers, tensors["out_conv.weight"].shape[0]),
-            told=[
-                ("attention at", ", ".join(looks) or "no side"),
-                ("excitations", str(len(generator.excitation))),
-            ],
-            notes=["Noise is that of a fixed seed, so that a picture depends on its latent alone."],
-        )
+
+
+def _rebuilt(tensors: Tensors, layers: int) -> Rebuilt:
+    generator = LightweightGenerator(tensors, layers)
+    looks = [
+        f"{4 * 2**i}×{4 * 2**i}"
+        for i, attention in enumerate(generator.attention)
+        if isinstance(attention, Attended)
+    ]
+    return generating(
+        "FastGAN (lightweight-gan)",
+        generator,
+        tensors["initial_conv.0.weight"].shape[0],
+        square(4 * 2**layers, tensors["out_conv.weight"].shape[0]),
+        told=[
+            ("attention at", ", ".join(looks) or "no side"),
+            ("excitations", str(len(generator.excitation))),
+        ],
+        notes=["Noise is that of a fixed seed, so that a picture depends on its latent alone."],
+    )

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from service.runtime.manifest import LatentSpace, Truncation
 from training.graphs import pieces, style_space
-from training.importers.errors import Unsuitable
+from training.importers.errors import MISFITS, Unsuitable
 from training.importers.filled import Tensors, convolution, linear, transposed
-from training.importers.formats import Format, Rebuilt, Said, checked_rows, square
+from training.importers.formats import Format, Rebuilt, Said, checked_rows, runs, square
 from training.importers.linear_attention import ChannelNorm, LinearAttention
 from training.importers.weights import Network
 from training.networks.styles import StyleGenerator
@@ -217,8 +217,8 @@ class LucidrainsStyleGan2(Format):
     def rebuild(self, network: Network, said: Said) -> Rebuilt:
         """Build the network. Raises Unsuitable."""
         try:
-            return self._rebuilt(network, said.config)
-        except (KeyError, RuntimeError, ValueError) as error:
+            return runs(self._rebuilt(network, said.config))
+        except MISFITS as error:
             raise Unsuitable(f"its tensors do not fit together: {error}") from error
 
     def _rebuilt(self, network: Network, config: Mapping[str, object]) -> Rebuilt:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from training.importers.biggan import attention_sides, bottlenecks
 from training.importers.class_conditional import Builder, ClassConditionalGenerator, Names
-from training.importers.errors import Unsuitable
-from training.importers.formats import Format, Rebuilt, Said, class_names, generating, square
+from training.importers.errors import MISFITS, Unsuitable
+from training.importers.formats import Format, Rebuilt, Said, class_names, generating, runs, square
 from training.importers.spectral import folded
 from training.importers.weights import Network
 
@@ -137,10 +137,9 @@ class PretrainedBigGan(Format):
 
     def rebuild(self, network: Network, said: Said) -> Rebuilt:
         """Build the generator: sides and widths are in the shapes. Raises Unsuitable."""
-        tensors = folded(network.tensors)
         try:
-            return self._rebuilt(tensors, said)
-        except (KeyError, RuntimeError) as error:
+            return runs(self._rebuilt(folded(network.tensors), said))
+        except MISFITS as error:
             raise Unsuitable(f"its tensors do not fit together: {error}") from error
 
     def _rebuilt(self, tensors: dict[str, Tensor], said: Said) -> Rebuilt:
@@ -149,7 +148,8 @@ class PretrainedBigGan(Format):
         z_dim = tensors["generator.gen_z.weight"].shape[1] - embedded
         tensors = _arranged(tensors, z_dim)
         build = _Builder(tensors, _NAMES)
-        build.eps = float(said.config.get("eps", _EPS))
+        eps = said.config.get("eps")
+        build.eps = eps if isinstance(eps, float) else _EPS
         paths = [f"blocks.{i}.0" for i in sorted(_numbers(tensors))]
         blocks, stages, count = bottlenecks(
             build, paths, said.side, _NAMES.attention[0] + ".weight"

@@ -20,8 +20,8 @@ from training.importers.class_conditional import (
     Names,
     PlainEnd,
 )
-from training.importers.errors import Unsaid, Unsuitable
-from training.importers.formats import Format, Rebuilt, Said, latent
+from training.importers.errors import MISFITS, Unsaid, Unsuitable
+from training.importers.formats import Format, Rebuilt, Said, latent, runs
 from training.importers.spectral import folded
 from training.importers.weights import Network
 
@@ -77,10 +77,9 @@ class StudioGan(Format):
 
     def rebuild(self, network: Network, said: Said) -> Rebuilt:
         """Build the generator of the backbone that the names tell. Raises Unsuitable, Unsaid."""
-        tensors = folded(network.tensors, transposed=r"deconv")
         try:
-            return self._rebuilt(tensors, said)
-        except (KeyError, RuntimeError) as error:
+            return runs(self._rebuilt(folded(network.tensors, transposed=r"deconv"), said))
+        except MISFITS as error:
             raise Unsuitable(f"its tensors do not fit together: {error}") from error
 
     def _rebuilt(self, tensors: dict[str, Tensor], said: Said) -> Rebuilt:

@@ -1,3 +1,4 @@
+import contextlib
 from itertools import pairwise
 
 import numpy as np
@@ -235,3 +236,17 @@ def test_a_depth_that_shapes_do_not_tell_is_asked_for(tmp_path):
     with pytest.raises(UserError, match="--side"):
         recognised(tmp_path / "G_ema.pth")
     assert recognised(tmp_path / "G_ema.pth", Said(side=8)).rebuilt.image.height == 8
+
+
+def test_tensors_of_other_shapes_or_none_are_told(tmp_path):
+    shapes, _ = biggan_shapes([8, 8], 0)
+    tensors = weights(shapes)
+    for name, value in list(tensors.items())[::5]:
+        others = [value[..., :-1]] if value.ndim else []
+        for other in [*others, value[..., None, None], torch.zeros(0)]:
+            torch.save(tensors | {name: other}, tmp_path / "G_ema.pth")
+            with contextlib.suppress(UserError):
+                recognised(tmp_path / "G_ema.pth")
+    torch.save(tensors | {"output_layer.2.weight": torch.zeros(3, 7, 3, 3)}, tmp_path / "G_ema.pth")
+    with pytest.raises(UserError, match="do not fit together"):
+        recognised(tmp_path / "G_ema.pth")
