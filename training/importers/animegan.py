@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from service.runtime.manifest import PictureInput
-from training.importers.formats import Format, Rebuilt, Said, load, translating
+from training.importers.formats import Format, Rebuilt, Said, load, side_of, translating
 from training.importers.rrdb import square_channels
 from training.importers.weights import Network
 
@@ -100,7 +100,7 @@ class AnimeGan(Format):
         )
         # At a quarter of the side a pixel is reflected: there have to be two.
         given = PictureInput(
-            channels=square_channels(channels), side=said.side or 256, multiple=4, least=8
+            channels=square_channels(channels), side=side_of(said, 256, 4), multiple=4, least=8
         )
         return translating(
             "Photographs to drawings, by AnimeGANv2",

@@ -198,10 +198,16 @@ def _slug(file: Path) -> str:
 
 
 def _names(said: str | None) -> tuple[str, ...]:
+    from training.importers.errors import ImportFailed, one_line
+
     if not said:
         return ()
-    path = Path(said)
-    text = path.read_text() if path.is_file() else said.replace(",", "\n")
+    # A thousand names are no path, whose length has an end.
+    path = Path(said) if len(said) < 256 and "\0" not in said else None
+    try:
+        text = path.read_text() if path and path.is_file() else said.replace(",", "\n")
+    except (OSError, ValueError) as error:
+        raise ImportFailed(f"--class-names {said}: {one_line(error)}") from error
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from service.runtime.manifest import PictureInput
 from training.importers.errors import Unsuitable
-from training.importers.formats import Format, Rebuilt, Said, load, translating
+from training.importers.formats import Format, Rebuilt, Said, load, side_of, translating
 from training.importers.rrdb import square_channels
 from training.importers.weights import Network
 
@@ -60,7 +60,7 @@ class Compact(Format):
         convolutions = len(numbers) // 2 + 1
         given = PictureInput(
             channels=square_channels(channels),
-            side=said.side or 64,
+            side=side_of(said, 64),
             factor=factor,
             reach=convolutions,
         )

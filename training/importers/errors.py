@@ -5,6 +5,12 @@ from __future__ import annotations
 from service.runtime.errors import UserError
 
 
+def one_line(error: Exception) -> str:
+    """Return the first line of what a library's error says: the others are for its authors."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].strip()[:200] if lines else type(error).__name__
+
+
 class ImportFailed(UserError):
     """The file cannot be imported; nothing was written."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,6 @@ from training.importers.weights import natural
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _PICKLE = b"\x80"
 _ZIP = b"PK\x03\x04"
-_MOST_HEADER = 100 * 2**20
 # What trainings save beside weights, and what runs nothing when it is built.
 _HARMLESS: list[Any] = [
     argparse.Namespace,
@@ -68,9 +68,11 @@ def read_file(path: Path) -> Any:
 def _read_archive(path: Path) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
-        raise ImportFailed(f"{path} is a broken archive: {error}") from error
+            members = archive.infolist()
+    except Exception as error:
+        # Mutated archives fail in as many ways as files do.
+        raise ImportFailed(f"{path} is a broken archive: {_short(error)}") from error
+    names = [member.filename for member in members]
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
         raise Refused(
             f"{path} is a TorchScript archive: it holds code, and code is not run here; save the "
@@ -78,6 +80,14 @@ def _read_archive(path: Path) -> Any:
         )
     if not any(name.endswith("data.pkl") for name in names):
         raise ImportFailed(f"{path} is an archive without a checkpoint in it (no data.pkl)")
+    # PyTorch stores, and what is packed may unpack to more than there is memory for.
+    packed = [member for member in members if member.compress_type != zipfile.ZIP_STORED]
+    if packed or sum(member.file_size for member in members) > path.stat().st_size:
+        name = packed[0].filename if packed else names[0]
+        raise ImportFailed(
+            f"{path}: {name!r:.80} in it is compressed, which no torch.save does; load it and save "
+            "it again"
+        )
     return _read_torch(path, mmap=True)
 
 
@@ -90,7 +100,9 @@ def _is_legacy(path: Path) -> bool:
 
 def _read_torch(path: Path, *, mmap: bool) -> Any:
     try:
-        with safe_globals(_HARMLESS):
+        with safe_globals(_HARMLESS), warnings.catch_warnings():
+            # Of protocols and storages that are old: nothing that a user could mend.
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except MemoryError as error:
         raise ImportFailed(f"{path} asks for more memory than there is") from error
@@ -106,18 +118,19 @@ def _read_torch(path: Path, *, mmap: bool) -> Any:
 
 
 def _unsafe_names(path: Path, error: Exception) -> list[str]:
-    named = re.search(r"(?:GLOBAL|global:?) ([\w.]+)", str(error))
+    named = re.search(r"GLOBAL ([\w.]+) (?:was not|whose module)", str(error))
     try:
         with safe_globals(_HARMLESS):
             found = get_unsafe_globals_in_checkpoint(path)
     except Exception:  # noqa: BLE001 - as above
         found = []
-    return sorted(found) or ([named.group(1)] if named and "." in named.group(1) else [])
+    return sorted(found) or ([named.group(1)] if named else [])
 
 
 def _short(error: Exception) -> str:
     """The first sentence of an error: PyTorch's go on for a page."""
-    text = str(error).strip() or type(error).__name__
+    # What its reader of weights found wrong stands after how to do without it.
+    text = str(error).rpartition("WeightsUnpickler error: ")[2].strip() or type(error).__name__
     return text.splitlines()[0].split(". ")[0][:200]
 
 

@@ -28,6 +28,9 @@ from training.graphs import CHECKED_LATENTS, Piece, pieces
 from training.importers.errors import Unsaid, Unsuitable
 from training.importers.weights import Network
 
+# Of pictures that go in or come out, in pixels.
+_LONGEST_SIDE = 2**14
+
 
 @dataclass(frozen=True)
 class Said:
@@ -241,13 +244,14 @@ def translating(
     notes: Sequence[str] = (),
 ) -> Rebuilt:
     """Return a network from pictures ``[N, C, h, w]`` to pictures, with the ranges of both."""
-    served = ServedPictures(network.eval(), goes_in, comes_out).eval()
     side = given.side * given.factor
+    image = image_spec(side, side, channels)
+    served = ServedPictures(network.eval(), goes_in, comes_out).eval()
     return Rebuilt(
         summary=summary,
         task=task,
         pieces=[_picture_piece(served, given)],
-        image=image_spec(side, side, channels),
+        image=image,
         told=told,
         notes=notes,
         input=given,
@@ -277,8 +281,27 @@ def _picture_piece(served: nn.Module, given: PictureInput) -> Piece:
     )
 
 
+def side_of(said: Said, usual: int, multiple: int = 1) -> int:
+    """Return the side of the pictures that go in: what was said, else near the usual one.
+
+    Raises Unsaid for one that the network cannot take, Unsuitable where that is beyond serving.
+    """
+    if multiple > _LONGEST_SIDE:
+        raise Unsuitable(f"it takes pictures in steps of {multiple:,} pixels")
+    if said.side is None:
+        return -(-usual // multiple) * multiple
+    if said.side % multiple or said.side > _LONGEST_SIDE:
+        raise Unsaid(f"--side {said.side}: it is a multiple of {multiple}, up to {_LONGEST_SIDE}")
+    return said.side
+
+
 def image_spec(height: int, width: int, channels: int) -> ImageSpec:
-    """Return the manifest's words for pictures. Raises Unsuitable."""
+    """Return the manifest's words for pictures. Raises Unsuitable.
+
+    To be asked before anything of that size is made: a few small layers can say any size.
+    """
+    if not (0 < height <= _LONGEST_SIDE and 0 < width <= _LONGEST_SIDE):
+        raise Unsuitable(f"pictures of {width:,}×{height:,} are not served")
     if channels not in (1, 3, 4):
         raise Unsuitable(f"pictures of {channels} channels are not served")
     return ImageSpec(height=height, width=width, channels=channels)

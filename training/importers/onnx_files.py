@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnx.inliner import inline_local_functions
 
-from training.importers.errors import ImportFailed, Refused
+from training.importers.errors import ImportFailed, Refused, one_line
 
 # What one protobuf message may hold.
 _MOST_BYTES = 2**31 - 1
@@ -73,7 +73,7 @@ def read_graph(path: Path) -> ModelProto:
         onnx.checker.check_model(model)
     except Exception as error:
         # The checker is C++ and raises what it likes; a mutated file leads to any of it.
-        raise ImportFailed(f"{path} is no valid ONNX: {_first_line(error)}") from error
+        raise ImportFailed(f"{path} is no valid ONNX: {one_line(error)}") from error
     for node in _nodes(model):
         if node.op_type in _RANDOM or _in_training(node):
             raise Refused(
@@ -230,8 +230,3 @@ def _check_size(model: ModelProto, path: Path) -> None:
         raise ImportFailed(f"{path}: its functions call each other without end") from error
     if whole > _MOST_NODES:
         raise ImportFailed(f"{path} has {whole:,} operators, more than a generator has")
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__

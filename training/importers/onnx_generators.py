@@ -223,6 +223,7 @@ def _given(plan: Plan) -> PictureInput | None:
         raise ImportFailed(
             f"it takes pictures of {plan.ports['image'].says}; squares or any size are served"
         )
+    image_spec(height, width, channels)
     return PictureInput(channels=channels, side=height, fixed=True, masked=masked)
 
 
@@ -251,7 +252,8 @@ def _feeds(
         elif name == CLASS_INDEX:
             made[name] = np.arange(count) % plan.classes
         else:
-            made[name] = np.eye(plan.classes, dtype=np.float32)[np.arange(count) % plan.classes]
+            made[name] = np.zeros((count, plan.classes), np.float32)
+            made[name][np.arange(count), np.arange(count) % plan.classes] = 1
     return made
 
 

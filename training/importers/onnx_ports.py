@@ -20,6 +20,8 @@ INPUTS = ("z", CLASS_INDEX, CLASS_WEIGHTS, "truncation", "image", "mask")
 PIXELS = "pixels"
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 _WHOLE = (TensorProto.INT64, TensorProto.INT32)
+_MOST_NUMBERS = 2**20
+_MOST_CLASSES = 2**16
 # What may stand between a graph's last activation and its output without changing a value.
 _PASSED = ("Identity", "Transpose", "Reshape", "Cast", "Squeeze", "Unsqueeze", "Flatten")
 
@@ -219,7 +221,10 @@ def z_dim(port: Port, wishes: Wishes) -> int:
         if wishes.z_dim is None:
             raise Unsaid(f"{port.says} does not tell how many numbers z has: --z-dim")
         return wishes.z_dim
-    return math.prod(side for side in sides if side)
+    numbers = math.prod(side for side in sides if side)
+    if numbers > _MOST_NUMBERS:
+        raise Unsaid(f"{port.says} cannot be z: it has {numbers:,} numbers")
+    return numbers
 
 
 def class_count(said: Mapping[str, Port], wishes: Wishes) -> int:
@@ -229,6 +234,8 @@ def class_count(said: Mapping[str, Port], wishes: Wishes) -> int:
         return 0
     told = wishes.said.classes or len(wishes.said.class_names) or None
     sides = [side for side in port.shape[1:] if side != 1] if port else []
+    if max(told or 0, *(side or 0 for side in sides), 0) > _MOST_CLASSES:
+        raise Unsaid("there are more classes than can be told apart")
     if len(sides) == 1 and sides[0] is not None:
         if told not in (None, sides[0]):
             raise Unsaid(f"--classes {told}: {port.says if port else ''} has {sides[0]}")

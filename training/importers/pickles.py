@@ -23,6 +23,8 @@ from training.importers.errors import ImportFailed, Refused
 from training.importers.weights import Network
 
 _DEEPEST = 64
+# A module may be in a file once and stand in two places, and so on within it.
+_MOST_MODULES = 10_000
 
 
 class Module:
@@ -218,7 +220,7 @@ def _collect(
     depth: int,
 ) -> None:
     """Gather the tensors by name, and by path what else the modules say of themselves."""
-    if depth > _DEEPEST:
+    if depth > _DEEPEST or len(modules) > _MOST_MODULES:
         raise pickle.UnpicklingError("modules within modules without end")
     state = module.state
     said: dict[str, Any] = {"class": module.kind}

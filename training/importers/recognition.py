@@ -9,7 +9,7 @@ from training.importers.animegan import AnimeGan
 from training.importers.biggan import BigGan, BigGanDeep
 from training.importers.chains import DcganChain, MlpChain
 from training.importers.compact import Compact
-from training.importers.errors import ImportFailed, Unsuitable
+from training.importers.errors import ImportFailed, Unsuitable, one_line
 from training.importers.formats import Fit, Format, Rebuilt, Said
 from training.importers.lightweight_gan import LightweightGan
 from training.importers.lucidrains import LucidrainsStyleGan2
@@ -46,6 +46,7 @@ FORMATS: tuple[Format, ...] = (
     MlpChain(),
 )
 _NEAREST = 3
+_MISSHAPEN = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 _NEARLY = 0.6
 
 
@@ -93,6 +94,9 @@ def _attempt(network: Network, form: Format, said: Said) -> Attempt:
                 return Attempt(network, form, fit, form.rebuild(peeled, said))
             except Unsuitable as error:
                 fit = replace(fit, reason=str(error))
+            except _MISSHAPEN as error:
+                # Names that are all there, on tensors of other shapes than any such network has.
+                fit = replace(fit, reason=f"its tensors do not fit together: {one_line(error)}")
         if (fit.share, fit.reason is not None) > (best.fit.share, best.fit.reason is not None):
             best = Attempt(network, form, fit)
     return best

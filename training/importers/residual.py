@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from service.runtime.manifest import PictureInput
 from training.importers.chains import copy_into
 from training.importers.errors import Unsuitable
-from training.importers.formats import Format, Rebuilt, Said, translating
+from training.importers.formats import Format, Rebuilt, Said, side_of, translating
 from training.importers.weights import Layer, Network, known_layers
 
 
@@ -79,7 +79,7 @@ class ResidualTranslator(Format):
         reach = 3 + 2**halvings * (2 * blocks + 2) + 3 if batch else None
         given = PictureInput(
             channels=channels,
-            side=said.side or 256,
+            side=side_of(said, 256, 2**halvings),
             multiple=2**halvings,
             # Its blocks reflect a pixel at the smallest side.
             least=2 * 2**halvings,

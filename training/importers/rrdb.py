@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from service.runtime.manifest import PictureInput
 from training.importers.errors import Unsuitable
-from training.importers.formats import Fit, Format, Rebuilt, Said, load, translating
+from training.importers.formats import Fit, Format, Rebuilt, Said, load, side_of, translating
 from training.importers.weights import Network
 
 _SLOPE = 0.2
@@ -148,7 +148,7 @@ class Rrdb(Format):
         built = RRDBNet(seen, made, width, growth, blocks, doublings, fold)
         given = PictureInput(
             channels=square_channels(made),
-            side=said.side or 64,
+            side=side_of(said, 64, fold),
             multiple=fold,
             factor=factor,
             reach=fold * (15 * blocks + 8),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from service.runtime.manifest import PictureInput
 from training.importers.errors import Unsuitable
-from training.importers.formats import Format, Rebuilt, Said, load, translating
+from training.importers.formats import Format, Rebuilt, Said, load, side_of, translating
 from training.importers.rrdb import square_channels
 from training.importers.weights import Network
 
@@ -98,7 +98,7 @@ class Srgan(Format):
         built = SrganGenerator(channels, width, blocks, doublings, normalised=normalised)
         given = PictureInput(
             channels=square_channels(channels),
-            side=said.side or 32,
+            side=side_of(said, 32),
             factor=2**doublings,
             reach=4 + 2 * blocks + 1 + doublings + 4,
         )

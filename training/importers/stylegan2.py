@@ -122,6 +122,7 @@ class NvidiaStyleGan2(Format):
         channels = tensors["synthesis.b4.torgb.weight"].shape[0]
         shape = ImageShape(height=sides[-1], width=sides[-1], channels=channels)
         w_dim = tensors["synthesis.b4.conv1.affine.weight"].shape[1]
+        square(shape.height, channels)
         synthesis = SynthesisNetwork(shape, widths, w_dim)
         synthesis.constant.data.copy_(tensors["synthesis.b4.const"].float()[None])
         layers = [("b4.conv1", synthesis.first)]
@@ -180,6 +181,7 @@ class RosinalityStyleGan2(Format):
         side = 4 * 2**doublings
         shape = ImageShape(height=side, width=side, channels=channels)
         w_dim = tensors["conv1.conv.modulation.weight"].shape[1]
+        square(shape.height, channels)
         synthesis = SynthesisNetwork(shape, widths, w_dim)
         synthesis.constant.data.copy_(tensors["input.input"].float())
         layers = [("conv1", synthesis.first)]

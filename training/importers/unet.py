@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from service.runtime.manifest import PictureInput
 from training.importers.chains import copy_into
 from training.importers.errors import Unsaid, Unsuitable
-from training.importers.formats import Format, Rebuilt, Said, translating
+from training.importers.formats import Format, Rebuilt, Said, side_of, translating
 from training.importers.weights import Layer, Network, known_layers
 
 
@@ -88,7 +88,7 @@ class UNetTranslator(Format):
         multiple = 2**levels
         given = PictureInput(
             channels=channels,
-            side=said.side or multiple,
+            side=side_of(said, multiple, multiple),
             multiple=multiple,
             reach=3 * multiple if running else None,
         )

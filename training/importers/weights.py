@@ -7,11 +7,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from training.importers.errors import Unsuitable
+from training.importers.errors import ImportFailed, Unsuitable
 
 _DEEPEST = 4
+# A dictionary may be in a file once and be named a thousand times, and so on within it: what is
+# walked through is bounded, and not only what is read.
+_MOST_ENTRIES = 200_000
+_MOST_NETWORKS = 64
+_LONGEST_NAME = 500
+_MOST_WRAPPERS = 8
 # Parts of a training's state that hold tensors and are no network.
 _NO_NETWORKS = re.compile(r"optim|sched|scaler|rng|ada_aug|^state$|param_groups|callbacks|loops")
 # Averaged weights are those that make the better pictures, and what every author samples with.
@@ -56,7 +63,7 @@ class Network:
         they like.
         """
         network = self
-        while True:
+        for _ in range(_MOST_WRAPPERS):
             yield network
             first = {name.partition(".")[0] for name in network.tensors}
             if len(first) != 1 or not all("." in name for name in network.tensors):
@@ -70,17 +77,31 @@ class Network:
         return [self.within(name) for name in names] if len(names) > 1 else []
 
 
-def networks(tree: Any, name: str = "", depth: int = 0) -> list[Network]:
-    """Return the networks in what a file holds: dictionaries that name tensors, however deep."""
+def networks(tree: Any) -> list[Network]:
+    """Return the networks in what a file holds: dictionaries that name tensors, however deep.
+
+    Raises ImportFailed for tensors that are no plain numbers, and for what has no end.
+    """
+    found = _networks(tree, "", 0, iter(range(_MOST_ENTRIES)))
+    if len(found) > _MOST_NETWORKS:
+        raise ImportFailed(f"{len(found):,} networks are in it, more than a training has")
+    return found
+
+
+def _networks(tree: Any, name: str, depth: int, left: Iterator[int]) -> list[Network]:
     if isinstance(tree, Network):
+        for key, value in tree.tensors.items():
+            _check(key, value)
         return [Network(name or tree.name, tree.tensors, tree.config, tree.kind)]
     if not isinstance(tree, Mapping) or depth > _DEEPEST:
         return []
-    tensors = {
-        key: value
-        for key, value in tree.items()
-        if isinstance(key, str) and isinstance(value, Tensor)
-    }
+    tensors = {}
+    for key, value in tree.items():
+        if next(left, None) is None:
+            raise ImportFailed("it names one thing within another without end")
+        if isinstance(key, str) and isinstance(value, Tensor):
+            _check(key, value)
+            tensors[key] = value
     found = []
     config = {
         key: value
@@ -92,9 +113,20 @@ def networks(tree: Any, name: str = "", depth: int = 0) -> list[Network]:
     beside = {key: value for key, value in tensors.items() if value.ndim <= 1}
     for key, value in tree.items():
         if isinstance(key, str) and not _NO_NETWORKS.search(key.lower()):
-            inner = networks(value, f"{name}.{key}".lstrip("."), depth + 1)
+            inner = _networks(value, f"{name}.{key[:_LONGEST_NAME]}".lstrip("."), depth + 1, left)
             found += [replace(n, config={"beside": beside} | dict(n.config)) for n in inner]
     return found
+
+
+def _check(name: str, tensor: Tensor) -> None:
+    """Raise ImportFailed unless a tensor holds as many numbers as it says."""
+    if len(name) > _LONGEST_NAME:
+        raise ImportFailed(f"a tensor's name is {len(name):,} letters long: {name[:40]}…")
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        raise ImportFailed(f"{name} is no plain tensor; save it dense, unquantised, on the CPU")
+    # One number that is named a billion times is small in the file alone.
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ImportFailed(f"{name} says {tensor.numel():,} values, and fewer are in the file")
 
 
 @dataclass(frozen=True)
