@@ -135,8 +135,11 @@ def import_(
         wishes = wishes_of(map_ or (), range_, input_range, layout, task, z_dim, said)
         _import_graph(file, wishes, target, _pictures(pictures), explain=explain)
         return
-    found = networks(read_file(file))
-    tried = attempts(found, said)
+    tree = read_file(file)
+    try:
+        tried = attempts(networks(tree), said)
+    except ImportFailed as error:
+        raise type(error)(f"{file}: {error}") from error
     if explain:
         _explain(file, tried)
         return
