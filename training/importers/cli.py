@@ -233,6 +233,7 @@ def _pictures(folder: Path | None) -> list[Pixels]:
 
 def _explain(file: Path, tried: list[Attempt]) -> None:
     """Say of every network in a file what it is, and what is missing to be anything else."""
+    from training.importers.formats import shown
     from training.importers.recognition import nearest
 
     names = list(dict.fromkeys(attempt.network.name for attempt in tried))
@@ -249,11 +250,11 @@ def _explain(file: Path, tried: list[Attempt]) -> None:
         for attempt in fitting[:1]:
             typer.echo(f"  it is {attempt.format.title}, of {attempt.format.origin}")
             for key in attempt.fit.there:
-                typer.echo(f"    there: {key}")
+                typer.echo(f"    there: {shown(key)}")
             for what, value in attempt.rebuilt.told if attempt.rebuilt else ():
                 typer.echo(f"    {what}: {value}")
         if not fitting:
             for attempt in nearest(here):
                 typer.echo(f"  not {attempt.format.title}: {attempt.fit.reason or ''}".rstrip(": "))
                 for key in attempt.fit.missing:
-                    typer.echo(f"    missing: {key}")
+                    typer.echo(f"    missing: {shown(key)}")

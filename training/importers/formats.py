@@ -106,6 +106,11 @@ class Origin:
     origin: ClassVar[str]
 
 
+def shown(key: str) -> str:
+    """Return a declared key as people write names."""
+    return key.replace("\\.", ".")
+
+
 class Format(Origin, ABC):
     """A published layout of a generator."""
 

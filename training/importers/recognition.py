@@ -10,7 +10,7 @@ from training.importers.biggan import BigGan, BigGanDeep
 from training.importers.chains import DcganChain, MlpChain
 from training.importers.compact import Compact
 from training.importers.errors import ImportFailed, Unsuitable, one_line
-from training.importers.formats import Fit, Format, Rebuilt, Said
+from training.importers.formats import Fit, Format, Rebuilt, Said, shown
 from training.importers.lightweight_gan import LightweightGan
 from training.importers.lucidrains import LucidrainsStyleGan2
 from training.importers.pretrained_biggan import PretrainedBigGan
@@ -149,6 +149,6 @@ def _nearest(tried: Sequence[Attempt]) -> str:
     told = []
     for attempt in near:
         fit = attempt.fit
-        why = f"without {', '.join(fit.missing)}" if fit.missing else fit.reason
+        why = f"without {', '.join(map(shown, fit.missing))}" if fit.missing else fit.reason
         told.append(f"{attempt.format.title} ({why})")
     return f"it is of no format that is known; the nearest: {'; '.join(told)}"

@@ -89,6 +89,8 @@ class RRDBNet(nn.Module):
 def renamed(network: Network) -> Network:
     """Return a network under the names of today."""
     names = list(network.tensors)
+    if not any(".rdb" in name.lower() for name in names):
+        return network
     # Of 2018, the tail is a sequence: a doubling at every third place, then two convolutions.
     tail = sorted(
         {int(m.group(1)) for n in names if (m := re.fullmatch(r"model\.(\d+)\.weight", n))} - {0}
