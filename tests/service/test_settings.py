@@ -25,6 +25,7 @@ OTHERS = {
     "workers": "3",
     "threads": "2",
     "max_rows": "5",
+    "memory_budget": "2GiB",
     "watch_s": "2.5",
     "drain_s": "7",
     "hang_s": "70",
