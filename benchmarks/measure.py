@@ -16,11 +16,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
 from service.runtime.machine import cpu_model, usable_cpus
+
+Name = TypeVar("Name")
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,12 @@ class Spread:
         return {"median": self.median, "lowest": self.lowest, "highest": self.highest}
 
 
-def in_turns(subjects: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def in_turns(subjects: Mapping[Name, Callable[[], float]], rounds: int) -> dict[Name, list[float]]:
     """Measure every subject once in each round; return their figures, a list of rounds each.
 
     Who begins moves on from round to round, so that none always comes after the same other.
     """
-    figures: dict[str, list[float]] = {name: [] for name in subjects}
+    figures: dict[Name, list[float]] = {name: [] for name in subjects}
     names = list(subjects)
     for number in range(rounds):
         at = number % len(names)

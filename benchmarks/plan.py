@@ -9,16 +9,15 @@ Example: python -m benchmarks.plan --models models --seconds 1
 
 from __future__ import annotations
 
-import statistics
 import threading
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from benchmarks.measure import in_turns, machine, ratios, tell
 from service.runtime.catalog import model_folders
 from service.runtime.machine import usable_cpus
 from service.runtime.manifest import GENERATOR
@@ -43,7 +42,7 @@ def images_per_second(model: Model, seconds: float) -> float:
 
     def work(worker: int) -> None:
         while time.perf_counter() < end:
-            model.sessions[GENERATOR].run(feeds)
+            model.run(GENERATOR, feeds)
             counts[worker] += model.plan.max_rows
 
     began = time.perf_counter()
@@ -59,30 +58,32 @@ def main(
     models: Annotated[Path, typer.Option(help="The model repository.")] = Path("models"),
     seconds: Annotated[float, typer.Option(help="For each plan in each round.")] = 1.0,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
 ) -> None:
     """Measure and print."""
-    console = Console()
+    rows, tables = [], []
     for folder in model_folders(models):
-        loaded = [Model(folder, Provider.CPU, plan) for plan in plans()]
-        rates: list[list[float]] = [[] for _ in loaded]
-        for _ in range(rounds):
-            for rate, model in zip(rates, loaded, strict=True):
-                rate.append(images_per_second(model, seconds))
-        base = statistics.median(rates[[model.plan for model in loaded].index(BASE)])
-        table = Table(
-            "workers",
-            "threads",
-            "rows",
-            "ratio",
-            "spread",
-            title=f"{folder.parent.name}@{folder.name}",
+        name = f"{folder.parent.name}@{folder.name}"
+        loaded = {plan: Model(folder, Provider.CPU, plan) for plan in plans()}
+        rates = in_turns(
+            {
+                plan: lambda model=model: images_per_second(model, seconds)
+                for plan, model in loaded.items()
+            },
+            rounds,
         )
-        for rate, model in zip(rates, loaded, strict=True):
-            plan, ratios = model.plan, [r / base for r in rate]
-            spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-            cells = [plan.workers, plan.threads, plan.max_rows, f"{statistics.median(ratios):.2f}"]
-            table.add_row(*map(str, cells), spread)
-        console.print(table)
+        table = Table("workers", "threads", "rows", "ratio (spread)", title=name)
+        for plan, figures in rates.items():
+            ratio = ratios(figures, rates[BASE])
+            shape = {"workers": plan.workers, "threads": plan.threads, "rows": plan.max_rows}
+            rows.append({"model": name, **shape, "ratio": ratio.as_json()})
+            table.add_row(*map(str, shape.values()), f"{ratio:.2f}")
+        tables.append(table)
+    tell(
+        {"rows": rows, "machine": machine(("onnxruntime-gpu", "onnxruntime"))},
+        tables,
+        as_json=as_json,
+    )
 
 
 if __name__ == "__main__":
