@@ -11,13 +11,18 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 SHIPPED := gan-mnist dcgan-fashion cgan-fashion wgan-gp-mnist biggan-flowers stylegan2-flowers
-FROM_PICTURES := sketch2emoji colorize-flowers esrgan-flowers inpaint-flowers cyclegan-emoji pix2pix-emoji
+FROM_PICTURES := sketch2emoji colorize-flowers esrgan-flowers inpaint-flowers cyclegan-emoji
 SHIPPED += $(FROM_PICTURES)
 # What is measured when it is exported: how well classes are obeyed, or how near the true pictures are.
 MEASURED := cgan-fashion biggan-flowers stylegan2-flowers $(FROM_PICTURES)
 RUNS ?= runs/zoo
 
-.PHONY: help install serve test test-faults lint format zoo measure zoo-page bento lock clean
+BENCHES := serving encoding export training startup offline gpu
+PEERS := fastapi litserve triton bentoml ray
+# Debian's own: the one that Triton's wheel is linked with.
+SYSTEM_PYTHON ?= /usr/bin/python3
+
+.PHONY: help install serve test test-faults bench bench-peers bench-smoke lint format zoo measure zoo-page bento lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -32,6 +37,19 @@ test: $(VENV)/.dev ## Install what the tests need and run them
 
 test-faults: $(VENV)/.dev ## Break the service in every way, many times over (minutes)
 	$(BIN)/pytest tests/faults
+
+bench: $(VENV)/.dev ## Measure what we claim about speed (half an hour); needs wrk
+	for bench in $(BENCHES); do $(BIN)/python -m benchmarks.$$bench || exit 1; done
+
+bench-peers: ## Install what the serving bench compares with, each into its own environment
+	for peer in $(PEERS); do \
+		python=$(PYTHON); [ $$peer = triton ] && python=$(SYSTEM_PYTHON); \
+		$$python -m venv benchmarks/.peers/$$peer && PIP_CONSTRAINT= \
+		benchmarks/.peers/$$peer/bin/pip install --quiet -r benchmarks/peers/$$peer.txt || exit 1; \
+	done
+
+bench-smoke: $(VENV)/.dev ## Check that the service reaches its share of the bare session (a minute)
+	$(BIN)/python -m benchmarks.smoke
 
 lint: $(VENV)/.dev ## Check format, lint, types and the dependency rules
 	$(BIN)/ruff format --check .

@@ -149,8 +149,10 @@ class Contender:
         return np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])
 
 
-def contenders(*, tune: bool = False, before: Sequence[Path] = ()) -> list[Contender]:
-    """Return Ganymede and its peers, each using all the CPUs there are.
+def contenders(
+    only: Sequence[str] = (), *, tune: bool = False, before: Sequence[Path] = ()
+) -> list[Contender]:
+    """Return Ganymede and its peers, or `only` those of these names, each using all CPUs.
 
     The first settings of each peer are those that were best; with `tune` come the others that were
     tried, with their settings in the name. `before` are other checkouts of Ganymede, to see what a
@@ -168,7 +170,7 @@ def contenders(*, tune: bool = False, before: Sequence[Path] = ()) -> list[Conte
             label = f"{name} {'×'.join(settings.values())}" if tune else name
             if tune or i == 0:
                 found.append(Contender(name, settings, label))
-    return found
+    return [each for each in found if not only or each.name in only]
 
 
 @contextlib.contextmanager

@@ -51,9 +51,10 @@ Result = dict[str, Any]
 class Bare:
     """The graph alone, all CPUs, nothing done with the pictures: the best of several plans."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rows: Sequence[int] = (1, 8, 16)) -> None:
         cpus = usable_cpus()
-        shapes = [(1, cpus, 1), (1, cpus, 16), (cpus, 1, 1), (cpus, 1, 8), (cpus, 1, 16)]
+        lanes = {(1, cpus), (cpus, 1)}
+        shapes = [(*each, count) for each in sorted(lanes) for count in rows]
         self._models = [Model(folder, Provider.CPU, ExecutionPlan(*shape)) for shape in shapes]
 
     def rates(self, seconds: float) -> dict[str, float]:
@@ -99,11 +100,7 @@ def measure(
     rounds: int,
 ) -> list[Result]:
     """Measure all contenders in turns; prints each round as it comes."""
-    folder = MODELS / work.model / "1"
-    if not folder.exists():
-        # In a process of its own: PyTorch is not to be here while others are measured.
-        command = [sys.executable, "-m", "benchmarks.reference", work.model, str(MODELS)]
-        subprocess.run(command, check=True)
+    folder = exported(work.model)
     bare = Bare(folder)
     pictures = _expected(folder, work.n)
     results: list[Result] = []
@@ -143,6 +140,16 @@ def measure(
                         requests=got.requests,
                     )
     return results
+
+
+def exported(name: str) -> Path:
+    """Return the folder of a reference model, which is exported where it is not there."""
+    folder = MODELS / name / "1"
+    if not folder.exists():
+        # In a process of its own: PyTorch is not to be here while others are measured.
+        command = [sys.executable, "-m", "benchmarks.reference", name, str(MODELS)]
+        subprocess.run(command, check=True)
+    return folder
 
 
 def _expected(folder: Path, count: int) -> np.ndarray:
@@ -222,11 +229,7 @@ def main() -> None:
         print(table([r for run in json.loads(said.table.read_text()) for r in run["results"]]))
         return
     assert_there()
-    those = [
-        each
-        for each in contenders(tune=said.tune, before=said.before)
-        if not said.only or each.name in said.only
-    ]
+    those = contenders(said.only or (), tune=said.tune, before=said.before)
     for each in [each for each in those if not each.is_installed]:
         print(f"{each.name} is not installed: make bench-peers")
         those.remove(each)
