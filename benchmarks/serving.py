@@ -119,7 +119,7 @@ def measure(
             if not np.array_equal(ask(each, address, work, 7), pictures):
                 raise SystemExit(f"{each.name} gives other pictures")
         for number in range(rounds):
-            plans = bare.rates(min(seconds, 2.0) if work.model == "dcgan64" else seconds)
+            plans = bare.rates(seconds / 2)
             best = max(plans, key=lambda plan: plans[plan])
             note(BARE, 0, number, images_s=plans[best], plan=best, plans=plans)
             if work.form != "npy":
