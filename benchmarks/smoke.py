@@ -21,8 +21,8 @@ from benchmarks.serving import MODELS, Bare, exported
 # The least share of the bare session's best, at so many connections.
 BOUNDS = [(Workload("dcgan64", 1, "png"), 16, 0.25), (Workload("dcgan64", 16, "npy"), 4, 0.45)]
 ROUNDS = 3
-SECONDS = 2.0
-BARE_S = 0.7
+SECONDS = 1.5
+BARE_S = 0.5
 
 
 def share(work: Workload, connections: int) -> tuple[float, int]:
