@@ -226,6 +226,14 @@ def ask(contender: Contender, address: str, work: Workload, seed: int) -> np.nda
         return contender.pictures(answer.read(), said, work)
 
 
+def plan_of(contender: Contender, address: str) -> str | None:
+    """Return the plan by which Ganymede runs the model; None of a peer."""
+    if contender.name != "ganymede":
+        return None
+    with urllib.request.urlopen(f"{address}/v1/models", timeout=60) as answer:
+        return json.dumps(json.load(answer)["data"][0]["plan"])
+
+
 def _answers(
     contender: Contender, address: str, work: Workload, process: subprocess.Popen[bytes]
 ) -> bool:

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from benchmarks.contenders import Contender, Workload, ask, contenders, started
+from benchmarks.contenders import Contender, Workload, ask, contenders, plan_of, started
 from benchmarks.load import assert_there, load
 from service import __version__
 from service.runtime.images import ImageFormat, encode
@@ -118,6 +118,9 @@ def measure(
         for each, address in up:
             if not np.array_equal(ask(each, address, work, 7), pictures):
                 raise SystemExit(f"{each.name} gives other pictures")
+            if plan := plan_of(each, address):
+                print(f"{each.label}: {plan}", flush=True)
+                results.append({"workload": work.name, "contender": each.label, "plan": plan})
         for number in range(rounds):
             plans = bare.rates(seconds / 2)
             best = max(plans, key=lambda plan: plans[plan])
@@ -172,6 +175,7 @@ def table(results: Sequence[Result]) -> str:
     session's best of the same workload; the last line of each part compares with the best peer.
     """
     lines: list[str] = []
+    results = [r for r in results if "images_s" in r]
     for workload in dict.fromkeys(r["workload"] for r in results):
         of = [r for r in results if r["workload"] == workload]
         top = statistics.median(r["images_s"] for r in of if r["contender"] == BARE)

@@ -80,9 +80,10 @@ def _card(catalog: Catalog, entry: Entry) -> dict[str, Any]:
             "workers": plan.workers,
             "threads": plan.threads,
             "max_rows": plan.max_rows,
-            "alone": plan.alone or plan.threads,
             "source": plan.source,
         }
+        if plan.alone:
+            card["plan"]["alone"] = plan.alone
         if plan.buckets:
             card["plan"]["buckets"] = list(plan.buckets)
         card["golden"] = entry.golden

@@ -392,7 +392,9 @@ class ModelPlan(BaseModel):
     workers: int
     threads: int
     max_rows: int
-    alone: int = Field(description="Threads of a batch that has the machine to itself.")
+    alone: int | None = Field(
+        default=None, description="Threads of a batch that has the machine to itself, where more."
+    )
     buckets: list[int] | None = None
     source: Literal["measured", "cached", "set", "default"]
 

@@ -28,8 +28,10 @@ from service.runtime.sessions import BUCKETS, ExecutionPlan, OutOfMemory, Provid
 
 log = logging.getLogger("ganymede.plans")
 
-# A batch is to take no longer than this, unless one row alone does: who comes next waits for it.
+# A batch is to take no longer than this, unless one row alone does: who comes next waits for it. A
+# CPU gains little by larger ones, and where all that waits fits into one, the next worker has nothing.
 BATCH_S = 0.05
+CPU_BATCH_S = 0.03
 MOST_ROWS = 64
 # The time that measuring one model may take, and that a plan may run in each round.
 BUDGET_S = 2.0
@@ -117,7 +119,7 @@ class Planner:
         shapes = self._shapes()
         first = Model(folder, self.provider, _shaped(self._default(), shapes[0]))
         row_s = seconds_of(first, 1)
-        rows = self._wish.max_rows or rows_in(BATCH_S, row_s)
+        rows = self._wish.max_rows or rows_in(CPU_BATCH_S, row_s)
         models = [first]
         # The last shape has the most threads.
         for shape in shapes[1:] if row_s < _LONG_ROW_S else shapes[-1:]:
@@ -133,7 +135,7 @@ class Planner:
         model = models[best]
         if not self._wish.max_rows:
             row_s = seconds_of(model, rows) / rows
-            rows = rows_in(BATCH_S, row_s)
+            rows = rows_in(CPU_BATCH_S, row_s)
         model.plan = replace(model.plan, max_rows=rows, source="measured")
         if models[-1] is not model and _is_better_alone(models[-1], model):
             models[-1].lend(model)
