@@ -98,12 +98,12 @@ def measure(
     those: Sequence[Contender],
     seconds: float,
     rounds: int,
-) -> list[Result]:
-    """Measure all contenders in turns; prints each round as it comes."""
+    results: list[Result],
+) -> None:
+    """Measure all contenders in turns; prints each figure, and adds it to `results`, as it comes."""
     folder = exported(work.model)
     bare = Bare(folder)
     pictures = _expected(folder, work.n)
-    results: list[Result] = []
 
     def note(who: str, count: int, number: int, **figures: Any) -> None:
         results.append(
@@ -142,7 +142,6 @@ def measure(
                         errors=got.errors,
                         requests=got.requests,
                     )
-    return results
 
 
 def exported(name: str) -> Path:
@@ -237,16 +236,19 @@ def main() -> None:
     for each in [each for each in those if not each.is_installed]:
         print(f"{each.name} is not installed: make bench-peers")
         those.remove(each)
-    results = []
-    for work in WORKLOADS:
-        if not said.workload or work.name in said.workload:
-            results += measure(work, said.connections, those, said.seconds, said.rounds)
-    print(table(results))
-    if said.into:
-        runs = json.loads(said.into.read_text()) if said.into.exists() else []
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        runs.append({"time": now, **machine(), "results": results})
-        said.into.write_text(json.dumps(runs, indent=1) + "\n")
+    results: list[Result] = []
+    try:
+        for work in WORKLOADS:
+            if not said.workload or work.name in said.workload:
+                measure(work, said.connections, those, said.seconds, said.rounds, results)
+        print(table(results))
+    finally:
+        # Also of a run that is stopped: its whole rounds are as good as any.
+        if said.into:
+            runs = json.loads(said.into.read_text()) if said.into.exists() else []
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            runs.append({"time": now, **machine(), "results": results})
+            said.into.write_text(json.dumps(runs, indent=1) + "\n")
 
 
 if __name__ == "__main__":

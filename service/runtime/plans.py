@@ -29,7 +29,7 @@ from service.runtime.sessions import BUCKETS, ExecutionPlan, OutOfMemory, Provid
 log = logging.getLogger("ganymede.plans")
 
 # A batch is to take no longer than this, unless one row alone does: who comes next waits for it. A
-# CPU gains little by larger ones, and where all that waits fits into one, the next worker has nothing.
+# CPU gains little by larger ones, and where one takes all that waits, the next worker has nothing.
 BATCH_S = 0.05
 CPU_BATCH_S = 0.03
 MOST_ROWS = 64
