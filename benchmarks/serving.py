@@ -100,7 +100,7 @@ def measure(
     rounds: int,
     results: list[Result],
 ) -> None:
-    """Measure all contenders in turns; prints each figure, and adds it to `results`, as it comes."""
+    """Measure all contenders in turns; print each figure and add it to `results` as it comes."""
     folder = exported(work.model)
     bare = Bare(folder)
     pictures = _expected(folder, work.n)
