@@ -203,8 +203,7 @@ class Engine:
 
         Who submits for a request holds a `permit`. `deadline` is a time of `clock`. The job is
         held: `encode` sees to what follows and then lets go of it, and who does not call that calls
-        `abandon`.
-        Raises NotReady, and what Scheduler.submit raises.
+        `abandon`. Raises NotReady, and what Scheduler.submit raises.
         """
         if self._workers is None or self.state is EngineState.STOPPED:
             raise NotReady(self.reason or self.state)
@@ -228,16 +227,16 @@ class Engine:
         """Run `work` on the outputs of `job` as soon as they are there, in the encoders' pool.
 
         From the worker to the pool, without the event loop between them; little work is done by the
-        worker itself, unless that has a GPU to keep busy. The future ends with what
-        `work` gives, or with the error of either; who cancels it cancels what has not begun. The
-        job keeps its place within the bound until then, so that what waits to be encoded is bounded
-        too.
+        worker itself, unless that has a GPU to keep busy. The future ends with what `work` gives, or
+        with the error of either; who cancels it cancels what has not begun. The job keeps its place
+        within the bound until then, so that what waits to be encoded is bounded too.
         """
         encoded: Future[T] = Future()
         asking = threading.get_ident()
 
         def go_on(ran: Future[dict[str, Array]]) -> None:
             if ran.cancelled() or ran.exception() is not None:
+                # Which raises what the run did.
                 self._finish(job, encoded, lambda: work(ran.result()))
                 return
             outputs = ran.result()
