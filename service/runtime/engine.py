@@ -227,9 +227,9 @@ class Engine:
         """Run `work` on the outputs of `job` as soon as they are there, in the encoders' pool.
 
         From the worker to the pool, without the event loop between them; little work is done by the
-        worker itself, unless that has a GPU to keep busy. The future ends with what `work` gives, or
-        with the error of either; who cancels it cancels what has not begun. The job keeps its place
-        within the bound until then, so that what waits to be encoded is bounded too.
+        worker itself, unless that has a GPU to keep busy. The future ends with what `work` gives,
+        or with the error of either; who cancels it cancels what has not begun. The job keeps its
+        place within the bound until then, so that what waits to be encoded is bounded too.
         """
         encoded: Future[T] = Future()
         asking = threading.get_ident()
