@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from training.importers.errors import Unsuitable
-from training.importers.formats import Format, Rebuilt, Said, class_names
+from training.importers.formats import Format, Rebuilt, Said, class_names, square
 from training.importers.styles import mapping_network, nvidia_mapping, rebuilt_styles
 from training.importers.weights import Network
 from training.networks.shapes import ImageShape
