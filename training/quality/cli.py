@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from training.data.pictures import DataOptions
-    from training.quality.evaluation import Evaluation, Shown
     from training.quality.references import Progress
+    from training.quality.results import Evaluation, Shown
     from training.quality.subjects import Subject
     from training.quality.translators import Translator
 

@@ -8,7 +8,7 @@ from service.runtime.files import replacing
 from service.runtime.manifest import MANIFEST_FILE, Manifest, Quality, read_manifest
 from training.model_card import quality_lines
 from training.quality.errors import QualityError
-from training.quality.evaluation import Evaluation
+from training.quality.results import Evaluation
 
 CARD_FILE = "README.md"
 

@@ -22,7 +22,7 @@ from service.runtime.files import replacing
 from service.runtime.images import to_image
 from service.runtime.manifest import Quality
 from training.quality.charts import Line, chart
-from training.quality.evaluation import Evaluation, Neighbours, Shown
+from training.quality.results import Evaluation, Neighbours, Shown
 from training.quality.saying import direction, said
 from training.quality.telling import basis, common_basis, interval, verdicts
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from service.runtime.manifest import Quality
 from training.quality.errors import QualityError
-from training.quality.evaluation import Evaluation
+from training.quality.results import Evaluation
 from training.quality.saying import direction, said
 
 
