@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 
 from service.cli import app
 from tests.importing import drawn
+from tests.training.importers import test_lucidrains as lucidrains
 from tests.training.importers import test_stylegan2 as stylegan2
+from tests.training.importers import test_stylegan3 as stylegan3
 from tests.training.importers.test_animegan import anime_shapes
 from tests.training.importers.test_chains import dcgan_shapes, mlp_shapes
 from tests.training.importers.test_compact import compact_shapes
@@ -34,12 +36,27 @@ def rosinality(path):
     torch.save({"g_ema": state}, path)
 
 
+def with_configuration(path):
+    path.parent.mkdir(parents=True)
+    lucidrains.save(path, lucidrains.stylegan2([8, 6]))
+    (path.parent / ".config.json").write_text('{"image_size": 8, "lr_mlp": 0.3}')
+
+
 # What each file is, and what `--explain` says of it.
 FILES = {
     "network-snapshot-025000.pkl": (
         lambda path: stylegan2.nvidia_file(path, stylegan2.weights([6, 4])),
         "it is StyleGAN2-ADA",
     ),
+    "stylegan3-t-ffhq-1024x1024.pkl": (
+        lambda path: stylegan3.write_pickle(path, *stylegan3.layout("t")),
+        "it is StyleGAN3",
+    ),
+    "ffhq.pkl": (
+        lambda path: stylegan2.nvidia_file(path, stylegan2.weights([6, 4])),
+        "it is StyleGAN2-ADA",
+    ),
+    "models/flowers/model_150.pt": (with_configuration, "it is StyleGAN2 (lucidrains)"),
     "550000.pt": (rosinality, "it is StyleGAN2 (rosinality)"),
     "RealESRGAN_x4plus.pth": (saved(rrdb_shapes()), "it is ESRGAN, Real-ESRGAN"),
     "realesr-animevideov3-x4.pth": (saved(compact_shapes()), "it is Real-ESRGAN Compact"),
@@ -65,17 +82,19 @@ FILES = {
 
 def commands():
     blocks = re.findall(r"^```sh\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
-    found = {shlex.split(line)[2]: line for line in lines if line.startswith("ganymede import ")}
-    return [found[file] for file in FILES]
+    lines = "".join(blocks).replace("\\\n", "").splitlines()
+    found = [
+        shlex.split(line, comments=True) for line in lines if line.startswith("ganymede import")
+    ]
+    named = {words[2]: words[1:] for words in found}
+    return [named[file] for file in FILES]
 
 
 @pytest.mark.parametrize("command", commands(), ids=list(FILES))
 def test_the_commands_of_the_documentation_know_their_files(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
-    _, *arguments = shlex.split(command)
-    write, says = FILES[arguments[1]]
-    write(Path(arguments[1]))
-    result = CliRunner().invoke(app, [*arguments, "--explain"], catch_exceptions=False)
+    write, says = FILES[command[1]]
+    write(Path(command[1]))
+    result = CliRunner().invoke(app, [*command, "--explain"], catch_exceptions=False)
     assert result.exit_code == 0
     assert says in result.output
