@@ -107,6 +107,8 @@ class Catalog:
     @property
     def entries(self) -> tuple[Entry, ...]:
         """The entries, each as it is now: one that was to be loaded later may have failed then."""
+        if self.budget is None:
+            return self._entries
         return tuple(_now(entry) for entry in self._entries)
 
     def load(self) -> None:

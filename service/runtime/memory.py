@@ -28,6 +28,10 @@ class Loadable(Protocol):
     files_bytes: int
     memory_bytes: int
 
+    @property
+    def loaded(self) -> bool:
+        """Whether it takes that memory now."""
+
     def give_back(self) -> None:
         """Let go of everything that can be loaded again."""
 
@@ -87,16 +91,20 @@ class MemoryBudget:
                 if taken <= most:
                     break
                 model.give_back()
-                self._loaded.pop(weakref.ref(model))
+                self._loaded.pop(weakref.ref(model), None)
                 taken -= model.memory_bytes
                 gone += 1
         return gone
 
     def _models(self) -> list[Loadable]:
-        """Return the loaded models, and forget those that are gone; the lock is held."""
-        for reference in [each for each in self._loaded if each() is None]:
-            del self._loaded[reference]
-        return [model for each in self._loaded if (model := each()) is not None]
+        """Return the loaded models, and forget the others; the lock is held.
+
+        One that was given back while a thread was about to use it is noted, and not loaded.
+        """
+        known = [(reference, reference()) for reference in self._loaded]
+        loaded = {reference: model for reference, model in known if model and model.loaded}
+        self._loaded = dict.fromkeys(loaded)
+        return list(loaded.values())
 
 
 def resident_bytes() -> int:

@@ -86,6 +86,15 @@ def test_what_nobody_wants_any_more_counts_no_more():
     assert budget.used_bytes == 0
 
 
+def test_a_model_that_is_given_back_while_a_thread_takes_hold_of_it_counts_for_nothing():
+    budget = MemoryBudget(100)
+    weight = Weight(10, 60)
+    load(budget, weight)
+    weight.give_back()
+    budget.touch(weight)
+    assert budget.used_bytes == 0
+
+
 def catalog_of(folder, most):
     catalog = Catalog(folder, Provider.CPU, PLAN, budget=MemoryBudget(most))
     catalog.load()
