@@ -40,7 +40,8 @@ _ROUND_BATCHES = 6
 _ROUNDS = 3
 # A row that takes longer gets all CPUs: there are too few of them to wait for.
 _LONG_ROW_S = 0.5
-# More threads end a single request sooner, so they win unless they make this much less.
+# Runs side by side win unless they make this much less: a batch that is alone may have more threads
+# all the same, and where the machine is busy with something else they depend on it less.
 _AS_GOOD = 0.9
 # A batch that has the machine to itself gets more threads, and the memory for them, where it then
 # takes so much less time.
@@ -129,7 +130,7 @@ class Planner:
         if row_s < _LONG_ROW_S and len(models) > 1:
             rates = images_per_second(models, rows, row_s * rows, deadline)
             good = max(rates) * _AS_GOOD
-            best = max(i for i, rate in enumerate(rates) if rate >= good)
+            best = min(i for i, rate in enumerate(rates) if rate >= good)
         else:
             best = len(models) - 1
         model = models[best]
