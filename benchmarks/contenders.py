@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from service.runtime.machine import usable_cpus
@@ -173,9 +174,31 @@ def contenders(
     return [each for each in found if not only or each.name in only]
 
 
+@dataclass(frozen=True)
+class Server:
+    """A contender that is up."""
+
+    contender: Contender
+    address: str
+    pid: int
+
+    def cpu_seconds(self) -> float:
+        """Return what it has used of all CPUs so far, with all the processes that it has started.
+
+        A picture's share of that says more than pictures a second where others use the machine.
+        """
+        first = psutil.Process(self.pid)
+        total = 0.0
+        for each in [first, *first.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                times = each.cpu_times()
+                total += times.user + times.system
+        return total
+
+
 @contextlib.contextmanager
-def started(contender: Contender, model: Path, work: Workload) -> Iterator[str]:
-    """Start a contender, wait for its first answer, and stop it at the end; gives its address.
+def started(contender: Contender, model: Path, work: Workload) -> Iterator[Server]:
+    """Start a contender, wait for its first answer, and stop it at the end.
 
     Raises SystemExit with the end of its log where it does not come up.
     """
@@ -209,7 +232,7 @@ def started(contender: Contender, model: Path, work: Workload) -> Iterator[str]:
             if not _answers(contender, address, work, process):
                 tail = log.read_text(errors="replace")[-3000:]
                 raise SystemExit(f"{contender.name} does not answer:\n{tail}")
-            yield address
+            yield Server(contender, address, process.pid)
         finally:
             _stop(process)
 

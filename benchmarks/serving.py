@@ -114,11 +114,12 @@ def measure(
         print(f"{work.name}  c={count}  {who:14} {shown}", flush=True)
 
     with contextlib.ExitStack() as stack:
-        up = [(each, stack.enter_context(started(each, folder, work))) for each in those]
-        for each, address in up:
-            if not np.array_equal(ask(each, address, work, 7), pictures):
+        up = [stack.enter_context(started(each, folder, work)) for each in those]
+        for server in up:
+            each = server.contender
+            if not np.array_equal(ask(each, server.address, work, 7), pictures):
                 raise SystemExit(f"{each.name} gives other pictures")
-            if plan := plan_of(each, address):
+            if plan := plan_of(each, server.address):
                 print(f"{each.label}: {plan}", flush=True)
                 results.append({"workload": work.name, "contender": each.label, "plan": plan})
         for number in range(rounds):
@@ -129,14 +130,17 @@ def measure(
                 note(ENCODER, 0, number, images_s=encoded_a_second(pictures))
             for count in connections:
                 # Whoever comes first finds the caches as the one before left them.
-                for each, address in random.sample(up, len(up)):
-                    path, body = each.request(work)
-                    got = load(address + path, body, count, seconds, random.randrange(2**30))
+                for server in random.sample(up, len(up)):
+                    path, body = server.contender.request(work)
+                    url, used = server.address + path, server.cpu_seconds()
+                    got = load(url, body, count, seconds, random.randrange(2**30))
+                    used = server.cpu_seconds() - used
                     note(
-                        each.label,
+                        server.contender.label,
                         count,
                         number,
                         images_s=got.rate * work.n,
+                        cpu_ms=1000 * used / max(got.requests * work.n, 1),
                         p50_ms=got.p50_ms,
                         p99_ms=got.p99_ms,
                         errors=got.errors,
@@ -170,8 +174,9 @@ def machine() -> dict[str, str]:
 
 
 def table(results: Sequence[Result]) -> str:
-    """Return a table in Markdown: medians, with least and most, and what they are of the bare
-    session's best of the same workload; the last line of each part compares with the best peer.
+    """Return a table in Markdown: medians, with least and most, what they are of the bare
+    session's best of the same workload, and the CPU time that a picture took; the last line of each
+    part compares with the best peer.
     """
     lines: list[str] = []
     results = [r for r in results if "images_s" in r]
@@ -179,8 +184,8 @@ def table(results: Sequence[Result]) -> str:
         of = [r for r in results if r["workload"] == workload]
         top = statistics.median(r["images_s"] for r in of if r["contender"] == BARE)
         lines += ["", f"### {workload}", "", f"Bare session: {top:,.1f} images/s.", ""]
-        lines += ["| connections | | images/s | of bare | p50 ms | p99 ms | errors |"]
-        lines += ["|---|---|---|---|---|---|---|"]
+        lines += ["| connections | | images/s | of bare | CPU ms | p50 ms | p99 ms | errors |"]
+        lines += ["|---|---|---|---|---|---|---|---|"]
         for count in sorted({r["connections"] for r in of} - {0}):
             at = [r for r in of if r["connections"] == count]
             found: dict[str, tuple[float, float]] = {}
@@ -191,7 +196,8 @@ def table(results: Sequence[Result]) -> str:
                 found[who] = (middle, late)
                 lines.append(
                     f"| {count} | {who} | {middle:,.1f} ({min(rates):,.1f} to {max(rates):,.1f}) "
-                    f"| {middle / top:.2f} | {_median(runs, 'p50_ms'):,.1f} | {late:,.1f} "
+                    f"| {middle / top:.2f} | {_median(runs, 'cpu_ms'):,.1f} "
+                    f"| {_median(runs, 'p50_ms'):,.1f} | {late:,.1f} "
                     f"| {sum(r['errors'] for r in runs)} |"
                 )
             peers = {who: of for who, of in found.items() if who != "ganymede"}
@@ -199,7 +205,7 @@ def table(results: Sequence[Result]) -> str:
                 ours = found["ganymede"]
                 best = max(peers, key=lambda who: peers[who][0])
                 lines.append(
-                    f"| {count} | **ours / {best}** | **{ours[0] / peers[best][0]:.2f}** | | "
+                    f"| {count} | **ours / {best}** | **{ours[0] / peers[best][0]:.2f}** | | | "
                     f"| {ours[1] / peers[best][1]:.2f} | |"
                 )
     return "\n".join(lines)

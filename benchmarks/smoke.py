@@ -31,11 +31,11 @@ def share(work: Workload, connections: int) -> tuple[float, int]:
     folder = exported(work.model)
     bare = Bare(folder, [work.n])
     shares, errors = [], 0
-    with started(ours, folder, work) as address:
+    with started(ours, folder, work) as server:
         path, body = ours.request(work)
         before = max(bare.rates(BARE_S).values())
         for number in range(ROUNDS):
-            got = load(address + path, body, connections, SECONDS, 10**6 * number)
+            got = load(server.address + path, body, connections, SECONDS, 10**6 * number)
             after = max(bare.rates(BARE_S).values())
             shares.append(got.rate * work.n / statistics.mean([before, after]))
             errors += got.errors
