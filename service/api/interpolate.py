@@ -15,10 +15,11 @@ from service.api.negotiation import negotiate_animation
 from service.api.running import Run, running
 from service.api.schemas import InterpolateRequest
 from service.runtime.animations import WRITERS, Film, Writer
+from service.runtime.batches import Rows
 from service.runtime.engine import Engine
 from service.runtime.manifest import GENERATOR, SYNTHESIS
 from service.runtime.model import Model
-from service.runtime.scheduler import QueueFull, Rows
+from service.runtime.scheduler import QueueFull
 from service.runtime.sessions import Array
 from service.runtime.walks import Walk
 from service.settings import Settings

@@ -17,7 +17,7 @@ import numpy as np
 from fastapi.responses import Response
 
 from service.api.errors import Problem, invalid
-from service.runtime.scheduler import Rows
+from service.runtime.batches import Rows
 from service.runtime.sessions import Array
 from service.runtime.signatures import Signature, Tensor
 

@@ -23,10 +23,10 @@ from prometheus_client.registry import Collector
 from service import __version__
 from service.api import heads
 from service.api.exchange import Rejection
+from service.runtime.batches import Batch, Lane, Rows
 from service.runtime.catalog import State
 from service.runtime.engine import Engine, EngineState
 from service.runtime.output_samples import OutputSamples
-from service.runtime.scheduler import Batch, Lane, Rows
 from service.settings import Settings
 
 # The moment at which each series began would be a series more for each.

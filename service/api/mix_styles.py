@@ -15,12 +15,13 @@ from service.api.errors import invalid
 from service.api.negotiation import Form, negotiate
 from service.api.running import running
 from service.api.schemas import MixStylesRequest, MixStylesResponse
+from service.runtime.batches import Rows
 from service.runtime.engine import Engine
 from service.runtime.images import mixing_grid
 from service.runtime.manifest import SYNTHESIS
 from service.runtime.mixes import Mix
 from service.runtime.model import Model
-from service.runtime.scheduler import JobTooLarge, Rows
+from service.runtime.scheduler import JobTooLarge
 from service.runtime.sessions import Array
 from service.runtime.styles import mix
 from service.settings import Settings

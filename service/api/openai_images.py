@@ -24,11 +24,12 @@ from service.api.errors import invalid
 from service.api.running import running
 from service.api.schemas import GenerateRequest, Seed, TruncationWish
 from service.runtime import images
+from service.runtime.batches import Rows
 from service.runtime.engine import Engine
 from service.runtime.images import ImageFormat
 from service.runtime.latents import MAX_SEED
 from service.runtime.model import Model
-from service.runtime.scheduler import JobTooLarge, Rows
+from service.runtime.scheduler import JobTooLarge
 from service.runtime.sources import Source
 from service.settings import Settings
 

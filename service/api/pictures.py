@@ -28,11 +28,12 @@ from service.api.picture_requests import (
 from service.api.running import Run, running
 from service.api.schemas import GenerateRequest, PicturesResponse
 from service.runtime import images
+from service.runtime.batches import Rows
 from service.runtime.engine import Engine
 from service.runtime.machine import usable_cpus
 from service.runtime.manifest import GENERATOR, Task
 from service.runtime.model import Model
-from service.runtime.scheduler import QueueFull, Rows
+from service.runtime.scheduler import QueueFull
 from service.runtime.tiles import Canvas
 from service.runtime.translation import (
     PictureMismatch,

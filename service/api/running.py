@@ -18,10 +18,11 @@ from service.api.keys import caller_of
 from service.api.limits import deadline_of
 from service.api.metrics import Cache, looked_up
 from service.api.rates import Account
+from service.runtime.batches import Job, Rows
 from service.runtime.engine import Engine
 from service.runtime.manifest import GENERATOR, MAPPING, SYNTHESIS
 from service.runtime.model import Model
-from service.runtime.scheduler import DeadlineExceeded, Job, Rows
+from service.runtime.scheduler import DeadlineExceeded
 from service.runtime.sessions import Array
 from service.runtime.sources import Source, feeds, transform_feed
 

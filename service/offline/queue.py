@@ -27,11 +27,12 @@ from service.offline.shards import ShardMaker
 from service.offline.stores import Store
 from service.offline.translating import Stopped
 from service.offline.writers import shard_name
+from service.runtime.batches import Rows
 from service.runtime.catalog import ModelNotFound
 from service.runtime.engine import Engine, EngineState, NotReady
 from service.runtime.errors import UserError
 from service.runtime.model import Model, ModelFailed
-from service.runtime.scheduler import Draining, QueueFull, Rows
+from service.runtime.scheduler import Draining, QueueFull
 
 log = logging.getLogger("ganymede.jobs")
 

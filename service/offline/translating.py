@@ -11,10 +11,10 @@ import numpy as np
 
 from service.offline.inputs import open_inputs
 from service.offline.jobs import Item, Items, Job
+from service.runtime.batches import Rows
 from service.runtime.images import Pixels
 from service.runtime.manifest import GENERATOR
 from service.runtime.model import Model
-from service.runtime.scheduler import Rows
 from service.runtime.translation import PictureMismatch, Translation, digest_of, prepare
 from service.runtime.uploads import Upload, UploadError, box_mask, read_mask, read_picture
 

@@ -19,13 +19,14 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from service.runtime.batches import Job, Lane, Rows
 from service.runtime.catalog import Catalog, Changes, State
 from service.runtime.machine import give_memory_back, usable_cpus
 from service.runtime.manifest import GENERATOR
 from service.runtime.memory import MemoryBudget
 from service.runtime.model import Model
 from service.runtime.plans import Planner, PlanWish, slots
-from service.runtime.scheduler import Job, Lane, Observer, Rows, Scheduler, Workers
+from service.runtime.scheduler import Observer, Scheduler, Workers
 from service.runtime.sessions import (
     Array,
     Provider,

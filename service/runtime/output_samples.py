@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.runtime.scheduler import Array, Batch, Rows
+from service.runtime.batches import Array, Batch, Rows
 
 LOOKS_PER_SECOND = 4.0
 ROWS_PER_LOOK = 4

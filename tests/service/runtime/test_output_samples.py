@@ -2,8 +2,8 @@ import threading
 
 import numpy as np
 
+from service.runtime.batches import Batch, Job, Lane, Part
 from service.runtime.output_samples import LOOKS_PER_SECOND, ROWS_PER_LOOK, OutputSamples
-from service.runtime.scheduler import Batch, Job, Lane, Part
 
 
 class Clock:

@@ -7,14 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from service.runtime.batches import Batch, Job, Lane
 from service.runtime.scheduler import (
     SMALLER_BATCHES_S,
-    Batch,
     DeadlineExceeded,
     Draining,
-    Job,
     JobTooLarge,
-    Lane,
     QueueFull,
     RowCountMismatch,
     Scheduler,
