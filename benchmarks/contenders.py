@@ -10,6 +10,7 @@ import base64
 import contextlib
 import io
 import json
+import math
 import os
 import signal
 import socket
@@ -34,6 +35,9 @@ HERE = Path(__file__).parent
 PEERS = HERE / "peers"
 ENVIRONMENTS = HERE / ".peers"
 _START_S = 90.0
+# How often a server is looked at, and what of a CPU one that does nothing may use: Ray's some.
+_LOOK_S = 0.2
+_IDLE_SHARE = 0.25
 
 
 def _lanes(batch: str | None = None, wait_s: str | None = None) -> dict[str, str]:
@@ -194,6 +198,18 @@ class Server:
                 times = each.cpu_times()
                 total += times.user + times.system
         return total
+
+    def settle(self, most_seconds: float = 20.0) -> None:
+        """Wait until it does nothing: many go on with what nobody waits for any more, and would take
+        the machine from the one that is measured next.
+        """
+        until, before = time.monotonic() + most_seconds, math.inf
+        while time.monotonic() < until:
+            now = self.cpu_seconds()
+            if 0 <= now - before < _IDLE_SHARE * _LOOK_S:
+                return
+            before = now
+            time.sleep(_LOOK_S)
 
 
 @contextlib.contextmanager

@@ -135,6 +135,7 @@ def measure(
                     url, used = server.address + path, server.cpu_seconds()
                     got = load(url, body, count, seconds, random.randrange(2**30))
                     used = server.cpu_seconds() - used
+                    server.settle()
                     note(
                         server.contender.label,
                         count,
