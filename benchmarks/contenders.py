@@ -200,8 +200,8 @@ class Server:
         return total
 
     def settle(self, most_seconds: float = 20.0) -> None:
-        """Wait until it does nothing: many go on with what nobody waits for any more, and would take
-        the machine from the one that is measured next.
+        """Wait until it does nothing: many go on with what nobody waits for any more, and would
+        take the machine from the one that is measured next.
         """
         until, before = time.monotonic() + most_seconds, math.inf
         while time.monotonic() < until:

@@ -3,9 +3,9 @@
     python -m benchmarks.smoke
 
 A 64×64 DCGAN of the size of PyTorch's example, with as many rounds of the bare session before and
-after each as there are of the service. The bounds are half of what was measured on a quiet machine,
-so that a noisy one passes and a lane that no longer runs, or an answer that costs twice as much,
-does not. Exits with 1 when one is not kept, and says so when wrk, which makes the load, is missing.
+after each as there are of the service. The bounds are less than half of what was measured, on a calm
+machine and on a busy one, so that a noisy one passes; a service that has lost its batches, or whose
+answers cost several times as much as their inference, does not. Exits with 1 when one is not kept, and says so when wrk, which makes the load, is missing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmarks.load import load
 from benchmarks.serving import MODELS, Bare, exported
 
 # The least share of the bare session's best, at so many connections.
-BOUNDS = [(Workload("dcgan64", 1, "png"), 16, 0.25), (Workload("dcgan64", 16, "npy"), 4, 0.45)]
+BOUNDS = [(Workload("dcgan64", 1, "png"), 16, 0.2), (Workload("dcgan64", 16, "npy"), 4, 0.35)]
 ROUNDS = 3
 SECONDS = 1.5
 BARE_S = 0.5
