@@ -3,10 +3,10 @@
     python -m benchmarks.smoke
 
 A 64×64 DCGAN of the size of PyTorch's example, with as many rounds of the bare session before and
-after each as there are of the service. The bounds are less than half of what a calm machine gave. The
-system shares CPUs out among sessions, and the service runs in one of its own: where others take most
-of the machine the ratio falls too, so this is for a machine that has nothing else to do. Exits with 1
-when a bound is not kept, and says so when wrk, which makes the load, is missing.
+after each as there are of the service. The bounds are less than half of what a calm machine gave.
+The system shares CPUs out among sessions, and the service runs in one of its own: where others take
+most of the machine the ratio falls too, so this is for a machine that has nothing else to do. Exits
+with 1 when a bound is not kept, and says so when wrk, which makes the load, is missing.
 """
 
 from __future__ import annotations
