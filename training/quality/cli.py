@@ -6,22 +6,17 @@ What is slow to import waits for the verb that needs it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import TaskID
+from training.quality.terminal import console, progress
 
+if TYPE_CHECKING:
     from training.data.pictures import DataOptions
-    from training.quality.references import Progress
     from training.quality.results import Evaluation, Shown
     from training.quality.subjects import Subject
-    from training.quality.translators import Translator
 
 DataOption = Annotated[
     str | None,
@@ -119,7 +114,6 @@ def evaluate(
 
     Example: ganymede evaluate dcgan-fashion --samples 5000 --report quality.html
     """
-    from training.quality.errors import QualityError
     from training.quality.telling import basis, class_table, table
     from training.quality.translators import open_translator
 
@@ -128,10 +122,10 @@ def evaluate(
         return
     translator = open_translator(subject, models, data=data, checkpoint=checkpoint)
     if translator is not None:
-        for name, given in (("--truncation", truncation), ("--split", split), ("--seed", seed)):
-            if given:
-                raise QualityError(f"{name}: {translator.title} makes pictures of pictures")
-        _evaluate_translation(
+        _assert_of_pictures(translator.title, truncation, split, seed)
+        from training.quality.translation_commands import evaluate_translation
+
+        evaluate_translation(
             translator,
             network,
             samples=samples,
@@ -165,15 +159,15 @@ def evaluate(
     if as_json:
         typer.echo(evaluation.model_dump_json(indent=2, exclude_none=True))
         return
-    console = _console()
-    console.print(evaluation.subject, style="bold", markup=False)
+    screen = console()
+    screen.print(evaluation.subject, style="bold", markup=False)
     for line in basis(evaluation):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(table(evaluation))
+        screen.print(line, highlight=False, markup=False, soft_wrap=True)
+    screen.print(table(evaluation))
     if evaluation.per_class:
-        console.print(class_table(evaluation))
+        screen.print(class_table(evaluation))
     if report is not None:
-        console.print(f"wrote {report}", markup=False, soft_wrap=True)
+        screen.print(f"wrote {report}", markup=False, soft_wrap=True)
 
 
 def compare(
@@ -196,13 +190,26 @@ def compare(
 ) -> None:
     """Measure several models against the same real pictures, and say which differ for certain.
 
+    Models that make pictures of pictures are compared pair by pair, by the same true pictures.
+
     Example: ganymede compare gan-mnist wgan-gp-mnist --report comparison.html
     """
     from training.quality.errors import QualityError
     from training.quality.telling import common_basis, comparison_table, verdicts
+    from training.quality.translators import open_translator
 
     if len(subjects) < 2:
         raise QualityError("compare needs two or more; for one there is evaluate")
+    opened = [open_translator(s, models, data=data, checkpoint=checkpoint) for s in subjects]
+    translators = [each for each in opened if each is not None]
+    if translators:
+        from training.quality.translation_commands import compare_translations
+
+        if len(translators) < len(subjects):
+            raise QualityError("some make pictures of pictures, and the others of noise")
+        _assert_of_pictures(translators[0].title, truncation, split, seed)
+        compare_translations(translators, network, samples=samples, report=report, as_json=as_json)
+        return
     found = _measured(
         subjects,
         data=data,
@@ -235,14 +242,14 @@ def compare(
             )
         )
         return
-    console = _console()
+    screen = console()
     for line in common_basis(evaluations):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(comparison_table(evaluations))
+        screen.print(line, highlight=False, markup=False, soft_wrap=True)
+    screen.print(comparison_table(evaluations))
     for verdict in said:
-        console.print(str(verdict), markup=False, soft_wrap=True)
+        screen.print(str(verdict), markup=False, soft_wrap=True)
     if report is not None:
-        console.print(f"wrote {report}", markup=False, soft_wrap=True)
+        screen.print(f"wrote {report}", markup=False, soft_wrap=True)
 
 
 def search(
@@ -326,10 +333,19 @@ def _measured(
     options = Options(
         samples=samples or Options.samples, reference_samples=reference, obedience=obedience
     )
-    with _progress() as show:
+    with progress() as show:
         chosen = open_network(network)
         against = open_reference(real, split, show)
         return [(each, *measure(each, against, chosen, options, show)) for each in opened]
+
+
+def _assert_of_pictures(title: str, truncation: float | None, split: str | None, seed: int) -> None:
+    """Refuse what means nothing where pictures are made of pictures."""
+    from training.quality.errors import QualityError
+
+    for name, given in (("--truncation", truncation), ("--split", split), ("--seed", seed)):
+        if given:
+            raise QualityError(f"{name}: {title} makes pictures of pictures")
 
 
 def _assert_recordable(subject: Subject) -> None:
@@ -374,7 +390,7 @@ def _evaluate_pairs(subject: str, data: str | None, network: str, *, as_json: bo
         raise QualityError("--pairs compares with pictures of the same name: give --data")
     made, wanted, names = open_pairs(Path(subject), Path(data))
     chosen = open_network(network)
-    with _progress() as show:
+    with progress() as show:
         found = compare_pairs(
             made, wanted, chosen, lambda done, total: show("looking at pairs", done, total)
         )
@@ -400,85 +416,16 @@ def _evaluate_pairs(subject: str, data: str | None, network: str, *, as_json: bo
             )
         )
         return
-    console = _console()
-    console.print(f"{len(names):,} pairs, by {chosen.title}, resized: {chosen.resizing}")
+    screen = console()
+    screen.print(f"{len(names):,} pairs, by {chosen.title}, resized: {chosen.resizing}")
     shown = Table("figure", "", "mean", "worst", box=None)
     for name, values in figures.items():
         worst = values.min() if direction(name) == "↑" else values.max()
         shown.add_row(name, direction(name), said(name, values.mean()), said(name, worst))
-    console.print(shown)
-
-
-def _evaluate_translation(
-    translator: Translator,
-    network: str,
-    *,
-    samples: int | None,
-    record: bool,
-    report: Path | None,
-    as_json: bool,
-) -> None:
-    """Measure a model against the pictures that its recipe held out, or those of --data."""
-    from rich.table import Table
-
-    from training.quality.errors import QualityError
-    from training.quality.features import open_network
-    from training.quality.recording import record_figures
-    from training.quality.saying import direction, said
-    from training.quality.translation import MOST, measure_ways
-    from training.quality.translation_report import basis, told, write_translation_report
-
-    model = translator.model
-    if record and not model.folder.is_dir():
-        raise QualityError(f"--record: {translator.title} is no model of a repository")
-    chosen = open_network(network)
-    with _progress() as show:
-        ways = measure_ways(translator.recipe, model, chosen, samples or MOST, show)
-    figures = tuple(figure for way in ways for figure in way.figures)
-    if record:
-        record_figures(model.folder, model.digest, figures)
-    if report is not None:
-        write_translation_report(report, translator.title, ways, chosen, translator.log)
-    if as_json:
-        typer.echo(json.dumps({"subject": translator.title, **told(ways, chosen)}, indent=2))
-        return
-    console = _console()
-    console.print(translator.title, style="bold", markup=False)
-    for line in basis(ways, chosen):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    shown = Table("figure", "", "value", str(figures[0].baseline_name), box=None)
-    for figure in figures:
-        values = (said(figure.metric, value) for value in (figure.value, figure.baseline))
-        shown.add_row(figure.metric, direction(figure.metric), *values)
-    console.print(shown)
-    if report is not None:
-        console.print(f"wrote {report}", markup=False, soft_wrap=True)
+    screen.print(shown)
 
 
 def _write_report(path: Path, found: list[tuple[Subject, Evaluation, Shown]]) -> None:
     from training.quality.report import write_report
 
     write_report(path, [(evaluation, shown) for _, evaluation, shown in found])
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console()
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """Show what is being done on the terminal, a bar for each stage."""
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    with Bar(console=Console(stderr=True), transient=True) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def show(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage)
-            bar.update(tasks[stage], completed=done, total=total)
-
-        yield show

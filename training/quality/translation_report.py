@@ -17,6 +17,7 @@ from training.quality.features import FeatureNetwork
 from training.quality.report import log_curves, picture, rows, sheet, write_page
 from training.quality.saying import direction, said
 from training.quality.translation import Way
+from training.quality.translation_comparison import Member, PairedVerdict
 
 _SHOWN = 24
 _SHOWN_ENDS = 8
@@ -76,6 +77,45 @@ def write_translation_report(
         temporary.write_text(json.dumps(figures, indent=2) + "\n")
 
 
+def write_comparison_report(
+    path: Path,
+    groups: Sequence[Sequence[Member]],
+    found: Sequence[PairedVerdict],
+    network: FeatureNetwork,
+) -> None:
+    """Write ``path``: models beside each other, picture by picture; whole or not there."""
+    body = ["<h1>Comparison</h1>"]
+    for group in groups:
+        titles = [member.title for member in group]
+        body += [f"<h2>{escape(' · '.join(titles))}</h2>"]
+        body += [f'<p class="note">{escape(line)}</p>' for line in basis([group[0].way], network)]
+        plain = group[0].way.figures[0].baseline_name or ""
+        body += [
+            rows(
+                ["figure", "", *titles, plain],
+                (
+                    [
+                        same[0].metric,
+                        direction(same[0].metric),
+                        *(said(figure.metric, figure.value) for figure in same),
+                        said(same[0].metric, same[0].baseline),
+                    ]
+                    for same in zip(*(member.figures for member in group), strict=True)
+                ),
+            ),
+            f'<p class="note">Side by side: what goes in, {escape(", ".join(titles))}, '
+            "and what should have come.</p>",
+            picture(
+                _strips(
+                    [member.way for member in group], np.arange(_SHOWN)[: len(group[0].way.made)]
+                ),
+                "the first, none left out",
+            ),
+        ]
+    body += [f"<p>{escape(str(verdict))}</p>" for verdict in found]
+    write_page(path, "Comparison", body)
+
+
 def _section(way: Way, *, titled: bool) -> list[str]:
     name = way.figures[0].baseline_name or ""
     ranked = np.argsort(way.each.feature_distance)
@@ -95,20 +135,21 @@ def _section(way: Way, *, titled: bool) -> list[str]:
             ),
         ),
         '<p class="note">Side by side: what goes in, what comes out, and what should have.</p>',
-        picture(_strips(way, np.arange(min(_SHOWN, len(way.made)))), "the first, none left out"),
+        picture(_strips([way], np.arange(min(_SHOWN, len(way.made)))), "the first, none left out"),
         '<div class="side">',
-        picture(_strips(way, ranked[:_SHOWN_ENDS], 1), "the nearest by features"),
-        picture(_strips(way, ranked[::-1][:_SHOWN_ENDS], 1), "the farthest"),
+        picture(_strips([way], ranked[:_SHOWN_ENDS], 1), "the nearest by features"),
+        picture(_strips([way], ranked[::-1][:_SHOWN_ENDS], 1), "the farthest"),
         "</div>",
     ]
 
 
-def _strips(way: Way, chosen: NDArray[np.intp], in_a_row: int = 3) -> Image.Image:
-    """Lay three pictures of each pair side by side, so many pairs in a row."""
-    given, made, wanted = (each[chosen] for each in (way.given, way.made, way.wanted))
-    factor = made.shape[1] // given.shape[1]
+def _strips(ways: Sequence[Way], chosen: NDArray[np.intp], in_a_row: int = 3) -> Image.Image:
+    """Lay what went in, what each of `ways` made of it and the true one side by side."""
+    first = ways[0]
+    given, wanted = first.given[chosen], first.wanted[chosen]
+    factor = wanted.shape[1] // given.shape[1]
     given = given.repeat(factor, axis=1).repeat(factor, axis=2)
     if given.shape[-1] == 1:
-        given = given.repeat(made.shape[-1], axis=-1)
-    strips = np.stack([given, made, wanted], axis=1)
-    return sheet(strips.reshape(-1, *made.shape[1:]), 3 * in_a_row)
+        given = given.repeat(wanted.shape[-1], axis=-1)
+    strips = np.stack([given, *(way.made[chosen] for way in ways), wanted], axis=1)
+    return sheet(strips.reshape(-1, *wanted.shape[1:]), strips.shape[1] * in_a_row)
