@@ -234,17 +234,23 @@ class Engine:
         """
         encoded: Future[T] = Future()
         asking = threading.get_ident()
+        # Taken out when it is called: the job's future keeps the callback, and the three would hold
+        # each other, and the pictures, until the garbage collector comes.
+        held = [(job, work)]
 
         def go_on(ran: Future[dict[str, Array]]) -> None:
+            ended, follows = held.pop()
             if ran.cancelled() or ran.exception() is not None:
                 # Which raises what the run did.
-                self._finish(job, encoded, lambda: work(ran.result()))
+                self._finish(ended, encoded, lambda: follows(ran.result()))
                 return
             outputs = ran.result()
-            then = partial(self._finish, job, encoded, lambda: self._timed(job, work, outputs))
+            then = partial(
+                self._finish, ended, encoded, lambda: self._timed(ended, follows, outputs)
+            )
             # In the thread that asks where the job has ended before; that may be an event loop's.
             by_worker = threading.get_ident() != asking
-            if by_worker and self.provider is Provider.CPU and job.pixels <= _AT_ONCE_PIXELS:
+            if by_worker and self.provider is Provider.CPU and ended.pixels <= _AT_ONCE_PIXELS:
                 then()
             else:
                 self._encoders.submit(then)

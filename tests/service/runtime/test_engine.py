@@ -1,4 +1,7 @@
+import gc
 import threading
+import time
+import weakref
 
 import pytest
 
@@ -99,6 +102,22 @@ def test_the_bound_holds_what_waits_to_be_encoded_too(repository):
     assert encoding.result(10)
     assert len(pictures(engine, model, [3])) == 1
     assert engine.drain(timeout=10)
+
+
+def test_a_job_that_has_been_encoded_is_not_left_to_the_garbage_collector(engine):
+    model = engine.catalog.get("gan-mnist")
+    gc.disable()
+    try:
+        job = engine.submit(model, model.feeds([1]))
+        engine.encode(job, lambda outputs: len(outputs["pixels"])).result(10)
+        gone = weakref.ref(job)
+        del job
+        end = time.monotonic() + 5
+        while gone() is not None and time.monotonic() < end:
+            time.sleep(0.01)
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_what_is_abandoned_makes_room(repository):
