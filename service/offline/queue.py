@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from service.offline.jobs import Job
-from service.offline.ledger import Ledger, ShardRecord
+from service.offline.ledger import SUMMARY_FILE, Ledger, ShardRecord
 from service.offline.sampling import finish, left_of
 from service.offline.shards import ShardMaker
 from service.offline.stores import Store
@@ -188,12 +188,18 @@ class JobQueue:
     def files(self, ticket: Ticket) -> list[Path]:
         """Return the files that are whole: the shards that are done, and at the end the rest."""
         folder = self.folder(ticket.id)
-        if not folder.is_dir():
-            return []
-        if (folder / "summary.json").exists():
+        try:
+            done = (
+                []
+                if _is_finished(folder)
+                else sorted(Ledger(Store(str(folder)), ticket.job).done())
+            )
+        except FileNotFoundError:
+            # The ledger went while it was read: with the job's end, or with the job.
+            done = []
+        if _is_finished(folder):
             return sorted(path for path in folder.iterdir() if path.is_file())
-        ledger = Ledger(Store(str(folder)), ticket.job)
-        named = [shard_name(ticket.job, shard) for shard in sorted(ledger.done())]
+        named = [shard_name(ticket.job, shard) for shard in done]
         return [folder / name for name in named if name is not None]
 
     def _work(self) -> None:
@@ -325,6 +331,10 @@ class JobQueue:
     def _open(self) -> Iterator[sqlite3.Connection]:
         with closing(sqlite3.connect(self._database, timeout=10)) as database, database:
             yield database
+
+
+def _is_finished(folder: Path) -> bool:
+    return (folder / SUMMARY_FILE).exists()
 
 
 def _ticket(row: tuple[Any, ...]) -> Ticket:

@@ -35,7 +35,12 @@ def begin(client, **body):
 
 def ended(client, url, seconds=120):
     until = time.monotonic() + seconds
-    while (job := client.get(url).json())["state"] in ("queued", "running"):
+    while True:
+        answer = client.get(url)
+        assert answer.status_code == 200, (answer.status_code, answer.text)
+        job = answer.json()
+        if job["state"] not in ("queued", "running"):
+            break
         assert time.monotonic() < until, job
         time.sleep(0.1)
     return job
