@@ -15,11 +15,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from typing import Any
+from typing import Any, cast
 
 import httptools
 import uvicorn.config
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.settings import Settings
@@ -57,7 +58,12 @@ class GuardedProtocol(HttpToolsProtocol):
         """Take what uvicorn gives."""
         super().__init__(*given, **named)
         if self.straight is not None:
-            self.app = Front(self.straight, self.app)
+            app = self.straight
+            if self.config.proxy_headers:
+                # As uvicorn does for the host.
+                trusted = self.config.forwarded_allow_ips
+                app = cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", app), trusted))
+            self.app = Front(app, self.app)
 
     # Headers
 
