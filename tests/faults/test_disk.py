@@ -6,6 +6,7 @@ thing, needs the right to mount one.
 
 import contextlib
 import json
+import os
 import resource
 import subprocess
 from pathlib import Path
@@ -30,8 +31,15 @@ class Disk:
         self._limit = limit
 
     def run(self, command):
+        # Python itself would leave half of a module's bytecode behind, and stumble over it later.
+        environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
         return subprocess.run(
-            self.limited(command), capture_output=True, text=True, timeout=200, check=False
+            self.limited(command),
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+            env=environment,
         )
 
     def limited(self, command):
