@@ -31,6 +31,7 @@ from service.api import (
 from service.api.access import Access
 from service.api.errors import invalid
 from service.api.exchange import Rejection, note_model, note_rejection
+from service.api.express import Express
 from service.offline.queue import JobQueue
 from service.runtime.engine import Engine, EngineState, NotReady
 from service.runtime.manifest import Task
@@ -95,9 +96,16 @@ def create_app(engine: Engine, settings: Settings, queue: JobQueue | None = None
 
     app.openapi = openapi  # type: ignore[method-assign]
     app.build_middleware_stack = watched  # type: ignore[method-assign]
-    errors.install(app, error_shapes.respond)
+    answer = errors.answering(app, error_shapes.respond)
+    generating = generate.router(engine, settings, find)
+    # From the inside to the outside: what comes last sees a request first.
+    app.add_middleware(Express, routes=generate.express(generating), answer=answer)
+    errors.install(app, answer, error_shapes.respond)
+    app.add_middleware(limits.BodyLimits, settings=settings)
+    app.add_middleware(keys.Keys, settings=settings)
+
     app.include_router(models.router(engine))
-    app.include_router(generate.router(engine, settings, find))
+    app.include_router(generating)
     app.include_router(mix_styles.router(engine, settings, find))
     app.include_router(interpolate.router(engine, settings, find))
     app.include_router(openai_images.router(engine, settings, find))
@@ -106,9 +114,6 @@ def create_app(engine: Engine, settings: Settings, queue: JobQueue | None = None
     app.include_router(jobs.router(queue or JobQueue(settings.jobs, engine), settings, find))
     app.include_router(admin.router(engine))
     app.include_router(metrics.router(engine, settings))
-    # From the inside to the outside: what comes last sees a request first.
-    app.add_middleware(limits.BodyLimits, settings=settings)
-    app.add_middleware(keys.Keys, settings=settings)
 
     @heads.get(app, "/", include_in_schema=False)
     async def root() -> RedirectResponse:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -153,8 +153,11 @@ def to_problem(error: Exception) -> Problem | None:
     return None
 
 
-def install(app: FastAPI, respond: Callable[[str, Problem], Response]) -> None:
-    """Make `app` answer every error with what `respond` makes of its path and its problem."""
+Answer = Callable[[Request, Exception], Awaitable[Response]]
+
+
+def answering(app: FastAPI, respond: Callable[[str, Problem], Response]) -> Answer:
+    """Return what answers an error that `to_problem` knows, as `respond` says it of its path."""
 
     async def answer(request: Request, error: Exception) -> Response:
         problem = to_problem(error)
@@ -168,6 +171,11 @@ def install(app: FastAPI, respond: Callable[[str, Problem], Response]) -> None:
             response.headers["allow"] = ", ".join(_allowed(app, request))
         return response
 
+    return answer
+
+
+def install(app: FastAPI, answer: Answer, respond: Callable[[str, Problem], Response]) -> None:
+    """Make `app` answer the errors that are foreseen by `answer`, and the others with a 500."""
     kinds: tuple[type[Exception], ...] = (
         Problem,
         ModelNotFound,

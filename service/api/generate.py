@@ -11,6 +11,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import Response
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
 
 from service import __version__
 from service.api import answers, heads, wishes
@@ -144,6 +146,19 @@ def router(engine: Engine, settings: Settings, find: Callable[[str], Model]) -> 
         return response
 
     return routes
+
+
+def express(routes: APIRouter) -> list[tuple[APIRoute, type[BaseModel]]]:
+    """Return those of the routes that may go past FastAPI, with what they take as JSON."""
+    bodies: dict[str, type[BaseModel]] = {
+        "/v1/generate": GenerateRequest,
+        "/v1/sample-classes": SampleClassesRequest,
+    }
+    return [
+        (route, bodies[route.path])
+        for route in routes.routes
+        if isinstance(route, APIRoute) and route.path in bodies
+    ]
 
 
 def _returned(body: GenerateRequest, model: Model, form: Form) -> Sequence[str]:
