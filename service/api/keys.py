@@ -27,7 +27,7 @@ _ADMIN = "/v1/admin"
 _CALLER = "ganymede.caller"
 _REALM = 'Bearer realm="ganymede"'
 _LOOPBACK_NAMES = ("localhost", "localhost.")
-_PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+_PROXY_HEADERS = (b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via")
 
 
 @dataclass(frozen=True)
@@ -159,15 +159,17 @@ def _is_local(scope: Scope) -> bool:
     of its own to this machine's address (then `Host` is that name). Nor is it whoever a proxy
     speaks for.
     """
-    headers = Headers(scope=scope)
-    host = headers.get("host", "")
+    # Of a header that came twice the first counts.
+    headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
+    host = headers.get(b"host", b"").decode("latin-1")
+    own = f"http://{host}".encode("latin-1")
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     return (
         is_loopback((scope.get("client") or ("",))[0])
         and (is_loopback(name) or name.lower() in _LOOPBACK_NAMES)
-        and headers.get("sec-fetch-site", "none") in ("none", "same-origin")
-        and headers.get("origin", f"http://{host}") == f"http://{host}"
-        and not any(name in headers for name in _PROXY_HEADERS)
+        and headers.get(b"sec-fetch-site", b"none") in (b"none", b"same-origin")
+        and headers.get(b"origin", own) == own
+        and headers.keys().isdisjoint(_PROXY_HEADERS)
     )
 
 

@@ -28,6 +28,10 @@ from service.runtime.sources import Source, feeds, transform_feed
 
 T = TypeVar("T")
 
+# For so long after a request has come nobody looks whether its client is still there: that takes a
+# task, and most answers are on their way before.
+_UNWATCHED_S = 0.25
+
 
 @asynccontextmanager
 async def running(engine: Engine, request: Request, seconds: float) -> AsyncIterator[Run]:
@@ -37,25 +41,32 @@ async def running(engine: Engine, request: Request, seconds: float) -> AsyncIter
     seconds = deadline_of(request, seconds)
     account = Account(caller_of(request).allowance)
     with engine.permit():
-        gone = asyncio.ensure_future(_disconnected(request))
+        run = Run(engine, request, seconds, account)
         try:
-            yield Run(engine, gone, seconds, account)
+            yield run
         finally:
-            gone.cancel()
+            run.close()
             account.close()
 
 
 class Run:
     """What is run for one request, in one step or several: one deadline, and one client to lose."""
 
-    def __init__(
-        self, engine: Engine, gone: asyncio.Future[None], seconds: float, account: Account
-    ) -> None:
+    def __init__(self, engine: Engine, request: Request, seconds: float, account: Account) -> None:
         self._engine = engine
         self._account = account
-        self._gone = gone
+        self._request = request
+        # Ends when the client has gone, from when on that is looked for.
+        self._gone: asyncio.Future[None] | None = None
         self._seconds = seconds
-        self._deadline = engine.clock() + seconds
+        now = engine.clock()
+        self._watched_from = now + _UNWATCHED_S
+        self._deadline = now + seconds
+
+    def close(self) -> None:
+        """Look no more for whether the client has gone."""
+        if self._gone is not None:
+            self._gone.cancel()
 
     async def through(
         self,
@@ -166,14 +177,22 @@ class Run:
 
     async def _wait(self, future: Future[T]) -> T:
         outcome = asyncio.wrap_future(future)
-        ends: set[asyncio.Future[Any]] = {outcome, self._gone}
-        left = max(self._deadline - self._engine.clock(), 0.0)
-        await asyncio.wait(ends, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        now = self._engine.clock()
+        unwatched = min(self._watched_from, self._deadline) - now
+        if unwatched > 0:
+            await asyncio.wait([outcome], timeout=unwatched)
+            now = self._engine.clock()
+        if not outcome.done():
+            if self._gone is None:
+                self._gone = asyncio.ensure_future(_disconnected(self._request))
+            ends: set[asyncio.Future[Any]] = {outcome, self._gone}
+            left = max(self._deadline - now, 0.0)
+            await asyncio.wait(ends, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         if outcome.done():
             return outcome.result()
         # Cancels what waits in a pool; what it still ends with, nobody is there to hear.
         outcome.cancel()
-        if self._gone.done():
+        if self._gone is not None and self._gone.done():
             raise client_gone()
         raise self._late()
 

@@ -52,15 +52,13 @@ def to_generate(body: GenerateRequest, model: Model, maximum: int) -> list[Sourc
     classes = _each(body.class_, count, "class")
     truncations = _each(body.truncation, count, "truncation")
     moved = reader.transform(body.transform, "transform")
-    return [
-        replace(
-            reader.source(wish, place, i, classes[i], truncations[i], body.blend),
-            transform=reader.transform(wish.transform, f"{place}transform")
-            if wish.transform is not None
-            else moved,
-        )
-        for i, (place, wish) in enumerate(wishes)
-    ]
+    sources = []
+    for i, (place, wish) in enumerate(wishes):
+        source = reader.source(wish, place, i, classes[i], truncations[i], body.blend)
+        own = reader.transform(wish.transform, f"{place}transform")
+        transform = moved if own is None else own
+        sources.append(source if transform is None else replace(source, transform=transform))
+    return sources
 
 
 def to_sample_classes(body: SampleClassesRequest, model: Model, maximum: int) -> list[Source]:

@@ -102,7 +102,15 @@ class Catalog:
         self.provider = provider
         self.plan = plan
         self.budget = budget
+        self._hold(entries)
+
+    def _hold(self, entries: tuple[Entry, ...]) -> None:
         self._entries = entries
+        # The newest version of each name first: every request looks one up.
+        newest = sorted(entries, key=lambda entry: version_key(entry.version), reverse=True)
+        self._by_name: dict[str, list[Entry]] = {}
+        for entry in newest:
+            self._by_name.setdefault(entry.name, []).append(entry)
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -113,7 +121,7 @@ class Catalog:
 
     def load(self) -> None:
         """Look at every folder and load what can be loaded."""
-        self._entries = tuple(self._load(path) for path in model_folders(self.folder))
+        self._hold(tuple(self._load(path) for path in model_folders(self.folder)))
 
     def _load(self, folder: Path) -> Entry:
         return load_entry(folder, self.provider, self.plan, self.budget)
@@ -166,12 +174,12 @@ class Catalog:
 
     def names(self) -> list[str]:
         """Return the names of the models, sorted."""
-        return sorted({entry.name for entry in self.entries})
+        return sorted(self._by_name)
 
     def versions(self, name: str) -> list[Entry]:
         """Return the entries of `name`, the newest first."""
-        entries = [entry for entry in self.entries if entry.name == name]
-        return sorted(entries, key=lambda entry: version_key(entry.version), reverse=True)
+        entries = self._by_name.get(name, [])
+        return list(entries) if self.budget is None else [_now(entry) for entry in entries]
 
     def default(self, name: str) -> Entry:
         """Return the newest version that is ready, else the newest. Raises ModelNotFound."""
