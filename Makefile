@@ -17,7 +17,7 @@ SHIPPED += $(FROM_PICTURES)
 MEASURED := cgan-fashion biggan-flowers stylegan2-flowers $(FROM_PICTURES)
 RUNS ?= runs/zoo
 
-BENCHES := serving encoding export training startup offline gpu
+BENCHES := serving encoding export quantized training startup offline gpu
 PEERS := fastapi litserve triton bentoml ray
 # Debian's own: the one that Triton's wheel is linked with.
 SYSTEM_PYTHON ?= /usr/bin/python3
@@ -48,7 +48,7 @@ bench-peers: ## Install what the serving bench compares with, each into its own 
 		benchmarks/.peers/$$peer/bin/pip install --quiet -r benchmarks/peers/$$peer.txt || exit 1; \
 	done
 
-bench-smoke: $(VENV)/.dev ## Check that the service reaches its share of the bare session (a minute)
+bench-smoke: $(VENV)/.dev ## Check that most of the service's CPU time is inference (a minute)
 	$(BIN)/python -m benchmarks.smoke
 
 lint: $(VENV)/.dev ## Check format, lint, types and the dependency rules
