@@ -46,6 +46,8 @@ T = TypeVar("T")
 STYLE_CACHE_BYTES = 64 * 2**20
 # What is encoded in less time than it takes to wake another thread for it.
 _AT_ONCE_PIXELS = 2**14
+# For so long a batch waits for the rows that it may expect. On a GPU that has not been measured.
+_LINGER_S = 0.002
 
 
 class EngineState(StrEnum):
@@ -122,6 +124,7 @@ class Engine:
         if self.wish == "auto" and self.provider is Provider.CPU:
             log.info("running on the CPU: %s", why_no_cuda())
         self._slots = self._scheduler.slots = slots(self.provider, self._plan)
+        self._scheduler.linger_s = _LINGER_S if self.provider is Provider.CPU else 0.0
         planner = Planner(self.provider, self._plan, self._plan_cache)
         catalog = Catalog(self.models, self.provider, planner, budget=self._budget)
         if self._watch_s:

@@ -11,6 +11,8 @@ What always holds:
 - Nothing runs after its deadline, and nothing runs that was cancelled before its turn: not the rest
   of a batch that is run in halves either.
 - A batch's rows go back to their own jobs, and their count is checked.
+- A lane may be given a moment for as many rows to come as its last batch had, never longer than
+  `linger_s` after its first job came, and only while no other lane waits.
 - A row that makes a batch fail fails alone: the batch is halved until the culprit is found. The
   same halving goes on where a batch was too large for the memory, and the lane then keeps to the
   smaller size for a while.
@@ -39,6 +41,8 @@ Clock = Callable[[], float]
 
 # For so long a lane keeps to the batches that the memory held. What took the rest may be gone then.
 SMALLER_BATCHES_S = 60.0
+# Lanes whose last batch is remembered: pictures of every size have one of their own.
+_MOST_LANES = 1000
 
 
 class QueueFull(Exception):
@@ -95,14 +99,17 @@ class Scheduler:
         bound: int,
         observer: Observer | None = None,
         slots: float = math.inf,
+        linger_s: float = 0.0,
     ) -> None:
         """Take in at most `bound` pixels at a time, and run batches of at most `slots` slots.
 
-        Who learns only later how many there are sets them before the first batch is taken.
+        Who learns only later how many there are sets them before the first batch is taken, and
+        likewise `linger_s`.
         """
         self._clock = clock
         self._bound = bound
         self.slots = slots
+        self.linger_s = linger_s
         self._observer = observer
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
@@ -115,6 +122,8 @@ class Scheduler:
         self._runs: dict[int, tuple[float, str]] = {}
         # Lanes whose batches were too large for the memory: the rows that they keep to, until when.
         self._smaller: dict[Hashable, tuple[int, float]] = {}
+        # The rows of the last batch of a lane, and the seconds that it took.
+        self._last: dict[Hashable, tuple[int, float]] = {}
         self._draining = False
         self._drained: Future[None] = Future()
         # What the last batches made and took, older ones counting less.
@@ -178,9 +187,13 @@ class Scheduler:
                 if batch is not None:
                     self._running += 1
                     self._slots_taken += self._slots_of(batch.lane)
-                nothing = batch is None and not ended
-                if nothing and (self._drained.done() or not self._work.wait(timeout)):
-                    return None
+                if batch is None and not ended:
+                    if self._drained.done():
+                        return None
+                    moment = self._moment()
+                    patience = min((t for t in (timeout, moment) if t is not None), default=None)
+                    if not self._work.wait(patience) and patience == timeout:
+                        return None
             # Outside the lock, since a future's callbacks may do anything.
             for job, error in ended:
                 self._end(job, error)
@@ -298,7 +311,7 @@ class Scheduler:
         while self._lanes:
             key, jobs = next(iter(self._lanes.items()))
             lane = jobs[0].lane
-            if self._slots_taken + self._slots_of(lane) > self.slots:
+            if self._slots_taken + self._slots_of(lane) > self.slots or self._moment():
                 return None
             parts: list[Part] = []
             room = self._share(jobs, self._most_rows(lane))
@@ -323,6 +336,24 @@ class Scheduler:
             if parts:
                 return Batch(lane, parts, alone=not (self._running or self._lanes))
         return None
+
+    def _moment(self) -> float | None:
+        """Return for how long the lane that waits is given time for more rows; None for no time.
+
+        Clients that wait for their answers ask again together, when a batch has come back, and not
+        at one instant: who took the first of them at once would run it alone, which costs more a
+        row. So a lane waits for what its last batch had, but no more than half of what that took.
+        """
+        if not self.linger_s or self._draining or len(self._lanes) != 1:
+            return None
+        ((key, jobs),) = self._lanes.items()
+        rows, seconds = self._last.get(key, (0, 0.0))
+        waiting = sum(job.rows - job._handed_out for job in jobs)
+        if waiting >= rows or jobs[0].times.submitted is None:
+            return None
+        until = jobs[0].times.submitted + min(self.linger_s, seconds / 2)
+        left = until - self._clock()
+        return left if left > 0 else None
 
     def _share(self, jobs: Sequence[Job], most: int) -> int:
         """Return how many rows of a lane the next batch takes, `most` at most.
@@ -426,6 +457,9 @@ class Scheduler:
     def _note_speed(self, batch: Batch, seconds: float) -> None:
         pixels = batch.rows * batch.lane.pixels_per_row
         with self._lock:
+            if len(self._last) >= _MOST_LANES:
+                self._last.clear()
+            self._last[batch.lane.key] = (batch.rows, seconds)
             # As many batches as run now come back in the same time.
             seconds = max(seconds, 1e-6) / self._running
             # Two sums, not a mean of speeds, in which a short batch of few pixels would weigh as

@@ -1,4 +1,5 @@
 import threading
+import time
 from concurrent.futures import CancelledError, wait
 
 import numpy as np
@@ -559,6 +560,92 @@ def test_the_time_to_come_again_counts_the_workers_that_run():
 def test_inputs_of_unequal_length_are_refused():
     with pytest.raises(ValueError, match="same number of rows"):
         Job(doubling_lane(), {"x": np.zeros(2), "y": np.zeros(3)})
+
+
+class Lingering:
+    """A scheduler that waits for more rows, whose last batch had four rows and took a second."""
+
+    def __init__(self, took: float = 1.0, rows: int = 4) -> None:
+        self.clock = FakeClock()
+        self.scheduler = Scheduler(self.clock, bound=100, linger_s=0.002)
+        self.lane = Lane("lane", self.run, max_rows=8, pixels_per_row=1)
+        self.took = took
+        self.submit(*range(rows))
+        self.scheduler.execute(self.scheduler.take(timeout=0))
+
+    def run(self, feeds):
+        self.clock.now += self.took
+        return {"y": feeds["x"]}
+
+    def submit(self, *rows):
+        self.scheduler.submit(job(self.lane, *rows))
+
+    def taken(self) -> int | None:
+        batch = self.scheduler.take(timeout=0)
+        return None if batch is None else batch.rows
+
+
+def test_a_lane_waits_for_as_many_rows_as_its_last_batch_had():
+    lingering = Lingering()
+    lingering.submit(1)
+    assert lingering.taken() is None
+    lingering.submit(2, 3)
+    assert lingering.taken() is None
+    lingering.submit(4)
+    assert lingering.taken() == 4
+
+
+def test_a_lane_waits_for_no_longer_than_a_moment_after_its_first_job():
+    lingering = Lingering()
+    lingering.submit(1)
+    lingering.clock.now += 0.0015
+    lingering.submit(2)
+    assert lingering.taken() is None
+    lingering.clock.now += 0.0006
+    assert lingering.taken() == 2
+
+
+def test_a_lane_waits_for_no_longer_than_half_of_what_its_last_batch_took():
+    lingering = Lingering(took=0.001)
+    lingering.submit(1)
+    assert lingering.taken() is None
+    lingering.clock.now += 0.0006
+    assert lingering.taken() == 1
+
+
+def test_who_asks_alone_waits_for_nobody():
+    lingering = Lingering(rows=1)
+    lingering.submit(1)
+    assert lingering.taken() == 1
+
+
+def test_no_lane_waits_for_more_rows_while_another_has_some():
+    lingering = Lingering()
+    lingering.submit(1)
+    lingering.scheduler.submit(job(doubling_lane("other"), 5))
+    assert lingering.taken() == 1
+    assert lingering.taken() == 1
+
+
+def test_a_drain_waits_for_no_more_rows():
+    lingering = Lingering()
+    lingering.submit(1)
+    lingering.scheduler.drain()
+    assert lingering.taken() == 1
+
+
+def test_a_worker_wakes_when_the_moment_is_over():
+    scheduler = Scheduler(time.monotonic, bound=100, linger_s=0.2)
+    lane = Lane("lane", lambda feeds: time.sleep(0.4) or {"y": feeds["x"]}, 8, 1)
+    first, second = job(lane, 1, 2), job(lane, 3)
+    workers = Workers(scheduler, 1)
+    workers.start()
+    scheduler.submit(first)
+    first.future.result(timeout=10)
+    scheduler.submit(second)
+    assert second.future.result(timeout=10)["y"].tolist() == [3]
+    assert second.times.started - second.times.submitted >= 0.19
+    scheduler.drain().result(timeout=10)
 
 
 @given(
