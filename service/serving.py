@@ -15,6 +15,7 @@ from service.api.metrics import SchedulerMetrics
 from service.lifecycle import Lifecycle
 from service.offline.queue import JobQueue
 from service.runtime.engine import Engine, EngineState
+from service.runtime.machine import keep_out_of_collections
 from service.runtime.plans import PlanWish, cache_file
 from service.settings import Settings
 
@@ -54,7 +55,11 @@ class Serving:
         self.lifecycle.begin()
         tracing.start()
         self._queue.start()
-        threading.Thread(target=self._engine.start, name="ganymede-start", daemon=True).start()
+        threading.Thread(target=self._load, name="ganymede-start", daemon=True).start()
+
+    def _load(self) -> None:
+        self._engine.start()
+        keep_out_of_collections()
 
     def assert_alive(self) -> None:
         """Raise what the probe is to answer when a run hangs."""

@@ -1,5 +1,7 @@
 import math
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -92,3 +94,39 @@ def test_the_cpu_has_a_name(tree):
         cpu_model(tree({"proc/cpuinfo": "processor: 0\nmodel name\t: Fast 9000\n"})) == "Fast 9000"
     )
     assert cpu_model()
+
+
+_COLLECTIONS = """
+import gc, weakref
+from service.runtime.machine import give_memory_back, keep_out_of_collections
+
+class Node:
+    pass
+
+there = [[] for _ in range(20_000)]
+before = Node()
+before.itself = before
+keep_out_of_collections()
+looked_at = []
+gc.callbacks.append(lambda phase, _: looked_at.append(len(gc.get_objects())))
+gc.collect()
+assert max(looked_at) < 5_000, looked_at
+was_before = weakref.ref(before)
+del before
+gc.collect()
+assert was_before() is not None
+give_memory_back()
+assert was_before() is None
+assert gc.get_freeze_count() > 20_000
+"""
+
+
+def test_what_was_there_is_looked_at_again_only_when_memory_is_given_back():
+    # In a process of its own: what is kept out of collections is the whole process's.
+    subprocess.run([sys.executable, "-c", _COLLECTIONS], check=True)
+
+
+def test_who_keeps_nothing_out_of_collections_goes_on_so_after_giving_memory_back():
+    code = "import gc; from service.runtime.machine import give_memory_back as give; give(); "
+    code += "assert gc.get_freeze_count() == 0"
+    subprocess.run([sys.executable, "-c", code], check=True)
