@@ -19,12 +19,11 @@ _AT_ONCE = 16
 
 def made_by(model: Model, given: Given, direction: str = GENERATOR) -> Pixels:
     """Return the pictures ``[N, H, W, C]`` that a model makes, through the runtime that serves."""
-    image = pixels(given.image)
-    mask = None if given.mask is None else given.mask[:, 0].numpy()
     made = []
-    for start in range(0, len(image), _AT_ONCE):
-        rows = slice(start, start + _AT_ONCE)
-        feeds = {"image": image[rows]} | ({} if mask is None else {"mask": mask[rows]})
+    for some in given.parts(_AT_ONCE):
+        feeds = {"image": pixels(some.image)}
+        if some.mask is not None:
+            feeds["mask"] = some.mask[:, 0].numpy()
         made.append(model.run(direction, feeds)["pixels"])
     return np.concatenate(made)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import yaml
@@ -49,7 +49,7 @@ from training.networks.shapes import ImageShape, TranslationShape
 from training.networks.styles import StyleGenerator, StyleOptions
 from training.options import Options, nearest
 from training.quality.ranges import SearchRange
-from training.quality.running import EvaluateOptions
+from training.quality.running import EvaluateOptions, Metric
 from training.tasks.task import PictureTask
 
 SHIPPED = Path(__file__).parent / "recipes"
@@ -210,6 +210,8 @@ class NoiseToImageOptions(Options):
     clip_gradients: PositiveFloat | None = None
     # The discriminator's weights are clipped to this after each of its steps: the first WGAN.
     clip_weights: PositiveFloat | None = None
+    # What can choose the best checkpoint, what does where nothing is said first.
+    metrics: ClassVar[tuple[Metric, ...]] = ("kernel_distance", "frechet_distance")
 
     @property
     def batches_per_turn(self) -> int:
@@ -322,10 +324,8 @@ class Recipe(Options):
                 f"the game {kind} needs a discriminator {wanted}; {self.discriminator.network} "
                 "is not"
             )
-        if translates:
-            for key in ("classes", "evaluate"):
-                if getattr(self, key):
-                    raise ValueError(f"{key} is for the game noise_to_image, not for {kind}")
+        if translates and self.classes:
+            raise ValueError(f"classes is for the game noise_to_image, not for {kind}")
         needs = isinstance(self.game, PictureGames) and self.game.task.needs_source
         if needs != (self.source is not None):
             raise ValueError(
@@ -372,6 +372,19 @@ class Recipe(Options):
                 f"({growing.images(side)})"
             )
         return self
+
+    @model_validator(mode="after")
+    def _the_game_has_the_metric(self) -> Recipe:
+        if self.metric not in self.game.metrics:
+            there = ", ".join(self.game.metrics)
+            raise ValueError(f"evaluate.metric of the game {self.game.kind} is one of {there}")
+        return self
+
+    @property
+    def metric(self) -> Metric:
+        """What decides which checkpoint is the best."""
+        asked = self.evaluate.metric if self.evaluate else None
+        return asked or self.game.metrics[0]
 
     def build_generator(self) -> nn.Module:
         """Make the generator with fresh weights from the global random state."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,15 +26,18 @@ from training.distributed import Share
 from training.diversity import Diversity, reals_to_compare
 from training.games.noise_to_image import NoiseToImage, Reals
 from training.games.options import PairedOptions, UnpairedOptions
-from training.games.paired import Paired, Pairs, numbers
+from training.games.paired import Paired, Pairs, given_numbers, numbers
 from training.games.unpaired import Sides, Unpaired
 from training.grids import columns, grid, side_by_side, to_pixels
 from training.losses import AdversarialLoss
+from training.quality.running import EvaluateOptions, Gauge
 from training.recipe import Recipe, RecipeError
+from training.tasks.task import Given
 
 # The latents of the sample grids: those of the first seeds, as the service draws them.
 GRID_SEEDS = range(64)
 _SAMPLED_AT_ONCE = 128
+_TRANSLATED_AT_ONCE = 16
 
 
 class Game(Protocol):
@@ -75,8 +78,8 @@ class Setup(Protocol):
     def show(self) -> tuple[Image.Image, Mapping[str, float]]:
         """Return a sheet of what the averaged generator makes now, and figures of it."""
 
-    def draw(self) -> Callable[[Sequence[int]], NDArray[np.uint8]]:
-        """Return what makes the pictures ``[N, H, W, C]`` of seeds. Raises RecipeError."""
+    def gauge(self, options: EvaluateOptions) -> Gauge:
+        """Return what measures the averaged generator. Raises QualityError, DataError."""
 
 
 def prepare_all(recipe: Recipe, progress: Progress | None = None) -> Pictures:
@@ -122,7 +125,7 @@ class NoiseSetup:
         self.game = NoiseToImage(recipe, device, precision, share)
         self.pictures = pictures
         self.class_names = pictures.class_names if recipe.classes else ()
-        self._classes = recipe.classes
+        self._classes, self._data = recipe.classes, recipe.data
         self._device, self._share = device, share
         self._batches = _batches(recipe, pictures)
         self._diversity = Diversity(
@@ -151,18 +154,20 @@ class NoiseSetup:
         sheet = grid(to_pixels(pictures), columns(self._classes))
         return sheet, self._diversity.measure(pictures)
 
-    def draw(self) -> Callable[[Sequence[int]], NDArray[np.uint8]]:
+    def gauge(self, options: EvaluateOptions) -> Gauge:
+        """Return what measures the pictures of the first seeds."""
+        from training.quality.gauges import SeedGauge  # noqa: PLC0415 - the extra `quality`
+
+        gauge = SeedGauge(options, self._data)
+        return lambda: gauge.measure(self._made)
+
+    def _made(self, seeds: Sequence[int]) -> NDArray[np.uint8]:
         """Return what the averaged generator makes of seeds, as it is now."""
-        sampler = self.game.sampler()
-
-        def pictures(seeds: Sequence[int]) -> NDArray[np.uint8]:
-            parts = []
-            for start in range(0, len(seeds), _SAMPLED_AT_ONCE):
-                some = seeds[start : start + _SAMPLED_AT_ONCE]
-                parts.append(to_pixels(sampler(self._latents(some), self._classes_of(some))))
-            return np.concatenate(parts)
-
-        return pictures
+        sampler, parts = self.game.sampler(), []
+        for start in range(0, len(seeds), _SAMPLED_AT_ONCE):
+            some = seeds[start : start + _SAMPLED_AT_ONCE]
+            parts.append(to_pixels(sampler(self._latents(some), self._classes_of(some))))
+        return np.concatenate(parts)
 
     def _latents(self, seeds: Sequence[int]) -> Tensor:
         return torch.from_numpy(latents.draw(seeds, self.game.z_dim, self._distribution))
@@ -184,6 +189,7 @@ class PairedSetup:
         precision: Precision,
         share: Share,
     ) -> None:
+        self._recipe = recipe
         self.game = Paired(recipe, device, precision, share)
         source = prepare_source(recipe, pictures)
         self.pictures = pictures if source is None else source.belonging
@@ -205,20 +211,32 @@ class PairedSetup:
     def show(self) -> tuple[Image.Image, Mapping[str, float]]:
         """Return what goes in, what comes out and what should, of held-out pictures."""
         pairs = self._examples
-        made = self.game.made_of(pairs)
+        made = self.game.made_of(pairs.given, pairs.mask)
         error = (made.clamp(-1, 1) - pairs.wanted) / 2
         # In dB, of each picture: 20 log10 of its range over the root of its mean squared error.
         psnr = -10 * error.square().mean((1, 2, 3)).clamp(min=1e-10).log10()
-        figures = {"psnr": float(psnr.mean()), "error": float(error.abs().mean())}
+        # Not the figures of an evaluation, which are of more pairs.
+        figures = {"shown_psnr": float(psnr.mean()), "shown_error": float(error.abs().mean())}
         shown = pairs.given
         if pairs.mask is not None:
             shown = shown * (1 - pairs.mask) + pairs.mask
         sheet = side_by_side([to_pixels(each) for each in (shown, made, pairs.wanted)])
         return sheet, figures
 
-    def draw(self) -> Callable[[Sequence[int]], NDArray[np.uint8]]:
-        """Raise RecipeError: nothing is drawn from seeds."""
-        raise RecipeError("pictures are made of pictures here, not of seeds")
+    def gauge(self, options: EvaluateOptions) -> Gauge:
+        """Return what measures pairs."""
+        from training.quality.gauges import picture_gauge  # noqa: PLC0415 - the extra `quality`
+
+        gauge = picture_gauge(self._recipe, options)
+        return lambda: gauge.measure(self._made)
+
+    def _made(self, given: Given, direction: str) -> NDArray[np.uint8]:  # noqa: ARG002 - there is one
+        """Return what the averaged generator makes, as it is now."""
+        parts = [
+            to_pixels(self.game.made_of(*given_numbers(some)))
+            for some in given.parts(_TRANSLATED_AT_ONCE)
+        ]
+        return np.concatenate(parts)
 
 
 class UnpairedSetup:
@@ -235,6 +253,7 @@ class UnpairedSetup:
         share: Share,
     ) -> None:
         assert recipe.source is not None  # noqa: S101 - the recipe sees to it
+        self._recipe = recipe
         self.game = Unpaired(recipe, device, precision, share)
         self.pictures = pictures
         self._device, self._share = device, share
@@ -257,9 +276,20 @@ class UnpairedSetup:
         series = (pictures.source, made.target, pictures.target, made.source)
         return side_by_side([to_pixels(each) for each in series]), {}
 
-    def draw(self) -> Callable[[Sequence[int]], NDArray[np.uint8]]:
-        """Raise RecipeError: nothing is drawn from seeds."""
-        raise RecipeError("pictures are made of pictures here, not of seeds")
+    def gauge(self, options: EvaluateOptions) -> Gauge:
+        """Return what measures both directions."""
+        from training.quality.gauges import picture_gauge  # noqa: PLC0415 - the extra `quality`
+
+        gauge = picture_gauge(self._recipe, options)
+        return lambda: gauge.measure(self._made)
+
+    def _made(self, given: Given, direction: str) -> NDArray[np.uint8]:
+        """Return what the averaged generator of a direction makes, as it is now."""
+        parts = [
+            to_pixels(self.game.across(numbers(some.image), direction))
+            for some in given.parts(_TRANSLATED_AT_ONCE)
+        ]
+        return np.concatenate(parts)
 
 
 def _batches(recipe: Recipe, pictures: Pictures) -> Batches:

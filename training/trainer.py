@@ -131,7 +131,8 @@ class _Loop:
         self._evaluate_images = recipe.evaluate.every_images if recipe.evaluate else 0
         self._quality: RunningQuality | None = None
         if recipe.evaluate and share.leads:
-            self._quality = RunningQuality(recipe.evaluate, recipe.data, setup.pictures)
+            gauge = setup.gauge(recipe.evaluate)
+            self._quality = RunningQuality(recipe.evaluate, recipe.metric, gauge)
         self._watch = watch
         self._turn, self._images, self._seconds = 0, 0, 0.0
 
@@ -212,22 +213,18 @@ class _Loop:
         """Measure the averaged generator, and keep it where it is the best so far."""
         if self._quality is None:
             return
-        numbers = self._quality.measure(self._setup.draw())
+        numbers = self._quality.measure()
         if self._hear({"images": self._images, **numbers}):
             self._save(self._run.best_path)
         self._tell(shown, numbers)
         best = self._quality.best
         assert best is not None  # noqa: S101 - there is at least the one of now
-        name = self._quality.options.metric.replace("_", " ")
-        shown.say(
-            f"{self._images:,} images: {name} {numbers[self._quality.options.metric]:.5g}, "
-            f"precision {numbers['precision']:.1%}, recall {numbers['recall']:.1%}; "
-            f"the best was at {best[0]:,}"
-        )
+        said = self._quality.say(numbers)
+        shown.say(f"{self._images:,} images: {said}; the best was at {best[0]:,}")
 
     def _hear(self, entry: Mapping[str, Any]) -> bool:
         """Return whether an entry of the log is the best evaluation so far."""
-        if self._quality is None or self._quality.options.metric not in entry:
+        if self._quality is None or self._quality.metric not in entry:
             return False
         is_best = self._quality.hear(entry)
         if self._watch:

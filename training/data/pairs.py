@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from training.data.batches import Batches
-from training.data.pictures import DataOptions, Pictures, prepare
+from training.data.pictures import DataOptions, Pictures, middle, prepare
 from training.data.sources import DataError, stem
 from training.games.options import PairedOptions
 from training.recipe import Recipe
@@ -133,16 +136,25 @@ def examples(recipe: Recipe, count: int | None = EXAMPLES) -> tuple[Given, Tenso
     Pictures are ``[N, C, H, W] uint8``. Those that were trained on stand in where none are held
     out. Raises DataError.
     """
-    pictures = prepare(held_out(recipe.data))
-    source = None
-    if recipe.source:
-        matched = match(prepare(held_out(recipe.source)), pictures)
-        source, pictures = matched.source, matched.belonging
-    rows = _shown_rows(len(pictures), count)
-    wanted = _tensor(pictures, rows)
-    rng = np.random.default_rng([0, _STREAM])
-    given = recipe.picture_task.give(wanted, rng, _tensor(source, rows) if source else None)
-    return given, wanted
+    source, pictures = _matched(recipe, _kept_out)
+    return _given(recipe, source, pictures, _shown_rows(len(pictures), count))
+
+
+def judged_pairs(
+    recipe: Recipe, count: int, half: Literal["first", "last"] | None
+) -> tuple[Given, Tensor]:
+    """Return pairs to choose between checkpoints by, always the same ones, `count` at most.
+
+    They are of a `half` of the held-out ones, in the order in which `examples` takes the first; or,
+    without one, of those that are trained on. Pictures are ``[N, C, H, W] uint8``. Raises
+    DataError.
+    """
+    source, pictures = _matched(recipe, _kept_out if half else _learnt)
+    order = _order(len(pictures))
+    if half:
+        cut = len(order) // 2 or 1
+        order = order[::-1][:cut] if half == "last" else order[: len(order) - cut or 1]
+    return _given(recipe, source, pictures, np.sort(order[:count]))
 
 
 def examples_of_sides(
@@ -167,16 +179,47 @@ def examples_of_sides(
     )
 
 
-def _shown_rows(total: int, count: int | None) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    order = np.random.default_rng(0).permutation(total)
-    return np.sort(order[:count]) if count else np.arange(total)
+def _kept_out(options: DataOptions) -> Pictures:
+    return prepare(held_out(options))
 
 
-def _tensor(pictures: Pictures, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Tensor:
+def _learnt(options: DataOptions) -> Pictures:
+    return middle(prepare(options), options.resolution)
+
+
+def _matched(
+    recipe: Recipe, pictures_of: Callable[[DataOptions], Pictures]
+) -> tuple[Pictures | None, Pictures]:
+    """Return the source, where a recipe has one, and the pictures that belong to it."""
+    pictures = pictures_of(recipe.data)
+    if recipe.source is None:
+        return None, pictures
+    matched = match(pictures_of(recipe.source), pictures)
+    return matched.source, matched.belonging
+
+
+def _given(
+    recipe: Recipe, source: Pictures | None, pictures: Pictures, rows: NDArray[np.int64]
+) -> tuple[Given, Tensor]:
+    wanted = _tensor(pictures, rows)
+    rng = np.random.default_rng([0, _STREAM])
+    given = recipe.picture_task.give(wanted, rng, _tensor(source, rows) if source else None)
+    return given, wanted
+
+
+def _order(total: int) -> NDArray[np.int64]:
+    return np.random.default_rng(0).permutation(total)
+
+
+def _shown_rows(total: int, count: int | None) -> NDArray[np.int64]:
+    return np.sort(_order(total)[:count]) if count else np.arange(total)
+
+
+def _tensor(pictures: Pictures, rows: NDArray[np.int64]) -> Tensor:
     return torch.from_numpy(pictures.pixels[rows]).permute(0, 3, 1, 2).contiguous()
 
 
-def _rows(pictures: Pictures, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Pictures:
+def _rows(pictures: Pictures, rows: NDArray[np.int64]) -> Pictures:
     return replace(
         pictures,
         pixels=pictures.pixels[rows],

@@ -11,7 +11,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -148,6 +148,15 @@ def prepare(options: DataOptions, progress: Progress | None = None) -> Pictures:
         skipped=tuple(index["skipped"]),
         names=tuple(index["names"]),
     )
+
+
+def middle(pictures: Pictures, side: int) -> Pictures:
+    """Return the middle of each picture, `side` pixels wide: what random crops are about."""
+    margin = (pictures.pixels.shape[1] - side) // 2
+    if not margin:
+        return pictures
+    rows = slice(margin, margin + side)
+    return replace(pictures, pixels=pictures.pixels[:, rows, rows])
 
 
 def fit(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:

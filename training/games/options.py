@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -17,6 +17,7 @@ from pydantic import (
 from service.runtime.manifest import SLUG
 from training.losses import SMOOTHABLE, LossName
 from training.options import Options
+from training.quality.running import Metric
 from training.tasks import PictureTask, TaskOptions
 from training.tasks.translate import PairsOptions
 
@@ -66,6 +67,9 @@ class PairedOptions(PictureGameOptions):
     # Weight of R1 on real pictures (arXiv:1801.04406).
     r1: NonNegativeFloat = 0.0
 
+    # What can choose the best checkpoint, what does where nothing is said first.
+    metrics: ClassVar[tuple[Metric, ...]] = ("feature_distance", "psnr", "ssim")
+
     @property
     def directions(self) -> tuple[str, ...]:
         """None: there is one way."""
@@ -89,6 +93,8 @@ class UnpairedOptions(PictureGameOptions):
     identity: NonNegativeFloat = 2.5
     # How many earlier pictures of each side the discriminators may be shown again.
     history: PositiveInt = 50
+    # What can choose the best checkpoint, what does where nothing is said first.
+    metrics: ClassVar[tuple[Metric, ...]] = ("kernel_distance", "frechet_distance")
 
     @property
     def task(self) -> PictureTask:

@@ -37,8 +37,8 @@ class Pairs(NamedTuple):
     @classmethod
     def of(cls, given: Given, wanted: Tensor) -> Pairs:
         """Turn bytes into numbers."""
-        mask = None if given.mask is None else (given.mask > 127).float()
-        return cls(numbers(given.image), numbers(wanted), mask)
+        image, mask = given_numbers(given)
+        return cls(image, numbers(wanted), mask)
 
     def parts(self, count: int) -> Iterator[Pairs]:
         """Cut the rows into `count` pieces of one size."""
@@ -171,11 +171,11 @@ class Paired:
         return (logits.sigmoid() if self.loss.probabilistic else logits).mean()
 
     @torch.no_grad()
-    def made_of(self, pairs: Pairs) -> Tensor:
+    def made_of(self, given: Tensor, mask: Tensor | None) -> Tensor:
         """Return the pictures ``[N, C, H, W]`` that the averaged generator makes."""
         average = self.average.eval()
-        answer = average(self.task.see(pairs.given, pairs.mask).to(self._device)).cpu()
-        return self.task.finish(answer, pairs.given, pairs.mask)
+        answer = average(self.task.see(given, mask).to(self._device)).cpu()
+        return self.task.finish(answer, given, mask)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next turn depends on."""
@@ -190,6 +190,12 @@ def numbers(pixels: Tensor) -> Tensor:
     """Turn ``[N, C, H, W] uint8`` into numbers in [-1, 1]."""
     images = pixels.float().div_(127.5).sub_(1)
     return images.contiguous(memory_format=torch.channels_last)
+
+
+def given_numbers(given: Given) -> tuple[Tensor, Tensor | None]:
+    """Turn the bytes of what goes in into numbers: pictures in [-1, 1], masks of 0 and 1."""
+    mask = None if given.mask is None else (given.mask > 127).float()
+    return numbers(given.image), mask
 
 
 def _of_pictures(logits: Tensor) -> Tensor:

@@ -174,16 +174,22 @@ class Unpaired:
         }
         return Outcome(loss, signs)
 
-    @torch.no_grad()
     def made_of(self, pictures: Sides) -> Sides:
         """Return what the averaged generators make: of the source the target, and back."""
+        there, back = self.options.directions
+        return Sides(
+            self.across(pictures.target, back),
+            self.across(pictures.source, there),
+        )
+
+    @torch.no_grad()
+    def across(self, pictures: Tensor, direction: str) -> Tensor:
+        """Return what the averaged generator of a direction makes of ``[N, C, H, W]``."""
         average = self._players.average.eval()
         device = next(average.parameters()).device
-        there, back = average.values()  # type: ignore[operator]
-        return Sides(
-            back(pictures.target.to(device)).float().cpu(),
-            there(pictures.source.to(device)).float().cpu(),
-        )
+        generator = average[direction]  # type: ignore[index]
+        made: Tensor = generator(pictures.to(device)).float().cpu()
+        return made
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next turn depends on."""

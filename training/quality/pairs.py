@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from training.data.sources import open_source
 from training.quality.errors import QualityError
-from training.quality.features import FeatureNetwork, Progress
+from training.quality.features import FeatureNetwork, Features, Progress
 
 # Of a perfect copy, the ratio is without bound; this is what it is said to be then, in dB.
 MOST_PSNR = 100.0
@@ -56,11 +56,13 @@ def compare_pairs(
     wanted: NDArray[np.uint8],
     network: FeatureNetwork,
     progress: Progress | None = None,
+    features: Features | None = None,
 ) -> PairFigures:
     """Compare ``[N, H, W, C] uint8`` with as many of the same size.
 
     PSNR over all channels of values up to 255; SSIM with its authors' Gaussian window of 11 pixels
-    (Wang et al. 2004), cut at the edges; the feature distance is 1 minus the cosine.
+    (Wang et al. 2004), cut at the edges; the feature distance is 1 minus the cosine. `features` are
+    those of `wanted` where they are known.
     Raises QualityError where the two do not fit.
     """
     if made.shape != wanted.shape:
@@ -69,7 +71,9 @@ def compare_pairs(
     with np.errstate(divide="ignore"):
         psnr = np.minimum(10 * np.log10(255.0**2 / error), MOST_PSNR)
     ssim = np.array([_ssim(*pair) for pair in zip(made, wanted, strict=True)])
-    a, b = (network.features(side, progress).vectors.astype(np.float64) for side in (made, wanted))
+    features = features or network.features(wanted, progress)
+    of_made = network.features(made, progress)
+    a, b = (each.vectors.astype(np.float64) for each in (of_made, features))
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosine = (a * b).sum(axis=1) / np.maximum(lengths, 1e-12)
     return PairFigures(psnr, ssim, 1 - cosine)

@@ -33,6 +33,9 @@ _CURVES = {
     "scores": ("real_score", "fake_score"),
     "diversity": ("diversity", "duplicates"),
     "quality": ("kernel_distance", "frechet_distance"),
+    "feature distance": ("feature_distance",),
+    "PSNR in dB": ("psnr", "shown_psnr"),
+    "SSIM": ("ssim",),
 }
 _CSS = """
 :root { color-scheme: light dark; --line: #8886; --dim: #888; }

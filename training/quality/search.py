@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,16 @@ from pydantic import BaseModel, ConfigDict
 from service.runtime.errors import UserError
 from service.runtime.files import replacing
 from training.monitors import TrainingDiverged
+from training.previews import made_by
 from training.quality.evaluation import Options, evaluate
 from training.quality.features import open_network
+from training.quality.gauges import picture_gauge
 from training.quality.ranges import Value, as_yaml
 from training.quality.references import open_reference
+from training.quality.running import Metric, called, cost, more_is_better
 from training.quality.search_report import write_search_report
 from training.quality.subjects import open_subject
+from training.quality.translators import open_translator
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.run import Run
 from training.trainer import train
@@ -38,7 +43,9 @@ _STARTUP_TRIALS = 4
 _WARM_UP = 0.25
 # The samples that confirm a result are not those that chose it.
 _CONFIRM_SEED = 1_000_000
-_CONFIRM_SAMPLES = 2_000
+_CONFIRM = {"samples": 2_000, "reference_samples": 10_000}
+# What an evaluation calls what generators from noise are searched by.
+_NAMES = {"kernel_distance": ("KID",), "frechet_distance": ("FD", "FID")}
 
 Say = Callable[[str], None]
 
@@ -48,7 +55,7 @@ class SearchError(UserError):
 
 
 class Trial(BaseModel):
-    """One trial: its values, its figure (less is better), and how it ended."""
+    """One trial: its values, its figure, and how it ended."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -66,6 +73,7 @@ class Confirmation(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     seeds: tuple[int, ...]
+    metric: Metric = "kernel_distance"
     reference: str
     recipe: tuple[float, ...]
     best: tuple[float, ...]
@@ -75,9 +83,10 @@ class Confirmation(BaseModel):
         """What they say, in words."""
         means = [sum(each) / len(each) for each in (self.recipe, self.best)]
         by = f"{means[1]:.5f} against {means[0]:.5f} on average over {len(self.seeds)} seeds"
-        if max(self.best) < min(self.recipe):
+        recipe, best = ([cost(self.metric, v) for v in each] for each in (self.recipe, self.best))
+        if max(best) < min(recipe):
             return f"the best trial is better than the recipe with every seed: {by}"
-        if means[1] < means[0]:
+        if sum(best) < sum(recipe):
             return f"the best trial is better on average, and not with every seed: {by}"
         return f"the best trial is no better than the recipe, once seeds change: {by}"
 
@@ -88,7 +97,7 @@ class SearchResult(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     recipe: str
-    metric: str
+    metric: Metric
     ranges: dict[str, Any]
     trials: tuple[Trial, ...]
     best: Trial | None
@@ -192,7 +201,7 @@ def _study(out: Path, base: Recipe, seed: int) -> optuna.Study:
     study = optuna.create_study(
         storage=f"sqlite:///{(out / 'search.db').resolve()}",
         study_name=STUDY,
-        direction="minimize",
+        direction="maximize" if more_is_better(base.metric) else "minimize",
         load_if_exists=True,
         sampler=_sampler(seed),
         pruner=optuna.pruners.MedianPruner(
@@ -240,7 +249,7 @@ def _play(study: optuna.Study, base: Recipe, given: Sequence[str], out: Path, sa
     told = ", ".join(f"{key}={_short(value)}" for key, value in values.items())
     say(f"trial {trial.number}: {told}{' (the recipe itself)' if own else ''}")
     options = _evaluated(recipe, [*overrides, *_laid_over(values)], base)
-    metric = _metric(options)
+    metric = options.metric
 
     def watch(images: int, figures: Mapping[str, float]) -> None:
         trial.report(figures[metric], images)
@@ -262,7 +271,7 @@ def _play(study: optuna.Study, base: Recipe, given: Sequence[str], out: Path, sa
         if result is None or result.best is None:
             raise SearchError("a search runs in one process, and its recipe has to be evaluated")
         study.tell(trial, result.best[1])
-        say(f"trial {trial.number}: {metric.replace('_', ' ')} {result.best[1]:.5g}")
+        say(f"trial {trial.number}: {called(metric)} {result.best[1]:.5g}")
 
 
 def _suggest(trial: optuna.Trial, key: str, base: Recipe) -> Value:
@@ -287,13 +296,10 @@ def _short(value: Value) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _metric(recipe: Recipe) -> str:
-    if recipe.evaluate is None:
-        return "kernel_distance"
-    return recipe.evaluate.metric
-
-
 def _result(study: optuna.Study, base: Recipe) -> SearchResult:
+    def worth(figure: float | None) -> float:
+        return cost(base.metric, figure or 0.0)
+
     trials: list[Trial] = []
     for trial in study.get_trials(deepcopy=False):
         if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
@@ -304,7 +310,9 @@ def _result(study: optuna.Study, base: Recipe) -> SearchResult:
             Trial(
                 number=len(trials),
                 values=dict(trial.params),
-                figure=trial.value if trial.value is not None else min(seen, default=None),
+                figure=trial.value
+                if trial.value is not None
+                else min(seen, key=worth, default=None),
                 images=int(trial.user_attrs.get("images", 0)),
                 state="diverged" if diverged else trial.state.name.lower(),
                 folder=f"trials/{trial.user_attrs.get('folder', f'{trial.number:04}')}",
@@ -313,10 +321,10 @@ def _result(study: optuna.Study, base: Recipe) -> SearchResult:
     whole = [trial for trial in trials if trial.state == "complete" and trial.figure is not None]
     return SearchResult(
         recipe=base.name,
-        metric=_metric(base),
+        metric=base.metric,
         ranges={key: given.model_dump(exclude_defaults=True) for key, given in base.search.items()},
         trials=tuple(trials),
-        best=min(whole, key=lambda trial: trial.figure or 0.0, default=None),
+        best=min(whole, key=lambda trial: worth(trial.figure), default=None),
     )
 
 
@@ -340,26 +348,38 @@ def _confirm(
             train(options, run)
             figure, title = _held_out_figure(run, options)
             found[who].append(figure)
-            say(f"confirming: {who} with seed {seed} has a kernel distance of {figure:.5f}")
+            say(f"confirming: {who} with seed {seed}: {called(base.metric)} {figure:.5f}")
     return Confirmation(
-        seeds=seeds, reference=title, recipe=tuple(found["recipe"]), best=tuple(found["best"])
+        seeds=seeds,
+        metric=base.metric,
+        reference=title,
+        recipe=tuple(found["recipe"]),
+        best=tuple(found["best"]),
     )
 
 
 def _held_out_figure(run: Run, recipe: Recipe) -> tuple[float, str]:
-    """Measure the best checkpoint of a run against a split that it was not chosen by, if any."""
+    """Measure the best checkpoint of a run by pictures that it was not chosen by, if any."""
     assert recipe.evaluate is not None  # noqa: S101 - recipes of a search are evaluated
     try:
+        translator = open_translator(str(run.folder), run.folder, checkpoint="best")
+        if translator is not None:
+            more = recipe.evaluate.model_copy(update=_CONFIRM)
+            gauge = picture_gauge(recipe, more, confirms=True)
+            made = partial(made_by, translator.model)
+            return gauge.measure(made)[recipe.metric], gauge.title
         subject = open_subject(
             str(run.folder), run.folder, seed_start=_CONFIRM_SEED, checkpoint="best"
         )
     except RecipeError as error:
         raise SearchError(f"{run.folder} has not been evaluated: {error}") from error
     reference = open_reference(recipe.data)
-    options = Options(samples=_CONFIRM_SAMPLES, obedience=False, paths=10)
+    options = Options(**_CONFIRM, obedience=False, paths=10)
     network = open_network(recipe.evaluate.network)
     evaluation, _ = evaluate(subject, reference, network, options)
-    return evaluation.figures[0].value, reference.against.title
+    names = _NAMES[recipe.metric]
+    figure = next(each for each in evaluation.figures if each.metric.startswith(names))
+    return figure.value, reference.against.title
 
 
 def _write(out: Path, found: SearchResult) -> None:

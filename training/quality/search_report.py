@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from training.quality.charts import Line, chart
 from training.quality.report import rows, write_page
+from training.quality.running import called, cost, more_is_better
 
 if TYPE_CHECKING:
     from training.quality.search import SearchResult, Trial
@@ -19,15 +20,16 @@ def write_search_report(path: Path, found: SearchResult) -> None:
     body = [
         f"<h1>Search of {escape(found.recipe)}</h1>",
         f"<p><strong>{escape(found.verdict)}</strong></p>",
-        f'<p class="note">{len(found.trials)} trials by {escape(found.metric.replace("_", " "))}, '
-        "measured while they trained against the pictures that they trained on; less is better. "
+        f'<p class="note">{len(found.trials)} trials by {escape(called(found.metric))}, '
+        f"measured while they trained; {'more' if more_is_better(found.metric) else 'less'} is "
+        "better. "
         "Trial 0 is the recipe itself.</p>",
     ]
     if (confirmed := found.confirmation) is not None:
         body += [
             "<h2>With other seeds</h2>",
-            f'<p class="note">Kernel distance of the best checkpoint against '
-            f"{escape(confirmed.reference)}, of samples that chose nothing.</p>",
+            f'<p class="note">The {escape(called(confirmed.metric))} of the best checkpoint '
+            f"against {escape(confirmed.reference)}, of samples that chose nothing.</p>",
             rows(
                 ["seed", "the recipe", "the best trial"],
                 (
@@ -59,20 +61,18 @@ def _table(found: SearchResult) -> str:
         key=lambda trial: (
             trial.state != "complete",
             trial.figure is None,
-            trial.figure or 0.0,
+            cost(found.metric, trial.figure or 0.0),
         ),
     )
-    return rows(
-        ["trial", *keys, found.metric.replace("_", " "), "images", "ended"], map(line, ranked)
-    )
+    return rows(["trial", *keys, called(found.metric), "images", "ended"], map(line, ranked))
 
 
 def _charts(found: SearchResult) -> Iterable[str]:
     whole = [(t, t.figure) for t in found.trials if t.figure is not None and t.state == "complete"]
-    up = found.metric.replace("_", " ")
-    best, so_far = float("inf"), []
+    up = called(found.metric)
+    so_far: list[tuple[float, float]] = []
     for trial, figure in whole:
-        best = min(best, figure)
+        best = min([figure, *(y for _, y in so_far[-1:])], key=lambda y: cost(found.metric, y))
         so_far.append((float(trial.number), best))
     yield chart([Line("the best so far", so_far)], across="trial", up=up)
     for key, given in found.ranges.items():

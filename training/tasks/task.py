@@ -7,6 +7,7 @@ how its answer becomes a picture. The last two steps are part of the exported gr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -23,6 +24,12 @@ class Given(NamedTuple):
 
     image: Tensor
     mask: Tensor | None = None
+
+    def parts(self, size: int) -> Iterator[Given]:
+        """Cut the rows into pieces of `size`, the last of which may be smaller."""
+        for start in range(0, len(self.image), size):
+            rows = slice(start, start + size)
+            yield Given(self.image[rows], None if self.mask is None else self.mask[rows])
 
 
 class PictureTask(Options, ABC):

@@ -41,6 +41,20 @@ def splits(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def photographs(tmp_path_factory) -> Path:
+    """Smooth colours: 24 pictures of 64 pixels to train on, and 12 that are held out."""
+    folder, rng = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
+    for split, count in {"train": 24, "test": 12}.items():
+        (folder / split).mkdir()
+        for i in range(count):
+            coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8))
+            coarse.resize((64, 64), Image.Resampling.BICUBIC).save(
+                folder / split / f"{split}{i}.png"
+            )
+    return folder
+
+
+@pytest.fixture(scope="session")
 def small_network_file(tmp_path_factory) -> Path:
     """A feature network that averages pictures down to 7 pixels a side: 147 features, at once."""
     path = tmp_path_factory.mktemp("network") / "averages.onnx"

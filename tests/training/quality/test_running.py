@@ -6,10 +6,8 @@ import pytest
 import torch
 
 from tests.conftest import TINY
-from tests.training.quality.conftest import SIDE, drawn
 from tests.training.test_distributed import train as train_with_processes
 from training.checkpoints import Checkpoint
-from training.data.pictures import DataOptions, Pictures
 from training.export import export_run
 from training.quality.running import EvaluateOptions, RunningQuality
 from training.recipe import RecipeError, load_recipe
@@ -159,12 +157,173 @@ def test_what_stops_a_run_may_come_from_outside(tmp_path, digits, small_network_
     assert Checkpoint.load(run.checkpoint_path).images == 640
 
 
-def test_pictures_stored_for_random_crops_are_measured_by_their_middle(small_network_file):
-    pixels, labels = drawn(80, seed=1)
-    wide = np.pad(pixels, ((0, 0), (2, 2), (2, 2)), constant_values=255)[..., None]
-    options = EvaluateOptions(samples=60, network=str(small_network_file))
-    data = DataOptions(path="pictures", resolution=SIDE, channels=1)
-    quality = RunningQuality(options, data, Pictures(wide, labels, ()))
-    same = quality.measure(lambda seeds: pixels[list(seeds)][..., None])
-    assert same["precision"] == 1
-    assert same["kernel_distance"] < 1e-3
+# Runs from pictures to pictures, with networks as small as they go.
+PICTURES = {
+    "colorize-flowers": [
+        *("generator.width=4", "generator.most=8", "discriminator.width=4"),
+        *("data.resolution=32", "train.batch=8"),
+    ],
+    "cyclegan-emoji": [
+        *("generator.width=4", "generator.blocks=1", "discriminator.width=4"),
+        *("data.resolution=16", "source.resolution=16", "train.batch=4"),
+    ],
+}
+# The metric of each, where its recipe says nothing.
+METRICS = {"colorize-flowers": "feature_distance", "cyclegan-emoji": "kernel_distance"}
+
+
+@pytest.fixture(scope="module")
+def from_pictures(photographs, small_network_file):
+    """Make a recipe of either game: evaluated every 32 images, of 160."""
+
+    def make(name, *more):
+        paths = [f"data.path={photographs}"]
+        if name == "cyclegan-emoji":
+            # Two sets of the same pictures: what should be learnt is to leave them as they are.
+            paths += [f"source.path={photographs}"]
+            for key in ("data", "source"):
+                paths += [f"{key}.{each}=null" for each in ("only", "hold_out", "half")]
+        sizes = ["train.images=160", "train.log_images=32", "train.checkpoint_images=32"]
+        evaluate = f"evaluate={{every_images: 32, samples: 40, network: {small_network_file}}}"
+        return load_recipe(name, [*PICTURES[name], *paths, *sizes, evaluate, *more])
+
+    return make
+
+
+def figures_of(run, metric):
+    return {e["images"]: e[metric] for e in run.read_log() if metric in e}
+
+
+@pytest.fixture(scope="module", params=PICTURES)
+def picture_run(request, tmp_path_factory, from_pictures):
+    """The name of a recipe, a run of it, and what it returned."""
+    run = Run(tmp_path_factory.mktemp("pictures") / "run")
+    return request.param, run, train(from_pictures(request.param), run)
+
+
+def test_a_run_from_pictures_is_measured_and_its_best_checkpoint_kept(picture_run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    name, run, result = picture_run
+    figures = figures_of(run, METRICS[name])
+    assert list(figures) == [32, 64, 96, 128, 160]
+    best = min(figures, key=figures.get)
+    assert result.best == (best, figures[best])
+    assert Checkpoint.load(run.best_path).images == best
+    (last,) = [e for e in run.read_log() if METRICS[name] in e and e["images"] == 160]
+    expected = {"feature_distance", "psnr", "ssim", "error"}
+    if name == "cyclegan-emoji":
+        means = {"kernel_distance", "frechet_distance", "precision", "recall"}
+        expected = means | {
+            f"{figure}/{way}"
+            for figure in (*means, "kernel_distance_high")
+            for way in ("noto-to-fluent", "fluent-to-noto")
+        }
+    assert last.keys() == expected | {"images", "state"}
+    events = EventAccumulator(str(run.tensorboard)).Reload()
+    for figure in expected:
+        assert [e.step for e in events.Scalars(figure)] == list(figures), figure
+
+
+def test_the_best_checkpoint_is_served_as_good_as_it_was_measured(picture_run, tmp_path):
+    from functools import partial
+
+    from training.previews import made_by
+    from training.quality.gauges import picture_gauge
+    from training.quality.translators import open_translator
+
+    name, run, result = picture_run
+    recipe = run.recipe()
+    opened = open_translator(str(run.folder), tmp_path, checkpoint="best")
+    assert opened.title == "run, best checkpoint"
+    served = picture_gauge(recipe, recipe.evaluate).measure(partial(made_by, opened.model))
+    entries = {e["images"]: e for e in run.read_log() if METRICS[name] in e}
+    best = {figure: entries[result.best[0]][figure] for figure in served}
+    assert best == pytest.approx(served, rel=1e-4, abs=1e-4)
+    # Others are not like that.
+    others = [{f: e[f] for f in served} for at, e in entries.items() if at != result.best[0]]
+    assert all(other != pytest.approx(served, rel=1e-4, abs=1e-4) for other in others)
+
+
+def test_a_stopped_run_from_pictures_ends_as_one_that_was_not(picture_run, tmp_path, from_pictures):
+    class Enough(Exception):
+        pass
+
+    def watch(images, _):
+        if images >= 96:
+            raise Enough
+
+    name, whole, result = picture_run
+    run = Run(tmp_path / "stopped")
+    with pytest.raises(Enough):
+        train(from_pictures(name), run, watch)
+    assert Checkpoint.load(run.checkpoint_path).images == 64
+    assert train(from_pictures(name), run).best == result.best
+    for metric in (METRICS[name], "recall", "psnr"):
+        assert figures_of(run, metric) == figures_of(whole, metric)
+    for path in ("checkpoint_path", "best_path"):
+        one, other = (Checkpoint.load(getattr(each, path)) for each in (run, whole))
+        assert one.images == other.images
+        for player, weights in one.game["networks"].items():
+            for key, weight in weights.items():
+                assert torch.equal(weight, other.game["networks"][player][key]), key
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_run_from_pictures_ends_early_when_asked_to(name, tmp_path, from_pictures):
+    still = [f"optimizer.{player}.learning_rate=1e-12" for player in ("generator", "discriminator")]
+    run = Run(tmp_path / "run")
+    result = train(from_pictures(name, *still, "evaluate.patience=2", "train.images=6400"), run)
+    figures = figures_of(run, METRICS[name])
+    assert result.images == list(figures)[-1] == result.best[0] + 2 * 32
+    assert Checkpoint.load(run.checkpoint_path).images == result.images
+
+
+@pytest.mark.parametrize("metric", ["psnr", "ssim"])
+def test_of_some_figures_more_is_better(metric, tmp_path, from_pictures):
+    run = Run(tmp_path / "run")
+    result = train(from_pictures("colorize-flowers", f"evaluate.metric={metric}"), run)
+    figures = figures_of(run, metric)
+    assert result.best == max(figures.items(), key=lambda each: each[1])
+    assert len(set(figures.values())) == 5
+    assert Checkpoint.load(run.best_path).images == result.best[0]
+
+
+def test_a_game_refuses_the_metrics_of_another(from_pictures, digits, small_network_file):
+    for name, metric, there in (
+        ("colorize-flowers", "kernel_distance", "paired is one of feature_distance, psnr, ssim"),
+        ("cyclegan-emoji", "psnr", "unpaired is one of kernel_distance, frechet_distance"),
+    ):
+        with pytest.raises(RecipeError, match=rf"^evaluate\.metric of the game {there}$"):
+            from_pictures(name, f"evaluate.metric={metric}")
+    with pytest.raises(RecipeError, match="the game noise_to_image is one of kernel_distance"):
+        recipe(digits, small_network_file, "evaluate.metric=ssim")
+
+
+def test_the_figures_of_what_is_shown_choose_nothing(tmp_path, from_pictures):
+    """A sheet is of a few pairs, and drawn more often than a run is measured."""
+    run = Run(tmp_path / "run")
+    more = ["evaluate.metric=psnr", "train.sample_images=8", "evaluate.every_images=80"]
+    heard = []
+    train(from_pictures("colorize-flowers", *more), run, lambda images, _: heard.append(images))
+    assert heard == [80, 160]
+    assert len(figures_of(run, "shown_psnr")) == 20
+
+
+@pytest.mark.parametrize(
+    ("metric", "numbers", "said"),
+    [
+        (
+            "kernel_distance",
+            {"kernel_distance": 0.123456, "precision": 0.5, "recall": 0.25, "frechet_distance": 9},
+            "kernel distance 0.12346, precision 50.0%, recall 25.0%",
+        ),
+        (
+            "psnr",
+            {"feature_distance": 0.25, "psnr": 17.5, "ssim": 0.5, "error": 0.1},
+            "PSNR 17.5, SSIM 0.5, feature distance 0.25",
+        ),
+    ],
+)
+def test_an_evaluation_is_told_metric_first(metric, numbers, said):
+    assert RunningQuality(EvaluateOptions(), metric, dict).say(numbers) == said

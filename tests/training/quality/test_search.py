@@ -181,3 +181,74 @@ def test_the_command_prints_the_verdict(tmp_path, small):
     assert json.loads(done.stdout)["best"]["values"] == {RATE: 2e-4}
     done = run("search", "gan-mnist", "search={}", "--out", out)
     assert_one_line_error(done, 2, "declares no ranges")
+
+
+def of_pictures(folder, network, name, *more):
+    """Overrides that make a trial of a recipe from pictures a matter of a second."""
+    if name == "cyclegan-emoji":
+        taken = {"path": folder, "resolution": 16, "name": "null"}
+        taken |= dict.fromkeys(("only", "hold_out", "half"), "null")
+        small = [f"{key}.{each}={taken[each]}" for key in ("data", "source") for each in taken]
+    else:
+        small = [f"data.path={folder}", "data.resolution=32", "data.name=null"]
+    return [
+        *small,
+        *("generator.width=4", "generator.blocks=1", "discriminator.width=4"),
+        *("train.batch=4", "train.images=48", "train.log_images=16"),
+        f"evaluate={{every_images: 16, samples: 40, network: {network}}}",
+        f"search={{{RATE}: {{low: 0.00001, high: 0.01, log: true}}}}",
+        *more,
+    ]
+
+
+def test_a_search_may_go_by_a_figure_of_which_more_is_better(
+    tmp_path, photographs, small_network_file
+):
+    # The recipe hardly learns, and the other choice does.
+    slow = [f"{RATE}=0.000001", f"search={{{RATE}: {{choices: [0.000001, 0.0005]}}}}"]
+    given = of_pictures(photographs, small_network_file, "srgan-flowers", *slow)
+    found = search("srgan-flowers", [*given, "evaluate.metric=psnr"], tmp_path, trials=6, confirm=1)
+    assert study_of(tmp_path).direction == optuna.study.StudyDirection.MAXIMIZE
+    whole = [trial for trial in found.trials if trial.state == "complete"]
+    assert found.best.figure == max(trial.figure for trial in whole)
+    for trial in whole:
+        log = Run(tmp_path / trial.folder).read_log()
+        assert max(entry["psnr"] for entry in log if "psnr" in entry) == trial.figure
+    assert found.best.values == {RATE: 5e-4}
+    assert found.confirmation.reference == f"{photographs.name}, split test"
+    assert found.confirmation.best[0] > found.confirmation.recipe[0]
+    assert "better than the recipe with every seed" in found.verdict
+    assert "more is better" in (tmp_path / "search.html").read_text()
+
+
+def test_a_search_between_two_sets_is_confirmed_by_held_out_pictures(
+    tmp_path, photographs, small_network_file
+):
+    given = of_pictures(photographs, small_network_file, "cyclegan-emoji")
+    found = search("cyclegan-emoji", given, tmp_path, trials=1, confirm=0)
+    assert found.metric == "kernel_distance"
+    recipe = load_recipe("cyclegan-emoji", given)
+    run = Run(tmp_path / "trials" / "0000")
+    figure, title = searching._held_out_figure(run, recipe)
+    assert title == f"{photographs.name}, split test"
+    known = [e["kernel_distance"] for e in run.read_log() if "kernel_distance" in e]
+    assert len(known) == 3
+    assert figure not in known
+
+
+def test_what_is_confirmed_is_the_metric_that_was_searched_by(tmp_path, small):
+    search("gan-mnist", small, tmp_path, trials=1, confirm=0)
+    run = Run(tmp_path / "trials" / "0000")
+    for metric in ("kernel_distance", "frechet_distance"):
+        (*_, last) = (entry[metric] for entry in run.read_log() if metric in entry)
+        recipe = load_recipe("gan-mnist", [*small, f"evaluate.metric={metric}"])
+        # There are no held-out pictures, and other samples.
+        figure, _ = searching._held_out_figure(run, recipe)
+        assert figure == pytest.approx(last, rel=0.3), metric
+
+
+def test_a_confirmation_knows_when_more_is_better():
+    found = Confirmation(seeds=(1,), metric="ssim", reference="x", recipe=(0.2,), best=(0.3,))
+    assert "better than the recipe with every seed" in found.verdict
+    found = Confirmation(seeds=(1,), metric="ssim", reference="x", recipe=(0.3,), best=(0.2,))
+    assert "no better than the recipe" in found.verdict

@@ -2,7 +2,6 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 from service.cli import app
@@ -16,20 +15,6 @@ from training.quality.translators import open_translator
 from training.recipe import load_recipe
 from training.run import Run
 from training.trainer import train
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    """Smooth colours: 24 pictures of 64 pixels to train on, and 12 that are held out."""
-    folder, rng = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
-    for split, count in {"train": 24, "test": 12}.items():
-        (folder / split).mkdir()
-        for i in range(count):
-            coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8))
-            coarse.resize((64, 64), Image.Resampling.BICUBIC).save(
-                folder / split / f"{split}{i}.png"
-            )
-    return folder
 
 
 @pytest.fixture

@@ -8,10 +8,7 @@ from typer.testing import CliRunner
 from service.cli import app
 from service.runtime.manifest import MANIFEST_FILE, Quality, read_manifest
 from tests.training.quality.test_cli import assert_self_contained
-from tests.training.quality.test_translation import (  # noqa: F401 - fixtures
-    photographs,
-    repository,
-)
+from tests.training.quality.test_translation import repository  # noqa: F401 - a fixture
 from training.quality.errors import QualityError
 from training.quality.pairs import PairFigures
 from training.quality.translation import Way
@@ -76,7 +73,7 @@ def test_directions_meet_by_the_pictures_that_they_were_to_make():
 
 def test_the_command_compares_models_and_shows_their_pictures(
     repository,  # noqa: F811
-    photographs,  # noqa: F811
+    photographs,
     small_network_file,
     tmp_path,
 ):
