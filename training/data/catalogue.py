@@ -74,6 +74,19 @@ KNOWN = {
 }
 
 
+class DataSetMissing(DataError):
+    """A data set cannot be had by its name alone; the line says how else it could be."""
+
+    def __init__(self, why: str, name: str, way: str = "data.path=PATH") -> None:
+        """Say why the data set `name` is missing; `way` is how a path is given here."""
+        super().__init__(f"{why}; {_ways_to(name, way)}")
+        self._why, self._name = why, name
+
+    def by(self, way: str) -> DataSetMissing:
+        """Return the same where a path is given in another way than to a recipe."""
+        return DataSetMissing(self._why, self._name, way)
+
+
 def class_names(name: str | None, own: Sequence[str]) -> tuple[str, ...]:
     """Return what the classes of the data set `name` are called, whose source calls them `own`.
 
@@ -89,7 +102,7 @@ def class_names(name: str | None, own: Sequence[str]) -> tuple[str, ...]:
 def locate(name: str) -> Path | str:
     """Find a data set by name: in the folder GANYMEDE_DATA, where a package puts it, on the hub.
 
-    Returns a path, or ``hub:owner/name``. Raises DataError, whose one line says what to do.
+    Returns a path, or ``hub:owner/name``. Raises DataSetMissing, whose one line says what to do.
     """
     known = KNOWN.get(name, KnownDataset(title=name, license="unknown"))
     if folder := os.environ.get("GANYMEDE_DATA"):
@@ -100,13 +113,13 @@ def locate(name: str) -> Path | str:
         return known.system_path
     if known.hub and datasets_installed():
         return f"hub:{known.hub}"
-    raise DataError(f"data set {name!r} is not here; {ways_to(name)}")
+    raise DataSetMissing(f"data set {name!r} is not here", name)
 
 
-def ways_to(name: str) -> str:
+def _ways_to(name: str, way: str) -> str:
     """Return what a user can do to have the data set, in one line."""
     known = KNOWN.get(name)
-    ways = ["data.path=PATH", f"a folder or ZIP {name} in $GANYMEDE_DATA"]
+    ways = [way, f"a folder or ZIP {name} in $GANYMEDE_DATA"]
     if known and known.debian_package:
         ways.append(f"apt install {known.debian_package}")
     if known and known.hub and not datasets_installed():

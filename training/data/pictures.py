@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from pydantic import Field, PositiveInt
 
 from service.runtime.files import cache_folder
-from training.data.catalogue import KNOWN, class_names, locate, ways_to
+from training.data.catalogue import KNOWN, DataSetMissing, class_names, locate
 from training.data.sources import DataError, Selection, Source, name_lot, open_source
 from training.options import Options
 
@@ -81,7 +81,7 @@ class DataOptions(Options):
             return self._selected(source)
         except DataError as error:
             if self.name and self.path is None and not isinstance(where, Path):
-                raise DataError(f"{error}; {ways_to(self.name)}") from error
+                raise DataSetMissing(str(error), self.name) from error
             raise
 
     def _selected(self, source: Source) -> Source:

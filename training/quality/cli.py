@@ -6,6 +6,8 @@ What is slow to import waits for the verb that needs it.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,6 +79,18 @@ ReportOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="For scripts.")]
 
 
+@contextmanager
+def _data_by_option() -> Iterator[None]:
+    """Let what is said of a missing data set name the option that gives it."""
+    from training.data.catalogue import DataSetMissing
+
+    try:
+        yield
+    except DataSetMissing as error:
+        raise error.by("--data PATH") from error
+
+
+@_data_by_option()
 def evaluate(
     subject: Annotated[
         str,
@@ -170,6 +184,7 @@ def evaluate(
         screen.print(f"wrote {report}", markup=False, soft_wrap=True)
 
 
+@_data_by_option()
 def compare(
     subjects: Annotated[
         list[str],

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 from html.parser import HTMLParser
 
@@ -123,3 +124,14 @@ def test_what_cannot_be_measured_is_one_line(measure, models, splits, tmp_path):
     assert_one_line_error(measure("compare", "gan-mnist"), 2, "two or more")
     (tmp_path / "model.json").write_text("{}")
     assert_one_line_error(measure("evaluate", str(tmp_path)), 2, "is not a manifest")
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "compare"])
+def test_data_that_are_missing_are_given_by_the_option(verb, models, tmp_path):
+    names = ("gan-mnist", "dcgan-fashion")[: 2 if verb == "compare" else 1]
+    nothing = os.environ | {"GANYMEDE_DATA": str(tmp_path)}
+    done = run(verb, *names, "--models", models, "--data", "emoji", env=nothing)
+    assert_one_line_error(
+        done, 2, "'emoji' is not here; give it by --data PATH, or a folder or ZIP"
+    )
+    assert "data.path" not in done.stderr

@@ -8,6 +8,7 @@ from service.cli import app
 from service.runtime.manifest import MANIFEST_FILE, TrainingProvenance, read_manifest
 from tests.training.quality.test_cli import assert_self_contained
 from tests.translators import FILL, write_translators
+from training.data.catalogue import DataSetMissing
 from training.quality.errors import QualityError
 from training.quality.references import digest_of
 from training.quality.translation import measure_ways
@@ -116,3 +117,12 @@ def test_what_cannot_be_measured_is_refused(evaluate, repository):
     (folder / MANIFEST_FILE).write_text(other.to_json())
     with pytest.raises(QualityError, match="recipe 'my-own', which is not here: measure its run"):
         evaluate("filled")
+
+
+def test_data_of_a_recipe_that_are_missing_are_given_by_the_option(
+    repository, small_network_file, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("GANYMEDE_DATA", str(tmp_path))
+    given = ["evaluate", "filled", "--models", repository, "--network", small_network_file]
+    with pytest.raises(DataSetMissing, match="'flowers' is not here; give it by --data PATH, or"):
+        CliRunner().invoke(app, list(map(str, given)), catch_exceptions=False)
