@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from service.runtime.manifest import Manifest, Quality, TrainingProvenance
-from training.quality.saying import SHARES, said
+from training.quality.saying import SHARES, digests_of, said
 from training.recipe import Recipe
 
 
@@ -88,8 +88,7 @@ def _basis(figures: Sequence[Quality]) -> str:
     truncation = next((f.truncation for f in figures if f.truncation is not None), None)
     if truncation is not None:
         parts.append(f"truncation {truncation:g}")
-    references = {f.reference: f.reference_sha256 for f in figures if f.reference_sha256}
-    parts += [f"{name} (sha256 {digest[:12]})" for name, digest in references.items()]
+    parts += [f"{name} (sha256 {digests})" for name, digests in digests_of(figures).items()]
     if resizing := next((f.resizing for f in figures if f.feature_network and f.resizing), None):
         parts.append(f"for features resized by {resizing}")
     return "; ".join(parts)

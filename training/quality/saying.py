@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from service.runtime.manifest import Quality
+
 # Figures that are shares, and said in percent.
 SHARES = (
     "precision",
@@ -43,3 +47,22 @@ def said(metric: str, value: float | None) -> str:
     if "KID" in metric:
         return f"{value:.5f}"
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3f}"
+
+
+def digests_of(figures: Sequence[Quality]) -> dict[str, str]:
+    """Return by reference the digests of the pictures that figures were measured against.
+
+    A model of two directions has true pictures of each in one split: they are told apart by what
+    stands behind the comma of a figure's name.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for figure in figures:
+        if figure.reference_sha256:
+            of_direction = found.setdefault(figure.reference, {})
+            of_direction.setdefault(figure.reference_sha256[:12], figure.metric.partition(", ")[2])
+    return {
+        reference: next(iter(digests))
+        if len(digests) == 1
+        else " and ".join(f"{digest} {direction}".strip() for digest, direction in digests.items())
+        for reference, digests in found.items()
+    }

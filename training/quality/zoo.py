@@ -14,7 +14,7 @@ from service.runtime.manifest import GENERATOR, Manifest, Quality, TrainingProve
 from service.runtime.model import Model
 from service.runtime.sessions import ExecutionPlan, Provider
 from training.quality.errors import QualityError
-from training.quality.saying import direction, said
+from training.quality.saying import digests_of, direction, said
 
 _ROWS = 8
 # A model is timed for so long, or for one batch where that takes longer.
@@ -141,8 +141,8 @@ def _quality(figures: tuple[Quality, ...]) -> list[str]:
     if first.truncation is not None:
         told += f", truncation {first.truncation:g}"
     told += f", against {first.reference_samples:,} pictures of {first.reference}"
-    if first.reference_sha256:
-        told += f" (sha256 {first.reference_sha256[:12]})"
+    if digests := digests_of(figures).get(first.reference):
+        told += f" (sha256 {digests})"
     lines += ["", f"{told}."]
     # Of models from pictures to pictures the first figures look at the pixels alone.
     on_features = next(

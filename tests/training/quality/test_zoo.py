@@ -63,6 +63,10 @@ def test_the_page_is_of_the_models_that_ship_and_of_their_figures():
         card = (manifest_file.parent / "README.md").read_text()
         for figure in manifest.quality:
             assert figure.reference_sha256, f"{manifest.name}: {figure.metric}"
+            assert figure.reference_sha256[:12] in card, f"{manifest.name}: {figure.metric}"
+            # The page names what samples are held against, in every direction.
+            if figure.reference == manifest.quality[0].reference:
+                assert figure.reference_sha256[:12] in page, f"{manifest.name}: {figure.metric}"
             value = said(figure.metric, figure.value)
             assert f"| {figure.metric} | {direction(figure.metric)} | {value} |" in page
             assert value in card
