@@ -23,6 +23,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from service import __version__
 from service.flags import with_settings
 from service.runtime.errors import UserError
 from service.runtime.files import replacing
@@ -89,6 +90,23 @@ ModelsOption = Annotated[
     Path | None,
     typer.Option(help="The model repository.  [default: ./models]", show_default=False),
 ]
+
+
+def _say_version(asked: bool) -> None:
+    """Print the version and end. It is that of the package, which takes its own from there."""
+    if asked:
+        typer.echo(f"ganymede {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=_say_version),
+    ] = False,
+) -> None:
+    """Take the options that come before a verb."""
 
 
 @app.command()

@@ -1,5 +1,7 @@
 import json
+import re
 import subprocess
+from importlib.metadata import version
 
 import pytest
 
@@ -32,6 +34,13 @@ def test_without_a_verb_the_command_lists_them():
     listed = run().stdout + run().stderr
     for verb in ("serve", "models", "train", "export", "evaluate", "compare"):
         assert f"  {verb} " in listed
+
+
+def test_the_version_is_that_of_the_package():
+    done = run("--version")
+    assert done.returncode == 0
+    assert done.stdout == f"ganymede {version('ganymede')}\n"
+    assert re.fullmatch(r"ganymede \d+\.\d+\.\d+\n", done.stdout)
 
 
 def test_models_lists_and_verifies(models):
