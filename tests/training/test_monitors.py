@@ -8,7 +8,14 @@ import torch
 from tests.pictures import real_mnist, write_coloured
 from training.distributed import Share
 from training.losses import adversarial_loss
-from training.monitors import Monitors, Signs, TrainingDiverged, assert_finite, level
+from training.monitors import (
+    ModeCollapse,
+    Monitors,
+    Signs,
+    TrainingDiverged,
+    assert_finite,
+    level,
+)
 from training.recipe import load_recipe
 from training.run import Run
 from training.trainer import train
@@ -324,12 +331,19 @@ def test_a_sound_run_rings_no_alarm(tmp_path, digits, name):
 
 SIDES = ("width", "most")
 STYLE_SIZES = {"z_dim": 16, "w_dim": 16, "mapping_layers": 2}
-SOUND_IN_COLOUR = {
-    "stylegan2-flowers": [
+
+
+def style_sizes(width: int) -> list[str]:
+    players = ("generator", "discriminator")
+    return [
         "data.resolution=16",
         *(f"generator.{key}={value}" for key, value in STYLE_SIZES.items()),
-        *(f"{player}.{key}=16" for player in ("generator", "discriminator") for key in SIDES),
-    ],
+        *(f"{player}.{key}={width}" for player in players for key in SIDES),
+    ]
+
+
+SOUND_IN_COLOUR = {
+    "stylegan2-flowers": style_sizes(16),
     "r3gan-cifar10": [
         "data.resolution=16",
         *(
@@ -338,13 +352,17 @@ SOUND_IN_COLOUR = {
             for key, value in {"width": 16, "most": 32, "blocks": 1, "group_width": 8}.items()
         ),
     ],
+    "biggan-flowers": [
+        *("generator.width=8", "generator.class_width=16", "generator.z_dim=20"),
+        *("discriminator.width=8", "game.augment.ramp_images=5000"),
+    ],
 }
 
 
 @pytest.mark.parametrize("name", SOUND_IN_COLOUR)
 def test_a_sound_run_by_class_in_colour_rings_no_alarm(tmp_path, name):
     pictures = write_coloured(tmp_path / "pictures", classes=5, count=600)
-    often = ["train.images=1728", "train.log_images=192", "train.sample_images=864"]
+    often = ["train.images=2560", "train.log_images=192", "train.sample_images=864"]
     small = ["classes=5", "train.batch=16", f"data.path={pictures}"]
     run = Run(tmp_path / "run")
     train(load_recipe(name, [*SOUND_IN_COLOUR[name], *often, *small]), run)
@@ -352,3 +370,48 @@ def test_a_sound_run_by_class_in_colour_rings_no_alarm(tmp_path, name):
     entries = [json.loads(line) for line in run.log_path.open()]
     assert sum("gradient_generator" in entry for entry in entries) >= 9
     assert sum("diversity" in entry for entry in entries) >= 2
+
+
+# Batches of 8: as many turns as any alarm may wait.
+GROWS = [
+    *style_sizes(8),
+    *("game.growing.start=4", "game.growing.stage_images=1280", "game.growing.fade_images=640"),
+    *("game.augment.ramp_images=10000", "train.batch=8", "train.images=5120"),
+    *("train.log_images=320", "train.sample_images=1280"),
+]
+
+
+def test_a_sound_run_that_grows_and_augments_rings_no_alarm(tmp_path):
+    run = Run(tmp_path / "run")
+    pictures = write_coloured(tmp_path / "pictures", classes=1, count=600)
+    recipe = load_recipe("stylegan-tiles", [*GROWS, f"data.path={pictures}"])
+    train(recipe, run)
+    assert alarms(run) == {}
+    # Both larger sides have faded in, and pictures are augmented.
+    assert recipe.growing.images(recipe.data.resolution) < recipe.train.images
+    last = [json.loads(line) for line in run.log_path.open() if "augment_probability" in line][-1]
+    assert last["augment_probability"] > 0.2
+    assert recipe.train.images // recipe.train.batch > ModeCollapse.turns
+
+
+# What rings in these sizes, so that the silence of the sound runs says something.
+BROKEN_IN_COLOUR = {
+    "biggan-flowers": (
+        [*SOUND_IN_COLOUR["biggan-flowers"], *rates(2e-4, 1e-8), "classes=5", "train.batch=16"],
+        "generator wins",
+    ),
+    "stylegan-tiles": (
+        [*GROWS, *rates(1e-6, 0.01), "game.r1=0", "game.augment=null"],
+        "discriminator wins",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_IN_COLOUR)
+def test_a_broken_run_in_colour_says_what_is_wrong(tmp_path, name):
+    overrides, expected = BROKEN_IN_COLOUR[name]
+    pictures = write_coloured(tmp_path / "pictures", classes=5, count=600)
+    often = ["train.images=4000", "train.log_images=320", f"data.path={pictures}"]
+    run = Run(tmp_path / "run")
+    train(load_recipe(name, [*overrides, *often]), run)
+    assert expected in alarms(run)
