@@ -1,7 +1,16 @@
+from functools import cache
+from typing import NamedTuple
+
 import pytest
 import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from training.augment import ADAOptions, Augment, DiffAugmentOptions, ada, diff_augment
+from training.distributed import Share
+from training.games.noise_to_image import NoiseToImage, Reals
+from training.recipe import load_recipe
 
 POLICIES = [["colour"], ["translation"], ["cutout"], ["colour", "translation", "cutout"]]
 
@@ -106,3 +115,77 @@ def test_what_does_not_adapt_stays_as_it_is():
         assert augment.probability == 0.0
     images = pictures()
     assert Augment(None)(images) is images
+
+
+# Below, a discriminator plays against a generator that nobody could find out: its pictures are
+# real ones too. What it then knows of the pictures that it was shown, it knows by heart.
+
+DIFFAUGMENT = "{kind: diffaugment}"
+ADA = "{kind: ada, ramp_images: 2000}"
+FEW, PLENTY, TURNS, BATCH = 48, 800, 900, 16
+
+
+class Perfect(nn.Module):
+    """A generator whose every picture is a real one, chosen by the latent."""
+
+    def __init__(self, pictures: Tensor):
+        super().__init__()
+        self.pictures = pictures
+
+    def forward(self, z, class_index=None):
+        return self.pictures[(z[:, 0].abs() * 1e6).long() % len(self.pictures)]
+
+
+class Learned(NamedTuple):
+    # How much higher the pictures that it was shown score than others of their kind, in logits.
+    gap: float
+    # How often a real picture scored above a generated one, at the end.
+    separation: float
+    # ADA's probability, turn by turn.
+    probabilities: list[float]
+
+
+@cache
+def learned(augment: str, shown: int) -> Learned:
+    """Have a discriminator learn digits of which it is `shown` so many."""
+    digits = torch.tensor(load_digits().images, dtype=torch.float32)[:, None] / 8 - 1
+    digits = interpolate(digits, size=16, mode="bilinear")
+    digits = digits[torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))]
+    generated, held_out, real = digits[:797], digits[797:997], digits[997 : 997 + shown]
+    sizes = ("data.resolution=16", "generator.width=4", "discriminator.width=8")
+    kind = ("discriminator.normalisation=layer", "optimizer.discriminator.learning_rate=0.002")
+    recipe = load_recipe("dcgan-fashion", [*sizes, *kind, f"game.augment={augment}"])
+    game = NoiseToImage(recipe, torch.device("cpu"), "float32", Share())
+    game._networks["generator"] = Perfect(generated)
+    rng, separations, probabilities = torch.Generator().manual_seed(0), [], []
+    for turn in range(TURNS):
+        which = torch.randint(len(real), (BATCH,), generator=rng)
+        signs = game._discriminator_step(Reals(real[which]), rng, turn)
+        game._adapt(turn, BATCH)
+        separations.append(signs["separation"].item())
+        probabilities.append(game.augment.probability)
+    discriminator = game._networks["discriminator"].eval()
+    with torch.no_grad():
+        gap = discriminator(real).mean() - discriminator(held_out).mean()
+    return Learned(gap.item(), sum(separations[-100:]) / 100, probabilities)
+
+
+def test_diffaugment_keeps_the_discriminator_from_learning_few_pictures_by_heart():
+    alone, augmented = (learned(augment, FEW) for augment in ("null", DIFFAUGMENT))
+    assert alone.gap > 4
+    assert augmented.gap < alone.gap / 10
+    # Both kinds of pictures are augmented: what was done to them gives none away.
+    assert augmented.separation < 0.75 < alone.separation
+
+
+def test_ada_sets_in_by_itself_where_few_pictures_are_learned_by_heart_and_holds_it_back():
+    alone, augmented = (learned(augment, FEW) for augment in ("null", ADA))
+    assert augmented.probabilities[0] == 0
+    assert max(augmented.probabilities) > 0.05
+    assert augmented.gap < alone.gap / 2
+
+
+def test_ada_leaves_plentiful_pictures_as_they_are():
+    augmented = learned(ADA, PLENTY)
+    assert max(augmented.probabilities) < 0.02
+    assert abs(augmented.gap) < 0.5
