@@ -3,6 +3,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from training.losses import adversarial_loss
 from training.penalties import (
     clip_weights,
     gradient_penalty,
@@ -47,6 +48,38 @@ def test_the_gradient_penalty_looks_between_the_pictures():
 def test_the_zero_centred_penalty_is_half_the_squared_slope():
     penalty = zero_centred_penalty(linear_critic(slope(3.0)), torch.randn(SHAPE))
     torch.testing.assert_close(penalty, torch.tensor(4.5))
+
+
+def dirac_gan(r1=0.0, r2=0.0, turns=500) -> list[float]:
+    """How far the players of the Dirac-GAN are from their equilibrium, turn by turn.
+
+    Section 2 of arXiv:1801.04406: the real pictures are all 0, the generator's all θ, and the
+    discriminator is ψx. Nobody moves where both are 0.
+    """
+    theta, psi = (torch.ones(1, 1, 1, 1, requires_grad=True) for _ in range(2))
+    real, loss, away = torch.zeros(1, 1, 1, 1), adversarial_loss("wasserstein"), []
+
+    def critic(images):
+        return (images * psi).flatten(1).sum(1)
+
+    def descend(weight, value):
+        (gradient,) = torch.autograd.grad(value, weight)
+        with torch.no_grad():
+            weight -= 0.1 * gradient
+
+    for _ in range(turns):
+        fake = theta.detach()
+        penalty = r1 * zero_centred_penalty(critic, real) + r2 * zero_centred_penalty(critic, fake)
+        descend(psi, loss.discriminator(critic(real), critic(fake)) + penalty)
+        descend(theta, loss.generator(critic(real), critic(theta)))
+        away.append(float(torch.hypot(theta, psi).detach()))
+    return away
+
+
+@pytest.mark.parametrize("penalty", ["r1", "r2"])
+def test_players_that_only_circle_come_to_rest_with_a_zero_centred_penalty(penalty):
+    assert min(dirac_gan()[250:]) > 0.5
+    assert max(dirac_gan(**{penalty: 1.0})[250:]) < 0.01
 
 
 def test_penalties_reach_the_weights():

@@ -2,10 +2,12 @@ import copy
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
+from torch import nn
 
 from training.distributed import Share
 from training.games.noise_to_image import NoiseToImage, Reals
-from training.penalties import path_lengths
+from training.penalties import layer_weights, orthogonal_penalty, path_lengths
 from training.recipe import RecipeError, load_recipe
 
 
@@ -26,6 +28,59 @@ def play(game, turns=1, count=1):
         rng = torch.Generator().manual_seed(turn)
         signs = game.turn(reals(count, game.classes), rng, turn, images_seen=turn * 8)
     return signs
+
+
+SMALL_DIGITS = ("data.resolution=8", "generator.z_dim=8", "generator.widths=[64]")
+SMALL_JUDGE = ("discriminator.widths=[32]", "discriminator.dropout=0")
+
+
+def rates(generator, discriminator) -> tuple[str, str]:
+    return (
+        f"optimizer.generator.learning_rate={generator}",
+        f"optimizer.discriminator.learning_rate={discriminator}",
+    )
+
+
+def late(told) -> dict[str, float]:
+    """Return the means of the signs over the last 50 turns."""
+    last = told[-50:]
+    names = {name for signs in last for name in signs}
+    values = {name: [signs[name] for signs in last if name in signs] for name in names}
+    return {name: torch.stack(of).float().mean().item() for name, of in values.items()}
+
+
+def play_digits(game, turns, first=0, batch=32) -> dict[str, float]:
+    """Play on real digits of 8 pixels, and return the means of the signs over the last 50 turns."""
+    digits = torch.tensor(load_digits().images, dtype=torch.float32)[:, None] / 8 - 1
+    told = []
+    for turn in range(first, first + turns):
+        rng = torch.Generator().manual_seed(turn)
+        which = torch.randint(len(digits), (game.batches_per_turn, batch), generator=rng)
+        batches = [Reals(digits[rows]) for rows in which]
+        told.append(game.turn(batches, rng, turn, images_seen=turn * batch))
+    return late(told)
+
+
+BRIGHT, DARK = (torch.full((1, 1, 8, 8), value) for value in (0.1, -0.1))
+
+
+def bright_from_dark(*overrides, turns=300, scale=1.0) -> tuple[NoiseToImage, dict[str, float]]:
+    """Let a discriminator learn two pictures: a bright one which is real, and a generator's dark
+    one. Its weights begin `scale` times as large as usual.
+    """
+    game = make(*SMALL_DIGITS, *SMALL_JUDGE, *rates(1e-12, 0.003), *overrides)
+    *_, last = (m for m in game._networks["generator"].modules() if isinstance(m, nn.Linear))
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(DARK.flatten().atanh())
+        for weight in game._networks["discriminator"].parameters():
+            weight.mul_(scale)
+    real = Reals(BRIGHT.expand(32, -1, -1, -1))
+    told = [
+        game.turn([real], torch.Generator().manual_seed(turn), turn, images_seen=turn * 32)
+        for turn in range(turns)
+    ]
+    return game, late(told)
 
 
 def weights(game, player):
@@ -98,6 +153,52 @@ def test_k_steps_of_the_discriminator_go_before_one_of_the_generator():
     assert optimizers["generator"]["state"][0]["step"] == 2
 
 
+def test_more_steps_bring_the_discriminator_nearer_to_its_best():
+    """What algorithm 1 wants of k steps: that D stays near its optimum while G changes slowly."""
+    loss = {}
+    for k in (1, 5):
+        steps = f"game.discriminator_steps={k}"
+        game = make(*SMALL_DIGITS, *SMALL_JUDGE, *rates(0.002, 0.002), steps)
+        loss[k] = play_digits(game, 150)["loss_discriminator"]
+    assert loss[5] < 0.7 * loss[1]
+
+
+def test_balanced_steps_bring_a_slow_discriminator_to_the_target():
+    separation = {}
+    for name, overrides in {"fixed": (), "balanced": ("game.balance.target=0.8",)}.items():
+        game = make(*SMALL_DIGITS, *SMALL_JUDGE, *rates(0.004, 0.001), *overrides)
+        separation[name] = play_digits(game, 300)["separation"]
+    assert separation["fixed"] < 0.65
+    assert separation["balanced"] == pytest.approx(0.8, abs=0.1)
+
+
+def test_each_players_first_step_is_as_long_as_its_own_learning_rate():
+    """Adam's first step is the learning rate in every weight, whatever its gradient."""
+    own = {"generator": 0.001, "discriminator": 0.004}
+    game = make(*rates(*own.values()))
+    before = {player: weights(game, player) for player in own}
+    play(game)
+    for player, rate in own.items():
+        after = weights(game, player)
+        longest = max((after[key] - old).abs().max() for key, old in before[player].items())
+        assert longest.item() == pytest.approx(rate, rel=0.01)
+
+
+def test_a_faster_discriminator_stays_nearer_to_its_best_than_a_faster_generator_lets_it():
+    """What two learning rates are for: the discriminator keeps up (theorem 1 of 1706.08500)."""
+    behind = {}
+    for generator, discriminator in ((0.0005, 0.008), (0.008, 0.0005)):
+        game = make(*SMALL_DIGITS, *SMALL_JUDGE, *rates(generator, discriminator))
+        loss = play_digits(game, 200)["loss_discriminator"]
+        # Its best against this generator is what it comes to when that one waits.
+        for player, rate in {"generator": 0.0, "discriminator": 0.002}.items():
+            for group in game._players.optimizers[player].param_groups:
+                group["lr"] = rate
+        best = play_digits(game, 200, first=200)["loss_discriminator"]
+        behind[discriminator] = loss - best
+    assert behind[0.008] < behind[0.0005] / 2
+
+
 def test_the_generators_step_leaves_no_gradient_in_the_discriminator():
     game = make()
     play(game)
@@ -140,6 +241,25 @@ def test_a_penalty_makes_the_discriminators_gradients_smaller(penalty):
     assert steepness[30] < steepness[0] / 2
 
 
+@pytest.mark.parametrize("scale", [0.2, 4])
+def test_the_gradient_penalty_makes_the_slope_between_pictures_one(scale):
+    """As for the best critic of the Wasserstein distance: proposition 1 of arXiv:1704.00028."""
+    game, _ = bright_from_dark("game.loss=wasserstein", "game.gradient_penalty=10", scale=scale)
+    between = torch.lerp(DARK, BRIGHT, torch.linspace(0, 1, 9)[:, None, None, None])
+    between.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(game._D(between).sum(), between)
+    assert gradient.flatten(1).norm(dim=1).tolist() == pytest.approx([1] * 9, abs=0.2)
+
+
+def test_orthogonal_regularisation_keeps_the_generators_rows_at_right_angles():
+    left = {}
+    for weight in (0, 0.1):
+        game = make(*SMALL_DIGITS, f"game.orthogonal={weight}", *rates(0.002, 0.002))
+        play_digits(game, 100)
+        left[weight] = orthogonal_penalty(layer_weights(game._networks["generator"])).item()
+    assert left[0.1] < left[0] / 10
+
+
 def test_a_lazy_penalty_comes_at_every_so_many_turns():
     game = make("game.r1=1", "game.penalty_every=4")
     batch = reals()
@@ -159,6 +279,45 @@ def test_instance_noise_falls_to_nothing():
         game.turn(reals(), torch.Generator().manual_seed(0), 0, images_seen=seen)
         noise.append(game._shown(images).std().item())
     assert noise == [pytest.approx(0.5, rel=0.05), pytest.approx(0.25, rel=0.05), 0, 0]
+
+
+def test_instance_noise_leaves_a_discriminator_of_two_pictures_in_doubt():
+    """Where the supports are apart a discriminator is sure, and the saturating loss is flat; where
+    the noise makes them overlap, the best there is has doubts: section 2 of arXiv:1610.04490.
+    """
+    _, sure = bright_from_dark("game.loss=minimax")
+    assert sure["loss_discriminator"] < 0.02
+    # The pictures are one standard deviation of the noise apart.
+    noise = "game.instance_noise={sigma: 1.6, until_images: 1000000000}"
+    _, unsure = bright_from_dark("game.loss=minimax", noise)
+    assert unsure["loss_discriminator"] > 1
+    assert 0.3 < unsure["fake_score"] < 0.5 < unsure["real_score"] < 0.7
+    assert unsure["separation"] > 0.65
+    assert unsure["gradient_generator"] > 20 * sure["gradient_generator"]
+
+
+def test_one_sided_smoothing_keeps_the_discriminator_from_being_sure_of_real_pictures():
+    _, plain = bright_from_dark()
+    _, smooth = bright_from_dark("game.real_target=0.9")
+    assert plain["real_score"] > 0.99
+    assert smooth["real_score"] == pytest.approx(0.9, abs=0.02)
+    assert smooth["fake_score"] < 0.02
+
+
+def test_one_wild_batch_does_not_stop_players_whose_gradients_are_clipped():
+    """Adam divides by the gradients that it has seen: after a huge one its steps are tiny."""
+    learned = {}
+    for clip in ("null", "1"):
+        game = make(*SMALL_DIGITS, *SMALL_JUDGE, f"game.clip_gradients={clip}")
+        play_digits(game, 20)
+        wild = Reals(torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 1e4)
+        game.turn([wild], torch.Generator().manual_seed(0), 20, 640)
+        play_digits(game, 10, first=21)  # By then its momentum has faded.
+        before = weights(game, "discriminator")
+        play_digits(game, 20, first=31)
+        after = weights(game, "discriminator")
+        learned[clip] = sum((after[key] - old).abs().sum().item() for key, old in before.items())
+    assert learned["1"] > 2 * learned["null"]
 
 
 def test_clipped_gradients_have_at_most_the_norm():

@@ -1,5 +1,7 @@
+import pytest
 import torch
 
+from training.losses import adversarial_loss, separation
 from training.networks.dcgan import DCGANDiscriminator
 from training.networks.minibatch import MinibatchDiscrimination, MinibatchStandardDeviation
 from training.networks.shapes import ImageShape
@@ -40,6 +42,24 @@ def test_a_discriminator_that_sees_the_batch_scores_a_collapsed_one_otherwise():
         alone = network(images[:1].expand(8, -1, -1, -1))[0]
         among_others = network(images)[0]
         assert (not torch.allclose(alone, among_others, atol=1e-6)) == sees
+
+
+@pytest.mark.parametrize("kind", ["none", "standard_deviation", "discrimination"])
+def test_only_a_discriminator_that_sees_the_batch_finds_out_a_collapsed_generator(kind):
+    """Each generated picture is as good as a real one, but all of a batch are the same."""
+    torch.manual_seed(0)
+    network = DCGANDiscriminator(ImageShape(1, 16, 16), 8, "none", minibatch=kind)
+    optimizer, loss = torch.optim.Adam(network.parameters(), lr=0.002), adversarial_loss("hinge")
+    told = []
+    for _ in range(150):
+        real, picture = torch.randn(16, 1, 16, 16), torch.randn(1, 1, 16, 16)
+        logits = network(real), network(picture.expand(16, -1, -1, -1))
+        told.append(separation(*logits).item())
+        optimizer.zero_grad()
+        loss.discriminator(*logits).backward()
+        optimizer.step()
+    tells = sum(told[-75:]) / 75
+    assert abs(tells - 0.5) < 0.15 if kind == "none" else tells > 0.9
 
 
 def test_spectral_normalisation_bounds_how_steep_the_discriminator_can_be():
