@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from fastapi import Request
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import Answer, to_problem
@@ -60,11 +60,14 @@ class Express:
             if to_problem(error) is None:
                 raise
             response = await self._answer(request, error)
+            # Its frames hold the future that holds it, and with that what was to be made.
+            error.__traceback__ = None
         await response(scope, receive, send)
 
 
 def _is_plain_json(scope: Scope) -> bool:
-    return any(name == b"content-type" and value == _JSON for name, value in scope["headers"])
+    # Said once: of two, others would go by the first.
+    return [value for name, value in scope["headers"] if name == b"content-type"] == [_JSON]
 
 
 def _read(message: Message, model: type[Body]) -> Body | None:
@@ -73,7 +76,7 @@ def _read(message: Message, model: type[Body]) -> Body | None:
         return None
     try:
         return model.model_validate(json.loads(message.get("body", b"")))
-    except (ValueError, ValidationError, RecursionError):
+    except (ValueError, RecursionError, MemoryError):
         return None
 
 

@@ -183,14 +183,16 @@ class Scheduler:
         while True:
             ended: list[tuple[Job, BaseException]] = []
             with self._lock:
-                batch = self._next_batch(ended)
+                # Read once: a moment that ended between two looks would be waited for without end.
+                now = self._clock()
+                batch = self._next_batch(now, ended)
                 if batch is not None:
                     self._running += 1
                     self._slots_taken += self._slots_of(batch.lane)
                 if batch is None and not ended:
                     if self._drained.done():
                         return None
-                    moment = self._moment()
+                    moment = self._moment(now)
                     patience = min((t for t in (timeout, moment) if t is not None), default=None)
                     if not self._work.wait(patience) and patience == timeout:
                         return None
@@ -306,12 +308,12 @@ class Scheduler:
         self._look_whether_drained()
         return self._drained
 
-    def _next_batch(self, ended: list[tuple[Job, BaseException]]) -> Batch | None:
+    def _next_batch(self, now: float, ended: list[tuple[Job, BaseException]]) -> Batch | None:
         """Cut a batch from the lane whose turn it is; jobs found dead on the way go to `ended`."""
         while self._lanes:
             key, jobs = next(iter(self._lanes.items()))
             lane = jobs[0].lane
-            if self._slots_taken + self._slots_of(lane) > self.slots or self._moment():
+            if self._slots_taken + self._slots_of(lane) > self.slots or self._moment(now):
                 return None
             parts: list[Part] = []
             room = self._share(jobs, self._most_rows(lane))
@@ -332,12 +334,14 @@ class Scheduler:
             del self._lanes[key]
             if jobs:
                 self._lanes[key] = jobs
+            if self._lanes:
+                # Who was told of it may have been this worker, or one that gives its lane a moment.
                 self._work.notify()
             if parts:
                 return Batch(lane, parts, alone=not (self._running or self._lanes))
         return None
 
-    def _moment(self) -> float | None:
+    def _moment(self, now: float) -> float | None:
         """Return for how long the lane that waits is given time for more rows; None for no time.
 
         Clients that wait for their answers ask again together, when a batch has come back, and not
@@ -352,8 +356,7 @@ class Scheduler:
         if waiting >= rows or jobs[0].times.submitted is None:
             return None
         until = jobs[0].times.submitted + min(self.linger_s, seconds / 2)
-        left = until - self._clock()
-        return left if left > 0 else None
+        return until - now if until > now else None
 
     def _share(self, jobs: Sequence[Job], most: int) -> int:
         """Return how many rows of a lane the next batch takes, `most` at most.
@@ -457,9 +460,10 @@ class Scheduler:
     def _note_speed(self, batch: Batch, seconds: float) -> None:
         pixels = batch.rows * batch.lane.pixels_per_row
         with self._lock:
-            if len(self._last) >= _MOST_LANES:
-                self._last.clear()
+            self._last.pop(batch.lane.key, None)
             self._last[batch.lane.key] = (batch.rows, seconds)
+            if len(self._last) > _MOST_LANES:
+                del self._last[next(iter(self._last))]
             # As many batches as run now come back in the same time.
             seconds = max(seconds, 1e-6) / self._running
             # Two sums, not a mean of speeds, in which a short batch of few pixels would weigh as

@@ -54,6 +54,25 @@ def test_the_answer_is_that_of_the_way_through_fastapi(drawn_server, path, body)
         assert straight == ask(client, path, body, _BY_FASTAPI)
 
 
+@pytest.mark.parametrize("kinds", [("text/plain", "application/json"), ("application/json",) * 2])
+@pytest.mark.parametrize(
+    "body",
+    [
+        BODIES["one"],
+        b'{"model": ' + b"[" * 300 + b"]" * 300 + b"}",
+        BODIES["one"].decode().encode("utf-16"),
+    ],
+    ids=["one", "deep", "UTF-16"],
+)
+def test_a_type_that_is_said_twice_goes_round_no_limit(drawn_server, kinds, body):
+    with drawn_server.client() as client:
+        first = [("content-type", kinds[0])]
+        twice = [("content-type", kind) for kind in kinds]
+        wanted = client.post("/v1/generate", content=body, headers=first)
+        answer = client.post("/v1/generate", content=body, headers=twice)
+        assert answer.status_code == wanted.status_code
+
+
 @pytest.fixture
 def anyio_backend():
     return "asyncio"

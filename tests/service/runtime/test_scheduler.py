@@ -634,6 +634,71 @@ def test_a_drain_waits_for_no_more_rows():
     assert lingering.taken() == 1
 
 
+class LateClock(FakeClock):
+    """A second goes by after each look, as where the thread that looked is put off."""
+
+    late = False
+
+    def __call__(self) -> float:
+        now = self.now
+        if self.late:
+            self.now += 1.0
+        return now
+
+
+def test_a_moment_that_ends_while_it_is_looked_at_is_not_waited_for_without_end():
+    clock = LateClock()
+    scheduler = Scheduler(clock, bound=100, linger_s=0.002)
+
+    def run(feeds):
+        clock.now += 1.0
+        return {"y": feeds["x"]}
+
+    lane = Lane("lane", run, 8, 1)
+    scheduler.submit(job(lane, 1, 2))
+    scheduler.execute(scheduler.take(timeout=0))
+    scheduler.submit(job(lane, 3))
+    clock.late = True
+    taken = []
+    thread = threading.Thread(target=lambda: taken.append(scheduler.take()), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert [batch.rows for batch in taken] == [1]
+
+
+def test_a_lane_that_comes_while_another_is_given_a_moment_is_run_at_once():
+    passed = [0.0]
+    scheduler = Scheduler(lambda: time.monotonic() + passed[0], bound=100, linger_s=5.0)
+    begun = {"first": threading.Event(), "second": threading.Event()}
+    release = threading.Event()
+
+    def lane(key):
+        def run(feeds):
+            if len(feeds["x"]) > 1:
+                passed[0] += 20.0
+            else:
+                begun[key].set()
+                release.wait(20)
+            return {"y": feeds["x"]}
+
+        return Lane(key, run, 8, 1)
+
+    lanes = {key: lane(key) for key in begun}
+    scheduler.submit(job(lanes["first"], 1, 2))
+    scheduler.execute(scheduler.take(timeout=0))
+    scheduler.slots = 2
+    workers = Workers(scheduler, 2)
+    workers.start()
+    scheduler.submit(job(lanes["first"], 3))
+    assert not begun["first"].wait(0.3)
+    scheduler.submit(job(lanes["second"], 4))
+    # Long before the moment is over.
+    assert begun["first"].wait(2)
+    assert begun["second"].wait(2)
+    release.set()
+    scheduler.drain().result(timeout=10)
+
+
 def test_a_worker_wakes_when_the_moment_is_over():
     scheduler = Scheduler(time.monotonic, bound=100, linger_s=0.2)
     lane = Lane("lane", lambda feeds: time.sleep(0.4) or {"y": feeds["x"]}, 8, 1)
