@@ -29,7 +29,7 @@ import typer
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.measure import Spread, in_turns, machine, ratios, seconds, tell
+from benchmarks.measure import CONVOLUTIONAL, Spread, in_turns, machine, ratios, seconds, tell
 from service.runtime.machine import usable_cpus
 from service.runtime.sessions import ExecutionPlan, Provider, Session
 from training.export import export_piece, pieces_of
@@ -38,16 +38,7 @@ from training.graphs import Piece
 from training.recipe import load_recipe
 
 # One of each architecture that ships: others are of other widths and sides.
-RECIPES = (
-    "gan-mnist",
-    "dcgan-fashion",
-    "biggan-flowers",
-    "stylegan2-flowers",
-    "sketch2emoji",
-    "esrgan-flowers",
-    "inpaint-flowers",
-    "cyclegan-emoji",
-)
+RECIPES = ("gan-mnist", *CONVOLUTIONAL)
 BATCHES = (1, 8, 32)
 _SHOWN_OPERATORS = 4
 

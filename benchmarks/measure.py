@@ -25,6 +25,17 @@ from service.runtime.machine import cpu_model, usable_cpus
 
 Name = TypeVar("Name")
 
+# One shipped model, called as its recipe, of each architecture with convolutions.
+CONVOLUTIONAL = (
+    "dcgan-fashion",
+    "biggan-flowers",
+    "stylegan2-flowers",
+    "sketch2emoji",
+    "esrgan-flowers",
+    "inpaint-flowers",
+    "cyclegan-emoji",
+)
+
 
 @dataclass(frozen=True)
 class Spread:

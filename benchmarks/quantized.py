@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -26,21 +25,12 @@ from onnxruntime.quantization import (
 )
 from rich.table import Table
 
-from benchmarks.measure import Spread, in_turns, machine, ratios, seconds, tell
+from benchmarks.measure import CONVOLUTIONAL, Spread, in_turns, machine, ratios, seconds, tell
 from service.runtime.machine import usable_cpus
 from service.runtime.manifest import GENERATOR, SYNTHESIS
 from service.runtime.model import Model
 from service.runtime.sessions import Array, ExecutionPlan, Provider, Session
 
-MODELS = (
-    "dcgan-fashion",
-    "biggan-flowers",
-    "stylegan2-flowers",
-    "sketch2emoji",
-    "esrgan-flowers",
-    "inpaint-flowers",
-    "cyclegan-emoji",
-)
 BATCHES = (1, 8)
 # Seeds whose inputs the ranges are taken of, and those whose pictures are compared.
 _CALIBRATED = range(1000, 1064)
@@ -52,13 +42,11 @@ class _Inputs(CalibrationDataReader):
     """A model's own inputs, in batches."""
 
     def __init__(self, feeds: dict[str, Array]) -> None:
-        self._batches = self._cut(feeds)
-
-    @staticmethod
-    def _cut(feeds: dict[str, Array]) -> Iterator[dict[str, Array]]:
         rows = len(next(iter(feeds.values())))
-        for start in range(0, rows, _AT_ONCE):
-            yield {name: array[start : start + _AT_ONCE] for name, array in feeds.items()}
+        self._batches = (
+            {name: array[start : start + _AT_ONCE] for name, array in feeds.items()}
+            for start in range(0, rows, _AT_ONCE)
+        )
 
     def get_next(self) -> dict[str, Array] | None:
         """Return the next batch; None at the end."""
@@ -79,8 +67,9 @@ def measure(
     threads = usable_cpus()
     plan = ExecutionPlan(1, threads, max(batches))
     model = Model(folder, Provider.CPU, plan)
-    role = SYNTHESIS if model.manifest.styles is not None else GENERATOR
-    role = model.directions[0] if model.directions else role
+    usual = SYNTHESIS if model.manifest.styles is not None else GENERATOR
+    # Of several directions either: they are alike.
+    role = next(iter(model.directions), usual)
     path = folder / model.manifest.graphs[role].file
     small = scratch / f"{model.manifest.name}.onnx"
     quantize_static(
@@ -121,7 +110,7 @@ def measure(
 
 
 def main(
-    model: Annotated[list[str], typer.Option(help="May be repeated.")] = list(MODELS),  # noqa: B006
+    model: Annotated[list[str], typer.Option(help="May be repeated.")] = list(CONVOLUTIONAL),  # noqa: B006
     models: Annotated[Path, typer.Option(help="The models folder.")] = Path("models"),
     batch: Annotated[list[int], typer.Option(min=1, help="May be repeated.")] = list(BATCHES),  # noqa: B006
     rounds: Annotated[int, typer.Option(min=1)] = 5,

@@ -26,7 +26,7 @@ from service.runtime.manifest import GENERATOR
 from service.runtime.memory import MemoryBudget
 from service.runtime.model import Model
 from service.runtime.plans import Planner, PlanWish, slots
-from service.runtime.scheduler import Observer, Scheduler, Workers
+from service.runtime.scheduler import Observer, Scheduler
 from service.runtime.sessions import (
     Array,
     Provider,
@@ -37,6 +37,7 @@ from service.runtime.sessions import (
 from service.runtime.styles import StyleCache
 from service.runtime.watching import Watcher
 from service.runtime.wishes import ProviderWish
+from service.runtime.workers import Workers
 
 log = logging.getLogger("ganymede.engine")
 

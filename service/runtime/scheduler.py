@@ -476,37 +476,6 @@ class Scheduler:
         return pixels * self._seconds_taken / self._pixels_made if self._pixels_made else 1.0
 
 
-class Workers:
-    """Threads that run a scheduler's batches until it is drained."""
-
-    def __init__(self, scheduler: Scheduler, count: int) -> None:
-        self._scheduler = scheduler
-        self._threads = [
-            threading.Thread(target=self._work, name=f"ganymede-worker-{i}", daemon=True)
-            for i in range(count)
-        ]
-
-    def start(self) -> None:
-        """Begin."""
-        for thread in self._threads:
-            thread.start()
-
-    def join(self, timeout: float | None = None) -> None:
-        """Wait until the threads have ended, which they do when the scheduler is drained."""
-        for thread in self._threads:
-            thread.join(timeout)
-
-    def _work(self) -> None:
-        while (batch := self._scheduler.take()) is not None:
-            try:
-                self._scheduler.execute(batch)
-            except BaseException:
-                # A worker that ended would leave a service that looks ready and serves nothing.
-                log.exception("a batch of %s could not be handed back", batch.lane.label)
-            # Or the last batch, and with it its model, would live until the next one comes.
-            del batch
-
-
 def _run(batch: Batch) -> Rows:
     names = batch.parts[0].job.feeds
     feeds = {name: _joined([part.feeds(name) for part in batch.parts]) for name in names}

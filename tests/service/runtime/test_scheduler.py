@@ -17,8 +17,8 @@ from service.runtime.scheduler import (
     QueueFull,
     RowCountMismatch,
     Scheduler,
-    Workers,
 )
+from service.runtime.workers import Workers
 
 
 class FakeClock:
