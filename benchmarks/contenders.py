@@ -29,7 +29,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from service.runtime.machine import usable_cpus
+from service.runtime.onnx.machine import usable_cpus
 
 HERE = Path(__file__).parent
 PEERS = HERE / "peers"

@@ -19,7 +19,7 @@ from PIL import Image
 from rich.table import Table
 
 from benchmarks.measure import Spread, in_turns, machine, ratios, seconds, tell
-from service.runtime.images import ImageFormat, encode, to_image
+from service.runtime.images.encoding import ImageFormat, encode, to_image
 
 SIDES = (64, 256, 1024)
 MODES = {1: "grey", 3: "RGB", 4: "RGBA"}

@@ -30,12 +30,12 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.measure import CONVOLUTIONAL, Spread, in_turns, machine, ratios, seconds, tell
-from service.runtime.machine import usable_cpus
-from service.runtime.sessions import ExecutionPlan, Provider, Session
-from training.export import export_piece, pieces_of
-from training.folding import settle_spectral_norms, without_parametrizations
-from training.graphs import Piece
-from training.recipe import load_recipe
+from service.runtime.onnx.machine import usable_cpus
+from service.runtime.onnx.sessions import ExecutionPlan, Provider, Session
+from training.export.exporter import export_piece, pieces_of
+from training.export.folding import settle_spectral_norms, without_parametrizations
+from training.export.graphs import Piece
+from training.recipe.schema import load_recipe
 
 # One of each architecture that ships: others are of other widths and sides.
 RECIPES = ("gan-mnist", *CONVOLUTIONAL)

@@ -27,14 +27,14 @@ from rich.table import Table
 from benchmarks.export import rows_of
 from benchmarks.measure import Spread, in_turns, machine, ratios, seconds, tell
 from benchmarks.training import Case, Ours, draw_pictures, images_per_second
-from service.runtime.sessions import ExecutionPlan, Provider, Session, why_no_cuda
-from training.export import export_piece
-from training.folding import settle_spectral_norms, without_parametrizations
-from training.graphs import Piece, pieces
-from training.networks.biggan import BigGANGeneratorOptions
-from training.networks.dcgan import DCGANGeneratorOptions
-from training.networks.shapes import ImageShape
-from training.networks.stylegan2 import StyleGAN2GeneratorOptions
+from service.runtime.onnx.sessions import ExecutionPlan, Provider, Session, why_no_cuda
+from training.export.exporter import export_piece
+from training.export.folding import settle_spectral_norms, without_parametrizations
+from training.export.graphs import Piece, pieces
+from training.networks.layers.shapes import ImageShape
+from training.networks.noise.biggan import BigGANGeneratorOptions
+from training.networks.noise.dcgan import DCGANGeneratorOptions
+from training.networks.noise.stylegan2 import StyleGAN2GeneratorOptions
 
 try:
     from onnxconverter_common import float16

@@ -21,7 +21,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from service.runtime.machine import cpu_model, usable_cpus
+from service.runtime.onnx.machine import cpu_model, usable_cpus
 
 Name = TypeVar("Name")
 

@@ -36,9 +36,9 @@ from PIL import Image
 from rich.table import Table
 
 from benchmarks.measure import Spread, in_turns, machine, ratios, tell
-from service.runtime.machine import usable_cpus
-from service.runtime.model import Model
-from service.runtime.sessions import ExecutionPlan, Provider
+from service.runtime.models.model import Model
+from service.runtime.onnx.machine import usable_cpus
+from service.runtime.onnx.sessions import ExecutionPlan, Provider
 
 RECIPE = [
     "data.resolution=64",

@@ -2,7 +2,7 @@
 
 Runs each graph of a models folder with several plans (workers × threads × rows), interleaved over
 several rounds, and prints the median images per second as a ratio to one worker with one thread
-and one row. This is what `service.runtime.sessions.plan_for` rests on.
+and one row. This is what `service.runtime.onnx.sessions.plan_for` rests on.
 
 Example: python -m benchmarks.plan --models models --seconds 1
 """
@@ -18,11 +18,11 @@ import typer
 from rich.table import Table
 
 from benchmarks.measure import in_turns, machine, ratios, tell
-from service.runtime.catalog import model_folders
-from service.runtime.machine import usable_cpus
-from service.runtime.manifest import GENERATOR
-from service.runtime.model import Model
-from service.runtime.sessions import ExecutionPlan, Provider
+from service.runtime.models.catalog import model_folders
+from service.runtime.models.manifest import GENERATOR
+from service.runtime.models.model import Model
+from service.runtime.onnx.machine import usable_cpus
+from service.runtime.onnx.sessions import ExecutionPlan, Provider
 
 BASE = ExecutionPlan(workers=1, threads=1, max_rows=1)
 

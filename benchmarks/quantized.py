@@ -26,10 +26,10 @@ from onnxruntime.quantization import (
 from rich.table import Table
 
 from benchmarks.measure import CONVOLUTIONAL, Spread, in_turns, machine, ratios, seconds, tell
-from service.runtime.machine import usable_cpus
-from service.runtime.manifest import GENERATOR, SYNTHESIS
-from service.runtime.model import Model
-from service.runtime.sessions import Array, ExecutionPlan, Provider, Session
+from service.runtime.models.manifest import GENERATOR, SYNTHESIS
+from service.runtime.models.model import Model
+from service.runtime.onnx.machine import usable_cpus
+from service.runtime.onnx.sessions import Array, ExecutionPlan, Provider, Session
 
 BATCHES = (1, 8)
 # Seeds whose inputs the ranges are taken of, and those whose pictures are compared.

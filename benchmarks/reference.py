@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from service.runtime.manifest import (
+from service.runtime.models.manifest import (
     MANIFEST_FILE,
     ImageSpec,
     LatentSpace,
@@ -21,11 +21,11 @@ from service.runtime.manifest import (
     TrainingProvenance,
     Truncation,
 )
-from training.export import export_piece, new_folder
-from training.graphs import pieces, style_space
-from training.networks.dcgan import DCGANGeneratorOptions
-from training.networks.shapes import ImageShape
-from training.networks.stylegan2 import StyleGAN2GeneratorOptions
+from training.export.exporter import export_piece, new_folder
+from training.export.graphs import pieces, style_space
+from training.networks.layers.shapes import ImageShape
+from training.networks.noise.dcgan import DCGANGeneratorOptions
+from training.networks.noise.stylegan2 import StyleGAN2GeneratorOptions
 
 # 3.8 million parameters, as in PyTorch's example.
 DCGAN64 = "dcgan64"

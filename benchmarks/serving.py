@@ -30,11 +30,11 @@ import onnxruntime as ort
 from benchmarks.contenders import Contender, Workload, ask, contenders, plan_of, started
 from benchmarks.load import assert_there, load
 from service import __version__
-from service.runtime.images import ImageFormat, encode
-from service.runtime.machine import cpu_model, usable_cpus
-from service.runtime.manifest import GENERATOR
-from service.runtime.model import Model
-from service.runtime.sessions import ExecutionPlan, Provider
+from service.runtime.images.encoding import ImageFormat, encode
+from service.runtime.models.manifest import GENERATOR
+from service.runtime.models.model import Model
+from service.runtime.onnx.machine import cpu_model, usable_cpus
+from service.runtime.onnx.sessions import ExecutionPlan, Provider
 
 MODELS = Path(__file__).parent / ".models"
 BARE = "bare session"

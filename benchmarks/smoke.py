@@ -26,10 +26,10 @@ import psutil
 from benchmarks.contenders import Workload, contenders, started
 from benchmarks.load import load
 from benchmarks.serving import MODELS, exported
-from service.runtime.machine import usable_cpus
-from service.runtime.manifest import GENERATOR
-from service.runtime.model import Model
-from service.runtime.sessions import ExecutionPlan, Provider
+from service.runtime.models.manifest import GENERATOR
+from service.runtime.models.model import Model
+from service.runtime.onnx.machine import usable_cpus
+from service.runtime.onnx.sessions import ExecutionPlan, Provider
 
 # The least share of the CPU time that is inference, and the most of the machine that may be idle.
 BOUNDS = [

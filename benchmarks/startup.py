@@ -28,7 +28,7 @@ import typer
 from rich.table import Table
 
 from benchmarks.measure import Spread, in_turns, machine, tell
-from service.runtime.manifest import MANIFEST_FILE
+from service.runtime.models.manifest import MANIFEST_FILE
 
 _LOOK_S = 0.01
 _PATIENCE_S = 300.0

@@ -31,9 +31,9 @@ from rich.table import Table
 from benchmarks import references
 from benchmarks.measure import Spread, in_turns, machine, ratios, tell
 from training.distributed import Share
-from training.monitors import Signs
-from training.recipe import Recipe
-from training.setups import prepare_all, set_up
+from training.games.setup import prepare_all, set_up
+from training.monitoring.monitors import Signs
+from training.recipe.schema import Recipe
 from training.trainer import play_turn
 
 _PICTURES = 256

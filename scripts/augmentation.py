@@ -6,7 +6,7 @@
     ganymede export runs/cgan-fashion --name few-fashion
     python scripts/augmentation.py measure data/few --model few-fashion
 
-The classifier is the judge of training/quality/classifier.py; every line of the table is the mean
+The classifier is that of training/evaluation/features/classifier.py; every line is the mean
 and the spread of several of them, begun differently, on the 10,000 test pictures.
 """
 
@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from service.runtime.catalog import find_model
-from service.runtime.plans import Planner
-from service.runtime.sessions import pick_provider
-from training.data.catalogue import KNOWN, locate
+from service.runtime.models.catalog import find_model
+from service.runtime.onnx.execution_plans import Planner
+from service.runtime.onnx.sessions import pick_provider
+from training.data.datasets import KNOWN, locate
 from training.data.sources import open_source
-from training.quality.classifier import ClassifierNetwork
+from training.evaluation.features.classifier import ClassifierNetwork
 
 NAME = "fashion-mnist"
 PER_CLASS = 100

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 for part in ("", ".datasets", ".models", ".transforms", ".transforms.functional"):
     sys.modules.setdefault(f"torchvision{part}", MagicMock())
 
-from tests.training.quality.inception_weights import drawn_pictures, drawn_weights  # noqa: E402
+from tests.support.inception_weights import drawn_pictures, drawn_weights  # noqa: E402
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
         **prc_features_to_metric(made, real, verbose=False),
         "first_features": [round(float(value), 7) for value in made[0, :8]],
     }
-    target = ROOT / "tests" / "training" / "quality" / "torch_fidelity.json"
+    target = ROOT / "tests" / "training" / "evaluation" / "features" / "torch_fidelity.json"
     target.write_text(json.dumps(figures, indent=2) + "\n")
 
 

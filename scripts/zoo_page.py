@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from training.quality.zoo import write_zoo  # noqa: E402
+from training.evaluation.report.zoo import write_zoo  # noqa: E402
 
 if __name__ == "__main__":
     write_zoo(

@@ -19,12 +19,12 @@ import bentoml
 from starlette.types import Receive, Scope, Send
 
 from service import logs
-from service.arbiter import watch_the_worker
-from service.connections import guard
+from service.host.circus_supervisor import watch_the_worker
+from service.host.uvicorn_connections import guard
 from service.settings import load
 
 if TYPE_CHECKING:
-    from service.serving import Serving
+    from service.worker import Serving
 
 settings = load()
 # BentoML's arbiter imports this module too, so its lines have the same form.
@@ -40,7 +40,7 @@ def serving() -> Serving:
     Imported and made here: the arbiter, which serves nothing, would keep the worker waiting for a
     second to import what only the worker needs.
     """
-    from service.serving import Serving  # noqa: PLC0415
+    from service.worker import Serving  # noqa: PLC0415
 
     return Serving(settings)
 

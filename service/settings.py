@@ -23,7 +23,7 @@ from pydantic_settings import (
 from service.logs import LogFormat
 from service.runtime.errors import UserError
 from service.runtime.files import cache_folder
-from service.runtime.wishes import ProviderWish
+from service.runtime.onnx.provider_option import ProviderWish
 
 PREFIX = "GANYMEDE_"
 CONFIG = f"{PREFIX}CONFIG"

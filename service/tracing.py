@@ -15,8 +15,8 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from service import __version__
-from service.runtime.batches import Job
-from service.runtime.scheduler import Clock
+from service.runtime.scheduling.batches import Job
+from service.runtime.scheduling.scheduler import Clock
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.pictures import write_idx
-from tests.servers import Server, serving
+from tests.support.images import write_idx
+from tests.support.servers import Server, serving
 
 # The smallest versions of the two recipes that still are what they say: seconds, not minutes.
 TINY = {
@@ -40,8 +40,8 @@ def digits(tmp_path_factory) -> Path:
 
 
 def train_and_export(recipe: str, overrides: list[str], runs: Path, models: Path) -> None:
-    from training.export import export_run
-    from training.recipe import load_recipe
+    from training.export.exporter import export_run
+    from training.recipe.schema import load_recipe
     from training.run import Run
     from training.trainer import train
 

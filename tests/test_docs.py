@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from service.flags import shown_default
-from service.runtime.uploads import UploadProblem
+from service.cli.settings_options import shown_default
+from service.runtime.images.decoding import UploadProblem
 from service.settings import PREFIX, Settings
-from tests.servers import ganymede, serving
+from tests.support.servers import ganymede, serving
 
 ROOT = Path(__file__).parents[1]
 

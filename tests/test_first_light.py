@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from tests.conftest import TINY
-from tests.pictures import real_mnist, write_idx
-from tests.servers import ganymede, serving
+from tests.support.images import real_mnist, write_idx
+from tests.support.servers import ganymede, serving
 from training.checkpoints import Checkpoint
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.servers import serving
+from tests.support.servers import serving
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.runtime.catalog import Catalog, State, model_folders
-from service.runtime.manifest import read_manifest
-from service.runtime.model import Model
-from service.runtime.sessions import ExecutionPlan, Provider
-from service.runtime.translation import translate
-from service.runtime.uploads import Upload
+from service.runtime.images.decoding import Upload
+from service.runtime.images.image_to_image import translate
+from service.runtime.models.catalog import Catalog, State, model_folders
+from service.runtime.models.manifest import read_manifest
+from service.runtime.models.model import Model
+from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.data.sources import DataError
-from training.quality.classifier import ClassifierSettings
-from training.quality.obedience import CLASS_OBEDIENCE, measure_obedience
-from training.recipe import load_recipe
+from training.evaluation.features.classifier import ClassifierSettings
+from training.evaluation.metrics.class_accuracy import CLASS_OBEDIENCE, measure_obedience
+from training.recipe.schema import load_recipe
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted(model_folders(ROOT / "models"))

@@ -16,7 +16,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.options import Options
+from training.recipe.options import Options
 
 Policy = Literal["colour", "translation", "cutout"]
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from service.runtime.errors import UserError
-from training.options import Options
+from training.recipe.options import Options
 
 
 class DeviceUnavailable(UserError):

@@ -8,7 +8,7 @@ import torch
 from pydantic import Discriminator, Field, Tag
 from torch import nn
 
-from training.options import Options
+from training.recipe.options import Options
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 

@@ -18,16 +18,16 @@ from torch import Tensor
 from service.runtime.errors import UserError
 from training.checkpoints import Checkpoint
 from training.code_revision import code_revision
-from training.data.pictures import Pictures
+from training.data.images import Pictures
 from training.device import device_title
 from training.distributed import Share, joined
-from training.grids import save_image
-from training.monitors import Monitors, News, Signs, TrainingDiverged, assert_finite
-from training.progress import Display, Silence, display
-from training.quality.running import RunningQuality
-from training.recipe import Recipe, RecipeError
+from training.evaluation.during_training import RunningQuality
+from training.games.setup import Setup, prepare_all, set_up
+from training.monitoring.monitors import Monitors, News, Signs, TrainingDiverged, assert_finite
+from training.monitoring.progress import Display, Silence, display
+from training.preview.grids import save_image
+from training.recipe.schema import Recipe, RecipeError
 from training.run import Run
-from training.setups import Setup, prepare_all, set_up
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

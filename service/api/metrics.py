@@ -21,12 +21,12 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from service import __version__
-from service.api import heads
-from service.api.exchange import Rejection
-from service.runtime.batches import Batch, Lane, Rows
-from service.runtime.catalog import State
-from service.runtime.engine import Engine, EngineState
-from service.runtime.output_samples import OutputSamples
+from service.api.request_context import Rejection
+from service.api.routes import head_requests
+from service.runtime.models.catalog import State
+from service.runtime.scheduling.batches import Batch, Lane, Rows
+from service.runtime.scheduling.engine import Engine, EngineState
+from service.runtime.scheduling.output_monitor import OutputSamples
 from service.settings import Settings
 
 # The moment at which each series began would be a series more for each.
@@ -240,7 +240,7 @@ def router(engine: Engine, settings: Settings) -> APIRouter:
     registry = CollectorRegistry()
     registry.register(EngineMetrics(engine, settings))
 
-    @heads.get(routes, "/metrics", summary="Prometheus metrics", response_class=Response)
+    @head_requests.get(routes, "/metrics", summary="Prometheus metrics", response_class=Response)
     def metrics() -> Response:
         text = generate_latest(registry) + generate_latest(REGISTRY)
         return Response(text, media_type=CONTENT_TYPE_LATEST)

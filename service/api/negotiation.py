@@ -8,9 +8,9 @@ from typing import Literal, TypeVar
 
 from fastapi import Request
 
-from service.api.errors import Problem
+from service.api.problems import Problem
 from service.api.schemas import AnimationFormat, Format
-from service.runtime.images import ImageFormat
+from service.runtime.images.encoding import ImageFormat
 
 Container = Literal["image", "json", "zip", "npy"]
 

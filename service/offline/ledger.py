@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from service.offline.jobs import Job, JobError, as_text
+from service.offline.job import Job, JobError, as_text
 from service.offline.stores import KEPT, Store
 
 JOB_FILE = "job.json"

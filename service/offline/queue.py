@@ -20,19 +20,19 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from service.offline.jobs import Job
+from service.offline.execution import finish, left_of
+from service.offline.image_to_image import Stopped
+from service.offline.job import Job
 from service.offline.ledger import SUMMARY_FILE, Ledger, ShardRecord
-from service.offline.sampling import finish, left_of
 from service.offline.shards import ShardMaker
 from service.offline.stores import Store
-from service.offline.translating import Stopped
 from service.offline.writers import shard_name
-from service.runtime.batches import Rows
-from service.runtime.catalog import ModelNotFound
-from service.runtime.engine import Engine, EngineState, NotReady
 from service.runtime.errors import UserError
-from service.runtime.model import Model, ModelFailed
-from service.runtime.scheduler import Draining, QueueFull
+from service.runtime.models.catalog import ModelNotFound
+from service.runtime.models.model import Model, ModelFailed
+from service.runtime.scheduling.batches import Rows
+from service.runtime.scheduling.engine import Engine, EngineState, NotReady
+from service.runtime.scheduling.scheduler import Draining, QueueFull
 
 log = logging.getLogger("ganymede.jobs")
 

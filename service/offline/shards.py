@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from service.offline.jobs import Job
+from service.offline.image_to_image import Run
+from service.offline.job import Job
 from service.offline.ledger import Ledger, ShardRecord
-from service.offline.painting import Painter
+from service.offline.rendering import Painter
 from service.offline.stores import Store
-from service.offline.translating import Run
 from service.offline.writers import shard_name, shard_writer
-from service.runtime.model import Model
+from service.runtime.models.model import Model
 
 # Is told of pictures as they are made: how many, their bytes, and how many could not be made.
 Listener = Callable[[int, int, int], None]

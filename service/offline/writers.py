@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from service.offline.inputs import key_of
-from service.offline.jobs import Item, Job, JobError, Layout
+from service.offline.job import Item, Job, JobError, Layout
 from service.offline.stores import Store
-from service.runtime.images import provenance_text
+from service.runtime.images.encoding import provenance_text
 
 # Pictures that readers of Parquet get at a time.
 _ROW_GROUP = 100

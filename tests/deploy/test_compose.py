@@ -4,7 +4,7 @@ import json
 
 import yaml
 
-from tests.deploy.prometheus import DASHBOARD, DEPLOY, ROOT
+from tests.support.prometheus import DASHBOARD, DEPLOY, ROOT
 from tests.test_packaging import dockerfile_stages
 
 SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from service.settings import Settings
-from tests.deploy.prometheus import ADAPTER, DEPLOY, ROOT
+from tests.support.prometheus import ADAPTER, DEPLOY, ROOT
 from tests.test_packaging import dockerfile_stages
 
 FOLDER = DEPLOY / "kubernetes"

@@ -9,7 +9,7 @@ import time
 import pytest
 import yaml
 
-from tests.deploy.prometheus import (
+from tests.support.prometheus import (
     ALERTS,
     DEPLOY,
     ROOT,
@@ -21,7 +21,7 @@ from tests.deploy.prometheus import (
     scraping,
     wait_until,
 )
-from tests.servers import serving
+from tests.support.servers import serving
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from service.keys import add_key
+from service.api_keys import add_key
 from tests.deploy.test_kubernetes import CONTAINER, ENVIRONMENT
-from tests.servers import ganymede, serving
+from tests.support.servers import ganymede, serving
 
 
 def written_below(folder: Path) -> set[str]:

@@ -1,8 +1,8 @@
 """What is broken on purpose: a service whose model fails when told to, and a crowd of clients.
 
 Each test runs for a few rounds with the other tests, and for many with the marker `faults`
-(`make test-faults`). The faults are made by graphs (tests/failing.py), by files and by signals: the
-service has no switch for them.
+(`make test-faults`). The faults are made by models (tests/support/failing_models.py), files and
+signals: the service has no switch for them.
 """
 
 import concurrent.futures
@@ -17,10 +17,10 @@ import numpy as np
 import psutil
 import pytest
 
-from service.runtime.model import Model
-from service.runtime.sessions import ExecutionPlan, Provider
-from tests.failing import CLASSES, write_failing
-from tests.servers import Server, serving
+from service.runtime.models.model import Model
+from service.runtime.onnx.sessions import ExecutionPlan, Provider
+from tests.support.failing_models import CLASSES, write_failing
+from tests.support.servers import Server, serving
 
 
 @pytest.fixture(params=[1, pytest.param(10, marks=pytest.mark.faults)], ids=["short", "long"])

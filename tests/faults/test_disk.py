@@ -15,8 +15,8 @@ import pytest
 
 from service.runtime.files import CannotWrite
 from tests.conftest import TINY
-from tests.servers import ganymede, serving
 from tests.service.conftest import drawn_repository
+from tests.support.servers import ganymede, serving
 
 __all__ = ["drawn_repository"]
 
@@ -186,8 +186,8 @@ def test_a_list_that_nobody_can_write_down_is_one_line(drawn_repository):
 
 def test_a_checkpoint_and_a_model_that_find_no_room_are_not_there_at_all(digits, tmp_path):
     from training.checkpoints import Checkpoint
-    from training.export import export_run
-    from training.recipe import load_recipe
+    from training.export.exporter import export_run
+    from training.recipe.schema import load_recipe
     from training.run import Run
     from training.trainer import train
 

@@ -6,11 +6,11 @@ import time
 import psutil
 import pytest
 
-from service.reproduce import CannotReproduce, reproduce
+from service.offline.reproduce import CannotReproduce, reproduce
 from tests.faults.conftest import worker_of
-from tests.hostile import corpus
-from tests.servers import ganymede, serving
 from tests.service.conftest import drawn_repository
+from tests.support.hostile_images import corpus
+from tests.support.servers import ganymede, serving
 
 __all__ = ["drawn_repository"]
 

@@ -13,10 +13,10 @@ import httpx
 import psutil
 import pytest
 
-from service.runtime import images
-from tests.failing import write_failing
+from service.runtime.images import encoding
 from tests.faults.conftest import Ask, worker_of
-from tests.servers import serving
+from tests.support.failing_models import write_failing
+from tests.support.servers import serving
 
 # How often the slow class turns here: a tenth of a second, beside which a refusal costs nothing.
 TURNS = 240_000
@@ -25,7 +25,7 @@ TURNS = 240_000
 def loaded(server, do, **more):
     said = {"do": do, "port": int(server.url.rpartition(":")[2]), **more}
     done = subprocess.run(
-        [sys.executable, Path(__file__).parent / "load.py"],
+        [sys.executable, Path(__file__).parents[1] / "support" / "load.py"],
         input=json.dumps(said) + "\n",
         capture_output=True,
         text=True,
@@ -55,7 +55,7 @@ def test_every_one_of_thousands_at_a_time_gets_its_own_picture(failing_models, e
     assert set(came["statuses"]) <= {"200", "429"}
     assert came["statuses"]["200"] == count
     for seed, found in came["sums"].items():
-        npy = images.encode_npy(expected(Ask(int(seed), ["fine"])))
+        npy = encoding.encode_npy(expected(Ask(int(seed), ["fine"])))
         assert found == hashlib.sha256(npy).hexdigest(), seed
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.servers import serving
 from tests.service.conftest import drawn_repository
+from tests.support.servers import serving
 
 __all__ = ["drawn_repository"]
 

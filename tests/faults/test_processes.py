@@ -8,10 +8,10 @@ import time
 import httpx
 import numpy as np
 
-from service.runtime.manifest import MANIFEST_FILE
-from tests.failing import write_failing
+from service.runtime.models.manifest import MANIFEST_FILE
 from tests.faults.conftest import Ask, crowd, pixels_of, wait_until_ready, worker_of
-from tests.servers import serving
+from tests.support.failing_models import write_failing
+from tests.support.servers import serving
 
 
 def fine(count: int, first: int = 0) -> list[Ask]:

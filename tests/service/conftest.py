@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.graphs import write_models
-from tests.servers import Server, serving
+from tests.support.drawn_models import write_models
+from tests.support.servers import Server, serving
 
 
 @pytest.fixture(scope="session")
 def drawn_repository(tmp_path_factory) -> Path:
-    """The models of tests/graphs.py."""
+    """The models of tests/support/drawn_models.py."""
     models = tmp_path_factory.mktemp("drawn")
     write_models(models)
     return models

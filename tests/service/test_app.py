@@ -55,8 +55,8 @@ def test_the_service_is_imported_where_there_is_no_torch(tmp_path):
 import importlib.util, json, sys
 sys.path[:0] = sys.argv[1:]
 import service.app
-import service.serving
-import service.cli
+import service.worker
+import service.cli.main
 print(json.dumps({
     "torch": importlib.util.find_spec("torch") is not None,
     "training": [name for name in sys.modules if name.partition(".")[0] == "training"],

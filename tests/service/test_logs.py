@@ -11,8 +11,8 @@ import time
 import pytest
 
 from service import logs
-from tests.graphs import write_failing
-from tests.servers import serving
+from tests.support.drawn_models import write_failing
+from tests.support.servers import serving
 
 MADE = re.compile(r"[0-9a-f]{32}")
 
@@ -175,7 +175,7 @@ def test_text_is_for_people_and_access_lines_can_be_off(tmp_path):
 
 
 def test_a_setting_that_is_no_format_is_refused_in_one_line(tmp_path):
-    from tests.service.test_cli import run
+    from tests.service.cli.test_main import run
 
     (tmp_path / "models").mkdir()
     environment = {**os.environ, "GANYMEDE_LOG_FORMAT": "xml"}

@@ -6,10 +6,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.keys import add_key
+from service.api_keys import add_key
 from service.settings import PREFIX, Settings, SettingsError, load
-from tests.servers import free_port, ganymede, serving
 from tests.service.conftest import drawn_repository
+from tests.support.servers import free_port, ganymede, serving
 
 __all__ = ["drawn_repository"]
 

@@ -19,7 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from service.tracing import wanted
-from tests.servers import serving
+from tests.support.servers import serving
 
 CALLER = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")
 
@@ -238,7 +238,7 @@ def test_nobody_who_does_not_ask_for_traces_imports_or_pays_for_them():
     code = """
 import sys
 import service.app
-import service.serving
+import service.worker
 from service import tracing
 before = set(sys.modules)
 assert tracing.start({}) is None and tracing.current() is None

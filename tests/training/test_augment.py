@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 from training.augment import ADAOptions, Augment, DiffAugmentOptions, ada, diff_augment
 from training.distributed import Share
 from training.games.noise_to_image import NoiseToImage, Reals
-from training.recipe import load_recipe
+from training.recipe.schema import load_recipe
 
 POLICIES = [["colour"], ["translation"], ["cutout"], ["colour", "translation", "cutout"]]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.servers import free_port
+from tests.support.servers import free_port
 from training.checkpoints import Checkpoint
 
 TORCHRUN = Path(sys.executable).parent / "torchrun"

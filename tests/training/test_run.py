@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from training.recipe import RecipeError, load_recipe
+from training.recipe.schema import RecipeError, load_recipe
 from training.run import Run
 
 

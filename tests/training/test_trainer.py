@@ -10,15 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from service.runtime.model import Model
-from service.runtime.sessions import ExecutionPlan, Provider
+from service.runtime.models.model import Model
+from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.conftest import TINY
-from tests.servers import ganymede
+from tests.support.servers import ganymede
 from training.checkpoints import Checkpoint
-from training.export import ExportError, export_run
+from training.export.exporter import ExportError, export_run
 from training.games.noise_to_image import NoiseToImage
-from training.monitors import TrainingDiverged
-from training.recipe import RecipeError, load_recipe
+from training.monitoring.monitors import TrainingDiverged
+from training.recipe.schema import RecipeError, load_recipe
 from training.run import Run
 from training.trainer import Interrupted, train
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.resizing import resized
+from training.networks.layers.resizing import resized
 
 
 def shrunk(pixels: Tensor, factor: int) -> Tensor:

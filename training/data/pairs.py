@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.data.batches import Batches
-from training.data.pictures import DataOptions, Pictures, middle, prepare
+from training.data.images import DataOptions, Pictures, middle, prepare
+from training.data.sampler import Batches
 from training.data.sources import DataError, stem
 from training.games.options import PairedOptions
-from training.recipe import Recipe
-from training.tasks.task import Given, PictureTask
+from training.games.tasks.task import Given, PictureTask
+from training.recipe.schema import Recipe
 
 # What is shown of a run, and in the preview of a model.
 EXAMPLES = 24

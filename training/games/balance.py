@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from training.distributed import Share
-from training.options import Options
+from training.recipe.options import Options
 
 # Turns between two looks at how well the discriminator does, since reading a value waits for the
 # device; and by how much one look changes the steps.

@@ -16,16 +16,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from service.runtime import latents
+from service.runtime.latent import seeds
 from training.augment import Augment
 from training.device import Precision
 from training.distributed import Share
-from training.folding import settle_spectral_norms
+from training.export.folding import settle_spectral_norms
+from training.export.standing_statistics import has_batch_statistics, with_standing_statistics
 from training.games.balance import Balance
 from training.games.players import Outcome, Players
 from training.losses import adversarial_loss, separation
-from training.networks.growth import grown
-from training.networks.styles import StyleGenerator, StyleMix
+from training.networks.layers.growth import grown
+from training.networks.noise.style_generator import StyleGenerator, StyleMix
 from training.penalties import (
     clip_weights,
     gradient_penalty,
@@ -34,8 +35,7 @@ from training.penalties import (
     path_lengths,
     zero_centred_penalty,
 )
-from training.recipe import NoiseToImageOptions, Recipe
-from training.standing_statistics import has_batch_statistics, with_standing_statistics
+from training.recipe.schema import NoiseToImageOptions, Recipe
 
 # Turns between two looks at whether the augmentation should be stronger, as ADA's authors have it.
 ADAPT_EVERY = 4
@@ -339,7 +339,7 @@ class NoiseToImage:
         if has_batch_statistics(generator):
             # As it will be served: running averages belong to the weights that were trained, and
             # with them the pictures of averaged weights are far too bright and too dark.
-            draw = partial(latents.draw, distribution=self._distribution)
+            draw = partial(seeds.draw, distribution=self._distribution)
             on_cpu = copy.deepcopy(generator).cpu()
             settle_spectral_norms(on_cpu)
             fitted = with_standing_statistics(

@@ -14,12 +14,12 @@ from pydantic import (
     model_validator,
 )
 
-from service.runtime.manifest import SLUG
+from service.runtime.models.manifest import SLUG
+from training.evaluation.during_training import Metric
+from training.games.tasks import PictureTask, TaskOptions
+from training.games.tasks.translate import PairsOptions
 from training.losses import SMOOTHABLE, LossName
-from training.options import Options
-from training.quality.running import Metric
-from training.tasks import PictureTask, TaskOptions
-from training.tasks.translate import PairsOptions
+from training.recipe.options import Options
 
 DirectionName = Annotated[str, StringConstraints(pattern=SLUG.pattern)]
 

@@ -17,11 +17,11 @@ from training.device import Precision
 from training.distributed import Share
 from training.games.options import PairedOptions
 from training.games.players import Outcome, Players
+from training.games.tasks.task import Given
 from training.losses import adversarial_loss, separation
-from training.networks.features import EarlyFeatures, feature_distance
+from training.networks.perceptual import EarlyFeatures, feature_distance
 from training.penalties import zero_centred_penalty
-from training.recipe import Recipe
-from training.tasks.task import Given
+from training.recipe.schema import Recipe
 
 
 class Pairs(NamedTuple):

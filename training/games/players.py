@@ -12,7 +12,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from training.device import Precision
 from training.distributed import Share
-from training.recipe import Recipe
+from training.recipe.schema import Recipe
 
 Hand = TypeVar("Hand")
 

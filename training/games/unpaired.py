@@ -19,8 +19,8 @@ from training.distributed import Share
 from training.games.options import UnpairedOptions
 from training.games.players import Outcome, Players
 from training.losses import adversarial_loss, separation
-from training.networks.directions import Across
-from training.recipe import Recipe
+from training.networks.image.directions import Across
+from training.recipe.schema import Recipe
 
 
 class Sides(NamedTuple):

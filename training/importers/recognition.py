@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from training.importers.animegan import AnimeGan
-from training.importers.biggan import BigGan, BigGanDeep
-from training.importers.chains import DcganChain, MlpChain
-from training.importers.compact import Compact
 from training.importers.errors import ImportFailed, Unsuitable, one_line
-from training.importers.formats import Fit, Format, Rebuilt, Said, shown
-from training.importers.lightweight_gan import LightweightGan
-from training.importers.lucidrains import LucidrainsStyleGan2
-from training.importers.pretrained_biggan import PretrainedBigGan
-from training.importers.pytorch_gan import PyTorchGan
-from training.importers.residual import ResidualTranslator
-from training.importers.rrdb import Rrdb
-from training.importers.srgan import Srgan
-from training.importers.studiogan import StudioGan
-from training.importers.stylegan2 import NvidiaStyleGan2, RosinalityStyleGan2
-from training.importers.stylegan3 import NvidiaStyleGan3
-from training.importers.unet import UNetTranslator
-from training.importers.weights import Network
+from training.importers.formats.base import Fit, Format, Rebuilt, Said, shown
+from training.importers.formats.image.animegan import AnimeGan
+from training.importers.formats.image.compact import Compact
+from training.importers.formats.image.residual import ResidualTranslator
+from training.importers.formats.image.rrdb import Rrdb
+from training.importers.formats.image.srgan import Srgan
+from training.importers.formats.image.unet import UNetTranslator
+from training.importers.formats.noise.biggan import BigGan, BigGanDeep
+from training.importers.formats.noise.lightweight_gan import LightweightGan
+from training.importers.formats.noise.lucidrains import LucidrainsStyleGan2
+from training.importers.formats.noise.pretrained_biggan import PretrainedBigGan
+from training.importers.formats.noise.pytorch_gan import PyTorchGan
+from training.importers.formats.noise.sequential import DcganChain, MlpChain
+from training.importers.formats.noise.studiogan import StudioGan
+from training.importers.formats.noise.stylegan2 import NvidiaStyleGan2, RosinalityStyleGan2
+from training.importers.formats.noise.stylegan3 import NvidiaStyleGan3
+from training.importers.reading.weights import Network
 
 # The more particular ones first: the chains of layers would take much for theirs.
 FORMATS: tuple[Format, ...] = (

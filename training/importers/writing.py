@@ -11,22 +11,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service import __version__
-from service.runtime.drawn import draw_masks, draw_pictures
-from service.runtime.golden import write_golden
-from service.runtime.manifest import (
+from service.runtime.models.golden import write_golden
+from service.runtime.models.manifest import (
     MANIFEST_FILE,
     ImportProvenance,
     Manifest,
     PictureInput,
     file_sha256,
 )
-from service.runtime.model import Model
-from service.runtime.sessions import ExecutionPlan, Provider
-from training import half
-from training.export import check_name, export_piece, new_folder, next_version
-from training.grids import columns, grid, side_by_side
-from training.importers.formats import Origin, Rebuilt
-from training.reach import measure_reach
+from service.runtime.models.model import Model
+from service.runtime.models.probe_inputs import draw_masks, draw_pictures
+from service.runtime.onnx.sessions import ExecutionPlan, Provider
+from training.export import fp16 as half
+from training.export.exporter import check_name, export_piece, new_folder, next_version
+from training.export.receptive_field import measure_reach
+from training.importers.formats.base import Origin, Rebuilt
+from training.preview.grids import columns, grid, side_by_side
 
 Pixels = NDArray[np.uint8]
 _PLAN = ExecutionPlan(workers=1, threads=0, max_rows=8)

@@ -8,18 +8,21 @@ from typing import Annotated
 
 from pydantic import Field
 
-from training.networks.biggan import BigGANDiscriminatorOptions, BigGANGeneratorOptions
-from training.networks.dcgan import DCGANDiscriminatorOptions, DCGANGeneratorOptions
-from training.networks.gated import GatedOptions
-from training.networks.mlp import MLPDiscriminatorOptions, MLPGeneratorOptions
-from training.networks.patchgan import PatchDiscriminatorOptions
-from training.networks.r3gan import R3GANDiscriminatorOptions, R3GANGeneratorOptions
-from training.networks.resnet import ResNetOptions
-from training.networks.rrdb import RRDBOptions
-from training.networks.srresnet import SRResNetOptions
-from training.networks.stylegan import StyleGANDiscriminatorOptions, StyleGANGeneratorOptions
-from training.networks.stylegan2 import StyleGAN2DiscriminatorOptions, StyleGAN2GeneratorOptions
-from training.networks.unet import UNetOptions
+from training.networks.image.gated import GatedOptions
+from training.networks.image.patchgan import PatchDiscriminatorOptions
+from training.networks.image.resnet import ResNetOptions
+from training.networks.image.rrdb import RRDBOptions
+from training.networks.image.srresnet import SRResNetOptions
+from training.networks.image.unet import UNetOptions
+from training.networks.noise.biggan import BigGANDiscriminatorOptions, BigGANGeneratorOptions
+from training.networks.noise.dcgan import DCGANDiscriminatorOptions, DCGANGeneratorOptions
+from training.networks.noise.mlp import MLPDiscriminatorOptions, MLPGeneratorOptions
+from training.networks.noise.r3gan import R3GANDiscriminatorOptions, R3GANGeneratorOptions
+from training.networks.noise.stylegan import StyleGANDiscriminatorOptions, StyleGANGeneratorOptions
+from training.networks.noise.stylegan2 import (
+    StyleGAN2DiscriminatorOptions,
+    StyleGAN2GeneratorOptions,
+)
 
 NoiseGeneratorOptions = (
     BigGANGeneratorOptions

@@ -9,11 +9,11 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.api.application import create_app
-from service.runtime.engine import Engine
+from service.api.app import create_app
+from service.runtime.scheduling.engine import Engine
 from service.settings import Settings
-from tests.graphs import write_failing, write_spoiled
-from tests.servers import serving
+from tests.support.drawn_models import write_failing, write_spoiled
+from tests.support.servers import serving
 
 ROOT = Path(__file__).parents[3]
 RESERVED = {"le", "quantile"}

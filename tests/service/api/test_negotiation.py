@@ -1,8 +1,8 @@
 import pytest
 
-from service.api.errors import Problem
 from service.api.negotiation import Form, negotiate
-from service.runtime.images import ImageFormat
+from service.api.problems import Problem
+from service.runtime.images.encoding import ImageFormat
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Jobs over the small models of tests/graphs.py, by the real command."""
+"""Jobs over the small models of tests/support/drawn_models.py, by the real command."""
 
 import json
 import subprocess
@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from service.offline.jobs import make_job
-from service.runtime.manifest import read_manifest
-from tests.servers import ganymede
+from service.offline.job import make_job
+from service.runtime.models.manifest import read_manifest
 from tests.service.conftest import drawn_repository, drawn_server
+from tests.support.servers import ganymede
 
 __all__ = ["drawn_repository", "drawn_server"]
 

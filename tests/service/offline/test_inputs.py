@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from service.offline.inputs import InputError, Inputs
-from tests.mixed_pictures import write_mixed_pictures
-from tests.servers import ganymede, serving
-from tests.translators import FILL, blurred, write_translators
+from tests.support.image_to_image_models import FILL, blurred, write_translators
+from tests.support.mixed_images import write_mixed_pictures
+from tests.support.servers import ganymede, serving
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import json
 
-from service.offline.jobs import Layout
+from service.offline.job import Layout
 from service.offline.ledger import Ledger, ShardRecord
 from service.offline.queue import JobQueue
 from service.offline.stores import Store

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from training.data.degradations import as_jpeg, blurred, degraded, enlarged, noisy, shrunk
-from training.resizing import resized
+from training.networks.layers.resizing import resized
 
 
 def pictures(count=3, side=32, channels=3, seed=0):

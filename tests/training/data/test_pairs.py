@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from training.data.images import DataOptions, prepare
 from training.data.pairs import PairedPictures, TwoSets, examples, held_out, match, prepare_source
-from training.data.pictures import DataOptions, prepare
 from training.data.sources import DataError
-from training.recipe import load_recipe
+from training.recipe.schema import load_recipe
 
 SIDE = 16
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.pictures import drawn_digits
+from tests.support.images import drawn_digits
 from training.data.sources import DataError, open_source
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from training.distributed import Share
 from training.games.noise_to_image import NoiseToImage, Reals
 from training.penalties import layer_weights, orthogonal_penalty, path_lengths
-from training.recipe import RecipeError, load_recipe
+from training.recipe.schema import RecipeError, load_recipe
 
 
 def make(*overrides, name="gan-mnist") -> NoiseToImage:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from training.distributed import Share
 from training.games.paired import Paired, Pairs
-from training.recipe import load_recipe
+from training.recipe.schema import load_recipe
 
 SMALL = [
     *("generator.width=4", "generator.most=4", "generator.levels=2", "generator.dropout=0"),

@@ -6,7 +6,7 @@ import torch
 
 from training.distributed import Share
 from training.games.unpaired import History, Sides, Unpaired
-from training.recipe import load_recipe
+from training.recipe.schema import load_recipe
 
 SMALL = [
     *("generator.width=4", "generator.blocks=1", "data.resolution=16", "source.resolution=16"),

@@ -8,20 +8,20 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from service.cli import app
-from tests.importing import drawn
-from tests.training.importers import test_lucidrains as lucidrains
-from tests.training.importers import test_stylegan2 as stylegan2
-from tests.training.importers import test_stylegan3 as stylegan3
-from tests.training.importers.test_animegan import anime_shapes
-from tests.training.importers.test_chains import dcgan_shapes, mlp_shapes
-from tests.training.importers.test_compact import compact_shapes
-from tests.training.importers.test_hostile_files import graph_file
-from tests.training.importers.test_pytorch_gan import doubling_shapes
-from tests.training.importers.test_residual import resnet_shapes
-from tests.training.importers.test_rrdb import rrdb_shapes
-from tests.training.importers.test_srgan import srgan_shapes
-from tests.training.importers.test_unet import unet_shapes
+from service.cli.main import app
+from tests.support.checkpoints import drawn
+from tests.training.importers.formats.image.test_animegan import anime_shapes
+from tests.training.importers.formats.image.test_compact import compact_shapes
+from tests.training.importers.formats.image.test_residual import resnet_shapes
+from tests.training.importers.formats.image.test_rrdb import rrdb_shapes
+from tests.training.importers.formats.image.test_srgan import srgan_shapes
+from tests.training.importers.formats.image.test_unet import unet_shapes
+from tests.training.importers.formats.noise import test_lucidrains as lucidrains
+from tests.training.importers.formats.noise import test_stylegan2 as stylegan2
+from tests.training.importers.formats.noise import test_stylegan3 as stylegan3
+from tests.training.importers.formats.noise.test_pytorch_gan import doubling_shapes
+from tests.training.importers.formats.noise.test_sequential import dcgan_shapes, mlp_shapes
+from tests.training.importers.reading.test_hostile_files import graph_file
 
 TEXT = (Path(__file__).parents[3] / "docs" / "import.md").read_text()
 DCGAN = dcgan_shapes(9, (6, 4), 3)

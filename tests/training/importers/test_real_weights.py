@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from service.runtime import latents
 from service.runtime.errors import UserError
-from tests.importing import drawn, imported, recognised, to_levels
+from service.runtime.latent import seeds
+from tests.support.checkpoints import drawn, imported, recognised, to_levels
 from training.importers.errors import ImportFailed, Refused
-from training.importers.files import read_file
-from training.importers.formats import Said
+from training.importers.formats.base import Said
+from training.importers.reading.files import read_file
 
 
 def dcgan(z=10, widths=(16, 8, 4), channels=3, prefix="main."):
@@ -55,7 +55,7 @@ def test_a_dcgan_under_any_wrapper_makes_the_pictures_of_its_weights(tmp_path, c
     )
     best, model = imported(tmp_path / "g.tar", tmp_path / "models")
     assert best.format.name == "dcgan"
-    z = torch.from_numpy(latents.draw([0, 3], 10)).double()
+    z = torch.from_numpy(seeds.draw([0, 3], 10)).double()
     expected = to_levels(pictures(tensors, z))
     assert np.abs(model.generate([0, 3]).astype(int) - expected).max() <= 1
     assert model.manifest.provenance.kind == "import"
@@ -66,7 +66,7 @@ def test_a_one_hot_class_after_z_makes_classes(tmp_path):
     torch.save(tensors, tmp_path / "g.pth")
     _, model = imported(tmp_path / "g.pth", tmp_path / "models", Said(classes=3))
     assert model.manifest.latent.dimension == 10
-    z = torch.from_numpy(latents.draw([5], 10)).double()
+    z = torch.from_numpy(seeds.draw([5], 10)).double()
     for index in range(3):
         with_class = torch.cat([z, F.one_hot(torch.tensor([index]), 3).double()], 1)
         expected = to_levels(pictures(tensors, with_class))

@@ -1,0 +1,1 @@
+"""TODO-ROOM service/runtime/images."""

@@ -1,0 +1,41 @@
+"""The threads that a scheduler's batches are run by."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from service.runtime.scheduling.scheduler import Scheduler
+
+log = logging.getLogger("ganymede.workers")
+
+
+class Workers:
+    """Threads that run a scheduler's batches until it is drained."""
+
+    def __init__(self, scheduler: Scheduler, count: int) -> None:
+        self._scheduler = scheduler
+        self._threads = [
+            threading.Thread(target=self._work, name=f"ganymede-worker-{i}", daemon=True)
+            for i in range(count)
+        ]
+
+    def start(self) -> None:
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the threads have ended, which they do when the scheduler is drained."""
+        for thread in self._threads:
+            thread.join(timeout)
+
+    def _work(self) -> None:
+        while (batch := self._scheduler.take()) is not None:
+            try:
+                self._scheduler.execute(batch)
+            except BaseException:
+                # A worker that ended would leave a service that looks ready and serves nothing.
+                log.exception("a batch of %s could not be handed back", batch.lane.label)
+            # Or the last batch, and with it its model, would live until the next one comes.
+            del batch

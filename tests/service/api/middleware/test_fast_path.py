@@ -1,0 +1,125 @@
+"""Requests past FastAPI are answered as they are through it."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+
+from service.api.app import create_app
+from service.runtime.scheduling.engine import Engine
+from service.settings import Settings
+
+# Read by FastAPI alone, for it is not written as our own clients write it.
+_BY_FASTAPI = "application/json; charset=utf-8"
+_OF_ITS_OWN = ("x-request-id", "date")
+
+BODIES = {
+    "one": b'{"model": "cut", "seed": 7, "format": "png"}',
+    "several": b'{"model": "cut", "seeds": [7, 8, 9]}',
+    "by class": b'{"model": "painted-classes", "n": 2, "seed": 3, "class": 1}',
+    "twice the same key": b'{"model": "cut", "seed": 7, "seed": 8, "format": "png"}',
+    "no such model": b'{"model": "nobody", "seed": 7}',
+    "a field too much": b'{"model": "cut", "sed": 7}',
+    "a number as text": b'{"model": "cut", "seed": "7"}',
+    "a number with a point": b'{"model": "cut", "seed": 7.0}',
+    "not a number": b'{"model": "cut", "seed": 7, "truncation": NaN}',
+    "two sources": b'{"model": "cut", "seed": 7, "seeds": [7]}',
+    "too many": b'{"model": "cut", "seed": 7, "n": 9999}',
+    "no object": b"[1, 2]",
+    "half an object": b'{"model": "cut", ',
+    "no UTF-8": b'{"model": "\xff"}',
+    "half a character": b'{"model": "\\ud800"}',
+    "a number of thousands of digits": b'{"model": "cut", "seed": ' + b"9" * 5000 + b"}",
+    "nothing": b"",
+}
+
+
+def ask(
+    client: httpx.Client, path: str, body: bytes, kind: str
+) -> tuple[int, dict[str, str], bytes]:
+    headers = {"content-type": kind, "x-request-id": "same"}
+    answer = client.post(path, content=body, headers=headers)
+    said = {name: text for name, text in answer.headers.items() if name not in _OF_ITS_OWN}
+    return answer.status_code, said, answer.content
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+@pytest.mark.parametrize("path", ["/v1/generate", "/v1/sample-classes"])
+def test_the_answer_is_that_of_the_way_through_fastapi(drawn_server, path, body):
+    with drawn_server.client() as client:
+        straight = ask(client, path, body, "application/json")
+        assert straight == ask(client, path, body, _BY_FASTAPI)
+
+
+@pytest.mark.parametrize("kinds", [("text/plain", "application/json"), ("application/json",) * 2])
+@pytest.mark.parametrize(
+    "body",
+    [
+        BODIES["one"],
+        b'{"model": ' + b"[" * 300 + b"]" * 300 + b"}",
+        BODIES["one"].decode().encode("utf-16"),
+    ],
+    ids=["one", "deep", "UTF-16"],
+)
+def test_a_type_that_is_said_twice_goes_round_no_limit(drawn_server, kinds, body):
+    with drawn_server.client() as client:
+        first = [("content-type", kinds[0])]
+        twice = [("content-type", kind) for kind in kinds]
+        wanted = client.post("/v1/generate", content=body, headers=first)
+        answer = client.post("/v1/generate", content=body, headers=twice)
+        assert answer.status_code == wanted.status_code
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+
+@pytest.mark.anyio
+async def test_what_is_as_it_should_be_never_comes_to_fastapi(drawn_repository, monkeypatch):
+    engine = Engine(drawn_repository, provider="cpu", queue_pixels=2**20)
+    engine.start()
+    app = create_app(engine, Settings(models=drawn_repository))
+    handled = []
+    handle = APIRoute.handle
+
+    async def noted(self, scope, receive, send):
+        handled.append(scope["path"])
+        await handle(self, scope, receive, send)
+
+    monkeypatch.setattr(APIRoute, "handle", noted)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        assert (await client.post("/v1/generate", json={"model": "cut"})).status_code == 200
+        assert (await client.post("/v1/generate", json={"model": "nobody"})).status_code == 404
+        assert handled == []
+        assert (await client.post("/v1/generate", json={"modle": "cut"})).status_code == 422
+        assert (await client.get("/v1/generate")).status_code == 405
+        assert handled
+        # A path that FastAPI knows is counted under the same name, whoever has answered.
+        text = (await client.get("/metrics")).text
+        assert 'route="/v1/generate",status="200"' in text
+        assert 'route="/v1/generate",status="422"' in text
+    assert engine.drain(30)
+
+
+def test_a_body_in_pieces_is_read(drawn_server):
+    def pieces():
+        yield b'{"model": "cut",'
+        yield b' "seed": 7, "format": "png"}'
+
+    headers = {"content-type": "application/json"}
+    with drawn_server.client() as client:
+        answer = client.post("/v1/generate", content=pieces(), headers=headers)
+        whole = client.post("/v1/generate", content=b"".join(pieces()), headers=headers)
+    assert answer.status_code == 200
+    assert answer.content == whole.content
+
+
+def test_the_json_of_both_ways_is_the_same(drawn_server):
+    with drawn_server.client() as client:
+        _, _, content = ask(client, "/v1/generate", BODIES["several"], "application/json")
+    assert [image["seed"] for image in json.loads(content)["images"]] == [7, 8, 9]

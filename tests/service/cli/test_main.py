@@ -1,0 +1,84 @@
+import json
+import re
+import subprocess
+from importlib.metadata import version
+
+import pytest
+
+from tests.conftest import TINY
+from tests.support.servers import ganymede
+
+
+def run(*arguments, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ganymede(*arguments), capture_output=True, text=True, check=False, **options
+    )
+
+
+def assert_one_line_error(done: subprocess.CompletedProcess, code: int, *words: str) -> None:
+    assert done.returncode == code
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in line
+
+
+@pytest.mark.parametrize("verb", ["serve", "models", "train", "export", "evaluate", "compare"])
+def test_every_verb_helps_with_an_example(verb):
+    done = run(verb, "--help")
+    assert done.returncode == 0
+    assert f"Example: ganymede {verb}" in " ".join(done.stdout.split())
+
+
+def test_without_a_verb_the_command_lists_them():
+    listed = run().stdout + run().stderr
+    for verb in ("serve", "models", "train", "export", "evaluate", "compare"):
+        assert f"  {verb} " in listed
+
+
+def test_the_version_is_that_of_the_package():
+    done = run("--version")
+    assert done.returncode == 0
+    assert done.stdout == f"ganymede {version('ganymede')}\n"
+    assert re.fullmatch(r"ganymede \d+\.\d+\.\d+\n", done.stdout)
+
+
+def test_models_lists_and_verifies(models):
+    done = run("models", "--models", models, "--json")
+    assert done.returncode == 0
+    rows = json.loads(done.stdout)
+    listed = [(row["name"], row["version"], row["state"]) for row in rows]
+    assert listed == [(name, "1", "ready") for name in sorted(TINY)]
+    (models / "gan-mnist" / "1" / "generator.onnx").write_bytes(b"x")
+    done = run("models", "--models", models, "--json")
+    assert done.returncode == 1
+    assert [row["name"] for row in json.loads(done.stdout) if row["state"] == "failed"] == [
+        "gan-mnist"
+    ]
+    assert "sha256" in run("models", "--models", models).stdout.replace("\n", "")
+
+
+@pytest.mark.parametrize("verb", ["serve", "models"])
+def test_a_models_folder_that_is_not_there_is_one_line(tmp_path, verb):
+    done = run(verb, "--models", tmp_path / "nope")
+    assert_one_line_error(done, 2, "--models", "no such folder")
+
+
+def test_a_provider_that_does_not_exist_is_one_line(models):
+    done = run("serve", "--models", models, "--provider", "tpu")
+    assert_one_line_error(done, 2, "provider", "'cuda'")
+
+
+def test_a_port_that_is_taken_is_said_and_the_command_ends(models, server):
+    port = server.url.rpartition(":")[2]
+    done = run("serve", "--models", models, "--port", port, timeout=60)
+    assert_one_line_error(done, 2, f"port {port}", "in use")
+
+
+def test_training_errors_are_one_line(tmp_path):
+    done = run("train", "dcgan-fashin", cwd=tmp_path)
+    assert_one_line_error(done, 2, "did you mean 'dcgan-fashion'")
+    done = run("train", "gan-mnist", "data.path=nowhere", cwd=tmp_path)
+    assert_one_line_error(done, 2, "no such file or folder: nowhere")
+    done = run("export", "nowhere", cwd=tmp_path)
+    assert_one_line_error(done, 2, "is not a run folder")

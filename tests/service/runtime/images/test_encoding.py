@@ -1,0 +1,82 @@
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.runtime.images.encoding import (
+    KEYWORD,
+    ImageFormat,
+    encode,
+    encode_npy,
+    mixing_grid,
+    pack_zip,
+)
+
+RNG = np.random.default_rng(0)
+PROVENANCE = {"model": "m", "seed": 7, "digest": "sha256:ab"}
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("kind", [ImageFormat.PNG, ImageFormat.WEBP])
+def test_png_and_webp_give_back_the_pixels(kind, channels):
+    pixels = RNG.integers(0, 256, (20, 30, channels), np.uint8)
+    if channels == 4:
+        pixels[:5, :, 3] = 0  # Colours count where nothing shows, too.
+    image = Image.open(io.BytesIO(encode(pixels, kind, PROVENANCE)))
+    assert image.format == kind.upper()
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+    decoded = np.asarray(image.convert(mode)).reshape(pixels.shape)
+    np.testing.assert_array_equal(decoded, pixels)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_jpeg_is_near_and_lays_transparency_on_white(channels):
+    pixels = np.full((16, 16, channels), 90, np.uint8)
+    if channels == 4:
+        pixels[..., 3] = 0
+    image = Image.open(io.BytesIO(encode(pixels, ImageFormat.JPEG, PROVENANCE)))
+    assert image.mode == ("L" if channels == 1 else "RGB")
+    expected = 255 if channels == 4 else 90
+    assert abs(np.asarray(image).astype(int) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("kind", list(ImageFormat))
+def test_every_file_says_how_it_was_made(kind):
+    pixels = RNG.integers(0, 256, (8, 8, 3), np.uint8)
+    image = Image.open(io.BytesIO(encode(pixels, kind, PROVENANCE)))
+    if kind is ImageFormat.PNG:
+        text = image.text[KEYWORD]
+    else:
+        text = image.getexif()[0x010E].removeprefix(f"{KEYWORD} ")
+    assert json.loads(text) == PROVENANCE
+
+
+def test_npy_and_zip_hold_what_went_in_and_do_not_depend_on_the_clock():
+    pixels = RNG.integers(0, 256, (3, 8, 8, 3), np.uint8)
+    np.testing.assert_array_equal(np.load(io.BytesIO(encode_npy(pixels))), pixels)
+    files = [("a.png", b"1"), ("b.png", b"22")]
+    assert pack_zip(files) == pack_zip(files)
+    with zipfile.ZipFile(io.BytesIO(pack_zip(files))) as archive:
+        assert [(name, archive.read(name)) for name in archive.namelist()] == files
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_mixing_grid_has_columns_above_rows_on_the_left_and_a_white_corner(channels):
+    columns = np.stack([np.full((2, 3, channels), value, np.uint8) for value in (10, 20, 30)])
+    rows = np.stack([np.full((2, 3, channels), value, np.uint8) for value in (1, 2)])
+    mixed = np.concatenate([columns + row[0, 0, 0] for row in rows])
+    grid = mixing_grid(columns, rows, mixed)
+    assert grid.shape == (6, 12, channels)
+    expected = [[255, 10, 20, 30], [1, 11, 21, 31], [2, 12, 22, 32]]
+    np.testing.assert_array_equal(grid[::2, ::3, 0], expected)
+    np.testing.assert_array_equal(grid[1::2, 2::3, -1], expected)
+
+
+@pytest.mark.parametrize("kind", [ImageFormat.JPEG, ImageFormat.WEBP])
+def test_a_file_holds_its_longest_side_and_no_more(kind):
+    encode(np.zeros((1, kind.longest_side, 1), np.uint8), kind, PROVENANCE)
+    with pytest.raises((OSError, ValueError)):
+        encode(np.zeros((1, kind.longest_side + 1, 1), np.uint8), kind, PROVENANCE)

@@ -1,0 +1,60 @@
+import hashlib
+
+import numpy as np
+import pytest
+
+from service.runtime.latent import seeds as latents
+
+
+def test_a_seed_gives_the_latent_that_published_seeds_give():
+    expected = np.random.RandomState(85).randn(1, 512).astype(np.float32)
+    np.testing.assert_array_equal(latents.draw([85], 512), expected)
+
+
+def test_a_truncated_seed_gives_the_latent_that_biggans_published_seeds_give():
+    stats = pytest.importorskip("scipy.stats", reason="scipy, which states the rule, is not here")
+    seeds = [*range(200), latents.MAX_SEED]
+    expected = [
+        stats.truncnorm.rvs(-2, 2, size=(1, 140), random_state=np.random.RandomState(seed))[0]
+        for seed in seeds
+    ]
+    drawn = latents.draw(seeds, 140, "truncated-normal")
+    np.testing.assert_array_equal(drawn, np.array(expected, np.float32))
+
+
+def test_truncated_latents_are_those_that_scipy_once_gave():
+    """``truncnorm.rvs(-2, 2, size=(1, 128), random_state=RandomState(s))`` of scipy 1.17.1."""
+    drawn = latents.draw([0, 7, latents.MAX_SEED], 128, "truncated-normal")
+    expected = [
+        [0.11705679446458817, 0.5399904847145081, 0.24840021133422852, -0.49414125084877014],
+        [-1.3071177005767822, 0.7295992374420166, -0.14789801836013794, 0.7838638424873352],
+        [-1.195530652999878, 1.246008276939392, 0.7583662271499634, 0.6742980480194092],
+    ]
+    np.testing.assert_array_equal(drawn[:, [0, 1, 2, 127]], np.array(expected, np.float32))
+    many = latents.draw([0], 12_800, "truncated-normal")
+    assert hashlib.sha256(many.tobytes()).hexdigest() == (
+        "39e99d1a8bd98f798039f7e75ef73d332c3ed3c19c6aae26e7c3ad72172a9174"
+    )
+
+
+def test_truncated_latents_end_at_two_and_fill_what_is_between():
+    drawn = latents.draw(range(500), 128, "truncated-normal")
+    assert 1.99 < np.abs(drawn).max() <= 2
+    assert abs(drawn.mean()) < 0.01
+    # The standard deviation of the normal distribution cut there.
+    assert drawn.std() == pytest.approx(0.8796, abs=0.005)
+
+
+@pytest.mark.parametrize("distribution", ["normal", "truncated-normal", "uniform"])
+def test_the_rows_are_those_of_the_seeds_one_by_one(distribution):
+    rows = latents.draw([7, 0, latents.MAX_SEED], 16, distribution)
+    assert rows.shape == (3, 16)
+    assert rows.dtype == np.float32
+    np.testing.assert_array_equal(rows[1:2], latents.draw([0], 16, distribution))
+
+
+@pytest.mark.parametrize("distribution", ["normal", "truncated-normal", "uniform"])
+@pytest.mark.parametrize("seed", [-1, latents.MAX_SEED + 1])
+def test_a_seed_out_of_range_is_refused(seed, distribution):
+    with pytest.raises(ValueError, match="Seed must be between"):
+        latents.draw([seed], 4, distribution)

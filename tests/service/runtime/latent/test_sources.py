@@ -1,0 +1,150 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.runtime.latent import seeds
+from service.runtime.latent.sources import (
+    Source,
+    draw_class,
+    feeds,
+    from_text,
+    latent_of,
+    styles_of,
+    to_text,
+)
+from service.runtime.models.manifest import read_manifest
+from tests.support.drawn_models import CLASSES, LAYERS, TRUNCATION, W, Z, write_models
+
+floats = st.lists(st.floats(-100, 100, width=32), min_size=Z, max_size=Z)
+weights = st.one_of(
+    st.integers(0, 2).map(lambda index: {index: 1.0}),
+    st.dictionaries(st.integers(0, 2), st.floats(0.01, 10), min_size=2),
+)
+
+
+@pytest.fixture(scope="module")
+def manifests(tmp_path_factory):
+    models = tmp_path_factory.mktemp("models")
+    write_models(models)
+    return {
+        name: read_manifest(models / name / "1") for name in ("painted", "painted-classes", "cut")
+    }
+
+
+@st.composite
+def sources(draw):
+    kind = draw(st.sampled_from(["seed", "z", "w"]))
+    if kind == "w":
+        w = np.random.default_rng(draw(st.integers(0, 99))).normal(size=(LAYERS, W))
+        return Source(w=w.astype(np.float32))
+    given = {"classes": draw(weights), "truncation": draw(st.floats(0, 1.5))}
+    if kind == "seed":
+        return Source(draw(st.integers(0, seeds.MAX_SEED)), **given)
+    return Source(z=np.array(draw(floats), np.float32), **given)
+
+
+@given(source=sources())
+def test_what_a_source_says_of_itself_is_the_source_again(manifests, source):
+    manifest = manifests["painted-classes"]
+    said = json.loads(json.dumps(source.parameters(manifest)))
+    again = Source.from_parameters(said, manifest)
+    assert again.key == source.key
+
+
+def test_a_source_of_classes_that_the_model_does_not_have_is_an_error(manifests):
+    with pytest.raises(ValueError, match="are not painted-classes's"):
+        Source.from_parameters({"seed": 1, "class": "cow"}, manifests["painted-classes"])
+
+
+@given(values=st.lists(st.floats(allow_nan=False, width=32)))
+def test_text_keeps_every_bit(values):
+    array = np.array(values, np.float32)
+    assert from_text(to_text(array)).tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("text", ["?", "AAA", "AAAA", "AAAAAAA=é"])
+def test_text_that_holds_no_floats_is_an_error(text):
+    with pytest.raises(ValueError, match=r"base64|4 bytes"):
+        from_text(text)
+
+
+def test_keys_differ_where_the_pictures_may():
+    z = np.arange(Z, dtype=np.float32)
+    different = [
+        Source(1),
+        Source(2),
+        Source(z=z),
+        Source(z=-z),
+        Source(w=z[None]),
+        Source(1, classes={0: 1.0}),
+        Source(1, classes={1: 1.0}),
+        Source(1, classes={0: 0.5, 1: 0.5}),
+        Source(1, truncation=0.5),
+        Source(1, truncation=0.0),
+    ]
+    assert len({source.key for source in different}) == len(different)
+    blends = Source(1, classes={0: 0.5, 1: 0.5}), Source(1, classes={1: 0.5, 0: 0.5})
+    assert blends[0].key == blends[1].key
+
+
+def test_rows_are_fed_in_their_order_whatever_they_come_from(manifests):
+    z = np.arange(Z, dtype=np.float32)
+    rows = [
+        Source(5, classes={2: 1.0}, truncation=0.5),
+        Source(z=z, classes={0: 1.0}, truncation=0.25),
+        Source(9, classes={1: 1.0}),
+    ]
+    fed = feeds(rows, manifests["painted-classes"])
+    seeded = seeds.draw([5, 9], Z)
+    np.testing.assert_array_equal(fed["z"], [seeded[0], z, seeded[1]])
+    np.testing.assert_array_equal(fed["class_index"], [2, 0, 1])
+    expected = np.array([0.5, 0.25, TRUNCATION.default], np.float32)
+    np.testing.assert_array_equal(fed["truncation"], expected)
+    assert set(feeds([Source(1)], manifests["painted"])) == {"z"}
+
+
+def test_a_graph_that_takes_weights_gets_them_and_one_that_takes_an_index_cannot_blend(manifests):
+    rows = [Source(1, classes={1: 1.0}), Source(2, classes={0: 0.25, 2: 0.75})]
+    fed = feeds(rows, manifests["cut"])
+    assert fed["class_weights"].dtype == np.float32
+    np.testing.assert_array_equal(fed["class_weights"], [[0, 1, 0], [0.25, 0, 0.75]])
+    with pytest.raises(ValueError, match="painted-classes cannot blend"):
+        feeds(rows, manifests["painted-classes"])
+
+
+def test_classes_are_drawn_as_their_weights_say_and_alike_for_the_same_seed():
+    shares = {0: 1.0, 2: 3.0}
+    drawn = [draw_class(shares, seed) for seed in range(4000)]
+    assert drawn == [draw_class({2: 3.0, 0: 1.0}, seed) for seed in range(4000)]
+    assert set(drawn) == {0, 2}
+    # Four standard deviations.
+    assert abs(drawn.count(0) / 4000 - 0.25) < 4 * (0.25 * 0.75 / 4000) ** 0.5
+    assert draw_class({1: 0.3}, 7) == 1
+
+
+def test_the_class_does_not_hang_on_the_latent_of_the_same_seed():
+    first = seeds.draw(range(2000), 1)[:, 0]
+    drawn = np.array([draw_class({0: 1.0, 1: 1.0}, seed) for seed in range(2000)])
+    assert abs(np.corrcoef(first, drawn)[0, 1]) < 4 / 2000**0.5
+
+
+def test_styles_for_all_layers_or_for_each(manifests):
+    manifest = manifests["painted"]
+    one = np.arange(W, dtype=np.float32)
+    assert styles_of(one, manifest).shape == (LAYERS, W)
+    assert (styles_of(one, manifest) == one).all()
+    each = np.arange(LAYERS * W, dtype=np.float32)
+    np.testing.assert_array_equal(styles_of(each, manifest), each.reshape(LAYERS, W))
+    with pytest.raises(ValueError, match="expected 6×10 values, or 10 for all layers, got 11"):
+        styles_of(np.zeros(W + 1, np.float32), manifest)
+    with pytest.raises(ValueError, match="cut has no styles"):
+        styles_of(one, manifests["cut"])
+    with pytest.raises(ValueError, match="expected 16 values, got 3"):
+        latent_of(np.zeros(3, np.float32), manifest)
+
+
+def test_the_classes_of_the_models_are_as_the_tests_think(manifests):
+    assert manifests["cut"].classes == CLASSES

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+
+from service.runtime.latent.transforms import identities, moving, transform_of
+
+
+def shown_at(transform, x, y):
+    """The place whose content is shown at (x, y)."""
+    return (transform @ np.array([x, y, 1]))[:2]
+
+
+def test_a_picture_moved_to_the_right_shows_what_was_to_the_left():
+    np.testing.assert_allclose(shown_at(moving([0.25, 0.1], 0, 1), 0.25, 0.1), [0, 0], atol=1e-7)
+
+
+def test_a_picture_turned_against_the_clock_shows_at_the_top_what_was_to_the_right():
+    # y goes down, so the top is negative.
+    np.testing.assert_allclose(shown_at(moving([0, 0], 90, 1), 0, -0.5), [0.5, 0], atol=1e-7)
+
+
+def test_a_larger_picture_shows_less_and_the_middle_stays():
+    twice = moving([0, 0], 30, 2)
+    np.testing.assert_allclose(shown_at(twice, 0, 0), [0, 0], atol=1e-7)
+    assert np.linalg.norm(shown_at(twice, 0.5, 0)) == pytest.approx(0.25)
+
+
+def test_a_picture_is_turned_before_it_is_moved():
+    both = moving([0.25, 0], 90, 1)
+    np.testing.assert_allclose(shown_at(both, 0.25, 0), [0, 0], atol=1e-7)
+
+
+def test_nothing_said_is_the_identity():
+    np.testing.assert_array_equal(moving([0, 0], 0, 1), identities(1)[0])
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        (np.eye(2), "3 rows of 3"),
+        ([[1, 0, 0], [0, float("nan"), 0], [0, 0, 1]], "finite"),
+        ([[1, 0, 0], [0, 1e300, 0], [0, 0, 1]], "finite"),
+        ([[1, 0, 0], [0, 1, 0], [0, 0.1, 1]], "last row"),
+        ([[1, 0, 101], [0, 1, 0], [0, 0, 1]], "from -100 to 100"),
+    ],
+)
+def test_what_is_no_transform_is_refused(values, why):
+    with pytest.raises(ValueError, match=why):
+        transform_of(values)

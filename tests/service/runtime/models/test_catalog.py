@@ -1,0 +1,371 @@
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.runtime.models.catalog import (
+    Catalog,
+    ModelFailed,
+    ModelNotFound,
+    RepositoryUnreadable,
+    State,
+    version_key,
+)
+from service.runtime.models.golden import Match
+from service.runtime.models.manifest import MANIFEST_FILE
+from service.runtime.onnx.sessions import ExecutionPlan, Provider
+from tests.conftest import TINY
+
+PLAN = ExecutionPlan(workers=1, threads=1, max_rows=8)
+
+
+def load(folder) -> Catalog:
+    catalog = Catalog(folder, Provider.CPU, PLAN)
+    catalog.load()
+    return catalog
+
+
+def add_version(models, name, version):
+    folder = shutil.copytree(models / name / "1", models / name / version)
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest | {"version": version}))
+    return folder
+
+
+def rewrite_digest(folder):
+    from service.runtime.models.manifest import file_sha256
+
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    graph = manifest["graphs"]["generator"]
+    graph["sha256"] = file_sha256(folder / graph["file"])
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+
+
+def test_every_folder_is_an_entry_and_hidden_ones_are_not(models):
+    (models / "dcgan-fashion" / ".writing-x").mkdir()
+    (models / ".cache" / "1").mkdir(parents=True)
+    catalog = load(models)
+    assert [entry.id for entry in catalog.entries] == [f"{name}@1" for name in sorted(TINY)]
+    assert {entry.state for entry in catalog.entries} == {State.READY}
+
+
+def test_a_bare_name_means_the_newest_version_and_10_is_newer_than_9(models):
+    for version in ("9", "10"):
+        add_version(models, "gan-mnist", version)
+    catalog = load(models)
+    assert catalog.get("gan-mnist").manifest.version == "10"
+    assert catalog.get("gan-mnist@9").manifest.version == "9"
+    assert [e.version for e in catalog.versions("gan-mnist")] == ["10", "9", "1"]
+
+
+def test_versions_are_ordered_as_people_order_them():
+    versions = ["1.0", "10", "2", "1.0.1", "1"]
+    assert sorted(versions, key=version_key) == ["1", "1.0", "1.0.1", "2", "10"]
+
+
+def truncate_graph(folder):
+    graph = folder / "generator.onnx"
+    graph.write_bytes(graph.read_bytes()[:-100])
+
+
+def truncate_graph_and_sign_it(folder):
+    truncate_graph(folder)
+    rewrite_digest(folder)
+
+
+def no_graph(folder):
+    (folder / "generator.onnx").unlink()
+
+
+def bad_manifest(folder):
+    (folder / MANIFEST_FILE).write_text("{")
+
+
+def another_name(folder):
+    text = (folder / MANIFEST_FILE).read_text()
+    (folder / MANIFEST_FILE).write_text(text.replace('"gan-mnist"', '"other"', 1))
+
+
+def another_size(folder):
+    text = (folder / MANIFEST_FILE).read_text()
+    (folder / MANIFEST_FILE).write_text(text.replace('"height": 28', '"height": 32'))
+
+
+def another_input(folder):
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    manifest["graphs"]["generator"]["inputs"] = ["z", "truncation"]
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (truncate_graph, "sha256"),
+        (truncate_graph_and_sign_it, "cannot be loaded"),
+        (no_graph, "cannot be read"),
+        (bad_manifest, "not a manifest"),
+        (another_name, "says other@1"),
+        (another_size, r"\[1, 28, 28, 1\]"),
+        (another_input, "truncation"),
+    ],
+)
+def test_a_spoiled_folder_fails_with_its_reason_and_the_others_are_served(models, spoil, reason):
+    spoil(models / "gan-mnist" / "1")
+    catalog = load(models)
+    with pytest.raises(ModelFailed, match=reason) as error:
+        catalog.get("gan-mnist")
+    assert "\n" not in str(error.value)
+    assert catalog.get("dcgan-fashion").generate([1]).shape == (1, 28, 28, 1)
+
+
+def test_a_new_version_that_fails_leaves_the_old_one_as_the_default(models):
+    truncate_graph(add_version(models, "gan-mnist", "2"))
+    catalog = load(models)
+    assert catalog.get("gan-mnist").manifest.version == "1"
+    with pytest.raises(ModelFailed):
+        catalog.get("gan-mnist@2")
+
+
+@pytest.mark.parametrize("wanted", ["nope", "nope@1", "gan-mnist@7", "gan-mnist@", ""])
+def test_what_is_not_there_is_not_found_and_the_error_says_what_is(models, wanted):
+    with pytest.raises(ModelNotFound, match=r"there are: "):
+        load(models).get(wanted)
+
+
+def test_a_folder_that_may_not_be_read_harms_no_other(models, caplog, monkeypatch):
+    (models / "lost+found").mkdir()
+    listing = Path.iterdir
+
+    def iterdir(path):
+        if path.name == "lost+found":  # Root may read everything, so the refusal is made here.
+            raise PermissionError(13, "Permission denied")
+        return listing(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    catalog = load(models)
+    assert [entry.name for entry in catalog.entries] == sorted(TINY)
+    assert "lost+found is left out: Permission denied" in caplog.text
+
+
+def test_an_empty_or_missing_folder_has_no_entries(tmp_path):
+    assert load(tmp_path).entries == ()
+    assert load(tmp_path / "missing").entries == ()
+
+
+def changes_of(folder, before):
+    catalog, changes = before.reload()
+    named = {
+        what: [entry.id for entry in getattr(changes, what)]
+        for what in ("loaded", "kept", "failed", "removed")
+    }
+    return catalog, {what: ids for what, ids in named.items() if ids}
+
+
+def test_a_reload_loads_what_is_new_and_leaves_the_rest_alone(models):
+    before = load(models)
+    add_version(models, "gan-mnist", "2")
+    after, changes = changes_of(models, before)
+    others = [f"{name}@1" for name in sorted(TINY)]
+    assert changes == {"loaded": ["gan-mnist@2"], "kept": others}
+    assert after.get("gan-mnist@1") is before.get("gan-mnist@1")
+    assert after.get("gan-mnist").manifest.version == "2"
+    assert before.get("gan-mnist").manifest.version == "1"  # Whoever holds it sees no change.
+
+
+def test_a_version_that_is_gone_is_unloaded(models):
+    add_version(models, "gan-mnist", "2")
+    before = load(models)
+    shutil.rmtree(models / "gan-mnist" / "2")
+    after, changes = changes_of(models, before)
+    assert changes["removed"] == ["gan-mnist@2"]
+    assert after.get("gan-mnist").manifest.version == "1"
+    with pytest.raises(ModelNotFound):
+        after.get("gan-mnist@2")
+
+
+def test_a_folder_that_changes_in_place_is_loaded_anew(models):
+    before = load(models)
+    source, folder = models / "dcgan-fashion" / "1", models / "gan-mnist" / "1"
+    shutil.copy(source / "generator.onnx", folder / "generator.onnx")
+    manifest = json.loads((source / MANIFEST_FILE).read_text())
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest | {"name": "gan-mnist"}))
+    after, changes = changes_of(models, before)
+    assert changes["loaded"] == ["gan-mnist@1"]
+    expected = before.get("dcgan-fashion").generate([1, 2])
+    assert (after.get("gan-mnist").generate([1, 2]) == expected).all()
+
+
+def test_a_folder_that_fails_leaves_what_it_was_before_in_its_place_until_it_is_mended(models):
+    before = load(models)
+    graph = models / "gan-mnist" / "1" / "generator.onnx"
+    whole, times = graph.read_bytes(), graph.stat()
+    graph.write_bytes(whole[:-100])
+    after, changes = changes_of(models, before)
+    assert changes["failed"] == ["gan-mnist@1"]
+    assert after.get("gan-mnist") is before.get("gan-mnist")
+    entry = after.entry("gan-mnist")
+    assert entry.state is State.READY
+    assert "serves what was here before" in entry.reason
+    assert "sha256" in entry.reason
+    graph.write_bytes(whole)
+    os.utime(graph, ns=(times.st_atime_ns, times.st_mtime_ns))
+    mended, changes = changes_of(models, after)
+    assert changes == {"kept": [f"{name}@1" for name in sorted(TINY)]}
+    assert mended.entry("gan-mnist").reason is None
+
+
+def test_a_folder_that_failed_is_tried_again_at_a_reload(models):
+    truncate_graph(models / "gan-mnist" / "1")
+    before = load(models)
+    assert before.entry("gan-mnist").state is State.FAILED
+    _, changes = changes_of(models, before)
+    assert changes["failed"] == ["gan-mnist@1"]
+
+
+def test_a_manifest_that_says_the_same_is_no_change(models):
+    before = load(models)
+    manifest = models / "gan-mnist" / "1" / MANIFEST_FILE
+    manifest.write_bytes(manifest.read_bytes())
+    (models / "gan-mnist" / "1" / "notes.txt").write_text("hello")
+    _, changes = changes_of(models, before)
+    assert set(changes) == {"kept"}
+
+
+def test_a_models_folder_that_is_gone_takes_no_model_with_it(models):
+    before = load(models)
+    models.rename(models.with_name("elsewhere"))
+    with pytest.raises(RepositoryUnreadable, match="is not there"):
+        before.reload()
+
+
+def test_a_name_that_cannot_be_listed_keeps_its_models(models, monkeypatch):
+    before = load(models)
+    listing = Path.iterdir
+
+    def iterdir(path):
+        if path.name == "gan-mnist":
+            raise OSError(5, "Input/output error")
+        return listing(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    after, changes = changes_of(models, before)
+    assert set(changes) == {"kept"}
+    assert after.get("gan-mnist") is before.get("gan-mnist")
+
+
+def test_the_golden_images_of_an_exported_model_come_out_exactly(models):
+    for entry in load(models).entries:
+        assert entry.golden is Match.EXACT
+        assert len(entry.manifest.golden) == 4
+
+
+def edit_golden(folder, change):
+    """Change the golden picture of seed 0, and state the digest of what it then is."""
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    with Image.open(folder / "golden.png") as image:
+        pixels = np.array(image)
+    height = manifest["image"]["height"]
+    pixels[:height] = change(pixels[:height].astype(int)).clip(0, 255)
+    Image.fromarray(pixels).save(folder / "golden.png")
+    manifest["golden"][0]["sha256"] = hashlib.sha256(pixels[:height].tobytes()).hexdigest()
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+
+
+def a_level_up(pixels):
+    return pixels + 1
+
+
+def inverted(pixels):
+    return 255 - pixels
+
+
+def one_corner_white(pixels):
+    pixels[:4, :4] = 255 - pixels[:4, :4]
+    return pixels
+
+
+def test_pictures_that_are_near_the_golden_ones_are_served_and_it_is_said(models, caplog):
+    edit_golden(models / "gan-mnist" / "1", a_level_up)
+    with caplog.at_level("INFO"):
+        catalog = load(models)
+    assert catalog.entry("gan-mnist").golden is Match.NEAR
+    assert catalog.get("gan-mnist").generate([1]).shape == (1, 28, 28, 1)
+    assert "near the golden ones" in caplog.text
+
+
+@pytest.mark.parametrize("change", [inverted, one_corner_white])
+def test_a_model_that_makes_other_pictures_than_its_golden_ones_is_not_served(models, change):
+    edit_golden(models / "gan-mnist" / "1", change)
+    catalog = load(models)
+    with pytest.raises(ModelFailed, match="seed 0 is not the one that was exported"):
+        catalog.get("gan-mnist")
+
+
+def without_the_file(folder):
+    (folder / "golden.png").unlink()
+
+
+def no_picture(folder):
+    (folder / "golden.png").write_bytes(b"not a picture")
+
+
+def of_another_size(folder):
+    Image.new("L", (28, 28)).save(folder / "golden.png")
+
+
+def of_another_kind(folder):
+    Image.new("L", (28, 4 * 28)).save(folder / "golden.png", format="GIF")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (without_the_file, "cannot be read"),
+        (no_picture, "cannot be read"),
+        (of_another_size, "is not 4 pictures"),
+        (of_another_kind, "cannot be read"),
+    ],
+)
+def test_golden_images_that_cannot_be_compared_with_are_told(models, spoil, reason):
+    folder = models / "gan-mnist" / "1"
+    edit_golden(folder, a_level_up)  # Or the digests alone would do.
+    spoil(folder)
+    with pytest.raises(ModelFailed, match=reason):
+        load(models).get("gan-mnist")
+
+
+def test_a_golden_picture_that_is_not_the_one_stated_is_told(models):
+    folder = models / "gan-mnist" / "1"
+    text = json.loads((folder / MANIFEST_FILE).read_text())
+    text["golden"][2]["sha256"] = "0" * 64
+    (folder / MANIFEST_FILE).write_text(json.dumps(text))
+    with pytest.raises(ModelFailed, match="does not hold the picture of seed 2"):
+        load(models).get("gan-mnist")
+
+
+def test_a_model_without_golden_images_is_served(models):
+    folder = models / "gan-mnist" / "1"
+    text = json.loads((folder / MANIFEST_FILE).read_text())
+    del text["golden"]
+    (folder / MANIFEST_FILE).write_text(json.dumps(text))
+    (folder / "golden.png").unlink()
+    entry = load(models).entry("gan-mnist")
+    assert (entry.state, entry.golden) == (State.READY, None)
+
+
+@pytest.mark.parametrize(
+    "golden",
+    [{"class_index": 1}, {"truncation": 0.5}, {"seed": -1}, {"seed": 2**32}, {"sha256": "abc"}],
+)
+def test_a_golden_image_that_the_model_cannot_make_is_told(models, golden):
+    folder = models / "gan-mnist" / "1"
+    text = json.loads((folder / MANIFEST_FILE).read_text())
+    text["golden"][0] |= golden
+    (folder / MANIFEST_FILE).write_text(json.dumps(text))
+    with pytest.raises(ModelFailed, match=r"golden"):
+        load(models).get("gan-mnist")

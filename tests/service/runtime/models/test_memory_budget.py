@@ -1,0 +1,170 @@
+import gc
+import shutil
+import threading
+from dataclasses import dataclass
+
+import pytest
+
+from service.runtime.models import memory_budget
+from service.runtime.models.catalog import Catalog, State
+from service.runtime.models.golden import Match
+from service.runtime.models.manifest import GENERATOR
+from service.runtime.models.memory_budget import MemoryBudget
+from service.runtime.models.model import ModelFailed
+from service.runtime.onnx.sessions import ExecutionPlan, Provider
+
+PLAN = ExecutionPlan(workers=1, threads=1, max_rows=4)
+
+
+@dataclass(eq=False)
+class Weight:
+    """So many bytes, that can be loaded and given back."""
+
+    files_bytes: int
+    memory_bytes: int = 0
+    loaded: bool = False
+
+    def give_back(self):
+        self.loaded = False
+
+
+@pytest.fixture(autouse=True)
+def steady(request, monkeypatch):
+    """A process that grows by nothing, so that models count what their files do."""
+    if "repository" not in request.fixturenames and "models" not in request.fixturenames:
+        monkeypatch.setattr(memory_budget, "resident_bytes", lambda: 0)
+
+
+def load(budget, weight):
+    with budget.loading(weight):
+        weight.loaded = True
+
+
+def test_what_was_used_the_longest_time_ago_goes_first():
+    budget = MemoryBudget(120)
+    first, second, third = (Weight(10, 40) for _ in range(3))
+    for weight in (first, second, third):
+        load(budget, weight)
+    budget.touch(first)
+    fourth = Weight(10, 30)
+    load(budget, fourth)
+    assert [each.loaded for each in (first, second, third, fourth)] == [True, False, True, True]
+    assert budget.used_bytes == 110
+
+
+def test_room_is_made_before_a_model_is_loaded_and_not_after_it():
+    budget = MemoryBudget(100)
+    old, new = Weight(60, 60), Weight(60, 60)
+    load(budget, old)
+    with budget.loading(new):
+        assert not old.loaded
+
+
+def test_a_model_that_does_not_fit_is_served_alone():
+    budget = MemoryBudget(50)
+    small, large = Weight(10), Weight(70)
+    load(budget, small)
+    load(budget, large)
+    assert (small.loaded, large.loaded) == (False, True)
+    assert budget.used_bytes == 70
+
+
+def test_a_model_that_cannot_be_loaded_counts_for_nothing():
+    budget = MemoryBudget(100)
+    with pytest.raises(OSError, match="spoiled"), budget.loading(Weight(10)):
+        raise OSError("spoiled")
+    assert budget.used_bytes == 0
+
+
+def test_what_nobody_wants_any_more_counts_no_more():
+    budget = MemoryBudget(100)
+    weight = Weight(10, 60)
+    load(budget, weight)
+    assert budget.used_bytes == 60
+    del weight
+    gc.collect()
+    assert budget.used_bytes == 0
+
+
+def test_a_model_that_is_given_back_while_a_thread_takes_hold_of_it_counts_for_nothing():
+    budget = MemoryBudget(100)
+    weight = Weight(10, 60)
+    load(budget, weight)
+    weight.give_back()
+    budget.touch(weight)
+    assert budget.used_bytes == 0
+
+
+def catalog_of(folder, most):
+    catalog = Catalog(folder, Provider.CPU, PLAN, budget=MemoryBudget(most))
+    catalog.load()
+    return catalog
+
+
+def pictures(model, seeds=(1, 2)):
+    return model.run(GENERATOR, model.feeds(seeds))["pixels"]
+
+
+def loaded(catalog):
+    return [entry.name for entry in catalog.entries if entry.model.loaded]
+
+
+def test_with_room_for_all_of_them_all_models_are_loaded_at_once(repository):
+    catalog = catalog_of(repository, 10**9)
+    assert loaded(catalog) == catalog.names()
+    taken = [entry.model.memory_bytes for entry in catalog.entries]
+    assert all(
+        entry.model.files_bytes <= most for entry, most in zip(catalog.entries, taken, strict=True)
+    )
+    assert catalog.budget.used_bytes == sum(taken)
+
+
+def test_without_room_a_model_is_ready_and_loaded_when_it_is_run(repository):
+    plain = Catalog(repository, Provider.CPU, PLAN)
+    plain.load()
+    catalog = catalog_of(repository, 1)
+    assert {entry.state for entry in catalog.entries} == {State.READY}
+    assert loaded(catalog) == []
+    for name in (*catalog.names(), *catalog.names()):
+        assert (pictures(catalog.get(name)) == pictures(plain.get(name))).all()
+        assert loaded(catalog) == [name]
+        assert catalog.entry(name).golden is Match.EXACT
+
+
+def test_models_that_drive_each_other_out_make_the_pictures_that_they_make(repository):
+    plain = Catalog(repository, Provider.CPU, PLAN)
+    plain.load()
+    catalog = catalog_of(repository, 1)
+    wrong = []
+
+    def work(name):
+        expected = pictures(plain.get(name))
+        again = [pictures(catalog.get(name)) for _ in range(2)]
+        wrong.extend(name for made in again if not (made == expected).all())
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in catalog.names()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert len(loaded(catalog)) == 1
+
+
+def test_a_model_that_turns_out_spoiled_has_failed_until_it_is_mended(models, tmp_path):
+    catalog = catalog_of(models, 1)
+    model = catalog.get("gan-mnist")
+    graph = models / "gan-mnist" / "1" / "generator.onnx"
+    shutil.copy(graph, tmp_path / "sound")
+    graph.write_bytes(b"x" + graph.read_bytes())
+    for _ in range(2):
+        with pytest.raises(ModelFailed, match=r"gan-mnist cannot be served: .* sha256"):
+            pictures(model)
+    with pytest.raises(ModelFailed, match="sha256"):
+        catalog.get("gan-mnist")
+    assert catalog.entry("gan-mnist").state is State.FAILED
+    assert len(pictures(catalog.get("dcgan-fashion"))) == 2
+    shutil.copy(tmp_path / "sound", graph)
+    mended, changes = catalog.reload()
+    assert [entry.name for entry in changes.loaded] == ["gan-mnist"]
+    assert len(pictures(mended.get("gan-mnist"))) == 2

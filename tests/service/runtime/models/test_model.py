@@ -1,0 +1,158 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from service.runtime.models.manifest import MANIFEST_FILE
+from service.runtime.models.model import Model
+from service.runtime.onnx.sessions import ExecutionPlan, GraphError, Provider
+from tests.conftest import TINY
+from tests.support.drawn_models import BAND, GROUPS, LAYERS, SIZE, W
+
+PLANS = [ExecutionPlan(1, threads, 64) for threads in (1, 2)]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_batch_equals_its_rows_one_by_one_with_any_number_of_threads(repository, name):
+    seeds = list(range(40))
+    expected = None
+    for plan in PLANS:
+        model = Model(repository / name / "1", Provider.CPU, plan)
+        rows = np.concatenate([model.generate([seed]) for seed in seeds])
+        for size in (1, 2, 7, 32, 40):
+            batches = [model.generate(seeds[i : i + size]) for i in range(0, len(seeds), size)]
+            np.testing.assert_array_equal(np.concatenate(batches), rows)
+        expected = rows if expected is None else expected
+        np.testing.assert_array_equal(rows, expected)
+
+
+def test_a_batch_that_is_alone_gets_more_threads_and_the_same_bytes(drawn_repository):
+    model, other = (
+        Model(drawn_repository / "painted" / "1", Provider.CPU, ExecutionPlan(1, 1, 64, alone=n))
+        for n in (2, 0)
+    )
+    feeds = model.feeds(range(9))
+    expected = other.run("generator", feeds)["pixels"]
+    for alone in (True, False):
+        np.testing.assert_array_equal(
+            model.run("generator", feeds, alone=alone)["pixels"], expected
+        )
+    assert model.alone is not model.sessions
+    assert other.alone is other.sessions
+
+
+def test_without_a_class_seeds_in_a_row_show_every_class_in_turn(repository):
+    model = Model(repository / "cgan-fashion" / "1", Provider.CPU, PLANS[0])
+    assert model.classes_of([0, 9, 10, 25]) == [0, 9, 0, 5]
+    np.testing.assert_array_equal(model.generate([25]), model.generate([25], [5]))
+    assert not np.array_equal(model.generate([25], [5]), model.generate([25], [6]))
+    unconditional = Model(repository / "gan-mnist" / "1", Provider.CPU, PLANS[0])
+    assert unconditional.classes_of([1]) is None
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_other_seeds_give_other_pictures(repository, name):
+    model = Model(repository / name / "1", Provider.CPU, PLANS[0])
+    pixels = model.generate(range(20))
+    assert len(np.unique(pixels.reshape(20, -1), axis=0)) == 20
+
+
+DRAWN = ["painted", "painted-classes", "cut"]
+
+
+@pytest.fixture
+def drawn(drawn_repository):
+    return lambda name: Model(drawn_repository / name / "1", Provider.CPU, PLANS[0])
+
+
+@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("plan", PLANS)
+def test_with_styles_and_truncation_a_batch_equals_its_rows_one_by_one(
+    drawn_repository, name, plan
+):
+    model = Model(drawn_repository / name / "1", Provider.CPU, plan)
+    # A model without classes or truncation takes no notice of them.
+    asked = [(seed, seed % 3, seed / 40) for seed in range(40)]
+    rows = np.concatenate([model.generate([s], [c], [t]) for s, c, t in asked])
+    for size in (2, 7, 32, 40):
+        batches = [
+            model.generate(*zip(*asked[i : i + size], strict=True)) for i in range(0, 40, size)
+        ]
+        np.testing.assert_array_equal(np.concatenate(batches), rows)
+    if model.manifest.styles:
+        w = model.styles(range(40))
+        np.testing.assert_array_equal(w, np.concatenate([model.styles([s]) for s in range(40)]))
+        pixels = model.synthesize(w)
+        np.testing.assert_array_equal(
+            pixels, np.concatenate([model.synthesize(row[None]) for row in w])
+        )
+
+
+def test_styles_are_the_middle_of_the_way_from_seeds_to_pictures(drawn):
+    model = drawn("painted")
+    w = model.styles([1, 2, 3])
+    assert (w.shape, w.dtype) == ((3, LAYERS, W), np.float32)
+    np.testing.assert_array_equal(model.synthesize(w), model.generate([1, 2, 3]))
+    with pytest.raises(ValueError, match=rf"\[N, {LAYERS}, {W}\]"):
+        model.synthesize(w[:, 1:])
+
+
+def test_a_layers_style_changes_what_the_layer_paints(drawn):
+    model = drawn("painted")
+    w, other = model.styles([1, 2])
+    before = model.synthesize(w[None])[0]
+    for layer in range(LAYERS):
+        changed = w.copy()
+        changed[layer] = other[layer]
+        differs = (model.synthesize(changed[None])[0] != before).any(axis=(1, 2))
+        assert set(np.flatnonzero(differs)) <= set(range(layer * BAND, (layer + 1) * BAND))
+        assert differs.any()
+
+
+@pytest.mark.parametrize("name", ["painted-classes", "cut"])
+def test_truncation_draws_pictures_together_and_the_default_is_the_manifests(drawn, name):
+    model = drawn(name)
+    seeds, classes = list(range(8)), [1] * 8
+    spreads = []
+    for truncation in (0.0, 0.5, 1.0):
+        pixels = model.generate(seeds, classes, [truncation] * 8).astype(float)
+        spreads.append(pixels.std(axis=0).mean())
+    assert spreads[0] == 0 < spreads[1] < spreads[2]
+    np.testing.assert_array_equal(
+        model.generate(seeds, classes), model.generate(seeds, classes, [0.7] * 8)
+    )
+
+
+def test_without_styles_or_truncation_there_are_none(drawn):
+    model = drawn("cut")
+    for ask in (lambda: model.styles([1]), lambda: model.synthesize(np.zeros((1, LAYERS, W)))):
+        with pytest.raises(ValueError, match="cut has no styles"):
+            ask()
+    assert drawn("painted").truncations_of([1, 2]) is None
+    assert model.truncations_of([1, 2]) == [0.7, 0.7]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda m: m["styles"].update(dimension=W + 1), rf"mapping makes float32 \[1, {LAYERS}"),
+        (lambda m: m["styles"]["layers"].pop(), rf"the manifest says float32 \[1, {LAYERS - 1}"),
+        (lambda m: m["image"].update(width=SIZE * 2), "synthesis makes uint8"),
+    ],
+)
+def test_styles_of_another_shape_than_the_manifests_are_no_model(
+    drawn_repository, tmp_path, change, reason
+):
+    folder = shutil.copytree(drawn_repository / "painted" / "1", tmp_path / "1")
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    change(manifest)
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+    with pytest.raises(GraphError, match=reason):
+        Model(folder, Provider.CPU, PLANS[0])
+
+
+def test_groups_hold_the_layers_in_their_order(drawn):
+    groups = drawn("painted").manifest.styles.groups
+    assert groups == {"coarse": (0, 1), "middle": (2, 3), "fine": (4, 5)}
+    assert sum(map(len, groups.values())) == len(GROUPS)

@@ -1,0 +1,105 @@
+import os
+import shutil
+import threading
+import time
+
+import pytest
+
+from service.runtime.models.watcher import Watcher
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path / "a" / "1")
+    return tmp_path
+
+
+@pytest.fixture
+def reloads(folder):
+    """A watcher, ticked by hand, and what it asked to reload."""
+    asked = []
+    return Watcher(folder, 3600, lambda skip: asked.append(set(skip))), asked
+
+
+def write(folder, text="{}"):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.json").write_text(text)
+    (folder / "generator.onnx").write_text(text)
+
+
+def ticks(watcher, count):
+    for _ in range(count):
+        watcher.tick()
+
+
+def test_nothing_is_loaded_while_nothing_changes(folder, reloads):
+    watcher, asked = reloads
+    (folder / "a" / "1" / "notes.txt").write_text("not a part of the model")
+    ticks(watcher, 3)
+    assert asked == []
+
+
+def test_a_new_folder_is_loaded_when_it_has_come_to_rest(folder, reloads):
+    watcher, asked = reloads
+    for text in ("{", "{ ", "{ }"):  # It is being copied.
+        write(folder / "b" / "1", text)
+        watcher.tick()
+        assert asked == []
+    watcher.tick()
+    assert asked == [set()]
+    ticks(watcher, 3)
+    assert len(asked) == 1
+
+
+def test_one_that_still_moves_does_not_keep_the_others_waiting(folder, reloads):
+    watcher, asked = reloads
+    write(folder / "b" / "1")
+    write(folder / "c" / "1")
+    watcher.tick()
+    write(folder / "c" / "1", "more")
+    watcher.tick()
+    assert asked == [{folder / "c" / "1"}]
+    watcher.tick()
+    assert asked[1:] == [set()]
+
+
+def test_a_folder_that_begins_with_a_dot_is_being_written(folder, reloads):
+    watcher, asked = reloads
+    write(folder / "a" / ".2")
+    ticks(watcher, 3)
+    assert asked == []
+    (folder / "a" / ".2").rename(folder / "a" / "2")
+    ticks(watcher, 2)
+    assert len(asked) == 1
+
+
+def test_a_change_in_place_and_a_folder_that_is_gone_count(folder, reloads):
+    watcher, asked = reloads
+    os.utime(folder / "a" / "1" / "generator.onnx", (1, 1))
+    ticks(watcher, 3)
+    assert len(asked) == 1
+    shutil.rmtree(folder / "a")
+    watcher.tick()
+    assert len(asked) == 1  # It may be exchanged at this moment.
+    ticks(watcher, 3)
+    assert len(asked) == 2
+
+
+def test_a_reload_that_fails_does_not_end_the_watch(folder):
+    asked = threading.Event()
+    failed = threading.Event()
+
+    def reload(skip):
+        if not failed.is_set():
+            failed.set()
+            raise OSError
+        asked.set()
+
+    watcher = Watcher(folder, 0.02, reload)
+    watcher.start()
+    write(folder / "b" / "1")
+    assert failed.wait(10)
+    time.sleep(0.1)
+    write(folder / "c" / "1")
+    assert asked.wait(10)
+    watcher.stop()

@@ -1,0 +1,211 @@
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from service.runtime.models.manifest import read_manifest
+from service.runtime.onnx import execution_plans
+from service.runtime.onnx.execution_plans import (
+    MOST_ROWS,
+    PlanCache,
+    Planner,
+    PlanWish,
+    cache_file,
+    largest_bucket,
+    rows_in,
+    slots,
+)
+from service.runtime.onnx.machine import usable_cpus
+from service.runtime.onnx.sessions import ExecutionPlan, OutOfMemory, Provider, plan_for
+
+
+@pytest.fixture
+def folder(repository):
+    return repository / "dcgan-fashion" / "1"
+
+
+def load(folder, wish=None, cache=None):
+    return Planner(Provider.CPU, wish, cache).load(folder, read_manifest(folder).digest)
+
+
+def test_without_measuring_the_plan_is_the_providers(folder):
+    plan = load(folder, PlanWish(measure=False)).plan
+    assert plan == plan_for(Provider.CPU)
+    assert plan.source == "default"
+
+
+def test_a_measured_plan_keeps_the_cpus_busy_and_its_batches_short(folder):
+    model = load(folder)
+    plan = model.plan
+    assert plan.source == "measured"
+    assert plan.workers * plan.threads in range(max(usable_cpus() // 2, 1), usable_cpus() + 1)
+    assert 1 <= plan.max_rows <= MOST_ROWS
+    expected = load(folder, PlanWish(measure=False)).generate(range(9))
+    assert (model.generate(range(9)) == expected).all()
+
+
+def test_what_was_measured_is_kept_for_the_model_on_this_machine(folder, tmp_path, monkeypatch):
+    cache = tmp_path / "deep" / "plans.json"
+    measured = load(folder, cache=cache).plan
+    monkeypatch.setattr(
+        execution_plans, "seconds_of", lambda *_: 1 / 0
+    )  # Nothing is measured again.
+    cached = load(folder, cache=cache).plan
+    assert cached == measured
+    assert cached.source == "cached"
+    assert [path.name for path in cache.parent.iterdir()] == ["plans.json"]
+    for name, other in (("cpu_model", "another CPU"), ("usable_cpus", 64)):
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(execution_plans, name, lambda other=other: other)
+            with pytest.raises(ZeroDivisionError):
+                load(folder, cache=cache)
+
+
+@pytest.mark.parametrize(
+    ("wish", "expected"),
+    [
+        (PlanWish(workers=3, threads=2, max_rows=5), (3, 2, 5)),
+        (PlanWish(workers=1, measure=False), (1, usable_cpus(), 8)),
+        (PlanWish(threads=1, measure=False), (usable_cpus(), 1, 8)),
+        (PlanWish(threads=64, measure=False), (1, 64, 8)),
+        (PlanWish(max_rows=16, measure=False), (usable_cpus(), 1, 16)),
+    ],
+)
+def test_what_the_operator_sets_is_what_runs(folder, wish, expected):
+    plan = load(folder, wish).plan
+    assert (plan.workers, plan.threads, plan.max_rows) == expected
+    assert plan.source == "set"
+
+
+def test_what_the_operator_leaves_open_is_measured_around_what_is_set(folder):
+    plan = load(folder, PlanWish(workers=1, threads=1)).plan
+    assert (plan.workers, plan.threads) == (1, 1)
+    assert plan.source == "measured"
+    assert load(folder, PlanWish(max_rows=3)).plan.max_rows == 3
+
+
+def test_there_are_as_many_slots_as_workers_that_may_be():
+    assert slots(Provider.CPU, PlanWish()) == usable_cpus()
+    assert slots(Provider.CPU, PlanWish(workers=7)) == 7
+    assert slots(Provider.CUDA, PlanWish()) == plan_for(Provider.CUDA).workers
+
+
+@pytest.mark.parametrize(
+    ("row_seconds", "rows"), [(1.0, 1), (0.03, 1), (0.025, 2), (0.006, 8), (1e-6, MOST_ROWS)]
+)
+def test_a_batch_is_as_large_as_its_time_allows(row_seconds, rows):
+    assert rows_in(0.05, row_seconds) == rows
+
+
+def test_a_model_whose_rows_take_long_gets_all_cpus_for_each(folder, monkeypatch):
+    monkeypatch.setattr(execution_plans, "seconds_of", lambda model, rows: 2.0 * rows)
+    monkeypatch.setattr(execution_plans, "usable_cpus", lambda: 8)
+    plan = load(folder).plan
+    assert (plan.workers, plan.threads, plan.max_rows) == (1, 8, 1)
+
+
+@pytest.mark.parametrize(("sooner", "alone"), [(0.5, 2), (0.9, 0)])
+def test_a_batch_alone_gets_all_cpus_where_it_then_ends_much_sooner(
+    folder, monkeypatch, tmp_path, sooner, alone
+):
+    monkeypatch.setattr(execution_plans, "usable_cpus", lambda: 2)
+    seconds = {1: 1e-3, 2: sooner * 1e-3}
+    monkeypatch.setattr(
+        execution_plans, "seconds_of", lambda m, rows: rows * seconds[m.plan.threads]
+    )
+    # Side by side, runs of one thread make more.
+    monkeypatch.setattr(execution_plans, "images_per_second", lambda *_: [2.0, 1.0])
+    cache = tmp_path / "plans.json"
+    for source in ("measured", "cached"):
+        plan = load(folder, cache=cache).plan
+        assert (plan.workers, plan.threads, plan.alone, plan.source) == (2, 1, alone, source)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b"\xff\xfe",
+        b'{"a": 3}',
+        b'{"a": {"workers": 0, "threads": 1, "max_rows": 1}}',
+        b'{"a": {"workers": 1, "threads": 1, "max_rows": "8"}}',
+        b'{"a": {"workers": 1, "threads": 1, "max_rows": 1e99}}',
+        b'{"a": {"workers": 1, "threads": 1, "max_rows": 8, "buckets": [8, 1]}}',
+        b'{"a": {"workers": 1, "threads": 1, "max_rows": 8, "buckets": 8}}',
+        b'{"a": {"workers": 1, "threads": 1, "max_rows": 8, "alone": -1}}',
+    ],
+)
+def test_a_cache_that_holds_nonsense_is_as_none(tmp_path, content):
+    path = tmp_path / "plans.json"
+    path.write_bytes(content)
+    cache = PlanCache(path)
+    assert cache.get("a") is None
+    plan = ExecutionPlan(2, 3, 8, (2, 8), alone=6)
+    cache.put("a", plan)
+    assert cache.get("a") == plan
+    assert json.loads(path.read_text())["a"]["max_rows"] == 8
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    plan = load(folder, PlanWish(workers=1, threads=1), tmp_path / "file" / "plans.json").plan
+    assert plan.source == "measured"
+
+
+def test_the_cache_keeps_the_latest(tmp_path, monkeypatch):
+    monkeypatch.setattr(execution_plans, "_CACHED_PLANS", 3)
+    cache = PlanCache(tmp_path / "plans.json")
+    for i in range(5):
+        cache.put(str(i), ExecutionPlan(1, 1, i + 1))
+    assert [key for key in map(str, range(5)) if cache.get(key)] == ["2", "3", "4"]
+
+
+def test_several_may_write_the_cache_at_a_time(tmp_path):
+    cache = PlanCache(tmp_path / "plans.json")
+    threads = [
+        threading.Thread(target=cache.put, args=(str(i), ExecutionPlan(1, 1, 1))) for i in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(cache.get(str(i)) for i in range(20))
+
+
+def test_the_cache_lies_where_the_user_keeps_caches(monkeypatch):
+    monkeypatch.setenv("GANYMEDE_CACHE", "/there")
+    assert str(cache_file()) == "/there/plans.json"
+    monkeypatch.delenv("GANYMEDE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert str(cache_file()) == "/caches/ganymede/plans.json"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert str(cache_file()) == "/home/me/.cache/ganymede/plans.json"
+
+
+class BucketModel:
+    """Stands for a model on a GPU whose memory holds batches of up to `fits` rows."""
+
+    manifest = type("Manifest", (), {"name": "stub"})
+
+    def __init__(self, fits):
+        self.plan = ExecutionPlan(1, 1, 64, (1, 2, 4, 8))
+        self.fits = fits
+
+    def feeds(self, seeds):
+        return {"z": np.zeros((len(seeds), 1))}
+
+    def run(self, role, feeds):
+        if len(feeds["z"]) > self.fits:
+            raise OutOfMemory
+
+
+def test_a_gpu_gets_the_buckets_that_its_memory_holds():
+    assert largest_bucket(BucketModel(fits=100)).buckets == (1, 2, 4, 8)
+    plan = largest_bucket(BucketModel(fits=4))
+    assert (plan.buckets, plan.max_rows) == ((1, 2, 4), 4)
+    with pytest.raises(OutOfMemory, match="not even one row"):
+        largest_bucket(BucketModel(fits=0))

@@ -1,0 +1,110 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from service.runtime.onnx.machine import usable_cpus
+from service.runtime.onnx.sessions import (
+    ExecutionPlan,
+    GraphError,
+    OutOfMemory,
+    Provider,
+    ProviderUnavailable,
+    Session,
+    in_buckets,
+    pick_provider,
+    plan_for,
+    why_no_cuda,
+)
+from tests.support.failing_models import CLASSES, SIZE, Z, write_graph
+
+without_gpu = pytest.mark.skipif(why_no_cuda() is None, reason="this machine has CUDA")
+with_gpu = pytest.mark.skipif(why_no_cuda() is not None, reason=f"no CUDA: {why_no_cuda()}")
+
+
+@without_gpu
+def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused_with_the_reason():
+    assert pick_provider("auto") is Provider.CPU
+    with pytest.raises(ProviderUnavailable, match=r"driver|GPU|provider|CUDA"):
+        pick_provider("cuda")
+
+
+@with_gpu
+def test_with_a_gpu_auto_is_cuda_and_a_graph_runs_there(repository):
+    assert pick_provider("auto") is Provider.CUDA
+    graph = repository / "gan-mnist" / "1" / "generator.onnx"
+    Session(graph, Provider.CUDA, plan_for(Provider.CUDA))
+
+
+@without_gpu
+def test_nothing_is_printed_while_looking_for_cuda(repository):
+    graph = repository / "gan-mnist" / "1" / "generator.onnx"
+    code = (
+        "from pathlib import Path; import sys; from service.runtime.onnx.sessions import *;"
+        "p = pick_provider('auto'); Session(Path(sys.argv[1]), p, plan_for(p))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, graph], capture_output=True, text=True, check=True
+    )
+    assert done.stdout + done.stderr == ""
+
+
+def test_a_file_that_is_no_graph_is_one_line(tmp_path):
+    path = tmp_path / "generator.onnx"
+    path.write_bytes(b"not a graph")
+    with pytest.raises(GraphError, match=r"generator\.onnx cannot be loaded") as error:
+        Session(path, Provider.CPU, plan_for(Provider.CPU))
+    assert "\n" not in str(error.value)
+
+
+def test_no_more_workers_than_cpus_that_may_be_used():
+    assert 1 <= plan_for(Provider.CPU).workers == usable_cpus() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes"),
+    [(1, [1]), (2, [2]), (3, [4]), (4, [4]), (5, [4, 1]), (7, [4, 4]), (11, [4, 4, 4])],
+)
+def test_only_the_sizes_of_the_buckets_are_run_and_only_the_batchs_own_rows_come_back(rows, sizes):
+    ran = []
+
+    def run(feeds):
+        assert set(feeds["c"].tolist()) <= set(range(100, 100 + rows))  # Padding is valid input.
+        ran.append(len(feeds["z"]))
+        return {"y": feeds["z"] * 2 + feeds["c"][:, None]}
+
+    feeds = {"z": np.arange(rows * 2.0).reshape(rows, 2), "c": np.arange(100, 100 + rows)}
+    made = in_buckets(run, feeds, (1, 2, 4))
+    assert ran == sizes
+    assert (made["y"] == feeds["z"] * 2 + feeds["c"][:, None]).all()
+
+
+@pytest.mark.parametrize("buckets", [(1, 2, 4, 8), (8,)])
+def test_a_graph_makes_the_same_pictures_in_buckets(repository, buckets):
+    graph = repository / "dcgan-fashion" / "1" / "generator.onnx"
+    plain = Session(graph, Provider.CPU, ExecutionPlan(1, 1, 8))
+    bucketed = Session(graph, Provider.CPU, ExecutionPlan(1, 1, 8, buckets))
+    z = np.random.RandomState(0).randn(19, 100).astype(np.float32)
+    whole = plain.run({"z": z})["pixels"]
+    for rows in (1, 3, 8, 19):
+        assert (bucketed.run({"z": z[:rows]})["pixels"] == whole[:rows]).all()
+
+
+def test_memory_that_runs_out_is_told_from_other_errors(tmp_path):
+    write_graph(tmp_path / "failing.onnx")
+    session = Session(tmp_path / "failing.onnx", Provider.CPU, ExecutionPlan(1, 1, 8))
+
+    def run(*classes):
+        z = np.ones((len(classes), Z), np.float32)
+        index = np.array([CLASSES.index(name) for name in classes])
+        return session.run({"z": z, "class_index": index})["pixels"]
+
+    assert (run("fine", "hungry") == run("fine", "fine")).all()
+    with pytest.raises(OutOfMemory):
+        run("hungry", "hungry")
+    with pytest.raises(Exception, match="out of data bounds") as error:
+        run("fine", "raises")
+    assert not isinstance(error.value, MemoryError)
+    assert run("fine").shape == (1, SIZE, SIZE, 1)

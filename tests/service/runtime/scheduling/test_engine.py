@@ -1,0 +1,244 @@
+import gc
+import threading
+import time
+import weakref
+
+import pytest
+
+from service.runtime.models.manifest import MAPPING, SYNTHESIS
+from service.runtime.onnx.execution_plans import PlanWish
+from service.runtime.onnx.sessions import ExecutionPlan
+from service.runtime.scheduling.engine import Engine, EngineState, NotReady
+from service.runtime.scheduling.scheduler import JobTooLarge, QueueFull
+from tests.conftest import TINY
+from tests.support.drawn_models import SIZE
+
+
+def make_engine(models, **options):
+    return Engine(models, **{"provider": "cpu", "queue_pixels": 10**6} | options)
+
+
+@pytest.fixture
+def engine(repository):
+    engine = make_engine(repository)
+    engine.start()
+    yield engine
+    engine.drain(timeout=10)
+
+
+def pictures(engine, model, seeds):
+    """Wait for a job as a request does, encoding included."""
+    job = engine.submit(model, model.feeds(seeds))
+    pixels = job.future.result(10)["pixels"]
+    return engine.encode(job, lambda _: pixels).result(10)
+
+
+def test_it_makes_the_pictures_that_the_model_makes(engine):
+    model = engine.catalog.get("gan-mnist")
+    seeds = list(range(50))
+    assert (pictures(engine, model, seeds) == model.generate(seeds)).all()
+
+
+def test_styles_go_half_the_way_at_a_time_and_come_to_the_same_pictures(drawn_repository):
+    engine = make_engine(drawn_repository)
+    engine.start()
+    model = engine.catalog.get("painted-classes")
+    seeds, classes, truncations = [3, 4, 5] * 4, [0, 1, 2] * 4, [0.1, 0.5, 1.0] * 4
+    feeds = model.feeds(seeds, classes, truncations)
+    whole, mapped = engine.submit(model, feeds), engine.submit(model, feeds, role=MAPPING)
+    w = mapped.future.result(10)["w"]
+    assert (w == model.styles(seeds, classes, truncations)).all()
+    synthesized = engine.submit(model, {"w": w}, role=SYNTHESIS)
+    pixels = synthesized.future.result(10)["pixels"]
+    assert (pixels == whole.future.result(10)["pixels"]).all()
+    assert (pixels == model.generate(seeds, classes, truncations)).all()
+    for job in (whole, mapped, synthesized):
+        engine.abandon(job)
+    assert engine.drain(timeout=10)
+
+
+def test_pictures_take_their_pixels_of_the_bound_and_styles_next_to_nothing(drawn_repository):
+    engine = make_engine(drawn_repository, queue_pixels=10 * SIZE * SIZE)
+    engine.start()
+    model = engine.catalog.get("painted")
+    feeds = model.feeds(range(11))
+    with pytest.raises(JobTooLarge):
+        engine.submit(model, feeds)
+    mapped = engine.submit(model, feeds, role=MAPPING)
+    with pytest.raises(JobTooLarge):
+        engine.submit(model, {"w": mapped.future.result(10)["w"]}, role=SYNTHESIS)
+    engine.abandon(mapped)
+    assert engine.drain(timeout=10)
+
+
+def test_before_its_start_and_after_its_drain_it_takes_no_jobs(repository):
+    engine = make_engine(repository)
+    assert engine.state is EngineState.STARTING
+    engine.start()
+    assert engine.state is EngineState.READY
+    model = engine.catalog.get("gan-mnist")
+    accepted = engine.submit(model, model.feeds(range(200)))
+    pixels = accepted.future.result(10)["pixels"]
+    encoding = engine.encode(accepted, lambda _: len(pixels))
+    assert engine.drain(timeout=10)
+    assert encoding.result(0) == 200
+    with pytest.raises(NotReady, match="stopped"):
+        engine.submit(model, model.feeds([1]))
+
+
+def test_the_bound_holds_what_waits_to_be_encoded_too(repository):
+    engine = make_engine(repository, queue_pixels=2 * 28 * 28)
+    engine.start()
+    model = engine.catalog.get("gan-mnist")
+    with pytest.raises(JobTooLarge):
+        engine.submit(model, model.feeds([1, 2, 3]))
+    job = engine.submit(model, model.feeds([1, 2]))
+    job.future.result(10)
+    encoded = threading.Event()
+    encoding = engine.encode(job, lambda _: encoded.wait(10))
+    with pytest.raises(QueueFull):
+        engine.submit(model, model.feeds([3]))
+    encoded.set()
+    assert encoding.result(10)
+    assert len(pictures(engine, model, [3])) == 1
+    assert engine.drain(timeout=10)
+
+
+def test_a_job_that_has_been_encoded_is_not_left_to_the_garbage_collector(engine):
+    model = engine.catalog.get("gan-mnist")
+    gc.disable()
+    try:
+        job = engine.submit(model, model.feeds([1]))
+        engine.encode(job, lambda outputs: len(outputs["pixels"])).result(10)
+        gone = weakref.ref(job)
+        del job
+        end = time.monotonic() + 5
+        while gone() is not None and time.monotonic() < end:
+            time.sleep(0.01)
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_what_is_abandoned_makes_room(repository):
+    engine = make_engine(repository, queue_pixels=2 * 28 * 28)
+    engine.start()
+    model = engine.catalog.get("gan-mnist")
+    engine.abandon(engine.submit(model, model.feeds([1, 2])))
+    assert engine.drain(timeout=10)
+
+
+def test_a_start_that_fails_says_so(repository, monkeypatch):
+    engine = make_engine(repository)
+    monkeypatch.setattr("service.runtime.scheduling.engine.slots", lambda *_: 1 / 0)
+    engine.start()
+    assert engine.state is EngineState.FAILED
+    assert "division by zero" in engine.reason
+
+
+def test_without_a_model_that_is_ready_it_fails_and_says_what_is_wrong(models, tmp_path):
+    engine = make_engine(tmp_path / "nothing")
+    engine.start()
+    assert engine.state is EngineState.FAILED
+    assert "empty" in engine.reason
+    for name in TINY:
+        (models / name / "1" / "generator.onnx").unlink()
+    engine = make_engine(models)
+    engine.start()
+    assert engine.state is EngineState.FAILED
+    assert "gan-mnist@1: generator.onnx cannot be read" in engine.reason
+
+
+def test_a_drain_waits_for_what_is_permitted_and_that_may_still_submit(repository):
+    engine = make_engine(repository)
+    engine.start()
+    model = engine.catalog.get("gan-mnist")
+    drained = []
+    thread = threading.Thread(target=lambda: drained.append(engine.drain(timeout=30)))
+    with engine.permit():
+        thread.start()
+        while engine.state is EngineState.READY:
+            pass
+        # A second step of what was begun before.
+        assert len(pictures(engine, model, [1])) == 1
+        with pytest.raises(NotReady, match="shutting down"), engine.permit():
+            pass
+        assert not drained
+    thread.join(30)
+    assert drained == [True]
+    with pytest.raises(NotReady, match="stopped"):
+        engine.submit(model, model.feeds([1]))
+
+
+def test_a_drain_does_not_wait_for_longer_than_it_may(repository):
+    engine = make_engine(repository)
+    engine.start()
+    with engine.permit():
+        assert not engine.drain(timeout=0.1)
+
+
+def test_a_drain_need_not_wait_for_what_nobody_waits_for(repository):
+    engine = make_engine(repository)
+    engine.start()
+    begun, end = threading.Event(), threading.Event()
+    model = engine.catalog.get("gan-mnist")
+
+    def hang(role, feeds):
+        begun.set()
+        end.wait(30)
+        return {"pixels": feeds["z"]}
+
+    model.run = hang
+    job = engine.submit(model, model.feeds([1]))
+    assert begun.wait(10)
+    engine.abandon(job)
+    assert engine.drain(timeout=30, permitted_only=True)
+    assert not end.is_set()
+    end.set()
+    assert engine.drain(timeout=30)
+
+
+def test_a_reload_before_the_start_or_after_the_end_is_refused(repository):
+    engine = make_engine(repository)
+    with pytest.raises(NotReady, match="being loaded"):
+        engine.reload()
+    engine.start()
+    assert [entry.id for entry in engine.reload().kept] == [f"{name}@1" for name in sorted(TINY)]
+    assert engine.drain(timeout=10)
+    with pytest.raises(NotReady, match="stopped"):
+        engine.reload()
+
+
+def test_an_engine_whose_models_are_all_gone_has_failed_until_one_comes_back(models):
+    engine = make_engine(models)
+    engine.start()
+    for name in TINY:
+        (models / name).rename(models / f".{name}")
+    engine.reload()
+    assert engine.state is EngineState.FAILED
+    assert "empty" in engine.reason
+    (models / ".gan-mnist").rename(models / "gan-mnist")
+    engine.reload()
+    assert engine.state is EngineState.READY
+    assert len(pictures(engine, engine.catalog.get("gan-mnist"), [1])) == 1
+    assert engine.drain(timeout=10)
+
+
+def test_models_of_different_plans_share_the_slots(repository):
+    wish = PlanWish(workers=2, threads=1, max_rows=4, measure=False)
+    engine = make_engine(repository, plan=wish)
+    engine.start()
+    narrow, wide = engine.catalog.get("gan-mnist"), engine.catalog.get("dcgan-fashion")
+    wide.plan = ExecutionPlan(workers=1, threads=2, max_rows=4)
+    jobs = [
+        (model, seed, engine.submit(model, model.feeds(range(seed, seed + 6))))
+        for seed in range(20)
+        for model in (narrow, wide)
+    ]
+    assert {job.lane.slots for model, _, job in jobs if model is narrow} == {1}
+    assert {job.lane.slots for model, _, job in jobs if model is wide} == {2}
+    for model, seed, job in jobs:
+        pixels = job.future.result(30)["pixels"]
+        assert (pixels == model.generate(range(seed, seed + 6))).all()
+        engine.abandon(job)
+    assert engine.drain(timeout=10)

@@ -1,0 +1,155 @@
+"""Keys in their file, and `ganymede keys`."""
+
+import concurrent.futures
+import hashlib
+import json
+import re
+import stat
+import subprocess
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from service.api_keys import KeyRing, KeysError, add_key, parse_expiry, read_keys, revoke_key
+from tests.support.servers import ganymede
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "keys.json"
+
+
+def command(*flags, code=0):
+    done = subprocess.run(ganymede("keys", *flags), capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_the_file_holds_hashes_for_its_owner_alone(file):
+    secret = add_key(file, "app", pixels_per_minute=5, admin=True)
+    assert re.fullmatch(r"gnm_[0-9a-f]{8}_[\w-]{43}", secret)
+    text = file.read_text()
+    assert secret not in text
+    assert secret.rpartition("_")[2] not in text
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    (key,) = read_keys(file)
+    assert key.sha256 == hashlib.sha256(secret.encode()).hexdigest()
+    assert (key.name, key.admin, key.pixels_per_minute) == ("app", True, 5)
+
+
+def test_a_key_is_found_and_nothing_like_it(file):
+    secret, other = add_key(file, "a"), add_key(file, "b")
+    ring = KeyRing(file)
+    assert ring.find(secret).name == "a"
+    assert ring.find(other).name == "b"
+    swapped = secret[:13] + other[13:]
+    for wrong in (swapped, secret[:-1], secret + "x", secret.upper(), "", "gnm_", "日本", "\udcff"):
+        assert ring.find(wrong) is None
+
+
+def test_what_changes_in_the_file_is_in_force_at_once(file):
+    first = add_key(file, "first")
+    ring = KeyRing(file)
+    second = add_key(file, "second")
+    assert ring.find(second).name == "second"
+    revoke_key(file, "first")
+    assert ring.find(first) is None
+    assert ring.find(second).name == "second"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"keys": [{"name": "x"}]}', '{"keys": 1}'])
+def test_a_broken_file_leaves_the_last_good_keys_in_force(file, text):
+    secret = add_key(file, "app")
+    ring = KeyRing(file)
+    file.write_text(text)
+    assert ring.find(secret).name == "app"
+    with pytest.raises(KeysError) as error:
+        read_keys(file)
+    assert len(str(error.value).splitlines()) == 1
+    # And from the start nobody gets in.
+    assert KeyRing(file).find(secret) is None
+
+
+def test_a_file_that_goes_away_leaves_them_too(file):
+    secret = add_key(file, "app")
+    ring = KeyRing(file)
+    file.unlink()
+    assert ring.find(secret).name == "app"
+
+
+def test_a_key_past_its_time_is_no_key(file):
+    secret = add_key(file, "app", expires=datetime.now(UTC) + timedelta(hours=1))
+    assert KeyRing(file).find(secret)
+    said = json.loads(file.read_text())
+    said["keys"][0]["expires"] = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
+    file.write_text(json.dumps(said))
+    assert KeyRing(file).find(secret) is None
+
+
+def test_two_keys_of_one_name_or_id_are_refused(file):
+    add_key(file, "app")
+    with pytest.raises(KeysError, match="revoke it first"):
+        add_key(file, "app")
+    said = json.loads(file.read_text())
+    file.write_text(json.dumps({"keys": said["keys"] * 2}))
+    with pytest.raises(KeysError, match="the same name"):
+        read_keys(file)
+
+
+@pytest.mark.parametrize("name", ["", "-x", "a b", "x" * 65, "a/b", "ä", "a\n"])
+def test_names_are_plain(file, name):
+    with pytest.raises(KeysError, match="NAME"):
+        add_key(file, name)
+    assert not file.exists()
+
+
+def test_many_commands_at_a_time_lose_nothing(file):
+    names = [f"key-{i}" for i in range(12)]
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        made = list(pool.map(lambda name: command("add", name, "--keys", file), names))
+    assert {key.name for key in read_keys(file)} == set(names)
+    ring = KeyRing(file)
+    assert [ring.find(done.stdout.strip()).name for done in made] == names
+
+
+def test_times_are_read_as_people_write_them():
+    now = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    assert parse_expiry("30d", now) == now + timedelta(days=30)
+    assert parse_expiry("90m", now) == now + timedelta(minutes=90)
+    assert parse_expiry("2w", now) == now + timedelta(weeks=2)
+    assert parse_expiry("2030-01-31", now) == datetime(2030, 1, 31, tzinfo=UTC)
+    assert parse_expiry("2030-01-31T10:00+02:00", now).hour == 8
+    for wrong in ("soon", "", "-3d", "999999w", "2030-13-01"):
+        with pytest.raises(KeysError, match="--expires"):
+            parse_expiry(wrong, now)
+
+
+def test_the_command_adds_lists_and_revokes(file):
+    secret = command("add", "app", "--keys", file, "--expires", "30d", "--admin").stdout.strip()
+    assert KeyRing(file).find(secret).admin
+    listed = command("list", "--keys", file).stdout
+    assert "app" in listed
+    assert secret not in listed
+    (row,) = json.loads(command("list", "--json", "--keys", file).stdout)
+    assert (row["name"], row["admin"], row["expired"]) == ("app", True, False)
+    assert "sha256" not in row
+    command("revoke", "app", "--keys", file)
+    assert read_keys(file) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["add", "app"], "--keys FILE"),
+        (["list", "--keys", "/nowhere/keys.json"], "cannot be read"),
+        (["revoke", "app", "--keys", "/nowhere/keys.json"], "no such file"),
+        (["add", "app", "--keys", "/proc/keys.json"], "cannot be changed"),
+        (["add", "app", "--expires", "yesterday", "--keys", "/tmp/x/keys.json"], "--expires"),
+        (["add", "app", "--pixels-per-minute", "0", "--keys", "/tmp/x/keys.json"], "--pixels"),
+    ],
+)
+def test_bad_input_is_one_line(flags, said):
+    done = command(*flags, code=2)
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1

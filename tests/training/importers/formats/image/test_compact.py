@@ -1,0 +1,70 @@
+"""Real-ESRGAN's compact networks, written out from their published layout."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from service.runtime.models.probe_inputs import draw_pictures
+from tests.support.checkpoints import doubles, drawn, imported, recognised, remade, to_levels
+from training.importers.formats.base import Said
+
+WIDTH = 6
+
+
+def compact_shapes(inner=3, factor=4, channels=3):
+    """`SRVGGNetCompact`: convolutions at even places of ``body``, PReLU at odd ones."""
+    shapes = {}
+    for i in range(inner + 2):
+        width = channels * factor**2 if i == inner + 1 else WIDTH
+        shapes[f"body.{2 * i}.weight"] = (width, channels if i == 0 else WIDTH, 3, 3)
+        shapes[f"body.{2 * i}.bias"] = (width,)
+        if i <= inner:
+            shapes[f"body.{2 * i + 1}.weight"] = (WIDTH,)
+    return shapes
+
+
+def enlarged(t, x, factor):
+    n, c, h, w = x.shape
+    y, i = x, 0
+    while f"body.{i}.weight" in t:
+        weight = t[f"body.{i}.weight"]
+        if i % 2:
+            y = torch.where(y > 0, y, y * weight[:, None, None])
+        else:
+            y = F.conv2d(y, weight, t[f"body.{i}.bias"], padding=1)
+        i += 1
+    y = y.reshape(n, c, factor, factor, h, w).permute(0, 1, 4, 2, 5, 3)
+    y = y.reshape(n, c, h * factor, w * factor)
+    return y + x.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+
+
+def pictures(channels=3):
+    image = torch.from_numpy(draw_pictures(range(2), 12, channels)[:, :8].copy())
+    return image, image.double().permute(0, 3, 1, 2) / 255
+
+
+def test_a_compact_network_makes_the_pictures_of_its_weights(tmp_path):
+    tensors = drawn(compact_shapes(), scale=0.2)
+    torch.save({"params": tensors}, tmp_path / "x4v3.pth")
+    best, model = imported(tmp_path / "x4v3.pth", tmp_path / "models", Said(side=16))
+    assert best.format.name == "compact"
+    image, x = pictures()
+    expected = to_levels(2 * enlarged(doubles(tensors), x, 4) - 1)
+    made = model.run("generator", {"image": image.numpy()})["pixels"]
+    assert expected.std() > 20
+    assert np.abs(made.astype(int) - expected).max() <= 1
+    # What a pixel reaches is never more than its convolutions do.
+    assert model.manifest.input.reach <= 5
+
+
+@pytest.mark.parametrize(("factor", "channels"), [(2, 3), (3, 1), (1, 4)])
+def test_other_factors_and_channels_are_in_the_last_convolution(tmp_path, factor, channels):
+    tensors = drawn(compact_shapes(2, factor, channels), scale=0.2)
+    torch.save(tensors, tmp_path / "x.pth")
+    best = recognised(tmp_path / "x.pth")
+    assert best.rebuilt.input.factor == factor
+    assert best.rebuilt.task == ("upscale" if factor > 1 else "translate")
+    image, x = pictures(channels)
+    expected = 2 * enlarged(doubles(tensors), x, factor) - 1
+    assert (remade(best, image=image) - expected).abs().max() < 1e-4

@@ -1,0 +1,183 @@
+"""Networks from pictures to pictures: their shapes, how far a pixel reaches, and patches."""
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from training.evaluation.features.backbones import efficientnet_lite0
+from training.networks.image.gated import GatedOptions
+from training.networks.image.patchgan import PatchDiscriminatorOptions
+from training.networks.image.resnet import ResNetOptions
+from training.networks.image.rrdb import RRDBOptions
+from training.networks.image.srresnet import SRResNetOptions
+from training.networks.image.unet import UNetOptions
+from training.networks.layers.shapes import TranslationShape
+from training.networks.perceptual import EarlyFeatures, _weights_path, feature_distance
+
+NETWORKS = {
+    "unet": (UNetOptions(network="unet", width=4, most=8, levels=2), 1),
+    "unet, instance": (
+        UNetOptions(network="unet", width=4, most=8, levels=2, normalisation="instance"),
+        1,
+    ),
+    "resnet": (ResNetOptions(network="resnet", width=4, blocks=2), 1),
+    "resnet, batch": (
+        ResNetOptions(network="resnet", width=4, blocks=2, normalisation="batch"),
+        1,
+    ),
+    "rrdb 4": (RRDBOptions(network="rrdb", width=6, growth=4, blocks=1), 4),
+    "rrdb 2": (RRDBOptions(network="rrdb", width=6, growth=4, blocks=1), 2),
+    "srresnet 4": (SRResNetOptions(network="srresnet", width=6, blocks=1), 4),
+    "srresnet 2": (SRResNetOptions(network="srresnet", width=6, blocks=2), 2),
+    "gated": (GatedOptions(network="gated", width=4, dilations=(1, 2)), 1),
+}
+
+
+def built(name, side=16):
+    options, factor = NETWORKS[name]
+    shape = TranslationShape(3, 3, side, factor)
+    torch.manual_seed(0)
+    return options, shape, options.build_translator(shape).eval()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_comes_out_is_as_large_as_said_for_every_size_in_steps(name):
+    options, shape, network = built(name)
+    step = options.multiple(shape)
+    for height, width in ((16, 16), (2 * step + 16, 3 * step + 16)):
+        made = network(torch.rand(2, 3, height, width) * 2 - 1)
+        assert made.shape == (2, 3, height * shape.factor, width * shape.factor)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_pixel_reaches_no_farther_than_is_said_and_about_that_far(name):
+    options, shape, network = built(name)
+    reach = options.reach(shape)
+    # Pixels in the middle and beside it: strides see them differently.
+    side = 2 * ((reach or 24) + 12)
+    side -= side % options.multiple(shape)
+    changed = 0
+    for place in range(side // 2, side // 2 + 4):
+        images = torch.rand(1, 3, side, side) * 2 - 1
+        images.requires_grad_()
+        made = network(images)
+        # Gradients of every output pixel at once: by the change of the input.
+        with torch.no_grad():
+            other = images.clone()
+            other[..., place, place] += 5
+            apart = (network(other) - made).abs().amax((0, 1))
+        moved = torch.nonzero(apart > 0)
+        distances = ((moved + 0.5) / shape.factor - place - 0.5).abs().amax(1)
+        changed = max(changed, float(distances.max()))
+    if reach is None:
+        # All of the picture.
+        assert changed >= side // 2 - 1
+    else:
+        assert changed <= reach
+        assert changed >= reach / 4
+
+
+def test_a_u_net_halves_as_often_as_its_side_allows():
+    options = UNetOptions(network="unet", width=2, most=2)
+    assert options.multiple(TranslationShape(1, 3, 64)) == 64
+    network = options.build_translator(TranslationShape(1, 3, 64))
+    assert len(network.down) == 6
+    for side, levels in ((48, 5), (2, 1)):
+        with pytest.raises(ValueError, match="needs a side"):
+            UNetOptions(network="unet", levels=levels).build_translator(
+                TranslationShape(3, 3, side)
+            )
+    with pytest.raises(ValueError, match="use rrdb"):
+        options.build_translator(TranslationShape(3, 3, 64, 4))
+
+
+def test_the_published_pix2pix_generator_has_its_54_million_parameters():
+    # The U-Net for 256 pixels of the paper's own code: 54.4 million.
+    with torch.device("meta"):
+        network = UNetOptions(network="unet").build_translator(TranslationShape(3, 3, 256))
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(54.4e6, rel=0.002)
+
+
+def test_the_published_cyclegan_generator_has_its_11_million_parameters():
+    with torch.device("meta"):
+        options = ResNetOptions(network="resnet", blocks=9)
+        network = options.build_translator(TranslationShape(3, 3, 256))
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(11.38e6, rel=0.002)
+
+
+def test_the_published_esrgan_generator_has_its_16_7_million_parameters():
+    with torch.device("meta"):
+        network = RRDBOptions(network="rrdb").build_translator(TranslationShape(3, 3, 32, 4))
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(16.70e6, rel=0.002)
+
+
+def test_the_published_srgan_generator_has_its_1_5_million_parameters():
+    with torch.device("meta"):
+        options = SRResNetOptions(network="srresnet")
+        network = options.build_translator(TranslationShape(3, 3, 24, 4))
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(1.55e6, rel=0.005)
+    with pytest.raises(ValueError, match="no power of 2"):
+        options.build_translator(TranslationShape(3, 3, 24, 3))
+
+
+@pytest.mark.parametrize("name", ["rrdb 4", "srresnet 4"])
+def test_an_upscaler_that_has_learned_nothing_is_cubic_interpolation(name):
+    _, _, network = built(name)
+    *_, last = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    nn.init.zeros_(last.weight)
+    images = torch.rand(1, 3, 8, 8) * 2 - 1
+    smooth = nn.functional.interpolate(images, scale_factor=4.0, mode="bicubic")
+    torch.testing.assert_close(network(images), smooth)
+
+
+@pytest.mark.parametrize(("layers", "patch"), [(1, 16), (2, 34), (3, 70)])
+def test_a_patch_is_as_large_as_the_paper_says(layers, patch):
+    options = PatchDiscriminatorOptions(
+        network="patchgan", width=4, layers=layers, normalisation="none"
+    )
+    network = options.build_judge(3)
+    images = torch.rand(1, 3, 128, 128, requires_grad=True)
+    logits = network(images)
+    middle = logits.shape[2] // 2
+    logits[0, 0, middle, middle].backward()
+    seen = images.grad.abs().amax((0, 1)) > 0
+    assert int(seen.any(0).sum()) == patch
+    assert int(seen.any(1).sum()) == patch
+
+
+def test_features_are_those_of_the_network_that_quality_is_measured_by(tmp_path):
+    """Block by block what its ONNX graph, made of the same weights, computes on the way."""
+    weights = torch.load(_weights_path(), map_location="cpu", weights_only=True)
+    model = efficientnet_lite0({name: value.numpy() for name, value in weights.items()}, side=64)
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    names = []
+    for block in (0, 2, 4, 7):
+        # The stem, two in the first block, three in each of the others.
+        name = convolutions[2 + 3 * block].output[0]
+        added = [n.output[0] for n in model.graph.node if n.op_type == "Add" and name in n.input]
+        names.append(added[0] if added else name)
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    onnx.save(model, tmp_path / "m.onnx")
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    # From [-1, 1] to (x - 127) / 128 of x in [0, 255].
+    expected = session.run(names, {"images": ((images * 127.5 + 0.5) / 128).numpy()})
+    for one, other in zip(EarlyFeatures()(images), expected, strict=True):
+        unit = nn.functional.normalize(torch.from_numpy(other), dim=1)
+        torch.testing.assert_close(one, unit, atol=1e-4, rtol=1e-3)
+
+
+def test_the_distance_of_features_grows_with_what_is_done_to_a_picture():
+    network = EarlyFeatures()
+    coarse = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    images = nn.functional.interpolate(coarse, scale_factor=8.0, mode="bicubic").clamp(-1, 1)
+    assert float(feature_distance(network, images, images)) == 0
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    apart = [float(feature_distance(network, images + s * noise, images)) for s in (0.02, 0.1, 0.5)]
+    assert 0 < apart[0] < apart[1] < apart[2]
+    made = (images + 0.1 * noise).requires_grad_()
+    feature_distance(network, made, images).backward()
+    assert made.grad.abs().sum() > 0
+    assert not any(p.requires_grad for p in network.parameters())

@@ -1,0 +1,168 @@
+from itertools import pairwise
+
+import pytest
+import torch
+
+from training.networks.layers.growth import Growth, doubled, grown, halved
+from training.networks.layers.shapes import ImageShape
+from training.networks.noise.stylegan import StyleGANDiscriminatorOptions, StyleGANGeneratorOptions
+from training.networks.noise.stylegan2 import (
+    StyleGAN2DiscriminatorOptions,
+    StyleGAN2GeneratorOptions,
+)
+from training.recipe.schema import GrowingOptions, RecipeError, load_recipe
+
+SMALL = {"width": 8, "most": 16}
+GENERATORS = {"stylegan": StyleGANGeneratorOptions, "stylegan2": StyleGAN2GeneratorOptions}
+DISCRIMINATORS = {
+    "stylegan": StyleGANDiscriminatorOptions,
+    "stylegan2": StyleGAN2DiscriminatorOptions,
+}
+FAMILIES = pytest.mark.parametrize("family", GENERATORS)
+
+
+def generator(family, grows=True):
+    torch.manual_seed(0)
+    options = GENERATORS[family](
+        network=family, **SMALL, z_dim=10, w_dim=12, mapping_layers=2, class_width=4
+    )
+    return options.build(ImageShape(3, 32, 32), grows=grows).eval()
+
+
+def discriminator(family, grows=True):
+    torch.manual_seed(0)
+    options = DISCRIMINATORS[family](network=family, **SMALL)
+    return options.build(ImageShape(3, 32, 32), grows=grows)
+
+
+def latents():
+    return torch.randn(4, 10, generator=torch.Generator().manual_seed(1))
+
+
+@FAMILIES
+@pytest.mark.parametrize("side", [4, 8, 16, 32])
+def test_players_make_and_judge_pictures_of_the_side_that_they_have_grown_to(family, side):
+    growth = Growth(side, 1.0)
+    images = generator(family)(latents(), growth=growth)
+    assert images.shape == (4, 3, side, side)
+    assert discriminator(family)(images, growth=growth).shape == (4,)
+
+
+@FAMILIES
+def test_players_that_are_grown_are_the_whole_networks(family):
+    whole = Growth(32, 1.0)
+    G, D = generator(family), discriminator(family)
+    images = G(latents())
+    torch.testing.assert_close(G(latents(), growth=whole), images)
+    torch.testing.assert_close(D(images, growth=whole), D(images))
+
+
+@FAMILIES
+@pytest.mark.parametrize("side", [8, 16, 32])
+def test_a_resolution_begins_as_the_one_before_it_doubled(family, side):
+    G, D = generator(family), discriminator(family)
+    begins, before = Growth(side, 0.0), Growth(side // 2, 1.0)
+    images, small = G(latents(), growth=begins), G(latents(), growth=before)
+    torch.testing.assert_close(images, doubled(small))
+    # Nor does the discriminator notice, of these pictures or of any.
+    torch.testing.assert_close(D(images, growth=begins), D(small, growth=before))
+    others = torch.randn_like(images)
+    torch.testing.assert_close(D(others, growth=begins), D(halved(others), growth=before))
+
+
+@FAMILIES
+def test_pictures_and_logits_change_little_by_little(family):
+    G, D = generator(family), discriminator(family)
+    steps = [Growth(8, 1.0), *(Growth(16, i / 50) for i in range(51))]
+    with torch.no_grad():
+        pictures = [G(latents(), growth=growth) for growth in steps]
+        logits = [D(images, growth=growth) for images, growth in zip(pictures, steps, strict=True)]
+    pictures[0] = doubled(pictures[0])
+    for series in (pictures, logits):
+        changes = torch.stack([(b - a).abs().mean() for a, b in pairwise(series)])
+        assert changes.sum() > 0.01
+        assert changes.max() < 0.1 * changes.sum()
+        # The switch itself changes nothing.
+        assert changes[0] < 1e-6
+
+
+@FAMILIES
+def test_players_that_have_grown_to_a_side_are_the_networks_of_that_side(family):
+    growth, shape, widths = Growth(16, 1.0), ImageShape(3, 16, 16), {"width": 16, "most": 16}
+    G, D = generator(family), discriminator(family)
+    small = GENERATORS[family](network=family, **widths, z_dim=10, w_dim=12, mapping_layers=2)
+    small_G = small.build(shape, grows=True).eval()
+    small_D = DISCRIMINATORS[family](network=family, **widths).build(shape, grows=True)
+    for large, little in ((G, small_G), (D, small_D)):
+        weights = large.state_dict()
+        little.load_state_dict({key: weights[key] for key in little.state_dict()})
+    images = small_G(latents())
+    torch.testing.assert_close(G(latents(), growth=growth), images)
+    torch.testing.assert_close(D(images, growth=growth), small_D(images))
+
+
+@FAMILIES
+@pytest.mark.parametrize(("growth", "resolutions"), [(Growth(8, 1.0), 2), (Growth(16, 0.3), 3)])
+def test_what_has_not_grown_yet_has_no_gradient(family, growth, resolutions):
+    G, D = generator(family), discriminator(family)
+    D(G(latents(), growth=growth), growth=growth).sum().backward()
+
+    def learn(layers):
+        return [any(p.grad is not None for p in layer.parameters()) for layer in layers]
+
+    # The first resolution, of 4 pixels, has no block.
+    assert learn(list(D.blocks.values())[::-1]) == [i < resolutions - 1 for i in range(3)]
+    blocks = G.synthesis.blocks.values() if family == "stylegan" else G.synthesis.grow
+    assert learn(blocks) == [i < resolutions - 1 for i in range(3)]
+    fading = growth.alpha < 1
+    assert sum(learn(D.from_image.values())) == 1 + fading
+
+
+def test_real_pictures_fade_in_as_generated_ones_do():
+    images = torch.rand(2, 3, 32, 32)
+    small = grown(images, Growth(8, 1.0))
+    torch.testing.assert_close(small, halved(halved(images)))
+    torch.testing.assert_close(grown(images, Growth(16, 0.0)), doubled(small))
+    half = (grown(images, Growth(16, 0.0)) + grown(images, Growth(16, 1.0))) / 2
+    torch.testing.assert_close(grown(images, Growth(16, 0.5)), half)
+
+
+def test_the_schedule_fades_each_resolution_in_and_then_plays_it():
+    growing = GrowingOptions(start=8, stage_images=100, fade_images=50)
+    expected = {
+        0: (8, 1.0),
+        99: (8, 1.0),
+        100: (16, 0.0),
+        125: (16, 0.5),
+        150: (16, 1.0),
+        249: (16, 1.0),
+        250: (32, 0.0),
+        275: (32, 0.5),
+    }
+    for images, growth in expected.items():
+        assert growing.at(images, 32) == growth
+    assert growing.images(32) == 300
+    assert growing.at(300, 32) is None
+    assert growing.at(10_000, 32) is None
+
+
+@FAMILIES
+def test_without_growing_there_is_no_weight_that_is_never_used(family):
+    G, D = generator(family, grows=False).train(), discriminator(family, grows=False)
+    D(G(latents())).sum().backward()
+    for network in (G, D):
+        assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "complaint"),
+    [
+        ("dcgan-fashion", "game.growing={}", "dcgan does not"),
+        ("stylegan-tiles", "game.growing.start=32", "not below 32"),
+        ("stylegan-tiles", "game.growing.start=12", "game.growing.start"),
+        ("stylegan-tiles", "train.images=100000", "ends before"),
+    ],
+)
+def test_growing_that_cannot_be_is_refused(name, override, complaint):
+    with pytest.raises(RecipeError, match=complaint):
+        load_recipe(name, [override])

@@ -1,0 +1,113 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from training.export.exporter import export_generator
+from training.networks.layers.equalized import leaky_relu
+from training.networks.layers.resampling import Downsample, Upsample
+from training.networks.layers.shapes import ImageShape
+from training.networks.noise.stylegan import (
+    AdaptiveInstanceNorm,
+    DoublingConv2d,
+    Epilogue,
+    PlainDown,
+    StyleGANDiscriminatorOptions,
+    StyleGANGeneratorOptions,
+)
+
+SMALL = {"network": "stylegan", "width": 8, "most": 16}
+
+
+def generator(size=16, channels=3, classes=0):
+    options = StyleGANGeneratorOptions(**SMALL, z_dim=10, w_dim=12, mapping_layers=2, class_width=4)
+    return options.build(ImageShape(channels, size, size), classes)
+
+
+def discriminator(size=16, channels=3, classes=0):
+    return StyleGANDiscriminatorOptions(**SMALL).build(ImageShape(channels, size, size), classes)
+
+
+@pytest.mark.parametrize("size", [16, 32, 64, 128, 256, 512, 1024])
+@pytest.mark.parametrize("classes", [0, 5])
+def test_pictures_and_logits_have_their_shapes_at_every_resolution(size, classes):
+    with torch.device("meta"):
+        labels = torch.arange(4) if classes else None
+        images = generator(size, classes=classes)(torch.randn(4, 10), labels)
+        assert images.shape == (4, 3, size, size)
+        assert discriminator(size, classes=classes)(images, labels).shape == (4,)
+
+
+def test_the_largest_has_the_papers_number_of_styles_and_of_weights():
+    with torch.device("meta"):
+        largest = StyleGANGeneratorOptions(network="stylegan", width=16).build(
+            ImageShape(3, 1024, 1024)
+        )
+    assert largest.layers == 18
+    assert largest.layer_resolutions[:4] == [4, 4, 8, 8]
+    # Table 1 of the paper gives 26.2 M.
+    assert sum(p.numel() for p in largest.parameters()) == pytest.approx(26.2e6, rel=0.01)
+
+
+def test_feature_maps_get_the_mean_and_deviation_that_the_style_asks_for():
+    torch.manual_seed(0)
+    adapt = AdaptiveInstanceNorm(6, 12)
+    x, w = torch.randn(4, 6, 16, 16) * 7 + 3, torch.randn(4, 12)
+    scale, mean = adapt.style(w).chunk(2, dim=1)
+    adapted = adapt(x, w)
+    torch.testing.assert_close(adapted.mean((2, 3)), mean, rtol=1e-3, atol=1e-4)
+    deviation = adapted.std((2, 3), correction=0)
+    torch.testing.assert_close(deviation, (1 + scale).abs(), rtol=1e-3, atol=1e-4)
+
+
+def test_doubling_and_halving_with_a_convolution_are_one_after_the_other_but_for_the_border():
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 16, 16)
+    double = DoublingConv2d(5, 7)
+    expected = F.conv2d(Upsample()(x), double.weight * double.scale, padding=1)
+    assert double(x).shape == expected.shape == (2, 7, 32, 32)
+    torch.testing.assert_close(double(x)[..., 3:-3, 3:-3], expected[..., 3:-3, 3:-3])
+
+    halve = PlainDown(5, 7)
+    kept = leaky_relu(halve.keep(x))
+    widened = F.conv2d(kept, halve.widen.weight * halve.widen.scale, halve.widen.bias, padding=1)
+    expected = leaky_relu(Downsample()(widened))
+    assert halve(x).shape == expected.shape == (2, 7, 8, 8)
+    torch.testing.assert_close(halve(x)[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2])
+
+
+def test_noise_is_drawn_in_training_and_constant_when_serving():
+    torch.manual_seed(0)
+    layer = Epilogue(4, 8, 12)
+    nn.init.ones_(layer.noise_strength)
+    x, w = torch.randn(2, 4, 8, 8), torch.randn(2, 12)
+    assert not torch.equal(layer.train()(x, w), layer(x, w))
+    served = layer.eval()(x, w)
+    assert torch.equal(served, layer(x, w))
+
+
+def test_a_style_changes_the_picture_and_a_later_one_no_earlier_layer():
+    torch.manual_seed(0)
+    network = generator(16).eval()
+    seen = {}
+    for name, module in network.synthesis.named_modules():
+        if isinstance(module, Epilogue):
+            module.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out}))
+    w = torch.randn(1, network.layers, 12)
+    image, before = network.synthesis(w), dict(seen)
+    assert len(before) == network.layers
+    for layer in range(network.layers):
+        other = w.clone()
+        other[:, layer] = torch.randn(12)
+        assert (network.synthesis(other) - image).abs().mean() > 1e-4
+        same = [torch.equal(seen[name], before[name]) for name in before]
+        assert same == [i < layer for i in range(network.layers)]
+
+
+@pytest.mark.parametrize("classes", [0, 5])
+def test_the_generator_exports_with_rows_that_are_independent(tmp_path, classes):
+    torch.manual_seed(0)
+    graphs = export_generator(generator(classes=classes).eval(), 10, tmp_path, classes)
+    expected = {"z", "truncation"} | ({"class_weights"} if classes else set())
+    assert set(graphs["mapping"].inputs) == expected
+    assert graphs["synthesis"].inputs == ("w",)

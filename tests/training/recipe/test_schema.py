@@ -1,0 +1,69 @@
+import pytest
+
+from training.recipe.schema import RecipeError, load_recipe, shipped
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_shipped_recipe_says_what_it_is(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.summary
+
+
+def test_what_is_laid_over_a_recipe_wins():
+    recipe = load_recipe(
+        "gan-mnist", ["train.images=20000", "data.path=/x", "game.loss=minimax", "data.flip=true"]
+    )
+    assert recipe.train.images == 20_000
+    assert recipe.data.path == "/x"
+    assert recipe.game.loss == "minimax"
+    assert recipe.data.flip is True
+
+
+def test_a_written_recipe_is_read_back(tmp_path):
+    recipe = load_recipe("dcgan-fashion", ["train.seed=3"])
+    path = tmp_path / "whole.yaml"
+    path.write_text(recipe.to_yaml())
+    assert load_recipe(str(path)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.imags=1", "train: unknown key 'imags'; did you mean 'images'"),
+        ("trian.images=1", "unknown key 'trian'; did you mean 'train'"),
+        ("generator.widht=8", "generator: unknown key 'widht'; did you mean 'width'"),
+        ("generator.network=dcgna", "generator: .*dcgan"),
+        ("game.loss=wassertein", "game.loss: .*minimax"),
+        ("train.images=many", "train.images: .*integer"),
+        ("train.images=0", "train.images: .*greater than 0"),
+        ("train.images=3", "less than one turn"),
+        ("game.discriminator_steps=100000", "less than one turn"),
+        ("data.resolution=27", "DCGAN needs a side .* got 27"),
+        ("optimizer.generator.betas=[1.5, 0.9]", "optimizer.generator.betas.*less than 1"),
+        ("optimizer.generator.learning_rate=-1", "optimizer.generator.learning_rate: .*greater"),
+        ("game.loss=hinge; game.real_target=0.9", "hinge has no target"),
+        ("optimizer.generator.algorithm=sgd", "optimizer.generator: .*'adam'"),
+        ("optimizer.generator.momentum=1", "optimizer.generator: unknown key 'momentum'"),
+        ("train.images", "expected key=value"),
+        ("summary.x=1", "summary holds a value"),
+        ("data.channels=[", "data.channels: .* is not a YAML value"),
+    ],
+)
+def test_a_wrong_key_or_value_is_one_line_that_names_it(override, message):
+    with pytest.raises(RecipeError, match=message) as error:
+        load_recipe("dcgan-fashion", override.split("; "))
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_recipe_names_the_nearest():
+    with pytest.raises(RecipeError, match="did you mean 'gan-mnist'"):
+        load_recipe("gan-mnits")
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "", "a: [", "just words"])
+def test_a_file_that_is_no_recipe_is_refused(tmp_path, text):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=r"bad\.yaml is not"):
+        load_recipe(str(path))

@@ -1,0 +1,260 @@
+"""The verb `ganymede import`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from training.importers.formats.base import Rebuilt
+    from training.importers.onnx.ports import Wishes
+    from training.importers.recognition import Attempt
+    from training.importers.writing import Pixels, Target
+
+
+def import_(
+    file: Annotated[
+        Path, typer.Argument(help="A checkpoint: .pt, .pth, .ckpt, .safetensors, .pkl, .onnx.")
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option(help="The model's name.  [default: the file's]", show_default=False),
+    ] = None,
+    models: Annotated[
+        Path, typer.Option(help="The model repository.", envvar="GANYMEDE_MODELS")
+    ] = Path("models"),
+    version: Annotated[
+        str | None,
+        typer.Option(help="The version.  [default: the next free number]", show_default=False),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Tell what is in the file and what it was held to be.")
+    ] = False,
+    network: Annotated[
+        str | None, typer.Option(help="Which of several networks in the file.")
+    ] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option(min=1, help="So many of the first layer's inputs are a one-hot class."),
+    ] = None,
+    class_names: Annotated[
+        str | None, typer.Option(help="The classes' names: cat,dog,… or a file, one a line.")
+    ] = None,
+    side: Annotated[
+        int | None, typer.Option(min=1, help="The side of the pictures that it was trained on.")
+    ] = None,
+    channels: Annotated[
+        int | None, typer.Option(min=1, max=4, help="1 grey, 3 RGB, 4 RGBA, where it is not told.")
+    ] = None,
+    activation: Annotated[
+        str | None, typer.Option(help="Between layers: relu, leaky_relu, elu or selu.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="After the last layer: tanh or sigmoid.")
+    ] = None,
+    statistics: Annotated[
+        str | None,
+        typer.Option(help="Of batch normalisation: picture, running or standing (see the docs)."),
+    ] = None,
+    latent: Annotated[
+        str | None,
+        typer.Option(help="What z is drawn from: normal, uniform (-1 to 1) or unit (0 to 1)."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Its training's configuration, YAML or JSON.  [default: the one beside it]",
+            show_default=False,
+        ),
+    ] = None,
+    map_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map", help="Of an ONNX graph: z=NAME, image=NAME, pixels=NAME, class=NAME…"
+        ),
+    ] = None,
+    range_: Annotated[
+        str | None, typer.Option("--range", help="Black and white in an ONNX graph: -1,1 or 0,1.")
+    ] = None,
+    input_range: Annotated[
+        str | None, typer.Option(help="The same of pictures that go in, where it is another.")
+    ] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="Of an ONNX graph's pictures: nchw or nhwc.")
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="Of an ONNX graph: translate, colorize or upscale, where it is not told."
+        ),
+    ] = None,
+    z_dim: Annotated[
+        int | None, typer.Option(min=1, help="The numbers of z, where an ONNX graph does not tell.")
+    ] = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="A folder of pictures for the sheet of a model that takes pictures."),
+    ] = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="Write weights in float16, and say what that changes.")
+    ] = False,
+    license_: Annotated[
+        str, typer.Option("--license", help="The licence of the weights, for the model card.")
+    ] = "unknown",
+) -> None:
+    """Make a model folder of a generator that was trained elsewhere.
+
+    Nothing in the file is executed. The format is recognised by the tensors' names and shapes.
+
+    Example: ganymede import latest_net_G.pth --name horse2zebra
+    """
+    from training.importers.errors import ImportFailed
+    from training.importers.formats.base import Said
+    from training.importers.onnx.ports import wishes_of
+    from training.importers.reading.files import read_file
+    from training.importers.reading.onnx_files import is_graph
+    from training.importers.reading.weights import networks
+    from training.importers.recognition import attempts, chosen
+    from training.importers.writing import Target, write_model
+
+    said = Said(
+        classes=classes,
+        class_names=_names(class_names),
+        side=side,
+        channels=channels,
+        activation=activation,
+        output=output,
+        statistics=statistics,
+        latent=latent,
+        config=_config(file, config),
+    )
+    target = Target(models, name or _slug(file), version, license_, half)
+    if is_graph(file):
+        wishes = wishes_of(map_ or (), range_, input_range, layout, task, z_dim, said)
+        _import_graph(file, wishes, target, _pictures(pictures), explain=explain)
+        return
+    tree = read_file(file)
+    try:
+        tried = attempts(networks(tree), said)
+    except ImportFailed as error:
+        raise type(error)(f"{file}: {error}") from error
+    if explain:
+        _explain(file, tried)
+        return
+    try:
+        best = chosen(tried, network)
+    except ImportFailed as error:
+        raise ImportFailed(f"{file}: {error}") from error
+    assert best.rebuilt is not None  # noqa: S101 - for the type checker
+    _tell(best.says, best.format.title, best.rebuilt)
+    shown = _pictures(pictures)
+    folder = write_model(file, best.format, best.rebuilt, target, shown, typer.echo)
+    typer.echo(f"wrote {folder}; next: ganymede serve --models {models}")
+
+
+def _config(file: Path, said: Path | None) -> dict[str, Any]:
+    """Return what was configured: in the file that was said, or one beside the checkpoint."""
+    from training.importers.errors import ImportFailed
+    from training.importers.reading.files import read_side_car, side_car
+
+    if said is not None:
+        return read_side_car(said)
+    found = side_car(file)
+    if found is None:
+        return {}
+    try:
+        return read_side_car(found)
+    except ImportFailed:
+        # Nobody said that it belongs to the checkpoint.
+        return {}
+
+
+def _tell(what: str, title: str, rebuilt: Rebuilt) -> None:
+    told = ", ".join(f"{what} {value}" for what, value in rebuilt.told)
+    typer.echo(f"{what}: {title}; {told}")
+    for note in rebuilt.notes:
+        typer.echo(note)
+
+
+def _import_graph(
+    file: Path, wishes: Wishes, target: Target, shown: list[Pixels], *, explain: bool
+) -> None:
+    from training.importers.onnx.generators import OnnxGraph, explain_graph, rebuild_graph
+    from training.importers.writing import write_model
+
+    if explain:
+        for line in explain_graph(file):
+            typer.echo(line)
+        return
+    rebuilt = rebuild_graph(file, wishes)
+    _tell("the graph", OnnxGraph.title, rebuilt)
+    folder = write_model(file, OnnxGraph(), rebuilt, target, shown, typer.echo)
+    typer.echo(f"wrote {folder}; next: ganymede serve --models {target.models}")
+
+
+def _slug(file: Path) -> str:
+    import re
+
+    return re.sub(r"[^a-z0-9._-]+", "-", file.stem.lower()).strip("-._") or "model"
+
+
+def _names(said: str | None) -> tuple[str, ...]:
+    from training.importers.errors import ImportFailed, one_line
+
+    if not said:
+        return ()
+    # A thousand names are no path, whose length has an end.
+    path = Path(said) if len(said) < 256 and "\0" not in said else None
+    try:
+        text = path.read_text() if path and path.is_file() else said.replace(",", "\n")
+    except (OSError, ValueError) as error:
+        raise ImportFailed(f"--class-names {said}: {one_line(error)}") from error
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _pictures(folder: Path | None) -> list[Pixels]:
+    if folder is None:
+        return []
+    from service.runtime.images.decoding import UploadError, read_picture
+    from training.importers.errors import ImportFailed
+
+    found = []
+    for path in sorted(folder.iterdir() if folder.is_dir() else []):
+        try:
+            found.append(read_picture(path.read_bytes(), max_pixels=2**26).pixels)
+        except (UploadError, OSError):
+            continue
+    if not found:
+        raise ImportFailed(f"--pictures {folder}: there are no pictures")
+    return found
+
+
+def _explain(file: Path, tried: list[Attempt]) -> None:
+    """Say of every network in a file what it is, and what is missing to be anything else."""
+    from training.importers.formats.base import shown
+    from training.importers.recognition import nearest
+
+    names = list(dict.fromkeys(attempt.network.name for attempt in tried))
+    if not names:
+        typer.echo(f"{file}: nothing in it names tensors")
+    for name in names:
+        here = [attempt for attempt in tried if attempt.network.name == name]
+        network = here[0].network
+        typer.echo(
+            f"{here[0].says}: {len(network.tensors)} tensors, {network.parameters:,} values"
+            + (", averaged" if network.averaged else "")
+        )
+        fitting = [attempt for attempt in here if attempt.rebuilt]
+        for attempt in fitting[:1]:
+            typer.echo(f"  it is {attempt.format.title}, of {attempt.format.origin}")
+            for key in attempt.fit.there:
+                typer.echo(f"    there: {shown(key)}")
+            for what, value in attempt.rebuilt.told if attempt.rebuilt else ():
+                typer.echo(f"    {what}: {value}")
+        if not fitting:
+            for attempt in nearest(here):
+                typer.echo(f"  not {attempt.format.title}: {attempt.fit.reason or ''}".rstrip(": "))
+                for key in attempt.fit.missing:
+                    typer.echo(f"    missing: {shown(key)}")

@@ -1,0 +1,67 @@
+"""The order in which pictures are seen, and what varies in them.
+
+Everything random is a function of (seed, position), never of what was drawn before: a run that
+goes on from a checkpoint, or that is split over processes, sees the same pictures in the same
+order, flipped and cropped the same way.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.data.images import Pictures
+
+
+class Batches:
+    """An endless, shuffled sequence of batches from `pictures`, addressed by number."""
+
+    def __init__(
+        self, pictures: Pictures, batch: int, resolution: int, *, flip: bool, seed: int
+    ) -> None:
+        self._pictures = pictures
+        self._batch = batch
+        self._resolution = resolution
+        self._flip = flip
+        self._seed = seed
+        self._epoch = -1
+        self._order: NDArray[np.int64] = np.empty(0, np.int64)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor | None]:
+        """Return batch `number`: pictures ``[B, C, H, W] uint8`` and labels ``[B] int64``.
+
+        Every epoch is a fresh permutation; a batch may reach over the end of one.
+        """
+        rows = self.indices(number)
+        pixels = torch.from_numpy(self._pictures.pixels[rows]).permute(0, 3, 1, 2)
+        rng = np.random.default_rng([self._seed, 1, number])
+        pixels = self._crop(pixels, rng)
+        if self._flip:
+            mirrored = torch.from_numpy(rng.random(len(rows)) < 0.5)
+            pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
+        labels = self._pictures.labels
+        return pixels, None if labels is None else torch.from_numpy(labels[rows])
+
+    def indices(self, number: int) -> NDArray[np.int64]:
+        """Return which pictures batch `number` holds."""
+        positions = np.arange(number * self._batch, (number + 1) * self._batch)
+        epochs, offsets = np.divmod(positions, len(self._pictures))
+        parts = [self._permutation(int(e))[offsets[epochs == e]] for e in np.unique(epochs)]
+        return np.concatenate(parts)
+
+    def _permutation(self, epoch: int) -> NDArray[np.int64]:
+        if epoch != self._epoch:
+            rng = np.random.default_rng([self._seed, 0, epoch])
+            self._epoch, self._order = epoch, rng.permutation(len(self._pictures))
+        return self._order
+
+    def _crop(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
+        size, margin = self._resolution, pixels.shape[-1] - self._resolution
+        if margin == 0:
+            return pixels
+        corners = rng.integers(0, margin + 1, (len(pixels), 2))
+        return torch.stack(
+            [p[:, y : y + size, x : x + size] for p, (y, x) in zip(pixels, corners, strict=True)]
+        )

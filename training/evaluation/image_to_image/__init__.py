@@ -1,0 +1,1 @@
+"""TODO-ROOM training/evaluation/image_to_image."""

@@ -1,0 +1,114 @@
+"""SRGAN's generator, as it is most often written: ``block1`` to ``blockN``.
+
+Ledig et al. 2016, arXiv:1609.04802, figure 4: a convolution of 9×9, residual blocks, a skip over
+all of them, sub-pixel doublings, and a convolution of 9×9; its tanh is mapped to [0, 1].
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor, nn
+
+from service.runtime.models.manifest import PictureInput
+from training.importers.errors import Unsuitable
+from training.importers.formats.base import Format, Rebuilt, Said, load, side_of, translating
+from training.importers.formats.image.rrdb import square_channels
+from training.importers.reading.weights import Network
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width)
+        self.prelu = nn.PReLU()
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        added: Tensor = self.bn2(self.conv2(self.prelu(self.bn1(self.conv1(x)))))
+        return x + added
+
+
+class _Doubling(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, 4 * width, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(2)
+        self.prelu = nn.PReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.prelu(self.shuffle(self.conv(x)))
+        return made
+
+
+class SrganGenerator(nn.Module):
+    """Pictures ``[N, C, h, w]`` in [0, 1] to ``[N, C, factor·h, factor·w]`` in [0, 1]."""
+
+    def __init__(
+        self, channels: int, width: int, blocks: int, doublings: int, *, normalised: bool
+    ) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.block1 = nn.Sequential(nn.Conv2d(channels, width, 9, padding=4), nn.PReLU())
+        for i in range(blocks):
+            setattr(self, f"block{i + 2}", _Residual(width))
+        # The paper normalises here; the layout's first version has an activation in its place.
+        after = nn.BatchNorm2d(width) if normalised else nn.PReLU()
+        joined = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), after)
+        setattr(self, f"block{blocks + 2}", joined)
+        tail = [_Doubling(width) for _ in range(doublings)]
+        last = nn.Conv2d(width, channels, 9, padding=4)
+        setattr(self, f"block{blocks + 3}", nn.Sequential(*tail, last))
+
+    def forward(self, images: Tensor) -> Tensor:
+        first = self.block1(images)
+        x = first
+        for i in range(self.blocks + 1):
+            x = getattr(self, f"block{i + 2}")(x)
+        made: Tensor = getattr(self, f"block{self.blocks + 3}")(first + x)
+        return (torch.tanh(made) + 1) / 2
+
+
+class Srgan(Format):
+    """The layout of leftthomas' SRGAN."""
+
+    name = "srgan"
+    title = "SRGAN"
+    origin = "leftthomas/SRGAN (MIT), Ledig et al. 2016"
+    keys = (
+        r"block1\.0\.weight",
+        r"block1\.1\.weight",
+        r"block2\.conv1\.weight",
+        r"block2\.bn2\.running_mean",
+        r"block\d+\.0\.conv\.weight",
+    )
+
+    def rebuild(self, network: Network, said: Said) -> Rebuilt:
+        """Build the network: blocks and doublings are counted."""
+        tensors = network.tensors
+        width, channels = tensors["block1.0.weight"].shape[:2]
+        blocks = sum(bool(re.fullmatch(r"block\d+\.conv1\.weight", name)) for name in tensors)
+        doublings = sum(
+            bool(re.fullmatch(r"block\d+\.\d+\.conv\.weight", name)) for name in tensors
+        )
+        if not doublings:
+            raise Unsuitable("it does not enlarge")
+        normalised = f"block{blocks + 2}.1.running_mean" in tensors
+        built = SrganGenerator(channels, width, blocks, doublings, normalised=normalised)
+        given = PictureInput(
+            channels=square_channels(channels),
+            side=side_of(said, 32),
+            factor=2**doublings,
+            reach=4 + 2 * blocks + 1 + doublings + 4,
+        )
+        return translating(
+            f"{2**doublings} times the side, by SRGAN",
+            "upscale",
+            load(built, network),
+            given,
+            channels,
+            (0.0, 1.0),
+            (0.0, 1.0),
+            told=[("factor", str(2**doublings)), ("blocks", str(blocks))],
+        )

@@ -1,0 +1,317 @@
+"""BigGAN and BigGAN-deep in the layout of their author's PyTorch code.
+
+Brock, Donahue, Simonyan 2018, arXiv:1809.11096. SAGAN and SNGAN of the same code are in it too:
+there the class has a row of gains and biases in every normalisation, in place of one embedding that
+all blocks share.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from service.runtime.latent.seeds import Distribution
+from training.importers.errors import MISFITS, Unsuitable
+from training.importers.formats.base import (
+    Format,
+    Rebuilt,
+    Said,
+    class_names,
+    generating,
+    runs,
+    square,
+)
+from training.importers.formats.noise.class_conditional import (
+    Arrangement,
+    Builder,
+    ClassConditionalGenerator,
+    Names,
+    TruncatedLatent,
+    doublings,
+    standing,
+    with_fixed_statistics,
+)
+from training.importers.reading.spectral_norm import folded
+from training.importers.reading.weights import Network
+
+_STATISTICS = (
+    ("stored_mean", "stored_var"),
+    ("bn.stored_mean", "bn.stored_var"),
+    ("running_mean", "running_var"),
+    ("bn.running_mean", "bn.running_var"),
+)
+_ATTENTION = ("theta", "phi", "g", "o", "gamma")
+_PLAIN = Names(
+    norms=("bn1", "bn2"),
+    convolutions=("conv1", "conv2"),
+    skip="conv_sc",
+    statistics=_STATISTICS,
+    gain="gain",
+    bias="bias",
+    attention=_ATTENTION,
+    affine=("gain", "bias"),
+)
+_DEEP = Names(
+    norms=("bn1", "bn2", "bn3", "bn4"),
+    convolutions=("conv1", "conv2", "conv3", "conv4"),
+    skip="conv_sc",
+    statistics=_STATISTICS,
+    gain="gain",
+    bias="bias",
+    attention=_ATTENTION,
+    affine=("gain", "bias"),
+)
+
+
+class BigGan(Format):
+    """BigGAN, with z cut into chunks or not."""
+
+    name = "biggan-pytorch"
+    title = "BigGAN (BigGAN-PyTorch)"
+    origin = "ajbrock/BigGAN-PyTorch (MIT)"
+    keys: ClassVar[tuple[str, ...]] = (
+        r"linear\.weight",
+        r"blocks\.0\.0\.bn1\.gain\.weight",
+        r"blocks\.0\.0\.bn1\.(bn\.)?(stored|running)_mean",
+        r"blocks\.0\.0\.conv2\.weight",
+        r"blocks\.0\.0\.conv_sc\.weight",
+        r"output_layer\.0\.gain",
+        r"output_layer\.2\.weight",
+    )
+    names = _PLAIN
+
+    def rebuild(self, network: Network, said: Said) -> Rebuilt:
+        """Build the generator: sides, widths and chunks are in the shapes. Raises Unsuitable."""
+        try:
+            return runs(self._rebuilt(folded(network.tensors), said))
+        except MISFITS as error:
+            raise Unsuitable(f"its tensors do not fit together: {error}") from error
+
+    def _rebuilt(self, tensors: dict[str, Tensor], said: Said) -> Rebuilt:
+        shared = tensors.get("shared.weight")
+        if shared is None:
+            _as_linear(tensors)
+        condition = tensors["blocks.0.0.bn1.gain.weight"].shape[1]
+        classes = condition if shared is None else shared.shape[0]
+        build = Builder(tensors, self.names)
+        first = build.linear("linear")
+        width = tensors["blocks.0.0.conv1.weight"].shape[1]
+        paths = block_paths(tensors)
+        blocks, stages, count = self._blocks(build, paths, said)
+        arrangement, z_dim = self._arrangement(first, condition, shared, count)
+        norm = build.norm("output_layer.0", affine=True, eps=1e-5)
+        generator = ClassConditionalGenerator(
+            first,
+            blocks,
+            build.to_pictures(norm, "output_layer.2"),
+            shared,
+            arrangement,
+            width,
+            classes,
+        )
+        side = generator.start[1] * 2**stages
+        channels = tensors["output_layer.2.weight"].shape[0]
+        where = attention_sides(paths, tensors, "theta.weight", side, stages, count)
+        return sampled(
+            self.title.partition(" (")[0],
+            generator,
+            z_dim,
+            (side, channels),
+            said,
+            classes,
+            [
+                ("latent", "in chunks" if arrangement == "chunks" else "whole"),
+                ("attention at", where),
+            ],
+        )
+
+    def _blocks(
+        self,
+        build: Builder,
+        paths: Sequence[str],
+        said: Said,  # noqa: ARG002 - as the deep one has it
+    ) -> tuple[list[nn.Module], int, int]:
+        """Return all blocks, how often they double, and how many of them are told a condition."""
+        attention = [f"{path}.theta.weight" in build.tensors for path in paths]
+        made: list[nn.Module] = [
+            build.attention(path) if looks else build.block(path)
+            for path, looks in zip(paths, attention, strict=True)
+        ]
+        residual = attention.count(False)
+        return made, residual, residual
+
+    def _arrangement(
+        self, first: nn.Linear, condition: int, shared: Tensor | None, blocks: int
+    ) -> tuple[Arrangement, int]:
+        """Return how latent and class reach the blocks, and the values of z. Raises Unsuitable."""
+        chunk = condition - (condition if shared is None else shared.shape[1])
+        if chunk == 0:
+            return "class", first.in_features
+        if chunk == first.in_features:
+            return "chunks", chunk * (blocks + 1)
+        raise Unsuitable(
+            f"its normalisations take {condition} values, which are no chunk and class"
+        )
+
+
+class BigGanDeep(BigGan):
+    """BigGAN-deep."""
+
+    name = "biggan-deep-pytorch"
+    title = "BigGAN-deep (BigGAN-PyTorch)"
+    keys = (
+        r"shared\.weight",
+        r"linear\.weight",
+        r"blocks\.0\.0\.bn4\.gain\.weight",
+        r"blocks\.0\.0\.bn4\.(bn\.)?(stored|running)_mean",
+        r"blocks\.0\.0\.conv4\.weight",
+        r"output_layer\.0\.gain",
+        r"output_layer\.2\.weight",
+    )
+    names = _DEEP
+
+    def _blocks(
+        self, build: Builder, paths: Sequence[str], said: Said
+    ) -> tuple[list[nn.Module], int, int]:
+        return bottlenecks(build, paths, said.side, "theta.weight")
+
+    def _arrangement(
+        self,
+        first: nn.Linear,
+        condition: int,
+        shared: Tensor | None,
+        blocks: int,  # noqa: ARG002 - as the plain one has it
+    ) -> tuple[Arrangement, int]:
+        assert shared is not None  # noqa: S101 - for the type checker
+        if first.in_features != condition:
+            raise Unsuitable("its first layer does not take what its normalisations take")
+        return "whole", condition - shared.shape[1]
+
+
+def bottlenecks(
+    build: Builder, paths: Sequence[str], side: int | None, attention: str
+) -> tuple[list[nn.Module], int, int]:
+    """Return all blocks, how often they double, and how many of them are no attention.
+
+    Raises Unsaid.
+    """
+    names = build.names.convolutions
+    residual = [path for path in paths if f"{path}.{attention}" not in build.tensors]
+    shapes = [
+        (
+            build.tensors[f"{path}.{names[0]}.weight"].shape[1],
+            build.tensors[f"{path}.{names[-1]}.weight"].shape[0],
+        )
+        for path in residual
+    ]
+    stages = doublings(len(residual), side, 4, [a != b for a, b in shapes])
+    depth = len(residual) // stages
+    made: list[nn.Module] = []
+    for path in paths:
+        if path in residual:
+            last = (residual.index(path) + 1) % depth == 0
+            made.append(build.bottleneck(path, doubles=last))
+        else:
+            made.append(build.attention(path))
+    return made, stages, len(residual)
+
+
+def block_paths(tensors: dict[str, Tensor]) -> list[str]:
+    """Return ``blocks.0.0``, ``blocks.0.1``, ``blocks.1.0``, … as far as there are any."""
+    found = {
+        (int(match.group(1)), int(match.group(2)))
+        for name in tensors
+        if (match := re.match(r"blocks\.(\d+)\.(\d+)\.", name))
+    }
+    return [f"blocks.{i}.{j}" for i, j in sorted(found)]
+
+
+def attention_sides(
+    paths: Sequence[str],
+    tensors: dict[str, Tensor],
+    attention: str,
+    side: int,
+    stages: int,
+    blocks: int,
+) -> str:
+    """Return at which sides a picture attends to itself, in words."""
+    depth, passed, found = blocks // stages, 0, []
+    for path in paths:
+        if f"{path}.{attention}" in tensors:
+            found.append(side * 2 ** (passed // depth) // 2**stages)
+        else:
+            passed += 1
+    return ", ".join(f"{each}×{each}" for each in found) or "no side"
+
+
+def sampled(
+    summary: str,
+    generator: ClassConditionalGenerator,
+    z_dim: int,
+    picture: tuple[int, int],
+    said: Said,
+    classes: int,
+    told: Sequence[tuple[str, str]],
+    notes: Sequence[str] = (),
+    distribution: Distribution = "normal",
+    *,
+    truncates: bool = True,
+) -> Rebuilt:
+    """Return a generator of pictures of a side and channels, with the statistics of the file.
+
+    One that `truncates` has its latents scaled, as its authors sample it. Statistics taken anew
+    bring a truncation of their own.
+    """
+    module: nn.Module = generator.eval()
+    if classes == 1:
+        module = OnlyClass(generator)
+    anew = standing(said)
+    if not anew:
+        module = with_fixed_statistics(module)
+        module = TruncatedLatent(module) if truncates else module
+    note = (
+        "Statistics of batch normalisation were taken anew, for each of several truncations."
+        if anew
+        else "Statistics of batch normalisation are the file's; --statistics standing takes them "
+        "anew, for each of several truncations."
+    )
+    scaled = ["A truncation scales z."] if truncates or anew else []
+    return generating(
+        summary,
+        module,
+        z_dim,
+        square(*picture),
+        class_names(classes, said) if classes > 1 else (),
+        distribution,
+        told=told,
+        notes=[note, *scaled, *notes],
+        truncates=truncates and not anew,
+    )
+
+
+class OnlyClass(nn.Module):
+    """A class-conditional generator with one class, which need not be said."""
+
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(
+        self,
+        z: Tensor,
+        class_weights: Tensor | None = None,  # noqa: ARG002 - as all generators have it
+        standing: Tensor | None = None,
+    ) -> Tensor:
+        images: Tensor = self.generator(z, torch.ones_like(z[:, :1]), standing)
+        return images
+
+
+def _as_linear(tensors: dict[str, Tensor]) -> None:
+    """Turn the tables of gains and biases by class ``[classes, C]`` into linear layers."""
+    for name in list(tensors):
+        if re.fullmatch(r"blocks\..*\.bn\d\.(gain|bias)\.weight", name):
+            tensors[name] = tensors[name].t().contiguous()

@@ -1,0 +1,200 @@
+"""lucidrains' lightweight-gan: ``model_N.pt``, the generator of FastGAN with attention.
+
+Liu et al. 2021, arXiv:2101.04775: layers that double, gated by GLU, and small early layers that say
+which channels of late ones count (skip-layer excitation).
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.importers.errors import MISFITS, Unsuitable
+from training.importers.formats.base import Format, Rebuilt, Said, generating, runs, square
+from training.importers.formats.layers import Tensors, convolution, transposed
+from training.importers.formats.noise.linear_attention import (
+    ChannelNorm,
+    LinearAttention,
+    WindowAttention,
+    over_channels,
+)
+from training.importers.formats.noise.lucidrains import Blurred
+from training.importers.reading.weights import Network
+
+_NOISE_SEED = 0
+_EPS = 1e-5
+# The layer, by the logarithm of the side that it is given, whose channels an earlier one weighs.
+_EXCITES = {3: 7, 4: 8, 5: 9, 6: 10}
+
+
+class FittedNorm(nn.Module):
+    """Batch normalisation by the statistics of the file."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, tensors: Tensors, path: str) -> None:
+        super().__init__()
+        scale = tensors[f"{path}.weight"] * torch.rsqrt(tensors[f"{path}.running_var"] + _EPS)
+        shift = tensors[f"{path}.bias"] - tensors[f"{path}.running_mean"] * scale
+        self.register_buffer("scale", scale[:, None, None])
+        self.register_buffer("shift", shift[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.shift
+
+
+class Doubled(nn.Module):
+    """``[N, C, H, W]`` to twice the side: pixels of channels, a filter, a gated convolution."""
+
+    noise: Tensor
+
+    def __init__(self, tensors: Tensors, path: str, side: int) -> None:
+        super().__init__()
+        self.spread = convolution(tensors, f"{path}.0.net.0")
+        self.blur = Blurred()
+        self.conv = convolution(tensors, f"{path}.2.1")
+        kernel = self.conv.kernel_size[0]
+        # An even kernel has one value more before each place than after it.
+        self.pads = 2 * (kernel // 2, kernel // 2 - 1) if kernel % 2 == 0 else (0, 0, 0, 0)
+        rng = torch.Generator().manual_seed(_NOISE_SEED)
+        noise = torch.randn(side, side, generator=rng) * tensors[f"{path}.3.weight"]
+        self.register_buffer("noise", noise)
+        self.norm = FittedNorm(tensors, f"{path}.4")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blur(F.pixel_shuffle(F.silu(self.spread(x)), 2))
+        x = self.conv(F.pad(x, self.pads)) + self.noise
+        return F.glu(self.norm(x), dim=1)
+
+
+class Excitation(nn.Module):
+    """``[N, C, H, W]`` to the weights of a later layer's channels, ``[N, D, 1, 1]``.
+
+    Pooled by attention, or by frequencies where the file has those (arXiv:2012.11879).
+    """
+
+    frequencies: Tensor | None
+
+    def __init__(self, tensors: Tensors, path: str) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", tensors.get(f"{path}.dct_weights"))
+        self.key = None if self.frequencies is not None else convolution(tensors, f"{path}.to_k")
+        self.narrow = convolution(tensors, f"{path}.net.0")
+        self.widen = convolution(tensors, f"{path}.net.2")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.frequencies is not None:
+            places = (x * self.frequencies).flatten(2)
+            pooled = places @ places.new_ones((places.shape[2], 1))
+        else:
+            assert self.key is not None  # noqa: S101 - for the type checker
+            looks = self.key(x).flatten(2).softmax(dim=2)
+            pooled = x.flatten(2) @ looks.transpose(1, 2)
+        weights: Tensor = self.widen(F.leaky_relu(self.narrow(pooled[..., None]), 0.1))
+        return weights.sigmoid()
+
+
+class Attended(nn.Module):
+    """Linear attention and a look at the neighbours, joined and added."""
+
+    def __init__(self, tensors: Tensors, path: str) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(tensors, f"{path}.norm")
+        self.far = LinearAttention(tensors, f"{path}.fn.to_lin_q", f"{path}.fn.to_lin_kv")
+        self.near = WindowAttention(tensors, f"{path}.fn.to_q", f"{path}.fn.to_kv")
+        self.out = convolution(tensors, f"{path}.fn.to_out")
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.norm(x)
+        added: Tensor = x + self.out(torch.cat([self.far(seen), self.near(seen)], dim=1))
+        return added
+
+
+class LightweightGenerator(nn.Module):
+    """``z`` [N, Z] to pictures ``[N, C, H, W]`` in [-1, 1]."""
+
+    def __init__(self, tensors: Tensors, layers: int) -> None:
+        super().__init__()
+        self.begin = transposed(tensors, "initial_conv.0")
+        self.norm = FittedNorm(tensors, "initial_conv.1")
+        self.attention, self.doubling = nn.ModuleList(), nn.ModuleList()
+        self.excitation = nn.ModuleDict()
+        for i in range(layers):
+            path = f"layers.{i}"
+            looks = f"{path}.2.norm.g" in tensors
+            self.attention.append(Attended(tensors, f"{path}.2") if looks else nn.Identity())
+            self.doubling.append(Doubled(tensors, f"{path}.0", 8 * 2**i))
+            if f"{path}.1.net.0.weight" in tensors:
+                self.excitation[str(i)] = Excitation(tensors, f"{path}.1")
+        self.last = convolution(tensors, "out_conv")
+
+    def forward(
+        self,
+        z: Tensor,
+        class_weights: Tensor | None = None,  # noqa: ARG002 - as all generators have it
+    ) -> Tensor:
+        x = F.glu(self.norm(self.begin(z[:, :, None, None])), dim=1)
+        x = x / over_channels(x.square()).sqrt().clamp(min=1e-12)
+        weights: dict[int, Tensor] = {}
+        for i, (attention, doubling) in enumerate(zip(self.attention, self.doubling, strict=True)):
+            x = doubling(attention(x))
+            given = i + 2
+            if str(i) in self.excitation:
+                weights[_EXCITES[given]] = self.excitation[str(i)](x)
+            if given + 1 in weights:
+                x = x * weights[given + 1]
+        made: Tensor = 2 * self.last(x) - 1
+        return made
+
+
+class LightweightGan(Format):
+    """The averaged generator in a checkpoint of lightweight-gan."""
+
+    name = "lightweight-gan"
+    title = "lightweight-gan (lucidrains)"
+    origin = "lucidrains/lightweight-gan (MIT)"
+    keys = (
+        r"GE\.initial_conv\.0\.weight",
+        r"GE\.layers\.0\.0\.0\.net\.0\.weight",
+        r"GE\.layers\.0\.0\.1\.f",
+        r"GE\.layers\.0\.0\.2\.1\.weight",
+        r"GE\.layers\.0\.0\.4\.running_mean",
+        r"GE\.out_conv\.weight",
+    )
+
+    def rebuild(self, network: Network, said: Said) -> Rebuilt:  # noqa: ARG002 - all is in the file
+        """Build the network. Raises Unsuitable."""
+        tensors = {name: value.float() for name, value in network.within("GE").tensors.items()}
+        try:
+            layers = 1 + max(
+                int(found.group(1))
+                for name in tensors
+                if (found := re.match(r"layers\.(\d+)\.0\.0\.net\.0\.weight", name))
+            )
+            return runs(_rebuilt(tensors, layers))
+        except MISFITS as error:
+            raise Unsuitable(f"its tensors do not fit together: {error}") from error
+
+
+def _rebuilt(tensors: Tensors, layers: int) -> Rebuilt:
+    generator = LightweightGenerator(tensors, layers)
+    looks = [
+        f"{4 * 2**i}×{4 * 2**i}"
+        for i, attention in enumerate(generator.attention)
+        if isinstance(attention, Attended)
+    ]
+    return generating(
+        "FastGAN (lightweight-gan)",
+        generator,
+        tensors["initial_conv.0.weight"].shape[0],
+        square(4 * 2**layers, tensors["out_conv.weight"].shape[0]),
+        told=[
+            ("attention at", ", ".join(looks) or "no side"),
+            ("excitations", str(len(generator.excitation))),
+        ],
+        notes=["Noise is that of a fixed seed, so that a picture depends on its latent alone."],
+    )

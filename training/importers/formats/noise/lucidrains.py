@@ -1,0 +1,277 @@
+"""lucidrains' StyleGAN2: ``model_N.pt`` of stylegan2-pytorch.
+
+It departs from the paper (Karras et al. 2019, arXiv:1912.04958) in many ways: one style for all of
+a block, weights that are not scaled by their number, doubling by bilinear interpolation, attention,
+and pictures from 0 to 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from service.runtime.models.manifest import LatentSpace, Truncation
+from training.export.graphs import pieces, style_space
+from training.importers.errors import MISFITS, Unsuitable
+from training.importers.formats.base import Format, Rebuilt, Said, checked_rows, runs, square
+from training.importers.formats.layers import Tensors, convolution, linear, transposed
+from training.importers.formats.noise.linear_attention import ChannelNorm, LinearAttention
+from training.importers.reading.weights import Network
+from training.networks.noise.style_generator import StyleGenerator
+
+_NOISE_SEED = 0
+# The library's own, where no configuration says another.
+_MAPPING_RATE = 0.1
+
+
+class LatentMapping(nn.Module):
+    """Latents ``[N, Z]`` to ``w`` [N, Z]: linear layers that learned at a rate of their own."""
+
+    def __init__(self, tensors: Tensors, rate: float) -> None:
+        super().__init__()
+        numbers = sorted(
+            int(found.group(1))
+            for name in tensors
+            if (found := re.fullmatch(r"net\.(\d+)\.weight", name))
+        )
+        self.layers = nn.ModuleList(linear(tensors, f"net.{number}") for number in numbers)
+        self.rate = rate
+
+    def forward(
+        self,
+        z: Tensor,
+        class_index: Tensor | None = None,  # noqa: ARG002 - as all mapping networks have it
+    ) -> Tensor:
+        # As a product, whose rows are the same at any batch.
+        length = (z.square() @ z.new_ones((z.shape[1], 1))).sqrt()
+        w = z / length.clamp(min=1e-12)
+        for layer in self.layers:
+            w = F.leaky_relu(layer(w) * self.rate, 0.2)
+        return w
+
+
+class Modulated(nn.Module):
+    """A convolution whose weights are scaled by one and a row's style: ``[N, C, H, W]``, [N, W]."""
+
+    weight: Tensor
+
+    def __init__(self, tensors: Tensors, style: str, weight: str, *, demodulates: bool) -> None:
+        super().__init__()
+        self.style = linear(tensors, style)
+        self.register_buffer("weight", tensors[f"{weight}.weight"])
+        self.demodulates = demodulates
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        style = self.style(w) + 1
+        x = x * style[:, :, None, None]
+        x = F.conv2d(x, self.weight, padding=self.weight.shape[2] // 2)
+        if self.demodulates:
+            energy = style.square() @ self.weight.square().sum((2, 3)).t()
+            x = x * torch.rsqrt(energy + 1e-8)[:, :, None, None]
+        return x
+
+
+class Styled(nn.Module):
+    """Modulated convolution, noise and bias, LeakyReLU."""
+
+    noise: Tensor
+    strength: Tensor
+    bias: Tensor
+
+    def __init__(self, tensors: Tensors, path: str, number: int, noise: Tensor) -> None:
+        super().__init__()
+        self.conv = Modulated(
+            tensors, f"{path}.to_style{number}", f"{path}.conv{number}", demodulates=True
+        )
+        strength = tensors[f"{path}.to_noise{number}.weight"][:, 0]
+        bias = tensors[f"{path}.to_noise{number}.bias"]
+        self.register_buffer("strength", strength[:, None, None])
+        self.register_buffer("bias", bias[:, None, None])
+        self.register_buffer("noise", noise)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        made: Tensor = self.conv(x, w) + (self.noise * self.strength + self.bias)
+        return F.leaky_relu(made, 0.2)
+
+
+class Attended(nn.Module):
+    """Linear attention and two layers for each place, both added to what they are given."""
+
+    def __init__(self, tensors: Tensors, path: str) -> None:
+        super().__init__()
+        self.look_norm = ChannelNorm(tensors, f"{path}.0.fn.norm")
+        look = f"{path}.0.fn.fn"
+        self.look = LinearAttention(tensors, f"{look}.to_q", f"{look}.to_kv")
+        self.look_out = convolution(tensors, f"{look}.to_out")
+        self.norm = ChannelNorm(tensors, f"{path}.1.fn.norm")
+        self.widen = convolution(tensors, f"{path}.1.fn.fn.0")
+        self.narrow = convolution(tensors, f"{path}.1.fn.fn.2")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.look_out(self.look(self.look_norm(x)))
+        added: Tensor = x + self.narrow(F.leaky_relu(self.widen(self.norm(x)), 0.2))
+        return added
+
+
+class Blurred(nn.Module):
+    """Filtered by [1, 2, 1] in both directions, the picture mirrored at its edges."""
+
+    kernel: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        taps = torch.tensor([1.0, 2.0, 1.0])
+        self.register_buffer("kernel", taps[:, None] * taps / 16, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        padded = F.pad(x, (1, 1, 1, 1), mode="reflect")
+        return F.conv2d(padded, self.kernel.expand(channels, 1, 3, 3), groups=channels)
+
+
+class Synthesis(nn.Module):
+    """Styles ``w`` [N, layers, W], one for each block, to pictures ``[N, C, H, W]`` in [-1, 1]."""
+
+    constant: Tensor | None
+
+    def __init__(self, tensors: Tensors) -> None:
+        super().__init__()
+        count = 1 + max(
+            int(found.group(1))
+            for name in tensors
+            if (found := re.match(r"blocks\.(\d+)\.conv1\.weight", name))
+        )
+        self.layer_resolutions = [4 * 2**i for i in range(count)]
+        side = self.layer_resolutions[-1]
+        rng = torch.Generator().manual_seed(_NOISE_SEED)
+        noise = torch.rand(side, side, generator=rng)
+        self.begin: nn.Module | None = None
+        self.first = convolution(tensors, "initial_conv")
+        constant = None
+        if "initial_block" in tensors:
+            with torch.no_grad():
+                constant = self.first(tensors["initial_block"])
+        else:
+            self.begin = transposed(tensors, "to_initial_block")
+        self.register_buffer("constant", constant)
+        self.attention, self.grow, self.refine = (nn.ModuleList() for _ in range(3))
+        self.to_image = nn.ModuleList()
+        self.blur = Blurred()
+        for i, size in enumerate(self.layer_resolutions):
+            path = f"blocks.{i}"
+            # The library crops one noise for all sides, and turns it on its diagonal.
+            cropped = noise[:size, :size].t().contiguous()
+            self.grow.append(Styled(tensors, path, 1, cropped))
+            self.refine.append(Styled(tensors, path, 2, cropped))
+            self.to_image.append(
+                Modulated(
+                    tensors, f"{path}.to_rgb.to_style", f"{path}.to_rgb.conv", demodulates=False
+                )
+            )
+            looks = f"attns.{i}.0.fn.norm.g" in tensors
+            self.attention.append(Attended(tensors, f"attns.{i}") if looks else nn.Identity())
+
+    def forward(self, w: Tensor) -> Tensor:
+        if self.constant is not None:
+            x = self.constant.expand(w.shape[0], -1, -1, -1)
+        else:
+            assert self.begin is not None  # noqa: S101 - for the type checker
+            x = self.first(self.begin(w.mean(1)[:, :, None, None]))
+        image: Tensor | None = None
+        last = len(self.layer_resolutions) - 1
+        stages = zip(self.attention, self.grow, self.refine, self.to_image, strict=True)
+        for i, (attention, grow, refine, to_image) in enumerate(stages):
+            x = attention(x)
+            x = _doubled(x) if i else x
+            x = refine(grow(x, w[:, i]), w[:, i])
+            made = to_image(x, w[:, i])
+            image = made if image is None else made + image
+            image = self.blur(_doubled(image)) if i < last else image
+        assert image is not None  # noqa: S101 - for the type checker
+        return 2 * image - 1
+
+
+def _doubled(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+class LucidrainsStyleGan2(Format):
+    """The averaged networks in a checkpoint of stylegan2-pytorch."""
+
+    name = "stylegan2-lucidrains"
+    title = "StyleGAN2 (lucidrains)"
+    origin = "lucidrains/stylegan2-pytorch (MIT)"
+    keys = (
+        r"SE\.net\.0\.weight",
+        r"GE\.initial_conv\.weight",
+        r"GE\.(initial_block|to_initial_block\.weight)",
+        r"GE\.blocks\.0\.to_style1\.weight",
+        r"GE\.blocks\.0\.to_noise1\.weight",
+        r"GE\.blocks\.0\.to_rgb\.conv\.weight",
+    )
+
+    def rebuild(self, network: Network, said: Said) -> Rebuilt:
+        """Build the network. Raises Unsuitable."""
+        try:
+            return runs(self._rebuilt(network, said.config))
+        except MISFITS as error:
+            raise Unsuitable(f"its tensors do not fit together: {error}") from error
+
+    def _rebuilt(self, network: Network, config: Mapping[str, object]) -> Rebuilt:
+        styles, tensors = (
+            {name: value.float() for name, value in network.within(part).tensors.items()}
+            for part in ("SE", "GE")
+        )
+        if unknown := _other_attention(tensors):
+            raise Unsuitable(f"its attention is another version's: {unknown}")
+        rate = config.get("lr_mlp")
+        mapping = LatentMapping(
+            styles, float(rate if isinstance(rate, float | int) else _MAPPING_RATE)
+        )
+        synthesis = Synthesis(tensors)
+        z_dim = styles["net.0.weight"].shape[1]
+        generator = StyleGenerator(mapping, synthesis, z_dim).eval()
+        side = synthesis.layer_resolutions[-1]
+        channels = tensors["blocks.0.to_rgb.conv.weight"].shape[0]
+        looks = [s for s, a in zip(_sides(side), synthesis.attention, strict=True) if _is(a)]
+        notes = [
+            "Noise is that of a fixed seed, so that a picture depends on its latent alone.",
+            "The average w is not in the file; it was estimated from 10,000 latents.",
+        ]
+        if rate is None:
+            notes.append(
+                f"There is no configuration with it: the rate of its mapping is {_MAPPING_RATE}."
+            )
+        return Rebuilt(
+            summary="StyleGAN2",
+            task="generate",
+            pieces=pieces(generator, z_dim, rows=checked_rows(side)),
+            image=square(side, channels),
+            told=[
+                ("z", str(z_dim)),
+                ("styles", str(generator.layers)),
+                ("pictures", f"{side}×{side}×{channels}"),
+                ("attention before", ", ".join(f"{s}×{s}" for s in looks) or "no side"),
+            ],
+            notes=notes,
+            latent=LatentSpace(dimension=z_dim, truncation=Truncation()),
+            styles=style_space(generator),
+        )
+
+
+def _sides(side: int) -> list[int]:
+    return [4 * 2**i for i in range((side // 4).bit_length())]
+
+
+def _is(attention: nn.Module) -> bool:
+    return isinstance(attention, Attended)
+
+
+def _other_attention(tensors: Tensors) -> str | None:
+    """Return a tensor of attention that the present version does not have."""
+    known = r"attns\.\d+\.(0\.fn\.(norm|fn)|1\.fn\.(norm|fn))\..*"
+    return next((n for n in tensors if n.startswith("attns.") and not re.match(known, n)), None)

@@ -1,0 +1,204 @@
+"""PyTorch-StudioGAN's generators: DCGAN, ResNet, BigGAN and BigGAN-deep in its two forms.
+
+The name of a layer tells the backbone. The configuration of a training, where it is at hand, tells
+what no tensor does: how z was drawn, and the side where blocks can be counted in several ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from service.runtime.latent.seeds import Distribution
+from training.importers.errors import MISFITS, Unsaid, Unsuitable
+from training.importers.formats.base import Format, Rebuilt, Said, latent, runs
+from training.importers.formats.noise.biggan import (
+    attention_sides,
+    block_paths,
+    bottlenecks,
+    sampled,
+)
+from training.importers.formats.noise.class_conditional import (
+    Arrangement,
+    Builder,
+    ClassConditionalGenerator,
+    Names,
+    PlainEnd,
+)
+from training.importers.reading.spectral_norm import folded
+from training.importers.reading.weights import Network
+
+_ATTENTION = ("conv1x1_theta", "conv1x1_phi", "conv1x1_g", "conv1x1_attn", "sigma")
+_LOOKS = "conv1x1_theta.weight"
+_EPS = 1e-4
+_NAMES = {
+    "plain": Names(
+        norms=("bn1", "bn2"),
+        convolutions=("conv2d1", "conv2d2"),
+        skip="conv2d0",
+        statistics=(("running_mean", "running_var"), ("bn.running_mean", "bn.running_var")),
+        gain="gain",
+        bias="bias",
+        attention=_ATTENTION,
+        eps=_EPS,
+    ),
+    "deep": Names(
+        norms=("bn1", "bn2", "bn3", "bn4"),
+        convolutions=("conv2d1", "conv2d2", "conv2d3", "conv2d4"),
+        skip="conv2d0",
+        statistics=(("running_mean", "running_var"), ("bn.running_mean", "bn.running_var")),
+        gain="gain",
+        bias="bias",
+        attention=_ATTENTION,
+        eps=_EPS,
+    ),
+}
+_TITLES = {
+    "deep_conv": "DCGAN",
+    "resnet": "ResNet GAN",
+    "big_resnet": "BigGAN",
+    "big_resnet_deep_legacy": "BigGAN-deep",
+    "big_resnet_deep_studiogan": "BigGAN-deep",
+}
+# Those whose authors sample with a truncated latent.
+_TRUNCATES = ("big_resnet", "big_resnet_deep_legacy", "big_resnet_deep_studiogan")
+
+
+class StudioGan(Format):
+    """A generator of PyTorch-StudioGAN that is no StyleGAN."""
+
+    name = "studiogan"
+    title = "PyTorch-StudioGAN"
+    origin = "POSTECH-CVLab/PyTorch-StudioGAN (MIT)"
+    keys = (
+        r"linear0\.weight(_orig)?",
+        r"blocks\.0\.0\.(conv2d1|deconv0)\.weight(_orig)?",
+        r"blocks\.0\.0\.bn[01]\.(bn\.)?running_mean",
+        r"(conv2d5|conv4)\.weight(_orig)?",
+    )
+    others = (r"info_.*",)
+
+    def rebuild(self, network: Network, said: Said) -> Rebuilt:
+        """Build the generator of the backbone that the names tell. Raises Unsuitable, Unsaid."""
+        try:
+            return runs(self._rebuilt(folded(network.tensors, transposed=r"deconv"), said))
+        except MISFITS as error:
+            raise Unsuitable(f"its tensors do not fit together: {error}") from error
+
+    def _rebuilt(self, tensors: dict[str, Tensor], said: Said) -> Rebuilt:
+        model, data = (_section(said.config, name) for name in ("MODEL", "DATA"))
+        backbone = _backbone(tensors, model)
+        if model.get("g_act_fn", "ReLU") != "ReLU":
+            raise Unsuitable(f"its activation is {model['g_act_fn']}, and ReLU is known")
+        deep = backbone.startswith("big_resnet_deep")
+        build = Builder(tensors, _NAMES["deep" if deep else "plain"])
+        paths = block_paths(tensors)
+        configured = data.get("img_size")
+        side = said.side or (configured if isinstance(configured, int) else None)
+        if deep:
+            blocks, stages, count = bottlenecks(build, paths, side, _LOOKS)
+        else:
+            blocks = [_block(build, path, backbone) for path in paths]
+            stages = count = sum(f"{path}.{_LOOKS}" not in tensors for path in paths)
+        first = build.linear("linear0")
+        shared = tensors.get("shared.weight")
+        classes, arrangement, z_dim = _arrangement(tensors, backbone, first, shared, count)
+        end: nn.Module
+        if backbone == "deep_conv":
+            width, last = tensors["blocks.0.0.deconv0.weight"].shape[0], "conv4"
+            end = PlainEnd(build.convolution(last))
+        else:
+            width, last = tensors["blocks.0.0.conv2d1.weight"].shape[1], "conv2d5"
+            end = build.to_pictures(build.norm("bn4", affine=True), last)
+        generator = ClassConditionalGenerator(
+            first, blocks, end, shared, arrangement, width, classes
+        )
+        made = generator.start[1] * 2**stages
+        if side is not None and side != made:
+            raise Unsaid(f"the pictures are said to have a side of {side}, and come out at {made}")
+        return sampled(
+            _TITLES[backbone],
+            generator,
+            z_dim,
+            (made, tensors[f"{last}.weight"].shape[0]),
+            said,
+            classes,
+            [
+                ("backbone", backbone),
+                ("attention at", attention_sides(paths, tensors, _LOOKS, made, stages, count)),
+            ],
+            [] if model else ["There is no configuration with it: activations are ReLU."],
+            _drawn(model, said),
+            truncates=backbone in _TRUNCATES,
+        )
+
+
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = config.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _drawn(model: Mapping[str, Any], said: Said) -> Distribution:
+    """Return how z was drawn: as was said, or as configured."""
+    if said.latent is None and model.get("z_prior") == "uniform":
+        return "uniform"
+    return latent(said)
+
+
+def _backbone(tensors: Mapping[str, Tensor], model: Mapping[str, Any]) -> str:
+    """Return the backbone that the names tell, and the configuration where they do not.
+
+    Raises Unsaid where the two do not agree.
+    """
+    block = "blocks.0.0"
+    configured = model.get("backbone", "resnet") if model else None
+    if f"{block}.deconv0.weight" in tensors:
+        told = "deep_conv"
+    elif f"{block}.conv2d4.weight" in tensors:
+        by_convolution = f"{block}.conv2d0.weight" in tensors
+        told = "big_resnet_deep_studiogan" if by_convolution else "big_resnet_deep_legacy"
+    elif "shared.weight" in tensors:
+        told = "big_resnet"
+    elif f"{block}.bn1.gain.weight" not in tensors:
+        told = "resnet"
+    else:
+        # Without shared classes, normalisations are told a chunk of z or a class as a row of ones
+        # and noughts; either is a number of values.
+        values = tensors[f"{block}.bn1.gain.weight"].shape[1]
+        chunked = values == tensors["linear0.weight"].shape[1]
+        told = "big_resnet" if chunked and configured != "resnet" else "resnet"
+    if configured in _TITLES and configured != told:
+        raise Unsaid(
+            f"the configuration says {configured}, and the tensors are those of {told}: "
+            "--config has to name the checkpoint's own"
+        )
+    return told
+
+
+def _block(build: Builder, path: str, backbone: str) -> nn.Module:
+    if f"{path}.{_LOOKS}" in build.tensors:
+        return build.attention(path)
+    if backbone == "deep_conv":
+        return build.doubling(path, "deconv0", "bn0")
+    return build.block(path)
+
+
+def _arrangement(
+    tensors: Mapping[str, Tensor],
+    backbone: str,
+    first: nn.Linear,
+    shared: Tensor | None,
+    blocks: int,
+) -> tuple[int, Arrangement, int]:
+    """Return the classes, how latent and class reach the blocks, and the values of z."""
+    embedded = 0 if shared is None else shared.shape[1]
+    classes = 0 if shared is None else shared.shape[0]
+    if backbone == "big_resnet":
+        return classes, "chunks", first.in_features * (blocks + 1)
+    if backbone.startswith("big_resnet_deep"):
+        return classes, "whole", first.in_features - embedded
+    norm = "bn0" if backbone == "deep_conv" else "bn1"
+    gain = tensors.get(f"blocks.0.0.{norm}.gain.weight")
+    return 0 if gain is None else gain.shape[1], "class", first.in_features

@@ -1,0 +1,105 @@
+"""What the importers of style generators share: the mapping network, and what is said of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from service.runtime.models.manifest import LatentSpace, Truncation
+from training.export.graphs import pieces, style_space
+from training.importers.formats.base import Rebuilt, square
+from training.networks.layers.conditioning import Conditioning
+from training.networks.layers.shapes import ImageShape
+from training.networks.noise.style_generator import MAPPING_RATE, MappingNetwork, StyleGenerator
+
+
+@torch.no_grad()
+def mapping_network(
+    fully_connected: Sequence[tuple[Tensor, Tensor]], rate: float, classes: Tensor | None
+) -> MappingNetwork:
+    """Return a mapping network of the weights and biases of its layers, which learned at `rate`.
+
+    `classes` are embedded ``[classes, W]``.
+    """
+    first = fully_connected[0][0]
+    embedded = 0 if classes is None else classes.shape[1]
+    z_dim, w_dim = first.shape[1] - embedded, fully_connected[-1][0].shape[0]
+    conditioning = Conditioning.of(0 if classes is None else classes.shape[0], max(embedded, 1))
+    mapping = MappingNetwork(z_dim, w_dim, len(fully_connected), conditioning)
+    for layer, (weight, bias) in zip(mapping.layers, fully_connected, strict=True):
+        # Ours are learned at one rate; another is the same function of other weights.
+        layer.weight.copy_(weight.float() * (rate / MAPPING_RATE))  # type: ignore[operator]
+        layer.bias.copy_(bias.float() * (rate / MAPPING_RATE))  # type: ignore[operator]
+    if classes is not None:
+        assert mapping.label.embed is not None  # noqa: S101 - for the type checker
+        mapping.label.embed.weight.copy_(classes)
+    return mapping
+
+
+def nvidia_mapping(
+    tensors: Mapping[str, Tensor], modules: Mapping[str, Mapping[str, Any]]
+) -> tuple[MappingNetwork, int]:
+    """Return the mapping network of NVIDIA's layouts, and the number of its classes."""
+    fully_connected: list[tuple[Tensor, Tensor]] = []
+    while (name := f"mapping.fc{len(fully_connected)}") + ".weight" in tensors:
+        fully_connected.append((tensors[f"{name}.weight"], tensors[f"{name}.bias"]))
+    classes = None
+    if "mapping.embed.weight" in tensors:
+        weight = tensors["mapping.embed.weight"].float()
+        classes = weight.t() / math.sqrt(weight.shape[1]) + tensors["mapping.embed.bias"].float()
+    rate = float(modules.get("mapping.fc0", {}).get("bias_gain", MAPPING_RATE))
+    return mapping_network(fully_connected, rate, classes), 0 if classes is None else len(classes)
+
+
+def rebuilt_styles(
+    summary: str,
+    generator: StyleGenerator,
+    shape: ImageShape,
+    average: Tensor | None,
+    names: tuple[str, ...] = (),
+    told: Sequence[tuple[str, str]] = (),
+    notes: Sequence[str] = (),
+) -> Rebuilt:
+    """Return a generator with styles; `average` is the w ``[w_dim]`` that truncation leads to.
+
+    Where there is none it is estimated. Raises Unsuitable for pictures that are not served.
+    """
+    side = shape.height
+    # An even number, few: large pictures take seconds each, at every batch size twice.
+    rows = 8 if side <= 128 else 2
+    centre = None
+    if average is not None:
+        # One average for all classes, as the authors have it.
+        centre = average.float().reshape(1, -1).repeat(max(len(names), 1), 1)
+    z_dim = _z_dim(generator)
+    parts = pieces(generator.eval(), z_dim, len(names), rows=rows, centre=centre)
+    return Rebuilt(
+        summary=summary,
+        task="generate",
+        pieces=parts,
+        image=square(side, shape.channels),
+        told=[
+            ("z", str(z_dim)),
+            ("w", str(generator.w_dim)),
+            ("styles", str(generator.layers)),
+            ("pictures", f"{side}×{side}×{shape.channels}"),
+            *([("classes", str(len(names)))] if names else []),
+            *told,
+        ],
+        notes=notes,
+        latent=LatentSpace(dimension=z_dim, truncation=Truncation()),
+        classes=names,
+        styles=style_space(generator),
+    )
+
+
+def _z_dim(generator: StyleGenerator) -> int:
+    mapping = generator.mapping
+    assert isinstance(mapping, MappingNetwork)  # noqa: S101 - for the type checker
+    embed = mapping.label.embed
+    width: int = mapping.layers[0].weight.shape[1]  # type: ignore[index,assignment]
+    return width - (embed.embedding_dim if embed is not None else 0)

@@ -1,0 +1,224 @@
+"""StyleGAN2, in the two layouts that nearly all of its weights come in.
+
+Both are the network of Karras et al. 2019 (arXiv:1912.04958), so both are put into the one of
+`training.networks.noise.stylegan2`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.importers.errors import Unsuitable
+from training.importers.formats.base import Format, Rebuilt, Said, class_names, square
+from training.importers.formats.noise.style_mapping import (
+    mapping_network,
+    nvidia_mapping,
+    rebuilt_styles,
+)
+from training.importers.reading.weights import Network
+from training.networks.layers.shapes import ImageShape
+from training.networks.noise.style_generator import MAPPING_RATE, StyleGenerator
+from training.networks.noise.stylegan2 import (
+    ModulatedConv2d,
+    StyledLayer,
+    SynthesisNetwork,
+    ToImage,
+)
+
+_NOISE_SEED = 0
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where a layout keeps the tensors of one layer, under the layer's prefix."""
+
+    weight: str
+    style: str
+    bias: str
+    strength: str
+
+
+_NVIDIA = _Layout("weight", "affine", "bias", "noise_strength")
+_ROSINALITY = _Layout("conv.weight", "conv.modulation", "activate.bias", "noise.weight")
+_NVIDIA_IMAGE = _Layout("weight", "affine", "bias", "")
+_ROSINALITY_IMAGE = _Layout("conv.weight", "conv.modulation", "bias", "")
+
+
+@torch.no_grad()
+def _fill_convolution(
+    conv: ModulatedConv2d, tensors: Mapping[str, Tensor], path: str, layout: _Layout, scale: float
+) -> None:
+    weight = tensors[f"{path}.{layout.weight}"].float()
+    conv.weight.copy_(weight.reshape(conv.weight.shape) * scale)
+    conv.style.weight.copy_(tensors[f"{path}.{layout.style}.weight"].float())
+    conv.style.bias.copy_(tensors[f"{path}.{layout.style}.bias"].float())
+
+
+@torch.no_grad()
+def _fill_layer(
+    layer: StyledLayer,
+    tensors: Mapping[str, Tensor],
+    path: str,
+    layout: _Layout,
+    noise: Tensor | None,
+    scale: float = 1.0,
+) -> None:
+    _fill_convolution(layer.conv, tensors, path, layout, scale)
+    layer.bias.copy_(tensors[f"{path}.{layout.bias}"].float().flatten())
+    strength = tensors.get(f"{path}.{layout.strength}")
+    layer.noise_strength.fill_(0.0 if strength is None else float(strength))
+    if noise is None:
+        rng = torch.Generator().manual_seed(_NOISE_SEED)
+        noise = torch.randn(layer.noise.shape, generator=rng)
+    layer.noise.copy_(noise.float().reshape(layer.noise.shape))
+
+
+@torch.no_grad()
+def _fill_image(image: ToImage, tensors: Mapping[str, Tensor], path: str, layout: _Layout) -> None:
+    _fill_convolution(image.conv, tensors, path, layout, 1.0)
+    image.bias.copy_(tensors[f"{path}.{layout.bias}"].float().flatten())
+
+
+class NvidiaStyleGan2(Format):
+    """The network pickles of StyleGAN2-ADA, and of those who trained with its code."""
+
+    name = "stylegan2-ada"
+    title = "StyleGAN2-ADA"
+    origin = "NVIDIA's stylegan2-ada-pytorch (NVIDIA Source Code License, non-commercial)"
+    keys = (
+        r"mapping\.fc0\.weight",
+        r"synthesis\.b4\.const",
+        r"synthesis\.b4\.conv1\.affine\.weight",
+        r"synthesis\.b4\.torgb\.weight",
+        r"synthesis\.b8\.conv0\.weight",
+    )
+    others = (r"synthesis\.b\d+\.skip\..*",)
+
+    def rebuild(self, network: Network, said: Said) -> Rebuilt:
+        """Build the network: resolutions and widths are in the names and shapes."""
+        tensors = network.tensors
+        modules: Mapping[str, Mapping[str, Any]] = network.config.get("modules", {})
+        sides = sorted(
+            int(found.group(1))
+            for name in tensors
+            if (found := re.fullmatch(r"synthesis\.b(\d+)\.conv1\.weight", name))
+        )
+        if sides != [4 * 2**i for i in range(len(sides))] or len(sides) < 2:
+            raise Unsuitable("its resolutions do not double from 4")
+        for side in sides:
+            if f"synthesis.b{side}.torgb.weight" not in tensors:
+                raise Unsuitable(f"it has no picture at {side}: another architecture than skip")
+        try:
+            return self._rebuilt(tensors, modules, sides, said)
+        except (KeyError, RuntimeError) as error:
+            raise Unsuitable(f"its tensors do not fit together: {error}") from error
+
+    def _rebuilt(
+        self,
+        tensors: Mapping[str, Tensor],
+        modules: Mapping[str, Mapping[str, Any]],
+        sides: list[int],
+        said: Said,
+    ) -> Rebuilt:
+        widths = [tensors[f"synthesis.b{side}.conv1.weight"].shape[0] for side in sides]
+        channels = tensors["synthesis.b4.torgb.weight"].shape[0]
+        shape = ImageShape(height=sides[-1], width=sides[-1], channels=channels)
+        w_dim = tensors["synthesis.b4.conv1.affine.weight"].shape[1]
+        square(shape.height, channels)
+        synthesis = SynthesisNetwork(shape, widths, w_dim)
+        synthesis.constant.data.copy_(tensors["synthesis.b4.const"].float()[None])
+        layers = [("b4.conv1", synthesis.first)]
+        for i, side in enumerate(sides[1:]):
+            layers.append((f"b{side}.conv0", synthesis.grow[i]))  # type: ignore[arg-type]
+            layers.append((f"b{side}.conv1", synthesis.refine[i]))  # type: ignore[arg-type]
+        for path, layer in layers:
+            name = f"synthesis.{path}"
+            # Its weights are not scaled by their number, which demodulation takes back.
+            fan_in = tensors[f"{name}.weight"].shape[1]
+            scale = math.sqrt(fan_in * 9)
+            noise = tensors.get(f"{name}.noise_const")
+            _fill_layer(layer, tensors, name, _NVIDIA, noise, scale)
+        images = [synthesis.first_image, *synthesis.to_image]
+        for side, image in zip(sides, images, strict=True):
+            _fill_image(image, tensors, f"synthesis.b{side}.torgb", _NVIDIA_IMAGE)
+
+        mapping, classes = nvidia_mapping(tensors, modules)
+        names = class_names(classes, said) if classes else ()
+        notes = [
+            "Noise is the constant of the file, so that a picture depends on its latent alone."
+        ]
+        generator = StyleGenerator(mapping, synthesis, w_dim)
+        average = tensors.get("mapping.w_avg")
+        return rebuilt_styles("StyleGAN2", generator, shape, average, names, notes=notes)
+
+
+class RosinalityStyleGan2(Format):
+    """The layout of rosinality's stylegan2-pytorch, in which many fine-tuned weights come."""
+
+    name = "stylegan2-rosinality"
+    title = "StyleGAN2 (rosinality)"
+    origin = "rosinality/stylegan2-pytorch (MIT)"
+    keys = (
+        r"style\.1\.weight",
+        r"input\.input",
+        r"conv1\.conv\.modulation\.weight",
+        r"to_rgb1\.conv\.weight",
+        r"convs\.0\.conv\.weight",
+        r"to_rgbs\.0\.conv\.weight",
+    )
+
+    def rebuild(self, network: Network, said: Said) -> Rebuilt:  # noqa: ARG002 - all is in the file
+        """Build the network."""
+        try:
+            return self._rebuilt(network)
+        except (KeyError, RuntimeError) as error:
+            raise Unsuitable(f"its tensors do not fit together: {error}") from error
+
+    def _rebuilt(self, network: Network) -> Rebuilt:
+        tensors = network.tensors
+        doublings = sum(bool(re.fullmatch(r"to_rgbs\.\d+\.bias", name)) for name in tensors)
+        widths = [tensors["conv1.conv.weight"].shape[1]]
+        widths += [tensors[f"convs.{2 * i}.conv.weight"].shape[1] for i in range(doublings)]
+        channels = tensors["to_rgb1.bias"].numel()
+        side = 4 * 2**doublings
+        shape = ImageShape(height=side, width=side, channels=channels)
+        w_dim = tensors["conv1.conv.modulation.weight"].shape[1]
+        square(shape.height, channels)
+        synthesis = SynthesisNetwork(shape, widths, w_dim)
+        synthesis.constant.data.copy_(tensors["input.input"].float())
+        layers = [("conv1", synthesis.first)]
+        images = [("to_rgb1", synthesis.first_image)]
+        for i in range(doublings):
+            layers.append((f"convs.{2 * i}", synthesis.grow[i]))  # type: ignore[arg-type]
+            layers.append((f"convs.{2 * i + 1}", synthesis.refine[i]))  # type: ignore[arg-type]
+            images.append((f"to_rgbs.{i}", synthesis.to_image[i]))  # type: ignore[arg-type]
+        for i, (path, layer) in enumerate(layers):
+            _fill_layer(layer, tensors, path, _ROSINALITY, tensors.get(f"noises.noise_{i}"))
+        for path, image in images:
+            _fill_image(image, tensors, path, _ROSINALITY_IMAGE)
+        numbers = sorted(
+            int(found.group(1))
+            for name in tensors
+            if (found := re.fullmatch(r"style\.(\d+)\.weight", name))
+        )
+        fully_connected = [
+            (tensors[f"style.{number}.weight"], tensors[f"style.{number}.bias"])
+            for number in numbers
+        ]
+        generator = StyleGenerator(
+            mapping_network(fully_connected, MAPPING_RATE, None), synthesis, w_dim
+        )
+        average = network.config.get("beside", {}).get("latent_avg")
+        notes = []
+        if average is None:
+            notes.append("The average w is not in the file; it was estimated from 10,000 latents.")
+        if "noises.noise_0" not in tensors:
+            notes.append("The file holds no noise; that of a fixed seed stands in for it.")
+        return rebuilt_styles("StyleGAN2", generator, shape, average, notes=notes)

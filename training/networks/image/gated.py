@@ -1,0 +1,96 @@
+"""Gated convolutions, for pictures with holes (Yu et al. 2019, arXiv:1806.03589, section 3.1).
+
+Every feature has a gate that is computed beside it, so that the network learns what is known and
+what is not. Two halvings, dilated convolutions in the middle, two doublings; joined across.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.networks.layers.shapes import TranslationShape
+from training.recipe.options import Options
+
+
+class GatedConvolution(nn.Module):
+    """``[N, fan_in, H, W]`` to ``[N, fan_out, h, w]``: ELU of the features times their gates."""
+
+    def __init__(
+        self, fan_in: int, fan_out: int, kernel: int = 3, stride: int = 1, dilation: int = 1
+    ) -> None:
+        super().__init__()
+        padding = dilation * (kernel - 1) // 2
+        self.both = nn.Conv2d(fan_in, 2 * fan_out, kernel, stride, padding, dilation)
+        nn.init.kaiming_normal_(self.both.weight, nonlinearity="relu")
+        assert self.both.bias is not None  # noqa: S101 - for the type checker
+        nn.init.zeros_(self.both.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features, gates = self.both(x).chunk(2, 1)
+        gated: Tensor = F.elu(features) * gates.sigmoid()
+        return gated
+
+
+class GatedGenerator(nn.Module):
+    """Pictures with their masks ``[N, given, H, W]`` to ``[N, made, H, W]`` in [-1, 1]."""
+
+    def __init__(self, shape: TranslationShape, width: int, dilations: tuple[int, ...]) -> None:
+        super().__init__()
+        self.first = GatedConvolution(shape.given, width, 5)
+        self.halved = nn.Sequential(
+            GatedConvolution(width, 2 * width, stride=2), GatedConvolution(2 * width, 2 * width)
+        )
+        self.quartered = nn.Sequential(
+            GatedConvolution(2 * width, 4 * width, stride=2),
+            GatedConvolution(4 * width, 4 * width),
+        )
+        self.middle = nn.ModuleList(
+            GatedConvolution(4 * width, 4 * width, dilation=each) for each in dilations
+        )
+        self.to_half = GatedConvolution(6 * width, 2 * width)
+        self.to_whole = GatedConvolution(3 * width, width)
+        self.last = nn.Conv2d(width, shape.made, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        whole = self.first(images)
+        half = self.halved(whole)
+        x = self.quartered(half)
+        for gated in self.middle:
+            x = x + gated(x)
+        x = self.to_half(torch.cat([F.interpolate(x, scale_factor=2.0), half], 1))
+        x = self.to_whole(torch.cat([F.interpolate(x, scale_factor=2.0), whole], 1))
+        return torch.tanh(self.last(x))
+
+
+class GatedOptions(Options):
+    """A generator of gated convolutions; `width` is its first, narrowest layer's."""
+
+    network: Literal["gated"]
+    width: PositiveInt = 32
+    # Of the convolutions in the middle, at a quarter of the side: how far apart their taps are.
+    dilations: tuple[PositiveInt, ...] = (1, 2, 4, 8, 2, 1)
+
+    def build_translator(self, shape: TranslationShape) -> GatedGenerator:
+        """Make the network with fresh weights from the global random state. Raises ValueError."""
+        if shape.side % 4 or shape.factor != 1:
+            raise ValueError(
+                f"the network gated needs a side of 4, 8, 12, … and keeps it; got {shape.side}"
+            )
+        return GatedGenerator(shape, self.width, self.dilations)
+
+    def multiple(self, shape: TranslationShape) -> int:  # noqa: ARG002 - as all networks have it
+        """Return what a side must be a multiple of."""
+        return 4
+
+    def least(self, shape: TranslationShape) -> int:
+        """Return the shortest side."""
+        return self.multiple(shape)
+
+    def reach(self, shape: TranslationShape) -> int:  # noqa: ARG002
+        """Return how far an input pixel may be from what it has a part in, in input pixels."""
+        return 2 + 1 + 2 + 2 + 4 + 4 * sum(self.dilations) + 2 * 2 + 2 + 2 + 4

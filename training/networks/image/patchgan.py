@@ -1,0 +1,65 @@
+"""PatchGAN: a discriminator that judges overlapping patches (Isola et al. 2017, arXiv:1611.07004).
+
+Section 3.2.2: strided 4×4 convolutions, LeakyReLU, no normalisation in the first layer. With three
+layers a patch is 70 pixels, with two 34. Conditional where it is given the input picture too. With
+spectral normalisation it is the SN-PatchGAN of inpainting (Yu et al. 2018, arXiv:1806.03589).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from training.networks.layers.normalization import PictureNormalisation, initialise, norm
+from training.recipe.options import Options
+
+
+class PatchDiscriminator(nn.Module):
+    """Pictures ``[N, C, H, W]`` to logits of patches ``[N, 1, h, w]``: positive is real."""
+
+    def __init__(
+        self, channels: int, width: int, layers: int, normalisation: PictureNormalisation
+    ) -> None:
+        super().__init__()
+        widths = [width * min(2**i, 8) for i in range(layers + 1)]
+        parts: list[nn.Module] = [
+            nn.Conv2d(channels, widths[0], 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2, inplace=True),
+        ]
+        for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
+            stride = 2 if i < layers - 1 else 1
+            normalised = norm(normalisation, fan_out)
+            parts += [
+                nn.Conv2d(fan_in, fan_out, 4, stride, padding=1, bias=not normalised),
+                *normalised,
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
+        parts.append(nn.Conv2d(widths[-1], 1, 4, padding=1))
+        self.layers = nn.Sequential(*parts)
+        self.apply(initialise)
+        if normalisation == "spectral":
+            for layer in self.layers:
+                if isinstance(layer, nn.Conv2d):
+                    spectral_norm(layer)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.layers(images)
+        return logits
+
+
+class PatchDiscriminatorOptions(Options):
+    """A discriminator of patches; `width` is its first, narrowest layer's."""
+
+    network: Literal["patchgan"]
+    width: PositiveInt = 64
+    # Layers between the first and the last: the more, the larger a patch.
+    layers: PositiveInt = 3
+    normalisation: PictureNormalisation = "batch"
+
+    def build_judge(self, channels: int) -> PatchDiscriminator:
+        """Make the network with fresh weights from the global random state."""
+        return PatchDiscriminator(channels, self.width, self.layers, self.normalisation)

@@ -1,0 +1,196 @@
+"""DCGAN (Radford, Metz, Chintala 2015, arXiv:1511.06434).
+
+Strided and transposed convolutions instead of pooling, batch normalisation in both players but
+for the generator's output and the discriminator's input, ReLU in the generator, LeakyReLU in the
+discriminator, weights from N(0, 0.02). With classes, the label is joined to the noise, and to the
+picture as channels (arXiv:1411.1784).
+
+The same discriminator without normalisation, or with layer normalisation, is a critic for WGAN and
+WGAN-GP (arXiv:1704.00028, section 4: no batch normalisation where single gradients are penalised);
+with spectral normalisation of its weights it is that of SNGAN (arXiv:1802.05957).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from training.networks.layers.conditioning import (
+    UNCONDITIONAL,
+    Conditioning,
+    JoinedLabel,
+    LabelPlanes,
+)
+from training.networks.layers.minibatch import (
+    MinibatchDiscrimination,
+    MinibatchKind,
+    MinibatchStandardDeviation,
+)
+from training.networks.layers.shapes import ImageShape
+from training.networks.noise.options import NoiseOptions
+from training.recipe.options import Options
+
+Normalisation = Literal["batch", "layer", "spectral", "none"]
+
+
+def doublings(size: int) -> tuple[int, int]:
+    """Split a picture's side into the side it starts from and how often that is doubled.
+
+    64 is 4 doubled four times, 28 is 7 doubled twice. Raises ValueError for a side that is not at
+    least one doubling of a side of 4 or more.
+    """
+    base, count = size, 0
+    while base % 2 == 0 and base // 2 >= 4:
+        base, count = base // 2, count + 1
+    if count == 0:
+        raise ValueError(f"DCGAN needs a side that is 4 or more, doubled at least once; got {size}")
+    return base, count
+
+
+class DCGANGenerator(nn.Module):
+    """Latents ``[N, z_dim]`` and class indices ``[N]`` to pictures ``[N, C, H, W]`` in [-1, 1]."""
+
+    def __init__(
+        self,
+        z_dim: int,
+        shape: ImageShape,
+        width: int,
+        conditioning: Conditioning = UNCONDITIONAL,
+    ) -> None:
+        super().__init__()
+        self.join = JoinedLabel(conditioning)
+        z_dim += conditioning.width
+        base, count = doublings(shape.height)
+        widths = [width * 2**i for i in reversed(range(count))]
+        layers: list[nn.Module] = [
+            nn.ConvTranspose2d(z_dim, widths[0], base, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(inplace=True),
+        ]
+        for fan_in, fan_out in pairwise(widths):
+            layers += [
+                nn.ConvTranspose2d(fan_in, fan_out, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(fan_out),
+                nn.ReLU(inplace=True),
+            ]
+        layers += [
+            nn.ConvTranspose2d(widths[-1], shape.channels, 4, stride=2, padding=1),
+            nn.Tanh(),
+        ]
+        self.layers = nn.Sequential(*layers)
+        self.apply(_initialise)
+
+    def forward(self, z: Tensor, class_index: Tensor | None = None) -> Tensor:
+        images: Tensor = self.layers(self.join(z, class_index)[:, :, None, None])
+        return images
+
+
+class DCGANDiscriminator(nn.Module):
+    """Pictures ``[N, C, H, W]``, and class indices ``[N]``, to logits ``[N]``: positive is real."""
+
+    def __init__(
+        self,
+        shape: ImageShape,
+        width: int,
+        normalisation: Normalisation = "batch",
+        conditioning: Conditioning = UNCONDITIONAL,
+        minibatch: MinibatchKind = "none",
+    ) -> None:
+        super().__init__()
+        self.join = LabelPlanes(conditioning)
+        base, count = doublings(shape.height)
+        widths = [width * 2**i for i in range(count)]
+        layers: list[nn.Module] = [
+            nn.Conv2d(shape.channels + conditioning.width, widths[0], 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2, inplace=True),
+        ]
+        for fan_in, fan_out in pairwise(widths):
+            normalised = _normalisation(normalisation, fan_out)
+            bias = not normalised
+            layers += [
+                nn.Conv2d(fan_in, fan_out, 4, stride=2, padding=1, bias=bias),
+                *normalised,
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
+        match minibatch:
+            case "standard_deviation":
+                deviation = MinibatchStandardDeviation()
+                layers += [deviation, nn.Conv2d(widths[-1] + deviation.added, 1, base)]
+            case "discrimination":
+                discrimination = MinibatchDiscrimination(widths[-1] * base**2)
+                features = widths[-1] * base**2 + discrimination.added
+                layers += [nn.Flatten(), discrimination, nn.Linear(features, 1)]
+            case "none":
+                layers.append(nn.Conv2d(widths[-1], 1, base))
+        self.layers = nn.Sequential(*layers)
+        self.apply(_initialise)
+        if normalisation == "spectral":
+            for layer in self.layers:
+                if isinstance(layer, nn.Conv2d | nn.Linear):
+                    spectral_norm(layer)
+
+    def forward(self, images: Tensor, class_index: Tensor | None = None) -> Tensor:
+        logits: Tensor = self.layers(self.join(images, class_index))
+        return logits.flatten()
+
+
+def _normalisation(kind: Normalisation, width: int) -> list[nn.Module]:
+    match kind:
+        case "batch":
+            return [nn.BatchNorm2d(width)]
+        case "layer":
+            return [nn.GroupNorm(1, width)]
+        case "spectral" | "none":
+            return []
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)
+
+
+class DCGANGeneratorOptions(NoiseOptions):
+    """A generator of transposed convolutions; `width` is its last, narrowest layer's."""
+
+    network: Literal["dcgan"]
+    z_dim: PositiveInt = 100
+    width: PositiveInt = 64
+    # How many values stand for the class, where the recipe is conditional.
+    class_width: PositiveInt = 32
+
+    def build(self, shape: ImageShape, classes: int = 0) -> DCGANGenerator:
+        """Make the network with fresh weights from the global random state."""
+        return DCGANGenerator(
+            self.z_dim, shape, self.width, Conditioning.of(classes, self.class_width)
+        )
+
+
+class DCGANDiscriminatorOptions(Options):
+    """A discriminator of strided convolutions; `width` is its first, narrowest layer's."""
+
+    network: Literal["dcgan"]
+    width: PositiveInt = 64
+    normalisation: Normalisation = "batch"
+    # A last look at the batch as a whole, against mode collapse.
+    minibatch: MinibatchKind = "none"
+    # How many channels stand for the class, where the recipe is conditional.
+    class_width: PositiveInt = 8
+
+    def build(self, shape: ImageShape, classes: int = 0) -> DCGANDiscriminator:
+        """Make the network with fresh weights from the global random state."""
+        return DCGANDiscriminator(
+            shape,
+            self.width,
+            self.normalisation,
+            Conditioning.of(classes, self.class_width),
+            self.minibatch,
+        )

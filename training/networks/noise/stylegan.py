@@ -1,0 +1,186 @@
+"""StyleGAN (Karras et al. 2018, arXiv:1812.04948).
+
+A mapping network from z to w, and a synthesis network that begins with a learned constant. Every
+layer adds noise, and its style then says what mean and deviation each feature map has (AdaIN). The
+discriminator is that of progressive growing.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.networks.layers.equalized import EqualizedConv2d, EqualizedLinear, leaky_relu
+from training.networks.layers.growth import Growth, doubled
+from training.networks.layers.resampling import Blur
+from training.networks.layers.shapes import ImageShape
+from training.networks.noise.progressive_discriminator import ProgressiveDiscriminator
+from training.networks.noise.style_generator import BASE, StyleGeneratorOptions, StyleOptions
+
+
+class AdaptiveInstanceNorm(nn.Module):
+    """Gives feature maps ``[N, C, H, W]`` the deviation and mean that ``w`` asks for (eq. 1)."""
+
+    def __init__(self, channels: int, w_dim: int) -> None:
+        super().__init__()
+        self.style = EqualizedLinear(w_dim, 2 * channels)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        scale, mean = self.style(w).float()[:, :, None, None].chunk(2, dim=1)
+        # Statistics of few values, in float32.
+        centred = x.float() - x.float().mean((2, 3), keepdim=True)
+        deviation = (centred.square().mean((2, 3), keepdim=True) + 1e-8).sqrt()
+        # Styles begin near 0, and a scale of 1 is where to begin.
+        adapted: Tensor = centred / deviation * (1 + scale) + mean
+        return adapted.to(x.dtype)
+
+
+class Epilogue(nn.Module):
+    """What follows every convolution: noise, bias, LeakyReLU and the style."""
+
+    noise: Tensor
+
+    def __init__(self, channels: int, size: int, w_dim: int) -> None:
+        super().__init__()
+        # "B" of figure 1: each feature map has a strength of its own.
+        self.noise_strength = nn.Parameter(torch.zeros(channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
+        self.adapt = AdaptiveInstanceNorm(channels, w_dim)
+        # The noise that stands in for all draws when a picture shall depend on its latent alone.
+        self.register_buffer("noise", torch.randn(1, 1, size, size))
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        noise = self.noise
+        if self.training:
+            noise = torch.randn(len(x), 1, *x.shape[2:], device=x.device)
+        x = x + (noise * self.noise_strength).to(x.dtype) + self.bias.to(x.dtype)
+        adapted: Tensor = self.adapt(leaky_relu(x), w)
+        return adapted
+
+
+class DoublingConv2d(nn.Module):
+    """``[N, fan_in, H, W]`` to ``[N, fan_out, 2H, 2W]``: doubled, filtered, then 3×3 (section 2).
+
+    But for the border that is a transposed convolution and then the filter, at a quarter of the
+    multiplications.
+    """
+
+    def __init__(self, fan_in: int, fan_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(fan_out, fan_in, 3, 3))
+        self.scale = 1 / math.sqrt(fan_in * 3**2)
+        # Doubling spreads each value over four, so the filter after it has four times the gain.
+        self.blur = Blur(pad=1, gain=4.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Transposed convolutions turn their weights around.
+        weight = (self.weight * self.scale).transpose(0, 1).flip(2, 3)
+        filtered: Tensor = self.blur(F.conv_transpose2d(x, weight, stride=2))
+        return filtered
+
+
+class SynthesisBlock(nn.Module):
+    """One resolution: doubles ``[N, C, H, W]``, then two layers."""
+
+    def __init__(self, fan_in: int, fan_out: int, size: int, w_dim: int) -> None:
+        super().__init__()
+        self.grow = DoublingConv2d(fan_in, fan_out)
+        self.first = Epilogue(fan_out, size, w_dim)
+        self.refine = EqualizedConv2d(fan_out, fan_out, 3, bias=False)
+        self.second = Epilogue(fan_out, size, w_dim)
+
+    def forward(self, x: Tensor, w: Tensor, w_next: Tensor) -> Tensor:
+        x = self.first(self.grow(x), w)
+        refined: Tensor = self.second(self.refine(x), w_next)
+        return refined
+
+
+class SynthesisNetwork(nn.Module):
+    """Styles ``w`` ``[N, layers, w_dim]`` to pictures ``[N, C, H, W]``, near [-1, 1].
+
+    Two layers at each resolution. One that `grows` can make pictures of lower resolutions, too.
+    """
+
+    def __init__(
+        self, shape: ImageShape, widths: list[int], w_dim: int, *, grows: bool = False
+    ) -> None:
+        super().__init__()
+        sides = [BASE * 2**i for i in range(len(widths))]
+        self.layer_resolutions = [side for side in sides for _ in range(2)]
+        # Not ones: a flat map has no deviation, and normalising it would blow up what is left of
+        # rounding.
+        self.constant = nn.Parameter(torch.randn(1, widths[0], BASE, BASE))
+        self.first = Epilogue(widths[0], BASE, w_dim)
+        self.refine = EqualizedConv2d(widths[0], widths[0], 3, bias=False)
+        self.second = Epilogue(widths[0], BASE, w_dim)
+        self.blocks = nn.ModuleDict(
+            {
+                str(side): SynthesisBlock(fan_in, fan_out, side, w_dim)
+                for side, (fan_in, fan_out) in zip(sides[1:], pairwise(widths), strict=True)
+            }
+        )
+        self.to_image = nn.ModuleDict(
+            {
+                str(side): EqualizedConv2d(width, shape.channels, 1)
+                for side, width in zip(sides, widths, strict=True)
+                if grows or side == shape.height
+            }
+        )
+
+    def forward(self, w: Tensor, growth: Growth | None = None) -> Tensor:
+        """Make pictures, of the side that `growth` says; whole without one."""
+        # Not len(w), which an exporter would take for a constant.
+        x = self.first(self.constant.expand(w.shape[0], -1, -1, -1), w[:, 0])
+        x = self.second(self.refine(x), w[:, 1])
+        side, before = BASE, x
+        for i, (name, block) in enumerate(self.blocks.items()):
+            if growth and side == growth.side:
+                break
+            side, before = int(name), x
+            x = block(x, w[:, 2 * i + 2], w[:, 2 * i + 3])
+        image: Tensor = self.to_image[str(side)](x)
+        if growth and growth.alpha < 1:
+            coarse = doubled(self.to_image[str(side // 2)](before))
+            image = coarse.lerp(image, growth.alpha)
+        return image
+
+
+class PlainDown(nn.Module):
+    """Two convolutions, the second halving what has been filtered."""
+
+    def __init__(self, fan_in: int, fan_out: int) -> None:
+        super().__init__()
+        self.keep = EqualizedConv2d(fan_in, fan_in, 3)
+        self.blur = Blur(pad=2)
+        self.widen = EqualizedConv2d(fan_in, fan_out, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return leaky_relu(self.widen(self.blur(leaky_relu(self.keep(x)))))
+
+
+class StyleGANGeneratorOptions(StyleGeneratorOptions):
+    """A mapping network, and a synthesis network with adaptive instance normalisation."""
+
+    network: Literal["stylegan"]
+
+    def synthesis(self, shape: ImageShape, *, grows: bool) -> SynthesisNetwork:
+        """Make the network from styles to pictures."""
+        return SynthesisNetwork(shape, self.widths(shape), self.w_dim, grows=grows)
+
+
+class StyleGANDiscriminatorOptions(StyleOptions):
+    """The discriminator of progressive growing, told the class by projection."""
+
+    network: Literal["stylegan"]
+
+    def build(
+        self, shape: ImageShape, classes: int = 0, *, grows: bool = False
+    ) -> ProgressiveDiscriminator:
+        """Make the network with fresh weights from the global random state."""
+        widths = self.widths(shape)[::-1]
+        return ProgressiveDiscriminator(shape, widths, classes, PlainDown, grows=grows)
