@@ -26,8 +26,8 @@ from rich.table import Table
 
 from benchmarks.export import rows_of
 from benchmarks.measure import Spread, in_turns, machine, ratios, seconds, tell
-from benchmarks.training import Case, Ours, draw_pictures, images_per_second
-from service.runtime.onnx.sessions import ExecutionPlan, Provider, Session, why_no_cuda
+from benchmarks.training import Case, Ours, images_per_second, probe_images
+from service.runtime.onnx.sessions import ExecutionPlan, Provider, Session, cuda_unavailable_reason
 from training.export.exporter import export_piece
 from training.export.folding import settle_spectral_norms, without_parametrizations
 from training.export.graphs import Piece, pieces
@@ -174,7 +174,7 @@ def train(side: int, rounds: int) -> dict[str, Any]:
         side, batch, 16, {"game": game, "generator": player, "discriminator": player}, lambda _: int
     )
     with tempfile.TemporaryDirectory() as name:
-        draw_pictures(Path(name) / "pictures", side)
+        probe_images(Path(name) / "pictures", side)
         ours = Ours(case, Path(name) / "pictures")
 
         def turn() -> None:
@@ -200,7 +200,9 @@ def main(
 ) -> None:
     """Measure and print."""
     packages = ("onnxruntime-gpu", "torch")
-    why = why_no_cuda() or (None if torch.cuda.is_available() else "PyTorch finds no CUDA device")
+    why = cuda_unavailable_reason() or (
+        None if torch.cuda.is_available() else "PyTorch finds no CUDA device"
+    )
     if why is not None:
         skipped = Table("skipped")
         skipped.add_row(why)

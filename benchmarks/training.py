@@ -30,9 +30,9 @@ from rich.table import Table
 
 from benchmarks import references
 from benchmarks.measure import Spread, in_turns, machine, ratios, tell
-from training.distributed import Share
+from training.distributed import DistributedContext
 from training.games.setup import prepare_all, set_up
-from training.monitoring.monitors import Signs
+from training.monitoring.monitors import MetricWindow
 from training.recipe.schema import Recipe
 from training.trainer import play_turn
 
@@ -136,7 +136,7 @@ CASES = {
 }
 
 
-def draw_pictures(folder: Path, side: int) -> None:
+def probe_images(folder: Path, side: int) -> None:
     """Write pictures in a folder for each of five classes."""
     values = np.random.default_rng(0)
     for number in range(_PICTURES):
@@ -157,16 +157,16 @@ class Ours:
         recipe = Recipe.model_validate(said)
         device = recipe.device.pick_device()
         self.precision = recipe.device.pick_precision(device)
-        self._share = Share()
+        self._share = DistributedContext()
         self._setup = set_up(recipe, prepare_all(recipe), device, self.precision, self._share)
-        self._deal = self._setup.deal
-        self._dealt = self._deal(0)
-        self._signs = Signs(self._share)
+        self._draw_batch = self._setup.deal
+        self._dealt = self._draw_batch(0)
+        self._signs = MetricWindow(self._share)
         self._batch, self._turn = case.batch, 0
 
     def turn(self) -> None:
         """Play a turn as the trainer does."""
-        self._setup.deal = self._deal  # type: ignore[method-assign]
+        self._setup.deal = self._draw_batch  # type: ignore[method-assign]
         self._play()
 
     def turn_on_the_same(self) -> None:
@@ -199,7 +199,7 @@ def main(
     """Measure and print."""
     case = CASES[family]
     with tempfile.TemporaryDirectory() as name:
-        draw_pictures(Path(name) / "pictures", case.side)
+        probe_images(Path(name) / "pictures", case.side)
         ours, theirs = Ours(case, Path(name) / "pictures"), case.reference(reference)
         steps = {"ours": ours.turn, "without data": ours.turn_on_the_same, "theirs": theirs}
         for step in steps.values():

@@ -19,30 +19,30 @@ import bentoml
 from starlette.types import Receive, Scope, Send
 
 from service import logs
-from service.host.circus_supervisor import watch_the_worker
+from service.host.circus_supervisor import supervise_worker
 from service.host.uvicorn_connections import guard
 from service.settings import load
 
 if TYPE_CHECKING:
-    from service.worker import Serving
+    from service.worker import ServiceWorker
 
 settings = load()
 # BentoML's arbiter imports this module too, so its lines have the same form.
 logs.configure(settings.log_format)
 # BentoML imports this module in its arbiter too, before that takes over the signals.
-watch_the_worker(settings.drain_s)
+supervise_worker(settings.drain_s)
 
 
 @cache
-def serving() -> Serving:
+def serving() -> ServiceWorker:
     """Return what this process serves with.
 
     Imported and made here: the arbiter, which serves nothing, would keep the worker waiting for a
     second to import what only the worker needs.
     """
-    from service.worker import Serving  # noqa: PLC0415
+    from service.worker import ServiceWorker  # noqa: PLC0415
 
-    return Serving(settings)
+    return ServiceWorker(settings)
 
 
 async def asgi(scope: Scope, receive: Receive, send: Send) -> None:

@@ -23,7 +23,7 @@ from pydantic_settings import (
 from service.logs import LogFormat
 from service.runtime.errors import UserError
 from service.runtime.files import cache_folder
-from service.runtime.onnx.provider_option import ProviderWish
+from service.runtime.onnx.provider_option import ProviderOption
 
 PREFIX = "GANYMEDE_"
 CONFIG = f"{PREFIX}CONFIG"
@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     models: Path = Field(
         default_factory=_models_folder, description="The model repository: <name>/<version>/."
     )
-    provider: ProviderWish = Field(
+    provider: ProviderOption = Field(
         default="auto",
         description="auto takes CUDA when it is there. cuda is not ready without it.",
     )

@@ -15,7 +15,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from service import __version__
-from service.runtime.scheduling.batches import Job
+from service.runtime.scheduling.batches import InferenceJob
 from service.runtime.scheduling.scheduler import Clock
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Tracer:
         ids = span.get_span_context()
         return {"trace_id": f"{ids.trace_id:032x}", "span_id": f"{ids.span_id:016x}"}
 
-    def stations(self, span: Span, job: Job, role: str, clock: Clock) -> None:
+    def stations(self, span: Span, job: InferenceJob, role: str, clock: Clock) -> None:
         """Add the children of `span` for what has become of `job` by now.
 
         `clock` is the one on which the job's times are.

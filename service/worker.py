@@ -14,13 +14,13 @@ from service.api.metrics import SchedulerMetrics
 from service.api.problems import not_ready
 from service.host.shutdown import Lifecycle
 from service.offline.queue import JobQueue
-from service.runtime.onnx.execution_plans import PlanWish, cache_file
-from service.runtime.onnx.machine import keep_out_of_collections
+from service.runtime.onnx.execution_plans import PlanOptions, cache_file
+from service.runtime.onnx.machine import freeze_garbage_collection
 from service.runtime.scheduling.engine import Engine, EngineState
 from service.settings import Settings
 
 
-class Serving:
+class ServiceWorker:
     """The parts of one service, made for each other."""
 
     def __init__(self, settings: Settings) -> None:
@@ -29,7 +29,7 @@ class Serving:
             provider=settings.provider,
             queue_pixels=settings.queue_pixels,
             observer=SchedulerMetrics(),
-            plan=PlanWish(
+            plan=PlanOptions(
                 settings.workers,
                 settings.threads,
                 settings.max_rows,
@@ -59,7 +59,7 @@ class Serving:
 
     def _load(self) -> None:
         self._engine.start()
-        keep_out_of_collections()
+        freeze_garbage_collection()
 
     def assert_alive(self) -> None:
         """Raise what the probe is to answer when a run hangs."""

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from service.cli.settings_options import shown_default
-from service.runtime.images.decoding import UploadProblem
+from service.runtime.images.decoding import ImageErrorKind
 from service.settings import PREFIX, Settings
 from tests.support.servers import ganymede, serving
 
@@ -138,7 +138,7 @@ def test_the_commands_of_batch_sampling_run(tmp_path):
 
 def kinds_of_problems() -> set[str]:
     """What `type` may end in, as the code has it."""
-    kinds = {"route-not-found", "method-not-allowed", *UploadProblem}
+    kinds = {"route-not-found", "method-not-allowed", *ImageErrorKind}
     for path in (ROOT / "service").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Problem":

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.runtime.images.decoding import Upload
+from service.runtime.images.decoding import DecodedImage
 from service.runtime.images.image_to_image import translate
 from service.runtime.models.catalog import Catalog, State, model_folders
 from service.runtime.models.manifest import read_manifest
@@ -17,7 +17,7 @@ from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.data.sources import DataError
 from training.evaluation.features.classifier import ClassifierSettings
-from training.evaluation.metrics.class_accuracy import CLASS_OBEDIENCE, measure_obedience
+from training.evaluation.metrics.class_accuracy import CLASS_OBEDIENCE, measure_class_accuracy
 from training.recipe.schema import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +56,7 @@ def test_a_model_of_pictures_that_ships_takes_the_smallest_and_oblong_ones(folde
         pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
         mask = np.full((height, width), 255, np.uint8) if given.masked else None
         for role in given.roles:
-            made = translate(model, Upload(pixels, None), mask, role)
+            made = translate(model, DecodedImage(pixels, None), mask, role)
             assert made.shape == (height * given.factor, width * given.factor, 3)
 
 
@@ -89,7 +89,7 @@ def test_a_model_of_digits_or_garments_obeys_its_classes_as_it_states():
                 f"the obedience of {manifest.name} is not measured: {error}", stacklevel=1
             )
             continue
-        measured = measure_obedience(folder, data, samples=500, settings=quick)
+        measured = measure_class_accuracy(folder, data, samples=500, settings=quick)
         assert measured.agreement == pytest.approx(stated.value, abs=0.08)
 
 

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True)
-class Share:
+class DistributedContext:
     """This process's part of the run: `rank` of `world`."""
 
     rank: int = 0
@@ -86,14 +86,14 @@ class Share:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Share]:
+def joined(device: torch.device) -> Iterator[DistributedContext]:
     """Join the process group that ``torchrun`` describes in the environment, if it does.
 
     What the group's processes share (wrapped networks) must be gone when the block ends.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
-        yield Share()
+        yield DistributedContext()
         return
     cuda = device.type == "cuda"
     dist.init_process_group(
@@ -102,7 +102,7 @@ def joined(device: torch.device) -> Iterator[Share]:
         # The others wait while the leader decodes, which may take long the first time.
         timeout=timedelta(hours=6),
     )
-    share = Share(dist.get_rank(), world)
+    share = DistributedContext(dist.get_rank(), world)
     try:
         yield share
         # Nobody leaves while another still talks to it.

@@ -18,12 +18,18 @@ from torch import Tensor
 from service.runtime.errors import UserError
 from training.checkpoints import Checkpoint
 from training.code_revision import code_revision
-from training.data.images import Pictures
+from training.data.images import ImageData
 from training.device import device_title
-from training.distributed import Share, joined
+from training.distributed import DistributedContext, joined
 from training.evaluation.during_training import RunningQuality
 from training.games.setup import Setup, prepare_all, set_up
-from training.monitoring.monitors import Monitors, News, Signs, TrainingDiverged, assert_finite
+from training.monitoring.monitors import (
+    MetricWindow,
+    MonitorReport,
+    Monitors,
+    TrainingDiverged,
+    assert_finite,
+)
 from training.monitoring.progress import Display, Silence, display
 from training.preview.grids import save_image
 from training.recipe.schema import Recipe, RecipeError
@@ -72,7 +78,7 @@ def train(recipe: Recipe, run: Run, watch: Watch | None = None) -> Result | None
 
 
 def _train(
-    recipe: Recipe, run: Run, device: torch.device, share: Share, watch: Watch | None
+    recipe: Recipe, run: Run, device: torch.device, share: DistributedContext, watch: Watch | None
 ) -> Result:
     if recipe.train.batch % (share.world * recipe.train.accumulate):
         parts = f" in {recipe.train.accumulate} parts" if recipe.train.accumulate > 1 else ""
@@ -102,7 +108,7 @@ def _train(
 
 
 def play_turn(
-    setup: Setup, seed: int, turn: int, images: int, share: Share
+    setup: Setup, seed: int, turn: int, images: int, share: DistributedContext
 ) -> Mapping[str, Tensor]:
     """Play a turn, which everything random in it is a function of; return its signs."""
     torch.manual_seed(_turn_seed(seed, turn, share.rank))
@@ -117,7 +123,7 @@ class _Loop:
         run: Run,
         setup: Setup,
         device: torch.device,
-        share: Share,
+        share: DistributedContext,
         writer: SummaryWriter | None,
         watch: Watch | None,
     ) -> None:
@@ -148,7 +154,7 @@ class _Loop:
 
     def play(self) -> Result:
         """Play turns to the end of the run."""
-        options, signs = self._options, Signs(self._share)
+        options, signs = self._options, MetricWindow(self._share)
         means: Mapping[str, float] = {}
         per_turn = options.batch * self._game.batches_per_turn
         with self._display() as shown, _signals() as stop:
@@ -282,18 +288,18 @@ class _Loop:
         if not news and self._monitors.state != before:
             shown.say(f"{self._images:,} images: the run is {self._monitors.state}")
 
-    def _note(self, news: News) -> None:
+    def _note(self, news: MonitorReport) -> None:
         """Keep what an alarm says where the user looks for it later."""
         if self._writer is not None:
             self._run.log({"images": self._images, **news._asdict()})
             self._writer.add_text(f"alarms/{news.alarm}", news.says, self._images)
 
-    def _take(self, signs: Signs) -> Mapping[str, float]:
+    def _take(self, signs: MetricWindow) -> Mapping[str, float]:
         """Return the means of the interval; where one is not a number, the log says so too."""
         try:
             return signs.take()
         except TrainingDiverged as error:
-            self._note(News("not a number", str(error), rings=True))
+            self._note(MonitorReport("not a number", str(error), rings=True))
             raise
 
     def _greet(self, shown: Display) -> None:
@@ -344,7 +350,7 @@ def _writer(run: Run, images: int) -> Iterator[SummaryWriter]:
         yield writer
 
 
-def _prepare(recipe: Recipe) -> Pictures:
+def _prepare(recipe: Recipe) -> ImageData:
     from rich.progress import Progress as Bar  # noqa: PLC0415
 
     with Bar(transient=True) as bar:

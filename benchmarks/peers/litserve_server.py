@@ -9,7 +9,7 @@ from fastapi import Response
 from generator import Generator, packed
 
 
-class Pictures(litserve.LitAPI):
+class ImageData(litserve.LitAPI):
     """A request is a seed, a number and a form; a batch is a list of such."""
 
     def setup(self, device: str) -> None:  # noqa: ARG002 - LitServe names it
@@ -46,7 +46,7 @@ class Pictures(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    api = Pictures(
+    api = ImageData(
         max_batch_size=int(os.environ["PEER_BATCH"]),
         batch_timeout=float(os.environ.get("PEER_WAIT_S", "0.001")),
         api_path="/generate",

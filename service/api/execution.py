@@ -18,11 +18,11 @@ from service.api.middleware.authentication import caller_of
 from service.api.middleware.limits import deadline_of
 from service.api.problems import Problem, client_gone
 from service.api.rate_limits import Account
-from service.runtime.latent.sources import Source, feeds, transform_feed
+from service.runtime.latent.sources import LatentSource, feeds, transform_feed
 from service.runtime.models.manifest import GENERATOR, MAPPING, SYNTHESIS
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import Array
-from service.runtime.scheduling.batches import Job, Rows
+from service.runtime.scheduling.batches import InferenceJob, Rows
 from service.runtime.scheduling.engine import Engine
 from service.runtime.scheduling.scheduler import DeadlineExceeded
 
@@ -34,14 +34,16 @@ _UNWATCHED_S = 0.25
 
 
 @asynccontextmanager
-async def running(engine: Engine, request: Request, seconds: float) -> AsyncIterator[Run]:
+async def request_execution(
+    engine: Engine, request: Request, seconds: float
+) -> AsyncIterator[RequestExecution]:
     """Watch over all that is run for `request` in the block, for `seconds` at most, or for less
     where the request says so. Raises NotReady, and Problem (400) where it says what is no time.
     """
     seconds = deadline_of(request, seconds)
     account = Account(caller_of(request).allowance)
     with engine.permit():
-        run = Run(engine, request, seconds, account)
+        run = RequestExecution(engine, request, seconds, account)
         try:
             yield run
         finally:
@@ -49,7 +51,7 @@ async def running(engine: Engine, request: Request, seconds: float) -> AsyncIter
             account.close()
 
 
-class Run:
+class RequestExecution:
     """What is run for one request, in one step or several: one deadline, and one client to lose."""
 
     def __init__(self, engine: Engine, request: Request, seconds: float, account: Account) -> None:
@@ -89,7 +91,7 @@ class Run:
         per_row = 0 if role == MAPPING else model.pixels_per_row(role, feeds)
         pixels = len(next(iter(feeds.values()))) * per_row
         self._account.spend(pixels)
-        job: Job | None = None
+        job: InferenceJob | None = None
         try:
             job = self._engine.submit(model, feeds, self._deadline, role)
             outcome = await self._outcome(job, role, work)
@@ -105,7 +107,7 @@ class Run:
             ran(job.rows, job.times.ended - job.times.started)
         return outcome
 
-    async def _outcome(self, job: Job, role: str, work: Callable[[Rows], T]) -> T:
+    async def _outcome(self, job: InferenceJob, role: str, work: Callable[[Rows], T]) -> T:
         working = self._engine.encode(job, work)
         try:
             return await self._wait(working)
@@ -117,7 +119,7 @@ class Run:
                 tracer.stations(this.span, job, role, self._engine.clock)
 
     async def pictures(
-        self, model: Model, sources: Sequence[Source], work: Callable[[Rows], T]
+        self, model: Model, sources: Sequence[LatentSource], work: Callable[[Rows], T]
     ) -> T:
         """Make the pictures of `sources` and return what `work` makes of the outputs.
 
@@ -130,13 +132,13 @@ class Run:
         w = await self.styles(model, sources)
         return await self.through(model, SYNTHESIS, {"w": w, **moved}, work)
 
-    async def styles(self, model: Model, sources: Sequence[Source]) -> Array:
+    async def styles(self, model: Model, sources: Sequence[LatentSource]) -> Array:
         """Return the styles ``[N, layers, w_dim]`` of `sources`. Each distinct one that is not in
         the engine's cache is mapped, once. Raises what `through` raises.
         """
         cache = self._engine.styles
         found: dict[Hashable, Array] = {}
-        missing: dict[Hashable, Source] = {}
+        missing: dict[Hashable, LatentSource] = {}
         hits = 0
         for source in sources:
             if source.w is not None:

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from service.api.field_errors import wrong_fields
 from service.api.problems import Problem, client_gone, invalid
-from service.api.schemas import MOST_IMAGES, ClassWish, Format, Seed, TruncationWish
+from service.api.schemas import MOST_IMAGES, ClassSelector, Format, Seed, TruncationField
 
 Box = Annotated[list[int], Field(min_length=4, max_length=4)]
 Boxes = Annotated[list[Box], Field(min_length=1, max_length=1000)]
@@ -27,7 +27,7 @@ _Files = Annotated[list[str], Field(min_length=1, max_length=MOST_IMAGES, fail_f
 _JSON_FIELDS = ("boxes", "samples")
 
 
-class SamplesWish(BaseModel):
+class SamplesRequest(BaseModel):
     """Pictures that another model makes, in place of uploaded ones."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -38,11 +38,11 @@ class SamplesWish(BaseModel):
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=MOST_IMAGES, fail_fast=True)] | (
         None
     ) = None
-    class_: ClassWish | None = Field(default=None, alias="class")
-    truncation: TruncationWish | None = None
+    class_: ClassSelector | None = Field(default=None, alias="class")
+    truncation: TruncationField | None = None
 
 
-class PictureRequest(BaseModel):
+class ImageToImageRequest(BaseModel):
     """Pictures for a model that makes pictures of pictures."""
 
     model_config = ConfigDict(
@@ -72,7 +72,7 @@ class PictureRequest(BaseModel):
         description="For inpaint, in place of a mask: what is to be filled, as [x, y, width, "
         "height] in pixels.",
     )
-    samples: SamplesWish | None = Field(
+    samples: SamplesRequest | None = Field(
         default=None, description="Pictures that another model makes, in place of `image`."
     )
     direction: str | None = Field(
@@ -99,17 +99,17 @@ class SentFile:
 
 
 @dataclass(frozen=True)
-class PictureWish:
+class ImageToImageInput:
     """A request with its files."""
 
-    body: PictureRequest
+    body: ImageToImageRequest
     images: list[SentFile]
     masks: list[SentFile]
 
 
 def described(masked: bool) -> dict[str, Any]:
     """Return what a route's OpenAPI says of its body."""
-    schema = PictureRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema = ImageToImageRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
     binary = {"type": "string", "format": "binary"}
     form: dict[str, Any] = {
@@ -137,7 +137,7 @@ def described(masked: bool) -> dict[str, Any]:
     }
 
 
-async def read_request(request: Request, most: int) -> PictureWish:
+async def read_request(request: Request, most: int) -> ImageToImageInput:
     """Read a request of at most `most` pictures. Raises Problem (400, 415, 422)."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
@@ -161,7 +161,7 @@ class _InMemory(MultiPartParser):
     spool_max_size = 2**62
 
 
-async def _read_form(request: Request, most: int) -> PictureWish:
+async def _read_form(request: Request, most: int) -> ImageToImageInput:
     parser = _InMemory(request.headers, request.stream(), max_files=2 * most, max_fields=20)
     try:
         form = await parser.parse()
@@ -189,7 +189,7 @@ async def _read_form(request: Request, most: int) -> PictureWish:
     return _checked(_validated(fields), files["image"], files["mask"], most)
 
 
-def _read_json(body: bytes, most: int) -> PictureWish:
+def _read_json(body: bytes, most: int) -> ImageToImageInput:
     try:
         given = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -200,9 +200,9 @@ def _read_json(body: bytes, most: int) -> PictureWish:
     return _checked(wanted, _decoded(wanted.image, "image"), _decoded(wanted.mask, "mask"), most)
 
 
-def _validated(given: Any) -> PictureRequest:
+def _validated(given: Any) -> ImageToImageRequest:
     try:
-        return PictureRequest.model_validate(given)
+        return ImageToImageRequest.model_validate(given)
     except ValidationError as error:
         listed = error.errors(include_url=False, include_input=False, include_context=False)
         first = wrong_fields([{**each, "loc": ("body", *each["loc"])} for each in listed], given)[0]
@@ -211,15 +211,15 @@ def _validated(given: Any) -> PictureRequest:
 
 
 def _checked(
-    body: PictureRequest, images: list[SentFile], masks: list[SentFile], most: int
-) -> PictureWish:
+    body: ImageToImageRequest, images: list[SentFile], masks: list[SentFile], most: int
+) -> ImageToImageInput:
     if bool(images) == (body.samples is not None):
         raise invalid("image", "give one or more pictures, or samples, and not both")
     if len(images) > most:
         raise invalid("image", f"expected 1 to {most} pictures, got {len(images)}")
     if masks and body.boxes:
         raise invalid("boxes", "give mask or boxes, not both")
-    return PictureWish(body, images, masks)
+    return ImageToImageInput(body, images, masks)
 
 
 def _decoded(sent: str | list[str] | None, field: str) -> list[SentFile]:

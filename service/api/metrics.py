@@ -24,9 +24,9 @@ from service import __version__
 from service.api.request_context import Rejection
 from service.api.routes import head_requests
 from service.runtime.models.catalog import State
-from service.runtime.scheduling.batches import Batch, Lane, Rows
+from service.runtime.scheduling.batches import Batch, BatchGroup, Rows
 from service.runtime.scheduling.engine import Engine, EngineState
-from service.runtime.scheduling.output_monitor import OutputSamples
+from service.runtime.scheduling.output_monitor import OutputMonitor
 from service.settings import Settings
 
 # The moment at which each series began would be a series more for each.
@@ -140,8 +140,8 @@ class _ModelMetrics:
 class SchedulerMetrics:
     """What the scheduler has to say, in Prometheus' words."""
 
-    def __init__(self, samples: OutputSamples | None = None) -> None:
-        self._samples = samples or OutputSamples()
+    def __init__(self, samples: OutputMonitor | None = None) -> None:
+        self._samples = samples or OutputMonitor()
         self._models: dict[str, _ModelMetrics] = {}
         self._diversity: dict[str, float] = {}
 
@@ -149,11 +149,11 @@ class SchedulerMetrics:
         """Note the depth of the queue."""
         QUEUE_PIXELS.set(pixels)
 
-    def waited(self, lane: Lane, seconds: float) -> None:
+    def waited(self, lane: BatchGroup, seconds: float) -> None:
         """Count a job that begins."""
         self._of(lane).queue_seconds.observe(seconds)
 
-    def ran(self, lane: Lane, rows: int, seconds: float) -> None:
+    def ran(self, lane: BatchGroup, rows: int, seconds: float) -> None:
         """Count a batch."""
         model = self._of(lane)
         model.batch_rows.observe(rows)
@@ -176,11 +176,11 @@ class SchedulerMetrics:
             # Not there before the first: 0 would say that all pictures are alike.
             DIVERSITY.labels(name).set(self._diversity[name])
 
-    def encoded(self, lane: Lane, seconds: float) -> None:
+    def encoded(self, lane: BatchGroup, seconds: float) -> None:
         """Count an encoding."""
         self._of(lane).encode_seconds.observe(seconds)
 
-    def _of(self, lane: Lane) -> _ModelMetrics:
+    def _of(self, lane: BatchGroup) -> _ModelMetrics:
         model = self._models.get(lane.label)
         if model is None:
             # Two threads may both come here: they find the same series.

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api import request_context
 from service.api.field_errors import is_unread, wrong_fields
 from service.api.request_context import Rejection
-from service.runtime.images.encoding import NoRoomForWords
+from service.runtime.images.encoding import MetadataTooLarge
 from service.runtime.models.catalog import ModelNotFound, RepositoryUnreadable
 from service.runtime.models.model import ModelFailed
 from service.runtime.scheduling.engine import NotReady
@@ -135,7 +135,7 @@ def to_problem(error: Exception) -> Problem | None:
                 "there was no memory for one picture of this model; another time there may be",
                 retry_after=5,
             )
-        case JobTooLarge() | NoRoomForWords():
+        case JobTooLarge() | MetadataTooLarge():
             return _too_much(error)
         case DeadlineExceeded():
             return Problem(504, "deadline-exceeded", "The deadline has passed", str(error))
@@ -186,7 +186,7 @@ def install(app: FastAPI, answer: Answer, respond: Callable[[str, Problem], Resp
         Draining,
         QueueFull,
         JobTooLarge,
-        NoRoomForWords,
+        MetadataTooLarge,
         DeadlineExceeded,
         HTTPException,
         RequestValidationError,
@@ -196,8 +196,8 @@ def install(app: FastAPI, answer: Answer, respond: Callable[[str, Problem], Resp
     app.add_middleware(_Unforeseen, respond=respond)
 
 
-def _too_much(error: JobTooLarge | NoRoomForWords) -> Problem:
-    if isinstance(error, NoRoomForWords):
+def _too_much(error: JobTooLarge | MetadataTooLarge) -> Problem:
+    if isinstance(error, MetadataTooLarge):
         return invalid("format", str(error))
     return invalid("n", f"the request is larger than the queue: {error}")
 

@@ -27,7 +27,7 @@ class Rejection(StrEnum):
 
 
 @dataclass(slots=True)
-class Exchange:
+class RequestContext:
     """What is known of one exchange. `model` is the name of a model that is loaded, `key` that of
     the key that it came with.
     """
@@ -39,15 +39,15 @@ class Exchange:
     span: Span | None = None
 
 
-_current: ContextVar[Exchange | None] = ContextVar("ganymede_exchange", default=None)
+_current: ContextVar[RequestContext | None] = ContextVar("ganymede_exchange", default=None)
 
 
-def begin(exchange: Exchange) -> None:
+def begin(exchange: RequestContext) -> None:
     """Make `exchange` the one that this task, and whatever it starts, is about."""
     _current.set(exchange)
 
 
-def current() -> Exchange | None:
+def current() -> RequestContext | None:
     """Return the exchange that this task is about; None outside of any."""
     return _current.get()
 

@@ -12,39 +12,39 @@ import numpy as np
 
 from service.api.problems import invalid
 from service.api.schemas import (
-    ClassWeightsWish,
-    ClassWish,
+    ClassSelector,
+    ClassWeightsField,
     GenerateRequest,
     InterpolateRequest,
-    LatentWish,
-    LayerWish,
+    LatentField,
+    LayerSelector,
     MixStylesRequest,
     Motion,
     SampleClassesRequest,
     SourceOrSeed,
-    SourceWish,
-    StylesWish,
-    TransformWish,
+    SourceRequest,
+    StylesField,
+    TransformField,
 )
-from service.runtime.latent.interpolation import Walk
+from service.runtime.latent.interpolation import Interpolation
 from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.latent.sources import (
     ClassWeights,
     Floats,
-    Source,
+    LatentSource,
+    as_w,
+    as_z,
     can_blend,
+    decode_floats,
     draw_class,
-    from_text,
-    latent_of,
-    styles_of,
 )
-from service.runtime.latent.style_mixing import Mix
-from service.runtime.latent.transforms import Matrix, moving, transform_of
+from service.runtime.latent.style_mixing import StyleMixing
+from service.runtime.latent.transforms import Matrix, as_transform, motion_transform
 from service.runtime.models.manifest import StyleSpace
 from service.runtime.models.model import Model
 
 
-def to_generate(body: GenerateRequest, model: Model, maximum: int) -> list[Source]:
+def to_generate(body: GenerateRequest, model: Model, maximum: int) -> list[LatentSource]:
     """Read a request of `/v1/generate`. Raises Problem (422)."""
     reader = _Reader(model)
     wishes = _listed(body, maximum)
@@ -61,7 +61,7 @@ def to_generate(body: GenerateRequest, model: Model, maximum: int) -> list[Sourc
     return sources
 
 
-def to_sample_classes(body: SampleClassesRequest, model: Model, maximum: int) -> list[Source]:
+def to_sample_classes(body: SampleClassesRequest, model: Model, maximum: int) -> list[LatentSource]:
     """Read a request of `/v1/sample-classes`. Raises Problem (422)."""
     reader = _Reader(model)
     names = reader.class_names("model")
@@ -85,12 +85,12 @@ def to_sample_classes(body: SampleClassesRequest, model: Model, maximum: int) ->
         ]
     truncation = reader.truncation(body.truncation, "truncation")
     return [
-        Source(seed, classes=classes[i], truncation=truncation)
+        LatentSource(seed, classes=classes[i], truncation=truncation)
         for i, seed in enumerate(_from(body.seed, total))
     ]
 
 
-def to_mix_styles(body: MixStylesRequest, model: Model, maximum: int) -> Mix:
+def to_mix_styles(body: MixStylesRequest, model: Model, maximum: int) -> StyleMixing:
     """Read a request of `/v1/mix-styles`. Raises Problem (422)."""
     space = _style_space(model, "mix")
     count = len(body.rows) * len(body.columns)
@@ -102,10 +102,10 @@ def to_mix_styles(body: MixStylesRequest, model: Model, maximum: int) -> Mix:
         for field, wishes in (("rows", body.rows), ("columns", body.columns))
     )
     layers = _layers(body.layers, space, model.manifest.name)
-    return Mix(tuple(rows), tuple(columns), layers)
+    return StyleMixing(tuple(rows), tuple(columns), layers)
 
 
-def to_interpolate(body: InterpolateRequest, model: Model, maximum: int) -> Walk:
+def to_interpolate(body: InterpolateRequest, model: Model, maximum: int) -> Interpolation:
     """Read a request of `/v1/interpolate`. Raises Problem (422)."""
     if body.frames > maximum:
         raise invalid("frames", f"expected 2 to {maximum}, got {body.frames}")
@@ -122,15 +122,15 @@ def to_interpolate(body: InterpolateRequest, model: Model, maximum: int) -> Walk
         if len(classes) > 1 and not can_blend(model.manifest):
             raise invalid("sources", f"{_cannot_blend(model)}; take one class for all")
     path = body.path or ("spherical" if space == "z" else "linear")
-    return Walk(tuple(sources), body.frames, loop=body.loop, space=space, path=path)
+    return Interpolation(tuple(sources), body.frames, loop=body.loop, space=space, path=path)
 
 
-def to_one(model: Model, seed: int, wanted: str | None, truncation: float | None) -> Source:
+def to_one(model: Model, seed: int, wanted: str | None, truncation: float | None) -> LatentSource:
     """Read the address of one picture. Raises Problem (422)."""
-    wish: ClassWish | None = wanted
+    wish: ClassSelector | None = wanted
     if wanted is not None and wanted.isascii() and wanted.isdigit() and len(wanted) < 10:
         wish = wanted if wanted in model.manifest.classes else int(wanted)
-    return _Reader(model).source(SourceWish(seed=seed), "", 0, wish, truncation)
+    return _Reader(model).source(SourceRequest(seed=seed), "", 0, wish, truncation)
 
 
 class _Reader:
@@ -144,19 +144,19 @@ class _Reader:
         self,
         wishes: Sequence[SourceOrSeed],
         field: str,
-        class_: ClassWish | ClassWeightsWish | None,
+        class_: ClassSelector | ClassWeightsField | None,
         truncation: float | None,
-    ) -> list[Source]:
+    ) -> list[LatentSource]:
         """Return a source for each of `wishes`, the rest being as is said for all."""
         for i, wish in enumerate(wishes):
-            if isinstance(wish, SourceWish) and wish.transform is not None:
+            if isinstance(wish, SourceRequest) and wish.transform is not None:
                 raise invalid(f"{field}.{i}.transform", "goes with /v1/generate alone")
         # Looked at even where every source says something else.
         self.classes(class_, "class", 0)
         self.truncation(truncation, "truncation")
         return [
             self.source(
-                SourceWish(seed=wish) if isinstance(wish, int) else wish,
+                SourceRequest(seed=wish) if isinstance(wish, int) else wish,
                 f"{field}.{i}.",
                 i,
                 class_,
@@ -167,13 +167,13 @@ class _Reader:
 
     def source(
         self,
-        wish: SourceWish,
+        wish: SourceRequest,
         place: str,
         number: int,
-        class_: ClassWish | ClassWeightsWish | None = None,
+        class_: ClassSelector | ClassWeightsField | None = None,
         truncation: float | None = None,
-        blend: ClassWeightsWish | None = None,
-    ) -> Source:
+        blend: ClassWeightsField | None = None,
+    ) -> LatentSource:
         """Return what `wish` means as picture `number`; `place` stands before its fields' names."""
         if sum(given is not None for given in (wish.seed, wish.z, wish.w)) != 1:
             raise invalid(place.rstrip(".") or "seed", "give one of seed, z and w")
@@ -182,7 +182,7 @@ class _Reader:
                 if getattr(wish, field) is not None:
                     name = field.rstrip("_")
                     raise invalid(f"{place}{name}", "a w is past class and truncation already")
-            return Source(w=self._styles(wish.w, f"{place}w"))
+            return LatentSource(w=self._styles(wish.w, f"{place}w"))
         if wish.class_ is not None and wish.blend is not None:
             raise invalid(f"{place}blend", "give class or blend, not both")
         if class_ is not None and blend is not None:
@@ -200,10 +200,10 @@ class _Reader:
             limit = self.truncation(wish.truncation, f"{place}truncation")
         else:
             limit = self.truncation(truncation, "truncation")
-        return Source(wish.seed, z, classes=classes, truncation=limit)
+        return LatentSource(wish.seed, z, classes=classes, truncation=limit)
 
     def classes(
-        self, wish: ClassWish | ClassWeightsWish | None, field: str, seed: int
+        self, wish: ClassSelector | ClassWeightsField | None, field: str, seed: int
     ) -> ClassWeights | None:
         """Return the one class of `seed`, drawn where `wish` are weights; None without classes."""
         if wish is None:
@@ -213,7 +213,7 @@ class _Reader:
             return {draw_class(self._weights(wish, field), seed): 1.0}
         return {self.class_index(wish, field): 1.0}
 
-    def blended(self, wish: ClassWeightsWish, field: str) -> ClassWeights:
+    def blended(self, wish: ClassWeightsField, field: str) -> ClassWeights:
         """Return weights of classes that add up to 1."""
         weights = self._weights(wish, field)
         if len(weights) > 1 and not can_blend(self._manifest):
@@ -227,7 +227,7 @@ class _Reader:
             raise invalid(field, f"{self._manifest.name} is not class-conditional")
         return self._manifest.classes
 
-    def class_index(self, wish: ClassWish, field: str) -> int:
+    def class_index(self, wish: ClassSelector, field: str) -> int:
         """Return the index of a class."""
         names = self.class_names(field)
         if isinstance(wish, int):
@@ -253,7 +253,7 @@ class _Reader:
             )
         return wish
 
-    def transform(self, wish: TransformWish | None, field: str) -> Matrix | None:
+    def transform(self, wish: TransformField | None, field: str) -> Matrix | None:
         """Return the transform that is wished for; None where nothing is said."""
         if wish is None:
             return None
@@ -261,12 +261,12 @@ class _Reader:
             raise invalid(field, f"{self._manifest.name} takes no transform: StyleGAN3 does")
         try:
             if isinstance(wish, Motion):
-                return moving(wish.translate, wish.rotate, wish.scale)
-            return transform_of(wish)
+                return motion_transform(wish.translate, wish.rotate, wish.scale)
+            return as_transform(wish)
         except ValueError as error:
             raise invalid(field, str(error)) from error
 
-    def _weights(self, wish: ClassWeightsWish, field: str) -> dict[int, float]:
+    def _weights(self, wish: ClassWeightsField, field: str) -> dict[int, float]:
         weights: dict[int, float] = {}
         for name, weight in wish.items():
             index = self.class_index(_index_or_name(name, self._manifest.classes), field)
@@ -278,21 +278,21 @@ class _Reader:
             raise invalid(field, "one of the weights has to be more than 0")
         return weights
 
-    def _latent(self, wish: LatentWish, field: str) -> Floats:
+    def _latent(self, wish: LatentField, field: str) -> Floats:
         try:
-            return latent_of(_floats(wish), self._manifest)
+            return as_z(_floats(wish), self._manifest)
         except ValueError as error:
             raise invalid(field, str(error)) from error
 
-    def _styles(self, wish: StylesWish, field: str) -> Floats:
+    def _styles(self, wish: StylesField, field: str) -> Floats:
         _style_space(self._model, "take")
         try:
-            return styles_of(_floats(wish), self._manifest)
+            return as_w(_floats(wish), self._manifest)
         except ValueError as error:
             raise invalid(field, str(error)) from error
 
 
-def _listed(body: GenerateRequest, maximum: int) -> list[tuple[str, SourceWish]]:
+def _listed(body: GenerateRequest, maximum: int) -> list[tuple[str, SourceRequest]]:
     """Return the source of each picture, with the place of its fields in the request."""
     given = [
         name for name in ("seed", "seeds", "z", "w", "images") if getattr(body, name) is not None
@@ -303,7 +303,7 @@ def _listed(body: GenerateRequest, maximum: int) -> list[tuple[str, SourceWish]]
         n = body.n or 1
         _assert_at_most(n, maximum, "n")
         # Here and below: read as what they are already; a second reading would find the same.
-        return [("", SourceWish.model_construct(seed=seed)) for seed in _from(body.seed, n)]
+        return [("", SourceRequest.model_construct(seed=seed)) for seed in _from(body.seed, n)]
     (name,) = given
     values = getattr(body, name)
     if body.n is not None and body.n != len(values):
@@ -314,9 +314,9 @@ def _listed(body: GenerateRequest, maximum: int) -> list[tuple[str, SourceWish]]
         case "images":
             return [(f"images.{i}.", wish) for i, wish in enumerate(values)]
         case "seeds":
-            return [("", SourceWish.model_construct(seed=seed)) for seed in values]
+            return [("", SourceRequest.model_construct(seed=seed)) for seed in values]
         case _:
-            return [("", SourceWish.model_construct(**{name: value})) for value in values]
+            return [("", SourceRequest.model_construct(**{name: value})) for value in values]
 
 
 def _each(wish: Any, count: int, field: str) -> Sequence[Any]:
@@ -342,10 +342,10 @@ def _from(first: int | None, count: int) -> Sequence[int]:
     return range(first, first + count)
 
 
-def _floats(wish: StylesWish) -> Floats:
+def _floats(wish: StylesField) -> Floats:
     """Return finite float32 values. Raises ValueError."""
     if isinstance(wish, str):
-        values = from_text(wish)
+        values = decode_floats(wish)
     else:
         rows = {len(row) for row in wish if isinstance(row, list)}
         if len(rows) > 1:
@@ -358,7 +358,7 @@ def _floats(wish: StylesWish) -> Floats:
 
 
 def _layers(
-    wish: LayerWish | list[LayerWish] | dict[str, float], space: StyleSpace, name: str
+    wish: LayerSelector | list[LayerSelector] | dict[str, float], space: StyleSpace, name: str
 ) -> dict[int, float]:
     """Return the weights of layers by index, in order. What is named twice has its last weight."""
     weights: dict[int, float] = {}
@@ -382,7 +382,7 @@ def _layers(
     return {layer: weights[layer] for layer in sorted(weights)}
 
 
-def _index_or_name(text: str, names: Collection[str]) -> ClassWish:
+def _index_or_name(text: str, names: Collection[str]) -> ClassSelector:
     """Read a key of a JSON object, which is text, as a name or else an index."""
     if text not in names and text.isascii() and text.isdigit() and len(text) < 10:
         return int(text)

@@ -14,7 +14,7 @@ from service.api.negotiation import Form
 from service.api.schemas import ProblemDocument
 from service.runtime.images import encoding
 from service.runtime.images.encoding import Pixels
-from service.runtime.latent.sources import Floats, Source, to_text
+from service.runtime.latent.sources import Floats, LatentSource, encode_floats
 from service.runtime.models.model import Model
 
 # Characters: proxies and clients refuse an answer whose headers are too long, each at a size of its
@@ -81,7 +81,7 @@ def headers(model: Model, **parameters: Iterable[object] | None) -> dict[str, st
     }
 
 
-def of_sources(model: Model, sources: Sequence[Source]) -> dict[str, str]:
+def of_sources(model: Model, sources: Sequence[LatentSource]) -> dict[str, str]:
     """Return the headers of an answer whose pictures come from `sources`, a value for each.
 
     Latents are too long for a header: `z` or `w` stands where one was given.
@@ -96,12 +96,12 @@ def of_sources(model: Model, sources: Sequence[Source]) -> dict[str, str]:
     return headers(model, **said)
 
 
-def short(source: Source) -> object:
+def short(source: LatentSource) -> object:
     """Return the seed of a source, else `z` or `w`."""
     return source.name if source.seed is None else source.seed
 
 
-def class_text(source: Source) -> str:
+def class_text(source: LatentSource) -> str:
     """Return the class by index, or a blend as ``0:0.25+3:0.75``; nothing for a w."""
     match list((source.classes or {}).items()):
         case []:
@@ -160,7 +160,7 @@ def wrapped(
         "images": [
             {
                 **picture.parameters,
-                **{name: to_text(values) for name, values in picture.beside.items()},
+                **{name: encode_floats(values) for name, values in picture.beside.items()},
                 "media_type": form.image.media_type,
                 "data": base64.b64encode(file).decode(),
             }

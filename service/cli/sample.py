@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from service.offline.job import Job, JobError, JobFailed, Layout, make_job
+from service.offline.job import JobError, JobFailed, Layout, SamplingJob, make_job
 from service.runtime.errors import UserError
 from service.runtime.images.encoding import ImageFormat
 
@@ -168,16 +168,16 @@ def sample(
     Example: ganymede sample biggan-flowers --count 10000 --classes balanced --out data/flowers
     """
     from service.runtime.models.catalog import find_model
-    from service.runtime.onnx.execution_plans import Planner, PlanWish, cache_file
+    from service.runtime.onnx.execution_plans import Planner, PlanOptions, cache_file
     from service.runtime.onnx.sessions import pick_provider
     from service.settings import load
 
     given: dict[str, Any] = {"models": models, "provider": provider}
     settings = load({name: value for name, value in given.items() if value is not None})
-    wish = PlanWish(workers, settings.threads, settings.max_rows, settings.plan == "measure")
+    wish = PlanOptions(workers, settings.threads, settings.max_rows, settings.plan == "measure")
     if workers:
         # Its cores are shared by that many runs.
-        wish = PlanWish(workers, settings.threads or 1, settings.max_rows, wish.measure)
+        wish = PlanOptions(workers, settings.threads or 1, settings.max_rows, wish.measure)
     planner = Planner(pick_provider(settings.provider), wish, cache_file())
     loaded = find_model(settings.models, model, planner)
     job = make_job(
@@ -207,7 +207,7 @@ class _Plan:
     """A job, and how it is to be done."""
 
     model: Model
-    job: Job
+    job: SamplingJob
     out: str
     engine: str
     address: str | None
@@ -268,7 +268,7 @@ def _carry_out(plan: _Plan) -> bool:
     return bool(summary["failed"])
 
 
-def _failed(error: Exception, records: list[Any], job: Job) -> JobFailed:
+def _failed(error: Exception, records: list[Any], job: SamplingJob) -> JobFailed:
     done = sum(record.images for record in records)
     return JobFailed(
         f"{error}; {done:,} of {job.count:,} pictures are done, and the same command goes on"
@@ -307,7 +307,7 @@ def _signals() -> Iterator[_Signals]:
 class _Teller:
     """Says how far a job is: a bar for people, events for programs."""
 
-    def __init__(self, job: Job, *, as_json: bool) -> None:
+    def __init__(self, job: SamplingJob, *, as_json: bool) -> None:
         self._job = job
         self._as_json = as_json
         self._lock = threading.Lock()

@@ -22,7 +22,7 @@ _RETRY_S = 0.1
 _WORKER = "_bentoml_impl.worker.service"
 
 
-def watch_the_worker(drain_s: float) -> None:
+def supervise_worker(drain_s: float) -> None:
     """Make the arbiter that this process is about to start, if it is one, end within bounds."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is not None and spec.name == _WORKER:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from service.offline.job import Job, JobError, Layout
+from service.offline.job import JobError, Layout, SamplingJob
 from service.offline.ledger import Ledger, ShardRecord
-from service.offline.rendering import Painter, contact_sheet
+from service.offline.rendering import ShardRenderer, contact_sheet
 from service.offline.stores import Store
 from service.offline.writers import assert_writable
 
@@ -25,7 +25,7 @@ _SPARE = 64 * 2**20
 _SHEET = 64
 
 
-class Engine(Protocol):
+class ShardEngine(Protocol):
     """Makes shards, telling what is done as it comes."""
 
     def __call__(
@@ -47,7 +47,9 @@ class Estimate:
     free_bytes: int | None
 
 
-def estimate(painter: Painter, job: Job, store: Store, left: int, workers: int) -> Estimate:
+def estimate(
+    painter: ShardRenderer, job: SamplingJob, store: Store, left: int, workers: int
+) -> Estimate:
     """Make a few pictures, and tell from them what `left` of them take."""
     step = max(1, job.count // _TRIED)
     numbers = range(0, job.count, step)[:_TRIED]
@@ -73,14 +75,18 @@ def free(store: Store) -> int | None:
     return None if there is None else max(0, there - _SPARE)
 
 
-def left_of(job: Job, ledger: Ledger) -> tuple[list[int], list[ShardRecord]]:
+def left_of(job: SamplingJob, ledger: Ledger) -> tuple[list[int], list[ShardRecord]]:
     """Return the shards to make, and the records of those that are done."""
     done = ledger.done()
     return [shard for shard in range(job.shards) if shard not in done], list(done.values())
 
 
 def finish(
-    painter: Painter, job: Job, ledger: Ledger, records: Sequence[ShardRecord], seconds: float
+    painter: ShardRenderer,
+    job: SamplingJob,
+    ledger: Ledger,
+    records: Sequence[ShardRecord],
+    seconds: float,
 ) -> dict[str, Any]:
     """Put the metadata, a contact sheet and a summary beside the pictures; return the summary."""
     failed = sorted(seed for record in records for seed in record.failed)
@@ -102,7 +108,7 @@ def finish(
     return summary
 
 
-def assert_possible(job: Job, store: Store) -> None:
+def assert_possible(job: SamplingJob, store: Store) -> None:
     """Raise JobError for what the job needs and is not here."""
     assert_writable(job.layout)
     there = store.local

@@ -10,10 +10,16 @@ from typing import Any
 import numpy as np
 
 from service.offline.inputs import open_inputs
-from service.offline.job import Item, Items, Job
-from service.runtime.images.decoding import Upload, UploadError, box_mask, read_mask, read_picture
+from service.offline.job import JobItem, JobItems, SamplingJob
+from service.runtime.images.decoding import (
+    DecodedImage,
+    ImageDecodeError,
+    box_mask,
+    decode_image,
+    decode_mask,
+)
 from service.runtime.images.encoding import Pixels
-from service.runtime.images.image_to_image import PictureMismatch, Translation, digest_of, prepare
+from service.runtime.images.image_to_image import ImageMismatch, Translation, digest_of, prepare
 from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.model import Model
 from service.runtime.scheduling.batches import Rows
@@ -21,7 +27,7 @@ from service.runtime.scheduling.batches import Rows
 log = logging.getLogger("ganymede.offline")
 
 # Runs feeds by a role of the model, as Model.run does. Raises Stopped when it does so no more.
-Run = Callable[[str, Rows], Rows]
+RunGraph = Callable[[str, Rows], Rows]
 
 # What a picture may have: as many as Pillow takes without a warning.
 MOST_PIXELS = 2**26
@@ -34,23 +40,23 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True)
-class Translated:
+class RenderedInput:
     """A picture that was made of another; None where it could not be."""
 
-    item: Item
+    item: JobItem
     pixels: Pixels | None
 
 
 @dataclass(frozen=True)
 class _Ready:
-    item: Item
+    item: JobItem
     translation: Translation
 
 
-class Translator:
+class ImageToImageRenderer:
     """Makes the pictures of a job of those that go in. Several threads may use it at a time."""
 
-    def __init__(self, model: Model, job: Job, items: Items, run: Run) -> None:
+    def __init__(self, model: Model, job: SamplingJob, items: JobItems, run: RunGraph) -> None:
         """Make pictures with `model`, whose graphs `run` runs. Raises InputError."""
         assert job.input is not None  # noqa: S101 - else nothing goes in
         self._model, self._job, self._items, self._run = model, job, items, run
@@ -58,7 +64,7 @@ class Translator:
         self._masks = None if job.mask is None else open_inputs(job.mask)
         self._role = job.direction or GENERATOR
 
-    def shard(self, numbers: Sequence[int], stopped: Callable[[], bool]) -> Iterator[Translated]:
+    def shard(self, numbers: Sequence[int], stopped: Callable[[], bool]) -> Iterator[RenderedInput]:
         """Yield pictures in order; those of one size are run together. Raises Stopped."""
         waiting: list[_Ready] = []
         for number in numbers:
@@ -86,28 +92,28 @@ class Translator:
             and rows * this.tile_pixels <= _TOGETHER_PIXELS
         )
 
-    def _read(self, item: Item) -> _Ready | Translated:
+    def _read(self, item: JobItem) -> _Ready | RenderedInput:
         """Read a picture with its mask; one that cannot be used is told, and is not made."""
         said: dict[str, Any] = {"task": self._model.manifest.task}
         if self._job.direction is not None:
             said["direction"] = self._job.direction
         try:
-            upload = read_picture(
+            upload = decode_image(
                 self._inputs.read(item.number), max_pixels=MOST_PIXELS, animated="first"
             )
             said["input"] = digest_of(upload)
             mask = self._mask(item, upload)
             if mask is not None:
-                said["mask"] = digest_of(Upload(mask[..., None].repeat(3, 2), None))
+                said["mask"] = digest_of(DecodedImage(mask[..., None].repeat(3, 2), None))
             if self._job.resize is not None:
                 said["resized"] = list(self._job.resize)
             translation = prepare(self._model, upload, mask)
-        except (UploadError, PictureMismatch) as error:
+        except (ImageDecodeError, ImageMismatch) as error:
             log.error("%s cannot be used: %s", item.input_file, error)
-            return Translated(item, None)
+            return RenderedInput(item, None)
         return _Ready(replace(item, parameters=said), translation)
 
-    def _mask(self, item: Item, upload: Upload) -> Pixels | None:
+    def _mask(self, item: JobItem, upload: DecodedImage) -> Pixels | None:
         height, width = upload.pixels.shape[:2]
         if self._job.boxes is not None:
             return box_mask(self._job.boxes, width, height)
@@ -115,10 +121,10 @@ class Translator:
             return None
         number = self._masks.number_of(item.input_file or "")
         if number is None:
-            raise PictureMismatch("there is no mask for it")
-        return read_mask(self._masks.read(number), max_pixels=MOST_PIXELS)
+            raise ImageMismatch("there is no mask for it")
+        return decode_mask(self._masks.read(number), max_pixels=MOST_PIXELS)
 
-    def _made(self, ready: Sequence[_Ready]) -> Iterator[Translated]:
+    def _made(self, ready: Sequence[_Ready]) -> Iterator[RenderedInput]:
         """Make pictures of one size, as one batch if the memory holds it."""
         if not ready:
             return
@@ -130,14 +136,14 @@ class Translator:
             if len(ready) == 1:
                 name = ready[0].item.input_file
                 log.error("%s cannot be made: %s", name, str(error).splitlines()[0])
-                yield Translated(ready[0].item, None)
+                yield RenderedInput(ready[0].item, None)
                 return
             half = len(ready) // 2
             yield from self._made(ready[:half])
             yield from self._made(ready[half:])
             return
         for one, pixels in zip(ready, made, strict=True):
-            yield Translated(one.item, pixels)
+            yield RenderedInput(one.item, pixels)
 
     def _run_together(self, ready: Sequence[_Ready]) -> list[Pixels]:
         first = ready[0].translation

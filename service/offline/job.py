@@ -23,8 +23,8 @@ from service.offline.inputs import open_inputs
 from service.runtime.errors import UserError
 from service.runtime.images.encoding import ImageFormat
 from service.runtime.latent.seeds import MAX_SEED
-from service.runtime.latent.sources import Source, draw_class
-from service.runtime.latent.style_mixing import Mix
+from service.runtime.latent.sources import LatentSource, draw_class
+from service.runtime.latent.style_mixing import StyleMixing
 from service.runtime.models.manifest import Manifest
 
 # Pictures of one shard: many, but so few that a small job has a shard for each of many workers.
@@ -40,7 +40,7 @@ class JobError(UserError):
 
 
 # `balanced`, classes in turn, or weights: as text, or as lists and mappings.
-ClassesWish = str | Sequence[str | int] | Mapping[str, float] | None
+ClassesOption = str | Sequence[str | int] | Mapping[str, float] | None
 
 
 class JobFailed(UserError):
@@ -57,7 +57,7 @@ class Layout(StrEnum):
     PARQUET = "parquet"
 
 
-class Job(BaseModel):
+class SamplingJob(BaseModel):
     """All that the output depends on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -103,13 +103,13 @@ class Job(BaseModel):
 
 
 @dataclass(frozen=True)
-class Item:
+class JobItem:
     """One picture of a job: `rows` of several sources are mixed, `parameters` say how, as JSON."""
 
     number: int
     seed: int
-    row: Source
-    column: Source | None
+    row: LatentSource
+    column: LatentSource | None
     class_index: int | None
     class_name: str | None
     parameters: Mapping[str, Any]
@@ -119,10 +119,10 @@ class Item:
     input_file: str | None = None
 
 
-class Items:
+class JobItems:
     """The pictures of a job for one model."""
 
-    def __init__(self, job: Job, manifest: Manifest) -> None:
+    def __init__(self, job: SamplingJob, manifest: Manifest) -> None:
         self._job = job
         self._manifest = manifest
         self._folders = folder_names(manifest.classes)
@@ -132,25 +132,25 @@ class Items:
             self._inputs = open_inputs(job.input)
             self._stems = self._inputs.stems()
 
-    def __call__(self, number: int) -> Item:
+    def __call__(self, number: int) -> JobItem:
         """Return picture `number`."""
         job, manifest = self._job, self._manifest
         if self._inputs is not None and self._stems is not None:
             # What its parameters are is known when it has been read.
             name, stem = self._inputs.names[number], self._stems[number]
-            return Item(number, number, Source(number), None, None, None, {}, stem, name)
+            return JobItem(number, number, LatentSource(number), None, None, None, {}, stem, name)
         seed = job.first_seed + number
         row = self._source(seed, number)
         column = None
         parameters = row.parameters(manifest)
         if job.mix is not None:
             column = self._source(partner_of(seed), number)
-            parameters = Mix((row,), (column,), job.mix).parameters(manifest)
+            parameters = StyleMixing((row,), (column,), job.mix).parameters(manifest)
         if job.resize is not None:
             parameters = {**parameters, "resized": list(job.resize)}
         index = next(iter(row.classes)) if row.classes else None
         folder = "images" if index is None else self._folders[index]
-        return Item(
+        return JobItem(
             number,
             seed,
             row,
@@ -161,11 +161,11 @@ class Items:
             f"{folder}/seed-{seed:0{self._digits}}",
         )
 
-    def of(self, shard: int) -> Iterator[Item]:
+    def of(self, shard: int) -> Iterator[JobItem]:
         """Yield the pictures of a shard."""
         return map(self, self._job.numbers(shard))
 
-    def _source(self, seed: int, number: int) -> Source:
+    def _source(self, seed: int, number: int) -> LatentSource:
         job, classes = self._job, None
         if self._manifest.classes:
             if job.class_weights is not None:
@@ -175,7 +175,7 @@ class Items:
             else:
                 index = seed % len(self._manifest.classes)
             classes = {index: 1.0}
-        return Source(seed, classes=classes, truncation=job.truncation)
+        return LatentSource(seed, classes=classes, truncation=job.truncation)
 
 
 def partner_of(seed: int) -> int:
@@ -199,7 +199,7 @@ def make_job(
     count: int | None = None,
     seeds: str | None = None,
     seed: int | None = None,
-    classes: ClassesWish = None,
+    classes: ClassesOption = None,
     truncation: float | None = None,
     mix: str | None = None,
     resize: str | None = None,
@@ -210,7 +210,7 @@ def make_job(
     mask: str | None = None,
     boxes: str | None = None,
     direction: str | None = None,
-) -> Job:
+) -> SamplingJob:
     """Read a job as a command's flags say it. Raises JobError, naming the flag, and InputError."""
     pictures: dict[str, Any] = {}
     if manifest.input is not None:
@@ -230,7 +230,7 @@ def make_job(
     listed, weights = _classes(classes, manifest)
     if shard_size is not None and shard_size < 1:
         raise JobError(f"--shard-size: expected at least 1, got {shard_size}")
-    return Job(
+    return SamplingJob(
         model=manifest.name,
         version=manifest.version,
         digest=manifest.digest,
@@ -331,7 +331,7 @@ def _seeds(count: int | None, seeds: str | None, seed: int | None) -> tuple[int,
 
 
 def _classes(
-    wish: ClassesWish, manifest: Manifest
+    wish: ClassesOption, manifest: Manifest
 ) -> tuple[tuple[int, ...] | None, dict[int, float] | None]:
     if wish is None:
         return None, None
@@ -436,6 +436,6 @@ def _resize(wish: str | None, image: ImageFormat) -> tuple[int, int] | None:
     return width, height
 
 
-def as_text(job: Job) -> str:
+def as_text(job: SamplingJob) -> str:
     """Return a job as its file has it."""
     return json.dumps(job.model_dump(mode="json"), indent=2) + "\n"

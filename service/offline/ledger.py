@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from service.offline.job import Job, JobError, as_text
+from service.offline.job import JobError, SamplingJob, as_text
 from service.offline.stores import KEPT, Store
 
 JOB_FILE = "job.json"
@@ -45,7 +45,7 @@ class ShardRecord:
 class Ledger:
     """The state of one job in its output folder. Raises what Store raises."""
 
-    def __init__(self, store: Store, job: Job) -> None:
+    def __init__(self, store: Store, job: SamplingJob) -> None:
         self._store = store
         self._job = job
         self._digits = max(5, len(str(job.shards - 1)))
@@ -138,7 +138,7 @@ class Ledger:
 
     def _assert_the_same(self, text: bytes) -> None:
         try:
-            other = Job.model_validate_json(text)
+            other = SamplingJob.model_validate_json(text)
         except ValidationError as error:
             raise OtherJob(
                 f"{self._store.url} holds a job that cannot be read; choose another folder"

@@ -22,7 +22,7 @@ from typing import Any
 
 from service.offline.execution import finish, left_of
 from service.offline.image_to_image import Stopped
-from service.offline.job import Job
+from service.offline.job import SamplingJob
 from service.offline.ledger import SUMMARY_FILE, Ledger, ShardRecord
 from service.offline.shards import ShardMaker
 from service.offline.stores import Store
@@ -68,13 +68,13 @@ class TooManyJobs(UserError):
 
 
 @dataclass(frozen=True)
-class Ticket:
+class QueuedJob:
     """A job in the queue; times are seconds since the epoch, `seconds` those it has run."""
 
     id: str
     owner: str | None
     state: JobState
-    job: Job
+    job: SamplingJob
     created: float
     started: float | None
     ended: float | None
@@ -133,7 +133,7 @@ class JobQueue:
         if self._thread is not None:
             self._thread.join(timeout)
 
-    def add(self, job: Job, owner: str | None) -> Ticket:
+    def add(self, job: SamplingJob, owner: str | None) -> QueuedJob:
         """Queue a job. Raises TooManyJobs."""
         name = secrets.token_hex(8)
         with self._open() as database:
@@ -147,7 +147,7 @@ class JobQueue:
         self._wake.set()
         return self.get(name)
 
-    def get(self, name: str) -> Ticket:
+    def get(self, name: str) -> QueuedJob:
         """Return a job. Raises JobNotFound."""
         with self._open() as database:
             query = f"SELECT {_COLUMNS} FROM jobs WHERE id = ?"  # noqa: S608 - a constant
@@ -156,13 +156,13 @@ class JobQueue:
             raise JobNotFound(f"no job {name[:50]!r}")
         return _ticket(row)
 
-    def all(self) -> list[Ticket]:
+    def all(self) -> list[QueuedJob]:
         """Return all jobs, the newest first."""
         with self._open() as database:
             query = f"SELECT {_COLUMNS} FROM jobs ORDER BY created DESC, rowid DESC"  # noqa: S608
             return [_ticket(row) for row in database.execute(query)]
 
-    def cancel(self, name: str) -> Ticket:
+    def cancel(self, name: str) -> QueuedJob:
         """End a job that has not ended; forget one that has, with its files."""
         ticket = self.get(name)
         now = time.time()
@@ -185,7 +185,7 @@ class JobQueue:
         """Return where a job's files are."""
         return self._folder / name
 
-    def files(self, ticket: Ticket) -> list[Path]:
+    def files(self, ticket: QueuedJob) -> list[Path]:
         """Return the files that are whole: the shards that are done, and at the end the rest."""
         folder = self.folder(ticket.id)
         try:
@@ -218,13 +218,13 @@ class JobQueue:
             self._wake.wait(_LOOK_S)
             self._wake.clear()
 
-    def _next(self) -> Ticket | None:
+    def _next(self) -> QueuedJob | None:
         with self._open() as database:
             query = f"SELECT {_COLUMNS} FROM jobs WHERE state = 'queued' "  # noqa: S608
             row = database.execute(query + "ORDER BY created, rowid LIMIT 1").fetchone()
         return None if row is None else _ticket(row)
 
-    def _do(self, ticket: Ticket) -> None:
+    def _do(self, ticket: QueuedJob) -> None:
         name = ticket.id
         with self._open() as database:
             begun = database.execute(
@@ -250,7 +250,7 @@ class JobQueue:
         finally:
             self._cancelled.discard(name)
 
-    def _make(self, ticket: Ticket, began: float) -> None:
+    def _make(self, ticket: QueuedJob, began: float) -> None:
         job = ticket.job
         model = self._model(job)
         store = Store(str(self.folder(ticket.id)))
@@ -273,7 +273,7 @@ class JobQueue:
             time.time(),
         )
 
-    def _model(self, job: Job) -> Model:
+    def _model(self, job: SamplingJob) -> Model:
         catalog = self._engine.catalog
         assert catalog is not None  # noqa: S101 - the engine is ready
         model = catalog.get(f"{job.model}@{job.version}")
@@ -337,6 +337,6 @@ def _is_finished(folder: Path) -> bool:
     return (folder / SUMMARY_FILE).exists()
 
 
-def _ticket(row: tuple[Any, ...]) -> Ticket:
+def _ticket(row: tuple[Any, ...]) -> QueuedJob:
     name, owner, state, job, *rest = row
-    return Ticket(name, owner, JobState(state), Job.model_validate_json(job), *rest)
+    return QueuedJob(name, owner, JobState(state), SamplingJob.model_validate_json(job), *rest)

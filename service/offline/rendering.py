@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from service.offline.image_to_image import Run, Stopped, Translated, Translator
-from service.offline.job import Item, Items, Job
+from service.offline.image_to_image import ImageToImageRenderer, RenderedInput, RunGraph, Stopped
+from service.offline.job import JobItem, JobItems, SamplingJob
 from service.runtime.images.encoding import Pixels, encode, resized, to_image
 from service.runtime.latent.sources import feeds
 from service.runtime.latent.styles import mix
@@ -21,52 +21,54 @@ log = logging.getLogger("ganymede.offline")
 
 
 @dataclass(frozen=True)
-class Painted:
+class RenderedImage:
     """One picture: its file, or None where the model could not make it."""
 
-    item: Item
+    item: JobItem
     file: bytes | None
 
 
-class Painter:
+class ShardRenderer:
     """Makes the pictures of a job. Several threads may use it at a time."""
 
-    def __init__(self, model: Model, job: Job, run: Run | None = None) -> None:
+    def __init__(self, model: Model, job: SamplingJob, run: RunGraph | None = None) -> None:
         """Make pictures with `model`; `run` runs its graphs, in place of `Model.run`."""
         self._run_graph = run or model.run
-        self.items = Items(job, model.manifest)
+        self.items = JobItems(job, model.manifest)
         self._model = model
         self._job = job
         # In the order that the service has them: the files are the same to the last byte.
         self._identity = {"model": job.model, "version": job.version, "digest": job.digest}
-        self._translator: Translator | None = None
+        self._translator: ImageToImageRenderer | None = None
         if job.input is not None:
-            self._translator = Translator(model, job, self.items, self._run_graph)
+            self._translator = ImageToImageRenderer(model, job, self.items, self._run_graph)
 
-    def shard(self, shard: int, stopped: Callable[[], bool] = lambda: False) -> Iterator[Painted]:
+    def shard(
+        self, shard: int, stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[RenderedImage]:
         """Yield the pictures of a shard, in order. Raises Stopped."""
         numbers = self._job.numbers(shard)
         if self._translator is not None:
             for item in self._translator.shard(numbers, stopped):
-                yield Painted(item.item, self._finished(item))
+                yield RenderedImage(item.item, self._finished(item))
             return
         for start in range(0, len(numbers), self._model.plan.max_rows):
             if stopped():
                 raise Stopped
             yield from self.paint(numbers[start : start + self._model.plan.max_rows])
 
-    def paint(self, numbers: Sequence[int]) -> list[Painted]:
+    def paint(self, numbers: Sequence[int]) -> list[RenderedImage]:
         """Make some pictures, as one batch if the memory holds it."""
         if self._translator is not None:
             made = self._translator.shard(numbers, lambda: False)
-            return [Painted(each.item, self._finished(each)) for each in made]
+            return [RenderedImage(each.item, self._finished(each)) for each in made]
         items = [self.items(number) for number in numbers]
         return [
-            Painted(item, None if pixels is None else self._encode(item, pixels))
+            RenderedImage(item, None if pixels is None else self._encode(item, pixels))
             for item, pixels in zip(items, self.pixels(items), strict=True)
         ]
 
-    def pixels(self, items: Sequence[Item]) -> Sequence[Pixels | None]:
+    def pixels(self, items: Sequence[JobItem]) -> Sequence[Pixels | None]:
         """Return the pictures ``[H, W, C]`` of `items`, None for one that the model cannot make.
 
         A batch that fails is halved, until it is known which of its rows are to blame.
@@ -88,7 +90,7 @@ class Painter:
             return list(made)
         return [resized(picture, *self._job.resize) for picture in made]
 
-    def _run(self, items: Sequence[Item]) -> Pixels:
+    def _run(self, items: Sequence[JobItem]) -> Pixels:
         manifest = self._model.manifest
         rows = feeds([item.row for item in items], manifest)
         if self._job.mix is None:
@@ -104,7 +106,7 @@ class Painter:
         made: Pixels = self._run_graph(SYNTHESIS, {"w": np.concatenate(mixed)})["pixels"]
         return made
 
-    def _finished(self, made: Translated) -> bytes | None:
+    def _finished(self, made: RenderedInput) -> bytes | None:
         """Return the file of a picture that was made of another."""
         if made.pixels is None:
             return None
@@ -113,7 +115,7 @@ class Painter:
             pixels = resized(pixels, *self._job.resize)
         return self._encode(made.item, pixels)
 
-    def _encode(self, item: Item, pixels: Pixels) -> bytes:
+    def _encode(self, item: JobItem, pixels: Pixels) -> bytes:
         return encode(pixels, self._job.image, {**self._identity, **item.parameters})
 
 

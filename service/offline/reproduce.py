@@ -14,7 +14,7 @@ from PIL import Image, ImageSequence
 
 from service.runtime.errors import UserError
 from service.runtime.images import animation
-from service.runtime.images.animation import WRITERS, Film
+from service.runtime.images.animation import WRITERS, AnimationSpec
 from service.runtime.images.encoding import (
     ImageFormat,
     Pixels,
@@ -23,10 +23,10 @@ from service.runtime.images.encoding import (
     read_provenance,
     resized,
 )
+from service.runtime.latent.interpolation import Interpolation, Place, feeds_at, rows_at
 from service.runtime.latent.interpolation import Path as WalkPath
-from service.runtime.latent.interpolation import Place, Walk, feeds_at, rows_at
-from service.runtime.latent.sources import Source, feeds, transform_feed
-from service.runtime.latent.style_mixing import Mix
+from service.runtime.latent.sources import LatentSource, feeds, transform_feed
+from service.runtime.latent.style_mixing import StyleMixing
 from service.runtime.latent.styles import mix
 from service.runtime.models.catalog import Catalog, Entry, ModelNotFound, load_entry
 from service.runtime.models.manifest import GENERATOR, MAPPING, TRANSFORM
@@ -159,8 +159,8 @@ def _remade(model: Model, said: Mapping[str, Any], kind: str) -> bytes:
     """Return the file that `said` describes, in the format `kind` of Pillow's."""
     image = model.manifest.image
     if "walk" in said:
-        walk = Walk.from_parameters(said["walk"], model.manifest)
-        film = Film(
+        walk = Interpolation.from_parameters(said["walk"], model.manifest)
+        film = AnimationSpec(
             frames=walk.frames,
             height=image.height,
             width=image.width,
@@ -178,13 +178,13 @@ def _remade(model: Model, said: Mapping[str, Any], kind: str) -> bytes:
 def _picture(model: Model, said: Mapping[str, Any]) -> Pixels:
     manifest = model.manifest
     if "from" in said:
-        ends = [Source.from_parameters(said[end], manifest) for end in ("from", "to")]
+        ends = [LatentSource.from_parameters(said[end], manifest) for end in ("from", "to")]
         place = (0, 1, float(said["at"]))
         made = _walked(model, ends, said["space"], said["path"], [place])
     elif "row" in said or "rows" in said:
-        made = _mixed(model, Mix.from_parameters(said, manifest), grid="rows" in said)
+        made = _mixed(model, StyleMixing.from_parameters(said, manifest), grid="rows" in said)
     else:
-        source = Source.from_parameters(said, manifest)
+        source = LatentSource.from_parameters(said, manifest)
         moved = transform_feed([source], manifest)
         if source.w is not None:
             made = model.synthesize(source.w[None], moved.get(TRANSFORM))
@@ -197,7 +197,7 @@ def _picture(model: Model, said: Mapping[str, Any]) -> Pixels:
     return picture
 
 
-def _mixed(model: Model, wish: Mix, *, grid: bool) -> Pixels:
+def _mixed(model: Model, wish: StyleMixing, *, grid: bool) -> Pixels:
     rows, columns = _styles(model, wish.rows), _styles(model, wish.columns)
     mixed = _synthesized(model, mix(rows, columns, wish.layers))
     if not grid:
@@ -206,7 +206,7 @@ def _mixed(model: Model, wish: Mix, *, grid: bool) -> Pixels:
 
 
 def _walked(
-    model: Model, keys: Sequence[Source], space: str, path: WalkPath, places: Sequence[Place]
+    model: Model, keys: Sequence[LatentSource], space: str, path: WalkPath, places: Sequence[Place]
 ) -> Pixels:
     w = _styles(model, keys) if space == "w" else None
     parts = []
@@ -224,7 +224,7 @@ def _generated(model: Model, given: Mapping[str, Array]) -> Pixels:
     return pixels
 
 
-def _styles(model: Model, sources: Sequence[Source]) -> Array:
+def _styles(model: Model, sources: Sequence[LatentSource]) -> Array:
     rows = []
     for source in sources:
         if source.w is not None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from service.offline.image_to_image import Run
-from service.offline.job import Job
+from service.offline.image_to_image import RunGraph
+from service.offline.job import SamplingJob
 from service.offline.ledger import Ledger, ShardRecord
-from service.offline.rendering import Painter
+from service.offline.rendering import ShardRenderer
 from service.offline.stores import Store
 from service.offline.writers import shard_name, shard_writer
 from service.runtime.models.model import Model
@@ -19,9 +19,11 @@ Listener = Callable[[int, int, int], None]
 class ShardMaker:
     """Makes the shards of a job, any of them, in any order. Threads may share one."""
 
-    def __init__(self, model: Model, job: Job, store: Store, run: Run | None = None) -> None:
+    def __init__(
+        self, model: Model, job: SamplingJob, store: Store, run: RunGraph | None = None
+    ) -> None:
         """Make pictures with `model`; `run` runs its graphs, in place of `Model.run`."""
-        self.painter = Painter(model, job, run)
+        self.painter = ShardRenderer(model, job, run)
         self._classes = model.manifest.classes
         self._job = job
         self._store = store

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from service.offline.inputs import key_of
-from service.offline.job import Item, Job, JobError, Layout
+from service.offline.job import JobError, JobItem, Layout, SamplingJob
 from service.offline.stores import Store
 from service.runtime.images.encoding import provenance_text
 
@@ -23,16 +23,16 @@ from service.runtime.images.encoding import provenance_text
 _ROW_GROUP = 100
 
 
-class Writer(Protocol):
+class ShardWriter(Protocol):
     """Takes the pictures of one shard, in order."""
 
-    def add(self, item: Item, file: bytes) -> str:
+    def add(self, item: JobItem, file: bytes) -> str:
         """Write a picture and return its place: a file's name, as the manifest has it."""
 
 
 def shard_writer(
-    job: Job, classes: tuple[str, ...], store: Store, shard: int
-) -> AbstractContextManager[Writer]:
+    job: SamplingJob, classes: tuple[str, ...], store: Store, shard: int
+) -> AbstractContextManager[ShardWriter]:
     """Return what writes a shard. What it has written is there when the context ends."""
     return _WRITERS[job.layout](job, classes, store, shard)
 
@@ -48,7 +48,7 @@ def assert_writable(layout: Layout) -> None:
             ) from error
 
 
-def shard_name(job: Job, shard: int) -> str | None:
+def shard_name(job: SamplingJob, shard: int) -> str | None:
     """Return the name of a shard's file; None where each picture is a file."""
     if job.layout is Layout.FOLDER:
         return None
@@ -58,28 +58,28 @@ def shard_name(job: Job, shard: int) -> str | None:
 
 
 class _Folder:
-    def __init__(self, job: Job, store: Store) -> None:
+    def __init__(self, job: SamplingJob, store: Store) -> None:
         self._extension = job.image.extension
         self._store = store
 
-    def add(self, item: Item, file: bytes) -> str:
+    def add(self, item: JobItem, file: bytes) -> str:
         name = f"{item.stem}.{self._extension}"
         self._store.write(name, file)
         return name
 
 
 @contextmanager
-def _folder(job: Job, _: tuple[str, ...], store: Store, __: int) -> Iterator[Writer]:
+def _folder(job: SamplingJob, _: tuple[str, ...], store: Store, __: int) -> Iterator[ShardWriter]:
     yield _Folder(job, store)
     store.settle()
 
 
 class _Tar:
-    def __init__(self, job: Job, out: io.BufferedWriter) -> None:
+    def __init__(self, job: SamplingJob, out: io.BufferedWriter) -> None:
         self._extension = job.image.extension
         self._out = out
 
-    def add(self, item: Item, file: bytes) -> str:
+    def add(self, item: JobItem, file: bytes) -> str:
         # Two pictures that went in may be called alike in their folders; two seeds never are.
         made = item.stem.rpartition("/")[2]
         key = made if item.input_file is None else key_of(item.stem)
@@ -102,14 +102,16 @@ class _Tar:
 
 
 @contextmanager
-def _webdataset(job: Job, _: tuple[str, ...], store: Store, shard: int) -> Iterator[Writer]:
+def _webdataset(
+    job: SamplingJob, _: tuple[str, ...], store: Store, shard: int
+) -> Iterator[ShardWriter]:
     with _shard_file(job, store, shard) as path, path.open("wb") as out:
         yield _Tar(job, out)
         out.write(bytes(-out.tell() % tarfile.RECORDSIZE or tarfile.RECORDSIZE))
 
 
 class _Parquet:
-    def __init__(self, job: Job, classes: tuple[str, ...], path: Path) -> None:
+    def __init__(self, job: SamplingJob, classes: tuple[str, ...], path: Path) -> None:
         import pyarrow as pa  # noqa: PLC0415
         import pyarrow.parquet as pq  # noqa: PLC0415
 
@@ -134,7 +136,7 @@ class _Parquet:
         self._extension = job.image.extension
         self._rows: list[dict[str, Any]] = []
 
-    def add(self, item: Item, file: bytes) -> str:
+    def add(self, item: JobItem, file: bytes) -> str:
         path = f"{item.stem}.{self._extension}"
         row = {
             "image": {"bytes": file, "path": path},
@@ -159,7 +161,9 @@ class _Parquet:
 
 
 @contextmanager
-def _parquet(job: Job, classes: tuple[str, ...], store: Store, shard: int) -> Iterator[Writer]:
+def _parquet(
+    job: SamplingJob, classes: tuple[str, ...], store: Store, shard: int
+) -> Iterator[ShardWriter]:
     with _shard_file(job, store, shard) as path:
         writer = _Parquet(job, classes, path)
         try:
@@ -171,7 +175,7 @@ def _parquet(job: Job, classes: tuple[str, ...], store: Store, shard: int) -> It
 
 
 @contextmanager
-def _shard_file(job: Job, store: Store, shard: int) -> Iterator[Path]:
+def _shard_file(job: SamplingJob, store: Store, shard: int) -> Iterator[Path]:
     name = shard_name(job, shard)
     assert name is not None  # noqa: S101 - of the layouts that have one
     with store.new(name) as path:
@@ -186,5 +190,5 @@ def _fsync(path: Path) -> None:
 
 _WRITERS: dict[
     Layout,
-    Callable[[Job, tuple[str, ...], Store, int], AbstractContextManager[Writer]],
+    Callable[[SamplingJob, tuple[str, ...], Store, int], AbstractContextManager[ShardWriter]],
 ] = {Layout.FOLDER: _folder, Layout.WEBDATASET: _webdataset, Layout.PARQUET: _parquet}

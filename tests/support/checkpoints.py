@@ -12,7 +12,7 @@ import torch
 
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
-from training.importers.formats.base import Said
+from training.importers.formats.base import UserOptions
 from training.importers.reading.files import read_file
 from training.importers.reading.weights import networks
 from training.importers.recognition import Attempt, attempts, chosen
@@ -22,7 +22,7 @@ PLAN = ExecutionPlan(workers=1, threads=1, max_rows=8)
 
 
 def recognised(path, said=None, network=None) -> Attempt:
-    return chosen(attempts(networks(read_file(path)), said or Said()), network)
+    return chosen(attempts(networks(read_file(path)), said or UserOptions()), network)
 
 
 def imported(path, models, said=None, network=None) -> tuple[Attempt, Model]:

@@ -16,10 +16,10 @@ from service.runtime.models.manifest import (
     GENERATOR,
     MANIFEST_FILE,
     Graph,
+    ImageInput,
     ImageSpec,
     ImportProvenance,
     Manifest,
-    PictureInput,
     file_sha256,
 )
 
@@ -66,7 +66,7 @@ def _write(folder: Path, task: str, graphs: dict[str, onnx.GraphProto], **said) 
             inputs=[each.name for each in graph.input],
             outputs=["pixels"],
         )
-    given = PictureInput(channels=3, side=SIDE, **said)
+    given = ImageInput(channels=3, side=SIDE, **said)
     side = SIDE * given.factor
     manifest = Manifest(
         name=folder.parent.name,

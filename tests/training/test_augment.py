@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from training.augment import ADAOptions, Augment, DiffAugmentOptions, ada, diff_augment
-from training.distributed import Share
-from training.games.noise_to_image import NoiseToImage, Reals
+from training.distributed import DistributedContext
+from training.games.noise_to_image import NoiseToImage, RealBatch
 from training.recipe.schema import load_recipe
 
 POLICIES = [["colour"], ["translation"], ["cutout"], ["colour", "translation", "cutout"]]
@@ -155,12 +155,12 @@ def learned(augment: str, shown: int) -> Learned:
     sizes = ("data.resolution=16", "generator.width=4", "discriminator.width=8")
     kind = ("discriminator.normalisation=layer", "optimizer.discriminator.learning_rate=0.002")
     recipe = load_recipe("dcgan-fashion", [*sizes, *kind, f"game.augment={augment}"])
-    game = NoiseToImage(recipe, torch.device("cpu"), "float32", Share())
+    game = NoiseToImage(recipe, torch.device("cpu"), "float32", DistributedContext())
     game._networks["generator"] = Perfect(generated)
     rng, separations, probabilities = torch.Generator().manual_seed(0), [], []
     for turn in range(TURNS):
         which = torch.randint(len(real), (BATCH,), generator=rng)
-        signs = game._discriminator_step(Reals(real[which]), rng, turn)
+        signs = game._discriminator_step(RealBatch(real[which]), rng, turn)
         game._adapt(turn, BATCH)
         separations.append(signs["separation"].item())
         probabilities.append(game.augment.probability)

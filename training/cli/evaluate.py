@@ -18,7 +18,7 @@ from training.evaluation.report.terminal import console, progress
 if TYPE_CHECKING:
     from training.data.images import DataOptions
     from training.evaluation.results import Evaluation, Shown
-    from training.evaluation.targets import Subject
+    from training.evaluation.targets import EvaluationTarget
 
 DataOption = Annotated[
     str | None,
@@ -128,13 +128,13 @@ def evaluate(
 
     Example: ganymede evaluate dcgan-fashion --samples 5000 --report quality.html
     """
-    from training.evaluation.image_to_image.targets import open_translator
+    from training.evaluation.image_to_image.targets import open_image_to_image_target
     from training.evaluation.report.tables import basis, class_table, table
 
     if pairs:
         _evaluate_pairs(subject, data, network, as_json=as_json)
         return
-    translator = open_translator(subject, models, data=data, checkpoint=checkpoint)
+    translator = open_image_to_image_target(subject, models, data=data, checkpoint=checkpoint)
     if translator is not None:
         _assert_of_pictures(translator.title, truncation, split, seed)
         from training.evaluation.image_to_image.commands import evaluate_translation
@@ -210,12 +210,14 @@ def compare(
     Example: ganymede compare gan-mnist wgan-gp-mnist --report comparison.html
     """
     from training.evaluation.errors import QualityError
-    from training.evaluation.image_to_image.targets import open_translator
+    from training.evaluation.image_to_image.targets import open_image_to_image_target
     from training.evaluation.report.tables import common_basis, comparison_table, verdicts
 
     if len(subjects) < 2:
         raise QualityError("compare needs two or more; for one there is evaluate")
-    opened = [open_translator(s, models, data=data, checkpoint=checkpoint) for s in subjects]
+    opened = [
+        open_image_to_image_target(s, models, data=data, checkpoint=checkpoint) for s in subjects
+    ]
     translators = [each for each in opened if each is not None]
     if translators:
         from training.evaluation.image_to_image.commands import compare_translations
@@ -325,17 +327,17 @@ def _measured(
     checkpoint: str,
     obedience: bool,
     record: bool = False,
-) -> list[tuple[Subject, Evaluation, Shown]]:
+) -> list[tuple[EvaluationTarget, Evaluation, Shown]]:
     """Measure each of `wanted` against the same real pictures, and show how far it is."""
     from training.evaluation.errors import QualityError
-    from training.evaluation.evaluation import Options
+    from training.evaluation.evaluation import EvaluationOptions
     from training.evaluation.evaluation import evaluate as measure
     from training.evaluation.features.networks import open_network
     from training.evaluation.features.references import open_reference
-    from training.evaluation.targets import open_subject
+    from training.evaluation.targets import open_target
 
     opened = [
-        open_subject(each, models, truncation=truncation, seed_start=seed, checkpoint=checkpoint)
+        open_target(each, models, truncation=truncation, seed_start=seed, checkpoint=checkpoint)
         for each in wanted
     ]
     sizes = {(each.image.height, each.image.channels) for each in opened}
@@ -345,8 +347,10 @@ def _measured(
         # Before the work, not after it.
         _assert_recordable(opened[0])
     real = _data_of(opened, data)
-    options = Options(
-        samples=samples or Options.samples, reference_samples=reference, obedience=obedience
+    options = EvaluationOptions(
+        samples=samples or EvaluationOptions.samples,
+        reference_samples=reference,
+        obedience=obedience,
     )
     with progress() as show:
         chosen = open_network(network)
@@ -363,14 +367,14 @@ def _assert_of_pictures(title: str, truncation: float | None, split: str | None,
             raise QualityError(f"{name}: {title} makes pictures of pictures")
 
 
-def _assert_recordable(subject: Subject) -> None:
+def _assert_recordable(subject: EvaluationTarget) -> None:
     from training.evaluation.errors import QualityError
 
     if subject.model is None or not subject.model.folder.is_dir():
         raise QualityError(f"--record: {subject.title} is no model of a repository")
 
 
-def _data_of(subjects: list[Subject], data: str | None) -> DataOptions:
+def _data_of(subjects: list[EvaluationTarget], data: str | None) -> DataOptions:
     """Return the pictures to measure against: those asked for, else those trained on."""
     from training.data.datasets import KNOWN
     from training.data.images import DataOptions
@@ -440,7 +444,7 @@ def _evaluate_pairs(subject: str, data: str | None, network: str, *, as_json: bo
     screen.print(shown)
 
 
-def _write_report(path: Path, found: list[tuple[Subject, Evaluation, Shown]]) -> None:
+def _write_report(path: Path, found: list[tuple[EvaluationTarget, Evaluation, Shown]]) -> None:
     from training.evaluation.report.page import write_report
 
     write_report(path, [(evaluation, shown) for _, evaluation, shown in found])

@@ -111,7 +111,7 @@ def import_(
     Example: ganymede import latest_net_G.pth --name horse2zebra
     """
     from training.importers.errors import ImportFailed
-    from training.importers.formats.base import Said
+    from training.importers.formats.base import UserOptions
     from training.importers.onnx.ports import wishes_of
     from training.importers.reading.files import read_file
     from training.importers.reading.onnx_files import is_graph
@@ -119,7 +119,7 @@ def import_(
     from training.importers.recognition import attempts, chosen
     from training.importers.writing import Target, write_model
 
-    said = Said(
+    said = UserOptions(
         classes=classes,
         class_names=_names(class_names),
         side=side,
@@ -217,14 +217,14 @@ def _names(said: str | None) -> tuple[str, ...]:
 def _pictures(folder: Path | None) -> list[Pixels]:
     if folder is None:
         return []
-    from service.runtime.images.decoding import UploadError, read_picture
+    from service.runtime.images.decoding import ImageDecodeError, decode_image
     from training.importers.errors import ImportFailed
 
     found = []
     for path in sorted(folder.iterdir() if folder.is_dir() else []):
         try:
-            found.append(read_picture(path.read_bytes(), max_pixels=2**26).pixels)
-        except (UploadError, OSError):
+            found.append(decode_image(path.read_bytes(), max_pixels=2**26).pixels)
+        except (ImageDecodeError, OSError):
             continue
     if not found:
         raise ImportFailed(f"--pictures {folder}: there are no pictures")

@@ -103,7 +103,7 @@ def _measuring(run: Run) -> Callable[[Model], tuple[Quality, ...]]:
     from training.evaluation.errors import QualityError
     from training.evaluation.features.networks import open_network
     from training.evaluation.image_to_image.evaluation import measure_translation
-    from training.evaluation.metrics.class_accuracy import measure_obedience
+    from training.evaluation.metrics.class_accuracy import measure_class_accuracy
     from training.evaluation.report.figure_text import said
 
     recipe = run.recipe()
@@ -133,7 +133,7 @@ def _measuring(run: Run) -> Callable[[Model], tuple[Quality, ...]]:
                         f"{figure.baseline_name} {said(figure.metric, figure.baseline)}"
                     )
                 return figures
-            obedience = measure_obedience(model, recipe.data, progress=show)
+            obedience = measure_class_accuracy(model, recipe.data, progress=show)
         worst = min(obedience.per_class, key=obedience.per_class.__getitem__)
         typer.echo(
             f"class obedience {obedience.agreement:.1%}, least for {worst}: "

@@ -16,12 +16,11 @@ from PIL import Image
 from service.runtime.errors import UserError
 from service.runtime.images.encoding import ImageFormat, encode, resized
 from service.runtime.latent.seeds import MAX_SEED
-from service.runtime.latent.sources import Source as Origin
-from service.runtime.latent.sources import feeds
+from service.runtime.latent.sources import LatentSource, feeds
 from service.runtime.models.manifest import GENERATOR, Manifest
 from service.runtime.models.model import Model
 from training.data.datasets import class_names, locate
-from training.data.sources import FolderSource, Source, ZipSource, open_source
+from training.data.sources import FolderSource, ImageSource, ZipSource, open_source
 
 Layout = Literal["folder", "parquet"]
 # Told of how many files are written.
@@ -50,7 +49,7 @@ class Augmentation:
     not, is cut to a square and resampled to so many pixels.
     """
 
-    source: Source
+    source: ImageSource
     names: Sequence[str]
     model: Model
     classes: Sequence[int]
@@ -103,7 +102,7 @@ class Augmentation:
         digits = len(str(self.first_seed + len(self.classes) * self.per_class))
         for start in range(first, first + self.per_class, at_once):
             seeds = range(start, min(start + at_once, first + self.per_class))
-            origins = [Origin(s, classes=wanted, truncation=self.truncation) for s in seeds]
+            origins = [LatentSource(s, classes=wanted, truncation=self.truncation) for s in seeds]
             pixels = self.model.run(GENERATOR, feeds(origins, manifest))["pixels"]
             for origin, picture in zip(origins, pixels, strict=True):
                 parameters = origin.parameters(manifest)

@@ -22,7 +22,7 @@ from pydantic import Field, PositiveInt
 
 from service.runtime.files import cache_folder
 from training.data.datasets import KNOWN, DataSetMissing, class_names, locate
-from training.data.sources import DataError, Selection, Source, name_lot, open_source
+from training.data.sources import DataError, ImageSource, Selection, name_lot, open_source
 from training.recipe.options import Options
 
 # A random crop is cut from a picture stored this much larger, as is usual (256 from 286).
@@ -73,7 +73,7 @@ class DataOptions(Options):
             raise DataError("the recipe names no data: give data.name or data.path")
         return locate(self.name)
 
-    def open(self) -> Source:
+    def open(self) -> ImageSource:
         """Open the data. Raises DataError, which says how else they could be had."""
         where = self.locate()
         try:
@@ -84,7 +84,7 @@ class DataOptions(Options):
                 raise DataSetMissing(str(error), self.name) from error
             raise
 
-    def _selected(self, source: Source) -> Source:
+    def _selected(self, source: ImageSource) -> ImageSource:
         """Leave out what is not asked for. Raises DataError."""
         if self.only is None and self.hold_out is None and self.half is None:
             return source
@@ -114,7 +114,7 @@ class DataOptions(Options):
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageData:
     """Decoded pictures ``[N, H, W, C] uint8``, with labels ``[N] int64`` where there are any."""
 
     pixels: NDArray[np.uint8]
@@ -131,7 +131,7 @@ class Pictures:
 Progress = Callable[[int, int], None]
 
 
-def prepare(options: DataOptions, progress: Progress | None = None) -> Pictures:
+def prepare(options: DataOptions, progress: Progress | None = None) -> ImageData:
     """Decode the pictures that `options` name, or map the copy that was decoded before.
 
     Corrupt files are left out and named in `skipped`. Raises DataError when none is left.
@@ -141,7 +141,7 @@ def prepare(options: DataOptions, progress: Progress | None = None) -> Pictures:
     if not (folder / "index.json").exists():
         _decode(source, options, folder, progress)
     index = json.loads((folder / "index.json").read_text())
-    return Pictures(
+    return ImageData(
         pixels=np.load(folder / "pixels.npy", mmap_mode="r"),
         labels=None if source.labels is None else np.load(folder / "labels.npy"),
         class_names=class_names(options.name, source.class_names),
@@ -150,7 +150,7 @@ def prepare(options: DataOptions, progress: Progress | None = None) -> Pictures:
     )
 
 
-def middle(pictures: Pictures, side: int) -> Pictures:
+def middle(pictures: ImageData, side: int) -> ImageData:
     """Return the middle of each picture, `side` pixels wide: what random crops are about."""
     margin = (pictures.pixels.shape[1] - side) // 2
     if not margin:
@@ -191,7 +191,9 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
 
 
-def _decode(source: Source, options: DataOptions, folder: Path, progress: Progress | None) -> None:
+def _decode(
+    source: ImageSource, options: DataOptions, folder: Path, progress: Progress | None
+) -> None:
     count = min(len(source.names), options.limit or len(source.names))
     size, channels = options.stored_size, options.channels
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -229,7 +231,7 @@ def _decode(source: Source, options: DataOptions, folder: Path, progress: Progre
 
 
 def _decoded(
-    source: Source, count: int, size: int, channels: int
+    source: ImageSource, count: int, size: int, channels: int
 ) -> Iterator[tuple[int, NDArray[np.uint8] | Exception]]:
     def decode(index: int) -> tuple[int, NDArray[np.uint8] | Exception]:
         try:
@@ -244,7 +246,7 @@ def _decoded(
             yield from pool.map(decode, range(start, min(start + chunk, count)))
 
 
-def _fingerprint(source: Source, options: DataOptions) -> str:
+def _fingerprint(source: ImageSource, options: DataOptions) -> str:
     """Name the decoded copy by what went into it: files with size and time, and the sizes here."""
     where = options.locate()
     stats: list[object] = [str(where)]

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.data.images import DataOptions, Pictures, middle, prepare
+from training.data.images import DataOptions, ImageData, middle, prepare
 from training.data.sampler import Batches
 from training.data.sources import DataError, stem
 from training.games.options import PairedOptions
-from training.games.tasks.task import Given, PictureTask
+from training.games.tasks.task import Given, ImageTask
 from training.recipe.schema import Recipe
 
 # What is shown of a run, and in the preview of a model.
@@ -29,18 +29,18 @@ _OTHER_SEED = 7919
 class Matched:
     """Pictures of a second set, and those that belong to them, row by row."""
 
-    source: Pictures
-    belonging: Pictures
+    source: ImageData
+    belonging: ImageData
 
 
-class PairedPictures:
+class PairedImages:
     """An endless sequence of batches of pairs, addressed by number.
 
     Everything random is a function of (seed, number).
     """
 
     def __init__(
-        self, recipe: Recipe, task: PictureTask, pictures: Pictures, matched: Matched | None
+        self, recipe: Recipe, task: ImageTask, pictures: ImageData, matched: Matched | None
     ) -> None:
         self._task, self._seed = task, recipe.train.seed
         sets = [pictures] if matched is None else [matched.belonging, matched.source]
@@ -69,7 +69,7 @@ class TwoSets:
     Addressed by number; everything random is a function of (seed, number).
     """
 
-    def __init__(self, recipe: Recipe, pictures: Pictures, source: Pictures) -> None:
+    def __init__(self, recipe: Recipe, pictures: ImageData, source: ImageData) -> None:
         self._batches = [
             Batches(
                 each,
@@ -90,14 +90,14 @@ class TwoSets:
         return source, pictures
 
 
-def prepare_source(recipe: Recipe, pictures: Pictures) -> Matched | None:
+def prepare_source(recipe: Recipe, pictures: ImageData) -> Matched | None:
     """Match the second set of a recipe's pictures, where it has one. Raises DataError."""
     if recipe.source is None or not isinstance(recipe.game, PairedOptions):
         return None
     return match(prepare(recipe.source), pictures)
 
 
-def match(source: Pictures, pictures: Pictures) -> Matched:
+def match(source: ImageData, pictures: ImageData) -> Matched:
     """Put pictures with the same file name, whatever its folder and format, beside each other.
 
     Raises DataError where none have.
@@ -179,17 +179,17 @@ def examples_of_sides(
     )
 
 
-def _kept_out(options: DataOptions) -> Pictures:
+def _kept_out(options: DataOptions) -> ImageData:
     return prepare(held_out(options))
 
 
-def _learnt(options: DataOptions) -> Pictures:
+def _learnt(options: DataOptions) -> ImageData:
     return middle(prepare(options), options.resolution)
 
 
 def _matched(
-    recipe: Recipe, pictures_of: Callable[[DataOptions], Pictures]
-) -> tuple[Pictures | None, Pictures]:
+    recipe: Recipe, pictures_of: Callable[[DataOptions], ImageData]
+) -> tuple[ImageData | None, ImageData]:
     """Return the source, where a recipe has one, and the pictures that belong to it."""
     pictures = pictures_of(recipe.data)
     if recipe.source is None:
@@ -199,7 +199,7 @@ def _matched(
 
 
 def _given(
-    recipe: Recipe, source: Pictures | None, pictures: Pictures, rows: NDArray[np.int64]
+    recipe: Recipe, source: ImageData | None, pictures: ImageData, rows: NDArray[np.int64]
 ) -> tuple[Given, Tensor]:
     wanted = _tensor(pictures, rows)
     rng = np.random.default_rng([0, _STREAM])
@@ -215,11 +215,11 @@ def _shown_rows(total: int, count: int | None) -> NDArray[np.int64]:
     return np.sort(_order(total)[:count]) if count else np.arange(total)
 
 
-def _tensor(pictures: Pictures, rows: NDArray[np.int64]) -> Tensor:
+def _tensor(pictures: ImageData, rows: NDArray[np.int64]) -> Tensor:
     return torch.from_numpy(pictures.pixels[rows]).permute(0, 3, 1, 2).contiguous()
 
 
-def _rows(pictures: Pictures, rows: NDArray[np.int64]) -> Pictures:
+def _rows(pictures: ImageData, rows: NDArray[np.int64]) -> ImageData:
     return replace(
         pictures,
         pixels=pictures.pixels[rows],

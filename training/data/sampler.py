@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.data.images import Pictures
+from training.data.images import ImageData
 
 
 class Batches:
     """An endless, shuffled sequence of batches from `pictures`, addressed by number."""
 
     def __init__(
-        self, pictures: Pictures, batch: int, resolution: int, *, flip: bool, seed: int
+        self, pictures: ImageData, batch: int, resolution: int, *, flip: bool, seed: int
     ) -> None:
         self._pictures = pictures
         self._batch = batch

@@ -30,7 +30,7 @@ class DataError(UserError):
     """The data cannot be had or read; the message is one line that says what to do."""
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Pictures by position."""
 
     names: Sequence[str]
@@ -41,7 +41,7 @@ class Source(Protocol):
         """Decode picture `index` whole. Raises OSError or ValueError when it is corrupt."""
 
 
-def open_source(path: Path | str, split: str) -> Source:
+def open_source(path: Path | str, split: str) -> ImageSource:
     """Open whatever image data `path` holds.
 
     `hub:owner/name` is a data set of the Hugging Face hub. Raises DataError when nothing there
@@ -66,7 +66,7 @@ def open_source(path: Path | str, split: str) -> Source:
 class Selection:
     """Some of a source's pictures, with or without their classes."""
 
-    def __init__(self, source: Source, rows: Sequence[int], *, with_classes: bool) -> None:
+    def __init__(self, source: ImageSource, rows: Sequence[int], *, with_classes: bool) -> None:
         """Keep the pictures at `rows`. Raises DataError where there are none."""
         if not rows:
             raise DataError("no picture is left of what the recipe chooses from the data")

@@ -20,11 +20,11 @@ from training.evaluation.metrics.distribution import (
     inception_score,
     kernel_distance,
 )
-from training.evaluation.metrics.memorization import Copies
+from training.evaluation.metrics.memorization import Duplicates
 from training.evaluation.metrics.path_length import STEP, path_length
 from training.evaluation.metrics.precision_recall import DENSITY_K, coverage, mean_distance, realism
 from training.evaluation.results import ClassFigures, Evaluation, Neighbours, Point, Shown
-from training.evaluation.targets import Subject
+from training.evaluation.targets import EvaluationTarget
 
 # Below so many samples on either side a Fréchet distance says little.
 FEW = 5_000
@@ -40,7 +40,7 @@ _STYLE_PATHS = 500
 
 
 @dataclass(frozen=True)
-class Options:
+class EvaluationOptions:
     """How much is measured."""
 
     samples: int = 5_000
@@ -66,17 +66,17 @@ class _Sets:
 
 
 def evaluate(
-    subject: Subject,
+    subject: EvaluationTarget,
     reference: Reference,
     network: FeatureNetwork,
-    options: Options | None = None,
+    options: EvaluationOptions | None = None,
     progress: Progress | None = None,
 ) -> tuple[Evaluation, Shown]:
     """Measure `subject` against `reference` by the features of `network`.
 
     Raises QualityError when the two do not belong together, or there are too few samples.
     """
-    options = options or Options()
+    options = options or EvaluationOptions()
     began = time.monotonic()
     _assert_fits(subject, reference)
     samples = min(options.samples, subject.count or options.samples)
@@ -131,7 +131,7 @@ def evaluate(
     return evaluation, shown
 
 
-def _assert_fits(subject: Subject, reference: Reference) -> None:
+def _assert_fits(subject: EvaluationTarget, reference: Reference) -> None:
     image, pixels = subject.image, reference.against.pictures.pixels
     have = (image.height, image.width, image.channels)
     if have != pixels.shape[1:]:
@@ -141,7 +141,7 @@ def _assert_fits(subject: Subject, reference: Reference) -> None:
 
 
 def _look(
-    subject: Subject, samples: int, network: FeatureNetwork, progress: Progress | None
+    subject: EvaluationTarget, samples: int, network: FeatureNetwork, progress: Progress | None
 ) -> tuple[NDArray[np.uint8], Features]:
     pixels, parts, done = [], [], 0
     for batch in subject.pictures(samples):
@@ -186,7 +186,7 @@ class _Figures:
     """Collects figures, each with all that it rests on."""
 
     def __init__(
-        self, subject: Subject, reference: Reference, network: FeatureNetwork, sets: _Sets
+        self, subject: EvaluationTarget, reference: Reference, network: FeatureNetwork, sets: _Sets
     ) -> None:
         self._subject, self._reference = subject, reference
         self._network, self._sets = network, sets
@@ -283,7 +283,7 @@ class _Figures:
         mirrored = self._reference.data.flip or bool(self._subject.data and self._subject.data.flip)
         if progress:
             progress("looking for copies", 0, 1)
-        look = Copies(training.pictures.pixels, mirrored=mirrored)
+        look = Duplicates(training.pictures.pixels, mirrored=mirrored)
         # As many real ones that are not the training's own: the held-out ones, if there are any.
         others = None
         if self._reference.held_out:
@@ -352,14 +352,14 @@ class _Figures:
     ) -> dict[str, ClassFigures]:
         """Class obedience by a classifier that learns from the training split, for each class."""
         # It teaches by PyTorch, which nothing else here needs.
-        from training.evaluation.metrics.class_accuracy import measure_obedience  # noqa: PLC0415
+        from training.evaluation.metrics.class_accuracy import measure_class_accuracy  # noqa: PLC0415
 
         subject, training = self._subject, self._reference.training
         if not same_classes(subject.classes, training.pictures.class_names):
             return per_class
         assert subject.model is not None  # noqa: S101 - asked for models alone
         data = self._reference.data.model_copy(update={"split": training.split, "crop": "centre"})
-        found = measure_obedience(
+        found = measure_class_accuracy(
             subject.model,
             data,
             samples=samples,
@@ -445,7 +445,7 @@ def _curve(sets: _Sets) -> Iterator[Point]:
         yield Point(samples=count, made=made, real=real)
 
 
-def _warnings(reference: Reference, sets: _Sets, subject: Subject) -> Iterator[str]:
+def _warnings(reference: Reference, sets: _Sets, subject: EvaluationTarget) -> Iterator[str]:
     few = min(len(sets.made), len(sets.real))
     if few < FEW:
         yield (
@@ -466,7 +466,7 @@ def _warnings(reference: Reference, sets: _Sets, subject: Subject) -> Iterator[s
         yield "the data have other classes than the model: nothing is said by class"
 
 
-def _seeds(subject: Subject, samples: int) -> str | None:
+def _seeds(subject: EvaluationTarget, samples: int) -> str | None:
     if subject.seed_start is None:
         return None
     return f"{subject.seed_start} to {subject.seed_start + samples - 1}"

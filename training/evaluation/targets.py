@@ -38,7 +38,7 @@ _RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluationTarget:
     """Pictures to measure, a batch at a time.
 
     `count` is how many there are, or None where there is no end. `model` is there for generators,
@@ -84,14 +84,14 @@ class Subject:
         return list(range(first + start, first + stop))
 
 
-def open_subject(
+def open_target(
     wanted: str,
     models: Path,
     *,
     truncation: float | None = None,
     seed_start: int = 0,
     checkpoint: str = "last",
-) -> Subject:
+) -> EvaluationTarget:
     """Open a model by ``name`` or ``name@version`` or its folder, a run's folder, or pictures.
 
     Of a run, `checkpoint` is the ``last`` or the ``best``; its generator is exported first, so that
@@ -137,7 +137,7 @@ def _model(
     data: DataOptions | None = None,
     title: str = "",
     log: Sequence[Mapping[str, Any]] = (),
-) -> Subject:
+) -> EvaluationTarget:
     provider = pick_provider("auto")
     plan = plan_for(provider)
     if provider is Provider.CPU:
@@ -164,7 +164,7 @@ def _model(
         truncation = space.default
     if not 0 <= seed_start <= MAX_SEED:
         raise QualityError(f"a seed is from 0 to {MAX_SEED}, got {seed_start}")
-    return Subject(
+    return EvaluationTarget(
         title=title or f"{manifest.name}@{manifest.version}",
         image=manifest.image,
         classes=manifest.classes,
@@ -195,7 +195,9 @@ def _trained_on(model: Model) -> DataOptions | None:
     return None
 
 
-def _run(folder: Path, truncation: float | None, seed_start: int, checkpoint: str) -> Subject:
+def _run(
+    folder: Path, truncation: float | None, seed_start: int, checkpoint: str
+) -> EvaluationTarget:
     from training.export.exporter import export_run  # noqa: PLC0415 - needs PyTorch
     from training.run import Run  # noqa: PLC0415
 
@@ -214,7 +216,7 @@ def _run(folder: Path, truncation: float | None, seed_start: int, checkpoint: st
         )
 
 
-def _pictures(path: Path) -> Subject:
+def _pictures(path: Path) -> EvaluationTarget:
     source = open_source(path, "train")
     try:
         first = source.read(0)
@@ -225,4 +227,4 @@ def _pictures(path: Path) -> Subject:
     options = DataOptions(path=str(path), resolution=side, channels=channels)
     pixels = prepare(options).pixels
     image = ImageSpec(height=side, width=side, channels=channels)
-    return Subject(title=path.name, image=image, stored=pixels)
+    return EvaluationTarget(title=path.name, image=image, stored=pixels)

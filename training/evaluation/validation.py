@@ -19,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 
 from service.runtime.models.manifest import GENERATOR
-from training.data.images import DataOptions, Pictures, middle, prepare
+from training.data.images import DataOptions, ImageData, middle, prepare
 from training.data.pairs import held_out, judged_pairs
 from training.evaluation.during_training import EvaluateOptions
 from training.evaluation.errors import QualityError
 from training.evaluation.features.networks import open_network
-from training.evaluation.features.references import RealPictures, open_reference
+from training.evaluation.features.references import RealImages, open_reference
 from training.evaluation.metrics.distribution import Moments, frechet_distance, kernel_distance
 from training.evaluation.metrics.paired import compare_pairs
 from training.evaluation.metrics.precision_recall import coverage
@@ -44,10 +44,10 @@ _LEAST = 10
 _AVERAGED = ("kernel_distance", "frechet_distance", "precision", "recall")
 
 
-class Likeness:
+class ValidationMetric:
     """How near made pictures come to real ones, as a set."""
 
-    def __init__(self, options: EvaluateOptions, real: RealPictures) -> None:
+    def __init__(self, options: EvaluateOptions, real: RealImages) -> None:
         """Look at the real pictures, or find what was seen of them before. Raises QualityError."""
         if len(real.pictures) < _LEAST:
             raise QualityError(
@@ -74,7 +74,7 @@ class Likeness:
         }
 
 
-class SeedGauge:
+class NoiseValidation:
     """Measures a generator from noise."""
 
     def __init__(self, options: EvaluateOptions, data: DataOptions) -> None:
@@ -89,14 +89,14 @@ class SeedGauge:
                 raise _nothing_held_out(data)
             real = reference.against
         self._samples = options.samples
-        self._likeness = Likeness(options, real)
+        self._likeness = ValidationMetric(options, real)
 
     def measure(self, make: FromSeeds) -> dict[str, float]:
         """Return the figures of the pictures that seeds become."""
         return self._likeness.of(make(range(self._samples)))
 
 
-class PairGauge:
+class PairedValidation:
     """Measures a generator that makes of a picture the one that belongs to it."""
 
     def __init__(self, recipe: Recipe, options: EvaluateOptions, *, confirms: bool = False) -> None:
@@ -113,7 +113,7 @@ class PairGauge:
         self._given, wanted = judged_pairs(recipe, options.samples, None if learnt else half)
         self._wanted = pixels(wanted)
         self._network = open_network(options.network)
-        real = _real(data if learnt else held, Pictures(self._wanted, None, ()))
+        real = _real(data if learnt else held, ImageData(self._wanted, None, ()))
         self.title = real.title
         self._features = real.features(np.arange(len(self._wanted)), self._network)
 
@@ -130,7 +130,7 @@ class PairGauge:
         }
 
 
-class SidesGauge:
+class UnpairedValidation:
     """Measures generators between two sets.
 
     What each makes of pictures of the one set is held, as a set, against the real ones of the
@@ -156,8 +156,8 @@ class SidesGauge:
         self.title = " and ".join(dict.fromkeys((source.title, target.title)))
         there, back = recipe.game.directions
         self._ways = {
-            there: (_some(source, options.samples), Likeness(options, target)),
-            back: (_some(target, options.samples), Likeness(options, source)),
+            there: (_some(source, options.samples), ValidationMetric(options, target)),
+            back: (_some(target, options.samples), ValidationMetric(options, source)),
         }
 
     def measure(self, make: FromPictures) -> dict[str, float]:
@@ -177,27 +177,27 @@ class SidesGauge:
 
 def picture_gauge(
     recipe: Recipe, options: EvaluateOptions, *, confirms: bool = False
-) -> PairGauge | SidesGauge:
+) -> PairedValidation | UnpairedValidation:
     """Return what measures the generators of a recipe from pictures.
 
     `confirms`: by pictures that have chosen no checkpoint by the recipe's own options. Raises
     QualityError, DataError.
     """
     if isinstance(recipe.game, UnpairedOptions):
-        return SidesGauge(recipe, options, confirms=confirms)
-    return PairGauge(recipe, options, confirms=confirms)
+        return UnpairedValidation(recipe, options, confirms=confirms)
+    return PairedValidation(recipe, options, confirms=confirms)
 
 
-def _learnt(data: DataOptions) -> RealPictures:
+def _learnt(data: DataOptions) -> RealImages:
     """Return what is learnt from: its middle, where it is stored larger for random crops."""
     return _real(data, middle(prepare(data), data.resolution))
 
 
-def _real(data: DataOptions, pictures: Pictures) -> RealPictures:
-    return RealPictures(f"{data.title}, split {data.split}", data.split, pictures)
+def _real(data: DataOptions, pictures: ImageData) -> RealImages:
+    return RealImages(f"{data.title}, split {data.split}", data.split, pictures)
 
 
-def _some(real: RealPictures, count: int) -> Given:
+def _some(real: RealImages, count: int) -> Given:
     """Return pictures to make others of, always the same ones."""
     some = torch.from_numpy(real.pictures.pixels[real.rows(count)])
     return Given(some.permute(0, 3, 1, 2).contiguous())

@@ -44,7 +44,7 @@ from training.export.folding import (
 from training.export.graphs import Piece, pieces, style_space, translator_piece
 from training.export.model_card import model_card
 from training.export.onnx_files import described, save
-from training.export.receptive_field import measure_reach
+from training.export.receptive_field import measure_receptive_field
 from training.networks.image.directions import Directions
 from training.preview.grids import columns, grid, side_by_side
 from training.preview.image_to_image import shown_pairs
@@ -103,7 +103,7 @@ def export_run(
         # Loaded as the service will, so that a folder it would refuse is never there.
         model = Model(part, Provider.CPU, _PLAN)
         if manifest.input is not None:
-            reach = measure_reach(model, shown_pairs(recipe, model)[0])
+            reach = measure_receptive_field(model, shown_pairs(recipe, model)[0])
             given = manifest.input.model_copy(update={"reach": reach})
             manifest = manifest.model_copy(update={"input": given})
         if measure:

@@ -18,13 +18,13 @@ from service.runtime.models.manifest import (
     MAPPING,
     SYNTHESIS,
     TRANSFORM,
-    PictureInput,
+    ImageInput,
     StyleLayer,
     StyleSpace,
 )
-from service.runtime.models.probe_inputs import draw_masks, draw_pictures
+from service.runtime.models.probe_inputs import probe_images, probe_masks
 from training.export.standing_statistics import has_batch_statistics, with_standing_statistics
-from training.games.tasks.task import PictureTask
+from training.games.tasks.task import ImageTask
 from training.networks.layers.conditioning import per_class
 from training.networks.noise.style_generator import StyleGenerator
 
@@ -75,7 +75,7 @@ class ServedTranslator(nn.Module):
     ``pixels`` [N, H, W, C] uint8; and the pictures before the cast.
     """
 
-    def __init__(self, generator: nn.Module, task: PictureTask) -> None:
+    def __init__(self, generator: nn.Module, task: ImageTask) -> None:
         super().__init__()
         self.generator = generator
         self.task = task
@@ -173,9 +173,7 @@ def pieces(
     ]
 
 
-def translator_piece(
-    role: str, generator: nn.Module, task: PictureTask, given: PictureInput
-) -> Piece:
+def translator_piece(role: str, generator: nn.Module, task: ImageTask, given: ImageInput) -> Piece:
     """Return what is to be exported of a generator from pictures to pictures, in evaluation.
 
     The sides of its pictures vary in steps of `given.multiple`.
@@ -185,10 +183,10 @@ def translator_piece(
 
     def feeds(height: int, width: int, count: int) -> dict[str, Tensor]:
         longest = max(height, width)
-        image = draw_pictures(range(count), longest, given.channels)[:, :height, :width]
+        image = probe_images(range(count), longest, given.channels)[:, :height, :width]
         drawn = {"image": torch.from_numpy(image.copy())}
         if given.masked:
-            mask = draw_masks(range(count), longest)[:, :height, :width]
+            mask = probe_masks(range(count), longest)[:, :height, :width]
             drawn["mask"] = torch.from_numpy(mask.copy())
         return drawn
 

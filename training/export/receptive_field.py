@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from service.runtime.models.manifest import PictureInput
+from service.runtime.models.manifest import ImageInput
 from service.runtime.models.model import Model
 from training.preview.grids import grid
 
@@ -19,7 +19,7 @@ Pixels = NDArray[np.uint8]
 _MARGIN = 1.25
 
 
-def measure_reach(model: Model, pictures: Pixels) -> int | None:
+def measure_receptive_field(model: Model, pictures: Pixels) -> int | None:
     """Return the distance from an edge beyond which no value moves by more than a level of 255.
 
     The pictures ``[N, h, w, C]`` are put together to one, which the model makes whole and in part.
@@ -44,7 +44,7 @@ def measure_reach(model: Model, pictures: Pixels) -> int | None:
     return min(given.reach, reach)
 
 
-def _put_together(pictures: Pixels, side: int, given: PictureInput) -> Pixels:
+def _put_together(pictures: Pixels, side: int, given: ImageInput) -> Pixels:
     sheet = np.asarray(grid(pictures)).reshape(-1, grid(pictures).width, given.channels)
     times = -(-side // min(sheet.shape[:2]))
     return np.tile(sheet, (times, times, 1))[:side, :side]

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from training.distributed import Share
+from training.distributed import DistributedContext
 from training.recipe.options import Options
 
 # Turns between two looks at how well the discriminator does, since reading a value waits for the
@@ -36,7 +36,9 @@ class BalanceOptions(Options):
 class Balance:
     """Says in which turns the generator takes a step. All processes say the same."""
 
-    def __init__(self, options: BalanceOptions, share: Share, device: torch.device) -> None:
+    def __init__(
+        self, options: BalanceOptions, share: DistributedContext, device: torch.device
+    ) -> None:
         self._options, self._share = options, share
         # Between whole numbers the steps alternate: 2.5 is 2 and 3 in turn.
         self.steps = 1.0

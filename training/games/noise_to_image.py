@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from service.runtime.latent import seeds
 from training.augment import Augment
 from training.device import Precision
-from training.distributed import Share
+from training.distributed import DistributedContext
 from training.export.folding import settle_spectral_norms
 from training.export.standing_statistics import has_batch_statistics, with_standing_statistics
 from training.games.balance import Balance
@@ -43,35 +43,35 @@ ADAPT_EVERY = 4
 PATH_LENGTH_RATE = 0.01
 
 
-class Reals(NamedTuple):
+class RealBatch(NamedTuple):
     """Real pictures ``[N, C, H, W]`` in [-1, 1], with their classes ``[N]`` where there are any."""
 
     images: Tensor
     class_index: Tensor | None = None
 
 
-class Hand(NamedTuple):
+class StepBatch(NamedTuple):
     """What one step of a player is played with: rows ``[N, ...]`` that belong together."""
 
-    reals: Reals
+    reals: RealBatch
     z: Tensor
     # The second latents of mixed styles, and where between real and generated pictures to look.
     mix: StyleMix | None = None
     between: Tensor | None = None
 
-    def parts(self, count: int) -> Iterator[Hand]:
+    def parts(self, count: int) -> Iterator[StepBatch]:
         """Cut the rows into `count` hands of one size."""
         size = len(self.z) // count
         return (self._rows(slice(i * size, (i + 1) * size)) for i in range(count))
 
-    def first(self, count: int) -> Hand:
+    def first(self, count: int) -> StepBatch:
         """Return the first `count` rows."""
         return self._rows(slice(count))
 
-    def _rows(self, rows: slice) -> Hand:
+    def _rows(self, rows: slice) -> StepBatch:
         images, class_index = self.reals
-        return Hand(
-            Reals(images[rows], None if class_index is None else class_index[rows]),
+        return StepBatch(
+            RealBatch(images[rows], None if class_index is None else class_index[rows]),
             self.z[rows],
             None if self.mix is None else StyleMix(self.mix.z[rows], self.mix.crossover[rows]),
             None if self.between is None else self.between[rows],
@@ -89,7 +89,7 @@ class NoiseToImage:
     """
 
     def __init__(
-        self, recipe: Recipe, device: torch.device, precision: Precision, share: Share
+        self, recipe: Recipe, device: torch.device, precision: Precision, share: DistributedContext
     ) -> None:
         options = recipe.game
         assert isinstance(options, NoiseToImageOptions)  # noqa: S101 - the trainer sees to it
@@ -137,7 +137,7 @@ class NoiseToImage:
         return self.options.discriminator_steps
 
     def turn(
-        self, batches: Sequence[Reals], rng: torch.Generator, number: int, images_seen: int
+        self, batches: Sequence[RealBatch], rng: torch.Generator, number: int, images_seen: int
     ) -> Mapping[str, Tensor]:
         """Play turn `number` on `batches`: this process's real pictures.
 
@@ -149,7 +149,7 @@ class NoiseToImage:
         if self.options.growing:
             self._growth = self.options.growing.at(images_seen, self._shape.height)
             if self._growth:
-                batches = [Reals(grown(images, self._growth), of) for images, of in batches]
+                batches = [RealBatch(grown(images, self._growth), of) for images, of in batches]
         signs: dict[str, Tensor] = {}
         for reals in batches:
             signs |= self._discriminator_step(reals, rng, number)
@@ -166,15 +166,15 @@ class NoiseToImage:
         return signs
 
     def _discriminator_step(
-        self, reals: Reals, rng: torch.Generator, number: int
+        self, reals: RealBatch, rng: torch.Generator, number: int
     ) -> dict[str, Tensor]:
-        hand = self._deal(reals, rng)
-        signs = self._descend("discriminator", hand, lambda h: self._judge(h, number))
+        hand = self._draw_batch(reals, rng)
+        signs = self._descend("discriminator", hand, lambda h: self._discriminator_loss(h, number))
         if self.options.clip_weights is not None:
             clip_weights(self._networks["discriminator"].parameters(), self.options.clip_weights)
         return signs
 
-    def _judge(self, hand: Hand, number: int) -> Outcome:
+    def _discriminator_loss(self, hand: StepBatch, number: int) -> Outcome:
         """Return the discriminator's loss over a hand, its penalties included."""
         reals = hand.reals
         with self._players.autocast():
@@ -192,7 +192,7 @@ class NoiseToImage:
             "separation": separation(real_logits, fake_logits),
         }
         if self._penalised and number % self.options.penalty_every == 0:
-            shown = Reals(real.float(), reals.class_index)
+            shown = RealBatch(real.float(), reals.class_index)
             penalty = self._penalty(shown, fake.float(), hand.between)
             signs["penalty"] = penalty.detach()
             loss = loss + penalty * self.options.penalty_every
@@ -201,16 +201,18 @@ class NoiseToImage:
             self._real_signs = self._real_signs + sign / self._parts
         return Outcome(loss, signs)
 
-    def _generator_step(self, reals: Reals, rng: torch.Generator, number: int) -> dict[str, Tensor]:
+    def _generator_step(
+        self, reals: RealBatch, rng: torch.Generator, number: int
+    ) -> dict[str, Tensor]:
         discriminator = self._networks["discriminator"]
         # The gradient flows through D to G, and D's own is not wanted here.
         discriminator.requires_grad_(False)
-        hand = self._deal(reals, rng)
-        signs = self._descend("generator", hand, lambda h: self._deceive(h, number))
+        hand = self._draw_batch(reals, rng)
+        signs = self._descend("generator", hand, lambda h: self._generator_loss(h, number))
         discriminator.requires_grad_(True)
         return signs
 
-    def _deceive(self, hand: Hand, number: int) -> Outcome:
+    def _generator_loss(self, hand: StepBatch, number: int) -> Outcome:
         """Return the generator's loss over a hand, its penalties included."""
         discriminator, classes = self._networks["discriminator"], hand.reals.class_index
         with self._players.autocast():
@@ -231,7 +233,7 @@ class NoiseToImage:
             loss = loss + self.options.path_length * every * penalty
         return Outcome(loss, signs)
 
-    def _path_length_penalty(self, hand: Hand) -> tuple[Tensor, Tensor]:
+    def _path_length_penalty(self, hand: StepBatch) -> tuple[Tensor, Tensor]:
         """Return how far path lengths are from their running mean, and their mean now.
 
         On half of the hand, as the paper's authors do: gradients of gradients take memory.
@@ -247,7 +249,7 @@ class NoiseToImage:
         self._mean_path_length = self._mean_path_length.lerp(now, PATH_LENGTH_RATE)
         return (lengths - self._mean_path_length).square().mean(), now
 
-    def _made_by(self, generator: nn.Module, hand: Hand) -> Tensor:
+    def _made_by(self, generator: nn.Module, hand: StepBatch) -> Tensor:
         """Return the pictures that a hand's latents become."""
         styles: dict[str, Any] = {}
         if hand.mix is not None:
@@ -284,7 +286,7 @@ class NoiseToImage:
     def _penalised(self) -> bool:
         return bool(self.options.gradient_penalty or self.options.r1 or self.options.r2)
 
-    def _penalty(self, reals: Reals, fake: Tensor, between: Tensor | None) -> Tensor:
+    def _penalty(self, reals: RealBatch, fake: Tensor, between: Tensor | None) -> Tensor:
         """Sum the weighted penalties. In float32: gradients of gradients are small."""
         options, penalty = self.options, torch.zeros((), device=self._device)
 
@@ -305,12 +307,12 @@ class NoiseToImage:
         return (logits.sigmoid() if self.loss.probabilistic else logits).mean()
 
     def _descend(
-        self, player: str, hand: Hand, loss_of: Callable[[Hand], Outcome]
+        self, player: str, hand: StepBatch, loss_of: Callable[[StepBatch], Outcome]
     ) -> dict[str, Tensor]:
         """Move a player down the gradient of its loss over the hand, played in parts."""
         return self._players.descend(player, hand.parts(self._parts), loss_of)
 
-    def _deal(self, reals: Reals, rng: torch.Generator) -> Hand:
+    def _draw_batch(self, reals: RealBatch, rng: torch.Generator) -> StepBatch:
         """Draw what goes with real pictures, for all processes, and take this one's part."""
         options, count = self.options, len(reals.images) * self._share.world
 
@@ -326,7 +328,7 @@ class NoiseToImage:
             mix = StyleMix(other, part(torch.where(mixes, crossover, self._layers)))
         if options.gradient_penalty:
             between = part(torch.rand(count, generator=rng))
-        return Hand(reals, z, mix, between)
+        return StepBatch(reals, z, mix, between)
 
     def sample(self, z: Tensor, class_index: Tensor | None = None) -> Tensor:
         """Return what the averaged generator makes of latents: ``[N, C, H, W]`` in [-1, 1]."""

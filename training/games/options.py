@@ -16,7 +16,7 @@ from pydantic import (
 
 from service.runtime.models.manifest import SLUG
 from training.evaluation.during_training import Metric
-from training.games.tasks import PictureTask, TaskOptions
+from training.games.tasks import ImageTask, TaskOptions
 from training.games.tasks.translate import PairsOptions
 from training.losses import SMOOTHABLE, LossName
 from training.recipe.options import Options
@@ -24,7 +24,7 @@ from training.recipe.options import Options
 DirectionName = Annotated[str, StringConstraints(pattern=SLUG.pattern)]
 
 
-class PictureGameOptions(Options):
+class ImageGameOptions(Options):
     """What the games from picture to picture have in common."""
 
     loss: LossName = "non_saturating"
@@ -39,14 +39,14 @@ class PictureGameOptions(Options):
         return 1
 
     @model_validator(mode="after")
-    def _smoothing_fits_the_loss(self) -> PictureGameOptions:
+    def _smoothing_fits_the_loss(self) -> ImageGameOptions:
         if self.real_target != 1 and self.loss not in SMOOTHABLE:
             losses = ", ".join(sorted(SMOOTHABLE))
             raise ValueError(f"real_target is for {losses}; {self.loss} has no target")
         return self
 
 
-class PairedOptions(PictureGameOptions):
+class PairedOptions(ImageGameOptions):
     """The game of pix2pix: from a picture to the one that belongs to it.
 
     Isola et al. 2017, arXiv:1611.07004. What the generator descends is the weighted sum of its
@@ -76,7 +76,7 @@ class PairedOptions(PictureGameOptions):
         return ()
 
 
-class UnpairedOptions(PictureGameOptions):
+class UnpairedOptions(ImageGameOptions):
     """The game of CycleGAN: two sets of pictures, and a generator from each to the other.
 
     Zhu et al. 2017, arXiv:1703.10593. What the generators descend is the weighted sum of their
@@ -97,7 +97,7 @@ class UnpairedOptions(PictureGameOptions):
     metrics: ClassVar[tuple[Metric, ...]] = ("kernel_distance", "frechet_distance")
 
     @property
-    def task(self) -> PictureTask:
+    def task(self) -> ImageTask:
         """From pictures of the one set to the other's."""
         return PairsOptions(kind="pairs")
 

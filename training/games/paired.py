@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.device import Precision
-from training.distributed import Share
+from training.distributed import DistributedContext
 from training.games.options import PairedOptions
 from training.games.players import Outcome, Players
 from training.games.tasks.task import Given
@@ -63,7 +63,7 @@ class Paired:
     batches_per_turn = 1
 
     def __init__(
-        self, recipe: Recipe, device: torch.device, precision: Precision, share: Share
+        self, recipe: Recipe, device: torch.device, precision: Precision, share: DistributedContext
     ) -> None:
         assert isinstance(recipe.game, PairedOptions)  # noqa: S101 - the trainer sees to it
         torch.manual_seed(recipe.train.seed)
@@ -94,7 +94,9 @@ class Paired:
         signs: dict[str, Tensor] = {}
         alone = images_seen < self.options.alone_images
         if not alone:
-            signs |= self._players.descend("discriminator", pairs.parts(self._parts), self._judge)
+            signs |= self._players.descend(
+                "discriminator", pairs.parts(self._parts), self._discriminator_loss
+            )
         discriminator = self._players.networks["discriminator"].requires_grad_(False)
         signs |= self._players.descend(
             "generator",
@@ -105,7 +107,7 @@ class Paired:
         self._players.update_average(len(pairs.given) * self._share.world, images_seen)
         return signs
 
-    def _judge(self, pairs: Pairs) -> Outcome:
+    def _discriminator_loss(self, pairs: Pairs) -> Outcome:
         """Return the discriminator's loss."""
         with self._players.autocast():
             seen = self.task.see(pairs.given, pairs.mask)

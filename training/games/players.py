@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from training.device import Precision
-from training.distributed import Share
+from training.distributed import DistributedContext
 from training.recipe.schema import Recipe
 
-Hand = TypeVar("Hand")
+StepBatch = TypeVar("StepBatch")
 
 
 class Outcome(NamedTuple):
@@ -39,7 +39,7 @@ class Players:
         discriminator: nn.Module,
         device: torch.device,
         precision: Precision,
-        share: Share,
+        share: DistributedContext,
         *,
         some_idle: bool = False,
     ) -> None:
@@ -68,7 +68,7 @@ class Players:
         self._decay, self._images = recipe.optimizer.decay_from, recipe.train.images
 
     def descend(
-        self, player: str, hands: Iterable[Hand], loss_of: Callable[[Hand], Outcome]
+        self, player: str, hands: Iterable[StepBatch], loss_of: Callable[[StepBatch], Outcome]
     ) -> dict[str, Tensor]:
         """Move a player down the mean gradient of its loss over the parts of a hand."""
         optimizer, wrapped = self.optimizers[player], self.wrapped[player]

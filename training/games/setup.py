@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from service.runtime.latent import seeds as latents
-from training.data.images import Pictures, Progress, prepare
+from training.data.images import ImageData, Progress, prepare
 from training.data.pairs import (
-    PairedPictures,
+    PairedImages,
     TwoSets,
     examples,
     examples_of_sides,
@@ -22,9 +22,9 @@ from training.data.pairs import (
 )
 from training.data.sampler import Batches
 from training.device import Precision
-from training.distributed import Share
+from training.distributed import DistributedContext
 from training.evaluation.during_training import EvaluateOptions, Gauge
-from training.games.noise_to_image import NoiseToImage, Reals
+from training.games.noise_to_image import NoiseToImage, RealBatch
 from training.games.options import PairedOptions, UnpairedOptions
 from training.games.paired import Paired, Pairs, given_numbers, numbers
 from training.games.tasks.task import Given
@@ -64,7 +64,7 @@ class Game(Protocol):
 class Setup(Protocol):
     """A game with its pictures."""
 
-    pictures: Pictures
+    pictures: ImageData
     # Those that the players are told of.
     class_names: tuple[str, ...]
 
@@ -82,7 +82,7 @@ class Setup(Protocol):
         """Return what measures the averaged generator. Raises QualityError, DataError."""
 
 
-def prepare_all(recipe: Recipe, progress: Progress | None = None) -> Pictures:
+def prepare_all(recipe: Recipe, progress: Progress | None = None) -> ImageData:
     """Decode all that a recipe plays with; return the pictures of `data`. Raises DataError."""
     pictures = prepare(recipe.data, progress)
     if isinstance(recipe.game, PairedOptions):
@@ -97,7 +97,11 @@ def prepare_all(recipe: Recipe, progress: Progress | None = None) -> Pictures:
 
 
 def set_up(
-    recipe: Recipe, pictures: Pictures, device: torch.device, precision: Precision, share: Share
+    recipe: Recipe,
+    pictures: ImageData,
+    device: torch.device,
+    precision: Precision,
+    share: DistributedContext,
 ) -> Setup:
     """Lay out the game of a recipe. Raises RecipeError, DataError."""
     if isinstance(recipe.game, PairedOptions):
@@ -113,10 +117,10 @@ class NoiseSetup:
     def __init__(
         self,
         recipe: Recipe,
-        pictures: Pictures,
+        pictures: ImageData,
         device: torch.device,
         precision: Precision,
-        share: Share,
+        share: DistributedContext,
     ) -> None:
         if recipe.classes and recipe.classes != len(pictures.class_names):
             raise RecipeError(
@@ -133,7 +137,7 @@ class NoiseSetup:
         )
         self._distribution = recipe.noise.distribution
 
-    def deal(self, turn: int) -> list[Reals]:
+    def deal(self, turn: int) -> list[RealBatch]:
         """Return real pictures with their classes."""
         count = self.game.batches_per_turn
         reals = []
@@ -145,7 +149,7 @@ class NoiseSetup:
             if self._classes and labels is not None:
                 class_index = self._share.part(labels).to(self._device, non_blocking=True)
             images = images.contiguous(memory_format=torch.channels_last)
-            reals.append(Reals(images, class_index))
+            reals.append(RealBatch(images, class_index))
         return reals
 
     def show(self) -> tuple[Image.Image, Mapping[str, float]]:
@@ -156,9 +160,9 @@ class NoiseSetup:
 
     def gauge(self, options: EvaluateOptions) -> Gauge:
         """Return what measures the pictures of the first seeds."""
-        from training.evaluation.validation import SeedGauge  # noqa: PLC0415 - the extra `quality`
+        from training.evaluation.validation import NoiseValidation  # noqa: PLC0415 - the extra `quality`
 
-        gauge = SeedGauge(options, self._data)
+        gauge = NoiseValidation(options, self._data)
         return lambda: gauge.measure(self._made)
 
     def _made(self, seeds: Sequence[int]) -> NDArray[np.uint8]:
@@ -184,17 +188,17 @@ class PairedSetup:
     def __init__(
         self,
         recipe: Recipe,
-        pictures: Pictures,
+        pictures: ImageData,
         device: torch.device,
         precision: Precision,
-        share: Share,
+        share: DistributedContext,
     ) -> None:
         self._recipe = recipe
         self.game = Paired(recipe, device, precision, share)
         source = prepare_source(recipe, pictures)
         self.pictures = pictures if source is None else source.belonging
         self._device, self._share = device, share
-        self._pairs = PairedPictures(recipe, self.game.task, pictures, source)
+        self._pairs = PairedImages(recipe, self.game.task, pictures, source)
         given, wanted = examples(recipe)
         self._examples = Pairs.of(given, wanted)
 
@@ -247,10 +251,10 @@ class UnpairedSetup:
     def __init__(
         self,
         recipe: Recipe,
-        pictures: Pictures,
+        pictures: ImageData,
         device: torch.device,
         precision: Precision,
-        share: Share,
+        share: DistributedContext,
     ) -> None:
         assert recipe.source is not None  # noqa: S101 - the recipe sees to it
         self._recipe = recipe
@@ -292,7 +296,7 @@ class UnpairedSetup:
         return np.concatenate(parts)
 
 
-def _batches(recipe: Recipe, pictures: Pictures) -> Batches:
+def _batches(recipe: Recipe, pictures: ImageData) -> Batches:
     return Batches(
         pictures,
         recipe.train.batch,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.device import Precision
-from training.distributed import Share
+from training.distributed import DistributedContext
 from training.games.options import UnpairedOptions
 from training.games.players import Outcome, Players
 from training.losses import adversarial_loss, separation
@@ -81,7 +81,7 @@ class Unpaired:
     batches_per_turn = 1
 
     def __init__(
-        self, recipe: Recipe, device: torch.device, precision: Precision, share: Share
+        self, recipe: Recipe, device: torch.device, precision: Precision, share: DistributedContext
     ) -> None:
         assert isinstance(recipe.game, UnpairedOptions)  # noqa: S101 - the trainer sees to it
         torch.manual_seed(recipe.train.seed)
@@ -117,7 +117,9 @@ class Unpaired:
         discriminator.requires_grad_(True)
         shown = iter([self._from_history(each, rng) for each in made])
         signs |= self._players.descend(
-            "discriminator", sides.parts(self._parts), lambda part: self._judge(part, next(shown))
+            "discriminator",
+            sides.parts(self._parts),
+            lambda part: self._discriminator_loss(part, next(shown)),
         )
         self._players.update_average(len(sides.source) * self._share.world, images_seen)
         return signs
@@ -154,7 +156,7 @@ class Unpaired:
             loss = loss + options.identity * kept
         return Outcome(loss, signs)
 
-    def _judge(self, real: Sides, fake: Sides) -> Outcome:
+    def _discriminator_loss(self, real: Sides, fake: Sides) -> Outcome:
         """Return the discriminators' loss."""
         with self._players.autocast():
             real_logits, fake_logits = self._D(real, fake)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from training.importers.errors import ImportFailed, Unsuitable, one_line
-from training.importers.formats.base import Fit, Format, Rebuilt, Said, shown
+from training.importers.formats.base import Fit, Format, Rebuilt, UserOptions, shown
 from training.importers.formats.image.animegan import AnimeGan
 from training.importers.formats.image.compact import Compact
 from training.importers.formats.image.residual import ResidualTranslator
@@ -65,7 +65,7 @@ class Attempt:
         return self.network.name or "the file's network"
 
 
-def attempts(networks: Sequence[Network], said: Said) -> list[Attempt]:
+def attempts(networks: Sequence[Network], said: UserOptions) -> list[Attempt]:
     """Hold each network against each format, its wrappers peeled off. Raises Unsaid.
 
     Those that fit have been rebuilt. Of the parts of a network only those are looked at whose whole
@@ -84,7 +84,7 @@ def attempts(networks: Sequence[Network], said: Said) -> list[Attempt]:
     return tried
 
 
-def _attempt(network: Network, form: Format, said: Said) -> Attempt:
+def _attempt(network: Network, form: Format, said: UserOptions) -> Attempt:
     """Hold a network against a format, as it is and without each of its wrappers."""
     best = Attempt(network, form, form.fit(network))
     for peeled in network.peeled():

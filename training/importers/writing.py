@@ -14,17 +14,17 @@ from service import __version__
 from service.runtime.models.golden import write_golden
 from service.runtime.models.manifest import (
     MANIFEST_FILE,
+    ImageInput,
     ImportProvenance,
     Manifest,
-    PictureInput,
     file_sha256,
 )
 from service.runtime.models.model import Model
-from service.runtime.models.probe_inputs import draw_masks, draw_pictures
+from service.runtime.models.probe_inputs import probe_images, probe_masks
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.export import fp16 as half
 from training.export.exporter import check_name, export_piece, new_folder, next_version
-from training.export.receptive_field import measure_reach
+from training.export.receptive_field import measure_receptive_field
 from training.importers.formats.base import Origin, Rebuilt
 from training.preview.grids import columns, grid, side_by_side
 
@@ -106,8 +106,8 @@ def write_model(
         model = Model(part, Provider.CPU, _PLAN)
         given = manifest.input
         if given is not None and given.reach is not None:
-            drawn = draw_pictures(range(4), given.side, given.channels)
-            reach = measure_reach(model, drawn)
+            drawn = probe_images(range(4), given.side, given.channels)
+            reach = measure_receptive_field(model, drawn)
             given = given.model_copy(update={"reach": reach})
             manifest = manifest.model_copy(update={"input": given})
         golden = write_golden(model, part)
@@ -136,13 +136,11 @@ def _sheet(model: Model, pictures: Sequence[Pixels]) -> Image.Image:
     return grid(np.stack(made), across)
 
 
-def _before_and_after(
-    model: Model, given: PictureInput, pictures: Sequence[Pixels]
-) -> list[Pixels]:
+def _before_and_after(model: Model, given: ImageInput, pictures: Sequence[Pixels]) -> list[Pixels]:
     before = [_fitted(picture, given) for picture in pictures[:_SHOWN_PAIRS]]
     if not before:
-        before = list(draw_pictures(range(6), given.side, given.channels))
-    masks = draw_masks(range(len(before)), given.side)
+        before = list(probe_images(range(6), given.side, given.channels))
+    masks = probe_masks(range(len(before)), given.side)
     after = []
     for image, mask in zip(before, masks, strict=True):
         feeds = {"image": image[None]} | ({"mask": mask[None]} if given.masked else {})
@@ -153,7 +151,7 @@ def _before_and_after(
     return [shown, np.stack(after)]
 
 
-def _fitted(picture: Pixels, given: PictureInput) -> Pixels:
+def _fitted(picture: Pixels, given: ImageInput) -> Pixels:
     """Return the middle of a picture ``[H, W, C]``, of the side that the model was trained on."""
     image = Image.fromarray(picture).convert({1: "L", 3: "RGB", 4: "RGBA"}[given.channels])
     shortest = min(image.size)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from training.data.images import Pictures
+from training.data.images import ImageData
 
 # Pictures are compared at this size, where noise of single pixels is gone and shapes are not.
 _SIDE = 16
@@ -59,7 +59,7 @@ class Diversity:
         return figures
 
 
-def reals_to_compare(pictures: Pictures, resolution: int) -> Tensor:
+def reals_to_compare(pictures: ImageData, resolution: int) -> Tensor:
     """Draw the real pictures ``[M, C, H, W]`` in [-1, 1] to measure by; always the same ones."""
     rows = np.random.default_rng(0).permutation(len(pictures))[:_REALS]
     pixels = torch.from_numpy(pictures.pixels[rows])

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from service.runtime.errors import UserError
-from training.distributed import Share
+from training.distributed import DistributedContext
 from training.losses import AdversarialLoss
 
 Numbers = Mapping[str, float]
@@ -53,13 +53,13 @@ class TrainingDiverged(UserError):
     exit_code = 1
 
 
-class Signs:
+class MetricWindow:
     """Running means of a game's signs.
 
     They are summed where they were computed, since reading a value waits for the device.
     """
 
-    def __init__(self, share: Share) -> None:
+    def __init__(self, share: DistributedContext) -> None:
         self._share = share
         self._sums: dict[str, Tensor] = {}
         self._counts: Counter[str] = Counter()
@@ -94,7 +94,7 @@ def assert_finite(networks: Mapping[str, Mapping[str, Tensor]]) -> None:
                 raise TrainingDiverged(f"a weight of the {name} is not finite: {_REMEDY}")
 
 
-class News(NamedTuple):
+class MonitorReport(NamedTuple):
     """An alarm that begins to ring, or is over."""
 
     alarm: str
@@ -351,7 +351,7 @@ class _Alarm:
         self._patience = patience_images
         self._began, self._before, self._seen, self._calm = 0, 0, 0, 0
 
-    def hear(self, images: int, numbers: Numbers) -> News | None:
+    def hear(self, images: int, numbers: Numbers) -> MonitorReport | None:
         if any(name not in numbers for name in self.trouble.looks_at):
             return None
         wrong = self.trouble.look(numbers)
@@ -360,7 +360,7 @@ class _Alarm:
             if self.rings and self._calm >= _CALM_INTERVALS:
                 self.rings = False
                 self._before = images
-                return News(self.trouble.name, "it is over", rings=False)
+                return MonitorReport(self.trouble.name, "it is over", rings=False)
         else:
             if not self._seen:
                 # The interval that shows it first began at the entry before.
@@ -370,7 +370,9 @@ class _Alarm:
             if not self.rings and lasted and self._seen >= self.trouble.intervals:
                 self.rings = True
                 self._before = images
-                return News(self.trouble.name, f"{wrong}; {self.trouble.advice}", rings=True)
+                return MonitorReport(
+                    self.trouble.name, f"{wrong}; {self.trouble.advice}", rings=True
+                )
         self._before = images
         return None
 
@@ -397,11 +399,11 @@ class Convergence:
                 del values[:-_WINDOW]
         if self._probabilistic:
             self._scores = numbers["real_score"], numbers["fake_score"]
-        self._judged = [*self._judged, self._judge()][-_AGREE:]
+        self._judged = [*self._judged, self._discriminator_loss()][-_AGREE:]
         if self._judged == self._judged[:1] * _AGREE:
             self.state = self._judged[0]
 
-    def _judge(self) -> str:
+    def _discriminator_loss(self) -> str:
         if any(len(values) < _WINDOW for values in self._losses.values()):
             return "begins"
         if not all(level(values) for values in self._losses.values()):
@@ -440,7 +442,7 @@ class Monitors:
         self._alarms = [_Alarm(trouble, trouble.turns * turn_images) for trouble in troubles]
         self._convergence = Convergence(probabilistic=loss.probabilistic)
 
-    def hear(self, entry: Mapping[str, float]) -> list[News]:
+    def hear(self, entry: Mapping[str, float]) -> list[MonitorReport]:
         """Take in an entry of the log: `images`, and numbers of an interval or of a sampling."""
         if "alarm" in entry:
             return []  # Our own words, in the log of a run that goes on.

@@ -38,7 +38,7 @@ GeneratorOptions = Annotated[
     NoiseGeneratorOptions | TranslatorOptions, Field(discriminator="network")
 ]
 
-PictureDiscriminatorOptions = (
+ImageDiscriminatorOptions = (
     BigGANDiscriminatorOptions
     | DCGANDiscriminatorOptions
     | MLPDiscriminatorOptions
@@ -47,14 +47,14 @@ PictureDiscriminatorOptions = (
     | StyleGAN2DiscriminatorOptions
 )
 DiscriminatorOptions = Annotated[
-    PictureDiscriminatorOptions | PatchDiscriminatorOptions, Field(discriminator="network")
+    ImageDiscriminatorOptions | PatchDiscriminatorOptions, Field(discriminator="network")
 ]
 
 __all__ = [
     "DiscriminatorOptions",
     "GeneratorOptions",
+    "ImageDiscriminatorOptions",
     "NoiseGeneratorOptions",
     "PatchDiscriminatorOptions",
-    "PictureDiscriminatorOptions",
     "TranslatorOptions",
 ]

@@ -27,7 +27,7 @@ from pydantic import (
 from torch import nn
 
 from service.runtime.errors import UserError
-from service.runtime.models.manifest import PictureInput
+from service.runtime.models.manifest import ImageInput
 from training.augment import AugmentOptions
 from training.data.images import DataOptions
 from training.device import DeviceOptions
@@ -35,14 +35,14 @@ from training.evaluation.during_training import EvaluateOptions, Metric
 from training.evaluation.search.ranges import SearchRange
 from training.games.balance import BalanceOptions
 from training.games.options import PairedOptions, UnpairedOptions
-from training.games.tasks.task import PictureTask
+from training.games.tasks.task import ImageTask
 from training.losses import SMOOTHABLE, LossName
 from training.networks import (
     DiscriminatorOptions,
     GeneratorOptions,
+    ImageDiscriminatorOptions,
     NoiseGeneratorOptions,
     PatchDiscriminatorOptions,
-    PictureDiscriminatorOptions,
     TranslatorOptions,
 )
 from training.networks.image.directions import Directions
@@ -83,7 +83,7 @@ _TAGS = frozenset(
 
 
 # Those whose generators make pictures of pictures.
-PictureGames = PairedOptions | UnpairedOptions
+ImageGames = PairedOptions | UnpairedOptions
 
 
 class RecipeError(UserError):
@@ -279,7 +279,7 @@ class Recipe(Options):
             )
         if translates and self.classes:
             raise ValueError(f"classes is for the game noise_to_image, not for {kind}")
-        needs = isinstance(self.game, PictureGames) and self.game.task.needs_source
+        needs = isinstance(self.game, ImageGames) and self.game.task.needs_source
         if needs != (self.source is not None):
             raise ValueError(
                 "source goes together with a task or a game that has a second set of pictures"
@@ -288,7 +288,7 @@ class Recipe(Options):
 
     @model_validator(mode="after")
     def _the_task_fits_the_pictures(self) -> Recipe:
-        if isinstance(self.game, PictureGames):
+        if isinstance(self.game, ImageGames):
             self.game.task.check(self.data.resolution, self.data.channels)
             for key in ("resolution", "channels") if self.source else ():
                 if getattr(self.source, key) != getattr(self.data, key):
@@ -354,7 +354,7 @@ class Recipe(Options):
             return self.discriminator.build_judge(self._judged_channels)
         return self._build(self.discriminator)
 
-    def _build(self, player: NoiseGeneratorOptions | PictureDiscriminatorOptions) -> nn.Module:
+    def _build(self, player: NoiseGeneratorOptions | ImageDiscriminatorOptions) -> nn.Module:
         if self.growing and isinstance(player, StyleOptions):
             return player.build(self.shape, self.classes, grows=True)
         return player.build(self.shape, self.classes)
@@ -383,21 +383,21 @@ class Recipe(Options):
         )
 
     @property
-    def picture_task(self) -> PictureTask:
+    def picture_task(self) -> ImageTask:
         """What is made of the pictures that go in. Raises RecipeError where none do."""
-        if not isinstance(self.game, PictureGames):
+        if not isinstance(self.game, ImageGames):
             raise RecipeError(f"the game {self.game.kind} has no pictures that go in")
         return self.game.task
 
     @property
-    def picture_input(self) -> PictureInput | None:
+    def picture_input(self) -> ImageInput | None:
         """What the manifest says of the pictures that go in; None where none do."""
-        if not isinstance(self.game, PictureGames):
+        if not isinstance(self.game, ImageGames):
             return None
         assert isinstance(self.generator, TranslatorOptions)  # noqa: S101 - looked at above
         task, shape = self.game.task, self.translation
         multiple, least = self.generator.multiple(shape), self.generator.least(shape)
-        return PictureInput(
+        return ImageInput(
             channels=task.given_channels(self.data.channels),
             side=shape.side,
             multiple=multiple,
@@ -412,7 +412,7 @@ class Recipe(Options):
     def _judged_channels(self) -> int:
         """The channels of what a discriminator of patches sees."""
         shape = self.translation
-        conditional = isinstance(self.game, PictureGames) and self.game.conditional
+        conditional = isinstance(self.game, ImageGames) and self.game.conditional
         return shape.made + (shape.given if conditional else 0)
 
     @property

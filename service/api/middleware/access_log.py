@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs, tracing
 from service.api import metrics, request_context
-from service.api.request_context import Exchange, Rejection
+from service.api.request_context import Rejection, RequestContext
 
 log = logging.getLogger("ganymede.access")
 
@@ -89,9 +89,9 @@ class _Answer:
         await self._send(message)
 
 
-def _begin(scope: Scope) -> Exchange:
+def _begin(scope: Scope) -> RequestContext:
     told = next((value for name, value in scope["headers"] if name == REQUEST_ID), b"")
-    this = Exchange(told.decode() if _SANE.fullmatch(told) else _new_id())
+    this = RequestContext(told.decode() if _SANE.fullmatch(told) else _new_id())
     about = {"request_id": this.request_id}
     if (tracer := tracing.current()) is not None:
         this.span = tracer.begin(scope["headers"])
@@ -106,14 +106,14 @@ def _new_id() -> str:
     return f"{random.getrandbits(128):032x}"
 
 
-def _count(scope: Scope, route: str, this: Exchange, status: int, seconds: float) -> None:
+def _count(scope: Scope, route: str, this: RequestContext, status: int, seconds: float) -> None:
     method = "any" if route == _UNMATCHED else scope["method"]
     metrics.answered(route, method, status, seconds, this.rejection)
     if status in (200, 304) and any(name == b"if-none-match" for name, _ in scope["headers"]):
         metrics.looked_up(metrics.Cache.CLIENT, hits=int(status == 304), of=1)
 
 
-def _trace(scope: Scope, route: str, this: Exchange, status: int) -> None:
+def _trace(scope: Scope, route: str, this: RequestContext, status: int) -> None:
     if this.span is None or (tracer := tracing.current()) is None:
         return
     more = {
@@ -124,7 +124,7 @@ def _trace(scope: Scope, route: str, this: Exchange, status: int) -> None:
     tracer.end(this.span, scope, route, status, more)
 
 
-def _log(scope: Scope, route: str, this: Exchange, answer: _Answer, seconds: float) -> None:
+def _log(scope: Scope, route: str, this: RequestContext, answer: _Answer, seconds: float) -> None:
     fields: dict[str, object] = {
         "method": scope["method"],
         "route": route,

@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from service import __version__
-from service.api.execution import running
+from service.api.execution import request_execution
 from service.api.problems import Problem, client_gone, invalid
 from service.api.protocols import kserve_codec as protocol
 from service.api.routes import head_requests
@@ -188,7 +188,7 @@ def router(engine: Engine, settings: Settings, find: Callable[[str], Model]) -> 
             settings.max_images,
         )
         seconds = min(settings.deadline_s, wanted.seconds or settings.deadline_s)
-        async with running(engine, request, seconds) as run:
+        async with request_execution(engine, request, seconds) as run:
             try:
                 return await run.through(
                     graph.model,

@@ -20,13 +20,13 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api import request_parsing, responses
-from service.api.execution import running
+from service.api.execution import request_execution
 from service.api.problems import invalid
-from service.api.schemas import GenerateRequest, Seed, TruncationWish
+from service.api.schemas import GenerateRequest, Seed, TruncationField
 from service.runtime.images import encoding
 from service.runtime.images.encoding import ImageFormat
 from service.runtime.latent.seeds import MAX_SEED
-from service.runtime.latent.sources import Source
+from service.runtime.latent.sources import LatentSource
 from service.runtime.models.model import Model
 from service.runtime.scheduling.batches import Rows
 from service.runtime.scheduling.engine import Engine
@@ -71,7 +71,7 @@ class ImagesRequest(BaseModel):
         description="Ours. Picture i has seed + i modulo 2³². When not said: by the prompt, or at "
         "random for a class-conditional model.",
     )
-    truncation: TruncationWish | None = Field(
+    truncation: TruncationField | None = Field(
         default=None, description="Ours: as of `/v1/generate`."
     )
     stream: Literal[False] | None = Field(default=None, description="There are no streams.")
@@ -172,7 +172,7 @@ def router(engine: Engine, settings: Settings, find: Callable[[str], Model]) -> 
             contents = [{"b64_json": base64.b64encode(file).decode()} for file in files]
             return _answer(model, sources, kind, contents)
 
-        async with running(engine, request, settings.deadline_s) as run:
+        async with request_execution(engine, request, settings.deadline_s) as run:
             try:
                 return await run.pictures(model, sources, encode)
             except JobTooLarge as error:
@@ -212,7 +212,7 @@ def read_prompt(prompt: str, model: Model) -> tuple[int | None, int | None]:
     )
 
 
-def _sources(body: ImagesRequest, model: Model, maximum: int) -> list[Source]:
+def _sources(body: ImagesRequest, model: Model, maximum: int) -> list[LatentSource]:
     count = body.n or 1
     if count > maximum:
         raise invalid("n", f"expected 1 to {maximum}, got {count}")
@@ -243,7 +243,7 @@ def _size(model: Model) -> str:
 
 
 def _urls(
-    request: Request, model: Model, sources: Sequence[Source], kind: ImageFormat
+    request: Request, model: Model, sources: Sequence[LatentSource], kind: ImageFormat
 ) -> list[str]:
     """Return the absolute addresses of the pictures, at the host that the request was sent to."""
     urls = []
@@ -257,7 +257,10 @@ def _urls(
 
 
 def _answer(
-    model: Model, sources: Sequence[Source], kind: ImageFormat, contents: Sequence[dict[str, str]]
+    model: Model,
+    sources: Sequence[LatentSource],
+    kind: ImageFormat,
+    contents: Sequence[dict[str, str]],
 ) -> Response:
     data = []
     for source, content in zip(sources, contents, strict=True):

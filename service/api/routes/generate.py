@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from service import __version__
 from service.api import request_parsing, responses
-from service.api.execution import running
+from service.api.execution import request_execution
 from service.api.negotiation import Form, accepted, negotiate
 from service.api.problems import Problem, invalid
 from service.api.responses import Picture
@@ -24,7 +24,7 @@ from service.api.routes import head_requests
 from service.api.schemas import GenerateRequest, GenerateResponse, SampleClassesRequest
 from service.runtime.images.encoding import ImageFormat
 from service.runtime.latent.seeds import MAX_SEED
-from service.runtime.latent.sources import ClassWeights, Source, feeds, to_text
+from service.runtime.latent.sources import ClassWeights, LatentSource, encode_floats, feeds
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import Array
 from service.runtime.scheduling.engine import Engine
@@ -71,7 +71,7 @@ def router(engine: Engine, settings: Settings, find: Callable[[str], Model]) -> 
     async def answer(
         request: Request,
         model: Model,
-        sources: Sequence[Source],
+        sources: Sequence[LatentSource],
         form: Form,
         *,
         by_class: bool = False,
@@ -80,14 +80,14 @@ def router(engine: Engine, settings: Settings, find: Callable[[str], Model]) -> 
         _assert_that_files_say_it(sources, form)
         pictures = [_picture(model, source, by_class=by_class) for source in sources]
         said = responses.of_sources(model, sources)
-        async with running(engine, request, settings.deadline_s) as run:
+        async with request_execution(engine, request, settings.deadline_s) as run:
             beside: dict[str, Array] = {}
             if "z" in returned:
                 beside["z"] = feeds(sources, model.manifest)["z"]
             if "w" in returned:
                 beside["w"] = await run.styles(model, sources)
                 sources = [
-                    Source(w=w, transform=source.transform)
+                    LatentSource(w=w, transform=source.transform)
                     for w, source in zip(beside["w"], sources, strict=True)
                 ]
             shown = [
@@ -174,15 +174,15 @@ def _returned(body: GenerateRequest, model: Model, form: Form) -> Sequence[str]:
     return wanted
 
 
-def _assert_that_files_say_it(sources: Sequence[Source], form: Form) -> None:
+def _assert_that_files_say_it(sources: Sequence[LatentSource], form: Form) -> None:
     """Raise Problem (422) where a JPEG has no room for the styles that made it."""
     if form.image is not ImageFormat.JPEG or form.container == "npy":
         return
-    if any(len(to_text(s.w)) > _JPEG_ROOM for s in sources if s.w is not None):
+    if any(len(encode_floats(s.w)) > _JPEG_ROOM for s in sources if s.w is not None):
         raise invalid("format", "a JPEG has no room for the w that it is made of; take png or webp")
 
 
-def _picture(model: Model, source: Source, *, by_class: bool) -> Picture:
+def _picture(model: Model, source: LatentSource, *, by_class: bool) -> Picture:
     classes = source.classes if by_class else None
     return Picture(
         source.parameters(model.manifest),
@@ -200,7 +200,7 @@ def _folder(classes: ClassWeights, names: Sequence[str]) -> str:
     return (re.sub(r"[^\w.-]+", "-", text).lstrip(".") or "-") + "/"
 
 
-def _etag(model: Model, source: Source, kind: ImageFormat) -> str:
+def _etag(model: Model, source: LatentSource, kind: ImageFormat) -> str:
     # All that the file's bytes depend on: with the pixels, what the file says of itself, and how
     # this version of Ganymede encodes it.
     parameters = source.parameters(model.manifest)

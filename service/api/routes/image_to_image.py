@@ -14,11 +14,11 @@ from fastapi.responses import Response
 
 from service.api import request_parsing, responses
 from service.api.completion_time import Pace
-from service.api.execution import Run, running
+from service.api.execution import RequestExecution, request_execution
 from service.api.image_forms import (
-    PictureRequest,
-    PictureWish,
-    SamplesWish,
+    ImageToImageInput,
+    ImageToImageRequest,
+    SamplesRequest,
     SentFile,
     described,
     read_request,
@@ -26,11 +26,17 @@ from service.api.image_forms import (
 from service.api.negotiation import Form, negotiate
 from service.api.problems import Problem, invalid
 from service.api.responses import Picture
-from service.api.schemas import GenerateRequest, PicturesResponse
+from service.api.schemas import GenerateRequest, ImageToImageResponse
 from service.runtime.images import encoding
-from service.runtime.images.decoding import Upload, UploadError, box_mask, read_mask, read_picture
+from service.runtime.images.decoding import (
+    DecodedImage,
+    ImageDecodeError,
+    box_mask,
+    decode_image,
+    decode_mask,
+)
 from service.runtime.images.image_to_image import (
-    PictureMismatch,
+    ImageMismatch,
     Pixels,
     Translation,
     digest_of,
@@ -108,7 +114,7 @@ def router(
         @routes.post(
             f"/v1/{task}",
             summary=_SUMMARIES[task],
-            response_model=PicturesResponse,
+            response_model=ImageToImageResponse,
             responses=responses.ANSWERS,
             openapi_extra=described(masked=task == "inpaint"),
             name=task,
@@ -119,7 +125,7 @@ def router(
             wish = await read_request(request, settings.max_images)
             model = find_for(wish.body.model, task)
             direction = _direction(model, wish.body)
-            async with running(engine, request, settings.deadline_s) as run:
+            async with request_execution(engine, request, settings.deadline_s) as run:
                 sources = await _sources(wish, find, run, settings)
                 form = negotiate(wish.body.format, accept, len(sources))
                 work = _Work(model, direction, form, run, settings, held)
@@ -159,7 +165,7 @@ class _Work:
         model: Model,
         direction: str,
         form: Form,
-        run: Run,
+        run: RequestExecution,
         settings: Settings,
         held: _Held,
     ) -> None:
@@ -294,12 +300,12 @@ class _Source:
 
 
 async def _sources(
-    wish: PictureWish, find: Callable[[str], Model], run: Run, settings: Settings
+    wish: ImageToImageInput, find: Callable[[str], Model], run: RequestExecution, settings: Settings
 ) -> list[_Source]:
     """Return the pictures of a request; samples are made here. Raises Problem."""
     if wish.body.samples is None:
         return [_Source(sent=sent) for sent in wish.images]
-    samples: SamplesWish = wish.body.samples
+    samples: SamplesRequest = wish.body.samples
     model = find(samples.model)
     asked = GenerateRequest.model_validate(samples.model_dump(by_alias=True, exclude_none=True))
     sources = request_parsing.to_generate(asked, model, settings.max_images)
@@ -314,7 +320,7 @@ async def _sources(
 def _read(
     model: Model,
     source: _Source,
-    wish: PictureWish,
+    wish: ImageToImageInput,
     number: int,
     count: int,
     settings: Settings,
@@ -328,7 +334,7 @@ def _read(
     try:
         if source.sent is not None:
             field, name = source.sent.field, source.sent.name
-            upload = read_picture(
+            upload = decode_image(
                 source.sent.content,
                 max_pixels=settings.max_upload_pixels,
                 animated=wish.body.animated,
@@ -341,17 +347,22 @@ def _read(
         field, mask = f"mask.{number}", None
         mask = _mask(model, upload, wish, number, count, settings)
         if mask is not None:
-            said["mask"] = digest_of(Upload(mask[..., None].repeat(3, 2), None))
+            said["mask"] = digest_of(DecodedImage(mask[..., None].repeat(3, 2), None))
         return _Item(Picture(said, name), prepare(model, upload, mask), f"image.{number}")
-    except UploadError as error:
+    except ImageDecodeError as error:
         where = field if error.kind.startswith(("mask", "box")) else f"image.{number}"
         raise _unusable(error.kind.value, f"{where}: {error}", where) from error
-    except PictureMismatch as error:
+    except ImageMismatch as error:
         raise invalid(field, str(error)) from error
 
 
 def _mask(
-    model: Model, upload: Upload, wish: PictureWish, number: int, count: int, settings: Settings
+    model: Model,
+    upload: DecodedImage,
+    wish: ImageToImageInput,
+    number: int,
+    count: int,
+    settings: Settings,
 ) -> Pixels | None:
     masked = model.manifest.input is not None and model.manifest.input.masked
     body, height, width = wish.body, *upload.pixels.shape[:2]
@@ -366,15 +377,15 @@ def _mask(
     if len(wish.masks) not in (1, count):
         raise invalid("mask", f"there are {len(wish.masks)} masks for {count} pictures")
     sent = wish.masks[number if len(wish.masks) > 1 else 0]
-    return read_mask(sent.content, max_pixels=settings.max_upload_pixels)
+    return decode_mask(sent.content, max_pixels=settings.max_upload_pixels)
 
 
-def _upload_of(made: Pixels) -> Upload:
+def _upload_of(made: Pixels) -> DecodedImage:
     colour = made[..., :3] if made.shape[2] > 1 else made.repeat(3, 2)
-    return Upload(np.ascontiguousarray(colour), made[..., 3] if made.shape[2] == 4 else None)
+    return DecodedImage(np.ascontiguousarray(colour), made[..., 3] if made.shape[2] == 4 else None)
 
 
-def _direction(model: Model, body: PictureRequest) -> str:
+def _direction(model: Model, body: ImageToImageRequest) -> str:
     there = model.directions
     if body.direction is None:
         return there[0] if there else GENERATOR

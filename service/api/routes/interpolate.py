@@ -11,11 +11,11 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response, StreamingResponse
 
 from service.api import request_parsing, responses
-from service.api.execution import Run, running
+from service.api.execution import RequestExecution, request_execution
 from service.api.negotiation import negotiate_animation
 from service.api.schemas import InterpolateRequest
-from service.runtime.images.animation import WRITERS, Film, Writer
-from service.runtime.latent.interpolation import Walk
+from service.runtime.images.animation import WRITERS, AnimationSpec, AnimationWriter
+from service.runtime.latent.interpolation import Interpolation
 from service.runtime.models.manifest import GENERATOR, SYNTHESIS
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import Array
@@ -56,7 +56,9 @@ def router(engine: Engine, settings: Settings, find: Callable[[str], Model]) -> 
         walk = request_parsing.to_interpolate(body, model, settings.max_frames)
         kind = negotiate_animation(body.format, accept)
         async with AsyncExitStack() as stack:
-            run = await stack.enter_async_context(running(engine, request, settings.deadline_s))
+            run = await stack.enter_async_context(
+                request_execution(engine, request, settings.deadline_s)
+            )
             # The whole walk, so that it does not end in the middle of its way.
             run.reserve(model, walk.frames)
             film = _Film(model, walk, kind, body.fps)
@@ -80,14 +82,14 @@ def router(engine: Engine, settings: Settings, find: Callable[[str], Model]) -> 
 class _Film:
     """One walk on its way out."""
 
-    def __init__(self, model: Model, walk: Walk, kind: str, fps: float) -> None:
+    def __init__(self, model: Model, walk: Interpolation, kind: str, fps: float) -> None:
         self._model = model
         self._walk = walk
         manifest = model.manifest
         identity = responses.identity(model)
         image = manifest.image
-        self.writer: Writer = WRITERS[kind](
-            Film(
+        self.writer: AnimationWriter = WRITERS[kind](
+            AnimationSpec(
                 frames=walk.frames,
                 height=image.height,
                 width=image.width,
@@ -111,7 +113,7 @@ class _Film:
             "content-disposition": f'inline; filename="walk.{self.writer.extension}"'
         }
 
-    async def parts(self, run: Run, queue_pixels: int) -> AsyncIterator[bytes]:
+    async def parts(self, run: RequestExecution, queue_pixels: int) -> AsyncIterator[bytes]:
         """Yield the file. While one part waits for the client, the next is being made."""
         w = await run.styles(self._model, self._walk.keys) if self._walk.space == "w" else None
         # Few enough to leave the queue to others, and enough to fill batches.
@@ -140,7 +142,7 @@ class _Film:
                 making.cancel()
 
     async def _made_when_there_is_room(
-        self, run: Run, frames: Sequence[int], w: Array | None
+        self, run: RequestExecution, frames: Sequence[int], w: Array | None
     ) -> list[bytes]:
         """Make the next frames; the deadline is theirs alone, for the walk has begun to leave."""
         run.renew()
@@ -151,7 +153,9 @@ class _Film:
                 run.assert_in_time()
                 await asyncio.sleep(min(full.retry_after, _ASK_AGAIN_S))
 
-    async def _made(self, run: Run, frames: Sequence[int], w: Array | None) -> list[bytes]:
+    async def _made(
+        self, run: RequestExecution, frames: Sequence[int], w: Array | None
+    ) -> list[bytes]:
         def encode(outputs: Rows) -> list[bytes]:
             return [
                 self.writer.encode(frame, pixels)

@@ -14,9 +14,9 @@ from service.api.middleware.authentication import Caller, caller_of
 from service.api.problems import Problem, invalid
 from service.api.responses import PROBLEMS
 from service.api.routes import head_requests
-from service.api.schemas import ProblemDocument, Seed, TruncationWish, Weight
+from service.api.schemas import ProblemDocument, Seed, TruncationField, Weight
 from service.offline.job import JobError, Layout, make_job
-from service.offline.queue import JobNotFound, JobQueue, JobState, Ticket, TooManyJobs
+from service.offline.queue import JobNotFound, JobQueue, JobState, QueuedJob, TooManyJobs
 from service.offline.writers import assert_writable
 from service.runtime.images.encoding import ImageFormat
 from service.runtime.models.model import Model
@@ -43,7 +43,7 @@ class JobRequest(BaseModel):
         | Annotated[dict[str, Weight], Field(min_length=1, max_length=10_000)]
         | None
     ) = Field(default=None, description="Balanced, in turn, or drawn by weights.")
-    truncation: TruncationWish | None = None
+    truncation: TruncationField | None = None
     mix: Annotated[str, Field(max_length=1000)] | None = Field(
         default=None, description="Layers that come from a second seed: coarse, middle, fine, 3."
     )
@@ -107,7 +107,7 @@ def router(queue: JobQueue, settings: Settings, find: Callable[[str], Model]) ->
             )
         return queue
 
-    def own(name: str, request: Request) -> Ticket:
+    def own(name: str, request: Request) -> QueuedJob:
         try:
             ticket = jobs().get(name)
         except JobNotFound as error:
@@ -195,11 +195,11 @@ def router(queue: JobQueue, settings: Settings, find: Callable[[str], Model]) ->
     return routes
 
 
-def _may_see(ticket: Ticket, caller: Caller) -> bool:
+def _may_see(ticket: QueuedJob, caller: Caller) -> bool:
     return caller.admin or ticket.owner == caller.name
 
 
-def _answer(ticket: Ticket, queue: JobQueue, *, files: bool = True) -> JobAnswer:
+def _answer(ticket: QueuedJob, queue: JobQueue, *, files: bool = True) -> JobAnswer:
     rate = ticket.images / ticket.seconds if ticket.seconds else None
     left = ticket.job.count - ticket.images - ticket.failed
     running = ticket.state is JobState.RUNNING

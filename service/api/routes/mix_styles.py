@@ -10,13 +10,13 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
 
 from service.api import request_parsing, responses
-from service.api.execution import running
+from service.api.execution import request_execution
 from service.api.negotiation import Form, negotiate
 from service.api.problems import invalid
 from service.api.responses import Picture
 from service.api.schemas import MixStylesRequest, MixStylesResponse
 from service.runtime.images.encoding import mixing_grid
-from service.runtime.latent.style_mixing import Mix
+from service.runtime.latent.style_mixing import StyleMixing
 from service.runtime.latent.styles import mix
 from service.runtime.models.manifest import SYNTHESIS
 from service.runtime.models.model import Model
@@ -44,7 +44,7 @@ def router(engine: Engine, settings: Settings, find: Callable[[str], Model]) -> 
         wish = request_parsing.to_mix_styles(body, model, settings.max_images)
         form = negotiate(body.format, accept, 1)
         job = _Mix(model, wish, form)
-        async with running(engine, request, settings.deadline_s) as run:
+        async with request_execution(engine, request, settings.deadline_s) as run:
             try:
                 w = await run.styles(model, [*wish.rows, *wish.columns])
                 return await run.through(model, SYNTHESIS, {"w": job.mixed(w)}, job.answer)
@@ -58,7 +58,7 @@ def router(engine: Engine, settings: Settings, find: Callable[[str], Model]) -> 
 class _Mix:
     """One request: its pictures, or a grid that shows every distinct source as it is too."""
 
-    def __init__(self, model: Model, wish: Mix, form: Form) -> None:
+    def __init__(self, model: Model, wish: StyleMixing, form: Form) -> None:
         """Raises Problem (422) for a grid that no file of its format can hold."""
         self._model = model
         self._wish = wish
@@ -117,7 +117,7 @@ class _Mix:
         """How each of the mixed pictures is made, in row-major order."""
         return [
             Picture(
-                Mix((row,), (column,), self._wish.layers).parameters(self._model.manifest),
+                StyleMixing((row,), (column,), self._wish.layers).parameters(self._model.manifest),
                 name=f"row-{responses.short(row)}-column-{responses.short(column)}",
             )
             for row in self._wish.rows

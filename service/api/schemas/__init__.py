@@ -16,23 +16,23 @@ MOST_IMAGES = 10_000
 MOST_STYLE_LAYERS = 256
 MOST_VALUES = 2**16
 # A class by its name or its index.
-ClassWish = str | Annotated[int, Field(ge=0)]
+ClassSelector = str | Annotated[int, Field(ge=0)]
 # A layer by its index, or all layers of a group.
-LayerWish = StyleGroup | Annotated[int, Field(ge=0)]
-TruncationWish = Annotated[float, Field(allow_inf_nan=False)]
+LayerSelector = StyleGroup | Annotated[int, Field(ge=0)]
+TruncationField = Annotated[float, Field(allow_inf_nan=False)]
 Format = Literal["png", "jpeg", "webp", "npy", "zip", "json"]
 AnimationFormat = Literal["webp", "gif", "png", "zip", "npy"]
 Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 # Weights of classes by name or, as text, by index.
-ClassWeightsWish = Annotated[dict[str, Weight], Field(min_length=1, max_length=MOST_IMAGES)]
+ClassWeightsField = Annotated[dict[str, Weight], Field(min_length=1, max_length=MOST_IMAGES)]
 
 _Value = Annotated[float, Field(allow_inf_nan=False)]
 _Row = Annotated[list[_Value], Field(min_length=1, max_length=MOST_VALUES, fail_fast=True)]
 _Text = Annotated[str, Field(max_length=8 * MOST_VALUES)]
 # Float values in a list, or float32, little-endian, in base64, as answers and files have them.
-LatentWish = _Text | _Row
+LatentField = _Text | _Row
 # One row for each layer, or one row for all of them.
-StylesWish = (
+StylesField = (
     _Text
     | _Row
     | Annotated[list[_Row], Field(min_length=1, max_length=MOST_STYLE_LAYERS, fail_fast=True)]
@@ -55,7 +55,7 @@ _Rows = Annotated[
     list[Annotated[list[_Value], Field(min_length=3, max_length=3)]],
     Field(min_length=3, max_length=3),
 ]
-TransformWish = Motion | _Rows
+TransformField = Motion | _Rows
 
 _TRANSFORM = (
     "Where the picture lies, for a model that takes it (StyleGAN3): how it is moved and turned, or "
@@ -73,32 +73,32 @@ _BLEND = "Weights of classes by name: the picture is between these classes."
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 
-class SourceWish(BaseModel):
+class SourceRequest(BaseModel):
     """What a picture comes from: one of `seed`, `z` and `w`, and what goes with it."""
 
     model_config = _STRICT
 
     seed: Seed | None = None
-    z: LatentWish | None = Field(
+    z: LatentField | None = Field(
         default=None, description="A latent: floats, or float32 in base64."
     )
-    w: StylesWish | None = Field(
+    w: StylesField | None = Field(
         default=None,
         description="Styles: a row for each layer, or one for all; floats, or float32 in base64. "
         "They are past class and truncation, so neither goes with them.",
     )
-    class_: ClassWish | ClassWeightsWish | None = Field(
+    class_: ClassSelector | ClassWeightsField | None = Field(
         default=None, alias="class", description=_CLASS
     )
-    blend: ClassWeightsWish | None = Field(default=None, description=_BLEND)
-    truncation: TruncationWish | None = Field(default=None, description=_TRUNCATION)
-    transform: TransformWish | None = Field(
+    blend: ClassWeightsField | None = Field(default=None, description=_BLEND)
+    truncation: TruncationField | None = Field(default=None, description=_TRUNCATION)
+    transform: TransformField | None = Field(
         default=None, description=f"{_TRANSFORM} Of /v1/generate alone."
     )
 
 
 # A seed, or a whole source.
-SourceOrSeed = Seed | SourceWish
+SourceOrSeed = Seed | SourceRequest
 SourceList = Annotated[
     list[SourceOrSeed], Field(min_length=1, max_length=MOST_IMAGES, fail_fast=True)
 ]
@@ -127,10 +127,10 @@ class GenerateRequest(BaseModel):
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=MOST_IMAGES, fail_fast=True)] | (
         None
     ) = None
-    z: Annotated[list[LatentWish], Field(min_length=1, max_length=MOST_IMAGES, fail_fast=True)] | (
+    z: Annotated[list[LatentField], Field(min_length=1, max_length=MOST_IMAGES, fail_fast=True)] | (
         None
     ) = Field(default=None, description="Latents: each a list of floats, or float32 in base64.")
-    w: Annotated[list[StylesWish], Field(min_length=1, max_length=MOST_IMAGES, fail_fast=True)] | (
+    w: Annotated[list[StylesField], Field(min_length=1, max_length=MOST_IMAGES, fail_fast=True)] | (
         None
     ) = Field(
         default=None,
@@ -138,26 +138,26 @@ class GenerateRequest(BaseModel):
         "one row for all, or float32 in base64.",
     )
     images: (
-        Annotated[list[SourceWish], Field(min_length=1, max_length=MOST_IMAGES, fail_fast=True)]
+        Annotated[list[SourceRequest], Field(min_length=1, max_length=MOST_IMAGES, fail_fast=True)]
         | None
     ) = Field(
         default=None,
         description="A source for each picture. What one does not say of class and truncation is "
         "as the request says.",
     )
-    class_: ClassWish | ClassWeightsWish | list[ClassWish] | None = Field(
+    class_: ClassSelector | ClassWeightsField | list[ClassSelector] | None = Field(
         default=None,
         alias="class",
         description=f"{_CLASS} Or a list, one for each picture. Seed s has class s modulo their "
         "number when none is said.",
     )
-    blend: ClassWeightsWish | None = Field(default=None, description=_BLEND)
+    blend: ClassWeightsField | None = Field(default=None, description=_BLEND)
     truncation: (
-        TruncationWish
-        | Annotated[list[TruncationWish], Field(max_length=MOST_IMAGES, fail_fast=True)]
+        TruncationField
+        | Annotated[list[TruncationField], Field(max_length=MOST_IMAGES, fail_fast=True)]
         | None
     ) = Field(default=None, description=f"{_TRUNCATION} One, or as many as there are pictures.")
-    transform: TransformWish | None = Field(
+    transform: TransformField | None = Field(
         default=None, description=f"{_TRANSFORM} Of all pictures that say none themselves."
     )
     return_: Annotated[list[Literal["z", "w"]], Field(max_length=2)] = Field(
@@ -189,14 +189,14 @@ class SampleClassesRequest(BaseModel):
     model: str = Field(description="`name`, or `name@version`.")
     classes: dict[str, Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)
     per_class: int | None = Field(default=None, ge=1)
-    blend: ClassWeightsWish | None = Field(default=None, description=_BLEND)
+    blend: ClassWeightsField | None = Field(default=None, description=_BLEND)
     n: int | None = Field(
         default=None, ge=1, description="How many pictures of a blend; 1 when not said."
     )
     seed: Seed | None = Field(
         default=None, description="Picture i has seed + i, over all classes in their order."
     )
-    truncation: TruncationWish | None = Field(default=None, description=_TRUNCATION)
+    truncation: TruncationField | None = Field(default=None, description=_TRUNCATION)
     format: Format | None = Field(
         default=None, description="As of generate; a ZIP has a folder for each class."
     )
@@ -229,7 +229,7 @@ class MixStylesRequest(BaseModel):
     layers: (
         StyleGroup
         | Annotated[
-            list[LayerWish], Field(min_length=1, max_length=MOST_STYLE_LAYERS, fail_fast=True)
+            list[LayerSelector], Field(min_length=1, max_length=MOST_STYLE_LAYERS, fail_fast=True)
         ]
         | Annotated[
             dict[str, Annotated[float, Field(ge=0, le=1)]],
@@ -240,13 +240,13 @@ class MixStylesRequest(BaseModel):
         description="The layers that follow the columns: a group, a list of groups and indices, or "
         "an object from groups and indices to weights, 0 the row's style and 1 the column's.",
     )
-    class_: ClassWish | ClassWeightsWish | None = Field(
+    class_: ClassSelector | ClassWeightsField | None = Field(
         default=None,
         alias="class",
         description=f"{_CLASS} Of all sources that say nothing themselves. Seed s has class s "
         "modulo their number when none is said at all.",
     )
-    truncation: TruncationWish | None = Field(
+    truncation: TruncationField | None = Field(
         default=None, description=f"{_TRUNCATION} Of all sources that say nothing themselves."
     )
     format: Format | None = Field(
@@ -285,10 +285,10 @@ class InterpolateRequest(BaseModel):
         "linear is the default in w.",
     )
     loop: bool = Field(default=False, description="Whether the walk goes back to the first source.")
-    class_: ClassWish | None = Field(
+    class_: ClassSelector | None = Field(
         default=None, alias="class", description="Of all sources that say nothing themselves."
     )
-    truncation: TruncationWish | None = Field(default=None, description=_TRUNCATION)
+    truncation: TruncationField | None = Field(default=None, description=_TRUNCATION)
     fps: Annotated[float, Field(ge=1, le=60)] = Field(
         default=24.0, description="Frames a second of an animation."
     )
@@ -352,7 +352,7 @@ class MixStylesResponse(BaseModel):
     images: list[MixedImage]
 
 
-class MadePicture(BaseModel):
+class ImageToImageResult(BaseModel):
     """One picture in base64: what was made of which input."""
 
     task: str
@@ -366,13 +366,13 @@ class MadePicture(BaseModel):
     data: str = Field(description="base64")
 
 
-class PicturesResponse(BaseModel):
+class ImageToImageResponse(BaseModel):
     """Pictures in the order of those that went in."""
 
     model: str
     version: str
     digest: str
-    images: list[MadePicture]
+    images: list[ImageToImageResult]
 
 
 class ProblemDocument(BaseModel):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from service.offline.image_to_image import Stopped
-from service.offline.job import Job, JobError, JobFailed
+from service.offline.job import JobError, JobFailed, SamplingJob
 from service.offline.ledger import ShardRecord
 from service.offline.shards import Listener, ShardMaker
 from service.offline.stores import Store
@@ -34,7 +34,9 @@ _CONNECT_S = 10.0
 class RayMaker:
     """What an actor does: load the model once, then make one shard after the other."""
 
-    def __init__(self, files: dict[str, bytes], job: Job, store: Store, provider: str) -> None:
+    def __init__(
+        self, files: dict[str, bytes], job: SamplingJob, store: Store, provider: str
+    ) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         self._folder = tempfile.TemporaryDirectory(prefix="ganymede-")
         folder = Path(self._folder.name) / job.model / job.version
@@ -52,7 +54,7 @@ class RayMaker:
 
 def run(
     model: Model,
-    job: Job,
+    job: SamplingJob,
     store: Store,
     shards: Sequence[int],
     listener: Listener,

@@ -36,7 +36,7 @@ _GIF_BLOCK = 255
 
 
 @dataclass(frozen=True)
-class Film:
+class AnimationSpec:
     """What a writer knows before the first frame: pictures ``[H, W, C]``, and how many a second.
 
     `provenance` is what the whole file says of itself; `frame_provenance` what frame i says.
@@ -59,7 +59,7 @@ class Film:
         return round((frame + 1) * unit / self.fps) - round(frame * unit / self.fps)
 
 
-class Writer(Protocol):
+class AnimationWriter(Protocol):
     """Makes a file of frames. `encode` may be called in any thread; the others go in order."""
 
     media_type: str
@@ -84,7 +84,7 @@ class Gif:
     media_type = "image/gif"
     extension = "gif"
 
-    def __init__(self, film: Film) -> None:
+    def __init__(self, film: AnimationSpec) -> None:
         self._film = film
 
     def encode(self, frame: int, pixels: Pixels) -> bytes:
@@ -120,7 +120,7 @@ class Apng:
     media_type = "image/png"
     extension = "png"
 
-    def __init__(self, film: Film) -> None:
+    def __init__(self, film: AnimationSpec) -> None:
         self._film = film
         self._number = 0
         self._added = 0
@@ -171,7 +171,7 @@ class WebP:
     media_type = "image/webp"
     extension = "webp"
 
-    def __init__(self, film: Film) -> None:
+    def __init__(self, film: AnimationSpec) -> None:
         self._film = film
         self._frames: list[bytes] = []
 
@@ -213,7 +213,7 @@ class Zip:
     media_type = "application/zip"
     extension = "zip"
 
-    def __init__(self, film: Film) -> None:
+    def __init__(self, film: AnimationSpec) -> None:
         self._film = film
         self._out = _Outlet()
         self._archive = zipfile.ZipFile(self._out, "w", zipfile.ZIP_STORED)
@@ -247,7 +247,7 @@ class Npy:
     media_type = "application/x-npy"
     extension = "npy"
 
-    def __init__(self, film: Film) -> None:
+    def __init__(self, film: AnimationSpec) -> None:
         self._film = film
 
     def encode(self, frame: int, pixels: Pixels) -> bytes:  # noqa: ARG002 - an array has no words
@@ -273,7 +273,7 @@ class Npy:
         return b""
 
 
-WRITERS: dict[str, Callable[[Film], Writer]] = {
+WRITERS: dict[str, Callable[[AnimationSpec], AnimationWriter]] = {
     "webp": WebP,
     "gif": Gif,
     "png": Apng,
@@ -282,7 +282,7 @@ WRITERS: dict[str, Callable[[Film], Writer]] = {
 }
 
 
-def write(writer: Writer, pixels: Iterable[Pixels]) -> bytes:
+def write(writer: AnimationWriter, pixels: Iterable[Pixels]) -> bytes:
     """Return the whole file of `pixels`, frame by frame."""
     parts = [writer.begin()]
     parts += [writer.add(writer.encode(i, frame)) for i, frame in enumerate(pixels)]

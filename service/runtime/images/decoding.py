@@ -1,8 +1,7 @@
-"""From uploaded bytes to pixels: PNG, JPEG and WebP, whoever made them and however.
+"""Decode uploaded PNG, JPEG and WebP files.
 
-What comes out is always upright, 8 bits a channel and sRGB. Whatever the bytes are, what is raised
-is `UploadError` and nothing else; no picture is decoded before its header says that it is small
-enough.
+The result is always upright, 8 bits per channel and sRGB. Invalid input of any kind raises
+`ImageDecodeError` and nothing else. The size in the header is checked before an image is decoded.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ _UPRIGHT: dict[object, Callable[[Pixels], Pixels]] = {
 _MODE_OF_PROFILE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
 
-class UploadProblem(StrEnum):
+class ImageErrorKind(StrEnum):
     """What is wrong with an upload."""
 
     NOT_A_PICTURE = "not-a-picture"
@@ -62,16 +61,16 @@ class UploadProblem(StrEnum):
     BOX_OUTSIDE = "box-outside"
 
 
-class UploadError(UserError):
+class ImageDecodeError(UserError):
     """An upload cannot be used; `kind` says why in one word, the message in one line."""
 
-    def __init__(self, kind: UploadProblem, message: str) -> None:
+    def __init__(self, kind: ImageErrorKind, message: str) -> None:
         super().__init__(message)
         self.kind = kind
 
 
 @dataclass(frozen=True)
-class Upload:
+class DecodedImage:
     """A picture that somebody sent. The arrays are not to be written to.
 
     `pixels` ``[H, W, 3]`` are sRGB, and what the file holds where nothing shows. `alpha`
@@ -82,9 +81,9 @@ class Upload:
     alpha: Pixels | None
 
 
-def read_picture(
+def decode_image(
     data: bytes, *, max_pixels: int, animated: Literal["refuse", "first"] = "refuse"
-) -> Upload:
+) -> DecodedImage:
     """Read a PNG, JPEG or WebP file of at most `max_pixels` pixels, upright and in sRGB.
 
     EXIF's orientation is applied and ICC profiles are converted, perceptually; where one or the
@@ -92,37 +91,37 @@ def read_picture(
     read. A JPEG that carries more pictures behind the first (as telephones write) is no animation.
     Pillow's own limit, `PIL.Image.MAX_IMAGE_PIXELS` twice over, holds beside `max_pixels`.
 
-    Raises UploadError, and nothing else, of the kinds not-a-picture, picture-too-large and
+    Raises ImageDecodeError, and nothing else, of the kinds not-a-picture, picture-too-large and
     animated.
     """
     _refuse_before_opening(data, max_pixels)
     try:
         return _decoded(data, max_pixels, animated)
-    except UploadError:
+    except ImageDecodeError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError) as error:
-        raise UploadError(
-            UploadProblem.PICTURE_TOO_LARGE, "The picture is too large to be decoded."
+        raise ImageDecodeError(
+            ImageErrorKind.PICTURE_TOO_LARGE, "The picture is too large to be decoded."
         ) from error
     except Exception as error:  # A decoder raises whatever broken bytes lead it to.
-        raise UploadError(UploadProblem.NOT_A_PICTURE, _why_not(data)) from error
+        raise ImageDecodeError(ImageErrorKind.NOT_A_PICTURE, _why_not(data)) from error
 
 
-def read_mask(data: bytes, *, max_pixels: int) -> Pixels:
+def decode_mask(data: bytes, *, max_pixels: int) -> Pixels:
     """Read a mask ``[H, W]``: 255, to be filled, where the file is grey 128 or lighter, else 0.
 
-    A file is read as `read_picture` does; colours count by their luma (ITU-R BT.601), and what is
-    transparent lies on black. Raises UploadError, and nothing else, of the kinds
+    A file is read as `decode_image` does; colours count by their luma (ITU-R BT.601), and what is
+    transparent lies on black. Raises ImageDecodeError, and nothing else, of the kinds
     mask-not-a-picture, mask-too-large and mask-animated.
     """
     try:
-        read = read_picture(data, max_pixels=max_pixels)
-    except UploadError as error:
+        read = decode_image(data, max_pixels=max_pixels)
+    except ImageDecodeError as error:
         kind = {
-            UploadProblem.PICTURE_TOO_LARGE: UploadProblem.MASK_TOO_LARGE,
-            UploadProblem.ANIMATED: UploadProblem.MASK_ANIMATED,
-        }.get(error.kind, UploadProblem.MASK_NOT_A_PICTURE)
-        raise UploadError(kind, f"The mask: {error}") from error
+            ImageErrorKind.PICTURE_TOO_LARGE: ImageErrorKind.MASK_TOO_LARGE,
+            ImageErrorKind.ANIMATED: ImageErrorKind.MASK_ANIMATED,
+        }.get(error.kind, ImageErrorKind.MASK_NOT_A_PICTURE)
+        raise ImageDecodeError(kind, f"The mask: {error}") from error
     grey = np.asarray(Image.fromarray(read.pixels).convert("L"))
     if read.alpha is not None:
         # Rounded to a level first, as a compositor would.
@@ -133,21 +132,21 @@ def read_mask(data: bytes, *, max_pixels: int) -> Pixels:
 def box_mask(boxes: Sequence[Sequence[int]], width: int, height: int) -> Pixels:
     """Return the mask ``[height, width]`` that is 255 within boxes ``[x, y, w, h]``, in pixels.
 
-    Raises UploadError of the kind box-outside unless there is a box, and each has an area and lies
-    within the picture.
+    Raises ImageDecodeError of the kind box-outside if there is no box, or if a box is empty or not
+    within the image.
     """
     if not boxes:
-        raise UploadError(UploadProblem.BOX_OUTSIDE, "There is no box: give at least one.")
+        raise ImageDecodeError(ImageErrorKind.BOX_OUTSIDE, "There is no box: give at least one.")
     mask = np.zeros((height, width), np.uint8)
     for box in boxes:
         if len(box) != 4:
-            raise UploadError(
-                UploadProblem.BOX_OUTSIDE, f"A box is [x, y, w, h], four numbers, not {len(box)}."
+            raise ImageDecodeError(
+                ImageErrorKind.BOX_OUTSIDE, f"A box is [x, y, w, h], four numbers, not {len(box)}."
             )
         x, y, w, h = box
         if w < 1 or h < 1 or x < 0 or y < 0 or x + w > width or y + h > height:
-            raise UploadError(
-                UploadProblem.BOX_OUTSIDE,
+            raise ImageDecodeError(
+                ImageErrorKind.BOX_OUTSIDE,
                 f"The box {[x, y, w, h]} is empty or reaches out of the picture: x, y, w and h "
                 f"are pixels, w and h at least 1, and the picture is {width} × {height}.",
             )
@@ -156,13 +155,13 @@ def box_mask(boxes: Sequence[Sequence[int]], width: int, height: int) -> Pixels:
 
 
 def _refuse_before_opening(data: bytes, max_pixels: int) -> None:
-    """Refuse what costs much as soon as a decoder looks at it. Raises UploadError."""
+    """Refuse what costs much as soon as a decoder looks at it. Raises ImageDecodeError."""
     size = _webp_size(data)
     if size is not None:  # Its decoder takes memory for the whole canvas when it opens a file.
         _check_size(*size, max_pixels)
     if data.startswith(_SIGNATURES["JPEG"]) and _scans(data) > _MOST_SCANS:
-        raise UploadError(
-            UploadProblem.NOT_A_PICTURE,
+        raise ImageDecodeError(
+            ImageErrorKind.NOT_A_PICTURE,
             f"The JPEG file has more than {_MOST_SCANS} scans: save it anew.",
         )
 
@@ -200,25 +199,25 @@ def _scans(data: bytes) -> int:
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
-    """Raise UploadError for a picture without pixels, or of more than `max_pixels`."""
+    """Raise ImageDecodeError for a picture without pixels, or of more than `max_pixels`."""
     if width < 1 or height < 1:
-        raise UploadError(UploadProblem.NOT_A_PICTURE, "The picture has no pixels.")
+        raise ImageDecodeError(ImageErrorKind.NOT_A_PICTURE, "The picture has no pixels.")
     if width * height > max_pixels:
-        raise UploadError(
-            UploadProblem.PICTURE_TOO_LARGE,
+        raise ImageDecodeError(
+            ImageErrorKind.PICTURE_TOO_LARGE,
             f"The picture is {width} × {height}, more than {max_pixels:,} pixels: make it smaller.",
         )
 
 
-def _decoded(data: bytes, max_pixels: int, animated: Literal["refuse", "first"]) -> Upload:
-    """Decode a file. Raises UploadError, or whatever a decoder raises."""
+def _decoded(data: bytes, max_pixels: int, animated: Literal["refuse", "first"]) -> DecodedImage:
+    """Decode a file. Raises ImageDecodeError, or whatever a decoder raises."""
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         _check_size(*image.size, max_pixels)
         # Pillow calls a JPEG with pictures behind the first MPO, and each a frame.
         moves = image.format != "MPO" and getattr(image, "is_animated", False)
         if moves and animated == "refuse":
-            raise UploadError(
-                UploadProblem.ANIMATED, "The picture is animated: give one that stands still."
+            raise ImageDecodeError(
+                ImageErrorKind.ANIMATED, "The picture is animated: give one that stands still."
             )
         image.load()
         colour, alpha = _taken_apart(image, data)
@@ -230,7 +229,7 @@ def _decoded(data: bytes, max_pixels: int, animated: Literal["refuse", "first"])
     for array in (pixels, alpha):
         if array is not None:
             array.flags.writeable = False
-    return Upload(pixels, alpha)
+    return DecodedImage(pixels, alpha)
 
 
 def _taken_apart(image: ImageFile, data: bytes) -> tuple[Image.Image, Pixels | None]:

@@ -37,7 +37,7 @@ ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 _JPEG_EXIF = 65_533
 
 
-class NoRoomForWords(Exception):
+class MetadataTooLarge(Exception):
     """What a file would have to say of itself is longer than its format holds."""
 
 
@@ -79,7 +79,7 @@ def encode(pixels: Pixels, kind: ImageFormat, provenance: Provenance) -> bytes:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             image = image.convert("RGB")
         if len(exif) > _JPEG_EXIF:
-            raise NoRoomForWords(
+            raise MetadataTooLarge(
                 "a JPEG has no room for all that this picture is made of; take png or webp"
             )
         image.save(out, "JPEG", quality=_JPEG_QUALITY, exif=exif)

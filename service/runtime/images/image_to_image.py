@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.runtime.images.decoding import Upload
+from service.runtime.images.decoding import DecodedImage
 from service.runtime.images.encoding import resized, to_image
 from service.runtime.images.tiling import Canvas, Tiling, cut, plan
-from service.runtime.models.manifest import GENERATOR, PictureInput
+from service.runtime.models.manifest import GENERATOR, ImageInput
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import Array
 
@@ -36,7 +36,7 @@ _WHOLE = 2
 _KNOWN = 127
 
 
-class PictureMismatch(ValueError):
+class ImageMismatch(ValueError):
     """A mask or a picture does not fit; the message says why."""
 
 
@@ -49,7 +49,7 @@ class Translation:
     picture had before it was brought to the only one that the model takes.
     """
 
-    given: PictureInput
+    given: ImageInput
     channels: int
     tiling: Tiling
     image: Pixels
@@ -112,21 +112,21 @@ class Translation:
         return np.concatenate([colour, self.alpha[..., None]], 2)
 
 
-def prepare(model: Model, upload: Upload, mask: Pixels | None = None) -> Translation:
+def prepare(model: Model, upload: DecodedImage, mask: Pixels | None = None) -> Translation:
     """Return what a model is given of a picture and, where it takes one, its mask ``[H, W]``.
 
-    Raises PictureMismatch for a mask of another size, one that is missing, or one too many.
+    Raises ImageMismatch for a mask of another size, one that is missing, or one too many.
     """
     given = model.manifest.input
     if given is None:
-        raise PictureMismatch(f"{model.manifest.name} takes no pictures")
+        raise ImageMismatch(f"{model.manifest.name} takes no pictures")
     image = _in_channels(upload, given.channels)
     height, width = image.shape[:2]
     if given.masked != (mask is not None):
         wanted = "needs a mask" if given.masked else "takes no mask"
-        raise PictureMismatch(f"{model.manifest.name} {wanted}")
+        raise ImageMismatch(f"{model.manifest.name} {wanted}")
     if mask is not None and mask.shape != (height, width):
-        raise PictureMismatch(
+        raise ImageMismatch(
             f"the mask is {mask.shape[1]}×{mask.shape[0]}, and its picture {width}×{height}"
         )
     before = None
@@ -146,7 +146,7 @@ def prepare(model: Model, upload: Upload, mask: Pixels | None = None) -> Transla
     return Translation(given, channels, tiling, image, mask, alpha, before)
 
 
-def tiling_of(given: PictureInput, height: int, width: int) -> Tiling:
+def tiling_of(given: ImageInput, height: int, width: int) -> Tiling:
     """Return how a picture of that size is cut."""
     step, least = given.multiple, given.least or given.multiple
     if given.fixed:
@@ -177,13 +177,13 @@ def tiling_of(given: PictureInput, height: int, width: int) -> Tiling:
 
 def translate(
     model: Model,
-    upload: Upload,
+    upload: DecodedImage,
     mask: Pixels | None = None,
     direction: str = GENERATOR,
     run: Callable[[Mapping[str, Array]], Array] | None = None,
 ) -> Pixels:
     """Make the picture ``[H, W, C]`` of another, in this thread; `run` runs a row in place of the
-    model. Raises PictureMismatch.
+    model. Raises ImageMismatch.
     """
     this = prepare(model, upload, mask)
     run = run or (lambda feeds: model.run(direction, feeds)["pixels"])
@@ -193,7 +193,7 @@ def translate(
     return this.finished(canvas.picture())
 
 
-def digest_of(upload: Upload) -> str:
+def digest_of(upload: DecodedImage) -> str:
     """Return the SHA-256 of a picture as it was understood: of its size, its pixels and alpha."""
     height, width = upload.pixels.shape[:2]
     digest = hashlib.sha256(f"{width}×{height}".encode())
@@ -203,7 +203,7 @@ def digest_of(upload: Upload) -> str:
     return digest.hexdigest()
 
 
-def _in_channels(upload: Upload, channels: int) -> Pixels:
+def _in_channels(upload: DecodedImage, channels: int) -> Pixels:
     if channels == 4:
         alpha = upload.alpha
         if alpha is None:

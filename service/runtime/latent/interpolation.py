@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from service.runtime.latent.sources import Floats, Source, feeds
+from service.runtime.latent.sources import Floats, LatentSource, feeds
 from service.runtime.models.manifest import Manifest
 from service.runtime.onnx.sessions import Array
 
@@ -24,14 +24,14 @@ Place = tuple[int, int, float]
 
 
 @dataclass(frozen=True)
-class Walk:
+class Interpolation:
     """`frames` pictures, evenly spaced, from the first of `keys` through all of them to the last.
 
     A `loop` goes on to the first again, and stops one step before it. Class and truncation change
     with the frame as the latent does, and always in a straight line.
     """
 
-    keys: tuple[Source, ...]
+    keys: tuple[LatentSource, ...]
     frames: int
     loop: bool
     space: Space
@@ -77,12 +77,12 @@ class Walk:
     @classmethod
     def from_parameters(cls, said: Mapping[str, Any], manifest: Manifest) -> Self:
         """Read what `parameters` returned."""
-        keys = tuple(Source.from_parameters(each, manifest) for each in said["sources"])
+        keys = tuple(LatentSource.from_parameters(each, manifest) for each in said["sources"])
         return cls(keys, said["frames"], said["loop"], said["space"], said["path"])
 
 
 def feeds_at(
-    keys: Sequence[Source], places: Sequence[Place], path: Path, manifest: Manifest
+    keys: Sequence[LatentSource], places: Sequence[Place], path: Path, manifest: Manifest
 ) -> dict[str, Array]:
     """Return the inputs of the graph that takes z at `places` between `keys`, a row each."""
     return {

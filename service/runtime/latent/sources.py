@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.runtime.latent import seeds as latents
-from service.runtime.latent.transforms import Matrix, identities, transform_of
+from service.runtime.latent.transforms import Matrix, as_transform, identity_transforms
 from service.runtime.models.manifest import CLASS_WEIGHTS, GENERATOR, MAPPING, TRANSFORM, Manifest
 
 Floats = NDArray[np.float32]
@@ -26,7 +26,7 @@ ClassWeights = Mapping[int, float]
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class LatentSource:
     """One of `seed`, `z` ``[z_dim]`` and `w` ``[layers, w_dim]``, and what goes with it.
 
     `classes` and `truncation` are None where the model has none, and for a `w`, which they have
@@ -56,16 +56,16 @@ class Source:
         return "z" if self.z is not None else "w"
 
     def parameters(self, manifest: Manifest) -> dict[str, Any]:
-        """Return what the source is, as JSON has it; arrays are `to_text`."""
+        """Return what the source is, as JSON has it; arrays are `encode_floats`."""
         said: dict[str, Any] = {}
         if self.seed is not None:
             said["seed"] = self.seed
         elif self.z is not None:
-            said["z"] = to_text(self.z)
+            said["z"] = encode_floats(self.z)
         elif self.w is not None:
-            said["w"] = to_text(self.w)
+            said["w"] = encode_floats(self.w)
         if self.classes is not None:
-            said |= said_classes(self.classes, manifest.classes)
+            said |= class_parameters(self.classes, manifest.classes)
         if self.truncation is not None:
             said["truncation"] = self.truncation
         if self.transform is not None:
@@ -80,10 +80,10 @@ class Source:
             z=_read(said, "z"),
             w=_read(said, "w"),
             truncation=said.get("truncation"),
-            transform=transform_of(said[TRANSFORM]) if TRANSFORM in said else None,
+            transform=as_transform(said[TRANSFORM]) if TRANSFORM in said else None,
         )
         if source.w is not None:
-            source = replace(source, w=styles_of(source.w, manifest))
+            source = replace(source, w=as_w(source.w, manifest))
         if "class" in said or "blend" in said:
             names = {name: i for i, name in enumerate(manifest.classes)}
             weights = said.get("blend") or {said["class"]: 1.0}
@@ -93,7 +93,7 @@ class Source:
         return source
 
 
-def said_classes(weights: ClassWeights, names: Sequence[str]) -> dict[str, Any]:
+def class_parameters(weights: ClassWeights, names: Sequence[str]) -> dict[str, Any]:
     """Return the class of a picture by name, as `class`, or `blend` for several with weights."""
     if len(weights) == 1:
         (index,) = weights
@@ -101,13 +101,13 @@ def said_classes(weights: ClassWeights, names: Sequence[str]) -> dict[str, Any]:
     return {"blend": {names[index]: weight for index, weight in weights.items()}}
 
 
-def to_text(values: NDArray[Any]) -> str:
+def encode_floats(values: NDArray[Any]) -> str:
     """Return float32 values, little-endian and in row-major order, in base64."""
     return base64.b64encode(np.ascontiguousarray(values, "<f4").tobytes()).decode()
 
 
-def from_text(text: str) -> Floats:
-    """Read what `to_text` wrote, as one axis. Raises ValueError."""
+def decode_floats(text: str) -> Floats:
+    """Read what `encode_floats` wrote, as one axis. Raises ValueError."""
     try:
         raw = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -117,7 +117,7 @@ def from_text(text: str) -> Floats:
     return np.frombuffer(raw, "<f4").astype(np.float32)
 
 
-def latent_of(values: Floats, manifest: Manifest) -> Floats:
+def as_z(values: Floats, manifest: Manifest) -> Floats:
     """Return a z ``[z_dim]`` for `manifest`. Raises ValueError for another length."""
     assert manifest.latent is not None  # noqa: S101 - the manifest sees to it
     if values.shape != (manifest.latent.dimension,):
@@ -127,7 +127,7 @@ def latent_of(values: Floats, manifest: Manifest) -> Floats:
     return values
 
 
-def styles_of(values: Floats, manifest: Manifest) -> Floats:
+def as_w(values: Floats, manifest: Manifest) -> Floats:
     """Return a w ``[layers, w_dim]`` from one for each layer, or from one for all of them.
 
     Raises ValueError for another number of values, and for a model without styles.
@@ -157,7 +157,7 @@ def draw_class(weights: ClassWeights, seed: int) -> int:
     return indices[int(np.searchsorted(shares, value, side="right"))]
 
 
-def feeds(sources: Sequence[Source], manifest: Manifest) -> dict[str, NDArray[Any]]:
+def feeds(sources: Sequence[LatentSource], manifest: Manifest) -> dict[str, NDArray[Any]]:
     """Return the inputs, a row each, of the graph that takes z. Sources of `w` have none.
 
     Raises ValueError for a seed out of range, and for a blend of classes where the graph takes an
@@ -184,7 +184,7 @@ def feeds(sources: Sequence[Source], manifest: Manifest) -> dict[str, NDArray[An
     return given
 
 
-def transform_feed(sources: Sequence[Source], manifest: Manifest) -> dict[str, NDArray[Any]]:
+def transform_feed(sources: Sequence[LatentSource], manifest: Manifest) -> dict[str, NDArray[Any]]:
     """Return the transforms of `sources` ``[N, 3, 3]``, for the graph that takes w; nothing where
     none of them has one.
 
@@ -194,7 +194,7 @@ def transform_feed(sources: Sequence[Source], manifest: Manifest) -> dict[str, N
         return {}
     if not manifest.takes_transform:
         raise ValueError(f"{manifest.name} takes no transform")
-    made = identities(len(sources)).copy()
+    made = identity_transforms(len(sources)).copy()
     for row, source in zip(made, sources, strict=True):
         if source.transform is not None:
             row[:] = source.transform
@@ -220,4 +220,4 @@ def can_blend(manifest: Manifest) -> bool:
 
 
 def _read(said: Mapping[str, Any], name: str) -> Floats | None:
-    return from_text(said[name]) if name in said else None
+    return decode_floats(said[name]) if name in said else None

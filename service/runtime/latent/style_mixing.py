@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from service.runtime.latent.sources import Source
+from service.runtime.latent.sources import LatentSource
 from service.runtime.models.manifest import Manifest
 
 
 @dataclass(frozen=True)
-class Mix:
+class StyleMixing:
     """Every row with `layers` by their weights from every column; see `styles.mix`."""
 
-    rows: tuple[Source, ...]
-    columns: tuple[Source, ...]
+    rows: tuple[LatentSource, ...]
+    columns: tuple[LatentSource, ...]
     layers: Mapping[int, float]
 
     def parameters(self, manifest: Manifest) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class Mix:
         layers = said["layers"]
         weights = layers if isinstance(layers, dict) else dict.fromkeys(layers, 1.0)
         return cls(
-            tuple(Source.from_parameters(each, manifest) for each in rows),
-            tuple(Source.from_parameters(each, manifest) for each in columns),
+            tuple(LatentSource.from_parameters(each, manifest) for each in rows),
+            tuple(LatentSource.from_parameters(each, manifest) for each in columns),
             {int(layer): float(weight) for layer, weight in weights.items()},
         )

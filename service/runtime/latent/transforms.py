@@ -20,7 +20,7 @@ Matrix = NDArray[np.float32]
 MOST = 100.0
 
 
-def transform_of(values: Any) -> Matrix:
+def as_transform(values: Any) -> Matrix:
     """Return a transform of nested numbers. Raises ValueError for what is none."""
     with np.errstate(over="ignore"):
         made = np.asarray(values, np.float32)
@@ -33,7 +33,7 @@ def transform_of(values: Any) -> Matrix:
     return made
 
 
-def moving(translate: Sequence[float], rotate: float, scale: float) -> Matrix:
+def motion_transform(translate: Sequence[float], rotate: float, scale: float) -> Matrix:
     """Return the transform of a picture that is made `scale` times as large, turned by `rotate`
     degrees, against the clock, about its middle, and then moved by `translate` (right, down), in
     shares of its side.
@@ -46,9 +46,9 @@ def moving(translate: Sequence[float], rotate: float, scale: float) -> Matrix:
     made = np.eye(3)
     made[:2, :2] = back
     made[:2, 2] = -back @ np.asarray(translate, np.float64)
-    return transform_of(made)
+    return as_transform(made)
 
 
-def identities(count: int) -> Matrix:
+def identity_transforms(count: int) -> Matrix:
     """Return transforms ``[count, 3, 3]`` that leave pictures where they are."""
     return np.broadcast_to(np.eye(3, dtype=np.float32), (count, 3, 3))

@@ -153,7 +153,7 @@ class ImageSpec(_Part):
         return self.height * self.width
 
 
-class PictureInput(_Part):
+class ImageInput(_Part):
     """The pictures that go in, `image` ``[N, H, W, C] uint8``.
 
     Where the sides may vary, they have to be multiples of `multiple`; those that come out are
@@ -178,7 +178,7 @@ class PictureInput(_Part):
     directions: tuple[Slug, ...] = ()
 
     @model_validator(mode="after")
-    def _side_fits(self) -> PictureInput:
+    def _side_fits(self) -> ImageInput:
         if self.side % self.multiple:
             raise ValueError(f"side {self.side} is no multiple of {self.multiple}")
         if self.least is not None and (self.least % self.multiple or self.least > self.side):
@@ -276,7 +276,7 @@ class Manifest(_Part):
     graphs: dict[str, Graph] = Field(min_length=1)
     image: ImageSpec
     latent: LatentSpace | None = None
-    input: PictureInput | None = None
+    input: ImageInput | None = None
     classes: tuple[str, ...] = ()
     styles: StyleSpace | None = None
     provenance: Annotated[TrainingProvenance | ImportProvenance, Field(discriminator="kind")]
@@ -298,7 +298,7 @@ class Manifest(_Part):
         self._check_translators(self.input)
         return self
 
-    def _check_translators(self, given: PictureInput) -> None:
+    def _check_translators(self, given: ImageInput) -> None:
         """Raise ValueError unless the graphs lead from pictures to pixels."""
         if set(self.graphs) != set(given.roles):
             raise ValueError(

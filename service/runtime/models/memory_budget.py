@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from service.runtime.onnx.machine import give_freed_memory_back
+from service.runtime.onnx.machine import release_freed_memory
 
 # A loaded model takes about so many times its files: weights, and copies of them as kernels want
 # them. Only a guess, until it has been loaded and is known.
@@ -64,15 +64,15 @@ class MemoryBudget:
         """
         with self._loading:
             self._fit(self.most - _expected(model), model)
-            give_freed_memory_back()
+            release_freed_memory()
             before = resident_bytes()
             yield
-            give_freed_memory_back()
+            release_freed_memory()
             grown = resident_bytes() - before
             model.memory_bytes = max(grown, model.files_bytes, model.memory_bytes)
             self.touch(model)
             if self._fit(self.most - model.memory_bytes, model):
-                give_freed_memory_back()
+                release_freed_memory()
 
     def touch(self, model: Loadable) -> None:
         """Note that a model is used now."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from service.runtime.latent.sources import Source, feeds
-from service.runtime.latent.transforms import identities
+from service.runtime.latent.sources import LatentSource, feeds
+from service.runtime.latent.transforms import identity_transforms
 from service.runtime.models.manifest import (
     GENERATOR,
     MAPPING,
@@ -25,7 +25,7 @@ from service.runtime.models.manifest import (
     read_manifest,
 )
 from service.runtime.models.memory_budget import MemoryBudget
-from service.runtime.models.probe_inputs import draw_masks, draw_pictures
+from service.runtime.models.probe_inputs import probe_images, probe_masks
 from service.runtime.onnx.sessions import (
     Array,
     ExecutionPlan,
@@ -231,12 +231,12 @@ class Model:
         ValueError for a seed out of range.
         """
         if (given := self.manifest.input) is not None:
-            drawn = {"image": draw_pictures(seeds, given.side, given.channels)}
-            return drawn | ({"mask": draw_masks(seeds, given.side)} if given.masked else {})
+            drawn = {"image": probe_images(seeds, given.side, given.channels)}
+            return drawn | ({"mask": probe_masks(seeds, given.side)} if given.masked else {})
         indices = classes or self.classes_of(seeds)
         return feeds(
             [
-                Source(
+                LatentSource(
                     seed,
                     classes=None if indices is None else {indices[i]: 1.0},
                     truncation=truncations[i] if truncations else None,
@@ -276,7 +276,7 @@ class Model:
             w = self.run(MAPPING, mapped, alone=alone)["w"]
             return self.run(SYNTHESIS, {"w": w, **moved}, alone=alone)
         if role == SYNTHESIS and self.manifest.takes_transform and TRANSFORM not in feeds:
-            feeds = {**feeds, TRANSFORM: identities(len(feeds["w"]))}
+            feeds = {**feeds, TRANSFORM: identity_transforms(len(feeds["w"]))}
         if role == GENERATOR and self.directions:
             role = self.directions[0]
         return (self.alone if alone else self.sessions)[role].run(feeds)

@@ -16,7 +16,7 @@ Pixels = NDArray[np.uint8]
 _CELLS = 5
 
 
-def draw_pictures(seeds: Sequence[int], side: int, channels: int) -> Pixels:
+def probe_images(seeds: Sequence[int], side: int, channels: int) -> Pixels:
     """Return the pictures ``[N, side, side, channels] uint8`` of `seeds`."""
     at = (np.arange(side) + 0.5) * (_CELLS - 1) / side
     low = np.minimum(at.astype(int), _CELLS - 2)
@@ -33,7 +33,7 @@ def draw_pictures(seeds: Sequence[int], side: int, channels: int) -> Pixels:
     return made
 
 
-def draw_masks(seeds: Sequence[int], side: int) -> Pixels:
+def probe_masks(seeds: Sequence[int], side: int) -> Pixels:
     """Return the masks ``[N, side, side] uint8`` of `seeds`: a box of half a side, 255 inside."""
     masks = np.zeros((len(seeds), side, side), np.uint8)
     half = max(side // 2, 1)

@@ -50,7 +50,7 @@ _CACHED_PLANS = 500
 
 
 @dataclass(frozen=True)
-class PlanWish:
+class PlanOptions:
     """What the operator has set; 0 is left to be measured, or to the default without `measure`."""
 
     workers: int = 0
@@ -59,7 +59,7 @@ class PlanWish:
     measure: bool = True
 
 
-def slots(provider: Provider, wish: PlanWish) -> int:
+def slots(provider: Provider, wish: PlanOptions) -> int:
     """Return how many runs there may be at a time, over all models: the threads that run them."""
     if wish.workers:
         return wish.workers
@@ -70,11 +70,11 @@ class Planner:
     """Loads models, each with the plan that is best for it."""
 
     def __init__(
-        self, provider: Provider, wish: PlanWish | None = None, cache: Path | None = None
+        self, provider: Provider, wish: PlanOptions | None = None, cache: Path | None = None
     ) -> None:
         """Keep what is measured in the file `cache`, if one is given."""
         self.provider = provider
-        self._wish = wish or PlanWish()
+        self._wish = wish or PlanOptions()
         self._cache = cache and PlanCache(cache)
 
     def load(self, folder: Path, digest: str) -> Model:

@@ -51,20 +51,20 @@ def cpu_model(root: Path = _ROOT) -> str:
     return platform.processor() or platform.machine()
 
 
-def give_memory_back() -> None:
+def release_memory() -> None:
     """Return to the system what nothing refers to any more, cycles of references included.
 
-    Also of what `keep_out_of_collections` has kept out of them; what is left of that stays so.
+    Also of what `freeze_garbage_collection` has kept out of them; what is left of that stays so.
     """
     kept_out = gc.get_freeze_count() > 0
     gc.unfreeze()
     gc.collect()
     if kept_out:
         gc.freeze()
-    give_freed_memory_back()
+    release_freed_memory()
 
 
-def keep_out_of_collections() -> None:
+def freeze_garbage_collection() -> None:
     """Let Python's garbage collector look no more at what is there now, and less often at the rest.
 
     For a process that serves: its modules and models are a hundred thousand objects, and a look at
@@ -75,7 +75,7 @@ def keep_out_of_collections() -> None:
     gc.set_threshold(_YOUNG_OBJECTS)
 
 
-def give_freed_memory_back() -> None:
+def release_freed_memory() -> None:
     """Return to the system what was freed: the C library keeps it otherwise."""
     # Where there is no GNU C library, there is no such function.
     with contextlib.suppress(AttributeError, OSError, TypeError):

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from typing import Literal
 
-ProviderWish = Literal["auto", "cuda", "cpu"]
+ProviderOption = Literal["auto", "cuda", "cpu"]

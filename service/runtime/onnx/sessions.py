@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from service.runtime.errors import UserError
 from service.runtime.onnx.machine import usable_cpus
-from service.runtime.onnx.provider_option import ProviderWish
+from service.runtime.onnx.provider_option import ProviderOption
 
 Array = NDArray[Any]
 # Where a plan comes from: measured now, or earlier on this machine; the operator; or nowhere.
@@ -72,11 +72,11 @@ class ExecutionPlan:
     source: PlanSource = field(default="default", compare=False)
 
 
-def pick_provider(wish: ProviderWish) -> Provider:
+def pick_provider(wish: ProviderOption) -> Provider:
     """Return the provider to use. Raises ProviderUnavailable when CUDA was asked for in vain."""
     if wish == "cpu":
         return Provider.CPU
-    reason = why_no_cuda()
+    reason = cuda_unavailable_reason()
     if reason is None:
         return Provider.CUDA
     if wish == "cuda":
@@ -84,7 +84,7 @@ def pick_provider(wish: ProviderWish) -> Provider:
     return Provider.CPU
 
 
-def why_no_cuda() -> str | None:
+def cuda_unavailable_reason() -> str | None:
     """Return why CUDA cannot be used here, or None when it can.
 
     The driver and the libraries are looked for before ONNX Runtime is asked, which would print an

@@ -16,7 +16,7 @@ Rows = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
-class Lane:
+class BatchGroup:
     """Jobs of equal `key` share batches of at most `max_rows` rows, each run by `run`.
 
     A batch takes `slots` of the scheduler's: more than one where a run keeps several CPUs busy. A
@@ -48,7 +48,7 @@ class Times:
     encoded: float | None = None
 
 
-class Job:
+class InferenceJob:
     """Rows to be run in a lane; `future` ends with the outputs by name, in the order of the rows.
 
     `feeds` are arrays by input name, their first axis the rows. `deadline` is a time of the
@@ -57,7 +57,7 @@ class Job:
     """
 
     def __init__(
-        self, lane: Lane, feeds: Rows, deadline: float = math.inf, *, held: bool = False
+        self, lane: BatchGroup, feeds: Rows, deadline: float = math.inf, *, held: bool = False
     ) -> None:
         counts = {len(array) for array in feeds.values()}
         if len(counts) != 1 or 0 in counts:
@@ -89,7 +89,7 @@ class Job:
 class Part:
     """Rows `start` to `stop` of a job."""
 
-    job: Job
+    job: InferenceJob
     start: int
     stop: int
 
@@ -112,7 +112,7 @@ class Part:
 class Batch:
     """Parts of jobs of one lane, to be run together."""
 
-    lane: Lane
+    lane: BatchGroup
     parts: Sequence[Part]
     # Whether nothing else ran or waited when it was cut.
     alone: bool = False

@@ -25,17 +25,17 @@ from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.memory_budget import MemoryBudget
 from service.runtime.models.model import Model
 from service.runtime.models.watcher import Watcher
-from service.runtime.onnx.execution_plans import Planner, PlanWish, slots
-from service.runtime.onnx.machine import give_memory_back, usable_cpus
-from service.runtime.onnx.provider_option import ProviderWish
+from service.runtime.onnx.execution_plans import Planner, PlanOptions, slots
+from service.runtime.onnx.machine import release_memory, usable_cpus
+from service.runtime.onnx.provider_option import ProviderOption
 from service.runtime.onnx.sessions import (
     Array,
     Provider,
     ProviderUnavailable,
+    cuda_unavailable_reason,
     pick_provider,
-    why_no_cuda,
 )
-from service.runtime.scheduling.batches import Job, Lane, Rows
+from service.runtime.scheduling.batches import BatchGroup, InferenceJob, Rows
 from service.runtime.scheduling.scheduler import Observer, Scheduler
 from service.runtime.scheduling.workers import Workers
 
@@ -72,10 +72,10 @@ class Engine:
         self,
         models: Path,
         *,
-        provider: ProviderWish,
+        provider: ProviderOption,
         queue_pixels: int,
         observer: Observer | None = None,
-        plan: PlanWish | None = None,
+        plan: PlanOptions | None = None,
         plan_cache: Path | None = None,
         watch_s: float = 0.0,
         memory_budget: int | None = None,
@@ -94,7 +94,7 @@ class Engine:
         self.state = EngineState.STARTING
         self.reason: str | None = "the models are being loaded"
         self._encoders = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="ganymede-encoder")
-        self._plan = plan or PlanWish(measure=False)
+        self._plan = plan or PlanOptions(measure=False)
         self._plan_cache = plan_cache
         self._watch_s = watch_s
         self._budget = None if memory_budget is None else MemoryBudget(memory_budget)
@@ -123,7 +123,7 @@ class Engine:
             self._become(EngineState.FAILED, f"provider {self.wish!r} did not come up: {error}")
             return
         if self.wish == "auto" and self.provider is Provider.CPU:
-            log.info("running on the CPU: %s", why_no_cuda())
+            log.info("running on the CPU: %s", cuda_unavailable_reason())
         self._slots = self._scheduler.slots = slots(self.provider, self._plan)
         self._scheduler.linger_s = _LINGER_S if self.provider is Provider.CPU else 0.0
         planner = Planner(self.provider, self._plan, self._plan_cache)
@@ -139,7 +139,7 @@ class Engine:
             self._workers.start()
             self._serve(catalog)
         # Measuring plans leaves holes behind.
-        give_memory_back()
+        release_memory()
         if self._watcher:
             self._watcher.start()
         log.info("%s: %d workers on %s", self.state, self._slots, self.provider)
@@ -173,7 +173,7 @@ class Engine:
             del catalog
             if changes.loaded or changes.failed or changes.removed:
                 # The sessions that are gone leave holes behind, and so does reading new ones.
-                give_memory_back()
+                release_memory()
         return changes
 
     @contextmanager
@@ -203,7 +203,7 @@ class Engine:
         feeds: Rows,
         deadline: float = math.inf,
         role: str = GENERATOR,
-    ) -> Job:
+    ) -> InferenceJob:
         """Queue the rows of `feeds`; the job's future ends with what `Model.run` gives for `role`.
 
         Who submits for a request holds a `permit`. `deadline` is a time of `clock`. The job is
@@ -213,7 +213,7 @@ class Engine:
         if self._workers is None or self.state is EngineState.STOPPED:
             raise NotReady(self.reason or self.state)
         pixels = model.pixels_per_row(role, feeds)
-        lane = Lane(
+        lane = BatchGroup(
             # Only rows of one shape go into one array.
             key=(model.digest, role, *(array.shape[1:] for array in feeds.values())),
             run=partial(model.run, role),
@@ -224,11 +224,11 @@ class Engine:
             slots=math.ceil(self._slots / model.plan.workers),
             run_alone=partial(model.run, role, alone=True) if model.plan.alone else None,
         )
-        job = Job(lane, feeds, deadline, held=True)
+        job = InferenceJob(lane, feeds, deadline, held=True)
         self._scheduler.submit(job)
         return job
 
-    def encode(self, job: Job, work: Callable[[Rows], T]) -> Future[T]:
+    def encode(self, job: InferenceJob, work: Callable[[Rows], T]) -> Future[T]:
         """Run `work` on the outputs of `job` as soon as they are there, in the encoders' pool.
 
         From the worker to the pool, without the event loop between them; little work is done by the
@@ -262,7 +262,7 @@ class Engine:
         job.future.add_done_callback(go_on)
         return encoded
 
-    def _finish(self, job: Job, encoded: Future[T], work: Callable[[], T]) -> None:
+    def _finish(self, job: InferenceJob, encoded: Future[T], work: Callable[[], T]) -> None:
         """End `encoded` by what `work` gives or raises, and let go of the job."""
         try:
             if not encoded.set_running_or_notify_cancel():
@@ -276,7 +276,7 @@ class Engine:
         finally:
             self._scheduler.release(job)
 
-    def _timed(self, job: Job, work: Callable[[Rows], T], outputs: Rows) -> T:
+    def _timed(self, job: InferenceJob, work: Callable[[Rows], T], outputs: Rows) -> T:
         job.times.encoding = begun = self.clock()
         try:
             return work(outputs)
@@ -284,11 +284,11 @@ class Engine:
             job.times.encoded = ended = self.clock()
             self._scheduler.tell(lambda observer: observer.encoded(job.lane, ended - begun))
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, job: InferenceJob) -> None:
         """Drop what nobody waits for any more, of a job that `encode` has been called for."""
         self._scheduler.cancel(job)
 
-    def abandon(self, job: Job) -> None:
+    def abandon(self, job: InferenceJob) -> None:
         """Cancel a job that nobody waits for any more, and let go of it."""
         self._scheduler.cancel(job)
         self._scheduler.release(job)

@@ -51,7 +51,7 @@ class _Lane:
     last: tuple[Array, Array] | None = field(default=None)
 
 
-class OutputSamples:
+class OutputMonitor:
     """Looks at batches, at most so often a second for each lane. Any thread may call it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -18,7 +18,7 @@ What always holds:
   smaller size for a while.
 
 A lane is whatever may share a batch: one graph of one model. Time comes from a clock that is
-handed in, and work from `Lane.run`, so all of this can be tested without a model.
+handed in, and work from `BatchGroup.run`, so all of this can be tested without a model.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import Protocol
 
 import numpy as np
 
-from service.runtime.scheduling.batches import Array, Batch, Job, Lane, Part, Rows
+from service.runtime.scheduling.batches import Array, Batch, BatchGroup, InferenceJob, Part, Rows
 
 log = logging.getLogger("ganymede.scheduler")
 
@@ -72,16 +72,16 @@ class RowCountMismatch(Exception):
 class Observer(Protocol):
     """Is told what happens, outside the lock. What it raises is logged, and harms no job."""
 
-    def waited(self, lane: Lane, seconds: float) -> None:
+    def waited(self, lane: BatchGroup, seconds: float) -> None:
         """The first rows of a job begin to run, so long after it was submitted."""
 
-    def ran(self, lane: Lane, rows: int, seconds: float) -> None:
+    def ran(self, lane: BatchGroup, rows: int, seconds: float) -> None:
         """A batch was run."""
 
     def made(self, batch: Batch, outputs: Rows) -> None:
         """That is what a batch gave, and not to be changed: it is the jobs' own."""
 
-    def encoded(self, lane: Lane, seconds: float) -> None:
+    def encoded(self, lane: BatchGroup, seconds: float) -> None:
         """What follows on a job's run was done, or failed."""
 
     def queued(self, pixels: int) -> None:
@@ -114,7 +114,7 @@ class Scheduler:
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         # A lane is in here while it has jobs; the one whose turn it is comes first.
-        self._lanes: dict[Hashable, deque[Job]] = {}
+        self._lanes: dict[Hashable, deque[InferenceJob]] = {}
         self._pixels = 0
         self._running = 0
         self._slots_taken = 0.0
@@ -145,7 +145,7 @@ class Scheduler:
             began, label = min(self._runs.values(), default=(now, ""))
             return now - began, label
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: InferenceJob) -> None:
         """Take in a job. Raises QueueFull, JobTooLarge or Draining, and then has not taken it."""
         with self._lock:
             if self._draining:
@@ -161,7 +161,7 @@ class Scheduler:
             self._work.notify()
         self._observe_queue()
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, job: InferenceJob) -> None:
         """Drop what has not been given to a worker; the job then ends as cancelled.
 
         A job that nobody has begun gives its place back at once.
@@ -172,7 +172,7 @@ class Scheduler:
         if waiting:
             self._end(job, CancelledError())
 
-    def release(self, job: Job) -> None:
+    def release(self, job: InferenceJob) -> None:
         """Let go of a held job: its place is free as soon as its work has ended."""
         with self._lock:
             job._held = False
@@ -181,7 +181,7 @@ class Scheduler:
     def take(self, timeout: float | None = None) -> Batch | None:
         """Return the next batch, waiting for one; None after `timeout` or when drained."""
         while True:
-            ended: list[tuple[Job, BaseException]] = []
+            ended: list[tuple[InferenceJob, BaseException]] = []
             with self._lock:
                 # Read once: a moment that ended between two looks would be waited for without end.
                 now = self._clock()
@@ -285,11 +285,11 @@ class Scheduler:
             SMALLER_BATCHES_S,
         )
 
-    def _most_rows(self, lane: Lane) -> int:
+    def _most_rows(self, lane: BatchGroup) -> int:
         rows, until = self._smaller.get(lane.key, (lane.max_rows, math.inf))
         return min(rows, lane.max_rows) if self._clock() < until else lane.max_rows
 
-    def _slots_of(self, lane: Lane) -> float:
+    def _slots_of(self, lane: BatchGroup) -> float:
         """How many slots a batch takes: a lane that wants more than there are gets them all."""
         return min(lane.slots, self.slots)
 
@@ -308,7 +308,9 @@ class Scheduler:
         self._look_whether_drained()
         return self._drained
 
-    def _next_batch(self, now: float, ended: list[tuple[Job, BaseException]]) -> Batch | None:
+    def _next_batch(
+        self, now: float, ended: list[tuple[InferenceJob, BaseException]]
+    ) -> Batch | None:
         """Cut a batch from the lane whose turn it is; jobs found dead on the way go to `ended`."""
         while self._lanes:
             key, jobs = next(iter(self._lanes.items()))
@@ -358,7 +360,7 @@ class Scheduler:
         until = jobs[0].times.submitted + min(self.linger_s, seconds / 2)
         return until - now if until > now else None
 
-    def _share(self, jobs: Sequence[Job], most: int) -> int:
+    def _share(self, jobs: Sequence[InferenceJob], most: int) -> int:
         """Return how many rows of a lane the next batch takes, `most` at most.
 
         Where several batches could begin now, the rows are shared out among them: one batch of all
@@ -377,7 +379,7 @@ class Scheduler:
                 return most
         return math.ceil(waiting / batches)
 
-    def _dead(self, job: Job) -> BaseException | None:
+    def _dead(self, job: InferenceJob) -> BaseException | None:
         """Return why a job may not run, else None: at the head of its lane, or begun already.
 
         From its first look here on, nobody but the scheduler can end the job's future.
@@ -406,7 +408,7 @@ class Scheduler:
             self._end(job, None)
         self._settle(job)
 
-    def _end(self, job: Job, error: BaseException | None) -> None:
+    def _end(self, job: InferenceJob, error: BaseException | None) -> None:
         """End the job's future, once: with its rows, or with `error`."""
         with self._lock:
             if job._ended:
@@ -434,7 +436,7 @@ class Scheduler:
             job.future.cancel()
         self._settle(job)
 
-    def _settle(self, job: Job) -> None:
+    def _settle(self, job: InferenceJob) -> None:
         """Give the job's pixels back when nothing of it is left."""
         with self._lock:
             if job._settled or not job._ended or job._out or job._held:
@@ -451,7 +453,7 @@ class Scheduler:
             self._drained.set_result(None)
             self._work.notify_all()
 
-    def _tell_wait(self, lane: Lane, seconds: float) -> None:
+    def _tell_wait(self, lane: BatchGroup, seconds: float) -> None:
         self.tell(lambda observer: observer.waited(lane, seconds))
 
     def _observe_queue(self) -> None:

@@ -6,7 +6,7 @@ import time
 import httpx
 import pytest
 
-from service.runtime.onnx.sessions import why_no_cuda
+from service.runtime.onnx.sessions import cuda_unavailable_reason
 from tests.conftest import TINY
 from tests.support.servers import serving
 
@@ -111,7 +111,7 @@ def test_corrupt_models_are_reported_and_the_others_served(models):
         assert client.post("/v1/generate", json=body | {"model": "dcgan-fashion"}).is_success
 
 
-@pytest.mark.skipif(why_no_cuda() is None, reason="this machine has CUDA")
+@pytest.mark.skipif(cuda_unavailable_reason() is None, reason="this machine has CUDA")
 def test_cuda_that_was_asked_for_and_is_not_there_fails_readiness_with_the_reason(models):
     with serving(models, "--provider", "cuda", until="live") as server, server.client() as client:
         deadline = time.monotonic() + 20

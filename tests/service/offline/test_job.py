@@ -2,7 +2,7 @@ import collections
 
 import pytest
 
-from service.offline.job import Items, JobError, Layout, folder_names, make_job
+from service.offline.job import JobError, JobItems, Layout, folder_names, make_job
 from service.runtime.images.encoding import ImageFormat
 
 
@@ -65,7 +65,7 @@ def test_a_model_that_cannot_is_named(manifest_of, wishes):
 
 
 def classes_of(job, manifest):
-    items = Items(job, manifest)
+    items = JobItems(job, manifest)
     return [items(number).class_name for number in range(job.count)]
 
 
@@ -86,8 +86,8 @@ def test_classes_are_balanced_listed_or_drawn(job_of, manifest_of):
 
 def test_a_picture_is_a_function_of_its_number_alone(job_of, manifest_of):
     manifest = manifest_of("painted-classes")
-    long = Items(job_of(count=500, mix="coarse", classes="balanced"), manifest)
-    short = Items(job_of(count=50, seed=100, mix="coarse", classes="balanced"), manifest)
+    long = JobItems(job_of(count=500, mix="coarse", classes="balanced"), manifest)
+    short = JobItems(job_of(count=50, seed=100, mix="coarse", classes="balanced"), manifest)
     partners = {long(number).parameters["column"]["seed"] for number in range(500)}
     assert len(partners) == 500
     for number in (0, 7, 49):

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from training.data.images import DataOptions, prepare
-from training.data.pairs import PairedPictures, TwoSets, examples, held_out, match, prepare_source
+from training.data.pairs import PairedImages, TwoSets, examples, held_out, match, prepare_source
 from training.data.sources import DataError
 from training.recipe.schema import load_recipe
 
@@ -67,7 +67,7 @@ def test_a_set_is_of_one_class_and_its_halves_and_what_is_held_out_are_apart(sty
 def test_pictures_of_one_name_meet_with_the_same_crops_and_flips(styles):
     recipe = recipe_of(styles)
     pictures = prepare(recipe.data)
-    pairs = PairedPictures(recipe, recipe.game.task, pictures, prepare_source(recipe, pictures))
+    pairs = PairedImages(recipe, recipe.game.task, pictures, prepare_source(recipe, pictures))
     flipped = set()
     for number in range(20):
         given, wanted = pairs[number]
@@ -82,7 +82,7 @@ def test_pictures_of_one_name_meet_with_the_same_crops_and_flips(styles):
             assert edge.equal(same) or value < 8
             flipped.add(bool(same[0]))
     assert flipped == {True, False}
-    again = PairedPictures(recipe, recipe.game.task, pictures, prepare_source(recipe, pictures))
+    again = PairedImages(recipe, recipe.game.task, pictures, prepare_source(recipe, pictures))
     assert again[7][1].equal(pairs[7][1])
 
 

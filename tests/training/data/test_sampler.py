@@ -1,16 +1,16 @@
 import numpy as np
 import torch
 
-from training.data.images import Pictures
+from training.data.images import ImageData
 from training.data.sampler import Batches
 
 
-def numbered(count=10, size=4) -> Pictures:
+def numbered(count=10, size=4) -> ImageData:
     """Pictures whose every pixel is their number, but for a bright left column."""
     pixels = np.zeros((count, size, size, 1), np.uint8)
     pixels[:] = np.arange(count).reshape(-1, 1, 1, 1)
     pixels[:, :, 0] = 200
-    return Pictures(pixels, np.arange(count), ())
+    return ImageData(pixels, np.arange(count), ())
 
 
 def make(pictures=None, batch=4, resolution=4, flip=False, seed=0) -> Batches:

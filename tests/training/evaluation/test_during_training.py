@@ -66,10 +66,10 @@ def test_what_is_measured_is_what_would_be_served(whole, tmp_path, small_network
     """The pictures of the averaged generator in training are those of the exported graph."""
     from training.evaluation.features.references import open_reference
     from training.evaluation.metrics.distribution import kernel_distance
-    from training.evaluation.targets import open_subject
+    from training.evaluation.targets import open_target
 
     run, _ = whole
-    subject = open_subject(str(run.folder), tmp_path)
+    subject = open_target(str(run.folder), tmp_path)
     pixels = np.concatenate(list(subject.pictures(60)))
     made = small_network.features(pixels).vectors
     reference = open_reference(subject.data).training
@@ -79,12 +79,12 @@ def test_what_is_measured_is_what_would_be_served(whole, tmp_path, small_network
 
 
 def test_the_best_checkpoint_can_be_exported_and_measured(whole, tmp_path):
-    from training.evaluation.targets import open_subject
+    from training.evaluation.targets import open_target
 
     run, result = whole
     folder = export_run(run.at("best"), "best", tmp_path)
     assert json.loads((folder / "model.json").read_text())["provenance"]["images"] == result.best[0]
-    assert "best checkpoint" in open_subject(str(run.folder), tmp_path, checkpoint="best").title
+    assert "best checkpoint" in open_target(str(run.folder), tmp_path, checkpoint="best").title
     with pytest.raises(RecipeError, match="last or best, not 'first'"):
         run.at("first")
 
@@ -228,13 +228,13 @@ def test_a_run_from_pictures_is_measured_and_its_best_checkpoint_kept(picture_ru
 def test_the_best_checkpoint_is_served_as_good_as_it_was_measured(picture_run, tmp_path):
     from functools import partial
 
-    from training.evaluation.image_to_image.targets import open_translator
+    from training.evaluation.image_to_image.targets import open_image_to_image_target
     from training.evaluation.validation import picture_gauge
     from training.preview.image_to_image import made_by
 
     name, run, result = picture_run
     recipe = run.recipe()
-    opened = open_translator(str(run.folder), tmp_path, checkpoint="best")
+    opened = open_image_to_image_target(str(run.folder), tmp_path, checkpoint="best")
     assert opened.title == "run, best checkpoint"
     served = picture_gauge(recipe, recipe.evaluate).measure(partial(made_by, opened.model))
     entries = {e["images"]: e for e in run.read_log() if METRICS[name] in e}

@@ -11,14 +11,14 @@ from tests.training.evaluation.conftest import SIDE, drawn, write_pictures
 from training.data.images import DataOptions
 from training.data.sources import DataError
 from training.evaluation.errors import QualityError
-from training.evaluation.evaluation import Options, evaluate
+from training.evaluation.evaluation import EvaluationOptions, evaluate
 from training.evaluation.features.networks import FeatureNetwork
 from training.evaluation.features.references import open_reference
 from training.evaluation.report.recording import record
 from training.evaluation.report.tables import basis, common_basis, verdicts
-from training.evaluation.targets import Subject, open_subject
+from training.evaluation.targets import EvaluationTarget, open_target
 
-QUICK = Options(samples=300, obedience=False)
+QUICK = EvaluationOptions(samples=300, obedience=False)
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +31,9 @@ def reference(data):
     return open_reference(data)
 
 
-def pictures(pixels: np.ndarray, title: str = "pictures") -> Subject:
+def pictures(pixels: np.ndarray, title: str = "pictures") -> EvaluationTarget:
     image = ImageSpec(height=SIDE, width=SIDE, channels=1)
-    return Subject(title=title, image=image, stored=pixels[..., None])
+    return EvaluationTarget(title=title, image=image, stored=pixels[..., None])
 
 
 def figures(subject, reference, network, options=QUICK) -> dict:
@@ -90,7 +90,7 @@ def test_planted_copies_are_counted_and_shown(reference, small_network):
 
 
 def test_every_figure_names_what_it_rests_on(repository, reference, small_network):
-    subject = open_subject("dcgan-fashion", repository, seed_start=7)
+    subject = open_target("dcgan-fashion", repository, seed_start=7)
     evaluation, shown = evaluate(subject, reference, small_network, QUICK)
     assert evaluation.seeds == "7 to 306"
     assert evaluation.digest == read_manifest(repository / "dcgan-fashion" / "1").digest
@@ -108,7 +108,7 @@ def test_every_figure_names_what_it_rests_on(repository, reference, small_networ
 
 def test_manifolds_are_compared_with_as_many_pictures_on_every_side(data, small_network):
     reference = open_reference(data)
-    options = Options(samples=500, reference_samples=90, obedience=False)
+    options = EvaluationOptions(samples=500, reference_samples=90, obedience=False)
     evaluation, _ = evaluate(pictures(drawn(200, seed=3)[0]), reference, small_network, options)
     for metric in ("precision", "recall", "density", "coverage"):
         figure = evaluation.figure(metric)
@@ -118,20 +118,20 @@ def test_manifolds_are_compared_with_as_many_pictures_on_every_side(data, small_
 
 
 def test_mirror_images_count_as_copies_where_the_recipe_flips():
-    subject = open_subject("biggan-flowers", Path(__file__).parents[3] / "models")
+    subject = open_target("biggan-flowers", Path(__file__).parents[3] / "models")
     assert subject.data.flip
-    assert not open_subject("gan-mnist", Path(__file__).parents[3] / "models").data.flip
+    assert not open_target("gan-mnist", Path(__file__).parents[3] / "models").data.flip
 
 
 def test_samples_are_those_that_are_served(repository, reference, small_network):
-    subject = open_subject("cgan-fashion@1", repository, seed_start=3)
+    subject = open_target("cgan-fashion@1", repository, seed_start=3)
     _, shown = evaluate(subject, reference, small_network, QUICK)
     again = subject.model.generate(range(3, 19), [(3 + i) % 10 for i in range(16)])
     assert np.array_equal(shown.samples[:16], again)
 
 
 def test_classes_have_their_own_figures(repository, reference, small_network):
-    subject = open_subject("cgan-fashion", repository)
+    subject = open_target("cgan-fashion", repository)
     evaluation, _ = evaluate(subject, reference, small_network, QUICK)
     # The data know classes by number alone, and there are as many.
     assert list(evaluation.per_class) == list(subject.classes)
@@ -146,13 +146,13 @@ def test_styles_have_a_path_length(tmp_path, small_network):
     from tests.support.drawn_models import SIZE, write_models
 
     write_models(tmp_path / "models")
-    subject = open_subject("painted", tmp_path / "models")
+    subject = open_target("painted", tmp_path / "models")
     pixels = np.concatenate(list(subject.pictures(60)))
     folder = tmp_path / "data"
     write_pictures(folder / "train", pixels[:40])
     write_pictures(folder / "test", pixels[40:])
     reference = open_reference(DataOptions(path=str(folder), resolution=SIZE, channels=3))
-    options = Options(samples=40, paths=20)
+    options = EvaluationOptions(samples=40, paths=20)
     first, _ = evaluate(subject, reference, small_network, options)
     second, _ = evaluate(subject, reference, small_network, options)
     length = first.figure("path length")
@@ -199,9 +199,9 @@ def test_what_does_not_belong_together_is_refused(
     with pytest.raises(DataError, match="has no split 'dev'"):
         open_reference(data, "dev")
     with pytest.raises(QualityError, match="nowhere is no model, run or folder"):
-        open_subject("nowhere", repository)
+        open_target("nowhere", repository)
     with pytest.raises(QualityError, match="knows no truncation"):
-        open_subject("gan-mnist", repository, truncation=0.5)
+        open_target("gan-mnist", repository, truncation=0.5)
 
 
 def test_verdicts_are_sure_where_intervals_are_apart(reference, small_network):
@@ -242,7 +242,7 @@ def test_a_comparison_says_what_each_rests_on_where_that_differs(reference, smal
 def test_recorded_figures_stand_in_manifest_and_card(models, reference, small_network):
     folder = models / "cgan-fashion" / "1"
     before = read_manifest(folder)
-    subject = open_subject("cgan-fashion", models)
+    subject = open_target("cgan-fashion", models)
     evaluation, _ = evaluate(subject, reference, small_network, QUICK)
     record(folder, evaluation)
     record(folder, evaluation)
@@ -310,8 +310,8 @@ def test_a_model_is_found_by_name_version_or_folder(models):
         str(models / "gan-mnist" / "1"): "gan-mnist@1",
         str(models / "gan-mnist"): "gan-mnist@10",
     }.items():
-        assert open_subject(wanted, models).title == title
+        assert open_target(wanted, models).title == title
     with pytest.raises(QualityError, match="is a model repository"):
-        open_subject(str(models), models)
+        open_target(str(models), models)
     with pytest.raises(QualityError, match="no version '7'"):
-        open_subject("gan-mnist@7", models)
+        open_target("gan-mnist@7", models)

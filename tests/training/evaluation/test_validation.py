@@ -7,7 +7,7 @@ from training.data.pairs import examples, judged_pairs
 from training.evaluation.during_training import EvaluateOptions
 from training.evaluation.errors import QualityError
 from training.evaluation.metrics.paired import MOST_PSNR
-from training.evaluation.validation import PairGauge, SeedGauge, SidesGauge
+from training.evaluation.validation import NoiseValidation, PairedValidation, UnpairedValidation
 from training.preview.image_to_image import pixels
 from training.recipe.schema import load_recipe
 
@@ -55,7 +55,7 @@ def test_pictures_stored_for_random_crops_are_measured_by_their_middle(tmp_path,
     folder = write_pictures(tmp_path / "wide", wide)
     data = DataOptions(path=str(folder), resolution=SIDE, channels=1, crop="random")
     assert data.stored_size == SIDE + 3
-    same = SeedGauge(options(), data).measure(lambda seeds: inside[list(seeds)][..., None])
+    same = NoiseValidation(options(), data).measure(lambda seeds: inside[list(seeds)][..., None])
     assert same["precision"] == 1
     assert same["kernel_distance"] < 1e-3
 
@@ -64,12 +64,12 @@ def test_noise_is_held_against_what_is_learnt_or_what_is_held_out(splits, plain,
     data = DataOptions(path=str(splits), resolution=SIDE, channels=1)
     for against, split in ((None, "train"), ("training", "train"), ("held_out", "test")):
         true = prepare(data.model_copy(update={"split": split})).pixels
-        gauge = SeedGauge(options(against=against, samples=len(true)), data)
+        gauge = NoiseValidation(options(against=against, samples=len(true)), data)
         assert gauge.measure(lambda _, true=true: np.asarray(true))["recall"] == 1, against
         other = prepare(data.model_copy(update={"split": {"train": "test"}.get(split, "train")}))
         assert gauge.measure(lambda _, other=other: np.asarray(other.pixels))["recall"] < 1
     with pytest.raises(QualityError, match=r"evaluate\.against: .* has no held-out pictures"):
-        SeedGauge(options(against="held_out"), data.model_copy(update={"path": str(plain)}))
+        NoiseValidation(options(against="held_out"), data.model_copy(update={"path": str(plain)}))
 
 
 def test_pairs_that_choose_are_none_that_are_measured_first(photographs):
@@ -95,7 +95,7 @@ def test_pairs_are_held_out_ones_unless_the_recipe_says_otherwise(photographs, p
             asked.append(given.image.shape)
             return gauge._wanted
 
-        gauge = PairGauge(recipe, options(**more))
+        gauge = PairedValidation(recipe, options(**more))
         figures = gauge.measure(make)
         assert figures["psnr"] == MOST_PSNR
         assert figures["ssim"] == pytest.approx(1)
@@ -110,7 +110,7 @@ def test_pairs_are_held_out_ones_unless_the_recipe_says_otherwise(photographs, p
     # Where none are held out those that are learnt stand in, unless they are asked for.
     assert wanted(colours(plain)) == ("train", 60, 3, 32, 32)
     with pytest.raises(QualityError, match="has no held-out pictures"):
-        PairGauge(colours(plain), options(against="held_out"))
+        PairedValidation(colours(plain), options(against="held_out"))
 
 
 def test_what_confirms_are_pairs_that_chose_nothing(photographs, options):
@@ -118,7 +118,7 @@ def test_what_confirms_are_pairs_that_chose_nothing(photographs, options):
     for against in (None, "training"):
         asked = {}
         for confirms in (False, True):
-            gauge = PairGauge(recipe, options(against=against), confirms=confirms)
+            gauge = PairedValidation(recipe, options(against=against), confirms=confirms)
             asked[confirms] = {picture.tobytes() for picture in gauge._wanted}
             assert confirms <= gauge.title.endswith("test")
         assert not asked[False] & asked[True]
@@ -128,7 +128,7 @@ def test_two_sets_are_measured_in_both_directions_and_by_their_mean(splits, opti
     recipe = sides(splits / "train")
     zeros, ones = (prepare(each).pixels for each in (recipe.source, recipe.data))
     there, back = recipe.game.directions
-    gauge = SidesGauge(recipe, options())
+    gauge = UnpairedValidation(recipe, options())
     # The way there makes the very pictures, the way back leaves them as they are.
     asked = {}
 
@@ -143,7 +143,7 @@ def test_two_sets_are_measured_in_both_directions_and_by_their_mean(splits, opti
     for name in ("kernel_distance", "frechet_distance", "precision", "recall"):
         ways = [figures[f"{name}/{way}"] for way in (there, back)]
         assert figures[name] == pytest.approx(np.mean(ways))
-    fewer = SidesGauge(recipe, options(samples=12))
+    fewer = UnpairedValidation(recipe, options(samples=12))
     fewer.measure(make)
     assert len(asked[back]) == 12
 
@@ -151,9 +151,9 @@ def test_two_sets_are_measured_in_both_directions_and_by_their_mean(splits, opti
 def test_two_sets_may_be_measured_by_what_is_held_out(splits, options):
     held = sides(splits / "train", "data.hold_out=3", "source.hold_out=3")
     for gauge, is_held in (
-        (SidesGauge(held, options()), False),
-        (SidesGauge(held, options(against="held_out")), True),
-        (SidesGauge(held, options(), confirms=True), True),
+        (UnpairedValidation(held, options()), False),
+        (UnpairedValidation(held, options(against="held_out")), True),
+        (UnpairedValidation(held, options(), confirms=True), True),
     ):
         asked = []
         gauge.measure(lambda given, _, asked=asked: asked.append(pixels(given.image)) or asked[-1])
@@ -163,7 +163,7 @@ def test_two_sets_may_be_measured_by_what_is_held_out(splits, options):
             shared = {p.tobytes() for p in given} & {p.tobytes() for p in pictures}
             assert bool(shared) != is_held
     with pytest.raises(QualityError, match="has no held-out pictures"):
-        SidesGauge(sides(splits / "train"), options(against="held_out"))
+        UnpairedValidation(sides(splits / "train"), options(against="held_out"))
     few = sides(splits / "train", "data.limit=9")
     with pytest.raises(QualityError, match="has 9 pictures; 10 are needed"):
-        SidesGauge(few, options())
+        UnpairedValidation(few, options())

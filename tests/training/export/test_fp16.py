@@ -21,7 +21,7 @@ from training.importers.writing import Target, write_model
 PLAN = ExecutionPlan(workers=1, threads=1, max_rows=8)
 
 
-class Painted(nn.Module):
+class RenderedImage(nn.Module):
     """A latent of 16 values to 8×8 pictures, through weights of some size."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ def write(folder, *, halved=False, tell=lambda _: None):
     source = folder / "weights.pth"
     folder.mkdir(exist_ok=True)
     source.write_bytes(b"weights")
-    rebuilt = generating("Painted", Painted(), 16, ImageSpec(height=8, width=8, channels=3))
+    rebuilt = generating("Painted", RenderedImage(), 16, ImageSpec(height=8, width=8, channels=3))
     target = Target(folder / "models", "painted", half=halved)
     return write_model(source, FORMATS[0], rebuilt, target, tell=tell)
 

@@ -1,13 +1,13 @@
 import torch
 
-from training.distributed import Share
+from training.distributed import DistributedContext
 from training.games.balance import Balance, BalanceOptions
 
 EASY, HARD = torch.tensor(1.0), torch.tensor(0.5)
 
 
 def balance(**options) -> Balance:
-    return Balance(BalanceOptions(**options), Share(), torch.device("cpu"))
+    return Balance(BalanceOptions(**options), DistributedContext(), torch.device("cpu"))
 
 
 def generator_turns(balance, separation, turns) -> int:

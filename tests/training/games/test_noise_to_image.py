@@ -5,8 +5,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from training.distributed import Share
-from training.games.noise_to_image import NoiseToImage, Reals
+from training.distributed import DistributedContext
+from training.games.noise_to_image import NoiseToImage, RealBatch
 from training.penalties import layer_weights, orthogonal_penalty, path_lengths
 from training.recipe.schema import RecipeError, load_recipe
 
@@ -14,13 +14,13 @@ from training.recipe.schema import RecipeError, load_recipe
 def make(*overrides, name="gan-mnist") -> NoiseToImage:
     small = {"gan-mnist": "generator.widths=[16]", "dcgan-fashion": "generator.width=4"}[name]
     recipe = load_recipe(name, [small, *overrides])
-    return NoiseToImage(recipe, torch.device("cpu"), "float32", Share())
+    return NoiseToImage(recipe, torch.device("cpu"), "float32", DistributedContext())
 
 
-def reals(count=1, classes=0) -> list[Reals]:
+def reals(count=1, classes=0) -> list[RealBatch]:
     torch.manual_seed(1)
     labels = torch.arange(8) % classes if classes else None
-    return [Reals(torch.rand(8, 1, 28, 28) * 2 - 1, labels) for _ in range(count)]
+    return [RealBatch(torch.rand(8, 1, 28, 28) * 2 - 1, labels) for _ in range(count)]
 
 
 def play(game, turns=1, count=1):
@@ -56,7 +56,7 @@ def play_digits(game, turns, first=0, batch=32) -> dict[str, float]:
     for turn in range(first, first + turns):
         rng = torch.Generator().manual_seed(turn)
         which = torch.randint(len(digits), (game.batches_per_turn, batch), generator=rng)
-        batches = [Reals(digits[rows]) for rows in which]
+        batches = [RealBatch(digits[rows]) for rows in which]
         told.append(game.turn(batches, rng, turn, images_seen=turn * batch))
     return late(told)
 
@@ -75,7 +75,7 @@ def bright_from_dark(*overrides, turns=300, scale=1.0) -> tuple[NoiseToImage, di
         last.bias.copy_(DARK.flatten().atanh())
         for weight in game._networks["discriminator"].parameters():
             weight.mul_(scale)
-    real = Reals(BRIGHT.expand(32, -1, -1, -1))
+    real = RealBatch(BRIGHT.expand(32, -1, -1, -1))
     told = [
         game.turn([real], torch.Generator().manual_seed(turn), turn, images_seen=turn * 32)
         for turn in range(turns)
@@ -95,7 +95,7 @@ def test_samples_of_batch_normalised_networks_do_not_depend_on_the_averages_of_t
     """BigGAN's averaged weights have statistics of their own, which are fitted when they serve."""
     small = ["generator.width=2", "discriminator.width=2"]
     recipe = load_recipe("biggan-flowers", small)
-    game = NoiseToImage(recipe, torch.device("cpu"), "float32", Share())
+    game = NoiseToImage(recipe, torch.device("cpu"), "float32", DistributedContext())
     z = torch.randn(5, 80, generator=torch.Generator().manual_seed(0)).clamp(-2, 2)
     before = game.sample(z, torch.arange(5))
     for name, buffer in game.average.named_buffers():
@@ -137,7 +137,7 @@ def test_balanced_players_take_steps_by_how_well_the_discriminator_does():
         rng = torch.Generator().manual_seed(turn)
         # Real pictures that are noise too, so that they are hard to tell.
         noise = torch.rand(8, 1, 28, 28, generator=rng) * 2 - 1
-        signs = game.turn([Reals(noise)], rng, turn, images_seen=turn * 8)
+        signs = game.turn([RealBatch(noise)], rng, turn, images_seen=turn * 8)
     optimizers = game.state_dict()["optimizers"]
     assert optimizers["discriminator"]["state"][0]["step"] == 40
     assert optimizers["generator"]["state"][0]["step"] < 40
@@ -310,7 +310,7 @@ def test_one_wild_batch_does_not_stop_players_whose_gradients_are_clipped():
     for clip in ("null", "1"):
         game = make(*SMALL_DIGITS, *SMALL_JUDGE, f"game.clip_gradients={clip}")
         play_digits(game, 20)
-        wild = Reals(torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 1e4)
+        wild = RealBatch(torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 1e4)
         game.turn([wild], torch.Generator().manual_seed(0), 20, 640)
         play_digits(game, 10, first=21)  # By then its momentum has faded.
         before = weights(game, "discriminator")
@@ -418,12 +418,12 @@ SMALL_STYLES = (
 
 def styled(*overrides) -> NoiseToImage:
     recipe = load_recipe("stylegan2-tiles", [*SMALL_STYLES, *overrides])
-    return NoiseToImage(recipe, torch.device("cpu"), "float32", Share())
+    return NoiseToImage(recipe, torch.device("cpu"), "float32", DistributedContext())
 
 
-def tiles(count=8) -> Reals:
+def tiles(count=8) -> RealBatch:
     torch.manual_seed(1)
-    return Reals(torch.rand(count, 3, 32, 32) * 2 - 1)
+    return RealBatch(torch.rand(count, 3, 32, 32) * 2 - 1)
 
 
 @pytest.mark.parametrize("penalty", ["gradient_penalty=10", "r1=1"])
@@ -446,7 +446,7 @@ def test_a_batch_played_in_parts_moves_the_players_as_the_whole_batch_does(loss,
 
 def test_mixed_styles_take_the_second_latents_from_the_crossover_on():
     game = styled("game.style_mixing=0.5")
-    hand = game._deal(tiles(400), torch.Generator().manual_seed(0))
+    hand = game._draw_batch(tiles(400), torch.Generator().manual_seed(0))
     layers = game._networks["generator"].layers
     crossovers = hand.mix.crossover
     assert (crossovers < layers).float().mean().item() == pytest.approx(0.5, abs=0.1)
@@ -479,7 +479,7 @@ def test_path_length_regularisation_makes_lengths_alike():
     before = spread()
     optimizer = torch.optim.Adam(generator.parameters(), lr=0.01)
     for turn in range(100):
-        hand = game._deal(tiles(16), torch.Generator().manual_seed(turn))
+        hand = game._draw_batch(tiles(16), torch.Generator().manual_seed(turn))
         penalty, _ = game._path_length_penalty(hand)
         optimizer.zero_grad()
         penalty.backward()
@@ -552,14 +552,14 @@ def part(state, prefix):
 def test_players_grow_in_bfloat16(network):
     kind = (f"generator.network={network}", f"discriminator.network={network}")
     recipe = load_recipe("stylegan2-tiles", [*SMALL_STYLES, *kind, GROWING, "game.path_length=2"])
-    grow(NoiseToImage(recipe, torch.device("cpu"), "bfloat16", Share()), 9)
+    grow(NoiseToImage(recipe, torch.device("cpu"), "bfloat16", DistributedContext()), 9)
 
 
 def test_styles_are_mixed_among_the_layers_that_have_grown():
     game = styled(GROWING, "game.style_mixing=1")
     for seen, layers in ((0, 3), (24, 5), (80, 8)):
         game._growth = game.options.growing.at(seen, 32)
-        crossovers = game._deal(tiles(200), torch.Generator()).mix.crossover
+        crossovers = game._draw_batch(tiles(200), torch.Generator()).mix.crossover
         assert set(crossovers.tolist()) == set(range(1, layers))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.distributed import Share
+from training.distributed import DistributedContext
 from training.games.paired import Paired, Pairs
 from training.recipe.schema import load_recipe
 
@@ -21,7 +21,7 @@ SMALL = [
 
 def make(*overrides):
     recipe = load_recipe("pix2pix-emoji", [*SMALL, *overrides])
-    return Paired(recipe, torch.device("cpu"), "float32", Share())
+    return Paired(recipe, torch.device("cpu"), "float32", DistributedContext())
 
 
 def pairs(count=8, seed=1):
@@ -117,7 +117,7 @@ def test_the_rates_fall_to_nothing_at_the_end():
 def test_known_pixels_are_not_for_the_generator_to_change():
     small = ["generator.width=4", "generator.dilations=[1]", "game.features=0"]
     recipe = load_recipe("inpaint-flowers", [*small, "discriminator.width=4"])
-    game = Paired(recipe, torch.device("cpu"), "float32", Share())
+    game = Paired(recipe, torch.device("cpu"), "float32", DistributedContext())
     rng = torch.Generator().manual_seed(0)
     wanted = torch.randint(0, 256, (3, 3, 64, 64), generator=rng).byte()
     batch = Pairs.of(recipe.game.task.give(wanted, np.random.default_rng(0), None), wanted)

@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from training.distributed import Share
+from training.distributed import DistributedContext
 from training.games.unpaired import History, Sides, Unpaired
 from training.recipe.schema import load_recipe
 
@@ -16,7 +16,7 @@ SMALL = [
 
 def make(*overrides):
     recipe = load_recipe("cyclegan-emoji", [*SMALL, *overrides])
-    return Unpaired(recipe, torch.device("cpu"), "float32", Share())
+    return Unpaired(recipe, torch.device("cpu"), "float32", DistributedContext())
 
 
 def sides(count=4, seed=1):

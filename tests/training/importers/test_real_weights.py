@@ -12,7 +12,7 @@ from service.runtime.errors import UserError
 from service.runtime.latent import seeds
 from tests.support.checkpoints import drawn, imported, recognised, to_levels
 from training.importers.errors import ImportFailed, Refused
-from training.importers.formats.base import Said
+from training.importers.formats.base import UserOptions
 from training.importers.reading.files import read_file
 
 
@@ -64,7 +64,7 @@ def test_a_dcgan_under_any_wrapper_makes_the_pictures_of_its_weights(tmp_path, c
 def test_a_one_hot_class_after_z_makes_classes(tmp_path):
     tensors = dcgan(z=13)
     torch.save(tensors, tmp_path / "g.pth")
-    _, model = imported(tmp_path / "g.pth", tmp_path / "models", Said(classes=3))
+    _, model = imported(tmp_path / "g.pth", tmp_path / "models", UserOptions(classes=3))
     assert model.manifest.latent.dimension == 10
     z = torch.from_numpy(seeds.draw([5], 10)).double()
     for index in range(3):
@@ -98,11 +98,11 @@ WEIGHTS = Path(os.environ.get("GANYMEDE_WEIGHTS", Path(__file__).parents[4] / "s
 @pytest.mark.parametrize(
     ("file", "name", "said"),
     [
-        ("dcgan_faces64.tar", "dcgan", Said()),
-        ("mnist_gan_mlp.ckpt", "mlp", Said()),
-        ("mnist_cwgan_gp.pth", "pytorch-gan", Said(latent="unit")),
-        ("srgan_x4_leftthomas.pth", "srgan", Said()),
-        ("realesr-animevideov3-x4.pth", "compact", Said()),
+        ("dcgan_faces64.tar", "dcgan", UserOptions()),
+        ("mnist_gan_mlp.ckpt", "mlp", UserOptions()),
+        ("mnist_cwgan_gp.pth", "pytorch-gan", UserOptions(latent="unit")),
+        ("srgan_x4_leftthomas.pth", "srgan", UserOptions()),
+        ("realesr-animevideov3-x4.pth", "compact", UserOptions()),
     ],
 )
 def test_weights_that_others_trained_are_recognised(file, name, said):

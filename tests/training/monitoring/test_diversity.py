@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tests.support.images import drawn_digits
-from training.data.images import Pictures
+from training.data.images import ImageData
 from training.monitoring.diversity import Diversity, reals_to_compare
 
 
@@ -50,7 +50,7 @@ def test_change_is_the_way_from_the_pictures_before(noise):
 @pytest.mark.parametrize(("count", "stored", "channels"), [(40, 28, 1), (2000, 31, 3)])
 def test_real_pictures_are_taken_as_they_come_small_sets_and_margins_too(count, stored, channels):
     pixels = drawn_digits(count, stored)[0][..., None].repeat(channels, -1)
-    reals = reals_to_compare(Pictures(pixels, None, ()), 28)
+    reals = reals_to_compare(ImageData(pixels, None, ()), 28)
     assert reals.shape == (min(count, 1024), channels, 28, 28)
     assert (reals.min(), reals.max()) == (-1, 1)
     assert Diversity(reals, 64).measure(reals[:64])["diversity"] > 0.5

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from tests.support.images import real_mnist, write_coloured
-from training.distributed import Share
+from training.distributed import DistributedContext
 from training.losses import adversarial_loss
 from training.monitoring.monitors import (
+    MetricWindow,
     ModeCollapse,
     Monitors,
-    Signs,
     TrainingDiverged,
     assert_finite,
     level,
@@ -29,7 +29,7 @@ def test_weights_that_are_no_numbers_are_not_kept():
 
 
 def test_means_are_over_the_interval_alone():
-    signs = Signs(Share())
+    signs = MetricWindow(DistributedContext())
     for value in (1.0, 2.0, 6.0):
         signs.add({"loss": torch.tensor(value)})
     assert signs.take() == {"loss": 3.0}
@@ -39,7 +39,7 @@ def test_means_are_over_the_interval_alone():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_change(value):
-    signs = Signs(Share())
+    signs = MetricWindow(DistributedContext())
     signs.add({"loss_generator": torch.tensor(value), "loss_discriminator": torch.tensor(1.0)})
     with pytest.raises(TrainingDiverged, match=r"loss_generator became .*learning rates"):
         signs.take()

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from service.runtime.files import cache_folder
 from training.checkpoints import write_state
-from training.data.images import Pictures
+from training.data.images import ImageData
 from training.data.sampler import Batches
 from training.evaluation.errors import QualityError
 
@@ -83,11 +83,11 @@ class Classifier:
 
     def classes_of(self, pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Return the class ``[N] int64`` of each of ``[N, H, W, C] uint8``."""
-        return _judge(self.network, pixels)
+        return _discriminator_loss(self.network, pixels)
 
 
 def trained_classifier(
-    pictures: Pictures,
+    pictures: ImageData,
     resolution: int,
     settings: ClassifierSettings | None = None,
     progress: Progress | None = None,
@@ -127,7 +127,7 @@ def trained_classifier(
     )
     margin = (pictures.pixels.shape[1] - resolution) // 2
     middle = slice(margin, margin + resolution)
-    found = _judge(network, pictures.pixels[held_out][:, middle, middle])
+    found = _discriminator_loss(network, pictures.pixels[held_out][:, middle, middle])
     accuracy = float((found == pictures.labels[held_out]).mean())
     write_state({"network": network.state_dict(), "accuracy": accuracy}, path)
     return Classifier(network, accuracy, len(learnt), held)
@@ -159,7 +159,7 @@ def _learn(
 
 
 @torch.no_grad()
-def _judge(network: ClassifierNetwork, pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+def _discriminator_loss(network: ClassifierNetwork, pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
     images = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
     parts = [network(part).argmax(1) for part in torch.split(images, _JUDGED_AT_ONCE)]
     found: NDArray[np.int64] = torch.cat(parts).numpy()
@@ -167,7 +167,7 @@ def _judge(network: ClassifierNetwork, pixels: NDArray[np.uint8]) -> NDArray[np.
 
 
 def _fingerprint(
-    pictures: Pictures, network: ClassifierNetwork, settings: ClassifierSettings
+    pictures: ImageData, network: ClassifierNetwork, settings: ClassifierSettings
 ) -> str:
     """Name a judge by the pictures' content, its layers and how it learns."""
     digest = hashlib.sha256(repr((pictures.pixels.shape, network, asdict(settings))).encode())

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.runtime.files import cache_folder, replacing
-from training.data.images import DataOptions, Pictures, prepare
+from training.data.images import DataOptions, ImageData, prepare
 from training.data.sources import DataError
 from training.evaluation.errors import QualityError
 from training.evaluation.features.networks import FeatureNetwork, Features
@@ -23,12 +23,12 @@ HELD_OUT = "test"
 
 
 @dataclass(frozen=True)
-class RealPictures:
+class RealImages:
     """One split of a data set, decoded as training decodes it."""
 
     title: str
     split: str
-    pictures: Pictures
+    pictures: ImageData
 
     @cached_property
     def sha256(self) -> str:
@@ -80,8 +80,8 @@ class Reference:
     """
 
     data: DataOptions
-    against: RealPictures
-    training: RealPictures
+    against: RealImages
+    training: RealImages
 
     @property
     def held_out(self) -> bool:
@@ -112,7 +112,7 @@ def open_reference(
 
 def _open(
     data: DataOptions, split: str, progress: Progress | None, *, needed: bool
-) -> RealPictures | None:
+) -> RealImages | None:
     # How training varies its pictures is no part of what they are.
     options = data.model_copy(update={"split": split, "crop": "centre"})
     if split != data.split:
@@ -128,7 +128,7 @@ def _open(
         if needed:
             raise
         return None
-    return RealPictures(f"{options.title}, split {split}", split, pictures)
+    return RealImages(f"{options.title}, split {split}", split, pictures)
 
 
 def digest_of(pixels: NDArray[np.uint8]) -> str:

@@ -13,7 +13,7 @@ from training.evaluation.errors import QualityError
 from training.evaluation.features.networks import open_network
 from training.evaluation.image_to_image.comparison import compared, verdicts
 from training.evaluation.image_to_image.evaluation import MOST, measure_ways
-from training.evaluation.image_to_image.targets import Translator
+from training.evaluation.image_to_image.targets import ImageToImageTarget
 from training.evaluation.report.figure_text import direction, said
 from training.evaluation.report.image_to_image import (
     basis,
@@ -26,7 +26,7 @@ from training.evaluation.report.terminal import console, progress
 
 
 def evaluate_translation(
-    translator: Translator,
+    translator: ImageToImageTarget,
     network: str,
     *,
     samples: int | None,
@@ -63,7 +63,7 @@ def evaluate_translation(
 
 
 def compare_translations(
-    translators: Sequence[Translator],
+    translators: Sequence[ImageToImageTarget],
     network: str,
     *,
     samples: int | None,

@@ -24,7 +24,7 @@ _PLAN = ExecutionPlan(workers=1, threads=0, max_rows=8)
 
 
 @dataclass(frozen=True)
-class Translator:
+class ImageToImageTarget:
     """A model, and the recipe that says which pictures it was trained on; a run has a log."""
 
     title: str
@@ -33,9 +33,9 @@ class Translator:
     log: Sequence[Mapping[str, Any]] = ()
 
 
-def open_translator(
+def open_image_to_image_target(
     wanted: str, models: Path, *, data: str | None = None, checkpoint: str = "last"
-) -> Translator | None:
+) -> ImageToImageTarget | None:
     """Open what `wanted` names where it makes pictures of pictures; None where it does not.
 
     `data` stands in for the pictures that it was trained on. Of a run, the generator is exported
@@ -67,10 +67,10 @@ def open_translator(
             "measure its run, or compare what it made with the true pictures by --pairs"
         ) from error
     title = f"{manifest.name}@{manifest.version}"
-    return Translator(title, Model(folder, Provider.CPU, _PLAN), _on(recipe, data))
+    return ImageToImageTarget(title, Model(folder, Provider.CPU, _PLAN), _on(recipe, data))
 
 
-def _run(folder: Path, data: str | None, checkpoint: str) -> Translator | None:
+def _run(folder: Path, data: str | None, checkpoint: str) -> ImageToImageTarget | None:
     from training.export.exporter import export_run  # noqa: PLC0415 - slow to import
     from training.run import Run  # noqa: PLC0415
 
@@ -81,7 +81,7 @@ def _run(folder: Path, data: str | None, checkpoint: str) -> Translator | None:
     run = run.at(checkpoint)
     with tempfile.TemporaryDirectory() as temporary:
         model = Model(export_run(run, "run", Path(temporary)), Provider.CPU, _PLAN)
-    return Translator(
+    return ImageToImageTarget(
         f"{run.name}, {checkpoint} checkpoint", model, _on(recipe, data), run.read_log()
     )
 

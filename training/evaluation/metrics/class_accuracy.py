@@ -30,7 +30,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Obedience:
+class ClassAccuracy:
     """How often the class asked for is the class found: over all, and for each class by name."""
 
     agreement: float
@@ -38,7 +38,7 @@ class Obedience:
     quality: Quality
 
 
-def measure_obedience(
+def measure_class_accuracy(
     model: Model | Path,
     data: DataOptions,
     *,
@@ -47,7 +47,7 @@ def measure_obedience(
     truncation: float | None = None,
     settings: ClassifierSettings | None = None,
     progress: Progress | None = None,
-) -> Obedience:
+) -> ClassAccuracy:
     """Measure a model, or the one in a folder, against the pictures that `data` name.
 
     Picture i has seed ``seed_start + i`` and class i modulo their number, so classes are balanced
@@ -95,7 +95,7 @@ def measure_obedience(
             progress("judging generated pictures", rows.stop, samples)
     agrees = found == asked
     agreement = float(agrees.mean())
-    return Obedience(
+    return ClassAccuracy(
         agreement=agreement,
         per_class={
             name: float(agrees[asked == index].mean())

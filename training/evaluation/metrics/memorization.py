@@ -21,7 +21,7 @@ _CLOSER = 8
 _MEASURED = 2000
 
 
-class Copies:
+class Duplicates:
     """Looks for copies of the pictures ``[N, H, W, C] uint8`` of a training set."""
 
     def __init__(self, training: NDArray[np.uint8], *, mirrored: bool) -> None:

@@ -22,13 +22,13 @@ from pydantic import BaseModel, ConfigDict
 from service.runtime.errors import UserError
 from service.runtime.files import replacing
 from training.evaluation.during_training import Metric, called, cost, more_is_better
-from training.evaluation.evaluation import Options, evaluate
+from training.evaluation.evaluation import EvaluationOptions, evaluate
 from training.evaluation.features.networks import open_network
 from training.evaluation.features.references import open_reference
-from training.evaluation.image_to_image.targets import open_translator
+from training.evaluation.image_to_image.targets import open_image_to_image_target
 from training.evaluation.search.ranges import Value, as_yaml
 from training.evaluation.search.report import write_search_report
-from training.evaluation.targets import open_subject
+from training.evaluation.targets import open_target
 from training.evaluation.validation import picture_gauge
 from training.monitoring.monitors import TrainingDiverged
 from training.preview.image_to_image import made_by
@@ -362,19 +362,19 @@ def _held_out_figure(run: Run, recipe: Recipe) -> tuple[float, str]:
     """Measure the best checkpoint of a run by pictures that it was not chosen by, if any."""
     assert recipe.evaluate is not None  # noqa: S101 - recipes of a search are evaluated
     try:
-        translator = open_translator(str(run.folder), run.folder, checkpoint="best")
+        translator = open_image_to_image_target(str(run.folder), run.folder, checkpoint="best")
         if translator is not None:
             more = recipe.evaluate.model_copy(update=_CONFIRM)
             gauge = picture_gauge(recipe, more, confirms=True)
             made = partial(made_by, translator.model)
             return gauge.measure(made)[recipe.metric], gauge.title
-        subject = open_subject(
+        subject = open_target(
             str(run.folder), run.folder, seed_start=_CONFIRM_SEED, checkpoint="best"
         )
     except RecipeError as error:
         raise SearchError(f"{run.folder} has not been evaluated: {error}") from error
     reference = open_reference(recipe.data)
-    options = Options(**_CONFIRM, obedience=False, paths=10)
+    options = EvaluationOptions(**_CONFIRM, obedience=False, paths=10)
     network = open_network(recipe.evaluate.network)
     evaluation, _ = evaluate(subject, reference, network, options)
     names = _NAMES[recipe.metric]

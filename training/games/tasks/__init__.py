@@ -6,7 +6,7 @@ from pydantic import Field
 
 from training.games.tasks.colorize import ColorizeOptions
 from training.games.tasks.inpaint import InpaintOptions
-from training.games.tasks.task import PictureTask
+from training.games.tasks.task import ImageTask
 from training.games.tasks.translate import PairsOptions, SketchOptions
 from training.games.tasks.upscale import UpscaleOptions
 
@@ -15,4 +15,4 @@ TaskOptions = Annotated[
     Field(discriminator="kind"),
 ]
 
-__all__ = ["PictureTask", "TaskOptions"]
+__all__ = ["ImageTask", "TaskOptions"]

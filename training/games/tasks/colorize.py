@@ -10,10 +10,10 @@ from torch import Tensor
 
 from service.runtime.models.manifest import Task
 from training.data.color import chroma, coloured, grey_level, lightness
-from training.games.tasks.task import Given, PictureTask
+from training.games.tasks.task import Given, ImageTask
 
 
-class ColorizeOptions(PictureTask):
+class ColorizeOptions(ImageTask):
     """Grey pictures to coloured ones of the same luminance.
 
     What goes in has three channels, so that it may be coloured already: it counts by its luminance.

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from service.runtime.models.manifest import Task
 from training.data.masks import box, strokes
-from training.games.tasks.task import Given, PictureTask
+from training.games.tasks.task import Given, ImageTask
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-class InpaintOptions(PictureTask):
+class InpaintOptions(ImageTask):
     """Pictures with holes, boxes or strokes of a brush, to whole ones; what is known stays."""
 
     route: ClassVar[Task] = "inpaint"

@@ -32,7 +32,7 @@ class Given(NamedTuple):
             yield Given(self.image[rows], None if self.mask is None else self.mask[rows])
 
 
-class PictureTask(Options, ABC):
+class ImageTask(Options, ABC):
     """A task. Where nothing else is said tensors are ``[N, C, H, W]``, pictures in [-1, 1]."""
 
     # The route that serves it.

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from service.runtime.models.manifest import Task
 from training.data.edges import edges
-from training.games.tasks.task import Given, PictureTask
+from training.games.tasks.task import Given, ImageTask
 
 
-class SketchOptions(PictureTask):
+class SketchOptions(ImageTask):
     """Line drawings, made of the pictures themselves, to pictures.
 
     How much is smoothed away and how steep a line must be varies from picture to picture, since
@@ -40,7 +40,7 @@ class SketchOptions(PictureTask):
         return Given(edges(pixels, sigma, threshold))
 
 
-class PairsOptions(PictureTask):
+class PairsOptions(ImageTask):
     """Pictures of the second set to those of the same name."""
 
     route: ClassVar[Task] = "translate"

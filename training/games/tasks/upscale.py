@@ -9,10 +9,10 @@ from torch import Tensor
 
 from service.runtime.models.manifest import Task
 from training.data.degradations import degraded, shrunk
-from training.games.tasks.task import Given, PictureTask
+from training.games.tasks.task import Given, ImageTask
 
 
-class UpscaleOptions(PictureTask):
+class UpscaleOptions(ImageTask):
     """Pictures to those `factor` times as large a side."""
 
     route: ClassVar[Task] = "upscale"

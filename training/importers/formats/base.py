@@ -16,14 +16,14 @@ from service.runtime.latent.seeds import Distribution
 from service.runtime.models.manifest import (
     GENERATOR,
     Graph,
+    ImageInput,
     ImageSpec,
     LatentSpace,
-    PictureInput,
     StyleSpace,
     Task,
     Truncation,
 )
-from service.runtime.models.probe_inputs import draw_pictures
+from service.runtime.models.probe_inputs import probe_images
 from training.export.graphs import CHECKED_LATENTS, Piece, pieces
 from training.importers.errors import Unsaid, Unsuitable
 from training.importers.reading.weights import Network
@@ -33,7 +33,7 @@ _LONGEST_SIDE = 2**14
 
 
 @dataclass(frozen=True)
-class Said:
+class UserOptions:
     """What the flags say, of what no tensor tells; None where nothing was said."""
 
     classes: int | None = None
@@ -71,7 +71,7 @@ class Rebuilt:
     told: Sequence[tuple[str, str]] = ()
     notes: Sequence[str] = ()
     latent: LatentSpace | None = None
-    input: PictureInput | None = None
+    input: ImageInput | None = None
     classes: tuple[str, ...] = ()
     styles: StyleSpace | None = None
     wrapped: Wrapped | None = None
@@ -134,7 +134,7 @@ class Format(Origin, ABC):
         return replace(fit, reason=f"it has {other}, which the format has not") if other else fit
 
     @abstractmethod
-    def rebuild(self, network: Network, said: Said) -> Rebuilt:
+    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
         """Build the network from the shapes of its tensors, with its weights.
 
         Raises Unsuitable when they are not of this format after all, Unsaid where a flag is needed.
@@ -216,7 +216,7 @@ def runs(rebuilt: Rebuilt) -> Rebuilt:
     return rebuilt
 
 
-class ServedPictures(nn.Module):
+class ServedImages(nn.Module):
     """``image`` [N, H, W, C] uint8 to ``pixels`` [N, H', W', C'] uint8 by a network that has ranges
     of its own; and the pictures before the cast, in [-1, 1].
     """
@@ -241,7 +241,7 @@ def translating(
     summary: str,
     task: Task,
     network: nn.Module,
-    given: PictureInput,
+    given: ImageInput,
     channels: int,
     goes_in: tuple[float, float] = (-1.0, 1.0),
     comes_out: tuple[float, float] = (-1.0, 1.0),
@@ -251,7 +251,7 @@ def translating(
     """Return a network from pictures ``[N, C, h, w]`` to pictures, with the ranges of both."""
     side = given.side * given.factor
     image = image_spec(side, side, channels)
-    served = ServedPictures(network.eval(), goes_in, comes_out).eval()
+    served = ServedImages(network.eval(), goes_in, comes_out).eval()
     return Rebuilt(
         summary=summary,
         task=task,
@@ -263,11 +263,11 @@ def translating(
     )
 
 
-def _picture_piece(served: nn.Module, given: PictureInput) -> Piece:
+def _picture_piece(served: nn.Module, given: ImageInput) -> Piece:
     step, side = given.multiple, given.side
 
     def feeds(height: int, width: int, count: int) -> dict[str, Tensor]:
-        image = draw_pictures(range(count), max(height, width), given.channels)
+        image = probe_images(range(count), max(height, width), given.channels)
         return {"image": torch.from_numpy(image[:, :height, :width].copy())}
 
     sizes = [torch.export.Dim(name, min=1, max=2**14) for name in ("h", "w")]
@@ -286,7 +286,7 @@ def _picture_piece(served: nn.Module, given: PictureInput) -> Piece:
     )
 
 
-def side_of(said: Said, usual: int, multiple: int = 1) -> int:
+def side_of(said: UserOptions, usual: int, multiple: int = 1) -> int:
     """Return the side of the pictures that go in: what was said, else near the usual one.
 
     Raises Unsaid for one that the network cannot take, Unsuitable where that is beyond serving.
@@ -317,14 +317,14 @@ def square(side: int, channels: int) -> ImageSpec:
     return image_spec(side, side, channels)
 
 
-def latent(said: Said) -> Distribution:
+def latent(said: UserOptions) -> Distribution:
     """Return how z is drawn for a generator that was trained on what was said. Raises Unsaid."""
     if said.latent not in (None, "normal", "uniform", "unit"):
         raise Unsaid(f"--latent {said.latent}: it is normal, uniform (-1 to 1) or unit (0 to 1)")
     return "normal" if said.latent in (None, "normal") else "uniform"
 
 
-def with_latent(generator: nn.Module, said: Said) -> nn.Module:
+def with_latent(generator: nn.Module, said: UserOptions) -> nn.Module:
     """Return a generator that takes z as the service draws it, in place of from 0 to 1."""
     return UnitLatent(generator) if said.latent == "unit" else generator
 
@@ -341,7 +341,7 @@ class UnitLatent(nn.Module):
         return made
 
 
-def class_names(count: int, said: Said) -> tuple[str, ...]:
+def class_names(count: int, said: UserOptions) -> tuple[str, ...]:
     """Return the names of the classes: those that were said, else their numbers. Raises Unsaid."""
     if said.class_names:
         if len(said.class_names) != count:

@@ -16,12 +16,12 @@ from service.runtime.models.manifest import (
     CLASS_WEIGHTS,
     GENERATOR,
     Graph,
+    ImageInput,
     LatentSpace,
-    PictureInput,
     Task,
     Truncation,
 )
-from service.runtime.models.probe_inputs import draw_masks, draw_pictures
+from service.runtime.models.probe_inputs import probe_images, probe_masks
 from service.runtime.onnx.sessions import Array, ExecutionPlan, Provider, Session
 from training.export.onnx_files import described, save
 from training.importers.errors import ImportFailed, Unsaid, Unsuitable
@@ -209,7 +209,7 @@ def _sides(port: Port, *, first: bool) -> tuple[tuple[int | None, int | None], i
     return (port.shape[1], port.shape[2]), port.shape[3]
 
 
-def _given(plan: Plan) -> PictureInput | None:
+def _given(plan: Plan) -> ImageInput | None:
     """Return what is known of the pictures that go in. Raises ImportFailed."""
     if "image" not in plan.ports:
         return None
@@ -218,16 +218,16 @@ def _given(plan: Plan) -> PictureInput | None:
         raise Unsuitable(f"pictures of {channels} channels are not served")
     masked = "mask" in plan.ports
     if height is None and width is None:
-        return PictureInput(channels=channels, side=_LARGE, masked=masked)
+        return ImageInput(channels=channels, side=_LARGE, masked=masked)
     if height is None or width is None or height != width:
         raise ImportFailed(
             f"it takes pictures of {plan.ports['image'].says}; squares or any size are served"
         )
     image_spec(height, width, channels)
-    return PictureInput(channels=channels, side=height, fixed=True, masked=masked)
+    return ImageInput(channels=channels, side=height, fixed=True, masked=masked)
 
 
-def _side(given: PictureInput | None) -> int:
+def _side(given: ImageInput | None) -> int:
     return given.side if given is not None else 0
 
 
@@ -241,11 +241,11 @@ def _feeds(
         if name == "z":
             made[name] = latents.draw(seeds, plan.rows["z"][0] or 1, distribution)
         elif name == "image":
-            drawn = draw_pictures(seeds, max(height, width), plan.rows["image"][2] or 1)
+            drawn = probe_images(seeds, max(height, width), plan.rows["image"][2] or 1)
             made[name] = np.ascontiguousarray(drawn[:, :height, :width])
         elif name == "mask":
             made[name] = np.ascontiguousarray(
-                draw_masks(seeds, max(height, width))[:, :height, :width]
+                probe_masks(seeds, max(height, width))[:, :height, :width]
             )
         elif name == "truncation":
             made[name] = np.linspace(0.5, 1, count, dtype=np.float32)
@@ -275,10 +275,10 @@ def _with_pictures(plan: Plan, made: Array, wishes: Wishes) -> Plan:
 def _measured(
     original: Original,
     plan: Plan,
-    given: PictureInput,
+    given: ImageInput,
     feeds: Callable[..., Feeds],
     wishes: Wishes,
-) -> tuple[Plan, PictureInput]:
+) -> tuple[Plan, ImageInput]:
     """Find out by trying in which steps sides may vary, and how much larger what comes out is.
 
     Returns the plan and the pictures that go in with what was found. Raises ImportFailed.
@@ -303,7 +303,7 @@ def _measured(
     raise ImportFailed(reason)
 
 
-def _with_factor(given: PictureInput, height: int, width: int) -> PictureInput:
+def _with_factor(given: ImageInput, height: int, width: int) -> ImageInput:
     """Return how much larger the pictures that come out are. Raises ImportFailed."""
     factor = max(height // given.side, 1)
     if (height, width) != (factor * given.side, factor * given.side):
@@ -314,7 +314,7 @@ def _with_factor(given: PictureInput, height: int, width: int) -> PictureInput:
     return given.model_copy(update={"factor": factor})
 
 
-def _task(given: PictureInput | None, wishes: Wishes) -> Task:
+def _task(given: ImageInput | None, wishes: Wishes) -> Task:
     """Return which route serves it. Raises Unsaid for one that cannot."""
     if given is None:
         fitting: tuple[Task, ...] = ("generate",)

@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from service.runtime.models.manifest import CLASS_INDEX, CLASS_WEIGHTS, Task
 from training.importers.errors import ImportFailed, Unsaid
-from training.importers.formats.base import Said
+from training.importers.formats.base import UserOptions
 
 Range = tuple[float, float]
 
@@ -63,7 +63,7 @@ class Wishes:
     layout: str | None = None
     task: Task | None = None
     z_dim: int | None = None
-    said: Said = field(default_factory=Said)
+    said: UserOptions = field(default_factory=UserOptions)
 
 
 def wishes_of(
@@ -73,7 +73,7 @@ def wishes_of(
     layout: str | None,
     task: str | None,
     z_dim: int | None,
-    said: Said,
+    said: UserOptions,
 ) -> Wishes:
     """Return what the flags say. Raises Unsaid for what is no range and no task."""
     tasks = ("translate", "colorize", "upscale", "inpaint", "generate")

@@ -41,7 +41,7 @@ class Module:
         self.state = state
 
 
-class Options(dict[str, Any]):
+class PickledOptions(dict[str, Any]):
     """NVIDIA's dictionary of options."""
 
     def __setstate__(self, state: Any) -> None:
@@ -154,7 +154,7 @@ class _Reader(pickle.Unpickler):
 
 _KNOWN: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
-    ("dnnlib.util", "EasyDict"): Options,
+    ("dnnlib.util", "EasyDict"): PickledOptions,
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): _Call(_persistent),
     ("torch.storage", "_load_from_bytes"): _Call(_storage),
     ("torch._utils", "_rebuild_tensor_v2"): _Call(_tensor),
@@ -209,7 +209,7 @@ def _network(module: Module) -> Network:
 
 
 def _plain(value: Any) -> bool:
-    return isinstance(value, (bool, int, float, str, list, tuple, Options))
+    return isinstance(value, (bool, int, float, str, list, tuple, PickledOptions))
 
 
 def _collect(

@@ -22,7 +22,7 @@ from training.networks.noise.biggan_layers import (
     ConditionalBatchNorm2d,
     ProjectionDiscriminator,
     SelfAttention,
-    ToPictures,
+    ToImages,
     begin_orthogonal,
     convolution,
     doubled,
@@ -114,7 +114,7 @@ class BigGANDeepGenerator(nn.Module):
             SelfAttention(width) if BASE * 2 ** (i + 1) == attention else nn.Identity()
             for i, width in enumerate(widths[1:])
         )
-        self.last = ToPictures(widths[-1], shape.channels)
+        self.last = ToImages(widths[-1], shape.channels)
         self.apply(begin_orthogonal)
 
     def forward(

@@ -93,7 +93,7 @@ class SelfAttention(nn.Module):
         return attended
 
 
-class ToPictures(nn.Sequential):
+class ToImages(nn.Sequential):
     """The generator's end: features ``[N, D, H, W]`` to pictures ``[N, C, H, W]`` in [-1, 1]."""
 
     def __init__(self, width: int, channels: int) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from service.runtime.latent.interpolation import Walk, between
-from service.runtime.latent.sources import Source
+from service.runtime.latent.interpolation import Interpolation, between
+from service.runtime.latent.sources import LatentSource
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.service.api.routes.test_generate import assert_problem
@@ -52,9 +52,9 @@ def test_a_model_with_styles_walks_through_them_in_a_line(client, load):
 
 def test_in_z_the_way_is_spherical(client, load):
     model = load("cut")
-    keys = tuple(Source(seed, classes={1: 1.0}, truncation=0.7) for seed in (1, 2))
+    keys = tuple(LatentSource(seed, classes={1: 1.0}, truncation=0.7) for seed in (1, 2))
     made = pixels(post(client, model="cut", **{"class": "dog"}, format="npy"))
-    walk = Walk(keys, 5, loop=False, space="z", path="spherical")
+    walk = Interpolation(keys, 5, loop=False, space="z", path="spherical")
     expected = model.run("generator", walk.feeds(range(5), model.manifest))["pixels"]
     np.testing.assert_array_equal(made, expected)
     line = pixels(post(client, model="cut", **{"class": "dog"}, path="linear", format="npy"))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.runtime.latent.sources import draw_class, from_text, to_text
+from service.runtime.latent.sources import decode_floats, draw_class, encode_floats
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.service.api.routes.test_generate import assert_problem, decode
@@ -40,14 +40,16 @@ def pixels(answer) -> np.ndarray:
 def test_a_latent_makes_the_picture_of_its_seed(client, load):
     model = load("painted-classes")
     z = model.feeds([7, 8])["z"]
-    made = pixels(post(client, z=[z[0].tolist(), to_text(z[1])], **{"class": "dog"}, format="npy"))
+    made = pixels(
+        post(client, z=[z[0].tolist(), encode_floats(z[1])], **{"class": "dog"}, format="npy")
+    )
     np.testing.assert_array_equal(made, model.generate([7, 8], [1, 1]))
 
 
 def test_styles_make_the_picture_of_their_seed(client, load):
     model = load("painted-classes")
     w = model.styles([7, 8])
-    wanted = [w[0].tolist(), to_text(w[1]), w[0, 0].tolist()]
+    wanted = [w[0].tolist(), encode_floats(w[1]), w[0, 0].tolist()]
     made = pixels(post(client, w=wanted, format="npy"))
     expected = model.synthesize(np.stack([w[0], w[1], np.broadcast_to(w[0, 0], w[0].shape)]))
     np.testing.assert_array_equal(made, expected)
@@ -58,8 +60,8 @@ def test_what_comes_back_of_a_picture_makes_it_again(client):
     answer = post(client, **body)
     images = answer.json()["images"]
     first = np.array([decode(base64.b64decode(image["data"])) for image in images])
-    assert from_text(images[0]["z"]).shape == (Z,)
-    assert from_text(images[0]["w"]).shape == (LAYERS * W,)
+    assert decode_floats(images[0]["z"]).shape == (Z,)
+    assert decode_floats(images[0]["w"]).shape == (LAYERS * W,)
     by_z = {"z": [image["z"] for image in images], "class": "dog", "truncation": 0.5}
     np.testing.assert_array_equal(pixels(post(client, **by_z, format="npy")), first)
     by_w = {"w": [image["w"] for image in images]}
@@ -96,14 +98,14 @@ def test_each_picture_may_say_something_else(client, load):
     assert said == [
         {"seed": 7, "class": "cat", "truncation": 0.5},
         {"seed": 7, "class": "night owl", "truncation": 1.5},
-        {"z": to_text(z), "class": "dog", "truncation": 0.5},
-        {"w": to_text(w)},
+        {"z": encode_floats(z), "class": "dog", "truncation": 0.5},
+        {"w": encode_floats(w)},
     ]
     assert answer.headers["x-ganymede-seed"] == "7,7,z,w"
     assert answer.headers["x-ganymede-class"] == "0,2,1,"
     # Each file holds what makes it again.
     file = base64.b64decode(shown[2]["data"])
-    assert json.loads(Image.open(io.BytesIO(file)).text["ganymede"])["z"] == to_text(z)
+    assert json.loads(Image.open(io.BytesIO(file)).text["ganymede"])["z"] == encode_floats(z)
 
 
 def test_classes_are_drawn_from_a_distribution(client, load):
@@ -155,7 +157,7 @@ BAD = {
     "a latent of words": ({"z": [["a"] * Z]}, "z"),
     "a latent too large for float32": ({"z": [[1e300] * Z]}, "z"),
     "a latent that is no base64": ({"z": ["!"]}, "z"),
-    "a latent of NaN in base64": ({"z": [to_text(np.full(Z, np.nan))]}, "z"),
+    "a latent of NaN in base64": ({"z": [encode_floats(np.full(Z, np.nan))]}, "z"),
     "styles without styles": ({"model": "cut", "w": [[0.0] * W]}, "model"),
     "styles and a class": ({"images": [{"w": [0.0] * W, "class": 1}]}, "images.0.class"),
     "a picture of nothing": ({"images": [{"class": 1}]}, "images.0"),

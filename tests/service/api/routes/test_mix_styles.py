@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from service.runtime.latent import seeds
-from service.runtime.latent.sources import to_text
+from service.runtime.latent.sources import encode_floats
 from service.runtime.latent.styles import mix
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
@@ -194,8 +194,8 @@ def test_sources_may_be_latents_and_styles(client, load):
     model = load("painted")
     z = seeds.draw([1], 16)[0]
     w = model.styles([5])[0]
-    rows = [{"z": z.tolist()}, {"z": to_text(z)}, 1]
-    columns = [{"w": w.tolist()}, {"w": to_text(w)}, {"w": w[0].tolist()}, 5]
+    rows = [{"z": z.tolist()}, {"z": encode_floats(z)}, 1]
+    columns = [{"w": w.tolist()}, {"w": encode_floats(w)}, {"w": w[0].tolist()}, 5]
     answer = post(client, rows=rows, columns=columns, format="npy")
     made = pixels(answer).reshape(3, 4, SIZE, SIZE, 3)
     assert (made == made[0, 0]).all()

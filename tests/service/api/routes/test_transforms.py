@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from service.offline.reproduce import reproduce
-from service.runtime.latent.transforms import identities, moving
+from service.runtime.latent.transforms import identity_transforms, motion_transform
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.service.api.routes.test_generate import assert_problem
@@ -60,13 +60,13 @@ def test_a_picture_is_where_the_transform_says(client, model):
     said = {"translate": [0.1, -0.2], "rotate": 30, "scale": 1.5}
     np.testing.assert_array_equal(
         pixels(post(client, seed=7, transform=said)),
-        made(model, [7], moving([0.1, -0.2], 30, 1.5)),
+        made(model, [7], motion_transform([0.1, -0.2], 30, 1.5)),
     )
 
 
 def test_without_one_it_lies_as_by_the_identity(client, model):
     alone = pixels(post(client, seed=7))
-    np.testing.assert_array_equal(alone, made(model, [7], identities(1)[0]))
+    np.testing.assert_array_equal(alone, made(model, [7], identity_transforms(1)[0]))
     np.testing.assert_array_equal(alone, pixels(post(client, seed=7, transform={})))
     assert (alone != pixels(post(client, seed=7, transform=TURNED))).any()
 
@@ -74,7 +74,7 @@ def test_without_one_it_lies_as_by_the_identity(client, model):
 def test_each_picture_may_have_its_own_and_a_w_too(client, model):
     images = [{"seed": 3, "transform": {"rotate": 90}}, {"seed": 4}, {"w": [0.5] * W}]
     w = np.concatenate([model.styles([3, 4]), np.full((1, 6, W), 0.5, np.float32)])
-    moved = np.stack([moving([0, 0], 90, 1), *np.asarray([TURNED] * 2, np.float32)])
+    moved = np.stack([motion_transform([0, 0], 90, 1), *np.asarray([TURNED] * 2, np.float32)])
     np.testing.assert_array_equal(
         pixels(post(client, images=images, transform=TURNED)), model.synthesize(w, moved)
     )

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from service.runtime.images.animation import WRITERS, Film, write
+from service.runtime.images.animation import WRITERS, AnimationSpec, write
 from service.runtime.images.encoding import read_provenance
 
 FRAMES = 7
 
 
-def film(channels=3, fps=20.0, height=12, width=10) -> Film:
-    return Film(
+def film(channels=3, fps=20.0, height=12, width=10) -> AnimationSpec:
+    return AnimationSpec(
         frames=FRAMES,
         height=height,
         width=width,

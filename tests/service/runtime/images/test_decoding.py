@@ -12,12 +12,12 @@ from PIL import ExifTags, Image, ImageCms, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from service.runtime.images.decoding import (
-    Upload,
-    UploadError,
-    UploadProblem,
+    DecodedImage,
+    ImageDecodeError,
+    ImageErrorKind,
     box_mask,
-    read_mask,
-    read_picture,
+    decode_image,
+    decode_mask,
 )
 from tests.support.hostile_images import corpus, png_of
 from tests.support.mixed_images import COUNT, linear_profile, mixed_pictures
@@ -72,15 +72,15 @@ def png(rows: np.ndarray, *, depth: int, colour: int, more: bytes = b"", width=N
     )
 
 
-def read(data: bytes, **options) -> Upload:
-    return read_picture(data, max_pixels=options.pop("max_pixels", MEGAPIXEL), **options)
+def read(data: bytes, **options) -> DecodedImage:
+    return decode_image(data, max_pixels=options.pop("max_pixels", MEGAPIXEL), **options)
 
 
-def tried(data: bytes, *, max_pixels=MEGAPIXEL, animated="refuse") -> UploadProblem | None:
+def tried(data: bytes, *, max_pixels=MEGAPIXEL, animated="refuse") -> ImageErrorKind | None:
     """Read a file, and say what is wrong with it. Nothing but an upload or its error comes out."""
     try:
         upload = read(data, max_pixels=max_pixels, animated=animated)
-    except UploadError as error:
+    except ImageDecodeError as error:
         said = error
     else:
         height, width, channels = upload.pixels.shape
@@ -307,8 +307,8 @@ def test_the_hostile_corpus_is_refused_or_read_and_nothing_else():
     assert {name for name, kind in kinds.items() if kind == "animated"} == ANIMATED
     for name, data in CORPUS.items():
         if kinds[name] is not None:
-            with pytest.raises(UploadError) as said:
-                read_mask(data, max_pixels=MEGAPIXEL)
+            with pytest.raises(ImageDecodeError) as said:
+                decode_mask(data, max_pixels=MEGAPIXEL)
             assert said.value.kind.startswith("mask-")
             assert len(str(said.value).splitlines()) == 1
 
@@ -438,17 +438,17 @@ def test_a_hundred_mixed_files_are_read_as_what_they_show():
         if shown.animated:
             assert tried(shown.data) == "animated"
         elif upload.pixels.size < 10**6:
-            mask = read_mask(shown.data, max_pixels=10**6)
+            mask = decode_mask(shown.data, max_pixels=10**6)
             assert mask.shape == shown.pixels.shape[:2], shown
     assert len(names) == COUNT
 
 
 def test_a_mask_is_white_where_it_is_half_white_at_least():
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    mask = read_mask(file_of(Image.fromarray(grey), "PNG"), max_pixels=256)
+    mask = decode_mask(file_of(Image.fromarray(grey), "PNG"), max_pixels=256)
     np.testing.assert_array_equal(mask, np.where(grey >= 128, 255, 0))
     deep = (grey.astype(np.uint16) * 257).astype(np.uint16)
-    mask = read_mask(file_of(Image.fromarray(deep), "PNG"), max_pixels=256)
+    mask = decode_mask(file_of(Image.fromarray(deep), "PNG"), max_pixels=256)
     np.testing.assert_array_equal(mask, np.where(grey >= 128, 255, 0))
 
 
@@ -456,7 +456,7 @@ def test_what_is_transparent_in_a_mask_lies_on_black():
     alpha = np.arange(256, dtype=np.uint8).reshape(16, 16)
     for level in (0, 127, 128, 200, 255):
         both = np.dstack([np.full_like(alpha, level)] * 3 + [alpha])
-        mask = read_mask(file_of(Image.fromarray(both), "PNG"), max_pixels=256)
+        mask = decode_mask(file_of(Image.fromarray(both), "PNG"), max_pixels=256)
         laid = Image.alpha_composite(Image.new("RGBA", (16, 16), "black"), Image.fromarray(both))
         expected = np.where(np.asarray(laid.convert("L")) >= 128, 255, 0)
         np.testing.assert_array_equal(mask, expected)
@@ -464,7 +464,7 @@ def test_what_is_transparent_in_a_mask_lies_on_black():
 
 def test_a_mask_of_one_bit_is_as_it_is():
     drawn = np.random.default_rng(0).random((9, 13)) < 0.5
-    mask = read_mask(file_of(Image.fromarray(drawn), "PNG"), max_pixels=1000)
+    mask = decode_mask(file_of(Image.fromarray(drawn), "PNG"), max_pixels=1000)
     np.testing.assert_array_equal(mask, drawn * np.uint8(255))
     assert mask.dtype == np.uint8
 
@@ -478,8 +478,8 @@ def test_a_mask_of_one_bit_is_as_it_is():
     ],
 )
 def test_a_mask_that_cannot_be_read_is_said_to_be_a_mask(data, kind):
-    with pytest.raises(UploadError, match=re.escape("The mask: ")) as said:
-        read_mask(data, max_pixels=MEGAPIXEL)
+    with pytest.raises(ImageDecodeError, match=re.escape("The mask: ")) as said:
+        decode_mask(data, max_pixels=MEGAPIXEL)
     assert said.value.kind == kind
 
 
@@ -499,6 +499,6 @@ def test_boxes_are_filled():
     ],
 )  # fmt: skip
 def test_boxes_that_are_empty_or_outside_are_refused(boxes):
-    with pytest.raises(UploadError) as said:
+    with pytest.raises(ImageDecodeError) as said:
         box_mask(boxes, 5, 3)
     assert said.value.kind == "box-outside"

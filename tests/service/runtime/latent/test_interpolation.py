@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.runtime.latent.interpolation import Walk, between
-from service.runtime.latent.sources import Source, feeds
+from service.runtime.latent.interpolation import Interpolation, between
+from service.runtime.latent.sources import LatentSource, feeds
 from service.runtime.models.manifest import read_manifest
 from tests.support.drawn_models import LAYERS, W, write_models
 
@@ -14,8 +14,8 @@ vectors = st.lists(st.floats(-10, 10, width=32), min_size=3, max_size=3).map(
     lambda values: np.array(values, np.float32)
 )
 walks = st.builds(
-    lambda seeds, extra, loop: Walk(
-        tuple(map(Source, seeds)), len(seeds) + extra, loop=loop, space="z", path="linear"
+    lambda seeds, extra, loop: Interpolation(
+        tuple(map(LatentSource, seeds)), len(seeds) + extra, loop=loop, space="z", path="linear"
     ),
     st.lists(st.integers(0, 99), min_size=2, max_size=6),
     st.integers(0, 40),
@@ -79,10 +79,10 @@ def test_latents_of_many_dimensions_keep_the_length_that_latents_have():
 
 def test_class_and_truncation_change_with_the_frame(manifest):
     keys = (
-        Source(1, classes={0: 1.0}, truncation=1.0),
-        Source(2, classes={2: 1.0}, truncation=0.5),
+        LatentSource(1, classes={0: 1.0}, truncation=1.0),
+        LatentSource(2, classes={2: 1.0}, truncation=0.5),
     )
-    walk = Walk(keys, 5, loop=False, space="z", path="spherical")
+    walk = Interpolation(keys, 5, loop=False, space="z", path="spherical")
     fed = walk.feeds([0, 2, 4], manifest)
     np.testing.assert_allclose(fed["class_weights"], [[1, 0, 0], [0.5, 0, 0.5], [0, 0, 1]])
     np.testing.assert_allclose(fed["truncation"], [1, 0.75, 0.5])
@@ -92,7 +92,9 @@ def test_class_and_truncation_change_with_the_frame(manifest):
 
 def test_styles_are_walked_layer_by_layer():
     w = np.random.default_rng(0).normal(size=(2, LAYERS, W)).astype(np.float32)
-    walk = Walk((Source(1), Source(2)), 3, loop=False, space="w", path="spherical")
+    walk = Interpolation(
+        (LatentSource(1), LatentSource(2)), 3, loop=False, space="w", path="spherical"
+    )
     middle = walk.styles(w, [1])[0]
     for layer in range(LAYERS):
         np.testing.assert_allclose(
@@ -101,9 +103,14 @@ def test_styles_are_walked_layer_by_layer():
 
 
 def test_what_a_walk_says_of_itself_is_the_walk_again(manifest):
-    keys = (Source(1, classes={0: 1.0}, truncation=1.0), Source(z=np.ones(16, np.float32)))
-    walk = Walk(keys, 9, loop=True, space="z", path="linear")
-    again = Walk.from_parameters(json.loads(json.dumps(walk.parameters(manifest))), manifest)
+    keys = (
+        LatentSource(1, classes={0: 1.0}, truncation=1.0),
+        LatentSource(z=np.ones(16, np.float32)),
+    )
+    walk = Interpolation(keys, 9, loop=True, space="z", path="linear")
+    again = Interpolation.from_parameters(
+        json.loads(json.dumps(walk.parameters(manifest))), manifest
+    )
     assert [key.key for key in again.keys] == [key.key for key in keys]
     assert (again.frames, again.loop, again.space, again.path) == (9, True, "z", "linear")
     said = walk.frame_parameters(8, manifest)

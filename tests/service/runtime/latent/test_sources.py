@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from service.runtime.latent import seeds
 from service.runtime.latent.sources import (
-    Source,
+    LatentSource,
+    as_w,
+    as_z,
+    decode_floats,
     draw_class,
+    encode_floats,
     feeds,
-    from_text,
-    latent_of,
-    styles_of,
-    to_text,
 )
 from service.runtime.models.manifest import read_manifest
 from tests.support.drawn_models import CLASSES, LAYERS, TRUNCATION, W, Z, write_models
@@ -39,63 +39,63 @@ def sources(draw):
     kind = draw(st.sampled_from(["seed", "z", "w"]))
     if kind == "w":
         w = np.random.default_rng(draw(st.integers(0, 99))).normal(size=(LAYERS, W))
-        return Source(w=w.astype(np.float32))
+        return LatentSource(w=w.astype(np.float32))
     given = {"classes": draw(weights), "truncation": draw(st.floats(0, 1.5))}
     if kind == "seed":
-        return Source(draw(st.integers(0, seeds.MAX_SEED)), **given)
-    return Source(z=np.array(draw(floats), np.float32), **given)
+        return LatentSource(draw(st.integers(0, seeds.MAX_SEED)), **given)
+    return LatentSource(z=np.array(draw(floats), np.float32), **given)
 
 
 @given(source=sources())
 def test_what_a_source_says_of_itself_is_the_source_again(manifests, source):
     manifest = manifests["painted-classes"]
     said = json.loads(json.dumps(source.parameters(manifest)))
-    again = Source.from_parameters(said, manifest)
+    again = LatentSource.from_parameters(said, manifest)
     assert again.key == source.key
 
 
 def test_a_source_of_classes_that_the_model_does_not_have_is_an_error(manifests):
     with pytest.raises(ValueError, match="are not painted-classes's"):
-        Source.from_parameters({"seed": 1, "class": "cow"}, manifests["painted-classes"])
+        LatentSource.from_parameters({"seed": 1, "class": "cow"}, manifests["painted-classes"])
 
 
 @given(values=st.lists(st.floats(allow_nan=False, width=32)))
 def test_text_keeps_every_bit(values):
     array = np.array(values, np.float32)
-    assert from_text(to_text(array)).tobytes() == array.tobytes()
+    assert decode_floats(encode_floats(array)).tobytes() == array.tobytes()
 
 
 @pytest.mark.parametrize("text", ["?", "AAA", "AAAA", "AAAAAAA=é"])
 def test_text_that_holds_no_floats_is_an_error(text):
     with pytest.raises(ValueError, match=r"base64|4 bytes"):
-        from_text(text)
+        decode_floats(text)
 
 
 def test_keys_differ_where_the_pictures_may():
     z = np.arange(Z, dtype=np.float32)
     different = [
-        Source(1),
-        Source(2),
-        Source(z=z),
-        Source(z=-z),
-        Source(w=z[None]),
-        Source(1, classes={0: 1.0}),
-        Source(1, classes={1: 1.0}),
-        Source(1, classes={0: 0.5, 1: 0.5}),
-        Source(1, truncation=0.5),
-        Source(1, truncation=0.0),
+        LatentSource(1),
+        LatentSource(2),
+        LatentSource(z=z),
+        LatentSource(z=-z),
+        LatentSource(w=z[None]),
+        LatentSource(1, classes={0: 1.0}),
+        LatentSource(1, classes={1: 1.0}),
+        LatentSource(1, classes={0: 0.5, 1: 0.5}),
+        LatentSource(1, truncation=0.5),
+        LatentSource(1, truncation=0.0),
     ]
     assert len({source.key for source in different}) == len(different)
-    blends = Source(1, classes={0: 0.5, 1: 0.5}), Source(1, classes={1: 0.5, 0: 0.5})
+    blends = LatentSource(1, classes={0: 0.5, 1: 0.5}), LatentSource(1, classes={1: 0.5, 0: 0.5})
     assert blends[0].key == blends[1].key
 
 
 def test_rows_are_fed_in_their_order_whatever_they_come_from(manifests):
     z = np.arange(Z, dtype=np.float32)
     rows = [
-        Source(5, classes={2: 1.0}, truncation=0.5),
-        Source(z=z, classes={0: 1.0}, truncation=0.25),
-        Source(9, classes={1: 1.0}),
+        LatentSource(5, classes={2: 1.0}, truncation=0.5),
+        LatentSource(z=z, classes={0: 1.0}, truncation=0.25),
+        LatentSource(9, classes={1: 1.0}),
     ]
     fed = feeds(rows, manifests["painted-classes"])
     seeded = seeds.draw([5, 9], Z)
@@ -103,11 +103,11 @@ def test_rows_are_fed_in_their_order_whatever_they_come_from(manifests):
     np.testing.assert_array_equal(fed["class_index"], [2, 0, 1])
     expected = np.array([0.5, 0.25, TRUNCATION.default], np.float32)
     np.testing.assert_array_equal(fed["truncation"], expected)
-    assert set(feeds([Source(1)], manifests["painted"])) == {"z"}
+    assert set(feeds([LatentSource(1)], manifests["painted"])) == {"z"}
 
 
 def test_a_graph_that_takes_weights_gets_them_and_one_that_takes_an_index_cannot_blend(manifests):
-    rows = [Source(1, classes={1: 1.0}), Source(2, classes={0: 0.25, 2: 0.75})]
+    rows = [LatentSource(1, classes={1: 1.0}), LatentSource(2, classes={0: 0.25, 2: 0.75})]
     fed = feeds(rows, manifests["cut"])
     assert fed["class_weights"].dtype == np.float32
     np.testing.assert_array_equal(fed["class_weights"], [[0, 1, 0], [0.25, 0, 0.75]])
@@ -134,16 +134,16 @@ def test_the_class_does_not_hang_on_the_latent_of_the_same_seed():
 def test_styles_for_all_layers_or_for_each(manifests):
     manifest = manifests["painted"]
     one = np.arange(W, dtype=np.float32)
-    assert styles_of(one, manifest).shape == (LAYERS, W)
-    assert (styles_of(one, manifest) == one).all()
+    assert as_w(one, manifest).shape == (LAYERS, W)
+    assert (as_w(one, manifest) == one).all()
     each = np.arange(LAYERS * W, dtype=np.float32)
-    np.testing.assert_array_equal(styles_of(each, manifest), each.reshape(LAYERS, W))
+    np.testing.assert_array_equal(as_w(each, manifest), each.reshape(LAYERS, W))
     with pytest.raises(ValueError, match="expected 6×10 values, or 10 for all layers, got 11"):
-        styles_of(np.zeros(W + 1, np.float32), manifest)
+        as_w(np.zeros(W + 1, np.float32), manifest)
     with pytest.raises(ValueError, match="cut has no styles"):
-        styles_of(one, manifests["cut"])
+        as_w(one, manifests["cut"])
     with pytest.raises(ValueError, match="expected 16 values, got 3"):
-        latent_of(np.zeros(3, np.float32), manifest)
+        as_z(np.zeros(3, np.float32), manifest)
 
 
 def test_the_classes_of_the_models_are_as_the_tests_think(manifests):

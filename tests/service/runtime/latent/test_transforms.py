@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from service.runtime.latent.transforms import identities, moving, transform_of
+from service.runtime.latent.transforms import as_transform, identity_transforms, motion_transform
 
 
 def shown_at(transform, x, y):
@@ -10,27 +10,31 @@ def shown_at(transform, x, y):
 
 
 def test_a_picture_moved_to_the_right_shows_what_was_to_the_left():
-    np.testing.assert_allclose(shown_at(moving([0.25, 0.1], 0, 1), 0.25, 0.1), [0, 0], atol=1e-7)
+    np.testing.assert_allclose(
+        shown_at(motion_transform([0.25, 0.1], 0, 1), 0.25, 0.1), [0, 0], atol=1e-7
+    )
 
 
 def test_a_picture_turned_against_the_clock_shows_at_the_top_what_was_to_the_right():
     # y goes down, so the top is negative.
-    np.testing.assert_allclose(shown_at(moving([0, 0], 90, 1), 0, -0.5), [0.5, 0], atol=1e-7)
+    np.testing.assert_allclose(
+        shown_at(motion_transform([0, 0], 90, 1), 0, -0.5), [0.5, 0], atol=1e-7
+    )
 
 
 def test_a_larger_picture_shows_less_and_the_middle_stays():
-    twice = moving([0, 0], 30, 2)
+    twice = motion_transform([0, 0], 30, 2)
     np.testing.assert_allclose(shown_at(twice, 0, 0), [0, 0], atol=1e-7)
     assert np.linalg.norm(shown_at(twice, 0.5, 0)) == pytest.approx(0.25)
 
 
 def test_a_picture_is_turned_before_it_is_moved():
-    both = moving([0.25, 0], 90, 1)
+    both = motion_transform([0.25, 0], 90, 1)
     np.testing.assert_allclose(shown_at(both, 0.25, 0), [0, 0], atol=1e-7)
 
 
 def test_nothing_said_is_the_identity():
-    np.testing.assert_array_equal(moving([0, 0], 0, 1), identities(1)[0])
+    np.testing.assert_array_equal(motion_transform([0, 0], 0, 1), identity_transforms(1)[0])
 
 
 @pytest.mark.parametrize(
@@ -45,4 +49,4 @@ def test_nothing_said_is_the_identity():
 )
 def test_what_is_no_transform_is_refused(values, why):
     with pytest.raises(ValueError, match=why):
-        transform_of(values)
+        as_transform(values)

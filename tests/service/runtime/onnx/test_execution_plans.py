@@ -10,7 +10,7 @@ from service.runtime.onnx.execution_plans import (
     MOST_ROWS,
     PlanCache,
     Planner,
-    PlanWish,
+    PlanOptions,
     cache_file,
     largest_bucket,
     rows_in,
@@ -30,7 +30,7 @@ def load(folder, wish=None, cache=None):
 
 
 def test_without_measuring_the_plan_is_the_providers(folder):
-    plan = load(folder, PlanWish(measure=False)).plan
+    plan = load(folder, PlanOptions(measure=False)).plan
     assert plan == plan_for(Provider.CPU)
     assert plan.source == "default"
 
@@ -41,7 +41,7 @@ def test_a_measured_plan_keeps_the_cpus_busy_and_its_batches_short(folder):
     assert plan.source == "measured"
     assert plan.workers * plan.threads in range(max(usable_cpus() // 2, 1), usable_cpus() + 1)
     assert 1 <= plan.max_rows <= MOST_ROWS
-    expected = load(folder, PlanWish(measure=False)).generate(range(9))
+    expected = load(folder, PlanOptions(measure=False)).generate(range(9))
     assert (model.generate(range(9)) == expected).all()
 
 
@@ -65,11 +65,11 @@ def test_what_was_measured_is_kept_for_the_model_on_this_machine(folder, tmp_pat
 @pytest.mark.parametrize(
     ("wish", "expected"),
     [
-        (PlanWish(workers=3, threads=2, max_rows=5), (3, 2, 5)),
-        (PlanWish(workers=1, measure=False), (1, usable_cpus(), 8)),
-        (PlanWish(threads=1, measure=False), (usable_cpus(), 1, 8)),
-        (PlanWish(threads=64, measure=False), (1, 64, 8)),
-        (PlanWish(max_rows=16, measure=False), (usable_cpus(), 1, 16)),
+        (PlanOptions(workers=3, threads=2, max_rows=5), (3, 2, 5)),
+        (PlanOptions(workers=1, measure=False), (1, usable_cpus(), 8)),
+        (PlanOptions(threads=1, measure=False), (usable_cpus(), 1, 8)),
+        (PlanOptions(threads=64, measure=False), (1, 64, 8)),
+        (PlanOptions(max_rows=16, measure=False), (usable_cpus(), 1, 16)),
     ],
 )
 def test_what_the_operator_sets_is_what_runs(folder, wish, expected):
@@ -79,16 +79,16 @@ def test_what_the_operator_sets_is_what_runs(folder, wish, expected):
 
 
 def test_what_the_operator_leaves_open_is_measured_around_what_is_set(folder):
-    plan = load(folder, PlanWish(workers=1, threads=1)).plan
+    plan = load(folder, PlanOptions(workers=1, threads=1)).plan
     assert (plan.workers, plan.threads) == (1, 1)
     assert plan.source == "measured"
-    assert load(folder, PlanWish(max_rows=3)).plan.max_rows == 3
+    assert load(folder, PlanOptions(max_rows=3)).plan.max_rows == 3
 
 
 def test_there_are_as_many_slots_as_workers_that_may_be():
-    assert slots(Provider.CPU, PlanWish()) == usable_cpus()
-    assert slots(Provider.CPU, PlanWish(workers=7)) == 7
-    assert slots(Provider.CUDA, PlanWish()) == plan_for(Provider.CUDA).workers
+    assert slots(Provider.CPU, PlanOptions()) == usable_cpus()
+    assert slots(Provider.CPU, PlanOptions(workers=7)) == 7
+    assert slots(Provider.CUDA, PlanOptions()) == plan_for(Provider.CUDA).workers
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_cache_that_holds_nonsense_is_as_none(tmp_path, content):
 
 def test_a_cache_that_cannot_be_written_is_no_error(folder, tmp_path):
     (tmp_path / "file").write_text("")
-    plan = load(folder, PlanWish(workers=1, threads=1), tmp_path / "file" / "plans.json").plan
+    plan = load(folder, PlanOptions(workers=1, threads=1), tmp_path / "file" / "plans.json").plan
     assert plan.source == "measured"
 
 

@@ -98,7 +98,7 @@ def test_the_cpu_has_a_name(tree):
 
 _COLLECTIONS = """
 import gc, weakref
-from service.runtime.onnx.machine import give_memory_back, keep_out_of_collections
+from service.runtime.onnx.machine import release_memory, freeze_garbage_collection
 
 class Node:
     pass
@@ -106,7 +106,7 @@ class Node:
 there = [[] for _ in range(20_000)]
 before = Node()
 before.itself = before
-keep_out_of_collections()
+freeze_garbage_collection()
 looked_at = []
 gc.callbacks.append(lambda phase, _: looked_at.append(len(gc.get_objects())))
 gc.collect()
@@ -115,7 +115,7 @@ was_before = weakref.ref(before)
 del before
 gc.collect()
 assert was_before() is not None
-give_memory_back()
+release_memory()
 assert was_before() is None
 assert gc.get_freeze_count() > 20_000
 """
@@ -127,6 +127,6 @@ def test_what_was_there_is_looked_at_again_only_when_memory_is_given_back():
 
 
 def test_who_keeps_nothing_out_of_collections_goes_on_so_after_giving_memory_back():
-    code = "import gc; from service.runtime.onnx.machine import give_memory_back as give; give(); "
+    code = "import gc; from service.runtime.onnx.machine import release_memory as give; give(); "
     code += "assert gc.get_freeze_count() == 0"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,15 +13,17 @@ from service.runtime.onnx.sessions import (
     Provider,
     ProviderUnavailable,
     Session,
+    cuda_unavailable_reason,
     in_buckets,
     pick_provider,
     plan_for,
-    why_no_cuda,
 )
 from tests.support.failing_models import CLASSES, SIZE, Z, write_graph
 
-without_gpu = pytest.mark.skipif(why_no_cuda() is None, reason="this machine has CUDA")
-with_gpu = pytest.mark.skipif(why_no_cuda() is not None, reason=f"no CUDA: {why_no_cuda()}")
+without_gpu = pytest.mark.skipif(cuda_unavailable_reason() is None, reason="this machine has CUDA")
+with_gpu = pytest.mark.skipif(
+    cuda_unavailable_reason() is not None, reason=f"no CUDA: {cuda_unavailable_reason()}"
+)
 
 
 @without_gpu

@@ -6,7 +6,7 @@ import weakref
 import pytest
 
 from service.runtime.models.manifest import MAPPING, SYNTHESIS
-from service.runtime.onnx.execution_plans import PlanWish
+from service.runtime.onnx.execution_plans import PlanOptions
 from service.runtime.onnx.sessions import ExecutionPlan
 from service.runtime.scheduling.engine import Engine, EngineState, NotReady
 from service.runtime.scheduling.scheduler import JobTooLarge, QueueFull
@@ -225,7 +225,7 @@ def test_an_engine_whose_models_are_all_gone_has_failed_until_one_comes_back(mod
 
 
 def test_models_of_different_plans_share_the_slots(repository):
-    wish = PlanWish(workers=2, threads=1, max_rows=4, measure=False)
+    wish = PlanOptions(workers=2, threads=1, max_rows=4, measure=False)
     engine = make_engine(repository, plan=wish)
     engine.start()
     narrow, wide = engine.catalog.get("gan-mnist"), engine.catalog.get("dcgan-fashion")

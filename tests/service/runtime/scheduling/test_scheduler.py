@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.runtime.scheduling.batches import Batch, Job, Lane
+from service.runtime.scheduling.batches import Batch, BatchGroup, InferenceJob
 from service.runtime.scheduling.scheduler import (
     SMALLER_BATCHES_S,
     DeadlineExceeded,
@@ -28,7 +28,7 @@ class FakeClock:
         return self.now
 
 
-def doubling_lane(key="lane", max_rows=4, pixels_per_row=1, poison=(), ran=None) -> Lane:
+def doubling_lane(key="lane", max_rows=4, pixels_per_row=1, poison=(), ran=None) -> BatchGroup:
     """Outputs are twice the inputs; a batch that holds a row of `poison` raises."""
 
     def run(feeds):
@@ -39,11 +39,11 @@ def doubling_lane(key="lane", max_rows=4, pixels_per_row=1, poison=(), ran=None)
             raise ValueError("poisoned")
         return {"y": x * 2}
 
-    return Lane(key, run, max_rows, pixels_per_row)
+    return BatchGroup(key, run, max_rows, pixels_per_row)
 
 
-def job(lane, *rows, deadline=float("inf")) -> Job:
-    return Job(lane, {"x": np.array(rows)}, deadline)
+def job(lane, *rows, deadline=float("inf")) -> InferenceJob:
+    return InferenceJob(lane, {"x": np.array(rows)}, deadline)
 
 
 def run_all(scheduler) -> None:
@@ -103,7 +103,7 @@ def test_the_time_to_come_again_follows_the_measured_speed():
         clock.now += 2.0
         return {"y": feeds["x"]}
 
-    lane = Lane("slow", slow, max_rows=4, pixels_per_row=10)
+    lane = BatchGroup("slow", slow, max_rows=4, pixels_per_row=10)
     scheduler = Scheduler(clock, bound=40)
     scheduler.submit(job(lane, 1, 2, 3, 4))
     run_all(scheduler)  # 40 pixels in 2 s.
@@ -123,8 +123,8 @@ def test_short_batches_of_few_pixels_say_little_of_the_speed():
 
         return run
 
-    pictures = Lane("pictures", taking(1.0), max_rows=4, pixels_per_row=1000)
-    styles = Lane("styles", taking(0.001), max_rows=4, pixels_per_row=1)
+    pictures = BatchGroup("pictures", taking(1.0), max_rows=4, pixels_per_row=1000)
+    styles = BatchGroup("styles", taking(0.001), max_rows=4, pixels_per_row=1)
     scheduler = Scheduler(clock, bound=4000)
     for _ in range(20):
         for lane in (styles, pictures):
@@ -216,20 +216,20 @@ def test_a_batch_too_large_for_the_memory_is_run_in_halves():
         return {"y": feeds["x"]}
 
     scheduler = Scheduler(FakeClock(), bound=100)
-    large = job(Lane("small", run, max_rows=8, pixels_per_row=1), *range(8))
+    large = job(BatchGroup("small", run, max_rows=8, pixels_per_row=1), *range(8))
     scheduler.submit(large)
     run_all(scheduler)
     assert result(large) == list(range(8))
 
 
-def small_memory_lane(most_rows, ran) -> Lane:
+def small_memory_lane(most_rows, ran) -> BatchGroup:
     def run(feeds):
         ran.append(len(feeds["x"]))
         if len(feeds["x"]) > most_rows:
             raise MemoryError
         return {"y": feeds["x"]}
 
-    return Lane("small", run, max_rows=8, pixels_per_row=1)
+    return BatchGroup("small", run, max_rows=8, pixels_per_row=1)
 
 
 def test_a_lane_keeps_to_the_rows_that_the_memory_held_for_a_while():
@@ -280,7 +280,7 @@ def test_the_rest_of_a_batch_run_in_halves_is_dropped_when_its_jobs_have_died():
         return {"y": feeds["x"]}
 
     scheduler = Scheduler(clock, bound=100)
-    lane = Lane("slow", run, max_rows=4, pixels_per_row=1)
+    lane = BatchGroup("slow", run, max_rows=4, pixels_per_row=1)
     fine, cancelled, late = job(lane, 1, 2), job(lane, 3), job(lane, 4, deadline=2)
     for each in (fine, cancelled, late):
         scheduler.submit(each)
@@ -307,7 +307,7 @@ def test_what_is_no_exception_is_still_only_the_jobs_error_and_the_worker_lives(
     scheduler = Scheduler(FakeClock(), bound=100)
     threads = Workers(scheduler, 1)
     threads.start()
-    left = job(Lane("leaves", leave, max_rows=2, pixels_per_row=1), 1)
+    left = job(BatchGroup("leaves", leave, max_rows=2, pixels_per_row=1), 1)
     scheduler.submit(left)
     assert isinstance(left.future.exception(10), SystemExit)
     healthy = job(doubling_lane(), 4)
@@ -331,8 +331,8 @@ def test_an_observer_that_raises_harms_no_job():
     assert result(submitted) == [2]
 
 
-def sized_lane(key, slots) -> Lane:
-    return Lane(key, lambda feeds: {"y": feeds["x"] * 2}, 1, 1, slots=slots)
+def sized_lane(key, slots) -> BatchGroup:
+    return BatchGroup(key, lambda feeds: {"y": feeds["x"] * 2}, 1, 1, slots=slots)
 
 
 def test_a_lane_that_needs_all_slots_is_waited_for_and_not_passed_by():
@@ -379,7 +379,7 @@ def test_only_a_batch_that_finds_and_leaves_nothing_else_is_run_alone():
     def run(kind):
         return lambda feeds: ran.append((kind, len(feeds["x"]))) or {"y": feeds["x"]}
 
-    lane = Lane("lane", run("beside others"), 1, 1, run_alone=run("alone"))
+    lane = BatchGroup("lane", run("beside others"), 1, 1, run_alone=run("alone"))
     scheduler = Scheduler(FakeClock(), bound=100, slots=2)
     scheduler.submit(job(lane, 1))
     run_all(scheduler)
@@ -411,7 +411,7 @@ def test_when_the_lane_that_was_waited_for_is_cancelled_the_next_one_starts():
         end.wait(30)
         return {"y": feeds["x"]}
 
-    hung = job(Lane("hangs", hang, 1, 1), 1)
+    hung = job(BatchGroup("hangs", hang, 1, 1), 1)
     scheduler.submit(hung)
     threads.start()
     assert begun.wait(10)
@@ -436,14 +436,14 @@ def test_the_longest_run_is_the_oldest_that_runs_now():
         seen.append(scheduler.longest_run())
         return {"y": feeds["x"]}
 
-    scheduler.submit(job(Lane("slow", look, 1, 1, label="dcgan"), 1))
+    scheduler.submit(job(BatchGroup("slow", look, 1, 1, label="dcgan"), 1))
     run_all(scheduler)
     assert seen == [(7, "dcgan")]
     assert scheduler.longest_run() == (0, "")
 
 
 def test_a_row_too_few_is_an_error_and_not_a_shorter_answer():
-    lane = Lane("short", lambda feeds: {"y": feeds["x"][1:]}, max_rows=4, pixels_per_row=1)
+    lane = BatchGroup("short", lambda feeds: {"y": feeds["x"][1:]}, max_rows=4, pixels_per_row=1)
     scheduler = Scheduler(FakeClock(), bound=100)
     jobs = [job(lane, 1), job(lane, 2)]
     for each in jobs:
@@ -495,7 +495,7 @@ def test_rows_that_are_with_a_worker_keep_their_place_after_a_cancel():
 
 def test_a_held_job_keeps_its_place_until_it_is_released():
     scheduler = Scheduler(FakeClock(), bound=1)
-    held = Job(doubling_lane(), {"x": np.array([1])}, held=True)
+    held = InferenceJob(doubling_lane(), {"x": np.array([1])}, held=True)
     scheduler.submit(held)
     run_all(scheduler)
     assert result(held) == [2]
@@ -510,7 +510,7 @@ def test_a_held_job_keeps_its_place_until_it_is_released():
 
 def test_a_job_released_before_its_end_gives_its_place_back_at_its_end():
     scheduler = Scheduler(FakeClock(), bound=1)
-    held = Job(doubling_lane(), {"x": np.array([1])}, held=True)
+    held = InferenceJob(doubling_lane(), {"x": np.array([1])}, held=True)
     scheduler.submit(held)
     scheduler.release(held)
     assert scheduler.pixels == 1
@@ -528,7 +528,7 @@ def test_parts_that_do_not_fit_together_are_an_error_and_the_worker_lives():
     scheduler = Scheduler(FakeClock(), bound=100)
     threads = Workers(scheduler, 1)
     threads.start()
-    crooked = job(Lane("crooked", run, max_rows=2, pixels_per_row=1), 1, 2, 3)
+    crooked = job(BatchGroup("crooked", run, max_rows=2, pixels_per_row=1), 1, 2, 3)
     scheduler.submit(crooked)
     assert isinstance(crooked.future.exception(10), ValueError)
     healthy = job(doubling_lane(), 4)
@@ -546,7 +546,7 @@ def test_the_time_to_come_again_counts_the_workers_that_run():
         clock.now += 2.0
         return {"y": feeds["x"]}
 
-    lane = Lane("slow", run, max_rows=4, pixels_per_row=10)
+    lane = BatchGroup("slow", run, max_rows=4, pixels_per_row=10)
     for _ in range(2):
         scheduler.submit(job(lane, 1, 2, 3, 4))
     batches = [scheduler.take(0), scheduler.take(0)]  # Two workers, 40 pixels in 2 s each.
@@ -559,7 +559,7 @@ def test_the_time_to_come_again_counts_the_workers_that_run():
 
 def test_inputs_of_unequal_length_are_refused():
     with pytest.raises(ValueError, match="same number of rows"):
-        Job(doubling_lane(), {"x": np.zeros(2), "y": np.zeros(3)})
+        InferenceJob(doubling_lane(), {"x": np.zeros(2), "y": np.zeros(3)})
 
 
 class Lingering:
@@ -568,7 +568,7 @@ class Lingering:
     def __init__(self, took: float = 1.0, rows: int = 4) -> None:
         self.clock = FakeClock()
         self.scheduler = Scheduler(self.clock, bound=100, linger_s=0.002)
-        self.lane = Lane("lane", self.run, max_rows=8, pixels_per_row=1)
+        self.lane = BatchGroup("lane", self.run, max_rows=8, pixels_per_row=1)
         self.took = took
         self.submit(*range(rows))
         self.scheduler.execute(self.scheduler.take(timeout=0))
@@ -654,7 +654,7 @@ def test_a_moment_that_ends_while_it_is_looked_at_is_not_waited_for_without_end(
         clock.now += 1.0
         return {"y": feeds["x"]}
 
-    lane = Lane("lane", run, 8, 1)
+    lane = BatchGroup("lane", run, 8, 1)
     scheduler.submit(job(lane, 1, 2))
     scheduler.execute(scheduler.take(timeout=0))
     scheduler.submit(job(lane, 3))
@@ -681,7 +681,7 @@ def test_a_lane_that_comes_while_another_is_given_a_moment_is_run_at_once():
                 release.wait(20)
             return {"y": feeds["x"]}
 
-        return Lane(key, run, 8, 1)
+        return BatchGroup(key, run, 8, 1)
 
     lanes = {key: lane(key) for key in begun}
     scheduler.submit(job(lanes["first"], 1, 2))
@@ -701,7 +701,7 @@ def test_a_lane_that_comes_while_another_is_given_a_moment_is_run_at_once():
 
 def test_a_worker_wakes_when_the_moment_is_over():
     scheduler = Scheduler(time.monotonic, bound=100, linger_s=0.2)
-    lane = Lane("lane", lambda feeds: time.sleep(0.4) or {"y": feeds["x"]}, 8, 1)
+    lane = BatchGroup("lane", lambda feeds: time.sleep(0.4) or {"y": feeds["x"]}, 8, 1)
     first, second = job(lane, 1, 2), job(lane, 3)
     workers = Workers(scheduler, 1)
     workers.start()
@@ -760,10 +760,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.memory = 3
         # The lane of key k takes k + 1 slots: the last one takes them all.
         self.lanes = [
-            Lane(key, self.run_rows, max_rows=3, pixels_per_row=key + 1, slots=key + 1)
+            BatchGroup(key, self.run_rows, max_rows=3, pixels_per_row=key + 1, slots=key + 1)
             for key in range(self.LANES)
         ]
-        self.jobs: list[Job] = []
+        self.jobs: list[InferenceJob] = []
         self.ends: dict[int, int] = {}
         self.cancelled_at: dict[int, int] = {}
         self.held: set[int] = set()
@@ -796,7 +796,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def submit(self, lane, rows, life, bad, held):
         number = len(self.jobs)
         values = np.array([100 * number + row for row in range(rows)])
-        new = Job(self.lanes[lane], {"x": values}, self.clock.now + life, held=held)
+        new = InferenceJob(self.lanes[lane], {"x": values}, self.clock.now + life, held=held)
         before = self.scheduler.pixels
         try:
             self.scheduler.submit(new)

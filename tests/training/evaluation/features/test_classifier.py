@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.support.images import drawn_digits
-from training.data.images import Pictures
+from training.data.images import ImageData
 from training.evaluation.errors import QualityError
 from training.evaluation.features.classifier import ClassifierSettings, trained_classifier
 
@@ -13,9 +13,9 @@ QUICK = ClassifierSettings(width=8, images=6_000)
 
 
 @pytest.fixture(scope="module")
-def digits() -> Pictures:
+def digits() -> ImageData:
     pixels, labels = drawn_digits(600)
-    return Pictures(pixels[..., None], labels.astype(np.int64), tuple("0123456789"))
+    return ImageData(pixels[..., None], labels.astype(np.int64), tuple("0123456789"))
 
 
 def test_a_classifier_learns_and_is_judged_by_pictures_that_it_has_not_seen(digits):
@@ -73,7 +73,7 @@ def test_pictures_of_any_size_and_colour_can_be_learnt_from(size, stored, channe
     labels = np.arange(80) % 2
     pixels = rng.integers(0, 100, (80, stored, stored, channels), np.uint8)
     pixels[labels == 1, ..., 0] += 150
-    pictures = Pictures(pixels, labels.astype(np.int64), ("dark", "bright"))
+    pictures = ImageData(pixels, labels.astype(np.int64), ("dark", "bright"))
     settings = ClassifierSettings(width=4, images=3_000, flip=True)
     classifier = trained_classifier(pictures, size, settings)
     assert classifier.accuracy == 1

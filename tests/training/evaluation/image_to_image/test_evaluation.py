@@ -12,7 +12,7 @@ from training.data.datasets import DataSetMissing
 from training.evaluation.errors import QualityError
 from training.evaluation.features.references import digest_of
 from training.evaluation.image_to_image.evaluation import measure_ways
-from training.evaluation.image_to_image.targets import open_translator
+from training.evaluation.image_to_image.targets import open_image_to_image_target
 from training.recipe.schema import load_recipe
 from training.run import Run
 from training.trainer import train
@@ -44,7 +44,7 @@ def repository(tmp_path):
 def test_figures_are_the_means_of_pairs_and_name_the_pictures(
     repository, photographs, small_network
 ):
-    translator = open_translator("filled", repository, data=str(photographs))
+    translator = open_image_to_image_target("filled", repository, data=str(photographs))
     (way,) = measure_ways(translator.recipe, translator.model, small_network)
     hole = (way.given == 255).all(axis=-1)
     assert 0.05 < hole.mean() < 0.6

@@ -20,7 +20,7 @@ from training.data.images import DataOptions, prepare
 from training.evaluation.errors import QualityError
 from training.evaluation.features.classifier import ClassifierSettings
 from training.evaluation.features.references import digest_of
-from training.evaluation.metrics.class_accuracy import measure_obedience
+from training.evaluation.metrics.class_accuracy import measure_class_accuracy
 from training.export.model_card import model_card
 from training.recipe.schema import load_recipe
 
@@ -101,7 +101,7 @@ def data(digits) -> DataOptions:
 
 def test_a_model_that_draws_what_it_is_asked_for_is_obedient(tmp_path, data):
     folder = write_model(tmp_path / "model", drawn_digits(10)[0])
-    obedience = measure_obedience(folder, data, samples=205, settings=QUICK)
+    obedience = measure_class_accuracy(folder, data, samples=205, settings=QUICK)
     assert obedience.agreement > 0.9
     assert list(obedience.per_class) == list("0123456789")
     assert min(obedience.per_class.values()) > 0.5
@@ -111,7 +111,7 @@ def test_a_model_that_mixes_classes_up_is_not(tmp_path, data):
     # 0 to 4 stay what they are, 5 to 9 go round.
     pictures = drawn_digits(10)[0][[0, 1, 2, 3, 4, 6, 7, 8, 9, 5]]
     folder = write_model(tmp_path / "model", pictures)
-    obedience = measure_obedience(folder, data, samples=200, settings=QUICK)
+    obedience = measure_class_accuracy(folder, data, samples=200, settings=QUICK)
     assert obedience.agreement == pytest.approx(0.5, abs=0.1)
     assert obedience.per_class["3"] > 0.8
     assert obedience.per_class["7"] < 0.2
@@ -121,7 +121,7 @@ def test_the_figure_says_all_that_is_needed_to_read_it(tmp_path, data):
     folder = write_model(tmp_path / "model", drawn_digits(10)[0])
     model = Model(folder, Provider.CPU, ExecutionPlan(1, 1, 8))
     stages = set()
-    obedience = measure_obedience(
+    obedience = measure_class_accuracy(
         model,
         data,
         samples=100,
@@ -150,13 +150,13 @@ def test_the_figure_says_all_that_is_needed_to_read_it(tmp_path, data):
 def test_a_model_and_data_that_do_not_belong_together_are_refused(tmp_path, data):
     folder = write_model(tmp_path / "model", drawn_digits(10)[0], tuple("9876543210"))
     with pytest.raises(QualityError, match="has the classes 9, 8"):
-        measure_obedience(folder, data, samples=10, settings=QUICK)
+        measure_class_accuracy(folder, data, samples=10, settings=QUICK)
     folder = write_model(tmp_path / "other", drawn_digits(10)[0])
     larger = data.model_copy(update={"resolution": 32})
     with pytest.raises(QualityError, match="28 pixels in 1 channels, and the data have 32 in 1"):
-        measure_obedience(folder, larger, samples=10, settings=QUICK)
+        measure_class_accuracy(folder, larger, samples=10, settings=QUICK)
 
 
 def test_a_model_without_classes_is_refused(repository, data):
     with pytest.raises(QualityError, match="gan-mnist has no classes"):
-        measure_obedience(repository / "gan-mnist" / "1", data, samples=10, settings=QUICK)
+        measure_class_accuracy(repository / "gan-mnist" / "1", data, samples=10, settings=QUICK)

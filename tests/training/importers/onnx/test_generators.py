@@ -7,10 +7,10 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 from service.runtime.latent import seeds
 from service.runtime.models.model import Model
-from service.runtime.models.probe_inputs import draw_masks, draw_pictures
+from service.runtime.models.probe_inputs import probe_images, probe_masks
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.importers.errors import ImportFailed, Refused, Unsaid
-from training.importers.formats.base import Said
+from training.importers.formats.base import UserOptions
 from training.importers.onnx.generators import OnnxGraph, explain_graph, rebuild_graph
 from training.importers.onnx.ports import Wishes, wishes_of
 from training.importers.writing import Target, write_model
@@ -35,7 +35,7 @@ def normal(*shape, scale=1.0):
 
 
 def served(path, folder, *maps, said=None, **wishes):
-    rebuilt = rebuild_graph(path, Wishes(maps, said=said or Said(), **wishes))
+    rebuilt = rebuild_graph(path, Wishes(maps, said=said or UserOptions(), **wishes))
     made = write_model(path, OnnxGraph(), rebuilt, Target(folder / "models", "m"))
     return rebuilt, Model(made, Provider.CPU, PLAN)
 
@@ -71,7 +71,7 @@ def test_a_graph_from_z_and_a_one_hot_class_is_wrapped_by_its_maps(tmp_path):
         "class=labels",
         "pixels=output_0",
         range=(-1, 1),
-        said=Said(class_names=("a", "b", "c")),
+        said=UserOptions(class_names=("a", "b", "c")),
     )
     manifest = model.manifest
     assert manifest.classes == ("a", "b", "c")
@@ -108,7 +108,7 @@ def test_half_precision_an_index_of_its_own_axis_and_bytes_that_come_out(tmp_pat
     with pytest.raises(Unsaid, match="--classes"):
         rebuild_graph(path, Wishes())
     # There is one way only to understand it, so nothing has to be mapped.
-    rebuilt, model = served(path, tmp_path, said=Said(classes=5, latent="unit"))
+    rebuilt, model = served(path, tmp_path, said=UserOptions(classes=5, latent="unit"))
     assert dict(rebuilt.told)["class_index"] == "label int32[?, 1]"
     assert model.manifest.latent.distribution == "uniform"
     z = (seeds.draw(SEEDS, 6, "uniform") + 1) / 2
@@ -189,7 +189,7 @@ def test_pictures_of_any_size_go_in_and_come_out_enlarged(tmp_path):
     w = np.abs(normal(48, 12, 1, 1))
     w /= w.sum(1, keepdims=True)
     path = written(tmp_path, text, w=w)
-    _, model = served(path, tmp_path, range=(0, 255), said=Said(side=31))
+    _, model = served(path, tmp_path, range=(0, 255), said=UserOptions(side=31))
     given = model.manifest.input
     assert (model.manifest.task, given.multiple, given.factor, given.fixed) == (
         "upscale",
@@ -197,7 +197,7 @@ def test_pictures_of_any_size_go_in_and_come_out_enlarged(tmp_path):
         2,
         False,
     )
-    image = draw_pictures([3], 12, 3)[:, :10]
+    image = probe_images([3], 12, 3)[:, :10]
     folded = image.reshape(1, 5, 2, 6, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(1, 5, 6, 12)
     mixed = folded @ w[:, :, 0, 0].T.astype(float)
     large = mixed.reshape(1, 5, 6, 4, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(1, 20, 24, 3)
@@ -220,7 +220,7 @@ def test_a_mask_makes_an_inpainter_of_one_size(tmp_path):
         rebuild_graph(path, Wishes(range=(-1, 1)))
     _, model = served(path, tmp_path, "image=picture", "mask=hole", range=(-1, 1), layout="nchw")
     assert (model.manifest.task, model.manifest.input.fixed) == ("inpaint", True)
-    image, mask = draw_pictures(SEEDS, 8, 1), draw_masks(SEEDS, 8)
+    image, mask = probe_images(SEEDS, 8, 1), probe_masks(SEEDS, 8)
     hole = (mask > 127)[..., None]
     kept = (image / 127.5 - 1) * ~hole
     padded = np.pad(kept, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -308,7 +308,7 @@ def test_maps_that_lead_nowhere_name_what_there_is(tmp_path, maps, says):
 @pytest.mark.parametrize("text", ["1", "1,-1", "0,nan", "black,white", "0,1,2"])
 def test_a_range_is_two_numbers_in_their_order(text):
     with pytest.raises(Unsaid, match="--range"):
-        wishes_of([], text, None, None, None, None, Said())
+        wishes_of([], text, None, None, None, None, UserOptions())
 
 
 def test_a_range_that_cuts_much_is_told(tmp_path):

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 from tests.support.checkpoints import Persistent, drawn, nested, nvidias_modules, write_nvidia
 from training.importers.errors import ImportFailed, Refused
-from training.importers.formats.base import Said
+from training.importers.formats.base import UserOptions
 from training.importers.onnx.generators import rebuild_graph
 from training.importers.onnx.ports import Wishes
 from training.importers.reading.files import read_file
@@ -52,7 +52,7 @@ def taken(path):
     """What `ganymede import` does with a file before it writes anything."""
     if path.suffix == ".onnx":
         return rebuild_graph(path, Wishes())
-    return chosen(attempts(networks(read_file(path)), Said()), None)
+    return chosen(attempts(networks(read_file(path)), UserOptions()), None)
 
 
 def refused(path, says="", kind=ImportFailed):

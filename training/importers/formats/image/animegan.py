@@ -11,8 +11,8 @@ import re
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from service.runtime.models.manifest import PictureInput
-from training.importers.formats.base import Format, Rebuilt, Said, load, side_of, translating
+from service.runtime.models.manifest import ImageInput
+from training.importers.formats.base import Format, Rebuilt, UserOptions, load, side_of, translating
 from training.importers.formats.image.rrdb import square_channels
 from training.importers.reading.weights import Network
 
@@ -92,14 +92,14 @@ class AnimeGan(Format):
         r"out_layer\.0\.weight",
     )
 
-    def rebuild(self, network: Network, said: Said) -> Rebuilt:
+    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
         """Build the network."""
         width, channels = network.tensors["block_a.0.1.weight"].shape[:2]
         blocks = sum(
             bool(re.fullmatch(r"block_c\.\d+\.layers\.2\.weight", name)) for name in network.tensors
         )
         # At a quarter of the side a pixel is reflected: there have to be two.
-        given = PictureInput(
+        given = ImageInput(
             channels=square_channels(channels), side=side_of(said, 256, 4), multiple=4, least=8
         )
         return translating(

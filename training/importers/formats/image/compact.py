@@ -10,9 +10,9 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from service.runtime.models.manifest import PictureInput
+from service.runtime.models.manifest import ImageInput
 from training.importers.errors import Unsuitable
-from training.importers.formats.base import Format, Rebuilt, Said, load, side_of, translating
+from training.importers.formats.base import Format, Rebuilt, UserOptions, load, side_of, translating
 from training.importers.formats.image.rrdb import square_channels
 from training.importers.reading.weights import Network
 
@@ -49,7 +49,7 @@ class Compact(Format):
     keys = (r"body\.0\.weight", r"body\.0\.bias", r"body\.1\.weight", r"body\.2\.weight")
     others = (r"body\.1\.(bias|running_mean)", r"(?!body\.).*", r"body\.\d+\.\w+\..*")
 
-    def rebuild(self, network: Network, said: Said) -> Rebuilt:
+    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
         """Build the network: the factor is in what the last convolution gives."""
         numbers = sorted({int(name.split(".")[1]) for name in network.tensors})
         width, channels = network.tensors["body.0.weight"].shape[:2]
@@ -58,7 +58,7 @@ class Compact(Format):
         if factor**2 * channels != last.shape[0] or last.ndim != 4:
             raise Unsuitable("its last convolution gives no enlarged picture")
         convolutions = len(numbers) // 2 + 1
-        given = PictureInput(
+        given = ImageInput(
             channels=square_channels(channels),
             side=side_of(said, 64),
             factor=factor,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from service.runtime.models.manifest import PictureInput
+from service.runtime.models.manifest import ImageInput
 from training.importers.errors import Unsuitable
-from training.importers.formats.base import Format, Rebuilt, Said, side_of, translating
+from training.importers.formats.base import Format, Rebuilt, UserOptions, side_of, translating
 from training.importers.formats.noise.sequential import copy_into
 from training.importers.reading.weights import Layer, Network, known_layers
 
@@ -37,7 +37,7 @@ class ResidualTranslator(Format):
     keys = (r"(.+\.)?\w+\.weight", r"(.+\.)?\w+\.bias")
     others = (r".*(label_emb|embed|rdb\d|RDB|prelu).*",)
 
-    def rebuild(self, network: Network, said: Said) -> Rebuilt:
+    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
         """Build the generator."""
         groups = _with_norms(known_layers(network))
         first, last = groups[0][0], groups[-1][0]
@@ -77,7 +77,7 @@ class ResidualTranslator(Format):
             for _, n in groups
         )
         reach = 3 + 2**halvings * (2 * blocks + 2) + 3 if batch else None
-        given = PictureInput(
+        given = ImageInput(
             channels=channels,
             side=side_of(said, 256, 2**halvings),
             multiple=2**halvings,

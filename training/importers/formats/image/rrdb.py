@@ -12,9 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from service.runtime.models.manifest import PictureInput
+from service.runtime.models.manifest import ImageInput
 from training.importers.errors import Unsuitable
-from training.importers.formats.base import Fit, Format, Rebuilt, Said, load, side_of, translating
+from training.importers.formats.base import (
+    Fit,
+    Format,
+    Rebuilt,
+    UserOptions,
+    load,
+    side_of,
+    translating,
+)
 from training.importers.reading.weights import Network
 
 _SLOPE = 0.2
@@ -134,7 +142,7 @@ class Rrdb(Format):
         """Compare under the names of today."""
         return super().fit(renamed(network))
 
-    def rebuild(self, network: Network, said: Said) -> Rebuilt:
+    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
         """Build the network: width, growth, blocks and factor are in the shapes."""
         network = renamed(network)
         tensors = network.tensors
@@ -148,7 +156,7 @@ class Rrdb(Format):
             raise Unsuitable(f"conv_first takes {seen} channels and conv_last gives {made}")
         factor = 2**doublings // fold
         built = RRDBNet(seen, made, width, growth, blocks, doublings, fold)
-        given = PictureInput(
+        given = ImageInput(
             channels=square_channels(made),
             side=side_of(said, 64, fold),
             multiple=fold,

@@ -11,9 +11,9 @@ import re
 import torch
 from torch import Tensor, nn
 
-from service.runtime.models.manifest import PictureInput
+from service.runtime.models.manifest import ImageInput
 from training.importers.errors import Unsuitable
-from training.importers.formats.base import Format, Rebuilt, Said, load, side_of, translating
+from training.importers.formats.base import Format, Rebuilt, UserOptions, load, side_of, translating
 from training.importers.formats.image.rrdb import square_channels
 from training.importers.reading.weights import Network
 
@@ -84,7 +84,7 @@ class Srgan(Format):
         r"block\d+\.0\.conv\.weight",
     )
 
-    def rebuild(self, network: Network, said: Said) -> Rebuilt:
+    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
         """Build the network: blocks and doublings are counted."""
         tensors = network.tensors
         width, channels = tensors["block1.0.weight"].shape[:2]
@@ -96,7 +96,7 @@ class Srgan(Format):
             raise Unsuitable("it does not enlarge")
         normalised = f"block{blocks + 2}.1.running_mean" in tensors
         built = SrganGenerator(channels, width, blocks, doublings, normalised=normalised)
-        given = PictureInput(
+        given = ImageInput(
             channels=square_channels(channels),
             side=side_of(said, 32),
             factor=2**doublings,

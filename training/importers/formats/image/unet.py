@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from service.runtime.models.manifest import PictureInput
+from service.runtime.models.manifest import ImageInput
 from training.importers.errors import Unsaid, Unsuitable
-from training.importers.formats.base import Format, Rebuilt, Said, side_of, translating
+from training.importers.formats.base import Format, Rebuilt, UserOptions, side_of, translating
 from training.importers.formats.noise.sequential import copy_into
 from training.importers.reading.weights import Layer, Network, known_layers
 
@@ -42,7 +42,7 @@ class UNetTranslator(Format):
     origin = "pytorch-CycleGAN-and-pix2pix (BSD-2), Isola et al. 2017"
     keys = (r"(.+\.)?model\.0\.weight", r"(.+\.)?model\.1\.model\.\d+\.weight")
 
-    def rebuild(self, network: Network, said: Said) -> Rebuilt:
+    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
         """Build the network; which way a convolution goes is told by its depth in the names."""
         found = known_layers(network)
         convolutions = [layer for layer in found if layer.kind == "convolution"]
@@ -86,7 +86,7 @@ class UNetTranslator(Format):
         batch = any(norm is not None and "weight" in norm.tensors for norm in norms.values())
         running = batch and statistics == "running"
         multiple = 2**levels
-        given = PictureInput(
+        given = ImageInput(
             channels=channels,
             side=side_of(said, multiple, multiple),
             multiple=multiple,

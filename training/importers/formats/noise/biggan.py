@@ -19,7 +19,7 @@ from training.importers.errors import MISFITS, Unsuitable
 from training.importers.formats.base import (
     Format,
     Rebuilt,
-    Said,
+    UserOptions,
     class_names,
     generating,
     runs,
@@ -84,14 +84,14 @@ class BigGan(Format):
     )
     names = _PLAIN
 
-    def rebuild(self, network: Network, said: Said) -> Rebuilt:
+    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
         """Build the generator: sides, widths and chunks are in the shapes. Raises Unsuitable."""
         try:
             return runs(self._rebuilt(folded(network.tensors), said))
         except MISFITS as error:
             raise Unsuitable(f"its tensors do not fit together: {error}") from error
 
-    def _rebuilt(self, tensors: dict[str, Tensor], said: Said) -> Rebuilt:
+    def _rebuilt(self, tensors: dict[str, Tensor], said: UserOptions) -> Rebuilt:
         shared = tensors.get("shared.weight")
         if shared is None:
             _as_linear(tensors)
@@ -133,7 +133,7 @@ class BigGan(Format):
         self,
         build: Builder,
         paths: Sequence[str],
-        said: Said,  # noqa: ARG002 - as the deep one has it
+        said: UserOptions,  # noqa: ARG002 - as the deep one has it
     ) -> tuple[list[nn.Module], int, int]:
         """Return all blocks, how often they double, and how many of them are told a condition."""
         attention = [f"{path}.theta.weight" in build.tensors for path in paths]
@@ -175,7 +175,7 @@ class BigGanDeep(BigGan):
     names = _DEEP
 
     def _blocks(
-        self, build: Builder, paths: Sequence[str], said: Said
+        self, build: Builder, paths: Sequence[str], said: UserOptions
     ) -> tuple[list[nn.Module], int, int]:
         return bottlenecks(build, paths, said.side, "theta.weight")
 
@@ -253,7 +253,7 @@ def sampled(
     generator: ClassConditionalGenerator,
     z_dim: int,
     picture: tuple[int, int],
-    said: Said,
+    said: UserOptions,
     classes: int,
     told: Sequence[tuple[str, str]],
     notes: Sequence[str] = (),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.importers.errors import Unsaid, Unsuitable
-from training.importers.formats.base import Said
+from training.importers.formats.base import UserOptions
 from training.importers.formats.layers import Tensors, convolution, filled, linear, transposed
 from training.networks.layers.conditioning import per_class
 from training.networks.noise.biggan import BlockUp
@@ -26,7 +26,7 @@ from training.networks.noise.biggan_layers import (
     BatchNorm2d,
     ConditionalBatchNorm2d,
     SelfAttention,
-    ToPictures,
+    ToImages,
     doubled,
     normalise,
 )
@@ -305,10 +305,10 @@ class Builder:
         grow = transposed(self.tensors, f"{path}.{layer}", 2, 1)
         return Doubling(grow, self.conditional(f"{path}.{norm}"))
 
-    def to_pictures(self, norm: nn.Module, path: str) -> ToPictures:
+    def to_pictures(self, norm: nn.Module, path: str) -> ToImages:
         """Return the generator's end."""
         with torch.device("meta"):
-            made = ToPictures(1, 1)
+            made = ToImages(1, 1)
         made[0], made[2] = norm, self.convolution(path)
         return made
 
@@ -322,7 +322,7 @@ def with_fixed_statistics(generator: nn.Module) -> nn.Module:
     return generator
 
 
-def standing(said: Said) -> bool:
+def standing(said: UserOptions) -> bool:
     """Whether statistics are to be taken anew, for each of several truncations. Raises Unsaid."""
     if said.statistics not in (None, "running", "standing"):
         raise Unsaid(f"--statistics {said.statistics}: of a BigGAN it is running or standing")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.importers.errors import MISFITS, Unsuitable
-from training.importers.formats.base import Format, Rebuilt, Said, generating, runs, square
+from training.importers.formats.base import Format, Rebuilt, UserOptions, generating, runs, square
 from training.importers.formats.layers import Tensors, convolution, transposed
 from training.importers.formats.noise.linear_attention import (
     ChannelNorm,
@@ -166,7 +166,7 @@ class LightweightGan(Format):
         r"GE\.out_conv\.weight",
     )
 
-    def rebuild(self, network: Network, said: Said) -> Rebuilt:  # noqa: ARG002 - all is in the file
+    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:  # noqa: ARG002 - all is in the file
         """Build the network. Raises Unsuitable."""
         tensors = {name: value.float() for name, value in network.within("GE").tensors.items()}
         try:

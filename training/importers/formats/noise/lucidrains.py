@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from service.runtime.models.manifest import LatentSpace, Truncation
 from training.export.graphs import pieces, style_space
 from training.importers.errors import MISFITS, Unsuitable
-from training.importers.formats.base import Format, Rebuilt, Said, checked_rows, runs, square
+from training.importers.formats.base import Format, Rebuilt, UserOptions, checked_rows, runs, square
 from training.importers.formats.layers import Tensors, convolution, linear, transposed
 from training.importers.formats.noise.linear_attention import ChannelNorm, LinearAttention
 from training.importers.reading.weights import Network
@@ -214,7 +214,7 @@ class LucidrainsStyleGan2(Format):
         r"GE\.blocks\.0\.to_rgb\.conv\.weight",
     )
 
-    def rebuild(self, network: Network, said: Said) -> Rebuilt:
+    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
         """Build the network. Raises Unsuitable."""
         try:
             return runs(self._rebuilt(network, said.config))

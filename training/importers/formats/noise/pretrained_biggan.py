@@ -16,7 +16,7 @@ from training.importers.errors import MISFITS, Unsuitable
 from training.importers.formats.base import (
     Format,
     Rebuilt,
-    Said,
+    UserOptions,
     class_names,
     generating,
     runs,
@@ -147,14 +147,14 @@ class PretrainedBigGan(Format):
         r"generator\.conv_to_rgb\.weight(_orig)?",
     )
 
-    def rebuild(self, network: Network, said: Said) -> Rebuilt:
+    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
         """Build the generator: sides and widths are in the shapes. Raises Unsuitable."""
         try:
             return runs(self._rebuilt(folded(network.tensors), said))
         except MISFITS as error:
             raise Unsuitable(f"its tensors do not fit together: {error}") from error
 
-    def _rebuilt(self, tensors: dict[str, Tensor], said: Said) -> Rebuilt:
+    def _rebuilt(self, tensors: dict[str, Tensor], said: UserOptions) -> Rebuilt:
         embedding = tensors["embeddings.weight"].t().contiguous()
         classes, embedded = embedding.shape
         z_dim = tensors["generator.gen_z.weight"].shape[1] - embedded

@@ -16,7 +16,7 @@ from training.importers.errors import Unsuitable
 from training.importers.formats.base import (
     Format,
     Rebuilt,
-    Said,
+    UserOptions,
     class_names,
     generating,
     latent,
@@ -95,7 +95,7 @@ class PyTorchGan(Format):
     origin = "PyTorch-GAN's dcgan, cgan and acgan (MIT), and their many relatives"
     keys = (r"l1\.0\.weight", r"conv_blocks\.0\.running_mean", r"conv_blocks\.\d+\.weight")
 
-    def rebuild(self, network: Network, said: Said) -> Rebuilt:
+    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
         """Build the generator; each convolution but the last doubles the side before it."""
         found = {layer.path: layer for layer in layers(network)}
         first = found["l1.0"]
@@ -138,7 +138,7 @@ class PyTorchGan(Format):
         )
 
     def _blocks(
-        self, blocks: list[Layer], convolutions: list[Layer], said: Said
+        self, blocks: list[Layer], convolutions: list[Layer], said: UserOptions
     ) -> list[nn.Module]:
         built: list[nn.Module] = []
         width = convolutions[0].weight.shape[1]

@@ -17,7 +17,7 @@ from training.importers.errors import Unsaid, Unsuitable
 from training.importers.formats.base import (
     Format,
     Rebuilt,
-    Said,
+    UserOptions,
     class_names,
     generating,
     latent,
@@ -49,7 +49,7 @@ class Chain(nn.Module):
         return made
 
 
-def activation(said: Said, usual: str) -> nn.Module:
+def activation(said: UserOptions, usual: str) -> nn.Module:
     """Return the activation between layers: what was said, else the format's. Raises Unsaid."""
     name = said.activation or usual
     if name not in ACTIVATIONS:
@@ -57,7 +57,7 @@ def activation(said: Said, usual: str) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
-def last_steps(said: Said) -> list[nn.Module]:
+def last_steps(said: UserOptions) -> list[nn.Module]:
     """Return what brings the last layer's values to [-1, 1]. Raises Unsaid."""
     if said.output in (None, "tanh"):
         return [nn.Tanh()]
@@ -105,7 +105,7 @@ class DcganChain(Format):
     keys = (r"(.+\.)?\w+\.weight",)
     others = (r".*(label_emb|embed|RDB|rdb\d|prelu).*",)
 
-    def rebuild(self, network: Network, said: Said) -> Rebuilt:
+    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
         """Build the chain."""
         found = known_layers(network)
         convolutions = [layer for layer in found if layer.kind == "convolution"]
@@ -166,7 +166,7 @@ class MlpChain(Format):
     keys = (r"(.+\.)?\w+\.weight", r"(.+\.)?\w+\.bias")
     others = (r".*(label_emb|embed).*",)
 
-    def rebuild(self, network: Network, said: Said) -> Rebuilt:
+    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
         """Build the chain."""
         found = known_layers(network)
         linear = [layer for layer in found if layer.kind == "linear"]
@@ -209,7 +209,7 @@ class MlpChain(Format):
         )
 
 
-def picture_of(values: int, said: Said) -> tuple[int, int]:
+def picture_of(values: int, said: UserOptions) -> tuple[int, int]:
     """Return the side and the channels of pictures of so many values. Raises Unsuitable, Unsaid."""
     for channels in (said.channels,) if said.channels else (1, 3, 4):
         side = math.isqrt(values // channels)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from service.runtime.latent.seeds import Distribution
 from training.importers.errors import MISFITS, Unsaid, Unsuitable
-from training.importers.formats.base import Format, Rebuilt, Said, latent, runs
+from training.importers.formats.base import Format, Rebuilt, UserOptions, latent, runs
 from training.importers.formats.noise.biggan import (
     attention_sides,
     block_paths,
@@ -80,14 +80,14 @@ class StudioGan(Format):
     )
     others = (r"info_.*",)
 
-    def rebuild(self, network: Network, said: Said) -> Rebuilt:
+    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
         """Build the generator of the backbone that the names tell. Raises Unsuitable, Unsaid."""
         try:
             return runs(self._rebuilt(folded(network.tensors, transposed=r"deconv"), said))
         except MISFITS as error:
             raise Unsuitable(f"its tensors do not fit together: {error}") from error
 
-    def _rebuilt(self, tensors: dict[str, Tensor], said: Said) -> Rebuilt:
+    def _rebuilt(self, tensors: dict[str, Tensor], said: UserOptions) -> Rebuilt:
         model, data = (_section(said.config, name) for name in ("MODEL", "DATA"))
         backbone = _backbone(tensors, model)
         if model.get("g_act_fn", "ReLU") != "ReLU":
@@ -140,7 +140,7 @@ def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _drawn(model: Mapping[str, Any], said: Said) -> Distribution:
+def _drawn(model: Mapping[str, Any], said: UserOptions) -> Distribution:
     """Return how z was drawn: as was said, or as configured."""
     if said.latent is None and model.get("z_prior") == "uniform":
         return "uniform"

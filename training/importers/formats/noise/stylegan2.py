@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from training.importers.errors import Unsuitable
-from training.importers.formats.base import Format, Rebuilt, Said, class_names, square
+from training.importers.formats.base import Format, Rebuilt, UserOptions, class_names, square
 from training.importers.formats.noise.style_mapping import (
     mapping_network,
     nvidia_mapping,
@@ -101,7 +101,7 @@ class NvidiaStyleGan2(Format):
     )
     others = (r"synthesis\.b\d+\.skip\..*",)
 
-    def rebuild(self, network: Network, said: Said) -> Rebuilt:
+    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
         """Build the network: resolutions and widths are in the names and shapes."""
         tensors = network.tensors
         modules: Mapping[str, Mapping[str, Any]] = network.config.get("modules", {})
@@ -125,7 +125,7 @@ class NvidiaStyleGan2(Format):
         tensors: Mapping[str, Tensor],
         modules: Mapping[str, Mapping[str, Any]],
         sides: list[int],
-        said: Said,
+        said: UserOptions,
     ) -> Rebuilt:
         widths = [tensors[f"synthesis.b{side}.conv1.weight"].shape[0] for side in sides]
         channels = tensors["synthesis.b4.torgb.weight"].shape[0]
@@ -174,7 +174,7 @@ class RosinalityStyleGan2(Format):
         r"to_rgbs\.0\.conv\.weight",
     )
 
-    def rebuild(self, network: Network, said: Said) -> Rebuilt:  # noqa: ARG002 - all is in the file
+    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:  # noqa: ARG002 - all is in the file
         """Build the network."""
         try:
             return self._rebuilt(network)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from training.importers.errors import Unsuitable
-from training.importers.formats.base import Format, Rebuilt, Said, class_names
+from training.importers.formats.base import Format, Rebuilt, UserOptions, class_names
 from training.importers.formats.noise.style_mapping import nvidia_mapping, rebuilt_styles
 from training.importers.reading.weights import Network
 from training.networks.layers.shapes import ImageShape
@@ -66,14 +66,14 @@ class NvidiaStyleGan3(Format):
         r"synthesis\.L0_\d+_\d+\.magnitude_ema",
     )
 
-    def rebuild(self, network: Network, said: Said) -> Rebuilt:
+    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
         """Build the network: sides and widths are in the layers' names."""
         try:
             return self._rebuilt(network, said)
         except (KeyError, RuntimeError, ValueError) as error:
             raise Unsuitable(f"its tensors do not fit together: {error}") from error
 
-    def _rebuilt(self, network: Network, said: Said) -> Rebuilt:
+    def _rebuilt(self, network: Network, said: UserOptions) -> Rebuilt:
         tensors = {name: tensor.float() for name, tensor in network.tensors.items()}
         modules: Modules = network.config.get("modules", {})
         places = _places(tensors)

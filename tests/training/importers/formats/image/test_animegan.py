@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from service.runtime.models.probe_inputs import draw_pictures
+from service.runtime.models.probe_inputs import probe_images
 from tests.support.checkpoints import doubles, drawn, imported, recognised, remade, to_levels
-from training.importers.formats.base import Said
+from training.importers.formats.base import UserOptions
 
 WIDTH = 2
 # Fan in, width, kernel, stride of each `ConvNormLReLU`, in multiples of the width.
@@ -91,14 +91,14 @@ def drawing_of(t, x, blocks=4):
 
 
 def pictures():
-    image = torch.from_numpy(draw_pictures(range(2), 24, 3)[:, :20].copy())
+    image = torch.from_numpy(probe_images(range(2), 24, 3)[:, :20].copy())
     return image, (image.double() / 127.5 - 1).permute(0, 3, 1, 2)
 
 
 def test_an_animegan_draws_what_its_weights_draw(tmp_path):
     tensors = drawn(anime_shapes(1), scale=0.5)
     torch.save(tensors, tmp_path / "paprika.pt")
-    best, model = imported(tmp_path / "paprika.pt", tmp_path / "models", Said(side=16))
+    best, model = imported(tmp_path / "paprika.pt", tmp_path / "models", UserOptions(side=16))
     assert best.format.name == "animegan2"
     assert (model.manifest.task, model.manifest.input.multiple) == ("translate", 4)
     image, x = pictures()

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from service.runtime.models.probe_inputs import draw_pictures
+from service.runtime.models.probe_inputs import probe_images
 from tests.support.checkpoints import doubles, drawn, imported, recognised, remade, to_levels
-from training.importers.formats.base import Said
+from training.importers.formats.base import UserOptions
 
 WIDTH = 6
 
@@ -40,14 +40,14 @@ def enlarged(t, x, factor):
 
 
 def pictures(channels=3):
-    image = torch.from_numpy(draw_pictures(range(2), 12, channels)[:, :8].copy())
+    image = torch.from_numpy(probe_images(range(2), 12, channels)[:, :8].copy())
     return image, image.double().permute(0, 3, 1, 2) / 255
 
 
 def test_a_compact_network_makes_the_pictures_of_its_weights(tmp_path):
     tensors = drawn(compact_shapes(), scale=0.2)
     torch.save({"params": tensors}, tmp_path / "x4v3.pth")
-    best, model = imported(tmp_path / "x4v3.pth", tmp_path / "models", Said(side=16))
+    best, model = imported(tmp_path / "x4v3.pth", tmp_path / "models", UserOptions(side=16))
     assert best.format.name == "compact"
     image, x = pictures()
     expected = to_levels(2 * enlarged(doubles(tensors), x, 4) - 1)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from service.runtime.models.probe_inputs import draw_pictures
+from service.runtime.models.probe_inputs import probe_images
 from tests.support.checkpoints import doubles, drawn, imported, recognised, remade, to_levels
 from training.importers.errors import ImportFailed
-from training.importers.formats.base import Said
+from training.importers.formats.base import UserOptions
 
 WIDTH = 4
 
@@ -119,14 +119,14 @@ def weights(*args, scale=0.3, **said):
 
 
 def seen(tensors, channels=3, size=(24, 20)):
-    image = torch.from_numpy(draw_pictures(range(2), 24, channels)[:, : size[0], : size[1]].copy())
+    image = torch.from_numpy(probe_images(range(2), 24, channels)[:, : size[0], : size[1]].copy())
     return image, (image.double() / 127.5 - 1).permute(0, 3, 1, 2)
 
 
 def test_latest_net_g_makes_the_pictures_of_its_weights(tmp_path):
     tensors = weights(2)
     torch.save(tensors, tmp_path / "latest_net_G.pth")
-    best, model = imported(tmp_path / "latest_net_G.pth", tmp_path / "models", Said(side=16))
+    best, model = imported(tmp_path / "latest_net_G.pth", tmp_path / "models", UserOptions(side=16))
     assert best.format.name == "cyclegan-resnet"
     given = model.manifest.input
     assert (model.manifest.task, given.multiple, given.side, given.reach) == (

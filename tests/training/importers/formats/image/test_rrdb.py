@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from service.runtime.models.probe_inputs import draw_pictures
+from service.runtime.models.probe_inputs import probe_images
 from tests.support.checkpoints import doubles, drawn, imported, recognised, remade, to_levels
 from training.importers.errors import ImportFailed
-from training.importers.formats.base import Said
+from training.importers.formats.base import UserOptions
 
 WIDTH, GROWTH, BLOCKS = 6, 3, 2
 
@@ -87,14 +87,14 @@ def weights(**said):
 
 
 def pictures(channels=3):
-    image = torch.from_numpy(draw_pictures(range(2), 12, channels)[:, :8].copy())
+    image = torch.from_numpy(probe_images(range(2), 12, channels)[:, :8].copy())
     return image, image.double().permute(0, 3, 1, 2) / 255
 
 
 def test_params_ema_make_the_pictures_of_their_weights_four_times_as_large(tmp_path):
     tensors = weights()
     torch.save({"params_ema": tensors, "params": weights()}, tmp_path / "x4plus.pth")
-    best, model = imported(tmp_path / "x4plus.pth", tmp_path / "models", Said(side=16))
+    best, model = imported(tmp_path / "x4plus.pth", tmp_path / "models", UserOptions(side=16))
     assert (best.format.name, best.network.name) == ("rrdb", "params_ema")
     assert (model.manifest.task, model.manifest.input.factor) == ("upscale", 4)
     image, x = pictures()

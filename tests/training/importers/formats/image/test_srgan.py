@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from service.runtime.models.probe_inputs import draw_pictures
+from service.runtime.models.probe_inputs import probe_images
 from tests.support.checkpoints import doubles, drawn, imported, recognised, remade, to_levels
-from training.importers.formats.base import Said
+from training.importers.formats.base import UserOptions
 
 WIDTH = 4
 
@@ -75,7 +75,7 @@ def enlarged(t, x, blocks, doublings):
 
 
 def pictures():
-    image = torch.from_numpy(draw_pictures(range(2), 12, 3)[:, :8].copy())
+    image = torch.from_numpy(probe_images(range(2), 12, 3)[:, :8].copy())
     return image, image.double().permute(0, 3, 1, 2) / 255
 
 
@@ -86,7 +86,7 @@ def weights(*args, **said):
 def test_an_srgan_makes_the_pictures_of_its_weights(tmp_path):
     tensors = weights()
     torch.save({f"module.{name}": value for name, value in tensors.items()}, tmp_path / "netG.pth")
-    best, model = imported(tmp_path / "netG.pth", tmp_path / "models", Said(side=16))
+    best, model = imported(tmp_path / "netG.pth", tmp_path / "models", UserOptions(side=16))
     assert (best.format.name, model.manifest.input.factor) == ("srgan", 2)
     image, x = pictures()
     # The layout's tanh is mapped to [0, 1], as (tanh + 1) / 2.

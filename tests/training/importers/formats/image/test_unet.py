@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from service.runtime.models.probe_inputs import draw_pictures
+from service.runtime.models.probe_inputs import probe_images
 from tests.support.checkpoints import doubles, drawn, imported, recognised, remade, to_levels
-from training.importers.formats.base import Said
+from training.importers.formats.base import UserOptions
 
 WIDTH = 2
 
@@ -91,7 +91,7 @@ def weights(halvings, **said):
 
 
 def pictures(side, channels=3):
-    image = torch.from_numpy(draw_pictures(range(2), side, channels))
+    image = torch.from_numpy(probe_images(range(2), side, channels))
     return image, (image.double() / 127.5 - 1).permute(0, 3, 1, 2)
 
 
@@ -123,7 +123,7 @@ def test_variants_of_the_layout_are_the_same_functions(tmp_path, halvings, said,
     # Dropout has no tensors, and stands last in its block: no name shows it.
     tensors = weights(halvings, dropout=True, **said)
     torch.save(tensors, tmp_path / "net_G.pth")
-    best = recognised(tmp_path / "net_G.pth", Said(statistics=statistics))
+    best = recognised(tmp_path / "net_G.pth", UserOptions(statistics=statistics))
     assert dict(best.rebuilt.told)["halvings"] == str(halvings)
     image, x = pictures(2**halvings, said.get("seen", 3))
     expected = translated(doubles(tensors), x, statistics)

@@ -10,7 +10,7 @@ from service.runtime.errors import UserError
 from service.runtime.latent import seeds
 from tests.support.checkpoints import drawn, imported, recognised, to_levels
 from tests.support.reference_networks import Layout, normalised, rebuilt_pixels, stepped, twice
-from training.importers.formats.base import Said
+from training.importers.formats.base import UserOptions
 
 CLASSES, SHARED, CHUNK = 3, 6, 4
 
@@ -172,7 +172,7 @@ def test_a_biggan_deep_makes_the_pictures_of_its_weights(tmp_path):
     shapes, z = biggan_shapes([16, 8], 9, deep=True)
     tensors = weights(shapes)
     torch.save({f"module.{name}": value for name, value in tensors.items()}, tmp_path / "G.pth")
-    said = Said(class_names=("cat", "dog", "car"))
+    said = UserOptions(class_names=("cat", "dog", "car"))
     best, model = imported(tmp_path / "G.pth", tmp_path / "models", said)
     assert best.format.name == "biggan-deep-pytorch"
     assert model.manifest.classes == ("cat", "dog", "car")
@@ -218,7 +218,7 @@ def test_statistics_are_taken_anew_when_asked_for(tmp_path):
     shapes, z_dim = biggan_shapes([8, 8], 9)
     tensors = weights(shapes)
     torch.save(tensors, tmp_path / "G_ema.pth")
-    best = recognised(tmp_path / "G_ema.pth", Said(statistics="standing"))
+    best = recognised(tmp_path / "G_ema.pth", UserOptions(statistics="standing"))
     label = torch.tensor([1.0, 0, 0])
     made = [rebuilt_pixels(best, latent(seed, z_dim), label, 1.0) for seed in range(40)]
     file = [to_levels(written_out(tensors, latent(s, z_dim), label.double())) for s in range(40)]
@@ -226,7 +226,7 @@ def test_statistics_are_taken_anew_when_asked_for(tmp_path):
     # Whatever a file says, what comes out of a fitted normalisation is spread about nought.
     assert abs(np.stack(made).mean() - 127.5) < abs(np.stack(file).mean() - 127.5) + 20
     with pytest.raises(UserError, match="running or standing"):
-        recognised(tmp_path / "G_ema.pth", Said(statistics="picture"))
+        recognised(tmp_path / "G_ema.pth", UserOptions(statistics="picture"))
 
 
 def test_a_depth_that_shapes_do_not_tell_is_asked_for(tmp_path):
@@ -235,7 +235,7 @@ def test_a_depth_that_shapes_do_not_tell_is_asked_for(tmp_path):
     torch.save(weights(shapes | fifth), tmp_path / "G_ema.pth")
     with pytest.raises(UserError, match="--side"):
         recognised(tmp_path / "G_ema.pth")
-    assert recognised(tmp_path / "G_ema.pth", Said(side=8)).rebuilt.image.height == 8
+    assert recognised(tmp_path / "G_ema.pth", UserOptions(side=8)).rebuilt.image.height == 8
 
 
 def test_tensors_of_other_shapes_or_none_are_told(tmp_path):

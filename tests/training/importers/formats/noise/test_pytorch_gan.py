@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from service.runtime.latent import seeds
 from tests.support.checkpoints import doubles, drawn, imported, recognised, remade, to_levels
-from training.importers.formats.base import Said
+from training.importers.formats.base import UserOptions
 
 Z, WIDTH, START = 6, 8, 4
 NORM = ("weight", "bias", "running_mean", "running_var")
@@ -63,7 +63,7 @@ def noise(count=3):
 def test_an_acgan_obeys_its_class(tmp_path):
     tensors = drawn(doubling_shapes(3, (4, Z)), scale=0.4)
     torch.save(tensors, tmp_path / "generator.pth")
-    said = Said(class_names=("zero", "one", "two", "three"))
+    said = UserOptions(class_names=("zero", "one", "two", "three"))
     best, model = imported(tmp_path / "generator.pth", tmp_path / "models", said)
     assert best.format.name == "pytorch-gan"
     assert model.manifest.classes == said.class_names

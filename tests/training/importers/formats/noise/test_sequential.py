@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from service.runtime.latent import seeds
 from tests.support.checkpoints import doubles, drawn, imported, recognised, remade, to_levels
 from training.importers.errors import ImportFailed, Unsaid
-from training.importers.formats.base import Said
+from training.importers.formats.base import UserOptions
 
 NORM = ("weight", "bias", "running_mean", "running_var")
 
@@ -77,12 +77,12 @@ def test_a_dcgan_of_any_depth_is_the_same_function(tmp_path, z, widths, channels
 def test_another_activation_between_the_blocks_is_said(tmp_path):
     tensors = drawn(dcgan_shapes(6, (6, 4), 3), scale=0.5)
     torch.save(tensors, tmp_path / "g.pth")
-    best = recognised(tmp_path / "g.pth", Said(activation="leaky_relu"))
+    best = recognised(tmp_path / "g.pth", UserOptions(activation="leaky_relu"))
     feeds, z = noise(6)
     expected = pictures(doubles(tensors), z, act=lambda x: F.leaky_relu(x, 0.2))
     assert (remade(best, z=feeds) - expected).abs().max() < 1e-4
     with pytest.raises(Unsaid, match="relu, leaky_relu, elu, selu"):
-        recognised(tmp_path / "g.pth", Said(activation="softplus"))
+        recognised(tmp_path / "g.pth", UserOptions(activation="softplus"))
 
 
 def test_attention_within_a_dcgan_is_not_left_out_in_silence(tmp_path):
@@ -123,7 +123,7 @@ def perceived(t, z, act, channels, side):
 def test_a_perceptron_makes_the_pictures_of_its_weights(tmp_path):
     tensors = drawn(mlp_shapes([7, 16, 24, 10 * 10 * 3], normed=(24,)), scale=0.3)
     torch.save({"generator": tensors}, tmp_path / "gan.ckpt")
-    said = Said(activation="leaky_relu", output="sigmoid", latent="uniform")
+    said = UserOptions(activation="leaky_relu", output="sigmoid", latent="uniform")
     best, model = imported(tmp_path / "gan.ckpt", tmp_path / "models", said)
     assert best.format.name == "mlp"
     assert model.manifest.latent.distribution == "uniform"
@@ -139,9 +139,9 @@ def test_a_perceptrons_picture_is_told_by_its_values(tmp_path, values, channels,
     tensors = drawn(mlp_shapes([9, 12, values]), scale=0.3)
     torch.save(tensors, tmp_path / "g.pth")
     with pytest.raises(Unsaid, match="--side and --channels"):
-        recognised(tmp_path / "g.pth", Said(side=11, channels=channels))
+        recognised(tmp_path / "g.pth", UserOptions(side=11, channels=channels))
     best = recognised(
-        tmp_path / "g.pth", Said(channels=channels, classes=2, class_names=("a", "b"))
+        tmp_path / "g.pth", UserOptions(channels=channels, classes=2, class_names=("a", "b"))
     )
     assert (best.rebuilt.image.height, best.rebuilt.image.channels) == (side, channels)
     assert (best.rebuilt.latent.dimension, best.rebuilt.classes) == (7, ("a", "b"))

@@ -21,7 +21,7 @@ from tests.support.reference_networks import (
     twice,
 )
 from training.cli.import_ import import_
-from training.importers.formats.base import Said
+from training.importers.formats.base import UserOptions
 
 CLASSES, SHARED, CHUNK = 3, 5, 4
 LOOKS = ("conv1x1_theta", "conv1x1_phi", "conv1x1_g", "conv1x1_attn", "sigma")
@@ -234,8 +234,8 @@ def test_a_configuration_of_another_training_is_told(tmp_path):
         ({"backbone": "deep_conv"}, "says deep_conv"),
         ({"backbone": "big_resnet", "g_act_fn": "ELU"}, "ELU"),
     ):
-        said = Said(config={"MODEL": model})
+        said = UserOptions(config={"MODEL": model})
         with pytest.raises(UserError, match=match):
             recognised(tmp_path / "G.pth", said)
     with pytest.raises(UserError, match="side of 64"):
-        recognised(tmp_path / "G.pth", Said(config={"DATA": {"img_size": 64}}))
+        recognised(tmp_path / "G.pth", UserOptions(config={"DATA": {"img_size": 64}}))
