@@ -98,7 +98,7 @@ class Contender:
         python = ENVIRONMENTS / self.name / "bin" / "python"
         if self.name == "bentoml":
             flags = ["--host", "127.0.0.1", "--port", str(port), "--working-dir", str(PEERS)]
-            return [str(python), "-m", "bentoml", "serve", "bentoml_server:Pictures", *flags]
+            return [str(python), "-m", "bentoml", "serve", "bentoml_server:ImageGenerator", *flags]
         return [str(python), str(PEERS / f"{self.name}_server.py")]
 
     @property

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from benchmarks.export import rows_of
 from benchmarks.measure import Spread, in_turns, machine, ratios, seconds, tell
-from benchmarks.training import Case, Ours, images_per_second, probe_images
+from benchmarks.training import Case, Ours, images_per_second, write_noise_images
 from service.runtime.onnx.sessions import ExecutionPlan, Provider, Session, cuda_unavailable_reason
 from training.export.exporter import export_piece
 from training.export.folding import settle_spectral_norms, without_parametrizations
@@ -174,7 +174,7 @@ def train(side: int, rounds: int) -> dict[str, Any]:
         side, batch, 16, {"game": game, "generator": player, "discriminator": player}, lambda _: int
     )
     with tempfile.TemporaryDirectory() as name:
-        probe_images(Path(name) / "pictures", side)
+        write_noise_images(Path(name) / "pictures", side)
         ours = Ours(case, Path(name) / "pictures")
 
         def turn() -> None:

@@ -136,7 +136,7 @@ CASES = {
 }
 
 
-def probe_images(folder: Path, side: int) -> None:
+def write_noise_images(folder: Path, side: int) -> None:
     """Write pictures in a folder for each of five classes."""
     values = np.random.default_rng(0)
     for number in range(_PICTURES):
@@ -199,7 +199,7 @@ def main(
     """Measure and print."""
     case = CASES[family]
     with tempfile.TemporaryDirectory() as name:
-        probe_images(Path(name) / "pictures", case.side)
+        write_noise_images(Path(name) / "pictures", case.side)
         ours, theirs = Ours(case, Path(name) / "pictures"), case.reference(reference)
         steps = {"ours": ours.turn, "without data": ours.turn_on_the_same, "theirs": theirs}
         for step in steps.values():

@@ -19,7 +19,7 @@ from generator import Generator, png
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
 )
-class ImageData:
+class ImageGenerator:
     """Each worker is a process with a session of its own."""
 
     def __init__(self) -> None:

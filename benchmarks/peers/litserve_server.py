@@ -9,7 +9,7 @@ from fastapi import Response
 from generator import Generator, packed
 
 
-class ImageData(litserve.LitAPI):
+class ImageGenerator(litserve.LitAPI):
     """A request is a seed, a number and a form; a batch is a list of such."""
 
     def setup(self, device: str) -> None:  # noqa: ARG002 - LitServe names it
@@ -46,7 +46,7 @@ class ImageData(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    api = ImageData(
+    api = ImageGenerator(
         max_batch_size=int(os.environ["PEER_BATCH"]),
         batch_timeout=float(os.environ.get("PEER_WAIT_S", "0.001")),
         api_path="/generate",

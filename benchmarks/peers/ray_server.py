@@ -17,7 +17,7 @@ from starlette.responses import Response
     ray_actor_options={"num_cpus": 0.5},
     max_ongoing_requests=100,
 )
-class ImageData:
+class ImageGenerator:
     """A request is a seed, a number and a form; a batch is a list of such."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class ImageData:
 if __name__ == "__main__":
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     serve.start(http_options={"host": "127.0.0.1", "port": int(os.environ["PEER_PORT"])})
-    serve.run(ImageData.bind(), route_prefix="/generate")
+    serve.run(ImageGenerator.bind(), route_prefix="/generate")
     signal.sigwait([signal.SIGTERM, signal.SIGINT])
     serve.shutdown()
     ray.shutdown()
