@@ -6,77 +6,80 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 3000
-# Also for what builds the package itself, so that every version comes from one file.
+# Also applies to the build environment, so that all versions come from one file.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 SHIPPED := gan-mnist dcgan-fashion cgan-fashion wgan-gp-mnist biggan-flowers stylegan2-flowers
-FROM_PICTURES := sketch2emoji colorize-flowers esrgan-flowers inpaint-flowers cyclegan-emoji
-SHIPPED += $(FROM_PICTURES)
-# What is measured when it is exported: how well classes are obeyed, or how near the true pictures are.
-MEASURED := cgan-fashion biggan-flowers stylegan2-flowers $(FROM_PICTURES)
+IMAGE_TO_IMAGE := sketch2emoji colorize-flowers esrgan-flowers inpaint-flowers cyclegan-emoji
+SHIPPED += $(IMAGE_TO_IMAGE)
+# Measured at export: class accuracy, or the distance to the real images.
+MEASURED := cgan-fashion biggan-flowers stylegan2-flowers $(IMAGE_TO_IMAGE)
 RUNS ?= runs/zoo
 
 BENCHES := serving encoding export quantized training startup offline gpu
 PEERS := fastapi litserve triton bentoml ray
-# Debian's own: the one that Triton's wheel is linked with.
+# Triton's wheel is linked against Debian's Python.
 SYSTEM_PYTHON ?= /usr/bin/python3
 
-.PHONY: help install serve test test-faults bench bench-peers bench-smoke lint format zoo measure zoo-page bento lock clean
+.PHONY: help install serve test test-slow test-faults bench bench-peers bench-smoke lint format zoo measure zoo-page bento lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 install: $(VENV)/.dev ## Install everything into .venv, training included
 
-serve: $(VENV)/.base ## Install what serving needs and serve the models that ship
+serve: $(VENV)/.base ## Install what serving needs and serve the included models
 	$(BIN)/ganymede serve --port $(PORT) --models models
 
-test: $(VENV)/.dev ## Install what the tests need and run them
-	$(BIN)/pytest -n auto -m "not faults"
+test: $(VENV)/.dev ## Run the tests
+	$(BIN)/pytest -n auto -m "not slow and not faults"
 
-test-faults: $(VENV)/.dev ## Break the service in every way, many times over (minutes)
+test-slow: $(VENV)/.dev ## Run the tests that take long by nature: training runs, resume, packaging
+	$(BIN)/pytest -n auto -m "slow and not faults"
+
+test-faults: $(VENV)/.dev ## Run many rounds of fault injection (minutes)
 	$(BIN)/pytest tests/faults
 
-bench: $(VENV)/.dev ## Measure what we claim about speed (half an hour); needs wrk
+bench: $(VENV)/.dev ## Run all benchmarks (half an hour); needs wrk
 	for bench in $(BENCHES); do $(BIN)/python -m benchmarks.$$bench || exit 1; done
 
-bench-peers: ## Install what the serving bench compares with, each into its own environment
+bench-peers: ## Install the servers that benchmarks.serving compares with
 	for peer in $(PEERS); do \
 		python=$(PYTHON); [ $$peer = triton ] && python=$(SYSTEM_PYTHON); \
 		$$python -m venv benchmarks/.peers/$$peer && PIP_CONSTRAINT= \
 		benchmarks/.peers/$$peer/bin/pip install --quiet -r benchmarks/peers/$$peer.txt || exit 1; \
 	done
 
-bench-smoke: $(VENV)/.dev ## Check that most of the service's CPU time is inference (a minute)
+bench-smoke: $(VENV)/.dev ## Check that most CPU time of the service is inference (a minute)
 	$(BIN)/python -m benchmarks.smoke
 
-lint: $(VENV)/.dev ## Check format, lint, types and the dependency rules
+lint: $(VENV)/.dev ## Check format, lint, types and import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(VENV)/.dev ## Format the code and mend what the linter can
+format: $(VENV)/.dev ## Format the code and apply lint fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-zoo: $(VENV)/.dev ## Train again everything that ships (hours), into RUNS, and export it
+zoo: $(VENV)/.dev ## Train and export all included models again (hours), into RUNS
 	for recipe in $(SHIPPED); do \
 		case " $(MEASURED) " in *" $$recipe "*) measure=--measure;; *) measure=;; esac; \
 		$(BIN)/ganymede train $$recipe --out $(RUNS)/$$recipe && \
 		$(BIN)/ganymede export $(RUNS)/$$recipe --name $$recipe --models models $$measure || exit 1; \
 	done
 
-measure: $(VENV)/.dev ## Measure everything that ships again (an hour), into manifests and cards
+measure: $(VENV)/.dev ## Measure all included models again (an hour)
 	for model in $(SHIPPED); do \
 		$(BIN)/ganymede evaluate $$model --models models --record || exit 1; \
 	done
 
-zoo-page: $(VENV)/.dev ## Write docs/zoo.md from the manifests, and time the models here
+zoo-page: $(VENV)/.dev ## Write docs/zoo.md from the manifests and time the models
 	$(BIN)/python scripts/zoo_page.py
 
-bento: $(VENV)/.base ## Build a Bento that holds the service and the models
+bento: $(VENV)/.base ## Build a Bento with the service and the models
 	$(BIN)/bentoml build
 
 lock: ## Pin the newest versions that fit: constraints.txt, requirements.txt
@@ -92,7 +95,7 @@ $(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/pip install --quiet -e .
 	touch $@
 
-# Holds the base too, so that `make serve` after it starts at once.
+# Includes the base installation, so that a later `make serve` starts at once.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/pip install --quiet -e '.[train,quality,hub,dev]'
 	touch $(VENV)/.base $@

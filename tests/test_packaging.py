@@ -1,8 +1,7 @@
-"""What is built from the repository: a Bento, and the container as far as no engine is needed."""
+"""Building a Bento, and the container's install steps (without a container engine)."""
 
 import io
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -12,13 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.container import dockerfile_stages
 from tests.support.servers import serving
 
 ROOT = Path(__file__).parents[1]
 
 
 def checkout(folder: Path) -> Path:
-    """The repository as git has it, changes included."""
+    """Copy the files that git tracks or would add, with their current content."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=ROOT,
@@ -33,16 +33,17 @@ def checkout(folder: Path) -> Path:
     return folder
 
 
-def assert_a_picture_is_served(server, model) -> None:
+def assert_serves_an_image(server, model) -> None:
     with server.client() as client:
-        answer = client.post(
+        response = client.post(
             "/v1/generate", json={"model": model, "seed": 7}, headers={"accept": "image/png"}
         )
-        assert answer.status_code == 200
-        assert np.asarray(Image.open(io.BytesIO(answer.content))).std() > 0
+        assert response.status_code == 200
+        assert np.asarray(Image.open(io.BytesIO(response.content))).std() > 0
 
 
-def test_a_built_bento_holds_the_models_and_serves_them(tmp_path, repository):
+@pytest.mark.slow
+def test_bento_contains_and_serves_the_models(tmp_path, repository):
     source = checkout(tmp_path / "source")
     shutil.copytree(repository, source / "models", dirs_exist_ok=True)
     environment = {**os.environ, "BENTOML_HOME": str(tmp_path / "bentoml")}
@@ -56,34 +57,21 @@ def test_a_built_bento_holds_the_models_and_serves_them(tmp_path, repository):
         env=environment,
     )
     bento = tmp_path / "bentoml" / "bentos" / "ganymede" / "test"
-    held = {path.relative_to(bento / "src").as_posix() for path in (bento / "src").rglob("*.onnx")}
-    assert "models/dcgan-fashion/1/generator.onnx" in held
-    assert not (bento / "src" / "tests").exists()
+    graphs = {
+        path.relative_to(bento / "src").as_posix() for path in (bento / "src").rglob("*.onnx")
+    }
+    assert "models/dcgan-fashion/1/generator.onnx" in graphs
+    assert not (source / "tests").exists()
     requirements = (bento / "env" / "python" / "requirements.txt").read_text()
     assert "bentoml==1.4.39" in requirements
     assert "torch" not in requirements
     shutil.rmtree(source)
     command = [bentoml, "serve", str(bento), "--host", "127.0.0.1"]
     with serving(tmp_path / "models", command=command, env=environment) as server:
-        assert_a_picture_is_served(server, "dcgan-fashion")
+        assert_serves_an_image(server, "dcgan-fashion")
 
 
-def dockerfile_stages() -> list[list[tuple[str, str]]]:
-    """The instructions of each stage, lines joined."""
-    text = (ROOT / "Dockerfile").read_text()
-    lines = [line for line in text.splitlines() if not line.startswith("#")]
-    joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
-    stages: list[list[tuple[str, str]]] = []
-    for line in filter(str.strip, joined.splitlines()):
-        instruction, _, rest = line.partition(" ")
-        if instruction == "FROM":
-            stages.append([])
-        elif stages:
-            stages[-1].append((instruction, rest))
-    return stages
-
-
-def test_the_container_is_slim_staged_not_root_and_watched():
+def test_container_is_slim_multi_stage_unprivileged_and_health_checked():
     build, final = dockerfile_stages()
     text = (ROOT / "Dockerfile").read_text()
     assert text.count("-slim") == 2
@@ -100,9 +88,10 @@ def test_the_container_is_slim_staged_not_root_and_watched():
                 assert (ROOT / source).exists(), source
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_containers_install_steps_give_a_service_that_serves(tmp_path, repository):
-    """The Dockerfile's own RUN lines, for the CPU, in the order that it runs them."""
+def test_container_install_steps_produce_a_working_service(tmp_path, repository):
+    """Runs the RUN instructions of the Dockerfile for the CPU, in their order."""
     source = checkout(tmp_path / "src")
     venv = tmp_path / "venv"
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "VENV": str(venv)}
@@ -118,7 +107,7 @@ def test_the_containers_install_steps_give_a_service_that_serves(tmp_path, repos
     command = [str(venv / "bin" / "ganymede"), "serve", "--host", "127.0.0.1"]
     flags = ["--models", str(repository)]
     with serving(tmp_path / "x", command=[*command, *flags], env={"HOME": str(tmp_path)}) as server:
-        assert_a_picture_is_served(server, "gan-mnist")
+        assert_serves_an_image(server, "gan-mnist")
         port = server.url.rpartition(":")[2]
         check = dict(dockerfile_stages()[1])["HEALTHCHECK"].partition("CMD ")[2]
         python, *arguments = eval(check.replace(":3000", f":{port}"))

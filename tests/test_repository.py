@@ -1,4 +1,4 @@
-"""What the repository ships, and what it promises about it."""
+"""The included models and files are complete and consistent."""
 
 import os
 import re
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 SHIPPED = sorted(model_folders(ROOT / "models"))
 
 
-def test_every_model_that_ships_is_ready_small_and_made_by_a_recipe_that_ships():
+def test_included_models_load_and_match_their_recipes():
     catalog = Catalog(ROOT / "models", Provider.CPU, ExecutionPlan(1, 1, 8))
     catalog.load()
     assert {"dcgan-fashion", "gan-mnist"} <= set(catalog.names())
@@ -37,7 +37,7 @@ def test_every_model_that_ships_is_ready_small_and_made_by_a_recipe_that_ships()
 
 
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda f: f"{f.parent.name}@{f.name}")
-def test_a_model_that_ships_has_its_preview_and_card_and_small_graphs(folder):
+def test_included_model_has_preview_card_and_small_graphs(folder):
     assert (folder / "preview.webp").stat().st_size > 0
     assert "Training data" in (folder / "README.md").read_text()
     for graph in folder.glob("*.onnx"):
@@ -49,7 +49,7 @@ def test_a_model_that_ships_has_its_preview_and_card_and_small_graphs(folder):
     [folder for folder in SHIPPED if read_manifest(folder).input],
     ids=lambda f: f"{f.parent.name}@{f.name}",
 )
-def test_a_model_of_pictures_that_ships_takes_the_smallest_and_oblong_ones(folder):
+def test_included_image_to_image_model_accepts_tiny_and_oblong_images(folder):
     model = Model(folder, Provider.CPU, ExecutionPlan(1, 1, 8))
     given = model.manifest.input
     for height, width in ((1, 1), (2, 1), (3, 70), (65, 9)):
@@ -60,40 +60,40 @@ def test_a_model_of_pictures_that_ships_takes_the_smallest_and_oblong_ones(folde
             assert made.shape == (height * given.factor, width * given.factor, 3)
 
 
-def obeying_on(*datasets):
-    """The shipped class-conditional models that were trained on one of `datasets`."""
+def class_conditional_models(*datasets):
+    """Yield the included class-conditional models that were trained on one of `datasets`."""
     for folder in SHIPPED:
         manifest = read_manifest(folder)
         if manifest.classes and load_recipe(manifest.provenance.recipe).data.name in datasets:
             yield folder, manifest
 
 
-def test_a_model_of_digits_or_garments_states_that_it_obeys_its_classes():
-    for folder, manifest in obeying_on("mnist", "fashion-mnist"):
+def test_digit_and_garment_models_state_high_class_accuracy():
+    for folder, manifest in class_conditional_models("mnist", "fashion-mnist"):
         (stated,) = [f for f in manifest.quality if f.metric == CLASS_OBEDIENCE]
         assert stated.value >= 0.9, folder
         assert stated.samples >= 1000
         assert "Class obedience" in (folder / "README.md").read_text()
 
 
-def test_a_model_of_digits_or_garments_obeys_its_classes_as_it_states():
-    # A classifier that learns for seconds, and few samples: enough to catch a mix-up.
+def test_stated_class_accuracy_is_reproduced():
+    # A classifier trained for seconds and few samples are enough to detect swapped classes.
     quick = ClassifierSettings(width=16, images=60_000)
-    for folder, manifest in obeying_on("mnist", "fashion-mnist"):
+    for folder, manifest in class_conditional_models("mnist", "fashion-mnist"):
         data = load_recipe(manifest.provenance.recipe).data
         (stated,) = [f for f in manifest.quality if f.metric == CLASS_OBEDIENCE]
         try:
             data.open()
         except DataError as error:
             warnings.warn(
-                f"the obedience of {manifest.name} is not measured: {error}", stacklevel=1
+                f"class accuracy of {manifest.name} is not measured: {error}", stacklevel=1
             )
             continue
         measured = measure_class_accuracy(folder, data, samples=500, settings=quick)
         assert measured.agreement == pytest.approx(stated.value, abs=0.08)
 
 
-def test_the_files_that_users_look_for_are_there():
+def test_standard_files_exist():
     for name in ("README.md", "LICENSE", "CHANGELOG.md", "Makefile", "pyproject.toml"):
         assert (ROOT / name).is_file()
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

@@ -5,7 +5,7 @@ import pytest
 from benchmarks.measure import Spread, in_turns, machine, ratios, seconds, tell
 
 
-def test_every_subject_is_measured_once_a_round_and_none_always_begins():
+def test_subjects_rotate_between_rounds():
     order = []
     subjects = {name: lambda name=name: order.append(name) or 1.0 for name in "abc"}
     figures = in_turns(subjects, rounds=3)
@@ -13,29 +13,29 @@ def test_every_subject_is_measured_once_a_round_and_none_always_begins():
     assert "".join(order) == "abcbcacab"
 
 
-def test_a_ratio_is_of_figures_of_the_same_round():
-    # A machine that is half as fast in the second round makes no difference.
+def test_ratios_compare_the_same_round():
+    # Halving the machine's speed in the second round makes no difference.
     spread = ratios([32.0, 15.0, 31.0], [10.0, 5.0, 10.0])
     assert (spread.median, spread.lowest, spread.highest) == (3.1, 3.0, 3.2)
     with pytest.raises(ValueError, match="longer"):
         ratios([1.0], [1.0, 2.0])
 
 
-def test_work_is_repeated_for_as_long_as_is_asked_for():
+def test_work_is_repeated_at_least_as_often_as_requested():
     runs = []
     assert seconds(lambda: runs.append(1), at_least_s=0.0, least=5) >= 0
     assert len(runs) == 5
 
 
-def test_a_spread_reads_as_median_and_range_and_survives_json():
+def test_spread_formats_as_median_and_range_and_round_trips_json():
     spread = Spread.of([3.0, 1.0, 2.0])
     assert f"{spread:.1f}" == "2.0 (1.0 to 3.0)"
     assert Spread(**json.loads(json.dumps(spread.as_json()))) == spread
 
 
-def test_what_is_told_for_scripts_is_json_and_says_where_it_ran(capsys):
+def test_json_output_names_the_machine(capsys):
     tell({"machine": machine(["numpy", "no-such-package"])}, [], as_json=True)
-    told = json.loads(capsys.readouterr().out)["machine"]
-    assert told["cpus"] >= 1
-    assert told["numpy"]
-    assert told["no-such-package"] is None
+    printed = json.loads(capsys.readouterr().out)["machine"]
+    assert printed["cpus"] >= 1
+    assert printed["numpy"]
+    assert printed["no-such-package"] is None

@@ -4,8 +4,8 @@ import json
 
 import yaml
 
+from tests.support.container import dockerfile_stages
 from tests.support.prometheus import DASHBOARD, DEPLOY, ROOT
-from tests.test_packaging import dockerfile_stages
 
 SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
 NAMED = yaml.safe_load((ROOT / "compose.yaml").read_text())["volumes"]

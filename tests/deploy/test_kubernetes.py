@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from service.settings import Settings
+from tests.support.container import dockerfile_stages
 from tests.support.prometheus import ADAPTER, DEPLOY, ROOT
-from tests.test_packaging import dockerfile_stages
 
 FOLDER = DEPLOY / "kubernetes"
 NAMES = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())["resources"]
