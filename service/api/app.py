@@ -11,13 +11,11 @@ from fastapi.responses import RedirectResponse
 from starlette.types import ASGIApp
 
 from service import __version__
-from service.api import metrics, problem_formats, problems
+from service.api import metrics, problem_formats, problems, state
 from service.api.middleware import authentication, limits
 from service.api.middleware.access_log import Access
 from service.api.middleware.fast_path import Express
-from service.api.problems import invalid
 from service.api.protocols import kserve, openai
-from service.api.request_context import Rejection, note_model, note_rejection
 from service.api.routes import (
     admin,
     generate,
@@ -29,9 +27,7 @@ from service.api.routes import (
     models,
 )
 from service.offline.queue import JobQueue
-from service.runtime.models.manifest import Task
-from service.runtime.models.model import Model
-from service.runtime.scheduling.engine import Engine, EngineState, NotReady
+from service.runtime.scheduling.engine import Engine
 from service.settings import Settings
 
 
@@ -46,23 +42,8 @@ def create_app(engine: Engine, settings: Settings, queue: JobQueue | None = None
         version=__version__,
     )
 
-    def find_any(name: str) -> Model:
-        if engine.state is not EngineState.READY or engine.catalog is None:
-            if engine.state in (EngineState.DRAINING, EngineState.STOPPED):
-                note_rejection(Rejection.DRAINING)
-            raise NotReady(engine.reason or engine.state)
-        model = engine.catalog.get(name)
-        note_model(model.manifest.name)
-        return model
-
-    def find_for(name: str, task: Task) -> Model:
-        model = find_any(name)
-        if model.manifest.task != task:
-            raise invalid("model", f"{model.manifest.name} is for /v1/{model.manifest.task}")
-        return model
-
-    def find(name: str) -> Model:
-        return find_for(name, "generate")
+    service = state.install(app, engine, settings, queue or JobQueue(settings.jobs, engine))
+    find, find_any, find_for = service.find_model, service.find_any_model, service.find_model
 
     def watched(inner: Callable[[], ASGIApp] = app.build_middleware_stack) -> ASGIApp:
         # Around all that Starlette builds: what it answers to an unforeseen error passes here too.
@@ -107,7 +88,7 @@ def create_app(engine: Engine, settings: Settings, queue: JobQueue | None = None
     app.include_router(openai.router(engine, settings, find))
     app.include_router(kserve.router(engine, settings, find_any))
     app.include_router(image_to_image.router(engine, settings, find, find_for))
-    app.include_router(jobs.router(queue or JobQueue(settings.jobs, engine), settings, find))
+    app.include_router(jobs.router(service.queue, settings, find))
     app.include_router(admin.router(engine))
     app.include_router(metrics.router(engine, settings))
 

@@ -1,0 +1,87 @@
+"""What the route handlers of one application share: engine, settings, job queue, upload budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import anyio
+from fastapi import FastAPI, Request
+
+from service.api.problems import invalid
+from service.api.request_context import Rejection, note_model, note_rejection
+from service.offline.queue import JobQueue
+from service.runtime.models.manifest import Task
+from service.runtime.models.model import Model
+from service.runtime.onnx.machine import usable_cpus
+from service.runtime.scheduling.engine import Engine, EngineState, NotReady
+from service.runtime.scheduling.scheduler import QueueFull
+from service.settings import Settings
+
+
+class UploadTooLarge(Exception):
+    """One image needs more pixels than the budget holds; waiting would not help."""
+
+
+class PixelBudget:
+    """Bounds the pixels of decoded uploads that are in memory, over all requests."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._pixels = 0
+
+    def acquire(self, pixels: int) -> None:
+        """Reserve `pixels`. Raises QueueFull, or UploadTooLarge if they can never fit."""
+        if pixels > self.limit:
+            raise UploadTooLarge
+        if self._pixels + pixels > self.limit:
+            raise QueueFull(1.0)
+        self._pixels += pixels
+
+    def release(self, pixels: int) -> None:
+        """Return `pixels` to the budget."""
+        self._pixels -= pixels
+
+
+@dataclass(frozen=True)
+class ServiceState:
+    """The state of one application, shared by all of its requests."""
+
+    engine: Engine
+    settings: Settings
+    queue: JobQueue
+    upload_pixels: PixelBudget
+    # One decoder per CPU at a time, because each may take much memory.
+    decoders: anyio.CapacityLimiter = field(
+        default_factory=lambda: anyio.CapacityLimiter(usable_cpus())
+    )
+
+    def find_any_model(self, name: str) -> Model:
+        """Return the model `name` or `name@version`. Raises NotReady and ModelNotFound."""
+        engine = self.engine
+        if engine.state is not EngineState.READY or engine.catalog is None:
+            if engine.state in (EngineState.DRAINING, EngineState.STOPPED):
+                note_rejection(Rejection.DRAINING)
+            raise NotReady(engine.reason or engine.state)
+        model = engine.catalog.get(name)
+        note_model(model.manifest.name)
+        return model
+
+    def find_model(self, name: str, task: Task = "generate") -> Model:
+        """Return a model for `task`. Raises NotReady, ModelNotFound and Problem (422)."""
+        model = self.find_any_model(name)
+        if model.manifest.task != task:
+            raise invalid("model", f"{model.manifest.name} is for /v1/{model.manifest.task}")
+        return model
+
+
+def install(app: FastAPI, engine: Engine, settings: Settings, queue: JobQueue) -> ServiceState:
+    """Attach the state to `app`, where `state_of` finds it."""
+    state = ServiceState(engine, settings, queue, PixelBudget(settings.queue_pixels))
+    app.state.service = state
+    return state
+
+
+def state_of(request: Request) -> ServiceState:
+    """Return the state of the application that handles `request`."""
+    state: ServiceState = request.app.state.service
+    return state
