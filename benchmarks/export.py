@@ -32,9 +32,9 @@ from torch import Tensor
 from benchmarks.measure import CONVOLUTIONAL, Spread, in_turns, machine, ratios, seconds, tell
 from service.runtime.onnx.machine import usable_cpus
 from service.runtime.onnx.sessions import ExecutionPlan, Provider, Session
-from training.export.exporter import export_piece, pieces_of
+from training.export.exporter import export_graph, recipe_graph_specs
 from training.export.folding import settle_spectral_norms, without_parametrizations
-from training.export.graphs import Piece
+from training.export.graphs import GraphSpec
 from training.recipe.schema import load_recipe
 
 # One of each architecture that ships: others are of other widths and sides.
@@ -43,17 +43,17 @@ BATCHES = (1, 8, 32)
 _SHOWN_OPERATORS = 4
 
 
-def largest_piece(recipe: str) -> Piece:
+def largest_piece(recipe: str) -> GraphSpec:
     """Return the graph of a recipe's generator that does the work, in evaluation."""
     torch.manual_seed(0)
     loaded = load_recipe(recipe)
     generator = loaded.build_generator().eval()
     settle_spectral_norms(generator)
     # The last one: of a style model the synthesis, of several directions either.
-    return pieces_of(loaded, generator)[-1]
+    return recipe_graph_specs(loaded, generator)[-1]
 
 
-def rows_of(piece: Piece, batch: int) -> dict[str, Tensor]:
+def rows_of(piece: GraphSpec, batch: int) -> dict[str, Tensor]:
     """Return inputs of so many rows."""
     feeds = {}
     for name, rows in piece.feeds.items():
@@ -107,7 +107,7 @@ def measure(
     threads = usable_cpus()
     piece = largest_piece(recipe)
     path = folder / f"{recipe}.onnx"
-    export_piece(piece, path)
+    export_graph(piece, path)
     session = Session(path, Provider.CPU, ExecutionPlan(1, threads, max(batches)))
     lane = Session(path, Provider.CPU, ExecutionPlan(threads, 1, max(batches)))
     eager = without_parametrizations(piece.module)

@@ -28,9 +28,9 @@ from benchmarks.export import rows_of
 from benchmarks.measure import Spread, in_turns, machine, ratios, seconds, tell
 from benchmarks.training import Case, Ours, images_per_second, write_noise_images
 from service.runtime.onnx.sessions import ExecutionPlan, Provider, Session, cuda_unavailable_reason
-from training.export.exporter import export_piece
+from training.export.exporter import export_graph
 from training.export.folding import settle_spectral_norms, without_parametrizations
-from training.export.graphs import Piece, pieces
+from training.export.graphs import GraphSpec, generator_graph_specs
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.biggan import BigGANGeneratorOptions
 from training.networks.noise.dcgan import DCGANGeneratorOptions
@@ -54,7 +54,7 @@ PUBLISHED = {128: 147.0, 256: 80.0, 1024: 11.0}
 _SHAPES = {128: (128, 32), 256: (64, 32), 1024: (32, 8)}
 
 
-def piece_of(network: str) -> Piece:
+def piece_of(network: str) -> GraphSpec:
     """Return the graph of a network that does the work."""
     side, options = NETWORKS[network]
     torch.manual_seed(0)
@@ -62,7 +62,7 @@ def piece_of(network: str) -> Piece:
     classes = 10 if network.startswith("biggan") else 0
     generator = options.build(ImageShape(3, side, side), classes).eval()
     settle_spectral_norms(generator)
-    return pieces(generator, options.z_dim, classes, rows=2)[-1]
+    return generator_graph_specs(generator, options.z_dim, classes, rows=2)[-1]
 
 
 def bound(
@@ -117,7 +117,7 @@ def measure(network: str, batches: list[int], rounds: int, folder: Path) -> list
     """Return a row for each batch."""
     side, piece = NETWORKS[network][0], piece_of(network)
     path = folder / f"{network}.onnx"
-    export_piece(piece, path)
+    export_graph(piece, path)
     half = in_float16(path)
     eager = without_parametrizations(piece.module).cuda()
     last = without_parametrizations(piece.module).cuda().to(memory_format=torch.channels_last)

@@ -21,8 +21,8 @@ from service.runtime.models.manifest import (
     TrainingProvenance,
     Truncation,
 )
-from training.export.exporter import export_piece, new_folder
-from training.export.graphs import pieces, style_space
+from training.export.exporter import export_graph, new_folder
+from training.export.graphs import generator_graph_specs, style_space
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.dcgan import DCGANGeneratorOptions
 from training.networks.noise.stylegan2 import StyleGAN2GeneratorOptions
@@ -51,8 +51,8 @@ def model_folder(name: str, models: Path) -> Path:
     generator = options.build(shape)
     _settle(generator, options.z_dim)
     with new_folder(folder) as part:
-        parts = pieces(generator.eval(), options.z_dim, rows=_CHECKED)
-        graphs = {piece.role: export_piece(piece, part / f"{piece.role}.onnx") for piece in parts}
+        parts = generator_graph_specs(generator.eval(), options.z_dim, rows=_CHECKED)
+        graphs = {piece.role: export_graph(piece, part / f"{piece.role}.onnx") for piece in parts}
         truncates = any("truncation" in graph.inputs for graph in graphs.values())
         manifest = Manifest(
             name=name,

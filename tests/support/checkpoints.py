@@ -15,20 +15,22 @@ from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.importers.formats.base import UserOptions
 from training.importers.reading.files import read_file
 from training.importers.reading.weights import networks
-from training.importers.recognition import Attempt, attempts, chosen
+from training.importers.recognition import Candidate, match_formats, select_candidate
 from training.importers.writing import Target, write_model
 
 PLAN = ExecutionPlan(workers=1, threads=1, max_rows=8)
 
 
-def recognised(path, said=None, network=None) -> Attempt:
-    return chosen(attempts(networks(read_file(path)), said or UserOptions()), network)
+def recognised(path, said=None, network=None) -> Candidate:
+    return select_candidate(
+        match_formats(networks(read_file(path)), said or UserOptions()), network
+    )
 
 
-def imported(path, models, said=None, network=None) -> tuple[Attempt, Model]:
+def imported(path, models, said=None, network=None) -> tuple[Candidate, Model]:
     """What a file was recognised as, and the model that it became."""
     best = recognised(path, said, network)
-    folder = write_model(path, best.format, best.rebuilt, Target(models, "m"))
+    folder = write_model(path, best.format, best.converted, Target(models, "m"))
     return best, Model(folder, Provider.CPU, PLAN)
 
 
@@ -142,12 +144,12 @@ def write_nvidia(path, tree) -> None:
         pickle.dump(tree, file, protocol=3)
 
 
-def remade(best: Attempt, **feeds: torch.Tensor) -> torch.Tensor:
+def remade(best: Candidate, **feeds: torch.Tensor) -> torch.Tensor:
     """The pictures ``[N, C, H, W]`` in [-1, 1] of the network that a file was rebuilt as.
 
     Export holds graphs against it, so that a variant of a layout needs no graph of its own.
     """
-    (piece,) = best.rebuilt.pieces
+    (piece,) = best.converted.graph_specs
     with torch.no_grad():
         return piece.module(**feeds)[1].double()
 

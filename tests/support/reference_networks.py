@@ -94,13 +94,13 @@ def twice(x):
     return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
 
-def rebuilt_pixels(best, z, label, truncation):
+def converted_pixels(best, z, label, truncation):
     """What the rebuilt module makes of one latent, before it is exported."""
     feeds = {"z": z[None].float()}
-    if best.rebuilt.classes:
+    if best.converted.classes:
         feeds["class_weights"] = label[None].float()
-    if best.rebuilt.latent.truncation:
+    if best.converted.latent.truncation:
         feeds["truncation"] = torch.tensor([truncation])
     with torch.no_grad():
-        pixels, _ = best.rebuilt.pieces[0].module(**feeds)
+        pixels, _ = best.converted.graph_specs[0].module(**feeds)
     return pixels.numpy().astype(int)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from training.importers.formats.base import Rebuilt
-    from training.importers.onnx.ports import Wishes
-    from training.importers.recognition import Attempt
+    from training.importers.formats.base import ConvertedModel
+    from training.importers.onnx.ports import GraphOptions
+    from training.importers.recognition import Candidate
     from training.importers.writing import Pixels, Target
 
 
@@ -110,13 +110,13 @@ def import_(
 
     Example: ganymede import latest_net_G.pth --name horse2zebra
     """
-    from training.importers.errors import ImportFailed
+    from training.importers.errors import ModelImportError
     from training.importers.formats.base import UserOptions
-    from training.importers.onnx.ports import wishes_of
+    from training.importers.onnx.ports import parse_graph_options
     from training.importers.reading.files import read_file
     from training.importers.reading.onnx_files import is_graph
     from training.importers.reading.weights import networks
-    from training.importers.recognition import attempts, chosen
+    from training.importers.recognition import match_formats, select_candidate
     from training.importers.writing import Target, write_model
 
     said = UserOptions(
@@ -132,31 +132,31 @@ def import_(
     )
     target = Target(models, name or _slug(file), version, license_, half)
     if is_graph(file):
-        wishes = wishes_of(map_ or (), range_, input_range, layout, task, z_dim, said)
-        _import_graph(file, wishes, target, _pictures(pictures), explain=explain)
+        options = parse_graph_options(map_ or (), range_, input_range, layout, task, z_dim, said)
+        _import_graph(file, options, target, _pictures(pictures), explain=explain)
         return
     tree = read_file(file)
     try:
-        tried = attempts(networks(tree), said)
-    except ImportFailed as error:
+        tried = match_formats(networks(tree), said)
+    except ModelImportError as error:
         raise type(error)(f"{file}: {error}") from error
     if explain:
         _explain(file, tried)
         return
     try:
-        best = chosen(tried, network)
-    except ImportFailed as error:
-        raise ImportFailed(f"{file}: {error}") from error
-    assert best.rebuilt is not None  # noqa: S101 - for the type checker
-    _tell(best.says, best.format.title, best.rebuilt)
+        best = select_candidate(tried, network)
+    except ModelImportError as error:
+        raise ModelImportError(f"{file}: {error}") from error
+    assert best.converted is not None  # noqa: S101 - for the type checker
+    _tell(best.says, best.format.title, best.converted)
     shown = _pictures(pictures)
-    folder = write_model(file, best.format, best.rebuilt, target, shown, typer.echo)
+    folder = write_model(file, best.format, best.converted, target, shown, typer.echo)
     typer.echo(f"wrote {folder}; next: ganymede serve --models {models}")
 
 
 def _config(file: Path, said: Path | None) -> dict[str, Any]:
     """Return what was configured: in the file that was said, or one beside the checkpoint."""
-    from training.importers.errors import ImportFailed
+    from training.importers.errors import ModelImportError
     from training.importers.reading.files import read_side_car, side_car
 
     if said is not None:
@@ -166,31 +166,31 @@ def _config(file: Path, said: Path | None) -> dict[str, Any]:
         return {}
     try:
         return read_side_car(found)
-    except ImportFailed:
+    except ModelImportError:
         # Nobody said that it belongs to the checkpoint.
         return {}
 
 
-def _tell(what: str, title: str, rebuilt: Rebuilt) -> None:
-    told = ", ".join(f"{what} {value}" for what, value in rebuilt.told)
-    typer.echo(f"{what}: {title}; {told}")
-    for note in rebuilt.notes:
+def _tell(what: str, title: str, converted: ConvertedModel) -> None:
+    details = ", ".join(f"{what} {value}" for what, value in converted.details)
+    typer.echo(f"{what}: {title}; {details}")
+    for note in converted.notes:
         typer.echo(note)
 
 
 def _import_graph(
-    file: Path, wishes: Wishes, target: Target, shown: list[Pixels], *, explain: bool
+    file: Path, options: GraphOptions, target: Target, shown: list[Pixels], *, explain: bool
 ) -> None:
-    from training.importers.onnx.generators import OnnxGraph, explain_graph, rebuild_graph
+    from training.importers.onnx.generators import OnnxFormat, convert_graph, describe_graph
     from training.importers.writing import write_model
 
     if explain:
-        for line in explain_graph(file):
+        for line in describe_graph(file):
             typer.echo(line)
         return
-    rebuilt = rebuild_graph(file, wishes)
-    _tell("the graph", OnnxGraph.title, rebuilt)
-    folder = write_model(file, OnnxGraph(), rebuilt, target, shown, typer.echo)
+    converted = convert_graph(file, options)
+    _tell("the graph", OnnxFormat.title, converted)
+    folder = write_model(file, OnnxFormat(), converted, target, shown, typer.echo)
     typer.echo(f"wrote {folder}; next: ganymede serve --models {target.models}")
 
 
@@ -201,7 +201,7 @@ def _slug(file: Path) -> str:
 
 
 def _names(said: str | None) -> tuple[str, ...]:
-    from training.importers.errors import ImportFailed, one_line
+    from training.importers.errors import ModelImportError, first_line
 
     if not said:
         return ()
@@ -210,7 +210,7 @@ def _names(said: str | None) -> tuple[str, ...]:
     try:
         text = path.read_text() if path and path.is_file() else said.replace(",", "\n")
     except (OSError, ValueError) as error:
-        raise ImportFailed(f"--class-names {said}: {one_line(error)}") from error
+        raise ModelImportError(f"--class-names {said}: {first_line(error)}") from error
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
@@ -218,7 +218,7 @@ def _pictures(folder: Path | None) -> list[Pixels]:
     if folder is None:
         return []
     from service.runtime.images.decoding import ImageDecodeError, decode_image
-    from training.importers.errors import ImportFailed
+    from training.importers.errors import ModelImportError
 
     found = []
     for path in sorted(folder.iterdir() if folder.is_dir() else []):
@@ -227,34 +227,36 @@ def _pictures(folder: Path | None) -> list[Pixels]:
         except (ImageDecodeError, OSError):
             continue
     if not found:
-        raise ImportFailed(f"--pictures {folder}: there are no pictures")
+        raise ModelImportError(f"--pictures {folder}: there are no pictures")
     return found
 
 
-def _explain(file: Path, tried: list[Attempt]) -> None:
+def _explain(file: Path, tried: list[Candidate]) -> None:
     """Say of every network in a file what it is, and what is missing to be anything else."""
-    from training.importers.formats.base import shown
-    from training.importers.recognition import nearest
+    from training.importers.formats.base import readable_key
+    from training.importers.recognition import nearest_candidates
 
-    names = list(dict.fromkeys(attempt.network.name for attempt in tried))
+    names = list(dict.fromkeys(candidate.network.name for candidate in tried))
     if not names:
         typer.echo(f"{file}: nothing in it names tensors")
     for name in names:
-        here = [attempt for attempt in tried if attempt.network.name == name]
+        here = [candidate for candidate in tried if candidate.network.name == name]
         network = here[0].network
         typer.echo(
             f"{here[0].says}: {len(network.tensors)} tensors, {network.parameters:,} values"
             + (", averaged" if network.averaged else "")
         )
-        fitting = [attempt for attempt in here if attempt.rebuilt]
-        for attempt in fitting[:1]:
-            typer.echo(f"  it is {attempt.format.title}, of {attempt.format.origin}")
-            for key in attempt.fit.there:
-                typer.echo(f"    there: {shown(key)}")
-            for what, value in attempt.rebuilt.told if attempt.rebuilt else ():
+        fitting = [candidate for candidate in here if candidate.converted]
+        for candidate in fitting[:1]:
+            typer.echo(f"  it is {candidate.format.title}, of {candidate.format.origin}")
+            for key in candidate.match.present:
+                typer.echo(f"    there: {readable_key(key)}")
+            for what, value in candidate.converted.details if candidate.converted else ():
                 typer.echo(f"    {what}: {value}")
         if not fitting:
-            for attempt in nearest(here):
-                typer.echo(f"  not {attempt.format.title}: {attempt.fit.reason or ''}".rstrip(": "))
-                for key in attempt.fit.missing:
-                    typer.echo(f"    missing: {shown(key)}")
+            for candidate in nearest_candidates(here):
+                typer.echo(
+                    f"  not {candidate.format.title}: {candidate.match.reason or ''}".rstrip(": ")
+                )
+                for key in candidate.match.missing:
+                    typer.echo(f"    missing: {readable_key(key)}")

@@ -41,7 +41,12 @@ from training.export.folding import (
     settle_spectral_norms,
     without_parametrizations,
 )
-from training.export.graphs import Piece, pieces, style_space, translator_piece
+from training.export.graphs import (
+    GraphSpec,
+    generator_graph_specs,
+    image_to_image_graph_spec,
+    style_space,
+)
 from training.export.model_card import model_card
 from training.export.onnx_files import described, save
 from training.export.receptive_field import measure_receptive_field
@@ -95,8 +100,8 @@ def export_run(
     folder = check_name(models, name, version)
     with new_folder(folder) as part:
         graphs = {
-            piece.role: export_piece(piece, part / f"{piece.role}.onnx")
-            for piece in pieces_of(recipe, generator)
+            piece.role: export_graph(piece, part / f"{piece.role}.onnx")
+            for piece in recipe_graph_specs(recipe, generator)
         }
         manifest = _manifest(recipe, run, checkpoint, name, version, graphs, generator)
         (part / MANIFEST_FILE).write_text(manifest.to_json())
@@ -117,17 +122,17 @@ def export_run(
     return folder
 
 
-def pieces_of(recipe: Recipe, generator: nn.Module) -> list[Piece]:
+def recipe_graph_specs(recipe: Recipe, generator: nn.Module) -> list[GraphSpec]:
     """Return what is to be exported of a recipe's generator, in evaluation."""
     given = recipe.picture_input
     if given is None:
         noise = recipe.noise
-        return pieces(generator, noise.z_dim, recipe.classes, noise.distribution)
+        return generator_graph_specs(generator, noise.z_dim, recipe.classes, noise.distribution)
     networks = {GENERATOR: generator}
     if isinstance(generator, Directions):
         networks = dict(generator.items())
     return [
-        translator_piece(role, network, recipe.picture_task, given)
+        image_to_image_graph_spec(role, network, recipe.picture_task, given)
         for role, network in networks.items()
     ]
 
@@ -160,12 +165,12 @@ def export_generator(
 ) -> dict[str, Graph]:
     """Write the graphs of a generator in evaluation into `folder`. Raises ExportError."""
     return {
-        piece.role: export_piece(piece, folder / f"{piece.role}.onnx")
-        for piece in pieces(generator, z_dim, classes, distribution)
+        piece.role: export_graph(piece, folder / f"{piece.role}.onnx")
+        for piece in generator_graph_specs(generator, z_dim, classes, distribution)
     }
 
 
-def export_piece(piece: Piece, path: Path) -> Graph:
+def export_graph(piece: GraphSpec, path: Path) -> Graph:
     """Write a piece of a generator as ONNX and check it against PyTorch. Raises ExportError.
 
     Spectral normalisation and batch normalisation are folded first. The batch is dynamic.
@@ -173,7 +178,7 @@ def export_piece(piece: Piece, path: Path) -> Graph:
     folded = fold_batch_norm(without_parametrizations(piece.module)).eval()
     batch = torch.export.Dim("N")
     # An axis of one step would be taken for one that is always that.
-    traced = piece.other_feeds[0] if piece.other_feeds else piece.feeds
+    traced = piece.extra_feeds[0] if piece.extra_feeds else piece.feeds
     # The exporter warns of torchvision's operators, which no network of ours has.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -183,8 +188,10 @@ def export_piece(piece: Piece, path: Path) -> Graph:
             (),
             kwargs={name: feed[:2] for name, feed in traced.items()},
             input_names=list(piece.feeds),
-            output_names=[*piece.outputs, *piece.checked],
-            dynamic_shapes={name: {0: batch, **piece.varies.get(name, {})} for name in piece.feeds},
+            output_names=[*piece.outputs, *piece.checked_outputs],
+            dynamic_shapes={
+                name: {0: batch, **piece.dynamic_axes.get(name, {})} for name in piece.feeds
+            },
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
@@ -204,7 +211,7 @@ def export_piece(piece: Piece, path: Path) -> Graph:
         for written in Path(temporary).iterdir():
             written.replace(path.with_name(written.name))
     session = Session(path, Provider.CPU, _PLAN)
-    for feeds, expected in zip((piece.feeds, *piece.other_feeds), rows, strict=True):
+    for feeds, expected in zip((piece.feeds, *piece.extra_feeds), rows, strict=True):
         for size in _batches(feeds):
             outputs = _in_batches(session, feeds, size)
             if any(not np.array_equal(outputs[name], expected[name]) for name in piece.outputs):
@@ -228,21 +235,21 @@ def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _check(path: Path, piece: Piece, folded: nn.Module) -> list[Mapping[str, Array]]:
+def _check(path: Path, piece: GraphSpec, folded: nn.Module) -> list[Mapping[str, Array]]:
     """Compare ONNX Runtime with PyTorch at several batch sizes, and batches with their rows.
 
     Returns the outputs of the feeds and of each of the others. Raises ExportError.
     """
     session = Session(path, Provider.CPU, _PLAN)
     return [
-        _check_feeds(session, piece, folded, feeds) for feeds in (piece.feeds, *piece.other_feeds)
+        _check_feeds(session, piece, folded, feeds) for feeds in (piece.feeds, *piece.extra_feeds)
     ]
 
 
 def _check_feeds(
-    session: Session, piece: Piece, folded: nn.Module, feeds: Mapping[str, Tensor]
+    session: Session, piece: GraphSpec, folded: nn.Module, feeds: Mapping[str, Tensor]
 ) -> Mapping[str, Array]:
-    names = [*piece.outputs, *piece.checked]
+    names = [*piece.outputs, *piece.checked_outputs]
     with torch.no_grad():
         # Values as the network made them before anything was folded, and bytes after it.
         original = dict(zip(names, piece.module(**feeds), strict=True))

@@ -29,13 +29,13 @@ from training.networks.layers.conditioning import per_class
 from training.networks.noise.style_generator import StyleGenerator
 
 CHECKED_LATENTS = 64
-CHECKED_PICTURES = 8
+CHECKED_IMAGES = 8
 # Latents whose w are averaged for the middle of a style space, of each class.
-CENTRE_LATENTS = 10_000
+CENTER_LATENTS = 10_000
 
 
 @dataclass(frozen=True)
-class Piece:
+class GraphSpec:
     """A part of a generator that is served as one graph.
 
     `module` takes the `feeds` by name, and returns the `outputs` and then those that are `checked`
@@ -47,9 +47,9 @@ class Piece:
     module: nn.Module
     feeds: Mapping[str, Tensor]
     outputs: tuple[str, ...]
-    checked: tuple[str, ...] = ()
-    varies: Mapping[str, Mapping[int, Any]] = field(default_factory=dict)
-    other_feeds: Sequence[Mapping[str, Tensor]] = ()
+    checked_outputs: tuple[str, ...] = ()
+    dynamic_axes: Mapping[str, Mapping[int, Any]] = field(default_factory=dict)
+    extra_feeds: Sequence[Mapping[str, Tensor]] = ()
 
 
 class ServedGenerator(nn.Module):
@@ -70,7 +70,7 @@ class ServedGenerator(nn.Module):
         return _pixels(self.generator(z, class_weights, truncation))
 
 
-class ServedTranslator(nn.Module):
+class ServedImageToImage(nn.Module):
     """``image`` [N, H, W, C] uint8, and a ``mask`` [N, H, W] uint8 where the task has one, to
     ``pixels`` [N, H, W, C] uint8; and the pictures before the cast.
     """
@@ -94,23 +94,23 @@ class ServedMapping(nn.Module):
     own, since the middle of all is a picture of none.
     """
 
-    centre: Tensor
+    center: Tensor
 
-    def __init__(self, generator: StyleGenerator, centre: Tensor) -> None:
+    def __init__(self, generator: StyleGenerator, center: Tensor) -> None:
         super().__init__()
         self.mapping = generator.mapping
         self.layers = generator.layers
-        self.register_buffer("centre", centre)
+        self.register_buffer("centre", center)
 
     def forward(
         self, z: Tensor, class_weights: Tensor | None = None, truncation: Tensor | None = None
     ) -> tuple[Tensor]:
         w = self.mapping(z, class_weights)
         if truncation is not None:
-            centre = self.centre
+            center = self.center
             if class_weights is not None:
-                centre = per_class(centre, class_weights)
-            w = centre + truncation[:, None] * (w - centre)
+                center = per_class(center, class_weights)
+            w = center + truncation[:, None] * (w - center)
         return (w[:, None].expand(-1, self.layers, -1),)
 
 
@@ -128,16 +128,16 @@ class ServedSynthesis(nn.Module):
         return _pixels(self.synthesis(w, **given))
 
 
-def pieces(
+def generator_graph_specs(
     generator: nn.Module,
     z_dim: int,
     classes: int = 0,
     distribution: Distribution = "normal",
     *,
     rows: int = CHECKED_LATENTS,
-    centre: Tensor | None = None,
+    center: Tensor | None = None,
     truncates: bool = False,
-) -> list[Piece]:
+) -> list[GraphSpec]:
     """Return what is to be exported of a generator in evaluation, with so many `rows` to check.
 
     `centre` is the middle of a style space ``[classes or 1, w_dim]``, where it is known. One that
@@ -155,11 +155,11 @@ def pieces(
             truncates = True
         feeds = truncated if truncates else feeds
         served = ServedGenerator(generator).eval()
-        return [Piece(GENERATOR, served, feeds, ("pixels",), ("images",))]
+        return [GraphSpec(GENERATOR, served, feeds, ("pixels",), ("images",))]
 
-    if centre is None:
-        centre = style_centre(generator, z_dim, classes)
-    mapping = ServedMapping(generator, centre).eval()
+    if center is None:
+        center = style_center(generator, z_dim, classes)
+    mapping = ServedMapping(generator, center).eval()
     with torch.no_grad():
         (w,) = mapping(**truncated)
     # Other styles in the later layers, so that a graph that took one for all would not pass.
@@ -168,17 +168,19 @@ def pieces(
     if generator.takes_transform:
         given[TRANSFORM] = _transforms(rows)
     return [
-        Piece(MAPPING, mapping, truncated, ("w",)),
-        Piece(SYNTHESIS, ServedSynthesis(generator).eval(), given, ("pixels",), ("images",)),
+        GraphSpec(MAPPING, mapping, truncated, ("w",)),
+        GraphSpec(SYNTHESIS, ServedSynthesis(generator).eval(), given, ("pixels",), ("images",)),
     ]
 
 
-def translator_piece(role: str, generator: nn.Module, task: ImageTask, given: ImageInput) -> Piece:
+def image_to_image_graph_spec(
+    role: str, generator: nn.Module, task: ImageTask, given: ImageInput
+) -> GraphSpec:
     """Return what is to be exported of a generator from pictures to pictures, in evaluation.
 
     The sides of its pictures vary in steps of `given.multiple`.
     """
-    served = ServedTranslator(generator, task).eval()
+    served = ServedImageToImage(generator, task).eval()
     side, step = given.side, given.multiple
 
     def feeds(height: int, width: int, count: int) -> dict[str, Tensor]:
@@ -194,14 +196,14 @@ def translator_piece(role: str, generator: nn.Module, task: ImageTask, given: Im
     axes = {1 + i: step * size if step > 1 else size for i, size in enumerate(sizes)}
     least = given.least or step
     smaller = max(side // 2 // step * step, least)
-    return Piece(
+    return GraphSpec(
         role,
         served,
-        feeds(side, side, CHECKED_PICTURES),
+        feeds(side, side, CHECKED_IMAGES),
         ("pixels",),
         ("images",),
-        varies={} if given.fixed else dict.fromkeys(feeds(step, step, 1), axes),
-        other_feeds=[]
+        dynamic_axes={} if given.fixed else dict.fromkeys(feeds(step, step, 1), axes),
+        extra_feeds=[]
         if given.fixed
         else [feeds(side + step, 2 * side, 7), feeds(smaller, side, 7), feeds(least, least, 7)],
     )
@@ -227,13 +229,13 @@ def _transforms(count: int) -> Tensor:
 
 
 @torch.no_grad()
-def style_centre(generator: StyleGenerator, z_dim: int, classes: int) -> Tensor:
+def style_center(generator: StyleGenerator, z_dim: int, classes: int) -> Tensor:
     """Return the mean w ``[classes or 1, w_dim]`` of each class, over the same latents."""
     rng = torch.Generator().manual_seed(0)
-    z = torch.randn(CENTRE_LATENTS, z_dim, generator=rng)
+    z = torch.randn(CENTER_LATENTS, z_dim, generator=rng)
     if not classes:
         return torch.stack([generator.mapping(z).mean(0)])
-    of_each = [torch.full((CENTRE_LATENTS,), index) for index in range(classes)]
+    of_each = [torch.full((CENTER_LATENTS,), index) for index in range(classes)]
     return torch.stack([generator.mapping(z, class_index).mean(0) for class_index in of_each])
 
 

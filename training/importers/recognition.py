@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from training.importers.errors import ImportFailed, Unsuitable, one_line
-from training.importers.formats.base import Fit, Format, Rebuilt, UserOptions, shown
+from training.importers.errors import FormatMismatchError, ModelImportError, first_line
+from training.importers.formats.base import (
+    ConvertedModel,
+    Format,
+    FormatMatch,
+    UserOptions,
+    readable_key,
+)
 from training.importers.formats.image.animegan import AnimeGan
 from training.importers.formats.image.compact import Compact
 from training.importers.formats.image.residual import ResidualTranslator
@@ -51,13 +57,13 @@ _NEARLY = 0.6
 
 
 @dataclass(frozen=True)
-class Attempt:
+class Candidate:
     """A network held against a format."""
 
     network: Network
     format: Format
-    fit: Fit
-    rebuilt: Rebuilt | None = None
+    match: FormatMatch
+    converted: ConvertedModel | None = None
 
     @property
     def says(self) -> str:
@@ -65,90 +71,99 @@ class Attempt:
         return self.network.name or "the file's network"
 
 
-def attempts(networks: Sequence[Network], said: UserOptions) -> list[Attempt]:
-    """Hold each network against each format, its wrappers peeled off. Raises Unsaid.
+def match_formats(networks: Sequence[Network], options: UserOptions) -> list[Candidate]:
+    """Hold each network against each format, its wrappers peeled off. Raises ImportOptionError.
 
     Those that fit have been rebuilt. Of the parts of a network only those are looked at whose whole
     is of no format.
     """
-    tried: list[Attempt] = []
+    tried: list[Candidate] = []
     for network in networks:
-        whole = [_attempt(network, form, said) for form in FORMATS]
+        whole = [_candidate(network, form, options) for form in FORMATS]
         # What is nearly of a format is that with a fault, and no heap of other networks.
-        nearly = any(a.fit.share > _NEARLY and not a.format.by_order for a in whole)
-        if not nearly and not any(attempt.rebuilt for attempt in whole):
+        nearly = any(a.match.score > _NEARLY and not a.format.by_layer_order for a in whole)
+        if not nearly and not any(candidate.converted for candidate in whole):
             for part in network.parts():
-                inner = [_attempt(part, form, said) for form in FORMATS]
-                whole += [attempt for attempt in inner if attempt.rebuilt]
+                inner = [_candidate(part, form, options) for form in FORMATS]
+                whole += [candidate for candidate in inner if candidate.converted]
         tried += whole
     return tried
 
 
-def _attempt(network: Network, form: Format, said: UserOptions) -> Attempt:
+def _candidate(network: Network, form: Format, options: UserOptions) -> Candidate:
     """Hold a network against a format, as it is and without each of its wrappers."""
-    best = Attempt(network, form, form.fit(network))
+    best = Candidate(network, form, form.match(network))
     for peeled in network.peeled():
-        fit = form.fit(peeled)
-        if fit.fits:
+        match = form.match(peeled)
+        if match.matches:
             try:
-                return Attempt(network, form, fit, form.rebuild(peeled, said))
-            except Unsuitable as error:
-                fit = replace(fit, reason=str(error))
+                return Candidate(network, form, match, form.convert(peeled, options))
+            except FormatMismatchError as error:
+                match = replace(match, reason=str(error))
             except _MISSHAPEN as error:
                 # Names that are all there, on tensors of other shapes than any such network has.
-                fit = replace(fit, reason=f"its tensors do not fit together: {one_line(error)}")
-        if (fit.share, fit.reason is not None) > (best.fit.share, best.fit.reason is not None):
-            best = Attempt(network, form, fit)
+                match = replace(
+                    match, reason=f"its tensors do not fit together: {first_line(error)}"
+                )
+        if (match.score, match.reason is not None) > (
+            best.match.score,
+            best.match.reason is not None,
+        ):
+            best = Candidate(network, form, match)
     return best
 
 
-def chosen(tried: Sequence[Attempt], wanted: str | None) -> Attempt:
+def select_candidate(tried: Sequence[Candidate], wanted: str | None) -> Candidate:
     """Return the one network that is meant, in the first format that it fits.
 
-    Of a training's weights and their average it is the average. Raises ImportFailed, with the
+    Of a training's weights and their average it is the average. Raises ModelImportError, with the
     nearest formats or the names to choose from.
     """
-    fitting: dict[str, Attempt] = {}
-    for attempt in tried:
-        if attempt.rebuilt:
-            fitting.setdefault(attempt.network.name, attempt)
+    fitting: dict[str, Candidate] = {}
+    for candidate in tried:
+        if candidate.converted:
+            fitting.setdefault(candidate.network.name, candidate)
     if wanted is not None:
         if wanted in fitting:
             return fitting[wanted]
-        raise ImportFailed(f"--network {wanted}: {_choices(fitting) or _nearest(tried)}")
+        raise ModelImportError(f"--network {wanted}: {_choices(fitting) or _nearest_text(tried)}")
     if not fitting:
-        raise ImportFailed(_nearest(tried))
-    averaged = [attempt for attempt in fitting.values() if attempt.network.averaged]
+        raise ModelImportError(_nearest_text(tried))
+    averaged = [candidate for candidate in fitting.values() if candidate.network.averaged]
     left = averaged or list(fitting.values())
     if len(left) > 1:
-        raise ImportFailed(f"several networks are in it, so say which: {_choices(fitting)}")
+        raise ModelImportError(f"several networks are in it, so say which: {_choices(fitting)}")
     return left[0]
 
 
-def _choices(fitting: dict[str, Attempt]) -> str:
+def _choices(fitting: dict[str, Candidate]) -> str:
     return ", ".join(f"--network {name} ({a.format.title})" for name, a in fitting.items())
 
 
-def nearest(tried: Sequence[Attempt]) -> list[Attempt]:
+def nearest_candidates(tried: Sequence[Candidate]) -> list[Candidate]:
     """Return the attempts that came nearest, the nearest of each format, best first."""
-    best: dict[str, Attempt] = {}
-    for attempt in tried:
-        name = attempt.format.name
-        if name not in best or attempt.fit.share > best[name].fit.share:
-            best[name] = attempt
-    ranked = sorted(best.values(), key=lambda a: (a.format.by_order, -a.fit.share))
-    return [attempt for attempt in ranked if attempt.fit.there][:_NEAREST]
+    best: dict[str, Candidate] = {}
+    for candidate in tried:
+        name = candidate.format.name
+        if name not in best or candidate.match.score > best[name].match.score:
+            best[name] = candidate
+    ranked = sorted(best.values(), key=lambda a: (a.format.by_layer_order, -a.match.score))
+    return [candidate for candidate in ranked if candidate.match.present][:_NEAREST]
 
 
-def _nearest(tried: Sequence[Attempt]) -> str:
+def _nearest_text(tried: Sequence[Candidate]) -> str:
     if not tried:
         return "there is no network in it: nothing that names tensors"
-    near = nearest(tried)
+    near = nearest_candidates(tried)
     if not near:
         return "no format that is known is like it; --explain shows what was looked for"
-    told = []
-    for attempt in near:
-        fit = attempt.fit
-        why = f"without {', '.join(map(shown, fit.missing))}" if fit.missing else fit.reason
-        told.append(f"{attempt.format.title} ({why})")
-    return f"it is of no format that is known; the nearest: {'; '.join(told)}"
+    details = []
+    for candidate in near:
+        match = candidate.match
+        why = (
+            f"without {', '.join(map(readable_key, match.missing))}"
+            if match.missing
+            else match.reason
+        )
+        details.append(f"{candidate.format.title} ({why})")
+    return f"it is of no format that is known; the nearest: {'; '.join(details)}"

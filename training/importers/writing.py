@@ -23,9 +23,9 @@ from service.runtime.models.model import Model
 from service.runtime.models.probe_inputs import probe_images, probe_masks
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.export import fp16 as half
-from training.export.exporter import check_name, export_piece, new_folder, next_version
+from training.export.exporter import check_name, export_graph, new_folder, next_version
 from training.export.receptive_field import measure_receptive_field
-from training.importers.formats.base import Origin, Rebuilt
+from training.importers.formats.base import ConvertedModel, FormatInfo
 from training.preview.grids import columns, grid, side_by_side
 
 Pixels = NDArray[np.uint8]
@@ -51,8 +51,8 @@ class Target:
 
 def write_model(
     source: Path,
-    form: Origin,
-    rebuilt: Rebuilt,
+    form: FormatInfo,
+    converted: ConvertedModel,
     target: Target,
     pictures: Sequence[Pixels] = (),
     tell: Callable[[str], object] = lambda _: None,
@@ -65,24 +65,24 @@ def write_model(
     version = target.version or next_version(target.models / target.name)
     folder = check_name(target.models, target.name, version)
     with new_folder(folder) as part:
-        if rebuilt.wrapped is not None:
-            graphs = rebuilt.wrapped.write(part)
+        if converted.onnx_graphs is not None:
+            graphs = converted.onnx_graphs.write(part)
         else:
             graphs = {
-                piece.role: export_piece(piece, part / f"{piece.role}.onnx")
-                for piece in rebuilt.pieces
+                piece.role: export_graph(piece, part / f"{piece.role}.onnx")
+                for piece in converted.graph_specs
             }
         manifest = Manifest(
             name=target.name,
             version=version,
-            task=rebuilt.task,
-            summary=rebuilt.summary,
+            task=converted.task,
+            summary=converted.summary,
             graphs=graphs,
-            image=rebuilt.image,
-            latent=rebuilt.latent,
-            input=rebuilt.input,
-            classes=rebuilt.classes,
-            styles=rebuilt.styles,
+            image=converted.image,
+            latent=converted.latent,
+            input=converted.input,
+            classes=converted.classes,
+            styles=converted.styles,
             provenance=ImportProvenance(
                 format=form.name,
                 source_file=source.name,
@@ -102,7 +102,7 @@ def write_model(
             tell(parity.summary)
             if parity.psnr < half.GOOD:
                 tell(f"less than {half.GOOD:g} dB: look at the pictures before you serve them")
-            rebuilt = replace(rebuilt, notes=[*rebuilt.notes, f"{parity.summary}."])
+            converted = replace(converted, notes=[*converted.notes, f"{parity.summary}."])
         model = Model(part, Provider.CPU, _PLAN)
         given = manifest.input
         if given is not None and given.reach is not None:
@@ -115,7 +115,7 @@ def write_model(
         (part / MANIFEST_FILE).write_text(manifest.to_json())
         sheet = _sheet(model, pictures)
         sheet.save(part / "preview.webp", format="WEBP", lossless=True)
-        (part / "README.md").write_text(import_card(manifest, form, rebuilt))
+        (part / "README.md").write_text(import_card(manifest, form, converted))
     return folder
 
 
@@ -169,7 +169,7 @@ def _smaller(picture: Pixels) -> Pixels:
     return picture
 
 
-def import_card(manifest: Manifest, form: Origin, rebuilt: Rebuilt) -> str:
+def import_card(manifest: Manifest, form: FormatInfo, converted: ConvertedModel) -> str:
     """Return the card of an imported model, in Markdown."""
     made = manifest.provenance
     assert isinstance(made, ImportProvenance)  # noqa: S101 - for the type checker
@@ -186,10 +186,10 @@ def import_card(manifest: Manifest, form: Origin, rebuilt: Rebuilt) -> str:
         f"| Task | {manifest.task} |",
         f"| Format | {form.title} |",
         f"| Layout of | {form.origin} |",
-        *(f"| {what.capitalize()} | {value} |" for what, value in rebuilt.told),
+        *(f"| {what.capitalize()} | {value} |" for what, value in converted.details),
         f"| Source | `{made.source_file}`, SHA-256 `{made.source_sha256}` |",
         f"| Imported by | Ganymede {made.importer_version} |",
         f"| Licence of the weights | {manifest.license} |",
     ]
-    lines += ["", *(f"- {note}" for note in rebuilt.notes)] if rebuilt.notes else []
+    lines += ["", *(f"- {note}" for note in converted.notes)] if converted.notes else []
     return "\n".join(lines) + "\n"

@@ -14,7 +14,7 @@ from service.runtime.models.manifest import MANIFEST_FILE, ImageSpec
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.export import fp16, onnx_files
 from training.export.exporter import ExportError
-from training.importers.formats.base import generating
+from training.importers.formats.base import converted_generator
 from training.importers.recognition import FORMATS
 from training.importers.writing import Target, write_model
 
@@ -41,9 +41,11 @@ def write(folder, *, halved=False, tell=lambda _: None):
     source = folder / "weights.pth"
     folder.mkdir(exist_ok=True)
     source.write_bytes(b"weights")
-    rebuilt = generating("Painted", RenderedImage(), 16, ImageSpec(height=8, width=8, channels=3))
+    converted = converted_generator(
+        "Painted", RenderedImage(), 16, ImageSpec(height=8, width=8, channels=3)
+    )
     target = Target(folder / "models", "painted", half=halved)
-    return write_model(source, FORMATS[0], rebuilt, target, tell=tell)
+    return write_model(source, FORMATS[0], converted, target, tell=tell)
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +105,8 @@ def test_the_models_digest_covers_them(beside):
 
 
 def test_half_weights_take_half_the_room_and_say_what_they_change(tmp_path, whole):
-    told = []
-    halved = write(tmp_path, halved=True, tell=told.append)
+    details = []
+    halved = write(tmp_path, halved=True, tell=details.append)
     sizes = [(folder / "generator.onnx").stat().st_size for folder in (halved, whole)]
     assert sizes[0] < 0.6 * sizes[1]
     entries = [load_entry(each, Provider.CPU, PLAN) for each in (whole, halved)]
@@ -112,9 +114,9 @@ def test_half_weights_take_half_the_room_and_say_what_they_change(tmp_path, whol
     one, other = (entry.model.generate(range(8)) for entry in entries)
     apart = np.abs(one.astype(int) - other)
     assert 0 < apart.max() <= 2
-    assert f"differ by {apart.max()} at most and {apart.mean():.3f} in the mean" in told[0]
-    assert f"PSNR {10 * np.log10(255**2 / (apart**2).mean()):.1f} dB" in told[0]
-    assert told[0] in (halved / "README.md").read_text()
+    assert f"differ by {apart.max()} at most and {apart.mean():.3f} in the mean" in details[0]
+    assert f"PSNR {10 * np.log10(255**2 / (apart**2).mean()):.1f} dB" in details[0]
+    assert details[0] in (halved / "README.md").read_text()
     # A row is the same alone and in a batch, as it was.
     rows = [entries[1].model.generate([seed]) for seed in range(8)]
     np.testing.assert_array_equal(other, np.concatenate(rows))

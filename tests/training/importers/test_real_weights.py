@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from service.runtime.errors import UserError
 from service.runtime.latent import seeds
 from tests.support.checkpoints import drawn, imported, recognised, to_levels
-from training.importers.errors import ImportFailed, Refused
+from training.importers.errors import ModelImportError, UnsafeFileError
 from training.importers.formats.base import UserOptions
 from training.importers.reading.files import read_file
 
@@ -82,13 +82,13 @@ def test_of_several_networks_one_has_to_be_named(tmp_path):
 
 def test_an_unknown_file_names_the_nearest_formats(tmp_path):
     torch.save({f"block{i}.weird": torch.zeros(2, 2) for i in range(9)}, tmp_path / "x.pth")
-    with pytest.raises(ImportFailed, match="no format that is known"):
+    with pytest.raises(ModelImportError, match="no format that is known"):
         recognised(tmp_path / "x.pth")
 
 
 def test_torchscript_is_refused(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "script.pt"))
-    with pytest.raises(Refused, match="TorchScript"):
+    with pytest.raises(UnsafeFileError, match="TorchScript"):
         read_file(tmp_path / "script.pt")
 
 

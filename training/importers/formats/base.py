@@ -1,4 +1,8 @@
-"""What a format is: the keys that have to be there, and how a network is rebuilt from them."""
+"""The interface of a checkpoint format, and what its converters share.
+
+A format declares the keys that a checkpoint must have, and a converter that rebuilds the network
+from the shapes of its tensors.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +28,17 @@ from service.runtime.models.manifest import (
     Truncation,
 )
 from service.runtime.models.probe_inputs import probe_images
-from training.export.graphs import CHECKED_LATENTS, Piece, pieces
-from training.importers.errors import Unsaid, Unsuitable
+from training.export.graphs import CHECKED_LATENTS, GraphSpec, generator_graph_specs
+from training.importers.errors import FormatMismatchError, ImportOptionError
 from training.importers.reading.weights import Network
 
-# Of pictures that go in or come out, in pixels.
-_LONGEST_SIDE = 2**14
+# The largest height or width of an input or output image, in pixels.
+_MAX_SIDE = 2**14
 
 
 @dataclass(frozen=True)
 class UserOptions:
-    """What the flags say, of what no tensor tells; None where nothing was said."""
+    """Options of the command line for what the tensors do not determine. None: not given."""
 
     classes: int | None = None
     class_names: tuple[str, ...] = ()
@@ -44,151 +48,166 @@ class UserOptions:
     output: str | None = None
     statistics: str | None = None
     latent: str | None = None
-    # What a configuration beside the checkpoint says, in its author's words.
+    # The training configuration that accompanies the checkpoint, with its author's keys.
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Wrapped(Protocol):
-    """A generator that is a graph already, checked, and needs to be written only."""
+class GraphWriter(Protocol):
+    """Graphs that are ONNX already and have been checked."""
 
     def write(self, folder: Path) -> dict[str, Graph]:
-        """Write its graphs into a model folder, and return them by their roles."""
+        """Write the graphs into a model folder and return them by role."""
         ...
 
 
 @dataclass(frozen=True)
-class Rebuilt:
-    """A generator that is ready to be exported, and what the manifest says of it.
+class ConvertedModel:
+    """A generator that is ready to be exported, with its part of the manifest.
 
-    It is in `pieces`, or `wrapped` where it was ONNX already.
+    The network is in `graph_specs`, or in `onnx_graphs` if the file was ONNX already.
     """
 
     summary: str
     task: Task
-    pieces: Sequence[Piece]
+    graph_specs: Sequence[GraphSpec]
     image: ImageSpec
-    # What was inferred, for the person who imports.
-    told: Sequence[tuple[str, str]] = ()
+    # What was inferred from the file, as (name, value), shown to the user and on the model card.
+    details: Sequence[tuple[str, str]] = ()
     notes: Sequence[str] = ()
     latent: LatentSpace | None = None
     input: ImageInput | None = None
     classes: tuple[str, ...] = ()
     styles: StyleSpace | None = None
-    wrapped: Wrapped | None = None
+    onnx_graphs: GraphWriter | None = None
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How well a network fits a format: the declared keys that are there, and those missing."""
+class FormatMatch:
+    """How well a network matches a format: which of the required keys it has."""
 
-    there: tuple[str, ...]
+    present: tuple[str, ...]
     missing: tuple[str, ...]
-    # Why it is none, though all keys are there.
+    # Why the network does not match although all required keys are present.
     reason: str | None = None
 
     @property
-    def fits(self) -> bool:
-        """Whether it is of the format."""
+    def matches(self) -> bool:
+        """True if the network is of this format."""
         return not self.missing and self.reason is None
 
     @property
-    def share(self) -> float:
-        """How much of what is declared is there."""
-        return len(self.there) / (len(self.there) + len(self.missing))
+    def score(self) -> float:
+        """The fraction of required keys that are present."""
+        return len(self.present) / (len(self.present) + len(self.missing))
 
 
-class Origin:
-    """What a model card says of where a generator comes from."""
+class FormatInfo:
+    """The name and origin of a format, for the manifest and the model card."""
 
     name: ClassVar[str]
     title: ClassVar[str]
-    # Whose layout it is, and under which licence the authors gave their code or weights.
+    # The project that defines the layout, and the license of its code or weights.
     origin: ClassVar[str]
 
 
-def shown(key: str) -> str:
-    """Return a declared key as people write names."""
+def readable_key(key: str) -> str:
+    """Return a required key without the escapes of a regular expression."""
     return key.replace("\\.", ".")
 
 
-class Format(Origin, ABC):
-    """A published layout of a generator."""
+class Format(FormatInfo, ABC):
+    """A published checkpoint layout of a generator."""
 
-    # Regular expressions, each of which one name at least has to match in full.
-    keys: ClassVar[tuple[str, ...]]
-    # Whether the order of the layers alone tells it, so that parts of other networks may seem it.
-    by_order: ClassVar[bool] = False
-    # The same of names that must not be there.
-    others: ClassVar[tuple[str, ...]] = ()
+    # Regular expressions. Each must match at least one tensor name in full.
+    required_keys: ClassVar[tuple[str, ...]]
+    # Regular expressions. None may match a tensor name in full.
+    excluded_keys: ClassVar[tuple[str, ...]] = ()
+    # True if only the order of the layers identifies the format, so that parts of other networks
+    # can be mistaken for it.
+    by_layer_order: ClassVar[bool] = False
 
-    def fit(self, network: Network) -> Fit:
-        """Compare the names of the tensors with what is declared."""
-        found = {key: any(re.fullmatch(key, name) for name in network.tensors) for key in self.keys}
-        other = next(
-            (n for key in self.others for n in network.tensors if re.fullmatch(key, n)), None
+    def match(self, network: Network) -> FormatMatch:
+        """Compare the tensor names with the declared keys."""
+        names = list(network.tensors)
+        has_key = {
+            key: any(re.fullmatch(key, name) for name in names) for key in self.required_keys
+        }
+        match = FormatMatch(
+            present=tuple(key for key, present in has_key.items() if present),
+            missing=tuple(key for key, present in has_key.items() if not present),
         )
-        fit = Fit(
-            tuple(key for key, there in found.items() if there),
-            tuple(key for key, there in found.items() if not there),
-        )
-        return replace(fit, reason=f"it has {other}, which the format has not") if other else fit
+        for key in self.excluded_keys:
+            for name in names:
+                if re.fullmatch(key, name):
+                    reason = f"it has the tensor {name}, which this format does not have"
+                    return replace(match, reason=reason)
+        return match
 
     @abstractmethod
-    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
-        """Build the network from the shapes of its tensors, with its weights.
+    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
+        """Build the network from the shapes of its tensors, and load them.
 
-        Raises Unsuitable when they are not of this format after all, Unsaid where a flag is needed.
+        Raises FormatMismatchError if the tensors are not of this format after all, and
+        ImportOptionError if an option is needed.
         """
 
 
-def load(module: nn.Module, network: Network) -> nn.Module:
-    """Put the tensors into a module built for them; every one has its place. Raises Unsuitable."""
-    counted = {n: t for n, t in network.tensors.items() if not n.endswith("num_batches_tracked")}
-    weights = {name: tensor.float() for name, tensor in counted.items()}
+def load_weights(module: nn.Module, network: Network) -> nn.Module:
+    """Load all tensors of `network` into a module built for them, and return it in eval mode.
+
+    Raises FormatMismatchError if a tensor is missing, left over or of another shape.
+    """
+    weights = {
+        name: tensor.float()
+        for name, tensor in network.tensors.items()
+        if not name.endswith("num_batches_tracked")
+    }
     try:
-        done = module.load_state_dict(weights, strict=False)
+        result = module.load_state_dict(weights, strict=False)
     except RuntimeError as error:
         lines = str(error).splitlines()
-        raise Unsuitable(lines[-1].strip()[:200]) from error
-    missing = [name for name in done.missing_keys if not name.endswith("num_batches_tracked")]
-    if missing or done.unexpected_keys:
-        name = (missing or done.unexpected_keys)[0]
-        raise Unsuitable(f"{name} is {'missing' if missing else 'left over'}")
+        raise FormatMismatchError(lines[-1].strip()[:200]) from error
+    missing = [name for name in result.missing_keys if not name.endswith("num_batches_tracked")]
+    if missing:
+        raise FormatMismatchError(f"the tensor {missing[0]} is missing")
+    if result.unexpected_keys:
+        raise FormatMismatchError(f"the tensor {result.unexpected_keys[0]} has no place in it")
     return module.eval()
 
 
-def generating(
+def converted_generator(
     summary: str,
     generator: nn.Module,
     z_dim: int,
     image: ImageSpec,
     classes: tuple[str, ...] = (),
     distribution: Distribution = "normal",
-    told: Sequence[tuple[str, str]] = (),
+    details: Sequence[tuple[str, str]] = (),
     notes: Sequence[str] = (),
     *,
     truncates: bool = False,
-) -> Rebuilt:
-    """Return a generator ``(z, class_weights)`` to pictures ``[N, C, H, W]`` in [-1, 1].
+) -> ConvertedModel:
+    """Return the converted model of a generator from noise.
 
-    One that `truncates` takes a truncation for each row as well.
+    `generator` maps ``(z, class_weights)`` to images ``[N, C, H, W]`` in [-1, 1]. With `truncates`
+    it takes truncations ``[N]`` as a third argument.
     """
-    parts = pieces(
+    graph_specs = generator_graph_specs(
         generator.eval(),
         z_dim,
         len(classes),
         distribution,
-        rows=checked_rows(image.width),
+        rows=rows_to_check(image.width),
         truncates=truncates,
     )
-    truncates = "truncation" in parts[0].feeds
-    sizes = [("z", str(z_dim)), ("pictures", f"{image.width}×{image.height}×{image.channels}")]
-    return Rebuilt(
+    truncates = "truncation" in graph_specs[0].feeds
+    sizes = [("z", str(z_dim)), ("images", f"{image.width}×{image.height}×{image.channels}")]
+    return ConvertedModel(
         summary=summary,
         task="generate",
-        pieces=parts,
+        graph_specs=graph_specs,
         image=image,
-        told=[*sizes, *([("classes", str(len(classes)))] if classes else []), *told],
+        details=[*sizes, *([("classes", str(len(classes)))] if classes else []), *details],
         notes=notes,
         latent=LatentSpace(
             dimension=z_dim,
@@ -199,154 +218,178 @@ def generating(
     )
 
 
-def checked_rows(side: int) -> int:
-    """Return of how many pictures a graph is checked: of fewer where they are large."""
+def rows_to_check(side: int) -> int:
+    """Return how many rows a graph is checked with: fewer for large images."""
     return CHECKED_LATENTS if side <= 64 else 32 if side <= 128 else 8 if side <= 256 else 3
 
 
-def runs(rebuilt: Rebuilt) -> Rebuilt:
-    """Return what was rebuilt, after a row has gone through it.
+def verify_shapes(converted: ConvertedModel) -> ConvertedModel:
+    """Run one row through the model and return it.
 
-    Layers that are filled one by one are held against each other by nothing else. Raises
-    RuntimeError where tensors do not fit together.
+    For networks whose layers are built one by one, so that nothing else has compared their shapes.
+    Raises RuntimeError if the shapes do not fit together.
     """
     with torch.no_grad():
-        for piece in rebuilt.pieces:
-            piece.module(**{name: feed[:1] for name, feed in piece.feeds.items()})
-    return rebuilt
+        for spec in converted.graph_specs:
+            spec.module(**{name: feed[:1] for name, feed in spec.feeds.items()})
+    return converted
 
 
-class ServedImages(nn.Module):
-    """``image`` [N, H, W, C] uint8 to ``pixels`` [N, H', W', C'] uint8 by a network that has ranges
-    of its own; and the pictures before the cast, in [-1, 1].
+class ConvertedImageToImage(nn.Module):
+    """An image-to-image network with value ranges of its own, as it is exported.
+
+    ``image`` [N, H, W, C] uint8 to ``pixels`` [N, H', W', C'] uint8, and the images before they are
+    rounded, [N, C', H', W'] in [-1, 1].
     """
 
     def __init__(
-        self, network: nn.Module, goes_in: tuple[float, float], comes_out: tuple[float, float]
+        self,
+        network: nn.Module,
+        input_range: tuple[float, float],
+        output_range: tuple[float, float],
     ) -> None:
         super().__init__()
         self.network = network
-        self.low, self.scale = goes_in[0], (goes_in[1] - goes_in[0]) / 255
-        self.out_low, self.out_scale = comes_out[0], 2 / (comes_out[1] - comes_out[0])
+        self.low, self.scale = input_range[0], (input_range[1] - input_range[0]) / 255
+        self.out_low, self.out_scale = output_range[0], 2 / (output_range[1] - output_range[0])
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        seen = image.permute(0, 3, 1, 2).float() * self.scale + self.low
-        made = (self.network(seen) - self.out_low) * self.out_scale - 1
-        # To the nearest level of 255, as Pillow and torchvision's save_image have it.
-        levels = ((made + 1) * 127.5).round().clamp(0, 255)
-        return levels.permute(0, 2, 3, 1).to(torch.uint8), made
+        x = image.permute(0, 3, 1, 2).float() * self.scale + self.low
+        images = (self.network(x) - self.out_low) * self.out_scale - 1
+        # Rounded to the nearest of 255 levels, as Pillow and torchvision's save_image do.
+        levels = ((images + 1) * 127.5).round().clamp(0, 255)
+        return levels.permute(0, 2, 3, 1).to(torch.uint8), images
 
 
-def translating(
+def converted_image_to_image(
     summary: str,
     task: Task,
     network: nn.Module,
-    given: ImageInput,
+    image_input: ImageInput,
     channels: int,
-    goes_in: tuple[float, float] = (-1.0, 1.0),
-    comes_out: tuple[float, float] = (-1.0, 1.0),
-    told: Sequence[tuple[str, str]] = (),
+    input_range: tuple[float, float] = (-1.0, 1.0),
+    output_range: tuple[float, float] = (-1.0, 1.0),
+    details: Sequence[tuple[str, str]] = (),
     notes: Sequence[str] = (),
-) -> Rebuilt:
-    """Return a network from pictures ``[N, C, h, w]`` to pictures, with the ranges of both."""
-    side = given.side * given.factor
-    image = image_spec(side, side, channels)
-    served = ServedImages(network.eval(), goes_in, comes_out).eval()
-    return Rebuilt(
+) -> ConvertedModel:
+    """Return the converted model of an image-to-image network.
+
+    `network` maps images ``[N, C, h, w]`` in `input_range` to images in `output_range`, which have
+    `channels` channels and `image_input.factor` times the height and width.
+    """
+    side = image_input.side * image_input.factor
+    module = ConvertedImageToImage(network.eval(), input_range, output_range).eval()
+    return ConvertedModel(
         summary=summary,
         task=task,
-        pieces=[_picture_piece(served, given)],
-        image=image,
-        told=told,
+        graph_specs=[_image_to_image_graph_spec(module, image_input)],
+        image=image_spec(side, side, channels),
+        details=details,
         notes=notes,
-        input=given,
+        input=image_input,
     )
 
 
-def _picture_piece(served: nn.Module, given: ImageInput) -> Piece:
-    step, side = given.multiple, given.side
+def _image_to_image_graph_spec(module: nn.Module, image_input: ImageInput) -> GraphSpec:
+    multiple, side = image_input.multiple, image_input.side
 
     def feeds(height: int, width: int, count: int) -> dict[str, Tensor]:
-        image = probe_images(range(count), max(height, width), given.channels)
+        image = probe_images(range(count), max(height, width), image_input.channels)
         return {"image": torch.from_numpy(image[:, :height, :width].copy())}
 
-    sizes = [torch.export.Dim(name, min=1, max=2**14) for name in ("h", "w")]
-    axes = {1 + i: step * size if step > 1 else size for i, size in enumerate(sizes)}
-    least = given.least or step
-    # Two steps at least, since the exporter takes an axis of one for a constant.
-    small = max(side // 2 // step * step, least, 2 * step)
-    return Piece(
+    dimensions = [torch.export.Dim(name, min=1, max=2**14) for name in ("h", "w")]
+    axes = {1 + i: multiple * dim if multiple > 1 else dim for i, dim in enumerate(dimensions)}
+    smallest = image_input.least or multiple
+    # At least two steps: torch.export takes an axis of one step for a constant.
+    small = max(side // 2 // multiple * multiple, smallest, 2 * multiple)
+    return GraphSpec(
         GENERATOR,
-        served,
+        module,
         feeds(side, side, 3),
         ("pixels",),
         ("images",),
-        varies={} if given.fixed else {"image": axes},
-        other_feeds=[] if given.fixed else [feeds(small + step, small, 3), feeds(least, least, 3)],
+        dynamic_axes={} if image_input.fixed else {"image": axes},
+        extra_feeds=[]
+        if image_input.fixed
+        else [feeds(small + multiple, small, 3), feeds(smallest, smallest, 3)],
     )
 
 
-def side_of(said: UserOptions, usual: int, multiple: int = 1) -> int:
-    """Return the side of the pictures that go in: what was said, else near the usual one.
+def input_side(options: UserOptions, default: int, multiple: int = 1) -> int:
+    """Return the side of the input images in pixels: `--side`, or the default.
 
-    Raises Unsaid for one that the network cannot take, Unsuitable where that is beyond serving.
+    The default is rounded up to a multiple of `multiple`. Raises ImportOptionError if `--side` is
+    no such multiple, and FormatMismatchError if the multiple is larger than any image served.
     """
-    if multiple > _LONGEST_SIDE:
-        raise Unsuitable(f"it takes pictures in steps of {multiple:,} pixels")
-    if said.side is None:
-        return -(-usual // multiple) * multiple
-    if said.side % multiple or said.side > _LONGEST_SIDE:
-        raise Unsaid(f"--side {said.side}: it is a multiple of {multiple}, up to {_LONGEST_SIDE}")
-    return said.side
+    if multiple > _MAX_SIDE:
+        raise FormatMismatchError(
+            f"its image sides would be multiples of {multiple:,} pixels; at most {_MAX_SIDE:,} "
+            "pixels are supported"
+        )
+    if options.side is None:
+        return -(-default // multiple) * multiple
+    if options.side % multiple or options.side > _MAX_SIDE:
+        raise ImportOptionError(
+            f"--side {options.side}: expected a multiple of {multiple}, at most {_MAX_SIDE}"
+        )
+    return options.side
 
 
 def image_spec(height: int, width: int, channels: int) -> ImageSpec:
-    """Return the manifest's words for pictures. Raises Unsuitable.
+    """Return the manifest's description of an image. Raises FormatMismatchError.
 
-    To be asked before anything of that size is made: a few small layers can say any size.
+    Call it before anything of that size is allocated: a few small tensors can imply any size.
     """
-    if not (0 < height <= _LONGEST_SIDE and 0 < width <= _LONGEST_SIDE):
-        raise Unsuitable(f"pictures of {width:,}×{height:,} are not served")
+    if not (0 < height <= _MAX_SIDE and 0 < width <= _MAX_SIDE):
+        raise FormatMismatchError(
+            f"its images would have {width:,}×{height:,} pixels; at most "
+            f"{_MAX_SIDE:,}×{_MAX_SIDE:,} are supported"
+        )
     if channels not in (1, 3, 4):
-        raise Unsuitable(f"pictures of {channels} channels are not served")
+        raise FormatMismatchError(
+            f"its images would have {channels} channels; 1, 3 or 4 are supported"
+        )
     return ImageSpec(height=height, width=width, channels=channels)
 
 
-def square(side: int, channels: int) -> ImageSpec:
-    """Return the manifest's words for square pictures. Raises Unsuitable."""
+def square_image(side: int, channels: int) -> ImageSpec:
+    """Return the manifest's description of a square image. Raises FormatMismatchError."""
     return image_spec(side, side, channels)
 
 
-def latent(said: UserOptions) -> Distribution:
-    """Return how z is drawn for a generator that was trained on what was said. Raises Unsaid."""
-    if said.latent not in (None, "normal", "uniform", "unit"):
-        raise Unsaid(f"--latent {said.latent}: it is normal, uniform (-1 to 1) or unit (0 to 1)")
-    return "normal" if said.latent in (None, "normal") else "uniform"
+def latent_distribution(options: UserOptions) -> Distribution:
+    """Return the distribution that serving draws z from. Raises ImportOptionError."""
+    if options.latent not in (None, "normal", "uniform", "unit"):
+        raise ImportOptionError(
+            f"--latent {options.latent}: expected normal, uniform (-1 to 1) or unit (0 to 1)"
+        )
+    return "normal" if options.latent in (None, "normal") else "uniform"
 
 
-def with_latent(generator: nn.Module, said: UserOptions) -> nn.Module:
-    """Return a generator that takes z as the service draws it, in place of from 0 to 1."""
-    return UnitLatent(generator) if said.latent == "unit" else generator
+def adapt_latent(generator: nn.Module, options: UserOptions) -> nn.Module:
+    """Wrap a generator that was trained on z from 0 to 1; serving draws z from -1 to 1."""
+    return UnitLatent(generator) if options.latent == "unit" else generator
 
 
 class UnitLatent(nn.Module):
-    """A generator that was trained on z from 0 to 1, for z from -1 to 1."""
+    """Maps z from [-1, 1] to the [0, 1] that the generator was trained on."""
 
     def __init__(self, generator: nn.Module) -> None:
         super().__init__()
         self.generator = generator
 
     def forward(self, z: Tensor, class_weights: Tensor | None = None) -> Tensor:
-        made: Tensor = self.generator((z + 1) / 2, class_weights)
-        return made
+        images: Tensor = self.generator((z + 1) / 2, class_weights)
+        return images
 
 
-def class_names(count: int, said: UserOptions) -> tuple[str, ...]:
-    """Return the names of the classes: those that were said, else their numbers. Raises Unsaid."""
-    if said.class_names:
-        if len(said.class_names) != count:
-            raise Unsaid(
-                f"--class-names names {len(said.class_names)} classes, and there are {count}"
+def class_names(count: int, options: UserOptions) -> tuple[str, ...]:
+    """Return the class names: `--class-names`, or the class numbers. Raises ImportOptionError."""
+    if options.class_names:
+        if len(options.class_names) != count:
+            raise ImportOptionError(
+                f"--class-names has {len(options.class_names)} names, but the model has {count} "
+                "classes"
             )
-        return said.class_names
+        return options.class_names
     return tuple(str(index) for index in range(count))

@@ -19,7 +19,7 @@ def linear(tensors: Tensors, path: str) -> nn.Linear:
     """Return a linear layer. Raises KeyError for a tensor that is missing."""
     weight, bias = tensors[f"{path}.weight"], tensors.get(f"{path}.bias")
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
-    return filled(layer, weight, bias)
+    return assign_weights(layer, weight, bias)
 
 
 def convolution(tensors: Tensors, path: str, groups: int = 1) -> nn.Conv2d:
@@ -35,7 +35,7 @@ def convolution(tensors: Tensors, path: str, groups: int = 1) -> nn.Conv2d:
         bias=bias is not None,
         device="meta",
     )
-    return filled(layer, weight, bias)
+    return assign_weights(layer, weight, bias)
 
 
 def transposed(tensors: Tensors, path: str, stride: int = 1, padding: int = 0) -> nn.Module:
@@ -45,10 +45,10 @@ def transposed(tensors: Tensors, path: str, stride: int = 1, padding: int = 0) -
     layer = nn.ConvTranspose2d(
         inputs, outputs, kernel, stride, padding, bias=bias is not None, device="meta"
     )
-    return filled(layer, weight, bias)
+    return assign_weights(layer, weight, bias)
 
 
-def filled(layer: _Module, weight: Tensor, bias: Tensor | None) -> _Module:
+def assign_weights(layer: _Module, weight: Tensor, bias: Tensor | None) -> _Module:
     """Put a weight and a bias in their place."""
     layer.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:

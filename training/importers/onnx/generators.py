@@ -24,14 +24,20 @@ from service.runtime.models.manifest import (
 from service.runtime.models.probe_inputs import probe_images, probe_masks
 from service.runtime.onnx.sessions import Array, ExecutionPlan, Provider, Session
 from training.export.onnx_files import described, save
-from training.importers.errors import ImportFailed, Unsaid, Unsuitable
-from training.importers.formats.base import Origin, Rebuilt, class_names, image_spec, latent
+from training.importers.errors import FormatMismatchError, ImportOptionError, ModelImportError
+from training.importers.formats.base import (
+    ConvertedModel,
+    FormatInfo,
+    class_names,
+    image_spec,
+    latent_distribution,
+)
 from training.importers.formats.noise.sequential import picture_of
 from training.importers.onnx.ports import (
     PIXELS,
+    GraphOptions,
     Port,
     Range,
-    Wishes,
     channels_first,
     class_count,
     inputs,
@@ -64,7 +70,7 @@ _LARGE, _SMALL = 256, 64
 _MANY_CUT = 0.02
 
 
-class OnnxGraph(Origin):
+class OnnxFormat(FormatInfo):
     """Any graph from latents, or from pictures, to pictures."""
 
     name = "onnx"
@@ -85,8 +91,8 @@ class Wrapped:
         return {GENERATOR: described(path, Session(path, Provider.CPU, _PLAN))}
 
 
-def explain_graph(path: Path) -> list[str]:
-    """Return what is in a graph, in lines. Raises ImportFailed."""
+def describe_graph(path: Path) -> list[str]:
+    """Return what is in a graph, in lines. Raises ModelImportError."""
     model = read_graph(path)
     operators = sorted({node.op_type for node in model.graph.node})
     lines = [
@@ -95,41 +101,41 @@ def explain_graph(path: Path) -> list[str]:
         *(f"  gives {port.says}" for port in outputs(model)),
     ]
     try:
-        said = mapped(model, Wishes())
+        said = mapped(model, GraphOptions())
         return [*lines, *(f"  {port.name} would be {name}" for name, port in said.items())]
-    except Unsaid as error:
+    except ImportOptionError as error:
         return [*lines, f"  {error}"]
 
 
-def rebuild_graph(path: Path, wishes: Wishes) -> Rebuilt:
-    """Wrap a graph into the contract. Raises ImportFailed, Refused or Unsaid."""
+def convert_graph(path: Path, options: GraphOptions) -> ConvertedModel:
+    """Wrap a graph to take and give what a model folder's graphs do. Raises ModelImportError."""
     model = read_graph(path)
     try:
-        return _rebuilt(model, wishes)
-    except Unsuitable as error:
-        raise ImportFailed(f"{path}: {error}") from error
-    except ImportFailed as error:
+        return _convert(model, options)
+    except FormatMismatchError as error:
+        raise ModelImportError(f"{path}: {error}") from error
+    except ModelImportError as error:
         raise type(error)(f"{path}: {error}") from error
 
 
-def _rebuilt(model: ModelProto, wishes: Wishes) -> Rebuilt:
-    said = wishes.said
+def _convert(model: ModelProto, options: GraphOptions) -> ConvertedModel:
+    said = options.said
     drops = without_dropout(model)
-    ports = mapped(model, wishes)
-    classes = class_count(ports, wishes)
-    comes_out, why = range_of(model, ports[PIXELS], wishes)
-    plan = _plan(ports, wishes, classes, comes_out)
+    ports = mapped(model, options)
+    classes = class_count(ports, options)
+    comes_out, why = range_of(model, ports[PIXELS], options)
+    plan = _plan(ports, options, classes, comes_out)
     given = _given(plan)
-    distribution = latent(said)
+    distribution = latent_distribution(said)
 
     def feeds(count: int, height: int = 0, width: int = 0) -> dict[str, Array]:
         return _feeds(plan, distribution, count, height or _side(given), width or _side(given))
 
     original = Original(model)
     if given is None or given.fixed:
-        plan = _with_pictures(plan, original.run(plan, feeds(plan.batch or 1)), wishes)
+        plan = _with_pictures(plan, original.run(plan, feeds(plan.batch or 1)), options)
     else:
-        plan, given = _measured(original, plan, given, feeds, wishes)
+        plan, given = _measured(original, plan, given, feeds, options)
     height, width, channels = levels(plan, original.values(plan, feeds(1))).shape[1:]
     image = image_spec(height, width, channels)
     if given is not None:
@@ -145,12 +151,12 @@ def _rebuilt(model: ModelProto, wishes: Wishes) -> Rebuilt:
         series = [feeds(min(rows, 8)), feeds(2, given.side + step, max(given.side - step, step))]
     wrapped, notes = _checked(original, model, plan, series)
     black, white = comes_out
-    return Rebuilt(
+    return ConvertedModel(
         summary="Imported graph",
-        task=_task(given, wishes),
-        pieces=(),
+        task=_task(given, options),
+        graph_specs=(),
         image=image,
-        told=[
+        details=[
             *((ours, port.says) for ours, port in ports.items()),
             ("pictures", f"{width}×{height}×{channels}"),
             ("black and white", f"{black:g} and {white:g}, {why}"),
@@ -165,14 +171,14 @@ def _rebuilt(model: ModelProto, wishes: Wishes) -> Rebuilt:
         ),
         input=given,
         classes=class_names(classes, said) if classes else (),
-        wrapped=Wrapped(wrapped),
+        onnx_graphs=Wrapped(wrapped),
     )
 
 
-def _plan(ports: Mapping[str, Port], wishes: Wishes, classes: int, comes_out: Range) -> Plan:
-    """Return what is known of a graph before it has run. Raises Unsaid."""
+def _plan(ports: Mapping[str, Port], options: GraphOptions, classes: int, comes_out: Range) -> Plan:
+    """Return what is known of a graph before it has run. Raises ImportOptionError."""
     image = ports.get("image")
-    goes_in = wishes.input_range or wishes.range or comes_out
+    goes_in = options.input_range or options.range or comes_out
     if image is not None and image.type == TensorProto.UINT8:
         goes_in = _BYTES
     first = False
@@ -182,21 +188,25 @@ def _plan(ports: Mapping[str, Port], wishes: Wishes, classes: int, comes_out: Ra
         "truncation": (),
     }
     if image is None:
-        rows["z"] = (z_dim(ports["z"], wishes),)
+        rows["z"] = (z_dim(ports["z"], options),)
     else:
         if len(image.shape) == 4:
-            first = channels_first(image.shape, wishes.layout, "image")
+            first = channels_first(image.shape, options.layout, "image")
         elif len(image.shape) != 3:
-            raise Unsaid(f"{image.says} cannot be image: it has other axes than a picture")
+            raise ImportOptionError(
+                f"{image.says} cannot be image: it has other axes than a picture"
+            )
         sides, channels = _sides(image, first=first)
-        channels = channels or wishes.said.channels
+        channels = channels or options.said.channels
         if channels is None:
-            raise Unsaid(f"{image.says} does not tell how many channels it has: --channels")
+            raise ImportOptionError(
+                f"{image.says} does not tell how many channels it has: --channels"
+            )
         rows |= {"image": (*sides, channels), "mask": sides}
     leading = [port.shape[0] for name, port in ports.items() if name != PIXELS and port.shape]
     # A graph without an axis for the batch takes one row.
     batch = leading[0] if leading else 1
-    unit = wishes.said.latent == "unit"
+    unit = options.said.latent == "unit"
     return Plan(ports, rows, goes_in, comes_out, first, out_first=False, unit=unit, batch=batch)
 
 
@@ -210,17 +220,17 @@ def _sides(port: Port, *, first: bool) -> tuple[tuple[int | None, int | None], i
 
 
 def _given(plan: Plan) -> ImageInput | None:
-    """Return what is known of the pictures that go in. Raises ImportFailed."""
+    """Return what is known of the pictures that go in. Raises ModelImportError."""
     if "image" not in plan.ports:
         return None
     height, width, channels = plan.rows["image"]
     if channels not in (1, 3, 4):
-        raise Unsuitable(f"pictures of {channels} channels are not served")
+        raise FormatMismatchError(f"pictures of {channels} channels are not served")
     masked = "mask" in plan.ports
     if height is None and width is None:
         return ImageInput(channels=channels, side=_LARGE, masked=masked)
     if height is None or width is None or height != width:
-        raise ImportFailed(
+        raise ModelImportError(
             f"it takes pictures of {plan.ports['image'].says}; squares or any size are served"
         )
     image_spec(height, width, channels)
@@ -257,18 +267,18 @@ def _feeds(
     return made
 
 
-def _with_pictures(plan: Plan, made: Array, wishes: Wishes) -> Plan:
-    """Return the plan with the layout of what a graph gave. Raises Unsaid, Unsuitable."""
+def _with_pictures(plan: Plan, made: Array, options: GraphOptions) -> Plan:
+    """Return the plan with the layout of what a graph gave."""
     port = plan.ports[PIXELS]
     if made.ndim == 2:
-        side, channels = picture_of(made.shape[1], wishes.said)
-        first = (wishes.layout or "nchw").lower() == "nchw"
+        side, channels = picture_of(made.shape[1], options.said)
+        first = (options.layout or "nchw").lower() == "nchw"
         row = (channels, side, side) if first else (side, side, channels)
         return replace(plan, unflattened=row, out_first=first)
     if made.ndim == 4:
-        return replace(plan, out_first=channels_first(made.shape, wishes.layout, port.name))
+        return replace(plan, out_first=channels_first(made.shape, options.layout, port.name))
     if made.ndim != 3:
-        raise Unsuitable(f"{port.name} has {made.ndim} axes, and is no picture")
+        raise FormatMismatchError(f"{port.name} has {made.ndim} axes, and is no picture")
     return plan
 
 
@@ -277,11 +287,11 @@ def _measured(
     plan: Plan,
     given: ImageInput,
     feeds: Callable[..., Feeds],
-    wishes: Wishes,
+    options: GraphOptions,
 ) -> tuple[Plan, ImageInput]:
     """Find out by trying in which steps sides may vary, and how much larger what comes out is.
 
-    Returns the plan and the pictures that go in with what was found. Raises ImportFailed.
+    Returns the plan and the pictures that go in with what was found. Raises ModelImportError.
     """
     reason = "its pictures are of no whole multiple of the size of those that go in"
     for step in _STEPS:
@@ -290,32 +300,32 @@ def _measured(
         high, wide = (times + 2) * step, times * step
         try:
             made = original.run(plan, feeds(plan.batch or 1, high, wide))
-        except ImportFailed as error:
+        except ModelImportError as error:
             reason = str(error)
             continue
-        plan = _with_pictures(plan, made, wishes)
+        plan = _with_pictures(plan, made, options)
         shape = levels(plan, made).shape[1:3]
         factor = shape[0] // high
         if factor and shape == (factor * high, factor * wide):
-            side = wishes.said.side or (_LARGE if factor == 1 else _SMALL)
+            side = options.said.side or (_LARGE if factor == 1 else _SMALL)
             found = {"factor": factor, "multiple": step, "side": -(-side // step) * step}
             return plan, given.model_copy(update=found)
-    raise ImportFailed(reason)
+    raise ModelImportError(reason)
 
 
 def _with_factor(given: ImageInput, height: int, width: int) -> ImageInput:
-    """Return how much larger the pictures that come out are. Raises ImportFailed."""
+    """Return how much larger the pictures that come out are. Raises ModelImportError."""
     factor = max(height // given.side, 1)
     if (height, width) != (factor * given.side, factor * given.side):
-        raise ImportFailed(
+        raise ModelImportError(
             f"it makes pictures of {width}×{height} from those of {given.side}×{given.side}, "
             "which is no whole multiple"
         )
     return given.model_copy(update={"factor": factor})
 
 
-def _task(given: ImageInput | None, wishes: Wishes) -> Task:
-    """Return which route serves it. Raises Unsaid for one that cannot."""
+def _task(given: ImageInput | None, options: GraphOptions) -> Task:
+    """Return which route serves it. Raises ImportOptionError for one that cannot."""
     if given is None:
         fitting: tuple[Task, ...] = ("generate",)
     elif given.masked:
@@ -324,9 +334,11 @@ def _task(given: ImageInput | None, wishes: Wishes) -> Task:
         fitting = ("upscale", "translate", "colorize")
     else:
         fitting = ("translate", "colorize", "upscale")
-    task = wishes.task or fitting[0]
+    task = options.task or fitting[0]
     if task not in fitting:
-        raise Unsaid(f"--task {task}: what it takes and gives is served as {' or '.join(fitting)}")
+        raise ImportOptionError(
+            f"--task {task}: what it takes and gives is served as {' or '.join(fitting)}"
+        )
     return task
 
 
@@ -336,14 +348,14 @@ def _checked(
     """Return the graph with the steps around it, in the first form whose rows are independent.
 
     As it is, if its batch may be any; with its sizes freed; or with a row at a time in a loop.
-    Raises ImportFailed.
+    Raises ModelImportError.
     """
     expected = []
     notes = []
     for feeds in series:
         values = original.values(plan, feeds)
         if not np.array_equal(values, original.values(plan, feeds)):
-            raise ImportFailed("it gives other pictures for the same latent: it draws lots")
+            raise ModelImportError("it gives other pictures for the same latent: it draws lots")
         made = levels(plan, values)
         if (cut := share_beyond(made)) > _MANY_CUT:
             notes.append(
@@ -369,7 +381,7 @@ def _checked(
         reason = (
             f"it takes batches of {plan.batch} alone; export it with a dynamic batch ({reason})"
         )
-    raise ImportFailed(reason)
+    raise ModelImportError(reason)
 
 
 _DEPENDENT = "its rows depend on each other"
@@ -379,7 +391,7 @@ def _fault(wrapped: ModelProto, series: Sequence[Feeds], expected: Sequence[Pixe
     """Return what is wrong with a wrapped graph at several batches, or None."""
     try:
         trial = Trial(wrapped)
-    except ImportFailed as error:
+    except ModelImportError as error:
         return str(error)
     for feeds, right in zip(series, expected, strict=True):
         rows = None
@@ -389,7 +401,7 @@ def _fault(wrapped: ModelProto, series: Sequence[Feeds], expected: Sequence[Pixe
                 part = {name: array[start : start + size] for name, array in feeds.items()}
                 try:
                     parts.append(trial.run(part)[PIXELS])
-                except ImportFailed as error:
+                except ModelImportError as error:
                     return f"at a batch of {size} {error}"
             made = np.concatenate(parts)
             if made.shape != right.shape:

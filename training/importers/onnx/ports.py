@@ -11,7 +11,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 
 from service.runtime.models.manifest import CLASS_INDEX, CLASS_WEIGHTS, Task
-from training.importers.errors import ImportFailed, Unsaid
+from training.importers.errors import ImportOptionError, ModelImportError
 from training.importers.formats.base import UserOptions
 
 Range = tuple[float, float]
@@ -53,7 +53,7 @@ class Port:
 
 
 @dataclass(frozen=True)
-class Wishes:
+class GraphOptions:
     """What the flags say of a graph, beside what they say of any generator."""
 
     maps: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ class Wishes:
     said: UserOptions = field(default_factory=UserOptions)
 
 
-def wishes_of(
+def parse_graph_options(
     maps: Sequence[str],
     range_: str | None,
     input_range: str | None,
@@ -74,12 +74,12 @@ def wishes_of(
     task: str | None,
     z_dim: int | None,
     said: UserOptions,
-) -> Wishes:
-    """Return what the flags say. Raises Unsaid for what is no range and no task."""
+) -> GraphOptions:
+    """Return what the flags say. Raises ImportOptionError for what is no range and no task."""
     tasks = ("translate", "colorize", "upscale", "inpaint", "generate")
     if task is not None and task not in tasks:
-        raise Unsaid(f"--task {task}: it is one of {', '.join(tasks)}")
-    return Wishes(
+        raise ImportOptionError(f"--task {task}: it is one of {', '.join(tasks)}")
+    return GraphOptions(
         tuple(maps),
         _range("--range", range_),
         _range("--input-range", input_range),
@@ -96,9 +96,9 @@ def _range(flag: str, text: str | None) -> Range | None:
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError as error:
-        raise Unsaid(f"{flag} {text}: it is two numbers, as in {flag} -1,1") from error
+        raise ImportOptionError(f"{flag} {text}: it is two numbers, as in {flag} -1,1") from error
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise Unsaid(f"{flag} {text}: black comes first, and is less than white")
+        raise ImportOptionError(f"{flag} {text}: black comes first, and is less than white")
     return low, high
 
 
@@ -116,7 +116,7 @@ def outputs(model: ModelProto) -> list[Port]:
 def _port(value: onnx.ValueInfoProto) -> Port:
     kind = value.type.tensor_type
     if not value.type.HasField("tensor_type"):
-        raise ImportFailed(f"{value.name} is no tensor")
+        raise ModelImportError(f"{value.name} is no tensor")
     axes = [
         side.dim_value if side.HasField("dim_value") and side.dim_value > 0 else None
         for side in kind.shape.dim
@@ -124,34 +124,36 @@ def _port(value: onnx.ValueInfoProto) -> Port:
     return Port(value.name, kind.elem_type, tuple(axes))
 
 
-def mapped(model: ModelProto, wishes: Wishes) -> dict[str, Port]:
+def mapped(model: ModelProto, options: GraphOptions) -> dict[str, Port]:
     """Return the port of each name of the contract: as was said, else where only one can be meant.
 
-    Raises Unsaid with the names that there are.
+    Raises ImportOptionError with the names that there are.
     """
     ins, outs = inputs(model), outputs(model)
     said: dict[str, Port] = {}
-    for wish in wishes.maps:
+    for wish in options.maps:
         ours, _, theirs = wish.partition("=")
         ours = ours.strip()
         if ours not in (*INPUTS, PIXELS, "class"):
             names = ", ".join((*INPUTS, PIXELS))
-            raise Unsaid(f"--map {wish}: before the = stands one of {names}")
+            raise ImportOptionError(f"--map {wish}: before the = stands one of {names}")
         there = outs if ours == PIXELS else ins
         port = next((each for each in there if each.name == theirs.strip()), None)
         if port is None:
             kind = "output" if ours == PIXELS else "input"
-            raise Unsaid(f"--map {wish}: there is no such {kind}; there are {_listed(there)}")
+            raise ImportOptionError(
+                f"--map {wish}: there is no such {kind}; there are {_listed(there)}"
+            )
         if ours == "class":
             ours = CLASS_WEIGHTS if port.numbers else CLASS_INDEX
         if ours in said or any(port.name == each.name for each in said.values()):
-            raise Unsaid(f"--map {wish}: it is mapped twice")
+            raise ImportOptionError(f"--map {wish}: it is mapped twice")
         said[ours] = port
     left = [port for port in ins if port.name not in {each.name for each in said.values()}]
     for port in left:
         name = _meant(port, left, said)
         if name is None:
-            raise Unsaid(
+            raise ImportOptionError(
                 f"it takes {_listed(ins)}: say which is which, as in --map z={port.name}; "
                 f"there are {', '.join(INPUTS)}"
             )
@@ -160,7 +162,7 @@ def mapped(model: ModelProto, wishes: Wishes) -> dict[str, Port]:
         pictures = [port for port in outs if len(port.shape) in (3, 4)]
         one = outs if len(outs) == 1 else pictures
         if len(one) != 1:
-            raise Unsaid(
+            raise ImportOptionError(
                 f"it gives {_listed(outs)}: say which are the pictures, as in "
                 f"--map pixels={outs[0].name}"
             )
@@ -197,71 +199,79 @@ def _is_picture(port: Port) -> bool:
 
 
 def _check(said: Mapping[str, Port]) -> None:
-    """Raise Unsaid for what does not go together."""
+    """Raise ImportOptionError for what does not go together."""
     if ("z" in said) == ("image" in said):
-        raise Unsaid("it needs z or image among its inputs, and not both")
+        raise ImportOptionError("it needs z or image among its inputs, and not both")
     if "mask" in said and "image" not in said:
-        raise Unsaid("a mask goes with an image")
+        raise ImportOptionError("a mask goes with an image")
     if CLASS_INDEX in said and CLASS_WEIGHTS in said:
-        raise Unsaid("class_index and class_weights are two ways to say one thing")
+        raise ImportOptionError("class_index and class_weights are two ways to say one thing")
     if "image" in said and {"truncation", CLASS_INDEX, CLASS_WEIGHTS} & set(said):
-        raise Unsaid("classes and truncation go with z, and not with an image")
+        raise ImportOptionError("classes and truncation go with z, and not with an image")
     for name, port in said.items():
         whole_is_well = name == CLASS_INDEX or (name in ("image", PIXELS, "mask"))
         if not port.numbers and not (whole_is_well and port.type in (*_WHOLE, TensorProto.UINT8)):
-            raise Unsaid(f"{port.says} cannot be {name}: it holds other than numbers")
+            raise ImportOptionError(f"{port.says} cannot be {name}: it holds other than numbers")
         if name == CLASS_INDEX and port.numbers:
-            raise Unsaid(f"{port.says} cannot be class_index; if it is one-hot, map class_weights")
+            raise ImportOptionError(
+                f"{port.says} cannot be class_index; if it is one-hot, map class_weights"
+            )
 
 
-def z_dim(port: Port, wishes: Wishes) -> int:
-    """Return the numbers of z. Raises Unsaid."""
+def z_dim(port: Port, options: GraphOptions) -> int:
+    """Return the numbers of z. Raises ImportOptionError."""
     sides = port.shape[1:]
     if any(side is None for side in sides) or not sides:
-        if wishes.z_dim is None:
-            raise Unsaid(f"{port.says} does not tell how many numbers z has: --z-dim")
-        return wishes.z_dim
+        if options.z_dim is None:
+            raise ImportOptionError(f"{port.says} does not tell how many numbers z has: --z-dim")
+        return options.z_dim
     numbers = math.prod(side for side in sides if side)
     if numbers > _MOST_NUMBERS:
-        raise Unsaid(f"{port.says} cannot be z: it has {numbers:,} numbers")
+        raise ImportOptionError(f"{port.says} cannot be z: it has {numbers:,} numbers")
     return numbers
 
 
-def class_count(said: Mapping[str, Port], wishes: Wishes) -> int:
-    """Return how many classes there are, 0 for none. Raises Unsaid."""
+def class_count(said: Mapping[str, Port], options: GraphOptions) -> int:
+    """Return how many classes there are, 0 for none. Raises ImportOptionError."""
     port = said.get(CLASS_WEIGHTS)
     if port is None and CLASS_INDEX not in said:
         return 0
-    told = wishes.said.classes or len(wishes.said.class_names) or None
+    details = options.said.classes or len(options.said.class_names) or None
     sides = [side for side in port.shape[1:] if side != 1] if port else []
-    if max(told or 0, *(side or 0 for side in sides), 0) > _MOST_CLASSES:
-        raise Unsaid("there are more classes than can be told apart")
+    if max(details or 0, *(side or 0 for side in sides), 0) > _MOST_CLASSES:
+        raise ImportOptionError("there are more classes than can be told apart")
     if len(sides) == 1 and sides[0] is not None:
-        if told not in (None, sides[0]):
-            raise Unsaid(f"--classes {told}: {port.says if port else ''} has {sides[0]}")
+        if details not in (None, sides[0]):
+            raise ImportOptionError(
+                f"--classes {details}: {port.says if port else ''} has {sides[0]}"
+            )
         return sides[0]
-    if told is None:
-        raise Unsaid("how many classes there are is not in the graph: --classes or --class-names")
-    return told
+    if details is None:
+        raise ImportOptionError(
+            "how many classes there are is not in the graph: --classes or --class-names"
+        )
+    return details
 
 
 def channels_first(shape: Sequence[int | None], layout: str | None, what: str) -> bool:
-    """Tell whether pictures of that shape are ``[N, C, H, W]``. Raises Unsaid."""
+    """Tell whether pictures of that shape are ``[N, C, H, W]``. Raises ImportOptionError."""
     if layout is not None:
         if layout.lower() not in ("nchw", "nhwc"):
-            raise Unsaid(f"--layout {layout}: it is nchw or nhwc")
+            raise ImportOptionError(f"--layout {layout}: it is nchw or nhwc")
         return layout.lower() == "nchw"
     first, last = shape[1] in (1, 3, 4), shape[3] in (1, 3, 4)
     if first == last:
         axes = ", ".join("?" if side is None else str(side) for side in shape)
-        raise Unsaid(f"{what} [{axes}] does not tell where its channels are: --layout nchw or nhwc")
+        raise ImportOptionError(
+            f"{what} [{axes}] does not tell where its channels are: --layout nchw or nhwc"
+        )
     return first
 
 
-def range_of(model: ModelProto, port: Port, wishes: Wishes) -> tuple[Range, str]:
-    """Return the values of black and white that come out, and how that is known. Raises Unsaid."""
-    if wishes.range is not None:
-        return wishes.range, "as was said"
+def range_of(model: ModelProto, port: Port, options: GraphOptions) -> tuple[Range, str]:
+    """Return the output values of black and white, and how they are known."""
+    if options.range is not None:
+        return options.range, "as was said"
     if port.type == TensorProto.UINT8:
         return (0.0, 255.0), "they are bytes"
     makers = {name: node for node in model.graph.node for name in node.output}
@@ -272,7 +282,7 @@ def range_of(model: ModelProto, port: Port, wishes: Wishes) -> tuple[Range, str]
         node = makers.get(node.input[0])
     if node is not None and node.op_type in ("Tanh", "Sigmoid"):
         return (-1.0 if node.op_type == "Tanh" else 0.0, 1.0), f"it ends with a {node.op_type}"
-    raise Unsaid(
+    raise ImportOptionError(
         f"the graph does not tell the values of black and white in {port.name}: "
         "--range -1,1 or 0,1 or 0,255"
     )

@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto
 
 from service.runtime.models.manifest import CLASS_WEIGHTS
 from service.runtime.onnx.sessions import Array
-from training.importers.errors import ImportFailed
+from training.importers.errors import ModelImportError
 from training.importers.onnx.ports import PIXELS, Port
 from training.importers.onnx.wrapping import Plan
 
@@ -30,7 +30,7 @@ class Trial:
     """A graph that may fail, and says so to nobody but who runs it."""
 
     def __init__(self, model: ModelProto) -> None:
-        """Load the graph. Raises ImportFailed."""
+        """Load the graph. Raises ModelImportError."""
         options = ort.SessionOptions()
         # ONNX Runtime writes its errors on the terminal too; here they are part of finding out.
         options.log_severity_level = _FATAL
@@ -43,15 +43,15 @@ class Trial:
             )
         except Exception as error:
             # Neither protobuf nor ONNX Runtime has a base class for what it raises.
-            raise ImportFailed(f"ONNX Runtime refuses the graph: {short(error)}") from error
+            raise ModelImportError(f"ONNX Runtime refuses the graph: {short(error)}") from error
         self._outputs = [each.name for each in self._session.get_outputs()]
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Run one batch. Raises ImportFailed."""
+        """Run one batch. Raises ModelImportError."""
         try:
             made = self._session.run(None, dict(feeds))
         except Exception as error:
-            raise ImportFailed(f"the graph cannot be run: {short(error)}") from error
+            raise ModelImportError(f"the graph cannot be run: {short(error)}") from error
         return dict(zip(self._outputs, map(np.asarray, made), strict=True))
 
 
@@ -66,13 +66,13 @@ class Original:
     """A graph and how its ports are understood."""
 
     def __init__(self, model: ModelProto) -> None:
-        """Load the graph. Raises ImportFailed."""
+        """Load the graph. Raises ModelImportError."""
         self._trial = Trial(model)
 
     def run(self, plan: Plan, feeds: Feeds) -> Array:
         """Return what the graph gives for rows of the contract, all of them at once.
 
-        Raises ImportFailed.
+        Raises ModelImportError.
         """
         given = {plan.ports[name].name: _as_taken(plan, name, feeds[name]) for name in feeds}
         return self._trial.run(given)[plan.ports[PIXELS].name]
@@ -80,7 +80,7 @@ class Original:
     def values(self, plan: Plan, feeds: Feeds) -> Array:
         """Return what the graph gives for rows, run in the batch that it says.
 
-        Raises ImportFailed for numbers that are none.
+        Raises ModelImportError for numbers that are none.
         """
         count, step = len(next(iter(feeds.values()))), plan.batch or 1
         parts = []
@@ -90,7 +90,7 @@ class Original:
             parts.append(made[: min(step, count - start)])
         values = np.concatenate(parts)
         if not np.isfinite(values).all():
-            raise ImportFailed("the graph gives numbers that are not finite")
+            raise ModelImportError("the graph gives numbers that are not finite")
         return values
 
 

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from training.importers.errors import ImportFailed, Refused
+from training.importers.errors import ModelImportError, UnsafeFileError
 from training.importers.reading.pickles import read_pickle
 from training.importers.reading.weights import natural
 
@@ -44,13 +44,13 @@ _HARMLESS: list[Any] = [
 def read_file(path: Path) -> Any:
     """Return what a checkpoint holds: dictionaries, lists, tensors, numbers and words.
 
-    Raises ImportFailed, in one line, for everything that is no such file.
+    Raises ModelImportError, in one line, for everything that is no such file.
     """
     try:
         with path.open("rb") as file:
             head = file.read(64)
     except OSError as error:
-        raise ImportFailed(f"{path} cannot be read: {error.strerror}") from error
+        raise ModelImportError(f"{path} cannot be read: {error.strerror}") from error
     if head.startswith(_ZIP):
         return _read_archive(path)
     if head.startswith(_PICKLE):
@@ -59,7 +59,7 @@ def read_file(path: Path) -> Any:
         return read_pickle(path)
     if len(head) > 8 and head[8:9] == b"{":
         return _read_safetensors(path)
-    raise ImportFailed(
+    raise ModelImportError(
         f"{path} is no checkpoint that can be read: it is neither a PyTorch file, a pickle, "
         "safetensors nor ONNX"
     )
@@ -71,20 +71,20 @@ def _read_archive(path: Path) -> Any:
             members = archive.infolist()
     except Exception as error:
         # Mutated archives fail in as many ways as files do.
-        raise ImportFailed(f"{path} is a broken archive: {_short(error)}") from error
+        raise ModelImportError(f"{path} is a broken archive: {_short(error)}") from error
     names = [member.filename for member in members]
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
-        raise Refused(
+        raise UnsafeFileError(
             f"{path} is a TorchScript archive: it holds code, and code is not run here; save the "
             "module's state_dict() instead"
         )
     if not any(name.endswith("data.pkl") for name in names):
-        raise ImportFailed(f"{path} is an archive without a checkpoint in it (no data.pkl)")
+        raise ModelImportError(f"{path} is an archive without a checkpoint in it (no data.pkl)")
     # PyTorch stores, and what is packed may unpack to more than there is memory for.
     packed = [member for member in members if member.compress_type != zipfile.ZIP_STORED]
     if packed or sum(member.file_size for member in members) > path.stat().st_size:
         name = packed[0].filename if packed else names[0]
-        raise ImportFailed(
+        raise ModelImportError(
             f"{path}: {name!r:.80} in it is compressed, which no torch.save does; load it and save "
             "it again"
         )
@@ -105,16 +105,16 @@ def _read_torch(path: Path, *, mmap: bool) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except MemoryError as error:
-        raise ImportFailed(f"{path} asks for more memory than there is") from error
+        raise ModelImportError(f"{path} asks for more memory than there is") from error
     except Exception as error:
         # Mutated files fail in any way; none of them may come out as a stack trace.
         names = _unsafe_names(path, error)
         if names:
-            raise Refused(
+            raise UnsafeFileError(
                 f"{path} names {', '.join(names)}, which would have to be run; only weights are "
                 "read: save a state_dict() instead"
             ) from error
-        raise ImportFailed(f"{path} cannot be read as a checkpoint: {_short(error)}") from error
+        raise ModelImportError(f"{path} cannot be read as a checkpoint: {_short(error)}") from error
 
 
 def _unsafe_names(path: Path, error: Exception) -> list[str]:
@@ -138,7 +138,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise ImportFailed(f"{path} cannot be read as safetensors: {_short(error)}") from error
+        raise ModelImportError(f"{path} cannot be read as safetensors: {_short(error)}") from error
     # The format does not keep an order; numbered layers are in that of their numbers.
     return {name: tensors[name] for name in sorted(tensors, key=natural)}
 
@@ -158,12 +158,12 @@ def side_car(path: Path) -> Path | None:
 
 
 def read_side_car(path: Path) -> dict[str, Any]:
-    """Read a configuration beside a checkpoint, JSON or YAML. Raises ImportFailed."""
+    """Read a configuration beside a checkpoint, JSON or YAML. Raises ModelImportError."""
     try:
         text = path.read_text()
         said = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ImportFailed(f"{path} cannot be read: {_short(error)}") from error
+        raise ModelImportError(f"{path} cannot be read: {_short(error)}") from error
     if not isinstance(said, dict):
-        raise ImportFailed(f"{path} holds no settings")
+        raise ModelImportError(f"{path} holds no settings")
     return said

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnx.inliner import inline_local_functions
 
-from training.importers.errors import ImportFailed, Refused, one_line
+from training.importers.errors import ModelImportError, UnsafeFileError, first_line
 
 # What one protobuf message may hold.
 _MOST_BYTES = 2**31 - 1
@@ -42,29 +42,30 @@ def is_graph(path: Path) -> bool:
 def read_graph(path: Path) -> ModelProto:
     """Return the model with its weights in it and its functions written out.
 
-    Raises ImportFailed, in one line, for what is no valid graph, and for weights that lie elsewhere
-    than beside the file; Refused for operators that a library would have to bring, and for graphs
-    that draw lots, whose pictures would not depend on their latents alone.
+    Raises ModelImportError if the graph is invalid, and UnsafeFileError if it needs a library of
+    custom operators, reads files elsewhere, or is random.
     """
     model = ModelProto()
     try:
         if path.stat().st_size > _MOST_BYTES:
-            raise ImportFailed(f"{path} is above 2 GiB; save its weights as external data")
+            raise ModelImportError(f"{path} is above 2 GiB; save its weights as external data")
         model.ParseFromString(path.read_bytes())
     except OSError as error:
-        raise ImportFailed(f"{path} cannot be read: {error.strerror}") from error
+        raise ModelImportError(f"{path} cannot be read: {error.strerror}") from error
     except (DecodeError, RecursionError) as error:
-        raise ImportFailed(f"{path} cannot be read as ONNX: {error}") from error
+        raise ModelImportError(f"{path} cannot be read as ONNX: {error}") from error
     if not model.graph.node or not model.graph.output:
-        raise ImportFailed(f"{path} cannot be read as ONNX: there is no graph in it")
+        raise ModelImportError(f"{path} cannot be read as ONNX: there is no graph in it")
     _take_in(model, path)
     opset = opset_of(model)
     if opset < _LEAST_OPSET:
-        raise ImportFailed(f"{path} is of opset {opset}; export it with {_LEAST_OPSET} or above")
+        raise ModelImportError(
+            f"{path} is of opset {opset}; export it with {_LEAST_OPSET} or above"
+        )
     _check_size(model, path)
     foreign = sorted({node.domain for node in _nodes(model) if node.domain not in _known(model)})
     if foreign:
-        raise Refused(
+        raise UnsafeFileError(
             f"{path} has operators of {', '.join(foreign)}, which a library would have to bring"
         )
     try:
@@ -73,10 +74,10 @@ def read_graph(path: Path) -> ModelProto:
         onnx.checker.check_model(model)
     except Exception as error:
         # The checker is C++ and raises what it likes; a mutated file leads to any of it.
-        raise ImportFailed(f"{path} is no valid ONNX: {one_line(error)}") from error
+        raise ModelImportError(f"{path} is no valid ONNX: {first_line(error)}") from error
     for node in _nodes(model):
         if node.op_type in _RANDOM or _in_training(node):
-            raise Refused(
+            raise UnsafeFileError(
                 f"{path} draws lots or takes the statistics of the batch (the operator "
                 f"{node.op_type}); a picture has to depend on what goes in alone"
             )
@@ -151,7 +152,7 @@ def _tensors(model: ModelProto) -> Iterator[TensorProto]:
 
 
 def _take_in(model: ModelProto, path: Path) -> None:
-    """Put weights that lie in files beside the model into it. Raises ImportFailed."""
+    """Put weights that lie in files beside the model into it. Raises ModelImportError."""
     left = _MOST_BYTES - model.ByteSize()
     for tensor in _tensors(model):
         if tensor.data_location != TensorProto.EXTERNAL:
@@ -162,10 +163,12 @@ def _take_in(model: ModelProto, path: Path) -> None:
         size = file.stat().st_size
         length = length if "length" in said else size - start
         if start > size or not 0 <= length <= size - start:
-            raise ImportFailed(f"{path}: {file.name} ends before the weights {tensor.name!r} do")
+            raise ModelImportError(
+                f"{path}: {file.name} ends before the weights {tensor.name!r} do"
+            )
         left -= length
         if left < 0:
-            raise ImportFailed(
+            raise ModelImportError(
                 f"{path} has more than 2 GiB of weights, which one graph cannot hold"
             )
         with file.open("rb") as weights:
@@ -176,28 +179,30 @@ def _take_in(model: ModelProto, path: Path) -> None:
 
 
 def _beside(path: Path, location: str) -> Path:
-    """Return the file of weights of that name. Raises ImportFailed unless it lies beside `path`."""
+    """Return a file of external weights, which must be in the folder of `path`."""
     folder = path.resolve().parent
     named = Path(location)
     if not location or "\0" in location or named.is_absolute() or ".." in named.parts:
-        raise Refused(f"{path} has weights in {location!r}, which is not beside it")
+        raise UnsafeFileError(f"{path} has weights in {location!r}, which is not beside it")
     file = (folder / named).resolve()
     if not file.is_relative_to(folder):
-        raise Refused(f"{path} has weights in {location!r}, which leads away from its folder")
+        raise UnsafeFileError(
+            f"{path} has weights in {location!r}, which leads away from its folder"
+        )
     if not file.is_file():
-        raise ImportFailed(f"{path} has weights in {location!r}, and that file is not there")
+        raise ModelImportError(f"{path} has weights in {location!r}, and that file is not there")
     return file
 
 
 def _number(path: Path, said: dict[str, str], key: str) -> int:
     value = said.get(key, "0")
     if not value.isdecimal() or len(value) > 18:
-        raise ImportFailed(f"{path} has weights whose {key} is {value[:20]!r}")
+        raise ModelImportError(f"{path} has weights whose {key} is {value[:20]!r}")
     return int(value)
 
 
 def _check_size(model: ModelProto, path: Path) -> None:
-    """Raise ImportFailed for tensors that hold other than they say, and for functions without end.
+    """Raise ModelImportError for tensors of another size than declared, and for endless functions.
 
     Functions that call each other twice, forty deep, are few bytes and more nodes than memory.
     """
@@ -207,14 +212,16 @@ def _check_size(model: ModelProto, path: Path) -> None:
             and tensor.data_type == TensorProto.FLOAT
             and math.prod(tensor.dims) * 4 != len(tensor.raw_data)
         ):
-            raise ImportFailed(f"{path}: the weights {tensor.name!r} are not of the size they say")
+            raise ModelImportError(
+                f"{path}: the weights {tensor.name!r} are not of the size they say"
+            )
     functions = {(each.domain, each.name, each.overload): each for each in model.functions}
     sizes: dict[tuple[str, ...], int] = {}
 
     def size_of(function: FunctionProto, above: tuple[tuple[str, ...], ...]) -> int:
         key = (function.domain, function.name, function.overload)
         if key in above:
-            raise ImportFailed(f"{path}: its function {function.name!r} calls itself")
+            raise ModelImportError(f"{path}: its function {function.name!r} calls itself")
         if key not in sizes:
             inner = [n for node in function.node for g in _inner(node) for n in g.node]
             sizes[key] = sum(written_out(node, (*above, key)) for node in [*function.node, *inner])
@@ -227,6 +234,6 @@ def _check_size(model: ModelProto, path: Path) -> None:
     try:
         whole = sum(written_out(node, ()) for g in _graphs(model.graph) for node in g.node)
     except RecursionError as error:
-        raise ImportFailed(f"{path}: its functions call each other without end") from error
+        raise ModelImportError(f"{path}: its functions call each other without end") from error
     if whole > _MOST_NODES:
-        raise ImportFailed(f"{path} has {whole:,} operators, more than a generator has")
+        raise ModelImportError(f"{path} has {whole:,} operators, more than a generator has")

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.importers.errors import ImportFailed, Refused
+from training.importers.errors import ModelImportError, UnsafeFileError
 from training.importers.reading.weights import Network
 
 _DEEPEST = 64
@@ -134,18 +134,18 @@ class _Reader(pickle.Unpickler):
     """Knows the names below, gives stand-ins for them, and imports nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for a name. Raises Refused."""
+        """Return what stands for a name. Raises UnsafeFileError."""
         known = _KNOWN.get((module, name))
         if known is not None:
             return known
         if module.startswith("torch.nn.modules.") and name.isidentifier():
             return _module_type(name)
         if module.startswith("dnnlib.tflib"):
-            raise Refused(
+            raise UnsafeFileError(
                 "this is a TensorFlow pickle of StyleGAN; convert it to PyTorch's form first "
                 "(legacy.py of stylegan2-ada-pytorch does)"
             )
-        raise Refused(f"the pickle names {module}.{name}, which would have to be run")
+        raise UnsafeFileError(f"the pickle names {module}.{name}, which would have to be run")
 
     def persistent_load(self, pid: Any) -> Any:
         """There are none in such files. Raises pickle.UnpicklingError."""
@@ -174,19 +174,19 @@ _KNOWN: dict[tuple[str, str], Any] = {
 
 
 def read_pickle(path: Path) -> Any:
-    """Return what a pickle holds, with each module as a `Network`. Raises ImportFailed."""
+    """Return what a pickle holds, with each module as a `Network`. Raises ModelImportError."""
     try:
         with path.open("rb") as file:
             tree = _Reader(file).load()
         return _networks(tree)
-    except ImportFailed as error:
+    except ModelImportError as error:
         raise type(error)(f"{path}: {error}") from error
     except (OSError, MemoryError, RecursionError) as error:
-        raise ImportFailed(f"{path} cannot be read: {type(error).__name__}") from error
+        raise ModelImportError(f"{path} cannot be read: {type(error).__name__}") from error
     except Exception as error:
         # The pickle machine raises whatever a mutated file leads to.
         text = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise ImportFailed(f"{path} cannot be read as a pickle: {text}") from error
+        raise ModelImportError(f"{path} cannot be read as a pickle: {text}") from error
 
 
 def _networks(tree: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.importers.errors import ImportFailed, Unsuitable
+from training.importers.errors import FormatMismatchError, ModelImportError
 
 _DEEPEST = 4
 # A dictionary may be in a file once and be named a thousand times, and so on within it: what is
@@ -80,11 +80,11 @@ class Network:
 def networks(tree: Any) -> list[Network]:
     """Return the networks in what a file holds: dictionaries that name tensors, however deep.
 
-    Raises ImportFailed for tensors that are no plain numbers, and for what has no end.
+    Raises ModelImportError for tensors that are no plain numbers, and for what has no end.
     """
     found = _networks(tree, "", 0, iter(range(_MOST_ENTRIES)))
     if len(found) > _MOST_NETWORKS:
-        raise ImportFailed(f"{len(found):,} networks are in it, more than a training has")
+        raise ModelImportError(f"{len(found):,} networks are in it, more than a training has")
     return found
 
 
@@ -98,7 +98,7 @@ def _networks(tree: Any, name: str, depth: int, left: Iterator[int]) -> list[Net
     tensors = {}
     for key, value in tree.items():
         if next(left, None) is None:
-            raise ImportFailed("it names one thing within another without end")
+            raise ModelImportError("it names one thing within another without end")
         if isinstance(key, str) and isinstance(value, Tensor):
             _check(key, value)
             tensors[key] = value
@@ -119,14 +119,14 @@ def _networks(tree: Any, name: str, depth: int, left: Iterator[int]) -> list[Net
 
 
 def _check(name: str, tensor: Tensor) -> None:
-    """Raise ImportFailed unless a tensor holds as many numbers as it says."""
+    """Raise ModelImportError unless a tensor holds as many numbers as it says."""
     if len(name) > _LONGEST_NAME:
-        raise ImportFailed(f"a tensor's name is {len(name):,} letters long: {name[:40]}…")
+        raise ModelImportError(f"a tensor's name is {len(name):,} letters long: {name[:40]}…")
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-        raise ImportFailed(f"{name} is no plain tensor; save it dense, unquantised, on the CPU")
+        raise ModelImportError(f"{name} is no plain tensor; save it dense, unquantised, on the CPU")
     # One number that is named a billion times is small in the file alone.
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise ImportFailed(f"{name} says {tensor.numel():,} values, and fewer are in the file")
+        raise ModelImportError(f"{name} says {tensor.numel():,} values, and fewer are in the file")
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def layers(network: Network) -> list[Layer]:
 
 
 def known_layers(network: Network) -> list[Layer]:
-    """Return the modules of a network of plain layers. Raises Unsuitable for any other.
+    """Return the modules of a network of plain layers. Raises FormatMismatchError for any other.
 
     A filter of its own, an attention's weight or a spectral norm's vectors are part of what a
     network computes: left out, it would make other pictures, and nobody would be told.
@@ -180,7 +180,7 @@ def known_layers(network: Network) -> list[Layer]:
     for layer in found:
         if layer.kind == "other":
             name = f"{layer.path}.{next(iter(layer.tensors))}".lstrip(".")
-            raise Unsuitable(f"{name} is of no layer that the format has")
+            raise FormatMismatchError(f"{name} is of no layer that the format has")
     return found
 
 

@@ -9,10 +9,10 @@ from service.runtime.latent import seeds
 from service.runtime.models.model import Model
 from service.runtime.models.probe_inputs import probe_images, probe_masks
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
-from training.importers.errors import ImportFailed, Refused, Unsaid
+from training.importers.errors import ImportOptionError, ModelImportError, UnsafeFileError
 from training.importers.formats.base import UserOptions
-from training.importers.onnx.generators import OnnxGraph, explain_graph, rebuild_graph
-from training.importers.onnx.ports import Wishes, wishes_of
+from training.importers.onnx.generators import OnnxFormat, convert_graph, describe_graph
+from training.importers.onnx.ports import GraphOptions, parse_graph_options
 from training.importers.writing import Target, write_model
 
 PLAN = ExecutionPlan(workers=1, threads=1, max_rows=8)
@@ -34,10 +34,10 @@ def normal(*shape, scale=1.0):
     return (rng.normal(size=shape) * scale).astype(np.float32)
 
 
-def served(path, folder, *maps, said=None, **wishes):
-    rebuilt = rebuild_graph(path, Wishes(maps, said=said or UserOptions(), **wishes))
-    made = write_model(path, OnnxGraph(), rebuilt, Target(folder / "models", "m"))
-    return rebuilt, Model(made, Provider.CPU, PLAN)
+def served(path, folder, *maps, said=None, **options):
+    converted = convert_graph(path, GraphOptions(maps, said=said or UserOptions(), **options))
+    made = write_model(path, OnnxFormat(), converted, Target(folder / "models", "m"))
+    return converted, Model(made, Provider.CPU, PLAN)
 
 
 def bytes_of(values, low=-1.0, high=1.0):
@@ -105,11 +105,11 @@ def test_half_precision_an_index_of_its_own_axis_and_bytes_that_come_out(tmp_pat
     path = written(
         tmp_path, text, table=table, w=w, shape=shape, column=column, levels=np.float16(255)
     )
-    with pytest.raises(Unsaid, match="--classes"):
-        rebuild_graph(path, Wishes())
+    with pytest.raises(ImportOptionError, match="--classes"):
+        convert_graph(path, GraphOptions())
     # There is one way only to understand it, so nothing has to be mapped.
-    rebuilt, model = served(path, tmp_path, said=UserOptions(classes=5, latent="unit"))
-    assert dict(rebuilt.told)["class_index"] == "label int32[?, 1]"
+    converted, model = served(path, tmp_path, said=UserOptions(classes=5, latent="unit"))
+    assert dict(converted.details)["class_index"] == "label int32[?, 1]"
     assert model.manifest.latent.distribution == "uniform"
     z = (seeds.draw(SEEDS, 6, "uniform") + 1) / 2
     bright = z * table[[1, 4, 2]].astype(float) @ w.astype(float)
@@ -131,8 +131,8 @@ def test_a_graph_of_one_row_whose_truncation_is_one_number_is_run_row_by_row(tmp
     w = normal(6, 75)
     text = FIXED.format(step="shaped = Reshape (bright, shape)")
     path = written(tmp_path, text, w=w, shape=np.array([1, 5, 5, 3]))
-    rebuilt, model = served(path, tmp_path, "z=z", "truncation=psi", layout="nhwc")
-    assert "one after another" in rebuilt.notes[-1]
+    converted, model = served(path, tmp_path, "z=z", "truncation=psi", layout="nhwc")
+    assert "one after another" in converted.notes[-1]
     psi = np.float32([1.0, 0.5, 0.25])
     z = seeds.draw(SEEDS, 6) * psi[:, None]
     expected = bytes_of(np.tanh(z @ w).reshape(-1, 5, 5, 3))
@@ -153,8 +153,8 @@ def test_a_batch_of_one_becomes_any_batch_where_the_graph_allows(tmp_path, step,
     weights = {"w": w, "one": np.float32(1), "shape": np.array([1, 5, 5, 3])}
     if loops:
         weights["flat"] = np.array([75])
-    rebuilt, model = served(written(tmp_path, text, **weights), tmp_path)
-    assert any("one after another" in note for note in rebuilt.notes) == loops
+    converted, model = served(written(tmp_path, text, **weights), tmp_path)
+    assert any("one after another" in note for note in converted.notes) == loops
     graph = onnx.load(model.folder / "generator.onnx").graph
     assert (graph.node[-1].op_type == "Scan") == loops
     expected = bytes_of(np.tanh(seeds.draw(SEEDS, 6) @ w).reshape(-1, 5, 5, 3))
@@ -173,8 +173,10 @@ def test_a_batch_of_four_that_cannot_be_another_is_refused(tmp_path):
         flat=np.array([300]),
         shape=np.array([4, 5, 5, 3]),
     )
-    with pytest.raises(ImportFailed, match="batches of 4 alone; export it with a dynamic batch"):
-        rebuild_graph(path, Wishes())
+    with pytest.raises(
+        ModelImportError, match="batches of 4 alone; export it with a dynamic batch"
+    ):
+        convert_graph(path, GraphOptions())
 
 
 def test_pictures_of_any_size_go_in_and_come_out_enlarged(tmp_path):
@@ -214,10 +216,10 @@ def test_a_mask_makes_an_inpainter_of_one_size(tmp_path):
         filled = Add (kept, inside)
     }"""
     path = written(tmp_path, text, one=np.float32(1))
-    with pytest.raises(Unsaid, match="--range"):
-        rebuild_graph(path, Wishes(("image=picture", "mask=hole")))
-    with pytest.raises(Unsaid, match=r"picture float\[1, 1, 8, 8\], hole"):
-        rebuild_graph(path, Wishes(range=(-1, 1)))
+    with pytest.raises(ImportOptionError, match="--range"):
+        convert_graph(path, GraphOptions(("image=picture", "mask=hole")))
+    with pytest.raises(ImportOptionError, match=r"picture float\[1, 1, 8, 8\], hole"):
+        convert_graph(path, GraphOptions(range=(-1, 1)))
     _, model = served(path, tmp_path, "image=picture", "mask=hole", range=(-1, 1), layout="nchw")
     assert (model.manifest.task, model.manifest.input.fixed) == ("inpaint", True)
     image, mask = probe_images(SEEDS, 8, 1), probe_masks(SEEDS, 8)
@@ -268,8 +270,8 @@ def test_graphs_whose_pictures_depend_on_more_than_their_latent_are_refused(tmp_
         w=normal(6, 75),
         shape=np.array([-1, 5, 5, 3]),
     )
-    with pytest.raises(ImportFailed, match=says) as raised:
-        rebuild_graph(path, Wishes())
+    with pytest.raises(ModelImportError, match=says) as raised:
+        convert_graph(path, GraphOptions())
     assert "\n" not in str(raised.value)
 
 
@@ -277,8 +279,8 @@ def test_dropout_that_was_left_on_is_off(tmp_path):
     w, flags = normal(6, 75), {"half": np.float32(0.5), "yes": np.bool_(True)}
     text = SIMPLE.format(step="other = Dropout (bright, half, yes)")
     path = written(tmp_path, text, w=w, shape=np.array([-1, 5, 5, 3]), **flags)
-    rebuilt, model = served(path, tmp_path)
-    assert rebuilt.notes == ["Dropout is off."]
+    converted, model = served(path, tmp_path)
+    assert converted.notes == ["Dropout is off."]
     expected = bytes_of(np.tanh(seeds.draw(SEEDS, 6) @ w).reshape(-1, 5, 5, 3))
     same(model.generate(SEEDS), expected)
 
@@ -301,19 +303,19 @@ def simple(folder, **more):
     ],
 )
 def test_maps_that_lead_nowhere_name_what_there_is(tmp_path, maps, says):
-    with pytest.raises(Unsaid, match=says):
-        rebuild_graph(simple(tmp_path), Wishes(tuple(maps)))
+    with pytest.raises(ImportOptionError, match=says):
+        convert_graph(simple(tmp_path), GraphOptions(tuple(maps)))
 
 
 @pytest.mark.parametrize("text", ["1", "1,-1", "0,nan", "black,white", "0,1,2"])
 def test_a_range_is_two_numbers_in_their_order(text):
-    with pytest.raises(Unsaid, match="--range"):
-        wishes_of([], text, None, None, None, None, UserOptions())
+    with pytest.raises(ImportOptionError, match="--range"):
+        parse_graph_options([], text, None, None, None, None, UserOptions())
 
 
 def test_a_range_that_cuts_much_is_told(tmp_path):
-    rebuilt = rebuild_graph(simple(tmp_path), Wishes(range=(0, 1)))
-    assert "beyond black and white" in rebuilt.notes[0]
+    converted = convert_graph(simple(tmp_path), GraphOptions(range=(0, 1)))
+    assert "beyond black and white" in converted.notes[0]
 
 
 def outside(path, location):
@@ -330,9 +332,9 @@ def outside(path, location):
 
 def test_weights_beside_the_file_are_taken_in(tmp_path):
     path = simple(tmp_path)
-    inside = rebuild_graph(path, Wishes()).wrapped.model
+    inside = convert_graph(path, GraphOptions()).onnx_graphs.model
     outside(path, "w.bin")
-    assert rebuild_graph(path, Wishes()).wrapped.model == inside
+    assert convert_graph(path, GraphOptions()).onnx_graphs.model == inside
 
 
 @pytest.mark.parametrize("location", ["/etc/passwd", "../w.bin", "a/../../w.bin", "link", ""])
@@ -343,19 +345,19 @@ def test_weights_elsewhere_are_refused(tmp_path, location):
     (folder / "link").symlink_to(tmp_path / "w.bin")
     path = simple(folder)
     outside(path, location)
-    with pytest.raises(Refused, match=r"not beside it|leads away"):
-        rebuild_graph(path, Wishes())
+    with pytest.raises(UnsafeFileError, match=r"not beside it|leads away"):
+        convert_graph(path, GraphOptions())
 
 
 def test_weights_that_are_not_there_or_too_short_are_told(tmp_path):
     path = simple(tmp_path)
     outside(path, "w.bin")
     (tmp_path / "w.bin").write_bytes(b"short")
-    with pytest.raises(ImportFailed, match="ends before"):
-        rebuild_graph(path, Wishes())
+    with pytest.raises(ModelImportError, match="ends before"):
+        convert_graph(path, GraphOptions())
     (tmp_path / "w.bin").unlink()
-    with pytest.raises(ImportFailed, match="not there"):
-        rebuild_graph(path, Wishes())
+    with pytest.raises(ModelImportError, match="not there"):
+        convert_graph(path, GraphOptions())
 
 
 def test_functions_of_a_file_are_written_out_unless_they_have_no_end(tmp_path):
@@ -369,7 +371,7 @@ def test_functions_of_a_file_are_written_out_unless_they_have_no_end(tmp_path):
         w=normal(6, 75),
         shape=np.array([-1, 5, 5, 3]),
     )
-    model = rebuild_graph(path, Wishes()).wrapped.model
+    model = convert_graph(path, GraphOptions()).onnx_graphs.model
     assert not model.functions
     assert "Add" in {node.op_type for node in model.graph.node}
 
@@ -382,16 +384,16 @@ def test_functions_of_a_file_are_written_out_unless_they_have_no_end(tmp_path):
         deep.functions.append(helper.make_function("mine", f"F{i}", ["x"], ["y"], body, opsets))
     deep.graph.node[1].op_type = "F0"
     onnx.save(deep, path)
-    with pytest.raises(ImportFailed, match="operators, more than"):
-        rebuild_graph(path, Wishes())
+    with pytest.raises(ModelImportError, match="operators, more than"):
+        convert_graph(path, GraphOptions())
     deep.functions[-1].node[0].op_type = "F3"
     onnx.save(deep, path)
-    with pytest.raises(ImportFailed, match="calls itself"):
-        rebuild_graph(path, Wishes())
+    with pytest.raises(ModelImportError, match="calls itself"):
+        convert_graph(path, GraphOptions())
 
 
 def test_what_is_in_a_graph_is_explained_without_a_word_on_it(tmp_path):
-    lines = explain_graph(simple(tmp_path))
+    lines = describe_graph(simple(tmp_path))
     assert lines[1:] == [
         "  takes input_0 float[?, 6]",
         "  gives output_0 float[?, 5, 5, 3]",

@@ -21,13 +21,13 @@ from onnx import numpy_helper, parser
 from safetensors.torch import save_file
 
 from tests.support.checkpoints import Persistent, drawn, nested, nvidias_modules, write_nvidia
-from training.importers.errors import ImportFailed, Refused
+from training.importers.errors import ModelImportError, UnsafeFileError
 from training.importers.formats.base import UserOptions
-from training.importers.onnx.generators import rebuild_graph
-from training.importers.onnx.ports import Wishes
+from training.importers.onnx.generators import convert_graph
+from training.importers.onnx.ports import GraphOptions
 from training.importers.reading.files import read_file
 from training.importers.reading.weights import networks
-from training.importers.recognition import attempts, chosen
+from training.importers.recognition import match_formats, select_candidate
 
 MEMORY = 4 * 2**30
 SECONDS = 10
@@ -51,11 +51,11 @@ def _bounded():
 def taken(path):
     """What `ganymede import` does with a file before it writes anything."""
     if path.suffix == ".onnx":
-        return rebuild_graph(path, Wishes())
-    return chosen(attempts(networks(read_file(path)), UserOptions()), None)
+        return convert_graph(path, GraphOptions())
+    return select_candidate(match_formats(networks(read_file(path)), UserOptions()), None)
 
 
-def refused(path, says="", kind=ImportFailed):
+def refused(path, says="", kind=ModelImportError):
     with pytest.raises(kind, match=says or None) as raised:
         taken(path)
     message = str(raised.value)
@@ -100,7 +100,7 @@ def test_nothing_that_a_pickle_calls_is_called(tmp_path, suffix):
             else:
                 # In a ZIP archive, and as before PyTorch 1.6.
                 torch.save({"g": thing}, path, _use_new_zipfile_serialization=suffix == "pt")
-        message = refused(path, kind=Refused)
+        message = refused(path, kind=UnsafeFileError)
         assert name in message or "_reconstruct_persistent_obj" in message
         assert not canary.exists()
 
@@ -310,7 +310,7 @@ def test_broken_files_are_read_or_fail_in_one_line(tmp_path, name):
         path.write_bytes(broken)
         try:
             taken(path)
-        except ImportFailed as error:
+        except ModelImportError as error:
             failures.append(str(error))
     assert len(failures) > 50
     assert not any("\n" in failure for failure in failures)

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from service.runtime.models.manifest import ImageInput
-from training.importers.formats.base import Format, Rebuilt, UserOptions, load, side_of, translating
+from training.importers.formats.base import (
+    ConvertedModel,
+    Format,
+    UserOptions,
+    converted_image_to_image,
+    input_side,
+    load_weights,
+)
 from training.importers.formats.image.rrdb import square_channels
 from training.importers.reading.weights import Network
 
@@ -84,7 +91,7 @@ class AnimeGan(Format):
     name = "animegan2"
     title = "AnimeGANv2"
     origin = "animegan2-pytorch (MIT), Chen et al. 2020"
-    keys = (
+    required_keys = (
         r"block_a\.0\.1\.weight",
         r"block_b\.0\.1\.weight",
         r"block_c\.1\.layers\.0\.1\.weight",
@@ -92,7 +99,7 @@ class AnimeGan(Format):
         r"out_layer\.0\.weight",
     )
 
-    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
+    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
         """Build the network."""
         width, channels = network.tensors["block_a.0.1.weight"].shape[:2]
         blocks = sum(
@@ -100,13 +107,16 @@ class AnimeGan(Format):
         )
         # At a quarter of the side a pixel is reflected: there have to be two.
         given = ImageInput(
-            channels=square_channels(channels), side=side_of(said, 256, 4), multiple=4, least=8
+            channels=square_channels(channels),
+            side=input_side(options, 256, 4),
+            multiple=4,
+            least=8,
         )
-        return translating(
+        return converted_image_to_image(
             "Photographs to drawings, by AnimeGANv2",
             "translate",
-            load(AnimeGenerator(channels, width, blocks), network),
+            load_weights(AnimeGenerator(channels, width, blocks), network),
             given,
             channels,
-            told=[("inverted residual blocks", str(blocks)), ("width", str(width))],
+            details=[("inverted residual blocks", str(blocks)), ("width", str(width))],
         )

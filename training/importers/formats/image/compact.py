@@ -11,8 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from service.runtime.models.manifest import ImageInput
-from training.importers.errors import Unsuitable
-from training.importers.formats.base import Format, Rebuilt, UserOptions, load, side_of, translating
+from training.importers.errors import FormatMismatchError
+from training.importers.formats.base import (
+    ConvertedModel,
+    Format,
+    UserOptions,
+    converted_image_to_image,
+    input_side,
+    load_weights,
+)
 from training.importers.formats.image.rrdb import square_channels
 from training.importers.reading.weights import Network
 
@@ -46,31 +53,31 @@ class Compact(Format):
     name = "compact"
     title = "Real-ESRGAN Compact (SRVGG)"
     origin = "Real-ESRGAN (BSD-3), Wang et al. 2021"
-    keys = (r"body\.0\.weight", r"body\.0\.bias", r"body\.1\.weight", r"body\.2\.weight")
-    others = (r"body\.1\.(bias|running_mean)", r"(?!body\.).*", r"body\.\d+\.\w+\..*")
+    required_keys = (r"body\.0\.weight", r"body\.0\.bias", r"body\.1\.weight", r"body\.2\.weight")
+    excluded_keys = (r"body\.1\.(bias|running_mean)", r"(?!body\.).*", r"body\.\d+\.\w+\..*")
 
-    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
+    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
         """Build the network: the factor is in what the last convolution gives."""
         numbers = sorted({int(name.split(".")[1]) for name in network.tensors})
         width, channels = network.tensors["body.0.weight"].shape[:2]
         last = network.tensors[f"body.{numbers[-1]}.weight"]
         factor = math.isqrt(last.shape[0] // channels)
         if factor**2 * channels != last.shape[0] or last.ndim != 4:
-            raise Unsuitable("its last convolution gives no enlarged picture")
+            raise FormatMismatchError("its last convolution gives no enlarged picture")
         convolutions = len(numbers) // 2 + 1
         given = ImageInput(
             channels=square_channels(channels),
-            side=side_of(said, 64),
+            side=input_side(options, 64),
             factor=factor,
             reach=convolutions,
         )
-        return translating(
+        return converted_image_to_image(
             f"{factor} times the side, by a compact network",
             "upscale" if factor > 1 else "translate",
-            load(CompactNet(channels, width, convolutions, factor), network),
+            load_weights(CompactNet(channels, width, convolutions, factor), network),
             given,
             channels,
             (0.0, 1.0),
             (0.0, 1.0),
-            told=[("factor", str(factor)), ("convolutions", str(convolutions))],
+            details=[("factor", str(factor)), ("convolutions", str(convolutions))],
         )

@@ -9,9 +9,15 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from service.runtime.models.manifest import ImageInput
-from training.importers.errors import Unsuitable
-from training.importers.formats.base import Format, Rebuilt, UserOptions, side_of, translating
-from training.importers.formats.noise.sequential import copy_into
+from training.importers.errors import FormatMismatchError
+from training.importers.formats.base import (
+    ConvertedModel,
+    Format,
+    UserOptions,
+    converted_image_to_image,
+    input_side,
+)
+from training.importers.formats.noise.sequential import load_layer
 from training.importers.reading.weights import Layer, Network, known_layers
 
 
@@ -31,18 +37,18 @@ class ResidualTranslator(Format):
     """CycleGAN's generator."""
 
     name = "cyclegan-resnet"
-    by_order = True
+    by_layer_order = True
     title = "CycleGAN's residual generator"
     origin = "pytorch-CycleGAN-and-pix2pix (BSD-2), Zhu et al. 2017"
-    keys = (r"(.+\.)?\w+\.weight", r"(.+\.)?\w+\.bias")
-    others = (r".*(label_emb|embed|rdb\d|RDB|prelu).*",)
+    required_keys = (r"(.+\.)?\w+\.weight", r"(.+\.)?\w+\.bias")
+    excluded_keys = (r".*(label_emb|embed|rdb\d|RDB|prelu).*",)
 
-    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
+    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
         """Build the generator."""
         groups = _with_norms(known_layers(network))
         first, last = groups[0][0], groups[-1][0]
         if first.weight.shape[2] != 7 or last.weight.shape[2] != 7:
-            raise Unsuitable("its first and last convolutions are not 7×7")
+            raise FormatMismatchError("its first and last convolutions are not 7×7")
         channels, width = first.weight.shape[1], first.weight.shape[0]
         built: list[nn.Module] = [nn.ReflectionPad2d(3), *_convolution(groups[0], 1, 0)]
         built.append(nn.ReLU())
@@ -57,21 +63,23 @@ class ResidualTranslator(Format):
         while at + 1 < len(groups) and _is_square(groups[at][0], width):
             pair = groups[at : at + 2]
             if not _is_square(pair[1][0], width):
-                raise Unsuitable("its residual blocks are no pairs of convolutions")
+                raise FormatMismatchError("its residual blocks are no pairs of convolutions")
             branch = [nn.ReflectionPad2d(1), *_convolution(pair[0], 1, 0), nn.ReLU()]
             branch += [nn.ReflectionPad2d(1), *_convolution(pair[1], 1, 0)]
             built.append(Residual(nn.Sequential(*branch)))
             blocks += 1
             at += 2
         if not halvings or not blocks or len(groups) != at + halvings + 1:
-            raise Unsuitable("its convolutions are not halvings, residual blocks and doublings")
+            raise FormatMismatchError(
+                "its convolutions are not halvings, residual blocks and doublings"
+            )
         for group in groups[at:-1]:
             built += [*_doubling(group, width), nn.ReLU()]
             width //= 2
         built += [nn.ReflectionPad2d(3), *_convolution(groups[-1], 1, 0, last=True), nn.Tanh()]
         made = last.weight.shape[0]
         if channels not in (1, 3, 4):
-            raise Unsuitable(f"it takes {channels} channels")
+            raise FormatMismatchError(f"it takes {channels} channels")
         batch = any(
             "running_mean" in (n.tensors if n else {}) and n and "weight" in n.tensors
             for _, n in groups
@@ -79,19 +87,19 @@ class ResidualTranslator(Format):
         reach = 3 + 2**halvings * (2 * blocks + 2) + 3 if batch else None
         given = ImageInput(
             channels=channels,
-            side=side_of(said, 256, 2**halvings),
+            side=input_side(options, 256, 2**halvings),
             multiple=2**halvings,
             # Its blocks reflect a pixel at the smallest side.
             least=2 * 2**halvings,
             reach=reach,
         )
-        return translating(
+        return converted_image_to_image(
             "CycleGAN's residual generator",
             "translate",
             nn.Sequential(*built),
             given,
             made,
-            told=[("residual blocks", str(blocks)), ("width", str(first.weight.shape[0]))],
+            details=[("residual blocks", str(blocks)), ("width", str(first.weight.shape[0]))],
         )
 
 
@@ -99,7 +107,7 @@ Group = tuple[Layer, Layer | None]
 
 
 def _with_norms(found: list[Layer]) -> list[Group]:
-    """Return the convolutions, each with the normalisation that follows it. Raises Unsuitable."""
+    """Return the convolutions, each with its normalization. Raises FormatMismatchError."""
     groups: list[Group] = []
     for layer in found:
         if layer.kind == "convolution":
@@ -107,9 +115,9 @@ def _with_norms(found: list[Layer]) -> list[Group]:
         elif layer.kind in ("norm", "statistics") and groups and groups[-1][1] is None:
             groups[-1] = (groups[-1][0], layer)
         else:
-            raise Unsuitable(f"{layer.path} is no layer of such a generator")
+            raise FormatMismatchError(f"{layer.path} is no layer of such a generator")
     if len(groups) < 6:
-        raise Unsuitable("it has too few convolutions")
+        raise FormatMismatchError("it has too few convolutions")
     return groups
 
 
@@ -121,15 +129,15 @@ def _norm(layer: Layer | None, width: int, *, last: bool) -> list[nn.Module]:
     if layer is None or "weight" not in layer.tensors:
         return [] if last else [nn.InstanceNorm2d(width)]
     if "running_mean" in layer.tensors:
-        return [copy_into(nn.BatchNorm2d(width), layer)]
-    return [copy_into(nn.InstanceNorm2d(width, affine=True), layer)]
+        return [load_layer(nn.BatchNorm2d(width), layer)]
+    return [load_layer(nn.InstanceNorm2d(width, affine=True), layer)]
 
 
 def _convolution(group: Group, stride: int, padding: int, *, last: bool = False) -> list[nn.Module]:
     layer, norm = group
     width, fan_in, size, _ = layer.weight.shape
     built = nn.Conv2d(fan_in, width, size, stride, padding, bias=layer.bias is not None)
-    return [copy_into(built, layer), *_norm(norm, width, last=last)]
+    return [load_layer(built, layer), *_norm(norm, width, last=last)]
 
 
 def _doubling(group: Group, width: int) -> list[nn.Module]:
@@ -138,13 +146,13 @@ def _doubling(group: Group, width: int) -> list[nn.Module]:
     size, bias = layer.weight.shape[2], layer.bias is not None
     if shape == (width, half) and size == 3:
         up = nn.ConvTranspose2d(width, half, 3, 2, 1, output_padding=1, bias=bias)
-        return [copy_into(up, layer), *_norm(norm, half, last=False)]
+        return [load_layer(up, layer), *_norm(norm, half, last=False)]
     if shape == (half, width) and size == 3:
         # Doubled by nearest neighbour, as those who dislike checkerboards write it.
         smooth = nn.Conv2d(width, half, 3, padding=1, bias=bias)
         up_by = nn.Upsample(scale_factor=2.0)
-        return [up_by, copy_into(smooth, layer), *_norm(norm, half, last=False)]
-    raise Unsuitable(f"{layer.path} doubles no side")
+        return [up_by, load_layer(smooth, layer), *_norm(norm, half, last=False)]
+    raise FormatMismatchError(f"{layer.path} doubles no side")
 
 
 def _is_square(layer: Layer, width: int) -> bool:

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from service.runtime.models.manifest import ImageInput
-from training.importers.errors import Unsuitable
+from training.importers.errors import FormatMismatchError
 from training.importers.formats.base import (
-    Fit,
+    ConvertedModel,
     Format,
-    Rebuilt,
+    FormatMatch,
     UserOptions,
-    load,
-    side_of,
-    translating,
+    converted_image_to_image,
+    input_side,
+    load_weights,
 )
 from training.importers.reading.weights import Network
 
@@ -129,7 +129,7 @@ class Rrdb(Format):
     name = "rrdb"
     title = "ESRGAN, Real-ESRGAN (RRDB)"
     origin = "ESRGAN, BasicSR (Apache-2.0), Real-ESRGAN (BSD-3), Wang et al. 2018, 2021"
-    keys = (
+    required_keys = (
         r"conv_first\.weight",
         r"body\.0\.rdb1\.conv1\.weight",
         r"body\.0\.rdb3\.conv5\.weight",
@@ -138,11 +138,11 @@ class Rrdb(Format):
         r"conv_last\.weight",
     )
 
-    def fit(self, network: Network) -> Fit:
+    def match(self, network: Network) -> FormatMatch:
         """Compare under the names of today."""
-        return super().fit(renamed(network))
+        return super().match(renamed(network))
 
-    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
+    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
         """Build the network: width, growth, blocks and factor are in the shapes."""
         network = renamed(network)
         tensors = network.tensors
@@ -153,30 +153,32 @@ class Rrdb(Format):
         doublings = sum(bool(re.fullmatch(r"conv_up\d\.weight", name)) for name in tensors)
         fold = {made: 1, 4 * made: 2, 16 * made: 4}.get(seen)
         if fold is None or 2**doublings % fold:
-            raise Unsuitable(f"conv_first takes {seen} channels and conv_last gives {made}")
+            raise FormatMismatchError(
+                f"conv_first takes {seen} channels and conv_last gives {made}"
+            )
         factor = 2**doublings // fold
         built = RRDBNet(seen, made, width, growth, blocks, doublings, fold)
         given = ImageInput(
             channels=square_channels(made),
-            side=side_of(said, 64, fold),
+            side=input_side(options, 64, fold),
             multiple=fold,
             factor=factor,
             reach=fold * (15 * blocks + 8),
         )
-        return translating(
+        return converted_image_to_image(
             f"{factor} times the side, by residual-in-residual dense blocks",
             "upscale" if factor > 1 else "translate",
-            load(built, network),
+            load_weights(built, network),
             given,
             made,
             (0.0, 1.0),
             (0.0, 1.0),
-            told=[("factor", str(factor)), ("blocks", str(blocks)), ("width", str(width))],
+            details=[("factor", str(factor)), ("blocks", str(blocks)), ("width", str(width))],
         )
 
 
 def square_channels(channels: int) -> int:
-    """Return the channels of pictures that go in. Raises Unsuitable for what is no picture."""
+    """Return the channels of the input images. Raises FormatMismatchError."""
     if channels not in (1, 3, 4):
-        raise Unsuitable(f"pictures of {channels} channels are not served")
+        raise FormatMismatchError(f"pictures of {channels} channels are not served")
     return channels

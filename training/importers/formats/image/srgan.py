@@ -12,8 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from service.runtime.models.manifest import ImageInput
-from training.importers.errors import Unsuitable
-from training.importers.formats.base import Format, Rebuilt, UserOptions, load, side_of, translating
+from training.importers.errors import FormatMismatchError
+from training.importers.formats.base import (
+    ConvertedModel,
+    Format,
+    UserOptions,
+    converted_image_to_image,
+    input_side,
+    load_weights,
+)
 from training.importers.formats.image.rrdb import square_channels
 from training.importers.reading.weights import Network
 
@@ -76,7 +83,7 @@ class Srgan(Format):
     name = "srgan"
     title = "SRGAN"
     origin = "leftthomas/SRGAN (MIT), Ledig et al. 2016"
-    keys = (
+    required_keys = (
         r"block1\.0\.weight",
         r"block1\.1\.weight",
         r"block2\.conv1\.weight",
@@ -84,7 +91,7 @@ class Srgan(Format):
         r"block\d+\.0\.conv\.weight",
     )
 
-    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
+    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
         """Build the network: blocks and doublings are counted."""
         tensors = network.tensors
         width, channels = tensors["block1.0.weight"].shape[:2]
@@ -93,22 +100,22 @@ class Srgan(Format):
             bool(re.fullmatch(r"block\d+\.\d+\.conv\.weight", name)) for name in tensors
         )
         if not doublings:
-            raise Unsuitable("it does not enlarge")
+            raise FormatMismatchError("it does not enlarge")
         normalised = f"block{blocks + 2}.1.running_mean" in tensors
         built = SrganGenerator(channels, width, blocks, doublings, normalised=normalised)
         given = ImageInput(
             channels=square_channels(channels),
-            side=side_of(said, 32),
+            side=input_side(options, 32),
             factor=2**doublings,
             reach=4 + 2 * blocks + 1 + doublings + 4,
         )
-        return translating(
+        return converted_image_to_image(
             f"{2**doublings} times the side, by SRGAN",
             "upscale",
-            load(built, network),
+            load_weights(built, network),
             given,
             channels,
             (0.0, 1.0),
             (0.0, 1.0),
-            told=[("factor", str(2**doublings)), ("blocks", str(blocks))],
+            details=[("factor", str(2**doublings)), ("blocks", str(blocks))],
         )

@@ -11,9 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from service.runtime.models.manifest import ImageInput
-from training.importers.errors import Unsaid, Unsuitable
-from training.importers.formats.base import Format, Rebuilt, UserOptions, side_of, translating
-from training.importers.formats.noise.sequential import copy_into
+from training.importers.errors import FormatMismatchError, ImportOptionError
+from training.importers.formats.base import (
+    ConvertedModel,
+    Format,
+    UserOptions,
+    converted_image_to_image,
+    input_side,
+)
+from training.importers.formats.noise.sequential import load_layer
 from training.importers.reading.weights import Layer, Network, known_layers
 
 
@@ -40,30 +46,30 @@ class UNetTranslator(Format):
     name = "pix2pix-unet"
     title = "pix2pix's U-Net"
     origin = "pytorch-CycleGAN-and-pix2pix (BSD-2), Isola et al. 2017"
-    keys = (r"(.+\.)?model\.0\.weight", r"(.+\.)?model\.1\.model\.\d+\.weight")
+    required_keys = (r"(.+\.)?model\.0\.weight", r"(.+\.)?model\.1\.model\.\d+\.weight")
 
-    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
+    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
         """Build the network; which way a convolution goes is told by its depth in the names."""
         found = known_layers(network)
         convolutions = [layer for layer in found if layer.kind == "convolution"]
         levels = len(convolutions) // 2
         if levels < 2 or len(convolutions) % 2:
-            raise Unsuitable("its convolutions are not as many halvings as doublings")
+            raise FormatMismatchError("its convolutions are not as many halvings as doublings")
         if any(tuple(layer.weight.shape[2:]) != (4, 4) for layer in convolutions):
-            raise Unsuitable("its convolutions are not 4×4")
+            raise FormatMismatchError("its convolutions are not 4×4")
         norms = _norms_after(found)
         # Instance normalisation has no tensors, but leaves the convolutions their biases.
         instance = all(norm is None for norm in norms.values()) and convolutions[1].bias is not None
-        statistics = said.statistics or "picture"
+        statistics = options.statistics or "picture"
         if statistics not in ("picture", "running"):
-            raise Unsaid(f"--statistics {statistics}: it is picture or running")
+            raise ImportOptionError(f"--statistics {statistics}: it is picture or running")
         down: list[nn.Module] = []
         width = convolutions[0].weight.shape[1]
         for i, layer in enumerate(convolutions[:levels]):
             fan_in, width = width, layer.weight.shape[0]
             built = nn.Conv2d(fan_in, width, 4, 2, 1, bias=layer.bias is not None)
             steps: list[nn.Module] = [] if i == 0 else [nn.LeakyReLU(0.2)]
-            steps.append(copy_into(built, layer))
+            steps.append(load_layer(built, layer))
             if instance and 0 < i < levels - 1:
                 steps.append(nn.InstanceNorm2d(width))
             else:
@@ -79,27 +85,27 @@ class UNetTranslator(Format):
             )
             if instance and not last:
                 after.append(nn.InstanceNorm2d(width))
-            up.append(nn.Sequential(nn.ReLU(), copy_into(rising, layer), *after))
+            up.append(nn.Sequential(nn.ReLU(), load_layer(rising, layer), *after))
         channels, made = convolutions[0].weight.shape[1], width
         if channels not in (1, 3, 4):
-            raise Unsuitable(f"it takes {channels} channels")
+            raise FormatMismatchError(f"it takes {channels} channels")
         batch = any(norm is not None and "weight" in norm.tensors for norm in norms.values())
         running = batch and statistics == "running"
         multiple = 2**levels
         given = ImageInput(
             channels=channels,
-            side=side_of(said, multiple, multiple),
+            side=input_side(options, multiple, multiple),
             multiple=multiple,
             reach=3 * multiple if running else None,
         )
         kept = "averages of the training" if running else "of each picture, as its authors sample"
-        return translating(
+        return converted_image_to_image(
             "pix2pix's U-Net",
             "translate",
             UNet(down, up),
             given,
             made,
-            told=[("halvings", str(levels)), ("statistics", kept)],
+            details=[("halvings", str(levels)), ("statistics", kept)],
             notes=["Dropout, which its authors leave on while they sample, is off."],
         )
 
@@ -115,7 +121,7 @@ def _norms_after(found: list[Layer]) -> dict[str, Layer | None]:
             norms[before.path] = layer
             before = None
         else:
-            raise Unsuitable(f"{layer.path} is no layer of a U-Net")
+            raise FormatMismatchError(f"{layer.path} is no layer of a U-Net")
     return norms
 
 
@@ -124,6 +130,6 @@ def _norm(layer: Layer | None, width: int, statistics: str) -> list[nn.Module]:
     if layer is None or "weight" not in layer.tensors:
         return [] if layer is None else [nn.InstanceNorm2d(width)]
     if statistics == "running" and "running_mean" in layer.tensors:
-        return [copy_into(nn.BatchNorm2d(width), layer)]
+        return [load_layer(nn.BatchNorm2d(width), layer)]
     kept = {name: layer.tensors[name] for name in ("weight", "bias")}
-    return [copy_into(nn.InstanceNorm2d(width, affine=True), Layer(layer.path, kept))]
+    return [load_layer(nn.InstanceNorm2d(width, affine=True), Layer(layer.path, kept))]

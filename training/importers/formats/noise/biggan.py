@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from service.runtime.latent.seeds import Distribution
-from training.importers.errors import MISFITS, Unsuitable
+from training.importers.errors import FormatMismatchError
 from training.importers.formats.base import (
+    ConvertedModel,
     Format,
-    Rebuilt,
     UserOptions,
     class_names,
-    generating,
-    runs,
-    square,
+    converted_generator,
+    square_image,
+    verify_shapes,
 )
 from training.importers.formats.noise.class_conditional import (
     Arrangement,
@@ -73,7 +73,7 @@ class BigGan(Format):
     name = "biggan-pytorch"
     title = "BigGAN (BigGAN-PyTorch)"
     origin = "ajbrock/BigGAN-PyTorch (MIT)"
-    keys: ClassVar[tuple[str, ...]] = (
+    required_keys: ClassVar[tuple[str, ...]] = (
         r"linear\.weight",
         r"blocks\.0\.0\.bn1\.gain\.weight",
         r"blocks\.0\.0\.bn1\.(bn\.)?(stored|running)_mean",
@@ -84,14 +84,11 @@ class BigGan(Format):
     )
     names = _PLAIN
 
-    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
-        """Build the generator: sides, widths and chunks are in the shapes. Raises Unsuitable."""
-        try:
-            return runs(self._rebuilt(folded(network.tensors), said))
-        except MISFITS as error:
-            raise Unsuitable(f"its tensors do not fit together: {error}") from error
+    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
+        """Build the generator. Image side, widths and chunks follow from the shapes."""
+        return verify_shapes(self._convert(folded(network.tensors), options))
 
-    def _rebuilt(self, tensors: dict[str, Tensor], said: UserOptions) -> Rebuilt:
+    def _convert(self, tensors: dict[str, Tensor], options: UserOptions) -> ConvertedModel:
         shared = tensors.get("shared.weight")
         if shared is None:
             _as_linear(tensors)
@@ -101,7 +98,7 @@ class BigGan(Format):
         first = build.linear("linear")
         width = tensors["blocks.0.0.conv1.weight"].shape[1]
         paths = block_paths(tensors)
-        blocks, stages, count = self._blocks(build, paths, said)
+        blocks, stages, count = self._blocks(build, paths, options)
         arrangement, z_dim = self._arrangement(first, condition, shared, count)
         norm = build.norm("output_layer.0", affine=True, eps=1e-5)
         generator = ClassConditionalGenerator(
@@ -116,12 +113,12 @@ class BigGan(Format):
         side = generator.start[1] * 2**stages
         channels = tensors["output_layer.2.weight"].shape[0]
         where = attention_sides(paths, tensors, "theta.weight", side, stages, count)
-        return sampled(
+        return converted_class_conditional(
             self.title.partition(" (")[0],
             generator,
             z_dim,
             (side, channels),
-            said,
+            options,
             classes,
             [
                 ("latent", "in chunks" if arrangement == "chunks" else "whole"),
@@ -133,7 +130,7 @@ class BigGan(Format):
         self,
         build: Builder,
         paths: Sequence[str],
-        said: UserOptions,  # noqa: ARG002 - as the deep one has it
+        options: UserOptions,  # noqa: ARG002 - as the deep one has it
     ) -> tuple[list[nn.Module], int, int]:
         """Return all blocks, how often they double, and how many of them are told a condition."""
         attention = [f"{path}.theta.weight" in build.tensors for path in paths]
@@ -147,13 +144,13 @@ class BigGan(Format):
     def _arrangement(
         self, first: nn.Linear, condition: int, shared: Tensor | None, blocks: int
     ) -> tuple[Arrangement, int]:
-        """Return how latent and class reach the blocks, and the values of z. Raises Unsuitable."""
+        """Return what the blocks are conditioned on, and the dimension of z."""
         chunk = condition - (condition if shared is None else shared.shape[1])
         if chunk == 0:
             return "class", first.in_features
         if chunk == first.in_features:
             return "chunks", chunk * (blocks + 1)
-        raise Unsuitable(
+        raise FormatMismatchError(
             f"its normalisations take {condition} values, which are no chunk and class"
         )
 
@@ -163,7 +160,7 @@ class BigGanDeep(BigGan):
 
     name = "biggan-deep-pytorch"
     title = "BigGAN-deep (BigGAN-PyTorch)"
-    keys = (
+    required_keys = (
         r"shared\.weight",
         r"linear\.weight",
         r"blocks\.0\.0\.bn4\.gain\.weight",
@@ -175,9 +172,9 @@ class BigGanDeep(BigGan):
     names = _DEEP
 
     def _blocks(
-        self, build: Builder, paths: Sequence[str], said: UserOptions
+        self, build: Builder, paths: Sequence[str], options: UserOptions
     ) -> tuple[list[nn.Module], int, int]:
-        return bottlenecks(build, paths, said.side, "theta.weight")
+        return bottlenecks(build, paths, options.side, "theta.weight")
 
     def _arrangement(
         self,
@@ -188,7 +185,7 @@ class BigGanDeep(BigGan):
     ) -> tuple[Arrangement, int]:
         assert shared is not None  # noqa: S101 - for the type checker
         if first.in_features != condition:
-            raise Unsuitable("its first layer does not take what its normalisations take")
+            raise FormatMismatchError("its first layer does not take what its normalisations take")
         return "whole", condition - shared.shape[1]
 
 
@@ -197,7 +194,7 @@ def bottlenecks(
 ) -> tuple[list[nn.Module], int, int]:
     """Return all blocks, how often they double, and how many of them are no attention.
 
-    Raises Unsaid.
+    Raises ImportOptionError.
     """
     names = build.names.convolutions
     residual = [path for path in paths if f"{path}.{attention}" not in build.tensors]
@@ -248,19 +245,19 @@ def attention_sides(
     return ", ".join(f"{each}×{each}" for each in found) or "no side"
 
 
-def sampled(
+def converted_class_conditional(
     summary: str,
     generator: ClassConditionalGenerator,
     z_dim: int,
     picture: tuple[int, int],
-    said: UserOptions,
+    options: UserOptions,
     classes: int,
-    told: Sequence[tuple[str, str]],
+    details: Sequence[tuple[str, str]],
     notes: Sequence[str] = (),
     distribution: Distribution = "normal",
     *,
     truncates: bool = True,
-) -> Rebuilt:
+) -> ConvertedModel:
     """Return a generator of pictures of a side and channels, with the statistics of the file.
 
     One that `truncates` has its latents scaled, as its authors sample it. Statistics taken anew
@@ -269,7 +266,7 @@ def sampled(
     module: nn.Module = generator.eval()
     if classes == 1:
         module = OnlyClass(generator)
-    anew = standing(said)
+    anew = standing(options)
     if not anew:
         module = with_fixed_statistics(module)
         module = TruncatedLatent(module) if truncates else module
@@ -280,14 +277,14 @@ def sampled(
         "anew, for each of several truncations."
     )
     scaled = ["A truncation scales z."] if truncates or anew else []
-    return generating(
+    return converted_generator(
         summary,
         module,
         z_dim,
-        square(*picture),
-        class_names(classes, said) if classes > 1 else (),
+        square_image(*picture),
+        class_names(classes, options) if classes > 1 else (),
         distribution,
-        told=told,
+        details=details,
         notes=[note, *scaled, *notes],
         truncates=truncates and not anew,
     )

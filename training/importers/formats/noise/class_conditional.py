@@ -16,9 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.importers.errors import Unsaid, Unsuitable
+from training.importers.errors import FormatMismatchError, ImportOptionError
 from training.importers.formats.base import UserOptions
-from training.importers.formats.layers import Tensors, convolution, filled, linear, transposed
+from training.importers.formats.layers import (
+    Tensors,
+    assign_weights,
+    convolution,
+    linear,
+    transposed,
+)
 from training.networks.layers.conditioning import per_class
 from training.networks.noise.biggan import BlockUp
 from training.networks.noise.biggan_deep import BottleneckUp
@@ -75,7 +81,7 @@ class ClassConditionalGenerator(nn.Module):
         self.arrangement = arrangement
         self.start = (width, *(2 * [math.isqrt(first.out_features // width)]))
         if math.prod(self.start) != first.out_features:
-            raise Unsuitable("its first layer gives no square picture")
+            raise FormatMismatchError("its first layer gives no square picture")
         self.register_buffer("embedding", embedding)
 
     def forward(
@@ -101,9 +107,9 @@ class ClassConditionalGenerator(nn.Module):
         else:
             begin, conditions = z, [label] * conditional
         x = self.first(begin).reshape(-1, *self.start)
-        told = iter(conditions)
+        details = iter(conditions)
         for block in self.blocks:
-            x = block(x) if isinstance(block, SelfAttention) else block(x, next(told), standing)
+            x = block(x) if isinstance(block, SelfAttention) else block(x, next(details), standing)
         images: Tensor = self.last(x, standing)
         return images
 
@@ -227,7 +233,7 @@ class Builder:
                 )
                 break
         else:
-            raise Unsuitable(f"{path} has no statistics of batch normalisation")
+            raise FormatMismatchError(f"{path} has no statistics of batch normalisation")
         counter = self.tensors.get(f"{path}.bn.accumulation_counter")
         if counter is not None and counter.item() > 0:
             # Standing statistics are saved as sums over so many batches.
@@ -237,7 +243,7 @@ class Builder:
         norm.num_batches_tracked = torch.tensor(0)
         if affine:
             gain, bias = (self.tensors[f"{path}.{name}"] for name in self.names.affine)
-            filled(norm, gain, bias)
+            assign_weights(norm, gain, bias)
         return norm
 
     def conditional(self, path: str) -> nn.Module:
@@ -272,7 +278,7 @@ class Builder:
         if isinstance(made, BottleneckUpByConvolution):
             made.past = self.convolution(f"{path}.{self.names.skip}")
         elif last.shape[0] > first.shape[1]:
-            raise Unsuitable(f"{path} has more channels than it is given")
+            raise FormatMismatchError(f"{path} has more channels than it is given")
         parts = ("norm_in", "norm_grow", "norm_refine", "norm_out")
         for part, name in zip(parts, self.names.norms, strict=True):
             setattr(made, part, self.conditional(f"{path}.{name}"))
@@ -301,7 +307,7 @@ class Builder:
         """Return a transposed convolution that doubles, with its normalisation."""
         kernel = self.tensors[f"{path}.{layer}.weight"].shape[2]
         if kernel != 4:
-            raise Unsuitable(f"{path}.{layer} has a kernel of {kernel}, and 4 is known")
+            raise FormatMismatchError(f"{path}.{layer} has a kernel of {kernel}, and 4 is known")
         grow = transposed(self.tensors, f"{path}.{layer}", 2, 1)
         return Doubling(grow, self.conditional(f"{path}.{norm}"))
 
@@ -322,26 +328,32 @@ def with_fixed_statistics(generator: nn.Module) -> nn.Module:
     return generator
 
 
-def standing(said: UserOptions) -> bool:
-    """Whether statistics are to be taken anew, for each of several truncations. Raises Unsaid."""
-    if said.statistics not in (None, "running", "standing"):
-        raise Unsaid(f"--statistics {said.statistics}: of a BigGAN it is running or standing")
-    return said.statistics == "standing"
+def standing(options: UserOptions) -> bool:
+    """True if `--statistics standing` was given. Raises ImportOptionError."""
+    if options.statistics not in (None, "running", "standing"):
+        raise ImportOptionError(
+            f"--statistics {options.statistics}: of a BigGAN it is running or standing"
+        )
+    return options.statistics == "standing"
 
 
 def doublings(blocks: int, side: int | None, base: int, drops: Sequence[bool]) -> int:
     """Return how many stages so many bottleneck blocks are: the last of each stage doubles.
 
-    Two a stage is what everyone has; `side` decides where it was said. Raises Unsaid. `drops` tells
-    which blocks have fewer channels than they are given, which only those that double may have.
+    Two a stage is what everyone has; `side` decides where it was said. `drops` tells which
+    blocks have fewer channels than they are given, which only those that double may have.
     """
     stages = blocks // 2
     if side is not None:
         stages = round(math.log2(side / base)) if side > base else 0
         if base * 2**stages != side or not stages or blocks % stages:
-            raise Unsaid(f"--side {side}: {blocks} blocks from {base}×{base} do not come to that")
+            raise ImportOptionError(
+                f"--side {side}: {blocks} blocks from {base}×{base} do not come to that"
+            )
     depth = blocks // max(stages, 1)
-    fits = all((i + 1) % depth == 0 for i, drop in enumerate(drops) if drop)
-    if stages * depth != blocks or not stages or not fits:
-        raise Unsaid(f"--side has to say how large the pictures of its {blocks} blocks are")
+    matches = all((i + 1) % depth == 0 for i, drop in enumerate(drops) if drop)
+    if stages * depth != blocks or not stages or not matches:
+        raise ImportOptionError(
+            f"--side has to say how large the pictures of its {blocks} blocks are"
+        )
     return stages

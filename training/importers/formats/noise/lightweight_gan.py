@@ -12,8 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.importers.errors import MISFITS, Unsuitable
-from training.importers.formats.base import Format, Rebuilt, UserOptions, generating, runs, square
+from training.importers.formats.base import (
+    ConvertedModel,
+    Format,
+    UserOptions,
+    converted_generator,
+    square_image,
+    verify_shapes,
+)
 from training.importers.formats.layers import Tensors, convolution, transposed
 from training.importers.formats.noise.linear_attention import (
     ChannelNorm,
@@ -157,7 +163,7 @@ class LightweightGan(Format):
     name = "lightweight-gan"
     title = "lightweight-gan (lucidrains)"
     origin = "lucidrains/lightweight-gan (MIT)"
-    keys = (
+    required_keys = (
         r"GE\.initial_conv\.0\.weight",
         r"GE\.layers\.0\.0\.0\.net\.0\.weight",
         r"GE\.layers\.0\.0\.1\.f",
@@ -166,33 +172,30 @@ class LightweightGan(Format):
         r"GE\.out_conv\.weight",
     )
 
-    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:  # noqa: ARG002 - all is in the file
-        """Build the network. Raises Unsuitable."""
+    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:  # noqa: ARG002 - all is in the file
+        """Build the network. Raises FormatMismatchError."""
         tensors = {name: value.float() for name, value in network.within("GE").tensors.items()}
-        try:
-            layers = 1 + max(
-                int(found.group(1))
-                for name in tensors
-                if (found := re.match(r"layers\.(\d+)\.0\.0\.net\.0\.weight", name))
-            )
-            return runs(_rebuilt(tensors, layers))
-        except MISFITS as error:
-            raise Unsuitable(f"its tensors do not fit together: {error}") from error
+        layers = 1 + max(
+            int(found.group(1))
+            for name in tensors
+            if (found := re.match(r"layers\.(\d+)\.0\.0\.net\.0\.weight", name))
+        )
+        return verify_shapes(_convert(tensors, layers))
 
 
-def _rebuilt(tensors: Tensors, layers: int) -> Rebuilt:
+def _convert(tensors: Tensors, layers: int) -> ConvertedModel:
     generator = LightweightGenerator(tensors, layers)
     looks = [
         f"{4 * 2**i}×{4 * 2**i}"
         for i, attention in enumerate(generator.attention)
         if isinstance(attention, Attended)
     ]
-    return generating(
+    return converted_generator(
         "FastGAN (lightweight-gan)",
         generator,
         tensors["initial_conv.0.weight"].shape[0],
-        square(4 * 2**layers, tensors["out_conv.weight"].shape[0]),
-        told=[
+        square_image(4 * 2**layers, tensors["out_conv.weight"].shape[0]),
+        details=[
             ("attention at", ", ".join(looks) or "no side"),
             ("excitations", str(len(generator.excitation))),
         ],

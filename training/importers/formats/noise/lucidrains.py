@@ -15,9 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from service.runtime.models.manifest import LatentSpace, Truncation
-from training.export.graphs import pieces, style_space
-from training.importers.errors import MISFITS, Unsuitable
-from training.importers.formats.base import Format, Rebuilt, UserOptions, checked_rows, runs, square
+from training.export.graphs import generator_graph_specs, style_space
+from training.importers.errors import FormatMismatchError
+from training.importers.formats.base import (
+    ConvertedModel,
+    Format,
+    UserOptions,
+    rows_to_check,
+    square_image,
+    verify_shapes,
+)
 from training.importers.formats.layers import Tensors, convolution, linear, transposed
 from training.importers.formats.noise.linear_attention import ChannelNorm, LinearAttention
 from training.importers.reading.weights import Network
@@ -205,7 +212,7 @@ class LucidrainsStyleGan2(Format):
     name = "stylegan2-lucidrains"
     title = "StyleGAN2 (lucidrains)"
     origin = "lucidrains/stylegan2-pytorch (MIT)"
-    keys = (
+    required_keys = (
         r"SE\.net\.0\.weight",
         r"GE\.initial_conv\.weight",
         r"GE\.(initial_block|to_initial_block\.weight)",
@@ -214,20 +221,17 @@ class LucidrainsStyleGan2(Format):
         r"GE\.blocks\.0\.to_rgb\.conv\.weight",
     )
 
-    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
-        """Build the network. Raises Unsuitable."""
-        try:
-            return runs(self._rebuilt(network, said.config))
-        except MISFITS as error:
-            raise Unsuitable(f"its tensors do not fit together: {error}") from error
+    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
+        """Build the network. Raises FormatMismatchError."""
+        return verify_shapes(self._convert(network, options.config))
 
-    def _rebuilt(self, network: Network, config: Mapping[str, object]) -> Rebuilt:
+    def _convert(self, network: Network, config: Mapping[str, object]) -> ConvertedModel:
         styles, tensors = (
             {name: value.float() for name, value in network.within(part).tensors.items()}
             for part in ("SE", "GE")
         )
         if unknown := _other_attention(tensors):
-            raise Unsuitable(f"its attention is another version's: {unknown}")
+            raise FormatMismatchError(f"its attention is another version's: {unknown}")
         rate = config.get("lr_mlp")
         mapping = LatentMapping(
             styles, float(rate if isinstance(rate, float | int) else _MAPPING_RATE)
@@ -246,12 +250,12 @@ class LucidrainsStyleGan2(Format):
             notes.append(
                 f"There is no configuration with it: the rate of its mapping is {_MAPPING_RATE}."
             )
-        return Rebuilt(
+        return ConvertedModel(
             summary="StyleGAN2",
             task="generate",
-            pieces=pieces(generator, z_dim, rows=checked_rows(side)),
-            image=square(side, channels),
-            told=[
+            graph_specs=generator_graph_specs(generator, z_dim, rows=rows_to_check(side)),
+            image=square_image(side, channels),
+            details=[
                 ("z", str(z_dim)),
                 ("styles", str(generator.layers)),
                 ("pictures", f"{side}×{side}×{channels}"),

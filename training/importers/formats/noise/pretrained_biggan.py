@@ -12,15 +12,14 @@ import re
 import torch
 from torch import Tensor, nn
 
-from training.importers.errors import MISFITS, Unsuitable
 from training.importers.formats.base import (
+    ConvertedModel,
     Format,
-    Rebuilt,
     UserOptions,
     class_names,
-    generating,
-    runs,
-    square,
+    converted_generator,
+    square_image,
+    verify_shapes,
 )
 from training.importers.formats.noise.biggan import attention_sides, bottlenecks
 from training.importers.formats.noise.class_conditional import (
@@ -137,7 +136,7 @@ class PretrainedBigGan(Format):
     name = "pytorch-pretrained-biggan"
     title = "BigGAN-deep (pytorch-pretrained-BigGAN)"
     origin = "huggingface/pytorch-pretrained-BigGAN (MIT), weights by DeepMind"
-    keys = (
+    required_keys = (
         r"embeddings\.weight",
         r"generator\.gen_z\.weight(_orig)?",
         r"generator\.layers\.0\.bn_0\.running_means",
@@ -147,24 +146,21 @@ class PretrainedBigGan(Format):
         r"generator\.conv_to_rgb\.weight(_orig)?",
     )
 
-    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
-        """Build the generator: sides and widths are in the shapes. Raises Unsuitable."""
-        try:
-            return runs(self._rebuilt(folded(network.tensors), said))
-        except MISFITS as error:
-            raise Unsuitable(f"its tensors do not fit together: {error}") from error
+    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
+        """Build the generator: sides and widths are in the shapes. Raises FormatMismatchError."""
+        return verify_shapes(self._convert(folded(network.tensors), options))
 
-    def _rebuilt(self, tensors: dict[str, Tensor], said: UserOptions) -> Rebuilt:
+    def _convert(self, tensors: dict[str, Tensor], options: UserOptions) -> ConvertedModel:
         embedding = tensors["embeddings.weight"].t().contiguous()
         classes, embedded = embedding.shape
         z_dim = tensors["generator.gen_z.weight"].shape[1] - embedded
         tensors = _arranged(tensors, z_dim)
         build = _Builder(tensors, _NAMES)
-        eps = said.config.get("eps")
+        eps = options.config.get("eps")
         build.eps = eps if isinstance(eps, float) else _EPS
         paths = [f"blocks.{i}.0" for i in sorted(_numbers(tensors))]
         blocks, stages, count = bottlenecks(
-            build, paths, said.side, _NAMES.attention[0] + ".weight"
+            build, paths, options.side, _NAMES.attention[0] + ".weight"
         )
         width = tensors["blocks.0.0.conv_0.weight"].shape[1]
         generator = ClassConditionalGenerator(
@@ -180,14 +176,14 @@ class PretrainedBigGan(Format):
         where = attention_sides(
             paths, tensors, _NAMES.attention[0] + ".weight", side, stages, count
         )
-        return generating(
+        return converted_generator(
             "BigGAN-deep",
             TruncatedByTable(generator, held),
             z_dim,
-            square(side, 3),
-            class_names(classes, said),
+            square_image(side, 3),
+            class_names(classes, options),
             "truncated-normal",
-            told=[("attention at", where), ("statistics", f"of {held} truncations")],
+            details=[("attention at", where), ("statistics", f"of {held} truncations")],
             notes=[
                 "The latent of a seed is the library's truncated_noise_sample(seed=…), cut at two "
                 "standard deviations; the truncation scales it in the graph."

@@ -12,21 +12,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.importers.errors import Unsuitable
+from training.importers.errors import FormatMismatchError
 from training.importers.formats.base import (
+    ConvertedModel,
     Format,
-    Rebuilt,
     UserOptions,
+    adapt_latent,
     class_names,
-    generating,
-    latent,
-    square,
-    with_latent,
+    converted_generator,
+    latent_distribution,
+    square_image,
 )
 from training.importers.formats.noise.sequential import (
     activation,
-    copy_into,
     last_steps,
+    load_layer,
     normalised,
 )
 from training.importers.reading.weights import Layer, Network, layers
@@ -93,21 +93,21 @@ class PyTorchGan(Format):
     name = "pytorch-gan"
     title = "Doubling generator (l1, conv_blocks)"
     origin = "PyTorch-GAN's dcgan, cgan and acgan (MIT), and their many relatives"
-    keys = (r"l1\.0\.weight", r"conv_blocks\.0\.running_mean", r"conv_blocks\.\d+\.weight")
+    required_keys = (r"l1\.0\.weight", r"conv_blocks\.0\.running_mean", r"conv_blocks\.\d+\.weight")
 
-    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
+    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
         """Build the generator; each convolution but the last doubles the side before it."""
         found = {layer.path: layer for layer in layers(network)}
         first = found["l1.0"]
         blocks = [layer for path, layer in found.items() if path.startswith("conv_blocks.")]
         convolutions = [layer for layer in blocks if layer.kind == "convolution"]
         if len(convolutions) < 2 or blocks[0].kind != "norm":
-            raise Unsuitable("conv_blocks are no doublings")
+            raise FormatMismatchError("conv_blocks are no doublings")
         width, values = convolutions[0].weight.shape[1], first.weight.shape[0]
         start = math.isqrt(values // width)
         if start * start * width != values:
-            raise Unsuitable("l1.0 gives no square picture")
-        built = self._blocks(blocks, convolutions, said)
+            raise FormatMismatchError("l1.0 gives no square picture")
+        built = self._blocks(blocks, convolutions, options)
         table = found.get("label_emb") or found.get("label_embedding")
         embedding = None if table is None else table.weight.float()
         taken = first.weight.shape[1]
@@ -116,41 +116,41 @@ class PyTorchGan(Format):
         if embedding is not None and not multiplied:
             z_dim = taken - embedding.shape[1]
         if z_dim < 1:
-            raise Unsuitable("l1.0 takes fewer values than the class has")
+            raise FormatMismatchError("l1.0 takes fewer values than the class has")
         generator: nn.Module = DoublingGenerator(
-            copy_into(nn.Linear(taken, values, bias=first.bias is not None), first),
-            nn.Sequential(*built, *last_steps(said)),
+            load_layer(nn.Linear(taken, values, bias=first.bias is not None), first),
+            nn.Sequential(*built, *last_steps(options)),
             (width, start, start),
             embedding,
             multiplied=multiplied,
         )
-        generator = with_latent(generator, said)
+        generator = adapt_latent(generator, options)
         side = start * 2 ** (len(convolutions) - 1)
-        names = () if embedding is None else class_names(embedding.shape[0], said)
-        return generating(
+        names = () if embedding is None else class_names(embedding.shape[0], options)
+        return converted_generator(
             "GAN with doublings",
             generator,
             z_dim,
-            square(side, convolutions[-1].weight.shape[0]),
+            square_image(side, convolutions[-1].weight.shape[0]),
             names,
-            distribution=latent(said),
-            told=[("doublings", str(len(convolutions) - 1))],
+            distribution=latent_distribution(options),
+            details=[("doublings", str(len(convolutions) - 1))],
         )
 
     def _blocks(
-        self, blocks: list[Layer], convolutions: list[Layer], said: UserOptions
+        self, blocks: list[Layer], convolutions: list[Layer], options: UserOptions
     ) -> list[nn.Module]:
         built: list[nn.Module] = []
         width = convolutions[0].weight.shape[1]
         for layer in blocks:
             if layer.kind == "convolution":
                 if layer is not convolutions[0]:
-                    built.append(activation(said, "leaky_relu"))
+                    built.append(activation(options, "leaky_relu"))
                 if layer is not convolutions[-1]:
                     built.append(Doubled())
                 width, fan_in, size, _ = layer.weight.shape
                 built.append(
-                    copy_into(
+                    load_layer(
                         nn.Conv2d(
                             fan_in, width, size, padding=size // 2, bias=layer.bias is not None
                         ),
@@ -164,5 +164,5 @@ class PyTorchGan(Format):
                 else:
                     built.append(normalised(layer, width, flat=False, eps=0.8))
             else:
-                raise Unsuitable(f"{layer.path} is no layer of doublings")
+                raise FormatMismatchError(f"{layer.path} is no layer of doublings")
         return built

@@ -12,13 +12,19 @@ from typing import Any
 from torch import Tensor, nn
 
 from service.runtime.latent.seeds import Distribution
-from training.importers.errors import MISFITS, Unsaid, Unsuitable
-from training.importers.formats.base import Format, Rebuilt, UserOptions, latent, runs
+from training.importers.errors import FormatMismatchError, ImportOptionError
+from training.importers.formats.base import (
+    ConvertedModel,
+    Format,
+    UserOptions,
+    latent_distribution,
+    verify_shapes,
+)
 from training.importers.formats.noise.biggan import (
     attention_sides,
     block_paths,
     bottlenecks,
-    sampled,
+    converted_class_conditional,
 )
 from training.importers.formats.noise.class_conditional import (
     Arrangement,
@@ -72,31 +78,28 @@ class StudioGan(Format):
     name = "studiogan"
     title = "PyTorch-StudioGAN"
     origin = "POSTECH-CVLab/PyTorch-StudioGAN (MIT)"
-    keys = (
+    required_keys = (
         r"linear0\.weight(_orig)?",
         r"blocks\.0\.0\.(conv2d1|deconv0)\.weight(_orig)?",
         r"blocks\.0\.0\.bn[01]\.(bn\.)?running_mean",
         r"(conv2d5|conv4)\.weight(_orig)?",
     )
-    others = (r"info_.*",)
+    excluded_keys = (r"info_.*",)
 
-    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
-        """Build the generator of the backbone that the names tell. Raises Unsuitable, Unsaid."""
-        try:
-            return runs(self._rebuilt(folded(network.tensors, transposed=r"deconv"), said))
-        except MISFITS as error:
-            raise Unsuitable(f"its tensors do not fit together: {error}") from error
+    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
+        """Build the generator of the backbone that the tensor names identify."""
+        return verify_shapes(self._convert(folded(network.tensors, transposed=r"deconv"), options))
 
-    def _rebuilt(self, tensors: dict[str, Tensor], said: UserOptions) -> Rebuilt:
-        model, data = (_section(said.config, name) for name in ("MODEL", "DATA"))
+    def _convert(self, tensors: dict[str, Tensor], options: UserOptions) -> ConvertedModel:
+        model, data = (_section(options.config, name) for name in ("MODEL", "DATA"))
         backbone = _backbone(tensors, model)
         if model.get("g_act_fn", "ReLU") != "ReLU":
-            raise Unsuitable(f"its activation is {model['g_act_fn']}, and ReLU is known")
+            raise FormatMismatchError(f"its activation is {model['g_act_fn']}, and ReLU is known")
         deep = backbone.startswith("big_resnet_deep")
         build = Builder(tensors, _NAMES["deep" if deep else "plain"])
         paths = block_paths(tensors)
         configured = data.get("img_size")
-        side = said.side or (configured if isinstance(configured, int) else None)
+        side = options.side or (configured if isinstance(configured, int) else None)
         if deep:
             blocks, stages, count = bottlenecks(build, paths, side, _LOOKS)
         else:
@@ -117,20 +120,22 @@ class StudioGan(Format):
         )
         made = generator.start[1] * 2**stages
         if side is not None and side != made:
-            raise Unsaid(f"the pictures are said to have a side of {side}, and come out at {made}")
-        return sampled(
+            raise ImportOptionError(
+                f"the pictures are said to have a side of {side}, and come out at {made}"
+            )
+        return converted_class_conditional(
             _TITLES[backbone],
             generator,
             z_dim,
             (made, tensors[f"{last}.weight"].shape[0]),
-            said,
+            options,
             classes,
             [
                 ("backbone", backbone),
                 ("attention at", attention_sides(paths, tensors, _LOOKS, made, stages, count)),
             ],
             [] if model else ["There is no configuration with it: activations are ReLU."],
-            _drawn(model, said),
+            _drawn(model, options),
             truncates=backbone in _TRUNCATES,
         )
 
@@ -140,41 +145,41 @@ def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _drawn(model: Mapping[str, Any], said: UserOptions) -> Distribution:
+def _drawn(model: Mapping[str, Any], options: UserOptions) -> Distribution:
     """Return how z was drawn: as was said, or as configured."""
-    if said.latent is None and model.get("z_prior") == "uniform":
+    if options.latent is None and model.get("z_prior") == "uniform":
         return "uniform"
-    return latent(said)
+    return latent_distribution(options)
 
 
 def _backbone(tensors: Mapping[str, Tensor], model: Mapping[str, Any]) -> str:
     """Return the backbone that the names tell, and the configuration where they do not.
 
-    Raises Unsaid where the two do not agree.
+    Raises ImportOptionError where the two do not agree.
     """
     block = "blocks.0.0"
     configured = model.get("backbone", "resnet") if model else None
     if f"{block}.deconv0.weight" in tensors:
-        told = "deep_conv"
+        details = "deep_conv"
     elif f"{block}.conv2d4.weight" in tensors:
         by_convolution = f"{block}.conv2d0.weight" in tensors
-        told = "big_resnet_deep_studiogan" if by_convolution else "big_resnet_deep_legacy"
+        details = "big_resnet_deep_studiogan" if by_convolution else "big_resnet_deep_legacy"
     elif "shared.weight" in tensors:
-        told = "big_resnet"
+        details = "big_resnet"
     elif f"{block}.bn1.gain.weight" not in tensors:
-        told = "resnet"
+        details = "resnet"
     else:
         # Without shared classes, normalisations are told a chunk of z or a class as a row of ones
         # and noughts; either is a number of values.
         values = tensors[f"{block}.bn1.gain.weight"].shape[1]
         chunked = values == tensors["linear0.weight"].shape[1]
-        told = "big_resnet" if chunked and configured != "resnet" else "resnet"
-    if configured in _TITLES and configured != told:
-        raise Unsaid(
-            f"the configuration says {configured}, and the tensors are those of {told}: "
+        details = "big_resnet" if chunked and configured != "resnet" else "resnet"
+    if configured in _TITLES and configured != details:
+        raise ImportOptionError(
+            f"the configuration says {configured}, and the tensors are those of {details}: "
             "--config has to name the checkpoint's own"
         )
-    return told
+    return details
 
 
 def _block(build: Builder, path: str, backbone: str) -> nn.Module:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from service.runtime.models.manifest import LatentSpace, Truncation
-from training.export.graphs import pieces, style_space
-from training.importers.formats.base import Rebuilt, square
+from training.export.graphs import generator_graph_specs, style_space
+from training.importers.formats.base import ConvertedModel, square_image
 from training.networks.layers.conditioning import Conditioning
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.style_generator import MAPPING_RATE, MappingNetwork, StyleGenerator
@@ -55,40 +55,40 @@ def nvidia_mapping(
     return mapping_network(fully_connected, rate, classes), 0 if classes is None else len(classes)
 
 
-def rebuilt_styles(
+def converted_style_generator(
     summary: str,
     generator: StyleGenerator,
     shape: ImageShape,
     average: Tensor | None,
     names: tuple[str, ...] = (),
-    told: Sequence[tuple[str, str]] = (),
+    details: Sequence[tuple[str, str]] = (),
     notes: Sequence[str] = (),
-) -> Rebuilt:
+) -> ConvertedModel:
     """Return a generator with styles; `average` is the w ``[w_dim]`` that truncation leads to.
 
-    Where there is none it is estimated. Raises Unsuitable for pictures that are not served.
+    Where there is none it is estimated. Raises FormatMismatchError.
     """
     side = shape.height
     # An even number, few: large pictures take seconds each, at every batch size twice.
     rows = 8 if side <= 128 else 2
-    centre = None
+    center = None
     if average is not None:
         # One average for all classes, as the authors have it.
-        centre = average.float().reshape(1, -1).repeat(max(len(names), 1), 1)
+        center = average.float().reshape(1, -1).repeat(max(len(names), 1), 1)
     z_dim = _z_dim(generator)
-    parts = pieces(generator.eval(), z_dim, len(names), rows=rows, centre=centre)
-    return Rebuilt(
+    parts = generator_graph_specs(generator.eval(), z_dim, len(names), rows=rows, center=center)
+    return ConvertedModel(
         summary=summary,
         task="generate",
-        pieces=parts,
-        image=square(side, shape.channels),
-        told=[
+        graph_specs=parts,
+        image=square_image(side, shape.channels),
+        details=[
             ("z", str(z_dim)),
             ("w", str(generator.w_dim)),
             ("styles", str(generator.layers)),
             ("pictures", f"{side}×{side}×{shape.channels}"),
             *([("classes", str(len(names)))] if names else []),
-            *told,
+            *details,
         ],
         notes=notes,
         latent=LatentSpace(dimension=z_dim, truncation=Truncation()),

@@ -15,12 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.importers.errors import Unsuitable
-from training.importers.formats.base import Format, Rebuilt, UserOptions, class_names, square
+from training.importers.errors import FormatMismatchError
+from training.importers.formats.base import (
+    ConvertedModel,
+    Format,
+    UserOptions,
+    class_names,
+    square_image,
+)
 from training.importers.formats.noise.style_mapping import (
+    converted_style_generator,
     mapping_network,
     nvidia_mapping,
-    rebuilt_styles,
 )
 from training.importers.reading.weights import Network
 from training.networks.layers.shapes import ImageShape
@@ -92,16 +98,16 @@ class NvidiaStyleGan2(Format):
     name = "stylegan2-ada"
     title = "StyleGAN2-ADA"
     origin = "NVIDIA's stylegan2-ada-pytorch (NVIDIA Source Code License, non-commercial)"
-    keys = (
+    required_keys = (
         r"mapping\.fc0\.weight",
         r"synthesis\.b4\.const",
         r"synthesis\.b4\.conv1\.affine\.weight",
         r"synthesis\.b4\.torgb\.weight",
         r"synthesis\.b8\.conv0\.weight",
     )
-    others = (r"synthesis\.b\d+\.skip\..*",)
+    excluded_keys = (r"synthesis\.b\d+\.skip\..*",)
 
-    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
+    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
         """Build the network: resolutions and widths are in the names and shapes."""
         tensors = network.tensors
         modules: Mapping[str, Mapping[str, Any]] = network.config.get("modules", {})
@@ -111,27 +117,26 @@ class NvidiaStyleGan2(Format):
             if (found := re.fullmatch(r"synthesis\.b(\d+)\.conv1\.weight", name))
         )
         if sides != [4 * 2**i for i in range(len(sides))] or len(sides) < 2:
-            raise Unsuitable("its resolutions do not double from 4")
+            raise FormatMismatchError("its resolutions do not double from 4")
         for side in sides:
             if f"synthesis.b{side}.torgb.weight" not in tensors:
-                raise Unsuitable(f"it has no picture at {side}: another architecture than skip")
-        try:
-            return self._rebuilt(tensors, modules, sides, said)
-        except (KeyError, RuntimeError) as error:
-            raise Unsuitable(f"its tensors do not fit together: {error}") from error
+                raise FormatMismatchError(
+                    f"it has no picture at {side}: another architecture than skip"
+                )
+        return self._convert(tensors, modules, sides, options)
 
-    def _rebuilt(
+    def _convert(
         self,
         tensors: Mapping[str, Tensor],
         modules: Mapping[str, Mapping[str, Any]],
         sides: list[int],
-        said: UserOptions,
-    ) -> Rebuilt:
+        options: UserOptions,
+    ) -> ConvertedModel:
         widths = [tensors[f"synthesis.b{side}.conv1.weight"].shape[0] for side in sides]
         channels = tensors["synthesis.b4.torgb.weight"].shape[0]
         shape = ImageShape(height=sides[-1], width=sides[-1], channels=channels)
         w_dim = tensors["synthesis.b4.conv1.affine.weight"].shape[1]
-        square(shape.height, channels)
+        square_image(shape.height, channels)
         synthesis = SynthesisNetwork(shape, widths, w_dim)
         synthesis.constant.data.copy_(tensors["synthesis.b4.const"].float()[None])
         layers = [("b4.conv1", synthesis.first)]
@@ -150,13 +155,13 @@ class NvidiaStyleGan2(Format):
             _fill_image(image, tensors, f"synthesis.b{side}.torgb", _NVIDIA_IMAGE)
 
         mapping, classes = nvidia_mapping(tensors, modules)
-        names = class_names(classes, said) if classes else ()
+        names = class_names(classes, options) if classes else ()
         notes = [
             "Noise is the constant of the file, so that a picture depends on its latent alone."
         ]
         generator = StyleGenerator(mapping, synthesis, w_dim)
         average = tensors.get("mapping.w_avg")
-        return rebuilt_styles("StyleGAN2", generator, shape, average, names, notes=notes)
+        return converted_style_generator("StyleGAN2", generator, shape, average, names, notes=notes)
 
 
 class RosinalityStyleGan2(Format):
@@ -165,7 +170,7 @@ class RosinalityStyleGan2(Format):
     name = "stylegan2-rosinality"
     title = "StyleGAN2 (rosinality)"
     origin = "rosinality/stylegan2-pytorch (MIT)"
-    keys = (
+    required_keys = (
         r"style\.1\.weight",
         r"input\.input",
         r"conv1\.conv\.modulation\.weight",
@@ -174,14 +179,11 @@ class RosinalityStyleGan2(Format):
         r"to_rgbs\.0\.conv\.weight",
     )
 
-    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:  # noqa: ARG002 - all is in the file
+    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:  # noqa: ARG002 - all is in the file
         """Build the network."""
-        try:
-            return self._rebuilt(network)
-        except (KeyError, RuntimeError) as error:
-            raise Unsuitable(f"its tensors do not fit together: {error}") from error
+        return self._convert(network)
 
-    def _rebuilt(self, network: Network) -> Rebuilt:
+    def _convert(self, network: Network) -> ConvertedModel:
         tensors = network.tensors
         doublings = sum(bool(re.fullmatch(r"to_rgbs\.\d+\.bias", name)) for name in tensors)
         widths = [tensors["conv1.conv.weight"].shape[1]]
@@ -190,7 +192,7 @@ class RosinalityStyleGan2(Format):
         side = 4 * 2**doublings
         shape = ImageShape(height=side, width=side, channels=channels)
         w_dim = tensors["conv1.conv.modulation.weight"].shape[1]
-        square(shape.height, channels)
+        square_image(shape.height, channels)
         synthesis = SynthesisNetwork(shape, widths, w_dim)
         synthesis.constant.data.copy_(tensors["input.input"].float())
         layers = [("conv1", synthesis.first)]
@@ -221,4 +223,4 @@ class RosinalityStyleGan2(Format):
             notes.append("The average w is not in the file; it was estimated from 10,000 latents.")
         if "noises.noise_0" not in tensors:
             notes.append("The file holds no noise; that of a fixed seed stands in for it.")
-        return rebuilt_styles("StyleGAN2", generator, shape, average, notes=notes)
+        return converted_style_generator("StyleGAN2", generator, shape, average, notes=notes)

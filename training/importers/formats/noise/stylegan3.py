@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.importers.errors import Unsuitable
-from training.importers.formats.base import Format, Rebuilt, UserOptions, class_names
-from training.importers.formats.noise.style_mapping import nvidia_mapping, rebuilt_styles
+from training.importers.errors import FormatMismatchError
+from training.importers.formats.base import ConvertedModel, Format, UserOptions, class_names
+from training.importers.formats.noise.style_mapping import converted_style_generator, nvidia_mapping
 from training.importers.reading.weights import Network
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.style_generator import StyleGenerator
@@ -56,7 +56,7 @@ class NvidiaStyleGan3(Format):
     name = "stylegan3"
     title = "StyleGAN3"
     origin = "NVIDIA's stylegan3 (NVIDIA Source Code License, non-commercial)"
-    keys = (
+    required_keys = (
         r"mapping\.fc0\.weight",
         r"synthesis\.input\.freqs",
         r"synthesis\.input\.phases",
@@ -66,14 +66,11 @@ class NvidiaStyleGan3(Format):
         r"synthesis\.L0_\d+_\d+\.magnitude_ema",
     )
 
-    def rebuild(self, network: Network, said: UserOptions) -> Rebuilt:
+    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
         """Build the network: sides and widths are in the layers' names."""
-        try:
-            return self._rebuilt(network, said)
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise Unsuitable(f"its tensors do not fit together: {error}") from error
+        return self._convert(network, options)
 
-    def _rebuilt(self, network: Network, said: UserOptions) -> Rebuilt:
+    def _convert(self, network: Network, options: UserOptions) -> ConvertedModel:
         tensors = {name: tensor.float() for name, tensor in network.tensors.items()}
         modules: Modules = network.config.get("modules", {})
         places = _places(tensors)
@@ -84,7 +81,7 @@ class NvidiaStyleGan3(Format):
             layers.append(_layer(tensors, modules.get(place.path, {}), place, before))
             before = place.side
         if before != last.side:
-            raise Unsuitable(f"its picture of {last.side} is made of {before} samples")
+            raise FormatMismatchError(f"its picture of {last.side} is made of {before} samples")
         image = LastLayer(
             _affine(tensors, last.path),
             tensors[f"{last.path}.weight"],
@@ -101,12 +98,12 @@ class NvidiaStyleGan3(Format):
         notes = []
         if "synthesis.input" not in modules:
             notes.append("The file holds tensors alone; what they do not tell is as NVIDIA has it.")
-        return rebuilt_styles(
+        return converted_style_generator(
             "StyleGAN3",
             StyleGenerator(mapping, synthesis, features.style.in_features),
             ImageShape(height=last.side, width=last.side, channels=last.channels),
             tensors.get("mapping.w_avg"),
-            class_names(classes, said) if classes else (),
+            class_names(classes, options) if classes else (),
             [("configuration", configuration)],
             notes,
         )
@@ -119,21 +116,23 @@ def _places(tensors: Mapping[str, Tensor]) -> list[_Place]:
             path, number, side, channels = match.groups()
             found[int(number)] = _Place(path, int(side), int(channels))
     if sorted(found) != list(range(len(found))) or len(found) < 3:
-        raise Unsuitable("its layers are not numbered from L0 on")
+        raise FormatMismatchError("its layers are not numbered from L0 on")
     return [found[number] for number in sorted(found)]
 
 
 def _features(tensors: Mapping[str, Tensor], modules: Modules, side: int) -> FourierFeatures:
-    said = modules.get("synthesis.input", {})
+    options = modules.get("synthesis.input", {})
     margin = int(modules.get("synthesis", {}).get("margin_size", _MARGIN))
-    rate = float(said.get("sampling_rate", side - 2 * margin))
-    bandwidth = float(said.get("bandwidth", _FIRST_CUTOFF))
+    rate = float(options.get("sampling_rate", side - 2 * margin))
+    bandwidth = float(options.get("bandwidth", _FIRST_CUTOFF))
     if not 0 < bandwidth < rate / 2:
-        raise Unsuitable(f"its first layer is sampled {rate:g} times a side")
+        raise FormatMismatchError(f"its first layer is sampled {rate:g} times a side")
     path = "synthesis.input"
     transform = tensors.get(f"{path}.transform")
     if transform is not None and not torch.equal(transform, torch.eye(3)):
-        raise Unsuitable(f"its {path}.transform moves all pictures: set it to the identity")
+        raise FormatMismatchError(
+            f"its {path}.transform moves all pictures: set it to the identity"
+        )
     return FourierFeatures(
         _affine(tensors, path),
         tensors[f"{path}.freqs"],
@@ -146,16 +145,16 @@ def _features(tensors: Mapping[str, Tensor], modules: Modules, side: int) -> Fou
 
 
 def _layer(
-    tensors: Mapping[str, Tensor], said: Mapping[str, Any], place: _Place, side_in: int
+    tensors: Mapping[str, Tensor], options: Mapping[str, Any], place: _Place, side_in: int
 ) -> FilteredLayer:
     upward, downward = (tensors[f"{place.path}.{way}_filter"] for way in ("up", "down"))
-    size = int(said.get("filter_size", _FILTER_SIZE))
+    size = int(options.get("filter_size", _FILTER_SIZE))
     return FilteredLayer(
         LayerShape(
             side_in=side_in,
             side_out=place.side,
-            up=int(said.get("up_factor", len(upward) // size)),
-            down=int(said.get("down_factor", len(downward) // size)),
+            up=int(options.get("up_factor", len(upward) // size)),
+            down=int(options.get("down_factor", len(downward) // size)),
         ),
         _affine(tensors, place.path),
         tensors[f"{place.path}.weight"],
@@ -163,7 +162,7 @@ def _layer(
         tensors[f"{place.path}.magnitude_ema"],
         upward,
         downward,
-        _clamp(said),
+        _clamp(options),
     )
 
 
@@ -171,11 +170,11 @@ def _affine(tensors: Mapping[str, Tensor], path: str) -> Affine:
     return Affine(tensors[f"{path}.affine.weight"], tensors[f"{path}.affine.bias"])
 
 
-def _clamp(said: Mapping[str, Any]) -> float | None:
+def _clamp(options: Mapping[str, Any]) -> float | None:
     """Return what values are cut at; a module that says all but that cuts nothing."""
-    if (clamp := said.get("conv_clamp")) is not None:
+    if (clamp := options.get("conv_clamp")) is not None:
         return float(clamp)
-    return None if "conv_kernel" in said else _CLAMP
+    return None if "conv_kernel" in options else _CLAMP
 
 
 def _resolutions(places: Sequence[_Place], modules: Modules) -> list[int]:

@@ -112,7 +112,7 @@ def test_four_inverted_blocks_are_the_published_size(tmp_path):
     tensors = drawn(anime_shapes(), scale=0.5)
     torch.save(tensors, tmp_path / "face_paint_512_v2.pt")
     best = recognised(tmp_path / "face_paint_512_v2.pt")
-    assert dict(best.rebuilt.told) == {"inverted residual blocks": "4", "width": "2"}
+    assert dict(best.converted.details) == {"inverted residual blocks": "4", "width": "2"}
     image, x = pictures()
     expected = drawing_of(doubles(tensors), x)
     assert (remade(best, image=image) - expected).abs().max() < 1e-3

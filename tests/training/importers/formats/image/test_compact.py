@@ -63,8 +63,8 @@ def test_other_factors_and_channels_are_in_the_last_convolution(tmp_path, factor
     tensors = drawn(compact_shapes(2, factor, channels), scale=0.2)
     torch.save(tensors, tmp_path / "x.pth")
     best = recognised(tmp_path / "x.pth")
-    assert best.rebuilt.input.factor == factor
-    assert best.rebuilt.task == ("upscale" if factor > 1 else "translate")
+    assert best.converted.input.factor == factor
+    assert best.converted.task == ("upscale" if factor > 1 else "translate")
     image, x = pictures(channels)
     expected = 2 * enlarged(doubles(tensors), x, factor) - 1
     assert (remade(best, image=image) - expected).abs().max() < 1e-4

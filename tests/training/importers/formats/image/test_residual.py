@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from service.runtime.models.probe_inputs import probe_images
 from tests.support.checkpoints import doubles, drawn, imported, recognised, remade, to_levels
-from training.importers.errors import ImportFailed
+from training.importers.errors import ModelImportError
 from training.importers.formats.base import UserOptions
 
 WIDTH = 4
@@ -159,7 +159,7 @@ def test_variants_of_the_layout_are_the_same_functions(tmp_path, said):
     tensors = weights(**said)
     torch.save(tensors, tmp_path / "latest_net_G_A.pth")
     best = recognised(tmp_path / "latest_net_G_A.pth")
-    assert dict(best.rebuilt.told)["residual blocks"] == str(said["blocks"])
+    assert dict(best.converted.details)["residual blocks"] == str(said["blocks"])
     image, x = seen(tensors, said.get("seen", 3))
     expected = translated(doubles(tensors), x, resized=said.get("resized", False))
     assert expected.std() > 0.1
@@ -183,5 +183,5 @@ def test_layers_that_are_not_known_are_no_cyclegan(tmp_path):
     # The filters of an antialiased relative, whose strides are elsewhere.
     tensors["model.6.filt"] = torch.ones(8, 1, 3, 3)
     torch.save(tensors, tmp_path / "net.pth")
-    with pytest.raises(ImportFailed, match=r"model\.6\.filt"):
+    with pytest.raises(ModelImportError, match=r"model\.6\.filt"):
         recognised(tmp_path / "net.pth")

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from service.runtime.models.probe_inputs import probe_images
 from tests.support.checkpoints import doubles, drawn, imported, recognised, remade, to_levels
-from training.importers.errors import ImportFailed
+from training.importers.errors import ModelImportError
 from training.importers.formats.base import UserOptions
 
 WIDTH, GROWTH, BLOCKS = 6, 3, 2
@@ -120,9 +120,9 @@ def test_each_generation_of_names_and_each_factor_is_the_same_function(
     tensors = weights(**said)
     torch.save({renamed(name): value for name, value in tensors.items()}, tmp_path / "x.pth")
     best = recognised(tmp_path / "x.pth")
-    given = best.rebuilt.input
+    given = best.converted.input
     assert (given.factor, given.multiple) == (4 // fold, fold)
-    assert best.rebuilt.task == ("translate" if fold == 4 else "upscale")
+    assert best.converted.task == ("translate" if fold == 4 else "upscale")
     image, x = pictures(said.get("made", 3))
     expected = 2 * enlarged(doubles(tensors), x, fold) - 1
     assert expected.std() > 0.1
@@ -133,5 +133,5 @@ def test_one_missing_layer_is_named(tmp_path):
     tensors = weights()
     del tensors["body.1.rdb2.conv3.weight"]
     torch.save(tensors, tmp_path / "x.pth")
-    with pytest.raises(ImportFailed, match=r"RRDB.*body\.1\.rdb2\.conv3\.weight is missing"):
+    with pytest.raises(ModelImportError, match=r"RRDB.*body\.1\.rdb2\.conv3\.weight is missing"):
         recognised(tmp_path / "x.pth")

@@ -101,8 +101,8 @@ def test_blocks_and_doublings_are_counted(tmp_path, blocks, doublings, normalise
     tensors = weights(blocks, doublings, normalised=normalised)
     torch.save(tensors, tmp_path / "netG.pth")
     best = recognised(tmp_path / "netG.pth")
-    told = dict(best.rebuilt.told)
-    assert (told["factor"], told["blocks"]) == (str(2**doublings), str(blocks))
+    details = dict(best.converted.details)
+    assert (details["factor"], details["blocks"]) == (str(2**doublings), str(blocks))
     image, x = pictures()
     expected = enlarged(doubles(tensors), x, blocks, doublings)
     assert expected.std() > 0.05

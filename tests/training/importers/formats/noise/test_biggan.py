@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from service.runtime.errors import UserError
 from service.runtime.latent import seeds
 from tests.support.checkpoints import drawn, imported, recognised, to_levels
-from tests.support.reference_networks import Layout, normalised, rebuilt_pixels, stepped, twice
+from tests.support.reference_networks import Layout, converted_pixels, normalised, stepped, twice
 from training.importers.formats.base import UserOptions
 
 CLASSES, SHARED, CHUNK = 3, 6, 4
@@ -202,15 +202,15 @@ def test_every_arrangement_of_latent_class_and_statistics_is_known(tmp_path, opt
                 saved[f"{path}{each}"] = tensors[f"{path}{each}"] * 4
     torch.save(saved, tmp_path / "G_ema.pth")
     best = recognised(tmp_path / "G_ema.pth")
-    assert best.rebuilt.image.height == 32
-    assert best.rebuilt.latent.dimension == z_dim
+    assert best.converted.image.height == 32
+    assert best.converted.latent.dimension == z_dim
     classes = options.get("classes", CLASSES)
-    assert len(best.rebuilt.classes) == (classes if classes > 1 else 0)
-    assert dict(best.rebuilt.told)["attention at"] == looks
+    assert len(best.converted.classes) == (classes if classes > 1 else 0)
+    assert dict(best.converted.details)["attention at"] == looks
     blend = torch.full((classes,), 1 / classes).double()
     z = latent(3, z_dim)
     expected = to_levels(written_out(tensors, 0.7 * z, blend, options.get("deep", False)))
-    assert np.abs(rebuilt_pixels(best, z, blend, 0.7) - expected).max() <= 1
+    assert np.abs(converted_pixels(best, z, blend, 0.7) - expected).max() <= 1
     assert expected.std() > 10
 
 
@@ -220,7 +220,7 @@ def test_statistics_are_taken_anew_when_asked_for(tmp_path):
     torch.save(tensors, tmp_path / "G_ema.pth")
     best = recognised(tmp_path / "G_ema.pth", UserOptions(statistics="standing"))
     label = torch.tensor([1.0, 0, 0])
-    made = [rebuilt_pixels(best, latent(seed, z_dim), label, 1.0) for seed in range(40)]
+    made = [converted_pixels(best, latent(seed, z_dim), label, 1.0) for seed in range(40)]
     file = [to_levels(written_out(tensors, latent(s, z_dim), label.double())) for s in range(40)]
     assert np.abs(np.stack(made) - np.stack(file)).max() > 10
     # Whatever a file says, what comes out of a fitted normalisation is spread about nought.
@@ -235,7 +235,7 @@ def test_a_depth_that_shapes_do_not_tell_is_asked_for(tmp_path):
     torch.save(weights(shapes | fifth), tmp_path / "G_ema.pth")
     with pytest.raises(UserError, match="--side"):
         recognised(tmp_path / "G_ema.pth")
-    assert recognised(tmp_path / "G_ema.pth", UserOptions(side=8)).rebuilt.image.height == 8
+    assert recognised(tmp_path / "G_ema.pth", UserOptions(side=8)).converted.image.height == 8
 
 
 def test_tensors_of_other_shapes_or_none_are_told(tmp_path):

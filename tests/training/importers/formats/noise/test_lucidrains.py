@@ -184,9 +184,9 @@ def test_stylegan2_makes_the_pictures_of_its_weights_at_the_rate_beside_it(tmp_p
     t = doubles(tensors)
     made = model.generate([2, 3], None, [1.0, 0.5]).astype(int)
     many = torch.randn(3000, Z, generator=torch.Generator().manual_seed(9)).double()
-    centre = torch.stack([mapped(t, z, 0.3) for z in many]).mean(0)
+    center = torch.stack([mapped(t, z, 0.3) for z in many]).mean(0)
     for row, (seed, psi, near) in enumerate(((2, 1.0, 1), (3, 0.5, 12))):
-        w = centre + psi * (mapped(t, latent(seed), 0.3) - centre)
+        w = center + psi * (mapped(t, latent(seed), 0.3) - center)
         expected = to_levels(synthesised(t, w.expand(2, -1)))
         assert np.abs(made[row] - expected[0]).max() <= near
         assert expected.std() > 20
@@ -197,11 +197,11 @@ def test_each_block_takes_its_own_style(tmp_path, channels, constant):
     tensors = stylegan2([8, 6, 5], looks=(0, 2), channels=channels, constant=constant)
     save(tmp_path / "model_7.pt", tensors)
     best = recognised(tmp_path / "model_7.pt")
-    assert best.rebuilt.image.channels == channels
-    assert "rate of its mapping is 0.1" in best.rebuilt.notes[-1]
+    assert best.converted.image.channels == channels
+    assert "rate of its mapping is 0.1" in best.converted.notes[-1]
     w = torch.randn(3, Z, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
-        pixels, _ = best.rebuilt.pieces[1].module(w[None])
+        pixels, _ = best.converted.graph_specs[1].module(w[None])
     expected = to_levels(synthesised(doubles(tensors), w.double()))
     assert np.abs(pixels.numpy().astype(int) - expected).max() <= 1
     assert expected.std() > 20
@@ -332,10 +332,10 @@ def test_early_layers_weigh_the_channels_of_late_ones(tmp_path, frequencies):
     tensors = lightweight([6, 6, 5, 4, 4], (), excites, frequencies, channels=1)
     save(tmp_path / "model_3.pt", tensors)
     best = recognised(tmp_path / "model_3.pt")
-    assert dict(best.rebuilt.told)["excitations"] == "1"
-    assert (best.rebuilt.image.height, best.rebuilt.image.channels) == (128, 1)
+    assert dict(best.converted.details)["excitations"] == "1"
+    assert (best.converted.image.height, best.converted.image.channels) == (128, 1)
     with torch.no_grad():
-        pixels, _ = best.rebuilt.pieces[0].module(latent(1)[None].float())
+        pixels, _ = best.converted.graph_specs[0].module(latent(1)[None].float())
     expected = to_levels(lightweight_picture(doubles(tensors), latent(1), excites))
     assert np.abs(pixels.numpy().astype(int) - expected).max() <= 1
     assert expected.std() > 20

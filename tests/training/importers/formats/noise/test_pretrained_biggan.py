@@ -6,9 +6,9 @@ from service.runtime.latent import seeds as latents
 from tests.support.checkpoints import drawn, imported, recognised, to_levels
 from tests.support.reference_networks import (
     Layout,
+    converted_pixels,
     estimated,
     normalised,
-    rebuilt_pixels,
     spectral,
     stored,
     twice,
@@ -122,8 +122,8 @@ def test_sides_are_told_by_the_number_of_blocks_and_classes_blend(tmp_path):
     tensors = published([32, 32, 16, 8], 4, seed=1)
     torch.save(tensors, tmp_path / "pytorch_model.bin")
     best = recognised(tmp_path / "pytorch_model.bin")
-    assert best.rebuilt.image.height == 32
-    assert dict(best.rebuilt.told)["attention at"] == "16×16"
+    assert best.converted.image.height == 32
+    assert dict(best.converted.details)["attention at"] == "16×16"
     label = torch.tensor([0.5, 0.0, 0.25, 0.25]).double()
     expected = to_levels(written_out(tensors, 0.5 * latent(2), label, 0.5))
-    assert np.abs(rebuilt_pixels(best, latent(2), label, 0.5) - expected).max() <= 1
+    assert np.abs(converted_pixels(best, latent(2), label, 0.5) - expected).max() <= 1

@@ -83,7 +83,7 @@ def test_without_classes_and_with_them_joined_it_is_the_same_function(
     tensors = drawn(doubling_shapes(channels, embedding), scale=0.4)
     torch.save({"_orig_mod." + name: value for name, value in tensors.items()}, tmp_path / "g.pt")
     best = recognised(tmp_path / "g.pt")
-    assert (best.rebuilt.image.height, best.rebuilt.image.channels) == (16, channels)
+    assert (best.converted.image.height, best.converted.image.channels) == (16, channels)
     t, (feeds, z) = doubles(tensors), noise()
     given = {"z": feeds}
     if embedding:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from service.runtime.latent import seeds
 from tests.support.checkpoints import doubles, drawn, imported, recognised, remade, to_levels
-from training.importers.errors import ImportFailed, Unsaid
+from training.importers.errors import ImportOptionError, ModelImportError
 from training.importers.formats.base import UserOptions
 
 NORM = ("weight", "bias", "running_mean", "running_var")
@@ -66,8 +66,8 @@ def test_a_dcgan_of_any_depth_is_the_same_function(tmp_path, z, widths, channels
     best = recognised(tmp_path / "g.pth")
     assert best.format.name == "dcgan"
     side = how.get("first", 4) * 2 ** len(widths)
-    assert (best.rebuilt.image.height, best.rebuilt.image.channels) == (side, channels)
-    assert best.rebuilt.latent.dimension == z
+    assert (best.converted.image.height, best.converted.image.channels) == (side, channels)
+    assert best.converted.latent.dimension == z
     feeds, z = noise(z)
     expected = pictures(doubles(tensors), z, how.get("gap", 3))
     assert expected.std() > 0.1
@@ -81,7 +81,7 @@ def test_another_activation_between_the_blocks_is_said(tmp_path):
     feeds, z = noise(6)
     expected = pictures(doubles(tensors), z, act=lambda x: F.leaky_relu(x, 0.2))
     assert (remade(best, z=feeds) - expected).abs().max() < 1e-4
-    with pytest.raises(Unsaid, match="relu, leaky_relu, elu, selu"):
+    with pytest.raises(ImportOptionError, match="relu, leaky_relu, elu, selu"):
         recognised(tmp_path / "g.pth", UserOptions(activation="softplus"))
 
 
@@ -89,7 +89,7 @@ def test_attention_within_a_dcgan_is_not_left_out_in_silence(tmp_path):
     tensors = drawn(dcgan_shapes(6, (6, 4), 3))
     tensors["main.2.gamma"] = torch.zeros(1)
     torch.save(tensors, tmp_path / "g.pth")
-    with pytest.raises(ImportFailed, match=r"main\.2\.gamma"):
+    with pytest.raises(ModelImportError, match=r"main\.2\.gamma"):
         recognised(tmp_path / "g.pth")
 
 
@@ -138,13 +138,13 @@ def test_a_perceptron_makes_the_pictures_of_its_weights(tmp_path):
 def test_a_perceptrons_picture_is_told_by_its_values(tmp_path, values, channels, side):
     tensors = drawn(mlp_shapes([9, 12, values]), scale=0.3)
     torch.save(tensors, tmp_path / "g.pth")
-    with pytest.raises(Unsaid, match="--side and --channels"):
+    with pytest.raises(ImportOptionError, match="--side and --channels"):
         recognised(tmp_path / "g.pth", UserOptions(side=11, channels=channels))
     best = recognised(
         tmp_path / "g.pth", UserOptions(channels=channels, classes=2, class_names=("a", "b"))
     )
-    assert (best.rebuilt.image.height, best.rebuilt.image.channels) == (side, channels)
-    assert (best.rebuilt.latent.dimension, best.rebuilt.classes) == (7, ("a", "b"))
+    assert (best.converted.image.height, best.converted.image.channels) == (side, channels)
+    assert (best.converted.latent.dimension, best.converted.classes) == (7, ("a", "b"))
     feeds, z = noise(7)
     weights = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
     joined = torch.cat([z, weights.double()], 1)

@@ -13,9 +13,9 @@ from service.runtime.onnx.sessions import Provider
 from tests.support.checkpoints import PLAN, drawn, recognised, to_levels
 from tests.support.reference_networks import (
     Layout,
+    converted_pixels,
     estimated,
     normalised,
-    rebuilt_pixels,
     spectral,
     stored,
     twice,
@@ -106,9 +106,9 @@ def written_out(tensors, backbone, z, label):
     net = Layout(tensors, weight, LOOKS)
     t = net.t
     deep, big = backbone in DEEP, backbone.startswith("big")
-    told = [] if label is None else [label @ t["shared.weight"] if big else label]
+    details = [] if label is None else [label @ t["shared.weight"] if big else label]
     chunks = z.split(CHUNK) if backbone == "big_resnet" else None
-    whole = torch.cat([*told, z])
+    whole = torch.cat([*details, z])
     begin = whole if deep else chunks[0] if chunks else z
     x = net.linear("linear0", begin).reshape(1, -1, 4, 4)
 
@@ -128,9 +128,9 @@ def written_out(tensors, backbone, z, label):
         if f"{path}.sigma" in t:
             x = net.attended(path, x)
             continue
-        condition = torch.cat(told) if told else None
+        condition = torch.cat(details) if details else None
         if chunks:
-            condition = torch.cat([*told, chunks[count + 1]])
+            condition = torch.cat([*details, chunks[count + 1]])
         if deep:
             condition = whole
         count += 1
@@ -189,18 +189,18 @@ def test_every_backbone_makes_the_pictures_of_its_weights(
     save(tmp_path / "model=G_ema-best-weights-step=1000.pth", tensors)
     best = recognised(tmp_path / "model=G_ema-best-weights-step=1000.pth")
     assert best.format.name == "studiogan"
-    told = dict(best.rebuilt.told)
-    assert told["backbone"] == backbone
-    assert told["attention at"] == "16×16"
-    assert best.rebuilt.image.height == 32
-    assert best.rebuilt.latent.dimension == z_dim
-    assert len(best.rebuilt.classes) == (CLASSES if conditional else 0)
-    truncates = best.rebuilt.latent.truncation is not None
+    details = dict(best.converted.details)
+    assert details["backbone"] == backbone
+    assert details["attention at"] == "16×16"
+    assert best.converted.image.height == 32
+    assert best.converted.latent.dimension == z_dim
+    assert len(best.converted.classes) == (CLASSES if conditional else 0)
+    truncates = best.converted.latent.truncation is not None
     assert truncates == backbone.startswith("big")
     blend = torch.tensor([0.25, 0.0, 0.75]).double() if conditional else None
     z = latent(4, z_dim)
     expected = to_levels(written_out(tensors, backbone, z * (0.6 if truncates else 1), blend))
-    assert np.abs(rebuilt_pixels(best, z, blend, 0.6) - expected).max() <= 1
+    assert np.abs(converted_pixels(best, z, blend, 0.6) - expected).max() <= 1
     assert expected.std() > 10
 
 

@@ -236,13 +236,13 @@ def test_rosinalitys_layout_makes_the_pictures_of_its_weights(tmp_path, averaged
     assert best.network.name == "g_ema"
     t = {name: value.double() for name, value in tensors.items()}
     w = mapped(t, torch.from_numpy(latents.draw([2], Z))[0].double())
-    centre = t["mapping.w_avg"]
+    center = t["mapping.w_avg"]
     if not averaged:
         many = torch.randn(4000, Z, generator=torch.Generator().manual_seed(9)).double()
-        centre = torch.stack([mapped(t, z) for z in many]).mean(0)
-        assert "estimated" in best.rebuilt.notes[0]
+        center = torch.stack([mapped(t, z) for z in many]).mean(0)
+        assert "estimated" in best.converted.notes[0]
     for psi, near in ((1.0, 1), (0.5, 1 if averaged else 12)):
-        mixed = (centre + psi * (w - centre)).expand(6, -1)
+        mixed = (center + psi * (w - center)).expand(6, -1)
         expected = to_levels(synthesised(t, mixed, sides)[None])
         assert np.abs(model.generate([2], None, [psi]).astype(int) - expected).max() <= near
 

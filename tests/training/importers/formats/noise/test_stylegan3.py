@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from service.runtime.latent import seeds
 from tests.support.checkpoints import drawn, imported, nested, recognised, to_levels, write_nvidia
 from tests.training.importers.formats.noise.test_stylegan2 import mapped
-from training.importers.errors import ImportFailed
+from training.importers.errors import ModelImportError
 
 W, Z = 16, 12
 SIDE, MARGIN, LAYERS, CRITICAL = 32, 10, 3, 1
@@ -213,7 +213,7 @@ def test_a_pickle_of_configuration_t_makes_the_pictures_of_its_weights(tmp_path)
     write_pickle(tmp_path / "network.pkl", tensors, modules)
     best, model = imported(tmp_path / "network.pkl", tmp_path / "models")
     assert best.format.name == "stylegan3"
-    assert dict(best.rebuilt.told)["configuration"].startswith("T ")
+    assert dict(best.converted.details)["configuration"].startswith("T ")
     assert len(model.manifest.styles.layers) == LAYERS + 2
     assert model.manifest.styles.layers[0].group == "coarse"
     assert model.manifest.takes_transform
@@ -237,7 +237,7 @@ def test_a_class_conditional_pickle_of_configuration_r_does_too(tmp_path):
     tensors, modules = layout("r", classes=3)
     write_pickle(tmp_path / "network.pkl", tensors, modules)
     best, model = imported(tmp_path / "network.pkl", tmp_path / "models")
-    assert dict(best.rebuilt.told)["configuration"].startswith("R ")
+    assert dict(best.converted.details)["configuration"].startswith("R ")
     assert model.manifest.classes == ("0", "1", "2")
     given = model.feeds([4, 4, 4], [0, 1, 2]) | {"transform": np.stack([TURNED] * 3)}
     made = model.run("generator", given)["pixels"].astype(int)
@@ -251,10 +251,10 @@ def test_a_class_conditional_pickle_of_configuration_r_does_too(tmp_path):
 def test_tensors_alone_are_read_with_the_authors_settings(tmp_path):
     tensors, _ = layout("t")
     torch.save({"g_ema": tensors}, tmp_path / "network.pt")
-    rebuilt = recognised(tmp_path / "network.pt").rebuilt
-    assert "as NVIDIA has it" in rebuilt.notes[0]
+    converted = recognised(tmp_path / "network.pt").converted
+    assert "as NVIDIA has it" in converted.notes[0]
     w = torch.randn(1, LAYERS + 2, W, generator=torch.Generator().manual_seed(3))
-    _, images = rebuilt.pieces[1].module(w, torch.from_numpy(TURNED)[None])
+    _, images = converted.graph_specs[1].module(w, torch.from_numpy(TURNED)[None])
     expected = synthesised(tensors, w[0], TURNED, clamps=(256.0,) * 4, scale=0.25)
     torch.testing.assert_close(images[0].double(), expected, atol=1e-4, rtol=1e-4)
 
@@ -263,5 +263,5 @@ def test_layers_whose_sides_do_not_follow_from_each_other_are_told(tmp_path):
     tensors, modules = layout("t")
     modules[next(layers())[0]]["up_factor"] = 1
     write_pickle(tmp_path / "network.pkl", tensors, modules)
-    with pytest.raises(ImportFailed, match="cannot be made of"):
+    with pytest.raises(ModelImportError, match="cannot be made of"):
         recognised(tmp_path / "network.pkl")
