@@ -21,7 +21,7 @@ import torch
 from service.runtime.models.catalog import find_model
 from service.runtime.onnx.execution_plans import Planner
 from service.runtime.onnx.sessions import pick_provider
-from training.data.datasets import KNOWN, locate
+from training.data.datasets import KNOWN_DATASETS, locate_dataset
 from training.data.sources import open_source
 from training.evaluation.features.classifier import ClassifierNetwork
 
@@ -33,8 +33,8 @@ STEPS, BATCH, WIDTH = 600, 64, 24
 
 def subset(out: Path) -> None:
     """Write the first pictures of each class as a folder for each."""
-    source = open_source(locate(NAME), "train")
-    names = KNOWN[NAME].class_names
+    source = open_source(locate_dataset(NAME), "train")
+    names = KNOWN_DATASETS[NAME].class_names
     taken = dict.fromkeys(range(len(names)), 0)
     for i, label in enumerate(source.labels):
         if taken[label] < PER_CLASS:
@@ -74,11 +74,11 @@ def measure(real_folder: Path, model_name: str, models: Path, repeats: int) -> N
     """Print the table."""
     model = find_model(models, model_name, Planner(pick_provider("auto")))
     source = open_source(real_folder, "train")
-    order = [KNOWN[NAME].class_names.index(name) for name in source.class_names]
+    order = [KNOWN_DATASETS[NAME].class_names.index(name) for name in source.class_names]
     pictures, labels = arrays(source)
     labels = np.array(order)[labels]
-    test = arrays(open_source(locate(NAME), "test"))
-    index = [model.manifest.classes.index(name) for name in KNOWN[NAME].class_names]
+    test = arrays(open_source(locate_dataset(NAME), "test"))
+    index = [model.manifest.classes.index(name) for name in KNOWN_DATASETS[NAME].class_names]
     most = max(AMOUNTS)
     made = [
         np.concatenate(

@@ -28,7 +28,7 @@ def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, mix: Tensor) ->
     return (norms - 1).square().mean()
 
 
-def zero_centred_penalty(critic: Critic, images: Tensor) -> Tensor:
+def zero_centered_penalty(critic: Critic, images: Tensor) -> Tensor:
     """½‖∇D(x)‖²: R1 at real pictures, R2 at generated ones. Equation 9 of arXiv:1801.04406."""
     return _input_gradients(critic, images).square().flatten(1).sum(1).mean() / 2
 

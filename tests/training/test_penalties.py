@@ -10,7 +10,7 @@ from training.penalties import (
     layer_weights,
     orthogonal_penalty,
     path_lengths,
-    zero_centred_penalty,
+    zero_centered_penalty,
 )
 
 SHAPE = (5, 1, 3, 3)
@@ -46,7 +46,7 @@ def test_the_gradient_penalty_looks_between_the_pictures():
 
 
 def test_the_zero_centred_penalty_is_half_the_squared_slope():
-    penalty = zero_centred_penalty(linear_critic(slope(3.0)), torch.randn(SHAPE))
+    penalty = zero_centered_penalty(linear_critic(slope(3.0)), torch.randn(SHAPE))
     torch.testing.assert_close(penalty, torch.tensor(4.5))
 
 
@@ -69,7 +69,9 @@ def dirac_gan(r1=0.0, r2=0.0, turns=500) -> list[float]:
 
     for _ in range(turns):
         fake = theta.detach()
-        penalty = r1 * zero_centred_penalty(critic, real) + r2 * zero_centred_penalty(critic, fake)
+        penalty = r1 * zero_centered_penalty(critic, real) + r2 * zero_centered_penalty(
+            critic, fake
+        )
         descend(psi, loss.discriminator(critic(real), critic(fake)) + penalty)
         descend(theta, loss.generator(critic(real), critic(theta)))
         away.append(float(torch.hypot(theta, psi).detach()))
@@ -86,7 +88,7 @@ def test_penalties_reach_the_weights():
     critic = nn.Sequential(nn.Flatten(), nn.Linear(9, 8), nn.Softplus(), nn.Linear(8, 1))
     images = torch.randn(SHAPE)
     for penalty in (
-        zero_centred_penalty(critic, images),
+        zero_centered_penalty(critic, images),
         gradient_penalty(critic, images, images, torch.rand(5)),
     ):
         critic.zero_grad()

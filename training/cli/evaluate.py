@@ -82,12 +82,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="For scripts.")]
 @contextmanager
 def _data_by_option() -> Iterator[None]:
     """Let what is said of a missing data set name the option that gives it."""
-    from training.data.datasets import DataSetMissing
+    from training.data.datasets import DatasetMissing
 
     try:
         yield
-    except DataSetMissing as error:
-        raise error.by("--data PATH") from error
+    except DatasetMissing as error:
+        raise error.with_hint("--data PATH") from error
 
 
 @_data_by_option()
@@ -376,7 +376,7 @@ def _assert_recordable(subject: EvaluationTarget) -> None:
 
 def _data_of(subjects: list[EvaluationTarget], data: str | None) -> DataOptions:
     """Return the pictures to measure against: those asked for, else those trained on."""
-    from training.data.datasets import KNOWN
+    from training.data.datasets import KNOWN_DATASETS
     from training.data.images import DataOptions
     from training.evaluation.errors import QualityError
 
@@ -388,7 +388,7 @@ def _data_of(subjects: list[EvaluationTarget], data: str | None) -> DataOptions:
             )
         return own
     flip = own is not None and own.flip
-    named = {"name": data} if data in KNOWN and not Path(data).exists() else {"path": data}
+    named = {"name": data} if data in KNOWN_DATASETS and not Path(data).exists() else {"path": data}
     return DataOptions(
         **named,
         resolution=image.height,

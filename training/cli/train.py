@@ -191,10 +191,10 @@ def augment(
     from service.runtime.models.catalog import find_model
     from service.runtime.onnx.execution_plans import Planner
     from service.runtime.onnx.sessions import pick_provider
-    from training.data.augmented_dataset import prepare, write
+    from training.data.augmented_dataset import open_augmented_dataset, write_augmented_dataset
 
     loaded = find_model(models, model, Planner(pick_provider("auto")))
-    wish = prepare(
+    wish = open_augmented_dataset(
         data,
         loaded,
         per_class,
@@ -207,5 +207,5 @@ def augment(
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("pictures", total=wish.count)
-        counts = write(wish, out, layout, lambda files: bar.advance(task, files))
+        counts = write_augmented_dataset(wish, out, layout, lambda files: bar.advance(task, files))
     typer.echo(f"{counts['real']:,} real and {counts['synthetic']:,} synthetic pictures in {out}")

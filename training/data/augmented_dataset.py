@@ -19,7 +19,7 @@ from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.latent.sources import LatentSource, feeds
 from service.runtime.models.manifest import GENERATOR, Manifest
 from service.runtime.models.model import Model
-from training.data.datasets import class_names, locate
+from training.data.datasets import class_names, locate_dataset
 from training.data.sources import FolderSource, ImageSource, ZipSource, open_source
 
 Layout = Literal["folder", "parquet"]
@@ -42,7 +42,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class AugmentedDataset:
     """`per_class` pictures of `model` beside each class of the real ones.
 
     `classes` gives for each real class, by index, the model's. With `side` every picture, real or
@@ -116,7 +116,7 @@ class Augmentation:
                 yield Sample(f"seed-{origin.seed:0{digits}}.png", file, label, said)
 
 
-def prepare(
+def open_augmented_dataset(
     data: str,
     model: Model,
     per_class: int,
@@ -126,7 +126,7 @@ def prepare(
     truncation: float | None = None,
     side: int | None = None,
     pairs: str | None = None,
-) -> Augmentation:
+) -> AugmentedDataset:
     """Open what is to be joined. `pairs` says ``REAL=MODEL,…`` where classes are called otherwise.
 
     Raises AugmentError, and DataError for data that cannot be read.
@@ -136,7 +136,7 @@ def prepare(
         raise AugmentError(f"{manifest.name} is not class-conditional: it makes no labelled data")
     if per_class < 1:
         raise AugmentError(f"--per-class: expected at least 1, got {per_class}")
-    source = open_source(data if Path(data).exists() else locate(data), split)
+    source = open_source(data if Path(data).exists() else locate_dataset(data), split)
     if source.labels is None:
         raise AugmentError(f"{data} has no classes: a folder for each is expected")
     names = class_names(data, source.class_names)
@@ -149,10 +149,12 @@ def prepare(
         told = f"{space.minimum:g} to {space.maximum:g}" if space else "none"
         raise AugmentError(f"--truncation: {manifest.name} takes {told}, and not {truncation:g}")
     classes = _pair(names, manifest, pairs)
-    return Augmentation(source, names, model, classes, per_class, first_seed, truncation, side)
+    return AugmentedDataset(source, names, model, classes, per_class, first_seed, truncation, side)
 
 
-def write(wish: Augmentation, out: Path, layout: Layout, progress: Progress) -> dict[str, int]:
+def write_augmented_dataset(
+    wish: AugmentedDataset, out: Path, layout: Layout, progress: Progress
+) -> dict[str, int]:
     """Write the data set into the folder `out`, which is there when all of it is.
 
     Returns how many pictures are real and how many synthetic. Raises AugmentError.

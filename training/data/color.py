@@ -22,36 +22,36 @@ _CUBE_FROM = (6 / 29) ** 3
 CHROMA = 110.0
 
 
-def grey_level(images: Tensor) -> Tensor:
+def gray_level(images: Tensor) -> Tensor:
     """Return the grey ``[N, 1, H, W]`` whose luminance is nearest, as a whole level in [0, 255].
 
     That of a grey picture is the picture itself.
     """
-    red, green, blue = linear((images + 1) / 2).unbind(1)
+    red, green, blue = srgb_to_linear((images + 1) / 2).unbind(1)
     luminance = _TO_XYZ[1][0] * red + _TO_XYZ[1][1] * green + _TO_XYZ[1][2] * blue
-    return (encoded(luminance[:, None]) * 255).round().clamp(0, 255)
+    return (linear_to_srgb(luminance[:, None]) * 255).round().clamp(0, 255)
 
 
 def lightness(level: Tensor) -> Tensor:
     """Return L* of grey levels, from [0, 100] brought to [-1, 1]."""
-    return (116 * _root(linear(level / 255)) - 16) / 50 - 1
+    return (116 * _root(srgb_to_linear(level / 255)) - 16) / 50 - 1
 
 
 def chroma(images: Tensor) -> Tensor:
     """Return a* and b* ``[N, 2, H, W]``, brought to [-1, 1]."""
-    rgb = linear((images + 1) / 2)
+    rgb = srgb_to_linear((images + 1) / 2)
     x, y, z = (_root(sum(w * rgb[:, i] for i, w in enumerate(row))) for row in _TO_XYZ)
     return torch.stack([500 * (x - y), 200 * (y - z)], 1) / CHROMA
 
 
-def coloured(level: Tensor, ab: Tensor) -> Tensor:
+def to_rgb(level: Tensor, ab: Tensor) -> Tensor:
     """Return pictures of grey levels ``[N, 1, H, W]`` and a*, b* as `chroma` gives them.
 
     Colours beyond sRGB are drawn to the grey of the same luminance, on which linear light lies on
     a line, so that the luminance stays. Rounded to bytes it is within 0.6 of a level of grey, and
     its nearest grey is `level` again but for one pixel in some ten thousand.
     """
-    y = linear(level / 255)
+    y = srgb_to_linear(level / 255)
     root = _root(y)
     a, b = ab[:, :1] * CHROMA, ab[:, 1:] * CHROMA
     xyz = torch.cat([_cube(root + a / 500), y, _cube(root - b / 200)], 1)
@@ -60,16 +60,16 @@ def coloured(level: Tensor, ab: Tensor) -> Tensor:
     # How far from the grey each channel may go, as a share of how far it goes.
     room = torch.where(beyond > 0, 1 - y, y) / beyond.abs().clamp(min=1e-6)
     kept = room.amin(1, keepdim=True).clamp(max=1)
-    return encoded((y + kept * beyond).clamp(0, 1)) * 2 - 1
+    return linear_to_srgb((y + kept * beyond).clamp(0, 1)) * 2 - 1
 
 
-def linear(values: Tensor) -> Tensor:
+def srgb_to_linear(values: Tensor) -> Tensor:
     """Return linear light of sRGB values in [0, 1]."""
     power = ((values.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4
     return torch.where(values > 0.04045, power, values / 12.92)
 
 
-def encoded(light: Tensor) -> Tensor:
+def linear_to_srgb(light: Tensor) -> Tensor:
     """Return sRGB values of linear light in [0, 1]."""
     power = 1.055 * light.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
     return torch.where(light > 0.0031308, power, light * 12.92)

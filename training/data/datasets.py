@@ -24,7 +24,7 @@ class KnownDataset:
     class_names: tuple[str, ...] = ()
 
 
-KNOWN = {
+KNOWN_DATASETS = {
     "mnist": KnownDataset(
         title="MNIST",
         license="CC BY-SA 3.0",
@@ -74,7 +74,7 @@ KNOWN = {
 }
 
 
-class DataSetMissing(DataError):
+class DatasetMissing(DataError):
     """A data set cannot be had by its name alone; the line says how else it could be."""
 
     def __init__(self, why: str, name: str, way: str = "data.path=PATH") -> None:
@@ -82,9 +82,9 @@ class DataSetMissing(DataError):
         super().__init__(f"{why}; {_ways_to(name, way)}")
         self._why, self._name = why, name
 
-    def by(self, way: str) -> DataSetMissing:
+    def with_hint(self, way: str) -> DatasetMissing:
         """Return the same where a path is given in another way than to a recipe."""
-        return DataSetMissing(self._why, self._name, way)
+        return DatasetMissing(self._why, self._name, way)
 
 
 def class_names(name: str | None, own: Sequence[str]) -> tuple[str, ...]:
@@ -93,18 +93,18 @@ def class_names(name: str | None, own: Sequence[str]) -> tuple[str, ...]:
     The usual names of a known data set stand for numbers alone, in their order: folders have names,
     and an order, of their own.
     """
-    known = KNOWN.get(name or "")
+    known = KNOWN_DATASETS.get(name or "")
     if known and list(own) == [str(i) for i in range(len(known.class_names))]:
         return known.class_names
     return tuple(own)
 
 
-def locate(name: str) -> Path | str:
+def locate_dataset(name: str) -> Path | str:
     """Find a data set by name: in the folder GANYMEDE_DATA, where a package puts it, on the hub.
 
     Returns a path, or ``hub:owner/name``. Raises DataSetMissing, whose one line says what to do.
     """
-    known = KNOWN.get(name, KnownDataset(title=name, license="unknown"))
+    known = KNOWN_DATASETS.get(name, KnownDataset(title=name, license="unknown"))
     if folder := os.environ.get("GANYMEDE_DATA"):
         for file in (name, f"{name}.zip", *known.files):
             if (path := Path(folder) / file).exists():
@@ -113,12 +113,12 @@ def locate(name: str) -> Path | str:
         return known.system_path
     if known.hub and datasets_installed():
         return f"hub:{known.hub}"
-    raise DataSetMissing(f"data set {name!r} is not here", name)
+    raise DatasetMissing(f"data set {name!r} is not here", name)
 
 
 def _ways_to(name: str, way: str) -> str:
     """Return what a user can do to have the data set, in one line."""
-    known = KNOWN.get(name)
+    known = KNOWN_DATASETS.get(name)
     ways = [way, f"a folder or ZIP {name} in $GANYMEDE_DATA"]
     if known and known.debian_package:
         ways.append(f"apt install {known.debian_package}")

@@ -16,22 +16,22 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.networks.layers.resizing import resized
+from training.networks.layers.resizing import resize
 
 
-def shrunk(pixels: Tensor, factor: int) -> Tensor:
+def downscale(pixels: Tensor, factor: int) -> Tensor:
     """Return pictures a `factor`-th as large a side, by a cubic filter as wide as it has to be."""
     height, width = pixels.shape[2] // factor, pixels.shape[3] // factor
-    return _bytes(resized(pixels.float(), height, width, "cubic"))
+    return _bytes(resize(pixels.float(), height, width, "cubic"))
 
 
-def enlarged(pixels: Tensor, factor: int) -> Tensor:
+def upscale(pixels: Tensor, factor: int) -> Tensor:
     """Return pictures `factor` times as large a side, by cubic interpolation."""
     height, width = pixels.shape[2] * factor, pixels.shape[3] * factor
-    return _bytes(resized(pixels.float(), height, width, "cubic"))
+    return _bytes(resize(pixels.float(), height, width, "cubic"))
 
 
-def degraded(pixels: Tensor, factor: int, rng: np.random.Generator) -> Tensor:
+def degrade(pixels: Tensor, factor: int, rng: np.random.Generator) -> Tensor:
     """Return pictures a `factor`-th as large a side, as if from an old camera, copied and copied.
 
     Wang et al. 2021, arXiv:2107.10833, section 3: blur, resize, noise and JPEG, twice; each picture
@@ -42,22 +42,22 @@ def degraded(pixels: Tensor, factor: int, rng: np.random.Generator) -> Tensor:
     for picture in torch.split(pixels.float(), 1):
         x = picture
         for scale in ((0.5, 1.2), (0.7, 1.2)):
-            x = blurred(x, *_sigmas(rng), rng.uniform(0, math.pi))
+            x = gaussian_blur(x, *_sigmas(rng), rng.uniform(0, math.pi))
             side = float(rng.uniform(*scale))
             # Never below the size that comes out.
-            x = resized(
+            x = resize(
                 x,
                 max(round(x.shape[2] * side), height),
                 max(round(x.shape[3] * side), width),
                 "cubic" if rng.random() < 0.5 else "linear",
             )
-            x = noisy(x, rng)
-            x = as_jpeg(_bytes(x), int(rng.integers(40, 95))).float()
-        made.append(_bytes(resized(x, height, width, "cubic")))
+            x = add_noise(x, rng)
+            x = jpeg_round_trip(_bytes(x), int(rng.integers(40, 95))).float()
+        made.append(_bytes(resize(x, height, width, "cubic")))
     return torch.cat(made)
 
 
-def blurred(images: Tensor, along: float, across: float, angle: float) -> Tensor:
+def gaussian_blur(images: Tensor, along: float, across: float, angle: float) -> Tensor:
     """Smooth pictures of floats by a Gaussian, its two sigmas in pixels, turned by `angle`."""
     radius = max(math.ceil(3 * max(along, across)), 1)
     steps = torch.arange(-radius, radius + 1, dtype=torch.float32)
@@ -71,7 +71,7 @@ def blurred(images: Tensor, along: float, across: float, angle: float) -> Tensor
     return blurred.reshape(images.shape)
 
 
-def noisy(images: Tensor, rng: np.random.Generator) -> Tensor:
+def add_noise(images: Tensor, rng: np.random.Generator) -> Tensor:
     """Add noise to pictures of float numbers in [0, 255]: of the sensor, or of the light.
 
     Half of the time it is the same in all channels.
@@ -86,7 +86,7 @@ def noisy(images: Tensor, rng: np.random.Generator) -> Tensor:
     return images + drawn * (images.clamp(min=0) / 255).sqrt() * float(rng.uniform(0, 12))
 
 
-def as_jpeg(pixels: Tensor, quality: int) -> Tensor:
+def jpeg_round_trip(pixels: Tensor, quality: int) -> Tensor:
     """Return pictures as they come back from JPEG; those with transparency as they are."""
     if pixels.shape[1] == 4:
         return pixels

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 _REACH = 24
 
 
-def edges(pixels: Tensor, sigma: Tensor, threshold: Tensor) -> Tensor:
+def canny_edges(pixels: Tensor, sigma: Tensor, threshold: Tensor) -> Tensor:
     """Return drawings ``[N, 1, H, W] uint8``, black lines a pixel wide on white.
 
     `pixels` are ``[N, C, H, W] uint8``, smoothed by a Gaussian of `sigma` ``[N]`` pixels; a line

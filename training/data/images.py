@@ -21,8 +21,8 @@ from PIL import Image, ImageOps
 from pydantic import Field, PositiveInt
 
 from service.runtime.files import cache_folder
-from training.data.datasets import KNOWN, DataSetMissing, class_names, locate
-from training.data.sources import DataError, ImageSource, Selection, name_lot, open_source
+from training.data.datasets import KNOWN_DATASETS, DatasetMissing, class_names, locate_dataset
+from training.data.sources import DataError, ImageSource, SourceSubset, name_hash, open_source
 from training.recipe.options import Options
 
 # A random crop is cut from a picture stored this much larger, as is usual (256 from 286).
@@ -58,12 +58,12 @@ class DataOptions(Options):
         """The data set's name for people."""
         if self.name is None:
             return Path(self.path or "").name
-        return KNOWN[self.name].title if self.name in KNOWN else self.name
+        return KNOWN_DATASETS[self.name].title if self.name in KNOWN_DATASETS else self.name
 
     @property
     def license(self) -> str:
         """The data set's licence as far as it is known."""
-        return KNOWN[self.name].license if self.name in KNOWN else "unknown"
+        return KNOWN_DATASETS[self.name].license if self.name in KNOWN_DATASETS else "unknown"
 
     def locate(self) -> Path | str:
         """Return where the data are. Raises DataError."""
@@ -71,7 +71,7 @@ class DataOptions(Options):
             return self.path if self.path.startswith("hub:") else Path(self.path)
         if self.name is None:
             raise DataError("the recipe names no data: give data.name or data.path")
-        return locate(self.name)
+        return locate_dataset(self.name)
 
     def open(self) -> ImageSource:
         """Open the data. Raises DataError, which says how else they could be had."""
@@ -81,7 +81,7 @@ class DataOptions(Options):
             return self._selected(source)
         except DataError as error:
             if self.name and self.path is None and not isinstance(where, Path):
-                raise DataSetMissing(str(error), self.name) from error
+                raise DatasetMissing(str(error), self.name) from error
             raise
 
     def _selected(self, source: ImageSource) -> ImageSource:
@@ -96,14 +96,14 @@ class DataOptions(Options):
         for row, name in enumerate(source.names):
             if label is not None and (source.labels is None or source.labels[row] != label):
                 continue
-            lot = name_lot(name)
+            lot = name_hash(name)
             if self.hold_out and (lot % self.hold_out == 0) != (self.split == "test"):
                 continue
             # Other digits of the same lot than those that hold out.
             if self.half is not None and lot // 1009 % 2 != self.half:
                 continue
             rows.append(row)
-        return Selection(source, rows, with_classes=self.only is None)
+        return SourceSubset(source, rows, with_classes=self.only is None)
 
     @property
     def stored_size(self) -> int:
@@ -131,7 +131,7 @@ class ImageData:
 Progress = Callable[[int, int], None]
 
 
-def prepare(options: DataOptions, progress: Progress | None = None) -> ImageData:
+def load_images(options: DataOptions, progress: Progress | None = None) -> ImageData:
     """Decode the pictures that `options` name, or map the copy that was decoded before.
 
     Corrupt files are left out and named in `skipped`. Raises DataError when none is left.
@@ -150,7 +150,7 @@ def prepare(options: DataOptions, progress: Progress | None = None) -> ImageData
     )
 
 
-def middle(pictures: ImageData, side: int) -> ImageData:
+def center_crops(pictures: ImageData, side: int) -> ImageData:
     """Return the middle of each picture, `side` pixels wide: what random crops are about."""
     margin = (pictures.pixels.shape[1] - side) // 2
     if not margin:

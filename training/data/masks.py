@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Mask = NDArray[np.uint8]
 
 
-def box(height: int, width: int, share: float, rng: np.random.Generator) -> Mask:
+def box_mask(height: int, width: int, share: float, rng: np.random.Generator) -> Mask:
     """Return one box that covers a `share` of the picture, as nearly as whole pixels allow."""
     area = share * height * width
     # From a tall box to a wide one, as far as the picture has room.
@@ -25,7 +25,7 @@ def box(height: int, width: int, share: float, rng: np.random.Generator) -> Mask
     return mask
 
 
-def strokes(height: int, width: int, share: float, rng: np.random.Generator) -> Mask:
+def stroke_mask(height: int, width: int, share: float, rng: np.random.Generator) -> Mask:
     """Return strokes of a brush that cover a `share` of the picture, to the pixel.
 
     After Yu et al. 2019, arXiv:1806.03589, section 3.4: from a point the brush goes on in a

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.data.images import DataOptions, ImageData, middle, prepare
-from training.data.sampler import Batches
+from training.data.images import DataOptions, ImageData, center_crops, load_images
+from training.data.sampler import ShuffledBatches
 from training.data.sources import DataError, stem
 from training.games.options import PairedOptions
 from training.games.tasks.task import Given, ImageTask
@@ -26,27 +26,27 @@ _OTHER_SEED = 7919
 
 
 @dataclass(frozen=True)
-class Matched:
+class MatchedImages:
     """Pictures of a second set, and those that belong to them, row by row."""
 
     source: ImageData
-    belonging: ImageData
+    target: ImageData
 
 
-class PairedImages:
+class PairedBatches:
     """An endless sequence of batches of pairs, addressed by number.
 
     Everything random is a function of (seed, number).
     """
 
     def __init__(
-        self, recipe: Recipe, task: ImageTask, pictures: ImageData, matched: Matched | None
+        self, recipe: Recipe, task: ImageTask, pictures: ImageData, matched: MatchedImages | None
     ) -> None:
         self._task, self._seed = task, recipe.train.seed
-        sets = [pictures] if matched is None else [matched.belonging, matched.source]
+        sets = [pictures] if matched is None else [matched.target, matched.source]
         # Sets of the same length under the same seed: the same rows, crops and flips.
         self._batches = [
-            Batches(
+            ShuffledBatches(
                 each,
                 recipe.train.batch,
                 recipe.data.resolution,
@@ -63,7 +63,7 @@ class PairedImages:
         return self._task.give(wanted, rng, source[0] if source else None), wanted
 
 
-class TwoSets:
+class UnpairedBatches:
     """An endless sequence of batches of two sets, none of whose pictures belong together.
 
     Addressed by number; everything random is a function of (seed, number).
@@ -71,7 +71,7 @@ class TwoSets:
 
     def __init__(self, recipe: Recipe, pictures: ImageData, source: ImageData) -> None:
         self._batches = [
-            Batches(
+            ShuffledBatches(
                 each,
                 recipe.train.batch,
                 recipe.data.resolution,
@@ -90,14 +90,14 @@ class TwoSets:
         return source, pictures
 
 
-def prepare_source(recipe: Recipe, pictures: ImageData) -> Matched | None:
+def load_matched_source(recipe: Recipe, pictures: ImageData) -> MatchedImages | None:
     """Match the second set of a recipe's pictures, where it has one. Raises DataError."""
     if recipe.source is None or not isinstance(recipe.game, PairedOptions):
         return None
-    return match(prepare(recipe.source), pictures)
+    return match_by_name(load_images(recipe.source), pictures)
 
 
-def match(source: ImageData, pictures: ImageData) -> Matched:
+def match_by_name(source: ImageData, pictures: ImageData) -> MatchedImages:
     """Put pictures with the same file name, whatever its folder and format, beside each other.
 
     Raises DataError where none have.
@@ -110,10 +110,10 @@ def match(source: ImageData, pictures: ImageData) -> Matched:
         first = PurePosixPath(pictures.names[0]).name
         raise DataError(f"no two pictures of data and source have the same name, as {first}")
     of_source, of_pictures = (np.array(each) for each in zip(*met, strict=True))
-    return Matched(_rows(source, of_source), _rows(pictures, of_pictures))
+    return MatchedImages(_rows(source, of_source), _rows(pictures, of_pictures))
 
 
-def held_out(options: DataOptions) -> DataOptions:
+def held_out_options(options: DataOptions) -> DataOptions:
     """Return the split `test` of the same pictures, whole; the same split where it has none.
 
     Of what is held out, both halves: there they may well belong together.
@@ -130,7 +130,7 @@ def held_out(options: DataOptions) -> DataOptions:
     return test if set(names).isdisjoint(trained) else whole
 
 
-def examples(recipe: Recipe, count: int | None = EXAMPLES) -> tuple[Given, Tensor]:
+def example_pairs(recipe: Recipe, count: int | None = EXAMPLES) -> tuple[Given, Tensor]:
     """Return pairs of held-out pictures, always the same ones; all where `count` is None.
 
     Pictures are ``[N, C, H, W] uint8``. Those that were trained on stand in where none are held
@@ -140,7 +140,7 @@ def examples(recipe: Recipe, count: int | None = EXAMPLES) -> tuple[Given, Tenso
     return _given(recipe, source, pictures, _shown_rows(len(pictures), count))
 
 
-def judged_pairs(
+def validation_pairs(
     recipe: Recipe, count: int, half: Literal["first", "last"] | None
 ) -> tuple[Given, Tensor]:
     """Return pairs to choose between checkpoints by, always the same ones, `count` at most.
@@ -157,7 +157,7 @@ def judged_pairs(
     return _given(recipe, source, pictures, np.sort(order[:count]))
 
 
-def examples_of_sides(
+def unpaired_examples(
     recipe: Recipe, count: int = EXAMPLES, *, matched: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return held-out pictures of the source and of `data`, always the same ones.
@@ -166,10 +166,13 @@ def examples_of_sides(
     DataError, also where they have to be `matched` and are not.
     """
     assert recipe.source is not None  # noqa: S101 - the recipe sees to it
-    source, pictures = prepare(held_out(recipe.source)), prepare(held_out(recipe.data))
+    source, pictures = (
+        load_images(held_out_options(recipe.source)),
+        load_images(held_out_options(recipe.data)),
+    )
     if matched or {stem(name) for name in source.names} & {stem(name) for name in pictures.names}:
-        met = match(source, pictures)
-        source, pictures = met.source, met.belonging
+        met = match_by_name(source, pictures)
+        source, pictures = met.source, met.target
         rows = _shown_rows(len(source), count)
         return _tensor(source, rows), _tensor(pictures, rows)
     count = min(count, len(source), len(pictures))
@@ -180,11 +183,11 @@ def examples_of_sides(
 
 
 def _kept_out(options: DataOptions) -> ImageData:
-    return prepare(held_out(options))
+    return load_images(held_out_options(options))
 
 
 def _learnt(options: DataOptions) -> ImageData:
-    return middle(prepare(options), options.resolution)
+    return center_crops(load_images(options), options.resolution)
 
 
 def _matched(
@@ -194,8 +197,8 @@ def _matched(
     pictures = pictures_of(recipe.data)
     if recipe.source is None:
         return None, pictures
-    matched = match(pictures_of(recipe.source), pictures)
-    return matched.source, matched.belonging
+    matched = match_by_name(pictures_of(recipe.source), pictures)
+    return matched.source, matched.target
 
 
 def _given(

@@ -15,7 +15,7 @@ from torch import Tensor
 from training.data.images import ImageData
 
 
-class Batches:
+class ShuffledBatches:
     """An endless, shuffled sequence of batches from `pictures`, addressed by number."""
 
     def __init__(

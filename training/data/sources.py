@@ -63,7 +63,7 @@ def open_source(path: Path | str, split: str) -> ImageSource:
     return FolderSource(path, split)
 
 
-class Selection:
+class SourceSubset:
     """Some of a source's pictures, with or without their classes."""
 
     def __init__(self, source: ImageSource, rows: Sequence[int], *, with_classes: bool) -> None:
@@ -87,7 +87,7 @@ def stem(name: str) -> str:
     return PurePosixPath(name).stem
 
 
-def name_lot(name: str) -> int:
+def name_hash(name: str) -> int:
     """Return a number drawn by a picture's name, whatever its folder and its format."""
     return zlib.crc32(stem(name).encode())
 

@@ -25,8 +25,8 @@ from service.runtime.models.manifest import MANIFEST_FILE, ImageSpec, TrainingPr
 from service.runtime.models.model import Model
 from service.runtime.onnx.machine import usable_cpus
 from service.runtime.onnx.sessions import ExecutionPlan, Provider, pick_provider, plan_for
-from training.data.datasets import KNOWN
-from training.data.images import DataOptions, prepare
+from training.data.datasets import KNOWN_DATASETS
+from training.data.images import DataOptions, load_images
 from training.data.sources import DataError, open_source
 from training.evaluation.errors import QualityError
 
@@ -187,7 +187,7 @@ def _trained_on(model: Model) -> DataOptions | None:
     recipe = _RECIPES / f"{made.recipe}.yaml"
     given = yaml.safe_load(recipe.read_text()).get("data", {}) if recipe.is_file() else {}
     flip = bool(given.get("flip")) if isinstance(given, dict) else False
-    for name, known in KNOWN.items():
+    for name, known in KNOWN_DATASETS.items():
         if known.title == made.dataset:
             return DataOptions(
                 name=name, resolution=image.height, channels=image.channels, flip=flip
@@ -225,6 +225,6 @@ def _pictures(path: Path) -> EvaluationTarget:
     side = min(first.size)
     channels = 4 if first.has_transparency_data else 1 if first.mode in ("1", "L") else 3
     options = DataOptions(path=str(path), resolution=side, channels=channels)
-    pixels = prepare(options).pixels
+    pixels = load_images(options).pixels
     image = ImageSpec(height=side, width=side, channels=channels)
     return EvaluationTarget(title=path.name, image=image, stored=pixels)

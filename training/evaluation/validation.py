@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from service.runtime.models.manifest import GENERATOR
-from training.data.images import DataOptions, ImageData, middle, prepare
-from training.data.pairs import held_out, judged_pairs
+from training.data.images import DataOptions, ImageData, center_crops, load_images
+from training.data.pairs import held_out_options, validation_pairs
 from training.evaluation.during_training import EvaluateOptions
 from training.evaluation.errors import QualityError
 from training.evaluation.features.networks import open_network
@@ -105,12 +105,12 @@ class PairedValidation:
         `confirms`: at those of the other held-out half, which choose nothing. Raises QualityError,
         DataError.
         """
-        data, held = recipe.data, held_out(recipe.data)
+        data, held = recipe.data, held_out_options(recipe.data)
         if options.against == "held_out" and held.split == data.split:
             raise _nothing_held_out(data)
         learnt = held.split == data.split or (options.against == "training" and not confirms)
         half: Literal["first", "last"] = "first" if confirms else "last"
-        self._given, wanted = judged_pairs(recipe, options.samples, None if learnt else half)
+        self._given, wanted = validation_pairs(recipe, options.samples, None if learnt else half)
         self._wanted = pixels(wanted)
         self._network = open_network(options.network)
         real = _real(data if learnt else held, ImageData(self._wanted, None, ()))
@@ -146,11 +146,11 @@ class UnpairedValidation:
         assert isinstance(recipe.game, UnpairedOptions)  # noqa: S101 - as its caller does
         sides = (recipe.source, recipe.data)
         if confirms or options.against == "held_out":
-            held = [held_out(each) for each in sides]
+            held = [held_out_options(each) for each in sides]
             for each, other in zip(sides, held, strict=True):
                 if each.split == other.split and not confirms:
                     raise _nothing_held_out(each)
-            source, target = (_real(each, prepare(each)) for each in held)
+            source, target = (_real(each, load_images(each)) for each in held)
         else:
             source, target = (_learnt(each) for each in sides)
         self.title = " and ".join(dict.fromkeys((source.title, target.title)))
@@ -190,7 +190,7 @@ def picture_gauge(
 
 def _learnt(data: DataOptions) -> RealImages:
     """Return what is learnt from: its middle, where it is stored larger for random crops."""
-    return _real(data, middle(prepare(data), data.resolution))
+    return _real(data, center_crops(load_images(data), data.resolution))
 
 
 def _real(data: DataOptions, pictures: ImageData) -> RealImages:

@@ -50,7 +50,7 @@ from training.export.graphs import (
 from training.export.model_card import model_card
 from training.export.onnx_files import described, save
 from training.export.receptive_field import measure_receptive_field
-from training.networks.image.directions import Directions
+from training.networks.image.cycle import CycleGenerators
 from training.preview.grids import columns, grid, side_by_side
 from training.preview.image_to_image import shown_pairs
 from training.recipe.schema import Recipe
@@ -129,7 +129,7 @@ def recipe_graph_specs(recipe: Recipe, generator: nn.Module) -> list[GraphSpec]:
         noise = recipe.noise
         return generator_graph_specs(generator, noise.z_dim, recipe.classes, noise.distribution)
     networks = {GENERATOR: generator}
-    if isinstance(generator, Directions):
+    if isinstance(generator, CycleGenerators):
         networks = dict(generator.items())
     return [
         image_to_image_graph_spec(role, network, recipe.picture_task, given)

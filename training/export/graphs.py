@@ -25,7 +25,7 @@ from service.runtime.models.manifest import (
 from service.runtime.models.probe_inputs import probe_images, probe_masks
 from training.export.standing_statistics import has_batch_statistics, with_standing_statistics
 from training.games.tasks.task import ImageTask
-from training.networks.layers.conditioning import per_class
+from training.networks.layers.conditioning import select_class_rows
 from training.networks.noise.style_generator import StyleGenerator
 
 CHECKED_LATENTS = 64
@@ -109,7 +109,7 @@ class ServedMapping(nn.Module):
         if truncation is not None:
             center = self.center
             if class_weights is not None:
-                center = per_class(center, class_weights)
+                center = select_class_rows(center, class_weights)
             w = center + truncation[:, None] * (w - center)
         return (w[:, None].expand(-1, self.layers, -1),)
 

@@ -25,7 +25,7 @@ from training.export.standing_statistics import has_batch_statistics, with_stand
 from training.games.balance import Balance
 from training.games.players import Outcome, Players
 from training.losses import adversarial_loss, separation
-from training.networks.layers.growth import grown
+from training.networks.layers.growth import match_growth
 from training.networks.noise.style_generator import StyleGenerator, StyleMix
 from training.penalties import (
     clip_weights,
@@ -33,7 +33,7 @@ from training.penalties import (
     layer_weights,
     orthogonal_penalty,
     path_lengths,
-    zero_centred_penalty,
+    zero_centered_penalty,
 )
 from training.recipe.schema import NoiseToImageOptions, Recipe
 
@@ -149,7 +149,9 @@ class NoiseToImage:
         if self.options.growing:
             self._growth = self.options.growing.at(images_seen, self._shape.height)
             if self._growth:
-                batches = [RealBatch(grown(images, self._growth), of) for images, of in batches]
+                batches = [
+                    RealBatch(match_growth(images, self._growth), of) for images, of in batches
+                ]
         signs: dict[str, Tensor] = {}
         for reals in batches:
             signs |= self._discriminator_step(reals, rng, number)
@@ -297,9 +299,9 @@ class NoiseToImage:
             steepness = gradient_penalty(critic, reals.images, fake, between)
             penalty = penalty + options.gradient_penalty * steepness
         if options.r1:
-            penalty = penalty + options.r1 * zero_centred_penalty(critic, reals.images)
+            penalty = penalty + options.r1 * zero_centered_penalty(critic, reals.images)
         if options.r2:
-            penalty = penalty + options.r2 * zero_centred_penalty(critic, fake)
+            penalty = penalty + options.r2 * zero_centered_penalty(critic, fake)
         return penalty
 
     def _score(self, logits: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ from training.games.options import PairedOptions
 from training.games.players import Outcome, Players
 from training.games.tasks.task import Given
 from training.losses import adversarial_loss, separation
-from training.networks.perceptual import EarlyFeatures, feature_distance
-from training.penalties import zero_centred_penalty
+from training.networks.perceptual import PerceptualFeatures, feature_distance
+from training.penalties import zero_centered_penalty
 from training.recipe.schema import Recipe
 
 
@@ -74,7 +74,7 @@ class Paired:
         self._device, self._share, self._parts = device, share, recipe.train.accumulate
         self._players = Players(recipe, generator, discriminator, device, precision, share)
         self._G, self._D = self._players.wrapped.values()
-        self._features = EarlyFeatures().to(device) if recipe.game.features else None
+        self._features = PerceptualFeatures().to(device) if recipe.game.features else None
 
     @property
     def average(self) -> nn.Module:
@@ -125,7 +125,7 @@ class Paired:
             "separation": separation(_of_pictures(real_logits), _of_pictures(fake_logits)),
         }
         if self.options.r1:
-            penalty = zero_centred_penalty(
+            penalty = zero_centered_penalty(
                 lambda images: self._D(images).sum((1, 2, 3)), real.float()
             )
             signs["penalty"] = penalty.detach()

@@ -12,15 +12,15 @@ from PIL import Image
 from torch import Tensor
 
 from service.runtime.latent import seeds as latents
-from training.data.images import ImageData, Progress, prepare
+from training.data.images import ImageData, Progress, load_images
 from training.data.pairs import (
-    PairedImages,
-    TwoSets,
-    examples,
-    examples_of_sides,
-    prepare_source,
+    PairedBatches,
+    UnpairedBatches,
+    example_pairs,
+    load_matched_source,
+    unpaired_examples,
 )
-from training.data.sampler import Batches
+from training.data.sampler import ShuffledBatches
 from training.device import Precision
 from training.distributed import DistributedContext
 from training.evaluation.during_training import EvaluateOptions, Gauge
@@ -84,15 +84,15 @@ class Setup(Protocol):
 
 def prepare_all(recipe: Recipe, progress: Progress | None = None) -> ImageData:
     """Decode all that a recipe plays with; return the pictures of `data`. Raises DataError."""
-    pictures = prepare(recipe.data, progress)
+    pictures = load_images(recipe.data, progress)
     if isinstance(recipe.game, PairedOptions):
         if recipe.source:
-            prepare(recipe.source, progress)
-        examples(recipe)
+            load_images(recipe.source, progress)
+        example_pairs(recipe)
     if isinstance(recipe.game, UnpairedOptions):
         assert recipe.source is not None  # noqa: S101 - the recipe sees to it
-        prepare(recipe.source, progress)
-        examples_of_sides(recipe)
+        load_images(recipe.source, progress)
+        unpaired_examples(recipe)
     return pictures
 
 
@@ -195,11 +195,11 @@ class PairedSetup:
     ) -> None:
         self._recipe = recipe
         self.game = Paired(recipe, device, precision, share)
-        source = prepare_source(recipe, pictures)
-        self.pictures = pictures if source is None else source.belonging
+        source = load_matched_source(recipe, pictures)
+        self.pictures = pictures if source is None else source.target
         self._device, self._share = device, share
-        self._pairs = PairedImages(recipe, self.game.task, pictures, source)
-        given, wanted = examples(recipe)
+        self._pairs = PairedBatches(recipe, self.game.task, pictures, source)
+        given, wanted = example_pairs(recipe)
         self._examples = Pairs.of(given, wanted)
 
     def deal(self, turn: int) -> list[Pairs]:
@@ -261,8 +261,8 @@ class UnpairedSetup:
         self.game = Unpaired(recipe, device, precision, share)
         self.pictures = pictures
         self._device, self._share = device, share
-        self._sets = TwoSets(recipe, pictures, prepare(recipe.source))
-        source, target = examples_of_sides(recipe)
+        self._sets = UnpairedBatches(recipe, pictures, load_images(recipe.source))
+        source, target = unpaired_examples(recipe)
         self._examples = Sides(numbers(source), numbers(target))
 
     def deal(self, turn: int) -> list[Sides]:
@@ -296,8 +296,8 @@ class UnpairedSetup:
         return np.concatenate(parts)
 
 
-def _batches(recipe: Recipe, pictures: ImageData) -> Batches:
-    return Batches(
+def _batches(recipe: Recipe, pictures: ImageData) -> ShuffledBatches:
+    return ShuffledBatches(
         pictures,
         recipe.train.batch,
         recipe.data.resolution,

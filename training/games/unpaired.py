@@ -19,7 +19,7 @@ from training.distributed import DistributedContext
 from training.games.options import UnpairedOptions
 from training.games.players import Outcome, Players
 from training.losses import adversarial_loss, separation
-from training.networks.image.directions import Across
+from training.networks.image.cycle import CycleOutputs
 from training.recipe.schema import Recipe
 
 
@@ -133,25 +133,27 @@ class Unpaired:
         """Return the generators' loss, and note what they made."""
         options = self.options
         with self._players.autocast():
-            across: Across = self._G(real.source, real.target, keep=options.identity > 0)
-            fakes = Sides(across.source, across.target)
+            across: CycleOutputs = self._G(
+                real.source, real.target, with_identity=options.identity > 0
+            )
+            fakes = Sides(across.fake_source, across.fake_target)
             judges = self._players.networks["discriminator"]
             (fake_logits,) = judges(fakes)
             real_logits = fake_logits
             if self.loss.generator_sees_real:
                 with torch.no_grad():
                     (real_logits,) = judges(real)
-        made.append(Sides(across.source.detach().float(), across.target.detach().float()))
+        made.append(Sides(across.fake_source.detach().float(), across.fake_target.detach().float()))
         adversarial = self.loss.generator(
             real_logits.source.detach().float(), fake_logits.source.float()
         ) + self.loss.generator(real_logits.target.detach().float(), fake_logits.target.float())
-        cycle = F.l1_loss(across.source_again.float(), real.source)
-        cycle = cycle + F.l1_loss(across.target_again.float(), real.target)
+        cycle = F.l1_loss(across.cycled_source.float(), real.source)
+        cycle = cycle + F.l1_loss(across.cycled_target.float(), real.target)
         signs = {"loss_generator": adversarial.detach() / 2, "cycle": cycle.detach() / 2}
         loss = adversarial + options.cycle * cycle
-        if across.source_kept is not None and across.target_kept is not None:
-            kept = F.l1_loss(across.source_kept.float(), real.source)
-            kept = kept + F.l1_loss(across.target_kept.float(), real.target)
+        if across.identity_source is not None and across.identity_target is not None:
+            kept = F.l1_loss(across.identity_source.float(), real.source)
+            kept = kept + F.l1_loss(across.identity_target.float(), real.target)
             signs["identity"] = kept.detach() / 2
             loss = loss + options.identity * kept
         return Outcome(loss, signs)

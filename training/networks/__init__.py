@@ -33,9 +33,9 @@ NoiseGeneratorOptions = (
     | StyleGAN2GeneratorOptions
 )
 # From pictures to pictures.
-TranslatorOptions = GatedOptions | ResNetOptions | RRDBOptions | SRResNetOptions | UNetOptions
+ImageToImageOptions = GatedOptions | ResNetOptions | RRDBOptions | SRResNetOptions | UNetOptions
 GeneratorOptions = Annotated[
-    NoiseGeneratorOptions | TranslatorOptions, Field(discriminator="network")
+    NoiseGeneratorOptions | ImageToImageOptions, Field(discriminator="network")
 ]
 
 ImageDiscriminatorOptions = (
@@ -54,7 +54,7 @@ __all__ = [
     "DiscriminatorOptions",
     "GeneratorOptions",
     "ImageDiscriminatorOptions",
+    "ImageToImageOptions",
     "NoiseGeneratorOptions",
     "PatchDiscriminatorOptions",
-    "TranslatorOptions",
 ]

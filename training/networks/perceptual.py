@@ -84,7 +84,7 @@ class _Block(nn.Module):
         return x + made if self.carries else made
 
 
-class EarlyFeatures(nn.Module):
+class PerceptualFeatures(nn.Module):
     """Pictures ``[N, 3 or 1, H, W]`` in [-1, 1] to features ``[N, C, h, w]`` of several depths.
 
     At each place they have the length 1, so that neither depth nor contrast outweighs the others.
@@ -115,7 +115,7 @@ class EarlyFeatures(nn.Module):
         return features
 
 
-def feature_distance(network: EarlyFeatures, made: Tensor, wanted: Tensor) -> Tensor:
+def feature_distance(network: PerceptualFeatures, made: Tensor, wanted: Tensor) -> Tensor:
     """Return the mean squared distance of the features of two sets of pictures, over all depths.
 
     After Zhang et al. 2018, arXiv:1801.03924, equation 1, with all channels alike.

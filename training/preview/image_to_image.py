@@ -8,7 +8,7 @@ from torch import Tensor
 
 from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.model import Model
-from training.data.pairs import EXAMPLES, examples, examples_of_sides
+from training.data.pairs import EXAMPLES, example_pairs, unpaired_examples
 from training.games.tasks.task import Given
 from training.recipe.schema import Recipe
 
@@ -35,7 +35,7 @@ def shown_pairs(recipe: Recipe, model: Model, count: int = EXAMPLES) -> list[Pix
     went in and came out of both.
     """
     if model.directions:
-        source, target = examples_of_sides(recipe, count)
+        source, target = unpaired_examples(recipe, count)
         there, back = model.directions
         return [
             pixels(source),
@@ -43,7 +43,7 @@ def shown_pairs(recipe: Recipe, model: Model, count: int = EXAMPLES) -> list[Pix
             pixels(target),
             made_by(model, Given(target), back),
         ]
-    given, wanted = examples(recipe, count)
+    given, wanted = example_pairs(recipe, count)
     return [seen(given), made_by(model, given), pixels(wanted)]
 
 

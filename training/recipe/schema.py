@@ -41,13 +41,13 @@ from training.networks import (
     DiscriminatorOptions,
     GeneratorOptions,
     ImageDiscriminatorOptions,
+    ImageToImageOptions,
     NoiseGeneratorOptions,
     PatchDiscriminatorOptions,
-    TranslatorOptions,
 )
-from training.networks.image.directions import Directions
+from training.networks.image.cycle import CycleGenerators
 from training.networks.layers.growth import Growth
-from training.networks.layers.shapes import ImageShape, TranslationShape
+from training.networks.layers.shapes import ImageShape, ImageToImageShape
 from training.networks.noise.options import NoiseOptions
 from training.networks.noise.style_generator import StyleGenerator, StyleOptions
 from training.optimizers import OptimizerOptions
@@ -266,7 +266,7 @@ class Recipe(Options):
     @model_validator(mode="after")
     def _players_fit_the_game(self) -> Recipe:
         kind, translates = self.game.kind, not isinstance(self.game, NoiseToImageOptions)
-        if isinstance(self.generator, TranslatorOptions) != translates:
+        if isinstance(self.generator, ImageToImageOptions) != translates:
             wanted = "from pictures" if translates else "from noise"
             raise ValueError(
                 f"the game {kind} needs a generator {wanted}; {self.generator.network} is not"
@@ -341,10 +341,10 @@ class Recipe(Options):
 
     def build_generator(self) -> nn.Module:
         """Make the generator with fresh weights from the global random state."""
-        if isinstance(self.generator, TranslatorOptions):
-            build, shape = self.generator.build_translator, self.translation
+        if isinstance(self.generator, ImageToImageOptions):
+            build, shape = self.generator.build_image_to_image, self.translation
             if isinstance(self.game, UnpairedOptions):
-                return Directions({name: build(shape) for name in self.game.directions})
+                return CycleGenerators({name: build(shape) for name in self.game.directions})
             return build(shape)
         return self._build(self.generator)
 
@@ -372,10 +372,10 @@ class Recipe(Options):
         return self.generator
 
     @property
-    def translation(self) -> TranslationShape:
+    def translation(self) -> ImageToImageShape:
         """What goes through a generator from pictures to pictures. Raises RecipeError."""
         task, channels = self.picture_task, self.data.channels
-        return TranslationShape(
+        return ImageToImageShape(
             task.seen_channels(channels),
             task.made_channels(channels),
             self.data.resolution // task.scale,
@@ -394,16 +394,16 @@ class Recipe(Options):
         """What the manifest says of the pictures that go in; None where none do."""
         if not isinstance(self.game, ImageGames):
             return None
-        assert isinstance(self.generator, TranslatorOptions)  # noqa: S101 - looked at above
+        assert isinstance(self.generator, ImageToImageOptions)  # noqa: S101 - looked at above
         task, shape = self.game.task, self.translation
-        multiple, least = self.generator.multiple(shape), self.generator.least(shape)
+        multiple, least = self.generator.side_multiple(shape), self.generator.min_side(shape)
         return ImageInput(
             channels=task.given_channels(self.data.channels),
             side=shape.side,
             multiple=multiple,
             least=least if least > multiple else None,
             factor=shape.factor,
-            reach=self.generator.reach(shape),
+            reach=self.generator.receptive_field(shape),
             masked=task.masked,
             directions=self.game.directions,
         )
@@ -413,7 +413,7 @@ class Recipe(Options):
         """The channels of what a discriminator of patches sees."""
         shape = self.translation
         conditional = isinstance(self.game, ImageGames) and self.game.conditional
-        return shape.made + (shape.given if conditional else 0)
+        return shape.out_channels + (shape.in_channels if conditional else 0)
 
     @property
     def shape(self) -> ImageShape:

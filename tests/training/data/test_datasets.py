@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from training.data import datasets
-from training.data.datasets import KNOWN, class_names, locate
+from training.data.datasets import KNOWN_DATASETS, class_names, locate_dataset
 from training.data.images import DataOptions
 from training.data.sources import DataError
 
@@ -12,8 +12,8 @@ from training.data.sources import DataError
 def nowhere(monkeypatch):
     """Neither a data folder, nor a package's files, nor the datasets library."""
     monkeypatch.delenv("GANYMEDE_DATA", raising=False)
-    for name, known in KNOWN.items():
-        monkeypatch.setitem(KNOWN, name, replace(known, system_path=None))
+    for name, known in KNOWN_DATASETS.items():
+        monkeypatch.setitem(KNOWN_DATASETS, name, replace(known, system_path=None))
     monkeypatch.setattr(datasets, "datasets_installed", lambda: False)
 
 
@@ -22,17 +22,17 @@ def test_a_folder_or_zip_of_that_name_in_the_data_folder_is_found(tmp_path, monk
     (tmp_path / "mnist").mkdir()
     (tmp_path / "cifar10-train.zip").touch()
     (tmp_path / "mine.zip").touch()
-    assert locate("mnist") == tmp_path / "mnist"
-    assert locate("cifar10") == tmp_path / "cifar10-train.zip"
-    assert locate("mine") == tmp_path / "mine.zip"
+    assert locate_dataset("mnist") == tmp_path / "mnist"
+    assert locate_dataset("cifar10") == tmp_path / "cifar10-train.zip"
+    assert locate_dataset("mine") == tmp_path / "mine.zip"
 
 
 def test_then_where_a_package_puts_it_and_then_the_hub(tmp_path, monkeypatch, nowhere):
     monkeypatch.setattr(datasets, "datasets_installed", lambda: True)
-    assert locate("fashion-mnist") == "hub:zalando-datasets/fashion_mnist"
-    known = replace(KNOWN["fashion-mnist"], system_path=tmp_path)
-    monkeypatch.setitem(KNOWN, "fashion-mnist", known)
-    assert locate("fashion-mnist") == tmp_path
+    assert locate_dataset("fashion-mnist") == "hub:zalando-datasets/fashion_mnist"
+    known = replace(KNOWN_DATASETS["fashion-mnist"], system_path=tmp_path)
+    monkeypatch.setitem(KNOWN_DATASETS, "fashion-mnist", known)
+    assert locate_dataset("fashion-mnist") == tmp_path
 
 
 def test_a_hub_that_cannot_be_reached_leaves_the_other_ways(monkeypatch, nowhere):
@@ -47,7 +47,7 @@ def test_a_hub_that_cannot_be_reached_leaves_the_other_ways(monkeypatch, nowhere
 
 def test_what_cannot_be_had_is_one_line_that_says_what_to_do(nowhere):
     with pytest.raises(DataError) as error:
-        locate("fashion-mnist")
+        locate_dataset("fashion-mnist")
     message = str(error.value)
     assert "\n" not in message
     for way in (
@@ -60,7 +60,7 @@ def test_what_cannot_be_had_is_one_line_that_says_what_to_do(nowhere):
 
 
 def test_usual_names_stand_for_numbers_and_never_for_folders():
-    usual = KNOWN["fashion-mnist"].class_names
+    usual = KNOWN_DATASETS["fashion-mnist"].class_names
     assert class_names("fashion-mnist", [str(i) for i in range(10)]) == usual
     folders = sorted(usual)
     assert class_names("fashion-mnist", folders) == tuple(folders)

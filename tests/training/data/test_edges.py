@@ -2,11 +2,11 @@
 
 import torch
 
-from training.data.edges import edges
+from training.data.edges import canny_edges
 
 
 def drawn(picture, sigma=1.0, threshold=10.0):
-    return edges(picture[None], torch.tensor([sigma]), torch.tensor([threshold]))[0, 0]
+    return canny_edges(picture[None], torch.tensor([sigma]), torch.tensor([threshold]))[0, 0]
 
 
 def square(side=32, inner=12):
@@ -46,7 +46,7 @@ def test_each_picture_of_a_batch_is_drawn_by_its_own_values():
     # Of noise, in which no two neighbours are equally steep.
     rng = torch.Generator().manual_seed(1)
     picture, noise = torch.randint(0, 256, (2, 3, 32, 32), generator=rng).byte()
-    together = edges(
+    together = canny_edges(
         torch.stack([picture, noise]), torch.tensor([0.8, 1.4]), torch.tensor([9.0, 20.0])
     )
     assert together.shape == (2, 1, 32, 32)

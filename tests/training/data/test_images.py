@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from tests.support.images import drawn_digits
-from training.data.images import DataOptions, fit, prepare
+from training.data.images import DataOptions, fit, load_images
 from training.data.sources import DataError
 
 
@@ -22,7 +22,7 @@ def folder(tmp_path):
 
 
 def test_pictures_are_cut_and_resized_with_their_labels(folder):
-    pictures = prepare(options(folder))
+    pictures = load_images(options(folder))
     assert pictures.pixels.shape == (3, 16, 16, 3)
     assert pictures.class_names == ("a", "b")
     assert pictures.labels.tolist() == [0, 0, 1]
@@ -33,8 +33,8 @@ def test_pictures_are_cut_and_resized_with_their_labels(folder):
 
 
 def test_channels_are_what_was_asked_for(folder):
-    assert prepare(options(folder, channels=1)).pixels.shape == (3, 16, 16, 1)
-    rgba = prepare(options(folder, channels=4)).pixels
+    assert load_images(options(folder, channels=1)).pixels.shape == (3, 16, 16, 1)
+    rgba = load_images(options(folder, channels=4)).pixels
     assert rgba.shape == (3, 16, 16, 4)
     assert (rgba[2, ..., 3] == 0).all()
 
@@ -55,7 +55,7 @@ def test_pictures_are_turned_as_exif_says(tmp_path):
     pixels = np.zeros((16, 16, 3), np.uint8)
     pixels[:8] = 255
     Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    shown = prepare(options(tmp_path)).pixels[0]
+    shown = load_images(options(tmp_path)).pixels[0]
     assert shown[:, 10:].min() > 200
     assert shown[:, :6].max() < 55
 
@@ -63,7 +63,7 @@ def test_pictures_are_turned_as_exif_says(tmp_path):
 def test_sixteen_bits_become_eight_by_scale(tmp_path):
     values = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
     Image.fromarray(values).save(tmp_path / "deep.png")
-    pixels = prepare(options(tmp_path, channels=1)).pixels[0, ..., 0]
+    pixels = load_images(options(tmp_path, channels=1)).pixels[0, ..., 0]
     np.testing.assert_array_equal(pixels.flatten(), np.arange(256))
 
 
@@ -80,18 +80,18 @@ def test_a_picture_that_fits_is_not_touched():
 
 def test_corrupt_files_are_named_and_left_out(folder):
     (folder / "a" / "broken.png").write_bytes(b"\x89PNG and then nothing")
-    pictures = prepare(options(folder))
+    pictures = load_images(options(folder))
     assert len(pictures) == 3
     assert pictures.labels.tolist() == [0, 0, 1]
     assert len(pictures.skipped) == 1
     assert pictures.skipped[0].startswith("a/broken.png: ")
-    assert prepare(options(folder)).skipped == pictures.skipped
+    assert load_images(options(folder)).skipped == pictures.skipped
 
 
 def test_a_set_of_nothing_but_corrupt_files_is_an_error(tmp_path):
     (tmp_path / "only.png").write_bytes(b"x")
     with pytest.raises(DataError, match=r"none of 1 pictures can be read; first: only\.png"):
-        prepare(options(tmp_path))
+        load_images(options(tmp_path))
 
 
 def test_pictures_are_decoded_once_and_again_when_they_change(folder):
@@ -99,7 +99,7 @@ def test_pictures_are_decoded_once_and_again_when_they_change(folder):
 
     def prepared():
         decoded.clear()
-        pictures = prepare(options(folder), lambda done, total: decoded.append(done))
+        pictures = load_images(options(folder), lambda done, total: decoded.append(done))
         return pictures, bool(decoded)
 
     assert prepared()[1]
@@ -111,11 +111,11 @@ def test_pictures_are_decoded_once_and_again_when_they_change(folder):
 
 
 def test_only_so_many_as_the_limit_are_taken(digits):
-    pictures = prepare(options(digits, resolution=28, channels=1, limit=50))
+    pictures = load_images(options(digits, resolution=28, channels=1, limit=50))
     np.testing.assert_array_equal(pictures.pixels[..., 0], drawn_digits(600)[0][:50])
 
 
 def test_known_data_sets_have_names_for_their_classes(digits):
-    named = prepare(options(digits, name="fashion-mnist"))
+    named = load_images(options(digits, name="fashion-mnist"))
     assert named.class_names[9] == "ankle-boot"
-    assert prepare(options(digits)).class_names[9] == "9"
+    assert load_images(options(digits)).class_names[9] == "9"

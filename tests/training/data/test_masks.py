@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.data.masks import box, strokes
+from training.data.masks import box_mask, stroke_mask
 
-KINDS = {"box": box, "strokes": strokes}
+KINDS = {"box": box_mask, "strokes": stroke_mask}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -40,6 +40,6 @@ def test_the_same_generator_draws_the_same_hole(kind):
 
 
 def test_a_box_is_one_box():
-    mask = box(30, 40, 0.2, np.random.default_rng(1)) > 0
+    mask = box_mask(30, 40, 0.2, np.random.default_rng(1)) > 0
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     assert mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()

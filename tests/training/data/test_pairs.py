@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.data.images import DataOptions, prepare
-from training.data.pairs import PairedImages, TwoSets, examples, held_out, match, prepare_source
+from training.data.images import DataOptions, load_images
+from training.data.pairs import (
+    PairedBatches,
+    UnpairedBatches,
+    example_pairs,
+    held_out_options,
+    load_matched_source,
+    match_by_name,
+)
 from training.data.sources import DataError
 from training.recipe.schema import load_recipe
 
@@ -66,8 +73,8 @@ def test_a_set_is_of_one_class_and_its_halves_and_what_is_held_out_are_apart(sty
 
 def test_pictures_of_one_name_meet_with_the_same_crops_and_flips(styles):
     recipe = recipe_of(styles)
-    pictures = prepare(recipe.data)
-    pairs = PairedImages(recipe, recipe.game.task, pictures, prepare_source(recipe, pictures))
+    pictures = load_images(recipe.data)
+    pairs = PairedBatches(recipe, recipe.game.task, pictures, load_matched_source(recipe, pictures))
     flipped = set()
     for number in range(20):
         given, wanted = pairs[number]
@@ -82,35 +89,35 @@ def test_pictures_of_one_name_meet_with_the_same_crops_and_flips(styles):
             assert edge.equal(same) or value < 8
             flipped.add(bool(same[0]))
     assert flipped == {True, False}
-    again = PairedImages(recipe, recipe.game.task, pictures, prepare_source(recipe, pictures))
+    again = PairedBatches(recipe, recipe.game.task, pictures, load_matched_source(recipe, pictures))
     assert again[7][1].equal(pairs[7][1])
 
 
 def test_names_that_never_meet_are_an_error(styles, tmp_path):
     for i in range(3):
         Image.new("RGB", (SIDE, SIDE)).save(tmp_path / f"other{i}.png")
-    other = prepare(DataOptions(path=str(tmp_path), resolution=SIDE, channels=3))
+    other = load_images(DataOptions(path=str(tmp_path), resolution=SIDE, channels=3))
     with pytest.raises(DataError, match="same name"):
-        match(other, prepare(options(styles, "dark")))
+        match_by_name(other, load_images(options(styles, "dark")))
 
 
 def test_examples_were_not_trained_on(styles):
     recipe = recipe_of(styles, **{"data.hold_out": 5, "source.hold_out": 5})
     trained = set(recipe.data.open().names)
-    test = set(held_out(recipe.data).open().names)
+    test = set(held_out_options(recipe.data).open().names)
     assert test
     assert not trained & test
-    given, wanted = examples(recipe, 4)
+    given, wanted = example_pairs(recipe, 4)
     values = {int(picture[1, 0, 0]) for picture in wanted}
     assert values <= {255 - int(name[-6:-4]) for name in test}
     assert [255 - int(one[1, 0, 0]) for one in given.image] == [int(o[1, 0, 0]) for o in wanted]
-    assert examples(recipe, 4)[1].equal(wanted)
+    assert example_pairs(recipe, 4)[1].equal(wanted)
 
 
 def test_two_sets_do_not_go_through_their_pictures_side_by_side(styles):
     recipe = recipe_of(styles, "cyclegan-emoji", **{"data.half": 1, "source.half": 0})
     assert recipe.source is not None
-    sets = TwoSets(recipe, prepare(recipe.data), prepare(recipe.source))
+    sets = UnpairedBatches(recipe, load_images(recipe.data), load_images(recipe.source))
     sources, targets = set(), set()
     for number in range(30):
         source, target = sets[number]

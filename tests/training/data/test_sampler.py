@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from training.data.images import ImageData
-from training.data.sampler import Batches
+from training.data.sampler import ShuffledBatches
 
 
 def numbered(count=10, size=4) -> ImageData:
@@ -13,8 +13,8 @@ def numbered(count=10, size=4) -> ImageData:
     return ImageData(pixels, np.arange(count), ())
 
 
-def make(pictures=None, batch=4, resolution=4, flip=False, seed=0) -> Batches:
-    return Batches(pictures or numbered(), batch, resolution, flip=flip, seed=seed)
+def make(pictures=None, batch=4, resolution=4, flip=False, seed=0) -> ShuffledBatches:
+    return ShuffledBatches(pictures or numbered(), batch, resolution, flip=flip, seed=seed)
 
 
 def test_every_epoch_shows_every_picture_once_in_another_order():

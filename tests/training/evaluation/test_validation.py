@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from tests.training.evaluation.conftest import SIDE, drawn, write_pictures
-from training.data.images import DataOptions, prepare
-from training.data.pairs import examples, judged_pairs
+from training.data.images import DataOptions, load_images
+from training.data.pairs import example_pairs, validation_pairs
 from training.evaluation.during_training import EvaluateOptions
 from training.evaluation.errors import QualityError
 from training.evaluation.metrics.paired import MOST_PSNR
@@ -63,10 +63,12 @@ def test_pictures_stored_for_random_crops_are_measured_by_their_middle(tmp_path,
 def test_noise_is_held_against_what_is_learnt_or_what_is_held_out(splits, plain, options):
     data = DataOptions(path=str(splits), resolution=SIDE, channels=1)
     for against, split in ((None, "train"), ("training", "train"), ("held_out", "test")):
-        true = prepare(data.model_copy(update={"split": split})).pixels
+        true = load_images(data.model_copy(update={"split": split})).pixels
         gauge = NoiseValidation(options(against=against, samples=len(true)), data)
         assert gauge.measure(lambda _, true=true: np.asarray(true))["recall"] == 1, against
-        other = prepare(data.model_copy(update={"split": {"train": "test"}.get(split, "train")}))
+        other = load_images(
+            data.model_copy(update={"split": {"train": "test"}.get(split, "train")})
+        )
         assert gauge.measure(lambda _, other=other: np.asarray(other.pixels))["recall"] < 1
     with pytest.raises(QualityError, match=r"evaluate\.against: .* has no held-out pictures"):
         NoiseValidation(options(against="held_out"), data.model_copy(update={"path": str(plain)}))
@@ -77,14 +79,16 @@ def test_pairs_that_choose_are_none_that_are_measured_first(photographs):
         return {picture.tobytes() for picture in pixels(given_and_wanted[1])}
 
     recipe = colours(photographs)
-    chosen, left = (seen(judged_pairs(recipe, 100, half)) for half in ("last", "first"))
-    whole = seen(examples(recipe, None))
+    chosen, left = (seen(validation_pairs(recipe, 100, half)) for half in ("last", "first"))
+    whole = seen(example_pairs(recipe, None))
     assert (len(whole), len(chosen), len(left)) == (12, 6, 6)
     assert chosen | left == whole
-    assert seen(examples(recipe, 6)) == left
-    assert len(seen(judged_pairs(recipe, 4, "last")) & chosen) == 4
+    assert seen(example_pairs(recipe, 6)) == left
+    assert len(seen(validation_pairs(recipe, 4, "last")) & chosen) == 4
     one = colours(photographs, "data.split=test", "data.limit=1")
-    assert seen(judged_pairs(one, 9, "last")) == seen(judged_pairs(one, 9, "first")) != set()
+    assert (
+        seen(validation_pairs(one, 9, "last")) == seen(validation_pairs(one, 9, "first")) != set()
+    )
 
 
 def test_pairs_are_held_out_ones_unless_the_recipe_says_otherwise(photographs, plain, options):
@@ -126,7 +130,7 @@ def test_what_confirms_are_pairs_that_chose_nothing(photographs, options):
 
 def test_two_sets_are_measured_in_both_directions_and_by_their_mean(splits, options):
     recipe = sides(splits / "train")
-    zeros, ones = (prepare(each).pixels for each in (recipe.source, recipe.data))
+    zeros, ones = (load_images(each).pixels for each in (recipe.source, recipe.data))
     there, back = recipe.game.directions
     gauge = UnpairedValidation(recipe, options())
     # The way there makes the very pictures, the way back leaves them as they are.
@@ -158,7 +162,7 @@ def test_two_sets_may_be_measured_by_what_is_held_out(splits, options):
         asked = []
         gauge.measure(lambda given, _, asked=asked: asked.append(pixels(given.image)) or asked[-1])
         assert gauge.title.endswith("test" if is_held else "train")
-        learnt = [prepare(each).pixels for each in (held.source, held.data)]
+        learnt = [load_images(each).pixels for each in (held.source, held.data)]
         for given, pictures in zip(asked, learnt, strict=True):
             shared = {p.tobytes() for p in given} & {p.tobytes() for p in pictures}
             assert bool(shared) != is_held

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from service.runtime.files import cache_folder
 from training.checkpoints import write_state
 from training.data.images import ImageData
-from training.data.sampler import Batches
+from training.data.sampler import ShuffledBatches
 from training.evaluation.errors import QualityError
 
 # A class shows at this size, in pixels a side; what is larger is averaged down to it.
@@ -121,7 +121,7 @@ def trained_classifier(
     )
     _learn(
         network,
-        Batches(seen, _BATCH, resolution, flip=settings.flip, seed=settings.seed),
+        ShuffledBatches(seen, _BATCH, resolution, flip=settings.flip, seed=settings.seed),
         settings,
         progress,
     )
@@ -135,7 +135,7 @@ def trained_classifier(
 
 def _learn(
     network: ClassifierNetwork,
-    batches: Batches,
+    batches: ShuffledBatches,
     settings: ClassifierSettings,
     progress: Progress | None,
 ) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.runtime.files import cache_folder, replacing
-from training.data.images import DataOptions, ImageData, prepare
+from training.data.images import DataOptions, ImageData, load_images
 from training.data.sources import DataError
 from training.evaluation.errors import QualityError
 from training.evaluation.features.networks import FeatureNetwork, Features
@@ -123,7 +123,7 @@ def _open(
             progress("decoding pictures", done, total)
 
     try:
-        pictures = prepare(options, show)
+        pictures = load_images(options, show)
     except DataError:
         if needed:
             raise

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from service.runtime.models.manifest import GENERATOR, Quality
 from service.runtime.models.model import Model
-from training.data.degradations import enlarged
-from training.data.pairs import examples, examples_of_sides, held_out
+from training.data.degradations import upscale
+from training.data.pairs import example_pairs, held_out_options, unpaired_examples
 from training.evaluation.errors import QualityError
 from training.evaluation.features.networks import FeatureNetwork
 from training.evaluation.features.references import digest_of
@@ -73,20 +73,20 @@ def measure_ways(
     Raises QualityError where nobody knows which pictures belong together, and DataError.
     """
     if model.directions:
-        source, target = examples_of_sides(recipe, samples, matched=True)
+        source, target = unpaired_examples(recipe, samples, matched=True)
         there, back = model.directions
         return (
             _way(recipe, model, network, Given(source), target, there, progress),
             _way(recipe, model, network, Given(target), source, back, progress),
         )
-    given, wanted = examples(recipe, samples)
+    given, wanted = example_pairs(recipe, samples)
     return (_way(recipe, model, network, given, wanted, GENERATOR, progress),)
 
 
 def simplest(given: Given, channels: int, factor: int) -> tuple[str, Pixels]:
     """Return what would be there without a model, and what that is called."""
     if factor > 1:
-        return "cubic interpolation", pixels(enlarged(given.image, factor))
+        return "cubic interpolation", pixels(upscale(given.image, factor))
     same = pixels(given.image)
     if same.shape[-1] == 1 and channels == 3:
         same = same.repeat(3, 3)
@@ -137,7 +137,7 @@ def _way(
             value=float(value),
             feature_network=network.title if metric.startswith("feature") else None,
             resizing=network.resizing if metric.startswith("feature") else _AS_THEY_ARE,
-            reference=f"{recipe.data.title}, split {held_out(recipe.data).split}",
+            reference=f"{recipe.data.title}, split {held_out_options(recipe.data).split}",
             reference_sha256=digest,
             samples=len(wanted),
             reference_samples=len(wanted),

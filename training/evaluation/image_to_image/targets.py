@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from service.runtime.models.manifest import TrainingProvenance, read_manifest
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
-from training.data.datasets import KNOWN
+from training.data.datasets import KNOWN_DATASETS
 from training.data.images import DataOptions
 from training.evaluation.errors import QualityError
 from training.evaluation.targets import RECIPE_FILE, model_folder
@@ -91,7 +91,7 @@ def _on(recipe: Recipe, data: str | None) -> Recipe:
     if data is None:
         return recipe
     place = {"name": None, "path": data}
-    if data in KNOWN and not Path(data).exists():
+    if data in KNOWN_DATASETS and not Path(data).exists():
         place = {"name": data, "path": None}
 
     def there(options: DataOptions) -> DataOptions:

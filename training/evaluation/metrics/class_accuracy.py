@@ -16,7 +16,7 @@ import numpy as np
 from service.runtime.models.manifest import Quality
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
-from training.data.images import DataOptions, prepare
+from training.data.images import DataOptions, load_images
 from training.evaluation.errors import QualityError
 from training.evaluation.features.classifier import ClassifierSettings, trained_classifier
 from training.evaluation.features.references import digest_of, same_classes
@@ -59,7 +59,7 @@ def measure_class_accuracy(
     names, image = model.manifest.classes, model.manifest.image
     if not names:
         raise QualityError(f"{model.manifest.name} has no classes that it could obey")
-    pictures = prepare(data)
+    pictures = load_images(data)
     if not same_classes(names, pictures.class_names):
         raise QualityError(
             f"{model.manifest.name} has the classes {', '.join(names)}, "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from service.runtime.models.manifest import Task
-from training.data.color import chroma, coloured, grey_level, lightness
+from training.data.color import chroma, gray_level, lightness, to_rgb
 from training.games.tasks.task import Given, ImageTask
 
 
@@ -38,12 +38,12 @@ class ColorizeOptions(ImageTask):
 
     def give(self, pixels: Tensor, rng: np.random.Generator, source: Tensor | None) -> Given:  # noqa: ARG002
         """Give the greys of the same luminance."""
-        grey = grey_level(pixels.float() / 127.5 - 1).to(torch.uint8)
+        grey = gray_level(pixels.float() / 127.5 - 1).to(torch.uint8)
         return Given(grey.expand(-1, 3, -1, -1).contiguous())
 
     def see(self, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002 - there is none
         """Return L*."""
-        return lightness(grey_level(image))
+        return lightness(gray_level(image))
 
     def answer(self, pictures: Tensor) -> Tensor:
         """Return a* and b*."""
@@ -51,4 +51,4 @@ class ColorizeOptions(ImageTask):
 
     def finish(self, answer: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002
         """Join the two to the lightness that was given."""
-        return coloured(grey_level(image), answer)
+        return to_rgb(gray_level(image), answer)

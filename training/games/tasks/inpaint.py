@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from service.runtime.models.manifest import Task
-from training.data.masks import box, strokes
+from training.data.masks import box_mask, stroke_mask
 from training.games.tasks.task import Given, ImageTask
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -38,7 +38,7 @@ class InpaintOptions(ImageTask):
         masks = []
         for _ in range(len(pixels)):
             share = float(rng.uniform(*self.missing))
-            draw = box if rng.random() < self.boxes else strokes
+            draw = box_mask if rng.random() < self.boxes else stroke_mask
             masks.append(torch.from_numpy(draw(height, width, share, rng)))
         return Given(pixels, torch.stack(masks)[:, None])
 

@@ -10,7 +10,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from service.runtime.models.manifest import Task
-from training.data.edges import edges
+from training.data.edges import canny_edges
 from training.games.tasks.task import Given, ImageTask
 
 
@@ -37,7 +37,7 @@ class SketchOptions(ImageTask):
         count = len(pixels)
         sigma = torch.from_numpy(rng.uniform(*self.sigma, count)).float()
         threshold = torch.from_numpy(rng.uniform(*self.threshold, count)).float()
-        return Given(edges(pixels, sigma, threshold))
+        return Given(canny_edges(pixels, sigma, threshold))
 
 
 class PairsOptions(ImageTask):

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from service.runtime.models.manifest import Task
-from training.data.degradations import degraded, shrunk
+from training.data.degradations import degrade, downscale
 from training.games.tasks.task import Given, ImageTask
 
 
@@ -35,5 +35,5 @@ class UpscaleOptions(ImageTask):
     def give(self, pixels: Tensor, rng: np.random.Generator, source: Tensor | None) -> Given:  # noqa: ARG002
         """Make the pictures small."""
         if self.degradation == "blind":
-            return Given(degraded(pixels, self.factor, rng))
-        return Given(shrunk(pixels, self.factor))
+            return Given(degrade(pixels, self.factor, rng))
+        return Given(downscale(pixels, self.factor))

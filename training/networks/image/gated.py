@@ -13,7 +13,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.networks.layers.shapes import TranslationShape
+from training.networks.layers.shapes import ImageToImageShape
 from training.recipe.options import Options
 
 
@@ -39,9 +39,9 @@ class GatedConvolution(nn.Module):
 class GatedGenerator(nn.Module):
     """Pictures with their masks ``[N, given, H, W]`` to ``[N, made, H, W]`` in [-1, 1]."""
 
-    def __init__(self, shape: TranslationShape, width: int, dilations: tuple[int, ...]) -> None:
+    def __init__(self, shape: ImageToImageShape, width: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
-        self.first = GatedConvolution(shape.given, width, 5)
+        self.first = GatedConvolution(shape.in_channels, width, 5)
         self.halved = nn.Sequential(
             GatedConvolution(width, 2 * width, stride=2), GatedConvolution(2 * width, 2 * width)
         )
@@ -54,7 +54,7 @@ class GatedGenerator(nn.Module):
         )
         self.to_half = GatedConvolution(6 * width, 2 * width)
         self.to_whole = GatedConvolution(3 * width, width)
-        self.last = nn.Conv2d(width, shape.made, 3, padding=1)
+        self.last = nn.Conv2d(width, shape.out_channels, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
         whole = self.first(images)
@@ -75,7 +75,7 @@ class GatedOptions(Options):
     # Of the convolutions in the middle, at a quarter of the side: how far apart their taps are.
     dilations: tuple[PositiveInt, ...] = (1, 2, 4, 8, 2, 1)
 
-    def build_translator(self, shape: TranslationShape) -> GatedGenerator:
+    def build_image_to_image(self, shape: ImageToImageShape) -> GatedGenerator:
         """Make the network with fresh weights from the global random state. Raises ValueError."""
         if shape.side % 4 or shape.factor != 1:
             raise ValueError(
@@ -83,14 +83,14 @@ class GatedOptions(Options):
             )
         return GatedGenerator(shape, self.width, self.dilations)
 
-    def multiple(self, shape: TranslationShape) -> int:  # noqa: ARG002 - as all networks have it
+    def side_multiple(self, shape: ImageToImageShape) -> int:  # noqa: ARG002 - as all networks have it
         """Return what a side must be a multiple of."""
         return 4
 
-    def least(self, shape: TranslationShape) -> int:
+    def min_side(self, shape: ImageToImageShape) -> int:
         """Return the shortest side."""
-        return self.multiple(shape)
+        return self.side_multiple(shape)
 
-    def reach(self, shape: TranslationShape) -> int:  # noqa: ARG002
+    def receptive_field(self, shape: ImageToImageShape) -> int:  # noqa: ARG002
         """Return how far an input pixel may be from what it has a part in, in input pixels."""
         return 2 + 1 + 2 + 2 + 4 + 4 * sum(self.dilations) + 2 * 2 + 2 + 2 + 4

@@ -14,7 +14,11 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from training.networks.layers.normalization import PictureNormalisation, initialise, norm
+from training.networks.layers.normalization import (
+    ImageNormalization,
+    init_weights,
+    normalization_layers,
+)
 from training.recipe.options import Options
 
 
@@ -22,7 +26,7 @@ class PatchDiscriminator(nn.Module):
     """Pictures ``[N, C, H, W]`` to logits of patches ``[N, 1, h, w]``: positive is real."""
 
     def __init__(
-        self, channels: int, width: int, layers: int, normalisation: PictureNormalisation
+        self, channels: int, width: int, layers: int, normalisation: ImageNormalization
     ) -> None:
         super().__init__()
         widths = [width * min(2**i, 8) for i in range(layers + 1)]
@@ -32,7 +36,7 @@ class PatchDiscriminator(nn.Module):
         ]
         for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
             stride = 2 if i < layers - 1 else 1
-            normalised = norm(normalisation, fan_out)
+            normalised = normalization_layers(normalisation, fan_out)
             parts += [
                 nn.Conv2d(fan_in, fan_out, 4, stride, padding=1, bias=not normalised),
                 *normalised,
@@ -40,7 +44,7 @@ class PatchDiscriminator(nn.Module):
             ]
         parts.append(nn.Conv2d(widths[-1], 1, 4, padding=1))
         self.layers = nn.Sequential(*parts)
-        self.apply(initialise)
+        self.apply(init_weights)
         if normalisation == "spectral":
             for layer in self.layers:
                 if isinstance(layer, nn.Conv2d):
@@ -58,7 +62,7 @@ class PatchDiscriminatorOptions(Options):
     width: PositiveInt = 64
     # Layers between the first and the last: the more, the larger a patch.
     layers: PositiveInt = 3
-    normalisation: PictureNormalisation = "batch"
+    normalisation: ImageNormalization = "batch"
 
     def build_judge(self, channels: int) -> PatchDiscriminator:
         """Make the network with fresh weights from the global random state."""

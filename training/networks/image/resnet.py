@@ -11,8 +11,12 @@ from typing import Literal
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from training.networks.layers.normalization import PictureNormalisation, initialise, norm
-from training.networks.layers.shapes import TranslationShape
+from training.networks.layers.normalization import (
+    ImageNormalization,
+    init_weights,
+    normalization_layers,
+)
+from training.networks.layers.shapes import ImageToImageShape
 from training.recipe.options import Options
 
 Upsampling = Literal["transposed", "nearest"]
@@ -21,17 +25,17 @@ Upsampling = Literal["transposed", "nearest"]
 class ResidualBlock(nn.Module):
     """``[N, C, H, W]`` to the same: two 3×3 convolutions, added."""
 
-    def __init__(self, width: int, normalisation: PictureNormalisation) -> None:
+    def __init__(self, width: int, normalisation: ImageNormalization) -> None:
         super().__init__()
         bias = normalisation == "none"
         self.branch = nn.Sequential(
             nn.ReflectionPad2d(1),
             nn.Conv2d(width, width, 3, bias=bias),
-            *norm(normalisation, width),
+            *normalization_layers(normalisation, width),
             nn.ReLU(inplace=True),
             nn.ReflectionPad2d(1),
             nn.Conv2d(width, width, 3, bias=bias),
-            *norm(normalisation, width),
+            *normalization_layers(normalisation, width),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,36 +48,36 @@ class ResNetGenerator(nn.Module):
 
     def __init__(
         self,
-        shape: TranslationShape,
+        shape: ImageToImageShape,
         width: int,
         blocks: int,
-        normalisation: PictureNormalisation,
+        normalisation: ImageNormalization,
         upsampling: Upsampling,
     ) -> None:
         super().__init__()
         bias = normalisation == "none"
         layers: list[nn.Module] = [
             nn.ReflectionPad2d(3),
-            nn.Conv2d(shape.given, width, 7, bias=bias),
-            *norm(normalisation, width),
+            nn.Conv2d(shape.in_channels, width, 7, bias=bias),
+            *normalization_layers(normalisation, width),
             nn.ReLU(inplace=True),
         ]
         for multiple in (1, 2):
             layers += [
                 nn.Conv2d(width * multiple, width * multiple * 2, 3, 2, 1, bias=bias),
-                *norm(normalisation, width * multiple * 2),
+                *normalization_layers(normalisation, width * multiple * 2),
                 nn.ReLU(inplace=True),
             ]
         layers += [ResidualBlock(width * 4, normalisation) for _ in range(blocks)]
         for multiple in (4, 2):
             layers += [
                 *_doubled(width * multiple, width * multiple // 2, upsampling, bias=bias),
-                *norm(normalisation, width * multiple // 2),
+                *normalization_layers(normalisation, width * multiple // 2),
                 nn.ReLU(inplace=True),
             ]
-        layers += [nn.ReflectionPad2d(3), nn.Conv2d(width, shape.made, 7), nn.Tanh()]
+        layers += [nn.ReflectionPad2d(3), nn.Conv2d(width, shape.out_channels, 7), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
-        self.apply(initialise)
+        self.apply(init_weights)
 
     def forward(self, images: Tensor) -> Tensor:
         made: Tensor = self.layers(images)
@@ -92,12 +96,12 @@ class ResNetOptions(Options):
     network: Literal["resnet"]
     width: PositiveInt = 64
     blocks: PositiveInt = 6
-    normalisation: PictureNormalisation = "instance"
+    normalisation: ImageNormalization = "instance"
     # Transposed convolutions are the paper's; doubled pixels leave no checkerboard
     # (Odena et al. 2016, doi:10.23915/distill.00003).
     upsampling: Upsampling = "transposed"
 
-    def build_translator(self, shape: TranslationShape) -> ResNetGenerator:
+    def build_image_to_image(self, shape: ImageToImageShape) -> ResNetGenerator:
         """Make the network with fresh weights from the global random state. Raises ValueError."""
         if shape.side % 4 or shape.factor != 1:
             raise ValueError(
@@ -105,15 +109,15 @@ class ResNetOptions(Options):
             )
         return ResNetGenerator(shape, self.width, self.blocks, self.normalisation, self.upsampling)
 
-    def multiple(self, shape: TranslationShape) -> int:  # noqa: ARG002 - as all networks have it
+    def side_multiple(self, shape: ImageToImageShape) -> int:  # noqa: ARG002 - as all networks have it
         """Return what a side must be a multiple of."""
         return 4
 
-    def least(self, shape: TranslationShape) -> int:  # noqa: ARG002
+    def min_side(self, shape: ImageToImageShape) -> int:  # noqa: ARG002
         """Return the shortest side: at a quarter of it there have to be two pixels to reflect."""
         return 8
 
-    def reach(self, shape: TranslationShape) -> int | None:  # noqa: ARG002
+    def receptive_field(self, shape: ImageToImageShape) -> int | None:  # noqa: ARG002
         """Return how far an input pixel may be from what it has a part in, in input pixels.
 
         None with instance normalisation, by which every pixel has a part in all.

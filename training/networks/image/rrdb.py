@@ -14,7 +14,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.networks.layers.shapes import TranslationShape
+from training.networks.layers.shapes import ImageToImageShape
 from training.recipe.options import Options
 
 _SLOPE = 0.2
@@ -54,10 +54,10 @@ class ResidualInResidual(nn.Module):
 class RRDBNet(nn.Module):
     """Pictures ``[N, given, H, W]`` to ``[N, made, factor·H, factor·W]`` around [-1, 1]."""
 
-    def __init__(self, shape: TranslationShape, width: int, growth: int, blocks: int) -> None:
+    def __init__(self, shape: ImageToImageShape, width: int, growth: int, blocks: int) -> None:
         super().__init__()
         self.factor = shape.factor
-        self.first = nn.Conv2d(shape.given, width, 3, padding=1)
+        self.first = nn.Conv2d(shape.in_channels, width, 3, padding=1)
         self.trunk = nn.Sequential(
             *(ResidualInResidual(width, growth) for _ in range(blocks)),
             nn.Conv2d(width, width, 3, padding=1),
@@ -67,7 +67,7 @@ class RRDBNet(nn.Module):
         self.last = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1),
             nn.LeakyReLU(_SLOPE),
-            nn.Conv2d(width, shape.made, 3, padding=1),
+            nn.Conv2d(width, shape.out_channels, 3, padding=1),
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module.bias is not None:
@@ -97,19 +97,19 @@ class RRDBOptions(Options):
     growth: PositiveInt = 32
     blocks: PositiveInt = 23
 
-    def build_translator(self, shape: TranslationShape) -> RRDBNet:
+    def build_image_to_image(self, shape: ImageToImageShape) -> RRDBNet:
         """Make the network with fresh weights from the global random state."""
         return RRDBNet(shape, self.width, self.growth, self.blocks)
 
-    def multiple(self, shape: TranslationShape) -> int:  # noqa: ARG002 - as all networks have it
+    def side_multiple(self, shape: ImageToImageShape) -> int:  # noqa: ARG002 - as all networks have it
         """Return what a side must be a multiple of."""
         return 1
 
-    def least(self, shape: TranslationShape) -> int:
+    def min_side(self, shape: ImageToImageShape) -> int:
         """Return the shortest side."""
-        return self.multiple(shape)
+        return self.side_multiple(shape)
 
-    def reach(self, shape: TranslationShape) -> int:
+    def receptive_field(self, shape: ImageToImageShape) -> int:
         """Return how far an input pixel may be from what it has a part in, in input pixels."""
         at_input = 1 + self.blocks * 15 + 1
         # Behind each doubling a 3×3 convolution sees half as far.

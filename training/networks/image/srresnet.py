@@ -14,23 +14,23 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.networks.layers.normalization import PictureNormalisation, norm
-from training.networks.layers.shapes import TranslationShape
+from training.networks.layers.normalization import ImageNormalization, normalization_layers
+from training.networks.layers.shapes import ImageToImageShape
 from training.recipe.options import Options
 
 
 class ResidualBlock(nn.Module):
     """``[N, C, H, W]`` to the same: two 3×3 convolutions, added."""
 
-    def __init__(self, width: int, normalisation: PictureNormalisation) -> None:
+    def __init__(self, width: int, normalisation: ImageNormalization) -> None:
         super().__init__()
         bias = normalisation == "none"
         self.branch = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1, bias=bias),
-            *norm(normalisation, width),
+            *normalization_layers(normalisation, width),
             nn.PReLU(),
             nn.Conv2d(width, width, 3, padding=1, bias=bias),
-            *norm(normalisation, width),
+            *normalization_layers(normalisation, width),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,25 +43,25 @@ class SRResNet(nn.Module):
 
     def __init__(
         self,
-        shape: TranslationShape,
+        shape: ImageToImageShape,
         width: int,
         blocks: int,
-        normalisation: PictureNormalisation,
+        normalisation: ImageNormalization,
     ) -> None:
         super().__init__()
         self.factor = shape.factor
-        self.first = nn.Sequential(nn.Conv2d(shape.given, width, 9, padding=4), nn.PReLU())
+        self.first = nn.Sequential(nn.Conv2d(shape.in_channels, width, 9, padding=4), nn.PReLU())
         self.trunk = nn.Sequential(
             *(ResidualBlock(width, normalisation) for _ in range(blocks)),
             nn.Conv2d(width, width, 3, padding=1, bias=normalisation == "none"),
-            *norm(normalisation, width),
+            *normalization_layers(normalisation, width),
         )
         doublings: list[nn.Module] = []
         for _ in range(_doublings(shape)):
             # Sub-pixel convolution (Shi et al. 2016, arXiv:1609.05158).
             doublings += [nn.Conv2d(width, 4 * width, 3, padding=1), nn.PixelShuffle(2), nn.PReLU()]
         self.up = nn.Sequential(*doublings)
-        self.last = nn.Conv2d(width, shape.made, 9, padding=4)
+        self.last = nn.Conv2d(width, shape.out_channels, 9, padding=4)
         # Little is added at first, so that training begins close to cubic interpolation.
         assert self.last.bias is not None  # noqa: S101 - for the type checker
         with torch.no_grad():
@@ -84,21 +84,21 @@ class SRResNetOptions(Options):
     blocks: PositiveInt = 16
     normalisation: Literal["batch", "none"] = "batch"
 
-    def build_translator(self, shape: TranslationShape) -> SRResNet:
+    def build_image_to_image(self, shape: ImageToImageShape) -> SRResNet:
         """Make the network with fresh weights from the global random state. Raises ValueError."""
         if shape.factor != 1 << _doublings(shape):
             raise ValueError(f"the network srresnet doubles sides; {shape.factor} is no power of 2")
         return SRResNet(shape, self.width, self.blocks, self.normalisation)
 
-    def multiple(self, shape: TranslationShape) -> int:  # noqa: ARG002 - as all networks have it
+    def side_multiple(self, shape: ImageToImageShape) -> int:  # noqa: ARG002 - as all networks have it
         """Return what a side must be a multiple of."""
         return 1
 
-    def least(self, shape: TranslationShape) -> int:
+    def min_side(self, shape: ImageToImageShape) -> int:
         """Return the shortest side."""
-        return self.multiple(shape)
+        return self.side_multiple(shape)
 
-    def reach(self, shape: TranslationShape) -> int:
+    def receptive_field(self, shape: ImageToImageShape) -> int:
         """Return how far an input pixel may be from what it has a part in, in input pixels."""
         at_input = 4 + 2 * self.blocks + 1
         # A 3×3 convolution before each doubling, and the last, 9×9, behind them all. What is
@@ -107,5 +107,5 @@ class SRResNetOptions(Options):
         return at_input + math.ceil(before + 4 / shape.factor + 0.5)
 
 
-def _doublings(shape: TranslationShape) -> int:
+def _doublings(shape: ImageToImageShape) -> int:
     return shape.factor.bit_length() - 1

@@ -12,8 +12,12 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from training.networks.layers.normalization import PictureNormalisation, initialise, norm
-from training.networks.layers.shapes import TranslationShape
+from training.networks.layers.normalization import (
+    ImageNormalization,
+    init_weights,
+    normalization_layers,
+)
+from training.networks.layers.shapes import ImageToImageShape
 from training.recipe.options import Options
 
 
@@ -22,9 +26,9 @@ class UNet(nn.Module):
 
     def __init__(
         self,
-        shape: TranslationShape,
+        shape: ImageToImageShape,
         widths: list[int],
-        normalisation: PictureNormalisation,
+        normalisation: ImageNormalization,
         dropout: float,
     ) -> None:
         super().__init__()
@@ -32,22 +36,22 @@ class UNet(nn.Module):
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for i, width in enumerate(widths):
             # Neither the first layer nor the innermost is normalised: of one pixel nothing is left.
-            normalised = norm(normalisation, width) if 0 < i < levels - 1 else []
-            before = shape.given if i == 0 else widths[i - 1]
+            normalised = normalization_layers(normalisation, width) if 0 < i < levels - 1 else []
+            before = shape.in_channels if i == 0 else widths[i - 1]
             convolution = nn.Conv2d(before, width, 4, 2, 1, bias=not normalised)
             slope = [] if i == 0 else [nn.LeakyReLU(0.2)]
             self.down.append(nn.Sequential(*slope, convolution, *normalised))
         for i in reversed(range(levels)):
             fan_in = widths[i] * (1 if i == levels - 1 else 2)
             if i == 0:
-                last = nn.ConvTranspose2d(fan_in, shape.made, 4, 2, 1)
+                last = nn.ConvTranspose2d(fan_in, shape.out_channels, 4, 2, 1)
                 self.up.append(nn.Sequential(nn.ReLU(), last, nn.Tanh()))
                 continue
-            normalised = norm(normalisation, widths[i - 1])
+            normalised = normalization_layers(normalisation, widths[i - 1])
             convolution_up = nn.ConvTranspose2d(fan_in, widths[i - 1], 4, 2, 1, bias=not normalised)
             drop = [nn.Dropout(dropout)] if dropout and i >= levels - 3 else []
             self.up.append(nn.Sequential(nn.ReLU(), convolution_up, *normalised, *drop))
-        self.apply(initialise)
+        self.apply(init_weights)
 
     def forward(self, images: Tensor) -> Tensor:
         seen = [images]
@@ -67,11 +71,11 @@ class UNetOptions(Options):
     most: PositiveInt = 512
     # How often the side is halved; down to one pixel where nothing is said.
     levels: PositiveInt | None = None
-    normalisation: PictureNormalisation = "batch"
+    normalisation: ImageNormalization = "batch"
     # In the three innermost layers of the decoder; the paper's only noise is this.
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
-    def build_translator(self, shape: TranslationShape) -> UNet:
+    def build_image_to_image(self, shape: ImageToImageShape) -> UNet:
         """Make the network with fresh weights from the global random state. Raises ValueError."""
         levels = self._levels(shape)
         if shape.side % 2**levels or levels < 2:
@@ -84,15 +88,15 @@ class UNetOptions(Options):
         widths = [min(self.width * 2**i, self.most) for i in range(levels)]
         return UNet(shape, widths, self.normalisation, self.dropout)
 
-    def multiple(self, shape: TranslationShape) -> int:
+    def side_multiple(self, shape: ImageToImageShape) -> int:
         """Return what a side must be a multiple of."""
         return 1 << self._levels(shape)
 
-    def least(self, shape: TranslationShape) -> int:
+    def min_side(self, shape: ImageToImageShape) -> int:
         """Return the shortest side."""
-        return self.multiple(shape)
+        return self.side_multiple(shape)
 
-    def reach(self, shape: TranslationShape) -> int | None:
+    def receptive_field(self, shape: ImageToImageShape) -> int | None:
         """Return how far an input pixel may be from what it has a part in, in input pixels.
 
         None with instance normalisation, by which every pixel has a part in all.
@@ -102,6 +106,6 @@ class UNetOptions(Options):
         # Each level widens the way down and the way up by a pixel and a half of its own size.
         return 3 * (1 << self._levels(shape))
 
-    def _levels(self, shape: TranslationShape) -> int:
+    def _levels(self, shape: ImageToImageShape) -> int:
         levels: int = self.levels or max(shape.side.bit_length() - 1, 1)
         return levels

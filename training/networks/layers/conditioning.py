@@ -38,40 +38,40 @@ class LabelEmbedding(nn.Module):
         if conditioning.classes:
             self.embed = nn.Embedding(conditioning.classes, conditioning.width)
 
-    def embedded(self, class_index: Tensor | None) -> Tensor | None:
+    def lookup(self, class_index: Tensor | None) -> Tensor | None:
         """Return ``[N, width]`` for classes or their weights, or None without conditioning."""
         if self.embed is None:
             return None
         if class_index is None:
             raise ValueError("a class-conditional network needs class_index")
-        return per_class(self.embed.weight, class_index)
+        return select_class_rows(self.embed.weight, class_index)
 
 
-def per_class(table: Tensor, class_index: Tensor) -> Tensor:
+def select_class_rows(table: Tensor, class_index: Tensor) -> Tensor:
     """Return the rows ``[N, D]`` of `table` ``[classes, D]`` for classes or weights of all."""
     return class_index @ table if class_index.is_floating_point() else table[class_index]
 
 
-class JoinedLabel(LabelEmbedding):
+class LabelConcat(LabelEmbedding):
     """Joins the class to a vector: ``[N, D]`` to ``[N, D + width]``."""
 
     def forward(self, vector: Tensor, class_index: Tensor | None) -> Tensor:
-        label = self.embedded(class_index)
+        label = self.lookup(class_index)
         return vector if label is None else torch.cat([vector, label], dim=1)
 
 
-class LabelPlanes(LabelEmbedding):
+class LabelChannels(LabelEmbedding):
     """Joins the class to a picture as channels: ``[N, C, H, W]`` to ``[N, C + width, H, W]``."""
 
     def forward(self, images: Tensor, class_index: Tensor | None) -> Tensor:
-        label = self.embedded(class_index)
+        label = self.lookup(class_index)
         if label is None:
             return images
         planes = label[:, :, None, None].expand(-1, -1, *images.shape[2:])
         return torch.cat([images, planes], dim=1)
 
 
-class ProjectedLabel(LabelEmbedding):
+class LabelProjection(LabelEmbedding):
     """Scores features by the class: the dot product of its vector and ``[N, width]``, ``[N]``.
 
     Projection discriminator: Miyato and Koyama 2018, arXiv:1802.05637, equation 4. Zero without
@@ -79,7 +79,7 @@ class ProjectedLabel(LabelEmbedding):
     """
 
     def forward(self, features: Tensor, class_index: Tensor | None) -> Tensor:
-        label = self.embedded(class_index)
+        label = self.lookup(class_index)
         if label is None:
             return features.new_zeros(len(features))
         return (features * label).sum(1)

@@ -23,19 +23,19 @@ class Growth(NamedTuple):
     alpha: float
 
 
-def doubled(images: Tensor) -> Tensor:
+def upsample_nearest(images: Tensor) -> Tensor:
     """Double ``[N, C, H, W]``, each value four times."""
     return F.interpolate(images, scale_factor=2, mode="nearest")
 
 
-def halved(images: Tensor) -> Tensor:
+def downsample_average(images: Tensor) -> Tensor:
     """Halve ``[N, C, H, W]``, each value the mean of four."""
     return F.avg_pool2d(images, 2)
 
 
-def grown(images: Tensor, growth: Growth) -> Tensor:
+def match_growth(images: Tensor, growth: Growth) -> Tensor:
     """Return real pictures ``[N, C, H, W]`` as they are to look at this growth."""
     images = F.avg_pool2d(images, images.shape[-1] // growth.side)
     if growth.alpha == 1:
         return images
-    return doubled(halved(images)).lerp(images, growth.alpha)
+    return upsample_nearest(downsample_average(images)).lerp(images, growth.alpha)

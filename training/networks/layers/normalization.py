@@ -6,10 +6,10 @@ from typing import Literal
 
 from torch import nn
 
-PictureNormalisation = Literal["batch", "instance", "spectral", "none"]
+ImageNormalization = Literal["batch", "instance", "spectral", "none"]
 
 
-def norm(kind: PictureNormalisation, width: int) -> list[nn.Module]:
+def normalization_layers(kind: ImageNormalization, width: int) -> list[nn.Module]:
     """Return what stands behind a convolution; spectral normalisation is of its weight instead."""
     match kind:
         case "batch":
@@ -20,7 +20,7 @@ def norm(kind: PictureNormalisation, width: int) -> list[nn.Module]:
             return []
 
 
-def initialise(module: nn.Module) -> None:
+def init_weights(module: nn.Module) -> None:
     """Draw weights from N(0, 0.02), as pix2pix and CycleGAN do; for `nn.Module.apply`."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)

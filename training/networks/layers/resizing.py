@@ -13,15 +13,15 @@ from torch import Tensor
 Filter = Literal["linear", "cubic"]
 
 
-def resized(images: Tensor, height: int, width: int, kind: Filter = "linear") -> Tensor:
+def resize(images: Tensor, height: int, width: int, kind: Filter = "linear") -> Tensor:
     """Return pictures ``[N, C, H, W]`` of float numbers in another size."""
-    rows = resizing_matrix(images.shape[2], height, kind, images.device)
-    columns = resizing_matrix(images.shape[3], width, kind, images.device)
+    rows = resize_matrix(images.shape[2], height, kind, images.device)
+    columns = resize_matrix(images.shape[3], width, kind, images.device)
     across = torch.matmul(images, columns.t())
     return torch.matmul(across.transpose(2, 3), rows.t()).transpose(2, 3)
 
 
-def resizing_matrix(before: int, after: int, kind: Filter, device: torch.device) -> Tensor:
+def resize_matrix(before: int, after: int, kind: Filter, device: torch.device) -> Tensor:
     """Return the shares ``[after, before]`` of old pixels in new ones; rows sum to 1."""
     scale = before / after
     # How wide the filter is in old pixels.

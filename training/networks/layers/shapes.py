@@ -20,13 +20,13 @@ class ImageShape:
 
 
 @dataclass(frozen=True)
-class TranslationShape:
+class ImageToImageShape:
     """What goes through a network from pictures to pictures.
 
     `given` channels of `side` pixels go in, `made` channels of `factor` times that side come out.
     """
 
-    given: int
-    made: int
+    in_channels: int
+    out_channels: int
     side: int
     factor: int = 1

@@ -26,11 +26,11 @@ from training.networks.noise.biggan_layers import (
     ProjectionDiscriminator,
     SelfAttention,
     ToImages,
-    begin_orthogonal,
-    convolution,
-    doubled,
-    join,
-    spectrally_normalised,
+    concat_label,
+    init_orthogonal,
+    spectral_conv,
+    upsample_nearest,
+    with_spectral_norm,
 )
 from training.networks.noise.options import NoiseOptions
 from training.recipe.options import Options
@@ -52,14 +52,14 @@ class BlockUp(nn.Module):
         super().__init__()
         self.norm_in = ConditionalBatchNorm2d(fan_in, condition)
         self.norm_out = ConditionalBatchNorm2d(fan_out, condition)
-        self.grow = convolution(fan_in, fan_out, 3)
-        self.refine = convolution(fan_out, fan_out, 3)
-        self.skip = convolution(fan_in, fan_out, 1)
+        self.grow = spectral_conv(fan_in, fan_out, 3)
+        self.refine = spectral_conv(fan_out, fan_out, 3)
+        self.skip = spectral_conv(fan_in, fan_out, 1)
 
     def forward(self, x: Tensor, condition: Tensor, standing: Tensor | None = None) -> Tensor:
-        branch = doubled(F.relu(self.norm_in(x, condition, standing)))
+        branch = upsample_nearest(F.relu(self.norm_in(x, condition, standing)))
         branch = F.relu(self.norm_out(self.grow(branch), condition, standing))
-        added: Tensor = self.refine(branch) + self.skip(doubled(x))
+        added: Tensor = self.refine(branch) + self.skip(upsample_nearest(x))
         return added
 
 
@@ -69,9 +69,9 @@ class BlockDown(nn.Module):
     def __init__(self, fan_in: int, fan_out: int, *, first: bool, halves: bool) -> None:
         super().__init__()
         self.first, self.halves = first, halves
-        self.widen = convolution(fan_in, fan_out, 3)
-        self.refine = convolution(fan_out, fan_out, 3)
-        self.skip = convolution(fan_in, fan_out, 1) if fan_in != fan_out else nn.Identity()
+        self.widen = spectral_conv(fan_in, fan_out, 3)
+        self.refine = spectral_conv(fan_out, fan_out, 3)
+        self.skip = spectral_conv(fan_in, fan_out, 1) if fan_in != fan_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.widen(x if self.first else F.relu(x))
@@ -98,7 +98,7 @@ class BigGANGenerator(nn.Module):
         self.chunk = z_dim // chunks
         self.label = LabelEmbedding(conditioning)
         condition = self.chunk + conditioning.width
-        self.first = spectrally_normalised(nn.Linear(self.chunk, widths[0] * BASE**2))
+        self.first = with_spectral_norm(nn.Linear(self.chunk, widths[0] * BASE**2))
         self.width = widths[0]
         self.blocks = nn.ModuleList(BlockUp(a, b, condition) for a, b in pairwise(widths))
         self.attention = nn.ModuleList(
@@ -106,17 +106,17 @@ class BigGANGenerator(nn.Module):
             for i, width in enumerate(widths[1:])
         )
         self.last = ToImages(widths[-1], shape.channels)
-        self.apply(begin_orthogonal)
+        self.apply(init_orthogonal)
 
     def forward(
         self, z: Tensor, class_index: Tensor | None = None, standing: Tensor | None = None
     ) -> Tensor:
         """Make pictures; `standing` [N, K] is for `StandingBatchNorm2d`, where there are any."""
         first, *rest = torch.split(z, self.chunk, dim=1)
-        label = self.label.embedded(class_index)
+        label = self.label.lookup(class_index)
         x = self.first(first).reshape(-1, self.width, BASE, BASE)
         for chunk, block, attention in zip(rest, self.blocks, self.attention, strict=True):
-            x = attention(block(x, join(chunk, label), standing))
+            x = attention(block(x, concat_label(chunk, label), standing))
         images: Tensor = self.last(x, standing)
         return images
 

@@ -23,11 +23,11 @@ from training.networks.noise.biggan_layers import (
     ProjectionDiscriminator,
     SelfAttention,
     ToImages,
-    begin_orthogonal,
-    convolution,
-    doubled,
-    join,
-    spectrally_normalised,
+    concat_label,
+    init_orthogonal,
+    spectral_conv,
+    upsample_nearest,
+    with_spectral_norm,
 )
 
 # The 3×3 convolutions of a block have a quarter of its channels.
@@ -42,18 +42,18 @@ class BottleneckUp(nn.Module):
         inner = max(fan_in // RATIO, 1)
         self.fan_out, self.doubles = fan_out, doubles
         self.norm_in = ConditionalBatchNorm2d(fan_in, condition)
-        self.narrow = convolution(fan_in, inner, 1)
+        self.narrow = spectral_conv(fan_in, inner, 1)
         self.norm_grow = ConditionalBatchNorm2d(inner, condition)
-        self.grow = convolution(inner, inner, 3)
+        self.grow = spectral_conv(inner, inner, 3)
         self.norm_refine = ConditionalBatchNorm2d(inner, condition)
-        self.refine = convolution(inner, inner, 3)
+        self.refine = spectral_conv(inner, inner, 3)
         self.norm_out = ConditionalBatchNorm2d(inner, condition)
-        self.widen = convolution(inner, fan_out, 1)
+        self.widen = spectral_conv(inner, fan_out, 1)
 
     def forward(self, x: Tensor, condition: Tensor, standing: Tensor | None = None) -> Tensor:
         branch = self.narrow(F.relu(self.norm_in(x, condition, standing)))
         branch = F.relu(self.norm_grow(branch, condition, standing))
-        branch = self.grow(doubled(branch) if self.doubles else branch)
+        branch = self.grow(upsample_nearest(branch) if self.doubles else branch)
         branch = self.refine(F.relu(self.norm_refine(branch, condition, standing)))
         branch = self.widen(F.relu(self.norm_out(branch, condition, standing)))
         added: Tensor = branch + self.skip(x)
@@ -62,7 +62,7 @@ class BottleneckUp(nn.Module):
     def skip(self, x: Tensor) -> Tensor:
         """Return what is carried past the branch: the first channels as they are."""
         kept = x[:, : self.fan_out]
-        return doubled(kept) if self.doubles else kept
+        return upsample_nearest(kept) if self.doubles else kept
 
 
 class BottleneckDown(nn.Module):
@@ -72,11 +72,11 @@ class BottleneckDown(nn.Module):
         super().__init__()
         inner = max(fan_out // RATIO, 1)
         self.halves = halves
-        self.narrow = convolution(fan_in, inner, 1)
-        self.look = convolution(inner, inner, 3)
-        self.refine = convolution(inner, inner, 3)
-        self.widen = convolution(inner, fan_out, 1)
-        self.more = convolution(fan_in, fan_out - fan_in, 1) if fan_out > fan_in else None
+        self.narrow = spectral_conv(fan_in, inner, 1)
+        self.look = spectral_conv(inner, inner, 3)
+        self.refine = spectral_conv(inner, inner, 3)
+        self.widen = spectral_conv(inner, fan_out, 1)
+        self.more = spectral_conv(fan_in, fan_out - fan_in, 1) if fan_out > fan_in else None
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.look(F.relu(self.narrow(F.relu(x))))
@@ -102,7 +102,7 @@ class BigGANDeepGenerator(nn.Module):
         super().__init__()
         self.label = LabelEmbedding(conditioning)
         condition = z_dim + conditioning.width
-        self.first = spectrally_normalised(nn.Linear(condition, widths[0] * BASE**2))
+        self.first = with_spectral_norm(nn.Linear(condition, widths[0] * BASE**2))
         self.width = widths[0]
         self.keeping = nn.ModuleList(
             BottleneckUp(width, width, condition, doubles=False) for width in widths[:-1]
@@ -115,13 +115,13 @@ class BigGANDeepGenerator(nn.Module):
             for i, width in enumerate(widths[1:])
         )
         self.last = ToImages(widths[-1], shape.channels)
-        self.apply(begin_orthogonal)
+        self.apply(init_orthogonal)
 
     def forward(
         self, z: Tensor, class_index: Tensor | None = None, standing: Tensor | None = None
     ) -> Tensor:
         """Make pictures; `standing` [N, K] is for `StandingBatchNorm2d`, where there are any."""
-        condition = join(z, self.label.embedded(class_index))
+        condition = concat_label(z, self.label.lookup(class_index))
         x = self.first(condition).reshape(-1, self.width, BASE, BASE)
         for keep, double, attention in zip(
             self.keeping, self.doubling, self.attention, strict=True
@@ -137,7 +137,7 @@ class BigGANDeepDiscriminator(ProjectionDiscriminator):
     def __init__(
         self, shape: ImageShape, widths: list[int], attention: int, conditioning: Conditioning
     ) -> None:
-        blocks: list[nn.Module] = [convolution(shape.channels, widths[0], 3)]
+        blocks: list[nn.Module] = [spectral_conv(shape.channels, widths[0], 3)]
         size = shape.height
         for fan_in, fan_out in pairwise(widths):
             size //= 2

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from training.networks.layers.conditioning import Conditioning, ProjectedLabel
+from training.networks.layers.conditioning import Conditioning, LabelProjection
 
 # The side of the picture that the first layer makes and the last one judges.
 BASE = 4
@@ -60,13 +60,13 @@ class ConditionalBatchNorm2d(nn.Module):
     def __init__(self, channels: int, condition: int) -> None:
         super().__init__()
         self.norm = BatchNorm2d(channels, affine=False)
-        self.gain = spectrally_normalised(nn.Linear(condition, channels, bias=False))
-        self.bias = spectrally_normalised(nn.Linear(condition, channels, bias=False))
+        self.gain = with_spectral_norm(nn.Linear(condition, channels, bias=False))
+        self.bias = with_spectral_norm(nn.Linear(condition, channels, bias=False))
 
     def forward(self, x: Tensor, condition: Tensor, standing: Tensor | None = None) -> Tensor:
         gain: Tensor = 1 + self.gain(condition)
         bias: Tensor = self.bias(condition)
-        normalised: Tensor = normalise(self.norm, x, standing)
+        normalised: Tensor = apply_norm(self.norm, x, standing)
         return normalised * gain[:, :, None, None] + bias[:, :, None, None]
 
 
@@ -76,10 +76,10 @@ class SelfAttention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         inner = max(channels // 8, 1)
-        self.query = convolution(channels, inner, 1, bias=False)
-        self.key = convolution(channels, inner, 1, bias=False)
-        self.value = convolution(channels, max(channels // 2, 1), 1, bias=False)
-        self.out = convolution(max(channels // 2, 1), channels, 1, bias=False)
+        self.query = spectral_conv(channels, inner, 1, bias=False)
+        self.key = spectral_conv(channels, inner, 1, bias=False)
+        self.value = spectral_conv(channels, max(channels // 2, 1), 1, bias=False)
+        self.out = spectral_conv(max(channels // 2, 1), channels, 1, bias=False)
         self.strength = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,12 +97,12 @@ class ToImages(nn.Sequential):
     """The generator's end: features ``[N, D, H, W]`` to pictures ``[N, C, H, W]`` in [-1, 1]."""
 
     def __init__(self, width: int, channels: int) -> None:
-        layers = (nn.ReLU(inplace=True), convolution(width, channels, 3), nn.Tanh())
+        layers = (nn.ReLU(inplace=True), spectral_conv(width, channels, 3), nn.Tanh())
         super().__init__(BatchNorm2d(width), *layers)
 
     def forward(self, x: Tensor, standing: Tensor | None = None) -> Tensor:
         norm, *rest = self
-        x = normalise(norm, x, standing)
+        x = apply_norm(norm, x, standing)
         for layer in rest:
             x = layer(x)
         return x
@@ -117,11 +117,11 @@ class ProjectionDiscriminator(nn.Module):
     def __init__(self, blocks: list[nn.Module], width: int, conditioning: Conditioning) -> None:
         super().__init__()
         self.blocks = nn.Sequential(*blocks)
-        self.judge = spectrally_normalised(nn.Linear(width, 1))
-        self.project = ProjectedLabel(conditioning)
-        self.apply(begin_orthogonal)
+        self.judge = with_spectral_norm(nn.Linear(width, 1))
+        self.project = LabelProjection(conditioning)
+        self.apply(init_orthogonal)
         if self.project.embed is not None:
-            spectrally_normalised(self.project.embed)
+            with_spectral_norm(self.project.embed)
 
     def forward(self, images: Tensor, class_index: Tensor | None = None) -> Tensor:
         features = F.relu(self.blocks(images)).sum((2, 3))
@@ -129,28 +129,28 @@ class ProjectionDiscriminator(nn.Module):
         return logits
 
 
-def normalise(norm: nn.Module, x: Tensor, standing: Tensor | None) -> Tensor:
+def apply_norm(norm: nn.Module, x: Tensor, standing: Tensor | None) -> Tensor:
     """Normalise ``[N, C, H, W]``; `standing` [N, K] is for standing statistics, and only there."""
     normalised: Tensor = norm(x) if standing is None else norm(x, standing)
     return normalised
 
 
-def join(z: Tensor, label: Tensor | None) -> Tensor:
+def concat_label(z: Tensor, label: Tensor | None) -> Tensor:
     """Join latents ``[N, D]`` and the classes' embeddings, where there are any."""
     return z if label is None else torch.cat([z, label], dim=1)
 
 
-def doubled(x: Tensor) -> Tensor:
+def upsample_nearest(x: Tensor) -> Tensor:
     """Double the sides of ``[N, C, H, W]``: each value four times."""
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
-def convolution(fan_in: int, fan_out: int, kernel: int, *, bias: bool = True) -> nn.Module:
+def spectral_conv(fan_in: int, fan_out: int, kernel: int, *, bias: bool = True) -> nn.Module:
     """Make a convolution that keeps the size, its weight spectrally normalised."""
-    return spectrally_normalised(nn.Conv2d(fan_in, fan_out, kernel, padding=kernel // 2, bias=bias))
+    return with_spectral_norm(nn.Conv2d(fan_in, fan_out, kernel, padding=kernel // 2, bias=bias))
 
 
-def spectrally_normalised(layer: nn.Module) -> nn.Module:
+def with_spectral_norm(layer: nn.Module) -> nn.Module:
     """Hold a layer's weight to a largest singular value of 1: arXiv:1802.05957."""
     # On `meta` there are shapes and no values to hold, and PyTorch takes seconds to find that out.
     if layer.get_parameter("weight").is_meta:
@@ -159,7 +159,7 @@ def spectrally_normalised(layer: nn.Module) -> nn.Module:
     return normalised
 
 
-def begin_orthogonal(module: nn.Module) -> None:
+def init_orthogonal(module: nn.Module) -> None:
     """Begin orthogonal: Saxe et al. 2013, arXiv:1312.6120."""
     if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding):
         # Through the parametrisation of spectral normalisation, where there is one.

@@ -22,8 +22,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 from training.networks.layers.conditioning import (
     UNCONDITIONAL,
     Conditioning,
-    JoinedLabel,
-    LabelPlanes,
+    LabelChannels,
+    LabelConcat,
 )
 from training.networks.layers.minibatch import (
     MinibatchDiscrimination,
@@ -34,7 +34,7 @@ from training.networks.layers.shapes import ImageShape
 from training.networks.noise.options import NoiseOptions
 from training.recipe.options import Options
 
-Normalisation = Literal["batch", "layer", "spectral", "none"]
+Normalization = Literal["batch", "layer", "spectral", "none"]
 
 
 def doublings(size: int) -> tuple[int, int]:
@@ -62,7 +62,7 @@ class DCGANGenerator(nn.Module):
         conditioning: Conditioning = UNCONDITIONAL,
     ) -> None:
         super().__init__()
-        self.join = JoinedLabel(conditioning)
+        self.join = LabelConcat(conditioning)
         z_dim += conditioning.width
         base, count = doublings(shape.height)
         widths = [width * 2**i for i in reversed(range(count))]
@@ -96,12 +96,12 @@ class DCGANDiscriminator(nn.Module):
         self,
         shape: ImageShape,
         width: int,
-        normalisation: Normalisation = "batch",
+        normalisation: Normalization = "batch",
         conditioning: Conditioning = UNCONDITIONAL,
         minibatch: MinibatchKind = "none",
     ) -> None:
         super().__init__()
-        self.join = LabelPlanes(conditioning)
+        self.join = LabelChannels(conditioning)
         base, count = doublings(shape.height)
         widths = [width * 2**i for i in range(count)]
         layers: list[nn.Module] = [
@@ -138,7 +138,7 @@ class DCGANDiscriminator(nn.Module):
         return logits.flatten()
 
 
-def _normalisation(kind: Normalisation, width: int) -> list[nn.Module]:
+def _normalisation(kind: Normalization, width: int) -> list[nn.Module]:
     match kind:
         case "batch":
             return [nn.BatchNorm2d(width)]
@@ -179,7 +179,7 @@ class DCGANDiscriminatorOptions(Options):
 
     network: Literal["dcgan"]
     width: PositiveInt = 64
-    normalisation: Normalisation = "batch"
+    normalisation: Normalization = "batch"
     # A last look at the batch as a whole, against mode collapse.
     minibatch: MinibatchKind = "none"
     # How many channels stand for the class, where the recipe is conditional.

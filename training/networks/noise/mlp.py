@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from training.networks.layers.conditioning import UNCONDITIONAL, Conditioning, JoinedLabel
+from training.networks.layers.conditioning import UNCONDITIONAL, Conditioning, LabelConcat
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.options import NoiseOptions
 from training.recipe.options import Options
@@ -30,7 +30,7 @@ class MLPGenerator(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = shape
-        self.join = JoinedLabel(conditioning)
+        self.join = LabelConcat(conditioning)
         z_dim += conditioning.width
         layers: list[nn.Module] = []
         for fan_in, fan_out in zip((z_dim, *widths), widths, strict=False):
@@ -68,7 +68,7 @@ class MLPDiscriminator(nn.Module):
         conditioning: Conditioning = UNCONDITIONAL,
     ) -> None:
         super().__init__()
-        self.join = JoinedLabel(conditioning)
+        self.join = LabelConcat(conditioning)
         values = shape.numel + conditioning.width
         layers: list[nn.Module] = []
         for fan_in, fan_out in zip((values, *widths), widths, strict=False):

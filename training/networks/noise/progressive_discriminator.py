@@ -8,9 +8,9 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from training.networks.layers.conditioning import Conditioning, ProjectedLabel
+from training.networks.layers.conditioning import Conditioning, LabelProjection
 from training.networks.layers.equalized import EqualizedConv2d, EqualizedLinear, leaky_relu
-from training.networks.layers.growth import Growth, halved
+from training.networks.layers.growth import Growth, downsample_average
 from training.networks.layers.minibatch import MinibatchStandardDeviation
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.style_generator import BASE
@@ -52,7 +52,7 @@ class ProgressiveDiscriminator(nn.Module):
         self.last = EqualizedConv2d(last + self.deviation.added, last, 3)
         self.features = EqualizedLinear(last * BASE**2, last)
         self.judge = EqualizedLinear(last, 1)
-        self.project = ProjectedLabel(Conditioning.of(classes, last))
+        self.project = LabelProjection(Conditioning.of(classes, last))
 
     def forward(
         self, images: Tensor, class_index: Tensor | None = None, growth: Growth | None = None
@@ -64,7 +64,7 @@ class ProgressiveDiscriminator(nn.Module):
             x = self.blocks[str(side)](x)
             side //= 2
             if growth and growth.alpha < 1 and side == growth.side // 2:
-                x = self._entered(halved(images), side).lerp(x, growth.alpha)
+                x = self._entered(downsample_average(images), side).lerp(x, growth.alpha)
         x = leaky_relu(self.last(self.deviation(x)))
         features = leaky_relu(self.features(x.flatten(1)))
         by_class = self.project(features, class_index) / math.sqrt(features.shape[1])

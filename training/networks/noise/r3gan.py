@@ -16,7 +16,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.networks.layers.conditioning import Conditioning, JoinedLabel, ProjectedLabel
+from training.networks.layers.conditioning import Conditioning, LabelConcat, LabelProjection
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.options import NoiseOptions
 from training.recipe.options import Options
@@ -85,7 +85,7 @@ class R3GANGenerator(nn.Module):
         conditioning: Conditioning,
     ) -> None:
         super().__init__()
-        self.join = JoinedLabel(conditioning)
+        self.join = LabelConcat(conditioning)
         # A learned 4×4 picture for each channel, as strong as the latent says.
         self.basis = nn.Parameter(torch.randn(widths[0], BASE, BASE))
         self.strength = nn.Linear(z_dim + conditioning.width, widths[0], bias=False)
@@ -126,7 +126,7 @@ class R3GANDiscriminator(nn.Module):
         nn.init.kaiming_normal_(self.basis.weight, nonlinearity="linear")
         self.judge = nn.Linear(widths[-1], 1, bias=False)
         nn.init.kaiming_normal_(self.judge.weight, nonlinearity="linear")
-        self.project = ProjectedLabel(Conditioning.of(classes, widths[-1]))
+        self.project = LabelProjection(Conditioning.of(classes, widths[-1]))
 
     def forward(self, images: Tensor, class_index: Tensor | None = None) -> Tensor:
         x = self.stages[0](self.from_image(images))

@@ -48,7 +48,7 @@ class MappingNetwork(nn.Module):
 
     def forward(self, z: Tensor, class_index: Tensor | None = None) -> Tensor:
         w = _normalised(z)
-        if (label := self.label.embedded(class_index)) is not None:
+        if (label := self.label.lookup(class_index)) is not None:
             w = torch.cat([w, _normalised(label)], dim=1)
         for layer in self.layers:
             w = leaky_relu(layer(w))

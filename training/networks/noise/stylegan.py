@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.networks.layers.equalized import EqualizedConv2d, EqualizedLinear, leaky_relu
-from training.networks.layers.growth import Growth, doubled
+from training.networks.layers.growth import Growth, upsample_nearest
 from training.networks.layers.resampling import Blur
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.progressive_discriminator import ProgressiveDiscriminator
@@ -145,7 +145,7 @@ class SynthesisNetwork(nn.Module):
             x = block(x, w[:, 2 * i + 2], w[:, 2 * i + 3])
         image: Tensor = self.to_image[str(side)](x)
         if growth and growth.alpha < 1:
-            coarse = doubled(self.to_image[str(side // 2)](before))
+            coarse = upsample_nearest(self.to_image[str(side // 2)](before))
             image = coarse.lerp(image, growth.alpha)
         return image
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.networks.layers.equalized import EqualizedConv2d, EqualizedLinear, leaky_relu
-from training.networks.layers.growth import Growth, doubled
+from training.networks.layers.growth import Growth, upsample_nearest
 from training.networks.layers.resampling import Blur, Downsample, Upsample
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.progressive_discriminator import ProgressiveDiscriminator
@@ -143,7 +143,11 @@ class SynthesisNetwork(nn.Module):
             x = refine(x, w[:, 2 * i + 2])
             before, image = image, self.upsample(image) + to_image(x, w[:, 2 * i + 3])
             if growth and image.shape[-1] == growth.side:
-                return image if growth.alpha == 1 else doubled(before).lerp(image, growth.alpha)
+                return (
+                    image
+                    if growth.alpha == 1
+                    else upsample_nearest(before).lerp(image, growth.alpha)
+                )
         return image
 
 

@@ -8,7 +8,7 @@ from service.cli.main import app
 from service.runtime.models.manifest import MANIFEST_FILE, TrainingProvenance, read_manifest
 from tests.support.image_to_image_models import FILL, write_translators
 from tests.training.cli.test_evaluate import assert_self_contained
-from training.data.datasets import DataSetMissing
+from training.data.datasets import DatasetMissing
 from training.evaluation.errors import QualityError
 from training.evaluation.features.references import digest_of
 from training.evaluation.image_to_image.evaluation import measure_ways
@@ -124,5 +124,5 @@ def test_data_of_a_recipe_that_are_missing_are_given_by_the_option(
 ):
     monkeypatch.setenv("GANYMEDE_DATA", str(tmp_path))
     given = ["evaluate", "filled", "--models", repository, "--network", small_network_file]
-    with pytest.raises(DataSetMissing, match="'flowers' is not here; give it by --data PATH, or"):
+    with pytest.raises(DatasetMissing, match="'flowers' is not here; give it by --data PATH, or"):
         CliRunner().invoke(app, list(map(str, given)), catch_exceptions=False)

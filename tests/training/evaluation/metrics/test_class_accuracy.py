@@ -16,7 +16,7 @@ from service.runtime.models.manifest import (
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.support.images import drawn_digits
-from training.data.images import DataOptions, prepare
+from training.data.images import DataOptions, load_images
 from training.evaluation.errors import QualityError
 from training.evaluation.features.classifier import ClassifierSettings
 from training.evaluation.features.references import digest_of
@@ -135,7 +135,7 @@ def test_the_figure_says_all_that_is_needed_to_read_it(tmp_path, data):
     assert "right on" in figure.feature_network
     assert "60 real pictures" in figure.feature_network
     assert figure.reference == "MNIST, split train"
-    assert figure.reference_sha256 == digest_of(prepare(data).pixels)
+    assert figure.reference_sha256 == digest_of(load_images(data).pixels)
     assert (figure.samples, figure.reference_samples) == (100, 540)
     assert ("judging generated pictures", 100) in stages
     manifest = read_manifest(folder)

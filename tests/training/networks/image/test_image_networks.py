@@ -13,8 +13,8 @@ from training.networks.image.resnet import ResNetOptions
 from training.networks.image.rrdb import RRDBOptions
 from training.networks.image.srresnet import SRResNetOptions
 from training.networks.image.unet import UNetOptions
-from training.networks.layers.shapes import TranslationShape
-from training.networks.perceptual import EarlyFeatures, _weights_path, feature_distance
+from training.networks.layers.shapes import ImageToImageShape
+from training.networks.perceptual import PerceptualFeatures, _weights_path, feature_distance
 
 NETWORKS = {
     "unet": (UNetOptions(network="unet", width=4, most=8, levels=2), 1),
@@ -37,15 +37,15 @@ NETWORKS = {
 
 def built(name, side=16):
     options, factor = NETWORKS[name]
-    shape = TranslationShape(3, 3, side, factor)
+    shape = ImageToImageShape(3, 3, side, factor)
     torch.manual_seed(0)
-    return options, shape, options.build_translator(shape).eval()
+    return options, shape, options.build_image_to_image(shape).eval()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_what_comes_out_is_as_large_as_said_for_every_size_in_steps(name):
     options, shape, network = built(name)
-    step = options.multiple(shape)
+    step = options.side_multiple(shape)
     for height, width in ((16, 16), (2 * step + 16, 3 * step + 16)):
         made = network(torch.rand(2, 3, height, width) * 2 - 1)
         assert made.shape == (2, 3, height * shape.factor, width * shape.factor)
@@ -54,10 +54,10 @@ def test_what_comes_out_is_as_large_as_said_for_every_size_in_steps(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_pixel_reaches_no_farther_than_is_said_and_about_that_far(name):
     options, shape, network = built(name)
-    reach = options.reach(shape)
+    reach = options.receptive_field(shape)
     # Pixels in the middle and beside it: strides see them differently.
     side = 2 * ((reach or 24) + 12)
-    side -= side % options.multiple(shape)
+    side -= side % options.side_multiple(shape)
     changed = 0
     for place in range(side // 2, side // 2 + 4):
         images = torch.rand(1, 3, side, side) * 2 - 1
@@ -81,45 +81,45 @@ def test_a_pixel_reaches_no_farther_than_is_said_and_about_that_far(name):
 
 def test_a_u_net_halves_as_often_as_its_side_allows():
     options = UNetOptions(network="unet", width=2, most=2)
-    assert options.multiple(TranslationShape(1, 3, 64)) == 64
-    network = options.build_translator(TranslationShape(1, 3, 64))
+    assert options.side_multiple(ImageToImageShape(1, 3, 64)) == 64
+    network = options.build_image_to_image(ImageToImageShape(1, 3, 64))
     assert len(network.down) == 6
     for side, levels in ((48, 5), (2, 1)):
         with pytest.raises(ValueError, match="needs a side"):
-            UNetOptions(network="unet", levels=levels).build_translator(
-                TranslationShape(3, 3, side)
+            UNetOptions(network="unet", levels=levels).build_image_to_image(
+                ImageToImageShape(3, 3, side)
             )
     with pytest.raises(ValueError, match="use rrdb"):
-        options.build_translator(TranslationShape(3, 3, 64, 4))
+        options.build_image_to_image(ImageToImageShape(3, 3, 64, 4))
 
 
 def test_the_published_pix2pix_generator_has_its_54_million_parameters():
     # The U-Net for 256 pixels of the paper's own code: 54.4 million.
     with torch.device("meta"):
-        network = UNetOptions(network="unet").build_translator(TranslationShape(3, 3, 256))
+        network = UNetOptions(network="unet").build_image_to_image(ImageToImageShape(3, 3, 256))
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(54.4e6, rel=0.002)
 
 
 def test_the_published_cyclegan_generator_has_its_11_million_parameters():
     with torch.device("meta"):
         options = ResNetOptions(network="resnet", blocks=9)
-        network = options.build_translator(TranslationShape(3, 3, 256))
+        network = options.build_image_to_image(ImageToImageShape(3, 3, 256))
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(11.38e6, rel=0.002)
 
 
 def test_the_published_esrgan_generator_has_its_16_7_million_parameters():
     with torch.device("meta"):
-        network = RRDBOptions(network="rrdb").build_translator(TranslationShape(3, 3, 32, 4))
+        network = RRDBOptions(network="rrdb").build_image_to_image(ImageToImageShape(3, 3, 32, 4))
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(16.70e6, rel=0.002)
 
 
 def test_the_published_srgan_generator_has_its_1_5_million_parameters():
     with torch.device("meta"):
         options = SRResNetOptions(network="srresnet")
-        network = options.build_translator(TranslationShape(3, 3, 24, 4))
+        network = options.build_image_to_image(ImageToImageShape(3, 3, 24, 4))
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(1.55e6, rel=0.005)
     with pytest.raises(ValueError, match="no power of 2"):
-        options.build_translator(TranslationShape(3, 3, 24, 3))
+        options.build_image_to_image(ImageToImageShape(3, 3, 24, 3))
 
 
 @pytest.mark.parametrize("name", ["rrdb 4", "srresnet 4"])
@@ -164,13 +164,13 @@ def test_features_are_those_of_the_network_that_quality_is_measured_by(tmp_path)
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     # From [-1, 1] to (x - 127) / 128 of x in [0, 255].
     expected = session.run(names, {"images": ((images * 127.5 + 0.5) / 128).numpy()})
-    for one, other in zip(EarlyFeatures()(images), expected, strict=True):
+    for one, other in zip(PerceptualFeatures()(images), expected, strict=True):
         unit = nn.functional.normalize(torch.from_numpy(other), dim=1)
         torch.testing.assert_close(one, unit, atol=1e-4, rtol=1e-3)
 
 
 def test_the_distance_of_features_grows_with_what_is_done_to_a_picture():
-    network = EarlyFeatures()
+    network = PerceptualFeatures()
     coarse = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     images = nn.functional.interpolate(coarse, scale_factor=8.0, mode="bicubic").clamp(-1, 1)
     assert float(feature_distance(network, images, images)) == 0

@@ -3,7 +3,12 @@ from itertools import pairwise
 import pytest
 import torch
 
-from training.networks.layers.growth import Growth, doubled, grown, halved
+from training.networks.layers.growth import (
+    Growth,
+    downsample_average,
+    match_growth,
+    upsample_nearest,
+)
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.stylegan import StyleGANDiscriminatorOptions, StyleGANGeneratorOptions
 from training.networks.noise.stylegan2 import (
@@ -63,11 +68,13 @@ def test_a_resolution_begins_as_the_one_before_it_doubled(family, side):
     G, D = generator(family), discriminator(family)
     begins, before = Growth(side, 0.0), Growth(side // 2, 1.0)
     images, small = G(latents(), growth=begins), G(latents(), growth=before)
-    torch.testing.assert_close(images, doubled(small))
+    torch.testing.assert_close(images, upsample_nearest(small))
     # Nor does the discriminator notice, of these pictures or of any.
     torch.testing.assert_close(D(images, growth=begins), D(small, growth=before))
     others = torch.randn_like(images)
-    torch.testing.assert_close(D(others, growth=begins), D(halved(others), growth=before))
+    torch.testing.assert_close(
+        D(others, growth=begins), D(downsample_average(others), growth=before)
+    )
 
 
 @FAMILIES
@@ -77,7 +84,7 @@ def test_pictures_and_logits_change_little_by_little(family):
     with torch.no_grad():
         pictures = [G(latents(), growth=growth) for growth in steps]
         logits = [D(images, growth=growth) for images, growth in zip(pictures, steps, strict=True)]
-    pictures[0] = doubled(pictures[0])
+    pictures[0] = upsample_nearest(pictures[0])
     for series in (pictures, logits):
         changes = torch.stack([(b - a).abs().mean() for a, b in pairwise(series)])
         assert changes.sum() > 0.01
@@ -120,11 +127,11 @@ def test_what_has_not_grown_yet_has_no_gradient(family, growth, resolutions):
 
 def test_real_pictures_fade_in_as_generated_ones_do():
     images = torch.rand(2, 3, 32, 32)
-    small = grown(images, Growth(8, 1.0))
-    torch.testing.assert_close(small, halved(halved(images)))
-    torch.testing.assert_close(grown(images, Growth(16, 0.0)), doubled(small))
-    half = (grown(images, Growth(16, 0.0)) + grown(images, Growth(16, 1.0))) / 2
-    torch.testing.assert_close(grown(images, Growth(16, 0.5)), half)
+    small = match_growth(images, Growth(8, 1.0))
+    torch.testing.assert_close(small, downsample_average(downsample_average(images)))
+    torch.testing.assert_close(match_growth(images, Growth(16, 0.0)), upsample_nearest(small))
+    half = (match_growth(images, Growth(16, 0.0)) + match_growth(images, Growth(16, 1.0))) / 2
+    torch.testing.assert_close(match_growth(images, Growth(16, 0.5)), half)
 
 
 def test_the_schedule_fades_each_resolution_in_and_then_plays_it():

@@ -25,7 +25,7 @@ from training.importers.formats.layers import (
     linear,
     transposed,
 )
-from training.networks.layers.conditioning import per_class
+from training.networks.layers.conditioning import select_class_rows
 from training.networks.noise.biggan import BlockUp
 from training.networks.noise.biggan_deep import BottleneckUp
 from training.networks.noise.biggan_layers import (
@@ -33,8 +33,8 @@ from training.networks.noise.biggan_layers import (
     ConditionalBatchNorm2d,
     SelfAttention,
     ToImages,
-    doubled,
-    normalise,
+    apply_norm,
+    upsample_nearest,
 )
 
 # What tells a block its condition: a chunk of z of its own and the class, all of z and the class,
@@ -93,7 +93,7 @@ class ClassConditionalGenerator(nn.Module):
         """
         label = class_weights
         if label is not None and self.embedding is not None:
-            label = per_class(self.embedding, label)
+            label = select_class_rows(self.embedding, label)
         elif label is not None and not label.is_floating_point():
             label = F.one_hot(label, self.classes).to(z.dtype)
         conditions: list[Tensor | None]
@@ -144,7 +144,7 @@ class UnconditionalNorm(nn.Module):
         condition: Tensor | None,  # noqa: ARG002 - as the conditional one has it
         standing: Tensor | None = None,
     ) -> Tensor:
-        return normalise(self.norm, x, standing)
+        return apply_norm(self.norm, x, standing)
 
 
 class FixedStatistics(nn.Module):
@@ -174,7 +174,7 @@ class BottleneckUpByConvolution(BottleneckUp):
 
     def skip(self, x: Tensor) -> Tensor:
         """Return what is carried past the branch."""
-        carried: Tensor = self.past(doubled(x) if self.doubles else x)
+        carried: Tensor = self.past(upsample_nearest(x) if self.doubles else x)
         return carried
 
 

@@ -1,0 +1,41 @@
+"""Two image-to-image generators, one for each direction, called as one module."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+
+class CycleOutputs(NamedTuple):
+    """What both generators make of a batch of each set; every tensor is ``[N, C, H, W]``."""
+
+    # G(x) and F(y): translations into the other set.
+    fake_target: Tensor
+    fake_source: Tensor
+    # F(G(x)) and G(F(y)): translations back (cycle consistency).
+    cycled_source: Tensor
+    cycled_target: Tensor
+    # F(x) and G(y): images that are already of the generator's output set (identity loss).
+    identity_source: Tensor | None
+    identity_target: Tensor | None
+
+
+class CycleGenerators(nn.ModuleDict):
+    """Two networks by direction name: first source to target (G), then target to source (F)."""
+
+    def forward(self, source: Tensor, target: Tensor, *, with_identity: bool) -> CycleOutputs:
+        """Translate both batches to the other set and back.
+
+        Everything happens in one call, so that data-parallel processes synchronize gradients once.
+        """
+        to_target, to_source = self.values()
+        fake_target, fake_source = to_target(source), to_source(target)
+        return CycleOutputs(
+            fake_target,
+            fake_source,
+            to_source(fake_target),
+            to_target(fake_source),
+            to_source(source) if with_identity else None,
+            to_target(target) if with_identity else None,
+        )
