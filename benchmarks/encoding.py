@@ -1,8 +1,7 @@
-"""What a picture costs as a file: PNG, JPEG and WebP, against Pillow's fast PNG.
+"""Measure image encoders: PNG, JPEG and WebP against Pillow's fast PNG.
 
-Pictures are noise whose amplitude falls with frequency as that of photographs does, with channels
-that mostly agree: flat colours would flatter every encoder, and white noise none. Whatever is
-lossless is decoded and compared first.
+The images are noise with the spectrum and channel correlation of photographs: flat colors would
+favor every encoder and white noise would favor none. Lossless files are decoded and compared first.
 
 Example: python -m benchmarks.encoding --rounds 7
 """
@@ -18,11 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.table import Table
 
-from benchmarks.measure import Spread, in_turns, machine, ratios, seconds, tell
+from benchmarks.measure import Spread, in_turns, machine, ratios, report, seconds
 from service.runtime.images.encoding import ImageFormat, encode, to_image
 
 SIDES = (64, 256, 1024)
-MODES = {1: "grey", 3: "RGB", 4: "RGBA"}
+MODES = {1: "gray", 3: "RGB", 4: "RGBA"}
 BASE = "Pillow PNG, level 1"
 # Amplitudes of photographs fall with about this power of the frequency.
 _FALL = 1.2
@@ -31,15 +30,15 @@ Pixels = NDArray[np.uint8]
 
 
 def photograph(side: int, channels: int, seed: int = 0) -> Pixels:
-    """Return a picture ``[side, side, channels]`` with the spectrum of a photograph."""
-    values = np.random.default_rng(seed)
+    """Return an image ``[side, side, channels] uint8`` with the spectrum of a photograph."""
+    rng = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
     frequency[0, 0] = 1.0
 
     def layer() -> NDArray[np.float64]:
-        spectrum = np.fft.rfft2(values.standard_normal((side, side))) / frequency**_FALL
-        made = np.fft.irfft2(spectrum, (side, side))
-        scaled: NDArray[np.float64] = made / made.std()
+        spectrum = np.fft.rfft2(rng.standard_normal((side, side))) / frequency**_FALL
+        values = np.fft.irfft2(spectrum, (side, side))
+        scaled: NDArray[np.float64] = values / values.std()
         return scaled
 
     light = layer()
@@ -48,7 +47,7 @@ def photograph(side: int, channels: int, seed: int = 0) -> Pixels:
 
 
 def pillow(pixels: Pixels, level: int) -> bytes:
-    """Encode as PNG as Pillow does."""
+    """Encode a PNG with Pillow."""
     out = io.BytesIO()
     to_image(pixels).save(out, "PNG", compress_level=level)
     return out.getvalue()
@@ -57,13 +56,13 @@ def pillow(pixels: Pixels, level: int) -> bytes:
 def decoded(file: bytes, mode: str) -> Pixels:
     """Return the pixels ``[H, W, C]`` of a file."""
     with Image.open(io.BytesIO(file)) as image:
-        # WebP knows no grey pictures, and gives three equal channels back.
+        # WebP has no gray images and returns three equal channels.
         pixels = np.asarray(image.convert(mode) if image.mode != mode else image)
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def measure(side: int, channels: int, rounds: int) -> list[dict[str, object]]:
-    """Return a row for each encoder: its time over that of Pillow's fast PNG, and its size."""
+    """Return one row per encoder: speed and size relative to Pillow's fast PNG."""
     pixels = photograph(side, channels)
     mode = to_image(pixels).mode
     encoders = {
@@ -77,7 +76,7 @@ def measure(side: int, channels: int, rounds: int) -> list[dict[str, object]]:
     files = {name: work() for name, work in encoders.items()}
     for name, file in files.items():
         if "JPEG" not in name and not np.array_equal(decoded(file, mode), pixels):
-            raise SystemExit(f"{name}: other pixels at {side}, {MODES[channels]}")
+            raise SystemExit(f"{name} changes pixels at {side}, {MODES[channels]}")
     figures = in_turns(
         {name: lambda work=work: seconds(work, 0.1) for name, work in encoders.items()}, rounds
     )
@@ -104,12 +103,12 @@ def main(
 ) -> None:
     """Measure and print."""
     rows = [row for side in sides for count in MODES for row in measure(side, count, rounds)]
-    table = Table("side", "mode", "encoder", "times as fast", "size", "ms here")
+    table = Table("side", "mode", "encoder", "relative speed", "size", "ms")
     for row in rows:
         cells = [row["side"], row["mode"], row["encoder"], f"{Spread(**row['faster']):.1f}"]
         table.add_row(*map(str, cells), f"{row['size']:.2f}", f"{row['ms']['median']:.2f}")
     packages = ("pillow", "fpng", "isal", "numpy")
-    tell({"rows": rows, "machine": machine(packages)}, [table], as_json=as_json)
+    report({"rows": rows, "machine": machine(packages)}, [table], as_json=as_json)
 
 
 if __name__ == "__main__":

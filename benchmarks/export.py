@@ -1,12 +1,11 @@
-"""ONNX Runtime on an exported graph, against the same network in PyTorch, eager and compiled.
+"""Compare ONNX Runtime on exported graphs with the same networks in PyTorch, eager and compiled.
 
-Each shipped architecture is built by its recipe with the weights that it begins with, exported as
-`ganymede export` does, and run on the CPU with the same number of threads everywhere: what is
-compared is one batch from NumPy's arrays to pixels. `torch.compile` is given each batch size on its
-own, as it is fastest. "Side by side" is how the service runs graphs on a CPU: a batch for each
-thread, all at a time; what counts there is how many come out, not when. Where ONNX Runtime is less
-than `--wanted` times as fast as the better of PyTorch's two, its profile says which operators take
-the time.
+Each included architecture is built by its recipe with initial weights, exported like `ganymede
+export`, and run on the CPU with the same number of threads: one batch from NumPy arrays to pixels.
+`torch.compile` compiles each batch size separately, which is its fastest mode. "Parallel" is how
+the service runs graphs on a CPU: one batch per thread at the same time, measured as throughput. If
+ONNX Runtime is less than `--wanted` times as fast as the better PyTorch variant, its profile shows
+the operators that take the time.
 
 Example: python -m benchmarks.export --recipe dcgan-fashion --batch 1 --batch 8
 """
@@ -29,7 +28,7 @@ import typer
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.measure import CONVOLUTIONAL, Spread, in_turns, machine, ratios, seconds, tell
+from benchmarks.measure import CONVOLUTIONAL, Spread, in_turns, machine, ratios, report, seconds
 from service.runtime.onnx.machine import usable_cpus
 from service.runtime.onnx.sessions import ExecutionPlan, Provider, Session
 from training.export.exporter import export_graph, recipe_graph_specs
@@ -37,24 +36,24 @@ from training.export.folding import settle_spectral_norms, without_parametrizati
 from training.export.graphs import GraphSpec
 from training.recipe.schema import load_recipe
 
-# One of each architecture that ships: others are of other widths and sides.
+# One recipe per included architecture; the others differ only in width and size.
 RECIPES = ("gan-mnist", *CONVOLUTIONAL)
 BATCHES = (1, 8, 32)
 _SHOWN_OPERATORS = 4
 
 
 def largest_piece(recipe: str) -> GraphSpec:
-    """Return the graph of a recipe's generator that does the work, in evaluation."""
+    """Return the most expensive graph of a recipe's generator, in evaluation mode."""
     torch.manual_seed(0)
     loaded = load_recipe(recipe)
     generator = loaded.build_generator().eval()
     settle_spectral_norms(generator)
-    # The last one: of a style model the synthesis, of several directions either.
+    # The last graph: the synthesis of a style model, or any direction of a CycleGAN.
     return recipe_graph_specs(loaded, generator)[-1]
 
 
 def rows_of(piece: GraphSpec, batch: int) -> dict[str, Tensor]:
-    """Return inputs of so many rows."""
+    """Return inputs with `batch` rows."""
     feeds = {}
     for name, rows in piece.feeds.items():
         repeats = [-(-batch // len(rows)), *[1] * (rows.dim() - 1)]
@@ -63,7 +62,7 @@ def rows_of(piece: GraphSpec, batch: int) -> dict[str, Tensor]:
 
 
 def in_torch(module: torch.nn.Module, feeds: dict[str, Tensor]) -> Callable[[], object]:
-    """Return what runs a batch in PyTorch, up to pixels in NumPy."""
+    """Return a function that runs a batch in PyTorch, up to pixels in NumPy."""
 
     def run() -> object:
         with torch.inference_mode():
@@ -72,18 +71,18 @@ def in_torch(module: torch.nn.Module, feeds: dict[str, Tensor]) -> Callable[[], 
     return run
 
 
-def side_by_side(run: Callable[[], object], lanes: int) -> Callable[[], float]:
-    """Return what tells the seconds of a batch when so many are run at a time, a thread each."""
+def in_parallel(run: Callable[[], object], workers: int) -> Callable[[], float]:
+    """Return a function that measures seconds per batch with `workers` parallel runs."""
 
     def measured() -> float:
-        with ThreadPoolExecutor(lanes) as pool:
-            return max(pool.map(lambda _: seconds(run, 0.2), range(lanes))) / lanes
+        with ThreadPoolExecutor(workers) as pool:
+            return max(pool.map(lambda _: seconds(run, 0.2), range(workers))) / workers
 
     return measured
 
 
 def operators(path: Path, feeds: dict[str, Tensor], threads: int) -> list[tuple[str, float]]:
-    """Return which operators take ONNX Runtime's time: their kinds and shares, largest first."""
+    """Return the operators with the largest shares of ONNX Runtime's time, in order."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.enable_profiling = True
@@ -103,13 +102,13 @@ def operators(path: Path, feeds: dict[str, Tensor], threads: int) -> list[tuple[
 def measure(
     recipe: str, batches: list[int], rounds: int, wanted: float, folder: Path, *, compiled: bool
 ) -> list[dict[str, object]]:
-    """Return a row for each batch."""
+    """Return one row per batch size."""
     threads = usable_cpus()
     piece = largest_piece(recipe)
     path = folder / f"{recipe}.onnx"
     export_graph(piece, path)
     session = Session(path, Provider.CPU, ExecutionPlan(1, threads, max(batches)))
-    lane = Session(path, Provider.CPU, ExecutionPlan(threads, 1, max(batches)))
+    single_threaded = Session(path, Provider.CPU, ExecutionPlan(threads, 1, max(batches)))
     eager = without_parametrizations(piece.module)
     rows = []
     for batch in batches:
@@ -122,22 +121,24 @@ def measure(
         if compiled:
             torch._dynamo.reset()
             subjects["compiled"] = in_torch(torch.compile(eager, dynamic=False), feeds)
-        lanes = side_by_side(lambda arrays=arrays: lane.run(arrays), threads)
-        made = {name: np.asarray(run()).astype(int) for name, run in subjects.items()}
-        apart = max(int(np.abs(made["onnxruntime"] - other).max()) for other in made.values())
+        parallel = in_parallel(lambda arrays=arrays: single_threaded.run(arrays), threads)
+        images = {name: np.asarray(run()).astype(int) for name, run in subjects.items()}
+        difference = max(
+            int(np.abs(images["onnxruntime"] - other).max()) for other in images.values()
+        )
         alone = {name: lambda run=run: seconds(run, 0.2) for name, run in subjects.items()}
-        spent = in_turns({**alone, "side by side": lanes}, rounds)
-        theirs = [spent[name] for name in ("eager", "compiled") if name in spent]
-        best = [min(each) for each in zip(*theirs, strict=True)]
+        spent = in_turns({**alone, "parallel": parallel}, rounds)
+        pytorch = [spent[name] for name in ("eager", "compiled") if name in spent]
+        best = [min(each) for each in zip(*pytorch, strict=True)]
         faster = ratios(best, spent["onnxruntime"])
         row: dict[str, object] = {
             "recipe": recipe,
             "graph": piece.role,
             "batch": batch,
             "faster": faster.as_json(),
-            "faster_side_by_side": ratios(best, spent["side by side"]).as_json(),
+            "faster_in_parallel": ratios(best, spent["parallel"]).as_json(),
             "ms": {n: Spread.of([1000 * s for s in each]).as_json() for n, each in spent.items()},
-            "steps_apart": apart,
+            "max_difference": difference,
         }
         if faster.median < wanted:
             row["operators"] = operators(path, feeds, threads)
@@ -149,8 +150,10 @@ def main(
     recipe: Annotated[list[str], typer.Option(help="May be repeated.")] = list(RECIPES),  # noqa: B006
     batch: Annotated[list[int], typer.Option(min=1, help="May be repeated.")] = list(BATCHES),  # noqa: B006
     rounds: Annotated[int, typer.Option(min=1)] = 5,
-    wanted: Annotated[float, typer.Option(help="Profile what is slower than that.")] = 1.3,
-    compiled: Annotated[bool, typer.Option(help="Compare with torch.compile too.")] = True,
+    wanted: Annotated[
+        float, typer.Option(help="Profile graphs with a lower relative speed.")
+    ] = 1.3,
+    compiled: Annotated[bool, typer.Option(help="Also compare with torch.compile.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
 ) -> None:
     """Measure and print."""
@@ -162,15 +165,15 @@ def main(
             for each in recipe
             for row in measure(each, batch, rounds, wanted, Path(name), compiled=compiled)
         ]
-    table = Table("recipe", "batch", "times as fast", "side by side", "ms here", "what takes time")
+    table = Table("recipe", "batch", "relative speed", "parallel", "ms", "operators")
     for row in rows:
         ms = ", ".join(f"{n} {each['median']:.2f}" for n, each in row["ms"].items())
         spent = ", ".join(f"{n} {share:.0%}" for n, share in row.get("operators", []))
-        faster = [f"{Spread(**row[key]):.2f}" for key in ("faster", "faster_side_by_side")]
+        faster = [f"{Spread(**row[key]):.2f}" for key in ("faster", "faster_in_parallel")]
         table.add_row(row["recipe"], str(row["batch"]), *faster, ms, spent)
     packages = ("onnxruntime-gpu", "onnxruntime", "torch")
     result = {"rows": rows, "threads": usable_cpus(), "machine": machine(packages)}
-    tell(result, [table], as_json=as_json)
+    report(result, [table], as_json=as_json)
 
 
 if __name__ == "__main__":

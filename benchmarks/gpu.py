@@ -1,10 +1,10 @@
-"""ONNX Runtime on a CUDA device, against PyTorch there; skipped, and told so, where there is none.
+"""Compare ONNX Runtime with PyTorch on a CUDA device; skipped with a message if there is none.
 
-Networks of known sizes with the weights that they begin with. ONNX Runtime: as the service runs it;
-with inputs and outputs that stay on the device (IO binding); that captured as a CUDA graph; and
-the graph in float16. PyTorch: eager, compiled, and float16 in channels_last. Fixed batches, which
-are the buckets of a plan. With `--train` also images a second of the trainer's turn for StyleGAN2,
-beside those that NVIDIA publishes for one A100.
+Networks of well-known sizes with initial weights. ONNX Runtime: as the service runs it; with inputs
+and outputs that stay on the device (IO binding); captured as a CUDA graph; and in float16. PyTorch:
+eager, compiled, and float16 in channels_last. Batch sizes are fixed, like the buckets of a plan.
+With `--train` also the training throughput of StyleGAN2, next to NVIDIA's published figures for one
+A100.
 
 Example: python -m benchmarks.gpu --network dcgan64 --batch 1 --batch 64
 """
@@ -25,7 +25,7 @@ import typer
 from rich.table import Table
 
 from benchmarks.export import rows_of
-from benchmarks.measure import Spread, in_turns, machine, ratios, seconds, tell
+from benchmarks.measure import Spread, in_turns, machine, ratios, report, seconds
 from benchmarks.training import Case, Ours, images_per_second, write_noise_images
 from service.runtime.onnx.sessions import ExecutionPlan, Provider, Session, cuda_unavailable_reason
 from training.export.exporter import export_graph
@@ -42,23 +42,23 @@ except ModuleNotFoundError:
     float16 = None
 
 BATCHES = (1, 8, 64)
-# Side, and what builds the network; widths are those of the papers' code.
+# Image size and network options, with the widths of the papers' code.
 NETWORKS: Mapping[str, tuple[int, Any]] = {
     "dcgan64": (64, DCGANGeneratorOptions(network="dcgan", z_dim=128, width=64)),
     "stylegan256": (256, StyleGAN2GeneratorOptions(network="stylegan2", width=64, most=512)),
     "stylegan1024": (1024, StyleGAN2GeneratorOptions(network="stylegan2", width=32, most=512)),
     "biggan128": (128, BigGANGeneratorOptions(network="biggan", width=96)),
 }
-# Images a second of one A100, by side: the table of stylegan2-ada-pytorch.
+# Training images per second of one A100 by image size, from stylegan2-ada-pytorch.
 PUBLISHED = {128: 147.0, 256: 80.0, 1024: 11.0}
 _SHAPES = {128: (128, 32), 256: (64, 32), 1024: (32, 8)}
 
 
 def piece_of(network: str) -> GraphSpec:
-    """Return the graph of a network that does the work."""
+    """Return the most expensive graph of a network."""
     side, options = NETWORKS[network]
     torch.manual_seed(0)
-    # Few classes and rows: the graph is checked, and its statistics fitted, on the CPU.
+    # Few classes and rows: the check and the standing statistics run on the CPU.
     classes = 10 if network.startswith("biggan") else 0
     generator = options.build(ImageShape(3, side, side), classes).eval()
     settle_spectral_norms(generator)
@@ -68,7 +68,7 @@ def piece_of(network: str) -> GraphSpec:
 def bound(
     path: Path, feeds: Mapping[str, np.ndarray], side: int, *, captured: bool
 ) -> Callable[[], object]:
-    """Return what runs a batch whose inputs and outputs stay on the device."""
+    """Return a function that runs a batch with inputs and outputs on the device."""
     options = {"cudnn_conv_algo_search": "HEURISTIC", "enable_cuda_graph": str(int(captured))}
     session = ort.InferenceSession(
         str(path), providers=[("CUDAExecutionProvider", options), "CPUExecutionProvider"]
@@ -83,14 +83,14 @@ def bound(
 
     def run() -> object:
         session.run_with_iobinding(binding)
-        # As a service hands them out: pixels in the machine's memory.
+        # The service needs the pixels in host memory.
         return binding.copy_outputs_to_cpu()
 
     return run
 
 
 def in_float16(path: Path) -> Path | None:
-    """Return the graph in float16, which needs onnxconverter-common; None where that is missing."""
+    """Return the graph in float16, or None if onnxconverter-common is not installed."""
     if float16 is None:
         return None
     half = float16.convert_float_to_float16(onnx.load(path), keep_io_types=True)
@@ -102,7 +102,7 @@ def in_float16(path: Path) -> Path | None:
 def in_torch(
     module: torch.nn.Module, feeds: Mapping[str, np.ndarray], precision: torch.dtype
 ) -> Callable[[], object]:
-    """Return what runs a batch in PyTorch, up to pixels in the machine's memory."""
+    """Return a function that runs a batch in PyTorch, up to pixels in host memory."""
     placed = {name: torch.from_numpy(array).cuda() for name, array in feeds.items()}
 
     def run() -> object:
@@ -114,7 +114,7 @@ def in_torch(
 
 
 def measure(network: str, batches: list[int], rounds: int, folder: Path) -> list[dict[str, Any]]:
-    """Return a row for each batch."""
+    """Return one row per batch size and variant."""
     side, piece = NETWORKS[network][0], piece_of(network)
     path = folder / f"{network}.onnx"
     export_graph(piece, path)
@@ -126,7 +126,7 @@ def measure(network: str, batches: list[int], rounds: int, folder: Path) -> list
         feeds = {name: rows.numpy() for name, rows in rows_of(piece, batch).items()}
         served = Session(path, Provider.CUDA, ExecutionPlan(1, 1, batch, (batch,)))
         torch._dynamo.reset()
-        ways: dict[str, Callable[[], Callable[[], object]]] = {
+        variants: dict[str, Callable[[], Callable[[], object]]] = {
             "served": lambda served=served, feeds=feeds: lambda: served.run(feeds),
             "bound": lambda feeds=feeds: bound(path, feeds, side, captured=False),
             "captured": lambda feeds=feeds: bound(path, feeds, side, captured=True),
@@ -137,21 +137,24 @@ def measure(network: str, batches: list[int], rounds: int, folder: Path) -> list
             "torch float16 channels_last": lambda feeds=feeds: in_torch(last, feeds, torch.float16),
         }
         if half is not None:
-            ways["captured float16"] = lambda feeds=feeds: bound(half, feeds, side, captured=True)
+            variants["captured float16"] = lambda feeds=feeds: bound(
+                half, feeds, side, captured=True
+            )
         subjects: dict[str, Callable[[], object]] = {}
-        for name, make in ways.items():
+        for name, make in variants.items():
             try:
                 subjects[name] = make()
-                seconds(subjects[name], 0.5, least=3)
-            except Exception as error:  # noqa: BLE001 - such as a graph that cannot be captured
+                seconds(subjects[name], 0.5, min_runs=3)
+            except Exception as error:  # noqa: BLE001 - e.g. a graph that cannot be captured
                 subjects.pop(name, None)
                 why = str(error).splitlines()[0]
                 rows.append({"network": network, "batch": batch, "how": name, "failed": why})
         spent = in_turns(
-            {name: lambda run=run: seconds(run, 0.3, 3) for name, run in subjects.items()}, rounds
+            {name: lambda run=run: seconds(run, 0.3, min_runs=3) for name, run in subjects.items()},
+            rounds,
         )
-        theirs = [name for name in spent if name.startswith("torch")]
-        best = [min(each) for each in zip(*(spent[name] for name in theirs), strict=True)]
+        pytorch = [name for name in spent if name.startswith("torch")]
+        best = [min(each) for each in zip(*(spent[name] for name in pytorch), strict=True)]
         rows += [
             {
                 "network": network,
@@ -166,7 +169,7 @@ def measure(network: str, batches: list[int], rounds: int, folder: Path) -> list
 
 
 def train(side: int, rounds: int) -> dict[str, Any]:
-    """Return images a second of the trainer's turn, and the published figure."""
+    """Return training images per second, and the published figure."""
     width, batch = _SHAPES[side]
     player = {"network": "stylegan2", "width": width, "most": 512}
     game = {"r1": 10.0, "penalty_every": 16, "path_length": 2.0, "path_length_every": 4}
@@ -174,8 +177,8 @@ def train(side: int, rounds: int) -> dict[str, Any]:
         side, batch, 16, {"game": game, "generator": player, "discriminator": player}, lambda _: int
     )
     with tempfile.TemporaryDirectory() as name:
-        write_noise_images(Path(name) / "pictures", side)
-        ours = Ours(case, Path(name) / "pictures")
+        write_noise_images(Path(name) / "images", side)
+        ours = Ours(case, Path(name) / "images")
 
         def turn() -> None:
             ours.turn()
@@ -195,7 +198,7 @@ def main(
     network: Annotated[list[str], typer.Option(help="May be repeated.")] = list(NETWORKS),  # noqa: B006
     batch: Annotated[list[int], typer.Option(min=1, help="May be repeated.")] = list(BATCHES),  # noqa: B006
     rounds: Annotated[int, typer.Option(min=1)] = 5,
-    training: Annotated[bool, typer.Option("--train", help="Train too.")] = False,
+    training: Annotated[bool, typer.Option("--train", help="Also measure training.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
 ) -> None:
     """Measure and print."""
@@ -206,13 +209,13 @@ def main(
     if why is not None:
         skipped = Table("skipped")
         skipped.add_row(why)
-        tell({"skipped": why, "machine": machine(packages)}, [skipped], as_json=as_json)
+        report({"skipped": why, "machine": machine(packages)}, [skipped], as_json=as_json)
         return
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as name:
         rows = [row for each in network for row in measure(each, batch, rounds, Path(name))]
     trained = [train(side, rounds) for side in PUBLISHED] if training else []
-    table = Table("network", "batch", "how", "images/s", "of PyTorch's best")
+    table = Table("network", "batch", "variant", "images/s", "relative to PyTorch's best")
     for row in rows:
         if "failed" in row:
             table.add_row(row["network"], str(row["batch"]), row["how"], "", row["failed"])
@@ -220,7 +223,7 @@ def main(
         rate = f"{row['images_per_second']['median']:.0f}"
         share = f"{Spread(**row['of_best_torch']):.2f}"
         table.add_row(row["network"], str(row["batch"]), row["how"], rate, share)
-    turns = Table("StyleGAN2", "batch", "images/s", "one A100, published")
+    turns = Table("StyleGAN2", "batch", "images/s", "one A100 (published)")
     for row in trained:
         rate = f"{row['images_per_second']['median']:.1f}"
         turns.add_row(str(row["side"]), str(row["batch"]), rate, str(row["published_a100"]))
@@ -230,7 +233,7 @@ def main(
         "gpu": torch.cuda.get_device_name(),
         "machine": machine(packages),
     }
-    tell(result, [table, turns] if trained else [table], as_json=as_json)
+    report(result, [table, turns] if trained else [table], as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Load on a server by wrk, which is a process of its own and written in C."""
+"""Load generation with wrk, a separate process written in C."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SCRIPT = Path(__file__).with_name("load.lua")
-# Longer than any answer takes: what is late shows in the percentiles, and not as an error.
+# Longer than any response takes: late responses appear in the percentiles, not as errors.
 _TIMEOUT_S = 120
 
 
 @dataclass(frozen=True)
 class Load:
-    """What came of so many seconds of load: latencies are in milliseconds.
+    """The result of a load run. Latencies are in milliseconds.
 
-    `errors` are answers that are no 2xx or 3xx, and connections that failed.
+    `errors` counts responses other than 2xx and 3xx, and failed connections.
     """
 
     requests: int
@@ -29,25 +29,25 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Good answers a second."""
+        """Successful responses per second."""
         return max(self.requests - self.errors, 0) / self.seconds
 
 
-def assert_there() -> None:
-    """Raise SystemExit where wrk is not installed."""
+def assert_installed() -> None:
+    """Raise SystemExit if wrk is not installed."""
     if shutil.which("wrk") is None:
-        raise SystemExit("wrk makes the load: apt-get install wrk")
+        raise SystemExit("wrk generates the load and is not installed: apt-get install wrk")
 
 
 def load(url: str, body: str, connections: int, seconds: float, first_seed: int) -> Load:
-    """Send `body` over and over, from so many connections that each wait for their answer.
+    """Send `body` repeatedly from `connections` connections, each waiting for its response.
 
-    ``@SEED@`` in it is a number that grows, and ``@SEEDS:n@`` a list of n such, so that no answer
-    can be one that was given before.
+    ``@SEED@`` in the body becomes an increasing number and ``@SEEDS:n@`` a list of n such numbers,
+    so that no response can come from a cache.
     """
     environment = {**os.environ, "LOAD_BODY": body, "LOAD_SEED": str(first_seed)}
     command = ["wrk", "-t1", f"-c{connections}", f"-d{max(round(seconds), 1)}s"]
     command += [f"--timeout={_TIMEOUT_S}s", f"--script={SCRIPT}", url]
-    said = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    line = next(line for line in said.stdout.splitlines() if line.startswith("RESULT "))
+    result = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    line = next(line for line in result.stdout.splitlines() if line.startswith("RESULT "))
     return Load(**json.loads(line.removeprefix("RESULT ")))

@@ -1,8 +1,8 @@
-"""What benchmarks share: rounds in turns, medians with their spread, and what they ran on.
+"""Shared parts of the benchmarks: rotating rounds, medians with their range, and machine data.
 
-Seconds on a machine that others use too say little. So whatever is compared takes turns within
-every round, and what is told is the ratio of two within a round: its median over the rounds, and
-the lowest and highest.
+Seconds on a shared machine say little. Subjects therefore take turns within every round, and
+results are ratios of two subjects within a round: the median over the rounds, and the lowest and
+highest.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from service.runtime.onnx.machine import cpu_model, usable_cpus
 
 Name = TypeVar("Name")
 
-# One shipped model, called as its recipe, of each architecture with convolutions.
+# One included model of each convolutional architecture; models are named after their recipes.
 CONVOLUTIONAL = (
     "dcgan-fashion",
     "biggan-flowers",
@@ -39,7 +39,7 @@ CONVOLUTIONAL = (
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure of several rounds."""
+    """The median and range of a value over several rounds."""
 
     median: float
     lowest: float
@@ -47,21 +47,21 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Return the spread of the values of the rounds."""
+        """Return the spread of one value per round."""
         return cls(statistics.median(values), min(values), max(values))
 
     def __format__(self, form: str) -> str:
         return f"{self.median:{form}} ({self.lowest:{form}} to {self.highest:{form}})"
 
     def as_json(self) -> dict[str, float]:
-        """Return the three figures by name."""
+        """Return the three values by name."""
         return {"median": self.median, "lowest": self.lowest, "highest": self.highest}
 
 
 def in_turns(subjects: Mapping[Name, Callable[[], float]], rounds: int) -> dict[Name, list[float]]:
-    """Measure every subject once in each round; return their figures, a list of rounds each.
+    """Measure every subject once per round; return the values of all rounds by subject.
 
-    Who begins moves on from round to round, so that none always comes after the same other.
+    The order rotates from round to round, so that no subject always follows the same other one.
     """
     figures: dict[Name, list[float]] = {name: [] for name in subjects}
     names = list(subjects)
@@ -73,23 +73,26 @@ def in_turns(subjects: Mapping[Name, Callable[[], float]], rounds: int) -> dict[
 
 
 def ratios(figures: Sequence[float], base: Sequence[float]) -> Spread:
-    """Return the spread of figures over those of the same rounds of another."""
+    """Return the spread of `figures / base`, round by round."""
     return Spread.of([one / other for one, other in zip(figures, base, strict=True)])
 
 
-def seconds(work: Callable[[], object], at_least_s: float = 0.2, least: int = 1) -> float:
-    """Return the mean seconds of one run of `work`, run for so long and so often at least."""
-    began, runs = time.perf_counter(), 0
+def seconds(work: Callable[[], object], at_least_s: float = 0.2, min_runs: int = 1) -> float:
+    """Return the mean seconds of one run of `work`.
+
+    `work` runs for at least `at_least_s` seconds and at least `min_runs` times.
+    """
+    started, runs = time.perf_counter(), 0
     while True:
         work()
         runs += 1
-        passed = time.perf_counter() - began
-        if runs >= least and passed >= at_least_s:
-            return passed / runs
+        elapsed = time.perf_counter() - started
+        if runs >= min_runs and elapsed >= at_least_s:
+            return elapsed / runs
 
 
 def machine(packages: Iterable[str] = ()) -> dict[str, object]:
-    """Return what a benchmark ran on; `packages` that are not installed are None."""
+    """Return the machine and the package versions; packages that are not installed are None."""
     return {
         "cpu": cpu_model(),
         "cpus": usable_cpus(),
@@ -107,8 +110,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def tell(result: Mapping[str, object], tables: Iterable[Table], *, as_json: bool) -> None:
-    """Print a result: all of it for scripts, or what people look at."""
+def report(result: Mapping[str, object], tables: Iterable[Table], *, as_json: bool) -> None:
+    """Print a result as JSON for scripts, or as tables."""
     if as_json:
         sys.stdout.write(json.dumps(result, indent=2) + "\n")
         return

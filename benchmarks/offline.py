@@ -1,15 +1,14 @@
-"""How near batch sampling to disk comes to what the machine can infer: ratios, in one run.
+"""Measure batch sampling to disk relative to the inference throughput of the machine.
 
-The reference is a DCGAN for 64×64 RGB (z 128, ngf 64) with the weights that it begins with, written
-as WebDataset. There are three parts, each of which can be asked for alone:
+The reference is a DCGAN for 64×64 RGB (z 128, ngf 64) with initial weights, written as WebDataset.
+There are three parts, which can be selected separately:
 
-- speed: ONNX Runtime alone, as many runs side by side as there are CPUs, one thread each, the
-  same batches, nothing done with the pictures; and in turn with it `ganymede sample`, from its
-  first shard to its last;
-- memory: the largest resident memory of jobs of 1,000, 10,000 and 100,000 pictures, and what a
-  line through them says of a million;
-- ray: a cluster on this machine of one node of one CPU, and of two, each held to a core of its own;
-  for the whole job, and for the time between its first and its last shard.
+- speed: ONNX Runtime alone, one single-threaded run per CPU with the same batches and without using
+  the images, alternating with `ganymede sample` from its first to its last shard;
+- memory: peak resident memory of jobs of 1,000, 10,000 and 100,000 images, and a linear
+  extrapolation to a million;
+- ray: a local cluster with one node of one CPU, and with two, each pinned to its own core; for the
+  whole job, and for the time between its first and last shard.
 
 Example: python -m benchmarks.offline --part speed --rounds 3
 """
@@ -35,7 +34,7 @@ import typer
 from PIL import Image
 from rich.table import Table
 
-from benchmarks.measure import Spread, in_turns, machine, ratios, tell
+from benchmarks.measure import Spread, in_turns, machine, ratios, report
 from service.runtime.models.model import Model
 from service.runtime.onnx.machine import usable_cpus
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
@@ -57,16 +56,18 @@ def ganymede(*arguments) -> list[str]:
 
 
 def reference_model(folder: Path) -> Path:
-    """Export the reference generator; nothing of its training matters but that it was one."""
+    """Export the reference generator after a minimal training run."""
     (folder / "data").mkdir()
-    values = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for i in range(64):
-        pixels = values.integers(0, 256, (64, 64, 3), np.uint8)
+        pixels = rng.integers(0, 256, (64, 64, 3), np.uint8)
         Image.fromarray(pixels).save(folder / "data" / f"{i}.png")
-    said = [*RECIPE, f"data.path={folder / 'data'}"]
+    overrides = [*RECIPE, f"data.path={folder / 'data'}"]
     run = folder / "run"
     subprocess.run(
-        ganymede("train", "dcgan-fashion", *said, "--out", run), check=True, capture_output=True
+        ganymede("train", "dcgan-fashion", *overrides, "--out", run),
+        check=True,
+        capture_output=True,
     )
     export = ganymede("export", run, "--name", "dcgan64", "--models", folder / "models")
     subprocess.run(export, check=True, capture_output=True)
@@ -74,9 +75,9 @@ def reference_model(folder: Path) -> Path:
 
 
 def bare(model: Path) -> float:
-    """Pictures a second of ONNX Runtime alone on all CPUs."""
+    """Return images per second of ONNX Runtime alone on all CPUs."""
     plan = ExecutionPlan(workers=usable_cpus(), threads=1, max_rows=ROWS)
-    # One session for all threads, whose weights are then in the caches once.
+    # All threads share one session, so that its weights are cached once.
     shared = Model(model, Provider.CPU, plan)
     counts = [0] * plan.workers
     until = time.perf_counter() + BARE_S
@@ -97,7 +98,7 @@ def bare(model: Path) -> float:
 
 
 def sampled(model: Path, count: int, out: Path, *flags: str) -> tuple[float, float]:
-    """Pictures a second of the command, and its peak of resident memory in MiB."""
+    """Return images per second of the command and its peak resident memory in MiB."""
     models = model.parents[1]
     command = ganymede("sample", "dcgan64", "--models", models, "--out", out, "--count", count)
     environment = {**os.environ, "GANYMEDE_PLAN": "default", "OMP_NUM_THREADS": "1"}
@@ -121,7 +122,7 @@ def sampled(model: Path, count: int, out: Path, *flags: str) -> tuple[float, flo
 
 
 class Part(StrEnum):
-    """What can be measured alone."""
+    """A part of the benchmark."""
 
     SPEED = "speed"
     MEMORY = "memory"
@@ -148,7 +149,7 @@ def speed(model: Path, count: int, rounds: int, folder: Path) -> dict[str, Any]:
 
 
 def memory(model: Path, most: int, folder: Path) -> dict[str, Any]:
-    """Return the largest resident memory by the size of the job, in MiB."""
+    """Return the peak resident memory in MiB by job size."""
     peaks = {
         count: sampled(model, count, folder / f"memory-{count}")[1]
         for count in (1_000, most // 10, most)
@@ -156,32 +157,32 @@ def memory(model: Path, most: int, folder: Path) -> dict[str, Any]:
     slope, start = np.polyfit(list(peaks), list(peaks.values()), 1)
     return {
         "peak_mib": {str(count): peak for count, peak in peaks.items()},
-        "a_line_says_of_a_million": float(start + slope * 1_000_000),
+        "extrapolated_to_a_million": float(start + slope * 1_000_000),
     }
 
 
 @contextmanager
 def cluster(nodes: int) -> Iterator[str]:
-    """Run a Ray cluster of nodes of one CPU, each held to a core of its own; yield its address."""
+    """Run a Ray cluster of single-CPU nodes, each pinned to its own core; yield its address."""
     from ray.cluster_utils import Cluster
 
     cores = sorted(os.sched_getaffinity(0))
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    ray_cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         for core in cores[:nodes]:
-            # What a node starts later is held to the core of who starts it.
+            # Processes inherit the CPU affinity of the process that starts them.
             os.sched_setaffinity(0, {core})
-            made.add_node(num_cpus=1)
+            ray_cluster.add_node(num_cpus=1)
         os.sched_setaffinity(0, cores)
-        made.wait_for_nodes()
-        yield made.address
+        ray_cluster.wait_for_nodes()
+        yield ray_cluster.address
     finally:
         os.sched_setaffinity(0, cores)
-        made.shutdown()
+        ray_cluster.shutdown()
 
 
 def on_ray(model: Path, count: int, out: Path, nodes: int) -> tuple[float, float]:
-    """Pictures a second on so many nodes: of the whole job, and between two of its shards."""
+    """Return images per second on `nodes` nodes: of the whole job, and between shards."""
     with cluster(nodes) as address:
         command = ganymede("sample", "dcgan64", "--models", model.parents[1], "--out", out)
         flags = ["--count", count, "--format", "webdataset", "--engine", "ray", "--json"]
@@ -200,19 +201,19 @@ def on_ray(model: Path, count: int, out: Path, nodes: int) -> tuple[float, float
                 if (event := json.loads(line))["event"] == "progress" and event["images"]
             ]
         if process.returncode:
-            raise SystemExit(f"ganymede sample ended with {process.returncode}")
+            raise SystemExit(f"ganymede sample exited with {process.returncode}")
     summary = json.loads((out / "summary.json").read_text())
     (first_at, first), (last_at, last) = seen[0], seen[-1]
     return count / summary["seconds"], (last - first) / (last_at - first_at)
 
 
 def ray(model: Path, count: int, rounds: int, folder: Path) -> dict[str, Any]:
-    """Compare two nodes with twice one."""
+    """Compare two nodes with twice the throughput of one."""
     out = iter(range(10**6))
     made: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
 
     def run(nodes: int) -> float:
-        # Twice the pictures on twice the nodes, so that both take as long to begin.
+        # Twice the images on twice the nodes, so that both take equally long to start.
         made[nodes].append(on_ray(model, count * nodes, folder / f"ray-{next(out)}", nodes))
         return made[nodes][-1][0]
 
@@ -230,36 +231,38 @@ def ray(model: Path, count: int, rounds: int, folder: Path) -> dict[str, Any]:
 
 def main(
     part: Annotated[list[Part], typer.Option(help="May be repeated.")] = list(Part),  # noqa: B006
-    count: Annotated[int, typer.Option(min=1000, help="Pictures of a job.")] = 4000,
+    count: Annotated[int, typer.Option(min=1000, help="Images per job.")] = 4000,
     most: Annotated[
-        int, typer.Option(min=20_000, help="Pictures of the largest job, for its memory.")
+        int, typer.Option(min=20_000, help="Images of the largest job of the memory part.")
     ] = 100_000,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
 ) -> None:
     """Measure and print."""
     result: dict[str, Any] = {}
-    table = Table("what", "figure")
+    table = Table("measurement", "value")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = reference_model(folder)
         if Part.SPEED in part:
             result["speed"] = speed(model, count, rounds, folder)
             ratio = f"{Spread(**result['speed']['ratio']):.3f}"
-            table.add_row("pictures on disk, of what ONNX Runtime alone makes", ratio)
+            table.add_row("images on disk, relative to ONNX Runtime alone", ratio)
         if Part.MEMORY in part:
             result["memory"] = memory(model, most, folder)
             for size, peak in result["memory"]["peak_mib"].items():
-                table.add_row(f"MiB for {int(size):,} pictures", f"{peak:.0f}")
-            line = f"{result['memory']['a_line_says_of_a_million']:.0f}"
-            table.add_row("MiB for 1,000,000, by a line through these", line)
+                table.add_row(f"MiB for {int(size):,} images", f"{peak:.0f}")
+            line = f"{result['memory']['extrapolated_to_a_million']:.0f}"
+            table.add_row("MiB for 1,000,000 images, extrapolated", line)
         if Part.RAY in part:
             result["ray"] = ray(model, count, rounds, folder)
             for what, figures in result["ray"].items():
                 ratio = f"{Spread(**figures['of_twice_one_node']):.3f}"
-                table.add_row(f"two Ray nodes, of twice one: {what.replace('_', ' ')}", ratio)
+                table.add_row(
+                    f"two Ray nodes, relative to twice one: {what.replace('_', ' ')}", ratio
+                )
     result["machine"] = machine(("onnxruntime-gpu", "onnxruntime", "ray", "fpng"))
-    tell(result, [table], as_json=as_json)
+    report(result, [table], as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Which execution plan keeps this machine busiest.
+"""Find the execution plan with the highest throughput on this machine.
 
-Runs each graph of a models folder with several plans (workers × threads × rows), interleaved over
-several rounds, and prints the median images per second as a ratio to one worker with one thread
-and one row. This is what `service.runtime.onnx.sessions.plan_for` rests on.
+Runs each graph of a models folder with several plans (workers × threads × rows) over several
+rotating rounds and prints the median images per second relative to one worker with one thread and
+one row. The defaults in `service.runtime.onnx.sessions.plan_for` are based on this.
 
 Example: python -m benchmarks.plan --models models --seconds 1
 """
@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from benchmarks.measure import in_turns, machine, ratios, tell
+from benchmarks.measure import in_turns, machine, ratios, report
 from service.runtime.models.catalog import model_folders
 from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.model import Model
@@ -28,14 +28,14 @@ BASE = ExecutionPlan(workers=1, threads=1, max_rows=1)
 
 
 def plans() -> list[ExecutionPlan]:
-    """Return the plans to compare: all cores inside one run, or one core for each of many."""
+    """Return the plans to compare: one run on all cores, or parallel runs with one core each."""
     cpus = usable_cpus()
     shapes = {(1, 1), (1, cpus), (cpus, 1)}
     return [ExecutionPlan(w, t, rows) for w, t in sorted(shapes) for rows in (1, 8, 32)]
 
 
 def images_per_second(model: Model, seconds: float) -> float:
-    """Run the model with its plan's workers and rows for so long."""
+    """Run the model with its plan's workers and rows for `seconds`; return its throughput."""
     feeds = model.feeds(range(model.plan.max_rows))
     end = time.perf_counter() + seconds
     counts = [0] * model.plan.workers
@@ -45,18 +45,18 @@ def images_per_second(model: Model, seconds: float) -> float:
             model.run(GENERATOR, feeds)
             counts[worker] += model.plan.max_rows
 
-    began = time.perf_counter()
+    started = time.perf_counter()
     threads = [threading.Thread(target=work, args=(i,)) for i in range(model.plan.workers)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(counts) / (time.perf_counter() - began)
+    return sum(counts) / (time.perf_counter() - started)
 
 
 def main(
     models: Annotated[Path, typer.Option(help="The model repository.")] = Path("models"),
-    seconds: Annotated[float, typer.Option(help="For each plan in each round.")] = 1.0,
+    seconds: Annotated[float, typer.Option(help="Per plan and round.")] = 1.0,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
 ) -> None:
@@ -79,7 +79,7 @@ def main(
             rows.append({"model": name, **shape, "ratio": ratio.as_json()})
             table.add_row(*map(str, shape.values()), f"{ratio:.2f}")
         tables.append(table)
-    tell(
+    report(
         {"rows": rows, "machine": machine(("onnxruntime-gpu", "onnxruntime"))},
         tables,
         as_json=as_json,

@@ -1,8 +1,8 @@
-"""What int8 is worth on this CPU: how much faster a shipped graph runs, and what quality it costs.
+"""Measure int8 on this CPU: the speed-up of the included graphs and the loss of quality.
 
-Convolutions and products are quantised as ONNX Runtime's own tool does it: weights by channel,
-activations by the ranges that a few batches of the model's own inputs had. Both graphs then make
-the pictures of other seeds; how far those are apart stands beside how much sooner they are there.
+Convolutions and matrix products are quantized with ONNX Runtime's own tool: weights per channel,
+activations by the value ranges of a few batches of the model's own inputs. Both graphs then
+generate the images of other seeds; the table shows their difference and the speed-up.
 
 Example: python -m benchmarks.quantized --model esrgan-flowers
 """
@@ -25,21 +25,21 @@ from onnxruntime.quantization import (
 )
 from rich.table import Table
 
-from benchmarks.measure import CONVOLUTIONAL, Spread, in_turns, machine, ratios, seconds, tell
+from benchmarks.measure import CONVOLUTIONAL, Spread, in_turns, machine, ratios, report, seconds
 from service.runtime.models.manifest import GENERATOR, SYNTHESIS
 from service.runtime.models.model import Model
 from service.runtime.onnx.machine import usable_cpus
 from service.runtime.onnx.sessions import Array, ExecutionPlan, Provider, Session
 
 BATCHES = (1, 8)
-# Seeds whose inputs the ranges are taken of, and those whose pictures are compared.
+# Seeds for calibration, and seeds whose images are compared.
 _CALIBRATED = range(1000, 1064)
 _COMPARED = range(64)
 _AT_ONCE = 8
 
 
 class _Inputs(CalibrationDataReader):
-    """A model's own inputs, in batches."""
+    """The model's own inputs in batches."""
 
     def __init__(self, feeds: dict[str, Array]) -> None:
         rows = len(next(iter(feeds.values())))
@@ -49,12 +49,12 @@ class _Inputs(CalibrationDataReader):
         )
 
     def get_next(self) -> dict[str, Array] | None:
-        """Return the next batch; None at the end."""
+        """Return the next batch, or None at the end."""
         return next(self._batches, None)
 
 
 def inputs(model: Model, seeds: range) -> dict[str, Array]:
-    """Return what goes into the graph of a model that does the work."""
+    """Return the inputs of the model's most expensive graph."""
     if model.manifest.styles is not None:
         return {"w": model.styles(seeds)}
     return model.feeds(seeds)
@@ -63,12 +63,12 @@ def inputs(model: Model, seeds: range) -> dict[str, Array]:
 def measure(
     folder: Path, batches: list[int], rounds: int, scratch: Path
 ) -> list[dict[str, object]]:
-    """Return a row for each batch."""
+    """Return one row per batch size."""
     threads = usable_cpus()
     plan = ExecutionPlan(1, threads, max(batches))
     model = Model(folder, Provider.CPU, plan)
     usual = SYNTHESIS if model.manifest.styles is not None else GENERATOR
-    # Of several directions either: they are alike.
+    # The directions of a CycleGAN have the same architecture: any of them will do.
     role = next(iter(model.directions), usual)
     path = folder / model.manifest.graphs[role].file
     small = scratch / f"{model.manifest.name}.onnx"
@@ -82,17 +82,17 @@ def measure(
         weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod.MinMax,
     )
-    whole, quantised = Session(path, Provider.CPU, plan), Session(small, Provider.CPU, plan)
+    original, quantized = Session(path, Provider.CPU, plan), Session(small, Provider.CPU, plan)
     feeds = inputs(model, _COMPARED)
-    made = [each.run(feeds)["pixels"].astype(np.float64) for each in (whole, quantised)]
-    error = float(np.square(made[0] - made[1]).mean())
+    images = [each.run(feeds)["pixels"].astype(np.float64) for each in (original, quantized)]
+    error = float(np.square(images[0] - images[1]).mean())
     rows = []
     for batch in batches:
         some = {name: array[:batch] for name, array in feeds.items()}
         spent = in_turns(
             {
-                "float32": lambda some=some: seconds(lambda: whole.run(some), 0.2),
-                "int8": lambda some=some: seconds(lambda: quantised.run(some), 0.2),
+                "float32": lambda some=some: seconds(lambda: original.run(some), 0.2),
+                "int8": lambda some=some: seconds(lambda: quantized.run(some), 0.2),
             },
             rounds,
         )
@@ -102,7 +102,7 @@ def measure(
                 "batch": batch,
                 "faster": ratios(spent["float32"], spent["int8"]).as_json(),
                 "psnr_db": 10 * np.log10(255**2 / max(error, 1e-10)),
-                "levels_apart": float(np.abs(made[0] - made[1]).max()),
+                "levels_apart": float(np.abs(images[0] - images[1]).max()),
                 "size": small.stat().st_size / path.stat().st_size,
             }
         )
@@ -117,7 +117,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
 ) -> None:
     """Measure and print."""
-    # It advises a step that these graphs have had when they were exported.
+    # Silences advice to preprocess the graphs: the exporter has done so.
     logging.getLogger().setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as scratch:
         rows = [
@@ -125,7 +125,9 @@ def main(
             for each in model
             for row in measure(models / each / "1", batch, rounds, Path(scratch))
         ]
-    table = Table("model", "batch", "times as fast", "PSNR, dB", "levels apart", "of the size")
+    table = Table(
+        "model", "batch", "relative speed", "PSNR, dB", "largest difference", "relative size"
+    )
     for row in rows:
         table.add_row(
             str(row["model"]),
@@ -140,7 +142,7 @@ def main(
         "threads": usable_cpus(),
         "machine": machine(("onnxruntime-gpu", "onnxruntime")),
     }
-    tell(result, [table], as_json=as_json)
+    report(result, [table], as_json=as_json)
 
 
 if __name__ == "__main__":

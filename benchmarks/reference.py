@@ -1,8 +1,8 @@
-"""The generators that benchmarks measure: known networks with the weights that they begin with.
+"""Reference generators for benchmarks: well-known networks with initial weights.
 
-Speed does not depend on what a network has learnt, so nobody needs to train or to download one. The
-statistics of batch normalisation are settled first, or the pictures would be of one grey, which an
-encoder is done with in no time.
+Speed does not depend on what a network has learned, so nothing needs to be trained or downloaded.
+Only the statistics of batch normalization are estimated, because otherwise the images would be a
+uniform gray, which encoders compress unrealistically fast.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from training.networks.noise.stylegan2 import StyleGAN2GeneratorOptions
 
 # 3.8 million parameters, as in PyTorch's example.
 DCGAN64 = "dcgan64"
-# StyleGAN2 with channels of 8192 / side, 512 at most.
+# StyleGAN2 with 8192 / side channels, at most 512.
 STYLEGAN256 = "stylegan256"
 _OPTIONS: dict[str, DCGANGeneratorOptions | StyleGAN2GeneratorOptions] = {
     DCGAN64: DCGANGeneratorOptions(network="dcgan", z_dim=128, width=64),
     STYLEGAN256: StyleGAN2GeneratorOptions(network="stylegan2", width=32, most=512),
 }
-# Enough to see that the graph is the network; the large one takes a minute more for each ten.
+# Rows for the check against PyTorch; ten more take a minute on the large network.
 _CHECKED = 4
 _SIDES = {DCGAN64: 64, STYLEGAN256: 256}
 
 
 def model_folder(name: str, models: Path) -> Path:
-    """Return the folder of a reference model below `models`; export it there if it is not."""
+    """Return the folder of a reference model below `models`; export the model if it is missing."""
     folder = models / name / "1"
     if folder.exists():
         return folder
@@ -49,7 +49,7 @@ def model_folder(name: str, models: Path) -> Path:
     torch.manual_seed(0)
     shape = ImageShape(3, side, side)
     generator = options.build(shape)
-    _settle(generator, options.z_dim)
+    _estimate_batch_statistics(generator, options.z_dim)
     with new_folder(folder) as part:
         parts = generator_graph_specs(generator.eval(), options.z_dim, rows=_CHECKED)
         graphs = {piece.role: export_graph(piece, part / f"{piece.role}.onnx") for piece in parts}
@@ -58,7 +58,7 @@ def model_folder(name: str, models: Path) -> Path:
             name=name,
             version="1",
             task="generate",
-            summary="a reference for benchmarks, never trained",
+            summary="untrained reference for benchmarks",
             graphs=graphs,
             image=ImageSpec(height=side, width=side, channels=3),
             latent=LatentSpace(
@@ -82,7 +82,7 @@ def model_folder(name: str, models: Path) -> Path:
     return folder
 
 
-def _settle(generator: nn.Module, z_dim: int) -> None:
+def _estimate_batch_statistics(generator: nn.Module, z_dim: int) -> None:
     norms = [module for module in generator.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = None  # the mean of all batches

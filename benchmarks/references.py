@@ -1,9 +1,9 @@
-"""Steps of training as others write them, to compare ours with.
+"""Training steps of other implementations, to compare ours with.
 
-DCGAN's is written here, as a plain loop usually is. The others are of checkouts that are not part
-of this repository; what is here only calls them: their networks, their losses where those stand in
-a module of their own, their order of things. Each is run as it comes, in float32, and given the
-widths, the batch and the regularisation of ours.
+The DCGAN step is written here as a plain loop. The others come from checkouts that are not part of
+this repository; this module only calls their networks, their losses (if in a module of their own)
+and follows their order of operations. Each runs unmodified, in float32, with our widths, batch size
+and regularization.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import cpp_extension
 
-# One step on a batch of real pictures.
+# One training step on a batch of real images.
 Step = Callable[[], object]
 
 
 def dcgan(batch: int, side: int, z_dim: int, width: int) -> Step:
-    """DCGAN: binary cross-entropy, a step of each player, the first's pictures used twice."""
+    """DCGAN: binary cross-entropy, one step per player on the same generated batch."""
     widths = [width * 8, width * 4, width * 2, width]
-    making: list[nn.Module] = []
+    up: list[nn.Module] = []
     for fan_in, fan_out in zip([z_dim, *widths], widths, strict=False):
         first = fan_in == z_dim
-        making += [
+        up += [
             nn.ConvTranspose2d(
                 fan_in, fan_out, 4, 1 if first else 2, 0 if first else 1, bias=False
             ),
             nn.BatchNorm2d(fan_out),
             nn.ReLU(True),
         ]
-    generator = nn.Sequential(*making, nn.ConvTranspose2d(width, 3, 4, 2, 1, bias=False), nn.Tanh())
-    judging: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, True)]
+    generator = nn.Sequential(*up, nn.ConvTranspose2d(width, 3, 4, 2, 1, bias=False), nn.Tanh())
+    down: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, True)]
     for fan_in, fan_out in zip(widths[::-1], widths[-2::-1], strict=False):
-        judging += [
+        down += [
             nn.Conv2d(fan_in, fan_out, 4, 2, 1, bias=False),
             nn.BatchNorm2d(fan_out),
             nn.LeakyReLU(0.2, True),
         ]
-    discriminator = nn.Sequential(*judging, nn.Conv2d(width * 8, 1, 4, bias=False), nn.Sigmoid())
+    discriminator = nn.Sequential(*down, nn.Conv2d(width * 8, 1, 4, bias=False), nn.Sigmoid())
     optimizers = [
         torch.optim.Adam(player.parameters(), lr=2e-4, betas=(0.5, 0.999))
         for player in (discriminator, generator)
@@ -71,12 +71,12 @@ def dcgan(batch: int, side: int, z_dim: int, width: int) -> Step:
 
 
 def stylegan2(checkout: Path, batch: int, side: int, z_dim: int, width: int) -> Step:
-    """StyleGAN2 of rosinality/stylegan2-pytorch, in the order of its train.py."""
-    # Its operators for CUDA are compiled on import, and not used on a CPU.
+    """StyleGAN2 from rosinality/stylegan2-pytorch, in the order of its train.py."""
+    # Its CUDA operators are compiled on import and not used on a CPU.
     with _imports(checkout), _no_compiler():
         source = (checkout / "model.py").read_text()
         model = types.ModuleType("reference_stylegan2")
-        # Its widths are constants: 512 up to 64 pixels, which takes minutes a step on a CPU.
+        # Its widths are constants: 512 up to 64 pixels, which takes minutes per step on a CPU.
         exec(compile(source.replace(": 512,", f": {width},"), "model.py", "exec"), model.__dict__)
     generator = model.Generator(side, z_dim, 4, channel_multiplier=1)
     discriminator = model.Discriminator(side, channel_multiplier=1)
@@ -121,13 +121,13 @@ def stylegan2(checkout: Path, batch: int, side: int, z_dim: int, width: int) -> 
             generator.zero_grad()
             (2 * 4 * (lengths - mean).square().mean() + 0 * fake[0, 0, 0, 0]).backward()
             of_g.step()
-        _follow(average, generator)
+        _update_average(average, generator)
 
     return step
 
 
 def biggan(checkout: Path, batch: int, side: int, z_dim: int, width: int) -> Step:
-    """BigGAN of ajbrock/BigGAN-PyTorch, in the order of its train_fns.py."""
+    """BigGAN from ajbrock/BigGAN-PyTorch, in the order of its train_fns.py."""
     with _imports(checkout):
         networks = importlib.import_module("BigGAN")
     common = {"resolution": side, "n_classes": 5, "init": "ortho"}
@@ -156,19 +156,19 @@ def biggan(checkout: Path, batch: int, side: int, z_dim: int, width: int) -> Ste
         generator.optim.zero_grad()
         (-both(torch.randn(batch, z_dim), classes(), train_G=True).mean()).backward()
         generator.optim.step()
-        _follow(average, generator)
+        _update_average(average, generator)
 
     return step
 
 
 def cyclegan(checkout: Path, batch: int, side: int, width: int) -> Step:
-    """CycleGAN's own step, of junyanz/pytorch-CycleGAN-and-pix2pix or of what is derived of it."""
+    """CycleGAN's own step, from junyanz/pytorch-CycleGAN-and-pix2pix or a derived project."""
     with _imports(checkout, packages=("models", "util")):
         networks = importlib.import_module("models.networks")
         model = importlib.import_module("models.cycle_gan_model").CycleGANModel
         pool = importlib.import_module("util.image_pool").ImagePool
     norm = partial(nn.InstanceNorm2d, affine=False, track_running_stats=False)
-    # The first architecture of the paper, where a later one filters before it halves.
+    # The paper's architecture; later versions add an antialiasing filter before downsampling.
     plain = {"no_antialias": True}
     filtering = "no_antialias" in networks.ResnetGenerator.__init__.__code__.co_varnames
     for_g = {**plain, "no_antialias_up": True} if filtering else {}
@@ -195,7 +195,7 @@ def cyclegan(checkout: Path, batch: int, side: int, width: int) -> Step:
     return step
 
 
-def _follow(average: nn.Module, network: nn.Module, decay: float = 0.999) -> None:
+def _update_average(average: nn.Module, network: nn.Module, decay: float = 0.999) -> None:
     with torch.no_grad():
         latest = dict(network.named_parameters())
         for name, weight in average.named_parameters():
@@ -204,7 +204,7 @@ def _follow(average: nn.Module, network: nn.Module, decay: float = 0.999) -> Non
 
 @contextmanager
 def _imports(checkout: Path, packages: tuple[str, ...] = ()) -> Iterator[None]:
-    """Let a checkout's modules be imported within the block; `packages` without their own code."""
+    """Make a checkout importable; `packages` are imported without running their ``__init__``."""
     sys.path.insert(0, str(checkout))
     for name in packages:
         package = types.ModuleType(name)
@@ -218,7 +218,7 @@ def _imports(checkout: Path, packages: tuple[str, ...] = ()) -> Iterator[None]:
 
 @contextmanager
 def _no_compiler() -> Iterator[None]:
-    """Let PyTorch compile no extension within the block."""
+    """Prevent PyTorch from compiling extensions."""
     load = cpp_extension.load
     cpp_extension.load = lambda *_, **__: None
     try:

@@ -1,10 +1,10 @@
-"""How fast Ganymede answers, beside what people would use instead, and beside the hardware's limit.
+"""Compare the serving throughput and latency of Ganymede with other servers and the bare session.
 
     python -m benchmarks.serving --workload dcgan64-1-png --connections 8 --seconds 3 --rounds 3
 
-All contenders of a workload are up at the same time and are measured in turns, round by round, so
-that what else the machine does meets all of them; ratios are between medians of one run. Load is
-wrk's. With `--into FILE` a run is added to those in FILE; `--table FILE` prints what it holds.
+All servers of a workload run at the same time and are measured in turns, round by round, so that
+other load on the machine affects all of them; ratios compare medians of one run. wrk generates the
+load. `--into FILE` adds a run to those in FILE; `--table FILE` prints its content.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 import onnxruntime as ort
 
 from benchmarks.contenders import Contender, Workload, ask, contenders, plan_of, started
-from benchmarks.load import assert_there, load
+from benchmarks.load import assert_installed, load
 from service import __version__
 from service.runtime.images.encoding import ImageFormat, encode
 from service.runtime.models.manifest import GENERATOR
@@ -49,16 +49,16 @@ Result = dict[str, Any]
 
 
 class Bare:
-    """The graph alone, all CPUs, nothing done with the pictures: the best of several plans."""
+    """ONNX Runtime alone on all CPUs, without using the images: the best of several plans."""
 
     def __init__(self, folder: Path, rows: Sequence[int] = (1, 8, 16)) -> None:
         cpus = usable_cpus()
-        lanes = {(1, cpus), (cpus, 1)}
-        shapes = [(*each, count) for each in sorted(lanes) for count in rows]
+        layouts = {(1, cpus), (cpus, 1)}
+        shapes = [(*each, count) for each in sorted(layouts) for count in rows]
         self._models = [Model(folder, Provider.CPU, ExecutionPlan(*shape)) for shape in shapes]
 
     def rates(self, seconds: float) -> dict[str, float]:
-        """Return pictures a second by plan, as ``lanes×threads×rows``."""
+        """Return images per second by plan, named ``workers×threads×rows``."""
         return {
             f"{m.plan.workers}×{m.plan.threads}×{m.plan.max_rows}": _rate(m, seconds)
             for m in self._models
@@ -68,44 +68,44 @@ class Bare:
 def _rate(model: Model, seconds: float) -> float:
     feeds = model.feeds(range(model.plan.max_rows))
     counts = [0] * model.plan.workers
-    began = time.perf_counter()
+    started = time.perf_counter()
 
-    def work(lane: int) -> None:
-        while time.perf_counter() < began + seconds:
+    def work(worker: int) -> None:
+        while time.perf_counter() < started + seconds:
             model.run(GENERATOR, feeds)
-            counts[lane] += model.plan.max_rows
+            counts[worker] += model.plan.max_rows
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(model.plan.workers)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(counts) / (time.perf_counter() - began)
+    return sum(counts) / (time.perf_counter() - started)
 
 
-def encoded_a_second(pictures: np.ndarray, seconds: float = 0.5) -> float:
-    """PNG files a second, by one thread."""
-    began, made = time.perf_counter(), 0
-    while time.perf_counter() < began + seconds:
-        encode(pictures[made % len(pictures)], ImageFormat.PNG, {"seed": made})
-        made += 1
-    return made / (time.perf_counter() - began)
+def encoded_per_second(images: np.ndarray, seconds: float = 0.5) -> float:
+    """Return PNG files per second of one thread."""
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() < started + seconds:
+        encode(images[count % len(images)], ImageFormat.PNG, {"seed": count})
+        count += 1
+    return count / (time.perf_counter() - started)
 
 
 def measure(
     work: Workload,
     connections: Sequence[int],
-    those: Sequence[Contender],
+    servers: Sequence[Contender],
     seconds: float,
     rounds: int,
     results: list[Result],
 ) -> None:
-    """Measure all contenders in turns; print each figure and add it to `results` as it comes."""
+    """Measure all servers in turns; print each value and append it to `results`."""
     folder = exported(work.model)
     bare = Bare(folder)
-    pictures = _expected(folder, work.n)
+    expected = _expected(folder, work.n)
 
-    def note(who: str, count: int, number: int, **figures: Any) -> None:
+    def record(who: str, count: int, number: int, **figures: Any) -> None:
         results.append(
             {"workload": work.name, "connections": count, "contender": who, "round": number}
             | figures
@@ -114,46 +114,46 @@ def measure(
         print(f"{work.name}  c={count}  {who:14} {shown}", flush=True)
 
     with contextlib.ExitStack() as stack:
-        up = [stack.enter_context(started(each, folder, work)) for each in those]
-        for server in up:
+        running = [stack.enter_context(started(each, folder, work)) for each in servers]
+        for server in running:
             each = server.contender
-            if not np.array_equal(ask(each, server.address, work, 7), pictures):
-                raise SystemExit(f"{each.name} gives other pictures")
+            if not np.array_equal(ask(each, server.address, work, 7), expected):
+                raise SystemExit(f"{each.name} returns different images")
             if plan := plan_of(each, server.address):
                 print(f"{each.label}: {plan}", flush=True)
                 results.append({"workload": work.name, "contender": each.label, "plan": plan})
         for number in range(rounds):
             plans = bare.rates(seconds / 2)
             best = max(plans, key=lambda plan: plans[plan])
-            note(BARE, 0, number, images_s=plans[best], plan=best, plans=plans)
+            record(BARE, 0, number, images_s=plans[best], plan=best, plans=plans)
             if work.form != "npy":
-                note(ENCODER, 0, number, images_s=encoded_a_second(pictures))
+                record(ENCODER, 0, number, images_s=encoded_per_second(expected))
             for count in connections:
-                # Whoever comes first finds the caches as the one before left them.
-                for server in random.sample(up, len(up)):
+                # Random order: each server finds the caches as the previous one left them.
+                for server in random.sample(running, len(running)):
                     path, body = server.contender.request(work)
                     url, used = server.address + path, server.cpu_seconds()
-                    got = load(url, body, count, seconds, random.randrange(2**30))
+                    result = load(url, body, count, seconds, random.randrange(2**30))
                     used = server.cpu_seconds() - used
-                    server.settle()
-                    note(
+                    server.wait_until_idle()
+                    record(
                         server.contender.label,
                         count,
                         number,
-                        images_s=got.rate * work.n,
-                        cpu_ms=1000 * used / max(got.requests * work.n, 1),
-                        p50_ms=got.p50_ms,
-                        p99_ms=got.p99_ms,
-                        errors=got.errors,
-                        requests=got.requests,
+                        images_s=result.rate * work.n,
+                        cpu_ms=1000 * used / max(result.requests * work.n, 1),
+                        p50_ms=result.p50_ms,
+                        p99_ms=result.p99_ms,
+                        errors=result.errors,
+                        requests=result.requests,
                     )
 
 
 def exported(name: str) -> Path:
-    """Return the folder of a reference model, which is exported where it is not there."""
+    """Return the folder of a reference model; export the model if it is missing."""
     folder = MODELS / name / "1"
     if not folder.exists():
-        # In a process of its own: PyTorch is not to be here while others are measured.
+        # In a separate process, so that PyTorch is not loaded while servers are measured.
         command = [sys.executable, "-m", "benchmarks.reference", name, str(MODELS)]
         subprocess.run(command, check=True)
     return folder
@@ -165,7 +165,7 @@ def _expected(folder: Path, count: int) -> np.ndarray:
 
 
 def machine() -> dict[str, str]:
-    """Return what the figures hang on."""
+    """Return the machine and the versions."""
     return {
         "machine": f"{cpu_model()}, {usable_cpus()} CPUs",
         "python": platform.python_version(),
@@ -175,16 +175,17 @@ def machine() -> dict[str, str]:
 
 
 def table(results: Sequence[Result]) -> str:
-    """Return a table in Markdown: medians, with least and most, what they are of the bare
-    session's best of the same workload, and the CPU time that a picture took; the last line of each
-    part compares with the best peer.
+    """Return the results as Markdown tables.
+
+    Medians with ranges, the ratio to the best bare session of the same workload, and CPU time per
+    image; the last line of each part compares with the best peer.
     """
     lines: list[str] = []
     results = [r for r in results if "images_s" in r]
     for workload in dict.fromkeys(r["workload"] for r in results):
         of = [r for r in results if r["workload"] == workload]
-        top = statistics.median(r["images_s"] for r in of if r["contender"] == BARE)
-        lines += ["", f"### {workload}", "", f"Bare session: {top:,.1f} images/s.", ""]
+        bare = statistics.median(r["images_s"] for r in of if r["contender"] == BARE)
+        lines += ["", f"### {workload}", "", f"Bare session: {bare:,.1f} images/s.", ""]
         lines += ["| connections | | images/s | of bare | CPU ms | p50 ms | p99 ms | errors |"]
         lines += ["|---|---|---|---|---|---|---|---|"]
         for count in sorted({r["connections"] for r in of} - {0}):
@@ -193,11 +194,11 @@ def table(results: Sequence[Result]) -> str:
             for who in dict.fromkeys(r["contender"] for r in sorted(at, key=_order)):
                 runs = [r for r in at if r["contender"] == who]
                 rates = [r["images_s"] for r in runs]
-                middle, late = statistics.median(rates), _median(runs, "p99_ms")
-                found[who] = (middle, late)
+                median, late = statistics.median(rates), _median(runs, "p99_ms")
+                found[who] = (median, late)
                 lines.append(
-                    f"| {count} | {who} | {middle:,.1f} ({min(rates):,.1f} to {max(rates):,.1f}) "
-                    f"| {middle / top:.2f} | {_median(runs, 'cpu_ms'):,.1f} "
+                    f"| {count} | {who} | {median:,.1f} ({min(rates):,.1f} to {max(rates):,.1f}) "
+                    f"| {median / bare:.2f} | {_median(runs, 'cpu_ms'):,.1f} "
                     f"| {_median(runs, 'p50_ms'):,.1f} | {late:,.1f} "
                     f"| {sum(r['errors'] for r in runs)} |"
                 )
@@ -223,39 +224,41 @@ def _median(runs: Sequence[Result], name: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     names = [work.name for work in WORKLOADS]
-    parser.add_argument("--workload", choices=names, action="append", help="all when not said")
+    parser.add_argument("--workload", choices=names, action="append", help="default: all")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--only", nargs="+", help="contenders, such as ganymede fastapi")
-    parser.add_argument("--seconds", type=float, default=3.0, help="for each in each round")
+    parser.add_argument("--only", nargs="+", help="server names, such as ganymede fastapi")
+    parser.add_argument("--seconds", type=float, default=3.0, help="per server and round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--into", type=Path, help="a file of results to add to")
-    parser.add_argument("--table", type=Path, help="print the results of a file, and measure none")
+    parser.add_argument("--table", type=Path, help="print the results of a file without measuring")
     parser.add_argument(
-        "--before", type=Path, nargs="+", default=[], help="other checkouts, beside it"
+        "--before", type=Path, nargs="+", default=[], help="other checkouts to compare with"
     )
     parser.add_argument("--tune", action="store_true", help="each peer with all its settings")
-    said = parser.parse_args()
-    if said.table:
-        print(table([r for run in json.loads(said.table.read_text()) for r in run["results"]]))
+    options = parser.parse_args()
+    if options.table:
+        print(table([r for run in json.loads(options.table.read_text()) for r in run["results"]]))
         return
-    assert_there()
-    those = contenders(said.only or (), tune=said.tune, before=said.before)
-    for each in [each for each in those if not each.is_installed]:
+    assert_installed()
+    servers = contenders(options.only or (), tune=options.tune, before=options.before)
+    for each in [each for each in servers if not each.is_installed]:
         print(f"{each.name} is not installed: make bench-peers")
-        those.remove(each)
+        servers.remove(each)
     results: list[Result] = []
     try:
         for work in WORKLOADS:
-            if not said.workload or work.name in said.workload:
-                measure(work, said.connections, those, said.seconds, said.rounds, results)
+            if not options.workload or work.name in options.workload:
+                measure(
+                    work, options.connections, servers, options.seconds, options.rounds, results
+                )
         print(table(results))
     finally:
-        # Also of a run that is stopped: its whole rounds are as good as any.
-        if said.into:
-            runs = json.loads(said.into.read_text()) if said.into.exists() else []
+        # Also for an interrupted run: its finished rounds are valid.
+        if options.into:
+            runs = json.loads(options.into.read_text()) if options.into.exists() else []
             now = datetime.now(UTC).isoformat(timespec="seconds")
             runs.append({"time": now, **machine(), "results": results})
-            said.into.write_text(json.dumps(runs, indent=1) + "\n")
+            options.into.write_text(json.dumps(runs, indent=1) + "\n")
 
 
 if __name__ == "__main__":

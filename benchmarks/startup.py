@@ -1,8 +1,8 @@
-"""Seconds from `ganymede serve` to ready, and the memory of what then runs.
+"""Measure the time from `ganymede serve` to ready, and the memory of the running service.
 
-One model and many, copies of one that ships; a first start measures how each model is best run and
-keeps it, and later ones know it. Memory is that which the processes have to themselves, of all the
-processes of a service. `--environment` tells the size of an installed one.
+Starts with one model and with many copies of an included one. The first start measures how each
+model runs best and caches the result; later starts use the cache. Memory is the unique set size
+(USS) of all processes of the service. `--environment` reports the size of an installed environment.
 
 Example: python -m benchmarks.startup --rounds 3
 """
@@ -27,15 +27,15 @@ import psutil
 import typer
 from rich.table import Table
 
-from benchmarks.measure import Spread, in_turns, machine, tell
+from benchmarks.measure import Spread, in_turns, machine, report
 from service.runtime.models.manifest import MANIFEST_FILE
 
-_LOOK_S = 0.01
-_PATIENCE_S = 300.0
+_POLL_S = 0.01
+_START_TIMEOUT_S = 300.0
 
 
 def repository(folder: Path, model: Path, count: int) -> Path:
-    """Write `count` models that are copies of one, each with a name of its own."""
+    """Write `count` copies of a model, each with its own name."""
     for number in range(count):
         name = f"{model.parent.name}-{number}"
         copy = shutil.copytree(model, folder / name / "1")
@@ -45,14 +45,14 @@ def repository(folder: Path, model: Path, count: int) -> Path:
 
 
 class Start:
-    """One start of a service, ended when it was ready."""
+    """One start of a service, stopped as soon as it is ready."""
 
     def __init__(self, models: Path, cache: Path, *flags: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         command = [str(Path(sys.executable).parent / "ganymede"), "serve", "--models", str(models)]
-        began = time.perf_counter()
+        started = time.perf_counter()
         process = subprocess.Popen(
             [*command, "--port", str(port), "--jobs", str(cache / "jobs"), *flags],
             env={**os.environ, "GANYMEDE_CACHE": str(cache)},
@@ -61,7 +61,7 @@ class Start:
         )
         try:
             _wait_for(f"http://127.0.0.1:{port}/readyz", process)
-            self.seconds = time.perf_counter() - began
+            self.seconds = time.perf_counter() - started
             processes = [root := psutil.Process(process.pid), *root.children(recursive=True)]
             self.mib = sum(each.memory_full_info().uss for each in processes) / 2**20
             times = [each.cpu_times() for each in processes]
@@ -72,22 +72,22 @@ class Start:
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    until = time.perf_counter() + _PATIENCE_S
+    until = time.perf_counter() + _START_TIMEOUT_S
     while time.perf_counter() < until:
         if process.poll() is not None:
-            raise SystemExit(f"the service ended with {process.returncode}")
+            raise SystemExit(f"the service exited with {process.returncode}")
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                if answer.status == 200:
+            with urllib.request.urlopen(url, timeout=5) as response:
+                if response.status == 200:
                     return
         except (urllib.error.URLError, OSError):
             pass
-        time.sleep(_LOOK_S)
-    raise SystemExit(f"not ready after {_PATIENCE_S:.0f} s")
+        time.sleep(_POLL_S)
+    raise SystemExit(f"not ready after {_START_TIMEOUT_S:.0f} s")
 
 
 def size_of(environment: Path) -> float:
-    """Return the MiB of an environment's files, each counted once."""
+    """Return the size of an environment's files in MiB, hard links counted once."""
     sizes = {}
     for path in environment.rglob("*"):
         stat = path.lstat()
@@ -96,13 +96,13 @@ def size_of(environment: Path) -> float:
 
 
 def main(
-    model: Annotated[Path, typer.Option(help="The model that is copied.")] = Path(
+    model: Annotated[Path, typer.Option(help="The model to copy.")] = Path(
         "models/dcgan-fashion/1"
     ),
     many: Annotated[int, typer.Option(min=2)] = 20,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     environment: Annotated[
-        Path | None, typer.Option(help="An environment whose size is told.")
+        Path | None, typer.Option(help="Report the size of this environment.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
 ) -> None:
@@ -114,23 +114,23 @@ def main(
             count: repository(folder / f"models-{count}", model, count) for count in (1, many)
         }
 
-        def begin(case: str, count: int, cache: Path, *flags: str) -> float:
+        def start(case: str, count: int, cache: Path, *flags: str) -> float:
             starts.setdefault(case, []).append(Start(repositories[count], cache, *flags))
             return starts[case][-1].seconds
 
         def first() -> float:
-            return begin("1 model, the first time", 1, Path(tempfile.mkdtemp(dir=folder)))
+            return start("1 model, first start", 1, Path(tempfile.mkdtemp(dir=folder)))
 
-        known = folder / "cache"
+        warm_cache = folder / "cache"
         for models in repositories.values():
-            Start(models, known)
+            Start(models, warm_cache)
         small = ("--memory-budget", str(3 * 4 * (model / "generator.onnx").stat().st_size))
         in_turns(
             {
                 "first": first,
-                "one": lambda: begin("1 model", 1, known),
-                "many": lambda: begin(f"{many} models", many, known),
-                "budget": lambda: begin(f"{many} models, room for 3", many, known, *small),
+                "one": lambda: start("1 model", 1, warm_cache),
+                "many": lambda: start(f"{many} models", many, warm_cache),
+                "budget": lambda: start(f"{many} models, room for 3", many, warm_cache, *small),
             },
             rounds,
         )
@@ -154,10 +154,10 @@ def main(
     for row in rows:
         cells = [f"{Spread(**row[each]):.2f}" for each in ("seconds", "cpu_seconds")]
         table.add_row(row["case"], *cells, f"{Spread(**row['mib']):.0f}")
-    table.add_row("each model more", "", "", f"{result['mib_per_model']:.1f}")
+    table.add_row("each further model", "", "", f"{result['mib_per_model']:.1f}")
     if environment:
-        table.add_row("the environment, on disk", "", "", f"{result['environment_mib']:.0f}")
-    tell(result, [table], as_json=as_json)
+        table.add_row("environment on disk", "", "", f"{result['environment_mib']:.0f}")
+    report(result, [table], as_json=as_json)
 
 
 if __name__ == "__main__":

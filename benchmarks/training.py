@@ -1,15 +1,15 @@
-"""Images a second of training steps, against the same networks and batch as others train them.
+"""Compare training throughput with other implementations of the same networks and batch sizes.
 
-DCGAN is compared with a plain loop that is written here; the others with a checkout each, which is
-not part of this repository:
+DCGAN is compared with a plain loop written here, the others with checkouts that are not part of
+this repository:
 
     python -m benchmarks.training dcgan
     python -m benchmarks.training stylegan2 --reference ../stylegan2-pytorch
     python -m benchmarks.training biggan --reference ../BigGAN-PyTorch
     python -m benchmarks.training cyclegan --reference ../pytorch-CycleGAN-and-pix2pix
 
-Ours is the trainer's own turn, pictures from the disk's cache and signs included. Beside it, the
-same turn on pictures that are always there already: what that is faster by, the data cost.
+Ours is one turn of the trainer, including data loading and metrics. The same turn on a fixed batch
+shows the cost of data loading.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from PIL import Image
 from rich.table import Table
 
 from benchmarks import references
-from benchmarks.measure import Spread, in_turns, machine, ratios, tell
+from benchmarks.measure import Spread, in_turns, machine, ratios, report
 from training.distributed import DistributedContext
 from training.games.setup import prepare_all, set_up
 from training.monitoring.monitors import MetricWindow
 from training.recipe.schema import Recipe
 from training.trainer import play_turn
 
-_PICTURES = 256
-_SAID = {"summary": "for measuring", "train": {"batch": 1, "images": 10**9}}
+_IMAGES = 256
+_BASE_RECIPE = {"summary": "benchmark", "train": {"batch": 1, "images": 10**9}}
 
 
 class Family(StrEnum):
-    """What is trained."""
+    """A family of networks."""
 
     DCGAN = "dcgan"
     STYLEGAN2 = "stylegan2"
@@ -51,11 +51,11 @@ class Family(StrEnum):
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison: a recipe of ours, and the same as others have it."""
+    """One comparison: our recipe, and the same network in another implementation."""
 
     side: int
     batch: int
-    # After so many turns everything that is done now and then has been done as often as usual.
+    # A whole number of periods of the lazy penalties.
     turns: int
     recipe: dict[str, object]
     reference: Callable[[Path | None], references.Step]
@@ -63,7 +63,7 @@ class Case:
 
 def _checkout(path: Path | None) -> Path:
     if path is None:
-        raise typer.BadParameter("this family is compared with a checkout: --reference PATH")
+        raise typer.BadParameter("this family needs a checkout to compare with: --reference PATH")
     return path
 
 
@@ -137,41 +137,41 @@ CASES = {
 
 
 def write_noise_images(folder: Path, side: int) -> None:
-    """Write pictures in a folder for each of five classes."""
-    values = np.random.default_rng(0)
-    for number in range(_PICTURES):
+    """Write noise images into one folder for each of five classes."""
+    rng = np.random.default_rng(0)
+    for number in range(_IMAGES):
         place = folder / f"class-{number % 5}" / f"{number}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(values.integers(0, 256, (side, side, 3), np.uint8)).save(place)
+        Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).save(place)
 
 
 class Ours:
-    """The trainer's turn on a case, with and without its pictures being fetched."""
+    """The trainer's turn for a case, with and without data loading."""
 
     def __init__(self, case: Case, folder: Path) -> None:
         data = {"path": str(folder), "resolution": case.side, "channels": 3, "flip": True}
-        said = {**_SAID, **case.recipe, "data": data}
-        said["train"] = {"batch": case.batch, "images": 10**9}
-        if said.get("game", {}).get("kind") == "unpaired":
-            said["source"] = data
-        recipe = Recipe.model_validate(said)
+        fields = {**_BASE_RECIPE, **case.recipe, "data": data}
+        fields["train"] = {"batch": case.batch, "images": 10**9}
+        if fields.get("game", {}).get("kind") == "unpaired":
+            fields["source"] = data
+        recipe = Recipe.model_validate(fields)
         device = recipe.device.pick_device()
         self.precision = recipe.device.pick_precision(device)
         self._share = DistributedContext()
         self._setup = set_up(recipe, prepare_all(recipe), device, self.precision, self._share)
         self._draw_batch = self._setup.deal
-        self._dealt = self._draw_batch(0)
+        self._fixed_batch = self._draw_batch(0)
         self._signs = MetricWindow(self._share)
         self._batch, self._turn = case.batch, 0
 
     def turn(self) -> None:
-        """Play a turn as the trainer does."""
+        """Run one turn including data loading."""
         self._setup.deal = self._draw_batch  # type: ignore[method-assign]
         self._play()
 
-    def turn_on_the_same(self) -> None:
-        """Play a turn on pictures that are there already."""
-        self._setup.deal = lambda _: self._dealt  # type: ignore[method-assign]
+    def turn_on_fixed_batch(self) -> None:
+        """Run one turn on a fixed batch."""
+        self._setup.deal = lambda _: self._fixed_batch  # type: ignore[method-assign]
         self._play()
 
     def _play(self) -> None:
@@ -181,17 +181,17 @@ class Ours:
 
 
 def images_per_second(step: Callable[[], object], case: Case) -> float:
-    """Play a case's turns and return the real pictures a second."""
-    began = time.perf_counter()
+    """Run the turns of a case and return real images per second."""
+    started = time.perf_counter()
     for _ in range(case.turns):
         step()
-    return case.turns * case.batch / (time.perf_counter() - began)
+    return case.turns * case.batch / (time.perf_counter() - started)
 
 
 def main(
     family: Annotated[Family, typer.Argument()] = Family.DCGAN,
     reference: Annotated[
-        Path | None, typer.Option(exists=True, help="A checkout of what to compare with.")
+        Path | None, typer.Option(exists=True, help="The checkout to compare with.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
@@ -199,9 +199,9 @@ def main(
     """Measure and print."""
     case = CASES[family]
     with tempfile.TemporaryDirectory() as name:
-        write_noise_images(Path(name) / "pictures", case.side)
-        ours, theirs = Ours(case, Path(name) / "pictures"), case.reference(reference)
-        steps = {"ours": ours.turn, "without data": ours.turn_on_the_same, "theirs": theirs}
+        write_noise_images(Path(name) / "images", case.side)
+        ours, theirs = Ours(case, Path(name) / "images"), case.reference(reference)
+        steps = {"ours": ours.turn, "without data": ours.turn_on_fixed_batch, "theirs": theirs}
         for step in steps.values():
             step()
         rates = in_turns(
@@ -219,7 +219,7 @@ def main(
         "threads": torch.get_num_threads(),
         "machine": machine(("torch", "numpy")),
     }
-    table = Table("family", "batch", "times as fast", "without data", "images/s here")
+    table = Table("family", "batch", "relative speed", "without data", "images/s")
     table.add_row(
         f"{family} {case.side}",
         str(case.batch),
@@ -227,7 +227,7 @@ def main(
         f"{ratios(rates['without data'], rates['ours']):.3f}",
         ", ".join(f"{name} {Spread.of(each).median:.1f}" for name, each in rates.items()),
     )
-    tell(result, [table], as_json=as_json)
+    report(result, [table], as_json=as_json)
 
 
 if __name__ == "__main__":

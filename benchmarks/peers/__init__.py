@@ -1,5 +1,5 @@
-"""The servers that people would use in place of Ganymede, each in a file as its own manual has it.
+"""Servers that people would use instead of Ganymede, each set up as its own documentation suggests.
 
-Every one runs in an environment of its own, so none of them may import Ganymede or another peer:
-what they share is `generator.py`, which needs NumPy, ONNX Runtime and fpng.
+Each runs in its own environment, so none may import Ganymede or another peer. They share only
+`generator.py`, which needs NumPy, ONNX Runtime and fpng.
 """

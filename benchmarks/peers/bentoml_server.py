@@ -1,7 +1,7 @@
-"""BentoML with adaptive batching: a batchable method takes seeds, and gives a file for each.
+"""BentoML with adaptive batching: a batchable method takes seeds and returns one file per seed.
 
-What a batchable method returns is split by items, so an answer is JSON with a file in base64 for
-each picture. Bytes cannot be had of it without a second service in a process of its own.
+The result of a batchable method is split by items, so a response is JSON with base64 files.
+Returning raw bytes would need a second service in its own process.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from generator import Generator, png
     logging={"access": {"enabled": False}},
 )
 class ImageGenerator:
-    """Each worker is a process with a session of its own."""
+    """Each worker is a process with its own session."""
 
     def __init__(self) -> None:
         self.generator = Generator()
 
     @bentoml.api(batchable=True, max_batch_size=int(os.environ["PEER_BATCH"]), max_latency_ms=60000)
     def png(self, seeds: list[int]) -> list[str]:
-        """Make pictures, each as a PNG file."""
+        """Generate images as PNG files."""
         return [base64.b64encode(png(each)).decode() for each in self.generator.pixels(seeds)]
 
     @bentoml.api(batchable=True, max_batch_size=int(os.environ["PEER_BATCH"]), max_latency_ms=60000)
     def npy(self, seeds: list[int]) -> list[str]:
-        """Make pictures, each as its bytes."""
+        """Generate images as raw bytes."""
         return [base64.b64encode(each.tobytes()).decode() for each in self.generator.pixels(seeds)]

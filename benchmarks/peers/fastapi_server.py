@@ -14,8 +14,8 @@ app = FastAPI()
 generator = Generator() if __name__ != "__main__" else None
 
 
-class Wish(BaseModel):
-    """So many pictures from a seed on, in a form."""
+class GenerateRequest(BaseModel):
+    """`n` images from `seed` on, in a format."""
 
     seed: int
     n: int = 1
@@ -23,10 +23,10 @@ class Wish(BaseModel):
 
 
 @app.post("/generate")
-def generate(wish: Wish) -> Response:
-    """Make pictures."""
-    pixels = generator.pixels(range(wish.seed, wish.seed + wish.n))
-    content, media_type = packed(pixels, wish.format)
+def generate(body: GenerateRequest) -> Response:
+    """Generate images."""
+    pixels = generator.pixels(range(body.seed, body.seed + body.n))
+    content, media_type = packed(pixels, body.format)
     return Response(content, media_type=media_type)
 
 

@@ -1,7 +1,6 @@
 """What every peer serves: the graphs of one model folder, from seeds to files.
 
-The same graphs, the same rule for seeds and the same encoder as Ganymede's, without what its files
-say of themselves.
+The same graphs, seed rule and encoder as Ganymede, without embedded metadata.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import onnxruntime as ort
 
 
 class Generator:
-    """Loaded from the folder ``$PEER_MODEL``, to be run by ``$PEER_THREADS`` threads a run."""
+    """Loads the model folder ``$PEER_MODEL``; each run uses ``$PEER_THREADS`` threads."""
 
     def __init__(self) -> None:
         folder = Path(os.environ["PEER_MODEL"])
@@ -40,7 +39,7 @@ class Generator:
         ]
 
     def pixels(self, seeds: Sequence[int]) -> np.ndarray:
-        """Return the pictures ``[N, H, W, C] uint8`` of `seeds`."""
+        """Return the images ``[N, H, W, C] uint8`` of `seeds`."""
         state = np.random.RandomState(0)
         z = np.empty((len(seeds), self.dimension), np.float32)
         for row, seed in zip(z, seeds, strict=True):
@@ -48,23 +47,23 @@ class Generator:
             row[:] = state.randn(self.dimension)
         feeds = {"z": z, "truncation": np.ones(len(seeds), np.float32)}
         for session in self._sessions:
-            wanted = {i.name: feeds[i.name] for i in session.get_inputs()}
+            inputs = {i.name: feeds[i.name] for i in session.get_inputs()}
             names = [o.name for o in session.get_outputs()]
-            feeds.update(zip(names, session.run(None, wanted), strict=True))
+            feeds.update(zip(names, session.run(None, inputs), strict=True))
         return feeds["pixels"]
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """Encode one picture ``[H, W, C]``."""
+    """Encode one image ``[H, W, C]``."""
     return fpng.from_ndarray(np.ascontiguousarray(pixels))
 
 
-def packed(pixels: np.ndarray, form: str) -> tuple[bytes, str]:
-    """Return pictures as one file, ``png`` (the first), ``npy`` or ``zip``, and its type."""
-    if form == "png":
+def packed(pixels: np.ndarray, container: str) -> tuple[bytes, str]:
+    """Return images as one file, ``png`` (the first), ``npy`` or ``zip``, and its media type."""
+    if container == "png":
         return png(pixels[0]), "image/png"
     out = io.BytesIO()
-    if form == "npy":
+    if container == "npy":
         np.save(out, pixels, allow_pickle=False)
         return out.getvalue(), "application/x-npy"
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:

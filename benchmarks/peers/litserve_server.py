@@ -1,4 +1,4 @@
-"""LitServe: workers of their own processes take batches of requests."""
+"""LitServe: workers in their own processes take batches of requests."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from generator import Generator, packed
 
 
 class ImageGenerator(litserve.LitAPI):
-    """A request is a seed, a number and a form; a batch is a list of such."""
+    """A request is a seed, a count and a format; a batch is a list of requests."""
 
     def setup(self, device: str) -> None:  # noqa: ARG002 - LitServe names it
-        """Load the model, once in each worker."""
+        """Load the model in this worker."""
         self.generator = Generator()
 
     def decode_request(self, request: dict) -> dict:
-        """Return what is asked for."""
+        """Return the request unchanged."""
         return request
 
     def batch(self, inputs: list[dict]) -> list[dict]:
-        """Leave the requests as they are: they differ in length."""
+        """Keep requests separate: they differ in length."""
         return inputs
 
     def predict(self, x):
-        """Make the pictures of all requests in one run."""
-        wishes = x if isinstance(x, list) else [x]
-        seeds = [s for w in wishes for s in range(w["seed"], w["seed"] + w["n"])]
+        """Generate the images of all requests in one run."""
+        requests = x if isinstance(x, list) else [x]
+        seeds = [s for w in requests for s in range(w["seed"], w["seed"] + w["n"])]
         pixels = self.generator.pixels(seeds)
-        made, at = [], 0
-        for wish in wishes:
-            made.append((pixels[at : at + wish["n"]], wish["format"]))
-            at += wish["n"]
-        return made if isinstance(x, list) else made[0]
+        results, at = [], 0
+        for request in requests:
+            results.append((pixels[at : at + request["n"]], request["format"]))
+            at += request["n"]
+        return results if isinstance(x, list) else results[0]
 
     def unbatch(self, output: list) -> list:
-        """Give each request its own."""
+        """Return one result per request."""
         return output
 
     def encode_response(self, output: tuple) -> Response:
-        """Encode, in the worker too."""
+        """Encode in the worker."""
         content, media_type = packed(*output)
         return Response(content, media_type=media_type)
 

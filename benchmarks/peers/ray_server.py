@@ -1,4 +1,4 @@
-"""Ray Serve: replicas behind a proxy, requests gathered by `@serve.batch`."""
+"""Ray Serve: replicas behind a proxy; `@serve.batch` groups requests."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from starlette.responses import Response
     max_ongoing_requests=100,
 )
 class ImageGenerator:
-    """A request is a seed, a number and a form; a batch is a list of such."""
+    """A request is a seed, a count and a format; a batch is a list of requests."""
 
     def __init__(self) -> None:
         self.generator = Generator()
 
     @serve.batch(max_batch_size=int(os.environ["PEER_BATCH"]), batch_wait_timeout_s=0.001)
-    async def made(self, wishes: list[dict]) -> list[tuple[bytes, str]]:
-        """Make the pictures of all requests in one run."""
-        seeds = [s for w in wishes for s in range(w["seed"], w["seed"] + w["n"])]
-        pixels, at, answers = self.generator.pixels(seeds), 0, []
-        for wish in wishes:
-            answers.append(packed(pixels[at : at + wish["n"]], wish["format"]))
-            at += wish["n"]
-        return answers
+    async def generate(self, requests: list[dict]) -> list[tuple[bytes, str]]:
+        """Generate the images of all requests in one run."""
+        seeds = [s for w in requests for s in range(w["seed"], w["seed"] + w["n"])]
+        pixels, at, responses = self.generator.pixels(seeds), 0, []
+        for request in requests:
+            responses.append(packed(pixels[at : at + request["n"]], request["format"]))
+            at += request["n"]
+        return responses
 
     async def __call__(self, request: Request) -> Response:
         """Answer one request."""
-        content, media_type = await self.made(await request.json())
+        content, media_type = await self.generate(await request.json())
         return Response(content, media_type=media_type)
 
 

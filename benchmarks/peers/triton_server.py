@@ -1,6 +1,6 @@
-"""NVIDIA Triton, as PyTriton starts it: dynamic batching, and as many instances as asked for.
+"""NVIDIA Triton through PyTriton: dynamic batching and a configurable number of instances.
 
-PyTriton's wheel carries tritonserver itself. It wants Debian's own Python and its libpython.
+PyTriton's wheel contains tritonserver. It needs Debian's own Python and libpython.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
 
-def maker(form: str):
-    """Return a callable with a session of its own, as an instance needs it."""
+def instance(form: str):
+    """Return a callable with its own session, for one Triton instance."""
     generator = Generator()
 
     @batch
-    def made(seed: np.ndarray) -> dict[str, np.ndarray]:
+    def generate(seed: np.ndarray) -> dict[str, np.ndarray]:
         pixels = generator.pixels(seed[:, 0].tolist())
         if form == "npy":
             return {"pixels": pixels}
         return {"file": np.array([[png(each)] for each in pixels], dtype=object)}
 
-    return made
+    return generate
 
 
 if __name__ == "__main__":
@@ -48,7 +48,7 @@ if __name__ == "__main__":
             )
             triton.bind(
                 model_name=form,
-                infer_func=[maker(form) for _ in range(int(os.environ["PEER_WORKERS"]))],
+                infer_func=[instance(form) for _ in range(int(os.environ["PEER_WORKERS"]))],
                 inputs=[Tensor(name="seed", dtype=np.int64, shape=(1,))],
                 outputs=[output],
                 config=ModelConfig(

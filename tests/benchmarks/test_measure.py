@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from benchmarks.measure import Spread, in_turns, machine, ratios, seconds, tell
+from benchmarks.measure import Spread, in_turns, machine, ratios, report, seconds
 
 
 def test_subjects_rotate_between_rounds():
@@ -23,7 +23,7 @@ def test_ratios_compare_the_same_round():
 
 def test_work_is_repeated_at_least_as_often_as_requested():
     runs = []
-    assert seconds(lambda: runs.append(1), at_least_s=0.0, least=5) >= 0
+    assert seconds(lambda: runs.append(1), at_least_s=0.0, min_runs=5) >= 0
     assert len(runs) == 5
 
 
@@ -34,7 +34,7 @@ def test_spread_formats_as_median_and_range_and_round_trips_json():
 
 
 def test_json_output_names_the_machine(capsys):
-    tell({"machine": machine(["numpy", "no-such-package"])}, [], as_json=True)
+    report({"machine": machine(["numpy", "no-such-package"])}, [], as_json=True)
     printed = json.loads(capsys.readouterr().out)["machine"]
     assert printed["cpus"] >= 1
     assert printed["numpy"]
