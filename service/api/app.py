@@ -11,8 +11,8 @@ from fastapi.responses import RedirectResponse
 from starlette.types import ASGIApp
 
 from service import __version__
-from service.api import metrics, problem_formats, problems, state
-from service.api.middleware import authentication, limits
+from service.api import metrics, state
+from service.api.middleware import authentication, errors, limits
 from service.api.middleware.access_log import Access
 from service.api.middleware.fast_path import Express
 from service.api.protocols import kserve, openai
@@ -73,11 +73,11 @@ def create_app(engine: Engine, settings: Settings, queue: JobQueue | None = None
 
     app.openapi = openapi  # type: ignore[method-assign]
     app.build_middleware_stack = watched  # type: ignore[method-assign]
-    answer = problems.answering(app, problem_formats.respond)
+    handler = errors.error_handler(app)
     generating = generate.router(engine, settings, find)
     # From the inside to the outside: what comes last sees a request first.
-    app.add_middleware(Express, routes=generate.express(generating), answer=answer)
-    problems.install(app, answer, problem_formats.respond)
+    app.add_middleware(Express, routes=generate.express(generating), answer=handler)
+    errors.install(app, handler)
     app.add_middleware(limits.BodyLimits, settings=settings)
     app.add_middleware(authentication.Keys, settings=settings)
 

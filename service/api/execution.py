@@ -13,11 +13,11 @@ from fastapi import Request
 
 from service import tracing
 from service.api import request_context
-from service.api.metrics import Cache, looked_up
+from service.api.metrics import Cache, record_cache_lookups
 from service.api.middleware.authentication import caller_of
 from service.api.middleware.limits import deadline_of
-from service.api.problems import Problem, client_gone
-from service.api.rate_limits import Account
+from service.api.problems import Problem, client_disconnected
+from service.api.rate_limits import PixelAccount
 from service.runtime.latent.sources import LatentSource, feeds, transform_feed
 from service.runtime.models.manifest import GENERATOR, MAPPING, SYNTHESIS
 from service.runtime.models.model import Model
@@ -41,7 +41,7 @@ async def request_execution(
     where the request says so. Raises NotReady, and Problem (400) where it says what is no time.
     """
     seconds = deadline_of(request, seconds)
-    account = Account(caller_of(request).allowance)
+    account = PixelAccount(caller_of(request).rate_limit)
     with engine.permit():
         run = RequestExecution(engine, request, seconds, account)
         try:
@@ -54,7 +54,9 @@ async def request_execution(
 class RequestExecution:
     """What is run for one request, in one step or several: one deadline, and one client to lose."""
 
-    def __init__(self, engine: Engine, request: Request, seconds: float, account: Account) -> None:
+    def __init__(
+        self, engine: Engine, request: Request, seconds: float, account: PixelAccount
+    ) -> None:
         self._engine = engine
         self._account = account
         self._request = request
@@ -90,7 +92,7 @@ class RequestExecution:
         # Styles are no pictures yet, and cost nothing.
         per_row = 0 if role == MAPPING else model.pixels_per_row(role, feeds)
         pixels = len(next(iter(feeds.values()))) * per_row
-        self._account.spend(pixels)
+        self._account.charge(pixels)
         job: InferenceJob | None = None
         try:
             job = self._engine.submit(model, feeds, self._deadline, role)
@@ -98,10 +100,10 @@ class RequestExecution:
         except (DeadlineExceeded, Problem, asyncio.CancelledError):
             # The client's own doing, as likely as not: what was begun for it is paid.
             begun = job.begun * per_row if job else 0
-            self._account.unspend(pixels - begun)
+            self._account.refund(pixels - begun)
             raise
         except BaseException:
-            self._account.unspend(pixels)
+            self._account.refund(pixels)
             raise
         if job.times.started is not None and job.times.ended is not None:
             ran(job.rows, job.times.ended - job.times.started)
@@ -150,7 +152,7 @@ class RequestExecution:
                 else:
                     found[source.key] = styles
                     hits += 1
-        looked_up(Cache.STYLES, hits=hits, of=hits + len(missing))
+        record_cache_lookups(Cache.STYLES, hits=hits, lookups=hits + len(missing))
         if missing:
             given = feeds(list(missing.values()), model.manifest)
             mapped = await self.through(model, MAPPING, given, lambda outputs: outputs["w"])
@@ -195,7 +197,7 @@ class RequestExecution:
         # Cancels what waits in a pool; what it still ends with, nobody is there to hear.
         outcome.cancel()
         if self._gone is not None and self._gone.done():
-            raise client_gone()
+            raise client_disconnected()
         raise self._late()
 
 

@@ -1,8 +1,8 @@
-"""What is wrong with a request, said of the fields that its sender knows.
+"""Turns pydantic's validation errors into messages about the fields of the request.
 
-Where a field may be one of several things, pydantic names each of them within the path, and says of
-each why the value is not it: `class.constrained-int: Input should be a valid integer` of a class
-that is null. Whoever sent the request knows no `constrained-int`.
+For a field of a union type, pydantic reports one error for each alternative and puts the
+alternative into the path: a `class` of null gives `class.constrained-int: Input should be a valid
+integer`. The client knows `class`, but not `constrained-int`.
 """
 
 from __future__ import annotations
@@ -10,67 +10,68 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Of a field's name, which may be anything where it is one that nobody knows.
-_MOST_CHARACTERS = 200
-# What pydantic says of Python's things, in JSON's.
+# The name of an unknown field can be any text.
+_MAX_NAME_LENGTH = 200
+# Messages of pydantic that name Python types, in terms of JSON.
 _MESSAGES = {
     "model_attributes_type": "Input should be an object",
     "model_type": "Input should be an object",
     "dict_type": "Input should be an object",
 }
+Path = tuple[str, ...]
 
 
-def wrong_fields(errors: Sequence[Mapping[str, Any]], body: Any) -> list[dict[str, str]]:
-    """Return `field` and `message` for each field that is wrong, from pydantic's errors of `body`.
+def describe_field_errors(errors: Sequence[Mapping[str, Any]], body: Any) -> list[dict[str, str]]:
+    """Return `field` and `message` for each invalid field, from pydantic's errors for `body`.
 
-    Of what a value might have been, only that counts in which it came furthest.
+    Of the alternatives of a union, only those that match the input most deeply are reported.
     """
-    said: dict[tuple[str, ...], list[str]] = {}
-    alternatives: set[tuple[str, ...]] = set()
+    messages_by_path: dict[Path, list[str]] = {}
+    union_paths: set[Path] = set()
     for error in errors:
-        place, is_alternative = _place(error, body)
+        path, is_union = _field_path(error, body)
         message = _MESSAGES.get(error["type"], str(error["msg"]))
-        messages = said.setdefault(place, [])
+        messages = messages_by_path.setdefault(path, [])
         if message not in messages:
             messages.append(message)
-        if is_alternative:
-            alternatives.add(place)
+        if is_union:
+            union_paths.add(path)
     return [
-        {"field": ".".join(place)[:_MOST_CHARACTERS] or "body", "message": "; or: ".join(messages)}
-        for place, messages in said.items()
-        if not (place in alternatives and any(_is_below(other, place) for other in said))
+        {"field": ".".join(path)[:_MAX_NAME_LENGTH] or "body", "message": "; or: ".join(messages)}
+        for path, messages in messages_by_path.items()
+        if not (path in union_paths and any(_is_below(other, path) for other in messages_by_path))
     ]
 
 
-def is_unread(error: Mapping[str, Any]) -> bool:
-    """Whether `error` is of a body that was left as its bytes, since its type is not JSON's."""
+def is_unparsed_body(error: Mapping[str, Any]) -> bool:
+    """True if the body was not parsed because its media type is not JSON."""
     return tuple(error["loc"]) == ("body",) and isinstance(error.get("input"), bytes)
 
 
-def _place(error: Mapping[str, Any], body: Any) -> tuple[tuple[str, ...], bool]:
-    """Return the path of a field, and whether the error is of one of the things that it may be."""
-    # The first part says where the field stands: body, query, path or header.
-    where, *path = error["loc"]
-    if where != "body":
-        return tuple(map(str, path)), False
-    place: list[str] = []
-    value, is_alternative = body, False
-    for i, part in enumerate(path):
-        if _is_in(part, value):
-            value, is_alternative = value[part], False
-        elif i + 1 < len(path) or error["type"] != "missing":
-            # Nothing that was sent, so the name of an alternative.
-            is_alternative = True
+def _field_path(error: Mapping[str, Any], body: Any) -> tuple[Path, bool]:
+    """Return the path of a field in the request, and whether it is a union alternative."""
+    # The first part says where the field is: body, query, path or header.
+    location, *parts = error["loc"]
+    if location != "body":
+        return tuple(map(str, parts)), False
+    path: list[str] = []
+    value, is_union = body, False
+    for i, part in enumerate(parts):
+        if _contains(value, part):
+            value, is_union = value[part], False
+        elif i + 1 < len(parts) or error["type"] != "missing":
+            # Not in the input, so it is pydantic's name of an alternative.
+            is_union = True
             continue
-        place.append(str(part))
-    return tuple(place), is_alternative
+        path.append(str(part))
+    return tuple(path), is_union
 
 
-def _is_in(part: int | str, value: Any) -> bool:
+def _contains(value: Any, part: int | str) -> bool:
     if isinstance(value, list):
         return isinstance(part, int) and part < len(value)
     return isinstance(value, Mapping) and part in value
 
 
-def _is_below(place: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    return len(place) > len(other) and place[: len(other)] == other
+def _is_below(path: Path, parent: Path) -> bool:
+    return len(path) > len(parent) and path[: len(parent)] == parent

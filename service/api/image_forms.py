@@ -16,8 +16,8 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from service.api.field_errors import wrong_fields
-from service.api.problems import Problem, client_gone, invalid
+from service.api.field_errors import describe_field_errors
+from service.api.problems import Problem, client_disconnected, invalid
 from service.api.schemas import MOST_IMAGES, ClassSelector, Format, Seed, TruncationField
 
 Box = Annotated[list[int], Field(min_length=4, max_length=4)]
@@ -146,7 +146,7 @@ async def read_request(request: Request, most: int) -> ImageToImageInput:
         if kind == "application/json":
             return _read_json(await request.body(), most)
     except ClientDisconnect as error:
-        raise client_gone() from error
+        raise client_disconnected() from error
     raise Problem(
         415,
         "media-type-not-supported",
@@ -205,7 +205,9 @@ def _validated(given: Any) -> ImageToImageRequest:
         return ImageToImageRequest.model_validate(given)
     except ValidationError as error:
         listed = error.errors(include_url=False, include_input=False, include_context=False)
-        first = wrong_fields([{**each, "loc": ("body", *each["loc"])} for each in listed], given)[0]
+        first = describe_field_errors(
+            [{**each, "loc": ("body", *each["loc"])} for each in listed], given
+        )[0]
         message = first["message"].removeprefix("Value error, ")
         raise invalid(first["field"][:100], message) from error
 

@@ -1,4 +1,4 @@
-"""Prometheus metrics, labelled by route template and model: never by what a client typed."""
+"""Prometheus metrics. Labels are route templates and model names, never client input."""
 
 from __future__ import annotations
 
@@ -29,76 +29,79 @@ from service.runtime.scheduling.engine import Engine, EngineState
 from service.runtime.scheduling.output_monitor import OutputMonitor
 from service.settings import Settings
 
-# The moment at which each series began would be a series more for each.
+# Creation timestamps would double the number of series.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
-# How much one difference between two pictures counts in the mean of them.
-_WEIGHT = 0.05
+# Weight of a new difference in the exponential moving average of output diversity.
+_DIVERSITY_WEIGHT = 0.05
 
 
 class Cache(StrEnum):
-    """What may make work unnecessary."""
+    """The caches whose hits are counted."""
 
-    # The styles of a seed, kept from an earlier request.
+    # Styles of latents that were mapped for an earlier request.
     STYLES = "styles"
-    # The picture that the client has, or a cache on the way to it: 304 in place of a new one.
+    # An image in the client's own cache, or a proxy's: a conditional request answered with 304.
     CLIENT = "client"
 
 
 REQUESTS = Counter("ganymede_requests_total", "Requests answered.", ["route", "method", "status"])
 REQUEST_SECONDS = Histogram(
-    "ganymede_request_seconds", "From the first byte to the last.", ["route"], buckets=_SECONDS
+    "ganymede_request_seconds",
+    "Seconds from the first byte of the request to the last of the response.",
+    ["route"],
+    buckets=_SECONDS,
 )
-REJECTIONS = Counter("ganymede_rejections_total", "Requests refused, by why.", ["reason"])
-CACHE_HITS = Counter("ganymede_cache_hits_total", "What a cache had.", ["cache"])
-CACHE_MISSES = Counter("ganymede_cache_misses_total", "What a cache did not have.", ["cache"])
-QUEUE_PIXELS = Gauge("ganymede_queue_pixels", "Pixels accepted and not yet made.")
+REJECTIONS = Counter("ganymede_rejections_total", "Requests refused, by reason.", ["reason"])
+CACHE_HITS = Counter("ganymede_cache_hits_total", "Cache hits.", ["cache"])
+CACHE_MISSES = Counter("ganymede_cache_misses_total", "Cache misses.", ["cache"])
+QUEUE_PIXELS = Gauge("ganymede_queue_pixels", "Pixels accepted and not yet generated.")
 QUEUE_SECONDS = Histogram(
     "ganymede_queue_seconds",
-    "From a job's submission to the start of its first batch.",
+    "Seconds from the submission of a job to the start of its first batch.",
     ["model"],
     buckets=_SECONDS,
 )
 BATCH_ROWS = Histogram(
     "ganymede_batch_rows",
-    "Rows of one run: pictures, or the styles that they are mixed of.",
+    "Rows in one batch: images, or styles that are mixed later.",
     ["model"],
     buckets=_ROWS,
 )
 INFERENCE_SECONDS = Histogram(
-    "ganymede_inference_seconds", "Time of one run.", ["model"], buckets=_SECONDS
+    "ganymede_inference_seconds", "Seconds of inference for one batch.", ["model"], buckets=_SECONDS
 )
 ENCODE_SECONDS = Histogram(
     "ganymede_encode_seconds",
-    "Time of what follows on a job's run: encoding its pictures, or mixing its styles.",
+    "Seconds of work on the outputs of a job: encoding images, or mixing styles.",
     ["model"],
     buckets=_SECONDS,
 )
-SAMPLED_ROWS = Counter("ganymede_sampled_rows_total", "Rows of outputs looked at.", ["model"])
+SAMPLED_ROWS = Counter("ganymede_sampled_rows_total", "Output rows that were sampled.", ["model"])
 NONFINITE_ROWS = Counter(
     "ganymede_nonfinite_rows_total",
-    "Sampled rows of real numbers with a NaN or infinity.",
+    "Sampled floating-point rows that contain NaN or infinity.",
     ["model"],
 )
-FLAT_PICTURES = Counter(
+FLAT_IMAGES = Counter(
     "ganymede_flat_pictures_total",
-    "Sampled pictures of one value only, as NaN makes them.",
+    "Sampled images with a single value everywhere, which NaN in a graph causes.",
     ["model"],
 )
 SAMPLED_VALUES = Counter(
-    "ganymede_sampled_values_total", "Values of pictures looked at.", ["model"]
+    "ganymede_sampled_values_total", "Image values that were sampled.", ["model"]
 )
 SATURATED_VALUES = Counter(
-    "ganymede_saturated_values_total", "Sampled values of pictures that are 0 or 255.", ["model"]
+    "ganymede_saturated_values_total", "Sampled image values that are 0 or 255.", ["model"]
 )
 DIVERSITY = Gauge(
     "ganymede_output_diversity",
-    "Mean absolute difference between sampled pictures of different latents, of 1.",
+    "Mean absolute difference between sampled images of different latents, 0 to 1.",
     ["model"],
 )
-# Every reason and cache is there from the start, so that a rate sees the first of them.
+# Every reason and cache starts at 0, so that a rate includes the first event.
 for _reason in Rejection:
     REJECTIONS.labels(_reason.value)
 for _cache in Cache:
@@ -106,24 +109,24 @@ for _cache in Cache:
     CACHE_MISSES.labels(_cache.value)
 
 
-def answered(
+def record_request(
     route: str, method: str, status: int, seconds: float, rejection: Rejection | None
 ) -> None:
-    """Count a request. `route` is a template of ours, and `method` one that it answers."""
+    """Count a request. `route` is a route template, and `method` one that the route accepts."""
     REQUESTS.labels(route, method, str(status)).inc()
     REQUEST_SECONDS.labels(route).observe(seconds)
     if rejection is not None:
         REJECTIONS.labels(rejection.value).inc()
 
 
-def looked_up(cache: Cache, *, hits: int, of: int) -> None:
-    """Count `of` look-ups in a cache, so many of which were `hits`."""
+def record_cache_lookups(cache: Cache, *, hits: int, lookups: int) -> None:
+    """Count `lookups` in a cache, of which `hits` were hits."""
     CACHE_HITS.labels(cache.value).inc(hits)
-    CACHE_MISSES.labels(cache.value).inc(of - hits)
+    CACHE_MISSES.labels(cache.value).inc(lookups - hits)
 
 
 class _ModelMetrics:
-    """The series of one model, found once: that costs more than to add to them."""
+    """The series of one model, looked up once: that costs more than an update."""
 
     def __init__(self, model: str) -> None:
         self.queue_seconds = QUEUE_SECONDS.labels(model)
@@ -132,64 +135,64 @@ class _ModelMetrics:
         self.encode_seconds = ENCODE_SECONDS.labels(model)
         self.sampled_rows = SAMPLED_ROWS.labels(model)
         self.nonfinite_rows = NONFINITE_ROWS.labels(model)
-        self.flat_pictures = FLAT_PICTURES.labels(model)
+        self.flat_images = FLAT_IMAGES.labels(model)
         self.sampled_values = SAMPLED_VALUES.labels(model)
         self.saturated_values = SATURATED_VALUES.labels(model)
 
 
 class SchedulerMetrics:
-    """What the scheduler has to say, in Prometheus' words."""
+    """Observes the scheduler and updates the metrics."""
 
-    def __init__(self, samples: OutputMonitor | None = None) -> None:
-        self._samples = samples or OutputMonitor()
+    def __init__(self, output_monitor: OutputMonitor | None = None) -> None:
+        self._output_monitor = output_monitor or OutputMonitor()
         self._models: dict[str, _ModelMetrics] = {}
         self._diversity: dict[str, float] = {}
 
     def queued(self, pixels: int) -> None:
-        """Note the depth of the queue."""
+        """Record the number of pixels in the queue."""
         QUEUE_PIXELS.set(pixels)
 
     def waited(self, lane: BatchGroup, seconds: float) -> None:
-        """Count a job that begins."""
+        """Record how long a job waited for its first batch."""
         self._of(lane).queue_seconds.observe(seconds)
 
     def ran(self, lane: BatchGroup, rows: int, seconds: float) -> None:
-        """Count a batch."""
+        """Record a batch."""
         model = self._of(lane)
         model.batch_rows.observe(rows)
         model.inference_seconds.observe(seconds)
 
     def made(self, batch: Batch, outputs: Rows) -> None:
-        """Look at what some of the batches gave."""
-        if (look := self._samples.look(batch, outputs)) is None:
+        """Sample the outputs of a batch."""
+        if (look := self._output_monitor.look(batch, outputs)) is None:
             return
         model = self._of(batch.lane)
         model.sampled_rows.inc(look.rows)
         model.nonfinite_rows.inc(look.nonfinite)
-        model.flat_pictures.inc(look.flat)
+        model.flat_images.inc(look.flat)
         model.sampled_values.inc(look.values)
         model.saturated_values.inc(look.saturated)
         name = batch.lane.label
         for difference in look.differences:
             mean = self._diversity.get(name, difference)
-            self._diversity[name] = mean + _WEIGHT * (difference - mean)
-            # Not there before the first: 0 would say that all pictures are alike.
+            self._diversity[name] = mean + _DIVERSITY_WEIGHT * (difference - mean)
+            # Not exported before the first sample: 0 would mean that all images are equal.
             DIVERSITY.labels(name).set(self._diversity[name])
 
     def encoded(self, lane: BatchGroup, seconds: float) -> None:
-        """Count an encoding."""
+        """Record the time spent on the outputs of a job."""
         self._of(lane).encode_seconds.observe(seconds)
 
     def _of(self, lane: BatchGroup) -> _ModelMetrics:
         model = self._models.get(lane.label)
         if model is None:
-            # Two threads may both come here: they find the same series.
+            # If two threads get here at once, both receive the same series.
             model = self._models[lane.label] = _ModelMetrics(lane.label)
         return model
 
 
 class EngineMetrics(Collector):
-    """What the engine is at the moment of the scrape."""
+    """Exports the state of the engine at the time of the scrape."""
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self._engine = engine
@@ -201,24 +204,26 @@ class EngineMetrics(Collector):
         build.add_metric([__version__], 1)
         yield build
         state = GaugeMetricFamily(
-            "ganymede_state", "1 for the state that the service is in.", labels=["state"]
+            "ganymede_state",
+            "1 for the current state of the service, 0 for the others.",
+            labels=["state"],
         )
         for each in EngineState:
             state.add_metric([each.value], float(each is self._engine.state))
         yield state
         yield GaugeMetricFamily(
             "ganymede_queue_bound_pixels",
-            "Pixels accepted at most.",
+            "Maximum number of pixels in the queue.",
             value=self._settings.queue_pixels,
         )
         states = GaugeMetricFamily(
             "ganymede_model_state",
-            "1 for the state that a model is in.",
+            "1 for the current state of a model, 0 for the others.",
             labels=["model", "version", "state"],
         )
         info = GaugeMetricFamily(
             "ganymede_model_info",
-            "What a ready model is and runs on.",
+            "Provider and digest of a ready model.",
             labels=["model", "version", "provider", "digest"],
         )
         catalog = self._engine.catalog

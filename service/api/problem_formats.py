@@ -1,8 +1,7 @@
-"""Errors as other people's clients read them.
+"""Error bodies in the formats of other APIs.
 
-`errors.to_problem` decides what an error is; here it is only said in another form, by the path that
-was asked for. Whatever answers a request by itself, before any route, says its problems through
-`respond` too.
+`problems.to_problem` decides which error it is; this module only formats it, depending on the path
+of the request. Middleware that answers before routing uses `respond` too.
 """
 
 from __future__ import annotations
@@ -15,20 +14,20 @@ from fastapi.responses import Response
 
 from service.api.problems import Problem
 
-# Clients of both protocols know a request that cannot be used as 400.
+# Clients of both protocols expect 400 for an invalid request.
 _STATUSES = {422: 400}
 
 
 def respond(path: str, problem: Problem) -> Response:
-    """Return the answer that says `problem` to who asked for `path`."""
-    for prefix, shape in _SHAPES.items():
+    """Return the response for `problem`, in the format that clients of `path` expect."""
+    for prefix, to_response in _FORMATS.items():
         if path == prefix or path.startswith(f"{prefix}/"):
-            return shape(problem)
+            return to_response(problem)
     return problem.response()
 
 
 def openai(problem: Problem) -> Response:
-    """Say it as OpenAI's API does; its SDK picks the exception by the status."""
+    """Format a problem as OpenAI's API does. Its SDK picks the exception by the status."""
     if problem.status == 429:
         kind = "rate_limit_error"
     else:
@@ -39,23 +38,23 @@ def openai(problem: Problem) -> Response:
         "param": problem.errors[0]["field"] if problem.errors else None,
         "code": problem.kind.replace("-", "_"),
     }
-    return _answer(problem, {"error": error})
+    return _json_response(problem, {"error": error})
 
 
 def open_inference(problem: Problem) -> Response:
-    """Say it as the Open Inference Protocol does: one line."""
+    """Format a problem as the Open Inference Protocol does: one line of text."""
     message = problem.detail
     if problem.kind == "route-not-found":
         message = (
-            "there is no such route; beside the Open Inference Protocol there are Triton's "
-            "binary tensor data, model configuration and repository index"
+            "no such route; supported are the Open Inference Protocol and Triton's extensions for "
+            "binary tensor data, model configuration and the repository index"
         )
-    return _answer(problem, {"error": message})
+    return _json_response(problem, {"error": message})
 
 
-_SHAPES = {"/v1/images": openai, "/v2": open_inference}
+_FORMATS = {"/v1/images": openai, "/v2": open_inference}
 
 
-def _answer(problem: Problem, document: Mapping[str, Any]) -> Response:
+def _json_response(problem: Problem, document: Mapping[str, Any]) -> Response:
     headers = problem.headers() | {"content-type": "application/json"}
     return Response(json.dumps(document), _STATUSES.get(problem.status, problem.status), headers)

@@ -1,24 +1,22 @@
-"""Errors as `application/problem+json` (RFC 9457), with a stable `type`.
+"""Error responses as `application/problem+json` (RFC 9457), with a stable `type`.
 
-Bad input is 4xx and names the field; nobody outside sees a stack trace.
+Invalid input gives a 4xx that names the field. Stack traces never reach the client. To add a kind
+of error, add its exception type to `_TRANSLATIONS`.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import request_context
-from service.api.field_errors import is_unread, wrong_fields
+from service.api.field_errors import describe_field_errors, is_unparsed_body
 from service.api.request_context import Rejection
 from service.runtime.images.encoding import MetadataTooLarge
 from service.runtime.models.catalog import ModelNotFound, RepositoryUnreadable
@@ -26,16 +24,22 @@ from service.runtime.models.model import ModelFailed
 from service.runtime.scheduling.engine import NotReady
 from service.runtime.scheduling.scheduler import DeadlineExceeded, Draining, JobTooLarge, QueueFull
 
-log = logging.getLogger("ganymede.api")
-
-# Errors of fields that are told, and those of pydantic that they are made of.
-_MOST_ERRORS = 20
-_MOST_READ = 200
+# Field errors listed in one response, and pydantic errors they are computed from.
+_MAX_FIELD_ERRORS = 20
+_MAX_PYDANTIC_ERRORS = 200
 MEDIA_TYPE = "application/problem+json"
+INVALID_REQUEST = "The request is invalid"
 
 
 class Problem(Exception):
-    """An answer that is an error; its stable `type` is ``urn:ganymede:problem:<kind>``."""
+    """An error response. Its stable `type` is ``urn:ganymede:problem:<kind>``.
+
+    Attributes:
+        errors: one mapping with `field` and `message` for each invalid field.
+        retry_after: seconds after which the client may try again.
+        extra_headers: response headers beyond those that the other attributes imply.
+        rejection: why valid work was refused, for logs and metrics; None if the status says it.
+    """
 
     def __init__(
         self,
@@ -47,6 +51,7 @@ class Problem(Exception):
         errors: Sequence[Mapping[str, str]] = (),
         retry_after: float | None = None,
         headers: Mapping[str, str] | None = None,
+        rejection: Rejection | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
@@ -55,10 +60,11 @@ class Problem(Exception):
         self.detail = detail
         self.errors = errors
         self.retry_after = retry_after
-        self.more_headers = headers or {}
+        self.extra_headers = headers or {}
+        self.rejection = rejection
 
     def body(self) -> str:
-        """The problem document."""
+        """Return the problem document as JSON."""
         document: dict[str, Any] = {
             "type": f"urn:ganymede:problem:{self.kind}",
             "title": self.title,
@@ -67,212 +73,141 @@ class Problem(Exception):
         }
         if self.errors:
             document["errors"] = list(self.errors)
-        if (now := request_context.current()) is not None:
-            document["request_id"] = now.request_id
+        if (context := request_context.current()) is not None:
+            document["request_id"] = context.request_id
         return json.dumps(document)
 
     def headers(self) -> dict[str, str]:
-        """The headers that go with it."""
-        headers = {"content-type": MEDIA_TYPE, **self.more_headers}
+        """Return the response headers."""
+        headers = {"content-type": MEDIA_TYPE, **self.extra_headers}
         if self.retry_after is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
         return headers
 
     def response(self) -> Response:
-        """The whole answer."""
+        """Return the complete response."""
         return Response(self.body(), self.status, self.headers())
 
 
 def invalid(field: str, message: str) -> Problem:
-    """Return the problem of one field of the request that cannot be used."""
+    """Return the problem for one invalid field of a request."""
     return Problem(
         422,
         "invalid-request",
-        "The request cannot be used",
+        INVALID_REQUEST,
         f"{field}: {message}",
         errors=[{"field": field, "message": message}],
     )
 
 
 def not_ready(reason: str) -> Problem:
-    """Return the problem of a service that takes no work now."""
+    """Return the problem for a service that accepts no work at the moment."""
     return Problem(503, "not-ready", "The service is not ready", reason, retry_after=5)
 
 
-def client_gone() -> Problem:
-    """Return the problem of a request that nobody waits for any more; for the metrics to count."""
-    return Problem(499, "client-gone", "The client has gone", "the connection was closed")
-
-
-def to_problem(error: Exception) -> Problem | None:
-    """Translate what the runtime raises; None for what is not foreseen."""
-    match error:
-        case Problem():
-            return error
-        case ModelNotFound():
-            return Problem(404, "model-not-found", "There is no such model", str(error))
-        case ModelFailed():
-            return Problem(503, "model-failed", "The model cannot be served", str(error))
-        case NotReady() | Draining():
-            return not_ready(str(error) or "the service is shutting down")
-        case QueueFull():
-            return Problem(
-                429,
-                "queue-full",
-                "The queue is full",
-                str(error),
-                retry_after=error.retry_after,
-            )
-        case RepositoryUnreadable():
-            return Problem(
-                503, "repository-unreadable", "The models folder cannot be read", str(error)
-            )
-        case MemoryError():
-            return Problem(
-                503,
-                "out-of-memory",
-                "The memory ran out",
-                "there was no memory for one picture of this model; another time there may be",
-                retry_after=5,
-            )
-        case JobTooLarge() | MetadataTooLarge():
-            return _too_much(error)
-        case DeadlineExceeded():
-            return Problem(504, "deadline-exceeded", "The deadline has passed", str(error))
-        case HTTPException(status_code=400):
-            # What JSON's parser raises beside its own error: of bytes that are no UTF-8, or of a
-            # number of thousands of digits.
-            return _not_json(error.__cause__ or error.detail)
-        case HTTPException():
-            kind = {404: "route-not-found", 405: "method-not-allowed"}.get(
-                error.status_code, "bad-request"
-            )
-            return Problem(error.status_code, kind, "The request cannot be used", error.detail)
-        case RequestValidationError():
-            return _from_validation(error)
-    return None
-
-
-Answer = Callable[[Request, Exception], Awaitable[Response]]
-
-
-def answering(app: FastAPI, respond: Callable[[str, Problem], Response]) -> Answer:
-    """Return what answers an error that `to_problem` knows, as `respond` says it of its path."""
-
-    async def answer(request: Request, error: Exception) -> Response:
-        problem = to_problem(error)
-        assert problem is not None  # noqa: S101 - one of the kinds below, all of them foreseen
-        if (reason := _rejection(error)) is not None:
-            request_context.note_rejection(reason)
-        response = respond(request.scope["path"], problem)
-        if isinstance(error, HTTPException) and error.headers:
-            response.headers.update(error.headers)
-        if problem.status == 405:
-            response.headers["allow"] = ", ".join(_allowed(app, request))
-        return response
-
-    return answer
-
-
-def install(app: FastAPI, answer: Answer, respond: Callable[[str, Problem], Response]) -> None:
-    """Make `app` answer the errors that are foreseen by `answer`, and the others with a 500."""
-    kinds: tuple[type[Exception], ...] = (
-        Problem,
-        ModelNotFound,
-        ModelFailed,
-        NotReady,
-        RepositoryUnreadable,
-        MemoryError,
-        Draining,
-        QueueFull,
-        JobTooLarge,
-        MetadataTooLarge,
-        DeadlineExceeded,
-        HTTPException,
-        RequestValidationError,
+def client_disconnected() -> Problem:
+    """Return the problem for a request whose client has disconnected. Only metrics see it."""
+    return Problem(
+        499, "client-gone", "The client disconnected", "the client closed the connection"
     )
-    for kind in kinds:
-        app.add_exception_handler(kind, answer)
-    app.add_middleware(_Unforeseen, respond=respond)
 
 
-def _too_much(error: JobTooLarge | MetadataTooLarge) -> Problem:
-    if isinstance(error, MetadataTooLarge):
-        return invalid("format", str(error))
-    return invalid("n", f"the request is larger than the queue: {error}")
-
-
-def _allowed(app: FastAPI, request: Request) -> list[str]:
-    """Return the methods of a path; the route that was found knows its own alone."""
-    path = getattr(request.scope.get("route"), "path", None)
-    methods = {method.upper() for method in app.openapi()["paths"].get(path, {"get": None})}
-    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
-
-
-class _Unforeseen:
-    """ASGI middleware that answers what nobody foresaw with 500.
-
-    A handler of Exception would do so too, and raise it again: the server then closes the
-    connection, upon which the client's next request is lost.
-    """
-
-    def __init__(self, app: ASGIApp, respond: Callable[[str, Problem], Response]) -> None:
-        self._app, self._respond = app, respond
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started = False
-
-        async def note(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, note)
-        except Exception:
-            log.exception("%s %s", scope["method"], scope["path"])
-            if started:
-                raise
-            problem = Problem(
-                500, "internal", "Something went wrong here", "the error is in the service's log"
-            )
-            await self._respond(scope["path"], problem)(scope, receive, send)
-
-
-def _rejection(error: BaseException) -> Rejection | None:
-    """Return why `error` refuses work; None where the status says it, or nothing was refused."""
-    match error:
-        case Draining():
-            return Rejection.DRAINING
-        case ModelFailed():
-            return Rejection.MODEL_FAILED
-        case QueueFull():
-            return Rejection.QUEUE_FULL
-        case JobTooLarge():
-            return Rejection.TOO_LARGE
-        case Problem(__cause__=BaseException() as cause):
-            return _rejection(cause)
+def to_problem(error: BaseException) -> Problem | None:
+    """Translate an exception to a problem; None for an unexpected one."""
+    for error_type in type(error).__mro__:
+        if (translate := _TRANSLATIONS.get(error_type)) is not None:
+            problem: Problem = translate(error)
+            return problem
     return None
 
 
-def _from_validation(error: RequestValidationError) -> Problem:
-    problems = error.errors()
-    if any(problem["type"] == "json_invalid" for problem in problems):
-        return _not_json(problems[0].get("ctx", {}).get("error", ""))
-    if any(is_unread(problem) for problem in problems):
+def _keep(problem: Problem) -> Problem:
+    """Return a problem with the rejection reason of its cause."""
+    if problem.rejection is None and problem.__cause__ is not None:
+        cause = to_problem(problem.__cause__)
+        problem.rejection = cause.rejection if cause is not None else None
+    return problem
+
+
+def _shutting_down(error: Draining) -> Problem:
+    problem = not_ready(str(error) or "the service is shutting down")
+    problem.rejection = Rejection.DRAINING
+    return problem
+
+
+def _job_too_large(error: JobTooLarge) -> Problem:
+    problem = invalid("n", f"the request is larger than the queue: {error}")
+    problem.rejection = Rejection.TOO_LARGE
+    return problem
+
+
+def _http_error(error: HTTPException) -> Problem:
+    if error.status_code == 400:
+        # Raised for JSON that is not UTF-8, or that holds a number of thousands of digits.
+        return _not_json(error.__cause__ or error.detail)
+    kinds = {404: "route-not-found", 405: "method-not-allowed"}
+    kind = kinds.get(error.status_code, "bad-request")
+    return Problem(error.status_code, kind, INVALID_REQUEST, error.detail)
+
+
+def _validation_error(error: RequestValidationError) -> Problem:
+    errors = error.errors()
+    if any(each["type"] == "json_invalid" for each in errors):
+        return _not_json(errors[0].get("ctx", {}).get("error", ""))
+    if any(is_unparsed_body(each) for each in errors):
         return Problem(
             415,
             "media-type-not-supported",
-            "The body is of a kind that is not read here",
+            "The media type is not supported",
             "expected JSON, with the header Content-Type: application/json",
         )
-    errors = wrong_fields(problems[:_MOST_READ], error.body)[:_MOST_ERRORS]
-    detail = "; ".join(f"{e['field']}: {e['message']}" for e in errors[:5])
-    return Problem(422, "invalid-request", "The request cannot be used", detail, errors=errors)
+    fields = describe_field_errors(errors[:_MAX_PYDANTIC_ERRORS], error.body)[:_MAX_FIELD_ERRORS]
+    detail = "; ".join(f"{each['field']}: {each['message']}" for each in fields[:5])
+    return Problem(422, "invalid-request", INVALID_REQUEST, detail, errors=fields)
 
 
 def _not_json(reason: object) -> Problem:
     return Problem(400, "invalid-json", "The body is not JSON", f"the body is not JSON: {reason}")
+
+
+# The one list of errors that become a response other than 500. The entry of the most derived class
+# of an exception counts.
+_TRANSLATIONS: dict[type, Callable[[Any], Problem]] = {
+    Problem: _keep,
+    ModelNotFound: lambda error: Problem(404, "model-not-found", "Model not found", str(error)),
+    ModelFailed: lambda error: Problem(
+        503,
+        "model-failed",
+        "The model cannot be served",
+        str(error),
+        rejection=Rejection.MODEL_FAILED,
+    ),
+    NotReady: lambda error: not_ready(str(error)),
+    Draining: _shutting_down,
+    QueueFull: lambda error: Problem(
+        429,
+        "queue-full",
+        "The queue is full",
+        str(error),
+        retry_after=error.retry_after,
+        rejection=Rejection.QUEUE_FULL,
+    ),
+    RepositoryUnreadable: lambda error: Problem(
+        503, "repository-unreadable", "The models folder cannot be read", str(error)
+    ),
+    MemoryError: lambda _: Problem(
+        503,
+        "out-of-memory",
+        "Out of memory",
+        "not enough memory for a single image of this model; try again later",
+        retry_after=5,
+    ),
+    JobTooLarge: _job_too_large,
+    MetadataTooLarge: lambda error: invalid("format", str(error)),
+    DeadlineExceeded: lambda error: Problem(
+        504, "deadline-exceeded", "The deadline has passed", str(error)
+    ),
+    HTTPException: _http_error,
+    RequestValidationError: _validation_error,
+}
+HANDLED_ERRORS: tuple[type[Exception], ...] = tuple(_TRANSLATIONS)

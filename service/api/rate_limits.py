@@ -1,14 +1,14 @@
-"""How many pixels a client may have made in a minute.
+"""Rate limits: how many pixels per minute a client may generate.
 
-A token bucket for each client: it holds the pixels of one minute, and fills again evenly. So a
-client that has been quiet may have its whole minute's worth at once, and in the long run nobody
-gets more than the allowance. The time after which a refused request fits is known exactly, and what
-was taken for pictures that were not made can be put back.
+Each client has a token bucket that holds the pixels of one minute and refills evenly. A client that
+has been idle can use a whole minute's worth at once; in the long run no client exceeds its rate.
+The time until a refused request fits is known exactly, and pixels that were charged but not
+generated can be refunded.
 
-The package `limits`, the usual choice, keeps a list entry for each unit of cost in its moving
-window: 80 million pixels took it 3 s and 900 MB. A bucket is two numbers.
+The package `limits`, the usual choice, stores one list entry per unit of cost in its moving window:
+80 million pixels took it 3 s and 900 MB. A bucket is two numbers.
 
-Everything here is called from the event loop alone.
+Nothing here is thread-safe: all calls come from the event loop.
 """
 
 from __future__ import annotations
@@ -19,128 +19,134 @@ from collections.abc import Callable, Hashable
 from service.api.problems import Problem
 
 MINUTE_S = 60.0
-# How many clients are known before those are forgotten whose bucket is full again.
-_MANY = 4096
+# Clients that are tracked before those with a full bucket are dropped.
+_PRUNE_AT = 4096
 
 
-class Allowance:
-    """What one client may have: `per_minute` pixels."""
+class TokenBucket:
+    """The rate limit of one client: `per_minute` pixels."""
 
     def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.per_minute = per_minute
         self._clock = clock
-        self._filled = float(per_minute)
-        self._at = clock()
+        self._tokens = float(per_minute)
+        self._refilled_at = clock()
 
     @property
-    def left(self) -> int:
-        """Pixels that can be had now."""
-        return int(self._now())
+    def available(self) -> int:
+        """Pixels that can be taken now."""
+        return int(self._refill())
 
     @property
-    def full_in(self) -> float:
-        """Seconds until the whole allowance is there again."""
-        return self._seconds_for(self.per_minute)
+    def seconds_until_full(self) -> float:
+        """Seconds until the bucket is full again."""
+        return self._seconds_until(self.per_minute)
 
     def take(self, pixels: int) -> None:
-        """Take `pixels` out. Raises Problem: 429 when they are not there yet, 422 when they never
-        will be.
+        """Take `pixels` out of the bucket.
+
+        Raises Problem: 429 if they are not available yet, 422 if they are more than the bucket
+        can hold.
         """
         if pixels > self.per_minute:
             raise Problem(
                 422,
                 "larger-than-allowance",
-                "The request is larger than the allowance",
-                f"the request has {pixels:,} pixels, and {self.per_minute:,} a minute are allowed; "
-                "ask for fewer or smaller pictures",
+                "The request exceeds the rate limit",
+                f"the request has {pixels:,} pixels, and the rate limit is {self.per_minute:,} per "
+                "minute; ask for fewer or smaller images",
             )
-        if (seconds := self._seconds_for(pixels)) > 0:
+        if (seconds := self._seconds_until(pixels)) > 0:
             raise Problem(
                 429,
                 "rate-limited",
-                "The allowance is used up",
-                f"{self.per_minute:,} pixels a minute are allowed; the {pixels:,} of this request "
-                f"can be had in {seconds:.1f} s",
+                "The rate limit is reached",
+                f"the rate limit is {self.per_minute:,} pixels per minute; the {pixels:,} of this "
+                f"request are available in {seconds:.1f} s",
                 retry_after=seconds,
             )
-        self._filled -= pixels
+        self._tokens -= pixels
 
     def put_back(self, pixels: int) -> None:
         """Undo taking `pixels`."""
-        self._filled = min(self._now() + pixels, float(self.per_minute))
+        self._tokens = min(self._refill() + pixels, float(self.per_minute))
 
     def headers(self) -> dict[str, str]:
-        """Return what a client is told: its allowance, what is left, and when it is whole again."""
+        """Return response headers: the limit, the pixels left, and seconds until it is full."""
         return {
             "ratelimit-limit": str(self.per_minute),
-            "ratelimit-remaining": str(max(0, self.left)),
-            "ratelimit-reset": str(int(-(-self.full_in // 1))),
+            "ratelimit-remaining": str(max(0, self.available)),
+            "ratelimit-reset": str(int(-(-self.seconds_until_full // 1))),
         }
 
-    def _now(self) -> float:
+    def _refill(self) -> float:
         now = self._clock()
-        filled = self._filled + (now - self._at) * self.per_minute / MINUTE_S
-        self._filled, self._at = min(filled, float(self.per_minute)), now
-        return self._filled
+        tokens = self._tokens + (now - self._refilled_at) * self.per_minute / MINUTE_S
+        self._tokens, self._refilled_at = min(tokens, float(self.per_minute)), now
+        return self._tokens
 
-    def _seconds_for(self, pixels: int) -> float:
-        return max(0.0, (pixels - self._now()) * MINUTE_S / self.per_minute)
+    def _seconds_until(self, pixels: int) -> float:
+        return max(0.0, (pixels - self._refill()) * MINUTE_S / self.per_minute)
 
 
-class Rates:
-    """The allowances of all clients, each by whatever tells it from the others."""
+class RateLimiter:
+    """The token buckets of all clients."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._allowances: dict[Hashable, Allowance] = {}
-        self._many = _MANY
+        self._buckets: dict[Hashable, TokenBucket] = {}
+        self._prune_at = _PRUNE_AT
 
-    def of(self, client: Hashable, per_minute: int | None) -> Allowance | None:
-        """Return the allowance of a client, None where it may have as much as it likes."""
+    def bucket(self, client: Hashable, per_minute: int | None) -> TokenBucket | None:
+        """Return the bucket of a client; None for a client without a rate limit."""
         if per_minute is None:
             return None
-        allowance = self._allowances.get(client)
-        if allowance is None or allowance.per_minute != per_minute:
-            if len(self._allowances) >= self._many:
-                self._forget()
-                # Not again before there are twice as many, so that this costs next to nothing.
-                self._many = max(_MANY, 2 * len(self._allowances))
-            allowance = self._allowances[client] = Allowance(per_minute, self._clock)
-        return allowance
+        bucket = self._buckets.get(client)
+        if bucket is None or bucket.per_minute != per_minute:
+            if len(self._buckets) >= self._prune_at:
+                self._prune()
+                # Doubling the threshold makes the cost of pruning negligible per client.
+                self._prune_at = max(_PRUNE_AT, 2 * len(self._buckets))
+            bucket = self._buckets[client] = TokenBucket(per_minute, self._clock)
+        return bucket
 
-    def _forget(self) -> None:
-        """Forget who has the whole allowance again: as if never seen."""
-        for client, allowance in list(self._allowances.items()):
-            if allowance.full_in == 0:
-                del self._allowances[client]
+    def _prune(self) -> None:
+        """Drop full buckets: a new one would be in the same state."""
+        for client, bucket in list(self._buckets.items()):
+            if bucket.seconds_until_full == 0:
+                del self._buckets[client]
 
 
-class Account:
-    """What one request takes of its client's allowance, and gives back of what it did not get."""
+class PixelAccount:
+    """The pixels that one request takes from its client's bucket.
 
-    def __init__(self, allowance: Allowance | None) -> None:
-        self._allowance = allowance
+    Pixels can be reserved before they are charged. `close` returns reserved pixels that were not
+    charged.
+    """
+
+    def __init__(self, bucket: TokenBucket | None) -> None:
+        self._bucket = bucket
         self._reserved = 0
 
     def reserve(self, pixels: int) -> None:
-        """Take what will be spent, at once. Raises what Allowance.take raises."""
-        if self._allowance is not None:
-            self._allowance.take(pixels)
+        """Take pixels from the bucket that will be charged later. Raises as TokenBucket.take."""
+        if self._bucket is not None:
+            self._bucket.take(pixels)
             self._reserved += pixels
 
-    def spend(self, pixels: int) -> None:
-        """Spend what is reserved first. Raises what Allowance.take raises, and then has not."""
-        if self._allowance is not None:
+    def charge(self, pixels: int) -> None:
+        """Charge pixels, reserved ones first. Raises as TokenBucket.take, and charges nothing."""
+        if self._bucket is not None:
             self.reserve(max(0, pixels - self._reserved))
             self._reserved -= pixels
 
-    def unspend(self, pixels: int) -> None:
-        """Undo spending `pixels`; they are reserved until the end."""
-        if self._allowance is not None:
+    def refund(self, pixels: int) -> None:
+        """Undo charging `pixels`; they stay reserved until `close`."""
+        if self._bucket is not None:
             self._reserved += pixels
 
     def close(self) -> None:
-        """Give back what is reserved and was not spent."""
-        if self._allowance is not None:
-            self._allowance.put_back(self._reserved)
+        """Return reserved pixels that were not charged."""
+        if self._bucket is not None:
+            self._bucket.put_back(self._reserved)
             self._reserved = 0

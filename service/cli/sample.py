@@ -220,22 +220,22 @@ def _carry_out(plan: _Plan) -> bool:
     from service.offline.engines import local
     from service.offline.image_to_image import Stopped
     from service.offline.ledger import Ledger
-    from service.offline.shards import ShardMaker
+    from service.offline.shards import ShardBuilder
     from service.offline.stores import Store, StoreError
 
     job, out = plan.job, plan.out
     store = Store(out)
-    execution.assert_possible(job, store)
+    execution.check_output(job, store)
     ledger = Ledger(store, job)
     teller = _Teller(job, as_json=plan.as_json)
     if ledger.is_complete():
         teller.said("complete", f"{out} is complete already: nothing is left to do")
         return False
-    maker = ShardMaker(plan.model, job, store)
-    todo, records = execution.left_of(job, ledger)
+    builder = ShardBuilder(plan.model, job, store)
+    todo, records = execution.remaining_shards(job, ledger)
     left = sum(len(job.numbers(shard)) for shard in todo)
     at_once = plan.model.plan.workers
-    expected = execution.estimate(maker.painter, job, store, left, at_once)
+    expected = execution.estimate(builder.renderer, job, store, left, at_once)
     if expected.free_bytes is not None and expected.bytes > expected.free_bytes:
         raise JobError(
             f"{left:,} pictures take about {_size(expected.bytes)}, and {out} has room for "
@@ -254,16 +254,16 @@ def _carry_out(plan: _Plan) -> bool:
                     plan.model, job, store, todo, teller.add, signals.stopped, plan.address
                 )
             else:
-                made = local.run(maker, todo, at_once, teller.add, signals.stopped)
+                made = local.run(builder, todo, at_once, teller.add, signals.stopped)
             records += made
             summary = execution.finish(
-                maker.painter, job, ledger, records, time.perf_counter() - began
+                builder.renderer, job, ledger, records, time.perf_counter() - began
             )
     except Stopped:
-        done = sum(record.images for record in execution.left_of(job, ledger)[1])
+        done = sum(record.images for record in execution.remaining_shards(job, ledger)[1])
         raise Interrupted(signals.number, done, job.count) from None
     except (StoreError, JobFailed) as error:
-        raise _failed(error, execution.left_of(job, ledger)[1], job) from error
+        raise _failed(error, execution.remaining_shards(job, ledger)[1], job) from error
     teller.summed(summary, out)
     return bool(summary["failed"])
 

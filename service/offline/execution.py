@@ -12,7 +12,7 @@ from service.offline.job import JobError, Layout, SamplingJob
 from service.offline.ledger import Ledger, ShardRecord
 from service.offline.rendering import ShardRenderer, contact_sheet
 from service.offline.stores import Store
-from service.offline.writers import assert_writable
+from service.offline.writers import assert_layout_supported
 
 # Pictures that the estimate is made from.
 _TRIED = 16
@@ -48,14 +48,14 @@ class Estimate:
 
 
 def estimate(
-    painter: ShardRenderer, job: SamplingJob, store: Store, left: int, workers: int
+    renderer: ShardRenderer, job: SamplingJob, store: Store, left: int, workers: int
 ) -> Estimate:
     """Make a few pictures, and tell from them what `left` of them take."""
     step = max(1, job.count // _TRIED)
     numbers = range(0, job.count, step)[:_TRIED]
-    painter.paint(numbers[:1])  # What comes first takes longer, and is no measure.
+    renderer.render(numbers[:1])  # What comes first takes longer, and is no measure.
     began = time.perf_counter()
-    files = [painted.file for painted in painter.paint(numbers) if painted.file is not None]
+    files = [painted.file for painted in renderer.render(numbers) if painted.file is not None]
     seconds = time.perf_counter() - began
     match job.layout:
         case Layout.FOLDER:
@@ -75,14 +75,14 @@ def free(store: Store) -> int | None:
     return None if there is None else max(0, there - _SPARE)
 
 
-def left_of(job: SamplingJob, ledger: Ledger) -> tuple[list[int], list[ShardRecord]]:
+def remaining_shards(job: SamplingJob, ledger: Ledger) -> tuple[list[int], list[ShardRecord]]:
     """Return the shards to make, and the records of those that are done."""
     done = ledger.done()
     return [shard for shard in range(job.shards) if shard not in done], list(done.values())
 
 
 def finish(
-    painter: ShardRenderer,
+    renderer: ShardRenderer,
     job: SamplingJob,
     ledger: Ledger,
     records: Sequence[ShardRecord],
@@ -99,8 +99,8 @@ def finish(
         "seconds": round(seconds, 3),
     }
     step = max(1, job.count // _SHEET)
-    items = [painter.items(number) for number in range(0, job.count, step)[:_SHEET]]
-    pictures = [picture for picture in painter.pixels(items) if picture is not None]
+    items = [renderer.items(number) for number in range(0, job.count, step)[:_SHEET]]
+    pictures = [picture for picture in renderer.pixels(items) if picture is not None]
     sheet = io.BytesIO()
     if pictures:
         contact_sheet(pictures).save(sheet, "PNG")
@@ -108,9 +108,9 @@ def finish(
     return summary
 
 
-def assert_possible(job: SamplingJob, store: Store) -> None:
+def check_output(job: SamplingJob, store: Store) -> None:
     """Raise JobError for what the job needs and is not here."""
-    assert_writable(job.layout)
+    assert_layout_supported(job.layout)
     there = store.local
     if there is not None and there.exists() and not there.is_dir():
         raise JobError(f"--out: {there} is no folder")

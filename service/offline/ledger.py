@@ -17,18 +17,18 @@ from typing import Any
 from pydantic import ValidationError
 
 from service.offline.job import JobError, SamplingJob, as_text
-from service.offline.stores import KEPT, Store
+from service.offline.stores import STATE_FOLDER, Store
 
 JOB_FILE = "job.json"
 METADATA_FILE = "metadata.jsonl"
 SUMMARY_FILE = "summary.json"
 SHEET_FILE = "contact-sheet.png"
-_KEPT_JOB = f"{KEPT}/{JOB_FILE}"
-_SHARDS = f"{KEPT}/shards"
-_LOCK = f"{KEPT}/lock"
+_KEPT_JOB = f"{STATE_FOLDER}/{JOB_FILE}"
+_SHARDS = f"{STATE_FOLDER}/shards"
+_LOCK = f"{STATE_FOLDER}/lock"
 
 
-class OtherJob(JobError):
+class OutputConflict(JobError):
     """The output folder holds something else."""
 
 
@@ -51,7 +51,7 @@ class Ledger:
         self._digits = max(5, len(str(job.shards - 1)))
 
     def is_complete(self) -> bool:
-        """Tell whether this job was done already. Raises OtherJob."""
+        """Tell whether this job was done already. Raises OutputConflict."""
         for name, complete in ((JOB_FILE, True), (_KEPT_JOB, False)):
             try:
                 text = self._store.read(name)
@@ -60,10 +60,10 @@ class Ledger:
             self._assert_the_same(text)
             if complete and self._store.exists(SUMMARY_FILE):
                 return True
-        ours = (KEPT, JOB_FILE, METADATA_FILE, SHEET_FILE)
+        ours = (STATE_FOLDER, JOB_FILE, METADATA_FILE, SHEET_FILE)
         others = [name for name in self._store.names() if name not in ours]
         if others and not self._store.exists(_KEPT_JOB):
-            raise OtherJob(
+            raise OutputConflict(
                 f"{self._store.url} is not empty, and what is in it ({others[0]}, …) is of no job "
                 "that can go on here; choose another folder"
             )
@@ -71,7 +71,7 @@ class Ledger:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes on this machine from the same folder. Raises OtherJob."""
+        """Keep other processes on this machine from the same folder. Raises OutputConflict."""
         if self._store.local is None:
             yield
             return
@@ -83,7 +83,7 @@ class Ledger:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise OtherJob(
+                raise OutputConflict(
                     f"another process is at work in {self._store.url}; let it end, or end it"
                 ) from error
             yield
@@ -123,7 +123,7 @@ class Ledger:
         self._store.write(JOB_FILE, as_text(self._job).encode())
         self._store.settle()
         self._store.write(SUMMARY_FILE, (json.dumps(summary, indent=2) + "\n").encode())
-        self._store.remove_folder(KEPT)
+        self._store.remove_folder(STATE_FOLDER)
 
     def _record(self, shard: int) -> ShardRecord | None:
         line = self._store.read(self._shard_file(shard)).partition(b"\n")[0]
@@ -140,14 +140,14 @@ class Ledger:
         try:
             other = SamplingJob.model_validate_json(text)
         except ValidationError as error:
-            raise OtherJob(
+            raise OutputConflict(
                 f"{self._store.url} holds a job that cannot be read; choose another folder"
             ) from error
         if other == self._job:
             return
         ours, theirs = self._job.model_dump(mode="json"), other.model_dump(mode="json")
         name = next(name for name in ours if ours[name] != theirs[name])
-        raise OtherJob(
+        raise OutputConflict(
             f"{self._store.url} holds another job: its {name.replace('_', ' ')} is "
             f"{theirs[name]}, and this one's {ours[name]}; choose another folder"
         )

@@ -20,11 +20,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from service.offline.execution import finish, left_of
+from service.offline.execution import finish, remaining_shards
 from service.offline.image_to_image import Stopped
 from service.offline.job import SamplingJob
 from service.offline.ledger import SUMMARY_FILE, Ledger, ShardRecord
-from service.offline.shards import ShardMaker
+from service.offline.shards import ShardBuilder
 from service.offline.stores import Store
 from service.offline.writers import shard_name
 from service.runtime.errors import UserError
@@ -257,16 +257,16 @@ class JobQueue:
         ledger = Ledger(store, job)
         if not ledger.is_complete():
             ledger.begin()
-            maker = ShardMaker(model, job, store, self._run(model, ticket.id))
-            todo, records = left_of(job, ledger)
+            builder = ShardBuilder(model, job, store, self._run(model, ticket.id))
+            todo, records = remaining_shards(job, ledger)
             before = ticket.seconds
             for shard in todo:
                 if self._stopped(ticket.id):
                     raise Stopped
-                records.append(maker.make(shard, stopped=lambda: self._stopped(ticket.id)))
+                records.append(builder.build(shard, stopped=lambda: self._stopped(ticket.id)))
                 self._progress(ticket.id, records, before + time.monotonic() - began)
             seconds = before + time.monotonic() - began
-            finish(maker.painter, job, ledger, records, seconds)
+            finish(builder.renderer, job, ledger, records, seconds)
         self._note(
             ticket.id,
             "state = CASE state WHEN 'running' THEN 'done' ELSE state END, ended = ?",

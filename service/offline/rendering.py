@@ -55,9 +55,9 @@ class ShardRenderer:
         for start in range(0, len(numbers), self._model.plan.max_rows):
             if stopped():
                 raise Stopped
-            yield from self.paint(numbers[start : start + self._model.plan.max_rows])
+            yield from self.render(numbers[start : start + self._model.plan.max_rows])
 
-    def paint(self, numbers: Sequence[int]) -> list[RenderedImage]:
+    def render(self, numbers: Sequence[int]) -> list[RenderedImage]:
         """Make some pictures, as one batch if the memory holds it."""
         if self._translator is not None:
             made = self._translator.shard(numbers, lambda: False)

@@ -9,27 +9,27 @@ from service.offline.job import SamplingJob
 from service.offline.ledger import Ledger, ShardRecord
 from service.offline.rendering import ShardRenderer
 from service.offline.stores import Store
-from service.offline.writers import shard_name, shard_writer
+from service.offline.writers import open_shard_writer, shard_name
 from service.runtime.models.model import Model
 
 # Is told of pictures as they are made: how many, their bytes, and how many could not be made.
 Listener = Callable[[int, int, int], None]
 
 
-class ShardMaker:
+class ShardBuilder:
     """Makes the shards of a job, any of them, in any order. Threads may share one."""
 
     def __init__(
         self, model: Model, job: SamplingJob, store: Store, run: RunGraph | None = None
     ) -> None:
         """Make pictures with `model`; `run` runs its graphs, in place of `Model.run`."""
-        self.painter = ShardRenderer(model, job, run)
+        self.renderer = ShardRenderer(model, job, run)
         self._classes = model.manifest.classes
         self._job = job
         self._store = store
         self._ledger = Ledger(store, job)
 
-    def make(
+    def build(
         self,
         shard: int,
         listener: Listener = lambda *_: None,
@@ -38,8 +38,8 @@ class ShardMaker:
         """Make a shard. Raises StoreError, and Stopped: then nothing of it counts."""
         lines, failed, size = [], [], 0
         container = shard_name(self._job, shard)
-        with shard_writer(self._job, self._classes, self._store, shard) as writer:
-            for painted in self.painter.shard(shard, stopped):
+        with open_shard_writer(self._job, self._classes, self._store, shard) as writer:
+            for painted in self.renderer.shard(shard, stopped):
                 item = painted.item
                 if painted.file is None:
                     failed.append(item.seed)

@@ -22,8 +22,8 @@ from fsspec.implementations.local import LocalFileSystem
 from service.runtime.errors import UserError
 
 # What a job keeps beside its output until it is done.
-KEPT = ".ganymede"
-_TEMPORARY = f"{KEPT}/writing"
+STATE_FOLDER = ".ganymede"
+_TEMPORARY = f"{STATE_FOLDER}/writing"
 
 
 class StoreError(UserError):
@@ -49,7 +49,7 @@ class Store:
 
     def assert_writable(self) -> None:
         """Raise StoreError when nothing can be written. Leaves nothing behind but folders."""
-        name = f"{KEPT}/probe-{os.getpid()}"
+        name = f"{STATE_FOLDER}/probe-{os.getpid()}"
         self.write(name, b"x")
         self.remove(name)
 

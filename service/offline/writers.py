@@ -30,14 +30,14 @@ class ShardWriter(Protocol):
         """Write a picture and return its place: a file's name, as the manifest has it."""
 
 
-def shard_writer(
+def open_shard_writer(
     job: SamplingJob, classes: tuple[str, ...], store: Store, shard: int
 ) -> AbstractContextManager[ShardWriter]:
     """Return what writes a shard. What it has written is there when the context ends."""
     return _WRITERS[job.layout](job, classes, store, shard)
 
 
-def assert_writable(layout: Layout) -> None:
+def assert_layout_supported(layout: Layout) -> None:
     """Raise JobError when the library that a layout needs is not here."""
     if layout is Layout.PARQUET:
         try:

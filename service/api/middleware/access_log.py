@@ -108,9 +108,9 @@ def _new_id() -> str:
 
 def _count(scope: Scope, route: str, this: RequestContext, status: int, seconds: float) -> None:
     method = "any" if route == _UNMATCHED else scope["method"]
-    metrics.answered(route, method, status, seconds, this.rejection)
+    metrics.record_request(route, method, status, seconds, this.rejection)
     if status in (200, 304) and any(name == b"if-none-match" for name, _ in scope["headers"]):
-        metrics.looked_up(metrics.Cache.CLIENT, hits=int(status == 304), of=1)
+        metrics.record_cache_lookups(metrics.Cache.CLIENT, hits=int(status == 304), lookups=1)
 
 
 def _trace(scope: Scope, route: str, this: RequestContext, status: int) -> None:

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api import request_context
 from service.api.middleware.early_responses import refuse
 from service.api.problems import Problem
-from service.api.rate_limits import Allowance, Rates
+from service.api.rate_limits import RateLimiter, TokenBucket
 from service.api_keys import KeyRing
 from service.exposure import asks_for_keys, is_loopback
 from service.settings import Settings
@@ -36,7 +36,7 @@ class Caller:
 
     name: str | None
     admin: bool
-    allowance: Allowance | None = None
+    rate_limit: TokenBucket | None = None
 
 
 class Keys:
@@ -49,7 +49,7 @@ class Keys:
         self._ring = KeyRing(settings.keys) if asks_for_keys(settings) and settings.keys else None
         self._open = settings.open_paths
         self._per_minute = settings.pixels_per_minute
-        self._rates = Rates()
+        self._rate_limiter = RateLimiter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer by itself who may not come in."""
@@ -69,8 +69,8 @@ class Keys:
             await refuse(problem, scope, receive, send)
             return
         scope.setdefault("state", {})[_CALLER] = caller
-        if caller.allowance is not None:
-            send = _saying(caller.allowance, send)
+        if caller.rate_limit is not None:
+            send = _saying(caller.rate_limit, send)
         await self._app(scope, receive, send)
 
     def _caller(self, scope: Scope) -> Caller:
@@ -79,13 +79,13 @@ class Keys:
             if not self._insecure and not is_loopback((scope.get("server") or ("",))[0]):
                 raise _unguarded()
             client = (scope.get("client") or ("",))[0]
-            allowance = self._rates.of(_network(client), self._per_minute)
-            return Caller(None, _is_local(scope), allowance)
+            bucket = self._rate_limiter.bucket(_network(client), self._per_minute)
+            return Caller(None, _is_local(scope), bucket)
         presented = _presented(Headers(scope=scope))
         key = self._ring.find(presented) if presented else None
         if key is not None:
             per_minute = key.pixels_per_minute or self._per_minute
-            return Caller(key.name, key.admin, self._rates.of(key.id, per_minute))
+            return Caller(key.name, key.admin, self._rate_limiter.bucket(key.id, per_minute))
         if self._is_open(scope["path"]):
             return Caller(None, admin=False)
         if presented:
@@ -200,12 +200,12 @@ def _unguarded() -> Problem:
     )
 
 
-def _saying(allowance: Allowance, send: Send) -> Send:
+def _saying(bucket: TokenBucket, send: Send) -> Send:
     """Tell the client what is left of its allowance."""
 
     async def say(message: Message) -> None:
         if message["type"] == "http.response.start":
-            MutableHeaders(scope=message).update(allowance.headers())
+            MutableHeaders(scope=message).update(bucket.headers())
         await send(message)
 
     return say

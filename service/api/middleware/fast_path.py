@@ -18,7 +18,8 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import Answer, to_problem
+from service.api.middleware.errors import ErrorHandler
+from service.api.problems import to_problem
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -29,7 +30,11 @@ class Express:
     """ASGI middleware, the innermost: answers requests to its routes that are as they should be."""
 
     def __init__(
-        self, app: ASGIApp, *, routes: Sequence[tuple[APIRoute, type[BaseModel]]], answer: Answer
+        self,
+        app: ASGIApp,
+        *,
+        routes: Sequence[tuple[APIRoute, type[BaseModel]]],
+        answer: ErrorHandler,
     ) -> None:
         """Answer POST requests to `routes`, whose functions take what is said of them, from JSON,
         and the request.

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 
 from service import __version__
 from service.api.execution import request_execution
-from service.api.problems import Problem, client_gone, invalid
+from service.api.problems import Problem, client_disconnected, invalid
 from service.api.protocols import kserve_codec as protocol
 from service.api.routes import head_requests
 from service.runtime.models.catalog import ModelNotFound, State
@@ -215,7 +215,7 @@ async def _read(request: Request, most: int) -> bytes:
             if (size := size + len(chunk)) > most:
                 raise protocol.too_large(most)
     except ClientDisconnect as error:
-        raise client_gone() from error
+        raise client_disconnected() from error
     return b"".join(chunks)
 
 

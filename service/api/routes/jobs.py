@@ -17,7 +17,7 @@ from service.api.routes import head_requests
 from service.api.schemas import ProblemDocument, Seed, TruncationField, Weight
 from service.offline.job import JobError, Layout, make_job
 from service.offline.queue import JobNotFound, JobQueue, JobState, QueuedJob, TooManyJobs
-from service.offline.writers import assert_writable
+from service.offline.writers import assert_layout_supported
 from service.runtime.images.encoding import ImageFormat
 from service.runtime.models.model import Model
 from service.settings import Settings
@@ -129,7 +129,7 @@ def router(queue: JobQueue, settings: Settings, find: Callable[[str], Model]) ->
         said = body.model_dump(exclude={"model", "format", "image"})
         layout, image = Layout(body.format), ImageFormat(body.image)
         try:
-            assert_writable(layout)
+            assert_layout_supported(layout)
             job = make_job(model.manifest, **said, layout=layout, image=image)
         except JobError as error:
             raise _invalid(str(error)) from error
@@ -138,14 +138,14 @@ def router(queue: JobQueue, settings: Settings, find: Callable[[str], Model]) ->
         caller = caller_of(request)
         taken = jobs()
         pixels = job.count * model.manifest.image.pixels
-        if caller.allowance is not None:
+        if caller.rate_limit is not None:
             # Else a job would be the way around it.
-            caller.allowance.take(pixels)
+            caller.rate_limit.take(pixels)
         try:
             ticket = taken.add(job, caller.name)
         except TooManyJobs as error:
-            if caller.allowance is not None:
-                caller.allowance.put_back(pixels)
+            if caller.rate_limit is not None:
+                caller.rate_limit.put_back(pixels)
             raise Problem(
                 429, "too-many-jobs", "Too many jobs wait", str(error), retry_after=60
             ) from error

@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 from service.offline.image_to_image import Stopped
 from service.offline.ledger import ShardRecord
-from service.offline.shards import Listener, ShardMaker
+from service.offline.shards import Listener, ShardBuilder
 
 # A signal that comes just before a thread begins to wait is heard when it has waited: the main
 # thread, which hears them all, never waits for longer.
@@ -16,7 +16,7 @@ _LOOK_S = 0.5
 
 
 def run(
-    maker: ShardMaker,
+    builder: ShardBuilder,
     shards: Sequence[int],
     workers: int,
     listener: Listener,
@@ -25,13 +25,13 @@ def run(
     """Make `shards`, `workers` at a time.
 
     Each thread infers and encodes: while one is in ONNX Runtime, another encodes. The first error
-    of any ends them all. Raises what ShardMaker.make raises.
+    of any ends them all. Raises what ShardBuilder.make raises.
     """
     failed = threading.Event()
 
     def make(shard: int) -> ShardRecord:
         try:
-            return maker.make(shard, listener, lambda: stopped() or failed.is_set())
+            return builder.build(shard, listener, lambda: stopped() or failed.is_set())
         except BaseException:
             failed.set()
             raise

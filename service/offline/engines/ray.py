@@ -1,7 +1,7 @@
 """The engine for a Ray cluster: Ray Data's actors, each with one loaded model.
 
 The cluster needs this package on its nodes and an output that all of them reach; the model goes
-there with the job. A shard whose node died is made again by another: nobody but the shard's maker
+there with the job. A shard whose node died is made again by another: nobody but the shard's builder
 notes it as done, and what it writes is the same.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 from service.offline.image_to_image import Stopped
 from service.offline.job import JobError, JobFailed, SamplingJob
 from service.offline.ledger import ShardRecord
-from service.offline.shards import Listener, ShardMaker
+from service.offline.shards import Listener, ShardBuilder
 from service.offline.stores import Store
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import Provider, plan_for
@@ -31,7 +31,7 @@ _BLOCKS = 10_000
 _CONNECT_S = 10.0
 
 
-class RayMaker:
+class ShardActor:
     """What an actor does: load the model once, then make one shard after the other."""
 
     def __init__(
@@ -44,11 +44,11 @@ class RayMaker:
         for name, content in files.items():
             (folder / name).write_bytes(content)
         kind = Provider(provider)
-        self._maker = ShardMaker(Model(folder, kind, plan_for(kind)), job, store)
+        self._builder = ShardBuilder(Model(folder, kind, plan_for(kind)), job, store)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Make the shards of a batch."""
-        records = [self._maker.make(int(shard)) for shard in batch["shard"]]
+        records = [self._builder.build(int(shard)) for shard in batch["shard"]]
         return {name: [asdict(record)[name] for record in records] for name in asdict(records[0])}
 
 
@@ -90,7 +90,7 @@ def run(
             override_num_blocks=min(len(shards), _BLOCKS),
         )
         made = rows.map_batches(
-            RayMaker,
+            ShardActor,
             fn_constructor_args=(files, job, store, model.provider.value),
             batch_size=1,
             compute=ActorPoolStrategy(min_size=1, max_size=min(actors, len(shards))),

@@ -1,9 +1,7 @@
-"""Errors are said of what was sent, whatever pydantic calls it."""
-
 import pytest
 from pydantic import ValidationError
 
-from service.api.field_errors import wrong_fields
+from service.api.field_errors import describe_field_errors
 from service.api.schemas import (
     GenerateRequest,
     InterpolateRequest,
@@ -14,15 +12,15 @@ from service.api.schemas import (
 MIX = {"model": "m", "rows": [1], "columns": [2]}
 
 
-def fields(kind, body) -> dict[str, str]:
-    with pytest.raises(ValidationError) as wrong:
-        kind.model_validate(body)
-    errors = [{**error, "loc": ("body", *error["loc"])} for error in wrong.value.errors()]
-    return {said["field"]: said["message"] for said in wrong_fields(errors, body)}
+def field_errors(schema, body) -> dict[str, str]:
+    with pytest.raises(ValidationError) as raised:
+        schema.model_validate(body)
+    errors = [{**error, "loc": ("body", *error["loc"])} for error in raised.value.errors()]
+    return {each["field"]: each["message"] for each in describe_field_errors(errors, body)}
 
 
 @pytest.mark.parametrize(
-    ("kind", "body", "names"),
+    ("schema", "body", "names"),
     [
         (GenerateRequest, [], {"body"}),
         (GenerateRequest, {}, {"model"}),
@@ -44,10 +42,10 @@ def fields(kind, body) -> dict[str, str]:
         (GenerateRequest, {"model": "m", "x" * 10_000: 1}, {"x" * 200}),
     ],
 )
-def test_what_is_wrong_is_a_field_of_the_request(kind, body, names):
-    assert set(fields(kind, body)) == names
+def test_errors_name_request_fields(schema, body, names):
+    assert set(field_errors(schema, body)) == names
 
 
-def test_what_a_field_may_be_is_said_of_it_at_once():
-    said = fields(InterpolateRequest, {"model": "m", "sources": [1, "x"]})
-    assert said == {"sources.1": "Input should be a valid integer; or: Input should be an object"}
+def test_union_alternatives_share_one_message():
+    errors = field_errors(InterpolateRequest, {"model": "m", "sources": [1, "x"]})
+    assert errors == {"sources.1": "Input should be a valid integer; or: Input should be an object"}

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from service.offline.engines import local
-from service.offline.execution import finish, left_of
+from service.offline.execution import finish, remaining_shards
 from service.offline.job import Layout, make_job
 from service.offline.ledger import Ledger
 from service.offline.reproduce import reproduce
-from service.offline.shards import ShardMaker
+from service.offline.shards import ShardBuilder
 from service.offline.stores import Store
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
@@ -208,14 +208,14 @@ def test_a_store_of_objects_holds_what_a_folder_does(drawn_repository, tmp_path,
     job = make_job(model.manifest, count=30, classes="balanced", layout=layout, shard_size=10)
     for url, shards in ((str(tmp_path / "out"), [0, 1, 2]), (f"memory://{layout}/out", [1])):
         store = Store(url)
-        maker, ledger = ShardMaker(model, job, store), Ledger(store, job)
+        builder, ledger = ShardBuilder(model, job, store), Ledger(store, job)
         ledger.begin()
-        local.run(maker, shards, 2, lambda *_: None, lambda: False)
-        todo, records = left_of(job, ledger)
+        local.run(builder, shards, 2, lambda *_: None, lambda: False)
+        todo, records = remaining_shards(job, ledger)
         assert todo == sorted({0, 1, 2} - set(shards))
-        records += local.run(maker, todo, 2, lambda *_: None, lambda: False)
+        records += local.run(builder, todo, 2, lambda *_: None, lambda: False)
         assert not ledger.is_complete()
-        finish(maker.painter, job, ledger, records, 1.0)
+        finish(builder.renderer, job, ledger, records, 1.0)
         assert ledger.is_complete()
     files = files_of(tmp_path / "out")
     objects = fsspec.filesystem("memory")

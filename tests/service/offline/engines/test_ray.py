@@ -6,10 +6,10 @@ import pytest
 
 from service.offline.engines import local
 from service.offline.engines.ray import run as run_on_ray
-from service.offline.execution import finish, left_of
+from service.offline.execution import finish, remaining_shards
 from service.offline.job import Layout, make_job
 from service.offline.ledger import Ledger
-from service.offline.shards import ShardMaker
+from service.offline.shards import ShardBuilder
 from service.offline.stores import Store
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import Provider, plan_for
@@ -38,10 +38,10 @@ def cluster(monkeypatch):
 
 def whole(job, model, out):
     store = Store(str(out))
-    maker, ledger = ShardMaker(model, job, store), Ledger(store, job)
+    builder, ledger = ShardBuilder(model, job, store), Ledger(store, job)
     ledger.begin()
-    records = local.run(maker, range(job.shards), 2, lambda *_: None, lambda: False)
-    finish(maker.painter, job, ledger, records, 1.0)
+    records = local.run(builder, range(job.shards), 2, lambda *_: None, lambda: False)
+    finish(builder.renderer, job, ledger, records, 1.0)
     return files_of(out)
 
 
@@ -55,7 +55,7 @@ def test_two_nodes_of_which_one_dies_make_what_one_machine_makes(
     store = Store(str(tmp_path / "out"))
     ledger = Ledger(store, job)
     ledger.begin()
-    todo, _ = left_of(job, ledger)
+    todo, _ = remaining_shards(job, ledger)
     made, left = [], []
 
     def listen(images, *_):
@@ -69,7 +69,7 @@ def test_two_nodes_of_which_one_dies_make_what_one_machine_makes(
             assert not second.any_processes_alive()
 
     records = run_on_ray(model, job, store, todo, listen, lambda: False, None)
-    finish(ShardMaker(model, job, store).painter, job, ledger, records, 1.0)
+    finish(ShardBuilder(model, job, store).renderer, job, ledger, records, 1.0)
     assert [shards > 0 for shards in left] == [True]
     assert sum(made) == 40_000
     assert sorted(record.shard for record in records) == list(range(job.shards))
