@@ -21,12 +21,12 @@ from starlette.types import Receive, Scope, Send
 from service import logs
 from service.host.circus_supervisor import supervise_worker
 from service.host.uvicorn_connections import guard
-from service.settings import load
+from service.settings import load_settings
 
 if TYPE_CHECKING:
     from service.worker import ServiceWorker
 
-settings = load()
+settings = load_settings()
 # BentoML's arbiter imports this module too, so its lines have the same form.
 logs.configure(settings.log_format)
 # BentoML imports this module in its arbiter too, before that takes over the signals.

@@ -7,8 +7,10 @@ keys. What none of the three says has its default.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import tomllib
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -180,6 +182,11 @@ class Settings(BaseSettings):
         """Flags go before the environment, which goes before the file."""
         return init_settings, env_settings, _File(settings_cls)
 
+    @property
+    def requires_keys(self) -> bool:
+        """True if a client needs an API key."""
+        return self.keys is not None and not self.insecure
+
     def to_environment(self) -> dict[str, str | None]:
         """Return the variables that give another process these settings; None is for unsetting.
 
@@ -191,7 +198,7 @@ class Settings(BaseSettings):
         return variables
 
 
-def load(flags: dict[str, Any] | None = None, config: Path | None = None) -> Settings:
+def load_settings(flags: dict[str, Any] | None = None, config: Path | None = None) -> Settings:
     """Return the settings in force. `config` goes before ``$GANYMEDE_CONFIG``.
 
     Raises SettingsError with one line for whatever is wrong.
@@ -211,6 +218,17 @@ def load(flags: dict[str, Any] | None = None, config: Path | None = None) -> Set
             os.environ.pop(CONFIG)
             if before is not None:
                 os.environ[CONFIG] = before
+
+
+@lru_cache(maxsize=4096)
+def is_loopback(host: str) -> bool:
+    """True if `host` is an IP address of this machine only; False for names."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
 
 
 class _File(PydanticBaseSettingsSource):

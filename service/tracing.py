@@ -27,7 +27,7 @@ log = logging.getLogger("ganymede.tracing")
 _METHODS = frozenset(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
 
 
-def wanted(environment: Mapping[str, str]) -> list[str]:
+def exporter_names(environment: Mapping[str, str]) -> list[str]:
     """Return the entry points of the exporters that OpenTelemetry's variables ask for."""
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return []
@@ -58,19 +58,19 @@ class Tracer:
         self._provider = provider
         self._tracer = provider.get_tracer("ganymede", __version__)
 
-    def begin(self, headers: Iterable[tuple[bytes, bytes]]) -> Span:
+    def start_request_span(self, headers: Iterable[tuple[bytes, bytes]]) -> Span:
         """Begin the span of a request, a child of the one that its `traceparent` names."""
         carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
         # In a context of its own: what the host may have begun around it is not our parent.
         parent = self._extract(carrier, self._context.Context())
         return self._tracer.start_span("request", parent, kind=self._trace.SpanKind.SERVER)
 
-    def ids(self, span: Span) -> dict[str, str]:
+    def log_fields(self, span: Span) -> dict[str, str]:
         """Return what log lines say of `span`."""
         ids = span.get_span_context()
         return {"trace_id": f"{ids.trace_id:032x}", "span_id": f"{ids.span_id:016x}"}
 
-    def stations(self, span: Span, job: InferenceJob, role: str, clock: Clock) -> None:
+    def add_job_spans(self, span: Span, job: InferenceJob, role: str, clock: Clock) -> None:
         """Add the children of `span` for what has become of `job` by now.
 
         `clock` is the one on which the job's times are.
@@ -82,7 +82,7 @@ class Tracer:
         around = self._trace.set_span_in_context(span, self._context.Context())
         attributes: dict[str, Any] = {"ganymede.model": job.lane.label, "ganymede.role": role}
 
-        def station(name: str, begun: float | None, ended: float | None, **more: int) -> None:
+        def add_span(name: str, begun: float | None, ended: float | None, **more: int) -> None:
             if begun is None:
                 return
             child = self._tracer.start_span(
@@ -90,11 +90,11 @@ class Tracer:
             )
             child.end(epoch + int((now if ended is None else ended) * 1e9))
 
-        station("queue", times.submitted, times.started or times.ended)
-        station("inference", times.started, times.ended, rows=job.rows)
-        station("encode", times.encoding, times.encoded)
+        add_span("queue", times.submitted, times.started or times.ended)
+        add_span("inference", times.started, times.ended, rows=job.rows)
+        add_span("encode", times.encoding, times.encoded)
 
-    def end(
+    def end_request_span(
         self,
         span: Span,
         scope: Mapping[str, Any],
@@ -120,7 +120,7 @@ class Tracer:
         )
         span.end()
 
-    def stop(self) -> None:
+    def shutdown(self) -> None:
         """Send what has not been sent."""
         self._provider.shutdown()
 
@@ -131,7 +131,7 @@ def start(environment: Mapping[str, str] = os.environ) -> Tracer | None:
     An exporter that is not installed is an error in the log, and no reason not to serve.
     """
     global _current  # noqa: PLW0603 - one process, one tracer
-    names = wanted(environment)
+    names = exporter_names(environment)
     if not names:
         return None
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource  # noqa: PLC0415

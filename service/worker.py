@@ -74,7 +74,7 @@ class ServiceWorker:
     async def stop_tracing(self) -> None:
         """Send what has not been sent. By now the accepted work has ended."""
         if (tracer := tracing.current()) is not None:
-            await asyncio.to_thread(tracer.stop)
+            await asyncio.to_thread(tracer.shutdown)
 
 
 def _unready(reason: str) -> HTTPException:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from service.cli.settings_options import shown_default
+from service.cli.options import shown_default
 from service.runtime.images.decoding import ImageErrorKind
 from service.settings import PREFIX, Settings
 from tests.support.servers import ganymede, serving

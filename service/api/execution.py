@@ -14,8 +14,8 @@ from fastapi import Request
 from service import tracing
 from service.api import request_context
 from service.api.metrics import Cache, record_cache_lookups
-from service.api.middleware.authentication import caller_of
-from service.api.middleware.limits import deadline_of
+from service.api.middleware.authentication import get_caller
+from service.api.middleware.limits import deadline_seconds
 from service.api.problems import Problem, client_disconnected
 from service.api.rate_limits import PixelAccount
 from service.runtime.latent.sources import LatentSource, feeds, transform_feed
@@ -40,8 +40,8 @@ async def request_execution(
     """Watch over all that is run for `request` in the block, for `seconds` at most, or for less
     where the request says so. Raises NotReady, and Problem (400) where it says what is no time.
     """
-    seconds = deadline_of(request, seconds)
-    account = PixelAccount(caller_of(request).rate_limit)
+    seconds = deadline_seconds(request, seconds)
+    account = PixelAccount(get_caller(request).rate_limit)
     with engine.permit():
         run = RequestExecution(engine, request, seconds, account)
         try:
@@ -118,7 +118,7 @@ class RequestExecution:
                 self._engine.cancel(job)
             this, tracer = request_context.current(), tracing.current()
             if tracer is not None and this is not None and this.span is not None:
-                tracer.stations(this.span, job, role, self._engine.clock)
+                tracer.add_job_spans(this.span, job, role, self._engine.clock)
 
     async def pictures(
         self, model: Model, sources: Sequence[LatentSource], work: Callable[[Rows], T]

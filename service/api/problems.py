@@ -210,4 +210,3 @@ _TRANSLATIONS: dict[type, Callable[[Any], Problem]] = {
     HTTPException: _http_error,
     RequestValidationError: _validation_error,
 }
-HANDLED_ERRORS: tuple[type[Exception], ...] = tuple(_TRANSLATIONS)

@@ -1,4 +1,4 @@
-"""A request and its answer, as far as they have come: what logs, metrics and traces say of them."""
+"""What is known about the current request, for its log line, its metrics and its span."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Rejection(StrEnum):
-    """Why a request that may have been well formed was not done."""
+    """Why a request was not served although it may have been valid."""
 
     QUEUE_FULL = "queue-full"
     NOT_READY = "not-ready"
@@ -28,43 +28,43 @@ class Rejection(StrEnum):
 
 @dataclass(slots=True)
 class RequestContext:
-    """What is known of one exchange. `model` is the name of a model that is loaded, `key` that of
-    the key that it came with.
-    """
+    """One request. Middleware and routes fill in the fields as they learn them."""
 
     request_id: str
+    # The name of the API key.
     key: str | None = None
+    # The name of a model that is loaded, never what the client typed.
     model: str | None = None
     rejection: Rejection | None = None
     span: Span | None = None
 
 
-_current: ContextVar[RequestContext | None] = ContextVar("ganymede_exchange", default=None)
+_current: ContextVar[RequestContext | None] = ContextVar("ganymede_request", default=None)
 
 
-def begin(exchange: RequestContext) -> None:
-    """Make `exchange` the one that this task, and whatever it starts, is about."""
-    _current.set(exchange)
+def begin(context: RequestContext) -> None:
+    """Make `context` the current one of this task and of the tasks that it starts."""
+    _current.set(context)
 
 
 def current() -> RequestContext | None:
-    """Return the exchange that this task is about; None outside of any."""
+    """Return the context of the current request; None outside a request."""
     return _current.get()
 
 
 def note_key(name: str | None) -> None:
-    """Say of the exchange whose key it came with."""
-    if (exchange := _current.get()) is not None:
-        exchange.key = name
+    """Record the name of the request's API key."""
+    if (context := _current.get()) is not None:
+        context.key = name
 
 
 def note_model(name: str) -> None:
-    """Say of the exchange which model it is about: the name of one that is loaded."""
-    if (exchange := _current.get()) is not None:
-        exchange.model = name
+    """Record the request's model: the name of one that is loaded."""
+    if (context := _current.get()) is not None:
+        context.model = name
 
 
 def note_rejection(reason: Rejection) -> None:
-    """Say of the exchange why it is refused; the first reason stands."""
-    if (exchange := _current.get()) is not None and exchange.rejection is None:
-        exchange.rejection = reason
+    """Record why the request is rejected. The first reason is kept."""
+    if (context := _current.get()) is not None and context.rejection is None:
+        context.rejection = reason

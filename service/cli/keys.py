@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from service.api_keys import KeysError, add_key, parse_expiry, read_keys, revoke_key
-from service.settings import load
+from service.settings import load_settings
 
 app = typer.Typer(
     help="Make, list and revoke the keys that a service asks for.",
@@ -112,7 +112,7 @@ def revoke(name: NameArgument, keys: KeysOption = None) -> None:
 
 
 def _file(given: Path | None) -> Path:
-    path = given or load().keys
+    path = given or load_settings().keys
     if path is None:
         raise KeysError("say which file: --keys FILE, or GANYMEDE_KEYS")
     return path

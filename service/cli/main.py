@@ -24,10 +24,10 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from service import __version__
-from service.cli.settings_options import with_settings
+from service.cli.options import with_settings
 from service.runtime.errors import UserError
 from service.runtime.files import replacing
-from service.settings import Settings, load
+from service.settings import Settings, is_loopback, load_settings
 
 # What all verbs have in common. Plain errors of one line, that logs and scripts can read, rather
 # than boxes.
@@ -148,7 +148,7 @@ def serve(
     given = {name: value for name, value in flags.items() if value is not None}
     if watch:
         given.setdefault("watch_s", 5.0)
-    settings = load(given, config)
+    settings = load_settings(given, config)
     if not settings.models.is_dir():
         raise UserError(f"--models: no such folder: {settings.models}")
     address = _address(host)
@@ -299,9 +299,8 @@ def _assert_free(address: str, port: int) -> None:
 def _assert_guarded(settings: Settings, host: str, address: str, *, first_key: bool) -> None:
     """Raise UserError where everyone could come in and nobody has said so, or nobody could."""
     from service.api_keys import add_key, read_keys
-    from service.exposure import asks_for_keys, is_loopback
 
-    if asks_for_keys(settings) and settings.keys is not None:
+    if settings.requires_keys and settings.keys is not None:
         if first_key and not settings.keys.exists():
             secret = add_key(settings.keys, "first")
             typer.echo(
@@ -323,7 +322,7 @@ def _assert_guarded(settings: Settings, host: str, address: str, *, first_key: b
 
 
 def _settings(models: Path | None) -> Settings:
-    return load({"models": models} if models else {})
+    return load_settings({"models": models} if models else {})
 
 
 def main() -> None:

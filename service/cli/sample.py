@@ -170,10 +170,10 @@ def sample(
     from service.runtime.models.catalog import find_model
     from service.runtime.onnx.execution_plans import Planner, PlanOptions, cache_file
     from service.runtime.onnx.sessions import pick_provider
-    from service.settings import load
+    from service.settings import load_settings
 
     given: dict[str, Any] = {"models": models, "provider": provider}
-    settings = load({name: value for name, value in given.items() if value is not None})
+    settings = load_settings({name: value for name, value in given.items() if value is not None})
     wish = PlanOptions(workers, settings.threads, settings.max_rows, settings.plan == "measure")
     if workers:
         # Its cores are shared by that many runs.

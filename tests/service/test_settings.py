@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from service.api_keys import add_key
-from service.settings import PREFIX, Settings, SettingsError, load
+from service.settings import PREFIX, Settings, SettingsError, load_settings
 from tests.service.conftest import drawn_repository
 from tests.support.servers import free_port, ganymede, serving
 
@@ -64,13 +64,13 @@ def _alone(monkeypatch):
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_setting_is_the_same_by_flag_by_variable_and_in_a_file(monkeypatch, tmp_path, name):
-    by_flag = value_of(name, load({name: OTHERS[name]}))
-    assert by_flag != value_of(name, load())
+    by_flag = value_of(name, load_settings({name: OTHERS[name]}))
+    assert by_flag != value_of(name, load_settings())
     config = tmp_path / "c.toml"
     config.write_text(f'{name} = "{OTHERS[name]}"\n')
-    assert value_of(name, load(config=config)) == by_flag
+    assert value_of(name, load_settings(config=config)) == by_flag
     monkeypatch.setenv(f"{PREFIX}{name.upper()}", OTHERS[name])
-    assert value_of(name, load()) == by_flag
+    assert value_of(name, load_settings()) == by_flag
 
 
 def test_flags_go_before_variables_and_these_before_the_file(monkeypatch, tmp_path):
@@ -78,19 +78,19 @@ def test_flags_go_before_variables_and_these_before_the_file(monkeypatch, tmp_pa
     config.write_text("max_images = 1\nmax_frames = 2\nworkers = 3\n")
     monkeypatch.setenv("GANYMEDE_MAX_IMAGES", "10")
     monkeypatch.setenv("GANYMEDE_MAX_FRAMES", "20")
-    settings = load({"max_images": "100"}, config)
+    settings = load_settings({"max_images": "100"}, config)
     assert (settings.max_images, settings.max_frames, settings.workers) == (100, 20, 3)
 
 
 def test_another_process_gets_the_same_settings(monkeypatch):
     for chosen in ({}, OTHERS):
-        settings = load(chosen)
+        settings = load_settings(chosen)
         for name, value in settings.to_environment().items():
             if value is None:
                 monkeypatch.delenv(name, raising=False)
             else:
                 monkeypatch.setenv(name, value)
-        again = load()
+        again = load_settings()
         for name in Settings.model_fields:
             ours, theirs = value_of(name, settings), value_of(name, again)
             if isinstance(ours, Path):
@@ -115,7 +115,7 @@ def test_another_process_gets_the_same_settings(monkeypatch):
 )
 def test_what_cannot_be_is_one_line_with_its_name(given, said):
     with pytest.raises(SettingsError) as error:
-        load(given)
+        load_settings(given)
     assert str(error.value).startswith(said)
     assert len(str(error.value).splitlines()) == 1
 
@@ -132,9 +132,9 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, text, said):
     config = tmp_path / "c.toml"
     config.write_bytes(text.encode("latin-1"))
     with pytest.raises(SettingsError, match=said):
-        load(config=config)
+        load_settings(config=config)
     with pytest.raises(SettingsError, match="cannot be read"):
-        load(config=tmp_path / "nowhere.toml")
+        load_settings(config=tmp_path / "nowhere.toml")
 
 
 def serve(*flags):

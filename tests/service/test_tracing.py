@@ -18,7 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from service.tracing import wanted
+from service.tracing import exporter_names
 from tests.support.servers import serving
 
 CALLER = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")
@@ -269,4 +269,4 @@ assert not [name for name in sys.modules if name.startswith("opentelemetry.expor
     ],
 )
 def test_the_standard_variables_choose_the_exporters(environment, exporters):
-    assert wanted(environment) == exporters
+    assert exporter_names(environment) == exporters

@@ -1,4 +1,6 @@
-"""Around every exchange: its id, its line in the log, its place in the metrics, and its span."""
+"""Around every request: its id, log line, metrics and span, and the 500 for what nothing else
+handled.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +13,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs, tracing
 from service.api import metrics, request_context
+from service.api.middleware.errors import unexpected_error
 from service.api.request_context import Rejection, RequestContext
 
 log = logging.getLogger("ganymede.access")
 
 REQUEST_ID = b"x-request-id"
-# Nothing that could end a line, a string or a header, wherever the id is written down.
-_SANE = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}")
+# Excludes every character that could end a line, a string or a header where the id is written.
+_VALID_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}")
 _UNMATCHED = "unmatched"
-# For refusals of which nobody has said more.
-_BY_STATUS = {
+# Used if no more specific reason was noted.
+_REASON_BY_STATUS = {
     401: Rejection.UNAUTHORIZED,
     403: Rejection.FORBIDDEN,
     413: Rejection.TOO_LARGE,
@@ -31,11 +34,11 @@ _BY_STATUS = {
 }
 
 
-class Access:
-    """ASGI middleware, the outermost: it sees the answer to an unforeseen error too.
+class AccessLog:
+    """The outermost ASGI middleware: sees every response, that of an unexpected error included.
 
-    The id of an exchange is the request's `X-Request-Id` where that is up to 128 characters of a
-    plain kind, else a new one. It comes back in the answer's header.
+    The id of a request is its `X-Request-Id` if that has up to 128 harmless characters, otherwise a
+    new random one. The response repeats it.
     """
 
     def __init__(self, app: ASGIApp, *, log_requests: bool) -> None:
@@ -43,44 +46,49 @@ class Access:
         self._log_requests = log_requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, and take notes."""
+        """Pass the request on and record its outcome."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = time.perf_counter()
-        this = _begin(scope)
-        answer = _Answer(send, this.request_id)
+        started = time.perf_counter()
+        context = _start_context(scope)
+        response = _RecordedResponse(send, context.request_id)
         try:
-            await self._app(scope, receive, answer)
+            await self._app(scope, receive, response)
         except Exception:
-            # What was answered has been logged too, and needs no second stack trace of the host's.
-            if not answer.ended:
+            error_response = unexpected_error(scope["method"], scope["path"])
+            if response.started and not response.ended:
+                # Only the server can end this, by closing the connection.
                 raise
+            if not response.started:
+                await error_response(scope, receive, response)
         finally:
-            seconds = time.perf_counter() - began
-            if answer.status >= 400 and this.rejection is None:
-                this.rejection = _BY_STATUS.get(answer.status)
-            # Of what no route of ours has answered, nothing is a label: it may be any.
+            seconds = time.perf_counter() - started
+            if response.status >= 400 and context.rejection is None:
+                context.rejection = _REASON_BY_STATUS.get(response.status)
+            # The path of an unmatched request must not become a label: clients choose it.
             route = getattr(scope.get("route"), "path", None) or _UNMATCHED
-            _count(scope, route, this, answer.status, seconds)
-            _trace(scope, route, this, answer.status)
+            _count(scope, route, context, response.status, seconds)
+            _end_span(scope, route, context, response.status)
             if self._log_requests:
-                _log(scope, route, this, answer, seconds)
+                _log(scope, route, context, response, seconds)
 
 
-class _Answer:
-    """The way out: notes what passes, and says the exchange's id."""
+class _RecordedResponse:
+    """A `send` that records status and size, and adds the request's id to the headers."""
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
         self._header = (REQUEST_ID, request_id.encode())
-        # Of an exchange that ends without an answer.
+        self.started = False
+        self.ended = False
+        # Reported if the request ends without a response.
         self.status = 500
         self.size = 0
-        self.ended = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            self.started = True
             self.status = message["status"]
             message = {**message, "headers": [*message.get("headers", ()), self._header]}
         elif message["type"] == "http.response.body":
@@ -89,53 +97,55 @@ class _Answer:
         await self._send(message)
 
 
-def _begin(scope: Scope) -> RequestContext:
-    told = next((value for name, value in scope["headers"] if name == REQUEST_ID), b"")
-    this = RequestContext(told.decode() if _SANE.fullmatch(told) else _new_id())
-    about = {"request_id": this.request_id}
+def _start_context(scope: Scope) -> RequestContext:
+    sent_id = next((value for name, value in scope["headers"] if name == REQUEST_ID), b"")
+    context = RequestContext(sent_id.decode() if _VALID_ID.fullmatch(sent_id) else _new_id())
+    log_fields = {"request_id": context.request_id}
     if (tracer := tracing.current()) is not None:
-        this.span = tracer.begin(scope["headers"])
-        about |= tracer.ids(this.span)
-    request_context.begin(this)
-    logs.context.set(about)
-    return this
+        context.span = tracer.start_request_span(scope["headers"])
+        log_fields |= tracer.log_fields(context.span)
+    request_context.begin(context)
+    logs.context.set(log_fields)
+    return context
 
 
 def _new_id() -> str:
-    # Not a secret, so it need not come from the kernel, which takes twenty times as long.
+    # Not a secret: the kernel's random numbers would take twenty times as long.
     return f"{random.getrandbits(128):032x}"
 
 
-def _count(scope: Scope, route: str, this: RequestContext, status: int, seconds: float) -> None:
+def _count(scope: Scope, route: str, context: RequestContext, status: int, seconds: float) -> None:
     method = "any" if route == _UNMATCHED else scope["method"]
-    metrics.record_request(route, method, status, seconds, this.rejection)
+    metrics.record_request(route, method, status, seconds, context.rejection)
     if status in (200, 304) and any(name == b"if-none-match" for name, _ in scope["headers"]):
         metrics.record_cache_lookups(metrics.Cache.CLIENT, hits=int(status == 304), lookups=1)
 
 
-def _trace(scope: Scope, route: str, this: RequestContext, status: int) -> None:
-    if this.span is None or (tracer := tracing.current()) is None:
+def _end_span(scope: Scope, route: str, context: RequestContext, status: int) -> None:
+    if context.span is None or (tracer := tracing.current()) is None:
         return
-    more = {
-        "ganymede.request_id": this.request_id,
-        "ganymede.model": this.model,
-        "ganymede.rejection": this.rejection,
+    attributes = {
+        "ganymede.request_id": context.request_id,
+        "ganymede.model": context.model,
+        "ganymede.rejection": context.rejection,
     }
-    tracer.end(this.span, scope, route, status, more)
+    tracer.end_request_span(context.span, scope, route, status, attributes)
 
 
-def _log(scope: Scope, route: str, this: RequestContext, answer: _Answer, seconds: float) -> None:
+def _log(
+    scope: Scope, route: str, context: RequestContext, response: _RecordedResponse, seconds: float
+) -> None:
     fields: dict[str, object] = {
         "method": scope["method"],
         "route": route,
-        "status": answer.status,
+        "status": response.status,
         "ms": round(seconds * 1000, 1),
-        "bytes": answer.size,
+        "bytes": response.size,
     }
-    if this.key is not None:
-        fields["key"] = this.key
-    if this.model is not None:
-        fields["model"] = this.model
-    if this.rejection is not None:
-        fields["reason"] = this.rejection.value
+    if context.key is not None:
+        fields["key"] = context.key
+    if context.model is not None:
+        fields["model"] = context.model
+    if context.rejection is not None:
+        fields["reason"] = context.rejection.value
     log.info("answered", extra={"fields": fields})

@@ -16,12 +16,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import request_context
-from service.api.middleware.early_responses import refuse
+from service.api.middleware.early_responses import send_problem
 from service.api.problems import Problem
 from service.api.rate_limits import RateLimiter, TokenBucket
 from service.api_keys import KeyRing
-from service.exposure import asks_for_keys, is_loopback
-from service.settings import Settings
+from service.settings import Settings, is_loopback
 
 _ADMIN = "/v1/admin"
 _CALLER = "ganymede.caller"
@@ -39,14 +38,14 @@ class Caller:
     rate_limit: TokenBucket | None = None
 
 
-class Keys:
+class Authentication:
     """ASGI middleware that lets in who may come in, and notes who it is."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         """Read the keys, when `settings` ask for them."""
         self._app = app
         self._insecure = settings.insecure
-        self._ring = KeyRing(settings.keys) if asks_for_keys(settings) and settings.keys else None
+        self._ring = KeyRing(settings.keys) if settings.requires_keys and settings.keys else None
         self._open = settings.open_paths
         self._per_minute = settings.pixels_per_minute
         self._rate_limiter = RateLimiter()
@@ -66,7 +65,7 @@ class Keys:
             if _is_below(scope["path"], _ADMIN):
                 assert_admin(caller)
         except Problem as problem:
-            await refuse(problem, scope, receive, send)
+            await send_problem(problem, scope, receive, send)
             return
         scope.setdefault("state", {})[_CALLER] = caller
         if caller.rate_limit is not None:
@@ -111,7 +110,7 @@ class Keys:
         )
 
 
-def caller_of(request: Request) -> Caller:
+def get_caller(request: Request) -> Caller:
     """Return who asks. Where no middleware has looked, it is somebody who may have anything."""
     caller: Caller | None = request.scope.get("state", {}).get(_CALLER)
     return caller or Caller(None, admin=False)
@@ -119,7 +118,7 @@ def caller_of(request: Request) -> Caller:
 
 def require_admin(request: Request) -> Caller:
     """Return the administrator who asks: a dependency for routes. Raises Problem (403)."""
-    caller = caller_of(request)
+    caller = get_caller(request)
     assert_admin(caller)
     return caller
 

@@ -1,4 +1,4 @@
-"""Answers that middleware gives by itself, before any route has been asked."""
+"""Responses that middleware gives by itself, before a route is called."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from starlette.types import Receive, Scope, Send
 from service.api.problem_formats import respond
 from service.api.problems import Problem
 
-# How long a refused client may go on sending before its connection is closed. Closing at once would
-# reset it, and many clients then never see the answer.
+# How long a client may go on sending its body after it was refused. Closing the connection at once
+# would reset it, and many clients would then never see the response.
 _LINGER_S = 2.0
 
 
-async def refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with `problem`, though the body has not been read; what comes of it is thrown away."""
+async def send_problem(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+    """Respond with `problem` before the body has been read, and discard the body."""
     response = respond(scope["path"], problem)
     if not _has_body(scope):
         await response(scope, receive, send)
         return
-    # The rest of a body of any length would otherwise be taken for the sake of the next request.
+    # Otherwise the server would read the rest of the body, however long, to find the next request.
     response.headers["connection"] = "close"
     await send(
         {
@@ -32,7 +32,7 @@ async def refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) -
         }
     )
     body = b"" if scope["method"] == "HEAD" else bytes(response.body)
-    # The client has the whole answer now; only the connection waits for its end.
+    # The client now has the whole response. Only the connection stays open.
     await send({"type": "http.response.body", "body": body, "more_body": True})
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_LINGER_S):

@@ -16,14 +16,14 @@ from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.middleware.early_responses import refuse
+from service.api.middleware.early_responses import send_problem
 from service.api.problems import Problem
 from service.settings import Settings
 
 DEADLINE_HEADER = "X-Deadline-Ms"
 # Arrays and objects in JSON, however they lie: each costs the parser a hundred times its two bytes.
 # More than the sources of ten thousand pictures, a style for each layer, have.
-MOST_JSON_PARTS = 2**18
+MAX_JSON_CONTAINERS = 2**18
 
 # Below this, packed bodies are read, each route within bounds of its own.
 _UNPACKED = "/v2/"
@@ -58,11 +58,11 @@ class BodyLimits:
         length = headers.get("content-length", "")
         # More digits than any length has; Python would not even read thousands of them.
         if length.isdecimal() and (len(length) > 15 or int(length) > self._most):
-            await refuse(self._too_large(), scope, receive, send)
+            await send_problem(self._too_large(), scope, receive, send)
             return
         encoding = headers.get("content-encoding", "").strip().lower()
         if encoding not in ("", "identity") and not scope["path"].startswith(_UNPACKED):
-            await refuse(_unknown_encoding(encoding), scope, receive, send)
+            await send_problem(_unknown_encoding(encoding), scope, receive, send)
             return
         body = _Body(receive, self._most, self._seconds)
         started = False
@@ -82,7 +82,7 @@ class BodyLimits:
         except _Refused:
             if body.problem is None or started:
                 raise
-            await refuse(body.problem, scope, receive, send)
+            await send_problem(body.problem, scope, receive, send)
 
     def _too_large(self) -> Problem:
         return _too_large(self._most)
@@ -152,16 +152,16 @@ class _Body:
                     "the body is not JSON: that is in UTF-8 (RFC 8259), and holds no byte 0",
                 )
             )
-        if whole.count(b"[") + whole.count(b"{") > MOST_JSON_PARTS:
+        if whole.count(b"[") + whole.count(b"{") > MAX_JSON_CONTAINERS:
             self._refuse(
                 Problem(
                     400,
                     "json-too-many-parts",
                     "The JSON has too many parts",
-                    f"at most {MOST_JSON_PARTS:,} arrays and objects are read",
+                    f"at most {MAX_JSON_CONTAINERS:,} arrays and objects are read",
                 )
             )
-        if is_deeper(whole, most_depth):
+        if is_nested_deeper(whole, most_depth):
             self._refuse(
                 Problem(
                     400,
@@ -177,7 +177,7 @@ class _Body:
         raise _Refused
 
 
-def is_deeper(text: bytes, most: int) -> bool:
+def is_nested_deeper(text: bytes, most: int) -> bool:
     """Whether arrays and objects in JSON are nested more than `most` deep.
 
     Takes a few passes in C over the text and no more, whatever is in it; of what is no JSON it says
@@ -193,7 +193,7 @@ def is_deeper(text: bytes, most: int) -> bool:
     return bool(np.cumsum(steps, dtype=np.int32).max(initial=0) > most)
 
 
-def deadline_of(request: Request, most_seconds: float) -> float:
+def deadline_seconds(request: Request, most_seconds: float) -> float:
     """Return the seconds that a request has: `most_seconds`, or less where it says so itself.
 
     Raises Problem (400) for an X-Deadline-Ms that is not a positive integer.
@@ -230,7 +230,7 @@ def describe(document: MutableMapping[str, Any], settings: Settings) -> None:
         "body": f"{settings.max_body_bytes:,} bytes, within {settings.body_timeout_s:g} s",
         "request line and headers": f"{settings.max_header_bytes:,} bytes",
         "depth of JSON": str(settings.max_json_depth),
-        "arrays and objects in JSON": f"{MOST_JSON_PARTS:,}",
+        "arrays and objects in JSON": f"{MAX_JSON_CONTAINERS:,}",
         "uploaded picture": f"{settings.max_upload_pixels:,} pixels",
         "time": f"{settings.deadline_s:g} s, or less by `{DEADLINE_HEADER}` (milliseconds)",
         "reading an answer": f"1 MiB in {settings.write_timeout_s:g} s",

@@ -149,8 +149,8 @@ def router(engine: Engine, settings: Settings, find: Callable[[str], Model]) -> 
     return routes
 
 
-def express(routes: APIRouter) -> list[tuple[APIRoute, type[BaseModel]]]:
-    """Return those of the routes that may go past FastAPI, with what they take as JSON."""
+def fast_path_routes(routes: APIRouter) -> list[tuple[APIRoute, type[BaseModel]]]:
+    """Return the routes that the fast path may serve, each with its request model."""
     bodies: dict[str, type[BaseModel]] = {
         "/v1/generate": GenerateRequest,
         "/v1/sample-classes": SampleClassesRequest,

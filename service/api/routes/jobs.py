@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.middleware.authentication import Caller, caller_of
+from service.api.middleware.authentication import Caller, get_caller
 from service.api.problems import Problem, invalid
 from service.api.responses import PROBLEMS
 from service.api.routes import head_requests
@@ -112,7 +112,7 @@ def router(queue: JobQueue, settings: Settings, find: Callable[[str], Model]) ->
             ticket = jobs().get(name)
         except JobNotFound as error:
             raise _not_found(name) from error
-        if not _may_see(ticket, caller_of(request)):
+        if not _may_see(ticket, get_caller(request)):
             raise _not_found(name)
         return ticket
 
@@ -135,7 +135,7 @@ def router(queue: JobQueue, settings: Settings, find: Callable[[str], Model]) ->
             raise _invalid(str(error)) from error
         if job.count > settings.max_job_images:
             raise invalid("count", f"at most {settings.max_job_images:,} in one job")
-        caller = caller_of(request)
+        caller = get_caller(request)
         taken = jobs()
         pixels = job.count * model.manifest.image.pixels
         if caller.rate_limit is not None:
@@ -154,7 +154,7 @@ def router(queue: JobQueue, settings: Settings, find: Callable[[str], Model]) ->
 
     @head_requests.get(routes, "/v1/jobs", summary="The jobs", response_model_exclude_none=True)
     def listed(request: Request) -> JobList:
-        caller = caller_of(request)
+        caller = get_caller(request)
         seen = [ticket for ticket in jobs().all() if _may_see(ticket, caller)]
         return JobList(data=[_answer(ticket, jobs(), files=False) for ticket in seen])
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from service.api_keys import add_key, revoke_key
-from service.exposure import is_loopback
+from service.settings import is_loopback
 from tests.service.api.routes.test_admin import own_address
 from tests.service.conftest import drawn_repository
 from tests.support.servers import serving

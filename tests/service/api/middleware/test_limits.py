@@ -10,7 +10,7 @@ from fastapi import Request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.middleware.limits import deadline_of, is_deeper
+from service.api.middleware.limits import deadline_seconds, is_nested_deeper
 from service.api.problems import Problem
 from tests.service.conftest import drawn_repository
 from tests.support.servers import serving
@@ -47,13 +47,13 @@ def depth_of(document) -> int:
 def test_the_depth_of_json_is_seen_without_parsing_it(document, ascii_only):
     text = json.dumps(document, ensure_ascii=ascii_only).encode()
     depth = depth_of(document)
-    assert not is_deeper(text, depth)
-    assert depth == 0 or is_deeper(text, depth - 1)
+    assert not is_nested_deeper(text, depth)
+    assert depth == 0 or is_nested_deeper(text, depth - 1)
 
 
 @given(st.binary(max_size=200))
 def test_of_what_is_no_json_it_says_anything_and_ends(text):
-    assert is_deeper(text, 3) in (True, False)
+    assert is_nested_deeper(text, 3) in (True, False)
 
 
 def request_with(value) -> Request:
@@ -62,17 +62,17 @@ def request_with(value) -> Request:
 
 
 def test_a_deadline_is_the_shorter_of_two():
-    assert deadline_of(request_with(None), 30) == 30
-    assert deadline_of(request_with("1500"), 30) == 1.5
-    assert deadline_of(request_with("00200"), 30) == 0.2
-    assert deadline_of(request_with("60000"), 30) == 30
-    assert deadline_of(request_with("9" * 400), 30) == 30
+    assert deadline_seconds(request_with(None), 30) == 30
+    assert deadline_seconds(request_with("1500"), 30) == 1.5
+    assert deadline_seconds(request_with("00200"), 30) == 0.2
+    assert deadline_seconds(request_with("60000"), 30) == 30
+    assert deadline_seconds(request_with("9" * 400), 30) == 30
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "", "soon", "+3", "³", "1e3", " 1"])
 def test_a_deadline_that_is_none_is_refused(value):
     with pytest.raises(Problem) as refused:
-        deadline_of(request_with(value), 30)
+        deadline_seconds(request_with(value), 30)
     assert refused.value.status == 400
 
 
