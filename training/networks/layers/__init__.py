@@ -1,1 +1,1 @@
-"""TODO-ROOM training/networks/layers."""
+"""Layers and shapes that several network families share."""

@@ -1,4 +1,4 @@
-"""How a class reaches a network."""
+"""Layers that condition a network on the class."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Conditioning:
-    """`classes` of them, each embedded in `width` values; none of either without conditioning."""
+    """Number of classes and the width of their embedding; 0 and 0 for an unconditional network."""
 
     classes: int
     width: int
 
     @classmethod
     def of(cls, classes: int, width: int) -> Conditioning:
-        """Return the conditioning on `classes`, 0 for none."""
+        """Return the conditioning on `classes` classes; 0 means unconditional."""
         return cls(classes, width) if classes else UNCONDITIONAL
 
 
@@ -25,11 +25,11 @@ UNCONDITIONAL = Conditioning(0, 0)
 
 
 class LabelEmbedding(nn.Module):
-    """A learned vector for each class, and between them for a blend; nothing without conditioning.
+    """A learned embedding per class; without conditioning it has no parameters.
 
-    Where networks take `class_index`, that is the classes ``[N] int64``, or the weights of all
-    classes ``[N, classes] float``: a row that is 1 for one class and 0 for the others is that
-    class, to the last bit. Training has the former, graphs that are served the latter.
+    `class_index` is either the classes ``[N] int64`` (training) or weights over all classes
+    ``[N, classes] float`` (exported graphs, which blend embeddings). A one-hot row gives exactly
+    the same bits as the index of that class.
     """
 
     def __init__(self, conditioning: Conditioning) -> None:
@@ -39,7 +39,10 @@ class LabelEmbedding(nn.Module):
             self.embed = nn.Embedding(conditioning.classes, conditioning.width)
 
     def lookup(self, class_index: Tensor | None) -> Tensor | None:
-        """Return ``[N, width]`` for classes or their weights, or None without conditioning."""
+        """Return the embeddings ``[N, width]``, or None without conditioning.
+
+        Raises ValueError if the network is conditional and `class_index` is None.
+        """
         if self.embed is None:
             return None
         if class_index is None:
@@ -48,12 +51,15 @@ class LabelEmbedding(nn.Module):
 
 
 def select_class_rows(table: Tensor, class_index: Tensor) -> Tensor:
-    """Return the rows ``[N, D]`` of `table` ``[classes, D]`` for classes or weights of all."""
+    """Select or blend rows of `table` ``[classes, D]`` by `class_index`: ``[N, D]``.
+
+    `class_index` is ``[N] int64`` or weights ``[N, classes] float``.
+    """
     return class_index @ table if class_index.is_floating_point() else table[class_index]
 
 
 class LabelConcat(LabelEmbedding):
-    """Joins the class to a vector: ``[N, D]`` to ``[N, D + width]``."""
+    """Concatenates the class embedding to a vector: ``[N, D]`` to ``[N, D + width]``."""
 
     def forward(self, vector: Tensor, class_index: Tensor | None) -> Tensor:
         label = self.lookup(class_index)
@@ -61,7 +67,7 @@ class LabelConcat(LabelEmbedding):
 
 
 class LabelChannels(LabelEmbedding):
-    """Joins the class to a picture as channels: ``[N, C, H, W]`` to ``[N, C + width, H, W]``."""
+    """Appends the class embedding as constant channels: ``[N, C + width, H, W]``."""
 
     def forward(self, images: Tensor, class_index: Tensor | None) -> Tensor:
         label = self.lookup(class_index)
@@ -72,10 +78,10 @@ class LabelChannels(LabelEmbedding):
 
 
 class LabelProjection(LabelEmbedding):
-    """Scores features by the class: the dot product of its vector and ``[N, width]``, ``[N]``.
+    """Dot product of features ``[N, width]`` and the class embedding: ``[N]``.
 
-    Projection discriminator: Miyato and Koyama 2018, arXiv:1802.05637, equation 4. Zero without
-    conditioning.
+    The conditional term of the projection discriminator (Miyato and Koyama 2018,
+    arXiv:1802.05637, equation 4). Zero without conditioning.
     """
 
     def forward(self, features: Tensor, class_index: Tensor | None) -> Tensor:

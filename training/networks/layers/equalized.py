@@ -1,7 +1,7 @@
-"""Layers with an equalised learning rate (Karras et al. 2017, arXiv:1710.10196, section 4.1).
+"""Layers with an equalized learning rate (Karras et al. 2017, arXiv:1710.10196, section 4.1).
 
-Weights begin as N(0, 1) and are scaled when they are used, so that an optimiser that divides by the
-gradient's size, as Adam does, moves all of them equally fast.
+Weights are initialized from N(0, 1) and scaled at run time. Optimizers that normalize by the
+gradient's magnitude, such as Adam, then update all layers at the same relative speed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 
 class EqualizedLinear(nn.Module):
-    """``[N, fan_in]`` to ``[N, fan_out]``; `rate` makes it learn that much slower."""
+    """``[N, fan_in]`` to ``[N, fan_out]``; `rate` multiplies the learning rate."""
 
     def __init__(self, fan_in: int, fan_out: int, bias: float = 0.0, rate: float = 1.0) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class EqualizedLinear(nn.Module):
 
 
 class EqualizedConv2d(nn.Module):
-    """``[N, fan_in, H, W]`` to ``[N, fan_out, H', W']``, with zeros around."""
+    """``[N, fan_in, H, W]`` to ``[N, fan_out, H', W']``; zero padding, "same" unless strided."""
 
     def __init__(
         self, fan_in: int, fan_out: int, kernel: int, *, stride: int = 1, bias: bool = True
@@ -37,7 +37,7 @@ class EqualizedConv2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(fan_out)) if bias else None
         self.scale = 1 / math.sqrt(fan_in * kernel**2)
         self.stride = stride
-        # A strided convolution gets its border from the filter before it.
+        # A strided convolution follows a blur, which has already padded its input.
         self.padding = kernel // 2 if stride == 1 else 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,5 +46,5 @@ class EqualizedConv2d(nn.Module):
 
 
 def leaky_relu(x: Tensor) -> Tensor:
-    """LeakyReLU of slope 0.2, scaled so that it keeps the variance of what comes in."""
+    """LeakyReLU with slope 0.2, scaled by √2 to preserve the variance of its input."""
     return F.leaky_relu(x, 0.2) * math.sqrt(2)

@@ -1,8 +1,8 @@
-"""Progressive growing: networks that play at a lower resolution first.
+"""Progressive growing: training starts at a low resolution and fades in higher ones.
 
-Karras et al. 2017, arXiv:1710.10196, section 2 and figure 2. Pictures are doubled to the nearest
-pixel and halved by means of four, so that halving undoes doubling: of the doubled pictures that a
-resolution begins with, a discriminator says what it said of the small ones.
+Karras et al. 2017, arXiv:1710.10196, section 2 and figure 2. Upsampling is nearest neighbor and
+downsampling averages 2×2 pixels, so that downsampling inverts upsampling: at the start of a
+resolution the discriminator gives an upsampled image the same logit as the small one.
 """
 
 from __future__ import annotations
@@ -12,29 +12,22 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional as F
 
+from training.networks.layers.resampling import downsample_average, upsample_nearest
+
 
 class Growth(NamedTuple):
-    """How far a network has grown: the side it plays at, and how far that has faded in.
+    """Current resolution of a growing network: `side` in pixels, and its blend weight `alpha`.
 
-    At an `alpha` of 0 pictures are those of half the side, doubled; at 1 they are all its own.
+    With `alpha` 0 images are the upsampled images of half the side; with 1 the resolution has
+    faded in completely.
     """
 
     side: int
     alpha: float
 
 
-def upsample_nearest(images: Tensor) -> Tensor:
-    """Double ``[N, C, H, W]``, each value four times."""
-    return F.interpolate(images, scale_factor=2, mode="nearest")
-
-
-def downsample_average(images: Tensor) -> Tensor:
-    """Halve ``[N, C, H, W]``, each value the mean of four."""
-    return F.avg_pool2d(images, 2)
-
-
 def match_growth(images: Tensor, growth: Growth) -> Tensor:
-    """Return real pictures ``[N, C, H, W]`` as they are to look at this growth."""
+    """Resize and blend real images ``[N, C, H, W]`` to match `growth`: ``[N, C, side, side]``."""
     images = F.avg_pool2d(images, images.shape[-1] // growth.side)
     if growth.alpha == 1:
         return images

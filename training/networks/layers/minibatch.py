@@ -1,4 +1,4 @@
-"""Layers that let a discriminator see a batch as a whole: sameness gives a generator away."""
+"""Layers that give a discriminator statistics of the whole batch, against mode collapse."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ MinibatchKind = Literal["none", "discrimination", "standard_deviation"]
 
 
 class MinibatchDiscrimination(nn.Module):
-    """Joins to features ``[N, D]`` how near each row is to the others: ``[N, D + kernels]``.
+    """Appends each row's similarity to the rest of the batch: ``[N, D]`` to ``[N, D + kernels]``.
 
-    Salimans et al. 2016, arXiv:1606.03498, section 3.2: rows become matrices by a learned tensor,
-    and exp(-L1 distance) between them is summed over the batch.
+    Salimans et al. 2016, arXiv:1606.03498, section 3.2: a learned tensor maps rows to matrices,
+    and exp(-L1 distance) between matrix rows is summed over the batch.
     """
 
     def __init__(self, features: int, kernels: int = 32, kernel_dim: int = 8) -> None:
@@ -26,16 +26,17 @@ class MinibatchDiscrimination(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         matrices = self.project(features).unflatten(1, (self.kernels, self.kernel_dim))
         distances = (matrices[:, None] - matrices[None, :]).abs().sum(-1)
-        # A row is at distance 0 from itself, which tells nothing.
-        nearness = torch.exp(-distances).sum(1) - 1
-        return torch.cat([features, nearness], dim=1)
+        # Minus the constant 1 of each row's similarity to itself.
+        similarity = torch.exp(-distances).sum(1) - 1
+        return torch.cat([features, similarity], dim=1)
 
 
 class MinibatchStandardDeviation(nn.Module):
-    """Joins one channel to ``[N, C, H, W]``: how much the pictures of a group differ.
+    """Appends the standard deviation within a group as a channel: ``[N, C + 1, H, W]``.
 
-    Karras et al. 2017, arXiv:1710.10196, section 3: the standard deviation over the group, averaged
-    over features and places. The batch must be a multiple of the group, or smaller than it.
+    Karras et al. 2017, arXiv:1710.10196, section 3: the standard deviation over each group of
+    `group` images, averaged over channels and pixels. A batch that is not a multiple of `group`
+    is one group.
     """
 
     def __init__(self, group: int = 4) -> None:

@@ -1,4 +1,4 @@
-"""Normalisation and first weights of networks between pictures."""
+"""Normalization layers and weight initialization of image-to-image networks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ ImageNormalization = Literal["batch", "instance", "spectral", "none"]
 
 
 def normalization_layers(kind: ImageNormalization, width: int) -> list[nn.Module]:
-    """Return what stands behind a convolution; spectral normalisation is of its weight instead."""
+    """Return the layers that follow a convolution.
+
+    Empty for spectral normalization, which is a parametrization of the convolution's weight.
+    """
     match kind:
         case "batch":
             return [nn.BatchNorm2d(width)]
@@ -21,7 +24,7 @@ def normalization_layers(kind: ImageNormalization, width: int) -> list[nn.Module
 
 
 def init_weights(module: nn.Module) -> None:
-    """Draw weights from N(0, 0.02), as pix2pix and CycleGAN do; for `nn.Module.apply`."""
+    """Initialize a layer from N(0, 0.02), as pix2pix and CycleGAN do; for `nn.Module.apply`."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:

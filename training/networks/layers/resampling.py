@@ -1,7 +1,7 @@
-"""Halving and doubling pictures with StyleGAN's filter, as plain depthwise convolutions.
+"""Up- and downsampling by 2: unfiltered, and with StyleGAN's filter as depthwise convolutions.
 
-The filter is [1, 3, 3, 1] in both directions: Karras et al. 2019, arXiv:1912.04958, appendix B.
-No extension is compiled, and everything exports.
+StyleGAN's separable filter is [1, 3, 3, 1] (Karras et al. 2019, arXiv:1912.04958, appendix B). No
+compiled extension is needed, and all layers can be exported to ONNX.
 """
 
 from __future__ import annotations
@@ -13,8 +13,18 @@ from torch.nn import functional as F
 _TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
+def upsample_nearest(images: Tensor) -> Tensor:
+    """Upsample by nearest neighbor: ``[N, C, H, W]`` to ``[N, C, 2H, 2W]``."""
+    return F.interpolate(images, scale_factor=2, mode="nearest")
+
+
+def downsample_average(images: Tensor) -> Tensor:
+    """Downsample by averaging 2×2 pixels: ``[N, C, H, W]`` to ``[N, C, H/2, W/2]``."""
+    return F.avg_pool2d(images, 2)
+
+
 class Blur(nn.Module):
-    """Filters ``[N, C, H, W]`` with zeros `pad` wide around it: ``H + 2 pad - 3``."""
+    """Filters ``[N, C, H, W]`` zero-padded by `pad` pixels: ``[N, C, H + 2·pad - 3, …]``."""
 
     kernel: Tensor
 
@@ -30,7 +40,7 @@ class Blur(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles ``[N, C, H, W]``: every value spread by the filter, the mean kept."""
+    """Upsamples by 2 with the filter and keeps the mean: ``[N, C, H, W]`` to ``[N, C, 2H, 2W]``."""
 
     kernel: Tensor
 
@@ -45,7 +55,7 @@ class Upsample(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves ``[N, C, H, W]``: filtered, then every other value."""
+    """Filters, then keeps every second pixel: ``[N, C, H, W]`` to ``[N, C, H/2, W/2]``."""
 
     kernel: Tensor
 
@@ -60,7 +70,7 @@ class Downsample(nn.Module):
 
 
 def _kernel(gain: float) -> Tensor:
-    """Return the filter ``[1, 1, 4, 4]``, its values adding up to `gain`."""
+    """Return the filter ``[1, 1, 4, 4]``; its values sum to `gain`."""
     taps = torch.tensor(_TAPS)
     kernel = taps[:, None] * taps[None, :]
     return (kernel * (gain / kernel.sum()))[None, None]

@@ -1,6 +1,6 @@
-"""Pictures in other sizes, by matrices: the same numbers in training and in an exported graph.
+"""Antialiased resizing by matrix products: the same numbers in training and in exported graphs.
 
-As Pillow resizes: the filter is widened where a picture gets smaller, so that nothing is skipped.
+Follows Pillow: when downscaling, the filter is widened by the scale factor.
 """
 
 from __future__ import annotations
@@ -14,31 +14,32 @@ Filter = Literal["linear", "cubic"]
 
 
 def resize(images: Tensor, height: int, width: int, kind: Filter = "linear") -> Tensor:
-    """Return pictures ``[N, C, H, W]`` of float numbers in another size."""
+    """Resize float images ``[N, C, H, W]`` to ``[N, C, height, width]``."""
     rows = resize_matrix(images.shape[2], height, kind, images.device)
     columns = resize_matrix(images.shape[3], width, kind, images.device)
-    across = torch.matmul(images, columns.t())
-    return torch.matmul(across.transpose(2, 3), rows.t()).transpose(2, 3)
+    horizontal = torch.matmul(images, columns.t())
+    return torch.matmul(horizontal.transpose(2, 3), rows.t()).transpose(2, 3)
 
 
-def resize_matrix(before: int, after: int, kind: Filter, device: torch.device) -> Tensor:
-    """Return the shares ``[after, before]`` of old pixels in new ones; rows sum to 1."""
-    scale = before / after
-    # How wide the filter is in old pixels.
-    wide = scale if scale > 1 else 1.0
-    centres = (torch.arange(after, device=device, dtype=torch.float32) + 0.5) * scale
-    pixels = torch.arange(before, device=device, dtype=torch.float32) + 0.5
-    apart = (pixels[None] - centres[:, None]).abs() / wide
-    weights = _linear(apart) if kind == "linear" else _cubic(apart)
+def resize_matrix(in_size: int, out_size: int, kind: Filter, device: torch.device) -> Tensor:
+    """Return the weights ``[out_size, in_size]`` of input pixels; rows sum to 1."""
+    scale = in_size / out_size
+    # Width of the filter in input pixels.
+    support = scale if scale > 1 else 1.0
+    centers = (torch.arange(out_size, device=device, dtype=torch.float32) + 0.5) * scale
+    pixels = torch.arange(in_size, device=device, dtype=torch.float32) + 0.5
+    distance = (pixels[None] - centers[:, None]).abs() / support
+    weights = _linear(distance) if kind == "linear" else _cubic(distance)
     return weights / weights.sum(1, keepdim=True)
 
 
-def _linear(apart: Tensor) -> Tensor:
-    return (1 - apart).clamp(min=0)
+def _linear(distance: Tensor) -> Tensor:
+    return (1 - distance).clamp(min=0)
 
 
-def _cubic(apart: Tensor) -> Tensor:
-    """Keys' filter with a = -0.5, as Pillow has it (doi:10.1109/TASSP.1981.1163711)."""
-    near = (1.5 * apart - 2.5) * apart.square() + 1
-    far = ((-0.5 * apart + 2.5) * apart - 4) * apart + 2
-    return torch.where(apart < 1, near, torch.where(apart < 2, far, torch.zeros_like(apart)))
+def _cubic(distance: Tensor) -> Tensor:
+    """Keys' cubic filter with a = -0.5, as in Pillow (doi:10.1109/TASSP.1981.1163711)."""
+    near = (1.5 * distance - 2.5) * distance.square() + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    outside = torch.zeros_like(distance)
+    return torch.where(distance < 1, near, torch.where(distance < 2, far, outside))

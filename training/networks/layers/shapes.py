@@ -1,4 +1,4 @@
-"""The shape of the pictures that a network makes or judges."""
+"""Shapes of the images that a network takes and returns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ImageShape:
-    """Channels, height and width of one picture, in the order of ``[N, C, H, W]``."""
+    """Channels, height and width of one image, in the order of ``[N, C, H, W]``."""
 
     channels: int
     height: int
@@ -15,15 +15,16 @@ class ImageShape:
 
     @property
     def numel(self) -> int:
-        """Count of values in one picture."""
+        """Number of values in one image."""
         return self.channels * self.height * self.width
 
 
 @dataclass(frozen=True)
 class ImageToImageShape:
-    """What goes through a network from pictures to pictures.
+    """Shape of an image-to-image network.
 
-    `given` channels of `side` pixels go in, `made` channels of `factor` times that side come out.
+    Input ``[N, in_channels, side, side]``, output
+    ``[N, out_channels, factor·side, factor·side]``.
     """
 
     in_channels: int

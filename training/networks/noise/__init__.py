@@ -1,1 +1,1 @@
-"""TODO-ROOM training/networks/noise."""
+"""Networks of noise-to-image models: generators from latents, and their discriminators."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.networks.layers.conditioning import Conditioning, LabelEmbedding
+from training.networks.layers.resampling import upsample_nearest
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.biggan_deep import BigGANDeepDiscriminator, BigGANDeepGenerator
 from training.networks.noise.biggan_layers import (
@@ -29,7 +30,6 @@ from training.networks.noise.biggan_layers import (
     concat_label,
     init_orthogonal,
     spectral_conv,
-    upsample_nearest,
     with_spectral_norm,
 )
 from training.networks.noise.options import NoiseOptions

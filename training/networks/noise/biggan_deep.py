@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.networks.layers.conditioning import Conditioning, LabelEmbedding
+from training.networks.layers.resampling import upsample_nearest
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.biggan_layers import (
     BASE,
@@ -26,7 +27,6 @@ from training.networks.noise.biggan_layers import (
     concat_label,
     init_orthogonal,
     spectral_conv,
-    upsample_nearest,
     with_spectral_norm,
 )
 

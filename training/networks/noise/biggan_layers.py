@@ -140,11 +140,6 @@ def concat_label(z: Tensor, label: Tensor | None) -> Tensor:
     return z if label is None else torch.cat([z, label], dim=1)
 
 
-def upsample_nearest(x: Tensor) -> Tensor:
-    """Double the sides of ``[N, C, H, W]``: each value four times."""
-    return F.interpolate(x, scale_factor=2, mode="nearest")
-
-
 def spectral_conv(fan_in: int, fan_out: int, kernel: int, *, bias: bool = True) -> nn.Module:
     """Make a convolution that keeps the size, its weight spectrally normalised."""
     return with_spectral_norm(nn.Conv2d(fan_in, fan_out, kernel, padding=kernel // 2, bias=bias))

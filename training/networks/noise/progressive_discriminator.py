@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from training.networks.layers.conditioning import Conditioning, LabelProjection
 from training.networks.layers.equalized import EqualizedConv2d, EqualizedLinear, leaky_relu
-from training.networks.layers.growth import Growth, downsample_average
+from training.networks.layers.growth import Growth
 from training.networks.layers.minibatch import MinibatchStandardDeviation
+from training.networks.layers.resampling import downsample_average
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.style_generator import BASE
 

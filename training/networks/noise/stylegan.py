@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.networks.layers.equalized import EqualizedConv2d, EqualizedLinear, leaky_relu
-from training.networks.layers.growth import Growth, upsample_nearest
-from training.networks.layers.resampling import Blur
+from training.networks.layers.growth import Growth
+from training.networks.layers.resampling import Blur, upsample_nearest
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.progressive_discriminator import ProgressiveDiscriminator
 from training.networks.noise.style_generator import BASE, StyleGeneratorOptions, StyleOptions

@@ -3,12 +3,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from training.networks.layers.growth import (
-    Growth,
-    downsample_average,
-    match_growth,
-    upsample_nearest,
-)
+from training.networks.layers.growth import Growth, match_growth
+from training.networks.layers.resampling import downsample_average, upsample_nearest
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.stylegan import StyleGANDiscriminatorOptions, StyleGANGeneratorOptions
 from training.networks.noise.stylegan2 import (

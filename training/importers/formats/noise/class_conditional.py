@@ -26,6 +26,7 @@ from training.importers.formats.layers import (
     transposed,
 )
 from training.networks.layers.conditioning import select_class_rows
+from training.networks.layers.resampling import upsample_nearest
 from training.networks.noise.biggan import BlockUp
 from training.networks.noise.biggan_deep import BottleneckUp
 from training.networks.noise.biggan_layers import (
@@ -34,7 +35,6 @@ from training.networks.noise.biggan_layers import (
     SelfAttention,
     ToImages,
     apply_norm,
-    upsample_nearest,
 )
 
 # What tells a block its condition: a chunk of z of its own and the class, all of z and the class,
