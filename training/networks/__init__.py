@@ -32,7 +32,7 @@ NoiseGeneratorOptions = (
     | StyleGANGeneratorOptions
     | StyleGAN2GeneratorOptions
 )
-# From pictures to pictures.
+# From images to images.
 ImageToImageOptions = GatedOptions | ResNetOptions | RRDBOptions | SRResNetOptions | UNetOptions
 GeneratorOptions = Annotated[
     NoiseGeneratorOptions | ImageToImageOptions, Field(discriminator="network")

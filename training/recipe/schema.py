@@ -351,7 +351,7 @@ class Recipe(Options):
     def build_discriminator(self) -> nn.Module:
         """Make the discriminator with fresh weights from the global random state."""
         if isinstance(self.discriminator, PatchDiscriminatorOptions):
-            return self.discriminator.build_judge(self._judged_channels)
+            return self.discriminator.build_patch_discriminator(self._judged_channels)
         return self._build(self.discriminator)
 
     def _build(self, player: NoiseGeneratorOptions | ImageDiscriminatorOptions) -> nn.Module:

@@ -1,7 +1,8 @@
-"""Gated convolutions, for pictures with holes (Yu et al. 2019, arXiv:1806.03589, section 3.1).
+"""A generator of gated convolutions for inpainting (Yu et al. 2019, arXiv:1806.03589, section 3.1).
 
-Every feature has a gate that is computed beside it, so that the network learns what is known and
-what is not. Two halvings, dilated convolutions in the middle, two doublings; joined across.
+A learned gate multiplies every feature, so that the network can tell known pixels from holes. Two
+strided convolutions, dilated convolutions at a quarter of the side, two upsampling convolutions,
+with skip connections between equal resolutions.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from training.recipe.options import Options
 
 
 class GatedConvolution(nn.Module):
-    """``[N, fan_in, H, W]`` to ``[N, fan_out, h, w]``: ELU of the features times their gates."""
+    """ELU(features) · sigmoid(gates): ``[N, fan_in, H, W]`` to ``[N, fan_out, h, w]``."""
 
     def __init__(
         self, fan_in: int, fan_out: int, kernel: int = 3, stride: int = 1, dilation: int = 1
@@ -37,7 +38,7 @@ class GatedConvolution(nn.Module):
 
 
 class GatedGenerator(nn.Module):
-    """Pictures with their masks ``[N, given, H, W]`` to ``[N, made, H, W]`` in [-1, 1]."""
+    """Images with masks ``[N, in_channels, H, W]`` to ``[N, out_channels, H, W]`` in [-1, 1]."""
 
     def __init__(self, shape: ImageToImageShape, width: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
@@ -50,7 +51,7 @@ class GatedGenerator(nn.Module):
             GatedConvolution(4 * width, 4 * width),
         )
         self.middle = nn.ModuleList(
-            GatedConvolution(4 * width, 4 * width, dilation=each) for each in dilations
+            GatedConvolution(4 * width, 4 * width, dilation=dilation) for dilation in dilations
         )
         self.to_half = GatedConvolution(6 * width, 2 * width)
         self.to_whole = GatedConvolution(3 * width, width)
@@ -68,29 +69,30 @@ class GatedGenerator(nn.Module):
 
 
 class GatedOptions(Options):
-    """A generator of gated convolutions; `width` is its first, narrowest layer's."""
+    """A generator of gated convolutions; `width` is the number of channels at full resolution."""
 
     network: Literal["gated"]
     width: PositiveInt = 32
-    # Of the convolutions in the middle, at a quarter of the side: how far apart their taps are.
+    # Dilations of the convolutions at a quarter of the side.
     dilations: tuple[PositiveInt, ...] = (1, 2, 4, 8, 2, 1)
 
     def build_image_to_image(self, shape: ImageToImageShape) -> GatedGenerator:
-        """Make the network with fresh weights from the global random state. Raises ValueError."""
+        """Build the network, initialized from the global random state. Raises ValueError."""
         if shape.side % 4 or shape.factor != 1:
             raise ValueError(
-                f"the network gated needs a side of 4, 8, 12, … and keeps it; got {shape.side}"
+                "the network gated needs a side that is a multiple of 4 and a factor of 1; "
+                f"got side {shape.side}, factor {shape.factor}"
             )
         return GatedGenerator(shape, self.width, self.dilations)
 
-    def side_multiple(self, shape: ImageToImageShape) -> int:  # noqa: ARG002 - as all networks have it
-        """Return what a side must be a multiple of."""
+    def side_multiple(self, shape: ImageToImageShape) -> int:  # noqa: ARG002 - same interface for all networks
+        """Return the number of pixels that sides must be a multiple of."""
         return 4
 
     def min_side(self, shape: ImageToImageShape) -> int:
-        """Return the shortest side."""
+        """Return the shortest side in pixels."""
         return self.side_multiple(shape)
 
     def receptive_field(self, shape: ImageToImageShape) -> int:  # noqa: ARG002
-        """Return how far an input pixel may be from what it has a part in, in input pixels."""
+        """Return the radius of the receptive field in input pixels."""
         return 2 + 1 + 2 + 2 + 4 + 4 * sum(self.dilations) + 2 * 2 + 2 + 2 + 4

@@ -1,8 +1,9 @@
-"""PatchGAN: a discriminator that judges overlapping patches (Isola et al. 2017, arXiv:1611.07004).
+"""PatchGAN: a discriminator of overlapping patches (Isola et al. 2017, arXiv:1611.07004).
 
-Section 3.2.2: strided 4×4 convolutions, LeakyReLU, no normalisation in the first layer. With three
-layers a patch is 70 pixels, with two 34. Conditional where it is given the input picture too. With
-spectral normalisation it is the SN-PatchGAN of inpainting (Yu et al. 2018, arXiv:1806.03589).
+Section 3.2.2: strided 4×4 convolutions, LeakyReLU, no normalization in the first layer. A patch is
+70 pixels wide with three layers, 34 with two. For a conditional discriminator the input image is
+concatenated to the channels. With spectral normalization it is the SN-PatchGAN of inpainting
+(Yu et al. 2018, arXiv:1806.03589).
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from training.recipe.options import Options
 
 
 class PatchDiscriminator(nn.Module):
-    """Pictures ``[N, C, H, W]`` to logits of patches ``[N, 1, h, w]``: positive is real."""
+    """Images ``[N, C, H, W]`` to one logit per patch ``[N, 1, h, w]``; positive means real."""
 
     def __init__(
-        self, channels: int, width: int, layers: int, normalisation: ImageNormalization
+        self, channels: int, width: int, layers: int, normalization: ImageNormalization
     ) -> None:
         super().__init__()
         widths = [width * min(2**i, 8) for i in range(layers + 1)]
@@ -36,16 +37,16 @@ class PatchDiscriminator(nn.Module):
         ]
         for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
             stride = 2 if i < layers - 1 else 1
-            normalised = normalization_layers(normalisation, fan_out)
+            normalized = normalization_layers(normalization, fan_out)
             parts += [
-                nn.Conv2d(fan_in, fan_out, 4, stride, padding=1, bias=not normalised),
-                *normalised,
+                nn.Conv2d(fan_in, fan_out, 4, stride, padding=1, bias=not normalized),
+                *normalized,
                 nn.LeakyReLU(0.2, inplace=True),
             ]
         parts.append(nn.Conv2d(widths[-1], 1, 4, padding=1))
         self.layers = nn.Sequential(*parts)
         self.apply(init_weights)
-        if normalisation == "spectral":
+        if normalization == "spectral":
             for layer in self.layers:
                 if isinstance(layer, nn.Conv2d):
                     spectral_norm(layer)
@@ -56,14 +57,14 @@ class PatchDiscriminator(nn.Module):
 
 
 class PatchDiscriminatorOptions(Options):
-    """A discriminator of patches; `width` is its first, narrowest layer's."""
+    """A discriminator of patches; `width` is the number of channels of the first layer."""
 
     network: Literal["patchgan"]
     width: PositiveInt = 64
-    # Layers between the first and the last: the more, the larger a patch.
+    # Layers between the first and the last. More layers mean larger patches.
     layers: PositiveInt = 3
     normalisation: ImageNormalization = "batch"
 
-    def build_judge(self, channels: int) -> PatchDiscriminator:
-        """Make the network with fresh weights from the global random state."""
+    def build_patch_discriminator(self, channels: int) -> PatchDiscriminator:
+        """Build the network for images of `channels`, from the global random state."""
         return PatchDiscriminator(channels, self.width, self.layers, self.normalisation)

@@ -1,8 +1,8 @@
 """ESRGAN's generator: residual-in-residual dense blocks (Wang et al. 2018, arXiv:1809.00219).
 
-Section 3.1: no normalisation, dense connections within blocks, residual ones around them scaled by
-0.2. Unlike there, what is made is added to the picture enlarged by cubic interpolation, so that a
-network that has learned nothing yet is as good as that.
+Section 3.1: no normalization, dense connections within blocks, and residual connections around
+them scaled by 0.2. Unlike the paper, the network's output is added to the bicubically upsampled
+input, so that an untrained network starts near bicubic interpolation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _RESIDUAL_SCALE = 0.2
 
 
 class DenseBlock(nn.Module):
-    """``[N, C, H, W]`` to the same: five 3×3 convolutions, each of all that went before."""
+    """Five densely connected 3×3 convolutions with a skip; keeps the shape ``[N, C, H, W]``."""
 
     def __init__(self, width: int, growth: int) -> None:
         super().__init__()
@@ -32,27 +32,30 @@ class DenseBlock(nn.Module):
         self.reduce = nn.Conv2d(width + 4 * growth, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        seen = x
+        features = x
         for convolution in self.grow:
-            seen = torch.cat([seen, F.leaky_relu(convolution(seen), _SLOPE)], 1)
-        added: Tensor = self.reduce(seen)
-        return x + _RESIDUAL_SCALE * added
+            features = torch.cat([features, F.leaky_relu(convolution(features), _SLOPE)], 1)
+        residual: Tensor = self.reduce(features)
+        return x + _RESIDUAL_SCALE * residual
 
 
 class ResidualInResidual(nn.Module):
-    """``[N, C, H, W]`` to the same: three dense blocks, and a residual around them."""
+    """Three dense blocks with a skip connection around them; keeps the shape ``[N, C, H, W]``."""
 
     def __init__(self, width: int, growth: int) -> None:
         super().__init__()
         self.blocks = nn.Sequential(*(DenseBlock(width, growth) for _ in range(3)))
 
     def forward(self, x: Tensor) -> Tensor:
-        added: Tensor = self.blocks(x)
-        return x + _RESIDUAL_SCALE * added
+        residual: Tensor = self.blocks(x)
+        return x + _RESIDUAL_SCALE * residual
 
 
 class RRDBNet(nn.Module):
-    """Pictures ``[N, given, H, W]`` to ``[N, made, factor·H, factor·W]`` around [-1, 1]."""
+    """Images ``[N, in_channels, H, W]`` to ``[N, out_channels, factor·H, factor·W]``.
+
+    The output is near [-1, 1], not clamped to it.
+    """
 
     def __init__(self, shape: ImageToImageShape, width: int, growth: int, blocks: int) -> None:
         super().__init__()
@@ -71,7 +74,7 @@ class RRDBNet(nn.Module):
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module.bias is not None:
-                # A tenth of the usual variance, as deep residual networks need (section 3.1).
+                # A tenth of the usual variance, for deep residual networks (section 3.1).
                 nn.init.kaiming_normal_(module.weight, _SLOPE)
                 with torch.no_grad():
                     module.weight.mul_(0.3)
@@ -84,9 +87,9 @@ class RRDBNet(nn.Module):
             x = F.leaky_relu(convolution(F.interpolate(x, scale_factor=2.0)), _SLOPE)
         details: Tensor = self.last(x)
         scale = float(self.factor)
-        # In float32: half a level of rounding in the whole picture could be seen.
-        smooth = F.interpolate(images.float(), scale_factor=scale, mode="bicubic")
-        return smooth + details
+        # In float32, because rounding errors of half a gray level would be visible.
+        bicubic = F.interpolate(images.float(), scale_factor=scale, mode="bicubic")
+        return bicubic + details
 
 
 class RRDBOptions(Options):
@@ -98,21 +101,21 @@ class RRDBOptions(Options):
     blocks: PositiveInt = 23
 
     def build_image_to_image(self, shape: ImageToImageShape) -> RRDBNet:
-        """Make the network with fresh weights from the global random state."""
+        """Build the network, initialized from the global random state."""
         return RRDBNet(shape, self.width, self.growth, self.blocks)
 
-    def side_multiple(self, shape: ImageToImageShape) -> int:  # noqa: ARG002 - as all networks have it
-        """Return what a side must be a multiple of."""
+    def side_multiple(self, shape: ImageToImageShape) -> int:  # noqa: ARG002 - same interface for all networks
+        """Return the number of pixels that sides must be a multiple of."""
         return 1
 
     def min_side(self, shape: ImageToImageShape) -> int:
-        """Return the shortest side."""
+        """Return the shortest side in pixels."""
         return self.side_multiple(shape)
 
     def receptive_field(self, shape: ImageToImageShape) -> int:
-        """Return how far an input pixel may be from what it has a part in, in input pixels."""
+        """Return the radius of the receptive field in input pixels."""
         at_input = 1 + self.blocks * 15 + 1
-        # Behind each doubling a 3×3 convolution sees half as far.
+        # After each upsampling a 3×3 convolution covers half as many input pixels.
         doublings = shape.factor.bit_length() - 1
         after = sum(1.5 / 2**i for i in range(1, doublings + 1)) + 2 / shape.factor
         return at_input + int(after) + 2

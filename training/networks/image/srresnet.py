@@ -1,7 +1,7 @@
-"""SRGAN's generator: residual blocks, and pixels that are unfolded (Ledig et al. 2017,
-arXiv:1609.04802, figure 4).
+"""SRGAN's generator, SRResNet (Ledig et al. 2017, arXiv:1609.04802, figure 4).
 
-Unlike there, what is made is added to the picture enlarged by cubic interpolation, as in `rrdb`.
+Residual blocks at the low resolution, then sub-pixel convolutions. Unlike the paper, the network's
+output is added to the bicubically upsampled input, as in `rrdb`.
 """
 
 from __future__ import annotations
@@ -20,49 +20,52 @@ from training.recipe.options import Options
 
 
 class ResidualBlock(nn.Module):
-    """``[N, C, H, W]`` to the same: two 3×3 convolutions, added."""
+    """Two 3×3 convolutions with a skip connection; keeps the shape ``[N, C, H, W]``."""
 
-    def __init__(self, width: int, normalisation: ImageNormalization) -> None:
+    def __init__(self, width: int, normalization: ImageNormalization) -> None:
         super().__init__()
-        bias = normalisation == "none"
+        bias = normalization == "none"
         self.branch = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1, bias=bias),
-            *normalization_layers(normalisation, width),
+            *normalization_layers(normalization, width),
             nn.PReLU(),
             nn.Conv2d(width, width, 3, padding=1, bias=bias),
-            *normalization_layers(normalisation, width),
+            *normalization_layers(normalization, width),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        added: Tensor = self.branch(x)
-        return x + added
+        residual: Tensor = self.branch(x)
+        return x + residual
 
 
 class SRResNet(nn.Module):
-    """Pictures ``[N, given, H, W]`` to ``[N, made, factor·H, factor·W]`` around [-1, 1]."""
+    """Images ``[N, in_channels, H, W]`` to ``[N, out_channels, factor·H, factor·W]``.
+
+    The output is near [-1, 1], not clamped to it.
+    """
 
     def __init__(
         self,
         shape: ImageToImageShape,
         width: int,
         blocks: int,
-        normalisation: ImageNormalization,
+        normalization: ImageNormalization,
     ) -> None:
         super().__init__()
         self.factor = shape.factor
         self.first = nn.Sequential(nn.Conv2d(shape.in_channels, width, 9, padding=4), nn.PReLU())
         self.trunk = nn.Sequential(
-            *(ResidualBlock(width, normalisation) for _ in range(blocks)),
-            nn.Conv2d(width, width, 3, padding=1, bias=normalisation == "none"),
-            *normalization_layers(normalisation, width),
+            *(ResidualBlock(width, normalization) for _ in range(blocks)),
+            nn.Conv2d(width, width, 3, padding=1, bias=normalization == "none"),
+            *normalization_layers(normalization, width),
         )
-        doublings: list[nn.Module] = []
+        up: list[nn.Module] = []
         for _ in range(_doublings(shape)):
             # Sub-pixel convolution (Shi et al. 2016, arXiv:1609.05158).
-            doublings += [nn.Conv2d(width, 4 * width, 3, padding=1), nn.PixelShuffle(2), nn.PReLU()]
-        self.up = nn.Sequential(*doublings)
+            up += [nn.Conv2d(width, 4 * width, 3, padding=1), nn.PixelShuffle(2), nn.PReLU()]
+        self.up = nn.Sequential(*up)
         self.last = nn.Conv2d(width, shape.out_channels, 9, padding=4)
-        # Little is added at first, so that training begins close to cubic interpolation.
+        # Small initial details, so that training starts close to bicubic interpolation.
         assert self.last.bias is not None  # noqa: S101 - for the type checker
         with torch.no_grad():
             self.last.weight.mul_(0.1)
@@ -71,13 +74,13 @@ class SRResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = self.first(images)
         details: Tensor = self.last(self.up(x + self.trunk(x)))
-        # In float32: half a level of rounding in the whole picture could be seen.
-        smooth = F.interpolate(images.float(), scale_factor=float(self.factor), mode="bicubic")
-        return smooth + details
+        # In float32, because rounding errors of half a gray level would be visible.
+        bicubic = F.interpolate(images.float(), scale_factor=float(self.factor), mode="bicubic")
+        return bicubic + details
 
 
 class SRResNetOptions(Options):
-    """A generator of residual blocks at the small size."""
+    """A generator of residual blocks at the low resolution."""
 
     network: Literal["srresnet"]
     width: PositiveInt = 64
@@ -85,26 +88,26 @@ class SRResNetOptions(Options):
     normalisation: Literal["batch", "none"] = "batch"
 
     def build_image_to_image(self, shape: ImageToImageShape) -> SRResNet:
-        """Make the network with fresh weights from the global random state. Raises ValueError."""
+        """Build the network, initialized from the global random state. Raises ValueError."""
         if shape.factor != 1 << _doublings(shape):
-            raise ValueError(f"the network srresnet doubles sides; {shape.factor} is no power of 2")
+            raise ValueError(f"srresnet needs a factor that is a power of 2; got {shape.factor}")
         return SRResNet(shape, self.width, self.blocks, self.normalisation)
 
-    def side_multiple(self, shape: ImageToImageShape) -> int:  # noqa: ARG002 - as all networks have it
-        """Return what a side must be a multiple of."""
+    def side_multiple(self, shape: ImageToImageShape) -> int:  # noqa: ARG002 - same interface for all networks
+        """Return the number of pixels that sides must be a multiple of."""
         return 1
 
     def min_side(self, shape: ImageToImageShape) -> int:
-        """Return the shortest side."""
+        """Return the shortest side in pixels."""
         return self.side_multiple(shape)
 
     def receptive_field(self, shape: ImageToImageShape) -> int:
-        """Return how far an input pixel may be from what it has a part in, in input pixels."""
+        """Return the radius of the receptive field in input pixels."""
         at_input = 4 + 2 * self.blocks + 1
-        # A 3×3 convolution before each doubling, and the last, 9×9, behind them all. What is
-        # unfolded lies up to half a pixel beside the middle of what it was.
-        before = sum(0.5**i for i in range(_doublings(shape)))
-        return at_input + math.ceil(before + 4 / shape.factor + 0.5)
+        # A 3×3 convolution before each upsampling and a final 9×9 one. Pixel shuffling moves
+        # values by up to half an input pixel.
+        upsampling = sum(0.5**i for i in range(_doublings(shape)))
+        return at_input + math.ceil(upsampling + 4 / shape.factor + 0.5)
 
 
 def _doublings(shape: ImageToImageShape) -> int:

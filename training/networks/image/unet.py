@@ -1,7 +1,7 @@
 """The U-Net of pix2pix (Isola et al. 2017, arXiv:1611.07004, appendix 6.1).
 
-An encoder of strided convolutions down to a point, a decoder of transposed ones, and every layer
-of the encoder joined to its mirror in the decoder.
+An encoder of strided convolutions down to one pixel, a decoder of transposed convolutions, and a
+skip connection from each encoder layer to the decoder layer at the same resolution.
 """
 
 from __future__ import annotations
@@ -22,88 +22,91 @@ from training.recipe.options import Options
 
 
 class UNet(nn.Module):
-    """Pictures ``[N, given, H, W]`` to ``[N, made, H, W]`` in [-1, 1], for sides of `2**levels`."""
+    """Images ``[N, in_channels, H, W]`` to ``[N, out_channels, H, W]`` in [-1, 1].
+
+    Sides must be multiples of ``2**levels``, where ``levels = len(widths)``.
+    """
 
     def __init__(
         self,
         shape: ImageToImageShape,
         widths: list[int],
-        normalisation: ImageNormalization,
+        normalization: ImageNormalization,
         dropout: float,
     ) -> None:
         super().__init__()
         levels = len(widths)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for i, width in enumerate(widths):
-            # Neither the first layer nor the innermost is normalised: of one pixel nothing is left.
-            normalised = normalization_layers(normalisation, width) if 0 < i < levels - 1 else []
-            before = shape.in_channels if i == 0 else widths[i - 1]
-            convolution = nn.Conv2d(before, width, 4, 2, 1, bias=not normalised)
-            slope = [] if i == 0 else [nn.LeakyReLU(0.2)]
-            self.down.append(nn.Sequential(*slope, convolution, *normalised))
+            # No normalization in the first and the innermost layer: normalizing one pixel yields 0.
+            normalized = normalization_layers(normalization, width) if 0 < i < levels - 1 else []
+            fan_in = shape.in_channels if i == 0 else widths[i - 1]
+            convolution = nn.Conv2d(fan_in, width, 4, 2, 1, bias=not normalized)
+            activation = [] if i == 0 else [nn.LeakyReLU(0.2)]
+            self.down.append(nn.Sequential(*activation, convolution, *normalized))
         for i in reversed(range(levels)):
             fan_in = widths[i] * (1 if i == levels - 1 else 2)
             if i == 0:
                 last = nn.ConvTranspose2d(fan_in, shape.out_channels, 4, 2, 1)
                 self.up.append(nn.Sequential(nn.ReLU(), last, nn.Tanh()))
                 continue
-            normalised = normalization_layers(normalisation, widths[i - 1])
-            convolution_up = nn.ConvTranspose2d(fan_in, widths[i - 1], 4, 2, 1, bias=not normalised)
+            normalized = normalization_layers(normalization, widths[i - 1])
+            transposed = nn.ConvTranspose2d(fan_in, widths[i - 1], 4, 2, 1, bias=not normalized)
             drop = [nn.Dropout(dropout)] if dropout and i >= levels - 3 else []
-            self.up.append(nn.Sequential(nn.ReLU(), convolution_up, *normalised, *drop))
+            self.up.append(nn.Sequential(nn.ReLU(), transposed, *normalized, *drop))
         self.apply(init_weights)
 
     def forward(self, images: Tensor) -> Tensor:
-        seen = [images]
+        features = [images]
         for down in self.down:
-            seen.append(down(seen[-1]))
-        x: Tensor = self.up[0](seen[-1])
-        for up, joined in zip(self.up[1:], reversed(seen[1:-1]), strict=True):
-            x = up(torch.cat([x, joined], 1))
+            features.append(down(features[-1]))
+        x: Tensor = self.up[0](features[-1])
+        for up, skip in zip(self.up[1:], reversed(features[1:-1]), strict=True):
+            x = up(torch.cat([x, skip], 1))
         return x
 
 
 class UNetOptions(Options):
-    """A U-Net; `width` is its outermost layer's, and grows to `most` inside."""
+    """A U-Net; `width` is the number of channels of the outermost layer, `most` the maximum."""
 
     network: Literal["unet"]
     width: PositiveInt = 64
     most: PositiveInt = 512
-    # How often the side is halved; down to one pixel where nothing is said.
+    # Number of halvings; by default down to one pixel.
     levels: PositiveInt | None = None
     normalisation: ImageNormalization = "batch"
-    # In the three innermost layers of the decoder; the paper's only noise is this.
+    # Dropout in the three innermost decoder layers, the paper's only source of noise.
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
     def build_image_to_image(self, shape: ImageToImageShape) -> UNet:
-        """Make the network with fresh weights from the global random state. Raises ValueError."""
+        """Build the network, initialized from the global random state. Raises ValueError."""
         levels = self._levels(shape)
         if shape.side % 2**levels or levels < 2:
             raise ValueError(
-                f"a U-Net that halves {levels} times needs a side of {2**levels}, "
+                f"a U-Net with {levels} levels needs a side of {2**levels}, "
                 f"{2 * 2**levels}, …; got {shape.side}"
             )
         if shape.factor != 1:
-            raise ValueError("a U-Net makes pictures as large as it is given; use rrdb or srresnet")
+            raise ValueError("a U-Net does not change the image size; use rrdb or srresnet")
         widths = [min(self.width * 2**i, self.most) for i in range(levels)]
         return UNet(shape, widths, self.normalisation, self.dropout)
 
     def side_multiple(self, shape: ImageToImageShape) -> int:
-        """Return what a side must be a multiple of."""
+        """Return the number of pixels that sides must be a multiple of."""
         return 1 << self._levels(shape)
 
     def min_side(self, shape: ImageToImageShape) -> int:
-        """Return the shortest side."""
+        """Return the shortest side in pixels."""
         return self.side_multiple(shape)
 
     def receptive_field(self, shape: ImageToImageShape) -> int | None:
-        """Return how far an input pixel may be from what it has a part in, in input pixels.
+        """Return the radius of the receptive field in input pixels.
 
-        None with instance normalisation, by which every pixel has a part in all.
+        None with instance normalization, where every output pixel depends on the whole image.
         """
         if self.normalisation == "instance":
             return None
-        # Each level widens the way down and the way up by a pixel and a half of its own size.
+        # Level i adds 1.5 pixels of its own size (2^i) on the way down and again on the way up.
         return 3 * (1 << self._levels(shape))
 
     def _levels(self, shape: ImageToImageShape) -> int:

@@ -1,10 +1,10 @@
 """BigGAN (Brock, Donahue, Simonyan 2018, arXiv:1809.11096).
 
-The latent is cut into chunks: one makes the 4×4 picture, each other joins the class's embedding,
-which all blocks share, and together they scale and shift the batch normalisation of a block
-("skip-z"). Residual blocks double and halve, self-attention looks across the whole picture,
-spectral normalisation holds both players' weights, which begin orthogonal; the discriminator is
-told the class by projection.
+The latent is split into chunks. The first produces the 4×4 features; each other chunk is
+concatenated with the shared class embedding and conditions the batch normalization of one block
+("skip-z"). Residual blocks up- and downsample, with self-attention at one resolution. The weights
+of both networks are spectrally normalized and initialized orthogonally. The discriminator is
+conditioned by projection.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from training.networks.noise.biggan_layers import (
 from training.networks.noise.options import NoiseOptions
 from training.recipe.options import Options
 
-# Channels from 4×4 up, in units of `width`, by the picture's side: tables 4 to 9 of the paper, the
-# same for BigGAN and BigGAN-deep, and for the smaller ones the authors' code.
+# Channels per resolution from 4×4 up, in units of `width`, by image side. From tables 4 to 9 of the
+# paper (the same for BigGAN and BigGAN-deep); for 32 and 64 pixels from the authors' code.
 MULTIPLES = {
     32: (4, 4, 4, 4),
     64: (16, 16, 8, 4, 2),
@@ -46,7 +46,7 @@ MULTIPLES = {
 
 
 class BlockUp(nn.Module):
-    """A residual block that doubles, its normalisation told the condition."""
+    """A residual block that upsamples by 2, with conditional batch normalization."""
 
     def __init__(self, fan_in: int, fan_out: int, condition: int) -> None:
         super().__init__()
@@ -59,12 +59,12 @@ class BlockUp(nn.Module):
     def forward(self, x: Tensor, condition: Tensor, standing: Tensor | None = None) -> Tensor:
         branch = upsample_nearest(F.relu(self.norm_in(x, condition, standing)))
         branch = F.relu(self.norm_out(self.grow(branch), condition, standing))
-        added: Tensor = self.refine(branch) + self.skip(upsample_nearest(x))
-        return added
+        output: Tensor = self.refine(branch) + self.skip(upsample_nearest(x))
+        return output
 
 
 class BlockDown(nn.Module):
-    """A residual block that halves, or keeps the size; the first one takes the picture as it is."""
+    """A residual block that downsamples by 2 if `halves`; `first` skips the initial ReLU."""
 
     def __init__(self, fan_in: int, fan_out: int, *, first: bool, halves: bool) -> None:
         super().__init__()
@@ -76,12 +76,12 @@ class BlockDown(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         branch = self.widen(x if self.first else F.relu(x))
         branch = self.refine(F.relu(branch))
-        added: Tensor = branch + self.skip(x)
-        return F.avg_pool2d(added, 2) if self.halves else added
+        output: Tensor = branch + self.skip(x)
+        return F.avg_pool2d(output, 2) if self.halves else output
 
 
 class BigGANGenerator(nn.Module):
-    """Latents ``[N, z_dim]`` and classes ``[N]`` to pictures ``[N, C, H, W]`` in [-1, 1]."""
+    """Latents ``[N, z_dim]`` and classes ``[N]`` to images ``[N, C, H, W]`` in [-1, 1]."""
 
     def __init__(
         self,
@@ -94,7 +94,10 @@ class BigGANGenerator(nn.Module):
         super().__init__()
         chunks = len(widths)
         if z_dim % chunks:
-            raise ValueError(f"BigGAN at {shape.height} pixels cuts z in {chunks}; got {z_dim}")
+            raise ValueError(
+                f"BigGAN at {shape.height} pixels splits z into {chunks} chunks; "
+                f"z_dim {z_dim} is not a multiple of {chunks}"
+            )
         self.chunk = z_dim // chunks
         self.label = LabelEmbedding(conditioning)
         condition = self.chunk + conditioning.width
@@ -111,7 +114,7 @@ class BigGANGenerator(nn.Module):
     def forward(
         self, z: Tensor, class_index: Tensor | None = None, standing: Tensor | None = None
     ) -> Tensor:
-        """Make pictures; `standing` [N, K] is for `StandingBatchNorm2d`, where there are any."""
+        """Generate images; `standing` ``[N, K]`` are the weights for `StandingBatchNorm2d`."""
         first, *rest = torch.split(z, self.chunk, dim=1)
         label = self.label.lookup(class_index)
         x = self.first(first).reshape(-1, self.width, BASE, BASE)
@@ -122,7 +125,7 @@ class BigGANGenerator(nn.Module):
 
 
 class BigGANDiscriminator(ProjectionDiscriminator):
-    """Pictures ``[N, C, H, W]`` and classes ``[N]`` to logits ``[N]``: positive is real."""
+    """Images ``[N, C, H, W]`` and classes ``[N]`` to logits ``[N]``: positive means real."""
 
     def __init__(
         self, shape: ImageShape, widths: list[int], attention: int, conditioning: Conditioning
@@ -140,15 +143,15 @@ class BigGANDiscriminator(ProjectionDiscriminator):
 
 class _BigGANOptions(Options):
     network: Literal["biggan"]
-    # BigGAN-deep: two bottleneck blocks at each resolution, and a latent that is not cut.
+    # BigGAN-deep: two bottleneck blocks per resolution, and the whole latent in every block.
     deep: bool = False
-    # The paper's ch: all channels are multiples of it.
+    # The paper's ch, the unit of all channel counts.
     width: PositiveInt = 64
-    # The side at which the picture attends to itself, in pixels; a side it does not have is none.
+    # Side in pixels at which self-attention is applied. None if no layer has this side.
     attention: PositiveInt = 64
 
     def widths(self, shape: ImageShape) -> list[int]:
-        """Return the channels from 4×4 up. Raises ValueError for a side without a definition."""
+        """Return the channels from 4×4 up. Raises ValueError for an unsupported side."""
         if shape.height not in MULTIPLES:
             sides = ", ".join(map(str, MULTIPLES))
             raise ValueError(f"BigGAN needs a side of {sides}; got {shape.height}")
@@ -156,28 +159,28 @@ class _BigGANOptions(Options):
 
 
 class BigGANGeneratorOptions(_BigGANOptions, NoiseOptions):
-    """A residual generator with class-conditional batch normalisation."""
+    """A residual generator with class-conditional batch normalization."""
 
     z_dim: PositiveInt = 120
-    # Without latents further out than 2 (section 3.1 of the paper).
+    # Latents are resampled where |z| > 2 (section 3.1).
     distribution: Literal["normal", "truncated-normal"] = "truncated-normal"
-    # How many values stand for the class, shared by all blocks.
+    # Width of the class embedding, which all blocks share.
     class_width: PositiveInt = 128
 
     def build(self, shape: ImageShape, classes: int = 0) -> BigGANGenerator | BigGANDeepGenerator:
-        """Make the network with fresh weights from the global random state."""
+        """Build the network, initialized from the global random state."""
         conditioning = Conditioning.of(classes, self.class_width)
         network = BigGANDeepGenerator if self.deep else BigGANGenerator
         return network(self.z_dim, shape, self.widths(shape), self.attention, conditioning)
 
 
 class BigGANDiscriminatorOptions(_BigGANOptions):
-    """A residual discriminator, told the class by projection."""
+    """A residual discriminator, conditioned by projection."""
 
     def build(
         self, shape: ImageShape, classes: int = 0
     ) -> BigGANDiscriminator | BigGANDeepDiscriminator:
-        """Make the network with fresh weights from the global random state."""
+        """Build the network, initialized from the global random state."""
         widths = self.widths(shape)[::-1]
         conditioning = Conditioning.of(classes, widths[-1])
         network = BigGANDeepDiscriminator if self.deep else BigGANDiscriminator

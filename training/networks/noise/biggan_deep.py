@@ -1,10 +1,9 @@
 """BigGAN-deep (Brock, Donahue, Simonyan 2018, arXiv:1809.11096, appendix B, tables 7 to 9).
 
-Two bottleneck blocks at each resolution in place of one plain block. The whole latent, joined with
-the class's embedding, begins the picture and tells every normalisation. What the skip of a block
-carries stays as it is: where channels become fewer the generator drops the last ones, where they
-become more the discriminator adds those of a 1×1 convolution. The discriminator is the generator's
-mirror image.
+Two bottleneck blocks per resolution replace BigGAN's plain block. The whole latent, concatenated
+with the class embedding, is the input of the first layer and the condition of every batch
+normalization. Skip connections are identities: to reduce channels the generator drops the last
+ones, to add channels the discriminator appends the output of a 1×1 convolution.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ from training.networks.noise.biggan_layers import (
     with_spectral_norm,
 )
 
-# The 3×3 convolutions of a block have a quarter of its channels.
+# Bottleneck ratio: the 3×3 convolutions have a quarter of a block's channels.
 RATIO = 4
 
 
 class BottleneckUp(nn.Module):
-    """A bottleneck block that doubles, or keeps the size; `fan_out` is at most `fan_in`."""
+    """A bottleneck block that upsamples by 2 if `doubles`; `fan_out` is at most `fan_in`."""
 
     def __init__(self, fan_in: int, fan_out: int, condition: int, *, doubles: bool) -> None:
         super().__init__()
@@ -56,17 +55,17 @@ class BottleneckUp(nn.Module):
         branch = self.grow(upsample_nearest(branch) if self.doubles else branch)
         branch = self.refine(F.relu(self.norm_refine(branch, condition, standing)))
         branch = self.widen(F.relu(self.norm_out(branch, condition, standing)))
-        added: Tensor = branch + self.skip(x)
-        return added
+        output: Tensor = branch + self.skip(x)
+        return output
 
     def skip(self, x: Tensor) -> Tensor:
-        """Return what is carried past the branch: the first channels as they are."""
+        """Return the skip connection: the first `fan_out` channels, upsampled if needed."""
         kept = x[:, : self.fan_out]
         return upsample_nearest(kept) if self.doubles else kept
 
 
 class BottleneckDown(nn.Module):
-    """A bottleneck block that halves, or keeps the size; `fan_out` is at least `fan_in`."""
+    """A bottleneck block that downsamples by 2 if `halves`; `fan_out` is at least `fan_in`."""
 
     def __init__(self, fan_in: int, fan_out: int, *, halves: bool) -> None:
         super().__init__()
@@ -83,13 +82,13 @@ class BottleneckDown(nn.Module):
         branch = F.relu(self.refine(F.relu(branch)))
         if self.halves:
             branch, x = F.avg_pool2d(branch, 2), F.avg_pool2d(x, 2)
-        kept = x if self.more is None else torch.cat([x, self.more(x)], dim=1)
-        added: Tensor = kept + self.widen(branch)
-        return added
+        skip = x if self.more is None else torch.cat([x, self.more(x)], dim=1)
+        output: Tensor = skip + self.widen(branch)
+        return output
 
 
 class BigGANDeepGenerator(nn.Module):
-    """Latents ``[N, z_dim]`` and classes ``[N]`` to pictures ``[N, C, H, W]`` in [-1, 1]."""
+    """Latents ``[N, z_dim]`` and classes ``[N]`` to images ``[N, C, H, W]`` in [-1, 1]."""
 
     def __init__(
         self,
@@ -120,7 +119,7 @@ class BigGANDeepGenerator(nn.Module):
     def forward(
         self, z: Tensor, class_index: Tensor | None = None, standing: Tensor | None = None
     ) -> Tensor:
-        """Make pictures; `standing` [N, K] is for `StandingBatchNorm2d`, where there are any."""
+        """Generate images; `standing` ``[N, K]`` are the weights for `StandingBatchNorm2d`."""
         condition = concat_label(z, self.label.lookup(class_index))
         x = self.first(condition).reshape(-1, self.width, BASE, BASE)
         for keep, double, attention in zip(
@@ -132,7 +131,7 @@ class BigGANDeepGenerator(nn.Module):
 
 
 class BigGANDeepDiscriminator(ProjectionDiscriminator):
-    """Pictures ``[N, C, H, W]`` and classes ``[N]`` to logits ``[N]``: positive is real."""
+    """Images ``[N, C, H, W]`` and classes ``[N]`` to logits ``[N]``: positive means real."""
 
     def __init__(
         self, shape: ImageShape, widths: list[int], attention: int, conditioning: Conditioning

@@ -1,4 +1,4 @@
-"""The layers that BigGAN and BigGAN-deep are made of."""
+"""Layers shared by BigGAN and BigGAN-deep."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from training.networks.layers.conditioning import Conditioning, LabelProjection
 
-# The side of the picture that the first layer makes and the last one judges.
+# Side of the smallest feature maps, in pixels.
 BASE = 4
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation that in evaluation is a scale and a shift, and is exported so."""
+    """Batch normalization that evaluates (and exports) as one scale and one shift."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
-            normalised: Tensor = super().forward(x)
-            return normalised
+            normalized: Tensor = super().forward(x)
+            return normalized
         assert self.running_mean is not None  # noqa: S101 - for the type checker
         assert self.running_var is not None  # noqa: S101 - for the type checker
         scale = torch.rsqrt(self.running_var + self.eps)
@@ -30,10 +30,10 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 class StandingBatchNorm2d(nn.Module):
-    """A fitted batch normalisation whose statistics each row mixes for itself.
+    """Batch normalization with K sets of fixed statistics, interpolated for each row.
 
-    Of K of them, ``means`` and ``deviations`` ``[K, C]``, each row of ``[N, C, H, W]`` takes its
-    shares ``[N, K]``. See `training.export.standing_statistics` for where they come from.
+    `means` and `deviations` are ``[K, C]``; each row of ``[N, C, H, W]`` interpolates them with
+    its weights `standing` ``[N, K]``. `training.export.standing_statistics` measures them.
     """
 
     def __init__(self, norm: BatchNorm2d, means: Tensor, variances: Tensor) -> None:
@@ -42,8 +42,8 @@ class StandingBatchNorm2d(nn.Module):
         self.means: Tensor
         self.deviations: Tensor
         self.register_buffer("means", means)
-        # Deviations rather than variances: activations grow about as the latent does, and then the
-        # line between two of them is near the truth, where that between two squares is not.
+        # Interpolate standard deviations, not variances: activations grow about linearly with the
+        # latent's scale, so linear interpolation is accurate for deviations only.
         self.register_buffer("deviations", (variances + norm.eps).sqrt())
 
     def forward(self, x: Tensor, standing: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class StandingBatchNorm2d(nn.Module):
 
 
 class ConditionalBatchNorm2d(nn.Module):
-    """Batch normalisation of ``[N, C, H, W]``, its gain and bias from a condition ``[N, D]``."""
+    """Batch normalization of ``[N, C, H, W]`` with gain and bias from a condition ``[N, D]``."""
 
     def __init__(self, channels: int, condition: int) -> None:
         super().__init__()
@@ -66,12 +66,15 @@ class ConditionalBatchNorm2d(nn.Module):
     def forward(self, x: Tensor, condition: Tensor, standing: Tensor | None = None) -> Tensor:
         gain: Tensor = 1 + self.gain(condition)
         bias: Tensor = self.bias(condition)
-        normalised: Tensor = apply_norm(self.norm, x, standing)
-        return normalised * gain[:, :, None, None] + bias[:, :, None, None]
+        normalized: Tensor = apply_norm(self.norm, x, standing)
+        return normalized * gain[:, :, None, None] + bias[:, :, None, None]
 
 
 class SelfAttention(nn.Module):
-    """Every place looks at every other (Zhang et al. 2018, arXiv:1805.08318). Begins as nothing."""
+    """Self-attention over pixels (Zhang et al. 2018, arXiv:1805.08318, equations 1 to 3).
+
+    The residual branch is scaled by the learned `strength` (γ), which starts at 0.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -87,14 +90,14 @@ class SelfAttention(nn.Module):
         query = self.query(x).flatten(2)
         key = F.max_pool2d(self.key(x), 2).flatten(2)
         value = F.max_pool2d(self.value(x), 2).flatten(2)
-        looks = torch.softmax(query.transpose(1, 2) @ key, dim=-1)
-        seen = (value @ looks.transpose(1, 2)).reshape(x.shape[0], -1, height, width)
-        attended: Tensor = x + self.strength * self.out(seen)
-        return attended
+        attention = torch.softmax(query.transpose(1, 2) @ key, dim=-1)
+        attended = (value @ attention.transpose(1, 2)).reshape(x.shape[0], -1, height, width)
+        output: Tensor = x + self.strength * self.out(attended)
+        return output
 
 
 class ToImages(nn.Sequential):
-    """The generator's end: features ``[N, D, H, W]`` to pictures ``[N, C, H, W]`` in [-1, 1]."""
+    """The generator's output layer: features ``[N, D, H, W]`` to images ``[N, C, H, W]``."""
 
     def __init__(self, width: int, channels: int) -> None:
         layers = (nn.ReLU(inplace=True), spectral_conv(width, channels, 3), nn.Tanh())
@@ -109,9 +112,9 @@ class ToImages(nn.Sequential):
 
 
 class ProjectionDiscriminator(nn.Module):
-    """Pictures ``[N, C, H, W]`` and classes ``[N]`` to logits ``[N]``: positive is real.
+    """Images ``[N, C, H, W]`` and classes ``[N]`` to logits ``[N]``: positive means real.
 
-    `blocks` make features of `width` channels, which are summed over the picture.
+    The output of `blocks`, with `width` channels, is summed over all pixels.
     """
 
     def __init__(self, blocks: list[nn.Module], width: int, conditioning: Conditioning) -> None:
@@ -130,34 +133,34 @@ class ProjectionDiscriminator(nn.Module):
 
 
 def apply_norm(norm: nn.Module, x: Tensor, standing: Tensor | None) -> Tensor:
-    """Normalise ``[N, C, H, W]``; `standing` [N, K] is for standing statistics, and only there."""
-    normalised: Tensor = norm(x) if standing is None else norm(x, standing)
-    return normalised
+    """Normalize ``[N, C, H, W]``; `standing` ``[N, K]`` is passed to `StandingBatchNorm2d` only."""
+    normalized: Tensor = norm(x) if standing is None else norm(x, standing)
+    return normalized
 
 
 def concat_label(z: Tensor, label: Tensor | None) -> Tensor:
-    """Join latents ``[N, D]`` and the classes' embeddings, where there are any."""
+    """Concatenate latents ``[N, D]`` and class embeddings ``[N, E]``, if there are any."""
     return z if label is None else torch.cat([z, label], dim=1)
 
 
 def spectral_conv(fan_in: int, fan_out: int, kernel: int, *, bias: bool = True) -> nn.Module:
-    """Make a convolution that keeps the size, its weight spectrally normalised."""
+    """Build a spectrally normalized convolution with "same" padding."""
     return with_spectral_norm(nn.Conv2d(fan_in, fan_out, kernel, padding=kernel // 2, bias=bias))
 
 
 def with_spectral_norm(layer: nn.Module) -> nn.Module:
-    """Hold a layer's weight to a largest singular value of 1: arXiv:1802.05957."""
-    # On `meta` there are shapes and no values to hold, and PyTorch takes seconds to find that out.
+    """Apply spectral normalization to a layer's weight (Miyato et al. 2018, arXiv:1802.05957)."""
+    # A module on the `meta` device has no values; the initial power iteration would take seconds.
     if layer.get_parameter("weight").is_meta:
         return layer
-    normalised: nn.Module = spectral_norm(layer)
-    return normalised
+    normalized: nn.Module = spectral_norm(layer)
+    return normalized
 
 
 def init_orthogonal(module: nn.Module) -> None:
-    """Begin orthogonal: Saxe et al. 2013, arXiv:1312.6120."""
+    """Initialize a layer orthogonally (Saxe et al. 2013, arXiv:1312.6120); for `Module.apply`."""
     if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding):
-        # Through the parametrisation of spectral normalisation, where there is one.
+        # Assigning a tensor goes through the parametrization of spectral normalization.
         weight = torch.empty_like(module.weight)
         nn.init.orthogonal_(weight)
         with torch.no_grad():

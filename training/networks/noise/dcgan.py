@@ -1,13 +1,13 @@
 """DCGAN (Radford, Metz, Chintala 2015, arXiv:1511.06434).
 
-Strided and transposed convolutions instead of pooling, batch normalisation in both players but
-for the generator's output and the discriminator's input, ReLU in the generator, LeakyReLU in the
-discriminator, weights from N(0, 0.02). With classes, the label is joined to the noise, and to the
-picture as channels (arXiv:1411.1784).
+Strided and transposed convolutions instead of pooling; batch normalization in both networks except
+at the generator's output and the discriminator's input; ReLU in the generator, LeakyReLU in the
+discriminator; weights from N(0, 0.02). With classes, the label embedding is concatenated to the
+noise, and to the image as constant channels (arXiv:1411.1784).
 
-The same discriminator without normalisation, or with layer normalisation, is a critic for WGAN and
-WGAN-GP (arXiv:1704.00028, section 4: no batch normalisation where single gradients are penalised);
-with spectral normalisation of its weights it is that of SNGAN (arXiv:1802.05957).
+Without normalization, or with layer normalization, the discriminator is the critic of WGAN and
+WGAN-GP (arXiv:1704.00028, section 4: a gradient penalty per image rules out batch normalization).
+With spectral normalization it is SNGAN's (arXiv:1802.05957).
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ Normalization = Literal["batch", "layer", "spectral", "none"]
 
 
 def doublings(size: int) -> tuple[int, int]:
-    """Split a picture's side into the side it starts from and how often that is doubled.
+    """Split an image side into the side of the first feature maps and the number of doublings.
 
-    64 is 4 doubled four times, 28 is 7 doubled twice. Raises ValueError for a side that is not at
-    least one doubling of a side of 4 or more.
+    64 is 4 doubled four times, 28 is 7 doubled twice. Raises ValueError unless the side is a
+    number of at least 4, doubled at least once.
     """
     base, count = size, 0
     while base % 2 == 0 and base // 2 >= 4:
         base, count = base // 2, count + 1
     if count == 0:
-        raise ValueError(f"DCGAN needs a side that is 4 or more, doubled at least once; got {size}")
+        raise ValueError(f"DCGAN needs a side of b·2^k with b ≥ 4 and k ≥ 1; got {size}")
     return base, count
 
 
 class DCGANGenerator(nn.Module):
-    """Latents ``[N, z_dim]`` and class indices ``[N]`` to pictures ``[N, C, H, W]`` in [-1, 1]."""
+    """Latents ``[N, z_dim]`` and class indices ``[N]`` to images ``[N, C, H, W]`` in [-1, 1]."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class DCGANGenerator(nn.Module):
             nn.Tanh(),
         ]
         self.layers = nn.Sequential(*layers)
-        self.apply(_initialise)
+        self.apply(_initialize)
 
     def forward(self, z: Tensor, class_index: Tensor | None = None) -> Tensor:
         images: Tensor = self.layers(self.join(z, class_index)[:, :, None, None])
@@ -90,13 +90,13 @@ class DCGANGenerator(nn.Module):
 
 
 class DCGANDiscriminator(nn.Module):
-    """Pictures ``[N, C, H, W]``, and class indices ``[N]``, to logits ``[N]``: positive is real."""
+    """Images ``[N, C, H, W]`` and class indices ``[N]`` to logits ``[N]``: positive means real."""
 
     def __init__(
         self,
         shape: ImageShape,
         width: int,
-        normalisation: Normalization = "batch",
+        normalization: Normalization = "batch",
         conditioning: Conditioning = UNCONDITIONAL,
         minibatch: MinibatchKind = "none",
     ) -> None:
@@ -109,11 +109,11 @@ class DCGANDiscriminator(nn.Module):
             nn.LeakyReLU(0.2, inplace=True),
         ]
         for fan_in, fan_out in pairwise(widths):
-            normalised = _normalisation(normalisation, fan_out)
-            bias = not normalised
+            normalized = _normalization(normalization, fan_out)
+            bias = not normalized
             layers += [
                 nn.Conv2d(fan_in, fan_out, 4, stride=2, padding=1, bias=bias),
-                *normalised,
+                *normalized,
                 nn.LeakyReLU(0.2, inplace=True),
             ]
         match minibatch:
@@ -127,8 +127,8 @@ class DCGANDiscriminator(nn.Module):
             case "none":
                 layers.append(nn.Conv2d(widths[-1], 1, base))
         self.layers = nn.Sequential(*layers)
-        self.apply(_initialise)
-        if normalisation == "spectral":
+        self.apply(_initialize)
+        if normalization == "spectral":
             for layer in self.layers:
                 if isinstance(layer, nn.Conv2d | nn.Linear):
                     spectral_norm(layer)
@@ -138,7 +138,7 @@ class DCGANDiscriminator(nn.Module):
         return logits.flatten()
 
 
-def _normalisation(kind: Normalization, width: int) -> list[nn.Module]:
+def _normalization(kind: Normalization, width: int) -> list[nn.Module]:
     match kind:
         case "batch":
             return [nn.BatchNorm2d(width)]
@@ -148,7 +148,7 @@ def _normalisation(kind: Normalization, width: int) -> list[nn.Module]:
             return []
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:
@@ -159,34 +159,34 @@ def _initialise(module: nn.Module) -> None:
 
 
 class DCGANGeneratorOptions(NoiseOptions):
-    """A generator of transposed convolutions; `width` is its last, narrowest layer's."""
+    """A generator of transposed convolutions; `width` is the channel count of its last layer."""
 
     network: Literal["dcgan"]
     z_dim: PositiveInt = 100
     width: PositiveInt = 64
-    # How many values stand for the class, where the recipe is conditional.
+    # Width of the class embedding of a conditional generator.
     class_width: PositiveInt = 32
 
     def build(self, shape: ImageShape, classes: int = 0) -> DCGANGenerator:
-        """Make the network with fresh weights from the global random state."""
+        """Build the network, initialized from the global random state."""
         return DCGANGenerator(
             self.z_dim, shape, self.width, Conditioning.of(classes, self.class_width)
         )
 
 
 class DCGANDiscriminatorOptions(Options):
-    """A discriminator of strided convolutions; `width` is its first, narrowest layer's."""
+    """A discriminator of strided convolutions; `width` is the channel count of its first layer."""
 
     network: Literal["dcgan"]
     width: PositiveInt = 64
     normalisation: Normalization = "batch"
-    # A last look at the batch as a whole, against mode collapse.
+    # A layer with batch statistics before the output, against mode collapse.
     minibatch: MinibatchKind = "none"
-    # How many channels stand for the class, where the recipe is conditional.
+    # Number of class channels of a conditional discriminator.
     class_width: PositiveInt = 8
 
     def build(self, shape: ImageShape, classes: int = 0) -> DCGANDiscriminator:
-        """Make the network with fresh weights from the global random state."""
+        """Build the network, initialized from the global random state."""
         return DCGANDiscriminator(
             shape,
             self.width,

@@ -1,7 +1,7 @@
-"""The multi-layer perceptrons of the original GAN (Goodfellow et al. 2014, arXiv:1406.2661).
+"""The multilayer perceptrons of the original GAN (Goodfellow et al. 2014, arXiv:1406.2661).
 
-With classes they are those of the conditional GAN (Mirza and Osindero 2014, arXiv:1411.1784): the
-label, embedded, is joined to the noise in the generator and to the picture in the discriminator.
+With classes they are the networks of the conditional GAN (Mirza and Osindero 2014,
+arXiv:1411.1784): the label embedding is concatenated to the noise and to the flattened image.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from training.recipe.options import Options
 
 
 class MLPGenerator(nn.Module):
-    """Latents ``[N, z_dim]`` and class indices ``[N]`` to pictures ``[N, C, H, W]`` in [-1, 1]."""
+    """Latents ``[N, z_dim]`` and class indices ``[N]`` to images ``[N, C, H, W]`` in [-1, 1]."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class MLPGenerator(nn.Module):
 
 
 class Maxout(nn.Module):
-    """The largest of `pieces` affine maps (Goodfellow et al. 2013, arXiv:1302.4389)."""
+    """The maximum of `pieces` affine maps (Goodfellow et al. 2013, arXiv:1302.4389)."""
 
     def __init__(self, fan_in: int, fan_out: int, pieces: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Maxout(nn.Module):
 
 
 class MLPDiscriminator(nn.Module):
-    """Pictures ``[N, C, H, W]``, and class indices ``[N]``, to logits ``[N]``: positive is real."""
+    """Images ``[N, C, H, W]`` and class indices ``[N]`` to logits ``[N]``: positive means real."""
 
     def __init__(
         self,
@@ -92,11 +92,11 @@ class MLPGeneratorOptions(NoiseOptions):
     network: Literal["mlp"]
     z_dim: PositiveInt = 100
     widths: tuple[PositiveInt, ...] = (1200, 1200)
-    # How many values stand for the class, where the recipe is conditional.
+    # Width of the class embedding of a conditional generator.
     class_width: PositiveInt = 32
 
     def build(self, shape: ImageShape, classes: int = 0) -> MLPGenerator:
-        """Make the network with fresh weights from the global random state."""
+        """Build the network, initialized from the global random state."""
         return MLPGenerator(
             self.z_dim, shape, self.widths, Conditioning.of(classes, self.class_width)
         )
@@ -107,13 +107,13 @@ class MLPDiscriminatorOptions(Options):
 
     network: Literal["mlp"]
     widths: tuple[PositiveInt, ...] = (240, 240)
-    # The paper's discriminator is maxout; 1 means LeakyReLU instead.
+    # The paper's discriminator has maxout layers; 1 selects LeakyReLU instead.
     maxout_pieces: PositiveInt = 5
     dropout: float = Field(default=0.0, ge=0, lt=1)
     class_width: PositiveInt = 32
 
     def build(self, shape: ImageShape, classes: int = 0) -> MLPDiscriminator:
-        """Make the network with fresh weights from the global random state."""
+        """Build the network, initialized from the global random state."""
         return MLPDiscriminator(
             shape,
             self.widths,

@@ -1,4 +1,4 @@
-"""What all generators' options say of the noise that they start from."""
+"""Options that all noise-to-image generators share."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from training.recipe.options import Options
 
 
 class NoiseOptions(Options):
-    """A generator that starts from latents ``[N, z_dim]``."""
+    """Options of a generator from latents ``[N, z_dim]``."""
 
     z_dim: PositiveInt
-    # How latents are drawn where the generator is served; in training they are N(0, 1).
+    # Distribution of latents in the exported model. Training always samples N(0, 1).
     distribution: Literal["normal", "truncated-normal"] = "normal"

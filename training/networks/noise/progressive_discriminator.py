@@ -1,4 +1,7 @@
-"""The discriminator of StyleGANs, which can grow (Karras et al. 2017, arXiv:1710.10196)."""
+"""The discriminator of StyleGAN and StyleGAN2, with optional progressive growing.
+
+Karras et al. 2017, arXiv:1710.10196, section 2.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,11 @@ from training.networks.noise.style_generator import BASE
 
 
 class ProgressiveDiscriminator(nn.Module):
-    """Pictures ``[N, C, H, W]`` and classes ``[N]`` to logits ``[N]``: positive is real.
+    """Images ``[N, C, H, W]`` and classes ``[N]`` to logits ``[N]``: positive means real.
 
-    `widths` are the channels from the full resolution down to 4×4, and `block` makes what halves
-    from one number of channels to the next. One that `grows` can look at smaller pictures, too.
+    `widths` are the channels from full resolution down to 4×4. `block` builds a downsampling block
+    from its input and output channels. With `grows` the discriminator has an input layer for every
+    resolution.
     """
 
     def __init__(
@@ -58,19 +62,19 @@ class ProgressiveDiscriminator(nn.Module):
     def forward(
         self, images: Tensor, class_index: Tensor | None = None, growth: Growth | None = None
     ) -> Tensor:
-        """Judge pictures of the full side, or of the side that `growth` says."""
+        """Return logits for images of the full side, or of `growth.side`."""
         side = growth.side if growth else images.shape[-1]
-        x = self._entered(images, side)
+        x = self._from_images(images, side)
         while side > BASE:
             x = self.blocks[str(side)](x)
             side //= 2
             if growth and growth.alpha < 1 and side == growth.side // 2:
-                x = self._entered(downsample_average(images), side).lerp(x, growth.alpha)
+                x = self._from_images(downsample_average(images), side).lerp(x, growth.alpha)
         x = leaky_relu(self.last(self.deviation(x)))
         features = leaky_relu(self.features(x.flatten(1)))
-        by_class = self.project(features, class_index) / math.sqrt(features.shape[1])
-        logits: Tensor = self.judge(features).squeeze(1) + by_class
+        conditional = self.project(features, class_index) / math.sqrt(features.shape[1])
+        logits: Tensor = self.judge(features).squeeze(1) + conditional
         return logits
 
-    def _entered(self, images: Tensor, side: int) -> Tensor:
+    def _from_images(self, images: Tensor, side: int) -> Tensor:
         return leaky_relu(self.from_image[str(side)](images))

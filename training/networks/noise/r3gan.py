@@ -1,9 +1,9 @@
 """R3GAN, the modern baseline (Huang et al. 2024, arXiv:2501.05441).
 
-Residual networks and nothing else: no normalisation, no style, no noise, no minibatch statistics.
-Blocks are inverted bottlenecks with a grouped 3×3 convolution in the middle; resolutions change by
-bilinear resampling; weights start by Fixup (arXiv:1901.09321), which is what lets normalisation go.
-Played with the relativistic loss, R1 and R2.
+Plain residual networks: no normalization, no styles, no noise inputs, no minibatch statistics.
+Blocks are inverted bottlenecks around a grouped 3×3 convolution; resolutions change by bilinear
+resampling. Fixup initialization (arXiv:1901.09321) replaces normalization. Trained with the
+relativistic loss, R1 and R2.
 """
 
 from __future__ import annotations
@@ -21,18 +21,15 @@ from training.networks.layers.shapes import ImageShape
 from training.networks.noise.options import NoiseOptions
 from training.recipe.options import Options
 
-# Side of the smallest pictures inside, in pixels.
+# Side of the smallest feature maps, in pixels.
 BASE = 4
 SLOPE = 0.2
-# Layers with weights in one residual branch: m of Fixup.
+# Layers with weights in one residual branch: Fixup's m.
 BRANCH_DEPTH = 3
 
 
 def resolutions(size: int) -> list[int]:
-    """Return the sides from 4 to `size`, each twice the one before.
-
-    Raises ValueError for a side that is not 4 times a power of two, 8 at least.
-    """
+    """Return the sides 4, 8, … `size`. Raises ValueError unless `size` is 2^k from 8 on."""
     sides = [BASE]
     while sides[-1] < size:
         sides.append(sides[-1] * 2)
@@ -42,9 +39,9 @@ def resolutions(size: int) -> list[int]:
 
 
 class ResidualBlock(nn.Module):
-    """``[N, C, H, W]`` to the same: 1×1 to twice the channels, grouped 3×3, 1×1 back, added.
+    """1×1 to twice the channels, grouped 3×3, 1×1 back, plus a skip; keeps ``[N, C, H, W]``.
 
-    `blocks` is how many there are in the network: the more, the smaller each begins.
+    `blocks` is the number of blocks in the network, from which Fixup scales the initial weights.
     """
 
     def __init__(self, channels: int, group_width: int, blocks: int) -> None:
@@ -62,18 +59,18 @@ class ResidualBlock(nn.Module):
                 layer.weight.mul_(scale)
             assert layer.bias is not None  # noqa: S101 - for the type checker
             nn.init.zeros_(layer.bias)
-        # A branch begins as nothing, so that the whole network begins as its skips.
+        # Branches start at zero, so that the network starts as the identity of its skips.
         nn.init.zeros_(self.reduce.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         branch = F.leaky_relu(self.expand(x), SLOPE)
         branch = F.leaky_relu(self.mix(branch), SLOPE)
-        added: Tensor = self.reduce(branch)
-        return x + added
+        residual: Tensor = self.reduce(branch)
+        return x + residual
 
 
 class R3GANGenerator(nn.Module):
-    """Latents ``[N, z_dim]`` and classes ``[N]`` to pictures ``[N, C, H, W]`` near [-1, 1]."""
+    """Latents ``[N, z_dim]`` and classes ``[N]`` to images ``[N, C, H, W]`` near [-1, 1]."""
 
     def __init__(
         self,
@@ -86,7 +83,7 @@ class R3GANGenerator(nn.Module):
     ) -> None:
         super().__init__()
         self.join = LabelConcat(conditioning)
-        # A learned 4×4 picture for each channel, as strong as the latent says.
+        # A learned 4×4 feature map per channel, scaled by a linear function of the latent.
         self.basis = nn.Parameter(torch.randn(widths[0], BASE, BASE))
         self.strength = nn.Linear(z_dim + conditioning.width, widths[0], bias=False)
         nn.init.kaiming_normal_(self.strength.weight, nonlinearity="linear")
@@ -107,7 +104,7 @@ class R3GANGenerator(nn.Module):
 
 
 class R3GANDiscriminator(nn.Module):
-    """Pictures ``[N, C, H, W]`` and class indices ``[N]`` to logits ``[N]``: positive is real."""
+    """Images ``[N, C, H, W]`` and class indices ``[N]`` to logits ``[N]``: positive means real."""
 
     def __init__(
         self,
@@ -131,7 +128,7 @@ class R3GANDiscriminator(nn.Module):
     def forward(self, images: Tensor, class_index: Tensor | None = None) -> Tensor:
         x = self.stages[0](self.from_image(images))
         for widen, stage in zip(self.widen, self.stages[1:], strict=True):
-            # Of two by two pixels, bilinear resampling takes the mean.
+            # Bilinear downsampling by 2 is the mean of 2×2 pixels.
             x = stage(widen(F.avg_pool2d(x, 2)))
         features = self.basis(x).flatten(1)
         logits: Tensor = self.judge(features).squeeze(1) + self.project(features, class_index)
@@ -143,7 +140,7 @@ def _stage(width: int, blocks: int, group_width: int, count: int) -> nn.Sequenti
 
 
 def _convert(fan_in: int, fan_out: int) -> nn.Module:
-    """Change the channels, where they change."""
+    """Build a 1×1 convolution, or the identity if the channel counts are equal."""
     if fan_in == fan_out:
         return nn.Identity()
     layer = nn.Conv2d(fan_in, fan_out, 1, bias=False)
@@ -153,16 +150,16 @@ def _convert(fan_in: int, fan_out: int) -> nn.Module:
 
 class _R3GANOptions(Options):
     network: Literal["r3gan"]
-    # Channels at the full resolution; twice as many at half of it, up to `most`.
+    # Channels at full resolution; they double with each halving of the side, up to `most`.
     width: PositiveInt = 64
     most: PositiveInt = 256
-    # Residual blocks at each resolution.
+    # Residual blocks per resolution.
     blocks: PositiveInt = 2
-    # Channels in one group of the 3×3 convolutions.
+    # Channels per group of the 3×3 convolutions.
     group_width: PositiveInt = 16
 
     def widths(self, shape: ImageShape) -> list[int]:
-        """Return the channels at each resolution, from 4×4 up."""
+        """Return the channels per resolution, from 4×4 up."""
         sides = resolutions(shape.height)
         return [min(self.width * shape.height // side, self.most) for side in sides]
 
@@ -171,11 +168,11 @@ class R3GANGeneratorOptions(_R3GANOptions, NoiseOptions):
     """A residual generator."""
 
     z_dim: PositiveInt = 64
-    # How many values stand for the class, where the recipe is conditional.
+    # Width of the class embedding of a conditional generator.
     class_width: PositiveInt = 32
 
     def build(self, shape: ImageShape, classes: int = 0) -> R3GANGenerator:
-        """Make the network with fresh weights from the global random state."""
+        """Build the network, initialized from the global random state."""
         conditioning = Conditioning.of(classes, self.class_width)
         return R3GANGenerator(
             self.z_dim, shape, self.widths(shape), self.blocks, self.group_width, conditioning
@@ -183,9 +180,9 @@ class R3GANGeneratorOptions(_R3GANOptions, NoiseOptions):
 
 
 class R3GANDiscriminatorOptions(_R3GANOptions):
-    """A residual discriminator, told the class by projection."""
+    """A residual discriminator, conditioned by projection."""
 
     def build(self, shape: ImageShape, classes: int = 0) -> R3GANDiscriminator:
-        """Make the network with fresh weights from the global random state."""
+        """Build the network, initialized from the global random state."""
         widths = self.widths(shape)[::-1]
         return R3GANDiscriminator(shape, widths, self.blocks, self.group_width, classes)

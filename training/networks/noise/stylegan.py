@@ -1,8 +1,8 @@
 """StyleGAN (Karras et al. 2018, arXiv:1812.04948).
 
-A mapping network from z to w, and a synthesis network that begins with a learned constant. Every
-layer adds noise, and its style then says what mean and deviation each feature map has (AdaIN). The
-discriminator is that of progressive growing.
+A mapping network from z to w, and a synthesis network that starts from a learned constant. Each
+layer adds noise; its style then sets the mean and standard deviation of every feature map (AdaIN).
+The discriminator is the one of progressive growing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from training.networks.noise.style_generator import BASE, StyleGeneratorOptions,
 
 
 class AdaptiveInstanceNorm(nn.Module):
-    """Gives feature maps ``[N, C, H, W]`` the deviation and mean that ``w`` asks for (eq. 1)."""
+    """AdaIN, equation 1: sets scale and mean of feature maps ``[N, C, H, W]`` from ``w``."""
 
     def __init__(self, channels: int, w_dim: int) -> None:
         super().__init__()
@@ -32,26 +32,26 @@ class AdaptiveInstanceNorm(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         scale, mean = self.style(w).float()[:, :, None, None].chunk(2, dim=1)
-        # Statistics of few values, in float32.
-        centred = x.float() - x.float().mean((2, 3), keepdim=True)
-        deviation = (centred.square().mean((2, 3), keepdim=True) + 1e-8).sqrt()
-        # Styles begin near 0, and a scale of 1 is where to begin.
-        adapted: Tensor = centred / deviation * (1 + scale) + mean
+        # Statistics in float32.
+        centered = x.float() - x.float().mean((2, 3), keepdim=True)
+        deviation = (centered.square().mean((2, 3), keepdim=True) + 1e-8).sqrt()
+        # Styles start near 0, so 1 + scale starts near 1.
+        adapted: Tensor = centered / deviation * (1 + scale) + mean
         return adapted.to(x.dtype)
 
 
 class Epilogue(nn.Module):
-    """What follows every convolution: noise, bias, LeakyReLU and the style."""
+    """The operations after every convolution: noise, bias, LeakyReLU and AdaIN."""
 
     noise: Tensor
 
     def __init__(self, channels: int, size: int, w_dim: int) -> None:
         super().__init__()
-        # "B" of figure 1: each feature map has a strength of its own.
+        # "B" of figure 1: one learned noise strength per feature map.
         self.noise_strength = nn.Parameter(torch.zeros(channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
         self.adapt = AdaptiveInstanceNorm(channels, w_dim)
-        # The noise that stands in for all draws when a picture shall depend on its latent alone.
+        # Fixed noise for evaluation, where an image must depend on its latent only.
         self.register_buffer("noise", torch.randn(1, 1, size, size))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
@@ -64,28 +64,28 @@ class Epilogue(nn.Module):
 
 
 class DoublingConv2d(nn.Module):
-    """``[N, fan_in, H, W]`` to ``[N, fan_out, 2H, 2W]``: doubled, filtered, then 3×3 (section 2).
+    """Filtered upsampling and a 3×3 convolution: ``[N, fan_out, 2H, 2W]`` (section 2).
 
-    But for the border that is a transposed convolution and then the filter, at a quarter of the
-    multiplications.
+    Computed as a transposed convolution followed by the filter, which is equal except at the
+    border and needs a quarter of the multiplications.
     """
 
     def __init__(self, fan_in: int, fan_out: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(fan_out, fan_in, 3, 3))
         self.scale = 1 / math.sqrt(fan_in * 3**2)
-        # Doubling spreads each value over four, so the filter after it has four times the gain.
+        # Upsampling by zero insertion divides the mean by 4; the filter's gain restores it.
         self.blur = Blur(pad=1, gain=4.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Transposed convolutions turn their weights around.
+        # A transposed convolution flips its kernel.
         weight = (self.weight * self.scale).transpose(0, 1).flip(2, 3)
         filtered: Tensor = self.blur(F.conv_transpose2d(x, weight, stride=2))
         return filtered
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution: doubles ``[N, C, H, W]``, then two layers."""
+    """One resolution: upsamples ``[N, C, H, W]`` by 2, in two layers."""
 
     def __init__(self, fan_in: int, fan_out: int, size: int, w_dim: int) -> None:
         super().__init__()
@@ -101,9 +101,9 @@ class SynthesisBlock(nn.Module):
 
 
 class SynthesisNetwork(nn.Module):
-    """Styles ``w`` ``[N, layers, w_dim]`` to pictures ``[N, C, H, W]``, near [-1, 1].
+    """Styles ``w`` ``[N, layers, w_dim]`` to images ``[N, C, H, W]``, near [-1, 1].
 
-    Two layers at each resolution. One that `grows` can make pictures of lower resolutions, too.
+    Two layers per resolution. With `grows` it has an output layer for every resolution.
     """
 
     def __init__(
@@ -112,8 +112,7 @@ class SynthesisNetwork(nn.Module):
         super().__init__()
         sides = [BASE * 2**i for i in range(len(widths))]
         self.layer_resolutions = [side for side in sides for _ in range(2)]
-        # Not ones: a flat map has no deviation, and normalising it would blow up what is left of
-        # rounding.
+        # Random, not ones: AdaIN of a constant feature map would amplify rounding errors.
         self.constant = nn.Parameter(torch.randn(1, widths[0], BASE, BASE))
         self.first = Epilogue(widths[0], BASE, w_dim)
         self.refine = EqualizedConv2d(widths[0], widths[0], 3, bias=False)
@@ -133,25 +132,25 @@ class SynthesisNetwork(nn.Module):
         )
 
     def forward(self, w: Tensor, growth: Growth | None = None) -> Tensor:
-        """Make pictures, of the side that `growth` says; whole without one."""
-        # Not len(w), which an exporter would take for a constant.
+        """Generate images of the full side, or of `growth.side`."""
+        # w.shape[0], because the ONNX exporter would turn len(w) into a constant.
         x = self.first(self.constant.expand(w.shape[0], -1, -1, -1), w[:, 0])
         x = self.second(self.refine(x), w[:, 1])
-        side, before = BASE, x
+        side, previous = BASE, x
         for i, (name, block) in enumerate(self.blocks.items()):
             if growth and side == growth.side:
                 break
-            side, before = int(name), x
+            side, previous = int(name), x
             x = block(x, w[:, 2 * i + 2], w[:, 2 * i + 3])
         image: Tensor = self.to_image[str(side)](x)
         if growth and growth.alpha < 1:
-            coarse = upsample_nearest(self.to_image[str(side // 2)](before))
+            coarse = upsample_nearest(self.to_image[str(side // 2)](previous))
             image = coarse.lerp(image, growth.alpha)
         return image
 
 
 class PlainDown(nn.Module):
-    """Two convolutions, the second halving what has been filtered."""
+    """A 3×3 convolution, then a blur and a strided 3×3 convolution: halves the side."""
 
     def __init__(self, fan_in: int, fan_out: int) -> None:
         super().__init__()
@@ -164,23 +163,23 @@ class PlainDown(nn.Module):
 
 
 class StyleGANGeneratorOptions(StyleGeneratorOptions):
-    """A mapping network, and a synthesis network with adaptive instance normalisation."""
+    """A mapping network and a synthesis network with adaptive instance normalization."""
 
     network: Literal["stylegan"]
 
     def synthesis(self, shape: ImageShape, *, grows: bool) -> SynthesisNetwork:
-        """Make the network from styles to pictures."""
+        """Build the synthesis network."""
         return SynthesisNetwork(shape, self.widths(shape), self.w_dim, grows=grows)
 
 
 class StyleGANDiscriminatorOptions(StyleOptions):
-    """The discriminator of progressive growing, told the class by projection."""
+    """The discriminator of progressive growing, conditioned by projection."""
 
     network: Literal["stylegan"]
 
     def build(
         self, shape: ImageShape, classes: int = 0, *, grows: bool = False
     ) -> ProgressiveDiscriminator:
-        """Make the network with fresh weights from the global random state."""
+        """Build the network, initialized from the global random state."""
         widths = self.widths(shape)[::-1]
         return ProgressiveDiscriminator(shape, widths, classes, PlainDown, grows=grows)

@@ -1,11 +1,11 @@
 """StyleGAN2 (Karras et al. 2019, arXiv:1912.04958).
 
-A mapping network from z to w, a synthesis network with one w for each layer, weight demodulation,
+A mapping network from z to w, a synthesis network with one style per layer, weight demodulation,
 noise in every layer, a skip generator and a residual discriminator.
 
-Demodulation is written for export: the style scales the convolution's *input* and the
-demodulation its *output*, which equals the fused form of the paper, whose grouped convolution with
-as many groups as rows would fix the batch.
+Modulation is written for export: the style scales the *input* of the convolution and the
+demodulation its *output*. This equals the paper's fused form, whose grouped convolution with one
+group per row would fix the batch size of the exported graph.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ from training.networks.noise.style_generator import BASE, StyleGeneratorOptions,
 
 
 class ModulatedConv2d(nn.Module):
-    """A convolution whose weights each row's style scales: ``[N, C, H, W]``, ``[N, w_dim]``."""
+    """A convolution with modulated and demodulated weights (equations 1 and 3).
+
+    Takes features ``[N, fan_in, H, W]`` and styles ``[N, w_dim]``; with `doubles` it upsamples
+    by 2.
+    """
 
     def __init__(
         self,
@@ -45,7 +49,7 @@ class ModulatedConv2d(nn.Module):
         self.scale = 1 / math.sqrt(fan_in * kernel**2)
         self.padding = kernel // 2
         self.demodulate = demodulate
-        # Doubling spreads each value over four, so the filter after it has four times the gain.
+        # Upsampling by zero insertion divides the mean by 4; the filter's gain restores it.
         self.blur = Blur(pad=1, gain=4.0) if doubles else None
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
@@ -58,14 +62,14 @@ class ModulatedConv2d(nn.Module):
         else:
             x = F.conv2d(x, weight.to(x.dtype), padding=self.padding)
         if self.demodulate:
-            # Equation 3: the norm of each output's weights, after the style has scaled them.
+            # Equation 3: the norm of each output channel's modulated weights.
             energy = style.float().square() @ weight.float().square().sum((2, 3)).t()
             x = x * torch.rsqrt(energy + 1e-8)[:, :, None, None].to(x.dtype)
         return x
 
 
 class StyledLayer(nn.Module):
-    """Modulated convolution, noise, bias, LeakyReLU."""
+    """Modulated convolution, noise, bias and LeakyReLU."""
 
     noise: Tensor
 
@@ -76,7 +80,7 @@ class StyledLayer(nn.Module):
         self.conv = ModulatedConv2d(fan_in, fan_out, 3, w_dim, doubles=doubles)
         self.bias = nn.Parameter(torch.zeros(fan_out))
         self.noise_strength = nn.Parameter(torch.zeros(()))
-        # The noise that stands in for all draws when a picture shall depend on its latent alone.
+        # Fixed noise for evaluation, where an image must depend on its latent only.
         self.register_buffer("noise", torch.randn(1, 1, size, size))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
@@ -89,7 +93,7 @@ class StyledLayer(nn.Module):
 
 
 class ToImage(nn.Module):
-    """Features to a picture, 1×1, modulated and not demodulated."""
+    """A 1×1 convolution from features to an image, modulated but not demodulated."""
 
     def __init__(self, fan_in: int, channels: int, w_dim: int) -> None:
         super().__init__()
@@ -102,10 +106,10 @@ class ToImage(nn.Module):
 
 
 class SynthesisNetwork(nn.Module):
-    """Styles ``w`` ``[N, layers, w_dim]`` to pictures ``[N, C, H, W]``, near [-1, 1].
+    """Styles ``w`` ``[N, layers, w_dim]`` to images ``[N, C, H, W]``, near [-1, 1].
 
-    Each resolution adds its picture to the doubled one of the resolution before. Its last style
-    makes its picture and is the first of the next resolution's layers.
+    A skip generator: each resolution adds its image to the upsampled image of the previous one.
+    The style of each output layer is also the style of the first layer of the next resolution.
     """
 
     def __init__(self, shape: ImageShape, widths: list[int], w_dim: int) -> None:
@@ -123,16 +127,17 @@ class SynthesisNetwork(nn.Module):
             self.refine.append(StyledLayer(fan_out, fan_out, size, w_dim))
             self.to_image.append(ToImage(fan_out, shape.channels, w_dim))
             self.layer_resolutions += [size, size]
-        # The last picture has a style of its own.
+        # The last output layer has a style of its own.
         self.layer_resolutions.append(size)
 
     def forward(self, w: Tensor, growth: Growth | None = None) -> Tensor:
-        """Make pictures, of the side that `growth` says; whole without one.
+        """Generate images of the full side, or of `growth.side`.
 
-        What fades in is the new part, and the filter in place of the nearest pixel: real pictures
-        are doubled to that too, and would else be told from generated ones by it.
+        A new resolution fades in from a nearest-neighbor upsampled image, not from a filtered one:
+        real images are upsampled the same way (`match_growth`), so the discriminator cannot tell
+        them apart by the filter.
         """
-        # Not len(w), which an exporter would take for a constant.
+        # w.shape[0], because the ONNX exporter would turn len(w) into a constant.
         x = self.first(self.constant.expand(w.shape[0], -1, -1, -1), w[:, 0])
         image: Tensor = self.first_image(x, w[:, 1])
         if growth and growth.side == BASE:
@@ -141,18 +146,18 @@ class SynthesisNetwork(nn.Module):
         for i, (grow, refine, to_image) in enumerate(stages):
             x = grow(x, w[:, 2 * i + 1])
             x = refine(x, w[:, 2 * i + 2])
-            before, image = image, self.upsample(image) + to_image(x, w[:, 2 * i + 3])
+            previous, image = image, self.upsample(image) + to_image(x, w[:, 2 * i + 3])
             if growth and image.shape[-1] == growth.side:
                 return (
                     image
                     if growth.alpha == 1
-                    else upsample_nearest(before).lerp(image, growth.alpha)
+                    else upsample_nearest(previous).lerp(image, growth.alpha)
                 )
         return image
 
 
 class ResidualDown(nn.Module):
-    """Two convolutions, the second halving, beside a 1×1 that halves too."""
+    """A residual block that halves the side, with a downsampling 1×1 skip connection."""
 
     def __init__(self, fan_in: int, fan_out: int) -> None:
         super().__init__()
@@ -164,12 +169,12 @@ class ResidualDown(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         branch = leaky_relu(self.halve(self.blur(leaky_relu(self.keep(x)))))
-        added: Tensor = branch + self.skip(self.downsample(x))
-        return added / math.sqrt(2)
+        output: Tensor = branch + self.skip(self.downsample(x))
+        return output / math.sqrt(2)
 
 
 class StyleGAN2GeneratorOptions(StyleGeneratorOptions):
-    """A mapping network, and a synthesis network with modulated convolutions."""
+    """A mapping network and a synthesis network with modulated convolutions."""
 
     network: Literal["stylegan2"]
 
@@ -177,20 +182,20 @@ class StyleGAN2GeneratorOptions(StyleGeneratorOptions):
         self,
         shape: ImageShape,
         *,
-        grows: bool,  # noqa: ARG002 - each resolution adds a picture of its own anyway
+        grows: bool,  # noqa: ARG002 - every resolution has an output layer anyway
     ) -> SynthesisNetwork:
-        """Make the network from styles to pictures."""
+        """Build the synthesis network."""
         return SynthesisNetwork(shape, self.widths(shape), self.w_dim)
 
 
 class StyleGAN2DiscriminatorOptions(StyleOptions):
-    """A residual discriminator, told the class by projection."""
+    """A residual discriminator, conditioned by projection."""
 
     network: Literal["stylegan2"]
 
     def build(
         self, shape: ImageShape, classes: int = 0, *, grows: bool = False
     ) -> ProgressiveDiscriminator:
-        """Make the network with fresh weights from the global random state."""
+        """Build the network, initialized from the global random state."""
         widths = self.widths(shape)[::-1]
         return ProgressiveDiscriminator(shape, widths, classes, ResidualDown, grows=grows)

@@ -1,13 +1,14 @@
-"""The synthesis network of StyleGAN3 (Karras et al. 2021, arXiv:2106.12423), for weights that are
-there: it is imported and served, not trained.
+"""The synthesis network of StyleGAN3 (Karras et al. 2021, arXiv:2106.12423).
 
-Features are samples of a signal without frequencies above a cutoff, so that what a picture shows
-can be moved and turned without sticking to the pixels. A picture begins as Fourier features, whose
-place the latent and the caller's `transform` say; every layer is a modulated convolution and a
-LeakyReLU at a higher sampling rate, between two low-pass filters (sections 3.1 and 3.2).
+It is used for imported weights only and cannot be trained here. Feature maps are samples of
+band-limited signals, which makes the network equivariant to translation and rotation. Its input
+are Fourier features, positioned by the style and by the caller's `transform`. Each layer is a
+modulated convolution and a LeakyReLU at a higher sampling rate, between two low-pass filters
+(sections 3.1 and 3.2).
 
-Written for export: the style scales the convolution's input and the demodulation its output, the
-filters are plain depthwise convolutions, and what depends on weights alone is computed once.
+Written for export: the style scales the input of the convolution and the demodulation its output,
+the filters are plain depthwise convolutions, and everything that depends on weights only is
+computed once.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _SLOPE = 0.2
-# LeakyReLU's gain, by which it keeps the variance.
+# LeakyReLU's gain, which preserves the variance.
 _GAIN = math.sqrt(2)
 
 
 @dataclass(frozen=True)
 class Affine:
-    """The weights ``[out, w_dim]`` and biases ``[out]`` that make a layer's style of w."""
+    """The affine map from w to a layer's style: weight ``[out, w_dim]`` and bias ``[out]``."""
 
     weight: Tensor
     bias: Tensor
 
     def linear(self) -> nn.Linear:
-        """Return the layer, with the scale of its equalised learning rate in the weights."""
+        """Build the layer, with the equalized learning rate's scale folded into the weight."""
         fan_out, fan_in = self.weight.shape
         layer = nn.Linear(fan_in, fan_out)
         layer.weight.data.copy_(self.weight / math.sqrt(fan_in))
@@ -43,10 +44,10 @@ class Affine:
 
 @dataclass(frozen=True)
 class LayerShape:
-    """Sides of what a layer takes and gives, in samples, the margin around the picture counted in.
+    """Input and output sides of a layer in samples, including the margin around the image.
 
-    `up` and `down` say by how much the nonlinearity's sampling rate is above that of what comes in
-    and what goes out.
+    `up` and `down` are the ratios of the nonlinearity's sampling rate to the input's and to the
+    output's.
     """
 
     side_in: int
@@ -55,25 +56,28 @@ class LayerShape:
     down: int
 
     def crop(self, kernel: int, up_taps: int, down_taps: int) -> int:
-        """Return how many samples at each edge of what was filtered upwards are not needed.
+        """Return the number of samples to crop at each edge after upsampling.
 
-        The middle is kept, so that what is in the middle of a picture stays there (appendix C.3).
-        Raises ValueError where there is no middle, or nothing left over.
+        The crop is centered, so that features keep their position (appendix C.3). Raises
+        ValueError if it cannot be centered, or if the upsampled signal is too small.
         """
         convolved = self.side_in + kernel - 1
-        filtered = (convolved - 1) * self.up + up_taps
-        needed = (self.side_out - 1) * self.down + down_taps
-        if filtered < needed or (filtered - needed) % 2:
-            raise ValueError(f"{self.side_out} samples cannot be made of {self.side_in}")
-        return (filtered - needed) // 2
+        upsampled = (convolved - 1) * self.up + up_taps
+        required = (self.side_out - 1) * self.down + down_taps
+        if upsampled < required or (upsampled - required) % 2:
+            raise ValueError(
+                f"a layer cannot have {self.side_in} input and {self.side_out} output samples "
+                f"with filters of {up_taps} and {down_taps} taps"
+            )
+        return (upsampled - required) // 2
 
 
 class FourierFeatures(nn.Module):
     """Styles ``[N, w_dim]`` and transforms ``[N, 3, 3]`` to ``[N, C, side, side]`` (section 3.2).
 
-    A picture is 1 wide and 0 is its middle; x goes to the right and y down. A transform leads from
-    a place in the picture that is made to the place whose content is shown there. The style turns
-    and moves the features before that.
+    Image coordinates are centered, with side 1; x points right and y down. `transform` maps
+    coordinates of the output image to coordinates of the features. The style adds a learned
+    rotation and translation.
     """
 
     frequencies: Tensor
@@ -97,35 +101,35 @@ class FourierFeatures(nn.Module):
         self.register_buffer("frequencies", frequencies)
         self.register_buffer("phases", phases[:, None])
         self.register_buffer("weight", weight[:, :, None, None] / math.sqrt(len(phases)))
-        at = (torch.arange(side) + 0.5 - side / 2) / sampling_rate
-        across, upright = at.repeat(side), at.repeat_interleave(side)
-        self.register_buffer("places", torch.stack([across, upright, torch.ones(side**2)]))
+        coordinates = (torch.arange(side) + 0.5 - side / 2) / sampling_rate
+        x, y = coordinates.repeat(side), coordinates.repeat_interleave(side)
+        self.register_buffer("places", torch.stack([x, y, torch.ones(side**2)]))
 
     def forward(self, w: Tensor, transform: Tensor) -> Tensor:
         style = self.style(w)
-        length = torch.sqrt(style[:, 0].square() + style[:, 1].square())
-        cosine, sine, right, down = (style / length[:, None]).unbind(1)
-        # What is moved against the style's vector, and then turned by its angle.
-        turned = [cosine, -sine, sine * down - cosine * right]
-        turned += [sine, cosine, -(sine * right + cosine * down)]
-        learned = torch.stack(turned, dim=1).reshape(-1, 2, 3)
-        # For each feature its frequencies along x and y, and what is added to its phase.
+        norm = torch.sqrt(style[:, 0].square() + style[:, 1].square())
+        cosine, sine, right, down = (style / norm[:, None]).unbind(1)
+        # Translation by the negative style vector, then rotation by its angle.
+        entries = [cosine, -sine, sine * down - cosine * right]
+        entries += [sine, cosine, -(sine * right + cosine * down)]
+        learned = torch.stack(entries, dim=1).reshape(-1, 2, 3)
+        # Frequencies along x and y and a phase offset of each feature: [N, C, 3].
         waves = self.frequencies @ (learned @ transform)
-        # What a transform makes finer than the samples can hold fades out.
-        radius = torch.sqrt(waves[:, :, 0].square() + waves[:, :, 1].square())
-        room = self.sampling_rate / 2 - self.bandwidth
-        amplitude = (1 - (radius - self.bandwidth) / room).clamp(0, 1)
-        turns = waves @ self.places + self.phases
-        features = torch.sin(turns * (2 * math.pi)) * amplitude[:, :, None]
+        # Fade out frequencies that the transform moves beyond the band limit.
+        frequency = torch.sqrt(waves[:, :, 0].square() + waves[:, :, 1].square())
+        transition = self.sampling_rate / 2 - self.bandwidth
+        amplitude = (1 - (frequency - self.bandwidth) / transition).clamp(0, 1)
+        cycles = waves @ self.places + self.phases
+        features = torch.sin(cycles * (2 * math.pi)) * amplitude[:, :, None]
         return F.conv2d(features.reshape(-1, len(self.phases), self.side, self.side), self.weight)
 
 
 class FilteredLayer(nn.Module):
     """Modulated convolution, bias, and a LeakyReLU between two filters: ``[N, C, side, side]``.
 
-    `magnitude` is the mean square of what came in while it was trained, by which it is scaled
-    (section 3.2). Values beyond `clamp` are cut. `up_filter` ``[taps]`` and `down_filter`
-    ``[taps]`` are applied along both axes; one that is radial is ``[taps, taps]``.
+    `magnitude` is the moving average of the input's mean square during training, which scales the
+    weight (section 3.2). Activations are clamped to [-clamp, clamp]. Separable filters are
+    ``[taps]`` and are applied along both axes; a radial `down_filter` is ``[taps, taps]``.
     """
 
     weight: Tensor
@@ -150,15 +154,15 @@ class FilteredLayer(nn.Module):
         self.crop = shape.crop(weight.shape[2], len(up_filter), len(down_filter))
         self.padding = weight.shape[2] - 1
         self.style = affine.linear()
-        normalised = weight * torch.rsqrt(weight.square().mean((1, 2, 3), keepdim=True))
-        self.register_buffer("energy", normalised.square().sum((2, 3)).t().contiguous())
-        self.register_buffer("weight", normalised * torch.rsqrt(magnitude))
+        normalized = weight * torch.rsqrt(weight.square().mean((1, 2, 3), keepdim=True))
+        self.register_buffer("energy", normalized.square().sum((2, 3)).t().contiguous())
+        self.register_buffer("weight", normalized * torch.rsqrt(magnitude))
         self.register_buffer("bias", bias[:, None, None])
-        # Between the samples there are zeros, so the filter has more gain; LeakyReLU's own
-        # commutes with it. Half of each is in either direction.
+        # The gain compensates for zero insertion and includes LeakyReLU's gain, which commutes
+        # with the filter. Each axis has the square root of the total gain.
         taps = up_filter * (shape.up * math.sqrt(_GAIN))
         self.register_buffer("up_filter", taps.repeat(len(weight), 1, 1, 1))
-        # A convolution here does not mirror its filter.
+        # conv2d computes a correlation, so the filter is flipped.
         mirrored = down_filter.flip(tuple(range(down_filter.ndim)))
         kernel = mirrored if mirrored.ndim == 2 else mirrored[None]
         self.register_buffer("down_filter", kernel.repeat(len(weight), 1, 1, 1))
@@ -182,9 +186,9 @@ class FilteredLayer(nn.Module):
 
 
 class LastLayer(nn.Module):
-    """Features to a picture, 1×1, modulated and not demodulated: ``[N, C, side, side]``.
+    """A 1×1 convolution from features to an image, modulated but not demodulated.
 
-    The picture is scaled by `scale` after it was cut at `clamp`.
+    The output ``[N, C, side, side]`` is clamped to [-clamp, clamp], then multiplied by `scale`.
     """
 
     weight: Tensor
@@ -212,10 +216,10 @@ class LastLayer(nn.Module):
 
 
 class SynthesisNetwork(nn.Module):
-    """Styles ``[N, layers, w_dim]`` and transforms ``[N, 3, 3]`` to pictures ``[N, C, H, W]``.
+    """Styles ``[N, layers, w_dim]`` and transforms ``[N, 3, 3]`` to images ``[N, C, H, W]``.
 
-    The first style moves the Fourier features, each layer has one, and the last makes the picture.
-    `layer_resolutions` are the sides of pictures that could hold what a layer adds.
+    The first style transforms the Fourier features; then each layer and the output layer have one.
+    `layer_resolutions` are the smallest image sides that can represent each layer's band limit.
     """
 
     takes_transform = True
@@ -232,7 +236,7 @@ class SynthesisNetwork(nn.Module):
         self.layer_resolutions = list(layer_resolutions)
 
     def forward(self, w: Tensor, transform: Tensor) -> Tensor:
-        """Make pictures."""
+        """Generate images."""
         x = self.features(w[:, 0], transform)
         for i, layer in enumerate(self.layers):
             x = layer(x, w[:, i + 1])

@@ -137,7 +137,7 @@ def test_a_patch_is_as_large_as_the_paper_says(layers, patch):
     options = PatchDiscriminatorOptions(
         network="patchgan", width=4, layers=layers, normalisation="none"
     )
-    network = options.build_judge(3)
+    network = options.build_patch_discriminator(3)
     images = torch.rand(1, 3, 128, 128, requires_grad=True)
     logits = network(images)
     middle = logits.shape[2] // 2

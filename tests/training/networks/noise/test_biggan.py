@@ -37,7 +37,7 @@ def test_pictures_and_logits_have_their_shapes_at_every_resolution(size, classes
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="needs a side of 32, 64, 128, 256; got 28"):
         BigGANGeneratorOptions(network="biggan").build(ImageShape(3, 28, 28))
-    with pytest.raises(ValueError, match="cuts z in 4; got 10"):
+    with pytest.raises(ValueError, match="splits z into 4 chunks; z_dim 10"):
         BigGANGeneratorOptions(network="biggan", z_dim=10).build(ImageShape(3, 32, 32))
 
 

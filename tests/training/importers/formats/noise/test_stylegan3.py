@@ -263,5 +263,5 @@ def test_layers_whose_sides_do_not_follow_from_each_other_are_told(tmp_path):
     tensors, modules = layout("t")
     modules[next(layers())[0]]["up_factor"] = 1
     write_pickle(tmp_path / "network.pkl", tensors, modules)
-    with pytest.raises(ModelImportError, match="cannot be made of"):
+    with pytest.raises(ModelImportError, match="a layer cannot have"):
         recognised(tmp_path / "network.pkl")
