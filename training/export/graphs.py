@@ -100,7 +100,7 @@ class ServedMapping(nn.Module):
         super().__init__()
         self.mapping = generator.mapping
         self.layers = generator.layers
-        self.register_buffer("centre", center)
+        self.register_buffer("center", center)
 
     def forward(
         self, z: Tensor, class_weights: Tensor | None = None, truncation: Tensor | None = None
