@@ -31,9 +31,10 @@ from torch import Tensor
 from benchmarks.measure import CONVOLUTIONAL, Spread, in_turns, machine, ratios, report, seconds
 from service.runtime.onnx.machine import usable_cpus
 from service.runtime.onnx.sessions import ExecutionPlan, Provider, Session
-from training.export.exporter import export_graph, recipe_graph_specs
+from training.export.exporter import recipe_graph_specs
 from training.export.folding import settle_spectral_norms, without_parametrizations
 from training.export.graphs import GraphSpec
+from training.export.onnx_export import export_graph
 from training.recipe.schema import load_recipe
 
 # One recipe per included architecture; the others differ only in width and size.

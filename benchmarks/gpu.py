@@ -28,9 +28,9 @@ from benchmarks.export import rows_of
 from benchmarks.measure import Spread, in_turns, machine, ratios, report, seconds
 from benchmarks.training import Case, Ours, images_per_second, write_noise_images
 from service.runtime.onnx.sessions import ExecutionPlan, Provider, Session, cuda_unavailable_reason
-from training.export.exporter import export_graph
 from training.export.folding import settle_spectral_norms, without_parametrizations
 from training.export.graphs import GraphSpec, generator_graph_specs
+from training.export.onnx_export import export_graph
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.biggan import BigGANGeneratorOptions
 from training.networks.noise.dcgan import DCGANGeneratorOptions

@@ -21,8 +21,9 @@ from service.runtime.models.manifest import (
     TrainingProvenance,
     Truncation,
 )
-from training.export.exporter import export_graph, new_folder
 from training.export.graphs import generator_graph_specs, style_space
+from training.export.model_folder import new_folder
+from training.export.onnx_export import export_graph
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.dcgan import DCGANGeneratorOptions
 from training.networks.noise.stylegan2 import StyleGAN2GeneratorOptions

@@ -13,10 +13,10 @@ import torch
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.importers.formats.base import UserOptions
+from training.importers.import_model import ImportTarget, import_model
 from training.importers.reading.files import read_file
 from training.importers.reading.weights import networks
 from training.importers.recognition import Candidate, match_formats, select_candidate
-from training.importers.writing import Target, write_model
 
 PLAN = ExecutionPlan(workers=1, threads=1, max_rows=8)
 
@@ -30,7 +30,7 @@ def recognised(path, said=None, network=None) -> Candidate:
 def imported(path, models, said=None, network=None) -> tuple[Candidate, Model]:
     """What a file was recognised as, and the model that it became."""
     best = recognised(path, said, network)
-    folder = write_model(path, best.format, best.converted, Target(models, "m"))
+    folder = import_model(path, best.format, best.converted, ImportTarget(models, "m"))
     return best, Model(folder, Provider.CPU, PLAN)
 
 

@@ -15,7 +15,8 @@ from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.conftest import TINY
 from tests.support.servers import ganymede
 from training.checkpoints import Checkpoint
-from training.export.exporter import ExportError, export_run
+from training.export.errors import ExportError
+from training.export.exporter import export_run
 from training.games.noise_to_image import NoiseToImage
 from training.monitoring.monitors import TrainingDiverged
 from training.recipe.schema import RecipeError, load_recipe

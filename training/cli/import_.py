@@ -9,9 +9,9 @@ import typer
 
 if TYPE_CHECKING:
     from training.importers.formats.base import ConvertedModel
+    from training.importers.import_model import ImportTarget, Pixels
     from training.importers.onnx.ports import GraphOptions
     from training.importers.recognition import Candidate
-    from training.importers.writing import Pixels, Target
 
 
 def import_(
@@ -112,12 +112,12 @@ def import_(
     """
     from training.importers.errors import ModelImportError
     from training.importers.formats.base import UserOptions
+    from training.importers.import_model import ImportTarget, import_model
     from training.importers.onnx.ports import parse_graph_options
     from training.importers.reading.files import read_file
     from training.importers.reading.onnx_files import is_graph
     from training.importers.reading.weights import networks
     from training.importers.recognition import match_formats, select_candidate
-    from training.importers.writing import Target, write_model
 
     said = UserOptions(
         classes=classes,
@@ -130,7 +130,7 @@ def import_(
         latent=latent,
         config=_config(file, config),
     )
-    target = Target(models, name or _slug(file), version, license_, half)
+    target = ImportTarget(models, name or _slug(file), version, license_, half)
     if is_graph(file):
         options = parse_graph_options(map_ or (), range_, input_range, layout, task, z_dim, said)
         _import_graph(file, options, target, _pictures(pictures), explain=explain)
@@ -150,7 +150,7 @@ def import_(
     assert best.converted is not None  # noqa: S101 - for the type checker
     _tell(best.says, best.format.title, best.converted)
     shown = _pictures(pictures)
-    folder = write_model(file, best.format, best.converted, target, shown, typer.echo)
+    folder = import_model(file, best.format, best.converted, target, shown, typer.echo)
     typer.echo(f"wrote {folder}; next: ganymede serve --models {models}")
 
 
@@ -179,10 +179,10 @@ def _tell(what: str, title: str, converted: ConvertedModel) -> None:
 
 
 def _import_graph(
-    file: Path, options: GraphOptions, target: Target, shown: list[Pixels], *, explain: bool
+    file: Path, options: GraphOptions, target: ImportTarget, shown: list[Pixels], *, explain: bool
 ) -> None:
+    from training.importers.import_model import import_model
     from training.importers.onnx.generators import OnnxFormat, convert_graph, describe_graph
-    from training.importers.writing import write_model
 
     if explain:
         for line in describe_graph(file):
@@ -190,7 +190,7 @@ def _import_graph(
         return
     converted = convert_graph(file, options)
     _tell("the graph", OnnxFormat.title, converted)
-    folder = write_model(file, OnnxFormat(), converted, target, shown, typer.echo)
+    folder = import_model(file, OnnxFormat(), converted, target, shown, typer.echo)
     typer.echo(f"wrote {folder}; next: ganymede serve --models {target.models}")
 
 

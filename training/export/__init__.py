@@ -1,1 +1,1 @@
-"""TODO-ROOM training/export."""
+"""From a generator to a model folder: graphs, ONNX export with its checks, manifest and card."""

@@ -1,4 +1,4 @@
-"""Folding: what only computes a weight, or only scales one, becomes part of that weight."""
+"""Folds spectral and batch normalization into the weights that they act on."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-# Steps of the power method, from vectors that belong to weights nearby.
+# Steps of the power method. It starts from the singular vectors of similar weights.
 _POWER_STEPS = 100
 
 
 def settle_spectral_norms(network: nn.Module) -> None:
-    """Make the spectral normalisations of `network` fit its weights.
+    """Run the power method of every spectral normalization of `network` until it converges.
 
-    Their largest singular values are estimated step by step, along with training. Averaged weights
-    have only averages of those estimates, which are no estimates of theirs: too small, so that what
-    is divided by them is too large.
+    Training estimates the largest singular values step by step. An averaged network holds averages
+    of these estimates, which are too small for the averaged weights.
     """
     for module in network.modules():
         if parametrize.is_parametrized(module):
             training = module.training
-            # In training each look at a weight is one step of the power method (Miyato et al. 2018,
-            # arXiv:1802.05957, algorithm 1).
+            # In training mode each access to a weight is one step of the power method (Miyato et
+            # al. 2018, arXiv:1802.05957, algorithm 1).
             module.train()
             with torch.no_grad():
                 for name in module.parametrizations:  # type: ignore[union-attr]
@@ -35,9 +34,9 @@ def settle_spectral_norms(network: nn.Module) -> None:
 
 
 def without_parametrizations(network: nn.Module) -> nn.Module:
-    """Return the network, in evaluation, with what computes a weight replaced by that weight.
+    """Return a copy of the network in eval mode, with parametrized weights as plain parameters.
 
-    Spectral normalisation is such a computation; serving has no use for it.
+    Spectral normalization is a parametrization; at serving time it is a constant factor.
     """
     network = copy.deepcopy(network).eval()
     for module in list(network.modules()):
@@ -45,8 +44,7 @@ def without_parametrizations(network: nn.Module) -> nn.Module:
             continue
         names = list(module.parametrizations)  # type: ignore[arg-type]
         weights = {name: getattr(module, name).detach().clone() for name in names}
-        # Not remove_parametrizations: a copy shares the class that this would take the weights of
-        # the original away from.
+        # Not remove_parametrizations: it edits the class, which the copy shares with the original.
         del module.parametrizations
         module.__class__ = type(module).__bases__[0]
         for name, weight in weights.items():
@@ -55,10 +53,10 @@ def without_parametrizations(network: nn.Module) -> nn.Module:
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """Return the network, in evaluation, with each batch normalisation in the layer before it.
+    """Return a copy of the network in eval mode, with batch normalization folded.
 
-    Folds what stands in a Sequential directly behind a convolution, a transposed one or a linear
-    layer.
+    Folds a batch normalization that follows a convolution, transposed convolution or linear layer
+    in a Sequential.
     """
     network = copy.deepcopy(network).eval()
     for sequence in [m for m in network.modules() if isinstance(m, nn.Sequential)]:

@@ -1,7 +1,7 @@
-"""Weights in half precision: files of half the size, and what that does to the pictures.
+"""Stores weights as fp16, which halves the files, and measures the effect on the images.
 
-Only the weights are rounded. The graph turns them back into float32 as it is loaded, and computes
-in float32 as before: as fast, in as much memory, on every provider, and each row by itself.
+Only the stored weights are rounded. The graph casts them to float32 when it is loaded and computes
+in float32: the speed, the memory and the independence of rows stay the same on every provider.
 """
 
 from __future__ import annotations
@@ -19,95 +19,103 @@ from onnx import TensorProto, helper, numpy_helper
 from service.runtime.models.manifest import GENERATOR, Graph
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider, Session
-from training.export.exporter import ExportError
-from training.export.onnx_files import data_file, described, save
+from training.export.errors import ExportError
+from training.export.onnx_files import data_file, graph_entry, save
 
 SEEDS = range(8)
-# Of the peak, in dB. Below the first people see it; below the second it is another model.
-GOOD = 40.0
-LEAST = 30.0
-# What is smaller than this is left as it is: biases, filters and constants of the graph.
-_SMALLEST = 1024
+# PSNR in dB. Below the first the difference is visible; below the second the model is another one.
+GOOD_PSNR = 40.0
+MIN_PSNR = 30.0
+# Smaller weights stay float32: biases, filters and constants of the graph.
+_MIN_ELEMENTS = 1024
 _PLAN = ExecutionPlan(workers=1, threads=0, max_rows=8)
 
 Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Parity:
-    """How far pictures are from those of the whole weights, in levels of 255."""
+class Fp16Difference:
+    """How much images change with fp16 weights, in levels of 255."""
 
     largest: int
     mean: float
     psnr: float
-    pictures: int
+    images: int
 
     @classmethod
-    def of(cls, whole: Pixels, half: Pixels) -> Parity:
-        """Compare pictures ``[N, H, W, C]``."""
-        apart = np.abs(whole.astype(np.int16) - half)
-        square = float(np.mean(apart.astype(np.float64) ** 2))
-        psnr = 20 * math.log10(255) - 10 * math.log10(square) if square else math.inf
-        return cls(int(apart.max()), float(apart.mean()), psnr, len(whole))
+    def between(cls, float32: Pixels, fp16: Pixels) -> Fp16Difference:
+        """Compare two sets of images ``[N, H, W, C]``."""
+        difference = np.abs(float32.astype(np.int16) - fp16)
+        mse = float(np.mean(difference.astype(np.float64) ** 2))
+        psnr = 20 * math.log10(255) - 10 * math.log10(mse) if mse else math.inf
+        return cls(int(difference.max()), float(difference.mean()), psnr, len(float32))
 
     @property
     def summary(self) -> str:
-        """One line for people."""
+        """The difference in one line."""
         return (
-            f"float16 weights: levels differ by {self.largest} at most and {self.mean:.3f} in the "
-            f"mean, PSNR {self.psnr:.1f} dB, over {self.pictures} pictures"
+            f"fp16 weights: levels differ by at most {self.largest} and by {self.mean:.3f} on "
+            f"average, PSNR {self.psnr:.1f} dB, over {self.images} images"
         )
 
-    def assert_good(self) -> None:
-        """Raise ExportError where the pictures are others."""
-        if self.psnr < LEAST:
+    @property
+    def warning(self) -> str | None:
+        """A warning if the difference may be visible."""
+        if self.psnr >= GOOD_PSNR:
+            return None
+        return f"the PSNR is below {GOOD_PSNR:g} dB: look at the images before you serve the model"
+
+    def check(self) -> None:
+        """Raise ExportError if the images are too different."""
+        if self.psnr < MIN_PSNR:
             raise ExportError(
-                f"{self.summary}: less than {LEAST:g} dB; export this model without --half"
+                f"{self.summary}; at least {MIN_PSNR:g} dB is required: import the model without "
+                "--half"
             )
 
 
-def pictures(folder: Path) -> Pixels:
-    """Return what the model in `folder` makes of the first seeds ``[N, H, W, C]``."""
+def sample_images(folder: Path) -> Pixels:
+    """Return the images ``[N, H, W, C]`` of the model in `folder` for the first seeds."""
     model = Model(folder, Provider.CPU, _PLAN)
     if model.manifest.input is not None:
         roles = model.directions or (GENERATOR,)
         feeds = [(role, model.feeds([seed])) for role in roles for seed in SEEDS]
         return np.concatenate([model.run(role, feed)["pixels"] for role, feed in feeds])
-    made = [model.generate([seed]) for seed in SEEDS]
-    return np.concatenate(made)
+    return np.concatenate([model.generate([seed]) for seed in SEEDS])
 
 
-def halve(folder: Path, graphs: Mapping[str, Graph]) -> dict[str, Graph]:
-    """Rewrite the graphs in `folder` with their large weights in float16; return what they are.
+def convert_to_fp16(folder: Path, graphs: Mapping[str, Graph]) -> dict[str, Graph]:
+    """Rewrite the graphs in `folder` with fp16 weights and return their new manifest entries.
 
-    Raises ExportError for a weight that float16 cannot hold.
+    Raises ExportError for a weight beyond the range of fp16.
     """
-    return {role: _halved(folder / graph.file) for role, graph in graphs.items()}
+    return {role: _convert(folder / graph.file) for role, graph in graphs.items()}
 
 
-def _halved(path: Path) -> Graph:
+def _convert(path: Path) -> Graph:
     model = onnx.load(path)
     data_file(path).unlink(missing_ok=True)
     graph = model.graph
-    whole = list(graph.initializer)
+    weights = list(graph.initializer)
     del graph.initializer[:]
     casts = []
-    for weight in whole:
-        if weight.data_type != TensorProto.FLOAT or math.prod(weight.dims) < _SMALLEST:
+    for weight in weights:
+        if weight.data_type != TensorProto.FLOAT or math.prod(weight.dims) < _MIN_ELEMENTS:
             graph.initializer.append(weight)
             continue
         values = numpy_helper.to_array(weight)
         if not np.abs(values).max() <= np.finfo(np.float16).max:
             raise ExportError(
-                f"{path.name}: {weight.name} has values up to {np.abs(values).max():.0f}, which "
-                "float16 cannot hold; export this model without --half"
+                f"{path.name}: the weight {weight.name} has values up to "
+                f"{np.abs(values).max():.0f}, beyond the range of float16; import the model "
+                "without --half"
             )
-        half = f"{weight.name}.half"
-        graph.initializer.append(numpy_helper.from_array(values.astype(np.float16), half))
-        casts.append(helper.make_node("Cast", [half], [weight.name], to=TensorProto.FLOAT))
+        name = f"{weight.name}.half"
+        graph.initializer.append(numpy_helper.from_array(values.astype(np.float16), name))
+        casts.append(helper.make_node("Cast", [name], [weight.name], to=TensorProto.FLOAT))
         weight.ClearField("raw_data")
     nodes = [*casts, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
     save(model, path)
-    return described(path, Session(path, Provider.CPU, _PLAN))
+    return graph_entry(path, Session(path, Provider.CPU, _PLAN))

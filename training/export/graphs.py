@@ -1,11 +1,14 @@
-"""What of a generator becomes which graph, with the last steps of serving inside."""
+"""Which graphs a generator is exported as, with the pre- and postprocessing of serving in them.
+
+A network with styles becomes two graphs, mapping and synthesis; every other network becomes one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from functools import partial, singledispatch
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,22 +28,24 @@ from service.runtime.models.manifest import (
 from service.runtime.models.probe_inputs import probe_images, probe_masks
 from training.export.standing_statistics import has_batch_statistics, with_standing_statistics
 from training.games.tasks.task import ImageTask
+from training.networks.image.cycle import CycleGenerators
 from training.networks.layers.conditioning import select_class_rows
 from training.networks.noise.style_generator import StyleGenerator
 
 CHECKED_LATENTS = 64
 CHECKED_IMAGES = 8
-# Latents whose w are averaged for the middle of a style space, of each class.
+# How many latents of each class are averaged for the center of a style space.
 CENTER_LATENTS = 10_000
 
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """A part of a generator that is served as one graph.
+    """A module that is exported as one graph.
 
-    `module` takes the `feeds` by name, and returns the `outputs` and then those that are `checked`
-    and not served. Beside the batch, axes in `varies` may have any length that the module takes;
-    `other_feeds` are some such lengths to check.
+    `module` takes the tensors of `feeds` as keyword arguments. It returns the `outputs`, followed
+    by the `checked_outputs`, which are compared with PyTorch and then removed from the graph. The
+    batch axis is always dynamic; `dynamic_axes` names further dynamic axes of the inputs, and
+    `extra_feeds` are inputs of other sizes along them, to be checked as well.
     """
 
     role: str
@@ -53,9 +58,9 @@ class GraphSpec:
 
 
 class ServedGenerator(nn.Module):
-    """A generator with the last steps of serving: ``z`` to ``pixels`` [N, H, W, C] uint8.
+    """``z`` [N, z_dim] to ``pixels`` [N, H, W, C] uint8.
 
-    Its second output are the pictures before the cast, [N, C, H, W] in [-1, 1], for checking.
+    The second output are the images before they are rounded, [N, C, H, W] in [-1, 1].
     """
 
     def __init__(self, generator: nn.Module) -> None:
@@ -71,8 +76,10 @@ class ServedGenerator(nn.Module):
 
 
 class ServedImageToImage(nn.Module):
-    """``image`` [N, H, W, C] uint8, and a ``mask`` [N, H, W] uint8 where the task has one, to
-    ``pixels`` [N, H, W, C] uint8; and the pictures before the cast.
+    """``image`` [N, H, W, C] uint8, and ``mask`` [N, H, W] uint8 if the task has one, to ``pixels``
+    [N, H, W, C] uint8.
+
+    The second output are the images before they are rounded, [N, C, H, W] in [-1, 1].
     """
 
     def __init__(self, generator: nn.Module, task: ImageTask) -> None:
@@ -81,17 +88,17 @@ class ServedImageToImage(nn.Module):
         self.task = task
 
     def forward(self, image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        given = image.permute(0, 3, 1, 2).float() / 127.5 - 1
+        images = image.permute(0, 3, 1, 2).float() / 127.5 - 1
         holes = None if mask is None else (mask[:, None] > 127).float()
-        answer = self.generator(self.task.see(given, holes))
-        return _pixels(self.task.finish(answer, given, holes))
+        outputs = self.generator(self.task.see(images, holes))
+        return _pixels(self.task.finish(outputs, images, holes))
 
 
 class ServedMapping(nn.Module):
-    """``z`` to ``w`` [N, layers, w_dim], drawn to the middle of the class by ``truncation`` [N].
+    """``z`` [N, z_dim] to ``w`` [N, layers, w_dim], moved toward the center by ``truncation`` [N].
 
-    Truncation in W: Karras et al. 2018, arXiv:1812.04948, appendix B. A class has a middle of its
-    own, since the middle of all is a picture of none.
+    Truncation in W: Karras et al. 2018, arXiv:1812.04948, appendix B. Each class has a center of
+    its own, because the center of all classes belongs to none of them.
     """
 
     center: Tensor
@@ -115,8 +122,10 @@ class ServedMapping(nn.Module):
 
 
 class ServedSynthesis(nn.Module):
-    """``w`` [N, layers, w_dim], and a ``transform`` [N, 3, 3] where the network takes one, to
-    ``pixels`` [N, H, W, C] uint8; and the pictures before the cast.
+    """``w`` [N, layers, w_dim], and ``transform`` [N, 3, 3] if the network takes one, to ``pixels``
+    [N, H, W, C] uint8.
+
+    The second output are the images before they are rounded, [N, C, H, W] in [-1, 1].
     """
 
     def __init__(self, generator: StyleGenerator) -> None:
@@ -124,10 +133,11 @@ class ServedSynthesis(nn.Module):
         self.synthesis = generator.synthesis
 
     def forward(self, w: Tensor, transform: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        given = {} if transform is None else {TRANSFORM: transform}
-        return _pixels(self.synthesis(w, **given))
+        options = {} if transform is None else {TRANSFORM: transform}
+        return _pixels(self.synthesis(w, **options))
 
 
+@singledispatch
 def generator_graph_specs(
     generator: nn.Module,
     z_dim: int,
@@ -135,97 +145,135 @@ def generator_graph_specs(
     distribution: Distribution = "normal",
     *,
     rows: int = CHECKED_LATENTS,
-    center: Tensor | None = None,
+    center: Tensor | None = None,  # noqa: ARG001 - for generators with styles
     truncates: bool = False,
 ) -> list[GraphSpec]:
-    """Return what is to be exported of a generator in evaluation, with so many `rows` to check.
+    """Return the graphs of a generator from noise, in eval mode, with `rows` latents to check.
 
-    `centre` is the middle of a style space ``[classes or 1, w_dim]``, where it is known. One that
-    `truncates` takes truncations ``[N]`` after z and class weights.
+    `center` is the center of a style space, ``[classes or 1, w_dim]``; by default it is estimated.
+    With `truncates`, the generator takes truncations ``[N]`` after z and class weights.
     """
-    z = seeds.draw(range(rows), z_dim, distribution)
-    feeds = {"z": torch.from_numpy(z)}
-    if classes:
-        feeds["class_weights"] = _class_weights(rows, classes)
-    truncated = feeds | {"truncation": torch.linspace(0, 1, rows)}
-    if not isinstance(generator, StyleGenerator):
-        if has_batch_statistics(generator):
-            draw = partial(seeds.draw, distribution=distribution)
-            generator = with_standing_statistics(generator, z_dim, classes, draw)
-            truncates = True
-        feeds = truncated if truncates else feeds
-        served = ServedGenerator(generator).eval()
-        return [GraphSpec(GENERATOR, served, feeds, ("pixels",), ("images",))]
-
-    if center is None:
-        center = style_center(generator, z_dim, classes)
-    mapping = ServedMapping(generator, center).eval()
-    with torch.no_grad():
-        (w,) = mapping(**truncated)
-    # Other styles in the later layers, so that a graph that took one for all would not pass.
-    mixed = torch.cat([w[:, : generator.layers // 2], w.roll(1, 0)[:, generator.layers // 2 :]], 1)
-    given = {"w": mixed}
-    if generator.takes_transform:
-        given[TRANSFORM] = _transforms(rows)
+    if has_batch_statistics(generator):
+        draw = partial(seeds.draw, distribution=distribution)
+        generator = with_standing_statistics(generator, z_dim, classes, draw)
+        truncates = True
+    feeds = _latent_feeds(z_dim, classes, distribution, rows)
+    if not truncates:
+        del feeds["truncation"]
     return [
-        GraphSpec(MAPPING, mapping, truncated, ("w",)),
-        GraphSpec(SYNTHESIS, ServedSynthesis(generator).eval(), given, ("pixels",), ("images",)),
+        GraphSpec(GENERATOR, ServedGenerator(generator).eval(), feeds, ("pixels",), ("images",))
     ]
 
 
-def image_to_image_graph_spec(
-    role: str, generator: nn.Module, task: ImageTask, given: ImageInput
-) -> GraphSpec:
-    """Return what is to be exported of a generator from pictures to pictures, in evaluation.
+@generator_graph_specs.register
+def _style_graph_specs(
+    generator: StyleGenerator,
+    z_dim: int,
+    classes: int = 0,
+    distribution: Distribution = "normal",
+    *,
+    rows: int = CHECKED_LATENTS,
+    center: Tensor | None = None,
+    truncates: bool = True,  # noqa: ARG001 - the mapping always does
+) -> list[GraphSpec]:
+    """Return the two graphs of a generator with styles."""
+    if center is None:
+        center = style_center(generator, z_dim, classes)
+    mapping = ServedMapping(generator, center).eval()
+    feeds = _latent_feeds(z_dim, classes, distribution, rows)
+    with torch.no_grad():
+        (w,) = mapping(**feeds)
+    # The later layers get other styles, so that a graph with one style for all layers fails.
+    half = generator.layers // 2
+    mixed = torch.cat([w[:, :half], w.roll(1, 0)[:, half:]], 1)
+    synthesis_feeds = {"w": mixed}
+    if generator.takes_transform:
+        synthesis_feeds[TRANSFORM] = _transforms(rows)
+    synthesis = ServedSynthesis(generator).eval()
+    return [
+        GraphSpec(MAPPING, mapping, feeds, ("w",)),
+        GraphSpec(SYNTHESIS, synthesis, synthesis_feeds, ("pixels",), ("images",)),
+    ]
 
-    The sides of its pictures vary in steps of `given.multiple`.
+
+@singledispatch
+def networks_by_role(generator: nn.Module) -> dict[str, nn.Module]:
+    """Return the networks of an image-to-image generator by the role of their graph."""
+    return {GENERATOR: generator}
+
+
+@networks_by_role.register
+def _networks_by_direction(generator: CycleGenerators) -> dict[str, nn.Module]:
+    return dict(generator.items())
+
+
+def image_to_image_graph_spec(
+    role: str, generator: nn.Module, task: ImageTask, image_input: ImageInput
+) -> GraphSpec:
+    """Return the graph of an image-to-image network in eval mode.
+
+    Height and width are dynamic in steps of `image_input.multiple`, unless the input is fixed.
     """
-    served = ServedImageToImage(generator, task).eval()
-    side, step = given.side, given.multiple
+    module = ServedImageToImage(generator, task).eval()
+    side, multiple = image_input.side, image_input.multiple
 
     def feeds(height: int, width: int, count: int) -> dict[str, Tensor]:
         longest = max(height, width)
-        image = probe_images(range(count), longest, given.channels)[:, :height, :width]
-        drawn = {"image": torch.from_numpy(image.copy())}
-        if given.masked:
+        image = probe_images(range(count), longest, image_input.channels)[:, :height, :width]
+        tensors = {"image": torch.from_numpy(image.copy())}
+        if image_input.masked:
             mask = probe_masks(range(count), longest)[:, :height, :width]
-            drawn["mask"] = torch.from_numpy(mask.copy())
-        return drawn
+            tensors["mask"] = torch.from_numpy(mask.copy())
+        return tensors
 
-    sizes = [torch.export.Dim(name, min=1, max=2**14) for name in ("h", "w")]
-    axes = {1 + i: step * size if step > 1 else size for i, size in enumerate(sizes)}
-    least = given.least or step
-    smaller = max(side // 2 // step * step, least)
+    dimensions = [torch.export.Dim(name, min=1, max=2**14) for name in ("h", "w")]
+    axes = {1 + i: multiple * dim if multiple > 1 else dim for i, dim in enumerate(dimensions)}
+    smallest = image_input.least or multiple
+    small = max(side // 2 // multiple * multiple, smallest)
     return GraphSpec(
         role,
-        served,
+        module,
         feeds(side, side, CHECKED_IMAGES),
         ("pixels",),
         ("images",),
-        dynamic_axes={} if given.fixed else dict.fromkeys(feeds(step, step, 1), axes),
+        dynamic_axes={} if image_input.fixed else dict.fromkeys(feeds(multiple, multiple, 1), axes),
         extra_feeds=[]
-        if given.fixed
-        else [feeds(side + step, 2 * side, 7), feeds(smaller, side, 7), feeds(least, least, 7)],
+        if image_input.fixed
+        else [
+            feeds(side + multiple, 2 * side, 7),
+            feeds(small, side, 7),
+            feeds(smallest, smallest, 7),
+        ],
     )
 
 
+def _latent_feeds(
+    z_dim: int, classes: int, distribution: Distribution, rows: int
+) -> dict[str, Tensor]:
+    """Return latents, class weights if there are classes, and truncations from 0 to 1."""
+    feeds = {"z": torch.from_numpy(seeds.draw(range(rows), z_dim, distribution))}
+    if classes:
+        feeds["class_weights"] = _class_weights(rows, classes)
+    return feeds | {"truncation": torch.linspace(0, 1, rows)}
+
+
 def _class_weights(count: int, classes: int) -> Tensor:
-    """Return weights ``[count, classes]``: of one class in the first half, of two in the second."""
-    one = F.one_hot(torch.arange(count) % classes, classes).float()
-    share = torch.linspace(1, 0, count // 2)[:, None]
-    half = one[: count // 2]
-    return torch.cat([half, share * half + (1 - share) * half.roll(1, dims=1)])
+    """Return weights ``[count, classes]``: one class in the first half, two in the second."""
+    one_hot = F.one_hot(torch.arange(count) % classes, classes).float()
+    weight = torch.linspace(1, 0, count // 2)[:, None]
+    half = one_hot[: count // 2]
+    return torch.cat([half, weight * half + (1 - weight) * half.roll(1, dims=1)])
 
 
 def _transforms(count: int) -> Tensor:
-    """Return transforms ``[count, 3, 3]``, the first of which is none: the others turn and move."""
-    turn = torch.arange(count) * 0.4
-    made = torch.eye(3).repeat(count, 1, 1)
-    made[:, 0, 0] = made[:, 1, 1] = turn.cos()
-    made[:, 1, 0] = turn.sin()
-    made[:, 0, 1] = -turn.sin()
-    made[:, 0, 2], made[:, 1, 2] = turn.sin() * 0.2, turn * -0.1
-    return made
+    """Return transforms ``[count, 3, 3]``: the identity, then rotations with translations."""
+    angle = torch.arange(count) * 0.4
+    transforms = torch.eye(3).repeat(count, 1, 1)
+    transforms[:, 0, 0] = transforms[:, 1, 1] = angle.cos()
+    transforms[:, 1, 0] = angle.sin()
+    transforms[:, 0, 1] = -angle.sin()
+    transforms[:, 0, 2], transforms[:, 1, 2] = angle.sin() * 0.2, angle * -0.1
+    return transforms
 
 
 @torch.no_grad()
@@ -235,30 +283,35 @@ def style_center(generator: StyleGenerator, z_dim: int, classes: int) -> Tensor:
     z = torch.randn(CENTER_LATENTS, z_dim, generator=rng)
     if not classes:
         return torch.stack([generator.mapping(z).mean(0)])
-    of_each = [torch.full((CENTER_LATENTS,), index) for index in range(classes)]
-    return torch.stack([generator.mapping(z, class_index).mean(0) for class_index in of_each])
+    class_indices = [torch.full((CENTER_LATENTS,), index) for index in range(classes)]
+    return torch.stack([generator.mapping(z, class_index).mean(0) for class_index in class_indices])
 
 
-def style_space(generator: nn.Module) -> StyleSpace | None:
-    """Return what the manifest says of a generator's styles; None where it has none.
+@singledispatch
+def style_space(generator: nn.Module) -> StyleSpace | None:  # noqa: ARG001 - dispatched on
+    """Return the manifest's description of a generator's styles, or None if it has none."""
+    return None
 
-    Coarse, middle and fine are those of arXiv:1812.04948, section 3.1 (4 to 8, 16 to 32, and 64
-    pixels up), moved down for pictures that have no 64.
+
+@style_space.register
+def _style_space(generator: StyleGenerator) -> StyleSpace:
+    """Group the layers into coarse, middle and fine.
+
+    As in arXiv:1812.04948, section 3.1: 4 to 8, 16 to 32, and from 64 pixels. The limits are lower
+    for images of fewer than 64 pixels.
     """
-    if not isinstance(generator, StyleGenerator):
-        return None
-    sides = generator.layer_resolutions
-    coarse, middle = min(8, sides[-1] // 4), min(32, sides[-1] // 2)
-    layers = tuple(
-        StyleLayer(
-            resolution=side,
-            group="coarse" if side <= coarse else "middle" if side <= middle else "fine",
-        )
-        for side in sides
-    )
+    resolutions = generator.layer_resolutions
+    coarse, middle = min(8, resolutions[-1] // 4), min(32, resolutions[-1] // 2)
+
+    def group(resolution: int) -> Literal["coarse", "middle", "fine"]:
+        if resolution <= coarse:
+            return "coarse"
+        return "middle" if resolution <= middle else "fine"
+
+    layers = tuple(StyleLayer(resolution=side, group=group(side)) for side in resolutions)
     return StyleSpace(dimension=generator.w_dim, layers=layers)
 
 
 def _pixels(images: Tensor) -> tuple[Tensor, Tensor]:
-    scaled = ((images + 1) * 127.5).round().clamp(0, 255)
-    return scaled.permute(0, 2, 3, 1).to(torch.uint8), images
+    levels = ((images + 1) * 127.5).round().clamp(0, 255)
+    return levels.permute(0, 2, 3, 1).to(torch.uint8), images

@@ -1,85 +1,106 @@
-"""The model card: what a person wants to know before using a model."""
+"""The model card: README.md of a model folder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.runtime.models.manifest import Manifest, Quality, TrainingProvenance
+from service.runtime.models.manifest import (
+    ImageInput,
+    ImportProvenance,
+    Manifest,
+    Quality,
+    TrainingProvenance,
+)
 from training.evaluation.report.figure_text import SHARES, digests_of, said
-from training.recipe.schema import Recipe
+
+_COLORS = {1: "gray", 3: "RGB", 4: "RGBA"}
 
 
-def model_card(manifest: Manifest, recipe: Recipe) -> str:
-    """Return the card of a model trained by `recipe`, in Markdown."""
-    assert isinstance(manifest.provenance, TrainingProvenance)  # noqa: S101 - for the type checker
-    made, image, latent = manifest.provenance, manifest.image, manifest.latent
-    kind = {1: "grey", 3: "RGB", 4: "RGBA"}[image.channels]
+def model_card(
+    manifest: Manifest,
+    *,
+    details: Sequence[tuple[str, str]] = (),
+    notes: Sequence[str] = (),
+    preview_text: str = "samples",
+    preview_caption: str | None = None,
+) -> str:
+    """Return the card of a model in Markdown.
+
+    `details` are additional rows of the table, as (name, value). The table comes last, so that
+    measured figures can be appended.
+    """
+    image = manifest.image
     lines = [
         f"# {manifest.name}",
         "",
-        f"{manifest.summary}. {image.width}×{image.height} {kind}, made by the recipe "
-        f"`{made.recipe}`.",
+        f"{manifest.summary}. {image.width}×{image.height} {_COLORS[image.channels]}, "
+        f"{_origin(manifest)}.",
         "",
-        *_preview(manifest),
+        f"![{preview_text}](preview.webp)",
         "",
-        "| | |",
-        "|---|---|",
-        f"| Task | {manifest.task} |",
     ]
-    if latent:
-        lines.append(f"| Latent | {latent.dimension} values, {latent.distribution} |")
-    if (given := manifest.input) is not None:
-        channels = {1: "grey", 3: "RGB", 4: "RGBA"}[given.channels]
-        sides = f"{given.side} pixels a side" if given.fixed else "any size"
-        lines.append(f"| Goes in | {channels}, {sides}; trained at {given.side} |")
-        if given.factor > 1:
-            lines.append(f"| Comes out | {given.factor} times the side |")
-        if given.directions:
-            lines.append(f"| Directions | {', '.join(given.directions)} |")
+    if preview_caption:
+        lines += [preview_caption, ""]
+    if notes:
+        lines += [*(f"- {note}" for note in notes), ""]
+    rows: list[tuple[str, str]] = [("Task", manifest.task)]
+    if manifest.latent:
+        latent = manifest.latent
+        rows.append(("Latent", f"{latent.dimension} values, {latent.distribution}"))
+    if manifest.input is not None:
+        rows += _input_rows(manifest.input)
     if manifest.classes:
-        lines.append(f"| Classes | {', '.join(manifest.classes)} |")
-    lines += [
-        f"| Training data | {made.dataset} ({made.dataset_license}) |",
-        f"| Seen | {made.images:,} images in {made.turns:,} turns of {recipe.train.batch} |",
-        f"| Spent | {_hours(made.seconds)} on {made.device} |",
-        f"| Seed | {made.seed} |",
-        f"| Code | {made.code_revision} |",
-        f"| Licence of the weights | {manifest.license} |",
-    ]
-    lines += quality_lines(manifest)
-    return "\n".join(lines) + "\n"
+        rows.append(("Classes", ", ".join(manifest.classes)))
+    rows += details
+    rows += _provenance_rows(manifest)
+    rows.append(("License of the weights", manifest.license))
+    lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+    return "\n".join([*lines, *quality_lines(manifest)]) + "\n"
 
 
-def _preview(manifest: Manifest) -> list[str]:
-    given = manifest.input
-    if given is None:
+def _origin(manifest: Manifest) -> str:
+    if isinstance(manifest.provenance, TrainingProvenance):
+        return f"trained with the recipe `{manifest.provenance.recipe}`"
+    return f"imported from `{manifest.provenance.source_file}`"
+
+
+def _input_rows(image_input: ImageInput) -> list[tuple[str, str]]:
+    side = image_input.side
+    size = f"{side}×{side} only" if image_input.fixed else f"any size; trained at {side}×{side}"
+    rows = [("Input", f"{_COLORS[image_input.channels]}, {size}")]
+    if image_input.factor > 1:
+        rows.append(("Output", f"{image_input.factor} times the height and width"))
+    if image_input.directions:
+        rows.append(("Directions", ", ".join(image_input.directions)))
+    return rows
+
+
+def _provenance_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    provenance = manifest.provenance
+    if isinstance(provenance, ImportProvenance):
         return [
-            "![samples of seeds 0 to 63](preview.webp)",
-            "",
-            "The preview shows seeds 0 to 63, none left out.",
+            ("Source", f"`{provenance.source_file}`, SHA-256 `{provenance.source_sha256}`"),
+            ("Imported by", f"Ganymede {provenance.importer_version}"),
         ]
-    shown = "what goes in, what comes out, and what should have"
-    if given.directions:
-        there, back = given.directions
-        shown = f"what goes in and what comes out, {there}, and the same of {back}"
     return [
-        f"![{shown}](preview.webp)",
-        "",
-        f"Side by side: {shown}; pictures that it was not trained on where some were held out, "
-        "chosen by lot.",
+        ("Training data", f"{provenance.dataset} ({provenance.dataset_license})"),
+        ("Training", f"{provenance.images:,} images in {provenance.turns:,} steps"),
+        ("Training time", f"{_duration(provenance.seconds)} on {provenance.device}"),
+        ("Seed", str(provenance.seed)),
+        ("Code", provenance.code_revision),
     ]
 
 
 def quality_lines(manifest: Manifest) -> list[str]:
-    """Return the lines of the card's table that hold the figures, and what all of them rest on."""
-    lines = [f"| {_capitalised(figure.metric)} | {_told(figure)} |" for figure in manifest.quality]
+    """Return the table rows of the measured figures, and of what they were measured on."""
+    lines = [f"| {_capitalized(f.metric)} | {_figure_text(f)} |" for f in manifest.quality]
     if basis := _basis(manifest.quality):
         lines.append(f"| Measured on | {basis} |")
     return lines
 
 
 def _basis(figures: Sequence[Quality]) -> str:
-    """Return seeds, truncation, references and resizing: figures compare where these are alike."""
+    """Return seeds, truncation, references and resizing; figures with the same are comparable."""
     parts = []
     if seeded := [figure for figure in figures if figure.seed_start is not None]:
         start = seeded[0].seed_start or 0
@@ -90,29 +111,29 @@ def _basis(figures: Sequence[Quality]) -> str:
         parts.append(f"truncation {truncation:g}")
     parts += [f"{name} (sha256 {digests})" for name, digests in digests_of(figures).items()]
     if resizing := next((f.resizing for f in figures if f.feature_network and f.resizing), None):
-        parts.append(f"for features resized by {resizing}")
+        parts.append(f"resized by {resizing} for the feature network")
     return "; ".join(parts)
 
 
-def _capitalised(metric: str) -> str:
-    """Begin with a capital, and leave KID and the like as they are."""
+def _capitalized(metric: str) -> str:
+    """Return the metric with a capital first letter. Acronyms such as KID stay as they are."""
     return metric[:1].upper() + metric[1:]
 
 
-def _told(figure: Quality) -> str:
-    """Return a figure with what it takes to read it."""
+def _figure_text(figure: Quality) -> str:
+    """Return a figure with its interval, sample count, baselines and reference."""
     value = said(figure.metric, figure.value)
     if figure.low is not None and figure.high is not None:
         value += f" ({said(figure.metric, figure.low)} to {said(figure.metric, figure.high)})"
     value += f" {'of' if figure.metric in SHARES else 'on'} {figure.samples:,} samples"
     if figure.real is not None:
-        value += f"; of real pictures {said(figure.metric, figure.real)}"
+        value += f"; real images: {said(figure.metric, figure.real)}"
     if figure.baseline is not None:
-        value += f"; of {figure.baseline_name} {said(figure.metric, figure.baseline)}"
+        value += f"; {figure.baseline_name}: {said(figure.metric, figure.baseline)}"
     network = f", by {figure.feature_network}" if figure.feature_network else ""
-    return f"{value}{network} ({figure.reference}: {figure.reference_samples:,} pictures)"
+    return f"{value}{network} ({figure.reference}: {figure.reference_samples:,} images)"
 
 
-def _hours(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     minutes = round(seconds / 60)
     return f"{minutes} minutes" if minutes < 90 else f"{seconds / 3600:.1f} hours"

@@ -1,4 +1,4 @@
-"""ONNX files, with their weights in a file beside them where one cannot hold them."""
+"""Writes ONNX files. Weights that are too large for one file go to a second one, beside it."""
 
 from __future__ import annotations
 
@@ -10,37 +10,39 @@ from onnx.external_data_helper import convert_model_to_external_data
 from service.runtime.models.manifest import DataFile, Graph, file_sha256
 from service.runtime.onnx.sessions import Session
 
-# A protobuf message ends at 2 GiB; the nodes and names beside the weights have room to spare.
-MOST_BYTES = 2**31 - 2**26
-# Smaller weights stay in the graph, where a shape or a constant is looked for.
-_STAYS = 1024
+# A protobuf message is limited to 2 GiB. The rest is for nodes and names.
+MAX_WEIGHT_BYTES = 2**31 - 2**26
+# Smaller weights stay in the graph, because tools look for shapes and constants there.
+_MIN_EXTERNAL_BYTES = 1024
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:
-    """Return what the weights of a graph take, in bytes; not those in files beside it."""
+    """Return the size of the weights in a graph in bytes, without external ones."""
     return sum(len(weight.raw_data) for weight in model.graph.initializer)
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write a graph to `path`, and to ``<path>.data`` its weights where they are too many.
+    """Write a graph to `path`, and its weights to ``<path>.data`` if they are too large.
 
-    Then `model` refers to them there and holds them no longer.
+    In that case `model` refers to the written weights afterwards and no longer holds them.
     """
-    if weight_bytes(model) > MOST_BYTES:
+    if weight_bytes(model) > MAX_WEIGHT_BYTES:
         data = data_file(path)
-        # What is there would be added to.
+        # onnx appends to an existing file.
         data.unlink(missing_ok=True)
-        convert_model_to_external_data(model, location=data.name, size_threshold=_STAYS)
+        convert_model_to_external_data(
+            model, location=data.name, size_threshold=_MIN_EXTERNAL_BYTES
+        )
     onnx.save(model, path)
 
 
 def data_file(path: Path) -> Path:
-    """Return where the weights of the graph at `path` are, if they are not in it."""
+    """Return the path of the external weights of the graph at `path`, which need not exist."""
     return path.with_name(f"{path.name}.data")
 
 
-def described(path: Path, session: Session) -> Graph:
-    """Return what the manifest says of the graph at `path`, which `session` has loaded."""
+def graph_entry(path: Path, session: Session) -> Graph:
+    """Return the manifest's entry for the graph at `path`, which `session` has loaded."""
     data = data_file(path)
     return Graph(
         file=path.name,

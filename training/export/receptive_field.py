@@ -1,7 +1,7 @@
-"""How far a pixel reaches, measured: the reach that a network could have is far more than it uses.
+"""Measures the receptive field of an image-to-image model.
 
-Tiles of a large picture overlap by twice the reach, so a reach that nobody would see costs time for
-nothing.
+Tiles of a large image overlap by twice the receptive field. A network uses far less of it than its
+layers allow, and a field whose effect is not visible costs time for nothing.
 """
 
 from __future__ import annotations
@@ -15,51 +15,54 @@ from training.preview.grids import grid
 
 Pixels = NDArray[np.uint8]
 
-# What other pictures may have that were not looked at.
+# Other images than the measured ones may reach a little further.
 _MARGIN = 1.25
 
 
-def measure_receptive_field(model: Model, pictures: Pixels) -> int | None:
-    """Return the distance from an edge beyond which no value moves by more than a level of 255.
+def measure_receptive_field(model: Model, images: Pixels) -> int | None:
+    """Return the distance from an edge, in pixels, beyond which no value changes by over 1 of 255.
 
-    The pictures ``[N, h, w, C]`` are put together to one, which the model makes whole and in part.
-    None where the manifest has none: then all of a picture has a part in all of it.
+    The images ``[N, h, w, C]`` are joined to a large one. The model runs on all of it and on its
+    lower right quarter, and the outputs for that quarter are compared. Returns None if the manifest
+    has no receptive field: then every output pixel depends on the whole image.
     """
-    given = model.manifest.input
-    if given is None or given.reach is None:
+    image_input = model.manifest.input
+    if image_input is None or image_input.reach is None:
         return None
-    # The part's edges on two sides lie in the middle of the whole, as those between tiles do.
-    side = _up_to(max(given.reach, given.side), given.multiple)
-    whole = _put_together(pictures, 2 * side, given)
-    apart = np.abs(
-        _made(model, whole)[side * given.factor :, side * given.factor :].astype(np.int16)
-        - _made(model, whole[side:, side:])
+    # The upper and left edges of the quarter are in the middle of the image, as between two tiles.
+    side = _round_up(max(image_input.reach, image_input.side), image_input.multiple)
+    image = _joined(images, 2 * side, image_input)
+    start = side * image_input.factor
+    difference = np.abs(
+        _output(model, image)[start:, start:].astype(np.int16) - _output(model, image[side:, side:])
     ).max(axis=2)
-    moved = np.argwhere(apart > 1)
-    if not len(moved):
-        return min(given.reach, 1)
-    # Of each value the nearer of the two edges has moved it.
-    farthest = int(moved.min(axis=1).max()) + 1
-    reach = int(np.ceil(farthest / given.factor * _MARGIN))
-    return min(given.reach, reach)
+    changed = np.argwhere(difference > 1)
+    if not len(changed):
+        return min(image_input.reach, 1)
+    # The nearer of the two edges has changed a value.
+    distance = int(changed.min(axis=1).max()) + 1
+    measured = int(np.ceil(distance / image_input.factor * _MARGIN))
+    return min(image_input.reach, measured)
 
 
-def _put_together(pictures: Pixels, side: int, given: ImageInput) -> Pixels:
-    sheet = np.asarray(grid(pictures)).reshape(-1, grid(pictures).width, given.channels)
-    times = -(-side // min(sheet.shape[:2]))
-    return np.tile(sheet, (times, times, 1))[:side, :side]
+def _joined(images: Pixels, side: int, image_input: ImageInput) -> Pixels:
+    sheet = np.asarray(grid(images)).reshape(-1, grid(images).width, image_input.channels)
+    repeats = -(-side // min(sheet.shape[:2]))
+    return np.tile(sheet, (repeats, repeats, 1))[:side, :side]
 
 
-def _made(model: Model, image: Pixels) -> Pixels:
+def _output(model: Model, image: Pixels) -> Pixels:
+    image_input = model.manifest.input
+    assert image_input is not None  # noqa: S101 - for the type checker
     feeds = {"image": image[None]}
-    if model.manifest.input is not None and model.manifest.input.masked:
-        # Holes everywhere, so that what is known far away has to be asked for.
+    if image_input.masked:
+        # Holes everywhere, so that the model needs the pixels around them.
         height, width = image.shape[:2]
         rows, columns = np.arange(height)[:, None] // 8, np.arange(width) // 8
         feeds["mask"] = np.where((rows + columns) % 2, 255, 0).astype(np.uint8)[None]
-    made: Pixels = model.run(model.manifest.input.roles[0], feeds)["pixels"][0]  # type: ignore[union-attr]
-    return made
+    pixels: Pixels = model.run(image_input.roles[0], feeds)["pixels"][0]
+    return pixels
 
 
-def _up_to(length: int, step: int) -> int:
-    return -(-length // step) * step
+def _round_up(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple

@@ -1,9 +1,10 @@
-"""Standing statistics: what batch normalisation knows of a batch, fitted before serving.
+"""Standing statistics of batch normalization, computed before serving.
 
-Brock et al. 2018, arXiv:1809.11096, appendix C.1. The running averages of training belong to
-weights that the averaged generator does not have, and to latents that were not truncated. So they
-are taken anew, over many batches of what will be served, and once for each of several truncations,
-since activations grow with the latents. Each row then mixes the two whose truncations are nearest.
+Brock et al. 2018, arXiv:1809.11096, appendix C.1. The running averages of training belong to the
+weights of training, not to the averaged ones, and to latents that are not truncated. So they are
+computed again over many batches of served latents, once for each of several truncations, because
+the activations grow with the latents. Each row then interpolates between the two nearest
+truncations.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from torch import Tensor, nn
 
 from training.networks.noise.biggan_layers import BatchNorm2d, StandingBatchNorm2d
 
-# Where statistics are held. At 0 itself all latents are one, and a generator without classes has
-# no statistics: the lowest stands for all below it.
+# The truncations that statistics are computed at. At 0 all latents are equal, and a generator
+# without classes has no variance; 0.01 stands for everything below it.
 TRUNCATIONS = (0.01, *(step / 10 for step in range(1, 11)))
 _BATCH = 64
 
-# Latents ``[len(seeds), z_dim] float32`` of seeds, as they are drawn when served.
-Draw = Callable[[Sequence[int], int], NDArray[np.float32]]
+# Returns the served latents ``[len(seeds), z_dim] float32`` of seeds.
+DrawLatents = Callable[[Sequence[int], int], NDArray[np.float32]]
 
 
 class TruncatedGenerator(nn.Module):
-    """Latents ``[N, z_dim]``, classes and truncations ``[N]`` to pictures, for serving.
+    """Latents ``[N, z_dim]``, classes and truncations ``[N]`` to images.
 
-    The truncation scales the latent (the truncation trick, section 3.1) and picks the statistics.
+    The truncation scales the latent (the truncation trick, section 3.1) and selects the statistics.
     """
 
     def __init__(self, generator: nn.Module, truncations: Sequence[float]) -> None:
@@ -40,24 +41,24 @@ class TruncatedGenerator(nn.Module):
         self.register_buffer("truncations", torch.tensor(truncations))
 
     def forward(self, z: Tensor, class_index: Tensor | None, truncation: Tensor) -> Tensor:
-        standing = shares(truncation, self.truncations)
+        standing = interpolation_weights(truncation, self.truncations)
         images: Tensor = self.generator(z * truncation[:, None], class_index, standing)
         return images
 
 
-def shares(truncation: Tensor, held: Tensor) -> Tensor:
-    """Return the shares ``[N, K]`` in which values ``[N]`` lie between those held ``[K]``.
+def interpolation_weights(values: Tensor, points: Tensor) -> Tensor:
+    """Return the weights ``[N, K]`` that interpolate `values` ``[N]`` linearly between `points`.
 
-    `held` rises. A value between two of them shares linearly between those; one outside belongs to
-    the nearest. A row sums to 1.
+    `points` ``[K]`` are in ascending order. A value outside takes the nearest point. Each row sums
+    to 1.
     """
-    passed = ((truncation[:, None] - held[:-1]) / (held[1:] - held[:-1])).clamp(0, 1)
-    one, none = torch.ones_like(truncation[:, None]), torch.zeros_like(truncation[:, None])
-    return torch.cat([one, passed], dim=1) - torch.cat([passed, none], dim=1)
+    passed = ((values[:, None] - points[:-1]) / (points[1:] - points[:-1])).clamp(0, 1)
+    one, zero = torch.ones_like(values[:, None]), torch.zeros_like(values[:, None])
+    return torch.cat([one, passed], dim=1) - torch.cat([passed, zero], dim=1)
 
 
 def has_batch_statistics(generator: nn.Module) -> bool:
-    """Whether there is a normalisation whose statistics are to stand by truncation."""
+    """True if the generator has a batch normalization that can take standing statistics."""
     return any(isinstance(module, BatchNorm2d) for module in generator.modules())
 
 
@@ -65,16 +66,16 @@ def with_standing_statistics(
     generator: nn.Module,
     z_dim: int,
     classes: int,
-    draw: Draw,
+    draw: DrawLatents,
     *,
     truncations: Sequence[float] = TRUNCATIONS,
     batches: int = 8,
 ) -> TruncatedGenerator:
-    """Return a copy of `generator`, in evaluation, that takes a truncation for each row.
+    """Return a copy of a BigGAN generator in eval mode that takes a truncation for each row.
 
-    The generator is one of BigGAN's, on the CPU; it stays as it was. Statistics are averages over
-    `batches` of 64 latents, those of the seeds from 0 up, with classes in turn: the same generator
-    always gives the same statistics. Raises ValueError for one without batch normalisation.
+    `generator` is on the CPU and is not modified. The statistics are averages over `batches`
+    batches of 64 latents, of the seeds from 0 on, with the classes in turn, so the result is
+    deterministic. Raises ValueError for a generator without such batch normalization.
     """
     generator = copy.deepcopy(generator).eval()
     norms = {
@@ -83,12 +84,12 @@ def with_standing_statistics(
         if isinstance(module, BatchNorm2d)
     }
     if not norms:
-        raise ValueError("the generator has no batch normalisation whose statistics could stand")
+        raise ValueError("the generator has no batch normalization that takes standing statistics")
     z = torch.from_numpy(draw(range(batches * _BATCH), z_dim))
     class_index = torch.arange(len(z)) % classes if classes else None
-    tables = [_fitted(generator, norms, z * value, class_index) for value in truncations]
+    statistics = [_statistics(generator, norms, z * value, class_index) for value in truncations]
     for name, norm in norms.items():
-        means, variances = zip(*(table[name] for table in tables), strict=True)
+        means, variances = zip(*(by_name[name] for by_name in statistics), strict=True)
         parent, _, child = name.rpartition(".")
         standing = StandingBatchNorm2d(norm, torch.stack(means), torch.stack(variances))
         setattr(generator.get_submodule(parent), child, standing)
@@ -96,24 +97,24 @@ def with_standing_statistics(
 
 
 @torch.no_grad()
-def _fitted(
+def _statistics(
     generator: nn.Module,
     norms: dict[str, BatchNorm2d],
     z: Tensor,
     class_index: Tensor | None,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return mean and variance ``[C]`` of what each normalisation sees."""
+    """Return the mean and variance ``[C]`` of the inputs of each normalization."""
     for norm in norms.values():
         norm.reset_running_stats()
-        # Without a momentum PyTorch averages over all batches alike.
+        # Without a momentum PyTorch weights all batches equally.
         norm.momentum = None
         norm.train()
     for start in range(0, len(z), _BATCH):
         rows = slice(start, start + _BATCH)
         generator(z[rows], None if class_index is None else class_index[rows])
-    fitted = {}
+    statistics = {}
     for name, norm in norms.items():
         assert norm.running_mean is not None  # noqa: S101 - for the type checker
         assert norm.running_var is not None  # noqa: S101 - for the type checker
-        fitted[name] = (norm.running_mean.clone(), norm.running_var.clone())
-    return fitted
+        statistics[name] = (norm.running_mean.clone(), norm.running_var.clone())
+    return statistics

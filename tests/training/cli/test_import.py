@@ -98,7 +98,7 @@ def test_a_graph_becomes_a_model_and_a_second_time_its_next_version(graph, tmp_p
     }
     before = (made / "1" / "model.json").read_bytes()
     # What is there is never written over.
-    assert "is there already; choose another --version" in failing_export(graph, *flags)
+    assert "exists already; choose another --version" in failing_export(graph, *flags)
     assert (made / "1" / "model.json").read_bytes() == before
 
 
@@ -131,14 +131,14 @@ def test_a_thousand_class_names_are_no_path(tmp_path):
     torch.save(tensors, tmp_path / "g.pth")
     names = ",".join(f"class-{i}" for i in range(1000))
     said = failing(tmp_path / "g.pth", "--classes", 2, "--class-names", names)
-    assert "--class-names names 1000 classes, and there are 2" in said
+    assert "--class-names has 1000 names, but the model has 2 classes" in said
 
 
 def test_a_side_that_the_network_cannot_take_is_told(tmp_path):
     shapes = resnet_shapes(1)
     torch.save(drawn(shapes), tmp_path / "g.pth")
     said = failing(tmp_path / "g.pth", "--side", 50)
-    assert "--side 50: it is a multiple of 4" in said
+    assert "--side 50: expected a multiple of 4" in said
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path):

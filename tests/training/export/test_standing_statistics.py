@@ -6,7 +6,7 @@ from torch import nn
 from service.runtime.latent import seeds
 from service.runtime.onnx.sessions import ExecutionPlan, Provider, Session
 from training.export.folding import without_parametrizations
-from training.export.standing_statistics import shares, with_standing_statistics
+from training.export.standing_statistics import interpolation_weights, with_standing_statistics
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.biggan import BigGANGeneratorOptions
 from training.networks.noise.biggan_layers import BatchNorm2d, StandingBatchNorm2d
@@ -62,8 +62,12 @@ def variances_after(fitted, z, class_index, standing):
 def test_at_half_the_truncation_its_own_statistics_normalise_and_those_of_all_of_it_do_not(fitted):
     z, class_index = unseen(256)
     half = torch.full((256,), 0.5)
-    own = variances_after(fitted, z * 0.5, class_index, shares(half, fitted.truncations))
-    whole = variances_after(fitted, z * 0.5, class_index, shares(half * 2, fitted.truncations))
+    own = variances_after(
+        fitted, z * 0.5, class_index, interpolation_weights(half, fitted.truncations)
+    )
+    whole = variances_after(
+        fitted, z * 0.5, class_index, interpolation_weights(half * 2, fitted.truncations)
+    )
     assert max(own) < 0.25
     assert np.mean(whole) > 3 * np.mean(own)
 
@@ -72,13 +76,15 @@ def test_at_half_the_truncation_its_own_statistics_normalise_and_those_of_all_of
 def test_between_two_truncations_the_mixture_normalises_too(fitted, truncation):
     z, class_index = unseen(256)
     between = torch.full((256,), truncation)
-    off = variances_after(fitted, z * truncation, class_index, shares(between, fitted.truncations))
+    off = variances_after(
+        fitted, z * truncation, class_index, interpolation_weights(between, fitted.truncations)
+    )
     assert max(off) < 0.25
 
 
 def test_a_truncation_shares_between_its_two_neighbours():
     held = torch.tensor([0.01, 0.1, 0.5, 1.0])
-    found = shares(torch.tensor([0.0, 0.01, 0.3, 0.5, 0.875, 1.0, 1.5]), held)
+    found = interpolation_weights(torch.tensor([0.0, 0.01, 0.3, 0.5, 0.875, 1.0, 1.5]), held)
     expected = [
         [1, 0, 0, 0],
         [1, 0, 0, 0],
@@ -145,7 +151,7 @@ def test_a_row_depends_on_its_own_truncation_alone(fitted):
 
 def test_a_generator_without_batch_normalisation_that_could_stand_is_refused():
     network = DCGANGenerator(Z_DIM, ImageShape(1, 28, 28), 4)
-    with pytest.raises(ValueError, match="no batch normalisation"):
+    with pytest.raises(ValueError, match="no batch normalization"):
         with_standing_statistics(network, Z_DIM, 0, seeds.draw)
 
 

@@ -29,6 +29,7 @@ from service.runtime.models.manifest import (
 )
 from service.runtime.models.probe_inputs import probe_images
 from training.export.graphs import CHECKED_LATENTS, GraphSpec, generator_graph_specs
+from training.export.onnx_export import export_graphs
 from training.importers.errors import FormatMismatchError, ImportOptionError
 from training.importers.reading.weights import Network
 
@@ -79,6 +80,12 @@ class ConvertedModel:
     classes: tuple[str, ...] = ()
     styles: StyleSpace | None = None
     onnx_graphs: GraphWriter | None = None
+
+    def write_graphs(self, folder: Path) -> dict[str, Graph]:
+        """Write the graphs into a folder and return their manifest entries. Raises ExportError."""
+        if self.onnx_graphs is not None:
+            return self.onnx_graphs.write(folder)
+        return export_graphs(self.graph_specs, folder)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from service.runtime.models.manifest import (
 )
 from service.runtime.models.probe_inputs import probe_images, probe_masks
 from service.runtime.onnx.sessions import Array, ExecutionPlan, Provider, Session
-from training.export.onnx_files import described, save
+from training.export.onnx_files import graph_entry, save
 from training.importers.errors import FormatMismatchError, ImportOptionError, ModelImportError
 from training.importers.formats.base import (
     ConvertedModel,
@@ -88,7 +88,7 @@ class Wrapped:
         """Write the graph into a model folder, and return it by its role."""
         path = folder / f"{GENERATOR}.onnx"
         save(self.model, path)
-        return {GENERATOR: described(path, Session(path, Provider.CPU, _PLAN))}
+        return {GENERATOR: graph_entry(path, Session(path, Provider.CPU, _PLAN))}
 
 
 def describe_graph(path: Path) -> list[str]:

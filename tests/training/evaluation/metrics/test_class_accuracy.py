@@ -22,7 +22,6 @@ from training.evaluation.features.classifier import ClassifierSettings
 from training.evaluation.features.references import digest_of
 from training.evaluation.metrics.class_accuracy import measure_class_accuracy
 from training.export.model_card import model_card
-from training.recipe.schema import load_recipe
 
 QUICK = ClassifierSettings(width=8, images=6_000)
 Z_DIM = 4
@@ -141,7 +140,7 @@ def test_the_figure_says_all_that_is_needed_to_read_it(tmp_path, data):
     manifest = read_manifest(folder)
     measured = manifest.model_copy(update={"quality": (figure,)})
     assert measured.digest == manifest.digest
-    card = model_card(measured, load_recipe("cgan-mnist"))
+    card = model_card(measured)
     assert (
         f"| Class obedience | {figure.value:.1%} of 100 samples, by Ganymede's classifier" in card
     )

@@ -11,9 +11,9 @@ from service.runtime.models.probe_inputs import probe_images, probe_masks
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.importers.errors import ImportOptionError, ModelImportError, UnsafeFileError
 from training.importers.formats.base import UserOptions
+from training.importers.import_model import ImportTarget, import_model
 from training.importers.onnx.generators import OnnxFormat, convert_graph, describe_graph
 from training.importers.onnx.ports import GraphOptions, parse_graph_options
-from training.importers.writing import Target, write_model
 
 PLAN = ExecutionPlan(workers=1, threads=1, max_rows=8)
 rng = np.random.default_rng(0)
@@ -36,7 +36,7 @@ def normal(*shape, scale=1.0):
 
 def served(path, folder, *maps, said=None, **options):
     converted = convert_graph(path, GraphOptions(maps, said=said or UserOptions(), **options))
-    made = write_model(path, OnnxFormat(), converted, Target(folder / "models", "m"))
+    made = import_model(path, OnnxFormat(), converted, ImportTarget(folder / "models", "m"))
     return converted, Model(made, Provider.CPU, PLAN)
 
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn.utils.parametrize import is_parametrized
 
-from training.export.exporter import export_generator
 from training.export.folding import without_parametrizations
+from training.export.onnx_export import export_generator
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.biggan import BigGANDiscriminatorOptions, BigGANGeneratorOptions
 from training.networks.noise.biggan_layers import ConditionalBatchNorm2d, SelfAttention

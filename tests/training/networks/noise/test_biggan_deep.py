@@ -4,7 +4,8 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from service.runtime.latent import seeds
-from training.export.exporter import export_generator, export_run
+from training.export.exporter import export_run
+from training.export.onnx_export import export_generator
 from training.export.standing_statistics import with_standing_statistics
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.biggan import BigGANDiscriminatorOptions, BigGANGeneratorOptions

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.export.exporter import export_generator
+from training.export.onnx_export import export_generator
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.r3gan import (
     R3GANDiscriminatorOptions,

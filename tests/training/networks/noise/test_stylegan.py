@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from training.export.exporter import export_generator
+from training.export.onnx_export import export_generator
 from training.networks.layers.equalized import leaky_relu
 from training.networks.layers.resampling import Downsample, Upsample
 from training.networks.layers.shapes import ImageShape

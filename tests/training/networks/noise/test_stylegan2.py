@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.export.exporter import export_generator
+from training.export.onnx_export import export_generator
 from training.networks.layers.resampling import Blur
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.stylegan2 import (

@@ -1,0 +1,81 @@
+"""Model folders: what they hold, their names and versions."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+from PIL import Image
+
+from service.runtime.models.manifest import read_manifest
+from tests.conftest import TINY
+from training.export.errors import ExportError
+from training.export.model_folder import new_folder, new_version_folder
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_folder_is_complete(repository, name):
+    folder = repository / name / "1"
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "README.md",
+        "generator.onnx",
+        "golden.png",
+        "model.json",
+        "preview.webp",
+    ]
+    manifest = read_manifest(folder)
+    assert manifest.task == "generate"
+    assert manifest.latent.dimension == 100
+    assert manifest.provenance.images == 640
+    # If there are classes, each has a column.
+    columns, rows = (10, 7) if manifest.classes else (8, 8)
+    assert Image.open(folder / "preview.webp").size == (columns * 28, rows * 28)
+    card = (folder / "README.md").read_text()
+    assert manifest.summary in card
+    assert f"`{name}`" in card
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_graph_takes_any_batch_and_gives_pixels(repository, name):
+    graph = onnx.load(repository / name / "1" / "generator.onnx")
+    onnx.checker.check_model(graph, full_check=True)
+    assert "BatchNormalization" not in {node.op_type for node in graph.graph.node}
+    (pixels,) = graph.graph.output
+    assert pixels.name == "pixels"
+    conditional = bool(read_manifest(repository / name / "1").classes)
+    inputs = {"z", "class_weights"} if conditional else {"z"}
+    assert {each.name for each in graph.graph.input} == inputs
+    for each in graph.graph.input:
+        assert each.type.tensor_type.shape.dim[0].dim_param
+    assert pixels.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert [d.dim_value for d in pixels.type.tensor_type.shape.dim[1:]] == [28, 28, 1]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_graph_holds_no_paths_of_the_exporting_machine(repository, name):
+    content = (repository / name / "1" / "generator.onnx").read_bytes()
+    for trace in (b".py", b"site-packages", b"Traceback", str(ROOT).encode()):
+        assert trace not in content
+
+
+def test_versions_count_up(tmp_path):
+    for expected in ("1", "2"):
+        folder = new_version_folder(tmp_path, "garments")
+        assert folder.name == expected
+        with new_folder(folder) as part:
+            (part / "model.json").write_text("{}")
+    assert new_version_folder(tmp_path, "garments", "10").name == "10"
+
+
+def test_never_overwrites_a_version(tmp_path):
+    (tmp_path / "garments" / "2").mkdir(parents=True)
+    with pytest.raises(ExportError, match="exists already"):
+        new_version_folder(tmp_path, "garments", "2")
+
+
+@pytest.mark.parametrize("name", ["Upper", "a/b", "..", "", "a b", "-x"])
+def test_rejects_names_that_cannot_be_in_a_url(tmp_path, name):
+    with pytest.raises(ExportError, match="cannot be used in a URL"):
+        new_version_folder(tmp_path, name or "/")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,11 @@
+"""The error of an export."""
+
+from __future__ import annotations
+
+from service.runtime.errors import UserError
+
+
+class ExportError(UserError):
+    """The model cannot be exported, or its graph differs from the network. Nothing was written."""
+
+    exit_code = 1

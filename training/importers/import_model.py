@@ -1,0 +1,95 @@
+"""Writes a converted model as a model folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service import __version__
+from service.runtime.models.manifest import Graph, ImportProvenance, Manifest, file_sha256
+from service.runtime.models.model import Model
+from service.runtime.models.probe_inputs import probe_images
+from service.runtime.onnx.sessions import ExecutionPlan
+from training.export.model_folder import new_version_folder, write_model_folder
+from training.export.preview import imported_preview
+from training.importers.formats.base import ConvertedModel, FormatInfo
+
+Pixels = NDArray[np.uint8]
+_PLAN = ExecutionPlan(workers=1, threads=0, max_rows=8)
+
+
+@dataclass(frozen=True)
+class ImportTarget:
+    """Where an imported model is written, and under which license."""
+
+    models: Path
+    name: str
+    # Default: the next free number.
+    version: str | None = None
+    license: str = "unknown"
+    # Store the weights as fp16.
+    fp16: bool = False
+
+
+def import_model(
+    source: Path,
+    source_format: FormatInfo,
+    converted: ConvertedModel,
+    target: ImportTarget,
+    preview_images: Sequence[Pixels] = (),
+    report: Callable[[str], object] = lambda _: None,
+) -> Path:
+    """Write ``models/name/version`` and return that folder. Raises ExportError, CannotWrite.
+
+    `preview_images` are the inputs in the preview of an image-to-image model, instead of synthetic
+    images. Messages for the user go to `report`.
+    """
+    folder = new_version_folder(target.models, target.name, target.version)
+
+    def describe(graphs: dict[str, Graph]) -> Manifest:
+        return Manifest(
+            name=target.name,
+            version=folder.name,
+            task=converted.task,
+            summary=converted.summary,
+            graphs=graphs,
+            image=converted.image,
+            latent=converted.latent,
+            input=converted.input,
+            classes=converted.classes,
+            styles=converted.styles,
+            provenance=ImportProvenance(
+                format=source_format.name,
+                source_file=source.name,
+                source_sha256=file_sha256(source),
+                importer_version=__version__,
+            ),
+            license=target.license,
+        )
+
+    return write_model_folder(
+        folder,
+        converted.write_graphs,
+        describe,
+        plan=_PLAN,
+        preview=lambda model: imported_preview(model, preview_images),
+        probe_images=_probe_images,
+        fp16=target.fp16,
+        details=[
+            ("Format", source_format.title),
+            ("Layout of", source_format.origin),
+            *((name.capitalize(), value) for name, value in converted.details),
+        ],
+        notes=converted.notes,
+        report=report,
+    )
+
+
+def _probe_images(model: Model) -> Pixels:
+    image_input = model.manifest.input
+    assert image_input is not None  # noqa: S101 - for the type checker
+    return probe_images(range(4), image_input.side, image_input.channels)
