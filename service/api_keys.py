@@ -1,13 +1,12 @@
-"""Keys, and the file that holds what is known of them: never the keys themselves.
+"""API keys, and the file that holds their hashes.
 
-A key is ``gnm_<id>_<secret>``: a public id of 8 hexadecimal digits, by which its entry is found,
-and a secret of 256 random bits. The file holds the SHA-256 of the whole key. A slow hash (bcrypt,
-scrypt, argon2) protects what people can think of, by making each guess dear; 256 random bits cannot
-be guessed at any price, and a slow hash would be paid by every request. The hashes are compared in
-constant time, and what the id reveals by being looked up is public.
+A key is ``gnm_<id>_<secret>``: a public id of 8 hexadecimal digits, which locates its entry, and a
+secret of 256 random bits. The file holds the SHA-256 of the whole key. A slow hash (bcrypt, scrypt,
+argon2) protects passwords that can be guessed; 256 random bits cannot be, and every request would
+pay for it. Hashes are compared in constant time. The lookup by id leaks nothing but the id.
 
-What always holds: the file is whole or not there, is readable by its owner alone, and two commands
-at a time lose nothing of each other's.
+Invariants: the file is complete or absent, only its owner can read it, and concurrent commands do
+not lose each other's changes.
 """
 
 from __future__ import annotations
@@ -36,16 +35,16 @@ _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _KEY = re.compile(r"gnm_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
 _DURATION = re.compile(r"(\d{1,6})([mhdw])")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-# Compared with where the id is not known, so that both ways take the same time.
-_NOBODY = hashlib.sha256(b"nobody").hexdigest()
+# Compared with if the id is unknown, so that both cases take the same time.
+_UNKNOWN_KEY_HASH = hashlib.sha256(b"unknown").hexdigest()
 
 
 class KeysError(UserError):
-    """Keys cannot be read or changed as asked."""
+    """The file of keys cannot be read or changed, or an argument is invalid."""
 
 
 class Key(BaseModel):
-    """What the file says of one key."""
+    """One entry of the file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -58,7 +57,7 @@ class Key(BaseModel):
     expires: AwareDatetime | None = None
 
     def has_expired(self, now: datetime) -> bool:
-        """Whether the key is past its time."""
+        """True if the key has expired at the time `now`."""
         return self.expires is not None and now >= self.expires
 
 
@@ -68,7 +67,7 @@ class _KeysFile(BaseModel):
     keys: list[Key]
 
     @model_validator(mode="after")
-    def _each_once(self) -> _KeysFile:
+    def _assert_unique(self) -> _KeysFile:
         for field in ("name", "id"):
             values = [getattr(key, field) for key in self.keys]
             if len(set(values)) != len(values):
@@ -77,7 +76,7 @@ class _KeysFile(BaseModel):
 
 
 def read_keys(path: Path) -> list[Key]:
-    """Return the keys of a file. Raises KeysError, in one line."""
+    """Return the keys of a file. Raises KeysError."""
     try:
         return _KeysFile.model_validate_json(path.read_bytes()).keys
     except OSError as error:
@@ -86,7 +85,7 @@ def read_keys(path: Path) -> list[Key]:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
         reason = f"{where}: {problem['msg']}" if where else problem["msg"]
-        raise KeysError(f"{path} is not a file of keys: {reason}") from error
+        raise KeysError(f"{path} is not a file of API keys: {reason}") from error
 
 
 def add_key(
@@ -97,25 +96,28 @@ def add_key(
     pixels_per_minute: int | None = None,
     expires: datetime | None = None,
 ) -> str:
-    """Make a key, write down what is to be known of it, and return it: it cannot be had again.
+    """Create a key, add its entry to the file, and return it. It cannot be recovered later.
 
-    The file is made where there is none. Raises KeysError.
+    The file is created if it does not exist. Raises KeysError.
     """
     if not re.fullmatch(_NAME, name):
         raise KeysError(
-            f"NAME: {name[:80]!r} cannot be used; it begins with a letter or digit and has up to "
-            "64 letters, digits, dots, dashes and underscores"
+            f"NAME: {name[:80]!r} is invalid; expected up to 64 letters, digits, dots, dashes and "
+            "underscores, the first one a letter or digit"
         )
     if pixels_per_minute is not None and pixels_per_minute <= 0:
         raise KeysError(f"--pixels-per-minute: expected 1 or more, got {pixels_per_minute}")
     now = datetime.now(UTC).replace(microsecond=0)
     if expires is not None and expires <= now:
-        raise KeysError(f"--expires: {expires.isoformat()} has passed")
-    with _changing(path) as keys:
+        raise KeysError(f"--expires: {expires.isoformat()} is in the past")
+    with _edit(path) as keys:
         if any(key.name == name for key in keys):
-            raise KeysError(f"there is a key {name!r} in {path}; revoke it first, or take a name")
-        taken = {key.id for key in keys}
-        key_id = next(new for _ in iter(int, 1) if (new := secrets.token_hex(4)) not in taken)
+            raise KeysError(
+                f"{path} already has a key {name!r}; revoke it first, or use another name"
+            )
+        used_ids = {key.id for key in keys}
+        while (key_id := secrets.token_hex(4)) in used_ids:
+            pass
         secret = f"gnm_{key_id}_{secrets.token_urlsafe(32)}"
         keys.append(
             Key(
@@ -132,83 +134,84 @@ def add_key(
 
 
 def revoke_key(path: Path, name: str) -> None:
-    """Forget a key. Raises KeysError."""
+    """Remove a key from the file. Raises KeysError."""
     if not path.exists():
         raise KeysError(f"no such file: {path}")
-    with _changing(path) as keys:
-        left = [key for key in keys if key.name != name]
-        if len(left) == len(keys):
-            there = ", ".join(key.name for key in keys) or "none"
-            raise KeysError(f"no key {name[:80]!r} in {path}; there are: {there}")
-        keys[:] = left
+    with _edit(path) as keys:
+        remaining = [key for key in keys if key.name != name]
+        if len(remaining) == len(keys):
+            names = ", ".join(key.name for key in keys) or "none"
+            raise KeysError(f"no key {name[:80]!r} in {path}; it has: {names}")
+        keys[:] = remaining
 
 
 def parse_expiry(text: str, now: datetime | None = None) -> datetime:
-    """Read a time from now (``30d``, ``12h``, ``2w``, ``90m``) or a date, in UTC unless it says.
+    """Parse a duration from now (``30d``, ``12h``, ``2w``, ``90m``) or an ISO 8601 date.
 
-    Raises KeysError.
+    A date without an offset is UTC. Raises KeysError.
     """
     now = now or datetime.now(UTC).replace(microsecond=0)
     try:
-        if found := _DURATION.fullmatch(text):
-            return now + timedelta(**{_UNITS[found[2]]: int(found[1])})
+        if match := _DURATION.fullmatch(text):
+            return now + timedelta(**{_UNITS[match[2]]: int(match[1])})
         date = datetime.fromisoformat(text)
         return date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise KeysError(
-            f"--expires: {text[:80]!r} is not a time; expected such as 30d, 12h or 2030-01-31"
+            f"--expires: {text[:80]!r} is not a time; expected 30d, 12h or 2030-01-31, for example"
         ) from error
 
 
 class KeyRing:
-    """The keys in force: those of a file, which is read again when it has changed.
+    """The valid keys: those of a file, which is read again when it changes.
 
-    A file that cannot be read leaves the last good keys in force, and the log says so. Until there
-    have been any, nobody gets in.
+    If the file becomes unreadable, the keys read before stay valid, and an error is logged. If it
+    is unreadable from the start, there are no valid keys.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen: object = None
+        self._signature: object = None
         self._keys: dict[str, Key] = {}
-        self._look()
+        self._reload()
 
     def find(self, presented: str) -> Key | None:
-        """Return the key that `presented` is; None for one that is unknown, revoked or expired."""
-        self._look()
-        matched = _KEY.fullmatch(presented)
-        key = self._keys.get(matched[1]) if matched else None
-        right = hmac.compare_digest(_sha256(presented), key.sha256 if key else _NOBODY)
-        if key is None or not right or key.has_expired(datetime.now(UTC)):
+        """Return the entry of the key `presented`; None if it is unknown, revoked or expired."""
+        self._reload()
+        match = _KEY.fullmatch(presented)
+        key = self._keys.get(match[1]) if match else None
+        expected_hash = key.sha256 if key else _UNKNOWN_KEY_HASH
+        is_equal = hmac.compare_digest(_sha256(presented), expected_hash)
+        if key is None or not is_equal or key.has_expired(datetime.now(UTC)):
             return None
         return key
 
-    def _look(self) -> None:
-        """Read the file if it is another than last time."""
+    def _reload(self) -> None:
+        """Read the file if it has changed."""
         try:
             stat = self._path.stat()
-            found: object = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+            signature: object = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
         except OSError as error:
-            found = error.errno
-        if found == self._seen:
+            signature = error.errno
+        if signature == self._signature:
             return
-        self._seen = found
+        self._signature = signature
         try:
             keys = read_keys(self._path)
         except KeysError as error:
-            log.error("the keys stay as they were: %s", error)
+            log.error("the keys read before stay valid: %s", error)
             return
         self._keys = {key.id: key for key in keys}
-        log.info("%d keys are in force, from %s", len(keys), self._path)
+        log.info("%d keys loaded from %s", len(keys), self._path)
 
 
 @contextlib.contextmanager
-def _changing(path: Path) -> Iterator[list[Key]]:
-    """Yield the keys of a file for changing; what is in the list at the end is what the file says.
+def _edit(path: Path) -> Iterator[list[Key]]:
+    """Yield the keys of a file, and write the list back at the end.
 
-    Who else is changing it is waited for, and then what they wrote is what is changed.
+    Waits for other processes that edit the file. Raises KeysError.
     """
-    # A link stays a link: what it leads to is replaced.
+    # A symbolic link stays; its target is replaced.
     path = path.resolve()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -223,7 +226,7 @@ def _changing(path: Path) -> Iterator[list[Key]]:
 def _write(path: Path, keys: Sequence[Key]) -> None:
     document = {"keys": [key.model_dump(mode="json", exclude_none=True) for key in keys]}
     with replacing(path) as temporary:
-        # Never readable by others, not even before it is whole.
+        # Never readable by others, not even while it is written.
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             os.fchmod(file.fileno(), 0o600)
@@ -233,8 +236,8 @@ def _write(path: Path, keys: Sequence[Key]) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold an advisory lock beside `path`, which is itself replaced and so cannot carry one."""
-    import fcntl  # noqa: PLC0415 - POSIX alone has it, and serving goes without
+    """Hold an advisory lock on a file next to `path`, which itself is replaced by each edit."""
+    import fcntl  # noqa: PLC0415 - POSIX only, and not needed to serve
 
     descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:

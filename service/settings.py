@@ -1,7 +1,7 @@
-"""The service's settings: flags of the command, else the environment (``GANYMEDE_…``), else a file.
+"""The service's settings: from flags, environment variables (``GANYMEDE_…``) or a file.
 
-The file is TOML, ``--config FILE`` or ``$GANYMEDE_CONFIG``, with the names of the fields as its
-keys. What none of the three says has its default.
+Flags take precedence over variables, and variables over the file. The file is TOML, given as
+``--config FILE`` or ``$GANYMEDE_CONFIG``, with the names of the fields as keys.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ CONFIG = f"{PREFIX}CONFIG"
 
 
 class SettingsError(UserError):
-    """A setting cannot be used; the message says which, and what was expected."""
+    """A setting is invalid. The message begins with its name, or names the file."""
 
 
 def _models_folder() -> Path:
-    """``models`` here, else the one beside the code: that of a checkout, a container, a Bento."""
+    """Return ``./models`` if it exists, else the folder next to the code (checkout or Bento)."""
     here = Path("models")
     return here if here.is_dir() else Path(__file__).parent.parent / "models"
 
 
 class Settings(BaseSettings):
-    """What an operator may set. Every name stands in the environment with ``GANYMEDE_`` before."""
+    """What an operator can set: `max_images` is ``--max-images`` or ``GANYMEDE_MAX_IMAGES``."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="forbid")
 
@@ -51,122 +51,123 @@ class Settings(BaseSettings):
     )
     provider: ProviderOption = Field(
         default="auto",
-        description="auto takes CUDA when it is there. cuda is not ready without it.",
+        description="auto uses CUDA if it is available. With cuda, the service is not ready "
+        "without it.",
     )
     max_images: Annotated[int, Field(gt=0, le=10_000)] = Field(
-        default=256, description="Images in one request; more are refused with 422."
+        default=256, description="Images per request; more get 422."
     )
     max_frames: Annotated[int, Field(ge=2, le=10_000)] = Field(
-        default=600, description="Frames of one walk; more are refused with 422."
+        default=600, description="Frames per interpolation; more get 422."
     )
     queue_pixels: Annotated[int, Field(gt=0)] = Field(
         default=2**28,
-        description="Pixels waiting or being made at a time, beyond which requests get 429. "
-        "A low bound refuses work instead of letting it wait too long.",
+        description="Pixels that are queued or being generated at a time; requests beyond it get "
+        "429. A low limit refuses requests instead of letting them wait too long.",
     )
     deadline_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        default=30.0, description="Seconds after which a request gets 504 and its work is dropped."
+        default=30.0,
+        description="Seconds after which a request gets 504 and its work is cancelled.",
     )
     plan: Literal["measure", "default"] = Field(
         default="measure",
-        description="How a model's workers, threads and rows are found where none are set.",
+        description="How a model's workers, threads and rows are chosen if they are not set.",
     )
     workers: Annotated[int, Field(ge=0, le=1024)] = Field(
-        default=0, description="Batches that run at a time; 0 finds it out."
+        default=0, description="Batches that run at a time; 0 chooses automatically."
     )
     threads: Annotated[int, Field(ge=0, le=1024)] = Field(
-        default=0, description="Threads of one run; 0 finds it out."
+        default=0, description="Threads per run; 0 chooses automatically."
     )
     max_rows: Annotated[int, Field(ge=0, le=4096)] = Field(
-        default=0, description="Pictures in one run; 0 finds it out."
+        default=0, description="Images per run; 0 chooses automatically."
     )
     memory_budget: Annotated[ByteSize, Field(gt=0)] | None = Field(
         default=None,
-        description="Memory that models may take, in bytes or as 2GiB. Those beyond it are loaded "
-        "when they are asked for, in place of those that were used the longest time ago.",
+        description="Memory for models, in bytes or with a unit (2GiB). Models that do not fit are "
+        "loaded on demand, and replace the least recently used ones.",
     )
     watch_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=0.0,
-        description="Seconds between two looks at the model repository, whose changes are then "
-        "loaded; 0 never looks.",
+        description="Interval in seconds at which the model repository is checked for changes, "
+        "which are then loaded; 0 disables it.",
     )
     drain_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        default=20.0, description="Seconds that accepted work has to end when the service stops."
+        default=20.0, description="Seconds for accepted work to complete when the service stops."
     )
     hang_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         default=120.0,
-        description="Seconds after which one run counts as hung, and the process is replaced.",
+        description="Seconds after which a run counts as hung and the process is replaced.",
     )
     keys: Path | None = Field(
         default=None,
-        description="The file of keys, as ganymede keys writes it. With it every request needs one "
-        "of them; it is read again when it changes.",
+        description="A file of API keys, created by ganymede keys. Every request then needs one of "
+        "them. The file is read again when it changes.",
     )
     insecure: bool = Field(
         default=False,
-        description="Ask nobody for a key, on any address and whatever keys says.",
+        description="Accept requests without a key, on any address, even if keys is set.",
     )
     open_paths: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("/", "/healthz", "/docs", "/docs/*", "/openapi.json"),
-        description="Paths that need no key, with commas between; /* at the end stands for all "
-        "below. Never those under /v1 and /v2.",
+        description="Paths that need no key, separated by commas; a trailing /* includes all paths "
+        "below. Paths under /v1 and /v2 are not allowed.",
     )
     pixels_per_minute: Annotated[int, Field(gt=0)] | None = Field(
         default=None,
-        description="Pixels that a key without an allowance of its own may have made in a minute, "
-        "beyond which requests get 429; where no keys are asked for, each client address.",
+        description="Rate limit in generated pixels per minute, for each key without a limit of "
+        "its own, or for each client address if no keys are required; requests beyond it get 429.",
     )
     max_body_bytes: Annotated[int, Field(gt=0)] = Field(
-        default=16 * 2**20, description="Bytes of a request's body; more are refused with 413."
+        default=16 * 2**20, description="Bytes of a request body; more get 413."
     )
     max_json_depth: Annotated[int, Field(gt=0, le=200)] = Field(
         default=32,
-        description="Arrays and objects within each other in JSON; more are refused with 400.",
+        description="Nesting depth of JSON; deeper JSON gets 400.",
     )
     max_header_bytes: Annotated[int, Field(ge=1024)] = Field(
         default=32 * 2**10,
-        description="Bytes of a request's line and headers; more are refused with 431.",
+        description="Bytes of the request line and the headers; more get 431.",
     )
     max_upload_pixels: Annotated[int, Field(gt=0)] = Field(
         default=2**24,
-        description="Pixels of an uploaded picture, counted before it is decoded; more are refused "
-        "with 422.",
+        description="Pixels of an uploaded image, counted before it is decoded; more get 422.",
     )
     body_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         default=30.0,
-        description="Seconds in which a request's headers, and then its body, must have come; a "
-        "body that takes longer gets 408.",
+        description="Seconds for a request's headers to arrive, and again for its body; slower "
+        "requests get 408.",
     )
     write_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         default=30.0,
-        description="Seconds in which a client must take 1 MiB of its answer, or all that is left "
-        "of it; else the connection is cut.",
+        description="Seconds in which a client must read 1 MiB of its response, or the rest of it; "
+        "otherwise the connection is closed.",
     )
     jobs: Path = Field(
         default_factory=lambda: cache_folder("jobs"),
-        description="The folder where jobs, and what they make, are kept.",
+        description="The folder for jobs and their outputs.",
     )
     max_job_images: Annotated[int, Field(gt=0)] = Field(
-        default=1_000_000, description="Pictures of one job; more are refused with 422."
+        default=1_000_000, description="Images per job; more get 422."
     )
     log_format: LogFormat | None = Field(
-        default=None, description="json or text; text on a terminal and json elsewhere when unset."
+        default=None, description="json or text; default: text on a terminal, json otherwise."
     )
-    log_requests: bool = Field(default=True, description="Write a line for every request.")
+    log_requests: bool = Field(default=True, description="Log a line for every request.")
 
     @field_validator("open_paths", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
-            return [path for each in value.split(",") if (path := each.strip())]
+            return [path for part in value.split(",") if (path := part.strip())]
         return value
 
     @field_validator("open_paths")
     @classmethod
-    def _never_the_api(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+    def _exclude_api(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
         for path in paths:
-            first = path.split("/")[1:2]
-            if not path.startswith("/") or first in (["v1"], ["v2"], ["*"]):
+            first_part = path.split("/")[1:2]
+            if not path.startswith("/") or first_part in (["v1"], ["v2"], ["*"]):
                 raise ValueError(f"{path!r} cannot be open")
         return paths
 
@@ -176,11 +177,11 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings names them
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags go before the environment, which goes before the file."""
-        return init_settings, env_settings, _File(settings_cls)
+        """Return the sources by precedence: flags, environment, file."""
+        return init_settings, env_settings, _ConfigFile(settings_cls)
 
     @property
     def requires_keys(self) -> bool:
@@ -188,9 +189,10 @@ class Settings(BaseSettings):
         return self.keys is not None and not self.insecure
 
     def to_environment(self) -> dict[str, str | None]:
-        """Return the variables that give another process these settings; None is for unsetting.
+        """Return the environment variables that give another process these settings.
 
-        Paths become absolute, for the other process may run elsewhere.
+        None means that the variable must be unset. Paths are absolute, because the other process
+        may run in another folder.
         """
         variables: dict[str, str | None] = {CONFIG: None}
         for name in type(self).model_fields:
@@ -199,25 +201,25 @@ class Settings(BaseSettings):
 
 
 def load_settings(flags: dict[str, Any] | None = None, config: Path | None = None) -> Settings:
-    """Return the settings in force. `config` goes before ``$GANYMEDE_CONFIG``.
+    """Load the settings. `config` takes precedence over ``$GANYMEDE_CONFIG``.
 
-    Raises SettingsError with one line for whatever is wrong.
+    Raises SettingsError for the first invalid one.
     """
-    before = os.environ.get(CONFIG)
+    previous = os.environ.get(CONFIG)
     if config is not None:
         os.environ[CONFIG] = str(config)
     try:
         return Settings(**(flags or {}))
     except ValidationError as error:
         problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"][:1])
+        name = ".".join(str(part) for part in problem["loc"][:1])
         message = str(problem["msg"]).removeprefix("Value error, ")
-        raise SettingsError(f"{where}: {message}") from error
+        raise SettingsError(f"{name}: {message}") from error
     finally:
         if config is not None:
             os.environ.pop(CONFIG)
-            if before is not None:
-                os.environ[CONFIG] = before
+            if previous is not None:
+                os.environ[CONFIG] = previous
 
 
 @lru_cache(maxsize=4096)
@@ -231,11 +233,11 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
-class _File(PydanticBaseSettingsSource):
+class _ConfigFile(PydanticBaseSettingsSource):
     """The TOML file of ``$GANYMEDE_CONFIG``."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        raise NotImplementedError  # `__call__` reads all fields at once.
+        raise NotImplementedError  # Abstract, but `__call__` reads all fields at once.
 
     def __call__(self) -> dict[str, Any]:
         name = os.environ.get(CONFIG)
@@ -243,20 +245,18 @@ class _File(PydanticBaseSettingsSource):
             return {}
         path = Path(name)
         try:
-            said = tomllib.loads(path.read_text("utf-8"))
+            values = tomllib.loads(path.read_text("utf-8"))
         except OSError as error:
             raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsError(f"{path} is not TOML: {error}") from error
         fields = self.settings_cls.model_fields
-        for key in said:
+        for key in values:
             if key not in fields:
-                near = difflib.get_close_matches(key, fields, n=1)
-                hint = (
-                    f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(fields)}"
-                )
-                raise SettingsError(f"{path}: no setting {key!r}{hint}")
-        return said
+                close = difflib.get_close_matches(key, fields, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"expected {', '.join(fields)}"
+                raise SettingsError(f"{path}: unknown setting {key!r}; {hint}")
+        return values
 
 
 def _as_text(value: object) -> str | None:
@@ -268,7 +268,7 @@ def _as_text(value: object) -> str | None:
         case Path():
             return str(value.absolute())
         case tuple() | list():
-            # An empty text would stand for nothing said, and nothing said for the default.
+            # An empty variable counts as unset, and would mean the default.
             return ",".join(map(str, value)) or ","
         case ByteSize():
             return str(int(value))

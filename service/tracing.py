@@ -1,8 +1,14 @@
-"""OpenTelemetry traces: on when its standard environment variables ask for them, else not there.
+"""OpenTelemetry traces: on if OpenTelemetry's environment variables ask for them.
 
-A request is one span of kind server, with a child each for the time in the queue, the inference and
-the encoding. The children are made when the request ends, from the times that its jobs noted, so
-that nothing of this reaches the threads that run them.
+A request is one server span with a child for each of `queue`, `inference` and `encode`. They
+are created when the job ends, from the times that it recorded, so that the threads that run it
+know nothing of tracing.
+
+Why not opentelemetry-instrumentation-asgi for the request's span: it names a span by the raw path,
+which clients choose, since the route is not known when it starts one; it emits the old attribute
+names unless another environment variable is set; and it takes a place in front of the access log,
+which needs the span's ids. Name and attributes would still be set here, in hooks, and the library
+would save about twenty lines.
 """
 
 from __future__ import annotations
@@ -46,10 +52,10 @@ def exporter_names(environment: Mapping[str, str]) -> list[str]:
 
 
 class Tracer:
-    """Makes the spans, and sends them on."""
+    """Creates spans and exports them."""
 
     def __init__(self, provider: TracerProvider) -> None:
-        # Imported here, since who traces nothing need not wait for it.
+        # Imported here, so that a service without tracing starts faster.
         from opentelemetry import context, propagate, trace  # noqa: PLC0415
 
         self._context = context
@@ -59,36 +65,39 @@ class Tracer:
         self._tracer = provider.get_tracer("ganymede", __version__)
 
     def start_request_span(self, headers: Iterable[tuple[bytes, bytes]]) -> Span:
-        """Begin the span of a request, a child of the one that its `traceparent` names."""
+        """Start the span of a request, a child of the one in its `traceparent` header."""
         carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
-        # In a context of its own: what the host may have begun around it is not our parent.
+        # An empty context: a span that the host may have started must not become the parent.
         parent = self._extract(carrier, self._context.Context())
         return self._tracer.start_span("request", parent, kind=self._trace.SpanKind.SERVER)
 
     def log_fields(self, span: Span) -> dict[str, str]:
-        """Return what log lines say of `span`."""
+        """Return the fields that identify `span` in log lines."""
         ids = span.get_span_context()
         return {"trace_id": f"{ids.trace_id:032x}", "span_id": f"{ids.span_id:016x}"}
 
     def add_job_spans(self, span: Span, job: InferenceJob, role: str, clock: Clock) -> None:
-        """Add the children of `span` for what has become of `job` by now.
+        """Add the children of `span` for the stages that `job` has reached.
 
-        `clock` is the one on which the job's times are.
+        `clock` is the one that recorded the job's times.
         """
         if not span.is_recording():
             return
         times, now = job.times, clock()
-        epoch = time.time_ns() - int(now * 1e9)
-        around = self._trace.set_span_in_context(span, self._context.Context())
+        epoch_ns = time.time_ns() - int(now * 1e9)
+        parent = self._trace.set_span_in_context(span, self._context.Context())
         attributes: dict[str, Any] = {"ganymede.model": job.lane.label, "ganymede.role": role}
 
-        def add_span(name: str, begun: float | None, ended: float | None, **more: int) -> None:
-            if begun is None:
+        def add_span(name: str, started: float | None, ended: float | None, **more: int) -> None:
+            if started is None:
                 return
             child = self._tracer.start_span(
-                name, around, start_time=epoch + int(begun * 1e9), attributes=attributes | more
+                name,
+                parent,
+                start_time=epoch_ns + int(started * 1e9),
+                attributes=attributes | more,
             )
-            child.end(epoch + int((now if ended is None else ended) * 1e9))
+            child.end(epoch_ns + int((now if ended is None else ended) * 1e9))
 
         add_span("queue", times.submitted, times.started or times.ended)
         add_span("inference", times.started, times.ended, rows=job.rows)
@@ -100,12 +109,15 @@ class Tracer:
         scope: Mapping[str, Any],
         route: str,
         status: int,
-        more: Mapping[str, str | None],
+        attributes: Mapping[str, str | None],
     ) -> None:
-        """End the span of a request, named by its route's template, with `more` attributes."""
+        """End the span of a request, and name it by its route template.
+
+        Attributes that are None are left out.
+        """
         method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
         span.update_name(f"{method} {route}")
-        attributes: dict[str, str | int] = {
+        http_attributes: dict[str, str | int] = {
             "http.request.method": method,
             "http.route": route,
             "http.response.status_code": status,
@@ -113,22 +125,23 @@ class Tracer:
             "url.scheme": scope.get("scheme", "http"),
         }
         if status >= 500:
-            attributes["error.type"] = str(status)
+            http_attributes["error.type"] = str(status)
             span.set_status(self._trace.StatusCode.ERROR)
         span.set_attributes(
-            attributes | {name: value for name, value in more.items() if value is not None}
+            http_attributes
+            | {name: value for name, value in attributes.items() if value is not None}
         )
         span.end()
 
     def shutdown(self) -> None:
-        """Send what has not been sent."""
+        """Export the remaining spans."""
         self._provider.shutdown()
 
 
 def start(environment: Mapping[str, str] = os.environ) -> Tracer | None:
-    """Begin to trace if the environment asks for it; what `current` returns from now on.
+    """Start tracing if the environment asks for it; `current` returns the tracer from then on.
 
-    An exporter that is not installed is an error in the log, and no reason not to serve.
+    An exporter that is not installed is logged as an error, and does not stop the service.
     """
     global _current  # noqa: PLW0603 - one process, one tracer
     names = exporter_names(environment)
@@ -138,31 +151,33 @@ def start(environment: Mapping[str, str] = os.environ) -> Tracer | None:
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
 
-    ours = Resource.create({"service.name": "ganymede", "service.version": __version__})
-    provider = TracerProvider(resource=ours.merge(OTELResourceDetector().detect()))
-    sent = []
+    resource = Resource.create({"service.name": "ganymede", "service.version": __version__})
+    provider = TracerProvider(resource=resource.merge(OTELResourceDetector().detect()))
+    exporters = []
     for name in names:
         found = entry_points(group="opentelemetry_traces_exporter", name=name)
         if not found:
             log.error(
-                "no traces go to %r: pip install 'ganymede[otel]' brings OTLP over HTTP", name
+                "traces are not exported to %r: it is not installed; "
+                "pip install 'ganymede[otel]' adds OTLP over HTTP",
+                name,
             )
             continue
         try:
             provider.add_span_processor(BatchSpanProcessor(next(iter(found)).load()()))
-        except Exception as error:  # noqa: BLE001 - whatever an exporter makes of its settings
-            log.error("no traces go to %r: %s", name, error)
+        except Exception as error:  # noqa: BLE001 - an exporter may raise anything for its settings
+            log.error("traces are not exported to %r: %s", name, error)
             continue
-        sent.append(name)
-    if not sent:
+        exporters.append(name)
+    if not exporters:
         return None
-    log.info("traces go to %s", ", ".join(sent))
+    log.info("traces are exported to %s", ", ".join(exporters))
     _current = Tracer(provider)
     return _current
 
 
 def current() -> Tracer | None:
-    """Return the tracer of this process, or None when nothing is traced."""
+    """Return the tracer of this process; None if tracing is off."""
     return _current
 
 

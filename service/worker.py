@@ -1,4 +1,4 @@
-"""What the process that serves holds: engine, application and jobs, and how they begin."""
+"""What the worker process holds: engine, application and job queue."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from service import tracing
 from service.api.app import create_app
 from service.api.metrics import SchedulerMetrics
 from service.api.problems import not_ready
-from service.host.shutdown import Lifecycle
+from service.host.shutdown import GracefulShutdown
 from service.offline.queue import JobQueue
 from service.runtime.onnx.execution_plans import PlanOptions, cache_file
 from service.runtime.onnx.machine import freeze_garbage_collection
@@ -21,7 +21,7 @@ from service.settings import Settings
 
 
 class ServiceWorker:
-    """The parts of one service, made for each other."""
+    """Engine, application and job queue of one service; `application` serves its requests."""
 
     def __init__(self, settings: Settings) -> None:
         self._engine = engine = Engine(
@@ -40,7 +40,7 @@ class ServiceWorker:
             memory_budget=settings.memory_budget,
         )
         self._queue = JobQueue(settings.jobs, engine)
-        self.lifecycle = Lifecycle(
+        self.application = GracefulShutdown(
             engine,
             create_app(engine, settings, self._queue),
             drain_s=settings.drain_s,
@@ -48,11 +48,11 @@ class ServiceWorker:
         )
 
     def start(self) -> None:
-        """Begin: the engine beside the event loop, so that the process answers meanwhile."""
-        # A worker that comes back from a run needs Python's lock for some microseconds, to hand its
-        # rows back and take the next: by default it would get it from a busy event loop after 5 ms.
+        """Start serving. Models load in a thread, while the process already responds to probes."""
+        # A scheduler thread that returns from a run needs the GIL for a few microseconds to hand
+        # its rows back and take the next. The default would let a busy event loop keep it for 5 ms.
         sys.setswitchinterval(0.0005)
-        self.lifecycle.begin()
+        self.application.start()
         tracing.start()
         self._queue.start()
         threading.Thread(target=self._load, name="ganymede-start", daemon=True).start()
@@ -62,21 +62,21 @@ class ServiceWorker:
         freeze_garbage_collection()
 
     def assert_alive(self) -> None:
-        """Raise what the probe is to answer when a run hangs."""
-        if self.lifecycle.hung is not None:
-            raise _unready(self.lifecycle.hung)
+        """Raise HTTPException (503) if a run hangs."""
+        if self.application.hang_reason is not None:
+            raise _unavailable(self.application.hang_reason)
 
     def assert_ready(self) -> None:
-        """Raise what the probe is to answer while no work is taken."""
+        """Raise HTTPException (503) while the engine accepts no work."""
         if self._engine.state is not EngineState.READY:
-            raise _unready(self._engine.reason or self._engine.state)
+            raise _unavailable(self._engine.reason or self._engine.state)
 
     async def stop_tracing(self) -> None:
-        """Send what has not been sent. By now the accepted work has ended."""
+        """Export the remaining spans. All accepted work has ended by now."""
         if (tracer := tracing.current()) is not None:
             await asyncio.to_thread(tracer.shutdown)
 
 
-def _unready(reason: str) -> HTTPException:
+def _unavailable(reason: str) -> HTTPException:
     problem = not_ready(reason)
     return HTTPException(problem.status, problem.body(), problem.headers())

@@ -1,1 +1,1 @@
-"""TODO-ROOM service/cli."""
+"""The `ganymede` command: one module a verb."""

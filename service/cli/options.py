@@ -1,4 +1,4 @@
-"""A command's flags for the settings: one for each, named as it is, so that none is forgotten."""
+"""Options that several verbs share, and a flag for every setting of the service."""
 
 from __future__ import annotations
 
@@ -12,29 +12,48 @@ import typer
 from pydantic import ByteSize
 from pydantic.fields import FieldInfo
 
-from service.settings import PREFIX, Settings
+from service.runtime.errors import UserError
+from service.settings import PREFIX, Settings, load_settings
 
 Command = TypeVar("Command", bound=Callable[..., None])
-# What depends on where the service runs.
-_SHOWN = {"models": "./models", "jobs": "~/.cache/ganymede/jobs"}
+
+ModelsOption = Annotated[
+    Path | None,
+    typer.Option(help="The model repository.  [default: ./models]", show_default=False),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+# Shown in place of defaults that depend on where the service runs.
+_SHOWN_DEFAULTS = {"models": "./models", "jobs": "~/.cache/ganymede/jobs"}
 _METAVARS = {int: "N", float: "SECONDS", Path: "PATH", ByteSize: "BYTES"}
 
 
-def with_settings(command: Command) -> Command:
-    """Give `command`, which takes keyword arguments, a flag for every setting.
+def models_folder(models: Path | None) -> Path:
+    """Return the model repository: `models`, or the one in the settings.
 
-    The values reach it as they were typed, None where they were not: what they mean, and whether
-    they can be used, is for `Settings` to say.
+    Raises UserError if it does not exist.
+    """
+    folder = load_settings({"models": models} if models else {}).models
+    if not folder.is_dir():
+        raise UserError(f"--models: no such folder: {folder}")
+    return folder
+
+
+def with_settings(command: Command) -> Command:
+    """Add a flag for every setting to `command`, which takes them as keyword arguments.
+
+    The values are passed on as they were typed, None if they were not given. `Settings` parses and
+    validates them.
     """
     signature = inspect.signature(command, eval_str=True)
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    taken = {parameter.name for parameter in own}
+    own_names = {parameter.name for parameter in own}
     flags = [
         inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_flag(name, field)
         )
         for name, field in Settings.model_fields.items()
-        if name not in taken
+        if name not in own_names
     ]
     command.__signature__ = signature.replace(parameters=[*own, *flags])  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in [*own, *flags]}
@@ -42,9 +61,9 @@ def with_settings(command: Command) -> Command:
 
 
 def shown_default(name: str, field: FieldInfo) -> str:
-    """Return the default of a setting as people type it."""
-    if name in _SHOWN:
-        return _SHOWN[name]
+    """Return the default of a setting as a user would type it."""
+    if name in _SHOWN_DEFAULTS:
+        return _SHOWN_DEFAULTS[name]
     default = field.get_default()
     match default:
         case None | False:
@@ -58,26 +77,26 @@ def shown_default(name: str, field: FieldInfo) -> str:
 def _flag(name: str, field: FieldInfo) -> Any:
     default = shown_default(name, field)
     text = (field.description or "") + (f"  [default: {default}]" if default else "")
-    said = f"  [env: {PREFIX}{name.upper()}]"
+    text += f"  [env: {PREFIX}{name.upper()}]"
     option = f"--{name.replace('_', '-')}"
     if field.annotation is bool:
         return Annotated[
             bool | None,
-            typer.Option(f"{option}/--no-{option[2:]}", help=text + said, show_default=False),
+            typer.Option(f"{option}/--no-{option[2:]}", help=text, show_default=False),
         ]
     return Annotated[
         str | None,
-        typer.Option(option, help=text + said, show_default=False, metavar=_metavar(field)),
+        typer.Option(option, help=text, show_default=False, metavar=_metavar(field)),
     ]
 
 
 def _metavar(field: FieldInfo) -> str:
-    kinds = [field.annotation]
+    types_ = [field.annotation]
     if get_origin(field.annotation) in (Union, types.UnionType):
-        kinds = [kind for kind in get_args(field.annotation) if kind is not types.NoneType]
-    kind = kinds[0]
-    if get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
-    if get_origin(kind) is Literal:
-        return "|".join(map(str, get_args(kind)))
-    return _METAVARS.get(kind, "TEXT")  # type: ignore[arg-type]
+        types_ = [each for each in get_args(field.annotation) if each is not types.NoneType]
+    type_ = types_[0]
+    if get_origin(type_) is Annotated:
+        type_ = get_args(type_)[0]
+    if get_origin(type_) is Literal:
+        return "|".join(map(str, get_args(type_)))
+    return _METAVARS.get(type_, "TEXT")  # type: ignore[arg-type]

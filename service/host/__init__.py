@@ -1,1 +1,1 @@
-"""TODO-ROOM service/host."""
+"""Workarounds for the host (BentoML, circus, uvicorn), one fault a file."""

@@ -1,7 +1,12 @@
-"""What BentoML's arbiter lacks: it watches the worker closely, and its stop is bounded.
+"""Makes the supervisor process notice dead workers at once, and stop within a bounded time.
 
-The arbiter is circus's. It looks for a dead worker every ten seconds, forgets a signal that comes
-while it does something else, and once it stops, hears no second one and waits for a day.
+Faults: `bentoml serve` runs the worker below circus's arbiter. It checks for a dead worker every
+ten seconds, drops a signal that arrives while it is busy, and once it is stopping ignores a second
+signal and waits for the worker for a day.
+
+Seen in: bentoml 1.4.39, circus 0.18.3 (distribution kantoku).
+Shown by: tests/service/host/test_circus_supervisor.py.
+Can go when: those tests pass without it.
 """
 
 from __future__ import annotations
@@ -12,58 +17,63 @@ import signal
 import sys
 from typing import Any
 
-log = logging.getLogger("ganymede.arbiter")
+log = logging.getLogger("ganymede.supervisor")
 
-# Beyond the time that accepted work has, the worker has this to end by itself.
-_GRACE_S = 10.0
-# A dead worker is replaced after this: soon, but not in a circle that takes all the CPU.
-_RESPAWN_S = 1.0
+# The worker is killed this long after its time to drain is over.
+_KILL_DELAY_S = 10.0
+# Soon, but a worker that dies at every start must not take all the CPU.
+_RESPAWN_DELAY_S = 1.0
 _RETRY_S = 0.1
-_WORKER = "_bentoml_impl.worker.service"
+_WORKER_MODULE = "_bentoml_impl.worker.service"
 
 
 def supervise_worker(drain_s: float) -> None:
-    """Make the arbiter that this process is about to start, if it is one, end within bounds."""
+    """Patch circus's signal handling in this process, unless it is the worker.
+
+    Must be called before the arbiter installs its signal handlers. The worker is killed if it has
+    not ended `drain_s` + 10 seconds after the first signal, and at once on a second signal.
+    """
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    if spec is not None and spec.name == _WORKER:
+    if spec is not None and spec.name == _WORKER_MODULE:
         return
-    # A quarter of a second, which the worker need not wait for.
+    # Takes a quarter of a second, which the worker is spared.
     import circus.controller  # noqa: PLC0415
     from circus.exc import ConflictError  # noqa: PLC0415
     from circus.sighandler import SysHandler  # noqa: PLC0415
 
     class BoundedStop(SysHandler):  # type: ignore[misc]
-        """The arbiter's signals: SIGTERM and SIGINT stop it, and a second one at once."""
+        """SIGTERM and SIGINT stop the arbiter; a second one kills the worker."""
 
         def __init__(self, controller: Any) -> None:
-            self._stops = 0
+            self._stop_signals = 0
             super().__init__(controller)
 
         def _register(self) -> None:
             super()._register()
-            self._old[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, self._on_child)
+            self._old[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, self._on_child_exit)
 
-        def _on_child(self, *_: object) -> None:
+        def _on_child_exit(self, *_: object) -> None:
             loop = self.controller.loop
-            loop.add_callback_from_signal(loop.call_later, _RESPAWN_S, self._manage)
+            loop.add_callback_from_signal(loop.call_later, _RESPAWN_DELAY_S, self._respawn)
 
-        def _manage(self) -> None:
+        def _respawn(self) -> None:
             try:
                 self.controller.arbiter.manage_watchers()
             except ConflictError:
-                self.controller.loop.call_later(_RETRY_S, self._manage)
+                self.controller.loop.call_later(_RETRY_S, self._respawn)
 
         def quit(self) -> None:
-            self._stops += 1
-            if self._stops > 1:
+            self._stop_signals += 1
+            if self._stop_signals > 1:
                 self._kill_workers()
                 return
             loop = self.controller.loop
-            loop.add_callback_from_signal(loop.call_later, drain_s + _GRACE_S, self._kill_workers)
+            kill_after = drain_s + _KILL_DELAY_S
+            loop.add_callback_from_signal(loop.call_later, kill_after, self._kill_workers)
             loop.add_callback_from_signal(self._quit)
 
         def _quit(self) -> None:
-            # It refuses while another command of its own goes on, without a word.
+            # While it executes another command, the arbiter silently ignores this one: retry.
             if not self.controller.arbiter._stopping:
                 super().quit()
                 self.controller.loop.call_later(_RETRY_S, self._quit)
@@ -71,7 +81,7 @@ def supervise_worker(drain_s: float) -> None:
         def _kill_workers(self) -> None:
             for watcher in self.controller.arbiter.iter_watchers():
                 for pid in watcher.get_active_pids():
-                    log.warning("worker %d is killed", pid)
+                    log.warning("killing worker %d", pid)
                     os.kill(pid, signal.SIGKILL)
 
     circus.controller.SysHandler = BoundedStop

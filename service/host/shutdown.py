@@ -1,19 +1,27 @@
-"""How the serving process ends: when it is told to, when a run hangs, when its parent is gone.
+"""Ends the worker process: on a signal, when a model run hangs, or when its supervisor has died.
 
-BentoML runs two processes: an arbiter, which holds the listening socket and starts the other one
-again when it dies, and the worker, in which uvicorn and the engine live. The signals that stop the
-service reach the arbiter, which hands SIGTERM on to the worker and waits for it, for a day.
+`bentoml serve` runs two processes. The supervisor (circus's arbiter) holds the listening socket and
+restarts the worker when it dies. In the worker, uvicorn and the engine run. Signals reach the
+supervisor, which passes SIGTERM on to the worker and waits for it.
 
-What always holds of the worker:
+Faults: on a signal, uvicorn closes its sockets at once, so that new requests fail instead of
+getting a 503, and waits without a limit for clients that do not read. Neither it nor circus
+notices a run that hangs, nor does the worker end when its supervisor is killed.
 
-- From the first signal on it is not ready, and answers new work with 503 and Retry-After, on open
-  connections and on new ones.
-- What was accepted before is done and answered, unless it takes longer than the time for it.
-- It ends within that time and a little more, whatever its clients do.
-- A second signal ends it at once. One that follows within a second is the first one again: of
-  Ctrl-C the worker hears from the terminal and from the arbiter.
-- When a run hangs, nothing can give its slot back: the worker is replaced.
-- It does not outlive the arbiter.
+Seen in: bentoml 1.4.39, circus 0.18.3 (distribution kantoku), uvicorn 0.54.0.
+Shown by: tests/service/host/test_shutdown.py.
+Can go when: those tests pass with uvicorn's own shutdown.
+
+Invariants of the worker:
+
+- From the first signal on it is not ready. New requests get 503 with Retry-After, on open and on
+  new connections.
+- Requests accepted before are completed, unless that takes longer than the time to drain.
+- It ends within that time plus a few seconds, whatever its clients do.
+- A second signal ends it at once. Signals within one second count as one: Ctrl-C reaches the
+  worker from the terminal and from the supervisor.
+- If a run hangs, no one can free its thread, so the process ends and is replaced.
+- It does not outlive its supervisor.
 """
 
 from __future__ import annotations
@@ -34,33 +42,34 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.problems import not_ready
 from service.runtime.scheduling.engine import Engine
 
-log = logging.getLogger("ganymede.lifecycle")
+log = logging.getLogger("ganymede.shutdown")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# Signals closer together than this are one.
-_SAME_STOP_S = 1.0
-# How often the hung run and the parent are looked for.
-_LOOK_S = 1.0
-# New work is answered for at least so long, so that those who send it learn of the stop.
-_LINGER_S = 0.3
-# Requests without an answer when all accepted work has ended: so long, and they get a 503.
+# Signals closer together than this count as one.
+_SAME_SIGNAL_S = 1.0
+# The interval at which hung runs and the parent process are checked.
+_CHECK_S = 1.0
+# New requests get a 503 for at least this long, so that load balancers see it.
+_MIN_REFUSE_S = 0.3
+# Once all accepted work is done, requests that still have no response (an upload that is not
+# complete, for example) have this long before they get a 503.
 _UNANSWERED_S = 1.0
-# The time in which uvicorn lets go of its connections, within what is left.
-_CLOSING_S = 2.0
+# What uvicorn has to close its connections, within the time that is left.
+_CLOSE_S = 2.0
 EXIT_HUNG = 70
 
-# What Python gives for a signal that has a handler.
-_Handler = Callable[[int, FrameType | None], object]
+# What `signal.getsignal` returns for a signal that has a handler.
+_SignalHandler = Callable[[int, FrameType | None], object]
 
 
-class Lifecycle:
-    """Watches over the worker process, in a thread of its own, and ends it."""
+class GracefulShutdown:
+    """ASGI application around `app` that tracks requests, and a thread that ends the process."""
 
     def __init__(self, engine: Engine, app: ASGIApp, *, drain_s: float, hang_s: float) -> None:
-        """Serve `app`, whose work is `engine`'s.
+        """Serve `app`, whose work `engine` does.
 
-        Accepted work has `drain_s` seconds to end when the process stops, and a run that takes
-        longer than `hang_s` seconds counts as hung.
+        `drain_s` is the time in seconds for accepted work to complete. A run longer than `hang_s`
+        seconds counts as hung.
         """
         self._engine = engine
         self._app = app
@@ -68,52 +77,54 @@ class Lifecycle:
         self._hang_s = hang_s
         self._parent = os.getppid()
         self._loop: asyncio.AbstractEventLoop | None = None
-        # What the server does at SIGTERM.
-        self._servers_handler: _Handler | None = None
-        # Requests that have no answer yet, by the task that serves each.
+        # uvicorn's SIGTERM handler.
+        self._server_handler: _SignalHandler | None = None
+        # The tasks of requests whose response has not started.
         self._unanswered: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._stopping_since = 0.0
-        # Fit for a signal handler, as locks and events are not.
+        # Safe to use in a signal handler, unlike locks and events.
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self.hung: str | None = None
+        # Why `/livez` fails, once a run hangs.
+        self.hang_reason: str | None = None
 
-    def begin(self) -> None:
-        """Take over the signals from the server that runs the event loop of this thread.
+    def start(self) -> None:
+        """Replace the server's signal handlers, and start the thread.
 
-        To be called in the main thread, when the server has set its handlers.
+        Must be called in the main thread, while its event loop runs, after the server has installed
+        its handlers.
         """
         self._loop = asyncio.get_running_loop()
         handler = signal.getsignal(signal.SIGTERM)
-        self._servers_handler = handler if callable(handler) else None
+        self._server_handler = handler if callable(handler) else None
         for number in _SIGNALS:
             signal.signal(number, self._on_signal)
-        threading.Thread(target=self._watch, name="ganymede-lifecycle", daemon=True).start()
+        threading.Thread(target=self._watch, name="ganymede-shutdown", daemon=True).start()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, and note whether it has been answered."""
+        """Serve one request, and track whether its response has started."""
         task = asyncio.current_task()
         if scope["type"] != "http" or task is None:
             await self._app(scope, receive, send)
             return
 
-        async def note(message: Message) -> None:
+        async def track_start(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self._unanswered.discard(task)
                 if self._stopping:
-                    # The client's next request would find nobody here.
+                    # The socket will be closed by the time of the client's next request.
                     message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
             await send(message)
 
         self._unanswered.add(task)
         try:
-            await self._app(scope, receive, note)
+            await self._app(scope, receive, track_start)
         except asyncio.CancelledError:
             if task not in self._unanswered or not self._stopping:
                 raise
-            problem = not_ready("the service was stopped before this was done")
+            problem = not_ready("the service stopped before this request was complete")
             headers = [(k.encode(), v.encode()) for k, v in problem.headers().items()]
-            await note({"type": "http.response.start", "status": 503, "headers": headers})
+            await track_start({"type": "http.response.start", "status": 503, "headers": headers})
             await send({"type": "http.response.body", "body": problem.body().encode()})
         finally:
             self._unanswered.discard(task)
@@ -124,49 +135,49 @@ class Lifecycle:
             self._stopping = True
             self._stopping_since = now
             self._signals.put(number)
-        elif now - self._stopping_since > _SAME_STOP_S:
+        elif now - self._stopping_since > _SAME_SIGNAL_S:
             os._exit(128 + number)
 
     def _watch(self) -> None:
         while True:
             try:
-                number = self._signals.get(timeout=_LOOK_S)
+                number = self._signals.get(timeout=_CHECK_S)
             except queue.Empty:
                 pass
             else:
                 self._stop(signal.Signals(number).name)
             if os.getppid() != self._parent:
-                # Who comes next wants the socket.
+                # Free the socket at once for a service that is started next.
                 self._stopping = True
-                self._close()
-                self._stop("the arbiter is gone")
+                self._close_server()
+                self._stop("the supervisor has died")
             seconds, model = self._engine.longest_run()
             if seconds > self._hang_s:
-                self.hung = f"a run of {model} has not ended for {seconds:.0f} s"
-                log.critical("%s: this process is replaced", self.hung)
+                self.hang_reason = f"a run of {model} has not ended for {seconds:.0f} s"
+                log.critical("%s: this process is replaced", self.hang_reason)
                 self._stopping = True
-                self._stop(self.hung, EXIT_HUNG)
+                self._stop(self.hang_reason, EXIT_HUNG)
 
-    def _stop(self, why: str, code: int = 0) -> NoReturn:
-        """End the process: by the server if it comes to that in time, else with `code`."""
-        began = time.monotonic()
-        end = began + self._drain_s
-        log.info("stopping (%s): accepted work has %g s to end", why, self._drain_s)
+    def _stop(self, why: str, exit_code: int = 0) -> NoReturn:
+        """Drain and end the process: through the server if that is in time, else with the code."""
+        started = time.monotonic()
+        end = started + self._drain_s
+        log.info("stopping (%s): accepted work has %g s to complete", why, self._drain_s)
         reason = f"the service is stopping: {why}"
         self._engine.drain(self._drain_s, reason, permitted_only=True)
-        # Whoever has no answer by now has not been accepted, such as an upload that goes on; or
-        # the time is over.
-        self._wait_for_answers(min(max(began + _LINGER_S, time.monotonic() + _UNANSWERED_S), end))
-        time.sleep(max(0.0, began + _LINGER_S - time.monotonic()))
-        self._in_loop(self._cancel_unanswered)
-        self._close()
-        # Answers that clients still read: the server waits for them, and then ends the process.
-        time.sleep(max(end - time.monotonic(), _CLOSING_S))
+        # What has no response by now was not accepted, or the time is over.
+        refuse_until = started + _MIN_REFUSE_S
+        self._wait_for_responses(min(max(refuse_until, time.monotonic() + _UNANSWERED_S), end))
+        time.sleep(max(0.0, refuse_until - time.monotonic()))
+        self._call_in_loop(self._cancel_unanswered)
+        self._close_server()
+        # The server waits for clients that still read their responses, then ends the process.
+        time.sleep(max(end - time.monotonic(), _CLOSE_S))
         log.warning("ended with open connections")
         logging.shutdown()
-        os._exit(code)
+        os._exit(exit_code)
 
-    def _wait_for_answers(self, until: float) -> None:
+    def _wait_for_responses(self, until: float) -> None:
         while self._unanswered and time.monotonic() < until:
             time.sleep(0.02)
 
@@ -174,12 +185,12 @@ class Lifecycle:
         for task in list(self._unanswered):
             task.cancel()
 
-    def _close(self) -> None:
-        """Let the server close its sockets, finish what it answers, and end the process."""
-        if (handler := self._servers_handler) is not None:
-            self._in_loop(lambda: handler(signal.SIGTERM, None))
+    def _close_server(self) -> None:
+        """Let the server close its sockets, finish its responses, and end the process."""
+        if (handler := self._server_handler) is not None:
+            self._call_in_loop(lambda: handler(signal.SIGTERM, None))
 
-    def _in_loop(self, function: Callable[[], object]) -> None:
+    def _call_in_loop(self, function: Callable[[], object]) -> None:
         try:
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(function)

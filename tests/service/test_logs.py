@@ -209,15 +209,6 @@ def test_a_terminal_gets_text_and_anything_else_json(restored):
     assert json.loads(stream.getvalue())["message"] == "to a machine"
 
 
-def test_what_the_host_has_silenced_is_heard(restored):
-    silenced = logging.getLogger("asyncio")
-    silenced.disabled = True
-    stream = io.StringIO()
-    logs.configure("json", stream)
-    silenced.error("an error that nobody waited for")
-    assert json.loads(stream.getvalue())["logger"] == "asyncio"
-
-
 def record(message: str, **extra: object) -> logging.LogRecord:
     return logging.makeLogRecord({"name": "x", "levelname": "INFO", "msg": message, **extra})
 

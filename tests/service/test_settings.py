@@ -163,7 +163,7 @@ def test_what_is_not_served_is_said_in_one_line(drawn_repository, flags, said):
 def test_a_file_without_keys_lets_nobody_in_and_is_refused(drawn_repository, tmp_path):
     (tmp_path / "keys.json").write_text('{"keys": []}')
     flags = ["--models", str(drawn_repository), "--keys", str(tmp_path / "keys.json")]
-    assert "there are no keys" in serve(*flags).stderr
+    assert "has no keys" in serve(*flags).stderr
 
 
 def test_everyone_is_let_in_only_where_that_is_said(drawn_repository):

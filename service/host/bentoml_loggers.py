@@ -1,0 +1,29 @@
+"""Gives BentoML's, circus's and uvicorn's log lines the service's own format.
+
+Fault: these packages install handlers of their own, so that their lines have another format or
+appear twice. BentoML also disables every logger that existed before it configured its own, for
+example asyncio's, the only one that reports exceptions of tasks that nobody awaits.
+
+Seen in: bentoml 1.4.39, circus 0.18.3 (distribution kantoku), uvicorn 0.54.0.
+Shown by: tests/service/host/test_bentoml_loggers.py, and
+tests/service/test_logs.py::test_all_lines_are_json_and_appear_once.
+Can go when: those tests pass without it.
+"""
+
+from __future__ import annotations
+
+import logging
+
+_LOGGERS_WITH_HANDLERS = ("bentoml", "uvicorn", "uvicorn.error", "circus")
+
+
+def take_over() -> None:
+    """Enable all loggers, and leave the handling of their lines to the root logger."""
+    for logger in logging.root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.disabled = False
+    for name in _LOGGERS_WITH_HANDLERS:
+        logger = logging.getLogger(name)
+        logger.handlers = []
+        logger.propagate = True
+    logging.getLogger("bentoml").setLevel(logging.INFO)
