@@ -87,7 +87,7 @@ def _data_by_option() -> Iterator[None]:
     try:
         yield
     except DatasetMissing as error:
-        raise error.with_hint("--data PATH") from error
+        raise error.with_path_option("--data PATH") from error
 
 
 @_data_by_option()

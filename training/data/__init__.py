@@ -1,1 +1,1 @@
-"""Pictures for training: where they come from, and how they become batches."""
+"""Training data: image sources, decoded data sets, batches, pairs, and synthetic inputs."""

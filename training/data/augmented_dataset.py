@@ -1,4 +1,4 @@
-"""Real pictures and synthetic ones in one labelled data set, each saying which it is."""
+"""Labeled data sets that combine real and synthetic images, with the source of each image."""
 
 from __future__ import annotations
 
@@ -20,33 +20,34 @@ from service.runtime.latent.sources import LatentSource, feeds
 from service.runtime.models.manifest import GENERATOR, Manifest
 from service.runtime.models.model import Model
 from training.data.datasets import class_names, locate_dataset
-from training.data.sources import FolderSource, ImageSource, ZipSource, open_source
+from training.data.sources import ImageSource, open_source
 
 Layout = Literal["folder", "parquet"]
-# Told of how many files are written.
+# Called with the number of files that have been written since the last call.
 Progress = Callable[[int], None]
 
 
 class AugmentError(UserError):
-    """The data set cannot be made as asked; nothing was written."""
+    """The data set cannot be created with these options. Nothing was written."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture of the data set: its file, and what is known of it."""
+    """One image of the data set: its encoded file, class index and metadata."""
 
     name: str
     file: bytes
     label: int
-    said: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class AugmentedDataset:
-    """`per_class` pictures of `model` beside each class of the real ones.
+    """All images of `source`, plus `per_class` images of `model` for each of its classes.
 
-    `classes` gives for each real class, by index, the model's. With `side` every picture, real or
-    not, is cut to a square and resampled to so many pixels.
+    `classes` maps each class index of the source to one of the model. With `side`, all images are
+    center-cropped and resized to `side` pixels. Synthetic images have the seeds from `first_seed`
+    on.
     """
 
     source: ImageSource
@@ -60,60 +61,62 @@ class AugmentedDataset:
 
     @property
     def count(self) -> int:
-        """How many pictures there will be."""
+        """Total number of images."""
         return len(self.source.names) + self.per_class * len(self.classes)
 
     def samples(self) -> Iterator[Sample]:
-        """Yield the real pictures, then the synthetic ones. Raises AugmentError."""
+        """Yield the real images, then the synthetic ones. Raises AugmentError."""
         yield from self._real()
         for label in range(len(self.classes)):
             yield from self._synthetic(label)
 
     def _real(self) -> Iterator[Sample]:
         labels = self.source.labels
-        assert labels is not None  # noqa: S101 - `prepare` sees to it
+        assert labels is not None  # noqa: S101 - checked by `open_augmented_dataset`
         digits = len(str(len(labels) - 1))
         for number, (name, label) in enumerate(zip(self.source.names, labels, strict=True)):
             try:
                 file, suffix = self._file(number)
             except (OSError, ValueError) as error:
                 raise AugmentError(f"{name} cannot be read: {error}") from error
-            said = {"source": "real", "class": self.names[label], "origin": name}
-            yield Sample(f"real-{number:0{digits}}{suffix}", file, label, said)
+            metadata = {"source": "real", "class": self.names[label], "origin": name}
+            yield Sample(f"real-{number:0{digits}}{suffix}", file, label, metadata)
 
     def _file(self, number: int) -> tuple[bytes, str]:
-        if self.side is None and isinstance(self.source, FolderSource | ZipSource):
-            # As it is, to the last byte.
-            suffix = Path(self.source.names[number]).suffix.lower()
-            return self.source.file(number), suffix
+        """Return the encoded image and its suffix; the original file if it needs no resizing."""
+        if self.side is None and (file := self.source.file(number)) is not None:
+            return file, Path(self.source.names[number]).suffix.lower()
         image = self.source.read(number)
         if self.side is not None:
-            image = _square(image, self.side)
+            image = _center_square(image, self.side)
         out = io.BytesIO()
         image.save(out, "PNG")
         return out.getvalue(), ".png"
 
     def _synthetic(self, label: int) -> Iterator[Sample]:
-        manifest, at_once = self.model.manifest, self.model.plan.max_rows
-        wanted = {self.classes[label]: 1.0}
+        manifest, batch = self.model.manifest, self.model.plan.max_rows
+        class_weights = {self.classes[label]: 1.0}
         identity = {"model": manifest.name, "version": manifest.version}
         identity["digest"] = self.model.digest
         first = self.first_seed + label * self.per_class
         digits = len(str(self.first_seed + len(self.classes) * self.per_class))
-        for start in range(first, first + self.per_class, at_once):
-            seeds = range(start, min(start + at_once, first + self.per_class))
-            origins = [LatentSource(s, classes=wanted, truncation=self.truncation) for s in seeds]
-            pixels = self.model.run(GENERATOR, feeds(origins, manifest))["pixels"]
-            for origin, picture in zip(origins, pixels, strict=True):
-                parameters = origin.parameters(manifest)
-                made = picture
+        for start in range(first, first + self.per_class, batch):
+            seeds = range(start, min(start + batch, first + self.per_class))
+            latents = [
+                LatentSource(seed, classes=class_weights, truncation=self.truncation)
+                for seed in seeds
+            ]
+            images = self.model.run(GENERATOR, feeds(latents, manifest))["pixels"]
+            for latent, pixels in zip(latents, images, strict=True):
+                parameters = latent.parameters(manifest)
+                image = pixels
                 if self.side is not None:
-                    made = resized(picture, self.side, self.side)
+                    image = resized(pixels, self.side, self.side)
                     parameters["resized"] = [self.side, self.side]
-                file = encode(made, ImageFormat.PNG, {**identity, **parameters})
-                said = {"source": "synthetic", **parameters, "class": self.names[label]}
-                said["model"] = f"{manifest.name}@{manifest.version}"
-                yield Sample(f"seed-{origin.seed:0{digits}}.png", file, label, said)
+                file = encode(image, ImageFormat.PNG, {**identity, **parameters})
+                metadata = {"source": "synthetic", **parameters, "class": self.names[label]}
+                metadata["model"] = f"{manifest.name}@{manifest.version}"
+                yield Sample(f"seed-{latent.seed:0{digits}}.png", file, label, metadata)
 
 
 def open_augmented_dataset(
@@ -127,53 +130,60 @@ def open_augmented_dataset(
     side: int | None = None,
     pairs: str | None = None,
 ) -> AugmentedDataset:
-    """Open what is to be joined. `pairs` says ``REAL=MODEL,…`` where classes are called otherwise.
+    """Open the real data and match their classes to the model's.
 
-    Raises AugmentError, and DataError for data that cannot be read.
+    `data` is a path or a data set name. `pairs` is ``REAL=MODEL,…`` for classes whose names
+    differ. Raises AugmentError for invalid options, DataError for unreadable data.
     """
     manifest = model.manifest
     if not manifest.classes:
-        raise AugmentError(f"{manifest.name} is not class-conditional: it makes no labelled data")
+        raise AugmentError(
+            f"{manifest.name} is not class-conditional and cannot generate labeled images"
+        )
     if per_class < 1:
         raise AugmentError(f"--per-class: expected at least 1, got {per_class}")
     source = open_source(data if Path(data).exists() else locate_dataset(data), split)
     if source.labels is None:
-        raise AugmentError(f"{data} has no classes: a folder for each is expected")
+        raise AugmentError(f"{data} has no classes; expected one folder per class")
     names = class_names(data, source.class_names)
     if first_seed < 0 or first_seed + per_class * len(names) > MAX_SEED + 1:
-        raise AugmentError(f"seeds go from 0 to {MAX_SEED:,}, and these go beyond")
+        last_seed = first_seed + per_class * len(names) - 1
+        raise AugmentError(
+            f"seeds must be between 0 and {MAX_SEED:,}; these would be {first_seed:,} to "
+            f"{last_seed:,}"
+        )
     space = manifest.latent.truncation if manifest.latent else None
     if truncation is None:
         truncation = space.default if space else None
     elif space is None or not space.minimum <= truncation <= space.maximum:
-        told = f"{space.minimum:g} to {space.maximum:g}" if space else "none"
-        raise AugmentError(f"--truncation: {manifest.name} takes {told}, and not {truncation:g}")
-    classes = _pair(names, manifest, pairs)
+        expected = f"{space.minimum:g} to {space.maximum:g}" if space else "none"
+        raise AugmentError(f"--truncation: {manifest.name} takes {expected}; got {truncation:g}")
+    classes = _match_classes(names, manifest, pairs)
     return AugmentedDataset(source, names, model, classes, per_class, first_seed, truncation, side)
 
 
 def write_augmented_dataset(
-    wish: AugmentedDataset, out: Path, layout: Layout, progress: Progress
+    dataset: AugmentedDataset, out: Path, layout: Layout, progress: Progress
 ) -> dict[str, int]:
-    """Write the data set into the folder `out`, which is there when all of it is.
+    """Write the data set into the folder `out`, which appears only when it is complete.
 
-    Returns how many pictures are real and how many synthetic. Raises AugmentError.
+    Returns the numbers of images by source: ``{"real": …, "synthetic": …}``. Raises AugmentError.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise AugmentError(f"--out: {out} is there already and not empty")
+        raise AugmentError(f"--out: {out} already exists and is not empty")
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     counts = {"real": 0, "synthetic": 0}
 
     def counted() -> Iterator[Sample]:
-        for sample in wish.samples():
+        for sample in dataset.samples():
             yield sample
-            counts[sample.said["source"]] += 1
+            counts[sample.metadata["source"]] += 1
             progress(1)
 
     try:
         part.mkdir(parents=True)
-        _WRITERS[layout](part, counted(), wish.names)
+        _WRITERS[layout](part, counted(), dataset.names)
         if out.is_dir():
             out.rmdir()
         part.rename(out)
@@ -185,10 +195,10 @@ def write_augmented_dataset(
 
 
 def _write_folder(part: Path, samples: Iterator[Sample], names: Sequence[str]) -> None:
-    folders = [_folder(name) for name in names]
+    folders = [_folder_name(name) for name in names]
     for folder in folders:
         (part / folder).mkdir()
-    # A file of that name is what Hugging Face's imagefolder takes further columns from.
+    # Hugging Face's `imagefolder` reads additional columns from a file of this name.
     with (part / "metadata.jsonl").open("w") as lines:
         for sample in samples:
             name = f"{folders[sample.label]}/{sample.name}"
@@ -211,8 +221,8 @@ def _write_parquet(part: Path, samples: Iterator[Sample], names: Sequence[str]) 
     features["label"] = {"names": list(names), "_type": "ClassLabel"}
     features |= {name: {"dtype": "string", "_type": "Value"} for name in texts}
     features["seed"] = {"dtype": "int64", "_type": "Value"}
-    about = json.dumps({"info": {"features": features}})
-    schema = pa.schema(list(types.items()), metadata={"huggingface": about})
+    info = json.dumps({"info": {"features": features}})
+    schema = pa.schema(list(types.items()), metadata={"huggingface": info})
     with pq.ParquetWriter(part / "train-00000.parquet", schema, compression="none") as writer:
         rows = []
         for sample in samples:
@@ -232,45 +242,46 @@ _WRITERS: dict[str, Callable[[Path, Iterator[Sample], Sequence[str]], None]] = {
 
 
 def _columns(sample: Sample) -> dict[str, Any]:
-    """The same columns for every picture, None where one says nothing."""
-    return {name: sample.said.get(name) for name in ("source", "origin", "model", "seed")}
+    """Return the metadata columns, which are the same for all images; None where unset."""
+    return {name: sample.metadata.get(name) for name in ("source", "origin", "model", "seed")}
 
 
-def _pair(names: Sequence[str], manifest: Manifest, pairs: str | None) -> list[int]:
-    told: dict[str, str] = {}
+def _match_classes(names: Sequence[str], manifest: Manifest, pairs: str | None) -> list[int]:
+    """Return the model's class index for each real class. Raises AugmentError."""
+    mapping: dict[str, str] = {}
     for pair in (pairs or "").split(","):
-        real, equals, other = pair.partition("=")
-        if pair and (not equals or real not in names or other not in manifest.classes):
+        real, equals, generated = pair.partition("=")
+        if pair and (not equals or real not in names or generated not in manifest.classes):
             raise AugmentError(
                 f"--classes: expected REAL=MODEL, got {pair!r}; real: {', '.join(names)}; "
                 f"{manifest.name}: {', '.join(manifest.classes)}"
             )
-        told[real] = other
-    found = {_plain(name): i for i, name in enumerate(manifest.classes)}
+        mapping[real] = generated
+    index_by_name = {_normalize(name): i for i, name in enumerate(manifest.classes)}
     classes = []
     for name in names:
-        index = found.get(_plain(told.get(name, name)))
+        index = index_by_name.get(_normalize(mapping.get(name, name)))
         if index is None:
             raise AugmentError(
                 f"{manifest.name} has no class {name!r}; it has: {', '.join(manifest.classes)}; "
-                "--classes REAL=MODEL says which is meant"
+                "map it with --classes REAL=MODEL"
             )
         classes.append(index)
     return classes
 
 
-def _plain(name: str) -> str:
+def _normalize(name: str) -> str:
     return re.sub(r"[\W_]+", "-", name).casefold()
 
 
-def _folder(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "class"
+def _folder_name(class_name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", class_name).strip(".-") or "class"
 
 
-def _square(image: Image.Image, side: int) -> Image.Image:
-    """Cut the middle square out of a picture, and resample it as training does."""
+def _center_square(image: Image.Image, side: int) -> Image.Image:
+    """Crop the center square and resize it with the filter of training (Lanczos)."""
     short = min(image.size)
     left, top = (image.width - short) // 2, (image.height - short) // 2
-    plain = image if image.mode in ("L", "RGB") else image.convert("RGB")
-    cut = plain.crop((left, top, left + short, top + short))
-    return cut.resize((side, side), Image.Resampling.LANCZOS)
+    converted = image if image.mode in ("L", "RGB") else image.convert("RGB")
+    cropped = converted.crop((left, top, left + short, top + short))
+    return cropped.resize((side, side), Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""The data sets that recipes name, and where to look for them."""
+"""Data sets that recipes can refer to by name, and where to find them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from training.data.sources import DataError
 
 @dataclass(frozen=True)
 class KnownDataset:
-    """A data set by its usual name: where it may lie, what it is called, who may use it."""
+    """Title, license, possible locations and class names of a data set.
+
+    `files` are names in the folder ``$GANYMEDE_DATA``; `system_path` is where `debian_package`
+    installs it; `hub` is its ``owner/name`` on the Hugging Face hub.
+    """
 
     title: str
     license: str
@@ -75,23 +79,23 @@ KNOWN_DATASETS = {
 
 
 class DatasetMissing(DataError):
-    """A data set cannot be had by its name alone; the line says how else it could be."""
+    """A named data set was not found. The message lists the ways to provide it."""
 
-    def __init__(self, why: str, name: str, way: str = "data.path=PATH") -> None:
-        """Say why the data set `name` is missing; `way` is how a path is given here."""
-        super().__init__(f"{why}; {_ways_to(name, way)}")
-        self._why, self._name = why, name
+    def __init__(self, reason: str, name: str, path_option: str = "data.path=PATH") -> None:
+        """Build the message; `path_option` is how the caller's user sets a path."""
+        super().__init__(f"{reason}; {_suggestions(name, path_option)}")
+        self._reason, self._name = reason, name
 
-    def with_hint(self, way: str) -> DatasetMissing:
-        """Return the same where a path is given in another way than to a recipe."""
-        return DatasetMissing(self._why, self._name, way)
+    def with_path_option(self, path_option: str) -> DatasetMissing:
+        """Return the same error with another way to set a path, such as ``--data PATH``."""
+        return DatasetMissing(self._reason, self._name, path_option)
 
 
 def class_names(name: str | None, own: Sequence[str]) -> tuple[str, ...]:
-    """Return what the classes of the data set `name` are called, whose source calls them `own`.
+    """Return the class names of the data set `name`, whose source calls the classes `own`.
 
-    The usual names of a known data set stand for numbers alone, in their order: folders have names,
-    and an order, of their own.
+    A known data set's names replace bare numbers 0, 1, … only. Names from class folders are kept,
+    since their order may differ.
     """
     known = KNOWN_DATASETS.get(name or "")
     if known and list(own) == [str(i) for i in range(len(known.class_names))]:
@@ -100,9 +104,9 @@ def class_names(name: str | None, own: Sequence[str]) -> tuple[str, ...]:
 
 
 def locate_dataset(name: str) -> Path | str:
-    """Find a data set by name: in the folder GANYMEDE_DATA, where a package puts it, on the hub.
+    """Find a data set by name: in ``$GANYMEDE_DATA``, as a system package, or on the hub.
 
-    Returns a path, or ``hub:owner/name``. Raises DataSetMissing, whose one line says what to do.
+    Returns a path or ``hub:owner/name``. Raises DatasetMissing.
     """
     known = KNOWN_DATASETS.get(name, KnownDataset(title=name, license="unknown"))
     if folder := os.environ.get("GANYMEDE_DATA"):
@@ -113,20 +117,20 @@ def locate_dataset(name: str) -> Path | str:
         return known.system_path
     if known.hub and datasets_installed():
         return f"hub:{known.hub}"
-    raise DatasetMissing(f"data set {name!r} is not here", name)
+    raise DatasetMissing(f"data set {name!r} was not found", name)
 
 
-def _ways_to(name: str, way: str) -> str:
-    """Return what a user can do to have the data set, in one line."""
+def _suggestions(name: str, path_option: str) -> str:
+    """List the ways to provide the data set, in one line."""
     known = KNOWN_DATASETS.get(name)
-    ways = [way, f"a folder or ZIP {name} in $GANYMEDE_DATA"]
+    ways = [path_option, f"a folder or ZIP named {name} in $GANYMEDE_DATA"]
     if known and known.debian_package:
         ways.append(f"apt install {known.debian_package}")
     if known and known.hub and not datasets_installed():
-        ways.append("pip install 'ganymede[hub]' to fetch it")
-    return f"give it by {', or '.join(ways)}"
+        ways.append("pip install 'ganymede[hub]' to download it")
+    return f"provide it with {', or '.join(ways)}"
 
 
 def datasets_installed() -> bool:
-    """Whether the `datasets` library, which reads the hub, is there."""
+    """Return whether the `datasets` library is installed, which downloads from the hub."""
     return find_spec("datasets") is not None

@@ -1,7 +1,7 @@
-"""What makes pictures small and poor: the other side of super-resolution.
+"""Image degradations: the low-resolution inputs of super-resolution.
 
-Everything is a function of the pictures and of the generator that draws. Pictures are
-``[N, C, H, W] uint8`` unless said otherwise.
+All functions are deterministic given the images and the random generator `rng`. Images are
+``[N, C, H, W] uint8`` unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -20,31 +20,32 @@ from training.networks.layers.resizing import resize
 
 
 def downscale(pixels: Tensor, factor: int) -> Tensor:
-    """Return pictures a `factor`-th as large a side, by a cubic filter as wide as it has to be."""
+    """Reduce the sides by `factor` with an antialiased cubic filter."""
     height, width = pixels.shape[2] // factor, pixels.shape[3] // factor
-    return _bytes(resize(pixels.float(), height, width, "cubic"))
+    return _to_uint8(resize(pixels.float(), height, width, "cubic"))
 
 
 def upscale(pixels: Tensor, factor: int) -> Tensor:
-    """Return pictures `factor` times as large a side, by cubic interpolation."""
+    """Enlarge the sides by `factor` with cubic interpolation."""
     height, width = pixels.shape[2] * factor, pixels.shape[3] * factor
-    return _bytes(resize(pixels.float(), height, width, "cubic"))
+    return _to_uint8(resize(pixels.float(), height, width, "cubic"))
 
 
 def degrade(pixels: Tensor, factor: int, rng: np.random.Generator) -> Tensor:
-    """Return pictures a `factor`-th as large a side, as if from an old camera, copied and copied.
+    """Reduce the sides by `factor` with random second-order degradation.
 
-    Wang et al. 2021, arXiv:2107.10833, section 3: blur, resize, noise and JPEG, twice; each picture
-    by draws of its own. What is drawn is narrower than there, since pictures here are small.
+    Real-ESRGAN (Wang et al. 2021, arXiv:2107.10833, section 3): blur, resize, noise and JPEG,
+    twice, with parameters drawn for each image. The ranges are narrower than in the paper, because
+    the images are smaller.
     """
     height, width = pixels.shape[2] // factor, pixels.shape[3] // factor
-    made = []
-    for picture in torch.split(pixels.float(), 1):
-        x = picture
+    outputs = []
+    for image in torch.split(pixels.float(), 1):
+        x = image
         for scale in ((0.5, 1.2), (0.7, 1.2)):
             x = gaussian_blur(x, *_sigmas(rng), rng.uniform(0, math.pi))
             side = float(rng.uniform(*scale))
-            # Never below the size that comes out.
+            # Never below the output size.
             x = resize(
                 x,
                 max(round(x.shape[2] * side), height),
@@ -52,19 +53,22 @@ def degrade(pixels: Tensor, factor: int, rng: np.random.Generator) -> Tensor:
                 "cubic" if rng.random() < 0.5 else "linear",
             )
             x = add_noise(x, rng)
-            x = jpeg_round_trip(_bytes(x), int(rng.integers(40, 95))).float()
-        made.append(_bytes(resize(x, height, width, "cubic")))
-    return torch.cat(made)
+            x = jpeg_round_trip(_to_uint8(x), int(rng.integers(40, 95))).float()
+        outputs.append(_to_uint8(resize(x, height, width, "cubic")))
+    return torch.cat(outputs)
 
 
-def gaussian_blur(images: Tensor, along: float, across: float, angle: float) -> Tensor:
-    """Smooth pictures of floats by a Gaussian, its two sigmas in pixels, turned by `angle`."""
-    radius = max(math.ceil(3 * max(along, across)), 1)
+def gaussian_blur(images: Tensor, sigma_x: float, sigma_y: float, angle: float) -> Tensor:
+    """Blur float images with an anisotropic Gaussian.
+
+    `sigma_x` and `sigma_y` are in pixels, along axes rotated by `angle` radians.
+    """
+    radius = max(math.ceil(3 * max(sigma_x, sigma_y)), 1)
     steps = torch.arange(-radius, radius + 1, dtype=torch.float32)
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     u = x * math.cos(angle) + y * math.sin(angle)
     v = y * math.cos(angle) - x * math.sin(angle)
-    kernel = torch.exp(-((u / max(along, 1e-3)) ** 2 + (v / max(across, 1e-3)) ** 2) / 2)
+    kernel = torch.exp(-((u / max(sigma_x, 1e-3)) ** 2 + (v / max(sigma_y, 1e-3)) ** 2) / 2)
     kernel = (kernel / kernel.sum())[None, None]
     padded = F.pad(images, (radius,) * 4, mode="replicate")
     blurred = F.conv2d(padded.flatten(0, 1)[:, None], kernel)
@@ -72,40 +76,40 @@ def gaussian_blur(images: Tensor, along: float, across: float, angle: float) -> 
 
 
 def add_noise(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Add noise to pictures of float numbers in [0, 255]: of the sensor, or of the light.
+    """Add Gaussian (sensor) or signal-dependent (shot) noise to float images in [0, 255].
 
-    Half of the time it is the same in all channels.
+    With probability ½ the noise is the same in all channels.
     """
     shape = list(images.shape)
     if rng.random() < 0.5:
         shape[1] = 1
-    drawn = torch.from_numpy(rng.standard_normal(shape)).float()
+    noise = torch.from_numpy(rng.standard_normal(shape)).float()
     if rng.random() < 0.5:
-        return images + drawn * float(rng.uniform(0, 10))
-    # Of light the variance grows with the light.
-    return images + drawn * (images.clamp(min=0) / 255).sqrt() * float(rng.uniform(0, 12))
+        return images + noise * float(rng.uniform(0, 10))
+    # The variance of shot noise is proportional to the signal.
+    return images + noise * (images.clamp(min=0) / 255).sqrt() * float(rng.uniform(0, 12))
 
 
 def jpeg_round_trip(pixels: Tensor, quality: int) -> Tensor:
-    """Return pictures as they come back from JPEG; those with transparency as they are."""
+    """Encode and decode images as JPEG. Images with an alpha channel are returned unchanged."""
     if pixels.shape[1] == 4:
         return pixels
-    made = []
-    for picture in pixels.permute(0, 2, 3, 1).numpy():
+    outputs = []
+    for image in pixels.permute(0, 2, 3, 1).numpy():
         file = io.BytesIO()
-        Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(
+        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
             file, "JPEG", quality=quality
         )
         decoded: NDArray[np.uint8] = np.asarray(Image.open(file))
-        made.append(torch.from_numpy(decoded.reshape(picture.shape).copy()))
-    return torch.stack(made).permute(0, 3, 1, 2)
+        outputs.append(torch.from_numpy(decoded.reshape(image.shape).copy()))
+    return torch.stack(outputs).permute(0, 3, 1, 2)
 
 
 def _sigmas(rng: np.random.Generator) -> tuple[float, float]:
-    """One for both directions, or one for each, as often."""
-    along = float(rng.uniform(0.1, 1.5))
-    return along, along if rng.random() < 0.5 else float(rng.uniform(0.1, 1.5))
+    """Draw the blur's two sigmas, which are equal with probability ½."""
+    sigma = float(rng.uniform(0.1, 1.5))
+    return sigma, sigma if rng.random() < 0.5 else float(rng.uniform(0.1, 1.5))
 
 
-def _bytes(images: Tensor) -> Tensor:
+def _to_uint8(images: Tensor) -> Tensor:
     return images.round().clamp(0, 255).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Line drawings made from pictures: Canny's edges (1986, doi:10.1109/TPAMI.1986.4767851)."""
+"""Line drawings from images: the Canny edge detector (1986, doi:10.1109/TPAMI.1986.4767851)."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Rounds in which a strong edge may reach along weak ones, a pixel a round.
-_REACH = 24
+# Number of pixels that a strong edge can extend along weak ones.
+_MAX_EXTENSION = 24
 
 
 def canny_edges(pixels: Tensor, sigma: Tensor, threshold: Tensor) -> Tensor:
-    """Return drawings ``[N, 1, H, W] uint8``, black lines a pixel wide on white.
+    """Return line drawings ``[N, 1, H, W] uint8``: black lines, one pixel wide, on white.
 
-    `pixels` are ``[N, C, H, W] uint8``, smoothed by a Gaussian of `sigma` ``[N]`` pixels; a line
-    begins where the steepest channel rises by `threshold` ``[N]`` levels a pixel, and is followed
-    down to 0.4 of that.
+    `pixels` ``[N, C, H, W] uint8`` are smoothed by a Gaussian with `sigma` ``[N]`` in pixels. A
+    line starts where the gradient of any channel exceeds `threshold` ``[N]``, in gray levels per
+    pixel, and continues where it exceeds 0.4 times the threshold (hysteresis).
     """
-    smooth = _blurred(pixels.float(), sigma)
-    down, across = _sobel(smooth)
-    # Of the channels, the one that is steepest at a pixel speaks for it.
-    steep = (down.square() + across.square()).argmax(1, keepdim=True)
-    down, across = down.gather(1, steep)[:, 0], across.gather(1, steep)[:, 0]
-    norm = torch.hypot(down, across)
-    ridge = norm * _is_ridge(norm, down, across)
+    smooth = _gaussian_blur(pixels.float(), sigma)
+    dy, dx = _sobel(smooth)
+    # The channel with the steepest gradient at each pixel.
+    steepest = (dy.square() + dx.square()).argmax(1, keepdim=True)
+    dy, dx = dy.gather(1, steepest)[:, 0], dx.gather(1, steepest)[:, 0]
+    norm = torch.hypot(dy, dx)
+    ridge = norm * _is_ridge(norm, dy, dx)
     weak = ridge > 0.4 * threshold[:, None, None]
     line = (ridge > threshold[:, None, None]).float()
-    for _ in range(_REACH):
+    for _ in range(_MAX_EXTENSION):
         line = F.max_pool2d(line[:, None], 3, 1, 1)[:, 0] * weak
     return ((1 - line) * 255).byte()[:, None]
 
 
-def _blurred(images: Tensor, sigma: Tensor) -> Tensor:
-    """Smooth each picture by a Gaussian of its own."""
+def _gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """Blur ``[N, C, H, W]`` with a Gaussian whose `sigma` ``[N]`` differs between images."""
     radius = max(math.ceil(3 * float(sigma.max())), 1)
     steps = torch.arange(-radius, radius + 1)
     kernels = torch.exp(-(steps**2) / (2 * sigma.clamp(min=1e-3)[:, None] ** 2))
@@ -49,26 +49,26 @@ def _blurred(images: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _sobel(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how much each pixel rises downwards and to the right, in levels a pixel."""
+    """Return the gradients (dy, dx) of ``[N, C, H, W]``, in gray levels per pixel."""
     kernel = torch.tensor([[-1.0, -2, -1], [0, 0, 0], [1, 2, 1]]) / 8
     padded = F.pad(images, (1, 1, 1, 1), mode="replicate").flatten(0, 1)[:, None]
-    down = F.conv2d(padded, kernel[None, None]).reshape(images.shape)
-    return down, F.conv2d(padded, kernel.T[None, None]).reshape(images.shape)
+    dy = F.conv2d(padded, kernel[None, None]).reshape(images.shape)
+    return dy, F.conv2d(padded, kernel.T[None, None]).reshape(images.shape)
 
 
-def _is_ridge(norm: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """Whether a pixel is as steep as both its neighbours along the gradient."""
+def _is_ridge(norm: Tensor, dy: Tensor, dx: Tensor) -> Tensor:
+    """Non-maximum suppression: whether no neighbor along the gradient is steeper ``[N, H, W]``."""
     height, width = norm.shape[1:]
     padded = F.pad(norm[:, None], (1, 1, 1, 1))[:, 0]
 
-    def neighbour(y: int, x: int) -> Tensor:
+    def neighbor(y: int, x: int) -> Tensor:
         return padded[:, 1 + y : 1 + y + height, 1 + x : 1 + x + width]
 
-    angle = torch.remainder(torch.atan2(down, across), math.pi)
+    angle = torch.remainder(torch.atan2(dy, dx), math.pi)
     sector = torch.remainder((angle / (math.pi / 4)).round(), 4)
     is_ridge = torch.zeros_like(norm, dtype=torch.bool)
     for i, (y, x) in enumerate(((0, 1), (1, 1), (1, 0), (1, -1))):
-        # One side strictly, so that of two equal neighbours one is left.
-        steepest = (norm > neighbour(y, x)) & (norm >= neighbour(-y, -x))
-        is_ridge |= (sector == i) & steepest
+        # Strict on one side only, so that one of two equal neighbors remains.
+        is_maximum = (norm > neighbor(y, x)) & (norm >= neighbor(-y, -x))
+        is_ridge |= (sector == i) & is_maximum
     return is_ridge

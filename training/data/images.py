@@ -1,7 +1,7 @@
-"""Pictures, decoded once: a source becomes one array of a fixed size that batches are cut from.
+"""Data set options, and decoded data sets: all images of a source in one array of fixed size.
 
-The array lives in a cache file and is memory-mapped, so a restarted run begins at once, a data set
-may be larger than memory, and no step ever waits for a decoder.
+The array is a memory-mapped cache file. A restarted run therefore starts at once, a data set can be
+larger than memory, and no training step waits for image decoding.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from training.data.datasets import KNOWN_DATASETS, DatasetMissing, class_names, 
 from training.data.sources import DataError, ImageSource, SourceSubset, name_hash, open_source
 from training.recipe.options import Options
 
-# A random crop is cut from a picture stored this much larger, as is usual (256 from 286).
+# Ratio of the stored side to the side of a random crop (as usual for pix2pix: 256 from 286).
 CROP_MARGIN = 1.12
 _CHUNK_BYTES = 2**26
-# Of the decoded copy; one of an earlier format is not looked at.
-_FORMAT = 2
+# Version of the cache layout; part of the fingerprint.
+_CACHE_VERSION = 2
 
 
 class DataOptions(Options):
-    """Which pictures, at which size, and how they vary from epoch to epoch."""
+    """Which images to train on, their size, and their random crops and flips."""
 
     name: str | None = None
     path: str | None = None
@@ -41,73 +41,73 @@ class DataOptions(Options):
     resolution: PositiveInt = 64
     channels: Literal[1, 3, 4] = 3
     crop: Literal["centre", "random"] = "centre"
-    # The side at which pictures are kept, where random crops are cut from much larger ones.
+    # Side of the stored images from which random crops are cut; default: CROP_MARGIN · resolution.
     stored: PositiveInt | None = None
     flip: bool = False
-    # Only the first so many pictures, for a quick trial.
+    # Use only the first images, for quick experiments.
     limit: PositiveInt | None = None
-    # Only the pictures of this class; they then have none.
+    # Use only the images of this class, without labels.
     only: str | None = None
-    # One name in so many is kept for the split `test`, where the data have no splits of their own.
+    # Hold out one of this many file names as the split `test`, for data without splits.
     hold_out: int | None = Field(default=None, ge=2)
-    # The pictures of one half of the names, so that two sets of the same names have none in common.
+    # Use one half of the file names, so that two sets with equal names share no image.
     half: Literal[0, 1] | None = None
 
     @property
     def title(self) -> str:
-        """The data set's name for people."""
+        """Human-readable name of the data set."""
         if self.name is None:
             return Path(self.path or "").name
         return KNOWN_DATASETS[self.name].title if self.name in KNOWN_DATASETS else self.name
 
     @property
     def license(self) -> str:
-        """The data set's licence as far as it is known."""
+        """License of the data set, or "unknown"."""
         return KNOWN_DATASETS[self.name].license if self.name in KNOWN_DATASETS else "unknown"
 
     def locate(self) -> Path | str:
-        """Return where the data are. Raises DataError."""
+        """Return the path of the data, or ``hub:owner/name``. Raises DataError."""
         if self.path is not None:
             return self.path if self.path.startswith("hub:") else Path(self.path)
         if self.name is None:
-            raise DataError("the recipe names no data: give data.name or data.path")
+            raise DataError("the recipe has no data set: set data.name or data.path")
         return locate_dataset(self.name)
 
     def open(self) -> ImageSource:
-        """Open the data. Raises DataError, which says how else they could be had."""
-        where = self.locate()
+        """Open the selected images. Raises DataError; the message says how to provide the data."""
+        location = self.locate()
         try:
-            source = open_source(where, "train" if self.hold_out else self.split)
-            return self._selected(source)
+            source = open_source(location, "train" if self.hold_out else self.split)
+            return self._select(source)
         except DataError as error:
-            if self.name and self.path is None and not isinstance(where, Path):
+            if self.name and self.path is None and not isinstance(location, Path):
                 raise DatasetMissing(str(error), self.name) from error
             raise
 
-    def _selected(self, source: ImageSource) -> ImageSource:
-        """Leave out what is not asked for. Raises DataError."""
+    def _select(self, source: ImageSource) -> ImageSource:
+        """Apply `only`, `hold_out` and `half`. Raises DataError if no image is left."""
         if self.only is None and self.hold_out is None and self.half is None:
             return source
         if self.only is not None and self.only not in source.class_names:
-            there = ", ".join(source.class_names) or "none"
-            raise DataError(f"data.only: no class {self.only!r}; there are: {there}")
+            available = ", ".join(source.class_names) or "none"
+            raise DataError(f"data.only: no class {self.only!r}; available: {available}")
         label = None if self.only is None else source.class_names.index(self.only)
         rows = []
         for row, name in enumerate(source.names):
             if label is not None and (source.labels is None or source.labels[row] != label):
                 continue
-            lot = name_hash(name)
-            if self.hold_out and (lot % self.hold_out == 0) != (self.split == "test"):
+            key = name_hash(name)
+            if self.hold_out and (key % self.hold_out == 0) != (self.split == "test"):
                 continue
-            # Other digits of the same lot than those that hold out.
-            if self.half is not None and lot // 1009 % 2 != self.half:
+            # Other bits of the hash, so that the halves are independent of the held-out names.
+            if self.half is not None and key // 1009 % 2 != self.half:
                 continue
             rows.append(row)
         return SourceSubset(source, rows, with_classes=self.only is None)
 
     @property
     def stored_size(self) -> int:
-        """Side of the stored pictures, in pixels."""
+        """Side of the stored images, in pixels."""
         if self.crop == "random" and self.stored is not None:
             return max(self.stored, self.resolution)
         return round(self.resolution * CROP_MARGIN) if self.crop == "random" else self.resolution
@@ -115,26 +115,30 @@ class DataOptions(Options):
 
 @dataclass(frozen=True)
 class ImageData:
-    """Decoded pictures ``[N, H, W, C] uint8``, with labels ``[N] int64`` where there are any."""
+    """A decoded data set: `pixels` ``[N, H, W, C] uint8`` and `labels` ``[N] int64`` or None.
+
+    `skipped` lists the images that could not be decoded, with the reason.
+    """
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64] | None
     class_names: tuple[str, ...]
     skipped: tuple[str, ...] = ()
-    # What each is called in its source.
+    # Name of each image in its source.
     names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pixels)
 
 
+# Called with the number of decoded images and the total.
 Progress = Callable[[int, int], None]
 
 
 def load_images(options: DataOptions, progress: Progress | None = None) -> ImageData:
-    """Decode the pictures that `options` name, or map the copy that was decoded before.
+    """Decode the images of a data set, or map the cached copy if the data are unchanged.
 
-    Corrupt files are left out and named in `skipped`. Raises DataError when none is left.
+    Corrupt images are skipped and listed in `skipped`. Raises DataError if none can be read.
     """
     source = options.open()
     folder = cache_folder("pictures") / _fingerprint(source, options)
@@ -150,13 +154,13 @@ def load_images(options: DataOptions, progress: Progress | None = None) -> Image
     )
 
 
-def center_crops(pictures: ImageData, side: int) -> ImageData:
-    """Return the middle of each picture, `side` pixels wide: what random crops are about."""
-    margin = (pictures.pixels.shape[1] - side) // 2
+def center_crops(data: ImageData, side: int) -> ImageData:
+    """Return the center crops of all images, with `side` pixels."""
+    margin = (data.pixels.shape[1] - side) // 2
     if not margin:
-        return pictures
+        return data
     rows = slice(margin, margin + side)
-    return replace(pictures, pixels=pictures.pixels[:, rows, rows])
+    return replace(data, pixels=data.pixels[:, rows, rows])
 
 
 def fit(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:
@@ -205,16 +209,16 @@ def _decode(
             part / "all.npy", "w+", np.uint8, (count, size, size, channels)
         )
         kept: list[int] = []
-        for index, picture in _decoded(source, count, size, channels):
-            if isinstance(picture, Exception):
-                skipped.append(f"{source.names[index]}: {picture}")
+        for index, decoded in _decode_all(source, count, size, channels):
+            if isinstance(decoded, Exception):
+                skipped.append(f"{source.names[index]}: {decoded}")
             else:
-                pixels[len(kept)] = picture
+                pixels[len(kept)] = decoded
                 kept.append(index)
             if progress and (index % 256 == 0 or index + 1 == count):
                 progress(index + 1, count)
         if not kept:
-            raise DataError(f"none of {count} pictures can be read; first: {skipped[0]}")
+            raise DataError(f"none of {count} images can be read; first: {skipped[0]}")
         pixels.flush()
         if skipped:
             np.save(part / "pixels.npy", pixels[: len(kept)])
@@ -225,12 +229,12 @@ def _decode(
             np.save(part / "labels.npy", np.asarray(source.labels, np.int64)[kept])
         names = [source.names[index] for index in kept]
         (part / "index.json").write_text(json.dumps({"skipped": skipped, "names": names}))
-        # Another process may have finished the same work; either copy will do.
+        # Another process may have written the same folder in the meantime.
         if not folder.exists():
             part.rename(folder)
 
 
-def _decoded(
+def _decode_all(
     source: ImageSource, count: int, size: int, channels: int
 ) -> Iterator[tuple[int, NDArray[np.uint8] | Exception]]:
     def decode(index: int) -> tuple[int, NDArray[np.uint8] | Exception]:
@@ -239,7 +243,7 @@ def _decoded(
         except Exception as error:  # noqa: BLE001 - decoders raise whatever they like
             return index, error
 
-    # A chunk at a time, since map() would hold every decoded picture of a large set.
+    # In chunks, because map() would keep every decoded image of a large data set in memory.
     chunk = max(_CHUNK_BYTES // (size * size * channels), 16)
     with ThreadPoolExecutor() as pool:
         for start in range(0, count, chunk):
@@ -247,12 +251,14 @@ def _decoded(
 
 
 def _fingerprint(source: ImageSource, options: DataOptions) -> str:
-    """Name the decoded copy by what went into it: files with size and time, and the sizes here."""
-    where = options.locate()
-    stats: list[object] = [str(where)]
-    if isinstance(where, Path):
-        files = [where] if where.is_file() else sorted(f for f in where.rglob("*") if f.is_file())
+    """Return the cache key: a hash of the files' sizes and times, and of the decoding options."""
+    location = options.locate()
+    stats: list[object] = [str(location)]
+    if isinstance(location, Path):
+        is_file = location.is_file()
+        files = [location] if is_file else sorted(f for f in location.rglob("*") if f.is_file())
         stats += [(f.as_posix(), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     shape = (options.split, options.stored_size, options.channels, options.limit, len(source.names))
-    chosen = (options.only, options.hold_out, options.half)
-    return hashlib.sha256(repr((_FORMAT, stats, shape, chosen)).encode()).hexdigest()[:24]
+    selection = (options.only, options.hold_out, options.half)
+    key = repr((_CACHE_VERSION, stats, shape, selection))
+    return hashlib.sha256(key.encode()).hexdigest()[:24]

@@ -1,8 +1,8 @@
-"""The order in which pictures are seen, and what varies in them.
+"""Shuffled batches with random crops and flips.
 
-Everything random is a function of (seed, position), never of what was drawn before: a run that
-goes on from a checkpoint, or that is split over processes, sees the same pictures in the same
-order, flipped and cropped the same way.
+All randomness is a function of (seed, batch number), never of earlier draws. A resumed run, or one
+that is distributed over processes, therefore sees the same images in the same order with the same
+crops and flips.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from training.data.images import ImageData
 
 
 class ShuffledBatches:
-    """An endless, shuffled sequence of batches from `pictures`, addressed by number."""
+    """An endless sequence of shuffled batches, indexed by batch number."""
 
     def __init__(
-        self, pictures: ImageData, batch: int, resolution: int, *, flip: bool, seed: int
+        self, images: ImageData, batch: int, resolution: int, *, flip: bool, seed: int
     ) -> None:
-        self._pictures = pictures
+        """Sample batches of `batch` images, cropped to `resolution` pixels a side."""
+        self._images = images
         self._batch = batch
         self._resolution = resolution
         self._flip = flip
@@ -30,31 +31,31 @@ class ShuffledBatches:
         self._order: NDArray[np.int64] = np.empty(0, np.int64)
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor | None]:
-        """Return batch `number`: pictures ``[B, C, H, W] uint8`` and labels ``[B] int64``.
+        """Return batch `number`: images ``[B, C, H, W] uint8`` and labels ``[B] int64`` or None.
 
-        Every epoch is a fresh permutation; a batch may reach over the end of one.
+        Each epoch is a new permutation; a batch can span two epochs.
         """
         rows = self.indices(number)
-        pixels = torch.from_numpy(self._pictures.pixels[rows]).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(self._images.pixels[rows]).permute(0, 3, 1, 2)
         rng = np.random.default_rng([self._seed, 1, number])
         pixels = self._crop(pixels, rng)
         if self._flip:
             mirrored = torch.from_numpy(rng.random(len(rows)) < 0.5)
             pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
-        labels = self._pictures.labels
+        labels = self._images.labels
         return pixels, None if labels is None else torch.from_numpy(labels[rows])
 
     def indices(self, number: int) -> NDArray[np.int64]:
-        """Return which pictures batch `number` holds."""
+        """Return the indices of the images in batch `number`, ``[B] int64``."""
         positions = np.arange(number * self._batch, (number + 1) * self._batch)
-        epochs, offsets = np.divmod(positions, len(self._pictures))
+        epochs, offsets = np.divmod(positions, len(self._images))
         parts = [self._permutation(int(e))[offsets[epochs == e]] for e in np.unique(epochs)]
         return np.concatenate(parts)
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
         if epoch != self._epoch:
             rng = np.random.default_rng([self._seed, 0, epoch])
-            self._epoch, self._order = epoch, rng.permutation(len(self._pictures))
+            self._epoch, self._order = epoch, rng.permutation(len(self._images))
         return self._order
 
     def _crop(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:

@@ -126,7 +126,7 @@ def test_classes_that_are_called_otherwise_are_paired_by_hand(run, photos, tmp_p
         (["--per-class", "0"], "--per-class"),
         (["--per-class", "1", "--truncation", "9"], "--truncation"),
         (["--per-class", "1", "--classes", "nobody=cat"], "--classes"),
-        (["--per-class", "9999999999"], "seeds go from 0"),
+        (["--per-class", "9999999999"], "seeds must be between 0"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(run, photos, tmp_path, flags, said):

@@ -118,7 +118,7 @@ def test_the_published_srgan_generator_has_its_1_5_million_parameters():
         options = SRResNetOptions(network="srresnet")
         network = options.build_image_to_image(ImageToImageShape(3, 3, 24, 4))
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(1.55e6, rel=0.005)
-    with pytest.raises(ValueError, match="no power of 2"):
+    with pytest.raises(ValueError, match="a power of 2"):
         options.build_image_to_image(ImageToImageShape(3, 3, 24, 3))
 
 

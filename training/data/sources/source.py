@@ -1,0 +1,71 @@
+"""The interface of image sources, and the matching of images by file name."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Protocol
+
+from PIL import Image
+
+from service.runtime.errors import UserError
+
+
+class DataError(UserError):
+    """Training data are missing or unreadable. The message is one line that says what to do."""
+
+
+class ImageSource(Protocol):
+    """A list of named images that are decoded one at a time.
+
+    `labels` are indices into `class_names`, or None for images without classes. An entry may be
+    corrupt: `read` raises, and the caller skips the image and reports its name.
+    """
+
+    names: Sequence[str]
+    labels: Sequence[int] | None
+    class_names: Sequence[str]
+
+    def read(self, index: int) -> Image.Image:
+        """Decode image `index` completely. Raises OSError or ValueError if it is corrupt."""
+
+    def file(self, index: int) -> bytes | None:
+        """Return the original file of image `index`, or None if the source has no image files.
+
+        Raises OSError.
+        """
+
+
+class SourceSubset:
+    """A selection of another source's images, optionally without their classes."""
+
+    def __init__(self, source: ImageSource, rows: Sequence[int], *, with_classes: bool) -> None:
+        """Select the images at `rows`. Raises DataError if there are none."""
+        if not rows:
+            raise DataError(
+                "no image matches the recipe's selection (data.only, data.hold_out, data.half)"
+            )
+        self._source, self._rows = source, rows
+        self.names: Sequence[str] = [source.names[row] for row in rows]
+        self.labels: Sequence[int] | None = None
+        self.class_names: Sequence[str] = []
+        if with_classes and source.labels is not None:
+            self.labels = [source.labels[row] for row in rows]
+            self.class_names = source.class_names
+
+    def read(self, index: int) -> Image.Image:
+        return self._source.read(self._rows[index])
+
+    def file(self, index: int) -> bytes | None:
+        return self._source.file(self._rows[index])
+
+
+def stem(name: str) -> str:
+    """Return the file name without folder and suffix; paired images have the same stem."""
+    return PurePosixPath(name).stem
+
+
+def name_hash(name: str) -> int:
+    """Return a hash of the file name, independent of its folder and suffix."""
+    return zlib.crc32(stem(name).encode())
