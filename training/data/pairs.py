@@ -1,4 +1,8 @@
-"""Pictures in pairs: what goes in, and what should come out of it."""
+"""Batches of input and target images for image-to-image models, paired and unpaired.
+
+In every function `source` is the data set of `recipe.source` (inputs), if the recipe has one, and
+`target` is that of `recipe.data`. Tasks such as upscaling derive the inputs from the targets.
+"""
 
 from __future__ import annotations
 
@@ -19,213 +23,223 @@ from training.games.options import PairedOptions
 from training.games.tasks.task import Given, ImageTask
 from training.recipe.schema import Recipe
 
-# What is shown of a run, and in the preview of a model.
+# Number of examples in the sample sheet of a run and in the preview of a model.
 EXAMPLES = 24
-_STREAM = 3
-_OTHER_SEED = 7919
+# Separates the random numbers of the inputs from the sampler's.
+_INPUT_STREAM = 3
+# Offset between the shuffling seeds of two unpaired sets.
+_SET_SEED_OFFSET = 7919
 
 
 @dataclass(frozen=True)
 class MatchedImages:
-    """Pictures of a second set, and those that belong to them, row by row."""
+    """Two data sets with the same number of images, where row i of both is a pair."""
 
     source: ImageData
     target: ImageData
 
 
 class PairedBatches:
-    """An endless sequence of batches of pairs, addressed by number.
+    """An endless sequence of batches of (input, target) pairs, indexed by batch number.
 
-    Everything random is a function of (seed, number).
+    All randomness is a function of (seed, batch number).
     """
 
     def __init__(
-        self, recipe: Recipe, task: ImageTask, pictures: ImageData, matched: MatchedImages | None
+        self, recipe: Recipe, task: ImageTask, target: ImageData, matched: MatchedImages | None
     ) -> None:
+        """Pair `matched` images, or derive the inputs from `target` where there is no source."""
         self._task, self._seed = task, recipe.train.seed
-        sets = [pictures] if matched is None else [matched.target, matched.source]
-        # Sets of the same length under the same seed: the same rows, crops and flips.
+        sets = [target] if matched is None else [matched.target, matched.source]
+        # Equal lengths and equal seeds: both sets have the same rows, crops and flips.
         self._batches = [
             ShuffledBatches(
-                each,
+                data,
                 recipe.train.batch,
                 recipe.data.resolution,
                 flip=recipe.data.flip,
                 seed=recipe.train.seed,
             )
-            for each in sets
+            for data in sets
         ]
 
     def __getitem__(self, number: int) -> tuple[Given, Tensor]:
-        """Return batch `number`: what goes in, and the pictures ``[B, C, H, W] uint8``."""
-        wanted, *source = (batches[number][0] for batches in self._batches)
-        rng = np.random.default_rng([self._seed, _STREAM, number])
-        return self._task.give(wanted, rng, source[0] if source else None), wanted
+        """Return batch `number`: the inputs, and the targets ``[B, C, H, W] uint8``."""
+        target, *source = (batches[number][0] for batches in self._batches)
+        rng = np.random.default_rng([self._seed, _INPUT_STREAM, number])
+        return self._task.give(target, rng, source[0] if source else None), target
 
 
 class UnpairedBatches:
-    """An endless sequence of batches of two sets, none of whose pictures belong together.
+    """An endless sequence of batches of two unpaired data sets, indexed by batch number.
 
-    Addressed by number; everything random is a function of (seed, number).
+    All randomness is a function of (seed, batch number).
     """
 
-    def __init__(self, recipe: Recipe, pictures: ImageData, source: ImageData) -> None:
+    def __init__(self, recipe: Recipe, target: ImageData, source: ImageData) -> None:
         self._batches = [
             ShuffledBatches(
-                each,
+                data,
                 recipe.train.batch,
                 recipe.data.resolution,
                 flip=options.flip,
-                # Sets of one size are not to go through their pictures in one order.
-                seed=recipe.train.seed + i * _OTHER_SEED,
+                # Different seeds, so that sets of equal size are not shuffled alike.
+                seed=recipe.train.seed + i * _SET_SEED_OFFSET,
             )
-            for i, (each, options) in enumerate(
-                ((source, recipe.source or recipe.data), (pictures, recipe.data))
+            for i, (data, options) in enumerate(
+                ((source, recipe.source or recipe.data), (target, recipe.data))
             )
         ]
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
-        """Return batch `number` of the source and of `data`, ``[B, C, H, W] uint8`` each."""
-        source, pictures = (batches[number][0] for batches in self._batches)
-        return source, pictures
+        """Return batch `number` of (source, target), ``[B, C, H, W] uint8`` each."""
+        source, target = (batches[number][0] for batches in self._batches)
+        return source, target
 
 
-def load_matched_source(recipe: Recipe, pictures: ImageData) -> MatchedImages | None:
-    """Match the second set of a recipe's pictures, where it has one. Raises DataError."""
+def load_matched_source(recipe: Recipe, target: ImageData) -> MatchedImages | None:
+    """Load a paired recipe's source and match it with `target`; None without a source.
+
+    Raises DataError.
+    """
     if recipe.source is None or not isinstance(recipe.game, PairedOptions):
         return None
-    return match_by_name(load_images(recipe.source), pictures)
+    return match_by_name(load_images(recipe.source), target)
 
 
-def match_by_name(source: ImageData, pictures: ImageData) -> MatchedImages:
-    """Put pictures with the same file name, whatever its folder and format, beside each other.
+def match_by_name(source: ImageData, target: ImageData) -> MatchedImages:
+    """Pair images with the same file name, ignoring folder and suffix.
 
-    Raises DataError where none have.
+    Raises DataError if no names match.
     """
-    rows = {stem(name): row for row, name in enumerate(source.names)}
-    met = [
-        (rows[key], row) for row, name in enumerate(pictures.names) if (key := stem(name)) in rows
+    source_rows = {stem(name): row for row, name in enumerate(source.names)}
+    pairs = [
+        (source_rows[key], row)
+        for row, name in enumerate(target.names)
+        if (key := stem(name)) in source_rows
     ]
-    if not met:
-        first = PurePosixPath(pictures.names[0]).name
-        raise DataError(f"no two pictures of data and source have the same name, as {first}")
-    of_source, of_pictures = (np.array(each) for each in zip(*met, strict=True))
-    return MatchedImages(_rows(source, of_source), _rows(pictures, of_pictures))
+    if not pairs:
+        first = PurePosixPath(target.names[0]).name
+        raise DataError(
+            f"no image of data.path and source.path has the same name; source has no {first}"
+        )
+    matching_source, matching_target = (np.array(rows) for rows in zip(*pairs, strict=True))
+    return MatchedImages(_rows(source, matching_source), _rows(target, matching_target))
 
 
 def held_out_options(options: DataOptions) -> DataOptions:
-    """Return the split `test` of the same pictures, whole; the same split where it has none.
+    """Return options for the held-out images: the split `test`, uncropped.
 
-    Of what is held out, both halves: there they may well belong together.
+    Data without a test split fall back to the training images. Both halves of `data.half` are
+    included, since held-out images may be pairs.
     """
-    whole = options.model_copy(
+    uncropped = options.model_copy(
         update={"crop": "centre", "resolution": options.stored or options.resolution, "half": None}
     )
-    test = whole.model_copy(update={"split": "test", "limit": None})
+    test = uncropped.model_copy(update={"split": "test", "limit": None})
     try:
-        names, trained = test.open().names, options.open().names
+        test_names, training_names = test.open().names, options.open().names
     except DataError:
-        return whole
-    # Data without splits have the same pictures in each.
-    return test if set(names).isdisjoint(trained) else whole
+        return uncropped
+    # Data without splits return the same images for every split.
+    return test if set(test_names).isdisjoint(training_names) else uncropped
 
 
 def example_pairs(recipe: Recipe, count: int | None = EXAMPLES) -> tuple[Given, Tensor]:
-    """Return pairs of held-out pictures, always the same ones; all where `count` is None.
+    """Return inputs and targets ``[N, C, H, W] uint8`` of held-out images, always the same ones.
 
-    Pictures are ``[N, C, H, W] uint8``. Those that were trained on stand in where none are held
-    out. Raises DataError.
+    All of them if `count` is None. Without held-out images, training images are used. Raises
+    DataError.
     """
-    source, pictures = _matched(recipe, _kept_out)
-    return _given(recipe, source, pictures, _shown_rows(len(pictures), count))
+    source, target = _load_matched(recipe, _load_held_out)
+    return _make_pairs(recipe, source, target, _example_rows(len(target), count))
 
 
 def validation_pairs(
     recipe: Recipe, count: int, half: Literal["first", "last"] | None
 ) -> tuple[Given, Tensor]:
-    """Return pairs to choose between checkpoints by, always the same ones, `count` at most.
+    """Return up to `count` pairs ``[N, C, H, W] uint8`` to select checkpoints by.
 
-    They are of a `half` of the held-out ones, in the order in which `examples` takes the first; or,
-    without one, of those that are trained on. Pictures are ``[N, C, H, W] uint8``. Raises
-    DataError.
+    They are from one `half` of the held-out images, in the order in which `example_pairs` takes
+    its examples (from the first half); with `half` None they are training images. Always the same
+    ones. Raises DataError.
     """
-    source, pictures = _matched(recipe, _kept_out if half else _learnt)
-    order = _order(len(pictures))
+    source, target = _load_matched(recipe, _load_held_out if half else _load_training)
+    order = _fixed_order(len(target))
     if half:
         cut = len(order) // 2 or 1
         order = order[::-1][:cut] if half == "last" else order[: len(order) - cut or 1]
-    return _given(recipe, source, pictures, np.sort(order[:count]))
+    return _make_pairs(recipe, source, target, np.sort(order[:count]))
 
 
 def unpaired_examples(
     recipe: Recipe, count: int = EXAMPLES, *, matched: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return held-out pictures of the source and of `data`, always the same ones.
+    """Return held-out images of (source, target), ``[N, C, H, W] uint8`` each.
 
-    ``[N, C, H, W] uint8`` each; they belong together where pictures have the same names. Raises
-    DataError, also where they have to be `matched` and are not.
+    Always the same ones. They are pairs if any file names match. Raises DataError, also if
+    `matched` is required and no names match.
     """
-    assert recipe.source is not None  # noqa: S101 - the recipe sees to it
-    source, pictures = (
-        load_images(held_out_options(recipe.source)),
-        load_images(held_out_options(recipe.data)),
-    )
-    if matched or {stem(name) for name in source.names} & {stem(name) for name in pictures.names}:
-        met = match_by_name(source, pictures)
-        source, pictures = met.source, met.target
-        rows = _shown_rows(len(source), count)
-        return _tensor(source, rows), _tensor(pictures, rows)
-    count = min(count, len(source), len(pictures))
+    assert recipe.source is not None  # noqa: S101 - validated by the recipe
+    source, target = _load_held_out(recipe.source), _load_held_out(recipe.data)
+    if matched or {stem(name) for name in source.names} & {stem(name) for name in target.names}:
+        pairs = match_by_name(source, target)
+        rows = _example_rows(len(pairs.source), count)
+        return _to_tensor(pairs.source, rows), _to_tensor(pairs.target, rows)
+    count = min(count, len(source), len(target))
     return (
-        _tensor(source, _shown_rows(len(source), count)),
-        _tensor(pictures, _shown_rows(len(pictures), count)),
+        _to_tensor(source, _example_rows(len(source), count)),
+        _to_tensor(target, _example_rows(len(target), count)),
     )
 
 
-def _kept_out(options: DataOptions) -> ImageData:
+def _load_held_out(options: DataOptions) -> ImageData:
     return load_images(held_out_options(options))
 
 
-def _learnt(options: DataOptions) -> ImageData:
+def _load_training(options: DataOptions) -> ImageData:
     return center_crops(load_images(options), options.resolution)
 
 
-def _matched(
-    recipe: Recipe, pictures_of: Callable[[DataOptions], ImageData]
+def _load_matched(
+    recipe: Recipe, load: Callable[[DataOptions], ImageData]
 ) -> tuple[ImageData | None, ImageData]:
-    """Return the source, where a recipe has one, and the pictures that belong to it."""
-    pictures = pictures_of(recipe.data)
+    """Load a recipe's source, or None if it has none, and the targets paired with it."""
+    target = load(recipe.data)
     if recipe.source is None:
-        return None, pictures
-    matched = match_by_name(pictures_of(recipe.source), pictures)
+        return None, target
+    matched = match_by_name(load(recipe.source), target)
     return matched.source, matched.target
 
 
-def _given(
-    recipe: Recipe, source: ImageData | None, pictures: ImageData, rows: NDArray[np.int64]
+def _make_pairs(
+    recipe: Recipe, source: ImageData | None, target: ImageData, rows: NDArray[np.int64]
 ) -> tuple[Given, Tensor]:
-    wanted = _tensor(pictures, rows)
-    rng = np.random.default_rng([0, _STREAM])
-    given = recipe.picture_task.give(wanted, rng, _tensor(source, rows) if source else None)
-    return given, wanted
+    """Return the inputs and the targets of `rows`."""
+    targets = _to_tensor(target, rows)
+    rng = np.random.default_rng([0, _INPUT_STREAM])
+    given = recipe.picture_task.give(targets, rng, _to_tensor(source, rows) if source else None)
+    return given, targets
 
 
-def _order(total: int) -> NDArray[np.int64]:
+def _fixed_order(total: int) -> NDArray[np.int64]:
+    """Return a permutation that is the same in every run."""
     return np.random.default_rng(0).permutation(total)
 
 
-def _shown_rows(total: int, count: int | None) -> NDArray[np.int64]:
-    return np.sort(_order(total)[:count]) if count else np.arange(total)
+def _example_rows(total: int, count: int | None) -> NDArray[np.int64]:
+    return np.sort(_fixed_order(total)[:count]) if count else np.arange(total)
 
 
-def _tensor(pictures: ImageData, rows: NDArray[np.int64]) -> Tensor:
-    return torch.from_numpy(pictures.pixels[rows]).permute(0, 3, 1, 2).contiguous()
+def _to_tensor(data: ImageData, rows: NDArray[np.int64]) -> Tensor:
+    """Return ``[N, C, H, W] uint8``."""
+    return torch.from_numpy(data.pixels[rows]).permute(0, 3, 1, 2).contiguous()
 
 
-def _rows(pictures: ImageData, rows: NDArray[np.int64]) -> ImageData:
+def _rows(data: ImageData, rows: NDArray[np.int64]) -> ImageData:
     return replace(
-        pictures,
-        pixels=pictures.pixels[rows],
+        data,
+        pixels=data.pixels[rows],
         labels=None,
-        names=tuple(pictures.names[row] for row in rows),
+        names=tuple(data.names[row] for row in rows),
     )

@@ -132,6 +132,6 @@ def test_data_that_are_missing_are_given_by_the_option(verb, models, tmp_path):
     nothing = os.environ | {"GANYMEDE_DATA": str(tmp_path)}
     done = run(verb, *names, "--models", models, "--data", "emoji", env=nothing)
     assert_one_line_error(
-        done, 2, "'emoji' is not here; give it by --data PATH, or a folder or ZIP"
+        done, 2, "'emoji' was not found; provide it with --data PATH, or a folder or ZIP"
     )
     assert "data.path" not in done.stderr

@@ -90,7 +90,7 @@ def test_corrupt_files_are_named_and_left_out(folder):
 
 def test_a_set_of_nothing_but_corrupt_files_is_an_error(tmp_path):
     (tmp_path / "only.png").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"none of 1 pictures can be read; first: only\.png"):
+    with pytest.raises(DataError, match=r"none of 1 images can be read; first: only\.png"):
         load_images(options(tmp_path))
 
 

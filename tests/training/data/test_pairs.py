@@ -67,7 +67,7 @@ def test_a_set_is_of_one_class_and_its_halves_and_what_is_held_out_are_apart(sty
         for style in ("dark", "light")
     ]
     assert stems[0] == stems[1]
-    with pytest.raises(DataError, match="no class 'red'; there are: dark, light"):
+    with pytest.raises(DataError, match="no class 'red'; available: dark, light"):
         options(styles, "red").open()
 
 

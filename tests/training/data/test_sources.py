@@ -67,7 +67,7 @@ def test_a_split_is_a_folder_by_any_of_its_usual_names(tmp_path, write):
     assert len(open_source(where, "train").names) == 3
     held_out = open_source(where, "test")
     assert (held_out.names, held_out.class_names) == (["val/cat/9.png"], ["cat"])
-    with pytest.raises(DataError, match="no split 'extra'; it has: train, val"):
+    with pytest.raises(DataError, match="no split 'extra'; available: train, val"):
         open_source(where, "extra")
 
 
@@ -102,7 +102,7 @@ def test_a_corrupt_picture_raises_when_it_is_read_and_not_before(tmp_path, write
 
 
 def test_no_pictures_at_all_are_an_error(tmp_path, write):
-    with pytest.raises(DataError, match="holds no pictures"):
+    with pytest.raises(DataError, match="contains no images"):
         open_source(write(tmp_path, {"notes.txt": b"x"}), "train")
 
 
@@ -139,7 +139,7 @@ def test_a_corrupt_idx_file_is_named(tmp_path, digits, spoil):
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(
         (digits / "train-labels-idx1-ubyte").read_bytes()
     )
-    with pytest.raises(DataError, match=f"{name}|holds no pictures") as error:
+    with pytest.raises(DataError, match=f"{name}|contains no images") as error:
         open_source(tmp_path, "train")
     assert "\n" not in str(error.value)
 
@@ -197,5 +197,5 @@ def test_a_data_set_without_pictures_names_its_columns(tmp_path):
     import datasets
 
     datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "set")
-    with pytest.raises(DataError, match="no column of pictures; it has: text"):
+    with pytest.raises(DataError, match="no image column; its columns are: text"):
         open_source(tmp_path / "set", "train")

@@ -124,5 +124,7 @@ def test_data_of_a_recipe_that_are_missing_are_given_by_the_option(
 ):
     monkeypatch.setenv("GANYMEDE_DATA", str(tmp_path))
     given = ["evaluate", "filled", "--models", repository, "--network", small_network_file]
-    with pytest.raises(DatasetMissing, match="'flowers' is not here; give it by --data PATH, or"):
+    with pytest.raises(
+        DatasetMissing, match="'flowers' was not found; provide it with --data PATH"
+    ):
         CliRunner().invoke(app, list(map(str, given)), catch_exceptions=False)
