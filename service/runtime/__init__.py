@@ -1,7 +1,7 @@
-"""Load generators and run them. No HTTP and no BentoML in here."""
+"""Loads generators and runs them. Contains neither HTTP nor BentoML."""
 
 import os
 
-# Else ONNX Runtime tells its makers the names of models, and on what they run. That is for each
-# operator to switch on, not off. Read when onnxruntime is imported.
+# ONNX Runtime's telemetry reports model names and hardware. It is off unless the operator enables
+# it. Must be set before onnxruntime is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -1,1 +1,1 @@
-"""TODO-ROOM service/runtime/images."""
+"""Images: decoding, encoding, animations, tiling and image-to-image inference."""

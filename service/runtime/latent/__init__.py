@@ -1,1 +1,1 @@
-"""TODO-ROOM service/runtime/latent."""
+"""The latent space: seeds, latents, styles, style mixing, interpolation and transforms."""

@@ -1,1 +1,1 @@
-"""TODO-ROOM service/runtime/models."""
+"""Model folders: manifest, catalog, loaded models, golden images, memory budget, file watcher."""

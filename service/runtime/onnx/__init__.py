@@ -1,1 +1,1 @@
-"""TODO-ROOM service/runtime/onnx."""
+"""ONNX Runtime: sessions, providers, execution plans, and the CPUs and memory they may use."""

@@ -1,4 +1,4 @@
-"""What this process may use of the machine, and how it gives back what it used."""
+"""The CPUs and memory that this process may use, and how it returns unused memory."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-# New objects, less those that are gone again, at which the collector looks at the young ones.
-_YOUNG_OBJECTS = 5_000
+# Threshold of net new objects for a collection of the youngest generation.
+_GC_THRESHOLD = 5_000
 _ROOT = Path("/")
 
 
 def usable_cpus(root: Path = _ROOT) -> int:
-    """Return how many CPUs this process may use, at least one.
+    """Return the number of CPUs that this process may use, at least one.
 
-    A container's quota counts, not the CPUs of its host. `root` is where /proc and /sys are.
+    Respects the CPU quota of a container. `root` is the folder that contains /proc and /sys.
     """
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
@@ -30,17 +30,17 @@ def usable_cpus(root: Path = _ROOT) -> int:
 
 
 def cpu_quota(root: Path = _ROOT) -> float:
-    """Return the CPUs that the cgroups of this process grant it, infinite without a quota.
+    """Return the CPU quota of this process's cgroups, infinite without one.
 
-    Every group up the tree may set one (cgroup v2: ``cpu.max``; v1: ``cpu.cfs_quota_us``), and the
-    smallest holds.
+    Every group up the tree may set a quota (cgroup v2: ``cpu.max``; v1: ``cpu.cfs_quota_us``); the
+    smallest applies.
     """
-    quotas = [_quota(folder) for top, folder in _groups(root) for folder in _upwards(folder, top)]
+    quotas = [_quota(folder) for top, folder in _groups(root) for folder in _ancestors(folder, top)]
     return min(quotas, default=math.inf)
 
 
 def cpu_model(root: Path = _ROOT) -> str:
-    """Return the name of the CPU, as far as the system tells it."""
+    """Return the name of the CPU if the system provides it."""
     try:
         for line in (root / "proc/cpuinfo").read_text().splitlines():
             key, _, value = line.partition(":")
@@ -52,38 +52,38 @@ def cpu_model(root: Path = _ROOT) -> str:
 
 
 def release_memory() -> None:
-    """Return to the system what nothing refers to any more, cycles of references included.
+    """Collect all garbage, including frozen objects, and return freed memory to the system.
 
-    Also of what `freeze_garbage_collection` has kept out of them; what is left of that stays so.
+    Objects that were frozen by `freeze_garbage_collection` and are still in use stay frozen.
     """
-    kept_out = gc.get_freeze_count() > 0
+    frozen = gc.get_freeze_count() > 0
     gc.unfreeze()
     gc.collect()
-    if kept_out:
+    if frozen:
         gc.freeze()
     release_freed_memory()
 
 
 def freeze_garbage_collection() -> None:
-    """Let Python's garbage collector look no more at what is there now, and less often at the rest.
+    """Exclude all existing objects from garbage collection, and collect less often.
 
-    For a process that serves: its modules and models are a hundred thousand objects, and a look at
-    all of them stops every thread for 40 ms, or for 150 where others use the CPU too.
+    For the serving process: its modules and models are 100,000 objects, and a full collection would
+    stop every thread for 40 ms, or 150 ms on a busy machine.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_YOUNG_OBJECTS)
+    gc.set_threshold(_GC_THRESHOLD)
 
 
 def release_freed_memory() -> None:
-    """Return to the system what was freed: the C library keeps it otherwise."""
-    # Where there is no GNU C library, there is no such function.
+    """Return freed memory to the system, which the C library otherwise keeps."""
+    # Only the GNU C library has this function.
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _groups(root: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield the CPU controllers' mount points, each with this process's group below it."""
+    """Yield the mount points of the CPU controllers, each with this process's group below it."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -94,7 +94,7 @@ def _groups(root: Path) -> Iterator[tuple[Path, Path]]:
         controllers, _, path = rest.partition(":")
         below = path.lstrip("/")
         if not controllers:
-            # v2, or beside v1 ("hybrid") in a folder of its own.
+            # v2, or the v2 part of a hybrid v1 hierarchy, which has its own folder.
             for mount in (top, top / "unified"):
                 yield mount, mount / below
         elif "cpu" in controllers.split(","):
@@ -104,11 +104,11 @@ def _groups(root: Path) -> Iterator[tuple[Path, Path]]:
         yield top, top
 
 
-def _upwards(folder: Path, top: Path) -> Iterator[Path]:
-    """Yield `folder` and what lies above it, up to and with `top`.
+def _ancestors(folder: Path, top: Path) -> Iterator[Path]:
+    """Yield `folder` and its ancestors up to and including `top`.
 
-    In a container the path is often the host's and does not exist; the mount point then is the
-    container's own group.
+    In a container the path is often that of the host and does not exist; the mount point is then
+    the container's own group.
     """
     while folder != top and top in folder.parents:
         yield folder
@@ -128,5 +128,5 @@ def _quota(group: Path) -> float:
     try:
         cpus = int(quota) / int(period)
     except (ValueError, ZeroDivisionError):
-        return math.inf  # "max", which is no quota.
-    return cpus if cpus > 0 else math.inf  # -1, which is none in v1.
+        return math.inf  # "max": no quota.
+    return cpus if cpus > 0 else math.inf  # -1: no quota in v1.

@@ -1,7 +1,7 @@
-"""ONNX Runtime sessions, and the provider that they run on.
+"""ONNX Runtime sessions and execution providers.
 
-A provider that was asked for and did not come up is an error with its reason; it is never replaced
-in silence by a slower one.
+If a requested provider is unavailable, this is an error with the reason. It is never silently
+replaced by a slower one.
 """
 
 from __future__ import annotations
@@ -24,44 +24,45 @@ from service.runtime.onnx.machine import usable_cpus
 from service.runtime.onnx.provider_option import ProviderOption
 
 Array = NDArray[Any]
-# Where a plan comes from: measured now, or earlier on this machine; the operator; or nowhere.
+# How a plan was found: measured now, cached from an earlier measurement, set by the operator, or
+# the default.
 PlanSource = Literal["measured", "cached", "set", "default"]
 
-# The sizes of the batches that a GPU sees.
+# Batch sizes that are used on a GPU.
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
-_WARNINGS_AND_LESS = 3
-# What ONNX Runtime says when memory is short: its arenas, the C++ library, CUDA and its libraries.
+_LOG_ERRORS_ONLY = 3
+# Out-of-memory messages of ONNX Runtime's arenas, the C++ library, CUDA and its libraries.
 _OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "out of memory", "ALLOC_FAILED")
 
 
 class Provider(StrEnum):
-    """Where graphs run."""
+    """An execution provider."""
 
     CUDA = "cuda"
     CPU = "cpu"
 
 
 class ProviderUnavailable(UserError):
-    """The provider that was asked for did not come up; the message says why."""
+    """The requested provider is unavailable; the message gives the reason."""
 
 
 class GraphError(UserError):
-    """A graph cannot be loaded, or is not what its manifest says."""
+    """A graph cannot be loaded, or does not match its manifest."""
 
 
 class OutOfMemory(MemoryError):
-    """A run needed more memory than there is; fewer rows may fit."""
+    """A run needed more memory than is available; fewer rows may fit."""
 
 
 @dataclass(frozen=True)
 class ExecutionPlan:
-    """How a provider is best kept busy.
+    """How many batches run in parallel, with how many threads and rows.
 
-    `workers` batches run at a time, each with `threads` threads and at most `max_rows` rows; one
-    that has the machine to itself runs with `alone` threads, where that is more than 0. Where there
-    are `buckets`, in rising order, a batch is padded to the first that holds it, so that the
-    provider only ever sees those sizes.
+    `workers` batches run in parallel, each with `threads` threads and at most `max_rows` rows. A
+    batch that has the machine to itself runs with `alone` threads if that is more than 0. With
+    `buckets` (ascending batch sizes), a batch is padded to the smallest bucket that holds it, so
+    that the provider only sees these sizes.
     """
 
     workers: int
@@ -72,23 +73,25 @@ class ExecutionPlan:
     source: PlanSource = field(default="default", compare=False)
 
 
-def pick_provider(wish: ProviderOption) -> Provider:
-    """Return the provider to use. Raises ProviderUnavailable when CUDA was asked for in vain."""
-    if wish == "cpu":
+def pick_provider(option: ProviderOption) -> Provider:
+    """Return the provider to use. Raises ProviderUnavailable if CUDA is required and
+    unavailable.
+    """
+    if option == "cpu":
         return Provider.CPU
     reason = cuda_unavailable_reason()
     if reason is None:
         return Provider.CUDA
-    if wish == "cuda":
+    if option == "cuda":
         raise ProviderUnavailable(reason)
     return Provider.CPU
 
 
 def cuda_unavailable_reason() -> str | None:
-    """Return why CUDA cannot be used here, or None when it can.
+    """Return why CUDA cannot be used, or None if it can.
 
-    The driver and the libraries are looked for before ONNX Runtime is asked, which would print an
-    error for every session on a machine without a GPU.
+    Checks the driver and the libraries first: ONNX Runtime would print an error for every session
+    on a machine without a GPU.
     """
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         return "the installed onnxruntime has no CUDA provider"
@@ -119,11 +122,11 @@ def cuda_unavailable_reason() -> str | None:
 
 
 def plan_for(provider: Provider) -> ExecutionPlan:
-    """Return the plan for a provider, without measuring.
+    """Return the default plan of a provider, without measuring.
 
-    On a CPU, runs side by side beat threads inside one run, and large batches bring nothing but
-    waiting. On a GPU one large batch at a time keeps it full, and every new size costs a search
-    for kernels.
+    On a CPU, parallel single-threaded runs are faster than threads inside one run, and larger
+    batches only add latency. A GPU is kept busy by one large batch at a time, and every new batch
+    size costs a kernel search.
     """
     if provider is Provider.CUDA:
         return ExecutionPlan(workers=1, threads=1, max_rows=64, buckets=BUCKETS)
@@ -135,21 +138,21 @@ def in_buckets(
     feeds: Mapping[str, Array],
     buckets: Sequence[int],
 ) -> dict[str, Array]:
-    """Run `feeds` in batches of the sizes of `buckets` alone, and return their own rows.
+    """Run `feeds` in batches whose sizes are in `buckets`, and return the rows of `feeds`.
 
-    A batch between two sizes is padded with its first row, which is as valid as any; one larger
-    than the last is run in several. With a single bucket every row is always run in company of the
-    same size, on which a GPU's choice of kernels, and so the last bits, may depend.
+    A batch between two sizes is padded with copies of its first row; one larger than the last
+    bucket is split. With a single bucket every row runs in a batch of the same size. This matters
+    on a GPU, where the choice of kernels, and thereby the last bits, can depend on the batch size.
     """
     rows = len(next(iter(feeds.values())))
     parts = []
     for start in range(0, rows, buckets[-1]):
         part = {name: array[start : start + buckets[-1]] for name, array in feeds.items()}
         count = min(rows - start, buckets[-1])
-        missing = next(size for size in buckets if size >= count) - count
-        if missing:
+        padding = next(size for size in buckets if size >= count) - count
+        if padding:
             part = {
-                name: np.concatenate([array, np.repeat(array[:1], missing, axis=0)])
+                name: np.concatenate([array, np.repeat(array[:1], padding, axis=0)])
                 for name, array in part.items()
             }
         parts.append({name: array[:count] for name, array in run(part).items()})
@@ -159,15 +162,15 @@ def in_buckets(
 
 
 class Session:
-    """One graph, loaded. Several threads may run it at a time."""
+    """A loaded graph. Several threads may run it concurrently."""
 
     def __init__(self, path: Path, provider: Provider, plan: ExecutionPlan) -> None:
         """Load the graph. Raises GraphError, or ProviderUnavailable."""
         options = ort.SessionOptions()
-        options.log_severity_level = _WARNINGS_AND_LESS
+        options.log_severity_level = _LOG_ERRORS_ONLY
         options.intra_op_num_threads = plan.threads
         options.inter_op_num_threads = 1
-        # Idle threads that spin would take the cores from the other workers and the encoders.
+        # Spinning idle threads would take CPU time from other workers and from encoding.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers: list[Any] = ["CPUExecutionProvider"]
         if provider is Provider.CUDA:
@@ -177,17 +180,17 @@ class Session:
         except Exception as error:
             reason = str(error).splitlines()[0]
             raise GraphError(f"{path.name} cannot be loaded: {reason}") from error
-        got = self._session.get_providers()[0]
-        if provider is Provider.CUDA and got != "CUDAExecutionProvider":
-            raise ProviderUnavailable(f"{path.name} was given {got} in place of CUDA")
+        actual = self._session.get_providers()[0]
+        if provider is Provider.CUDA and actual != "CUDAExecutionProvider":
+            raise ProviderUnavailable(f"{path.name} runs on {actual} instead of CUDA")
         self.inputs = tuple(i.name for i in self._session.get_inputs())
         self.outputs = tuple(o.name for o in self._session.get_outputs())
         self._buckets = plan.buckets
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run one batch: arrays whose first axis are the rows, by input name.
+        """Run one batch: arrays ``[N, ...]`` by input name.
 
-        Raises OutOfMemory, or whatever ONNX Runtime raises.
+        Raises OutOfMemory, or any error of ONNX Runtime.
         """
         return in_buckets(self._run, feeds, self._buckets) if self._buckets else self._run(feeds)
 
@@ -195,7 +198,7 @@ class Session:
         try:
             values = self._session.run(None, dict(feeds))
         except Exception as error:
-            if any(words in str(error) for words in _OUT_OF_MEMORY):
+            if any(text in str(error) for text in _OUT_OF_MEMORY):
                 raise OutOfMemory(str(error).splitlines()[0]) from error
             raise
         return {name: np.asarray(value) for name, value in zip(self.outputs, values, strict=True)}

@@ -1,1 +1,1 @@
-"""TODO-ROOM service/runtime/scheduling."""
+"""The scheduler: from submitted rows to batches, workers and results."""

@@ -7,7 +7,7 @@ import pytest
 from service.runtime.models.manifest import read_manifest
 from service.runtime.onnx import execution_plans
 from service.runtime.onnx.execution_plans import (
-    MOST_ROWS,
+    MAX_ROWS,
     PlanCache,
     Planner,
     PlanOptions,
@@ -25,45 +25,44 @@ def folder(repository):
     return repository / "dcgan-fashion" / "1"
 
 
-def load(folder, wish=None, cache=None):
-    return Planner(Provider.CPU, wish, cache).load(folder, read_manifest(folder).digest)
+def load(folder, options=None, cache=None):
+    return Planner(Provider.CPU, options, cache).load(folder, read_manifest(folder).digest)
 
 
-def test_without_measuring_the_plan_is_the_providers(folder):
+def test_default_plan_without_measuring(folder):
     plan = load(folder, PlanOptions(measure=False)).plan
     assert plan == plan_for(Provider.CPU)
     assert plan.source == "default"
 
 
-def test_a_measured_plan_keeps_the_cpus_busy_and_its_batches_short(folder):
+def test_measured_plan_uses_all_cpus_and_keeps_outputs(folder):
     model = load(folder)
     plan = model.plan
     assert plan.source == "measured"
     assert plan.workers * plan.threads in range(max(usable_cpus() // 2, 1), usable_cpus() + 1)
-    assert 1 <= plan.max_rows <= MOST_ROWS
+    assert 1 <= plan.max_rows <= MAX_ROWS
     expected = load(folder, PlanOptions(measure=False)).generate(range(9))
     assert (model.generate(range(9)) == expected).all()
 
 
-def test_what_was_measured_is_kept_for_the_model_on_this_machine(folder, tmp_path, monkeypatch):
+def test_measured_plan_is_cached_per_model_and_machine(folder, tmp_path, monkeypatch):
     cache = tmp_path / "deep" / "plans.json"
     measured = load(folder, cache=cache).plan
-    monkeypatch.setattr(
-        execution_plans, "seconds_of", lambda *_: 1 / 0
-    )  # Nothing is measured again.
+    # Measuring again would raise.
+    monkeypatch.setattr(execution_plans, "seconds_of", lambda *_: 1 / 0)
     cached = load(folder, cache=cache).plan
     assert cached == measured
     assert cached.source == "cached"
     assert [path.name for path in cache.parent.iterdir()] == ["plans.json"]
     for name, other in (("cpu_model", "another CPU"), ("usable_cpus", 64)):
-        with monkeypatch.context() as elsewhere:
-            elsewhere.setattr(execution_plans, name, lambda other=other: other)
+        with monkeypatch.context() as other_machine:
+            other_machine.setattr(execution_plans, name, lambda other=other: other)
             with pytest.raises(ZeroDivisionError):
                 load(folder, cache=cache)
 
 
 @pytest.mark.parametrize(
-    ("wish", "expected"),
+    ("options", "expected"),
     [
         (PlanOptions(workers=3, threads=2, max_rows=5), (3, 2, 5)),
         (PlanOptions(workers=1, measure=False), (1, usable_cpus(), 8)),
@@ -72,33 +71,33 @@ def test_what_was_measured_is_kept_for_the_model_on_this_machine(folder, tmp_pat
         (PlanOptions(max_rows=16, measure=False), (usable_cpus(), 1, 16)),
     ],
 )
-def test_what_the_operator_sets_is_what_runs(folder, wish, expected):
-    plan = load(folder, wish).plan
+def test_operator_settings_are_used(folder, options, expected):
+    plan = load(folder, options).plan
     assert (plan.workers, plan.threads, plan.max_rows) == expected
     assert plan.source == "set"
 
 
-def test_what_the_operator_leaves_open_is_measured_around_what_is_set(folder):
+def test_unset_values_are_measured_around_the_settings(folder):
     plan = load(folder, PlanOptions(workers=1, threads=1)).plan
     assert (plan.workers, plan.threads) == (1, 1)
     assert plan.source == "measured"
     assert load(folder, PlanOptions(max_rows=3)).plan.max_rows == 3
 
 
-def test_there_are_as_many_slots_as_workers_that_may_be():
+def test_slots_equal_the_possible_workers():
     assert slots(Provider.CPU, PlanOptions()) == usable_cpus()
     assert slots(Provider.CPU, PlanOptions(workers=7)) == 7
     assert slots(Provider.CUDA, PlanOptions()) == plan_for(Provider.CUDA).workers
 
 
 @pytest.mark.parametrize(
-    ("row_seconds", "rows"), [(1.0, 1), (0.03, 1), (0.025, 2), (0.006, 8), (1e-6, MOST_ROWS)]
+    ("row_seconds", "rows"), [(1.0, 1), (0.03, 1), (0.025, 2), (0.006, 8), (1e-6, MAX_ROWS)]
 )
-def test_a_batch_is_as_large_as_its_time_allows(row_seconds, rows):
+def test_rows_in_is_limited_by_time(row_seconds, rows):
     assert rows_in(0.05, row_seconds) == rows
 
 
-def test_a_model_whose_rows_take_long_gets_all_cpus_for_each(folder, monkeypatch):
+def test_slow_rows_use_all_cpus(folder, monkeypatch):
     monkeypatch.setattr(execution_plans, "seconds_of", lambda model, rows: 2.0 * rows)
     monkeypatch.setattr(execution_plans, "usable_cpus", lambda: 8)
     plan = load(folder).plan
@@ -106,15 +105,15 @@ def test_a_model_whose_rows_take_long_gets_all_cpus_for_each(folder, monkeypatch
 
 
 @pytest.mark.parametrize(("sooner", "alone"), [(0.5, 2), (0.9, 0)])
-def test_a_batch_alone_gets_all_cpus_where_it_then_ends_much_sooner(
-    folder, monkeypatch, tmp_path, sooner, alone
+def test_lone_batch_gets_all_cpus_if_considerably_faster(
+    folder, monkeypatch, tmp_path, share, alone
 ):
     monkeypatch.setattr(execution_plans, "usable_cpus", lambda: 2)
-    seconds = {1: 1e-3, 2: sooner * 1e-3}
+    seconds = {1: 1e-3, 2: share * 1e-3}
     monkeypatch.setattr(
         execution_plans, "seconds_of", lambda m, rows: rows * seconds[m.plan.threads]
     )
-    # Side by side, runs of one thread make more.
+    # Parallel single-threaded runs have the higher throughput.
     monkeypatch.setattr(execution_plans, "images_per_second", lambda *_: [2.0, 1.0])
     cache = tmp_path / "plans.json"
     for source in ("measured", "cached"):
@@ -138,7 +137,7 @@ def test_a_batch_alone_gets_all_cpus_where_it_then_ends_much_sooner(
         b'{"a": {"workers": 1, "threads": 1, "max_rows": 8, "alone": -1}}',
     ],
 )
-def test_a_cache_that_holds_nonsense_is_as_none(tmp_path, content):
+def test_invalid_cache_content_is_ignored(tmp_path, content):
     path = tmp_path / "plans.json"
     path.write_bytes(content)
     cache = PlanCache(path)
@@ -149,13 +148,13 @@ def test_a_cache_that_holds_nonsense_is_as_none(tmp_path, content):
     assert json.loads(path.read_text())["a"]["max_rows"] == 8
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(folder, tmp_path):
+def test_unwritable_cache_is_not_an_error(folder, tmp_path):
     (tmp_path / "file").write_text("")
     plan = load(folder, PlanOptions(workers=1, threads=1), tmp_path / "file" / "plans.json").plan
     assert plan.source == "measured"
 
 
-def test_the_cache_keeps_the_latest(tmp_path, monkeypatch):
+def test_cache_keeps_the_latest_plans(tmp_path, monkeypatch):
     monkeypatch.setattr(execution_plans, "_CACHED_PLANS", 3)
     cache = PlanCache(tmp_path / "plans.json")
     for i in range(5):
@@ -163,7 +162,7 @@ def test_the_cache_keeps_the_latest(tmp_path, monkeypatch):
     assert [key for key in map(str, range(5)) if cache.get(key)] == ["2", "3", "4"]
 
 
-def test_several_may_write_the_cache_at_a_time(tmp_path):
+def test_concurrent_cache_writes(tmp_path):
     cache = PlanCache(tmp_path / "plans.json")
     threads = [
         threading.Thread(target=cache.put, args=(str(i), ExecutionPlan(1, 1, 1))) for i in range(20)
@@ -175,7 +174,7 @@ def test_several_may_write_the_cache_at_a_time(tmp_path):
     assert all(cache.get(str(i)) for i in range(20))
 
 
-def test_the_cache_lies_where_the_user_keeps_caches(monkeypatch):
+def test_cache_location(monkeypatch):
     monkeypatch.setenv("GANYMEDE_CACHE", "/there")
     assert str(cache_file()) == "/there/plans.json"
     monkeypatch.delenv("GANYMEDE_CACHE")
@@ -187,7 +186,7 @@ def test_the_cache_lies_where_the_user_keeps_caches(monkeypatch):
 
 
 class BucketModel:
-    """Stands for a model on a GPU whose memory holds batches of up to `fits` rows."""
+    """A model on a GPU whose memory holds batches of up to `fits` rows."""
 
     manifest = type("Manifest", (), {"name": "stub"})
 
@@ -203,9 +202,9 @@ class BucketModel:
             raise OutOfMemory
 
 
-def test_a_gpu_gets_the_buckets_that_its_memory_holds():
+def test_buckets_are_limited_by_gpu_memory():
     assert largest_bucket(BucketModel(fits=100)).buckets == (1, 2, 4, 8)
     plan = largest_bucket(BucketModel(fits=4))
     assert (plan.buckets, plan.max_rows) == ((1, 2, 4), 4)
-    with pytest.raises(OutOfMemory, match="not even one row"):
+    with pytest.raises(OutOfMemory, match="not even with one row"):
         largest_bucket(BucketModel(fits=0))

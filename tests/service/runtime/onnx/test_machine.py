@@ -10,7 +10,7 @@ from service.runtime.onnx.machine import cpu_model, cpu_quota, usable_cpus
 
 @pytest.fixture
 def tree(tmp_path):
-    """Write files below a made-up root: contents by path."""
+    """Write files, given as content by path, below a temporary root."""
 
     def write(files):
         for path, text in files.items():
@@ -24,7 +24,7 @@ def tree(tmp_path):
 
 CASES = {
     "no cgroups at all": ({}, math.inf),
-    "v2, its own group": (
+    "v2, own group": (
         {"proc/self/cgroup": "0::/app\n", "sys/fs/cgroup/app/cpu.max": "150000 100000\n"},
         1.5,
     ),
@@ -45,7 +45,7 @@ CASES = {
         {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "300000 100000\n"},
         3,
     ),
-    "v2 in a container that shows its host's path": (
+    "v2 in a container with the path of the host": (
         {"proc/self/cgroup": "0::/docker/f00\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"},
         0.5,
     ),
@@ -59,7 +59,7 @@ CASES = {
         },
         2.5,
     ),
-    "v1 in a container, beside an empty v2": (
+    "v1 in a container with an empty v2": (
         {
             "proc/self/cgroup": "1:cpu:/docker/f00\n0::/\n",
             "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "100000\n",
@@ -67,7 +67,7 @@ CASES = {
         },
         2,
     ),
-    "nonsense": (
+    "invalid": (
         {"proc/self/cgroup": "?\n0::/\n", "sys/fs/cgroup/cpu.max": "lots of it\n"},
         math.inf,
     ),
@@ -75,21 +75,21 @@ CASES = {
 
 
 @pytest.mark.parametrize(("files", "quota"), CASES.values(), ids=CASES)
-def test_the_quota_is_the_smallest_that_holds_for_this_process(tree, files, quota):
+def test_smallest_quota_applies(tree, files, quota):
     assert cpu_quota(tree(files)) == quota
 
 
-def test_a_quota_below_the_cpus_of_the_host_is_what_counts(tree):
+def test_quota_below_the_host_cpus_applies(tree):
     half = tree({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000"})
     assert usable_cpus(half) == 1
 
 
-def test_a_quota_above_the_cpus_gives_no_more_than_there_are(tree):
+def test_quota_above_the_host_cpus_has_no_effect(tree):
     much = tree({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "99900000 100000"})
     assert usable_cpus(much) == len(os.sched_getaffinity(0))
 
 
-def test_the_cpu_has_a_name(tree):
+def test_cpu_model(tree):
     assert (
         cpu_model(tree({"proc/cpuinfo": "processor: 0\nmodel name\t: Fast 9000\n"})) == "Fast 9000"
     )
@@ -103,30 +103,30 @@ from service.runtime.onnx.machine import release_memory, freeze_garbage_collecti
 class Node:
     pass
 
-there = [[] for _ in range(20_000)]
-before = Node()
-before.itself = before
+objects = [[] for _ in range(20_000)]
+node = Node()
+node.itself = node
 freeze_garbage_collection()
-looked_at = []
-gc.callbacks.append(lambda phase, _: looked_at.append(len(gc.get_objects())))
+sizes = []
+gc.callbacks.append(lambda phase, _: sizes.append(len(gc.get_objects())))
 gc.collect()
-assert max(looked_at) < 5_000, looked_at
-was_before = weakref.ref(before)
-del before
+assert max(sizes) < 5_000, sizes
+reference = weakref.ref(node)
+del node
 gc.collect()
-assert was_before() is not None
+assert reference() is not None
 release_memory()
-assert was_before() is None
+assert reference() is None
 assert gc.get_freeze_count() > 20_000
 """
 
 
-def test_what_was_there_is_looked_at_again_only_when_memory_is_given_back():
-    # In a process of its own: what is kept out of collections is the whole process's.
+def test_frozen_objects_are_collected_only_by_release_memory():
+    # In a subprocess, because freezing affects the whole process.
     subprocess.run([sys.executable, "-c", _COLLECTIONS], check=True)
 
 
-def test_who_keeps_nothing_out_of_collections_goes_on_so_after_giving_memory_back():
-    code = "import gc; from service.runtime.onnx.machine import release_memory as give; give(); "
+def test_release_memory_does_not_freeze_by_itself():
+    code = "import gc; from service.runtime.onnx.machine import release_memory; release_memory(); "
     code += "assert gc.get_freeze_count() == 0"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -27,21 +27,21 @@ with_gpu = pytest.mark.skipif(
 
 
 @without_gpu
-def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused_with_the_reason():
+def test_without_gpu_auto_is_cpu_and_cuda_is_refused():
     assert pick_provider("auto") is Provider.CPU
     with pytest.raises(ProviderUnavailable, match=r"driver|GPU|provider|CUDA"):
         pick_provider("cuda")
 
 
 @with_gpu
-def test_with_a_gpu_auto_is_cuda_and_a_graph_runs_there(repository):
+def test_with_gpu_auto_is_cuda(repository):
     assert pick_provider("auto") is Provider.CUDA
     graph = repository / "gan-mnist" / "1" / "generator.onnx"
     Session(graph, Provider.CUDA, plan_for(Provider.CUDA))
 
 
 @without_gpu
-def test_nothing_is_printed_while_looking_for_cuda(repository):
+def test_provider_detection_prints_nothing(repository):
     graph = repository / "gan-mnist" / "1" / "generator.onnx"
     code = (
         "from pathlib import Path; import sys; from service.runtime.onnx.sessions import *;"
@@ -53,7 +53,7 @@ def test_nothing_is_printed_while_looking_for_cuda(repository):
     assert done.stdout + done.stderr == ""
 
 
-def test_a_file_that_is_no_graph_is_one_line(tmp_path):
+def test_invalid_graph_file_is_a_one_line_error(tmp_path):
     path = tmp_path / "generator.onnx"
     path.write_bytes(b"not a graph")
     with pytest.raises(GraphError, match=r"generator\.onnx cannot be loaded") as error:
@@ -61,7 +61,7 @@ def test_a_file_that_is_no_graph_is_one_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_no_more_workers_than_cpus_that_may_be_used():
+def test_default_workers_equal_usable_cpus():
     assert 1 <= plan_for(Provider.CPU).workers == usable_cpus() <= (os.cpu_count() or 1)
 
 
@@ -69,7 +69,7 @@ def test_no_more_workers_than_cpus_that_may_be_used():
     ("rows", "sizes"),
     [(1, [1]), (2, [2]), (3, [4]), (4, [4]), (5, [4, 1]), (7, [4, 4]), (11, [4, 4, 4])],
 )
-def test_only_the_sizes_of_the_buckets_are_run_and_only_the_batchs_own_rows_come_back(rows, sizes):
+def test_batches_are_padded_to_buckets(rows, sizes):
     ran = []
 
     def run(feeds):
@@ -78,23 +78,23 @@ def test_only_the_sizes_of_the_buckets_are_run_and_only_the_batchs_own_rows_come
         return {"y": feeds["z"] * 2 + feeds["c"][:, None]}
 
     feeds = {"z": np.arange(rows * 2.0).reshape(rows, 2), "c": np.arange(100, 100 + rows)}
-    made = in_buckets(run, feeds, (1, 2, 4))
+    outputs = in_buckets(run, feeds, (1, 2, 4))
     assert ran == sizes
-    assert (made["y"] == feeds["z"] * 2 + feeds["c"][:, None]).all()
+    assert (outputs["y"] == feeds["z"] * 2 + feeds["c"][:, None]).all()
 
 
 @pytest.mark.parametrize("buckets", [(1, 2, 4, 8), (8,)])
-def test_a_graph_makes_the_same_pictures_in_buckets(repository, buckets):
+def test_buckets_do_not_change_the_images(repository, buckets):
     graph = repository / "dcgan-fashion" / "1" / "generator.onnx"
     plain = Session(graph, Provider.CPU, ExecutionPlan(1, 1, 8))
     bucketed = Session(graph, Provider.CPU, ExecutionPlan(1, 1, 8, buckets))
     z = np.random.RandomState(0).randn(19, 100).astype(np.float32)
-    whole = plain.run({"z": z})["pixels"]
+    expected = plain.run({"z": z})["pixels"]
     for rows in (1, 3, 8, 19):
-        assert (bucketed.run({"z": z[:rows]})["pixels"] == whole[:rows]).all()
+        assert (bucketed.run({"z": z[:rows]})["pixels"] == expected[:rows]).all()
 
 
-def test_memory_that_runs_out_is_told_from_other_errors(tmp_path):
+def test_out_of_memory_is_distinguished_from_other_errors(tmp_path):
     write_graph(tmp_path / "failing.onnx")
     session = Session(tmp_path / "failing.onnx", Provider.CPU, ExecutionPlan(1, 1, 8))
 
