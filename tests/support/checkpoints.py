@@ -15,7 +15,7 @@ from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.importers.formats.base import UserOptions
 from training.importers.import_model import ImportTarget, import_model
 from training.importers.reading.files import read_file
-from training.importers.reading.weights import networks
+from training.importers.reading.weights import find_networks
 from training.importers.recognition import Candidate, match_formats, select_candidate
 
 PLAN = ExecutionPlan(workers=1, threads=1, max_rows=8)
@@ -23,7 +23,7 @@ PLAN = ExecutionPlan(workers=1, threads=1, max_rows=8)
 
 def recognised(path, said=None, network=None) -> Candidate:
     return select_candidate(
-        match_formats(networks(read_file(path)), said or UserOptions()), network
+        match_formats(find_networks(read_file(path)), said or UserOptions()), network
     )
 
 

@@ -115,8 +115,8 @@ def import_(
     from training.importers.import_model import ImportTarget, import_model
     from training.importers.onnx.ports import parse_graph_options
     from training.importers.reading.files import read_file
-    from training.importers.reading.onnx_files import is_graph
-    from training.importers.reading.weights import networks
+    from training.importers.reading.onnx_files import is_onnx_file
+    from training.importers.reading.weights import find_networks
     from training.importers.recognition import match_formats, select_candidate
 
     said = UserOptions(
@@ -131,13 +131,13 @@ def import_(
         config=_config(file, config),
     )
     target = ImportTarget(models, name or _slug(file), version, license_, half)
-    if is_graph(file):
+    if is_onnx_file(file):
         options = parse_graph_options(map_ or (), range_, input_range, layout, task, z_dim, said)
         _import_graph(file, options, target, _pictures(pictures), explain=explain)
         return
     tree = read_file(file)
     try:
-        tried = match_formats(networks(tree), said)
+        tried = match_formats(find_networks(tree), said)
     except ModelImportError as error:
         raise type(error)(f"{file}: {error}") from error
     if explain:
@@ -148,7 +148,7 @@ def import_(
     except ModelImportError as error:
         raise ModelImportError(f"{file}: {error}") from error
     assert best.converted is not None  # noqa: S101 - for the type checker
-    _tell(best.says, best.format.title, best.converted)
+    _tell(best.label, best.format.title, best.converted)
     shown = _pictures(pictures)
     folder = import_model(file, best.format, best.converted, target, shown, typer.echo)
     typer.echo(f"wrote {folder}; next: ganymede serve --models {models}")
@@ -157,15 +157,15 @@ def import_(
 def _config(file: Path, said: Path | None) -> dict[str, Any]:
     """Return what was configured: in the file that was said, or one beside the checkpoint."""
     from training.importers.errors import ModelImportError
-    from training.importers.reading.files import read_side_car, side_car
+    from training.importers.reading.files import find_config, read_config
 
     if said is not None:
-        return read_side_car(said)
-    found = side_car(file)
+        return read_config(said)
+    found = find_config(file)
     if found is None:
         return {}
     try:
-        return read_side_car(found)
+        return read_config(found)
     except ModelImportError:
         # Nobody said that it belongs to the checkpoint.
         return {}
@@ -182,7 +182,7 @@ def _import_graph(
     file: Path, options: GraphOptions, target: ImportTarget, shown: list[Pixels], *, explain: bool
 ) -> None:
     from training.importers.import_model import import_model
-    from training.importers.onnx.generators import OnnxFormat, convert_graph, describe_graph
+    from training.importers.onnx.conversion import OnnxFormat, convert_graph, describe_graph
 
     if explain:
         for line in describe_graph(file):
@@ -243,7 +243,7 @@ def _explain(file: Path, tried: list[Candidate]) -> None:
         here = [candidate for candidate in tried if candidate.network.name == name]
         network = here[0].network
         typer.echo(
-            f"{here[0].says}: {len(network.tensors)} tensors, {network.parameters:,} values"
+            f"{here[0].label}: {len(network.tensors)} tensors, {network.parameters:,} values"
             + (", averaged" if network.averaged else "")
         )
         fitting = [candidate for candidate in here if candidate.converted]

@@ -1,5 +1,5 @@
-"""Generators made elsewhere: files read as data, recognised by what is in them, and rebuilt here.
+"""Imports generators that were trained elsewhere.
 
-Nothing that a file contains is executed. A format is a small module that declares which keys have
-to be there and infers every size from the shapes of the tensors.
+Checkpoints are read as data and never executed. A format is a small module that declares which keys
+a checkpoint must have and infers all sizes from the shapes of the tensors.
 """

@@ -1,4 +1,4 @@
-"""Which format a file is of: every network in it against every format that is known."""
+"""Finds the format of a checkpoint: matches every network in it against every known format."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from training.importers.formats.noise.stylegan2 import NvidiaStyleGan2, Rosinali
 from training.importers.formats.noise.stylegan3 import NvidiaStyleGan3
 from training.importers.reading.weights import Network
 
-# The more particular ones first: the chains of layers would take much for theirs.
+# Ordered from specific to general: the formats at the end know only the order of the layers.
 FORMATS: tuple[Format, ...] = (
     NvidiaStyleGan2(),
     NvidiaStyleGan3(),
@@ -51,14 +51,17 @@ FORMATS: tuple[Format, ...] = (
     DcganChain(),
     MlpChain(),
 )
-_NEAREST = 3
-_MISSHAPEN = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
-_NEARLY = 0.6
+_MAX_SUGGESTIONS = 3
+# Errors raised while a network is built from tensors that have the names of a format but not its
+# shapes.
+_SHAPE_ERRORS = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+# With a higher score a network is a damaged instance of a format, not a collection of networks.
+_DAMAGED_SCORE = 0.6
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network held against a format."""
+    """A network that was matched against a format. `converted` is set if it is of that format."""
 
     network: Network
     format: Format
@@ -66,104 +69,107 @@ class Candidate:
     converted: ConvertedModel | None = None
 
     @property
-    def says(self) -> str:
-        """The network's name, or what stands for one."""
+    def label(self) -> str:
+        """The network's name, or a substitute if it has none."""
         return self.network.name or "the file's network"
 
 
 def match_formats(networks: Sequence[Network], options: UserOptions) -> list[Candidate]:
-    """Hold each network against each format, its wrappers peeled off. Raises ImportOptionError.
+    """Match each network against each format, and convert it if it matches.
 
-    Those that fit have been rebuilt. Of the parts of a network only those are looked at whose whole
-    is of no format.
+    The parts of a network are matched only if the whole network has no format. Raises
+    ImportOptionError.
     """
-    tried: list[Candidate] = []
+    candidates: list[Candidate] = []
     for network in networks:
-        whole = [_candidate(network, form, options) for form in FORMATS]
-        # What is nearly of a format is that with a fault, and no heap of other networks.
-        nearly = any(a.match.score > _NEARLY and not a.format.by_layer_order for a in whole)
-        if not nearly and not any(candidate.converted for candidate in whole):
-            for part in network.parts():
-                inner = [_candidate(part, form, options) for form in FORMATS]
-                whole += [candidate for candidate in inner if candidate.converted]
-        tried += whole
-    return tried
+        own = [_match(network, each, options) for each in FORMATS]
+        damaged = any(
+            candidate.match.score > _DAMAGED_SCORE and not candidate.format.by_layer_order
+            for candidate in own
+        )
+        candidates += own
+        if damaged or any(candidate.converted for candidate in own):
+            continue
+        for part in network.parts():
+            matches = [_match(part, each, options) for each in FORMATS]
+            candidates += [candidate for candidate in matches if candidate.converted]
+    return candidates
 
 
-def _candidate(network: Network, form: Format, options: UserOptions) -> Candidate:
-    """Hold a network against a format, as it is and without each of its wrappers."""
-    best = Candidate(network, form, form.match(network))
-    for peeled in network.peeled():
-        match = form.match(peeled)
+def _match(network: Network, checkpoint_format: Format, options: UserOptions) -> Candidate:
+    """Match a network against a format, with and without each of its wrappers."""
+    best = Candidate(network, checkpoint_format, checkpoint_format.match(network))
+    for unwrapped in network.unwrapped():
+        match = checkpoint_format.match(unwrapped)
         if match.matches:
             try:
-                return Candidate(network, form, match, form.convert(peeled, options))
+                converted = checkpoint_format.convert(unwrapped, options)
             except FormatMismatchError as error:
                 match = replace(match, reason=str(error))
-            except _MISSHAPEN as error:
-                # Names that are all there, on tensors of other shapes than any such network has.
-                match = replace(
-                    match, reason=f"its tensors do not fit together: {first_line(error)}"
-                )
-        if (match.score, match.reason is not None) > (
-            best.match.score,
-            best.match.reason is not None,
-        ):
-            best = Candidate(network, form, match)
+            except _SHAPE_ERRORS as error:
+                reason = f"the shapes of its tensors do not fit together: {first_line(error)}"
+                match = replace(match, reason=reason)
+            else:
+                return Candidate(network, checkpoint_format, match, converted)
+        candidate = Candidate(network, checkpoint_format, match)
+        best = max(best, candidate, key=lambda c: (c.match.score, c.match.reason is not None))
     return best
 
 
-def select_candidate(tried: Sequence[Candidate], wanted: str | None) -> Candidate:
-    """Return the one network that is meant, in the first format that it fits.
+def select_candidate(candidates: Sequence[Candidate], name: str | None) -> Candidate:
+    """Return the network to import, in the first format that it matches.
 
-    Of a training's weights and their average it is the average. Raises ModelImportError, with the
-    nearest formats or the names to choose from.
+    `name` selects one of several networks. By default averaged weights are preferred. Raises
+    ModelImportError with the nearest formats, or with the names to choose from.
     """
-    fitting: dict[str, Candidate] = {}
-    for candidate in tried:
+    matching: dict[str, Candidate] = {}
+    for candidate in candidates:
         if candidate.converted:
-            fitting.setdefault(candidate.network.name, candidate)
-    if wanted is not None:
-        if wanted in fitting:
-            return fitting[wanted]
-        raise ModelImportError(f"--network {wanted}: {_choices(fitting) or _nearest_text(tried)}")
-    if not fitting:
-        raise ModelImportError(_nearest_text(tried))
-    averaged = [candidate for candidate in fitting.values() if candidate.network.averaged]
-    left = averaged or list(fitting.values())
-    if len(left) > 1:
-        raise ModelImportError(f"several networks are in it, so say which: {_choices(fitting)}")
-    return left[0]
+            matching.setdefault(candidate.network.name, candidate)
+    if name is not None:
+        if name in matching:
+            return matching[name]
+        if matching:
+            raise ModelImportError(
+                f"--network {name}: there is no such generator; choose {_choices(matching)}"
+            )
+        raise ModelImportError(f"--network {name}: {_no_format(candidates)}")
+    if not matching:
+        raise ModelImportError(_no_format(candidates))
+    averaged = [candidate for candidate in matching.values() if candidate.network.averaged]
+    preferred = averaged or list(matching.values())
+    if len(preferred) > 1:
+        raise ModelImportError(
+            f"the file holds several generators; choose one with {_choices(matching)}"
+        )
+    return preferred[0]
 
 
-def _choices(fitting: dict[str, Candidate]) -> str:
-    return ", ".join(f"--network {name} ({a.format.title})" for name, a in fitting.items())
+def _choices(matching: dict[str, Candidate]) -> str:
+    return ", ".join(f"--network {name} ({c.format.title})" for name, c in matching.items())
 
 
-def nearest_candidates(tried: Sequence[Candidate]) -> list[Candidate]:
-    """Return the attempts that came nearest, the nearest of each format, best first."""
+def nearest_candidates(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the best candidate of each of the nearest formats, best first."""
     best: dict[str, Candidate] = {}
-    for candidate in tried:
+    for candidate in candidates:
         name = candidate.format.name
         if name not in best or candidate.match.score > best[name].match.score:
             best[name] = candidate
-    ranked = sorted(best.values(), key=lambda a: (a.format.by_layer_order, -a.match.score))
-    return [candidate for candidate in ranked if candidate.match.present][:_NEAREST]
+    ranked = sorted(best.values(), key=lambda c: (c.format.by_layer_order, -c.match.score))
+    return [candidate for candidate in ranked if candidate.match.present][:_MAX_SUGGESTIONS]
 
 
-def _nearest_text(tried: Sequence[Candidate]) -> str:
-    if not tried:
-        return "there is no network in it: nothing that names tensors"
-    near = nearest_candidates(tried)
-    if not near:
-        return "no format that is known is like it; --explain shows what was looked for"
-    details = []
-    for candidate in near:
+def _no_format(candidates: Sequence[Candidate]) -> str:
+    if not candidates:
+        return "the file holds no network: nothing in it maps names to tensors"
+    nearest = nearest_candidates(candidates)
+    if not nearest:
+        return "the network matches no known format; --explain shows which keys were expected"
+    reasons = []
+    for candidate in nearest:
         match = candidate.match
-        why = (
-            f"without {', '.join(map(readable_key, match.missing))}"
-            if match.missing
-            else match.reason
-        )
-        details.append(f"{candidate.format.title} ({why})")
-    return f"it is of no format that is known; the nearest: {'; '.join(details)}"
+        missing = ", ".join(map(readable_key, match.missing))
+        reason = f"missing: {missing}" if missing else match.reason
+        reasons.append(f"{candidate.format.title} ({reason})")
+    return f"the network matches no known format; the nearest are {'; '.join(reasons)}"

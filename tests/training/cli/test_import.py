@@ -79,8 +79,8 @@ def test_an_unknown_file_is_explained_by_what_is_missing(tmp_path):
 
 def test_a_graph_is_explained_by_its_ports(graph):
     said = run(graph, "--explain")
-    assert "takes input_0 float[?, 6]" in said
-    assert "gives output_0 float[?, 3, 5, 5]" in said
+    assert "input input_0 float[?, 6]" in said
+    assert "output output_0 float[?, 3, 5, 5]" in said
 
 
 def test_a_graph_becomes_a_model_and_a_second_time_its_next_version(graph, tmp_path):
@@ -113,11 +113,11 @@ def failing_export(graph, *flags):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--map", "z=noise"], "there are input_0 float"),
+        (["--map", "z=noise"], "its inputs are input_0 float"),
         ([], "--range -1,1 or 0,1 or 0,255"),
-        (["--range", "1,0"], "--range 1,0: black comes first"),
+        (["--range", "1,0"], "--range 1,0: expected black first"),
         (["--range", "0,1", "--task", "upscale"], "--task upscale"),
-        (["--range", "0,1", "--layout", "chw"], "--layout chw: it is nchw or nhwc"),
+        (["--range", "0,1", "--layout", "chw"], "--layout chw: expected nchw or nhwc"),
         (["--range", "0,1", "--latent", "cauchy"], "--latent cauchy"),
     ],
 )

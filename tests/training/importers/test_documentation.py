@@ -76,7 +76,7 @@ FILES = {
         lambda path: torch.save({"G_A": drawn(DCGAN), "G_B": drawn(DCGAN)}, path),
         "G_B: 13 tensors",
     ),
-    "gen.onnx": (graph_file, "would be pixels"),
+    "gen.onnx": (graph_file, "is taken for pixels"),
 }
 
 

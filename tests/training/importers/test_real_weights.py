@@ -82,7 +82,7 @@ def test_of_several_networks_one_has_to_be_named(tmp_path):
 
 def test_an_unknown_file_names_the_nearest_formats(tmp_path):
     torch.save({f"block{i}.weird": torch.zeros(2, 2) for i in range(9)}, tmp_path / "x.pth")
-    with pytest.raises(ModelImportError, match="no format that is known"):
+    with pytest.raises(ModelImportError, match="matches no known format"):
         recognised(tmp_path / "x.pth")
 
 

@@ -1,1 +1,1 @@
-"""TODO-ROOM training/importers/formats."""
+"""The published checkpoint layouts that can be imported."""

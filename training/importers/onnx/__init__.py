@@ -1,1 +1,1 @@
-"""TODO-ROOM training/importers/onnx."""
+"""Imports generators that are ONNX graphs already."""

@@ -1,1 +1,1 @@
-"""TODO-ROOM training/importers/reading."""
+"""Reads checkpoint files as data, without executing anything in them."""

@@ -1,7 +1,7 @@
-"""Reading an ONNX file as data.
+"""Reads an ONNX file as data.
 
-A graph computes and does nothing else: it opens no files but those of its own weights, and those
-are read here, from beside it and nowhere else, so that what is written holds them itself.
+A graph only computes. The only files that it can refer to are those of its external weights, which
+are read here from the graph's folder and nowhere else, and become part of the model.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from onnx.inliner import inline_local_functions
 
 from training.importers.errors import ModelImportError, UnsafeFileError, first_line
 
-# What one protobuf message may hold.
-_MOST_BYTES = 2**31 - 1
-_MOST_NODES = 500_000
-# Those of ONNX, and of ONNX Runtime itself; others would be libraries to be loaded.
+# The limit of a protobuf message.
+_MAX_BYTES = 2**31 - 1
+_MAX_NODES = 500_000
+# The operators of ONNX and of ONNX Runtime. Others would need a library.
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 _RANDOM = (
     "Bernoulli",
@@ -30,96 +30,100 @@ _RANDOM = (
     "RandomUniform",
     "RandomUniformLike",
 )
-# `Reshape` and its like take their sizes as inputs from here on, and pictures are cast to bytes.
-_LEAST_OPSET = 9
+# From this opset on `Reshape` and similar operators take sizes as inputs, and `Cast` gives uint8.
+_MIN_OPSET = 9
 
 
-def is_graph(path: Path) -> bool:
-    """Tell whether a file is to be read as ONNX, which has no mark of its own at its head."""
+def is_onnx_file(path: Path) -> bool:
+    """True if a file is to be read as ONNX. The format has no magic number: the suffix decides."""
     return path.suffix.lower() == ".onnx"
 
 
-def read_graph(path: Path) -> ModelProto:
-    """Return the model with its weights in it and its functions written out.
+def read_onnx(path: Path) -> ModelProto:
+    """Return a checked model with its external weights loaded and its functions inlined.
 
-    Raises ModelImportError if the graph is invalid, and UnsafeFileError if it needs a library of
-    custom operators, reads files elsewhere, or is random.
+    Raises ModelImportError if the graph is invalid. Raises UnsafeFileError if it needs a library of
+    custom operators, reads files outside its folder, or is random, so that its images would not
+    depend on its inputs alone.
     """
     model = ModelProto()
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ModelImportError(f"{path} is above 2 GiB; save its weights as external data")
+        if path.stat().st_size > _MAX_BYTES:
+            raise ModelImportError(
+                f"{path} is larger than 2 GiB; save its weights as external data"
+            )
         model.ParseFromString(path.read_bytes())
     except OSError as error:
         raise ModelImportError(f"{path} cannot be read: {error.strerror}") from error
     except (DecodeError, RecursionError) as error:
         raise ModelImportError(f"{path} cannot be read as ONNX: {error}") from error
     if not model.graph.node or not model.graph.output:
-        raise ModelImportError(f"{path} cannot be read as ONNX: there is no graph in it")
-    _take_in(model, path)
+        raise ModelImportError(f"{path} cannot be read as ONNX: it has no graph")
+    _load_external_weights(model, path)
     opset = opset_of(model)
-    if opset < _LEAST_OPSET:
-        raise ModelImportError(
-            f"{path} is of opset {opset}; export it with {_LEAST_OPSET} or above"
-        )
-    _check_size(model, path)
-    foreign = sorted({node.domain for node in _nodes(model) if node.domain not in _known(model)})
-    if foreign:
+    if opset < _MIN_OPSET:
+        raise ModelImportError(f"{path} has opset {opset}; export it with opset {_MIN_OPSET} or up")
+    _check_sizes(model, path)
+    known = {*_DOMAINS, *(function.domain for function in model.functions)}
+    custom = sorted({node.domain for node in _nodes(model) if node.domain not in known})
+    if custom:
         raise UnsafeFileError(
-            f"{path} has operators of {', '.join(foreign)}, which a library would have to bring"
+            f"{path} uses custom operators of {', '.join(custom)}, which need a library; only "
+            "operators of ONNX and ONNX Runtime are supported"
         )
     try:
         if model.functions:
             model = inline_local_functions(model)
         onnx.checker.check_model(model)
     except Exception as error:
-        # The checker is C++ and raises what it likes; a mutated file leads to any of it.
-        raise ModelImportError(f"{path} is no valid ONNX: {first_line(error)}") from error
+        # The checker is C++ and raises many kinds of errors for corrupt files.
+        raise ModelImportError(f"{path} is not valid ONNX: {first_line(error)}") from error
     for node in _nodes(model):
-        if node.op_type in _RANDOM or _in_training(node):
+        if node.op_type in _RANDOM:
             raise UnsafeFileError(
-                f"{path} draws lots or takes the statistics of the batch (the operator "
-                f"{node.op_type}); a picture has to depend on what goes in alone"
+                f"{path} is random (operator {node.op_type}); an image must depend on the inputs "
+                "alone: make the noise an input or a constant"
+            )
+        if _in_training_mode(node):
+            raise UnsafeFileError(
+                f"{path} normalizes with the statistics of the batch (operator {node.op_type}); "
+                "export the network in eval mode"
             )
     return model
 
 
-def without_dropout(model: ModelProto) -> bool:
-    """Make every dropout of a model one that lets all through; tell whether one may have done else.
+def disable_dropout(model: ModelProto) -> bool:
+    """Make every dropout of a model an identity. Returns True if one may have been active.
 
-    ONNX Runtime takes some away and draws lots in others, by where they stand.
+    ONNX Runtime removes some of them and randomizes with others.
     """
-    found = [node for node in _nodes(model) if node.op_type == "Dropout" and len(node.input) > 2]
-    for node in found:
+    active = [node for node in _nodes(model) if node.op_type == "Dropout" and len(node.input) > 2]
+    for node in active:
         del node.input[2:]
-    return bool(found)
+    return bool(active)
 
 
 def opset_of(model: ModelProto) -> int:
-    """Return the version of ONNX's own operators that a model is written in."""
-    own = [each.version for each in model.opset_import if each.domain in ("", "ai.onnx")]
-    return max(own, default=0)
+    """Return the version of ONNX's operators that a model uses."""
+    versions = [each.version for each in model.opset_import if each.domain in ("", "ai.onnx")]
+    return max(versions, default=0)
 
 
-def _known(model: ModelProto) -> set[str]:
-    return {*_DOMAINS, *(function.domain for function in model.functions)}
-
-
-def _in_training(node: NodeProto) -> bool:
-    """Tell whether a node normalises by the statistics of the batch."""
+def _in_training_mode(node: NodeProto) -> bool:
+    """True for a batch normalization that uses the statistics of the batch."""
     return node.op_type == "BatchNormalization" and any(
         each.name == "training_mode" and each.i for each in node.attribute
     )
 
 
 def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """Yield a graph and those that are in its nodes."""
+    """Yield a graph and the subgraphs of its nodes."""
     yield graph
     for node in graph.node:
-        yield from _inner(node)
+        yield from _subgraphs(node)
 
 
-def _inner(node: NodeProto) -> Iterator[GraphProto]:
+def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
             yield from _graphs(attribute.g)
@@ -133,7 +137,7 @@ def _nodes(model: ModelProto) -> Iterator[NodeProto]:
     for function in model.functions:
         for node in function.node:
             yield node
-            for graph in _inner(node):
+            for graph in _subgraphs(node):
                 yield from graph.node
 
 
@@ -151,25 +155,25 @@ def _tensors(model: ModelProto) -> Iterator[TensorProto]:
                 yield from (sparse.values, sparse.indices)
 
 
-def _take_in(model: ModelProto, path: Path) -> None:
-    """Put weights that lie in files beside the model into it. Raises ModelImportError."""
-    left = _MOST_BYTES - model.ByteSize()
+def _load_external_weights(model: ModelProto, path: Path) -> None:
+    """Load external weights into the model. Raises ModelImportError."""
+    remaining = _MAX_BYTES - model.ByteSize()
     for tensor in _tensors(model):
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
-        said = {entry.key: entry.value for entry in tensor.external_data}
-        file = _beside(path, said.get("location", ""))
-        start, length = _number(path, said, "offset"), _number(path, said, "length")
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        file = _external_file(path, entries.get("location", ""))
+        start, length = _number(path, entries, "offset"), _number(path, entries, "length")
         size = file.stat().st_size
-        length = length if "length" in said else size - start
+        length = length if "length" in entries else size - start
         if start > size or not 0 <= length <= size - start:
             raise ModelImportError(
-                f"{path}: {file.name} ends before the weights {tensor.name!r} do"
+                f"{path}: the file {file.name} is too short for the weights {tensor.name!r}"
             )
-        left -= length
-        if left < 0:
+        remaining -= length
+        if remaining < 0:
             raise ModelImportError(
-                f"{path} has more than 2 GiB of weights, which one graph cannot hold"
+                f"{path} has more than 2 GiB of weights, the limit of an ONNX graph"
             )
         with file.open("rb") as weights:
             weights.seek(start)
@@ -178,33 +182,34 @@ def _take_in(model: ModelProto, path: Path) -> None:
         del tensor.external_data[:]
 
 
-def _beside(path: Path, location: str) -> Path:
-    """Return a file of external weights, which must be in the folder of `path`."""
+def _external_file(path: Path, location: str) -> Path:
+    """Return a file of external weights.
+
+    Raises UnsafeFileError if it is not in the folder of `path`, ModelImportError if it is missing.
+    """
     folder = path.resolve().parent
     named = Path(location)
-    if not location or "\0" in location or named.is_absolute() or ".." in named.parts:
-        raise UnsafeFileError(f"{path} has weights in {location!r}, which is not beside it")
+    outside = not location or "\0" in location or named.is_absolute() or ".." in named.parts
+    if outside or not (folder / named).resolve().is_relative_to(folder):
+        raise UnsafeFileError(f"{path} has weights in {location!r}, which is outside its folder")
     file = (folder / named).resolve()
-    if not file.is_relative_to(folder):
-        raise UnsafeFileError(
-            f"{path} has weights in {location!r}, which leads away from its folder"
-        )
     if not file.is_file():
-        raise ModelImportError(f"{path} has weights in {location!r}, and that file is not there")
+        raise ModelImportError(f"{path} has weights in {location!r}, but there is no such file")
     return file
 
 
-def _number(path: Path, said: dict[str, str], key: str) -> int:
-    value = said.get(key, "0")
+def _number(path: Path, entries: dict[str, str], key: str) -> int:
+    value = entries.get(key, "0")
     if not value.isdecimal() or len(value) > 18:
-        raise ModelImportError(f"{path} has weights whose {key} is {value[:20]!r}")
+        raise ModelImportError(f"{path} has weights with the invalid {key} {value[:20]!r}")
     return int(value)
 
 
-def _check_size(model: ModelProto, path: Path) -> None:
-    """Raise ModelImportError for tensors of another size than declared, and for endless functions.
+def _check_sizes(model: ModelProto, path: Path) -> None:
+    """Raise ModelImportError for tensors of another size than declared, and for too many nodes.
 
-    Functions that call each other twice, forty deep, are few bytes and more nodes than memory.
+    Functions that call each other twice, forty levels deep, are few bytes in the file, but more
+    nodes than fit in memory when they are inlined.
     """
     for tensor in _tensors(model):
         if any(side < 0 for side in tensor.dims) or (
@@ -213,27 +218,30 @@ def _check_size(model: ModelProto, path: Path) -> None:
             and math.prod(tensor.dims) * 4 != len(tensor.raw_data)
         ):
             raise ModelImportError(
-                f"{path}: the weights {tensor.name!r} are not of the size they say"
+                f"{path}: the weights {tensor.name!r} have another size than they declare"
             )
     functions = {(each.domain, each.name, each.overload): each for each in model.functions}
     sizes: dict[tuple[str, ...], int] = {}
 
-    def size_of(function: FunctionProto, above: tuple[tuple[str, ...], ...]) -> int:
+    def function_size(function: FunctionProto, callers: tuple[tuple[str, ...], ...]) -> int:
         key = (function.domain, function.name, function.overload)
-        if key in above:
+        if key in callers:
             raise ModelImportError(f"{path}: its function {function.name!r} calls itself")
         if key not in sizes:
-            inner = [n for node in function.node for g in _inner(node) for n in g.node]
-            sizes[key] = sum(written_out(node, (*above, key)) for node in [*function.node, *inner])
+            inner = [n for node in function.node for g in _subgraphs(node) for n in g.node]
+            nodes = [*function.node, *inner]
+            sizes[key] = sum(inlined_size(node, (*callers, key)) for node in nodes)
         return sizes[key]
 
-    def written_out(node: NodeProto, above: tuple[tuple[str, ...], ...]) -> int:
-        called = functions.get((node.domain, node.op_type, node.overload))
-        return 1 if called is None else size_of(called, above)
+    def inlined_size(node: NodeProto, callers: tuple[tuple[str, ...], ...]) -> int:
+        function = functions.get((node.domain, node.op_type, node.overload))
+        return 1 if function is None else function_size(function, callers)
 
     try:
-        whole = sum(written_out(node, ()) for g in _graphs(model.graph) for node in g.node)
+        total = sum(inlined_size(node, ()) for g in _graphs(model.graph) for node in g.node)
     except RecursionError as error:
-        raise ModelImportError(f"{path}: its functions call each other without end") from error
-    if whole > _MOST_NODES:
-        raise ModelImportError(f"{path} has {whole:,} operators, more than a generator has")
+        raise ModelImportError(f"{path}: its functions call each other endlessly") from error
+    if total > _MAX_NODES:
+        raise ModelImportError(
+            f"{path} has {total:,} operators; at most {_MAX_NODES:,} are supported"
+        )

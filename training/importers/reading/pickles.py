@@ -1,9 +1,11 @@
-"""NVIDIA's network pickles, read as data.
+"""Reads NVIDIA's network pickles as data.
 
-Such a file (StyleGAN2-ADA, StyleGAN3) holds, for every module, the source of its class, which its
-own loader executes. Here an unpickler with a list of known names stands in for all of them: what is
-a tensor becomes a tensor, what is a module becomes its class's name and its attributes, and a name
-that is not on the list ends the reading. No name is ever imported.
+Such a file (StyleGAN2-ADA, StyleGAN3) holds the source of every module's class, which NVIDIA's
+loader executes. This unpickler imports nothing. It replaces a list of known names by its own
+functions and classes, and refuses any other name. Tensors become tensors, and modules become the
+name of their class with its attributes.
+
+The project has its own reader because no library reads these files without executing them.
 """
 
 from __future__ import annotations
@@ -22,22 +24,22 @@ from torch import Tensor
 from training.importers.errors import ModelImportError, UnsafeFileError
 from training.importers.reading.weights import Network
 
-_DEEPEST = 64
-# A module may be in a file once and stand in two places, and so on within it.
-_MOST_MODULES = 10_000
+_MAX_DEPTH = 64
+# A module can be stored once and used twice, and again within itself.
+_MAX_MODULES = 10_000
 
 
 class Module:
-    """A module of a pickle: the name of its class and its attributes, and none of its code."""
+    """A module of a pickle: the name of its class and its attributes, without its code."""
 
-    kind = "Module"
+    class_name = "Module"
 
     def __init__(self, *_: Any, **__: Any) -> None:
         self.state: Mapping[str, Any] = {}
 
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, dict):
-            raise pickle.UnpicklingError("a module without attributes")
+            raise pickle.UnpicklingError("a module has no attributes")
         self.state = state
 
 
@@ -49,92 +51,92 @@ class PickledOptions(dict[str, Any]):
             self.update(state)
 
 
-class _Kind:
-    """NumPy's dtype, by its name."""
+class _Dtype:
+    """NumPy's dtype, as its name."""
 
     def __init__(self, name: Any = None, *_: Any) -> None:
         self.name = name
 
     def __setstate__(self, state: Any) -> None:
-        """Byte order and the like: only the machine's own is read."""
+        """Ignore byte order and alignment: values are read in native byte order."""
 
     def values(self, data: Any) -> list[Any]:
-        """The numbers that bytes hold."""
+        """Return the numbers that the bytes encode."""
         if self.name not in ("f8", "f4", "i8", "i4", "b1", "u1") or not isinstance(data, bytes):
-            raise pickle.UnpicklingError("an array that is not of plain numbers")
+            raise pickle.UnpicklingError("an array does not hold plain numbers")
         values: list[Any] = np.frombuffer(data, np.dtype(self.name)).tolist()
         return values
 
 
 class _Array:
-    """A small NumPy array, as the list of its numbers."""
+    """A small NumPy array, as a list of its values."""
 
     def __init__(self, *_: Any) -> None:
         self.values: list[Any] = []
 
     def __setstate__(self, state: Any) -> None:
-        if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], _Kind):
-            raise pickle.UnpicklingError("an array that is not of plain numbers")
+        if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], _Dtype):
+            raise pickle.UnpicklingError("an array does not hold plain numbers")
         self.values = state[2].values(state[4])
 
 
 class _Call:
-    """A function that a pickle may call, under the name of the one that it means."""
+    """A function that a pickle may call in place of the one that it names."""
 
-    __slots__ = ("_make",)
+    __slots__ = ("_function",)
 
-    def __init__(self, make: Any) -> None:
-        self._make = make
+    def __init__(self, function: Any) -> None:
+        self._function = function
 
-    def __call__(self, *given: Any) -> Any:
-        return self._make(*given)
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
 
 
 def _storage(data: Any) -> Any:
     if not isinstance(data, bytes):
-        raise pickle.UnpicklingError("a storage that is no bytes")
+        raise pickle.UnpicklingError("a storage is not of type bytes")
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
-        raise pickle.UnpicklingError(f"a storage that cannot be read: {error}") from error
+        raise pickle.UnpicklingError(f"a storage cannot be read: {error}") from error
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
-    # PyTorch checks that the sizes lie inside the storage.
+    # PyTorch checks that size and stride stay within the storage.
     return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict())  # type: ignore[no-untyped-call,no-any-return]
 
 
 def _parameter(data: Any, *_: Any) -> Tensor:
     if not isinstance(data, Tensor):
-        raise pickle.UnpicklingError("a parameter that is no tensor")
+        raise pickle.UnpicklingError("a parameter is not a tensor")
     return data
 
 
 def _persistent(meta: Any) -> Module:
-    """A module as NVIDIA's `persistence` writes it: its source is among `meta`, and left there."""
+    """Return a module that NVIDIA's `persistence` wrote. Its source, in `meta`, is not used."""
     if not isinstance(meta, dict) or not isinstance(meta.get("class_name"), str):
-        raise pickle.UnpicklingError("a persistent object without a class name")
-    made = Module()
-    made.kind = meta["class_name"]
-    made.__setstate__(meta.get("state"))
-    return made
+        raise pickle.UnpicklingError("a persistent object has no class name")
+    module = Module()
+    module.class_name = meta["class_name"]
+    module.__setstate__(meta.get("state"))
+    return module
 
 
-def _scalar(kind: Any, data: Any) -> Any:
-    if not isinstance(kind, _Kind):
-        raise pickle.UnpicklingError("a number of no kind")
-    return kind.values(data)[0]
+def _scalar(dtype: Any, data: Any) -> Any:
+    if not isinstance(dtype, _Dtype):
+        raise pickle.UnpicklingError("a scalar has no dtype")
+    return dtype.values(data)[0]
 
 
 def _module_type(name: str) -> type[Module]:
-    return type(name, (Module,), {"kind": name})
+    return type(name, (Module,), {"class_name": name})
 
 
-class _Reader(pickle.Unpickler):
-    """Knows the names below, gives stand-ins for them, and imports nothing."""
+class _Unpickler(pickle.Unpickler):
+    """Resolves the names in `_KNOWN` and modules of PyTorch, and imports nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for a name. Raises UnsafeFileError."""
+        """Return the replacement of a name. Raises UnsafeFileError if it has none."""
         known = _KNOWN.get((module, name))
         if known is not None:
             return known
@@ -142,14 +144,16 @@ class _Reader(pickle.Unpickler):
             return _module_type(name)
         if module.startswith("dnnlib.tflib"):
             raise UnsafeFileError(
-                "this is a TensorFlow pickle of StyleGAN; convert it to PyTorch's form first "
-                "(legacy.py of stylegan2-ada-pytorch does)"
+                "this is a TensorFlow pickle of StyleGAN; convert it to PyTorch first, with "
+                "legacy.py of stylegan2-ada-pytorch"
             )
-        raise UnsafeFileError(f"the pickle names {module}.{name}, which would have to be run")
+        raise UnsafeFileError(
+            f"the pickle refers to {module}.{name}, which would have to be executed"
+        )
 
     def persistent_load(self, pid: Any) -> Any:
-        """There are none in such files. Raises pickle.UnpicklingError."""
-        raise pickle.UnpicklingError(f"a reference to something outside of the file: {pid!r:.60}")
+        """Raise pickle.UnpicklingError: NVIDIA's files have no persistent ids."""
+        raise pickle.UnpicklingError(f"it refers to an object outside of the file: {pid!r:.60}")
 
 
 _KNOWN: dict[tuple[str, str], Any] = {
@@ -163,28 +167,28 @@ _KNOWN: dict[tuple[str, str], Any] = {
     ("torch", "Size"): tuple,
     ("builtins", "set"): set,
     ("__builtin__", "set"): set,
-    ("numpy", "dtype"): _Kind,
+    ("numpy", "dtype"): _Dtype,
     ("numpy", "ndarray"): _Array,
     **{
-        (f"numpy.{core}.multiarray", name): stand_in
+        (f"numpy.{core}.multiarray", name): function
         for core in ("core", "_core")
-        for name, stand_in in (("scalar", _Call(_scalar)), ("_reconstruct", _Call(_Array)))
+        for name, function in (("scalar", _Call(_scalar)), ("_reconstruct", _Call(_Array)))
     },
 }
 
 
 def read_pickle(path: Path) -> Any:
-    """Return what a pickle holds, with each module as a `Network`. Raises ModelImportError."""
+    """Return the content of a pickle, with modules as `Network`. Raises ModelImportError."""
     try:
         with path.open("rb") as file:
-            tree = _Reader(file).load()
+            tree = _Unpickler(file).load()
         return _networks(tree)
     except ModelImportError as error:
         raise type(error)(f"{path}: {error}") from error
     except (OSError, MemoryError, RecursionError) as error:
         raise ModelImportError(f"{path} cannot be read: {type(error).__name__}") from error
     except Exception as error:
-        # The pickle machine raises whatever a mutated file leads to.
+        # The pickle machine raises many kinds of errors for corrupt files.
         text = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise ModelImportError(f"{path} cannot be read as a pickle: {text}") from error
 
@@ -204,8 +208,8 @@ def _network(module: Module) -> Network:
     tensors: dict[str, Tensor] = {}
     modules: dict[str, dict[str, Any]] = {}
     _collect(module, "", tensors, modules, 0)
-    said = modules[""] | {"modules": modules}
-    return Network("", tensors, said, module.kind)
+    config = modules[""] | {"modules": modules}
+    return Network("", tensors, config, module.class_name)
 
 
 def _plain(value: Any) -> bool:
@@ -219,28 +223,28 @@ def _collect(
     modules: dict[str, dict[str, Any]],
     depth: int,
 ) -> None:
-    """Gather the tensors by name, and by path what else the modules say of themselves."""
-    if depth > _DEEPEST or len(modules) > _MOST_MODULES:
-        raise pickle.UnpicklingError("modules within modules without end")
+    """Collect the tensors by name, and the plain attributes of the modules by path."""
+    if depth > _MAX_DEPTH or len(modules) > _MAX_MODULES:
+        raise pickle.UnpicklingError("its modules nest endlessly")
     state = module.state
-    said: dict[str, Any] = {"class": module.kind}
-    given = state.get("_init_kwargs")
-    for key, value in [*state.items(), *(given.items() if isinstance(given, dict) else ())]:
+    attributes: dict[str, Any] = {"class": module.class_name}
+    kwargs = state.get("_init_kwargs")
+    for key, value in [*state.items(), *(kwargs.items() if isinstance(kwargs, dict) else ())]:
         if isinstance(key, str) and not key.startswith("_"):
             if isinstance(value, _Array):
-                said[key] = value.values
+                attributes[key] = value.values
             elif _plain(value):
-                said[key] = value
-    modules[path] = said
-    start = f"{path}." if path else ""
+                attributes[key] = value
+    modules[path] = attributes
+    prefix = f"{path}." if path else ""
     for part in ("_parameters", "_buffers"):
-        held = state.get(part) or {}
-        if isinstance(held, Mapping):
-            for name, value in held.items():
+        values = state.get(part) or {}
+        if isinstance(values, Mapping):
+            for name, value in values.items():
                 if isinstance(value, Tensor):
-                    tensors[f"{start}{name}"] = value.detach()
-    inner = state.get("_modules") or {}
-    if isinstance(inner, Mapping):
-        for name, value in inner.items():
+                    tensors[f"{prefix}{name}"] = value.detach()
+    children = state.get("_modules") or {}
+    if isinstance(children, Mapping):
+        for name, value in children.items():
             if isinstance(value, Module):
-                _collect(value, f"{start}{name}", tensors, modules, depth + 1)
+                _collect(value, f"{prefix}{name}", tensors, modules, depth + 1)

@@ -119,7 +119,10 @@ def renamed(network: Network) -> Network:
         return name
 
     return Network(
-        network.name, {new(n): t for n, t in network.tensors.items()}, network.config, network.kind
+        network.name,
+        {new(n): t for n, t in network.tensors.items()},
+        network.config,
+        network.class_name,
     )
 
 

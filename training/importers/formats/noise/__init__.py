@@ -1,1 +1,1 @@
-"""TODO-ROOM training/importers/formats/noise."""
+"""Checkpoint formats of generators from noise."""

@@ -35,7 +35,7 @@ from training.importers.formats.noise.class_conditional import (
     standing,
     with_fixed_statistics,
 )
-from training.importers.reading.spectral_norm import folded
+from training.importers.reading.spectral_norm import fold_spectral_norm
 from training.importers.reading.weights import Network
 
 _STATISTICS = (
@@ -86,7 +86,7 @@ class BigGan(Format):
 
     def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
         """Build the generator. Image side, widths and chunks follow from the shapes."""
-        return verify_shapes(self._convert(folded(network.tensors), options))
+        return verify_shapes(self._convert(fold_spectral_norm(network.tensors), options))
 
     def _convert(self, tensors: dict[str, Tensor], options: UserOptions) -> ConvertedModel:
         shared = tensors.get("shared.weight")

@@ -27,7 +27,7 @@ from training.importers.formats.noise.class_conditional import (
     ClassConditionalGenerator,
     Names,
 )
-from training.importers.reading.spectral_norm import folded
+from training.importers.reading.spectral_norm import fold_spectral_norm
 from training.importers.reading.weights import Network
 
 # The library's own, where no configuration says another.
@@ -148,7 +148,7 @@ class PretrainedBigGan(Format):
 
     def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
         """Build the generator: sides and widths are in the shapes. Raises FormatMismatchError."""
-        return verify_shapes(self._convert(folded(network.tensors), options))
+        return verify_shapes(self._convert(fold_spectral_norm(network.tensors), options))
 
     def _convert(self, tensors: dict[str, Tensor], options: UserOptions) -> ConvertedModel:
         embedding = tensors["embeddings.weight"].t().contiguous()

@@ -191,7 +191,7 @@ class MlpChain(Format):
                 built.append(normalised(layer, width, flat=True))
             else:
                 raise FormatMismatchError(f"{layer.path} is no layer of a perceptron")
-        side, channels = picture_of(linear[-1].weight.shape[0], options)
+        side, channels = square_shape(linear[-1].weight.shape[0], options)
         taken = linear[0].weight.shape[1]
         classes = options.classes or 0
         if not 0 <= classes < taken:
@@ -215,7 +215,7 @@ class MlpChain(Format):
         )
 
 
-def picture_of(values: int, options: UserOptions) -> tuple[int, int]:
+def square_shape(values: int, options: UserOptions) -> tuple[int, int]:
     """Return side and channels of a square image of `values` values."""
     for channels in (options.channels,) if options.channels else (1, 3, 4):
         side = math.isqrt(values // channels)

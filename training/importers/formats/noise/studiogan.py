@@ -33,7 +33,7 @@ from training.importers.formats.noise.class_conditional import (
     Names,
     PlainEnd,
 )
-from training.importers.reading.spectral_norm import folded
+from training.importers.reading.spectral_norm import fold_spectral_norm
 from training.importers.reading.weights import Network
 
 _ATTENTION = ("conv1x1_theta", "conv1x1_phi", "conv1x1_g", "conv1x1_attn", "sigma")
@@ -88,7 +88,9 @@ class StudioGan(Format):
 
     def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
         """Build the generator of the backbone that the tensor names identify."""
-        return verify_shapes(self._convert(folded(network.tensors, transposed=r"deconv"), options))
+        return verify_shapes(
+            self._convert(fold_spectral_norm(network.tensors, transposed=r"deconv"), options)
+        )
 
     def _convert(self, tensors: dict[str, Tensor], options: UserOptions) -> ConvertedModel:
         model, data = (_section(options.config, name) for name in ("MODEL", "DATA"))
