@@ -1,1 +1,1 @@
-"""TODO-ROOM service/api/middleware."""
+"""ASGI middleware: access log, authentication, body limits, errors, fast path."""

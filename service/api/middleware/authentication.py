@@ -1,8 +1,8 @@
-"""Who may ask: keys, the paths that need none, and who may administer.
+"""Authenticates requests by API key.
 
-Where keys are asked for, every path needs one but those that are open. Where none are, only
-connections to a loopback address of this machine are served, however the process was started,
-unless the operator has said that it is meant to be open.
+If the service requires keys, every path needs one except the open ones. If it does not, only
+connections to a loopback address of this machine are accepted, however the process was started,
+unless the operator has set `insecure`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from service.api.rate_limits import RateLimiter, TokenBucket
 from service.api_keys import KeyRing
 from service.settings import Settings, is_loopback
 
-_ADMIN = "/v1/admin"
+_ADMIN_PATH = "/v1/admin"
 _CALLER = "ganymede.caller"
 _REALM = 'Bearer realm="ganymede"'
 _LOOPBACK_NAMES = ("localhost", "localhost.")
@@ -31,7 +31,7 @@ _PROXY_HEADERS = (b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via")
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: the name of a key, or None where no keys are asked for."""
+    """Who sent a request: the name of a key, or None if it came without one."""
 
     name: str | None
     admin: bool
@@ -39,112 +39,113 @@ class Caller:
 
 
 class Authentication:
-    """ASGI middleware that lets in who may come in, and notes who it is."""
+    """ASGI middleware that authenticates requests and records their caller."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        """Read the keys, when `settings` ask for them."""
+        """Read the keys, if `settings` require them."""
         self._app = app
         self._insecure = settings.insecure
-        self._ring = KeyRing(settings.keys) if settings.requires_keys and settings.keys else None
-        self._open = settings.open_paths
-        self._per_minute = settings.pixels_per_minute
+        self._keys = KeyRing(settings.keys) if settings.requires_keys and settings.keys else None
+        self._open_paths = settings.open_paths
+        self._pixels_per_minute = settings.pixels_per_minute
         self._rate_limiter = RateLimiter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer by itself who may not come in."""
+        """Pass the request on, or respond 401 or 403."""
         if scope["type"] == "websocket":
-            # Nothing here speaks it, and a handshake would be answered before any key is seen.
+            # No route supports it, and the handshake would be answered before the key is checked.
             await send({"type": "websocket.close", "code": 1008})
             return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         try:
-            caller = self._caller(scope)
+            caller = self._authenticate(scope)
             request_context.note_key(caller.name)
-            if _is_below(scope["path"], _ADMIN):
-                assert_admin(caller)
+            if _is_below(scope["path"], _ADMIN_PATH):
+                _assert_admin(caller)
         except Problem as problem:
             await send_problem(problem, scope, receive, send)
             return
         scope.setdefault("state", {})[_CALLER] = caller
         if caller.rate_limit is not None:
-            send = _saying(caller.rate_limit, send)
+            send = _with_rate_limit_headers(caller.rate_limit, send)
         await self._app(scope, receive, send)
 
-    def _caller(self, scope: Scope) -> Caller:
-        """Raises Problem (401, 403)."""
-        if self._ring is None:
+    def _authenticate(self, scope: Scope) -> Caller:
+        """Return the caller. Raises Problem (401, 403)."""
+        if self._keys is None:
             if not self._insecure and not is_loopback((scope.get("server") or ("",))[0]):
-                raise _unguarded()
+                raise _no_access_control()
             client = (scope.get("client") or ("",))[0]
-            bucket = self._rate_limiter.bucket(_network(client), self._per_minute)
+            bucket = self._rate_limiter.bucket(_client_network(client), self._pixels_per_minute)
             return Caller(None, _is_local(scope), bucket)
-        presented = _presented(Headers(scope=scope))
-        key = self._ring.find(presented) if presented else None
+        credentials = _credentials(Headers(scope=scope))
+        key = self._keys.find(credentials) if credentials else None
         if key is not None:
-            per_minute = key.pixels_per_minute or self._per_minute
+            per_minute = key.pixels_per_minute or self._pixels_per_minute
             return Caller(key.name, key.admin, self._rate_limiter.bucket(key.id, per_minute))
         if self._is_open(scope["path"]):
             return Caller(None, admin=False)
-        if presented:
+        if credentials:
             raise Problem(
                 401,
                 "unknown-key",
-                "The key is not known",
-                "the key is unknown, revoked or past its time",
+                "The API key is not valid",
+                "the key is unknown, revoked or expired",
                 headers={"www-authenticate": f'{_REALM}, error="invalid_token"'},
             )
         raise Problem(
             401,
             "key-needed",
-            "A key is needed",
-            "give one as Authorization: Bearer gnm_…, or as X-API-Key: gnm_…",
+            "An API key is required",
+            "send it as Authorization: Bearer gnm_…, or as X-API-Key: gnm_…",
             headers={"www-authenticate": _REALM},
         )
 
     def _is_open(self, path: str) -> bool:
         return any(
-            path.startswith(each[:-1]) if each.endswith("/*") else path == each
-            for each in self._open
+            path.startswith(pattern[:-1]) if pattern.endswith("/*") else path == pattern
+            for pattern in self._open_paths
         )
 
 
 def get_caller(request: Request) -> Caller:
-    """Return who asks. Where no middleware has looked, it is somebody who may have anything."""
+    """Return the caller of a request; an anonymous one if there is no `Authentication`."""
     caller: Caller | None = request.scope.get("state", {}).get(_CALLER)
     return caller or Caller(None, admin=False)
 
 
 def require_admin(request: Request) -> Caller:
-    """Return the administrator who asks: a dependency for routes. Raises Problem (403)."""
+    """Return the caller, an administrator: a dependency for routes. Raises Problem (403)."""
     caller = get_caller(request)
-    assert_admin(caller)
+    _assert_admin(caller)
     return caller
 
 
-def assert_admin(caller: Caller) -> None:
-    """Raise Problem (403) for who may not administer."""
+def _assert_admin(caller: Caller) -> None:
+    """Raise Problem (403) if the caller is not an administrator."""
     if caller.admin:
         return
     if caller.name is None:
         raise Problem(
             403,
             "admin-needed",
-            "An administrator is needed",
-            "without keys, only this machine itself may administer the service; start it with "
-            "--keys FILE, and give a key made with ganymede keys add NAME --admin",
+            "Administrator access is required",
+            "without keys, only programs on this machine can administer the service; start it with "
+            "--keys FILE, and use a key created by ganymede keys add NAME --admin",
         )
     raise Problem(
         403,
         "admin-needed",
-        "An administrator is needed",
-        f"the key {caller.name} may not administer; make one with ganymede keys add NAME --admin",
+        "Administrator access is required",
+        f"the key {caller.name} is not an administrator's; create one with "
+        "ganymede keys add NAME --admin",
         headers={"www-authenticate": f'{_REALM}, error="insufficient_scope"'},
     )
 
 
-def _presented(headers: Headers) -> str | None:
+def _credentials(headers: Headers) -> str | None:
     scheme, _, credentials = headers.get("authorization", "").strip().partition(" ")
     if scheme.lower() == "bearer" and credentials.strip():
         return credentials.strip()
@@ -152,29 +153,29 @@ def _presented(headers: Headers) -> str | None:
 
 
 def _is_local(scope: Scope) -> bool:
-    """Whether this machine itself asks, and not a page in its browser that someone else wrote.
+    """Return True if a program on this machine sent the request.
 
-    Such a page can send requests here (`Sec-Fetch-Site` or `Origin` says so), and can give a name
-    of its own to this machine's address (then `Host` is that name). Nor is it whoever a proxy
-    speaks for.
+    False for web pages in this machine's browser, which can send requests here (`Sec-Fetch-Site`
+    and `Origin` show it), also under a name of their own that resolves to this machine (then `Host`
+    has that name). False for proxies, which forward requests of others.
     """
-    # Of a header that came twice the first counts.
+    # Of repeated headers the first counts.
     headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
     host = headers.get(b"host", b"").decode("latin-1")
-    own = f"http://{host}".encode("latin-1")
+    own_origin = f"http://{host}".encode("latin-1")
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     return (
         is_loopback((scope.get("client") or ("",))[0])
         and (is_loopback(name) or name.lower() in _LOOPBACK_NAMES)
         and headers.get(b"sec-fetch-site", b"none") in (b"none", b"same-origin")
-        and headers.get(b"origin", own) == own
+        and headers.get(b"origin", own_origin) == own_origin
         and headers.keys().isdisjoint(_PROXY_HEADERS)
     )
 
 
 @lru_cache(maxsize=4096)
-def _network(client: str) -> str:
-    """Return what tells a client from others: IPv6 gives each of them 2⁶⁴ addresses."""
+def _client_network(client: str) -> str:
+    """Return what identifies a client for rate limits: its IPv4 address or its IPv6 /64 network."""
     try:
         address = ipaddress.ip_address(client)
     except ValueError:
@@ -188,23 +189,23 @@ def _is_below(path: str, folder: str) -> bool:
     return path == folder or path.startswith(f"{folder}/")
 
 
-def _unguarded() -> Problem:
+def _no_access_control() -> Problem:
     return Problem(
         403,
         "keys-not-set-up",
-        "Only this machine is served",
-        "this service asks for no keys, so it answers nobody but the machine that it runs on; "
-        "set GANYMEDE_KEYS to a file of keys (ganymede keys add NAME), or GANYMEDE_INSECURE=1 to "
-        "let everyone in",
+        "Only this machine has access",
+        "this service has no keys, so it accepts requests from its own machine only; set "
+        "GANYMEDE_KEYS to a file of keys (ganymede keys add NAME), or GANYMEDE_INSECURE=1 to "
+        "accept every request",
     )
 
 
-def _saying(bucket: TokenBucket, send: Send) -> Send:
-    """Tell the client what is left of its allowance."""
+def _with_rate_limit_headers(bucket: TokenBucket, send: Send) -> Send:
+    """Return a `send` that adds what is left of the rate limit to the response headers."""
 
-    async def say(message: Message) -> None:
+    async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             MutableHeaders(scope=message).update(bucket.headers())
         await send(message)
 
-    return say
+    return send_with_headers

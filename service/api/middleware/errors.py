@@ -23,8 +23,14 @@ from service.api.problems import Problem, to_problem
 log = logging.getLogger("ganymede.api")
 
 
+class BodyRefused(Exception):
+    """Raised by `BodyLimits` through the application, for itself to respond."""
+
+
 async def handle_error(request: Request, error: Exception) -> Response:
     """Return the response to `error`, in the error format of the request's path."""
+    if isinstance(error, BodyRefused):
+        raise error
     path = request.scope["path"]
     problem = to_problem(error)
     if problem is None:

@@ -190,7 +190,7 @@ def test_the_document_says_that_keys_are_asked_for(keyed):
     with server.client() as client:
         document = client.get("/openapi.json").json()
     assert document["security"] == [{"bearer": []}, {"key": []}]
-    assert "needs a key" in document["info"]["description"]
+    assert "requires an API key" in document["info"]["description"]
     assert document["components"]["securitySchemes"]["key"]["name"] == "X-API-Key"
 
 

@@ -250,9 +250,9 @@ def test_the_limits_in_force_are_in_the_document(bounded):
         document = client.get("/openapi.json").json()
         said = document["info"]["description"]
         assert "20,000 bytes" in said
-        assert "No keys are asked for" in said
-        assert "| reading an answer | 1 MiB in 2 s |" in said
-        assert "| pictures of one job | 1,000,000 |" in said
+        assert "No API key is required" in said
+        assert "| reading a response | 1 MiB per 2 s |" in said
+        assert "| images per job | 1,000,000 |" in said
         parameters = document["paths"]["/v1/generate"]["post"]["parameters"]
         assert "X-Deadline-Ms" in {parameter["name"] for parameter in parameters}
 
