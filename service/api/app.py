@@ -28,7 +28,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 
 from service import __version__
-from service.api import metrics, state
+from service.api import state
 from service.api.middleware import limits
 from service.api.middleware.access_log import AccessLog
 from service.api.middleware.authentication import Authentication
@@ -43,6 +43,7 @@ from service.api.routes import (
     image_to_image,
     interpolate,
     jobs,
+    metrics,
     mix_styles,
     models,
 )
@@ -63,19 +64,19 @@ def create_app(engine: Engine, settings: Settings, queue: JobQueue | None = None
     )
 
     service = state.install(app, engine, settings, queue or JobQueue(settings.jobs, engine))
-    find, find_any, find_for = service.find_model, service.find_any_model, service.find_model
+    find, find_for = service.find_model, service.find_model
 
     generate_routes = generate.router(engine, settings, find)
-    app.include_router(models.router(engine))
+    app.include_router(models.router)
     app.include_router(generate_routes)
     app.include_router(mix_styles.router(engine, settings, find))
     app.include_router(interpolate.router(engine, settings, find))
-    app.include_router(openai.router(engine, settings, find))
-    app.include_router(kserve.router(engine, settings, find_any))
+    app.include_router(openai.router)
+    app.include_router(kserve.router)
     app.include_router(image_to_image.router(engine, settings, find, find_for))
     app.include_router(jobs.router(service.queue, settings, find))
-    app.include_router(admin.router(engine))
-    app.include_router(metrics.router(engine, settings))
+    app.include_router(admin.router)
+    app.include_router(metrics.router)
 
     @head_requests.get(app, "/", include_in_schema=False)
     async def root() -> RedirectResponse:

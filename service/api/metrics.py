@@ -5,24 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import StrEnum
 
-from fastapi import APIRouter
-from fastapi.responses import Response
 from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    REGISTRY,
-    CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
     disable_created_metrics,
-    generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from service import __version__
 from service.api.request_context import Rejection
-from service.api.routes import head_requests
 from service.runtime.models.catalog import State
 from service.runtime.scheduling.batches import Batch, BatchGroup, Rows
 from service.runtime.scheduling.engine import Engine, EngineState
@@ -236,18 +229,3 @@ class EngineMetrics(Collector):
                 info.add_metric([entry.name, entry.version, model.provider, model.digest], 1)
         yield states
         yield info
-
-
-def router(engine: Engine, settings: Settings) -> APIRouter:
-    """Return the route that Prometheus scrapes."""
-    routes = APIRouter(tags=["operations"])
-    # An engine's own: a process may hold several, each behind an application.
-    registry = CollectorRegistry()
-    registry.register(EngineMetrics(engine, settings))
-
-    @head_requests.get(routes, "/metrics", summary="Prometheus metrics", response_class=Response)
-    def metrics() -> Response:
-        text = generate_latest(registry) + generate_latest(REGISTRY)
-        return Response(text, media_type=CONTENT_TYPE_LATEST)
-
-    return routes

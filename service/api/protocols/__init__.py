@@ -1,1 +1,1 @@
-"""TODO-ROOM service/api/protocols."""
+"""APIs of other projects, so that their clients work unchanged."""

@@ -1,7 +1,7 @@
-"""`POST /v1/images/generations`: OpenAI's shape, so that its SDK works unchanged.
+"""`POST /v1/images/generations`: OpenAI's image API, so that its SDK works unchanged.
 
-There are no captions here yet. A prompt picks the class of a class-conditional model; for the other
-models any text is a seed, and the same text always the same pictures.
+Prompts are not captions. For a class-conditional model, a prompt names the class; for other models,
+it determines the seed, so that the same text always gives the same images.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
@@ -21,26 +21,25 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.api import request_parsing, responses
 from service.api.execution import request_execution
-from service.api.problems import invalid
+from service.api.problems import INVALID_REQUEST, invalid
 from service.api.schemas import GenerateRequest, Seed, TruncationField
+from service.api.state import state_of
 from service.runtime.images import encoding
 from service.runtime.images.encoding import ImageFormat
 from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.latent.sources import LatentSource
 from service.runtime.models.model import Model
 from service.runtime.scheduling.batches import Rows
-from service.runtime.scheduling.engine import Engine
 from service.runtime.scheduling.scheduler import JobTooLarge
-from service.settings import Settings
 
-# OpenAI's own bound.
-_MOST_CHARACTERS = 32_000
-_MOST_CLASSES_SHOWN = 100
-_IGNORED = "Accepted as OpenAI's API accepts it, and without effect."
+# The limit of OpenAI's API.
+_MAX_PROMPT_LENGTH = 32_000
+_MAX_CLASSES_LISTED = 100
+_IGNORED = "Accepted for compatibility with OpenAI's API; has no effect."
 
 
 class ImagesRequest(BaseModel):
-    """What `client.images.generate` sends; `seed` and `truncation` go by its `extra_body`."""
+    """The body that `client.images.generate` sends; `seed` and `truncation` go in `extra_body`."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -51,30 +50,29 @@ class ImagesRequest(BaseModel):
     model: str = Field(description="`name`, or `name@version`.")
     prompt: str = Field(
         min_length=1,
-        max_length=_MOST_CHARACTERS,
-        description="A class, by name in any case or by index, of a class-conditional model. Of "
-        "the others a seed: decimal digits are that seed, and any other text always stands for "
-        "the same.",
+        max_length=_MAX_PROMPT_LENGTH,
+        description="For a class-conditional model: a class, by name (in any case) or by index. "
+        "For other models: a seed. Decimal digits are that seed; other text is hashed to a seed.",
     )
-    n: int | None = Field(default=None, ge=1, description="How many pictures; 1 when not said.")
+    n: int | None = Field(default=None, ge=1, description="Number of images; default: 1.")
     size: str | None = Field(
-        default=None, description="`auto`, or the model's own size as WIDTHxHEIGHT."
+        default=None, description="`auto`, or the model's image size as WIDTHxHEIGHT."
     )
     response_format: Literal["b64_json", "url"] | None = Field(
         default=None,
-        description="b64_json when not said. url gives each picture's own address, which makes "
-        "it when it is asked for; nothing is stored.",
+        description="Default: b64_json. With url, the response has an address for each image, "
+        "which generates the image on request; nothing is stored.",
     )
     output_format: Literal["png", "jpeg", "webp"] | None = None
     seed: Seed | None = Field(
         default=None,
-        description="Ours. Picture i has seed + i modulo 2³². When not said: by the prompt, or at "
-        "random for a class-conditional model.",
+        description="Extension. Image i has the seed `seed + i` modulo 2³². Default: derived from "
+        "the prompt, or random for a class-conditional model.",
     )
     truncation: TruncationField | None = Field(
-        default=None, description="Ours: as of `/v1/generate`."
+        default=None, description="Extension, as in `/v1/generate`."
     )
-    stream: Literal[False] | None = Field(default=None, description="There are no streams.")
+    stream: Literal[False] | None = Field(default=None, description="Streaming is not supported.")
     partial_images: Annotated[int, Field(ge=0, le=3)] | None = Field(
         default=None, description=_IGNORED
     )
@@ -91,12 +89,12 @@ class ImagesRequest(BaseModel):
 
 
 class OpenAIImage(BaseModel):
-    """One picture, with what makes it again."""
+    """One image, with the parameters that reproduce it."""
 
     b64_json: str | None = None
     url: str | None = None
     revised_prompt: str | None = Field(
-        default=None, description="The class that the prompt was read as."
+        default=None, description="The class that the prompt was matched to."
     )
     seed: int
     class_: str | None = Field(default=None, alias="class")
@@ -104,7 +102,7 @@ class OpenAIImage(BaseModel):
 
 
 class ImagesResponse(BaseModel):
-    """Pictures in the order of their seeds."""
+    """Images in the order of their seeds."""
 
     created: int
     output_format: str
@@ -116,7 +114,7 @@ class ImagesResponse(BaseModel):
 
 
 class OpenAIError(BaseModel):
-    """What went wrong, as OpenAI says it."""
+    """An error in the format of OpenAI's API."""
 
     message: str
     type: str
@@ -125,7 +123,7 @@ class OpenAIError(BaseModel):
 
 
 class OpenAIErrorBody(BaseModel):
-    """The body of an answer that is an error."""
+    """The body of an error response."""
 
     error: OpenAIError
 
@@ -133,62 +131,63 @@ class OpenAIErrorBody(BaseModel):
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": OpenAIErrorBody, "description": text}
     for status, text in {
-        400: "The request cannot be used",
+        400: INVALID_REQUEST,
         404: "No such model",
         429: "The queue is full: see Retry-After",
         503: "Not ready: see Retry-After",
-        504: "The deadline passed",
+        504: "The deadline has passed",
     }.items()
 }
 
 
-def router(engine: Engine, settings: Settings, find: Callable[[str], Model]) -> APIRouter:
-    """Return the route; `find` gives the loaded model of a name."""
-    routes = APIRouter(tags=["generate"])
+router = APIRouter(tags=["generate"])
 
-    @routes.post(
-        "/v1/images/generations",
-        summary="Pictures, for OpenAI's SDK",
-        response_model=ImagesResponse,
-        responses=_ERRORS,
-    )
-    async def generations(body: ImagesRequest, request: Request) -> Response:
-        model = find(body.model)
-        _assert_own_size(body.size, model)
-        sources = _sources(body, model, settings.max_images)
-        kind = ImageFormat(body.output_format or ImageFormat.PNG)
-        if body.response_format == "url":
-            # Checked, and not made: its address makes a picture when it is asked for.
-            urls = _urls(request, model, sources, kind)
-            return _answer(model, sources, kind, [{"url": url} for url in urls])
 
-        identity = responses.identity(model)
+@router.post(
+    "/v1/images/generations",
+    summary="Generate images, for OpenAI's SDK",
+    response_model=ImagesResponse,
+    responses=_ERRORS,
+)
+async def generations(body: ImagesRequest, request: Request) -> Response:
+    """Generate images, or return their addresses for `response_format` url."""
+    state = state_of(request)
+    model = state.find_model(body.model)
+    _check_size(body.size, model)
+    sources = _sources(body, model, state.settings.max_images)
+    image_format = ImageFormat(body.output_format or ImageFormat.PNG)
+    if body.response_format == "url":
+        # Nothing is generated now: the image's address generates it on request.
+        urls = _urls(request, model, sources, image_format)
+        return _images_response(model, sources, image_format, [{"url": url} for url in urls])
 
-        def encode(outputs: Rows) -> Response:
-            files = [
-                encoding.encode(pixels, kind, identity | source.parameters(model.manifest))
-                for source, pixels in zip(sources, outputs["pixels"], strict=True)
-            ]
-            contents = [{"b64_json": base64.b64encode(file).decode()} for file in files]
-            return _answer(model, sources, kind, contents)
+    identity = responses.identity(model)
 
-        async with request_execution(engine, request, settings.deadline_s) as run:
-            try:
-                return await run.pictures(model, sources, encode)
-            except JobTooLarge as error:
-                message = f"the request is larger than the queue: {error}"
-                raise invalid("n", message) from error
+    def encode(outputs: Rows) -> Response:
+        files = [
+            encoding.encode(pixels, image_format, identity | source.parameters(model.manifest))
+            for source, pixels in zip(sources, outputs["pixels"], strict=True)
+        ]
+        contents = [{"b64_json": base64.b64encode(file).decode()} for file in files]
+        return _images_response(model, sources, image_format, contents)
 
-    return routes
+    async with request_execution(state.engine, request, state.settings.deadline_s) as execution:
+        try:
+            return await execution.pictures(model, sources, encode)
+        except JobTooLarge as error:
+            message = f"the request is larger than the queue: {error}"
+            raise invalid("n", message) from error
 
 
 def read_prompt(prompt: str, model: Model) -> tuple[int | None, int | None]:
-    """Return what a prompt says to `model`: a class index, or a seed.
+    """Return the class index or the seed that a prompt stands for, and None for the other.
 
-    A class-conditional model knows its classes by name, in any case, and by index in decimal, a
-    name going before an index. To the other models decimal digits up to 2³² - 1 are a seed, and any
-    other text stands for the first four bytes of its SHA-256, in UTF-8 and big-endian. Raises
-    Problem for what is no class.
+    For a class-conditional model, the prompt is a class name in any case, or a decimal class index;
+    a name takes precedence. For other models, decimal digits up to 2³² - 1 are the seed, and the
+    seed of any other text is the first four bytes, big-endian, of the SHA-256 of its UTF-8
+    encoding.
+
+    Raises Problem for an unknown class.
     """
     text = prompt.strip()
     is_number = text.isascii() and text.isdigit() and len(text) <= len(str(MAX_SEED))
@@ -204,11 +203,11 @@ def read_prompt(prompt: str, model: Model) -> tuple[int | None, int | None]:
         return folded.index(text.casefold()), None
     if is_number and int(text) < len(names):
         return int(text), None
-    shown = ", ".join(names[:_MOST_CLASSES_SHOWN])
-    if (more := len(names) - _MOST_CLASSES_SHOWN) > 0:
-        shown += f", and {more} more in /v1/models/{model.manifest.name}"
+    listed = ", ".join(names[:_MAX_CLASSES_LISTED])
+    if (more := len(names) - _MAX_CLASSES_LISTED) > 0:
+        listed += f", and {more} more in /v1/models/{model.manifest.name}"
     raise invalid(
-        "prompt", f"expected a class, by name or index, got {text[:50]!r}; there are: {shown}"
+        "prompt", f"expected the name or index of a class, got {text[:50]!r}; classes: {listed}"
     )
 
 
@@ -216,25 +215,25 @@ def _sources(body: ImagesRequest, model: Model, maximum: int) -> list[LatentSour
     count = body.n or 1
     if count > maximum:
         raise invalid("n", f"expected 1 to {maximum}, got {count}")
-    class_index, first = read_prompt(body.prompt, model)
+    class_index, first_seed = read_prompt(body.prompt, model)
     if body.seed is not None:
-        first = body.seed
-    elif first is None:
-        first = secrets.randbelow(MAX_SEED + 1)
-    wanted = {
+        first_seed = body.seed
+    elif first_seed is None:
+        first_seed = secrets.randbelow(MAX_SEED + 1)
+    fields = {
         "model": body.model,
-        "seeds": [(first + i) % (MAX_SEED + 1) for i in range(count)],
+        "seeds": [(first_seed + i) % (MAX_SEED + 1) for i in range(count)],
         "class": class_index,
         "truncation": body.truncation,
     }
-    return request_parsing.to_generate(GenerateRequest.model_validate(wanted), model, maximum)
+    return request_parsing.to_generate(GenerateRequest.model_validate(fields), model, maximum)
 
 
-def _assert_own_size(size: str | None, model: Model) -> None:
-    own = _size(model)
-    if size not in (None, "auto", own):
-        name = model.manifest.name
-        raise invalid("size", f"{name} makes pictures of {own}; expected that, or auto")
+def _check_size(size: str | None, model: Model) -> None:
+    expected = _size(model)
+    if size not in (None, "auto", expected):
+        message = f"expected auto or {expected}, the image size of {model.manifest.name}"
+        raise invalid("size", message)
 
 
 def _size(model: Model) -> str:
@@ -243,23 +242,27 @@ def _size(model: Model) -> str:
 
 
 def _urls(
-    request: Request, model: Model, sources: Sequence[LatentSource], kind: ImageFormat
+    request: Request, model: Model, sources: Sequence[LatentSource], image_format: ImageFormat
 ) -> list[str]:
-    """Return the absolute addresses of the pictures, at the host that the request was sent to."""
+    """Return the absolute addresses of the images, on the host that the request was sent to."""
     urls = []
     for source in sources:
-        named = {"name": model.manifest.name, "seed": source.seed, "extension": kind.extension}
-        path = request.app.url_path_for("image", **named)
+        path = request.app.url_path_for(
+            "image",
+            name=model.manifest.name,
+            seed=source.seed,
+            extension=image_format.extension,
+        )
         query = source.parameters(model.manifest) | {"version": model.manifest.version}
         del query["seed"]
         urls.append(f"{path.make_absolute_url(request.base_url)}?{urlencode(query)}")
     return urls
 
 
-def _answer(
+def _images_response(
     model: Model,
     sources: Sequence[LatentSource],
-    kind: ImageFormat,
+    image_format: ImageFormat,
     contents: Sequence[dict[str, str]],
 ) -> Response:
     data = []
@@ -270,7 +273,7 @@ def _answer(
         data.append(content | parameters)
     document = {
         "created": int(time.time()),
-        "output_format": kind,
+        "output_format": image_format,
         "size": _size(model),
         **responses.identity(model),
         "data": data,

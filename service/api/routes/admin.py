@@ -1,19 +1,19 @@
-"""`POST /v1/admin/…`: what only the operator may do."""
+"""`/v1/admin`: routes for administrators."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 
 from service.api.middleware.authentication import require_admin
 from service.api.responses import PROBLEMS
 from service.api.schemas import ProblemDocument
+from service.api.state import state_of
 from service.runtime.models.catalog import Entry
-from service.runtime.scheduling.engine import Engine
 
 
 class ReloadedModel(BaseModel):
-    """One version of a model, and what became of it."""
+    """One version of a model after a reload."""
 
     id: str
     digest: str | None = None
@@ -21,7 +21,7 @@ class ReloadedModel(BaseModel):
 
 
 class ReloadResponse(BaseModel):
-    """What a reload did. A model that `failed` serves on as it was, if it was served before."""
+    """Models by outcome of a reload. One that `failed` keeps serving its previous files, if any."""
 
     loaded: list[ReloadedModel]
     kept: list[ReloadedModel]
@@ -29,33 +29,31 @@ class ReloadResponse(BaseModel):
     removed: list[ReloadedModel]
 
 
-def router(engine: Engine) -> APIRouter:
-    """Return the routes, each for administrators alone."""
-    routes = APIRouter(
-        tags=["operations"],
-        dependencies=[Depends(require_admin)],
-        responses={
-            403: {"model": ProblemDocument, "description": "Not for this client"},
-            503: PROBLEMS[503],
-        },
-    )
+router = APIRouter(
+    tags=["operations"],
+    dependencies=[Depends(require_admin)],
+    responses={
+        403: {"model": ProblemDocument, "description": "The caller is not an administrator"},
+        503: PROBLEMS[503],
+    },
+)
 
-    # Loading takes its time, so it is no coroutine: the event loop goes on meanwhile.
-    @routes.post(
-        "/v1/admin/reload",
-        summary="Load what has changed in the model repository",
-        response_model_exclude_none=True,
-    )
-    def reload() -> ReloadResponse:
-        changes = engine.reload()
-        return ReloadResponse(
-            loaded=_models(changes.loaded),
-            kept=_models(changes.kept),
-            failed=_models(changes.failed),
-            removed=_models(changes.removed),
-        )
 
-    return routes
+# Not a coroutine: loading blocks, and the event loop must go on meanwhile.
+@router.post(
+    "/v1/admin/reload",
+    summary="Load changes in the model repository",
+    response_model_exclude_none=True,
+)
+def reload(request: Request) -> ReloadResponse:
+    """Load new and changed models, and unload those that were removed."""
+    changes = state_of(request).engine.reload()
+    return ReloadResponse(
+        loaded=_models(changes.loaded),
+        kept=_models(changes.kept),
+        failed=_models(changes.failed),
+        removed=_models(changes.removed),
+    )
 
 
 def _models(entries: tuple[Entry, ...]) -> list[ReloadedModel]:

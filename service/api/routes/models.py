@@ -1,43 +1,43 @@
-"""`GET /v1/models`: what is served, what is not, and why."""
+"""`GET /v1/models`: the models of the service and their state."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from service.api.problems import not_ready
 from service.api.routes import head_requests
 from service.api.schemas import ModelCard, ModelDetail, ModelList, ProblemDocument
+from service.api.state import state_of
 from service.runtime.models.catalog import Catalog, Entry
 from service.runtime.models.manifest import MANIFEST_FILE
 from service.runtime.scheduling.engine import Engine
 
+router = APIRouter(tags=["models"])
 
-def router(engine: Engine) -> APIRouter:
-    """Return the routes."""
-    routes = APIRouter(tags=["models"])
 
-    @head_requests.get(routes, "/v1/models", summary="The models", response_model_exclude_none=True)
-    async def models() -> ModelList:
-        catalog = _catalog(engine)
-        entries = [catalog.default(name) for name in catalog.names()]
-        return ModelList(data=[ModelCard(**_card(catalog, entry)) for entry in entries])
+@head_requests.get(router, "/v1/models", summary="List models", response_model_exclude_none=True)
+async def models(request: Request) -> ModelList:
+    """List the default version of every model."""
+    catalog = _catalog(state_of(request).engine)
+    entries = [catalog.default(name) for name in catalog.names()]
+    return ModelList(data=[ModelCard(**_card(catalog, entry)) for entry in entries])
 
-    @head_requests.get(
-        routes,
-        "/v1/models/{name}",
-        summary="One model, with its manifest",
-        response_model_exclude_none=True,
-        responses={404: {"model": ProblemDocument}},
-    )
-    async def model(name: str) -> ModelDetail:
-        catalog = _catalog(engine)
-        entry = catalog.entry(name)
-        manifest = entry.manifest and entry.manifest.model_dump(mode="json", exclude_none=True)
-        return ModelDetail(**_card(catalog, entry), manifest=manifest)
 
-    return routes
+@head_requests.get(
+    router,
+    "/v1/models/{name}",
+    summary="One model with its manifest",
+    response_model_exclude_none=True,
+    responses={404: {"model": ProblemDocument}},
+)
+async def model(name: str, request: Request) -> ModelDetail:
+    """Describe one model. `name@version` selects a version."""
+    catalog = _catalog(state_of(request).engine)
+    entry = catalog.entry(name)
+    manifest = entry.manifest and entry.manifest.model_dump(mode="json", exclude_none=True)
+    return ModelDetail(**_card(catalog, entry), manifest=manifest)
 
 
 def _catalog(engine: Engine) -> Catalog:
@@ -93,7 +93,7 @@ def _card(catalog: Catalog, entry: Entry) -> dict[str, Any]:
 
 
 def _created(catalog: Catalog, entry: Entry) -> int:
-    """Unix time at which the folder was written; OpenAI's clients expect the field."""
+    """Return when the manifest was written, in Unix time. OpenAI's clients expect the field."""
     try:
         path = catalog.folder / entry.name / entry.version / MANIFEST_FILE
         return int(path.stat().st_mtime)
