@@ -1,40 +1,37 @@
-"""`ganymede sample`: data sets from a generator."""
+"""`ganymede sample`: generate datasets."""
 
 from __future__ import annotations
 
-import json
 import signal
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from service.cli.interrupts import catch_stop_signal
+from service.cli.sampling_progress import SamplingProgress, format_size
 from service.offline.job import JobError, JobFailed, Layout, SamplingJob, make_job
 from service.runtime.errors import UserError
 from service.runtime.images.encoding import ImageFormat
 
 if TYPE_CHECKING:
+    from service.offline.ledger import Ledger
     from service.runtime.models.model import Model
 
-_FAILED_PICTURES = 3
-_EVENT_S = 1.0
+_EXIT_FAILED_IMAGES = 3
 
 
 class Interrupted(UserError):
-    """The job was told to stop, and goes on by the same command."""
+    """The job was stopped by a signal; the same command resumes it."""
 
     label = ""
 
     def __init__(self, number: int, done: int, count: int) -> None:
         super().__init__(
-            f"stopped by {signal.Signals(number).name}: {done:,} of {count:,} pictures are done; "
-            "the same command goes on"
+            f"stopped by {signal.Signals(number).name}: {done:,} of {count:,} images are done; "
+            "run the same command to resume"
         )
         self.exit_code = 128 + number  # type: ignore[misc]
 
@@ -43,46 +40,54 @@ def sample(
     model: Annotated[str, typer.Argument(help="NAME or NAME@VERSION.")],
     out: Annotated[
         str,
-        typer.Option(help="A folder, or a URL that fsspec knows: s3://bucket/folder, gs://…"),
+        typer.Option(
+            help="Output folder, or a URL supported by fsspec: s3://bucket/folder, gs://…"
+        ),
     ],
-    count: Annotated[int | None, typer.Option(help="How many.", show_default=False)] = None,
+    count: Annotated[int | None, typer.Option(help="Number of images.", show_default=False)] = None,
     seed: Annotated[
-        int | None, typer.Option(help="The first seed.  [default: 0]", show_default=False)
+        int | None, typer.Option(help="First seed.  [default: 0]", show_default=False)
     ] = None,
     seeds: Annotated[
         str | None,
-        typer.Option(help="In place of both, from A to B.", metavar="A-B", show_default=False),
+        typer.Option(
+            help="Range of seeds, instead of --count and --seed.", metavar="A-B", show_default=False
+        ),
     ] = None,
     classes: Annotated[
         str | None,
         typer.Option(
-            help="balanced; or NAME,NAME,… in turn; or NAME=WEIGHT,… drawn for each seed. "
-            "Each seed's own class, as the service has it, when not said.",
+            help="balanced; or NAME,NAME,… to cycle through classes; or NAME=WEIGHT,… to draw one "
+            "for each seed. Default: the class of each seed, as in the service.",
             show_default=False,
         ),
     ] = None,
     truncation: Annotated[
-        float | None, typer.Option(help="The model's own when not said.", show_default=False)
+        float | None, typer.Option(help="Default: the model's default.", show_default=False)
     ] = None,
     mix: Annotated[
         str | None,
         typer.Option(
-            help="Layers that come from the styles of a second seed: coarse, middle, fine or "
-            "indices, with commas between.",
+            help="Style mixing: layers taken from a second seed; coarse, middle, fine or indices, "
+            "separated by commas.",
             metavar="LAYERS",
             show_default=False,
         ),
     ] = None,
     resize: Annotated[
         str | None,
-        typer.Option(help="Pixels, by Lanczos.", metavar="SIDE|WIDTHxHEIGHT", show_default=False),
+        typer.Option(
+            help="Resize to this many pixels (Lanczos).",
+            metavar="SIDE|WIDTHxHEIGHT",
+            show_default=False,
+        ),
     ] = None,
     input_: Annotated[
         str | None,
         typer.Option(
             "--input",
-            help="For models that make pictures of pictures: a folder, or tar files as WebDataset "
-            "has them, here or by URL.",
+            help="For image-to-image models: a folder of images, or WebDataset tar files, as a "
+            "path or URL.",
             metavar="FOLDER|TAR",
             show_default=False,
         ),
@@ -90,7 +95,7 @@ def sample(
     mask: Annotated[
         str | None,
         typer.Option(
-            help="For inpaint: masks of the same names; white is filled.",
+            help="For inpaint: masks with the names of the input images; white areas are filled.",
             metavar="FOLDER|TAR",
             show_default=False,
         ),
@@ -98,7 +103,7 @@ def sample(
     boxes: Annotated[
         str | None,
         typer.Option(
-            help="For inpaint, in place of masks: what is filled in every picture.",
+            help="For inpaint, instead of masks: areas to fill in every image.",
             metavar="X,Y,WIDTH,HEIGHT;…",
             show_default=False,
         ),
@@ -106,43 +111,43 @@ def sample(
     direction: Annotated[
         str | None,
         typer.Option(
-            help="Of a model that has several; its first when not said.", show_default=False
+            help="For models with several directions. Default: the first.", show_default=False
         ),
     ] = None,
     layout: Annotated[
         Layout,
         typer.Option(
             "--format",
-            help="folder: a file each, in a folder for each class. webdataset: tar shards. "
-            "parquet: as Hugging Face's datasets reads it.",
+            help="folder: one file per image, one folder per class. webdataset: tar shards. "
+            "parquet: for Hugging Face datasets.",
         ),
     ] = Layout.FOLDER,
-    image: Annotated[ImageFormat, typer.Option(help="The pictures' own format.")] = ImageFormat.PNG,
+    image: Annotated[ImageFormat, typer.Option(help="Image file format.")] = ImageFormat.PNG,
     engine: Annotated[
         Literal["local", "ray"], typer.Option(help="This machine, or a Ray cluster.")
     ] = "local",
     address: Annotated[
         str | None,
         typer.Option(
-            help="A running Ray cluster's; one on this machine is started when not said.",
+            help="Address of a running Ray cluster. Default: start one on this machine.",
             show_default=False,
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=0, help="Batches at a time; 0 finds the best number.")
+        int, typer.Option(min=0, help="Batches that run in parallel; 0 measures the best number.")
     ] = 0,
     shard_size: Annotated[
         int | None,
         typer.Option(
-            help="Pictures that are written and noted as done together.  [default: 1000, fewer "
-            "for a small job]",
+            help="Images per shard, the unit of writing and resuming.  [default: 1000, fewer for a "
+            "small job]",
             show_default=False,
         ),
     ] = None,
     models: Annotated[
         Path | None,
         typer.Option(
-            help="The model repository.  [default: ./models]  [env: GANYMEDE_MODELS]",
+            help="Model repository.  [default: ./models]  [env: GANYMEDE_MODELS]",
             show_default=False,
         ),
     ] = None,
@@ -150,20 +155,20 @@ def sample(
         str | None,
         typer.Option(
             metavar="auto|cuda|cpu",
-            help="Where the graphs run.  [default: auto]  [env: GANYMEDE_PROVIDER]",
+            help="Execution provider.  [default: auto]  [env: GANYMEDE_PROVIDER]",
             show_default=False,
         ),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Events as JSON lines, for schedulers.")
+        bool, typer.Option("--json", help="Print progress events as JSON lines.")
     ] = False,
 ) -> None:
-    """Make a data set: picture i is the one that the service makes of seed + i, or, with --input,
-    of picture i there.
+    """Generate a dataset.
 
-    Killed or failed, the same command goes on with what is missing. Exits with 0 when all is done,
-    1 when something failed, 2 for what cannot be done at all, 3 when single pictures could not be
-    made, and 128 + n when signal n stopped it.
+    Image i is the one that the service generates for seed + i, or with --input from input image i.
+
+    After an interruption or an error, the same command resumes the job. Exit codes: 0 done;
+    1 failed; 2 invalid input; 3 done, but some images failed; 128 + n stopped by signal n.
 
     Example: ganymede sample biggan-flowers --count 10000 --classes balanced --out data/flowers
     """
@@ -172,13 +177,12 @@ def sample(
     from service.runtime.onnx.sessions import pick_provider
     from service.settings import load_settings
 
-    given: dict[str, Any] = {"models": models, "provider": provider}
-    settings = load_settings({name: value for name, value in given.items() if value is not None})
-    wish = PlanOptions(workers, settings.threads, settings.max_rows, settings.plan == "measure")
-    if workers:
-        # Its cores are shared by that many runs.
-        wish = PlanOptions(workers, settings.threads or 1, settings.max_rows, wish.measure)
-    planner = Planner(pick_provider(settings.provider), wish, cache_file())
+    options: dict[str, Any] = {"models": models, "provider": provider}
+    settings = load_settings({name: value for name, value in options.items() if value is not None})
+    # Parallel batches share the cores, so each gets one thread unless the settings say otherwise.
+    threads = settings.threads or 1 if workers else settings.threads
+    plan_options = PlanOptions(workers, threads, settings.max_rows, settings.plan == "measure")
+    planner = Planner(pick_provider(settings.provider), plan_options, cache_file())
     loaded = find_model(settings.models, model, planner)
     job = make_job(
         loaded.manifest,
@@ -197,218 +201,90 @@ def sample(
         boxes=boxes,
         direction=direction,
     )
-    plan = _Plan(loaded, job, out, engine, address, as_json=as_json)
-    if _carry_out(plan):
-        raise typer.Exit(_FAILED_PICTURES)
+    command = _SampleCommand(loaded, job, out, engine, address)
+    failed_seeds = command.run(SamplingProgress(job.count, as_json=as_json))
+    if failed_seeds:
+        raise typer.Exit(_EXIT_FAILED_IMAGES)
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """A job, and how it is to be done."""
+class _SampleCommand:
+    """A job with its output, and the engine that runs it."""
 
     model: Model
     job: SamplingJob
     out: str
     engine: str
     address: str | None
-    as_json: bool
 
-
-def _carry_out(plan: _Plan) -> bool:
-    """Do the job, or what is left of it; return whether pictures could not be made."""
-    from service.offline import execution
-    from service.offline.engines import local
-    from service.offline.image_to_image import Stopped
-    from service.offline.ledger import Ledger
-    from service.offline.shards import ShardBuilder
-    from service.offline.stores import Store, StoreError
-
-    job, out = plan.job, plan.out
-    store = Store(out)
-    execution.check_output(job, store)
-    ledger = Ledger(store, job)
-    teller = _Teller(job, as_json=plan.as_json)
-    if ledger.is_complete():
-        teller.said("complete", f"{out} is complete already: nothing is left to do")
-        return False
-    builder = ShardBuilder(plan.model, job, store)
-    todo, records = execution.remaining_shards(job, ledger)
-    left = sum(len(job.numbers(shard)) for shard in todo)
-    at_once = plan.model.plan.workers
-    expected = execution.estimate(builder.renderer, job, store, left, at_once)
-    if expected.free_bytes is not None and expected.bytes > expected.free_bytes:
-        raise JobError(
-            f"{left:,} pictures take about {_size(expected.bytes)}, and {out} has room for "
-            f"{_size(expected.free_bytes)}"
+    def run(self, progress: SamplingProgress) -> list[int]:
+        """Run the job, or what is left of it. Returns the seeds whose images failed."""
+        from service.offline.engines import local
+        from service.offline.execution import (
+            check_output,
+            estimate,
+            remaining_shards,
+            write_summary,
         )
-    # Here, since nothing has been begun: the same command would not go on.
-    store.assert_writable()
-    try:
-        with ledger.locked(), _signals() as signals, teller.watching(expected, job.count - left):
-            ledger.begin()
-            began = time.perf_counter()
-            if plan.engine == "ray":
-                from service.offline.engines import ray
+        from service.offline.image_to_image import Stopped
+        from service.offline.ledger import Ledger
+        from service.offline.shards import ShardBuilder
+        from service.offline.stores import Store, StoreError
 
-                made = ray.run(
-                    plan.model, job, store, todo, teller.add, signals.stopped, plan.address
-                )
-            else:
-                made = local.run(builder, todo, at_once, teller.add, signals.stopped)
-            records += made
-            summary = execution.finish(
-                builder.renderer, job, ledger, records, time.perf_counter() - began
+        job, workers = self.job, self.model.plan.workers
+        store = Store(self.out)
+        check_output(job, store)
+        ledger = Ledger(store, job)
+        if ledger.is_complete():
+            progress.report("complete", f"{self.out} is already complete")
+            return []
+        builder = ShardBuilder(self.model, job, store)
+        shards, records = remaining_shards(job, ledger)
+        remaining = sum(len(job.numbers(shard)) for shard in shards)
+        expected = estimate(builder.renderer, job, store, remaining, workers)
+        if expected.free_bytes is not None and expected.bytes > expected.free_bytes:
+            raise JobError(
+                f"not enough disk space: {remaining:,} images take about "
+                f"{format_size(expected.bytes)}, but {self.out} has "
+                f"{format_size(expected.free_bytes)} free"
             )
-    except Stopped:
-        done = sum(record.images for record in execution.remaining_shards(job, ledger)[1])
-        raise Interrupted(signals.number, done, job.count) from None
-    except (StoreError, JobFailed) as error:
-        raise _failed(error, execution.remaining_shards(job, ledger)[1], job) from error
-    teller.summed(summary, out)
-    return bool(summary["failed"])
-
-
-def _failed(error: Exception, records: list[Any], job: SamplingJob) -> JobFailed:
-    done = sum(record.images for record in records)
-    return JobFailed(
-        f"{error}; {done:,} of {job.count:,} pictures are done, and the same command goes on"
-    )
-
-
-class _Signals:
-    def __init__(self) -> None:
-        self.number = 0
-
-    def stopped(self) -> bool:
-        return self.number != 0
-
-
-@contextmanager
-def _signals() -> Iterator[_Signals]:
-    """Note the first SIGINT or SIGTERM; the second one ends the process as ever."""
-    noted = _Signals()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
-
-    def note(number: int, _: object) -> None:
-        noted.number = number
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    for number in numbers:
-        signal.signal(number, note)
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class _Teller:
-    """Says how far a job is: a bar for people, events for programs."""
-
-    def __init__(self, job: SamplingJob, *, as_json: bool) -> None:
-        self._job = job
-        self._as_json = as_json
-        self._lock = threading.Lock()
-        self._images = self._bytes = self._failed = 0
-
-    def add(self, images: int, size: int, failed: int) -> None:
-        """Count what was made."""
-        with self._lock:
-            self._images += images
-            self._bytes += size
-            self._failed += failed
-
-    def said(self, event: str, text: str, **more: object) -> None:
-        """Say one thing."""
-        if self._as_json:
-            typer.echo(json.dumps({"event": event, "message": text, **more}))
-        else:
-            typer.echo(text)
-
-    def summed(self, summary: dict[str, Any], out: str) -> None:
-        """Say what was made."""
-        failed = f"; {len(summary['failed'])} could not be made" if summary["failed"] else ""
-        rate = self._images / max(summary["seconds"], 1e-6)
-        self.said(
-            "done",
-            f"{summary['images']:,} pictures, {_size(summary['bytes'])}, in {out}{failed} "
-            f"({rate:,.0f} a second)",
-            **summary,
-        )
-
-    @contextmanager
-    def watching(self, expected: Any, before: int) -> Iterator[None]:
-        """Say how it goes until the block ends; `before` pictures were there already."""
-        goes_on = f", {before:,} are there already" if before else ""
-        self.said(
-            "start",
-            f"{expected.images:,} pictures to make{goes_on}: about {_time(expected.seconds)}, "
-            f"{_size(expected.bytes)}",
-            images=expected.images,
-            there_already=before,
-            seconds=round(expected.seconds, 1),
-            bytes=expected.bytes,
-        )
-        ended = threading.Event()
-        watch = self._events if self._as_json else self._bar
-        thread = threading.Thread(target=watch, args=(ended, before), daemon=True)
-        thread.start()
+        # Checked before the job is saved, so that the error does not ask to resume it.
+        store.assert_writable()
         try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
+            with (
+                ledger.locked(),
+                catch_stop_signal() as stop,
+                progress.running(expected, job.count - remaining),
+            ):
+                ledger.begin()
+                started = time.perf_counter()
+                if self.engine == "ray":
+                    from service.offline.engines import ray
 
-    def _events(self, ended: threading.Event, before: int) -> None:
-        began = time.perf_counter()
-        last = False
-        while not last:
-            last = ended.wait(_EVENT_S)
-            seconds = time.perf_counter() - began
-            rate = self._images / seconds
-            left = self._job.count - before - self._images - self._failed
-            event = {
-                "event": "progress",
-                "images": before + self._images,
-                "of": self._job.count,
-                "per_second": round(rate, 1),
-                "eta_s": round(left / rate, 1) if rate else None,
-                "bytes": self._bytes,
-                "failed": self._failed,
-            }
-            typer.echo(json.dumps(event))
-
-    def _bar(self, ended: threading.Event, before: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        console = Console(file=sys.stderr)
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[more]}"))
-        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task("", total=self._job.count, completed=before, more="")
-            began = time.perf_counter()
-            last = False
-            while not last:
-                last = ended.wait(0.2)
-                rate = self._images / (time.perf_counter() - began)
-                left = self._job.count - before - self._images
-                eta = f"ETA {_time(left / rate)}" if rate else ""
-                failed = f"  {self._failed} failed" if self._failed else ""
-                more = f"{rate:,.0f}/s  {_size(self._bytes)}  {eta}{failed}"
-                bar.update(task, completed=before + self._images, more=more)
+                    records += ray.run(
+                        self.model,
+                        job,
+                        store,
+                        shards,
+                        progress.add,
+                        stop.received,
+                        self.address,
+                    )
+                else:
+                    records += local.run(builder, shards, workers, progress.add, stop.received)
+                seconds = time.perf_counter() - started
+                summary = write_summary(builder.renderer, job, ledger, records, seconds)
+        except Stopped:
+            raise Interrupted(stop.number, _images_done(ledger), job.count) from None
+        except (StoreError, JobFailed) as error:
+            raise JobFailed(
+                f"{error}; {_images_done(ledger):,} of {job.count:,} images are done; "
+                "run the same command to resume"
+            ) from error
+        progress.report_done(summary, self.out)
+        failed_seeds: list[int] = summary["failed"]
+        return failed_seeds
 
 
-def _size(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"
-
-
-def _time(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+def _images_done(ledger: Ledger) -> int:
+    return sum(record.images for record in ledger.records().values())

@@ -1,12 +1,12 @@
-"""A job from beginning to end: what it will take, what is left of it, its engine, its summary."""
+"""Steps of a job that do not depend on the engine: checks, estimate, remaining shards, summary."""
 
 from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from service.offline.job import JobError, Layout, SamplingJob
 from service.offline.ledger import Ledger, ShardRecord
@@ -14,32 +14,23 @@ from service.offline.rendering import ShardRenderer, contact_sheet
 from service.offline.stores import Store
 from service.offline.writers import assert_layout_supported
 
-# Pictures that the estimate is made from.
-_TRIED = 16
-# A file takes whole blocks of its file system, and an entry in a folder; a tar's member its header,
-# the rest of its block, and the files beside it.
-_BLOCK = 4096
-_MEMBER = 2560
-# What has to stay free beside the job's own, so that a disk is never filled to the last byte.
-_SPARE = 64 * 2**20
-_SHEET = 64
-
-
-class ShardEngine(Protocol):
-    """Makes shards, telling what is done as it comes."""
-
-    def __call__(
-        self,
-        shards: Sequence[int],
-        listener: Callable[[int, int, int], None],
-        stopped: Callable[[], bool],
-    ) -> list[ShardRecord]:
-        """Make `shards`; raises StoreError and Stopped."""
+# Images that are rendered for the estimate.
+_ESTIMATE_SAMPLES = 16
+# Bytes on disk beyond the image itself: a file occupies whole blocks; an image in a tar has a
+# header, padding, and its metadata files; a row in Parquet has its other columns; and each image
+# has a line of metadata, which exists twice while the metadata file is written.
+_BLOCK_BYTES = 4096
+_TAR_OVERHEAD = 2560
+_PARQUET_OVERHEAD = 256
+_METADATA_BYTES = 600
+# Bytes that stay free, so that a job never fills a disk completely.
+_RESERVED_BYTES = 64 * 2**20
+_CONTACT_SHEET_IMAGES = 64
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is left to make of a job, and what that takes; `free_bytes` where it is known."""
+    """Images left in a job, and the time and space they take. `free_bytes` is None if unknown."""
 
     images: int
     seconds: float
@@ -48,69 +39,72 @@ class Estimate:
 
 
 def estimate(
-    renderer: ShardRenderer, job: SamplingJob, store: Store, left: int, workers: int
+    renderer: ShardRenderer, job: SamplingJob, store: Store, remaining: int, workers: int
 ) -> Estimate:
-    """Make a few pictures, and tell from them what `left` of them take."""
-    step = max(1, job.count // _TRIED)
-    numbers = range(0, job.count, step)[:_TRIED]
-    renderer.render(numbers[:1])  # What comes first takes longer, and is no measure.
-    began = time.perf_counter()
-    files = [painted.file for painted in renderer.render(numbers) if painted.file is not None]
-    seconds = time.perf_counter() - began
+    """Render a few images, and extrapolate to `remaining` images on `workers` workers."""
+    step = max(1, job.count // _ESTIMATE_SAMPLES)
+    numbers = range(0, job.count, step)[:_ESTIMATE_SAMPLES]
+    renderer.render(numbers[:1])  # Warm-up: the first run takes longer.
+    started = time.perf_counter()
+    files = [image.file for image in renderer.render(numbers) if image.file is not None]
+    seconds = time.perf_counter() - started
     match job.layout:
         case Layout.FOLDER:
-            sizes = [-(-len(file) // _BLOCK) * _BLOCK for file in files]
+            sizes = [-(-len(file) // _BLOCK_BYTES) * _BLOCK_BYTES for file in files]
         case Layout.WEBDATASET:
-            sizes = [len(file) + _MEMBER for file in files]
+            sizes = [len(file) + _TAR_OVERHEAD for file in files]
         case Layout.PARQUET:
-            sizes = [len(file) + 256 for file in files]
-    # The line about each picture is there twice while the metadata is put together.
-    each = sum(sizes) / max(1, len(sizes)) + 600
-    return Estimate(left, left * seconds / len(numbers) / workers, int(left * each), free(store))
+            sizes = [len(file) + _PARQUET_OVERHEAD for file in files]
+    image_bytes = sum(sizes) / max(1, len(sizes)) + _METADATA_BYTES
+    return Estimate(
+        remaining,
+        remaining * seconds / len(numbers) / workers,
+        int(remaining * image_bytes),
+        available_bytes(store),
+    )
 
 
-def free(store: Store) -> int | None:
-    """Return how many bytes a job may take; None where nobody knows."""
-    there = store.free_bytes()
-    return None if there is None else max(0, there - _SPARE)
+def available_bytes(store: Store) -> int | None:
+    """Return how many bytes a job may write; None if unknown."""
+    free = store.free_bytes()
+    return None if free is None else max(0, free - _RESERVED_BYTES)
 
 
 def remaining_shards(job: SamplingJob, ledger: Ledger) -> tuple[list[int], list[ShardRecord]]:
-    """Return the shards to make, and the records of those that are done."""
-    done = ledger.done()
-    return [shard for shard in range(job.shards) if shard not in done], list(done.values())
+    """Return the shards that are not built yet, and the records of those that are."""
+    records = ledger.records()
+    return [shard for shard in range(job.shards) if shard not in records], list(records.values())
 
 
-def finish(
+def write_summary(
     renderer: ShardRenderer,
     job: SamplingJob,
     ledger: Ledger,
     records: Sequence[ShardRecord],
     seconds: float,
 ) -> dict[str, Any]:
-    """Put the metadata, a contact sheet and a summary beside the pictures; return the summary."""
-    failed = sorted(seed for record in records for seed in record.failed)
+    """Write the metadata, a contact sheet and the summary, and return the summary."""
     summary: dict[str, Any] = {
         "model": f"{job.model}@{job.version}",
         "digest": job.digest,
         "images": sum(record.images for record in records),
         "bytes": sum(record.bytes for record in records),
-        "failed": failed,
+        "failed": sorted(seed for record in records for seed in record.failed),
         "seconds": round(seconds, 3),
     }
-    step = max(1, job.count // _SHEET)
-    items = [renderer.items(number) for number in range(0, job.count, step)[:_SHEET]]
-    pictures = [picture for picture in renderer.pixels(items) if picture is not None]
+    step = max(1, job.count // _CONTACT_SHEET_IMAGES)
+    items = [renderer.items(number) for number in range(0, job.count, step)[:_CONTACT_SHEET_IMAGES]]
+    images = [pixels for pixels in renderer.pixels(items) if pixels is not None]
     sheet = io.BytesIO()
-    if pictures:
-        contact_sheet(pictures).save(sheet, "PNG")
-    ledger.finish(summary, sheet.getvalue())
+    if images:
+        contact_sheet(images).save(sheet, "PNG")
+    ledger.complete(summary, sheet.getvalue())
     return summary
 
 
 def check_output(job: SamplingJob, store: Store) -> None:
-    """Raise JobError for what the job needs and is not here."""
+    """Raise JobError if the layout needs a missing library or the output is not a folder."""
     assert_layout_supported(job.layout)
-    there = store.local
-    if there is not None and there.exists() and not there.is_dir():
-        raise JobError(f"--out: {there} is no folder")
+    folder = store.local
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise JobError(f"--out: {folder} is not a folder")

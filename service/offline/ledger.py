@@ -1,9 +1,9 @@
-"""What is done of a job, so that it goes on where it was interrupted, with nothing twice.
+"""Records which shards of a job are done, so that an interrupted job resumes without duplicates.
 
-While a job is under way, ``.ganymede/`` beside its output holds the job, and a file for each shard
-that has been written, which comes after the shard itself: a line about the shard, then one for
-each of its pictures. When all are there they become ``metadata.jsonl``, a line for each picture,
-and the folder goes. In one folder there is one job.
+While a job runs, ``.ganymede/`` in the output folder holds the job and one file per finished shard,
+which is written after the shard itself: a line with the shard's record, then one line of metadata
+per image. When all shards are done, the lines become ``metadata.jsonl`` and ``.ganymede/`` is
+removed. An output folder belongs to one job.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from service.offline.stores import STATE_FOLDER, Store
 JOB_FILE = "job.json"
 METADATA_FILE = "metadata.jsonl"
 SUMMARY_FILE = "summary.json"
-SHEET_FILE = "contact-sheet.png"
-_KEPT_JOB = f"{STATE_FOLDER}/{JOB_FILE}"
+CONTACT_SHEET_FILE = "contact-sheet.png"
+_UNFINISHED_JOB = f"{STATE_FOLDER}/{JOB_FILE}"
 _SHARDS = f"{STATE_FOLDER}/shards"
 _LOCK = f"{STATE_FOLDER}/lock"
 
 
 class OutputConflict(JobError):
-    """The output folder holds something else."""
+    """The output folder is used by another job or holds other files."""
 
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """A shard that has been written. `failed` are the seeds that the model could not make."""
+    """A finished shard. `failed` lists the seeds whose images could not be generated."""
 
     shard: int
     images: int
@@ -43,7 +43,7 @@ class ShardRecord:
 
 
 class Ledger:
-    """The state of one job in its output folder. Raises what Store raises."""
+    """The state of one job in its output folder. All methods raise StoreError."""
 
     def __init__(self, store: Store, job: SamplingJob) -> None:
         self._store = store
@@ -51,27 +51,27 @@ class Ledger:
         self._digits = max(5, len(str(job.shards - 1)))
 
     def is_complete(self) -> bool:
-        """Tell whether this job was done already. Raises OutputConflict."""
-        for name, complete in ((JOB_FILE, True), (_KEPT_JOB, False)):
+        """True if this job is already done. Raises OutputConflict."""
+        for name, is_final in ((JOB_FILE, True), (_UNFINISHED_JOB, False)):
             try:
                 text = self._store.read(name)
             except FileNotFoundError:
                 continue
-            self._assert_the_same(text)
-            if complete and self._store.exists(SUMMARY_FILE):
+            self._assert_same_job(text)
+            if is_final and self._store.exists(SUMMARY_FILE):
                 return True
-        ours = (STATE_FOLDER, JOB_FILE, METADATA_FILE, SHEET_FILE)
-        others = [name for name in self._store.names() if name not in ours]
-        if others and not self._store.exists(_KEPT_JOB):
+        own = (STATE_FOLDER, JOB_FILE, METADATA_FILE, CONTACT_SHEET_FILE)
+        foreign = [name for name in self._store.names() if name not in own]
+        if foreign and not self._store.exists(_UNFINISHED_JOB):
             raise OutputConflict(
-                f"{self._store.url} is not empty, and what is in it ({others[0]}, …) is of no job "
-                "that can go on here; choose another folder"
+                f"{self._store.url} is not empty ({foreign[0]}, …) and holds no unfinished job; "
+                "choose another folder"
             )
         return False
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes on this machine from the same folder. Raises OutputConflict."""
+        """Lock the folder against other processes on this machine. Raises OutputConflict."""
         if self._store.local is None:
             yield
             return
@@ -84,59 +84,59 @@ class Ledger:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise OutputConflict(
-                    f"another process is at work in {self._store.url}; let it end, or end it"
+                    f"another process is writing to {self._store.url}; wait for it, or stop it"
                 ) from error
             yield
 
     def begin(self) -> None:
-        """Note the job, and remove what a process that was killed has left."""
+        """Save the job, and remove temporary files of a killed process."""
         self._store.clear_temporary()
-        self._store.write(_KEPT_JOB, as_text(self._job).encode())
+        self._store.write(_UNFINISHED_JOB, as_text(self._job).encode())
 
-    def note(self, record: ShardRecord, lines: list[dict[str, Any]]) -> None:
-        """Note a shard as done; `lines` say it of each picture."""
-        said = [json.dumps(each, separators=(",", ":")) for each in [asdict(record), *lines]]
-        self._store.write(self._shard_file(record.shard), ("\n".join(said) + "\n").encode())
+    def record(self, record: ShardRecord, lines: list[dict[str, Any]]) -> None:
+        """Record a finished shard; `lines` are the metadata of its images."""
+        entries = [json.dumps(each, separators=(",", ":")) for each in [asdict(record), *lines]]
+        self._store.write(self._shard_file(record.shard), ("\n".join(entries) + "\n").encode())
 
-    def done(self) -> dict[int, ShardRecord]:
-        """Return the shards that are done."""
-        found = {}
+    def records(self) -> dict[int, ShardRecord]:
+        """Return the records of the finished shards, by number."""
+        records = {}
         for name in self._store.names(_SHARDS):
             number = name.partition(".")[0]
             if number.isdigit():
-                record = self._record(int(number))
+                record = self._read_record(int(number))
                 if record is not None:
-                    found[record.shard] = record
-        return found
+                    records[record.shard] = record
+        return records
 
     def metadata(self) -> Iterator[bytes]:
-        """Yield the lines about all pictures, a shard at a time."""
+        """Yield the metadata lines of all images, one shard at a time."""
         for shard in range(self._job.shards):
             yield self._store.read(self._shard_file(shard)).partition(b"\n")[2]
 
-    def finish(self, summary: dict[str, Any], sheet: bytes) -> None:
-        """Put the files that stay in place, the last of which says that all is done."""
+    def complete(self, summary: dict[str, Any], sheet: bytes) -> None:
+        """Write the final files. The summary comes last: it marks the job as done."""
         with self._store.new(METADATA_FILE) as path, path.open("wb") as out:
             for lines in self.metadata():
                 out.write(lines)
-        self._store.write(SHEET_FILE, sheet)
+        self._store.write(CONTACT_SHEET_FILE, sheet)
         self._store.write(JOB_FILE, as_text(self._job).encode())
-        self._store.settle()
+        self._store.sync()
         self._store.write(SUMMARY_FILE, (json.dumps(summary, indent=2) + "\n").encode())
         self._store.remove_folder(STATE_FOLDER)
 
-    def _record(self, shard: int) -> ShardRecord | None:
+    def _read_record(self, shard: int) -> ShardRecord | None:
         line = self._store.read(self._shard_file(shard)).partition(b"\n")[0]
         try:
-            said = json.loads(line)
-            return ShardRecord(**{**said, "failed": tuple(said["failed"])})
+            fields = json.loads(line)
+            return ShardRecord(**{**fields, "failed": tuple(fields["failed"])})
         except (ValueError, TypeError, KeyError):
-            return None  # Made again: only what can be read counts as done.
+            return None  # An unreadable record does not count: the shard is built again.
 
     def _shard_file(self, shard: int) -> str:
         return f"{_SHARDS}/{shard:0{self._digits}}.jsonl"
 
-    def _assert_the_same(self, text: bytes) -> None:
+    def _assert_same_job(self, text: bytes) -> None:
         try:
             other = SamplingJob.model_validate_json(text)
         except ValidationError as error:
@@ -145,9 +145,9 @@ class Ledger:
             ) from error
         if other == self._job:
             return
-        ours, theirs = self._job.model_dump(mode="json"), other.model_dump(mode="json")
-        name = next(name for name in ours if ours[name] != theirs[name])
+        own, existing = self._job.model_dump(mode="json"), other.model_dump(mode="json")
+        name = next(name for name in own if own[name] != existing[name])
         raise OutputConflict(
             f"{self._store.url} holds another job: its {name.replace('_', ' ')} is "
-            f"{theirs[name]}, and this one's {ours[name]}; choose another folder"
+            f"{existing[name]}, not {own[name]}; choose another folder"
         )

@@ -1,8 +1,8 @@
-"""Jobs that a service does beside its requests, one after the other, and goes on with after a stop.
+"""The queue of batch jobs in a running service. Jobs run one after another and survive restarts.
 
-The queue is a table of SQLite, and each job has a folder for what it makes. A job's batches go
-through the service's own scheduler, in the lanes of the requests, so that neither starves the
-other. What is done of a job is in its ledger; the table only says what there is to do.
+The queue is an SQLite table, and each job has an output folder. Batches of a job go through the
+service's scheduler, in the same batch groups as requests, so that neither starves the other. The
+ledger of a job holds its progress; the table only holds its state.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from service.offline.execution import finish, remaining_shards
-from service.offline.image_to_image import Stopped
+from service.offline.execution import remaining_shards, write_summary
+from service.offline.image_to_image import RunGraph, Stopped
 from service.offline.job import SamplingJob
 from service.offline.ledger import SUMMARY_FILE, Ledger, ShardRecord
 from service.offline.shards import ShardBuilder
@@ -44,13 +44,13 @@ CREATE TABLE IF NOT EXISTS jobs (
 )
 """
 _COLUMNS = "id, owner, state, job, created, started, ended, images, failed, bytes, error, seconds"
-# How often the runner looks whether there is something to do, and whether the engine is ready.
-_LOOK_S = 0.5
+# Seconds between checks for new jobs and for the state of the engine.
+_POLL_S = 0.5
 _RETRY_S = 0.1
 
 
 class JobState(StrEnum):
-    """What has become of a job."""
+    """The state of a job."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -60,16 +60,16 @@ class JobState(StrEnum):
 
 
 class JobNotFound(UserError):
-    """There is no such job, or none for who asks."""
+    """The job does not exist, or the caller may not see it."""
 
 
 class TooManyJobs(UserError):
-    """So many jobs wait already."""
+    """The maximum number of jobs is already waiting."""
 
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """A job in the queue; times are seconds since the epoch, `seconds` those it has run."""
+    """A job in the queue. Times are in seconds since the epoch; `seconds` is its running time."""
 
     id: str
     owner: str | None
@@ -86,29 +86,29 @@ class QueuedJob:
 
 
 class JobQueue:
-    """The jobs of one service. All methods may be called from any thread."""
+    """The jobs of one service. Thread-safe."""
 
-    def __init__(self, folder: Path, engine: Engine, *, most_waiting: int = 100) -> None:
-        """Keep the queue and what it makes in `folder`, once it is started."""
+    def __init__(self, folder: Path, engine: Engine, *, max_waiting: int = 100) -> None:
+        """Keep the queue and the outputs in `folder`. Nothing is created before `start`."""
         self._folder = folder
         self._engine = engine
-        self._most_waiting = most_waiting
+        self._max_waiting = max_waiting
         self._database = folder / "jobs.sqlite"
         self._wake = threading.Event()
-        self._ended = threading.Event()
+        self._stopping = threading.Event()
         self._cancelled: set[str] = set()
         self._thread: threading.Thread | None = None
         self._lock: Any = None
-        # Why no jobs are taken; None when they are.
+        # Why jobs cannot be accepted; None if they can.
         self.problem: str | None = "the service is starting"
 
     def start(self) -> None:
-        """Begin to do what there is to do, as soon as the folder is there for this process."""
-        self._thread = threading.Thread(target=self._work, name="ganymede-jobs", daemon=True)
+        """Start running jobs, as soon as this process can lock the folder."""
+        self._thread = threading.Thread(target=self._run_jobs, name="ganymede-jobs", daemon=True)
         self._thread.start()
 
     def _prepare(self) -> None:
-        """Take the folder and what is left in it. Raises OSError and sqlite3.Error."""
+        """Lock the folder and open the table. Raises OSError and sqlite3.Error."""
         import fcntl  # noqa: PLC0415
 
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -118,157 +118,161 @@ class JobQueue:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 lock.close()
-                raise BlockingIOError(f"another service keeps its jobs in {self._folder}") from None
+                raise BlockingIOError(
+                    f"another service uses the jobs folder {self._folder}"
+                ) from None
             self._lock = lock
         with self._open() as database:
             database.execute("PRAGMA journal_mode=WAL")
             database.execute(_TABLE)
-            # Of a process that ended, or was ended, in the middle.
+            # Jobs that were running when an earlier process ended.
             database.execute("UPDATE jobs SET state = 'queued' WHERE state = 'running'")
 
     def stop(self, timeout: float = 5.0) -> None:
-        """Leave what is under way to the next start."""
-        self._ended.set()
+        """Stop the running job; it continues after the next start."""
+        self._stopping.set()
         self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout)
 
     def add(self, job: SamplingJob, owner: str | None) -> QueuedJob:
         """Queue a job. Raises TooManyJobs."""
-        name = secrets.token_hex(8)
+        job_id = secrets.token_hex(8)
         with self._open() as database:
             count = "SELECT COUNT(*) FROM jobs WHERE state IN ('queued', 'running')"
-            if database.execute(count).fetchone()[0] >= self._most_waiting:
-                raise TooManyJobs(f"{self._most_waiting} jobs wait already")
+            if database.execute(count).fetchone()[0] >= self._max_waiting:
+                raise TooManyJobs(f"{self._max_waiting} jobs are already waiting")
             database.execute(
                 "INSERT INTO jobs (id, owner, state, job, created) VALUES (?, ?, 'queued', ?, ?)",
-                (name, owner, job.model_dump_json(), time.time()),
+                (job_id, owner, job.model_dump_json(), time.time()),
             )
         self._wake.set()
-        return self.get(name)
+        return self.get(job_id)
 
-    def get(self, name: str) -> QueuedJob:
+    def get(self, job_id: str) -> QueuedJob:
         """Return a job. Raises JobNotFound."""
         with self._open() as database:
             query = f"SELECT {_COLUMNS} FROM jobs WHERE id = ?"  # noqa: S608 - a constant
-            row = database.execute(query, (name,)).fetchone()
+            row = database.execute(query, (job_id,)).fetchone()
         if row is None:
-            raise JobNotFound(f"no job {name[:50]!r}")
-        return _ticket(row)
+            raise JobNotFound(f"no job {job_id[:50]!r}")
+        return _from_row(row)
 
     def all(self) -> list[QueuedJob]:
-        """Return all jobs, the newest first."""
+        """Return all jobs, newest first."""
         with self._open() as database:
             query = f"SELECT {_COLUMNS} FROM jobs ORDER BY created DESC, rowid DESC"  # noqa: S608
-            return [_ticket(row) for row in database.execute(query)]
+            return [_from_row(row) for row in database.execute(query)]
 
-    def cancel(self, name: str) -> QueuedJob:
-        """End a job that has not ended; forget one that has, with its files."""
-        ticket = self.get(name)
+    def cancel(self, job_id: str) -> QueuedJob:
+        """Cancel a job that has not ended; delete one that has, with its files."""
+        queued = self.get(job_id)
         now = time.time()
         with self._open() as database:
-            going_on = database.execute(
+            is_active = database.execute(
                 "UPDATE jobs SET state = 'cancelled', ended = ? "
                 "WHERE id = ? AND state IN ('queued', 'running')",
-                (now, name),
+                (now, job_id),
             ).rowcount
-            if not going_on:
-                database.execute("DELETE FROM jobs WHERE id = ?", (name,))
-        if going_on:
-            # Not before the table says so, from which the runner would take the job once more.
-            self._cancelled.add(name)
-            return replace(ticket, state=JobState.CANCELLED, ended=now)
-        shutil.rmtree(self.folder(name), ignore_errors=True)
-        return ticket
+            if not is_active:
+                database.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+        if is_active:
+            # After the update of the table; otherwise the job could be started again.
+            self._cancelled.add(job_id)
+            return replace(queued, state=JobState.CANCELLED, ended=now)
+        shutil.rmtree(self.folder(job_id), ignore_errors=True)
+        return queued
 
-    def folder(self, name: str) -> Path:
-        """Return where a job's files are."""
-        return self._folder / name
+    def folder(self, job_id: str) -> Path:
+        """Return the output folder of a job."""
+        return self._folder / job_id
 
-    def files(self, ticket: QueuedJob) -> list[Path]:
-        """Return the files that are whole: the shards that are done, and at the end the rest."""
-        folder = self.folder(ticket.id)
+    def files(self, queued: QueuedJob) -> list[Path]:
+        """Return the complete files: finished shards, and all files once the job is done."""
+        folder = self.folder(queued.id)
         try:
-            done = (
+            shards = (
                 []
                 if _is_finished(folder)
-                else sorted(Ledger(Store(str(folder)), ticket.job).done())
+                else sorted(Ledger(Store(str(folder)), queued.job).records())
             )
         except FileNotFoundError:
-            # The ledger went while it was read: with the job's end, or with the job.
-            done = []
+            # The ledger was removed meanwhile: the job has ended or was deleted.
+            shards = []
         if _is_finished(folder):
             return sorted(path for path in folder.iterdir() if path.is_file())
-        named = [shard_name(ticket.job, shard) for shard in done]
-        return [folder / name for name in named if name is not None]
+        names = [shard_name(queued.job, shard) for shard in shards]
+        return [folder / name for name in names if name is not None]
 
-    def _work(self) -> None:
-        while not self._ended.is_set():
+    def _run_jobs(self) -> None:
+        while not self._stopping.is_set():
             try:
                 if self.problem is not None:
                     self._prepare()
                     self.problem = None
-                if self._engine.state is EngineState.READY and (ticket := self._next()):
-                    self._do(ticket)
+                if self._engine.state is EngineState.READY and (queued := self._next()):
+                    self._run_job(queued)
                     continue
             except (OSError, sqlite3.Error) as error:
                 if self.problem != str(error):
-                    log.warning("no jobs are taken: %s", error)
+                    log.warning("jobs cannot be accepted: %s", error)
                 self.problem = str(error)
-            self._wake.wait(_LOOK_S)
+            self._wake.wait(_POLL_S)
             self._wake.clear()
 
     def _next(self) -> QueuedJob | None:
         with self._open() as database:
             query = f"SELECT {_COLUMNS} FROM jobs WHERE state = 'queued' "  # noqa: S608
             row = database.execute(query + "ORDER BY created, rowid LIMIT 1").fetchone()
-        return None if row is None else _ticket(row)
+        return None if row is None else _from_row(row)
 
-    def _do(self, ticket: QueuedJob) -> None:
-        name = ticket.id
+    def _run_job(self, queued: QueuedJob) -> None:
+        job_id = queued.id
         with self._open() as database:
-            begun = database.execute(
+            claimed = database.execute(
                 "UPDATE jobs SET state = 'running', started = COALESCE(started, ?) "
                 "WHERE id = ? AND state = 'queued'",
-                (time.time(), name),
+                (time.time(), job_id),
             ).rowcount
-        if not begun:
+        if not claimed:
             return
-        began = time.monotonic()
+        started = time.monotonic()
         try:
-            self._make(ticket, began)
+            self._build(queued, started)
         except Stopped:
-            # Cancelled, which is noted already, or to go on with at the next start.
-            self._note(name, "state = CASE state WHEN 'running' THEN 'queued' ELSE state END")
+            # Either cancelled, which the table already says, or interrupted by a shutdown.
+            self._update(job_id, "state = CASE state WHEN 'running' THEN 'queued' ELSE state END")
         except (ModelNotFound, ModelFailed, UserError, OSError) as error:
-            log.error("job %s failed: %s", name, error)
-            self._fail(name, str(error))
+            log.error("job %s failed: %s", job_id, error)
+            self._fail(job_id, str(error))
         except Exception as error:
-            log.exception("job %s failed", name)
-            said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            self._fail(name, said)
+            log.exception("job %s failed", job_id)
+            first_line = str(error).splitlines()[0] if str(error) else ""
+            self._fail(job_id, f"{type(error).__name__}: {first_line}")
         finally:
-            self._cancelled.discard(name)
+            self._cancelled.discard(job_id)
 
-    def _make(self, ticket: QueuedJob, began: float) -> None:
-        job = ticket.job
+    def _build(self, queued: QueuedJob, started: float) -> None:
+        job = queued.job
         model = self._model(job)
-        store = Store(str(self.folder(ticket.id)))
+        store = Store(str(self.folder(queued.id)))
         ledger = Ledger(store, job)
         if not ledger.is_complete():
             ledger.begin()
-            builder = ShardBuilder(model, job, store, self._run(model, ticket.id))
-            todo, records = remaining_shards(job, ledger)
-            before = ticket.seconds
-            for shard in todo:
-                if self._stopped(ticket.id):
+            builder = ShardBuilder(model, job, store, self._run_graph(model, queued.id))
+            shards, records = remaining_shards(job, ledger)
+            earlier = queued.seconds
+            for shard in shards:
+                if self._should_stop(queued.id):
                     raise Stopped
-                records.append(builder.build(shard, stopped=lambda: self._stopped(ticket.id)))
-                self._progress(ticket.id, records, before + time.monotonic() - began)
-            seconds = before + time.monotonic() - began
-            finish(builder.renderer, job, ledger, records, seconds)
-        self._note(
-            ticket.id,
+                records.append(
+                    builder.build(shard, should_stop=lambda: self._should_stop(queued.id))
+                )
+                self._progress(queued.id, records, earlier + time.monotonic() - started)
+            seconds = earlier + time.monotonic() - started
+            write_summary(builder.renderer, job, ledger, records, seconds)
+        self._update(
+            queued.id,
             "state = CASE state WHEN 'running' THEN 'done' ELSE state END, ended = ?",
             time.time(),
         )
@@ -278,18 +282,18 @@ class JobQueue:
         assert catalog is not None  # noqa: S101 - the engine is ready
         model = catalog.get(f"{job.model}@{job.version}")
         if model.digest != job.digest:
-            raise ModelFailed(f"{job.model}@{job.version} is not what it was when this was asked")
+            raise ModelFailed(f"{job.model}@{job.version} has changed since the job was submitted")
         return model
 
-    def _run(self, model: Model, name: str) -> Any:
-        """Return what runs graphs for a job: by the scheduler, among the requests."""
+    def _run_graph(self, model: Model, job_id: str) -> RunGraph:
+        """Return a function that runs graphs for a job through the scheduler."""
 
         def run(role: str, feeds: Rows) -> Rows:
-            while not self._stopped(name):
+            while not self._should_stop(job_id):
                 try:
                     job = self._engine.submit(model, feeds, role=role)
                 except QueueFull:
-                    # Requests go first: they have somebody who waits.
+                    # Requests take precedence over jobs.
                     time.sleep(_RETRY_S)
                     continue
                 except (Draining, NotReady):
@@ -302,19 +306,19 @@ class JobQueue:
 
         return run
 
-    def _stopped(self, name: str) -> bool:
-        gone = self._engine.state in (EngineState.DRAINING, EngineState.STOPPED)
-        return gone or self._ended.is_set() or name in self._cancelled
+    def _should_stop(self, job_id: str) -> bool:
+        shutting_down = self._engine.state in (EngineState.DRAINING, EngineState.STOPPED)
+        return shutting_down or self._stopping.is_set() or job_id in self._cancelled
 
-    def _fail(self, name: str, why: str) -> None:
-        ended = (
+    def _fail(self, job_id: str, error: str) -> None:
+        assignments = (
             "state = CASE state WHEN 'running' THEN 'failed' ELSE state END, error = ?, ended = ?"
         )
-        self._note(name, ended, why, time.time())
+        self._update(job_id, assignments, error, time.time())
 
-    def _progress(self, name: str, records: list[ShardRecord], seconds: float) -> None:
-        self._note(
-            name,
+    def _progress(self, job_id: str, records: list[ShardRecord], seconds: float) -> None:
+        self._update(
+            job_id,
             "images = ?, failed = ?, bytes = ?, seconds = ?",
             sum(record.images for record in records),
             sum(len(record.failed) for record in records),
@@ -322,10 +326,10 @@ class JobQueue:
             seconds,
         )
 
-    def _note(self, name: str, what: str, *values: object) -> None:
+    def _update(self, job_id: str, assignments: str, *values: object) -> None:
         with self._open() as database:
-            # `what` is one of this module's own.
-            database.execute(f"UPDATE jobs SET {what} WHERE id = ?", (*values, name))  # noqa: S608
+            # `assignments` is a constant of this module.
+            database.execute(f"UPDATE jobs SET {assignments} WHERE id = ?", (*values, job_id))  # noqa: S608
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -337,6 +341,6 @@ def _is_finished(folder: Path) -> bool:
     return (folder / SUMMARY_FILE).exists()
 
 
-def _ticket(row: tuple[Any, ...]) -> QueuedJob:
-    name, owner, state, job, *rest = row
-    return QueuedJob(name, owner, JobState(state), SamplingJob.model_validate_json(job), *rest)
+def _from_row(row: tuple[Any, ...]) -> QueuedJob:
+    job_id, owner, state, job, *rest = row
+    return QueuedJob(job_id, owner, JobState(state), SamplingJob.model_validate_json(job), *rest)

@@ -1,4 +1,4 @@
-"""One shard, from its number to a file in its place and a note that it is done."""
+"""Builds one shard: renders its images, writes them, and records the shard in the ledger."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from service.offline.stores import Store
 from service.offline.writers import open_shard_writer, shard_name
 from service.runtime.models.model import Model
 
-# Is told of pictures as they are made: how many, their bytes, and how many could not be made.
-Listener = Callable[[int, int, int], None]
+# Called as images are written, with the number of images, their bytes, and the number of failures.
+ProgressCallback = Callable[[int, int, int], None]
 
 
 class ShardBuilder:
-    """Makes the shards of a job, any of them, in any order. Threads may share one."""
+    """Builds the shards of a job, in any order. Thread-safe."""
 
     def __init__(
         self, model: Model, job: SamplingJob, store: Store, run: RunGraph | None = None
     ) -> None:
-        """Make pictures with `model`; `run` runs its graphs, in place of `Model.run`."""
+        """Render images with `model`. `run` runs its graphs; default: `Model.run`."""
         self.renderer = ShardRenderer(model, job, run)
         self._classes = model.manifest.classes
         self._job = job
@@ -32,28 +32,30 @@ class ShardBuilder:
     def build(
         self,
         shard: int,
-        listener: Listener = lambda *_: None,
-        stopped: Callable[[], bool] = lambda: False,
+        on_progress: ProgressCallback = lambda *_: None,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> ShardRecord:
-        """Make a shard. Raises StoreError, and Stopped: then nothing of it counts."""
+        """Build a shard. Raises StoreError; and Stopped, after which the shard does not exist."""
         lines, failed, size = [], [], 0
         container = shard_name(self._job, shard)
         with open_shard_writer(self._job, self._classes, self._store, shard) as writer:
-            for painted in self.renderer.shard(shard, stopped):
-                item = painted.item
-                if painted.file is None:
+            for image in self.renderer.shard(shard, should_stop):
+                item = image.item
+                if image.file is None:
                     failed.append(item.seed)
-                    listener(0, 0, 1)
+                    on_progress(0, 0, 1)
                     continue
-                place = writer.add(item, painted.file)
-                # A column of that name tells Hugging Face's datasets which picture is meant.
-                where = {"file_name": place} if container is None else {"member": place}
-                inside = {} if container is None else {"shard": container}
-                made_of = {} if item.input_file is None else {"input_file": item.input_file}
-                about = {"number": item.number, **made_of, **item.parameters}
-                lines.append({**inside, **where, **about})
-                size += len(painted.file)
-                listener(1, len(painted.file), 0)
+                path = writer.add(item, image.file)
+                # Hugging Face's datasets finds the image by a column named `file_name`.
+                location = (
+                    {"file_name": path}
+                    if container is None
+                    else {"shard": container, "member": path}
+                )
+                source = {} if item.input_file is None else {"input_file": item.input_file}
+                lines.append({**location, "number": item.number, **source, **item.parameters})
+                size += len(image.file)
+                on_progress(1, len(image.file), 0)
         record = ShardRecord(shard, len(lines), size, tuple(failed))
-        self._ledger.note(record, lines)
+        self._ledger.record(record, lines)
         return record

@@ -1,7 +1,7 @@
-"""Where a job writes: a folder of this machine, or of whatever fsspec knows (``s3://``, ``gs://``).
+"""Output folders of jobs: a local folder, or any URL that fsspec supports (``s3://``, ``gs://``).
 
-A file appears whole or not at all: here by renaming it, and in an object store because that is
-what its uploads do.
+Files are written atomically: locally by renaming a temporary file, in object stores because uploads
+are atomic.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from fsspec.implementations.local import LocalFileSystem
 
 from service.runtime.errors import UserError
 
-# What a job keeps beside its output until it is done.
+# The state of an unfinished job, within its output folder.
 STATE_FOLDER = ".ganymede"
 _TEMPORARY = f"{STATE_FOLDER}/writing"
 
 
 class StoreError(UserError):
-    """The output cannot be written or read where it is."""
+    """The output folder cannot be read or written."""
 
 
 class Store:
-    """A folder. Names within it have slashes, whatever the system. Raises StoreError."""
+    """A folder. File names in it use slashes on every system. All methods raise StoreError."""
 
     def __init__(self, url: str) -> None:
-        """Look at the folder at `url`, a path or a URL, and make nothing yet."""
+        """Open the folder at `url`, a path or a URL. Creates nothing."""
         self.url = url
         try:
             system, root = fsspec.core.url_to_fs(url)
@@ -48,34 +48,34 @@ class Store:
         return Store, (self.url if self.local is None else str(self.local),)
 
     def assert_writable(self) -> None:
-        """Raise StoreError when nothing can be written. Leaves nothing behind but folders."""
+        """Raise StoreError if nothing can be written. May create folders, but leaves no files."""
         name = f"{STATE_FOLDER}/probe-{os.getpid()}"
         self.write(name, b"x")
         self.remove(name)
 
     def names(self, folder: str = "") -> list[str]:
-        """Return the names of all that lies directly in a folder; none where it is not there."""
-        with self._said(folder or "the folder"):
+        """Return the sorted names of the entries of a folder; empty if it does not exist."""
+        with self._store_errors(folder or "the folder"):
             try:
-                found = self._fs.ls(self._path(folder), detail=False)
+                paths = self._fs.ls(self._path(folder), detail=False)
             except (FileNotFoundError, NotADirectoryError):
                 return []
-            return sorted(str(path).rstrip("/").rpartition("/")[2] for path in found)
+            return sorted(str(path).rstrip("/").rpartition("/")[2] for path in paths)
 
     def exists(self, name: str) -> bool:
-        """Tell whether there is a file of that name."""
-        with self._said(name):
+        """True if the file exists."""
+        with self._store_errors(name):
             return bool(self._fs.exists(self._path(name)))
 
     def read(self, name: str) -> bytes:
-        """Return a file's bytes. Raises FileNotFoundError too."""
-        with self._said(name):
+        """Return the content of a file. Also raises FileNotFoundError."""
+        with self._store_errors(name):
             return bytes(self._fs.cat_file(self._path(name)))
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, in place of any before it."""
+        """Write a file, replacing an existing one."""
         if self.local is None:
-            with self._said(name):
+            with self._store_errors(name):
                 self._fs.pipe_file(self._path(name), content)
             return
         with self.new(name) as path:
@@ -83,17 +83,20 @@ class Store:
 
     @contextmanager
     def new(self, name: str) -> Iterator[Path]:
-        """Yield a path here, unique to this thread; what is there at the end becomes the file."""
+        """Yield a local temporary path. What is written there becomes the file at the end."""
         unique = f"{os.getpid()}-{threading.get_ident()}-{name.replace('/', '-')}"
         if self.local is None:
-            with tempfile.TemporaryDirectory(prefix="ganymede-") as folder, self._said(name):
+            with (
+                tempfile.TemporaryDirectory(prefix="ganymede-") as folder,
+                self._store_errors(name),
+            ):
                 yield Path(folder) / unique
                 self._fs.put_file(str(Path(folder) / unique), self._path(name))
             return
         temporary, final = self.local / _TEMPORARY / unique, self.local / name
-        with self._said(name):
+        with self._store_errors(name):
             try:
-                yield self._made(temporary)
+                yield self._with_parent(temporary)
                 try:
                     temporary.replace(final)
                 except FileNotFoundError:
@@ -103,33 +106,34 @@ class Store:
                 temporary.unlink(missing_ok=True)
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
-        with self._said(name), contextlib.suppress(FileNotFoundError):
+        """Remove a file if it exists."""
+        with self._store_errors(name), contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self._path(name))
 
     def remove_folder(self, name: str) -> None:
-        """Remove a folder and all that is in it, if it is there."""
-        with self._said(name), contextlib.suppress(FileNotFoundError):
+        """Remove a folder with its content if it exists."""
+        with self._store_errors(name), contextlib.suppress(FileNotFoundError):
             self._fs.rm(self._path(name), recursive=True)
 
     def clear_temporary(self) -> None:
-        """Remove what a process that was killed had begun to write."""
+        """Remove temporary files that a killed process left."""
         if self.local is not None:
             shutil.rmtree(self.local / _TEMPORARY, ignore_errors=True)
 
-    def settle(self) -> None:
-        """Return when all that was written would outlive a loss of power."""
+    def sync(self) -> None:
+        """Flush written files to disk, so that they survive a power failure."""
         if self.local is not None:
             os.sync()
 
     def free_bytes(self) -> int | None:
-        """Return how much more can be written; None where nobody knows."""
+        """Return the free space in bytes; None if unknown."""
         if self.local is None:
             return None
-        there = next(path for path in [self.local, *self.local.absolute().parents] if path.exists())
-        return shutil.disk_usage(there).free
+        paths = [self.local, *self.local.absolute().parents]
+        existing = next(path for path in paths if path.exists())
+        return shutil.disk_usage(existing).free
 
-    def _made(self, path: Path) -> Path:
+    def _with_parent(self, path: Path) -> Path:
         if not path.parent.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -138,7 +142,7 @@ class Store:
         return f"{self._root}/{name}" if name else self._root
 
     @contextmanager
-    def _said(self, name: str) -> Iterator[None]:
+    def _store_errors(self, name: str) -> Iterator[None]:
         try:
             yield
         except FileNotFoundError:
@@ -150,5 +154,5 @@ class Store:
         except Exception as error:
             if self.local is not None:
                 raise
-            # The stores of others have errors of their own.
+            # Remote file systems have exception types of their own.
             raise StoreError(f"{self.url}: {name}: {str(error).splitlines()[0]}") from error

@@ -1,6 +1,6 @@
-"""How the pictures of a shard are written: single files, a WebDataset tar, or a Parquet file.
+"""Writes the images of a shard: as single files, a WebDataset tar, or a Parquet file.
 
-The bytes depend on the shard alone: no times, no users, no order but that of the numbers.
+The bytes depend on the shard only: they hold no times or users, and the order is by number.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from service.offline.job import JobError, JobItem, Layout, SamplingJob
 from service.offline.stores import Store
 from service.runtime.images.encoding import provenance_text
 
-# Pictures that readers of Parquet get at a time.
+# Images in one row group, the unit that readers of Parquet load.
 _ROW_GROUP = 100
 
 
 class ShardWriter(Protocol):
-    """Takes the pictures of one shard, in order."""
+    """Writes the images of one shard, in order."""
 
     def add(self, item: JobItem, file: bytes) -> str:
-        """Write a picture and return its place: a file's name, as the manifest has it."""
+        """Write an image, and return its name in the output or the container."""
 
 
 def open_shard_writer(
     job: SamplingJob, classes: tuple[str, ...], store: Store, shard: int
 ) -> AbstractContextManager[ShardWriter]:
-    """Return what writes a shard. What it has written is there when the context ends."""
+    """Open the writer for a shard. The shard exists once the context has ended without error."""
     return _WRITERS[job.layout](job, classes, store, shard)
 
 
 def assert_layout_supported(layout: Layout) -> None:
-    """Raise JobError when the library that a layout needs is not here."""
+    """Raise JobError if a layout needs a library that is not installed."""
     if layout is Layout.PARQUET:
         try:
             import pyarrow  # noqa: F401, PLC0415
@@ -49,7 +49,7 @@ def assert_layout_supported(layout: Layout) -> None:
 
 
 def shard_name(job: SamplingJob, shard: int) -> str | None:
-    """Return the name of a shard's file; None where each picture is a file."""
+    """Return the file name of a shard; None if each image is a file."""
     if job.layout is Layout.FOLDER:
         return None
     digits = max(5, len(str(job.shards - 1)))
@@ -57,7 +57,7 @@ def shard_name(job: SamplingJob, shard: int) -> str | None:
     return f"images-{shard:0{digits}}.{extension}"
 
 
-class _Folder:
+class _FolderWriter:
     def __init__(self, job: SamplingJob, store: Store) -> None:
         self._extension = job.image.extension
         self._store = store
@@ -70,32 +70,33 @@ class _Folder:
 
 @contextmanager
 def _folder(job: SamplingJob, _: tuple[str, ...], store: Store, __: int) -> Iterator[ShardWriter]:
-    yield _Folder(job, store)
-    store.settle()
+    yield _FolderWriter(job, store)
+    store.sync()
 
 
-class _Tar:
+class _TarWriter:
     def __init__(self, job: SamplingJob, out: io.BufferedWriter) -> None:
         self._extension = job.image.extension
         self._out = out
 
     def add(self, item: JobItem, file: bytes) -> str:
-        # Two pictures that went in may be called alike in their folders; two seeds never are.
-        made = item.stem.rpartition("/")[2]
-        key = made if item.input_file is None else key_of(item.stem)
-        place = f"{key}.{self._extension}"
-        self._member(place, file)
+        # Names of generated images are unique without their folder; names of input files are not.
+        key = item.stem.rpartition("/")[2] if item.input_file is None else key_of(item.stem)
+        name = f"{key}.{self._extension}"
+        self._write_member(name, file)
         if item.class_index is not None:
-            self._member(f"{key}.cls", str(item.class_index).encode())
-        said = {"class_name": item.class_name} if item.class_name is not None else {}
-        self._member(f"{key}.json", provenance_text({**said, **item.parameters}).encode())
-        return place
+            self._write_member(f"{key}.cls", str(item.class_index).encode())
+        class_name = {} if item.class_name is None else {"class_name": item.class_name}
+        self._write_member(
+            f"{key}.json", provenance_text({**class_name, **item.parameters}).encode()
+        )
+        return name
 
-    def _member(self, name: str, content: bytes) -> None:
-        # Of the archive's fields, what does not depend on who writes it, and when.
+    def _write_member(self, name: str, content: bytes) -> None:
+        # Default header fields only, because owner and time would make the bytes differ.
         info = tarfile.TarInfo(name)
         info.size = len(content)
-        # As ustar, but for the names that it cannot hold: long ones, and others than ASCII's.
+        # PAX equals ustar except for names that ustar cannot represent: long or not ASCII.
         self._out.write(info.tobuf(tarfile.PAX_FORMAT))
         self._out.write(content)
         self._out.write(bytes(-len(content) % tarfile.BLOCKSIZE))
@@ -106,11 +107,11 @@ def _webdataset(
     job: SamplingJob, _: tuple[str, ...], store: Store, shard: int
 ) -> Iterator[ShardWriter]:
     with _shard_file(job, store, shard) as path, path.open("wb") as out:
-        yield _Tar(job, out)
+        yield _TarWriter(job, out)
         out.write(bytes(-out.tell() % tarfile.RECORDSIZE or tarfile.RECORDSIZE))
 
 
-class _Parquet:
+class _ParquetWriter:
     def __init__(self, job: SamplingJob, classes: tuple[str, ...], path: Path) -> None:
         import pyarrow as pa  # noqa: PLC0415
         import pyarrow.parquet as pq  # noqa: PLC0415
@@ -129,9 +130,9 @@ class _Parquet:
         if classes:
             fields.insert(1, pa.field("label", pa.int64()))
             features["label"] = {"names": list(classes), "_type": "ClassLabel"}
-        # What Hugging Face's datasets reads the types of columns from.
-        about = {"info": {"features": {f.name: features[f.name] for f in fields}}}
-        self._schema = pa.schema(fields, metadata={"huggingface": json.dumps(about)})
+        # Hugging Face's datasets reads the column types from this.
+        dataset_info = {"info": {"features": {f.name: features[f.name] for f in fields}}}
+        self._schema = pa.schema(fields, metadata={"huggingface": json.dumps(dataset_info)})
         self._writer = pq.ParquetWriter(path, self._schema, compression="none")
         self._extension = job.image.extension
         self._rows: list[dict[str, Any]] = []
@@ -149,8 +150,8 @@ class _Parquet:
             self._flush()
         return path
 
-    def close(self, *, whole: bool) -> None:
-        if whole:
+    def close(self, *, complete: bool) -> None:
+        if complete:
             self._flush()
         self._writer.close()
 
@@ -165,19 +166,19 @@ def _parquet(
     job: SamplingJob, classes: tuple[str, ...], store: Store, shard: int
 ) -> Iterator[ShardWriter]:
     with _shard_file(job, store, shard) as path:
-        writer = _Parquet(job, classes, path)
+        writer = _ParquetWriter(job, classes, path)
         try:
             yield writer
         except BaseException:
-            writer.close(whole=False)
+            writer.close(complete=False)
             raise
-        writer.close(whole=True)
+        writer.close(complete=True)
 
 
 @contextmanager
 def _shard_file(job: SamplingJob, store: Store, shard: int) -> Iterator[Path]:
     name = shard_name(job, shard)
-    assert name is not None  # noqa: S101 - of the layouts that have one
+    assert name is not None  # noqa: S101 - only called for layouts with shard files
     with store.new(name) as path:
         yield path
         _fsync(path)

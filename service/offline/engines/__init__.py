@@ -1,1 +1,1 @@
-"""TODO-ROOM service/offline/engines."""
+"""Engines that run the shards of a job: threads on this machine, or a Ray cluster."""

@@ -1,8 +1,8 @@
-"""The engine for a Ray cluster: Ray Data's actors, each with one loaded model.
+"""The engine for a Ray cluster: Ray Data actors, each with one loaded model.
 
-The cluster needs this package on its nodes and an output that all of them reach; the model goes
-there with the job. A shard whose node died is made again by another: nobody but the shard's builder
-notes it as done, and what it writes is the same.
+The nodes need this package and access to the output; the model's files are sent with the job. If a
+node dies, its shards are built again on other nodes. That is safe: a shard is only recorded by the
+actor that built it, and its bytes are always the same.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from typing import Any
 from service.offline.image_to_image import Stopped
 from service.offline.job import JobError, JobFailed, SamplingJob
 from service.offline.ledger import ShardRecord
-from service.offline.shards import Listener, ShardBuilder
+from service.offline.shards import ProgressCallback, ShardBuilder
 from service.offline.stores import Store
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import Provider, plan_for
 
-# Of a CPU, for an actor that keeps one busy. Actors that ask for all there is leave none for Ray
-# Data's own tasks, and the job would wait for ever.
-_CPUS = 0.9
-_BLOCKS = 10_000
-_CONNECT_S = 10.0
+# CPUs that each actor requests. An actor keeps a whole CPU busy, but if actors requested all CPUs,
+# none would be left for Ray Data's own tasks and the job would never start.
+_CPUS_PER_ACTOR = 0.9
+_MAX_BLOCKS = 10_000
+_CONNECT_TIMEOUT_S = 10.0
 
 
 class ShardActor:
-    """What an actor does: load the model once, then make one shard after the other."""
+    """Builds shards on a node. Loads the model once, when it is created."""
 
     def __init__(
         self, files: dict[str, bytes], job: SamplingJob, store: Store, provider: str
@@ -47,7 +47,7 @@ class ShardActor:
         self._builder = ShardBuilder(Model(folder, kind, plan_for(kind)), job, store)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Make the shards of a batch."""
+        """Build the shards of a batch and return the fields of their records as columns."""
         records = [self._builder.build(int(shard)) for shard in batch["shard"]]
         return {name: [asdict(record)[name] for record in records] for name in asdict(records[0])}
 
@@ -57,14 +57,16 @@ def run(
     job: SamplingJob,
     store: Store,
     shards: Sequence[int],
-    listener: Listener,
-    stopped: Callable[[], bool],
+    on_progress: ProgressCallback,
+    should_stop: Callable[[], bool],
     address: str | None,
 ) -> list[ShardRecord]:
-    """Make `shards` on the cluster at `address`, or on one that is started here.
+    """Build `shards` on the cluster at `address`, or on one started on this machine.
 
-    Raises JobError where there is no Ray or no cluster, Stopped, and JobFailed for what failed
-    there.
+    Raises:
+        JobError: Ray is not installed, or no cluster can be reached.
+        JobFailed: the job failed on the cluster.
+        Stopped: `should_stop` returned true.
     """
     try:
         import ray  # noqa: PLC0415
@@ -73,42 +75,42 @@ def run(
         raise JobError("--engine ray needs Ray: pip install 'ganymede[ray]'") from error
     if not shards:
         return []
-    begun = not ray.is_initialized()
-    if begun:
+    owns_connection = not ray.is_initialized()
+    if owns_connection:
         _connect(address)
     try:
         context = DataContext.get_current()
         context.enable_progress_bars = False
         for name in ("ray.data", "ray"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        gpus = int(there.get("GPU", 0)) if model.provider is Provider.CUDA else 0
-        actors = gpus or max(1, int(there.get("CPU", 1)))
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        gpus = int(resources.get("GPU", 0)) if model.provider is Provider.CUDA else 0
+        actors = gpus or max(1, int(resources.get("CPU", 1)))
         files = {path.name: path.read_bytes() for path in model.folder.iterdir() if path.is_file()}
-        rows = from_items(
+        shard_rows = from_items(
             [{"shard": shard} for shard in shards],
-            override_num_blocks=min(len(shards), _BLOCKS),
+            override_num_blocks=min(len(shards), _MAX_BLOCKS),
         )
-        made = rows.map_batches(
+        record_rows = shard_rows.map_batches(
             ShardActor,
             fn_constructor_args=(files, job, store, model.provider.value),
             batch_size=1,
             compute=ActorPoolStrategy(min_size=1, max_size=min(actors, len(shards))),
-            num_cpus=_CPUS,
+            num_cpus=_CPUS_PER_ACTOR,
             num_gpus=1 if gpus else None,
         )
         records = []
-        for row in made.iter_rows():
+        for row in record_rows.iter_rows():
             record = ShardRecord(**{**row, "failed": tuple(int(seed) for seed in row["failed"])})
             records.append(record)
-            listener(record.images, record.bytes, len(record.failed))
-            if stopped():
+            on_progress(record.images, record.bytes, len(record.failed))
+            if should_stop():
                 raise Stopped
         return records
     except ray.exceptions.RayError as error:
         raise JobFailed(str(error).strip().splitlines()[-1]) from error
     finally:
-        if begun:
+        if owns_connection:
             ray.shutdown()
 
 
@@ -119,9 +121,11 @@ def _connect(address: str | None) -> None:
     host, colon, port = (address or "").rpartition("//")[2].rpartition(":")
     try:
         if colon and port.isdigit():
-            # Ray itself would try for minutes.
-            socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+            # Fail early: Ray itself would retry for minutes.
+            socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
         ray.init(address=address, log_to_driver=False, configure_logging=False)
     except (OSError, ValueError, RuntimeError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise JobError(f"--address: no Ray cluster answers at {address}: {reason}") from error
+        raise JobError(
+            f"--address: cannot connect to a Ray cluster at {address}: {reason}"
+        ) from error

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from service.offline.engines import local
-from service.offline.execution import finish, remaining_shards
+from service.offline.execution import remaining_shards, write_summary
 from service.offline.job import Layout, make_job
 from service.offline.ledger import Ledger
 from service.offline.reproduce import reproduce
@@ -215,7 +215,7 @@ def test_a_store_of_objects_holds_what_a_folder_does(drawn_repository, tmp_path,
         assert todo == sorted({0, 1, 2} - set(shards))
         records += local.run(builder, todo, 2, lambda *_: None, lambda: False)
         assert not ledger.is_complete()
-        finish(builder.renderer, job, ledger, records, 1.0)
+        write_summary(builder.renderer, job, ledger, records, 1.0)
         assert ledger.is_complete()
     files = files_of(tmp_path / "out")
     objects = fsspec.filesystem("memory")

@@ -21,7 +21,7 @@ def test_files_of_a_job_that_ends_while_they_are_listed_are_all_there(
     assert queue.files(ticket) == []
     for shard in range(job.shards):
         store.write(f"images-{shard:05}.tar", b"a shard")
-        ledger.note(ShardRecord(shard, 5, 7), [])
+        ledger.record(ShardRecord(shard, 5, 7), [])
     shards = [f"images-{shard:05}.tar" for shard in range(job.shards)]
     assert [path.name for path in queue.files(ticket)] == shards
 
@@ -29,7 +29,7 @@ def test_files_of_a_job_that_ends_while_they_are_listed_are_all_there(
 
     def ended_meanwhile(self, shard):
         if store.exists(".ganymede"):
-            ledger.finish({"images": 10}, b"a sheet")
+            ledger.complete({"images": 10}, b"a sheet")
         return read(self, shard)
 
     monkeypatch.setattr(Ledger, "_record", ended_meanwhile)

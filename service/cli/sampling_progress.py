@@ -1,0 +1,130 @@
+"""Progress of `ganymede sample`: a progress bar, or JSON lines for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from service.offline.execution import Estimate
+
+_EVENT_INTERVAL_S = 1.0
+_BAR_INTERVAL_S = 0.2
+
+
+class SamplingProgress:
+    """Reports the progress of one job of `count` images."""
+
+    def __init__(self, count: int, *, as_json: bool) -> None:
+        self._count = count
+        self._as_json = as_json
+        self._lock = threading.Lock()
+        self._images = self._bytes = self._failed = 0
+
+    def add(self, images: int, size: int, failed: int) -> None:
+        """Count images that were written, their bytes, and images that failed. Thread-safe."""
+        with self._lock:
+            self._images += images
+            self._bytes += size
+            self._failed += failed
+
+    def report(self, event: str, text: str, **fields: object) -> None:
+        """Print `text`, or an event with `fields` as JSON."""
+        if self._as_json:
+            typer.echo(json.dumps({"event": event, "message": text, **fields}))
+        else:
+            typer.echo(text)
+
+    def report_done(self, summary: dict[str, Any], out: str) -> None:
+        """Report the end of the job."""
+        failed = f"; {len(summary['failed'])} failed" if summary["failed"] else ""
+        rate = self._images / max(summary["seconds"], 1e-6)
+        size = format_size(summary["bytes"])
+        self.report(
+            "done",
+            f"wrote {summary['images']:,} images ({size}) to {out}{failed}; {rate:,.0f} per second",
+            **summary,
+        )
+
+    @contextmanager
+    def running(self, expected: Estimate, existing: int) -> Iterator[None]:
+        """Report progress until the block ends. `existing` images were written by earlier runs."""
+        resumed = f" ({existing:,} already exist)" if existing else ""
+        self.report(
+            "start",
+            f"generating {expected.images:,} images{resumed}: about "
+            f"{format_time(expected.seconds)}, {format_size(expected.bytes)}",
+            images=expected.images,
+            there_already=existing,
+            seconds=round(expected.seconds, 1),
+            bytes=expected.bytes,
+        )
+        ended = threading.Event()
+        show = self._print_events if self._as_json else self._show_bar
+        thread = threading.Thread(target=show, args=(ended, existing), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _print_events(self, ended: threading.Event, existing: int) -> None:
+        started = time.perf_counter()
+        last = False
+        while not last:
+            last = ended.wait(_EVENT_INTERVAL_S)
+            rate = self._images / (time.perf_counter() - started)
+            remaining = self._count - existing - self._images - self._failed
+            event = {
+                "event": "progress",
+                "images": existing + self._images,
+                "of": self._count,
+                "per_second": round(rate, 1),
+                "eta_s": round(remaining / rate, 1) if rate else None,
+                "bytes": self._bytes,
+                "failed": self._failed,
+            }
+            typer.echo(json.dumps(event))
+
+    def _show_bar(self, ended: threading.Event, existing: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        console = Console(file=sys.stderr)
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"))
+        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+            task = bar.add_task("", total=self._count, completed=existing, status="")
+            started = time.perf_counter()
+            last = False
+            while not last:
+                last = ended.wait(_BAR_INTERVAL_S)
+                rate = self._images / (time.perf_counter() - started)
+                remaining = self._count - existing - self._images
+                eta = f"ETA {format_time(remaining / rate)}" if rate else ""
+                failed = f"  {self._failed} failed" if self._failed else ""
+                status = f"{rate:,.0f}/s  {format_size(self._bytes)}  {eta}{failed}"
+                bar.update(task, completed=existing + self._images, status=status)
+
+
+def format_size(size: float) -> str:
+    """Format a number of bytes, such as `1.5 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def format_time(seconds: float) -> str:
+    """Format a duration as `M:SS` or `H:MM:SS`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
