@@ -1,11 +1,13 @@
-"""What tests of styles and truncation stand on: small models made of ONNX nodes, and a server."""
+"""Small models built of ONNX nodes, a server with them, and the command that samples them."""
 
 import contextlib
+import functools
 from pathlib import Path
 
 import pytest
 
 from tests.support.drawn_models import write_models
+from tests.support.sampling import run_sample
 from tests.support.servers import Server, serving
 
 
@@ -19,6 +21,12 @@ def drawn_repository(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def drawn_server(drawn_repository) -> Server:
-    """The real service with those models; a test may not stop it."""
+    """The real service with those models. Tests must not stop it."""
     with contextlib.ExitStack() as stack:
         yield stack.enter_context(serving(drawn_repository))
+
+
+@pytest.fixture(scope="session")
+def run(drawn_repository):
+    """Run `ganymede sample` with those models: `run(model, out, *flags, code=0)`."""
+    return functools.partial(run_sample, drawn_repository)

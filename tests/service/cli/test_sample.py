@@ -1,4 +1,4 @@
-"""`ganymede sample` as a user runs it: what it writes, what it refuses, what survives it."""
+"""`ganymede sample` as a user runs it: outputs, rejected input, interruption and resumption."""
 
 import io
 import json
@@ -22,81 +22,95 @@ from service.offline.shards import ShardBuilder
 from service.offline.stores import Store
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
-from tests.service.offline.conftest import files_of, lines_of
 from tests.support.drawn_models import write_failing
+from tests.support.sampling import read_files, read_metadata, run_sample
 from tests.support.servers import ganymede
 
 
+# Outputs that several tests read. Tests must not change them.
+@pytest.fixture(scope="module")
+def plain_folder(run, tmp_path_factory):
+    """20 images of a model without classes, in a folder."""
+    out = tmp_path_factory.mktemp("plain") / "out"
+    run("painted", out, "--count", "20")
+    return out
+
+
+@pytest.fixture(scope="module")
+def tar_shards(run, tmp_path_factory):
+    """250 images of a class-conditional model, in three tar shards."""
+    out = tmp_path_factory.mktemp("tars") / "out"
+    flags = ["--count", "250", "--shard-size", "100", "--format", "webdataset"]
+    run("painted-classes", out, *flags)
+    return out
+
+
 @pytest.mark.parametrize("model", ["painted", "painted-classes", "cut"])
-def test_every_picture_is_what_the_service_makes_to_the_last_byte(
-    run, drawn_server, tmp_path, model
-):
+def test_images_equal_those_of_the_service(run, drawn_server, tmp_path, model):
     run(model, tmp_path / "out", "--count", "12", "--seed", "40")
-    lines = lines_of(tmp_path / "out")
+    lines = read_metadata(tmp_path / "out")
     assert [line["seed"] for line in lines] == list(range(40, 52))
     with drawn_server.client() as client:
         for line in lines:
             body = {"model": model, "seed": line["seed"], "format": "png"}
             body |= {key: line[key] for key in ("class", "truncation") if key in line}
-            answer = client.post("/v1/generate", json=body)
-            assert answer.content == (tmp_path / "out" / line["file_name"]).read_bytes()
+            response = client.post("/v1/generate", json=body)
+            assert response.content == (tmp_path / "out" / line["file_name"]).read_bytes()
 
 
-def test_classes_and_truncation_too(run, drawn_server, tmp_path):
+def test_classes_and_truncation_equal_those_of_the_service(run, drawn_server, tmp_path):
     flags = ["--classes", "dog=1,cat=2", "--truncation", "0.5", "--image", "webp"]
     run("painted-classes", tmp_path / "out", "--count", "9", *flags)
-    lines = lines_of(tmp_path / "out")
+    lines = read_metadata(tmp_path / "out")
     assert {line["truncation"] for line in lines} == {0.5}
     assert {line["class"] for line in lines} <= {"dog", "cat"}
     with drawn_server.client() as client:
         for line in lines:
             body = {"model": "painted-classes", "seed": line["seed"], "truncation": 0.5}
             body |= {"class": {"dog": 1, "cat": 2}, "format": "webp"}
-            answer = client.post("/v1/generate", json=body)
-            assert answer.content == (tmp_path / "out" / line["file_name"]).read_bytes()
+            response = client.post("/v1/generate", json=body)
+            assert response.content == (tmp_path / "out" / line["file_name"]).read_bytes()
 
 
 @pytest.mark.parametrize(
     "flags", [["--mix", "coarse"], ["--mix", "fine,0", "--classes", "dog"], ["--resize", "24x40"]]
 )
-def test_any_picture_can_be_made_again_alone(run, drawn_repository, tmp_path, flags):
+def test_each_image_can_be_reproduced(run, drawn_repository, tmp_path, flags):
     run("painted-classes", tmp_path / "out", "--count", "5", *flags)
-    for line in lines_of(tmp_path / "out"):
+    for line in read_metadata(tmp_path / "out"):
         path = tmp_path / "out" / line["file_name"]
         assert reproduce(path, drawn_repository).identical
         if "--resize" in flags:
             assert Image.open(path).size == (24, 40)
 
 
-def test_mixed_styles_are_those_of_two_seeds(run, drawn_server, tmp_path):
+def test_mixed_images_equal_those_of_the_service(run, drawn_server, tmp_path):
     run("painted", tmp_path / "out", "--count", "6", "--mix", "coarse")
-    (first, *_) = lines_of(tmp_path / "out")
+    (first, *_) = read_metadata(tmp_path / "out")
     with drawn_server.client() as client:
         body = {"model": "painted", "rows": [first["row"]["seed"]], "layers": "coarse"}
         body |= {"columns": [first["column"]["seed"]], "format": "npy"}
         (mixed,) = np.load(io.BytesIO(client.post("/v1/mix-styles", json=body).content))
-    made = np.asarray(Image.open(tmp_path / "out" / first["file_name"]))
-    np.testing.assert_array_equal(made, mixed)
+    written = np.asarray(Image.open(tmp_path / "out" / first["file_name"]))
+    np.testing.assert_array_equal(written, mixed)
 
 
-def test_a_folder_is_what_imagefolder_and_datasets_read(run, tmp_path):
+def test_datasets_reads_folder(run, tmp_path):
     from datasets import load_dataset
 
     run("painted-classes", tmp_path / "out", "--count", "12", "--classes", "balanced")
     out = tmp_path / "out"
     folders = sorted(path.name for path in out.iterdir() if path.is_dir())
     assert folders == ["cat", "dog", "night-owl"]
-    found = load_dataset("imagefolder", data_dir=str(out), split="train", cache_dir=tmp_path / "c")
-    assert len(found) == 12
-    assert {row["seed"] for row in found} == set(range(12))
+    rows = load_dataset("imagefolder", data_dir=str(out), split="train", cache_dir=tmp_path / "c")
+    assert len(rows) == 12
+    assert {row["seed"] for row in rows} == set(range(12))
 
 
-def test_shards_are_what_webdataset_reads(run, tmp_path):
+def test_webdataset_reads_tar_shards(tar_shards):
     import webdataset
 
-    flags = ["--count", "250", "--shard-size", "100", "--format", "webdataset"]
-    run("painted-classes", tmp_path / "out", *flags)
-    shards = sorted(map(str, (tmp_path / "out").glob("*.tar")))
+    shards = sorted(map(str, tar_shards.glob("*.tar")))
     assert len(shards) == 3
     rows = list(webdataset.WebDataset(shards, shardshuffle=False).decode("rgb8"))
     assert [row["json"]["seed"] for row in rows] == list(range(250))
@@ -106,104 +120,104 @@ def test_shards_are_what_webdataset_reads(run, tmp_path):
     assert len(names) == len(set(names.values()))
 
 
-def test_tars_are_whole_for_other_readers(run, tmp_path):
-    run("painted", tmp_path / "out", "--count", "30", "--format", "webdataset")
-    lines = lines_of(tmp_path / "out")
+def test_other_readers_read_tar_shards(tar_shards):
+    lines = read_metadata(tar_shards)
     for line in lines:
-        with tarfile.open(tmp_path / "out" / line["shard"]) as tar:
+        with tarfile.open(tar_shards / line["shard"]) as tar:
             file = tar.extractfile(line["member"]).read()
             assert json.loads(Image.open(io.BytesIO(file)).text["ganymede"])["seed"] == line["seed"]
-    listed = subprocess.run(
-        ["tar", "tf", tmp_path / "out" / lines[0]["shard"]], capture_output=True, check=True
+    listing = subprocess.run(
+        ["tar", "tf", tar_shards / lines[0]["shard"]], capture_output=True, check=True
     )
-    assert not listed.stderr
+    assert not listing.stderr
 
 
-def test_parquet_is_what_datasets_reads(run, tmp_path):
+def test_datasets_reads_parquet(run, tmp_path):
     from datasets import load_dataset
 
     flags = ["--count", "250", "--shard-size", "120", "--format", "parquet"]
     run("painted-classes", tmp_path / "out", *flags)
     files = sorted(map(str, (tmp_path / "out").glob("*.parquet")))
-    found = load_dataset("parquet", data_files=files, split="train", cache_dir=tmp_path / "c")
-    assert found["seed"] == list(range(250))
-    assert found.features["label"].names == ["cat", "dog", "night owl"]
-    assert found[3]["image"].size == (24, 24)
+    rows = load_dataset("parquet", data_files=files, split="train", cache_dir=tmp_path / "c")
+    assert rows["seed"] == list(range(250))
+    assert rows.features["label"].names == ["cat", "dog", "night owl"]
+    assert rows[3]["image"].size == (24, 24)
 
 
-def test_what_is_complete_is_left_alone(run, tmp_path):
-    run("painted", tmp_path / "out", "--count", "20")
-    before = files_of(tmp_path / "out")
-    summary = (tmp_path / "out" / "summary.json").read_bytes()
-    assert "complete already" in run("painted", tmp_path / "out", "--count", "20").stdout
-    assert files_of(tmp_path / "out") == before
-    assert (tmp_path / "out" / "summary.json").read_bytes() == summary
+def test_complete_job_is_not_changed(run, plain_folder):
+    before = read_files(plain_folder)
+    summary = (plain_folder / "summary.json").read_bytes()
+    assert "already complete" in run("painted", plain_folder, "--count", "20").stdout
+    assert read_files(plain_folder) == before
+    assert (plain_folder / "summary.json").read_bytes() == summary
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--count", "0"], "--count"),
         ([], "--count"),
         (["--count", "3", "--mix", "nowhere"], "--mix"),
         (["--count", "3", "--classes", "cat"], "not class-conditional"),
-        (["--count", "1000000000"], "has room for"),
+        (["--count", "1000000000"], "not enough disk space"),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(run, tmp_path, flags, said):
-    done = run("painted", tmp_path / "out", *flags, code=2)
-    assert said in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_invalid_input_is_one_line_and_writes_nothing(run, tmp_path, flags, message):
+    process = run("painted", tmp_path / "out", *flags, code=2)
+    assert message in process.stderr
+    assert len(process.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_that_is_not_there_is_said(run, tmp_path):
-    assert "there are: " in run("nobody", tmp_path / "out", "--count", "1", code=2).stderr
+def test_unknown_model_or_version(run, tmp_path):
+    assert "there are: " in run("unknown", tmp_path / "out", "--count", "1", code=2).stderr
     assert "no version '9'" in run("painted@9", tmp_path / "out", "--count", "1", code=2).stderr
 
 
-def test_a_folder_with_another_job_or_other_things_is_left_alone(run, tmp_path):
-    out = tmp_path / "out"
-    run("painted", out, "--count", "20")
-    before = files_of(out)
-    assert "another job: its count" in run("painted", out, "--count", "21", code=2).stderr
-    assert files_of(out) == before
+def test_folder_of_another_job_is_not_changed(run, plain_folder):
+    before = read_files(plain_folder)
+    process = run("painted", plain_folder, "--count", "21", code=2)
+    assert "another job: its count" in process.stderr
+    assert read_files(plain_folder) == before
+
+
+def test_rejects_outputs_that_are_not_empty_folders(run, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     assert "thesis.txt" in run("painted", tmp_path / "mine", "--count", "1", code=2).stderr
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
     (tmp_path / "file").write_text("")
-    assert "no folder" in run("painted", tmp_path / "file", "--count", "1", code=2).stderr
-    refused = run("painted", "/proc/nowhere", "--count", "1", code=2)
-    assert len(refused.stderr.splitlines()) == 1
+    assert "is not a folder" in run("painted", tmp_path / "file", "--count", "1", code=2).stderr
+    process = run("painted", "/proc/nowhere", "--count", "1", code=2)
+    assert len(process.stderr.splitlines()) == 1
 
 
-def test_an_unknown_kind_of_url_is_one_line(run, tmp_path):
-    done = run("painted", "nothing://there", "--count", "1", code=2)
-    assert len(done.stderr.splitlines()) == 1
+def test_unknown_url_scheme_is_one_line(run):
+    process = run("painted", "nothing://there", "--count", "1", code=2)
+    assert len(process.stderr.splitlines()) == 1
 
 
-def test_where_nothing_can_be_written_a_job_is_refused(drawn_repository, tmp_path):
+def test_rejects_unwritable_output(drawn_repository, tmp_path):
     out = tmp_path / "out"
     command = ganymede("sample", "painted", "--models", drawn_repository, "--out", out)
-    # Root may write anywhere, but no file may grow here.
+    # A limit on file sizes, because permissions do not stop root.
     limited = ["bash", "-c", 'ulimit -f 0; trap "" XFSZ; exec "$@"', "bash", *command]
-    done = subprocess.run(
+    process = subprocess.run(
         [*limited, "--count", "3"], capture_output=True, text=True, timeout=300, check=False
     )
-    assert done.returncode == 2, done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    assert process.returncode == 2, process.stderr
+    assert len(process.stderr.splitlines()) == 1
     assert not [path for path in out.rglob("*") if path.is_file()]
 
 
-def test_a_url_of_this_machine_is_a_folder(run, tmp_path):
+def test_file_url_is_a_folder(run, tmp_path):
     run("painted", f"file://{tmp_path}/out", "--count", "5")
-    assert len(lines_of(tmp_path / "out")) == 5
+    assert len(read_metadata(tmp_path / "out")) == 5
 
 
 @pytest.mark.parametrize("layout", Layout)
-def test_a_store_of_objects_holds_what_a_folder_does(drawn_repository, tmp_path, layout):
-    """As `s3://` has it: no folders, no renaming. A job that was broken off there goes on."""
+def test_resumed_job_in_object_store_equals_folder(drawn_repository, tmp_path, layout):
+    """Object stores such as `s3://` have no folders and no renaming."""
     model = Model(drawn_repository / "painted-classes" / "1", Provider.CPU, ExecutionPlan(1, 1, 8))
     job = make_job(model.manifest, count=30, classes="balanced", layout=layout, shard_size=10)
     for url, shards in ((str(tmp_path / "out"), [0, 1, 2]), (f"memory://{layout}/out", [1])):
@@ -211,22 +225,22 @@ def test_a_store_of_objects_holds_what_a_folder_does(drawn_repository, tmp_path,
         builder, ledger = ShardBuilder(model, job, store), Ledger(store, job)
         ledger.begin()
         local.run(builder, shards, 2, lambda *_: None, lambda: False)
-        todo, records = remaining_shards(job, ledger)
-        assert todo == sorted({0, 1, 2} - set(shards))
-        records += local.run(builder, todo, 2, lambda *_: None, lambda: False)
+        remaining, records = remaining_shards(job, ledger)
+        assert remaining == sorted({0, 1, 2} - set(shards))
+        records += local.run(builder, remaining, 2, lambda *_: None, lambda: False)
         assert not ledger.is_complete()
         write_summary(builder.renderer, job, ledger, records, 1.0)
         assert ledger.is_complete()
-    files = files_of(tmp_path / "out")
+    files = read_files(tmp_path / "out")
     objects = fsspec.filesystem("memory")
-    there = {path.partition("/out/")[2]: path for path in objects.find(f"/{layout}/out")}
-    assert there.keys() == files.keys() | {"summary.json"}
-    assert {name: objects.cat_file(there[name]) for name in files} == files
+    paths = {path.partition("/out/")[2]: path for path in objects.find(f"/{layout}/out")}
+    assert paths.keys() == files.keys() | {"summary.json"}
+    assert {name: objects.cat_file(paths[name]) for name in files} == files
 
 
-def test_events_tell_a_scheduler_how_it_goes(run, tmp_path):
-    done = run("painted", tmp_path / "out", "--count", "40", "--json")
-    events = [json.loads(line) for line in done.stdout.splitlines()]
+def test_json_prints_progress_events(run, tmp_path):
+    process = run("painted", tmp_path / "out", "--count", "40", "--json")
+    events = [json.loads(line) for line in process.stdout.splitlines()]
     assert events[0]["event"] == "start"
     assert events[0]["images"] == 40
     progress = [event for event in events if event["event"] == "progress"]
@@ -236,106 +250,106 @@ def test_events_tell_a_scheduler_how_it_goes(run, tmp_path):
     assert events[-1]["failed"] == []
 
 
-def test_pictures_that_cannot_be_made_are_told_and_cost_no_others(tmp_path, drawn_repository):
+def test_failed_images_are_reported_and_do_not_affect_others(tmp_path):
     models = tmp_path / "models"
     write_failing(models / "failing" / "1")
-    command = ganymede("sample", "failing", "--models", models, "--out", tmp_path / "out")
-    done = subprocess.run(
-        [*command, "--count", "40"], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 3
+    process = run_sample(models, "failing", tmp_path / "out", "--count", "40", code=3)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    # The graph fails for a latent whose first number is below 0.
-    below = [s for s in range(40) if np.random.RandomState(s).randn(1, 8)[0, 0] < 0]
-    assert summary["failed"] == below
-    assert [line["seed"] for line in lines_of(tmp_path / "out")] == sorted(
-        set(range(40)) - set(below)
+    # The graph fails for a latent whose first component is negative.
+    failing = [s for s in range(40) if np.random.RandomState(s).randn(1, 8)[0, 0] < 0]
+    assert summary["failed"] == failing
+    assert [line["seed"] for line in read_metadata(tmp_path / "out")] == sorted(
+        set(range(40)) - set(failing)
     )
-    assert "could not be made" in done.stdout
+    assert f"{len(failing)} failed" in process.stdout
 
 
-def started(drawn_repository, out, *flags):
+def start_sample(drawn_repository, out, *flags):
     command = ganymede("sample", "painted-classes", "--models", drawn_repository, "--out", out)
     return subprocess.Popen(
         [*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
-@pytest.mark.parametrize(("layout", "kills"), [("folder", 20), ("webdataset", 5), ("parquet", 5)])
-def test_killed_at_any_point_it_goes_on_and_ends_as_if_unbroken(
-    run, drawn_repository, tmp_path, layout, kills
-):
+@pytest.mark.parametrize(
+    ("layout", "kills"),
+    [
+        ("folder", 5),
+        pytest.param("folder", 20, marks=pytest.mark.slow),
+        ("webdataset", 5),
+        ("parquet", 5),
+    ],
+)
+def test_killed_job_resumes_with_the_same_output(run, drawn_repository, tmp_path, layout, kills):
     flags = ["--count", "4000", "--shard-size", "25", "--format", layout, "--classes", "balanced"]
-    run("painted-classes", tmp_path / "whole", *flags)
-    points = random.Random()
-    # Some while it starts, and most of them when it has written its next shards.
+    run("painted-classes", tmp_path / "uninterrupted", *flags)
+    rng = random.Random()
+    # A few kills come during the start, and most of them after the next shards were written.
     early = kills // 5
-    waits = points.sample([0.5] * early + [60] * (kills - early), kills)
-    out, done_before = tmp_path / "broken", []
+    waits = rng.sample([0.5] * early + [60] * (kills - early), kills)
+    out, done_before = tmp_path / "killed", []
     for wait in waits:
-        process = started(drawn_repository, out, *flags)
+        process = start_sample(drawn_repository, out, *flags)
         records = out / ".ganymede" / "shards"
         before = len(list(records.iterdir())) if records.is_dir() else 0
         until = time.monotonic() + wait
         while time.monotonic() < until and process.poll() is None:
             if records.is_dir() and len(list(records.iterdir())) > before:
-                time.sleep(points.uniform(0.0, 0.02))
+                time.sleep(rng.uniform(0.0, 0.02))
                 break
             time.sleep(0.001)
         process.kill()
         process.communicate()
-        assert process.returncode == -signal.SIGKILL, "it was done before it could be killed"
+        assert process.returncode == -signal.SIGKILL, "the job ended before it was killed"
         done_before.append(before)
     assert len(set(done_before)) > kills // 2
     run("painted-classes", out, *flags)
-    assert files_of(out) == files_of(tmp_path / "whole")
-    assert sorted(line["seed"] for line in lines_of(out)) == list(range(4000))
+    assert read_files(out) == read_files(tmp_path / "uninterrupted")
+    assert sorted(line["seed"] for line in read_metadata(out)) == list(range(4000))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_it_with_its_own_code_and_nothing_half_written(
-    drawn_repository, run, tmp_path, number
-):
+def test_signal_stops_the_job_cleanly(drawn_repository, tmp_path, number):
     flags = ["--count", "200000", "--shard-size", "50", "--format", "webdataset"]
-    process = started(drawn_repository, tmp_path / "out", *flags)
+    process = start_sample(drawn_repository, tmp_path / "out", *flags)
     records = tmp_path / "out" / ".ganymede" / "shards"
     until = time.monotonic() + 60
     while not (records.is_dir() and any(records.iterdir())):
         assert time.monotonic() < until
         time.sleep(0.02)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert "the same command goes on" in said
+    assert "run the same command to resume" in stderr
     assert not list((tmp_path / "out" / ".ganymede" / "writing").glob("*"))
     done = len(list(records.iterdir()))
     assert len(list((tmp_path / "out").glob("*.tar"))) == done
 
 
-def test_two_at_a_time_do_not_mix(drawn_repository, run, tmp_path):
+def test_rejects_second_process_on_the_same_output(drawn_repository, run, tmp_path):
     flags = ["--count", "200000", "--shard-size", "50"]
-    process = started(drawn_repository, tmp_path / "out", *flags)
+    process = start_sample(drawn_repository, tmp_path / "out", *flags)
     until = time.monotonic() + 60
     while not (tmp_path / "out" / ".ganymede" / "job.json").exists():
         assert time.monotonic() < until
         time.sleep(0.02)
-    done = run("painted-classes", tmp_path / "out", *flags, code=2)
-    assert "another process is at work" in done.stderr
+    second = run("painted-classes", tmp_path / "out", *flags, code=2)
+    assert "another process is writing" in second.stderr
     process.terminate()
     process.communicate(timeout=60)
 
 
-def test_a_disk_that_fills_loses_nothing(run, drawn_repository, tmp_path):
-    """A file of the output that cannot grow, as on a full disk: then it is emptied."""
+def test_job_resumes_after_a_full_disk(run, drawn_repository, tmp_path):
+    """A limit on file sizes stands for the full disk."""
     out = tmp_path / "out"
     flags = ["--count", "2000", "--shard-size", "500", "--format", "webdataset"]
     command = ganymede("sample", "painted-classes", "--models", drawn_repository, "--out", out)
     limited = ["bash", "-c", 'ulimit -f 600; trap "" XFSZ; exec "$@"', "bash", *command, *flags]
-    done = subprocess.run(limited, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 1, done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert "the same command goes on" in done.stderr
+    process = subprocess.run(limited, capture_output=True, text=True, timeout=300, check=False)
+    assert process.returncode == 1, process.stderr
+    assert len(process.stderr.splitlines()) == 1
+    assert "run the same command to resume" in process.stderr
     assert not list(out.glob("*.tar"))
     run("painted-classes", out, *flags)
-    run("painted-classes", tmp_path / "whole", *flags)
-    assert files_of(out) == files_of(tmp_path / "whole")
+    run("painted-classes", tmp_path / "uninterrupted", *flags)
+    assert read_files(out) == read_files(tmp_path / "uninterrupted")

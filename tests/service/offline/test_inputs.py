@@ -179,7 +179,7 @@ def test_it_goes_on_with_the_same_pictures_only(sample, tmp_path):
     write_pictures(tmp_path / "in", 4)
     flags = ["--input", tmp_path / "in", "--out", tmp_path / "out"]
     sample("softer", *flags)
-    assert "complete already" in sample("softer", *flags).stdout
+    assert "already complete" in sample("softer", *flags).stdout
     write_pictures(tmp_path / "in", 5)
     assert "holds another job" in sample("softer", *flags, code=2).stderr
 

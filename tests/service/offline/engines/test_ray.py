@@ -1,4 +1,4 @@
-"""The Ray engine on two real nodes, which are processes of this machine."""
+"""The Ray engine on two real nodes, which are processes on this machine."""
 
 import json
 
@@ -6,17 +6,17 @@ import pytest
 
 from service.offline.engines import local
 from service.offline.engines.ray import run as run_on_ray
-from service.offline.execution import finish, remaining_shards
+from service.offline.execution import remaining_shards, write_summary
 from service.offline.job import Layout, make_job
 from service.offline.ledger import Ledger
 from service.offline.shards import ShardBuilder
 from service.offline.stores import Store
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import Provider, plan_for
-from tests.service.offline.conftest import files_of
+from tests.support.sampling import read_files
 
 ray = pytest.importorskip("ray")
-from ray._private import state  # noqa: E402 - there is no public way to ask what a node has left
+from ray._private import state  # noqa: E402 - the resources of one node have no public API
 
 
 @pytest.fixture
@@ -36,57 +36,55 @@ def cluster(monkeypatch):
         nodes.shutdown()
 
 
-def whole(job, model, out):
+def run_locally(job, model, out):
     store = Store(str(out))
     builder, ledger = ShardBuilder(model, job, store), Ledger(store, job)
     ledger.begin()
     records = local.run(builder, range(job.shards), 2, lambda *_: None, lambda: False)
-    finish(builder.renderer, job, ledger, records, 1.0)
-    return files_of(out)
+    write_summary(builder.renderer, job, ledger, records, 1.0)
+    return read_files(out)
 
 
 @pytest.mark.timeout(300)
-def test_two_nodes_of_which_one_dies_make_what_one_machine_makes(
-    cluster, drawn_repository, tmp_path
-):
+def test_dead_node_does_not_change_the_output(cluster, drawn_repository, tmp_path):
     nodes, second = cluster
     model = Model(drawn_repository / "painted-classes" / "1", Provider.CPU, plan_for(Provider.CPU))
     job = make_job(model.manifest, count=40_000, shard_size=500, layout=Layout.WEBDATASET)
     store = Store(str(tmp_path / "out"))
     ledger = Ledger(store, job)
     ledger.begin()
-    todo, _ = remaining_shards(job, ledger)
-    made, left = [], []
+    shards, _ = remaining_shards(job, ledger)
+    built, remaining_at_death = [], []
 
-    def listen(images, *_):
-        made.append(images)
+    def kill_second_node(images, *_):
+        built.append(images)
         free = state.available_resources_per_node().get(second.node_id, {}).get("CPU", 0)
-        # An actor is there, and under way.
-        if len(made) >= 10 and free < 1 and not left:
-            left.append(job.shards - len(made))
-            # Ends its processes and waits for that. Ray itself may notice only after the job.
+        # An actor runs on the second node once its CPU is taken.
+        if len(built) >= 10 and free < 1 and not remaining_at_death:
+            remaining_at_death.append(job.shards - len(built))
+            # Kills its processes and waits for them. Ray may notice only after the job.
             nodes.remove_node(second, allow_graceful=False)
             assert not second.any_processes_alive()
 
-    records = run_on_ray(model, job, store, todo, listen, lambda: False, None)
-    finish(ShardBuilder(model, job, store).renderer, job, ledger, records, 1.0)
-    assert [shards > 0 for shards in left] == [True]
-    assert sum(made) == 40_000
+    records = run_on_ray(model, job, store, shards, kill_second_node, lambda: False, None)
+    write_summary(ShardBuilder(model, job, store).renderer, job, ledger, records, 1.0)
+    assert [remaining > 0 for remaining in remaining_at_death] == [True]
+    assert sum(built) == 40_000
     assert sorted(record.shard for record in records) == list(range(job.shards))
-    assert files_of(tmp_path / "out") == whole(job, model, tmp_path / "whole")
+    assert read_files(tmp_path / "out") == run_locally(job, model, tmp_path / "local")
 
 
 @pytest.mark.timeout(300)
-def test_the_command_starts_a_cluster_of_its_own(run, tmp_path):
+def test_command_starts_its_own_cluster(run, tmp_path):
     flags = ["--count", "300", "--format", "webdataset"]
-    done = run("painted-classes", tmp_path / "ray", "--engine", "ray", *flags)
+    process = run("painted-classes", tmp_path / "ray", "--engine", "ray", *flags)
     run("painted-classes", tmp_path / "local", *flags)
-    assert files_of(tmp_path / "ray") == files_of(tmp_path / "local")
+    assert read_files(tmp_path / "ray") == read_files(tmp_path / "local")
     assert json.loads((tmp_path / "ray" / "summary.json").read_text())["images"] == 300
-    assert len(done.stderr.splitlines()) <= 2, done.stderr
+    assert len(process.stderr.splitlines()) <= 2, process.stderr
 
 
-def test_a_cluster_that_is_not_there_is_one_line(run, tmp_path):
+def test_unreachable_cluster_is_one_line(run, tmp_path):
     flags = ["--count", "3", "--engine", "ray", "--address", "127.0.0.1:1"]
-    done = run("painted-classes", tmp_path / "out", *flags, code=2)
-    assert done.stderr.splitlines()[-1].startswith("Error: --address")
+    process = run("painted-classes", tmp_path / "out", *flags, code=2)
+    assert process.stderr.splitlines()[-1].startswith("Error: --address")
