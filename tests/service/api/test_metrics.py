@@ -1,4 +1,4 @@
-"""What a scrape of the real service shows."""
+"""Metrics of the real service, as a scrape returns them."""
 
 import re
 import threading
@@ -20,7 +20,7 @@ RESERVED = {"le", "quantile"}
 
 
 def scrape(client) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
-    """The samples by name and labels."""
+    """Return the samples by name and labels."""
     samples: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
     for family in text_string_to_metric_families(client.get("/metrics").text):
         for sample in family.samples:
@@ -33,7 +33,7 @@ def value(client, name: str, **labels: str) -> float:
 
 
 def eventually(condition, seconds: float = 30.0) -> None:
-    """Wait for what comes a moment after the answer, or with the next look at the outputs."""
+    """Wait for a condition that holds shortly after the response or the next output sample."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -53,7 +53,7 @@ def client(server):
 
 
 def documented() -> dict[str, set[str]]:
-    """The metrics in the documentation's table, with their labels."""
+    """Return the labels of each metric in the table of the documentation."""
     rows = re.findall(
         r"^\| `(ganymede_\w+)` \| \w+ \|([^|]*)\|",
         (ROOT / "docs" / "operations.md").read_text(),
@@ -62,7 +62,7 @@ def documented() -> dict[str, set[str]]:
     return {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
 
 
-def test_the_documentation_lists_every_metric_with_its_labels_and_no_other(client):
+def test_documentation_lists_all_metrics_and_labels(client):
     for seed in range(3):
         body = {"model": "painted", "seed": seed}
         assert client.post("/v1/generate", json=body).is_success
@@ -70,15 +70,15 @@ def test_the_documentation_lists_every_metric_with_its_labels_and_no_other(clien
     mix = {"model": "painted", "rows": [1], "columns": [2]}
     assert client.post("/v1/mix-styles", json=mix).is_success
     eventually(lambda: value(client, "ganymede_output_diversity", model="painted") > 0)
-    shown: dict[str, set[str]] = {}
+    exported: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(client.get("/metrics").text):
         if family.name.startswith("ganymede"):
             name = family.name + ("_total" if family.type == "counter" else "")
-            shown[name] = {label for s in family.samples for label in s.labels} - RESERVED
-    assert shown == documented()
+            exported[name] = {label for s in family.samples for label in s.labels} - RESERVED
+    assert exported == documented()
 
 
-def test_memory_files_and_cpu_of_the_process_are_there(client):
+def test_exports_process_metrics(client):
     samples = scrape(client)
     for name in (
         "process_resident_memory_bytes",
@@ -90,26 +90,26 @@ def test_memory_files_and_cpu_of_the_process_are_there(client):
         assert samples[name][()] > 0
 
 
-def test_a_job_of_several_batches_waits_once_and_is_encoded_once(client):
+def test_job_of_several_batches_counts_one_wait_and_one_encoding(client):
     before = scrape(client)
     assert client.post("/v1/generate", json={"model": "cut", "n": 20}).is_success
     label = (("model", "cut"),)
 
-    def grown(name: str) -> float:
+    def increase(name: str) -> float:
         return scrape(client)[name][label] - before.get(name, {}).get(label, 0.0)
 
-    eventually(lambda: grown("ganymede_encode_seconds_count") == 1)
-    assert grown("ganymede_queue_seconds_count") == 1
-    assert grown("ganymede_batch_rows_sum") == 20
-    assert grown("ganymede_batch_rows_count") > 1
-    assert grown("ganymede_inference_seconds_count") == grown("ganymede_batch_rows_count")
+    eventually(lambda: increase("ganymede_encode_seconds_count") == 1)
+    assert increase("ganymede_queue_seconds_count") == 1
+    assert increase("ganymede_batch_rows_sum") == 20
+    assert increase("ganymede_batch_rows_count") > 1
+    assert increase("ganymede_inference_seconds_count") == increase("ganymede_batch_rows_count")
 
 
-def test_models_show_their_state_their_provider_and_their_digest(client):
+def test_exports_state_provider_and_digest_of_models(client):
     samples = scrape(client)
     states = {
-        dict(labels)["state"]: shown
-        for labels, shown in samples["ganymede_model_state"].items()
+        dict(labels)["state"]: value
+        for labels, value in samples["ganymede_model_state"].items()
         if dict(labels)["model"] == "cut"
     }
     assert states["ready"] == 1
@@ -128,7 +128,7 @@ def test_models_show_their_state_their_provider_and_their_digest(client):
     assert samples["ganymede_queue_bound_pixels"][()] == 2**28
 
 
-def test_a_failed_model_is_seen_as_such(tmp_path):
+def test_exports_failed_model(tmp_path):
     write_failing(tmp_path / "good" / "1")
     (tmp_path / "bad" / "1").mkdir(parents=True)
     (tmp_path / "bad" / "1" / "model.json").write_text("{}")
@@ -142,15 +142,15 @@ def test_a_failed_model_is_seen_as_such(tmp_path):
         assert after == before + 1
 
 
-def test_what_a_client_typed_is_in_no_series(client):
-    client.get("/typed-by-a-client")
-    client.post("/v1/generate", json={"model": "typed-by-a-client"})
-    client.get("/v1/models/typed-by-a-client/images/1.png")
-    client.get("/", headers={"x-request-id": "typed-by-a-client"})
-    assert "typed-by-a-client" not in client.get("/metrics").text
+def test_client_input_is_never_a_label(client):
+    client.get("/client-input")
+    client.post("/v1/generate", json={"model": "client-input"})
+    client.get("/v1/models/client-input/images/1.png")
+    client.get("/", headers={"x-request-id": "client-input"})
+    assert "client-input" not in client.get("/metrics").text
 
 
-def test_a_conditional_request_counts_as_a_hit_or_a_miss(client):
+def test_conditional_request_counts_as_hit_or_miss(client):
     path = "/v1/models/painted/images/1.png"
     etag = client.get(path).headers["etag"]
 
@@ -167,25 +167,25 @@ def test_a_conditional_request_counts_as_a_hit_or_a_miss(client):
     assert counts() == (hits + 1, misses + 1)
 
 
-def test_refusals_are_counted_by_their_reason(drawn_repository):
+def test_counts_rejections_by_reason(drawn_repository):
     pixels = 24 * 24
     environment = {"GANYMEDE_QUEUE_PIXELS": str(8 * pixels)}
     with serving(drawn_repository, env=environment) as server, server.client() as client:
 
-        def refused(reason: str) -> float:
+        def rejected(reason: str) -> float:
             return value(client, "ganymede_rejections_total", reason=reason)
 
         assert client.post("/v1/generate", json={"model": "cut", "n": 9}).status_code == 422
-        assert refused("too-large") == 1
+        assert rejected("too-large") == 1
         assert client.post("/v1/generate", json={"model": "cut", "n": 0}).status_code == 422
-        assert refused("too-large") == 1
+        assert rejected("too-large") == 1
 
         full = threading.Event()
 
         def ask() -> None:
             with server.client() as other:
-                ended = time.monotonic() + 60
-                while not full.is_set() and time.monotonic() < ended:
+                deadline = time.monotonic() + 60
+                while not full.is_set() and time.monotonic() < deadline:
                     if other.post("/v1/generate", json={"model": "cut", "n": 8}).status_code == 429:
                         full.set()
 
@@ -195,7 +195,7 @@ def test_refusals_are_counted_by_their_reason(drawn_repository):
         for thread in threads:
             thread.join()
         assert full.is_set()
-        assert refused("queue-full") >= 1
+        assert rejected("queue-full") >= 1
     with (
         serving(drawn_repository, env={"GANYMEDE_DEADLINE_S": "0.0000001"}) as server,
         server.client() as client,
@@ -205,7 +205,7 @@ def test_refusals_are_counted_by_their_reason(drawn_repository):
 
 
 @pytest.mark.anyio
-async def test_a_request_while_the_service_shuts_down_is_counted_so(drawn_repository):
+async def test_counts_rejection_during_shutdown(drawn_repository):
     engine = Engine(drawn_repository, provider="cpu", queue_pixels=2**20)
     engine.start()
     app = create_app(engine, Settings(models=drawn_repository))
@@ -215,8 +215,8 @@ async def test_a_request_while_the_service_shuts_down_is_counted_so(drawn_reposi
         text = (await client.get("/metrics")).text
         before = float(re.search(r'rejections_total\{reason="draining"\} (\S+)', text).group(1))
         assert 'ganymede_state{state="stopped"} 1.0' in text
-        answer = await client.post("/v1/generate", json={"model": "cut"})
-        assert answer.status_code == 503
+        response = await client.post("/v1/generate", json={"model": "cut"})
+        assert response.status_code == 503
         text = (await client.get("/metrics")).text
         after = float(re.search(r'rejections_total\{reason="draining"\} (\S+)', text).group(1))
         assert after == before + 1
@@ -227,35 +227,37 @@ def anyio_backend():
     return "asyncio"
 
 
-def test_nan_in_a_model_is_noticed_in_its_styles_and_in_its_pictures(tmp_path):
+def test_detects_nan_in_styles_and_images(tmp_path):
     write_spoiled(tmp_path / "spoiled" / "1")
     with serving(tmp_path) as server, server.client() as client:
 
-        def seen(name: str) -> float:
+        def sampled(name: str) -> float:
             return value(client, name, model="spoiled")
 
-        # Seed 0 is well, and seed 2 is not.
+        # The graph gives finite values for seed 0, and NaN for seed 2.
         for _ in range(4):
             assert client.post("/v1/generate", json={"model": "spoiled", "seed": 0}).is_success
             time.sleep(0.3)
-        assert seen("ganymede_sampled_rows_total") >= 1
-        assert seen("ganymede_flat_pictures_total") == seen("ganymede_nonfinite_rows_total") == 0
+        assert sampled("ganymede_sampled_rows_total") >= 1
+        assert (
+            sampled("ganymede_flat_pictures_total") == sampled("ganymede_nonfinite_rows_total") == 0
+        )
 
         def ask() -> bool:
             client.post("/v1/generate", json={"model": "spoiled", "seed": 2})
             mix = {"model": "spoiled", "rows": [2], "columns": [2]}
             client.post("/v1/mix-styles", json=mix)
             return (
-                seen("ganymede_flat_pictures_total") > 0
-                and seen("ganymede_nonfinite_rows_total") > 0
+                sampled("ganymede_flat_pictures_total") > 0
+                and sampled("ganymede_nonfinite_rows_total") > 0
             )
 
         eventually(ask)
-        saturated = seen("ganymede_saturated_values_total")
-        assert 0 < saturated <= seen("ganymede_sampled_values_total")
+        saturated = sampled("ganymede_saturated_values_total")
+        assert 0 < saturated <= sampled("ganymede_sampled_values_total")
 
 
-def test_diversity_falls_when_a_model_makes_ever_the_same(drawn_repository):
+def test_diversity_falls_when_all_images_are_equal(drawn_repository):
     with serving(drawn_repository) as server, server.client() as client:
 
         def diversity() -> float:
@@ -264,7 +266,7 @@ def test_diversity_falls_when_a_model_makes_ever_the_same(drawn_repository):
         seeds = iter(range(10_000))
 
         def ask(truncation: float) -> None:
-            # Truncation 0 makes one picture of all seeds of a class, as a collapsed model does.
+            # Truncation 0 gives the same image for all seeds of a class, like a collapsed model.
             body = {"model": "cut", "seed": next(seeds), "class": "dog", "truncation": truncation}
             assert client.post("/v1/generate", json=body).is_success
 

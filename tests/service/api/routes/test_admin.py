@@ -21,50 +21,52 @@ def served(models):
 
 
 def add_version(models, name, version, source="gan-mnist"):
-    """Write the folder beside its place and rename it there, as an export does."""
-    part = models / name / ".writing"
-    shutil.copytree(models / source / "1", part)
-    manifest = json.loads((part / MANIFEST_FILE).read_text())
+    """Add a version atomically, by renaming a folder, as an export does."""
+    temporary = models / name / ".writing"
+    shutil.copytree(models / source / "1", temporary)
+    manifest = json.loads((temporary / MANIFEST_FILE).read_text())
     manifest |= {"name": name, "version": version}
-    (part / MANIFEST_FILE).write_text(json.dumps(manifest))
-    return part.rename(models / name / version)
+    (temporary / MANIFEST_FILE).write_text(json.dumps(manifest))
+    return temporary.rename(models / name / version)
 
 
 def reload(client):
-    answer = client.post("/v1/admin/reload")
-    assert answer.status_code == 200, answer.text
-    return {what: [m["id"] for m in models] for what, models in answer.json().items() if models}
+    response = client.post("/v1/admin/reload")
+    assert response.status_code == 200, response.text
+    return {
+        outcome: [m["id"] for m in models] for outcome, models in response.json().items() if models
+    }
 
 
-def picture(client, model, seed=1):
+def generate(client, model, seed=1):
     return client.post("/v1/generate", json={"model": model, "seed": seed, "format": "npy"})
 
 
-def test_a_reload_serves_what_is_new_and_lets_go_of_what_is_gone(served):
+def test_reload_adds_and_removes_versions(served):
     models, _, client = served
     everything = [f"{name}@1" for name in sorted(TINY)]
     assert reload(client) == {"kept": everything}
     add_version(models, "gan-mnist", "2", source="dcgan-fashion")
     assert reload(client) == {"loaded": ["gan-mnist@2"], "kept": everything}
-    newest = picture(client, "gan-mnist")
+    newest = generate(client, "gan-mnist")
     assert newest.headers["x-ganymede-model"] == "gan-mnist@2"
-    assert newest.content == picture(client, "dcgan-fashion").content
-    assert picture(client, "gan-mnist@1").content != newest.content
+    assert newest.content == generate(client, "dcgan-fashion").content
+    assert generate(client, "gan-mnist@1").content != newest.content
     shutil.rmtree(models / "gan-mnist" / "2")
     assert reload(client) == {"kept": everything, "removed": ["gan-mnist@2"]}
-    assert picture(client, "gan-mnist").headers["x-ganymede-model"] == "gan-mnist@1"
-    assert picture(client, "gan-mnist@2").status_code == 404
+    assert generate(client, "gan-mnist").headers["x-ganymede-model"] == "gan-mnist@1"
+    assert generate(client, "gan-mnist@2").status_code == 404
 
 
-def test_a_folder_that_fails_leaves_the_old_one_serving_and_says_why(served):
+def test_failed_reload_keeps_the_previous_model(served):
     models, server, client = served
-    before = picture(client, "gan-mnist")
+    before = generate(client, "gan-mnist")
     graph = models / "gan-mnist" / "1" / "generator.onnx"
     graph.write_bytes(graph.read_bytes()[:-10])
     failed = client.post("/v1/admin/reload").json()["failed"]
     assert [model["id"] for model in failed] == ["gan-mnist@1"]
     assert "sha256" in failed[0]["reason"]
-    assert picture(client, "gan-mnist").content == before.content
+    assert generate(client, "gan-mnist").content == before.content
     card = client.get("/v1/models/gan-mnist").json()
     assert card["state"] == "ready"
     assert "serves what was here before" in card["reason"]
@@ -72,16 +74,16 @@ def test_a_folder_that_fails_leaves_the_old_one_serving_and_says_why(served):
     assert "Traceback" not in server.logged()
 
 
-def test_a_models_folder_that_is_gone_takes_no_model_with_it(served):
+def test_missing_models_folder_keeps_all_models(served):
     models, _, client = served
     models.rename(models.with_name("elsewhere"))
-    answer = client.post("/v1/admin/reload")
-    assert answer.status_code == 503
-    assert answer.json()["type"] == "urn:ganymede:problem:repository-unreadable"
-    assert picture(client, "gan-mnist").status_code == 200
+    response = client.post("/v1/admin/reload")
+    assert response.status_code == 503
+    assert response.json()["type"] == "urn:ganymede:problem:repository-unreadable"
+    assert generate(client, "gan-mnist").status_code == 200
 
 
-def test_a_service_without_a_model_becomes_ready_with_the_first(tmp_path):
+def test_service_becomes_ready_with_its_first_model(tmp_path):
     models = tmp_path / "models"
     models.mkdir()
     with serving(models, until="live") as server, server.client() as client:
@@ -92,83 +94,83 @@ def test_a_service_without_a_model_becomes_ready_with_the_first(tmp_path):
         write_failing(models / "new" / "1")
         assert reload(client) == {"loaded": ["new@1"]}
         assert client.get("/readyz").status_code == 200
-        assert picture(client, "new").status_code == 200
+        assert generate(client, "new").status_code == 200
 
 
-def test_requests_under_way_end_on_the_version_that_they_started_on(tmp_path):
+def test_running_requests_finish_on_their_version(tmp_path):
     folder = write_failing(tmp_path / "models" / "m" / "1", slow_turns=200_000)
     with serving(tmp_path / "models") as server, server.client() as client:
         body = {"model": "m", "seed": 1, "class": "slow", "format": "npy"}
         before = client.post("/v1/generate", json=body)
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            under_way = pool.submit(client.post, "/v1/generate", json=body)
+            running = pool.submit(client.post, "/v1/generate", json=body)
             while "ganymede_queue_pixels 0.0" in client.get("/metrics").text:
-                assert not under_way.done()
+                assert not running.done()
             shutil.rmtree(folder)
             write_failing(folder, seed=1, slow_turns=10)
             assert reload(client) == {"loaded": ["m@1"]}
             assert (
                 client.get("/v1/models/m").json()["digest"] != before.headers["x-ganymede-digest"]
             )
-            answer = under_way.result()
-        assert answer.status_code == 200
-        assert answer.content == before.content
-        assert answer.headers["x-ganymede-digest"] == before.headers["x-ganymede-digest"]
+            response = running.result()
+        assert response.status_code == 200
+        assert response.content == before.content
+        assert response.headers["x-ganymede-digest"] == before.headers["x-ganymede-digest"]
         assert client.post("/v1/generate", json=body).content != before.content
 
 
-def test_while_versions_come_and_go_every_answer_is_that_of_one_version(served):
+def test_each_response_comes_from_one_version_during_reloads(served):
     models, server, client = served
-    old = picture(client, "gan-mnist").content
-    new = picture(client, "dcgan-fashion").content
+    old = generate(client, "gan-mnist").content
+    new = generate(client, "dcgan-fashion").content
     stop = False
 
-    def ask():
-        answers = []
-        with server.client() as own:
+    def request_until_stopped():
+        responses = []
+        with server.client() as client:
             while not stop:
-                answers.append(picture(own, "gan-mnist"))
-        return answers
+                responses.append(generate(client, "gan-mnist"))
+        return responses
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        asking = [pool.submit(ask) for _ in range(3)]
+        futures = [pool.submit(request_until_stopped) for _ in range(3)]
         for _ in range(4):
             add_version(models, "gan-mnist", "2", source="dcgan-fashion")
             reload(client)
             shutil.rmtree(models / "gan-mnist" / "2")
             reload(client)
         stop = True
-        answers = [answer for each in asking for answer in each.result()]
-    assert {answer.status_code for answer in answers} == {200}
+        responses = [response for each in futures for response in each.result()]
+    assert {response.status_code for response in responses} == {200}
     by_version = {"gan-mnist@1": old, "gan-mnist@2": new}
-    for answer in answers:
-        assert answer.content == by_version[answer.headers["x-ganymede-model"]]
+    for response in responses:
+        assert response.content == by_version[response.headers["x-ganymede-model"]]
 
 
-def test_a_watched_folder_needs_no_reload(models):
+def test_watches_models_folder(models):
     with serving(models, env={"GANYMEDE_WATCH_S": "0.2"}) as server, server.client() as client:
         add_version(models, "gan-mnist", "2")
         deadline = time.monotonic() + 30
-        while picture(client, "gan-mnist").headers["x-ganymede-model"] != "gan-mnist@2":
+        while generate(client, "gan-mnist").headers["x-ganymede-model"] != "gan-mnist@2":
             assert time.monotonic() < deadline
             time.sleep(0.05)
         shutil.rmtree(models / "gan-mnist" / "2")
-        while picture(client, "gan-mnist").headers["x-ganymede-model"] != "gan-mnist@1":
+        while generate(client, "gan-mnist").headers["x-ganymede-model"] != "gan-mnist@1":
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
 
-def test_the_flag_watches_too(models):
+def test_watch_flag(models):
     with serving(models, "--watch") as server, server.client() as client:
         add_version(models, "gan-mnist", "2")
         deadline = time.monotonic() + 60
-        while picture(client, "gan-mnist").headers["x-ganymede-model"] != "gan-mnist@2":
+        while generate(client, "gan-mnist").headers["x-ganymede-model"] != "gan-mnist@2":
             assert time.monotonic() < deadline
             time.sleep(0.2)
 
 
-def own_address() -> str | None:
-    """An address of this machine that is not the loopback's."""
+def external_address() -> str | None:
+    """Return an address of this machine that is not a loopback address."""
     for addresses in psutil.net_if_addrs().values():
         for each in addresses:
             if each.family == socket.AF_INET and not each.address.startswith("127."):
@@ -185,20 +187,20 @@ def own_address() -> str | None:
         {"origin": "http://example.com"},
     ],
 )
-def test_who_comes_by_a_proxy_or_from_a_page_is_refused(server, headers):
+def test_rejects_requests_from_proxies_and_web_pages(server, headers):
     with server.client() as client:
-        answer = client.post("/v1/admin/reload", headers=headers)
-        assert answer.status_code == 403
-        assert answer.json()["type"] == "urn:ganymede:problem:admin-needed"
+        response = client.post("/v1/admin/reload", headers=headers)
+        assert response.status_code == 403
+        assert response.json()["type"] == "urn:ganymede:problem:admin-needed"
 
 
-@pytest.mark.skipif(own_address() is None, reason="this machine has no other address")
-def test_who_is_not_on_the_loopback_is_refused(models):
+@pytest.mark.skipif(external_address() is None, reason="this machine has only loopback addresses")
+def test_rejects_requests_from_other_addresses(models):
     import httpx
 
     with serving(models, "--host", "0.0.0.0", "--insecure") as server:
         port = server.url.rpartition(":")[2]
-        other = f"http://{own_address()}:{port}"
+        other = f"http://{external_address()}:{port}"
         assert httpx.post(f"{other}/v1/admin/reload").status_code == 403
         assert httpx.post(f"{server.url}/v1/admin/reload").status_code == 200
 
@@ -207,14 +209,14 @@ def resident_mib() -> float:
     return psutil.Process().memory_info().rss / 2**20
 
 
-def test_the_memory_of_unloaded_models_is_given_back(slow_repository, tmp_path):
+def test_unloaded_models_release_memory(slow_repository, tmp_path):
     models = shutil.copytree(slow_repository, tmp_path / "models")
     engine = Engine(models, provider="cpu", queue_pixels=10**8)
     engine.start()
     graph_mib = (models / "dcgan-fashion" / "1" / "generator.onnx").stat().st_size / 2**20
     assert graph_mib > 10
 
-    def come_and_go():
+    def load_and_unload():
         add_version(models, "dcgan-fashion", "2", source="dcgan-fashion")
         engine.reload()
         model = engine.catalog.get("dcgan-fashion@2")
@@ -225,17 +227,17 @@ def test_the_memory_of_unloaded_models_is_given_back(slow_repository, tmp_path):
         engine.reload()
 
     for _ in range(3):
-        come_and_go()
+        load_and_unload()
     before = resident_mib()
     for _ in range(10):
-        come_and_go()
-    # One model that stayed behind each time would be ten.
+        load_and_unload()
+    # A leak of one model per iteration would be ten graphs.
     assert resident_mib() - before < 3 * graph_mib
     assert engine.drain(10)
     assert engine.state is EngineState.STOPPED
 
 
-def test_the_session_of_an_unloaded_model_dies(models):
+def test_unloaded_session_is_deleted(models):
     import weakref
 
     engine = Engine(models, provider="cpu", queue_pixels=10**6)
@@ -250,6 +252,6 @@ def test_the_session_of_an_unloaded_model_dies(models):
     engine.reload()
     deadline = time.monotonic() + 10
     while session() is not None and time.monotonic() < deadline:
-        time.sleep(0.01)  # The worker lets go of the batch a moment after the job's end.
+        time.sleep(0.01)  # The worker releases the batch shortly after the job ends.
     assert session() is None
     assert engine.drain(10)
