@@ -10,10 +10,10 @@ from itertools import pairwise
 import httpx
 import pytest
 
-from tests.faults.conftest import Ask, crowd, worker_of
 from tests.faults.test_load import resident_mib
+from tests.support.crowd import Ask, crowd
 from tests.support.failing_models import write_failing
-from tests.support.servers import serving
+from tests.support.servers import serving, worker_of
 
 # Eight million bytes: more than the kernel takes from the server.
 LARGE = {"model": "m", "seed": 1, "n": 10_000, "class": "fine", "format": "png", "return": ["z"]}

@@ -14,11 +14,8 @@ from pathlib import Path
 import pytest
 
 from service.runtime.files import CannotWrite
-from tests.conftest import TINY
-from tests.service.conftest import drawn_repository
 from tests.support.servers import ganymede, serving
-
-__all__ = ["drawn_repository"]
+from tests.support.tiny_recipes import TINY
 
 PAGE = 4096
 

@@ -7,12 +7,8 @@ import psutil
 import pytest
 
 from service.offline.reproduce import CannotReproduce, reproduce
-from tests.faults.conftest import worker_of
-from tests.service.conftest import drawn_repository
 from tests.support.hostile_images import corpus
-from tests.support.servers import ganymede, serving
-
-__all__ = ["drawn_repository"]
+from tests.support.servers import ganymede, serving, worker_of
 
 CORPUS = corpus()
 

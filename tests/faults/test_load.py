@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from service.runtime.images import encoding
-from tests.faults.conftest import Ask, worker_of
+from tests.support.crowd import Ask
 from tests.support.failing_models import write_failing
-from tests.support.servers import serving
+from tests.support.servers import serving, worker_of
 
 # How often the slow class turns here: a tenth of a second, beside which a refusal costs nothing.
 TURNS = 240_000

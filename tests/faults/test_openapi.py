@@ -12,10 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.service.conftest import drawn_repository
 from tests.support.servers import serving
-
-__all__ = ["drawn_repository"]
 
 LIMITS = {
     "GANYMEDE_MAX_IMAGES": "8",

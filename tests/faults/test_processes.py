@@ -9,9 +9,9 @@ import httpx
 import numpy as np
 
 from service.runtime.models.manifest import MANIFEST_FILE
-from tests.faults.conftest import Ask, crowd, pixels_of, wait_until_ready, worker_of
+from tests.support.crowd import Ask, crowd, pixels_of
 from tests.support.failing_models import write_failing
-from tests.support.servers import serving
+from tests.support.servers import serving, wait_until_ready, worker_of
 
 
 def fine(count: int, first: int = 0) -> list[Ask]:

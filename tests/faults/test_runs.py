@@ -6,8 +6,8 @@ import time
 import httpx
 import numpy as np
 
-from tests.faults.conftest import Ask, crowd, pixels_of, wait_until_ready, worker_of
-from tests.support.servers import serving
+from tests.support.crowd import Ask, crowd, pixels_of
+from tests.support.servers import serving, wait_until_ready, worker_of
 
 
 def test_a_row_that_raises_fails_its_own_request_and_no_other(failing_server, expected, rounds):

@@ -175,7 +175,7 @@ def test_text_is_for_people_and_access_lines_can_be_off(tmp_path):
 
 
 def test_a_setting_that_is_no_format_is_refused_in_one_line(tmp_path):
-    from tests.service.cli.test_main import run
+    from tests.support.command import run
 
     (tmp_path / "models").mkdir()
     environment = {**os.environ, "GANYMEDE_LOG_FORMAT": "xml"}

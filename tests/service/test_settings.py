@@ -8,10 +8,7 @@ import pytest
 
 from service.api_keys import add_key
 from service.settings import PREFIX, Settings, SettingsError, load_settings
-from tests.service.conftest import drawn_repository
 from tests.support.servers import free_port, ganymede, serving
-
-__all__ = ["drawn_repository"]
 
 # A value for each setting that is not its default, as people type it.
 OTHERS = {

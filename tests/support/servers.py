@@ -1,4 +1,4 @@
-"""Real servers for tests, each on a port of its own, and each gone when its block ends."""
+"""Real servers for tests, each on its own port and stopped at the end of its block."""
 
 import contextlib
 import os
@@ -8,11 +8,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 START_SECONDS = 60
 
@@ -29,9 +30,20 @@ class Server:
     def logged(self) -> str:
         return self.log.read_text()
 
+    def connect(self, *, receive_buffer: int | None = None, timeout: float = 60) -> socket.socket:
+        """Open a TCP connection, with a receive buffer of the given size in bytes."""
+        host, port = self.url.removeprefix("http://").split(":")
+        connection = socket.socket()
+        connection.settimeout(timeout)
+        if receive_buffer is not None:
+            # Before it is connected: the kernel resizes the buffer otherwise.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        connection.connect((host, int(port)))
+        return connection
+
 
 def ganymede(*arguments: str | Path) -> list[str]:
-    """The command as a new user has it: the script of the environment that runs the tests."""
+    """The installed command of the environment that runs the tests, with arguments."""
     return [str(Path(sys.executable).parent / "ganymede"), *map(str, arguments)]
 
 
@@ -43,9 +55,9 @@ def serving(
     until: str = "ready",
     command: Sequence[str] | None = None,
 ) -> Iterator[Server]:
-    """Serve `models` with `ganymede serve`, or by `command` with the port appended.
+    """Serve `models` with `ganymede serve`, or with `command`, to which the port is appended.
 
-    `until` says what to wait for: `ready`, or only `live`, for a service that will not be ready.
+    Waits until the service is `ready`, or only `live` if it will not become ready.
     """
     port = free_port()
     log = Path(tempfile.mkdtemp(prefix="ganymede-test-")) / "serve.log"
@@ -60,14 +72,14 @@ def serving(
         )
     server = Server(f"http://127.0.0.1:{port}", process, log)
     try:
-        _wait(server, "/readyz" if until == "ready" else "/livez")
+        _wait_for_start(server, "/readyz" if until == "ready" else "/livez")
         yield server
     finally:
         stop(process)
 
 
 def stop(process: subprocess.Popen) -> int:
-    """End the server as an operator does, and its whole process group if that is not enough."""
+    """Stop the server with SIGTERM; kill its process group if it does not end within 30 s."""
     process.send_signal(signal.SIGTERM)
     try:
         return process.wait(30)
@@ -82,13 +94,47 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _wait(server: Server, path: str) -> None:
+def external_address() -> str | None:
+    """An IPv4 address of this machine other than loopback; None if it has none."""
+    for addresses in psutil.net_if_addrs().values():
+        for each in addresses:
+            if each.family == socket.AF_INET and not each.address.startswith("127."):
+                return each.address
+    return None
+
+
+def worker_of(server: Server) -> psutil.Process:
+    """The worker process below the supervisor."""
+    (worker,) = psutil.Process(server.process.pid).children()
+    return worker
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Poll until `condition` is true; fails after a generous time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def wait_until_ready(server: Server, seconds: float = 60) -> None:
+    """Wait until a server that restarts its worker is ready again."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(server.url + "/readyz", timeout=seconds).status_code == 200:
+                return
+        assert time.monotonic() < deadline, server.logged()
+        time.sleep(0.05)
+
+
+def _wait_for_start(server: Server, path: str) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if server.process.poll() is not None:
-            raise AssertionError(f"the server ended at once:\n{server.logged()}")
+            raise AssertionError(f"the server ended at its start:\n{server.logged()}")
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(server.url + path, timeout=5).status_code == 200:
                 return
         time.sleep(0.1)
-    raise AssertionError(f"{path} did not answer in {START_SECONDS} s:\n{server.logged()}")
+    raise AssertionError(f"no response to {path} within {START_SECONDS} s:\n{server.logged()}")

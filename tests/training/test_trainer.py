@@ -12,8 +12,8 @@ from PIL import Image
 
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
-from tests.conftest import TINY
 from tests.support.servers import ganymede
+from tests.support.tiny_recipes import TINY
 from training.checkpoints import Checkpoint
 from training.export.errors import ExportError
 from training.export.exporter import export_run

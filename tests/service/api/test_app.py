@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from service.runtime.onnx.sessions import cuda_unavailable_reason
-from tests.conftest import TINY
 from tests.support.servers import serving
+from tests.support.tiny_recipes import TINY
 
 
 @pytest.fixture

@@ -1,26 +1,11 @@
 import json
 import re
-import subprocess
 from importlib.metadata import version
 
 import pytest
 
-from tests.conftest import TINY
-from tests.support.servers import ganymede
-
-
-def run(*arguments, **options) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        ganymede(*arguments), capture_output=True, text=True, check=False, **options
-    )
-
-
-def assert_one_line_error(done: subprocess.CompletedProcess, code: int, *words: str) -> None:
-    assert done.returncode == code
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
-    assert "Traceback" not in done.stderr
-    for word in words:
-        assert word in line
+from tests.support.command import assert_one_line_error, run
+from tests.support.tiny_recipes import TINY
 
 
 @pytest.mark.parametrize("verb", ["serve", "models", "train", "export", "evaluate", "compare"])

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from tests.service.cli.test_main import assert_one_line_error, run
+from tests.support.command import assert_one_line_error, run
 from tests.training.evaluation.conftest import drawn, write_pictures
 
 
@@ -78,7 +78,7 @@ def test_compare_holds_models_against_each_other(measure, tmp_path, splits):
 
 
 def test_a_run_is_exported_and_measured(tmp_path, digits, splits, small_network_file):
-    from tests.conftest import TINY
+    from tests.support.tiny_recipes import TINY
     from training.recipe.schema import load_recipe
     from training.run import Run
     from training.trainer import train

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import TINY
+from tests.support.tiny_recipes import TINY
 from tests.training.test_distributed import train as train_with_processes
 from training.checkpoints import Checkpoint
 from training.evaluation.during_training import EvaluateOptions, RunningQuality

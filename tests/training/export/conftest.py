@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import TINY
 from tests.support.fp16_models import write_model
+from tests.support.tiny_recipes import TINY
 from training.export import onnx_files
 from training.export.exporter import export_run
 from training.recipe.schema import load_recipe

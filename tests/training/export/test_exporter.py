@@ -13,7 +13,7 @@ from service.runtime.latent import seeds
 from service.runtime.models.manifest import MANIFEST_FILE, read_manifest
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
-from tests.conftest import TINY
+from tests.support.tiny_recipes import TINY
 from training.checkpoints import Checkpoint, CheckpointError
 from training.cli.train import export
 from training.evaluation.errors import QualityError

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from service.runtime.models.manifest import read_manifest
-from tests.conftest import TINY
+from tests.support.tiny_recipes import TINY
 from training.export.errors import ExportError
 from training.export.model_folder import new_folder, new_version_folder
 

@@ -8,11 +8,7 @@ import pytest
 
 from service.api_keys import add_key, revoke_key
 from service.settings import is_loopback
-from tests.service.api.routes.test_admin import own_address
-from tests.service.conftest import drawn_repository
-from tests.support.servers import serving
-
-__all__ = ["drawn_repository"]
+from tests.support.servers import external_address, serving
 
 GENERATE = {"model": "cut", "seed": 1}
 
@@ -233,7 +229,7 @@ def test_loopback_addresses_are_told_from_others(host, is_one):
     assert is_loopback(host) is is_one
 
 
-@pytest.mark.skipif(own_address() is None, reason="this machine has no other address")
+@pytest.mark.skipif(external_address() is None, reason="this machine has no other address")
 def test_a_module_that_is_served_on_all_addresses_without_keys_answers_this_machine_alone(
     drawn_repository,
 ):
@@ -245,7 +241,7 @@ def test_a_module_that_is_served_on_all_addresses_without_keys_answers_this_mach
     with serving(drawn_repository, command=command, env=env) as server:
         port = server.url.rpartition(":")[2]
         assert httpx.get(f"{server.url}/v1/models").status_code == 200
-        refused = httpx.get(f"http://{own_address()}:{port}/v1/models")
+        refused = httpx.get(f"http://{external_address()}:{port}/v1/models")
         assert refused.status_code == 403
         assert refused.json()["type"] == "urn:ganymede:problem:keys-not-set-up"
         assert re.search("GANYMEDE_KEYS", refused.json()["detail"])

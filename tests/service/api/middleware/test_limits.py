@@ -12,10 +12,7 @@ from hypothesis import strategies as st
 
 from service.api.middleware.limits import deadline_seconds, is_nested_deeper
 from service.api.problems import Problem
-from tests.service.conftest import drawn_repository
 from tests.support.servers import serving
-
-__all__ = ["drawn_repository"]
 
 LIMITS = {
     "GANYMEDE_MAX_BODY_BYTES": "20000",

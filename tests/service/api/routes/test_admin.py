@@ -1,7 +1,6 @@
 import concurrent.futures
 import json
 import shutil
-import socket
 import time
 
 import psutil
@@ -9,9 +8,9 @@ import pytest
 
 from service.runtime.models.manifest import MANIFEST_FILE
 from service.runtime.scheduling.engine import Engine, EngineState
-from tests.conftest import TINY
 from tests.support.failing_models import write_failing
-from tests.support.servers import serving
+from tests.support.servers import external_address, serving
+from tests.support.tiny_recipes import TINY
 
 
 @pytest.fixture
@@ -167,15 +166,6 @@ def test_watch_flag(models):
         while generate(client, "gan-mnist").headers["x-ganymede-model"] != "gan-mnist@2":
             assert time.monotonic() < deadline
             time.sleep(0.2)
-
-
-def external_address() -> str | None:
-    """Return an address of this machine that is not a loopback address."""
-    for addresses in psutil.net_if_addrs().values():
-        for each in addresses:
-            if each.family == socket.AF_INET and not each.address.startswith("127."):
-                return each.address
-    return None
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from PIL import Image
 from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
-from tests.conftest import TINY
+from tests.support.tiny_recipes import TINY
 
 MODEL = "dcgan-fashion"
 

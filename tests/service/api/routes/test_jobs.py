@@ -8,11 +8,7 @@ import httpx
 import pytest
 
 from service.api_keys import add_key
-from tests.faults.conftest import wait_until_ready, worker_of
-from tests.service.conftest import drawn_repository
-from tests.support.servers import ganymede, serving
-
-__all__ = ["drawn_repository"]
+from tests.support.servers import ganymede, serving, wait_until_ready, worker_of
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from service.runtime.models.catalog import (
 from service.runtime.models.golden import Match
 from service.runtime.models.manifest import MANIFEST_FILE
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
-from tests.conftest import TINY
+from tests.support.tiny_recipes import TINY
 
 PLAN = ExecutionPlan(workers=1, threads=1, max_rows=8)
 

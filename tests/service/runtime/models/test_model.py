@@ -7,8 +7,8 @@ import pytest
 from service.runtime.models.manifest import MANIFEST_FILE
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, GraphError, Provider
-from tests.conftest import TINY
 from tests.support.drawn_models import BAND, GROUPS, LAYERS, SIZE, W
+from tests.support.tiny_recipes import TINY
 
 PLANS = [ExecutionPlan(1, threads, 64) for threads in (1, 2)]
 

@@ -10,8 +10,8 @@ from service.runtime.onnx.execution_plans import PlanOptions
 from service.runtime.onnx.sessions import ExecutionPlan
 from service.runtime.scheduling.engine import Engine, EngineState, NotReady
 from service.runtime.scheduling.scheduler import JobTooLarge, QueueFull
-from tests.conftest import TINY
 from tests.support.drawn_models import SIZE
+from tests.support.tiny_recipes import TINY
 
 
 def make_engine(models, **options):

@@ -5,8 +5,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from tests.conftest import TINY
-from tests.service.cli.test_main import assert_one_line_error, run
+from tests.support.command import assert_one_line_error, run
+from tests.support.tiny_recipes import TINY
 from tests.training.cli.test_evaluate import assert_self_contained
 from training.evaluation.search import study as searching
 from training.evaluation.search.ranges import SearchRange, as_yaml

@@ -1,0 +1,21 @@
+"""Runs the `ganymede` command."""
+
+import subprocess
+
+from tests.support.servers import ganymede
+
+
+def run(*arguments, **options) -> subprocess.CompletedProcess:
+    """Run `ganymede` with the arguments; options are those of `subprocess.run`."""
+    return subprocess.run(
+        ganymede(*arguments), capture_output=True, text=True, check=False, **options
+    )
+
+
+def assert_one_line_error(done: subprocess.CompletedProcess, code: int, *words: str) -> None:
+    """Check that the command failed with one error line, which contains each of `words`."""
+    assert done.returncode == code
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in line
