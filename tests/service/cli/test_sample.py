@@ -272,16 +272,27 @@ def start_sample(drawn_repository, out, *flags):
 
 
 @pytest.mark.parametrize(
-    ("layout", "kills"),
+    ("layout", "kills", "count"),
     [
-        ("folder", 5),
-        pytest.param("folder", 20, marks=pytest.mark.slow),
-        ("webdataset", 5),
-        ("parquet", 5),
+        ("folder", 5, 1500),
+        pytest.param("folder", 20, 4000, marks=pytest.mark.slow),
+        ("webdataset", 5, 1500),
+        ("parquet", 5, 1500),
     ],
 )
-def test_killed_job_resumes_with_the_same_output(run, drawn_repository, tmp_path, layout, kills):
-    flags = ["--count", "4000", "--shard-size", "25", "--format", layout, "--classes", "balanced"]
+def test_killed_job_resumes_with_the_same_output(
+    run, drawn_repository, tmp_path, layout, kills, count
+):
+    flags = [
+        "--count",
+        str(count),
+        "--shard-size",
+        "25",
+        "--format",
+        layout,
+        "--classes",
+        "balanced",
+    ]
     run("painted-classes", tmp_path / "uninterrupted", *flags)
     rng = random.Random()
     # A few kills come during the start, and most of them after the next shards were written.
@@ -305,7 +316,7 @@ def test_killed_job_resumes_with_the_same_output(run, drawn_repository, tmp_path
     assert len(set(done_before)) > kills // 2
     run("painted-classes", out, *flags)
     assert read_files(out) == read_files(tmp_path / "uninterrupted")
-    assert sorted(line["seed"] for line in read_metadata(out)) == list(range(4000))
+    assert sorted(line["seed"] for line in read_metadata(out)) == list(range(count))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -45,6 +45,7 @@ def run_locally(job, model, out):
     return read_files(out)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_dead_node_does_not_change_the_output(cluster, drawn_repository, tmp_path):
     nodes, second = cluster
