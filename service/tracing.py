@@ -86,7 +86,7 @@ class Tracer:
         times, now = job.times, clock()
         epoch_ns = time.time_ns() - int(now * 1e9)
         parent = self._trace.set_span_in_context(span, self._context.Context())
-        attributes: dict[str, Any] = {"ganymede.model": job.lane.label, "ganymede.role": role}
+        attributes: dict[str, Any] = {"ganymede.model": job.group.label, "ganymede.role": role}
 
         def add_span(name: str, started: float | None, ended: float | None, **more: int) -> None:
             if started is None:

@@ -99,7 +99,7 @@ class RequestExecution:
             outcome = await self._outcome(job, role, work)
         except (DeadlineExceeded, Problem, asyncio.CancelledError):
             # The client's own doing, as likely as not: what was begun for it is paid.
-            begun = job.begun * per_row if job else 0
+            begun = job.started_rows * per_row if job else 0
             self._account.refund(pixels - begun)
             raise
         except BaseException:

@@ -145,42 +145,42 @@ class SchedulerMetrics:
         """Record the number of pixels in the queue."""
         QUEUE_PIXELS.set(pixels)
 
-    def waited(self, lane: BatchGroup, seconds: float) -> None:
+    def waited(self, group: BatchGroup, seconds: float) -> None:
         """Record how long a job waited for its first batch."""
-        self._of(lane).queue_seconds.observe(seconds)
+        self._of(group).queue_seconds.observe(seconds)
 
-    def ran(self, lane: BatchGroup, rows: int, seconds: float) -> None:
+    def ran(self, group: BatchGroup, rows: int, seconds: float) -> None:
         """Record a batch."""
-        model = self._of(lane)
+        model = self._of(group)
         model.batch_rows.observe(rows)
         model.inference_seconds.observe(seconds)
 
-    def made(self, batch: Batch, outputs: Rows) -> None:
+    def produced(self, batch: Batch, outputs: Rows) -> None:
         """Sample the outputs of a batch."""
-        if (look := self._output_monitor.look(batch, outputs)) is None:
+        if (sample := self._output_monitor.sample(batch, outputs)) is None:
             return
-        model = self._of(batch.lane)
-        model.sampled_rows.inc(look.rows)
-        model.nonfinite_rows.inc(look.nonfinite)
-        model.flat_images.inc(look.flat)
-        model.sampled_values.inc(look.values)
-        model.saturated_values.inc(look.saturated)
-        name = batch.lane.label
-        for difference in look.differences:
+        model = self._of(batch.group)
+        model.sampled_rows.inc(sample.rows)
+        model.nonfinite_rows.inc(sample.nonfinite)
+        model.flat_images.inc(sample.flat)
+        model.sampled_values.inc(sample.values)
+        model.saturated_values.inc(sample.saturated)
+        name = batch.group.label
+        for difference in sample.differences:
             mean = self._diversity.get(name, difference)
             self._diversity[name] = mean + _DIVERSITY_WEIGHT * (difference - mean)
             # Not exported before the first sample: 0 would mean that all images are equal.
             DIVERSITY.labels(name).set(self._diversity[name])
 
-    def encoded(self, lane: BatchGroup, seconds: float) -> None:
+    def encoded(self, group: BatchGroup, seconds: float) -> None:
         """Record the time spent on the outputs of a job."""
-        self._of(lane).encode_seconds.observe(seconds)
+        self._of(group).encode_seconds.observe(seconds)
 
-    def _of(self, lane: BatchGroup) -> _ModelMetrics:
-        model = self._models.get(lane.label)
+    def _of(self, group: BatchGroup) -> _ModelMetrics:
+        model = self._models.get(group.label)
         if model is None:
             # If two threads get here at once, both receive the same series.
-            model = self._models[lane.label] = _ModelMetrics(lane.label)
+            model = self._models[group.label] = _ModelMetrics(group.label)
         return model
 
 

@@ -1,4 +1,4 @@
-"""What the scheduler handles: lanes, the jobs that wait in them, and batches of their rows."""
+"""What the scheduler handles: batch groups, jobs that wait in them, and batches of their rows."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Rows = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class BatchGroup:
-    """Jobs of equal `key` share batches of at most `max_rows` rows, each run by `run`.
+    """Jobs that can share a batch: one graph of one model, with inputs of one shape.
 
-    A batch takes `slots` of the scheduler's: more than one where a run keeps several CPUs busy. A
-    `run` that raises MemoryError is tried again with fewer rows. `run_alone`, where there is one,
-    does the same for a batch that finds everything idle and leaves nothing waiting: it may take
-    what it finds.
+    Jobs with equal `key` share batches of at most `max_rows` rows, executed by `run`. A batch
+    occupies `slots` of the scheduler's slots: more than one if a run keeps several CPUs busy. A
+    `run` that raises MemoryError is retried with fewer rows. `run_alone`, if given, replaces `run`
+    for a batch that starts while nothing else runs or waits: it may use the whole machine.
     """
 
     key: Hashable
@@ -36,9 +36,9 @@ class BatchGroup:
 
 @dataclass
 class Times:
-    """When a job came to each of its stations, on the scheduler's clock; None where it has not.
+    """When a job reached each stage, on the scheduler's clock; None if it has not.
 
-    The engine, which sees to the encoding, notes that too.
+    The engine records the encoding.
     """
 
     submitted: float | None = None
@@ -49,45 +49,46 @@ class Times:
 
 
 class InferenceJob:
-    """Rows to be run in a lane; `future` ends with the outputs by name, in the order of the rows.
+    """Rows to run in a batch group; `future` resolves to the outputs by name, in the order of the
+    rows.
 
-    `feeds` are arrays by input name, their first axis the rows. `deadline` is a time of the
-    scheduler's clock. A job that is `held` keeps its place within the bound after its end, until
-    `Scheduler.release`: for what is still to be done with its outputs.
+    `feeds` are arrays ``[N, ...]`` by input name. `deadline` is a time of the scheduler's clock. A
+    job that is `held` keeps its share of the queue limit after it has ended, until
+    `Scheduler.release`, because its outputs are still being processed.
     """
 
     def __init__(
-        self, lane: BatchGroup, feeds: Rows, deadline: float = math.inf, *, held: bool = False
+        self, group: BatchGroup, feeds: Rows, deadline: float = math.inf, *, held: bool = False
     ) -> None:
         counts = {len(array) for array in feeds.values()}
         if len(counts) != 1 or 0 in counts:
             raise ValueError(f"inputs need the same number of rows, at least one; got {counts}")
-        self.lane = lane
+        self.group = group
         self.feeds = feeds
         self.rows: int = counts.pop()
-        self.pixels = self.rows * lane.pixels_per_row
+        self.pixels = self.rows * group.pixels_per_row
         self.deadline = deadline
         self.future: Future[dict[str, Array]] = Future()
         self.times = Times()
-        # The scheduler's own notes, kept under its lock: rows given to workers so far, rows that
-        # are with one now, and what came back, by first row.
-        self._handed_out = 0
-        self._out = 0
+        # Scheduler state, protected by its lock: rows assigned to workers so far, rows that a
+        # worker holds now, and returned outputs by first row.
+        self._assigned = 0
+        self._in_flight = 0
         self._returned: dict[int, Rows] = {}
         self._cancelled = False
         self._ended = False
         self._held = held
-        self._settled = False
+        self._freed = False
 
     @property
-    def begun(self) -> int:
-        """Rows given to workers so far, whatever became of them."""
-        return self._handed_out
+    def started_rows(self) -> int:
+        """The number of rows assigned to workers so far, whatever their result."""
+        return self._assigned
 
 
 @dataclass(frozen=True)
 class Part:
-    """Rows `start` to `stop` of a job."""
+    """Rows ``[start, stop)`` of a job."""
 
     job: InferenceJob
     start: int
@@ -95,43 +96,43 @@ class Part:
 
     @property
     def rows(self) -> int:
-        """How many rows."""
+        """The number of rows."""
         return self.stop - self.start
 
     def feeds(self, name: str) -> Array:
-        """Return the rows of one input."""
+        """Return these rows of one input."""
         return self.job.feeds[name][self.start : self.stop]
 
     def split(self, at: int) -> tuple[Part, Part]:
-        """Cut the part after `at` rows."""
+        """Split the part after `at` rows."""
         middle = self.start + at
         return Part(self.job, self.start, middle), Part(self.job, middle, self.stop)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Parts of jobs of one lane, to be run together."""
+    """Parts of jobs of one batch group that run together."""
 
-    lane: BatchGroup
+    group: BatchGroup
     parts: Sequence[Part]
-    # Whether nothing else ran or waited when it was cut.
+    # Whether nothing else was running or waiting when the batch was formed.
     alone: bool = False
 
     @property
     def rows(self) -> int:
-        """How many rows."""
+        """The number of rows."""
         return sum(part.rows for part in self.parts)
 
     def halves(self) -> tuple[Batch, Batch]:
-        """Cut the batch in the middle of its rows, inside a part where need be."""
+        """Split the batch in the middle of its rows, inside a part if necessary."""
         left: list[Part] = []
         right = deque(self.parts)
-        missing = self.rows // 2
-        while missing:
+        remaining = self.rows // 2
+        while remaining:
             part = right.popleft()
-            if part.rows > missing:
-                part, rest = part.split(missing)
+            if part.rows > remaining:
+                part, rest = part.split(remaining)
                 right.appendleft(rest)
             left.append(part)
-            missing -= part.rows
-        return Batch(self.lane, left), Batch(self.lane, list(right))
+            remaining -= part.rows
+        return Batch(self.group, left), Batch(self.group, list(right))

@@ -1,7 +1,7 @@
-"""The engine: a catalog, a scheduler, its workers and the encoders, under one state.
+"""The engine: catalog, scheduler, workers and encoders under one state.
 
-permit → queue → batch → reply: `submit` permits and queues, the workers batch, the job's future
-replies.
+permit → queue → batch → reply: `submit` checks and queues, workers run batches, and the job's
+future replies.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ log = logging.getLogger("ganymede.engine")
 
 T = TypeVar("T")
 
-# Some 2,000 sources of a large model (14 layers of 512), or 100,000 of a small one.
+# About 2,000 styles of a large model (14 layers of 512), or 100,000 of a small one.
 STYLE_CACHE_BYTES = 64 * 2**20
-# What is encoded in less time than it takes to wake another thread for it.
-_AT_ONCE_PIXELS = 2**14
-# For so long a batch waits for the rows that it may expect. On a GPU that has not been measured.
+# Images up to this size are encoded faster than another thread can be woken.
+_INLINE_PIXELS = 2**14
+# How long a batch waits for expected rows on a CPU. Not measured on a GPU.
 _LINGER_S = 0.002
 
 
 class EngineState(StrEnum):
-    """What the engine does with a job. One that has failed may become ready by a reload."""
+    """The engine's state. A failed engine may become ready by a reload."""
 
     STARTING = "starting"
     READY = "ready"
@@ -62,7 +62,7 @@ class EngineState(StrEnum):
 
 
 class NotReady(Exception):
-    """The engine takes no jobs; the message says why."""
+    """The engine accepts no jobs; the message gives the reason."""
 
 
 class Engine:
@@ -80,14 +80,14 @@ class Engine:
         watch_s: float = 0.0,
         memory_budget: int | None = None,
     ) -> None:
-        """Prepare, and load nothing yet: that is `start`.
+        """Prepare the engine; `start` loads the models.
 
-        With `watch_s` the models folder is looked at in such intervals, in seconds, and what has
-        changed there is loaded. Without a `plan` nothing is measured. Models beyond a
-        `memory_budget`, in bytes, are loaded when they are asked for, and others given back.
+        With `watch_s`, the models folder is checked at this interval in seconds and changes are
+        loaded. Without a `plan`, execution plans are not measured. Models beyond `memory_budget`
+        bytes are loaded on demand, and others are unloaded.
         """
         self.models = models
-        self.wish = provider
+        self.provider_option = provider
         self.provider: Provider | None = None
         self.catalog: Catalog | None = None
         self.clock = time.monotonic
@@ -108,28 +108,30 @@ class Engine:
         self._reloading = threading.Lock()
 
     def start(self) -> None:
-        """Load every model and become ready, or failed with a reason. Never raises."""
+        """Load all models and become ready, or failed with a reason. Never raises."""
         try:
             self._start()
         except Exception as error:
-            # Started in a thread of its own, where an error would leave it starting for ever.
-            log.exception("the start failed")
-            self._become(EngineState.FAILED, f"the start failed: {error}")
+            # This runs in its own thread: an error would leave the engine starting forever.
+            log.exception("startup failed")
+            self._become(EngineState.FAILED, f"startup failed: {error}")
 
     def _start(self) -> None:
         try:
-            self.provider = pick_provider(self.wish)
+            self.provider = pick_provider(self.provider_option)
         except ProviderUnavailable as error:
-            self._become(EngineState.FAILED, f"provider {self.wish!r} did not come up: {error}")
+            self._become(
+                EngineState.FAILED, f"provider {self.provider_option!r} is unavailable: {error}"
+            )
             return
-        if self.wish == "auto" and self.provider is Provider.CPU:
+        if self.provider_option == "auto" and self.provider is Provider.CPU:
             log.info("running on the CPU: %s", cuda_unavailable_reason())
         self._slots = self._scheduler.slots = slots(self.provider, self._plan)
         self._scheduler.linger_s = _LINGER_S if self.provider is Provider.CPU else 0.0
         planner = Planner(self.provider, self._plan, self._plan_cache)
         catalog = Catalog(self.models, self.provider, planner, budget=self._budget)
         if self._watch_s:
-            # Before the first load, so that nothing changes unseen.
+            # Created before the first load, so that no change is missed.
             self._watcher = Watcher(self.models, self._watch_s, self.reload)
         catalog.load()
         with self._transition:
@@ -138,28 +140,28 @@ class Engine:
             self._workers = Workers(self._scheduler, self._slots)
             self._workers.start()
             self._serve(catalog)
-        # Measuring plans leaves holes behind.
+        # Measuring plans fragments the memory.
         release_memory()
         if self._watcher:
             self._watcher.start()
         log.info("%s: %d workers on %s", self.state, self._slots, self.provider)
 
     def _serve(self, catalog: Catalog) -> None:
-        """Serve what `catalog` holds, from now on; the lock is held."""
+        """Switch to `catalog`. The caller holds the lock."""
         self.catalog = catalog
         if any(entry.state is State.READY for entry in catalog.entries):
             self.state, self.reason = EngineState.READY, None
             return
-        found = "; ".join(f"{e.id}: {e.reason}" for e in catalog.entries)
+        reasons = "; ".join(f"{e.id}: {e.reason}" for e in catalog.entries)
         self.state = EngineState.FAILED
-        self.reason = f"no model in {self.models} is ready ({found or 'it is empty'})"
+        self.reason = f"no model in {self.models} is ready ({reasons or 'it is empty'})"
         log.error("not ready: %s", self.reason)
 
     def reload(self, skip: Collection[Path] = ()) -> Changes:
-        """Serve what the models folder holds now, but for the folders in `skip`.
+        """Load the changes in the models folder, except for the folders in `skip`.
 
-        Jobs that have been submitted end on the model that they were submitted for. An engine that
-        had no model ready becomes ready with the first. Raises NotReady, and RepositoryUnreadable.
+        Jobs that were submitted before end on the model they were submitted for. A failed engine
+        becomes ready with the first ready model. Raises NotReady and RepositoryUnreadable.
         """
         with self._reloading:
             before = self.catalog
@@ -172,15 +174,16 @@ class Engine:
                     self._serve(catalog)
             del catalog
             if changes.loaded or changes.failed or changes.removed:
-                # The sessions that are gone leave holes behind, and so does reading new ones.
+                # Unloading and loading sessions fragments the memory.
                 release_memory()
         return changes
 
     @contextmanager
     def permit(self) -> Iterator[None]:
-        """Hold for one request from its start to its end: a drain waits for it.
+        """Hold a permit for one request; draining waits until it is returned.
 
-        So a request of several jobs, once begun, can submit all of them. Raises NotReady.
+        A request with several jobs can therefore submit all of them once it has started. Raises
+        NotReady.
         """
         with self._transition:
             if self.state is not EngineState.READY:
@@ -194,7 +197,7 @@ class Engine:
                 self._transition.notify_all()
 
     def longest_run(self) -> tuple[float, str]:
-        """Return for how many seconds the oldest of the present runs has run, and its model."""
+        """Return the seconds and the model of the longest current run."""
         return self._scheduler.longest_run()
 
     def submit(
@@ -204,92 +207,97 @@ class Engine:
         deadline: float = math.inf,
         role: str = GENERATOR,
     ) -> InferenceJob:
-        """Queue the rows of `feeds`; the job's future ends with what `Model.run` gives for `role`.
+        """Queue the rows of `feeds`; the job's future resolves to the result of `Model.run` for
+        `role`.
 
-        Who submits for a request holds a `permit`. `deadline` is a time of `clock`. The job is
-        held: `encode` sees to what follows and then lets go of it, and who does not call that calls
-        `abandon`. Raises NotReady, and what Scheduler.submit raises.
+        The caller holds a `permit`. `deadline` is a time of `clock`. The job is held: the caller
+        must call `encode`, which releases it after processing its outputs, or `abandon`. Raises
+        NotReady, and the errors of Scheduler.submit.
         """
         if self._workers is None or self.state is EngineState.STOPPED:
             raise NotReady(self.reason or self.state)
         pixels = model.pixels_per_row(role, feeds)
-        lane = BatchGroup(
-            # Only rows of one shape go into one array.
+        group = BatchGroup(
+            # Only rows of one shape fit into one array.
             key=(model.digest, role, *(array.shape[1:] for array in feeds.values())),
             run=partial(model.run, role),
             max_rows=model.max_rows(pixels),
             pixels_per_row=pixels,
             label=model.manifest.name,
-            # As many of its batches at a time as its plan has workers.
+            # At most as many parallel batches as the plan has workers.
             slots=math.ceil(self._slots / model.plan.workers),
             run_alone=partial(model.run, role, alone=True) if model.plan.alone else None,
         )
-        job = InferenceJob(lane, feeds, deadline, held=True)
+        job = InferenceJob(group, feeds, deadline, held=True)
         self._scheduler.submit(job)
         return job
 
     def encode(self, job: InferenceJob, work: Callable[[Rows], T]) -> Future[T]:
-        """Run `work` on the outputs of `job` as soon as they are there, in the encoders' pool.
+        """Call `work` with the outputs of `job` as soon as they are available, in the encoder pool.
 
-        From the worker to the pool, without the event loop between them; little work is done by the
-        worker itself, unless that has a GPU to keep busy. The future ends with what `work` gives,
-        or with the error of either; who cancels it cancels what has not begun. The job keeps its
-        place within the bound until then, so that what waits to be encoded is bounded too.
+        The worker passes the outputs to the pool directly, without the event loop. On a CPU the
+        worker does small work itself. The future resolves to the result of `work`, or to the error
+        of the run or of `work`; cancelling it cancels work that has not started. The job counts
+        toward the queue limit until then, so that outputs waiting to be encoded are bounded too.
         """
         encoded: Future[T] = Future()
-        asking = threading.get_ident()
-        # Taken out when it is called: the job's future keeps the callback, and the three would hold
-        # each other, and the pictures, until the garbage collector comes.
-        held = [(job, work)]
+        caller = threading.get_ident()
+        # Emptied by the callback: the job's future keeps the callback, and this reference cycle
+        # would keep the images alive until the next garbage collection.
+        pending = [(job, work)]
 
-        def go_on(ran: Future[dict[str, Array]]) -> None:
-            ended, follows = held.pop()
-            if ran.cancelled() or ran.exception() is not None:
-                # Which raises what the run did.
-                self._finish(ended, encoded, lambda: follows(ran.result()))
+        def process(run: Future[dict[str, Array]]) -> None:
+            finished, process_outputs = pending.pop()
+            if run.cancelled() or run.exception() is not None:
+                # `result` raises the error of the run.
+                self._finish(finished, encoded, lambda: process_outputs(run.result()))
                 return
-            outputs = ran.result()
+            outputs = run.result()
             then = partial(
-                self._finish, ended, encoded, lambda: self._timed(ended, follows, outputs)
+                self._finish,
+                finished,
+                encoded,
+                lambda: self._timed(finished, process_outputs, outputs),
             )
-            # In the thread that asks where the job has ended before; that may be an event loop's.
-            by_worker = threading.get_ident() != asking
-            if by_worker and self.provider is Provider.CPU and ended.pixels <= _AT_ONCE_PIXELS:
+            # If the job had already ended, this runs in the caller's thread, possibly the event
+            # loop.
+            in_worker = threading.get_ident() != caller
+            if in_worker and self.provider is Provider.CPU and finished.pixels <= _INLINE_PIXELS:
                 then()
             else:
                 self._encoders.submit(then)
 
-        job.future.add_done_callback(go_on)
+        job.future.add_done_callback(process)
         return encoded
 
     def _finish(self, job: InferenceJob, encoded: Future[T], work: Callable[[], T]) -> None:
-        """End `encoded` by what `work` gives or raises, and let go of the job."""
+        """Resolve `encoded` with the result or error of `work`, and release the job."""
         try:
             if not encoded.set_running_or_notify_cancel():
                 return
             try:
-                found = work()
-            except BaseException as error:  # noqa: BLE001 - whoever waits for it is told
+                result = work()
+            except BaseException as error:  # noqa: BLE001 - passed on to the waiting caller
                 encoded.set_exception(error)
             else:
-                encoded.set_result(found)
+                encoded.set_result(result)
         finally:
             self._scheduler.release(job)
 
     def _timed(self, job: InferenceJob, work: Callable[[Rows], T], outputs: Rows) -> T:
-        job.times.encoding = begun = self.clock()
+        job.times.encoding = started = self.clock()
         try:
             return work(outputs)
         finally:
             job.times.encoded = ended = self.clock()
-            self._scheduler.tell(lambda observer: observer.encoded(job.lane, ended - begun))
+            self._scheduler.notify(lambda observer: observer.encoded(job.group, ended - started))
 
     def cancel(self, job: InferenceJob) -> None:
-        """Drop what nobody waits for any more, of a job that `encode` has been called for."""
+        """Drop the remaining rows of a job for which `encode` was called."""
         self._scheduler.cancel(job)
 
     def abandon(self, job: InferenceJob) -> None:
-        """Cancel a job that nobody waits for any more, and let go of it."""
+        """Cancel a job and release it."""
         self._scheduler.cancel(job)
         self._scheduler.release(job)
 
@@ -300,26 +308,26 @@ class Engine:
         *,
         permitted_only: bool = False,
     ) -> bool:
-        """Take in nothing more; wait for what was permitted and for the accepted jobs.
+        """Accept nothing more; wait for permitted requests and accepted jobs.
 
-        True when all of it has ended within `timeout`, in seconds. With `permitted_only`, jobs that
-        no request waits for any more are left to the workers, that have perhaps hung with them.
+        Returns True if all of them ended within `timeout` seconds. With `permitted_only`, jobs that
+        no request waits for are not awaited, because their workers may hang.
         """
         end = self.clock() + timeout
         self._become(EngineState.DRAINING, reason)
         if self._watcher:
             self._watcher.stop()
         with self._transition:
-            answered = self._transition.wait_for(lambda: not self._permits, timeout)
+            completed = self._transition.wait_for(lambda: not self._permits, timeout)
         drained = self._scheduler.drain()
-        if answered and permitted_only:
+        if completed and permitted_only:
             return True
         try:
             drained.result(max(end - self.clock(), 0.0))
         except FutureTimeout:
-            answered = False
-        if not answered:
-            log.warning("work is undone after %g s", timeout)
+            completed = False
+        if not completed:
+            log.warning("work is not finished after %g s", timeout)
             return False
         if self._workers:
             self._workers.join(timeout=1)

@@ -1,11 +1,12 @@
-"""A look at what models make while they serve: saturated, flat, not finite, or ever the same.
+"""Monitors what models generate while they serve: saturated, flat, non-finite or repetitive
+outputs.
 
-Pixels leave a graph as `uint8`, so a NaN in it cannot be seen as such: the cast makes it 0, on the
-CPU as on CUDA. A NaN spreads over the whole picture, which then is flat. In outputs that are still
-real numbers (the styles `w`) it is seen itself.
+Pixels leave a graph as `uint8`, so a NaN is not visible in them: the cast turns it into 0, on the
+CPU and on CUDA. But a NaN spreads over the whole image, which is then flat. In outputs that are
+real numbers (the styles `w`) it is detected directly.
 
-Only some batches are looked at, a few rows of them, and some values of those, so that the cost does
-not grow with the load or with the pictures.
+Only some batches are sampled, a few rows of them, and some values of each row, so that the cost
+grows neither with the load nor with the image size.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ import numpy as np
 
 from service.runtime.scheduling.batches import Array, Batch, Rows
 
-LOOKS_PER_SECOND = 4.0
-ROWS_PER_LOOK = 4
-VALUES_PER_PICTURE = 4096
-# More lanes than any service has at a time; those of models that have gone are forgotten.
-_MOST_LANES = 256
+SAMPLES_PER_SECOND = 4.0
+ROWS_PER_SAMPLE = 4
+VALUES_PER_IMAGE = 4096
+# More batch groups than any service has at a time; the oldest are dropped.
+_MAX_GROUPS = 256
 
 
 @dataclass(frozen=True)
-class Look:
-    """What was seen in some rows of a batch.
+class OutputSample:
+    """Statistics of some rows of a batch.
 
-    `differences` are between pictures of different latents that follow on each other, of this look
-    and from the one before: mean absolute differences of their values, as shares of the range.
+    `differences` compares consecutive images of different latents, across samples too: mean
+    absolute differences of their values, as fractions of the value range.
     """
 
     rows: int
@@ -43,71 +44,71 @@ class Look:
 
 
 @dataclass
-class _Lane:
+class _GroupState:
     due: float
-    # Which values of a picture are looked at: anywhere, so that no pattern of rows, columns or
-    # channels is met with the same step.
-    places: Array | None = None
+    # Indices of the sampled values of an image, drawn at random to avoid aliasing with patterns of
+    # rows, columns or channels.
+    indices: Array | None = None
     last: tuple[Array, Array] | None = field(default=None)
 
 
 class OutputMonitor:
-    """Looks at batches, at most so often a second for each lane. Any thread may call it."""
+    """Samples batches at a limited rate per batch group. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._lanes: dict[Hashable, _Lane] = {}
+        self._groups: dict[Hashable, _GroupState] = {}
 
-    def look(self, batch: Batch, outputs: Rows) -> Look | None:
-        """Return what is seen in a batch, or None when it is not looked at."""
-        # A look that another thread has begun is enough.
+    def sample(self, batch: Batch, outputs: Rows) -> OutputSample | None:
+        """Return statistics of a batch, or None if it is not sampled."""
+        # Skip if another thread is sampling.
         if not self._lock.acquire(blocking=False):
             return None
         try:
             now = self._clock()
-            lane = self._lanes.get(batch.lane.key)
-            if lane is None:
-                if len(self._lanes) >= _MOST_LANES:
-                    del self._lanes[next(iter(self._lanes))]
-                lane = self._lanes[batch.lane.key] = _Lane(due=now)
-            if now < lane.due:
+            state = self._groups.get(batch.group.key)
+            if state is None:
+                if len(self._groups) >= _MAX_GROUPS:
+                    del self._groups[next(iter(self._groups))]
+                state = self._groups[batch.group.key] = _GroupState(due=now)
+            if now < state.due:
                 return None
-            lane.due = now + 1 / LOOKS_PER_SECOND
+            state.due = now + 1 / SAMPLES_PER_SECOND
             pixels = outputs.get("pixels")
             if pixels is not None and pixels.dtype == np.uint8:
-                return _look_at_pictures(lane, batch, pixels)
-            return _look_at_numbers(batch, outputs)
+                return _sample_images(state, batch, pixels)
+            return _sample_numbers(batch, outputs)
         finally:
             self._lock.release()
 
 
-def _look_at_pictures(lane: _Lane, batch: Batch, pixels: Array) -> Look:
-    if lane.places is None:
+def _sample_images(state: _GroupState, batch: Batch, pixels: Array) -> OutputSample:
+    if state.indices is None:
         size = pixels[0].size
-        # The same places for every picture of the lane, as the differences need it.
-        lane.places = np.random.default_rng(0).choice(
-            size, min(size, VALUES_PER_PICTURE), replace=False, shuffle=False
+        # The same indices for all images of the group: differences compare corresponding values.
+        state.indices = np.random.default_rng(0).choice(
+            size, min(size, VALUES_PER_IMAGE), replace=False, shuffle=False
         )
     values = saturated = flat = 0
     differences = []
-    # One row of a job: its neighbours may be near it on a walk through latent space.
+    # One row per job: neighboring rows may be close to each other in latent space.
     rows, latents = _first_rows(batch)
     for row, latent in zip(rows, latents, strict=True):
-        sample = pixels[row].reshape(-1)[lane.places]
+        sample = pixels[row].reshape(-1)[state.indices]
         values += sample.size
         saturated += int(np.count_nonzero((sample == 0) | (sample == 255)))
         flat += bool((sample == sample[0]).all())
         if latent is None:
             continue
-        if lane.last is not None and not np.array_equal(latent, lane.last[0]):
-            difference = np.subtract(sample, lane.last[1], dtype=np.int16)
+        if state.last is not None and not np.array_equal(latent, state.last[0]):
+            difference = np.subtract(sample, state.last[1], dtype=np.int16)
             differences.append(float(np.abs(difference).mean()) / 255)
-        lane.last = latent.copy(), sample
-    return Look(len(rows), values, saturated, flat, 0, differences)
+        state.last = latent.copy(), sample
+    return OutputSample(len(rows), values, saturated, flat, 0, differences)
 
 
-def _look_at_numbers(batch: Batch, outputs: Rows) -> Look:
+def _sample_numbers(batch: Batch, outputs: Rows) -> OutputSample:
     rows, _ = _first_rows(batch)
     nonfinite = sum(
         any(
@@ -117,15 +118,15 @@ def _look_at_numbers(batch: Batch, outputs: Rows) -> Look:
         )
         for row in rows
     )
-    return Look(len(rows), nonfinite=nonfinite)
+    return OutputSample(len(rows), nonfinite=nonfinite)
 
 
 def _first_rows(batch: Batch) -> tuple[list[int], list[Array | None]]:
-    """Return where in the batch its first jobs begin, and the latents there."""
+    """Return the first row of each of the first jobs in the batch, and its latent."""
     rows: list[int] = []
     latents: list[Array | None] = []
     row = 0
-    for part in batch.parts[:ROWS_PER_LOOK]:
+    for part in batch.parts[:ROWS_PER_SAMPLE]:
         name = next((name for name in ("z", "w") if name in part.job.feeds), None)
         rows.append(row)
         latents.append(None if name is None else part.feeds(name)[0])

@@ -1,24 +1,24 @@
-"""The scheduler: jobs wait in lanes, leave in batches, and come back row by row.
+"""The scheduler: jobs wait in batch groups, leave in batches, and return row by row.
 
-What always holds:
+Invariants:
 
-- Every job ends exactly once: with its rows, with an error, or cancelled.
-- The pixels of all jobs that were taken in never pass the bound, from `submit` until the job has
-  ended, none of its rows is with a worker, and who held it has let go.
-- Inside a lane the first in is the first out; lanes take turns, so that none starves.
-- The batches that run never take more than the slots that there are. A lane whose turn it is and
-  that does not fit yet is waited for, not passed by.
-- Nothing runs after its deadline, and nothing runs that was cancelled before its turn: not the rest
-  of a batch that is run in halves either.
-- A batch's rows go back to their own jobs, and their count is checked.
-- A lane may be given a moment for as many rows to come as its last batch had, never longer than
-  `linger_s` after its first job came, and only while no other lane waits.
-- A row that makes a batch fail fails alone: the batch is halved until the culprit is found. The
-  same halving goes on where a batch was too large for the memory, and the lane then keeps to the
-  smaller size for a while.
+- Every job ends exactly once: with its outputs, with an error, or cancelled.
+- The pixels of all accepted jobs never exceed the limit, counted from `submit` until the job has
+  ended, no worker holds any of its rows, and it has been released.
+- Within a group jobs are first in, first out; groups take turns, so that none starves.
+- Running batches never occupy more slots than exist. If the next batch of the group whose turn it
+  is does not fit yet, the scheduler waits for slots instead of passing the group over.
+- Nothing runs after its deadline, and nothing runs that was cancelled before its turn, including
+  the remainder of a batch that is run in halves.
+- The rows of a batch return to their own jobs, and their number is checked.
+- A group may linger for as many rows as its last batch had, at most `linger_s` after its first job
+  arrived, and only while no other group waits.
+- A row that makes a batch fail fails alone: the batch is halved until the row is isolated. A batch
+  that was too large for memory is halved in the same way, and its group then keeps to the smaller
+  size for a while.
 
-A lane is whatever may share a batch: one graph of one model. Time comes from a clock that is
-handed in, and work from `BatchGroup.run`, so all of this can be tested without a model.
+A batch group is whatever may share a batch: one graph of one model. The clock is injected and the
+work is done by `BatchGroup.run`, so all of this can be tested without a model.
 """
 
 from __future__ import annotations
@@ -39,352 +39,256 @@ log = logging.getLogger("ganymede.scheduler")
 
 Clock = Callable[[], float]
 
-# For so long a lane keeps to the batches that the memory held. What took the rest may be gone then.
+# How long a group keeps to smaller batches after running out of memory, which may be free again by
+# then.
 SMALLER_BATCHES_S = 60.0
-# Lanes whose last batch is remembered: pictures of every size have one of their own.
-_MOST_LANES = 1000
+# The number of groups whose last batch is remembered: every image size has a group of its own.
+_MAX_GROUPS = 1000
 
 
 class QueueFull(Exception):
-    """The bound would be passed. `retry_after` is when there is room again, in seconds."""
+    """The queue limit would be exceeded. `retry_after` is the estimated wait in seconds."""
 
     def __init__(self, retry_after: float) -> None:
-        super().__init__(f"the queue is full; there is room in about {retry_after:.1f} s")
+        super().__init__(f"the queue is full; retry in about {retry_after:.1f} s")
         self.retry_after = retry_after
 
 
 class JobTooLarge(Exception):
-    """The job alone is larger than the bound, so it would never fit."""
+    """The job alone exceeds the queue limit, so it would never fit."""
 
 
 class Draining(Exception):
-    """No job is taken in any more."""
+    """The scheduler accepts no more jobs."""
 
 
 class DeadlineExceeded(Exception):
-    """The job's time ran out before all of it had been run."""
+    """The deadline passed before the whole job had run."""
 
 
 class RowCountMismatch(Exception):
-    """A run returned another number of rows than it was given."""
+    """A run returned a different number of rows than it was given."""
 
 
 class Observer(Protocol):
-    """Is told what happens, outside the lock. What it raises is logged, and harms no job."""
+    """Receives events outside the lock. Its errors are logged and do not affect jobs."""
 
-    def waited(self, lane: BatchGroup, seconds: float) -> None:
-        """The first rows of a job begin to run, so long after it was submitted."""
+    def waited(self, group: BatchGroup, seconds: float) -> None:
+        """The first rows of a job start to run, `seconds` after it was submitted."""
 
-    def ran(self, lane: BatchGroup, rows: int, seconds: float) -> None:
-        """A batch was run."""
+    def ran(self, group: BatchGroup, rows: int, seconds: float) -> None:
+        """A batch has run."""
 
-    def made(self, batch: Batch, outputs: Rows) -> None:
-        """That is what a batch gave, and not to be changed: it is the jobs' own."""
+    def produced(self, batch: Batch, outputs: Rows) -> None:
+        """A batch returned `outputs`, which belong to the jobs and must not be modified."""
 
-    def encoded(self, lane: BatchGroup, seconds: float) -> None:
-        """What follows on a job's run was done, or failed."""
+    def encoded(self, group: BatchGroup, seconds: float) -> None:
+        """The outputs of a job were encoded, or encoding failed."""
 
     def queued(self, pixels: int) -> None:
-        """So many pixels are within the bound."""
+        """The queue now holds this many pixels."""
 
 
 class Scheduler:
-    """Lanes of jobs on one side, workers that take batches on the other. All methods may be called
-    from any thread.
-    """
+    """Accepts jobs and hands out batches to workers. Thread-safe."""
 
     def __init__(
         self,
         clock: Clock,
-        bound: int,
+        limit: int,
         observer: Observer | None = None,
         slots: float = math.inf,
         linger_s: float = 0.0,
     ) -> None:
-        """Take in at most `bound` pixels at a time, and run batches of at most `slots` slots.
+        """Accept at most `limit` pixels at a time, and run batches in at most `slots` slots.
 
-        Who learns only later how many there are sets them before the first batch is taken, and
-        likewise `linger_s`.
+        `slots` and `linger_s` may be set until the first batch is taken.
         """
         self._clock = clock
-        self._bound = bound
+        self._limit = limit
         self.slots = slots
         self.linger_s = linger_s
         self._observer = observer
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
-        # A lane is in here while it has jobs; the one whose turn it is comes first.
-        self._lanes: dict[Hashable, deque[InferenceJob]] = {}
+        # Groups with waiting jobs; the group whose turn it is comes first.
+        self._groups: dict[Hashable, deque[InferenceJob]] = {}
         self._pixels = 0
         self._running = 0
-        self._slots_taken = 0.0
-        # What runs now: since when, and the label of its lane, by the thread that runs it.
+        self._used_slots = 0.0
+        # Current runs by thread: start time and label of the group.
         self._runs: dict[int, tuple[float, str]] = {}
-        # Lanes whose batches were too large for the memory: the rows that they keep to, until when.
-        self._smaller: dict[Hashable, tuple[int, float]] = {}
-        # The rows of the last batch of a lane, and the seconds that it took.
+        # Groups that ran out of memory: their maximum number of rows, and until when it applies.
+        self._reduced: dict[Hashable, tuple[int, float]] = {}
+        # Rows and seconds of the last batch of each group.
         self._last: dict[Hashable, tuple[int, float]] = {}
         self._draining = False
         self._drained: Future[None] = Future()
-        # What the last batches made and took, older ones counting less.
-        self._pixels_made = 0.0
-        self._seconds_taken = 0.0
+        # Exponentially weighted sums over recent batches.
+        self._recent_pixels = 0.0
+        self._recent_seconds = 0.0
 
     @property
     def pixels(self) -> int:
-        """Pixels within the bound."""
+        """The pixels that count toward the queue limit."""
         return self._pixels
 
     def longest_run(self) -> tuple[float, str]:
-        """Return for how many seconds the oldest of the present runs has run, and its lane's label.
-
-        No run is (0, "").
-        """
+        """Return the seconds and the group label of the longest current run; (0, "") if none."""
         with self._lock:
             now = self._clock()
-            began, label = min(self._runs.values(), default=(now, ""))
-            return now - began, label
+            started, label = min(self._runs.values(), default=(now, ""))
+            return now - started, label
+
+    # Jobs in
 
     def submit(self, job: InferenceJob) -> None:
-        """Take in a job. Raises QueueFull, JobTooLarge or Draining, and then has not taken it."""
+        """Accept a job. Raises QueueFull, JobTooLarge or Draining; the job is then not accepted."""
         with self._lock:
             if self._draining:
                 raise Draining
-            if job.pixels > self._bound:
-                raise JobTooLarge(f"{job.pixels:,} pixels, and the queue holds {self._bound:,}")
-            over = self._pixels + job.pixels - self._bound
-            if over > 0:
-                raise QueueFull(self._seconds_for(over))
+            if job.pixels > self._limit:
+                raise JobTooLarge(f"{job.pixels:,} pixels, and the queue holds {self._limit:,}")
+            excess = self._pixels + job.pixels - self._limit
+            if excess > 0:
+                raise QueueFull(self._estimate_seconds(excess))
             self._pixels += job.pixels
             job.times.submitted = self._clock()
-            self._lanes.setdefault(job.lane.key, deque()).append(job)
+            self._groups.setdefault(job.group.key, deque()).append(job)
             self._work.notify()
-        self._observe_queue()
+        self._notify_queue_size()
 
     def cancel(self, job: InferenceJob) -> None:
-        """Drop what has not been given to a worker; the job then ends as cancelled.
+        """Drop the rows that no worker has; the job then ends as cancelled.
 
-        A job that nobody has begun gives its place back at once.
+        A job of which no row was assigned frees its share of the limit at once.
         """
         with self._lock:
             job._cancelled = True
-            waiting = job._handed_out < job.rows
+            waiting = job._assigned < job.rows
         if waiting:
             self._end(job, CancelledError())
 
     def release(self, job: InferenceJob) -> None:
-        """Let go of a held job: its place is free as soon as its work has ended."""
+        """Release a held job: its share of the limit is freed as soon as its work has ended."""
         with self._lock:
             job._held = False
-        self._settle(job)
+        self._free_if_finished(job)
+
+    def drain(self) -> Future[None]:
+        """Accept no more jobs. The returned future resolves when the last job has ended."""
+        with self._lock:
+            self._draining = True
+        self._resolve_if_drained()
+        return self._drained
+
+    # Batches out
 
     def take(self, timeout: float | None = None) -> Batch | None:
-        """Return the next batch, waiting for one; None after `timeout` or when drained."""
+        """Return the next batch, waiting for one; None after `timeout` seconds or when drained."""
         while True:
-            ended: list[tuple[InferenceJob, BaseException]] = []
+            dead: list[tuple[InferenceJob, BaseException]] = []
             with self._lock:
-                # Read once: a moment that ended between two looks would be waited for without end.
+                # Read the clock once: if it were read twice, the linger time could end between the
+                # two readings, and the wait below would have no end.
                 now = self._clock()
-                batch = self._next_batch(now, ended)
+                batch = self._next_batch(now, dead)
                 if batch is not None:
                     self._running += 1
-                    self._slots_taken += self._slots_of(batch.lane)
-                if batch is None and not ended:
+                    self._used_slots += self._slots_of(batch.group)
+                if batch is None and not dead:
                     if self._drained.done():
                         return None
-                    moment = self._moment(now)
-                    patience = min((t for t in (timeout, moment) if t is not None), default=None)
-                    if not self._work.wait(patience) and patience == timeout:
+                    linger = self._linger_left(now)
+                    wait = min((t for t in (timeout, linger) if t is not None), default=None)
+                    if not self._work.wait(wait) and wait == timeout:
                         return None
-            # Outside the lock, since a future's callbacks may do anything.
-            for job, error in ended:
+            # Outside the lock, because callbacks of a future may do anything.
+            for job, error in dead:
                 self._end(job, error)
             if batch is not None:
                 return batch
 
-    def execute(self, batch: Batch) -> None:
-        """Run a batch that `take` gave, and hand its rows back. Errors belong to the jobs."""
-        self._note_start(batch)
-        try:
-            self._run_if_wanted(batch)
-        finally:
-            with self._lock:
-                self._running -= 1
-                self._slots_taken -= self._slots_of(batch.lane)
-                # The lane whose turn it is may have waited for these slots.
-                self._work.notify_all()
-
-    def _run_if_wanted(self, batch: Batch) -> None:
-        """Give back the parts whose jobs have died since they were taken; run the others."""
-        wanted = []
-        for part in batch.parts:
-            job = part.job
-            if not job._ended and (dead := self._dead(job)) is not None:
-                self._end(job, dead)
-            if job._ended:
-                self._give_back(part, None)
-            else:
-                wanted.append(part)
-        if wanted:
-            self._run_or_halve(Batch(batch.lane, wanted, batch.alone))
-
-    def _run_or_halve(self, batch: Batch) -> None:
-        started = self._clock()
-        thread = threading.get_ident()
-        with self._lock:
-            self._runs[thread] = (started, batch.lane.label)
-        try:
-            outputs = _run(batch)
-        # Whatever a run raises is its jobs' error, also what is no Exception: a worker that ended
-        # of it would leave a service that looks ready and serves nothing.
-        except BaseException as error:  # noqa: BLE001
-            if batch.rows == 1:
-                self._give_back(batch.parts[0], error)
-                return
-            if isinstance(error, MemoryError):
-                self._keep_smaller(batch)
-            for half in batch.halves():
-                self._run_if_wanted(half)
-            return
-        finally:
-            with self._lock:
-                self._runs.pop(thread, None)
-        seconds = self._clock() - started
-        self._note_speed(batch, seconds)
-        self.tell(lambda observer: observer.ran(batch.lane, batch.rows, seconds))
-        row = 0
-        for part in batch.parts:
-            rows = {name: array[row : row + part.rows] for name, array in outputs.items()}
-            row += part.rows
-            self._give_back(part, rows)
-        # Last, since nobody should wait for it.
-        self.tell(lambda observer: observer.made(batch, outputs))
-
-    def _note_start(self, batch: Batch) -> None:
-        now = self._clock()
-        for part in batch.parts:
-            times = part.job.times
-            # The other parts of the job may begin beside this one or before it, on other workers.
-            if part.start == 0:
-                times.started = now
-                if times.submitted is not None:
-                    self._tell_wait(batch.lane, now - times.submitted)
-
-    def _keep_smaller(self, batch: Batch) -> None:
-        """Note that the memory does not hold batches of that size."""
-        with self._lock:
-            now = self._clock()
-            self._smaller = {key: kept for key, kept in self._smaller.items() if kept[1] > now}
-            rows = min(batch.rows // 2, self._most_rows(batch.lane))
-            self._smaller[batch.lane.key] = (rows, now + SMALLER_BATCHES_S)
-        log.warning(
-            "%s: %d rows were too many for the memory; at most %d for %.0f s",
-            batch.lane.label or batch.lane.key,
-            batch.rows,
-            rows,
-            SMALLER_BATCHES_S,
-        )
-
-    def _most_rows(self, lane: BatchGroup) -> int:
-        rows, until = self._smaller.get(lane.key, (lane.max_rows, math.inf))
-        return min(rows, lane.max_rows) if self._clock() < until else lane.max_rows
-
-    def _slots_of(self, lane: BatchGroup) -> float:
-        """How many slots a batch takes: a lane that wants more than there are gets them all."""
-        return min(lane.slots, self.slots)
-
-    def tell(self, what: Callable[[Observer], None]) -> None:
-        """Tell the observer, if there is one, whose failures harm no job."""
-        if self._observer:
-            try:
-                what(self._observer)
-            except Exception:
-                log.exception("the observer failed")
-
-    def drain(self) -> Future[None]:
-        """Take in nothing more; the future ends when the last job has."""
-        with self._lock:
-            self._draining = True
-        self._look_whether_drained()
-        return self._drained
-
     def _next_batch(
-        self, now: float, ended: list[tuple[InferenceJob, BaseException]]
+        self, now: float, dead: list[tuple[InferenceJob, BaseException]]
     ) -> Batch | None:
-        """Cut a batch from the lane whose turn it is; jobs found dead on the way go to `ended`."""
-        while self._lanes:
-            key, jobs = next(iter(self._lanes.items()))
-            lane = jobs[0].lane
-            if self._slots_taken + self._slots_of(lane) > self.slots or self._moment(now):
+        """Form a batch from the group whose turn it is; dead jobs found on the way go to `dead`."""
+        while self._groups:
+            key, jobs = next(iter(self._groups.items()))
+            group = jobs[0].group
+            if self._used_slots + self._slots_of(group) > self.slots or self._linger_left(now):
                 return None
             parts: list[Part] = []
-            room = self._share(jobs, self._most_rows(lane))
+            room = self._rows_for_next_batch(jobs, self._max_rows(group))
             while jobs and room:
                 job = jobs[0]
-                if (dead := self._dead(job)) is not None:
-                    ended.append((jobs.popleft(), dead))
+                if (reason := self._reason_not_to_run(job)) is not None:
+                    dead.append((jobs.popleft(), reason))
                     continue
-                stop = min(job.rows, job._handed_out + room)
-                part = Part(job, job._handed_out, stop)
+                stop = min(job.rows, job._assigned + room)
+                part = Part(job, job._assigned, stop)
                 parts.append(part)
                 room -= part.rows
-                job._handed_out = stop
-                job._out += part.rows
+                job._assigned = stop
+                job._in_flight += part.rows
                 if stop == job.rows:
                     jobs.popleft()
-            # The next lane's turn; this one comes again when it still has jobs.
-            del self._lanes[key]
+            # The next group's turn; this one moves to the end if it still has jobs.
+            del self._groups[key]
             if jobs:
-                self._lanes[key] = jobs
-            if self._lanes:
-                # Who was told of it may have been this worker, or one that gives its lane a moment.
+                self._groups[key] = jobs
+            if self._groups:
+                # The notification for them may have reached this worker, or one that lets its group
+                # linger.
                 self._work.notify()
             if parts:
-                return Batch(lane, parts, alone=not (self._running or self._lanes))
+                return Batch(group, parts, alone=not (self._running or self._groups))
         return None
 
-    def _moment(self, now: float) -> float | None:
-        """Return for how long the lane that waits is given time for more rows; None for no time.
+    def _linger_left(self, now: float) -> float | None:
+        """Return how many more seconds the only waiting group lingers for rows; None for not at
+        all.
 
-        Clients that wait for their answers ask again together, when a batch has come back, and not
-        at one instant: who took the first of them at once would run it alone, which costs more a
-        row. So a lane waits for what its last batch had, but no more than half of what that took.
+        Clients that wait for their responses ask again together after a batch returns, but not at
+        the same instant. Taking the first of them at once would run it alone, which costs more per
+        row. So a group waits for as many rows as its last batch had, at most half of that batch's
+        duration.
         """
-        if not self.linger_s or self._draining or len(self._lanes) != 1:
+        if not self.linger_s or self._draining or len(self._groups) != 1:
             return None
-        ((key, jobs),) = self._lanes.items()
+        ((key, jobs),) = self._groups.items()
         rows, seconds = self._last.get(key, (0, 0.0))
-        waiting = sum(job.rows - job._handed_out for job in jobs)
+        waiting = sum(job.rows - job._assigned for job in jobs)
         if waiting >= rows or jobs[0].times.submitted is None:
             return None
         until = jobs[0].times.submitted + min(self.linger_s, seconds / 2)
         return until - now if until > now else None
 
-    def _share(self, jobs: Sequence[InferenceJob], most: int) -> int:
-        """Return how many rows of a lane the next batch takes, `most` at most.
+    def _rows_for_next_batch(self, jobs: Sequence[InferenceJob], max_rows: int) -> int:
+        """Return how many rows of a group the next batch takes, at most `max_rows`.
 
-        Where several batches could begin now, the rows are shared out among them: one batch of all
-        the rows would take longer than two of half of them side by side.
+        If several batches could start now, the waiting rows are divided among them: one batch of
+        all rows would take longer than two parallel batches of half of them.
         """
-        slots = self._slots_of(jobs[0].lane)
+        slots = self._slots_of(jobs[0].group)
         if self.slots == math.inf:
-            return most
-        batches = int((self.slots - self._slots_taken) // slots) // len(self._lanes)
+            return max_rows
+        batches = int((self.slots - self._used_slots) // slots) // len(self._groups)
         if batches < 2:
-            return most
+            return max_rows
         waiting = 0
         for job in jobs:
-            waiting += job.rows - job._handed_out
-            if waiting >= batches * most:
-                return most
+            waiting += job.rows - job._assigned
+            if waiting >= batches * max_rows:
+                return max_rows
         return math.ceil(waiting / batches)
 
-    def _dead(self, job: InferenceJob) -> BaseException | None:
-        """Return why a job may not run, else None: at the head of its lane, or begun already.
+    def _reason_not_to_run(self, job: InferenceJob) -> BaseException | None:
+        """Return why a job at the head of its group, or already started, may not run; else None.
 
-        From its first look here on, nobody but the scheduler can end the job's future.
+        After the first call for a job only the scheduler can end the job's future.
         """
-        if job._handed_out == 0 and not job.future.set_running_or_notify_cancel():
+        if job._assigned == 0 and not job.future.set_running_or_notify_cancel():
             return CancelledError()
         if job._cancelled:
             return CancelledError()
@@ -392,12 +296,99 @@ class Scheduler:
             return DeadlineExceeded("the deadline passed before all of the job had run")
         return None
 
-    def _give_back(self, part: Part, outcome: Rows | BaseException | None) -> None:
-        """Take rows back from a worker: run, failed, or (None) not run because the job is dead."""
+    def _slots_of(self, group: BatchGroup) -> float:
+        """Return the slots of a batch: a group that wants more than exist gets all of them."""
+        return min(group.slots, self.slots)
+
+    def _max_rows(self, group: BatchGroup) -> int:
+        rows, until = self._reduced.get(group.key, (group.max_rows, math.inf))
+        return min(rows, group.max_rows) if self._clock() < until else group.max_rows
+
+    # Execution
+
+    def execute(self, batch: Batch) -> None:
+        """Run a batch from `take` and return its rows. Errors become the errors of its jobs."""
+        self._record_start(batch)
+        try:
+            self._run_live_parts(batch)
+        finally:
+            with self._lock:
+                self._running -= 1
+                self._used_slots -= self._slots_of(batch.group)
+                # The group whose turn it is may be waiting for these slots.
+                self._work.notify_all()
+
+    def _run_live_parts(self, batch: Batch) -> None:
+        """Run the parts of a batch whose jobs are still alive; return the others without
+        running.
+        """
+        live = []
+        for part in batch.parts:
+            job = part.job
+            if not job._ended and (reason := self._reason_not_to_run(job)) is not None:
+                self._end(job, reason)
+            if job._ended:
+                self._return_rows(part, None)
+            else:
+                live.append(part)
+        if live:
+            self._run_or_halve(Batch(batch.group, live, batch.alone))
+
+    def _run_or_halve(self, batch: Batch) -> None:
+        started = self._clock()
+        thread = threading.get_ident()
+        with self._lock:
+            self._runs[thread] = (started, batch.group.label)
+        try:
+            outputs = _run(batch)
+        # Every error belongs to the jobs, including those that are not an Exception: a dead worker
+        # would leave a service that looks ready and serves nothing.
+        except BaseException as error:  # noqa: BLE001
+            if batch.rows == 1:
+                self._return_rows(batch.parts[0], error)
+                return
+            if isinstance(error, MemoryError):
+                self._reduce_batches(batch)
+            for half in batch.halves():
+                self._run_live_parts(half)
+            return
+        finally:
+            with self._lock:
+                self._runs.pop(thread, None)
+        seconds = self._clock() - started
+        self._record_speed(batch, seconds)
+        self.notify(lambda observer: observer.ran(batch.group, batch.rows, seconds))
+        row = 0
+        for part in batch.parts:
+            rows = {name: array[row : row + part.rows] for name, array in outputs.items()}
+            row += part.rows
+            self._return_rows(part, rows)
+        # Last, so that no job waits for it.
+        self.notify(lambda observer: observer.produced(batch, outputs))
+
+    def _reduce_batches(self, batch: Batch) -> None:
+        """Limit the batches of a group that ran out of memory, for a while."""
+        with self._lock:
+            now = self._clock()
+            self._reduced = {key: limit for key, limit in self._reduced.items() if limit[1] > now}
+            rows = min(batch.rows // 2, self._max_rows(batch.group))
+            self._reduced[batch.group.key] = (rows, now + SMALLER_BATCHES_S)
+        log.warning(
+            "%s: out of memory with a batch of %d rows; limited to %d rows for %.0f s",
+            batch.group.label or batch.group.key,
+            batch.rows,
+            rows,
+            SMALLER_BATCHES_S,
+        )
+
+    # Results
+
+    def _return_rows(self, part: Part, outcome: Rows | BaseException | None) -> None:
+        """Take rows back from a worker: outputs, an error, or None for rows that were not run."""
         job = part.job
         complete = False
         with self._lock:
-            job._out -= part.rows
+            job._in_flight -= part.rows
             if isinstance(outcome, Mapping):
                 job._returned[part.start] = outcome
                 returned = sum(len(next(iter(rows.values()))) for rows in job._returned.values())
@@ -406,91 +397,111 @@ class Scheduler:
             self._end(job, outcome)
         elif complete:
             self._end(job, None)
-        self._settle(job)
+        self._free_if_finished(job)
 
     def _end(self, job: InferenceJob, error: BaseException | None) -> None:
-        """End the job's future, once: with its rows, or with `error`."""
+        """End the job's future, once: with its outputs, or with `error`."""
         with self._lock:
             if job._ended:
                 return
             job._ended = True
             job.times.ended = self._clock()
-            waiting = self._lanes.get(job.lane.key)
+            waiting = self._groups.get(job.group.key)
             if waiting and job in waiting:
                 waiting.remove(job)
                 if not waiting:
-                    del self._lanes[job.lane.key]
-                    # It may have been the one that was waited for.
+                    del self._groups[job.group.key]
+                    # A worker may be waiting for this group.
                     self._work.notify_all()
         if error is None:
             try:
                 parts = [job._returned[start] for start in sorted(job._returned)]
-                joined = {name: _joined([part[name] for part in parts]) for name in parts[0]}
-            except Exception as mismatch:  # noqa: BLE001 - parts that do not fit are an error too
+                outputs = {name: _concatenated([part[name] for part in parts]) for name in parts[0]}
+            except Exception as mismatch:  # noqa: BLE001 - incompatible parts are an error of the job
                 job.future.set_exception(mismatch)
             else:
-                job.future.set_result(joined)
+                job.future.set_result(outputs)
         elif job.future.running():
             job.future.set_exception(error)
         else:
             job.future.cancel()
-        self._settle(job)
+        self._free_if_finished(job)
 
-    def _settle(self, job: InferenceJob) -> None:
-        """Give the job's pixels back when nothing of it is left."""
+    def _free_if_finished(self, job: InferenceJob) -> None:
+        """Free the job's pixels once it has ended, no worker holds its rows, and it is released."""
         with self._lock:
-            if job._settled or not job._ended or job._out or job._held:
+            if job._freed or not job._ended or job._in_flight or job._held:
                 return
-            job._settled = True
+            job._freed = True
             self._pixels -= job.pixels
-        self._observe_queue()
-        self._look_whether_drained()
+        self._notify_queue_size()
+        self._resolve_if_drained()
 
-    def _look_whether_drained(self) -> None:
+    def _resolve_if_drained(self) -> None:
         with self._lock:
             if not (self._draining and self._pixels == 0) or self._drained.done():
                 return
             self._drained.set_result(None)
             self._work.notify_all()
 
-    def _tell_wait(self, lane: BatchGroup, seconds: float) -> None:
-        self.tell(lambda observer: observer.waited(lane, seconds))
+    # Measurements
 
-    def _observe_queue(self) -> None:
-        self.tell(lambda observer: observer.queued(self._pixels))
+    def notify(self, event: Callable[[Observer], None]) -> None:
+        """Call the observer, if there is one. Its errors are logged and do not affect jobs."""
+        if self._observer:
+            try:
+                event(self._observer)
+            except Exception:
+                log.exception("the observer failed")
 
-    def _note_speed(self, batch: Batch, seconds: float) -> None:
-        pixels = batch.rows * batch.lane.pixels_per_row
+    def _notify_queue_size(self) -> None:
+        self.notify(lambda observer: observer.queued(self._pixels))
+
+    def _record_start(self, batch: Batch) -> None:
+        now = self._clock()
+        for part in batch.parts:
+            times = part.job.times
+            # Later parts of a job may run before the first one, on other workers.
+            if part.start == 0:
+                times.started = now
+                if times.submitted is not None:
+                    self._notify_wait(batch.group, now - times.submitted)
+
+    def _notify_wait(self, group: BatchGroup, seconds: float) -> None:
+        self.notify(lambda observer: observer.waited(group, seconds))
+
+    def _record_speed(self, batch: Batch, seconds: float) -> None:
+        pixels = batch.rows * batch.group.pixels_per_row
         with self._lock:
-            self._last.pop(batch.lane.key, None)
-            self._last[batch.lane.key] = (batch.rows, seconds)
-            if len(self._last) > _MOST_LANES:
+            self._last.pop(batch.group.key, None)
+            self._last[batch.group.key] = (batch.rows, seconds)
+            if len(self._last) > _MAX_GROUPS:
                 del self._last[next(iter(self._last))]
-            # As many batches as run now come back in the same time.
+            # The other batches that run now finish in the same time.
             seconds = max(seconds, 1e-6) / self._running
-            # Two sums, not a mean of speeds, in which a short batch of few pixels would weigh as
-            # much as a long one of many.
-            self._pixels_made = 0.9 * self._pixels_made + pixels
-            self._seconds_taken = 0.9 * self._seconds_taken + seconds
+            # Two sums instead of a mean of speeds, in which a short batch of few pixels would have
+            # the same weight as a long one of many.
+            self._recent_pixels = 0.9 * self._recent_pixels + pixels
+            self._recent_seconds = 0.9 * self._recent_seconds + seconds
 
-    def _seconds_for(self, pixels: int) -> float:
-        """How long `pixels` take at the speed of the last batches; one second when unknown."""
-        return pixels * self._seconds_taken / self._pixels_made if self._pixels_made else 1.0
+    def _estimate_seconds(self, pixels: int) -> float:
+        """Return the time for `pixels` at the recent speed; 1 s if it is unknown."""
+        return pixels * self._recent_seconds / self._recent_pixels if self._recent_pixels else 1.0
 
 
 def _run(batch: Batch) -> Rows:
     names = batch.parts[0].job.feeds
-    feeds = {name: _joined([part.feeds(name) for part in batch.parts]) for name in names}
-    run = batch.lane.run_alone if batch.alone and batch.lane.run_alone else batch.lane.run
+    feeds = {name: _concatenated([part.feeds(name) for part in batch.parts]) for name in names}
+    run = batch.group.run_alone if batch.alone and batch.group.run_alone else batch.group.run
     outputs = run(feeds)
     for name, array in outputs.items():
         if len(array) != batch.rows:
             raise RowCountMismatch(
-                f"{name} came back with {len(array)} rows for {batch.rows}; "
-                "the graph's outputs need the rows of its inputs as their first axis"
+                f"the output {name} has {len(array)} rows for a batch of {batch.rows}; "
+                "the first axis of every output must be the rows of the inputs"
             )
     return outputs
 
 
-def _joined(arrays: Sequence[Array]) -> Array:
+def _concatenated(arrays: Sequence[Array]) -> Array:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

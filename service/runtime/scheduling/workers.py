@@ -1,4 +1,4 @@
-"""The threads that a scheduler's batches are run by."""
+"""The worker threads that execute batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ log = logging.getLogger("ganymede.workers")
 
 
 class Workers:
-    """Threads that run a scheduler's batches until it is drained."""
+    """Threads that execute a scheduler's batches until it is drained."""
 
     def __init__(self, scheduler: Scheduler, count: int) -> None:
         self._scheduler = scheduler
@@ -21,12 +21,12 @@ class Workers:
         ]
 
     def start(self) -> None:
-        """Begin."""
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until the threads have ended, which they do when the scheduler is drained."""
+        """Wait until the threads have ended, which they do once the scheduler is drained."""
         for thread in self._threads:
             thread.join(timeout)
 
@@ -35,7 +35,9 @@ class Workers:
             try:
                 self._scheduler.execute(batch)
             except BaseException:
-                # A worker that ended would leave a service that looks ready and serves nothing.
-                log.exception("a batch of %s could not be handed back", batch.lane.label)
-            # Or the last batch, and with it its model, would live until the next one comes.
+                # A dead worker would leave a service that looks ready and serves nothing.
+                log.exception(
+                    "the results of a batch of %s could not be returned", batch.group.label
+                )
+            # Otherwise the last batch, and with it its model, would stay alive until the next one.
             del batch

@@ -115,7 +115,7 @@ def test_corrupt_models_are_reported_and_the_others_served(models):
 def test_cuda_that_was_asked_for_and_is_not_there_fails_readiness_with_the_reason(models):
     with serving(models, "--provider", "cuda", until="live") as server, server.client() as client:
         deadline = time.monotonic() + 20
-        while "did not come up" not in client.get("/readyz").text:
+        while "is unavailable" not in client.get("/readyz").text:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         answers = [

@@ -104,7 +104,7 @@ def test_slow_rows_use_all_cpus(folder, monkeypatch):
     assert (plan.workers, plan.threads, plan.max_rows) == (1, 8, 1)
 
 
-@pytest.mark.parametrize(("sooner", "alone"), [(0.5, 2), (0.9, 0)])
+@pytest.mark.parametrize(("share", "alone"), [(0.5, 2), (0.9, 0)])
 def test_lone_batch_gets_all_cpus_if_considerably_faster(
     folder, monkeypatch, tmp_path, share, alone
 ):

@@ -33,13 +33,13 @@ def pictures(engine, model, seeds):
     return engine.encode(job, lambda _: pixels).result(10)
 
 
-def test_it_makes_the_pictures_that_the_model_makes(engine):
+def test_generates_the_images_of_the_model(engine):
     model = engine.catalog.get("gan-mnist")
     seeds = list(range(50))
     assert (pictures(engine, model, seeds) == model.generate(seeds)).all()
 
 
-def test_styles_go_half_the_way_at_a_time_and_come_to_the_same_pictures(drawn_repository):
+def test_mapping_and_synthesis_equal_the_generator(drawn_repository):
     engine = make_engine(drawn_repository)
     engine.start()
     model = engine.catalog.get("painted-classes")
@@ -57,7 +57,7 @@ def test_styles_go_half_the_way_at_a_time_and_come_to_the_same_pictures(drawn_re
     assert engine.drain(timeout=10)
 
 
-def test_pictures_take_their_pixels_of_the_bound_and_styles_next_to_nothing(drawn_repository):
+def test_queue_limit_counts_image_pixels(drawn_repository):
     engine = make_engine(drawn_repository, queue_pixels=10 * SIZE * SIZE)
     engine.start()
     model = engine.catalog.get("painted")
@@ -71,7 +71,7 @@ def test_pictures_take_their_pixels_of_the_bound_and_styles_next_to_nothing(draw
     assert engine.drain(timeout=10)
 
 
-def test_before_its_start_and_after_its_drain_it_takes_no_jobs(repository):
+def test_refuses_jobs_before_start_and_after_drain(repository):
     engine = make_engine(repository)
     assert engine.state is EngineState.STARTING
     engine.start()
@@ -86,7 +86,7 @@ def test_before_its_start_and_after_its_drain_it_takes_no_jobs(repository):
         engine.submit(model, model.feeds([1]))
 
 
-def test_the_bound_holds_what_waits_to_be_encoded_too(repository):
+def test_queue_limit_includes_unencoded_outputs(repository):
     engine = make_engine(repository, queue_pixels=2 * 28 * 28)
     engine.start()
     model = engine.catalog.get("gan-mnist")
@@ -104,7 +104,7 @@ def test_the_bound_holds_what_waits_to_be_encoded_too(repository):
     assert engine.drain(timeout=10)
 
 
-def test_a_job_that_has_been_encoded_is_not_left_to_the_garbage_collector(engine):
+def test_encoded_job_is_freed_without_garbage_collection(engine):
     model = engine.catalog.get("gan-mnist")
     gc.disable()
     try:
@@ -120,7 +120,7 @@ def test_a_job_that_has_been_encoded_is_not_left_to_the_garbage_collector(engine
         gc.enable()
 
 
-def test_what_is_abandoned_makes_room(repository):
+def test_abandoned_job_frees_the_queue(repository):
     engine = make_engine(repository, queue_pixels=2 * 28 * 28)
     engine.start()
     model = engine.catalog.get("gan-mnist")
@@ -128,7 +128,7 @@ def test_what_is_abandoned_makes_room(repository):
     assert engine.drain(timeout=10)
 
 
-def test_a_start_that_fails_says_so(repository, monkeypatch):
+def test_failed_start_reports_the_reason(repository, monkeypatch):
     engine = make_engine(repository)
     monkeypatch.setattr("service.runtime.scheduling.engine.slots", lambda *_: 1 / 0)
     engine.start()
@@ -136,7 +136,7 @@ def test_a_start_that_fails_says_so(repository, monkeypatch):
     assert "division by zero" in engine.reason
 
 
-def test_without_a_model_that_is_ready_it_fails_and_says_what_is_wrong(models, tmp_path):
+def test_fails_without_a_ready_model(models, tmp_path):
     engine = make_engine(tmp_path / "nothing")
     engine.start()
     assert engine.state is EngineState.FAILED
@@ -149,7 +149,7 @@ def test_without_a_model_that_is_ready_it_fails_and_says_what_is_wrong(models, t
     assert "gan-mnist@1: generator.onnx cannot be read" in engine.reason
 
 
-def test_a_drain_waits_for_what_is_permitted_and_that_may_still_submit(repository):
+def test_drain_waits_for_permitted_requests(repository):
     engine = make_engine(repository)
     engine.start()
     model = engine.catalog.get("gan-mnist")
@@ -170,14 +170,14 @@ def test_a_drain_waits_for_what_is_permitted_and_that_may_still_submit(repositor
         engine.submit(model, model.feeds([1]))
 
 
-def test_a_drain_does_not_wait_for_longer_than_it_may(repository):
+def test_drain_times_out(repository):
     engine = make_engine(repository)
     engine.start()
     with engine.permit():
         assert not engine.drain(timeout=0.1)
 
 
-def test_a_drain_need_not_wait_for_what_nobody_waits_for(repository):
+def test_drain_permitted_only_ignores_abandoned_jobs(repository):
     engine = make_engine(repository)
     engine.start()
     begun, end = threading.Event(), threading.Event()
@@ -198,7 +198,7 @@ def test_a_drain_need_not_wait_for_what_nobody_waits_for(repository):
     assert engine.drain(timeout=30)
 
 
-def test_a_reload_before_the_start_or_after_the_end_is_refused(repository):
+def test_refuses_reload_before_start_and_after_stop(repository):
     engine = make_engine(repository)
     with pytest.raises(NotReady, match="being loaded"):
         engine.reload()
@@ -209,7 +209,7 @@ def test_a_reload_before_the_start_or_after_the_end_is_refused(repository):
         engine.reload()
 
 
-def test_an_engine_whose_models_are_all_gone_has_failed_until_one_comes_back(models):
+def test_engine_without_models_fails_until_one_is_added(models):
     engine = make_engine(models)
     engine.start()
     for name in TINY:
@@ -224,7 +224,7 @@ def test_an_engine_whose_models_are_all_gone_has_failed_until_one_comes_back(mod
     assert engine.drain(timeout=10)
 
 
-def test_models_of_different_plans_share_the_slots(repository):
+def test_models_with_different_plans_share_the_slots(repository):
     wish = PlanOptions(workers=2, threads=1, max_rows=4, measure=False)
     engine = make_engine(repository, plan=wish)
     engine.start()
@@ -235,8 +235,8 @@ def test_models_of_different_plans_share_the_slots(repository):
         for seed in range(20)
         for model in (narrow, wide)
     ]
-    assert {job.lane.slots for model, _, job in jobs if model is narrow} == {1}
-    assert {job.lane.slots for model, _, job in jobs if model is wide} == {2}
+    assert {job.group.slots for model, _, job in jobs if model is narrow} == {1}
+    assert {job.group.slots for model, _, job in jobs if model is wide} == {2}
     for model, seed, job in jobs:
         pixels = job.future.result(30)["pixels"]
         assert (pixels == model.generate(range(seed, seed + 6))).all()

@@ -28,8 +28,8 @@ class FakeClock:
         return self.now
 
 
-def doubling_lane(key="lane", max_rows=4, pixels_per_row=1, poison=(), ran=None) -> BatchGroup:
-    """Outputs are twice the inputs; a batch that holds a row of `poison` raises."""
+def doubling_group(key="group", max_rows=4, pixels_per_row=1, poison=(), ran=None) -> BatchGroup:
+    """A group that doubles its inputs; batches with a row of `poison` raise."""
 
     def run(feeds):
         x = feeds["x"]
@@ -42,8 +42,8 @@ def doubling_lane(key="lane", max_rows=4, pixels_per_row=1, poison=(), ran=None)
     return BatchGroup(key, run, max_rows, pixels_per_row)
 
 
-def job(lane, *rows, deadline=float("inf")) -> InferenceJob:
-    return InferenceJob(lane, {"x": np.array(rows)}, deadline)
+def job(group, *rows, deadline=float("inf")) -> InferenceJob:
+    return InferenceJob(group, {"x": np.array(rows)}, deadline)
 
 
 def run_all(scheduler) -> None:
@@ -55,65 +55,65 @@ def result(job) -> list:
     return job.future.result(timeout=0)["y"].tolist()
 
 
-def test_jobs_of_one_lane_share_a_batch_and_get_their_own_rows():
+def test_jobs_of_a_group_share_a_batch():
     ran = []
-    lane = doubling_lane(ran=ran)
-    scheduler = Scheduler(FakeClock(), bound=100)
-    jobs = [job(lane, 1), job(lane, 2, 3), job(lane, 4)]
+    group = doubling_group(ran=ran)
+    scheduler = Scheduler(FakeClock(), limit=100)
+    jobs = [job(group, 1), job(group, 2, 3), job(group, 4)]
     for each in jobs:
         scheduler.submit(each)
     run_all(scheduler)
-    assert ran == [("lane", [1, 2, 3, 4])]
+    assert ran == [("group", [1, 2, 3, 4])]
     assert [result(each) for each in jobs] == [[2], [4, 6], [8]]
 
 
-def test_a_job_larger_than_a_batch_is_cut_and_put_together_again():
+def test_large_job_is_split_and_reassembled():
     ran = []
-    scheduler = Scheduler(FakeClock(), bound=100)
-    large = job(doubling_lane(ran=ran), *range(10))
+    scheduler = Scheduler(FakeClock(), limit=100)
+    large = job(doubling_group(ran=ran), *range(10))
     scheduler.submit(large)
     run_all(scheduler)
     assert [len(rows) for _, rows in ran] == [4, 4, 2]
     assert result(large) == [2 * i for i in range(10)]
 
 
-def test_lanes_take_turns():
+def test_groups_take_turns():
     ran = []
-    scheduler = Scheduler(FakeClock(), bound=100)
-    scheduler.submit(job(doubling_lane("a", ran=ran), *range(12)))
-    scheduler.submit(job(doubling_lane("b", ran=ran), 1))
+    scheduler = Scheduler(FakeClock(), limit=100)
+    scheduler.submit(job(doubling_group("a", ran=ran), *range(12)))
+    scheduler.submit(job(doubling_group("b", ran=ran), 1))
     run_all(scheduler)
     assert [key for key, _ in ran] == ["a", "b", "a", "a"]
 
 
-def test_beyond_the_bound_a_job_is_refused_until_another_has_ended():
-    scheduler = Scheduler(FakeClock(), bound=5)
-    lane = doubling_lane(pixels_per_row=2)
-    scheduler.submit(job(lane, 1, 2))
+def test_refuses_jobs_beyond_the_limit():
+    scheduler = Scheduler(FakeClock(), limit=5)
+    group = doubling_group(pixels_per_row=2)
+    scheduler.submit(job(group, 1, 2))
     with pytest.raises(QueueFull):
-        scheduler.submit(job(lane, 3))
+        scheduler.submit(job(group, 3))
     run_all(scheduler)
-    scheduler.submit(job(lane, 3))
+    scheduler.submit(job(group, 3))
 
 
-def test_the_time_to_come_again_follows_the_measured_speed():
+def test_retry_after_follows_the_measured_speed():
     clock = FakeClock()
 
     def slow(feeds):
         clock.now += 2.0
         return {"y": feeds["x"]}
 
-    lane = BatchGroup("slow", slow, max_rows=4, pixels_per_row=10)
-    scheduler = Scheduler(clock, bound=40)
-    scheduler.submit(job(lane, 1, 2, 3, 4))
+    group = BatchGroup("slow", slow, max_rows=4, pixels_per_row=10)
+    scheduler = Scheduler(clock, limit=40)
+    scheduler.submit(job(group, 1, 2, 3, 4))
     run_all(scheduler)  # 40 pixels in 2 s.
-    scheduler.submit(job(lane, 1, 2, 3, 4))
+    scheduler.submit(job(group, 1, 2, 3, 4))
     with pytest.raises(QueueFull) as refused:
-        scheduler.submit(job(lane, 5, 6))
+        scheduler.submit(job(group, 5, 6))
     assert refused.value.retry_after == pytest.approx(1.0)
 
 
-def test_short_batches_of_few_pixels_say_little_of_the_speed():
+def test_speed_is_weighted_by_pixels():
     clock = FakeClock()
 
     def taking(seconds):
@@ -123,43 +123,43 @@ def test_short_batches_of_few_pixels_say_little_of_the_speed():
 
         return run
 
-    pictures = BatchGroup("pictures", taking(1.0), max_rows=4, pixels_per_row=1000)
+    images = BatchGroup("images", taking(1.0), max_rows=4, pixels_per_row=1000)
     styles = BatchGroup("styles", taking(0.001), max_rows=4, pixels_per_row=1)
-    scheduler = Scheduler(clock, bound=4000)
+    scheduler = Scheduler(clock, limit=4000)
     for _ in range(20):
-        for lane in (styles, pictures):
-            scheduler.submit(job(lane, 1, 2))
+        for group in (styles, images):
+            scheduler.submit(job(group, 1, 2))
             run_all(scheduler)
-    scheduler.submit(job(pictures, 1, 2, 3, 4))
+    scheduler.submit(job(images, 1, 2, 3, 4))
     with pytest.raises(QueueFull) as refused:
-        scheduler.submit(job(pictures, 5, 6))
+        scheduler.submit(job(images, 5, 6))
     assert refused.value.retry_after == pytest.approx(1.0, rel=0.01)
 
 
-def test_a_job_that_would_never_fit_is_told_so():
+def test_refuses_a_job_larger_than_the_limit():
     with pytest.raises(JobTooLarge):
-        Scheduler(FakeClock(), bound=5).submit(job(doubling_lane(), *range(6)))
+        Scheduler(FakeClock(), limit=5).submit(job(doubling_group(), *range(6)))
 
 
 def test_nothing_runs_after_its_deadline():
     ran, clock = [], FakeClock()
-    scheduler = Scheduler(clock, bound=100)
-    lane = doubling_lane(ran=ran)
-    late, early = job(lane, 1, deadline=5), job(lane, 2, deadline=50)
+    scheduler = Scheduler(clock, limit=100)
+    group = doubling_group(ran=ran)
+    late, early = job(group, 1, deadline=5), job(group, 2, deadline=50)
     scheduler.submit(late)
     scheduler.submit(early)
     clock.now = 5
     run_all(scheduler)
-    assert ran == [("lane", [2])]
+    assert ran == [("group", [2])]
     assert isinstance(late.future.exception(0), DeadlineExceeded)
     assert result(early) == [4]
     assert scheduler.pixels == 0
 
 
-def test_the_rest_of_a_large_job_is_dropped_at_its_deadline():
+def test_remaining_rows_are_dropped_at_the_deadline():
     ran, clock = [], FakeClock()
-    scheduler = Scheduler(clock, bound=100)
-    large = job(doubling_lane(ran=ran), *range(8), deadline=5)
+    scheduler = Scheduler(clock, limit=100)
+    large = job(doubling_group(ran=ran), *range(8), deadline=5)
     scheduler.submit(large)
     scheduler.execute(scheduler.take(0))
     clock.now = 6
@@ -168,24 +168,24 @@ def test_the_rest_of_a_large_job_is_dropped_at_its_deadline():
     assert isinstance(large.future.exception(0), DeadlineExceeded)
 
 
-def test_a_cancelled_job_does_not_run():
+def test_cancelled_job_does_not_run():
     ran = []
-    scheduler = Scheduler(FakeClock(), bound=100)
-    cancelled, other = job(doubling_lane(ran=ran), 1), job(doubling_lane(ran=ran), 2)
+    scheduler = Scheduler(FakeClock(), limit=100)
+    cancelled, other = job(doubling_group(ran=ran), 1), job(doubling_group(ran=ran), 2)
     scheduler.submit(cancelled)
     scheduler.submit(other)
     scheduler.cancel(cancelled)
     assert scheduler.pixels == 1
     run_all(scheduler)
-    assert ran == [("lane", [2])]
+    assert ran == [("group", [2])]
     assert cancelled.future.cancelled()
     assert scheduler.pixels == 0
 
 
-def test_a_job_cancelled_in_the_middle_ends_without_its_rest():
+def test_partly_run_job_can_be_cancelled():
     ran = []
-    scheduler = Scheduler(FakeClock(), bound=100)
-    large = job(doubling_lane(ran=ran), *range(8))
+    scheduler = Scheduler(FakeClock(), limit=100)
+    large = job(doubling_group(ran=ran), *range(8))
     scheduler.submit(large)
     scheduler.execute(scheduler.take(0))
     scheduler.cancel(large)
@@ -195,10 +195,10 @@ def test_a_job_cancelled_in_the_middle_ends_without_its_rest():
         large.future.result(0)
 
 
-def test_a_row_that_raises_fails_alone():
-    lane = doubling_lane(max_rows=8, poison={5})
-    scheduler = Scheduler(FakeClock(), bound=100)
-    jobs = [job(lane, i) for i in range(8)]
+def test_failing_row_fails_alone():
+    group = doubling_group(max_rows=8, poison={5})
+    scheduler = Scheduler(FakeClock(), limit=100)
+    jobs = [job(group, i) for i in range(8)]
     for each in jobs:
         scheduler.submit(each)
     run_all(scheduler)
@@ -209,67 +209,67 @@ def test_a_row_that_raises_fails_alone():
             assert result(each) == [2 * i]
 
 
-def test_a_batch_too_large_for_the_memory_is_run_in_halves():
+def test_out_of_memory_batch_is_halved():
     def run(feeds):
         if len(feeds["x"]) > 2:
             raise MemoryError
         return {"y": feeds["x"]}
 
-    scheduler = Scheduler(FakeClock(), bound=100)
+    scheduler = Scheduler(FakeClock(), limit=100)
     large = job(BatchGroup("small", run, max_rows=8, pixels_per_row=1), *range(8))
     scheduler.submit(large)
     run_all(scheduler)
     assert result(large) == list(range(8))
 
 
-def small_memory_lane(most_rows, ran) -> BatchGroup:
+def limited_memory_group(max_rows_in_memory, ran) -> BatchGroup:
     def run(feeds):
         ran.append(len(feeds["x"]))
-        if len(feeds["x"]) > most_rows:
+        if len(feeds["x"]) > max_rows_in_memory:
             raise MemoryError
         return {"y": feeds["x"]}
 
     return BatchGroup("small", run, max_rows=8, pixels_per_row=1)
 
 
-def test_a_lane_keeps_to_the_rows_that_the_memory_held_for_a_while():
+def test_group_keeps_to_smaller_batches_for_a_while():
     clock, ran = FakeClock(), []
-    scheduler = Scheduler(clock, bound=100)
-    lane = small_memory_lane(2, ran)
+    scheduler = Scheduler(clock, limit=100)
+    group = limited_memory_group(2, ran)
 
-    def runs_of_eight_rows():
+    def batch_sizes():
         ran.clear()
-        scheduler.submit(job(lane, *range(8)))
+        scheduler.submit(job(group, *range(8)))
         run_all(scheduler)
         return list(ran)
 
-    assert runs_of_eight_rows() == [8, 4, 2, 2, 4, 2, 2]
-    assert runs_of_eight_rows() == [2, 2, 2, 2]
+    assert batch_sizes() == [8, 4, 2, 2, 4, 2, 2]
+    assert batch_sizes() == [2, 2, 2, 2]
     clock.now = SMALLER_BATCHES_S - 1
-    assert runs_of_eight_rows() == [2, 2, 2, 2]
+    assert batch_sizes() == [2, 2, 2, 2]
     clock.now = SMALLER_BATCHES_S
-    assert runs_of_eight_rows()[0] == 8
+    assert batch_sizes()[0] == 8
 
 
-def test_one_lane_that_ran_out_of_memory_leaves_the_others_their_batches():
+def test_out_of_memory_affects_only_its_group():
     ran = []
-    scheduler = Scheduler(FakeClock(), bound=100)
-    scheduler.submit(job(small_memory_lane(1, []), *range(8)))
+    scheduler = Scheduler(FakeClock(), limit=100)
+    scheduler.submit(job(limited_memory_group(1, []), *range(8)))
     run_all(scheduler)
-    scheduler.submit(job(doubling_lane(ran=ran), *range(4)))
+    scheduler.submit(job(doubling_group(ran=ran), *range(4)))
     run_all(scheduler)
     assert [len(rows) for _, rows in ran] == [4]
 
 
-def test_a_row_for_which_there_is_no_memory_even_alone_is_told_so():
-    scheduler = Scheduler(FakeClock(), bound=100)
-    hopeless = job(small_memory_lane(0, []), 1)
-    scheduler.submit(hopeless)
+def test_single_row_out_of_memory_is_an_error():
+    scheduler = Scheduler(FakeClock(), limit=100)
+    too_large = job(limited_memory_group(0, []), 1)
+    scheduler.submit(too_large)
     run_all(scheduler)
-    assert isinstance(hopeless.future.exception(0), MemoryError)
+    assert isinstance(too_large.future.exception(0), MemoryError)
 
 
-def test_the_rest_of_a_batch_run_in_halves_is_dropped_when_its_jobs_have_died():
+def test_dead_jobs_are_dropped_while_halving():
     clock, ran = FakeClock(), []
 
     def run(feeds):
@@ -279,15 +279,15 @@ def test_the_rest_of_a_batch_run_in_halves_is_dropped_when_its_jobs_have_died():
             raise MemoryError
         return {"y": feeds["x"]}
 
-    scheduler = Scheduler(clock, bound=100)
-    lane = BatchGroup("slow", run, max_rows=4, pixels_per_row=1)
-    fine, cancelled, late = job(lane, 1, 2), job(lane, 3), job(lane, 4, deadline=2)
+    scheduler = Scheduler(clock, limit=100)
+    group = BatchGroup("slow", run, max_rows=4, pixels_per_row=1)
+    fine, cancelled, late = job(group, 1, 2), job(group, 3), job(group, 4, deadline=2)
     for each in (fine, cancelled, late):
         scheduler.submit(each)
     batch = scheduler.take(0)
     scheduler.cancel(cancelled)
     scheduler.execute(batch)
-    # The cancelled row never ran, and the last one's turn came after its deadline.
+    # The cancelled row never ran, and the last row's turn came after its deadline.
     assert ran == [[1, 2, 4], [1], [2, 4], [2]]
     assert result_or_error(fine) == [1, 2]
     assert result_or_error(cancelled) is CancelledError
@@ -300,65 +300,65 @@ def result_or_error(job):
     return type(error) if error else job.future.result(0)["y"].tolist()
 
 
-def test_what_is_no_exception_is_still_only_the_jobs_error_and_the_worker_lives():
+def test_base_exception_fails_only_its_job():
     def leave(feeds):
         raise SystemExit
 
-    scheduler = Scheduler(FakeClock(), bound=100)
+    scheduler = Scheduler(FakeClock(), limit=100)
     threads = Workers(scheduler, 1)
     threads.start()
     left = job(BatchGroup("leaves", leave, max_rows=2, pixels_per_row=1), 1)
     scheduler.submit(left)
     assert isinstance(left.future.exception(10), SystemExit)
-    healthy = job(doubling_lane(), 4)
+    healthy = job(doubling_group(), 4)
     scheduler.submit(healthy)
     assert healthy.future.result(10)["y"].tolist() == [8]
     scheduler.drain().result(10)
     threads.join(10)
 
 
-def test_an_observer_that_raises_harms_no_job():
+def test_failing_observer_does_not_affect_jobs():
     class Broken:
         def fail(self, *_):
             raise RuntimeError
 
-        queued = waited = ran = made = fail
+        queued = waited = ran = produced = fail
 
     scheduler = Scheduler(FakeClock(), 100, Broken())
-    submitted = job(doubling_lane(), 1)
+    submitted = job(doubling_group(), 1)
     scheduler.submit(submitted)
     run_all(scheduler)
     assert result(submitted) == [2]
 
 
-def sized_lane(key, slots) -> BatchGroup:
+def group_with_slots(key, slots) -> BatchGroup:
     return BatchGroup(key, lambda feeds: {"y": feeds["x"] * 2}, 1, 1, slots=slots)
 
 
-def test_a_lane_that_needs_all_slots_is_waited_for_and_not_passed_by():
-    scheduler = Scheduler(FakeClock(), bound=100, slots=2)
-    narrow, wide = sized_lane("narrow", 1), sized_lane("wide", 2)
+def test_group_that_needs_all_slots_is_not_passed_over():
+    scheduler = Scheduler(FakeClock(), limit=100, slots=2)
+    narrow, wide = group_with_slots("narrow", 1), group_with_slots("wide", 2)
     scheduler.submit(job(narrow, 1, 2, 3))
     scheduler.submit(job(wide, 4))
     first = scheduler.take(0)
-    assert first.lane.key == "narrow"
-    assert scheduler.take(0) is None  # There is room for another narrow one: the turn is wide's.
+    assert first.group.key == "narrow"
+    assert scheduler.take(0) is None  # There is a free slot, but it is the turn of wide.
     scheduler.execute(first)
     second = scheduler.take(0)
-    assert second.lane.key == "wide"
+    assert second.group.key == "wide"
     assert scheduler.take(0) is None
     scheduler.execute(second)
-    assert {scheduler.take(0).lane.key, scheduler.take(0).lane.key} == {"narrow"}
+    assert {scheduler.take(0).group.key, scheduler.take(0).group.key} == {"narrow"}
 
 
 @pytest.mark.parametrize(
     ("waiting", "sizes"), [([8], [4, 4]), ([1, 1, 1], [2, 1]), ([1], [1]), ([40], [16, 16, 4])]
 )
-def test_what_waits_is_shared_out_among_the_batches_that_can_begin(waiting, sizes):
-    scheduler = Scheduler(FakeClock(), bound=100, slots=2)
-    lane = doubling_lane(max_rows=16)
+def test_waiting_rows_are_divided_among_possible_batches(waiting, sizes):
+    scheduler = Scheduler(FakeClock(), limit=100, slots=2)
+    group = doubling_group(max_rows=16)
     for rows in waiting:
-        scheduler.submit(job(lane, *range(rows)))
+        scheduler.submit(job(group, *range(rows)))
     taken = [scheduler.take(0) for _ in range(2)]
     for batch in filter(None, taken):
         scheduler.execute(batch)
@@ -366,56 +366,56 @@ def test_what_waits_is_shared_out_among_the_batches_that_can_begin(waiting, size
     assert [batch.rows for batch in taken if batch] == sizes
 
 
-def test_the_slots_that_other_lanes_wait_for_are_left_to_them():
-    scheduler = Scheduler(FakeClock(), bound=100, slots=2)
+def test_slots_are_left_to_other_waiting_groups():
+    scheduler = Scheduler(FakeClock(), limit=100, slots=2)
     for key in ("a", "b"):
-        scheduler.submit(job(doubling_lane(key, max_rows=8), *range(8)))
+        scheduler.submit(job(doubling_group(key, max_rows=8), *range(8)))
     assert [scheduler.take(0).rows for _ in range(2)] == [8, 8]
 
 
-def test_only_a_batch_that_finds_and_leaves_nothing_else_is_run_alone():
+def test_batch_runs_alone_only_without_other_work():
     ran = []
 
     def run(kind):
         return lambda feeds: ran.append((kind, len(feeds["x"]))) or {"y": feeds["x"]}
 
-    lane = BatchGroup("lane", run("beside others"), 1, 1, run_alone=run("alone"))
-    scheduler = Scheduler(FakeClock(), bound=100, slots=2)
-    scheduler.submit(job(lane, 1))
+    group = BatchGroup("group", run("with others"), 1, 1, run_alone=run("alone"))
+    scheduler = Scheduler(FakeClock(), limit=100, slots=2)
+    scheduler.submit(job(group, 1))
     run_all(scheduler)
     assert ran.pop() == ("alone", 1)
-    scheduler.submit(job(lane, 1, 2, 3))
+    scheduler.submit(job(group, 1, 2, 3))
     first, second = scheduler.take(0), scheduler.take(0)
     scheduler.execute(first)
-    third = scheduler.take(0)  # The last that waits, while the second is still with its worker.
+    third = scheduler.take(0)  # The last waiting row, while the second is still running.
     scheduler.execute(second)
     scheduler.execute(third)
-    assert ran == [("beside others", 1)] * 3
+    assert ran == [("with others", 1)] * 3
 
 
-def test_a_lane_that_wants_more_slots_than_there_are_gets_them_all():
-    scheduler = Scheduler(FakeClock(), bound=100, slots=2)
-    greedy = job(sized_lane("greedy", 16), 1)
+def test_slots_of_a_group_are_capped():
+    scheduler = Scheduler(FakeClock(), limit=100, slots=2)
+    greedy = job(group_with_slots("greedy", 16), 1)
     scheduler.submit(greedy)
     run_all(scheduler)
     assert result(greedy) == [2]
 
 
-def test_when_the_lane_that_was_waited_for_is_cancelled_the_next_one_starts():
-    scheduler = Scheduler(FakeClock(), bound=100, slots=2)
+def test_next_group_starts_when_the_awaited_one_is_cancelled():
+    scheduler = Scheduler(FakeClock(), limit=100, slots=2)
     threads = Workers(scheduler, 2)
-    begun, end = threading.Event(), threading.Event()
+    started, end = threading.Event(), threading.Event()
 
     def hang(feeds):
-        begun.set()
+        started.set()
         end.wait(30)
         return {"y": feeds["x"]}
 
     hung = job(BatchGroup("hangs", hang, 1, 1), 1)
     scheduler.submit(hung)
     threads.start()
-    assert begun.wait(10)
-    wide, narrow = job(sized_lane("wide", 2), 1), job(sized_lane("narrow", 1), 2)
+    assert started.wait(10)
+    wide, narrow = job(group_with_slots("wide", 2), 1), job(group_with_slots("narrow", 1), 2)
     scheduler.submit(wide)
     scheduler.submit(narrow)
     scheduler.cancel(wide)
@@ -425,9 +425,9 @@ def test_when_the_lane_that_was_waited_for_is_cancelled_the_next_one_starts():
     threads.join(10)
 
 
-def test_the_longest_run_is_the_oldest_that_runs_now():
+def test_longest_run():
     clock = FakeClock()
-    scheduler = Scheduler(clock, bound=100)
+    scheduler = Scheduler(clock, limit=100)
     assert scheduler.longest_run() == (0, "")
     seen = []
 
@@ -442,10 +442,10 @@ def test_the_longest_run_is_the_oldest_that_runs_now():
     assert scheduler.longest_run() == (0, "")
 
 
-def test_a_row_too_few_is_an_error_and_not_a_shorter_answer():
-    lane = BatchGroup("short", lambda feeds: {"y": feeds["x"][1:]}, max_rows=4, pixels_per_row=1)
-    scheduler = Scheduler(FakeClock(), bound=100)
-    jobs = [job(lane, 1), job(lane, 2)]
+def test_missing_output_row_is_an_error():
+    group = BatchGroup("short", lambda feeds: {"y": feeds["x"][1:]}, max_rows=4, pixels_per_row=1)
+    scheduler = Scheduler(FakeClock(), limit=100)
+    jobs = [job(group, 1), job(group, 2)]
     for each in jobs:
         scheduler.submit(each)
     run_all(scheduler)
@@ -453,34 +453,34 @@ def test_a_row_too_few_is_an_error_and_not_a_shorter_answer():
         assert isinstance(each.future.exception(0), RowCountMismatch)
 
 
-def test_a_drain_takes_nothing_in_and_ends_what_was_accepted():
-    scheduler = Scheduler(FakeClock(), bound=100)
-    accepted = job(doubling_lane(), 1)
+def test_drain_refuses_new_and_finishes_accepted_jobs():
+    scheduler = Scheduler(FakeClock(), limit=100)
+    accepted = job(doubling_group(), 1)
     scheduler.submit(accepted)
     drained = scheduler.drain()
     with pytest.raises(Draining):
-        scheduler.submit(job(doubling_lane(), 2))
+        scheduler.submit(job(doubling_group(), 2))
     assert not drained.done()
     run_all(scheduler)
     assert drained.done()
     assert result(accepted) == [2]
 
 
-def test_cancelled_jobs_make_room_at_once_and_leave_the_queue():
-    scheduler = Scheduler(FakeClock(), bound=10)
-    jobs = [job(doubling_lane(), i) for i in range(10)]
+def test_cancelled_jobs_free_the_queue_at_once():
+    scheduler = Scheduler(FakeClock(), limit=10)
+    jobs = [job(doubling_group(), i) for i in range(10)]
     for each in jobs:
         scheduler.submit(each)
     for each in jobs:
         scheduler.cancel(each)
     assert scheduler.pixels == 0
     assert scheduler.take(0) is None
-    scheduler.submit(job(doubling_lane(), 1))
+    scheduler.submit(job(doubling_group(), 1))
 
 
-def test_rows_that_are_with_a_worker_keep_their_place_after_a_cancel():
-    scheduler = Scheduler(FakeClock(), bound=10)
-    large = job(doubling_lane(), *range(8))
+def test_rows_in_flight_count_after_cancel():
+    scheduler = Scheduler(FakeClock(), limit=10)
+    large = job(doubling_group(), *range(8))
     scheduler.submit(large)
     batch = scheduler.take(0)
     scheduler.cancel(large)
@@ -493,14 +493,14 @@ def test_rows_that_are_with_a_worker_keep_their_place_after_a_cancel():
     assert drained.done()
 
 
-def test_a_held_job_keeps_its_place_until_it_is_released():
-    scheduler = Scheduler(FakeClock(), bound=1)
-    held = InferenceJob(doubling_lane(), {"x": np.array([1])}, held=True)
+def test_held_job_counts_until_released():
+    scheduler = Scheduler(FakeClock(), limit=1)
+    held = InferenceJob(doubling_group(), {"x": np.array([1])}, held=True)
     scheduler.submit(held)
     run_all(scheduler)
     assert result(held) == [2]
     with pytest.raises(QueueFull):
-        scheduler.submit(job(doubling_lane(), 2))
+        scheduler.submit(job(doubling_group(), 2))
     drained = scheduler.drain()
     assert not drained.done()
     scheduler.release(held)
@@ -508,9 +508,9 @@ def test_a_held_job_keeps_its_place_until_it_is_released():
     assert drained.done()
 
 
-def test_a_job_released_before_its_end_gives_its_place_back_at_its_end():
-    scheduler = Scheduler(FakeClock(), bound=1)
-    held = InferenceJob(doubling_lane(), {"x": np.array([1])}, held=True)
+def test_job_released_early_counts_until_it_ends():
+    scheduler = Scheduler(FakeClock(), limit=1)
+    held = InferenceJob(doubling_group(), {"x": np.array([1])}, held=True)
     scheduler.submit(held)
     scheduler.release(held)
     assert scheduler.pixels == 1
@@ -518,74 +518,74 @@ def test_a_job_released_before_its_end_gives_its_place_back_at_its_end():
     assert scheduler.pixels == 0
 
 
-def test_parts_that_do_not_fit_together_are_an_error_and_the_worker_lives():
+def test_incompatible_parts_are_an_error_of_the_job():
     runs = []
 
     def run(feeds):
         runs.append(1)
         return {"y": np.zeros((len(feeds["x"]), len(runs)))}
 
-    scheduler = Scheduler(FakeClock(), bound=100)
+    scheduler = Scheduler(FakeClock(), limit=100)
     threads = Workers(scheduler, 1)
     threads.start()
     crooked = job(BatchGroup("crooked", run, max_rows=2, pixels_per_row=1), 1, 2, 3)
     scheduler.submit(crooked)
     assert isinstance(crooked.future.exception(10), ValueError)
-    healthy = job(doubling_lane(), 4)
+    healthy = job(doubling_group(), 4)
     scheduler.submit(healthy)
     assert healthy.future.result(10)["y"].tolist() == [8]
     scheduler.drain().result(10)
     threads.join(10)
 
 
-def test_the_time_to_come_again_counts_the_workers_that_run():
+def test_retry_after_considers_parallel_workers():
     clock = FakeClock()
-    scheduler = Scheduler(clock, bound=80)
+    scheduler = Scheduler(clock, limit=80)
 
     def run(feeds):
         clock.now += 2.0
         return {"y": feeds["x"]}
 
-    lane = BatchGroup("slow", run, max_rows=4, pixels_per_row=10)
+    group = BatchGroup("slow", run, max_rows=4, pixels_per_row=10)
     for _ in range(2):
-        scheduler.submit(job(lane, 1, 2, 3, 4))
+        scheduler.submit(job(group, 1, 2, 3, 4))
     batches = [scheduler.take(0), scheduler.take(0)]  # Two workers, 40 pixels in 2 s each.
     scheduler.execute(batches[0])
-    scheduler.submit(job(lane, 1, 2, 3, 4))
+    scheduler.submit(job(group, 1, 2, 3, 4))
     with pytest.raises(QueueFull) as refused:
-        scheduler.submit(job(lane, 5, 6, 7, 8))
+        scheduler.submit(job(group, 5, 6, 7, 8))
     assert refused.value.retry_after == pytest.approx(1.0)
 
 
-def test_inputs_of_unequal_length_are_refused():
+def test_refuses_inputs_of_unequal_length():
     with pytest.raises(ValueError, match="same number of rows"):
-        InferenceJob(doubling_lane(), {"x": np.zeros(2), "y": np.zeros(3)})
+        InferenceJob(doubling_group(), {"x": np.zeros(2), "y": np.zeros(3)})
 
 
 class Lingering:
-    """A scheduler that waits for more rows, whose last batch had four rows and took a second."""
+    """A lingering scheduler whose last batch had `rows` rows and ran for `seconds`."""
 
-    def __init__(self, took: float = 1.0, rows: int = 4) -> None:
+    def __init__(self, seconds: float = 1.0, rows: int = 4) -> None:
         self.clock = FakeClock()
-        self.scheduler = Scheduler(self.clock, bound=100, linger_s=0.002)
-        self.lane = BatchGroup("lane", self.run, max_rows=8, pixels_per_row=1)
-        self.took = took
+        self.scheduler = Scheduler(self.clock, limit=100, linger_s=0.002)
+        self.group = BatchGroup("group", self.run, max_rows=8, pixels_per_row=1)
+        self.seconds = seconds
         self.submit(*range(rows))
         self.scheduler.execute(self.scheduler.take(timeout=0))
 
     def run(self, feeds):
-        self.clock.now += self.took
+        self.clock.now += self.seconds
         return {"y": feeds["x"]}
 
     def submit(self, *rows):
-        self.scheduler.submit(job(self.lane, *rows))
+        self.scheduler.submit(job(self.group, *rows))
 
     def taken(self) -> int | None:
         batch = self.scheduler.take(timeout=0)
         return None if batch is None else batch.rows
 
 
-def test_a_lane_waits_for_as_many_rows_as_its_last_batch_had():
+def test_lingers_for_the_rows_of_the_last_batch():
     lingering = Lingering()
     lingering.submit(1)
     assert lingering.taken() is None
@@ -595,7 +595,7 @@ def test_a_lane_waits_for_as_many_rows_as_its_last_batch_had():
     assert lingering.taken() == 4
 
 
-def test_a_lane_waits_for_no_longer_than_a_moment_after_its_first_job():
+def test_lingers_at_most_linger_s_after_the_first_job():
     lingering = Lingering()
     lingering.submit(1)
     lingering.clock.now += 0.0015
@@ -605,29 +605,29 @@ def test_a_lane_waits_for_no_longer_than_a_moment_after_its_first_job():
     assert lingering.taken() == 2
 
 
-def test_a_lane_waits_for_no_longer_than_half_of_what_its_last_batch_took():
-    lingering = Lingering(took=0.001)
+def test_lingers_at_most_half_the_last_batch_duration():
+    lingering = Lingering(seconds=0.001)
     lingering.submit(1)
     assert lingering.taken() is None
     lingering.clock.now += 0.0006
     assert lingering.taken() == 1
 
 
-def test_who_asks_alone_waits_for_nobody():
+def test_single_client_does_not_linger():
     lingering = Lingering(rows=1)
     lingering.submit(1)
     assert lingering.taken() == 1
 
 
-def test_no_lane_waits_for_more_rows_while_another_has_some():
+def test_does_not_linger_while_another_group_waits():
     lingering = Lingering()
     lingering.submit(1)
-    lingering.scheduler.submit(job(doubling_lane("other"), 5))
+    lingering.scheduler.submit(job(doubling_group("other"), 5))
     assert lingering.taken() == 1
     assert lingering.taken() == 1
 
 
-def test_a_drain_waits_for_no_more_rows():
+def test_drain_does_not_linger():
     lingering = Lingering()
     lingering.submit(1)
     lingering.scheduler.drain()
@@ -635,7 +635,7 @@ def test_a_drain_waits_for_no_more_rows():
 
 
 class LateClock(FakeClock):
-    """A second goes by after each look, as where the thread that looked is put off."""
+    """A clock on which a second passes after each reading, as if the thread were preempted."""
 
     late = False
 
@@ -646,18 +646,18 @@ class LateClock(FakeClock):
         return now
 
 
-def test_a_moment_that_ends_while_it_is_looked_at_is_not_waited_for_without_end():
+def test_linger_time_that_ends_during_take():
     clock = LateClock()
-    scheduler = Scheduler(clock, bound=100, linger_s=0.002)
+    scheduler = Scheduler(clock, limit=100, linger_s=0.002)
 
     def run(feeds):
         clock.now += 1.0
         return {"y": feeds["x"]}
 
-    lane = BatchGroup("lane", run, 8, 1)
-    scheduler.submit(job(lane, 1, 2))
+    group = BatchGroup("group", run, 8, 1)
+    scheduler.submit(job(group, 1, 2))
     scheduler.execute(scheduler.take(timeout=0))
-    scheduler.submit(job(lane, 3))
+    scheduler.submit(job(group, 3))
     clock.late = True
     taken = []
     thread = threading.Thread(target=lambda: taken.append(scheduler.take()), daemon=True)
@@ -666,43 +666,43 @@ def test_a_moment_that_ends_while_it_is_looked_at_is_not_waited_for_without_end(
     assert [batch.rows for batch in taken] == [1]
 
 
-def test_a_lane_that_comes_while_another_is_given_a_moment_is_run_at_once():
+def test_new_group_ends_lingering():
     passed = [0.0]
-    scheduler = Scheduler(lambda: time.monotonic() + passed[0], bound=100, linger_s=5.0)
-    begun = {"first": threading.Event(), "second": threading.Event()}
+    scheduler = Scheduler(lambda: time.monotonic() + passed[0], limit=100, linger_s=5.0)
+    started = {"first": threading.Event(), "second": threading.Event()}
     release = threading.Event()
 
-    def lane(key):
+    def group(key):
         def run(feeds):
             if len(feeds["x"]) > 1:
                 passed[0] += 20.0
             else:
-                begun[key].set()
+                started[key].set()
                 release.wait(20)
             return {"y": feeds["x"]}
 
         return BatchGroup(key, run, 8, 1)
 
-    lanes = {key: lane(key) for key in begun}
-    scheduler.submit(job(lanes["first"], 1, 2))
+    groups = {key: group(key) for key in started}
+    scheduler.submit(job(groups["first"], 1, 2))
     scheduler.execute(scheduler.take(timeout=0))
     scheduler.slots = 2
     workers = Workers(scheduler, 2)
     workers.start()
-    scheduler.submit(job(lanes["first"], 3))
-    assert not begun["first"].wait(0.3)
-    scheduler.submit(job(lanes["second"], 4))
-    # Long before the moment is over.
-    assert begun["first"].wait(2)
-    assert begun["second"].wait(2)
+    scheduler.submit(job(groups["first"], 3))
+    assert not started["first"].wait(0.3)
+    scheduler.submit(job(groups["second"], 4))
+    # Long before the linger time is over.
+    assert started["first"].wait(2)
+    assert started["second"].wait(2)
     release.set()
     scheduler.drain().result(timeout=10)
 
 
-def test_a_worker_wakes_when_the_moment_is_over():
-    scheduler = Scheduler(time.monotonic, bound=100, linger_s=0.2)
-    lane = BatchGroup("lane", lambda feeds: time.sleep(0.4) or {"y": feeds["x"]}, 8, 1)
-    first, second = job(lane, 1, 2), job(lane, 3)
+def test_worker_wakes_after_lingering():
+    scheduler = Scheduler(time.monotonic, limit=100, linger_s=0.2)
+    group = BatchGroup("group", lambda feeds: time.sleep(0.4) or {"y": feeds["x"]}, 8, 1)
+    first, second = job(group, 1, 2), job(group, 3)
     workers = Workers(scheduler, 1)
     workers.start()
     scheduler.submit(first)
@@ -715,14 +715,14 @@ def test_a_worker_wakes_when_the_moment_is_over():
 
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=40),
-    lanes=st.integers(1, 3),
+    groups=st.integers(1, 3),
     workers=st.integers(1, 4),
 )
 @settings(max_examples=25, deadline=None)
-def test_with_threads_every_job_gets_its_own_rows(sizes, lanes, workers):
-    scheduler = Scheduler(FakeClock(), bound=10_000)
-    kinds = [doubling_lane(key) for key in range(lanes)]
-    jobs = [job(kinds[i % lanes], *range(100 * i, 100 * i + size)) for i, size in enumerate(sizes)]
+def test_concurrent_jobs_get_their_own_rows(sizes, groups, workers):
+    scheduler = Scheduler(FakeClock(), limit=10_000)
+    kinds = [doubling_group(key) for key in range(groups)]
+    jobs = [job(kinds[i % groups], *range(100 * i, 100 * i + size)) for i, size in enumerate(sizes)]
     threads = Workers(scheduler, workers)
     threads.start()
     submitters = [
@@ -741,38 +741,38 @@ def test_with_threads_every_job_gets_its_own_rows(sizes, lanes, workers):
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """Whatever is submitted, cancelled, run and waited for, in whatever order: the invariants.
+    """Checks the invariants for random sequences of submit, cancel, take, run and wait.
 
     Batches are taken and run at different times, as by several workers; some rows raise, and the
-    memory holds now more rows and now fewer.
+    available memory changes.
     """
 
-    BOUND = 30
+    LIMIT = 30
     SLOTS = 3
-    LANES = 3
+    GROUPS = 3
 
     def __init__(self):
         super().__init__()
         self.clock = FakeClock()
-        self.scheduler = Scheduler(self.clock, self.BOUND, slots=self.SLOTS)
+        self.scheduler = Scheduler(self.clock, self.LIMIT, slots=self.SLOTS)
         self.ran: list[tuple[int, float]] = []
         self.poison: set[int] = set()
         self.memory = 3
-        # The lane of key k takes k + 1 slots: the last one takes them all.
-        self.lanes = [
+        # The group with key k takes k + 1 slots: the last one takes all.
+        self.groups = [
             BatchGroup(key, self.run_rows, max_rows=3, pixels_per_row=key + 1, slots=key + 1)
-            for key in range(self.LANES)
+            for key in range(self.GROUPS)
         ]
         self.jobs: list[InferenceJob] = []
         self.ends: dict[int, int] = {}
         self.cancelled_at: dict[int, int] = {}
         self.held: set[int] = set()
         self.taken: list[Batch] = []
-        # Rows given out in the order in which they were, and the rows of each job among them.
+        # Rows in the order in which they were assigned, and the number of assigned rows per job.
         self.order: list[int] = []
         self.given: dict[int, int] = {}
-        # Batches of others that were taken while a lane had something to run.
-        self.waited = dict.fromkeys(range(self.LANES), 0)
+        # Batches of other groups that were taken while a group was waiting.
+        self.waited = dict.fromkeys(range(self.GROUPS), 0)
         self.draining = False
 
     def run_rows(self, feeds):
@@ -787,21 +787,21 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.draining)
     @rule(
-        lane=st.integers(0, LANES - 1),
+        group=st.integers(0, GROUPS - 1),
         rows=st.integers(1, 7),
         life=st.integers(1, 9),
         bad=st.booleans(),
         held=st.booleans(),
     )
-    def submit(self, lane, rows, life, bad, held):
+    def submit(self, group, rows, life, bad, held):
         number = len(self.jobs)
         values = np.array([100 * number + row for row in range(rows)])
-        new = InferenceJob(self.lanes[lane], {"x": values}, self.clock.now + life, held=held)
+        new = InferenceJob(self.groups[group], {"x": values}, self.clock.now + life, held=held)
         before = self.scheduler.pixels
         try:
             self.scheduler.submit(new)
         except (QueueFull, JobTooLarge):
-            assert before + new.pixels > self.BOUND
+            assert before + new.pixels > self.LIMIT
             return
         if bad:
             self.poison.add(int(values[-1]))
@@ -828,9 +828,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.held.discard(number)
         self.scheduler.release(self.jobs[number])
 
-    def has_work(self, lane: int) -> bool:
+    def has_work(self, group: int) -> bool:
         return any(
-            each.lane.key == lane
+            each.group.key == group
             and not each.future.done()
             and number not in self.cancelled_at
             and self.clock.now < each.deadline
@@ -840,10 +840,10 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule()
     def take(self):
-        waiting = [lane for lane in range(self.LANES) if self.has_work(lane)]
+        waiting = [group for group in range(self.GROUPS) if self.has_work(group)]
         batch = self.scheduler.take(timeout=0)
         if batch is None:
-            # A lane that takes no more than is free would have been given.
+            # A group that fits into the free slots would have been returned.
             assert not waiting or self.taken
             return
         assert batch.rows <= 3
@@ -852,9 +852,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             rows = part.feeds("x").tolist()
             self.order += rows
             self.given[rows[0] // 100] += len(rows)
-        for lane in range(self.LANES):
-            passed_by = lane in waiting and lane != batch.lane.key
-            self.waited[lane] = self.waited[lane] + 1 if passed_by else 0
+        for group in range(self.GROUPS):
+            passed_by = group in waiting and group != batch.group.key
+            self.waited[group] = self.waited[group] + 1 if passed_by else 0
 
     @precondition(lambda self: self.taken)
     @rule(data=st.data())
@@ -885,7 +885,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_bound_holds(self):
-        assert 0 <= self.scheduler.pixels <= self.BOUND
+        assert 0 <= self.scheduler.pixels <= self.LIMIT
 
     @invariant()
     def a_place_is_free_when_the_work_has_ended_and_not_before(self):
@@ -898,11 +898,11 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_slots_hold(self):
-        assert sum(batch.lane.slots for batch in self.taken) <= self.SLOTS
+        assert sum(batch.group.slots for batch in self.taken) <= self.SLOTS
 
     @invariant()
-    def no_lane_is_passed_by_more_often_than_there_are_others(self):
-        assert all(count < self.LANES for count in self.waited.values())
+    def no_group_starves(self):
+        assert all(count < self.GROUPS for count in self.waited.values())
 
     @invariant()
     def no_job_ends_twice(self):
@@ -924,8 +924,8 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @invariant()
     def first_in_is_first_out(self):
-        for key in range(self.LANES):
-            rows = [row for row in self.order if self.jobs[row // 100].lane.key == key]
+        for key in range(self.GROUPS):
+            rows = [row for row in self.order if self.jobs[row // 100].group.key == key]
             assert rows == sorted(rows)
 
     @invariant()
