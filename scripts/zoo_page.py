@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write docs/zoo.md from the manifests of the models that ship, and time each of them here."""
+"""Write docs/zoo.md from the manifests of the models that ship, and time them on this machine."""
 
 import sys
 from pathlib import Path
@@ -11,5 +11,5 @@ from training.evaluation.report.zoo import write_zoo  # noqa: E402
 
 if __name__ == "__main__":
     write_zoo(
-        ROOT / "models", ROOT / "docs" / "zoo.md", say=lambda line: sys.stderr.write(line + "\n")
+        ROOT / "models", ROOT / "docs" / "zoo.md", report=lambda line: sys.stderr.write(line + "\n")
     )

@@ -1,11 +1,11 @@
-"""Weights and pictures that are the same wherever they are drawn; torch-fidelity was shown them."""
+"""Reproducible random Inception weights and images, on which torch-fidelity was run, too."""
 
 import numpy as np
 import torch
 
-PICTURES = 64
+IMAGES = 64
 _CONVOLUTIONS = {
-    # Mixed blocks: their units with input channels, output channels, and kernel.
+    # The units of each kind of block: input channels, output channels, kernel height and width.
     "a": lambda i, p: {
         "branch1x1": (i, 64, 1, 1),
         "branch5x5_1": (i, 48, 1, 1),
@@ -75,8 +75,8 @@ _BLOCKS = {
 }
 
 
-def drawn_weights() -> dict[str, torch.Tensor]:
-    """Random weights by the names of Inception's standard file."""
+def random_weights() -> dict[str, torch.Tensor]:
+    """Return random weights with the names of the standard Inception file."""
     units = dict(_STEM)
     for name, (kind, channels, width) in _BLOCKS.items():
         for unit, shape in _CONVOLUTIONS[kind](channels, width).items():
@@ -98,13 +98,13 @@ def drawn_weights() -> dict[str, torch.Tensor]:
     return state
 
 
-def drawn_pictures() -> tuple[np.ndarray, np.ndarray]:
-    """Two sets of pictures ``[N, 32, 32, 3] uint8``: blots of colour, brighter in the second."""
+def random_images() -> tuple[np.ndarray, np.ndarray]:
+    """Return two sets of images ``[N, 32, 32, 3] uint8``; the second is brighter."""
     rng = np.random.RandomState(1)
     sets = []
     for bright in (0, 30):
-        coarse = rng.randint(0, 200, (PICTURES, 4, 4, 3)) + bright
-        fine = rng.randint(-25, 26, (PICTURES, 32, 32, 3))
+        coarse = rng.randint(0, 200, (IMAGES, 4, 4, 3)) + bright
+        fine = rng.randint(-25, 26, (IMAGES, 32, 32, 3))
         pixels = np.kron(coarse, np.ones((1, 8, 8, 1))) + fine
         sets.append(pixels.clip(0, 255).astype(np.uint8))
     return sets[0], sets[1]

@@ -102,9 +102,9 @@ def _measuring(run: Run) -> Callable[[Model], tuple[Quality, ...]]:
 
     from training.evaluation.errors import QualityError
     from training.evaluation.features.networks import open_network
-    from training.evaluation.image_to_image.evaluation import measure_translation
+    from training.evaluation.image_to_image.evaluation import evaluate_figures
     from training.evaluation.metrics.class_accuracy import measure_class_accuracy
-    from training.evaluation.report.figure_text import said
+    from training.evaluation.report.formatting import format_value
 
     recipe = run.recipe()
     translates = recipe.picture_input is not None
@@ -126,17 +126,17 @@ def _measuring(run: Run) -> Callable[[Model], tuple[Quality, ...]]:
 
             if translates:
                 network = open_network("efficientnet-lite0")
-                figures = measure_translation(recipe, model, network, show)
+                figures = evaluate_figures(recipe, model, network, show)
                 for figure in figures:
                     typer.echo(
-                        f"{figure.metric} {said(figure.metric, figure.value)}; "
-                        f"{figure.baseline_name} {said(figure.metric, figure.baseline)}"
+                        f"{figure.metric} {format_value(figure.metric, figure.value)}; "
+                        f"{figure.baseline_name} {format_value(figure.metric, figure.baseline)}"
                     )
                 return figures
             obedience = measure_class_accuracy(model, recipe.data, progress=show)
         worst = min(obedience.per_class, key=obedience.per_class.__getitem__)
         typer.echo(
-            f"class obedience {obedience.agreement:.1%}, least for {worst}: "
+            f"class obedience {obedience.accuracy:.1%}, least for {worst}: "
             f"{obedience.per_class[worst]:.1%}"
         )
         return (obedience.quality,)

@@ -1,1 +1,1 @@
-"""How good a model is: figures measured on the exported graphs, through the runtime."""
+"""Measuring the quality of models: metrics, evaluation, comparison, reports and search."""

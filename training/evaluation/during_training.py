@@ -10,14 +10,10 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt
 
+from training.evaluation.metrics import MetricName, get_metric
 from training.recipe.options import Options
 
-Metric = Literal["kernel_distance", "frechet_distance", "feature_distance", "psnr", "ssim"]
-# Those of which more is better.
-_MORE = frozenset({"psnr", "ssim"})
-_ACRONYMS = frozenset({"psnr", "ssim"})
-_SHARES = frozenset({"precision", "recall"})
-# What is said beside the metric, where it is measured.
+# Reported after the metric that chooses, if measured.
 _BESIDE = ("precision", "recall", "psnr", "ssim", "feature_distance")
 
 # Measures the averaged generator as it is when it is called.
@@ -37,31 +33,17 @@ class EvaluateOptions(Options):
     # `efficientnet-lite0`, or the path of another feature network.
     network: str = "efficientnet-lite0"
     # What decides which checkpoint is the best; the first of the game's where nothing is said.
-    metric: Metric | None = None
+    metric: MetricName | None = None
     # Ends the run after so many evaluations in a row that were no better; without, it goes on.
     patience: PositiveInt | None = None
-
-
-def more_is_better(metric: str) -> bool:
-    """Whether more of a metric is better."""
-    return metric in _MORE
-
-
-def cost(metric: str, value: float) -> float:
-    """Return a value that is less where the metric is better."""
-    return -value if metric in _MORE else value
-
-
-def called(figure: str) -> str:
-    """Return what a figure is called in a sentence."""
-    return figure.upper() if figure in _ACRONYMS else figure.replace("_", " ")
 
 
 class RunningQuality:
     """Measures a run by its gauge, and remembers what came of it and when it was the best."""
 
-    def __init__(self, options: EvaluateOptions, metric: Metric, gauge: Gauge) -> None:
+    def __init__(self, options: EvaluateOptions, metric: str, gauge: Gauge) -> None:
         self.metric = metric
+        self._cost = get_metric(metric).cost
         self.measure = gauge
         self._patience = options.patience
         self._history: list[tuple[int, float]] = []
@@ -73,12 +55,12 @@ class RunningQuality:
             return False
         best = self.best
         self._history.append((int(entry["images"]), float(value)))
-        return best is None or cost(self.metric, value) < cost(self.metric, best[1])
+        return best is None or self._cost(value) < self._cost(best[1])
 
     @property
     def best(self) -> tuple[int, float] | None:
         """The images seen at the best evaluation, and its figure; None before the first."""
-        return min(self._history, key=lambda each: cost(self.metric, each[1]), default=None)
+        return min(self._history, key=lambda each: self._cost(each[1]), default=None)
 
     @property
     def gave_up(self) -> bool:
@@ -90,9 +72,10 @@ class RunningQuality:
 
     def say(self, numbers: Mapping[str, float]) -> str:
         """Return an evaluation in words, the metric first."""
-        words = [f"{called(self.metric)} {numbers[self.metric]:.5g}"]
+        words = [f"{get_metric(self.metric).title} {numbers[self.metric]:.5g}"]
         for name in _BESIDE:
             if name in numbers and name != self.metric:
-                value = f"{numbers[name]:.1%}" if name in _SHARES else f"{numbers[name]:.4g}"
-                words.append(f"{called(name)} {value}")
+                metric, value = get_metric(name), numbers[name]
+                text = f"{value:.1%}" if metric.unit == "share" else f"{value:.4g}"
+                words.append(f"{metric.title} {text}")
         return ", ".join(words)

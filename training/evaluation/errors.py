@@ -1,4 +1,4 @@
-"""What keeps a figure from being measured."""
+"""The error of evaluations."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from service.runtime.errors import UserError
 
 
 class QualityError(UserError):
-    """A figure cannot be measured; the message says what it would need."""
+    """A metric cannot be measured; the message says what is missing."""

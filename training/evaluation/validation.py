@@ -25,9 +25,8 @@ from training.evaluation.during_training import EvaluateOptions
 from training.evaluation.errors import QualityError
 from training.evaluation.features.networks import open_network
 from training.evaluation.features.references import RealImages, open_reference
-from training.evaluation.metrics.distribution import Moments, frechet_distance, kernel_distance
-from training.evaluation.metrics.paired import compare_pairs
-from training.evaluation.metrics.precision_recall import coverage
+from training.evaluation.metrics import pair_metric_names, validate_features
+from training.evaluation.metrics.pairs import compare_pairs
 from training.games.options import UnpairedOptions
 from training.games.tasks.task import Given
 from training.preview.image_to_image import pixels
@@ -49,29 +48,18 @@ class ValidationMetric:
 
     def __init__(self, options: EvaluateOptions, real: RealImages) -> None:
         """Look at the real pictures, or find what was seen of them before. Raises QualityError."""
-        if len(real.pictures) < _LEAST:
+        if len(real.images) < _LEAST:
             raise QualityError(
-                f"evaluate: {real.title} has {len(real.pictures)} pictures; {_LEAST} are needed"
+                f"evaluate: {real.title} has {len(real.images)} pictures; {_LEAST} are needed"
             )
         self._network = open_network(options.network)
-        vectors = real.features(real.rows(options.reference_samples), self._network).vectors
-        # In no order, so that the first so many stand for all.
-        self._real = vectors[np.random.default_rng(0).permutation(len(vectors))]
+        features = real.features(real.rows(options.reference_samples), self._network)
+        # In random order: metrics that need equal counts use the first rows.
+        self._real = features[np.random.default_rng(0).permutation(len(features))]
 
     def of(self, made: Pixels) -> dict[str, float]:
         """Return the figures of ``[N, H, W, C] uint8``."""
-        vectors = self._network.features(made).vectors
-        kernel = kernel_distance(vectors, self._real)
-        # The manifolds of sets of unequal counts do not compare.
-        count = min(len(vectors), len(self._real))
-        found = coverage(self._real[:count], vectors[:count])
-        return {
-            "kernel_distance": kernel.value,
-            "kernel_distance_high": kernel.high,
-            "frechet_distance": frechet_distance(Moments.of(vectors), Moments.of(self._real)),
-            "precision": found.precision,
-            "recall": found.recall,
-        }
+        return validate_features(self._network.features(made), self._real)
 
 
 class NoiseValidation:
@@ -120,14 +108,8 @@ class PairedValidation:
     def measure(self, make: FromPictures) -> dict[str, float]:
         """Return the means over all pairs."""
         made = make(self._given, GENERATOR)
-        found = compare_pairs(made, self._wanted, self._network, features=self._features)
-        error = np.abs(made.astype(np.int16) - self._wanted).mean() / 255
-        return {
-            "feature_distance": float(found.feature_distance.mean()),
-            "psnr": float(found.psnr.mean()),
-            "ssim": float(found.ssim.mean()),
-            "error": float(error),
-        }
+        values = compare_pairs(made, self._wanted, self._network, target_features=self._features)
+        return {name: float(values[name].mean()) for name in pair_metric_names()}
 
 
 class UnpairedValidation:
@@ -199,7 +181,7 @@ def _real(data: DataOptions, pictures: ImageData) -> RealImages:
 
 def _some(real: RealImages, count: int) -> Given:
     """Return pictures to make others of, always the same ones."""
-    some = torch.from_numpy(real.pictures.pixels[real.rows(count)])
+    some = torch.from_numpy(real.images.pixels[real.rows(count)])
     return Given(some.permute(0, 3, 1, 2).contiguous())
 
 

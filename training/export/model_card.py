@@ -11,7 +11,13 @@ from service.runtime.models.manifest import (
     Quality,
     TrainingProvenance,
 )
-from training.evaluation.report.figure_text import SHARES, digests_of, said
+from training.evaluation.report.formatting import (
+    format_interval,
+    format_value,
+    is_share,
+    metric_title,
+    reference_digests,
+)
 
 _COLORS = {1: "gray", 3: "RGB", 4: "RGBA"}
 
@@ -93,7 +99,9 @@ def _provenance_rows(manifest: Manifest) -> list[tuple[str, str]]:
 
 def quality_lines(manifest: Manifest) -> list[str]:
     """Return the table rows of the measured figures, and of what they were measured on."""
-    lines = [f"| {_capitalized(f.metric)} | {_figure_text(f)} |" for f in manifest.quality]
+    lines = [
+        f"| {_capitalized(metric_title(f.metric))} | {_figure_text(f)} |" for f in manifest.quality
+    ]
     if basis := _basis(manifest.quality):
         lines.append(f"| Measured on | {basis} |")
     return lines
@@ -109,7 +117,7 @@ def _basis(figures: Sequence[Quality]) -> str:
     truncation = next((f.truncation for f in figures if f.truncation is not None), None)
     if truncation is not None:
         parts.append(f"truncation {truncation:g}")
-    parts += [f"{name} (sha256 {digests})" for name, digests in digests_of(figures).items()]
+    parts += [f"{name} (sha256 {digests})" for name, digests in reference_digests(figures).items()]
     if resizing := next((f.resizing for f in figures if f.feature_network and f.resizing), None):
         parts.append(f"resized by {resizing} for the feature network")
     return "; ".join(parts)
@@ -122,14 +130,14 @@ def _capitalized(metric: str) -> str:
 
 def _figure_text(figure: Quality) -> str:
     """Return a figure with its interval, sample count, baselines and reference."""
-    value = said(figure.metric, figure.value)
+    value = format_value(figure.metric, figure.value)
     if figure.low is not None and figure.high is not None:
-        value += f" ({said(figure.metric, figure.low)} to {said(figure.metric, figure.high)})"
-    value += f" {'of' if figure.metric in SHARES else 'on'} {figure.samples:,} samples"
+        value += f" ({format_interval(figure)})"
+    value += f" {'of' if is_share(figure.metric) else 'on'} {figure.samples:,} samples"
     if figure.real is not None:
-        value += f"; real images: {said(figure.metric, figure.real)}"
+        value += f"; real images: {format_value(figure.metric, figure.real)}"
     if figure.baseline is not None:
-        value += f"; {figure.baseline_name}: {said(figure.metric, figure.baseline)}"
+        value += f"; {figure.baseline_name}: {format_value(figure.metric, figure.baseline)}"
     network = f", by {figure.feature_network}" if figure.feature_network else ""
     return f"{value}{network} ({figure.reference}: {figure.reference_samples:,} images)"
 

@@ -15,7 +15,6 @@ from pydantic import (
 )
 
 from service.runtime.models.manifest import SLUG
-from training.evaluation.during_training import Metric
 from training.games.tasks import ImageTask, TaskOptions
 from training.games.tasks.translate import PairsOptions
 from training.losses import SMOOTHABLE, LossName
@@ -68,7 +67,7 @@ class PairedOptions(ImageGameOptions):
     r1: NonNegativeFloat = 0.0
 
     # What can choose the best checkpoint, what does where nothing is said first.
-    metrics: ClassVar[tuple[Metric, ...]] = ("feature_distance", "psnr", "ssim")
+    metrics: ClassVar[tuple[str, ...]] = ("feature_distance", "psnr", "ssim")
 
     @property
     def directions(self) -> tuple[str, ...]:
@@ -94,7 +93,7 @@ class UnpairedOptions(ImageGameOptions):
     # How many earlier pictures of each side the discriminators may be shown again.
     history: PositiveInt = 50
     # What can choose the best checkpoint, what does where nothing is said first.
-    metrics: ClassVar[tuple[Metric, ...]] = ("kernel_distance", "frechet_distance")
+    metrics: ClassVar[tuple[str, ...]] = ("kernel_distance", "frechet_distance")
 
     @property
     def task(self) -> ImageTask:

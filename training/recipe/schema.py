@@ -31,7 +31,7 @@ from service.runtime.models.manifest import ImageInput
 from training.augment import AugmentOptions
 from training.data.images import DataOptions
 from training.device import DeviceOptions
-from training.evaluation.during_training import EvaluateOptions, Metric
+from training.evaluation.during_training import EvaluateOptions
 from training.evaluation.search.ranges import SearchRange
 from training.games.balance import BalanceOptions
 from training.games.options import PairedOptions, UnpairedOptions
@@ -164,7 +164,7 @@ class NoiseToImageOptions(Options):
     # The discriminator's weights are clipped to this after each of its steps: the first WGAN.
     clip_weights: PositiveFloat | None = None
     # What can choose the best checkpoint, what does where nothing is said first.
-    metrics: ClassVar[tuple[Metric, ...]] = ("kernel_distance", "frechet_distance")
+    metrics: ClassVar[tuple[str, ...]] = ("kernel_distance", "frechet_distance")
 
     @property
     def batches_per_turn(self) -> int:
@@ -334,7 +334,7 @@ class Recipe(Options):
         return self
 
     @property
-    def metric(self) -> Metric:
+    def metric(self) -> str:
         """What decides which checkpoint is the best."""
         asked = self.evaluate.metric if self.evaluate else None
         return asked or self.game.metrics[0]

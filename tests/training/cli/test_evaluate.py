@@ -1,63 +1,41 @@
 import json
 import os
-import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 from tests.support.command import assert_one_line_error, run
-from tests.training.evaluation.conftest import drawn, write_pictures
+from tests.support.evaluation import noisy_digits, write_images
+from tests.support.html import assert_self_contained
 
 
 @pytest.fixture
-def measure(splits, small_network_file, models):
-    """Calls a verb on small data, and returns what it prints."""
+def evaluate(splits, small_network_file, repository):
+    """Calls `ganymede evaluate` with few samples and a small network."""
 
-    def call(verb: str, *arguments: str):
-        small = ("--data", splits, "--models", models, "--network", small_network_file)
-        return run(verb, *small, "--samples", "60", "--no-obedience", *arguments)
+    def call(*arguments: str):
+        options = ("--data", splits, "--models", repository, "--network", small_network_file)
+        return run("evaluate", *options, "--samples", "60", "--no-obedience", *arguments)
 
     return call
 
 
-class Links(HTMLParser):
-    """Collects whatever a page would fetch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.wanted, self.pictures = [], 0
-
-    def handle_starttag(self, tag, attributes):
-        for name, value in attributes:
-            if name in ("src", "href", "srcset", "data", "poster"):
-                self.wanted.append(value)
-        self.pictures += tag == "img"
-        assert tag not in ("script", "link", "iframe", "base")
-
-
-def assert_self_contained(page: str) -> int:
-    links = Links()
-    links.feed(page)
-    assert all(link.startswith("data:image/png;base64,") for link in links.wanted)
-    assert not re.search(r"url\(|@import", page)
-    return links.pictures
-
-
-def test_evaluate_prints_figures_and_what_they_rest_on(measure):
-    done = measure("evaluate", "gan-mnist")
+def test_prints_metrics_and_what_they_were_measured_with(evaluate):
+    done = evaluate("gan-mnist")
     assert done.returncode == 0, done.stderr
-    for words in ("60 samples of seeds 0 to 59", "not trained on", "KID-averages", "beware"):
+    for words in ("60 samples of seeds 0 to 59", "held out", "KID-averages", "warning"):
         assert words in done.stdout
-    done = measure("evaluate", "gan-mnist", "--json", "--seed", "5")
-    said = json.loads(done.stdout)
-    assert said["seeds"] == "5 to 64"
-    assert said["figures"][0]["metric"] == "KID-averages"
 
 
-def test_a_report_holds_all_that_it_shows(measure, tmp_path):
+def test_prints_json(evaluate):
+    content = json.loads(evaluate("gan-mnist", "--json", "--seed", "5").stdout)
+    assert content["seeds"] == "5 to 64"
+    assert content["figures"][0]["metric"] == "KID-averages"
+
+
+def test_report_is_self_contained(evaluate, tmp_path):
     report = tmp_path / "out" / "quality.html"
-    done = measure("evaluate", "cgan-fashion", "--samples", "300", "--report", report)
+    done = evaluate("cgan-fashion", "--samples", "300", "--report", report)
     assert done.returncode == 0, done.stderr
     page = report.read_text()
     assert assert_self_contained(page) >= 4 + 16
@@ -66,18 +44,7 @@ def test_a_report_holds_all_that_it_shows(measure, tmp_path):
     assert json.loads(report.with_suffix(".json").read_text())["subject"] == "cgan-fashion@1"
 
 
-def test_compare_holds_models_against_each_other(measure, tmp_path, splits):
-    report = tmp_path / "comparison.html"
-    done = measure("compare", "dcgan-fashion", str(splits / "test"), "--json", "--report", report)
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    assert [each["subject"] for each in said["evaluations"]] == ["dcgan-fashion@1", "test"]
-    assert said["verdicts"] == [{"better": "test", "worse": "dcgan-fashion@1", "sure": True}]
-    assert "test is nearer to the real pictures than dcgan-fashion@1" in report.read_text()
-    assert_self_contained(report.read_text())
-
-
-def test_a_run_is_exported_and_measured(tmp_path, digits, splits, small_network_file):
+def test_run_is_exported_and_evaluated(tmp_path, digits, splits, small_network_file):
     from tests.support.tiny_recipes import TINY
     from training.recipe.schema import load_recipe
     from training.run import Run
@@ -96,42 +63,43 @@ def test_a_run_is_exported_and_measured(tmp_path, digits, splits, small_network_
     assert "loss_discriminator" in report.read_text()
 
 
-def test_pairs_are_compared_by_name(tmp_path, small_network_file):
-    pixels = drawn(12, seed=0)[0]
-    made = write_pictures(tmp_path / "made", pixels)
-    wanted = write_pictures(tmp_path / "wanted", (pixels * 0.5).astype(np.uint8)[:10])
-    options = ("--data", wanted, "--pairs", "--network", small_network_file)
-    done = run("evaluate", made, *options, "--json")
+def test_pairs_are_matched_by_name(tmp_path, small_network_file):
+    pixels = noisy_digits(12, seed=0)[0]
+    generated = write_images(tmp_path / "generated", pixels)
+    targets = write_images(tmp_path / "targets", (pixels * 0.5).astype(np.uint8)[:10])
+    options = ("--data", targets, "--pairs", "--network", small_network_file)
+    done = run("evaluate", generated, *options, "--json")
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    assert said["pairs"] == 10
-    assert said["mean"]["PSNR"] < 20
-    assert {"PSNR", "SSIM", "feature distance-averages"} == set(said["mean"])
-    assert "PSNR" in run("evaluate", made, *options).stdout
-    other = write_pictures(tmp_path / "other" / "deep", pixels)
-    done = run("evaluate", made, "--data", other.parent, "--pairs")
-    assert_one_line_error(done, 2, "no picture of")
+    content = json.loads(done.stdout)
+    assert content["pairs"] == 10
+    assert content["mean"]["PSNR"] < 20
+    assert set(content["mean"]) == {"PSNR", "SSIM", "feature distance-averages"}
+    assert "PSNR (dB)" in run("evaluate", generated, *options).stdout
+    other = write_images(tmp_path / "other" / "deep", pixels)
+    done = run("evaluate", generated, "--data", other.parent, "--pairs")
+    assert_one_line_error(done, 2, "no image of")
 
 
-def test_what_cannot_be_measured_is_one_line(measure, models, splits, tmp_path):
-    assert_one_line_error(measure("evaluate", "nowhere"), 2, "no model, run or folder")
-    done = run("evaluate", "gan-mnist", "--models", models, "--data", "nowhere")
-    assert_one_line_error(done, 2, "no such file or folder: nowhere")
-    done = run("evaluate", "gan-mnist", "--models", models, "--data", splits, "--network", "x.onnx")
+def test_errors_are_one_line(evaluate, repository, splits, tmp_path):
+    assert_one_line_error(evaluate("nowhere"), 2, "not a model, run or folder")
+    options = ("--models", repository, "--data", splits, "--network", "x.onnx")
+    done = run("evaluate", "gan-mnist", *options)
     assert_one_line_error(done, 2, "no feature network 'x.onnx'")
     done = run("evaluate", splits / "test", "--data", splits, "--record")
-    assert_one_line_error(done, 2, "--record", "no model")
-    assert_one_line_error(measure("compare", "gan-mnist"), 2, "two or more")
+    assert_one_line_error(done, 2, "--record", "not a model")
     (tmp_path / "model.json").write_text("{}")
-    assert_one_line_error(measure("evaluate", str(tmp_path)), 2, "is not a manifest")
+    assert_one_line_error(evaluate(str(tmp_path)), 2, "manifest")
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "compare"])
-def test_data_that_are_missing_are_given_by_the_option(verb, models, tmp_path):
-    names = ("gan-mnist", "dcgan-fashion")[: 2 if verb == "compare" else 1]
-    nothing = os.environ | {"GANYMEDE_DATA": str(tmp_path)}
-    done = run(verb, *names, "--models", models, "--data", "emoji", env=nothing)
-    assert_one_line_error(
-        done, 2, "'emoji' was not found; provide it with --data PATH, or a folder or ZIP"
+def test_missing_folder_is_named(repository):
+    done = run("evaluate", "gan-mnist", "--models", repository, "--data", "nowhere")
+    assert_one_line_error(done, 2, "nowhere")
+
+
+def test_missing_data_error_names_the_option(repository, tmp_path):
+    environment = os.environ | {"GANYMEDE_DATA": str(tmp_path)}
+    done = run(
+        *("evaluate", "gan-mnist", "--models", repository, "--data", "emoji"), env=environment
     )
+    assert_one_line_error(done, 2, "'emoji'", "--data PATH")
     assert "data.path" not in done.stderr

@@ -65,12 +65,12 @@ def test_measuring_changes_nothing_of_the_training(whole, tmp_path, digits, smal
 def test_what_is_measured_is_what_would_be_served(whole, tmp_path, small_network):
     """The pictures of the averaged generator in training are those of the exported graph."""
     from training.evaluation.features.references import open_reference
-    from training.evaluation.metrics.distribution import kernel_distance
-    from training.evaluation.targets import open_target
+    from training.evaluation.metrics.kernel_distance import kernel_distance
+    from training.evaluation.noise.targets import open_noise_target
 
     run, _ = whole
-    subject = open_target(str(run.folder), tmp_path)
-    pixels = np.concatenate(list(subject.pictures(60)))
+    subject = open_noise_target(str(run.folder), tmp_path)
+    pixels = np.concatenate(list(subject.batches(60)))
     made = small_network.features(pixels).vectors
     reference = open_reference(subject.data).training
     real = reference.features(reference.rows(5_000), small_network).vectors
@@ -79,12 +79,14 @@ def test_what_is_measured_is_what_would_be_served(whole, tmp_path, small_network
 
 
 def test_the_best_checkpoint_can_be_exported_and_measured(whole, tmp_path):
-    from training.evaluation.targets import open_target
+    from training.evaluation.noise.targets import open_noise_target
 
     run, result = whole
     folder = export_run(run.at("best"), "best", tmp_path)
     assert json.loads((folder / "model.json").read_text())["provenance"]["images"] == result.best[0]
-    assert "best checkpoint" in open_target(str(run.folder), tmp_path, checkpoint="best").title
+    assert (
+        "best checkpoint" in open_noise_target(str(run.folder), tmp_path, checkpoint="best").title
+    )
     with pytest.raises(RecipeError, match="last or best, not 'first'"):
         run.at("first")
 

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from tests.training.evaluation.conftest import SIDE, drawn, write_pictures
+from tests.support.evaluation import SIDE, noisy_digits, write_images
 from training.data.images import DataOptions, load_images
 from training.data.pairs import example_pairs, validation_pairs
 from training.evaluation.during_training import EvaluateOptions
 from training.evaluation.errors import QualityError
-from training.evaluation.metrics.paired import MOST_PSNR
+from training.evaluation.metrics.pairs import MAX_PSNR
 from training.evaluation.validation import NoiseValidation, PairedValidation, UnpairedValidation
 from training.preview.image_to_image import pixels
 from training.recipe.schema import load_recipe
@@ -23,7 +23,7 @@ def options(small_network_file):
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     """Pictures of which none are held out."""
-    return write_pictures(tmp_path_factory.mktemp("plain"), drawn(60, seed=3)[0])
+    return write_images(tmp_path_factory.mktemp("plain"), noisy_digits(60, seed=3)[0])
 
 
 def colours(folder, *more):
@@ -50,9 +50,9 @@ def sides(folder, *more):
 
 
 def test_pictures_stored_for_random_crops_are_measured_by_their_middle(tmp_path, options):
-    inside, _ = drawn(80, seed=1)
+    inside, _ = noisy_digits(80, seed=1)
     wide = np.pad(inside, ((0, 0), (1, 2), (1, 2)), constant_values=255)
-    folder = write_pictures(tmp_path / "wide", wide)
+    folder = write_images(tmp_path / "wide", wide)
     data = DataOptions(path=str(folder), resolution=SIDE, channels=1, crop="random")
     assert data.stored_size == SIDE + 3
     same = NoiseValidation(options(), data).measure(lambda seeds: inside[list(seeds)][..., None])
@@ -101,7 +101,7 @@ def test_pairs_are_held_out_ones_unless_the_recipe_says_otherwise(photographs, p
 
         gauge = PairedValidation(recipe, options(**more))
         figures = gauge.measure(make)
-        assert figures["psnr"] == MOST_PSNR
+        assert figures["psnr"] == MAX_PSNR
         assert figures["ssim"] == pytest.approx(1)
         assert figures["feature_distance"] == pytest.approx(0, abs=1e-6)
         assert figures["error"] == 0

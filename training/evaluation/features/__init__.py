@@ -1,1 +1,1 @@
-"""TODO-ROOM training/evaluation/features."""
+"""What metrics compare: feature networks, real images and their features, and a classifier."""

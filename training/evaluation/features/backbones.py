@@ -1,7 +1,7 @@
-"""The convolutional networks whose features are compared, as ONNX graphs made of their weights.
+"""ONNX graphs of the feature networks, built from their published PyTorch weights.
 
-Batch normalisation is folded into the convolution before it. Every graph takes ``images``
-``[N, 3, side, side] float32`` and gives ``features [N, d]`` and ``logits [N, classes]``.
+Batch normalization is folded into the preceding convolution. Every graph takes ``images``
+``[N, 3, side, side] float32`` and returns ``features [N, d]`` and ``logits [N, classes]``.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _NONE: Padding = (0, 0, 0, 0)
 
 
 class _Graph:
-    """An ONNX graph in the making, over weights by name."""
+    """Builds an ONNX graph from weights by name."""
 
     def __init__(self, weights: Weights, epsilon: float) -> None:
         self._weights, self._epsilon = weights, epsilon
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
 
-    def node(self, operator: str, *inputs: str, gives: str = "", **attributes: Any) -> str:
-        """Add a node and return the name of its value."""
-        gives = gives or f"value-{len(self._nodes)}"
-        self._nodes.append(helper.make_node(operator, list(inputs), [gives], **attributes))
-        return gives
+    def node(self, operator: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        """Add a node and return the name of its output."""
+        output = output or f"value-{len(self._nodes)}"
+        self._nodes.append(helper.make_node(operator, list(inputs), [output], **attributes))
+        return output
 
     def constant(self, value: NDArray[np.float32]) -> str:
         """Add a weight and return its name."""
@@ -42,13 +42,13 @@ class _Graph:
     def convolution(
         self, x: str, convolution: str, norm: str, stride: int = 1, pads: Padding = _NONE
     ) -> str:
-        """Convolve by the weights of the prefix `convolution`, normalised by those of `norm`."""
+        """Add a convolution with its batch normalization, given the prefixes of their weights."""
         kernel = self._weights[f"{convolution}.weight"].astype(np.float64)
         spread = np.sqrt(self._weights[f"{norm}.running_var"].astype(np.float64) + self._epsilon)
         scale = self._weights[f"{norm}.weight"] / spread
         shift = self._weights[f"{norm}.bias"] - self._weights[f"{norm}.running_mean"] * scale
         folded = (kernel * scale[:, None, None, None]).astype(np.float32)
-        # A depthwise kernel has one channel, and as many groups as there are kernels.
+        # A depthwise kernel has one input channel, and a group for each kernel.
         depthwise = folded.shape[1] == 1 and folded.shape[0] > 1
         return self.node(
             "Conv",
@@ -61,17 +61,17 @@ class _Graph:
         )
 
     def pool(self, x: str, operator: str, stride: int, padding: int = 0) -> str:
-        """Pool 3×3 windows by ``MaxPool``, or by ``AveragePool`` of what is not padding."""
+        """Pool 3×3 windows with ``MaxPool`` or ``AveragePool``; averages leave the padding out."""
         return self.node(operator, x, kernel_shape=[3, 3], strides=[stride] * 2, pads=[padding] * 4)
 
     def finish(self, x: str, classifier: str, *, bias: bool, side: int) -> onnx.ModelProto:
-        """End in pooled features, and logits from the linear layer `classifier`."""
-        pooled = self.node("Flatten", self.node("GlobalAveragePool", x), gives="features")
+        """Add global pooling and the linear layer `classifier`, and return the finished graph."""
+        pooled = self.node("Flatten", self.node("GlobalAveragePool", x), output="features")
         matrix = self._weights[f"{classifier}.weight"]
         inputs = [pooled, self.constant(matrix)]
         if bias:
             inputs.append(self.constant(self._weights[f"{classifier}.bias"]))
-        self.node("Gemm", *inputs, gives="logits", transB=1)
+        self.node("Gemm", *inputs, output="logits", transB=1)
         shapes = {"features": matrix.shape[1], "logits": matrix.shape[0]}
         graph = helper.make_graph(
             self._nodes,
@@ -89,12 +89,12 @@ class _Graph:
 
 
 def efficientnet_lite0(weights: Weights, side: int = 224) -> onnx.ModelProto:
-    """EfficientNet-Lite0 (Tan and Le 2019, arXiv:1905.11946), by Luke Melas-Kyriazi's names.
+    """EfficientNet-Lite0 (Tan and Le 2019, arXiv:1905.11946), from Luke Melas-Kyriazi's weights.
 
-    1280 features, 1000 logits. Convolutions are padded as TensorFlow does: where it does not come
-    out even, the odd pixel goes below and to the right. Raises KeyError when a weight is missing.
+    1280 features, 1000 logits. Convolutions are padded as in TensorFlow: an odd pixel of padding
+    goes below and to the right. Raises KeyError if a weight is missing.
     """
-    # Group by group, the stride of its first block; the other sizes are those of the weights.
+    # The stride of the first block of each stage. All other sizes follow from the weights.
     strides = {0: 1, 1: 2, 3: 2, 5: 2, 8: 1, 11: 2, 15: 1}
     graph = _Graph(weights, epsilon=1e-3)
 
@@ -111,28 +111,27 @@ def efficientnet_lite0(weights: Weights, side: int = 224) -> onnx.ModelProto:
         pads = (before, before, margin - before, margin - before)
         return graph.convolution(x, convolution, norm, stride, pads)
 
-    given = side
+    input_side = side
     x = relu6(convolve("images", "_conv_stem", "_bn0", 2))
     for i in range(1 + max(strides)):
-        block, carried = f"_blocks.{i}", x
+        block, residual = f"_blocks.{i}", x
         if f"{block}._expand_conv.weight" in weights:
             x = relu6(convolve(x, f"{block}._expand_conv", f"{block}._bn0"))
         stride = strides.get(i, 1)
         x = relu6(convolve(x, f"{block}._depthwise_conv", f"{block}._bn1", stride))
         x = convolve(x, f"{block}._project_conv", f"{block}._bn2")
         if i not in strides:
-            x = graph.node("Add", x, carried)
+            x = graph.node("Add", x, residual)
     x = relu6(convolve(x, "_conv_head", "_bn1"))
-    return graph.finish(x, "_fc", bias=True, side=given)
+    return graph.finish(x, "_fc", bias=True, side=input_side)
 
 
 def inception_v3(weights: Weights) -> onnx.ModelProto:
     """The Inception-v3 of the Fréchet inception distance (Heusel et al. 2017, arXiv:1706.08500).
 
-    By the names of the PyTorch port of its weights; 2048 features, and 1008 logits without their
-    bias, as the Inception Score takes them. It is TensorFlow's, of 2015: average pooling leaves
-    the padding out, and the last block pools by the maximum. Raises KeyError when a weight is
-    missing.
+    Built from the PyTorch port of TensorFlow's weights of 2015; 2048 features, and 1008 logits
+    without bias, as the Inception Score takes them. Unlike in torchvision, average pooling leaves
+    the padding out and the last block uses max pooling. Raises KeyError if a weight is missing.
     """
     graph = _Graph(weights, epsilon=1e-3)
 
@@ -142,7 +141,7 @@ def inception_v3(weights: Weights) -> onnx.ModelProto:
         return graph.node("Relu", graph.convolution(x, f"{name}.conv", f"{name}.bn", stride, pads))
 
     def chain(x: str, block: str, *names: str, stride: int = 1) -> str:
-        """Apply units one after another; a stride of 2 is the last one's, which is not padded."""
+        """Apply units in sequence. With a stride of 2, the last unit is strided and not padded."""
         for name in names[:-1]:
             x = unit(x, f"{block}.{name}")
         return unit(x, f"{block}.{names[-1]}", stride, padded=stride == 1)

@@ -1,8 +1,7 @@
-"""A small judge of classes: a convolutional network that learnt from the real pictures.
+"""A small convolutional classifier, trained on the real images, that measures class accuracy.
 
-It is told apart by what it learnt from and how, and kept in the cache under that name. A tenth of
-the pictures it never sees: its own accuracy is measured on them and stated with every figure that
-rests on it.
+It is cached by the images and settings that it was trained with. A tenth of the images is held
+out: the classifier's own accuracy is measured on them and reported with every class accuracy.
 """
 
 from __future__ import annotations
@@ -23,34 +22,35 @@ from training.data.images import ImageData
 from training.data.sampler import ShuffledBatches
 from training.evaluation.errors import QualityError
 
-# A class shows at this size, in pixels a side; what is larger is averaged down to it.
-_LOOKED_AT = 32
+# Larger images are averaged down to this side, in pixels: enough to recognize a class.
+_INPUT_SIDE = 32
 _BATCH = 128
-_JUDGED_AT_ONCE = 512
+_EVALUATION_BATCH = 512
 
+# Called with the number of images shown so far, and their total.
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class ClassifierSettings:
-    """How the judge learns; with the pictures, all that it depends on."""
+    """How the classifier is trained. Together with the images, they determine its weights."""
 
     width: int = 24
-    # Pictures shown, counted anew in every epoch.
+    # Images shown in total, over all epochs.
     images: int = 300_000
     learning_rate: float = 3e-3
-    # One picture in so many is held out.
+    # One in so many images is held out.
     held_out: int = 10
     flip: bool = False
     seed: int = 0
 
 
 class ClassifierNetwork(nn.Module):
-    """Pictures ``[N, C, H, W] uint8`` to a logit for each class ``[N, classes]``."""
+    """Maps images ``[N, C, H, W] uint8`` to logits ``[N, classes]``."""
 
     def __init__(self, channels: int, size: int, classes: int, width: int) -> None:
         super().__init__()
-        self.shrink = max(size // _LOOKED_AT, 1)
+        self.shrink = max(size // _INPUT_SIDE, 1)
         size //= self.shrink
         layers: list[nn.Module] = []
         fan_in = channels
@@ -74,72 +74,74 @@ class ClassifierNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class Classifier:
-    """A judge that has learnt, and how often it was right on pictures that it had never seen."""
+    """A trained classifier and its accuracy on the held-out images.
+
+    `trained_on` and `held_out` are numbers of images.
+    """
 
     network: ClassifierNetwork
     accuracy: float
-    learnt_from: int
+    trained_on: int
     held_out: int
 
     def classes_of(self, pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Return the class ``[N] int64`` of each of ``[N, H, W, C] uint8``."""
-        return _discriminator_loss(self.network, pixels)
+        """Return the predicted classes ``[N]`` of images ``[N, H, W, C] uint8``."""
+        return _predict(self.network, pixels)
 
 
 def trained_classifier(
-    pictures: ImageData,
+    images: ImageData,
     resolution: int,
     settings: ClassifierSettings | None = None,
     progress: Progress | None = None,
 ) -> Classifier:
-    """Return the judge of `pictures`, of `resolution` pixels a side, from the cache where it is.
+    """Train a classifier of `images`, `resolution` pixels a side, or load it from the cache.
 
-    Depends on the pictures and the settings alone. `progress` hears how many pictures have been
-    shown, of how many. Raises QualityError.
+    The result depends on the images and the settings only. Raises QualityError if there are fewer
+    than two classes, or too few images.
     """
     settings = settings or ClassifierSettings()
-    if pictures.labels is None or len(pictures.class_names) < 2:
-        raise QualityError("the data have no classes that a classifier could learn")
-    order = np.random.default_rng(settings.seed).permutation(len(pictures))
+    if images.labels is None or len(images.class_names) < 2:
+        raise QualityError("the data have no classes: a classifier needs at least two")
+    order = np.random.default_rng(settings.seed).permutation(len(images))
     held = len(order) // settings.held_out
     if not held:
-        raise QualityError(f"{len(order)} pictures are too few to hold some out")
-    # Sorted, so that rows are read from the mapped file in the order in which they lie.
-    held_out, learnt = np.sort(order[:held]), np.sort(order[held:])
+        raise QualityError(
+            f"{len(order)} images are too few: at least {settings.held_out} are needed, one of "
+            "which is held out"
+        )
+    # Sorted, so that a memory-mapped file is read in order.
+    held_out, training = np.sort(order[:held]), np.sort(order[held:])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = ClassifierNetwork(
-            pictures.pixels.shape[-1], resolution, len(pictures.class_names), settings.width
+            images.pixels.shape[-1], resolution, len(images.class_names), settings.width
         )
-    path = cache_folder("classifiers") / f"{_fingerprint(pictures, network, settings)}.pt"
+    path = cache_folder("classifiers") / f"{_fingerprint(images, network, settings)}.pt"
     if path.exists():
-        kept = torch.load(path, weights_only=True)
-        network.load_state_dict(kept["network"])
-        return Classifier(network.eval(), kept["accuracy"], len(learnt), held)
-    seen = replace(
-        pictures, pixels=pictures.pixels[learnt], labels=pictures.labels[learnt], skipped=()
+        cached = torch.load(path, weights_only=True)
+        network.load_state_dict(cached["network"])
+        return Classifier(network.eval(), cached["accuracy"], len(training), held)
+    data = replace(
+        images, pixels=images.pixels[training], labels=images.labels[training], skipped=()
     )
-    _learn(
-        network,
-        ShuffledBatches(seen, _BATCH, resolution, flip=settings.flip, seed=settings.seed),
-        settings,
-        progress,
-    )
-    margin = (pictures.pixels.shape[1] - resolution) // 2
-    middle = slice(margin, margin + resolution)
-    found = _discriminator_loss(network, pictures.pixels[held_out][:, middle, middle])
-    accuracy = float((found == pictures.labels[held_out]).mean())
+    batches = ShuffledBatches(data, _BATCH, resolution, flip=settings.flip, seed=settings.seed)
+    _train(network, batches, settings, progress)
+    margin = (images.pixels.shape[1] - resolution) // 2
+    center = slice(margin, margin + resolution)
+    predicted = _predict(network, images.pixels[held_out][:, center, center])
+    accuracy = float((predicted == images.labels[held_out]).mean())
     write_state({"network": network.state_dict(), "accuracy": accuracy}, path)
-    return Classifier(network, accuracy, len(learnt), held)
+    return Classifier(network, accuracy, len(training), held)
 
 
-def _learn(
+def _train(
     network: ClassifierNetwork,
     batches: ShuffledBatches,
     settings: ClassifierSettings,
     progress: Progress | None,
 ) -> None:
-    """Leave the network in evaluation."""
+    """Train the network, and leave it in evaluation mode."""
     steps = max(settings.images // _BATCH, 1)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -159,21 +161,21 @@ def _learn(
 
 
 @torch.no_grad()
-def _discriminator_loss(network: ClassifierNetwork, pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+def _predict(network: ClassifierNetwork, pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
     images = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
-    parts = [network(part).argmax(1) for part in torch.split(images, _JUDGED_AT_ONCE)]
-    found: NDArray[np.int64] = torch.cat(parts).numpy()
-    return found
+    parts = [network(part).argmax(1) for part in torch.split(images, _EVALUATION_BATCH)]
+    classes: NDArray[np.int64] = torch.cat(parts).numpy()
+    return classes
 
 
 def _fingerprint(
-    pictures: ImageData, network: ClassifierNetwork, settings: ClassifierSettings
+    images: ImageData, network: ClassifierNetwork, settings: ClassifierSettings
 ) -> str:
-    """Name a judge by the pictures' content, its layers and how it learns."""
-    digest = hashlib.sha256(repr((pictures.pixels.shape, network, asdict(settings))).encode())
-    rows = max(2**24 // pictures.pixels[0].size, 1)
-    for start in range(0, len(pictures), rows):
-        digest.update(pictures.pixels[start : start + rows].tobytes())
-    if pictures.labels is not None:
-        digest.update(pictures.labels.tobytes())
+    """Return a cache key made from the images' content, the layers and the settings."""
+    digest = hashlib.sha256(repr((images.pixels.shape, network, asdict(settings))).encode())
+    rows = max(2**24 // images.pixels[0].size, 1)
+    for start in range(0, len(images), rows):
+        digest.update(images.pixels[start : start + rows].tobytes())
+    if images.labels is not None:
+        digest.update(images.labels.tobytes())
     return digest.hexdigest()[:24]

@@ -1,9 +1,8 @@
-"""The real pictures that generated ones are held against, and their features, kept by content."""
+"""The real images that generated ones are compared with, and the cache of their features."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,10 +13,8 @@ from service.runtime.files import cache_folder, replacing
 from training.data.images import DataOptions, ImageData, load_images
 from training.data.sources import DataError
 from training.evaluation.errors import QualityError
+from training.evaluation.evaluation import Progress
 from training.evaluation.features.networks import FeatureNetwork, Features
-
-# Hears what is being done, how much of it has been, and of how much.
-Progress = Callable[[str, int, int], None]
 
 HELD_OUT = "test"
 
@@ -28,42 +25,43 @@ class RealImages:
 
     title: str
     split: str
-    pictures: ImageData
+    images: ImageData
 
     @cached_property
     def sha256(self) -> str:
-        """The digest of the decoded pictures."""
-        return digest_of(self.pictures.pixels)
+        """The digest of the decoded images."""
+        return digest_of(self.images.pixels)
 
     def rows(self, limit: int) -> NDArray[np.int64]:
-        """Return which pictures stand for the split: all, or `limit` drawn once and for all."""
-        count = len(self.pictures)
+        """Return the rows that represent the split: all, or `limit` fixed random ones."""
+        count = len(self.images)
         if count <= limit:
             return np.arange(count)
         return np.sort(np.random.default_rng(0).permutation(count)[:limit])
 
     def labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        """Return the labels of `rows`, where there are any."""
-        return None if self.pictures.labels is None else self.pictures.labels[rows]
+        """Return the labels of `rows`, or None for images without labels."""
+        return None if self.images.labels is None else self.images.labels[rows]
 
     def features(
         self, rows: NDArray[np.int64], network: FeatureNetwork, progress: Progress | None = None
     ) -> Features:
-        """Return the features of `rows`, from the cache where they are.
+        """Return the features of `rows`, from the cache if it has them.
 
-        What is kept is found by the pictures' content and by all that the features depend on.
+        The cache key is made from the content of the images and everything else that the features
+        depend on.
         """
         chosen = hashlib.sha256(rows.astype(np.int64).tobytes()).hexdigest()[:16]
         path = cache_folder("features") / f"{network.key}-{self.sha256[:32]}-{chosen}.npz"
         if path.exists():
-            with np.load(path, allow_pickle=False) as kept:
-                return Features(kept["vectors"], kept.get("logits"))
+            with np.load(path, allow_pickle=False) as cached:
+                return Features(cached["vectors"], cached.get("logits"))
 
         def show(done: int, total: int) -> None:
             if progress:
-                progress(f"looking at real pictures ({self.split})", done, total)
+                progress(f"computing features of real images ({self.split})", done, total)
 
-        features = network.features(self.pictures.pixels[rows], show)
+        features = network.features(self.images.pixels[rows], show)
         arrays = {"vectors": features.vectors}
         if features.logits is not None:
             arrays["logits"] = features.logits
@@ -74,10 +72,7 @@ class RealImages:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a figure is measured against, and the pictures that were trained on where they differ.
-
-    `held_out`: no picture of `against` was trained on.
-    """
+    """The real images that a model is measured against, and the images of its training split."""
 
     data: DataOptions
     against: RealImages
@@ -85,16 +80,16 @@ class Reference:
 
     @property
     def held_out(self) -> bool:
-        """Whether what is measured against are other pictures than those of the training split."""
+        """Whether `against` and the training split are different images."""
         return self.against.sha256 != self.training.sha256
 
 
 def open_reference(
     data: DataOptions, split: str | None = None, progress: Progress | None = None
 ) -> Reference:
-    """Open the split to measure against: `split`, else the held-out one where the data have one.
+    """Open the split to measure against: `split`, or by default the held-out one if there is one.
 
-    Raises DataError, and QualityError for a split of too few pictures.
+    Raises DataError, and QualityError for a split with fewer than ten images.
     """
     training = _open(data, data.split, progress, needed=split is None)
     wanted = split or HELD_OUT
@@ -103,36 +98,38 @@ def open_reference(
     if against is None or training is None:
         raise DataError(f"{data.title} has no split {wanted!r}")
     if against.sha256 == training.sha256:
-        # A folder without splits has the same pictures by any name.
+        # A folder without splits returns the same images for every split.
         against = training
-    if len(against.pictures) < 10:
-        raise QualityError(f"{against.title} has {len(against.pictures)} pictures; 10 are needed")
+    if len(against.images) < 10:
+        raise QualityError(
+            f"{against.title} has {len(against.images)} images; at least 10 are needed"
+        )
     return Reference(data, against, training)
 
 
 def _open(
     data: DataOptions, split: str, progress: Progress | None, *, needed: bool
 ) -> RealImages | None:
-    # How training varies its pictures is no part of what they are.
+    # Training's random crops do not apply to a reference.
     options = data.model_copy(update={"split": split, "crop": "centre"})
     if split != data.split:
         options = options.model_copy(update={"limit": None})
 
     def show(done: int, total: int) -> None:
         if progress:
-            progress("decoding pictures", done, total)
+            progress("decoding images", done, total)
 
     try:
-        pictures = load_images(options, show)
+        images = load_images(options, show)
     except DataError:
         if needed:
             raise
         return None
-    return RealImages(f"{options.title}, split {split}", split, pictures)
+    return RealImages(f"{options.title}, split {split}", split, images)
 
 
 def digest_of(pixels: NDArray[np.uint8]) -> str:
-    """Return the SHA-256 of pictures ``[N, H, W, C]``: of their shape, then of their bytes."""
+    """Return the SHA-256 of the shape and then the bytes of images ``[N, H, W, C]``."""
     digest = hashlib.sha256(repr(pixels.shape).encode())
     rows = max(2**24 // max(pixels[0].size, 1), 1)
     for start in range(0, len(pixels), rows):
@@ -141,9 +138,9 @@ def digest_of(pixels: NDArray[np.uint8]) -> str:
 
 
 def same_classes(names: tuple[str, ...], others: tuple[str, ...]) -> bool:
-    """Whether a model's classes are those of the data, which may know them by number alone."""
+    """Whether a model and data have the same classes; the data may have numbers for names."""
     if not names or others == names:
         return bool(names)
     numbered = others == tuple(str(i) for i in range(len(names)))
-    # A model that knows numbers too, and other ones, means something else by them.
+    # If the model has numbers for names too, and different ones, the classes are not the same.
     return numbered and not any(name.isdigit() for name in names)

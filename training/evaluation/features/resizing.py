@@ -1,7 +1,8 @@
-"""Pictures at the size that a feature network takes, by filters that are stated with every figure.
+"""Resizing images to the input size of a feature network.
 
-How pictures are resized moves a Fréchet distance as much as a better generator does (Parmar et al.
-2021, arXiv:2104.11222), so it is the same for both sides and part of the figure's name.
+The filter changes a Fréchet distance as much as a better generator does (Parmar et al. 2021,
+arXiv:2104.11222). Generated and real images therefore go through the same filter, and its name is
+reported with every metric.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-# `bicubic` widens with the scale when it shrinks, as Pillow's does; `tensorflow` is the bilinear
-# resizing of TensorFlow 1 without aligned corners, that published figures on Inception rest on.
+# `bicubic` and `bilinear` widen their support when they shrink, like Pillow. `tensorflow` is the
+# bilinear resizing of TensorFlow 1 without aligned corners, used for published FID values.
 Resizing = Literal["bicubic", "bilinear", "tensorflow"]
 TITLES: dict[Resizing, str] = {
     "bicubic": "antialiased bicubic",
@@ -25,7 +26,7 @@ TITLES: dict[Resizing, str] = {
 def resize(pixels: NDArray[np.uint8], side: int, kind: Resizing) -> NDArray[np.float32]:
     """Resize ``[N, H, W, C] uint8`` to ``[N, C, side, side] float32``, from 0 to 255.
 
-    Nothing is rounded on the way, and what a bicubic filter overshoots is cut off.
+    Values are not rounded; those that a bicubic filter overshoots are clipped.
     """
     count, height, width, channels = pixels.shape
     rows, columns = weights(height, side, kind), weights(width, side, kind)
@@ -41,13 +42,13 @@ def weights(before: int, after: int, kind: Resizing) -> NDArray[np.float32]:
     scale = before / after
     positions = np.arange(before)
     if kind == "tensorflow":
-        centres, reach = np.arange(after) * scale, 1.0
-        # The last pixel stands for those beyond the edge.
-        centres = np.minimum(centres, before - 1)
+        centers, support = np.arange(after) * scale, 1.0
+        # The last pixel is repeated beyond the edge.
+        centers = np.minimum(centers, before - 1)
     else:
-        centres = (np.arange(after) + 0.5) * scale - 0.5
-        reach = max(scale, 1.0)
-    distances = np.abs(positions[None, :] - centres[:, None]) / reach
+        centers = (np.arange(after) + 0.5) * scale - 0.5
+        support = max(scale, 1.0)
+    distances = np.abs(positions[None, :] - centers[:, None]) / support
     matrix = _cubic(distances) if kind == "bicubic" else np.maximum(1 - distances, 0)
     matrix /= matrix.sum(axis=1, keepdims=True)
     exact: NDArray[np.float32] = matrix.astype(np.float32)

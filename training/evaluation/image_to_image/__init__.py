@@ -1,1 +1,1 @@
-"""TODO-ROOM training/evaluation/image_to_image."""
+"""Evaluation of image-to-image models: generated images against their targets, pair by pair."""

@@ -1,4 +1,4 @@
-"""Models from pictures to pictures against each other, pair by pair of the same true pictures."""
+"""Comparison of image-to-image models pair by pair, on the same targets."""
 
 from __future__ import annotations
 
@@ -8,48 +8,44 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from service.runtime.models.manifest import Quality
 from training.evaluation.errors import QualityError
-from training.evaluation.image_to_image.evaluation import Way
-from training.evaluation.report.figure_text import direction, said
+from training.evaluation.image_to_image.evaluation import DirectionResult
+from training.evaluation.metrics import Metric, get_metric, pair_metric_names
 
-# Of a normal distribution, so much lies within as many standard errors.
-_SURE = 1.96
+# The standard normal quantile of a 95% interval.
+_QUANTILE = 1.96
 
 
 @dataclass(frozen=True)
 class Member:
-    """One direction of a model, beside others that were to make the same pictures."""
+    """One direction of a model in a group of directions with the same targets."""
 
     title: str
-    way: Way
+    result: DirectionResult
 
     @property
     def figures(self) -> Sequence[Quality]:
-        """Its figures, without the direction in their names."""
+        """The metrics, without the direction in their keys."""
         return [
             figure.model_copy(update={"metric": figure.metric.partition(", ")[0]})
-            for figure in self.way.figures
+            for figure in self.result.figures
         ]
-
-    @property
-    def each(self) -> dict[str, NDArray[np.float64]]:
-        """What its pairs say, by the name of the figure that is their mean."""
-        pairs = (self.way.each.psnr, self.way.each.ssim, self.way.each.feature_distance)
-        return {figure.metric: each for figure, each in zip(self.figures, pairs, strict=False)}
 
 
 @dataclass(frozen=True)
 class PairedVerdict:
-    """What one figure says of two models, over the same pairs."""
+    """The comparison of two models by one metric, over the same pairs.
 
-    metric: str
+    `difference` is the mean difference and `within` half of its 95% interval; `wins` is the number
+    of pairs in which the better model is better.
+    """
+
+    metric: Metric
+    # The key of the metric in results.
+    key: str
     better: str
     worse: str
-    # By how much in the mean, with the half of its 95 % interval, and in how many pairs.
     difference: float
     within: float
     wins: int
@@ -57,22 +53,25 @@ class PairedVerdict:
 
     @property
     def sure(self) -> bool:
-        """Whether the interval leaves out that there is no difference."""
+        """Whether the confidence interval does not contain 0."""
         return self.difference > self.within
 
     def __str__(self) -> str:
-        by = f"{said(self.metric, self.difference)} ± {said(self.metric, self.within)}"
+        difference, within = (self.metric.format(each) for each in (self.difference, self.within))
         if self.sure:
             return (
-                f"{self.metric}: {self.better} is better than {self.worse} by {by}, "
+                f"{self.key}: {self.better} is better than {self.worse} by {difference} ± {within} "
                 f"and in {self.wins:,} of {self.pairs:,} pairs"
             )
-        return f"{self.metric}: {self.better} and {self.worse} cannot be told apart ({by})"
+        return (
+            f"{self.key}: no significant difference between {self.better} and {self.worse} "
+            f"({difference} ± {within})"
+        )
 
-    def said_to_scripts(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the verdict for scripts."""
         return {
-            "metric": self.metric,
+            "metric": self.key,
             "better": self.better,
             "worse": self.worse,
             "difference": self.difference,
@@ -83,42 +82,47 @@ class PairedVerdict:
         }
 
 
-def compared(measured: Sequence[tuple[str, Sequence[Way]]]) -> list[list[Member]]:
-    """Group the directions of models by the true pictures that they were measured by.
+def group_by_targets(
+    models: Sequence[tuple[str, Sequence[DirectionResult]]],
+) -> list[list[Member]]:
+    """Group the directions of models, given with their titles, by their target images.
 
-    A group is of two or more; directions that nothing else stands beside are left out. Raises
-    QualityError where there is no group at all.
+    Groups of a single direction are left out. Raises QualityError if there is no group.
     """
     groups: dict[str, list[Member]] = {}
-    for title, ways in measured:
-        for way in ways:
-            name = f"{title}, {way.direction}" if len(ways) > 1 else title
-            groups.setdefault(str(way.figures[0].reference_sha256), []).append(Member(name, way))
-    found = [group for group in groups.values() if len(group) > 1]
-    if not found:
+    for title, results in models:
+        for result in results:
+            name = f"{title}, {result.direction}" if len(results) > 1 else title
+            digest = str(result.figures[0].reference_sha256)
+            groups.setdefault(digest, []).append(Member(name, result))
+    shared = [group for group in groups.values() if len(group) > 1]
+    if not shared:
         raise QualityError(
-            "they are measured by different pictures, or by other numbers of them: they do not "
-            "compare"
+            "the models cannot be compared: they were evaluated on different target images, or on "
+            "different numbers of them"
         )
-    return found
+    return shared
 
 
-def verdicts(group: Sequence[Member]) -> Iterator[PairedVerdict]:
-    """Hold every two of a group against each other, figure by figure."""
+def compare_members(group: Sequence[Member]) -> Iterator[PairedVerdict]:
+    """Compare each two members of a group by each metric."""
     for one, other in combinations(group, 2):
-        for metric, ours in one.each.items():
-            gain = ours - other.each[metric]
-            if direction(metric) == "↓":
+        for name in pair_metric_names(per_pair=True):
+            metric = get_metric(name)
+            key = next(figure.metric for figure in one.figures if metric.matches(figure.metric))
+            gain = one.result.values[name] - other.result.values[name]
+            if not metric.higher_is_better:
                 gain = -gain
             better, worse = (one, other) if gain.mean() >= 0 else (other, one)
             gain = gain if better is one else -gain
             error = gain.std(ddof=1) / math.sqrt(len(gain)) if len(gain) > 1 else math.inf
             yield PairedVerdict(
-                metric,
-                better.title,
-                worse.title,
-                float(gain.mean()),
-                float(_SURE * error),
-                int((gain > 0).sum()),
-                len(gain),
+                metric=metric,
+                key=key,
+                better=better.title,
+                worse=worse.title,
+                difference=float(gain.mean()),
+                within=float(_QUANTILE * error),
+                wins=int((gain > 0).sum()),
+                pairs=len(gain),
             )

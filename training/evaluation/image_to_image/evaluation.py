@@ -1,7 +1,7 @@
-"""How near a model comes that makes pictures of pictures: against the true ones, held out.
+"""Evaluation of image-to-image models on held-out pairs, through the runtime that serves them.
 
-Through the runtime that serves, and beside what would be there without it: the picture that went
-in, or its enlargement.
+Every metric is reported next to its value without a model: of the unchanged input or, for
+upscaling, its bicubic enlargement.
 """
 
 from __future__ import annotations
@@ -18,132 +18,127 @@ from service.runtime.models.model import Model
 from training.data.degradations import upscale
 from training.data.pairs import example_pairs, held_out_options, unpaired_examples
 from training.evaluation.errors import QualityError
+from training.evaluation.evaluation import Progress
 from training.evaluation.features.networks import FeatureNetwork
 from training.evaluation.features.references import digest_of
-from training.evaluation.metrics.paired import PairFigures, compare_pairs
+from training.evaluation.metrics import get_metric, pair_metric_names
+from training.evaluation.metrics.pairs import compare_pairs
 from training.games.tasks.task import Given
 from training.preview.image_to_image import made_by, pixels, seen
 from training.recipe.schema import Recipe
 
 Pixels = NDArray[np.uint8]
-Progress = Callable[[str, int, int], None]
 
-# So many pairs, where there are as many and nothing else is said.
-MOST = 500
-# Of figures that look at the pixels themselves.
-_AS_THEY_ARE = "pixels as they are, no network"
+DEFAULT_PAIRS = 500
+# The resizing of metrics that are computed from pixels.
+_NOT_RESIZED = "original pixels, no network"
 
 
 @dataclass(frozen=True)
-class Way:
-    """One direction of a model, measured.
+class DirectionResult:
+    """The metrics of one direction of a model.
 
-    `figures` are the means of what `each` says pair by pair. Pictures are ``[N, H, W, C] uint8``;
-    `given` has the size that went in, and holes in white.
+    `values` holds the values ``[N]`` of single pairs by the metric's name; `figures` are their
+    means. Images are ``[N, H, W, C] uint8``; the holes of `inputs` are white.
     """
 
     direction: str
     figures: tuple[Quality, ...]
-    each: PairFigures
-    given: Pixels
-    made: Pixels
-    wanted: Pixels
+    values: dict[str, NDArray[np.float64]]
+    inputs: Pixels
+    outputs: Pixels
+    targets: Pixels
 
 
-def measure_translation(
+def evaluate_figures(
     recipe: Recipe, model: Model, network: FeatureNetwork, progress: Progress | None = None
 ) -> tuple[Quality, ...]:
-    """Return PSNR, SSIM and the feature distance of a recipe's model, of each direction.
+    """Return the metrics of all directions of a recipe's model.
 
-    Raises QualityError where nobody knows which pictures belong together, and DataError.
+    Raises QualityError if the recipe has no pairs, and DataError.
     """
-    ways = measure_ways(recipe, model, network, progress=progress)
-    return tuple(figure for way in ways for figure in way.figures)
+    directions = evaluate_directions(recipe, model, network, progress=progress)
+    return tuple(figure for direction in directions for figure in direction.figures)
 
 
-def measure_ways(
+def evaluate_directions(
     recipe: Recipe,
     model: Model,
     network: FeatureNetwork,
-    samples: int = MOST,
+    samples: int = DEFAULT_PAIRS,
     progress: Progress | None = None,
-) -> tuple[Way, ...]:
-    """Measure each direction of a recipe's model by `samples` pairs, or all where there are fewer.
+) -> tuple[DirectionResult, ...]:
+    """Evaluate each direction of a recipe's model on up to `samples` pairs.
 
-    Raises QualityError where nobody knows which pictures belong together, and DataError.
+    Raises QualityError if the recipe has no pairs, and DataError.
     """
     if model.directions:
         source, target = unpaired_examples(recipe, samples, matched=True)
-        there, back = model.directions
+        forward, backward = model.directions
         return (
-            _way(recipe, model, network, Given(source), target, there, progress),
-            _way(recipe, model, network, Given(target), source, back, progress),
+            _evaluate(recipe, model, network, Given(source), target, forward, progress),
+            _evaluate(recipe, model, network, Given(target), source, backward, progress),
         )
-    given, wanted = example_pairs(recipe, samples)
-    return (_way(recipe, model, network, given, wanted, GENERATOR, progress),)
+    inputs, targets = example_pairs(recipe, samples)
+    return (_evaluate(recipe, model, network, inputs, targets, GENERATOR, progress),)
 
 
-def simplest(given: Given, channels: int, factor: int) -> tuple[str, Pixels]:
-    """Return what would be there without a model, and what that is called."""
+def baseline_output(inputs: Given, channels: int, factor: int) -> tuple[str, Pixels]:
+    """Return the name and the images ``[N, H, W, C]`` of the simplest method without a model."""
     if factor > 1:
-        return "cubic interpolation", pixels(upscale(given.image, factor))
-    same = pixels(given.image)
-    if same.shape[-1] == 1 and channels == 3:
-        same = same.repeat(3, 3)
-    if given.mask is None:
-        return "the picture that went in", same
-    hole = given.mask.permute(0, 2, 3, 1).numpy() > 127
-    known = np.where(hole, np.nan, same)
+        return "cubic interpolation", pixels(upscale(inputs.image, factor))
+    images = pixels(inputs.image)
+    if images.shape[-1] == 1 and channels == 3:
+        images = images.repeat(3, 3)
+    if inputs.mask is None:
+        return "the input", images
+    hole = inputs.mask.permute(0, 2, 3, 1).numpy() > 127
+    known = np.where(hole, np.nan, images)
     mean = np.nanmean(known, axis=(1, 2), keepdims=True)
-    return "the mean colour in the hole", np.where(hole, np.rint(mean), same).astype(np.uint8)
+    filled = np.where(hole, np.rint(mean), images).astype(np.uint8)
+    return "the mean color in the hole", filled
 
 
-def _way(
+def _evaluate(
     recipe: Recipe,
     model: Model,
     network: FeatureNetwork,
-    given: Given,
-    true: Tensor,
+    inputs: Given,
+    target_tensor: Tensor,
     direction: str,
     progress: Progress | None,
-) -> Way:
+) -> DirectionResult:
     manifest = model.manifest
     if manifest.input is None:
-        raise QualityError(f"{manifest.name} makes no pictures of pictures")
-    wanted = pixels(true)
-    name, plain = simplest(given, manifest.image.channels, manifest.input.factor)
+        raise QualityError(f"{manifest.name} is not an image-to-image model")
+    targets = pixels(target_tensor)
+    baseline_name, baseline = baseline_output(
+        inputs, manifest.image.channels, manifest.input.factor
+    )
     suffix = f", {direction}" if model.directions else ""
 
-    def tell(stage: str) -> Callable[[int, int], None]:
+    def show(stage: str) -> Callable[[int, int], None]:
         return lambda done, total: progress(f"{stage}{suffix}", done, total) if progress else None
 
-    made = made_by(model, given, direction)
-    mine = compare_pairs(made, wanted, network, tell("looking at what was made"))
-    simple = compare_pairs(plain, wanted, network, tell(f"looking at {name}"))
-    errors = [np.abs(each.astype(np.int16) - wanted).mean() / 255 for each in (made, plain)]
-    values = {
-        "PSNR": (mine.psnr.mean(), simple.psnr.mean()),
-        "SSIM": (mine.ssim.mean(), simple.ssim.mean()),
-        f"feature distance-{network.name}": (
-            mine.feature_distance.mean(),
-            simple.feature_distance.mean(),
-        ),
-        "error": (errors[0], errors[1]),
-    }
-    digest = digest_of(wanted)
+    outputs = made_by(model, inputs, direction)
+    values = compare_pairs(outputs, targets, network, show("comparing outputs and targets"))
+    baseline_values = compare_pairs(
+        baseline, targets, network, show(f"comparing {baseline_name} and targets")
+    )
+    digest = digest_of(targets)
     figures = tuple(
         Quality(
-            metric=f"{metric}{suffix}",
-            value=float(value),
-            feature_network=network.title if metric.startswith("feature") else None,
-            resizing=network.resizing if metric.startswith("feature") else _AS_THEY_ARE,
+            metric=f"{metric.result_key(network)}{suffix}",
+            value=float(values[metric.name].mean()),
+            feature_network=network.title if metric.names_network else None,
+            resizing=network.resizing if metric.names_network else _NOT_RESIZED,
             reference=f"{recipe.data.title}, split {held_out_options(recipe.data).split}",
             reference_sha256=digest,
-            samples=len(wanted),
-            reference_samples=len(wanted),
-            baseline=float(plain_value),
-            baseline_name=name,
+            samples=len(targets),
+            reference_samples=len(targets),
+            baseline=float(baseline_values[metric.name].mean()),
+            baseline_name=baseline_name,
         )
-        for metric, (value, plain_value) in values.items()
+        for metric in map(get_metric, pair_metric_names())
     )
-    return Way(direction, figures, mine, seen(given), made, wanted)
+    return DirectionResult(direction, figures, values, seen(inputs), outputs, targets)

@@ -1,4 +1,4 @@
-"""What makes pictures of pictures, to be measured: an exported model, or a run in training."""
+"""What is evaluated: an exported image-to-image model, or the run of one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from service.runtime.models.manifest import TrainingProvenance, read_manifest
 from service.runtime.models.model import Model
@@ -14,10 +14,12 @@ from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.data.datasets import KNOWN_DATASETS
 from training.data.images import DataOptions
 from training.evaluation.errors import QualityError
-from training.evaluation.targets import RECIPE_FILE, model_folder
+from training.evaluation.noise.targets import RECIPE_FILE, model_folder
 
-# Recipes need PyTorch, which a model that starts from noise is measured without.
+# Recipes need PyTorch; models that generate from noise are evaluated without it.
 if TYPE_CHECKING:
+    from training.evaluation.evaluation import EvaluationSettings, Progress
+    from training.evaluation.image_to_image.report import ImageToImageResult
     from training.recipe.schema import Recipe
 
 _PLAN = ExecutionPlan(workers=1, threads=0, max_rows=8)
@@ -25,27 +27,57 @@ _PLAN = ExecutionPlan(workers=1, threads=0, max_rows=8)
 
 @dataclass(frozen=True)
 class ImageToImageTarget:
-    """A model, and the recipe that says which pictures it was trained on; a run has a log."""
+    """A model, the recipe with its data, and the log of a run."""
+
+    unsupported_options: ClassVar[frozenset[str]] = frozenset({"truncation", "split", "seed"})
 
     title: str
     model: Model
     recipe: Recipe
     log: Sequence[Mapping[str, Any]] = ()
 
+    @classmethod
+    def evaluate_all(
+        cls,
+        targets: Sequence[ImageToImageTarget],
+        settings: EvaluationSettings,
+        progress: Progress | None,
+    ) -> Sequence[ImageToImageResult]:
+        """Evaluate each target on the held-out pairs of its recipe. Raises QualityError."""
+        from training.evaluation.features.networks import open_network  # noqa: PLC0415
+        from training.evaluation.image_to_image.evaluation import (  # noqa: PLC0415
+            DEFAULT_PAIRS,
+            evaluate_directions,
+        )
+        from training.evaluation.image_to_image.report import ImageToImageResult  # noqa: PLC0415
+
+        network, samples = open_network(settings.network), settings.samples or DEFAULT_PAIRS
+        results = []
+        for target in targets:
+            directions = evaluate_directions(
+                target.recipe, target.model, network, samples, progress
+            )
+            results.append(
+                ImageToImageResult(
+                    target.title, target.model.digest, directions, network, target.log
+                )
+            )
+        return results
+
 
 def open_image_to_image_target(
-    wanted: str, models: Path, *, data: str | None = None, checkpoint: str = "last"
+    target: str, models: Path, *, data: str | None = None, checkpoint: str = "last"
 ) -> ImageToImageTarget | None:
-    """Open what `wanted` names where it makes pictures of pictures; None where it does not.
+    """Open an image-to-image model or the run of one; return None for anything else.
 
-    `data` stands in for the pictures that it was trained on. Of a run, the generator is exported
-    first, so that what is measured is what would be served. Raises QualityError, and what loading
-    raises.
+    `data` replaces the data of the recipe. The generator of a run is exported first, so that the
+    evaluated graph is the one that would be served. Raises QualityError, and the errors of loading
+    a model.
     """
-    path = Path(wanted)
+    path = Path(target)
     if (path / RECIPE_FILE).is_file():
-        return _run(path, data, checkpoint)
-    folder = model_folder(wanted, models)
+        return _open_run(path, data, checkpoint)
+    folder = model_folder(target, models)
     if folder is None:
         return None
     manifest = read_manifest(folder)
@@ -53,24 +85,24 @@ def open_image_to_image_target(
         return None
     from training.recipe.schema import RecipeError, load_recipe  # noqa: PLC0415
 
-    made = manifest.provenance
-    if not isinstance(made, TrainingProvenance):
+    provenance = manifest.provenance
+    if not isinstance(provenance, TrainingProvenance):
         raise QualityError(
-            f"{manifest.name} was not trained here, so nobody knows the true pictures; compare "
-            "what it made with them by --pairs"
+            f"{manifest.name} is an imported model, so its target images are not known; generate "
+            "images and compare them with their targets by --pairs"
         )
     try:
-        recipe = load_recipe(made.recipe)
+        recipe = load_recipe(provenance.recipe)
     except RecipeError as error:
         raise QualityError(
-            f"{manifest.name} was trained by the recipe {made.recipe!r}, which is not here: "
-            "measure its run, or compare what it made with the true pictures by --pairs"
+            f"{manifest.name} was trained with the recipe {provenance.recipe!r}, which is not "
+            "available: evaluate its run, or compare generated images with their targets by --pairs"
         ) from error
     title = f"{manifest.name}@{manifest.version}"
-    return ImageToImageTarget(title, Model(folder, Provider.CPU, _PLAN), _on(recipe, data))
+    return ImageToImageTarget(title, Model(folder, Provider.CPU, _PLAN), _with_data(recipe, data))
 
 
-def _run(folder: Path, data: str | None, checkpoint: str) -> ImageToImageTarget | None:
+def _open_run(folder: Path, data: str | None, checkpoint: str) -> ImageToImageTarget | None:
     from training.export.exporter import export_run  # noqa: PLC0415 - slow to import
     from training.run import Run  # noqa: PLC0415
 
@@ -82,20 +114,20 @@ def _run(folder: Path, data: str | None, checkpoint: str) -> ImageToImageTarget 
     with tempfile.TemporaryDirectory() as temporary:
         model = Model(export_run(run, "run", Path(temporary)), Provider.CPU, _PLAN)
     return ImageToImageTarget(
-        f"{run.name}, {checkpoint} checkpoint", model, _on(recipe, data), run.read_log()
+        f"{run.name}, {checkpoint} checkpoint", model, _with_data(recipe, data), run.read_log()
     )
 
 
-def _on(recipe: Recipe, data: str | None) -> Recipe:
-    """Return the recipe with other pictures, and all that it says of how they are taken."""
+def _with_data(recipe: Recipe, data: str | None) -> Recipe:
+    """Return the recipe with another location of its data; all other data options stay."""
     if data is None:
         return recipe
-    place = {"name": None, "path": data}
+    location = {"name": None, "path": data}
     if data in KNOWN_DATASETS and not Path(data).exists():
-        place = {"name": data, "path": None}
+        location = {"name": data, "path": None}
 
-    def there(options: DataOptions) -> DataOptions:
-        return options.model_copy(update=place)
+    def relocate(options: DataOptions) -> DataOptions:
+        return options.model_copy(update=location)
 
-    source = recipe.source and there(recipe.source)
-    return recipe.model_copy(update={"data": there(recipe.data), "source": source})
+    source = recipe.source and relocate(recipe.source)
+    return recipe.model_copy(update={"data": relocate(recipe.data), "source": source})

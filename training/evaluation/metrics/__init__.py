@@ -1,1 +1,254 @@
-"""TODO-ROOM training/evaluation/metrics."""
+"""The metrics, one module each, and the registry in which they declare themselves.
+
+To add a metric, add a module to this package: a function with one of the decorators below, and for
+each number that it returns a `Metric` with its name, its direction and its unit. It then appears
+in `ganymede evaluate` and `compare`, in reports and, if `selectable`, as a choice of
+`evaluate.metric` in recipes.
+
+Recipes are validated against the registry, and training works without the extra `quality`. A
+metric's module therefore imports SciPy, scikit-learn and PyTorch inside its functions.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator
+
+if TYPE_CHECKING:
+    from training.evaluation.features.networks import FeatureNetwork, Features
+    from training.evaluation.metrics.pairs import ImagePairs
+    from training.evaluation.noise.inputs import EvaluationInputs
+
+Better = Literal["lower", "higher", "as real"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number: how it is called, and how it is read.
+
+    `better` is ``as real`` if the best value is the value that real images have.
+    """
+
+    # In recipes, in the log of a run, and in TensorBoard.
+    name: str
+    # In sentences and tables.
+    title: str
+    # In manifests and JSON results; followed by the feature network if `names_network`.
+    key: str
+    better: Better
+    # Where the metric stands in tables; also the order of the figures in a manifest.
+    order: int
+    # "share" is a number from 0 to 1, shown in percent.
+    unit: Literal["", "share", "dB"] = ""
+    decimals: int = 3
+    names_network: bool = False
+    # The key on the standard Inception weights, the only network with published values.
+    inception_key: str | None = None
+    # Measured while a run trains.
+    in_validation: bool = False
+    # A choice of `evaluate.metric`.
+    selectable: bool = False
+    # Of a metric of pairs: its values for single pairs are reported and compared.
+    per_pair: bool = True
+    # How to read it, if the same for every measurement.
+    note: str | None = None
+
+    def result_key(self, network: FeatureNetwork) -> str:
+        """Return the key of a value that was measured with `network`."""
+        if not self.names_network:
+            return self.key
+        if self.inception_key is not None and network.is_standard_inception:
+            return self.inception_key
+        return f"{self.key}-{network.name}"
+
+    def matches(self, key: str) -> bool:
+        """Whether `key` is the name of this metric, or the key of one of its results."""
+        if key in (self.name, self.key, self.inception_key):
+            return True
+        return self.names_network and key.startswith(f"{self.key}-")
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether the best value is the highest."""
+        return self.better == "higher"
+
+    @property
+    def arrow(self) -> str:
+        """↓ if lower is better, ↑ if higher is better, otherwise nothing."""
+        return {"lower": "↓", "higher": "↑", "as real": ""}[self.better]
+
+    def cost(self, value: float) -> float:
+        """Return a number that is lower if `value` is better."""
+        return -value if self.higher_is_better else value
+
+    def format(self, value: float | None) -> str:
+        """Return a value with as many digits as are significant, and nothing for None."""
+        if value is None:
+            return ""
+        if self.unit == "share":
+            return f"{value:.1%}"
+        return f"{value:.1f}" if abs(value) >= 100 else f"{value:.{self.decimals}f}"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The value of a metric, with a 95% confidence interval if one is known.
+
+    `real` is the value of real images that were not used as the reference.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    real: float | None = None
+    note: str | None = None
+    # Fields of the manifest's `Quality` that differ from those of the other metrics.
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+# Values by the metric's name; a metric that cannot be measured is left out.
+Measurements = Mapping[str, Measurement]
+FeatureFunction = Callable[["Features", "Features"], Measurements]
+EvaluationFunction = Callable[["EvaluationInputs"], Measurements]
+PairFunction = Callable[["ImagePairs"], Mapping[str, NDArray[np.float64]]]
+
+
+@dataclass(frozen=True)
+class FeatureMetrics:
+    """Metrics of two sets of features: generated images and real ones.
+
+    `equal_counts`: the values depend on the number of rows, so both sets get the same number.
+    """
+
+    metrics: tuple[Metric, ...]
+    measure: FeatureFunction
+    equal_counts: bool
+
+
+@dataclass(frozen=True)
+class EvaluationMetrics:
+    """Metrics that need more than two sets of features, such as pixels, labels or the model."""
+
+    metrics: tuple[Metric, ...]
+    measure: EvaluationFunction
+
+
+@dataclass(frozen=True)
+class PairMetrics:
+    """Metrics of generated images and their targets, with one value ``[N]`` for each pair."""
+
+    metrics: tuple[Metric, ...]
+    measure: PairFunction
+
+
+Group = FeatureMetrics | EvaluationMetrics | PairMetrics
+_GROUPS: list[Group] = []
+
+
+def feature_metrics(
+    *metrics: Metric, equal_counts: bool = False
+) -> Callable[[FeatureFunction], FeatureFunction]:
+    """Register a function of the features of generated and of real images, in this order."""
+
+    def register(function: FeatureFunction) -> FeatureFunction:
+        _GROUPS.append(FeatureMetrics(metrics, function, equal_counts))
+        return function
+
+    return register
+
+
+def evaluation_metrics(*metrics: Metric) -> Callable[[EvaluationFunction], EvaluationFunction]:
+    """Register a function of everything that an evaluation has at hand."""
+
+    def register(function: EvaluationFunction) -> EvaluationFunction:
+        _GROUPS.append(EvaluationMetrics(metrics, function))
+        return function
+
+    return register
+
+
+def pair_metrics(*metrics: Metric) -> Callable[[PairFunction], PairFunction]:
+    """Register a function of generated images and their targets."""
+
+    def register(function: PairFunction) -> PairFunction:
+        _GROUPS.append(PairMetrics(metrics, function))
+        return function
+
+    return register
+
+
+@cache
+def groups() -> tuple[Group, ...]:
+    """Import every module of this package and return what they register, in table order."""
+    for module in pkgutil.iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")
+    return tuple(sorted(_GROUPS, key=lambda group: group.metrics[0].order))
+
+
+@cache
+def all_metrics() -> tuple[Metric, ...]:
+    """Return every metric, in table order."""
+    metrics = [metric for group in groups() for metric in group.metrics]
+    return tuple(sorted(metrics, key=lambda metric: metric.order))
+
+
+def pair_metric_names(*, per_pair: bool = False) -> tuple[str, ...]:
+    """Return the names of the metrics of pairs; with `per_pair`, those reported pair by pair."""
+    names = {m.name for group in groups() if isinstance(group, PairMetrics) for m in group.metrics}
+    return tuple(m.name for m in all_metrics() if m.name in names and (m.per_pair or not per_pair))
+
+
+def get_metric(name: str) -> Metric:
+    """Return the metric with this name. Raises KeyError."""
+    return {metric.name: metric for metric in all_metrics()}[name]
+
+
+def find_metric(key: str) -> Metric | None:
+    """Return the metric of a result by its key, or None for a key that is not known.
+
+    The key may end in the direction of a model of two directions: ``PSNR, photo_to_sketch``.
+    """
+    key = key.partition(", ")[0]
+    return next((metric for metric in all_metrics() if metric.matches(key)), None)
+
+
+def _selectable(name: str) -> str:
+    names = [metric.name for metric in all_metrics() if metric.selectable]
+    if name not in names:
+        raise ValueError(f"expected one of {', '.join(names)}, got {name!r}")
+    return name
+
+
+# The name of a metric that can choose the best checkpoint of a run.
+MetricName = Annotated[str, AfterValidator(_selectable)]
+
+
+def validate_features(generated: Features, real: Features) -> dict[str, float]:
+    """Return the metrics that are measured while a run trains, by name.
+
+    The upper end of a confidence interval is ``NAME_high``. Where the number of rows matters, the
+    first rows of the larger set are used: both sets must be in random order.
+    """
+    values: dict[str, float] = {}
+    for group in groups():
+        wanted = [metric.name for metric in group.metrics if metric.in_validation]
+        if not isinstance(group, FeatureMetrics) or not wanted:
+            continue
+        a, b = generated, real
+        if group.equal_counts:
+            count = min(len(generated), len(real))
+            a, b = generated[:count], real[:count]
+        for name, measurement in group.measure(a, b).items():
+            if name in wanted:
+                values[name] = measurement.value
+                if measurement.high is not None:
+                    values[f"{name}_high"] = measurement.high
+    return values

@@ -1,8 +1,8 @@
-"""Class obedience: how often a class-conditional generator makes what it is asked for.
+"""Class accuracy: how often a class-conditional model generates the class that was requested.
 
-A classifier that learnt from the real pictures judges generated ones, the same number of each
-class, and the figure is how often it finds the class that was asked for. It cannot be read without
-how often the classifier is right on real pictures, so that is part of it.
+A classifier that was trained on the real images classifies generated ones, the same number of each
+class. The value can only be judged against the classifier's own accuracy on real images, so that
+is stated with it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,24 +19,65 @@ from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.data.images import DataOptions, load_images
 from training.evaluation.errors import QualityError
-from training.evaluation.features.classifier import ClassifierSettings, trained_classifier
 from training.evaluation.features.references import digest_of, same_classes
+from training.evaluation.metrics import Measurement, Measurements, Metric, evaluation_metrics
 
-CLASS_OBEDIENCE = "class obedience"
+if TYPE_CHECKING:
+    from training.evaluation.features.classifier import ClassifierSettings
+    from training.evaluation.noise.inputs import EvaluationInputs
+
 SAMPLES = 5_000
 _BATCH = 64
 
-# Hears what is being done, how much of it has been, and of how much.
+CLASS_ACCURACY = Metric(
+    name="class_accuracy",
+    title="class accuracy",
+    key="class obedience",
+    better="higher",
+    order=80,
+    unit="share",
+)
+
+# Called with the stage, the number of images done, and their total.
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """How often the class asked for is the class found: over all, and for each class by name."""
+    """The share of generated images with the requested class: of all, and by class name."""
 
-    agreement: float
+    accuracy: float
     per_class: dict[str, float]
     quality: Quality
+
+
+@evaluation_metrics(CLASS_ACCURACY)
+def measure_class_accuracy_of_target(inputs: EvaluationInputs) -> Measurements:
+    """Measure the class accuracy of an evaluation's model, if its classes are those of the data."""
+    result = inputs.once(class_accuracy_of_target)
+    if result is None:
+        return {}
+    quality = result.quality
+    shared = {"metric", "value", "low", "high", "real", "note"}
+    details = {key: value for key, value in quality.model_dump().items() if key not in shared}
+    return {CLASS_ACCURACY.name: Measurement(quality.value, details=details)}
+
+
+def class_accuracy_of_target(inputs: EvaluationInputs) -> ClassAccuracy | None:
+    """Return the class accuracy of an evaluation's model, or None if it cannot be measured."""
+    target, training = inputs.target, inputs.reference.training
+    if not inputs.options.class_accuracy or target.model is None:
+        return None
+    if not same_classes(target.classes, training.images.class_names):
+        return None
+    return measure_class_accuracy(
+        target.model,
+        inputs.reference.data.model_copy(update={"split": training.split, "crop": "centre"}),
+        samples=inputs.options.samples,
+        seed_start=target.seed_start or 0,
+        truncation=target.truncation,
+        progress=inputs.progress,
+    )
 
 
 def measure_class_accuracy(
@@ -48,71 +90,73 @@ def measure_class_accuracy(
     settings: ClassifierSettings | None = None,
     progress: Progress | None = None,
 ) -> ClassAccuracy:
-    """Measure a model, or the one in a folder, against the pictures that `data` name.
+    """Measure a model, given as such or as its folder, with a classifier trained on `data`.
 
-    Picture i has seed ``seed_start + i`` and class i modulo their number, so classes are balanced
-    up to one picture. Raises QualityError when model and data do not have the same classes, and
-    what `Model` and `prepare` raise.
+    Image i has seed ``seed_start + i`` and class i modulo the number of classes, so the classes
+    are balanced. Raises QualityError if the model and the data have different classes or sizes,
+    and the errors of `Model` and `load_images`.
     """
+    from training.evaluation.features.classifier import ClassifierSettings, trained_classifier
+
     if isinstance(model, Path):
         model = Model(model, Provider.CPU, ExecutionPlan(workers=1, threads=1, max_rows=_BATCH))
     names, image = model.manifest.classes, model.manifest.image
     if not names:
-        raise QualityError(f"{model.manifest.name} has no classes that it could obey")
-    pictures = load_images(data)
-    if not same_classes(names, pictures.class_names):
+        raise QualityError(f"{model.manifest.name} has no classes")
+    images = load_images(data)
+    if not same_classes(names, images.class_names):
         raise QualityError(
-            f"{model.manifest.name} has the classes {', '.join(names)}, "
-            f"and the data have {', '.join(pictures.class_names) or 'none'}"
+            f"{model.manifest.name} has the classes {', '.join(names)}, but the data have "
+            f"{', '.join(images.class_names) or 'none'}"
         )
     if (image.height, image.channels) != (data.resolution, data.channels):
         raise QualityError(
-            f"{model.manifest.name} makes pictures of {image.height} pixels in {image.channels} "
-            f"channels, and the data have {data.resolution} in {data.channels}"
+            f"{model.manifest.name} generates images of {image.height} pixels and {image.channels} "
+            f"channels, but the data have {data.resolution} pixels and {data.channels} channels"
         )
     settings = settings or ClassifierSettings(flip=data.flip)
     classifier = trained_classifier(
-        pictures,
+        images,
         data.resolution,
         settings,
-        (lambda done, total: progress("teaching the classifier", done, total))
+        (lambda done, total: progress("training the classifier", done, total))
         if progress
         else None,
     )
-    asked = np.arange(samples) % len(names)
-    found = np.empty(samples, np.int64)
+    requested = np.arange(samples) % len(names)
+    recognized = np.empty(samples, np.int64)
     for start in range(0, samples, _BATCH):
         rows = range(start, min(start + _BATCH, samples))
         seeds = [seed_start + row for row in rows]
-        found[start : rows.stop] = classifier.classes_of(
+        recognized[start : rows.stop] = classifier.classes_of(
             model.generate(
                 seeds,
-                asked[start : rows.stop].tolist(),
+                requested[start : rows.stop].tolist(),
                 None if truncation is None else [truncation] * len(seeds),
             )
         )
         if progress:
-            progress("judging generated pictures", rows.stop, samples)
-    agrees = found == asked
-    agreement = float(agrees.mean())
+            progress("classifying generated images", rows.stop, samples)
+    correct = recognized == requested
+    accuracy = float(correct.mean())
     return ClassAccuracy(
-        agreement=agreement,
+        accuracy=accuracy,
         per_class={
-            name: float(agrees[asked == index].mean())
+            name: float(correct[requested == index].mean())
             for index, name in enumerate(names)
             if index < samples
         },
         quality=Quality(
-            metric=CLASS_OBEDIENCE,
-            value=agreement,
+            metric=CLASS_ACCURACY.key,
+            value=accuracy,
             feature_network=(
-                f"Ganymede's classifier, itself right on {classifier.accuracy:.1%} of "
-                f"{classifier.held_out:,} real pictures that it had not seen"
+                f"Ganymede's classifier, with an accuracy of {classifier.accuracy:.1%} on "
+                f"{classifier.held_out:,} held-out real images"
             ),
             reference=f"{data.title}, split {data.split}",
-            reference_sha256=digest_of(pictures.pixels),
+            reference_sha256=digest_of(images.pixels),
             samples=samples,
-            reference_samples=classifier.learnt_from,
+            reference_samples=classifier.trained_on,
             truncation=truncation,
             seed_start=seed_start,
         ),

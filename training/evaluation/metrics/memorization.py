@@ -1,72 +1,167 @@
-"""Copies: generated pictures that are equal to one another, or to a picture of the training set.
+"""Memorization: generated images that equal each other, or an image of the training set.
 
-Pictures are compared as the eye would from a distance: averaged down to 16 pixels a side, where
-noise and a lossy file format are gone and shapes are not. This is cheap enough for whole training
-sets, and needs no network.
+Images are compared at low resolution: averaged down to 16 pixels a side, where noise and lossy
+compression disappear and shapes remain. This is fast enough for complete training sets and needs
+no feature network.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from training.evaluation.features.resizing import resize
-from training.evaluation.metrics.precision_recall import nearest, radius
+from training.evaluation.metrics import Measurement, Measurements, Metric, evaluation_metrics
+from training.evaluation.metrics.nearest_neighbors import nearest, neighbor_radii
+from training.evaluation.noise.results import Neighbors
+
+if TYPE_CHECKING:
+    from training.evaluation.noise.inputs import EvaluationInputs
 
 _SIDE = 16
-# Much closer than two pictures of the set come, they are the same to the eye. Half as close would
-# not do: generators are smooth, and neighbours in a sound one are that alike.
-_CLOSER = 8
-# So many pictures tell how close those of a set come.
-_MEASURED = 2000
+# Two images are considered equal if they are closer than the typical distance of neighbors in the
+# training set, divided by this. 2 would be too small: generators are smooth, so neighbors of a
+# sound one are that similar.
+_DIVISOR = 8
+# The number of training images from which the typical distance is estimated.
+_ESTIMATED_FROM = 2000
+_NEIGHBORS = 3
+_SHOWN = 16
 
 
-class Duplicates:
-    """Looks for copies of the pictures ``[N, H, W, C] uint8`` of a training set."""
+@evaluation_metrics(
+    Metric(
+        name="duplicates",
+        title="duplicates",
+        key="duplicates",
+        better="lower",
+        order=60,
+        unit="share",
+        note="samples that look the same as another sample",
+    ),
+    Metric(
+        name="memorised",
+        title="memorized",
+        key="memorised",
+        better="lower",
+        order=61,
+        unit="share",
+        note="samples that look the same as a training image",
+    ),
+    Metric(
+        name="training_distance",
+        title="training distance",
+        key="training distance",
+        better="as real",
+        order=62,
+        note="median distance to the nearest training image, relative to that of held-out images; "
+        "well below 1 means memorization",
+    ),
+)
+def measure_memorization(inputs: EvaluationInputs) -> Measurements:
+    """Measure all three; the training distance only if there are held-out images."""
+    search, pixels = inputs.once(_search), inputs.pixels
+    distances, _ = inputs.once(_nearest)
+    training, against = inputs.reference.training, inputs.reference.against
+    details: dict[str, Any] = {
+        "feature_network": None,
+        "resizing": "averaged to 16×16, no network",
+        "reference": training.title,
+        "reference_sha256": training.sha256,
+        "reference_samples": len(training.images),
+    }
+    values = {
+        "duplicates": float(search.duplicates(pixels).mean()),
+        "memorised": float((distances[:, 0] <= 1).mean()),
+    }
+    real: dict[str, float | None] = dict.fromkeys(values)
+    if inputs.reference.held_out:
+        # The same number of real images that are not in the training split.
+        others = np.asarray(against.images.pixels[against.rows(len(pixels))])
+        details["real_samples"] = len(others)
+        real_distances = search.nearest(others)[0][:, 0]
+        real["duplicates"] = float(search.duplicates(others).mean())
+        real["memorised"] = float((real_distances <= 1).mean())
+        unit = max(float(np.median(real_distances)), 1e-9)
+        values["training_distance"] = float(np.median(distances[:, 0])) / unit
+        real["training_distance"] = 1.0
+    inputs.show("searching for memorized images", 1, 1)
+    return {
+        name: Measurement(value, real=real[name], details=details) for name, value in values.items()
+    }
+
+
+def nearest_training_images(inputs: EvaluationInputs) -> tuple[Neighbors, ...]:
+    """Return the generated images that are nearest to a training image, nearest first."""
+    distances, rows = inputs.once(_nearest)
+    return tuple(
+        Neighbors(
+            generated=inputs.pixels[row],
+            training=np.asarray(inputs.reference.training.images.pixels[rows[row]]),
+            distance=float(distances[row, 0]),
+        )
+        for row in np.argsort(distances[:, 0])[:_SHOWN]
+    )
+
+
+def _search(inputs: EvaluationInputs) -> DuplicateSearch:
+    inputs.show("searching for memorized images", 0, 1)
+    target = inputs.target
+    mirrored = inputs.reference.data.flip or bool(target.data and target.data.flip)
+    return DuplicateSearch(inputs.reference.training.images.pixels, mirrored=mirrored)
+
+
+def _nearest(inputs: EvaluationInputs) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    return inputs.once(_search).nearest(inputs.pixels, _NEIGHBORS)
+
+
+class DuplicateSearch:
+    """Finds copies of the images ``[N, H, W, C] uint8`` of a training set."""
 
     def __init__(self, training: NDArray[np.uint8], *, mirrored: bool) -> None:
-        """`mirrored`: a mirror image is a copy too, as where training flips its pictures.
+        """Estimate the distance below which two images are considered equal.
 
-        Raises ValueError for fewer than two pictures.
+        `mirrored`: a mirror image is a copy, too; for training that flips its images. Raises
+        ValueError for fewer than two images.
         """
         if len(training) < 2:
-            raise ValueError("one picture has no neighbours")
+            raise ValueError(f"expected at least two training images, got {len(training)}")
         self._mirrored = mirrored
-        self._training = small(training)
-        some = np.random.default_rng(0).permutation(len(training))[:_MEASURED]
-        # From all of them, but for themselves: a subset's neighbours are farther apart.
-        distances, _ = nearest(self._training[some], self._training, count=2)
-        self.within = float(np.median(distances[:, 1])) / _CLOSER
+        self._training = low_resolution(training)
+        sample = np.random.default_rng(0).permutation(len(training))[:_ESTIMATED_FROM]
+        # Searched in all images: the neighbors within a sample would be farther apart.
+        distances, _ = nearest(self._training[sample], self._training, count=2)
+        self.threshold = float(np.median(distances[:, 1])) / _DIVISOR
 
     def nearest(
         self, pixels: NDArray[np.uint8], count: int = 1
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Return distances and rows ``[N, count]`` of the nearest training pictures.
+        """Return distances and rows ``[N, count]`` of the nearest training images.
 
-        Distances are in units of that below which two pictures are copies.
+        Distances are in units of the threshold: an image with a distance below 1 is a copy.
         """
-        distances, rows = nearest(small(pixels), self._training, count)
+        distances, rows = nearest(low_resolution(pixels), self._training, count)
         if self._mirrored:
-            turned, turned_rows = nearest(small(pixels[:, :, ::-1]), self._training, count)
-            both = np.concatenate([distances, turned], axis=1)
-            all_rows = np.concatenate([rows, turned_rows], axis=1)
+            mirrored, mirrored_rows = nearest(
+                low_resolution(pixels[:, :, ::-1]), self._training, count
+            )
+            both = np.concatenate([distances, mirrored], axis=1)
+            all_rows = np.concatenate([rows, mirrored_rows], axis=1)
             order = np.argsort(both, axis=1, kind="stable")[:, :count]
             distances = np.take_along_axis(both, order, axis=1)
             rows = np.take_along_axis(all_rows, order, axis=1)
-        return distances / self._unit, rows
+        # The threshold is 0 if all training images are equal.
+        return distances / max(self.threshold, 1e-6), rows
 
-    def twins(self, pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Return which of the pictures have a twin among themselves."""
-        return radius(small(pixels), (1,))[1] <= self.within
-
-    @property
-    def _unit(self) -> float:
-        # A set of equal pictures has no distances to measure by.
-        return max(self.within, 1e-6)
+    def duplicates(self, pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Return which images ``[N]`` equal another image of `pixels`."""
+        return neighbor_radii(low_resolution(pixels), (1,))[1] <= self.threshold
 
 
-def small(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Average ``[N, H, W, C] uint8`` down to ``[N, 256 * C] float32``; smaller ones stay."""
+def low_resolution(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Average ``[N, H, W, C] uint8`` to ``[N, 256 * C] float32``; smaller images stay."""
     side = min(_SIDE, pixels.shape[1])
     parts = [
         resize(pixels[start : start + 1024], side, "bilinear").reshape(

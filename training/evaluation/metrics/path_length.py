@@ -1,25 +1,60 @@
-"""Perceptual path length: how evenly pictures change along straight lines between styles."""
+"""Perceptual path length: how evenly images change along straight lines between two styles."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from service.runtime.models.model import Model
-from training.evaluation.features.networks import FeatureNetwork, Progress
+from training.evaluation.metrics import Measurement, Measurements, Metric, evaluation_metrics
 
-# The paper's step of 1e-4 needs pictures of real numbers. Served ones are rounded to 256 levels,
-# beside which so small a step does not show.
+if TYPE_CHECKING:
+    from service.runtime.models.model import Model
+    from training.evaluation.features.networks import FeatureNetwork, Progress
+    from training.evaluation.noise.inputs import EvaluationInputs
+
+# The paper's step of 1e-4 requires real-valued images. Served images are rounded to 256 levels,
+# which would hide the effect of such a small step.
 STEP = 0.05
-# The paths in both tails are no measure of the others, as in the authors' code.
-_TAILS = (1, 99)
+# Percentiles; the shortest and the longest paths are left out, as in the authors' code.
+_KEPT = (1, 99)
 _ROWS = 16
+
+PATH_LENGTH = Metric(
+    name="path_length",
+    title="path length",
+    key="path length",
+    better="lower",
+    order=90,
+    names_network=True,
+    note=f"in w, step {STEP:g}; not comparable with published values",
+)
+
+
+@evaluation_metrics(PATH_LENGTH)
+def measure_path_length(inputs: EvaluationInputs) -> Measurements:
+    """Measure the path length of a model with styles."""
+    target = inputs.target
+    if target.model is None or target.model.manifest.styles is None:
+        return {}
+    result = path_length(
+        target.model,
+        inputs.network,
+        inputs.options.paths,
+        target.seed_start or 0,
+        lambda done, total: inputs.show("measuring paths between styles", done, total),
+    )
+    details = {
+        "samples": result.paths,
+        "truncation": 1.0 if target.truncation is not None else None,
+    }
+    return {PATH_LENGTH.name: Measurement(result.value, details=details)}
 
 
 @dataclass(frozen=True)
 class PathLength:
-    """The mean over paths, and how many there were."""
+    """The mean length, and the number of paths that were measured."""
 
     value: float
     paths: int
@@ -34,32 +69,31 @@ def path_length(
 ) -> PathLength:
     """Measure the perceptual path length in w, without truncation, of a model with styles.
 
-    Path i leads from the styles of seed ``seed_start + 2 i`` to those of the next one; a place on
-    it is drawn at random, and the distance of its picture's features to those a step of 0.05
-    farther is taken, squared and divided by the squared step (Karras et al. 2018,
-    arXiv:1812.04948, section 4.1, with another distance and a larger step). Raises ValueError for a
-    model without styles.
+    Path i connects the styles of seeds ``seed_start + 2 i`` and ``seed_start + 2 i + 1``. At a
+    random position, the squared distance between the features of two images that are a step of
+    0.05 apart is divided by the squared step (Karras et al. 2018, arXiv:1812.04948, section 4.1,
+    with a different distance and a larger step). Raises ValueError for a model without styles.
     """
-    places = np.random.default_rng(0).random(paths) * (1 - STEP)
+    positions = np.random.default_rng(0).random(paths) * (1 - STEP)
     distances = []
     for start in range(0, paths, _ROWS):
         count = min(_ROWS, paths - start)
         seeds = [seed_start + 2 * start + i for i in range(2 * count)]
-        # Both ends of a path have one class, or the path would lead from class to class.
+        # Both ends of a path have the same class: the path must not lead to another class.
         classes = model.classes_of([seed // 2 for seed in seeds])
         latent = model.manifest.latent
         truncates = latent is not None and latent.truncation is not None
         truncations = [1.0] * len(seeds) if truncates else None
         w = model.styles(seeds, classes, truncations)
         first, last = w[0::2], w[1::2]
-        t = places[start : start + count, None, None].astype(np.float32)
-        here, there = (first + (last - first) * at for at in (t, t + np.float32(STEP)))
-        pictures = model.synthesize(np.concatenate([here, there]).astype(np.float32))
-        vectors = network.features(pictures).vectors.astype(np.float64)
+        t = positions[start : start + count, None, None].astype(np.float32)
+        before, after = (first + (last - first) * at for at in (t, t + np.float32(STEP)))
+        images = model.synthesize(np.concatenate([before, after]).astype(np.float32))
+        vectors = network.features(images).vectors.astype(np.float64)
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         distances.append(((vectors[:count] - vectors[count:]) ** 2).sum(axis=1))
         if progress:
             progress(start + count, paths)
     lengths = np.concatenate(distances) / STEP**2
-    low, high = np.percentile(lengths, _TAILS)
+    low, high = np.percentile(lengths, _KEPT)
     return PathLength(float(lengths[(lengths >= low) & (lengths <= high)].mean()), paths)

@@ -1,29 +1,34 @@
-"""What generated pictures cover of the real ones, and how many of them lie among these.
+"""Precision, recall, density and coverage: fidelity and diversity, measured separately.
 
-The real manifold is the union of balls around real features, as far as the k-th nearest other one.
+The real manifold is approximated by balls around the real features, with the distance to the k-th
+nearest other real feature as radius.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import pairwise_distances_chunked
-from sklearn.neighbors import NearestNeighbors
 
-from training.evaluation.metrics.distribution import Vectors
+from training.evaluation.metrics import Measurement, Measurements, Metric, feature_metrics
+from training.evaluation.metrics.nearest_neighbors import neighbor_radii
 
-# The authors' own choices.
+if TYPE_CHECKING:
+    from training.evaluation.features.networks import Features
+    from training.evaluation.metrics.kernel_distance import Vectors
+
+# The values of the papers.
 PRECISION_K = 3
 DENSITY_K = 5
 
 
 @dataclass(frozen=True)
-class Coverage:
-    """Four shares of one: `precision`, `density` of what is generated, `recall`, `coverage`.
+class ManifoldScores:
+    """Four shares: `precision`, `density` of generated images; `recall`, `coverage` of real ones.
 
-    Density alone may exceed 1.
+    Only density can exceed 1.
     """
 
     precision: float
@@ -32,85 +37,106 @@ class Coverage:
     coverage: float
 
 
-def coverage(real: Vectors, made: Vectors) -> Coverage:
-    """Compare two sets of features ``[N, d]``, ``[M, d]``.
+@feature_metrics(
+    Metric(
+        name="precision",
+        title="precision",
+        key="precision",
+        better="higher",
+        order=30,
+        unit="share",
+        in_validation=True,
+        note="generated images within the real manifold",
+    ),
+    Metric(
+        name="recall",
+        title="recall",
+        key="recall",
+        better="higher",
+        order=31,
+        unit="share",
+        in_validation=True,
+        note="real images within the generated manifold",
+    ),
+    Metric(
+        name="density",
+        title="density",
+        key="density",
+        better="higher",
+        order=32,
+        note="mean number of real neighborhoods that hold a generated image, divided by k",
+    ),
+    Metric(
+        name="coverage",
+        title="coverage",
+        key="coverage",
+        better="higher",
+        order=33,
+        unit="share",
+        note="real images with a generated one in their neighborhood",
+    ),
+    equal_counts=True,
+)
+def measure_precision_recall(generated: Features, real: Features) -> Measurements:
+    """Measure all four; none of them for fewer than six rows."""
+    if min(len(generated), len(real)) <= DENSITY_K:
+        return {}
+    scores = precision_recall(real.vectors, generated.vectors)
+    return {name: Measurement(value) for name, value in asdict(scores).items()}
+
+
+def precision_recall(real: Vectors, generated: Vectors) -> ManifoldScores:
+    """Compare features ``[N, d]`` and ``[M, d]``.
 
     Precision and recall: Kynkäänniemi et al. 2019, arXiv:1904.06991, k = 3. Density and coverage:
-    Naeem et al. 2020, arXiv:2002.09797, k = 5. All four depend on the counts, which should be
-    equal: the more rows a set has, the smaller its balls. Raises ValueError for fewer than six
+    Naeem et al. 2020, arXiv:2002.09797, k = 5. All four depend on the number of rows, which should
+    be equal: with more rows, the balls of a set are smaller. Raises ValueError for fewer than six
     rows.
     """
-    if min(len(real), len(made)) <= DENSITY_K:
-        raise ValueError(f"expected {DENSITY_K + 1} rows at least, got {len(real)}, {len(made)}")
-    radii = radius(real, (PRECISION_K, DENSITY_K))
-    near, wide = radii[PRECISION_K], radii[DENSITY_K]
-    made_near = radius(made, (PRECISION_K,))[PRECISION_K]
-    precise, dense = [], []
+    from sklearn.metrics import pairwise_distances_chunked
+
+    if min(len(real), len(generated)) <= DENSITY_K:
+        raise ValueError(
+            f"expected at least {DENSITY_K + 1} rows, got {len(real)} and {len(generated)}"
+        )
+    real_radii = neighbor_radii(real, (PRECISION_K, DENSITY_K))
+    precision_radius, density_radius = real_radii[PRECISION_K], real_radii[DENSITY_K]
+    recall_radius = neighbor_radii(generated, (PRECISION_K,))[PRECISION_K]
+    precise, balls = [], []
     recalled = np.zeros(len(real), bool)
     covered = np.zeros(len(real), bool)
     start = 0
-    for distances in pairwise_distances_chunked(made, real):
+    for distances in pairwise_distances_chunked(generated, real):
         rows = slice(start, start + len(distances))
         start = rows.stop
-        precise.append((distances <= near).any(axis=1))
-        recalled |= (distances <= made_near[rows, None]).any(axis=0)
-        inside = distances <= wide
-        dense.append(inside.sum(axis=1))
+        precise.append((distances <= precision_radius).any(axis=1))
+        recalled |= (distances <= recall_radius[rows, None]).any(axis=0)
+        inside = distances <= density_radius
+        balls.append(inside.sum(axis=1))
         covered |= inside.any(axis=0)
-    return Coverage(
+    return ManifoldScores(
         precision=float(np.concatenate(precise).mean()),
         recall=float(recalled.mean()),
-        density=float(np.concatenate(dense).mean() / DENSITY_K),
+        density=float(np.concatenate(balls).mean() / DENSITY_K),
         coverage=float(covered.mean()),
     )
 
 
-def realism(real: Vectors, made: Vectors) -> NDArray[np.float64]:
-    """Return ``[N]``, larger where a generated row lies deeper among real ones.
+def realism(real: Vectors, generated: Vectors) -> NDArray[np.float64]:
+    """Return the realism score ``[M]`` of generated rows; higher is more realistic.
 
-    Kynkäänniemi et al. 2019, arXiv:1904.06991, equation 3: the balls of real pictures that are far
-    from all others are left out. Raises ValueError for fewer than four real rows.
+    Kynkäänniemi et al. 2019, arXiv:1904.06991, equation 3: the half of the real balls with the
+    largest radius is left out. Raises ValueError for fewer than four real rows.
     """
+    from sklearn.metrics import pairwise_distances_chunked
+
     if len(real) <= PRECISION_K:
-        raise ValueError(f"expected {PRECISION_K + 1} rows at least, got {len(real)}")
-    near = radius(real, (PRECISION_K,))[PRECISION_K]
-    trusted = near <= np.median(near)
+        raise ValueError(f"expected at least {PRECISION_K + 1} rows, got {len(real)}")
+    radii = neighbor_radii(real, (PRECISION_K,))[PRECISION_K]
+    kept = radii <= np.median(radii)
     parts = [
-        (near[trusted] / np.maximum(distances, 1e-12)).max(axis=1)
-        for distances in pairwise_distances_chunked(made, real[trusted])
+        (radii[kept] / np.maximum(distances, 1e-12)).max(axis=1)
+        for distances in pairwise_distances_chunked(generated, real[kept])
     ]
-    found: NDArray[np.float64] = np.concatenate(parts)
-    return found
-
-
-def radius(vectors: Vectors, neighbours: tuple[int, ...]) -> dict[int, NDArray[np.float64]]:
-    """Return how far each row's k-th nearest other row is, for each k of `neighbours`."""
-    search = NearestNeighbors(n_neighbors=max(neighbours), algorithm="brute").fit(vectors)
-    # Without an argument, a row is no neighbour of its own.
-    distances, _ = search.kneighbors()
-    return {k: distances[:, k - 1].astype(np.float64) for k in neighbours}
-
-
-def nearest(
-    vectors: Vectors, among: Vectors, count: int = 1
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the distances and rows ``[N, count]`` of the nearest of `among`, the nearest first."""
-    search = NearestNeighbors(n_neighbors=min(count, len(among)), algorithm="brute").fit(among)
-    distances, rows = search.kneighbors(vectors)
-    return distances.astype(np.float64), rows.astype(np.int64)
-
-
-def mean_distance(vectors: Vectors, batch: int) -> float:
-    """Return the mean distance of two rows of the same batch, over whole batches of `batch`.
-
-    A last batch that is not whole is left out, unless it is the only one.
-    """
-    batch = min(batch, len(vectors))
-    means = []
-    for start in range(0, len(vectors) - batch + 1, batch):
-        part = vectors[start : start + batch].astype(np.float64)
-        squares = (part**2).sum(axis=1)
-        distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * part @ part.T, 0))
-        np.fill_diagonal(distances, 0)
-        means.append(distances.sum() / max(batch * (batch - 1), 1))
-    return float(np.mean(means))
+    scores: NDArray[np.float64] = np.concatenate(parts)
+    return scores

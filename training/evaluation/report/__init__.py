@@ -1,1 +1,1 @@
-"""TODO-ROOM training/evaluation/report."""
+"""How results are shown: HTML reports, terminal tables, model cards and the model zoo page."""

@@ -1,4 +1,4 @@
-"""Figures written where a model's users look: into its manifest, and on its card."""
+"""Writing measured metrics into a model's manifest and model card."""
 
 from __future__ import annotations
 
@@ -7,43 +7,45 @@ from pathlib import Path
 from service.runtime.files import replacing
 from service.runtime.models.manifest import MANIFEST_FILE, Manifest, Quality, read_manifest
 from training.evaluation.errors import QualityError
-from training.evaluation.results import Evaluation
 from training.export.model_card import quality_lines
 
 CARD_FILE = "README.md"
-
-
-def record(folder: Path, evaluation: Evaluation) -> Manifest:
-    """Put the figures of `evaluation` in the place of all that the model in `folder` had.
-
-    Raises what `record_figures` raises.
-    """
-    return record_figures(folder, evaluation.digest, evaluation.figures)
+# The row before the metrics.
+_LICENSE_ROWS = ("| Licence of the weights |", "| License of the weights |")
 
 
 def record_figures(folder: Path, digest: str | None, figures: tuple[Quality, ...]) -> Manifest:
-    """Put `figures` of the model of that digest in the place of all that the one in `folder` had.
+    """Replace the metrics of the model in `folder`, which must have this digest.
 
-    What the manifest's digest covers stays as it is. Raises ManifestError, and QualityError when
-    the folder holds another model than the one that was measured.
+    The digest of the manifest does not cover metrics, so it does not change. Raises ManifestError,
+    and QualityError if the folder contains a different model.
     """
     manifest = read_manifest(folder)
     if manifest.digest != digest:
-        raise QualityError(f"{folder} holds another model than the one that was measured")
+        raise QualityError(f"{folder} does not contain the model that was measured")
     old = set(quality_lines(manifest))
     measured = manifest.model_copy(update={"quality": figures})
     with replacing(folder / MANIFEST_FILE) as temporary:
         temporary.write_text(measured.to_json())
     card = folder / CARD_FILE
     if card.exists():
-        lines = [line for line in card.read_text().splitlines() if line not in old]
+        # The metrics are the last rows of the table that ends the card.
+        lines = _without_metrics(card.read_text().splitlines(), old)
+        text = "\n".join([*lines, *quality_lines(measured)])
         with replacing(card) as temporary:
-            temporary.write_text("\n".join([*_up_to_table(lines), *quality_lines(measured)]) + "\n")
+            temporary.write_text(text + "\n")
     return measured
 
 
-def _up_to_table(lines: list[str]) -> list[str]:
-    """Drop empty lines at the end: figures go on the card's last table."""
+def _without_metrics(lines: list[str], rows: set[str]) -> list[str]:
+    """Return the lines of a card without these rows, and without rows that follow the license.
+
+    The latter are the metrics of a card whose rows were worded by another version.
+    """
+    licenses = [i for i, line in enumerate(lines) if line.startswith(_LICENSE_ROWS)]
+    if licenses:
+        lines = lines[: licenses[-1] + 1]
+    lines = [line for line in lines if line not in rows]
     while lines and not lines[-1].strip():
         lines = lines[:-1]
     return lines

@@ -1,4 +1,4 @@
-"""What figures are shown on: a console, and bars for long work."""
+"""Results and progress on a terminal."""
 
 from __future__ import annotations
 
@@ -6,23 +6,47 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from training.evaluation.report.document import Note, Section, Table
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-    from training.evaluation.features.references import Progress
+    from training.evaluation.evaluation import Progress
 
 
 def console() -> Console:
-    """Return the terminal that answers go to."""
+    """Return the console of standard output."""
     from rich.console import Console  # noqa: PLC0415 - slow to import
 
     return Console()
 
 
+def print_section(section: Section) -> None:
+    """Print the title, the notes and the tables of a section."""
+    from rich.table import Table as RichTable  # noqa: PLC0415
+
+    screen = console()
+    screen.print(section.title, style="bold", markup=False)
+    for part in section.parts:
+        if isinstance(part, Note):
+            screen.print(str(part), highlight=False, markup=False, soft_wrap=True)
+        elif isinstance(part, Table):
+            columns = slice(part.terminal_columns)
+            table = RichTable(*part.head[columns], box=None)
+            for row in part.rows:
+                table.add_row(*row[columns])
+            screen.print(table)
+
+
+def print_line(text: str) -> None:
+    """Print a line without wrapping it."""
+    console().print(text, markup=False, soft_wrap=True)
+
+
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """Show what is being done on the terminal, a bar for each stage."""
+    """Show progress on standard error, with a bar for each stage."""
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import Progress as Bar  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""The page of the models that ship: made from their manifests, and from how fast they run here."""
+"""The page of the models that ship, docs/zoo.md, generated from their manifests."""
 
 from __future__ import annotations
 
@@ -20,153 +20,168 @@ from service.runtime.models.model import Model
 from service.runtime.onnx.machine import cpu_model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.evaluation.errors import QualityError
-from training.evaluation.report.figure_text import digests_of, direction, said
+from training.evaluation.metrics import find_metric, get_metric
+from training.evaluation.report.formatting import (
+    direction_arrow,
+    format_interval,
+    format_real,
+    format_value,
+    metric_title,
+    reference_digests,
+)
 
 _ROWS = 8
-# A model is timed for so long, or for one batch where that takes longer.
-_TIMED_S = 1.5
-# What the overview shows, where a model has it: a kernel distance, and three shares.
-_OVERVIEW = ("KID", "precision", "recall", "class obedience", "PSNR", "SSIM")
+# How long each model is timed; at least one batch.
+_TIMING_SECONDS = 1.5
+# The metrics of the overview, by name.
+_OVERVIEW = ("kernel_distance", "precision", "recall", "class_accuracy", "psnr", "ssim")
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
-def write_zoo(models: Path, page: Path, say: Say = lambda _: None) -> None:
-    """Write `page` in Markdown, of every model in the repository `models`.
+def write_zoo(models: Path, page: Path, report: Report = lambda _: None) -> None:
+    """Write the Markdown page of every model in the repository `models`.
 
-    Raises QualityError where there is none, and what loading one raises.
+    `report` is called with the name of each model. Raises QualityError if there are no models, and
+    the errors of loading them.
     """
     folders = list(model_folders(models))
     if not folders:
-        raise QualityError(f"{models} holds no models")
+        raise QualityError(f"there are no models in {models}")
+    titles = [f"{_overview_title(name)} {get_metric(name).arrow}" for name in _OVERVIEW]
     lines = [
         "# The models that ship",
         "",
-        "Made from the manifests in `models/` by `make zoo-page`; what is measured is measured by",
-        "`ganymede evaluate`, through the runtime that serves. How to read the figures:",
+        "Generated from the manifests in `models/` by `make zoo-page`. The metrics were measured",
+        "by `ganymede evaluate`, through the runtime that serves the models. How to read them:",
         "[quality](quality.md).",
         "",
-        f"Speed is that of one thread on {cpu_model()}, in batches of {_ROWS}, by the processor's "
-        "own time.",
+        f"Speed is measured on one thread of {cpu_model()}, in batches of {_ROWS}, in CPU time.",
         "",
-        "| model | pictures | size | pictures/s | "
-        + " | ".join(f"{name} {direction(name)}" for name in _OVERVIEW)
-        + " | training data |",
+        f"| model | images | size | images/s | {' | '.join(titles)} | training data |",
         "|---|---|---|---|" + "---|" * (len(_OVERVIEW) + 1),
     ]
     sections: list[str] = []
     for folder in folders:
         manifest = read_manifest(folder)
-        say(f"{manifest.name}@{manifest.version}")
-        speed = pictures_per_second(folder)
-        lines.append(_overview(manifest, folder, speed))
+        report(f"{manifest.name}@{manifest.version}")
+        speed = images_per_second(folder)
+        lines.append(_overview_row(manifest, folder, speed))
         sections += _section(manifest, folder, os.path.relpath(folder, page.parent), speed)
     with replacing(page) as temporary:
         temporary.write_text("\n".join([*lines, "", *sections]))
 
 
-def pictures_per_second(folder: Path) -> float:
-    """Return what one thread makes in a second of the processor's time, the best batch of many."""
+def images_per_second(folder: Path) -> float:
+    """Return the images that one thread generates per second of CPU time, of the fastest batch."""
     model = Model(folder, Provider.CPU, ExecutionPlan(workers=1, threads=1, max_rows=_ROWS))
     feeds = model.feeds(range(_ROWS))
-    best, began = float("inf"), time.process_time()
-    while time.process_time() - began < _TIMED_S:
+    best, started = float("inf"), time.process_time()
+    while time.process_time() - started < _TIMING_SECONDS:
         before = time.process_time()
         model.run(GENERATOR, feeds)
         best = min(best, time.process_time() - before)
     return _ROWS / best
 
 
-def _overview(manifest: Manifest, folder: Path, speed: float) -> str:
+def _overview_title(name: str) -> str:
+    metric = get_metric(name)
+    return metric.key if metric.names_network else metric_title(metric.key)
+
+
+def _overview_row(manifest: Manifest, folder: Path, speed: float) -> str:
     anchor = manifest.name.replace(".", "")
     cells = [
         f"[{manifest.name}](#{anchor})",
-        _pictures(manifest),
+        _image_format(manifest),
         f"{_megabytes(manifest, folder):.1f} MB",
         f"{speed:,.0f}",
-        *(_overview_figure(manifest, name) for name in _OVERVIEW),
-        _data(manifest),
+        *(_overview_value(manifest, name) for name in _OVERVIEW),
+        _training_data(manifest),
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def _overview_figure(manifest: Manifest, name: str) -> str:
-    figure = next((f for f in manifest.quality if f.metric.startswith(name)), None)
-    return "–" if figure is None else said(figure.metric, figure.value)
+def _overview_value(manifest: Manifest, name: str) -> str:
+    metric = get_metric(name)
+    for figure in manifest.quality:
+        if find_metric(figure.metric) is metric:
+            return metric.format(figure.value)
+    return "–"
 
 
-def _section(manifest: Manifest, folder: Path, where: str, speed: float) -> list[str]:
+def _section(manifest: Manifest, folder: Path, location: str, speed: float) -> list[str]:
+    preview = "seeds 0 to 63" if manifest.input is None else "inputs and outputs"
     lines = [
         f"## {manifest.name}",
         "",
-        f"{manifest.summary}. [Model card]({where}/README.md).",
+        f"{manifest.summary}. [Model card]({location}/README.md).",
         "",
-        f"![{'seeds 0 to 63' if manifest.input is None else 'before and after'}]"
-        f"({where}/preview.webp)",
+        f"![{preview}]({location}/preview.webp)",
         "",
         "| | |",
         "|---|---|",
         f"| Version | {manifest.version} |",
-        f"| Pictures | {_pictures(manifest)} |",
+        f"| Images | {_image_format(manifest)} |",
         f"| Size | {_megabytes(manifest, folder):.1f} MB in {len(manifest.graphs)} "
         f"graph{'s' if len(manifest.graphs) > 1 else ''} |",
-        f"| Speed | {speed:,.0f} pictures/s |",
-        f"| Training data | {_data(manifest)} |",
-        f"| Licence of the weights | {manifest.license} |",
+        f"| Speed | {speed:,.0f} images/s |",
+        f"| Training data | {_training_data(manifest)} |",
+        f"| License of the weights | {manifest.license} |",
     ]
     if manifest.classes:
         lines.append(f"| Classes | {', '.join(manifest.classes)} |")
     lines.append("")
     if not manifest.quality:
         return [*lines, "Not measured yet.", ""]
-    return [*lines, *_quality(manifest.quality), ""]
+    return [*lines, *_metric_table(manifest.quality), "", *_basis(manifest.quality), ""]
 
 
-def _quality(figures: tuple[Quality, ...]) -> list[str]:
+def _metric_table(figures: tuple[Quality, ...]) -> list[str]:
     lines = [
-        "| figure | | value | 95% interval | beside it | counts |",
+        "| metric | | value | 95% interval | real images or baseline | counts |",
         "|---|---|---|---|---|---|",
     ]
     for figure in figures:
-        low, high = (said(figure.metric, end) for end in (figure.low, figure.high))
-        real = said(figure.metric, figure.real)
+        other = format_real(figure)
         if figure.baseline is not None:
-            real = f"{figure.baseline_name}: {said(figure.metric, figure.baseline)}"
-        if figure.real is not None and figure.real_samples not in (None, figure.samples):
-            real += f" ({figure.real_samples:,})"
+            other = f"{figure.baseline_name}: {format_value(figure.metric, figure.baseline)}"
         lines.append(
-            f"| {figure.metric} | {direction(figure.metric)} | "
-            f"{said(figure.metric, figure.value)} | {f'{low} to {high}' if low else ''} | {real} | "
+            f"| {metric_title(figure.metric)} | {direction_arrow(figure.metric)} | "
+            f"{format_value(figure.metric, figure.value)} | {format_interval(figure)} | {other} | "
             f"{figure.samples:,} against {figure.reference_samples:,} |"
         )
-    first = figures[0]
-    seeds = ""
-    if first.seed_start is not None:
-        seeds = f" of seeds {first.seed_start} to {first.seed_start + first.samples - 1}"
-    told = f"{first.samples:,} samples{seeds}"
-    if first.truncation is not None:
-        told += f", truncation {first.truncation:g}"
-    told += f", against {first.reference_samples:,} pictures of {first.reference}"
-    if digests := digests_of(figures).get(first.reference):
-        told += f" (sha256 {digests})"
-    lines += ["", f"{told}."]
-    # Of models from pictures to pictures the first figures look at the pixels alone.
-    on_features = next(
-        (f for f in figures if f.feature_network and f.metric != "class obedience"), None
-    )
-    if on_features is not None:
-        lines[-1] += f" Features: {on_features.feature_network}"
-        lines[-1] += f"; resized: {on_features.resizing}." if on_features.resizing else "."
-    judge = next((f for f in figures if f.metric == "class obedience"), None)
-    if judge is not None:
-        lines.append(f"Class obedience by {judge.feature_network}.")
     return lines
 
 
-def _pictures(manifest: Manifest) -> str:
+def _basis(figures: tuple[Quality, ...]) -> list[str]:
+    """Return what the metrics were measured with."""
+    first = figures[0]
+    text = f"{first.samples:,} samples"
+    if first.seed_start is not None:
+        text += f" of seeds {first.seed_start} to {first.seed_start + first.samples - 1}"
+    if first.truncation is not None:
+        text += f", truncation {first.truncation:g}"
+    text += f", against {first.reference_samples:,} images of {first.reference}"
+    if digests := reference_digests(figures).get(first.reference):
+        text += f" (sha256 {digests})"
+    text += "."
+    classifier = next((f for f in figures if f.metric == get_metric("class_accuracy").key), None)
+    # The first metrics of image-to-image models use no feature network.
+    network = next((f for f in figures if f.feature_network and f is not classifier), None)
+    if network is not None:
+        text += f" Features: {network.feature_network}"
+        text += f"; resizing: {network.resizing}." if network.resizing else "."
+    lines = [text]
+    if classifier is not None:
+        lines.append(f"Class accuracy by {classifier.feature_network}.")
+    return lines
+
+
+def _image_format(manifest: Manifest) -> str:
     image = manifest.image
-    kind = {1: "grey", 3: "RGB", 4: "RGBA"}[image.channels]
-    return f"{image.width}×{image.height} {kind}"
+    colors = {1: "gray", 3: "RGB", 4: "RGBA"}[image.channels]
+    return f"{image.width}×{image.height} {colors}"
 
 
 def _megabytes(manifest: Manifest, folder: Path) -> float:
@@ -174,8 +189,8 @@ def _megabytes(manifest: Manifest, folder: Path) -> float:
     return sum((folder / file).stat().st_size for file in files) / 1e6
 
 
-def _data(manifest: Manifest) -> str:
-    made = manifest.provenance
-    if isinstance(made, TrainingProvenance):
-        return f"{made.dataset} ({made.dataset_license})"
-    return f"imported from {made.source_file}"
+def _training_data(manifest: Manifest) -> str:
+    provenance = manifest.provenance
+    if isinstance(provenance, TrainingProvenance):
+        return f"{provenance.dataset} ({provenance.dataset_license})"
+    return f"imported from {provenance.source_file}"

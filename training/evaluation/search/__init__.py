@@ -1,1 +1,1 @@
-"""TODO-ROOM training/evaluation/search."""
+"""Hyperparameter search: `ganymede search`."""

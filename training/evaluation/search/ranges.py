@@ -1,4 +1,4 @@
-"""The ranges in which a recipe says that its own values may be searched."""
+"""The ranges of values that a recipe declares for a search."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Value = bool | int | float | str
 
 
 class SearchRange(Options):
-    """From `low` to `high`, in whole numbers where both are whole; or one of `choices`."""
+    """Values from `low` to `high`, integers if both are integers; or one of `choices`."""
 
     low: int | float | None = None
     high: int | float | None = None
-    # Equal steps multiply: what learning rates want.
+    # Search on a logarithmic scale, as is usual for learning rates.
     log: bool = False
     choices: tuple[Value, ...] = Field(default=(), max_length=100)
 
@@ -25,39 +25,44 @@ class SearchRange(Options):
     def _is_a_range(self) -> SearchRange:
         if self.choices:
             if self.low is not None or self.high is not None or self.log:
-                raise ValueError("choices go without low, high and log")
+                raise ValueError("choices cannot be combined with low, high or log")
             if len(self.choices) < 2:
-                raise ValueError("one choice leaves nothing to search")
+                raise ValueError("a search needs at least two choices")
             return self
         if self.low is None or self.high is None or not self.low < self.high:
-            raise ValueError("give low and a larger high, or choices")
+            raise ValueError("expected low and a larger high, or choices")
         if self.log and self.low <= 0:
             raise ValueError("log needs a low above 0")
         return self
 
     @property
-    def ends(self) -> tuple[Value, ...]:
-        """The values at its ends, or all choices: where they are valid, so is what lies between."""
+    def extremes(self) -> tuple[Value, ...]:
+        """The limits, or all choices: if the recipe is valid with these, all values are valid."""
         if self.choices:
             return self.choices
-        assert self.low is not None  # noqa: S101 - the validator sees to it
+        assert self.low is not None  # noqa: S101 - ensured by the validator
         assert self.high is not None  # noqa: S101
         return self.low, self.high
 
-    def holds(self, value: Any) -> bool:
-        """Whether a value is one that the search could come to."""
+    def contains(self, value: Any) -> bool:
+        """Whether a search could choose `value`."""
         if self.choices:
             return value in self.choices
-        low, high = self.ends
+        low, high = self.extremes
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return is_number and low <= value <= high
 
 
 def as_yaml(value: Value) -> str:
-    """Write a value so that YAML reads it back as what it is; `1e-05` would be text there."""
+    """Write a value so that YAML reads the same value: YAML would read ``1e-05`` as text."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
         text = format(Decimal(repr(value)), "f")
         return text if "." in text else f"{text}.0"
     return str(value) if isinstance(value, int) else f"'{value.replace(chr(39), chr(39) * 2)}'"
+
+
+def short_text(value: Value) -> str:
+    """Return a value for people, numbers with three significant digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,88 +1,97 @@
-"""What a search has found, as one page that needs no network."""
+"""The report of a search: one HTML page that needs no network."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from training.evaluation.during_training import called, cost, more_is_better
-from training.evaluation.report.charts import Line, chart
-from training.evaluation.report.page import rows, write_page
+from training.evaluation.metrics import get_metric
+from training.evaluation.report.document import (
+    Chart,
+    ChartGroup,
+    Line,
+    Note,
+    Section,
+    Table,
+)
+from training.evaluation.report.page import write_page
+from training.evaluation.search.ranges import short_text
+from training.evaluation.search.results import SearchResult, Trial
 
-if TYPE_CHECKING:
-    from training.evaluation.search.study import SearchResult, Trial
 
-
-def write_search_report(path: Path, found: SearchResult) -> None:
-    """Write the page, whole or not at all."""
-    body = [
-        f"<h1>Search of {escape(found.recipe)}</h1>",
-        f"<p><strong>{escape(found.verdict)}</strong></p>",
-        f'<p class="note">{len(found.trials)} trials by {escape(called(found.metric))}, '
-        f"measured while they trained; {'more' if more_is_better(found.metric) else 'less'} is "
-        "better. "
-        "Trial 0 is the recipe itself.</p>",
-    ]
-    if (confirmed := found.confirmation) is not None:
-        body += [
-            "<h2>With other seeds</h2>",
-            f'<p class="note">The {escape(called(confirmed.metric))} of the best checkpoint '
-            f"against {escape(confirmed.reference)}, of samples that chose nothing.</p>",
-            rows(
-                ["seed", "the recipe", "the best trial"],
-                (
-                    [str(seed), f"{own:.5f}", f"{best:.5f}"]
-                    for seed, own, best in zip(
-                        confirmed.seeds, confirmed.recipe, confirmed.best, strict=True
-                    )
-                ),
-            ),
+def write_search_report(path: Path, result: SearchResult) -> None:
+    """Write the page, replaced atomically."""
+    metric = get_metric(result.metric)
+    note = (
+        f"{len(result.trials)} trials, compared by the {metric.title} measured during training; "
+        f"{'higher' if metric.higher_is_better else 'lower'} is better. Trial 0 is the recipe "
+        "itself."
+    )
+    sections = [Section("Result", [Note(f"{result.verdict}."), Note(note)])]
+    if (confirmation := result.confirmation) is not None:
+        text = (
+            f"The {get_metric(confirmation.metric).title} of the best checkpoint against "
+            f"{confirmation.reference}, with samples that were not used for any choice."
+        )
+        rows = [
+            [str(seed), f"{own:.5f}", f"{best:.5f}"]
+            for seed, own, best in zip(
+                confirmation.seeds, confirmation.recipe, confirmation.best, strict=True
+            )
         ]
-    body += ["<h2>Trials</h2>", _table(found), '<div class="side">', *_charts(found), "</div>"]
-    write_page(path, f"Search of {found.recipe}", body)
+        table = Table(["seed", "the recipe", "the best trial"], rows)
+        sections.append(Section("Confirmation with other seeds", [Note(text), table]))
+    sections.append(Section("Trials", [_trial_table(result), ChartGroup(_charts(result))]))
+    write_page(path, f"Search of {result.recipe}", sections)
 
 
-def _table(found: SearchResult) -> str:
-    keys = list(found.ranges)
+def _trial_table(result: SearchResult) -> Table:
+    keys, metric = list(result.ranges), get_metric(result.metric)
 
-    def line(trial: Trial) -> list[str]:
+    def row(trial: Trial) -> list[str]:
+        values = (trial.values.get(key) for key in keys)
         return [
             str(trial.number),
-            *(_short(trial.values.get(key)) for key in keys),
+            *("" if value is None else short_text(value) for value in values),
             "" if trial.figure is None else f"{trial.figure:.5g}",
             f"{trial.images:,}",
             trial.state,
         ]
 
     ranked = sorted(
-        found.trials,
+        result.trials,
         key=lambda trial: (
             trial.state != "complete",
             trial.figure is None,
-            cost(found.metric, trial.figure or 0.0),
+            metric.cost(trial.figure or 0.0),
         ),
     )
-    return rows(["trial", *keys, called(found.metric), "images", "ended"], map(line, ranked))
+    head = ["trial", *keys, f"{metric.title} {metric.arrow}", "images", "state"]
+    return Table(head, [row(trial) for trial in ranked])
 
 
-def _charts(found: SearchResult) -> Iterable[str]:
-    whole = [(t, t.figure) for t in found.trials if t.figure is not None and t.state == "complete"]
-    up = called(found.metric)
-    so_far: list[tuple[float, float]] = []
-    for trial, figure in whole:
-        best = min([figure, *(y for _, y in so_far[-1:])], key=lambda y: cost(found.metric, y))
-        so_far.append((float(trial.number), best))
-    yield chart([Line("the best so far", so_far)], across="trial", up=up)
-    for key, given in found.ranges.items():
-        if "choices" in given:
+def _charts(result: SearchResult) -> list[Chart]:
+    """Draw the best value so far, and for each numeric range the value of every trial."""
+    metric = get_metric(result.metric)
+    complete = [
+        (trial, trial.figure)
+        for trial in result.trials
+        if trial.figure is not None and trial.state == "complete"
+    ]
+    best_so_far: list[tuple[float, float]] = []
+    for trial, figure in complete:
+        best = min([figure, *(y for _, y in best_so_far[-1:])], key=metric.cost)
+        best_so_far.append((float(trial.number), best))
+    charts = [Chart([Line("best so far", best_so_far)], x_label="trial", y_label=metric.title)]
+    for key, options in result.ranges.items():
+        if "choices" in options:
             continue
-        points = [(float(trial.values[key]), figure) for trial, figure in whole]
-        yield chart(
-            [Line(key, points, dots=True)], across=key, up=up, log_across=bool(given.get("log"))
+        points = [(float(trial.values[key]), figure) for trial, figure in complete]
+        charts.append(
+            Chart(
+                [Line(key, points, scatter=True)],
+                x_label=key,
+                y_label=metric.title,
+                log_x=bool(options.get("log")),
+            )
         )
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return charts

@@ -1,9 +1,9 @@
-"""The search for better hyperparameters: trials of a recipe in the ranges that it declares.
+"""Hyperparameter search: trials of a recipe, with values from the ranges that it declares.
 
-Every trial is a run of its own in ``trials/``, measured while it trains and ended early where
-others were better by then. What is known lies in an SQLite file, so a search that was stopped goes
-on. The best trial is not believed at once: it and the recipe are trained anew with other seeds, and
-measured against pictures that neither the training nor the search has seen.
+Every trial is a run in ``trials/``, measured while it trains and stopped early if others were
+better at the same point. The state is kept in an SQLite file, so an interrupted search can be
+continued. Because the best of many trials is partly luck, it is confirmed: the best trial and the
+recipe are trained with other seeds, and measured on held-out images.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from typing import Any
 
 import optuna
 from optuna.trial import TrialState
-from pydantic import BaseModel, ConfigDict
 
 from service.runtime.errors import UserError
 from service.runtime.files import replacing
-from training.evaluation.during_training import Metric, called, cost, more_is_better
-from training.evaluation.evaluation import EvaluationOptions, evaluate
 from training.evaluation.features.networks import open_network
 from training.evaluation.features.references import open_reference
 from training.evaluation.image_to_image.targets import open_image_to_image_target
-from training.evaluation.search.ranges import Value, as_yaml
+from training.evaluation.metrics import get_metric
+from training.evaluation.noise.evaluation import evaluate
+from training.evaluation.noise.inputs import EvaluationOptions
+from training.evaluation.noise.targets import open_noise_target
+from training.evaluation.search.ranges import Value, as_yaml, short_text
 from training.evaluation.search.report import write_search_report
-from training.evaluation.targets import open_target
+from training.evaluation.search.results import Confirmation, SearchResult, Trial
 from training.evaluation.validation import picture_gauge
 from training.monitoring.monitors import TrainingDiverged
 from training.preview.image_to_image import made_by
@@ -37,85 +38,19 @@ from training.run import Run
 from training.trainer import train
 
 STUDY = "search"
-# Trials that see the whole of their training before others are held against them, and the share of
-# it in which none is ended.
+# The first trials are never stopped early, and no trial is in the first part of its training.
 _STARTUP_TRIALS = 4
 _WARM_UP = 0.25
-# The samples that confirm a result are not those that chose it.
-_CONFIRM_SEED = 1_000_000
-_CONFIRM = {"samples": 2_000, "reference_samples": 10_000}
-# What an evaluation calls what generators from noise are searched by.
-_NAMES = {"kernel_distance": ("KID",), "frechet_distance": ("FD", "FID")}
+# The samples of the confirmation differ from those that chose the best trial.
+_CONFIRMATION_SEED = 1_000_000
+_CONFIRMATION_SAMPLES = {"samples": 2_000, "reference_samples": 10_000}
 
-Say = Callable[[str], None]
+# Called with a line of progress for people.
+Report = Callable[[str], None]
 
 
 class SearchError(UserError):
-    """A search cannot be made, or not there."""
-
-
-class Trial(BaseModel):
-    """One trial: its values, its figure, and how it ended."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    number: int
-    values: dict[str, Value]
-    figure: float | None = None
-    images: int = 0
-    state: str
-    folder: str
-
-
-class Confirmation(BaseModel):
-    """The recipe and the best trial, trained anew with other seeds: their figures, in pairs."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    seeds: tuple[int, ...]
-    metric: Metric = "kernel_distance"
-    reference: str
-    recipe: tuple[float, ...]
-    best: tuple[float, ...]
-
-    @property
-    def verdict(self) -> str:
-        """What they say, in words."""
-        means = [sum(each) / len(each) for each in (self.recipe, self.best)]
-        by = f"{means[1]:.5f} against {means[0]:.5f} on average over {len(self.seeds)} seeds"
-        recipe, best = ([cost(self.metric, v) for v in each] for each in (self.recipe, self.best))
-        if max(best) < min(recipe):
-            return f"the best trial is better than the recipe with every seed: {by}"
-        if sum(best) < sum(recipe):
-            return f"the best trial is better on average, and not with every seed: {by}"
-        return f"the best trial is no better than the recipe, once seeds change: {by}"
-
-
-class SearchResult(BaseModel):
-    """All that a search has found."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    recipe: str
-    metric: Metric
-    ranges: dict[str, Any]
-    trials: tuple[Trial, ...]
-    best: Trial | None
-    confirmation: Confirmation | None = None
-
-    @property
-    def verdict(self) -> str:
-        """One sentence for people."""
-        if self.best is None:
-            return "no trial has ended"
-        if self.best.number == 0:
-            return "no trial was better than the recipe's own values"
-        if self.confirmation is None:
-            return (
-                f"trial {self.best.number} was better than the recipe in one run each, which is "
-                "no proof: confirm it with other seeds"
-            )
-        return self.confirmation.verdict
+    """A search is impossible, or its folder cannot be used."""
 
 
 def search(
@@ -126,65 +61,66 @@ def search(
     trials: int,
     confirm: int = 2,
     seed: int = 0,
-    say: Say = lambda _: None,
+    report: Report = lambda _: None,
 ) -> SearchResult:
-    """Run trials of a recipe until `trials` have ended, the recipe's own values first.
+    """Run trials of a recipe until there are `trials` finished ones, the recipe itself first.
 
-    Then train the best one and the recipe with `confirm` other seeds. Writes ``search.json`` and
-    ``search.html`` into `out`. Raises SearchError, RecipeError, and what training raises.
+    Then train the best trial and the recipe with `confirm` other seeds each. Writes
+    ``search.json`` and ``search.html`` to `out`. Raises SearchError, RecipeError, and the errors
+    of training.
     """
     base = _base(recipe, overrides)
     study = _study(out, base, seed)
-    _begin_again_what_was_stopped(study)
+    _requeue_interrupted_trials(study)
     own = {key: _value_of(base, key) for key in base.search}
     if not study.trials:
         study.enqueue_trial(own)
-    while (ended := _ended(study)) < trials:
-        # A fresh seed for every trial, or a search that goes on would draw the same values again.
+    while (finished := _count_finished(study)) < trials:
+        # A new seed for every trial: a continued search would otherwise repeat its values.
         study.sampler = _sampler(seed + 1000 * len(study.trials))
-        _play(study, base, [recipe, *overrides], out, say)
-        if _ended(study) == ended:
-            raise SearchError("a trial has not ended")
-    found = _result(study, base)
-    _write(out, found)
-    if confirm and found.best and found.best.number:
-        confirmation = _confirm(base, [recipe, *overrides], found.best, out, confirm, say)
-        found = found.model_copy(update={"confirmation": confirmation})
-        _write(out, found)
-    return found
+        _run_trial(study, base, [recipe, *overrides], out, report)
+        if _count_finished(study) == finished:
+            raise SearchError("a trial has not finished")
+    result = _result(study, base)
+    _write(out, result)
+    if confirm and result.best and result.best.number:
+        confirmation = _confirm(base, [recipe, *overrides], result.best, out, confirm, report)
+        result = result.model_copy(update={"confirmation": confirmation})
+        _write(out, result)
+    return result
 
 
 def _base(recipe: str, overrides: Sequence[str]) -> Recipe:
-    """Return the recipe, with evaluations; look at every range before anything is trained."""
+    """Return the recipe, after checking all of its ranges."""
     base = load_recipe(recipe, overrides)
     if not base.search:
         raise SearchError(
-            f"{recipe} declares no ranges: give it a section search, such as "
+            f"{recipe} declares no ranges: add a section search, such as "
             "search: {optimizer.generator.learning_rate: {low: 0.00005, high: 0.002, log: true}}"
         )
-    for key, given in base.search.items():
+    for key, values in base.search.items():
         own = _value_of(base, key)
-        if not given.holds(own):
-            raise SearchError(f"search: the recipe's own {key} ({own}) is outside of its range")
-        for end in given.ends:
-            load_recipe(recipe, [*overrides, f"{key}={as_yaml(end)}"])
+        if not values.contains(own):
+            raise SearchError(f"search: the recipe's own {key} ({own}) is outside its range")
+        for extreme in values.extremes:
+            load_recipe(recipe, [*overrides, f"{key}={as_yaml(extreme)}"])
     return base
 
 
 def _value_of(recipe: Recipe, key: str) -> Value:
     """Return the recipe's own value of a dotted key. Raises SearchError."""
-    at: Any = recipe.model_dump(mode="json")
+    value: Any = recipe.model_dump(mode="json")
     for part in key.split("."):
-        if not isinstance(at, dict) or part not in at:
+        if not isinstance(value, dict) or part not in value:
             raise SearchError(f"search: the recipe has no {key}")
-        at = at[part]
-    if not isinstance(at, bool | int | float | str):
-        raise SearchError(f"search: {key} is {at}, not one value")
-    return at
+        value = value[part]
+    if not isinstance(value, bool | int | float | str):
+        raise SearchError(f"search: {key} is {value}, not a single value")
+    return value
 
 
-def _evaluated(recipe: str, overrides: Sequence[str], base: Recipe) -> Recipe:
-    """Load a recipe for a trial: with evaluations, which the search goes by, and no ranges."""
+def _trial_recipe(recipe: str, overrides: Sequence[str], base: Recipe) -> Recipe:
+    """Load a recipe for a trial: with evaluations, and without ranges."""
     added = ["search={}"]
     if base.evaluate is None:
         added.append(f"evaluate.every_images={max(base.train.images // 6, base.train.batch)}")
@@ -192,16 +128,16 @@ def _evaluated(recipe: str, overrides: Sequence[str], base: Recipe) -> Recipe:
 
 
 def _study(out: Path, base: Recipe, seed: int) -> optuna.Study:
-    """Open the search in a folder, or begin it. Raises SearchError when another one is there."""
+    """Create or open the study in a folder. Raises SearchError if it is of another recipe."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if out.exists() and not out.is_dir():
-        raise SearchError(f"{out} is a file; a search needs a folder")
+        raise SearchError(f"{out} is a file, but a search needs a folder")
     out.mkdir(parents=True, exist_ok=True)
     steps = base.train.images
     study = optuna.create_study(
         storage=f"sqlite:///{(out / 'search.db').resolve()}",
         study_name=STUDY,
-        direction="maximize" if more_is_better(base.metric) else "minimize",
+        direction="maximize" if get_metric(base.metric).higher_is_better else "minimize",
         load_if_exists=True,
         sampler=_sampler(seed),
         pruner=optuna.pruners.MedianPruner(
@@ -212,7 +148,7 @@ def _study(out: Path, base: Recipe, seed: int) -> optuna.Study:
     if known is None:
         study.set_user_attr("recipe", base.to_yaml())
     elif known != base.to_yaml():
-        raise SearchError(f"{out} holds a search of another recipe; choose another --out")
+        raise SearchError(f"{out} contains a search of another recipe; choose another --out")
     return study
 
 
@@ -224,37 +160,39 @@ def _sampler(seed: int) -> optuna.samplers.BaseSampler:
         )
 
 
-def _begin_again_what_was_stopped(study: optuna.Study) -> None:
-    """Put trials that were under way when the search was stopped at the head of the queue."""
+def _requeue_interrupted_trials(study: optuna.Study) -> None:
+    """Queue the trials that were running when the search was interrupted."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
         folder = trial.user_attrs.get("folder", f"{trial.number:04}")
         study.enqueue_trial(trial.params, user_attrs={"folder": folder})
 
 
-def _ended(study: optuna.Study) -> int:
+def _count_finished(study: optuna.Study) -> int:
     states = (TrialState.COMPLETE, TrialState.PRUNED)
     return len(study.get_trials(deepcopy=False, states=states))
 
 
-def _play(study: optuna.Study, base: Recipe, given: Sequence[str], out: Path, say: Say) -> None:
-    """Draw values and train by them; tell the study how it went."""
-    recipe, *overrides = given
+def _run_trial(
+    study: optuna.Study, base: Recipe, arguments: Sequence[str], out: Path, report: Report
+) -> None:
+    """Choose values, train with them, and record the result in the study."""
+    recipe, *overrides = arguments
     trial = study.ask()
     values = {key: _suggest(trial, key, base) for key in base.search}
     if "folder" not in trial.user_attrs:
         trial.set_user_attr("folder", f"{trial.number:04}")
     folder = out / "trials" / trial.user_attrs["folder"]
     own = all(values[key] == _value_of(base, key) for key in values)
-    told = ", ".join(f"{key}={_short(value)}" for key, value in values.items())
-    say(f"trial {trial.number}: {told}{' (the recipe itself)' if own else ''}")
-    options = _evaluated(recipe, [*overrides, *_laid_over(values)], base)
-    metric = options.metric
+    text = ", ".join(f"{key}={short_text(value)}" for key, value in values.items())
+    report(f"trial {trial.number}: {text}{' (the recipe itself)' if own else ''}")
+    options = _trial_recipe(recipe, [*overrides, *_as_overrides(values)], base)
+    metric = get_metric(options.metric)
 
     def watch(images: int, figures: Mapping[str, float]) -> None:
-        trial.report(figures[metric], images)
+        trial.report(figures[metric.name], images)
         trial.set_user_attr("images", images)
-        # What all are held against sees the whole of its training.
+        # The recipe itself is never stopped early: it is what the others are compared with.
         if not own and trial.should_prune():
             raise optuna.TrialPruned
 
@@ -262,49 +200,45 @@ def _play(study: optuna.Study, base: Recipe, given: Sequence[str], out: Path, sa
         result = train(options, Run(folder), watch)
     except optuna.TrialPruned:
         study.tell(trial, state=TrialState.PRUNED)
-        say(f"trial {trial.number} was ended: others were better by then")
+        report(f"trial {trial.number} was stopped early: others were better at the same point")
     except TrainingDiverged as error:
         trial.set_user_attr("diverged", str(error))
         study.tell(trial, state=TrialState.PRUNED)
-        say(f"trial {trial.number} diverged: {error}")
+        report(f"trial {trial.number} diverged: {error}")
     else:
         if result is None or result.best is None:
-            raise SearchError("a search runs in one process, and its recipe has to be evaluated")
+            raise SearchError("a search runs in a single process, with evaluations")
         study.tell(trial, result.best[1])
-        say(f"trial {trial.number}: {called(metric)} {result.best[1]:.5g}")
+        report(f"trial {trial.number}: {metric.title} {result.best[1]:.5g}")
 
 
 def _suggest(trial: optuna.Trial, key: str, base: Recipe) -> Value:
-    given = base.search[key]
-    if given.choices:
-        chosen = trial.suggest_categorical(key, list(given.choices))
-        assert chosen is not None  # noqa: S101 - None is no choice
-        return chosen
-    low, high = given.low, given.high
-    assert low is not None  # noqa: S101 - the range's validator sees to both
+    values = base.search[key]
+    if values.choices:
+        choice = trial.suggest_categorical(key, list(values.choices))
+        assert choice is not None  # noqa: S101 - None is not among the choices
+        return choice
+    low, high = values.low, values.high
+    assert low is not None  # noqa: S101 - ensured by the range's validator
     assert high is not None  # noqa: S101
     if isinstance(low, int) and isinstance(high, int):
-        return trial.suggest_int(key, low, high, log=given.log)
-    return trial.suggest_float(key, low, high, log=given.log)
+        return trial.suggest_int(key, low, high, log=values.log)
+    return trial.suggest_float(key, low, high, log=values.log)
 
 
-def _laid_over(values: Mapping[str, Value]) -> list[str]:
+def _as_overrides(values: Mapping[str, Value]) -> list[str]:
     return [f"{key}={as_yaml(value)}" for key, value in values.items()]
 
 
-def _short(value: Value) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 def _result(study: optuna.Study, base: Recipe) -> SearchResult:
-    def worth(figure: float | None) -> float:
-        return cost(base.metric, figure or 0.0)
+    def cost(figure: float | None) -> float:
+        return get_metric(base.metric).cost(figure or 0.0)
 
     trials: list[Trial] = []
     for trial in study.get_trials(deepcopy=False):
         if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
             continue
-        seen = list(trial.intermediate_values.values())
+        figures = list(trial.intermediate_values.values())
         diverged = "diverged" in trial.user_attrs
         trials.append(
             Trial(
@@ -312,78 +246,84 @@ def _result(study: optuna.Study, base: Recipe) -> SearchResult:
                 values=dict(trial.params),
                 figure=trial.value
                 if trial.value is not None
-                else min(seen, key=worth, default=None),
+                else min(figures, key=cost, default=None),
                 images=int(trial.user_attrs.get("images", 0)),
                 state="diverged" if diverged else trial.state.name.lower(),
                 folder=f"trials/{trial.user_attrs.get('folder', f'{trial.number:04}')}",
             )
         )
-    whole = [trial for trial in trials if trial.state == "complete" and trial.figure is not None]
+    complete = [trial for trial in trials if trial.state == "complete" and trial.figure is not None]
     return SearchResult(
         recipe=base.name,
         metric=base.metric,
-        ranges={key: given.model_dump(exclude_defaults=True) for key, given in base.search.items()},
+        ranges={
+            key: values.model_dump(exclude_defaults=True) for key, values in base.search.items()
+        },
         trials=tuple(trials),
-        best=min(whole, key=lambda trial: worth(trial.figure), default=None),
+        best=min(complete, key=lambda trial: cost(trial.figure), default=None),
     )
 
 
 def _confirm(
-    base: Recipe, given: Sequence[str], best: Trial, out: Path, count: int, say: Say
+    base: Recipe, arguments: Sequence[str], best: Trial, out: Path, count: int, report: Report
 ) -> Confirmation:
-    """Train the recipe and the best trial with other seeds, and measure both on other pictures."""
-    recipe, *overrides = given
+    """Train the recipe and the best trial with other seeds, and measure both."""
+    recipe, *overrides = arguments
     seeds = tuple(base.train.seed + 1 + i for i in range(count))
-    found: dict[str, list[float]] = {"recipe": [], "best": []}
+    figures: dict[str, list[float]] = {"recipe": [], "best": []}
     title = ""
     for seed in seeds:
-        for who, values in (("recipe", {}), ("best", best.values)):
-            say(f"confirming: {who} with seed {seed}")
-            options = _evaluated(
-                recipe, [*overrides, *_laid_over(values), f"train.seed={seed}"], base
+        for role, values in (("recipe", {}), ("best", best.values)):
+            report(f"confirmation: {role} with seed {seed}")
+            options = _trial_recipe(
+                recipe, [*overrides, *_as_overrides(values), f"train.seed={seed}"], base
             )
-            # What was best may change as trials go on, and a folder holds one recipe.
-            name = f"{who}-{best.number:04}" if who == "best" else who
+            # With more trials, another one can become the best, and a run has a single recipe.
+            name = f"{role}-{best.number:04}" if role == "best" else role
             run = Run(out / "confirm" / f"{name}-seed-{seed}")
             train(options, run)
             figure, title = _held_out_figure(run, options)
-            found[who].append(figure)
-            say(f"confirming: {who} with seed {seed}: {called(base.metric)} {figure:.5f}")
+            figures[role].append(figure)
+            title_of_metric = get_metric(base.metric).title
+            report(f"confirmation: {role} with seed {seed}: {title_of_metric} {figure:.5f}")
     return Confirmation(
         seeds=seeds,
         metric=base.metric,
         reference=title,
-        recipe=tuple(found["recipe"]),
-        best=tuple(found["best"]),
+        recipe=tuple(figures["recipe"]),
+        best=tuple(figures["best"]),
     )
 
 
 def _held_out_figure(run: Run, recipe: Recipe) -> tuple[float, str]:
-    """Measure the best checkpoint of a run by pictures that it was not chosen by, if any."""
-    assert recipe.evaluate is not None  # noqa: S101 - recipes of a search are evaluated
+    """Measure the best checkpoint of a run on images that did not choose it, if there are any."""
+    assert recipe.evaluate is not None  # noqa: S101 - trials are evaluated
     try:
-        translator = open_image_to_image_target(str(run.folder), run.folder, checkpoint="best")
-        if translator is not None:
-            more = recipe.evaluate.model_copy(update=_CONFIRM)
-            gauge = picture_gauge(recipe, more, confirms=True)
-            made = partial(made_by, translator.model)
-            return gauge.measure(made)[recipe.metric], gauge.title
-        subject = open_target(
-            str(run.folder), run.folder, seed_start=_CONFIRM_SEED, checkpoint="best"
+        image_to_image = open_image_to_image_target(str(run.folder), run.folder, checkpoint="best")
+        if image_to_image is not None:
+            options = recipe.evaluate.model_copy(update=_CONFIRMATION_SAMPLES)
+            gauge = picture_gauge(recipe, options, confirms=True)
+            generate = partial(made_by, image_to_image.model)
+            return gauge.measure(generate)[recipe.metric], gauge.title
+        target = open_noise_target(
+            str(run.folder), run.folder, seed_start=_CONFIRMATION_SEED, checkpoint="best"
         )
     except RecipeError as error:
         raise SearchError(f"{run.folder} has not been evaluated: {error}") from error
     reference = open_reference(recipe.data)
-    options = EvaluationOptions(**_CONFIRM, obedience=False, paths=10)
+    evaluation_options = EvaluationOptions(**_CONFIRMATION_SAMPLES, class_accuracy=False, paths=10)
     network = open_network(recipe.evaluate.network)
-    evaluation, _ = evaluate(subject, reference, network, options)
-    names = _NAMES[recipe.metric]
-    figure = next(each for each in evaluation.figures if each.metric.startswith(names))
+    evaluation, _ = evaluate(target, reference, network, evaluation_options)
+    metric = get_metric(recipe.metric)
+    figure = next(each for each in evaluation.figures if metric.matches(each.metric))
     return figure.value, reference.against.title
 
 
-def _write(out: Path, found: SearchResult) -> None:
+def _write(out: Path, result: SearchResult) -> None:
     with replacing(out / "search.json") as temporary:
-        text = {**json.loads(found.model_dump_json(exclude_none=True)), "verdict": found.verdict}
+        text = {
+            **json.loads(result.model_dump_json(exclude_none=True)),
+            "verdict": result.verdict,
+        }
         temporary.write_text(json.dumps(text, indent=2) + "\n")
-    write_search_report(out / "search.html", found)
+    write_search_report(out / "search.html", result)

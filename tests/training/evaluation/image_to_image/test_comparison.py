@@ -7,76 +7,81 @@ from typer.testing import CliRunner
 
 from service.cli.main import app
 from service.runtime.models.manifest import MANIFEST_FILE, Quality, read_manifest
-from tests.training.cli.test_evaluate import assert_self_contained
-from tests.training.evaluation.image_to_image.test_evaluation import repository  # noqa: F401 - a fixture
+from tests.support.html import assert_self_contained
 from training.evaluation.errors import QualityError
-from training.evaluation.image_to_image.comparison import compared, verdicts
-from training.evaluation.image_to_image.evaluation import Way
-from training.evaluation.metrics.paired import PairFigures
+from training.evaluation.image_to_image.comparison import compare_members, group_by_targets
+from training.evaluation.image_to_image.evaluation import DirectionResult
 
-PICTURES = np.zeros((40, 4, 4, 3), np.uint8)
+IMAGES = np.zeros((40, 4, 4, 3), np.uint8)
 
 
-def way(psnr, direction="generator", reference="a" * 64):
-    """A direction whose pairs have these PSNR, and that are alike in all else."""
-    each = PairFigures(psnr, np.full(40, 0.5), np.full(40, 0.25))
+def result(psnr, direction="generator", reference="a" * 64) -> DirectionResult:
+    """A result with these PSNR values, and the same values of all other metrics."""
+    values = {"psnr": psnr, "ssim": np.full(40, 0.5), "feature_distance": np.full(40, 0.25)}
     suffix = "" if direction == "generator" else f", {direction}"
+    keys = ("PSNR", "SSIM", "feature distance-X")
     figures = tuple(
         Quality(
-            metric=f"{metric}{suffix}",
-            value=float(values.mean()),
-            reference="drawn",
+            metric=f"{key}{suffix}",
+            value=float(each.mean()),
+            reference="random",
             reference_sha256=reference,
             samples=40,
             reference_samples=40,
         )
-        for metric, values in (
-            ("PSNR", each.psnr),
-            ("SSIM", each.ssim),
-            ("feature distance-X", each.feature_distance),
-        )
+        for key, each in zip(keys, values.values(), strict=True)
     )
-    return Way(direction, figures, each, PICTURES, PICTURES, PICTURES)
+    return DirectionResult(direction, figures, values, IMAGES, IMAGES, IMAGES)
 
 
-def test_what_is_better_in_nearly_every_pair_is_better_for_certain():
-    hardness = np.random.default_rng(0).normal(20, 5, 40)
+def test_consistent_difference_is_sure():
+    difficulty = np.random.default_rng(0).normal(20, 5, 40)
     noise = np.random.default_rng(1).normal(0, 0.1, 40)
-    (group,) = compared([("one", [way(hardness)]), ("two", [way(hardness + 0.5 + noise)])])
-    psnr, ssim, features = verdicts(group)
+    (group,) = group_by_targets(
+        [("one", [result(difficulty)]), ("two", [result(difficulty + 0.5 + noise)])]
+    )
+    psnr, ssim, feature_distance = compare_members(group)
     assert (psnr.better, psnr.worse, psnr.sure) == ("two", "one", True)
     assert psnr.difference == pytest.approx(0.5, abs=0.1)
     assert psnr.wins == 40
-    # The pairs differ among each other by more: intervals of the means would overlap.
-    assert hardness.std() / np.sqrt(40) > psnr.difference
+    # The intervals of the means would overlap: the pairs differ from each other by more.
+    assert difficulty.std() / np.sqrt(40) > psnr.difference
     assert not ssim.sure
-    assert not features.sure
+    assert not feature_distance.sure
 
 
-def test_differences_by_chance_are_not_told_as_such():
+def test_random_difference_is_not_sure():
     rng = np.random.default_rng(2)
-    (group,) = compared([(name, [way(rng.normal(20, 5, 40))]) for name in ("one", "two")])
-    verdict = next(verdicts(group))
+    (group,) = group_by_targets(
+        [(name, [result(rng.normal(20, 5, 40))]) for name in ("one", "two")]
+    )
+    verdict = next(compare_members(group))
     assert not verdict.sure
-    assert "cannot be told apart" in str(verdict)
+    assert "no significant difference" in str(verdict)
 
 
-def test_directions_meet_by_the_pictures_that_they_were_to_make():
-    both = [way(np.full(40, 9.0), "there"), way(np.full(40, 8.0), "back", "b" * 64)]
-    (group,) = compared([("cycle", both), ("pairs", [way(np.full(40, 10.0))])])
-    assert [member.title for member in group] == ["cycle, there", "pairs"]
+def test_directions_are_grouped_by_targets():
+    cycle = [
+        result(np.full(40, 9.0), "forward"),
+        result(np.full(40, 8.0), "backward", "b" * 64),
+    ]
+    (group,) = group_by_targets([("cycle", cycle), ("pairs", [result(np.full(40, 10.0))])])
+    assert [member.title for member in group] == ["cycle, forward", "pairs"]
     assert group[0].figures[0].metric == "PSNR"
-    assert next(verdicts(group)).better == "pairs"
-    with pytest.raises(QualityError, match="do not compare"):
-        compared([("one", both), ("two", [way(np.zeros(40), reference="c" * 64)])])
+    assert next(compare_members(group)).better == "pairs"
 
 
-def test_the_command_compares_models_and_shows_their_pictures(
-    repository,  # noqa: F811
-    photographs,
-    small_network_file,
-    tmp_path,
+def test_rejects_models_without_common_targets():
+    one = [result(np.full(40, 9.0))]
+    two = [result(np.zeros(40), reference="c" * 64)]
+    with pytest.raises(QualityError, match="cannot be compared"):
+        group_by_targets([("one", one), ("two", two)])
+
+
+def test_command_compares_models(
+    image_to_image_repository, photographs, small_network_file, tmp_path
 ):
+    repository = image_to_image_repository
     shutil.copytree(repository / "filled", repository / "again")
     folder = repository / "again" / "1"
     manifest = read_manifest(folder).model_copy(update={"name": "again"})
@@ -87,22 +92,24 @@ def test_the_command_compares_models_and_shows_their_pictures(
     arguments += ["--network", str(small_network_file), "--report", str(report)]
     done = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
-    one, two = found["evaluations"]
+    content = json.loads(done.stdout)
+    one, two = content["evaluations"]
     assert one["figures"] == two["figures"]
-    assert [verdict["metric"].partition("-")[0] for verdict in found["verdicts"]] == [
+    assert [verdict["metric"].partition("-")[0] for verdict in content["verdicts"]] == [
         "PSNR",
         "SSIM",
         "feature distance",
     ]
-    assert not any(verdict["sure"] for verdict in found["verdicts"])
-    assert assert_self_contained(report.read_text()) == 1
-    told = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert "again@1" in told.output
-    assert "cannot be told apart" in told.output
+    assert not any(verdict["sure"] for verdict in content["verdicts"])
+    # One image of both models side by side, and three of each.
+    assert assert_self_contained(report.read_text()) == 7
+    output = CliRunner().invoke(app, arguments, catch_exceptions=False).output
+    assert "again@1" in output
+    assert "no significant difference" in output
 
 
-def test_models_of_pictures_and_of_noise_do_not_compare(repository, tmp_path):  # noqa: F811
-    flags = ["--models", str(repository)]
-    done = CliRunner().invoke(app, ["compare", "filled", str(tmp_path), *flags])
-    assert "some make pictures of pictures" in str(done.exception)
+def test_rejects_models_of_different_kinds(image_to_image_repository, photographs):
+    arguments = ["compare", "filled", str(photographs / "test")]
+    arguments += ["--models", str(image_to_image_repository), "--data", str(photographs)]
+    done = CliRunner().invoke(app, arguments)
+    assert "cannot be compared with models that generate from noise" in str(done.exception)

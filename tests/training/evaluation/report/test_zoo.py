@@ -5,13 +5,13 @@ import pytest
 
 from service.runtime.models.manifest import MANIFEST_FILE, Quality, read_manifest
 from training.evaluation.errors import QualityError
-from training.evaluation.report.figure_text import direction, said
+from training.evaluation.report.formatting import direction_arrow, format_value, metric_title
 from training.evaluation.report.zoo import write_zoo
 
 ROOT = Path(__file__).parents[4]
 
 
-def test_the_page_tells_what_manifests_say(tmp_path, models):
+def test_page_contains_metrics_of_manifests(tmp_path, models):
     folder = models / "gan-mnist" / "1"
     figure = Quality(
         metric="KID-X",
@@ -28,17 +28,17 @@ def test_the_page_tells_what_manifests_say(tmp_path, models):
         seed_start=0,
         resizing="antialiased bicubic to 8×8",
     )
-    # As those of models from pictures to pictures begin.
-    of_pixels = figure.model_copy(update={"metric": "PSNR", "feature_network": None})
-    manifest = read_manifest(folder).model_copy(update={"quality": (of_pixels, figure)})
+    # The first metric of image-to-image models uses no feature network.
+    pixel_metric = figure.model_copy(update={"metric": "PSNR", "feature_network": None})
+    manifest = read_manifest(folder).model_copy(update={"quality": (pixel_metric, figure)})
     (folder / MANIFEST_FILE).write_text(manifest.to_json())
     page = tmp_path / "docs" / "zoo.md"
     write_zoo(models, page)
     text = page.read_text()
     assert "| KID-X | ↓ | 0.01234 | 0.01000 to 0.01500 | 0.00010 (50) | 100 against 60 |" in text
     assert (
-        "100 samples of seeds 0 to 99, against 60 pictures of digits, split test (sha256 "
-        "abababababab). Features: X (sha256 0123); resized: antialiased bicubic to 8×8."
+        "100 samples of seeds 0 to 99, against 60 images of digits, split test (sha256 "
+        "abababababab). Features: X (sha256 0123); resizing: antialiased bicubic to 8×8."
     ) in text
     assert text.count("Not measured yet.") == 2
     for link in re.findall(r"\]\(([^)#]+)\)", text):
@@ -48,12 +48,12 @@ def test_the_page_tells_what_manifests_say(tmp_path, models):
         assert f"\n## {name}\n" in text
 
 
-def test_a_repository_without_models_is_refused(tmp_path):
-    with pytest.raises(QualityError, match="holds no models"):
+def test_rejects_repository_without_models(tmp_path):
+    with pytest.raises(QualityError, match="there are no models"):
         write_zoo(tmp_path, tmp_path / "zoo.md")
 
 
-def test_the_page_is_of_the_models_that_ship_and_of_their_figures():
+def test_shipped_page_and_cards_match_manifests():
     page = (ROOT / "docs" / "zoo.md").read_text()
     assert "None" not in page
     measured = 0
@@ -64,11 +64,12 @@ def test_the_page_is_of_the_models_that_ship_and_of_their_figures():
         for figure in manifest.quality:
             assert figure.reference_sha256, f"{manifest.name}: {figure.metric}"
             assert figure.reference_sha256[:12] in card, f"{manifest.name}: {figure.metric}"
-            # The page names what samples are held against, in every direction.
+            # The page names the reference of the samples, for both directions.
             if figure.reference == manifest.quality[0].reference:
                 assert figure.reference_sha256[:12] in page, f"{manifest.name}: {figure.metric}"
-            value = said(figure.metric, figure.value)
-            assert f"| {figure.metric} | {direction(figure.metric)} | {value} |" in page
+            value = format_value(figure.metric, figure.value)
+            title, arrow = metric_title(figure.metric), direction_arrow(figure.metric)
+            assert f"| {title} | {arrow} | {value} |" in page
             assert value in card
         measured += bool(manifest.quality)
     assert measured >= 6

@@ -1,4 +1,4 @@
-"""What an evaluation comes to: the figures, and the pictures that a report shows."""
+"""The results of an evaluation: the values, and the images that a report shows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.runtime.models.manifest import Quality
 
 
 class ClassFigures(BaseModel):
-    """What is known of one class."""
+    """The metrics of one class."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -23,15 +23,16 @@ class ClassFigures(BaseModel):
     kernel_distance: float
     low: float
     high: float
-    # The same of real pictures of the class.
+    # The kernel distance of real images of the class.
     real: float | None = None
     precision: float
     recall: float
+    # The class accuracy.
     obedience: float | None = None
 
 
 class Point(BaseModel):
-    """The Fréchet distance at a smaller number of samples, of generated and of real pictures."""
+    """The Fréchet distance for a smaller number of samples: of generated and of real images."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,7 +42,7 @@ class Point(BaseModel):
 
 
 class Evaluation(BaseModel):
-    """All figures of one subject. Every one names what it was measured by."""
+    """All metrics of a model or folder of images, each with what it was measured against."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -49,7 +50,7 @@ class Evaluation(BaseModel):
     digest: str | None = None
     figures: tuple[Quality, ...]
     per_class: dict[str, ClassFigures] = {}
-    # How the Fréchet distance falls with the number of samples: what is left is the model's.
+    # How the Fréchet distance falls with the number of samples.
     curve: tuple[Point, ...] = ()
     feature_network: str
     reference: str
@@ -62,27 +63,31 @@ class Evaluation(BaseModel):
     seconds: float
 
     def figure(self, metric: str) -> Quality | None:
-        """Return the figure whose metric is, or begins with, `metric`."""
+        """Return the first figure whose metric starts with `metric`."""
         return next((f for f in self.figures if f.metric.startswith(metric)), None)
 
 
 @dataclass(frozen=True)
-class Neighbours:
-    """A generated picture, the training pictures nearest to it, and how near the first is."""
+class Neighbors:
+    """A generated image ``[H, W, C]`` and the nearest training images ``[K, H, W, C]``.
 
-    made: NDArray[np.uint8]
+    `distance` is the distance of the nearest one, in units of the distance below which two images
+    are considered equal.
+    """
+
+    generated: NDArray[np.uint8]
     training: NDArray[np.uint8]
     distance: float
 
 
 @dataclass(frozen=True)
-class Shown:
-    """Pictures ``[N, H, W, C] uint8`` for a report."""
+class ReportImages:
+    """Images ``[N, H, W, C] uint8`` for a report, and the log of a run."""
 
     samples: NDArray[np.uint8]
     real: NDArray[np.uint8]
-    best: NDArray[np.uint8]
-    worst: NDArray[np.uint8]
-    nearest: tuple[Neighbours, ...]
-    in_a_row: int | None = None
+    most_realistic: NDArray[np.uint8]
+    least_realistic: NDArray[np.uint8]
+    nearest: tuple[Neighbors, ...]
+    columns: int | None = None
     log: tuple[Mapping[str, Any], ...] = ()

@@ -6,43 +6,22 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from tests.support.images import drawn_digits
+from tests.support.evaluation import SIDE, noisy_digits, write_images
 from training.evaluation.features.networks import FeatureNetwork, open_network
-
-SIDE = 28
-
-
-def drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Digits with a little noise, no two alike: ``[count, 28, 28] uint8`` and labels."""
-    rng = np.random.default_rng(seed)
-    pixels, labels = drawn_digits(2 * count)
-    rows = np.sort(rng.permutation(2 * count)[:count])
-    varied = pixels[rows] * rng.uniform(0.6, 1, (count, 1, 1))
-    varied = varied + rng.uniform(0, 60, varied.shape)
-    return varied.clip(0, 255).astype(np.uint8), labels[rows]
-
-
-def write_pictures(folder: Path, pixels: np.ndarray, labels: np.ndarray | None = None) -> Path:
-    """Write pictures as PNG files, in a folder for each class where there are labels."""
-    for i, picture in enumerate(pixels):
-        where = folder if labels is None else folder / str(labels[i])
-        where.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(where / f"{i:05}.png")
-    return folder
 
 
 @pytest.fixture(scope="session")
 def splits(tmp_path_factory) -> Path:
-    """Drawn digits with a training split of 400 and a held-out one of 300."""
+    """Noisy digits with a training split of 400 images and a held-out split of 300."""
     folder = tmp_path_factory.mktemp("splits")
-    write_pictures(folder / "train", *drawn(400, seed=1))
-    write_pictures(folder / "test", *drawn(300, seed=2))
+    write_images(folder / "train", *noisy_digits(400, seed=1))
+    write_images(folder / "test", *noisy_digits(300, seed=2))
     return folder
 
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory) -> Path:
-    """Smooth colours: 24 pictures of 64 pixels to train on, and 12 that are held out."""
+    """Smooth colors of 64×64 pixels: 24 training images and 12 held-out ones."""
     folder, rng = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
     for split, count in {"train": 24, "test": 12}.items():
         (folder / split).mkdir()
@@ -56,7 +35,7 @@ def photographs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_network_file(tmp_path_factory) -> Path:
-    """A feature network that averages pictures down to 7 pixels a side: 147 features, at once."""
+    """A fast feature network: averages images down to 7×7 pixels, 147 features."""
     path = tmp_path_factory.mktemp("network") / "averages.onnx"
     nodes = [
         helper.make_node(

@@ -1,0 +1,61 @@
+"""`ganymede search`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from training.cli.evaluation_options import JsonOption
+
+
+def search(
+    recipe: Annotated[str, typer.Argument(help="The name of a shipped recipe, or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Options that override the recipe's."),
+    ] = None,
+    trials: Annotated[
+        int, typer.Option(min=1, help="The total number of trials, including earlier ones.")
+    ] = 20,
+    confirm: Annotated[
+        int,
+        typer.Option(
+            min=0, help="The number of other seeds to train the best trial and the recipe with."
+        ),
+    ] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the trials' values.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder of the search.  [default: runs/search-RECIPE]", show_default=False
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search for better values in the ranges that a recipe declares.
+
+    The same command continues an interrupted search. Trials that are worse than most others at the
+    same point are stopped early. Writes search.html and search.json.
+
+    Example: ganymede search dcgan-fashion train.images=100000 --trials 12 --out runs/search
+    """
+    from training.evaluation.search.study import search as run_search
+
+    folder = out or Path("runs") / f"search-{Path(recipe).stem}"
+    result = run_search(
+        recipe,
+        overrides or [],
+        folder,
+        trials=trials,
+        confirm=confirm,
+        seed=seed,
+        report=lambda line: typer.echo(line, err=True),
+    )
+    if as_json:
+        typer.echo((folder / "search.json").read_text(), nl=False)
+        return
+    if result.best:
+        typer.echo(" ".join(f"{key}={value}" for key, value in result.best.values.items()))
+    typer.echo(f"{result.verdict}; see {folder / 'search.html'}")

@@ -1,0 +1,108 @@
+"""The kernel distance, the metric of KID: the squared distance of two sets of features.
+
+Written here rather than taken from a library because the usual implementations estimate it from
+random subsets. The estimate over all pairs has a smaller variance, and a confidence interval.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.evaluation.metrics import Measurement, Measurements, Metric, feature_metrics
+
+if TYPE_CHECKING:
+    from training.evaluation.features.networks import Features
+
+Vectors = NDArray[np.float32] | NDArray[np.float64]
+# The standard normal quantile of a 95% interval.
+_QUANTILE = 1.96
+# Rows of a block of kernel values: 2¹¹ × 2¹¹ doubles are 32 MiB.
+_BLOCK = 2048
+
+KERNEL_DISTANCE = Metric(
+    name="kernel_distance",
+    title="kernel distance",
+    key="KID",
+    better="lower",
+    order=10,
+    decimals=5,
+    names_network=True,
+    inception_key="KID",
+    in_validation=True,
+    selectable=True,
+    note="unbiased, over all pairs; 95% interval by the jackknife",
+)
+
+
+@feature_metrics(KERNEL_DISTANCE)
+def measure_kernel_distance(generated: Features, real: Features) -> Measurements:
+    """Measure the kernel distance of two sets of features."""
+    return {KERNEL_DISTANCE.name: kernel_distance(generated.vectors, real.vectors)}
+
+
+def kernel_distance(a: Vectors, b: Vectors) -> Measurement:
+    """Return the squared kernel distance of ``[N, d]`` and ``[M, d]`` with its 95% interval.
+
+    The unbiased estimate over all pairs (Gretton et al. 2012, equation 3), with the kernel
+    ``(x·y / d + 1)³`` of KID (Bińkowski et al. 2018, arXiv:1801.01401). It can be negative. The
+    interval is the jackknife's over single rows of either set, which tends to be too wide. Raises
+    ValueError for fewer than three rows.
+    """
+    if min(len(a), len(b)) < 3:
+        raise ValueError(f"a kernel distance needs three rows, got {len(a)} and {len(b)}")
+    within_a, across_a, across_b = _kernel_sums(a), *_cross_sums(a, b)
+    within_b = _kernel_sums(b)
+    n, m = len(a), len(b)
+    sum_a, sum_b, sum_across = within_a.sum(), within_b.sum(), across_a.sum()
+    value = sum_a / (n * (n - 1)) + sum_b / (m * (m - 1)) - 2 * sum_across / (n * m)
+    # The estimate without one row. Within a set, each pair is counted twice.
+    without_a = (
+        (sum_a - 2 * within_a) / ((n - 1) * (n - 2))
+        + sum_b / (m * (m - 1))
+        - 2 * (sum_across - across_a) / ((n - 1) * m)
+    )
+    without_b = (
+        sum_a / (n * (n - 1))
+        + (sum_b - 2 * within_b) / ((m - 1) * (m - 2))
+        - 2 * (sum_across - across_b) / (n * (m - 1))
+    )
+    variance = (n - 1) / n * ((without_a - without_a.mean()) ** 2).sum()
+    variance += (m - 1) / m * ((without_b - without_b.mean()) ** 2).sum()
+    margin = _QUANTILE * float(np.sqrt(variance))
+    return Measurement(float(value), float(value) - margin, float(value) + margin)
+
+
+def _kernel(a: Vectors, b: Vectors) -> NDArray[np.float64]:
+    # In double precision: for similar sets the three means differ in the fourth digit only.
+    products = a.astype(np.float64) @ b.astype(np.float64).T
+    values: NDArray[np.float64] = (products / a.shape[1] + 1) ** 3
+    return values
+
+
+def _kernel_sums(vectors: Vectors) -> NDArray[np.float64]:
+    """Return for each row the sum of the kernel over the other rows of the set."""
+    sums = np.zeros(len(vectors))
+    for start in range(0, len(vectors), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        for other in range(0, len(vectors), _BLOCK):
+            values = _kernel(vectors[rows], vectors[other : other + _BLOCK])
+            if start == other:
+                np.fill_diagonal(values, 0)
+            sums[rows] += values.sum(axis=1)
+    return sums
+
+
+def _cross_sums(a: Vectors, b: Vectors) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return for each row of either set the sum of the kernel over the other set."""
+    of_a, of_b = np.zeros(len(a)), np.zeros(len(b))
+    for start in range(0, len(a), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        for other in range(0, len(b), _BLOCK):
+            columns = slice(other, other + _BLOCK)
+            values = _kernel(a[rows], b[columns])
+            of_a[rows] += values.sum(axis=1)
+            of_b[columns] += values.sum(axis=0)
+    return of_a, of_b

@@ -1,0 +1,328 @@
+"""Evaluation of models that generate images from noise: every metric against real images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.runtime.models.manifest import Quality
+from training.data.datasets import KNOWN_DATASETS
+from training.data.images import DataOptions
+from training.evaluation.errors import QualityError
+from training.evaluation.evaluation import EvaluationSettings, Progress
+from training.evaluation.features.networks import FeatureNetwork, Features, open_network
+from training.evaluation.features.references import Reference, open_reference, same_classes
+from training.evaluation.metrics import (
+    FeatureMetrics,
+    Measurement,
+    Measurements,
+    Metric,
+    PairMetrics,
+    groups,
+)
+from training.evaluation.metrics.class_accuracy import class_accuracy_of_target
+from training.evaluation.metrics.class_figures import measure_classes
+from training.evaluation.metrics.frechet_distance import Moments, frechet_distance
+from training.evaluation.metrics.memorization import nearest_training_images
+from training.evaluation.metrics.precision_recall import realism
+from training.evaluation.noise.inputs import EvaluationInputs, EvaluationOptions, FeatureSets
+from training.evaluation.noise.report import NoiseResult
+from training.evaluation.noise.results import ClassFigures, Evaluation, Point, ReportImages
+from training.evaluation.noise.targets import NoiseTarget
+
+# With fewer samples on either side, the Fréchet distance is not meaningful.
+_FEW_SAMPLES = 5_000
+_MIN_SAMPLES = 10
+# Numbers of images in a report.
+_SHOWN = 64
+_SHOWN_EXTREMES = 16
+
+
+def evaluate(
+    target: NoiseTarget,
+    reference: Reference,
+    network: FeatureNetwork,
+    options: EvaluationOptions | None = None,
+    progress: Progress | None = None,
+) -> tuple[Evaluation, ReportImages]:
+    """Measure `target` against `reference` with the features of `network`.
+
+    Raises QualityError if the sizes of the images differ, or if there are too few samples.
+    """
+    options = options or EvaluationOptions()
+    started = time.monotonic()
+    _check_size(target, reference)
+    samples = min(options.samples, target.count or options.samples)
+    if samples < _MIN_SAMPLES:
+        raise QualityError(f"{samples} samples are too few; at least {_MIN_SAMPLES} are needed")
+    pixels, features = _generate(target, samples, network, progress)
+    sets = _feature_sets(
+        features,
+        target.labels(samples),
+        reference,
+        reference.against.rows(options.reference_samples),
+        network,
+        progress,
+    )
+    inputs = EvaluationInputs(target, reference, network, options, pixels, sets, progress)
+    against = reference.against
+    evaluation = Evaluation(
+        subject=target.title,
+        digest=None if target.model is None else target.model.digest,
+        figures=tuple(_measure(inputs)),
+        per_class=_classes(inputs),
+        curve=tuple(_sample_curve(sets)),
+        feature_network=network.title,
+        reference=against.title,
+        reference_sha256=against.sha256,
+        held_out=reference.held_out,
+        samples=samples,
+        truncation=target.truncation,
+        seeds=_seed_range(target, samples),
+        warnings=tuple(_warnings(reference, sets, target)),
+        seconds=round(time.monotonic() - started, 1),
+    )
+    order = np.argsort(realism(sets.real.vectors, features.vectors))
+    images = ReportImages(
+        samples=pixels[:_SHOWN],
+        real=np.asarray(against.images.pixels[against.rows(_SHOWN)]),
+        most_realistic=pixels[order[::-1][:_SHOWN_EXTREMES]],
+        least_realistic=pixels[order[:_SHOWN_EXTREMES]],
+        nearest=nearest_training_images(inputs),
+        columns=len(target.classes) if 1 < len(target.classes) <= 12 else None,
+        log=tuple(target.log),
+    )
+    return evaluation, images
+
+
+def evaluate_targets(
+    targets: Sequence[NoiseTarget], settings: EvaluationSettings, progress: Progress | None
+) -> list[NoiseResult]:
+    """Evaluate targets on the same real images. Raises QualityError and DataError."""
+    if len({(target.image.height, target.image.channels) for target in targets}) > 1:
+        raise QualityError("images of different sizes cannot be compared")
+    data = _reference_data(targets[0], settings.data)
+    options = EvaluationOptions(
+        samples=settings.samples or EvaluationOptions.samples,
+        reference_samples=settings.reference_samples,
+        class_accuracy=settings.class_accuracy,
+    )
+    network = open_network(settings.network)
+    reference = open_reference(data, settings.split, progress)
+    return [
+        NoiseResult(*evaluate(target, reference, network, options, progress)) for target in targets
+    ]
+
+
+def _reference_data(target: NoiseTarget, data: str | None) -> DataOptions:
+    """Return the data to measure against; by default the data that the target was trained on."""
+    if data is None:
+        if target.data is None:
+            raise QualityError(f"the training data of {target.title} are not known: give --data")
+        return target.data
+    location = (
+        {"name": data} if data in KNOWN_DATASETS and not Path(data).exists() else {"path": data}
+    )
+    return DataOptions(
+        **location,
+        resolution=target.image.height,
+        channels=target.image.channels,
+        flip=target.data is not None and target.data.flip,
+    )
+
+
+def _check_size(target: NoiseTarget, reference: Reference) -> None:
+    size = (target.image.height, target.image.width, target.image.channels)
+    expected = reference.against.images.pixels.shape[1:]
+    if size != expected:
+        raise QualityError(
+            f"{target.title} has images of shape {size}, but the data have {expected}"
+        )
+
+
+def _generate(
+    target: NoiseTarget, samples: int, network: FeatureNetwork, progress: Progress | None
+) -> tuple[NDArray[np.uint8], Features]:
+    """Generate `samples` images and return them with their features."""
+    pixels, parts, done = [], [], 0
+    for batch in target.batches(samples):
+        pixels.append(batch)
+        parts.append(network.features(batch))
+        done += len(batch)
+        if progress:
+            progress(f"generating images of {target.title}", done, samples)
+    logits = [part.logits for part in parts if part.logits is not None]
+    vectors = np.concatenate([part.vectors for part in parts])
+    if not np.isfinite(vectors).all():
+        raise QualityError(f"{network.name} returns features that are not finite")
+    return np.concatenate(pixels), Features(vectors, np.concatenate(logits) if logits else None)
+
+
+def _feature_sets(
+    generated: Features,
+    generated_labels: NDArray[np.int64] | None,
+    reference: Reference,
+    rows: NDArray[np.int64],
+    network: FeatureNetwork,
+    progress: Progress | None,
+) -> FeatureSets:
+    against, samples = reference.against, len(generated)
+    real, real_labels = against.features(rows, network, progress), against.labels(rows)
+    if reference.held_out:
+        baseline_rows = reference.training.rows(samples)
+        baseline = reference.training.features(baseline_rows, network, progress)
+        baseline_labels = reference.training.labels(baseline_rows)
+        baseline_reference = real
+    else:
+        # There is no second set of real images: compare one half of the reference with the other.
+        order = np.random.default_rng(1).permutation(len(rows))
+        half = min(samples, len(rows) // 2)
+        taken, rest = np.sort(order[:half]), np.sort(order[half:])
+        baseline, baseline_reference = real[taken], real[rest]
+        baseline_labels = None if real_labels is None else real_labels[taken]
+    return FeatureSets(
+        generated,
+        generated_labels,
+        real,
+        real_labels,
+        baseline,
+        baseline_labels,
+        baseline_reference,
+    )
+
+
+def _measure(inputs: EvaluationInputs) -> Iterator[Quality]:
+    """Measure every registered metric that applies, in table order."""
+    for group in groups():
+        if isinstance(group, PairMetrics):
+            continue
+        if isinstance(group, FeatureMetrics):
+            measurements = _measure_features(group, inputs)
+        else:
+            measurements = group.measure(inputs)
+        for metric in group.metrics:
+            if metric.name in measurements:
+                yield _quality(metric, measurements[metric.name], inputs)
+
+
+def _measure_features(group: FeatureMetrics, inputs: EvaluationInputs) -> Measurements:
+    """Measure generated images, and in the same way the real images of the baseline."""
+    sets = inputs.features
+    features = [sets.generated, sets.real, sets.baseline, sets.baseline_reference]
+    details: dict[str, Any] = {}
+    if group.equal_counts:
+        count = min(map(len, features))
+        features = [_sample(each, count) for each in features]
+        details = dict.fromkeys(("samples", "reference_samples", "real_samples"), count)
+    generated, real, baseline, baseline_reference = features
+    values, of_real = (
+        group.measure(generated, real),
+        group.measure(baseline, baseline_reference),
+    )
+    return {
+        name: Measurement(
+            value=each.value,
+            low=each.low,
+            high=each.high,
+            real=of_real[name].value if name in of_real else None,
+            note=each.note,
+            details=details,
+        )
+        for name, each in values.items()
+    }
+
+
+def _quality(metric: Metric, measurement: Measurement, inputs: EvaluationInputs) -> Quality:
+    against = inputs.reference.against
+    fields: dict[str, Any] = {
+        "feature_network": inputs.network.title,
+        "reference": against.title,
+        "reference_sha256": against.sha256,
+        "samples": len(inputs.features.generated),
+        "reference_samples": len(inputs.features.real),
+        "resizing": inputs.network.resizing,
+        "truncation": inputs.target.truncation,
+        "seed_start": inputs.target.seed_start,
+    }
+    if measurement.real is not None:
+        fields["real_samples"] = len(inputs.features.baseline)
+    return Quality(
+        metric=metric.result_key(inputs.network),
+        value=float(measurement.value),
+        low=measurement.low,
+        high=measurement.high,
+        real=measurement.real,
+        note=measurement.note or metric.note,
+        **fields | dict(measurement.details),
+    )
+
+
+def _classes(inputs: EvaluationInputs) -> dict[str, ClassFigures]:
+    """Return the metrics of each class, with its class accuracy if that was measured."""
+    classes = inputs.once(measure_classes)
+    accuracy = inputs.once(class_accuracy_of_target)
+    if accuracy is None:
+        return classes
+    return {
+        name: figures.model_copy(update={"obedience": accuracy.per_class.get(name)})
+        for name, figures in classes.items()
+    }
+
+
+def _sample(features: Features, count: int) -> Features:
+    """Return `count` random rows, the same ones in every call."""
+    if len(features) == count:
+        return features
+    return features[np.random.default_rng(0).permutation(len(features))[:count]]
+
+
+def _sample_curve(sets: FeatureSets) -> Iterator[Point]:
+    """Measure the Fréchet distance for an eighth, a quarter, a half and all of the samples."""
+    real = Moments.of(sets.real.vectors)
+    baseline_reference = Moments.of(sets.baseline_reference.vectors)
+    for divisor in (8, 4, 2, 1):
+        count = len(sets.generated) // divisor
+        if count < 2:
+            continue
+        baseline = None
+        if count <= len(sets.baseline):
+            rows = np.random.default_rng(0).permutation(len(sets.baseline))[:count]
+            vectors = sets.baseline.vectors[rows]
+            baseline = frechet_distance(Moments.of(vectors), baseline_reference)
+        yield Point(
+            samples=count,
+            made=frechet_distance(Moments.of(sets.generated.vectors[:count]), real),
+            real=baseline,
+        )
+
+
+def _warnings(reference: Reference, sets: FeatureSets, target: NoiseTarget) -> Iterator[str]:
+    few = min(len(sets.generated), len(sets.real))
+    if few < _FEW_SAMPLES:
+        yield (
+            f"with {few:,} images on one side, the Fréchet distance is too large, by about its "
+            "value for real images; use the kernel distance"
+        )
+    if not reference.held_out:
+        yield (
+            f"the reference ({reference.against.title}) may contain training images: a model that "
+            "memorizes them would score well"
+        )
+    if (
+        target.data
+        and target.model is not None
+        and len(target.classes) > 1
+        and not same_classes(target.classes, reference.against.images.class_names)
+    ):
+        yield "the data and the model have different classes: classes are not measured"
+
+
+def _seed_range(target: NoiseTarget, samples: int) -> str | None:
+    if target.seed_start is None:
+        return None
+    return f"{target.seed_start} to {target.seed_start + samples - 1}"
