@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Write the files of pinned versions: the newest that fit pyproject.toml.
+"""Pin the newest versions that satisfy pyproject.toml.
 
-constraints.txt      everything the make targets may install
-constraints-gpu.txt  the CUDA libraries. They have a file of their own, since a PyTorch built
-                     for CUDA brings other versions than ONNX Runtime takes.
-requirements.txt     what serving needs, whole, for containers and Bentos
+constraints.txt      every package that a make target can install
+constraints-gpu.txt  the CUDA libraries, in a separate file because a PyTorch built for CUDA
+                     requires other versions than ONNX Runtime
+requirements.txt     all dependencies of serving, for containers and Bentos
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 HEADER = "# Made by `make lock`.\n"
-# What is not the same package, or not there, on every platform.
+# Packages that do not exist on every platform.
 GPU_BUILD = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 ELSEWHERE = "sys_platform != 'linux' or platform_machine != 'x86_64'"
 WIDESPREAD = "platform_machine in 'x86_64 AMD64 aarch64 arm64'"
@@ -31,25 +31,25 @@ CPU_BUILD = {"onnxruntime": "1.32.0"}
 
 
 def resolve(*requirements: str) -> dict[str, str]:
-    """Return the versions that pip would install, by name."""
+    """Return the versions that pip would install, by package name."""
     environment = {k: v for k, v in os.environ.items() if k != "PIP_CONSTRAINT"}
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run"]
     command += ["--ignore-installed", "--report", "-", *requirements]
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True)
-    found = [item["metadata"] for item in json.loads(done.stdout)["install"]]
-    # What follows a + names a build, such as PyTorch's for the CPU, and is not to be pinned.
-    versions = {m["name"].lower(): m["version"].partition("+")[0] for m in found}
+    packages = [item["metadata"] for item in json.loads(done.stdout)["install"]]
+    # The part after a + names a build, such as PyTorch's for the CPU, and must not be pinned.
+    versions = {m["name"].lower(): m["version"].partition("+")[0] for m in packages}
     versions.pop("ganymede", None)
     return versions
 
 
 def is_cuda(name: str) -> bool:
-    """Whether a package holds CUDA libraries."""
+    """Whether a package contains CUDA libraries."""
     return name == "triton" or (name.startswith(("nvidia-", "cuda-")) and name != "nvidia-ml-py")
 
 
 def write(name: str, versions: dict[str, str], markers: dict[str, str] | None = None) -> None:
-    """Write one file of pinned versions."""
+    """Write a file of pinned versions."""
     lines = []
     for package, version in sorted(versions.items()):
         marker = (markers or {}).get(package)
@@ -58,7 +58,7 @@ def write(name: str, versions: dict[str, str], markers: dict[str, str] | None = 
 
 
 def main() -> None:
-    """Resolve and write."""
+    """Resolve all versions and write the three files."""
     everything = resolve(".[train,quality,hub,ray,dev]", "torch==2.13.0", "hatchling", "editables")
     everything = CPU_BUILD | {name: v for name, v in everything.items() if not is_cuda(name)}
     serving = CPU_BUILD | {name: everything[name] for name in resolve(".")}
