@@ -68,7 +68,7 @@ def max_body_bytes(signature: Signature, max_rows: int) -> int:
 
 def body_too_large(max_bytes: int) -> Problem:
     """Return the problem for a body of more than `max_bytes`."""
-    detail = f"the body exceeds {max_bytes:,} bytes, the maximum for this graph"
+    detail = f"the body exceeds {max_bytes:,} bytes, the maximum for this request"
     return Problem(413, "body-too-large", "The body is too large", detail)
 
 
