@@ -31,11 +31,10 @@ from torch import Tensor
 from benchmarks.measure import CONVOLUTIONAL, Spread, in_turns, machine, ratios, report, seconds
 from service.runtime.onnx.machine import usable_cpus
 from service.runtime.onnx.sessions import ExecutionPlan, Provider, Session
-from training.export.exporter import recipe_graph_specs
 from training.export.folding import settle_spectral_norms, without_parametrizations
 from training.export.graphs import GraphSpec
 from training.export.onnx_export import export_graph
-from training.recipe.schema import load_recipe
+from training.recipe.loading import load_recipe
 
 # One recipe per included architecture; the others differ only in width and size.
 RECIPES = ("gan-mnist", *CONVOLUTIONAL)
@@ -50,7 +49,7 @@ def largest_piece(recipe: str) -> GraphSpec:
     generator = loaded.build_generator().eval()
     settle_spectral_norms(generator)
     # The last graph: the synthesis of a style model, or any direction of a CycleGAN.
-    return recipe_graph_specs(loaded, generator)[-1]
+    return loaded.game.graph_specs(loaded, generator)[-1]
 
 
 def rows_of(piece: GraphSpec, batch: int) -> dict[str, Tensor]:

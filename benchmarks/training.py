@@ -31,8 +31,7 @@ from rich.table import Table
 from benchmarks import references
 from benchmarks.measure import Spread, in_turns, machine, ratios, report
 from training.distributed import DistributedContext
-from training.games.setup import prepare_all, set_up
-from training.monitoring.monitors import MetricWindow
+from training.monitoring.metrics import MetricWindow
 from training.recipe.schema import Recipe
 from training.trainer import play_turn
 
@@ -158,20 +157,21 @@ class Ours:
         device = recipe.device.pick_device()
         self.precision = recipe.device.pick_precision(device)
         self._share = DistributedContext()
-        self._setup = set_up(recipe, prepare_all(recipe), device, self.precision, self._share)
-        self._draw_batch = self._setup.deal
+        data_images = recipe.game.prepare_data(recipe)
+        self._setup = recipe.game.set_up(recipe, data_images, device, self.precision, self._share)
+        self._draw_batch = self._setup.batches
         self._fixed_batch = self._draw_batch(0)
         self._signs = MetricWindow(self._share)
         self._batch, self._turn = case.batch, 0
 
     def turn(self) -> None:
         """Run one turn including data loading."""
-        self._setup.deal = self._draw_batch  # type: ignore[method-assign]
+        self._setup.batches = self._draw_batch  # type: ignore[method-assign]
         self._play()
 
     def turn_on_fixed_batch(self) -> None:
         """Run one turn on a fixed batch."""
-        self._setup.deal = lambda _: self._fixed_batch  # type: ignore[method-assign]
+        self._setup.batches = lambda _: self._fixed_batch  # type: ignore[method-assign]
         self._play()
 
     def _play(self) -> None:

@@ -36,7 +36,7 @@ def digits(tmp_path_factory) -> Path:
 
 def train_and_export(recipe: str, overrides: list[str], runs: Path, models: Path) -> None:
     from training.export.exporter import export_run
-    from training.recipe.schema import load_recipe
+    from training.recipe.loading import load_recipe
     from training.run import Run
     from training.trainer import train
 

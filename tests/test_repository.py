@@ -18,7 +18,7 @@ from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.data.sources import DataError
 from training.evaluation.features.classifier import ClassifierSettings
 from training.evaluation.metrics.class_accuracy import CLASS_ACCURACY, measure_class_accuracy
-from training.recipe.schema import load_recipe
+from training.recipe.loading import load_recipe
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted(model_folders(ROOT / "models"))

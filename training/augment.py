@@ -7,8 +7,9 @@ each is augmented independently, with random numbers from the global state, on i
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, PositiveInt
@@ -20,14 +21,55 @@ from training.recipe.options import Options
 Policy = Literal["colour", "translation", "cutout"]
 
 
-class DiffAugmentOptions(Options):
+class AugmentOptions(Options, ABC):
+    """The options of a kind of augmentation."""
+
+    kind: str
+
+    @abstractmethod
+    def build(self) -> Augment:
+        """Return the augmentation in its initial state."""
+
+
+class Augment:
+    """An augmentation of images ``[N, C, H, W]``; this one returns them unchanged."""
+
+    # Probability of each transform; only ADA uses and adapts it.
+    probability = 0.0
+    # Whether the strength adapts during training.
+    adapts = False
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the augmented images."""
+        return images
+
+    def adapt(self, real_sign: float, images: int) -> None:
+        """Adapt to `real_sign`, r_t = E[sign(D(x))] over the last `images` real images."""
+
+
+class DiffAugmentOptions(AugmentOptions):
     """DiffAugment (Zhao et al. 2020, arXiv:2006.10738), with constant strength."""
 
     kind: Literal["diffaugment"]
     policy: tuple[Policy, ...] = ("colour", "translation", "cutout")
 
+    def build(self) -> DiffAugment:
+        """Return the augmentation."""
+        return DiffAugment(self)
 
-class ADAOptions(Options):
+
+class DiffAugment(Augment):
+    """DiffAugment with the policies of its options."""
+
+    def __init__(self, options: DiffAugmentOptions) -> None:
+        self._policy = options.policy
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the augmented images."""
+        return diff_augment(images, self._policy)
+
+
+class ADAOptions(AugmentOptions):
     """Adaptive discriminator augmentation (Karras et al. 2020, arXiv:2006.06676)."""
 
     kind: Literal["ada"]
@@ -38,42 +80,37 @@ class ADAOptions(Options):
     start: float = Field(default=0.0, ge=0, le=1)
     limit: float = Field(default=0.85, gt=0, le=1)
 
+    def build(self) -> ADA:
+        """Return the augmentation with its first probability."""
+        return ADA(self)
 
-AugmentOptions = Annotated[DiffAugmentOptions | ADAOptions, Field(discriminator="kind")]
 
+class ADA(Augment):
+    """Adaptive discriminator augmentation; `probability` is its current p."""
 
-class Augment:
-    """The augmentation of a recipe's `game.augment`; `probability` is ADA's current p."""
+    adapts = True
 
-    def __init__(self, options: DiffAugmentOptions | ADAOptions | None) -> None:
+    def __init__(self, options: ADAOptions) -> None:
         self._options = options
-        self.probability = options.start if isinstance(options, ADAOptions) else 0.0
+        self.probability = options.start
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Augment `images`; without options they are returned unchanged."""
-        match self._options:
-            case DiffAugmentOptions(policy=policy):
-                return diff_augment(images, policy)
-            case ADAOptions():
-                return ada(images, self.probability)
-            case _:
-                return images
+        """Return the augmented images."""
+        return ada(images, self.probability)
 
     def adapt(self, real_sign: float, images: int) -> None:
-        """Adjust ADA's probability (arXiv:2006.06676, section 3).
+        """Adjust the probability (section 3).
 
-        `real_sign` is r_t = E[sign(D(x))] over the last `images` real images. The probability
-        rises while it is above the target, which means that the discriminator overfits.
+        It rises while `real_sign` is above the target, which means that the discriminator overfits.
         """
-        if isinstance(self._options, ADAOptions):
-            step = images / self._options.ramp_images
-            probability = self.probability + math.copysign(step, real_sign - self._options.target)
-            self.probability = min(max(probability, 0.0), self._options.limit)
+        step = images / self._options.ramp_images
+        probability = self.probability + math.copysign(step, real_sign - self._options.target)
+        self.probability = min(max(probability, 0.0), self._options.limit)
 
-    @property
-    def adapts(self) -> bool:
-        """Whether the strength adapts during training (ADA)."""
-        return isinstance(self._options, ADAOptions)
+
+def build_augment(options: AugmentOptions | None) -> Augment:
+    """Return the augmentation of a recipe's `game.augment`; without options, none."""
+    return options.build() if options else Augment()
 
 
 def diff_augment(images: Tensor, policy: Sequence[Policy]) -> Tensor:

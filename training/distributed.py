@@ -1,6 +1,6 @@
-"""One process or several: who we are among them, and what that means for a batch.
+"""Data-parallel training: this process's rank, and its part of a batch.
 
-Started by ``torchrun`` when several processes share a run; alone otherwise.
+Several processes share a run if ``torchrun`` started them; otherwise there is one.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process's part of the run: `rank` of `world`."""
+    """Process `rank` of `world` processes."""
 
     rank: int = 0
     world: int = 1
 
     @property
-    def leads(self) -> bool:
-        """True in the one process that writes files and talks to the user."""
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and reports to the user."""
         return self.rank == 0
 
-    def part(self, whole: Tensor) -> Tensor:
-        """Return this process's rows of a batch ``[N, ...]`` drawn alike in every process.
+    def part(self, rows: Tensor) -> Tensor:
+        """Return this process's rows of a batch ``[N, ...]`` that all processes hold.
 
         N is a multiple of `world`.
         """
-        return whole.chunk(self.world)[self.rank] if self.world > 1 else whole
+        return rows.chunk(self.world)[self.rank] if self.world > 1 else rows
 
     def mean(self, values: Tensor) -> Tensor:
         """Average a tensor over the processes, in place."""
@@ -52,32 +52,30 @@ class DistributedContext:
         return int(shared)
 
     def wait(self) -> None:
-        """Return when every process has come here."""
+        """Wait until every process has called this."""
         if self.world > 1:
             dist.barrier()
 
     def wrap(
-        self, network: nn.Module, device: torch.device, *, some_idle: bool = False
+        self, network: nn.Module, device: torch.device, *, unused_weights: bool = False
     ) -> nn.Module:
-        """Make the network's gradients the mean over the processes.
+        """Return a module whose gradients are the mean over the processes.
 
-        `some_idle` is for networks that do not use all of their weights at every turn.
-
-        Batch normalisation sees the whole batch where the backend can (CUDA); on the CPU each
-        process normalises by its own part.
+        `unused_weights`: a forward pass may not use all weights. On CUDA batch normalization sees
+        the batch of all processes; on the CPU, which lacks this, each process's own part.
         """
         if self.world == 1 or not any(p.requires_grad for p in network.parameters()):
             return network
         if device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-        # A player is called several times a turn, so buffers may not be overwritten in between.
+        # A player is called several times in one step, so buffers must not be overwritten between.
         return DistributedDataParallel(
-            network, forward_sync_buffers=False, find_unused_parameters=some_idle
+            network, forward_sync_buffers=False, find_unused_parameters=unused_weights
         )
 
     @contextmanager
-    def gathering(self, network: nn.Module, *, last: bool) -> Iterator[None]:
-        """Run a forward and a backward pass of which only the `last` exchanges the gradients."""
+    def sync_gradients(self, network: nn.Module, *, last: bool) -> Iterator[None]:
+        """Run a forward and backward pass; only the `last` of a step exchanges gradients."""
         if last or not isinstance(network, DistributedDataParallel):
             yield
         else:
@@ -87,9 +85,9 @@ class DistributedContext:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[DistributedContext]:
-    """Join the process group that ``torchrun`` describes in the environment, if it does.
+    """Join the process group that ``torchrun`` describes in the environment, if there is one.
 
-    What the group's processes share (wrapped networks) must be gone when the block ends.
+    Wrapped networks must not be used after the block.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
@@ -99,13 +97,13 @@ def joined(device: torch.device) -> Iterator[DistributedContext]:
     dist.init_process_group(
         "nccl" if cuda else "gloo",
         device_id=device if cuda else None,
-        # The others wait while the leader decodes, which may take long the first time.
+        # The others wait while the main process decodes the data, which may take hours.
         timeout=timedelta(hours=6),
     )
-    share = DistributedContext(dist.get_rank(), world)
+    distributed = DistributedContext(dist.get_rank(), world)
     try:
-        yield share
-        # Nobody leaves while another still talks to it.
-        share.wait()
+        yield distributed
+        # No process leaves while another still communicates with it.
+        distributed.wait()
     finally:
         dist.destroy_process_group()

@@ -32,6 +32,13 @@ class AdversarialLoss(NamedTuple):
     # The discriminator's loss when it separates real from fake perfectly, and when it cannot
     # separate them at all. None if the loss is unbounded below.
     bounds: tuple[float, float] | None = None
+    # Whether the generator's gradient vanishes where the discriminator is confident.
+    saturates: bool = False
+
+    def score(self, logits: Tensor) -> Tensor:
+        """Return the mean score of images: a probability if the loss has one, else a logit."""
+        logits = logits.detach()
+        return (logits.sigmoid() if self.probabilistic else logits).mean()
 
 
 # Builds a loss for a `real_target`.
@@ -93,6 +100,7 @@ def _minimax(real_target: float) -> AdversarialLoss:
         discriminator=partial(discriminator_log_loss, real_target=real_target),
         generator=lambda _, fake: minimax_generator_loss(fake),
         bounds=_log_loss_bounds(real_target),
+        saturates=True,
     )
 
 

@@ -1,19 +1,32 @@
-"""What a recipe says of the players' optimisers."""
+"""Optimizers of the players, as a recipe configures them."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from abc import ABC, abstractmethod
+from typing import Annotated, Literal
 
 import torch
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field
 from torch import nn
 
+from training.recipe.choices import OneOf
 from training.recipe.options import Options
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-class AdamOptions(Options):
+class PlayerOptimizerOptions(Options, ABC):
+    """The optimizer of one player."""
+
+    algorithm: str
+    learning_rate: float
+
+    @abstractmethod
+    def build(self, network: nn.Module) -> torch.optim.Optimizer:
+        """Return an optimizer of the weights of `network`."""
+
+
+class AdamOptions(PlayerOptimizerOptions):
     """Adam (Kingma and Ba 2014, arXiv:1412.6980)."""
 
     algorithm: Literal["adam"] = "adam"
@@ -21,38 +34,28 @@ class AdamOptions(Options):
     betas: tuple[Beta, Beta] = (0.5, 0.999)
 
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
-        """Make the optimiser of `network`'s weights."""
+        """Return an optimizer of the weights of `network`."""
         return torch.optim.Adam(network.parameters(), lr=self.learning_rate, betas=self.betas)
 
 
-class RMSPropOptions(Options):
-    """RMSProp, which WGAN with clipped weights wants in place of momentum (arXiv:1701.07875)."""
+class RMSPropOptions(PlayerOptimizerOptions):
+    """RMSProp, which WGAN with clipped weights uses instead of momentum (arXiv:1701.07875)."""
 
     algorithm: Literal["rmsprop"]
     learning_rate: float = Field(default=5e-5, gt=0)
 
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
-        """Make the optimiser of `network`'s weights."""
+        """Return an optimizer of the weights of `network`."""
         return torch.optim.RMSprop(network.parameters(), lr=self.learning_rate)
 
 
-def _algorithm(given: Any) -> str:
-    """Adam where nothing else is said."""
-    if isinstance(given, dict):
-        return str(given.get("algorithm", "adam"))
-    return str(given.algorithm)
-
-
-PlayerOptimizer = Annotated[
-    Annotated[AdamOptions, Tag("adam")] | Annotated[RMSPropOptions, Tag("rmsprop")],
-    Discriminator(_algorithm),
-]
+PlayerOptimizer = Annotated[PlayerOptimizerOptions, OneOf("algorithm", default="adam")]
 
 
 class OptimizerOptions(Options):
-    """Each player has its own, so that learning rates may differ (TTUR, arXiv:1706.08500)."""
+    """One optimizer for each player, so that learning rates may differ (TTUR, arXiv:1706.08500)."""
 
     generator: PlayerOptimizer = AdamOptions()
     discriminator: PlayerOptimizer = AdamOptions()
-    # From this share of the run on both learning rates fall, linearly, to nothing at its end.
+    # From this fraction of the run on, both learning rates fall linearly to 0 at its end.
     decay_from: float | None = Field(default=None, ge=0, lt=1)

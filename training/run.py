@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from service.runtime.files import replacing
-from training.recipe.schema import Recipe, RecipeError, load_recipe
+from training.recipe.errors import RecipeError
+from training.recipe.loading import load_recipe
+from training.recipe.schema import Recipe
 
 # What may differ between the parts of a run without making it another experiment.
 CADENCE = {"images", "log_images", "sample_images", "checkpoint_images"}

@@ -1,4 +1,4 @@
-"""The one trainer, and its loop in the open."""
+"""The trainer: one loop for every game."""
 
 from __future__ import annotations
 
@@ -22,98 +22,107 @@ from training.data.images import ImageData
 from training.device import device_title
 from training.distributed import DistributedContext, joined
 from training.evaluation.during_training import RunningQuality
-from training.games.setup import Setup, prepare_all, set_up
-from training.monitoring.monitors import (
-    MetricWindow,
-    MonitorReport,
-    Monitors,
-    TrainingDiverged,
-    assert_finite,
-)
-from training.monitoring.progress import Display, Silence, display
+from training.games.game import GameSetup
+from training.monitoring.metrics import MetricWindow, TrainingDiverged, assert_finite
+from training.monitoring.monitors import MonitorReport, Monitors
+from training.monitoring.progress import Display, NoDisplay, display
 from training.preview.grids import save_image
-from training.recipe.schema import Recipe, RecipeError
+from training.recipe.errors import RecipeError
+from training.recipe.schema import Recipe
 from training.run import Run
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+# Turns between two exchanges of whether a process was asked to stop; each waits for all processes.
+_STOP_EVERY = 16
+
 
 class Interrupted(UserError):
-    """The user or the system asked the run to stop, and it is saved."""
+    """A signal stopped the run, which is saved."""
 
     label = ""
 
     def __init__(self, signal_number: int, images: int) -> None:
-        super().__init__(f"stopped at {images:,} images; the same command goes on from there")
-        self.exit_code = 128 + signal_number  # type: ignore[misc] # As shells count it.
+        super().__init__(f"stopped at {images:,} images; run the same command again to resume")
+        self.exit_code = 128 + signal_number  # type: ignore[misc] # The convention of shells.
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run amounts to."""
+    """The result of a finished run."""
 
     images: int
     seconds: float
-    signs: Mapping[str, float]
-    # Of the best evaluation: the images seen, and its figure.
+    # The means of the last interval of the log.
+    metrics: Mapping[str, float]
+    # Images seen at the best evaluation, and its value of the recipe's metric.
     best: tuple[int, float] | None = None
 
 
-# Hears of an evaluation: the images seen, and the figures. What it raises ends the run.
-Watch = Callable[[int, Mapping[str, float]], None]
+# Called with the images seen and the metrics of every evaluation. An exception ends the run.
+EvaluationCallback = Callable[[int, Mapping[str, float]], None]
 
 
-def train(recipe: Recipe, run: Run, watch: Watch | None = None) -> Result | None:
-    """Train by `recipe` in the folder of `run`, from its last checkpoint where it has one.
+def train(
+    recipe: Recipe, run: Run, on_evaluation: EvaluationCallback | None = None
+) -> Result | None:
+    """Train by `recipe` in the folder of `run`, resuming from its last checkpoint if it has one.
 
-    `watch` hears of every evaluation, of those in the log too. Returns None in a process that helps
-    another one. On SIGINT and SIGTERM the run is saved and Interrupted raised. Raises RecipeError,
-    DataError, DeviceUnavailable, TrainingDiverged, QualityError.
+    `on_evaluation` is also called for the evaluations in the log of a resumed run. Returns None in
+    all processes but the first. On SIGINT and SIGTERM the run is saved and Interrupted raised.
+    Raises RecipeError, DataError, DeviceUnavailable, TrainingDiverged, QualityError.
     """
     device = recipe.device.pick_device()
-    with joined(device) as share:
-        result = _train(recipe, run, device, share, watch)
-        return result if share.leads else None
+    with joined(device) as distributed:
+        result = _train(recipe, run, device, distributed, on_evaluation)
+        return result if distributed.is_main else None
 
 
 def _train(
-    recipe: Recipe, run: Run, device: torch.device, share: DistributedContext, watch: Watch | None
+    recipe: Recipe,
+    run: Run,
+    device: torch.device,
+    distributed: DistributedContext,
+    on_evaluation: EvaluationCallback | None,
 ) -> Result:
-    if recipe.train.batch % (share.world * recipe.train.accumulate):
+    if recipe.train.batch % (distributed.world * recipe.train.accumulate):
         parts = f" in {recipe.train.accumulate} parts" if recipe.train.accumulate > 1 else ""
         raise RecipeError(
-            f"train.batch ({recipe.train.batch}) cannot be shared by {share.world} processes{parts}"
+            f"train.batch ({recipe.train.batch}) cannot be divided among "
+            f"{distributed.world} processes{parts}"
         )
-    if share.leads:
-        run.open(recipe)
-    share.wait()
 
-    # The leader decodes; the others then find the decoded copy.
-    if share.leads:
-        pictures = _prepare(recipe)
-    share.wait()
-    if not share.leads:
-        pictures = prepare_all(recipe)
-    setup = set_up(recipe, pictures, device, recipe.device.pick_precision(device), share)
+    # The main process opens the run and decodes the data; the others then read the decoded copy.
+    if distributed.is_main:
+        run.open(recipe)
+    distributed.wait()
+    if distributed.is_main:
+        data = _prepare_data(recipe)
+    distributed.wait()
+    if not distributed.is_main:
+        data = recipe.game.prepare_data(recipe)
+
+    precision = recipe.device.pick_precision(device)
+    setup = recipe.game.set_up(recipe, data, device, precision, distributed)
     checkpoint = None
     if run.checkpoint_path.exists():
         checkpoint = Checkpoint.load(run.checkpoint_path, device)
     images = checkpoint.images if checkpoint else 0
-    with _writer(run, images) if share.leads else nullcontext() as writer:
-        loop = _Loop(recipe, run, setup, device, share, writer, watch)
+    with _summary_writer(run, images) if distributed.is_main else nullcontext() as writer:
+        loop = _Loop(recipe, run, setup, device, distributed, writer, on_evaluation)
         if checkpoint:
             loop.resume(checkpoint)
-        return loop.play()
+        return loop.run()
 
 
 def play_turn(
-    setup: Setup, seed: int, turn: int, images: int, share: DistributedContext
+    setup: GameSetup, seed: int, turn: int, images: int, distributed: DistributedContext
 ) -> Mapping[str, Tensor]:
-    """Play a turn, which everything random in it is a function of; return its signs."""
-    torch.manual_seed(_turn_seed(seed, turn, share.rank))
+    """Play a turn and return its metrics. All its randomness is a function of (seed, turn)."""
+    torch.manual_seed(_turn_seed(seed, turn, distributed.rank))
     rng = torch.Generator().manual_seed(_turn_seed(seed, turn, -1))
-    return setup.game.turn(setup.deal(turn), rng, turn, images)
+    return setup.game.turn(setup.batches(turn), rng, turn, images)
 
 
 class _Loop:
@@ -121,129 +130,130 @@ class _Loop:
         self,
         recipe: Recipe,
         run: Run,
-        setup: Setup,
+        setup: GameSetup,
         device: torch.device,
-        share: DistributedContext,
+        distributed: DistributedContext,
         writer: SummaryWriter | None,
-        watch: Watch | None,
+        on_evaluation: EvaluationCallback | None,
     ) -> None:
         self._options = recipe.train
         self._run, self._setup, self._game = run, setup, setup.game
-        self._device, self._share, self._writer = device, share, writer
+        self._device, self._distributed, self._writer = device, distributed, writer
         self._code_revision = code_revision()
-        self._monitors = Monitors(
-            recipe.game.loss, self._game.loss, recipe.train.batch * self._game.batches_per_turn
-        )
+        self._turn_images = recipe.train.batch * self._game.batches_per_turn
+        self._monitors = Monitors(self._game.loss, self._turn_images)
         self._evaluate_images = recipe.evaluate.every_images if recipe.evaluate else 0
         self._quality: RunningQuality | None = None
-        if recipe.evaluate and share.leads:
-            gauge = setup.gauge(recipe.evaluate)
-            self._quality = RunningQuality(recipe.evaluate, recipe.metric, gauge)
-        self._watch = watch
+        if recipe.evaluate and distributed.is_main:
+            validate = setup.validate(recipe.evaluate)
+            self._quality = RunningQuality(recipe.evaluate, recipe.metric, validate)
+        self._on_evaluation = on_evaluation
         self._turn, self._images, self._seconds = 0, 0, 0.0
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on from where the checkpoint was written."""
+        """Continue from a checkpoint."""
         self._game.load_state_dict(checkpoint.game)
         self._turn, self._images = checkpoint.turn, checkpoint.images
         self._seconds = checkpoint.seconds
-        if self._share.leads:
+        if self._distributed.is_main:
             for entry in self._run.rewind_log(self._images):
-                self._monitors.hear(entry)
-                self._hear(entry)
+                self._monitors.update(entry)
+                self._record_evaluation(entry)
 
-    def play(self) -> Result:
-        """Play turns to the end of the run."""
-        options, signs = self._options, MetricWindow(self._share)
+    def run(self) -> Result:
+        """Play turns until the run ends."""
+        options, window = self._options, MetricWindow(self._distributed)
         means: Mapping[str, float] = {}
-        per_turn = options.batch * self._game.batches_per_turn
-        with self._display() as shown, _signals() as stop:
-            self._greet(shown)
-            began, began_at, reported = time.monotonic(), self._seconds, self._images
-            reported_at = began
-            ends = self._gave_up()
-            while not ends and self._images + per_turn <= options.images:
-                # Draw the turn's pictures and play it.
-                signs.add(
-                    play_turn(self._setup, options.seed, self._turn, self._images, self._share)
+        with self._display() as shown, _stop_signals() as stop:
+            self._announce(shown)
+            started, seconds_before = time.monotonic(), self._seconds
+            reported_at, reported_images = started, self._images
+            out_of_patience = self._out_of_patience()
+            while not out_of_patience and self._images + self._turn_images <= options.images:
+                # Draw the turn's batches and train both players.
+                window.add(
+                    play_turn(
+                        self._setup, options.seed, self._turn, self._images, self._distributed
+                    )
                 )
                 self._turn += 1
-                before, self._images = self._images, self._images + per_turn
-                self._seconds = began_at + time.monotonic() - began
+                before, self._images = self._images, self._images + self._turn_images
+                self._seconds = seconds_before + time.monotonic() - started
                 shown.advance(self._images)
-                last = self._images + per_turn > options.images
+                is_last = self._images + self._turn_images > options.images
 
-                # Say how it goes.
-                if last or _passed(before, self._images, options.log_images):
-                    means = self._take(signs)
+                # Log the metrics.
+                if is_last or _passed(before, self._images, options.log_images):
+                    means = self._take_means(window)
                     now = time.monotonic()
-                    rate = (self._images - reported) / max(now - reported_at, 1e-9)
-                    reported, reported_at = self._images, now
+                    rate = (self._images - reported_images) / max(now - reported_at, 1e-9)
+                    reported_at, reported_images = now, self._images
                     self._report(shown, rate, means)
 
-                # Show what it makes.
-                if last or _passed(before, self._images, options.sample_images):
+                # Write a sample sheet.
+                if is_last or _passed(before, self._images, options.sample_images):
                     self._sample(shown)
 
-                # Measure how good it is.
+                # Evaluate, and keep the best checkpoint.
                 if self._evaluate_images and (
-                    last or _passed(before, self._images, self._evaluate_images)
+                    is_last or _passed(before, self._images, self._evaluate_images)
                 ):
                     self._evaluate(shown)
-                    ends = self._gave_up()
+                    out_of_patience = self._out_of_patience()
 
-                # Keep it.
-                asked = self._asked_to_stop(stop)
+                # Save a checkpoint.
+                stop_signal = self._stop_signal(stop)
                 if (
-                    last
-                    or ends
-                    or asked
+                    is_last
+                    or out_of_patience
+                    or stop_signal
                     or _passed(before, self._images, options.checkpoint_images)
                 ):
-                    self._save()
-                if asked and not (last or ends):
-                    raise Interrupted(asked, self._images)
-            if ends:
-                shown.say(f"{self._images:,} images: ends early, for it gets no better")
+                    self._save(self._run.checkpoint_path)
+                if stop_signal and not (is_last or out_of_patience):
+                    raise Interrupted(stop_signal, self._images)
+            if out_of_patience:
+                shown.say(f"{self._images:,} images: stopped early, without further improvement")
         best = self._quality.best if self._quality else None
         return Result(self._images, self._seconds, means, best)
 
-    def _asked_to_stop(self, stop: _Stop) -> int:
-        """Return the signal that any process got; all of them return it at the same turn."""
-        if self._share.world == 1:
+    def _stop_signal(self, stop: _Stop) -> int:
+        """Return the signal that any process received, or 0; all return it at the same turn."""
+        if self._distributed.world == 1:
             return stop.number
-        # Asking the others waits for them, so not at every turn.
-        return self._share.largest(stop.number, self._device) if self._turn % 16 == 0 else 0
+        if self._turn % _STOP_EVERY:
+            return 0
+        return self._distributed.largest(stop.number, self._device)
 
     def _evaluate(self, shown: Display) -> None:
-        """Measure the averaged generator, and keep it where it is the best so far."""
+        """Measure the averaged generator, and save it if it is the best so far."""
         if self._quality is None:
             return
-        numbers = self._quality.measure()
-        if self._hear({"images": self._images, **numbers}):
+        metrics = self._quality.measure()
+        if self._record_evaluation({"images": self._images, **metrics}):
             self._save(self._run.best_path)
-        self._tell(shown, numbers)
+        self._log(shown, metrics)
         best = self._quality.best
-        assert best is not None  # noqa: S101 - there is at least the one of now
-        said = self._quality.say(numbers)
-        shown.say(f"{self._images:,} images: {said}; the best was at {best[0]:,}")
+        assert best is not None  # noqa: S101 - there is at least this evaluation
+        summary = self._quality.summary(metrics)
+        shown.say(f"{self._images:,} images: {summary}; best at {best[0]:,}")
 
-    def _hear(self, entry: Mapping[str, Any]) -> bool:
+    def _record_evaluation(self, entry: Mapping[str, Any]) -> bool:
         """Return whether an entry of the log is the best evaluation so far."""
         if self._quality is None or self._quality.metric not in entry:
             return False
-        is_best = self._quality.hear(entry)
-        if self._watch:
-            self._watch(int(entry["images"]), entry)
+        is_best = self._quality.record(entry)
+        if self._on_evaluation:
+            self._on_evaluation(int(entry["images"]), entry)
         return is_best
 
-    def _gave_up(self) -> bool:
-        """Whether the run gets no better; all processes answer alike."""
-        gave_up = bool(self._quality and self._quality.gave_up)
-        return bool(self._share.largest(int(gave_up), self._device))
+    def _out_of_patience(self) -> bool:
+        """Return whether the run stops early; the same in all processes."""
+        out_of_patience = bool(self._quality and self._quality.out_of_patience)
+        return bool(self._distributed.largest(int(out_of_patience), self._device))
 
-    def _save(self, path: Path | None = None) -> None:
-        if self._share.leads:
+    def _save(self, path: Path) -> None:
+        if self._distributed.is_main:
             state = self._game.state_dict()
             assert_finite(state["networks"])
             checkpoint = Checkpoint(
@@ -255,67 +265,67 @@ class _Loop:
                 class_names=list(self._setup.class_names),
                 game=state,
             )
-            checkpoint.save(path or self._run.checkpoint_path)
+            checkpoint.save(path)
 
     def _sample(self, shown: Display) -> None:
-        if not self._share.leads or self._writer is None:
+        if not self._distributed.is_main or self._writer is None:
             return
-        sheet, figures = self._setup.show()
+        sheet, metrics = self._setup.sample_sheet()
         save_image(sheet, self._run.samples / f"{self._images:010}.png", "PNG")
         pixels = np.atleast_3d(np.asarray(sheet))
         self._writer.add_image("samples", pixels, self._images, dataformats="HWC")
-        self._tell(shown, figures)
+        self._log(shown, metrics)
 
     def _report(self, shown: Display, rate: float, means: Mapping[str, float]) -> None:
-        if self._share.leads:
-            numbers = {"images_per_second": round(rate, 1), **means}
-            self._tell(shown, numbers, seconds=round(self._seconds, 3))
+        if self._distributed.is_main:
+            metrics = {"images_per_second": round(rate, 1), **means}
+            self._log(shown, metrics, seconds=round(self._seconds, 3))
             shown.report(self._images, rate, means, self._monitors.state)
 
-    def _tell(self, shown: Display, numbers: Mapping[str, float], **more: float) -> None:
-        """Log the numbers, and what the monitors make of them."""
+    def _log(self, shown: Display, metrics: Mapping[str, float], **more: float) -> None:
+        """Write metrics to the log and TensorBoard, with the alarms that they start or end."""
         if self._writer is None:
             return
-        entry = {"images": self._images, **more, **numbers}
-        before = self._monitors.state
-        news = self._monitors.hear(entry)
+        entry = {"images": self._images, **more, **metrics}
+        state_before = self._monitors.state
+        reports = self._monitors.update(entry)
         self._run.log({**entry, "state": self._monitors.state})
-        for name, value in numbers.items():
+        for name, value in metrics.items():
             self._writer.add_scalar(name, value, self._images)
-        for one in news:
-            shown.say(f"{'alarm' if one.rings else 'no alarm any more'}: {one.alarm}: {one.says}")
-            self._note(one)
-        if not news and self._monitors.state != before:
+        for report in reports:
+            label = "alarm" if report.rings else "alarm over"
+            shown.say(f"{label}: {report.alarm}: {report.says}")
+            self._log_alarm(report)
+        if not reports and self._monitors.state != state_before:
             shown.say(f"{self._images:,} images: the run is {self._monitors.state}")
 
-    def _note(self, news: MonitorReport) -> None:
-        """Keep what an alarm says where the user looks for it later."""
+    def _log_alarm(self, report: MonitorReport) -> None:
         if self._writer is not None:
-            self._run.log({"images": self._images, **news._asdict()})
-            self._writer.add_text(f"alarms/{news.alarm}", news.says, self._images)
+            self._run.log({"images": self._images, **report._asdict()})
+            self._writer.add_text(f"alarms/{report.alarm}", report.says, self._images)
 
-    def _take(self, signs: MetricWindow) -> Mapping[str, float]:
-        """Return the means of the interval; where one is not a number, the log says so too."""
+    def _take_means(self, window: MetricWindow) -> Mapping[str, float]:
+        """Return the means of the interval; one that is not finite is also logged as an alarm."""
         try:
-            return signs.take()
+            return window.take()
         except TrainingDiverged as error:
-            self._note(MonitorReport("not a number", str(error), rings=True))
+            self._log_alarm(MonitorReport("not a number", str(error), rings=True))
             raise
 
-    def _greet(self, shown: Display) -> None:
-        pictures = self._setup.pictures
-        count = f"{len(pictures):,} pictures"
-        if pictures.skipped:
-            count += f" ({len(pictures.skipped)} corrupt ones left out)"
-            for name in pictures.skipped[:10]:
-                shown.say(f"left out: {name}")
-        begins = f"goes on at {self._images:,} images" if self._images else "begins"
-        shown.say(f"{self._run.folder}: {begins}; {count}, on {self._device}")
+    def _announce(self, shown: Display) -> None:
+        data = self._setup.data
+        count = f"{len(data):,} images"
+        if data.skipped:
+            count += f" ({len(data.skipped)} corrupt files skipped)"
+            for name in data.skipped[:10]:
+                shown.say(f"skipped: {name}")
+        verb = f"resumes at {self._images:,} images" if self._images else "starts"
+        shown.say(f"{self._run.folder}: {verb}; {count}, on {self._device}")
 
     @contextmanager
     def _display(self) -> Iterator[Display]:
-        if not self._share.leads:
-            yield Silence()
+        if not self._distributed.is_main:
+            yield NoDisplay()
             return
         with display(self._options.images, self._images) as shown:
             yield shown
@@ -326,14 +336,14 @@ class _Stop:
 
 
 @contextmanager
-def _signals() -> Iterator[_Stop]:
-    """Turn SIGINT and SIGTERM into a wish that the loop looks at between two turns."""
+def _stop_signals() -> Iterator[_Stop]:
+    """Record SIGINT and SIGTERM for the loop, which looks at them between turns."""
     stop = _Stop()
 
-    def wish(number: int, _: FrameType | None) -> None:
+    def record(number: int, _: FrameType | None) -> None:
         stop.number = number
 
-    before = {number: signal.signal(number, wish) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, record) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
@@ -342,31 +352,31 @@ def _signals() -> Iterator[_Stop]:
 
 
 @contextmanager
-def _writer(run: Run, images: int) -> Iterator[SummaryWriter]:
+def _summary_writer(run: Run, images: int) -> Iterator[SummaryWriter]:
     from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - slow to import
 
-    # What was written after the checkpoint will be written again.
+    # Events after the checkpoint will be written again.
     with SummaryWriter(str(run.tensorboard), purge_step=images + 1) as writer:
         yield writer
 
 
-def _prepare(recipe: Recipe) -> ImageData:
+def _prepare_data(recipe: Recipe) -> ImageData:
     from rich.progress import Progress as Bar  # noqa: PLC0415
 
     with Bar(transient=True) as bar:
-        task = bar.add_task("decoding pictures", visible=False)
-        return prepare_all(
+        task = bar.add_task("decoding images", visible=False)
+        return recipe.game.prepare_data(
             recipe,
             lambda done, total: bar.update(task, completed=done, total=total, visible=True),
         )
 
 
 def _turn_seed(seed: int, turn: int, stream: int) -> int:
-    """Mix (seed, turn, stream) into 64 bits; stream -1 is shared by all processes."""
+    """Mix (seed, turn, stream) into 63 bits; stream -1 is shared by all processes."""
     state = np.random.SeedSequence([seed, turn, stream + 1]).generate_state(1, np.uint64)
     return int(state[0]) >> 1
 
 
 def _passed(before: int, after: int, interval: int) -> bool:
-    """Whether a multiple of `interval` lies in (before, after]."""
+    """Return whether a multiple of `interval` lies in (before, after]."""
     return before // interval != after // interval

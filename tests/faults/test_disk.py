@@ -184,7 +184,7 @@ def test_a_list_that_nobody_can_write_down_is_one_line(drawn_repository):
 def test_a_checkpoint_and_a_model_that_find_no_room_are_not_there_at_all(digits, tmp_path):
     from training.checkpoints import Checkpoint
     from training.export.exporter import export_run
-    from training.recipe.schema import load_recipe
+    from training.recipe.loading import load_recipe
     from training.run import Run
     from training.trainer import train
 

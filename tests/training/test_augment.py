@@ -7,10 +7,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from training.augment import ADAOptions, Augment, DiffAugmentOptions, ada, diff_augment
+from training.augment import ADAOptions, DiffAugmentOptions, ada, build_augment, diff_augment
 from training.distributed import DistributedContext
-from training.games.noise_to_image import NoiseToImage, RealBatch
-from training.recipe.schema import load_recipe
+from training.games.noise_to_image.game import NoiseToImage, RealBatch
+from training.recipe.loading import load_recipe
 
 POLICIES = [["colour"], ["translation"], ["cutout"], ["colour", "translation", "cutout"]]
 
@@ -92,7 +92,7 @@ def test_colour_changes_of_ada_keep_grey_pictures_grey():
 
 
 def test_the_probability_follows_the_sign_of_the_real_logits():
-    augment = Augment(ADAOptions(kind="ada", target=0.6, ramp_images=1000, limit=0.5))
+    augment = build_augment(ADAOptions(kind="ada", target=0.6, ramp_images=1000, limit=0.5))
     assert augment.adapts
     for _ in range(3):
         augment.adapt(0.9, 100)
@@ -109,12 +109,12 @@ def test_the_probability_follows_the_sign_of_the_real_logits():
 
 def test_what_does_not_adapt_stays_as_it_is():
     for options in (None, DiffAugmentOptions(kind="diffaugment")):
-        augment = Augment(options)
+        augment = build_augment(options)
         assert not augment.adapts
         augment.adapt(1.0, 10**9)
         assert augment.probability == 0.0
     images = pictures()
-    assert Augment(None)(images) is images
+    assert build_augment(None)(images) is images
 
 
 # Below, a discriminator plays against a generator that nobody could find out: its pictures are
@@ -155,12 +155,12 @@ def learned(augment: str, shown: int) -> Learned:
     sizes = ("data.resolution=16", "generator.width=4", "discriminator.width=8")
     kind = ("discriminator.normalisation=layer", "optimizer.discriminator.learning_rate=0.002")
     recipe = load_recipe("dcgan-fashion", [*sizes, *kind, f"game.augment={augment}"])
-    game = NoiseToImage(recipe, torch.device("cpu"), "float32", DistributedContext())
+    game = NoiseToImage(recipe, recipe.game, torch.device("cpu"), "float32", DistributedContext())
     game._networks["generator"] = Perfect(generated)
     rng, separations, probabilities = torch.Generator().manual_seed(0), [], []
     for turn in range(TURNS):
         which = torch.randint(len(real), (BATCH,), generator=rng)
-        signs = game._discriminator_step(RealBatch(real[which]), rng, turn)
+        signs = game.discriminator_step(RealBatch(real[which]), rng, turn)
         game._adapt(turn, BATCH)
         separations.append(signs["separation"].item())
         probabilities.append(game.augment.probability)

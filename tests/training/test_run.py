@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from training.recipe.schema import RecipeError, load_recipe
+from training.recipe.errors import RecipeError
+from training.recipe.loading import load_recipe
 from training.run import Run
 
 

@@ -17,9 +17,10 @@ from tests.support.tiny_recipes import TINY
 from training.checkpoints import Checkpoint
 from training.export.errors import ExportError
 from training.export.exporter import export_run
-from training.games.noise_to_image import NoiseToImage
-from training.monitoring.monitors import TrainingDiverged
-from training.recipe.schema import RecipeError, load_recipe
+from training.games.noise_to_image.game import NoiseToImage
+from training.monitoring.metrics import TrainingDiverged
+from training.recipe.errors import RecipeError
+from training.recipe.loading import load_recipe
 from training.run import Run
 from training.trainer import Interrupted, train
 
@@ -257,4 +258,4 @@ def test_bfloat16_trains_too(tmp_path, digits):
     overrides = [*TINY["dcgan-fashion"], f"data.path={digits}", "device.precision=bfloat16"]
     result = train(load_recipe("dcgan-fashion", overrides), Run(tmp_path / "run"))
     assert result.images == 640
-    assert result.signs["loss_generator"] > 0
+    assert result.metrics["loss_generator"] > 0

@@ -35,7 +35,7 @@ def train(
 
     Several GPUs: torchrun --nproc-per-node 4 --no-python ganymede train dcgan-fashion
     """
-    from training.recipe.schema import load_recipe
+    from training.recipe.loading import load_recipe
     from training.run import Run
     from training.trainer import train as run_training
 
@@ -107,7 +107,7 @@ def _measuring(run: Run) -> Callable[[Model], tuple[Quality, ...]]:
     from training.evaluation.report.formatting import format_value
 
     recipe = run.recipe()
-    translates = recipe.picture_input is not None
+    translates = recipe.image_input is not None
     if not recipe.classes and not translates:
         # Said before the work of exporting, not after it.
         raise QualityError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -19,9 +19,10 @@ from torch import Tensor
 from training.data.images import DataOptions, ImageData, center_crops, load_images
 from training.data.sampler import ShuffledBatches
 from training.data.sources import DataError, stem
-from training.games.options import PairedOptions
 from training.games.tasks.task import Given, ImageTask
-from training.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from training.recipe.schema import Recipe
 
 # Number of examples in the sample sheet of a run and in the preview of a model.
 EXAMPLES = 24
@@ -102,7 +103,7 @@ def load_matched_source(recipe: Recipe, target: ImageData) -> MatchedImages | No
 
     Raises DataError.
     """
-    if recipe.source is None or not isinstance(recipe.game, PairedOptions):
+    if recipe.source is None:
         return None
     return match_by_name(load_images(recipe.source), target)
 
@@ -218,7 +219,9 @@ def _make_pairs(
     """Return the inputs and the targets of `rows`."""
     targets = _to_tensor(target, rows)
     rng = np.random.default_rng([0, _INPUT_STREAM])
-    given = recipe.picture_task.give(targets, rng, _to_tensor(source, rows) if source else None)
+    given = recipe.game.image_task().give(
+        targets, rng, _to_tensor(source, rows) if source else None
+    )
     return given, targets
 
 

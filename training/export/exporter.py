@@ -10,11 +10,9 @@ from torch import nn
 from service.runtime.models.manifest import (
     Graph,
     ImageSpec,
-    LatentSpace,
     Manifest,
     Quality,
     TrainingProvenance,
-    Truncation,
 )
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan
@@ -22,10 +20,6 @@ from training.checkpoints import Checkpoint, CheckpointError
 from training.export.errors import ExportError
 from training.export.folding import settle_spectral_norms
 from training.export.graphs import (
-    GraphSpec,
-    generator_graph_specs,
-    image_to_image_graph_spec,
-    networks_by_role,
     style_space,
 )
 from training.export.model_folder import new_version_folder, write_model_folder
@@ -57,9 +51,8 @@ def export_run(
     if not run.checkpoint_path.exists():
         raise CheckpointError(f"{run.folder} has no checkpoint yet: train for longer")
     checkpoint = Checkpoint.load(run.checkpoint_path)
-    growing = recipe.growing
-    if growing and growing.at(checkpoint.images, recipe.data.resolution):
-        required = growing.images(recipe.data.resolution)
+    required = recipe.game.images_before_export(recipe)
+    if checkpoint.images < required:
         raise ExportError(
             f"{run.folder} has not reached its full resolution: it was trained on "
             f"{checkpoint.images:,} images, and needs {required:,}; train for longer"
@@ -68,25 +61,13 @@ def export_run(
     folder = new_version_folder(models, name, version)
     return write_model_folder(
         folder,
-        lambda part: export_graphs(recipe_graph_specs(recipe, generator), part),
+        lambda part: export_graphs(recipe.game.graph_specs(recipe, generator), part),
         lambda graphs: _manifest(recipe, run, checkpoint, folder, graphs, generator),
         plan=_PLAN,
         preview=lambda model: trained_preview(recipe, model),
         probe_images=lambda model: shown_pairs(recipe, model)[0],
         measure=measure,
     )
-
-
-def recipe_graph_specs(recipe: Recipe, generator: nn.Module) -> list[GraphSpec]:
-    """Return the graphs that a recipe's generator, in eval mode, is exported as."""
-    image_input = recipe.picture_input
-    if image_input is None:
-        noise = recipe.noise
-        return generator_graph_specs(generator, noise.z_dim, recipe.classes, noise.distribution)
-    return [
-        image_to_image_graph_spec(role, network, recipe.picture_task, image_input)
-        for role, network in networks_by_role(generator).items()
-    ]
 
 
 def load_generator(recipe: Recipe, checkpoint: Checkpoint) -> nn.Module:
@@ -105,24 +86,17 @@ def _manifest(
     graphs: dict[str, Graph],
     generator: nn.Module,
 ) -> Manifest:
-    data, image_input = recipe.data, recipe.picture_input
-    latent = None
-    if image_input is None:
-        truncates = any("truncation" in graph.inputs for graph in graphs.values())
-        latent = LatentSpace(
-            dimension=recipe.noise.z_dim,
-            distribution=recipe.noise.distribution,
-            truncation=Truncation() if truncates else None,
-        )
+    data = recipe.data
+    truncates = any("truncation" in graph.inputs for graph in graphs.values())
     return Manifest(
         name=folder.parent.name,
         version=folder.name,
-        task="generate" if image_input is None else recipe.picture_task.route,
+        task=recipe.game.served_task,
         summary=recipe.summary,
         graphs=graphs,
         image=ImageSpec(height=data.resolution, width=data.resolution, channels=data.channels),
-        latent=latent,
-        input=image_input,
+        latent=recipe.game.latent_space(recipe, truncates=truncates),
+        input=recipe.image_input,
         classes=tuple(checkpoint.class_names),
         styles=style_space(generator),
         provenance=TrainingProvenance(

@@ -1,1 +1,4 @@
-"""Games: whose turn it is, what each player minimises, and who is averaged."""
+"""Games: how the players of a recipe take turns, and everything that differs between games.
+
+A game is a package with its options, its training step, its set-up, and its validation.
+"""

@@ -1,9 +1,8 @@
-"""How many steps of the discriminator go before one of the generator, by how well it does.
+"""Adapts how many discriminator steps precede a generator step.
 
-Every turn has one batch of real pictures and one step of the discriminator, whatever happens; what
-varies is after how many turns the generator takes its own. So no picture is drawn in vain, the
-order of the data does not depend on how anybody plays, and `train.images` stays what it is
-everywhere: the real pictures that the discriminator was shown.
+Every turn has one batch of real images and one discriminator step; what varies is in which turns
+the generator takes a step. So no batch is drawn in vain, the order of the data does not depend on
+training, and `train.images` keeps its meaning: real images shown to the discriminator.
 """
 
 from __future__ import annotations
@@ -18,40 +17,40 @@ from torch import Tensor
 from training.distributed import DistributedContext
 from training.recipe.options import Options
 
-# Turns between two looks at how well the discriminator does, since reading a value waits for the
-# device; and by how much one look changes the steps.
-_LOOK_EVERY = 4
+# Turns between two adjustments, because reading a value waits for the device, and the change of
+# the number of steps at each.
+_ADJUST_EVERY = 4
 _CHANGE = 0.25
 
 
 class BalanceOptions(Options):
-    """From 1 to `most` steps of the discriminator for each of the generator."""
+    """From 1 to `most` discriminator steps for each generator step."""
 
-    # How often the discriminator should score a real picture above a generated one: where it does
-    # so less often it gets more steps, where more often fewer. 0.5 is guessing.
+    # The desired probability that a real image scores above a generated one; 0.5 is guessing.
+    # Below it the discriminator gets more steps, above it fewer.
     target: float = Field(default=0.8, gt=0.5, lt=1)
     most: int = Field(default=5, ge=2)
 
 
 class Balance:
-    """Says in which turns the generator takes a step. All processes say the same."""
+    """Decides in which turns the generator takes a step, the same in all processes."""
 
     def __init__(
-        self, options: BalanceOptions, share: DistributedContext, device: torch.device
+        self, options: BalanceOptions, distributed: DistributedContext, device: torch.device
     ) -> None:
-        self._options, self._share = options, share
-        # Between whole numbers the steps alternate: 2.5 is 2 and 3 in turn.
+        self._options, self._distributed = options, distributed
+        # Discriminator steps for each generator step; 2.5 alternates between 2 and 3.
         self.steps = 1.0
         self._owed = 0.0
         self._turns = 0
         self._separation = torch.zeros((), device=device)
 
-    def generators_turn(self, separation: Tensor) -> bool:
-        """Take in how the discriminator did, and say whether the generator's step is due."""
+    def generator_is_due(self, separation: Tensor) -> bool:
+        """Record this turn's separation, and return whether the generator takes a step."""
         self._separation = self._separation + separation
         self._turns += 1
-        if self._turns == _LOOK_EVERY:
-            mean = float(self._share.mean(self._separation / self._turns))
+        if self._turns == _ADJUST_EVERY:
+            mean = float(self._distributed.mean(self._separation / self._turns))
             change = _CHANGE if mean < self._options.target else -_CHANGE
             self.steps = min(max(self.steps + change, 1.0), float(self._options.most))
             self._turns, self._separation = 0, torch.zeros_like(self._separation)
@@ -62,7 +61,7 @@ class Balance:
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the next turn depends on."""
+        """Return everything that the next turn depends on."""
         return {
             "steps": self.steps,
             "owed": self._owed,
@@ -71,6 +70,6 @@ class Balance:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.steps, self._owed, self._turns = state["steps"], state["owed"], state["turns"]
         self._separation = state["separation"]

@@ -1,106 +1,121 @@
-"""What a recipe says of the games from picture to picture."""
+"""What every game declares: its options in a recipe, and how it is set up, measured and exported.
+
+The rest of training asks a recipe's game for all of this and never looks at which game it is.
+A game is a subclass of `GameOptions` with a ``kind: Literal["name"]`` field, declared in a module
+`options.py` of a package in `training/games`.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    StringConstraints,
-    model_validator,
-)
+from pydantic import Field, PositiveFloat, model_validator
 
-from service.runtime.models.manifest import SLUG
-from training.games.tasks import ImageTask, TaskOptions
-from training.games.tasks.translate import PairsOptions
+from training.evaluation.during_training import EvaluateOptions
 from training.losses import SMOOTHABLE, LossName
 from training.recipe.options import Options
 
-DirectionName = Annotated[str, StringConstraints(pattern=SLUG.pattern)]
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from service.runtime.models.manifest import ImageInput, LatentSpace, Task
+    from training.data.images import ImageData, Progress
+    from training.device import Precision
+    from training.distributed import DistributedContext
+    from training.export.graphs import GraphSpec
+    from training.games.game import GameSetup, Validation
+    from training.games.tasks.task import ImageTask
+    from training.recipe.schema import Recipe
 
 
-class ImageGameOptions(Options):
-    """What the games from picture to picture have in common."""
+class GameOptions(Options, ABC):
+    """A game, as a recipe configures it."""
 
+    # The metrics that can choose the best checkpoint; the first is the default.
+    metrics: ClassVar[tuple[str, ...]]
+
+    kind: str
     loss: LossName = "non_saturating"
-    # Below 1: one-sided label smoothing, for the losses that have a target for real pictures.
+    # Below 1: one-sided label smoothing, for losses with a target for real images.
     real_target: float = Field(default=1.0, gt=0.5, le=1)
-    # Gradients of either player are scaled down to this norm.
+    # The gradient of each player is scaled down to this norm.
     clip_gradients: PositiveFloat | None = None
 
-    @property
-    def batches_per_turn(self) -> int:
-        """How many batches of pictures one turn takes."""
-        return 1
-
     @model_validator(mode="after")
-    def _smoothing_fits_the_loss(self) -> ImageGameOptions:
+    def _smoothing_fits_the_loss(self) -> GameOptions:
         if self.real_target != 1 and self.loss not in SMOOTHABLE:
             losses = ", ".join(sorted(SMOOTHABLE))
             raise ValueError(f"real_target is for {losses}; {self.loss} has no target")
         return self
 
+    @property
+    def batches_per_turn(self) -> int:
+        """Batches of real images that one turn takes."""
+        return 1
 
-class PairedOptions(ImageGameOptions):
-    """The game of pix2pix: from a picture to the one that belongs to it.
+    @abstractmethod
+    def check(self, recipe: Recipe) -> None:
+        """Raise ValueError unless the other sections of the recipe fit the game."""
 
-    Isola et al. 2017, arXiv:1611.07004. What the generator descends is the weighted sum of its
-    adversarial loss and of how far it is from the true picture.
-    """
+    @abstractmethod
+    def build_generator(self, recipe: Recipe) -> nn.Module:
+        """Build the generator with new weights from the global random state."""
 
-    kind: Literal["paired"]
-    task: TaskOptions
-    # Weights of what the generator descends: equation 4 of the paper has 1 and 100.
-    adversarial: NonNegativeFloat = 1.0
-    l1: NonNegativeFloat = 100.0
-    # Weight of the distance of features of EfficientNet-Lite0, where the generator is not alone.
-    features: NonNegativeFloat = 0.0
-    # Whether the discriminator sees what was given beside what was made of it.
-    conditional: bool = True
-    # So many images are played without a discriminator, for a generator that begins somewhere.
-    alone_images: NonNegativeInt = 0
-    # Weight of R1 on real pictures (arXiv:1801.04406).
-    r1: NonNegativeFloat = 0.0
+    @abstractmethod
+    def build_discriminator(self, recipe: Recipe) -> nn.Module:
+        """Build the discriminator with new weights from the global random state."""
 
-    # What can choose the best checkpoint, what does where nothing is said first.
-    metrics: ClassVar[tuple[str, ...]] = ("feature_distance", "psnr", "ssim")
+    @abstractmethod
+    def prepare_data(self, recipe: Recipe, progress: Progress | None = None) -> ImageData:
+        """Decode all images that the game needs; return those of `recipe.data`.
+
+        Raises DataError.
+        """
+
+    @abstractmethod
+    def set_up(
+        self,
+        recipe: Recipe,
+        data: ImageData,
+        device: torch.device,
+        precision: Precision,
+        distributed: DistributedContext,
+    ) -> GameSetup:
+        """Build the players and their data. Raises RecipeError, DataError."""
+
+    @abstractmethod
+    def validation(
+        self, recipe: Recipe, options: EvaluateOptions, *, confirms: bool = False
+    ) -> Validation:
+        """Return what measures generators of this recipe.
+
+        `confirms`: by images that have not chosen a checkpoint by the recipe's own options. Raises
+        QualityError, DataError.
+        """
+
+    def image_task(self) -> ImageTask:
+        """Return what a generator from images does with them. Raises ValueError without one."""
+        raise ValueError(f"the game {self.kind} has no input images")
+
+    def image_input(self, recipe: Recipe) -> ImageInput | None:  # noqa: ARG002
+        """Return the manifest's description of input images; None for a game from noise."""
+        return None
+
+    def latent_space(self, recipe: Recipe, *, truncates: bool) -> LatentSpace | None:  # noqa: ARG002
+        """Return the manifest's description of latents; None for a game from images."""
+        return None
 
     @property
-    def directions(self) -> tuple[str, ...]:
-        """None: there is one way."""
-        return ()
+    @abstractmethod
+    def served_task(self) -> Task:
+        """The task of the exported model, which is also the route that serves it."""
 
+    def images_before_export(self, recipe: Recipe) -> int:  # noqa: ARG002
+        """Return how many images training must have seen before its generator can be exported."""
+        return 0
 
-class UnpairedOptions(ImageGameOptions):
-    """The game of CycleGAN: two sets of pictures, and a generator from each to the other.
-
-    Zhu et al. 2017, arXiv:1703.10593. What the generators descend is the weighted sum of their
-    adversarial losses and of how far pictures are from themselves when they come back.
-    """
-
-    kind: Literal["unpaired"]
-    loss: LossName = "least_squares"
-    # What the way from `source` to `data` is called, and the way back.
-    directions: tuple[DirectionName, DirectionName] = ("there", "back")
-    # Equation 3 of the paper has 10, and section 5.2 half of that, beside a loss twice as large as
-    # least_squares is here.
-    cycle: PositiveFloat = 5.0
-    identity: NonNegativeFloat = 2.5
-    # How many earlier pictures of each side the discriminators may be shown again.
-    history: PositiveInt = 50
-    # What can choose the best checkpoint, what does where nothing is said first.
-    metrics: ClassVar[tuple[str, ...]] = ("kernel_distance", "frechet_distance")
-
-    @property
-    def task(self) -> ImageTask:
-        """From pictures of the one set to the other's."""
-        return PairsOptions(kind="pairs")
-
-    @property
-    def conditional(self) -> bool:
-        """A discriminator sees one picture: there is none that it belongs to."""
-        return False
+    @abstractmethod
+    def graph_specs(self, recipe: Recipe, generator: nn.Module) -> list[GraphSpec]:
+        """Return the graphs to export of a generator in evaluation mode."""

@@ -1,4 +1,4 @@
-"""The players of a game: their networks, optimisers and averages, and how one of them moves."""
+"""The two players of a game: their networks and optimizers, and how one of them is trained."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from training.device import Precision
 from training.distributed import DistributedContext
 from training.recipe.schema import Recipe
 
-StepBatch = TypeVar("StepBatch")
+Batch = TypeVar("Batch")
 
 
-class Outcome(NamedTuple):
-    """A loss to descend, and what the user is told of it."""
+class StepLoss(NamedTuple):
+    """The loss that a step descends, and its metrics for the log."""
 
     loss: Tensor
-    signs: dict[str, Tensor]
+    metrics: dict[str, Tensor]
 
 
 class Players:
     """A generator and a discriminator, and the generator's moving `average`, which is exported.
 
-    `networks` are the players themselves, `wrapped` what is called where gradients flow: the two
-    differ where several processes share a run. Where a game has several generators or
-    discriminators, they are parts of one module each.
+    `networks` are the modules themselves; `wrapped` are called where gradients flow. The two differ
+    in distributed training. A game with several generators or discriminators joins them in one
+    module each.
     """
 
     def __init__(
@@ -39,67 +39,70 @@ class Players:
         discriminator: nn.Module,
         device: torch.device,
         precision: Precision,
-        share: DistributedContext,
+        distributed: DistributedContext,
         *,
-        some_idle: bool = False,
+        unused_weights: bool = False,
     ) -> None:
-        """Take both players to `device`. `some_idle`: not all weights are used at every turn."""
+        """Move both players to `device`. `unused_weights`: a turn may not use all weights."""
         for player in (generator, discriminator):
-            # Convolutions run faster so, on CPUs and GPUs alike.
+            # The faster layout for convolutions, on CPUs and GPUs alike.
             player.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(generator).requires_grad_(False)
         self.networks = {"generator": generator, "discriminator": discriminator}
         self.wrapped = {
-            name: share.wrap(network, device, some_idle=some_idle)
+            name: distributed.wrap(network, device, unused_weights=unused_weights)
             for name, network in self.networks.items()
         }
         self.optimizers = {
             "generator": recipe.optimizer.generator.build(generator),
             "discriminator": recipe.optimizer.discriminator.build(discriminator),
         }
-        self._rates = {
+        self._learning_rates = {
             "generator": recipe.optimizer.generator.learning_rate,
             "discriminator": recipe.optimizer.discriminator.learning_rate,
         }
-        self._share, self._device, self._precision = share, device, precision
+        self._distributed, self._device, self._precision = distributed, device, precision
         self._ema = recipe.ema
-        self._clip = recipe.game.clip_gradients
+        self._max_norm = recipe.game.clip_gradients
         self._parts = recipe.train.accumulate
-        self._decay, self._images = recipe.optimizer.decay_from, recipe.train.images
+        self._decay_from, self._images = recipe.optimizer.decay_from, recipe.train.images
 
     def descend(
-        self, player: str, hands: Iterable[StepBatch], loss_of: Callable[[StepBatch], Outcome]
+        self, player: str, parts: Iterable[Batch], loss_of: Callable[[Batch], StepLoss]
     ) -> dict[str, Tensor]:
-        """Move a player down the mean gradient of its loss over the parts of a hand."""
+        """Take one optimizer step along the mean gradient of a player's loss over `parts`.
+
+        Returns the mean metrics, and `gradient_<player>`, the norm of the gradient before clipping.
+        """
         optimizer, wrapped = self.optimizers[player], self.wrapped[player]
         optimizer.zero_grad(set_to_none=True)
-        signs: dict[str, Tensor] = {}
-        for i, part in enumerate(hands):
-            with self._share.gathering(wrapped, last=i == self._parts - 1):
-                loss, seen = loss_of(part)
+        metrics: dict[str, Tensor] = {}
+        for i, part in enumerate(parts):
+            with self._distributed.sync_gradients(wrapped, last=i == self._parts - 1):
+                loss, part_metrics = loss_of(part)
                 (loss / self._parts).backward()  # type: ignore[no-untyped-call]
-            for name, value in seen.items():
-                signs[name] = signs.get(name, 0.0) + value / self._parts
+            for name, value in part_metrics.items():
+                metrics[name] = metrics.get(name, 0.0) + value / self._parts
         weights = list(self.networks[player].parameters())
         norm = get_total_norm([w.grad for w in weights if w.grad is not None])
-        signs[f"gradient_{player}"] = norm
-        if self._clip is not None:
-            clip_grads_with_norm_(weights, self._clip, norm)
+        metrics[f"gradient_{player}"] = norm
+        if self._max_norm is not None:
+            clip_grads_with_norm_(weights, self._max_norm, norm)
         optimizer.step()
-        return signs
+        return metrics
 
-    def pace(self, images_seen: int) -> None:
-        """Set the learning rates, where they fall towards the end of the run."""
-        if self._decay is None:
+    def set_learning_rates(self, images_seen: int) -> None:
+        """Set the learning rates of this moment, if they decay towards the end of the run."""
+        if self._decay_from is None:
             return
         done = images_seen / self._images
-        left = min((1 - done) / (1 - self._decay), 1.0)
+        factor = min((1 - done) / (1 - self._decay_from), 1.0)
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
-                group["lr"] = self._rates[name] * left
+                group["lr"] = self._learning_rates[name] * factor
 
     def update_average(self, images: int, images_seen: int) -> None:
-        """Let the average follow the generator by `images` more."""
+        """Move the average towards the generator, by a step that stands for `images` images."""
         half_life = max(min(self._ema.half_life_images, images_seen * self._ema.ramp_up), 1e-8)
         decay = 0.5 ** (images / half_life)
         with torch.no_grad():
@@ -111,13 +114,13 @@ class Players:
                     averaged.copy_(latest[name])
 
     def autocast(self) -> torch.autocast:
-        """Compute in the run's precision within this context."""
+        """Return a context that computes in the run's precision."""
         return torch.autocast(
             self._device.type, torch.bfloat16, enabled=self._precision == "bfloat16"
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that the next move depends on."""
+        """Return everything that the next step depends on."""
         return {
             "networks": {name: network.state_dict() for name, network in self.networks.items()},
             "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
@@ -125,7 +128,7 @@ class Players:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned; what else the state holds is not looked at."""
+        """Restore what `state_dict` returned; other entries of `state` are ignored."""
         for name, network in self.networks.items():
             network.load_state_dict(state["networks"][name])
         for name, optimizer in self.optimizers.items():

@@ -1,1 +1,1 @@
-"""TODO-ROOM training/monitoring."""
+"""What a run reports of itself: progress, metrics, convergence, and alarms."""

@@ -1,4 +1,4 @@
-"""How varied a batch of generated pictures is, held against real ones."""
+"""The diversity of generated images, in units of the diversity of real images."""
 
 from __future__ import annotations
 
@@ -11,74 +11,74 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from training.data.images import ImageData
 
-# Pictures are compared at this size, where noise of single pixels is gone and shapes are not.
+# Images are compared at this side, where pixel noise is averaged out and shapes are not.
 _SIDE = 16
-# So many real pictures give the measure; more hardly changes it.
-_REALS = 1024
+# Real images to compare with; more hardly change the unit.
+_REAL_IMAGES = 1024
 
 
 class Diversity:
-    """Compares batches of `count` pictures ``[count, C, H, W]`` in [-1, 1], of the same latents.
+    """Measures batches of `count` images ``[count, C, H, W]`` in [-1, 1] of fixed latents.
 
-    Everything is in units of the real pictures, so that 1 means the same for digits and faces.
+    Distances are in units of those between real images, so that values are comparable across data.
     """
 
     def __init__(self, reals: Tensor, count: int) -> None:
-        """Take the measure of real pictures ``[M, C, H, W]``, in batches as large as the others."""
+        """Measure real images ``[M, C, H, W]`` in batches of `count`, to set the unit."""
         count = min(count, len(reals))
         batches = [
             _distances(_small(batch)) for batch in torch.split(reals, count) if len(batch) == count
         ]
-        self._apart = float(np.mean([_mean_pair(distances) for distances in batches]))
+        self._unit = float(np.mean([_mean_distance(distances) for distances in batches]))
         nearest = torch.cat([_nearest(distances) for distances in batches])
-        # Much closer than real pictures come, two pictures are the same to the eye. Half as close
-        # would not do: generators are smooth, and neighbours in a sound one are that alike.
-        self._twins_within = float(nearest.median()) / 8
-        self._real_twins = float((nearest <= self._twins_within).float().mean())
+        # Images much nearer than real ones ever are look the same. A larger threshold would not do:
+        # generators are smooth, and neighbors are alike in healthy ones.
+        self._duplicate_distance = float(nearest.median()) / 8
+        self._real_duplicates = float((nearest <= self._duplicate_distance).float().mean())
         self._before: Tensor | None = None
 
-    def measure(self, pictures: Tensor) -> Mapping[str, float]:
-        """Return the figures of one batch.
+    def measure(self, images: Tensor) -> Mapping[str, float]:
+        """Return the metrics of one batch.
 
-        `diversity`: the mean distance of two pictures; 1 is that of two real ones.
-        `duplicates`: the share of pictures with a twin, above the real pictures' own share.
-        `change`: the mean distance from the picture that the same latent gave at the last call,
-        in the same unit; not there at the first.
+        `diversity`: the mean distance of two images; 1 is that of two real images.
+        `duplicates`: the fraction of images with a duplicate, above the fraction in real images.
+        `change`: the mean distance from the image of the same latent in the last call, in the same
+        unit; absent in the first call.
         """
-        small = _small(pictures)
+        small = _small(images)
         distances = _distances(small)
-        twins = float((_nearest(distances) <= self._twins_within).float().mean())
-        unit = max(self._apart, 1e-8)
-        figures = {
-            "diversity": _mean_pair(distances) / unit,
-            "duplicates": max(twins - self._real_twins, 0.0),
+        duplicates = float((_nearest(distances) <= self._duplicate_distance).float().mean())
+        unit = max(self._unit, 1e-8)
+        metrics = {
+            "diversity": _mean_distance(distances) / unit,
+            "duplicates": max(duplicates - self._real_duplicates, 0.0),
         }
         if self._before is not None:
-            figures["change"] = float((small - self._before).norm(dim=1).mean()) / unit
+            metrics["change"] = float((small - self._before).norm(dim=1).mean()) / unit
         self._before = small
-        return figures
+        return metrics
 
 
-def reals_to_compare(pictures: ImageData, resolution: int) -> Tensor:
-    """Draw the real pictures ``[M, C, H, W]`` in [-1, 1] to measure by; always the same ones."""
-    rows = np.random.default_rng(0).permutation(len(pictures))[:_REALS]
-    pixels = torch.from_numpy(pictures.pixels[rows])
+def reals_to_compare(data: ImageData, resolution: int) -> Tensor:
+    """Return real images ``[M, C, H, W]`` in [-1, 1] for `Diversity`, always the same ones."""
+    rows = np.random.default_rng(0).permutation(len(data))[:_REAL_IMAGES]
+    pixels = torch.from_numpy(data.pixels[rows])
     edge = (pixels.shape[1] - resolution) // 2
     pixels = pixels[:, edge : edge + resolution, edge : edge + resolution]
     return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
-def _small(pictures: Tensor) -> Tensor:
-    side = min(_SIDE, pictures.shape[-1])
-    return adaptive_avg_pool2d(pictures.float(), side).flatten(1)
+def _small(images: Tensor) -> Tensor:
+    side = min(_SIDE, images.shape[-1])
+    return adaptive_avg_pool2d(images.float(), side).flatten(1)
 
 
 def _distances(small: Tensor) -> Tensor:
-    # Not by matrix products, which lose the small distances to rounding.
+    # Not by matrix products, which lose small distances to rounding.
     return torch.cdist(small, small, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _mean_pair(distances: Tensor) -> float:
+def _mean_distance(distances: Tensor) -> float:
     count = len(distances)
     return float(distances.sum()) / max(count * (count - 1), 1)
 

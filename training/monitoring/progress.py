@@ -1,4 +1,4 @@
-"""What the user sees while a run goes on."""
+"""The progress of a run on the terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-SHORT = {
+_SHORT_NAMES = {
     "loss_discriminator": "loss D",
     "loss_generator": "loss G",
     "real_score": "D(x)",
@@ -27,29 +27,31 @@ SHORT = {
     "augment_probability": "augment p",
     "discriminator_steps": "D steps",
 }
-# These are for the log and TensorBoard; a line has no room for everything.
-NOT_SHOWN = {"separation", "gradient_generator", "gradient_discriminator"}
+# Only in the log and TensorBoard, because a line has no room for everything.
+_NOT_SHOWN = {"separation", "gradient_generator", "gradient_discriminator"}
 
 
 class Display(Protocol):
-    """Takes the news of a run."""
+    """Shows the progress of a run."""
 
     def advance(self, images: int) -> None:
-        """So many images have been seen."""
+        """Show how many images have been seen."""
 
-    def report(self, images: int, rate: float, signs: Mapping[str, float], state: str) -> None:
-        """The means of an interval are known; `rate` is in images per second, `state` in words."""
+    def report(self, images: int, rate: float, metrics: Mapping[str, float], state: str) -> None:
+        """Show the mean metrics of an interval, its rate in images/s, and the run's state."""
 
     def say(self, line: str) -> None:
-        """Something worth a line happened."""
+        """Show a line of text."""
 
 
-class Silence:
-    """A display for the processes that do not lead."""
+class NoDisplay:
+    """Shows nothing, for all processes but the main one."""
 
     def advance(self, images: int) -> None: ...
 
-    def report(self, images: int, rate: float, signs: Mapping[str, float], state: str) -> None: ...
+    def report(
+        self, images: int, rate: float, metrics: Mapping[str, float], state: str
+    ) -> None: ...
 
     def say(self, line: str) -> None: ...
 
@@ -60,20 +62,22 @@ class _Rate(ProgressColumn):
 
 
 class TerminalDisplay:
-    """A bar that moves on a terminal; a line an interval where the output is a file."""
+    """A progress bar on a terminal; one line per interval if the output is a file."""
 
     def __init__(self, console: Console, progress: Progress, total: int) -> None:
         self._console, self._progress, self._total = console, progress, total
-        self._task = progress.add_task("training", total=total, signs="")
+        self._task = progress.add_task("training", total=total, metrics="")
 
     def advance(self, images: int) -> None:
         self._progress.update(self._task, completed=images)
 
-    def report(self, images: int, rate: float, signs: Mapping[str, float], state: str) -> None:
-        shown = {name: value for name, value in signs.items() if name not in NOT_SHOWN}
-        text = "  ".join(f"{SHORT.get(name, name)} {value:.3f}" for name, value in shown.items())
+    def report(self, images: int, rate: float, metrics: Mapping[str, float], state: str) -> None:
+        shown = {name: value for name, value in metrics.items() if name not in _NOT_SHOWN}
+        text = "  ".join(
+            f"{_SHORT_NAMES.get(name, name)} {value:.3f}" for name, value in shown.items()
+        )
         text += f"  {state}"
-        self._progress.update(self._task, signs=text)
+        self._progress.update(self._task, metrics=text)
         if not self._console.is_terminal:
             left = (self._total - images) / rate if rate else 0
             minutes, seconds = divmod(round(left), 60)
@@ -88,7 +92,7 @@ class TerminalDisplay:
 
 @contextmanager
 def display(total: int, start: int) -> Iterator[TerminalDisplay]:
-    """Show a run of `total` images that begins, or goes on, at `start`."""
+    """Show a run of `total` images that starts or resumes at `start`."""
     console = Console(stderr=True)
     columns = (
         SpinnerColumn(),
@@ -97,7 +101,7 @@ def display(total: int, start: int) -> Iterator[TerminalDisplay]:
         _Rate(),
         TextColumn("ETA"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[signs]}", markup=False),
+        TextColumn("{task.fields[metrics]}", markup=False),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         shown = TerminalDisplay(console, progress, total)

@@ -1,1 +1,1 @@
-"""TODO-ROOM training/recipe."""
+"""Recipes: the schema of experiments, and reading them from YAML."""

@@ -1,30 +1,31 @@
-"""The base of everything that a recipe may say."""
+"""The base class of every section of a recipe."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Options(BaseModel):
-    """A set of named options that refuses what it does not know, naming the nearest key."""
+    """A section of a recipe. An unknown key is an error that names the nearest known one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_unknown_keys(cls, given: Any) -> Any:
-        if isinstance(given, dict):
-            for key in given:
+    def _refuse_unknown_keys(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for key in values:
                 if key not in cls.model_fields:
                     raise ValueError(f"unknown key {key!r}{nearest(str(key), cls.model_fields)}")
-        return given
+        return values
 
 
-def nearest(word: str, known: Any) -> str:
-    """Return ``; did you mean 'x'?`` for the closest known word, else the list of them all."""
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?`` for the closest known word, or the list of all."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"

@@ -46,7 +46,7 @@ def test_report_is_self_contained(evaluate, tmp_path):
 
 def test_run_is_exported_and_evaluated(tmp_path, digits, splits, small_network_file):
     from tests.support.tiny_recipes import TINY
-    from training.recipe.schema import load_recipe
+    from training.recipe.loading import load_recipe
     from training.run import Run
     from training.trainer import train
 

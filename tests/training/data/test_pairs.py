@@ -14,7 +14,7 @@ from training.data.pairs import (
     match_by_name,
 )
 from training.data.sources import DataError
-from training.recipe.schema import load_recipe
+from training.recipe.loading import load_recipe
 
 SIDE = 16
 

@@ -10,7 +10,8 @@ from tests.training.test_distributed import train as train_with_processes
 from training.checkpoints import Checkpoint
 from training.evaluation.during_training import EvaluateOptions, RunningQuality
 from training.export.exporter import export_run
-from training.recipe.schema import RecipeError, load_recipe
+from training.recipe.errors import RecipeError
+from training.recipe.loading import load_recipe
 from training.run import Run
 from training.trainer import train
 
@@ -231,14 +232,13 @@ def test_the_best_checkpoint_is_served_as_good_as_it_was_measured(picture_run, t
     from functools import partial
 
     from training.evaluation.image_to_image.targets import open_image_to_image_target
-    from training.evaluation.validation import picture_gauge
     from training.preview.image_to_image import made_by
 
     name, run, result = picture_run
     recipe = run.recipe()
     opened = open_image_to_image_target(str(run.folder), tmp_path, checkpoint="best")
     assert opened.title == "run, best checkpoint"
-    served = picture_gauge(recipe, recipe.evaluate).measure(partial(made_by, opened.model))
+    served = recipe.game.validation(recipe, recipe.evaluate).measure(partial(made_by, opened.model))
     entries = {e["images"]: e for e in run.read_log() if METRICS[name] in e}
     best = {figure: entries[result.best[0]][figure] for figure in served}
     assert best == pytest.approx(served, rel=1e-4, abs=1e-4)
@@ -328,4 +328,4 @@ def test_the_figures_of_what_is_shown_choose_nothing(tmp_path, from_pictures):
     ],
 )
 def test_an_evaluation_is_told_metric_first(metric, numbers, said):
-    assert RunningQuality(EvaluateOptions(), metric, dict).say(numbers) == said
+    assert RunningQuality(EvaluateOptions(), metric, dict).summary(numbers) == said

@@ -8,7 +8,7 @@ from tests.support.fp16_models import write_model
 from tests.support.tiny_recipes import TINY
 from training.export import onnx_files
 from training.export.exporter import export_run
-from training.recipe.schema import load_recipe
+from training.recipe.loading import load_recipe
 from training.run import Run
 from training.trainer import train
 

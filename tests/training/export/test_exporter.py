@@ -21,7 +21,8 @@ from training.evaluation.metrics import class_accuracy
 from training.export.errors import ExportError
 from training.export.exporter import export_run, load_generator
 from training.preview.grids import to_pixels
-from training.recipe.schema import RecipeError, load_recipe
+from training.recipe.errors import RecipeError
+from training.recipe.loading import load_recipe
 from training.run import Run
 from training.trainer import train
 

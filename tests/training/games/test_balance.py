@@ -11,7 +11,7 @@ def balance(**options) -> Balance:
 
 
 def generator_turns(balance, separation, turns) -> int:
-    return sum(balance.generators_turn(separation) for _ in range(turns))
+    return sum(balance.generator_is_due(separation) for _ in range(turns))
 
 
 def test_a_discriminator_that_can_tell_takes_one_step_for_each_of_the_generator():
@@ -35,16 +35,16 @@ def test_one_that_can_tell_again_loses_them():
 def test_what_is_half_way_between_two_numbers_of_steps_alternates():
     players = balance()
     players.steps = 2.5
-    assert [players.generators_turn(HARD) for _ in range(3)].count(True) == 1
+    assert [players.generator_is_due(HARD) for _ in range(3)].count(True) == 1
 
 
 def test_a_balance_that_goes_on_says_what_the_other_would_have_said():
     unbroken, broken = balance(), balance()
     shown = [EASY, HARD, HARD, HARD, HARD] * 20
     for separation in shown[:37]:
-        assert unbroken.generators_turn(separation) == broken.generators_turn(separation)
+        assert unbroken.generator_is_due(separation) == broken.generator_is_due(separation)
     resumed = balance()
     resumed.load_state_dict(broken.state_dict())
     for separation in shown[37:]:
-        assert unbroken.generators_turn(separation) == resumed.generators_turn(separation)
+        assert unbroken.generator_is_due(separation) == resumed.generator_is_due(separation)
     assert unbroken.state_dict() == resumed.state_dict()

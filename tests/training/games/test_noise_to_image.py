@@ -6,15 +6,16 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from training.distributed import DistributedContext
-from training.games.noise_to_image import NoiseToImage, RealBatch
+from training.games.noise_to_image.game import NoiseToImage, RealBatch
 from training.penalties import layer_weights, orthogonal_penalty, path_lengths
-from training.recipe.schema import RecipeError, load_recipe
+from training.recipe.errors import RecipeError
+from training.recipe.loading import load_recipe
 
 
 def make(*overrides, name="gan-mnist") -> NoiseToImage:
     small = {"gan-mnist": "generator.widths=[16]", "dcgan-fashion": "generator.width=4"}[name]
     recipe = load_recipe(name, [small, *overrides])
-    return NoiseToImage(recipe, torch.device("cpu"), "float32", DistributedContext())
+    return NoiseToImage(recipe, recipe.game, torch.device("cpu"), "float32", DistributedContext())
 
 
 def reals(count=1, classes=0) -> list[RealBatch]:
@@ -95,7 +96,7 @@ def test_samples_of_batch_normalised_networks_do_not_depend_on_the_averages_of_t
     """BigGAN's averaged weights have statistics of their own, which are fitted when they serve."""
     small = ["generator.width=2", "discriminator.width=2"]
     recipe = load_recipe("biggan-flowers", small)
-    game = NoiseToImage(recipe, torch.device("cpu"), "float32", DistributedContext())
+    game = NoiseToImage(recipe, recipe.game, torch.device("cpu"), "float32", DistributedContext())
     z = torch.randn(5, 80, generator=torch.Generator().manual_seed(0)).clamp(-2, 2)
     before = game.sample(z, torch.arange(5))
     for name, buffer in game.average.named_buffers():
@@ -203,7 +204,7 @@ def test_the_generators_step_leaves_no_gradient_in_the_discriminator():
     game = make()
     play(game)
     gradient = [p.grad.clone() for p in game._networks["discriminator"].parameters()]
-    game._generator_step(reals()[0], torch.Generator(), 0)
+    game.generator_step(reals()[0], torch.Generator(), 0)
     for before, parameter in zip(
         gradient, game._networks["discriminator"].parameters(), strict=True
     ):
@@ -418,7 +419,7 @@ SMALL_STYLES = (
 
 def styled(*overrides) -> NoiseToImage:
     recipe = load_recipe("stylegan2-tiles", [*SMALL_STYLES, *overrides])
-    return NoiseToImage(recipe, torch.device("cpu"), "float32", DistributedContext())
+    return NoiseToImage(recipe, recipe.game, torch.device("cpu"), "float32", DistributedContext())
 
 
 def tiles(count=8) -> RealBatch:
@@ -446,7 +447,7 @@ def test_a_batch_played_in_parts_moves_the_players_as_the_whole_batch_does(loss,
 
 def test_mixed_styles_take_the_second_latents_from_the_crossover_on():
     game = styled("game.style_mixing=0.5")
-    hand = game._draw_batch(tiles(400), torch.Generator().manual_seed(0))
+    hand = game.draw_batch(tiles(400), torch.Generator().manual_seed(0))
     layers = game._networks["generator"].layers
     crossovers = hand.mix.crossover
     assert (crossovers < layers).float().mean().item() == pytest.approx(0.5, abs=0.1)
@@ -479,8 +480,8 @@ def test_path_length_regularisation_makes_lengths_alike():
     before = spread()
     optimizer = torch.optim.Adam(generator.parameters(), lr=0.01)
     for turn in range(100):
-        hand = game._draw_batch(tiles(16), torch.Generator().manual_seed(turn))
-        penalty, _ = game._path_length_penalty(hand)
+        hand = game.draw_batch(tiles(16), torch.Generator().manual_seed(turn))
+        penalty, _ = game.path_length_penalty(hand)
         optimizer.zero_grad()
         penalty.backward()
         optimizer.step()
@@ -552,14 +553,16 @@ def part(state, prefix):
 def test_players_grow_in_bfloat16(network):
     kind = (f"generator.network={network}", f"discriminator.network={network}")
     recipe = load_recipe("stylegan2-tiles", [*SMALL_STYLES, *kind, GROWING, "game.path_length=2"])
-    grow(NoiseToImage(recipe, torch.device("cpu"), "bfloat16", DistributedContext()), 9)
+    grow(
+        NoiseToImage(recipe, recipe.game, torch.device("cpu"), "bfloat16", DistributedContext()), 9
+    )
 
 
 def test_styles_are_mixed_among_the_layers_that_have_grown():
     game = styled(GROWING, "game.style_mixing=1")
     for seen, layers in ((0, 3), (24, 5), (80, 8)):
         game._growth = game.options.growing.at(seen, 32)
-        crossovers = game._draw_batch(tiles(200), torch.Generator()).mix.crossover
+        crossovers = game.draw_batch(tiles(200), torch.Generator()).mix.crossover
         assert set(crossovers.tolist()) == set(range(1, layers))
 
 

@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from training.distributed import DistributedContext
-from training.games.paired import Paired, Pairs
-from training.recipe.schema import load_recipe
+from training.games.paired.game import PairBatch, Paired
+from training.recipe.loading import load_recipe
 
 SMALL = [
     *("generator.width=4", "generator.most=4", "generator.levels=2", "generator.dropout=0"),
@@ -21,13 +21,13 @@ SMALL = [
 
 def make(*overrides):
     recipe = load_recipe("pix2pix-emoji", [*SMALL, *overrides])
-    return Paired(recipe, torch.device("cpu"), "float32", DistributedContext())
+    return Paired(recipe, recipe.game, torch.device("cpu"), "float32", DistributedContext())
 
 
 def pairs(count=8, seed=1):
     rng = torch.Generator().manual_seed(seed)
     given = torch.rand(count, 3, 16, 16, generator=rng) * 2 - 1
-    return Pairs(given, -given)
+    return PairBatch(given, -given)
 
 
 def play(game, turns=1, start=0, batch=None):
@@ -46,17 +46,17 @@ def test_the_losses_are_those_of_the_paper():
     generator, discriminator = (copy.deepcopy(network) for network in networks(game))
     batch = pairs()
     signs = play(game, batch=batch)
-    made = generator(batch.given)
-    real = discriminator(torch.cat([batch.given, batch.wanted], 1))
-    fake = discriminator(torch.cat([batch.given, made], 1))
+    made = generator(batch.inputs)
+    real = discriminator(torch.cat([batch.inputs, batch.targets], 1))
+    fake = discriminator(torch.cat([batch.inputs, made], 1))
     # Equation 1, each patch counting alike; equation 3.
     expected = F.softplus(-real).mean() + F.softplus(fake).mean()
     torch.testing.assert_close(signs["loss_discriminator"], expected.detach())
-    torch.testing.assert_close(signs["l1"], (made - batch.wanted).abs().mean().detach())
+    torch.testing.assert_close(signs["l1"], (made - batch.targets).abs().mean().detach())
     # The generator plays against the discriminator that has just moved.
     moved = networks(game)[1]
     with torch.no_grad():
-        expected = F.softplus(-moved(torch.cat([batch.given, made], 1))).mean()
+        expected = F.softplus(-moved(torch.cat([batch.inputs, made], 1))).mean()
     torch.testing.assert_close(signs["loss_generator"], expected)
 
 
@@ -74,8 +74,8 @@ def test_alone_the_generator_descends_the_error_and_the_other_player_waits():
 def test_it_learns_to_invert():
     game = make("optimizer.generator.learning_rate=0.01", "game.adversarial=0.1")
     # One colour each, since a U-Net as small as this has no room for noise.
-    given = pairs(16).given[:, :, :1, :1].expand(-1, -1, 16, 16)
-    batch = Pairs(given, -given)
+    given = pairs(16).inputs[:, :, :1, :1].expand(-1, -1, 16, 16)
+    batch = PairBatch(given, -given)
     first = play(game, batch=batch)["l1"]
     for turn in range(1, 80):
         signs = play(game, start=turn, batch=batch)
@@ -117,11 +117,11 @@ def test_the_rates_fall_to_nothing_at_the_end():
 def test_known_pixels_are_not_for_the_generator_to_change():
     small = ["generator.width=4", "generator.dilations=[1]", "game.features=0"]
     recipe = load_recipe("inpaint-flowers", [*small, "discriminator.width=4"])
-    game = Paired(recipe, torch.device("cpu"), "float32", DistributedContext())
+    game = Paired(recipe, recipe.game, torch.device("cpu"), "float32", DistributedContext())
     rng = torch.Generator().manual_seed(0)
     wanted = torch.randint(0, 256, (3, 3, 64, 64), generator=rng).byte()
-    batch = Pairs.of(recipe.game.task.give(wanted, np.random.default_rng(0), None), wanted)
-    made = game.made_of(batch.given, batch.mask)
+    batch = PairBatch.of(recipe.game.task.give(wanted, np.random.default_rng(0), None), wanted)
+    made = game.translate(batch.inputs, batch.mask)
     known = (batch.mask == 0).expand_as(made)
-    assert torch.equal(made[known], batch.wanted[known])
-    assert (made[~known] != batch.wanted[~known]).any()
+    assert torch.equal(made[known], batch.targets[known])
+    assert (made[~known] != batch.targets[~known]).any()

@@ -5,8 +5,8 @@ import copy
 import torch
 
 from training.distributed import DistributedContext
-from training.games.unpaired import History, Sides, Unpaired
-from training.recipe.schema import load_recipe
+from training.games.unpaired.game import History, Sides, Unpaired
+from training.recipe.loading import load_recipe
 
 SMALL = [
     *("generator.width=4", "generator.blocks=1", "data.resolution=16", "source.resolution=16"),
@@ -16,7 +16,7 @@ SMALL = [
 
 def make(*overrides):
     recipe = load_recipe("cyclegan-emoji", [*SMALL, *overrides])
-    return Unpaired(recipe, torch.device("cpu"), "float32", DistributedContext())
+    return Unpaired(recipe, recipe.game, torch.device("cpu"), "float32", DistributedContext())
 
 
 def sides(count=4, seed=1):
@@ -86,9 +86,9 @@ def test_the_history_shows_half_of_what_was_made_before():
         older += int((shown != made).sum())
         total += 5
     assert 0.4 < older / total < 0.6
-    assert len(history.pictures) == 50
+    assert len(history.images) == 50
     # It keeps what it is given in exchange.
-    assert max(float(picture) for picture in history.pictures) > 1030
+    assert max(float(picture) for picture in history.images) > 1030
 
 
 def test_a_game_that_goes_on_is_the_same_game():
@@ -113,6 +113,6 @@ def test_it_learns_the_way_between_two_sets_that_share_nothing():
         dark = torch.rand(4, 3, 16, 16, generator=rng) * 0.4 - 0.9
         light = torch.rand(4, 3, 16, 16, generator=rng) * 0.4 + 0.5
         play(game, start=turn, batch=Sides(dark, light))
-    made = game.made_of(Sides(dark, light))
+    made = game.translate_both(Sides(dark, light))
     assert float(made.target.mean()) > 0.3
     assert float(made.source.mean()) < -0.3

@@ -8,15 +8,11 @@ import torch
 from tests.support.images import real_mnist, write_coloured
 from training.distributed import DistributedContext
 from training.losses import adversarial_loss
-from training.monitoring.monitors import (
-    MetricWindow,
-    ModeCollapse,
-    Monitors,
-    TrainingDiverged,
-    assert_finite,
-    level,
-)
-from training.recipe.schema import load_recipe
+from training.monitoring.convergence import is_level
+from training.monitoring.metrics import MetricWindow, TrainingDiverged, assert_finite
+from training.monitoring.monitors import Monitors
+from training.monitoring.problems import ModeCollapse
+from training.recipe.loading import load_recipe
 from training.run import Run
 from training.trainer import train
 
@@ -63,20 +59,20 @@ class Story:
     """Tells a run to monitors, interval by interval, and keeps what they say."""
 
     def __init__(self, loss="non_saturating"):
-        self.monitors = Monitors(loss, adversarial_loss(loss), TURN)
+        self.monitors = Monitors(adversarial_loss(loss), TURN)
         self.images, self.said = 0, []
 
     def tell(self, intervals=1, **numbers):
         for _ in range(intervals):
             self.images += INTERVAL
-            self.said += self.monitors.hear({"images": self.images, **WELL, **numbers})
+            self.said += self.monitors.update({"images": self.images, **WELL, **numbers})
         return self
 
     def show(self, samplings=1, **numbers):
         """Tell of pictures, each time after 200 turns."""
         for _ in range(samplings):
             self.images += 200 * TURN
-            self.said += self.monitors.hear({"images": self.images, "duplicates": 0.0, **numbers})
+            self.said += self.monitors.update({"images": self.images, "duplicates": 0.0, **numbers})
         return self
 
     @property
@@ -128,7 +124,7 @@ def test_however_short_the_intervals_a_trouble_must_last_for_turns():
     story = Story().tell(10)
     for _ in range(9):
         story.images += 10 * TURN
-        story.said += story.monitors.hear({"images": story.images, **WELL, **SURE})
+        story.said += story.monitors.update({"images": story.images, **WELL, **SURE})
     assert not story.said
     assert story.tell(1, **SURE).rang == ["discriminator wins"]
 
@@ -195,22 +191,22 @@ def test_monitors_that_hear_the_log_again_say_the_same_from_there_on():
         sure = SURE if 20 <= i < 40 else {}
         noise = {key: value * rng.uniform(0.9, 1.1) for key, value in WELL.items()}
         entries.append({"images": (i + 1) * INTERVAL, **noise, **sure})
-    unbroken, resumed = (Monitors("hinge", adversarial_loss("hinge"), TURN) for _ in range(2))
-    said = [unbroken.hear(entry) for entry in entries]
+    unbroken, resumed = (Monitors(adversarial_loss("hinge"), TURN) for _ in range(2))
+    said = [unbroken.update(entry) for entry in entries]
     for entry, news in zip(entries[:30], said, strict=False):
-        resumed.hear(json.loads(json.dumps(entry)))
+        resumed.update(json.loads(json.dumps(entry)))
         for one in news:
-            resumed.hear({"images": entry["images"], **one._asdict()})
-    assert [resumed.hear(entry) for entry in entries[30:]] == said[30:]
+            resumed.update({"images": entry["images"], **one._asdict()})
+    assert [resumed.update(entry) for entry in entries[30:]] == said[30:]
     assert sum(len(news) for news in said) == 2
 
 
 def test_losses_that_stray_are_level_and_losses_that_fall_are_not():
     rng = random.Random(1)
-    assert level([1.36 + rng.gauss(0, 0.01) for _ in range(10)])
-    assert level([5.0] * 10)
-    assert not level([1.36 - 0.05 * i + rng.gauss(0, 0.01) for i in range(10)])
-    assert not level([-10.0 + 0.5 * i for i in range(10)])
+    assert is_level([1.36 + rng.gauss(0, 0.01) for _ in range(10)])
+    assert is_level([5.0] * 10)
+    assert not is_level([1.36 - 0.05 * i + rng.gauss(0, 0.01) for i in range(10)])
+    assert not is_level([-10.0 + 0.5 * i for i in range(10)])
 
 
 def test_a_run_begins_learns_converges_and_has_converged():

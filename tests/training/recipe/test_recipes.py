@@ -8,7 +8,7 @@ from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.support.images import drawn_digits, write_coloured
 from training.export.exporter import export_run
-from training.recipe.schema import load_recipe, shipped
+from training.recipe.loading import load_recipe, shipped_recipes
 from training.run import Run
 from training.trainer import train
 
@@ -50,8 +50,8 @@ def coloured(tmp_path_factory):
     return {count: write_coloured(tmp_path_factory.mktemp("coloured"), count) for count in (5, 10)}
 
 
-FROM_NOISE = [name for name in shipped() if load_recipe(name).picture_input is None]
-FROM_PICTURES = sorted(shipped().keys() - set(FROM_NOISE))
+FROM_NOISE = [name for name in shipped_recipes() if load_recipe(name).image_input is None]
+FROM_PICTURES = sorted(shipped_recipes().keys() - set(FROM_NOISE))
 
 
 @pytest.fixture(scope="module")

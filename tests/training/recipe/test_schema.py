@@ -1,9 +1,10 @@
 import pytest
 
-from training.recipe.schema import RecipeError, load_recipe, shipped
+from training.recipe.errors import RecipeError
+from training.recipe.loading import load_recipe, shipped_recipes
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", shipped_recipes())
 def test_a_shipped_recipe_says_what_it_is(name):
     recipe = load_recipe(name)
     assert recipe.name == name

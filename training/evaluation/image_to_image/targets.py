@@ -83,7 +83,8 @@ def open_image_to_image_target(
     manifest = read_manifest(folder)
     if manifest.input is None:
         return None
-    from training.recipe.schema import RecipeError, load_recipe  # noqa: PLC0415
+    from training.recipe.errors import RecipeError  # noqa: PLC0415
+    from training.recipe.loading import load_recipe  # noqa: PLC0415
 
     provenance = manifest.provenance
     if not isinstance(provenance, TrainingProvenance):
@@ -108,7 +109,7 @@ def _open_run(folder: Path, data: str | None, checkpoint: str) -> ImageToImageTa
 
     run = Run(folder)
     recipe = run.recipe()
-    if recipe.picture_input is None:
+    if recipe.image_input is None:
         return None
     run = run.at(checkpoint)
     with tempfile.TemporaryDirectory() as temporary:

@@ -30,10 +30,11 @@ from training.evaluation.noise.targets import open_noise_target
 from training.evaluation.search.ranges import Value, as_yaml, short_text
 from training.evaluation.search.report import write_search_report
 from training.evaluation.search.results import Confirmation, SearchResult, Trial
-from training.evaluation.validation import picture_gauge
-from training.monitoring.monitors import TrainingDiverged
+from training.monitoring.metrics import TrainingDiverged
 from training.preview.image_to_image import made_by
-from training.recipe.schema import Recipe, RecipeError, load_recipe
+from training.recipe.errors import RecipeError
+from training.recipe.loading import load_recipe
+from training.recipe.schema import Recipe
 from training.run import Run
 from training.trainer import train
 
@@ -302,9 +303,9 @@ def _held_out_figure(run: Run, recipe: Recipe) -> tuple[float, str]:
         image_to_image = open_image_to_image_target(str(run.folder), run.folder, checkpoint="best")
         if image_to_image is not None:
             options = recipe.evaluate.model_copy(update=_CONFIRMATION_SAMPLES)
-            gauge = picture_gauge(recipe, options, confirms=True)
+            validation = recipe.game.validation(recipe, options, confirms=True)
             generate = partial(made_by, image_to_image.model)
-            return gauge.measure(generate)[recipe.metric], gauge.title
+            return validation.measure(generate)[recipe.metric], validation.title
         target = open_noise_target(
             str(run.folder), run.folder, seed_start=_CONFIRMATION_SEED, checkpoint="best"
         )

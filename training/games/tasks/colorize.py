@@ -1,4 +1,4 @@
-"""From grey to colour, in CIE L*a*b*: the lightness is given, and the two others are made."""
+"""Colorization in CIE L*a*b*: lightness is the input, and the generator predicts a* and b*."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from training.games.tasks.task import Given, ImageTask
 
 
 class ColorizeOptions(ImageTask):
-    """Grey pictures to coloured ones of the same luminance.
+    """Gray images to color images of the same luminance.
 
-    What goes in has three channels, so that it may be coloured already: it counts by its luminance.
+    Inputs have three channels, so that they may be color images: only their luminance counts.
     """
 
     route: ClassVar[Task] = "colorize"
 
     kind: Literal["colorize"]
 
-    def check(self, resolution: int, channels: int) -> None:  # noqa: ARG002 - any size will do
-        """Raise ValueError for pictures without colour."""
+    def check(self, resolution: int, channels: int) -> None:  # noqa: ARG002 - any resolution
+        """Raise ValueError for gray images."""
         if channels != 3:
             raise ValueError(f"colorize needs data.channels=3, not {channels}")
 
-    def seen_channels(self, channels: int) -> int:  # noqa: ARG002 - always
+    def seen_channels(self, channels: int) -> int:  # noqa: ARG002
         """One: L*."""
         return 1
 
-    def made_channels(self, channels: int) -> int:  # noqa: ARG002 - always
+    def made_channels(self, channels: int) -> int:  # noqa: ARG002
         """Two: a* and b*."""
         return 2
 
     def give(self, pixels: Tensor, rng: np.random.Generator, source: Tensor | None) -> Given:  # noqa: ARG002
-        """Give the greys of the same luminance."""
-        grey = gray_level(pixels.float() / 127.5 - 1).to(torch.uint8)
-        return Given(grey.expand(-1, 3, -1, -1).contiguous())
+        """Return gray images of the same luminance."""
+        gray = gray_level(pixels.float() / 127.5 - 1).to(torch.uint8)
+        return Given(gray.expand(-1, 3, -1, -1).contiguous())
 
-    def see(self, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002 - there is none
-        """Return L*."""
+    def see(self, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002
+        """Return L* of the inputs."""
         return lightness(gray_level(image))
 
-    def answer(self, pictures: Tensor) -> Tensor:
-        """Return a* and b*."""
-        return chroma(pictures)
+    def answer(self, targets: Tensor) -> Tensor:
+        """Return a* and b* of targets."""
+        return chroma(targets)
 
     def finish(self, answer: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002
-        """Join the two to the lightness that was given."""
+        """Return the color images of a* and b* with the input's luminance."""
         return to_rgb(gray_level(image), answer)

@@ -1,7 +1,8 @@
-"""What all tasks from picture to picture have in common.
+"""What all image-to-image tasks have in common.
 
-A task says what is given in place of a picture, what a generator sees of it, how it answers, and
-how its answer becomes a picture. The last two steps are part of the exported graph.
+A task derives a generator's input from the image that should come out, chooses what the generator
+sees and what it answers, and turns the answer into an image. The last two steps are part of the
+exported graph.
 """
 
 from __future__ import annotations
@@ -18,32 +19,35 @@ from training.recipe.options import Options
 
 
 class Given(NamedTuple):
-    """What goes in: pictures ``[N, C, h, w] uint8``, and masks ``[N, 1, h, w] uint8`` where the
-    task has them: 255 is to be filled, 0 is known.
+    """Inputs: images ``[N, C, h, w] uint8``, and masks ``[N, 1, h, w] uint8`` if the task has them.
+
+    A mask is 255 where the image is to be filled in, and 0 where it is known.
     """
 
     image: Tensor
     mask: Tensor | None = None
 
     def parts(self, size: int) -> Iterator[Given]:
-        """Cut the rows into pieces of `size`, the last of which may be smaller."""
+        """Split the rows into parts of `size`; the last may be smaller."""
         for start in range(0, len(self.image), size):
             rows = slice(start, start + size)
             yield Given(self.image[rows], None if self.mask is None else self.mask[rows])
 
 
 class ImageTask(Options, ABC):
-    """A task. Where nothing else is said tensors are ``[N, C, H, W]``, pictures in [-1, 1]."""
+    """A task. Unless stated otherwise, tensors are ``[N, C, H, W]`` and images are in [-1, 1]."""
 
     # The route that serves it.
     route: ClassVar[Task]
-    # Whether a second set of pictures, matched by name, is what goes in.
+    # Whether the inputs are a second set of images, matched by name.
     needs_source: ClassVar[bool] = False
-    # Whether there are masks beside the pictures.
+    # Whether the inputs have masks.
     masked: ClassVar[bool] = False
 
+    kind: str
+
     def given_channels(self, channels: int) -> int:
-        """Return the channels of what goes in, for pictures of so many."""
+        """Return the channels of an input, for targets with `channels`."""
         return channels
 
     def seen_channels(self, channels: int) -> int:
@@ -51,36 +55,36 @@ class ImageTask(Options, ABC):
         return self.given_channels(channels)
 
     def made_channels(self, channels: int) -> int:
-        """Return the channels that a generator answers with."""
+        """Return the channels of a generator's answer."""
         return channels
 
     @property
     def scale(self) -> int:
-        """How much larger what comes out is, a side."""
+        """The side of a target over the side of its input."""
         return 1
 
     def check(self, resolution: int, channels: int) -> None:
-        """Raise ValueError unless pictures of that size can be given."""
+        """Raise ValueError unless the task is possible for targets of that size."""
 
     @abstractmethod
     def give(self, pixels: Tensor, rng: np.random.Generator, source: Tensor | None) -> Given:
-        """Make what goes in of the pictures ``[N, C, H, W] uint8`` that should come out.
+        """Derive the inputs of targets ``[N, C, H, W] uint8``.
 
-        `source` are the pictures of the second set that belong to them.
+        `source` are the images of the second set that belong to the targets.
         """
 
     def see(self, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002 - some have none
-        """Return what a generator sees of what is given; `mask` is 1 where it is to be filled."""
+        """Return what a generator sees of an input; `mask` is 1 where it is to be filled in."""
         return image
 
-    def answer(self, pictures: Tensor) -> Tensor:
-        """Return what a generator should answer where `pictures` should come out."""
-        return pictures
+    def answer(self, targets: Tensor) -> Tensor:
+        """Return the answer whose image is a target."""
+        return targets
 
     def settle(self, answer: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002
-        """Return an answer with what is known put in, before anybody judges it."""
+        """Return an answer with known pixels restored, before the discriminator sees it."""
         return answer
 
     def finish(self, answer: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002
-        """Return the pictures that a generator's answer becomes, in [-1, 1] but for overshoots."""
+        """Return the image of an answer, in [-1, 1] except for overshoots."""
         return answer

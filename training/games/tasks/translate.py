@@ -1,4 +1,4 @@
-"""From one kind of picture to another: from line drawings, or from pictures of a second set."""
+"""Translation: from line drawings, or from the images of a second set."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from training.games.tasks.task import Given, ImageTask
 
 
 class SketchOptions(ImageTask):
-    """Line drawings, made of the pictures themselves, to pictures.
+    """Line drawings, which are the edges of the images themselves, to images.
 
-    How much is smoothed away and how steep a line must be varies from picture to picture, since
-    people leave out more or less.
+    The amount of smoothing and the threshold of an edge vary from image to image, because people
+    draw in more or less detail.
     """
 
     route: ClassVar[Task] = "translate"
 
     kind: Literal["sketch"]
-    # In pixels, and in levels a pixel.
+    # Smoothing in pixels, and the threshold in gray levels per pixel.
     sigma: tuple[NonNegativeFloat, NonNegativeFloat] = (0.7, 1.2)
     threshold: tuple[PositiveFloat, PositiveFloat] = (8.0, 16.0)
 
-    def given_channels(self, channels: int) -> int:  # noqa: ARG002 - lines are grey
-        """One: lines are grey."""
+    def given_channels(self, channels: int) -> int:  # noqa: ARG002
+        """One: drawings are gray."""
         return 1
 
     def give(self, pixels: Tensor, rng: np.random.Generator, source: Tensor | None) -> Given:  # noqa: ARG002
-        """Draw the lines of the pictures."""
+        """Return the line drawings of the images."""
         count = len(pixels)
         sigma = torch.from_numpy(rng.uniform(*self.sigma, count)).float()
         threshold = torch.from_numpy(rng.uniform(*self.threshold, count)).float()
@@ -41,7 +41,7 @@ class SketchOptions(ImageTask):
 
 
 class PairsOptions(ImageTask):
-    """Pictures of the second set to those of the same name."""
+    """Images of the second set to those of the same name."""
 
     route: ClassVar[Task] = "translate"
     needs_source: ClassVar[bool] = True
@@ -49,6 +49,6 @@ class PairsOptions(ImageTask):
     kind: Literal["pairs"]
 
     def give(self, pixels: Tensor, rng: np.random.Generator, source: Tensor | None) -> Given:  # noqa: ARG002
-        """Give the pictures of the second set."""
-        assert source is not None  # noqa: S101 - the recipe sees to it
+        """Return the images of the second set."""
+        assert source is not None  # noqa: S101 - a recipe with this task has one
         return Given(source)

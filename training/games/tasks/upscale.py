@@ -1,4 +1,4 @@
-"""From small pictures to larger ones."""
+"""Upscaling (super-resolution)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from training.games.tasks.task import Given, ImageTask
 
 
 class UpscaleOptions(ImageTask):
-    """Pictures to those `factor` times as large a side."""
+    """Images to images with `factor` times the side."""
 
     route: ClassVar[Task] = "upscale"
 
     kind: Literal["upscale"]
     factor: Literal[2, 4] = 4
-    # How pictures became small: only that, or as photographs become poor.
+    # How inputs were made small: bicubic downscaling, or the degradations of real photographs.
     degradation: Literal["bicubic", "blind"] = "bicubic"
 
     @property
@@ -27,13 +27,13 @@ class UpscaleOptions(ImageTask):
         """The factor."""
         return self.factor
 
-    def check(self, resolution: int, channels: int) -> None:  # noqa: ARG002 - any channels will do
-        """Raise ValueError where the side cannot be divided."""
+    def check(self, resolution: int, channels: int) -> None:  # noqa: ARG002 - any channels
+        """Raise ValueError unless the side is a multiple of the factor."""
         if resolution % self.factor:
-            raise ValueError(f"data.resolution ({resolution}) is no multiple of {self.factor}")
+            raise ValueError(f"data.resolution ({resolution}) is not a multiple of {self.factor}")
 
     def give(self, pixels: Tensor, rng: np.random.Generator, source: Tensor | None) -> Given:  # noqa: ARG002
-        """Make the pictures small."""
+        """Return small, degraded images."""
         if self.degradation == "blind":
             return Given(degrade(pixels, self.factor, rng))
         return Given(downscale(pixels, self.factor))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.networks.layers.shapes import ImageToImageShape
-from training.recipe.options import Options
+from training.networks.options import ImageToImageOptions
 
 
 class GatedConvolution(nn.Module):
@@ -68,7 +68,7 @@ class GatedGenerator(nn.Module):
         return torch.tanh(self.last(x))
 
 
-class GatedOptions(Options):
+class GatedOptions(ImageToImageOptions):
     """A generator of gated convolutions; `width` is the number of channels at full resolution."""
 
     network: Literal["gated"]
@@ -76,7 +76,7 @@ class GatedOptions(Options):
     # Dilations of the convolutions at a quarter of the side.
     dilations: tuple[PositiveInt, ...] = (1, 2, 4, 8, 2, 1)
 
-    def build_image_to_image(self, shape: ImageToImageShape) -> GatedGenerator:
+    def build(self, shape: ImageToImageShape) -> GatedGenerator:
         """Build the network, initialized from the global random state. Raises ValueError."""
         if shape.side % 4 or shape.factor != 1:
             raise ValueError(
@@ -88,10 +88,6 @@ class GatedOptions(Options):
     def side_multiple(self, shape: ImageToImageShape) -> int:  # noqa: ARG002 - same interface for all networks
         """Return the number of pixels that sides must be a multiple of."""
         return 4
-
-    def min_side(self, shape: ImageToImageShape) -> int:
-        """Return the shortest side in pixels."""
-        return self.side_multiple(shape)
 
     def receptive_field(self, shape: ImageToImageShape) -> int:  # noqa: ARG002
         """Return the radius of the receptive field in input pixels."""

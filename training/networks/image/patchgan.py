@@ -20,7 +20,7 @@ from training.networks.layers.normalization import (
     init_weights,
     normalization_layers,
 )
-from training.recipe.options import Options
+from training.networks.options import PatchDiscriminatorOptions
 
 
 class PatchDiscriminator(nn.Module):
@@ -56,7 +56,7 @@ class PatchDiscriminator(nn.Module):
         return logits
 
 
-class PatchDiscriminatorOptions(Options):
+class PatchGANOptions(PatchDiscriminatorOptions):
     """A discriminator of patches; `width` is the number of channels of the first layer."""
 
     network: Literal["patchgan"]
@@ -65,6 +65,6 @@ class PatchDiscriminatorOptions(Options):
     layers: PositiveInt = 3
     normalisation: ImageNormalization = "batch"
 
-    def build_patch_discriminator(self, channels: int) -> PatchDiscriminator:
+    def build(self, channels: int) -> PatchDiscriminator:
         """Build the network for images of `channels`, from the global random state."""
         return PatchDiscriminator(channels, self.width, self.layers, self.normalisation)

@@ -17,7 +17,7 @@ from training.networks.layers.normalization import (
     normalization_layers,
 )
 from training.networks.layers.shapes import ImageToImageShape
-from training.recipe.options import Options
+from training.networks.options import ImageToImageOptions
 
 Upsampling = Literal["transposed", "nearest"]
 
@@ -95,7 +95,7 @@ def _upsampling_layers(
     return [nn.Upsample(scale_factor=2), nn.Conv2d(fan_in, fan_out, 3, padding=1, bias=bias)]
 
 
-class ResNetOptions(Options):
+class ResNetOptions(ImageToImageOptions):
     """A residual generator. The paper uses 6 blocks at 128×128 pixels, 9 from 256×256 on."""
 
     network: Literal["resnet"]
@@ -106,7 +106,7 @@ class ResNetOptions(Options):
     # artifacts (Odena et al. 2016, doi:10.23915/distill.00003).
     upsampling: Upsampling = "transposed"
 
-    def build_image_to_image(self, shape: ImageToImageShape) -> ResNetGenerator:
+    def build(self, shape: ImageToImageShape) -> ResNetGenerator:
         """Build the network, initialized from the global random state. Raises ValueError."""
         if shape.side % 4 or shape.factor != 1:
             raise ValueError(

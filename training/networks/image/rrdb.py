@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.networks.layers.shapes import ImageToImageShape
-from training.recipe.options import Options
+from training.networks.options import ImageToImageOptions
 
 _SLOPE = 0.2
 _RESIDUAL_SCALE = 0.2
@@ -92,7 +92,7 @@ class RRDBNet(nn.Module):
         return bicubic + details
 
 
-class RRDBOptions(Options):
+class RRDBOptions(ImageToImageOptions):
     """A generator of residual-in-residual dense blocks."""
 
     network: Literal["rrdb"]
@@ -100,17 +100,13 @@ class RRDBOptions(Options):
     growth: PositiveInt = 32
     blocks: PositiveInt = 23
 
-    def build_image_to_image(self, shape: ImageToImageShape) -> RRDBNet:
+    def build(self, shape: ImageToImageShape) -> RRDBNet:
         """Build the network, initialized from the global random state."""
         return RRDBNet(shape, self.width, self.growth, self.blocks)
 
     def side_multiple(self, shape: ImageToImageShape) -> int:  # noqa: ARG002 - same interface for all networks
         """Return the number of pixels that sides must be a multiple of."""
         return 1
-
-    def min_side(self, shape: ImageToImageShape) -> int:
-        """Return the shortest side in pixels."""
-        return self.side_multiple(shape)
 
     def receptive_field(self, shape: ImageToImageShape) -> int:
         """Return the radius of the receptive field in input pixels."""

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from training.networks.layers.normalization import ImageNormalization, normalization_layers
 from training.networks.layers.shapes import ImageToImageShape
-from training.recipe.options import Options
+from training.networks.options import ImageToImageOptions
 
 
 class ResidualBlock(nn.Module):
@@ -79,7 +79,7 @@ class SRResNet(nn.Module):
         return bicubic + details
 
 
-class SRResNetOptions(Options):
+class SRResNetOptions(ImageToImageOptions):
     """A generator of residual blocks at the low resolution."""
 
     network: Literal["srresnet"]
@@ -87,7 +87,7 @@ class SRResNetOptions(Options):
     blocks: PositiveInt = 16
     normalisation: Literal["batch", "none"] = "batch"
 
-    def build_image_to_image(self, shape: ImageToImageShape) -> SRResNet:
+    def build(self, shape: ImageToImageShape) -> SRResNet:
         """Build the network, initialized from the global random state. Raises ValueError."""
         if shape.factor != 1 << _doublings(shape):
             raise ValueError(f"srresnet needs a factor that is a power of 2; got {shape.factor}")
@@ -96,10 +96,6 @@ class SRResNetOptions(Options):
     def side_multiple(self, shape: ImageToImageShape) -> int:  # noqa: ARG002 - same interface for all networks
         """Return the number of pixels that sides must be a multiple of."""
         return 1
-
-    def min_side(self, shape: ImageToImageShape) -> int:
-        """Return the shortest side in pixels."""
-        return self.side_multiple(shape)
 
     def receptive_field(self, shape: ImageToImageShape) -> int:
         """Return the radius of the receptive field in input pixels."""

@@ -18,7 +18,7 @@ from training.networks.layers.normalization import (
     normalization_layers,
 )
 from training.networks.layers.shapes import ImageToImageShape
-from training.recipe.options import Options
+from training.networks.options import ImageToImageOptions
 
 
 class UNet(nn.Module):
@@ -66,7 +66,7 @@ class UNet(nn.Module):
         return x
 
 
-class UNetOptions(Options):
+class UNetOptions(ImageToImageOptions):
     """A U-Net; `width` is the number of channels of the outermost layer, `most` the maximum."""
 
     network: Literal["unet"]
@@ -78,7 +78,7 @@ class UNetOptions(Options):
     # Dropout in the three innermost decoder layers, the paper's only source of noise.
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
-    def build_image_to_image(self, shape: ImageToImageShape) -> UNet:
+    def build(self, shape: ImageToImageShape) -> UNet:
         """Build the network, initialized from the global random state. Raises ValueError."""
         levels = self._levels(shape)
         if shape.side % 2**levels or levels < 2:
@@ -94,10 +94,6 @@ class UNetOptions(Options):
     def side_multiple(self, shape: ImageToImageShape) -> int:
         """Return the number of pixels that sides must be a multiple of."""
         return 1 << self._levels(shape)
-
-    def min_side(self, shape: ImageToImageShape) -> int:
-        """Return the shortest side in pixels."""
-        return self.side_multiple(shape)
 
     def receptive_field(self, shape: ImageToImageShape) -> int | None:
         """Return the radius of the receptive field in input pixels.

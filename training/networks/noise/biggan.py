@@ -32,7 +32,7 @@ from training.networks.noise.biggan_layers import (
     spectral_conv,
     with_spectral_norm,
 )
-from training.networks.noise.options import NoiseOptions
+from training.networks.options import ImageDiscriminatorOptions, NoiseGeneratorOptions
 from training.recipe.options import Options
 
 # Channels per resolution from 4×4 up, in units of `width`, by image side. From tables 4 to 9 of the
@@ -158,7 +158,7 @@ class _BigGANOptions(Options):
         return [self.width * multiple for multiple in MULTIPLES[shape.height]]
 
 
-class BigGANGeneratorOptions(_BigGANOptions, NoiseOptions):
+class BigGANGeneratorOptions(_BigGANOptions, NoiseGeneratorOptions):
     """A residual generator with class-conditional batch normalization."""
 
     z_dim: PositiveInt = 120
@@ -174,7 +174,7 @@ class BigGANGeneratorOptions(_BigGANOptions, NoiseOptions):
         return network(self.z_dim, shape, self.widths(shape), self.attention, conditioning)
 
 
-class BigGANDiscriminatorOptions(_BigGANOptions):
+class BigGANDiscriminatorOptions(_BigGANOptions, ImageDiscriminatorOptions):
     """A residual discriminator, conditioned by projection."""
 
     def build(

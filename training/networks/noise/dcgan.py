@@ -31,8 +31,7 @@ from training.networks.layers.minibatch import (
     MinibatchStandardDeviation,
 )
 from training.networks.layers.shapes import ImageShape
-from training.networks.noise.options import NoiseOptions
-from training.recipe.options import Options
+from training.networks.options import ImageDiscriminatorOptions, NoiseGeneratorOptions
 
 Normalization = Literal["batch", "layer", "spectral", "none"]
 
@@ -158,7 +157,7 @@ def _initialize(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-class DCGANGeneratorOptions(NoiseOptions):
+class DCGANGeneratorOptions(NoiseGeneratorOptions):
     """A generator of transposed convolutions; `width` is the channel count of its last layer."""
 
     network: Literal["dcgan"]
@@ -174,7 +173,7 @@ class DCGANGeneratorOptions(NoiseOptions):
         )
 
 
-class DCGANDiscriminatorOptions(Options):
+class DCGANDiscriminatorOptions(ImageDiscriminatorOptions):
     """A discriminator of strided convolutions; `width` is the channel count of its first layer."""
 
     network: Literal["dcgan"]

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from training.networks.layers.conditioning import UNCONDITIONAL, Conditioning, LabelConcat
 from training.networks.layers.shapes import ImageShape
-from training.networks.noise.options import NoiseOptions
-from training.recipe.options import Options
+from training.networks.options import ImageDiscriminatorOptions, NoiseGeneratorOptions
 
 
 class MLPGenerator(nn.Module):
@@ -86,7 +85,7 @@ class MLPDiscriminator(nn.Module):
         return logits.squeeze(-1)
 
 
-class MLPGeneratorOptions(NoiseOptions):
+class MLPGeneratorOptions(NoiseGeneratorOptions):
     """A generator of fully connected layers."""
 
     network: Literal["mlp"]
@@ -102,7 +101,7 @@ class MLPGeneratorOptions(NoiseOptions):
         )
 
 
-class MLPDiscriminatorOptions(Options):
+class MLPDiscriminatorOptions(ImageDiscriminatorOptions):
     """A discriminator of fully connected layers."""
 
     network: Literal["mlp"]

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from training.networks.layers.conditioning import Conditioning, LabelConcat, LabelProjection
 from training.networks.layers.shapes import ImageShape
-from training.networks.noise.options import NoiseOptions
+from training.networks.options import ImageDiscriminatorOptions, NoiseGeneratorOptions
 from training.recipe.options import Options
 
 # Side of the smallest feature maps, in pixels.
@@ -164,7 +164,7 @@ class _R3GANOptions(Options):
         return [min(self.width * shape.height // side, self.most) for side in sides]
 
 
-class R3GANGeneratorOptions(_R3GANOptions, NoiseOptions):
+class R3GANGeneratorOptions(_R3GANOptions, NoiseGeneratorOptions):
     """A residual generator."""
 
     z_dim: PositiveInt = 64
@@ -179,7 +179,7 @@ class R3GANGeneratorOptions(_R3GANOptions, NoiseOptions):
         )
 
 
-class R3GANDiscriminatorOptions(_R3GANOptions):
+class R3GANDiscriminatorOptions(_R3GANOptions, ImageDiscriminatorOptions):
     """A residual discriminator, conditioned by projection."""
 
     def build(self, shape: ImageShape, classes: int = 0) -> R3GANDiscriminator:

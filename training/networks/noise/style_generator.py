@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from itertools import pairwise
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from pydantic import PositiveInt
@@ -15,7 +15,7 @@ from training.networks.layers.conditioning import Conditioning, LabelEmbedding
 from training.networks.layers.equalized import EqualizedLinear, leaky_relu
 from training.networks.layers.growth import Growth
 from training.networks.layers.shapes import ImageShape
-from training.networks.noise.options import NoiseOptions
+from training.networks.options import ImageDiscriminatorOptions, NoiseGeneratorOptions
 from training.recipe.options import Options
 
 # Side of the learned constant input, in pixels.
@@ -135,7 +135,7 @@ def _normalized(x: Tensor) -> Tensor:
     return x * torch.rsqrt(mean_square + 1e-8)
 
 
-class StyleOptions(Options, ABC):
+class StyleOptions(Options):
     """Options that generator and discriminator of a style-based GAN share.
 
     `width` is the number of channels at full resolution. It doubles with each halving of the side,
@@ -150,13 +150,11 @@ class StyleOptions(Options, ABC):
         sides = resolutions(shape.height)
         return [min(self.width * shape.height // side, self.most) for side in sides]
 
-    @abstractmethod
-    def build(self, shape: ImageShape, classes: int = 0, *, grows: bool = False) -> nn.Module:
-        """Build the network; with `grows` it also works at lower resolutions."""
 
-
-class StyleGeneratorOptions(StyleOptions, NoiseOptions):
+class StyleGeneratorOptions(StyleOptions, NoiseGeneratorOptions):
     """A mapping network and a family's synthesis network."""
+
+    has_styles: ClassVar[bool] = True
 
     z_dim: PositiveInt = 512
     w_dim: PositiveInt = 512
@@ -165,11 +163,33 @@ class StyleGeneratorOptions(StyleOptions, NoiseOptions):
     class_width: PositiveInt = 64
 
     def build(self, shape: ImageShape, classes: int = 0, *, grows: bool = False) -> StyleGenerator:
-        """Build the network, initialized from the global random state."""
+        """Build the network, initialized from the global random state.
+
+        With `grows` it also works at lower resolutions.
+        """
         conditioning = Conditioning.of(classes, self.class_width)
         mapping = MappingNetwork(self.z_dim, self.w_dim, self.mapping_layers, conditioning)
         return StyleGenerator(mapping, self.synthesis(shape, grows=grows), self.w_dim)
 
+    def build_growing(self, shape: ImageShape, classes: int = 0) -> StyleGenerator:
+        """Build the network so that it also works at lower resolutions."""
+        return self.build(shape, classes, grows=True)
+
     @abstractmethod
     def synthesis(self, shape: ImageShape, *, grows: bool) -> nn.Module:
         """Build the network from styles ``[N, layers, w_dim]`` to images ``[N, C, H, W]``."""
+
+
+class StyleDiscriminatorOptions(StyleOptions, ImageDiscriminatorOptions):
+    """A discriminator of a style-based GAN."""
+
+    @abstractmethod
+    def build(self, shape: ImageShape, classes: int = 0, *, grows: bool = False) -> nn.Module:
+        """Build the network, initialized from the global random state.
+
+        With `grows` it also works at lower resolutions.
+        """
+
+    def build_growing(self, shape: ImageShape, classes: int = 0) -> nn.Module:
+        """Build the network so that it also works at lower resolutions."""
+        return self.build(shape, classes, grows=True)

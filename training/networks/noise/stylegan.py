@@ -20,7 +20,11 @@ from training.networks.layers.growth import Growth
 from training.networks.layers.resampling import Blur, upsample_nearest
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.progressive_discriminator import ProgressiveDiscriminator
-from training.networks.noise.style_generator import BASE, StyleGeneratorOptions, StyleOptions
+from training.networks.noise.style_generator import (
+    BASE,
+    StyleDiscriminatorOptions,
+    StyleGeneratorOptions,
+)
 
 
 class AdaptiveInstanceNorm(nn.Module):
@@ -172,7 +176,7 @@ class StyleGANGeneratorOptions(StyleGeneratorOptions):
         return SynthesisNetwork(shape, self.widths(shape), self.w_dim, grows=grows)
 
 
-class StyleGANDiscriminatorOptions(StyleOptions):
+class StyleGANDiscriminatorOptions(StyleDiscriminatorOptions):
     """The discriminator of progressive growing, conditioned by projection."""
 
     network: Literal["stylegan"]

@@ -23,7 +23,11 @@ from training.networks.layers.growth import Growth
 from training.networks.layers.resampling import Blur, Downsample, Upsample, upsample_nearest
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.progressive_discriminator import ProgressiveDiscriminator
-from training.networks.noise.style_generator import BASE, StyleGeneratorOptions, StyleOptions
+from training.networks.noise.style_generator import (
+    BASE,
+    StyleDiscriminatorOptions,
+    StyleGeneratorOptions,
+)
 
 
 class ModulatedConv2d(nn.Module):
@@ -188,7 +192,7 @@ class StyleGAN2GeneratorOptions(StyleGeneratorOptions):
         return SynthesisNetwork(shape, self.widths(shape), self.w_dim)
 
 
-class StyleGAN2DiscriminatorOptions(StyleOptions):
+class StyleGAN2DiscriminatorOptions(StyleDiscriminatorOptions):
     """A residual discriminator, conditioned by projection."""
 
     network: Literal["stylegan2"]

@@ -13,7 +13,7 @@ from training.evaluation.errors import QualityError
 from training.evaluation.features.references import digest_of
 from training.evaluation.image_to_image.evaluation import evaluate_directions
 from training.evaluation.image_to_image.targets import open_image_to_image_target
-from training.recipe.schema import load_recipe
+from training.recipe.loading import load_recipe
 from training.run import Run
 from training.trainer import train
 

@@ -8,7 +8,8 @@ from tests.support.html import assert_self_contained
 from tests.support.tiny_recipes import TINY
 from training.evaluation.search import study as search_study
 from training.evaluation.search.study import SearchError, search
-from training.recipe.schema import RecipeError, load_recipe
+from training.recipe.errors import RecipeError
+from training.recipe.loading import load_recipe
 from training.run import Run
 
 RATE = "optimizer.generator.learning_rate"
@@ -62,16 +63,16 @@ def test_interrupted_search_continues(tmp_path, small, monkeypatch):
     folders = []
     train_trial = search_study.train
 
-    def train(recipe, run, watch=None):
+    def train(recipe, run, on_evaluation=None):
         folders.append(run.folder.name)
         if len(folders) == 2:
             # Interrupt the second trial after its first evaluation.
             def interrupt(images, figures):
-                watch(images, figures)
+                on_evaluation(images, figures)
                 raise KeyboardInterrupt
 
             return train_trial(recipe, run, interrupt)
-        return train_trial(recipe, run, watch)
+        return train_trial(recipe, run, on_evaluation)
 
     monkeypatch.setattr(search_study, "train", train)
     with pytest.raises(KeyboardInterrupt):

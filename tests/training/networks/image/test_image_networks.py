@@ -8,7 +8,7 @@ from torch import nn
 
 from training.evaluation.features.backbones import efficientnet_lite0
 from training.networks.image.gated import GatedOptions
-from training.networks.image.patchgan import PatchDiscriminatorOptions
+from training.networks.image.patchgan import PatchGANOptions
 from training.networks.image.resnet import ResNetOptions
 from training.networks.image.rrdb import RRDBOptions
 from training.networks.image.srresnet import SRResNetOptions
@@ -39,7 +39,7 @@ def built(name, side=16):
     options, factor = NETWORKS[name]
     shape = ImageToImageShape(3, 3, side, factor)
     torch.manual_seed(0)
-    return options, shape, options.build_image_to_image(shape).eval()
+    return options, shape, options.build(shape).eval()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -82,44 +82,42 @@ def test_a_pixel_reaches_no_farther_than_is_said_and_about_that_far(name):
 def test_a_u_net_halves_as_often_as_its_side_allows():
     options = UNetOptions(network="unet", width=2, most=2)
     assert options.side_multiple(ImageToImageShape(1, 3, 64)) == 64
-    network = options.build_image_to_image(ImageToImageShape(1, 3, 64))
+    network = options.build(ImageToImageShape(1, 3, 64))
     assert len(network.down) == 6
     for side, levels in ((48, 5), (2, 1)):
         with pytest.raises(ValueError, match="needs a side"):
-            UNetOptions(network="unet", levels=levels).build_image_to_image(
-                ImageToImageShape(3, 3, side)
-            )
+            UNetOptions(network="unet", levels=levels).build(ImageToImageShape(3, 3, side))
     with pytest.raises(ValueError, match="use rrdb"):
-        options.build_image_to_image(ImageToImageShape(3, 3, 64, 4))
+        options.build(ImageToImageShape(3, 3, 64, 4))
 
 
 def test_the_published_pix2pix_generator_has_its_54_million_parameters():
     # The U-Net for 256 pixels of the paper's own code: 54.4 million.
     with torch.device("meta"):
-        network = UNetOptions(network="unet").build_image_to_image(ImageToImageShape(3, 3, 256))
+        network = UNetOptions(network="unet").build(ImageToImageShape(3, 3, 256))
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(54.4e6, rel=0.002)
 
 
 def test_the_published_cyclegan_generator_has_its_11_million_parameters():
     with torch.device("meta"):
         options = ResNetOptions(network="resnet", blocks=9)
-        network = options.build_image_to_image(ImageToImageShape(3, 3, 256))
+        network = options.build(ImageToImageShape(3, 3, 256))
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(11.38e6, rel=0.002)
 
 
 def test_the_published_esrgan_generator_has_its_16_7_million_parameters():
     with torch.device("meta"):
-        network = RRDBOptions(network="rrdb").build_image_to_image(ImageToImageShape(3, 3, 32, 4))
+        network = RRDBOptions(network="rrdb").build(ImageToImageShape(3, 3, 32, 4))
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(16.70e6, rel=0.002)
 
 
 def test_the_published_srgan_generator_has_its_1_5_million_parameters():
     with torch.device("meta"):
         options = SRResNetOptions(network="srresnet")
-        network = options.build_image_to_image(ImageToImageShape(3, 3, 24, 4))
+        network = options.build(ImageToImageShape(3, 3, 24, 4))
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(1.55e6, rel=0.005)
     with pytest.raises(ValueError, match="a power of 2"):
-        options.build_image_to_image(ImageToImageShape(3, 3, 24, 3))
+        options.build(ImageToImageShape(3, 3, 24, 3))
 
 
 @pytest.mark.parametrize("name", ["rrdb 4", "srresnet 4"])
@@ -134,10 +132,8 @@ def test_an_upscaler_that_has_learned_nothing_is_cubic_interpolation(name):
 
 @pytest.mark.parametrize(("layers", "patch"), [(1, 16), (2, 34), (3, 70)])
 def test_a_patch_is_as_large_as_the_paper_says(layers, patch):
-    options = PatchDiscriminatorOptions(
-        network="patchgan", width=4, layers=layers, normalisation="none"
-    )
-    network = options.build_patch_discriminator(3)
+    options = PatchGANOptions(network="patchgan", width=4, layers=layers, normalisation="none")
+    network = options.build(3)
     images = torch.rand(1, 3, 128, 128, requires_grad=True)
     logits = network(images)
     middle = logits.shape[2] // 2

@@ -3,6 +3,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from training.games.noise_to_image.options import GrowingOptions
 from training.networks.layers.growth import Growth, match_growth
 from training.networks.layers.resampling import downsample_average, upsample_nearest
 from training.networks.layers.shapes import ImageShape
@@ -11,7 +12,8 @@ from training.networks.noise.stylegan2 import (
     StyleGAN2DiscriminatorOptions,
     StyleGAN2GeneratorOptions,
 )
-from training.recipe.schema import GrowingOptions, RecipeError, load_recipe
+from training.recipe.errors import RecipeError
+from training.recipe.loading import load_recipe
 
 SMALL = {"width": 8, "most": 16}
 GENERATORS = {"stylegan": StyleGANGeneratorOptions, "stylegan2": StyleGAN2GeneratorOptions}

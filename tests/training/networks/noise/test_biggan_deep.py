@@ -11,7 +11,7 @@ from training.networks.layers.shapes import ImageShape
 from training.networks.noise.biggan import BigGANDiscriminatorOptions, BigGANGeneratorOptions
 from training.networks.noise.biggan_deep import BottleneckDown, BottleneckUp
 from training.networks.noise.biggan_layers import SelfAttention
-from training.recipe.schema import load_recipe
+from training.recipe.loading import load_recipe
 from training.run import Run
 from training.trainer import train
 

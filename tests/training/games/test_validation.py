@@ -7,9 +7,11 @@ from training.data.pairs import example_pairs, validation_pairs
 from training.evaluation.during_training import EvaluateOptions
 from training.evaluation.errors import QualityError
 from training.evaluation.metrics.pairs import MAX_PSNR
-from training.evaluation.validation import NoiseValidation, PairedValidation, UnpairedValidation
+from training.games.noise_to_image.validation import NoiseToImageValidation
+from training.games.paired.validation import PairedValidation
+from training.games.unpaired.validation import UnpairedValidation
 from training.preview.image_to_image import pixels
-from training.recipe.schema import load_recipe
+from training.recipe.loading import load_recipe
 
 
 @pytest.fixture
@@ -55,7 +57,9 @@ def test_pictures_stored_for_random_crops_are_measured_by_their_middle(tmp_path,
     folder = write_images(tmp_path / "wide", wide)
     data = DataOptions(path=str(folder), resolution=SIDE, channels=1, crop="random")
     assert data.stored_size == SIDE + 3
-    same = NoiseValidation(options(), data).measure(lambda seeds: inside[list(seeds)][..., None])
+    same = NoiseToImageValidation(options(), data).measure(
+        lambda seeds: inside[list(seeds)][..., None]
+    )
     assert same["precision"] == 1
     assert same["kernel_distance"] < 1e-3
 
@@ -64,14 +68,16 @@ def test_noise_is_held_against_what_is_learnt_or_what_is_held_out(splits, plain,
     data = DataOptions(path=str(splits), resolution=SIDE, channels=1)
     for against, split in ((None, "train"), ("training", "train"), ("held_out", "test")):
         true = load_images(data.model_copy(update={"split": split})).pixels
-        gauge = NoiseValidation(options(against=against, samples=len(true)), data)
+        gauge = NoiseToImageValidation(options(against=against, samples=len(true)), data)
         assert gauge.measure(lambda _, true=true: np.asarray(true))["recall"] == 1, against
         other = load_images(
             data.model_copy(update={"split": {"train": "test"}.get(split, "train")})
         )
         assert gauge.measure(lambda _, other=other: np.asarray(other.pixels))["recall"] < 1
-    with pytest.raises(QualityError, match=r"evaluate\.against: .* has no held-out pictures"):
-        NoiseValidation(options(against="held_out"), data.model_copy(update={"path": str(plain)}))
+    with pytest.raises(QualityError, match=r"evaluate\.against: .* has no held-out images"):
+        NoiseToImageValidation(
+            options(against="held_out"), data.model_copy(update={"path": str(plain)})
+        )
 
 
 def test_pairs_that_choose_are_none_that_are_measured_first(photographs):
@@ -97,7 +103,7 @@ def test_pairs_are_held_out_ones_unless_the_recipe_says_otherwise(photographs, p
 
         def make(given, _):
             asked.append(given.image.shape)
-            return gauge._wanted
+            return gauge._targets
 
         gauge = PairedValidation(recipe, options(**more))
         figures = gauge.measure(make)
@@ -113,7 +119,7 @@ def test_pairs_are_held_out_ones_unless_the_recipe_says_otherwise(photographs, p
     assert wanted(recipe, against="training") == ("train", 24, 3, 32, 32)
     # Where none are held out those that are learnt stand in, unless they are asked for.
     assert wanted(colours(plain)) == ("train", 60, 3, 32, 32)
-    with pytest.raises(QualityError, match="has no held-out pictures"):
+    with pytest.raises(QualityError, match="has no held-out images"):
         PairedValidation(colours(plain), options(against="held_out"))
 
 
@@ -123,7 +129,7 @@ def test_what_confirms_are_pairs_that_chose_nothing(photographs, options):
         asked = {}
         for confirms in (False, True):
             gauge = PairedValidation(recipe, options(against=against), confirms=confirms)
-            asked[confirms] = {picture.tobytes() for picture in gauge._wanted}
+            asked[confirms] = {picture.tobytes() for picture in gauge._targets}
             assert confirms <= gauge.title.endswith("test")
         assert not asked[False] & asked[True]
 
@@ -166,8 +172,8 @@ def test_two_sets_may_be_measured_by_what_is_held_out(splits, options):
         for given, pictures in zip(asked, learnt, strict=True):
             shared = {p.tobytes() for p in given} & {p.tobytes() for p in pictures}
             assert bool(shared) != is_held
-    with pytest.raises(QualityError, match="has no held-out pictures"):
+    with pytest.raises(QualityError, match="has no held-out images"):
         UnpairedValidation(sides(splits / "train"), options(against="held_out"))
     few = sides(splits / "train", "data.limit=9")
-    with pytest.raises(QualityError, match="has 9 pictures; 10 are needed"):
+    with pytest.raises(QualityError, match="has 9 images; at least 10 are needed"):
         UnpairedValidation(few, options())

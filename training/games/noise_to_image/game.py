@@ -1,0 +1,420 @@
+"""The game of the original GAN: a generator makes images of noise, a discriminator judges them.
+
+Algorithm 1 of Goodfellow et al. 2014, arXiv:1406.2661: k steps of the discriminator, then one of
+the generator. Conditional GANs (arXiv:1411.1784) give both players the class; generated images get
+the classes of the real images in the batch.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from service.runtime.latent import seeds
+from training.augment import build_augment
+from training.device import Precision
+from training.distributed import DistributedContext
+from training.export.folding import settle_spectral_norms
+from training.export.standing_statistics import has_batch_statistics, with_standing_statistics
+from training.games.balance import Balance
+from training.games.noise_to_image.options import NoiseToImageOptions, image_shape
+from training.games.players import Players, StepLoss
+from training.losses import adversarial_loss, separation
+from training.networks.layers.growth import match_growth
+from training.networks.noise.style_generator import StyleGenerator, StyleMix
+from training.penalties import (
+    clip_weights,
+    gradient_penalty,
+    layer_weights,
+    orthogonal_penalty,
+    path_lengths,
+    zero_centered_penalty,
+)
+from training.recipe.schema import Recipe
+
+# Turns between two adjustments of the augmentation, as in ADA's official implementation.
+ADAPT_EVERY = 4
+# Rate of the running mean of path lengths, as in StyleGAN2's official implementation.
+PATH_LENGTH_RATE = 0.01
+
+
+class RealBatch(NamedTuple):
+    """Real images ``[N, C, H, W]`` in [-1, 1], and their classes ``[N]`` if there are classes."""
+
+    images: Tensor
+    class_index: Tensor | None = None
+
+
+class StepBatch(NamedTuple):
+    """Everything one step of a player takes: real images, and latents ``[N, z_dim]``."""
+
+    reals: RealBatch
+    z: Tensor
+    # The second latents of style mixing.
+    mix: StyleMix | None = None
+    # Where between a real and a generated image the gradient penalty looks, ``[N]`` in [0, 1].
+    between: Tensor | None = None
+
+    def parts(self, count: int) -> Iterator[StepBatch]:
+        """Split the rows into `count` batches of equal size."""
+        size = len(self.z) // count
+        return (self._rows(slice(i * size, (i + 1) * size)) for i in range(count))
+
+    def first(self, count: int) -> StepBatch:
+        """Return the first `count` rows."""
+        return self._rows(slice(count))
+
+    def _rows(self, rows: slice) -> StepBatch:
+        images, class_index = self.reals
+        return StepBatch(
+            RealBatch(images[rows], None if class_index is None else class_index[rows]),
+            self.z[rows],
+            None if self.mix is None else StyleMix(self.mix.z[rows], self.mix.crossover[rows]),
+            None if self.between is None else self.between[rows],
+        )
+
+
+class NoiseToImage:
+    """The players, their optimizers, and the generator's moving average.
+
+    Metrics of a turn, each a scalar tensor: `loss_discriminator`, `loss_generator`, the mean scores
+    `real_score` D(x) and `fake_score` D(G(z)) in the discriminator's step (probabilities if the
+    loss has them, else logits), `separation`, `gradient_<player>`, the norm of a player's gradient
+    before clipping, and if they are in use `penalty`, `path_length`, `augment_probability` and
+    `discriminator_steps`.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        options: NoiseToImageOptions,
+        device: torch.device,
+        precision: Precision,
+        distributed: DistributedContext,
+    ) -> None:
+        torch.manual_seed(recipe.train.seed)
+        generator = recipe.build_generator()
+        discriminator = recipe.build_discriminator()
+        latent = recipe.generator.from_noise()
+        self.options = options
+        self.z_dim, self._distribution = latent.z_dim, latent.distribution
+        self.classes = recipe.classes
+        self.loss = adversarial_loss(options.loss, options.real_target)
+        self._distributed, self._device = distributed, device
+        self.augment = build_augment(options.augment)
+        self.balance = Balance(options.balance, distributed, device) if options.balance else None
+        self._real_signs = torch.zeros((), device=device)
+        self._noise = 0.0
+        self._shape = image_shape(recipe)
+        self._growth = options.growing.at(0, self._shape.height) if options.growing else None
+        self._parts = recipe.train.accumulate
+        self._mean_path_length = torch.zeros((), device=device)
+        self._generator_steps = 0
+        self._players = Players(
+            recipe,
+            generator,
+            discriminator,
+            device,
+            precision,
+            distributed,
+            unused_weights=options.growing is not None,
+        )
+        self._networks = self._players.networks
+        self._G, self._D = self._players.wrapped.values()
+
+    @property
+    def average(self) -> nn.Module:
+        """The generator's moving average, which is sampled and exported."""
+        return self._players.average
+
+    @property
+    def batches_per_turn(self) -> int:
+        """Batches of real images that one turn takes: one for each discriminator step."""
+        return self.options.discriminator_steps
+
+    # Algorithm 1: the minimax game.
+
+    def turn(
+        self, batches: Sequence[RealBatch], rng: torch.Generator, number: int, images_seen: int
+    ) -> Mapping[str, Tensor]:
+        """Train the discriminator on each of `batches`, then the generator; return the metrics.
+
+        `rng` draws the same in all processes; each takes its own part.
+        """
+        batches = self._follow_schedules(batches, images_seen)
+        metrics: dict[str, Tensor] = {}
+        for reals in batches:
+            metrics |= self.discriminator_step(reals, rng, number)
+        if self.balance is None or self.balance.generator_is_due(metrics["separation"]):
+            metrics |= self.generator_step(batches[-1], rng, self._generator_steps)
+            self._generator_steps += 1
+        images = len(batches[-1].images) * self._distributed.world * len(batches)
+        self._players.update_average(images, images_seen)
+        if self.augment.adapts:
+            self._adapt(number, images)
+            metrics["augment_probability"] = torch.tensor(self.augment.probability)
+        if self.balance:
+            metrics["discriminator_steps"] = torch.tensor(self.balance.steps)
+        return metrics
+
+    def discriminator_step(
+        self, reals: RealBatch, rng: torch.Generator, number: int
+    ) -> dict[str, Tensor]:
+        """Ascend the discriminator's objective on real images and newly generated ones."""
+        batch = self.draw_batch(reals, rng)
+        metrics = self._players.descend(
+            "discriminator",
+            batch.parts(self._parts),
+            lambda part: self.discriminator_loss(part, number),
+        )
+        if self.options.clip_weights is not None:
+            clip_weights(self._networks["discriminator"].parameters(), self.options.clip_weights)
+        return metrics
+
+    def generator_step(
+        self, reals: RealBatch, rng: torch.Generator, number: int
+    ) -> dict[str, Tensor]:
+        """Descend the generator's objective through the discriminator, whose weights stay."""
+        discriminator = self._networks["discriminator"]
+        discriminator.requires_grad_(False)
+        batch = self.draw_batch(reals, rng)
+        metrics = self._players.descend(
+            "generator", batch.parts(self._parts), lambda part: self.generator_loss(part, number)
+        )
+        discriminator.requires_grad_(True)
+        return metrics
+
+    def discriminator_loss(self, batch: StepBatch, number: int) -> StepLoss:
+        """Return the loss of D(x) and D(G(z)), with the penalties that turn `number` is due."""
+        reals = batch.reals
+        with self._players.autocast():
+            with torch.no_grad():
+                fake = self._generate(self._networks["generator"], batch)
+            real, fake = self._shown(reals.images), self._shown(fake)
+            real_logits = self._logits(self._D, real, reals.class_index)
+            fake_logits = self._logits(self._D, fake, reals.class_index)
+        real_logits, fake_logits = real_logits.float(), fake_logits.float()
+        loss = self.loss.discriminator(real_logits, fake_logits)
+        metrics = {
+            "loss_discriminator": loss.detach(),
+            "real_score": self.loss.score(real_logits),
+            "fake_score": self.loss.score(fake_logits),
+            "separation": separation(real_logits, fake_logits),
+        }
+        if self._has_penalties and number % self.options.penalty_every == 0:
+            shown = RealBatch(real.float(), reals.class_index)
+            penalty = self._penalty(shown, fake.float(), batch.between)
+            metrics["penalty"] = penalty.detach()
+            loss = loss + penalty * self.options.penalty_every
+        if self.augment.adapts:
+            sign = real_logits.detach().sign().mean()
+            self._real_signs = self._real_signs + sign / self._parts
+        return StepLoss(loss, metrics)
+
+    def generator_loss(self, batch: StepBatch, number: int) -> StepLoss:
+        """Return the loss of D(G(z)), with the penalties that generator step `number` is due."""
+        discriminator, classes = self._networks["discriminator"], batch.reals.class_index
+        with self._players.autocast():
+            fake = self._shown(self._generate(self._G, batch))
+            fake_logits = self._logits(discriminator, fake, classes).float()
+            real_logits = fake_logits.detach()
+            if self.loss.generator_sees_real:
+                real = self._shown(batch.reals.images)
+                real_logits = self._logits(discriminator, real, classes).float()
+        loss = self.loss.generator(real_logits, fake_logits)
+        metrics = {"loss_generator": loss.detach()}
+        if self.options.orthogonal:
+            weights = layer_weights(self._networks["generator"])
+            loss = loss + self.options.orthogonal * orthogonal_penalty(weights)
+        every = self.options.path_length_every
+        if self.options.path_length and number % every == 0:
+            penalty, metrics["path_length"] = self.path_length_penalty(batch)
+            loss = loss + self.options.path_length * every * penalty
+        return StepLoss(loss, metrics)
+
+    def draw_batch(self, reals: RealBatch, rng: torch.Generator) -> StepBatch:
+        """Draw latents for all processes, and return this process's part with its real images."""
+        options, count = self.options, len(reals.images) * self._distributed.world
+
+        def part(rows: Tensor) -> Tensor:
+            return self._distributed.part(rows).to(self._device, non_blocking=True)
+
+        z = part(torch.randn(count, self.z_dim, generator=rng))
+        mix = between = None
+        if options.style_mixing:
+            generator = cast("StyleGenerator", self._networks["generator"])
+            other = part(torch.randn(count, self.z_dim, generator=rng))
+            layers = generator.layers_at(self._growth)
+            crossover = torch.randint(1, layers, (count,), generator=rng)
+            mixes = torch.rand(count, generator=rng) < options.style_mixing
+            mix = StyleMix(other, part(torch.where(mixes, crossover, generator.layers)))
+        if options.gradient_penalty:
+            between = part(torch.rand(count, generator=rng))
+        return StepBatch(reals, z, mix, between)
+
+    # Images and logits.
+
+    def _generate(self, generator: nn.Module, batch: StepBatch) -> Tensor:
+        """Return the images ``[N, C, H, W]`` of a batch's latents."""
+        styles: dict[str, Any] = {}
+        if batch.mix is not None:
+            styles["mix"] = batch.mix
+        if self._growth is not None:
+            styles["growth"] = self._growth
+        images: Tensor = generator(batch.z, batch.reals.class_index, **styles)
+        return images
+
+    def _logits(
+        self, discriminator: nn.Module, images: Tensor, class_index: Tensor | None
+    ) -> Tensor:
+        """Return the logits ``[N]`` of images."""
+        growth = () if self._growth is None else (self._growth,)
+        logits: Tensor = discriminator(images, class_index, *growth)
+        return logits
+
+    def _shown(self, images: Tensor) -> Tensor:
+        """Return images as the discriminator sees them: augmented, and with instance noise."""
+        images = self.augment(images)
+        if self._noise:
+            images = images + self._noise * torch.randn_like(images)
+        return images
+
+    # Penalties.
+
+    @property
+    def _has_penalties(self) -> bool:
+        return bool(self.options.gradient_penalty or self.options.r1 or self.options.r2)
+
+    def _penalty(self, reals: RealBatch, fake: Tensor, between: Tensor | None) -> Tensor:
+        """Return the weighted sum of the discriminator's penalties.
+
+        In float32, because gradients of gradients are small.
+        """
+        options, penalty = self.options, torch.zeros((), device=self._device)
+
+        def critic(images: Tensor) -> Tensor:
+            return self._logits(self._D, images, reals.class_index)
+
+        if between is not None:
+            steepness = gradient_penalty(critic, reals.images, fake, between)
+            penalty = penalty + options.gradient_penalty * steepness
+        if options.r1:
+            penalty = penalty + options.r1 * zero_centered_penalty(critic, reals.images)
+        if options.r2:
+            penalty = penalty + options.r2 * zero_centered_penalty(critic, fake)
+        return penalty
+
+    def path_length_penalty(self, batch: StepBatch) -> tuple[Tensor, Tensor]:
+        """Return the mean squared deviation of path lengths from their running mean, and the mean.
+
+        Computed on half of the batch, as in the official implementation: gradients of gradients
+        take memory.
+        """
+        half = batch.first(max(len(batch.z) // 2, 1))
+        # The network itself, not its distributed wrapper: the wrapper copies its outputs when some
+        # weights are unused, and the images would not depend on the copy of w. The gradients are
+        # exchanged by the pass for the loss, which comes before.
+        images, w = self._networks["generator"](
+            half.z, half.reals.class_index, half.mix, self._growth, with_styles=True
+        )
+        lengths = path_lengths(images, w, torch.randn_like(images))
+        mean = self._distributed.mean(lengths.detach().mean())
+        self._mean_path_length = self._mean_path_length.lerp(mean, PATH_LENGTH_RATE)
+        return (lengths - self._mean_path_length).square().mean(), mean
+
+    # Schedules.
+
+    def _follow_schedules(
+        self, batches: Sequence[RealBatch], images_seen: int
+    ) -> Sequence[RealBatch]:
+        """Set everything that depends on progress; return `batches` at the current resolution."""
+        self._players.set_learning_rates(images_seen)
+        noise, growing = self.options.instance_noise, self.options.growing
+        self._noise = noise.at(images_seen) if noise else 0.0
+        if growing:
+            self._growth = growing.at(images_seen, self._shape.height)
+            if self._growth:
+                return [
+                    RealBatch(match_growth(images, self._growth), index)
+                    for images, index in batches
+                ]
+        return batches
+
+    def _adapt(self, number: int, images: int) -> None:
+        """Every few turns, adjust the augmentation to how sure the discriminator is."""
+        if (number + 1) % ADAPT_EVERY == 0:
+            steps = ADAPT_EVERY * self.options.discriminator_steps
+            sign = float(self._distributed.mean(self._real_signs / steps))
+            self.augment.adapt(sign, images * ADAPT_EVERY)
+            self._real_signs = torch.zeros_like(self._real_signs)
+
+    # Samples.
+
+    def sample(self, z: Tensor, class_index: Tensor | None = None) -> Tensor:
+        """Return the averaged generator's images of latents: ``[N, C, H, W]`` in [-1, 1]."""
+        return self.sampler()(z, class_index)
+
+    @torch.no_grad()
+    def sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """Return a function from latents and classes to images of the averaged generator.
+
+        Its weights are those of this moment; use it for many batches.
+        """
+        generator = self.average.eval()
+        if has_batch_statistics(generator):
+            # As it will be served: the running statistics belong to the weights in training, and
+            # give averaged weights images of far too high contrast.
+            draw = partial(seeds.draw, distribution=self._distribution)
+            on_cpu = copy.deepcopy(generator).cpu()
+            settle_spectral_norms(on_cpu)
+            fitted = with_standing_statistics(
+                on_cpu, self.z_dim, self.classes, draw, truncations=(1.0,)
+            )
+
+            @torch.no_grad()
+            def served(z: Tensor, class_index: Tensor | None) -> Tensor:
+                images: Tensor = fitted(z, class_index, torch.ones(len(z)))
+                return images
+
+            return served
+        growth = {"growth": self._growth} if self._growth else {}
+        size = (self._shape.height, self._shape.width)
+
+        @torch.no_grad()
+        def averaged(z: Tensor, class_index: Tensor | None) -> Tensor:
+            if class_index is not None:
+                class_index = class_index.to(self._device)
+            images: Tensor = generator(z.to(self._device), class_index, **growth)
+            # Images of networks that are still growing are enlarged to full size.
+            return F.interpolate(images.float(), size, mode="nearest").cpu()
+
+        return averaged
+
+    # State.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next turn depends on."""
+        augment = {"probability": self.augment.probability, "real_signs": self._real_signs}
+        return {
+            **self._players.state_dict(),
+            "augment": augment,
+            "mean_path_length": self._mean_path_length,
+            "generator_steps": self._generator_steps,
+            "balance": self.balance.state_dict() if self.balance else {},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self._players.load_state_dict(state)
+        self.augment.probability = state["augment"]["probability"]
+        self._real_signs = state["augment"]["real_signs"]
+        self._mean_path_length = state["mean_path_length"]
+        self._generator_steps = state["generator_steps"]
+        if self.balance:
+            self.balance.load_state_dict(state["balance"])

@@ -1,0 +1,195 @@
+"""The game of pix2pix: a generator translates an image into the one that belongs to it.
+
+Isola et al. 2017, arXiv:1611.07004. The discriminator is conditional: it sees the input next to
+the output. The generator also minimizes the distance from the target (equation 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.device import Precision
+from training.distributed import DistributedContext
+from training.games.image_tensors import image_tensor, input_tensors
+from training.games.paired.options import PairedOptions
+from training.games.players import Players, StepLoss
+from training.games.tasks.task import Given
+from training.losses import adversarial_loss, separation
+from training.networks.perceptual import PerceptualFeatures, feature_distance
+from training.penalties import zero_centered_penalty
+from training.recipe.schema import Recipe
+
+
+class PairBatch(NamedTuple):
+    """Inputs ``[N, C, h, w]`` and targets ``[N, C, H, W]``, both in [-1, 1].
+
+    `mask` ``[N, 1, h, w]`` is 1 where the input is to be filled in and 0 elsewhere.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    mask: Tensor | None = None
+
+    @classmethod
+    def of(cls, inputs: Given, targets: Tensor) -> PairBatch:
+        """Convert inputs and targets ``[N, C, H, W]`` from uint8."""
+        image, mask = input_tensors(inputs)
+        return cls(image, image_tensor(targets), mask)
+
+    def parts(self, count: int) -> Iterator[PairBatch]:
+        """Split the rows into `count` batches of equal size."""
+        size = len(self.inputs) // count
+        for start in range(0, size * count, size):
+            rows = slice(start, start + size)
+            yield PairBatch(
+                self.inputs[rows],
+                self.targets[rows],
+                None if self.mask is None else self.mask[rows],
+            )
+
+
+class Paired:
+    """The players, and the generator's moving average.
+
+    Metrics of a turn, each a scalar tensor: those of `NoiseToImage`, with `loss_generator` the
+    adversarial part of the generator's objective, and `l1` and `features`, its distances from the
+    target. While the generator is trained alone there are none of the discriminator.
+    """
+
+    batches_per_turn = 1
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        options: PairedOptions,
+        device: torch.device,
+        precision: Precision,
+        distributed: DistributedContext,
+    ) -> None:
+        torch.manual_seed(recipe.train.seed)
+        generator, discriminator = recipe.build_generator(), recipe.build_discriminator()
+        self.options = options
+        self.task = options.task
+        self.loss = adversarial_loss(options.loss, options.real_target)
+        self._device, self._distributed = device, distributed
+        self._parts = recipe.train.accumulate
+        self._players = Players(recipe, generator, discriminator, device, precision, distributed)
+        self._G, self._D = self._players.wrapped.values()
+        self._features = PerceptualFeatures().to(device) if options.features else None
+
+    @property
+    def average(self) -> nn.Module:
+        """The generator's moving average, which is exported."""
+        return self._players.average
+
+    def turn(
+        self,
+        batches: Sequence[PairBatch],
+        rng: torch.Generator,  # noqa: ARG002 - nothing is drawn
+        number: int,  # noqa: ARG002
+        images_seen: int,
+    ) -> Mapping[str, Tensor]:
+        """Train the discriminator, then the generator; return the metrics."""
+        self._players.set_learning_rates(images_seen)
+        (pairs,) = batches
+        metrics: dict[str, Tensor] = {}
+        alone = images_seen < self.options.alone_images
+        if not alone:
+            metrics |= self._players.descend(
+                "discriminator", pairs.parts(self._parts), self.discriminator_loss
+            )
+        discriminator = self._players.networks["discriminator"].requires_grad_(False)
+        metrics |= self._players.descend(
+            "generator",
+            pairs.parts(self._parts),
+            lambda part: self.generator_loss(part, alone=alone),
+        )
+        discriminator.requires_grad_(True)
+        self._players.update_average(len(pairs.inputs) * self._distributed.world, images_seen)
+        return metrics
+
+    def discriminator_loss(self, pairs: PairBatch) -> StepLoss:
+        """Return the loss of real and of generated targets, each with its input."""
+        with self._players.autocast():
+            seen = self.task.see(pairs.inputs, pairs.mask)
+            with torch.no_grad():
+                outputs = self._players.networks["generator"](seen)
+                outputs = self._settle(outputs, pairs)
+            real = self._shown(self.task.answer(pairs.targets), seen)
+            fake = self._shown(outputs, seen)
+            real_logits, fake_logits = self._D(real).float(), self._D(fake).float()
+        loss = self.loss.discriminator(real_logits, fake_logits)
+        metrics = {
+            "loss_discriminator": loss.detach(),
+            "real_score": self.loss.score(real_logits),
+            "fake_score": self.loss.score(fake_logits),
+            "separation": separation(_by_image(real_logits), _by_image(fake_logits)),
+        }
+        if self.options.r1:
+            penalty = zero_centered_penalty(
+                lambda images: self._D(images).sum((1, 2, 3)), real.float()
+            )
+            metrics["penalty"] = penalty.detach()
+            loss = loss + self.options.r1 * penalty
+        return StepLoss(loss, metrics)
+
+    def generator_loss(self, pairs: PairBatch, *, alone: bool) -> StepLoss:
+        """Return the weighted sum of equation 4; without the adversarial loss if `alone`."""
+        options = self.options
+        with self._players.autocast():
+            seen = self.task.see(pairs.inputs, pairs.mask)
+            outputs = self._settle(self._G(seen), pairs).float()
+        targets = self.task.answer(pairs.targets)
+        l1 = F.l1_loss(outputs, targets)
+        loss, metrics = options.l1 * l1, {"l1": l1.detach()}
+        if not alone:
+            discriminator = self._players.networks["discriminator"]
+            with self._players.autocast():
+                fake_logits = discriminator(self._shown(outputs, seen)).float()
+                real_logits = fake_logits.detach()
+                if self.loss.generator_sees_real:
+                    with torch.no_grad():
+                        real_logits = discriminator(self._shown(targets, seen)).float()
+            adversarial = self.loss.generator(real_logits, fake_logits)
+            metrics["loss_generator"] = adversarial.detach()
+            loss = loss + options.adversarial * adversarial
+        if self._features is not None and not alone:
+            images = self.task.finish(outputs, pairs.inputs, pairs.mask)
+            with self._players.autocast():
+                distance = feature_distance(self._features, images, pairs.targets)
+            metrics["features"] = distance.detach()
+            loss = loss + options.features * distance
+        return StepLoss(loss, metrics)
+
+    def _settle(self, outputs: Tensor, pairs: PairBatch) -> Tensor:
+        """Return outputs with the pixels that the task knows."""
+        return self.task.settle(outputs, pairs.inputs, pairs.mask)
+
+    def _shown(self, outputs: Tensor, seen: Tensor) -> Tensor:
+        """Return what the discriminator sees: outputs, with their inputs if it is conditional."""
+        return torch.cat([seen, outputs], 1) if self.options.conditional else outputs
+
+    @torch.no_grad()
+    def translate(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the averaged generator's images ``[N, C, H, W]`` for inputs."""
+        average = self.average.eval()
+        outputs = average(self.task.see(inputs, mask).to(self._device)).cpu()
+        return self.task.finish(outputs, inputs, mask)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next turn depends on."""
+        return self._players.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self._players.load_state_dict(state)
+
+
+def _by_image(logits: Tensor) -> Tensor:
+    """Return the mean logit ``[N]`` of each image's patches ``[N, 1, h, w]``."""
+    return logits.detach().mean((1, 2, 3))

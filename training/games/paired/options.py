@@ -1,0 +1,88 @@
+"""Options of the game of pix2pix."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt
+
+from training.evaluation.during_training import EvaluateOptions
+from training.games.image_options import ImageGameOptions
+from training.games.tasks.registry import Task
+from training.games.tasks.task import ImageTask
+
+if TYPE_CHECKING:
+    import torch
+
+    from training.data.images import ImageData, Progress
+    from training.device import Precision
+    from training.distributed import DistributedContext
+    from training.games.paired.setup import PairedSetup
+    from training.games.paired.validation import PairedValidation
+    from training.recipe.schema import Recipe
+
+
+class PairedOptions(ImageGameOptions):
+    """The game of pix2pix: from an image to the one that belongs to it.
+
+    Isola et al. 2017, arXiv:1611.07004. The generator's objective is the weighted sum of its
+    adversarial loss and of its distances from the true image.
+    """
+
+    metrics: ClassVar[tuple[str, ...]] = ("feature_distance", "psnr", "ssim")
+
+    kind: Literal["paired"]
+    task: Task
+    # Weights of the generator's objective: 1 and 100 in equation 4 of the paper.
+    adversarial: NonNegativeFloat = 1.0
+    l1: NonNegativeFloat = 100.0
+    # Weight of the distance in features of EfficientNet-Lite0, once the discriminator plays.
+    features: NonNegativeFloat = 0.0
+    # Whether the discriminator sees the input next to the output.
+    conditional: bool = True
+    # Images for which the generator is trained without a discriminator first.
+    alone_images: NonNegativeInt = 0
+    # Weight of R1 on real images (arXiv:1801.04406).
+    r1: NonNegativeFloat = 0.0
+
+    def discriminator_sees_input(self) -> bool:
+        """Return whether the discriminator is conditional on the input."""
+        return self.conditional
+
+    def image_task(self) -> ImageTask:
+        """Return the task."""
+        return self.task
+
+    def prepare_data(self, recipe: Recipe, progress: Progress | None = None) -> ImageData:
+        """Decode the images of `recipe.data`, of `recipe.source`, and the examples."""
+        from training.data.images import load_images  # noqa: PLC0415 - not to read a recipe
+        from training.data.pairs import example_pairs  # noqa: PLC0415
+
+        data = load_images(recipe.data, progress)
+        if recipe.source:
+            load_images(recipe.source, progress)
+        example_pairs(recipe)
+        return data
+
+    def set_up(
+        self,
+        recipe: Recipe,
+        data: ImageData,
+        device: torch.device,
+        precision: Precision,
+        distributed: DistributedContext,
+    ) -> PairedSetup:
+        """Build the players and their data. Raises DataError."""
+        from training.games.paired.setup import PairedSetup  # noqa: PLC0415
+
+        return PairedSetup(recipe, self, data, device, precision, distributed)
+
+    def validation(
+        self, recipe: Recipe, options: EvaluateOptions, *, confirms: bool = False
+    ) -> PairedValidation:
+        """Return what measures generators of this recipe. Raises QualityError, DataError."""
+        from training.games.paired.validation import (  # noqa: PLC0415 - the extra `quality`
+            PairedValidation,
+        )
+
+        return PairedValidation(recipe, options, confirms=confirms)

@@ -1,0 +1,15 @@
+"""The tasks that a recipe can name."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from training.games.tasks.task import ImageTask
+from training.recipe.choices import OneOf, import_modules
+
+Task = Annotated[ImageTask, OneOf("kind")]
+
+
+def register_tasks() -> None:
+    """Import every task, so that recipes can name it."""
+    import_modules("training.games.tasks")

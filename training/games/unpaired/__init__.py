@@ -1,0 +1,1 @@
+"""CycleGAN: translation between two sets of images without pairs (arXiv:1703.10593)."""

@@ -1,0 +1,95 @@
+"""Options of the game of CycleGAN."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, StringConstraints
+
+from service.runtime.models.manifest import SLUG
+from training.evaluation.during_training import EvaluateOptions
+from training.games.image_options import ImageGameOptions
+from training.games.tasks.task import ImageTask
+from training.games.tasks.translate import PairsOptions
+from training.losses import LossName
+from training.networks.image.cycle import CycleGenerators
+
+if TYPE_CHECKING:
+    import torch
+
+    from training.data.images import ImageData, Progress
+    from training.device import Precision
+    from training.distributed import DistributedContext
+    from training.games.unpaired.setup import UnpairedSetup
+    from training.games.unpaired.validation import UnpairedValidation
+    from training.recipe.schema import Recipe
+
+DirectionName = Annotated[str, StringConstraints(pattern=SLUG.pattern)]
+
+
+class UnpairedOptions(ImageGameOptions):
+    """The game of CycleGAN: two sets of images, and a generator from each to the other.
+
+    Zhu et al. 2017, arXiv:1703.10593. The generators' objective is the weighted sum of their
+    adversarial losses and of the cycle and identity losses.
+    """
+
+    metrics: ClassVar[tuple[str, ...]] = ("kernel_distance", "frechet_distance")
+
+    kind: Literal["unpaired"]
+    loss: LossName = "least_squares"
+    # The names of the directions from `source` to `data`, and back.
+    directions: tuple[DirectionName, DirectionName] = ("there", "back")
+    # Equation 3 of the paper has 10, and section 5.2 half of it for identity, with a loss twice as
+    # large as `least_squares` is here.
+    cycle: PositiveFloat = 5.0
+    identity: NonNegativeFloat = 2.5
+    # Size of the buffer of earlier images that the discriminators may see again (section 4).
+    history: PositiveInt = 50
+
+    def direction_names(self) -> tuple[str, ...]:
+        """Return the names of the directions."""
+        return self.directions
+
+    def image_task(self) -> ImageTask:
+        """Return the task from images of one set to those of the other."""
+        return PairsOptions(kind="pairs")
+
+    def build_generator(self, recipe: Recipe) -> CycleGenerators:
+        """Build a generator for each direction."""
+        return CycleGenerators(
+            {name: super(UnpairedOptions, self).build_generator(recipe) for name in self.directions}
+        )
+
+    def prepare_data(self, recipe: Recipe, progress: Progress | None = None) -> ImageData:
+        """Decode both sets of images, and the examples."""
+        from training.data.images import load_images  # noqa: PLC0415 - not to read a recipe
+        from training.data.pairs import unpaired_examples  # noqa: PLC0415
+
+        data = load_images(recipe.data, progress)
+        load_images(recipe.required_source, progress)
+        unpaired_examples(recipe)
+        return data
+
+    def set_up(
+        self,
+        recipe: Recipe,
+        data: ImageData,
+        device: torch.device,
+        precision: Precision,
+        distributed: DistributedContext,
+    ) -> UnpairedSetup:
+        """Build the players and their data. Raises DataError."""
+        from training.games.unpaired.setup import UnpairedSetup  # noqa: PLC0415
+
+        return UnpairedSetup(recipe, self, data, device, precision, distributed)
+
+    def validation(
+        self, recipe: Recipe, options: EvaluateOptions, *, confirms: bool = False
+    ) -> UnpairedValidation:
+        """Return what measures generators of this recipe. Raises QualityError, DataError."""
+        from training.games.unpaired.validation import (  # noqa: PLC0415 - the extra `quality`
+            UnpairedValidation,
+        )
+
+        return UnpairedValidation(recipe, options, confirms=confirms)

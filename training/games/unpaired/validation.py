@@ -1,0 +1,75 @@
+"""Validation of generators between two sets of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+import torch
+
+from training.data.images import load_images
+from training.data.pairs import held_out_options
+from training.evaluation.during_training import EvaluateOptions
+from training.evaluation.features.references import RealImages
+from training.games.game import Pixels
+from training.games.tasks.task import Given
+from training.games.unpaired.options import UnpairedOptions
+from training.games.validation import (
+    DistributionMetrics,
+    nothing_held_out,
+    real_images,
+    training_images,
+)
+from training.recipe.schema import Recipe
+
+# Averaged over both directions; the upper end of an interval has a meaning for one only.
+_AVERAGED = ("kernel_distance", "frechet_distance", "precision", "recall")
+
+
+class UnpairedValidation:
+    """Compares translations of one set with the real images of the other, as sets."""
+
+    def __init__(self, recipe: Recipe, options: EvaluateOptions, *, confirms: bool = False) -> None:
+        """Read both sets. `confirms`: use held-out images, whatever the options say.
+
+        Raises QualityError, DataError.
+        """
+        sides = (recipe.required_source, recipe.data)
+        if confirms or options.against == "held_out":
+            held = [held_out_options(side) for side in sides]
+            for side, test in zip(sides, held, strict=True):
+                if side.split == test.split and not confirms:
+                    raise nothing_held_out(side)
+            source, target = (real_images(test, load_images(test)) for test in held)
+        else:
+            source, target = (training_images(side) for side in sides)
+        self.title = " and ".join(dict.fromkeys((source.title, target.title)))
+        forward, back = cast("UnpairedOptions", recipe.game).directions
+        self._directions = {
+            forward: (_inputs(source, options.samples), DistributionMetrics(options, target)),
+            back: (_inputs(target, options.samples), DistributionMetrics(options, source)),
+        }
+
+    def measure(self, translate: Callable[[Given, str], Pixels]) -> dict[str, float]:
+        """Return the metrics of each direction as ``metric/direction``, and their means."""
+        by_direction = {
+            direction: metrics.measure(translate(inputs, direction))
+            for direction, (inputs, metrics) in self._directions.items()
+        }
+        values = {
+            f"{name}/{direction}": value
+            for direction, measured in by_direction.items()
+            for name, value in measured.items()
+        }
+        means = {
+            name: float(np.mean([measured[name] for measured in by_direction.values()]))
+            for name in _AVERAGED
+        }
+        return means | values
+
+
+def _inputs(real: RealImages, count: int) -> Given:
+    """Return images of a set to translate, always the same ones."""
+    images = torch.from_numpy(real.images.pixels[real.rows(count)])
+    return Given(images.permute(0, 3, 1, 2).contiguous())

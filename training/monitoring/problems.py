@@ -1,0 +1,272 @@
+"""Problems that GAN training can have, each recognized from the metrics in the log.
+
+The criteria compare a run with itself, with real images, or with the bounds of its loss, because
+scores and gradients of one recipe mean nothing in another.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from statistics import median
+
+from training.losses import AdversarialLoss
+
+Metrics = Mapping[str, float]
+
+
+class Problem(ABC):
+    """Something that can be wrong with a run."""
+
+    name: str
+    # Entries of the log without all of these metrics are skipped.
+    needs: tuple[str, ...]
+    # The alarm rings after this many entries in a row, over this many turns at least: anything
+    # shorter may be noise, however often the log is written.
+    intervals: int
+    turns = 100
+    # What to change.
+    advice: str
+
+    @abstractmethod
+    def check(self, metrics: Metrics) -> str | None:
+        """Return what is wrong according to these metrics; None if nothing is."""
+
+
+class DiscriminatorWins(Problem):
+    """The discriminator is sure of every image, so that the generator learns little from it.
+
+    Not for a Wasserstein critic: its gradient does not fade, and it should be ahead.
+    """
+
+    name = "discriminator wins"
+    needs = ("separation", "loss_discriminator")
+    intervals = 3
+
+    def __init__(self, bounds: tuple[float, float], *, saturates: bool) -> None:
+        """`bounds` of the discriminator's loss; `saturates`: see `AdversarialLoss`."""
+        self._best, self._chance = bounds
+        other_loss = "game.loss=non_saturating, " if saturates else ""
+        self.advice = (
+            f"try {other_loss}a lower optimizer.discriminator.learning_rate, game.r1=1, "
+            "game.instance_noise or game.augment"
+        )
+
+    def check(self, metrics: Metrics) -> str | None:
+        """Look for a loss at its lower bound; a healthy discriminator is ahead too, but less."""
+        loss, separation = metrics["loss_discriminator"], metrics["separation"]
+        fraction = (loss - self._best) / (self._chance - self._best)
+        if separation < 0.995 or fraction > 0.01:
+            return None
+        return (
+            f"the discriminator tells real from generated in {separation:.1%} of pairs, "
+            f"and its loss of {loss:.3g} is almost at its minimum"
+        )
+
+
+class GeneratorWins(Problem):
+    """The discriminator cannot tell real from generated, although the images are not that good.
+
+    At the end of a good run it can hardly tell either, but it could before.
+    """
+
+    name = "generator wins"
+    needs = ("loss_discriminator",)
+    intervals = 3
+    advice = (
+        "try a higher optimizer.discriminator.learning_rate, game.discriminator_steps=2, "
+        "game.balance, or a wider discriminator"
+    )
+
+    def __init__(self) -> None:
+        self._best, self._mark = 0.0, 0.0
+
+    def check(self, metrics: Metrics) -> str | None:
+        """Look at how often real images score above generated ones: 0.5 is chance."""
+        # Old logs have no separation; their discriminators count as able to tell.
+        separation = metrics.get("separation", 1.0)
+        self._best = max(self._best, separation)
+        # A discriminator may start by guessing and learn slowly.
+        learns = separation > self._mark + 0.02
+        if learns:
+            self._mark = separation
+        if separation < 0.45:
+            return (
+                "the discriminator takes generated images for real ones: "
+                f"it scores the real one higher in only {separation:.1%} of pairs"
+            )
+        if self._best < 0.6 and not learns:
+            return (
+                "the discriminator has never learned to tell real from generated: "
+                f"it is right in {separation:.1%} of pairs; guessing gives 50%"
+            )
+        return None
+
+
+class GradientVanishes(Problem):
+    """A player's gradient is a small fraction of what it was.
+
+    In a healthy run it also falls, to about a twentieth, as the players converge.
+    """
+
+    intervals = 3
+
+    def __init__(self, player: str, *, saturates: bool = False) -> None:
+        """`saturates`: the loss is log(1 - D(G(z))), whose slope in the logit is D(G(z))."""
+        self.name = f"{player}'s gradient vanishes"
+        self.needs = (f"gradient_{player}",)
+        other = "discriminator" if player == "generator" else "generator"
+        self.advice = f"try a lower optimizer.{other}.learning_rate" + (
+            ", game.loss=non_saturating or wasserstein with game.gradient_penalty=10"
+            if player == "generator"
+            else ", game.instance_noise or game.r1=1"
+        )
+        self._player, self._level = player, _Level()
+        self._saturates = saturates
+
+    def check(self, metrics: Metrics) -> str | None:
+        """Compare the norm with earlier norms of the run."""
+        norm = metrics[self.needs[0]]
+        # It may vanish within the first interval, without anything to compare with.
+        slope = metrics["fake_score"] if self._saturates else 0.5
+        if slope < 0.002:
+            return (
+                f"the gradient of the {self._player} is {norm:.2g}: at D(G(z)) = {slope:.2g} "
+                "the saturating loss is flat"
+            )
+        usual = max(self._level.usual, self._level.first)
+        if norm < usual / 200:
+            return (
+                f"the gradient of the {self._player} has fallen from {usual:.2g} to {norm:.2g}: "
+                "it hardly learns"
+            )
+        self._level.add(norm)
+        return None
+
+
+class GradientExplodes(Problem):
+    """A player's gradient is 100 times the usual, or 1000 times the first."""
+
+    intervals = 2
+
+    def __init__(self, player: str) -> None:
+        self.name = f"{player}'s gradient explodes"
+        self.needs = (f"gradient_{player}",)
+        self.advice = f"lower optimizer.{player}.learning_rate, or set game.clip_gradients=1"
+        self._player, self._level = player, _Level()
+
+    def check(self, metrics: Metrics) -> str | None:
+        """Compare the norm with earlier norms of the run."""
+        norm = metrics[self.needs[0]]
+        usual, start = self._level.usual, self._level.start
+        # If it grows step by step, the usual norm grows with it, but the first does not.
+        if usual and norm > min(100 * usual, 1000 * start):
+            return (
+                f"the gradient of the {self._player} has grown to {norm:.2g}; "
+                f"usual was {usual:.2g}, and {start:.2g} at the start"
+            )
+        self._level.add(norm)
+        return None
+
+
+class LossesExplode(Problem):
+    """A loss is far above its value for a discriminator that guesses.
+
+    This needs no history, so it also catches runs that explode in their first turns. A Wasserstein
+    loss has no such scale.
+    """
+
+    name = "losses explode"
+    needs = ("loss_discriminator", "loss_generator")
+    intervals = 2
+    advice = (
+        "lower optimizer.generator.learning_rate and optimizer.discriminator.learning_rate, "
+        "or set game.r1=1 or game.clip_gradients=1"
+    )
+
+    def __init__(self, chance: float) -> None:
+        """`chance`: the loss of a discriminator that guesses."""
+        self._chance = chance
+
+    def check(self, metrics: Metrics) -> str | None:
+        """Look at the larger of the two losses."""
+        name = max(self.needs, key=lambda name: abs(metrics[name]))
+        if abs(metrics[name]) < 100 * self._chance:
+            return None
+        player = name.removeprefix("loss_")
+        return (
+            f"the loss of the {player} is {metrics[name]:.3g}; "
+            f"a discriminator that guesses has {self._chance:.2g}"
+        )
+
+
+class ModeCollapse(Problem):
+    """Different latents give the same image, or a few images."""
+
+    name = "mode collapse"
+    needs = ("diversity", "duplicates")
+    intervals = 3
+    # In a healthy run, images begin to differ within the first hundreds of turns.
+    turns = 600
+    advice = (
+        "try discriminator.minibatch=standard_deviation, a lower "
+        "optimizer.generator.learning_rate, or game.loss=wasserstein with game.gradient_penalty=10"
+    )
+
+    def __init__(self) -> None:
+        self._highest = 0.0
+
+    def check(self, metrics: Metrics) -> str | None:
+        """Look for low diversity; a generator whose diversity still grows has not collapsed."""
+        diversity, duplicates = metrics["diversity"], metrics["duplicates"]
+        grows = diversity > self._highest * 1.1
+        if grows:
+            self._highest = diversity
+        if grows or (diversity > 0.35 and duplicates < 0.5):
+            return None
+        twins = f", and {duplicates:.0%} of them are duplicates" if duplicates >= 0.01 else ""
+        return f"images of different latents differ by {diversity:.0%} of what real ones do{twins}"
+
+
+class _Level:
+    """What is usual for a metric while nothing is wrong."""
+
+    def __init__(self) -> None:
+        self._values: list[float] = []
+
+    def add(self, value: float) -> None:
+        """Record a value unless it is an outlier."""
+        if not self._values or value <= 100 * self.usual:
+            self._values.append(value)
+
+    @property
+    def start(self) -> float:
+        """The first value."""
+        return self._values[0] if self._values else 0.0
+
+    @property
+    def first(self) -> float:
+        """The largest of the first three values: a gradient may fade from the first turn on."""
+        return max(self._values[:3], default=0.0)
+
+    @property
+    def usual(self) -> float:
+        """The median."""
+        return median(self._values) if self._values else 0.0
+
+
+def problems_of(loss: AdversarialLoss) -> list[Problem]:
+    """Return the problems that training with a loss can have."""
+    problems: list[Problem] = [GeneratorWins(), ModeCollapse()]
+    if loss.bounds:
+        problems += (
+            DiscriminatorWins(loss.bounds, saturates=loss.saturates),
+            LossesExplode(loss.bounds[1]),
+        )
+    return [
+        *problems,
+        GradientVanishes("generator", saturates=loss.saturates),
+        GradientVanishes("discriminator"),
+        GradientExplodes("generator"),
+        GradientExplodes("discriminator"),
+    ]

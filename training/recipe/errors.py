@@ -1,0 +1,9 @@
+"""Errors of recipes."""
+
+from __future__ import annotations
+
+from service.runtime.errors import UserError
+
+
+class RecipeError(UserError):
+    """The recipe cannot be used; the message is one line."""

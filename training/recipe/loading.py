@@ -1,0 +1,73 @@
+"""Reading recipes: YAML files, overrides from the command line, and one-line errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from training.recipe.choices import union_tags
+from training.recipe.errors import RecipeError
+from training.recipe.options import nearest
+from training.recipe.schema import Recipe
+
+_FOLDER = Path(__file__).parents[1] / "recipes"
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Return the files of the recipes that are part of Ganymede, by name."""
+    return {path.stem: path for path in sorted(_FOLDER.glob("*.yaml"))}
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a shipped recipe by name or any recipe by path, and apply ``section.key=value``.
+
+    Raises RecipeError.
+    """
+    shipped = shipped_recipes()
+    path = shipped.get(name, Path(name))
+    if not path.is_file():
+        raise RecipeError(f"no recipe {name!r}{nearest(name, shipped)}")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path} is not a recipe: expected sections, got {type(values).__name__}")
+    values.setdefault("name", path.stem)
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(_one_line(error)) from error
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise RecipeError(f"expected key=value, as in train.images=20000; got {override!r}")
+    *sections, last = key.split(".")
+    section = values
+    for name in sections:
+        section = section.setdefault(name, {})
+        if not isinstance(section, dict):
+            raise RecipeError(f"{key}: {name} holds a value, not a section")
+    try:
+        section[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{key}: {value!r} is not a YAML value") from error
+
+
+def _one_line(error: ValidationError) -> str:
+    tags = union_tags()
+    problems = []
+    for problem in error.errors():
+        # A location holds the tag of a union as if it were a key.
+        location = ".".join(str(part) for part in problem["loc"] if part not in tags)
+        message = problem["msg"].removeprefix("Value error, ")
+        problems.append(f"{location}: {message}" if location else message)
+    return "; ".join(problems)
