@@ -206,6 +206,22 @@ def pair_metric_names(*, per_pair: bool = False) -> tuple[str, ...]:
     return tuple(m.name for m in all_metrics() if m.name in names and (m.per_pair or not per_pair))
 
 
+def selectable_metrics(kind: Literal["features", "pairs"], default: str) -> tuple[str, ...]:
+    """Return the metrics of two sets of features, or of pairs, that can choose a checkpoint.
+
+    `default` comes first.
+    """
+    group_type = FeatureMetrics if kind == "features" else PairMetrics
+    names = [
+        metric.name
+        for group in groups()
+        if isinstance(group, group_type)
+        for metric in group.metrics
+        if metric.selectable
+    ]
+    return (default, *(name for name in names if name != default))
+
+
 def get_metric(name: str) -> Metric:
     """Return the metric with this name. Raises KeyError."""
     return {metric.name: metric for metric in all_metrics()}[name]

@@ -33,6 +33,8 @@ _STYLE: Any = {
     "xtick.color": _GRAY,
     "ytick.color": _GRAY,
 }
+# Matplotlib would add its version and the date.
+_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
 def draw_chart(chart: Chart) -> str:
@@ -63,6 +65,6 @@ def draw_chart(chart: Chart) -> str:
         if axes.lines:
             axes.legend()
         out = io.StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(out, format="svg", transparent=True, metadata=_NO_METADATA)
     # Without the XML declaration and the document type, which do not belong in HTML.
     return out.getvalue()[out.getvalue().index("<svg") :]

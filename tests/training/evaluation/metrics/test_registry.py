@@ -7,6 +7,7 @@ from training.evaluation.metrics import (
     find_metric,
     get_metric,
     pair_metric_names,
+    selectable_metrics,
 )
 
 SELECTABLE = {"kernel_distance", "frechet_distance", "feature_distance", "psnr", "ssim"}
@@ -59,3 +60,10 @@ def test_directions():
     assert get_metric("kernel_distance").arrow == "↓"
     assert get_metric("kernel_distance").cost(3.0) == 3.0
     assert get_metric("diversity").arrow == ""
+
+
+def test_default_of_selectable_metrics_comes_first():
+    pairs = selectable_metrics("pairs", default="feature_distance")
+    assert pairs == ("feature_distance", "psnr", "ssim")
+    features = selectable_metrics("features", default="kernel_distance")
+    assert features == ("kernel_distance", "frechet_distance")
