@@ -11,7 +11,7 @@ ARG ACCELERATOR=cpu
 ENV VENV=/opt/ganymede \
     PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
-# What changes seldom comes first, so that a change of code does not install it again.
+# Dependencies first, so that a change of code does not install them again.
 COPY requirements.txt constraints.txt constraints-gpu.txt ./
 RUN python3 -m venv "$VENV" && "$VENV/bin/pip" install --no-cache-dir -r requirements.txt
 RUN if [ "$ACCELERATOR" = cuda ]; then "$VENV/bin/pip" install --no-cache-dir -r constraints-gpu.txt; fi
@@ -23,9 +23,9 @@ RUN PIP_CONSTRAINT=constraints.txt "$VENV/bin/pip" install --no-cache-dir --no-d
 FROM python:${PYTHON}-slim
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin ganymede
 COPY --from=build /opt/ganymede /opt/ganymede
-# The models that ship; a volume mounted here takes their place.
+# The included models; mount a volume here to replace them.
 COPY models /models
-# BentoML keeps its state in a home folder; here it may vanish with the container.
+# BentoML's state; it need not outlive the container.
 ENV PATH=/opt/ganymede/bin:$PATH \
     GANYMEDE_MODELS=/models \
     BENTOML_HOME=/tmp/bentoml \
@@ -36,5 +36,5 @@ EXPOSE 3000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:3000/readyz', timeout=4)"]
 ENTRYPOINT ["ganymede"]
-# Other machines reach this address, so it wants GANYMEDE_KEYS, or GANYMEDE_INSECURE=1, and says so.
+# Other machines can reach this address, so GANYMEDE_KEYS or GANYMEDE_INSECURE=1 is required.
 CMD ["serve", "--host", "0.0.0.0", "--port", "3000"]

@@ -3,7 +3,7 @@ local template = os.getenv("LOAD_BODY")
 local seed = tonumber(os.getenv("LOAD_SEED"))
 
 wrk.method = "POST"
-wrk.headers["Content-Type"] = "application/json"
+wrk.headers["Content-Type"] = os.getenv("LOAD_CONTENT_TYPE") or "application/json"
 
 local function next_seeds(count)
   local seeds = {}

@@ -39,13 +39,25 @@ def assert_installed() -> None:
         raise SystemExit("wrk generates the load and is not installed: apt-get install wrk")
 
 
-def load(url: str, body: str, connections: int, seconds: float, first_seed: int) -> Load:
+def load(
+    url: str,
+    body: str,
+    connections: int,
+    seconds: float,
+    first_seed: int,
+    content_type: str = "application/json",
+) -> Load:
     """Send `body` repeatedly from `connections` connections, each waiting for its response.
 
     ``@SEED@`` in the body becomes an increasing number and ``@SEEDS:n@`` a list of n such numbers,
     so that no response can come from a cache.
     """
-    environment = {**os.environ, "LOAD_BODY": body, "LOAD_SEED": str(first_seed)}
+    environment = {
+        **os.environ,
+        "LOAD_BODY": body,
+        "LOAD_SEED": str(first_seed),
+        "LOAD_CONTENT_TYPE": content_type,
+    }
     command = ["wrk", "-t1", f"-c{connections}", f"-d{max(round(seconds), 1)}s"]
     command += [f"--timeout={_TIMEOUT_S}s", f"--script={SCRIPT}", url]
     result = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""compose.yaml: what it mounts is there, and its services find each other."""
+"""compose.yaml: mounts exist, and services reach each other."""
 
 import json
 
@@ -13,7 +13,7 @@ GRAFANA = DEPLOY / "grafana"
 
 
 def mounts(service: str) -> dict[str, str]:
-    """What is mounted, by where."""
+    """Return host folders by mount point."""
     pairs = [volume.split(":")[:2] for volume in SERVICES[service]["volumes"]]
     return {inside: outside for outside, inside in pairs}
 
@@ -23,13 +23,13 @@ def inner_port(service: str) -> str:
     return port.split(":")[-1]
 
 
-def test_what_is_mounted_is_there():
+def test_mounted_folders_exist():
     for service in SERVICES:
         for outside in mounts(service).values():
             assert outside in NAMED or (ROOT / outside).is_dir(), outside
 
 
-def test_prometheus_scrapes_the_service_and_grafana_asks_prometheus():
+def test_services_reach_each_other():
     assert inner_port("ganymede") == dict(dockerfile_stages()[1])["EXPOSE"]
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     (job,) = config["scrape_configs"]
@@ -43,7 +43,7 @@ def test_prometheus_scrapes_the_service_and_grafana_asks_prometheus():
     assert source["url"] == f"http://prometheus:{inner_port('prometheus')}"
 
 
-def test_grafana_finds_the_dashboard_and_the_dashboard_its_source():
+def test_grafana_finds_dashboard_and_data_source():
     inside = mounts("grafana")
     assert inside["/etc/grafana/provisioning"] == "./deploy/grafana/provisioning"
     provisioned = GRAFANA / "provisioning" / "dashboards" / "ganymede.yaml"
@@ -60,7 +60,7 @@ def test_grafana_finds_the_dashboard_and_the_dashboard_its_source():
     } == {source["uid"]}
 
 
-def test_panels_lie_beside_each_other():
+def test_panels_do_not_overlap():
     dashboard = json.loads(DASHBOARD.read_text())
     taken: set[tuple[int, int]] = set()
     ids = set()
@@ -76,13 +76,13 @@ def test_panels_lie_beside_each_other():
     assert len(ids) == len(dashboard["panels"])
 
 
-def test_only_the_service_is_reached_from_elsewhere():
+def test_only_the_service_is_exposed():
     for name, service in SERVICES.items():
         for port in service["ports"]:
             assert name == "ganymede" or port.startswith("127.0.0.1:")
 
 
-def test_the_service_runs_read_only_and_without_capabilities():
+def test_service_is_read_only_without_capabilities():
     ganymede = SERVICES["ganymede"]
     assert ganymede["read_only"] is True
     assert ganymede["cap_drop"] == ["ALL"]

@@ -1,4 +1,4 @@
-"""The manifests: against Kubernetes' schemas, against each other, and against the service."""
+"""The manifests agree with Kubernetes' schemas, with each other and with the service."""
 
 import re
 import shutil
@@ -10,42 +10,40 @@ import yaml
 
 from service.settings import Settings
 from tests.support.container import dockerfile_stages
-from tests.support.prometheus import ADAPTER, DEPLOY, ROOT
+from tests.support.kubernetes import (
+    CONTAINER,
+    DEPLOYMENT,
+    ENVIRONMENT,
+    FOLDER,
+    MANIFESTS,
+    NAMES,
+    POD,
+)
+from tests.support.prometheus import ADAPTER, ROOT
 
-FOLDER = DEPLOY / "kubernetes"
-NAMES = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())["resources"]
-MANIFESTS = {
-    manifest["kind"]: manifest
-    for name in NAMES
-    for manifest in yaml.safe_load_all((FOLDER / name).read_text())
-}
-DEPLOYMENT = MANIFESTS["Deployment"]
-POD = DEPLOYMENT["spec"]["template"]
-(CONTAINER,) = POD["spec"]["containers"]
-ENVIRONMENT = {each["name"]: each["value"] for each in CONTAINER["env"]}
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
 
 def newest_versions() -> list[str]:
-    """The newest minor version of Kubernetes that there are schemas of, and three before it."""
+    """The newest minor version of Kubernetes with schemas, and the three before it."""
     major, minor = kubernetes_validate.latest_version().split(".")[:2]
     return [f"{major}.{int(minor) - i}" for i in range(4)]
 
 
 @pytest.mark.parametrize("version", newest_versions())
 @pytest.mark.parametrize("kind", MANIFESTS)
-def test_a_manifest_is_what_kubernetes_knows(kind, version):
+def test_manifest_matches_schema(kind, version):
     kubernetes_validate.validate(MANIFESTS[kind], version, strict=True)
 
 
-def test_a_field_that_kubernetes_does_not_know_would_be_noticed():
+def test_validation_rejects_unknown_field():
     wrong = yaml.safe_load(yaml.safe_dump(MANIFESTS["Service"]))
     wrong["spec"]["port"] = 80
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(wrong, newest_versions()[0], strict=True)
 
 
-def test_every_manifest_is_applied():
+def test_kustomization_lists_every_manifest():
     files = {path.name for path in FOLDER.glob("*.yaml")} - {"kustomization.yaml"}
     assert set(NAMES) == files
     assert set(MANIFESTS) == {
@@ -62,7 +60,7 @@ def test_every_manifest_is_applied():
     assert len(list(yaml.safe_load_all(built))) == len(MANIFESTS)
 
 
-def test_the_manifests_find_each_other():
+def test_selectors_match():
     labels = POD["metadata"]["labels"]
     assert DEPLOYMENT["spec"]["selector"]["matchLabels"] == labels
     assert MANIFESTS["Service"]["spec"]["selector"] == labels
@@ -73,20 +71,20 @@ def test_the_manifests_find_each_other():
         "kind": "Deployment",
         "name": DEPLOYMENT["metadata"]["name"],
     }
-    # Both would set them.
+    # The autoscaler sets them.
     assert "replicas" not in DEPLOYMENT["spec"]
     autoscaler = MANIFESTS["HorizontalPodAutoscaler"]["spec"]
     budget = MANIFESTS["PodDisruptionBudget"]["spec"]
     assert autoscaler["minReplicas"] > budget["minAvailable"]
 
 
-def test_the_autoscaler_asks_for_the_metric_that_the_adapter_makes():
+def test_autoscaler_uses_the_adapters_metric():
     (metric,) = MANIFESTS["HorizontalPodAutoscaler"]["spec"]["metrics"]
     (rule,) = yaml.safe_load(ADAPTER.read_text())["rules"]["custom"]
     assert metric["pods"]["metric"]["name"] == rule["name"]["as"]
 
 
-def test_ports_and_user_are_those_of_the_container():
+def test_ports_and_user_match_dockerfile():
     final = dockerfile_stages()[1]
     exposed = int(dict(final)["EXPOSE"])
     assert f'"{exposed}"' in dict(final)["CMD"]
@@ -101,18 +99,18 @@ def test_ports_and_user_are_those_of_the_container():
     assert str(context["runAsUser"]) == dict(final)["USER"]
 
 
-def test_the_service_answers_where_probes_and_prometheus_ask(drawn_server):
+def test_probe_and_metrics_paths_respond(drawn_server):
     paths = [CONTAINER[probe]["httpGet"]["path"] for probe in PROBES]
     with drawn_server.client() as client:
         for path in [*paths, POD["metadata"]["annotations"]["prometheus.io/path"]]:
             assert client.get(path).status_code == 200, path
-    # A service that cannot come up is to say why, not to be started again for ever.
+    # A service that cannot become ready must report the reason, not be restarted forever.
     assert CONTAINER["livenessProbe"]["httpGet"]["path"] == "/livez"
     assert CONTAINER["startupProbe"]["httpGet"]["path"] == "/livez"
     assert CONTAINER["readinessProbe"]["httpGet"]["path"] == "/readyz"
 
 
-def test_settings_are_ones_that_the_service_has_and_takes(monkeypatch):
+def test_environment_is_valid_settings(monkeypatch):
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
         setting = name.removeprefix("GANYMEDE_").lower()
@@ -122,14 +120,14 @@ def test_settings_are_ones_that_the_service_has_and_takes(monkeypatch):
 
 
 def seconds_to_drain() -> float:
-    """What the service gives accepted work to end."""
+    """The time for accepted work to complete."""
     if (field := Settings.model_fields.get("drain_s")) is not None:
         return field.default
     source = (ROOT / "service" / "app.py").read_text()
     return float(re.search(r"^DRAIN_S = ([\d.]+)", source, re.MULTILINE).group(1))
 
 
-def test_a_pod_has_the_time_that_its_work_has_to_end():
+def test_grace_period_covers_drain():
     _, before = CONTAINER["lifecycle"]["preStop"]["exec"]["command"]
     grace = POD["spec"]["terminationGracePeriodSeconds"]
     assert grace >= float(before) + seconds_to_drain() + 5
@@ -137,7 +135,7 @@ def test_a_pod_has_the_time_that_its_work_has_to_end():
     assert float(stopped["stop_grace_period"].removesuffix("s")) >= seconds_to_drain() + 5
 
 
-def test_a_pod_has_no_more_rights_than_it_needs():
+def test_pod_is_restricted():
     context = CONTAINER["securityContext"]
     assert context["readOnlyRootFilesystem"] is True
     assert context["allowPrivilegeEscalation"] is False
@@ -148,7 +146,7 @@ def test_a_pod_has_no_more_rights_than_it_needs():
         assert set(CONTAINER["resources"][bound]) == {"cpu", "memory"}
 
 
-def test_all_volumes_that_are_written_are_mounted():
+def test_writable_folders_are_mounted():
     volumes = {volume["name"] for volume in POD["spec"]["volumes"]}
     mounts = {mount["name"]: mount["mountPath"] for mount in CONTAINER["volumeMounts"]}
     assert set(mounts) == volumes

@@ -1,6 +1,4 @@
-"""The rules, the dashboard and the adapter's query, against a real Prometheus that scrapes the real
-service.
-"""
+"""Rules, dashboard and adapter query, with a real Prometheus that scrapes the real service."""
 
 import re
 import subprocess
@@ -26,7 +24,7 @@ from tests.support.servers import serving
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """The models that ship, of which every kind of request has been answered."""
+    """The included models, after at least one request of every kind that has metrics."""
     with serving(ROOT / "models") as server, server.client() as client:
         for seed in range(4):
             for model in ("dcgan-fashion", "stylegan2-flowers"):
@@ -45,7 +43,7 @@ def prometheus(server, tmp_path_factory):
     with scraping(server.url.removeprefix("http://"), folder) as client:
 
         def scraped() -> bool:
-            # Two scrapes and more, for rates.
+            # Rates need several scrapes.
             return float(query(client, 'count_over_time(up{job="ganymede"}[1m])', "0")) >= 4
 
         wait_until(scraped, folder / "prometheus.log")
@@ -53,18 +51,18 @@ def prometheus(server, tmp_path_factory):
 
 
 def query(client, expression: str, otherwise: str = "") -> str:
-    answer = client.get("/api/v1/query", params={"query": expression}).json()
-    assert answer["status"] == "success", (expression, answer)
-    result = answer["data"]["result"]
+    response = client.get("/api/v1/query", params={"query": expression}).json()
+    assert response["status"] == "success", (expression, response)
+    result = response["data"]["result"]
     return result[0]["value"][1] if result else otherwise
 
 
-def test_promtool_finds_the_configuration_and_the_rules_in_order():
+def test_promtool_accepts_configuration():
     config = DEPLOY / "prometheus" / "prometheus.yml"
     subprocess.run([program("promtool"), "check", "config", str(config)], check=True)
 
 
-def test_every_alert_fires_when_it_should_and_at_no_other_time():
+def test_alert_rules():
     tests = DEPLOY / "prometheus" / "alerts.test.yml"
     done = subprocess.run(
         [program("promtool"), "test", "rules", str(tests)],
@@ -82,14 +80,14 @@ def test_every_alert_fires_when_it_should_and_at_no_other_time():
     assert fired == {rule["alert"] for rule in rules() if "alert" in rule}
 
 
-def test_the_documentation_lists_every_alert_and_no_other():
+def test_documentation_lists_every_alert():
     text = (ROOT / "docs" / "operations.md").read_text()
     listed = re.findall(r"^\| `(Ganymede\w+)` \|", text, re.MULTILINE)
     assert listed == [rule["alert"] for rule in rules() if "alert" in rule]
 
 
 @pytest.mark.parametrize(("where", "expression"), expressions().items())
-def test_every_metric_that_a_query_names_is_one_that_the_service_has(server, where, expression):
+def test_queries_use_existing_metrics(server, where, expression):
     with server.client() as client:
         shown = set(re.findall(r"^# TYPE (\w+) ", client.get("/metrics").text, re.MULTILINE))
     for name in metric_names(expression):
@@ -97,7 +95,7 @@ def test_every_metric_that_a_query_names_is_one_that_the_service_has(server, whe
         assert {name, family} & shown, name
 
 
-def test_prometheus_reads_the_service_and_nothing_about_it_alarms(prometheus):
+def test_healthy_service_raises_no_alert(prometheus):
     assert query(prometheus, 'up{job="ganymede"}') == "1"
     assert query(prometheus, 'ganymede_state{state="ready"}') == "1"
     groups = prometheus.get("/api/v1/rules").json()["data"]["groups"]
@@ -109,17 +107,17 @@ def test_prometheus_reads_the_service_and_nothing_about_it_alarms(prometheus):
 
 
 @pytest.mark.parametrize("panel", panels(), ids=lambda panel: panel["title"])
-def test_every_panel_of_the_dashboard_shows_something(server, prometheus, tmp_path, panel):
-    quiet = {"Refused, by reason"}
-    found = expressions()
+def test_dashboard_panel_has_data(server, prometheus, tmp_path, panel):
+    without_data = {"Rejections by reason"}
+    queries = expressions()
     for target in panel["targets"]:
-        expression = found[f"panel {panel['title']} {target['refId']}"]
-        if panel["title"] in quiet:
+        expression = queries[f"panel {panel['title']} {target['refId']}"]
+        if panel["title"] in without_data:
             query(prometheus, expression)
             continue
 
-        def shows(expression: str = expression) -> bool:
-            # Rates need requests while they are watched.
+        def has_data(expression: str = expression) -> bool:
+            # Rates need requests while they are observed.
             with server.client() as client:
                 for model in ("dcgan-fashion", "stylegan2-flowers"):
                     client.get(f"/v1/models/{model}/images/1.png", headers={"if-none-match": "*"})
@@ -128,18 +126,18 @@ def test_every_panel_of_the_dashboard_shows_something(server, prometheus, tmp_pa
 
         log = tmp_path / "log"
         log.write_text(expression)
-        wait_until(shows, log)
+        wait_until(has_data, log)
 
 
-def test_the_autoscalers_metric_is_how_full_the_queue_is(prometheus, tmp_path):
+def test_autoscaler_metric_is_queue_fill(prometheus, tmp_path):
     log = tmp_path / "log"
     log.write_text("the queue was never empty")
-    # What was asked last may still have been in it when it was looked at.
+    # The last request may still have been queued at a scrape.
     wait_until(lambda: query(prometheus, expressions()["adapter"]) == "0", log)
 
 
-def test_promtools_tests_would_notice_a_rule_that_never_fires(tmp_path):
-    """That the tests of the rules can fail: a threshold out of reach must not pass."""
+def test_rule_tests_notice_a_rule_that_never_fires(tmp_path):
+    """The tests of the rules must fail for a threshold that is out of reach."""
     text = ALERTS.read_text().replace("> 0.01", "> 1.01")
     (tmp_path / "alerts.yml").write_text(text)
     tests = tmp_path / "alerts.test.yml"

@@ -1,4 +1,4 @@
-"""What the process writes, and that the volumes of the manifests are enough for it."""
+"""Where the process writes, and that the volumes of the manifests suffice."""
 
 import os
 import shutil
@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 
 from service.api_keys import add_key
-from tests.deploy.test_kubernetes import CONTAINER, ENVIRONMENT
+from tests.support.kubernetes import CONTAINER, ENVIRONMENT
 from tests.support.servers import ganymede, serving
 
 
-def written_below(folder: Path) -> set[str]:
+def entries_of(folder: Path) -> set[str]:
     return {path.relative_to(folder).parts[0] for path in folder.iterdir()}
 
 
-def test_serving_writes_to_bentomls_home_and_temporary_files_alone(drawn_repository, tmp_path):
-    """Not the working directory, nor caches, nor what ONNX Runtime would keep to report home."""
+def test_writes_only_to_bentoml_home_and_temporary_folder(drawn_repository, tmp_path):
+    """Not to the working directory, caches, or a telemetry file of ONNX Runtime."""
     home, temporary = tmp_path / "home", tmp_path / "tmp"
     home.mkdir()
     temporary.mkdir()
-    # ONNX Runtime reports nothing where CI is set, and would hide that it does elsewhere.
+    # ONNX Runtime disables telemetry if CI is set, which would hide that it writes otherwise.
     environment = {name: value for name, value in os.environ.items() if name != "CI"}
     environment |= {
         "HOME": str(home),
@@ -34,10 +34,10 @@ def test_serving_writes_to_bentomls_home_and_temporary_files_alone(drawn_reposit
     command += ganymede("serve", "--models", drawn_repository)
     with serving(drawn_repository, command=command) as server, server.client() as client:
         assert client.post("/v1/generate", json={"model": "cut", "seed": 1}).is_success
-    assert written_below(home) == {"bentoml"}
+    assert entries_of(home) == {"bentoml"}
 
 
-def test_without_a_home_bentomls_state_is_a_temporary_file(drawn_repository, tmp_path):
+def test_without_home_bentoml_uses_temporary_folder(drawn_repository, tmp_path):
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     environment = {name: value for name, value in os.environ.items() if name != "BENTOML_HOME"}
@@ -46,11 +46,11 @@ def test_without_a_home_bentomls_state_is_a_temporary_file(drawn_repository, tmp
     command += ganymede("serve", "--models", drawn_repository)
     with serving(drawn_repository, command=command) as server, server.client() as client:
         assert client.post("/v1/generate", json={"model": "cut", "seed": 1}).is_success
-    assert any(name.startswith("bentoml-") for name in written_below(temporary))
+    assert any(name.startswith("bentoml-") for name in entries_of(temporary))
 
 
-# A file system that is read-only but for a volume, no capabilities, no home, and no environment but
-# the one that is said.
+# A read-only file system except for one volume, no capabilities, no home, and only the environment
+# given.
 _CONFINED = """
 set -e
 mount --make-rprivate /
@@ -62,25 +62,25 @@ exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all env -i "$@"
 """
 
 
-def test_a_read_only_file_system_with_the_manifests_volumes_is_enough(drawn_repository, tmp_path):
-    """The pod's environment and its volumes, in a mount namespace of the same making."""
+def test_runs_on_read_only_file_system(drawn_repository, tmp_path):
+    """Run with the pod's environment and volumes, in an equivalent mount namespace."""
     if not (shutil.which("unshare") and shutil.which("setpriv")):
         pytest.skip("unshare and setpriv are not here; Debian has them in util-linux")
     volume = tmp_path / "volume"
     volume.mkdir()
     confined = ["unshare", "--mount", "sh", "-c", _CONFINED, "sh", str(volume)]
-    tried = subprocess.run([*confined, "true"], capture_output=True, text=True, check=False)
-    if tried.returncode:
-        pytest.skip(f"no mount namespace can be made here: {tried.stderr.strip()}")
+    attempt = subprocess.run([*confined, "true"], capture_output=True, text=True, check=False)
+    if attempt.returncode:
+        pytest.skip(f"no mount namespace can be made here: {attempt.stderr.strip()}")
     keys = tmp_path / "keys"
-    places = {"tmp": volume, "keys": keys}
+    volumes = {"tmp": volume, "keys": keys}
     key = add_key(keys / "keys.json", "app")
     environment = dict(ENVIRONMENT)
     for mount in CONTAINER["volumeMounts"]:
         for name, value in environment.items():
             if value.startswith(mount["mountPath"]):
-                place = str(places[mount["name"]])
-                environment[name] = value.replace(mount["mountPath"], place, 1)
+                target = str(volumes[mount["name"]])
+                environment[name] = value.replace(mount["mountPath"], target, 1)
     environment |= {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
     if "PYTHONPATH" in os.environ:
         environment["PYTHONPATH"] = os.environ["PYTHONPATH"]

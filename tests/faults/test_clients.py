@@ -1,46 +1,32 @@
-"""Clients that read slowly, or not at all, or go away."""
+"""Clients that read slowly or not at all, or disconnect."""
 
 import concurrent.futures
 import json
 import re
-import socket
 import time
 from itertools import pairwise
 
 import httpx
 import pytest
 
-from tests.faults.test_load import resident_mib
-from tests.support.crowd import Ask, crowd
+from tests.support.crowd import Ask, crowd, queued_pixels
 from tests.support.failing_models import write_failing
-from tests.support.servers import serving, worker_of
+from tests.support.servers import resident_mib, serving, wait_until, worker_of
 
-# Eight million bytes: more than the kernel takes from the server.
+# A response of eight million bytes: more than the kernel buffers.
 LARGE = {"model": "m", "seed": 1, "n": 10_000, "class": "fine", "format": "png", "return": ["z"]}
 
-
-# Time enough to make that beside other tests.
+# Enough time to generate it while other tests run.
 PATIENT = {"GANYMEDE_MAX_IMAGES": "10000", "GANYMEDE_DEADLINE_S": "300"}
 
 
-def wait_until(true, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def disconnected_clients(server) -> int:
+    return server.logged().count("closed a connection whose client left")
 
 
-def cut_off(server) -> int:
-    return server.logged().count("cut off a client that left")
-
-
-def asking(server, body):
-    """A connection on which `body` has been sent, and whose kernel takes in next to nothing."""
-    host, port = server.url.removeprefix("http://").split(":")
-    connection = socket.socket()
-    connection.settimeout(60)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    connection.connect((host, int(port)))
+def send_request(server, body):
+    """Send `body` on a connection whose receive buffer holds next to nothing; return it."""
+    connection = server.connect(receive_buffer=4096)
     text = json.dumps(body)
     connection.sendall(
         f"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -50,28 +36,28 @@ def asking(server, body):
 
 
 @pytest.mark.timeout(600)
-def test_readers_that_do_not_read_are_cut_off_and_hold_up_nobody(failing_models, rounds):
+def test_clients_that_do_not_read_are_disconnected(failing_models, rounds):
     limits = PATIENT | {"GANYMEDE_WRITE_TIMEOUT_S": "4"}
     with serving(failing_models, env=limits) as server:
         worker = worker_of(server)
         memory = []
-        for turn in range(1, 3 + min(rounds, 3)):
-            deaf = [asking(server, LARGE) for _ in range(3)]
-            assert all(each.recv(12) == b"HTTP/1.1 200" for each in deaf)
-            answers = crowd(server, [Ask(i, ["fine"]) for i in range(60)])
-            assert {answer.status_code for answer in answers} == {200}
-            wait_until(lambda turn=turn: cut_off(server) == 3 * turn)
-            for each in deaf:
-                assert not whole(each)
+        for round_ in range(1, 3 + min(rounds, 3)):
+            stalled = [send_request(server, LARGE) for _ in range(3)]
+            assert all(each.recv(12) == b"HTTP/1.1 200" for each in stalled)
+            responses = crowd(server, [Ask(i, ["fine"]) for i in range(60)])
+            assert {response.status_code for response in responses} == {200}
+            wait_until(lambda round_=round_: disconnected_clients(server) == 3 * round_)
+            for each in stalled:
+                assert not is_complete(each)
                 each.close()
             memory.append(resident_mib(worker))
-        # What lay ready for them is given back: it is not there once more for each round. An
-        # allocator may keep some for itself once; what leaks grows in every round.
+        # The unread responses are freed. The allocator may keep some memory once; a leak would grow
+        # in every round.
         assert min(after - before for before, after in pairwise(memory)) < 3 * 8 / 2, memory
 
 
-def whole(connection) -> bool:
-    """Read what is left; tell whether the answer came to its end."""
+def is_complete(connection) -> bool:
+    """Read the rest of a response; return True if it arrived completely."""
     size, head = 0, b""
     try:
         while data := connection.recv(2**20):
@@ -84,45 +70,40 @@ def whole(connection) -> bool:
     return length is not None and size >= int(length.group(1))
 
 
-def test_a_reader_that_is_slow_but_keeps_on_gets_it_all(failing_models):
-    # Several times what a megabyte takes, since this test is not alone on the machine.
+def test_slow_reader_gets_whole_response(failing_models):
+    # Several times what a megabyte takes, because other tests run at the same time.
     limits = PATIENT | {"GANYMEDE_WRITE_TIMEOUT_S": "5"}
-    with serving(failing_models, env=limits) as server, asking(server, LARGE) as slow:
-        size, length, began, head = 0, None, time.monotonic(), b""
+    with serving(failing_models, env=limits) as server, send_request(server, LARGE) as slow:
+        size, length, started_at, head = 0, None, time.monotonic(), b""
         while length is None or size < length:
             data = slow.recv(2**17)
-            assert data, f"cut off after {size:,} of {length:,} bytes"
+            assert data, f"closed after {size:,} of {length:,} bytes"
             if length is None:
                 head += data
                 if b"\r\n\r\n" in head:
-                    said, _, rest = head.partition(b"\r\n\r\n")
-                    length = int(re.search(rb"content-length: (\d+)", said.lower()).group(1))
+                    header, _, rest = head.partition(b"\r\n\r\n")
+                    length = int(re.search(rb"content-length: (\d+)", header.lower()).group(1))
                     size = len(rest)
             else:
                 size += len(data)
-            # Some megabyte a second: longer in all than the time that a megabyte may take.
-            ahead = size / 2**20 - (time.monotonic() - began)
+            # About a megabyte per second: in total longer than the timeout of one megabyte.
+            ahead = size / 2**20 - (time.monotonic() - started_at)
             time.sleep(max(0.0, ahead))
-        assert time.monotonic() - began > 5
+        assert time.monotonic() - started_at > 5
 
 
-# Of one picture.
+# Pixels of one image.
 PIXELS = 256
 
 
 def rows_run(server) -> float:
     text = httpx.get(f"{server.url}/metrics").text
-    found = re.search(r'^ganymede_batch_rows_sum\{model="m"\} (.*)$', text, re.MULTILINE)
-    return float(found.group(1)) if found else 0.0
+    match = re.search(r'^ganymede_batch_rows_sum\{model="m"\} (.*)$', text, re.MULTILINE)
+    return float(match.group(1)) if match else 0.0
 
 
-def queued(server) -> float:
-    text = httpx.get(f"{server.url}/metrics").text
-    return float(re.search(r"^ganymede_queue_pixels (.*)$", text, re.MULTILINE).group(1))
-
-
-def test_what_a_client_that_has_gone_waited_for_is_not_done(tmp_path, rounds):
-    # Some seconds: many times what the others need to come and go, whatever else runs here.
+def test_work_of_disconnected_clients_is_cancelled(tmp_path, rounds):
+    # Some seconds: many times what the other clients need to connect and disconnect.
     write_failing(tmp_path / "m" / "1", slow_turns=6_000_000)
     alone = {"GANYMEDE_WORKERS": "1", "GANYMEDE_THREADS": "1"}
     with serving(tmp_path, env=PATIENT | alone) as server:
@@ -130,20 +111,20 @@ def test_what_a_client_that_has_gone_waited_for_is_not_done(tmp_path, rounds):
             before = rows_run(server)
             slow = {"model": "m", "seed": 1, "class": "slow", "format": "npy"}
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
-                # Keeps the one worker busy while the others come and go.
-                held = pool.submit(httpx.post, f"{server.url}/v1/generate", json=slow, timeout=300)
-                wait_until(lambda: queued(server) == PIXELS)
+                # Keeps the only worker busy meanwhile.
+                first = pool.submit(httpx.post, f"{server.url}/v1/generate", json=slow, timeout=300)
+                wait_until(lambda: queued_pixels(server) == PIXELS)
                 waiting = [
-                    asking(server, {"model": "m", "seed": i, "n": 50, "class": "fine"})
+                    send_request(server, {"model": "m", "seed": i, "n": 50, "class": "fine"})
                     for i in range(20)
                 ]
-                wait_until(lambda: queued(server) == PIXELS * (1 + 20 * 50))
+                wait_until(lambda: queued_pixels(server) == PIXELS * (1 + 20 * 50))
                 for each in waiting:
                     each.close()
-                # Their places are free at once, though nothing of them was done.
-                wait_until(lambda: queued(server) == PIXELS)
-                if held.done():
-                    pytest.fail("the run that holds the worker was too short")
-                assert held.result().status_code == 200
-            wait_until(lambda: queued(server) == 0)
+                # Their places in the queue are free at once.
+                wait_until(lambda: queued_pixels(server) == PIXELS)
+                if first.done():
+                    pytest.fail("the run that occupies the worker was too short")
+                assert first.result().status_code == 200
+            wait_until(lambda: queued_pixels(server) == 0)
             assert rows_run(server) - before == 1

@@ -102,9 +102,7 @@ def assert_one_line(done):
     assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
-def test_a_picture_made_again_that_finds_no_room_is_not_there_at_all(
-    drawn_repository, full, tmp_path
-):
+def test_reproduce_on_full_disk_leaves_no_file(drawn_repository, full, tmp_path):
     with serving(drawn_repository) as server, server.client() as client:
         request = {"model": "painted", "seed": 1, "format": "png"}
         picture = client.post("/v1/generate", json=request).content
@@ -119,7 +117,7 @@ def test_a_picture_made_again_that_finds_no_room_is_not_there_at_all(
     assert (tmp_path / "room" / "a.png").read_bytes() == picture
 
 
-def test_keys_that_find_no_room_leave_the_file_as_it_was(full):
+def test_keys_on_full_disk_leave_file_unchanged(full):
     keys = full.folder / "keys.json"
     if "ballast" in full.names():
         # Room for the first, and for nothing after it.
@@ -139,9 +137,7 @@ def test_keys_that_find_no_room_leave_the_file_as_it_was(full):
     assert {"keys.json"} <= set(full.names()) <= {"keys.json", ".keys.json.lock", "ballast"}
 
 
-def test_a_service_without_room_for_its_files_nor_its_log_serves_all_the_same(
-    drawn_repository, full
-):
+def test_serves_with_full_disk_and_log(drawn_repository, full):
     # Measured plans are kept in a file.
     said = {"GANYMEDE_PLAN": "measure", "GANYMEDE_CACHE": str(full.folder / "cache")}
     said |= {"BENTOML_HOME": str(full.folder / "bentoml"), "TMPDIR": str(full.folder)}
@@ -157,8 +153,8 @@ def test_a_service_without_room_for_its_files_nor_its_log_serves_all_the_same(
     with serving(drawn_repository, env=said, command=command) as server:
         with server.client() as client:
             for route, body in asked:
-                answer = client.post(f"/v1/{route}", json={"model": "painted"} | body)
-                assert answer.status_code == 200, answer.text
+                response = client.post(f"/v1/{route}", json={"model": "painted"} | body)
+                assert response.status_code == 200, response.text
             assert client.post("/v1/generate", json={"model": "nobody"}).status_code == 404
             assert client.post("/v1/admin/reload").json()["failed"] == []
             assert client.get("/metrics").status_code == 200
@@ -169,7 +165,7 @@ def test_a_service_without_room_for_its_files_nor_its_log_serves_all_the_same(
     assert not plans.exists() or json.loads(plans.read_text())
 
 
-def test_a_list_that_nobody_can_write_down_is_one_line(drawn_repository):
+def test_unwritable_output_is_one_line(drawn_repository):
     with Path("/dev/full").open("w") as out:
         done = subprocess.run(
             ganymede("models", "--models", drawn_repository, "--json"),
@@ -181,7 +177,7 @@ def test_a_list_that_nobody_can_write_down_is_one_line(drawn_repository):
     assert_one_line(done)
 
 
-def test_a_checkpoint_and_a_model_that_find_no_room_are_not_there_at_all(digits, tmp_path):
+def test_checkpoint_and_export_on_full_disk_leave_no_file(digits, tmp_path):
     from training.checkpoints import Checkpoint
     from training.export.exporter import export_run
     from training.recipe.loading import load_recipe

@@ -18,9 +18,7 @@ def fine(count: int, first: int = 0) -> list[Ask]:
     return [Ask(first + 10 * i, ["fine"] * (1 + i % 4)) for i in range(count)]
 
 
-def test_a_worker_that_is_killed_under_load_costs_its_requests_and_none_is_answered_wrong(
-    failing_server, expected, rounds
-):
+def test_killed_worker_loses_only_its_own_requests(failing_server, expected, rounds):
     for turn in range(min(rounds, 4)):
         asks = fine(400, first=10_000 * turn)
         with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -35,7 +33,7 @@ def test_a_worker_that_is_killed_under_load_costs_its_requests_and_none_is_answe
                 assert outcome.status_code == 503  # The new worker loads its models.
                 assert "retry-after" in outcome.headers
         wait_until_ready(failing_server)
-        assert {answer.status_code for answer in crowd(failing_server, fine(20))} == {200}
+        assert {response.status_code for response in crowd(failing_server, fine(20))} == {200}
 
 
 def truncate_the_graph(folder):
@@ -58,9 +56,7 @@ def no_graph(folder):
     (folder / "generator.onnx").unlink()
 
 
-def test_a_model_that_is_corrupted_and_reloaded_under_load_is_served_as_it_was(
-    failing_models, failing_server, expected, rounds
-):
+def test_reload_of_corrupt_model_keeps_serving_it(failing_models, failing_server, expected, rounds):
     folder = failing_models / "m" / "1"
     good = {path: path.read_bytes() for path in folder.iterdir()}
     for _ in range(rounds):
@@ -70,11 +66,11 @@ def test_a_model_that_is_corrupted_and_reloaded_under_load_is_served_as_it_was(
             with concurrent.futures.ThreadPoolExecutor() as pool, failing_server.client() as client:
                 load = pool.submit(crowd, failing_server, asks)
                 changes = client.post("/v1/admin/reload").json()
-                answers = load.result()
+                responses = load.result()
             assert [model["id"] for model in changes["failed"]] == ["m@1"]
-            for ask, answer in zip(asks, answers, strict=True):
-                assert answer.status_code == 200
-                assert np.array_equal(pixels_of(answer), expected(ask))
+            for ask, response in zip(asks, responses, strict=True):
+                assert response.status_code == 200
+                assert np.array_equal(pixels_of(response), expected(ask))
             for path, content in good.items():
                 path.write_bytes(content)
             with failing_server.client() as client:
@@ -82,7 +78,7 @@ def test_a_model_that_is_corrupted_and_reloaded_under_load_is_served_as_it_was(
     assert "Traceback" not in failing_server.logged()
 
 
-def test_a_stop_under_load_answers_what_was_begun(tmp_path, expected, rounds):
+def test_stop_under_load_completes_accepted_requests(tmp_path, expected, rounds):
     # Half a second each, in which it is seen that there is something to wait for.
     write_failing(tmp_path / "models" / "m" / "1", slow_turns=1_200_000)
     for turn in range(min(rounds, 4)):
@@ -100,8 +96,8 @@ def test_a_stop_under_load_answers_what_was_begun(tmp_path, expected, rounds):
             assert server.process.wait(40) == 0
             answered = [each for each in outcomes if isinstance(each, httpx.Response)]
             assert len(answered) == len(outcomes), outcomes
-            for ask, answer in zip(asks, answered, strict=True):
+            for ask, response in zip(asks, answered, strict=True):
                 wanted = {500, 503} if "raises" in ask.classes else {200, 503}
-                assert answer.status_code in wanted
-                if answer.status_code == 200:
-                    assert np.array_equal(pixels_of(answer), expected(ask))
+                assert response.status_code in wanted
+                if response.status_code == 200:
+                    assert np.array_equal(pixels_of(response), expected(ask))

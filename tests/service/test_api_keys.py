@@ -26,7 +26,7 @@ def command(*flags, code=0):
     return done
 
 
-def test_the_file_holds_hashes_for_its_owner_alone(file):
+def test_file_holds_hashes_and_is_private(file):
     secret = add_key(file, "app", pixels_per_minute=5, admin=True)
     assert re.fullmatch(r"gnm_[0-9a-f]{8}_[\w-]{43}", secret)
     text = file.read_text()
@@ -38,7 +38,7 @@ def test_the_file_holds_hashes_for_its_owner_alone(file):
     assert (key.name, key.admin, key.pixels_per_minute) == ("app", True, 5)
 
 
-def test_a_key_is_found_and_nothing_like_it(file):
+def test_finds_exact_keys_only(file):
     secret, other = add_key(file, "a"), add_key(file, "b")
     ring = KeyRing(file)
     assert ring.find(secret).name == "a"
@@ -48,7 +48,7 @@ def test_a_key_is_found_and_nothing_like_it(file):
         assert ring.find(wrong) is None
 
 
-def test_what_changes_in_the_file_is_in_force_at_once(file):
+def test_changes_apply_immediately(file):
     first = add_key(file, "first")
     ring = KeyRing(file)
     second = add_key(file, "second")
@@ -59,7 +59,7 @@ def test_what_changes_in_the_file_is_in_force_at_once(file):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"keys": [{"name": "x"}]}', '{"keys": 1}'])
-def test_a_broken_file_leaves_the_last_good_keys_in_force(file, text):
+def test_broken_file_keeps_last_keys(file, text):
     secret = add_key(file, "app")
     ring = KeyRing(file)
     file.write_text(text)
@@ -71,14 +71,14 @@ def test_a_broken_file_leaves_the_last_good_keys_in_force(file, text):
     assert KeyRing(file).find(secret) is None
 
 
-def test_a_file_that_goes_away_leaves_them_too(file):
+def test_deleted_file_keeps_last_keys(file):
     secret = add_key(file, "app")
     ring = KeyRing(file)
     file.unlink()
     assert ring.find(secret).name == "app"
 
 
-def test_a_key_past_its_time_is_no_key(file):
+def test_rejects_expired_key(file):
     secret = add_key(file, "app", expires=datetime.now(UTC) + timedelta(hours=1))
     assert KeyRing(file).find(secret)
     said = json.loads(file.read_text())
@@ -87,7 +87,7 @@ def test_a_key_past_its_time_is_no_key(file):
     assert KeyRing(file).find(secret) is None
 
 
-def test_two_keys_of_one_name_or_id_are_refused(file):
+def test_rejects_duplicates(file):
     add_key(file, "app")
     with pytest.raises(KeysError, match="revoke it first"):
         add_key(file, "app")
@@ -98,13 +98,13 @@ def test_two_keys_of_one_name_or_id_are_refused(file):
 
 
 @pytest.mark.parametrize("name", ["", "-x", "a b", "x" * 65, "a/b", "ä", "a\n"])
-def test_names_are_plain(file, name):
+def test_rejects_invalid_names(file, name):
     with pytest.raises(KeysError, match="NAME"):
         add_key(file, name)
     assert not file.exists()
 
 
-def test_many_commands_at_a_time_lose_nothing(file):
+def test_concurrent_commands_lose_nothing(file):
     names = [f"key-{i}" for i in range(12)]
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
         made = list(pool.map(lambda name: command("add", name, "--keys", file), names))
@@ -113,7 +113,7 @@ def test_many_commands_at_a_time_lose_nothing(file):
     assert [ring.find(done.stdout.strip()).name for done in made] == names
 
 
-def test_times_are_read_as_people_write_them():
+def test_parse_expiry():
     now = datetime(2026, 1, 31, 12, tzinfo=UTC)
     assert parse_expiry("30d", now) == now + timedelta(days=30)
     assert parse_expiry("90m", now) == now + timedelta(minutes=90)
@@ -125,7 +125,7 @@ def test_times_are_read_as_people_write_them():
             parse_expiry(wrong, now)
 
 
-def test_the_command_adds_lists_and_revokes(file):
+def test_command_adds_lists_and_revokes(file):
     secret = command("add", "app", "--keys", file, "--expires", "30d", "--admin").stdout.strip()
     assert KeyRing(file).find(secret).admin
     listed = command("list", "--keys", file).stdout

@@ -42,14 +42,14 @@ def environment_without_the_extras(folder: Path) -> None:
                 link.symlink_to(file.locate())
 
 
-def test_the_base_installation_holds_no_torch():
+def test_base_installation_has_no_torch():
     base = base_installation()
     assert {"bentoml", "fastapi", "numpy", "pillow"} <= base
     assert not {name for name in base if name.startswith(("torch", "onnxscript", "tensorboard"))}
     assert len({"onnxruntime", "onnxruntime-gpu"} & base) == 1
 
 
-def test_the_service_is_imported_where_there_is_no_torch(tmp_path):
+def test_service_imports_without_torch(tmp_path):
     environment_without_the_extras(tmp_path)
     code = """
 import importlib.util, json, sys
@@ -70,15 +70,15 @@ print(json.dumps({
         text=True,
         check=True,
     )
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told == {
+    value = json.loads(done.stdout.splitlines()[-1])
+    assert value == {
         "torch": False,
         "training": [],
         "service": str(ROOT / "service" / "app.py"),
     }
 
 
-def test_no_module_of_the_service_names_torch_or_training():
+def test_service_does_not_import_torch_or_training():
     for path in (ROOT / "service").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = []
@@ -89,7 +89,7 @@ def test_no_module_of_the_service_names_torch_or_training():
             assert not {name.partition(".")[0] for name in names} & {"torch", "training"}, path
 
 
-def test_what_only_the_worker_needs_is_imported_by_neither_the_command_nor_the_arbiter():
+def test_command_and_supervisor_import_no_worker_packages():
     code = """
 import sys, service.{0}
 print([name for name in ("numpy", "onnxruntime", "fastapi") if name in sys.modules])

@@ -46,7 +46,7 @@ def about(server, request_id: str) -> list[dict]:
         time.sleep(0.02)
 
 
-def test_every_line_of_the_service_and_of_its_host_is_json_and_is_there_once(server, client):
+def test_all_lines_are_json_and_appear_once(server, client):
     client.get("/v1/models")
     written = server.logged().splitlines()
     # ONNX Runtime writes what its kernels complain of by itself.
@@ -59,28 +59,28 @@ def test_every_line_of_the_service_and_of_its_host_is_json_and_is_there_once(ser
         assert {"time", "level", "logger", "message"} <= set(json.loads(line))
 
 
-def test_a_request_has_one_line_with_its_id_route_status_time_size_and_model(server, client):
-    answer = client.post(
+def test_access_line_fields(server, client):
+    response = client.post(
         "/v1/generate", json={"model": "failing", "seed": 0}, headers={"x-request-id": "abc-123"}
     )
-    assert answer.headers["x-request-id"] == "abc-123"
+    assert response.headers["x-request-id"] == "abc-123"
     (line,) = about(server, "abc-123")
     assert line["logger"] == "ganymede.access"
     assert line["level"] == "INFO"
     assert (line["method"], line["route"], line["status"]) == ("POST", "/v1/generate", 200)
     assert line["model"] == "failing"
-    assert line["bytes"] == len(answer.content)
+    assert line["bytes"] == len(response.content)
     assert line["ms"] > 0
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
 
 
-def test_the_route_is_a_template(server, client):
+def test_route_is_a_template(server, client):
     client.get("/v1/models/failing/images/0.png", headers={"x-request-id": "template"})
     (line,) = about(server, "template")
     assert line["route"] == "/v1/models/{name}/images/{seed}.{extension}"
 
 
-def test_a_refused_request_says_why(server, client):
+def test_unmatched_route(server, client):
     client.get("/nowhere", headers={"x-request-id": "nowhere"})
     (line,) = about(server, "nowhere")
     assert (line["route"], line["status"]) == ("unmatched", 404)
@@ -88,7 +88,7 @@ def test_a_refused_request_says_why(server, client):
 
 
 @pytest.mark.parametrize(
-    "told",
+    "value",
     [
         b"",
         b"two words",
@@ -102,18 +102,20 @@ def test_a_refused_request_says_why(server, client):
         b"tab\there",
     ],
 )
-def test_an_id_that_is_not_sane_is_replaced(client, told):
-    answer = client.get("/v1/models", headers={"x-request-id": told})
-    assert answer.status_code == 200
-    assert MADE.fullmatch(answer.headers["x-request-id"])
+def test_replaces_invalid_request_id(client, value):
+    response = client.get("/v1/models", headers={"x-request-id": value})
+    assert response.status_code == 200
+    assert MADE.fullmatch(response.headers["x-request-id"])
 
 
-@pytest.mark.parametrize("told", ["a", "a" * 128, "0b7e-4c:x/y+z=@.", "Root=1-67891233-abc"])
-def test_a_sane_id_is_kept(client, told):
-    assert client.get("/v1/models", headers={"x-request-id": told}).headers["x-request-id"] == told
+@pytest.mark.parametrize("value", ["a", "a" * 128, "0b7e-4c:x/y+z=@.", "Root=1-67891233-abc"])
+def test_keeps_valid_request_id(client, value):
+    assert (
+        client.get("/v1/models", headers={"x-request-id": value}).headers["x-request-id"] == value
+    )
 
 
-def test_without_an_id_each_request_gets_its_own(client):
+def test_new_request_ids_are_unique(client):
     made = {client.get("/v1/models").headers["x-request-id"] for _ in range(20)}
     assert len(made) == 20
     assert all(MADE.fullmatch(each) for each in made)
@@ -129,31 +131,31 @@ def test_without_an_id_each_request_gets_its_own(client):
         ("POST", "/v1/generate", {"model": "failing", "seed": 2}, 500),
     ],
 )
-def test_every_problem_says_the_id(client, method, path, body, status):
-    answer = client.request(method, path, json=body, headers={"x-request-id": f"problem-{status}"})
-    assert answer.status_code == status
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.headers["x-request-id"] == f"problem-{status}"
-    assert answer.json()["request_id"] == f"problem-{status}"
+def test_problems_have_the_request_id(client, method, path, body, status):
+    response = client.request(
+        method, path, json=body, headers={"x-request-id": f"problem-{status}"}
+    )
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["x-request-id"] == f"problem-{status}"
+    assert response.json()["request_id"] == f"problem-{status}"
 
 
-def test_an_unforeseen_error_is_logged_once_with_its_stack_trace_and_the_requests_id(
-    server, client
-):
+def test_unexpected_error_is_logged_once_with_request_id(server, client):
     body = {"model": "failing", "seed": 2}
-    answer = client.post("/v1/generate", json=body, headers={"x-request-id": "unforeseen"})
-    assert answer.status_code == 500
-    assert "onnxruntime" not in answer.text.lower()
+    response = client.post("/v1/generate", json=body, headers={"x-request-id": "unforeseen"})
+    assert response.status_code == 500
+    assert "onnxruntime" not in response.text.lower()
     error, access = about(server, "unforeseen")
     assert error["level"] == "ERROR"
     assert "Traceback" in error["exception"]
     assert access["status"] == 500
-    assert access["bytes"] == len(answer.content)
+    assert access["bytes"] == len(response.content)
     # uvicorn would write the same once more.
     assert not any("Exception in ASGI" in line["message"] for line in lines(server))
 
 
-def test_text_is_for_people_and_access_lines_can_be_off(tmp_path):
+def test_text_format_and_disabled_access_log(tmp_path):
     write_failing(tmp_path / "failing" / "1")
     environment = {"GANYMEDE_LOG_FORMAT": "text"}
     with serving(tmp_path, env=environment) as server, server.client() as client:
@@ -168,13 +170,13 @@ def test_text_is_for_people_and_access_lines_can_be_off(tmp_path):
         )
     environment = {"GANYMEDE_LOG_REQUESTS": "false"}
     with serving(tmp_path, env=environment) as server, server.client() as client:
-        answer = client.get("/v1/models", headers={"x-request-id": "silent"})
-        assert answer.headers["x-request-id"] == "silent"
+        response = client.get("/v1/models", headers={"x-request-id": "silent"})
+        assert response.headers["x-request-id"] == "silent"
         client.get("/v1/models")
         assert "ganymede.access" not in server.logged()
 
 
-def test_a_setting_that_is_no_format_is_refused_in_one_line(tmp_path):
+def test_rejects_unknown_format(tmp_path):
     from tests.support.command import run
 
     (tmp_path / "models").mkdir()
@@ -196,7 +198,7 @@ def restored():
     logging.captureWarnings(False)
 
 
-def test_a_terminal_gets_text_and_anything_else_json(restored):
+def test_default_format_depends_on_terminal(restored):
     reader, writer = os.openpty()
     with os.fdopen(writer, "w") as terminal:
         logs.configure(None, terminal)
@@ -213,7 +215,7 @@ def record(message: str, **extra: object) -> logging.LogRecord:
     return logging.makeLogRecord({"name": "x", "levelname": "INFO", "msg": message, **extra})
 
 
-def test_nobody_can_forge_a_line():
+def test_values_cannot_forge_lines():
     forged = "GET /a\n2026-01-01T00:00:00.000Z INFO x: forged\x1b[2J\u2028\x85"
     for formatter in (logs.TextFormatter(), logs.JsonFormatter()):
         line = formatter.format(record(forged))
@@ -221,6 +223,6 @@ def test_nobody_can_forge_a_line():
         assert "\x1b" not in line
 
 
-def test_a_value_that_json_does_not_know_does_not_lose_the_line():
+def test_logs_values_that_are_not_json():
     line = logs.JsonFormatter().format(record("x", fields={"path": sys.stdout, "n": 1}))
     assert json.loads(line)["n"] == 1

@@ -47,7 +47,7 @@ def value_of(name, settings):
     return getattr(settings, name)
 
 
-def test_every_setting_is_looked_at_here():
+def test_samples_cover_every_setting():
     assert set(OTHERS) == set(Settings.model_fields)
 
 
@@ -60,7 +60,7 @@ def _alone(monkeypatch):
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_a_setting_is_the_same_by_flag_by_variable_and_in_a_file(monkeypatch, tmp_path, name):
+def test_same_value_by_flag_variable_and_file(monkeypatch, tmp_path, name):
     by_flag = value_of(name, load_settings({name: OTHERS[name]}))
     assert by_flag != value_of(name, load_settings())
     config = tmp_path / "c.toml"
@@ -70,7 +70,7 @@ def test_a_setting_is_the_same_by_flag_by_variable_and_in_a_file(monkeypatch, tm
     assert value_of(name, load_settings()) == by_flag
 
 
-def test_flags_go_before_variables_and_these_before_the_file(monkeypatch, tmp_path):
+def test_precedence(monkeypatch, tmp_path):
     config = tmp_path / "c.toml"
     config.write_text("max_images = 1\nmax_frames = 2\nworkers = 3\n")
     monkeypatch.setenv("GANYMEDE_MAX_IMAGES", "10")
@@ -79,7 +79,7 @@ def test_flags_go_before_variables_and_these_before_the_file(monkeypatch, tmp_pa
     assert (settings.max_images, settings.max_frames, settings.workers) == (100, 20, 3)
 
 
-def test_another_process_gets_the_same_settings(monkeypatch):
+def test_environment_reproduces_settings(monkeypatch):
     for chosen in ({}, OTHERS):
         settings = load_settings(chosen)
         for name, value in settings.to_environment().items():
@@ -110,7 +110,7 @@ def test_another_process_gets_the_same_settings(monkeypatch):
         ({"log_format": "xml"}, "log_format"),
     ],
 )
-def test_what_cannot_be_is_one_line_with_its_name(given, said):
+def test_invalid_value_is_one_line_with_its_name(given, said):
     with pytest.raises(SettingsError) as error:
         load_settings(given)
     assert str(error.value).startswith(said)
@@ -125,7 +125,7 @@ def test_what_cannot_be_is_one_line_with_its_name(given, said):
         ("\xff", "is not TOML"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_one_line(tmp_path, text, said):
+def test_invalid_file_is_one_line(tmp_path, text, said):
     config = tmp_path / "c.toml"
     config.write_bytes(text.encode("latin-1"))
     with pytest.raises(SettingsError, match=said):
@@ -150,25 +150,25 @@ def serve(*flags):
         (["--config", "/nowhere.toml"], "/nowhere.toml"),
     ],
 )
-def test_what_is_not_served_is_said_in_one_line(drawn_repository, flags, said):
+def test_serve_rejects_bad_options_in_one_line(drawn_repository, flags, said):
     done = serve("--models", str(drawn_repository), *flags)
     assert done.returncode == 2
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_file_without_keys_lets_nobody_in_and_is_refused(drawn_repository, tmp_path):
+def test_serve_rejects_file_without_keys(drawn_repository, tmp_path):
     (tmp_path / "keys.json").write_text('{"keys": []}')
     flags = ["--models", str(drawn_repository), "--keys", str(tmp_path / "keys.json")]
     assert "has no keys" in serve(*flags).stderr
 
 
-def test_everyone_is_let_in_only_where_that_is_said(drawn_repository):
+def test_insecure_flag(drawn_repository):
     with serving(drawn_repository, "--host", "0.0.0.0", "--insecure") as server:
         assert httpx.get(f"{server.url}/v1/models").status_code == 200
 
 
-def test_a_first_key_is_made_and_shown_once(drawn_repository, tmp_path):
+def test_first_key_is_shown_once(drawn_repository, tmp_path):
     file = tmp_path / "keys.json"
     flags = ["--host", "0.0.0.0", "--keys", str(file), "--first-key"]
     with serving(drawn_repository, *flags) as server:

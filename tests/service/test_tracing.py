@@ -56,12 +56,12 @@ def collecting():
                 collector.resources.append(attributes(resource.resource))
                 for scope in resource.scope_spans:
                     collector.spans.extend(scope.spans)
-            answer = ExportTraceServiceResponse().SerializeToString()
+            response = ExportTraceServiceResponse().SerializeToString()
             self.send_response(200)
             self.send_header("content-type", "application/x-protobuf")
-            self.send_header("content-length", str(len(answer)))
+            self.send_header("content-length", str(len(response)))
             self.end_headers()
-            self.wfile.write(answer)
+            self.wfile.write(response)
 
         def log_message(self, *_):
             pass
@@ -111,9 +111,7 @@ def traceparent(trace_id: str, flags: str = "01") -> dict[str, str]:
     return {"traceparent": f"00-{trace_id}-{CALLER[1]}-{flags}"}
 
 
-def test_a_request_is_one_span_with_a_child_each_for_queue_inference_and_encoding(
-    client, collector
-):
+def test_request_span_has_children_for_its_stages(client, collector):
     body = {"model": "cut", "n": 20, "seed": 1}
     headers = traceparent(CALLER[0]) | {"x-request-id": "traced"}
     assert client.post("/v1/generate", json=body, headers=headers).is_success
@@ -142,7 +140,7 @@ def test_a_request_is_one_span_with_a_child_each_for_queue_inference_and_encodin
     assert attributes(spans["inference"])["rows"] == 20
 
 
-def test_a_request_of_two_jobs_shows_both(client, collector):
+def test_request_of_two_jobs_has_spans_of_both(client, collector):
     trace = "1" * 32
     mix = {"model": "painted", "rows": [1], "columns": [2], "format": "png"}
     assert client.post("/v1/mix-styles", json=mix, headers=traceparent(trace)).is_success
@@ -151,9 +149,7 @@ def test_a_request_of_two_jobs_shows_both(client, collector):
     assert roles == ["mapping", "synthesis"]
 
 
-def test_without_a_traceparent_a_trace_begins_here_and_the_log_says_which(
-    server, client, collector
-):
+def test_log_lines_have_the_ids_of_a_new_trace(server, client, collector):
     client.get("/v1/models", headers={"x-request-id": "begins-here"})
     client.get("/v1/models")
     lines = [json.loads(line) for line in server.logged().splitlines()]
@@ -164,7 +160,7 @@ def test_without_a_traceparent_a_trace_begins_here_and_the_log_says_which(
     assert span.parent_span_id == b""
 
 
-def test_what_the_caller_does_not_sample_is_not_sent(client, collector):
+def test_does_not_export_unsampled_traces(client, collector):
     unsampled, after = "2" * 32, "3" * 32
     body = {"model": "cut", "seed": 1}
     assert client.post("/v1/generate", json=body, headers=traceparent(unsampled, "00")).is_success
@@ -173,31 +169,31 @@ def test_what_the_caller_does_not_sample_is_not_sent(client, collector):
     assert not [span for span in collector.spans if span.trace_id.hex() == unsampled]
 
 
-def test_a_traceparent_that_is_not_one_begins_a_new_trace(client, collector):
+def test_ignores_invalid_traceparent(client, collector):
     for told in ("nonsense", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "\u00e9" * 55):
         headers = {"traceparent": told.encode("latin-1")}
         assert client.get("/v1/models", headers=headers).status_code == 200
 
 
-def test_refusals_say_why_and_only_the_services_own_faults_are_errors(client, collector):
+def test_client_errors_are_not_span_errors(client, collector):
     refused = "4" * 32
-    answer = client.post(
+    response = client.post(
         "/v1/generate", json={"model": "cut", "n": 0}, headers=traceparent(refused)
     )
-    assert answer.status_code == 422
+    assert response.status_code == 422
     (span,) = collector.trace(refused, 1)
     assert attributes(span)["http.response.status_code"] == 422
     assert span.status.code == Status.STATUS_CODE_UNSET
 
 
-def test_a_method_that_no_route_answers_names_no_span(client, collector):
+def test_unknown_method_does_not_name_the_span(client, collector):
     trace = "5" * 32
     client.request("PROPFIND", "/nowhere", headers=traceparent(trace))
     (span,) = collector.trace(trace, 1)
     assert span.name == "_OTHER unmatched"
 
 
-def test_spans_are_of_the_service_and_of_what_the_environment_says_of_it(client, collector):
+def test_resource_attributes(client, collector):
     client.get("/v1/models", headers=traceparent("6" * 32))
     collector.trace("6" * 32, 1)
     for resource in collector.resources:
@@ -206,7 +202,7 @@ def test_spans_are_of_the_service_and_of_what_the_environment_says_of_it(client,
         assert resource["deployment.environment"] == "test"
 
 
-def test_past_the_deadline_the_trace_shows_how_far_the_request_came(drawn_repository):
+def test_missed_deadline_has_spans_of_the_stages_reached(drawn_repository):
     with collecting() as collector:
         environment = {
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{collector.url}/v1/traces",
@@ -214,10 +210,10 @@ def test_past_the_deadline_the_trace_shows_how_far_the_request_came(drawn_reposi
             "GANYMEDE_DEADLINE_S": "0.0000001",
         }
         with serving(drawn_repository, env=environment) as server, server.client() as client:
-            answer = client.post(
+            response = client.post(
                 "/v1/generate", json={"model": "cut", "n": 64}, headers=traceparent("7" * 32)
             )
-            assert answer.status_code == 504
+            assert response.status_code == 504
         # No schedule was set, so it is the end of the service that sends them.
         spans = {span.name: span for span in collector.trace("7" * 32, 2)}
         assert set(spans) == {"POST /v1/generate", "queue"}
@@ -226,7 +222,7 @@ def test_past_the_deadline_the_trace_shows_how_far_the_request_came(drawn_reposi
         assert {resource["service.name"] for resource in collector.resources} == {"pictures"}
 
 
-def test_an_exporter_that_is_not_there_is_said_and_does_not_stop_the_service(drawn_repository):
+def test_missing_exporter_is_logged_and_service_runs(drawn_repository):
     environment = {"OTEL_TRACES_EXPORTER": "carrier-pigeon"}
     with serving(drawn_repository, env=environment) as server, server.client() as client:
         assert client.post("/v1/generate", json={"model": "cut", "seed": 1}).is_success
@@ -234,7 +230,7 @@ def test_an_exporter_that_is_not_there_is_said_and_does_not_stop_the_service(dra
         assert "pip install 'ganymede[otel]'" in line
 
 
-def test_nobody_who_does_not_ask_for_traces_imports_or_pays_for_them():
+def test_imports_nothing_without_tracing():
     code = """
 import sys
 import service.app
@@ -268,5 +264,5 @@ assert not [name for name in sys.modules if name.startswith("opentelemetry.expor
         ),
     ],
 )
-def test_the_standard_variables_choose_the_exporters(environment, exporters):
+def test_exporters_from_standard_variables(environment, exporters):
     assert exporter_names(environment) == exporters

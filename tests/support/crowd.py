@@ -1,14 +1,16 @@
 """Many clients at a time, for a server with the model of tests/support/failing_models.py."""
 
 import concurrent.futures
+import contextlib
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import httpx
 import numpy as np
 
-from tests.support.servers import Server
+from tests.support.servers import Server, wait_until
 
 
 @dataclass(frozen=True)
@@ -52,3 +54,25 @@ def crowd(server: Server, asks: Sequence[Ask], clients: int = 8) -> list[Outcome
 def pixels_of(response: httpx.Response) -> np.ndarray:
     """The images of a response in NPY format."""
     return np.load(io.BytesIO(response.content))
+
+
+def ask(client: httpx.Client, kind: str = "fine", n: int = 1, **options) -> httpx.Response:
+    """Request `n` images of the class `kind`; options are those of httpx."""
+    body = {"model": "m", "seed": 1, "n": n, "class": kind, "format": "npy"}
+    return client.post("/v1/generate", json=body, **options)
+
+
+def queued_pixels(server: Server) -> float:
+    text = httpx.get(f"{server.url}/metrics").text
+    return float(re.search(r"^ganymede_queue_pixels (.*)$", text, re.MULTILINE).group(1))
+
+
+@contextlib.contextmanager
+def request_in_progress(
+    server: Server, kind: str
+) -> Iterator[concurrent.futures.Future[httpx.Response]]:
+    """Keep a request of class `kind` in progress during the block; yields its future."""
+    with concurrent.futures.ThreadPoolExecutor() as pool, server.client() as client:
+        future = pool.submit(ask, client, kind)
+        wait_until(lambda: queued_pixels(server) > 0 or future.done())
+        yield future

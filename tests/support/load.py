@@ -1,12 +1,11 @@
-"""A load generator of one process, to be run beside the test: it holds thousands of connections.
+"""A load generator that runs in its own process and holds thousands of connections.
 
-Reads a JSON line of what to do from standard input, and writes one of what came of it. Each
-request is for one picture, named by its seed, as NPY.
+Reads a command as a JSON line from standard input, and writes the result as another. Each request
+is for one image, in NPY format.
 
-    crowd: `count` requests at a time, each on a connection of its own; one that is refused for the
-           length of the queue asks again after what Retry-After says.
-    closed: `clients` connections, each with its next request when it has its answer.
-    open: `per_second` requests a second whatever becomes of them, and /livez beside them.
+    crowd: `count` requests at a time, each on its own connection; a request that gets 429 is
+           repeated after its Retry-After.
+    open: `per_second` requests per second, whatever their outcome.
 """
 
 import asyncio
@@ -17,9 +16,9 @@ import random
 import sys
 import time
 
-# The service closes a connection that nobody has used for five seconds, perhaps just when a request
-# sets out on it. One that has rested for so long is not used again.
-RESTED_S = 2.0
+# The service closes connections that are idle for five seconds, perhaps just as a request is sent,
+# so connections that have been idle this long are not reused.
+MAX_IDLE_S = 2.0
 HEADERS = "Host: x\r\nContent-Type: application/json\r\n"
 
 
@@ -27,7 +26,7 @@ class Connection:
     def __init__(self, port: int) -> None:
         self._port = port
         self._streams = None
-        self._answered: float | None = None
+        self._last_response_at: float | None = None
 
     async def ask(self, seed: int, class_: str, deadline_ms: int | None = None):
         body = json.dumps({"model": "m", "seed": seed, "class": class_, "format": "npy"})
@@ -35,29 +34,27 @@ class Connection:
         head = f"POST /v1/generate HTTP/1.1\r\n{HEADERS}{more}Content-Length: {len(body)}\r\n\r\n"
         return await self._exchange(head + body)
 
-    async def live(self):
-        return await self._exchange(f"GET /livez HTTP/1.1\r\n{HEADERS}\r\n")
-
     async def _exchange(self, request: str):
-        """Return status, headers, body and seconds."""
-        if self._answered is not None and time.perf_counter() - self._answered > RESTED_S:
+        """Return status, headers and body."""
+        if (
+            self._last_response_at is not None
+            and time.perf_counter() - self._last_response_at > MAX_IDLE_S
+        ):
             self.close()
         if self._streams is None:
             await self.open()
         reader, writer = self._streams
-        began = time.perf_counter()
         writer.write(request.encode())
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        seconds = time.perf_counter() - began
         status, *lines = head.strip().split("\r\n")
         headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines)}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
-        self._answered = time.perf_counter()
-        return int(status.split()[1]), headers, body, seconds
+        self._last_response_at = time.perf_counter()
+        return int(status.split()[1]), headers, body
 
     async def open(self) -> None:
         self._streams = await asyncio.open_connection("127.0.0.1", self._port)
-        self._answered = None
+        self._last_response_at = None
 
     def close(self) -> None:
         if self._streams is not None:
@@ -68,11 +65,11 @@ class Connection:
 async def crowd(port: int, count: int) -> dict:
     sums: dict[int, str] = {}
     statuses: dict[int, int] = {}
-    open_now = most = 0
+    open_now = max_open = 0
     gate = asyncio.Event()
 
     async def one(seed: int) -> None:
-        nonlocal open_now, most
+        nonlocal open_now, max_open
         connection = Connection(port)
         for attempt in range(20):
             with contextlib.suppress(OSError):
@@ -80,12 +77,12 @@ async def crowd(port: int, count: int) -> dict:
                 break
             await asyncio.sleep(0.1 * 2**attempt * random.random())
         open_now += 1
-        most = max(most, open_now)
+        max_open = max(max_open, open_now)
         if open_now == count:
             gate.set()
         await gate.wait()
         while True:
-            status, headers, body, _ = await connection.ask(seed, "fine")
+            status, headers, body = await connection.ask(seed, "fine")
             statuses[status] = statuses.get(status, 0) + 1
             if status != 429:
                 break
@@ -94,69 +91,31 @@ async def crowd(port: int, count: int) -> dict:
         connection.close()
 
     await asyncio.gather(*(one(seed) for seed in range(count)))
-    return {"sums": sums, "statuses": statuses, "at_once": most}
-
-
-async def closed(port: int, seconds: float, clients: int, class_: str) -> dict:
-    ended = time.perf_counter() + seconds
-    done = 0
-
-    async def one(number: int) -> None:
-        nonlocal done
-        connection = Connection(port)
-        seed = number
-        while time.perf_counter() < ended:
-            status, *_ = await connection.ask(seed, class_)
-            done += status == 200
-            seed += clients
-        connection.close()
-
-    began = time.perf_counter()
-    await asyncio.gather(*(one(number) for number in range(clients)))
-    return {"per_second": done / (time.perf_counter() - began)}
+    return {"sums": sums, "statuses": statuses, "at_once": max_open}
 
 
 async def open_loop(
     port: int, seconds: float, per_second: float, class_: str, deadline_ms: int
 ) -> dict:
-    outcomes: list[tuple[int, float, bool]] = []
-    live: list[float] = []
+    outcomes: list[tuple[int, bool]] = []
     idle: list[Connection] = []
-    last_good = 0.0
 
-    async def one(seed: int) -> None:
-        nonlocal last_good
+    async def send(seed: int) -> None:
         connection = idle.pop() if idle else Connection(port)
-        status, headers, _, took = await connection.ask(seed, class_, deadline_ms)
-        outcomes.append((status, took, "retry-after" in headers))
-        if status == 200:
-            last_good = time.perf_counter()
+        status, headers, _ = await connection.ask(seed, class_, deadline_ms)
+        outcomes.append((status, "retry-after" in headers))
         idle.append(connection)
 
-    async def probe() -> None:
-        connection = Connection(port)
-        while True:
-            live.append((await connection.live())[3])
-            await asyncio.sleep(0.05)
-
-    probing = asyncio.create_task(probe())
-    began = time.perf_counter()
+    started = time.perf_counter()
     tasks = []
     for number in range(int(seconds * per_second)):
-        await asyncio.sleep(max(0.0, began + number / per_second - time.perf_counter()))
-        tasks.append(asyncio.create_task(one(number)))
+        await asyncio.sleep(max(0.0, started + number / per_second - time.perf_counter()))
+        tasks.append(asyncio.create_task(send(number)))
     await asyncio.gather(*tasks)
-    probing.cancel()
-    good = sum(status == 200 for status, *_ in outcomes)
-    return {
-        "offered": len(outcomes),
-        "goodput": good / (last_good - began) if good else 0.0,
-        "outcomes": outcomes,
-        "live": live,
-    }
+    return {"outcomes": outcomes}
 
 
 if __name__ == "__main__":
-    said = json.loads(sys.stdin.readline())
-    work = {"crowd": crowd, "closed": closed, "open": open_loop}[said.pop("do")]
-    print(json.dumps(asyncio.run(work(**said))))  # noqa: T201 - this is its answer
+    command = json.loads(sys.stdin.readline())
+    function = {"crowd": crowd, "open": open_loop}[command.pop("do")]
+    print(json.dumps(asyncio.run(function(**command))))  # noqa: T201 - the result

@@ -1,4 +1,4 @@
-"""A real Prometheus for tests, and what the files that ship ask of it."""
+"""A real Prometheus for tests, and the queries in deploy/."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ ADAPTER = DEPLOY / "prometheus-adapter" / "values.yaml"
 
 def program(name: str) -> str:
     if (found := shutil.which(name)) is None:
-        pytest.skip(f"{name} is not here; Debian has it in the package prometheus")
+        pytest.skip(f"{name} is not installed; it is in Debian's package prometheus")
     return found
 
 
@@ -40,18 +40,18 @@ def panels() -> list[dict]:
 
 
 def expressions() -> dict[str, str]:
-    """Every query that ships, by where it stands, as Prometheus would get it."""
-    found = {f"rule {rule.get('alert') or rule['record']}": rule["expr"] for rule in rules()}
+    """Return every query in deploy/ by its location, with variables substituted."""
+    queries = {f"rule {rule.get('alert') or rule['record']}": rule["expr"] for rule in rules()}
     for panel in panels():
         for target in panel["targets"]:
             query = re.sub(r"\$__rate_interval", "1m", target["expr"])
             query = re.sub(r"\$(job|model)\b", ".*", query)
-            found[f"panel {panel['title']} {target['refId']}"] = query
+            queries[f"panel {panel['title']} {target['refId']}"] = query
     (adapted,) = yaml.safe_load(ADAPTER.read_text())["rules"]["custom"]
     query = adapted["metricsQuery"].replace("<<.GroupBy>>", "pod")
     query = query.replace("<<.Series>>", adapted["seriesQuery"].partition("{")[0])
-    found["adapter"] = query.replace("<<.LabelMatchers>>", 'job="ganymede"')
-    return found
+    queries["adapter"] = query.replace("<<.LabelMatchers>>", 'job="ganymede"')
+    return queries
 
 
 def metric_names(expression: str) -> set[str]:
@@ -60,7 +60,7 @@ def metric_names(expression: str) -> set[str]:
 
 @contextlib.contextmanager
 def scraping(target: str, folder: Path) -> Iterator[httpx.Client]:
-    """Run Prometheus with the rules that ship against `target`; yield a client of its API."""
+    """Run Prometheus with the rules in deploy/ on `target`; yields a client of its API."""
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     config["global"] = {
         "scrape_interval": "1s",
@@ -69,7 +69,7 @@ def scraping(target: str, folder: Path) -> Iterator[httpx.Client]:
     }
     config["rule_files"] = [str(ALERTS)]
     (job,) = config["scrape_configs"]
-    # What Kubernetes' service discovery would add.
+    # The labels that Kubernetes' service discovery adds.
     job["static_configs"] = [{"targets": [target], "labels": {"pod": "p", "namespace": "n"}}]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     port = free_port()

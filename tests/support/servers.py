@@ -109,6 +109,10 @@ def worker_of(server: Server) -> psutil.Process:
     return worker
 
 
+def resident_mib(process: psutil.Process) -> float:
+    return process.memory_info().rss / 2**20
+
+
 def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Poll until `condition` is true; fails after a generous time."""
     deadline = time.monotonic() + seconds

@@ -2,7 +2,8 @@
 
 For every request FastAPI matches a route, opens two exit stacks, resolves dependencies and parses
 the body in several generic steps. A route that takes one JSON body and returns a `Response` needs
-none of it. benchmarks/fast_path.py measures the difference.
+none of it: of a small image's CPU time per request, this saves 17 % at 8 connections and 30 % at 32
+(benchmarks/fast_path.py, gan-mnist, 2 CPUs).
 
 The middleware handles a request only if it is complete and valid: a POST to one of its routes, with
 exactly one `Content-Type: application/json` and a body in one message that the route's own model

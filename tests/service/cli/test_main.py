@@ -9,19 +9,19 @@ from tests.support.tiny_recipes import TINY
 
 
 @pytest.mark.parametrize("verb", ["serve", "models", "train", "export", "evaluate", "compare"])
-def test_every_verb_helps_with_an_example(verb):
+def test_help_has_an_example(verb):
     done = run(verb, "--help")
     assert done.returncode == 0
     assert f"Example: ganymede {verb}" in " ".join(done.stdout.split())
 
 
-def test_without_a_verb_the_command_lists_them():
+def test_lists_verbs():
     listed = run().stdout + run().stderr
     for verb in ("serve", "models", "train", "export", "evaluate", "compare"):
         assert f"  {verb} " in listed
 
 
-def test_the_version_is_that_of_the_package():
+def test_version():
     done = run("--version")
     assert done.returncode == 0
     assert done.stdout == f"ganymede {version('ganymede')}\n"
@@ -44,17 +44,17 @@ def test_models_lists_and_verifies(models):
 
 
 @pytest.mark.parametrize("verb", ["serve", "models"])
-def test_a_models_folder_that_is_not_there_is_one_line(tmp_path, verb):
+def test_missing_models_folder(tmp_path, verb):
     done = run(verb, "--models", tmp_path / "nope")
     assert_one_line_error(done, 2, "--models", "no such folder")
 
 
-def test_a_provider_that_does_not_exist_is_one_line(models):
+def test_unknown_provider(models):
     done = run("serve", "--models", models, "--provider", "tpu")
     assert_one_line_error(done, 2, "provider", "'cuda'")
 
 
-def test_a_port_that_is_taken_is_said_and_the_command_ends(models, server):
+def test_port_in_use(models, server):
     port = server.url.rpartition(":")[2]
     done = run("serve", "--models", models, "--port", port, timeout=60)
     assert_one_line_error(done, 2, f"port {port}", "in use")

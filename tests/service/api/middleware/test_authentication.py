@@ -27,15 +27,15 @@ def keyed(drawn_repository, tmp_path_factory):
         yield server, keys, file
 
 
-def test_without_a_key_nothing_is_answered_but_what_is_open(keyed):
+def test_requires_key_except_on_open_paths(keyed):
     server, _, _ = keyed
     with server.client() as client:
         for path in ("/livez", "/readyz", "/docs", "/openapi.json"):
             assert client.get(path).status_code == 200, path
         for path in ("/v1/models", "/v2/models/cut", "/metrics", "/v1/nowhere", "/nowhere"):
-            answer = client.get(path)
-            assert answer.status_code == 401, path
-            assert answer.headers["www-authenticate"].startswith("Bearer ")
+            response = client.get(path)
+            assert response.status_code == 401, path
+            assert response.headers["www-authenticate"].startswith("Bearer ")
         assert client.post("/v1/generate", json=GENERATE).status_code == 401
         assert client.post("/v1/admin/reload").status_code == 401
 
@@ -55,7 +55,7 @@ def test_without_a_key_nothing_is_answered_but_what_is_open(keyed):
         "/docs/..%2fv1/models",
     ],
 )
-def test_no_spelling_of_a_path_gets_by(keyed, path):
+def test_path_spellings_do_not_bypass_authentication(keyed, path):
     server, _, _ = keyed
     host = server.url.removeprefix("http://")
     for method in ("GET", "POST", "HEAD", "OPTIONS"):
@@ -63,12 +63,12 @@ def test_no_spelling_of_a_path_gets_by(keyed, path):
         request = httpx.Request(method, server.url)
         request.url = request.url.copy_with(raw_path=path.encode())
         with httpx.Client(follow_redirects=False) as client:
-            answer = client.send(request)
-        assert answer.status_code in (401, 404, 405), (method, path, host)
-        assert b"painted" not in answer.content
+            response = client.send(request)
+        assert response.status_code in (401, 404, 405), (method, path, host)
+        assert b"painted" not in response.content
 
 
-def test_a_key_is_a_bearer_or_a_header(keyed):
+def test_accepts_bearer_and_header(keyed):
     server, keys, _ = keyed
     with server.client() as client:
         for headers in (
@@ -84,12 +84,12 @@ def test_a_key_is_a_bearer_or_a_header(keyed):
             {"x-api-key": keys["plain"][:-1]},
             {"x-api-key": b"\xff\xfe"},
         ):
-            answer = client.post("/v1/generate", json=GENERATE, headers=headers)
-            assert answer.status_code == 401
-            assert "WWW-Authenticate" in answer.headers
+            response = client.post("/v1/generate", json=GENERATE, headers=headers)
+            assert response.status_code == 401
+            assert "WWW-Authenticate" in response.headers
 
 
-def test_the_log_says_whose_key_a_request_came_with(keyed):
+def test_log_names_the_key(keyed):
     server, keys, _ = keyed
     with server.client() as client:
         for name in ("poor", "plain"):
@@ -106,7 +106,7 @@ def test_the_log_says_whose_key_a_request_came_with(keyed):
     assert not any(secret in server.logged() for secret in keys.values())
 
 
-def test_refusals_are_in_the_words_of_their_route(keyed):
+def test_errors_have_the_routes_format(keyed):
     server, _, _ = keyed
     with server.client() as client:
         ours = client.post("/v1/generate", json=GENERATE)
@@ -118,7 +118,7 @@ def test_refusals_are_in_the_words_of_their_route(keyed):
         assert isinstance(client.get("/v2/models/cut").json()["error"], str)
 
 
-def test_openais_client_gives_its_key_as_a_bearer(keyed):
+def test_openai_client_authenticates(keyed):
     import openai
 
     server, keys, _ = keyed
@@ -129,28 +129,28 @@ def test_openais_client_gives_its_key_as_a_bearer(keyed):
         stranger.images.generate(model="cut", prompt="cat")
 
 
-def test_administration_is_for_administrators(keyed):
+def test_admin_routes_require_admin_key(keyed):
     server, keys, _ = keyed
     with server.client() as client:
         refused = client.post("/v1/admin/reload", headers={"x-api-key": keys["plain"]})
         assert refused.status_code == 403
         assert "insufficient_scope" in refused.headers["www-authenticate"]
-        answer = client.post("/v1/admin/reload", headers={"x-api-key": keys["admin"]})
-        assert answer.status_code == 200
+        response = client.post("/v1/admin/reload", headers={"x-api-key": keys["admin"]})
+        assert response.status_code == 200
 
 
-def test_a_revoked_key_is_refused_at_once(keyed):
+def test_rejects_revoked_key_immediately(keyed):
     server, _, file = keyed
     headers = {"x-api-key": add_key(file, "short-lived")}
     with server.client() as client:
         assert client.get("/v1/models", headers=headers).status_code == 200
         revoke_key(file, "short-lived")
-        answer = client.get("/v1/models", headers=headers)
-        assert answer.status_code == 401
-        assert answer.json()["type"] == "urn:ganymede:problem:unknown-key"
+        response = client.get("/v1/models", headers=headers)
+        assert response.status_code == 401
+        assert response.json()["type"] == "urn:ganymede:problem:unknown-key"
 
 
-def test_an_allowance_that_is_used_up_is_429_and_says_when(keyed):
+def test_exceeded_rate_limit_gets_429_with_retry_after(keyed):
     server, keys, _ = keyed
     headers = {"x-api-key": keys["poor"]}
     with server.client() as client:
@@ -170,18 +170,18 @@ def test_an_allowance_that_is_used_up_is_429_and_says_when(keyed):
         assert "ratelimit-limit" not in other.headers
 
 
-def test_what_was_refused_costs_nothing(keyed):
+def test_rejected_requests_do_not_count_towards_rate_limit(keyed):
     server, keys, _ = keyed
     headers = {"x-api-key": keys["thrifty"]}
     with server.client() as client:
         for _ in range(20):
             wrong = GENERATE | {"n": 10, "class": "nobody"}
             assert client.post("/v1/generate", json=wrong, headers=headers).status_code == 422
-        answer = client.post("/v1/generate", json=GENERATE | {"n": 10}, headers=headers)
-        assert answer.status_code == 200
+        response = client.post("/v1/generate", json=GENERATE | {"n": 10}, headers=headers)
+        assert response.status_code == 200
 
 
-def test_the_document_says_that_keys_are_asked_for(keyed):
+def test_openapi_document_requires_keys(keyed):
     server, _, _ = keyed
     with server.client() as client:
         document = client.get("/openapi.json").json()
@@ -199,12 +199,12 @@ def test_the_document_says_that_keys_are_asked_for(keyed):
         {"via": "1.1 proxy"},
     ],
 )
-def test_without_keys_a_page_or_a_proxy_administers_nothing(drawn_server, headers):
+def test_without_keys_web_pages_and_proxies_are_not_admin(drawn_server, headers):
     with drawn_server.client() as client:
         assert client.post("/v1/admin/reload", headers=headers).status_code == 403
 
 
-def test_own_pages_and_programs_of_this_machine_may(drawn_server):
+def test_without_keys_local_programs_are_admin(drawn_server):
     with drawn_server.client() as client:
         same = {"origin": drawn_server.url, "sec-fetch-site": "same-origin"}
         assert client.post("/v1/admin/reload", headers=same).status_code == 200
@@ -225,12 +225,12 @@ def test_own_pages_and_programs_of_this_machine_may(drawn_server):
         ("", False),
     ],
 )
-def test_loopback_addresses_are_told_from_others(host, is_one):
+def test_is_loopback(host, is_one):
     assert is_loopback(host) is is_one
 
 
 @pytest.mark.skipif(external_address() is None, reason="this machine has no other address")
-def test_a_module_that_is_served_on_all_addresses_without_keys_answers_this_machine_alone(
+def test_bentoml_serve_without_keys_accepts_only_local_requests(
     drawn_repository,
 ):
     import sys

@@ -41,14 +41,14 @@ def ask(
     client: httpx.Client, path: str, body: bytes, kind: str
 ) -> tuple[int, dict[str, str], bytes]:
     headers = {"content-type": kind, "x-request-id": "same"}
-    answer = client.post(path, content=body, headers=headers)
-    said = {name: text for name, text in answer.headers.items() if name not in _OF_ITS_OWN}
-    return answer.status_code, said, answer.content
+    response = client.post(path, content=body, headers=headers)
+    said = {name: text for name, text in response.headers.items() if name not in _OF_ITS_OWN}
+    return response.status_code, said, response.content
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
 @pytest.mark.parametrize("path", ["/v1/generate", "/v1/sample-classes"])
-def test_the_answer_is_that_of_the_way_through_fastapi(drawn_server, path, body):
+def test_same_response_as_through_fastapi(drawn_server, path, body):
     with drawn_server.client() as client:
         straight = ask(client, path, body, "application/json")
         assert straight == ask(client, path, body, _BY_FASTAPI)
@@ -64,13 +64,13 @@ def test_the_answer_is_that_of_the_way_through_fastapi(drawn_server, path, body)
     ],
     ids=["one", "deep", "UTF-16"],
 )
-def test_a_type_that_is_said_twice_goes_round_no_limit(drawn_server, kinds, body):
+def test_repeated_content_type_does_not_bypass_limits(drawn_server, kinds, body):
     with drawn_server.client() as client:
         first = [("content-type", kinds[0])]
         twice = [("content-type", kind) for kind in kinds]
         wanted = client.post("/v1/generate", content=body, headers=first)
-        answer = client.post("/v1/generate", content=body, headers=twice)
-        assert answer.status_code == wanted.status_code
+        response = client.post("/v1/generate", content=body, headers=twice)
+        assert response.status_code == wanted.status_code
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def anyio_backend():
 
 
 @pytest.mark.anyio
-async def test_what_is_as_it_should_be_never_comes_to_fastapi(drawn_repository, monkeypatch):
+async def test_valid_requests_bypass_fastapi(drawn_repository, monkeypatch):
     engine = Engine(drawn_repository, provider="cpu", queue_pixels=2**20)
     engine.start()
     app = create_app(engine, Settings(models=drawn_repository))
@@ -106,20 +106,20 @@ async def test_what_is_as_it_should_be_never_comes_to_fastapi(drawn_repository, 
     assert engine.drain(30)
 
 
-def test_a_body_in_pieces_is_read(drawn_server):
+def test_reads_chunked_body(drawn_server):
     def pieces():
         yield b'{"model": "cut",'
         yield b' "seed": 7, "format": "png"}'
 
     headers = {"content-type": "application/json"}
     with drawn_server.client() as client:
-        answer = client.post("/v1/generate", content=pieces(), headers=headers)
+        response = client.post("/v1/generate", content=pieces(), headers=headers)
         whole = client.post("/v1/generate", content=b"".join(pieces()), headers=headers)
-    assert answer.status_code == 200
-    assert answer.content == whole.content
+    assert response.status_code == 200
+    assert response.content == whole.content
 
 
-def test_the_json_of_both_ways_is_the_same(drawn_server):
+def test_json_response(drawn_server):
     with drawn_server.client() as client:
         _, _, content = ask(client, "/v1/generate", BODIES["several"], "application/json")
     assert [image["seed"] for image in json.loads(content)["images"]] == [7, 8, 9]
