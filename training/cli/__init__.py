@@ -1,1 +1,1 @@
-"""TODO-ROOM training/cli."""
+"""Training's commands of the `ganymede` command line, one module each."""

@@ -8,7 +8,7 @@ A game is a subclass of `GameOptions` with a ``kind: Literal["name"]`` field, de
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field, PositiveFloat, model_validator
 
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 class GameOptions(Options, ABC):
     """A game, as a recipe configures it."""
 
-    # The metrics that can choose the best checkpoint; the first is the default.
-    metrics: ClassVar[tuple[str, ...]]
-
     kind: str
     loss: LossName = "non_saturating"
     # Below 1: one-sided label smoothing, for losses with a target for real images.
@@ -49,6 +46,11 @@ class GameOptions(Options, ABC):
             losses = ", ".join(sorted(SMOOTHABLE))
             raise ValueError(f"real_target is for {losses}; {self.loss} has no target")
         return self
+
+    @property
+    @abstractmethod
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that can choose the best checkpoint; the first is the default."""
 
     @property
     def batches_per_turn(self) -> int:

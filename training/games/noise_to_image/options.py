@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import nn
@@ -11,6 +11,7 @@ from torch import nn
 from service.runtime.models.manifest import LatentSpace, Task, Truncation
 from training.augment import AugmentOptions
 from training.evaluation.during_training import EvaluateOptions
+from training.evaluation.metrics import selectable_metrics
 from training.games.balance import BalanceOptions
 from training.games.options import GameOptions
 from training.networks.layers.growth import Growth
@@ -77,8 +78,6 @@ class GrowingOptions(Options):
 class NoiseToImageOptions(GameOptions):
     """The game of the original GAN: from noise to images."""
 
-    metrics: ClassVar[tuple[str, ...]] = ("kernel_distance", "frechet_distance")
-
     kind: Literal["noise_to_image"] = "noise_to_image"
     # k in algorithm 1 of arXiv:1406.2661: discriminator steps for each generator step.
     discriminator_steps: PositiveInt = 1
@@ -104,6 +103,10 @@ class NoiseToImageOptions(GameOptions):
     instance_noise: InstanceNoiseOptions | None = None
     # The discriminator's weights are clipped to this after each of its steps: the first WGAN.
     clip_weights: PositiveFloat | None = None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return selectable_metrics("features", default="kernel_distance")
 
     @model_validator(mode="after")
     def _steps_are_fixed_or_balanced(self) -> NoiseToImageOptions:

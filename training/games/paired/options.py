@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt
 
 from training.evaluation.during_training import EvaluateOptions
+from training.evaluation.metrics import selectable_metrics
 from training.games.image_options import ImageGameOptions
 from training.games.tasks.registry import Task
 from training.games.tasks.task import ImageTask
@@ -29,8 +30,6 @@ class PairedOptions(ImageGameOptions):
     adversarial loss and of its distances from the true image.
     """
 
-    metrics: ClassVar[tuple[str, ...]] = ("feature_distance", "psnr", "ssim")
-
     kind: Literal["paired"]
     task: Task
     # Weights of the generator's objective: 1 and 100 in equation 4 of the paper.
@@ -44,6 +43,10 @@ class PairedOptions(ImageGameOptions):
     alone_images: NonNegativeInt = 0
     # Weight of R1 on real images (arXiv:1801.04406).
     r1: NonNegativeFloat = 0.0
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return selectable_metrics("pairs", default="feature_distance")
 
     def discriminator_sees_input(self) -> bool:
         """Return whether the discriminator is conditional on the input."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, StringConstraints
 
 from service.runtime.models.manifest import SLUG
 from training.evaluation.during_training import EvaluateOptions
+from training.evaluation.metrics import selectable_metrics
 from training.games.image_options import ImageGameOptions
 from training.games.tasks.task import ImageTask
 from training.games.tasks.translate import PairsOptions
@@ -34,8 +35,6 @@ class UnpairedOptions(ImageGameOptions):
     adversarial losses and of the cycle and identity losses.
     """
 
-    metrics: ClassVar[tuple[str, ...]] = ("kernel_distance", "frechet_distance")
-
     kind: Literal["unpaired"]
     loss: LossName = "least_squares"
     # The names of the directions from `source` to `data`, and back.
@@ -46,6 +45,10 @@ class UnpairedOptions(ImageGameOptions):
     identity: NonNegativeFloat = 2.5
     # Size of the buffer of earlier images that the discriminators may see again (section 4).
     history: PositiveInt = 50
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return selectable_metrics("features", default="kernel_distance")
 
     def direction_names(self) -> tuple[str, ...]:
         """Return the names of the directions."""

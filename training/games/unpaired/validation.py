@@ -23,9 +23,6 @@ from training.games.validation import (
 )
 from training.recipe.schema import Recipe
 
-# Averaged over both directions; the upper end of an interval has a meaning for one only.
-_AVERAGED = ("kernel_distance", "frechet_distance", "precision", "recall")
-
 
 class UnpairedValidation:
     """Compares translations of one set with the real images of the other, as sets."""
@@ -62,9 +59,11 @@ class UnpairedValidation:
             for direction, measured in by_direction.items()
             for name, value in measured.items()
         }
+        # The upper end of an interval is meaningful for a single direction only.
+        names = [name for name in next(iter(by_direction.values())) if not name.endswith("_high")]
         means = {
             name: float(np.mean([measured[name] for measured in by_direction.values()]))
-            for name in _AVERAGED
+            for name in names
         }
         return means | values
 
