@@ -202,7 +202,7 @@ def _inputs(
         else:
             array = _from_binary(blobs[offset:], size, tensor, shape, path)
             offset += array.nbytes
-        if (fault := tensor.fault(array)) is not None:
+        if (fault := tensor.value_error(array)) is not None:
             raise invalid(tensor.name, fault)
         feeds[tensor.name] = array
     if missing := [n for n, tensor in by_name.items() if n not in feeds and not tensor.optional]:

@@ -1,10 +1,10 @@
-"""The model repository: which models there are, which can be served, and why the others cannot.
+"""The model repository: the available models, whether they can be served, and if not, why.
 
-Every folder ``models/<name>/<version>`` is an entry. An entry that fails says so and harms no
-other; a name without a version means the newest version that is ready.
+Every folder ``models/<name>/<version>`` is an entry. A failed entry reports its reason and does not
+affect others. A name without a version refers to the newest ready version.
 
-A catalog does not change: `reload` returns another one, so that whoever holds one sees either all
-of a change or nothing of it.
+A catalog is immutable: `reload` returns a new one, so that its users see either all of a change or
+nothing of it.
 """
 
 from __future__ import annotations
@@ -18,44 +18,44 @@ from enum import StrEnum
 from pathlib import Path
 
 from service.runtime.errors import UserError
-from service.runtime.models.golden import GOLDEN_FILE, Match, check_golden
+from service.runtime.models.golden import GOLDEN_FILE, check_golden
 from service.runtime.models.manifest import MANIFEST_FILE, Manifest, ManifestError, read_manifest
 from service.runtime.models.memory_budget import MemoryBudget
-from service.runtime.models.model import Model, ModelFailed, problem_of
+from service.runtime.models.model import GoldenMatch, Model, ModelFailed, problem_of
 from service.runtime.onnx.execution_plans import Planner
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 
 log = logging.getLogger("ganymede.catalog")
 
-# What a folder looks like: equal as long as nothing in it that a model is made of has changed.
+# The state of a model folder: equal as long as none of the model's files has changed.
 Fingerprint = tuple[tuple[str, object], ...]
 
 
 class State(StrEnum):
-    """What an entry can do."""
+    """Whether an entry can be served."""
 
     READY = "ready"
     FAILED = "failed"
 
 
 class ModelNotFound(Exception):
-    """No model of that name or version."""
+    """There is no model with this name or version."""
 
 
 class ModelUnusable(UserError):
-    """A model that a command was told to use is not there, or cannot be loaded."""
+    """A model given to a command does not exist or cannot be loaded."""
 
 
 class RepositoryUnreadable(UserError):
-    """The models folder is not there or cannot be listed."""
+    """The models folder does not exist or cannot be listed."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One version of one model. `model` is there when it is ready, `reason` when it is not.
+    """One version of one model, with a `model` if it is ready and a `reason` if it is not.
 
-    A ready entry with a `reason` serves what it was before its folder changed, and says why not
-    what the folder holds now.
+    A ready entry with a `reason` still serves the model from before its folder changed; the reason
+    says why the new content cannot be served.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Entry:
     manifest: Manifest | None = None
     model: Model | None = None
     reason: str | None = None
-    golden: Match | None = None
+    golden: GoldenMatch | None = None
     fingerprint: Fingerprint = field(default=(), repr=False)
 
     @property
@@ -75,7 +75,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Changes:
-    """What a reload did: entries loaded now, kept as they were, failed, and gone."""
+    """The result of a reload: entries that were loaded, kept, failed and removed."""
 
     loaded: tuple[Entry, ...] = ()
     kept: tuple[Entry, ...] = ()
@@ -94,19 +94,19 @@ class Catalog:
         entries: tuple[Entry, ...] = (),
         budget: MemoryBudget | None = None,
     ) -> None:
-        """Hold `entries`. What is loaded gets `plan`, or the one that a planner finds for it.
+        """Create a catalog with `entries`. Models are loaded with `plan`, or a planner's plan.
 
-        With a `budget`, what does not fit into it is loaded when it is run.
+        With a `budget`, models that do not fit into it are loaded when they are run.
         """
         self.folder = folder
         self.provider = provider
         self.plan = plan
         self.budget = budget
-        self._hold(entries)
+        self._set_entries(entries)
 
-    def _hold(self, entries: tuple[Entry, ...]) -> None:
+    def _set_entries(self, entries: tuple[Entry, ...]) -> None:
         self._entries = entries
-        # The newest version of each name first: every request looks one up.
+        # Sorted by version once, because every request looks up a model.
         newest = sorted(entries, key=lambda entry: version_key(entry.version), reverse=True)
         self._by_name: dict[str, list[Entry]] = {}
         for entry in newest:
@@ -114,27 +114,27 @@ class Catalog:
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """The entries, each as it is now: one that was to be loaded later may have failed then."""
+        """The entries in their current state: a model that was loaded later may have failed."""
         if self.budget is None:
             return self._entries
-        return tuple(_now(entry) for entry in self._entries)
+        return tuple(_current(entry) for entry in self._entries)
 
     def load(self) -> None:
-        """Look at every folder and load what can be loaded."""
-        self._hold(tuple(self._load(path) for path in model_folders(self.folder)))
+        """Load all model folders."""
+        self._set_entries(tuple(self._load(path) for path in model_folders(self.folder)))
 
     def _load(self, folder: Path) -> Entry:
         return load_entry(folder, self.provider, self.plan, self.budget)
 
     def reload(self, skip: Collection[Path] = ()) -> tuple[Catalog, Changes]:
-        """Return the catalog of what the folder holds now, and what is other than in this one.
+        """Return a catalog of the folder's current content, and the changes.
 
-        What has not changed is not loaded again. A folder that fails leaves what it was before in
-        its place. The folders in `skip` are not looked at. Raises RepositoryUnreadable, so that a
-        volume that is gone for a moment takes no model with it.
+        Unchanged models are not loaded again. If a changed folder fails to load, the previous model
+        stays. The folders in `skip` are ignored. Raises RepositoryUnreadable, so that a temporarily
+        unmounted volume does not remove all models.
         """
         if not self.folder.is_dir():
-            raise RepositoryUnreadable(f"{self.folder} is not there")
+            raise RepositoryUnreadable(f"{self.folder} does not exist")
         try:
             folders = list(model_folders(self.folder))
         except OSError as error:
@@ -149,27 +149,27 @@ class Catalog:
                     kept.append(before)
                 continue
             if before and before.model and before.fingerprint == fingerprint(path):
-                # Whatever was wrong with the folder meanwhile is mended.
+                # An earlier problem with the folder is resolved.
                 entries.append(replace(before, reason=None))
                 kept.append(entries[-1])
                 continue
-            now = self._load(path)
-            if now.state is State.READY:
-                loaded.append(now)
+            entry = self._load(path)
+            if entry.state is State.READY:
+                loaded.append(entry)
             else:
-                failed.append(now)
+                failed.append(entry)
                 if before and before.model:
-                    reason = f"serves what was here before; what is here now: {now.reason}"
-                    now = replace(before, reason=reason)
-            entries.append(now)
+                    reason = f"still serves the previous version of the folder: {entry.reason}"
+                    entry = replace(before, reason=reason)
+            entries.append(entry)
         removed = tuple(old.values())
         for entry in removed:
-            log.info("%s is no longer there", entry.id)
+            log.info("%s was removed", entry.id)
         catalog = Catalog(self.folder, self.provider, self.plan, tuple(entries), self.budget)
         return catalog, Changes(tuple(loaded), tuple(kept), tuple(failed), removed)
 
     def _unlisted(self, missing: Collection[Path]) -> list[Path]:
-        """Return those of `missing` that may be there, in a folder that cannot be listed."""
+        """Return those of `missing` that may still exist, in folders that cannot be listed."""
         return sorted(path for path in missing if not _listable(path.parent))
 
     def names(self) -> list[str]:
@@ -179,14 +179,14 @@ class Catalog:
     def versions(self, name: str) -> list[Entry]:
         """Return the entries of `name`, the newest first."""
         entries = self._by_name.get(name, [])
-        return list(entries) if self.budget is None else [_now(entry) for entry in entries]
+        return list(entries) if self.budget is None else [_current(entry) for entry in entries]
 
     def default(self, name: str) -> Entry:
-        """Return the newest version that is ready, else the newest. Raises ModelNotFound."""
+        """Return the newest ready version, or else the newest version. Raises ModelNotFound."""
         versions = self.versions(name)
         if not versions:
             raise ModelNotFound(
-                f"no model {name!r}; there are: {', '.join(self.names()) or 'none'}"
+                f"no model {name!r}; available: {', '.join(self.names()) or 'none'}"
             )
         return next((entry for entry in versions if entry.state is State.READY), versions[0])
 
@@ -199,13 +199,13 @@ class Catalog:
         for entry in self.versions(name):
             if entry.version == version:
                 return entry
-        have = ", ".join(entry.version for entry in self.versions(name))
-        raise ModelNotFound(f"no version {version!r} of {default.name!r}; there are: {have}")
+        available = ", ".join(entry.version for entry in self.versions(name))
+        raise ModelNotFound(f"no version {version!r} of {default.name!r}; available: {available}")
 
     def get(self, wanted: str) -> Model:
         """Return the loaded model of ``name`` or ``name@version``.
 
-        Raises ModelNotFound, or ModelFailed when it is there and cannot be served.
+        Raises ModelNotFound, or ModelFailed if it cannot be served.
         """
         entry = self.entry(wanted)
         if entry.model is None:
@@ -214,14 +214,17 @@ class Catalog:
 
 
 def model_folders(folder: Path) -> Iterator[Path]:
-    """Yield every ``<name>/<version>`` below `folder`; what begins with a dot is being written."""
+    """Yield every ``<name>/<version>`` below `folder`, except for names with a leading dot.
+
+    Folders that are being written have such names.
+    """
     for name in sorted(folder.iterdir() if folder.is_dir() else []):
         if not name.is_dir() or name.name.startswith("."):
             continue
         try:
             versions = list(name.iterdir())
-        except OSError as error:  # Such as the lost+found of a mounted volume.
-            log.warning("%s is left out: %s", name, error.strerror)
+        except OSError as error:  # For example lost+found of a mounted volume.
+            log.warning("%s is ignored: %s", name, error.strerror)
             continue
         for version in sorted(versions, key=lambda path: version_key(path.name)):
             if version.is_dir() and not version.name.startswith("."):
@@ -229,7 +232,7 @@ def model_folders(folder: Path) -> Iterator[Path]:
 
 
 def fingerprint(folder: Path) -> Fingerprint:
-    """Return what a model folder looks like: the manifest's bytes, and its other files' stat."""
+    """Return the state of a model folder: the manifest's content and the other files' stat."""
     try:
         text = (folder / MANIFEST_FILE).read_bytes()
         marks: list[tuple[str, object]] = [(MANIFEST_FILE, hashlib.sha256(text).digest())]
@@ -249,34 +252,34 @@ def load_entry(
     plan: ExecutionPlan | Planner,
     budget: MemoryBudget | None = None,
 ) -> Entry:
-    """Load one model folder; whatever is wrong with it becomes the entry's reason.
+    """Load one model folder. Any error becomes the reason of the entry.
 
-    With a `budget` that has no room for it, a model is loaded when it is run.
+    A model that does not fit into the `budget` is loaded when it is run.
     """
     name, version = folder.parent.name, folder.name
     manifest = None
-    # Before anything is read, so that a change while it is loaded is a change afterwards too.
-    marks = fingerprint(folder)
+    # Taken before loading, so that a change during loading is detected by the next reload.
+    state = fingerprint(folder)
     try:
         manifest = read_manifest(folder)
         if (manifest.name, manifest.version) != (name, version):
             raise ManifestError(
-                f"{MANIFEST_FILE} says {manifest.name}@{manifest.version}, "
-                f"and the folder is {name}/{version}"
+                f"{MANIFEST_FILE} names {manifest.name}@{manifest.version}, "
+                f"but the folder is {name}/{version}"
             )
         if budget is None:
             model = _load(folder, manifest, provider, plan)
             _assert_golden(model)
         else:
-            model = _within(budget, folder, manifest, provider, plan)
-    except Exception as error:  # noqa: BLE001 - a model folder is input, and harms no other
+            model = _load_within(budget, folder, manifest, provider, plan)
+    except Exception as error:  # noqa: BLE001 - a broken model folder must not affect other models
         reason = problem_of(error)
     else:
-        where = f"is ready on {provider}" if model.loaded else "will be loaded when it is asked for"
+        where = f"is ready on {provider}" if model.loaded else "will be loaded on demand"
         log.info("%s@%s %s", name, version, where)
-        return Entry(name, version, State.READY, manifest, model, None, model.golden, marks)
+        return Entry(name, version, State.READY, manifest, model, None, model.golden, state)
     log.error("%s@%s failed: %s", name, version, reason)
-    return Entry(name, version, State.FAILED, manifest, reason=reason, fingerprint=marks)
+    return Entry(name, version, State.FAILED, manifest, reason=reason, fingerprint=state)
 
 
 def _load(
@@ -287,16 +290,16 @@ def _load(
     return Model(folder, provider, plan)
 
 
-def _within(
+def _load_within(
     budget: MemoryBudget,
     folder: Path,
     manifest: Manifest,
     provider: Provider,
     plan: ExecutionPlan | Planner,
 ) -> Model:
-    """Return a model that the budget may give back, loaded if it has room for it."""
-    known = plan.plan_without_loading(manifest.digest) if isinstance(plan, Planner) else plan
-    model = Model(folder, provider, known, budget, _assert_golden)
+    """Return a model that the budget may unload, loaded if it fits."""
+    initial_plan = plan.plan_without_loading(manifest.digest) if isinstance(plan, Planner) else plan
+    model = Model(folder, provider, initial_plan, budget, _assert_golden)
     if budget.has_room_for(model):
         with budget.loading(model):
             loaded = _load(folder, manifest, provider, plan)
@@ -307,13 +310,15 @@ def _within(
 
 
 def _assert_golden(model: Model) -> None:
-    """Compare with the golden pictures. Raises GoldenMismatch."""
+    """Compare with the golden images. Raises GoldenMismatch."""
     model.golden = check_golden(model, model.folder)
-    if model.golden is Match.NEAR:
-        log.info("%s: its pictures are near the golden ones, not equal", model.manifest.name)
+    if model.golden is GoldenMatch.NEAR:
+        log.info(
+            "%s: its images are close to the golden images, but not equal", model.manifest.name
+        )
 
 
-def _now(entry: Entry) -> Entry:
+def _current(entry: Entry) -> Entry:
     model = entry.model
     if model is None or (model.problem is None and model.golden is entry.golden):
         return entry
@@ -323,7 +328,7 @@ def _now(entry: Entry) -> Entry:
 
 
 def _listable(folder: Path) -> bool:
-    """Tell whether a folder can be listed; one that is not there can, and holds nothing."""
+    """Return whether a folder can be listed; a missing folder counts as empty."""
     try:
         list(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -334,27 +339,27 @@ def _listable(folder: Path) -> bool:
 
 
 def version_key(version: str) -> tuple[tuple[int, int | str], ...]:
-    """Order versions as people do: 2 before 10, numbers before words."""
+    """Return a sort key for versions: 2 before 10, numbers before words."""
     parts = re.findall(r"\d+|[a-z]+", version)
     return tuple((0, int(p)) if p.isdigit() else (1, p) for p in parts)
 
 
 def find_model(models: Path, wanted: str, planner: Planner) -> Model:
-    """Load ``name`` or ``name@version``, the newest that can be loaded. Raises ModelUnusable."""
+    """Load ``name@version``, or the newest loadable version of ``name``. Raises ModelUnusable."""
     name, _, version = wanted.partition("@")
     if not models.is_dir():
         raise ModelUnusable(f"--models: no such folder: {models}")
     folders = list(model_folders(models))
     named = [path for path in folders if path.parent.name == name]
     if not named:
-        there = ", ".join(sorted({path.parent.name for path in folders})) or "none"
-        raise ModelUnusable(f"no model {name!r} in {models}; there are: {there}")
-    wished = [path for path in named if version in ("", path.name)]
-    if not wished:
-        have = ", ".join(path.name for path in named)
-        raise ModelUnusable(f"no version {version!r} of {name!r}; there are: {have}")
+        available = ", ".join(sorted({path.parent.name for path in folders})) or "none"
+        raise ModelUnusable(f"no model {name!r} in {models}; available: {available}")
+    candidates = [path for path in named if version in ("", path.name)]
+    if not candidates:
+        available = ", ".join(path.name for path in named)
+        raise ModelUnusable(f"no version {version!r} of {name!r}; available: {available}")
     reason = None
-    for path in sorted(wished, key=lambda path: version_key(path.name), reverse=True):
+    for path in sorted(candidates, key=lambda path: version_key(path.name), reverse=True):
         entry = load_entry(path, planner.provider, planner)
         if entry.model is not None:
             return entry.model

@@ -1,15 +1,14 @@
-"""Golden images: pictures that an exported model made, which it has to make again where it serves.
+"""Golden images: images of the exported model that every serving machine must reproduce.
 
-The manifest states the SHA-256 of their pixels, and ``golden.png`` beside it holds them, one below
-the other. A digest says that the graph is the one that was exported; a golden image says that this
-machine, with this ONNX Runtime, computes with it what was computed there.
+The manifest states the SHA-256 of their pixels, and ``golden.png`` holds them, stacked vertically.
+The digest proves that the graph is the exported one; the golden images prove that this machine,
+with this version of ONNX Runtime, computes the same result.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
@@ -17,39 +16,31 @@ from PIL import Image
 
 from service.runtime.images.encoding import Pixels
 from service.runtime.models.manifest import GENERATOR, Golden, Manifest, ManifestError
-from service.runtime.models.model import Model
+from service.runtime.models.model import GoldenMatch, Model
 from service.runtime.onnx.sessions import GraphError, Provider
 
 GOLDEN_FILE = "golden.png"
 GOLDEN_SEEDS = range(4)
 
-# How far pictures may be from the golden ones: this share of the values, by so many levels of 255.
-# Another CPU adds in another order, which moves a value across a rounding here and there; a GPU
-# multiplies with fewer bits on top.
-_NEAR = {Provider.CPU: (0.999, 2), Provider.CUDA: (0.99, 8)}
-
-
-class Match(StrEnum):
-    """How a model's pictures compare with its golden ones."""
-
-    EXACT = "exact"
-    NEAR = "near"
+# Tolerances: this share of the values must be within so many levels of 255. Another CPU adds in
+# another order, which changes how some values are rounded; a GPU also multiplies with fewer bits.
+_TOLERANCES = {Provider.CPU: (0.999, 2), Provider.CUDA: (0.99, 8)}
 
 
 class GoldenMismatch(GraphError):
-    """The model makes other pictures than where it was exported."""
+    """The model generates other images than at export."""
 
 
 def write_golden(model: Model, folder: Path, seeds: Sequence[int] = GOLDEN_SEEDS) -> list[Golden]:
-    """Make the golden images of `model`, write them into `folder`, and return what to state.
+    """Generate the golden images of `model`, write them into `folder`, and return their records.
 
-    They have the classes and truncations that a request has which asks for none.
+    Classes and truncations are the defaults of a request.
     """
     classes, truncations = model.classes_of(seeds), model.truncations_of(seeds)
     directions = model.directions
     if directions:
-        made = [model.run(each, model.feeds(seeds))["pixels"] for each in directions]
-        pixels = np.concatenate(made)
+        outputs = [model.run(each, model.feeds(seeds))["pixels"] for each in directions]
+        pixels = np.concatenate(outputs)
     else:
         pixels = model.generate(seeds, classes, truncations)
     strip = pixels.reshape(-1, *pixels.shape[2:])
@@ -68,54 +59,56 @@ def write_golden(model: Model, folder: Path, seeds: Sequence[int] = GOLDEN_SEEDS
     ]
 
 
-def check_golden(model: Model, folder: Path) -> Match | None:
-    """Make the golden images again and compare; None when the manifest states none.
+def check_golden(model: Model, folder: Path) -> GoldenMatch | None:
+    """Generate the golden images again and compare; None if the manifest has none.
 
-    Raises GoldenMismatch, or ManifestError when what is stated cannot be made or compared with.
+    Raises GoldenMismatch, or ManifestError if the golden images cannot be read or generated.
     """
     manifest = model.manifest
     golden = manifest.golden
     if not golden:
         return None
     if model.directions:
-        made = np.concatenate(
+        images = np.concatenate(
             [
                 model.run(each.direction or GENERATOR, model.feeds([each.seed]))["pixels"]
                 for each in golden
             ]
         )
     else:
-        made = model.generate(
+        images = model.generate(
             [each.seed for each in golden],
             [each.class_index for each in golden if each.class_index is not None] or None,
             [each.truncation for each in golden if each.truncation is not None] or None,
         )
-    if all(_sha256(picture) == each.sha256 for picture, each in zip(made, golden, strict=True)):
-        return Match.EXACT
+    if all(_sha256(image) == each.sha256 for image, each in zip(images, golden, strict=True)):
+        return GoldenMatch.EXACT
     expected = _read(folder / GOLDEN_FILE, manifest)
-    share, levels = _NEAR[model.provider]
-    for each, one, other in zip(golden, made, expected, strict=True):
-        if _sha256(other) != each.sha256:
-            raise ManifestError(f"{GOLDEN_FILE} does not hold the picture of seed {each.seed}")
-        apart = np.abs(one.astype(np.int16) - other)
-        if np.mean(apart <= levels) < share:
+    min_share, levels = _TOLERANCES[model.provider]
+    for each, image, reference in zip(golden, images, expected, strict=True):
+        if _sha256(reference) != each.sha256:
+            raise ManifestError(f"{GOLDEN_FILE} does not contain the image of seed {each.seed}")
+        difference = np.abs(image.astype(np.int16) - reference)
+        if np.mean(difference <= levels) < min_share:
             raise GoldenMismatch(
-                f"the picture of seed {each.seed} is not the one that was exported: "
-                f"{np.mean(apart > levels):.1%} of its values differ by more than {levels}, "
-                f"by up to {apart.max()}"
+                f"the image of seed {each.seed} differs from the exported one: "
+                f"{np.mean(difference > levels):.1%} of its values differ by more than {levels}, "
+                f"at most by {difference.max()}"
             )
-    return Match.NEAR
+    return GoldenMatch.NEAR
 
 
 def _read(path: Path, manifest: Manifest) -> Pixels:
-    """Return the golden pictures ``[K, H, W, C]``. Raises ManifestError."""
+    """Return the golden images ``[K, H, W, C] uint8``. Raises ManifestError."""
     spec, count = manifest.image, len(manifest.golden)
     mode = {1: "L", 3: "RGB", 4: "RGBA"}[spec.channels]
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            # Before anything is decoded: the file is input.
+            # Checked before decoding, because the file is untrusted input.
             if image.size != (spec.width, count * spec.height) or image.mode != mode:
-                raise ManifestError(f"{path.name} is not {count} pictures of the manifest's size")
+                raise ManifestError(
+                    f"{path.name} does not contain {count} images of the size in the manifest"
+                )
             pixels = np.asarray(image)
     except (OSError, SyntaxError, ValueError) as error:
         raise ManifestError(f"{path.name} cannot be read: {error}") from error

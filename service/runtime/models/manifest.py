@@ -1,14 +1,14 @@
-"""The manifest: what a model folder says about itself.
+"""The manifest of a model folder.
 
     models/<name>/<version>/
         model.json      the manifest
         *.onnx          the graphs: `generator`, or `mapping` and `synthesis`
         *.onnx.data     weights of a graph that is too large for one file
-        golden.png      pictures that the model has to make again where it serves
+        golden.png      images that the model must reproduce wherever it is served
         preview.webp    a sample grid
         README.md       the model card
 
-Training writes it, the service reads it, and they share nothing else.
+Training writes the manifest and the service reads it; they share nothing else.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from service.runtime.errors import UserError
 from service.runtime.latent.seeds import MAX_SEED, Distribution
 
 MANIFEST_FILE = "model.json"
-# The roles of graphs. A model whose task is `generate` has one that makes pictures of latents, or
-# two that meet in the styles `w`. One that makes pictures of pictures has the same one role, or one
-# for each of its directions, which is then called like it.
+# Roles of graphs. A model with the task `generate` has one graph from latents to pixels, or two
+# that are connected by the styles `w`. An image-to-image model has a `generator`, or one graph per
+# direction, named after the direction.
 GENERATOR = "generator"
 MAPPING = "mapping"
 SYNTHESIS = "synthesis"
-# How a graph takes the class: the weights of all of them [N, classes] float32, so that it blends
-# them; or its index [N] int64.
+# Class inputs of a graph: the weights of all classes [N, classes] float32, which can be blended, or
+# the class index [N] int64.
 CLASS_WEIGHTS = "class_weights"
 CLASS_INDEX = "class_index"
-# What a `synthesis` may take beside w, [N, 3, 3] float32: how its pictures are moved and turned.
+# Optional input of a `synthesis` graph, [N, 3, 3] float32: translates and rotates the images.
 TRANSFORM = "transform"
 
-# A name or a version is a path component, and stands in URLs: lower case, no separators.
+# Names and versions are path components and part of URLs: lower case, no separators.
 SLUG = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
 Slug = Annotated[str, StringConstraints(pattern=SLUG.pattern)]
 SHA256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -55,12 +55,12 @@ Positive = Annotated[int, Field(gt=0)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 StyleGroup = Literal["coarse", "middle", "fine"]
 
-# The route that serves the model is named like its task.
+# The route that serves a model has the name of its task.
 Task = Literal["generate", "translate", "colorize", "upscale", "inpaint"]
 
 
 class ManifestError(UserError):
-    """A manifest cannot be read, or is not one."""
+    """A manifest cannot be read or is invalid."""
 
 
 class _Part(BaseModel):
@@ -68,16 +68,16 @@ class _Part(BaseModel):
 
 
 class DataFile(_Part):
-    """Weights beside a graph: an ONNX file can hold no more than 2 GiB."""
+    """A file with weights of a graph: an ONNX file is limited to 2 GiB."""
 
     file: DataName
     sha256: SHA256
 
 
 class Graph(_Part):
-    """One ONNX file: its inputs and outputs carry the names of the contract.
+    """An ONNX file whose inputs and outputs have the names of the contract.
 
-    `data` are the files that it takes weights from, where there are any.
+    `data` lists the files with external weights, if any.
     """
 
     file: FileName
@@ -88,12 +88,14 @@ class Graph(_Part):
 
     @property
     def files(self) -> tuple[tuple[str, str], ...]:
-        """All that it is read from, with the SHA-256 of each."""
+        """All files of the graph, with their SHA-256."""
         return (self.file, self.sha256), *((data.file, data.sha256) for data in self.data or ())
 
 
 class Truncation(_Part):
-    """How far pictures are drawn towards the average one: 1 is not at all."""
+    """The range of the truncation ψ (StyleGAN, arXiv:1812.04948, appendix B); 1 is no
+    truncation.
+    """
 
     default: Finite = 1.0
     minimum: Finite = 0.0
@@ -107,9 +109,9 @@ class Truncation(_Part):
 
 
 class LatentSpace(_Part):
-    """What `z` is: `seed_rule` says how a seed becomes one row of it.
+    """The latent space of `z`; `seed_rule` defines how a seed becomes a row of it.
 
-    Where there is a `truncation`, the graph that takes `z` takes that too.
+    With a `truncation`, the graph that takes `z` also takes the truncation.
     """
 
     dimension: Positive
@@ -119,21 +121,21 @@ class LatentSpace(_Part):
 
 
 class StyleLayer(_Part):
-    """One layer that takes a style: the resolution at which it acts, and its group."""
+    """A layer that takes a style, with its resolution in pixels and its group."""
 
     resolution: Positive
     group: StyleGroup
 
 
 class StyleSpace(_Part):
-    """What `w` is: one row of `dimension` for each layer."""
+    """The style space of `w`: one vector of `dimension` per layer."""
 
     dimension: Positive
     layers: tuple[StyleLayer, ...] = Field(min_length=1)
 
     @property
     def groups(self) -> dict[StyleGroup, tuple[int, ...]]:
-        """The layers by group, as indices; a group without layers is not there."""
+        """The layer indices by group; groups without layers are missing."""
         groups: dict[StyleGroup, tuple[int, ...]] = {}
         for i, layer in enumerate(self.layers):
             groups[layer.group] = (*groups.get(layer.group, ()), i)
@@ -141,7 +143,7 @@ class StyleSpace(_Part):
 
 
 class ImageSpec(_Part):
-    """The pictures that come out, in pixels. 1 channel is grey, 3 RGB, 4 RGBA."""
+    """The output images, in pixels. 1 channel is gray, 3 are RGB, 4 are RGBA."""
 
     height: Positive
     width: Positive
@@ -149,71 +151,70 @@ class ImageSpec(_Part):
 
     @property
     def pixels(self) -> int:
-        """Pixels in one picture."""
+        """Pixels per image."""
         return self.height * self.width
 
 
 class ImageInput(_Part):
-    """The pictures that go in, `image` ``[N, H, W, C] uint8``.
+    """The input images of an image-to-image model, `image` ``[N, H, W, C] uint8``.
 
-    Where the sides may vary, they have to be multiples of `multiple`; those that come out are
-    `factor` times as long. A `masked` graph takes ``mask`` ``[N, H, W] uint8`` beside them: 255 is
-    to be filled, 0 is known.
+    If the size may vary, both sides must be multiples of `multiple`; the sides of the output are
+    `factor` times as long. A `masked` graph also takes ``mask`` ``[N, H, W] uint8``: 255 marks
+    pixels to fill, 0 known pixels.
     """
 
     channels: Literal[1, 3, 4]
-    # The side of the pictures that it was trained on, in pixels; the only one where it is `fixed`.
+    # The side of the training images in pixels; with `fixed` the only supported one.
     side: Positive
     fixed: bool = False
     multiple: Positive = 1
-    # The shortest side that goes in, where it is more than one multiple: what is padded by
-    # reflection needs something to reflect.
+    # The minimum side, if it is more than `multiple`: padding by reflection needs pixels to
+    # reflect.
     least: Positive | None = None
     factor: Positive = 1
-    # How far a pixel may be from those that it has a part in, in pixels of the input. Not there
-    # where all of a picture has a part in all of it.
+    # The radius of the receptive field in input pixels; None if every pixel depends on all others.
     reach: Annotated[int, Field(ge=0)] | None = None
     masked: bool = False
-    # The ways in which it can be run, the usual one first, where there is more than one.
+    # The directions of a model that has several, the default first.
     directions: tuple[Slug, ...] = ()
 
     @model_validator(mode="after")
     def _side_fits(self) -> ImageInput:
         if self.side % self.multiple:
-            raise ValueError(f"side {self.side} is no multiple of {self.multiple}")
+            raise ValueError(f"side {self.side} is not a multiple of {self.multiple}")
         if self.least is not None and (self.least % self.multiple or self.least > self.side):
             raise ValueError(
-                f"least {self.least} is no multiple of {self.multiple}, or more than the side"
+                f"least {self.least} is not a multiple of {self.multiple}, or is larger than side"
             )
         if len(self.directions) == 1 or len(set(self.directions)) != len(self.directions):
-            raise ValueError("directions are several, each with a name of its own")
+            raise ValueError("directions must be at least two different names")
         return self
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The graphs that there are."""
+        """The roles of the graphs."""
         return self.directions or (GENERATOR,)
 
 
 class TrainingProvenance(_Part):
-    """Where a model trained by Ganymede comes from."""
+    """The provenance of a model trained by Ganymede."""
 
     kind: Literal["training"] = "training"
     recipe: str
     dataset: str
     dataset_license: str
-    # Real pictures shown, optimiser turns, and seconds spent, on which device.
+    # Real images shown, training steps, duration in seconds, and the device.
     images: Positive
     turns: Positive
     seconds: float
     device: str
     seed: int
-    # The commit of Ganymede that trained it, where it was a checkout; else its version.
+    # The commit of Ganymede if it ran from a checkout, else its version.
     code_revision: str
 
 
 class ImportProvenance(_Part):
-    """Where a model made elsewhere comes from."""
+    """The provenance of an imported model."""
 
     kind: Literal["import"] = "import"
     format: str
@@ -223,39 +224,38 @@ class ImportProvenance(_Part):
 
 
 class Quality(_Part):
-    """One measured figure, with all that is needed to read it."""
+    """A measured metric with everything that is needed to interpret it."""
 
     metric: str
     value: Finite
     feature_network: str | None = None
     reference: str
-    # Of the decoded pictures of the split.
+    # SHA-256 of the decoded images of the reference split.
     reference_sha256: SHA256 | None = None
     samples: Positive
     reference_samples: Positive
-    # The 95% confidence interval, where the figure has one.
+    # The 95 % confidence interval, if the metric has one.
     low: Finite | None = None
     high: Finite | None = None
-    # The same figure of so many real pictures in place of the generated ones.
+    # The same metric for `real_samples` real images instead of generated ones.
     real: Finite | None = None
     real_samples: Positive | None = None
-    # The same figure of something simpler in place of the model, and what that is.
+    # The same metric for a simple baseline instead of the model, and its name.
     baseline: Finite | None = None
     baseline_name: str | None = None
-    # How pictures were brought to the size of the feature network.
+    # How images were resized for the feature network.
     resizing: str | None = None
     truncation: Finite | None = None
-    # Samples are those of the seeds from here on, one after another.
+    # The samples have consecutive seeds, starting here.
     seed_start: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
-    # What else it takes to read the figure.
+    # Further information for the interpretation.
     note: str | None = None
 
 
 class Golden(_Part):
-    """A picture that the model made when it was exported: what of, and the SHA-256 of its pixels.
+    """An image that the model generated at export: its inputs and the SHA-256 of its pixels.
 
-    Where the model has classes there is a `class_index`, where it truncates a `truncation`, and
-    where it has directions a `direction`.
+    `class_index`, `truncation` and `direction` are set if the model has them.
     """
 
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
@@ -266,7 +266,7 @@ class Golden(_Part):
 
 
 class Manifest(_Part):
-    """What the model is, what goes in, what comes out, where it comes from."""
+    """Describes a model: inputs, outputs, provenance and measured quality."""
 
     schema_version: Literal[1] = 1
     name: Slug
@@ -288,101 +288,105 @@ class Manifest(_Part):
     def _fits_its_task(self) -> Manifest:
         if self.task == "generate":
             if self.latent is None:
-                raise ValueError("a model that generates needs a latent space")
+                raise ValueError("a model with the task generate needs a latent space")
             self._check_graphs(self.latent)
             for golden in self.golden:
                 self._check_golden(golden, self.latent)
             return self
         if self.input is None:
-            raise ValueError(f"a model whose task is {self.task} needs an input")
-        self._check_translators(self.input)
+            raise ValueError(f"a model with the task {self.task} needs an input")
+        self._check_image_to_image(self.input)
         return self
 
-    def _check_translators(self, given: ImageInput) -> None:
-        """Raise ValueError unless the graphs lead from pictures to pixels."""
-        if set(self.graphs) != set(given.roles):
+    def _check_image_to_image(self, spec: ImageInput) -> None:
+        """Raise ValueError unless the graphs lead from images to pixels."""
+        if set(self.graphs) != set(spec.roles):
             raise ValueError(
-                f"expected the graphs {', '.join(given.roles)}, "
-                f"got {', '.join(sorted(self.graphs))}"
+                f"expected the graphs {', '.join(spec.roles)}, got {', '.join(sorted(self.graphs))}"
             )
-        wanted = {"image", "mask"} if given.masked else {"image"}
+        inputs = {"image", "mask"} if spec.masked else {"image"}
         for graph in self.graphs.values():
-            if set(graph.inputs) != wanted or "pixels" not in graph.outputs:
-                takes = " and ".join(sorted(wanted))
-                raise ValueError(f"{graph.file} has to take {takes}, and to give pixels")
-        if given.masked != (self.task == "inpaint"):
-            raise ValueError("masked inputs and the task inpaint go together")
-        made = given.side * given.factor
-        if (self.image.height, self.image.width) != (made, made):
-            raise ValueError(f"image has to be {made}×{made}, as input makes it")
+            if set(graph.inputs) != inputs or "pixels" not in graph.outputs:
+                names = " and ".join(sorted(inputs))
+                raise ValueError(f"{graph.file} must take {names} and return pixels")
+        if spec.masked != (self.task == "inpaint"):
+            raise ValueError("masked inputs and the task inpaint require each other")
+        side = spec.side * spec.factor
+        if (self.image.height, self.image.width) != (side, side):
+            raise ValueError(f"image must be {side}×{side}, the size that follows from input")
         if self.latent or self.classes or self.styles:
-            raise ValueError(f"latent, classes and styles do not go with the task {self.task}")
+            raise ValueError(f"latent, classes and styles are not allowed for the task {self.task}")
         for golden in self.golden:
-            if (golden.direction or GENERATOR) not in given.roles:
-                raise ValueError(f"golden.direction: there is no direction {golden.direction}")
+            if (golden.direction or GENERATOR) not in spec.roles:
+                raise ValueError(f"golden.direction: unknown direction {golden.direction}")
 
     def _check_golden(self, golden: Golden, latent: LatentSpace) -> None:
-        """Raise ValueError unless the picture is one that the model can make."""
+        """Raise ValueError unless the model can generate the golden image."""
         if (golden.class_index is not None) != bool(self.classes):
-            raise ValueError("golden.class_index goes together with classes")
+            raise ValueError("golden.class_index and classes require each other")
         if golden.class_index is not None and golden.class_index >= len(self.classes):
-            raise ValueError(f"golden.class_index {golden.class_index} is no class")
+            raise ValueError(f"golden.class_index {golden.class_index} is out of range")
         if (golden.truncation is not None) != (latent.truncation is not None):
-            raise ValueError("golden.truncation goes together with latent.truncation")
+            raise ValueError("golden.truncation and latent.truncation require each other")
 
     def _check_graphs(self, latent: LatentSpace) -> None:
         """Raise ValueError unless the graphs lead from latents to pixels."""
         roles = set(self.graphs)
         if roles not in ({GENERATOR}, {MAPPING, SYNTHESIS}):
             raise ValueError(
-                f"a model that generates needs a graph {GENERATOR!r}, or {MAPPING!r} and "
+                f"a model with the task generate needs a graph {GENERATOR!r}, or {MAPPING!r} and "
                 f"{SYNTHESIS!r}; got {', '.join(sorted(roles))}"
             )
         has_styles = MAPPING in roles
         if has_styles != (self.styles is not None):
-            raise ValueError(f"styles go together with the graphs {MAPPING!r} and {SYNTHESIS!r}")
+            raise ValueError(
+                f"styles and the graphs {MAPPING!r} and {SYNTHESIS!r} require each other"
+            )
         first = self.graphs[MAPPING if has_styles else GENERATOR]
         last = self.graphs[SYNTHESIS if has_styles else GENERATOR]
         if bool(self.classes) != bool({CLASS_INDEX, CLASS_WEIGHTS} & set(first.inputs)):
-            raise ValueError(f"classes and the input {CLASS_WEIGHTS} or {CLASS_INDEX} go together")
+            raise ValueError(
+                f"classes and the input {CLASS_WEIGHTS} or {CLASS_INDEX} require each other"
+            )
         if (latent.truncation is not None) != ("truncation" in first.inputs):
-            raise ValueError("latent.truncation and the input truncation go together")
+            raise ValueError("latent.truncation and the input truncation require each other")
         if "z" not in first.inputs or "pixels" not in last.outputs:
-            raise ValueError(f"{first.file} has to take z, and {last.file} to give pixels")
+            raise ValueError(f"{first.file} must take z, and {last.file} must return pixels")
         if has_styles and ("w" not in first.outputs or set(last.inputs) - {TRANSFORM} != {"w"}):
             raise ValueError(
-                f"{first.file} has to give w, and {last.file} to take w, alone or with {TRANSFORM}"
+                f"{first.file} must return w, and {last.file} must take w, "
+                f"alone or with {TRANSFORM}"
             )
 
     @property
     def takes_transform(self) -> bool:
-        """Whether its pictures can be moved and turned."""
+        """Whether a request can translate and rotate the images."""
         return SYNTHESIS in self.graphs and TRANSFORM in self.graphs[SYNTHESIS].inputs
 
     @property
     def digest(self) -> str:
-        """`sha256:…` of all that an image depends on, and of nothing else.
+        """`sha256:…` of everything that an image depends on, and of nothing else.
 
-        A corrected summary or a newly measured figure leaves it as it was.
+        Changes to the summary or to measured metrics do not change the digest.
         """
-        depends_on = {
+        dependencies = {
             "graphs": {role: graph.sha256 for role, graph in self.graphs.items()},
             "latent": self.latent.model_dump(mode="json") if self.latent else None,
             "classes": self.classes,
             "styles": self.styles.model_dump(mode="json") if self.styles else None,
         }
         if self.input is not None:
-            said = self.input.model_dump(mode="json")
-            if said["least"] is None:  # Pictures of a model that says nothing of it stay the same.
-                del said["least"]
-            depends_on["input"] = said
+            spec = self.input.model_dump(mode="json")
+            if spec["least"] is None:  # Added later: models without it keep their digest.
+                del spec["least"]
+            dependencies["input"] = spec
         if weights := dict(each for graph in self.graphs.values() for each in graph.files[1:]):
-            depends_on["data"] = weights
-        text = json.dumps(depends_on, sort_keys=True, separators=(",", ":"))
+            dependencies["data"] = weights
+        text = json.dumps(dependencies, sort_keys=True, separators=(",", ":"))
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
     def to_json(self) -> str:
-        """Write the manifest without the parts that do not apply."""
+        """Return the manifest as JSON, without absent parts."""
         return self.model_dump_json(indent=2, exclude_none=True) + "\n"
 
 
@@ -398,7 +402,7 @@ def read_manifest(folder: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ManifestError(f"{path} is not a manifest: {where}: {first['msg']}") from error
+        raise ManifestError(f"{path} is not a valid manifest: {where}: {first['msg']}") from error
 
 
 def file_sha256(path: Path) -> str:

@@ -1,8 +1,8 @@
-"""A budget of memory for models: which are loaded, and which wait for the request that wants them.
+"""A memory budget for models: which are loaded, and which are loaded on demand.
 
-What is loaded fits into the budget, or is one model alone that does not. Of what has to go, that
-goes first which has been used the longest time ago. A model that is given back while it runs ends
-the run: its memory is free when nobody holds its sessions any more.
+The loaded models fit into the budget, or there is only one. The least recently used models are
+unloaded first. A model that is unloaded while it runs finishes the run: its memory is freed when
+its sessions are no longer referenced.
 """
 
 from __future__ import annotations
@@ -17,89 +17,90 @@ from typing import Protocol
 
 from service.runtime.onnx.machine import release_freed_memory
 
-# A loaded model takes about so many times its files: weights, and copies of them as kernels want
-# them. Only a guess, until it has been loaded and is known.
-_TIMES_ITS_FILES = 4
+# Estimated memory of a model relative to its files (weights, and copies in the layouts of kernels),
+# used until the model has been loaded and measured.
+_MEMORY_PER_FILE_BYTE = 4
 
 
 class Loadable(Protocol):
-    """What the budget asks of a model."""
+    """The interface of a model that the budget manages."""
 
     files_bytes: int
     memory_bytes: int
 
     @property
     def loaded(self) -> bool:
-        """Whether it takes that memory now."""
+        """Whether it is loaded."""
 
-    def give_back(self) -> None:
-        """Let go of everything that can be loaded again."""
+    def unload(self) -> None:
+        """Drop everything that can be loaded again."""
 
 
 class MemoryBudget:
-    """Keeps the models that were used last, up to `most` bytes. Threads may share it."""
+    """Keeps the most recently used models, up to `limit` bytes. Thread-safe."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self._loading = threading.RLock()
         self._lock = threading.Lock()
-        # The loaded ones, the longest unused first. They live as long as somebody else wants them.
+        # The loaded models, least recently used first; weak references, because the catalog owns
+        # them.
         self._loaded: dict[weakref.ref[Loadable], None] = {}
 
     @property
     def used_bytes(self) -> int:
-        """What the loaded models take."""
+        """The memory of all loaded models in bytes."""
         with self._lock:
             return sum(model.memory_bytes for model in self._models())
 
     def has_room_for(self, model: Loadable) -> bool:
-        """Whether a model that is not loaded would fit beside those that are."""
-        return self.used_bytes + _expected(model) <= self.most
+        """Return whether a further model would fit into the budget."""
+        return self.used_bytes + _expected(model) <= self.limit
 
     @contextmanager
     def loading(self, model: Loadable) -> Iterator[None]:
-        """Make room for a model that is loaded within this context, and count it from its end on.
+        """Make room for a model that the caller loads in this context, and measure its memory.
 
-        One at a time: what a model takes is what the process grows by meanwhile.
+        Only one model is loaded at a time: its memory is the growth of the process meanwhile.
         """
         with self._loading:
-            self._fit(self.most - _expected(model), model)
+            self._shrink_to(self.limit - _expected(model), model)
             release_freed_memory()
             before = resident_bytes()
             yield
             release_freed_memory()
-            grown = resident_bytes() - before
-            model.memory_bytes = max(grown, model.files_bytes, model.memory_bytes)
+            growth = resident_bytes() - before
+            model.memory_bytes = max(growth, model.files_bytes, model.memory_bytes)
             self.touch(model)
-            if self._fit(self.most - model.memory_bytes, model):
+            if self._shrink_to(self.limit - model.memory_bytes, model):
                 release_freed_memory()
 
     def touch(self, model: Loadable) -> None:
-        """Note that a model is used now."""
+        """Mark a model as just used."""
         reference = weakref.ref(model)
         with self._lock:
             self._loaded.pop(reference, None)
             self._loaded[reference] = None
 
-    def _fit(self, most: int, for_whom: Loadable) -> int:
-        """Give models back until the others take no more than `most`; return how many."""
-        gone = 0
+    def _shrink_to(self, limit: int, keep: Loadable) -> int:
+        """Unload models other than `keep` until they fit into `limit`; return how many."""
+        unloaded = 0
         with self._lock:
-            others = [model for model in self._models() if model is not for_whom]
-            taken = sum(model.memory_bytes for model in others)
+            others = [model for model in self._models() if model is not keep]
+            used = sum(model.memory_bytes for model in others)
             for model in others:
-                if taken <= most:
+                if used <= limit:
                     break
-                model.give_back()
+                model.unload()
                 self._loaded.pop(weakref.ref(model), None)
-                taken -= model.memory_bytes
-                gone += 1
-        return gone
+                used -= model.memory_bytes
+                unloaded += 1
+        return unloaded
 
     def _models(self) -> list[Loadable]:
-        """Return the loaded models, and forget the others; the lock is held.
+        """Return the loaded models and drop the others. The caller holds the lock.
 
-        One that was given back while a thread was about to use it is noted, and not loaded.
+        A model may have been touched by a thread after it was unloaded.
         """
         known = [(reference, reference()) for reference in self._loaded]
         loaded = {reference: model for reference, model in known if model and model.loaded}
@@ -108,7 +109,7 @@ class MemoryBudget:
 
 
 def resident_bytes() -> int:
-    """Return the memory that this process takes; 0 where the system does not say."""
+    """Return the resident memory of this process; 0 if the system does not provide it."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except (OSError, ValueError, IndexError):
@@ -117,4 +118,4 @@ def resident_bytes() -> int:
 
 
 def _expected(model: Loadable) -> int:
-    return model.memory_bytes or _TIMES_ITS_FILES * model.files_bytes
+    return model.memory_bytes or _MEMORY_PER_FILE_BYTE * model.files_bytes

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -36,8 +36,12 @@ from service.runtime.onnx.sessions import (
     Session,
 )
 
-if TYPE_CHECKING:
-    from service.runtime.models.golden import Match
+
+class GoldenMatch(StrEnum):
+    """How a model's images compare with its golden images."""
+
+    EXACT = "exact"
+    NEAR = "near"
 
 
 class ModelFailed(Exception):
@@ -93,7 +97,7 @@ class Model:
         # What it took when it was last loaded, where that is counted.
         self.memory_bytes = 0
         # How the golden pictures came out, once they were looked at.
-        self.golden: Match | None = None
+        self.golden: GoldenMatch | None = None
         # Why it can no longer be loaded.
         self.problem: str | None = None
         self._budget = budget
@@ -143,7 +147,7 @@ class Model:
         other._sessions = replace(other._there(), alone=self.sessions)
         other.plan = replace(other.plan, alone=self.plan.threads)
 
-    def give_back(self) -> None:
+    def unload(self) -> None:
         """Let go of the sessions. Runs that have begun end on them."""
         self._sessions = None
 

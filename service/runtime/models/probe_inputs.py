@@ -1,7 +1,7 @@
-"""Pictures drawn from seeds, for models that make pictures of pictures to be tried with.
+"""Input images drawn from seeds, to warm up, time and verify image-to-image models.
 
-They are soft shapes in colour: what a model is warmed up, timed and compared by wherever it serves
-has to be the same there, and made without a file.
+They show smooth color gradients. The same images must result on every machine, without a file,
+because golden images depend on them.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ _CELLS = 5
 
 
 def probe_images(seeds: Sequence[int], side: int, channels: int) -> Pixels:
-    """Return the pictures ``[N, side, side, channels] uint8`` of `seeds`."""
+    """Return the images ``[N, side, side, channels] uint8`` of `seeds`."""
     at = (np.arange(side) + 0.5) * (_CELLS - 1) / side
     low = np.minimum(at.astype(int), _CELLS - 2)
-    # Between the corners of a coarse grid, in whole numbers: the same on every machine.
+    # Bilinear interpolation of a coarse grid in integers, which is exact on every machine.
     share = ((at - low) * 256).astype(np.int64)
-    made = np.empty((len(seeds), side, side, channels), np.uint8)
+    images = np.empty((len(seeds), side, side, channels), np.uint8)
     for i, seed in enumerate(seeds):
         grid = np.random.RandomState(seed).randint(0, 256, (_CELLS, _CELLS, channels))
         rows = (
             grid[low] * (256 - share)[:, None, None] + grid[low + 1] * share[:, None, None]
         ) >> 8
         weight = share[None, :, None]
-        made[i] = (rows[:, low] * (256 - weight) + rows[:, low + 1] * weight) >> 8
-    return made
+        images[i] = (rows[:, low] * (256 - weight) + rows[:, low + 1] * weight) >> 8
+    return images
 
 
 def probe_masks(seeds: Sequence[int], side: int) -> Pixels:
-    """Return the masks ``[N, side, side] uint8`` of `seeds`: a box of half a side, 255 inside."""
+    """Return the masks ``[N, side, side] uint8`` of `seeds`: 255 in a box of half the side."""
     masks = np.zeros((len(seeds), side, side), np.uint8)
     half = max(side // 2, 1)
     for mask, seed in zip(masks, seeds, strict=True):

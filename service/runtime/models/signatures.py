@@ -1,4 +1,4 @@
-"""What the graphs of a model take and give: the contract's tensors, with their types and shapes."""
+"""The inputs and outputs of a model's graphs: the tensors of the contract with types and shapes."""
 
 from __future__ import annotations
 
@@ -24,76 +24,78 @@ from service.runtime.onnx.sessions import Array
 
 @dataclass(frozen=True)
 class Tensor:
-    """An array ``[N, *row]`` of `dtype`, whose numbers are finite and in `least` to `most`.
+    """An array ``[N, *row]`` of `dtype` with finite values in ``[minimum, maximum]``.
 
-    One that is `optional` may be left out.
+    An `optional` tensor may be omitted.
     """
 
     name: str
     dtype: np.dtype[Any]
     row: tuple[int, ...] = ()
-    least: float = -math.inf
-    most: float = math.inf
+    minimum: float = -math.inf
+    maximum: float = math.inf
     optional: bool = False
 
     @property
     def row_numbers(self) -> int:
-        """Numbers in one row."""
+        """Values per row."""
         return math.prod(self.row)
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row."""
+        """Bytes per row."""
         return self.row_numbers * self.dtype.itemsize
 
-    def fault(self, array: Array) -> str | None:
-        """Return what is wrong with the numbers of `array`, or None: type and shape are its own."""
+    def value_error(self, array: Array) -> str | None:
+        """Return what is wrong with the values of `array`, or None. Type and shape are not
+        checked.
+        """
         if not np.isfinite(array).all():
             return "expected finite numbers"
-        # NumPy compares in the array's type, so that a bound of 0.1 holds for 0.1 in float32.
-        beyond = array[(array < self.least) | (array > self.most)]
-        if beyond.size:
-            return f"expected {self.least:g} to {self.most:g}, got {beyond[0]:g}"
+        # NumPy compares in the type of the array, so that 0.1 in float32 passes a bound of 0.1.
+        invalid = array[(array < self.minimum) | (array > self.maximum)]
+        if invalid.size:
+            return f"expected {self.minimum:g} to {self.maximum:g}, got {invalid[0]:g}"
         return None
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What is fed and what comes back, in the order of the graphs."""
+    """Inputs and outputs, in the order of the graphs."""
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
 
 
 def signatures(manifest: Manifest) -> dict[str, Signature]:
-    """Return the signatures of all roles that `Model.run` takes, `generator` first."""
-    known = {tensor.name: tensor for tensor in _contract(manifest)}
+    """Return the signatures of all roles that `Model.run` accepts, `generator` first."""
+    tensors = {tensor.name: tensor for tensor in _contract(manifest)}
 
     def from_to(first: Graph, last: Graph) -> Signature:
         return Signature(
-            tuple(known[name] for name in first.inputs),
-            tuple(known[name] for name in last.outputs if name in known),
+            tuple(tensors[name] for name in first.inputs),
+            tuple(tensors[name] for name in last.outputs if name in tensors),
         )
 
     graphs = manifest.graphs
     by_role = {role: from_to(graph, graph) for role, graph in graphs.items()}
-    if (given := manifest.input) is not None and given.directions:
-        return {GENERATOR: by_role[given.directions[0]]} | by_role
+    if (spec := manifest.input) is not None and spec.directions:
+        return {GENERATOR: by_role[spec.directions[0]]} | by_role
     if manifest.styles is None:
         return by_role
-    whole = from_to(graphs[MAPPING], graphs[SYNTHESIS])
+    generator = from_to(graphs[MAPPING], graphs[SYNTHESIS])
     if manifest.takes_transform:
-        whole = Signature((*whole.inputs, known[TRANSFORM]), whole.outputs)
-    return {GENERATOR: whole} | by_role
+        generator = Signature((*generator.inputs, tensors[TRANSFORM]), generator.outputs)
+    return {GENERATOR: generator} | by_role
 
 
 def _contract(manifest: Manifest) -> list[Tensor]:
     image, latent, styles = manifest.image, manifest.latent, manifest.styles
     tensors = [Tensor("pixels", np.dtype(np.uint8), (image.height, image.width, image.channels))]
-    if (given := manifest.input) is not None:
-        # Of the sizes that it can take, the one that it was trained on.
-        row = (given.side, given.side)
-        tensors.append(Tensor("image", np.dtype(np.uint8), (*row, given.channels)))
+    if (spec := manifest.input) is not None:
+        # The size of the training images, even if others are possible.
+        row = (spec.side, spec.side)
+        tensors.append(Tensor("image", np.dtype(np.uint8), (*row, spec.channels)))
         tensors.append(Tensor("mask", np.dtype(np.uint8), row))
     if latent is not None:
         tensors.append(Tensor("z", np.dtype(np.float32), (latent.dimension,)))

@@ -1,4 +1,4 @@
-"""Watching a models folder: what changes in it is loaded once it has come to rest."""
+"""Watches a models folder and loads changes once they are complete."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ log = logging.getLogger("ganymede.watching")
 
 
 class Watcher:
-    """Looks at a folder from time to time, by the names, sizes and times of its files.
+    """Checks a folder periodically by the names, sizes and times of its files.
 
-    A model folder counts when two looks in a row find it the same, so that one that is being copied
-    is left alone, and so is one whose name begins with a dot.
+    A changed model folder is loaded once two consecutive checks find it unchanged, so that a folder
+    that is being copied is left alone. Folders with a leading dot are ignored.
     """
 
     def __init__(self, folder: Path, seconds: float, reload: Callable[[Collection[Path]], object]):
-        """Call `reload` with the folders that are not at rest yet, whenever another one changed."""
+        """Call `reload` after a change, with the folders that are still changing."""
         self._folder = folder
         self._seconds = seconds
         self._reload = reload
         self._stopped = threading.Event()
-        # What the last look found, and what the last reload has dealt with.
-        self._seen = look(folder)
-        self._known = dict(self._seen)
+        # The result of the last check, and the state that was last loaded.
+        self._seen = fingerprints(folder)
+        self._loaded = dict(self._seen)
         self._thread = threading.Thread(target=self._run, name="ganymede-watch", daemon=True)
 
     def start(self) -> None:
-        """Begin, in a thread of its own."""
+        """Start the watcher thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more; a reload that goes on comes to its end."""
+        """Stop watching; a reload in progress finishes."""
         self._stopped.set()
 
     def _run(self) -> None:
@@ -43,13 +43,13 @@ class Watcher:
             try:
                 self.tick()
             except Exception:
-                # A watcher that ended would leave its operator waiting for a model.
-                log.exception("%s could not be looked at", self._folder)
+                # A dead watcher would silently ignore new models.
+                log.exception("%s could not be checked", self._folder)
 
     def tick(self) -> None:
-        """Look once."""
-        seen = look(self._folder)
-        moving = {
+        """Check the folder once."""
+        seen = fingerprints(self._folder)
+        unstable = {
             path
             for path in seen.keys() | self._seen.keys()
             if seen.get(path) != self._seen.get(path)
@@ -57,21 +57,21 @@ class Watcher:
         self._seen = seen
         changed = {
             path
-            for path in (seen.keys() | self._known.keys()) - moving
-            if seen.get(path) != self._known.get(path)
+            for path in (seen.keys() | self._loaded.keys()) - unstable
+            if seen.get(path) != self._loaded.get(path)
         }
         if not changed:
             return
         log.info("changed: %s", ", ".join(f"{p.parent.name}/{p.name}" for p in sorted(changed)))
-        # Known before it is loaded: what fails is not tried again and again, but when it changes.
+        # Recorded before loading: a folder that fails is retried only after it changes.
         for path in changed:
             if path in seen:
-                self._known[path] = seen[path]
+                self._loaded[path] = seen[path]
             else:
-                self._known.pop(path, None)
-        self._reload(moving)
+                self._loaded.pop(path, None)
+        self._reload(unstable)
 
 
-def look(folder: Path) -> dict[Path, Fingerprint]:
-    """Return what every model folder below `folder` looks like."""
+def fingerprints(folder: Path) -> dict[Path, Fingerprint]:
+    """Return the fingerprint of every model folder below `folder`."""
     return {path: fingerprint(path) for path in model_folders(folder)}

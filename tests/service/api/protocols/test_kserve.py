@@ -231,8 +231,8 @@ def test_rejects_unsupported_features(client):
 
 def test_unknown_names_are_404_with_known_names(client):
     calls = {
-        "there are: cut, painted": lambda: client.infer("nope", inputs([1])),
-        "there are: 1": lambda: client.infer(PLAIN, inputs([1]), model_version="9"),
+        "available: cut, painted": lambda: client.infer("nope", inputs([1])),
+        "available: 1": lambda: client.infer(PLAIN, inputs([1]), model_version="9"),
         "known graphs: painted, painted:mapping, painted:synthesis": lambda: client.infer(
             f"{PLAIN}:nope", inputs([1])
         ),

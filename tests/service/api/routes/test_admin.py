@@ -68,7 +68,7 @@ def test_failed_reload_keeps_the_previous_model(served):
     assert generate(client, "gan-mnist").content == before.content
     card = client.get("/v1/models/gan-mnist").json()
     assert card["state"] == "ready"
-    assert "serves what was here before" in card["reason"]
+    assert "still serves the previous version" in card["reason"]
     assert client.get("/readyz").status_code == 200
     assert "Traceback" not in server.logged()
 

@@ -16,8 +16,8 @@ from service.runtime.models.catalog import (
     State,
     version_key,
 )
-from service.runtime.models.golden import Match
 from service.runtime.models.manifest import MANIFEST_FILE
+from service.runtime.models.model import GoldenMatch
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.support.tiny_recipes import TINY
 
@@ -46,7 +46,7 @@ def rewrite_digest(folder):
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
 
 
-def test_every_folder_is_an_entry_and_hidden_ones_are_not(models):
+def test_folders_are_entries_except_hidden_ones(models):
     (models / "dcgan-fashion" / ".writing-x").mkdir()
     (models / ".cache" / "1").mkdir(parents=True)
     catalog = load(models)
@@ -54,7 +54,7 @@ def test_every_folder_is_an_entry_and_hidden_ones_are_not(models):
     assert {entry.state for entry in catalog.entries} == {State.READY}
 
 
-def test_a_bare_name_means_the_newest_version_and_10_is_newer_than_9(models):
+def test_bare_name_is_the_newest_version(models):
     for version in ("9", "10"):
         add_version(models, "gan-mnist", version)
     catalog = load(models)
@@ -63,7 +63,7 @@ def test_a_bare_name_means_the_newest_version_and_10_is_newer_than_9(models):
     assert [e.version for e in catalog.versions("gan-mnist")] == ["10", "9", "1"]
 
 
-def test_versions_are_ordered_as_people_order_them():
+def test_version_order():
     versions = ["1.0", "10", "2", "1.0.1", "1"]
     assert sorted(versions, key=version_key) == ["1", "1.0", "1.0.1", "2", "10"]
 
@@ -109,12 +109,12 @@ def another_input(folder):
         (truncate_graph_and_sign_it, "cannot be loaded"),
         (no_graph, "cannot be read"),
         (bad_manifest, "not a manifest"),
-        (another_name, "says other@1"),
+        (another_name, "names other@1"),
         (another_size, r"\[1, 28, 28, 1\]"),
         (another_input, "truncation"),
     ],
 )
-def test_a_spoiled_folder_fails_with_its_reason_and_the_others_are_served(models, spoil, reason):
+def test_broken_folder_fails_alone(models, spoil, reason):
     spoil(models / "gan-mnist" / "1")
     catalog = load(models)
     with pytest.raises(ModelFailed, match=reason) as error:
@@ -123,7 +123,7 @@ def test_a_spoiled_folder_fails_with_its_reason_and_the_others_are_served(models
     assert catalog.get("dcgan-fashion").generate([1]).shape == (1, 28, 28, 1)
 
 
-def test_a_new_version_that_fails_leaves_the_old_one_as_the_default(models):
+def test_failed_version_is_not_the_default(models):
     truncate_graph(add_version(models, "gan-mnist", "2"))
     catalog = load(models)
     assert catalog.get("gan-mnist").manifest.version == "1"
@@ -132,12 +132,12 @@ def test_a_new_version_that_fails_leaves_the_old_one_as_the_default(models):
 
 
 @pytest.mark.parametrize("wanted", ["nope", "nope@1", "gan-mnist@7", "gan-mnist@", ""])
-def test_what_is_not_there_is_not_found_and_the_error_says_what_is(models, wanted):
-    with pytest.raises(ModelNotFound, match=r"there are: "):
+def test_unknown_model_error_lists_the_available_ones(models, wanted):
+    with pytest.raises(ModelNotFound, match=r"available: "):
         load(models).get(wanted)
 
 
-def test_a_folder_that_may_not_be_read_harms_no_other(models, caplog, monkeypatch):
+def test_unreadable_folder_does_not_affect_others(models, caplog, monkeypatch):
     (models / "lost+found").mkdir()
     listing = Path.iterdir
 
@@ -152,7 +152,7 @@ def test_a_folder_that_may_not_be_read_harms_no_other(models, caplog, monkeypatc
     assert "lost+found is left out: Permission denied" in caplog.text
 
 
-def test_an_empty_or_missing_folder_has_no_entries(tmp_path):
+def test_empty_or_missing_folder_has_no_entries(tmp_path):
     assert load(tmp_path).entries == ()
     assert load(tmp_path / "missing").entries == ()
 
@@ -166,7 +166,7 @@ def changes_of(folder, before):
     return catalog, {what: ids for what, ids in named.items() if ids}
 
 
-def test_a_reload_loads_what_is_new_and_leaves_the_rest_alone(models):
+def test_reload_loads_only_new_models(models):
     before = load(models)
     add_version(models, "gan-mnist", "2")
     after, changes = changes_of(models, before)
@@ -177,7 +177,7 @@ def test_a_reload_loads_what_is_new_and_leaves_the_rest_alone(models):
     assert before.get("gan-mnist").manifest.version == "1"  # Whoever holds it sees no change.
 
 
-def test_a_version_that_is_gone_is_unloaded(models):
+def test_reload_unloads_removed_versions(models):
     add_version(models, "gan-mnist", "2")
     before = load(models)
     shutil.rmtree(models / "gan-mnist" / "2")
@@ -188,7 +188,7 @@ def test_a_version_that_is_gone_is_unloaded(models):
         after.get("gan-mnist@2")
 
 
-def test_a_folder_that_changes_in_place_is_loaded_anew(models):
+def test_reload_loads_changed_folders(models):
     before = load(models)
     source, folder = models / "dcgan-fashion" / "1", models / "gan-mnist" / "1"
     shutil.copy(source / "generator.onnx", folder / "generator.onnx")
@@ -200,7 +200,7 @@ def test_a_folder_that_changes_in_place_is_loaded_anew(models):
     assert (after.get("gan-mnist").generate([1, 2]) == expected).all()
 
 
-def test_a_folder_that_fails_leaves_what_it_was_before_in_its_place_until_it_is_mended(models):
+def test_failed_change_keeps_the_previous_model(models):
     before = load(models)
     graph = models / "gan-mnist" / "1" / "generator.onnx"
     whole, times = graph.read_bytes(), graph.stat()
@@ -210,7 +210,7 @@ def test_a_folder_that_fails_leaves_what_it_was_before_in_its_place_until_it_is_
     assert after.get("gan-mnist") is before.get("gan-mnist")
     entry = after.entry("gan-mnist")
     assert entry.state is State.READY
-    assert "serves what was here before" in entry.reason
+    assert "still serves the previous version" in entry.reason
     assert "sha256" in entry.reason
     graph.write_bytes(whole)
     os.utime(graph, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -219,7 +219,7 @@ def test_a_folder_that_fails_leaves_what_it_was_before_in_its_place_until_it_is_
     assert mended.entry("gan-mnist").reason is None
 
 
-def test_a_folder_that_failed_is_tried_again_at_a_reload(models):
+def test_reload_retries_failed_folders(models):
     truncate_graph(models / "gan-mnist" / "1")
     before = load(models)
     assert before.entry("gan-mnist").state is State.FAILED
@@ -227,7 +227,7 @@ def test_a_folder_that_failed_is_tried_again_at_a_reload(models):
     assert changes["failed"] == ["gan-mnist@1"]
 
 
-def test_a_manifest_that_says_the_same_is_no_change(models):
+def test_equal_manifest_is_no_change(models):
     before = load(models)
     manifest = models / "gan-mnist" / "1" / MANIFEST_FILE
     manifest.write_bytes(manifest.read_bytes())
@@ -236,14 +236,14 @@ def test_a_manifest_that_says_the_same_is_no_change(models):
     assert set(changes) == {"kept"}
 
 
-def test_a_models_folder_that_is_gone_takes_no_model_with_it(models):
+def test_missing_models_folder_keeps_all_models(models):
     before = load(models)
     models.rename(models.with_name("elsewhere"))
-    with pytest.raises(RepositoryUnreadable, match="is not there"):
+    with pytest.raises(RepositoryUnreadable, match="does not exist"):
         before.reload()
 
 
-def test_a_name_that_cannot_be_listed_keeps_its_models(models, monkeypatch):
+def test_unlistable_folder_keeps_its_models(models, monkeypatch):
     before = load(models)
     listing = Path.iterdir
 
@@ -258,9 +258,9 @@ def test_a_name_that_cannot_be_listed_keeps_its_models(models, monkeypatch):
     assert after.get("gan-mnist") is before.get("gan-mnist")
 
 
-def test_the_golden_images_of_an_exported_model_come_out_exactly(models):
+def test_golden_images_match_exactly(models):
     for entry in load(models).entries:
-        assert entry.golden is Match.EXACT
+        assert entry.golden is GoldenMatch.EXACT
         assert len(entry.manifest.golden) == 4
 
 
@@ -289,20 +289,20 @@ def one_corner_white(pixels):
     return pixels
 
 
-def test_pictures_that_are_near_the_golden_ones_are_served_and_it_is_said(models, caplog):
+def test_near_golden_images_are_served_and_logged(models, caplog):
     edit_golden(models / "gan-mnist" / "1", a_level_up)
     with caplog.at_level("INFO"):
         catalog = load(models)
-    assert catalog.entry("gan-mnist").golden is Match.NEAR
+    assert catalog.entry("gan-mnist").golden is GoldenMatch.NEAR
     assert catalog.get("gan-mnist").generate([1]).shape == (1, 28, 28, 1)
     assert "near the golden ones" in caplog.text
 
 
 @pytest.mark.parametrize("change", [inverted, one_corner_white])
-def test_a_model_that_makes_other_pictures_than_its_golden_ones_is_not_served(models, change):
+def test_model_with_other_golden_images_is_refused(models, change):
     edit_golden(models / "gan-mnist" / "1", change)
     catalog = load(models)
-    with pytest.raises(ModelFailed, match="seed 0 is not the one that was exported"):
+    with pytest.raises(ModelFailed, match="seed 0 differs from the exported one"):
         catalog.get("gan-mnist")
 
 
@@ -331,7 +331,7 @@ def of_another_kind(folder):
         (of_another_kind, "cannot be read"),
     ],
 )
-def test_golden_images_that_cannot_be_compared_with_are_told(models, spoil, reason):
+def test_unreadable_golden_images_are_reported(models, spoil, reason):
     folder = models / "gan-mnist" / "1"
     edit_golden(folder, a_level_up)  # Or the digests alone would do.
     spoil(folder)
@@ -339,16 +339,16 @@ def test_golden_images_that_cannot_be_compared_with_are_told(models, spoil, reas
         load(models).get("gan-mnist")
 
 
-def test_a_golden_picture_that_is_not_the_one_stated_is_told(models):
+def test_golden_image_with_another_digest_is_reported(models):
     folder = models / "gan-mnist" / "1"
     text = json.loads((folder / MANIFEST_FILE).read_text())
     text["golden"][2]["sha256"] = "0" * 64
     (folder / MANIFEST_FILE).write_text(json.dumps(text))
-    with pytest.raises(ModelFailed, match="does not hold the picture of seed 2"):
+    with pytest.raises(ModelFailed, match="does not contain the image of seed 2"):
         load(models).get("gan-mnist")
 
 
-def test_a_model_without_golden_images_is_served(models):
+def test_model_without_golden_images_is_served(models):
     folder = models / "gan-mnist" / "1"
     text = json.loads((folder / MANIFEST_FILE).read_text())
     del text["golden"]
@@ -362,7 +362,7 @@ def test_a_model_without_golden_images_is_served(models):
     "golden",
     [{"class_index": 1}, {"truncation": 0.5}, {"seed": -1}, {"seed": 2**32}, {"sha256": "abc"}],
 )
-def test_a_golden_image_that_the_model_cannot_make_is_told(models, golden):
+def test_impossible_golden_image_is_reported(models, golden):
     folder = models / "gan-mnist" / "1"
     text = json.loads((folder / MANIFEST_FILE).read_text())
     text["golden"][0] |= golden

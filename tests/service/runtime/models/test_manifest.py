@@ -16,12 +16,12 @@ def edit(folder, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_what_is_written_is_read_back(folder):
+def test_round_trip(folder):
     manifest = read_manifest(folder)
     assert Manifest.model_validate_json(manifest.to_json()) == manifest
 
 
-def test_the_digest_follows_the_graphs_and_not_the_words(folder):
+def test_digest_depends_on_graphs_not_on_texts(folder):
     before = read_manifest(folder).digest
     edit(folder, summary="other words", license="MIT")
     assert read_manifest(folder).digest == before
@@ -41,19 +41,19 @@ def test_the_digest_follows_the_graphs_and_not_the_words(folder):
         ({"graphs": {"generator": {"file": "/etc/passwd.onnx"}}}, "graphs.generator.file"),
         ({"task": "juggle"}, "task"),
         ({"latent": None}, "needs a latent space"),
-        ({"classes": ["a", "b"]}, "class_index go together"),
+        ({"classes": ["a", "b"]}, "class_index require each other"),
         ({"image": {"height": 0, "width": 28, "channels": 1}}, "image.height"),
         ({"image": {"height": 28, "width": 28, "channels": 2}}, "image.channels"),
     ],
 )
-def test_a_bad_manifest_is_one_line_that_names_the_key(folder, changes, named):
+def test_invalid_manifest_error_names_the_key(folder, changes, named):
     edit(folder, **changes)
     with pytest.raises(ManifestError, match=named.replace(".", r"\.")) as error:
         read_manifest(folder)
     assert "\n" not in str(error.value)
 
 
-def test_a_file_that_is_not_json_or_not_there_is_one_line(folder):
+def test_unreadable_manifest_is_a_one_line_error(folder):
     (folder / MANIFEST_FILE).write_bytes(b"\xff\x00{")
     with pytest.raises(ManifestError, match="not a manifest"):
         read_manifest(folder)
@@ -74,22 +74,28 @@ def set_inputs(role, *names):
     ("model", "change", "reason"),
     [
         ("painted", drop_graph("mapping"), "'mapping' and 'synthesis'; got synthesis"),
-        ("painted", lambda m: m.pop("styles"), "styles go together with the graphs"),
-        ("painted", set_inputs("synthesis", "w", "truncation"), "to take w, alone"),
-        ("painted", set_inputs("mapping", "w"), "has to take z"),
-        ("painted", set_inputs("mapping", "z", "truncation"), "truncation go together"),
-        ("painted-classes", set_inputs("mapping", "z", "class_index"), "truncation go together"),
-        ("painted-classes", set_inputs("mapping", "z", "truncation"), "class_index go together"),
-        ("cut", set_inputs("generator", "z", "class_index"), "truncation go together"),
-        ("cut", lambda m: m["latent"].pop("truncation"), "truncation go together"),
+        ("painted", lambda m: m.pop("styles"), "styles and the graphs"),
+        ("painted", set_inputs("synthesis", "w", "truncation"), "must take w, alone"),
+        ("painted", set_inputs("mapping", "w"), "must take z"),
+        ("painted", set_inputs("mapping", "z", "truncation"), "truncation require each other"),
+        (
+            "painted-classes",
+            set_inputs("mapping", "z", "class_index"),
+            "truncation require each other",
+        ),
+        (
+            "painted-classes",
+            set_inputs("mapping", "z", "truncation"),
+            "class_index require each other",
+        ),
+        ("cut", set_inputs("generator", "z", "class_index"), "truncation require each other"),
+        ("cut", lambda m: m["latent"].pop("truncation"), "truncation require each other"),
         ("cut", lambda m: m["latent"].update(distribution="cauchy"), "latent.distribution"),
         ("cut", lambda m: m["latent"]["truncation"].update(default=2), "2 is not in 0 to 1.5"),
         ("cut", lambda m: m["latent"]["truncation"].update(maximum="inf"), "latent.truncation"),
     ],
 )
-def test_graphs_that_do_not_lead_from_latents_to_pictures_are_no_model(
-    drawn_repository, tmp_path, model, change, reason
-):
+def test_refuses_inconsistent_graphs(drawn_repository, tmp_path, model, change, reason):
     manifest = json.loads((drawn_repository / model / "1" / MANIFEST_FILE).read_text())
     change(manifest)
     (tmp_path / MANIFEST_FILE).write_text(json.dumps(manifest))

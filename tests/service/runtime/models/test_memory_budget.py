@@ -7,10 +7,9 @@ import pytest
 
 from service.runtime.models import memory_budget
 from service.runtime.models.catalog import Catalog, State
-from service.runtime.models.golden import Match
 from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.memory_budget import MemoryBudget
-from service.runtime.models.model import ModelFailed
+from service.runtime.models.model import GoldenMatch, ModelFailed
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 
 PLAN = ExecutionPlan(workers=1, threads=1, max_rows=4)
@@ -24,7 +23,7 @@ class Weight:
     memory_bytes: int = 0
     loaded: bool = False
 
-    def give_back(self):
+    def unload(self):
         self.loaded = False
 
 
@@ -40,7 +39,7 @@ def load(budget, weight):
         weight.loaded = True
 
 
-def test_what_was_used_the_longest_time_ago_goes_first():
+def test_least_recently_used_model_is_unloaded_first():
     budget = MemoryBudget(120)
     first, second, third = (Weight(10, 40) for _ in range(3))
     for weight in (first, second, third):
@@ -52,7 +51,7 @@ def test_what_was_used_the_longest_time_ago_goes_first():
     assert budget.used_bytes == 110
 
 
-def test_room_is_made_before_a_model_is_loaded_and_not_after_it():
+def test_makes_room_before_loading():
     budget = MemoryBudget(100)
     old, new = Weight(60, 60), Weight(60, 60)
     load(budget, old)
@@ -60,7 +59,7 @@ def test_room_is_made_before_a_model_is_loaded_and_not_after_it():
         assert not old.loaded
 
 
-def test_a_model_that_does_not_fit_is_served_alone():
+def test_oversized_model_is_served_alone():
     budget = MemoryBudget(50)
     small, large = Weight(10), Weight(70)
     load(budget, small)
@@ -69,14 +68,14 @@ def test_a_model_that_does_not_fit_is_served_alone():
     assert budget.used_bytes == 70
 
 
-def test_a_model_that_cannot_be_loaded_counts_for_nothing():
+def test_failed_load_does_not_count():
     budget = MemoryBudget(100)
     with pytest.raises(OSError, match="spoiled"), budget.loading(Weight(10)):
         raise OSError("spoiled")
     assert budget.used_bytes == 0
 
 
-def test_what_nobody_wants_any_more_counts_no_more():
+def test_deleted_model_does_not_count():
     budget = MemoryBudget(100)
     weight = Weight(10, 60)
     load(budget, weight)
@@ -86,11 +85,11 @@ def test_what_nobody_wants_any_more_counts_no_more():
     assert budget.used_bytes == 0
 
 
-def test_a_model_that_is_given_back_while_a_thread_takes_hold_of_it_counts_for_nothing():
+def test_model_unloaded_while_touched_does_not_count():
     budget = MemoryBudget(100)
     weight = Weight(10, 60)
     load(budget, weight)
-    weight.give_back()
+    weight.unload()
     budget.touch(weight)
     assert budget.used_bytes == 0
 
@@ -109,7 +108,7 @@ def loaded(catalog):
     return [entry.name for entry in catalog.entries if entry.model.loaded]
 
 
-def test_with_room_for_all_of_them_all_models_are_loaded_at_once(repository):
+def test_all_models_are_loaded_if_they_fit(repository):
     catalog = catalog_of(repository, 10**9)
     assert loaded(catalog) == catalog.names()
     taken = [entry.model.memory_bytes for entry in catalog.entries]
@@ -119,7 +118,7 @@ def test_with_room_for_all_of_them_all_models_are_loaded_at_once(repository):
     assert catalog.budget.used_bytes == sum(taken)
 
 
-def test_without_room_a_model_is_ready_and_loaded_when_it_is_run(repository):
+def test_model_is_loaded_on_demand(repository):
     plain = Catalog(repository, Provider.CPU, PLAN)
     plain.load()
     catalog = catalog_of(repository, 1)
@@ -128,10 +127,10 @@ def test_without_room_a_model_is_ready_and_loaded_when_it_is_run(repository):
     for name in (*catalog.names(), *catalog.names()):
         assert (pictures(catalog.get(name)) == pictures(plain.get(name))).all()
         assert loaded(catalog) == [name]
-        assert catalog.entry(name).golden is Match.EXACT
+        assert catalog.entry(name).golden is GoldenMatch.EXACT
 
 
-def test_models_that_drive_each_other_out_make_the_pictures_that_they_make(repository):
+def test_alternating_models_keep_their_outputs(repository):
     plain = Catalog(repository, Provider.CPU, PLAN)
     plain.load()
     catalog = catalog_of(repository, 1)
@@ -151,7 +150,7 @@ def test_models_that_drive_each_other_out_make_the_pictures_that_they_make(repos
     assert len(loaded(catalog)) == 1
 
 
-def test_a_model_that_turns_out_spoiled_has_failed_until_it_is_mended(models, tmp_path):
+def test_model_broken_on_demand_load_fails_until_reload(models, tmp_path):
     catalog = catalog_of(models, 1)
     model = catalog.get("gan-mnist")
     graph = models / "gan-mnist" / "1" / "generator.onnx"

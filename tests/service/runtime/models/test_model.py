@@ -14,7 +14,7 @@ PLANS = [ExecutionPlan(1, threads, 64) for threads in (1, 2)]
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_a_batch_equals_its_rows_one_by_one_with_any_number_of_threads(repository, name):
+def test_batch_equals_single_rows_for_any_threads(repository, name):
     seeds = list(range(40))
     expected = None
     for plan in PLANS:
@@ -27,7 +27,7 @@ def test_a_batch_equals_its_rows_one_by_one_with_any_number_of_threads(repositor
         np.testing.assert_array_equal(rows, expected)
 
 
-def test_a_batch_that_is_alone_gets_more_threads_and_the_same_bytes(drawn_repository):
+def test_lone_batch_uses_more_threads_with_equal_output(drawn_repository):
     model, other = (
         Model(drawn_repository / "painted" / "1", Provider.CPU, ExecutionPlan(1, 1, 64, alone=n))
         for n in (2, 0)
@@ -42,7 +42,7 @@ def test_a_batch_that_is_alone_gets_more_threads_and_the_same_bytes(drawn_reposi
     assert other.alone is other.sessions
 
 
-def test_without_a_class_seeds_in_a_row_show_every_class_in_turn(repository):
+def test_default_classes_cycle_with_the_seed(repository):
     model = Model(repository / "cgan-fashion" / "1", Provider.CPU, PLANS[0])
     assert model.classes_of([0, 9, 10, 25]) == [0, 9, 0, 5]
     np.testing.assert_array_equal(model.generate([25]), model.generate([25], [5]))
@@ -52,7 +52,7 @@ def test_without_a_class_seeds_in_a_row_show_every_class_in_turn(repository):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_other_seeds_give_other_pictures(repository, name):
+def test_seeds_give_different_images(repository, name):
     model = Model(repository / name / "1", Provider.CPU, PLANS[0])
     pixels = model.generate(range(20))
     assert len(np.unique(pixels.reshape(20, -1), axis=0)) == 20
@@ -68,9 +68,7 @@ def drawn(drawn_repository):
 
 @pytest.mark.parametrize("name", DRAWN)
 @pytest.mark.parametrize("plan", PLANS)
-def test_with_styles_and_truncation_a_batch_equals_its_rows_one_by_one(
-    drawn_repository, name, plan
-):
+def test_batch_equals_single_rows_with_styles_and_truncation(drawn_repository, name, plan):
     model = Model(drawn_repository / name / "1", Provider.CPU, plan)
     # A model without classes or truncation takes no notice of them.
     asked = [(seed, seed % 3, seed / 40) for seed in range(40)]
@@ -89,7 +87,7 @@ def test_with_styles_and_truncation_a_batch_equals_its_rows_one_by_one(
         )
 
 
-def test_styles_are_the_middle_of_the_way_from_seeds_to_pictures(drawn):
+def test_synthesis_of_styles_equals_generate(drawn):
     model = drawn("painted")
     w = model.styles([1, 2, 3])
     assert (w.shape, w.dtype) == ((3, LAYERS, W), np.float32)
@@ -98,7 +96,7 @@ def test_styles_are_the_middle_of_the_way_from_seeds_to_pictures(drawn):
         model.synthesize(w[:, 1:])
 
 
-def test_a_layers_style_changes_what_the_layer_paints(drawn):
+def test_layer_style_changes_its_layer(drawn):
     model = drawn("painted")
     w, other = model.styles([1, 2])
     before = model.synthesize(w[None])[0]
@@ -111,7 +109,7 @@ def test_a_layers_style_changes_what_the_layer_paints(drawn):
 
 
 @pytest.mark.parametrize("name", ["painted-classes", "cut"])
-def test_truncation_draws_pictures_together_and_the_default_is_the_manifests(drawn, name):
+def test_truncation_reduces_variation(drawn, name):
     model = drawn(name)
     seeds, classes = list(range(8)), [1] * 8
     spreads = []
@@ -124,7 +122,7 @@ def test_truncation_draws_pictures_together_and_the_default_is_the_manifests(dra
     )
 
 
-def test_without_styles_or_truncation_there_are_none(drawn):
+def test_model_without_styles_or_truncation(drawn):
     model = drawn("cut")
     for ask in (lambda: model.styles([1]), lambda: model.synthesize(np.zeros((1, LAYERS, W)))):
         with pytest.raises(ValueError, match="cut has no styles"):
@@ -141,9 +139,7 @@ def test_without_styles_or_truncation_there_are_none(drawn):
         (lambda m: m["image"].update(width=SIZE * 2), "synthesis makes uint8"),
     ],
 )
-def test_styles_of_another_shape_than_the_manifests_are_no_model(
-    drawn_repository, tmp_path, change, reason
-):
+def test_refuses_graphs_with_other_style_shapes(drawn_repository, tmp_path, change, reason):
     folder = shutil.copytree(drawn_repository / "painted" / "1", tmp_path / "1")
     manifest = json.loads((folder / MANIFEST_FILE).read_text())
     change(manifest)
@@ -152,7 +148,7 @@ def test_styles_of_another_shape_than_the_manifests_are_no_model(
         Model(folder, Provider.CPU, PLANS[0])
 
 
-def test_groups_hold_the_layers_in_their_order(drawn):
+def test_style_groups(drawn):
     groups = drawn("painted").manifest.styles.groups
     assert groups == {"coarse": (0, 1), "middle": (2, 3), "fine": (4, 5)}
     assert sum(map(len, groups.values())) == len(GROUPS)

@@ -13,7 +13,7 @@ def model(request, drawn_repository):
     return Model(drawn_repository / request.param / "1", Provider.CPU, ExecutionPlan(1, 1, 8))
 
 
-def test_the_graphs_take_and_give_what_their_signatures_say(model):
+def test_graphs_match_their_signatures(model):
     rng = np.random.default_rng(0)
     for role, signature in signatures(model.manifest).items():
         feeds = {
@@ -28,7 +28,7 @@ def test_the_graphs_take_and_give_what_their_signatures_say(model):
             assert made[tensor.name].nbytes == 3 * tensor.row_bytes
 
 
-def test_a_model_of_styles_has_a_signature_for_the_whole_and_for_both_halves(drawn_repository):
+def test_style_model_has_three_signatures(drawn_repository):
     by_role = signatures(read_manifest(drawn_repository / "painted-classes" / "1"))
     assert list(by_role) == ["generator", "mapping", "synthesis"]
     names = {role: [tensor.name for tensor in by_role[role].inputs] for role in by_role}
@@ -40,19 +40,20 @@ def test_a_model_of_styles_has_a_signature_for_the_whole_and_for_both_halves(dra
     assert by_role["generator"].outputs[0].row == (SIZE, SIZE, 3)
 
 
-def test_numbers_out_of_bounds_are_told_with_the_bounds():
+def test_out_of_range_values_are_reported():
     index = Tensor("class_index", np.dtype(np.int64), (), 0, 9)
-    assert index.fault(np.array([0, 9])) is None
-    assert index.fault(np.array([3, 10, -1])) == "expected 0 to 9, got 10"
+    assert index.value_error(np.array([0, 9])) is None
+    assert index.value_error(np.array([3, 10, -1])) == "expected 0 to 9, got 10"
     anything = Tensor("z", np.dtype(np.float32), (2,))
-    assert anything.fault(np.array([[1e38, -1e38]], np.float32)) is None
+    assert anything.value_error(np.array([[1e38, -1e38]], np.float32)) is None
     for bad in (np.nan, np.inf, -np.inf):
-        assert anything.fault(np.array([[0, bad]], np.float32)) == "expected finite numbers"
+        assert anything.value_error(np.array([[0, bad]], np.float32)) == "expected finite numbers"
 
 
-def test_a_bound_itself_is_within_though_float32_rounds_it_up():
+def test_bound_rounded_up_by_float32_is_valid():
     truncation = Tensor("truncation", np.dtype(np.float32), (), 0.1, 0.3)
     bounds = np.array([0.1, 0.3], np.float32)
     assert float(bounds[0]) > 0.1
-    assert truncation.fault(bounds) is None
-    assert truncation.fault(np.nextafter(bounds, np.float32(9))) == "expected 0.1 to 0.3, got 0.3"
+    assert truncation.value_error(bounds) is None
+    above = np.nextafter(bounds, np.float32(9))
+    assert truncation.value_error(above) == "expected 0.1 to 0.3, got 0.3"

@@ -32,14 +32,14 @@ def ticks(watcher, count):
         watcher.tick()
 
 
-def test_nothing_is_loaded_while_nothing_changes(folder, reloads):
+def test_no_reload_without_changes(folder, reloads):
     watcher, asked = reloads
     (folder / "a" / "1" / "notes.txt").write_text("not a part of the model")
     ticks(watcher, 3)
     assert asked == []
 
 
-def test_a_new_folder_is_loaded_when_it_has_come_to_rest(folder, reloads):
+def test_new_folder_is_loaded_once_stable(folder, reloads):
     watcher, asked = reloads
     for text in ("{", "{ ", "{ }"):  # It is being copied.
         write(folder / "b" / "1", text)
@@ -51,7 +51,7 @@ def test_a_new_folder_is_loaded_when_it_has_come_to_rest(folder, reloads):
     assert len(asked) == 1
 
 
-def test_one_that_still_moves_does_not_keep_the_others_waiting(folder, reloads):
+def test_changing_folder_does_not_delay_others(folder, reloads):
     watcher, asked = reloads
     write(folder / "b" / "1")
     write(folder / "c" / "1")
@@ -63,7 +63,7 @@ def test_one_that_still_moves_does_not_keep_the_others_waiting(folder, reloads):
     assert asked[1:] == [set()]
 
 
-def test_a_folder_that_begins_with_a_dot_is_being_written(folder, reloads):
+def test_ignores_folders_with_a_leading_dot(folder, reloads):
     watcher, asked = reloads
     write(folder / "a" / ".2")
     ticks(watcher, 3)
@@ -73,7 +73,7 @@ def test_a_folder_that_begins_with_a_dot_is_being_written(folder, reloads):
     assert len(asked) == 1
 
 
-def test_a_change_in_place_and_a_folder_that_is_gone_count(folder, reloads):
+def test_detects_changed_and_removed_folders(folder, reloads):
     watcher, asked = reloads
     os.utime(folder / "a" / "1" / "generator.onnx", (1, 1))
     ticks(watcher, 3)
@@ -85,7 +85,7 @@ def test_a_change_in_place_and_a_folder_that_is_gone_count(folder, reloads):
     assert len(asked) == 2
 
 
-def test_a_reload_that_fails_does_not_end_the_watch(folder):
+def test_failed_reload_does_not_stop_the_watcher(folder):
     asked = threading.Event()
     failed = threading.Event()
 
