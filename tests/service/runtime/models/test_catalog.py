@@ -108,7 +108,7 @@ def another_input(folder):
         (truncate_graph, "sha256"),
         (truncate_graph_and_sign_it, "cannot be loaded"),
         (no_graph, "cannot be read"),
-        (bad_manifest, "not a manifest"),
+        (bad_manifest, "not a valid manifest"),
         (another_name, "names other@1"),
         (another_size, r"\[1, 28, 28, 1\]"),
         (another_input, "truncation"),
@@ -149,7 +149,7 @@ def test_unreadable_folder_does_not_affect_others(models, caplog, monkeypatch):
     monkeypatch.setattr(Path, "iterdir", iterdir)
     catalog = load(models)
     assert [entry.name for entry in catalog.entries] == sorted(TINY)
-    assert "lost+found is left out: Permission denied" in caplog.text
+    assert "lost+found is ignored: Permission denied" in caplog.text
 
 
 def test_empty_or_missing_folder_has_no_entries(tmp_path):
@@ -295,7 +295,7 @@ def test_near_golden_images_are_served_and_logged(models, caplog):
         catalog = load(models)
     assert catalog.entry("gan-mnist").golden is GoldenMatch.NEAR
     assert catalog.get("gan-mnist").generate([1]).shape == (1, 28, 28, 1)
-    assert "near the golden ones" in caplog.text
+    assert "close to the golden images" in caplog.text
 
 
 @pytest.mark.parametrize("change", [inverted, one_corner_white])
@@ -327,7 +327,7 @@ def of_another_kind(folder):
     [
         (without_the_file, "cannot be read"),
         (no_picture, "cannot be read"),
-        (of_another_size, "is not 4 pictures"),
+        (of_another_size, "does not contain 4 images"),
         (of_another_kind, "cannot be read"),
     ],
 )

@@ -55,7 +55,7 @@ def test_invalid_manifest_error_names_the_key(folder, changes, named):
 
 def test_unreadable_manifest_is_a_one_line_error(folder):
     (folder / MANIFEST_FILE).write_bytes(b"\xff\x00{")
-    with pytest.raises(ManifestError, match="not a manifest"):
+    with pytest.raises(ManifestError, match="not a valid manifest"):
         read_manifest(folder)
     (folder / MANIFEST_FILE).unlink()
     with pytest.raises(ManifestError, match="cannot be read"):
