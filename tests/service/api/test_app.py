@@ -101,7 +101,7 @@ def test_reports_corrupt_models_and_serves_the_others(models):
         assert cards["dcgan-fashion"]["state"] == "ready"
         assert cards["gan-mnist"]["state"] == cards["broken"]["state"] == "failed"
         assert "sha256" in cards["gan-mnist"]["reason"]
-        assert "not a manifest" in cards["broken"]["reason"]
+        assert "not a valid manifest" in cards["broken"]["reason"]
         assert "gan-mnist@1 failed: generator.onnx has sha256" in server.logged()
         assert "Traceback" not in server.logged()
         body = {"model": "gan-mnist", "seed": 1}
