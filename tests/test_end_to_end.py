@@ -37,7 +37,7 @@ def test_train_resume_export_and_serve(tmp_path, models):
 
     # The same command resumes and finishes the run.
     resumed = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "goes on at" in resumed.stderr
+    assert "resumes at" in resumed.stderr
     assert Checkpoint.load(checkpoint).images == 19_968
 
     # The exported model is served together with the existing ones.

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that the next step of a run depends on, in one file."""
+"""Checkpoints: everything that the next turn of a run depends on, in one file."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ class CheckpointError(UserError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run between two turns.
+    """The state of a run between two turns.
 
-    There is no state of a random number generator in it: whatever a turn draws is a function of
-    the recipe's seed and the turn's number.
+    It holds no state of random number generators, because all random numbers of a turn are a
+    function of the recipe's seed and the turn's number.
     """
 
     turn: int
     images: int
-    # Seconds of training behind it, over all sessions.
+    # Seconds of training so far, over all sessions.
     seconds: float
-    # The hardware, and the commit of Ganymede that trained it (its version outside a checkout).
+    # The hardware, and the commit of Ganymede (its version outside of a checkout).
     device: str
     code_revision: str
-    # The names of the classes that the players were told of, by index.
+    # The class names of conditional networks, by index.
     class_names: list[str]
     game: dict[str, Any]
 
     def save(self, path: Path) -> None:
-        """Write the file, whole or not at all. Raises CannotWrite."""
+        """Write the file atomically. Raises CannotWrite."""
         write_state({"format": 1, **asdict(self)}, path)
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> Checkpoint:
-        """Read the file; nothing in it is executed. Raises CheckpointError."""
+        """Read the file without executing any code in it. Raises CheckpointError."""
         try:
             state = torch.load(path, map_location=device, weights_only=True)
             if state.pop("format") != 1:
@@ -55,12 +55,12 @@ class Checkpoint:
 
 
 def write_state(state: Mapping[str, Any], path: Path) -> None:
-    """Write what `torch.load` reads, whole or not at all. Raises CannotWrite."""
+    """Write a file for `torch.load` atomically. Raises CannotWrite."""
     with replacing(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save(dict(state), file)
         except RuntimeError as error:
-            # Where the disk is full, PyTorch says only that it is not where it should be.
+            # On a full disk PyTorch reports an unexpected position; the context has the cause.
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from error
             raise

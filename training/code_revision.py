@@ -1,4 +1,4 @@
-"""Which code this is."""
+"""The version of the running code."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from service import __version__
 
 
 def code_revision() -> str:
-    """Return the commit of the checkout this code runs from, else Ganymede's version.
+    """Return the commit of the checkout that this code runs from, or else Ganymede's version.
 
-    A ``+`` behind a commit says that files had been changed since.
+    A ``+`` after the commit means uncommitted changes.
     """
     root = Path(__file__).parent.parent
     try:
@@ -26,5 +26,5 @@ def code_revision() -> str:
 
 def _git(root: Path, *arguments: str) -> str:
     command = ["git", "-C", str(root), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-    return done.stdout.strip()
+    completed = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    return completed.stdout.strip()

@@ -1,4 +1,4 @@
-"""Where to compute, and in which precision."""
+"""The device and the precision of training."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from training.recipe.options import Options
 
 
 class DeviceUnavailable(UserError):
-    """The device that was asked for is not there."""
+    """The requested device is not available."""
 
 
 Precision = Literal["float32", "bfloat16"]
 
 
 class DeviceOptions(Options):
-    """`auto` picks the fastest device there is, and bfloat16 where the hardware has it."""
+    """`auto` chooses the fastest device, and bfloat16 if the hardware supports it."""
 
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def pick_device(self) -> torch.device:
-        """Return the device asked for; of several GPUs, that of this process.
+        """Return the device; with several GPUs, the one of this process.
 
         Raises DeviceUnavailable.
         """
-        there = {
+        available = {
             "cuda": torch.cuda.is_available(),
             "mps": torch.backends.mps.is_available(),
             "cpu": True,
         }
         kind: str = self.device
         if kind == "auto":
-            kind = next(name for name, available in there.items() if available)
-        if not there[kind]:
-            raise DeviceUnavailable(f"device.device is {kind!r}, and PyTorch finds none here")
+            kind = next(name for name, is_available in available.items() if is_available)
+        if not available[kind]:
+            raise DeviceUnavailable(f"device.device is {kind!r}, but PyTorch finds no such device")
         if kind == "cuda":
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(device)
@@ -59,7 +59,7 @@ class DeviceOptions(Options):
 
 
 def device_title(device: torch.device) -> str:
-    """Return the hardware's name for people."""
+    """Return the name of the hardware, for people."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "mps":
@@ -69,5 +69,5 @@ def device_title(device: torch.device) -> str:
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    """Whether the CPU has instructions for it; emulated, bfloat16 is slower than float32."""
+    """Return whether the CPU has instructions for bfloat16; emulated, it is slower than float32."""
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())

@@ -1,4 +1,4 @@
-"""The run folder: where everything of one training run lies."""
+"""The folder of a training run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from training.recipe.errors import RecipeError
 from training.recipe.loading import load_recipe
 from training.recipe.schema import Recipe
 
-# What may differ between the parts of a run without making it another experiment.
+# Keys of the section `train` that may change when a run is resumed.
 CADENCE = {"images", "log_images", "sample_images", "checkpoint_images"}
 
 
 class Run:
     """A folder with `recipe.yaml`, `checkpoint.pt`, `log.jsonl`, `samples/` and `tensorboard/`.
 
-    Where the run is evaluated there is `best.pt` too.
+    A run that is evaluated also has `best.pt`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,7 +37,7 @@ class Run:
         return self.folder.resolve().name
 
     def recipe(self) -> Recipe:
-        """Return the recipe that the run was started with. Raises RecipeError."""
+        """Return the recipe of the run. Raises RecipeError."""
         if not self.recipe_path.is_file():
             raise RecipeError(
                 f"{self.folder} is not a run folder: it has no {self.recipe_path.name}"
@@ -47,30 +47,30 @@ class Run:
     def at(self, checkpoint: str) -> Run:
         """Return the run at its ``last`` or ``best`` checkpoint. Raises RecipeError."""
         if checkpoint not in ("last", "best"):
-            raise RecipeError(f"a checkpoint is last or best, not {checkpoint!r}")
+            raise RecipeError(f"expected the checkpoint last or best, got {checkpoint!r}")
         run = Run(self.folder)
         if checkpoint == "best":
             if not self.best_path.exists():
                 raise RecipeError(
-                    f"{self.folder} has no best checkpoint: give its recipe a section evaluate"
+                    f"{self.folder} has no best checkpoint: its recipe needs a section evaluate"
                 )
             run.checkpoint_path = self.best_path
         return run
 
     def open(self, recipe: Recipe) -> None:
-        """Begin the run, or go on with it.
+        """Create the run folder, or open it to resume.
 
-        Raises RecipeError when the folder holds a run of another recipe.
+        Raises RecipeError if the folder holds a run of another recipe, or other files.
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise RecipeError(f"{self.folder} is a file; a run needs a folder")
-        # Without a checkpoint there is nothing that another recipe could spoil.
+        # Without a checkpoint there is no training that another recipe could spoil.
         if self.recipe_path.exists() and self.checkpoint_path.exists():
             difference = _difference(self.recipe(), recipe)
             if difference:
                 raise RecipeError(
                     f"{self.folder} holds a run of another recipe ({difference}); "
-                    "choose another --out, or the same values"
+                    "choose another --out or use the same values"
                 )
         elif not self.recipe_path.exists() and self._holds_files():
             raise RecipeError(f"{self.folder} is neither empty nor a run folder")
@@ -79,13 +79,13 @@ class Run:
         self.samples.mkdir(exist_ok=True)
 
     def _holds_files(self) -> bool:
-        """Whether there is anything in the folder but what a killed run was writing."""
+        """Return whether the folder holds anything but temporary files of a killed run."""
         if not self.folder.exists():
             return False
         return any(not path.name.startswith(".") for path in self.folder.iterdir())
 
     def rewind_log(self, images: int) -> list[dict[str, Any]]:
-        """Drop what was logged after the checkpoint that the run goes on from; return the rest."""
+        """Drop the entries after a checkpoint at so many images; return the others."""
         if not self.log_path.exists():
             return []
         kept = [entry for entry in self.read_log() if entry["images"] <= images]
@@ -102,17 +102,17 @@ class Run:
             try:
                 entries.append(json.loads(line))
             except json.JSONDecodeError:
-                continue  # The last line of a run that was killed may be cut short.
+                continue  # The last line of a killed run may be incomplete.
         return entries
 
     def log(self, entry: Mapping[str, Any]) -> None:
-        """Append one line of JSON."""
+        """Append an entry as one line of JSON."""
         with self.log_path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
 
 
 def _difference(old: Recipe, new: Recipe) -> str:
-    """Name the first key in which two recipes are different experiments."""
+    """Return a key in which two recipes are different experiments, or an empty string."""
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     for key in before.keys() | after.keys():
         section, _, last = key.partition(".")
@@ -121,7 +121,7 @@ def _difference(old: Recipe, new: Recipe) -> str:
         ):
             continue
         if key == "data.path":
-            continue  # The same pictures may lie elsewhere today.
+            continue  # The same images may have been moved.
         if before.get(key) != after.get(key):
             return f"{key} was {before.get(key)}, now {after.get(key)}"
     return ""

@@ -81,7 +81,7 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused(tmp_path, digits):
     command = torchrun(digits, tmp_path / "run", "gan-mnist", 2, "train.batch=7", *ORIGINAL_GAN)
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode != 0
-    assert "train.batch (7) cannot be shared by 2 processes" in done.stderr
+    assert "train.batch (7) cannot be divided among 2 processes" in done.stderr
 
 
 def test_batch_normalised_networks_train_in_two_processes_too(tmp_path, digits):

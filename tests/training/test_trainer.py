@@ -172,7 +172,7 @@ def test_a_run_asked_to_stop_is_saved_and_says_so(tmp_path, digits, number):
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert "the same command goes on from there" in said
+    assert "run the same command again to resume" in said
     assert "Error" not in said
     assert "Traceback" not in said
 

@@ -25,7 +25,7 @@ from training.export.graphs import (
 from training.export.model_folder import new_version_folder, write_model_folder
 from training.export.onnx_export import export_graphs
 from training.export.preview import trained_preview
-from training.preview.image_to_image import shown_pairs
+from training.preview.image_to_image import example_series
 from training.recipe.schema import Recipe
 from training.run import Run
 
@@ -65,7 +65,7 @@ def export_run(
         lambda graphs: _manifest(recipe, run, checkpoint, folder, graphs, generator),
         plan=_PLAN,
         preview=lambda model: trained_preview(recipe, model),
-        probe_images=lambda model: shown_pairs(recipe, model)[0],
+        probe_images=lambda model: example_series(recipe, model)[0],
         measure=measure,
     )
 

@@ -13,7 +13,7 @@ from service.runtime.models.manifest import ImageInput, Manifest
 from service.runtime.models.model import Model
 from service.runtime.models.probe_inputs import probe_images, probe_masks
 from training.preview.grids import columns, grid, side_by_side
-from training.preview.image_to_image import shown_pairs
+from training.preview.image_to_image import example_series
 from training.recipe.schema import Recipe
 
 Pixels = NDArray[np.uint8]
@@ -52,7 +52,7 @@ def trained_preview(recipe: Recipe, model: Model) -> Preview:
         there, back = model.directions
         shown = f"input and output of {there}, then input and output of {back}"
     return Preview(
-        side_by_side(shown_pairs(recipe, model)),
+        side_by_side(example_series(recipe, model)),
         shown,
         f"From left to right: {shown}. The images were chosen at random, from held-out data if the "
         "data set has them.",

@@ -1,1 +1,1 @@
-"""TODO-ROOM training/preview."""
+"""Sample sheets and previews: many images in one."""

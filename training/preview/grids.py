@@ -1,4 +1,4 @@
-"""Sample grids: many pictures in one."""
+"""Grids of sample images."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from service.runtime.files import replacing
 
 
 def to_pixels(images: Tensor) -> NDArray[np.uint8]:
-    """Turn ``[N, C, H, W]`` in [-1, 1] into ``[N, H, W, C] uint8``."""
+    """Convert ``[N, C, H, W]`` in [-1, 1] to ``[N, H, W, C] uint8``."""
     scaled = ((images + 1) * 127.5).round().clamp(0, 255)
     pixels: NDArray[np.uint8] = scaled.permute(0, 2, 3, 1).byte().numpy()
     return pixels
 
 
 def columns(classes: int) -> int | None:
-    """Return how many columns show one class in each, as long as they fit on a page."""
+    """Return the columns of a grid with one class per column; None if they would be too many."""
     return classes if 1 < classes <= 12 else None
 
 
 def grid(pixels: NDArray[np.uint8], in_a_row: int | None = None) -> Image.Image:
-    """Lay ``[N, H, W, C] uint8`` out in rows, near a square when `in_a_row` is not given."""
+    """Return ``[N, H, W, C] uint8`` as a grid with `in_a_row` columns; default: nearly square."""
     count, height, width, channels = pixels.shape
     in_a_row = in_a_row or math.ceil(math.sqrt(count))
     rows = math.ceil(count / in_a_row)
     sheet = np.full((rows * height, in_a_row * width, channels), 255, np.uint8)
-    for i, picture in enumerate(pixels):
+    for i, image in enumerate(pixels):
         y, x = divmod(i, in_a_row)
-        sheet[y * height : (y + 1) * height, x * width : (x + 1) * width] = picture
+        sheet[y * height : (y + 1) * height, x * width : (x + 1) * width] = image
     return Image.fromarray(sheet.squeeze(-1) if channels == 1 else sheet)
 
 
 def side_by_side(series: Sequence[NDArray[np.uint8]], groups: int = 3, gap: int = 4) -> Image.Image:
-    """Lay pictures out that belong together: row i holds picture i of each of the series.
+    """Return a sheet of corresponding images: row i shows image i of each of the series.
 
-    Each of the series is ``[N, H, W, C] uint8``; smaller ones are enlarged, pixel by pixel, and
-    grey ones shown in colour. The rows stand in `groups` columns.
+    Each of the series is ``[N, H, W, C] uint8``. Smaller ones are enlarged to the nearest pixel,
+    and gray ones converted to color. The rows are arranged in `groups` columns.
     """
     height = max(each.shape[1] for each in series)
     width = max(each.shape[2] for each in series)
@@ -56,13 +56,13 @@ def side_by_side(series: Sequence[NDArray[np.uint8]], groups: int = 3, gap: int 
     for i in range(count):
         top, left = i % rows * (height + gap), i // rows * across
         for j, each in enumerate(series):
-            picture = each[i].repeat(height // each.shape[1], 0).repeat(width // each.shape[2], 1)
+            image = each[i].repeat(height // each.shape[1], 0).repeat(width // each.shape[2], 1)
             spot = sheet[top : top + height, left + j * width : left + (j + 1) * width]
-            spot[..., : picture.shape[2] if picture.shape[2] > 1 else 3] = picture
+            spot[..., : image.shape[2] if image.shape[2] > 1 else 3] = image
     return Image.fromarray(sheet)
 
 
 def save_image(image: Image.Image, path: Path, kind: str) -> None:
-    """Write a picture of format `kind` (PNG, WEBP), whole or not at all."""
+    """Write an image in the format `kind` (PNG, WEBP) atomically."""
     with replacing(path) as temporary:
         image.save(temporary, format=kind, lossless=True)

@@ -1,4 +1,4 @@
-"""What a model from pictures to pictures makes, beside what went in and what should come out."""
+"""Inputs, outputs and expected outputs of an image-to-image model, to be shown side by side."""
 
 from __future__ import annotations
 
@@ -14,49 +14,48 @@ from training.recipe.schema import Recipe
 
 Pixels = NDArray[np.uint8]
 
-_AT_ONCE = 16
+_BATCH = 16
 
 
-def made_by(model: Model, given: Given, direction: str = GENERATOR) -> Pixels:
-    """Return the pictures ``[N, H, W, C]`` that a model makes, through the runtime that serves."""
-    made = []
-    for some in given.parts(_AT_ONCE):
-        feeds = {"image": pixels(some.image)}
-        if some.mask is not None:
-            feeds["mask"] = some.mask[:, 0].numpy()
-        made.append(model.run(direction, feeds)["pixels"])
-    return np.concatenate(made)
+def translate_images(model: Model, inputs: Given, direction: str = GENERATOR) -> Pixels:
+    """Return a model's outputs ``[N, H, W, C]``, computed by the runtime that serves it."""
+    outputs = []
+    for part in inputs.parts(_BATCH):
+        feeds = {"image": channels_last(part.image)}
+        if part.mask is not None:
+            feeds["mask"] = part.mask[:, 0].numpy()
+        outputs.append(model.run(direction, feeds)["pixels"])
+    return np.concatenate(outputs)
 
 
-def shown_pairs(recipe: Recipe, model: Model, count: int = EXAMPLES) -> list[Pixels]:
-    """Return series of pictures ``[N, H, W, C]`` to be shown side by side, of held-out pictures.
+def example_series(recipe: Recipe, model: Model, count: int = EXAMPLES) -> list[Pixels]:
+    """Return series of corresponding images ``[N, H, W, C]`` of held-out data.
 
-    What goes in, what comes out, and what should have; of a model with two directions those that
-    went in and came out of both.
+    Inputs, outputs and expected outputs; for a model of two directions, inputs and outputs of both.
     """
     if model.directions:
         source, target = unpaired_examples(recipe, count)
-        there, back = model.directions
+        forward, back = model.directions
         return [
-            pixels(source),
-            made_by(model, Given(source), there),
-            pixels(target),
-            made_by(model, Given(target), back),
+            channels_last(source),
+            translate_images(model, Given(source), forward),
+            channels_last(target),
+            translate_images(model, Given(target), back),
         ]
-    given, wanted = example_pairs(recipe, count)
-    return [seen(given), made_by(model, given), pixels(wanted)]
+    inputs, targets = example_pairs(recipe, count)
+    return [visible_inputs(inputs), translate_images(model, inputs), channels_last(targets)]
 
 
-def seen(given: Given) -> Pixels:
-    """Return what goes in as people see it, ``[N, H, W, C]``: holes are white."""
-    shown = pixels(given.image)
-    if given.mask is None:
-        return shown
-    hole = given.mask.permute(0, 2, 3, 1).numpy() > 127
-    return np.where(hole, np.uint8(255), shown)
+def visible_inputs(inputs: Given) -> Pixels:
+    """Return inputs as images ``[N, H, W, C]`` in which masked pixels are white."""
+    images = channels_last(inputs.image)
+    if inputs.mask is None:
+        return images
+    masked = inputs.mask.permute(0, 2, 3, 1).numpy() > 127
+    return np.where(masked, np.uint8(255), images)
 
 
-def pixels(images: Tensor) -> Pixels:
-    """Turn ``[N, C, H, W] uint8`` into ``[N, H, W, C]``."""
-    turned: Pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
-    return turned
+def channels_last(images: Tensor) -> Pixels:
+    """Convert ``[N, C, H, W] uint8`` to ``[N, H, W, C]``."""
+    pixels: Pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
+    return pixels

@@ -232,13 +232,15 @@ def test_the_best_checkpoint_is_served_as_good_as_it_was_measured(picture_run, t
     from functools import partial
 
     from training.evaluation.image_to_image.targets import open_image_to_image_target
-    from training.preview.image_to_image import made_by
+    from training.preview.image_to_image import translate_images
 
     name, run, result = picture_run
     recipe = run.recipe()
     opened = open_image_to_image_target(str(run.folder), tmp_path, checkpoint="best")
     assert opened.title == "run, best checkpoint"
-    served = recipe.game.validation(recipe, recipe.evaluate).measure(partial(made_by, opened.model))
+    served = recipe.game.validation(recipe, recipe.evaluate).measure(
+        partial(translate_images, opened.model)
+    )
     entries = {e["images"]: e for e in run.read_log() if METRICS[name] in e}
     best = {figure: entries[result.best[0]][figure] for figure in served}
     assert best == pytest.approx(served, rel=1e-4, abs=1e-4)

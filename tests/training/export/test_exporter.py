@@ -15,7 +15,7 @@ from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.support.tiny_recipes import TINY
 from training.checkpoints import Checkpoint, CheckpointError
-from training.cli.train import export
+from training.cli.export import export
 from training.evaluation.errors import QualityError
 from training.evaluation.metrics import class_accuracy
 from training.export.errors import ExportError
@@ -83,7 +83,7 @@ def test_measured_quality_is_in_manifest_and_card(conditional_run, tmp_path, mon
     monkeypatch.setattr(class_accuracy, "ClassifierSettings", quick)
     arguments = ["export", str(conditional_run.folder), "--name", "x", "--models", str(tmp_path)]
     result = CliRunner().invoke(app, [*arguments, "--measure"], catch_exceptions=False)
-    assert "class obedience" in result.output
+    assert "class accuracy" in result.output
     (figure,) = read_manifest(tmp_path / "x" / "1").quality
     assert (figure.metric, figure.samples) == ("class obedience", class_accuracy.SAMPLES)
     assert f"{figure.value:.1%}" in (tmp_path / "x" / "1" / "README.md").read_text()

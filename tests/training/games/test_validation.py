@@ -10,7 +10,7 @@ from training.evaluation.metrics.pairs import MAX_PSNR
 from training.games.noise_to_image.validation import NoiseToImageValidation
 from training.games.paired.validation import PairedValidation
 from training.games.unpaired.validation import UnpairedValidation
-from training.preview.image_to_image import pixels
+from training.preview.image_to_image import channels_last
 from training.recipe.loading import load_recipe
 
 
@@ -82,7 +82,7 @@ def test_noise_is_held_against_what_is_learnt_or_what_is_held_out(splits, plain,
 
 def test_pairs_that_choose_are_none_that_are_measured_first(photographs):
     def seen(given_and_wanted):
-        return {picture.tobytes() for picture in pixels(given_and_wanted[1])}
+        return {picture.tobytes() for picture in channels_last(given_and_wanted[1])}
 
     recipe = colours(photographs)
     chosen, left = (seen(validation_pairs(recipe, 100, half)) for half in ("last", "first"))
@@ -143,7 +143,7 @@ def test_two_sets_are_measured_in_both_directions_and_by_their_mean(splits, opti
     asked = {}
 
     def make(given, direction):
-        asked[direction] = pixels(given.image)
+        asked[direction] = channels_last(given.image)
         return np.asarray(ones) if direction == there else asked[direction]
 
     figures = gauge.measure(make)
@@ -166,7 +166,9 @@ def test_two_sets_may_be_measured_by_what_is_held_out(splits, options):
         (UnpairedValidation(held, options(), confirms=True), True),
     ):
         asked = []
-        gauge.measure(lambda given, _, asked=asked: asked.append(pixels(given.image)) or asked[-1])
+        gauge.measure(
+            lambda given, _, asked=asked: asked.append(channels_last(given.image)) or asked[-1]
+        )
         assert gauge.title.endswith("test" if is_held else "train")
         learnt = [load_images(each).pixels for each in (held.source, held.data)]
         for given, pictures in zip(asked, learnt, strict=True):

@@ -1,7 +1,10 @@
 import pytest
 
+from training.networks.options import DiscriminatorOptions, GeneratorOptions
+from training.recipe.choices import kinds, union_tags
 from training.recipe.errors import RecipeError
 from training.recipe.loading import load_recipe, shipped_recipes
+from training.recipe.options import Options
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
@@ -46,6 +49,7 @@ def test_a_written_recipe_is_read_back(tmp_path):
         ("game.loss=hinge; game.real_target=0.9", "hinge has no target"),
         ("optimizer.generator.algorithm=sgd", "optimizer.generator: .*'adam'"),
         ("optimizer.generator.momentum=1", "optimizer.generator: unknown key 'momentum'"),
+        ("game.augment={kind: ada, x: 1}", "game.augment: unknown key 'x'"),
         ("train.images", "expected key=value"),
         ("summary.x=1", "summary holds a value"),
         ("data.channels=[", "data.channels: .* is not a YAML value"),
@@ -68,3 +72,37 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(RecipeError, match=r"bad\.yaml is not"):
         load_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("game.task.foo=1", "game.task: unknown key 'foo'"),
+        ("game.task.missing=[0, 2]", "game.task.missing.1: "),
+        ("game.task.kind=sketchy", "game.task: .*'sketch'"),
+        ("game.kind=solo", "game: .*'noise_to_image', 'paired', 'unpaired'"),
+    ],
+)
+def test_error_locations_are_keys_of_the_recipe(override, message):
+    with pytest.raises(RecipeError, match=f"^{message}"):
+        load_recipe("inpaint-flowers", [override])
+
+
+def test_no_recipe_key_is_a_union_tag():
+    """Tags are removed from error locations, so a key of the same name would be lost."""
+    keys = set()
+
+    def collect(options):
+        for name, value in options:
+            keys.add(name)
+            if isinstance(value, Options):
+                collect(value)
+
+    for name in shipped_recipes():
+        collect(load_recipe(name))
+    assert not keys & union_tags()
+
+
+def test_declared_networks_are_registered():
+    assert {"biggan", "mlp", "unet", "gated"} <= kinds(GeneratorOptions, "network").keys()
+    assert "patchgan" in kinds(DiscriminatorOptions, "network")

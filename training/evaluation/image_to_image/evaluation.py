@@ -24,7 +24,7 @@ from training.evaluation.features.references import digest_of
 from training.evaluation.metrics import get_metric, pair_metric_names
 from training.evaluation.metrics.pairs import compare_pairs
 from training.games.tasks.task import Given
-from training.preview.image_to_image import made_by, pixels, seen
+from training.preview.image_to_image import channels_last, translate_images, visible_inputs
 from training.recipe.schema import Recipe
 
 Pixels = NDArray[np.uint8]
@@ -86,8 +86,8 @@ def evaluate_directions(
 def baseline_output(inputs: Given, channels: int, factor: int) -> tuple[str, Pixels]:
     """Return the name and the images ``[N, H, W, C]`` of the simplest method without a model."""
     if factor > 1:
-        return "cubic interpolation", pixels(upscale(inputs.image, factor))
-    images = pixels(inputs.image)
+        return "cubic interpolation", channels_last(upscale(inputs.image, factor))
+    images = channels_last(inputs.image)
     if images.shape[-1] == 1 and channels == 3:
         images = images.repeat(3, 3)
     if inputs.mask is None:
@@ -111,7 +111,7 @@ def _evaluate(
     manifest = model.manifest
     if manifest.input is None:
         raise QualityError(f"{manifest.name} is not an image-to-image model")
-    targets = pixels(target_tensor)
+    targets = channels_last(target_tensor)
     baseline_name, baseline = baseline_output(
         inputs, manifest.image.channels, manifest.input.factor
     )
@@ -120,7 +120,7 @@ def _evaluate(
     def show(stage: str) -> Callable[[int, int], None]:
         return lambda done, total: progress(f"{stage}{suffix}", done, total) if progress else None
 
-    outputs = made_by(model, inputs, direction)
+    outputs = translate_images(model, inputs, direction)
     values = compare_pairs(outputs, targets, network, show("comparing outputs and targets"))
     baseline_values = compare_pairs(
         baseline, targets, network, show(f"comparing {baseline_name} and targets")
@@ -141,4 +141,4 @@ def _evaluate(
         )
         for metric in map(get_metric, pair_metric_names())
     )
-    return DirectionResult(direction, figures, values, seen(inputs), outputs, targets)
+    return DirectionResult(direction, figures, values, visible_inputs(inputs), outputs, targets)

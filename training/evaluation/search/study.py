@@ -31,7 +31,7 @@ from training.evaluation.search.ranges import Value, as_yaml, short_text
 from training.evaluation.search.report import write_search_report
 from training.evaluation.search.results import Confirmation, SearchResult, Trial
 from training.monitoring.metrics import TrainingDiverged
-from training.preview.image_to_image import made_by
+from training.preview.image_to_image import translate_images
 from training.recipe.errors import RecipeError
 from training.recipe.loading import load_recipe
 from training.recipe.schema import Recipe
@@ -304,7 +304,7 @@ def _held_out_figure(run: Run, recipe: Recipe) -> tuple[float, str]:
         if image_to_image is not None:
             options = recipe.evaluate.model_copy(update=_CONFIRMATION_SAMPLES)
             validation = recipe.game.validation(recipe, options, confirms=True)
-            generate = partial(made_by, image_to_image.model)
+            generate = partial(translate_images, image_to_image.model)
             return validation.measure(generate)[recipe.metric], validation.title
         target = open_noise_target(
             str(run.folder), run.folder, seed_start=_CONFIRMATION_SEED, checkpoint="best"

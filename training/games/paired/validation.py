@@ -22,7 +22,7 @@ from training.evaluation.metrics.pairs import compare_pairs
 from training.games.game import Pixels
 from training.games.tasks.task import Given
 from training.games.validation import nothing_held_out, real_images
-from training.preview.image_to_image import pixels
+from training.preview.image_to_image import channels_last
 from training.recipe.schema import Recipe
 
 
@@ -42,7 +42,7 @@ class PairedValidation:
         half: Literal["first", "last"] = "first" if confirms else "last"
         pairs = validation_pairs(recipe, options.samples, None if on_training else half)
         self._inputs, targets = pairs
-        self._targets = pixels(targets)
+        self._targets = channels_last(targets)
         self._network = open_network(options.network)
         real = real_images(data if on_training else held, ImageData(self._targets, None, ()))
         self.title = real.title

@@ -1,0 +1,106 @@
+"""`ganymede export`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from service.runtime.models.manifest import Quality
+    from service.runtime.models.model import Model
+    from training.run import Run
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder of `ganymede train`.")],
+    name: Annotated[
+        str | None,
+        typer.Option(help="The model's name.  [default: the run's name]", show_default=False),
+    ] = None,
+    models: Annotated[
+        Path, typer.Option(help="The model repository.", envvar="GANYMEDE_MODELS")
+    ] = Path("models"),
+    version: Annotated[
+        str | None,
+        typer.Option(help="The version.  [default: the next free number]", show_default=False),
+    ] = None,
+    checkpoint: Annotated[
+        str,
+        typer.Option(help="last, or best if the recipe has a section evaluate."),
+    ] = "last",
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help="Measure the quality for the model card: class accuracy, or the distance from the "
+            "expected images for image-to-image models. Needs the run's data, and takes a minute "
+            "or two on a CPU for small images.",
+        ),
+    ] = False,
+) -> None:
+    """Export a run's generator as a model folder that `ganymede serve` can serve.
+
+    The graphs are compared with PyTorch at several batch sizes. Nothing is written if they differ.
+
+    Example: ganymede export runs/first --name my-garments
+    """
+    from training.export.exporter import export_run
+    from training.run import Run
+
+    opened = Run(run).at(checkpoint)
+    measured = _quality_measurement(opened) if measure else None
+    folder = export_run(opened, name or opened.name, models, version, measured)
+    typer.echo(f"wrote {folder}; next: ganymede serve --models {models}")
+
+
+def _quality_measurement(run: Run) -> Callable[[Model], tuple[Quality, ...]]:
+    """Return a function that measures a model on the data of `run` and shows its progress."""
+    from rich.progress import Progress
+
+    from training.evaluation.errors import QualityError
+    from training.evaluation.features.networks import open_network
+    from training.evaluation.image_to_image.evaluation import evaluate_figures
+    from training.evaluation.metrics.class_accuracy import measure_class_accuracy
+    from training.evaluation.report.formatting import format_value
+
+    recipe = run.recipe()
+    is_image_to_image = recipe.image_input is not None
+    if not recipe.classes and not is_image_to_image:
+        # Reported before the export, which takes long.
+        raise QualityError(
+            "--measure measures class accuracy, and the run has no classes; "
+            "for other metrics use ganymede evaluate"
+        )
+
+    def measure(model: Model) -> tuple[Quality, ...]:
+        with Progress(transient=True) as bar:
+            tasks: dict[str, TaskID] = {}
+
+            def show(stage: str, done: int, total: int) -> None:
+                if stage not in tasks:
+                    tasks[stage] = bar.add_task(stage)
+                bar.update(tasks[stage], completed=done, total=total)
+
+            if is_image_to_image:
+                network = open_network("efficientnet-lite0")
+                figures = evaluate_figures(recipe, model, network, show)
+                for figure in figures:
+                    typer.echo(
+                        f"{figure.metric} {format_value(figure.metric, figure.value)}; "
+                        f"{figure.baseline_name} {format_value(figure.metric, figure.baseline)}"
+                    )
+                return figures
+            measured = measure_class_accuracy(model, recipe.data, progress=show)
+        worst = min(measured.per_class, key=measured.per_class.__getitem__)
+        typer.echo(
+            f"class accuracy {measured.accuracy:.1%}, lowest for {worst}: "
+            f"{measured.per_class[worst]:.1%}"
+        )
+        return (measured.quality,)
+
+    return measure
