@@ -78,7 +78,7 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, text):
     ("override", "message"),
     [
         ("game.task.foo=1", "game.task: unknown key 'foo'"),
-        ("game.task.missing=[0, 2]", "game.task.missing.1: "),
+        ("game.task.missing=[0.1, 2]", "game.task.missing.1: "),
         ("game.task.kind=sketchy", "game.task: .*'sketch'"),
         ("game.kind=solo", "game: .*'noise_to_image', 'paired', 'unpaired'"),
     ],
