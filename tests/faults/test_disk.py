@@ -1,4 +1,4 @@
-"""Files that cannot be written to their end, because there is no room for them.
+"""Files that cannot be written completely because the disk is full.
 
 A limit on the size of files does this anywhere; a file system of a few pages, which is the real
 thing, needs the right to mount one.
@@ -21,14 +21,14 @@ PAGE = 4096
 
 
 class Disk:
-    """A folder in which files of a few hundred bytes find room, and larger ones do not."""
+    """A folder in which files of a few hundred bytes fit, and larger ones do not."""
 
     def __init__(self, folder: Path, limit: int | None) -> None:
         self.folder = folder
         self._limit = limit
 
     def run(self, command):
-        # Python itself would leave half of a module's bytecode behind, and stumble over it later.
+        # Python would leave incomplete bytecode files, and fail on them later.
         environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
         return subprocess.run(
             self.limited(command),
@@ -42,7 +42,7 @@ class Disk:
     def limited(self, command):
         if self._limit is None:
             return command
-        # In KiB; and Python would be killed by the signal if bash had not had it ignored.
+        # In KiB. bash makes its children ignore the signal that would kill Python.
         return ["bash", "-c", f'ulimit -f {self._limit // 1024}; exec "$@"', "bash", *command]
 
     def names(self):
@@ -51,7 +51,7 @@ class Disk:
 
 @contextlib.contextmanager
 def mounted(folder, pages):
-    """A file system of so many pages; skips the test where none may be mounted."""
+    """Mount a file system of `pages` pages; skips the test without the permission."""
     folder.mkdir()
     options = f"size={pages * PAGE}"
     mount = ["mount", "-t", "tmpfs", "-o", options, "ganymede-test", str(folder)]
@@ -68,7 +68,7 @@ def mounted(folder, pages):
 
 
 def fill(folder):
-    """Take all the room that there is."""
+    """Fill the file system."""
     with contextlib.suppress(OSError), (folder / "ballast").open("wb", buffering=0) as file:
         while file.write(bytes(PAGE)):
             pass
@@ -87,7 +87,7 @@ def full(request, tmp_path):
 
 @contextlib.contextmanager
 def files_of_at_most(size):
-    """What this process writes has that much room."""
+    """Limit the size of files that this process writes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -120,13 +120,13 @@ def test_reproduce_on_full_disk_leaves_no_file(drawn_repository, full, tmp_path)
 def test_keys_on_full_disk_leave_file_unchanged(full):
     keys = full.folder / "keys.json"
     if "ballast" in full.names():
-        # Room for the first, and for nothing after it.
+        # Room for the first key only.
         (full.folder / "ballast").write_bytes(bytes(12 * PAGE))
     assert full.run(ganymede("keys", "add", "first", "--keys", str(keys))).returncode == 0
     if "ballast" in full.names():
         fill(full.folder)
     before = keys.read_bytes()
-    for number in range(9):  # The limit has room for a few.
+    for number in range(9):  # A few keys fit.
         done = full.run(ganymede("keys", "add", f"name-{number}", "--keys", str(keys)))
         if done.returncode:
             break
@@ -138,9 +138,9 @@ def test_keys_on_full_disk_leave_file_unchanged(full):
 
 
 def test_serves_with_full_disk_and_log(drawn_repository, full):
-    # Measured plans are kept in a file.
-    said = {"GANYMEDE_PLAN": "measure", "GANYMEDE_CACHE": str(full.folder / "cache")}
-    said |= {"BENTOML_HOME": str(full.folder / "bentoml"), "TMPDIR": str(full.folder)}
+    # Measured plans are written to a file.
+    environment = {"GANYMEDE_PLAN": "measure", "GANYMEDE_CACHE": str(full.folder / "cache")}
+    environment |= {"BENTOML_HOME": str(full.folder / "bentoml"), "TMPDIR": str(full.folder)}
     quiet = ["bash", "-c", 'exec "$@" > /dev/full 2>&1', "bash"]
     command = [*quiet, *full.limited(ganymede("serve", "--models", drawn_repository))]
     asked = [
@@ -150,7 +150,7 @@ def test_serves_with_full_disk_and_log(drawn_repository, full):
         ("mix-styles", {"rows": [1, 2], "columns": [3], "format": "webp"}),
         ("interpolate", {"sources": [1, 2], "frames": 20, "format": "webp"}),
     ]
-    with serving(drawn_repository, env=said, command=command) as server:
+    with serving(drawn_repository, env=environment, command=command) as server:
         with server.client() as client:
             for route, body in asked:
                 response = client.post(f"/v1/{route}", json={"model": "painted"} | body)
@@ -189,7 +189,7 @@ def test_checkpoint_and_export_on_full_disk_leave_no_file(digits, tmp_path):
     train(load_recipe("gan-mnist", overrides), run)
     good = run.checkpoint_path.read_bytes()
     state = Checkpoint.load(run.checkpoint_path)
-    # Within what PyTorch holds back, in the middle of a tensor, and in the last bytes.
+    # Within PyTorch's write buffer, in the middle of a tensor, and in the last bytes.
     for size in (1000, len(good) // 2, len(good) - 1):
         with files_of_at_most(size), pytest.raises(CannotWrite, match="cannot be written"):
             state.save(run.checkpoint_path)

@@ -1,4 +1,4 @@
-"""Whatever the schema allows, and much that it does not: no request ends with a 5xx.
+"""No request gets a 5xx, whether the schema allows it or not.
 
 Schemathesis makes the requests, from the document that the service itself gives.
 """
@@ -22,7 +22,7 @@ LIMITS = {
 
 
 def with_time(document: dict) -> dict:
-    """Ask for no deadline that cannot be kept: past it comes 504, as it says."""
+    """Raise the minimum deadline, because a missed one correctly gets 504."""
     for operations in document["paths"].values():
         for operation in operations.values():
             for parameter in operation.get("parameters", []):
@@ -32,7 +32,7 @@ def with_time(document: dict) -> dict:
 
 
 def with_models(document: dict, names: list[str]) -> dict:
-    """Say in a schema which models there are, as a caller knows who has asked /v1/models."""
+    """Add the names of the models to the schema, which callers know from /v1/models."""
     for schema in document["components"]["schemas"].values():
         if (field := schema.get("properties", {}).get("model")) is not None:
             field.clear()
@@ -53,7 +53,7 @@ def with_models(document: dict, names: list[str]) -> dict:
     "examples", [8, pytest.param(300, marks=pytest.mark.faults)], ids=["short", "long"]
 )
 def test_no_request_gets_a_5xx(drawn_repository, tmp_path, examples, known):
-    # A folder of its own: whoever shares one with another service gets 503.
+    # Its own folder: a service that shares one with another responds 503.
     jobs = {"GANYMEDE_JOBS": str(tmp_path / "jobs")}
     with serving(drawn_repository, env=LIMITS | jobs) as server:
         document = with_time(httpx.get(f"{server.url}/openapi.json").json())
@@ -69,7 +69,7 @@ def test_no_request_gets_a_5xx(drawn_repository, tmp_path, examples, known):
             command, capture_output=True, text=True, timeout=1700, check=False, cwd=tmp_path
         )
         assert done.returncode == 0, done.stdout[-5000:] + server.logged()[-3000:]
-        # That it did ask, and for pictures.
+        # Requests were sent, and images generated.
         generated = int(re.search(r"(\d+) generated", done.stdout).group(1))
         assert generated > 500
         metrics = httpx.get(f"{server.url}/metrics").text

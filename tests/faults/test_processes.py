@@ -1,4 +1,4 @@
-"""Processes and files that go wrong while a crowd is being served."""
+"""Processes that die and files that are corrupted under load."""
 
 import concurrent.futures
 import json
@@ -30,7 +30,7 @@ def test_killed_worker_loses_only_its_own_requests(failing_server, expected, rou
             if isinstance(outcome, httpx.Response) and outcome.status_code == 200:
                 assert np.array_equal(pixels_of(outcome), expected(ask))
             elif isinstance(outcome, httpx.Response):
-                assert outcome.status_code == 503  # The new worker loads its models.
+                assert outcome.status_code == 503  # The new worker is still loading its models.
                 assert "retry-after" in outcome.headers
         wait_until_ready(failing_server)
         assert {response.status_code for response in crowd(failing_server, fine(20))} == {200}
@@ -79,12 +79,12 @@ def test_reload_of_corrupt_model_keeps_serving_it(failing_models, failing_server
 
 
 def test_stop_under_load_completes_accepted_requests(tmp_path, expected, rounds):
-    # Half a second each, in which it is seen that there is something to wait for.
+    # Half a second per request, in which the test sees that there is work to wait for.
     write_failing(tmp_path / "models" / "m" / "1", slow_turns=1_200_000)
     for turn in range(min(rounds, 4)):
         with serving(tmp_path / "models") as server, server.client() as watching:
-            # Slow ones, so that there is something to wait for, and those that fail, to be waited
-            # for no longer than they take.
+            # Slow requests, so that there is work to wait for, and failing ones, which must not
+            # delay the stop.
             kinds = [["fine"] * 4, ["slow"], ["fine", "raises"], ["hungry"] * 4]
             asks = [Ask(1000 * turn + 10 * i, kinds[i % 4]) for i in range(16)]
             with concurrent.futures.ThreadPoolExecutor() as pool:

@@ -1,4 +1,4 @@
-"""Keys in their file, and `ganymede keys`."""
+"""The file of API keys, and `ganymede keys`."""
 
 import concurrent.futures
 import hashlib
@@ -67,7 +67,7 @@ def test_broken_file_keeps_last_keys(file, text):
     with pytest.raises(KeysError) as error:
         read_keys(file)
     assert len(str(error.value).splitlines()) == 1
-    # And from the start nobody gets in.
+    # If it is broken from the start, no key is valid.
     assert KeyRing(file).find(secret) is None
 
 
@@ -81,9 +81,9 @@ def test_deleted_file_keeps_last_keys(file):
 def test_rejects_expired_key(file):
     secret = add_key(file, "app", expires=datetime.now(UTC) + timedelta(hours=1))
     assert KeyRing(file).find(secret)
-    said = json.loads(file.read_text())
-    said["keys"][0]["expires"] = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
-    file.write_text(json.dumps(said))
+    document = json.loads(file.read_text())
+    document["keys"][0]["expires"] = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
+    file.write_text(json.dumps(document))
     assert KeyRing(file).find(secret) is None
 
 
@@ -91,8 +91,8 @@ def test_rejects_duplicates(file):
     add_key(file, "app")
     with pytest.raises(KeysError, match="revoke it first"):
         add_key(file, "app")
-    said = json.loads(file.read_text())
-    file.write_text(json.dumps({"keys": said["keys"] * 2}))
+    document = json.loads(file.read_text())
+    file.write_text(json.dumps({"keys": document["keys"] * 2}))
     with pytest.raises(KeysError, match="the same name"):
         read_keys(file)
 
@@ -139,7 +139,7 @@ def test_command_adds_lists_and_revokes(file):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "expected"),
     [
         (["add", "app"], "--keys FILE"),
         (["list", "--keys", "/nowhere/keys.json"], "cannot be read"),
@@ -149,7 +149,7 @@ def test_command_adds_lists_and_revokes(file):
         (["add", "app", "--pixels-per-minute", "0", "--keys", "/tmp/x/keys.json"], "--pixels"),
     ],
 )
-def test_bad_input_is_one_line(flags, said):
+def test_bad_input_is_one_line(flags, expected):
     done = command(*flags, code=2)
-    assert said in done.stderr
+    assert expected in done.stderr
     assert len(done.stderr.splitlines()) == 1

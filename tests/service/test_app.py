@@ -12,22 +12,22 @@ ROOT = Path(__file__).parents[2]
 
 
 def base_installation() -> set[str]:
-    """The distributions that `pip install ganymede` brings, by the installed metadata."""
-    found: set[str] = set()
-    waiting = [Requirement("ganymede")]
-    while waiting:
-        requirement = waiting.pop()
+    """The distributions that `pip install ganymede` installs, from the installed metadata."""
+    installed: set[str] = set()
+    pending = [Requirement("ganymede")]
+    while pending:
+        requirement = pending.pop()
         name = re.sub(r"[-_.]+", "-", requirement.name).lower()
         extras = {"", *requirement.extras}
         key = f"{name}{sorted(requirement.extras)}"
-        if key in found:
+        if key in installed:
             continue
-        found.add(key)
+        installed.add(key)
         for line in importlib.metadata.requires(name) or []:
             wanted = Requirement(line)
             if wanted.marker is None or any(wanted.marker.evaluate({"extra": e}) for e in extras):
-                waiting.append(wanted)
-    return {key.partition("[")[0] for key in found} - {"ganymede"}
+                pending.append(wanted)
+    return {key.partition("[")[0] for key in installed} - {"ganymede"}
 
 
 def environment_without_the_extras(folder: Path) -> None:
@@ -63,7 +63,7 @@ print(json.dumps({
     "service": service.app.__file__,
 }))
 """
-    # -I -S: neither the environment of the tests nor their folder can be reached.
+    # -I -S: without the tests' environment and folder.
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code, str(tmp_path), str(ROOT)],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""The lines that the real service writes, and the ids in them."""
+"""Log lines of the real service, and the request ids in them."""
 
 import io
 import json
@@ -36,7 +36,7 @@ def lines(server) -> list[dict]:
 
 
 def about(server, request_id: str) -> list[dict]:
-    """The lines of a request, once the last of them is there: a moment after the answer."""
+    """Wait for the last log line of a request, and return all of them."""
     deadline = time.monotonic() + 30
     while True:
         found = [line for line in lines(server) if line.get("request_id") == request_id]
@@ -49,7 +49,7 @@ def about(server, request_id: str) -> list[dict]:
 def test_all_lines_are_json_and_appear_once(server, client):
     client.get("/v1/models")
     written = server.logged().splitlines()
-    # ONNX Runtime writes what its kernels complain of by itself.
+    # ONNX Runtime writes its warnings in its own format.
     ours = [line for line in written if "onnxruntime:" not in line]
     messages = [json.loads(line)["message"] for line in ours]
     assert sum("Starting production HTTP BentoServer" in message for message in messages) == 1
@@ -151,7 +151,7 @@ def test_unexpected_error_is_logged_once_with_request_id(server, client):
     assert "Traceback" in error["exception"]
     assert access["status"] == 500
     assert access["bytes"] == len(response.content)
-    # uvicorn would write the same once more.
+    # uvicorn would log the same exception again.
     assert not any("Exception in ASGI" in line["message"] for line in lines(server))
 
 
@@ -160,7 +160,7 @@ def test_text_format_and_disabled_access_log(tmp_path):
     environment = {"GANYMEDE_LOG_FORMAT": "text"}
     with serving(tmp_path, env=environment) as server, server.client() as client:
         client.get("/v1/models", headers={"x-request-id": "words"})
-        # The answer to a second request comes after the line of the first.
+        # The line of the first request is written before the second response.
         client.get("/v1/models")
         assert re.search(
             r"^\S+Z INFO ganymede\.access: answered request_id=words method=GET route=/v1/models "
@@ -189,7 +189,7 @@ def test_rejects_unknown_format(tmp_path):
 
 @pytest.fixture
 def restored():
-    """The loggers as they were."""
+    """Restore the loggers after the test."""
     root = logging.getLogger()
     before = root.handlers, root.level
     yield

@@ -1,4 +1,4 @@
-"""Every setting by flag, by variable and in a file; and what refuses to be served to everyone."""
+"""Settings by flag, by variable and in a file; and options that `serve` rejects."""
 
 import subprocess
 from pathlib import Path
@@ -10,8 +10,8 @@ from service.api_keys import add_key
 from service.settings import PREFIX, Settings, SettingsError, load_settings
 from tests.support.servers import free_port, ganymede, serving
 
-# A value for each setting that is not its default, as people type it.
-OTHERS = {
+# A value other than the default for each setting, as a user would type it.
+SAMPLES = {
     "models": "/tmp/other-models",
     "provider": "cpu",
     "max_images": "17",
@@ -48,25 +48,25 @@ def value_of(name, settings):
 
 
 def test_samples_cover_every_setting():
-    assert set(OTHERS) == set(Settings.model_fields)
+    assert set(SAMPLES) == set(Settings.model_fields)
 
 
 @pytest.fixture(autouse=True)
-def _alone(monkeypatch):
-    """No settings but those of the test."""
+def _clean_environment(monkeypatch):
+    """Remove settings of the environment."""
     for name in Settings.model_fields:
         monkeypatch.delenv(f"{PREFIX}{name.upper()}", raising=False)
     monkeypatch.delenv("GANYMEDE_CONFIG", raising=False)
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", SAMPLES)
 def test_same_value_by_flag_variable_and_file(monkeypatch, tmp_path, name):
-    by_flag = value_of(name, load_settings({name: OTHERS[name]}))
+    by_flag = value_of(name, load_settings({name: SAMPLES[name]}))
     assert by_flag != value_of(name, load_settings())
     config = tmp_path / "c.toml"
-    config.write_text(f'{name} = "{OTHERS[name]}"\n')
+    config.write_text(f'{name} = "{SAMPLES[name]}"\n')
     assert value_of(name, load_settings(config=config)) == by_flag
-    monkeypatch.setenv(f"{PREFIX}{name.upper()}", OTHERS[name])
+    monkeypatch.setenv(f"{PREFIX}{name.upper()}", SAMPLES[name])
     assert value_of(name, load_settings()) == by_flag
 
 
@@ -80,7 +80,7 @@ def test_precedence(monkeypatch, tmp_path):
 
 
 def test_environment_reproduces_settings(monkeypatch):
-    for chosen in ({}, OTHERS):
+    for chosen in ({}, SAMPLES):
         settings = load_settings(chosen)
         for name, value in settings.to_environment().items():
             if value is None:
@@ -96,7 +96,7 @@ def test_environment_reproduces_settings(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("flags", "expected"),
     [
         ({"max_images": "many"}, "max_images"),
         ({"max_images": "0"}, "max_images"),
@@ -110,25 +110,25 @@ def test_environment_reproduces_settings(monkeypatch):
         ({"log_format": "xml"}, "log_format"),
     ],
 )
-def test_invalid_value_is_one_line_with_its_name(given, said):
+def test_invalid_value_is_one_line_with_its_name(flags, expected):
     with pytest.raises(SettingsError) as error:
-        load_settings(given)
-    assert str(error.value).startswith(said)
+        load_settings(flags)
+    assert str(error.value).startswith(expected)
     assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("max_imges = 3", "did you mean 'max_images'"),
         ("max_images = ", "is not TOML"),
         ("\xff", "is not TOML"),
     ],
 )
-def test_invalid_file_is_one_line(tmp_path, text, said):
+def test_invalid_file_is_one_line(tmp_path, text, expected):
     config = tmp_path / "c.toml"
     config.write_bytes(text.encode("latin-1"))
-    with pytest.raises(SettingsError, match=said):
+    with pytest.raises(SettingsError, match=expected):
         load_settings(config=config)
     with pytest.raises(SettingsError, match="cannot be read"):
         load_settings(config=tmp_path / "nowhere.toml")
@@ -140,7 +140,7 @@ def serve(*flags):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "expected"),
     [
         (["--host", "0.0.0.0"], "--insecure"),
         (["--host", "::"], "--insecure"),
@@ -150,10 +150,10 @@ def serve(*flags):
         (["--config", "/nowhere.toml"], "/nowhere.toml"),
     ],
 )
-def test_serve_rejects_bad_options_in_one_line(drawn_repository, flags, said):
+def test_serve_rejects_bad_options_in_one_line(drawn_repository, flags, expected):
     done = serve("--models", str(drawn_repository), *flags)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert expected in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -1,4 +1,4 @@
-"""Traces, as a collector that speaks OTLP over HTTP gets them from the real service."""
+"""Traces that a collector receives from the real service by OTLP over HTTP."""
 
 import contextlib
 import itertools
@@ -26,14 +26,14 @@ CALLER = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")
 
 @dataclass
 class Collector:
-    """What was sent here: spans, and the attributes of the resources that they are of."""
+    """The spans received, and the attributes of their resources."""
 
     url: str
     spans: list[Span] = field(default_factory=list)
     resources: list[dict[str, str]] = field(default_factory=list)
 
     def trace(self, trace_id: str, spans: int) -> list[Span]:
-        """The spans of a trace, once so many are there; then none may follow."""
+        """Wait for `spans` spans of a trace and return them; fails if there are more."""
         deadline = time.monotonic() + 30
         while True:
             found = [span for span in self.spans if span.trace_id.hex() == trace_id]
@@ -120,17 +120,17 @@ def test_request_span_has_children_for_its_stages(client, collector):
     request = spans.pop("POST /v1/generate")
     assert request.kind == Span.SPAN_KIND_SERVER
     assert request.parent_span_id.hex() == CALLER[1]
-    said = attributes(request)
-    assert said["http.route"] == "/v1/generate"
-    assert said["http.request.method"] == "POST"
-    assert said["http.response.status_code"] == 200
-    assert said["ganymede.model"] == "cut"
-    assert said["ganymede.request_id"] == "traced"
+    request_attributes = attributes(request)
+    assert request_attributes["http.route"] == "/v1/generate"
+    assert request_attributes["http.request.method"] == "POST"
+    assert request_attributes["http.response.status_code"] == 200
+    assert request_attributes["ganymede.model"] == "cut"
+    assert request_attributes["ganymede.request_id"] == "traced"
     for child in spans.values():
         assert child.parent_span_id == request.span_id
         assert attributes(child)["ganymede.model"] == "cut"
         assert child.start_time_unix_nano <= child.end_time_unix_nano
-        # Their clock and the request's are not read at the same moment.
+        # The two clocks are not read at the same moment.
         slack = 50_000_000
         assert request.start_time_unix_nano - slack <= child.start_time_unix_nano
         assert child.end_time_unix_nano <= request.end_time_unix_nano + slack
@@ -170,8 +170,8 @@ def test_does_not_export_unsampled_traces(client, collector):
 
 
 def test_ignores_invalid_traceparent(client, collector):
-    for told in ("nonsense", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "\u00e9" * 55):
-        headers = {"traceparent": told.encode("latin-1")}
+    for header in ("nonsense", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "\u00e9" * 55):
+        headers = {"traceparent": header.encode("latin-1")}
         assert client.get("/v1/models", headers=headers).status_code == 200
 
 
@@ -214,7 +214,7 @@ def test_missed_deadline_has_spans_of_the_stages_reached(drawn_repository):
                 "/v1/generate", json={"model": "cut", "n": 64}, headers=traceparent("7" * 32)
             )
             assert response.status_code == 504
-        # No schedule was set, so it is the end of the service that sends them.
+        # Without a schedule in the environment, the end of the service exports them.
         spans = {span.name: span for span in collector.trace("7" * 32, 2)}
         assert set(spans) == {"POST /v1/generate", "queue"}
         assert spans["POST /v1/generate"].status.code == Status.STATUS_CODE_ERROR

@@ -166,7 +166,7 @@ def test_missed_deadline_gets_504(slow_repository):
         response = client.post("/v1/generate", json={"model": "dcgan-fashion", "n": 256})
         assert response.status_code == 504
         assert response.json()["type"] == "urn:ganymede:problem:deadline-exceeded"
-        # What had not begun is not done: the queue is empty long before 256 pictures could be.
+        # Runs that had not started are cancelled, so the queue becomes empty.
         asked = time.monotonic()
         while "ganymede_queue_pixels 0.0" not in client.get("/metrics").text:
             assert time.monotonic() - asked < 10

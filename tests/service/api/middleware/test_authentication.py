@@ -1,4 +1,4 @@
-"""Who may ask what, at the real service with keys and without."""
+"""Authentication at the real service, with and without keys."""
 
 import json
 import re
@@ -59,7 +59,7 @@ def test_path_spellings_do_not_bypass_authentication(keyed, path):
     server, _, _ = keyed
     host = server.url.removeprefix("http://")
     for method in ("GET", "POST", "HEAD", "OPTIONS"):
-        # Not httpx's own reading of the path.
+        # Bypasses httpx's normalization of the path.
         request = httpx.Request(method, server.url)
         request.url = request.url.copy_with(raw_path=path.encode())
         with httpx.Client(follow_redirects=False) as client:
@@ -93,7 +93,7 @@ def test_log_names_the_key(keyed):
     server, keys, _ = keyed
     with server.client() as client:
         for name in ("poor", "plain"):
-            # What the key may not do is told of it too.
+            # The key is logged for rejected requests too.
             headers = {"x-api-key": keys[name], "x-request-id": f"log-{name}"}
             assert client.post("/v1/admin/reload", headers=headers).status_code == 403
         client.get("/v1/models", headers={"x-request-id": "log-nobody"})
@@ -164,7 +164,7 @@ def test_exceeded_rate_limit_gets_429_with_retry_after(keyed):
         assert 0 < int(refused.headers["retry-after"]) <= 60
         never = client.post("/v1/generate", json=GENERATE | {"n": 11}, headers=headers)
         assert never.status_code == 422
-        # Others are not held up by it.
+        # Other keys are not affected.
         other = client.post("/v1/generate", json=GENERATE, headers={"x-api-key": keys["plain"]})
         assert other.status_code == 200
         assert "ratelimit-limit" not in other.headers
