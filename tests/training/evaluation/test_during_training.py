@@ -34,12 +34,12 @@ def evaluations(run: Run) -> dict[int, float]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, digits, small_network_file):
-    """A run of 3200 images, evaluated five times, and what it returned."""
+    """A run of 3200 images, evaluated five times, and the result of training."""
     run = Run(tmp_path_factory.mktemp("whole") / "run")
     return run, train(recipe(digits, small_network_file, "train.images=3200"), run)
 
 
-def test_a_run_is_measured_and_its_best_checkpoint_kept(whole):
+def test_run_is_evaluated_and_best_checkpoint_kept(whole):
     run, result = whole
     figures = evaluations(run)
     assert list(figures) == [640, 1280, 1920, 2560, 3200]
@@ -52,7 +52,7 @@ def test_a_run_is_measured_and_its_best_checkpoint_kept(whole):
     assert entry["frechet_distance"] > 0
 
 
-def test_measuring_changes_nothing_of_the_training(whole, tmp_path, digits, small_network_file):
+def test_evaluation_does_not_change_training(whole, tmp_path, digits, small_network_file):
     run, _ = whole
     plain = Run(tmp_path / "plain")
     train(recipe(digits, small_network_file, "train.images=3200", "evaluate=null"), plain)
@@ -63,23 +63,22 @@ def test_measuring_changes_nothing_of_the_training(whole, tmp_path, digits, smal
             assert torch.equal(weight, other[player][key]), key
 
 
-def test_what_is_measured_is_what_would_be_served(whole, tmp_path, small_network):
-    """The pictures of the averaged generator in training are those of the exported graph."""
+def test_exported_model_has_the_evaluated_metric(whole, tmp_path, small_network):
     from training.evaluation.features.references import open_reference
     from training.evaluation.metrics.kernel_distance import kernel_distance
     from training.evaluation.noise.targets import open_noise_target
 
     run, _ = whole
-    subject = open_noise_target(str(run.folder), tmp_path)
-    pixels = np.concatenate(list(subject.batches(60)))
-    made = small_network.features(pixels).vectors
-    reference = open_reference(subject.data).training
+    target = open_noise_target(str(run.folder), tmp_path)
+    pixels = np.concatenate(list(target.batches(60)))
+    generated = small_network.features(pixels).vectors
+    reference = open_reference(target.data).training
     real = reference.features(reference.rows(5_000), small_network).vectors
     last = evaluations(run)[3200]
-    assert kernel_distance(made, real).value == pytest.approx(last, rel=0.02)
+    assert kernel_distance(generated, real).value == pytest.approx(last, rel=0.02)
 
 
-def test_the_best_checkpoint_can_be_exported_and_measured(whole, tmp_path):
+def test_best_checkpoint_can_be_exported_and_opened(whole, tmp_path):
     from training.evaluation.noise.targets import open_noise_target
 
     run, result = whole
@@ -92,33 +91,33 @@ def test_the_best_checkpoint_can_be_exported_and_measured(whole, tmp_path):
         run.at("first")
 
 
-def test_a_run_that_goes_on_knows_its_best(whole, tmp_path, digits, small_network_file):
+def test_continued_run_remembers_best_evaluation(whole, tmp_path, digits, small_network_file):
     before, _ = whole
     run = Run(tmp_path / "run")
     shutil.copytree(before.folder, run.folder)
-    heard = []
+    watched = []
     result = train(
         recipe(digits, small_network_file, "train.images=3840"),
         run,
-        lambda images, figures: heard.append((images, figures["kernel_distance"])),
+        lambda images, figures: watched.append((images, figures["kernel_distance"])),
     )
     figures = evaluations(run)
-    assert heard == list(figures.items())
+    assert watched == list(figures.items())
     assert list(figures)[-1] == 3840
     assert result.best == min(figures.items(), key=lambda each: each[1])
     assert Checkpoint.load(run.best_path).images == result.best[0]
 
 
-def test_a_run_ends_early_when_asked_to_and_stays_ended(tmp_path, digits, small_network_file):
-    # It cannot get better with a learning rate of next to nothing, once the average has settled.
-    still = [
+def test_run_stops_early_and_stays_stopped(tmp_path, digits, small_network_file):
+    # With a learning rate near 0, nothing improves once the average has settled.
+    frozen = [
         "optimizer.generator.learning_rate=1e-12",
         "optimizer.discriminator.learning_rate=1e-12",
         "train.images=64000",
         "evaluate.patience=2",
     ]
     run = Run(tmp_path / "run")
-    options = recipe(digits, small_network_file, *still, name="gan-mnist")
+    options = recipe(digits, small_network_file, *frozen, name="gan-mnist")
     result = train(options, run)
     figures = evaluations(run)
     assert result.images < 64_000
@@ -126,14 +125,14 @@ def test_a_run_ends_early_when_asked_to_and_stays_ended(tmp_path, digits, small_
     assert Checkpoint.load(run.checkpoint_path).images == result.images
     again = train(options, run)
     assert (again.images, evaluations(run)) == (result.images, figures)
-    # With more patience it goes on.
+    # With more patience, it continues.
     patient = options.model_copy(
         update={"evaluate": options.evaluate.model_copy(update={"patience": 4})}
     )
     assert train(patient, run).images > result.images
 
 
-def test_classes_and_several_processes(tmp_path, digits, small_network_file):
+def test_early_stop_with_classes_and_several_processes(tmp_path, digits, small_network_file):
     options = [
         *TINY["cgan-fashion"],
         f"evaluate.network={small_network_file}",
@@ -145,23 +144,23 @@ def test_classes_and_several_processes(tmp_path, digits, small_network_file):
     assert checkpoint.images == list(figures)[-1] < 64_000
 
 
-def test_what_stops_a_run_may_come_from_outside(tmp_path, digits, small_network_file):
-    class Enough(Exception):
+def test_watcher_can_stop_a_run(tmp_path, digits, small_network_file):
+    class Stop(Exception):
         pass
 
     def watch(images, _):
         if images >= 1280:
-            raise Enough
+            raise Stop
 
     run = Run(tmp_path / "run")
-    with pytest.raises(Enough):
+    with pytest.raises(Stop):
         train(recipe(digits, small_network_file, "train.images=6400"), run, watch)
     assert list(evaluations(run)) == [640]
     assert Checkpoint.load(run.checkpoint_path).images == 640
 
 
-# Runs from pictures to pictures, with networks as small as they go.
-PICTURES = {
+# Image-to-image runs with very small networks.
+IMAGE_RECIPES = {
     "colorize-flowers": [
         *("generator.width=4", "generator.most=8", "discriminator.width=4"),
         *("data.resolution=32", "train.batch=8"),
@@ -171,24 +170,24 @@ PICTURES = {
         *("data.resolution=16", "source.resolution=16", "train.batch=4"),
     ],
 }
-# The metric of each, where its recipe says nothing.
+# The default metric of each game.
 METRICS = {"colorize-flowers": "feature_distance", "cyclegan-emoji": "kernel_distance"}
 
 
 @pytest.fixture(scope="module")
-def from_pictures(photographs, small_network_file):
-    """Make a recipe of either game: evaluated every 32 images, of 160."""
+def image_recipe(photographs, small_network_file):
+    """Loads a recipe of either game with 160 images, evaluated every 32."""
 
     def make(name, *more):
         paths = [f"data.path={photographs}"]
         if name == "cyclegan-emoji":
-            # Two sets of the same pictures: what should be learnt is to leave them as they are.
+            # Both sets contain the same images, so the generators should learn the identity.
             paths += [f"source.path={photographs}"]
             for key in ("data", "source"):
                 paths += [f"{key}.{each}=null" for each in ("only", "hold_out", "half")]
         sizes = ["train.images=160", "train.log_images=32", "train.checkpoint_images=32"]
         evaluate = f"evaluate={{every_images: 32, samples: 40, network: {small_network_file}}}"
-        return load_recipe(name, [*PICTURES[name], *paths, *sizes, evaluate, *more])
+        return load_recipe(name, [*IMAGE_RECIPES[name], *paths, *sizes, evaluate, *more])
 
     return make
 
@@ -197,17 +196,17 @@ def figures_of(run, metric):
     return {e["images"]: e[metric] for e in run.read_log() if metric in e}
 
 
-@pytest.fixture(scope="module", params=PICTURES)
-def picture_run(request, tmp_path_factory, from_pictures):
-    """The name of a recipe, a run of it, and what it returned."""
-    run = Run(tmp_path_factory.mktemp("pictures") / "run")
-    return request.param, run, train(from_pictures(request.param), run)
+@pytest.fixture(scope="module", params=IMAGE_RECIPES)
+def image_run(request, tmp_path_factory, image_recipe):
+    """The name of a recipe, its run, and the result of training."""
+    run = Run(tmp_path_factory.mktemp("images") / "run")
+    return request.param, run, train(image_recipe(request.param), run)
 
 
-def test_a_run_from_pictures_is_measured_and_its_best_checkpoint_kept(picture_run):
+def test_image_run_is_evaluated_and_best_checkpoint_kept(image_run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    name, run, result = picture_run
+    name, run, result = image_run
     figures = figures_of(run, METRICS[name])
     assert list(figures) == [32, 64, 96, 128, 160]
     best = min(figures, key=figures.get)
@@ -228,13 +227,13 @@ def test_a_run_from_pictures_is_measured_and_its_best_checkpoint_kept(picture_ru
         assert [e.step for e in events.Scalars(figure)] == list(figures), figure
 
 
-def test_the_best_checkpoint_is_served_as_good_as_it_was_measured(picture_run, tmp_path):
+def test_exported_best_checkpoint_has_the_evaluated_metrics(image_run, tmp_path):
     from functools import partial
 
     from training.evaluation.image_to_image.targets import open_image_to_image_target
     from training.preview.image_to_image import translate_images
 
-    name, run, result = picture_run
+    name, run, result = image_run
     recipe = run.recipe()
     opened = open_image_to_image_target(str(run.folder), tmp_path, checkpoint="best")
     assert opened.title == "run, best checkpoint"
@@ -244,25 +243,25 @@ def test_the_best_checkpoint_is_served_as_good_as_it_was_measured(picture_run, t
     entries = {e["images"]: e for e in run.read_log() if METRICS[name] in e}
     best = {figure: entries[result.best[0]][figure] for figure in served}
     assert best == pytest.approx(served, rel=1e-4, abs=1e-4)
-    # Others are not like that.
+    # The other evaluations differ.
     others = [{f: e[f] for f in served} for at, e in entries.items() if at != result.best[0]]
     assert all(other != pytest.approx(served, rel=1e-4, abs=1e-4) for other in others)
 
 
-def test_a_stopped_run_from_pictures_ends_as_one_that_was_not(picture_run, tmp_path, from_pictures):
-    class Enough(Exception):
+def test_interrupted_image_run_equals_uninterrupted_one(image_run, tmp_path, image_recipe):
+    class Stop(Exception):
         pass
 
     def watch(images, _):
         if images >= 96:
-            raise Enough
+            raise Stop
 
-    name, whole, result = picture_run
+    name, whole, result = image_run
     run = Run(tmp_path / "stopped")
-    with pytest.raises(Enough):
-        train(from_pictures(name), run, watch)
+    with pytest.raises(Stop):
+        train(image_recipe(name), run, watch)
     assert Checkpoint.load(run.checkpoint_path).images == 64
-    assert train(from_pictures(name), run).best == result.best
+    assert train(image_recipe(name), run).best == result.best
     for metric in (METRICS[name], "recall", "psnr"):
         assert figures_of(run, metric) == figures_of(whole, metric)
     for path in ("checkpoint_path", "best_path"):
@@ -273,49 +272,51 @@ def test_a_stopped_run_from_pictures_ends_as_one_that_was_not(picture_run, tmp_p
                 assert torch.equal(weight, other.game["networks"][player][key]), key
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_a_run_from_pictures_ends_early_when_asked_to(name, tmp_path, from_pictures):
-    still = [f"optimizer.{player}.learning_rate=1e-12" for player in ("generator", "discriminator")]
+@pytest.mark.parametrize("name", IMAGE_RECIPES)
+def test_image_run_stops_early(name, tmp_path, image_recipe):
+    frozen = [
+        f"optimizer.{player}.learning_rate=1e-12" for player in ("generator", "discriminator")
+    ]
     run = Run(tmp_path / "run")
-    result = train(from_pictures(name, *still, "evaluate.patience=2", "train.images=6400"), run)
+    result = train(image_recipe(name, *frozen, "evaluate.patience=2", "train.images=6400"), run)
     figures = figures_of(run, METRICS[name])
     assert result.images == list(figures)[-1] == result.best[0] + 2 * 32
     assert Checkpoint.load(run.checkpoint_path).images == result.images
 
 
 @pytest.mark.parametrize("metric", ["psnr", "ssim"])
-def test_of_some_figures_more_is_better(metric, tmp_path, from_pictures):
+def test_best_checkpoint_has_highest_value_of_psnr_and_ssim(metric, tmp_path, image_recipe):
     run = Run(tmp_path / "run")
-    result = train(from_pictures("colorize-flowers", f"evaluate.metric={metric}"), run)
+    result = train(image_recipe("colorize-flowers", f"evaluate.metric={metric}"), run)
     figures = figures_of(run, metric)
     assert result.best == max(figures.items(), key=lambda each: each[1])
     assert len(set(figures.values())) == 5
     assert Checkpoint.load(run.best_path).images == result.best[0]
 
 
-def test_a_game_refuses_the_metrics_of_another(from_pictures, digits, small_network_file):
-    for name, metric, there in (
+def test_game_rejects_metrics_of_other_games(image_recipe, digits, small_network_file):
+    for name, metric, message in (
         ("colorize-flowers", "kernel_distance", "paired is one of feature_distance, psnr, ssim"),
         ("cyclegan-emoji", "psnr", "unpaired is one of kernel_distance, frechet_distance"),
     ):
-        with pytest.raises(RecipeError, match=rf"^evaluate\.metric of the game {there}$"):
-            from_pictures(name, f"evaluate.metric={metric}")
+        with pytest.raises(RecipeError, match=rf"^evaluate\.metric of the game {message}$"):
+            image_recipe(name, f"evaluate.metric={metric}")
     with pytest.raises(RecipeError, match="the game noise_to_image is one of kernel_distance"):
         recipe(digits, small_network_file, "evaluate.metric=ssim")
 
 
-def test_the_figures_of_what_is_shown_choose_nothing(tmp_path, from_pictures):
-    """A sheet is of a few pairs, and drawn more often than a run is measured."""
+def test_metrics_of_sample_sheets_do_not_choose_checkpoints(tmp_path, image_recipe):
+    """Sheets contain a few pairs and are drawn more often than the run is evaluated."""
     run = Run(tmp_path / "run")
     more = ["evaluate.metric=psnr", "train.sample_images=8", "evaluate.every_images=80"]
-    heard = []
-    train(from_pictures("colorize-flowers", *more), run, lambda images, _: heard.append(images))
-    assert heard == [80, 160]
+    watched = []
+    train(image_recipe("colorize-flowers", *more), run, lambda images, _: watched.append(images))
+    assert watched == [80, 160]
     assert len(figures_of(run, "shown_psnr")) == 20
 
 
 @pytest.mark.parametrize(
-    ("metric", "numbers", "said"),
+    ("metric", "numbers", "text"),
     [
         (
             "kernel_distance",
@@ -329,5 +330,5 @@ def test_the_figures_of_what_is_shown_choose_nothing(tmp_path, from_pictures):
         ),
     ],
 )
-def test_an_evaluation_is_told_metric_first(metric, numbers, said):
-    assert RunningQuality(EvaluateOptions(), metric, dict).summary(numbers) == said
+def test_evaluation_text_starts_with_the_chosen_metric(metric, numbers, text):
+    assert RunningQuality(EvaluateOptions(), metric, dict).summary(numbers) == text
