@@ -25,7 +25,7 @@ from pydantic_settings import (
 from service.logs import LogFormat
 from service.runtime.errors import UserError
 from service.runtime.files import cache_folder
-from service.runtime.onnx.provider_option import ProviderOption
+from service.runtime.onnx.machine import ProviderOption
 
 PREFIX = "GANYMEDE_"
 CONFIG = f"{PREFIX}CONFIG"

@@ -13,7 +13,7 @@ from service.offline.image_to_image import ImageToImageRenderer, RenderedInput, 
 from service.offline.job import JobItem, JobItems, SamplingJob
 from service.runtime.images.encoding import Pixels, encode, resized, to_image
 from service.runtime.latent.sources import feeds
-from service.runtime.latent.styles import mix
+from service.runtime.latent.style_mixing import mix_styles
 from service.runtime.models.manifest import GENERATOR, MAPPING, SYNTHESIS
 from service.runtime.models.model import Model
 
@@ -100,7 +100,7 @@ class ShardRenderer:
         ours = self._run_graph(MAPPING, rows)["w"]
         theirs = self._run_graph(MAPPING, columns)["w"]
         mixed = [
-            mix(row[None], column[None], self._job.mix)
+            mix_styles(row[None], column[None], self._job.mix)
             for row, column in zip(ours, theirs, strict=True)
         ]
         made: Pixels = self._run_graph(SYNTHESIS, {"w": np.concatenate(mixed)})["pixels"]

@@ -26,8 +26,7 @@ from service.runtime.images.encoding import (
 from service.runtime.latent.interpolation import Interpolation, Place, feeds_at, rows_at
 from service.runtime.latent.interpolation import Path as WalkPath
 from service.runtime.latent.sources import LatentSource, feeds, transform_feed
-from service.runtime.latent.style_mixing import StyleMixing
-from service.runtime.latent.styles import mix
+from service.runtime.latent.style_mixing import StyleMixing, mix_styles
 from service.runtime.models.catalog import Catalog, Entry, ModelNotFound, load_entry
 from service.runtime.models.manifest import GENERATOR, MAPPING, TRANSFORM
 from service.runtime.models.model import Model, ModelFailed
@@ -199,7 +198,7 @@ def _picture(model: Model, said: Mapping[str, Any]) -> Pixels:
 
 def _mixed(model: Model, wish: StyleMixing, *, grid: bool) -> Pixels:
     rows, columns = _styles(model, wish.rows), _styles(model, wish.columns)
-    mixed = _synthesized(model, mix(rows, columns, wish.layers))
+    mixed = _synthesized(model, mix_styles(rows, columns, wish.layers))
     if not grid:
         return mixed
     return mixing_grid(_synthesized(model, columns), _synthesized(model, rows), mixed)[None]

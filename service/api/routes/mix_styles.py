@@ -16,8 +16,7 @@ from service.api.problems import invalid
 from service.api.responses import Picture
 from service.api.schemas import MixStylesRequest, MixStylesResponse
 from service.runtime.images.encoding import mixing_grid
-from service.runtime.latent.style_mixing import StyleMixing
-from service.runtime.latent.styles import mix
+from service.runtime.latent.style_mixing import StyleMixing, mix_styles
 from service.runtime.models.manifest import SYNTHESIS
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import Array
@@ -81,7 +80,7 @@ class _Mix:
         In a grid the distinct sources' own come first.
         """
         rows, columns = np.split(w, [len(self._wish.rows)])
-        mixed = mix(rows, columns, self._wish.layers)
+        mixed = mix_styles(rows, columns, self._wish.layers)
         # One job, so that the sources' pictures share batches with the mixed ones.
         return np.concatenate([w[self._distinct], mixed]) if self._is_grid else mixed
 

@@ -1,4 +1,4 @@
-"""What a mix of styles is, as files carry it."""
+"""Style mixing (StyleGAN, arXiv:1812.04948, section 3.1)."""
 
 from __future__ import annotations
 
@@ -6,20 +6,38 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
+
 from service.runtime.latent.sources import LatentSource
 from service.runtime.models.manifest import Manifest
+from service.runtime.onnx.sessions import Array
+
+
+def mix_styles(rows: Array, columns: Array, layers: Mapping[int, float]) -> Array:
+    """Combine every row with every column: at `layers`, blend in the column's styles by weight.
+
+    `rows` ``[R, layers, w_dim]`` and `columns` ``[C, layers, w_dim]`` give
+    ``[R * C, layers, w_dim]`` in row-major order. `layers` maps a layer index to its weight: 1 is
+    exactly the column's style, 0 exactly the row's. Other layers keep the row's styles.
+    """
+    mixed = np.repeat(rows, len(columns), axis=0)
+    indices = list(layers)
+    weights = np.array(list(layers.values()), rows.dtype)[:, None]
+    column_styles = np.tile(columns[:, indices], (len(rows), 1, 1))
+    mixed[:, indices] = (1 - weights) * mixed[:, indices] + weights * column_styles
+    return mixed
 
 
 @dataclass(frozen=True)
 class StyleMixing:
-    """Every row with `layers` by their weights from every column; see `styles.mix`."""
+    """The sources and the layer weights of a style mix; see `mix_styles`."""
 
     rows: tuple[LatentSource, ...]
     columns: tuple[LatentSource, ...]
     layers: Mapping[int, float]
 
     def parameters(self, manifest: Manifest) -> dict[str, Any]:
-        """Return what a mix of one row and one column is, as JSON has it."""
+        """Return the JSON form of a mix of one row and one column."""
         (row,), (column,) = self.rows, self.columns
         return {
             "row": row.parameters(manifest),
@@ -28,7 +46,7 @@ class StyleMixing:
         }
 
     def grid_parameters(self, manifest: Manifest) -> dict[str, Any]:
-        """Return what the grid of all is, as JSON has it."""
+        """Return the JSON form of the whole grid."""
         return {
             "rows": [row.parameters(manifest) for row in self.rows],
             "columns": [column.parameters(manifest) for column in self.columns],
@@ -36,20 +54,20 @@ class StyleMixing:
         }
 
     def _layers(self) -> list[int] | dict[str, float]:
-        """Return the layers as a list, or with their weights where one is not whole."""
+        """Return the layers as a list if all weights are 1, else with their weights."""
         if all(weight == 1 for weight in self.layers.values()):
             return list(self.layers)
         return {str(layer): weight for layer, weight in self.layers.items()}
 
     @classmethod
-    def from_parameters(cls, said: Mapping[str, Any], manifest: Manifest) -> Self:
-        """Read what `parameters` or `grid_parameters` returned."""
-        rows = said["rows"] if "rows" in said else [said["row"]]
-        columns = said["columns"] if "columns" in said else [said["column"]]
-        layers = said["layers"]
+    def from_parameters(cls, parameters: Mapping[str, Any], manifest: Manifest) -> Self:
+        """Parse the output of `parameters` or `grid_parameters`."""
+        rows = parameters["rows"] if "rows" in parameters else [parameters["row"]]
+        columns = parameters["columns"] if "columns" in parameters else [parameters["column"]]
+        layers = parameters["layers"]
         weights = layers if isinstance(layers, dict) else dict.fromkeys(layers, 1.0)
         return cls(
-            tuple(LatentSource.from_parameters(each, manifest) for each in rows),
-            tuple(LatentSource.from_parameters(each, manifest) for each in columns),
+            tuple(LatentSource.from_parameters(row, manifest) for row in rows),
+            tuple(LatentSource.from_parameters(column, manifest) for column in columns),
             {int(layer): float(weight) for layer, weight in weights.items()},
         )

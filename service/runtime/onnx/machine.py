@@ -10,6 +10,11 @@ import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
+
+# The device an operator asks for. Defined here, where nothing slow is imported, because the command
+# line needs it before any work starts.
+ProviderOption = Literal["auto", "cuda", "cpu"]
 
 # Threshold of net new objects for a collection of the youngest generation.
 _GC_THRESHOLD = 5_000

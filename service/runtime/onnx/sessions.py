@@ -20,8 +20,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from service.runtime.errors import UserError
-from service.runtime.onnx.machine import usable_cpus
-from service.runtime.onnx.provider_option import ProviderOption
+from service.runtime.onnx.machine import ProviderOption, usable_cpus
 
 Array = NDArray[Any]
 # How a plan was found: measured now, cached from an earlier measurement, set by the operator, or

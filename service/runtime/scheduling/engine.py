@@ -19,15 +19,14 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from service.runtime.latent.styles import StyleCache
+from service.runtime.latent.style_cache import StyleCache
 from service.runtime.models.catalog import Catalog, Changes, State
 from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.memory_budget import MemoryBudget
 from service.runtime.models.model import Model
 from service.runtime.models.watcher import Watcher
 from service.runtime.onnx.execution_plans import Planner, PlanOptions, slots
-from service.runtime.onnx.machine import release_memory, usable_cpus
-from service.runtime.onnx.provider_option import ProviderOption
+from service.runtime.onnx.machine import ProviderOption, release_memory, usable_cpus
 from service.runtime.onnx.sessions import (
     Array,
     Provider,

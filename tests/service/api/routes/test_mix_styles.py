@@ -18,7 +18,7 @@ from PIL import Image
 
 from service.runtime.latent import seeds
 from service.runtime.latent.sources import encode_floats
-from service.runtime.latent.styles import mix
+from service.runtime.latent.style_mixing import mix_styles
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.service.api.routes.test_generate import assert_problem, decode
@@ -62,7 +62,7 @@ def pixels(answer) -> np.ndarray:
 
 def test_every_row_is_mixed_with_every_column_in_row_major_order(client, load):
     model = load("painted")
-    mixed = mix(model.styles([1, 2]), model.styles([5, 6, 7]), COARSE)
+    mixed = mix_styles(model.styles([1, 2]), model.styles([5, 6, 7]), COARSE)
     made = pixels(post(client, layers="coarse", format="npy"))
     np.testing.assert_array_equal(made, model.synthesize(mixed))
     np.testing.assert_array_equal(pixels(post(client, format="npy")), made)
@@ -128,20 +128,20 @@ def test_each_picture_says_what_it_was_mixed_of(client, load):
     assert answer.headers["x-ganymede-column-classes"] == "0,2,2"
     # Which is enough to make it again.
     model = load("painted-classes")
-    w = mix(model.styles([2], [1], [0.5]), model.styles([7], [2], [0.25]), FINE)
+    w = mix_styles(model.styles([2], [1], [0.5]), model.styles([7], [2], [0.25]), FINE)
     np.testing.assert_array_equal(decode(file), model.synthesize(w)[0])
 
 
 def test_without_a_class_a_source_has_the_class_that_its_seed_stands_for(client, load):
     model = load("painted-classes")
     made = pixels(post(client, model="painted-classes", format="npy"))
-    expected = model.synthesize(mix(model.styles([1, 2]), model.styles([5, 6, 7]), COARSE))
+    expected = model.synthesize(mix_styles(model.styles([1, 2]), model.styles([5, 6, 7]), COARSE))
     np.testing.assert_array_equal(made, expected)
     # The same seed in two classes is two sources.
     rows = [{"seed": 1, "class": 0}, {"seed": 1, "class": 1}]
     body = {"rows": rows, "columns": [1], "class": 2, "format": "npy"}
     made = pixels(post(client, model="painted-classes", **body))
-    expected = mix(model.styles([1, 1], [0, 1]), model.styles([1], [2]), COARSE)
+    expected = mix_styles(model.styles([1, 1], [0, 1]), model.styles([1], [2]), COARSE)
     np.testing.assert_array_equal(made, model.synthesize(expected))
 
 

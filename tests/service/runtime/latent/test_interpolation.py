@@ -31,7 +31,7 @@ def manifest(tmp_path_factory):
 
 
 @given(walk=walks)
-def test_frames_are_evenly_spaced_and_a_loop_stops_one_step_before_its_beginning(walk):
+def test_frames_are_evenly_spaced(walk):
     count = len(walk.keys)
     places = []
     for frame in range(walk.frames):
@@ -50,7 +50,7 @@ def test_frames_are_evenly_spaced_and_a_loop_stops_one_step_before_its_beginning
 @given(
     start=vectors, end=vectors, share=st.floats(0, 1), path=st.sampled_from(["linear", "spherical"])
 )
-def test_a_way_begins_and_ends_where_it_should_and_stays_finite(start, end, share, path):
+def test_between_is_exact_at_start_and_finite(start, end, share, path):
     point = between(start, end, share, path)
     assert point.dtype == np.float32
     assert np.isfinite(point).all()
@@ -60,7 +60,7 @@ def test_a_way_begins_and_ends_where_it_should_and_stays_finite(start, end, shar
     assert np.linalg.norm(point) <= longest + 1e-3
 
 
-def test_a_spherical_way_keeps_the_length_and_turns_evenly():
+def test_spherical_path_keeps_norm_and_angular_speed():
     start, end = np.array([3, 0], np.float32), np.array([0, 3], np.float32)
     points = [between(start, end, share, "spherical") for share in (0.25, 0.5, 0.75)]
     np.testing.assert_allclose(np.linalg.norm(points, axis=1), 3, rtol=1e-6)
@@ -70,14 +70,14 @@ def test_a_spherical_way_keeps_the_length_and_turns_evenly():
     np.testing.assert_allclose(np.linalg.norm(line), 3 / 2**0.5, rtol=1e-6)
 
 
-def test_latents_of_many_dimensions_keep_the_length_that_latents_have():
+def test_spherical_path_keeps_norm_of_normal_latents():
     rng = np.random.default_rng(0)
     start, end = rng.normal(size=(2, 512)).astype(np.float32)
     assert np.linalg.norm(between(start, end, 0.5, "spherical")) > 21
     assert np.linalg.norm(between(start, end, 0.5, "linear")) < 18
 
 
-def test_class_and_truncation_change_with_the_frame(manifest):
+def test_interpolates_class_and_truncation(manifest):
     keys = (
         LatentSource(1, classes={0: 1.0}, truncation=1.0),
         LatentSource(2, classes={2: 1.0}, truncation=0.5),
@@ -90,7 +90,7 @@ def test_class_and_truncation_change_with_the_frame(manifest):
     np.testing.assert_array_equal(fed["z"][[0, 2]], own)
 
 
-def test_styles_are_walked_layer_by_layer():
+def test_interpolates_styles_per_layer():
     w = np.random.default_rng(0).normal(size=(2, LAYERS, W)).astype(np.float32)
     walk = Interpolation(
         (LatentSource(1), LatentSource(2)), 3, loop=False, space="w", path="spherical"
@@ -102,7 +102,7 @@ def test_styles_are_walked_layer_by_layer():
         )
 
 
-def test_what_a_walk_says_of_itself_is_the_walk_again(manifest):
+def test_parameters_round_trip(manifest):
     keys = (
         LatentSource(1, classes={0: 1.0}, truncation=1.0),
         LatentSource(z=np.ones(16, np.float32)),

@@ -6,12 +6,12 @@ import pytest
 from service.runtime.latent import seeds as latents
 
 
-def test_a_seed_gives_the_latent_that_published_seeds_give():
+def test_normal_latents_match_published_seeds():
     expected = np.random.RandomState(85).randn(1, 512).astype(np.float32)
     np.testing.assert_array_equal(latents.draw([85], 512), expected)
 
 
-def test_a_truncated_seed_gives_the_latent_that_biggans_published_seeds_give():
+def test_truncated_latents_match_biggan_seeds():
     stats = pytest.importorskip("scipy.stats", reason="scipy, which states the rule, is not here")
     seeds = [*range(200), latents.MAX_SEED]
     expected = [
@@ -22,7 +22,7 @@ def test_a_truncated_seed_gives_the_latent_that_biggans_published_seeds_give():
     np.testing.assert_array_equal(drawn, np.array(expected, np.float32))
 
 
-def test_truncated_latents_are_those_that_scipy_once_gave():
+def test_truncated_latents_match_recorded_scipy_values():
     """``truncnorm.rvs(-2, 2, size=(1, 128), random_state=RandomState(s))`` of scipy 1.17.1."""
     drawn = latents.draw([0, 7, latents.MAX_SEED], 128, "truncated-normal")
     expected = [
@@ -37,7 +37,7 @@ def test_truncated_latents_are_those_that_scipy_once_gave():
     )
 
 
-def test_truncated_latents_end_at_two_and_fill_what_is_between():
+def test_truncated_latents_span_two_standard_deviations():
     drawn = latents.draw(range(500), 128, "truncated-normal")
     assert 1.99 < np.abs(drawn).max() <= 2
     assert abs(drawn.mean()) < 0.01
@@ -46,7 +46,7 @@ def test_truncated_latents_end_at_two_and_fill_what_is_between():
 
 
 @pytest.mark.parametrize("distribution", ["normal", "truncated-normal", "uniform"])
-def test_the_rows_are_those_of_the_seeds_one_by_one(distribution):
+def test_rows_do_not_depend_on_batch(distribution):
     rows = latents.draw([7, 0, latents.MAX_SEED], 16, distribution)
     assert rows.shape == (3, 16)
     assert rows.dtype == np.float32
@@ -55,6 +55,6 @@ def test_the_rows_are_those_of_the_seeds_one_by_one(distribution):
 
 @pytest.mark.parametrize("distribution", ["normal", "truncated-normal", "uniform"])
 @pytest.mark.parametrize("seed", [-1, latents.MAX_SEED + 1])
-def test_a_seed_out_of_range_is_refused(seed, distribution):
+def test_rejects_seed_out_of_range(seed, distribution):
     with pytest.raises(ValueError, match="Seed must be between"):
         latents.draw([seed], 4, distribution)

@@ -47,31 +47,31 @@ def sources(draw):
 
 
 @given(source=sources())
-def test_what_a_source_says_of_itself_is_the_source_again(manifests, source):
+def test_parameters_round_trip(manifests, source):
     manifest = manifests["painted-classes"]
     said = json.loads(json.dumps(source.parameters(manifest)))
     again = LatentSource.from_parameters(said, manifest)
     assert again.key == source.key
 
 
-def test_a_source_of_classes_that_the_model_does_not_have_is_an_error(manifests):
+def test_rejects_unknown_classes(manifests):
     with pytest.raises(ValueError, match="are not painted-classes's"):
         LatentSource.from_parameters({"seed": 1, "class": "cow"}, manifests["painted-classes"])
 
 
 @given(values=st.lists(st.floats(allow_nan=False, width=32)))
-def test_text_keeps_every_bit(values):
+def test_float_encoding_is_lossless(values):
     array = np.array(values, np.float32)
     assert decode_floats(encode_floats(array)).tobytes() == array.tobytes()
 
 
 @pytest.mark.parametrize("text", ["?", "AAA", "AAAA", "AAAAAAA=é"])
-def test_text_that_holds_no_floats_is_an_error(text):
+def test_rejects_invalid_float_encoding(text):
     with pytest.raises(ValueError, match=r"base64|4 bytes"):
         decode_floats(text)
 
 
-def test_keys_differ_where_the_pictures_may():
+def test_key_distinguishes_sources():
     z = np.arange(Z, dtype=np.float32)
     different = [
         LatentSource(1),
@@ -90,7 +90,7 @@ def test_keys_differ_where_the_pictures_may():
     assert blends[0].key == blends[1].key
 
 
-def test_rows_are_fed_in_their_order_whatever_they_come_from(manifests):
+def test_feeds_keep_source_order(manifests):
     z = np.arange(Z, dtype=np.float32)
     rows = [
         LatentSource(5, classes={2: 1.0}, truncation=0.5),
@@ -106,7 +106,7 @@ def test_rows_are_fed_in_their_order_whatever_they_come_from(manifests):
     assert set(feeds([LatentSource(1)], manifests["painted"])) == {"z"}
 
 
-def test_a_graph_that_takes_weights_gets_them_and_one_that_takes_an_index_cannot_blend(manifests):
+def test_blend_needs_class_weights_input(manifests):
     rows = [LatentSource(1, classes={1: 1.0}), LatentSource(2, classes={0: 0.25, 2: 0.75})]
     fed = feeds(rows, manifests["cut"])
     assert fed["class_weights"].dtype == np.float32
@@ -115,7 +115,7 @@ def test_a_graph_that_takes_weights_gets_them_and_one_that_takes_an_index_cannot
         feeds(rows, manifests["painted-classes"])
 
 
-def test_classes_are_drawn_as_their_weights_say_and_alike_for_the_same_seed():
+def test_draw_class_follows_weights_and_seed():
     shares = {0: 1.0, 2: 3.0}
     drawn = [draw_class(shares, seed) for seed in range(4000)]
     assert drawn == [draw_class({2: 3.0, 0: 1.0}, seed) for seed in range(4000)]
@@ -125,13 +125,13 @@ def test_classes_are_drawn_as_their_weights_say_and_alike_for_the_same_seed():
     assert draw_class({1: 0.3}, 7) == 1
 
 
-def test_the_class_does_not_hang_on_the_latent_of_the_same_seed():
+def test_drawn_class_is_independent_of_latent():
     first = seeds.draw(range(2000), 1)[:, 0]
     drawn = np.array([draw_class({0: 1.0, 1: 1.0}, seed) for seed in range(2000)])
     assert abs(np.corrcoef(first, drawn)[0, 1]) < 4 / 2000**0.5
 
 
-def test_styles_for_all_layers_or_for_each(manifests):
+def test_as_w_accepts_one_or_all_layers(manifests):
     manifest = manifests["painted"]
     one = np.arange(W, dtype=np.float32)
     assert as_w(one, manifest).shape == (LAYERS, W)
@@ -146,5 +146,5 @@ def test_styles_for_all_layers_or_for_each(manifests):
         as_z(np.zeros(3, np.float32), manifest)
 
 
-def test_the_classes_of_the_models_are_as_the_tests_think(manifests):
+def test_models_have_expected_classes(manifests):
     assert manifests["cut"].classes == CLASSES

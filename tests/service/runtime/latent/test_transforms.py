@@ -9,31 +9,31 @@ def shown_at(transform, x, y):
     return (transform @ np.array([x, y, 1]))[:2]
 
 
-def test_a_picture_moved_to_the_right_shows_what_was_to_the_left():
+def test_translation_right_samples_left():
     np.testing.assert_allclose(
         shown_at(motion_transform([0.25, 0.1], 0, 1), 0.25, 0.1), [0, 0], atol=1e-7
     )
 
 
-def test_a_picture_turned_against_the_clock_shows_at_the_top_what_was_to_the_right():
+def test_rotation_is_counterclockwise():
     # y goes down, so the top is negative.
     np.testing.assert_allclose(
         shown_at(motion_transform([0, 0], 90, 1), 0, -0.5), [0.5, 0], atol=1e-7
     )
 
 
-def test_a_larger_picture_shows_less_and_the_middle_stays():
+def test_scale_keeps_center():
     twice = motion_transform([0, 0], 30, 2)
     np.testing.assert_allclose(shown_at(twice, 0, 0), [0, 0], atol=1e-7)
     assert np.linalg.norm(shown_at(twice, 0.5, 0)) == pytest.approx(0.25)
 
 
-def test_a_picture_is_turned_before_it_is_moved():
+def test_rotates_before_translating():
     both = motion_transform([0.25, 0], 90, 1)
     np.testing.assert_allclose(shown_at(both, 0.25, 0), [0, 0], atol=1e-7)
 
 
-def test_nothing_said_is_the_identity():
+def test_defaults_are_identity():
     np.testing.assert_array_equal(motion_transform([0, 0], 0, 1), identity_transforms(1)[0])
 
 
@@ -47,6 +47,6 @@ def test_nothing_said_is_the_identity():
         ([[1, 0, 101], [0, 1, 0], [0, 0, 1]], "from -100 to 100"),
     ],
 )
-def test_what_is_no_transform_is_refused(values, why):
+def test_rejects_invalid_transform(values, why):
     with pytest.raises(ValueError, match=why):
         as_transform(values)
