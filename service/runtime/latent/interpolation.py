@@ -1,7 +1,7 @@
-"""Walks through latent space: pictures between pictures.
+"""Interpolation in latent space.
 
-In z the way is spherical by default (White 2016, arXiv:1609.04468): a straight line between two
-latents of a normal distribution passes through lengths that no latent has.
+In z the path is spherical by default (White 2016, arXiv:1609.04468): on a straight line between two
+normally distributed latents, the norm drops to values that samples practically never have.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from service.runtime.onnx.sessions import Array
 
 Space = Literal["z", "w"]
 Path = Literal["linear", "spherical"]
-# The keys between which a point lies, by number, and how far it is on its way, in [0, 1).
+# Indices of the two neighboring keys, and the position between them in [0, 1).
 Place = tuple[int, int, float]
 
 
 @dataclass(frozen=True)
 class Interpolation:
-    """`frames` pictures, evenly spaced, from the first of `keys` through all of them to the last.
+    """A sequence of `frames` evenly spaced images from the first of `keys` to the last.
 
-    A `loop` goes on to the first again, and stops one step before it. Class and truncation change
-    with the frame as the latent does, and always in a straight line.
+    A `loop` continues to the first key and ends one step before it. Class weights and truncation
+    are interpolated along with the latent, always linearly.
     """
 
     keys: tuple[LatentSource, ...]
@@ -38,23 +38,23 @@ class Interpolation:
     path: Path
 
     def position(self, frame: int) -> Place:
-        """Return where a frame lies."""
+        """Return the position of a frame between the keys."""
         count = len(self.keys)
         steps = self.frames if self.loop else self.frames - 1
         whole, rest = divmod(frame * (count if self.loop else count - 1), steps)
         return whole % count, (whole + 1) % count if rest else whole % count, rest / steps
 
     def feeds(self, frames: Sequence[int], manifest: Manifest) -> dict[str, Array]:
-        """Return the inputs of the graph that takes z, a row each of `frames`, for a walk in z."""
+        """Return the graph inputs for `frames`, one row each, for interpolation in z."""
         places = [self.position(frame) for frame in frames]
         return feeds_at(self.keys, places, self.path, manifest)
 
     def styles(self, w: Floats, frames: Sequence[int]) -> Floats:
-        """Return the styles ``[N, layers, w_dim]`` of `frames`, from those of the keys."""
+        """Return the styles ``[N, layers, w_dim]`` of `frames`, given those of the keys."""
         return rows_at(w, [self.position(frame) for frame in frames], self.path)
 
     def parameters(self, manifest: Manifest) -> dict[str, Any]:
-        """Return what the walk is, as JSON has it."""
+        """Return the JSON form of the interpolation."""
         return {
             "sources": [key.parameters(manifest) for key in self.keys],
             "frames": self.frames,
@@ -64,7 +64,7 @@ class Interpolation:
         }
 
     def frame_parameters(self, frame: int, manifest: Manifest) -> dict[str, Any]:
-        """Return what one frame is: the keys that it lies between, and how far it is."""
+        """Return the JSON form of one frame: its neighboring keys and the position between them."""
         start, end, share = self.position(frame)
         return {
             "from": self.keys[start].parameters(manifest),
@@ -76,7 +76,7 @@ class Interpolation:
 
     @classmethod
     def from_parameters(cls, said: Mapping[str, Any], manifest: Manifest) -> Self:
-        """Read what `parameters` returned."""
+        """Parse the output of `parameters`."""
         keys = tuple(LatentSource.from_parameters(each, manifest) for each in said["sources"])
         return cls(keys, said["frames"], said["loop"], said["space"], said["path"])
 
@@ -84,16 +84,16 @@ class Interpolation:
 def feeds_at(
     keys: Sequence[LatentSource], places: Sequence[Place], path: Path, manifest: Manifest
 ) -> dict[str, Array]:
-    """Return the inputs of the graph that takes z at `places` between `keys`, a row each."""
+    """Return the graph inputs at `places` between `keys`, one row each."""
     return {
-        # Class and truncation change in a straight line.
+        # Class weights and truncation are always interpolated linearly.
         name: rows_at(values, places, path if name == "z" else "linear")
         for name, values in feeds(keys, manifest).items()
     }
 
 
 def rows_at(rows: Array, places: Sequence[Place], path: Path) -> Array:
-    """Return the points at `places` between the rows ``[K, ...]``: ``[N, ...]``."""
+    """Interpolate between rows ``[K, ...]`` at `places`; return ``[N, ...]``."""
     made = np.empty((len(places), *rows.shape[1:]), rows.dtype)
     for i, (start, end, share) in enumerate(places):
         made[i] = between(rows[start], rows[end], share, path)
@@ -101,10 +101,10 @@ def rows_at(rows: Array, places: Sequence[Place], path: Path) -> Array:
 
 
 def between(start: Array, end: Array, share: float, path: Path) -> NDArray[Any]:
-    """Return the point at `share` of the way from `start` to `end`; at 0, `start` to the last bit.
+    """Interpolate from `start` to `end`; a `share` of 0 returns `start` bit for bit.
 
-    The spherical way turns from one direction to the other by equal angles, along the last axis,
-    while the length changes in a straight line.
+    The spherical path interpolates the direction along the last axis by angle, and the norm
+    linearly.
     """
     if share == 0 or np.array_equal(start, end):
         return start
@@ -116,7 +116,7 @@ def between(start: Array, end: Array, share: float, path: Path) -> NDArray[Any]:
     cosine = (a * b).sum(-1, keepdims=True) / np.maximum(lengths[0] * lengths[1], tiny)
     angle = np.arccos(np.clip(cosine, -1, 1))
     sine = np.sin(angle)
-    # Where the two point the same way, or exactly apart, no turn is defined: a line it is.
+    # Parallel and opposite vectors define no plane of rotation: interpolate linearly.
     turns = sine > 1e-6
     sine = np.where(turns, sine, 1)
     with np.errstate(invalid="ignore"):

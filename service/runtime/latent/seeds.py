@@ -1,4 +1,4 @@
-"""Latents from seeds, by the rules that published seeds use."""
+"""Latents from seeds, with the sampling rules of published generators."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-# How a row of latents is distributed; the truncated normal is cut at two standard deviations, and
-# the uniform distribution goes from -1 to 1.
+# Distribution of the latents. The truncated normal is limited to two standard deviations, the
+# uniform distribution to [-1, 1].
 Distribution = Literal["normal", "truncated-normal", "uniform"]
 
-# The largest seed that numpy.random.RandomState takes.
+# The largest seed that numpy.random.RandomState accepts.
 MAX_SEED = 2**32 - 1
 
 _NORMAL = NormalDist()
@@ -25,13 +25,16 @@ _BETWEEN = _NORMAL.cdf(2) - _BELOW
 def draw(
     seeds: Sequence[int], dimension: int, distribution: Distribution = "normal"
 ) -> NDArray[np.float32]:
-    """Return the latents ``[len(seeds), dimension] float32`` of `seeds`.
+    """Return one latent per seed: ``[N, dimension] float32``.
 
-    The latent of seed s is ``RandomState(s).randn(1, dimension)``, as in NVIDIA's generators. The
-    truncated normal is that of BigGAN's published samples, ``scipy.stats.truncnorm.rvs(-2, 2,
-    size=(1, dimension), random_state=RandomState(s))``; the uniform distribution has
-    ``RandomState(s).uniform(-1, 1, (1, dimension))``. Raises ValueError for a seed outside 0 to
-    2³² - 1.
+    The latent of seed s is, by distribution:
+
+    - normal: ``RandomState(s).randn(1, dimension)``, as in NVIDIA's generators
+    - truncated-normal: ``scipy.stats.truncnorm.rvs(-2, 2, size=(1, dimension),
+      random_state=RandomState(s))``, as in BigGAN's published samples
+    - uniform: ``RandomState(s).uniform(-1, 1, (1, dimension))``
+
+    Raises ValueError for a seed outside 0 to 2³² - 1.
     """
     rows = np.empty((len(seeds), dimension), np.float32)
     state = _states.state
@@ -42,15 +45,16 @@ def draw(
 
 
 def _truncated(state: np.random.RandomState, count: int) -> NDArray[np.float64]:
-    """Draw from the normal distribution cut to [-2, 2], by the inverse of its distribution."""
+    """Sample the normal distribution truncated to [-2, 2] by inverting its CDF."""
     uniform = _BELOW + _BETWEEN * state.uniform(size=count)
-    # Wichura's AS241, good to sixteen digits, in C; a call takes a fifth of a microsecond.
+    # Wichura's AS241, accurate to 16 digits, implemented in C: about 0.2 µs per call.
     return np.fromiter(map(_NORMAL.inv_cdf, uniform.tolist()), np.float64, count)
 
 
 class _States(threading.local):
-    """One state a thread, seeded anew for each row: a new one takes a hundred times as long, for
-    the entropy that it gathers and throws away.
+    """One RandomState per thread, reseeded for each row.
+
+    Creating a RandomState takes a hundred times as long, because it gathers entropy first.
     """
 
     def __init__(self) -> None:

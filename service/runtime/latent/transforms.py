@@ -1,9 +1,9 @@
-"""Transforms: moving and turning what a picture shows (StyleGAN3, arXiv:2106.12423).
+"""Geometric transforms of generated images (StyleGAN3, arXiv:2106.12423).
 
-A transform is a matrix ``[3, 3] float32`` whose last row is 0, 0, 1. It leads from a place in the
-picture that is made to the place whose content is shown there, as the `transform` of NVIDIA's
-networks does: of a picture that moves to the right it moves to the left. A picture is 1 wide and 1
-high, (0, 0) is its middle, x goes to the right and y down.
+A transform is an affine matrix ``[3, 3] float32`` with last row 0, 0, 1. It maps output coordinates
+to source coordinates, like the `transform` of NVIDIA's networks: to move the image to the right,
+it translates to the left. The image spans one unit in each direction; the origin is its center,
+x points right and y down.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float32]
-# Far beyond any picture, and far from what float32 cannot tell apart.
+# Limit of the absolute values: far outside the image, well within the precision of float32.
 MOST = 100.0
 
 
 def as_transform(values: Any) -> Matrix:
-    """Return a transform of nested numbers. Raises ValueError for what is none."""
+    """Convert nested numbers to a transform. Raises ValueError if they are not a valid one."""
     with np.errstate(over="ignore"):
         made = np.asarray(values, np.float32)
     if made.shape != (3, 3) or not np.isfinite(made).all():
@@ -34,11 +34,10 @@ def as_transform(values: Any) -> Matrix:
 
 
 def motion_transform(translate: Sequence[float], rotate: float, scale: float) -> Matrix:
-    """Return the transform of a picture that is made `scale` times as large, turned by `rotate`
-    degrees, against the clock, about its middle, and then moved by `translate` (right, down), in
-    shares of its side.
+    """Return the transform that scales and rotates an image about its center, then moves it.
 
-    Raises ValueError for a picture that would be moved or shrunk too far.
+    `scale` is a factor, `rotate` is in degrees counterclockwise, and `translate` is (right, down)
+    as a fraction of the image's side. Raises ValueError if a value exceeds the supported range.
     """
     angle = math.radians(rotate)
     turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
@@ -50,5 +49,5 @@ def motion_transform(translate: Sequence[float], rotate: float, scale: float) ->
 
 
 def identity_transforms(count: int) -> Matrix:
-    """Return transforms ``[count, 3, 3]`` that leave pictures where they are."""
+    """Return `count` identity transforms ``[count, 3, 3]``."""
     return np.broadcast_to(np.eye(3, dtype=np.float32), (count, 3, 3))
