@@ -174,7 +174,7 @@ def test_a_saturating_loss_vanishes_with_what_the_discriminator_gives_to_generat
 def test_modes_collapse_when_pictures_are_alike_or_have_twins(figures):
     story = Story().show(3, diversity=1.0)
     assert story.show(4, **figures).rang == ["mode collapse"]
-    assert "twin" in story.said[0].says or "10%" in story.said[0].says
+    assert "duplicates" in story.said[0].says or "10%" in story.said[0].says
 
 
 def test_a_generator_that_begins_with_one_picture_and_finds_more_has_not_collapsed():
