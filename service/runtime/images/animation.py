@@ -1,7 +1,10 @@
-"""Animations and archives that are written frame by frame, as the frames are made.
+"""Animations and archives, written frame by frame as the frames are generated.
 
-GIF, APNG, ZIP and NPY leave as they grow. A WebP begins with its own length, so it leaves whole,
-when its last frame has been encoded; what waits until then is compressed already.
+GIF, APNG, ZIP and NPY are streamed. A WebP file starts with its total length and is therefore sent
+as a whole after the last frame; until then only compressed frames are kept.
+
+Pillow's `save_all` is not used: it needs all frames in memory before it writes the first byte, and
+it cannot write a palette per frame with exact durations.
 """
 
 from __future__ import annotations
@@ -31,15 +34,15 @@ from service.runtime.images.encoding import (
 )
 
 _GIF_EXTENSION, _GIF_IMAGE, _GIF_TRAILER = 0x21, 0x2C, 0x3B
-# What a sub-block of a GIF holds at most.
+# Maximum size of a GIF data sub-block.
 _GIF_BLOCK = 255
 
 
 @dataclass(frozen=True)
 class AnimationSpec:
-    """What a writer knows before the first frame: pictures ``[H, W, C]``, and how many a second.
+    """What a writer needs before the first frame: size, number and rate of frames ``[H, W, C]``.
 
-    `provenance` is what the whole file says of itself; `frame_provenance` what frame i says.
+    `provenance` is the metadata of the whole file, `frame_provenance(i)` that of frame i.
     """
 
     frames: int
@@ -51,16 +54,18 @@ class AnimationSpec:
     frame_provenance: Callable[[int], Mapping[str, Any]]
 
     def duration(self, frame: int, unit: int) -> int:
-        """Return how long a frame is to be seen, in parts of which a second has `unit`.
+        """Return the duration of a frame in 1/`unit` seconds.
 
-        Frames differ by one where the parts do not divide evenly, so that the whole lasts as long
-        as it should: 24 of them at 24 a second are 1.00 s, and not 0.96 s of hundredths.
+        Durations differ by one unit if they do not divide evenly, so that the total is exact: 24
+        frames at 24 fps last 1.00 s, not 0.96 s due to rounding to hundredths.
         """
         return round((frame + 1) * unit / self.fps) - round(frame * unit / self.fps)
 
 
 class AnimationWriter(Protocol):
-    """Makes a file of frames. `encode` may be called in any thread; the others go in order."""
+    """Writes frames into one file. `encode` is thread-safe; the other methods are called in
+    order.
+    """
 
     media_type: str
     extension: str
@@ -69,83 +74,83 @@ class AnimationWriter(Protocol):
         """Compress one frame."""
 
     def begin(self) -> bytes:
-        """Return what comes before the first frame."""
+        """Return the bytes before the first frame."""
 
     def add(self, encoded: bytes) -> bytes:
-        """Return what the next frame adds to the file, which may come later."""
+        """Return the bytes of the next frame; may be empty if they follow later."""
 
     def end(self) -> bytes:
-        """Return what comes after the last frame."""
+        """Return the bytes after the last frame."""
 
 
 class Gif:
-    """GIF89a, each frame with a palette of its own; it repeats for ever."""
+    """GIF89a with a palette per frame; repeats forever."""
 
     media_type = "image/gif"
     extension = "gif"
 
-    def __init__(self, film: AnimationSpec) -> None:
-        self._film = film
+    def __init__(self, spec: AnimationSpec) -> None:
+        self._spec = spec
 
     def encode(self, frame: int, pixels: Pixels) -> bytes:
-        """Quantise to 256 colours and compress: the image block, without a file round it."""
+        """Quantize to 256 colors and compress; return the image block without file header."""
         image = to_image(pixels)
         if image.mode != "L":
-            # The octree alone knows transparency.
+            # Only the octree method supports transparency.
             method = Image.Quantize.FASTOCTREE if image.mode == "RGBA" else None
             image = image.quantize(256, method=method)
         out = io.BytesIO()
         image.save(out, "GIF", optimize=False)
-        return _gif_image(out.getvalue(), self._film.duration(frame, 100))
+        return _gif_image(out.getvalue(), self._spec.duration(frame, 100))
 
     def begin(self) -> bytes:
-        """Header, endless repetition, and how it was made as a comment."""
-        header = b"GIF89a" + struct.pack("<HHBBB", self._film.width, self._film.height, 0x70, 0, 0)
+        """Return the header, the repetition, and the provenance as a comment."""
+        header = b"GIF89a" + struct.pack("<HHBBB", self._spec.width, self._spec.height, 0x70, 0, 0)
         repeat = b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00"
-        text = f"{KEYWORD} {provenance_text(self._film.provenance)}".encode()
+        text = f"{KEYWORD} {provenance_text(self._spec.provenance)}".encode()
         return header + repeat + b"\x21\xfe" + _gif_blocks(text)
 
     def add(self, encoded: bytes) -> bytes:
-        """The frame as it is."""
+        """Return the frame unchanged."""
         return encoded
 
     def end(self) -> bytes:
-        """The trailer."""
+        """Return the trailer."""
         return bytes([_GIF_TRAILER])
 
 
 class Apng:
-    """Animated PNG: what knows no animation shows the first frame. It repeats for ever."""
+    """Animated PNG; repeats forever. Viewers without APNG support show the first frame."""
 
     media_type = "image/png"
     extension = "png"
 
-    def __init__(self, film: AnimationSpec) -> None:
-        self._film = film
+    def __init__(self, spec: AnimationSpec) -> None:
+        self._spec = spec
         self._number = 0
         self._added = 0
 
-    def encode(self, frame: int, pixels: Pixels) -> bytes:  # noqa: ARG002 - only the file says how
-        """Compress as a PNG without any words in it."""
+    def encode(self, frame: int, pixels: Pixels) -> bytes:  # noqa: ARG002 - the provenance is in the file header
+        """Compress as PNG without text chunks."""
         return png.encode_png(pixels, {})
 
     def begin(self) -> bytes:
-        """Nothing: the header is the first frame's."""
+        """Return nothing: the first frame carries the header."""
         return b""
 
     def add(self, encoded: bytes) -> bytes:
-        """Return the frame's chunks; the first brings the header and how it was made."""
+        """Return the chunks of the frame; the first also carries the header and the provenance."""
         parts = list(png.chunks(encoded))
         data = b"".join(body for kind, body in parts if kind == b"IDAT")
         out = b""
         if self._added == 0:
             (header,) = (body for kind, body in parts if kind == b"IHDR")
-            text = KEYWORD.encode() + b"\0" + provenance_text(self._film.provenance).encode()
+            text = KEYWORD.encode() + b"\0" + provenance_text(self._spec.provenance).encode()
             out += png.SIGNATURE + png.chunk(b"IHDR", header)
-            out += png.chunk(b"acTL", struct.pack(">II", self._film.frames, 0))
+            out += png.chunk(b"acTL", struct.pack(">II", self._spec.frames, 0))
             out += png.chunk(b"tEXt", text)
-        delay = self._film.duration(self._added, 1000)
-        size = (self._film.width, self._film.height)
+        delay = self._spec.duration(self._added, 1000)
+        size = (self._spec.width, self._spec.height)
         out += png.chunk(
             b"fcTL", struct.pack(">IIIIIHHBB", self._next(), *size, 0, 0, delay, 1000, 0, 0)
         )
@@ -157,7 +162,7 @@ class Apng:
         return out
 
     def end(self) -> bytes:
-        """The end of the file."""
+        """Return the end of the file."""
         return png.chunk(b"IEND", b"")
 
     def _next(self) -> int:
@@ -166,79 +171,79 @@ class Apng:
 
 
 class WebP:
-    """Animated WebP, lossless; it repeats for ever."""
+    """Animated lossless WebP; repeats forever."""
 
     media_type = "image/webp"
     extension = "webp"
 
-    def __init__(self, film: AnimationSpec) -> None:
-        self._film = film
+    def __init__(self, spec: AnimationSpec) -> None:
+        self._spec = spec
         self._frames: list[bytes] = []
 
-    def encode(self, frame: int, pixels: Pixels) -> bytes:  # noqa: ARG002 - only the file says how
-        """Compress, and keep the chunks without the file round them."""
+    def encode(self, frame: int, pixels: Pixels) -> bytes:  # noqa: ARG002 - the provenance is in the file header
+        """Compress; return the chunks without file header."""
         out = io.BytesIO()
         to_image(pixels).save(out, "WEBP", **LOSSLESS_WEBP)
         riff = 12
         return out.getvalue()[riff:]
 
     def begin(self) -> bytes:
-        """Nothing yet."""
+        """Return nothing yet."""
         return b""
 
     def add(self, encoded: bytes) -> bytes:
-        """Keep the frame."""
-        film = self._film
-        place = _u24(0) + _u24(0) + _u24(film.width - 1) + _u24(film.height - 1)
-        # No blending: a transparent pixel replaces the one before it.
-        head = place + _u24(film.duration(len(self._frames), 1000)) + b"\x02"
+        """Store the frame until the end."""
+        spec = self._spec
+        position = _u24(0) + _u24(0) + _u24(spec.width - 1) + _u24(spec.height - 1)
+        # No blending: transparent pixels replace those of the previous frame.
+        head = position + _u24(spec.duration(len(self._frames), 1000)) + b"\x02"
         self._frames.append(_riff_chunk(b"ANMF", head + encoded))
         return b""
 
     def end(self) -> bytes:
-        """The whole file."""
-        film = self._film
+        """Return the whole file."""
+        spec = self._spec
         has_alpha, has_exif, is_animated = 0x10, 0x08, 0x02
-        flags = has_exif | is_animated | (has_alpha if film.channels == 4 else 0)
-        canvas = struct.pack("<I", flags) + _u24(film.width - 1) + _u24(film.height - 1)
-        exif = exif_of(film.provenance).removeprefix(b"Exif\0\0")
+        flags = has_exif | is_animated | (has_alpha if spec.channels == 4 else 0)
+        canvas = struct.pack("<I", flags) + _u24(spec.width - 1) + _u24(spec.height - 1)
+        exif = exif_of(spec.provenance).removeprefix(b"Exif\0\0")
         body = _riff_chunk(b"VP8X", canvas) + _riff_chunk(b"ANIM", bytes(6))
         body += b"".join(self._frames) + _riff_chunk(b"EXIF", exif)
         return _riff_chunk(b"RIFF", b"WEBP" + body)
 
 
 class Zip:
-    """An archive of PNG files, each of which says how it was made."""
+    """An archive of PNG files, each with its provenance."""
 
     media_type = "application/zip"
     extension = "zip"
 
-    def __init__(self, film: AnimationSpec) -> None:
-        self._film = film
-        self._out = _Outlet()
-        self._archive = zipfile.ZipFile(self._out, "w", zipfile.ZIP_STORED)
+    def __init__(self, spec: AnimationSpec) -> None:
+        self._spec = spec
+        self._stream = _WriteOnlyStream()
+        self._archive = zipfile.ZipFile(self._stream, "w", zipfile.ZIP_STORED)
         self._added = 0
 
     def encode(self, frame: int, pixels: Pixels) -> bytes:
         """Encode as a PNG."""
-        return encode(pixels, ImageFormat.PNG, self._film.frame_provenance(frame))
+        return encode(pixels, ImageFormat.PNG, self._spec.frame_provenance(frame))
 
     def begin(self) -> bytes:
-        """Nothing."""
+        """Return nothing."""
         return b""
 
     def add(self, encoded: bytes) -> bytes:
-        """Return the entry."""
-        width = len(str(self._film.frames - 1))
+        """Return the archive entry."""
+        width = len(str(self._spec.frames - 1))
         name = f"{self._added:0{width}}.png"
         self._archive.writestr(zipfile.ZipInfo(name, ZIP_TIME), encoded)
         self._added += 1
-        return self._out.taken()
+        return self._stream.take()
 
     def end(self) -> bytes:
-        """The directory."""
+        """Return the central directory."""
         self._archive.close()
-        return self._out.taken()
+        return self._stream.take()
 
 
 class Npy:
@@ -247,29 +252,29 @@ class Npy:
     media_type = "application/x-npy"
     extension = "npy"
 
-    def __init__(self, film: AnimationSpec) -> None:
-        self._film = film
+    def __init__(self, spec: AnimationSpec) -> None:
+        self._spec = spec
 
-    def encode(self, frame: int, pixels: Pixels) -> bytes:  # noqa: ARG002 - an array has no words
-        """The bytes as they are."""
+    def encode(self, frame: int, pixels: Pixels) -> bytes:  # noqa: ARG002 - an array has no metadata
+        """Return the raw bytes."""
         return pixels.tobytes()
 
     def begin(self) -> bytes:
-        """The header."""
-        film = self._film
+        """Return the header."""
+        spec = self._spec
         out = io.BytesIO()
-        shape = (film.frames, film.height, film.width, film.channels)
+        shape = (spec.frames, spec.height, spec.width, spec.channels)
         np.lib.format.write_array_header_1_0(
             out, {"descr": "|u1", "fortran_order": False, "shape": shape}
         )
         return out.getvalue()
 
     def add(self, encoded: bytes) -> bytes:
-        """The frame as it is."""
+        """Return the frame unchanged."""
         return encoded
 
     def end(self) -> bytes:
-        """Nothing."""
+        """Return nothing."""
         return b""
 
 
@@ -283,14 +288,14 @@ WRITERS: dict[str, Callable[[AnimationSpec], AnimationWriter]] = {
 
 
 def write(writer: AnimationWriter, pixels: Iterable[Pixels]) -> bytes:
-    """Return the whole file of `pixels`, frame by frame."""
+    """Return the whole file for the frames `pixels`."""
     parts = [writer.begin()]
     parts += [writer.add(writer.encode(i, frame)) for i, frame in enumerate(pixels)]
     return b"".join([*parts, writer.end()])
 
 
-class _Outlet(io.RawIOBase):
-    """A file that cannot go back, and gives away what was written to it."""
+class _WriteOnlyStream(io.RawIOBase):
+    """A non-seekable stream whose content can be taken out while it is written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -303,10 +308,11 @@ class _Outlet(io.RawIOBase):
         self._parts.append(bytes(data))
         return len(self._parts[-1])
 
-    def taken(self) -> bytes:
-        taken = b"".join(self._parts)
+    def take(self) -> bytes:
+        """Return and remove everything written so far."""
+        content = b"".join(self._parts)
         self._parts.clear()
-        return taken
+        return content
 
 
 def _riff_chunk(kind: bytes, body: bytes) -> bytes:
@@ -318,12 +324,12 @@ def _u24(value: int) -> bytes:
 
 
 def _gif_blocks(data: bytes) -> bytes:
-    pieces = [data[i : i + _GIF_BLOCK] for i in range(0, len(data), _GIF_BLOCK)]
-    return b"".join(bytes([len(piece)]) + piece for piece in pieces) + b"\0"
+    blocks = [data[i : i + _GIF_BLOCK] for i in range(0, len(data), _GIF_BLOCK)]
+    return b"".join(bytes([len(block)]) + block for block in blocks) + b"\0"
 
 
 def _gif_image(file: bytes, hundredths: int) -> bytes:
-    """Return the one image of a GIF file as a frame: its global palette becomes the frame's own."""
+    """Return the image of a GIF file as a frame with a local palette."""
     header = 13
     has_palette, palette_bits = file[10] & 0x80, file[10] & 0x07
     at = header + (3 << (palette_bits + 1) if has_palette else 0)
@@ -337,17 +343,17 @@ def _gif_image(file: bytes, hundredths: int) -> bytes:
         at += 1
         if file[start - 1] == 0xF9:
             control = file[start + 1 : start + 5]
-    place, flags = file[at + 1 : at + 9], file[at + 9]
+    position, flags = file[at + 1 : at + 9], file[at + 9]
     if not flags & 0x80:
         flags |= 0x80 | palette_bits
         at += 10
     else:
         palette = file[at + 10 : at + 10 + (3 << ((flags & 0x07) + 1))]
         at += 10 + len(palette)
-    # Each frame takes the place of the one before. Browsers slow down what is faster than 2/100 s.
+    # Each frame replaces the previous one. Browsers slow down frames shorter than 2/100 s.
     transparent, transparent_index = control[0] & 0x01, control[3]
     restore = 2 << 2
     delay = struct.pack("<H", max(hundredths, 2))
     extension = b"\x21\xf9\x04" + bytes([restore | transparent]) + delay
     extension += bytes([transparent_index, 0])
-    return extension + bytes([_GIF_IMAGE]) + place + bytes([flags]) + palette + file[at:-1]
+    return extension + bytes([_GIF_IMAGE]) + position + bytes([flags]) + palette + file[at:-1]

@@ -1,7 +1,7 @@
-"""From pixels to files: PNG, JPEG, WebP, NPY and ZIP.
+"""Encodes pixels as PNG, JPEG, WebP, NPY and ZIP.
 
-Every file says how it was made: a PNG in a text chunk, JPEG and WebP in EXIF's image description,
-under the keyword `ganymede` and as JSON.
+Every image file carries its provenance as JSON under the keyword `ganymede`: in a text chunk of a
+PNG, in the EXIF image description of JPEG and WebP.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ Provenance = Mapping[str, Any]
 KEYWORD = "ganymede"
 _IMAGE_DESCRIPTION = 0x010E
 _JPEG_QUALITY = 90
-# Of a lossless file `quality` is the effort, on which the size hardly depends: with the usual 80 a
-# grey picture of 1024 pixels takes seconds. `exact` keeps the colours of transparent pixels.
+# For lossless files `quality` is the effort, which hardly affects the size: with the default of 80
+# a gray image of 1024² takes seconds. `exact` keeps the colors of transparent pixels.
 LOSSLESS_WEBP: Mapping[str, Any] = {"lossless": True, "method": 0, "quality": 20, "exact": True}
-# The oldest time that a ZIP archive can hold: the bytes must not depend on the clock.
+# The earliest time that ZIP supports: the bytes must not depend on the clock.
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 
-# Bytes of EXIF that a JPEG holds.
+# Maximum size of EXIF data in a JPEG, in bytes.
 _JPEG_EXIF = 65_533
 
 
 class MetadataTooLarge(Exception):
-    """What a file would have to say of itself is longer than its format holds."""
+    """The metadata does not fit into the file format."""
 
 
 class ImageFormat(StrEnum):
-    """A file format for one picture."""
+    """A file format for one image."""
 
     PNG = "png"
     JPEG = "jpeg"
@@ -50,7 +50,7 @@ class ImageFormat(StrEnum):
 
     @property
     def media_type(self) -> str:
-        """The Content-Type."""
+        """The media type for Content-Type."""
         return f"image/{self.value}"
 
     @property
@@ -60,14 +60,15 @@ class ImageFormat(StrEnum):
 
     @property
     def longest_side(self) -> int:
-        """The most pixels in a row or a column that a file can hold."""
+        """The maximum width and height in pixels."""
         return {"png": 2**31 - 1, "jpeg": 65_500, "webp": 16_383}[self.value]
 
 
 def encode(pixels: Pixels, kind: ImageFormat, provenance: Provenance) -> bytes:
-    """Encode one picture ``[H, W, C]`` of 1, 3 or 4 channels.
+    """Encode one image ``[H, W, C] uint8`` with 1, 3 or 4 channels.
 
-    JPEG has no transparency: an RGBA picture is laid on white there. PNG and WebP are lossless.
+    PNG and WebP are lossless. JPEG has no transparency: an RGBA image is composited on white.
+    Raises MetadataTooLarge if the provenance does not fit into a JPEG.
     """
     if kind is ImageFormat.PNG:
         return encode_png(pixels, {KEYWORD: provenance_text(provenance)})
@@ -80,7 +81,7 @@ def encode(pixels: Pixels, kind: ImageFormat, provenance: Provenance) -> bytes:
             image = image.convert("RGB")
         if len(exif) > _JPEG_EXIF:
             raise MetadataTooLarge(
-                "a JPEG has no room for all that this picture is made of; take png or webp"
+                "the metadata of this image does not fit into a JPEG; use png or webp"
             )
         image.save(out, "JPEG", quality=_JPEG_QUALITY, exif=exif)
     else:
@@ -89,12 +90,12 @@ def encode(pixels: Pixels, kind: ImageFormat, provenance: Provenance) -> bytes:
 
 
 def to_image(pixels: Pixels) -> Image.Image:
-    """Return a picture ``[H, W, C]`` of 1, 3 or 4 channels as Pillow has it."""
+    """Return an image ``[H, W, C]`` with 1, 3 or 4 channels as a Pillow image."""
     return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
 
 
 def exif_of(provenance: Provenance) -> bytes:
-    """Return EXIF that says how a picture was made."""
+    """Return EXIF data with the provenance."""
     exif = Image.Exif()
     exif[_IMAGE_DESCRIPTION] = f"{KEYWORD} {provenance_text(provenance)}"
     return exif.tobytes()
@@ -108,17 +109,17 @@ def read_provenance(file: Image.Image) -> dict[str, Any] | None:
     for text in texts:
         if isinstance(text, str):
             with contextlib.suppress(ValueError):
-                said = json.loads(text.removeprefix(KEYWORD))
-                if isinstance(said, dict):
-                    return said
+                provenance = json.loads(text.removeprefix(KEYWORD))
+                if isinstance(provenance, dict):
+                    return provenance
     return None
 
 
 def mixing_grid(columns: Pixels, rows: Pixels, mixed: Pixels) -> Pixels:
-    """Lay a style mix out as StyleGAN's paper does, in one picture ``[H * (R + 1), W * (C + 1)]``.
+    """Arrange a style mix like the StyleGAN paper, in one image ``[H * (R + 1), W * (C + 1)]``.
 
-    `columns` ``[C, ...]`` stand above, `rows` ``[R, ...]`` on the left, and `mixed`
-    ``[R * C, ...]``, in row-major order, where theirs meet. The corner is white.
+    `columns` ``[C, ...]`` are at the top, `rows` ``[R, ...]`` on the left, and `mixed` ``[R * C,
+    ...]`` in row-major order between them. The corner is white.
     """
     corner = np.full_like(columns[:1], 255)
     lines = [corner, columns]
@@ -130,14 +131,14 @@ def mixing_grid(columns: Pixels, rows: Pixels, mixed: Pixels) -> Pixels:
 
 
 def encode_npy(values: NDArray[Any]) -> bytes:
-    """Encode an array, such as a batch ``[N, H, W, C]`` of pictures, as one NumPy file."""
+    """Encode an array, such as a batch ``[N, H, W, C]`` of images, as NumPy file."""
     out = io.BytesIO()
     np.save(out, values, allow_pickle=False)
     return out.getvalue()
 
 
 def pack_zip(files: Sequence[tuple[str, bytes]]) -> bytes:
-    """Put encoded pictures into an archive, stored as they are; the same files, the same bytes."""
+    """Pack files into an uncompressed archive. Equal files give equal bytes."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for name, content in files:
@@ -146,12 +147,12 @@ def pack_zip(files: Sequence[tuple[str, bytes]]) -> bytes:
 
 
 def provenance_text(provenance: Provenance) -> str:
-    """Return how a picture was made, as files carry it: JSON, in ASCII."""
+    """Return the provenance as it is embedded in files: JSON in ASCII."""
     return json.dumps(dict(provenance), separators=(",", ":"))
 
 
 def resized(pixels: Pixels, width: int, height: int) -> Pixels:
-    """Return a picture ``[H, W, C]`` resampled to another size, by Lanczos' filter."""
+    """Return an image ``[H, W, C]`` resampled to another size with the Lanczos filter."""
     image = to_image(pixels).resize((width, height), Image.Resampling.LANCZOS)
-    made = np.asarray(image)
-    return made if made.ndim == 3 else made[..., None]
+    resampled = np.asarray(image)
+    return resampled if resampled.ndim == 3 else resampled[..., None]

@@ -1,11 +1,12 @@
-"""Large pictures through a fully convolutional model, tile by tile.
+"""Runs large images through a fully convolutional model tile by tile.
 
-A model sees one tile at a time, so memory is bounded by the tile. Neighbours overlap, and what a
-tile's inner edge spoils is thrown away: with `reach` the radius, in input pixels, of what one
-output pixel depends on, each output pixel comes only from tiles whose inner edges are at least
-`reach` away from it. The result then equals the untiled one everywhere, at the picture's borders
-too: there, a tile's edge is the picture's. Nothing of this holds for a model that looks at the
-whole picture, as instance normalisation or attention does; there, overlaps only hide the seams.
+A model sees one tile at a time, so the memory is bounded by the size of a tile. Neighboring tiles
+overlap, and the outputs near an inner edge, which lack context, are discarded: with `reach`, the
+radius of the receptive field in input pixels, every output pixel comes only from tiles whose inner
+edges are at least `reach` away. The result then equals the untiled one, including the borders of
+the image, where the edge of a tile is that of the image. This does not hold for models that see the
+whole image, such as those with instance normalization or attention; there, overlaps only hide the
+seams.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]
 _Values = TypeVar("_Values", bound=np.generic)
 
-# So many rows or columns are blended at a time: the floats of a whole overlap can be many.
+# Rows or columns that are blended at once, to bound the memory for float values.
 _LINES = 16
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a picture is cut into tiles. All but `scale` is in input pixels; made by `plan`.
+    """A grid of tiles over an image, created by `plan`. All sizes except `scale` are input pixels.
 
-    The tiles lie in a grid, in row-major order, `tops` and `lefts` are its lines. Each has the
-    same `shape` (h, w), so that they can be rows of one batch. The last ones reach over the
-    picture's lower and right border as far as the next multiple.
+    `tops` and `lefts` are the coordinates of the grid; tiles are in row-major order. All tiles have
+    the same `shape` (h, w), so that they can be rows of one batch. The last tiles may extend over
+    the lower and right border of the image up to the next multiple.
     """
 
     height: int
@@ -65,129 +66,132 @@ def plan(
     reach: int = 0,
     least: int = 1,
 ) -> Tiling:
-    """Lay tiles of at most `side` × `side` pixels over a picture, as few as will do.
+    """Cover an image with as few tiles of at most `side` × `side` pixels as possible.
 
-    Neighbours share `overlap` pixels or more. Tiles begin and end at multiples of `multiple`,
-    where a model that halves its input n times (`multiple` = 2**n) sees the same picture as
-    untiled. A picture that fits is one tile, padded up to the multiple, and to the `least` that a
-    tile's sides may be. The model's output is `scale` times as large as its input; `reach` is its
-    receptive field's radius.
+    Neighboring tiles share at least `overlap` pixels. Tiles start and end at multiples of
+    `multiple`, so that a model that halves its input n times (`multiple` = 2**n) is aligned as
+    without tiles. An image that fits is one tile, padded to the multiple and to the minimum side
+    `least`. The output of the model is `scale` times as large as its input; `reach` is the radius
+    of its receptive field.
 
-    Raises ValueError for sizes that are not positive, a `side` that is no multiple, leaves nothing
-    besides the overlap or is below the least, and an `overlap` less than ``2 * reach``.
+    Raises ValueError for sizes that are not positive, for a `side` that is not a multiple, not
+    larger than the overlap or below `least`, and for an `overlap` below ``2 * reach``.
     """
     if min(height, width, side, multiple, scale, least) < 1 or min(overlap, reach) < 0:
-        raise ValueError("sizes and scale are positive, overlap and reach not negative")
+        raise ValueError("sizes and scale must be positive, overlap and reach non-negative")
     if overlap < 2 * reach:
-        raise ValueError(f"an overlap of {overlap} is less than twice the reach of {reach}")
-    least = _up_to(least, multiple)
-    if side % multiple or side <= _up_to(overlap, multiple) or side < least:
         raise ValueError(
-            f"a side of {side} is no multiple of {multiple}, less than {least}, or not more than "
-            f"the overlap of {overlap} at such a multiple"
+            f"an overlap of {overlap} is less than twice the receptive field radius of {reach}"
+        )
+    least = _round_up(least, multiple)
+    if side % multiple or side <= _round_up(overlap, multiple) or side < least:
+        raise ValueError(
+            f"a side of {side} is not a multiple of {multiple}, less than {least}, or not larger "
+            f"than the overlap of {overlap} rounded up to a multiple"
         )
     h, tops = _along(height, side, overlap, multiple, least)
     w, lefts = _along(width, side, overlap, multiple, least)
     return Tiling(height, width, side, overlap, multiple, scale, reach, (h, w), tops, lefts)
 
 
-def cut(picture: NDArray[_Values], tiling: Tiling, indices: Iterable[int]) -> NDArray[_Values]:
-    """Return some tiles ``[N, h, w, C]`` of a picture ``[H, W, C]``, those of `indices`.
+def cut(image: NDArray[_Values], tiling: Tiling, indices: Iterable[int]) -> NDArray[_Values]:
+    """Return the tiles ``[N, h, w, C]`` of an image ``[H, W, C]`` with the given indices.
 
-    Beyond the picture's lower and right border it is mirrored (the border itself once), or, where
-    there is less picture than is missing, its last row or column is repeated.
+    Beyond the lower and right border the image is reflected, or, if it is smaller than the padding,
+    its last row or column is repeated.
     """
-    if picture.shape[:2] != (tiling.height, tiling.width):
+    if image.shape[:2] != (tiling.height, tiling.width):
         raise ValueError(
-            f"a picture of {picture.shape[0]} × {picture.shape[1]} has a tiling of "
+            f"an image of {image.shape[0]} × {image.shape[1]} does not fit a tiling of "
             f"{tiling.height} × {tiling.width}"
         )
     h, w = tiling.shape
     columns = len(tiling.lefts)
-    places = [divmod(index, columns) for index in indices]
-    tiles = np.empty((len(places), h, w, *picture.shape[2:]), picture.dtype)
-    for tile, (row, column) in zip(tiles, places, strict=True):
-        rows = _mirrored(tiling.tops[row], h, tiling.height)
-        across = _mirrored(tiling.lefts[column], w, tiling.width)
-        tile[...] = picture[rows][:, across]
+    positions = [divmod(index, columns) for index in indices]
+    tiles = np.empty((len(positions), h, w, *image.shape[2:]), image.dtype)
+    for tile, (row, column) in zip(tiles, positions, strict=True):
+        rows = _reflected(tiling.tops[row], h, tiling.height)
+        across = _reflected(tiling.lefts[column], w, tiling.width)
+        tile[...] = image[rows][:, across]
     return tiles
 
 
 class Canvas:
-    """Puts a model's output tiles together into one picture.
+    """Assembles output tiles into one image.
 
-    Besides the picture ``[H * scale, W * scale, C] uint8`` it holds one row of tiles, in uint8.
-    In the overlaps, one tile fades into the next linearly, between the `reach` of the one and of
-    the other.
+    Holds the image ``[H * scale, W * scale, C] uint8`` and one row of tiles. In an overlap, tiles
+    are blended linearly where both are at least `reach` away from their inner edges.
     """
 
     def __init__(self, tiling: Tiling, channels: int) -> None:
         self._tiling = tiling
         self._next = 0
         height, width = tiling.height * tiling.scale, tiling.width * tiling.scale
-        self._picture = np.empty((height, width, channels), np.uint8)
-        # The row of tiles in progress; where it is the only one, the picture itself.
-        self._band = self._picture
+        self._image = np.empty((height, width, channels), np.uint8)
+        # The current row of tiles; if there is only one row, the image itself.
+        self._band = self._image
         if len(tiling.tops) > 1:
             self._band = np.empty((tiling.shape[0] * tiling.scale, width, channels), np.uint8)
 
     @property
     def next(self) -> int:
-        """The index of the tile that comes next."""
+        """The index of the next tile."""
         return self._next
 
     def put(self, index: int, tile: Pixels) -> None:
-        """Put the tile ``[h * scale, w * scale, C]`` of `index`; tiles come in order, each once.
+        """Add the tile ``[h * scale, w * scale, C]`` with `index`. Tiles are added in order.
 
-        Raises ValueError for a tile that is not the next one, or not of that shape.
+        Raises ValueError for a tile that is not the next one or has another shape.
         """
         tiling = self._tiling
         h, w = (length * tiling.scale for length in tiling.shape)
-        expected = (h, w, self._picture.shape[2])
+        expected = (h, w, self._image.shape[2])
         if index != self._next or index >= len(tiling):
-            raise ValueError(f"tile {index} of {len(tiling)} came when {self._next} was next")
+            raise ValueError(f"expected tile {self._next} of {len(tiling)}, got tile {index}")
         if tile.shape != expected or tile.dtype != np.uint8:
-            raise ValueError(f"a tile is {expected} uint8, not {tile.shape} {tile.dtype}")
+            raise ValueError(f"expected a tile of {expected} uint8, got {tile.shape} {tile.dtype}")
         self._next += 1
         row, column = divmod(index, len(tiling.lefts))
-        _lay(
+        _blend(
             self._band.swapaxes(0, 1),
             tile[: len(self._band)].swapaxes(0, 1),
             tiling.lefts,
             column,
             tiling,
         )
-        if self._band is not self._picture and column == len(tiling.lefts) - 1:
-            _lay(self._picture, self._band, tiling.tops, row, tiling)
+        if self._band is not self._image and column == len(tiling.lefts) - 1:
+            _blend(self._image, self._band, tiling.tops, row, tiling)
 
     def picture(self) -> Pixels:
-        """Return the picture ``[H * scale, W * scale, C]``. Raises ValueError before the last tile.
+        """Return the image ``[H * scale, W * scale, C]`` without copying.
 
-        It is not copied.
+        Raises ValueError if tiles are missing.
         """
         if self._next < len(self._tiling):
-            raise ValueError(f"{self._next} of {len(self._tiling)} tiles are there")
-        return self._picture
+            raise ValueError(f"only {self._next} of {len(self._tiling)} tiles were added")
+        return self._image
 
 
-def _lay(onto: Pixels, piece: Pixels, starts: tuple[int, ...], which: int, tiling: Tiling) -> None:
-    """Lay the `which`-th piece along the first axis onto what the ones before it have made."""
+def _blend(
+    onto: Pixels, piece: Pixels, starts: tuple[int, ...], index: int, tiling: Tiling
+) -> None:
+    """Add the piece with `index` along the first axis, blending it with the previous one."""
     scale, reach = tiling.scale, tiling.reach * tiling.scale
-    start = starts[which] * scale
+    start = starts[index] * scale
     end = min(start + len(piece), len(onto))
-    if which == 0:
+    if index == 0:
         onto[:end] = piece[:end]
         return
-    # From here the piece is sound, and up to there what is before it.
+    # The new piece is valid from `fade` on, the previous one up to `before`.
     fade = start + reach
-    before = starts[which - 1] * scale + len(piece) - reach
+    before = starts[index - 1] * scale + len(piece) - reach
     lines = np.arange(fade, before, dtype=np.float32)
-    share = ((lines - fade + 0.5) / np.float32(before - fade or 1))[:, None, None]
+    weight = ((lines - fade + 0.5) / np.float32(before - fade or 1))[:, None, None]
     for first in range(fade, min(before, end), _LINES):
         last = min(first + _LINES, before, end)
         old = onto[first:last].astype(np.float32)
         new = piece[first - start : last - start] - old
-        new *= share[first - fade : last - fade]
+        new *= weight[first - fade : last - fade]
         new += old
         onto[first:last] = np.rint(new, out=new)
     onto[min(before, end) : end] = piece[min(before, end) - start : end - start]
@@ -196,25 +200,25 @@ def _lay(onto: Pixels, piece: Pixels, starts: tuple[int, ...], which: int, tilin
 def _along(
     length: int, side: int, overlap: int, multiple: int, least: int
 ) -> tuple[int, tuple[int, ...]]:
-    """Return the tiles' length along one axis, and where they begin."""
-    whole = _up_to(length, multiple)
-    if whole <= side:
-        return max(whole, least), (0,)
-    shared = _up_to(overlap, multiple)
-    count = -(-(whole - shared) // (side - shared))
-    # So many are needed; they need not be as long as they may be.
-    tile = max(_up_to(-(-(whole + (count - 1) * shared) // count), multiple), least)
-    steps = (whole - tile) // multiple
+    """Return the length of the tiles along one axis, and their start positions."""
+    padded = _round_up(length, multiple)
+    if padded <= side:
+        return max(padded, least), (0,)
+    shared = _round_up(overlap, multiple)
+    count = -(-(padded - shared) // (side - shared))
+    # With this number of tiles they may be shorter than the maximum.
+    tile = max(_round_up(-(-(padded + (count - 1) * shared) // count), multiple), least)
+    steps = (padded - tile) // multiple
     return tile, tuple(i * steps // (count - 1) * multiple for i in range(count))
 
 
-def _up_to(length: int, multiple: int) -> int:
-    """Return the least multiple that is not less."""
+def _round_up(length: int, multiple: int) -> int:
+    """Round up to a multiple."""
     return -(-length // multiple) * multiple
 
 
-def _mirrored(start: int, length: int, size: int) -> slice[Any, Any, Any] | NDArray[np.intp]:
-    """Return which of `size` lines a tile of `length` takes, the picture mirrored at its end."""
+def _reflected(start: int, length: int, size: int) -> slice[Any, Any, Any] | NDArray[np.intp]:
+    """Return the indices of the lines of a tile, reflected at the end of the image."""
     missing = start + length - size
     if missing <= 0:
         return slice(start, start + length)
