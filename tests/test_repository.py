@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.runtime.image_to_image import translate
 from service.runtime.images.decoding import DecodedImage
-from service.runtime.images.image_to_image import translate
 from service.runtime.models.catalog import Catalog, State, model_folders
 from service.runtime.models.manifest import read_manifest
 from service.runtime.models.model import Model

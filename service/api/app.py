@@ -33,7 +33,7 @@ from service.api.middleware import limits
 from service.api.middleware.access_log import AccessLog
 from service.api.middleware.authentication import Authentication
 from service.api.middleware.errors import ERROR_HANDLERS
-from service.api.middleware.fast_path import FastPath
+from service.api.middleware.fast_path import FastPath, json_routes
 from service.api.middleware.limits import BodyLimits
 from service.api.protocols import kserve, openai
 from service.api.routes import (
@@ -41,11 +41,13 @@ from service.api.routes import (
     generate,
     head_requests,
     image_to_image,
+    images,
     interpolate,
     jobs,
     metrics,
     mix_styles,
     models,
+    sample_classes,
 )
 from service.offline.queue import JobQueue
 from service.runtime.scheduling.engine import Engine
@@ -63,18 +65,18 @@ def create_app(engine: Engine, settings: Settings, queue: JobQueue | None = None
         version=__version__,
     )
 
-    service = state.install(app, engine, settings, queue or JobQueue(settings.jobs, engine))
-    find, find_for = service.find_model, service.find_model
+    state.install(app, engine, settings, queue or JobQueue(settings.jobs, engine))
 
-    generate_routes = generate.router(engine, settings, find)
     app.include_router(models.router)
-    app.include_router(generate_routes)
-    app.include_router(mix_styles.router(engine, settings, find))
-    app.include_router(interpolate.router(engine, settings, find))
+    app.include_router(generate.router)
+    app.include_router(sample_classes.router)
+    app.include_router(images.router)
+    app.include_router(mix_styles.router)
+    app.include_router(interpolate.router)
+    app.include_router(image_to_image.router)
     app.include_router(openai.router)
     app.include_router(kserve.router)
-    app.include_router(image_to_image.router(engine, settings, find, find_for))
-    app.include_router(jobs.router(service.queue, settings, find))
+    app.include_router(jobs.router)
     app.include_router(admin.router)
     app.include_router(metrics.router)
 
@@ -85,7 +87,7 @@ def create_app(engine: Engine, settings: Settings, queue: JobQueue | None = None
     def build_middleware_stack() -> ASGIApp:
         stack: ASGIApp = AsyncExitStackMiddleware(app.router)
         stack = ExceptionMiddleware(stack, handlers=ERROR_HANDLERS)
-        stack = FastPath(stack, generate.fast_path_routes(generate_routes))
+        stack = FastPath(stack, json_routes(generate.router, sample_classes.router))
         stack = BodyLimits(stack, settings)
         stack = Authentication(stack, settings)
         return AccessLog(stack, log_requests=settings.log_requests)

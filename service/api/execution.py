@@ -1,14 +1,17 @@
-"""A request's way through the engine: submit, wait, encode; give up when nobody waits any more."""
+"""Runs the plans of a request through the scheduler: submit, wait, encode, or give up.
+
+A request has one deadline and one client. Past the deadline, or once the client has disconnected,
+its jobs are cancelled and the work that is left is not done.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-import numpy as np
 from fastapi import Request
 
 from service import tracing
@@ -18,41 +21,46 @@ from service.api.middleware.authentication import get_caller
 from service.api.middleware.limits import deadline_seconds
 from service.api.problems import Problem, client_disconnected
 from service.api.rate_limits import PixelAccount
-from service.runtime.latent.sources import LatentSource, feeds, transform_feed
-from service.runtime.models.manifest import GENERATOR, MAPPING, SYNTHESIS
+from service.runtime.generation import Feeds, Finished, GraphRun, Plan, advance, start
+from service.runtime.latent.style_cache import StyleCache
+from service.runtime.models.manifest import MAPPING
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import Array
-from service.runtime.scheduling.batches import InferenceJob, Rows
+from service.runtime.scheduling.batches import InferenceJob
 from service.runtime.scheduling.engine import Engine
-from service.runtime.scheduling.scheduler import DeadlineExceeded
+from service.runtime.scheduling.scheduler import DeadlineExceeded, QueueFull
 
 T = TypeVar("T")
+R = TypeVar("R")
 
-# For so long after a request has come nobody looks whether its client is still there: that takes a
-# task, and most answers are on their way before.
+# Watching for a disconnect takes a task. Most responses are sent before this time.
 _UNWATCHED_S = 0.25
+# The longest wait between two attempts to enter a full queue.
+_QUEUE_RETRY_S = 0.5
 
 
 @asynccontextmanager
 async def request_execution(
     engine: Engine, request: Request, seconds: float
 ) -> AsyncIterator[RequestExecution]:
-    """Watch over all that is run for `request` in the block, for `seconds` at most, or for less
-    where the request says so. Raises NotReady, and Problem (400) where it says what is no time.
+    """Permit `request` to use the engine within the block.
+
+    Its deadline is in `seconds`, or earlier if the request says so. Raises NotReady, and Problem
+    (400) for an invalid deadline.
     """
     seconds = deadline_seconds(request, seconds)
     account = PixelAccount(get_caller(request).rate_limit)
     with engine.permit():
-        run = RequestExecution(engine, request, seconds, account)
+        execution = RequestExecution(engine, request, seconds, account)
         try:
-            yield run
+            yield execution
         finally:
-            run.close()
+            execution.close()
             account.close()
 
 
 class RequestExecution:
-    """What is run for one request, in one step or several: one deadline, and one client to lose."""
+    """Everything that runs for one request."""
 
     def __init__(
         self, engine: Engine, request: Request, seconds: float, account: PixelAccount
@@ -60,45 +68,84 @@ class RequestExecution:
         self._engine = engine
         self._account = account
         self._request = request
-        # Ends when the client has gone, from when on that is looked for.
-        self._gone: asyncio.Future[None] | None = None
+        # Ends when the client disconnects; None until that is watched for.
+        self._disconnected: asyncio.Future[None] | None = None
         self._seconds = seconds
         now = engine.clock()
         self._watched_from = now + _UNWATCHED_S
         self._deadline = now + seconds
 
     def close(self) -> None:
-        """Look no more for whether the client has gone."""
-        if self._gone is not None:
-            self._gone.cancel()
+        """Stop watching for a disconnect."""
+        if self._disconnected is not None:
+            self._disconnected.cancel()
 
-    async def through(
+    async def execute(
         self,
         model: Model,
-        role: str,
-        feeds: Rows,
-        work: Callable[[Rows], T],
-        ran: Callable[[int, float], None] = lambda *_: None,
-    ) -> T:
-        """Run `feeds` by `role` and return what `work` makes of the outputs, off the event loop.
+        plan: Plan[T],
+        finish: Callable[[T], R],
+        *,
+        after_run: Callable[[int, float], None] = lambda *_: None,
+        wait_after_first: bool = False,
+    ) -> R:
+        """Drive `plan` and return what `finish` makes of its result.
 
-        `ran` is told how many rows there were and the seconds that they took, without what they
-        waited before.
+        The plan and `finish` continue off the event loop, in the engine's encoders, as soon as the
+        outputs of a run are there. `after_run` gets the rows and seconds of each run but the last.
+        With `wait_after_first`, a full queue fails the first run only; later runs wait for room.
 
-        Past the deadline, or when the client has gone, the job is cancelled and what is left of it
-        is not done. Raises what Engine.submit raises, DeadlineExceeded, and Problem for a client
-        gone, or one that has used up its allowance.
+        Raises what `run` raises.
         """
-        # Styles are no pictures yet, and cost nothing.
+
+        def proceed(outputs: Feeds) -> GraphRun | Finished[R]:
+            following = advance(plan, outputs)
+            if isinstance(following, GraphRun):
+                return following
+            return Finished(finish(following.result))
+
+        timings: list[tuple[int, float]] = []
+
+        def note(rows: int, seconds: float) -> None:
+            timings.append((rows, seconds))
+
+        begun = start(plan)
+        if isinstance(begun, Finished):
+            return finish(begun.result)
+        step: GraphRun | Finished[R] = await self.run(model, begun, proceed, note)
+        while isinstance(step, GraphRun):
+            after_run(*timings[-1])
+            current = step
+            if wait_after_first:
+                step = await self.wait_for_queue(lambda: self.run(model, current, proceed, note))  # noqa: B023 - awaited at once
+            else:
+                step = await self.run(model, current, proceed, note)
+        return step.result
+
+    async def run(
+        self,
+        model: Model,
+        graph_run: GraphRun,
+        work: Callable[[Feeds], T],
+        observe: Callable[[int, float], None] = lambda *_: None,
+    ) -> T:
+        """Run one graph and return what `work` makes of the outputs, off the event loop.
+
+        `observe` gets the number of rows and the seconds of inference, without the time in the
+        queue. Raises what Engine.submit raises, DeadlineExceeded, and Problem if the client has
+        disconnected or its rate limit is exceeded.
+        """
+        role, feeds = graph_run.role, graph_run.feeds
+        # Styles are not images and cost nothing.
         per_row = 0 if role == MAPPING else model.pixels_per_row(role, feeds)
-        pixels = len(next(iter(feeds.values()))) * per_row
+        pixels = graph_run.rows * per_row
         self._account.charge(pixels)
         job: InferenceJob | None = None
         try:
             job = self._engine.submit(model, feeds, self._deadline, role)
             outcome = await self._outcome(job, role, work)
         except (DeadlineExceeded, Problem, asyncio.CancelledError):
-            # The client's own doing, as likely as not: what was begun for it is paid.
+            # Most likely caused by the client, so rows that have begun are charged.
             begun = job.started_rows * per_row if job else 0
             self._account.refund(pixels - begun)
             raise
@@ -106,78 +153,47 @@ class RequestExecution:
             self._account.refund(pixels)
             raise
         if job.times.started is not None and job.times.ended is not None:
-            ran(job.rows, job.times.ended - job.times.started)
+            observe(job.rows, job.times.ended - job.times.started)
         return outcome
 
-    async def _outcome(self, job: InferenceJob, role: str, work: Callable[[Rows], T]) -> T:
+    async def wait_for_queue(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Repeat `attempt` while the queue is full. Raises DeadlineExceeded, and its errors."""
+        while True:
+            try:
+                return await attempt()
+            except QueueFull as full:
+                if self._engine.clock() >= self._deadline:
+                    raise self._late() from full
+                await asyncio.sleep(min(full.retry_after, _QUEUE_RETRY_S))
+
+    def style_cache(self, model: Model) -> _ModelStyles:
+        """Return the engine's style cache for `model`."""
+        return _ModelStyles(self._engine.styles, model.digest)
+
+    def reserve(self, model: Model, images: int) -> None:
+        """Charge the rate limit for `images` now, for a response that is sent in parts.
+
+        Raises Problem (429, 422).
+        """
+        self._account.reserve(images * model.manifest.image.pixels)
+
+    def renew_deadline(self) -> None:
+        """Restart the deadline, for the next part of a response."""
+        self._deadline = self._engine.clock() + self._seconds
+
+    async def _outcome(self, job: InferenceJob, role: str, work: Callable[[Feeds], T]) -> T:
         working = self._engine.encode(job, work)
         try:
             return await self._wait(working)
         finally:
             if not working.done() or working.cancelled():
                 self._engine.cancel(job)
-            this, tracer = request_context.current(), tracing.current()
-            if tracer is not None and this is not None and this.span is not None:
-                tracer.add_job_spans(this.span, job, role, self._engine.clock)
-
-    async def pictures(
-        self, model: Model, sources: Sequence[LatentSource], work: Callable[[Rows], T]
-    ) -> T:
-        """Make the pictures of `sources` and return what `work` makes of the outputs.
-
-        Raises what `through` raises.
-        """
-        moved = transform_feed(sources, model.manifest)
-        if all(source.w is None for source in sources):
-            given = feeds(sources, model.manifest) | moved
-            return await self.through(model, GENERATOR, given, work)
-        w = await self.styles(model, sources)
-        return await self.through(model, SYNTHESIS, {"w": w, **moved}, work)
-
-    async def styles(self, model: Model, sources: Sequence[LatentSource]) -> Array:
-        """Return the styles ``[N, layers, w_dim]`` of `sources`. Each distinct one that is not in
-        the engine's cache is mapped, once. Raises what `through` raises.
-        """
-        cache = self._engine.styles
-        found: dict[Hashable, Array] = {}
-        missing: dict[Hashable, LatentSource] = {}
-        hits = 0
-        for source in sources:
-            if source.w is not None:
-                found[source.key] = source.w
-            elif source.key not in found and source.key not in missing:
-                styles = cache.get((model.digest, source.key))
-                if styles is None:
-                    missing[source.key] = source
-                else:
-                    found[source.key] = styles
-                    hits += 1
-        record_cache_lookups(Cache.STYLES, hits=hits, lookups=hits + len(missing))
-        if missing:
-            given = feeds(list(missing.values()), model.manifest)
-            mapped = await self.through(model, MAPPING, given, lambda outputs: outputs["w"])
-            for key, styles in zip(missing, mapped, strict=True):
-                cache.put((model.digest, key), styles)
-                found[key] = styles
-        return np.stack([found[source.key] for source in sources])
-
-    def reserve(self, model: Model, pictures: int) -> None:
-        """Take what `pictures` cost from the client's allowance now, for an answer that leaves in
-        parts. Raises Problem (429, 422).
-        """
-        self._account.reserve(pictures * model.manifest.image.pixels)
-
-    def renew(self) -> None:
-        """Begin the deadline anew, for an answer that leaves in parts."""
-        self._deadline = self._engine.clock() + self._seconds
-
-    def assert_in_time(self) -> None:
-        """Raise DeadlineExceeded when the deadline has passed."""
-        if self._engine.clock() >= self._deadline:
-            raise self._late()
+            current, tracer = request_context.current(), tracing.current()
+            if tracer is not None and current is not None and current.span is not None:
+                tracer.add_job_spans(current.span, job, role, self._engine.clock)
 
     def _late(self) -> DeadlineExceeded:
-        return DeadlineExceeded(f"the pictures were not made in {self._seconds:g} s")
+        return DeadlineExceeded(f"the images were not finished within {self._seconds:g} s")
 
     async def _wait(self, future: Future[T]) -> T:
         outcome = asyncio.wrap_future(future)
@@ -187,20 +203,39 @@ class RequestExecution:
             await asyncio.wait([outcome], timeout=unwatched)
             now = self._engine.clock()
         if not outcome.done():
-            if self._gone is None:
-                self._gone = asyncio.ensure_future(_disconnected(self._request))
-            ends: set[asyncio.Future[Any]] = {outcome, self._gone}
+            if self._disconnected is None:
+                self._disconnected = asyncio.ensure_future(_disconnect(self._request))
+            ends: set[asyncio.Future[Any]] = {outcome, self._disconnected}
             left = max(self._deadline - now, 0.0)
             await asyncio.wait(ends, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         if outcome.done():
             return outcome.result()
-        # Cancels what waits in a pool; what it still ends with, nobody is there to hear.
+        # Cancels work that still waits in a pool; the result of work that runs is dropped.
         outcome.cancel()
-        if self._gone is not None and self._gone.done():
+        if self._disconnected is not None and self._disconnected.done():
             raise client_disconnected()
         raise self._late()
 
 
-async def _disconnected(request: Request) -> None:
+class _ModelStyles:
+    """The cached styles of one model; counts hits and misses."""
+
+    def __init__(self, cache: StyleCache, digest: str) -> None:
+        self._cache = cache
+        self._digest = digest
+
+    def get_many(self, keys: Sequence[Hashable]) -> dict[Hashable, Array]:
+        """Return the cached styles among `keys`."""
+        cached = {key: self._cache.get((self._digest, key)) for key in keys}
+        hits = {key: styles for key, styles in cached.items() if styles is not None}
+        record_cache_lookups(Cache.STYLES, hits=len(hits), lookups=len(keys))
+        return hits
+
+    def put(self, key: Hashable, styles: Array) -> None:
+        """Add styles to the cache."""
+        self._cache.put((self._digest, key), styles)
+
+
+async def _disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

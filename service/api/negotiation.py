@@ -1,4 +1,4 @@
-"""Which form an answer takes: by the `format` field, else by `Accept`."""
+"""Chooses the format of a response: by the `format` field, otherwise by the Accept header."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 from fastapi import Request
 
 from service.api.problems import Problem
-from service.api.schemas import AnimationFormat, Format
+from service.api.schemas.fields import AnimationFormat, Format
 from service.runtime.images.encoding import ImageFormat
 
 Container = Literal["image", "json", "zip", "npy"]
@@ -22,16 +22,12 @@ _MEDIA_TYPES: dict[str, Format] = {
     "application/x-npy": "npy",
     "application/json": "json",
 }
-
-
-# What a wildcard stands for, the first choice first.
+# The media types that match a wildcard, in order of preference.
 _WILDCARDS = {
     "*/*": ("application/json", "image/png"),
     "application/*": ("application/json", "application/zip", "application/x-npy"),
     "image/*": ("image/png", "image/webp", "image/jpeg"),
 }
-
-
 _ANIMATIONS: dict[str, AnimationFormat] = {
     "image/webp": "webp",
     "image/gif": "gif",
@@ -49,59 +45,55 @@ F = TypeVar("F", bound=str)
 
 
 @dataclass(frozen=True)
-class Form:
-    """How the pictures are wrapped, and how each is encoded."""
+class OutputFormat:
+    """How the images of a response are packaged, and how each is encoded."""
 
     container: Container
     image: ImageFormat = ImageFormat.PNG
 
 
-def accepted(request: Request) -> str | None:
-    """Return the request's `Accept`, which is no parameter of a route.
+def accept_header(request: Request) -> str | None:
+    """Return the Accept header.
 
-    OpenAPI says it by the kinds of answers, and reading it as a parameter takes FastAPI as long as
-    drawing a latent takes us.
+    Routes on the hot path read it here: as a parameter, FastAPI would take as long to read it as a
+    latent takes to draw. OpenAPI states the media types in the responses anyway.
     """
     return request.headers.get("accept")
 
 
-def negotiate(wanted: Format | None, accept: str | None, count: int) -> Form:
-    """Choose the form for `count` pictures.
+def negotiate(requested: Format | None, accept: str | None, count: int) -> OutputFormat:
+    """Choose the format for `count` images.
 
-    One picture comes as itself when a picture is asked for; several come as JSON in that picture
-    format. Raises Problem (406) when `accept` names nothing that can be had.
+    An image format returns a single image as a file, and several as JSON with files of that format.
+    Raises Problem (406) if `accept` matches no supported media type.
     """
-    chosen = wanted or _from_accept(accept)
+    chosen = requested or (_best(accept, _MEDIA_TYPES, _WILDCARDS) if accept else "json")
     match chosen:
         case "zip" | "npy" | "json":
-            return Form(chosen)
+            return OutputFormat(chosen)
         case _:
-            return Form("image" if count == 1 else "json", ImageFormat(chosen))
+            return OutputFormat("image" if count == 1 else "json", ImageFormat(chosen))
 
 
-def negotiate_animation(wanted: AnimationFormat | None, accept: str | None) -> AnimationFormat:
-    """Choose the form of an animation. Raises Problem (406)."""
-    return wanted or _picked(accept or "*/*", _ANIMATIONS, _ANIMATION_WILDCARDS)
+def negotiate_animation(requested: AnimationFormat | None, accept: str | None) -> AnimationFormat:
+    """Choose the format of an animation. Raises Problem (406)."""
+    return requested or _best(accept or "*/*", _ANIMATIONS, _ANIMATION_WILDCARDS)
 
 
-def _from_accept(accept: str | None) -> Format:
-    return _picked(accept, _MEDIA_TYPES, _WILDCARDS) if accept else "json"
-
-
-def _picked(accept: str, media_types: Mapping[str, F], wildcards: Mapping[str, Sequence[str]]) -> F:
-    """Return the form that `accept` likes best. Raises Problem (406)."""
+def _best(accept: str, media_types: Mapping[str, F], wildcards: Mapping[str, Sequence[str]]) -> F:
+    """Return the format with the highest quality in `accept`. Raises Problem (406)."""
     ranges = [_parse(part) for part in accept.split(",")]
     refused = {media_range for media_range, quality in ranges if not quality > 0}
-    # The best quality first; at equal quality what is named before what a wildcard stands for.
-    for media_range, _ in sorted(ranges, key=lambda r: (-r[1], "*" in r[0])):
+    # At equal quality, an explicit media type precedes a wildcard.
+    for media_range, _ in sorted(ranges, key=lambda item: (-item[1], "*" in item[0])):
         for media_type in wildcards.get(media_range, (media_range,)):
             if media_type in media_types and not {media_type, media_range} & refused:
                 return media_types[media_type]
     raise Problem(
         406,
         "not-acceptable",
-        "The answer cannot be had in that form",
-        f"Accept is {accept[:200]!r}; there are: {', '.join(media_types)}",
+        "The requested format is not supported",
+        f"Accept is {accept[:200]!r}; supported media types: {', '.join(media_types)}",
     )
 
 

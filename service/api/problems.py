@@ -21,6 +21,7 @@ from service.api.request_context import Rejection
 from service.runtime.images.encoding import MetadataTooLarge
 from service.runtime.models.catalog import ModelNotFound, RepositoryUnreadable
 from service.runtime.models.model import ModelFailed
+from service.runtime.requests import InvalidRequest
 from service.runtime.scheduling.engine import NotReady
 from service.runtime.scheduling.scheduler import DeadlineExceeded, Draining, JobTooLarge, QueueFull
 
@@ -203,6 +204,7 @@ _TRANSLATIONS: dict[type, Callable[[Any], Problem]] = {
         retry_after=5,
     ),
     JobTooLarge: _job_too_large,
+    InvalidRequest: lambda error: invalid(error.field, error.message),
     MetadataTooLarge: lambda error: invalid("format", str(error)),
     DeadlineExceeded: lambda error: Problem(
         504, "deadline-exceeded", "The deadline has passed", str(error)

@@ -1,4 +1,4 @@
-"""Pictures as an answer: a file, JSON, an archive or an array, each saying how it was made."""
+"""Responses with images: a file, JSON, an archive or an array, each with its provenance."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from typing import Any
 
 from fastapi.responses import Response
 
-from service.api.negotiation import Form
-from service.api.schemas import ProblemDocument
+from service.api.negotiation import OutputFormat
+from service.api.schemas.problems import ProblemDocument
 from service.runtime.images import encoding
 from service.runtime.images.encoding import Pixels
 from service.runtime.latent.sources import Floats, LatentSource, encode_floats
 from service.runtime.models.model import Model
 
-# Characters: proxies and clients refuse an answer whose headers are too long, each at a size of its
-# own. The seeds of 256 pictures fit.
-_LONGEST_HEADER = 4000
+# In characters. Proxies and clients refuse longer headers, each at a limit of its own. The seeds of
+# 256 images fit.
+_MAX_HEADER_LENGTH = 4000
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-# What the schema says of the answers, by status.
+# OpenAPI descriptions of the responses, by status.
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": ProblemDocument, "description": text}
     for status, text in {
-        404: "No such model",
-        422: "A field cannot be used",
+        404: "Model not found",
+        422: "A field is invalid",
         429: "The queue is full: see Retry-After",
         503: "Not ready: see Retry-After",
-        504: "The deadline passed",
+        504: "The deadline has passed",
     }.items()
 }
 IMAGE_CONTENT = {"image/png": _BINARY, "image/jpeg": _BINARY, "image/webp": _BINARY}
-ANSWERS: dict[int | str, dict[str, Any]] = {
+IMAGE_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "content": IMAGE_CONTENT | {"application/zip": _BINARY, "application/x-npy": _BINARY},
     },
@@ -42,21 +42,24 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Picture:
-    """What makes one picture again, beside the model; and what its file in an archive is called.
+class ImageRecord:
+    """What a response states about one image.
 
-    `name` has no extension, and gets the picture's number before it.
+    Attributes:
+        parameters: what reproduces the image, besides the model.
+        name: its file name in an archive, without extension; its number is put before it.
+        folder: its folder in an archive, with a trailing slash.
+        arrays: arrays returned with the image, by name: text in JSON, NPY files in an archive.
     """
 
     parameters: Mapping[str, Any]
     name: str
-    folder: str = field(default="")
-    # What comes back beside the picture, by name: in JSON as text, in an archive as NPY.
-    beside: Mapping[str, Floats] = field(default_factory=dict)
+    folder: str = ""
+    arrays: Mapping[str, Floats] = field(default_factory=dict)
 
 
 def identity(model: Model) -> dict[str, Any]:
-    """Return what makes a model the one that it is, as answers and files say it."""
+    """Return the fields that identify a model in responses and files."""
     return {
         "model": model.manifest.name,
         "version": model.manifest.version,
@@ -64,45 +67,44 @@ def identity(model: Model) -> dict[str, Any]:
     }
 
 
-def headers(model: Model, **parameters: Iterable[object] | None) -> dict[str, str]:
-    """Return the headers of an answer by `model`: lists by name, without those that are None, and
-    those that are too long.
+def headers(model: Model, **lists: Iterable[object] | None) -> dict[str, str]:
+    """Return the headers of a response by `model`, one for each of `lists`, joined by commas.
+
+    Lists that are None or too long for a header are left out.
     """
     joined = {
         f"x-ganymede-{name.replace('_', '-')}": ",".join(map(str, values))
-        for name, values in parameters.items()
+        for name, values in lists.items()
         if values is not None
     }
-    said = {name: text for name, text in joined.items() if len(text) <= _LONGEST_HEADER}
     return {
         "x-ganymede-model": f"{model.manifest.name}@{model.manifest.version}",
         "x-ganymede-digest": model.digest,
-        **said,
+        **{name: text for name, text in joined.items() if len(text) <= _MAX_HEADER_LENGTH},
     }
 
 
-def of_sources(model: Model, sources: Sequence[LatentSource]) -> dict[str, str]:
-    """Return the headers of an answer whose pictures come from `sources`, a value for each.
-
-    Latents are too long for a header: `z` or `w` stands where one was given.
-    """
-    said: dict[str, Iterable[object] | None] = {"seed": [short(source) for source in sources]}
+def source_headers(model: Model, sources: Sequence[LatentSource]) -> dict[str, str]:
+    """Return the headers of a response with one image per source."""
+    lists: dict[str, Iterable[object] | None] = {
+        "seed": [source_label(source) for source in sources]
+    }
     if model.manifest.classes:
-        said["class"] = [class_text(source) for source in sources]
+        lists["class"] = [class_label(source) for source in sources]
     if any(source.truncation is not None for source in sources):
-        said["truncation"] = [
+        lists["truncation"] = [
             "" if source.truncation is None else source.truncation for source in sources
         ]
-    return headers(model, **said)
+    return headers(model, **lists)
 
 
-def short(source: LatentSource) -> object:
-    """Return the seed of a source, else `z` or `w`."""
+def source_label(source: LatentSource) -> object:
+    """Return the seed of a source; `z` or `w` for arrays, which are too long for a header."""
     return source.name if source.seed is None else source.seed
 
 
-def class_text(source: LatentSource) -> str:
-    """Return the class by index, or a blend as ``0:0.25+3:0.75``; nothing for a w."""
+def class_label(source: LatentSource) -> str:
+    """Return the class index, or a blend as ``0:0.25+3:0.75``; empty for a w."""
     match list((source.classes or {}).items()):
         case []:
             return ""
@@ -112,59 +114,65 @@ def class_text(source: LatentSource) -> str:
             return "+".join(f"{index}:{weight:.6g}" for index, weight in blend)
 
 
-def answer(
-    model: Model, pictures: Sequence[Picture], pixels: Pixels, form: Form, said: Mapping[str, str]
-) -> Response:
-    """Wrap `pixels` ``[N, H, W, C]``, with a header for each of `said`.
-
-    The form `image` is for one picture, and takes the first.
-    """
-    if form.container == "npy":
-        return Response(encoding.encode_npy(pixels), 200, said, "application/x-npy")
-    files = [
-        encoded(model, picture, each, form) for picture, each in zip(pictures, pixels, strict=True)
-    ]
-    return wrapped(model, pictures, files, form, said)
-
-
-def encoded(model: Model, picture: Picture, pixels: Pixels, form: Form) -> bytes:
-    """Return the file of one picture ``[H, W, C]``, which says how it was made."""
-    return encoding.encode(pixels, form.image, {**identity(model), **picture.parameters})
-
-
-def wrapped(
+def image_response(
     model: Model,
-    pictures: Sequence[Picture],
-    files: Sequence[bytes],
-    form: Form,
-    said: Mapping[str, str],
+    records: Sequence[ImageRecord],
+    pixels: Pixels,
+    output: OutputFormat,
+    response_headers: Mapping[str, str],
 ) -> Response:
-    """Wrap files of pictures, with a header for each of `said`; `form` is not npy."""
-    if form.container == "image":
-        return Response(files[0], 200, said, form.image.media_type)
-    if form.container == "zip":
-        width = len(str(len(files) - 1))
-        names = [
-            f"{picture.folder}{i:0{width}}-{picture.name}" for i, picture in enumerate(pictures)
-        ]
-        entries = []
-        for name, picture, file in zip(names, pictures, files, strict=True):
-            entries.append((f"{name}.{form.image.extension}", file))
-            entries += [
-                (f"{name}.{beside}.npy", encoding.encode_npy(values))
-                for beside, values in picture.beside.items()
-            ]
-        archive = encoding.pack_zip(entries)
-        return Response(archive, 200, said, "application/zip")
+    """Encode and package the images ``[N, H, W, C]``; the container `image` holds the first."""
+    if output.container == "npy":
+        return Response(encoding.encode_npy(pixels), 200, response_headers, "application/x-npy")
+    files = [
+        encode_image(model, record, image, output)
+        for record, image in zip(records, pixels, strict=True)
+    ]
+    return file_response(model, records, files, output, response_headers)
+
+
+def encode_image(model: Model, record: ImageRecord, pixels: Pixels, output: OutputFormat) -> bytes:
+    """Return the file of one image ``[H, W, C]``, with its provenance as metadata."""
+    return encoding.encode(pixels, output.image, {**identity(model), **record.parameters})
+
+
+def file_response(
+    model: Model,
+    records: Sequence[ImageRecord],
+    files: Sequence[bytes],
+    output: OutputFormat,
+    response_headers: Mapping[str, str],
+) -> Response:
+    """Package encoded images in any container but npy."""
+    if output.container == "image":
+        return Response(files[0], 200, response_headers, output.image.media_type)
+    if output.container == "zip":
+        archive = encoding.pack_zip(_archive_entries(records, files, output.image.extension))
+        return Response(archive, 200, response_headers, "application/zip")
     document = identity(model) | {
         "images": [
             {
-                **picture.parameters,
-                **{name: encode_floats(values) for name, values in picture.beside.items()},
-                "media_type": form.image.media_type,
+                **record.parameters,
+                **{name: encode_floats(values) for name, values in record.arrays.items()},
+                "media_type": output.image.media_type,
                 "data": base64.b64encode(file).decode(),
             }
-            for picture, file in zip(pictures, files, strict=True)
+            for record, file in zip(records, files, strict=True)
         ],
     }
-    return Response(json.dumps(document), 200, said, "application/json")
+    return Response(json.dumps(document), 200, response_headers, "application/json")
+
+
+def _archive_entries(
+    records: Sequence[ImageRecord], files: Sequence[bytes], extension: str
+) -> list[tuple[str, bytes]]:
+    digits = len(str(len(files) - 1))
+    entries = []
+    for i, (record, file) in enumerate(zip(records, files, strict=True)):
+        name = f"{record.folder}{i:0{digits}}-{record.name}"
+        entries.append((f"{name}.{extension}", file))
+        entries += [
+            (f"{name}.{array}.npy", encoding.encode_npy(values))
+            for array, values in record.arrays.items()
+        ]
+    return entries

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,6 +17,7 @@ from service.cli.sampling_progress import SamplingProgress, format_size
 from service.offline.job import JobError, JobFailed, Layout, SamplingJob, make_job
 from service.runtime.errors import UserError
 from service.runtime.images.encoding import ImageFormat
+from service.runtime.requests import InvalidRequest
 
 if TYPE_CHECKING:
     from service.offline.ledger import Ledger
@@ -172,39 +175,54 @@ def sample(
 
     Example: ganymede sample biggan-flowers --count 10000 --classes balanced --out data/flowers
     """
+    from service.offline import options
     from service.runtime.models.catalog import find_model
     from service.runtime.onnx.execution_plans import Planner, PlanOptions, cache_file
     from service.runtime.onnx.sessions import pick_provider
     from service.settings import load_settings
 
-    options: dict[str, Any] = {"models": models, "provider": provider}
-    settings = load_settings({name: value for name, value in options.items() if value is not None})
+    overrides: dict[str, Any] = {"models": models, "provider": provider}
+    settings = load_settings(
+        {name: value for name, value in overrides.items() if value is not None}
+    )
     # Parallel batches share the cores, so each gets one thread unless the settings say otherwise.
     threads = settings.threads or 1 if workers else settings.threads
     plan_options = PlanOptions(workers, threads, settings.max_rows, settings.plan == "measure")
     planner = Planner(pick_provider(settings.provider), plan_options, cache_file())
     loaded = find_model(settings.models, model, planner)
-    job = make_job(
-        loaded.manifest,
-        count=count,
-        seeds=seeds,
-        seed=seed,
-        classes=classes,
-        truncation=truncation,
-        mix=mix,
-        resize=resize,
-        layout=layout,
-        image=image,
-        shard_size=shard_size,
-        input_=input_,
-        mask=mask,
-        boxes=boxes,
-        direction=direction,
-    )
+    names = loaded.manifest.classes
+    with _errors_by_flag():
+        job = make_job(
+            loaded.manifest,
+            count=count,
+            seeds=None if seeds is None else options.parse_seed_range(seeds),
+            seed=seed,
+            classes=None if classes is None else options.parse_classes(classes, names),
+            truncation=truncation,
+            mix=None if mix is None else options.parse_layers(mix),
+            resize=None if resize is None else options.parse_size(resize),
+            layout=layout,
+            image=image,
+            shard_size=shard_size,
+            input_=input_,
+            mask=mask,
+            boxes=None if boxes is None else options.parse_boxes(boxes),
+            direction=direction,
+        )
     command = _SampleCommand(loaded, job, out, engine, address)
     failed_seeds = command.run(SamplingProgress(job.count, as_json=as_json))
     if failed_seeds:
         raise typer.Exit(_EXIT_FAILED_IMAGES)
+
+
+@contextmanager
+def _errors_by_flag() -> Iterator[None]:
+    """Report an invalid field as the flag that sets it."""
+    try:
+        yield
+    except InvalidRequest as error:
+        flag = error.field.partition(".")[0].replace("_", "-")
+        raise JobError(f"--{flag}: {error.message}") from error
 
 
 @dataclass(frozen=True)
@@ -226,14 +244,15 @@ class _SampleCommand:
             remaining_shards,
             write_summary,
         )
-        from service.offline.image_to_image import Stopped
+        from service.offline.halving import Stopped
         from service.offline.ledger import Ledger
         from service.offline.shards import ShardBuilder
         from service.offline.stores import Store, StoreError
 
         job, workers = self.job, self.model.plan.workers
         store = Store(self.out)
-        check_output(job, store)
+        with _errors_by_flag():
+            check_output(job, store)
         ledger = Ledger(store, job)
         if ledger.is_complete():
             progress.report("complete", f"{self.out} is already complete")

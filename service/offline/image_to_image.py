@@ -1,168 +1,126 @@
-"""Pictures made of pictures: read, run, whole or in tiles, and handed on in their order."""
+"""Runs the inputs of a job through an image-to-image model, in order."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy as np
-
+from service.offline.halving import Stopped, first_line, run_in_halves
 from service.offline.inputs import open_inputs
 from service.offline.job import JobItem, JobItems, SamplingJob
-from service.runtime.images.decoding import (
-    DecodedImage,
-    ImageDecodeError,
-    box_mask,
-    decode_image,
-    decode_mask,
+from service.runtime.generation import RunGraph, execute
+from service.runtime.image_to_image import (
+    MaskInput,
+    UnusableInput,
+    image_to_image_plan,
+    prepare_image,
 )
 from service.runtime.images.encoding import Pixels
-from service.runtime.images.image_to_image import ImageMismatch, Translation, digest_of, prepare
+from service.runtime.images.image_to_image import ImageMismatch, Translation
 from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.model import Model
-from service.runtime.scheduling.batches import Rows
 
 log = logging.getLogger("ganymede.offline")
 
-# Runs feeds by a role of the model, as Model.run does. Raises Stopped when it does so no more.
-RunGraph = Callable[[str, Rows], Rows]
-
-# What a picture may have: as many as Pillow takes without a warning.
-MOST_PIXELS = 2**26
-# So many pixels of pictures of one size are run together; a larger one is alone.
-_TOGETHER_PIXELS = 2**20
-
-
-class Stopped(Exception):
-    """Whoever runs the job has asked for its end."""
+# The pixels of an input: as many as Pillow decodes without a warning.
+MAX_INPUT_PIXELS = 2**26
+# Images of equal size are run together up to so many output pixels; a larger image runs alone.
+_BATCH_PIXELS = 2**20
 
 
 @dataclass(frozen=True)
 class RenderedInput:
-    """A picture that was made of another; None where it could not be."""
+    """The output for one input image; `pixels` is None if there is none."""
 
     item: JobItem
     pixels: Pixels | None
 
 
 @dataclass(frozen=True)
-class _Ready:
+class _Prepared:
     item: JobItem
     translation: Translation
 
 
 class ImageToImageRenderer:
-    """Makes the pictures of a job of those that go in. Several threads may use it at a time."""
+    """Generates the images of a job from its inputs. Thread-safe."""
 
     def __init__(self, model: Model, job: SamplingJob, items: JobItems, run: RunGraph) -> None:
-        """Make pictures with `model`, whose graphs `run` runs. Raises InputError."""
-        assert job.input is not None  # noqa: S101 - else nothing goes in
+        """Use `model`, whose graphs `run` runs. Raises InputError."""
+        assert job.input is not None  # noqa: S101 - the caller creates it for inputs only
         self._model, self._job, self._items, self._run = model, job, items, run
         self._inputs = open_inputs(job.input)
         self._masks = None if job.mask is None else open_inputs(job.mask)
-        self._role = job.direction or GENERATOR
 
     def shard(self, numbers: Sequence[int], stopped: Callable[[], bool]) -> Iterator[RenderedInput]:
-        """Yield pictures in order; those of one size are run together. Raises Stopped."""
-        waiting: list[_Ready] = []
+        """Yield images in order. Consecutive images of equal size share batches. Raises Stopped."""
+        batch: list[_Prepared] = []
         for number in numbers:
             if stopped():
                 raise Stopped
-            read = self._read(self._items(number))
-            alike = isinstance(read, _Ready) and (
-                not waiting or read.translation.tiling == waiting[0].translation.tiling
-            )
-            if waiting and not (alike and self._fits(waiting)):
-                yield from self._made(waiting)
-                waiting = []
-            if isinstance(read, _Ready):
-                waiting.append(read)
+            prepared = self._prepare(self._items(number))
+            if batch and not (isinstance(prepared, _Prepared) and self._fits(batch, prepared)):
+                yield from self._render(batch)
+                batch = []
+            if isinstance(prepared, _Prepared):
+                batch.append(prepared)
             else:
-                yield read
-        yield from self._made(waiting)
+                yield prepared
+        if batch:
+            yield from self._render(batch)
 
-    def _fits(self, waiting: Sequence[_Ready]) -> bool:
-        """Whether one more of the same size may wait."""
-        this = waiting[0].translation
-        rows = (len(waiting) + 1) * len(this.tiling)
+    def _fits(self, batch: Sequence[_Prepared], prepared: _Prepared) -> bool:
+        """Whether an image may join a batch."""
+        first = batch[0].translation
+        rows = (len(batch) + 1) * len(first.tiling)
         return (
-            rows <= self._model.max_rows(this.tile_pixels)
-            and rows * this.tile_pixels <= _TOGETHER_PIXELS
+            prepared.translation.tiling == first.tiling
+            and rows <= self._model.max_rows(first.tile_pixels)
+            and rows * first.tile_pixels <= _BATCH_PIXELS
         )
 
-    def _read(self, item: JobItem) -> _Ready | RenderedInput:
-        """Read a picture with its mask; one that cannot be used is told, and is not made."""
-        said: dict[str, Any] = {"task": self._model.manifest.task}
-        if self._job.direction is not None:
-            said["direction"] = self._job.direction
+    def _prepare(self, item: JobItem) -> _Prepared | RenderedInput:
+        """Decode an image and its mask; an unusable one is logged and has no output."""
         try:
-            upload = decode_image(
-                self._inputs.read(item.number), max_pixels=MOST_PIXELS, animated="first"
+            prepared = prepare_image(
+                self._model,
+                self._inputs.read(item.number),
+                self._mask(item),
+                direction=self._job.direction,
+                max_pixels=MAX_INPUT_PIXELS,
+                animated="first",
             )
-            said["input"] = digest_of(upload)
-            mask = self._mask(item, upload)
-            if mask is not None:
-                said["mask"] = digest_of(DecodedImage(mask[..., None].repeat(3, 2), None))
-            if self._job.resize is not None:
-                said["resized"] = list(self._job.resize)
-            translation = prepare(self._model, upload, mask)
-        except (ImageDecodeError, ImageMismatch) as error:
+        except (UnusableInput, ImageMismatch) as error:
             log.error("%s cannot be used: %s", item.input_file, error)
             return RenderedInput(item, None)
-        return _Ready(replace(item, parameters=said), translation)
+        parameters = prepared.parameters
+        if self._job.resize is not None:
+            parameters["resized"] = list(self._job.resize)
+        return _Prepared(replace(item, parameters=parameters), prepared.translation)
 
-    def _mask(self, item: JobItem, upload: DecodedImage) -> Pixels | None:
-        height, width = upload.pixels.shape[:2]
+    def _mask(self, item: JobItem) -> MaskInput | None:
         if self._job.boxes is not None:
-            return box_mask(self._job.boxes, width, height)
+            return MaskInput(boxes=self._job.boxes)
         if self._masks is None:
             return None
         number = self._masks.number_of(item.input_file or "")
         if number is None:
-            raise ImageMismatch("there is no mask for it")
-        return decode_mask(self._masks.read(number), max_pixels=MOST_PIXELS)
+            raise ImageMismatch("it has no mask")
+        return MaskInput(file=self._masks.read(number))
 
-    def _made(self, ready: Sequence[_Ready]) -> Iterator[RenderedInput]:
-        """Make pictures of one size, as one batch if the memory holds it."""
-        if not ready:
-            return
-        try:
-            made = self._run_together(ready)
-        except Stopped:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever a graph raises is that picture's
-            if len(ready) == 1:
-                name = ready[0].item.input_file
-                log.error("%s cannot be made: %s", name, str(error).splitlines()[0])
-                yield RenderedInput(ready[0].item, None)
-                return
-            half = len(ready) // 2
-            yield from self._made(ready[:half])
-            yield from self._made(ready[half:])
-            return
-        for one, pixels in zip(ready, made, strict=True):
-            yield RenderedInput(one.item, pixels)
+    def _render(self, batch: Sequence[_Prepared]) -> Iterator[RenderedInput]:
+        """Run images of equal size, as one batch if memory allows."""
+        outputs = run_in_halves(batch, self._run_batch, _report)
+        for prepared, pixels in zip(batch, outputs, strict=True):
+            yield RenderedInput(prepared.item, pixels)
 
-    def _run_together(self, ready: Sequence[_Ready]) -> list[Pixels]:
-        first = ready[0].translation
-        if len(first.tiling) > 1:
-            return [self._tiled(one.translation) for one in ready]
-        parts = [one.translation.feeds([0]) for one in ready]
-        feeds = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        rows = self._run(self._role, feeds)["pixels"]
-        made = []
-        for one, row in zip(ready, rows, strict=True):
-            canvas = one.translation.canvas()
-            canvas.put(0, row)
-            made.append(one.translation.finished(canvas.picture()))
-        return made
+    def _run_batch(self, batch: Sequence[_Prepared]) -> list[Pixels]:
+        translations = [prepared.translation for prepared in batch]
+        max_rows = self._model.max_rows(translations[0].tile_pixels)
+        role = self._job.direction or GENERATOR
+        return execute(image_to_image_plan(translations, role, max_rows), self._run)
 
-    def _tiled(self, this: Translation) -> Pixels:
-        canvas = this.canvas()
-        at_once = self._model.max_rows(this.tile_pixels)
-        for start in range(0, len(this.rows), at_once):
-            indices = this.rows[start : start + at_once]
-            this.lay(canvas, indices, self._run(self._role, this.feeds(indices))["pixels"])
-        return this.finished(canvas.picture())
+
+def _report(prepared: _Prepared, error: Exception) -> None:
+    log.error("%s cannot be processed: %s", prepared.item.input_file, first_line(error))

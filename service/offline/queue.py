@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from service.offline.execution import remaining_shards, write_summary
-from service.offline.image_to_image import RunGraph, Stopped
+from service.offline.halving import Stopped
 from service.offline.job import SamplingJob
 from service.offline.ledger import SUMMARY_FILE, Ledger, ShardRecord
 from service.offline.shards import ShardBuilder
 from service.offline.stores import Store
 from service.offline.writers import shard_name
 from service.runtime.errors import UserError
+from service.runtime.generation import RunGraph
 from service.runtime.models.catalog import ModelNotFound
 from service.runtime.models.model import Model, ModelFailed
 from service.runtime.scheduling.batches import Rows

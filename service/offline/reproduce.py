@@ -1,10 +1,10 @@
-"""Pictures made again from what their files say of themselves."""
+"""Reproduces images from the metadata in their files, and compares the result."""
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,38 +13,44 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from service.runtime.errors import UserError
+from service.runtime.generation import (
+    Plan,
+    execute,
+    image_plan,
+    mixing_grid_plan,
+    mixing_plan,
+    walk_plan,
+)
 from service.runtime.images import animation
 from service.runtime.images.animation import WRITERS, AnimationSpec
-from service.runtime.images.encoding import (
-    ImageFormat,
-    Pixels,
-    encode,
-    mixing_grid,
-    read_provenance,
-    resized,
-)
-from service.runtime.latent.interpolation import Interpolation, Place, feeds_at, rows_at
-from service.runtime.latent.interpolation import Path as WalkPath
-from service.runtime.latent.sources import LatentSource, feeds, transform_feed
-from service.runtime.latent.style_mixing import StyleMixing, mix_styles
+from service.runtime.images.encoding import ImageFormat, Pixels, encode, read_provenance, resized
+from service.runtime.latent.interpolation import Interpolation
+from service.runtime.latent.sources import LatentSource
+from service.runtime.latent.style_mixing import StyleMixing
 from service.runtime.models.catalog import Catalog, Entry, ModelNotFound, load_entry
-from service.runtime.models.manifest import GENERATOR, MAPPING, TRANSFORM
 from service.runtime.models.model import Model, ModelFailed
-from service.runtime.onnx.sessions import Array, Provider, plan_for
+from service.runtime.onnx.sessions import Provider, plan_for
 
-# Pictures of one run, so that a long walk does not need all of its activations at a time.
-_AT_ONCE = 16
-# What every file says of itself.
+# Images per run, which bounds the memory for the activations of a long walk.
+_BATCH_IMAGES = 16
+# The metadata of every file of the service includes these fields.
 _IDENTITY = {"model", "version", "digest"}
 
 
 class CannotReproduce(UserError):
-    """The file does not say how it was made, or the model that made it is not here."""
+    """The file has no usable metadata, or its model is not available."""
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A file made again. `largest` is the largest difference of a value, of 255."""
+    """A reproduced file and how it compares.
+
+    Attributes:
+        remade: the content of the reproduced file.
+        identical: whether the files are identical, byte for byte.
+        different: the number of pixels that differ, out of `pixels`.
+        largest: the largest difference of a value, from 0 to 255.
+    """
 
     file: Path
     remade: bytes
@@ -55,23 +61,23 @@ class Reproduction:
 
     @property
     def equal(self) -> bool:
-        """Whether every pixel is as it was."""
+        """Whether all pixels are equal."""
         return self.different == 0
 
     @property
     def summary(self) -> str:
         """One line for people."""
         if self.identical:
-            return "equal to the last byte"
+            return "identical, byte for byte"
         if self.equal:
             return "equal in every pixel"
         return (
             f"differs in {self.different:,} of {self.pixels:,} pixels, "
-            f"by {self.largest} of 255 at most"
+            f"by at most {self.largest} of 255"
         )
 
     def as_json(self) -> dict[str, Any]:
-        """What scripts read."""
+        """The result for scripts."""
         return {
             "file": str(self.file),
             "equal": self.equal,
@@ -83,7 +89,7 @@ class Reproduction:
 
 
 def reproduce(file: Path, models: Path) -> Reproduction:
-    """Make `file` again with the model of `models` that made it, on the CPU, and compare.
+    """Generate `file` again on the CPU, with the model in `models` that made it, and compare.
 
     Raises CannotReproduce.
     """
@@ -95,32 +101,35 @@ def reproduce(file: Path, models: Path) -> Reproduction:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(content)) as image:
-                said, kind = read_provenance(image), image.format
-                # What is none of ours is not decoded: it may be of any size.
-                frames = _frames(image) if said and set(said) >= _IDENTITY else None
-    except Exception as error:  # decoders raise what they like
-        raise CannotReproduce(f"{file} cannot be read: not a picture, or a broken one") from error
-    if said is None or frames is None:
-        raise CannotReproduce(f"{file} does not say how it was made")
-    if "input" in said:
+                parameters, pillow_format = read_provenance(image), image.format
+                # Files of other software are not decoded: they may be of any size.
+                is_ours = parameters and set(parameters) >= _IDENTITY
+                frames = _frames(image) if is_ours else None
+    except Exception as error:  # decoders may raise anything
+        raise CannotReproduce(f"{file} cannot be read: it is not a valid image") from error
+    if parameters is None or frames is None:
+        raise CannotReproduce(f"{file} has no Ganymede metadata")
+    if "input" in parameters:
         raise CannotReproduce(
-            f"{file} was made of a picture that it does not hold: send that one to "
-            f"/v1/{str(said.get('task'))[:20]} again"
+            f"{file} was made from an input image that it does not contain: send the input to "
+            f"/v1/{str(parameters.get('task'))[:20]} again"
         )
-    model = _model(file, said, models)
+    model = _load_model(file, parameters, models)
     try:
-        if "walk" in said and said["walk"]["frames"] != len(frames):
-            raise ValueError(f"{said['walk']['frames']} frames, and there are {len(frames)}")
-        remade = _remade(model, said, str(kind))
+        if "walk" in parameters and parameters["walk"]["frames"] != len(frames):
+            raise ValueError(
+                f"expected {parameters['walk']['frames']} frames, the file has {len(frames)}"
+            )
+        remade = _render(model, parameters, str(pillow_format))
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise CannotReproduce(f"{file} says something that cannot be read: {error}") from error
+        raise CannotReproduce(f"{file} has invalid metadata: {error}") from error
     with Image.open(io.BytesIO(remade)) as image:
-        again = _frames(image)
-    if again.shape != frames.shape:
+        remade_frames = _frames(image)
+    if remade_frames.shape != frames.shape:
         raise CannotReproduce(
-            f"{file} has the shape {frames.shape}, and what it says of itself {again.shape}"
+            f"{file} has the shape {frames.shape}, but its metadata describes {remade_frames.shape}"
         )
-    difference = np.abs(frames.astype(np.int16) - again).max(axis=-1)
+    difference = np.abs(frames.astype(np.int16) - remade_frames).max(axis=-1)
     return Reproduction(
         file=file,
         remade=remade,
@@ -131,11 +140,11 @@ def reproduce(file: Path, models: Path) -> Reproduction:
     )
 
 
-def _model(file: Path, said: Mapping[str, Any], models: Path) -> Model:
-    name = f"{said['model']}@{said['version']}"
+def _load_model(file: Path, parameters: Mapping[str, Any], models: Path) -> Model:
+    name = f"{parameters['model']}@{parameters['version']}"
     provider = Provider.CPU
     plan = plan_for(provider)
-    folder = models / str(said["model"]) / str(said["version"])
+    folder = models / str(parameters["model"]) / str(parameters["version"])
     entries: tuple[Entry, ...] = ()
     if folder.is_dir() and folder.resolve().is_relative_to(models.resolve()):
         entries = (load_entry(folder, provider, plan),)
@@ -146,96 +155,63 @@ def _model(file: Path, said: Mapping[str, Any], models: Path) -> Model:
         raise CannotReproduce(f"{file} was made by {name}, which is not in {models}") from error
     except ModelFailed as error:
         raise CannotReproduce(f"{file}: {error}") from error
-    if model.digest != said["digest"]:
+    if model.digest != parameters["digest"]:
         raise CannotReproduce(
-            f"{file} was made by a {name} of another digest: {said['digest'][:19]}…, "
-            f"and the one in {models} is {model.digest[:19]}…"
+            f"{file} was made by a {name} with another digest: {parameters['digest'][:19]}…; "
+            f"the model in {models} has {model.digest[:19]}…"
         )
     return model
 
 
-def _remade(model: Model, said: Mapping[str, Any], kind: str) -> bytes:
-    """Return the file that `said` describes, in the format `kind` of Pillow's."""
+def _render(model: Model, parameters: Mapping[str, Any], pillow_format: str) -> bytes:
+    """Return the file that `parameters` describe, in a format by Pillow's name."""
     image = model.manifest.image
-    if "walk" in said:
-        walk = Interpolation.from_parameters(said["walk"], model.manifest)
-        film = AnimationSpec(
+    if "walk" in parameters:
+        walk = Interpolation.from_parameters(parameters["walk"], model.manifest)
+        spec = AnimationSpec(
             frames=walk.frames,
             height=image.height,
             width=image.width,
             channels=image.channels,
-            fps=said["fps"],
-            provenance=said,
-            frame_provenance=lambda _: said,
+            fps=parameters["fps"],
+            provenance=parameters,
+            frame_provenance=lambda _: parameters,
         )
-        places = [walk.position(frame) for frame in range(walk.frames)]
-        pixels = _walked(model, walk.keys, walk.space, walk.path, places)
-        return animation.write(WRITERS[kind.lower()](film), pixels)
-    return encode(_picture(model, said), ImageFormat(kind.lower()), said)
+        positions = [walk.position(frame) for frame in range(walk.frames)]
+        pixels = _execute(model, walk_plan(model.manifest, walk, positions))
+        return animation.write(WRITERS[pillow_format.lower()](spec), pixels)
+    pixels = _image(model, parameters)
+    return encode(pixels, ImageFormat(pillow_format.lower()), parameters)
 
 
-def _picture(model: Model, said: Mapping[str, Any]) -> Pixels:
+def _image(model: Model, parameters: Mapping[str, Any]) -> Pixels:
+    """Return the image ``[H, W, C]`` that `parameters` describe."""
     manifest = model.manifest
-    if "from" in said:
-        ends = [LatentSource.from_parameters(said[end], manifest) for end in ("from", "to")]
-        place = (0, 1, float(said["at"]))
-        made = _walked(model, ends, said["space"], said["path"], [place])
-    elif "row" in said or "rows" in said:
-        made = _mixed(model, StyleMixing.from_parameters(said, manifest), grid="rows" in said)
+    if "from" in parameters:
+        keys = [LatentSource.from_parameters(parameters[end], manifest) for end in ("from", "to")]
+        walk = Interpolation(
+            tuple(keys), 2, loop=False, space=parameters["space"], path=parameters["path"]
+        )
+        position = (0, 1, float(parameters["at"]))
+        (image,) = _execute(model, walk_plan(manifest, walk, [position]))
+    elif "rows" in parameters:
+        mixing = StyleMixing.from_parameters(parameters, manifest)
+        image = _execute(model, mixing_grid_plan(manifest, mixing))
+    elif "row" in parameters:
+        mixing = StyleMixing.from_parameters(parameters, manifest)
+        (image,) = _execute(model, mixing_plan(manifest, [mixing]))
     else:
-        source = LatentSource.from_parameters(said, manifest)
-        moved = transform_feed([source], manifest)
-        if source.w is not None:
-            made = model.synthesize(source.w[None], moved.get(TRANSFORM))
-        else:
-            made = _generated(model, feeds([source], manifest) | moved)
-    picture: Pixels = made[0]
-    if "resized" in said:
-        width, height = said["resized"]
-        return resized(picture, int(width), int(height))
-    return picture
-
-
-def _mixed(model: Model, wish: StyleMixing, *, grid: bool) -> Pixels:
-    rows, columns = _styles(model, wish.rows), _styles(model, wish.columns)
-    mixed = _synthesized(model, mix_styles(rows, columns, wish.layers))
-    if not grid:
-        return mixed
-    return mixing_grid(_synthesized(model, columns), _synthesized(model, rows), mixed)[None]
-
-
-def _walked(
-    model: Model, keys: Sequence[LatentSource], space: str, path: WalkPath, places: Sequence[Place]
-) -> Pixels:
-    w = _styles(model, keys) if space == "w" else None
-    parts = []
-    for start in range(0, len(places), _AT_ONCE):
-        some = places[start : start + _AT_ONCE]
-        if w is None:
-            parts.append(_generated(model, feeds_at(keys, some, path, model.manifest)))
-        else:
-            parts.append(model.synthesize(rows_at(w, some, path)))
-    return np.concatenate(parts)
-
-
-def _generated(model: Model, given: Mapping[str, Array]) -> Pixels:
-    pixels: Pixels = model.run(GENERATOR, given)["pixels"]
+        source = LatentSource.from_parameters(parameters, manifest)
+        (image,) = _execute(model, image_plan(manifest, [source]))
+    pixels: Pixels = image
+    if "resized" in parameters:
+        width, height = parameters["resized"]
+        return resized(pixels, int(width), int(height))
     return pixels
 
 
-def _styles(model: Model, sources: Sequence[LatentSource]) -> Array:
-    rows = []
-    for source in sources:
-        if source.w is not None:
-            rows.append(source.w)
-        else:
-            rows.append(model.run(MAPPING, feeds([source], model.manifest))["w"][0])
-    return np.stack(rows)
-
-
-def _synthesized(model: Model, w: Array) -> Pixels:
-    parts = [model.synthesize(w[i : i + _AT_ONCE]) for i in range(0, len(w), _AT_ONCE)]
-    return np.concatenate(parts)
+def _execute(model: Model, plan: Plan[Pixels]) -> Pixels:
+    return execute(plan, model.run, _BATCH_IMAGES)
 
 
 def _frames(image: Image.Image) -> Pixels:

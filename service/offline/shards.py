@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from service.offline.image_to_image import RunGraph
 from service.offline.job import SamplingJob
 from service.offline.ledger import Ledger, ShardRecord
 from service.offline.rendering import ShardRenderer
 from service.offline.stores import Store
 from service.offline.writers import open_shard_writer, shard_name
+from service.runtime.generation import RunGraph
 from service.runtime.models.model import Model
 
 # Called as images are written, with the number of images, their bytes, and the number of failures.

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from service.offline.inputs import key_of
-from service.offline.job import JobError, JobItem, Layout, SamplingJob
+from service.offline.job import JobItem, Layout, SamplingJob
 from service.offline.stores import Store
 from service.runtime.images.encoding import provenance_text
+from service.runtime.requests import InvalidRequest
 
 # Images in one row group, the unit that readers of Parquet load.
 _ROW_GROUP = 100
@@ -38,13 +39,13 @@ def open_shard_writer(
 
 
 def assert_layout_supported(layout: Layout) -> None:
-    """Raise JobError if a layout needs a library that is not installed."""
+    """Raise InvalidRequest if a layout needs a library that is not installed."""
     if layout is Layout.PARQUET:
         try:
             import pyarrow  # noqa: F401, PLC0415
         except ModuleNotFoundError as error:
-            raise JobError(
-                "--format parquet needs pyarrow: pip install 'ganymede[parquet]'"
+            raise InvalidRequest(
+                "format", "parquet needs pyarrow: pip install 'ganymede[parquet]'"
             ) from error
 
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeVar, get_type_hints
 
-from fastapi import Request
+from fastapi import APIRouter, Request
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -63,6 +63,16 @@ class FastPath:
             # that would keep the job's arrays alive until the next garbage collection.
             error.__traceback__ = None
         await response(scope, receive, send)
+
+
+def json_routes(*routers: APIRouter) -> list[tuple[APIRoute, type[BaseModel]]]:
+    """Return the routes of routers whose endpoints take `body` and `request`, with their models."""
+    return [
+        (route, get_type_hints(route.endpoint)["body"])
+        for router in routers
+        for route in router.routes
+        if isinstance(route, APIRoute)
+    ]
 
 
 def _is_plain_json(scope: Scope) -> bool:

@@ -23,6 +23,7 @@ from service.api.problems import INVALID_REQUEST, Problem, client_disconnected, 
 from service.api.protocols import kserve_codec as codec
 from service.api.routes import head_requests
 from service.api.state import state_of
+from service.runtime.generation import GraphRun
 from service.runtime.models.catalog import ModelNotFound, State
 from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.model import Model
@@ -196,10 +197,9 @@ async def infer(request: Request, name: str, version: str | None = None) -> Resp
     seconds = min(deadline_s, inference.timeout_s or deadline_s)
     async with request_execution(state.engine, request, seconds) as execution:
         try:
-            return await execution.through(
+            return await execution.run(
                 graph.model,
-                graph.role,
-                inference.feeds,
+                GraphRun(graph.role, inference.feeds),
                 lambda rows: codec.write_response(
                     graph.name, graph.model.manifest.version, inference, graph.signature, rows
                 ),

@@ -19,17 +19,18 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api import request_parsing, responses
+from service.api import responses
 from service.api.execution import request_execution
 from service.api.problems import INVALID_REQUEST, invalid
-from service.api.schemas import GenerateRequest, Seed, TruncationField
+from service.api.schemas.fields import Seed, TruncationField
 from service.api.state import state_of
+from service.runtime import requests
+from service.runtime.generation import image_plan
 from service.runtime.images import encoding
-from service.runtime.images.encoding import ImageFormat
+from service.runtime.images.encoding import ImageFormat, Pixels
 from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.latent.sources import LatentSource
 from service.runtime.models.model import Model
-from service.runtime.scheduling.batches import Rows
 from service.runtime.scheduling.scheduler import JobTooLarge
 
 # The limit of OpenAI's API.
@@ -163,17 +164,18 @@ async def generations(body: ImagesRequest, request: Request) -> Response:
 
     identity = responses.identity(model)
 
-    def encode(outputs: Rows) -> Response:
+    def encode(images: Pixels) -> Response:
         files = [
             encoding.encode(pixels, image_format, identity | source.parameters(model.manifest))
-            for source, pixels in zip(sources, outputs["pixels"], strict=True)
+            for source, pixels in zip(sources, images, strict=True)
         ]
         contents = [{"b64_json": base64.b64encode(file).decode()} for file in files]
         return _images_response(model, sources, image_format, contents)
 
     async with request_execution(state.engine, request, state.settings.deadline_s) as execution:
         try:
-            return await execution.pictures(model, sources, encode)
+            plan = image_plan(model.manifest, sources, execution.style_cache(model))
+            return await execution.execute(model, plan, encode)
         except JobTooLarge as error:
             message = f"the request is larger than the queue: {error}"
             raise invalid("n", message) from error
@@ -220,13 +222,13 @@ def _sources(body: ImagesRequest, model: Model, maximum: int) -> list[LatentSour
         first_seed = body.seed
     elif first_seed is None:
         first_seed = secrets.randbelow(MAX_SEED + 1)
-    fields = {
-        "model": body.model,
-        "seeds": [(first_seed + i) % (MAX_SEED + 1) for i in range(count)],
-        "class": class_index,
-        "truncation": body.truncation,
-    }
-    return request_parsing.to_generate(GenerateRequest.model_validate(fields), model, maximum)
+    return requests.generate_sources(
+        model.manifest,
+        max_images=maximum,
+        seeds=[(first_seed + i) % (MAX_SEED + 1) for i in range(count)],
+        class_=class_index,
+        truncation=body.truncation,
+    )
 
 
 def _check_size(size: str | None, model: Model) -> None:

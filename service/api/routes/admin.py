@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from service.api.middleware.authentication import require_admin
 from service.api.responses import PROBLEMS
-from service.api.schemas import ProblemDocument
+from service.api.schemas.problems import ProblemDocument
 from service.api.state import state_of
 from service.runtime.models.catalog import Entry
 

@@ -1,208 +1,137 @@
-"""`POST /v1/generate`, and the address that every picture of a latent space has."""
+"""`POST /v1/generate`: images from seeds, latents or styles."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from fastapi.routing import APIRoute
-from pydantic import BaseModel
 
-from service import __version__
-from service.api import request_parsing, responses
+from service.api import responses
 from service.api.execution import request_execution
-from service.api.negotiation import Form, accepted, negotiate
-from service.api.problems import Problem, invalid
-from service.api.responses import Picture
-from service.api.routes import head_requests
-from service.api.schemas import GenerateRequest, GenerateResponse, SampleClassesRequest
+from service.api.negotiation import OutputFormat, accept_header, negotiate
+from service.api.problems import invalid
+from service.api.responses import ImageRecord
+from service.api.schemas.fields import transform_value
+from service.api.schemas.generate import GenerateRequest, GenerateResponse
+from service.api.state import state_of
+from service.runtime import requests
+from service.runtime.generation import image_plan, style_plan
 from service.runtime.images.encoding import ImageFormat
-from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.latent.sources import ClassWeights, LatentSource, encode_floats, feeds
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import Array
-from service.runtime.scheduling.engine import Engine
-from service.settings import Settings
 
-# What EXIF in a JPEG holds is 64 KiB with all else that it says.
-_JPEG_ROOM = 60_000
-_BY_EXTENSION = {
-    "png": ImageFormat.PNG,
-    "jpg": ImageFormat.JPEG,
-    "jpeg": ImageFormat.JPEG,
-    "webp": ImageFormat.WEBP,
-}
+router = APIRouter(tags=["generate"])
+
+# In bytes. EXIF metadata in a JPEG is limited to 64 KiB, and holds other parameters too.
+_MAX_JPEG_STYLES = 60_000
 
 
-def router(engine: Engine, settings: Settings, find: Callable[[str], Model]) -> APIRouter:
-    """Return the routes; `find` gives the loaded model of a name."""
-    routes = APIRouter(tags=["generate"])
-
-    @routes.post(
-        "/v1/generate",
-        summary="Pictures from seeds",
-        response_model=GenerateResponse,
-        responses=responses.ANSWERS,
+@router.post(
+    "/v1/generate",
+    summary="Generate images from seeds",
+    response_model=GenerateResponse,
+    responses=responses.IMAGE_RESPONSES,
+)
+async def generate(body: GenerateRequest, request: Request) -> Response:
+    """Generate images from seeds, latents or styles."""
+    state = state_of(request)
+    model = state.find_model(body.model)
+    sources = requests.generate_sources(
+        model.manifest,
+        max_images=state.settings.max_images,
+        n=body.n,
+        seed=body.seed,
+        seeds=body.seeds,
+        z=body.z,
+        w=body.w,
+        images=None if body.images is None else [image.fields() for image in body.images],
+        class_=body.class_,
+        blend=body.blend,
+        truncation=body.truncation,
+        transform=transform_value(body.transform),
     )
-    async def generate(body: GenerateRequest, request: Request) -> Response:
-        model = find(body.model)
-        sources = request_parsing.to_generate(body, model, settings.max_images)
-        form = negotiate(body.format, accepted(request), len(sources))
-        return await answer(request, model, sources, form, returned=_returned(body, model, form))
+    output = negotiate(body.format, accept_header(request), len(sources))
+    _check_returned_arrays(body, model, output)
+    return await generate_response(request, model, sources, output, arrays=body.return_)
 
-    @routes.post(
-        "/v1/sample-classes",
-        summary="Pictures by class",
-        response_model=GenerateResponse,
-        responses=responses.ANSWERS,
-    )
-    async def sample_classes(body: SampleClassesRequest, request: Request) -> Response:
-        model = find(body.model)
-        sources = request_parsing.to_sample_classes(body, model, settings.max_images)
-        form = negotiate(body.format, accepted(request), len(sources))
-        return await answer(request, model, sources, form, by_class=True)
 
-    async def answer(
-        request: Request,
-        model: Model,
-        sources: Sequence[LatentSource],
-        form: Form,
-        *,
-        by_class: bool = False,
-        returned: Sequence[str] = (),
-    ) -> Response:
-        _assert_that_files_say_it(sources, form)
-        pictures = [_picture(model, source, by_class=by_class) for source in sources]
-        said = responses.of_sources(model, sources)
-        async with request_execution(engine, request, settings.deadline_s) as run:
-            beside: dict[str, Array] = {}
-            if "z" in returned:
-                beside["z"] = feeds(sources, model.manifest)["z"]
-            if "w" in returned:
-                beside["w"] = await run.styles(model, sources)
-                sources = [
-                    LatentSource(w=w, transform=source.transform)
-                    for w, source in zip(beside["w"], sources, strict=True)
-                ]
-            shown = [
-                replace(picture, beside={name: values[i] for name, values in beside.items()})
-                for i, picture in enumerate(pictures)
+async def generate_response(
+    request: Request,
+    model: Model,
+    sources: Sequence[LatentSource],
+    output: OutputFormat,
+    *,
+    class_folders: bool = False,
+    arrays: Sequence[str] = (),
+) -> Response:
+    """Generate the images of `sources` and package them.
+
+    With `class_folders`, an archive has a folder for each class. `arrays` are the names of what is
+    returned with each image: `z`, `w`. Raises Problem (422), and what RequestExecution.run raises.
+    """
+    _check_jpeg_metadata(sources, output)
+    state = state_of(request)
+    records = [_record(model, source, class_folders=class_folders) for source in sources]
+    response_headers = responses.source_headers(model, sources)
+    async with request_execution(state.engine, request, state.settings.deadline_s) as execution:
+        cache = execution.style_cache(model)
+        returned: dict[str, Array] = {}
+        if "z" in arrays:
+            returned["z"] = feeds(sources, model.manifest)["z"]
+        if "w" in arrays:
+            plan = style_plan(model.manifest, sources, cache)
+            returned["w"] = await execution.execute(model, plan, lambda w: w)
+            sources = [
+                LatentSource(w=w, transform=source.transform)
+                for w, source in zip(returned["w"], sources, strict=True)
             ]
-            return await run.pictures(
-                model,
-                sources,
-                lambda outputs: responses.answer(model, shown, outputs["pixels"], form, said),
-            )
-
-    @head_requests.get(
-        routes,
-        "/v1/models/{name}/images/{seed}.{extension}",
-        summary="The picture of one seed, at an address of its own",
-        response_class=Response,
-        responses={
-            200: {"content": responses.IMAGE_CONTENT},
-            304: {"description": "As it was"},
-            **responses.PROBLEMS,
-        },
-    )
-    async def image(
-        request: Request,
-        name: str,
-        seed: Annotated[int, Path(ge=0, le=MAX_SEED)],
-        extension: str,
-        version: Annotated[str | None, Query()] = None,
-        class_: Annotated[str | None, Query(alias="class", description="A name or an index.")] = (
-            None
-        ),
-        truncation: Annotated[float | None, Query(allow_inf_nan=False)] = None,
-        if_none_match: Annotated[str | None, Header()] = None,
-    ) -> Response:
-        if (kind := _BY_EXTENSION.get(extension)) is None:
-            known = ", ".join(_BY_EXTENSION)
-            raise Problem(
-                404,
-                "format-not-found",
-                "There is no such format",
-                f"no pictures end in .{extension}; there are: {known}",
-            )
-        model = find(f"{name}@{version}" if version else name)
-        source = request_parsing.to_one(model, seed, class_, truncation)
-        headers = {
-            "etag": _etag(model, source, kind),
-            # Which version a bare name means may change; what a version makes never does.
-            "cache-control": "public, max-age=31536000, immutable"
-            if version or "@" in name
-            else "public, max-age=60",
-        }
-        if if_none_match and (if_none_match.strip() == "*" or headers["etag"] in if_none_match):
-            return Response(status_code=304, headers=headers)
-        response = await answer(request, model, [source], Form("image", kind))
-        response.headers.update(headers)
-        return response
-
-    return routes
+        if returned:
+            records = [
+                replace(record, arrays={name: values[i] for name, values in returned.items()})
+                for i, record in enumerate(records)
+            ]
+        return await execution.execute(
+            model,
+            image_plan(model.manifest, sources, cache),
+            lambda pixels: responses.image_response(
+                model, records, pixels, output, response_headers
+            ),
+        )
 
 
-def fast_path_routes(routes: APIRouter) -> list[tuple[APIRoute, type[BaseModel]]]:
-    """Return the routes that the fast path may serve, each with its request model."""
-    bodies: dict[str, type[BaseModel]] = {
-        "/v1/generate": GenerateRequest,
-        "/v1/sample-classes": SampleClassesRequest,
-    }
-    return [
-        (route, bodies[route.path])
-        for route in routes.routes
-        if isinstance(route, APIRoute) and route.path in bodies
-    ]
+def _check_returned_arrays(body: GenerateRequest, model: Model, output: OutputFormat) -> None:
+    """Raise Problem (422) if `return` asks for something that cannot be returned."""
+    if body.return_ and output.container not in ("json", "zip"):
+        raise invalid("return", "requires the format json or zip")
+    if "z" in body.return_ and (body.w or any(image.w is not None for image in body.images or [])):
+        raise invalid("return", "a source given as w has no z")
+    if "w" in body.return_ and model.manifest.styles is None:
+        raise invalid("return", f"{model.manifest.name} has no styles, so there is no w to return")
 
 
-def _returned(body: GenerateRequest, model: Model, form: Form) -> Sequence[str]:
-    """Return what is to come back beside the pictures. Raises Problem (422)."""
-    wanted = body.return_
-    if wanted and form.container not in ("json", "zip"):
-        raise invalid("return", "goes with the formats json and zip")
-    if "z" in wanted and (body.w or any(each.w is not None for each in body.images or [])):
-        raise invalid("return", "a w has no z")
-    if "w" in wanted and model.manifest.styles is None:
-        raise invalid("return", f"{model.manifest.name} has no styles, so there is no w")
-    return wanted
-
-
-def _assert_that_files_say_it(sources: Sequence[LatentSource], form: Form) -> None:
-    """Raise Problem (422) where a JPEG has no room for the styles that made it."""
-    if form.image is not ImageFormat.JPEG or form.container == "npy":
+def _check_jpeg_metadata(sources: Sequence[LatentSource], output: OutputFormat) -> None:
+    """Raise Problem (422) if the styles of an image do not fit into the metadata of a JPEG."""
+    if output.image is not ImageFormat.JPEG or output.container == "npy":
         return
-    if any(len(encode_floats(s.w)) > _JPEG_ROOM for s in sources if s.w is not None):
-        raise invalid("format", "a JPEG has no room for the w that it is made of; take png or webp")
+    if any(len(encode_floats(s.w)) > _MAX_JPEG_STYLES for s in sources if s.w is not None):
+        raise invalid("format", "w is too large for the metadata of a JPEG; use png or webp")
 
 
-def _picture(model: Model, source: LatentSource, *, by_class: bool) -> Picture:
-    classes = source.classes if by_class else None
-    return Picture(
-        source.parameters(model.manifest),
-        source.name,
-        _folder(classes, model.manifest.classes) if classes else "",
-    )
+def _record(model: Model, source: LatentSource, *, class_folders: bool) -> ImageRecord:
+    folder = ""
+    if class_folders and source.classes:
+        folder = _class_folder(source.classes, model.manifest.classes)
+    return ImageRecord(source.parameters(model.manifest), source.name, folder)
 
 
-def _folder(classes: ClassWeights, names: Sequence[str]) -> str:
-    """Return a folder's name for a class or a blend, whatever the classes are called."""
+def _class_folder(classes: ClassWeights, names: Sequence[str]) -> str:
+    """Return a valid folder name for a class or a blend."""
     if len(classes) == 1:
         text = names[next(iter(classes))]
     else:
         text = "_".join(f"{names[index]}-{weight:.3g}" for index, weight in classes.items())
     return (re.sub(r"[^\w.-]+", "-", text).lstrip(".") or "-") + "/"
-
-
-def _etag(model: Model, source: LatentSource, kind: ImageFormat) -> str:
-    # All that the file's bytes depend on: with the pixels, what the file says of itself, and how
-    # this version of Ganymede encodes it.
-    parameters = source.parameters(model.manifest)
-    made = [__version__, responses.identity(model), parameters, kind]
-    return f'"{hashlib.sha256(json.dumps(made).encode()).hexdigest()[:32]}"'

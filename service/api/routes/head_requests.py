@@ -1,6 +1,6 @@
-"""Routes for GET that answer HEAD too, as HTTP asks of a server (RFC 9110, 9.1).
+"""GET routes that also answer HEAD, as HTTP requires (RFC 9110, 9.1).
 
-FastAPI's own answer HEAD with 405, and monitors and caches that ask so take the service for broken.
+FastAPI answers HEAD with 405, which monitors and caches take for an outage.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from fastapi import APIRouter, FastAPI
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
-def get(routes: APIRouter | FastAPI, path: str, **options: Any) -> Callable[[Handler], Handler]:
-    """Like `routes.get`, and for HEAD the same without the body, which the server leaves out.
+def get(router: APIRouter | FastAPI, path: str, **options: Any) -> Callable[[Handler], Handler]:
+    """Like `router.get`, and registers HEAD too. The server leaves the body out.
 
-    The schema shows GET alone: every client knows what HEAD is.
+    The OpenAPI schema contains GET only.
     """
 
     def add(handler: Handler) -> Handler:
-        routes.head(path, **options | {"include_in_schema": False})(handler)
-        return routes.get(path, **options)(handler)
+        router.head(path, **options | {"include_in_schema": False})(handler)
+        return router.get(path, **options)(handler)
 
     return add

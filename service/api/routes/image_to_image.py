@@ -1,10 +1,11 @@
-"""`POST /v1/translate`, `/v1/upscale`, `/v1/inpaint` and `/v1/colorize`: pictures from pictures."""
+"""`POST /v1/translate`, `/v1/upscale`, `/v1/inpaint` and `/v1/colorize`: images from images."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import anyio.to_thread
@@ -12,394 +13,325 @@ import numpy as np
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
 
-from service.api import request_parsing, responses
-from service.api.completion_time import Pace
+from service.api import responses
+from service.api.completion_time import CompletionEstimate
 from service.api.execution import RequestExecution, request_execution
-from service.api.image_forms import (
-    ImageToImageInput,
-    ImageToImageRequest,
-    SamplesRequest,
-    SentFile,
-    described,
-    read_request,
-)
-from service.api.negotiation import Form, negotiate
+from service.api.image_forms import ImageToImageInput, body_schema, read_request
+from service.api.negotiation import OutputFormat, negotiate
 from service.api.problems import Problem, invalid
-from service.api.responses import Picture
-from service.api.schemas import GenerateRequest, ImageToImageResponse
+from service.api.responses import ImageRecord
+from service.api.schemas.image_to_image import ImageToImageResponse, SamplesRequest
+from service.api.state import ServiceState, UploadTooLarge, state_of
+from service.runtime import requests
+from service.runtime.generation import image_plan
+from service.runtime.image_to_image import (
+    MaskInput,
+    UnusableInput,
+    decoded_from_pixels,
+    image_to_image_plan,
+    prepare_image,
+)
 from service.runtime.images import encoding
-from service.runtime.images.decoding import (
-    DecodedImage,
-    ImageDecodeError,
-    box_mask,
-    decode_image,
-    decode_mask,
-)
-from service.runtime.images.image_to_image import (
-    ImageMismatch,
-    Pixels,
-    Translation,
-    digest_of,
-    prepare,
-)
-from service.runtime.images.tiling import Canvas
+from service.runtime.images.decoding import DecodedImage, ImageDecodeError
+from service.runtime.images.encoding import Pixels
+from service.runtime.images.image_to_image import Translation
 from service.runtime.models.manifest import GENERATOR, Task
 from service.runtime.models.model import Model
-from service.runtime.onnx.machine import usable_cpus
-from service.runtime.scheduling.batches import Rows
-from service.runtime.scheduling.engine import Engine
-from service.runtime.scheduling.scheduler import QueueFull
-from service.settings import Settings
 
-_SUMMARIES: dict[Task, str] = {
-    "translate": "Pictures into another kind of picture",
-    "upscale": "Larger pictures",
-    "inpaint": "Pictures with their holes filled",
-    "colorize": "Grey pictures in colour",
-}
-# So many pixels of pictures are worked on together; a larger picture is alone.
-_TOGETHER_PIXELS = 2**20
-_TOGETHER = 32
-_ASK_AGAIN_S = 0.5
+router = APIRouter(tags=["images"])
+
+# Images of up to so many output pixels in total are run together; a larger image runs alone.
+_BATCH_PIXELS = 2**20
+_BATCH_IMAGES = 32
+
+_Accept = Annotated[str | None, Header()]
+
+
+def _route_options(task: Task, summary: str) -> dict[str, Any]:
+    return {
+        "summary": summary,
+        "response_model": ImageToImageResponse,
+        "responses": responses.IMAGE_RESPONSES,
+        "openapi_extra": body_schema(has_mask=task == "inpaint"),
+    }
+
+
+@router.post("/v1/translate", **_route_options("translate", "Translate images to another domain"))
+async def translate(request: Request, accept: _Accept = None) -> Response:
+    """Translate images from one domain to another."""
+    return await _respond("translate", request, accept)
+
+
+@router.post("/v1/upscale", **_route_options("upscale", "Upscale images"))
+async def upscale(request: Request, accept: _Accept = None) -> Response:
+    """Increase the resolution of images."""
+    return await _respond("upscale", request, accept)
+
+
+@router.post("/v1/inpaint", **_route_options("inpaint", "Fill masked areas of images"))
+async def inpaint(request: Request, accept: _Accept = None) -> Response:
+    """Fill the masked areas of images."""
+    return await _respond("inpaint", request, accept)
+
+
+@router.post("/v1/colorize", **_route_options("colorize", "Colorize grayscale images"))
+async def colorize(request: Request, accept: _Accept = None) -> Response:
+    """Add color to grayscale images."""
+    return await _respond("colorize", request, accept)
 
 
 @dataclass(frozen=True)
 class _Item:
-    """One picture on its way: what goes in, and what its answer says of it."""
+    """One input image, ready to run, with what the response states about it."""
 
-    picture: Picture
+    record: ImageRecord
     translation: Translation
     field: str
 
 
-class _Held:
-    """Pixels of pictures that are decoded and not answered yet, over all requests."""
+@dataclass(frozen=True)
+class _Source:
+    """An input image before it is decoded; `parameters` if another model generated it."""
 
-    def __init__(self, bound: int) -> None:
-        self._bound = bound
-        self._pixels = 0
-
-    def take(self, pixels: int, field: str) -> None:
-        """Count pixels. Raises QueueFull, and Problem (422) where they never will fit."""
-        if pixels > self._bound:
-            raise _unusable(
-                "picture-too-large",
-                f"{field}: {pixels:,} pixels go in and come out, and the queue holds "
-                f"{self._bound:,}",
-                field,
-            )
-        if self._pixels + pixels > self._bound:
-            raise QueueFull(1.0)
-        self._pixels += pixels
-
-    def give(self, pixels: int) -> None:
-        """Count them no more."""
-        self._pixels -= pixels
+    field: str
+    name: str
+    image: bytes | DecodedImage
+    parameters: Mapping[str, Any] | None = None
 
 
-def router(
-    engine: Engine,
-    settings: Settings,
-    find: Callable[[str], Model],
-    find_for: Callable[[str, Task], Model],
-) -> APIRouter:
-    """Return the routes; `find` gives the loaded model of a name that generates, and `find_for`
-    one of a task.
-    """
-    routes = APIRouter(tags=["pictures"])
-    held = _Held(settings.queue_pixels)
-    decoding = _Decoding()
+async def _respond(task: Task, request: Request, accept: str | None) -> Response:
+    state = state_of(request)
+    upload = await read_request(request, state.settings.max_images)
+    model = state.find_model(upload.body.model, task)
+    direction = requests.direction_name(model.manifest, upload.body.direction)
+    async with request_execution(state.engine, request, state.settings.deadline_s) as execution:
+        sources = await _sources(upload, state, execution)
+        output = negotiate(upload.body.format, accept, len(sources))
+        masks = _masks(model, upload, len(sources))
+        work = _ImageToImageWork(model, direction, output, execution, state)
+        for i, (source, mask) in enumerate(zip(sources, masks, strict=True)):
+            prepare = partial(_prepare, model, source, mask, i, upload, state, direction)
+            item = await anyio.to_thread.run_sync(prepare, limiter=state.decoders)
+            work.add(item)
+            if work.is_full or i + 1 == len(sources):
+                await work.run()
+        return work.response()
 
-    def route(task: Task) -> None:
-        @routes.post(
-            f"/v1/{task}",
-            summary=_SUMMARIES[task],
-            response_model=ImageToImageResponse,
-            responses=responses.ANSWERS,
-            openapi_extra=described(masked=task == "inpaint"),
-            name=task,
+
+async def _sources(
+    upload: ImageToImageInput, state: ServiceState, execution: RequestExecution
+) -> list[_Source]:
+    """Return the input images; samples are generated here. Raises Problem and InvalidRequest."""
+    if upload.body.samples is None:
+        return [_Source(file.field, file.name, file.content) for file in upload.images]
+    samples: SamplesRequest = upload.body.samples
+    model = state.find_model(samples.model)
+    sources = requests.generate_sources(
+        model.manifest,
+        max_images=state.settings.max_images,
+        n=samples.n,
+        seed=samples.seed,
+        seeds=samples.seeds,
+        class_=samples.class_,
+        truncation=samples.truncation,
+    )
+    plan = image_plan(model.manifest, sources, execution.style_cache(model))
+    pixels = await execution.execute(model, plan, lambda images: images)
+    identity = responses.identity(model)
+    return [
+        _Source(
+            f"image.{i}",
+            "image",
+            decoded_from_pixels(image),
+            identity | source.parameters(model.manifest),
         )
-        async def answer(
-            request: Request, accept: Annotated[str | None, Header()] = None
-        ) -> Response:
-            wish = await read_request(request, settings.max_images)
-            model = find_for(wish.body.model, task)
-            direction = _direction(model, wish.body)
-            async with request_execution(engine, request, settings.deadline_s) as run:
-                sources = await _sources(wish, find, run, settings)
-                form = negotiate(wish.body.format, accept, len(sources))
-                work = _Work(model, direction, form, run, settings, held)
-                for i, source in enumerate(sources):
-                    work.add(
-                        await decoding.run(
-                            _read, model, source, wish, i, len(sources), settings, direction
-                        )
-                    )
-                    if work.is_full or i + 1 == len(sources):
-                        await work.make()
-                return work.answer()
-
-    for task in _SUMMARIES:
-        route(task)
-    return routes
+        for i, (image, source) in enumerate(zip(pixels, sources, strict=True))
+    ]
 
 
-class _Decoding:
-    """Decodes as many pictures at a time as there are CPUs: each may take much memory."""
+def _masks(model: Model, upload: ImageToImageInput, count: int) -> Sequence[MaskInput | None]:
+    """Return the mask of each of `count` images. Raises Problem (422)."""
+    masks, boxes = upload.masks, upload.body.boxes
+    if model.manifest.input is None or not model.manifest.input.masked:
+        if masks or boxes:
+            raise invalid("mask", f"{model.manifest.name} takes no mask")
+        return [None] * count
+    if boxes:
+        return [MaskInput(boxes=boxes)] * count
+    if not masks:
+        raise invalid("mask", "missing: send a mask whose white areas are filled, or boxes")
+    if len(masks) not in (1, count):
+        raise invalid("mask", f"got {len(masks)} masks for {count} images")
+    inputs = [MaskInput(file=mask.content) for mask in masks]
+    return inputs if len(inputs) == count else inputs * count
 
-    def __init__(self) -> None:
-        self._limiter: anyio.CapacityLimiter | None = None
 
-    async def run(self, function: Callable[..., Any], *given: Any) -> Any:
-        """Call a function in a thread."""
-        if self._limiter is None:
-            self._limiter = anyio.CapacityLimiter(usable_cpus())
-        return await anyio.to_thread.run_sync(function, *given, limiter=self._limiter)
+def _prepare(
+    model: Model,
+    source: _Source,
+    mask: MaskInput | None,
+    number: int,
+    upload: ImageToImageInput,
+    state: ServiceState,
+    direction: str | None,
+) -> _Item:
+    """Decode one image and its mask. Raises Problem (422)."""
+    try:
+        prepared = prepare_image(
+            model,
+            source.image,
+            mask,
+            direction=direction,
+            max_pixels=state.settings.max_upload_pixels,
+            animated=upload.body.animated,
+            source=source.parameters,
+        )
+    except UnusableInput as error:
+        field = f"{error.field}.{number}"
+        if isinstance(error.cause, ImageDecodeError):
+            raise _unusable(error.cause.kind.value, f"{field}: {error}", field) from error
+        raise invalid(field, str(error)) from error
+    record = ImageRecord(prepared.parameters, source.name)
+    return _Item(record, prepared.translation, f"image.{number}")
 
 
-class _Work:
-    """The pictures of one request, as far as they are made."""
+class _ImageToImageWork:
+    """The images of one request: decoded images wait in batches, finished ones are kept."""
 
     def __init__(
         self,
         model: Model,
-        direction: str,
-        form: Form,
-        run: RequestExecution,
-        settings: Settings,
-        held: _Held,
+        direction: str | None,
+        output: OutputFormat,
+        execution: RequestExecution,
+        state: ServiceState,
     ) -> None:
-        self._model, self._direction, self._form = model, direction, form
-        self._run, self._settings, self._held = run, settings, held
+        self._model, self._direction, self._output = model, direction, output
+        self._execution, self._state = execution, state
         self._waiting: list[_Item] = []
-        self._pictures: list[Picture] = []
+        self._records: list[ImageRecord] = []
         self._resized: list[str] = []
         self._files: list[bytes] = []
         self._arrays: list[Pixels] = []
 
     def add(self, item: _Item) -> None:
-        """Take a picture to be made with others."""
+        """Add an image to the next batch."""
         self._waiting.append(item)
 
     @property
     def is_full(self) -> bool:
-        """Whether what waits is enough to be made: one large picture, or several small ones."""
+        """Whether the batch should run now: one large image, or several small ones."""
         pixels = sum(item.translation.made_pixels for item in self._waiting)
-        enough = min(_TOGETHER_PIXELS, self._settings.queue_pixels // 8)
-        return pixels >= enough or len(self._waiting) >= _TOGETHER
+        limit = min(_BATCH_PIXELS, self._state.settings.queue_pixels // 8)
+        return pixels >= limit or len(self._waiting) >= _BATCH_IMAGES
 
-    async def make(self) -> None:
-        """Make what waits side by side, and keep the files."""
+    async def run(self) -> None:
+        """Run the waiting images concurrently and keep the results."""
         items, self._waiting = self._waiting, []
-        pixels = 0
+        acquired = 0
         try:
             for item in items:
-                there = item.translation.made_pixels + item.translation.image[..., 0].size
-                self._held.take(there, "image")
-                pixels += there
+                acquired += self._acquire(item)
             async with asyncio.TaskGroup() as group:
-                made = [group.create_task(self._made(item)) for item in items]
+                tasks = [group.create_task(self._run_one(item)) for item in items]
         except BaseExceptionGroup as several:
-            # Of several that failed, the first is the answer.
+            # The response reports the first error.
             raise several.exceptions[0] from None
         finally:
-            self._held.give(pixels)
-        for item, task in zip(items, made, strict=True):
-            self._pictures.append(item.picture)
-            before = item.translation.resized
-            self._resized.append(f"{before[0]}x{before[1]}" if before else "")
-            if self._form.container == "npy":
+            self._state.upload_pixels.release(acquired)
+        for item, task in zip(items, tasks, strict=True):
+            self._records.append(item.record)
+            size = item.translation.resized
+            self._resized.append(f"{size[0]}x{size[1]}" if size else "")
+            if self._output.container == "npy":
                 self._arrays.append(task.result())
             else:
                 self._files.append(task.result())
 
-    async def _made(self, item: _Item) -> Any:
-        """Return the file of a picture, or for NPY its pixels."""
-        this = item.translation
-        canvas = this.canvas()
-        plan = self._model.plan
-        # Few enough to leave the queue to others, and enough to fill batches.
-        room = self._settings.queue_pixels // 4 // this.tile_pixels
-        most = plan.workers * self._model.max_rows(this.tile_pixels)
-        at_once = max(1, min(most, room))
-        pace = Pace(len(this.rows), self._settings.deadline_s)
-        for start in range(0, len(this.rows), at_once):
-            indices = this.rows[start : start + at_once]
-            last = start + at_once >= len(this.rows)
+    def _acquire(self, item: _Item) -> int:
+        """Reserve memory for the input and output of an image; return its pixels."""
+        pixels = item.translation.made_pixels + item.translation.image[..., 0].size
+        try:
+            self._state.upload_pixels.acquire(pixels)
+        except UploadTooLarge as error:
+            raise _unusable(
+                "picture-too-large",
+                f"image: input and output have {pixels:,} pixels, and the queue holds "
+                f"{self._state.upload_pixels.limit:,}",
+                "image",
+            ) from error
+        return pixels
 
-            def work(outputs: Rows, indices: Sequence[int] = indices, *, last: bool = last) -> Any:
-                this.lay(canvas, indices, outputs["pixels"])
-                return self._finished(item, canvas) if last else None
+    async def _run_one(self, item: _Item) -> Any:
+        """Return the encoded file of an image; for NPY its pixels."""
+        translation = item.translation
+        plan, settings = self._model.plan, self._state.settings
+        # Small enough to leave room in the queue for others, large enough to fill batches.
+        limit = settings.queue_pixels // 4 // translation.tile_pixels
+        batch = plan.workers * self._model.max_rows(translation.tile_pixels)
+        estimate = CompletionEstimate(len(translation.rows), settings.deadline_s)
 
-            feeds = this.feeds(indices)
-            while True:
-                try:
-                    found = await self._run.through(
-                        self._model, self._direction, feeds, work, pace.ran
-                    )
-                    break
-                except QueueFull as full:
-                    if not start:
-                        raise
-                    # What has begun is worth the wait.
-                    self._run.assert_in_time()
-                    await asyncio.sleep(min(full.retry_after, _ASK_AGAIN_S))
-            if not last and pace.is_too_slow:
-                raise self._too_slow(item, pace)
-        return found
+        def check_time(rows: int, seconds: float) -> None:
+            estimate.add_run(rows, seconds)
+            if estimate.is_too_slow:
+                raise self._too_slow(item, estimate)
 
-    def _too_slow(self, item: _Item, pace: Pace) -> Problem:
+        return await self._execution.execute(
+            self._model,
+            image_to_image_plan(
+                [translation], self._direction or GENERATOR, max(1, min(batch, limit))
+            ),
+            lambda images: self._finish(item, images[0]),
+            after_run=check_time,
+            wait_after_first=True,
+        )
+
+    def _too_slow(self, item: _Item, estimate: CompletionEstimate) -> Problem:
         height, width = item.translation.image.shape[:2]
         return _unusable(
             "picture-too-large",
-            f"{item.field}: {width} × {height} pixels would take {pace.total:,.0f} s here, and an "
-            f"answer has {self._settings.deadline_s:g} s; send a smaller picture, or have it made "
-            "by `ganymede sample --input`",
+            f"{item.field}: {width} × {height} pixels would take {estimate.total:,.0f} s, and the "
+            f"deadline is {self._state.settings.deadline_s:g} s; send a smaller image, or use "
+            "`ganymede sample --input`",
             item.field,
         )
 
-    def _finished(self, item: _Item, canvas: Canvas) -> Any:
-        made = item.translation.finished(canvas.picture())
-        kind = self._form.image
-        if self._form.container == "npy":
-            return made
-        if max(made.shape[:2]) > kind.longest_side:
+    def _finish(self, item: _Item, pixels: Pixels) -> Any:
+        if self._output.container == "npy":
+            return pixels
+        image_format = self._output.image
+        if max(pixels.shape[:2]) > image_format.longest_side:
             raise invalid(
                 "format",
-                f"a {kind} holds {kind.longest_side:,} pixels in a row, and the picture has "
-                f"{max(made.shape[:2]):,}; take png",
+                f"{image_format} is limited to {image_format.longest_side:,} pixels per side, and "
+                f"the image has {max(pixels.shape[:2]):,}; use png",
             )
-        return responses.encoded(self._model, item.picture, made, self._form)
+        return responses.encode_image(self._model, item.record, pixels, self._output)
 
-    def answer(self) -> Response:
-        """Return all pictures in one."""
-        said: dict[str, Any] = {
-            "input": [picture.parameters["input"] for picture in self._pictures]
-        }
-        if self._model.directions:
-            said["direction"] = [self._direction]
+    def response(self) -> Response:
+        """Package all images in one response."""
+        lists: dict[str, Any] = {"input": [record.parameters["input"] for record in self._records]}
+        if self._direction is not None:
+            lists["direction"] = [self._direction]
         if any(self._resized):
             side = self._model.manifest.input.side if self._model.manifest.input else 0
-            said["resized"] = [f"{each}>{side}x{side}" if each else "" for each in self._resized]
-        headers = responses.headers(self._model, **said)
-        if self._form.container == "npy":
-            if len({each.shape for each in self._arrays}) > 1:
-                raise invalid("format", "npy needs pictures of one size; take zip or json")
-            array = encoding.encode_npy(np.stack(self._arrays))
-            return Response(array, 200, headers, "application/x-npy")
-        return responses.wrapped(self._model, self._pictures, self._files, self._form, headers)
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A picture before it is decoded, or one that another model has made."""
-
-    sent: SentFile | None = None
-    made: Pixels | None = None
-    said: dict[str, Any] | None = None
-
-
-async def _sources(
-    wish: ImageToImageInput, find: Callable[[str], Model], run: RequestExecution, settings: Settings
-) -> list[_Source]:
-    """Return the pictures of a request; samples are made here. Raises Problem."""
-    if wish.body.samples is None:
-        return [_Source(sent=sent) for sent in wish.images]
-    samples: SamplesRequest = wish.body.samples
-    model = find(samples.model)
-    asked = GenerateRequest.model_validate(samples.model_dump(by_alias=True, exclude_none=True))
-    sources = request_parsing.to_generate(asked, model, settings.max_images)
-    pixels = await run.pictures(model, sources, lambda outputs: outputs["pixels"])
-    identity = responses.identity(model)
-    return [
-        _Source(made=picture, said=identity | source.parameters(model.manifest))
-        for picture, source in zip(pixels, sources, strict=True)
-    ]
-
-
-def _read(
-    model: Model,
-    source: _Source,
-    wish: ImageToImageInput,
-    number: int,
-    count: int,
-    settings: Settings,
-    direction: str,
-) -> _Item:
-    """Decode one picture and its mask. Raises Problem (422)."""
-    said: dict[str, Any] = {"task": model.manifest.task}
-    if model.directions:
-        said["direction"] = direction
-    field, name = f"image.{number}", "image"
-    try:
-        if source.sent is not None:
-            field, name = source.sent.field, source.sent.name
-            upload = decode_image(
-                source.sent.content,
-                max_pixels=settings.max_upload_pixels,
-                animated=wish.body.animated,
-            )
-        else:
-            assert source.made is not None  # noqa: S101 - one of the two is there
-            upload = _upload_of(source.made)
-            said["source"] = source.said
-        said["input"] = digest_of(upload)
-        field, mask = f"mask.{number}", None
-        mask = _mask(model, upload, wish, number, count, settings)
-        if mask is not None:
-            said["mask"] = digest_of(DecodedImage(mask[..., None].repeat(3, 2), None))
-        return _Item(Picture(said, name), prepare(model, upload, mask), f"image.{number}")
-    except ImageDecodeError as error:
-        where = field if error.kind.startswith(("mask", "box")) else f"image.{number}"
-        raise _unusable(error.kind.value, f"{where}: {error}", where) from error
-    except ImageMismatch as error:
-        raise invalid(field, str(error)) from error
-
-
-def _mask(
-    model: Model,
-    upload: DecodedImage,
-    wish: ImageToImageInput,
-    number: int,
-    count: int,
-    settings: Settings,
-) -> Pixels | None:
-    masked = model.manifest.input is not None and model.manifest.input.masked
-    body, height, width = wish.body, *upload.pixels.shape[:2]
-    if not masked:
-        if wish.masks or body.boxes:
-            raise invalid("mask", f"{model.manifest.name} takes no mask")
-        return None
-    if body.boxes:
-        return box_mask(body.boxes, width, height)
-    if not wish.masks:
-        raise invalid("mask", "say what is to be filled: a mask (white is filled), or boxes")
-    if len(wish.masks) not in (1, count):
-        raise invalid("mask", f"there are {len(wish.masks)} masks for {count} pictures")
-    sent = wish.masks[number if len(wish.masks) > 1 else 0]
-    return decode_mask(sent.content, max_pixels=settings.max_upload_pixels)
-
-
-def _upload_of(made: Pixels) -> DecodedImage:
-    colour = made[..., :3] if made.shape[2] > 1 else made.repeat(3, 2)
-    return DecodedImage(np.ascontiguousarray(colour), made[..., 3] if made.shape[2] == 4 else None)
-
-
-def _direction(model: Model, body: ImageToImageRequest) -> str:
-    there = model.directions
-    if body.direction is None:
-        return there[0] if there else GENERATOR
-    if body.direction not in there:
-        known = f"there are: {', '.join(there)}" if there else f"{model.manifest.name} has none"
-        raise invalid("direction", f"no direction {body.direction[:50]!r}; {known}")
-    return body.direction
+            lists["resized"] = [f"{size}>{side}x{side}" if size else "" for size in self._resized]
+        headers = responses.headers(self._model, **lists)
+        if self._output.container == "npy":
+            if len({array.shape for array in self._arrays}) > 1:
+                raise invalid("format", "npy needs images of equal size; use zip or json")
+            content = encoding.encode_npy(np.stack(self._arrays))
+            return Response(content, 200, headers, "application/x-npy")
+        return responses.file_response(
+            self._model, self._records, self._files, self._output, headers
+        )
 
 
 def _unusable(kind: str, detail: str, field: str) -> Problem:
     return Problem(
         422,
         kind,
-        "The picture cannot be used",
+        "The image cannot be used",
         detail,
         errors=[{"field": field, "message": detail.partition(": ")[2] or detail}],
     )

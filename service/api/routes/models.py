@@ -8,7 +8,8 @@ from fastapi import APIRouter, Request
 
 from service.api.problems import not_ready
 from service.api.routes import head_requests
-from service.api.schemas import ModelCard, ModelDetail, ModelList, ProblemDocument
+from service.api.schemas.models import ModelCard, ModelDetail, ModelList
+from service.api.schemas.problems import ProblemDocument
 from service.api.state import state_of
 from service.runtime.models.catalog import Catalog, Entry
 from service.runtime.models.manifest import MANIFEST_FILE

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
-from service.offline.image_to_image import Stopped
+from service.offline.halving import Stopped
 from service.offline.ledger import ShardRecord
 from service.offline.shards import ProgressCallback, ShardBuilder
 

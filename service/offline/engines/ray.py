@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from service.offline.image_to_image import Stopped
+from service.offline.halving import Stopped
 from service.offline.job import JobError, JobFailed, SamplingJob
 from service.offline.ledger import ShardRecord
 from service.offline.shards import ProgressCallback, ShardBuilder

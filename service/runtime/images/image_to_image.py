@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,7 +20,7 @@ from PIL import Image
 from service.runtime.images.decoding import DecodedImage
 from service.runtime.images.encoding import resized, to_image
 from service.runtime.images.tiling import Canvas, Tiling, cut, plan
-from service.runtime.models.manifest import GENERATOR, ImageInput
+from service.runtime.models.manifest import ImageInput
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import Array
 
@@ -173,24 +173,6 @@ def tiling_of(given: ImageInput, height: int, width: int) -> Tiling:
         scale=given.factor,
         least=least,
     )
-
-
-def translate(
-    model: Model,
-    upload: DecodedImage,
-    mask: Pixels | None = None,
-    direction: str = GENERATOR,
-    run: Callable[[Mapping[str, Array]], Array] | None = None,
-) -> Pixels:
-    """Make the picture ``[H, W, C]`` of another, in this thread; `run` runs a row in place of the
-    model. Raises ImageMismatch.
-    """
-    this = prepare(model, upload, mask)
-    run = run or (lambda feeds: model.run(direction, feeds)["pixels"])
-    canvas = this.canvas()
-    for index in this.rows:
-        this.lay(canvas, [index], run(this.feeds([index])))
-    return this.finished(canvas.picture())
 
 
 def digest_of(upload: DecodedImage) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from service.runtime.generation import execute, image_plan, style_plan
 from service.runtime.latent.sources import LatentSource, feeds
 from service.runtime.latent.transforms import identity_transforms
 from service.runtime.models.manifest import (
@@ -194,7 +195,7 @@ class Model:
         """Run one picture: the first run allocates, and a wrong shape shows here, not in public."""
         image = self.manifest.image
         if (space := self.manifest.styles) is not None:
-            w = self.styles([0])
+            w = self.run(MAPPING, self.feeds([0]))["w"]
             _expect("mapping", w, np.float32, (1, len(space.layers), space.dimension))
             maker, pixels = SYNTHESIS, self.synthesize(w)
         else:
@@ -237,18 +238,23 @@ class Model:
         if (given := self.manifest.input) is not None:
             drawn = {"image": probe_images(seeds, given.side, given.channels)}
             return drawn | ({"mask": probe_masks(seeds, given.side)} if given.masked else {})
+        return feeds(self._sources(seeds, classes, truncations), self.manifest)
+
+    def _sources(
+        self,
+        seeds: Sequence[int],
+        classes: Sequence[int] | None,
+        truncations: Sequence[float] | None,
+    ) -> list[LatentSource]:
         indices = classes or self.classes_of(seeds)
-        return feeds(
-            [
-                LatentSource(
-                    seed,
-                    classes=None if indices is None else {indices[i]: 1.0},
-                    truncation=truncations[i] if truncations else None,
-                )
-                for i, seed in enumerate(seeds)
-            ],
-            self.manifest,
-        )
+        return [
+            LatentSource(
+                seed,
+                classes=None if indices is None else {indices[i]: 1.0},
+                truncation=truncations[i] if truncations else None,
+            )
+            for i, seed in enumerate(seeds)
+        ]
 
     def pixels_per_row(self, role: str, feeds: Mapping[str, Array]) -> int:
         """Return what each row of a run counts for, in pixels that are made."""
@@ -291,8 +297,11 @@ class Model:
         classes: Sequence[int] | None = None,
         truncations: Sequence[float] | None = None,
     ) -> Array:
-        """Make the pictures ``[N, H, W, C] uint8`` of `seeds`, in this thread, in one batch."""
-        return self.run(GENERATOR, self.feeds(seeds, classes, truncations))["pixels"]
+        """Return the images ``[N, H, W, C] uint8`` of `seeds`, in this thread, in one batch."""
+        if self.manifest.input is not None:
+            return self.run(GENERATOR, self.feeds(seeds))["pixels"]
+        plan = image_plan(self.manifest, self._sources(seeds, classes, truncations))
+        return execute(plan, self.run)
 
     def styles(
         self,
@@ -305,7 +314,8 @@ class Model:
         Raises ValueError for a model without styles.
         """
         self._style_space()
-        return self.run(MAPPING, self.feeds(seeds, classes, truncations))["w"]
+        plan = style_plan(self.manifest, self._sources(seeds, classes, truncations))
+        return execute(plan, self.run)
 
     def synthesize(self, w: Array, transform: Array | None = None) -> Array:
         """Make the pictures ``[N, H, W, C] uint8`` of the styles ``w [N, layers, w_dim] float32``,

@@ -2,12 +2,10 @@ import pytest
 from pydantic import ValidationError
 
 from service.api.field_errors import describe_field_errors
-from service.api.schemas import (
-    GenerateRequest,
-    InterpolateRequest,
-    MixStylesRequest,
-    SampleClassesRequest,
-)
+from service.api.schemas.generate import GenerateRequest
+from service.api.schemas.interpolate import InterpolateRequest
+from service.api.schemas.mix_styles import MixStylesRequest
+from service.api.schemas.sample_classes import SampleClassesRequest
 
 MIX = {"model": "m", "rows": [1], "columns": [2]}
 

@@ -1,0 +1,86 @@
+"""`GET /v1/models/{name}/images/{seed}.{extension}`: every image of a latent space has a URL."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi.responses import Response
+
+from service import __version__
+from service.api import responses
+from service.api.negotiation import OutputFormat
+from service.api.problems import Problem
+from service.api.routes import head_requests
+from service.api.routes.generate import generate_response
+from service.api.state import state_of
+from service.runtime import requests
+from service.runtime.images.encoding import ImageFormat
+from service.runtime.latent.seeds import MAX_SEED
+from service.runtime.latent.sources import LatentSource
+from service.runtime.models.model import Model
+
+router = APIRouter(tags=["generate"])
+
+_FORMATS = {
+    "png": ImageFormat.PNG,
+    "jpg": ImageFormat.JPEG,
+    "jpeg": ImageFormat.JPEG,
+    "webp": ImageFormat.WEBP,
+}
+
+
+@head_requests.get(
+    router,
+    "/v1/models/{name}/images/{seed}.{extension}",
+    summary="Get the image of one seed",
+    response_class=Response,
+    responses={
+        200: {"content": responses.IMAGE_CONTENT},
+        304: {"description": "Not modified"},
+        **responses.PROBLEMS,
+    },
+)
+async def image(
+    request: Request,
+    name: str,
+    seed: Annotated[int, Path(ge=0, le=MAX_SEED)],
+    extension: str,
+    version: Annotated[str | None, Query()] = None,
+    class_: Annotated[str | None, Query(alias="class", description="A name or an index.")] = None,
+    truncation: Annotated[float | None, Query(allow_inf_nan=False)] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Return the image of one seed. The response is cacheable, and immutable for a version."""
+    if (image_format := _FORMATS.get(extension)) is None:
+        raise Problem(
+            404,
+            "format-not-found",
+            "Format not found",
+            f"no image format has the extension .{extension}; available: {', '.join(_FORMATS)}",
+        )
+    model = state_of(request).find_model(f"{name}@{version}" if version else name)
+    source = requests.image_source(model.manifest, seed=seed, class_=class_, truncation=truncation)
+    is_immutable = version or "@" in name
+    headers = {
+        "etag": _etag(model, source, image_format),
+        # A bare name may resolve to another version later; the images of a version never change.
+        "cache-control": "public, max-age=31536000, immutable"
+        if is_immutable
+        else "public, max-age=60",
+    }
+    if if_none_match and (if_none_match.strip() == "*" or headers["etag"] in if_none_match):
+        return Response(status_code=304, headers=headers)
+    output = OutputFormat("image", image_format)
+    response = await generate_response(request, model, [source], output)
+    response.headers.update(headers)
+    return response
+
+
+def _etag(model: Model, source: LatentSource, image_format: ImageFormat) -> str:
+    """Return a hash of everything that the bytes of the file depend on, encoder included."""
+    parameters = source.parameters(model.manifest)
+    inputs = [__version__, responses.identity(model), parameters, image_format]
+    return f'"{hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:32]}"'

@@ -1,0 +1,40 @@
+"""`POST /v1/sample-classes`: class-conditional sampling."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from service.api import responses
+from service.api.negotiation import accept_header, negotiate
+from service.api.routes.generate import generate_response
+from service.api.schemas.generate import GenerateResponse
+from service.api.schemas.sample_classes import SampleClassesRequest
+from service.api.state import state_of
+from service.runtime import requests
+
+router = APIRouter(tags=["generate"])
+
+
+@router.post(
+    "/v1/sample-classes",
+    summary="Generate images by class",
+    response_model=GenerateResponse,
+    responses=responses.IMAGE_RESPONSES,
+)
+async def sample_classes(body: SampleClassesRequest, request: Request) -> Response:
+    """Generate a number of images of each class, or of a blend of classes."""
+    state = state_of(request)
+    model = state.find_model(body.model)
+    sources = requests.class_sources(
+        model.manifest,
+        max_images=state.settings.max_images,
+        classes=body.classes,
+        per_class=body.per_class,
+        blend=body.blend,
+        n=body.n,
+        seed=body.seed,
+        truncation=body.truncation,
+    )
+    output = negotiate(body.format, accept_header(request), len(sources))
+    return await generate_response(request, model, sources, output, class_folders=True)

@@ -1,0 +1,140 @@
+"""Field types that several requests share, and their conversion to the runtime's types."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.runtime import requests
+from service.runtime.latent.seeds import MAX_SEED
+from service.runtime.models.manifest import StyleGroup
+
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+# Above any limit that an operator may set; the limit in force is a setting.
+MAX_LISTED_IMAGES = 10_000
+# More than any model has.
+MAX_STYLE_LAYERS = 256
+MAX_LATENT_VALUES = 2**16
+# A class by name or index.
+ClassSelector = str | Annotated[int, Field(ge=0)]
+# A layer by index, or all layers of a group.
+LayerSelector = StyleGroup | Annotated[int, Field(ge=0)]
+TruncationField = Annotated[float, Field(allow_inf_nan=False)]
+Format = Literal["png", "jpeg", "webp", "npy", "zip", "json"]
+AnimationFormat = Literal["webp", "gif", "png", "zip", "npy"]
+Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+# Weights of classes by name or, as text, by index.
+ClassWeightsField = Annotated[dict[str, Weight], Field(min_length=1, max_length=MAX_LISTED_IMAGES)]
+
+_Value = Annotated[float, Field(allow_inf_nan=False)]
+_Row = Annotated[list[_Value], Field(min_length=1, max_length=MAX_LATENT_VALUES, fail_fast=True)]
+_Base64 = Annotated[str, Field(max_length=8 * MAX_LATENT_VALUES)]
+# A list of floats, or little-endian float32 in base64, the form in which responses contain it.
+LatentField = _Base64 | _Row
+# One row for each layer, or one row for all layers.
+StylesField = (
+    _Base64
+    | _Row
+    | Annotated[list[_Row], Field(min_length=1, max_length=MAX_STYLE_LAYERS, fail_fast=True)]
+)
+
+STRICT = ConfigDict(extra="forbid", strict=True)
+TRUNCATION = (
+    "How far the image is moved towards the average image, in the range that the model's manifest "
+    "states. Default: the model's own."
+)
+CLASS = (
+    "A class by name or index, or an object that maps class names to weights, from which the class "
+    "of each image is drawn. The same seed always draws the same class."
+)
+BLEND = "Weights of classes by name. The image is a blend of these classes."
+TRANSFORM = (
+    "Translation, rotation and scale of the image, for models that support it (StyleGAN3): an "
+    "object, or the 3×3 matrix that maps a position in the image to the position in the scene that "
+    "is shown there."
+)
+MODEL = "`name`, or `name@version`."
+FORMAT = (
+    "Takes precedence over the Accept header. A single image is returned as a file (png, jpeg, "
+    "webp); several images are returned as JSON with base64, unless zip or npy is requested."
+)
+
+
+class Motion(BaseModel):
+    """How an image is transformed: scaled and rotated about its center, then translated."""
+
+    model_config = STRICT
+
+    translate: Annotated[list[_Value], Field(min_length=2, max_length=2)] = Field(
+        default=[0.0, 0.0],
+        description="To the right and down, in fractions of the image's side length.",
+    )
+    rotate: _Value = Field(default=0.0, description="Degrees, counterclockwise.")
+    scale: Annotated[float, Field(gt=0.01, le=100, allow_inf_nan=False)] = 1.0
+
+
+_Matrix = Annotated[
+    list[Annotated[list[_Value], Field(min_length=3, max_length=3)]],
+    Field(min_length=3, max_length=3),
+]
+TransformField = Motion | _Matrix
+
+
+class SourceRequest(BaseModel):
+    """The source of one image: one of `seed`, `z` and `w`, with its class and truncation."""
+
+    model_config = STRICT
+
+    seed: Seed | None = None
+    z: LatentField | None = Field(
+        default=None, description="A latent: floats, or float32 in base64."
+    )
+    w: StylesField | None = Field(
+        default=None,
+        description="Styles: one row for each layer, or one row for all; floats, or float32 in "
+        "base64. Class and truncation are already part of w and cannot be combined with it.",
+    )
+    class_: ClassSelector | ClassWeightsField | None = Field(
+        default=None, alias="class", description=CLASS
+    )
+    blend: ClassWeightsField | None = Field(default=None, description=BLEND)
+    truncation: TruncationField | None = Field(default=None, description=TRUNCATION)
+    transform: TransformField | None = Field(
+        default=None, description=f"{TRANSFORM} Only for /v1/generate."
+    )
+
+    def fields(self) -> requests.SourceFields:
+        """Return the fields in the form that the runtime validates."""
+        return requests.SourceFields(
+            self.seed,
+            self.z,
+            self.w,
+            self.class_,
+            self.blend,
+            self.truncation,
+            transform_value(self.transform),
+        )
+
+
+# A seed, or a complete source.
+SourceOrSeed = Seed | SourceRequest
+SourceList = Annotated[
+    list[SourceOrSeed], Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True)
+]
+
+
+def source_fields(sources: Sequence[SourceOrSeed]) -> list[requests.SourceFields]:
+    """Return the fields of each source; a number is a seed."""
+    return [
+        requests.SourceFields(source) if isinstance(source, int) else source.fields()
+        for source in sources
+    ]
+
+
+def transform_value(transform: TransformField | None) -> requests.TransformValue | None:
+    """Return a transform in the form that the runtime validates."""
+    if isinstance(transform, Motion):
+        return requests.Motion(transform.translate, transform.rotate, transform.scale)
+    return transform

@@ -1,0 +1,127 @@
+"""Request and response of `/v1/generate`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.api.schemas.fields import (
+    BLEND,
+    CLASS,
+    FORMAT,
+    MAX_LISTED_IMAGES,
+    MODEL,
+    TRANSFORM,
+    TRUNCATION,
+    ClassSelector,
+    ClassWeightsField,
+    Format,
+    LatentField,
+    Seed,
+    SourceRequest,
+    StylesField,
+    TransformField,
+    TruncationField,
+)
+
+
+class GenerateRequest(BaseModel):
+    """Images from seeds or latents: `n` images from `seed` on, or one image for each list item.
+
+    One of `seed`, `seeds`, `z`, `w` and `images` gives the sources. Without any of them the seeds
+    are random.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"examples": [{"model": "dcgan-fashion", "n": 4, "seed": 7}]},
+    )
+
+    model: str = Field(description=MODEL)
+    n: int | None = Field(default=None, ge=1, description="The number of images. Default: 1.")
+    seed: Seed | None = Field(
+        default=None,
+        description="Image i has seed + i. Default: random, unless another source is given.",
+    )
+    # Validation stops at the first bad seed: checking a million of them would take seconds.
+    seeds: (
+        Annotated[list[Seed], Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True)]
+        | None
+    ) = None
+    z: (
+        Annotated[
+            list[LatentField], Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True)
+        ]
+        | None
+    ) = Field(default=None, description="Latents: each a list of floats, or float32 in base64.")
+    w: (
+        Annotated[
+            list[StylesField], Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True)
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="Styles, for a model that has them: each one row of floats for each layer, "
+        "one row for all layers, or float32 in base64.",
+    )
+    images: (
+        Annotated[
+            list[SourceRequest], Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True)
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="A source for each image. Class and truncation default to the values of the "
+        "request.",
+    )
+    class_: ClassSelector | ClassWeightsField | list[ClassSelector] | None = Field(
+        default=None,
+        alias="class",
+        description=f"{CLASS} Or a list with one class for each image. Default: seed modulo the "
+        "number of classes.",
+    )
+    blend: ClassWeightsField | None = Field(default=None, description=BLEND)
+    truncation: (
+        TruncationField
+        | Annotated[list[TruncationField], Field(max_length=MAX_LISTED_IMAGES, fail_fast=True)]
+        | None
+    ) = Field(default=None, description=f"{TRUNCATION} One number, or one for each image.")
+    transform: TransformField | None = Field(
+        default=None, description=f"{TRANSFORM} Applies to images without a transform of their own."
+    )
+    return_: Annotated[list[Literal["z", "w"]], Field(max_length=2)] = Field(
+        default=[],
+        alias="return",
+        description="What to return with each image, as float32 in base64 in JSON and as NPY in a "
+        "ZIP: the latent z, and for a model with styles w.",
+    )
+    format: Format | None = Field(default=None, description=FORMAT)
+
+
+class GeneratedImage(BaseModel):
+    """One image in base64, with the parameters that reproduce it."""
+
+    seed: int | None = None
+    z: str | None = Field(
+        default=None, description="float32 in base64, if it was sent or requested."
+    )
+    w: str | None = Field(
+        default=None, description="float32 in base64, if it was sent or requested."
+    )
+    class_: str | None = Field(default=None, alias="class")
+    blend: dict[str, float] | None = None
+    truncation: float | None = None
+    transform: list[list[float]] | None = None
+    media_type: str
+    data: str = Field(description="base64")
+
+
+class GenerateResponse(BaseModel):
+    """Images in the order of their sources."""
+
+    model: str
+    version: str
+    digest: str
+    images: list[GeneratedImage]

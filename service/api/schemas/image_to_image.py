@@ -1,0 +1,105 @@
+"""Request and response of the image-to-image routes: translate, upscale, inpaint, colorize."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.api.schemas.fields import (
+    FORMAT,
+    MAX_LISTED_IMAGES,
+    MODEL,
+    STRICT,
+    ClassSelector,
+    Format,
+    Seed,
+    TruncationField,
+)
+
+Box = Annotated[list[int], Field(min_length=4, max_length=4)]
+Boxes = Annotated[list[Box], Field(min_length=1, max_length=1000)]
+_Files = Annotated[list[str], Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True)]
+
+
+class SamplesRequest(BaseModel):
+    """Input images that another model generates, instead of uploaded ones."""
+
+    model_config = STRICT
+
+    model: str
+    n: Annotated[int, Field(ge=1)] | None = None
+    seed: Seed | None = None
+    seeds: (
+        Annotated[list[Seed], Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True)]
+        | None
+    ) = None
+    class_: ClassSelector | None = Field(default=None, alias="class")
+    truncation: TruncationField | None = None
+
+
+class ImageToImageRequest(BaseModel):
+    """Input images for an image-to-image model."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "esrgan-flowers",
+                    "samples": {"model": "biggan-flowers", "seeds": [1, 2]},
+                }
+            ]
+        },
+    )
+
+    model: str = Field(description=MODEL)
+    image: str | _Files | None = Field(
+        default=None,
+        description="A PNG, JPEG or WebP file in base64, or a list of them. In a form: the files.",
+    )
+    mask: str | _Files | None = Field(
+        default=None,
+        description="For inpaint: white is filled. One mask for all images, or one for each.",
+    )
+    boxes: Boxes | None = Field(
+        default=None,
+        description="For inpaint, instead of a mask: the areas to fill, as [x, y, width, height] "
+        "in pixels.",
+    )
+    samples: SamplesRequest | None = Field(
+        default=None, description="Images that another model generates, instead of `image`."
+    )
+    direction: str | None = Field(
+        default=None,
+        description="The direction of translation, for a model with several. Default: its first.",
+    )
+    animated: Literal["refuse", "first"] = Field(
+        default="refuse",
+        description="Whether an animation is refused, or its first frame is used.",
+    )
+    format: Format | None = Field(default=None, description=FORMAT)
+
+
+class ImageToImageResult(BaseModel):
+    """One image in base64, with the input that it was made from."""
+
+    task: str
+    direction: str | None = None
+    input: str = Field(description="SHA-256 of the decoded input image.")
+    mask: str | None = Field(default=None, description="SHA-256 of the decoded mask.")
+    source: dict[str, Any] | None = Field(
+        default=None, description="The parameters of the input image, if a model generated it."
+    )
+    media_type: str
+    data: str = Field(description="base64")
+
+
+class ImageToImageResponse(BaseModel):
+    """Images in the order of the inputs."""
+
+    model: str
+    version: str
+    digest: str
+    images: list[ImageToImageResult]

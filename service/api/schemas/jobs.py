@@ -1,0 +1,81 @@
+"""Requests and responses of `/v1/jobs`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.api.schemas.fields import Seed, TruncationField, Weight
+from service.offline.queue import JobState
+
+
+class JobRequest(BaseModel):
+    """A sampling job, as `ganymede sample` runs it: `count` images from `seed` on, or the images of
+    the `seeds` A to B.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"model": "cgan-fashion", "count": 200, "classes": "balanced"}]
+        },
+    )
+
+    model: str
+    count: Annotated[int, Field(ge=1)] | None = None
+    seed: Seed | None = None
+    seeds: Annotated[str, Field(pattern=r"^\d{1,12}-\d{1,12}$", examples=["0-999"])] | None = None
+    classes: (
+        Literal["balanced"]
+        | Annotated[list[str | Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=10_000)]
+        | Annotated[dict[str, Weight], Field(min_length=1, max_length=10_000)]
+        | None
+    ) = Field(
+        default=None,
+        description="`balanced`, a list of classes to take in turn, or an object of weights from "
+        "which the class of each seed is drawn.",
+    )
+    truncation: TruncationField | None = None
+    mix: Annotated[str, Field(max_length=1000)] | None = Field(
+        default=None,
+        description="The layers that take the styles of a second seed, separated by commas: "
+        "coarse, middle, fine, or indices.",
+    )
+    resize: Annotated[str, Field(max_length=20, examples=["64x64"])] | None = None
+    format: Literal["webdataset", "parquet"] = "webdataset"
+    image: Literal["png", "jpeg", "webp"] = "png"
+    shard_size: Annotated[int, Field(ge=1, le=100_000)] | None = None
+
+
+class JobFile(BaseModel):
+    """A file of a job, to be downloaded from `url`."""
+
+    name: str
+    bytes: int
+    url: str
+
+
+class JobAnswer(BaseModel):
+    """The state and progress of a job. Times are in seconds since the epoch."""
+
+    id: str
+    state: JobState
+    model: str
+    count: int
+    images: int
+    failed: int
+    bytes: int
+    created: float
+    started: float | None = None
+    ended: float | None = None
+    images_per_second: float | None = None
+    eta_s: float | None = None
+    error: str | None = None
+    files: list[JobFile] = []
+
+
+class JobList(BaseModel):
+    """The jobs of the caller, or for an administrator of everyone; the newest first."""
+
+    data: list[JobAnswer]

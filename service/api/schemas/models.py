@@ -1,0 +1,65 @@
+"""Responses of `/v1/models`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+
+class ModelPlan(BaseModel):
+    """How a model is executed: batches at a time, threads per batch, rows per batch."""
+
+    workers: int
+    threads: int
+    max_rows: int
+    alone: int | None = Field(
+        default=None,
+        description="Threads for a batch that runs on an otherwise idle machine, if more.",
+    )
+    buckets: list[int] | None = None
+    source: Literal["measured", "cached", "set", "default"]
+
+
+class ModelCard(BaseModel):
+    """A model in the form that OpenAI's clients read, with additional fields of Ganymede."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    name: str
+    version: str
+    state: str
+    reason: str | None = None
+    provider: str | None = None
+    plan: ModelPlan | None = None
+    golden: Literal["exact", "near"] | None = None
+    # With a memory budget: whether the model is loaded now, or will be on demand; and the memory
+    # that it took when it was last loaded.
+    loaded: bool | None = None
+    memory_bytes: int | None = None
+    digest: str | None = None
+    task: str | None = None
+    summary: str | None = None
+    classes: list[str] = []
+    truncation: dict[str, float] | None = None
+    styles: dict[str, Any] | None = None
+    transform: bool = Field(
+        default=False, description="Whether its images can be translated, rotated and scaled."
+    )
+    image: dict[str, int] | None = None
+    versions: list[dict[str, str | None]] = []
+
+
+class ModelList(BaseModel):
+    """All models, each at the version that its bare name resolves to."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class ModelDetail(ModelCard):
+    """One model, with its complete manifest."""
+
+    manifest: dict[str, Any] | None = None

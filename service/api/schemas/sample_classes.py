@@ -1,0 +1,46 @@
+"""Request of `/v1/sample-classes`; the response has the schema of `/v1/generate`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.api.schemas.fields import (
+    BLEND,
+    MODEL,
+    TRUNCATION,
+    ClassWeightsField,
+    Format,
+    Seed,
+    TruncationField,
+)
+
+
+class SampleClassesRequest(BaseModel):
+    """Images by class: a number of images for each of `classes`, `per_class` images of every
+    class, or `n` images of a `blend`.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "examples": [{"model": "cgan-fashion", "classes": {"sneaker": 4, "bag": 2}, "seed": 7}]
+        },
+    )
+
+    model: str = Field(description=MODEL)
+    classes: dict[str, Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)
+    per_class: int | None = Field(default=None, ge=1)
+    blend: ClassWeightsField | None = Field(default=None, description=BLEND)
+    n: int | None = Field(
+        default=None, ge=1, description="The number of images of a blend. Default: 1."
+    )
+    seed: Seed | None = Field(
+        default=None, description="Image i has seed + i, counted over all classes in their order."
+    )
+    truncation: TruncationField | None = Field(default=None, description=TRUNCATION)
+    format: Format | None = Field(
+        default=None, description="As in /v1/generate. A ZIP has a folder for each class."
+    )

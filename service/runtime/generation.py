@@ -1,0 +1,202 @@
+"""From sources to pixels: the only place that knows which graphs run in which order.
+
+A `Plan` is a generator: it yields the graph runs that it needs, receives the outputs of each, and
+returns its result. It does not know who runs the graphs. `execute` drives a plan in the calling
+thread, with `Model.run` or another function; the HTTP service drives the same plans through its
+scheduler, without blocking (service/api/execution.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.runtime.images.encoding import Pixels, mixing_grid
+from service.runtime.latent.interpolation import Interpolation, Place, feeds_at, rows_at
+from service.runtime.latent.sources import LatentSource, feeds, transform_feed
+from service.runtime.latent.style_mixing import StyleMixing, mix_styles
+from service.runtime.models.manifest import GENERATOR, MAPPING, SYNTHESIS, Manifest
+from service.runtime.onnx.sessions import Array
+
+T = TypeVar("T")
+
+Feeds = Mapping[str, Array]
+# Runs a graph of a model by its role, as Model.run does.
+RunGraph = Callable[[str, Feeds], Feeds]
+
+
+@dataclass(frozen=True)
+class GraphRun:
+    """The inputs of one run of a graph; `feeds` are arrays by input name, with rows first."""
+
+    role: str
+    feeds: Feeds
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return len(next(iter(self.feeds.values())))
+
+
+Plan = Generator[GraphRun, Feeds, T]
+
+
+@dataclass(frozen=True)
+class Finished(Generic[T]):
+    """The result of a plan that has ended."""
+
+    result: T
+
+
+class StyleLookup(Protocol):
+    """A cache of the styles ``[layers, w_dim]`` of one model."""
+
+    def get_many(self, keys: Sequence[Hashable]) -> dict[Hashable, Array]:
+        """Return the cached styles among `keys`."""
+
+    def put(self, key: Hashable, styles: Array) -> None:
+        """Add styles to the cache."""
+
+
+def start(plan: Plan[T]) -> GraphRun | Finished[T]:
+    """Begin a plan: return its first run, or its result if it needs none."""
+    try:
+        return next(plan)
+    except StopIteration as end:
+        return Finished(end.value)
+
+
+def advance(plan: Plan[T], outputs: Feeds) -> GraphRun | Finished[T]:
+    """Give a plan the outputs of its last run: return its next run, or its result."""
+    try:
+        return plan.send(outputs)
+    except StopIteration as end:
+        return Finished(end.value)
+
+
+def execute(plan: Plan[T], run: RunGraph, max_rows: int | None = None) -> T:
+    """Drive `plan` in the calling thread and return its result.
+
+    Runs of more than `max_rows` rows are split, which bounds the memory for activations. Raises
+    what `run` raises.
+    """
+    step = start(plan)
+    while isinstance(step, GraphRun):
+        step = advance(plan, _run_in_parts(step, run, max_rows or step.rows))
+    return step.result
+
+
+def image_plan(
+    manifest: Manifest, sources: Sequence[LatentSource], cache: StyleLookup | None = None
+) -> Plan[Pixels]:
+    """Return the images ``[N, H, W, C] uint8`` of `sources`: seeds and latents through the
+    generator, styles through the synthesis network.
+    """
+    transform = transform_feed(sources, manifest)
+    if all(source.w is None for source in sources):
+        outputs = yield GraphRun(GENERATOR, feeds(sources, manifest) | transform)
+    else:
+        w = yield from style_plan(manifest, sources, cache)
+        outputs = yield GraphRun(SYNTHESIS, {"w": w, **transform})
+    return outputs["pixels"]
+
+
+def style_plan(
+    manifest: Manifest, sources: Sequence[LatentSource], cache: StyleLookup | None = None
+) -> Plan[Array]:
+    """Return the styles ``[N, layers, w_dim] float32`` of `sources`, truncated.
+
+    Each distinct source that has no styles of its own and is not in `cache` is mapped once.
+    """
+    styles = {source.key: source.w for source in sources if source.w is not None}
+    latents = {source.key: source for source in sources if source.w is None}
+    if cache is not None and latents:
+        styles |= cache.get_many(list(latents))
+    missing = {key: source for key, source in latents.items() if key not in styles}
+    if missing:
+        outputs = yield GraphRun(MAPPING, feeds(list(missing.values()), manifest))
+        for key, row in zip(missing, outputs["w"], strict=True):
+            styles[key] = row
+            if cache is not None:
+                cache.put(key, row)
+    return np.stack([styles[source.key] for source in sources])
+
+
+def mixing_plan(
+    manifest: Manifest, mixings: Sequence[StyleMixing], cache: StyleLookup | None = None
+) -> Plan[Pixels]:
+    """Return the images of style mixing, for each of `mixings` in row-major order."""
+    sources = [source for mixing in mixings for source in (*mixing.rows, *mixing.columns)]
+    w = yield from style_plan(manifest, sources, cache)
+    outputs = yield GraphRun(SYNTHESIS, {"w": np.concatenate(_mixed_styles(mixings, w))})
+    return outputs["pixels"]
+
+
+def mixing_grid_plan(
+    manifest: Manifest, mixing: StyleMixing, cache: StyleLookup | None = None
+) -> Plan[Pixels]:
+    """Return one image: the grid of a mixing, with the images of its rows and columns at the edge.
+
+    The images of the distinct sources and the mixed images are one run, so that they share batches.
+    """
+    sources = [*mixing.rows, *mixing.columns]
+    first_index: dict[Hashable, int] = {}
+    for i, source in enumerate(sources):
+        first_index.setdefault(source.key, i)
+    distinct = list(first_index.values())
+    position = {key: i for i, key in enumerate(first_index)}
+    w = yield from style_plan(manifest, sources, cache)
+    styles = np.concatenate([w[distinct], *_mixed_styles([mixing], w)])
+    outputs = yield GraphRun(SYNTHESIS, {"w": styles})
+    unmixed, mixed = np.split(outputs["pixels"], [len(distinct)])
+    rows, columns = np.split(
+        unmixed[[position[source.key] for source in sources]], [len(mixing.rows)]
+    )
+    return mixing_grid(columns=columns, rows=rows, mixed=mixed)
+
+
+def frame_plan(
+    manifest: Manifest, walk: Interpolation, positions: Sequence[Place], w: Array | None
+) -> Plan[Pixels]:
+    """Return the images at `positions` of a walk; `w` are the styles of its keys, for space w."""
+    if w is None:
+        run = GraphRun(GENERATOR, feeds_at(walk.keys, positions, walk.path, manifest))
+    else:
+        run = GraphRun(SYNTHESIS, {"w": rows_at(w, positions, walk.path)})
+    outputs = yield run
+    return outputs["pixels"]
+
+
+def walk_plan(manifest: Manifest, walk: Interpolation, positions: Sequence[Place]) -> Plan[Pixels]:
+    """Return the images at `positions` of a walk, in the space of the walk."""
+    w = (yield from style_plan(manifest, walk.keys)) if walk.space == "w" else None
+    return (yield from frame_plan(manifest, walk, positions, w))
+
+
+def _mixed_styles(mixings: Sequence[StyleMixing], w: Array) -> list[NDArray[np.float32]]:
+    """Return the mixed styles of each mixing, from the styles of all of their rows and columns."""
+    mixed = []
+    start_row = 0
+    for mixing in mixings:
+        middle = start_row + len(mixing.rows)
+        end = middle + len(mixing.columns)
+        mixed.append(mix_styles(w[start_row:middle], w[middle:end], mixing.layers))
+        start_row = end
+    return mixed
+
+
+def _run_in_parts(step: GraphRun, run: RunGraph, max_rows: int) -> Feeds:
+    if step.rows <= max_rows:
+        return run(step.role, step.feeds)
+    parts = [
+        run(
+            step.role,
+            {name: array[row : row + max_rows] for name, array in step.feeds.items()},
+        )
+        for row in range(0, step.rows, max_rows)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
