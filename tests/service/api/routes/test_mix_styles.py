@@ -361,7 +361,7 @@ def test_a_grid_that_no_file_can_hold_and_one_that_no_queue_can(drawn_repository
     with serving(drawn_repository, env=environment) as server, server.client() as client:
         answer = post(client, rows=list(range(700)), columns=[1], format="webp")
         assert_problem(answer, 422, "format")
-        assert "16383 a side" in answer.json()["detail"]
+        assert "16383 per side" in answer.json()["detail"]
         answer = post(client, rows=list(range(1000)), columns=[1], format="npy")
         assert_problem(answer, 422, "rows")
         assert "larger than the queue" in answer.json()["detail"]
