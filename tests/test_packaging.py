@@ -61,7 +61,7 @@ def test_bento_contains_and_serves_the_models(tmp_path, repository):
         path.relative_to(bento / "src").as_posix() for path in (bento / "src").rglob("*.onnx")
     }
     assert "models/dcgan-fashion/1/generator.onnx" in graphs
-    assert not (source / "tests").exists()
+    assert not (bento / "src" / "tests").exists()
     requirements = (bento / "env" / "python" / "requirements.txt").read_text()
     assert "bentoml==1.4.39" in requirements
     assert "torch" not in requirements
