@@ -15,10 +15,10 @@ from training.importers.formats.base import (
 )
 from training.importers.formats.image.animegan import AnimeGan
 from training.importers.formats.image.compact import Compact
-from training.importers.formats.image.residual import ResidualTranslator
+from training.importers.formats.image.residual import CycleGanResNet
 from training.importers.formats.image.rrdb import Rrdb
 from training.importers.formats.image.srgan import Srgan
-from training.importers.formats.image.unet import UNetTranslator
+from training.importers.formats.image.unet import Pix2PixUNet
 from training.importers.formats.noise.biggan import BigGan, BigGanDeep
 from training.importers.formats.noise.lightweight_gan import LightweightGan
 from training.importers.formats.noise.lucidrains import LucidrainsStyleGan2
@@ -46,8 +46,8 @@ FORMATS: tuple[Format, ...] = (
     Srgan(),
     AnimeGan(),
     PyTorchGan(),
-    UNetTranslator(),
-    ResidualTranslator(),
+    Pix2PixUNet(),
+    CycleGanResNet(),
     DcganChain(),
     MlpChain(),
 )

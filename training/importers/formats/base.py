@@ -342,6 +342,15 @@ def input_side(options: UserOptions, default: int, multiple: int = 1) -> int:
     return options.side
 
 
+def input_channels(channels: int) -> int:
+    """Return the channels of the input images. Raises FormatMismatchError if unsupported."""
+    if channels not in (1, 3, 4):
+        raise FormatMismatchError(
+            f"its input images would have {channels} channels; 1, 3 or 4 are supported"
+        )
+    return channels
+
+
 def image_spec(height: int, width: int, channels: int) -> ImageSpec:
     """Return the manifest's description of an image. Raises FormatMismatchError.
 

@@ -1,1 +1,1 @@
-"""TODO-ROOM training/importers/formats/image."""
+"""Converters for checkpoints of image-to-image models, one format per module."""

@@ -1,6 +1,6 @@
-"""Real-ESRGAN's compact network: plain convolutions at the small size, unfolded at the end.
+"""Real-ESRGAN's compact network (SRVGG): plain convolutions at the low resolution.
 
-Its picture is added to the one that went in, enlarged by nearest neighbour.
+The output is unfolded by pixel shuffling and added to the nearest-neighbor upsampled input.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from training.importers.formats.base import (
     Format,
     UserOptions,
     converted_image_to_image,
+    input_channels,
     input_side,
     load_weights,
 )
-from training.importers.formats.image.rrdb import square_channels
 from training.importers.reading.weights import Network
 
 
 class CompactNet(nn.Module):
-    """Pictures ``[N, C, h, w]`` in [0, 1] to ``[N, C, factor·h, factor·w]``."""
+    """Images ``[N, C, h, w]`` in [0, 1] to ``[N, C, factor·h, factor·w]``."""
 
     def __init__(self, channels: int, width: int, convolutions: int, factor: int) -> None:
         super().__init__()
@@ -33,22 +33,21 @@ class CompactNet(nn.Module):
         body: list[nn.Module] = []
         for i in range(convolutions):
             last = i == convolutions - 1
-            made = channels * factor**2 if last else width
-            body.append(nn.Conv2d(channels if i == 0 else width, made, 3, padding=1))
+            fan_in = channels if i == 0 else width
+            fan_out = channels * factor**2 if last else width
+            body.append(nn.Conv2d(fan_in, fan_out, 3, padding=1))
             body += [] if last else [nn.PReLU(width)]
         self.body = nn.Sequential(*body)
 
     def forward(self, images: Tensor) -> Tensor:
-        made = (
-            F.pixel_shuffle(self.body(images), self.factor)
-            if self.factor > 1
-            else self.body(images)
-        )
-        return made + F.interpolate(images, scale_factor=float(self.factor))
+        residual: Tensor = self.body(images)
+        if self.factor > 1:
+            residual = F.pixel_shuffle(residual, self.factor)
+        return residual + F.interpolate(images, scale_factor=float(self.factor))
 
 
 class Compact(Format):
-    """``realesr-animevideov3``, ``realesr-general-x4v3`` and others of the layout."""
+    """``realesr-animevideov3``, ``realesr-general-x4v3`` and other SRVGG checkpoints."""
 
     name = "compact"
     title = "Real-ESRGAN Compact (SRVGG)"
@@ -57,25 +56,28 @@ class Compact(Format):
     excluded_keys = (r"body\.1\.(bias|running_mean)", r"(?!body\.).*", r"body\.\d+\.\w+\..*")
 
     def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
-        """Build the network: the factor is in what the last convolution gives."""
+        """Build the network; the factor follows from the last convolution's output channels."""
         numbers = sorted({int(name.split(".")[1]) for name in network.tensors})
         width, channels = network.tensors["body.0.weight"].shape[:2]
         last = network.tensors[f"body.{numbers[-1]}.weight"]
         factor = math.isqrt(last.shape[0] // channels)
         if factor**2 * channels != last.shape[0] or last.ndim != 4:
-            raise FormatMismatchError("its last convolution gives no enlarged picture")
+            raise FormatMismatchError(
+                f"its last convolution has {last.shape[0]} output channels; expected {channels} "
+                "times a square number"
+            )
         convolutions = len(numbers) // 2 + 1
-        given = ImageInput(
-            channels=square_channels(channels),
+        image_input = ImageInput(
+            channels=input_channels(channels),
             side=input_side(options, 64),
             factor=factor,
             reach=convolutions,
         )
         return converted_image_to_image(
-            f"{factor} times the side, by a compact network",
+            f"Real-ESRGAN compact: ×{factor} upscaling" if factor > 1 else "Real-ESRGAN compact",
             "upscale" if factor > 1 else "translate",
             load_weights(CompactNet(channels, width, convolutions, factor), network),
-            given,
+            image_input,
             channels,
             (0.0, 1.0),
             (0.0, 1.0),

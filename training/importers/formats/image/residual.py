@@ -1,7 +1,8 @@
-"""The residual generator of CycleGAN and pix2pix, with any names and any number of blocks.
+"""The residual generator of CycleGAN and pix2pix, with any tensor names and number of blocks.
 
-Recognised by the order of its convolutions: one of 7×7, halvings, pairs of equal ones, doublings,
-one of 7×7 (Zhu et al. 2017, arXiv:1703.10593, appendix 7.2).
+It is identified by the order of its convolutions: one 7×7, strided ones that halve the side, pairs
+of equal shape (residual blocks), ones that double the side, one 7×7 (Zhu et al. 2017,
+arXiv:1703.10593, appendix 7.2).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from training.importers.formats.base import (
     Format,
     UserOptions,
     converted_image_to_image,
+    input_channels,
     input_side,
 )
 from training.importers.formats.noise.sequential import load_layer
@@ -22,19 +24,19 @@ from training.importers.reading.weights import Layer, Network, known_layers
 
 
 class Residual(nn.Module):
-    """A branch, added."""
+    """x + branch(x)."""
 
     def __init__(self, branch: nn.Sequential) -> None:
         super().__init__()
         self.branch = branch
 
     def forward(self, x: Tensor) -> Tensor:
-        added: Tensor = self.branch(x)
-        return x + added
+        residual: Tensor = self.branch(x)
+        return x + residual
 
 
-class ResidualTranslator(Format):
-    """CycleGAN's generator."""
+class CycleGanResNet(Format):
+    """CycleGAN's residual generator."""
 
     name = "cyclegan-resnet"
     by_layer_order = True
@@ -50,81 +52,81 @@ class ResidualTranslator(Format):
         if first.weight.shape[2] != 7 or last.weight.shape[2] != 7:
             raise FormatMismatchError("its first and last convolutions are not 7×7")
         channels, width = first.weight.shape[1], first.weight.shape[0]
-        built: list[nn.Module] = [nn.ReflectionPad2d(3), *_convolution(groups[0], 1, 0)]
-        built.append(nn.ReLU())
-        at = 1
+        layers: list[nn.Module] = [nn.ReflectionPad2d(3), *_convolution(groups[0], 1, 0)]
+        layers.append(nn.ReLU())
+        position = 1
         halvings = 0
-        while at < len(groups) and groups[at][0].weight.shape[:2] == (2 * width, width):
+        while position < len(groups) and groups[position][0].weight.shape[:2] == (2 * width, width):
             width *= 2
             halvings += 1
-            built += [*_convolution(groups[at], 2, 1), nn.ReLU()]
-            at += 1
+            layers += [*_convolution(groups[position], 2, 1), nn.ReLU()]
+            position += 1
         blocks = 0
-        while at + 1 < len(groups) and _is_square(groups[at][0], width):
-            pair = groups[at : at + 2]
+        while position + 1 < len(groups) and _is_square(groups[position][0], width):
+            pair = groups[position : position + 2]
             if not _is_square(pair[1][0], width):
-                raise FormatMismatchError("its residual blocks are no pairs of convolutions")
+                raise FormatMismatchError("its residual blocks are not pairs of convolutions")
             branch = [nn.ReflectionPad2d(1), *_convolution(pair[0], 1, 0), nn.ReLU()]
             branch += [nn.ReflectionPad2d(1), *_convolution(pair[1], 1, 0)]
-            built.append(Residual(nn.Sequential(*branch)))
+            layers.append(Residual(nn.Sequential(*branch)))
             blocks += 1
-            at += 2
-        if not halvings or not blocks or len(groups) != at + halvings + 1:
+            position += 2
+        if not halvings or not blocks or len(groups) != position + halvings + 1:
             raise FormatMismatchError(
                 "its convolutions are not halvings, residual blocks and doublings"
             )
-        for group in groups[at:-1]:
-            built += [*_doubling(group, width), nn.ReLU()]
+        for group in groups[position:-1]:
+            layers += [*_upsampling(group, width), nn.ReLU()]
             width //= 2
-        built += [nn.ReflectionPad2d(3), *_convolution(groups[-1], 1, 0, last=True), nn.Tanh()]
-        made = last.weight.shape[0]
-        if channels not in (1, 3, 4):
-            raise FormatMismatchError(f"it takes {channels} channels")
-        batch = any(
-            "running_mean" in (n.tensors if n else {}) and n and "weight" in n.tensors
-            for _, n in groups
+        layers += [nn.ReflectionPad2d(3), *_convolution(groups[-1], 1, 0, last=True), nn.Tanh()]
+        out_channels = last.weight.shape[0]
+        has_batch_norm = any(
+            norm is not None and {"running_mean", "weight"} <= norm.tensors.keys()
+            for _, norm in groups
         )
-        reach = 3 + 2**halvings * (2 * blocks + 2) + 3 if batch else None
-        given = ImageInput(
-            channels=channels,
+        # With instance normalization every output pixel depends on the whole image.
+        receptive_field = 3 + 2**halvings * (2 * blocks + 2) + 3 if has_batch_norm else None
+        image_input = ImageInput(
+            channels=input_channels(channels),
             side=input_side(options, 256, 2**halvings),
             multiple=2**halvings,
-            # Its blocks reflect a pixel at the smallest side.
+            # Reflection padding needs two pixels at the smallest resolution.
             least=2 * 2**halvings,
-            reach=reach,
+            reach=receptive_field,
         )
         return converted_image_to_image(
             "CycleGAN's residual generator",
             "translate",
-            nn.Sequential(*built),
-            given,
-            made,
+            nn.Sequential(*layers),
+            image_input,
+            out_channels,
             details=[("residual blocks", str(blocks)), ("width", str(first.weight.shape[0]))],
         )
 
 
+# A convolution and the normalization that follows it.
 Group = tuple[Layer, Layer | None]
 
 
-def _with_norms(found: list[Layer]) -> list[Group]:
-    """Return the convolutions, each with its normalization. Raises FormatMismatchError."""
+def _with_norms(layers: list[Layer]) -> list[Group]:
+    """Group each convolution with its normalization. Raises FormatMismatchError."""
     groups: list[Group] = []
-    for layer in found:
+    for layer in layers:
         if layer.kind == "convolution":
             groups.append((layer, None))
         elif layer.kind in ("norm", "statistics") and groups and groups[-1][1] is None:
             groups[-1] = (groups[-1][0], layer)
         else:
-            raise FormatMismatchError(f"{layer.path} is no layer of such a generator")
+            raise FormatMismatchError(f"{layer.path} is not a layer of a residual generator")
     if len(groups) < 6:
         raise FormatMismatchError("it has too few convolutions")
     return groups
 
 
 def _norm(layer: Layer | None, width: int, *, last: bool) -> list[nn.Module]:
-    """Return a normalisation: batch where it has statistics and weights, else of each picture.
+    """Build batch normalization if there are statistics and weights, else instance normalization.
 
-    Old files carry running statistics of instance normalisations, which were never used.
+    Old checkpoints contain running statistics of instance normalization layers, which are unused.
     """
     if layer is None or "weight" not in layer.tensors:
         return [] if last else [nn.InstanceNorm2d(width)]
@@ -136,11 +138,11 @@ def _norm(layer: Layer | None, width: int, *, last: bool) -> list[nn.Module]:
 def _convolution(group: Group, stride: int, padding: int, *, last: bool = False) -> list[nn.Module]:
     layer, norm = group
     width, fan_in, size, _ = layer.weight.shape
-    built = nn.Conv2d(fan_in, width, size, stride, padding, bias=layer.bias is not None)
-    return [load_layer(built, layer), *_norm(norm, width, last=last)]
+    conv = nn.Conv2d(fan_in, width, size, stride, padding, bias=layer.bias is not None)
+    return [load_layer(conv, layer), *_norm(norm, width, last=last)]
 
 
-def _doubling(group: Group, width: int) -> list[nn.Module]:
+def _upsampling(group: Group, width: int) -> list[nn.Module]:
     layer, norm = group
     shape, half = tuple(layer.weight.shape[:2]), width // 2
     size, bias = layer.weight.shape[2], layer.bias is not None
@@ -148,11 +150,11 @@ def _doubling(group: Group, width: int) -> list[nn.Module]:
         up = nn.ConvTranspose2d(width, half, 3, 2, 1, output_padding=1, bias=bias)
         return [load_layer(up, layer), *_norm(norm, half, last=False)]
     if shape == (half, width) and size == 3:
-        # Doubled by nearest neighbour, as those who dislike checkerboards write it.
-        smooth = nn.Conv2d(width, half, 3, padding=1, bias=bias)
-        up_by = nn.Upsample(scale_factor=2.0)
-        return [up_by, load_layer(smooth, layer), *_norm(norm, half, last=False)]
-    raise FormatMismatchError(f"{layer.path} doubles no side")
+        # Nearest-neighbor upsampling and a convolution, a variant without checkerboard artifacts.
+        conv = nn.Conv2d(width, half, 3, padding=1, bias=bias)
+        upsample = nn.Upsample(scale_factor=2.0)
+        return [upsample, load_layer(conv, layer), *_norm(norm, half, last=False)]
+    raise FormatMismatchError(f"{layer.path} does not double the side")
 
 
 def _is_square(layer: Layer, width: int) -> bool:

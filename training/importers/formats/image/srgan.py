@@ -1,7 +1,7 @@
-"""SRGAN's generator, as it is most often written: ``block1`` to ``blockN``.
+"""SRGAN's generator in its most common PyTorch layout, with layers ``block1`` to ``blockN``.
 
-Ledig et al. 2016, arXiv:1609.04802, figure 4: a convolution of 9×9, residual blocks, a skip over
-all of them, sub-pixel doublings, and a convolution of 9×9; its tanh is mapped to [0, 1].
+Ledig et al. 2016, arXiv:1609.04802, figure 4: a 9×9 convolution, residual blocks with a skip
+connection around them, sub-pixel convolutions, and a 9×9 convolution; (tanh + 1) / 2 at the output.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from training.importers.formats.base import (
     Format,
     UserOptions,
     converted_image_to_image,
+    input_channels,
     input_side,
     load_weights,
 )
-from training.importers.formats.image.rrdb import square_channels
 from training.importers.reading.weights import Network
 
 
-class _Residual(nn.Module):
+class _ResidualBlock(nn.Module):
+    """Two 3×3 convolutions with batch normalization and a skip connection."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width)
@@ -33,11 +35,13 @@ class _Residual(nn.Module):
         self.conv2, self.bn2 = nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        added: Tensor = self.bn2(self.conv2(self.prelu(self.bn1(self.conv1(x)))))
-        return x + added
+        residual: Tensor = self.bn2(self.conv2(self.prelu(self.bn1(self.conv1(x)))))
+        return x + residual
 
 
-class _Doubling(nn.Module):
+class _SubPixelUpsample(nn.Module):
+    """A sub-pixel convolution that doubles the side."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(width, 4 * width, 3, padding=1)
@@ -45,26 +49,26 @@ class _Doubling(nn.Module):
         self.prelu = nn.PReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        made: Tensor = self.prelu(self.shuffle(self.conv(x)))
-        return made
+        upsampled: Tensor = self.prelu(self.shuffle(self.conv(x)))
+        return upsampled
 
 
 class SrganGenerator(nn.Module):
-    """Pictures ``[N, C, h, w]`` in [0, 1] to ``[N, C, factor·h, factor·w]`` in [0, 1]."""
+    """Images ``[N, C, h, w]`` in [0, 1] to ``[N, C, factor·h, factor·w]`` in [0, 1]."""
 
     def __init__(
-        self, channels: int, width: int, blocks: int, doublings: int, *, normalised: bool
+        self, channels: int, width: int, blocks: int, doublings: int, *, normalized: bool
     ) -> None:
         super().__init__()
         self.blocks = blocks
         self.block1 = nn.Sequential(nn.Conv2d(channels, width, 9, padding=4), nn.PReLU())
         for i in range(blocks):
-            setattr(self, f"block{i + 2}", _Residual(width))
-        # The paper normalises here; the layout's first version has an activation in its place.
-        after = nn.BatchNorm2d(width) if normalised else nn.PReLU()
-        joined = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), after)
-        setattr(self, f"block{blocks + 2}", joined)
-        tail = [_Doubling(width) for _ in range(doublings)]
+            setattr(self, f"block{i + 2}", _ResidualBlock(width))
+        # The paper has batch normalization here; the layout's first version an activation.
+        norm = nn.BatchNorm2d(width) if normalized else nn.PReLU()
+        trunk_end = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), norm)
+        setattr(self, f"block{blocks + 2}", trunk_end)
+        tail = [_SubPixelUpsample(width) for _ in range(doublings)]
         last = nn.Conv2d(width, channels, 9, padding=4)
         setattr(self, f"block{blocks + 3}", nn.Sequential(*tail, last))
 
@@ -73,12 +77,12 @@ class SrganGenerator(nn.Module):
         x = first
         for i in range(self.blocks + 1):
             x = getattr(self, f"block{i + 2}")(x)
-        made: Tensor = getattr(self, f"block{self.blocks + 3}")(first + x)
-        return (torch.tanh(made) + 1) / 2
+        outputs: Tensor = getattr(self, f"block{self.blocks + 3}")(first + x)
+        return (torch.tanh(outputs) + 1) / 2
 
 
 class Srgan(Format):
-    """The layout of leftthomas' SRGAN."""
+    """The checkpoint layout of leftthomas/SRGAN."""
 
     name = "srgan"
     title = "SRGAN"
@@ -92,7 +96,7 @@ class Srgan(Format):
     )
 
     def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
-        """Build the network: blocks and doublings are counted."""
+        """Build the network; the numbers of blocks and doublings follow from the names."""
         tensors = network.tensors
         width, channels = tensors["block1.0.weight"].shape[:2]
         blocks = sum(bool(re.fullmatch(r"block\d+\.conv1\.weight", name)) for name in tensors)
@@ -100,20 +104,20 @@ class Srgan(Format):
             bool(re.fullmatch(r"block\d+\.\d+\.conv\.weight", name)) for name in tensors
         )
         if not doublings:
-            raise FormatMismatchError("it does not enlarge")
-        normalised = f"block{blocks + 2}.1.running_mean" in tensors
-        built = SrganGenerator(channels, width, blocks, doublings, normalised=normalised)
-        given = ImageInput(
-            channels=square_channels(channels),
+            raise FormatMismatchError("it has no upsampling layers")
+        normalized = f"block{blocks + 2}.1.running_mean" in tensors
+        generator = SrganGenerator(channels, width, blocks, doublings, normalized=normalized)
+        image_input = ImageInput(
+            channels=input_channels(channels),
             side=input_side(options, 32),
             factor=2**doublings,
             reach=4 + 2 * blocks + 1 + doublings + 4,
         )
         return converted_image_to_image(
-            f"{2**doublings} times the side, by SRGAN",
+            f"SRGAN: ×{2**doublings} upscaling",
             "upscale",
-            load_weights(built, network),
-            given,
+            load_weights(generator, network),
+            image_input,
             channels,
             (0.0, 1.0),
             (0.0, 1.0),

@@ -124,7 +124,7 @@ def test_variants_of_the_layout_are_the_same_functions(tmp_path, halvings, said,
     tensors = weights(halvings, dropout=True, **said)
     torch.save(tensors, tmp_path / "net_G.pth")
     best = recognised(tmp_path / "net_G.pth", UserOptions(statistics=statistics))
-    assert dict(best.converted.details)["halvings"] == str(halvings)
+    assert dict(best.converted.details)["levels"] == str(halvings)
     image, x = pictures(2**halvings, said.get("seen", 3))
     expected = translated(doubles(tensors), x, statistics)
     assert expected.std() > 0.1
