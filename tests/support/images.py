@@ -45,7 +45,7 @@ def real_mnist() -> Path | None:
     return None
 
 
-def write_coloured(folder: Path, classes: int, count: int = 100) -> Path:
+def write_colored(folder: Path, classes: int, count: int = 100) -> Path:
     """Write drawn digits in colours as PNG files of 32 pixels, a folder for each class."""
     pictures, labels = drawn_digits(count, size=32)
     rng = np.random.default_rng(0)

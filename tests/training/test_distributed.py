@@ -1,69 +1,48 @@
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
-from tests.support.servers import free_port
+from tests.support.distributed import train_command, train_processes
 from training.checkpoints import Checkpoint
-
-TORCHRUN = Path(sys.executable).parent / "torchrun"
-
-
-def torchrun(digits, out, recipe, processes, *overrides) -> list[str]:
-    arguments = [
-        "train",
-        recipe,
-        f"data.path={digits}",
-        "train.images=3840",
-        "train.log_images=640",
-        "device.precision=float32",
-        *overrides,
-        "--out",
-        str(out),
-    ]
-    ganymede = str(Path(sys.executable).parent / "ganymede")
-    launcher = [
-        *[str(TORCHRUN), "--nproc-per-node", str(processes), "--master-port", str(free_port())],
-        "--no-python",
-    ]
-    return [*(launcher if processes > 1 else []), ganymede, *arguments]
-
-
-def train(digits, out, recipe, processes, *overrides) -> Checkpoint:
-    command = torchrun(digits, out, recipe, processes, *overrides)
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
-    return Checkpoint.load(out / "checkpoint.pt")
-
 
 ORIGINAL_GAN = ["generator.widths=[64]", "discriminator.widths=[32]", "discriminator.dropout=0"]
 
 
-@pytest.mark.parametrize(("steps", "parts"), [(1, 1), (2, 1), (1, 2)])
-def test_two_processes_equal_one_with_the_same_global_batch(tmp_path, digits, steps, parts):
+@pytest.mark.parametrize(
+    ("steps", "parts"),
+    [
+        (1, 1),
+        pytest.param(2, 1, marks=pytest.mark.slow),
+        pytest.param(1, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_equal_one_with_same_global_batch(tmp_path, digits, steps, parts):
     overrides = [*ORIGINAL_GAN, f"game.discriminator_steps={steps}"]
-    one = train(digits, tmp_path / "one", "gan-mnist", 1, *overrides)
+    one = train_processes(digits, tmp_path / "one", "gan-mnist", 1, *overrides)
     in_parts = f"train.accumulate={parts}"
-    two = train(digits, tmp_path / "two", "gan-mnist", 2, *overrides, in_parts)
+    two = train_processes(digits, tmp_path / "two", "gan-mnist", 2, *overrides, in_parts)
     assert (one.turn, one.images) == (two.turn, two.images)
     for player, weights in one.game["networks"].items():
-        start = 0.0
+        total = 0.0
         for key, weight in weights.items():
             torch.testing.assert_close(
                 two.game["networks"][player][key], weight, rtol=1e-4, atol=1e-5
             )
-            start += weight.abs().sum().item()
-        assert start > 0
+            total += weight.abs().sum().item()
+        assert total > 0
     for key, weight in one.game["average"].items():
         torch.testing.assert_close(two.game["average"][key], weight, rtol=1e-4, atol=1e-5)
 
 
-def test_two_processes_asked_to_stop_save_the_run_and_go_on_from_there(tmp_path, digits):
+@pytest.mark.slow
+def test_interrupted_processes_save_and_resume(tmp_path, digits):
     overrides = [*ORIGINAL_GAN, "train.checkpoint_images=1280"]
-    command = torchrun(digits, tmp_path / "run", "gan-mnist", 2, "train.images=6400000", *overrides)
+    command = train_command(
+        digits, tmp_path / "run", "gan-mnist", 2, "train.images=6400000", *overrides
+    )
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (tmp_path / "run" / "checkpoint.pt").exists():
         assert process.poll() is None
@@ -73,25 +52,29 @@ def test_two_processes_asked_to_stop_save_the_run_and_go_on_from_there(tmp_path,
     stopped = Checkpoint.load(tmp_path / "run" / "checkpoint.pt").images
     assert stopped % 1280 != 0 or stopped > 1280
     longer = f"train.images={stopped + 3840}"
-    resumed = train(digits, tmp_path / "run", "gan-mnist", 2, longer, *overrides)
+    resumed = train_processes(digits, tmp_path / "run", "gan-mnist", 2, longer, *overrides)
     assert stopped < resumed.images <= stopped + 3840
 
 
-def test_a_batch_that_cannot_be_shared_evenly_is_refused(tmp_path, digits):
-    command = torchrun(digits, tmp_path / "run", "gan-mnist", 2, "train.batch=7", *ORIGINAL_GAN)
+def test_rejects_batch_not_divisible_by_processes(tmp_path, digits):
+    command = train_command(
+        digits, tmp_path / "run", "gan-mnist", 2, "train.batch=7", *ORIGINAL_GAN
+    )
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode != 0
     assert "train.batch (7) cannot be divided among 2 processes" in done.stderr
 
 
-def test_batch_normalised_networks_train_in_two_processes_too(tmp_path, digits):
+@pytest.mark.slow
+def test_two_processes_train_batch_normalized_networks(tmp_path, digits):
     small = ["generator.width=4", "discriminator.width=4"]
-    checkpoint = train(digits, tmp_path / "run", "dcgan-fashion", 2, *small)
+    checkpoint = train_processes(digits, tmp_path / "run", "dcgan-fashion", 2, *small)
     assert checkpoint.images == 3840
     assert all(torch.isfinite(weight).all() for weight in checkpoint.game["average"].values())
 
 
-def test_players_that_grow_train_in_two_processes_too(tmp_path, digits):
+@pytest.mark.slow
+def test_two_processes_train_growing_networks(tmp_path, digits):
     small = [
         *("data.resolution=16", "data.channels=1", "train.images=960", "train.log_images=160"),
         "game.growing={start: 4, stage_images: 160, fade_images: 160}",
@@ -99,9 +82,10 @@ def test_players_that_grow_train_in_two_processes_too(tmp_path, digits):
         *("generator.w_dim=8", "generator.mapping_layers=1", "train.accumulate=2"),
         *("generator.width=4", "generator.most=4", "discriminator.width=4", "discriminator.most=4"),
     ]
-    checkpoint = train(digits, tmp_path / "run", "stylegan2-tiles", 2, *small)
+    checkpoint = train_processes(digits, tmp_path / "run", "stylegan2-tiles", 2, *small)
     assert checkpoint.images == 960
     assert all(torch.isfinite(weight).all() for weight in checkpoint.game["average"].values())
-    # Noise differs from process to process, so two cannot equal one; but all weights have learned.
+    # Noise differs between processes, so the result cannot equal that of one process.
+    # The optimizers have updated all weights.
     for optimizer in checkpoint.game["optimizers"].values():
         assert len(optimizer["state"]) == len(optimizer["param_groups"][0]["params"])

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.distributed import train_processes
 from tests.support.tiny_recipes import TINY
-from tests.training.test_distributed import train as train_with_processes
 from training.checkpoints import Checkpoint
 from training.evaluation.during_training import EvaluateOptions, RunningQuality
 from training.export.exporter import export_run
@@ -132,6 +132,7 @@ def test_run_stops_early_and_stays_stopped(tmp_path, digits, small_network_file)
     assert train(patient, run).images > result.images
 
 
+@pytest.mark.slow
 def test_early_stop_with_classes_and_several_processes(tmp_path, digits, small_network_file):
     options = [
         *TINY["cgan-fashion"],
@@ -139,7 +140,7 @@ def test_early_stop_with_classes_and_several_processes(tmp_path, digits, small_n
         *("evaluate.samples=40", "evaluate.every_images=1280", "evaluate.patience=1"),
         *("optimizer.generator.learning_rate=1e-12", "train.images=64000"),
     ]
-    checkpoint = train_with_processes(digits, tmp_path / "two", "cgan-fashion", 2, *options)
+    checkpoint = train_processes(digits, tmp_path / "two", "cgan-fashion", 2, *options)
     figures = evaluations(Run(tmp_path / "two"))
     assert checkpoint.images == list(figures)[-1] < 64_000
 

@@ -16,7 +16,7 @@ Z_DIM, CLASSES = 16, 5
 
 
 def generator(classes=CLASSES):
-    """A BigGAN as if it had learnt: biases are not zero, and spectral norms have converged."""
+    """Return a BigGAN similar to a trained one: nonzero biases, converged spectral norms."""
     torch.manual_seed(0)
     options = BigGANGeneratorOptions(
         network="biggan", width=4, attention=16, z_dim=Z_DIM, class_width=6
@@ -36,55 +36,57 @@ def fitted():
 
 
 def unseen(count):
-    """Latents and classes that no statistics were fitted to."""
+    """Return latents and classes that the statistics were not fitted to."""
     z = torch.from_numpy(seeds.draw(range(10_000, 10_000 + count), Z_DIM))
     return z, torch.arange(count) % CLASSES
 
 
-def variances_after(fitted, z, class_index, standing):
-    """How far from 1 the variance of what comes out of each normalisation is, a value each."""
-    found = []
+def variance_errors(fitted, z, class_index, standing):
+    """Return for each normalization how far the variance of its outputs is from 1."""
+    errors = []
 
-    def look(norm, inputs, out):
+    def hook(norm, inputs, out):
         if norm.weight is not None:
             out = (out - norm.bias[:, None, None]) / norm.weight[:, None, None]
-        found.append((out.var((0, 2, 3)) - 1).abs().mean().item())
+        errors.append((out.var((0, 2, 3)) - 1).abs().mean().item())
 
     norms = [m for m in fitted.modules() if isinstance(m, StandingBatchNorm2d)]
-    handles = [norm.register_forward_hook(look) for norm in norms]
+    handles = [norm.register_forward_hook(hook) for norm in norms]
     with torch.no_grad():
         fitted.generator(z, class_index, standing)
     for handle in handles:
         handle.remove()
-    return found
+    return errors
 
 
-def test_at_half_the_truncation_its_own_statistics_normalise_and_those_of_all_of_it_do_not(fitted):
+def test_each_truncation_needs_its_own_statistics(fitted):
     z, class_index = unseen(256)
     half = torch.full((256,), 0.5)
-    own = variances_after(
+    own = variance_errors(
         fitted, z * 0.5, class_index, interpolation_weights(half, fitted.truncations)
     )
-    whole = variances_after(
+    full = variance_errors(
         fitted, z * 0.5, class_index, interpolation_weights(half * 2, fitted.truncations)
     )
     assert max(own) < 0.25
-    assert np.mean(whole) > 3 * np.mean(own)
+    assert np.mean(full) > 3 * np.mean(own)
 
 
 @pytest.mark.parametrize("truncation", [0.03, 0.525, 0.975])
-def test_between_two_truncations_the_mixture_normalises_too(fitted, truncation):
+def test_interpolated_statistics_normalize(fitted, truncation):
     z, class_index = unseen(256)
     between = torch.full((256,), truncation)
-    off = variances_after(
+    errors = variance_errors(
         fitted, z * truncation, class_index, interpolation_weights(between, fitted.truncations)
     )
-    assert max(off) < 0.25
+    assert max(errors) < 0.25
 
 
-def test_a_truncation_shares_between_its_two_neighbours():
-    held = torch.tensor([0.01, 0.1, 0.5, 1.0])
-    found = interpolation_weights(torch.tensor([0.0, 0.01, 0.3, 0.5, 0.875, 1.0, 1.5]), held)
+def test_interpolation_weights_of_nearest_truncations():
+    truncations = torch.tensor([0.01, 0.1, 0.5, 1.0])
+    weights = interpolation_weights(
+        torch.tensor([0.0, 0.01, 0.3, 0.5, 0.875, 1.0, 1.5]), truncations
+    )
     expected = [
         [1, 0, 0, 0],
         [1, 0, 0, 0],
@@ -94,10 +96,10 @@ def test_a_truncation_shares_between_its_two_neighbours():
         [0, 0, 0, 1],
         [0, 0, 0, 1],
     ]
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float32))
+    torch.testing.assert_close(weights, torch.tensor(expected, dtype=torch.float32))
 
 
-def test_the_statistics_are_those_of_all_batches_and_always_the_same():
+def test_statistics_are_deterministic_means_over_batches():
     network = generator()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     torch.manual_seed(1)
@@ -111,7 +113,7 @@ def test_the_statistics_are_those_of_all_batches_and_always_the_same():
     assert network.training
     for one, other in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
         assert torch.equal(one, other)
-    # What the first normalisation sees does not depend on any other.
+    # The inputs of the first normalization do not depend on another one.
     z = torch.from_numpy(seeds.draw(range(3 * 64), Z_DIM)) * 0.5
     network.eval()
     x = network.first(z[:, :4]).reshape(-1, 16, 4, 4)
@@ -121,25 +123,25 @@ def test_the_statistics_are_those_of_all_batches_and_always_the_same():
     torch.testing.assert_close(standing.deviations[0], (batches.mean(0) + 1e-5).sqrt())
 
 
-def test_nothing_is_left_of_the_running_averages_of_training(fitted):
+def test_replaces_all_running_averages(fitted):
     assert not any(isinstance(module, BatchNorm2d) for module in fitted.modules())
     assert not any(module.training for module in fitted.modules())
 
 
 @pytest.mark.parametrize("classes", [0, CLASSES])
-def test_a_truncation_of_nothing_gives_one_picture_a_class(classes):
+def test_truncation_0_gives_one_image_per_class(classes):
     fitted = with_standing_statistics(generator(classes), Z_DIM, classes, seeds.draw, batches=2)
     z = torch.from_numpy(seeds.draw(range(10), Z_DIM))
     class_index = torch.arange(10) % classes if classes else None
     with torch.no_grad():
         images = fitted(z, class_index, torch.zeros(10))
-        whole = fitted(z, class_index, torch.ones(10))
+        full = fitted(z, class_index, torch.ones(10))
     assert images.isfinite().all()
     assert len(torch.unique(images.round(decimals=4), dim=0)) == max(classes, 1)
-    assert len(torch.unique(whole.round(decimals=4), dim=0)) == 10
+    assert len(torch.unique(full.round(decimals=4), dim=0)) == 10
 
 
-def test_a_row_depends_on_its_own_truncation_alone(fitted):
+def test_rows_depend_only_on_their_own_truncation(fitted):
     z, class_index = unseen(6)
     truncation = torch.tensor([0, 0.2, 0.33, 0.5, 0.9, 1])
     with torch.no_grad():
@@ -149,14 +151,14 @@ def test_a_row_depends_on_its_own_truncation_alone(fitted):
             torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-5)
 
 
-def test_a_generator_without_batch_normalisation_that_could_stand_is_refused():
+def test_rejects_generator_without_batch_norm():
     network = DCGANGenerator(Z_DIM, ImageShape(1, 28, 28), 4)
     with pytest.raises(ValueError, match="no batch normalization"):
         with_standing_statistics(network, Z_DIM, 0, seeds.draw)
 
 
 def exported(fitted, path, classes):
-    """An ONNX session of `fitted`, made as a model folder's graphs are."""
+    """Return an ONNX session of `fitted`, its inputs, and the images that PyTorch computes."""
     count = 64
     z = torch.from_numpy(seeds.draw(range(count), Z_DIM))
     feeds = {"z": z, "truncation": torch.linspace(0, 1, count)}
@@ -183,8 +185,9 @@ def exported(fitted, path, classes):
     return session, {name: feed.numpy() for name, feed in feeds.items()}, expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [0, CLASSES])
-def test_it_exports_with_a_batch_of_any_size_whose_rows_are_the_same_alone(tmp_path, classes):
+def test_export_gives_equal_rows_for_every_batch_size(tmp_path, classes):
     fitted = with_standing_statistics(generator(classes), Z_DIM, classes, seeds.draw, batches=2)
     session, feeds, expected = exported(fitted, tmp_path / "graph.onnx", classes)
     assert set(session.inputs) == set(feeds)

@@ -8,13 +8,13 @@ from training.recipe.options import Options
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_a_shipped_recipe_says_what_it_is(name):
+def test_shipped_recipe_has_name_and_summary(name):
     recipe = load_recipe(name)
     assert recipe.name == name
     assert recipe.summary
 
 
-def test_what_is_laid_over_a_recipe_wins():
+def test_overrides_win():
     recipe = load_recipe(
         "gan-mnist", ["train.images=20000", "data.path=/x", "game.loss=minimax", "data.flip=true"]
     )
@@ -24,9 +24,9 @@ def test_what_is_laid_over_a_recipe_wins():
     assert recipe.data.flip is True
 
 
-def test_a_written_recipe_is_read_back(tmp_path):
+def test_yaml_round_trip(tmp_path):
     recipe = load_recipe("dcgan-fashion", ["train.seed=3"])
-    path = tmp_path / "whole.yaml"
+    path = tmp_path / "recipe.yaml"
     path.write_text(recipe.to_yaml())
     assert load_recipe(str(path)) == recipe
 
@@ -55,19 +55,19 @@ def test_a_written_recipe_is_read_back(tmp_path):
         ("data.channels=[", "data.channels: .* is not a YAML value"),
     ],
 )
-def test_a_wrong_key_or_value_is_one_line_that_names_it(override, message):
+def test_invalid_override_is_one_line_error_with_its_key(override, message):
     with pytest.raises(RecipeError, match=message) as error:
         load_recipe("dcgan-fashion", override.split("; "))
     assert "\n" not in str(error.value)
 
 
-def test_an_unknown_recipe_names_the_nearest():
+def test_unknown_recipe_suggests_nearest_name():
     with pytest.raises(RecipeError, match="did you mean 'gan-mnist'"):
         load_recipe("gan-mnits")
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "", "a: [", "just words"])
-def test_a_file_that_is_no_recipe_is_refused(tmp_path, text):
+def test_rejects_files_that_are_not_recipes(tmp_path, text):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(RecipeError, match=r"bad\.yaml is not"):
