@@ -164,11 +164,11 @@ def center_crops(data: ImageData, side: int) -> ImageData:
 
 
 def fit(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:
-    """Cut the centre square, resize it (Lanczos, antialiased): ``[size, size, channels] uint8``.
+    """Center-crop and resize (Lanczos) to ``[size, size, channels] uint8``.
 
-    Transparency becomes white unless four channels are asked for.
+    Transparent pixels are composited on white unless `channels` is 4.
     """
-    # Cameras write pictures as the sensor lay, and say in EXIF how to turn them.
+    # Cameras store images in sensor orientation; EXIF contains the rotation.
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         image = _to_8_bits(image)
@@ -188,7 +188,7 @@ def fit(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale a picture of 16 bits a value; Pillow's own conversion cuts off all above 255."""
+    """Scale 16-bit values to 8 bits; Pillow's own conversion clips all values above 255."""
     values = np.asarray(image).astype(np.float64)
     if image.mode.startswith("I;16") or values.max(initial=0) > 255:
         values = values / 257
