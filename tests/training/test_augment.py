@@ -15,7 +15,7 @@ from training.recipe.loading import load_recipe
 POLICIES = [["colour"], ["translation"], ["cutout"], ["colour", "translation", "cutout"]]
 
 
-def pictures(count=16, channels=3, size=32, seed=0) -> torch.Tensor:
+def images_of_noise(count=16, channels=3, size=32, seed=0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(count, channels, size, size, generator=generator) * 2 - 1
 
@@ -31,8 +31,8 @@ CHANGES = {
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", CHANGES)
-def test_every_picture_is_changed_in_its_own_way_and_keeps_its_shape(name, channels):
-    same = pictures(1, channels).expand(16, -1, -1, -1)
+def test_augments_each_image_differently(name, channels):
+    same = images_of_noise(1, channels).expand(16, -1, -1, -1)
     torch.manual_seed(0)
     changed = CHANGES[name](same)
     assert changed.shape == same.shape
@@ -41,8 +41,8 @@ def test_every_picture_is_changed_in_its_own_way_and_keeps_its_shape(name, chann
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_the_same_random_state_gives_the_same_change(name):
-    images = pictures()
+def test_same_random_state_gives_same_augmentation(name):
+    images = images_of_noise()
     results = []
     for _ in range(2):
         torch.manual_seed(3)
@@ -51,15 +51,15 @@ def test_the_same_random_state_gives_the_same_change(name):
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_gradients_go_through(name):
-    images = pictures().requires_grad_(True)
+def test_gradients_reach_the_images(name):
+    images = images_of_noise().requires_grad_(True)
     torch.manual_seed(0)
     CHANGES[name](images).square().sum().backward()
     assert torch.isfinite(images.grad).all()
     assert (images.grad.abs().sum((1, 2, 3)) > 0).float().mean() > 0.9
 
 
-def test_translation_moves_a_picture_by_at_most_an_eighth_and_cutout_blanks_a_quarter():
+def test_extent_of_translation_and_cutout():
     point = torch.zeros(200, 1, 32, 32)
     point[:, :, 16, 16] = 1
     torch.manual_seed(0)
@@ -72,8 +72,8 @@ def test_translation_moves_a_picture_by_at_most_an_eighth_and_cutout_blanks_a_qu
     assert blank.mean() > 0.15
 
 
-def test_ada_with_probability_0_changes_nothing_and_changes_more_with_more():
-    images = pictures(64)
+def test_ada_changes_more_images_with_higher_probability():
+    images = images_of_noise(64)
     torch.testing.assert_close(ada(images, 0.0), images, rtol=0, atol=0)
     changed = []
     for probability in (0.05, 0.3, 0.8):
@@ -83,15 +83,15 @@ def test_ada_with_probability_0_changes_nothing_and_changes_more_with_more():
     assert changed[0] < changed[1] < changed[2]
 
 
-def test_colour_changes_of_ada_keep_grey_pictures_grey():
-    grey = pictures(16, 1).expand(-1, 3, -1, -1)
+def test_ada_keeps_gray_images_gray():
+    gray = images_of_noise(16, 1).expand(-1, 3, -1, -1)
     torch.manual_seed(0)
-    changed = ada(grey, 0.9)
+    changed = ada(gray, 0.9)
     torch.testing.assert_close(changed[:, 0], changed[:, 1], rtol=0, atol=1e-4)
     torch.testing.assert_close(changed[:, 0], changed[:, 2], rtol=0, atol=1e-4)
 
 
-def test_the_probability_follows_the_sign_of_the_real_logits():
+def test_ada_probability_follows_sign_of_real_logits():
     augment = build_augment(ADAOptions(kind="ada", target=0.6, ramp_images=1000, limit=0.5))
     assert augment.adapts
     for _ in range(3):
@@ -107,85 +107,88 @@ def test_the_probability_follows_the_sign_of_the_real_logits():
     assert augment.probability == 0.0
 
 
-def test_what_does_not_adapt_stays_as_it_is():
+def test_fixed_augmentation_does_not_adapt():
     for options in (None, DiffAugmentOptions(kind="diffaugment")):
         augment = build_augment(options)
         assert not augment.adapts
         augment.adapt(1.0, 10**9)
         assert augment.probability == 0.0
-    images = pictures()
+    images = images_of_noise()
     assert build_augment(None)(images) is images
 
 
-# Below, a discriminator plays against a generator that nobody could find out: its pictures are
-# real ones too. What it then knows of the pictures that it was shown, it knows by heart.
+# In the tests below, the generator returns real images, so that the discriminator can only tell
+# the training images from others by memorizing them.
 
 DIFFAUGMENT = "{kind: diffaugment}"
 ADA = "{kind: ada, ramp_images: 2000}"
-FEW, PLENTY, TURNS, BATCH = 48, 800, 900, 16
+FEW, MANY, TURNS, BATCH = 48, 800, 900, 16
 
 
-class Perfect(nn.Module):
-    """A generator whose every picture is a real one, chosen by the latent."""
+class PerfectGenerator(nn.Module):
+    """A generator that returns real images, chosen by the latent."""
 
-    def __init__(self, pictures: Tensor):
+    def __init__(self, images: Tensor):
         super().__init__()
-        self.pictures = pictures
+        self.images = images
 
     def forward(self, z, class_index=None):
-        return self.pictures[(z[:, 0].abs() * 1e6).long() % len(self.pictures)]
+        return self.images[(z[:, 0].abs() * 1e6).long() % len(self.images)]
 
 
-class Learned(NamedTuple):
-    # How much higher the pictures that it was shown score than others of their kind, in logits.
+class Memorization(NamedTuple):
+    # Mean logit of the training images minus that of held-out images.
     gap: float
-    # How often a real picture scored above a generated one, at the end.
+    # Mean share of pairs in which the real image scores higher, over the last 100 turns.
     separation: float
-    # ADA's probability, turn by turn.
+    # ADA's probability after each turn.
     probabilities: list[float]
 
 
 @cache
-def learned(augment: str, shown: int) -> Learned:
-    """Have a discriminator learn digits of which it is `shown` so many."""
+def train_discriminator(augment: str, count: int) -> Memorization:
+    """Train a discriminator on `count` digits."""
     digits = torch.tensor(load_digits().images, dtype=torch.float32)[:, None] / 8 - 1
     digits = interpolate(digits, size=16, mode="bilinear")
     digits = digits[torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))]
-    generated, held_out, real = digits[:797], digits[797:997], digits[997 : 997 + shown]
+    generated, held_out, real = digits[:797], digits[797:997], digits[997 : 997 + count]
     sizes = ("data.resolution=16", "generator.width=4", "discriminator.width=8")
     kind = ("discriminator.normalisation=layer", "optimizer.discriminator.learning_rate=0.002")
     recipe = load_recipe("dcgan-fashion", [*sizes, *kind, f"game.augment={augment}"])
     game = NoiseToImage(recipe, recipe.game, torch.device("cpu"), "float32", DistributedContext())
-    game._networks["generator"] = Perfect(generated)
+    game._networks["generator"] = PerfectGenerator(generated)
     rng, separations, probabilities = torch.Generator().manual_seed(0), [], []
     for turn in range(TURNS):
-        which = torch.randint(len(real), (BATCH,), generator=rng)
-        signs = game.discriminator_step(RealBatch(real[which]), rng, turn)
+        rows = torch.randint(len(real), (BATCH,), generator=rng)
+        metrics = game.discriminator_step(RealBatch(real[rows]), rng, turn)
         game._adapt(turn, BATCH)
-        separations.append(signs["separation"].item())
+        separations.append(metrics["separation"].item())
         probabilities.append(game.augment.probability)
     discriminator = game._networks["discriminator"].eval()
     with torch.no_grad():
         gap = discriminator(real).mean() - discriminator(held_out).mean()
-    return Learned(gap.item(), sum(separations[-100:]) / 100, probabilities)
+    return Memorization(gap.item(), sum(separations[-100:]) / 100, probabilities)
 
 
-def test_diffaugment_keeps_the_discriminator_from_learning_few_pictures_by_heart():
-    alone, augmented = (learned(augment, FEW) for augment in ("null", DIFFAUGMENT))
-    assert alone.gap > 4
-    assert augmented.gap < alone.gap / 10
-    # Both kinds of pictures are augmented: what was done to them gives none away.
-    assert augmented.separation < 0.75 < alone.separation
+@pytest.mark.slow
+def test_diffaugment_prevents_memorization_of_few_images():
+    plain, augmented = (train_discriminator(augment, FEW) for augment in ("null", DIFFAUGMENT))
+    assert plain.gap > 4
+    assert augmented.gap < plain.gap / 10
+    # Real and generated images are augmented alike, so augmentation does not separate them.
+    assert augmented.separation < 0.75 < plain.separation
 
 
-def test_ada_sets_in_by_itself_where_few_pictures_are_learned_by_heart_and_holds_it_back():
-    alone, augmented = (learned(augment, FEW) for augment in ("null", ADA))
+@pytest.mark.slow
+def test_ada_adapts_to_memorization_and_reduces_it():
+    plain, augmented = (train_discriminator(augment, FEW) for augment in ("null", ADA))
     assert augmented.probabilities[0] == 0
     assert max(augmented.probabilities) > 0.05
-    assert augmented.gap < alone.gap / 2
+    assert augmented.gap < plain.gap / 2
 
 
-def test_ada_leaves_plentiful_pictures_as_they_are():
-    augmented = learned(ADA, PLENTY)
+@pytest.mark.slow
+def test_ada_stays_off_with_many_images():
+    augmented = train_discriminator(ADA, MANY)
     assert max(augmented.probabilities) < 0.02
     assert abs(augmented.gap) < 0.5

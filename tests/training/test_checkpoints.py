@@ -16,7 +16,7 @@ CHECKPOINT = Checkpoint(
 )
 
 
-def test_what_is_saved_is_loaded(tmp_path):
+def test_round_trip(tmp_path):
     path = tmp_path / "checkpoint.pt"
     CHECKPOINT.save(path)
     loaded = Checkpoint.load(path)
@@ -26,7 +26,7 @@ def test_what_is_saved_is_loaded(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
-def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_failed_save_keeps_old_file(tmp_path):
     path = tmp_path / "checkpoint.pt"
     CHECKPOINT.save(path)
     before = path.read_bytes()
@@ -37,7 +37,9 @@ def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
-class Malice:
+class FileCreator:
+    """Creates a file when it is unpickled."""
+
     def __init__(self, path):
         self.path = path
 
@@ -45,16 +47,16 @@ class Malice:
         return (open, (str(self.path), "w"))
 
 
-def test_nothing_in_a_file_is_executed(tmp_path):
+def test_does_not_execute_pickled_code(tmp_path):
     path = tmp_path / "checkpoint.pt"
-    torch.save({"format": 1, "game": Malice(tmp_path / "executed")}, path)
+    torch.save({"format": 1, "game": FileCreator(tmp_path / "executed")}, path)
     with pytest.raises(CheckpointError, match="is not a checkpoint"):
         Checkpoint.load(path)
     assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04"])
-def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content):
+def test_rejects_files_that_are_not_checkpoints(tmp_path, content):
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="is not a checkpoint"):

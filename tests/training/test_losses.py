@@ -26,23 +26,23 @@ def log_not_d(logits):
     return torch.log(1 - torch.sigmoid(logits))
 
 
-def test_the_discriminator_maximises_equation_1():
+def test_discriminator_loss_is_equation_1():
     expected = -(log_d(REAL).mean() + log_not_d(FAKE).mean())
     torch.testing.assert_close(LOSSES["minimax"].discriminator(REAL, FAKE), expected)
 
 
-def test_the_generators_losses_are_the_papers():
+def test_generator_losses_of_the_2014_paper():
     torch.testing.assert_close(minimax_generator_loss(FAKE), log_not_d(FAKE).mean())
     torch.testing.assert_close(non_saturating_generator_loss(FAKE), -log_d(FAKE).mean())
 
 
-def test_at_the_equilibrium_the_discriminator_pays_log_4():
+def test_discriminator_loss_at_equilibrium_is_log_4():
     undecided = torch.zeros(8)
     loss = LOSSES["non_saturating"].discriminator(undecided, undecided)
     assert loss.item() == pytest.approx(math.log(4))
 
 
-def test_minimax_saturates_where_the_discriminator_is_sure_and_non_saturating_does_not():
+def test_only_minimax_saturates_for_confident_discriminator():
     gradients = {}
     for name in ("minimax", "non_saturating"):
         logits = torch.full((4,), -20.0, requires_grad=True)
@@ -60,7 +60,7 @@ def test_losses_stay_finite_for_any_logit(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_each_player_gains_by_moving_its_logits_its_way(name):
+def test_gradients_push_logits_in_opposite_directions(name):
     real, fake = torch.zeros(4, requires_grad=True), torch.zeros(4, requires_grad=True)
     LOSSES[name].discriminator(real, fake).backward()
     assert (real.grad < 0).all()
@@ -70,7 +70,7 @@ def test_each_player_gains_by_moving_its_logits_its_way(name):
     assert (fake.grad < 0).all()
 
 
-def test_least_squares_hinge_and_wasserstein_are_the_papers():
+def test_least_squares_hinge_and_wasserstein_equations():
     loss = LOSSES["least_squares"]
     expected = 0.5 * ((REAL - 1) ** 2).mean() + 0.5 * (FAKE**2).mean()
     torch.testing.assert_close(loss.discriminator(REAL, FAKE), expected)
@@ -83,7 +83,7 @@ def test_least_squares_hinge_and_wasserstein_are_the_papers():
     torch.testing.assert_close(loss.discriminator(REAL, FAKE), FAKE.mean() - REAL.mean())
 
 
-def test_relativistic_compares_pictures_pair_by_pair():
+def test_relativistic_loss_compares_pairs():
     loss = LOSSES["relativistic"]
     assert loss.generator_sees_real
     expected = -log_d(REAL - FAKE).mean()
@@ -94,7 +94,7 @@ def test_relativistic_compares_pictures_pair_by_pair():
 
 
 @pytest.mark.parametrize("name", sorted(SMOOTHABLE))
-def test_one_sided_smoothing_draws_real_logits_to_its_target_and_leaves_fake_ones(name):
+def test_one_sided_smoothing_changes_only_real_target(name):
     smooth = adversarial_loss(name, real_target=0.9)
     target = 0.9 if name == "least_squares" else math.log(0.9 / 0.1)
     real, fake = torch.full((4,), target, requires_grad=True), torch.zeros(4, requires_grad=True)
@@ -107,7 +107,7 @@ def test_one_sided_smoothing_draws_real_logits_to_its_target_and_leaves_fake_one
 
 @pytest.mark.parametrize("target", [1.0, 0.9])
 @pytest.mark.parametrize("name", LOSSES)
-def test_the_bounds_are_what_a_discriminator_pays_that_always_and_that_never_can_tell(name, target):
+def test_bounds_are_losses_of_perfect_and_blind_discriminator(name, target):
     loss = adversarial_loss(name, target if name in SMOOTHABLE else 1.0)
     logits = torch.linspace(-30, 30, 6001)
     if loss.bounds is None:
@@ -121,7 +121,7 @@ def test_the_bounds_are_what_a_discriminator_pays_that_always_and_that_never_can
     assert loss.bounds == pytest.approx((always, never), abs=1e-4)
 
 
-def test_separation_is_the_share_of_pairs_in_the_right_order():
+def test_separation_is_share_of_correctly_ordered_pairs():
     assert separation(torch.tensor([3.0, 2.0]), torch.tensor([1.0, -5.0])) == 1
     assert separation(torch.tensor([3.0, 0.0]), torch.tensor([1.0, -5.0])) == 0.75
     assert separation(torch.zeros(4), torch.zeros(4)) == 0.5

@@ -17,7 +17,7 @@ SHAPE = (5, 1, 3, 3)
 
 
 def linear_critic(slope):
-    """A critic whose gradient is `slope` everywhere."""
+    """Return a linear critic with the gradient `slope`."""
     return lambda images: (images * slope).flatten(1).sum(1)
 
 
@@ -26,38 +26,38 @@ def slope(norm):
 
 
 @pytest.mark.parametrize("norm", [0.5, 1.0, 3.0])
-def test_the_gradient_penalty_is_how_far_the_slope_is_from_one(norm):
+def test_gradient_penalty_is_squared_distance_of_norm_from_1(norm):
     real, fake, mix = torch.randn(SHAPE), torch.randn(SHAPE), torch.rand(5)
     penalty = gradient_penalty(linear_critic(slope(norm)), real, fake, mix)
     torch.testing.assert_close(penalty, torch.tensor((norm - 1) ** 2))
 
 
-def test_the_gradient_penalty_looks_between_the_pictures():
-    seen = []
+def test_gradient_penalty_is_measured_at_interpolated_images():
+    inputs = []
 
     def critic(images):
-        seen.append(images.detach())
+        inputs.append(images.detach())
         return images.flatten(1).sum(1)
 
     real, fake = torch.ones(SHAPE), torch.zeros(SHAPE)
     mix = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])
     gradient_penalty(critic, real, fake, mix)
-    torch.testing.assert_close(seen[0], mix.reshape(-1, 1, 1, 1).expand(SHAPE))
+    torch.testing.assert_close(inputs[0], mix.reshape(-1, 1, 1, 1).expand(SHAPE))
 
 
-def test_the_zero_centred_penalty_is_half_the_squared_slope():
+def test_zero_centered_penalty_is_half_the_squared_norm():
     penalty = zero_centered_penalty(linear_critic(slope(3.0)), torch.randn(SHAPE))
     torch.testing.assert_close(penalty, torch.tensor(4.5))
 
 
 def dirac_gan(r1=0.0, r2=0.0, turns=500) -> list[float]:
-    """How far the players of the Dirac-GAN are from their equilibrium, turn by turn.
+    """Train a Dirac-GAN and return its distance from the equilibrium after each turn.
 
-    Section 2 of arXiv:1801.04406: the real pictures are all 0, the generator's all θ, and the
-    discriminator is ψx. Nobody moves where both are 0.
+    Section 2 of arXiv:1801.04406: real images are 0, generated images are θ, the discriminator is
+    ψx, and the equilibrium is θ = ψ = 0.
     """
     theta, psi = (torch.ones(1, 1, 1, 1, requires_grad=True) for _ in range(2))
-    real, loss, away = torch.zeros(1, 1, 1, 1), adversarial_loss("wasserstein"), []
+    real, loss, distances = torch.zeros(1, 1, 1, 1), adversarial_loss("wasserstein"), []
 
     def critic(images):
         return (images * psi).flatten(1).sum(1)
@@ -74,17 +74,17 @@ def dirac_gan(r1=0.0, r2=0.0, turns=500) -> list[float]:
         )
         descend(psi, loss.discriminator(critic(real), critic(fake)) + penalty)
         descend(theta, loss.generator(critic(real), critic(theta)))
-        away.append(float(torch.hypot(theta, psi).detach()))
-    return away
+        distances.append(float(torch.hypot(theta, psi).detach()))
+    return distances
 
 
 @pytest.mark.parametrize("penalty", ["r1", "r2"])
-def test_players_that_only_circle_come_to_rest_with_a_zero_centred_penalty(penalty):
+def test_zero_centered_penalty_makes_dirac_gan_converge(penalty):
     assert min(dirac_gan()[250:]) > 0.5
     assert max(dirac_gan(**{penalty: 1.0})[250:]) < 0.01
 
 
-def test_penalties_reach_the_weights():
+def test_gradients_of_penalties_reach_the_weights():
     critic = nn.Sequential(nn.Flatten(), nn.Linear(9, 8), nn.Softplus(), nn.Linear(8, 1))
     images = torch.randn(SHAPE)
     for penalty in (
@@ -96,21 +96,21 @@ def test_penalties_reach_the_weights():
         assert critic[1].weight.grad.abs().sum() > 0
 
 
-def test_clipping_touches_only_what_is_beyond_the_bound():
+def test_clips_only_weights_beyond_the_bound():
     weight = torch.tensor([-2.0, -0.005, 0.0, 0.01, 5.0])
     clip_weights([weight], 0.01)
     torch.testing.assert_close(weight, torch.tensor([-0.01, -0.005, 0.0, 0.01, 0.01]))
 
 
-def test_the_orthogonal_penalty_is_of_the_angles_and_not_of_the_lengths():
-    upright = torch.diag(torch.tensor([1.0, 5.0, 0.1]))
-    leaning = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
-    assert orthogonal_penalty([upright]) == 0
-    # Its one angle stands in the product of the rows twice.
-    assert orthogonal_penalty([upright, leaning]) == 2
+def test_orthogonal_penalty_ignores_lengths_of_rows():
+    orthogonal = torch.diag(torch.tensor([1.0, 5.0, 0.1]))
+    skewed = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    assert orthogonal_penalty([orthogonal]) == 0
+    # The product of the rows contains the dot product of both rows twice.
+    assert orthogonal_penalty([orthogonal, skewed]) == 2
 
 
-def test_descending_the_orthogonal_penalty_sets_filters_at_right_angles():
+def test_minimizing_orthogonal_penalty_makes_filters_orthogonal():
     torch.manual_seed(0)
     layer = spectral_norm(nn.Conv2d(3, 8, 3))
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
@@ -122,15 +122,15 @@ def test_descending_the_orthogonal_penalty_sets_filters_at_right_angles():
     assert orthogonal_penalty(layer_weights(layer)) < 0.001 * before
 
 
-def test_embeddings_and_normalisations_are_no_layer_weights():
+def test_layer_weights_exclude_embeddings_and_normalization():
     network = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 5), nn.BatchNorm1d(5))
     assert [weight.shape for weight in layer_weights(network)] == [(5, 4)]
 
 
-def test_the_path_length_is_that_of_the_jacobian():
+def test_path_length_is_norm_of_jacobian_product():
     matrix = torch.randn(4, 12)
     w = torch.randn(5, 3, 4, requires_grad=True)
-    # A picture that is linear in the first layer's style alone: the Jacobian is the matrix.
+    # Images are linear in the first layer's style, so the Jacobian is the matrix.
     images = (w[:, 0] @ matrix).reshape(5, 3, 2, 2)
     noise = torch.randn(5, 3, 2, 2)
     expected = (noise.flatten(1) @ matrix.t()).norm(dim=1) / (4 * 3) ** 0.5

@@ -1,4 +1,4 @@
-"""pix2pix's game: its equation, its order of play, and what it learns."""
+"""The game of pix2pix: its losses, its order of updates, and that it learns."""
 
 import copy
 
@@ -26,63 +26,63 @@ def make(*overrides):
 
 def pairs(count=8, seed=1):
     rng = torch.Generator().manual_seed(seed)
-    given = torch.rand(count, 3, 16, 16, generator=rng) * 2 - 1
-    return PairBatch(given, -given)
+    inputs = torch.rand(count, 3, 16, 16, generator=rng) * 2 - 1
+    return PairBatch(inputs, -inputs)
 
 
 def play(game, turns=1, start=0, batch=None):
     for turn in range(start, start + turns):
         rng = torch.Generator().manual_seed(turn)
-        signs = game.turn([batch or pairs(seed=turn)], rng, turn, turn * 8)
-    return signs
+        metrics = game.turn([batch or pairs(seed=turn)], rng, turn, turn * 8)
+    return metrics
 
 
 def networks(game):
     return game._players.networks["generator"], game._players.networks["discriminator"]
 
 
-def test_the_losses_are_those_of_the_paper():
+def test_losses_of_the_paper():
     game = make("game.l1=100")
     generator, discriminator = (copy.deepcopy(network) for network in networks(game))
     batch = pairs()
-    signs = play(game, batch=batch)
-    made = generator(batch.inputs)
+    metrics = play(game, batch=batch)
+    outputs = generator(batch.inputs)
     real = discriminator(torch.cat([batch.inputs, batch.targets], 1))
-    fake = discriminator(torch.cat([batch.inputs, made], 1))
-    # Equation 1, each patch counting alike; equation 3.
+    fake = discriminator(torch.cat([batch.inputs, outputs], 1))
+    # Equation 1 as the mean over patches, and equation 3.
     expected = F.softplus(-real).mean() + F.softplus(fake).mean()
-    torch.testing.assert_close(signs["loss_discriminator"], expected.detach())
-    torch.testing.assert_close(signs["l1"], (made - batch.targets).abs().mean().detach())
-    # The generator plays against the discriminator that has just moved.
-    moved = networks(game)[1]
+    torch.testing.assert_close(metrics["loss_discriminator"], expected.detach())
+    torch.testing.assert_close(metrics["l1"], (outputs - batch.targets).abs().mean().detach())
+    # The generator's loss uses the updated discriminator.
+    updated = networks(game)[1]
     with torch.no_grad():
-        expected = F.softplus(-moved(torch.cat([batch.inputs, made], 1))).mean()
-    torch.testing.assert_close(signs["loss_generator"], expected)
+        expected = F.softplus(-updated(torch.cat([batch.inputs, outputs], 1))).mean()
+    torch.testing.assert_close(metrics["loss_generator"], expected)
 
 
-def test_alone_the_generator_descends_the_error_and_the_other_player_waits():
+def test_generator_trains_alone_at_first():
     game = make("game.alone_images=16")
     before = copy.deepcopy(networks(game)[1].state_dict())
-    signs = play(game, 2)
-    assert set(signs) == {"l1", "gradient_generator"}
+    metrics = play(game, 2)
+    assert set(metrics) == {"l1", "gradient_generator"}
     assert all(
         torch.equal(before[key], value) for key, value in networks(game)[1].state_dict().items()
     )
     assert "loss_discriminator" in play(game, 1, start=2)
 
 
-def test_it_learns_to_invert():
+def test_learns_to_invert_images():
     game = make("optimizer.generator.learning_rate=0.01", "game.adversarial=0.1")
-    # One colour each, since a U-Net as small as this has no room for noise.
-    given = pairs(16).inputs[:, :, :1, :1].expand(-1, -1, 16, 16)
-    batch = PairBatch(given, -given)
+    # Each image has a single color, because a U-Net this small cannot reproduce noise.
+    inputs = pairs(16).inputs[:, :, :1, :1].expand(-1, -1, 16, 16)
+    batch = PairBatch(inputs, -inputs)
     first = play(game, batch=batch)["l1"]
     for turn in range(1, 80):
-        signs = play(game, start=turn, batch=batch)
-    assert signs["l1"] < first / 3
+        metrics = play(game, start=turn, batch=batch)
+    assert metrics["l1"] < first / 3
 
 
-def test_a_game_that_goes_on_is_the_same_game():
+def test_resumed_game_continues_identically():
     whole, first = make(), make()
     play(whole, 6)
     play(first, 3)
@@ -95,7 +95,7 @@ def test_a_game_that_goes_on_is_the_same_game():
     torch.testing.assert_close(whole.average.state_dict(), second.average.state_dict())
 
 
-def test_a_batch_in_parts_is_the_whole_batch():
+def test_accumulated_batch_equals_whole_batch():
     whole, parts = make("train.batch=8"), make("train.batch=8", "train.accumulate=4")
     batch = pairs()
     play(whole, 1, batch=batch)
@@ -104,7 +104,7 @@ def test_a_batch_in_parts_is_the_whole_batch():
         torch.testing.assert_close(one.state_dict(), other.state_dict(), atol=1e-5, rtol=1e-4)
 
 
-def test_the_rates_fall_to_nothing_at_the_end():
+def test_learning_rates_decay_to_the_end():
     game = make("optimizer.decay_from=0.5", "train.images=80")
     rates = []
     for turn in range(10):
@@ -114,14 +114,14 @@ def test_the_rates_fall_to_nothing_at_the_end():
     assert rates[-1] == pytest.approx(rates[0] * 0.2)
 
 
-def test_known_pixels_are_not_for_the_generator_to_change():
+def test_inpainting_keeps_known_pixels():
     small = ["generator.width=4", "generator.dilations=[1]", "game.features=0"]
     recipe = load_recipe("inpaint-flowers", [*small, "discriminator.width=4"])
     game = Paired(recipe, recipe.game, torch.device("cpu"), "float32", DistributedContext())
     rng = torch.Generator().manual_seed(0)
-    wanted = torch.randint(0, 256, (3, 3, 64, 64), generator=rng).byte()
-    batch = PairBatch.of(recipe.game.task.give(wanted, np.random.default_rng(0), None), wanted)
-    made = game.translate(batch.inputs, batch.mask)
-    known = (batch.mask == 0).expand_as(made)
-    assert torch.equal(made[known], batch.targets[known])
-    assert (made[~known] != batch.targets[~known]).any()
+    targets = torch.randint(0, 256, (3, 3, 64, 64), generator=rng).byte()
+    batch = PairBatch.of(recipe.game.task.give(targets, np.random.default_rng(0), None), targets)
+    outputs = game.translate(batch.inputs, batch.mask)
+    known = (batch.mask == 0).expand_as(outputs)
+    assert torch.equal(outputs[known], batch.targets[known])
+    assert (outputs[~known] != batch.targets[~known]).any()

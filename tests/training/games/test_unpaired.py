@@ -1,4 +1,4 @@
-"""CycleGAN's game: its equation, its history, and what it learns without pairs."""
+"""The game of CycleGAN: its losses, its history of images, and that it learns without pairs."""
 
 import copy
 
@@ -27,71 +27,71 @@ def sides(count=4, seed=1):
 def play(game, turns=1, start=0, batch=None):
     for turn in range(start, start + turns):
         rng = torch.Generator().manual_seed(turn)
-        signs = game.turn([batch or sides(seed=turn)], rng, turn, turn * 4)
-    return signs
+        metrics = game.turn([batch or sides(seed=turn)], rng, turn, turn * 4)
+    return metrics
 
 
 def networks(game):
     return game._players.networks["generator"], game._players.networks["discriminator"]
 
 
-def test_the_losses_are_those_of_the_paper():
+def test_losses_of_the_paper():
     game = make("game.cycle=5", "game.identity=2.5")
-    generator, judges = (copy.deepcopy(network) for network in networks(game))
-    there, back = generator.values()
+    generator, discriminators = (copy.deepcopy(network) for network in networks(game))
+    forward, backward = generator.values()
     a, b = batch = sides()
-    signs = play(game, batch=batch)
+    metrics = play(game, batch=batch)
     with torch.no_grad():
-        adversarial = (judges.of_target(there(a)) - 1).square().mean()
-        adversarial = adversarial + (judges.of_source(back(b)) - 1).square().mean()
-        cycle = (back(there(a)) - a).abs().mean() + (there(back(b)) - b).abs().mean()
-        identity = (there(b) - b).abs().mean() + (back(a) - a).abs().mean()
-        # The history is empty: the discriminators see what was made just now.
-        of_target = (judges.of_target(b) - 1).square().mean()
-        of_target = of_target + judges.of_target(there(a)).square().mean()
-        of_source = (judges.of_source(a) - 1).square().mean()
-        of_source = of_source + judges.of_source(back(b)).square().mean()
-    # Signs are means of both sides, and this loss is half of the paper's.
-    torch.testing.assert_close(signs["loss_generator"], adversarial / 4)
-    torch.testing.assert_close(signs["cycle"], cycle / 2)
-    torch.testing.assert_close(signs["identity"], identity / 2)
-    torch.testing.assert_close(signs["loss_discriminator"], (of_target + of_source) / 4)
+        adversarial = (discriminators.of_target(forward(a)) - 1).square().mean()
+        adversarial = adversarial + (discriminators.of_source(backward(b)) - 1).square().mean()
+        cycle = (backward(forward(a)) - a).abs().mean() + (forward(backward(b)) - b).abs().mean()
+        identity = (forward(b) - b).abs().mean() + (backward(a) - a).abs().mean()
+        # The history is empty, so the discriminators see the latest images.
+        of_target = (discriminators.of_target(b) - 1).square().mean()
+        of_target = of_target + discriminators.of_target(forward(a)).square().mean()
+        of_source = (discriminators.of_source(a) - 1).square().mean()
+        of_source = of_source + discriminators.of_source(backward(b)).square().mean()
+    # Metrics are means of both sides, and the discriminator loss is half of the paper's.
+    torch.testing.assert_close(metrics["loss_generator"], adversarial / 4)
+    torch.testing.assert_close(metrics["cycle"], cycle / 2)
+    torch.testing.assert_close(metrics["identity"], identity / 2)
+    torch.testing.assert_close(metrics["loss_discriminator"], (of_target + of_source) / 4)
 
 
-def test_all_four_networks_move():
+def test_turn_updates_all_four_networks():
     game = make()
     before = [copy.deepcopy(network.state_dict()) for network in networks(game)]
     play(game)
     for old, network in zip(before, networks(game), strict=True):
-        moved = {
+        changed = {
             key.split(".")[0]
             for key, value in network.state_dict().items()
             if not torch.equal(old[key], value)
         }
-        assert len(moved) == 2
+        assert len(changed) == 2
 
 
-def test_without_identity_it_is_not_computed():
+def test_identity_loss_of_weight_0_is_not_computed():
     assert "identity" not in play(make("game.identity=0"))
 
 
-def test_the_history_shows_half_of_what_was_made_before():
+def test_history_returns_older_images_half_of_the_time():
     history, rng = History(50), torch.Generator().manual_seed(0)
     first = torch.arange(50).float().reshape(50, 1, 1, 1)
     assert torch.equal(history.exchange(first, rng), first)
     older = total = 0
     for step in range(40):
-        made = torch.full((5, 1, 1, 1), 1000.0 + step)
-        shown = history.exchange(made, rng)
-        older += int((shown != made).sum())
+        images = torch.full((5, 1, 1, 1), 1000.0 + step)
+        shown = history.exchange(images, rng)
+        older += int((shown != images).sum())
         total += 5
     assert 0.4 < older / total < 0.6
     assert len(history.images) == 50
-    # It keeps what it is given in exchange.
-    assert max(float(picture) for picture in history.images) > 1030
+    # The history has kept the images that it exchanged.
+    assert max(float(image) for image in history.images) > 1030
 
 
-def test_a_game_that_goes_on_is_the_same_game():
+def test_resumed_game_continues_identically():
     overrides = ["game.history=6"]
     whole, first = make(*overrides), make(*overrides)
     play(whole, 6)
@@ -104,8 +104,8 @@ def test_a_game_that_goes_on_is_the_same_game():
             assert torch.equal(value, other.state_dict()[key])
 
 
-def test_it_learns_the_way_between_two_sets_that_share_nothing():
-    """Dark pictures on the one side, light ones on the other."""
+def test_learns_to_translate_between_disjoint_sets():
+    """One set contains dark images, the other one bright images."""
     rates = [f"optimizer.{player}.learning_rate=0.003" for player in ("generator", "discriminator")]
     game = make(*rates, "game.identity=0", "ema.half_life_images=20")
     rng = torch.Generator().manual_seed(0)
@@ -113,6 +113,6 @@ def test_it_learns_the_way_between_two_sets_that_share_nothing():
         dark = torch.rand(4, 3, 16, 16, generator=rng) * 0.4 - 0.9
         light = torch.rand(4, 3, 16, 16, generator=rng) * 0.4 + 0.5
         play(game, start=turn, batch=Sides(dark, light))
-    made = game.translate_both(Sides(dark, light))
-    assert float(made.target.mean()) > 0.3
-    assert float(made.source.mean()) < -0.3
+    outputs = game.translate_both(Sides(dark, light))
+    assert float(outputs.target.mean()) > 0.3
+    assert float(outputs.source.mean()) < -0.3

@@ -24,18 +24,18 @@ def options(small_network_file):
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    """Pictures of which none are held out."""
+    """Images without a held-out split."""
     return write_images(tmp_path_factory.mktemp("plain"), noisy_digits(60, seed=3)[0])
 
 
-def colours(folder, *more):
-    """A recipe that makes of grey pictures coloured ones, and sees a part of each at a time."""
+def colorize_recipe(folder, *more):
+    """Return a recipe that colorizes gray images and trains on random crops."""
     data = [f"data.path={folder}", "data.resolution=32", "data.stored=64"]
     return load_recipe("colorize-flowers", [*data, *more])
 
 
-def sides(folder, *more):
-    """A recipe that goes between the digits 0 and 1."""
+def unpaired_recipe(folder, *more):
+    """Return a recipe that translates between the digits 0 and 1."""
     both = [
         f"{key}.{name}={value}"
         for key in ("data", "source")
@@ -51,7 +51,7 @@ def sides(folder, *more):
     return load_recipe("cyclegan-emoji", [*both, *only, *more])
 
 
-def test_pictures_stored_for_random_crops_are_measured_by_their_middle(tmp_path, options):
+def test_random_crop_images_are_measured_by_center_crops(tmp_path, options):
     inside, _ = noisy_digits(80, seed=1)
     wide = np.pad(inside, ((0, 0), (1, 2), (1, 2)), constant_values=255)
     folder = write_images(tmp_path / "wide", wide)
@@ -64,118 +64,122 @@ def test_pictures_stored_for_random_crops_are_measured_by_their_middle(tmp_path,
     assert same["kernel_distance"] < 1e-3
 
 
-def test_noise_is_held_against_what_is_learnt_or_what_is_held_out(splits, plain, options):
+def test_noise_to_image_compares_with_training_or_held_out_images(splits, plain, options):
     data = DataOptions(path=str(splits), resolution=SIDE, channels=1)
     for against, split in ((None, "train"), ("training", "train"), ("held_out", "test")):
         true = load_images(data.model_copy(update={"split": split})).pixels
-        gauge = NoiseToImageValidation(options(against=against, samples=len(true)), data)
-        assert gauge.measure(lambda _, true=true: np.asarray(true))["recall"] == 1, against
+        validation = NoiseToImageValidation(options(against=against, samples=len(true)), data)
+        assert validation.measure(lambda _, true=true: np.asarray(true))["recall"] == 1, against
         other = load_images(
             data.model_copy(update={"split": {"train": "test"}.get(split, "train")})
         )
-        assert gauge.measure(lambda _, other=other: np.asarray(other.pixels))["recall"] < 1
+        assert validation.measure(lambda _, other=other: np.asarray(other.pixels))["recall"] < 1
     with pytest.raises(QualityError, match=r"evaluate\.against: .* has no held-out images"):
         NoiseToImageValidation(
             options(against="held_out"), data.model_copy(update={"path": str(plain)})
         )
 
 
-def test_pairs_that_choose_are_none_that_are_measured_first(photographs):
-    def seen(given_and_wanted):
-        return {picture.tobytes() for picture in channels_last(given_and_wanted[1])}
+def test_validation_pairs_differ_from_example_pairs(photographs):
+    def target_bytes(pairs):
+        return {image.tobytes() for image in channels_last(pairs[1])}
 
-    recipe = colours(photographs)
-    chosen, left = (seen(validation_pairs(recipe, 100, half)) for half in ("last", "first"))
-    whole = seen(example_pairs(recipe, None))
+    recipe = colorize_recipe(photographs)
+    chosen, left = (target_bytes(validation_pairs(recipe, 100, half)) for half in ("last", "first"))
+    whole = target_bytes(example_pairs(recipe, None))
     assert (len(whole), len(chosen), len(left)) == (12, 6, 6)
     assert chosen | left == whole
-    assert seen(example_pairs(recipe, 6)) == left
-    assert len(seen(validation_pairs(recipe, 4, "last")) & chosen) == 4
-    one = colours(photographs, "data.split=test", "data.limit=1")
+    assert target_bytes(example_pairs(recipe, 6)) == left
+    assert len(target_bytes(validation_pairs(recipe, 4, "last")) & chosen) == 4
+    one = colorize_recipe(photographs, "data.split=test", "data.limit=1")
     assert (
-        seen(validation_pairs(one, 9, "last")) == seen(validation_pairs(one, 9, "first")) != set()
+        target_bytes(validation_pairs(one, 9, "last"))
+        == target_bytes(validation_pairs(one, 9, "first"))
+        != set()
     )
 
 
-def test_pairs_are_held_out_ones_unless_the_recipe_says_otherwise(photographs, plain, options):
-    def wanted(recipe, **more):
-        asked = []
+def test_pairs_are_held_out_by_default(photographs, plain, options):
+    def data_of(recipe, **more):
+        shapes = []
 
-        def make(given, _):
-            asked.append(given.image.shape)
-            return gauge._targets
+        def translate(inputs, _):
+            shapes.append(inputs.image.shape)
+            return validation._targets
 
-        gauge = PairedValidation(recipe, options(**more))
-        figures = gauge.measure(make)
+        validation = PairedValidation(recipe, options(**more))
+        figures = validation.measure(translate)
         assert figures["psnr"] == MAX_PSNR
         assert figures["ssim"] == pytest.approx(1)
         assert figures["feature_distance"] == pytest.approx(0, abs=1e-6)
         assert figures["error"] == 0
-        return gauge.title.rpartition(" ")[2], *asked[0]
+        return validation.title.rpartition(" ")[2], *shapes[0]
 
-    recipe = colours(photographs)
-    # Held-out pictures are whole, and those that are learnt the middle of what crops are cut from.
-    assert wanted(recipe) == wanted(recipe, against="held_out") == ("test", 6, 3, 64, 64)
-    assert wanted(recipe, against="training") == ("train", 24, 3, 32, 32)
-    # Where none are held out those that are learnt stand in, unless they are asked for.
-    assert wanted(colours(plain)) == ("train", 60, 3, 32, 32)
+    recipe = colorize_recipe(photographs)
+    # Held-out images are whole; training images are center crops.
+    assert data_of(recipe) == data_of(recipe, against="held_out") == ("test", 6, 3, 64, 64)
+    assert data_of(recipe, against="training") == ("train", 24, 3, 32, 32)
+    # Without held-out images, training images are used, unless held-out ones are required.
+    assert data_of(colorize_recipe(plain)) == ("train", 60, 3, 32, 32)
     with pytest.raises(QualityError, match="has no held-out images"):
-        PairedValidation(colours(plain), options(against="held_out"))
+        PairedValidation(colorize_recipe(plain), options(against="held_out"))
 
 
-def test_what_confirms_are_pairs_that_chose_nothing(photographs, options):
-    recipe = colours(photographs)
+def test_confirmation_pairs_differ_from_validation_pairs(photographs, options):
+    recipe = colorize_recipe(photographs)
     for against in (None, "training"):
-        asked = {}
+        received = {}
         for confirms in (False, True):
-            gauge = PairedValidation(recipe, options(against=against), confirms=confirms)
-            asked[confirms] = {picture.tobytes() for picture in gauge._targets}
-            assert confirms <= gauge.title.endswith("test")
-        assert not asked[False] & asked[True]
+            validation = PairedValidation(recipe, options(against=against), confirms=confirms)
+            received[confirms] = {image.tobytes() for image in validation._targets}
+            assert confirms <= validation.title.endswith("test")
+        assert not received[False] & received[True]
 
 
-def test_two_sets_are_measured_in_both_directions_and_by_their_mean(splits, options):
-    recipe = sides(splits / "train")
+def test_unpaired_sets_are_measured_in_both_directions(splits, options):
+    recipe = unpaired_recipe(splits / "train")
     zeros, ones = (load_images(each).pixels for each in (recipe.source, recipe.data))
-    there, back = recipe.game.directions
-    gauge = UnpairedValidation(recipe, options())
-    # The way there makes the very pictures, the way back leaves them as they are.
-    asked = {}
+    forward, backward = recipe.game.directions
+    validation = UnpairedValidation(recipe, options())
+    # One direction returns the target images, the other one its inputs.
+    received = {}
 
-    def make(given, direction):
-        asked[direction] = channels_last(given.image)
-        return np.asarray(ones) if direction == there else asked[direction]
+    def translate(inputs, direction):
+        received[direction] = channels_last(inputs.image)
+        return np.asarray(ones) if direction == forward else received[direction]
 
-    figures = gauge.measure(make)
-    np.testing.assert_array_equal(asked[there], zeros)
-    assert figures[f"recall/{there}"] == 1
-    assert figures[f"kernel_distance/{there}"] < 1e-3 < figures[f"kernel_distance/{back}"]
+    figures = validation.measure(translate)
+    np.testing.assert_array_equal(received[forward], zeros)
+    assert figures[f"recall/{forward}"] == 1
+    assert figures[f"kernel_distance/{forward}"] < 1e-3 < figures[f"kernel_distance/{backward}"]
     for name in ("kernel_distance", "frechet_distance", "precision", "recall"):
-        ways = [figures[f"{name}/{way}"] for way in (there, back)]
-        assert figures[name] == pytest.approx(np.mean(ways))
+        values = [figures[f"{name}/{direction}"] for direction in (forward, backward)]
+        assert figures[name] == pytest.approx(np.mean(values))
     fewer = UnpairedValidation(recipe, options(samples=12))
-    fewer.measure(make)
-    assert len(asked[back]) == 12
+    fewer.measure(translate)
+    assert len(received[backward]) == 12
 
 
-def test_two_sets_may_be_measured_by_what_is_held_out(splits, options):
-    held = sides(splits / "train", "data.hold_out=3", "source.hold_out=3")
-    for gauge, is_held in (
+def test_unpaired_sets_can_be_compared_with_held_out_images(splits, options):
+    held = unpaired_recipe(splits / "train", "data.hold_out=3", "source.hold_out=3")
+    for validation, is_held in (
         (UnpairedValidation(held, options()), False),
         (UnpairedValidation(held, options(against="held_out")), True),
         (UnpairedValidation(held, options(), confirms=True), True),
     ):
-        asked = []
-        gauge.measure(
-            lambda given, _, asked=asked: asked.append(channels_last(given.image)) or asked[-1]
+        received = []
+        validation.measure(
+            lambda inputs, _, received=received: (
+                received.append(channels_last(inputs.image)) or received[-1]
+            )
         )
-        assert gauge.title.endswith("test" if is_held else "train")
-        learnt = [load_images(each).pixels for each in (held.source, held.data)]
-        for given, pictures in zip(asked, learnt, strict=True):
-            shared = {p.tobytes() for p in given} & {p.tobytes() for p in pictures}
+        assert validation.title.endswith("test" if is_held else "train")
+        training = [load_images(each).pixels for each in (held.source, held.data)]
+        for inputs, images in zip(received, training, strict=True):
+            shared = {p.tobytes() for p in inputs} & {p.tobytes() for p in images}
             assert bool(shared) != is_held
     with pytest.raises(QualityError, match="has no held-out images"):
-        UnpairedValidation(sides(splits / "train"), options(against="held_out"))
-    few = sides(splits / "train", "data.limit=9")
+        UnpairedValidation(unpaired_recipe(splits / "train"), options(against="held_out"))
+    few = unpaired_recipe(splits / "train", "data.limit=9")
     with pytest.raises(QualityError, match="has 9 images; at least 10 are needed"):
         UnpairedValidation(few, options())

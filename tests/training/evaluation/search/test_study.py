@@ -108,6 +108,7 @@ def test_bad_trials_are_pruned_but_never_the_recipe(tmp_path, small, monkeypatch
     assert result.verdict == "no trial was better than the recipe's own values"
 
 
+@pytest.mark.slow
 def test_search_continues_after_a_diverged_trial(tmp_path, small):
     rate = "optimizer.discriminator.learning_rate"
     ranges = f"search={{{rate}: {{choices: [0.0002, 1.0e+30]}}}}"
@@ -161,6 +162,7 @@ def image_to_image_overrides(folder, network, name, *more):
     ]
 
 
+@pytest.mark.slow
 def test_search_can_maximize_a_metric(tmp_path, photographs, small_network_file):
     # With its own rate, the recipe hardly learns.
     slow = [f"{RATE}=0.000001", f"search={{{RATE}: {{choices: [0.000001, 0.0005]}}}}"]
@@ -181,6 +183,7 @@ def test_search_can_maximize_a_metric(tmp_path, photographs, small_network_file)
     assert "higher is better" in (tmp_path / "search.html").read_text()
 
 
+@pytest.mark.slow
 def test_unpaired_search_is_confirmed_on_held_out_images(tmp_path, photographs, small_network_file):
     overrides = image_to_image_overrides(photographs, small_network_file, "cyclegan-emoji")
     result = search("cyclegan-emoji", overrides, tmp_path, trials=1, confirm=0)

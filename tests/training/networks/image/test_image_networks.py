@@ -1,4 +1,4 @@
-"""Networks from pictures to pictures: their shapes, how far a pixel reaches, and patches."""
+"""Image-to-image networks: shapes, receptive fields, patches and perceptual features."""
 
 import onnx
 import onnxruntime
@@ -35,7 +35,7 @@ NETWORKS = {
 }
 
 
-def built(name, side=16):
+def build(name, side=16):
     options, factor = NETWORKS[name]
     shape = ImageToImageShape(3, 3, side, factor)
     torch.manual_seed(0)
@@ -43,43 +43,43 @@ def built(name, side=16):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_what_comes_out_is_as_large_as_said_for_every_size_in_steps(name):
-    options, shape, network = built(name)
+def test_output_size_for_multiples_of_the_step(name):
+    options, shape, network = build(name)
     step = options.side_multiple(shape)
     for height, width in ((16, 16), (2 * step + 16, 3 * step + 16)):
-        made = network(torch.rand(2, 3, height, width) * 2 - 1)
-        assert made.shape == (2, 3, height * shape.factor, width * shape.factor)
+        outputs = network(torch.rand(2, 3, height, width) * 2 - 1)
+        assert outputs.shape == (2, 3, height * shape.factor, width * shape.factor)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_pixel_reaches_no_farther_than_is_said_and_about_that_far(name):
-    options, shape, network = built(name)
-    reach = options.receptive_field(shape)
-    # Pixels in the middle and beside it: strides see them differently.
-    side = 2 * ((reach or 24) + 12)
+def test_receptive_field_is_bounded_and_tight(name):
+    options, shape, network = build(name)
+    receptive_field = options.receptive_field(shape)
+    # Several adjacent pixels, because strides treat them differently.
+    side = 2 * ((receptive_field or 24) + 12)
     side -= side % options.side_multiple(shape)
-    changed = 0
+    distance = 0
     for place in range(side // 2, side // 2 + 4):
         images = torch.rand(1, 3, side, side) * 2 - 1
         images.requires_grad_()
-        made = network(images)
-        # Gradients of every output pixel at once: by the change of the input.
+        outputs = network(images)
+        # Changing one input pixel shows which output pixels depend on it.
         with torch.no_grad():
             other = images.clone()
             other[..., place, place] += 5
-            apart = (network(other) - made).abs().amax((0, 1))
-        moved = torch.nonzero(apart > 0)
-        distances = ((moved + 0.5) / shape.factor - place - 0.5).abs().amax(1)
-        changed = max(changed, float(distances.max()))
-    if reach is None:
-        # All of the picture.
-        assert changed >= side // 2 - 1
+            apart = (network(other) - outputs).abs().amax((0, 1))
+        affected = torch.nonzero(apart > 0)
+        distances = ((affected + 0.5) / shape.factor - place - 0.5).abs().amax(1)
+        distance = max(distance, float(distances.max()))
+    if receptive_field is None:
+        # The output depends on the whole image.
+        assert distance >= side // 2 - 1
     else:
-        assert changed <= reach
-        assert changed >= reach / 4
+        assert distance <= receptive_field
+        assert distance >= receptive_field / 4
 
 
-def test_a_u_net_halves_as_often_as_its_side_allows():
+def test_unet_halves_as_often_as_side_allows():
     options = UNetOptions(network="unet", width=2, most=2)
     assert options.side_multiple(ImageToImageShape(1, 3, 64)) == 64
     network = options.build(ImageToImageShape(1, 3, 64))
@@ -91,27 +91,27 @@ def test_a_u_net_halves_as_often_as_its_side_allows():
         options.build(ImageToImageShape(3, 3, 64, 4))
 
 
-def test_the_published_pix2pix_generator_has_its_54_million_parameters():
-    # The U-Net for 256 pixels of the paper's own code: 54.4 million.
+def test_published_pix2pix_generator_has_54_million_parameters():
+    # The U-Net for 256 pixels in the paper's code has 54.4 million.
     with torch.device("meta"):
         network = UNetOptions(network="unet").build(ImageToImageShape(3, 3, 256))
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(54.4e6, rel=0.002)
 
 
-def test_the_published_cyclegan_generator_has_its_11_million_parameters():
+def test_published_cyclegan_generator_has_11_million_parameters():
     with torch.device("meta"):
         options = ResNetOptions(network="resnet", blocks=9)
         network = options.build(ImageToImageShape(3, 3, 256))
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(11.38e6, rel=0.002)
 
 
-def test_the_published_esrgan_generator_has_its_16_7_million_parameters():
+def test_published_esrgan_generator_has_16_7_million_parameters():
     with torch.device("meta"):
         network = RRDBOptions(network="rrdb").build(ImageToImageShape(3, 3, 32, 4))
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(16.70e6, rel=0.002)
 
 
-def test_the_published_srgan_generator_has_its_1_5_million_parameters():
+def test_published_srgan_generator_has_1_5_million_parameters():
     with torch.device("meta"):
         options = SRResNetOptions(network="srresnet")
         network = options.build(ImageToImageShape(3, 3, 24, 4))
@@ -121,8 +121,8 @@ def test_the_published_srgan_generator_has_its_1_5_million_parameters():
 
 
 @pytest.mark.parametrize("name", ["rrdb 4", "srresnet 4"])
-def test_an_upscaler_that_has_learned_nothing_is_cubic_interpolation(name):
-    _, _, network = built(name)
+def test_untrained_upscaler_is_bicubic_interpolation(name):
+    _, _, network = build(name)
     *_, last = (module for module in network.modules() if isinstance(module, nn.Conv2d))
     nn.init.zeros_(last.weight)
     images = torch.rand(1, 3, 8, 8) * 2 - 1
@@ -131,20 +131,20 @@ def test_an_upscaler_that_has_learned_nothing_is_cubic_interpolation(name):
 
 
 @pytest.mark.parametrize(("layers", "patch"), [(1, 16), (2, 34), (3, 70)])
-def test_a_patch_is_as_large_as_the_paper_says(layers, patch):
+def test_patch_sizes_of_the_paper(layers, patch):
     options = PatchGANOptions(network="patchgan", width=4, layers=layers, normalisation="none")
     network = options.build(3)
     images = torch.rand(1, 3, 128, 128, requires_grad=True)
     logits = network(images)
     middle = logits.shape[2] // 2
     logits[0, 0, middle, middle].backward()
-    seen = images.grad.abs().amax((0, 1)) > 0
-    assert int(seen.any(0).sum()) == patch
-    assert int(seen.any(1).sum()) == patch
+    visible = images.grad.abs().amax((0, 1)) > 0
+    assert int(visible.any(0).sum()) == patch
+    assert int(visible.any(1).sum()) == patch
 
 
-def test_features_are_those_of_the_network_that_quality_is_measured_by(tmp_path):
-    """Block by block what its ONNX graph, made of the same weights, computes on the way."""
+def test_perceptual_features_match_evaluation_network(tmp_path):
+    """Each block equals an intermediate result of the ONNX graph with the same weights."""
     weights = torch.load(_weights_path(), map_location="cpu", weights_only=True)
     model = efficientnet_lite0({name: value.numpy() for name, value in weights.items()}, side=64)
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
@@ -165,7 +165,7 @@ def test_features_are_those_of_the_network_that_quality_is_measured_by(tmp_path)
         torch.testing.assert_close(one, unit, atol=1e-4, rtol=1e-3)
 
 
-def test_the_distance_of_features_grows_with_what_is_done_to_a_picture():
+def test_feature_distance_grows_with_noise():
     network = PerceptualFeatures()
     coarse = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     images = nn.functional.interpolate(coarse, scale_factor=8.0, mode="bicubic").clamp(-1, 1)
@@ -173,7 +173,7 @@ def test_the_distance_of_features_grows_with_what_is_done_to_a_picture():
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
     apart = [float(feature_distance(network, images + s * noise, images)) for s in (0.02, 0.1, 0.5)]
     assert 0 < apart[0] < apart[1] < apart[2]
-    made = (images + 0.1 * noise).requires_grad_()
-    feature_distance(network, made, images).backward()
-    assert made.grad.abs().sum() > 0
+    noisy = (images + 0.1 * noise).requires_grad_()
+    feature_distance(network, noisy, images).backward()
+    assert noisy.grad.abs().sum() > 0
     assert not any(p.requires_grad for p in network.parameters())

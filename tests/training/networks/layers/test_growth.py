@@ -44,7 +44,7 @@ def latents():
 
 @FAMILIES
 @pytest.mark.parametrize("side", [4, 8, 16, 32])
-def test_players_make_and_judge_pictures_of_the_side_that_they_have_grown_to(family, side):
+def test_shapes_at_each_resolution(family, side):
     growth = Growth(side, 1.0)
     images = generator(family)(latents(), growth=growth)
     assert images.shape == (4, 3, side, side)
@@ -52,7 +52,7 @@ def test_players_make_and_judge_pictures_of_the_side_that_they_have_grown_to(fam
 
 
 @FAMILIES
-def test_players_that_are_grown_are_the_whole_networks(family):
+def test_grown_networks_equal_whole_networks(family):
     whole = Growth(32, 1.0)
     G, D = generator(family), discriminator(family)
     images = G(latents())
@@ -62,37 +62,39 @@ def test_players_that_are_grown_are_the_whole_networks(family):
 
 @FAMILIES
 @pytest.mark.parametrize("side", [8, 16, 32])
-def test_a_resolution_begins_as_the_one_before_it_doubled(family, side):
+def test_new_resolution_starts_as_upsampled_previous_one(family, side):
     G, D = generator(family), discriminator(family)
-    begins, before = Growth(side, 0.0), Growth(side // 2, 1.0)
-    images, small = G(latents(), growth=begins), G(latents(), growth=before)
+    start, before = Growth(side, 0.0), Growth(side // 2, 1.0)
+    images, small = G(latents(), growth=start), G(latents(), growth=before)
     torch.testing.assert_close(images, upsample_nearest(small))
-    # Nor does the discriminator notice, of these pictures or of any.
-    torch.testing.assert_close(D(images, growth=begins), D(small, growth=before))
+    # The discriminator's logits are equal too, for these and for other images.
+    torch.testing.assert_close(D(images, growth=start), D(small, growth=before))
     others = torch.randn_like(images)
     torch.testing.assert_close(
-        D(others, growth=begins), D(downsample_average(others), growth=before)
+        D(others, growth=start), D(downsample_average(others), growth=before)
     )
 
 
 @FAMILIES
-def test_pictures_and_logits_change_little_by_little(family):
+def test_fading_is_gradual(family):
     G, D = generator(family), discriminator(family)
     steps = [Growth(8, 1.0), *(Growth(16, i / 50) for i in range(51))]
     with torch.no_grad():
-        pictures = [G(latents(), growth=growth) for growth in steps]
-        logits = [D(images, growth=growth) for images, growth in zip(pictures, steps, strict=True)]
-    pictures[0] = upsample_nearest(pictures[0])
-    for series in (pictures, logits):
+        images_by_step = [G(latents(), growth=growth) for growth in steps]
+        logits = [
+            D(images, growth=growth) for images, growth in zip(images_by_step, steps, strict=True)
+        ]
+    images_by_step[0] = upsample_nearest(images_by_step[0])
+    for series in (images_by_step, logits):
         changes = torch.stack([(b - a).abs().mean() for a, b in pairwise(series)])
         assert changes.sum() > 0.01
         assert changes.max() < 0.1 * changes.sum()
-        # The switch itself changes nothing.
+        # Switching to the next resolution does not change the output.
         assert changes[0] < 1e-6
 
 
 @FAMILIES
-def test_players_that_have_grown_to_a_side_are_the_networks_of_that_side(family):
+def test_partially_grown_networks_equal_smaller_networks(family):
     growth, shape, widths = Growth(16, 1.0), ImageShape(3, 16, 16), {"width": 16, "most": 16}
     G, D = generator(family), discriminator(family)
     small = GENERATORS[family](network=family, **widths, z_dim=10, w_dim=12, mapping_layers=2)
@@ -108,22 +110,22 @@ def test_players_that_have_grown_to_a_side_are_the_networks_of_that_side(family)
 
 @FAMILIES
 @pytest.mark.parametrize(("growth", "resolutions"), [(Growth(8, 1.0), 2), (Growth(16, 0.3), 3)])
-def test_what_has_not_grown_yet_has_no_gradient(family, growth, resolutions):
+def test_layers_not_grown_yet_have_no_gradient(family, growth, resolutions):
     G, D = generator(family), discriminator(family)
     D(G(latents(), growth=growth), growth=growth).sum().backward()
 
-    def learn(layers):
+    def have_gradients(layers):
         return [any(p.grad is not None for p in layer.parameters()) for layer in layers]
 
-    # The first resolution, of 4 pixels, has no block.
-    assert learn(list(D.blocks.values())[::-1]) == [i < resolutions - 1 for i in range(3)]
+    # The first resolution, 4 pixels, has no block.
+    assert have_gradients(list(D.blocks.values())[::-1]) == [i < resolutions - 1 for i in range(3)]
     blocks = G.synthesis.blocks.values() if family == "stylegan" else G.synthesis.grow
-    assert learn(blocks) == [i < resolutions - 1 for i in range(3)]
+    assert have_gradients(blocks) == [i < resolutions - 1 for i in range(3)]
     fading = growth.alpha < 1
-    assert sum(learn(D.from_image.values())) == 1 + fading
+    assert sum(have_gradients(D.from_image.values())) == 1 + fading
 
 
-def test_real_pictures_fade_in_as_generated_ones_do():
+def test_real_images_fade_like_generated_ones():
     images = torch.rand(2, 3, 32, 32)
     small = match_growth(images, Growth(8, 1.0))
     torch.testing.assert_close(small, downsample_average(downsample_average(images)))
@@ -132,7 +134,7 @@ def test_real_pictures_fade_in_as_generated_ones_do():
     torch.testing.assert_close(match_growth(images, Growth(16, 0.5)), half)
 
 
-def test_the_schedule_fades_each_resolution_in_and_then_plays_it():
+def test_schedule_alternates_fading_and_stable_stages():
     growing = GrowingOptions(start=8, stage_images=100, fade_images=50)
     expected = {
         0: (8, 1.0),
@@ -152,7 +154,7 @@ def test_the_schedule_fades_each_resolution_in_and_then_plays_it():
 
 
 @FAMILIES
-def test_without_growing_there_is_no_weight_that_is_never_used(family):
+def test_every_weight_is_used_without_growing(family):
     G, D = generator(family, grows=False).train(), discriminator(family, grows=False)
     D(G(latents())).sum().backward()
     for network in (G, D):
@@ -160,7 +162,7 @@ def test_without_growing_there_is_no_weight_that_is_never_used(family):
 
 
 @pytest.mark.parametrize(
-    ("name", "override", "complaint"),
+    ("name", "override", "message"),
     [
         ("dcgan-fashion", "game.growing={}", "dcgan does not"),
         ("stylegan-tiles", "game.growing.start=32", "not below 32"),
@@ -168,6 +170,6 @@ def test_without_growing_there_is_no_weight_that_is_never_used(family):
         ("stylegan-tiles", "train.images=100000", "ends before"),
     ],
 )
-def test_growing_that_cannot_be_is_refused(name, override, complaint):
-    with pytest.raises(RecipeError, match=complaint):
+def test_rejects_impossible_growing(name, override, message):
+    with pytest.raises(RecipeError, match=message):
         load_recipe(name, [override])

@@ -7,12 +7,12 @@ from training.networks.layers.shapes import ImageShape
 from training.networks.noise.dcgan import DCGANDiscriminator
 
 
-def test_standard_deviation_is_that_of_the_group_and_0_for_a_collapsed_batch():
+def test_standard_deviation_of_groups():
     layer = MinibatchStandardDeviation(group=4)
     images = torch.randn(8, 3, 5, 5)
     joined = layer(images)
     assert joined.shape == (8, 4, 5, 5)
-    # Row i shares its group with the rows at the same place of each quarter.
+    # The group of row i contains the rows with the same index in each quarter.
     group = images.reshape(4, 2, 3, 5, 5)[:, 1]
     expected = group.std(0, correction=0).mean()
     torch.testing.assert_close(joined[1, 3], expected.expand(5, 5), rtol=1e-4, atol=1e-4)
@@ -20,11 +20,11 @@ def test_standard_deviation_is_that_of_the_group_and_0_for_a_collapsed_batch():
     assert collapsed[:, 3].max() < 1e-3
 
 
-def test_a_batch_that_is_no_multiple_is_one_group():
+def test_indivisible_batch_is_one_group():
     assert MinibatchStandardDeviation(group=4)(torch.randn(6, 3, 5, 5)).shape == (6, 4, 5, 5)
 
 
-def test_discrimination_says_how_many_rows_are_alike():
+def test_discrimination_counts_similar_rows():
     torch.manual_seed(0)
     layer = MinibatchDiscrimination(10, kernels=4, kernel_dim=3)
     different = layer(torch.randn(6, 10) * 10)[:, 10:]
@@ -33,7 +33,7 @@ def test_discrimination_says_how_many_rows_are_alike():
     assert different.mean() < 1
 
 
-def test_a_discriminator_that_sees_the_batch_scores_a_collapsed_one_otherwise():
+def test_minibatch_layers_make_logits_depend_on_the_batch():
     shape = ImageShape(1, 28, 28)
     images = torch.randn(8, 1, 28, 28)
     for kind, sees in {"none": False, "standard_deviation": True, "discrimination": True}.items():
@@ -45,36 +45,36 @@ def test_a_discriminator_that_sees_the_batch_scores_a_collapsed_one_otherwise():
 
 
 @pytest.mark.parametrize("kind", ["none", "standard_deviation", "discrimination"])
-def test_only_a_discriminator_that_sees_the_batch_finds_out_a_collapsed_generator(kind):
-    """Each generated picture is as good as a real one, but all of a batch are the same."""
+def test_only_minibatch_layers_detect_a_collapsed_generator(kind):
+    """Generated images have the distribution of real ones but are identical within a batch."""
     torch.manual_seed(0)
     network = DCGANDiscriminator(ImageShape(1, 16, 16), 8, "none", minibatch=kind)
     optimizer, loss = torch.optim.Adam(network.parameters(), lr=0.002), adversarial_loss("hinge")
-    told = []
+    separations = []
     for _ in range(150):
-        real, picture = torch.randn(16, 1, 16, 16), torch.randn(1, 1, 16, 16)
-        logits = network(real), network(picture.expand(16, -1, -1, -1))
-        told.append(separation(*logits).item())
+        real, image = torch.randn(16, 1, 16, 16), torch.randn(1, 1, 16, 16)
+        logits = network(real), network(image.expand(16, -1, -1, -1))
+        separations.append(separation(*logits).item())
         optimizer.zero_grad()
         loss.discriminator(*logits).backward()
         optimizer.step()
-    tells = sum(told[-75:]) / 75
-    assert abs(tells - 0.5) < 0.15 if kind == "none" else tells > 0.9
+    mean_separation = sum(separations[-75:]) / 75
+    assert abs(mean_separation - 0.5) < 0.15 if kind == "none" else mean_separation > 0.9
 
 
-def test_spectral_normalisation_bounds_how_steep_the_discriminator_can_be():
+def test_spectral_normalization_bounds_gradients():
     shape = ImageShape(1, 28, 28)
-    steepness = {}
+    gradient_norms = {}
     for kind in ("none", "spectral"):
         torch.manual_seed(0)
         network = DCGANDiscriminator(shape, 8, kind)
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.mul_(50)
-        for _ in range(20):  # Power iterations happen as it trains.
+        for _ in range(20):  # Power iterations run in training mode.
             network(torch.randn(4, 1, 28, 28))
         images = torch.randn(8, 1, 28, 28, requires_grad=True)
         (gradient,) = torch.autograd.grad(network(images).sum(), images)
-        steepness[kind] = gradient.flatten(1).norm(dim=1).max().item()
-    # Each layer's reshaped weight has norm 1; a 4×4 kernel of stride 2 covers a place four times.
-    assert steepness["spectral"] < 10 < steepness["none"]
+        gradient_norms[kind] = gradient.flatten(1).norm(dim=1).max().item()
+    # Each reshaped weight has norm 1, and a 4×4 kernel of stride 2 covers each pixel four times.
+    assert gradient_norms["spectral"] < 10 < gradient_norms["none"]

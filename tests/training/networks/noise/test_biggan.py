@@ -24,7 +24,7 @@ def discriminator(size=32, classes=5, attention=16):
 
 @pytest.mark.parametrize("size", [32, 64, 128, 256])
 @pytest.mark.parametrize("classes", [0, 5])
-def test_pictures_and_logits_have_their_shapes_at_every_resolution(size, classes):
+def test_shapes_of_images_and_logits(size, classes):
     labels = torch.arange(2) if classes else None
     network = generator(size, classes)
     z = torch.randn(2, network.chunk * (len(network.blocks) + 1))
@@ -34,28 +34,28 @@ def test_pictures_and_logits_have_their_shapes_at_every_resolution(size, classes
     assert discriminator(size, classes)(images, labels).shape == (2,)
 
 
-def test_what_does_not_fit_is_refused():
+def test_rejects_unsupported_sizes():
     with pytest.raises(ValueError, match="needs a side of 32, 64, 128, 256; got 28"):
         BigGANGeneratorOptions(network="biggan").build(ImageShape(3, 28, 28))
     with pytest.raises(ValueError, match="splits z into 4 chunks; z_dim 10"):
         BigGANGeneratorOptions(network="biggan", z_dim=10).build(ImageShape(3, 32, 32))
 
 
-def test_the_players_of_the_paper_have_their_numbers_of_weights():
+def test_published_networks_have_published_number_of_weights():
     with torch.device("meta"):
-        judge = BigGANDiscriminatorOptions(network="biggan", width=96).build(
+        D = BigGANDiscriminatorOptions(network="biggan", width=96).build(
             ImageShape(3, 128, 128), classes=1000
         )
         paper = BigGANGeneratorOptions(network="biggan", width=96, z_dim=120).build(
             ImageShape(3, 128, 128), classes=1000
         )
-    # 70.4 M and 88.0 M, as the paper has them for 96 channels and 1000 classes.
+    # The paper: 70.4 M and 88.0 M for 96 channels and 1000 classes.
     weights = sum(p.numel() for p in paper.parameters())
     assert weights == pytest.approx(70.43e6, rel=0.01)
-    assert sum(p.numel() for p in judge.parameters()) == pytest.approx(88.0e6, abs=0.05e6)
+    assert sum(p.numel() for p in D.parameters()) == pytest.approx(88.0e6, abs=0.05e6)
 
 
-def test_every_chunk_of_the_latent_and_the_class_change_the_picture():
+def test_images_depend_on_every_chunk_and_the_class():
     torch.manual_seed(0)
     network = generator().eval()
     z, label = torch.randn(1, 16), torch.tensor([0])
@@ -65,46 +65,46 @@ def test_every_chunk_of_the_latent_and_the_class_change_the_picture():
         other[:, 4 * chunk : 4 * chunk + 4] = torch.randn(4)
         assert not torch.allclose(network(other, label), before)
     assert not torch.allclose(network(z, torch.tensor([1])), before)
-    judge = discriminator().eval()
+    D = discriminator().eval()
     images = torch.randn(1, 3, 32, 32).expand(5, -1, -1, -1)
-    assert len(torch.unique(judge(images, torch.arange(5)))) == 5
+    assert len(torch.unique(D(images, torch.arange(5)))) == 5
 
 
-def test_conditional_normalisation_is_the_same_scale_and_shift_when_served():
+def test_conditional_batch_norm_uses_running_statistics_in_eval():
     torch.manual_seed(0)
     layer = ConditionalBatchNorm2d(6, 3)
     for _ in range(200):
         layer(torch.randn(64, 6, 4, 4) * 3 + 1, torch.randn(64, 3))
     x, condition = torch.randn(4, 6, 4, 4) * 3 + 1, torch.randn(4, 3)
     layer.eval()
-    normalised = (x - layer.norm.running_mean[:, None, None]) / (
+    normalized = (x - layer.norm.running_mean[:, None, None]) / (
         layer.norm.running_var[:, None, None] + layer.norm.eps
     ).sqrt()
     gain = (1 + layer.gain(condition))[:, :, None, None]
-    expected = normalised * gain + layer.bias(condition)[:, :, None, None]
+    expected = normalized * gain + layer.bias(condition)[:, :, None, None]
     torch.testing.assert_close(layer(x, condition), expected, rtol=1e-4, atol=1e-5)
     rows = torch.cat([layer(x[i : i + 1], condition[i : i + 1]) for i in range(4)])
     torch.testing.assert_close(layer(x, condition), rows)
 
 
-def test_attention_begins_as_nothing_and_reaches_across_the_picture():
+def test_attention_starts_as_identity_and_is_global():
     torch.manual_seed(0)
     layer = SelfAttention(16).eval()
     x = torch.randn(1, 16, 8, 8)
     torch.testing.assert_close(layer(x), x)
     torch.nn.init.ones_(layer.strength)
-    touched = x.clone()
-    touched[..., 0, 0] += 5
-    assert (layer(touched) - layer(x))[..., 7, 7].abs().max() > 1e-6
+    changed = x.clone()
+    changed[..., 0, 0] += 5
+    assert (layer(changed) - layer(x))[..., 7, 7].abs().max() > 1e-6
 
 
-def test_attention_is_where_it_was_asked_for():
+def test_attention_at_selected_resolution():
     for attention, count in {16: 1, 8: 1, 1024: 0}.items():
         for network in (generator(attention=attention), discriminator(attention=attention)):
             assert sum(isinstance(m, SelfAttention) for m in network.modules()) == count
 
 
-def test_both_players_weights_are_spectrally_normalised_and_begin_orthogonal():
+def test_weights_are_spectrally_normalized():
     for network in (generator(), discriminator()):
         weights = [m for m in network.modules() if is_parametrized(m)]
         assert len(weights) > 8
@@ -117,11 +117,11 @@ def test_both_players_weights_are_spectrally_normalised_and_begin_orthogonal():
 
 
 @pytest.mark.parametrize("classes", [0, 5])
-def test_the_generator_exports_without_a_trace_of_its_normalisations(tmp_path, classes):
+def test_exports_without_parametrizations(tmp_path, classes):
     torch.manual_seed(0)
     network = generator(classes=classes)
     labels = torch.arange(8) % classes if classes else None
-    for _ in range(3):  # Statistics and power iterations that are not those of a fresh network.
+    for _ in range(3):  # Update running statistics and power iterations.
         network(torch.randn(8, 16), labels)
     graph = export_generator(network.eval(), 16, tmp_path, classes)["generator"]
     assert set(graph.inputs) == {"z", "truncation", *(["class_weights"] if classes else [])}

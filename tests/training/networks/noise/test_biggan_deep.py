@@ -30,7 +30,7 @@ def discriminator(size=32, classes=5, **options):
 
 @pytest.mark.parametrize("size", [32, 64, 128, 256])
 @pytest.mark.parametrize("classes", [0, 5])
-def test_pictures_and_logits_have_their_shapes_at_every_resolution(size, classes):
+def test_shapes_of_images_and_logits(size, classes):
     with torch.device("meta"):
         labels = torch.zeros(2, dtype=torch.int64) if classes else None
         images = generator(size, classes)(torch.randn(2, 10), labels)
@@ -42,25 +42,25 @@ def test_pictures_and_logits_have_their_shapes_at_every_resolution(size, classes
     ("size", "generator_weights", "discriminator_weights"),
     [(128, 50.4e6, 34.6e6), (256, 55.9e6, None)],
 )
-def test_the_players_of_the_paper_have_their_numbers_of_weights(
+def test_published_networks_have_published_number_of_weights(
     size, generator_weights, discriminator_weights
 ):
     with torch.device("meta"):
         paper = {"width": 128, "attention": 64}
-        made = generator(size, 1000, **paper, z_dim=128, class_width=128)
-        judge = discriminator(size, 1000, **paper)
-    # The published generators end in as many channels as they have before, of which three are used.
+        G = generator(size, 1000, **paper, z_dim=128, class_width=128)
+        D = discriminator(size, 1000, **paper)
+    # The last layer of the published generators has `width` channels, of which three are used.
     unused = 9 * 128 * (128 - 3) + (128 - 3)
-    weights = sum(p.numel() for p in made.parameters()) + unused
+    weights = sum(p.numel() for p in G.parameters()) + unused
     assert weights == pytest.approx(generator_weights, abs=0.05e6)
     if discriminator_weights:
-        weights = sum(p.numel() for p in judge.parameters())
+        weights = sum(p.numel() for p in D.parameters())
         assert weights == pytest.approx(discriminator_weights, abs=0.05e6)
 
 
-def test_there_are_two_blocks_at_each_resolution_with_a_quarter_of_the_channels_inside():
+def test_two_bottleneck_blocks_per_resolution():
     blocks = [m for m in generator(64).modules() if isinstance(m, BottleneckUp)]
-    # In 8s: 16, 16, 8, 4, 2 from 4×4 to 64×64.
+    # Channels in units of 8: 16, 16, 8, 4, 2 from 4×4 to 64×64.
     assert [b.doubles for b in blocks].count(True) == len(blocks) / 2 == 4
     assert sorted((b.grow.in_channels, b.fan_out) for b in blocks if b.doubles) == [
         (8, 16),
@@ -74,21 +74,21 @@ def test_there_are_two_blocks_at_each_resolution_with_a_quarter_of_the_channels_
 
 
 def without_branch(block):
-    """The block with nothing but its skip."""
+    """Zero the block's branch so that only its skip connection remains."""
     remove_parametrizations(block.widen, "weight")
     torch.nn.init.zeros_(block.widen.weight)
     torch.nn.init.zeros_(block.widen.bias)
     return block.eval()
 
 
-def test_the_generators_skip_drops_the_last_channels_and_keeps_the_others_as_they_are():
+def test_generator_skip_drops_last_channels():
     torch.manual_seed(0)
     block = without_branch(BottleneckUp(8, 4, 3, doubles=True))
     x, condition = torch.randn(2, 8, 4, 4), torch.randn(2, 3)
     torch.testing.assert_close(block(x, condition), F.interpolate(x[:, :4], scale_factor=2))
 
 
-def test_the_discriminators_skip_keeps_its_channels_as_they_are_and_adds_others():
+def test_discriminator_skip_adds_channels():
     torch.manual_seed(0)
     block, x = without_branch(BottleneckDown(4, 8, halves=True)), torch.randn(2, 4, 8, 8)
     out, pooled = block(x), F.avg_pool2d(x, 2)
@@ -96,7 +96,7 @@ def test_the_discriminators_skip_keeps_its_channels_as_they_are_and_adds_others(
     torch.testing.assert_close(out[:, 4:], block.more(pooled))
 
 
-def test_every_value_of_the_latent_and_the_class_reach_every_block():
+def test_every_block_depends_on_latent_and_class():
     torch.manual_seed(0)
     network = generator().eval()
     z, label = torch.randn(1, 10), torch.tensor([0])
@@ -111,38 +111,39 @@ def test_every_value_of_the_latent_and_the_class_reach_every_block():
             assert norm.gain.in_features == 10 + 6
 
 
-def test_a_gradient_flows_to_every_weight_of_both_players():
+def test_every_weight_has_a_gradient():
     torch.manual_seed(0)
-    made, judge = generator(), discriminator()
-    for network in (made, judge):
+    G, D = generator(), discriminator()
+    for network in (G, D):
         for module in network.modules():
             if isinstance(module, SelfAttention):
-                # Begins as nothing, and lets nothing through to what is behind it.
+                # An initial strength of 0 blocks gradients to the layers of the attention.
                 torch.nn.init.ones_(module.strength)
     labels = torch.arange(20) % 5
-    judge(made(torch.randn(20, 10), labels), labels).sum().backward()
-    for network in (made, judge):
+    D(G(torch.randn(20, 10), labels), labels).sum().backward()
+    for network in (G, D):
         for name, weight in network.named_parameters():
             assert weight.grad is not None, name
             assert weight.grad.isfinite().all(), name
             assert weight.grad.abs().max() > 0, name
 
 
-def test_every_weight_of_both_players_is_spectrally_normalised():
+def test_every_weight_is_spectrally_normalized():
     for network in (generator(), discriminator()):
         for name, module in network.named_modules():
             if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
                 assert is_parametrized(module, "weight"), name
 
 
-def test_attention_is_where_it_was_asked_for():
+def test_attention_at_selected_resolution():
     for attention, count in {16: 1, 8: 1, 1024: 0}.items():
         for network in (generator(attention=attention), discriminator(attention=attention)):
             assert sum(isinstance(m, SelfAttention) for m in network.modules()) == count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [0, 5])
-def test_the_generator_exports(tmp_path, classes):
+def test_generator_exports(tmp_path, classes):
     torch.manual_seed(0)
     network = generator(classes=classes)
     for _ in range(3):
@@ -151,7 +152,7 @@ def test_the_generator_exports(tmp_path, classes):
     assert set(graph.inputs) == {"z", "truncation", *(["class_weights"] if classes else [])}
 
 
-def test_its_statistics_can_stand():
+def test_standing_statistics():
     fitted = with_standing_statistics(generator(), 10, 5, seeds.draw, batches=1)
     z, labels = torch.randn(4, 10), torch.arange(4)
     with torch.no_grad():
@@ -160,8 +161,9 @@ def test_its_statistics_can_stand():
     assert images.shape == (4, 3, 32, 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deep", [False, True])
-def test_a_recipe_trains_either_depth_and_exports_it(tmp_path, digits, deep):
+def test_trains_and_exports_both_depths(tmp_path, digits, deep):
     players = [
         f"{player}={{network: biggan, deep: {str(deep).lower()}, width: 4, attention: 16}}"
         for player in ("generator", "discriminator")

@@ -9,19 +9,19 @@ from training.networks.noise.dcgan import DCGANDiscriminator, DCGANGenerator, do
 @pytest.mark.parametrize(
     ("size", "expected"), [(28, (7, 2)), (32, (4, 3)), (64, (4, 4)), (96, (6, 4))]
 )
-def test_a_side_is_a_base_and_doublings(size, expected):
+def test_splits_side_into_base_and_doublings(size, expected):
     assert doublings(size) == expected
 
 
 @pytest.mark.parametrize("size", [7, 6, 2, 4])
-def test_a_side_that_cannot_be_doubled_to_is_refused(size):
+def test_rejects_sides_that_are_not_doublings(size):
     with pytest.raises(ValueError, match=str(size)):
         doublings(size)
 
 
 @pytest.mark.parametrize("size", [16, 28, 64])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_pictures_have_the_shape_and_range_and_logits_one_value_each(size, channels):
+def test_shapes_of_images_and_logits(size, channels):
     shape = ImageShape(channels, size, size)
     images = DCGANGenerator(10, shape, width=8)(torch.randn(3, 10))
     assert images.shape == (3, channels, size, size)
@@ -29,7 +29,7 @@ def test_pictures_have_the_shape_and_range_and_logits_one_value_each(size, chann
     assert DCGANDiscriminator(shape, width=8)(images).shape == (3,)
 
 
-def test_the_networks_follow_the_papers_rules():
+def test_follows_guidelines_of_the_paper():
     shape = ImageShape(3, 64, 64)
     generator, discriminator = DCGANGenerator(100, shape, 64), DCGANDiscriminator(shape, 64)
     for player in (generator, discriminator):
@@ -48,7 +48,7 @@ def test_the_networks_follow_the_papers_rules():
     assert weights.std().item() == pytest.approx(0.02, rel=0.01)
 
 
-def test_the_64_pixel_generator_has_the_published_number_of_weights():
+def test_64_pixel_generator_has_published_number_of_weights():
     generator = DCGANGenerator(100, ImageShape(3, 64, 64), 64)
-    # 3,576,704 of the PyTorch example, and the 3 biases of our last layer.
+    # The PyTorch example has 3,576,704; our last layer has 3 biases more.
     assert sum(p.numel() for p in generator.parameters()) == 3_576_707

@@ -7,14 +7,14 @@ from training.networks.noise.mlp import Maxout, MLPDiscriminator, MLPGenerator
 SHAPE = ImageShape(1, 28, 28)
 
 
-def test_pictures_have_the_shape_and_range():
+def test_shape_and_range_of_images():
     images = MLPGenerator(10, SHAPE, (32, 16))(torch.randn(5, 10))
     assert images.shape == (5, 1, 28, 28)
     assert images.abs().max() <= 1
 
 
 @pytest.mark.parametrize("pieces", [1, 5])
-def test_logits_are_one_a_picture_and_those_of_its_row(pieces):
+def test_one_independent_logit_per_image(pieces):
     discriminator = MLPDiscriminator(SHAPE, (32, 16), pieces, dropout=0.5).eval()
     images = torch.randn(5, 1, 28, 28)
     logits = discriminator(images)
@@ -22,7 +22,7 @@ def test_logits_are_one_a_picture_and_those_of_its_row(pieces):
     torch.testing.assert_close(discriminator(images[2:3]), logits[2:3])
 
 
-def test_maxout_is_the_largest_of_its_affine_maps():
+def test_maxout_is_maximum_of_affine_maps():
     layer = Maxout(4, 3, pieces=2)
     x = torch.randn(6, 4)
     weight, bias = layer.linear.weight.reshape(3, 2, 4), layer.linear.bias.reshape(3, 2)

@@ -25,7 +25,7 @@ def discriminator(size=16, channels=3, classes=0):
 
 @pytest.mark.parametrize("size", [8, 16, 64])
 @pytest.mark.parametrize("classes", [0, 5])
-def test_pictures_and_logits_have_their_shapes(size, classes):
+def test_shapes_of_images_and_logits(size, classes):
     labels = torch.arange(3) if classes else None
     images = generator(size, classes=classes)(torch.randn(3, 10), labels)
     assert images.shape == (3, 3, size, size)
@@ -33,18 +33,18 @@ def test_pictures_and_logits_have_their_shapes(size, classes):
 
 
 @pytest.mark.parametrize("size", [4, 28, 48])
-def test_a_side_that_is_no_doubling_of_4_is_refused(size):
+def test_rejects_sides_that_are_not_doublings_of_4(size):
     with pytest.raises(ValueError, match=str(size)):
         resolutions(size)
 
 
-def test_there_is_no_normalisation_anywhere():
+def test_has_no_normalization():
     for network in (generator(), discriminator()):
         names = {type(module).__name__ for module in network.modules()}
         assert not {name for name in names if "Norm" in name}
 
 
-def test_a_block_begins_as_its_skip_and_learns():
+def test_block_starts_as_identity_and_learns():
     block = ResidualBlock(8, 4, blocks=10)
     x = torch.randn(2, 8, 6, 6)
     torch.testing.assert_close(block(x), x)
@@ -52,12 +52,12 @@ def test_a_block_begins_as_its_skip_and_learns():
     assert block.reduce.weight.grad.abs().sum() > 0
 
 
-def test_channels_double_as_resolutions_halve_up_to_the_most():
+def test_channels_double_up_to_the_limit():
     options = R3GANGeneratorOptions(network="r3gan", width=32, most=100)
     assert options.widths(ImageShape(3, 32, 32)) == [100, 100, 64, 32]
 
 
-def test_the_class_is_heard_by_both_players():
+def test_both_networks_depend_on_the_class():
     z = torch.randn(1, 10).expand(5, -1)
     images = generator(classes=5)(z, torch.arange(5))
     assert len(torch.unique(images.flatten(1), dim=0)) == 5
@@ -66,10 +66,10 @@ def test_the_class_is_heard_by_both_players():
 
 
 @pytest.mark.parametrize("classes", [0, 5])
-def test_the_generator_exports(tmp_path, classes):
+def test_generator_exports(tmp_path, classes):
     torch.manual_seed(0)
     network = generator(classes=classes)
-    for parameter in network.parameters():  # Past the first step, branches are not nothing.
+    for parameter in network.parameters():  # Initially, the residual branches are 0.
         nn.init.normal_(parameter, 0, 0.2)
     graph = export_generator(network.eval(), 10, tmp_path, classes)["generator"]
     assert set(graph.inputs) == ({"z", "class_weights"} if classes else {"z"})

@@ -30,7 +30,7 @@ def discriminator(size=16, channels=3, classes=0):
 
 @pytest.mark.parametrize("size", [16, 32, 64, 128, 256, 512, 1024])
 @pytest.mark.parametrize("classes", [0, 5])
-def test_pictures_and_logits_have_their_shapes_at_every_resolution(size, classes):
+def test_shapes_of_images_and_logits(size, classes):
     with torch.device("meta"):
         labels = torch.arange(4) if classes else None
         images = generator(size, classes=classes)(torch.randn(4, 10), labels)
@@ -38,7 +38,7 @@ def test_pictures_and_logits_have_their_shapes_at_every_resolution(size, classes
         assert discriminator(size, classes=classes)(images, labels).shape == (4,)
 
 
-def test_the_largest_has_the_papers_number_of_styles_and_of_weights():
+def test_published_generator_has_published_size():
     with torch.device("meta"):
         largest = StyleGANGeneratorOptions(network="stylegan", width=16).build(
             ImageShape(3, 1024, 1024)
@@ -49,7 +49,7 @@ def test_the_largest_has_the_papers_number_of_styles_and_of_weights():
     assert sum(p.numel() for p in largest.parameters()) == pytest.approx(26.2e6, rel=0.01)
 
 
-def test_feature_maps_get_the_mean_and_deviation_that_the_style_asks_for():
+def test_adain_sets_mean_and_deviation():
     torch.manual_seed(0)
     adapt = AdaptiveInstanceNorm(6, 12)
     x, w = torch.randn(4, 6, 16, 16) * 7 + 3, torch.randn(4, 12)
@@ -60,7 +60,7 @@ def test_feature_maps_get_the_mean_and_deviation_that_the_style_asks_for():
     torch.testing.assert_close(deviation, (1 + scale).abs(), rtol=1e-3, atol=1e-4)
 
 
-def test_doubling_and_halving_with_a_convolution_are_one_after_the_other_but_for_the_border():
+def test_fused_resampling_equals_separate_steps_inside_border():
     torch.manual_seed(0)
     x = torch.randn(2, 5, 16, 16)
     double = DoublingConv2d(5, 7)
@@ -76,7 +76,7 @@ def test_doubling_and_halving_with_a_convolution_are_one_after_the_other_but_for
     torch.testing.assert_close(halve(x)[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2])
 
 
-def test_noise_is_drawn_in_training_and_constant_when_serving():
+def test_noise_is_random_in_training_and_constant_in_eval():
     torch.manual_seed(0)
     layer = Epilogue(4, 8, 12)
     nn.init.ones_(layer.noise_strength)
@@ -86,26 +86,26 @@ def test_noise_is_drawn_in_training_and_constant_when_serving():
     assert torch.equal(served, layer(x, w))
 
 
-def test_a_style_changes_the_picture_and_a_later_one_no_earlier_layer():
+def test_style_affects_only_its_layer_and_later_ones():
     torch.manual_seed(0)
     network = generator(16).eval()
-    seen = {}
+    outputs = {}
     for name, module in network.synthesis.named_modules():
         if isinstance(module, Epilogue):
-            module.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out}))
+            module.register_forward_hook(lambda _, __, out, name=name: outputs.update({name: out}))
     w = torch.randn(1, network.layers, 12)
-    image, before = network.synthesis(w), dict(seen)
+    image, before = network.synthesis(w), dict(outputs)
     assert len(before) == network.layers
     for layer in range(network.layers):
         other = w.clone()
         other[:, layer] = torch.randn(12)
         assert (network.synthesis(other) - image).abs().mean() > 1e-4
-        same = [torch.equal(seen[name], before[name]) for name in before]
+        same = [torch.equal(outputs[name], before[name]) for name in before]
         assert same == [i < layer for i in range(network.layers)]
 
 
 @pytest.mark.parametrize("classes", [0, 5])
-def test_the_generator_exports_with_rows_that_are_independent(tmp_path, classes):
+def test_exports_mapping_and_synthesis(tmp_path, classes):
     torch.manual_seed(0)
     graphs = export_generator(generator(classes=classes).eval(), 10, tmp_path, classes)
     expected = {"z", "truncation"} | ({"class_weights"} if classes else set())

@@ -28,7 +28,7 @@ def discriminator(size=16, channels=3, classes=0):
 
 @pytest.mark.parametrize("size", [16, 64])
 @pytest.mark.parametrize("classes", [0, 5])
-def test_pictures_and_logits_have_their_shapes(size, classes):
+def test_shapes_of_images_and_logits(size, classes):
     labels = torch.arange(4) if classes else None
     images = generator(size, classes=classes)(torch.randn(4, 10), labels)
     assert images.shape == (4, 3, size, size)
@@ -36,30 +36,30 @@ def test_pictures_and_logits_have_their_shapes(size, classes):
 
 
 @pytest.mark.parametrize("size", [8, 28, 2048])
-def test_a_side_that_is_no_power_of_two_from_16_to_1024_is_refused(size):
+def test_rejects_sides_that_are_not_powers_of_2(size):
     with pytest.raises(ValueError, match=str(size)):
         generator(size)
 
 
-def test_the_largest_has_the_published_number_of_styles():
+def test_published_generator_has_published_size():
     with torch.device("meta"):
         largest = StyleGAN2GeneratorOptions(network="stylegan2", width=32).build(
             ImageShape(3, 1024, 1024)
         )
     assert largest.layers == 18
     assert largest.synthesis.layer_resolutions[:5] == [4, 8, 8, 16, 16]
-    # 30.37 M of NVIDIA's network: mapping of 8 layers of 512, and synthesis.
+    # NVIDIA's network has 30.37 M, including a mapping network of 8 layers of 512.
     weights = sum(p.numel() for p in largest.parameters())
     assert weights == pytest.approx(30.37e6, rel=0.002)
 
 
 @pytest.mark.parametrize("doubles", [False, True])
 @pytest.mark.parametrize("demodulate", [False, True])
-def test_scaling_input_and_output_equals_the_papers_fused_form(doubles, demodulate):
+def test_modulated_convolution_equals_grouped_form(doubles, demodulate):
     torch.manual_seed(0)
     layer = ModulatedConv2d(5, 7, 3, 12, demodulate=demodulate, doubles=doubles)
     x, w = torch.randn(4, 5, 8, 8), torch.randn(4, 12)
-    # Equations 1 and 3: a weight for each row, run as groups.
+    # Equations 1 and 3: each row has its own weights, computed as a grouped convolution.
     weight = layer.weight * layer.scale * layer.style(w)[:, None, :, None, None]
     if demodulate:
         weight = weight * torch.rsqrt(weight.square().sum((2, 3, 4), keepdim=True) + 1e-8)
@@ -74,7 +74,7 @@ def test_scaling_input_and_output_equals_the_papers_fused_form(doubles, demodula
     torch.testing.assert_close(layer(x, w), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_demodulation_gives_outputs_of_unit_variance_whatever_the_style():
+def test_demodulation_gives_unit_variance():
     torch.manual_seed(0)
     layer = ModulatedConv2d(64, 32, 3, 12)
     x = torch.randn(8, 64, 32, 32)
@@ -83,7 +83,7 @@ def test_demodulation_gives_outputs_of_unit_variance_whatever_the_style():
         assert 0.8 < deviation.mean() < 1.2
 
 
-def test_noise_is_drawn_in_training_and_constant_when_serving():
+def test_noise_is_random_in_training_and_constant_in_eval():
     layer = StyledLayer(4, 4, 8, 12)
     torch.nn.init.ones_(layer.noise_strength)
     x, w = torch.zeros(2, 4, 8, 8), torch.randn(2, 12)
@@ -93,22 +93,22 @@ def test_noise_is_drawn_in_training_and_constant_when_serving():
     torch.testing.assert_close(served[0], served[1])
 
 
-def test_each_style_changes_the_picture_and_coarse_ones_change_more_of_it():
+def test_each_style_changes_the_image():
     torch.manual_seed(0)
     synthesis = generator(32).synthesis.eval()
     layers = len(synthesis.layer_resolutions)
     w = torch.randn(1, layers, 12)
     before = synthesis(w)
-    touched = []
+    changes = []
     for layer in range(layers):
         other = w.clone()
         other[:, layer] = torch.randn(12)
-        touched.append((synthesis(other) - before).abs().mean().item())
-    assert all(change > 1e-4 for change in touched)
+        changes.append((synthesis(other) - before).abs().mean().item())
+    assert all(change > 1e-4 for change in changes)
 
 
 @pytest.mark.parametrize("classes", [0, 5])
-def test_the_generator_exports_with_rows_that_are_independent(tmp_path, classes):
+def test_exports_mapping_and_synthesis(tmp_path, classes):
     torch.manual_seed(0)
     network = generator(classes=classes).eval()
     graphs = export_generator(network, 10, tmp_path, classes)
@@ -117,7 +117,7 @@ def test_the_generator_exports_with_rows_that_are_independent(tmp_path, classes)
     assert graphs["synthesis"].inputs == ("w",)
 
 
-def test_the_class_is_heard_by_both_players():
+def test_both_networks_depend_on_the_class():
     network = generator(classes=5).eval()
     images = network(torch.randn(1, 10).expand(5, -1), torch.arange(5))
     assert len(torch.unique(images.flatten(1), dim=0)) == 5
