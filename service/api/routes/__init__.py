@@ -1,1 +1,1 @@
-"""TODO-ROOM service/api/routes."""
+"""HTTP routes: module-level handlers, one module per resource."""
