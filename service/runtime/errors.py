@@ -1,4 +1,4 @@
-"""The base of the errors that are for the user to read."""
+"""The base class of errors that are shown to the user."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import ClassVar
 
 
 class UserError(Exception):
-    """Something is wrong that the user can mend. The message is one line that says what and how.
+    """An error that the user can fix. The message is one line: what is wrong and what to do.
 
-    The `ganymede` command prints it and exits with `exit_code`: 2 for input that cannot be used,
-    1 for work that was tried and failed.
+    The `ganymede` command prints it and exits with `exit_code`: 2 for invalid input, 1 for work
+    that failed.
     """
 
     exit_code: ClassVar[int] = 2
-    # What the command puts before the message.
+    # Printed before the message.
     label: ClassVar[str] = "Error: "

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and where the ones that can be made again are kept."""
+"""Atomic file replacement, and the location of caches."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from service.runtime.errors import UserError
 
 
 class CannotWrite(UserError):
-    """A file cannot be written where it was wanted: the disk is full, or nobody may write there."""
+    """A file cannot be written, for example because the disk is full or access is denied."""
 
     exit_code: ClassVar[int] = 1
 
     def __init__(self, path: Path, error: OSError) -> None:
-        # Pillow's errors have no number, and then no words of the system's.
+        # Errors that Pillow raises have no errno, and therefore no strerror.
         super().__init__(f"{path} cannot be written: {error.strerror or error}")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; what is written there becomes `path` at the end.
+    """Yield a temporary path in the same folder, and rename it to `path` when the block ends.
 
-    When the block raises, or the process dies in it, `path` stays as it was. Raises CannotWrite for
-    an OSError of the block's too.
+    `path` is unchanged if the block raises or the process dies. Raises CannotWrite for any OSError,
+    including those raised in the block.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -43,9 +43,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def cache_folder(kind: str) -> Path:
-    """Return where what can be made again is kept, a folder for each kind of it.
+    """Return the cache folder for files of one kind, which can be recreated at any time.
 
-    ``$GANYMEDE_CACHE``, else ``ganymede`` in the user's cache.
+    It is inside ``$GANYMEDE_CACHE``, by default ``ganymede`` in the user's cache folder.
     """
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("GANYMEDE_CACHE") or Path(home) / "ganymede") / kind

@@ -122,10 +122,10 @@ def image_to_image_plan(
         row = 0
         for i, indices in by_image:
             pixels = outputs["pixels"][row : row + len(indices)]
-            translations[i].lay(canvases[i], indices, pixels)
+            translations[i].add_outputs(canvases[i], indices, pixels)
             row += len(indices)
     return [
-        translation.finished(canvas.picture())
+        translation.with_alpha(canvas.image())
         for translation, canvas in zip(translations, canvases, strict=True)
     ]
 

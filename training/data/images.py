@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from pydantic import Field, PositiveInt
 
 from service.runtime.files import cache_folder
@@ -29,7 +29,7 @@ from training.recipe.options import Options
 CROP_MARGIN = 1.12
 _CHUNK_BYTES = 2**26
 # Version of the cache layout; part of the fingerprint.
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 
 
 class DataOptions(Options):
@@ -164,14 +164,10 @@ def center_crops(data: ImageData, side: int) -> ImageData:
 
 
 def fit(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:
-    """Center-crop and resize (Lanczos) to ``[size, size, channels] uint8``.
+    """Crop the center square and resize it (Lanczos): ``[size, size, channels] uint8``.
 
-    Transparent pixels are composited on white unless `channels` is 4.
+    With fewer than 4 channels, transparent pixels are composited on white.
     """
-    # Cameras store images in sensor orientation; EXIF contains the rotation.
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        image = _to_8_bits(image)
     if channels == 4:
         image = image.convert("RGBA")
     else:
@@ -185,14 +181,6 @@ def fit(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:
         box = (left, top, left + side, top + side)
         image = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
     return np.asarray(image).reshape(size, size, channels)
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale 16-bit values to 8 bits; Pillow's own conversion clips all values above 255."""
-    values = np.asarray(image).astype(np.float64)
-    if image.mode.startswith("I;16") or values.max(initial=0) > 255:
-        values = values / 257
-    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
 
 
 def _decode(

@@ -221,7 +221,7 @@ class _ImageToImageWork:
     @property
     def is_full(self) -> bool:
         """Whether the batch should run now: one large image, or several small ones."""
-        pixels = sum(item.translation.made_pixels for item in self._waiting)
+        pixels = sum(item.translation.output_pixels for item in self._waiting)
         limit = min(_BATCH_PIXELS, self._state.settings.queue_pixels // 8)
         return pixels >= limit or len(self._waiting) >= _BATCH_IMAGES
 
@@ -241,7 +241,7 @@ class _ImageToImageWork:
             self._state.upload_pixels.release(acquired)
         for item, task in zip(items, tasks, strict=True):
             self._records.append(item.record)
-            size = item.translation.resized
+            size = item.translation.original_size
             self._resized.append(f"{size[0]}x{size[1]}" if size else "")
             if self._output.container == "npy":
                 self._arrays.append(task.result())
@@ -250,7 +250,7 @@ class _ImageToImageWork:
 
     def _acquire(self, item: _Item) -> int:
         """Reserve memory for the input and output of an image; return its pixels."""
-        pixels = item.translation.made_pixels + item.translation.image[..., 0].size
+        pixels = item.translation.output_pixels + item.translation.image[..., 0].size
         try:
             self._state.upload_pixels.acquire(pixels)
         except UploadTooLarge as error:

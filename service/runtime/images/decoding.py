@@ -1,7 +1,8 @@
-"""Decode uploaded PNG, JPEG and WebP files.
+"""Decode image files to upright sRGB pixels with 8 bits per channel.
 
-The result is always upright, 8 bits per channel and sRGB. Invalid input of any kind raises
-`ImageDecodeError` and nothing else. The size in the header is checked before an image is decoded.
+The service restricts the formats and the size of uploads; training reads every format that Pillow
+supports. Invalid input of any kind raises `ImageDecodeError` and nothing else. The size in the
+header is checked before an image is decoded.
 """
 
 from __future__ import annotations
@@ -23,20 +24,22 @@ from service.runtime.errors import UserError
 
 Pixels = NDArray[np.uint8]
 
-# Pillow reads dozens of formats; each is a decoder that strangers could reach.
-_FORMATS = ("PNG", "JPEG", "WEBP")
+# The formats of uploads. Every further format of Pillow would expose one more decoder to untrusted
+# input.
+UPLOAD_FORMATS = ("PNG", "JPEG", "WEBP")
 _SIGNATURES = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff", "WebP": b"RIFF"}
-# Encoders write about ten scans. Each takes one pass over the whole picture but as little as
-# 16 bytes, so that a small file could keep a decoder busy for an hour.
-_MOST_SCANS = 200
-# A marker that a segment follows: in a scan's data, 0xFF is followed by 0 or a restart's number.
+# Encoders write about ten scans. A scan takes as little as 16 bytes, but the decoder processes the
+# whole image for each: a small file could keep it busy for an hour.
+_MAX_SCANS = 200
+# A JPEG marker that is followed by a segment. In scan data, 0xFF is followed by 0 or by the number
+# of a restart marker.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 _END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
 
-# Of each broken field of a file Pillow warns, in words that who sent it can choose.
+# Pillow's warnings about broken fields contain text from the file, which must not reach the log.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-# From the picture as it is stored to the picture as it is meant, by EXIF's orientation.
+# Converts stored pixels to upright pixels, by EXIF orientation.
 _UPRIGHT: dict[object, Callable[[Pixels], Pixels]] = {
     2: lambda stored: stored[:, ::-1],
     3: lambda stored: stored[::-1, ::-1],
@@ -46,23 +49,24 @@ _UPRIGHT: dict[object, Callable[[Pixels], Pixels]] = {
     7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
     8: lambda stored: stored[:, ::-1].swapaxes(0, 1),
 }
-_MODE_OF_PROFILE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+# Pillow's mode for the color space of an ICC profile.
+_PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
 
 class ImageErrorKind(StrEnum):
-    """What is wrong with an upload."""
+    """Why an image, a mask or a box cannot be used. The values are public problem types."""
 
-    NOT_A_PICTURE = "not-a-picture"
-    PICTURE_TOO_LARGE = "picture-too-large"
+    NOT_AN_IMAGE = "not-a-picture"
+    TOO_LARGE = "picture-too-large"
     ANIMATED = "animated"
-    MASK_NOT_A_PICTURE = "mask-not-a-picture"
+    MASK_NOT_AN_IMAGE = "mask-not-a-picture"
     MASK_TOO_LARGE = "mask-too-large"
     MASK_ANIMATED = "mask-animated"
     BOX_OUTSIDE = "box-outside"
 
 
 class ImageDecodeError(UserError):
-    """An upload cannot be used; `kind` says why in one word, the message in one line."""
+    """An image, a mask or a box cannot be used. The message is one line."""
 
     def __init__(self, kind: ImageErrorKind, message: str) -> None:
         super().__init__(message)
@@ -71,103 +75,119 @@ class ImageDecodeError(UserError):
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """A picture that somebody sent. The arrays are not to be written to.
+    """A decoded image. The arrays are read-only.
 
-    `pixels` ``[H, W, 3]`` are sRGB, and what the file holds where nothing shows. `alpha`
-    ``[H, W]`` is None where the file has no transparency, 255 where the picture is opaque.
+    `pixels` ``[H, W, 3] uint8`` are sRGB, not premultiplied with alpha. `alpha` ``[H, W] uint8`` is
+    255 for opaque pixels, or None if the file has no transparency.
     """
 
     pixels: Pixels
     alpha: Pixels | None
 
+    def to_pil(self) -> Image.Image:
+        """Return a Pillow image of mode RGBA, or RGB if the file has no transparency."""
+        if self.alpha is None:
+            return Image.fromarray(self.pixels)
+        return Image.fromarray(np.dstack([self.pixels, self.alpha]))
+
 
 def decode_image(
-    data: bytes, *, max_pixels: int, animated: Literal["refuse", "first"] = "refuse"
+    data: bytes,
+    *,
+    max_pixels: int | None,
+    animated: Literal["refuse", "first"] = "refuse",
+    formats: tuple[str, ...] | None = UPLOAD_FORMATS,
 ) -> DecodedImage:
-    """Read a PNG, JPEG or WebP file of at most `max_pixels` pixels, upright and in sRGB.
+    """Decode an image file of at most `max_pixels` pixels; None means no limit.
 
-    EXIF's orientation is applied and ICC profiles are converted, perceptually; where one or the
-    other is broken the picture is taken as it is. An animation is refused, or its first frame is
-    read. A JPEG that carries more pictures behind the first (as telephones write) is no animation.
-    Pillow's own limit, `PIL.Image.MAX_IMAGE_PIXELS` twice over, holds beside `max_pixels`.
+    `formats` are the accepted formats, in Pillow's names; None means every format that Pillow can
+    read, and is for trusted files only. `animated` says whether an animation is refused or its
+    first frame is decoded. A JPEG file with further images after the first, as phones write, is not
+    an animation.
 
-    Raises ImageDecodeError, and nothing else, of the kinds not-a-picture, picture-too-large and
-    animated.
+    The EXIF orientation is applied, and ICC profiles are converted with perceptual intent; invalid
+    EXIF data or profiles are ignored. Pillow's own limit of twice `PIL.Image.MAX_IMAGE_PIXELS`
+    applies as well.
+
+    Raises ImageDecodeError, and nothing else, with the kind NOT_AN_IMAGE, TOO_LARGE or ANIMATED.
     """
-    _refuse_before_opening(data, max_pixels)
+    _check_before_opening(data, max_pixels)
     try:
-        return _decoded(data, max_pixels, animated)
+        return _decode(data, max_pixels, animated, formats)
     except ImageDecodeError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError) as error:
         raise ImageDecodeError(
-            ImageErrorKind.PICTURE_TOO_LARGE, "The picture is too large to be decoded."
+            ImageErrorKind.TOO_LARGE, "The image is too large to be decoded."
         ) from error
-    except Exception as error:  # A decoder raises whatever broken bytes lead it to.
-        raise ImageDecodeError(ImageErrorKind.NOT_A_PICTURE, _why_not(data)) from error
+    except Exception as error:  # Broken files make decoders raise exceptions of any type.
+        raise ImageDecodeError(ImageErrorKind.NOT_AN_IMAGE, _failure(data, formats)) from error
 
 
 def decode_mask(data: bytes, *, max_pixels: int) -> Pixels:
-    """Read a mask ``[H, W]``: 255, to be filled, where the file is grey 128 or lighter, else 0.
+    """Decode a mask ``[H, W] uint8``: 255 (to be filled) where the luma is at least 128, else 0.
 
-    A file is read as `decode_image` does; colours count by their luma (ITU-R BT.601), and what is
-    transparent lies on black. Raises ImageDecodeError, and nothing else, of the kinds
-    mask-not-a-picture, mask-too-large and mask-animated.
+    The file is decoded by `decode_image`. Luma is that of ITU-R BT.601, and transparent pixels are
+    composited on black. Raises ImageDecodeError, and nothing else, with the kind MASK_NOT_AN_IMAGE,
+    MASK_TOO_LARGE or MASK_ANIMATED.
     """
     try:
-        read = decode_image(data, max_pixels=max_pixels)
+        decoded = decode_image(data, max_pixels=max_pixels)
     except ImageDecodeError as error:
         kind = {
-            ImageErrorKind.PICTURE_TOO_LARGE: ImageErrorKind.MASK_TOO_LARGE,
+            ImageErrorKind.TOO_LARGE: ImageErrorKind.MASK_TOO_LARGE,
             ImageErrorKind.ANIMATED: ImageErrorKind.MASK_ANIMATED,
-        }.get(error.kind, ImageErrorKind.MASK_NOT_A_PICTURE)
+        }.get(error.kind, ImageErrorKind.MASK_NOT_AN_IMAGE)
         raise ImageDecodeError(kind, f"The mask: {error}") from error
-    grey = np.asarray(Image.fromarray(read.pixels).convert("L"))
-    if read.alpha is not None:
-        # Rounded to a level first, as a compositor would.
-        grey = ((grey.astype(np.uint16) * read.alpha + 127) // 255).astype(np.uint8)
-    return np.where(grey >= 128, np.uint8(255), np.uint8(0))
+    gray = np.asarray(Image.fromarray(decoded.pixels).convert("L"))
+    if decoded.alpha is not None:
+        # Rounded to 8 bits before the comparison, as compositing does.
+        gray = ((gray.astype(np.uint16) * decoded.alpha + 127) // 255).astype(np.uint8)
+    return np.where(gray >= 128, np.uint8(255), np.uint8(0))
 
 
 def box_mask(boxes: Sequence[Sequence[int]], width: int, height: int) -> Pixels:
-    """Return the mask ``[height, width]`` that is 255 within boxes ``[x, y, w, h]``, in pixels.
+    """Return the mask ``[height, width] uint8`` that is 255 inside the boxes ``[x, y, w, h]``.
 
-    Raises ImageDecodeError of the kind box-outside if there is no box, or if a box is empty or not
-    within the image.
+    Boxes are in pixels. Raises ImageDecodeError with the kind BOX_OUTSIDE if there are no boxes, or
+    if a box is empty or extends beyond the image.
     """
     if not boxes:
-        raise ImageDecodeError(ImageErrorKind.BOX_OUTSIDE, "There is no box: give at least one.")
+        raise ImageDecodeError(
+            ImageErrorKind.BOX_OUTSIDE, "The list of boxes is empty: send at least one box."
+        )
     mask = np.zeros((height, width), np.uint8)
     for box in boxes:
         if len(box) != 4:
             raise ImageDecodeError(
-                ImageErrorKind.BOX_OUTSIDE, f"A box is [x, y, w, h], four numbers, not {len(box)}."
+                ImageErrorKind.BOX_OUTSIDE,
+                f"A box has four numbers, [x, y, w, h]; got {len(box)}.",
             )
         x, y, w, h = box
         if w < 1 or h < 1 or x < 0 or y < 0 or x + w > width or y + h > height:
             raise ImageDecodeError(
                 ImageErrorKind.BOX_OUTSIDE,
-                f"The box {[x, y, w, h]} is empty or reaches out of the picture: x, y, w and h "
-                f"are pixels, w and h at least 1, and the picture is {width} × {height}.",
+                f"The box {[x, y, w, h]} is empty or extends beyond the image: x, y, w and h are "
+                f"in pixels, w and h must be at least 1, and the image is {width} × {height}.",
             )
         mask[y : y + h, x : x + w] = 255
     return mask
 
 
-def _refuse_before_opening(data: bytes, max_pixels: int) -> None:
-    """Refuse what costs much as soon as a decoder looks at it. Raises ImageDecodeError."""
+def _check_before_opening(data: bytes, max_pixels: int | None) -> None:
+    """Refuse files that are expensive even to open. Raises ImageDecodeError."""
     size = _webp_size(data)
-    if size is not None:  # Its decoder takes memory for the whole canvas when it opens a file.
+    if size is not None:  # The WebP decoder allocates the whole canvas on opening.
         _check_size(*size, max_pixels)
-    if data.startswith(_SIGNATURES["JPEG"]) and _scans(data) > _MOST_SCANS:
+    if data.startswith(_SIGNATURES["JPEG"]) and _scans(data) > _MAX_SCANS:
         raise ImageDecodeError(
-            ImageErrorKind.NOT_A_PICTURE,
-            f"The JPEG file has more than {_MOST_SCANS} scans: save it anew.",
+            ImageErrorKind.NOT_AN_IMAGE,
+            f"The JPEG file has more than {_MAX_SCANS} scans: save it again as a baseline JPEG.",
         )
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
-    """Return the width and height of a WebP file by its header (RFC 9649); None where unsaid."""
+    """Return the width and height in a WebP header (RFC 9649), or None for any other file."""
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
         return None
     kind = data[12:16]
@@ -186,84 +206,92 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _scans(data: bytes) -> int:
-    """Count the scans of a JPEG file, up to one more than are allowed."""
+    """Count the scans of a JPEG file, at most to one above the limit."""
     scans = 0
     at = 2
-    while scans <= _MOST_SCANS and (found := _MARKER.search(data, at)):
-        at = found.end()
+    while scans <= _MAX_SCANS and (marker := _MARKER.search(data, at)):
+        at = marker.end()
         if data[at - 1] == _END_OF_IMAGE:
             break
         scans += data[at - 1] == _START_OF_SCAN
-        at += int.from_bytes(data[at : at + 2], "big")  # Past what the segment holds.
+        at += int.from_bytes(data[at : at + 2], "big")  # Skip the segment.
     return scans
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
-    """Raise ImageDecodeError for a picture without pixels, or of more than `max_pixels`."""
+def _check_size(width: int, height: int, max_pixels: int | None) -> None:
+    """Raise ImageDecodeError if an image is empty or has more than `max_pixels` pixels."""
     if width < 1 or height < 1:
-        raise ImageDecodeError(ImageErrorKind.NOT_A_PICTURE, "The picture has no pixels.")
-    if width * height > max_pixels:
+        raise ImageDecodeError(ImageErrorKind.NOT_AN_IMAGE, "The image has no pixels.")
+    if max_pixels is not None and width * height > max_pixels:
         raise ImageDecodeError(
-            ImageErrorKind.PICTURE_TOO_LARGE,
-            f"The picture is {width} × {height}, more than {max_pixels:,} pixels: make it smaller.",
+            ImageErrorKind.TOO_LARGE,
+            f"The image is {width} × {height}; the limit is {max_pixels:,} pixels. Send a smaller "
+            "image.",
         )
 
 
-def _decoded(data: bytes, max_pixels: int, animated: Literal["refuse", "first"]) -> DecodedImage:
-    """Decode a file. Raises ImageDecodeError, or whatever a decoder raises."""
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+def _decode(
+    data: bytes,
+    max_pixels: int | None,
+    animated: Literal["refuse", "first"],
+    formats: tuple[str, ...] | None,
+) -> DecodedImage:
+    """Decode a file. Raises ImageDecodeError, or any exception of a decoder."""
+    with Image.open(io.BytesIO(data), formats=formats) as image:
         _check_size(*image.size, max_pixels)
-        # Pillow calls a JPEG with pictures behind the first MPO, and each a frame.
-        moves = image.format != "MPO" and getattr(image, "is_animated", False)
-        if moves and animated == "refuse":
+        # Pillow opens a JPEG with further images as MPO, with the images as frames.
+        is_animation = image.format != "MPO" and getattr(image, "is_animated", False)
+        if is_animation and animated == "refuse":
             raise ImageDecodeError(
-                ImageErrorKind.ANIMATED, "The picture is animated: give one that stands still."
+                ImageErrorKind.ANIMATED, "The image is animated: send a still image."
             )
         image.load()
-        colour, alpha = _taken_apart(image, data)
-        pixels = np.asarray(_in_srgb(colour, image.info.get("icc_profile")))
-        turn = _UPRIGHT.get(_orientation(image))
-    if turn is not None:
-        pixels = np.ascontiguousarray(turn(pixels))
-        alpha = None if alpha is None else np.ascontiguousarray(turn(alpha))
+        color, alpha = _split_alpha(image, data)
+        pixels = np.asarray(_to_srgb(color, image.info.get("icc_profile")))
+        to_upright = _UPRIGHT.get(_orientation(image))
+    if to_upright is not None:
+        pixels = np.ascontiguousarray(to_upright(pixels))
+        alpha = None if alpha is None else np.ascontiguousarray(to_upright(alpha))
     for array in (pixels, alpha):
         if array is not None:
             array.flags.writeable = False
     return DecodedImage(pixels, alpha)
 
 
-def _taken_apart(image: ImageFile, data: bytes) -> tuple[Image.Image, Pixels | None]:
-    """Return an image's colours as L, RGB or CMYK of 8 bits, and its alpha if it has one."""
+def _split_alpha(image: ImageFile, data: bytes) -> tuple[Image.Image, Pixels | None]:
+    """Return the colors as 8-bit L, RGB or CMYK, and alpha ``[H, W]`` or None."""
     match image.mode:
         case "L" | "1" | "RGB":
-            key = _transparent_colour(image, data)
+            key = _transparent_color(image, data)
             alpha = None if key is None else _opaque_except(np.asarray(image), key)
             return (image.convert("L") if image.mode == "1" else image), alpha
-        case "I;16" | "I;16B" | "I":
+        case mode if mode.startswith("I"):
             levels = np.asarray(image).astype(np.int32)
-            key = _transparent_colour(image, data)
+            key = _transparent_color(image, data)
             alpha = None if key is None else _opaque_except(levels, key)
-            # 65,535 / 255 = 257; to the nearest level, where Pillow would clip.
-            grey = (np.clip(levels, 0, 65_535) + 128) // 257
-            return Image.fromarray(grey.astype(np.uint8)), alpha
+            # 65,535 / 255 = 257. Rounds to the nearest level; Pillow's conversion would clip.
+            gray = (np.clip(levels, 0, 65_535) + 128) // 257
+            return Image.fromarray(gray.astype(np.uint8)), alpha
         case "LA":
             return image.getchannel("L"), np.array(image.getchannel("A"))
         case "CMYK":
             return image, None
         case _ if image.has_transparency_data:
-            blended = image if image.mode == "RGBA" else image.convert("RGBA")
-            return blended.convert("RGB"), np.array(blended.getchannel("A"))
+            rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+            return rgba.convert("RGB"), np.array(rgba.getchannel("A"))
         case _:
             return image.convert("RGB"), None
 
 
-def _transparent_colour(image: ImageFile, data: bytes) -> NDArray[np.int64] | None:
-    """Return the one colour that a PNG without alpha has as transparent, as it is decoded."""
-    said = image.info.get("transparency")
-    if not isinstance(said, int | tuple):  # A text chunk of that name says nothing.
+def _transparent_color(image: ImageFile, data: bytes) -> NDArray[np.int64] | None:
+    """Return the transparent color of an image without alpha, scaled as its decoded pixels."""
+    transparency = image.info.get("transparency")
+    if not isinstance(transparency, int | tuple):  # For example a text chunk of that name.
         return None
-    key: NDArray[np.int64] = np.asarray(said, np.int64)
-    # Pillow gives the level as it is in the file, not as it decodes it.
+    key: NDArray[np.int64] = np.asarray(transparency, np.int64)
+    if image.format != "PNG":
+        return key
+    # Pillow returns the value in the file's bit depth, which is byte 24 of a PNG.
     depth = data[24]
     if image.mode == "L" and depth < 8:
         key = key * 255 // (2**depth - 1)
@@ -276,24 +304,24 @@ def _opaque_except(stored: NDArray[np.generic], key: NDArray[np.int64]) -> Pixel
     """Return alpha ``[H, W]``: 0 where `stored` ``[H, W]`` or ``[H, W, C]`` equals `key`."""
     if stored.dtype == np.bool_:
         stored = stored.astype(np.uint8) * np.uint8(255)
-    same = stored == key
-    if same.ndim == 3:
-        same = same.all(axis=-1)
-    return np.where(same, np.uint8(0), np.uint8(255))
+    transparent = stored == key
+    if transparent.ndim == 3:
+        transparent = transparent.all(axis=-1)
+    return np.where(transparent, np.uint8(0), np.uint8(255))
 
 
-def _in_srgb(colour: Image.Image, profile: object) -> Image.Image:
-    """Convert colours in L, RGB or CMYK to sRGB, by their ICC profile if they have a usable one."""
+def _to_srgb(color: Image.Image, profile: object) -> Image.Image:
+    """Convert L, RGB or CMYK to sRGB, with the ICC profile if it is valid and fits the mode."""
     if isinstance(profile, bytes) and profile:
         try:
-            read = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            mode = _MODE_OF_PROFILE.get(read.profile.xcolor_space.strip())
-            # A grey picture may come with the profile of the colours that it was made from.
-            shown = colour.convert("RGB") if (mode, colour.mode) == ("RGB", "L") else colour
-            if shown.mode == mode:
+            icc = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            mode = _PROFILE_MODES.get(icc.profile.xcolor_space.strip())
+            # A gray image may carry the RGB profile of the image it was made from.
+            source = color.convert("RGB") if (mode, color.mode) == ("RGB", "L") else color
+            if source.mode == mode:
                 converted = ImageCms.profileToProfile(
-                    shown,
-                    read,
+                    source,
+                    icc,
                     ImageCms.createProfile("sRGB"),
                     renderingIntent=ImageCms.Intent.PERCEPTUAL,
                     outputMode="RGB",
@@ -302,24 +330,26 @@ def _in_srgb(colour: Image.Image, profile: object) -> Image.Image:
                     return converted
         except MemoryError:
             raise
-        except Exception:  # noqa: BLE001, S110 - without its profile it is a picture still
+        except Exception:  # noqa: BLE001, S110 - an invalid profile is ignored
             pass
-    return colour.convert("RGB")
+    return color.convert("RGB")
 
 
 def _orientation(image: ImageFile) -> object:
-    """Return EXIF's orientation; 1, upright, where the file says none that can be read."""
+    """Return the EXIF orientation; 1 (upright) if it is missing or unreadable."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except MemoryError:
         raise
-    except Exception:  # noqa: BLE001 - EXIF is written by anything, and a picture without it is one
+    except Exception:  # noqa: BLE001 - invalid EXIF data are ignored
         return 1
 
 
-def _why_not(data: bytes) -> str:
-    """Say why a file cannot be read."""
+def _failure(data: bytes, formats: tuple[str, ...] | None) -> str:
+    """Return the message for a file that cannot be decoded."""
     for name, signature in _SIGNATURES.items():
         if data.startswith(signature):
-            return f"The file is no {name} that can be read: it is damaged or cut short."
-    return "The file is no picture: give a PNG, a JPEG or a WebP."
+            return f"The file is not a valid {name}: it is damaged or truncated."
+    if formats is None:
+        return "The file is not an image in a known format, or it is damaged."
+    return "The file is not an image: send a PNG, JPEG or WebP file."

@@ -1,8 +1,7 @@
-"""A picture through a model that makes pictures of pictures, whatever its size.
+"""Run an image-to-image model on an image of any size.
 
-A picture becomes rows of one shape: itself, or tiles of it that are laid over each other again.
-Who runs the rows, and how many at a time, is up to the caller: a service by its scheduler, a batch
-job in its own threads.
+An image becomes rows of equal shape: the whole image, or overlapping tiles whose outputs are
+blended. The caller runs the rows: the service in its scheduler, a batch job in its own threads.
 """
 
 from __future__ import annotations
@@ -26,39 +25,41 @@ from service.runtime.onnx.sessions import Array
 
 Pixels = NDArray[np.uint8]
 
-# The side of a tile, in pixels that are made, and the least that goes in: what one run holds in
-# memory is some hundred times as many numbers.
+# Side of an output tile, and the smallest side of an input tile, in pixels. They bound the memory
+# of a run, whose activations take some hundred times as many values as a tile has pixels.
 TILE_SIDE = 512
-LEAST_TILE_SIDE = 192
-# Where all of a picture has a part in all of it, tiles are this much larger and share a quarter.
-_WHOLE = 2
-# The highest value of a mask that leaves a pixel as it is.
-_KNOWN = 127
+MIN_TILE_SIDE = 192
+# Models with an unlimited receptive field get tiles larger by this factor, which overlap by a
+# quarter.
+_UNLIMITED_FIELD_SCALE = 2
+# Mask values above this are holes to be filled.
+_MAX_KNOWN = 127
 
 
 class ImageMismatch(ValueError):
-    """A mask or a picture does not fit; the message says why."""
+    """An image or a mask does not fit the model; the message says why."""
 
 
 @dataclass(frozen=True)
 class Translation:
-    """One picture on its way through a model.
+    """One image that is prepared for a model.
 
-    `image` ``[H, W, C]`` and `mask` ``[H, W]`` are what goes in, and `alpha` ``[h, w]`` what is put
-    to what comes out, in the size of that. `resized` is the size, width before height, that a
-    picture had before it was brought to the only one that the model takes.
+    `image` ``[H, W, C] uint8`` and `mask` ``[H, W] uint8`` are the inputs. `alpha` ``[h, w] uint8``
+    has the size of the output, to which it is added. `channels` are those of the output.
+    `original_size` is (width, height) before resizing to the model's fixed size, or None if the
+    image was not resized.
     """
 
-    given: ImageInput
+    spec: ImageInput
     channels: int
     tiling: Tiling
     image: Pixels
     mask: Pixels | None
     alpha: Pixels | None
-    resized: tuple[int, int] | None = None
+    original_size: tuple[int, int] | None = None
 
     def feeds(self, indices: Sequence[int]) -> Mapping[str, Array]:
-        """Return the rows of some of the tiles."""
+        """Return the model's inputs for the tiles `indices`, one row per tile."""
         rows = {"image": cut(self.image, self.tiling, indices)}
         if self.mask is not None:
             rows["mask"] = cut(self.mask[..., None], self.tiling, indices)[..., 0]
@@ -66,99 +67,99 @@ class Translation:
 
     @cached_property
     def rows(self) -> tuple[int, ...]:
-        """The tiles that are run, at least one: what has no hole to be filled stays as it is."""
-        every = tuple(range(len(self.tiling)))
+        """Indices of the tiles to run: those with a hole if there is a mask; at least one."""
+        all_tiles = tuple(range(len(self.tiling)))
         if self.mask is None or self.image.shape[2] != self.channels:
-            return every
-        holed = (self.mask > _KNOWN)[..., None]
-        return (
-            tuple(index for index in every if cut(holed, self.tiling, [index]).any()) or every[:1]
-        )
+            return all_tiles
+        holes = (self.mask > _MAX_KNOWN)[..., None]
+        return tuple(i for i in all_tiles if cut(holes, self.tiling, [i]).any()) or all_tiles[:1]
 
     @property
     def tile_pixels(self) -> int:
-        """Pixels that come out of one row."""
-        return math.prod(self.tiling.shape) * self.given.factor**2
+        """Number of output pixels of one row."""
+        return math.prod(self.tiling.shape) * self.spec.factor**2
 
     @property
-    def made_pixels(self) -> int:
-        """Pixels of the picture that comes out."""
-        return self.tiling.height * self.tiling.width * self.given.factor**2
+    def output_pixels(self) -> int:
+        """Number of pixels of the output image."""
+        return self.tiling.height * self.tiling.width * self.spec.factor**2
 
     def canvas(self) -> Canvas:
-        """Return what the rows that come out are laid on, in their order."""
+        """Return an empty canvas for the outputs; they are added in the order of `rows`."""
         return Canvas(self.tiling, self.channels)
 
-    def lay(self, canvas: Canvas, indices: Sequence[int], made: Pixels) -> None:
-        """Lay rows ``[N, h, w, C]`` that came out on a canvas, the next ones of `rows`, and between
-        them the tiles that were not run.
+    def add_outputs(self, canvas: Canvas, indices: Sequence[int], outputs: Pixels) -> None:
+        """Add the outputs ``[N, h, w, C]`` of the next `rows`, and the input tiles between them.
+
+        Input tiles take the place of tiles without a hole, which are not run.
         """
-        for index, tile in zip(indices, made, strict=True):
-            self._keep(canvas, index)
+        for index, tile in zip(indices, outputs, strict=True):
+            self._add_inputs(canvas, index)
             canvas.put(index, tile)
         if indices[-1] == self.rows[-1]:
-            self._keep(canvas, len(self.tiling))
+            self._add_inputs(canvas, len(self.tiling))
 
-    def _keep(self, canvas: Canvas, end: int) -> None:
+    def _add_inputs(self, canvas: Canvas, end: int) -> None:
         while canvas.next < end:
-            (known,) = cut(self.image, self.tiling, [canvas.next])
-            canvas.put(canvas.next, known)
+            (tile,) = cut(self.image, self.tiling, [canvas.next])
+            canvas.put(canvas.next, tile)
 
-    def finished(self, made: Pixels) -> Pixels:
-        """Return the picture ``[H, W, C]`` with its alpha."""
-        if self.alpha is None or made.shape[2] == 4:
-            return made
-        colour = made if made.shape[2] == 3 else made.repeat(3, 2)
-        return np.concatenate([colour, self.alpha[..., None]], 2)
+    def with_alpha(self, output: Pixels) -> Pixels:
+        """Return the output ``[H, W, C]`` with the alpha of the input, if it had one."""
+        if self.alpha is None or output.shape[2] == 4:
+            return output
+        color = output if output.shape[2] == 3 else output.repeat(3, 2)
+        return np.concatenate([color, self.alpha[..., None]], 2)
 
 
 def prepare(model: Model, upload: DecodedImage, mask: Pixels | None = None) -> Translation:
-    """Return what a model is given of a picture and, where it takes one, its mask ``[H, W]``.
+    """Prepare an image, and a mask ``[H, W] uint8`` if the model takes one.
 
-    Raises ImageMismatch for a mask of another size, one that is missing, or one too many.
+    Raises ImageMismatch if the model takes no image, if the mask differs in size from the image, or
+    if there is a mask exactly when the model takes none.
     """
-    given = model.manifest.input
-    if given is None:
-        raise ImageMismatch(f"{model.manifest.name} takes no pictures")
-    image = _in_channels(upload, given.channels)
+    spec = model.manifest.input
+    if spec is None:
+        raise ImageMismatch(f"{model.manifest.name} does not take an image")
+    image = _in_channels(upload, spec.channels)
     height, width = image.shape[:2]
-    if given.masked != (mask is not None):
-        wanted = "needs a mask" if given.masked else "takes no mask"
-        raise ImageMismatch(f"{model.manifest.name} {wanted}")
+    if spec.masked != (mask is not None):
+        expected = "needs a mask" if spec.masked else "takes no mask"
+        raise ImageMismatch(f"{model.manifest.name} {expected}")
     if mask is not None and mask.shape != (height, width):
         raise ImageMismatch(
-            f"the mask is {mask.shape[1]}×{mask.shape[0]}, and its picture {width}×{height}"
+            f"the mask is {mask.shape[1]}×{mask.shape[0]}, but the image is {width}×{height}"
         )
-    before = None
-    if given.fixed and (height, width) != (given.side, given.side):
-        before = (width, height)
-        image = resized(image, given.side, given.side)
+    original_size = None
+    if spec.fixed and (height, width) != (spec.side, spec.side):
+        original_size = (width, height)
+        image = resized(image, spec.side, spec.side)
         if mask is not None:
             mask = np.asarray(
-                Image.fromarray(mask).resize((given.side, given.side), Image.Resampling.NEAREST)
+                Image.fromarray(mask).resize((spec.side, spec.side), Image.Resampling.NEAREST)
             )
-        height = width = given.side
+        height = width = spec.side
     alpha = upload.alpha
-    if alpha is not None and alpha.shape != (height * given.factor, width * given.factor):
-        alpha = resized(alpha[..., None], width * given.factor, height * given.factor)[..., 0]
-    tiling = tiling_of(given, height, width)
+    if alpha is not None and alpha.shape != (height * spec.factor, width * spec.factor):
+        alpha = resized(alpha[..., None], width * spec.factor, height * spec.factor)[..., 0]
+    tiling = plan_tiles(spec, height, width)
     channels = model.manifest.image.channels
-    return Translation(given, channels, tiling, image, mask, alpha, before)
+    return Translation(spec, channels, tiling, image, mask, alpha, original_size)
 
 
-def tiling_of(given: ImageInput, height: int, width: int) -> Tiling:
-    """Return how a picture of that size is cut."""
-    step, least = given.multiple, given.least or given.multiple
-    if given.fixed:
-        return plan(height, width, side=given.side, overlap=0, multiple=step, scale=given.factor)
-    side = max(TILE_SIDE // given.factor, LEAST_TILE_SIDE)
-    if given.reach is None:
-        side *= _WHOLE
+def plan_tiles(spec: ImageInput, height: int, width: int) -> Tiling:
+    """Return the tiling of an image of ``height × width`` pixels."""
+    step, least = spec.multiple, spec.least or spec.multiple
+    if spec.fixed:
+        return plan(height, width, side=spec.side, overlap=0, multiple=step, scale=spec.factor)
+    side = max(TILE_SIDE // spec.factor, MIN_TILE_SIDE)
+    if spec.reach is None:
+        side *= _UNLIMITED_FIELD_SCALE
         overlap, reach = side // 4, 0
     else:
-        # The ramp between two tiles is as wide as what both know for certain.
-        reach = given.reach
-        overlap = 2 * reach + max(step, 16 // given.factor)
+        # Tiles are blended only where both are exact.
+        reach = spec.reach
+        overlap = 2 * reach + max(step, 16 // spec.factor)
         side = max(side, 2 * overlap)
     side = -(-side // step) * step
     overlap = -(-overlap // step) * step
@@ -170,13 +171,13 @@ def tiling_of(given: ImageInput, height: int, width: int) -> Tiling:
         overlap=overlap,
         reach=reach,
         multiple=step,
-        scale=given.factor,
+        scale=spec.factor,
         least=least,
     )
 
 
 def digest_of(upload: DecodedImage) -> str:
-    """Return the SHA-256 of a picture as it was understood: of its size, its pixels and alpha."""
+    """Return the SHA-256 of a decoded image: of its size, pixels and alpha."""
     height, width = upload.pixels.shape[:2]
     digest = hashlib.sha256(f"{width}×{height}".encode())
     digest.update(np.ascontiguousarray(upload.pixels).data)
@@ -192,6 +193,6 @@ def _in_channels(upload: DecodedImage, channels: int) -> Pixels:
             alpha = np.full(upload.pixels.shape[:2], 255, np.uint8)
         return np.concatenate([upload.pixels, alpha[..., None]], 2)
     if channels == 1:
-        grey: Pixels = np.asarray(to_image(upload.pixels).convert("L"))[..., None]
-        return grey
+        gray: Pixels = np.asarray(to_image(upload.pixels).convert("L"))[..., None]
+        return gray
     return upload.pixels

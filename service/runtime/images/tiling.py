@@ -162,7 +162,7 @@ class Canvas:
         if self._band is not self._image and column == len(tiling.lefts) - 1:
             _blend(self._image, self._band, tiling.tops, row, tiling)
 
-    def picture(self) -> Pixels:
+    def image(self) -> Pixels:
         """Return the image ``[H * scale, W * scale, C]`` without copying.
 
         Raises ValueError if tiles are missing.

@@ -1,7 +1,7 @@
-"""Where a picture comes from: a seed, a latent or styles, with a class and a truncation.
+"""The source of a generated image: a seed, a latent z or styles w, with class and truncation.
 
-A source is complete: it holds all that its picture depends on beside the model, and it says so in
-a form that goes into files and answers and comes back from them.
+A source and a model determine an image completely. Sources are written to files and responses as
+JSON parameters, and can be read back from them.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from service.runtime.latent.transforms import Matrix, as_transform, identity_tra
 from service.runtime.models.manifest import CLASS_WEIGHTS, GENERATOR, MAPPING, TRANSFORM, Manifest
 
 Floats = NDArray[np.float32]
-# The weights of classes by index. One class alone has the weight 1.
+# Weights by class index. A single class has weight 1.
 ClassWeights = Mapping[int, float]
 
 
 @dataclass(frozen=True, eq=False)
 class LatentSource:
-    """One of `seed`, `z` ``[z_dim]`` and `w` ``[layers, w_dim]``, and what goes with it.
+    """Exactly one of `seed`, `z` ``[z_dim]`` and `w` ``[layers, w_dim]``, with its conditions.
 
-    `classes` and `truncation` are None where the model has none, and for a `w`, which they have
-    made already. Where the picture lies as it does by itself there is no `transform`.
+    `classes` and `truncation` are None for models without them, and for a `w`, which already
+    includes them. `transform` ``[3, 3]`` is None for the identity.
     """
 
     seed: int | None = None
@@ -42,59 +42,61 @@ class LatentSource:
 
     @cached_property
     def key(self) -> Hashable:
-        """What the source says of its styles: equal for two that say the same."""
+        """A cache key of the styles: sources that differ only in the transform have equal keys."""
         value = self.w if self.w is not None else self.z
-        given = self.seed if value is None else (value.ndim, value.tobytes())
+        latent = self.seed if value is None else (value.ndim, value.tobytes())
         classes = None if self.classes is None else tuple(sorted(self.classes.items()))
-        return (given, classes, self.truncation)
+        return (latent, classes, self.truncation)
 
     @property
     def name(self) -> str:
-        """A few characters for the name of a file: ``seed-7``, or ``z`` or ``w``."""
+        """A short label for file names: ``seed-7``, ``z`` or ``w``."""
         if self.seed is not None:
             return f"seed-{self.seed}"
         return "z" if self.z is not None else "w"
 
     def parameters(self, manifest: Manifest) -> dict[str, Any]:
-        """Return what the source is, as JSON has it; arrays are `encode_floats`."""
-        said: dict[str, Any] = {}
+        """Return the source as a JSON object; arrays are encoded by `encode_floats`."""
+        parameters: dict[str, Any] = {}
         if self.seed is not None:
-            said["seed"] = self.seed
+            parameters["seed"] = self.seed
         elif self.z is not None:
-            said["z"] = encode_floats(self.z)
+            parameters["z"] = encode_floats(self.z)
         elif self.w is not None:
-            said["w"] = encode_floats(self.w)
+            parameters["w"] = encode_floats(self.w)
         if self.classes is not None:
-            said |= class_parameters(self.classes, manifest.classes)
+            parameters |= class_parameters(self.classes, manifest.classes)
         if self.truncation is not None:
-            said["truncation"] = self.truncation
+            parameters["truncation"] = self.truncation
         if self.transform is not None:
-            said[TRANSFORM] = self.transform.tolist()
-        return said
+            parameters[TRANSFORM] = self.transform.tolist()
+        return parameters
 
     @classmethod
-    def from_parameters(cls, said: Mapping[str, Any], manifest: Manifest) -> Self:
-        """Read what `parameters` returned. Raises ValueError for what it cannot have been."""
+    def from_parameters(cls, parameters: Mapping[str, Any], manifest: Manifest) -> Self:
+        """Read the result of `parameters`. Raises ValueError if it is invalid for the model."""
         source = cls(
-            seed=said.get("seed"),
-            z=_read(said, "z"),
-            w=_read(said, "w"),
-            truncation=said.get("truncation"),
-            transform=as_transform(said[TRANSFORM]) if TRANSFORM in said else None,
+            seed=parameters.get("seed"),
+            z=_floats(parameters, "z"),
+            w=_floats(parameters, "w"),
+            truncation=parameters.get("truncation"),
+            transform=as_transform(parameters[TRANSFORM]) if TRANSFORM in parameters else None,
         )
         if source.w is not None:
             source = replace(source, w=as_w(source.w, manifest))
-        if "class" in said or "blend" in said:
+        if "class" in parameters or "blend" in parameters:
             names = {name: i for i, name in enumerate(manifest.classes)}
-            weights = said.get("blend") or {said["class"]: 1.0}
+            weights = parameters.get("blend") or {parameters["class"]: 1.0}
             if not set(weights) <= set(names):
-                raise ValueError(f"the classes {list(weights)} are not {manifest.name}'s")
+                raise ValueError(
+                    f"{manifest.name} does not have all of the classes {list(weights)}"
+                )
             source = replace(source, classes={names[n]: float(v) for n, v in weights.items()})
         return source
 
 
 def class_parameters(weights: ClassWeights, names: Sequence[str]) -> dict[str, Any]:
-    """Return the class of a picture by name, as `class`, or `blend` for several with weights."""
+    """Return ``{"class": name}``, or ``{"blend": {name: weight}}`` for several classes."""
     if len(weights) == 1:
         (index,) = weights
         return {"class": names[index]}
@@ -102,24 +104,24 @@ def class_parameters(weights: ClassWeights, names: Sequence[str]) -> dict[str, A
 
 
 def encode_floats(values: NDArray[Any]) -> str:
-    """Return float32 values, little-endian and in row-major order, in base64."""
+    """Encode values as base64 of little-endian float32 in row-major order."""
     return base64.b64encode(np.ascontiguousarray(values, "<f4").tobytes()).decode()
 
 
 def decode_floats(text: str) -> Floats:
-    """Read what `encode_floats` wrote, as one axis. Raises ValueError."""
+    """Decode the output of `encode_floats` as a vector. Raises ValueError."""
     try:
         raw = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise ValueError("not base64") from error
     if len(raw) % 4:
-        raise ValueError(f"float32 values take 4 bytes each, and there are {len(raw)} bytes")
+        raise ValueError(f"float32 values take 4 bytes each, got {len(raw)} bytes")
     return np.frombuffer(raw, "<f4").astype(np.float32)
 
 
 def as_z(values: Floats, manifest: Manifest) -> Floats:
-    """Return a z ``[z_dim]`` for `manifest`. Raises ValueError for another length."""
-    assert manifest.latent is not None  # noqa: S101 - the manifest sees to it
+    """Return `values` if they are a z ``[z_dim]`` of the model. Raises ValueError otherwise."""
+    assert manifest.latent is not None  # noqa: S101 - ensured by the manifest
     if values.shape != (manifest.latent.dimension,):
         raise ValueError(
             f"expected {manifest.latent.dimension} values, got {'×'.join(map(str, values.shape))}"
@@ -128,9 +130,9 @@ def as_z(values: Floats, manifest: Manifest) -> Floats:
 
 
 def as_w(values: Floats, manifest: Manifest) -> Floats:
-    """Return a w ``[layers, w_dim]`` from one for each layer, or from one for all of them.
+    """Return a w ``[layers, w_dim]`` from one style per layer, or from one style for all layers.
 
-    Raises ValueError for another number of values, and for a model without styles.
+    Raises ValueError for any other number of values, or if the model has no styles.
     """
     space = manifest.styles
     if space is None:
@@ -146,25 +148,25 @@ def as_w(values: Floats, manifest: Manifest) -> Floats:
 
 
 def draw_class(weights: ClassWeights, seed: int) -> int:
-    """Return the class of `seed` where classes are drawn: with probabilities as their weights.
+    """Draw the class index for `seed`, with probabilities proportional to the weights.
 
-    It depends on the seed alone, and not on the latent that is drawn from the same seed.
+    The result depends on the seed only, and is independent of the latent of the same seed.
     """
     indices = sorted(weights)
     shares = np.cumsum([weights[index] for index in indices])
-    # A second word of entropy keeps this stream apart from any that the seed alone begins.
+    # The second word of entropy makes this stream independent of the stream of the seed alone.
     value = np.random.default_rng((seed, 1)).random() * shares[-1]
     return indices[int(np.searchsorted(shares, value, side="right"))]
 
 
 def feeds(sources: Sequence[LatentSource], manifest: Manifest) -> dict[str, NDArray[Any]]:
-    """Return the inputs, a row each, of the graph that takes z. Sources of `w` have none.
+    """Return the inputs of the graph that takes z, one row per source. A source must not be a `w`.
 
-    Raises ValueError for a seed out of range, and for a blend of classes where the graph takes an
-    index.
+    Raises ValueError if a seed is out of range, or if classes are blended but the graph takes a
+    class index.
     """
     space = manifest.latent
-    assert space is not None  # noqa: S101 - the manifest sees to it
+    assert space is not None  # noqa: S101 - ensured by the manifest
     z = np.empty((len(sources), space.dimension), np.float32)
     seeded = [i for i, source in enumerate(sources) if source.z is None]
     seeds = [seed for source in sources if (seed := source.seed) is not None and source.z is None]
@@ -173,36 +175,36 @@ def feeds(sources: Sequence[LatentSource], manifest: Manifest) -> dict[str, NDAr
     for i, source in enumerate(sources):
         if source.z is not None:
             z[i] = source.z
-    given: dict[str, NDArray[Any]] = {"z": z}
+    inputs: dict[str, NDArray[Any]] = {"z": z}
     if manifest.classes:
-        given |= class_feed([source.classes or {0: 1.0} for source in sources], manifest)
+        inputs |= class_feed([source.classes or {0: 1.0} for source in sources], manifest)
     if space.truncation:
         default = space.truncation.default
-        given["truncation"] = np.array(
+        inputs["truncation"] = np.array(
             [default if s.truncation is None else s.truncation for s in sources], np.float32
         )
-    return given
+    return inputs
 
 
 def transform_feed(sources: Sequence[LatentSource], manifest: Manifest) -> dict[str, NDArray[Any]]:
-    """Return the transforms of `sources` ``[N, 3, 3]``, for the graph that takes w; nothing where
-    none of them has one.
+    """Return the transform input ``[N, 3, 3]`` of the graph that takes w.
 
-    Raises ValueError for a model that takes none.
+    The result is empty if no source has a transform. Raises ValueError if one has a transform and
+    the model does not support transforms.
     """
     if all(source.transform is None for source in sources):
         return {}
     if not manifest.takes_transform:
-        raise ValueError(f"{manifest.name} takes no transform")
-    made = identity_transforms(len(sources)).copy()
-    for row, source in zip(made, sources, strict=True):
+        raise ValueError(f"{manifest.name} does not support transforms")
+    transforms = identity_transforms(len(sources)).copy()
+    for row, source in zip(transforms, sources, strict=True):
         if source.transform is not None:
             row[:] = source.transform
-    return {TRANSFORM: made}
+    return {TRANSFORM: transforms}
 
 
 def class_feed(rows: Sequence[ClassWeights], manifest: Manifest) -> dict[str, NDArray[Any]]:
-    """Return the class input of `rows`, in the form that the graph takes. Raises ValueError."""
+    """Return the class input of the graph, one row per entry. Raises ValueError."""
     if can_blend(manifest):
         weights = np.zeros((len(rows), len(manifest.classes)), np.float32)
         for row, classes in zip(weights, rows, strict=True):
@@ -214,10 +216,10 @@ def class_feed(rows: Sequence[ClassWeights], manifest: Manifest) -> dict[str, ND
 
 
 def can_blend(manifest: Manifest) -> bool:
-    """Whether classes can be blended."""
+    """Return whether the model can blend classes."""
     first = manifest.graphs.get(MAPPING) or manifest.graphs[GENERATOR]
     return CLASS_WEIGHTS in first.inputs
 
 
-def _read(said: Mapping[str, Any], name: str) -> Floats | None:
-    return decode_floats(said[name]) if name in said else None
+def _floats(parameters: Mapping[str, Any], name: str) -> Floats | None:
+    return decode_floats(parameters[name]) if name in parameters else None

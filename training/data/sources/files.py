@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from training.data.sources.source import DataError
+from training.data.sources.source import DataError, decode
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 # Folder names of each split.
@@ -80,13 +80,11 @@ class FolderSource(_ImageTree):
         files = [f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()]
         super().__init__(folder, files, split)
 
-    def file(self, index: int) -> bytes | None:
+    def file(self, index: int) -> bytes:
         return (self._folder / self.names[index]).read_bytes()
 
     def read(self, index: int) -> Image.Image:
-        with Image.open(self._folder / self.names[index]) as image:
-            image.load()
-            return image
+        return decode(self.file(index))
 
 
 class ZipSource(_ImageTree):
@@ -97,16 +95,11 @@ class ZipSource(_ImageTree):
         self._archive = zipfile.ZipFile(path)
         super().__init__(path, self._archive.namelist(), split)
 
-    def file(self, index: int) -> bytes | None:
+    def file(self, index: int) -> bytes:
         try:
             return self._archive.read(self.names[index])
         except zipfile.BadZipFile as error:
             raise OSError(str(error)) from error
 
     def read(self, index: int) -> Image.Image:
-        try:
-            with self._archive.open(self.names[index]) as file, Image.open(file) as image:
-                image.load()
-                return image
-        except zipfile.BadZipFile as error:
-            raise OSError(str(error)) from error
+        return decode(self.file(index))

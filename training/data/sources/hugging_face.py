@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from training.data.sources.source import DataError
+from training.data.sources.source import DataError, decode
 
 
 class HuggingFaceSource:
@@ -23,16 +23,19 @@ class HuggingFaceSource:
         if not images:
             raise DataError(f"{location} has no image column; its columns are: {', '.join(types)}")
         labels = [name for name, kind in types.items() if kind is datasets.ClassLabel]
-        self._rows, self._column = rows, images[0]
+        # Undecoded, so that every source uses the same decoder.
+        self._rows = rows.cast_column(images[0], datasets.Image(decode=False))
+        self._column = images[0]
         self.names: Sequence[str] = [f"{location}[{i}]" for i in range(len(rows))]
         self.labels: Sequence[int] | None = list(rows[labels[0]]) if labels else None
         self.class_names: Sequence[str] = rows.features[labels[0]].names if labels else []
 
     def read(self, index: int) -> Image.Image:
-        image: Image.Image = self._rows[index][self._column]
-        return image
+        # `datasets` stores the file's bytes, or only its path.
+        image = self._rows[index][self._column]
+        return decode(image["bytes"] or Path(image["path"]).read_bytes())
 
-    def file(self, index: int) -> bytes | None:  # noqa: ARG002 - rows are decoded by `datasets`
+    def file(self, index: int) -> bytes | None:  # noqa: ARG002 - `datasets` may have re-encoded it
         return None
 
     @staticmethod

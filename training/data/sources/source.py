@@ -10,6 +10,7 @@ from typing import Protocol
 from PIL import Image
 
 from service.runtime.errors import UserError
+from service.runtime.images.decoding import decode_image
 
 
 class DataError(UserError):
@@ -28,7 +29,10 @@ class ImageSource(Protocol):
     class_names: Sequence[str]
 
     def read(self, index: int) -> Image.Image:
-        """Decode image `index` completely. Raises OSError or ValueError if it is corrupt."""
+        """Decode image `index`: upright, sRGB, mode L, RGB or RGBA.
+
+        Raises ImageDecodeError, OSError or ValueError if the image is corrupt.
+        """
 
     def file(self, index: int) -> bytes | None:
         """Return the original file of image `index`, or None if the source has no image files.
@@ -59,6 +63,14 @@ class SourceSubset:
 
     def file(self, index: int) -> bytes | None:
         return self._source.file(self._rows[index])
+
+
+def decode(data: bytes) -> Image.Image:
+    """Decode an image file of any format that Pillow reads: upright, sRGB, mode RGB or RGBA.
+
+    Returns the first frame of an animation. Raises ImageDecodeError.
+    """
+    return decode_image(data, max_pixels=None, animated="first", formats=None).to_pil()
 
 
 def stem(name: str) -> str:

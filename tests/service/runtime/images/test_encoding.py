@@ -21,10 +21,10 @@ PROVENANCE = {"model": "m", "seed": 7, "digest": "sha256:ab"}
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("kind", [ImageFormat.PNG, ImageFormat.WEBP])
-def test_png_and_webp_give_back_the_pixels(kind, channels):
+def test_png_and_webp_round_trip(kind, channels):
     pixels = RNG.integers(0, 256, (20, 30, channels), np.uint8)
     if channels == 4:
-        pixels[:5, :, 3] = 0  # Colours count where nothing shows, too.
+        pixels[:5, :, 3] = 0  # Colors of transparent pixels must be preserved, too.
     image = Image.open(io.BytesIO(encode(pixels, kind, PROVENANCE)))
     assert image.format == kind.upper()
     mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
@@ -33,7 +33,7 @@ def test_png_and_webp_give_back_the_pixels(kind, channels):
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_jpeg_is_near_and_lays_transparency_on_white(channels):
+def test_jpeg_composites_transparency_on_white(channels):
     pixels = np.full((16, 16, channels), 90, np.uint8)
     if channels == 4:
         pixels[..., 3] = 0
@@ -44,7 +44,7 @@ def test_jpeg_is_near_and_lays_transparency_on_white(channels):
 
 
 @pytest.mark.parametrize("kind", list(ImageFormat))
-def test_every_file_says_how_it_was_made(kind):
+def test_files_contain_provenance(kind):
     pixels = RNG.integers(0, 256, (8, 8, 3), np.uint8)
     image = Image.open(io.BytesIO(encode(pixels, kind, PROVENANCE)))
     if kind is ImageFormat.PNG:
@@ -54,7 +54,7 @@ def test_every_file_says_how_it_was_made(kind):
     assert json.loads(text) == PROVENANCE
 
 
-def test_npy_and_zip_hold_what_went_in_and_do_not_depend_on_the_clock():
+def test_npy_and_zip_round_trip_without_timestamps():
     pixels = RNG.integers(0, 256, (3, 8, 8, 3), np.uint8)
     np.testing.assert_array_equal(np.load(io.BytesIO(encode_npy(pixels))), pixels)
     files = [("a.png", b"1"), ("b.png", b"22")]
@@ -64,7 +64,7 @@ def test_npy_and_zip_hold_what_went_in_and_do_not_depend_on_the_clock():
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_a_mixing_grid_has_columns_above_rows_on_the_left_and_a_white_corner(channels):
+def test_mixing_grid_layout(channels):
     columns = np.stack([np.full((2, 3, channels), value, np.uint8) for value in (10, 20, 30)])
     rows = np.stack([np.full((2, 3, channels), value, np.uint8) for value in (1, 2)])
     mixed = np.concatenate([columns + row[0, 0, 0] for row in rows])
@@ -76,7 +76,7 @@ def test_a_mixing_grid_has_columns_above_rows_on_the_left_and_a_white_corner(cha
 
 
 @pytest.mark.parametrize("kind", [ImageFormat.JPEG, ImageFormat.WEBP])
-def test_a_file_holds_its_longest_side_and_no_more(kind):
+def test_rejects_side_above_format_limit(kind):
     encode(np.zeros((1, kind.longest_side, 1), np.uint8), kind, PROVENANCE)
     with pytest.raises((OSError, ValueError)):
         encode(np.zeros((1, kind.longest_side + 1, 1), np.uint8), kind, PROVENANCE)

@@ -19,7 +19,7 @@ def decoded(file: bytes) -> np.ndarray:
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def drawn(height: int, width: int, channels: int, seed: int, noisy: bool) -> np.ndarray:
+def image_of(height: int, width: int, channels: int, seed: int, noisy: bool) -> np.ndarray:
     values = np.random.default_rng(seed)
     if noisy:
         return values.integers(0, 256, (height, width, channels), np.uint8)
@@ -29,7 +29,7 @@ def drawn(height: int, width: int, channels: int, seed: int, noisy: bool) -> np.
 
 @pytest.fixture(params=["all", "no fpng", "Pillow alone"])
 def encoders(request, monkeypatch):
-    """What is installed."""
+    """Each combination of installed encoders."""
     if request.param != "all":
         monkeypatch.setattr(png, "fpng", None)
     if request.param == "Pillow alone":
@@ -37,16 +37,16 @@ def encoders(request, monkeypatch):
     return request.param
 
 
-def test_both_fast_encoders_are_there():
+def test_fast_encoders_are_installed():
     assert png.fpng is not None
     assert png.isal_zlib is not None
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_the_pixels_come_back_whatever_is_installed(encoders, channels):
+def test_round_trips_with_every_encoder(encoders, channels):
     @given(sides, sides, st.integers(0, 255), st.booleans())
     def holds(height, width, seed, noisy):
-        pixels = drawn(height, width, channels, seed, noisy)
+        pixels = image_of(height, width, channels, seed, noisy)
         assert (decoded(png.encode_png(pixels, {})) == pixels).all()
 
     holds()
@@ -54,40 +54,40 @@ def test_the_pixels_come_back_whatever_is_installed(encoders, channels):
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("shape", [(1, 5000), (5000, 1), (700, 900)])
-def test_long_and_large_pictures_come_back(encoders, channels, shape):
+def test_round_trips_long_and_large_images(encoders, channels, shape):
     for noisy in (False, True):
-        pixels = drawn(*shape, channels, 1, noisy)
+        pixels = image_of(*shape, channels, 1, noisy)
         assert (decoded(png.encode_png(pixels, {})) == pixels).all()
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_words_stand_before_the_pixels(encoders, channels):
+def test_text_precedes_pixel_data(encoders, channels):
     text = json.dumps({"seed": 7})
-    file = png.encode_png(drawn(9, 8, channels, 0, True), {"ganymede": text})
+    file = png.encode_png(image_of(9, 8, channels, 0, True), {"ganymede": text})
     kinds = [kind for kind, _ in png.chunks(file)]
     assert kinds[:2] == [b"IHDR", b"tEXt"]
     assert kinds[-1] == b"IEND"
     with Image.open(io.BytesIO(file)) as image:
-        # Known as soon as the head is read, without any pixel.
+        # Available after reading the header, before any pixel is decoded.
         assert image.info["ganymede"] == text
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_views_into_larger_arrays_are_encoded_as_they_look(encoders, channels):
-    whole = drawn(20, 30, channels, 3, True)
+def test_encodes_non_contiguous_views(encoders, channels):
+    whole = image_of(20, 30, channels, 3, True)
     view = whole[::-2, 5:25:3]
     assert (decoded(png.encode_png(view, {})) == view).all()
 
 
-def test_a_picture_too_large_to_hold_the_lock_goes_the_other_way(monkeypatch):
-    pixels = drawn(33, 32, 3, 0, False)
-    usual = png.encode_png(pixels, {})
-    monkeypatch.setattr(png, "_MOST_UNDER_LOCK", 1024)
-    other = png.encode_png(pixels, {})
-    assert other != usual
-    assert (decoded(other) == pixels).all()
+def test_large_images_use_other_encoder(monkeypatch):
+    pixels = image_of(33, 32, 3, 0, False)
+    with_fpng = png.encode_png(pixels, {})
+    monkeypatch.setattr(png, "_MAX_FPNG_PIXELS", 1024)
+    without_fpng = png.encode_png(pixels, {})
+    assert without_fpng != with_fpng
+    assert (decoded(without_fpng) == pixels).all()
 
 
-def test_the_same_picture_is_the_same_file(encoders):
-    pixels = drawn(64, 64, 3, 5, True)
+def test_output_is_deterministic(encoders):
+    pixels = image_of(64, 64, 3, 5, True)
     assert png.encode_png(pixels, {"a": "b"}) == png.encode_png(pixels.copy(), {"a": "b"})

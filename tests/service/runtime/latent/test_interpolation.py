@@ -113,7 +113,7 @@ def test_parameters_round_trip(manifest):
     )
     assert [key.key for key in again.keys] == [key.key for key in keys]
     assert (again.frames, again.loop, again.space, again.path) == (9, True, "z", "linear")
-    said = walk.frame_parameters(8, manifest)
-    assert said["from"] == keys[1].parameters(manifest)
-    assert said["to"] == keys[0].parameters(manifest)
-    assert said["at"] == pytest.approx(7 / 9)
+    parameters = walk.frame_parameters(8, manifest)
+    assert parameters["from"] == keys[1].parameters(manifest)
+    assert parameters["to"] == keys[0].parameters(manifest)
+    assert parameters["at"] == pytest.approx(7 / 9)

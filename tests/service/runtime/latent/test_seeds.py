@@ -12,7 +12,7 @@ def test_normal_latents_match_published_seeds():
 
 
 def test_truncated_latents_match_biggan_seeds():
-    stats = pytest.importorskip("scipy.stats", reason="scipy, which states the rule, is not here")
+    stats = pytest.importorskip("scipy.stats", reason="needs scipy as the reference")
     seeds = [*range(200), latents.MAX_SEED]
     expected = [
         stats.truncnorm.rvs(-2, 2, size=(1, 140), random_state=np.random.RandomState(seed))[0]

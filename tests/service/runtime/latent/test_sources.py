@@ -40,22 +40,22 @@ def sources(draw):
     if kind == "w":
         w = np.random.default_rng(draw(st.integers(0, 99))).normal(size=(LAYERS, W))
         return LatentSource(w=w.astype(np.float32))
-    given = {"classes": draw(weights), "truncation": draw(st.floats(0, 1.5))}
+    conditions = {"classes": draw(weights), "truncation": draw(st.floats(0, 1.5))}
     if kind == "seed":
-        return LatentSource(draw(st.integers(0, seeds.MAX_SEED)), **given)
-    return LatentSource(z=np.array(draw(floats), np.float32), **given)
+        return LatentSource(draw(st.integers(0, seeds.MAX_SEED)), **conditions)
+    return LatentSource(z=np.array(draw(floats), np.float32), **conditions)
 
 
 @given(source=sources())
 def test_parameters_round_trip(manifests, source):
     manifest = manifests["painted-classes"]
-    said = json.loads(json.dumps(source.parameters(manifest)))
-    again = LatentSource.from_parameters(said, manifest)
+    parameters = json.loads(json.dumps(source.parameters(manifest)))
+    again = LatentSource.from_parameters(parameters, manifest)
     assert again.key == source.key
 
 
 def test_rejects_unknown_classes(manifests):
-    with pytest.raises(ValueError, match="are not painted-classes's"):
+    with pytest.raises(ValueError, match="painted-classes does not have all of the classes"):
         LatentSource.from_parameters({"seed": 1, "class": "cow"}, manifests["painted-classes"])
 
 
@@ -146,5 +146,5 @@ def test_as_w_accepts_one_or_all_layers(manifests):
         as_z(np.zeros(3, np.float32), manifest)
 
 
-def test_models_have_expected_classes(manifests):
+def test_manifest_lists_classes(manifests):
     assert manifests["cut"].classes == CLASSES
