@@ -1,8 +1,7 @@
-"""The pictures that go into a job, for models that make pictures of pictures.
+"""The input images of a job for an image-to-image model.
 
-They lie in a folder, with folders in it or not, or in tar files as WebDataset has them; here or
-wherever fsspec reads. Their order is that of their names, and stays so: picture i is the same one
-in every process.
+They are in a folder, at any depth, or in tar files in the layout of WebDataset; local or at a URL
+that fsspec reads. They are sorted by name, so that image i is the same one in every process.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ import fsspec
 from service.offline.stores import StoreError
 from service.runtime.errors import UserError
 
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 class InputError(UserError):
-    """There are no pictures that could go in."""
+    """The inputs cannot be listed, or there are none."""
 
 
 @dataclass(frozen=True)
-class _Place:
-    """A file, or a part of one: from `offset` on `size` bytes, or all of it."""
+class _Location:
+    """A file, or `size` bytes of it from `offset` on. Without a size: up to its end."""
 
     path: str
     offset: int = 0
@@ -37,106 +36,108 @@ class _Place:
 
 
 class Inputs:
-    """The pictures in a folder or in tar files, by number and by name."""
+    """The images in a folder or in tar files, by number and by name."""
 
     def __init__(self, url: str) -> None:
-        """List the pictures at `url`. Raises InputError where there are none."""
+        """List the images at `url`. Raises InputError."""
         self.url = url
         try:
             self._fs, root = fsspec.core.url_to_fs(url)
-            found = self._listed(str(root).rstrip("/"))
+            locations = self._list(str(root).rstrip("/"))
         except (OSError, ValueError, ImportError, tarfile.TarError) as error:
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise InputError(f"{url} cannot be read: {reason}") from error
-        if not found:
+        if not locations:
             raise InputError(
-                f"{url} holds no pictures: {', '.join(_PICTURES)}, or tar files of them"
+                f"{url} contains no images: expected {', '.join(_EXTENSIONS)}, or tar files of them"
             )
-        found = dict(sorted(found.items()))
-        self.names = tuple(found)
-        self._places: list[_Place] = list(found.values())
-        self._numbers = {_key(name): i for i, name in enumerate(self.names)}
+        locations = dict(sorted(locations.items()))
+        self.names = tuple(locations)
+        self._locations: list[_Location] = list(locations.values())
+        self._numbers = {_match_key(name): i for i, name in enumerate(self.names)}
 
     def __len__(self) -> int:
         return len(self.names)
 
     @property
     def fingerprint(self) -> str:
-        """Equal for two lists of the same names and sizes."""
+        """A hash of the names and sizes."""
         digest = hashlib.sha256()
-        for name, place in zip(self.names, self._places, strict=True):
-            digest.update(f"{name}\0{place.size}\0".encode())
+        for name, location in zip(self.names, self._locations, strict=True):
+            digest.update(f"{name}\0{location.size}\0".encode())
         return digest.hexdigest()[:16]
 
     def read(self, number: int) -> bytes:
-        """Return a picture's file. Raises StoreError."""
-        place = self._places[number]
-        end = None if place.size is None else place.offset + place.size
+        """Return the content of an image file. Raises StoreError."""
+        location = self._locations[number]
+        end = None if location.size is None else location.offset + location.size
         try:
-            return bytes(self._fs.cat_file(place.path, start=place.offset or None, end=end))
+            return bytes(self._fs.cat_file(location.path, start=location.offset or None, end=end))
         except OSError as error:
             reason = error.strerror or str(error)
             raise StoreError(f"{self.url}: {self.names[number]}: {reason}") from error
 
     def number_of(self, name: str) -> int | None:
-        """Return the number of the picture of that name, whatever its format; None without one."""
-        return self._numbers.get(_key(name))
+        """Return the number of the image with this name, ignoring the extension; None if none."""
+        return self._numbers.get(_match_key(name))
 
     def stems(self) -> list[str]:
-        """Return a file name without extension for each, no two alike and none outside a folder;
-        no two of them alike as `key_of` has them either.
+        """Return an output path without extension for each image.
+
+        The paths are relative, stay within their folder, and are unique, also as WebDataset keys
+        (see `key_of`).
         """
         stems: list[str] = []
         taken: set[str] = set()
         for name in self.names:
             path = PurePosixPath(name)
-            parts = [_plain(part) for part in path.parent.parts if part not in ("/", "..", ".")]
+            parts = [_safe_name(part) for part in path.parent.parts if part not in ("/", "..", ".")]
             folder = "/".join(parts) or "images"
-            stem = f"{folder}/{_plain(path.stem)}"
+            stem = f"{folder}/{_safe_name(path.stem)}"
             while key_of(stem).casefold() in taken:
                 stem += "-" + (path.suffix[1:].lower() or "x")
             taken.add(key_of(stem).casefold())
             stems.append(stem)
         return stems
 
-    def _listed(self, root: str) -> dict[str, _Place]:
-        details: dict[str, dict[str, Any]] = self._fs.find(root, detail=True)
-        single = self._fs.isfile(root)
-        found: dict[str, _Place] = {}
-        for path, about in details.items():
-            name = PurePosixPath(path).name if single else path[len(root) :].lstrip("/")
+    def _list(self, root: str) -> dict[str, _Location]:
+        files: dict[str, dict[str, Any]] = self._fs.find(root, detail=True)
+        is_single_file = self._fs.isfile(root)
+        locations: dict[str, _Location] = {}
+        for path, details in files.items():
+            name = PurePosixPath(path).name if is_single_file else path[len(root) :].lstrip("/")
             if any(part.startswith(".") for part in PurePosixPath(name).parts):
                 continue
-            if name.lower().endswith(_PICTURES):
-                found[name] = _Place(path, size=int(about["size"]))
+            if name.lower().endswith(_EXTENSIONS):
+                locations[name] = _Location(path, size=int(details["size"]))
             elif name.lower().endswith(".tar"):
-                found |= self._members(path, name.removesuffix(".tar"))
-        return found
+                locations |= self._list_tar(path, name.removesuffix(".tar"))
+        return locations
 
-    def _members(self, path: str, name: str) -> dict[str, _Place]:
+    def _list_tar(self, path: str, name: str) -> dict[str, _Location]:
         with self._fs.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             return {
-                f"{name}/{member.name}": _Place(path, member.offset_data, member.size)
+                f"{name}/{member.name}": _Location(path, member.offset_data, member.size)
                 for member in archive
-                if member.isfile() and member.name.lower().endswith(_PICTURES)
+                if member.isfile() and member.name.lower().endswith(_EXTENSIONS)
             }
 
 
 def key_of(stem: str) -> str:
-    """Return what WebDataset knows a picture by: its readers end a key at the first dot."""
+    """Return the WebDataset key of a path without extension: keys end at the first dot."""
     folder, slash, name = stem.rpartition("/")
     return f"{folder}{slash}{name.replace('.', '-')}"
 
 
 @lru_cache(maxsize=8)
 def open_inputs(url: str) -> Inputs:
-    """Return the pictures at `url`, listed once in a process. Raises InputError."""
+    """Return the images at `url`, listed once per process. Raises InputError."""
     return Inputs(url)
 
 
-def _key(name: str) -> str:
+def _match_key(name: str) -> str:
     return str(PurePosixPath(name).with_suffix("")).casefold()
 
 
-def _plain(part: str) -> str:
+def _safe_name(part: str) -> str:
     return re.sub(r"[^\w.-]+", "-", part).strip(".-")[:100] or "image"

@@ -157,10 +157,10 @@ def test_masks_are_found_by_name_or_boxes_are_the_same_for_all(sample, tmp_path)
     said = sample(
         "filled", *flags, "--mask", tmp_path / "masks", "--out", tmp_path / "other", code=2
     )
-    assert "has none for a/number 00.webp" in said.stderr
+    assert "has no mask for a/number 00.webp" in said.stderr
 
 
-def test_what_cannot_be_read_is_told_and_the_rest_is_made(sample, tmp_path):
+def test_skips_and_reports_unreadable_input(sample, tmp_path):
     pictures = write_pictures(tmp_path / "in", 5)
     (tmp_path / "in" / "a" / "broken.png").write_bytes(b"no picture")
     done = sample("softer", "--input", tmp_path / "in", "--out", tmp_path / "out", code=3)
@@ -168,14 +168,14 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_made(sample, tmp_path):
     assert len(lines_of(tmp_path / "out")) == len(pictures)
 
 
-def test_mixed_pictures_of_all_kinds_go_through(sample, tmp_path):
+def test_accepts_mixed_sizes_and_modes(sample, tmp_path):
     (tmp_path / "in").mkdir()
     written = write_mixed_pictures(tmp_path / "in")
     sample("coloured", "--input", tmp_path / "in", "--out", tmp_path / "out", "--image", "jpeg")
     assert len(lines_of(tmp_path / "out")) == len(written)
 
 
-def test_it_goes_on_with_the_same_pictures_only(sample, tmp_path):
+def test_resumes_with_identical_inputs_only(sample, tmp_path):
     write_pictures(tmp_path / "in", 4)
     flags = ["--input", tmp_path / "in", "--out", tmp_path / "out"]
     sample("softer", *flags)
@@ -187,17 +187,17 @@ def test_it_goes_on_with_the_same_pictures_only(sample, tmp_path):
 @pytest.mark.parametrize(
     ("model", "flags", "says"),
     [
-        ("softer", [], "--input: softer makes its pictures of others"),
-        ("softer", ["--input", "IN", "--seed", "1"], "--seed: softer makes its pictures of"),
-        ("softer", ["--input", "IN", "--direction", "up"], "there are: soften, invert"),
-        ("softer", ["--input", "IN", "--boxes", "1,1,1,1"], "softer: takes neither"),
+        ("softer", [], "--input: missing: softer is an image-to-image model"),
+        ("softer", ["--input", "IN", "--seed", "1"], "--seed: softer is an image-to-image model"),
+        ("softer", ["--input", "IN", "--direction", "up"], "available: soften, invert"),
+        ("softer", ["--input", "IN", "--boxes", "1,1,1,1"], "--boxes: softer takes no mask"),
         ("softer", ["--input", "IN", "--count", "99"], "--count: expected 1 to 2"),
-        ("softer", ["--input", "nowhere"], "nowhere holds no pictures"),
-        ("filled", ["--input", "IN"], "filled: give --mask or --boxes"),
+        ("softer", ["--input", "nowhere"], "nowhere contains no images"),
+        ("filled", ["--input", "IN"], "--mask: missing: filled needs a mask or boxes"),
         ("filled", ["--input", "IN", "--boxes", "1,2"], "--boxes: expected X,Y,WIDTH,HEIGHT"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(sample, tmp_path, model, flags, says):
+def test_rejects_invalid_options_in_one_line(sample, tmp_path, model, flags, says):
     write_pictures(tmp_path / "in", 2)
     flags = [str(tmp_path / "in") if flag == "IN" else flag for flag in flags]
     done = sample(model, *flags, "--out", tmp_path / "out", code=2)
@@ -206,7 +206,7 @@ def test_what_cannot_be_done_is_one_line(sample, tmp_path, model, flags, says):
     assert not (tmp_path / "out").exists()
 
 
-def test_names_that_would_meet_or_leave_the_folder_do_not(tmp_path):
+def test_stems_are_unique_and_stay_in_folder(tmp_path):
     for name in ("a.png", "A.webp", "b.png", "b.jpg"):
         Image.new("RGB", (4, 4)).save(tmp_path / name)
     stems = Inputs(str(tmp_path)).stems()
@@ -214,5 +214,5 @@ def test_names_that_would_meet_or_leave_the_folder_do_not(tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w") as archive:
         archive.add(tmp_path / "a.png", "../../../etc/a.png")
     assert not any(".." in stem for stem in Inputs(str(tmp_path)).stems())
-    with pytest.raises(InputError, match="holds no pictures"):
+    with pytest.raises(InputError, match="contains no images"):
         Inputs(str(tmp_path / "nowhere"))

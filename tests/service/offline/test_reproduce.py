@@ -88,7 +88,7 @@ def test_the_command_says_what_it_found(drawn_server, drawn_repository, tmp_path
         check=True,
     )
     assert done.stdout.splitlines() == [
-        "seed.png: equal to the last byte",
+        "seed.png: identical, byte for byte",
         "resaved.png: equal in every pixel",
     ]
     assert (tmp_path / "again" / "seed.png").read_bytes() == good.read_bytes()
@@ -118,9 +118,9 @@ def test_what_cannot_be_made_again_is_one_clear_error(drawn_server, drawn_reposi
         return str(caught.value)
 
     Image.new("RGB", (2, 2)).save(tmp_path / "plain.png")
-    assert "does not say how it was made" in error(tmp_path / "plain.png")
+    assert "has no Ganymede metadata" in error(tmp_path / "plain.png")
     (tmp_path / "words.png").write_text("no picture")
-    assert "cannot be read: not a picture" in error(tmp_path / "words.png")
+    assert "cannot be read: it is not a valid image" in error(tmp_path / "words.png")
     assert "cannot be read: No such file" in error(tmp_path / "missing.png")
     identity = {"model": "cut", "version": "1", "digest": "sha256:0"}
     assert "another digest" in error(say(tmp_path / "a.png", **identity, seed=1))
@@ -132,6 +132,6 @@ def test_what_cannot_be_made_again_is_one_clear_error(drawn_server, drawn_reposi
         digest = client.get("/v1/models/cut").json()["digest"]
     identity["digest"] = digest
     for wrong in ({}, {"seed": -1}, {"seed": "a"}, {"seed": 1, "class": "cow"}, {"z": "?"}):
-        assert "cannot be read" in error(say(tmp_path / "d.png", **identity, **wrong))
+        assert "invalid metadata" in error(say(tmp_path / "d.png", **identity, **wrong))
     walk = {"sources": [], "frames": 10**9, "loop": False, "space": "z", "path": "linear"}
-    assert "cannot be read" in error(say(tmp_path / "e.png", **identity, walk=walk, fps=1))
+    assert "invalid metadata" in error(say(tmp_path / "e.png", **identity, walk=walk, fps=1))

@@ -288,7 +288,7 @@ def test_a_model_shows_its_styles(client):
 def test_a_model_without_styles_says_that_it_has_none_and_why(client):
     answer = post(client, model="cut")
     assert_problem(answer, 422, "model")
-    assert "cut has no styles to mix: it goes from the latent" in answer.json()["detail"]
+    assert "cut has no styles to mix: its generator maps a latent" in answer.json()["detail"]
 
 
 BAD = {

@@ -126,7 +126,7 @@ def test_a_model_that_does_not_truncate_is_named(client):
         client.get("/v1/models/painted/images/7.png?truncation=0.5"),
     ):
         assert_problem(answer, 422, "truncation")
-        assert "painted does not truncate" in answer.json()["detail"]
+        assert "painted does not support truncation" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
