@@ -1,6 +1,6 @@
 import pytest
 
-from service.api.negotiation import Form, negotiate
+from service.api.negotiation import OutputFormat, negotiate
 from service.api.problems import Problem
 from service.runtime.images.encoding import ImageFormat
 
@@ -8,16 +8,16 @@ from service.runtime.images.encoding import ImageFormat
 @pytest.mark.parametrize(
     ("wanted", "accept", "count", "form"),
     [
-        (None, None, 1, Form("json")),
-        ("png", "application/json", 1, Form("image", ImageFormat.PNG)),
-        (None, "image/jpeg", 3, Form("json", ImageFormat.JPEG)),
-        (None, "text/html, image/webp", 1, Form("image", ImageFormat.WEBP)),
-        (None, "image/png;q=0.2, application/x-npy;q=0.8", 1, Form("npy")),
-        (None, "IMAGE/PNG", 1, Form("image", ImageFormat.PNG)),
-        (None, "application/*", 1, Form("json")),
-        (None, "*/*, image/png", 1, Form("image", ImageFormat.PNG)),
-        (None, "application/json;q=0, */*", 1, Form("image", ImageFormat.PNG)),
-        (None, "image/png;q=nan, application/zip;q=0.1", 1, Form("zip")),
+        (None, None, 1, OutputFormat("json")),
+        ("png", "application/json", 1, OutputFormat("image", ImageFormat.PNG)),
+        (None, "image/jpeg", 3, OutputFormat("json", ImageFormat.JPEG)),
+        (None, "text/html, image/webp", 1, OutputFormat("image", ImageFormat.WEBP)),
+        (None, "image/png;q=0.2, application/x-npy;q=0.8", 1, OutputFormat("npy")),
+        (None, "IMAGE/PNG", 1, OutputFormat("image", ImageFormat.PNG)),
+        (None, "application/*", 1, OutputFormat("json")),
+        (None, "*/*, image/png", 1, OutputFormat("image", ImageFormat.PNG)),
+        (None, "application/json;q=0, */*", 1, OutputFormat("image", ImageFormat.PNG)),
+        (None, "image/png;q=nan, application/zip;q=0.1", 1, OutputFormat("zip")),
     ],
 )
 def test_the_format_goes_first_and_then_the_best_of_accept(wanted, accept, count, form):

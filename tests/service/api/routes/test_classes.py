@@ -94,10 +94,10 @@ def test_what_is_too_long_for_a_header_is_left_out_of_them_and_not_of_the_pictur
 
 
 @pytest.mark.parametrize(("name", "folder"), [("..", "-/"), ("a/b", "a-b/"), ("größe", "größe/")])
-def test_a_folder_of_a_class_lies_within_the_archive(name, folder):
-    from service.api.routes.generate import _folder
+def test_class_folder_is_a_valid_name(name, folder):
+    from service.api.routes.generate import _class_folder
 
-    assert _folder({0: 1.0}, [name]) == folder
+    assert _class_folder({0: 1.0}, [name]) == folder
 
 
 @pytest.mark.parametrize(

@@ -356,7 +356,7 @@ def test_the_maximum_is_stated_and_is_the_maximum(client):
     assert str(maximum) in answer.json()["detail"]
 
 
-def test_a_grid_that_no_file_can_hold_and_one_that_no_queue_can(drawn_repository):
+def test_rejects_grid_too_large_for_format_or_queue(drawn_repository):
     environment = {"GANYMEDE_MAX_IMAGES": "1000", "GANYMEDE_QUEUE_PIXELS": str(950 * SIZE * SIZE)}
     with serving(drawn_repository, env=environment) as server, server.client() as client:
         answer = post(client, rows=list(range(700)), columns=[1], format="webp")
