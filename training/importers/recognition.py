@@ -24,7 +24,7 @@ from training.importers.formats.noise.lightweight_gan import LightweightGan
 from training.importers.formats.noise.lucidrains import LucidrainsStyleGan2
 from training.importers.formats.noise.pretrained_biggan import PretrainedBigGan
 from training.importers.formats.noise.pytorch_gan import PyTorchGan
-from training.importers.formats.noise.sequential import DcganChain, MlpChain
+from training.importers.formats.noise.sequential import Dcgan, Mlp
 from training.importers.formats.noise.studiogan import StudioGan
 from training.importers.formats.noise.stylegan2 import NvidiaStyleGan2, RosinalityStyleGan2
 from training.importers.formats.noise.stylegan3 import NvidiaStyleGan3
@@ -48,8 +48,8 @@ FORMATS: tuple[Format, ...] = (
     PyTorchGan(),
     Pix2PixUNet(),
     CycleGanResNet(),
-    DcganChain(),
-    MlpChain(),
+    Dcgan(),
+    Mlp(),
 )
 _MAX_SUGGESTIONS = 3
 # Errors raised while a network is built from tensors that have the names of a format but not its

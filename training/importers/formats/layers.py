@@ -1,7 +1,7 @@
-"""Layers that are filled with a file's tensors.
+"""Builds layers from the tensors of a checkpoint.
 
-What is built on `meta` has shapes and no values until the tensors take their place, so nothing is
-drawn at random to be thrown away.
+Layers are created on the `meta` device, which allocates and initializes nothing, and then take the
+tensors as their parameters.
 """
 
 from __future__ import annotations
@@ -11,19 +11,37 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
+from training.importers.errors import FormatMismatchError
+from training.importers.reading.weights import Layer
+
 Tensors = Mapping[str, Tensor]
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
+class FrozenBatchNorm(nn.Module):
+    """A batch normalization with fixed statistics: ``x * scale + shift``, for ``[N, C, H, W]``."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, scale: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale.detach()[:, None, None])
+        self.register_buffer("shift", shift.detach()[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.shift
+
+
 def linear(tensors: Tensors, path: str) -> nn.Linear:
-    """Return a linear layer. Raises KeyError for a tensor that is missing."""
+    """Return a linear layer. Raises KeyError for a missing tensor."""
     weight, bias = tensors[f"{path}.weight"], tensors.get(f"{path}.bias")
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
     return assign_weights(layer, weight, bias)
 
 
 def convolution(tensors: Tensors, path: str, groups: int = 1) -> nn.Conv2d:
-    """Return a convolution that keeps the size, where its kernel is odd. Raises KeyError."""
+    """Return a convolution that keeps the image size if its kernel is odd. Raises KeyError."""
     weight, bias = tensors[f"{path}.weight"], tensors.get(f"{path}.bias")
     outputs, inputs, kernel, _ = weight.shape
     layer = nn.Conv2d(
@@ -39,7 +57,7 @@ def convolution(tensors: Tensors, path: str, groups: int = 1) -> nn.Conv2d:
 
 
 def transposed(tensors: Tensors, path: str, stride: int = 1, padding: int = 0) -> nn.Module:
-    """Return a transposed convolution. Raises KeyError."""
+    """Return a transposed convolution. Raises KeyError for a missing tensor."""
     weight, bias = tensors[f"{path}.weight"], tensors.get(f"{path}.bias")
     inputs, outputs, kernel, _ = weight.shape
     layer = nn.ConvTranspose2d(
@@ -49,8 +67,21 @@ def transposed(tensors: Tensors, path: str, stride: int = 1, padding: int = 0) -
 
 
 def assign_weights(layer: _Module, weight: Tensor, bias: Tensor | None) -> _Module:
-    """Put a weight and a bias in their place."""
+    """Set the weight and the bias of a layer and return it."""
     layer.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
         layer.bias = nn.Parameter(bias, requires_grad=False)
     return layer
+
+
+def load_layer(module: nn.Module, layer: Layer) -> nn.Module:
+    """Load a layer's tensors into a module and return it. Raises FormatMismatchError."""
+    weights = {n: t.float() for n, t in layer.tensors.items() if n != "num_batches_tracked"}
+    try:
+        result = module.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise FormatMismatchError(f"{layer.path} has other shapes than expected") from error
+    missing = [name for name in result.missing_keys if name != "num_batches_tracked"]
+    if missing or result.unexpected_keys:
+        raise FormatMismatchError(f"{layer.path} has other tensors than expected")
+    return module

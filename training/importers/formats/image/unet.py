@@ -20,7 +20,7 @@ from training.importers.formats.base import (
     input_channels,
     input_side,
 )
-from training.importers.formats.noise.sequential import load_layer
+from training.importers.formats.layers import load_layer
 from training.importers.reading.weights import Layer, Network, known_layers
 
 

@@ -26,14 +26,14 @@ from training.importers.formats.base import (
     verify_shapes,
 )
 from training.importers.formats.noise.class_conditional import (
-    Arrangement,
-    Builder,
+    BlockCondition,
     ClassConditionalGenerator,
-    Names,
+    LayerBuilder,
+    LayerNames,
     TruncatedLatent,
-    doublings,
-    standing,
-    with_fixed_statistics,
+    count_stages,
+    freeze_batch_norms,
+    uses_standing_statistics,
 )
 from training.importers.reading.spectral_norm import fold_spectral_norm
 from training.importers.reading.weights import Network
@@ -45,7 +45,7 @@ _STATISTICS = (
     ("bn.running_mean", "bn.running_var"),
 )
 _ATTENTION = ("theta", "phi", "g", "o", "gamma")
-_PLAIN = Names(
+_PLAIN = LayerNames(
     norms=("bn1", "bn2"),
     convolutions=("conv1", "conv2"),
     skip="conv_sc",
@@ -55,7 +55,7 @@ _PLAIN = Names(
     attention=_ATTENTION,
     affine=("gain", "bias"),
 )
-_DEEP = Names(
+_DEEP = LayerNames(
     norms=("bn1", "bn2", "bn3", "bn4"),
     convolutions=("conv1", "conv2", "conv3", "conv4"),
     skip="conv_sc",
@@ -94,25 +94,25 @@ class BigGan(Format):
             _as_linear(tensors)
         condition = tensors["blocks.0.0.bn1.gain.weight"].shape[1]
         classes = condition if shared is None else shared.shape[0]
-        build = Builder(tensors, self.names)
+        build = LayerBuilder(tensors, self.names)
         first = build.linear("linear")
         width = tensors["blocks.0.0.conv1.weight"].shape[1]
         paths = block_paths(tensors)
         blocks, stages, count = self._blocks(build, paths, options)
-        arrangement, z_dim = self._arrangement(first, condition, shared, count)
+        conditioning, z_dim = self._arrangement(first, condition, shared, count)
         norm = build.norm("output_layer.0", affine=True, eps=1e-5)
         generator = ClassConditionalGenerator(
             first,
             blocks,
-            build.to_pictures(norm, "output_layer.2"),
+            build.to_images(norm, "output_layer.2"),
             shared,
-            arrangement,
+            conditioning,
             width,
             classes,
         )
         side = generator.start[1] * 2**stages
         channels = tensors["output_layer.2.weight"].shape[0]
-        where = attention_sides(paths, tensors, "theta.weight", side, stages, count)
+        where = describe_attention(paths, tensors, "theta.weight", side, stages, count)
         return converted_class_conditional(
             self.title.partition(" (")[0],
             generator,
@@ -121,14 +121,14 @@ class BigGan(Format):
             options,
             classes,
             [
-                ("latent", "in chunks" if arrangement == "chunks" else "whole"),
+                ("latent", "in chunks" if conditioning == "chunks" else "whole"),
                 ("attention at", where),
             ],
         )
 
     def _blocks(
         self,
-        build: Builder,
+        build: LayerBuilder,
         paths: Sequence[str],
         options: UserOptions,  # noqa: ARG002 - as the deep one has it
     ) -> tuple[list[nn.Module], int, int]:
@@ -143,7 +143,7 @@ class BigGan(Format):
 
     def _arrangement(
         self, first: nn.Linear, condition: int, shared: Tensor | None, blocks: int
-    ) -> tuple[Arrangement, int]:
+    ) -> tuple[BlockCondition, int]:
         """Return what the blocks are conditioned on, and the dimension of z."""
         chunk = condition - (condition if shared is None else shared.shape[1])
         if chunk == 0:
@@ -172,9 +172,9 @@ class BigGanDeep(BigGan):
     names = _DEEP
 
     def _blocks(
-        self, build: Builder, paths: Sequence[str], options: UserOptions
+        self, build: LayerBuilder, paths: Sequence[str], options: UserOptions
     ) -> tuple[list[nn.Module], int, int]:
-        return bottlenecks(build, paths, options.side, "theta.weight")
+        return build_bottlenecks(build, paths, options.side, "theta.weight")
 
     def _arrangement(
         self,
@@ -182,15 +182,15 @@ class BigGanDeep(BigGan):
         condition: int,
         shared: Tensor | None,
         blocks: int,  # noqa: ARG002 - as the plain one has it
-    ) -> tuple[Arrangement, int]:
+    ) -> tuple[BlockCondition, int]:
         assert shared is not None  # noqa: S101 - for the type checker
         if first.in_features != condition:
             raise FormatMismatchError("its first layer does not take what its normalisations take")
         return "whole", condition - shared.shape[1]
 
 
-def bottlenecks(
-    build: Builder, paths: Sequence[str], side: int | None, attention: str
+def build_bottlenecks(
+    build: LayerBuilder, paths: Sequence[str], side: int | None, attention: str
 ) -> tuple[list[nn.Module], int, int]:
     """Return all blocks, how often they double, and how many of them are no attention.
 
@@ -205,7 +205,7 @@ def bottlenecks(
         )
         for path in residual
     ]
-    stages = doublings(len(residual), side, 4, [a != b for a, b in shapes])
+    stages = count_stages(len(residual), side, 4, [a != b for a, b in shapes])
     depth = len(residual) // stages
     made: list[nn.Module] = []
     for path in paths:
@@ -227,7 +227,7 @@ def block_paths(tensors: dict[str, Tensor]) -> list[str]:
     return [f"blocks.{i}.{j}" for i, j in sorted(found)]
 
 
-def attention_sides(
+def describe_attention(
     paths: Sequence[str],
     tensors: dict[str, Tensor],
     attention: str,
@@ -265,10 +265,10 @@ def converted_class_conditional(
     """
     module: nn.Module = generator.eval()
     if classes == 1:
-        module = OnlyClass(generator)
-    anew = standing(options)
+        module = SingleClassGenerator(generator)
+    anew = uses_standing_statistics(options)
     if not anew:
-        module = with_fixed_statistics(module)
+        module = freeze_batch_norms(module)
         module = TruncatedLatent(module) if truncates else module
     note = (
         "Statistics of batch normalisation were taken anew, for each of several truncations."
@@ -290,7 +290,7 @@ def converted_class_conditional(
     )
 
 
-class OnlyClass(nn.Module):
+class SingleClassGenerator(nn.Module):
     """A class-conditional generator with one class, which need not be said."""
 
     def __init__(self, generator: nn.Module) -> None:

@@ -1,8 +1,7 @@
-"""Residual generators with class-conditional normalisation, built of the tensors of a file.
+"""Residual generators with class-conditional normalization, built from the tensors of a file.
 
-BigGAN and its relatives come under several names and in several arrangements. Their blocks are
-those of `training.networks`; what differs is what a layout calls the tensors of a block, and how
-latent and class reach it.
+BigGAN and its variants share the blocks of `training.networks`. The layouts differ in the names of
+the tensors, and in what the blocks are conditioned on.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from torch.nn import functional as F
 from training.importers.errors import FormatMismatchError, ImportOptionError
 from training.importers.formats.base import UserOptions
 from training.importers.formats.layers import (
+    FrozenBatchNorm,
     Tensors,
     assign_weights,
     convolution,
@@ -37,31 +37,30 @@ from training.networks.noise.biggan_layers import (
     apply_norm,
 )
 
-# What tells a block its condition: a chunk of z of its own and the class, all of z and the class,
-# or the class alone.
-Arrangement = Literal["chunks", "whole", "class"]
+# What a block is conditioned on: a chunk of z and the class; all of z and the class; or the class.
+BlockCondition = Literal["chunks", "whole", "class"]
 
 
 @dataclass(frozen=True)
-class Names:
-    """What a layout calls the parts of its blocks, normalisations and attention."""
+class LayerNames:
+    """The names of a layout for the parts of its blocks, normalizations and attention."""
 
     norms: tuple[str, ...]
     convolutions: tuple[str, ...]
     skip: str
-    # The statistics under a normalisation, as mean and variance, in each of the ways known.
+    # Mean and variance of a normalization, in each of the known ways.
     statistics: tuple[tuple[str, str], ...]
     gain: str
     bias: str
-    # Query, key, value, output, strength.
+    # Query, key, value, output and strength.
     attention: tuple[str, str, str, str, str]
-    # Gain and bias of a normalisation that is told no condition.
+    # Gain and bias of an unconditional normalization.
     affine: tuple[str, str] = ("weight", "bias")
     eps: float = 1e-5
 
 
 class ClassConditionalGenerator(nn.Module):
-    """``z`` [N, Z] and class weights ``[N, classes]`` to pictures ``[N, C, H, W]`` in [-1, 1]."""
+    """``z`` [N, Z] and class weights ``[N, classes]`` to images ``[N, C, H, W]`` in [-1, 1]."""
 
     embedding: Tensor | None
 
@@ -71,25 +70,25 @@ class ClassConditionalGenerator(nn.Module):
         blocks: Sequence[nn.Module],
         last: nn.Module,
         embedding: Tensor | None,
-        arrangement: Arrangement,
+        conditioning: BlockCondition,
         width: int,
         classes: int = 0,
     ) -> None:
         super().__init__()
         self.first, self.last, self.classes = first, last, classes
         self.blocks = nn.ModuleList(blocks)
-        self.arrangement = arrangement
+        self.conditioning = conditioning
         self.start = (width, *(2 * [math.isqrt(first.out_features // width)]))
         if math.prod(self.start) != first.out_features:
-            raise FormatMismatchError("its first layer gives no square picture")
+            raise FormatMismatchError("its first layer does not give a square image")
         self.register_buffer("embedding", embedding)
 
     def forward(
         self, z: Tensor, class_weights: Tensor | None = None, standing: Tensor | None = None
     ) -> Tensor:
-        """Make pictures; `standing` [N, K] is for standing statistics, where there are any.
+        """Return images. `standing` [N, K] are interpolation weights of standing statistics.
 
-        Classes ``[N] int64`` do for class weights.
+        `class_weights` can be class indices ``[N] int64``.
         """
         label = class_weights
         if label is not None and self.embedding is not None:
@@ -98,29 +97,33 @@ class ClassConditionalGenerator(nn.Module):
             label = F.one_hot(label, self.classes).to(z.dtype)
         conditions: list[Tensor | None]
         conditional = sum(not isinstance(block, SelfAttention) for block in self.blocks)
-        if self.arrangement == "chunks":
-            begin, *chunks = torch.split(z, self.first.in_features, dim=1)
-            conditions = [_behind(label, chunk) for chunk in chunks]
-        elif self.arrangement == "whole":
-            begin = _behind(label, z)
-            conditions = [begin] * conditional
+        if self.conditioning == "chunks":
+            first, *chunks = torch.split(z, self.first.in_features, dim=1)
+            conditions = [_concat(label, chunk) for chunk in chunks]
+        elif self.conditioning == "whole":
+            first = _concat(label, z)
+            conditions = [first] * conditional
         else:
-            begin, conditions = z, [label] * conditional
-        x = self.first(begin).reshape(-1, *self.start)
-        details = iter(conditions)
+            first, conditions = z, [label] * conditional
+        x = self.first(first).reshape(-1, *self.start)
+        remaining = iter(conditions)
         for block in self.blocks:
-            x = block(x) if isinstance(block, SelfAttention) else block(x, next(details), standing)
+            x = (
+                block(x)
+                if isinstance(block, SelfAttention)
+                else block(x, next(remaining), standing)
+            )
         images: Tensor = self.last(x, standing)
         return images
 
 
-def _behind(label: Tensor | None, z: Tensor) -> Tensor:
-    """Join the class and a latent, in the order in which most have them."""
+def _concat(label: Tensor | None, z: Tensor) -> Tensor:
+    """Concatenate the class and a latent, in the order of most implementations."""
     return z if label is None else torch.cat([label, z], dim=1)
 
 
 class TruncatedLatent(nn.Module):
-    """A generator whose latents are scaled by a truncation for each row, its statistics fixed."""
+    """Scales the latent of each row by its truncation. The statistics stay the same."""
 
     def __init__(self, generator: nn.Module) -> None:
         super().__init__()
@@ -132,7 +135,7 @@ class TruncatedLatent(nn.Module):
 
 
 class UnconditionalNorm(nn.Module):
-    """Batch normalisation in the place of one that is told a condition."""
+    """Batch normalization in the place of a conditional one: it ignores the condition."""
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
@@ -141,45 +144,25 @@ class UnconditionalNorm(nn.Module):
     def forward(
         self,
         x: Tensor,
-        condition: Tensor | None,  # noqa: ARG002 - as the conditional one has it
+        condition: Tensor | None,  # noqa: ARG002 - the interface of conditional ones
         standing: Tensor | None = None,
     ) -> Tensor:
         return apply_norm(self.norm, x, standing)
 
 
-class FixedStatistics(nn.Module):
-    """A batch normalisation with the statistics of the file, whatever is truncated."""
+class ConvSkipBottleneckUp(BottleneckUp):
+    """A bottleneck block with a 1×1 convolution as its skip connection, as in StudioGAN."""
 
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, norm: BatchNorm2d) -> None:
-        super().__init__()
-        assert norm.running_mean is not None and norm.running_var is not None  # noqa: S101, PT018
-        scale = torch.rsqrt(norm.running_var + norm.eps)
-        shift = -norm.running_mean * scale
-        if norm.affine:
-            scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
-        self.register_buffer("scale", scale.detach()[:, None, None])
-        self.register_buffer("shift", shift.detach()[:, None, None])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.scale + self.shift
-
-
-class BottleneckUpByConvolution(BottleneckUp):
-    """A bottleneck block whose skip is a 1×1 convolution, as StudioGAN writes one."""
-
-    past: nn.Module
+    skip_conv: nn.Module
 
     def skip(self, x: Tensor) -> Tensor:
-        """Return what is carried past the branch."""
-        carried: Tensor = self.past(upsample_nearest(x) if self.doubles else x)
-        return carried
+        """Return the output of the skip connection."""
+        skipped: Tensor = self.skip_conv(upsample_nearest(x) if self.doubles else x)
+        return skipped
 
 
-class Doubling(nn.Module):
-    """A transposed convolution that doubles, normalised, told the condition."""
+class UpsampleConv(nn.Module):
+    """A transposed convolution that doubles the side, then conditional normalization and ReLU."""
 
     def __init__(self, grow: nn.Module, norm: nn.Module) -> None:
         super().__init__()
@@ -191,8 +174,8 @@ class Doubling(nn.Module):
         return F.relu(self.norm(self.grow(x), condition, standing))
 
 
-class PlainEnd(nn.Module):
-    """A generator's end without a normalisation: a convolution, and to [-1, 1]."""
+class ConvOutput(nn.Module):
+    """The output layer of a generator without normalization: a convolution and tanh."""
 
     def __init__(self, convolution: nn.Module) -> None:
         super().__init__()
@@ -201,18 +184,18 @@ class PlainEnd(nn.Module):
     def forward(
         self,
         x: Tensor,
-        standing: Tensor | None = None,  # noqa: ARG002 - as all ends have it
+        standing: Tensor | None = None,  # noqa: ARG002 - the interface of output layers
     ) -> Tensor:
         return torch.tanh(self.convolution(x))
 
 
-class Builder:
-    """Makes modules of a file's tensors, whose spectral normalisations are folded already.
+class LayerBuilder:
+    """Builds modules from tensors whose spectral normalization has been folded.
 
-    Raises KeyError for a tensor that is missing.
+    All methods raise KeyError for a missing tensor.
     """
 
-    def __init__(self, tensors: Tensors, names: Names) -> None:
+    def __init__(self, tensors: Tensors, names: LayerNames) -> None:
         self.tensors, self.names = tensors, names
 
     def linear(self, path: str) -> nn.Linear:
@@ -220,11 +203,11 @@ class Builder:
         return linear(self.tensors, path)
 
     def convolution(self, path: str) -> nn.Conv2d:
-        """Return a convolution that keeps the size."""
+        """Return a convolution that keeps the image size."""
         return convolution(self.tensors, path)
 
     def norm(self, path: str, *, affine: bool = False, eps: float | None = None) -> nn.Module:
-        """Return a batch normalisation: of `affine` ones, gain and bias lie beside statistics."""
+        """Return a batch normalization, with gain and bias if it is `affine`."""
         for mean, variance in self.names.statistics:
             if f"{path}.{mean}" in self.tensors:
                 means, variances = (
@@ -233,10 +216,10 @@ class Builder:
                 )
                 break
         else:
-            raise FormatMismatchError(f"{path} has no statistics of batch normalisation")
+            raise FormatMismatchError(f"{path} has no statistics for its batch normalization")
         counter = self.tensors.get(f"{path}.bn.accumulation_counter")
         if counter is not None and counter.item() > 0:
-            # Standing statistics are saved as sums over so many batches.
+            # Standing statistics are stored as sums over batches.
             means, variances = means / counter, variances / counter
         norm = BatchNorm2d(len(means), eps or self.names.eps, affine=affine, device="meta")
         norm.running_mean, norm.running_var = means.clone(), variances.clone()
@@ -247,113 +230,127 @@ class Builder:
         return norm
 
     def conditional(self, path: str) -> nn.Module:
-        """Return a normalisation told its condition, or a plain one where that is what is there."""
+        """Return a conditional normalization, or a plain one if the file has a plain one."""
         gain, bias = f"{path}.{self.names.gain}", f"{path}.{self.names.bias}"
         if f"{gain}.weight" not in self.tensors:
             return UnconditionalNorm(self.norm(path, affine=True))
         with torch.device("meta"):
-            made = ConditionalBatchNorm2d(1, 1)
-        made.norm = self.norm(path)  # type: ignore[assignment]
-        made.gain, made.bias = self.linear(gain), self.linear(bias)
-        return made
+            block = ConditionalBatchNorm2d(1, 1)
+        block.norm = self.norm(path)  # type: ignore[assignment]
+        block.gain, block.bias = self.linear(gain), self.linear(bias)
+        return block
 
     def block(self, path: str) -> BlockUp:
-        """Return a residual block that doubles."""
-        one, two = self.names.convolutions[:2]
+        """Return a residual block that doubles the side."""
+        grow, refine = self.names.convolutions[:2]
         with torch.device("meta"):
-            made = BlockUp(1, 1, 1)
-        made.norm_in = self.conditional(f"{path}.{self.names.norms[0]}")  # type: ignore[assignment]
-        made.norm_out = self.conditional(f"{path}.{self.names.norms[1]}")  # type: ignore[assignment]
-        made.grow, made.refine = (self.convolution(f"{path}.{name}") for name in (one, two))
-        made.skip = self.convolution(f"{path}.{self.names.skip}")
-        return made
+            block = BlockUp(1, 1, 1)
+        block.norm_in = self.conditional(f"{path}.{self.names.norms[0]}")  # type: ignore[assignment]
+        block.norm_out = self.conditional(f"{path}.{self.names.norms[1]}")  # type: ignore[assignment]
+        block.grow, block.refine = (self.convolution(f"{path}.{name}") for name in (grow, refine))
+        block.skip = self.convolution(f"{path}.{self.names.skip}")
+        return block
 
     def bottleneck(self, path: str, *, doubles: bool) -> BottleneckUp:
-        """Return a bottleneck block, with a convolution past it where the file has one."""
+        """Return a bottleneck block, with a convolution as its skip if the file has one."""
         first, last = (self.tensors[f"{path}.{self.names.convolutions[i]}.weight"] for i in (0, -1))
-        by_convolution = f"{path}.{self.names.skip}.weight" in self.tensors
-        kind = BottleneckUpByConvolution if by_convolution else BottleneckUp
+        has_skip_conv = f"{path}.{self.names.skip}.weight" in self.tensors
+        block_class = ConvSkipBottleneckUp if has_skip_conv else BottleneckUp
         with torch.device("meta"):
-            made = kind(first.shape[1], last.shape[0], 1, doubles=doubles)
-        if isinstance(made, BottleneckUpByConvolution):
-            made.past = self.convolution(f"{path}.{self.names.skip}")
+            block = block_class(first.shape[1], last.shape[0], 1, doubles=doubles)
+        if isinstance(block, ConvSkipBottleneckUp):
+            block.skip_conv = self.convolution(f"{path}.{self.names.skip}")
         elif last.shape[0] > first.shape[1]:
-            raise FormatMismatchError(f"{path} has more channels than it is given")
+            raise FormatMismatchError(
+                f"{path} has more outputs than inputs, but no convolution as its skip connection"
+            )
         parts = ("norm_in", "norm_grow", "norm_refine", "norm_out")
         for part, name in zip(parts, self.names.norms, strict=True):
-            setattr(made, part, self.conditional(f"{path}.{name}"))
+            setattr(block, part, self.conditional(f"{path}.{name}"))
         parts = ("narrow", "grow", "refine", "widen")
         for part, name in zip(parts, self.names.convolutions, strict=True):
-            setattr(made, part, self.convolution(f"{path}.{name}"))
-        return made
+            setattr(block, part, self.convolution(f"{path}.{name}"))
+        return block
 
     def attention(self, path: str) -> SelfAttention:
-        """Return the attention of a picture to itself."""
+        """Return a self-attention layer."""
         query, key, value, out, strength = self.names.attention
         with torch.device("meta"):
-            made = SelfAttention(8)
-        made.query, made.key = (
+            block = SelfAttention(8)
+        block.query, block.key = (
             self.convolution(f"{path}.{query}"),
             self.convolution(f"{path}.{key}"),
         )
-        made.value, made.out = (
+        block.value, block.out = (
             self.convolution(f"{path}.{value}"),
             self.convolution(f"{path}.{out}"),
         )
-        made.strength = nn.Parameter(self.tensors[f"{path}.{strength}"].reshape(()))
-        return made
+        block.strength = nn.Parameter(self.tensors[f"{path}.{strength}"].reshape(()))
+        return block
 
-    def doubling(self, path: str, layer: str, norm: str) -> Doubling:
-        """Return a transposed convolution that doubles, with its normalisation."""
+    def upsample_conv(self, path: str, layer: str, norm: str) -> UpsampleConv:
+        """Return a transposed convolution that doubles the side, with its normalization."""
         kernel = self.tensors[f"{path}.{layer}.weight"].shape[2]
         if kernel != 4:
-            raise FormatMismatchError(f"{path}.{layer} has a kernel of {kernel}, and 4 is known")
+            raise FormatMismatchError(
+                f"{path}.{layer} has a kernel of {kernel}; only 4 is supported"
+            )
         grow = transposed(self.tensors, f"{path}.{layer}", 2, 1)
-        return Doubling(grow, self.conditional(f"{path}.{norm}"))
+        return UpsampleConv(grow, self.conditional(f"{path}.{norm}"))
 
-    def to_pictures(self, norm: nn.Module, path: str) -> ToImages:
-        """Return the generator's end."""
+    def to_images(self, norm: nn.Module, path: str) -> ToImages:
+        """Return the output layers of the generator."""
         with torch.device("meta"):
-            made = ToImages(1, 1)
-        made[0], made[2] = norm, self.convolution(path)
-        return made
+            block = ToImages(1, 1)
+        block[0], block[2] = norm, self.convolution(path)
+        return block
 
 
-def with_fixed_statistics(generator: nn.Module) -> nn.Module:
-    """Put the statistics of the file in the place of each batch normalisation."""
+def freeze_batch_norms(generator: nn.Module) -> nn.Module:
+    """Replace each batch normalization by one with fixed statistics."""
     for name, norm in list(generator.named_modules()):
         if isinstance(norm, BatchNorm2d):
             parent, _, child = name.rpartition(".")
-            setattr(generator.get_submodule(parent), child, FixedStatistics(norm))
+            setattr(generator.get_submodule(parent), child, _frozen(norm))
     return generator
 
 
-def standing(options: UserOptions) -> bool:
-    """True if `--statistics standing` was given. Raises ImportOptionError."""
+def _frozen(norm: BatchNorm2d) -> FrozenBatchNorm:
+    assert norm.running_mean is not None and norm.running_var is not None  # noqa: S101, PT018
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    shift = -norm.running_mean * scale
+    if norm.affine:
+        scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
+    return FrozenBatchNorm(scale, shift)
+
+
+def uses_standing_statistics(options: UserOptions) -> bool:
+    """True for `--statistics standing`. Raises ImportOptionError."""
     if options.statistics not in (None, "running", "standing"):
         raise ImportOptionError(
-            f"--statistics {options.statistics}: of a BigGAN it is running or standing"
+            f"--statistics {options.statistics}: expected running or standing for a BigGAN"
         )
     return options.statistics == "standing"
 
 
-def doublings(blocks: int, side: int | None, base: int, drops: Sequence[bool]) -> int:
-    """Return how many stages so many bottleneck blocks are: the last of each stage doubles.
+def count_stages(blocks: int, side: int | None, base: int, narrows: Sequence[bool]) -> int:
+    """Return the number of stages of bottleneck blocks. The last block of each stage doubles.
 
-    Two a stage is what everyone has; `side` decides where it was said. `drops` tells which
-    blocks have fewer channels than they are given, which only those that double may have.
+    The default is two blocks a stage, the usual number; `side`, in pixels, decides if it is given.
+    `narrows` tells for each block whether it has fewer outputs than inputs, which is possible only
+    in blocks that double. Raises ImportOptionError.
     """
     stages = blocks // 2
     if side is not None:
         stages = round(math.log2(side / base)) if side > base else 0
         if base * 2**stages != side or not stages or blocks % stages:
             raise ImportOptionError(
-                f"--side {side}: {blocks} blocks from {base}×{base} do not come to that"
+                f"--side {side}: {blocks} blocks that start at {base}×{base} cannot have this side"
             )
     depth = blocks // max(stages, 1)
-    matches = all((i + 1) % depth == 0 for i, drop in enumerate(drops) if drop)
-    if stages * depth != blocks or not stages or not matches:
+    plausible = all((i + 1) % depth == 0 for i, narrow in enumerate(narrows) if narrow)
+    if stages * depth != blocks or not stages or not plausible:
         raise ImportOptionError(
-            f"--side has to say how large the pictures of its {blocks} blocks are"
+            f"the {blocks} blocks do not determine the side of the images: give --side"
         )
     return stages

@@ -20,14 +20,14 @@ from training.importers.formats.base import (
     square_image,
     verify_shapes,
 )
-from training.importers.formats.layers import Tensors, convolution, transposed
+from training.importers.formats.layers import FrozenBatchNorm, Tensors, convolution, transposed
 from training.importers.formats.noise.linear_attention import (
     ChannelNorm,
     LinearAttention,
     WindowAttention,
-    over_channels,
+    channel_sum,
 )
-from training.importers.formats.noise.lucidrains import Blurred
+from training.importers.formats.noise.lucidrains import Blur
 from training.importers.reading.weights import Network
 
 _NOISE_SEED = 0
@@ -36,21 +36,11 @@ _EPS = 1e-5
 _EXCITES = {3: 7, 4: 8, 5: 9, 6: 10}
 
 
-class FittedNorm(nn.Module):
-    """Batch normalisation by the statistics of the file."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, tensors: Tensors, path: str) -> None:
-        super().__init__()
-        scale = tensors[f"{path}.weight"] * torch.rsqrt(tensors[f"{path}.running_var"] + _EPS)
-        shift = tensors[f"{path}.bias"] - tensors[f"{path}.running_mean"] * scale
-        self.register_buffer("scale", scale[:, None, None])
-        self.register_buffer("shift", shift[:, None, None])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.scale + self.shift
+def _frozen_norm(tensors: Tensors, path: str) -> FrozenBatchNorm:
+    """Return a batch normalization with the statistics of the file."""
+    scale = tensors[f"{path}.weight"] * torch.rsqrt(tensors[f"{path}.running_var"] + _EPS)
+    shift = tensors[f"{path}.bias"] - tensors[f"{path}.running_mean"] * scale
+    return FrozenBatchNorm(scale, shift)
 
 
 class Doubled(nn.Module):
@@ -61,7 +51,7 @@ class Doubled(nn.Module):
     def __init__(self, tensors: Tensors, path: str, side: int) -> None:
         super().__init__()
         self.spread = convolution(tensors, f"{path}.0.net.0")
-        self.blur = Blurred()
+        self.blur = Blur()
         self.conv = convolution(tensors, f"{path}.2.1")
         kernel = self.conv.kernel_size[0]
         # An even kernel has one value more before each place than after it.
@@ -69,7 +59,7 @@ class Doubled(nn.Module):
         rng = torch.Generator().manual_seed(_NOISE_SEED)
         noise = torch.randn(side, side, generator=rng) * tensors[f"{path}.3.weight"]
         self.register_buffer("noise", noise)
-        self.norm = FittedNorm(tensors, f"{path}.4")
+        self.norm = _frozen_norm(tensors, f"{path}.4")
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.blur(F.pixel_shuffle(F.silu(self.spread(x)), 2))
@@ -104,7 +94,7 @@ class Excitation(nn.Module):
         return weights.sigmoid()
 
 
-class Attended(nn.Module):
+class AttentionBlock(nn.Module):
     """Linear attention and a look at the neighbours, joined and added."""
 
     def __init__(self, tensors: Tensors, path: str) -> None:
@@ -126,13 +116,13 @@ class LightweightGenerator(nn.Module):
     def __init__(self, tensors: Tensors, layers: int) -> None:
         super().__init__()
         self.begin = transposed(tensors, "initial_conv.0")
-        self.norm = FittedNorm(tensors, "initial_conv.1")
+        self.norm = _frozen_norm(tensors, "initial_conv.1")
         self.attention, self.doubling = nn.ModuleList(), nn.ModuleList()
         self.excitation = nn.ModuleDict()
         for i in range(layers):
             path = f"layers.{i}"
             looks = f"{path}.2.norm.g" in tensors
-            self.attention.append(Attended(tensors, f"{path}.2") if looks else nn.Identity())
+            self.attention.append(AttentionBlock(tensors, f"{path}.2") if looks else nn.Identity())
             self.doubling.append(Doubled(tensors, f"{path}.0", 8 * 2**i))
             if f"{path}.1.net.0.weight" in tensors:
                 self.excitation[str(i)] = Excitation(tensors, f"{path}.1")
@@ -144,7 +134,7 @@ class LightweightGenerator(nn.Module):
         class_weights: Tensor | None = None,  # noqa: ARG002 - as all generators have it
     ) -> Tensor:
         x = F.glu(self.norm(self.begin(z[:, :, None, None])), dim=1)
-        x = x / over_channels(x.square()).sqrt().clamp(min=1e-12)
+        x = x / channel_sum(x.square()).sqrt().clamp(min=1e-12)
         weights: dict[int, Tensor] = {}
         for i, (attention, doubling) in enumerate(zip(self.attention, self.doubling, strict=True)):
             x = doubling(attention(x))
@@ -188,7 +178,7 @@ def _convert(tensors: Tensors, layers: int) -> ConvertedModel:
     looks = [
         f"{4 * 2**i}×{4 * 2**i}"
         for i, attention in enumerate(generator.attention)
-        if isinstance(attention, Attended)
+        if isinstance(attention, AttentionBlock)
     ]
     return converted_generator(
         "FastGAN (lightweight-gan)",

@@ -28,12 +28,12 @@ class ChannelNorm(nn.Module):
         self.register_buffer("bias", tensors[f"{path}.b"])
 
     def forward(self, x: Tensor) -> Tensor:
-        centred = x - over_channels(x) / x.shape[1]
-        variance = over_channels(centred.square()) / x.shape[1]
+        centred = x - channel_sum(x) / x.shape[1]
+        variance = channel_sum(centred.square()) / x.shape[1]
         return centred / (variance + _EPS).sqrt() * self.gain + self.bias
 
 
-def over_channels(x: Tensor) -> Tensor:
+def channel_sum(x: Tensor) -> Tensor:
     """Return the sum ``[N, 1, H, W]`` over the channels of ``[N, C, H, W]``."""
     # As a convolution, whose rows are the same at any batch in ONNX Runtime; those of a sum over
     # this axis are not.

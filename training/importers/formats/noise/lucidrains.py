@@ -61,7 +61,7 @@ class LatentMapping(nn.Module):
         return w
 
 
-class Modulated(nn.Module):
+class ModulatedConv(nn.Module):
     """A convolution whose weights are scaled by one and a row's style: ``[N, C, H, W]``, [N, W]."""
 
     weight: Tensor
@@ -82,7 +82,7 @@ class Modulated(nn.Module):
         return x
 
 
-class Styled(nn.Module):
+class StyledConv(nn.Module):
     """Modulated convolution, noise and bias, LeakyReLU."""
 
     noise: Tensor
@@ -91,7 +91,7 @@ class Styled(nn.Module):
 
     def __init__(self, tensors: Tensors, path: str, number: int, noise: Tensor) -> None:
         super().__init__()
-        self.conv = Modulated(
+        self.conv = ModulatedConv(
             tensors, f"{path}.to_style{number}", f"{path}.conv{number}", demodulates=True
         )
         strength = tensors[f"{path}.to_noise{number}.weight"][:, 0]
@@ -105,7 +105,7 @@ class Styled(nn.Module):
         return F.leaky_relu(made, 0.2)
 
 
-class Attended(nn.Module):
+class AttentionBlock(nn.Module):
     """Linear attention and two layers for each place, both added to what they are given."""
 
     def __init__(self, tensors: Tensors, path: str) -> None:
@@ -124,7 +124,7 @@ class Attended(nn.Module):
         return added
 
 
-class Blurred(nn.Module):
+class Blur(nn.Module):
     """Filtered by [1, 2, 1] in both directions, the picture mirrored at its edges."""
 
     kernel: Tensor
@@ -140,7 +140,7 @@ class Blurred(nn.Module):
         return F.conv2d(padded, self.kernel.expand(channels, 1, 3, 3), groups=channels)
 
 
-class Synthesis(nn.Module):
+class LucidrainsSynthesis(nn.Module):
     """Styles ``w`` [N, layers, W], one for each block, to pictures ``[N, C, H, W]`` in [-1, 1]."""
 
     constant: Tensor | None
@@ -167,20 +167,20 @@ class Synthesis(nn.Module):
         self.register_buffer("constant", constant)
         self.attention, self.grow, self.refine = (nn.ModuleList() for _ in range(3))
         self.to_image = nn.ModuleList()
-        self.blur = Blurred()
+        self.blur = Blur()
         for i, size in enumerate(self.layer_resolutions):
             path = f"blocks.{i}"
             # The library crops one noise for all sides, and turns it on its diagonal.
             cropped = noise[:size, :size].t().contiguous()
-            self.grow.append(Styled(tensors, path, 1, cropped))
-            self.refine.append(Styled(tensors, path, 2, cropped))
+            self.grow.append(StyledConv(tensors, path, 1, cropped))
+            self.refine.append(StyledConv(tensors, path, 2, cropped))
             self.to_image.append(
-                Modulated(
+                ModulatedConv(
                     tensors, f"{path}.to_rgb.to_style", f"{path}.to_rgb.conv", demodulates=False
                 )
             )
             looks = f"attns.{i}.0.fn.norm.g" in tensors
-            self.attention.append(Attended(tensors, f"attns.{i}") if looks else nn.Identity())
+            self.attention.append(AttentionBlock(tensors, f"attns.{i}") if looks else nn.Identity())
 
     def forward(self, w: Tensor) -> Tensor:
         if self.constant is not None:
@@ -236,7 +236,7 @@ class LucidrainsStyleGan2(Format):
         mapping = LatentMapping(
             styles, float(rate if isinstance(rate, float | int) else _MAPPING_RATE)
         )
-        synthesis = Synthesis(tensors)
+        synthesis = LucidrainsSynthesis(tensors)
         z_dim = styles["net.0.weight"].shape[1]
         generator = StyleGenerator(mapping, synthesis, z_dim).eval()
         side = synthesis.layer_resolutions[-1]
@@ -272,7 +272,7 @@ def _sides(side: int) -> list[int]:
 
 
 def _is(attention: nn.Module) -> bool:
-    return isinstance(attention, Attended)
+    return isinstance(attention, AttentionBlock)
 
 
 def _other_attention(tensors: Tensors) -> str | None:

@@ -21,11 +21,11 @@ from training.importers.formats.base import (
     square_image,
     verify_shapes,
 )
-from training.importers.formats.noise.biggan import attention_sides, bottlenecks
+from training.importers.formats.noise.biggan import build_bottlenecks, describe_attention
 from training.importers.formats.noise.class_conditional import (
-    Builder,
     ClassConditionalGenerator,
-    Names,
+    LayerBuilder,
+    LayerNames,
 )
 from training.importers.reading.spectral_norm import fold_spectral_norm
 from training.importers.reading.weights import Network
@@ -34,7 +34,7 @@ from training.importers.reading.weights import Network
 _EPS = 1e-4
 # How near a value between two statistics may come to one of them and count as it.
 _NEAR = 1e-3
-_NAMES = Names(
+_NAMES = LayerNames(
     norms=("bn_0", "bn_1", "bn_2", "bn_3"),
     convolutions=("conv_0", "conv_1", "conv_2", "conv_3"),
     skip="conv_sc",
@@ -52,7 +52,7 @@ _NAMES = Names(
 )
 
 
-class HeldBatchNorm2d(nn.Module):
+class TableBatchNorm2d(nn.Module):
     """Batch normalisation by a row's shares ``[N, K]`` of ``means`` and ``variances`` [K, C]."""
 
     means: Tensor
@@ -78,7 +78,7 @@ class HeldBatchNorm2d(nn.Module):
         return x * scale[:, :, None, None] + shift[:, :, None, None]
 
 
-class TruncatedByTable(nn.Module):
+class TableTruncatedGenerator(nn.Module):
     """A generator whose truncation scales the latent and picks the statistics of a table."""
 
     def __init__(self, generator: nn.Module, held: int) -> None:
@@ -86,12 +86,12 @@ class TruncatedByTable(nn.Module):
         self.generator, self.held = generator, held
 
     def forward(self, z: Tensor, class_weights: Tensor, truncation: Tensor) -> Tensor:
-        standing = shares(truncation, self.held)
+        standing = table_weights(truncation, self.held)
         images: Tensor = self.generator(z * truncation[:, None], class_weights, standing)
         return images
 
 
-def shares(truncation: Tensor, held: int) -> Tensor:
+def table_weights(truncation: Tensor, held: int) -> Tensor:
     """Return the shares ``[N, held]`` of the statistics that truncations ``[N]`` come to.
 
     Those held are of truncations in equal steps from 0 to 1. Between two of them the library gives
@@ -109,7 +109,7 @@ def shares(truncation: Tensor, held: int) -> Tensor:
     return here * lower[:, None] + above * (1 - lower)[:, None]
 
 
-class _Builder(Builder):
+class _TableLayerBuilder(LayerBuilder):
     eps = _EPS
 
     def norm(
@@ -121,7 +121,7 @@ class _Builder(Builder):
     ) -> nn.Module:
         """Return a normalisation with statistics by truncation."""
         t = self.tensors
-        return HeldBatchNorm2d(
+        return TableBatchNorm2d(
             t[f"{path}.running_means"],
             t[f"{path}.running_vars"],
             self.eps,
@@ -155,30 +155,30 @@ class PretrainedBigGan(Format):
         classes, embedded = embedding.shape
         z_dim = tensors["generator.gen_z.weight"].shape[1] - embedded
         tensors = _arranged(tensors, z_dim)
-        build = _Builder(tensors, _NAMES)
+        build = _TableLayerBuilder(tensors, _NAMES)
         eps = options.config.get("eps")
         build.eps = eps if isinstance(eps, float) else _EPS
         paths = [f"blocks.{i}.0" for i in sorted(_numbers(tensors))]
-        blocks, stages, count = bottlenecks(
+        blocks, stages, count = build_bottlenecks(
             build, paths, options.side, _NAMES.attention[0] + ".weight"
         )
         width = tensors["blocks.0.0.conv_0.weight"].shape[1]
         generator = ClassConditionalGenerator(
             build.linear("gen_z"),
             blocks,
-            build.to_pictures(build.norm("bn", affine=True), "conv_to_rgb"),
+            build.to_images(build.norm("bn", affine=True), "conv_to_rgb"),
             embedding,
             "whole",
             width,
         ).eval()
         held = tensors["bn.running_means"].shape[0]
         side = generator.start[1] * 2**stages
-        where = attention_sides(
+        where = describe_attention(
             paths, tensors, _NAMES.attention[0] + ".weight", side, stages, count
         )
         return converted_generator(
             "BigGAN-deep",
-            TruncatedByTable(generator, held),
+            TableTruncatedGenerator(generator, held),
             z_dim,
             square_image(side, 3),
             class_names(classes, options),

@@ -1,7 +1,8 @@
-"""Generators that are one chain of layers: DCGAN's transposed convolutions, and perceptrons.
+"""Generators that are a sequence of layers: DCGAN's transposed convolutions, and perceptrons.
 
-Recognised by the chain alone, however the layers are called: what a layer gives is what the next
-one takes. Layers without weights (activations, dropout) leave no trace but a gap in the numbers.
+They are recognized by the sequence alone, whatever the layers are called: each layer must take the
+outputs of the previous one. Layers without tensors, such as activations, leave only gaps in the
+numbering.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from training.importers.formats.base import (
     latent_distribution,
     square_image,
 )
+from training.importers.formats.layers import load_layer
 from training.importers.reading.weights import Layer, Network, known_layers
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -34,69 +36,73 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-class Chain(nn.Module):
-    """``z`` [N, Z], and class weights appended to it where there are classes, to pictures."""
+class SequentialGenerator(nn.Module):
+    """``z`` [N, Z] to images ``[N, C, H, W]``. Class weights are appended to z if there are any."""
 
-    def __init__(self, chain: nn.Sequential, shape: tuple[int, ...], *, classes: bool) -> None:
+    def __init__(self, layers: nn.Sequential, shape: tuple[int, ...], *, classes: bool) -> None:
         super().__init__()
-        self.chain = chain
+        self.layers = layers
         self.shape = shape
         self.classes = classes
 
     def forward(self, z: Tensor, class_weights: Tensor | None = None) -> Tensor:
         x = torch.cat([z, class_weights], 1) if class_weights is not None and self.classes else z
-        made: Tensor = self.chain(x.reshape(x.shape[0], *self.shape))
-        return made
+        images: Tensor = self.layers(x.reshape(x.shape[0], *self.shape))
+        return images
 
 
-def activation(options: UserOptions, usual: str) -> nn.Module:
-    """Return the activation between layers: `--activation`, or the format's default."""
-    name = options.activation or usual
+def activation(options: UserOptions, default: str) -> nn.Module:
+    """Return the activation between layers: `--activation`, or the format's default.
+
+    Raises ImportOptionError.
+    """
+    name = options.activation or default
     if name not in ACTIVATIONS:
-        raise ImportOptionError(f"--activation {name}: it is one of {', '.join(ACTIVATIONS)}")
+        raise ImportOptionError(f"--activation {name}: expected one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]()
 
 
-def last_steps(options: UserOptions) -> list[nn.Module]:
-    """Return what brings the last layer's values to [-1, 1]. Raises ImportOptionError."""
+def output_layers(options: UserOptions) -> list[nn.Module]:
+    """Return the layers that map the last values to [-1, 1]. Raises ImportOptionError."""
     if options.output in (None, "tanh"):
         return [nn.Tanh()]
     if options.output == "sigmoid":
-        return [nn.Sigmoid(), Rescaled()]
-    raise ImportOptionError(f"--output {options.output}: it is tanh or sigmoid")
+        return [nn.Sigmoid(), UnitToSigned()]
+    raise ImportOptionError(f"--output {options.output}: expected tanh or sigmoid")
 
 
-class Rescaled(nn.Module):
-    """[0, 1] to [-1, 1]."""
+class UnitToSigned(nn.Module):
+    """Maps [0, 1] to [-1, 1]."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 2 * x - 1
 
 
-def load_layer(module: nn.Module, layer: Layer) -> nn.Module:
-    """Put a layer's tensors into a module that was built for them. Raises FormatMismatchError."""
-    weights = {n: t.float() for n, t in layer.tensors.items() if n != "num_batches_tracked"}
-    try:
-        done = module.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
-        raise FormatMismatchError(f"{layer.path} has other shapes than expected") from error
-    left = [name for name in done.missing_keys if name != "num_batches_tracked"]
-    if left or done.unexpected_keys:
-        raise FormatMismatchError(f"{layer.path} has other tensors than expected")
-    return module
-
-
-def normalised(layer: Layer, width: int, flat: bool, eps: float = 1e-5) -> nn.Module:
-    """Return the batch normalisation that a layer's tensors are. Raises FormatMismatchError."""
+def batch_norm_layer(layer: Layer, width: int, flat: bool, eps: float = 1e-5) -> nn.Module:
+    """Return the batch normalization of a layer's tensors. Raises FormatMismatchError."""
     if "running_mean" not in layer.tensors:
-        raise FormatMismatchError(f"{layer.path} normalises without running statistics")
+        raise FormatMismatchError(f"{layer.path} is a normalization without running statistics")
     affine = "weight" in layer.tensors
-    kind = nn.BatchNorm1d if flat else nn.BatchNorm2d
-    return load_layer(kind(width, eps=eps, affine=affine), layer)
+    norm_class = nn.BatchNorm1d if flat else nn.BatchNorm2d
+    return load_layer(norm_class(width, eps=eps, affine=affine), layer)
 
 
-class DcganChain(Format):
-    """Transposed convolutions from 1×1, each of which doubles the side."""
+def _split_classes(inputs: int, options: UserOptions) -> tuple[int, tuple[str, ...]]:
+    """Return the dimension of z and the class names of a network with that many inputs.
+
+    Raises ImportOptionError.
+    """
+    classes = options.classes or 0
+    if not 0 <= classes < inputs:
+        raise ImportOptionError(
+            f"--classes {classes}: expected less than {inputs}, the number of inputs of the first "
+            "layer, which takes z and the class"
+        )
+    return inputs - classes, class_names(classes, options) if classes else ()
+
+
+class Dcgan(Format):
+    """Transposed convolutions that start at 1×1 and double the side."""
 
     name = "dcgan"
     by_layer_order = True
@@ -106,53 +112,48 @@ class DcganChain(Format):
     excluded_keys = (r".*(label_emb|embed|RDB|rdb\d|prelu).*",)
 
     def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
-        """Build the chain."""
-        found = known_layers(network)
-        convolutions = [layer for layer in found if layer.kind == "convolution"]
-        if len(convolutions) < 3 or found[0] is not convolutions[0]:
-            raise FormatMismatchError("it is no chain of transposed convolutions")
-        for one, after in pairwise(convolutions):
-            if one.weight.shape[1] != after.weight.shape[0]:
-                raise FormatMismatchError(f"{after.path} does not take what {one.path} gives")
-        built: list[nn.Module] = []
+        """Build the layers in the order of the file."""
+        layers = known_layers(network)
+        convolutions = [layer for layer in layers if layer.kind == "convolution"]
+        if len(convolutions) < 3 or layers[0] is not convolutions[0]:
+            raise FormatMismatchError("it is not a sequence of transposed convolutions")
+        for before, after in pairwise(convolutions):
+            if before.weight.shape[1] != after.weight.shape[0]:
+                raise FormatMismatchError(
+                    f"{after.path} does not take the outputs of {before.path}"
+                )
+        modules: list[nn.Module] = []
         side = 0
-        for layer in found:
+        for layer in layers:
             if layer.kind == "convolution":
-                fan_in, width, size, _ = layer.weight.shape
+                fan_in, width, kernel, _ = layer.weight.shape
                 first = layer is convolutions[0]
                 if not first:
-                    if size != 4:
+                    if kernel != 4:
                         raise FormatMismatchError(
-                            f"{layer.path} has a kernel of {size}, and 4 is known"
+                            f"{layer.path} has a kernel of {kernel}; only 4 is supported"
                         )
-                    if isinstance(built[-1], (nn.ConvTranspose2d, nn.BatchNorm2d)):
-                        built.append(activation(options, "relu"))
-                side = size if first else 2 * side
-                step = (1, 0) if first else (2, 1)
-                built.append(
-                    load_layer(
-                        nn.ConvTranspose2d(fan_in, width, size, *step, bias=layer.bias is not None),
-                        layer,
-                    )
+                    if isinstance(modules[-1], (nn.ConvTranspose2d, nn.BatchNorm2d)):
+                        modules.append(activation(options, "relu"))
+                side = kernel if first else 2 * side
+                stride, padding = (1, 0) if first else (2, 1)
+                module = nn.ConvTranspose2d(
+                    fan_in, width, kernel, stride, padding, bias=layer.bias is not None
                 )
+                modules.append(load_layer(module, layer))
             elif layer.kind in ("norm", "statistics"):
-                built.append(normalised(layer, width, flat=False))
+                modules.append(batch_norm_layer(layer, width, flat=False))
             else:
-                raise FormatMismatchError(f"{layer.path} is no layer of a DCGAN")
-        channels = convolutions[-1].weight.shape[1]
-        built += last_steps(options)
-        taken = convolutions[0].weight.shape[0]
-        classes = options.classes or 0
-        if not 0 <= classes < taken:
-            raise ImportOptionError(
-                f"--classes {classes}: the first layer takes {taken} values with them"
-            )
-        chain = Chain(nn.Sequential(*built), (taken, 1, 1), classes=bool(classes))
-        names = class_names(classes, options) if classes else ()
+                raise FormatMismatchError(f"{layer.path} is not a layer of a DCGAN")
+        inputs, channels = convolutions[0].weight.shape[0], convolutions[-1].weight.shape[1]
+        z_dim, names = _split_classes(inputs, options)
+        generator = SequentialGenerator(
+            nn.Sequential(*modules, *output_layers(options)), (inputs, 1, 1), classes=bool(names)
+        )
         return converted_generator(
             "DCGAN",
-            adapt_latent(chain, options),
-            taken - classes,
+            adapt_latent(generator, options),
+            z_dim,
             square_image(side, channels),
             names,
             distribution=latent_distribution(options),
@@ -160,7 +161,7 @@ class DcganChain(Format):
         )
 
 
-class MlpChain(Format):
+class Mlp(Format):
     """Linear layers, the last of which gives the pixels."""
 
     name = "mlp"
@@ -171,56 +172,63 @@ class MlpChain(Format):
     excluded_keys = (r".*(label_emb|embed).*",)
 
     def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
-        """Build the chain."""
-        found = known_layers(network)
-        linear = [layer for layer in found if layer.kind == "linear"]
-        if len(linear) < 2 or found[0] is not linear[0] or found[-1] is not linear[-1]:
-            raise FormatMismatchError("it is no chain of linear layers")
-        for one, after in pairwise(linear):
-            if one.weight.shape[0] != after.weight.shape[1]:
-                raise FormatMismatchError(f"{after.path} does not take what {one.path} gives")
-        built: list[nn.Module] = []
-        for layer in found:
+        """Build the layers in the order of the file."""
+        layers = known_layers(network)
+        linear = [layer for layer in layers if layer.kind == "linear"]
+        if len(linear) < 2 or layers[0] is not linear[0] or layers[-1] is not linear[-1]:
+            raise FormatMismatchError("it is not a sequence of linear layers")
+        for before, after in pairwise(linear):
+            if before.weight.shape[0] != after.weight.shape[1]:
+                raise FormatMismatchError(
+                    f"{after.path} does not take the outputs of {before.path}"
+                )
+        modules: list[nn.Module] = []
+        for layer in layers:
             if layer.kind == "linear":
-                if built:
-                    built.append(activation(options, "relu"))
+                if modules:
+                    modules.append(activation(options, "relu"))
                 width, fan_in = layer.weight.shape
-                linear_layer = nn.Linear(fan_in, width, bias=layer.bias is not None)
-                built.append(load_layer(linear_layer, layer))
+                module = nn.Linear(fan_in, width, bias=layer.bias is not None)
+                modules.append(load_layer(module, layer))
             elif layer.kind in ("norm", "statistics"):
-                built.append(normalised(layer, width, flat=True))
+                modules.append(batch_norm_layer(layer, width, flat=True))
             else:
-                raise FormatMismatchError(f"{layer.path} is no layer of a perceptron")
+                raise FormatMismatchError(f"{layer.path} is not a layer of a perceptron")
         side, channels = square_shape(linear[-1].weight.shape[0], options)
-        taken = linear[0].weight.shape[1]
-        classes = options.classes or 0
-        if not 0 <= classes < taken:
-            raise ImportOptionError(
-                f"--classes {classes}: the first layer takes {taken} values with them"
-            )
-        steps = nn.Sequential(*built, *last_steps(options), nn.Unflatten(1, (channels, side, side)))
-        names = class_names(classes, options) if classes else ()
+        inputs = linear[0].weight.shape[1]
+        z_dim, names = _split_classes(inputs, options)
+        to_image = nn.Unflatten(1, (channels, side, side))
+        generator = SequentialGenerator(
+            nn.Sequential(*modules, *output_layers(options), to_image),
+            (inputs,),
+            classes=bool(names),
+        )
         return converted_generator(
             "GAN of perceptrons",
-            adapt_latent(Chain(steps, (taken,), classes=bool(classes)), options),
-            taken - classes,
+            adapt_latent(generator, options),
+            z_dim,
             square_image(side, channels),
             names,
             distribution=latent_distribution(options),
             details=[("layers", str(len(linear)))],
             notes=[
-                f"Between the layers stands {options.activation or 'relu'}, which no tensor tells; "
-                "where samples are noisy, try --activation leaky_relu."
+                f"The activation between the layers is {options.activation or 'relu'}, which the "
+                "tensors do not determine; if samples are noisy, try --activation leaky_relu."
             ],
         )
 
 
 def square_shape(values: int, options: UserOptions) -> tuple[int, int]:
-    """Return side and channels of a square image of `values` values."""
+    """Return side and channels of a square image of `values` values.
+
+    Raises FormatMismatchError, and ImportOptionError if `--side` or `--channels` do not fit.
+    """
     for channels in (options.channels,) if options.channels else (1, 3, 4):
         side = math.isqrt(values // channels)
         if side * side * channels == values and options.side in (None, side) and side > 3:
             return side, channels
     if options.channels or options.side:
-        raise ImportOptionError(f"--side and --channels do not make {values} values")
-    raise FormatMismatchError(f"its last layer gives {values} values, which are no square picture")
+        raise ImportOptionError(f"--side and --channels do not fit the {values} values of an image")
+    raise FormatMismatchError(
+        f"its last layer gives {values} values, which do not make a square image"
+    )

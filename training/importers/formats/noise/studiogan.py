@@ -21,17 +21,17 @@ from training.importers.formats.base import (
     verify_shapes,
 )
 from training.importers.formats.noise.biggan import (
-    attention_sides,
     block_paths,
-    bottlenecks,
+    build_bottlenecks,
     converted_class_conditional,
+    describe_attention,
 )
 from training.importers.formats.noise.class_conditional import (
-    Arrangement,
-    Builder,
+    BlockCondition,
     ClassConditionalGenerator,
-    Names,
-    PlainEnd,
+    ConvOutput,
+    LayerBuilder,
+    LayerNames,
 )
 from training.importers.reading.spectral_norm import fold_spectral_norm
 from training.importers.reading.weights import Network
@@ -40,7 +40,7 @@ _ATTENTION = ("conv1x1_theta", "conv1x1_phi", "conv1x1_g", "conv1x1_attn", "sigm
 _LOOKS = "conv1x1_theta.weight"
 _EPS = 1e-4
 _NAMES = {
-    "plain": Names(
+    "plain": LayerNames(
         norms=("bn1", "bn2"),
         convolutions=("conv2d1", "conv2d2"),
         skip="conv2d0",
@@ -50,7 +50,7 @@ _NAMES = {
         attention=_ATTENTION,
         eps=_EPS,
     ),
-    "deep": Names(
+    "deep": LayerNames(
         norms=("bn1", "bn2", "bn3", "bn4"),
         convolutions=("conv2d1", "conv2d2", "conv2d3", "conv2d4"),
         skip="conv2d0",
@@ -98,27 +98,27 @@ class StudioGan(Format):
         if model.get("g_act_fn", "ReLU") != "ReLU":
             raise FormatMismatchError(f"its activation is {model['g_act_fn']}, and ReLU is known")
         deep = backbone.startswith("big_resnet_deep")
-        build = Builder(tensors, _NAMES["deep" if deep else "plain"])
+        build = LayerBuilder(tensors, _NAMES["deep" if deep else "plain"])
         paths = block_paths(tensors)
         configured = data.get("img_size")
         side = options.side or (configured if isinstance(configured, int) else None)
         if deep:
-            blocks, stages, count = bottlenecks(build, paths, side, _LOOKS)
+            blocks, stages, count = build_bottlenecks(build, paths, side, _LOOKS)
         else:
             blocks = [_block(build, path, backbone) for path in paths]
             stages = count = sum(f"{path}.{_LOOKS}" not in tensors for path in paths)
         first = build.linear("linear0")
         shared = tensors.get("shared.weight")
-        classes, arrangement, z_dim = _arrangement(tensors, backbone, first, shared, count)
+        classes, conditioning, z_dim = _arrangement(tensors, backbone, first, shared, count)
         end: nn.Module
         if backbone == "deep_conv":
             width, last = tensors["blocks.0.0.deconv0.weight"].shape[0], "conv4"
-            end = PlainEnd(build.convolution(last))
+            end = ConvOutput(build.convolution(last))
         else:
             width, last = tensors["blocks.0.0.conv2d1.weight"].shape[1], "conv2d5"
-            end = build.to_pictures(build.norm("bn4", affine=True), last)
+            end = build.to_images(build.norm("bn4", affine=True), last)
         generator = ClassConditionalGenerator(
-            first, blocks, end, shared, arrangement, width, classes
+            first, blocks, end, shared, conditioning, width, classes
         )
         made = generator.start[1] * 2**stages
         if side is not None and side != made:
@@ -134,7 +134,7 @@ class StudioGan(Format):
             classes,
             [
                 ("backbone", backbone),
-                ("attention at", attention_sides(paths, tensors, _LOOKS, made, stages, count)),
+                ("attention at", describe_attention(paths, tensors, _LOOKS, made, stages, count)),
             ],
             [] if model else ["There is no configuration with it: activations are ReLU."],
             _drawn(model, options),
@@ -184,11 +184,11 @@ def _backbone(tensors: Mapping[str, Tensor], model: Mapping[str, Any]) -> str:
     return details
 
 
-def _block(build: Builder, path: str, backbone: str) -> nn.Module:
+def _block(build: LayerBuilder, path: str, backbone: str) -> nn.Module:
     if f"{path}.{_LOOKS}" in build.tensors:
         return build.attention(path)
     if backbone == "deep_conv":
-        return build.doubling(path, "deconv0", "bn0")
+        return build.upsample_conv(path, "deconv0", "bn0")
     return build.block(path)
 
 
@@ -198,7 +198,7 @@ def _arrangement(
     first: nn.Linear,
     shared: Tensor | None,
     blocks: int,
-) -> tuple[int, Arrangement, int]:
+) -> tuple[int, BlockCondition, int]:
     """Return the classes, how latent and class reach the blocks, and the values of z."""
     embedded = 0 if shared is None else shared.shape[1]
     classes = 0 if shared is None else shared.shape[0]
