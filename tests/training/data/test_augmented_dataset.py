@@ -1,4 +1,4 @@
-"""`ganymede augment` on a small real data set and a small model, and what readers make of it."""
+"""`ganymede augment` with a small real data set and a small model."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Three cats, two dogs and an owl, some of them JPEG and none of them square."""
+    """Three cats, two dogs and one owl: PNG and JPEG, not square."""
     values = np.random.default_rng(0)
     for name, count in {"Cat": 3, "dog": 2, "night_owl": 1}.items():
         (tmp_path / "photos" / name).mkdir(parents=True)
@@ -49,12 +49,10 @@ def lines_of(out):
     return [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
 
 
-def test_real_files_are_kept_to_the_last_byte_and_synthetic_ones_can_be_made_again(
-    run, photos, models, tmp_path
-):
+def test_keeps_real_files_unchanged_and_synthetic_ones_reproducible(run, photos, models, tmp_path):
     out = tmp_path / "more"
-    said = run(photos, "--per-class", "5", "--out", out)
-    assert "6 real and 15 synthetic" in said.stdout
+    done = run(photos, "--per-class", "5", "--out", out)
+    assert "6 real and 15 synthetic" in done.stdout
     lines = lines_of(out)
     assert [line["source"] for line in lines] == ["real"] * 6 + ["synthetic"] * 15
     for line in lines:
@@ -67,14 +65,14 @@ def test_real_files_are_kept_to_the_last_byte_and_synthetic_ones_can_be_made_aga
     assert sum(path.is_file() for path in out.rglob("*")) == 6 + 15 + 1
 
 
-def test_the_models_are_where_the_environment_says(photos, models, tmp_path):
+def test_models_folder_from_environment(photos, models, tmp_path):
     command = ganymede("augment", photos, "--model", "painted-classes", "--per-class", "1")
     environment = os.environ | {"GANYMEDE_MODELS": str(models)}
     subprocess.run([*command, "--out", tmp_path / "more"], env=environment, check=True)
     assert len(lines_of(tmp_path / "more")) == 6 + 3
 
 
-def test_a_synthetic_picture_is_of_its_class(run, photos, tmp_path):
+def test_synthetic_images_have_their_class(run, photos, tmp_path):
     run(photos, "--per-class", "2", "--out", tmp_path / "more", "--seed", "100")
     for line in lines_of(tmp_path / "more"):
         folder, _, _ = line["file_name"].partition("/")
@@ -85,30 +83,30 @@ def test_a_synthetic_picture_is_of_its_class(run, photos, tmp_path):
             assert line["seed"] >= 100
 
 
-def test_datasets_reads_the_folder_with_the_column_of_provenance(run, photos, tmp_path):
+def test_datasets_library_reads_folder(run, photos, tmp_path):
     from datasets import load_dataset
 
     run(photos, "--per-class", "2", "--out", tmp_path / "more", "--resize", "16")
-    found = load_dataset(
+    dataset = load_dataset(
         "imagefolder", data_dir=str(tmp_path / "more"), split="train", cache_dir=tmp_path / "c"
     )
-    assert sorted(found["source"]) == ["real"] * 6 + ["synthetic"] * 6
-    assert {image.size for image in found["image"]} == {(16, 16)}
+    assert sorted(dataset["source"]) == ["real"] * 6 + ["synthetic"] * 6
+    assert {image.size for image in dataset["image"]} == {(16, 16)}
 
 
-def test_datasets_reads_parquet_with_the_same_columns(run, photos, tmp_path):
+def test_datasets_library_reads_parquet(run, photos, tmp_path):
     from datasets import load_dataset
 
     run(photos, "--per-class", "2", "--out", tmp_path / "more", "--format", "parquet")
     files = str(tmp_path / "more" / "*.parquet")
-    found = load_dataset("parquet", data_files=files, split="train", cache_dir=tmp_path / "c")
-    assert found.features["label"].names == ["Cat", "dog", "night_owl"]
-    assert found["source"] == ["real"] * 6 + ["synthetic"] * 6
-    assert found["label"][6:] == [0, 0, 1, 1, 2, 2]
-    assert found[0]["image"].size == (40, 30)
+    dataset = load_dataset("parquet", data_files=files, split="train", cache_dir=tmp_path / "c")
+    assert dataset.features["label"].names == ["Cat", "dog", "night_owl"]
+    assert dataset["source"] == ["real"] * 6 + ["synthetic"] * 6
+    assert dataset["label"][6:] == [0, 0, 1, 1, 2, 2]
+    assert dataset[0]["image"].size == (40, 30)
 
 
-def test_classes_that_are_called_otherwise_are_paired_by_hand(run, photos, tmp_path):
+def test_maps_classes_with_different_names(run, photos, tmp_path):
     (photos / "dog").rename(photos / "hound")
     refused = run(photos, "--per-class", "1", "--out", tmp_path / "more", code=2)
     assert "has no class 'hound'" in refused.stderr
@@ -121,7 +119,7 @@ def test_classes_that_are_called_otherwise_are_paired_by_hand(run, photos, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--per-class", "0"], "--per-class"),
         (["--per-class", "1", "--truncation", "9"], "--truncation"),
@@ -129,23 +127,23 @@ def test_classes_that_are_called_otherwise_are_paired_by_hand(run, photos, tmp_p
         (["--per-class", "9999999999"], "seeds must be between 0"),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(run, photos, tmp_path, flags, said):
+def test_invalid_options_write_nothing(run, photos, tmp_path, flags, message):
     done = run(photos, "--out", tmp_path / "more", *flags, code=2)
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert {path.name for path in tmp_path.iterdir()} == {"photos"}
 
 
-def test_what_is_there_is_left_alone_and_a_broken_picture_leaves_nothing(run, photos, tmp_path):
+def test_keeps_existing_files_and_writes_nothing_on_corrupt_images(run, photos, tmp_path):
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "mine.txt").write_text("x")
     assert "not empty" in run(photos, "--per-class", "1", "--out", tmp_path / "more", code=2).stderr
-    (photos / "Cat" / "0.png").write_bytes(b"no picture")
+    (photos / "Cat" / "0.png").write_bytes(b"not an image")
     flags = ["--per-class", "1", "--resize", "16", "--out", tmp_path / "new"]
     assert "Cat/0.png cannot be read" in run(photos, *flags, code=2).stderr
     assert {path.name for path in tmp_path.iterdir()} == {"photos", "more"}
 
 
-def test_a_model_without_classes_is_refused(run, photos, tmp_path):
+def test_rejects_unconditional_model(run, photos, tmp_path):
     flags = ["--per-class", "1", "--out", tmp_path / "more"]
     assert "not class-conditional" in run(photos, *flags, model="painted", code=2).stderr

@@ -1,4 +1,4 @@
-"""L*a*b*, and colours of a given luminance."""
+"""L*a*b* conversion with a given luminance."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from training.data.color import (
 )
 
 # sRGB to L*a*b* under D65, by the tables of Bruce Lindbloom's calculator, to a tenth.
-KNOWN = {
+KNOWN_COLORS = {
     (255, 255, 255): (100.0, 0.0, 0.0),
     (0, 0, 0): (0.0, 0.0, 0.0),
     (255, 0, 0): (53.2, 80.1, 67.2),
@@ -24,47 +24,47 @@ KNOWN = {
 }
 
 
-def images(*colours):
-    return torch.tensor(colours).float().reshape(-1, 3, 1, 1) / 127.5 - 1
+def images(*colors):
+    return torch.tensor(colors).float().reshape(-1, 3, 1, 1) / 127.5 - 1
 
 
-@pytest.mark.parametrize("colour", KNOWN)
-def test_known_colours(colour):
-    light, a, b = KNOWN[colour]
-    image = images(colour)
-    # The lightness is that of the nearest whole grey.
+@pytest.mark.parametrize("color", KNOWN_COLORS)
+def test_known_colors(color):
+    light, a, b = KNOWN_COLORS[color]
+    image = images(color)
+    # The lightness is that of the nearest whole gray level.
     assert float((lightness(gray_level(image)) + 1) * 50) == pytest.approx(light, abs=0.25)
     ab = chroma(image).flatten() * CHROMA
     assert ab.tolist() == pytest.approx([a, b], abs=0.3)
 
 
-def test_a_grey_picture_is_its_own_grey_level():
-    greys = torch.arange(256).float().reshape(-1, 1, 1, 1).expand(-1, 3, 1, 1)
-    torch.testing.assert_close(gray_level(greys / 127.5 - 1), greys[:, :1])
+def test_gray_level_of_gray_image():
+    grays = torch.arange(256).float().reshape(-1, 1, 1, 1).expand(-1, 3, 1, 1)
+    torch.testing.assert_close(gray_level(grays / 127.5 - 1), grays[:, :1])
 
 
-def test_colours_come_back_from_their_lightness_and_chroma():
+def test_lab_round_trip():
     rng = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (1, 3, 64, 64), generator=rng).float() / 127.5 - 1
-    again = to_rgb(gray_level(image), chroma(image))
-    # But for the rounding of the luminance to a grey level.
-    assert float((again - image).abs().mean()) * 127.5 < 2
+    restored = to_rgb(gray_level(image), chroma(image))
+    # Not exact: the luminance is rounded to a gray level.
+    assert float((restored - image).abs().mean()) * 127.5 < 2
 
 
-def test_the_luminance_stays_whatever_the_colours_are():
+def test_preserves_luminance_for_any_chroma():
     rng = torch.Generator().manual_seed(1)
     level = torch.randint(0, 256, (4, 1, 64, 64), generator=rng).float()
-    # Far beyond what sRGB can show, too.
+    # Including chroma far outside sRGB.
     ab = torch.rand(4, 2, 64, 64, generator=rng) * 4 - 2
-    made = to_rgb(level, ab)
-    assert float(made.min()) >= -1
-    assert float(made.max()) <= 1
-    shown = ((made + 1) * 127.5).round() / 127.5 - 1
+    rgb = to_rgb(level, ab)
+    assert float(rgb.min()) >= -1
+    assert float(rgb.max()) <= 1
+    shown = ((rgb + 1) * 127.5).round() / 127.5 - 1
     light = srgb_to_linear((shown + 1) / 2)
     luminance = 0.2126 * light[:, 0] + 0.7152 * light[:, 1] + 0.0722 * light[:, 2]
     assert float((linear_to_srgb(luminance[:, None]) * 255 - level).abs().max()) < 0.6
-    apart = (gray_level(shown) - level).abs()
-    assert float(apart.max()) <= 1
-    assert float((apart > 0).float().mean()) < 1e-3
-    # And they are colours: not all were drawn to grey.
-    assert float((made.amax(1) - made.amin(1)).mean()) > 0.2
+    difference = (gray_level(shown) - level).abs()
+    assert float(difference.max()) <= 1
+    assert float((difference > 0).float().mean()) < 1e-3
+    # The result is still colored: not everything was desaturated.
+    assert float((rgb.amax(1) - rgb.amin(1)).mean()) > 0.2

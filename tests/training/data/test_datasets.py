@@ -9,15 +9,15 @@ from training.data.sources import DataError
 
 
 @pytest.fixture
-def nowhere(monkeypatch):
-    """Neither a data folder, nor a package's files, nor the datasets library."""
+def no_datasets(monkeypatch):
+    """Without a data folder, system packages and the datasets library."""
     monkeypatch.delenv("GANYMEDE_DATA", raising=False)
     for name, known in KNOWN_DATASETS.items():
         monkeypatch.setitem(KNOWN_DATASETS, name, replace(known, system_path=None))
     monkeypatch.setattr(datasets, "datasets_installed", lambda: False)
 
 
-def test_a_folder_or_zip_of_that_name_in_the_data_folder_is_found(tmp_path, monkeypatch, nowhere):
+def test_finds_folder_or_zip_in_data_folder(tmp_path, monkeypatch, no_datasets):
     monkeypatch.setenv("GANYMEDE_DATA", str(tmp_path))
     (tmp_path / "mnist").mkdir()
     (tmp_path / "cifar10-train.zip").touch()
@@ -27,7 +27,7 @@ def test_a_folder_or_zip_of_that_name_in_the_data_folder_is_found(tmp_path, monk
     assert locate_dataset("mine") == tmp_path / "mine.zip"
 
 
-def test_then_where_a_package_puts_it_and_then_the_hub(tmp_path, monkeypatch, nowhere):
+def test_prefers_system_package_to_hub(tmp_path, monkeypatch, no_datasets):
     monkeypatch.setattr(datasets, "datasets_installed", lambda: True)
     assert locate_dataset("fashion-mnist") == "hub:zalando-datasets/fashion_mnist"
     known = replace(KNOWN_DATASETS["fashion-mnist"], system_path=tmp_path)
@@ -35,7 +35,7 @@ def test_then_where_a_package_puts_it_and_then_the_hub(tmp_path, monkeypatch, no
     assert locate_dataset("fashion-mnist") == tmp_path
 
 
-def test_a_hub_that_cannot_be_reached_leaves_the_other_ways(monkeypatch, nowhere):
+def test_unreachable_hub_suggests_alternatives(monkeypatch, no_datasets):
     monkeypatch.setattr(datasets, "datasets_installed", lambda: True)
     with pytest.raises(DataError) as error:
         DataOptions(name="fashion-mnist").open()
@@ -45,7 +45,7 @@ def test_a_hub_that_cannot_be_reached_leaves_the_other_ways(monkeypatch, nowhere
         assert way in message
 
 
-def test_what_cannot_be_had_is_one_line_that_says_what_to_do(nowhere):
+def test_missing_dataset_suggests_alternatives(no_datasets):
     with pytest.raises(DataError) as error:
         locate_dataset("fashion-mnist")
     message = str(error.value)
@@ -59,7 +59,7 @@ def test_what_cannot_be_had_is_one_line_that_says_what_to_do(nowhere):
         assert way in message
 
 
-def test_usual_names_stand_for_numbers_and_never_for_folders():
+def test_known_class_names_replace_numbers_only():
     usual = KNOWN_DATASETS["fashion-mnist"].class_names
     assert class_names("fashion-mnist", [str(i) for i in range(10)]) == usual
     folders = sorted(usual)

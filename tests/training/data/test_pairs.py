@@ -1,4 +1,4 @@
-"""Pictures in pairs, and in two sets without pairs."""
+"""Paired and unpaired batches."""
 
 import numpy as np
 import pytest
@@ -21,14 +21,14 @@ SIDE = 16
 
 @pytest.fixture(scope="module")
 def styles(tmp_path_factory):
-    """Two folders: the picture i of the one is all i, that of the other all 255 - i."""
+    """Two folders: image i has the value i in the one and 255 - i in the other."""
     folder = tmp_path_factory.mktemp("styles")
     for style in ("dark", "light"):
         (folder / style).mkdir()
         for i in range(60):
             value = i if style == "dark" else 255 - i
             ramp = np.full((SIDE, SIDE, 3), value, np.uint8)
-            ramp[:, : SIDE // 2, 0] = 0  # So that a flip shows.
+            ramp[:, : SIDE // 2, 0] = 0  # Makes flips visible.
             Image.fromarray(ramp).save(folder / style / f"{i:02}.png")
     return folder
 
@@ -46,7 +46,7 @@ def recipe_of(styles, name="pix2pix-emoji", **more):
     return load_recipe(name, [*sets, *(f"{key}={value}" for key, value in more.items())])
 
 
-def test_a_set_is_of_one_class_and_its_halves_and_what_is_held_out_are_apart(styles):
+def test_selects_class_held_out_names_and_halves(styles):
     whole = set(options(styles, "dark").open().names)
     assert len(whole) == 60
     assert not [name for name in whole if "light" in name]
@@ -61,7 +61,7 @@ def test_a_set_is_of_one_class_and_its_halves_and_what_is_held_out_are_apart(sty
     assert first | second == whole
     assert not first & second
     assert min(len(first), len(second)) > 15
-    # By the name alone: the same pictures of both styles.
+    # Halves depend on the name only: the same images in both styles.
     stems = [
         {name.rpartition("/")[2] for name in options(styles, style, half=0).open().names}
         for style in ("dark", "light")
@@ -71,17 +71,17 @@ def test_a_set_is_of_one_class_and_its_halves_and_what_is_held_out_are_apart(sty
         options(styles, "red").open()
 
 
-def test_pictures_of_one_name_meet_with_the_same_crops_and_flips(styles):
+def test_pairs_have_same_crops_and_flips(styles):
     recipe = recipe_of(styles)
-    pictures = load_images(recipe.data)
-    pairs = PairedBatches(recipe, recipe.game.task, pictures, load_matched_source(recipe, pictures))
+    target = load_images(recipe.data)
+    pairs = PairedBatches(recipe, recipe.game.task, target, load_matched_source(recipe, target))
     flipped = set()
     for number in range(20):
-        given, wanted = pairs[number]
-        for one, other in zip(given.image, wanted, strict=True):
+        given, targets = pairs[number]
+        for one, other in zip(given.image, targets, strict=True):
             value = int(one[1, 0, 0])
             assert value == 255 - int(other[1, 0, 0])
-            # Which half is black, and where it ends.
+            # The black half, and where it ends, must be the same.
             edge, same = (
                 (each[0].float().mean(0) > v / 2)
                 for each, v in ((one, value), (other, 255 - value))
@@ -89,11 +89,11 @@ def test_pictures_of_one_name_meet_with_the_same_crops_and_flips(styles):
             assert edge.equal(same) or value < 8
             flipped.add(bool(same[0]))
     assert flipped == {True, False}
-    again = PairedBatches(recipe, recipe.game.task, pictures, load_matched_source(recipe, pictures))
+    again = PairedBatches(recipe, recipe.game.task, target, load_matched_source(recipe, target))
     assert again[7][1].equal(pairs[7][1])
 
 
-def test_names_that_never_meet_are_an_error(styles, tmp_path):
+def test_rejects_sets_without_matching_names(styles, tmp_path):
     for i in range(3):
         Image.new("RGB", (SIDE, SIDE)).save(tmp_path / f"other{i}.png")
     other = load_images(DataOptions(path=str(tmp_path), resolution=SIDE, channels=3))
@@ -101,28 +101,28 @@ def test_names_that_never_meet_are_an_error(styles, tmp_path):
         match_by_name(other, load_images(options(styles, "dark")))
 
 
-def test_examples_were_not_trained_on(styles):
+def test_examples_are_held_out(styles):
     recipe = recipe_of(styles, **{"data.hold_out": 5, "source.hold_out": 5})
     trained = set(recipe.data.open().names)
     test = set(held_out_options(recipe.data).open().names)
     assert test
     assert not trained & test
-    given, wanted = example_pairs(recipe, 4)
-    values = {int(picture[1, 0, 0]) for picture in wanted}
+    given, targets = example_pairs(recipe, 4)
+    values = {int(image[1, 0, 0]) for image in targets}
     assert values <= {255 - int(name[-6:-4]) for name in test}
-    assert [255 - int(one[1, 0, 0]) for one in given.image] == [int(o[1, 0, 0]) for o in wanted]
-    assert example_pairs(recipe, 4)[1].equal(wanted)
+    assert [255 - int(one[1, 0, 0]) for one in given.image] == [int(o[1, 0, 0]) for o in targets]
+    assert example_pairs(recipe, 4)[1].equal(targets)
 
 
-def test_two_sets_do_not_go_through_their_pictures_side_by_side(styles):
+def test_halves_of_unpaired_sets_are_disjoint(styles):
     recipe = recipe_of(styles, "cyclegan-emoji", **{"data.half": 1, "source.half": 0})
     assert recipe.source is not None
     sets = UnpairedBatches(recipe, load_images(recipe.data), load_images(recipe.source))
     sources, targets = set(), set()
     for number in range(30):
         source, target = sets[number]
-        sources |= {int(picture[1, 0, 0]) for picture in source}
-        targets |= {255 - int(picture[1, 0, 0]) for picture in target}
+        sources |= {int(image[1, 0, 0]) for image in source}
+        targets |= {255 - int(image[1, 0, 0]) for image in target}
     assert sources
     assert targets
     assert not sources & targets

@@ -1,4 +1,4 @@
-"""AnimeGANv2, written out from its published layout."""
+"""AnimeGANv2 checkpoints, against a reference written from the published layout."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from tests.support.checkpoints import doubles, drawn, imported, recognised, rema
 from training.importers.formats.base import UserOptions
 
 WIDTH = 2
-# Fan in, width, kernel, stride of each `ConvNormLReLU`, in multiples of the width.
+# Fan-in and width (in units of WIDTH), kernel and stride of each `ConvNormLReLU`.
 PLAIN = {
     "block_a.0": (None, 1, 7, 1),
     "block_a.1": (1, 2, 3, 2),
@@ -52,9 +52,9 @@ def anime_shapes(blocks=4, channels=3):
     return shapes
 
 
-def drawing_of(t, x, blocks=4):
+def reference_output(t, x, blocks=4):
     def normal(path, x):
-        """Over all channels and places of a row."""
+        """Layer normalization over channels and pixels."""
         mean = x.mean((1, 2, 3), keepdim=True)
         var = x.var((1, 2, 3), keepdim=True, unbiased=False)
         x = (x - mean) / torch.sqrt(var + 1e-5)
@@ -73,8 +73,8 @@ def drawing_of(t, x, blocks=4):
             x = plain(path, x, stride) if path.startswith(name) else x
         return x
 
-    def enlarged(x, to):
-        return F.interpolate(x, to.shape[2:], mode="bilinear", align_corners=True)
+    def resize_like(x, reference):
+        return F.interpolate(x, reference.shape[2:], mode="bilinear", align_corners=True)
 
     half = series("block_a", x)
     y = plain("block_c.0", series("block_b", half))
@@ -85,34 +85,34 @@ def drawing_of(t, x, blocks=4):
         inner = normal(f"{path}.3", F.conv2d(inner, t[f"{path}.2.weight"]))
         y = y + inner if y.shape[1] == inner.shape[1] else inner
     y = plain(f"block_c.{blocks + 1}", y)
-    y = series("block_d", enlarged(y, half))
-    y = series("block_e", enlarged(y, x))
+    y = series("block_d", resize_like(y, half))
+    y = series("block_e", resize_like(y, x))
     return torch.tanh(F.conv2d(y, t["out_layer.0.weight"]))
 
 
-def pictures():
+def probe_inputs():
     image = torch.from_numpy(probe_images(range(2), 24, 3)[:, :20].copy())
     return image, (image.double() / 127.5 - 1).permute(0, 3, 1, 2)
 
 
-def test_an_animegan_draws_what_its_weights_draw(tmp_path):
+def test_served_outputs_match_reference(tmp_path):
     tensors = drawn(anime_shapes(1), scale=0.5)
     torch.save(tensors, tmp_path / "paprika.pt")
     best, model = imported(tmp_path / "paprika.pt", tmp_path / "models", UserOptions(side=16))
     assert best.format.name == "animegan2"
     assert (model.manifest.task, model.manifest.input.multiple) == ("translate", 4)
-    image, x = pictures()
-    expected = to_levels(drawing_of(doubles(tensors), x, 1))
-    made = model.run("generator", {"image": image.numpy()})["pixels"]
+    image, x = probe_inputs()
+    expected = to_levels(reference_output(doubles(tensors), x, 1))
+    outputs = model.run("generator", {"image": image.numpy()})["pixels"]
     assert expected.std() > 20
-    assert np.abs(made.astype(int) - expected).max() <= 1
+    assert np.abs(outputs.astype(int) - expected).max() <= 1
 
 
-def test_four_inverted_blocks_are_the_published_size(tmp_path):
+def test_published_number_of_blocks(tmp_path):
     tensors = drawn(anime_shapes(), scale=0.5)
     torch.save(tensors, tmp_path / "face_paint_512_v2.pt")
     best = recognised(tmp_path / "face_paint_512_v2.pt")
     assert dict(best.converted.details) == {"inverted residual blocks": "4", "width": "2"}
-    image, x = pictures()
-    expected = drawing_of(doubles(tensors), x)
+    image, x = probe_inputs()
+    expected = reference_output(doubles(tensors), x)
     assert (remade(best, image=image) - expected).abs().max() < 1e-3

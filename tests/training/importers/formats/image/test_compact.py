@@ -1,4 +1,4 @@
-"""Real-ESRGAN's compact networks, written out from their published layout."""
+"""Real-ESRGAN compact checkpoints, against a reference written from the published layout."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ WIDTH = 6
 
 
 def compact_shapes(inner=3, factor=4, channels=3):
-    """`SRVGGNetCompact`: convolutions at even places of ``body``, PReLU at odd ones."""
+    """`SRVGGNetCompact`: convolutions at even indices of ``body``, PReLU at odd ones."""
     shapes = {}
     for i in range(inner + 2):
         width = channels * factor**2 if i == inner + 1 else WIDTH
@@ -24,7 +24,7 @@ def compact_shapes(inner=3, factor=4, channels=3):
     return shapes
 
 
-def enlarged(t, x, factor):
+def reference_output(t, x, factor):
     n, c, h, w = x.shape
     y, i = x, 0
     while f"body.{i}.weight" in t:
@@ -39,32 +39,32 @@ def enlarged(t, x, factor):
     return y + x.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
 
 
-def pictures(channels=3):
+def probe_inputs(channels=3):
     image = torch.from_numpy(probe_images(range(2), 12, channels)[:, :8].copy())
     return image, image.double().permute(0, 3, 1, 2) / 255
 
 
-def test_a_compact_network_makes_the_pictures_of_its_weights(tmp_path):
+def test_served_outputs_match_reference(tmp_path):
     tensors = drawn(compact_shapes(), scale=0.2)
     torch.save({"params": tensors}, tmp_path / "x4v3.pth")
     best, model = imported(tmp_path / "x4v3.pth", tmp_path / "models", UserOptions(side=16))
     assert best.format.name == "compact"
-    image, x = pictures()
-    expected = to_levels(2 * enlarged(doubles(tensors), x, 4) - 1)
-    made = model.run("generator", {"image": image.numpy()})["pixels"]
+    image, x = probe_inputs()
+    expected = to_levels(2 * reference_output(doubles(tensors), x, 4) - 1)
+    outputs = model.run("generator", {"image": image.numpy()})["pixels"]
     assert expected.std() > 20
-    assert np.abs(made.astype(int) - expected).max() <= 1
-    # What a pixel reaches is never more than its convolutions do.
+    assert np.abs(outputs.astype(int) - expected).max() <= 1
+    # The measured receptive field is bounded by the number of convolutions.
     assert model.manifest.input.reach <= 5
 
 
 @pytest.mark.parametrize(("factor", "channels"), [(2, 3), (3, 1), (1, 4)])
-def test_other_factors_and_channels_are_in_the_last_convolution(tmp_path, factor, channels):
+def test_factors_and_channels(tmp_path, factor, channels):
     tensors = drawn(compact_shapes(2, factor, channels), scale=0.2)
     torch.save(tensors, tmp_path / "x.pth")
     best = recognised(tmp_path / "x.pth")
     assert best.converted.input.factor == factor
     assert best.converted.task == ("upscale" if factor > 1 else "translate")
-    image, x = pictures(channels)
-    expected = 2 * enlarged(doubles(tensors), x, factor) - 1
+    image, x = probe_inputs(channels)
+    expected = 2 * reference_output(doubles(tensors), x, factor) - 1
     assert (remade(best, image=image) - expected).abs().max() < 1e-4

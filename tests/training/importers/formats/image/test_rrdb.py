@@ -1,4 +1,4 @@
-"""ESRGAN and Real-ESRGAN, in the names of 2018, of 2019 and of today."""
+"""ESRGAN and Real-ESRGAN checkpoints with the tensor names of 2018, of 2019 and current ones."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from training.importers.formats.base import UserOptions
 WIDTH, GROWTH, BLOCKS = 6, 3, 2
 
 
-def rrdb_shapes(seen=3, made=3, doublings=2):
+def rrdb_shapes(in_channels=3, out_channels=3, doublings=2):
     """`RRDBNet` of BasicSR."""
     shapes = {}
 
@@ -21,7 +21,7 @@ def rrdb_shapes(seen=3, made=3, doublings=2):
         shapes[f"{path}.weight"] = (width, fan_in, 3, 3)
         shapes[f"{path}.bias"] = (width,)
 
-    convolution("conv_first", seen, WIDTH)
+    convolution("conv_first", in_channels, WIDTH)
     for block in range(BLOCKS):
         for dense in range(1, 4):
             for i in range(1, 6):
@@ -32,104 +32,102 @@ def rrdb_shapes(seen=3, made=3, doublings=2):
     for i in range(1, doublings + 1):
         convolution(f"conv_up{i}", WIDTH, WIDTH)
     convolution("conv_hr", WIDTH, WIDTH)
-    convolution("conv_last", WIDTH, made)
+    convolution("conv_last", WIDTH, out_channels)
     return shapes
 
 
 def as_2019(name):
-    """ESRGAN's repository after its first rewriting."""
+    """Names of the ESRGAN repository after its first refactoring."""
     for new, old in (("conv_body", "trunk_conv"), ("body.", "RRDB_trunk."), (".rdb", ".RDB")):
         name = name.replace(new, old)
     return name.replace("conv_up", "upconv").replace("conv_hr", "HRconv")
 
 
 def as_2018(name):
-    """The sequence that `RRDB_ESRGAN_x4_old_arch.pth` is."""
+    """Names of `RRDB_ESRGAN_x4_old_arch.pth`, which is one sequence."""
     path, _, attribute = name.rpartition(".")
-    places = {"conv_first": "0", "conv_body": f"1.sub.{BLOCKS}", "conv_hr": "8", "conv_last": "10"}
-    places |= {"conv_up1": "3", "conv_up2": "6"}
-    if path in places:
-        return f"model.{places[path]}.{attribute}"
+    indices = {"conv_first": "0", "conv_body": f"1.sub.{BLOCKS}", "conv_hr": "8", "conv_last": "10"}
+    indices |= {"conv_up1": "3", "conv_up2": "6"}
+    if path in indices:
+        return f"model.{indices[path]}.{attribute}"
     _, block, dense, conv = path.split(".")
     return f"model.1.sub.{block}.{dense.upper()}.{conv}.0.{attribute}"
 
 
-def enlarged(t, x, fold=1, doublings=2):
-    """The picture ``[N, C, H, W]`` in [0, 1] of another, as section 3.1 has it."""
+def reference_output(t, x, fold=1, doublings=2):
+    """Upscale ``[N, C, H, W]`` in [0, 1] as in section 3.1 of the paper."""
 
-    def convolved(path, x):
+    def conv(path, x):
         return F.conv2d(x, t[f"{path}.weight"], t[f"{path}.bias"], padding=1)
 
     if fold > 1:
         n, c, h, w = x.shape
         x = x.reshape(n, c, h // fold, fold, w // fold, fold).permute(0, 1, 3, 5, 2, 4)
         x = x.reshape(n, c * fold**2, h // fold, w // fold)
-    first = convolved("conv_first", x)
+    first = conv("conv_first", x)
     x = first
     for block in range(BLOCKS):
-        before = x
+        block_input = x
         for dense in range(1, 4):
             parts = [x]
             for i in range(1, 5):
-                made = convolved(f"body.{block}.rdb{dense}.conv{i}", torch.cat(parts, 1))
-                parts.append(F.leaky_relu(made, 0.2))
-            x = x + 0.2 * convolved(f"body.{block}.rdb{dense}.conv5", torch.cat(parts, 1))
-        x = before + 0.2 * x
-    x = first + convolved("conv_body", x)
+                outputs = conv(f"body.{block}.rdb{dense}.conv{i}", torch.cat(parts, 1))
+                parts.append(F.leaky_relu(outputs, 0.2))
+            x = x + 0.2 * conv(f"body.{block}.rdb{dense}.conv5", torch.cat(parts, 1))
+        x = block_input + 0.2 * x
+    x = first + conv("conv_body", x)
     for i in range(1, doublings + 1):
         x = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
-        x = F.leaky_relu(convolved(f"conv_up{i}", x), 0.2)
-    return convolved("conv_last", F.leaky_relu(convolved("conv_hr", x), 0.2))
+        x = F.leaky_relu(conv(f"conv_up{i}", x), 0.2)
+    return conv("conv_last", F.leaky_relu(conv("conv_hr", x), 0.2))
 
 
-def weights(**said):
-    return drawn(rrdb_shapes(**said), scale=0.15)
+def weights(**variant):
+    return drawn(rrdb_shapes(**variant), scale=0.15)
 
 
-def pictures(channels=3):
+def probe_inputs(channels=3):
     image = torch.from_numpy(probe_images(range(2), 12, channels)[:, :8].copy())
     return image, image.double().permute(0, 3, 1, 2) / 255
 
 
-def test_params_ema_make_the_pictures_of_their_weights_four_times_as_large(tmp_path):
+def test_served_outputs_of_params_ema_match_reference(tmp_path):
     tensors = weights()
     torch.save({"params_ema": tensors, "params": weights()}, tmp_path / "x4plus.pth")
     best, model = imported(tmp_path / "x4plus.pth", tmp_path / "models", UserOptions(side=16))
     assert (best.format.name, best.network.name) == ("rrdb", "params_ema")
     assert (model.manifest.task, model.manifest.input.factor) == ("upscale", 4)
-    image, x = pictures()
-    expected = to_levels(2 * enlarged(doubles(tensors), x) - 1)
+    image, x = probe_inputs()
+    expected = to_levels(2 * reference_output(doubles(tensors), x) - 1)
     assert expected.std() > 10
-    made = model.run("generator", {"image": image.numpy()})["pixels"]
-    assert np.abs(made.astype(int) - expected).max() <= 1
+    outputs = model.run("generator", {"image": image.numpy()})["pixels"]
+    assert np.abs(outputs.astype(int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize(
-    ("said", "fold", "renamed"),
+    ("variant", "fold", "rename"),
     [
         ({}, 1, as_2018),
         ({}, 1, as_2019),
-        ({"seen": 12}, 2, str),
-        ({"seen": 48}, 4, as_2019),
-        ({"seen": 1, "made": 1}, 1, as_2018),
+        ({"in_channels": 12}, 2, str),
+        ({"in_channels": 48}, 4, as_2019),
+        ({"in_channels": 1, "out_channels": 1}, 1, as_2018),
     ],
 )
-def test_each_generation_of_names_and_each_factor_is_the_same_function(
-    tmp_path, said, fold, renamed
-):
-    tensors = weights(**said)
-    torch.save({renamed(name): value for name, value in tensors.items()}, tmp_path / "x.pth")
+def test_naming_schemes_and_factors(tmp_path, variant, fold, rename):
+    tensors = weights(**variant)
+    torch.save({rename(name): value for name, value in tensors.items()}, tmp_path / "x.pth")
     best = recognised(tmp_path / "x.pth")
-    given = best.converted.input
-    assert (given.factor, given.multiple) == (4 // fold, fold)
+    image_input = best.converted.input
+    assert (image_input.factor, image_input.multiple) == (4 // fold, fold)
     assert best.converted.task == ("translate" if fold == 4 else "upscale")
-    image, x = pictures(said.get("made", 3))
-    expected = 2 * enlarged(doubles(tensors), x, fold) - 1
+    image, x = probe_inputs(variant.get("out_channels", 3))
+    expected = 2 * reference_output(doubles(tensors), x, fold) - 1
     assert expected.std() > 0.1
     assert (remade(best, image=image) - expected).abs().max() < 1e-4
 
 
-def test_one_missing_layer_is_named(tmp_path):
+def test_missing_layer_is_named(tmp_path):
     tensors = weights()
     del tensors["body.1.rdb2.conv3.weight"]
     torch.save(tensors, tmp_path / "x.pth")

@@ -1,4 +1,4 @@
-"""SRGAN's generator, written out from its published layout."""
+"""SRGAN checkpoints, against a reference written from the published layout."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from training.importers.formats.base import UserOptions
 WIDTH = 4
 
 
-def srgan_shapes(blocks=2, doublings=1, *, normalised=False):
+def srgan_shapes(blocks=2, doublings=1, *, normalized=False):
     """`Generator` of leftthomas' SRGAN."""
     shapes = {}
 
@@ -20,7 +20,7 @@ def srgan_shapes(blocks=2, doublings=1, *, normalised=False):
         shapes[f"{path}.weight"] = (width, fan_in, size, size)
         shapes[f"{path}.bias"] = (width,)
 
-    def normal(path):
+    def batch_norm(path):
         for name in ("weight", "bias", "running_mean", "running_var"):
             shapes[f"{path}.{name}"] = (WIDTH,)
         shapes[f"{path}.num_batches_tracked"] = ()
@@ -29,13 +29,13 @@ def srgan_shapes(blocks=2, doublings=1, *, normalised=False):
     shapes["block1.1.weight"] = (1,)
     for i in range(2, blocks + 2):
         convolution(f"block{i}.conv1", WIDTH, WIDTH, 3)
-        normal(f"block{i}.bn1")
+        batch_norm(f"block{i}.bn1")
         shapes[f"block{i}.prelu.weight"] = (1,)
         convolution(f"block{i}.conv2", WIDTH, WIDTH, 3)
-        normal(f"block{i}.bn2")
+        batch_norm(f"block{i}.bn2")
     convolution(f"block{blocks + 2}.0", WIDTH, WIDTH, 3)
-    if normalised:
-        normal(f"block{blocks + 2}.1")
+    if normalized:
+        batch_norm(f"block{blocks + 2}.1")
     else:
         shapes[f"block{blocks + 2}.1.weight"] = (1,)
     for i in range(doublings):
@@ -45,65 +45,65 @@ def srgan_shapes(blocks=2, doublings=1, *, normalised=False):
     return shapes
 
 
-def enlarged(t, x, blocks, doublings):
-    def convolved(path, x):
+def reference_output(t, x, blocks, doublings):
+    def conv(path, x):
         weight = t[f"{path}.weight"]
         return F.conv2d(x, weight, t[f"{path}.bias"], padding=weight.shape[2] // 2)
 
-    def normal(path, x):
+    def batch_norm(path, x):
         mean, var = t[f"{path}.running_mean"], t[f"{path}.running_var"]
         return F.batch_norm(x, mean, var, t[f"{path}.weight"], t[f"{path}.bias"])
 
-    def sloped(path, x):
+    def prelu(path, x):
         return torch.where(x > 0, x, x * t[f"{path}.weight"])
 
-    first = x = sloped("block1.1", convolved("block1.0", x))
+    first = x = prelu("block1.1", conv("block1.0", x))
     for i in range(2, blocks + 2):
-        y = normal(f"block{i}.bn1", convolved(f"block{i}.conv1", x))
-        y = sloped(f"block{i}.prelu", y)
-        x = x + normal(f"block{i}.bn2", convolved(f"block{i}.conv2", y))
+        y = batch_norm(f"block{i}.bn1", conv(f"block{i}.conv1", x))
+        y = prelu(f"block{i}.prelu", y)
+        x = x + batch_norm(f"block{i}.bn2", conv(f"block{i}.conv2", y))
     path = f"block{blocks + 2}"
-    x = convolved(f"{path}.0", x)
-    x = normal(f"{path}.1", x) if f"{path}.1.running_var" in t else sloped(f"{path}.1", x)
+    x = conv(f"{path}.0", x)
+    x = batch_norm(f"{path}.1", x) if f"{path}.1.running_var" in t else prelu(f"{path}.1", x)
     x = first + x
     for i in range(doublings):
-        x = convolved(f"block{blocks + 3}.{i}.conv", x)
+        x = conv(f"block{blocks + 3}.{i}.conv", x)
         n, c, h, w = x.shape
         x = x.reshape(n, c // 4, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3)
-        x = sloped(f"block{blocks + 3}.{i}.prelu", x.reshape(n, c // 4, 2 * h, 2 * w))
-    return torch.tanh(convolved(f"block{blocks + 3}.{doublings}", x))
+        x = prelu(f"block{blocks + 3}.{i}.prelu", x.reshape(n, c // 4, 2 * h, 2 * w))
+    return torch.tanh(conv(f"block{blocks + 3}.{doublings}", x))
 
 
-def pictures():
+def probe_inputs():
     image = torch.from_numpy(probe_images(range(2), 12, 3)[:, :8].copy())
     return image, image.double().permute(0, 3, 1, 2) / 255
 
 
-def weights(*args, **said):
-    return drawn(srgan_shapes(*args, **said), scale=0.15)
+def weights(*args, **variant):
+    return drawn(srgan_shapes(*args, **variant), scale=0.15)
 
 
-def test_an_srgan_makes_the_pictures_of_its_weights(tmp_path):
+def test_served_outputs_match_reference(tmp_path):
     tensors = weights()
     torch.save({f"module.{name}": value for name, value in tensors.items()}, tmp_path / "netG.pth")
     best, model = imported(tmp_path / "netG.pth", tmp_path / "models", UserOptions(side=16))
     assert (best.format.name, model.manifest.input.factor) == ("srgan", 2)
-    image, x = pictures()
-    # The layout's tanh is mapped to [0, 1], as (tanh + 1) / 2.
-    expected = to_levels(enlarged(doubles(tensors), x, 2, 1))
-    made = model.run("generator", {"image": image.numpy()})["pixels"]
+    image, x = probe_inputs()
+    # The network's output is (tanh + 1) / 2; images in [-1, 1] are the tanh itself.
+    expected = to_levels(reference_output(doubles(tensors), x, 2, 1))
+    outputs = model.run("generator", {"image": image.numpy()})["pixels"]
     assert expected.std() > 10
-    assert np.abs(made.astype(int) - expected).max() <= 1
+    assert np.abs(outputs.astype(int) - expected).max() <= 1
 
 
-@pytest.mark.parametrize(("blocks", "doublings", "normalised"), [(5, 2, True), (1, 3, False)])
-def test_blocks_and_doublings_are_counted(tmp_path, blocks, doublings, normalised):
-    tensors = weights(blocks, doublings, normalised=normalised)
+@pytest.mark.parametrize(("blocks", "doublings", "normalized"), [(5, 2, True), (1, 3, False)])
+def test_counts_blocks_and_doublings(tmp_path, blocks, doublings, normalized):
+    tensors = weights(blocks, doublings, normalized=normalized)
     torch.save(tensors, tmp_path / "netG.pth")
     best = recognised(tmp_path / "netG.pth")
     details = dict(best.converted.details)
     assert (details["factor"], details["blocks"]) == (str(2**doublings), str(blocks))
-    image, x = pictures()
-    expected = enlarged(doubles(tensors), x, blocks, doublings)
+    image, x = probe_inputs()
+    expected = reference_output(doubles(tensors), x, blocks, doublings)
     assert expected.std() > 0.05
     assert (remade(best, image=image) - expected).abs().max() < 1e-4
