@@ -14,6 +14,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from service.runtime.errors import UserError
+from service.runtime.images.decoding import ImageDecodeError
 from service.runtime.images.encoding import ImageFormat, encode, resized
 from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.latent.sources import LatentSource, feeds
@@ -77,7 +78,7 @@ class AugmentedDataset:
         for number, (name, label) in enumerate(zip(self.source.names, labels, strict=True)):
             try:
                 file, suffix = self._file(number)
-            except (OSError, ValueError) as error:
+            except (ImageDecodeError, OSError, ValueError) as error:
                 raise AugmentError(f"{name} cannot be read: {error}") from error
             metadata = {"source": "real", "class": self.names[label], "origin": name}
             yield Sample(f"real-{number:0{digits}}{suffix}", file, label, metadata)
