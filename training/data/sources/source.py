@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -65,12 +66,19 @@ class SourceSubset:
         return self._source.file(self._rows[index])
 
 
+# Pillow's modes of gray images.
+_GRAY_MODES = ("1", "L", "I", "I;16", "I;16B", "F")
+
+
 def decode(data: bytes) -> Image.Image:
-    """Decode an image file of any format that Pillow reads: upright, sRGB, mode RGB or RGBA.
+    """Decode an image file of any format that Pillow reads: upright, sRGB, mode L, RGB or RGBA.
 
     Returns the first frame of an animation. Raises ImageDecodeError.
     """
-    return decode_image(data, max_pixels=None, animated="first", formats=None).to_pil()
+    image = decode_image(data, max_pixels=None, animated="first", formats=None).to_pil()
+    with Image.open(io.BytesIO(data)) as file:
+        is_gray = file.mode in _GRAY_MODES
+    return image.convert("L") if is_gray and image.mode == "RGB" else image
 
 
 def stem(name: str) -> str:
