@@ -197,7 +197,7 @@ def test_a_file_says_what_it_was_made_of(client, repository, tmp_path):
     assert said["direction"] == "invert"
     assert said["input"] == answer.headers["x-ganymede-input"]
     (tmp_path / "made.png").write_bytes(answer.content)
-    with pytest.raises(CannotReproduce, match="made of a picture that it does not hold"):
+    with pytest.raises(CannotReproduce, match="an input image that it does not contain"):
         reproduce(tmp_path / "made.png", repository)
 
 
