@@ -87,7 +87,7 @@ def test_best_checkpoint_can_be_exported_and_opened(whole, tmp_path):
     assert (
         "best checkpoint" in open_noise_target(str(run.folder), tmp_path, checkpoint="best").title
     )
-    with pytest.raises(RecipeError, match="last or best, not 'first'"):
+    with pytest.raises(RecipeError, match="last or best, got 'first'"):
         run.at("first")
 
 
