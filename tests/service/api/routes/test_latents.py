@@ -145,7 +145,7 @@ def test_a_blend_is_between_its_classes(client, load):
 def test_a_model_that_cannot_blend_says_why(client):
     answer = post(client, "sample-classes", blend={"cat": 1, "dog": 1})
     assert_problem(answer, 422, "blend")
-    assert "painted-classes cannot blend classes: its graph takes one" in answer.json()["detail"]
+    assert "painted-classes cannot blend classes" in answer.json()["detail"]
 
 
 BAD = {
