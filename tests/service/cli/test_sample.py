@@ -170,7 +170,7 @@ def test_invalid_input_is_one_line_and_writes_nothing(run, tmp_path, flags, mess
 
 
 def test_unknown_model_or_version(run, tmp_path):
-    assert "there are: " in run("unknown", tmp_path / "out", "--count", "1", code=2).stderr
+    assert "available: " in run("unknown", tmp_path / "out", "--count", "1", code=2).stderr
     assert "no version '9'" in run("painted@9", tmp_path / "out", "--count", "1", code=2).stderr
 
 
