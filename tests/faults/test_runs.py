@@ -32,9 +32,9 @@ def test_splits_batches_that_exceed_memory(failing_server, expected, rounds):
         for ask, response in zip(asks, crowd(failing_server, asks), strict=True):
             assert response.status_code == 200
             assert np.array_equal(pixels_of(response), expected(ask))
-    assert "too many for the memory" in failing_server.logged()
+    assert "out of memory with a batch of" in failing_server.logged()
     # Logged when it happens, not for every batch.
-    assert failing_server.logged().count("too many for the memory") < 10 * rounds + 10
+    assert failing_server.logged().count("out of memory with a batch of") < 10 * rounds + 10
     assert httpx.get(failing_server.url + "/readyz").status_code == 200
 
 

@@ -153,7 +153,7 @@ def test_resumed_growing_run_equals_uninterrupted_run_and_exports_once_grown(
     for images in (80, 240, 400):
         with interrupt_at(images), pytest.raises(Interrupted):
             train(load_recipe("stylegan-tiles", overrides), interrupted)
-        with pytest.raises(ExportError, match=f"is at {images} images, and grown at 640"):
+        with pytest.raises(ExportError, match=f"trained on {images} images, and needs 640"):
             export_run(interrupted, "x", tmp_path / "models")
     assert not (tmp_path / "models").exists()
     train(load_recipe("stylegan-tiles", overrides), interrupted)

@@ -304,6 +304,13 @@ class _WriteOnlyStream(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
+    def close(self) -> None:
+        """Do nothing.
+
+        The garbage collector may close the stream of an abandoned request before it finalizes the
+        archive, which would then raise because it cannot write.
+        """
+
     def write(self, data: Any) -> int:
         self._parts.append(bytes(data))
         return len(self._parts[-1])

@@ -17,6 +17,7 @@ from tests.support.tiny_recipes import TINY
 from training.checkpoints import Checkpoint, CheckpointError
 from training.cli.export import export
 from training.evaluation.errors import QualityError
+from training.evaluation.features import classifier
 from training.evaluation.metrics import class_accuracy
 from training.export.errors import ExportError
 from training.export.exporter import export_run, load_generator
@@ -79,8 +80,8 @@ def test_manifest_holds_the_provenance(run, exported):
 
 
 def test_measured_quality_is_in_manifest_and_card(conditional_run, tmp_path, monkeypatch):
-    quick = partial(class_accuracy.ClassifierSettings, width=4, images=500)
-    monkeypatch.setattr(class_accuracy, "ClassifierSettings", quick)
+    quick = partial(classifier.ClassifierSettings, width=4, images=500)
+    monkeypatch.setattr(classifier, "ClassifierSettings", quick)
     arguments = ["export", str(conditional_run.folder), "--name", "x", "--models", str(tmp_path)]
     result = CliRunner().invoke(app, [*arguments, "--measure"], catch_exceptions=False)
     assert "class accuracy" in result.output

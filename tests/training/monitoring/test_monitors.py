@@ -393,7 +393,7 @@ def test_healthy_growing_run_with_augmentation_raises_no_alarm(tmp_path):
     train(recipe, run)
     assert logged_alarms(run) == {}
     # Both larger resolutions have faded in, and images are augmented.
-    assert recipe.growing.images(recipe.data.resolution) < recipe.train.images
+    assert recipe.game.growing.images(recipe.data.resolution) < recipe.train.images
     last = [json.loads(line) for line in run.log_path.open() if "augment_probability" in line][-1]
     assert last["augment_probability"] > 0.2
     assert recipe.train.images // recipe.train.batch > ModeCollapse.turns

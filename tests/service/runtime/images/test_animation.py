@@ -1,3 +1,4 @@
+import gc
 import io
 import json
 import zipfile
@@ -118,6 +119,19 @@ def test_zip_contains_one_png_per_frame():
         image = Image.open(io.BytesIO(archive.read(name)))
         np.testing.assert_array_equal(np.asarray(image), pixels[i])
         assert json.loads(image.text["ganymede"])["frame"] == i
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("kind", WRITERS)
+def test_abandoned_writer_is_finalized_without_error(kind):
+    """Also if the garbage collector finalizes the stream before what writes to it."""
+    for _ in range(3):
+        writer = WRITERS[kind](spec_of())
+        writer.cycle = writer
+        writer.begin()
+        writer.add(writer.encode(0, random_frames()[0]))
+        del writer
+        gc.collect()
 
 
 def test_npy_contains_all_frames():
