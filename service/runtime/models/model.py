@@ -46,13 +46,15 @@ class GoldenMatch(StrEnum):
 
 
 class ModelFailed(Exception):
-    """The model is there and cannot be served; the message says why."""
+    """The model exists but cannot be served; the message says why."""
 
 
 @dataclass(frozen=True)
 class _Sessions:
-    """A session for each graph, by role: those of the plan, and the same graphs with more threads
-    a run, for a batch that has the machine to itself.
+    """The sessions of the graphs, by role.
+
+    `usual` follow the execution plan. `alone` run the same graphs with more threads, for a batch
+    that is the only one running; they equal `usual` if the plan does not provide for that.
     """
 
     usual: Mapping[str, Session]
@@ -60,15 +62,14 @@ class _Sessions:
 
 
 class Model:
-    """A model, verified, loaded and run once.
+    """A model that is verified, loaded and warmed up.
 
-    Rows go from `feeds` to pictures by the role `generator`, whichever graphs that takes. A model
-    with styles can also be run half the way at a time: `mapping`, then `synthesis`; one with
-    directions by each of them, the first of which is what `generator` stands for.
+    The role `generator` turns inputs into images, with one graph or several. A model with styles
+    also has the roles `mapping` and `synthesis`. An image-to-image model with several directions
+    has one role per direction, and `generator` is the first of them.
 
-    With a budget of memory the sessions may be given back at any time, and are loaded again, in
-    the thread that wants to run them. What was verified is verified again then, so that a model
-    never is another one than its manifest says.
+    With a memory budget, the sessions may be released at any time; the next thread that runs the
+    model loads them again. Reloading repeats every check, so a model always matches its manifest.
     """
 
     def __init__(
@@ -79,11 +80,12 @@ class Model:
         budget: MemoryBudget | None = None,
         verify: Callable[[Model], None] = lambda _: None,
     ) -> None:
-        """Load the model in `folder`; with a `budget`, not before it is run.
+        """Load the model in `folder`. With a `budget`, loading is deferred to the first run.
 
-        `verify` looks at the loaded model, and raises where it may not be served. Raises
-        ManifestError, GraphError (a digest that differs, a file that ONNX Runtime refuses, inputs,
-        outputs or shapes other than the manifest's) or ProviderUnavailable.
+        `verify` is called with the loaded model, and raises if it must not be served.
+
+        Raises ManifestError, ProviderUnavailable, or GraphError (a wrong digest, a file that ONNX
+        Runtime rejects, or inputs, outputs or shapes that differ from the manifest).
         """
         self.folder = folder
         self.provider = provider
@@ -95,61 +97,60 @@ class Model:
             for graph in self.manifest.graphs.values()
             for name, _ in graph.files
         )
-        # What it took when it was last loaded, where that is counted.
+        # Memory that the last load allocated; 0 if it is not measured.
         self.memory_bytes = 0
-        # How the golden pictures came out, once they were looked at.
+        # Result of the comparison with the golden images; None before it was made.
         self.golden: GoldenMatch | None = None
-        # Why it can no longer be loaded.
+        # Why loading failed. Once set, loading is not tried again.
         self.problem: str | None = None
         self._budget = budget
         self._verify = verify
         self._lock = threading.RLock()
         self._sessions: _Sessions | None = None
-        # Loaded, and not yet looked at: for the thread that does.
-        self._unproven: _Sessions | None = None
+        # Loaded but not yet verified; used by the thread that verifies.
+        self._unverified: _Sessions | None = None
         if budget is None:
             self._load()
 
     @property
     def loaded(self) -> bool:
-        """Whether its sessions are there."""
+        """Whether the sessions are loaded."""
         return self._sessions is not None
 
     @property
     def sessions(self) -> Mapping[str, Session]:
-        """The sessions of its graphs, by role; loaded where they are not. Raises ModelFailed."""
-        return self._there().usual
+        """The sessions by role, loaded if necessary. Raises ModelFailed."""
+        return self._loaded_sessions().usual
 
     @property
     def alone(self) -> Mapping[str, Session]:
-        """The sessions for a batch that has the machine to itself; the usual ones where the plan
-        has no others. Raises ModelFailed.
-        """
-        return self._there().alone
+        """The sessions for a batch that is the only one running. Raises ModelFailed."""
+        return self._loaded_sessions().alone
 
-    def _there(self) -> _Sessions:
-        """Return the sessions, loaded where they are not. Raises ModelFailed."""
+    def _loaded_sessions(self) -> _Sessions:
+        """Return the sessions, loaded if necessary. Raises ModelFailed."""
         sessions = self._sessions
         if sessions is None:
             with self._lock:
-                sessions = self._sessions or self._unproven or self._load_again()
+                sessions = self._sessions or self._unverified or self._load_again()
         if self._budget is not None:
             self._budget.touch(self)
         return sessions
 
     def take_over(self, other: Model) -> None:
-        """Take the plan and the sessions of a model of the same folder that is loaded."""
-        self.plan, self.golden, self._sessions = other.plan, other.golden, other._there()
+        """Take the plan and the sessions of another loaded model of the same folder."""
+        self.plan, self.golden, self._sessions = other.plan, other.golden, other._loaded_sessions()
 
     def lend(self, other: Model) -> None:
-        """Let `other`, the same model with fewer threads a run, use the sessions of this one for
-        batches that have the machine to themselves.
+        """Share these sessions with `other`, the same model with fewer threads per run.
+
+        `other` uses them for a batch that is the only one running.
         """
-        other._sessions = replace(other._there(), alone=self.sessions)
+        other._sessions = replace(other._loaded_sessions(), alone=self.sessions)
         other.plan = replace(other.plan, alone=self.plan.threads)
 
     def unload(self) -> None:
-        """Let go of the sessions. Runs that have begun end on them."""
+        """Release the sessions. Runs in progress keep them until they end."""
         self._sessions = None
 
     def _load(self) -> _Sessions:
@@ -165,13 +166,13 @@ class Model:
                 role: Session(self.folder / graph.file, self.provider, more)
                 for role, graph in graphs.items()
             }
-        self._unproven = _Sessions(usual, alone)
+        self._unverified = _Sessions(usual, alone)
         try:
             self._warm()
             self._verify(self)
-            self._sessions = self._unproven
+            self._sessions = self._unverified
         finally:
-            self._unproven = None
+            self._unverified = None
         return self._sessions
 
     def _load_again(self) -> _Sessions:
@@ -179,47 +180,47 @@ class Model:
             try:
                 with nullcontext() if self._budget is None else self._budget.loading(self):
                     sessions = self._load()
-                    # What a whole batch takes stays taken.
+                    # The memory of a full batch stays allocated: include it in the measurement.
                     for rows in self.plan.buckets or (self.plan.max_rows,):
                         self.generate(range(rows))
                 return sessions
             except OutOfMemory:
-                # Not of this model's making: there may be more the next time.
+                # Not the fault of this model: the next attempt may succeed.
                 raise
-            except Exception as error:  # noqa: BLE001 - a model folder is input, and harms no other
+            except Exception as error:  # noqa: BLE001 - one invalid model must not affect others
                 self.problem = problem_of(error)
                 self._sessions = None
         raise ModelFailed(f"{self.manifest.name} cannot be served: {self.problem}")
 
     def _warm(self) -> None:
-        """Run one picture: the first run allocates, and a wrong shape shows here, not in public."""
+        """Run one row: allocates memory, and checks output shapes before the first request."""
         image = self.manifest.image
         if (space := self.manifest.styles) is not None:
             w = self.run(MAPPING, self.feeds([0]))["w"]
             _expect("mapping", w, np.float32, (1, len(space.layers), space.dimension))
-            maker, pixels = SYNTHESIS, self.synthesize(w)
+            role, pixels = SYNTHESIS, self.synthesize(w)
         else:
-            maker, pixels = GENERATOR, self.generate([0])
+            role, pixels = GENERATOR, self.generate([0])
         for direction in self.directions[1:]:
-            made = self.run(direction, self.feeds([0]))["pixels"]
-            _expect(direction, made, np.uint8, (1, image.height, image.width, image.channels))
-        _expect(maker, pixels, np.uint8, (1, image.height, image.width, image.channels))
+            output = self.run(direction, self.feeds([0]))["pixels"]
+            _expect(direction, output, np.uint8, (1, image.height, image.width, image.channels))
+        _expect(role, pixels, np.uint8, (1, image.height, image.width, image.channels))
 
     @property
     def directions(self) -> tuple[str, ...]:
-        """The ways from pictures to pictures, where there are several."""
+        """The directions of an image-to-image model; empty if it has only one."""
         return self.manifest.input.directions if self.manifest.input else ()
 
     def classes_of(self, seeds: Sequence[int]) -> list[int] | None:
-        """Return the classes of `seeds` where none are asked for; None without classes.
+        """Return the default classes of `seeds`, or None if the model has no classes.
 
-        Seed s has class s modulo their number, so that seeds in a row show every class in turn.
+        Seed s has class s modulo the number of classes, so that consecutive seeds show all classes.
         """
         count = len(self.manifest.classes)
         return [seed % count for seed in seeds] if count else None
 
     def truncations_of(self, seeds: Sequence[int]) -> list[float] | None:
-        """Return the truncations of `seeds` where none are asked for; None where none is known."""
+        """Return the default truncations of `seeds`, or None if the model has no truncation."""
         truncation = self.manifest.latent and self.manifest.latent.truncation
         return [truncation.default] * len(seeds) if truncation else None
 
@@ -229,15 +230,14 @@ class Model:
         classes: Sequence[int] | None = None,
         truncations: Sequence[float] | None = None,
     ) -> dict[str, Array]:
-        """Return the inputs for `seeds`, a row each, of the roles `generator` and `mapping`.
+        """Return the inputs of the roles `generator` and `mapping`, one row per seed.
 
-        `classes` are indices. What is None, or not known to the model, is as `classes_of` and
-        `truncations_of` say. A model that makes pictures of pictures is given drawn ones. Raises
-        ValueError for a seed out of range.
+        `classes` are indices; `classes_of` and `truncations_of` are the defaults. Image-to-image
+        models get synthetic images. Raises ValueError if a seed is out of range.
         """
-        if (given := self.manifest.input) is not None:
-            drawn = {"image": probe_images(seeds, given.side, given.channels)}
-            return drawn | ({"mask": probe_masks(seeds, given.side)} if given.masked else {})
+        if (spec := self.manifest.input) is not None:
+            inputs = {"image": probe_images(seeds, spec.side, spec.channels)}
+            return inputs | ({"mask": probe_masks(seeds, spec.side)} if spec.masked else {})
         return feeds(self._sources(seeds, classes, truncations), self.manifest)
 
     def _sources(
@@ -257,34 +257,37 @@ class Model:
         ]
 
     def pixels_per_row(self, role: str, feeds: Mapping[str, Array]) -> int:
-        """Return what each row of a run counts for, in pixels that are made."""
+        """Return the number of output pixels per row, the unit in which the queue is bounded."""
         if role == MAPPING:
-            # Styles are no pictures yet. One pixel a row keeps those that wait bounded too.
+            # Styles are not images, but counting a pixel per row bounds their number, too.
             return 1
-        if (given := self.manifest.input) is not None:
+        if (spec := self.manifest.input) is not None:
             height, width = feeds["image"].shape[1:3]
-            return int(height * width * given.factor**2)
+            return int(height * width * spec.factor**2)
         return self.manifest.image.pixels
 
     def max_rows(self, pixels_per_row: int) -> int:
-        """Return the rows of a batch: as many pixels as in one of the size that was measured."""
-        usual = self.manifest.image.pixels
-        return max(min(self.plan.max_rows, self.plan.max_rows * usual // pixels_per_row), 1)
+        """Return the maximum batch size for rows of this many pixels.
+
+        A batch has no more rows, and no more pixels, than the one measured for the plan.
+        """
+        measured_pixels = self.manifest.image.pixels * self.plan.max_rows
+        return max(min(self.plan.max_rows, measured_pixels // pixels_per_row), 1)
 
     def run(
         self, role: str, feeds: Mapping[str, Array], *, alone: bool = False
     ) -> dict[str, Array]:
-        """Run one batch, in this thread: ``generator`` and ``synthesis`` give ``pixels``, and
-        ``mapping`` gives ``w``. Without a ``transform`` pictures lie as they do by themselves.
+        """Run one batch in the calling thread.
 
-        One that is `alone` takes more threads where the plan has them for it; the outputs are the
-        same. Raises KeyError for a role that the model does not have.
+        The role ``mapping`` returns ``w``, all others return ``pixels``. A missing ``transform``
+        is the identity. With `alone`, the run uses more threads if the plan allows it; the outputs
+        are the same. Raises KeyError if the model does not have the role.
         """
         if role == GENERATOR and self.manifest.styles is not None:
-            mapped = {name: array for name, array in feeds.items() if name != TRANSFORM}
-            moved = {name: array for name, array in feeds.items() if name == TRANSFORM}
-            w = self.run(MAPPING, mapped, alone=alone)["w"]
-            return self.run(SYNTHESIS, {"w": w, **moved}, alone=alone)
+            mapping_feeds = {name: array for name, array in feeds.items() if name != TRANSFORM}
+            transform = {name: array for name, array in feeds.items() if name == TRANSFORM}
+            w = self.run(MAPPING, mapping_feeds, alone=alone)["w"]
+            return self.run(SYNTHESIS, {"w": w, **transform}, alone=alone)
         if role == SYNTHESIS and self.manifest.takes_transform and TRANSFORM not in feeds:
             feeds = {**feeds, TRANSFORM: identity_transforms(len(feeds["w"]))}
         if role == GENERATOR and self.directions:
@@ -309,26 +312,26 @@ class Model:
         classes: Sequence[int] | None = None,
         truncations: Sequence[float] | None = None,
     ) -> Array:
-        """Return the styles ``w [N, layers, w_dim] float32`` of `seeds`, truncated already.
+        """Return the styles ``w [N, layers, w_dim] float32`` of `seeds`, with truncation applied.
 
-        Raises ValueError for a model without styles.
+        Raises ValueError if the model has no styles.
         """
         self._style_space()
         plan = style_plan(self.manifest, self._sources(seeds, classes, truncations))
         return execute(plan, self.run)
 
     def synthesize(self, w: Array, transform: Array | None = None) -> Array:
-        """Make the pictures ``[N, H, W, C] uint8`` of the styles ``w [N, layers, w_dim] float32``,
-        moved and turned by a `transform` ``[N, 3, 3] float32`` where there is one.
+        """Return the images ``[N, H, W, C] uint8`` of the styles ``w [N, layers, w_dim] float32``.
 
-        Raises ValueError for a model without styles, and for styles of another shape.
+        `transform` is ``[N, 3, 3] float32``; default: the identity. Raises ValueError if the model
+        has no styles, or if `w` has the wrong shape.
         """
         space = self._style_space()
         expected = (len(space.layers), space.dimension)
         if w.shape[1:] != expected:
             raise ValueError(f"expected styles [N, {expected[0]}, {expected[1]}], got {w.shape}")
-        given = {"w": w} if transform is None else {"w": w, TRANSFORM: transform}
-        return self.run(SYNTHESIS, given)["pixels"]
+        inputs = {"w": w} if transform is None else {"w": w, TRANSFORM: transform}
+        return self.run(SYNTHESIS, inputs)["pixels"]
 
     def _style_space(self) -> StyleSpace:
         if self.manifest.styles is None:
@@ -337,32 +340,32 @@ class Model:
 
 
 def problem_of(error: Exception) -> str:
-    """Return why a model cannot be served, for people."""
+    """Return a message that says why a model cannot be served."""
     known = isinstance(error, (ManifestError, GraphError, ProviderUnavailable))
     return str(error) if known else f"{type(error).__name__}: {error}"
 
 
 def _size(path: Path) -> int:
-    """Return a file's bytes; 0 for one that is not there, which loading it will tell."""
+    """Return the size of a file in bytes, or 0 if it is missing; loading reports that."""
     return path.stat().st_size if path.exists() else 0
 
 
-def _expect(maker: str, made: Array, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
-    if made.shape != shape or made.dtype != dtype:
+def _expect(role: str, output: Array, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
+    if output.shape != shape or output.dtype != dtype:
         raise GraphError(
-            f"the {maker} makes {made.dtype} {list(made.shape)}, "
-            f"and the manifest says {np.dtype(dtype)} {list(shape)}"
+            f"{role} returned {output.dtype} {list(output.shape)}; "
+            f"the manifest expects {np.dtype(dtype)} {list(shape)}"
         )
 
 
 def _verify(path: Path, sha256: str) -> None:
     try:
-        found = file_sha256(path)
+        actual = file_sha256(path)
     except OSError as error:
         raise GraphError(f"{path.name} cannot be read: {error.strerror}") from error
-    if found != sha256:
+    if actual != sha256:
         raise GraphError(
-            f"{path.name} has sha256 {found[:12]}…, and the manifest says {sha256[:12]}…"
+            f"{path.name} has sha256 {actual[:12]}…; the manifest expects {sha256[:12]}…"
         )
 
 
@@ -373,7 +376,7 @@ def _load_graph(folder: Path, graph: Graph, provider: Provider, plan: ExecutionP
     session = Session(path, provider, plan)
     if set(session.inputs) != set(graph.inputs) or set(session.outputs) != set(graph.outputs):
         raise GraphError(
-            f"{graph.file} takes {list(session.inputs)} and gives {list(session.outputs)}, "
-            f"and the manifest says {list(graph.inputs)} and {list(graph.outputs)}"
+            f"{graph.file} has inputs {list(session.inputs)} and outputs {list(session.outputs)}; "
+            f"the manifest expects {list(graph.inputs)} and {list(graph.outputs)}"
         )
     return session

@@ -124,9 +124,9 @@ def test_truncation_reduces_variation(drawn, name):
 
 def test_model_without_styles_or_truncation(drawn):
     model = drawn("cut")
-    for ask in (lambda: model.styles([1]), lambda: model.synthesize(np.zeros((1, LAYERS, W)))):
+    for call in (lambda: model.styles([1]), lambda: model.synthesize(np.zeros((1, LAYERS, W)))):
         with pytest.raises(ValueError, match="cut has no styles"):
-            ask()
+            call()
     assert drawn("painted").truncations_of([1, 2]) is None
     assert model.truncations_of([1, 2]) == [0.7, 0.7]
 
@@ -134,12 +134,12 @@ def test_model_without_styles_or_truncation(drawn):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda m: m["styles"].update(dimension=W + 1), rf"mapping makes float32 \[1, {LAYERS}"),
-        (lambda m: m["styles"]["layers"].pop(), rf"the manifest says float32 \[1, {LAYERS - 1}"),
-        (lambda m: m["image"].update(width=SIZE * 2), "synthesis makes uint8"),
+        (lambda m: m["styles"].update(dimension=W + 1), rf"mapping returned float32 \[1, {LAYERS}"),
+        (lambda m: m["styles"]["layers"].pop(), rf"the manifest expects float32 \[1, {LAYERS - 1}"),
+        (lambda m: m["image"].update(width=SIZE * 2), "synthesis returned uint8"),
     ],
 )
-def test_refuses_graphs_with_other_style_shapes(drawn_repository, tmp_path, change, reason):
+def test_rejects_graphs_with_other_style_shapes(drawn_repository, tmp_path, change, reason):
     folder = shutil.copytree(drawn_repository / "painted" / "1", tmp_path / "1")
     manifest = json.loads((folder / MANIFEST_FILE).read_text())
     change(manifest)
@@ -148,7 +148,7 @@ def test_refuses_graphs_with_other_style_shapes(drawn_repository, tmp_path, chan
         Model(folder, Provider.CPU, PLANS[0])
 
 
-def test_style_groups(drawn):
+def test_style_groups_contain_their_layers(drawn):
     groups = drawn("painted").manifest.styles.groups
     assert groups == {"coarse": (0, 1), "middle": (2, 3), "fine": (4, 5)}
     assert sum(map(len, groups.values())) == len(GROUPS)
