@@ -60,7 +60,7 @@ def test_every_concurrent_request_gets_its_own_image(failing_models, expected, c
 
 @pytest.mark.timeout(900)
 def test_overload_is_refused_and_accepted_work_is_in_time(tmp_path, rounds):
-    write_failing(tmp_path / "m" / "1", slow_turns=TURNS)
+    write_failing(tmp_path / "m" / "1", slow_iterations=TURNS)
     # At most some ten images per second.
     one_at_a_time = {
         "GANYMEDE_WORKERS": "1",

@@ -80,7 +80,7 @@ def test_reload_of_corrupt_model_keeps_serving_it(failing_models, failing_server
 
 def test_stop_under_load_completes_accepted_requests(tmp_path, expected, rounds):
     # Half a second per request, in which the test sees that there is work to wait for.
-    write_failing(tmp_path / "models" / "m" / "1", slow_turns=1_200_000)
+    write_failing(tmp_path / "models" / "m" / "1", slow_iterations=1_200_000)
     for turn in range(min(rounds, 4)):
         with serving(tmp_path / "models") as server, server.client() as watching:
             # Slow requests, so that there is work to wait for, and failing ones, which must not

@@ -1,7 +1,7 @@
-"""A model that fails when it is told to, by its class, and does so in ONNX Runtime itself.
+"""A model whose class selects a failure, which happens in ONNX Runtime itself.
 
-`fine` makes a picture; `slow` takes a while first, `hangs` never ends, `raises` makes the run fail,
-and of `hungry` one row fits into the memory and two in one batch do not.
+`fine` returns an image. `slow` returns one after some seconds, `hangs` never returns, and `raises`
+fails. A single `hungry` row succeeds; two in one batch exceed the memory.
 """
 
 from pathlib import Path
@@ -23,21 +23,21 @@ from service.runtime.models.manifest import (
 
 CLASSES = ("fine", "slow", "hangs", "raises", "hungry")
 Z, SIZE = 8, 16
-# Turns of an empty loop: some seconds, and some years.
-SLOW_TURNS, ENDLESS_TURNS = 300_000, 2**60
-# Two rows ask for this many bytes: more than any machine has.
-TOO_MUCH = 2**46
+# Iterations of an empty loop: some seconds, and some years.
+SLOW_ITERATIONS, ENDLESS_ITERATIONS = 300_000, 2**60
+# Bytes that two hungry rows allocate: more than any machine has.
+EXCESSIVE_BYTES = 2**46
 
 
-def write_failing(folder: Path, *, seed: int = 0, slow_turns: int = SLOW_TURNS) -> Path:
-    """Write the model into `folder`, which is ``<name>/<version>``; return it."""
+def write_failing(folder: Path, *, seed: int = 0, slow_iterations: int = SLOW_ITERATIONS) -> Path:
+    """Write the model into `folder` (``<name>/<version>``) and return the folder."""
     folder.mkdir(parents=True)
-    graph = write_graph(folder / "generator.onnx", seed, slow_turns)
+    graph = write_graph(folder / "generator.onnx", seed, slow_iterations)
     manifest = Manifest(
         name=folder.parent.name,
         version=folder.name,
         task="generate",
-        summary="Fails when it is told to.",
+        summary="Fails as its class requests.",
         graphs={GENERATOR: graph},
         image=ImageSpec(height=SIZE, width=SIZE, channels=1),
         latent=LatentSpace(dimension=Z),
@@ -54,7 +54,7 @@ def write_failing(folder: Path, *, seed: int = 0, slow_turns: int = SLOW_TURNS) 
     return folder
 
 
-def write_graph(path: Path, seed: int = 0, slow_turns: int = SLOW_TURNS) -> Graph:
+def write_graph(path: Path, seed: int = 0, slow_iterations: int = SLOW_ITERATIONS) -> Graph:
     weights = np.random.default_rng(seed).normal(size=(Z, SIZE * SIZE)).astype(np.float32)
     constants = {
         "weights": weights,
@@ -62,13 +62,13 @@ def write_graph(path: Path, seed: int = 0, slow_turns: int = SLOW_TURNS) -> Grap
         "zero": np.array(0, np.int64),
         "one": np.array(1, np.int64),
         "one_dim": np.array([1]),
-        "nothing": np.zeros(1, np.float32),
+        "zeros": np.zeros(1, np.float32),
         "far": np.array(10**6),
-        "many": np.array(TOO_MUCH // 4),
+        "values_per_row": np.array(EXCESSIVE_BYTES // 4),
         "yes": np.array(True),
-        "light": np.float32(255),
-        # Of each class: how often the loop turns.
-        "turns_of": np.array([0, slow_turns, ENDLESS_TURNS, 0, 0]),
+        "max_level": np.float32(255),
+        # Iterations of the loop, by class.
+        "iterations_of": np.array([0, slow_iterations, ENDLESS_ITERATIONS, 0, 0]),
         "raises": np.array(CLASSES.index("raises")),
         "hungry": np.array(CLASSES.index("hungry")),
     }
@@ -78,9 +78,9 @@ def write_graph(path: Path, seed: int = 0, slow_turns: int = SLOW_TURNS) -> Grap
             node("Identity", ["condition"], ["go_on"]),
             node("Add", ["count", "loop_one"], ["counted"]),
         ],
-        "turn",
+        "iteration_body",
         [
-            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("iteration", TensorProto.INT64, []),
             helper.make_tensor_value_info("condition", TensorProto.BOOL, []),
             helper.make_tensor_value_info("count", TensorProto.INT64, []),
         ],
@@ -91,35 +91,35 @@ def write_graph(path: Path, seed: int = 0, slow_turns: int = SLOW_TURNS) -> Grap
         [numpy_helper.from_array(np.array(1), "loop_one")],
     )
     nodes = [
-        # Turns as often as the slowest row says.
-        node("Gather", ["turns_of", "class_index"], ["turns"]),
-        node("ReduceMax", ["turns"], ["most"], keepdims=0),
-        node("Loop", ["most", "yes", "zero"], ["turned"], body=body),
-        # An index out of bounds, for a row that raises.
+        # The slowest row determines the number of iterations.
+        node("Gather", ["iterations_of", "class_index"], ["iterations"]),
+        node("ReduceMax", ["iterations"], ["max_iterations"], keepdims=0),
+        node("Loop", ["max_iterations", "yes", "zero"], ["iterated"], body=body),
+        # A row of the class `raises` gathers with an index out of bounds.
         node("Equal", ["class_index", "raises"], ["is_raising"]),
         node("Cast", ["is_raising"], ["raising"], to=TensorProto.INT64),
         node("Mul", ["raising", "far"], ["index"]),
-        node("Gather", ["nothing", "index"], ["gathered"]),
-        # Memory for every hungry row but the first.
+        node("Gather", ["zeros", "index"], ["gathered"]),
+        # Allocates memory for every hungry row except the first.
         node("Equal", ["class_index", "hungry"], ["is_hungry"]),
-        node("Cast", ["is_hungry"], ["hungers"], to=TensorProto.INT64),
-        node("ReduceSum", ["hungers"], ["hunger"], keepdims=0),
-        node("Sub", ["hunger", "one"], ["others"]),
-        node("Max", ["others", "zero"], ["too_many"]),
-        node("Mul", ["too_many", "many"], ["numbers"]),
+        node("Cast", ["is_hungry"], ["hungry_rows"], to=TensorProto.INT64),
+        node("ReduceSum", ["hungry_rows"], ["hungry_count"], keepdims=0),
+        node("Sub", ["hungry_count", "one"], ["excess"]),
+        node("Max", ["excess", "zero"], ["excess_rows"]),
+        node("Mul", ["excess_rows", "values_per_row"], ["numbers"]),
         node("Reshape", ["numbers", "one_dim"], ["size"]),
-        node("ConstantOfShape", ["size"], ["eaten"]),
-        node("ReduceSum", ["eaten"], ["nought"], keepdims=0),
-        # The picture, to which all of this adds nothing.
+        node("ConstantOfShape", ["size"], ["allocated"]),
+        node("ReduceSum", ["allocated"], ["allocated_sum"], keepdims=0),
+        # The image. The results above are all 0 and are added so that they are computed.
         node("Unsqueeze", ["gathered", "one_dim"], ["column"]),
         node("MatMul", ["z", "weights"], ["values"]),
         node("Add", ["values", "column"], ["values_1"]),
-        node("Add", ["values_1", "nought"], ["values_2"]),
-        node("Cast", ["turned"], ["turned_real"], to=TensorProto.FLOAT),
-        node("Min", ["turned_real", "nothing"], ["turned_nought"]),
-        node("Add", ["values_2", "turned_nought"], ["values_3"]),
-        node("Sigmoid", ["values_3"], ["bright"]),
-        node("Mul", ["bright", "light"], ["levels"]),
+        node("Add", ["values_1", "allocated_sum"], ["values_2"]),
+        node("Cast", ["iterated"], ["iterated_float"], to=TensorProto.FLOAT),
+        node("Min", ["iterated_float", "zeros"], ["iterated_zero"]),
+        node("Add", ["values_2", "iterated_zero"], ["values_3"]),
+        node("Sigmoid", ["values_3"], ["sigmoid"]),
+        node("Mul", ["sigmoid", "max_level"], ["levels"]),
         node("Round", ["levels"], ["rounded"]),
         node("Reshape", ["rounded", "shape"], ["shaped"]),
         node("Cast", ["shaped"], ["pixels"], to=TensorProto.UINT8),

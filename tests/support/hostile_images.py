@@ -1,4 +1,4 @@
-"""Pictures that are none, or too much of one: what a public upload gets. Each a name and bytes."""
+"""Invalid, oversized and malicious files, as a public upload endpoint receives them."""
 
 import io
 import struct
@@ -25,9 +25,9 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def png_of(width: int, height: int, data: bytes, *, depth=8, colour=2, more: bytes = b"") -> bytes:
-    """A PNG that says what it likes of itself."""
-    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+def png_of(width: int, height: int, data: bytes, *, depth=8, color=2, more: bytes = b"") -> bytes:
+    """A PNG with an arbitrary header, and with the compressed `data` and the chunks `more`."""
+    head = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
         + _chunk(b"IHDR", head)
@@ -38,7 +38,7 @@ def png_of(width: int, height: int, data: bytes, *, depth=8, colour=2, more: byt
 
 
 def corpus() -> dict[str, bytes]:
-    """Files that no service may fall over, most of which it must refuse."""
+    """Return the files by name. The service must reject most of them, and survive all."""
     png, jpeg = _file(_noise(), "PNG"), _file(_noise(), "JPEG")
     webp, gif, tiff = _file(_noise(), "WEBP"), _file(_noise(), "GIF"), _file(_noise(), "TIFF")
     frames = [_noise(mode="P"), _noise().rotate(90).convert("P")]
@@ -52,7 +52,7 @@ def corpus() -> dict[str, bytes]:
     return {
         "empty": b"",
         "one-byte": b"\x89",
-        "text": b"this is no picture",
+        "text": b"this is not an image",
         "html": b"<!doctype html><script>alert(1)</script>",
         "svg": b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
         "xml-bomb": b'<!DOCTYPE l [<!ENTITY a "lol"><!ENTITY b "&a;&a;">]><svg>&b;</svg>',
@@ -71,7 +71,7 @@ def corpus() -> dict[str, bytes]:
         "png-zero-sized": png_of(0, 0, zlib.compress(b"")),
         "png-no-width": png_of(0, 30, zlib.compress(b"")),
         "png-bomb": png_of(50_000, 50_000, zeros),
-        "png-bomb-of-bits": png_of(2**31 - 1, 2**31 - 1, zeros, depth=1, colour=0),
+        "png-1-bit-bomb": png_of(2**31 - 1, 2**31 - 1, zeros, depth=1, color=0),
         "png-tall-bomb": png_of(1, 2**31 - 1, zeros),
         "png-odd-depth": png_of(40, 30, zlib.compress(bytes(4000)), depth=3),
         "png-text-bomb": _file(_noise(), "PNG", pnginfo=text),
@@ -86,17 +86,17 @@ def corpus() -> dict[str, bytes]:
         "png-animated": _file(frames[0], "PNG", save_all=True, append_images=frames[1:]),
         "jpeg-cmyk": _file(_noise(mode="CMYK"), "JPEG"),
         "jpeg-giant-header": b"\xff\xd8" + b"\xff\xe1\xff\xff" + bytes(65_533) + jpeg[2:],
-        "jpeg-said-larger": jpeg.replace(
+        "jpeg-header-too-large": jpeg.replace(
             b"\x00\x1e\x00\x28", b"\xff\xff\xff\xff", 1
         ),
         "jpeg-rubbish-exif": _file(_noise(), "JPEG", exif=b"Exif\0\0MM\0*" + b"\xff" * 500),
         "webp-animated": _file(frames[0], "WEBP", save_all=True, append_images=frames[1:]),
-        "webp-riff-of-nothing": b"RIFF\xff\xff\xff\xffWEBPVP8 ",
+        "webp-empty-riff": b"RIFF\xff\xff\xff\xffWEBPVP8 ",
         "gif-animated": _file(frames[0], "GIF", save_all=True, append_images=frames[1:]),
         "gif-zero-sized": b"GIF89a" + bytes(7) + b"\x3b",
         "tiff-loop": b"II*\0\x08\0\0\0\x00\x00\x08\0\0\0",
         "tiff-float": _file(Image.fromarray(deep.astype(np.float32)), "TIFF"),
-        "bmp-said-larger": b"BM"
+        "bmp-header-too-large": b"BM"
         + struct.pack("<IHHIIiiHH", 54, 0, 0, 54, 40, 2**30, -(2**30), 1, 24),
         "ico": _file(_noise(32, 32), "ICO"),
         "ppm-bomb": b"P6 99999 99999 255\n" + bytes(100),

@@ -1,8 +1,11 @@
-"""Small models from pictures to pictures made of ONNX nodes, whose answers anyone can compute.
+"""Small image-to-image models, built from ONNX nodes, with easily computed outputs.
 
-`softer` blurs by a box of 5 pixels (and in its other direction inverts), `larger` doubles pixels
-after the same blur, `filled` paints holes in one colour, `coloured` gives grey a tint, and `fixed`
-inverts pictures of one size, and `reflecting` those that have seven pixels to reflect.
+- `softer` blurs with a box filter of 5 × 5 pixels; its second direction inverts.
+- `larger` blurs in the same way and upscales by 2.
+- `filled` fills holes with one color.
+- `colored` inverts, and takes sides that are multiples of 8 pixels.
+- `fixed` inverts images of a fixed size.
+- `reflecting` inverts images that are large enough for a reflection padding of 7 pixels.
 """
 
 from pathlib import Path
@@ -29,7 +32,7 @@ SIDE = 16
 
 
 def blurred(pixels: np.ndarray) -> np.ndarray:
-    """What `softer` makes of ``[H, W, C]``: the mean of 5 × 5 pixels, nothing beyond the border."""
+    """Return the output of `softer` for ``[H, W, C]``: the mean of 5 × 5 pixels, zero-padded."""
     x = pixels.astype(np.float64)
     for axis in (0, 1):
         x = convolve1d(x, np.full(5, 0.2), axis=axis, mode="constant")
@@ -37,6 +40,7 @@ def blurred(pixels: np.ndarray) -> np.ndarray:
 
 
 def write_translators(models: Path) -> None:
+    """Write all models into the folder `models`."""
     _write(
         models / "softer",
         "translate",
@@ -46,36 +50,36 @@ def write_translators(models: Path) -> None:
     )
     _write(models / "larger", "upscale", {GENERATOR: _doubled()}, factor=2, reach=REACH)
     _write(models / "filled", "inpaint", {GENERATOR: _filled()}, masked=True, reach=0)
-    _write(models / "coloured", "colorize", {GENERATOR: _inverted()}, reach=0, multiple=8)
+    _write(models / "colored", "colorize", {GENERATOR: _inverted()}, reach=0, multiple=8)
     _write(models / "fixed", "translate", {GENERATOR: _inverted()}, fixed=True)
     _write(models / "reflecting", "translate", {GENERATOR: _reflected()}, multiple=4, least=8)
 
 
-def _write(folder: Path, task: str, graphs: dict[str, onnx.GraphProto], **said) -> None:
+def _write(folder: Path, task: str, graphs: dict[str, onnx.GraphProto], **input_options) -> None:
     folder = folder / "1"
     folder.mkdir(parents=True)
-    written = {}
+    graph_entries = {}
     for role, graph in graphs.items():
         path = folder / f"{role}.onnx"
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
         onnx.checker.check_model(model)
         onnx.save(model, path)
-        written[role] = Graph(
+        graph_entries[role] = Graph(
             file=path.name,
             sha256=file_sha256(path),
             inputs=[each.name for each in graph.input],
             outputs=["pixels"],
         )
-    given = ImageInput(channels=3, side=SIDE, **said)
-    side = SIDE * given.factor
+    spec = ImageInput(channels=3, side=SIDE, **input_options)
+    side = SIDE * spec.factor
     manifest = Manifest(
         name=folder.parent.name,
         version="1",
         task=task,
         summary="Arithmetic.",
-        graphs=written,
+        graphs=graph_entries,
         image=ImageSpec(height=side, width=side, channels=3),
-        input=given,
+        input=spec,
         provenance=ImportProvenance(
             format="test",
             source_file="tests/support/image_to_image_models.py",
@@ -104,24 +108,26 @@ _BLUR = [
     _node("Cast", ["image"], "numbers", to=TensorProto.FLOAT),
     _node("Transpose", ["numbers"], "planes", perm=[0, 3, 1, 2]),
     _node("Conv", ["planes", "box"], "soft", pads=[2, 2, 2, 2], group=3),
-    _node("Mul", ["soft", "share"], "mean"),
+    _node("Mul", ["soft", "weight"], "mean"),
     _node("Round", ["mean"], "levels"),
 ]
-# Whole numbers until the last step, so that nothing depends on the order of addition.
-_BOX = {"box": np.ones((3, 1, 5, 5), np.float32), "share": np.float32(1 / 25)}
-_LAST = [
-    _node("Transpose", ["made"], "laid", perm=[0, 2, 3, 1]),
-    _node("Cast", ["laid"], "pixels", to=TensorProto.UINT8),
+# The sum is over integers, so that it does not depend on the order of addition.
+_BOX = {"box": np.ones((3, 1, 5, 5), np.float32), "weight": np.float32(1 / 25)}
+_TO_PIXELS = [
+    _node("Transpose", ["output"], "channels_last", perm=[0, 2, 3, 1]),
+    _node("Cast", ["channels_last"], "pixels", to=TensorProto.UINT8),
 ]
 
 
 def _blur() -> onnx.GraphProto:
-    return _graph([*_BLUR, _node("Identity", ["levels"], "made"), *_LAST], **_BOX)
+    return _graph([*_BLUR, _node("Identity", ["levels"], "output"), *_TO_PIXELS], **_BOX)
 
 
 def _doubled() -> onnx.GraphProto:
-    twice = _node("Resize", ["levels", "", "scales"], "made", mode="nearest")
-    return _graph([*_BLUR, twice, *_LAST], **_BOX, scales=np.array([1, 1, 2, 2], np.float32))
+    upscaled = _node("Resize", ["levels", "", "scales"], "output", mode="nearest")
+    return _graph(
+        [*_BLUR, upscaled, *_TO_PIXELS], **_BOX, scales=np.array([1, 1, 2, 2], np.float32)
+    )
 
 
 def _inverted() -> onnx.GraphProto:

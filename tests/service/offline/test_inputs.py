@@ -13,7 +13,7 @@ from PIL import Image
 
 from service.offline.inputs import InputError, Inputs
 from tests.support.image_to_image_models import FILL, blurred, write_translators
-from tests.support.mixed_images import write_mixed_pictures
+from tests.support.mixed_images import write_mixed_images
 from tests.support.servers import ganymede, serving
 
 
@@ -170,8 +170,8 @@ def test_skips_and_reports_unreadable_input(sample, tmp_path):
 
 def test_accepts_mixed_sizes_and_modes(sample, tmp_path):
     (tmp_path / "in").mkdir()
-    written = write_mixed_pictures(tmp_path / "in")
-    sample("coloured", "--input", tmp_path / "in", "--out", tmp_path / "out", "--image", "jpeg")
+    written = write_mixed_images(tmp_path / "in")
+    sample("colored", "--input", tmp_path / "in", "--out", tmp_path / "out", "--image", "jpeg")
     assert len(lines_of(tmp_path / "out")) == len(written)
 
 

@@ -97,7 +97,7 @@ def test_service_becomes_ready_with_its_first_model(tmp_path):
 
 
 def test_running_requests_finish_on_their_version(tmp_path):
-    folder = write_failing(tmp_path / "models" / "m" / "1", slow_turns=200_000)
+    folder = write_failing(tmp_path / "models" / "m" / "1", slow_iterations=200_000)
     with serving(tmp_path / "models") as server, server.client() as client:
         body = {"model": "m", "seed": 1, "class": "slow", "format": "npy"}
         before = client.post("/v1/generate", json=body)
@@ -106,7 +106,7 @@ def test_running_requests_finish_on_their_version(tmp_path):
             while "ganymede_queue_pixels 0.0" in client.get("/metrics").text:
                 assert not running.done()
             shutil.rmtree(folder)
-            write_failing(folder, seed=1, slow_turns=10)
+            write_failing(folder, seed=1, slow_iterations=10)
             assert reload(client) == {"loaded": ["m@1"]}
             assert (
                 client.get("/v1/models/m").json()["digest"] != before.headers["x-ganymede-digest"]

@@ -16,14 +16,14 @@ from service.runtime.images.encoding import read_provenance
 from tests.support.drawn_models import SIZE, write_models
 from tests.support.hostile_images import corpus
 from tests.support.image_to_image_models import FILL, SIDE, blurred, write_translators
-from tests.support.mixed_images import mixed_pictures
+from tests.support.mixed_images import mixed_images
 from tests.support.servers import serving
 
 MODELS = {
     "translate": "softer",
     "upscale": "larger",
     "inpaint": "filled",
-    "colorize": "coloured",
+    "colorize": "colored",
 }
 
 
@@ -326,7 +326,7 @@ def test_hostile_files_are_4xx_each_by_each(client, route, server):
 @pytest.mark.parametrize("route", MODELS)
 def test_a_hundred_pictures_of_all_sizes_and_kinds_go_through(client, route, server):
     factor = 2 if route == "upscale" else 1
-    for one in mixed_pictures():
+    for one in mixed_images():
         height, width = one.pixels.shape[:2]
         fields = {"animated": "first", "format": "jpeg" if height * width > 10**6 else "png"}
         if route == "inpaint":

@@ -51,7 +51,7 @@ def test_tiled_output_equals_single_run(load, name, size):
 
 def test_pads_to_multiple_and_crops(load):
     image = noise(13, 21)
-    output = translate(load("coloured"), DecodedImage(image, None))
+    output = translate(load("colored"), DecodedImage(image, None))
     np.testing.assert_array_equal(output, 255 - image)
 
 

@@ -13,31 +13,31 @@ from service.runtime.images.tiling import Canvas, cut, plan
 RNG = np.random.default_rng(0)
 
 
-class Local:
-    """A model whose every pixel depends on all that is within `reach`, and on nothing else.
+class ExactLocalModel:
+    """A model in which an output pixel depends on exactly the input pixels within `reach`.
 
-    It is exact, and one level more or less anywhere within reach changes everything: the sum,
-    modulo 256, of what is around, each neighbour with an odd weight of its own. Beyond the edge it
-    sees zeros, as most convolutions do. Weights differ by the place within `multiple` pixels, as
-    they do in a model that halves its input, and by the place within an enlarged pixel.
+    The output is the sum modulo 256 of the neighborhood, with an odd weight for each neighbor, so
+    that changing any of them by one level changes the result. The border is padded with zeros, as
+    in most convolutions. The result also depends on the position modulo `multiple`, as in a model
+    with strided layers, and on the position inside an upscaled pixel.
     """
 
     def __init__(self, reach: int, multiple: int = 1, scale: int = 1) -> None:
         self.reach, self.multiple, self.scale = reach, multiple, scale
-        around = 2 * reach + 1
+        kernel = 2 * reach + 1
         rng = np.random.default_rng(reach)
-        self.weights = rng.integers(0, 128, (around, around), np.uint8) * 2 + 1
+        self.weights = rng.integers(0, 128, (kernel, kernel), np.uint8) * 2 + 1
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         _, h, w, _ = tiles.shape
         assert h % self.multiple == 0
         assert w % self.multiple == 0
         r = self.reach
-        framed = np.pad(tiles, ((0, 0), (r, r), (r, r), (0, 0)))
+        padded = np.pad(tiles, ((0, 0), (r, r), (r, r), (0, 0)))
         total = np.zeros_like(tiles)
         for dy in range(2 * r + 1):
             for dx in range(2 * r + 1):
-                total += framed[:, dy : dy + h, dx : dx + w] * self.weights[dy, dx]
+                total += padded[:, dy : dy + h, dx : dx + w] * self.weights[dy, dx]
         y, x = np.mgrid[:h, :w] % self.multiple
         total *= (2 * (y * self.multiple + x) + 1).astype(np.uint8)[..., None]
         large = total.repeat(self.scale, axis=1).repeat(self.scale, axis=2)
@@ -45,25 +45,25 @@ class Local:
         return large + (16 * y + 5 * x).astype(np.uint8)[..., None]
 
 
-def tiled(picture, model, tiling, batch=3):
-    """A picture through a model, a few tiles at a time."""
-    canvas = Canvas(tiling, picture.shape[2])
+def tiled(image, model, tiling, batch=3):
+    """Run a model on an image, a few tiles at a time."""
+    canvas = Canvas(tiling, image.shape[2])
     for start in range(0, len(tiling), batch):
         indices = range(start, min(start + batch, len(tiling)))
-        for index, tile in zip(indices, model(cut(picture, tiling, indices)), strict=True):
+        for index, tile in zip(indices, model(cut(image, tiling, indices)), strict=True):
             canvas.put(index, tile)
     return canvas.image()
 
 
-def untiled(picture, model, multiple, scale):
-    """A picture through a model at once, padded as it has to be."""
-    height, width, _ = picture.shape
+def untiled(image, model, multiple, scale):
+    """Run a model on a whole image, padded to a multiple."""
+    height, width, _ = image.shape
     below, right = -height % multiple, -width % multiple
     for axis, more in enumerate((below, right)):
         frame = [(0, more if axis == other else 0) for other in range(3)]
-        mode = "reflect" if more < picture.shape[axis] else "edge"
-        picture = np.pad(picture, frame, mode=mode)
-    return model(picture[None])[0][: height * scale, : width * scale]
+        mode = "reflect" if more < image.shape[axis] else "edge"
+        image = np.pad(image, frame, mode=mode)
+    return model(image[None])[0][: height * scale, : width * scale]
 
 
 def grids(draw):
@@ -88,48 +88,48 @@ GRIDS = st.composite(grids)()
 @settings(max_examples=300, deadline=None)
 @given(GRIDS)
 @example((1, 1, {"side": 16, "overlap": 4, "multiple": 8, "scale": 4, "reach": 2})).via("one pixel")
-def test_a_tiled_picture_equals_the_untiled_one_to_the_last_pixel(grid):
+def test_tiled_output_equals_untiled_output(grid):
     height, width, options = grid
-    picture = RNG.integers(0, 256, (height, width, 3), np.uint8)
-    model = Local(options["reach"], options["multiple"], options["scale"])
-    made = tiled(picture, model, plan(height, width, **options))
-    expected = untiled(picture, model, options["multiple"], options["scale"])
-    np.testing.assert_array_equal(made, expected)
+    image = RNG.integers(0, 256, (height, width, 3), np.uint8)
+    model = ExactLocalModel(options["reach"], options["multiple"], options["scale"])
+    output = tiled(image, model, plan(height, width, **options))
+    expected = untiled(image, model, options["multiple"], options["scale"])
+    np.testing.assert_array_equal(output, expected)
 
 
-def test_an_overlap_that_is_too_small_for_the_model_does_show():
-    picture = RNG.integers(0, 256, (60, 60, 1), np.uint8)
-    model = Local(3)
-    expected = untiled(picture, model, 1, 1)
+def test_output_differs_if_reach_is_too_small():
+    image = RNG.integers(0, 256, (60, 60, 1), np.uint8)
+    model = ExactLocalModel(3)
+    expected = untiled(image, model, 1, 1)
     for reach, equal in [(3, True), (2, False), (0, False)]:
-        made = tiled(picture, model, plan(60, 60, side=24, overlap=6, reach=reach))
-        assert np.array_equal(made, expected) == equal
+        output = tiled(image, model, plan(60, 60, side=24, overlap=6, reach=reach))
+        assert np.array_equal(output, expected) == equal
 
 
 @settings(max_examples=300, deadline=None)
 @given(GRIDS)
-def test_tiles_cover_the_picture_and_overlap_as_they_must(grid):
+def test_tiles_cover_image_with_minimal_overlap(grid):
     height, width, options = grid
     tiling = plan(height, width, **options)
     multiple, side = options["multiple"], options["side"]
     for starts, tile, length in zip(
         (tiling.tops, tiling.lefts), tiling.shape, (height, width), strict=True
     ):
-        whole = -(-length // multiple) * multiple
+        padded_length = -(-length // multiple) * multiple
         assert starts[0] == 0
-        assert starts[-1] + tile == whole
+        assert starts[-1] + tile == padded_length
         assert tile % multiple == 0
         assert tile <= side
         assert all(start % multiple == 0 for start in starts)
         steps = np.diff(starts)
         assert (steps > 0).all()
         assert (tile - steps >= options["overlap"]).all()
-        assert (len(starts) == 1) == (whole <= side)
-        # Neither one fewer nor shorter ones would do.
+        assert (len(starts) == 1) == (padded_length <= side)
+        # One tile fewer, or shorter tiles, would not cover the image.
         shared = -(-options["overlap"] // multiple) * multiple
         count = len(starts)
-        assert count == 1 or (count - 1) * (side - shared) + shared < whole
-        assert count * (tile - multiple - shared) + shared < whole
+        assert count == 1 or (count - 1) * (side - shared) + shared < padded_length
+        assert count * (tile - multiple - shared) + shared < padded_length
     assert len(tiling.boxes) == len(tiling) == len(tiling.tops) * len(tiling.lefts)
     indices = list(range(len(tiling)))[::2]
     tiles = cut(np.zeros((height, width, 2), np.float32), tiling, indices)
@@ -137,23 +137,23 @@ def test_tiles_cover_the_picture_and_overlap_as_they_must(grid):
     assert tiles.dtype == np.float32
 
 
-def test_a_picture_that_fits_is_one_tile_of_its_own_size():
+def test_small_image_is_one_tile():
     tiling = plan(30, 41, side=64, overlap=16, multiple=8, scale=2)
     assert tiling.shape == (32, 48)
     assert tiling.boxes == [(0, 0)]
 
 
-def test_beyond_the_border_a_picture_is_mirrored_or_its_edge_repeated():
-    picture = np.arange(5, dtype=np.uint8)[:, None, None] + np.zeros((1, 3, 1), np.uint8)
-    (tile,) = cut(picture, plan(5, 3, side=8, overlap=0, multiple=8), [0])
+def test_pads_by_reflection_or_edge():
+    image = np.arange(5, dtype=np.uint8)[:, None, None] + np.zeros((1, 3, 1), np.uint8)
+    (tile,) = cut(image, plan(5, 3, side=8, overlap=0, multiple=8), [0])
     np.testing.assert_array_equal(tile[:, 0, 0], [0, 1, 2, 3, 4, 3, 2, 1])
-    (tile,) = cut(picture[:4], plan(4, 3, side=8, overlap=0, multiple=8), [0])
+    (tile,) = cut(image[:4], plan(4, 3, side=8, overlap=0, multiple=8), [0])
     np.testing.assert_array_equal(tile[:, 0, 0], [0, 1, 2, 3, 3, 3, 3, 3])
-    (tile,) = cut(picture[4:, :1], plan(1, 1, side=8, overlap=0, multiple=8), [0])
+    (tile,) = cut(image[4:, :1], plan(1, 1, side=8, overlap=0, multiple=8), [0])
     assert (tile == 4).all()
 
 
-def test_one_tile_fades_into_the_next():
+def test_blends_overlap_linearly():
     tiling = plan(8, 28, side=16, overlap=4, scale=2)
     assert tiling.boxes == [(0, 0), (0, 12)]
     canvas = Canvas(tiling, 1)
@@ -164,7 +164,7 @@ def test_one_tile_fades_into_the_next():
     np.testing.assert_array_equal(canvas.image()[..., 0], np.tile(expected, (16, 1)))
 
 
-def test_within_reach_of_an_inner_edge_nothing_counts():
+def test_ignores_pixels_within_reach_of_inner_edge():
     tiling = plan(28, 8, side=16, overlap=4, reach=2)
     canvas = Canvas(tiling, 1)
     first, second = np.full((2, 16, 8, 1), 7, np.uint8)
@@ -176,7 +176,7 @@ def test_within_reach_of_an_inner_edge_nothing_counts():
 
 @settings(max_examples=100, deadline=None)
 @given(GRIDS, st.integers(0, 2**32))
-def test_where_tiles_differ_the_picture_is_between_them(grid, seed):
+def test_blend_stays_within_tile_values(grid, seed):
     height, width, options = grid
     tiling = plan(height, width, **options)
     rng = np.random.default_rng(seed)
@@ -189,29 +189,29 @@ def test_where_tiles_differ_the_picture_is_between_them(grid, seed):
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid",
     [
         {"height": 0}, {"width": 0}, {"scale": 0}, {"multiple": 0}, {"overlap": -1}, {"reach": -1},
         {"reach": 5}, {"side": 30}, {"side": 8}, {"overlap": 32}, {"overlap": 29},
     ],
 )  # fmt: skip
-def test_a_tiling_that_cannot_be_is_refused(wrong):
-    right = {"height": 99, "width": 99, "side": 32, "overlap": 8, "multiple": 4, "scale": 2}
-    plan(**right)
-    options = {**right, **wrong}
+def test_rejects_invalid_tiling(invalid):
+    valid = {"height": 99, "width": 99, "side": 32, "overlap": 8, "multiple": 4, "scale": 2}
+    plan(**valid)
+    options = {**valid, **invalid}
     with pytest.raises(ValueError, match=r"positive|receptive|multiple"):
         plan(options.pop("height"), options.pop("width"), **options)
 
 
-def test_tiles_are_put_in_order_and_once_and_all_of_them():
+def test_canvas_requires_every_tile_in_order():
     tiling = plan(20, 20, side=16, overlap=4)
     tile = np.zeros((*tiling.shape, 3), np.uint8)
     canvas = Canvas(tiling, 3)
     with pytest.raises(ValueError, match="expected tile 0 of 4, got tile 1"):
         canvas.put(1, tile)
-    for wrong in (tile[1:], tile[..., :1], tile.astype(np.float32)):
+    for invalid in (tile[1:], tile[..., :1], tile.astype(np.float32)):
         with pytest.raises(ValueError, match=r"expected a tile of \(.*\) uint8, got"):
-            canvas.put(0, wrong)
+            canvas.put(0, invalid)
     canvas.put(0, tile)
     with pytest.raises(ValueError, match="expected tile 1 of 4, got tile 0"):
         canvas.put(0, tile)
@@ -227,17 +227,17 @@ def test_tiles_are_put_in_order_and_once_and_all_of_them():
 
 
 def upscaler() -> onnxruntime.InferenceSession:
-    """A network that halves, convolves, enlarges: ``[N, H, W, 3]`` to ``[N, 2 H, 2 W, 3]``.
+    """A network that downscales, convolves and upscales ``[N, H, W, 3]`` to ``[N, 2H, 2W, 3]``.
 
-    Its output pixels depend on inputs at most 7 pixels away: 1 by the first convolution and by the
-    halving one, 2 by each of the two at half the size, 1 within the pixel of that size.
+    The receptive field radius is 7 pixels: 1 each for the first and the strided convolution, 2 each
+    for the two at half resolution, and 1 inside a pixel of that resolution.
     """
     rng = np.random.default_rng(3)
 
-    def conv(name, outputs, inputs, value, gives, **attributes):
+    def conv(name, outputs, inputs, value, output, **attributes):
         weights = rng.normal(0, (inputs * 9) ** -0.5, (outputs, inputs, 3, 3)).astype(np.float32)
         parts.append(numpy_helper.from_array(weights, name))
-        return helper.make_node("Conv", [value, name], [gives], pads=[1] * 4, **attributes)
+        return helper.make_node("Conv", [value, name], [output], pads=[1] * 4, **attributes)
 
     parts: list[onnx.TensorProto] = []
     node = helper.make_node
@@ -253,12 +253,12 @@ def upscaler() -> onnxruntime.InferenceSession:
         conv("d", 48, 16, "c-on", "d-out"),
         node("DepthToSpace", ["d-out"], ["large"], blocksize=4, mode="CRD"),
         node("Sigmoid", ["large"], ["unit"]),
-        node("Mul", ["unit", "most"], ["levels"]),
-        node("Round", ["levels"], ["whole"]),
-        node("Cast", ["whole"], ["bytes"], to=TensorProto.UINT8),
+        node("Mul", ["unit", "max_level"], ["levels"]),
+        node("Round", ["levels"], ["integers"]),
+        node("Cast", ["integers"], ["bytes"], to=TensorProto.UINT8),
         node("Transpose", ["bytes"], ["enlarged"], perm=[0, 2, 3, 1]),
     ]
-    parts.append(numpy_helper.from_array(np.float32(255), "most"))
+    parts.append(numpy_helper.from_array(np.float32(255), "max_level"))
     graph = helper.make_graph(
         nodes,
         "upscaler",
@@ -275,52 +275,52 @@ def upscaler() -> onnxruntime.InferenceSession:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 97), (49, 48), (131, 89), (160, 113)])
-def test_a_network_on_onnxruntime_gives_the_same_tiled(size):
+def test_tiled_onnx_model_equals_untiled(size):
     session = upscaler()
 
     def model(tiles):
-        (made,) = session.run(None, {"pixels": tiles})
-        return made
+        (output,) = session.run(None, {"pixels": tiles})
+        return output
 
-    picture = RNG.integers(0, 256, (*size, 3), np.uint8)
-    made = tiled(picture, model, plan(*size, side=48, overlap=14, multiple=2, scale=2, reach=7))
-    expected = untiled(picture, model, 2, 2)
+    image = RNG.integers(0, 256, (*size, 3), np.uint8)
+    output = tiled(image, model, plan(*size, side=48, overlap=14, multiple=2, scale=2, reach=7))
+    expected = untiled(image, model, 2, 2)
     assert expected.std() > 10
-    # Sums of floats may come in another order: a level at most, and hardly anywhere.
-    apart = np.abs(made.astype(int) - expected)
-    assert apart.max() <= 1
-    assert np.count_nonzero(apart) <= apart.size / 1000
+    # Float sums may be reordered, which changes few pixels, by one level.
+    difference = np.abs(output.astype(int) - expected)
+    assert difference.max() <= 1
+    assert np.count_nonzero(difference) <= difference.size / 1000
 
 
-def peak_beside_the_picture(tiling, height, width) -> int:
-    """The most bytes held at a time, but for the picture that is made."""
+def peak_memory_without_output(tiling, height, width) -> int:
+    """Return the peak memory in bytes, without the output image."""
     row = RNG.integers(0, 256, (1, width, 3), np.uint8)
-    picture = np.broadcast_to(row, (height, width, 3))
+    image = np.broadcast_to(row, (height, width, 3))
 
     def model(tiles):
         return tiles.repeat(tiling.scale, axis=1).repeat(tiling.scale, axis=2)
 
     tracemalloc.start()
     try:
-        made = tiled(picture, model, tiling, batch=2)
+        output = tiled(image, model, tiling, batch=2)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    np.testing.assert_array_equal(made[5], row[0].repeat(tiling.scale, axis=0))
-    return peak - made.nbytes
+    np.testing.assert_array_equal(output[5], row[0].repeat(tiling.scale, axis=0))
+    return peak - output.nbytes
 
 
-def test_memory_is_that_of_a_row_of_tiles_however_many_there_are():
+def test_memory_does_not_grow_with_row_count():
     options = {"side": 64, "overlap": 16, "scale": 4, "reach": 4}
     width = 300
-    few, many = (
-        peak_beside_the_picture(plan(height, width, **options), height, width)
+    short, long = (
+        peak_memory_without_output(plan(height, width, **options), height, width)
         for height in (300, 3000)
     )
-    a_row = 64 * 4 * width * 4 * 3
-    a_batch = 2 * 3 * (64 * 4) ** 2
-    assert many < 1.05 * few + 2**16
-    assert many < a_row + 4 * a_batch
-    # The row is as wide as the picture; what else there is does not grow with the width either.
-    wide = peak_beside_the_picture(plan(300, 3000, **options), 300, 3000)
-    assert wide < 10 * a_row + 4 * a_batch + 2**20 + 16 * 3000 * 4 * 3 * 4 * 3
+    row_bytes = 64 * 4 * width * 4 * 3
+    batch_bytes = 2 * 3 * (64 * 4) ** 2
+    assert long < 1.05 * short + 2**16
+    assert long < row_bytes + 4 * batch_bytes
+    # A row of tiles grows with the width of the image; nothing else does.
+    wide = peak_memory_without_output(plan(300, 3000, **options), 300, 3000)
+    assert wide < 10 * row_bytes + 4 * batch_bytes + 2**20 + 16 * 3000 * 4 * 3 * 4 * 3
