@@ -73,7 +73,7 @@ def test_digit_and_garment_models_state_high_class_accuracy():
         (stated,) = [f for f in manifest.quality if f.metric == CLASS_ACCURACY.key]
         assert stated.value >= 0.9, folder
         assert stated.samples >= 1000
-        assert "Class obedience" in (folder / "README.md").read_text()
+        assert "Class accuracy" in (folder / "README.md").read_text()
 
 
 def test_stated_class_accuracy_is_reproduced():

@@ -19,7 +19,7 @@ from torch import Tensor
 from training.data.images import DataOptions, ImageData, center_crops, load_images
 from training.data.sampler import ShuffledBatches
 from training.data.sources import DataError, stem
-from training.games.tasks.task import Given, ImageTask
+from training.games.tasks.task import ImageTask, TaskInputs
 
 if TYPE_CHECKING:
     from training.recipe.schema import Recipe
@@ -64,11 +64,11 @@ class PairedBatches:
             for data in sets
         ]
 
-    def __getitem__(self, number: int) -> tuple[Given, Tensor]:
+    def __getitem__(self, number: int) -> tuple[TaskInputs, Tensor]:
         """Return batch `number`: the inputs, and the targets ``[B, C, H, W] uint8``."""
         target, *source = (batches[number][0] for batches in self._batches)
         rng = np.random.default_rng([self._seed, _INPUT_STREAM, number])
-        return self._task.give(target, rng, source[0] if source else None), target
+        return self._task.derive_inputs(target, rng, source[0] if source else None), target
 
 
 class UnpairedBatches:
@@ -146,7 +146,7 @@ def held_out_options(options: DataOptions) -> DataOptions:
     return test if set(test_names).isdisjoint(training_names) else uncropped
 
 
-def example_pairs(recipe: Recipe, count: int | None = EXAMPLES) -> tuple[Given, Tensor]:
+def example_pairs(recipe: Recipe, count: int | None = EXAMPLES) -> tuple[TaskInputs, Tensor]:
     """Return inputs and targets ``[N, C, H, W] uint8`` of held-out images, always the same ones.
 
     All of them if `count` is None. Without held-out images, training images are used. Raises
@@ -158,7 +158,7 @@ def example_pairs(recipe: Recipe, count: int | None = EXAMPLES) -> tuple[Given, 
 
 def validation_pairs(
     recipe: Recipe, count: int, half: Literal["first", "last"] | None
-) -> tuple[Given, Tensor]:
+) -> tuple[TaskInputs, Tensor]:
     """Return up to `count` pairs ``[N, C, H, W] uint8`` to select checkpoints by.
 
     They are from one `half` of the held-out images, in the order in which `example_pairs` takes
@@ -215,14 +215,14 @@ def _load_matched(
 
 def _make_pairs(
     recipe: Recipe, source: ImageData | None, target: ImageData, rows: NDArray[np.int64]
-) -> tuple[Given, Tensor]:
+) -> tuple[TaskInputs, Tensor]:
     """Return the inputs and the targets of `rows`."""
     targets = _to_tensor(target, rows)
     rng = np.random.default_rng([0, _INPUT_STREAM])
-    given = recipe.game.image_task().give(
+    inputs = recipe.game.image_task().derive_inputs(
         targets, rng, _to_tensor(source, rows) if source else None
     )
-    return given, targets
+    return inputs, targets
 
 
 def _fixed_order(total: int) -> NDArray[np.int64]:

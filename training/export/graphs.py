@@ -90,8 +90,8 @@ class ServedImageToImage(nn.Module):
     def forward(self, image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         images = image.permute(0, 3, 1, 2).float() / 127.5 - 1
         holes = None if mask is None else (mask[:, None] > 127).float()
-        outputs = self.generator(self.task.see(images, holes))
-        return _pixels(self.task.finish(outputs, images, holes))
+        outputs = self.generator(self.task.network_input(images, holes))
+        return _pixels(self.task.to_image(outputs, images, holes))
 
 
 class ServedMapping(nn.Module):

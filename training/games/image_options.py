@@ -53,8 +53,8 @@ class ImageGameOptions(GameOptions):
         """Return the channels and sizes of a generator's input and output."""
         task, channels = self.image_task(), recipe.data.channels
         return ImageToImageShape(
-            task.seen_channels(channels),
-            task.made_channels(channels),
+            task.network_in_channels(channels),
+            task.network_out_channels(channels),
             recipe.data.resolution // task.scale,
             task.scale,
         )
@@ -77,7 +77,7 @@ class ImageGameOptions(GameOptions):
         generator = recipe.generator.from_images()
         multiple, min_side = generator.side_multiple(shape), generator.min_side(shape)
         return ImageInput(
-            channels=task.given_channels(recipe.data.channels),
+            channels=task.input_channels(recipe.data.channels),
             side=shape.side,
             multiple=multiple,
             least=min_side if min_side > multiple else None,

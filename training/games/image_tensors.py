@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from training.games.tasks.task import Given
+from training.games.tasks.task import TaskInputs
 
 
 def image_tensor(pixels: Tensor) -> Tensor:
@@ -14,7 +14,7 @@ def image_tensor(pixels: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def input_tensors(inputs: Given) -> tuple[Tensor, Tensor | None]:
+def input_tensors(inputs: TaskInputs) -> tuple[Tensor, Tensor | None]:
     """Convert inputs to images in [-1, 1], and masks of 0 and 1 if there are masks."""
     mask = None if inputs.mask is None else (inputs.mask > 127).float()
     return image_tensor(inputs.image), mask

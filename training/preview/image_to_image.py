@@ -9,7 +9,7 @@ from torch import Tensor
 from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.model import Model
 from training.data.pairs import EXAMPLES, example_pairs, unpaired_examples
-from training.games.tasks.task import Given
+from training.games.tasks.task import TaskInputs
 from training.recipe.schema import Recipe
 
 Pixels = NDArray[np.uint8]
@@ -17,7 +17,7 @@ Pixels = NDArray[np.uint8]
 _BATCH = 16
 
 
-def translate_images(model: Model, inputs: Given, direction: str = GENERATOR) -> Pixels:
+def translate_images(model: Model, inputs: TaskInputs, direction: str = GENERATOR) -> Pixels:
     """Return a model's outputs ``[N, H, W, C]``, computed by the runtime that serves it."""
     outputs = []
     for part in inputs.parts(_BATCH):
@@ -38,15 +38,15 @@ def example_series(recipe: Recipe, model: Model, count: int = EXAMPLES) -> list[
         forward, back = model.directions
         return [
             channels_last(source),
-            translate_images(model, Given(source), forward),
+            translate_images(model, TaskInputs(source), forward),
             channels_last(target),
-            translate_images(model, Given(target), back),
+            translate_images(model, TaskInputs(target), back),
         ]
     inputs, targets = example_pairs(recipe, count)
     return [visible_inputs(inputs), translate_images(model, inputs), channels_last(targets)]
 
 
-def visible_inputs(inputs: Given) -> Pixels:
+def visible_inputs(inputs: TaskInputs) -> Pixels:
     """Return inputs as images ``[N, H, W, C]`` in which masked pixels are white."""
     images = channels_last(inputs.image)
     if inputs.mask is None:

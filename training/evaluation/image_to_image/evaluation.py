@@ -23,7 +23,7 @@ from training.evaluation.features.networks import FeatureNetwork
 from training.evaluation.features.references import digest_of
 from training.evaluation.metrics import get_metric, pair_metric_names
 from training.evaluation.metrics.pairs import compare_pairs
-from training.games.tasks.task import Given
+from training.games.tasks.task import TaskInputs
 from training.preview.image_to_image import channels_last, translate_images, visible_inputs
 from training.recipe.schema import Recipe
 
@@ -76,14 +76,14 @@ def evaluate_directions(
         source, target = unpaired_examples(recipe, samples, matched=True)
         forward, backward = model.directions
         return (
-            _evaluate(recipe, model, network, Given(source), target, forward, progress),
-            _evaluate(recipe, model, network, Given(target), source, backward, progress),
+            _evaluate(recipe, model, network, TaskInputs(source), target, forward, progress),
+            _evaluate(recipe, model, network, TaskInputs(target), source, backward, progress),
         )
     inputs, targets = example_pairs(recipe, samples)
     return (_evaluate(recipe, model, network, inputs, targets, GENERATOR, progress),)
 
 
-def baseline_output(inputs: Given, channels: int, factor: int) -> tuple[str, Pixels]:
+def baseline_output(inputs: TaskInputs, channels: int, factor: int) -> tuple[str, Pixels]:
     """Return the name and the images ``[N, H, W, C]`` of the simplest method without a model."""
     if factor > 1:
         return "cubic interpolation", channels_last(upscale(inputs.image, factor))
@@ -103,7 +103,7 @@ def _evaluate(
     recipe: Recipe,
     model: Model,
     network: FeatureNetwork,
-    inputs: Given,
+    inputs: TaskInputs,
     target_tensor: Tensor,
     direction: str,
     progress: Progress | None,

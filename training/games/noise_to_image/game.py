@@ -196,7 +196,7 @@ class NoiseToImage:
         with self._players.autocast():
             with torch.no_grad():
                 fake = self._generate(self._networks["generator"], batch)
-            real, fake = self._shown(reals.images), self._shown(fake)
+            real, fake = self._discriminator_input(reals.images), self._discriminator_input(fake)
             real_logits = self._logits(self._D, real, reals.class_index)
             fake_logits = self._logits(self._D, fake, reals.class_index)
         real_logits, fake_logits = real_logits.float(), fake_logits.float()
@@ -221,11 +221,11 @@ class NoiseToImage:
         """Return the loss of D(G(z)), with the penalties that generator step `number` is due."""
         discriminator, classes = self._networks["discriminator"], batch.reals.class_index
         with self._players.autocast():
-            fake = self._shown(self._generate(self._G, batch))
+            fake = self._discriminator_input(self._generate(self._G, batch))
             fake_logits = self._logits(discriminator, fake, classes).float()
             real_logits = fake_logits.detach()
             if self.loss.generator_sees_real:
-                real = self._shown(batch.reals.images)
+                real = self._discriminator_input(batch.reals.images)
                 real_logits = self._logits(discriminator, real, classes).float()
         loss = self.loss.generator(real_logits, fake_logits)
         metrics = {"loss_generator": loss.detach()}
@@ -278,7 +278,7 @@ class NoiseToImage:
         logits: Tensor = discriminator(images, class_index, *growth)
         return logits
 
-    def _shown(self, images: Tensor) -> Tensor:
+    def _discriminator_input(self, images: Tensor) -> Tensor:
         """Return images as the discriminator sees them: augmented, and with instance noise."""
         images = self.augment(images)
         if self._noise:

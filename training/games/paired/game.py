@@ -18,7 +18,7 @@ from training.distributed import DistributedContext
 from training.games.image_tensors import image_tensor, input_tensors
 from training.games.paired.options import PairedOptions
 from training.games.players import Players, StepLoss
-from training.games.tasks.task import Given
+from training.games.tasks.task import TaskInputs
 from training.losses import adversarial_loss, separation
 from training.networks.perceptual import PerceptualFeatures, feature_distance
 from training.penalties import zero_centered_penalty
@@ -36,7 +36,7 @@ class PairBatch(NamedTuple):
     mask: Tensor | None = None
 
     @classmethod
-    def of(cls, inputs: Given, targets: Tensor) -> PairBatch:
+    def of(cls, inputs: TaskInputs, targets: Tensor) -> PairBatch:
         """Convert inputs and targets ``[N, C, H, W]`` from uint8."""
         image, mask = input_tensors(inputs)
         return cls(image, image_tensor(targets), mask)
@@ -116,12 +116,12 @@ class Paired:
     def discriminator_loss(self, pairs: PairBatch) -> StepLoss:
         """Return the loss of real and of generated targets, each with its input."""
         with self._players.autocast():
-            seen = self.task.see(pairs.inputs, pairs.mask)
+            inputs = self.task.network_input(pairs.inputs, pairs.mask)
             with torch.no_grad():
-                outputs = self._players.networks["generator"](seen)
-                outputs = self._settle(outputs, pairs)
-            real = self._shown(self.task.answer(pairs.targets), seen)
-            fake = self._shown(outputs, seen)
+                outputs = self._players.networks["generator"](inputs)
+                outputs = self._restore_known_pixels(outputs, pairs)
+            real = self._discriminator_input(self.task.network_target(pairs.targets), inputs)
+            fake = self._discriminator_input(outputs, inputs)
             real_logits, fake_logits = self._D(real).float(), self._D(fake).float()
         loss = self.loss.discriminator(real_logits, fake_logits)
         metrics = {
@@ -142,44 +142,46 @@ class Paired:
         """Return the weighted sum of equation 4; without the adversarial loss if `alone`."""
         options = self.options
         with self._players.autocast():
-            seen = self.task.see(pairs.inputs, pairs.mask)
-            outputs = self._settle(self._G(seen), pairs).float()
-        targets = self.task.answer(pairs.targets)
+            inputs = self.task.network_input(pairs.inputs, pairs.mask)
+            outputs = self._restore_known_pixels(self._G(inputs), pairs).float()
+        targets = self.task.network_target(pairs.targets)
         l1 = F.l1_loss(outputs, targets)
         loss, metrics = options.l1 * l1, {"l1": l1.detach()}
         if not alone:
             discriminator = self._players.networks["discriminator"]
             with self._players.autocast():
-                fake_logits = discriminator(self._shown(outputs, seen)).float()
+                fake_logits = discriminator(self._discriminator_input(outputs, inputs)).float()
                 real_logits = fake_logits.detach()
                 if self.loss.generator_sees_real:
                     with torch.no_grad():
-                        real_logits = discriminator(self._shown(targets, seen)).float()
+                        real_logits = discriminator(
+                            self._discriminator_input(targets, inputs)
+                        ).float()
             adversarial = self.loss.generator(real_logits, fake_logits)
             metrics["loss_generator"] = adversarial.detach()
             loss = loss + options.adversarial * adversarial
         if self._features is not None and not alone:
-            images = self.task.finish(outputs, pairs.inputs, pairs.mask)
+            images = self.task.to_image(outputs, pairs.inputs, pairs.mask)
             with self._players.autocast():
                 distance = feature_distance(self._features, images, pairs.targets)
             metrics["features"] = distance.detach()
             loss = loss + options.features * distance
         return StepLoss(loss, metrics)
 
-    def _settle(self, outputs: Tensor, pairs: PairBatch) -> Tensor:
+    def _restore_known_pixels(self, outputs: Tensor, pairs: PairBatch) -> Tensor:
         """Return outputs with the pixels that the task knows."""
-        return self.task.settle(outputs, pairs.inputs, pairs.mask)
+        return self.task.restore_known_pixels(outputs, pairs.inputs, pairs.mask)
 
-    def _shown(self, outputs: Tensor, seen: Tensor) -> Tensor:
+    def _discriminator_input(self, outputs: Tensor, inputs: Tensor) -> Tensor:
         """Return what the discriminator sees: outputs, with their inputs if it is conditional."""
-        return torch.cat([seen, outputs], 1) if self.options.conditional else outputs
+        return torch.cat([inputs, outputs], 1) if self.options.conditional else outputs
 
     @torch.no_grad()
     def translate(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
         """Return the averaged generator's images ``[N, C, H, W]`` for inputs."""
         average = self.average.eval()
-        outputs = average(self.task.see(inputs, mask).to(self._device)).cpu()
-        return self.task.finish(outputs, inputs, mask)
+        outputs = average(self.task.network_input(inputs, mask).to(self._device)).cpu()
+        return self.task.to_image(outputs, inputs, mask)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next turn depends on."""

@@ -9,7 +9,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt
 from training.evaluation.during_training import EvaluateOptions
 from training.evaluation.metrics import selectable_metrics
 from training.games.image_options import ImageGameOptions
-from training.games.tasks.registry import Task
+from training.games.tasks.registry import Task, register_tasks
 from training.games.tasks.task import ImageTask
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from training.games.paired.setup import PairedSetup
     from training.games.paired.validation import PairedValidation
     from training.recipe.schema import Recipe
+
+# The schema of the field `task` is built with the class and needs all tasks.
+register_tasks()
 
 
 class PairedOptions(ImageGameOptions):

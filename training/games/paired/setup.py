@@ -17,7 +17,7 @@ from training.games.game import Pixels
 from training.games.image_tensors import input_tensors
 from training.games.paired.game import PairBatch, Paired
 from training.games.paired.options import PairedOptions
-from training.games.tasks.task import Given
+from training.games.tasks.task import TaskInputs
 from training.preview.grids import side_by_side, to_pixels
 from training.recipe.schema import Recipe
 
@@ -76,7 +76,7 @@ class PairedSetup:
         validation = self._recipe.game.validation(self._recipe, options)
         return lambda: validation.measure(self._translate)
 
-    def _translate(self, inputs: Given, direction: str) -> Pixels:  # noqa: ARG002 - there is one
+    def _translate(self, inputs: TaskInputs, direction: str) -> Pixels:  # noqa: ARG002 - there is one
         """Return what the averaged generator makes of inputs at this moment."""
         parts = [
             to_pixels(self.game.translate(*input_tensors(part)))

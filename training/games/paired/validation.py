@@ -20,7 +20,7 @@ from training.evaluation.features.networks import open_network
 from training.evaluation.metrics import pair_metric_names
 from training.evaluation.metrics.pairs import compare_pairs
 from training.games.game import Pixels
-from training.games.tasks.task import Given
+from training.games.tasks.task import TaskInputs
 from training.games.validation import nothing_held_out, real_images
 from training.preview.image_to_image import channels_last
 from training.recipe.schema import Recipe
@@ -48,7 +48,7 @@ class PairedValidation:
         self.title = real.title
         self._features = real.features(np.arange(len(self._targets)), self._network)
 
-    def measure(self, translate: Callable[[Given, str], Pixels]) -> dict[str, float]:
+    def measure(self, translate: Callable[[TaskInputs, str], Pixels]) -> dict[str, float]:
         """Return the mean metrics over all pairs."""
         outputs = translate(self._inputs, GENERATOR)
         values = compare_pairs(

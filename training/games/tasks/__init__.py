@@ -1,1 +1,1 @@
-"""Tasks from images to images, one kind per module."""
+"""Image-to-image tasks, one kind per module."""

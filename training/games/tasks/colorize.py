@@ -10,45 +10,50 @@ from torch import Tensor
 
 from service.runtime.models.manifest import Task
 from training.data.color import chroma, gray_level, lightness, to_rgb
-from training.games.tasks.task import Given, ImageTask
+from training.games.tasks.task import ImageTask, TaskInputs
 
 
 class ColorizeOptions(ImageTask):
-    """Gray images to color images of the same luminance.
+    """Colorizes gray images and keeps their luminance.
 
-    Inputs have three channels, so that they may be color images: only their luminance counts.
+    Inputs have three channels and may be color images; only their luminance is used.
     """
 
     route: ClassVar[Task] = "colorize"
 
     kind: Literal["colorize"]
 
-    def check(self, resolution: int, channels: int) -> None:  # noqa: ARG002 - any resolution
-        """Raise ValueError for gray images."""
+    def check(self, resolution: int, channels: int) -> None:  # noqa: ARG002
+        """Raise ValueError for gray data."""
         if channels != 3:
             raise ValueError(f"colorize needs data.channels=3, not {channels}")
 
-    def seen_channels(self, channels: int) -> int:  # noqa: ARG002
-        """One: L*."""
+    def network_in_channels(self, channels: int) -> int:  # noqa: ARG002
+        """Return 1: L*."""
         return 1
 
-    def made_channels(self, channels: int) -> int:  # noqa: ARG002
-        """Two: a* and b*."""
+    def network_out_channels(self, channels: int) -> int:  # noqa: ARG002
+        """Return 2: a* and b*."""
         return 2
 
-    def give(self, pixels: Tensor, rng: np.random.Generator, source: Tensor | None) -> Given:  # noqa: ARG002
-        """Return gray images of the same luminance."""
+    def derive_inputs(
+        self,
+        pixels: Tensor,
+        rng: np.random.Generator,  # noqa: ARG002
+        source: Tensor | None,  # noqa: ARG002
+    ) -> TaskInputs:
+        """Return gray images with the luminance of the targets."""
         gray = gray_level(pixels.float() / 127.5 - 1).to(torch.uint8)
-        return Given(gray.expand(-1, 3, -1, -1).contiguous())
+        return TaskInputs(gray.expand(-1, 3, -1, -1).contiguous())
 
-    def see(self, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002
+    def network_input(self, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002
         """Return L* of the inputs."""
         return lightness(gray_level(image))
 
-    def answer(self, targets: Tensor) -> Tensor:
+    def network_target(self, targets: Tensor) -> Tensor:
         """Return a* and b* of targets."""
         return chroma(targets)
 
-    def finish(self, answer: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002
-        """Return the color images of a* and b* with the input's luminance."""
-        return to_rgb(gray_level(image), answer)
+    def to_image(self, output: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002
+        """Combine a* and b* with the luminance of the input."""
+        return to_rgb(gray_level(image), output)

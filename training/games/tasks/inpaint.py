@@ -11,47 +11,52 @@ from torch import Tensor
 
 from service.runtime.models.manifest import Task
 from training.data.masks import box_mask, stroke_mask
-from training.games.tasks.task import Given, ImageTask
+from training.games.tasks.task import ImageTask, TaskInputs
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class InpaintOptions(ImageTask):
-    """Images with holes, which are boxes or brush strokes, to complete images."""
+    """Fills holes in images. Training holes are boxes or brush strokes."""
 
     route: ClassVar[Task] = "inpaint"
     masked: ClassVar[bool] = True
 
     kind: Literal["inpaint"]
-    # The range of the fraction of an image that is missing.
+    # Smallest and largest fraction of an image that is missing.
     missing: tuple[Fraction, Fraction] = (0.1, 0.4)
-    # The probability that a hole is a box.
+    # Probability that the hole is a box instead of brush strokes.
     boxes: float = Field(default=0.5, ge=0, le=1)
 
-    def seen_channels(self, channels: int) -> int:
-        """The image's channels, and the mask."""
+    def network_in_channels(self, channels: int) -> int:
+        """Return the number of channels of the image and the mask together."""
         return channels + 1
 
-    def give(self, pixels: Tensor, rng: np.random.Generator, source: Tensor | None) -> Given:  # noqa: ARG002
-        """Draw a mask for each image."""
+    def derive_inputs(
+        self,
+        pixels: Tensor,
+        rng: np.random.Generator,
+        source: Tensor | None,  # noqa: ARG002
+    ) -> TaskInputs:
+        """Return the targets with a random mask for each."""
         height, width = pixels.shape[2:]
         masks = []
         for _ in range(len(pixels)):
             fraction = float(rng.uniform(*self.missing))
             draw = box_mask if rng.random() < self.boxes else stroke_mask
             masks.append(torch.from_numpy(draw(height, width, fraction, rng)))
-        return Given(pixels, torch.stack(masks)[:, None])
+        return TaskInputs(pixels, torch.stack(masks)[:, None])
 
-    def see(self, image: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the image with its holes set to 0, the middle of the range, and the mask."""
+    def network_input(self, image: Tensor, mask: Tensor | None) -> Tensor:
+        """Set holes to 0, the middle of the range, and append the mask as a channel."""
         assert mask is not None  # noqa: S101 - the task is masked
         return torch.cat([image * (1 - mask), mask], 1)
 
-    def settle(self, answer: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the answer with the known pixels of the input."""
+    def restore_known_pixels(self, output: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:
+        """Replace known pixels in an output by those of the input."""
         assert mask is not None  # noqa: S101 - the task is masked
-        return torch.where(mask > 0.5, answer, image.to(answer.dtype))
+        return torch.where(mask > 0.5, output, image.to(output.dtype))
 
-    def finish(self, answer: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the answer with the known pixels of the input, bit for bit."""
-        return self.settle(answer, image, mask)
+    def to_image(self, output: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the output with the known pixels of the input, bit for bit."""
+        return self.restore_known_pixels(output, image, mask)

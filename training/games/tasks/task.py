@@ -1,8 +1,7 @@
-"""What all image-to-image tasks have in common.
+"""The interface of image-to-image tasks.
 
-A task derives a generator's input from the image that should come out, chooses what the generator
-sees and what it answers, and turns the answer into an image. The last two steps are part of the
-exported graph.
+A task derives input images from target images, and converts between images and the tensors that the
+generator takes and returns. These conversions are part of the exported graph.
 """
 
 from __future__ import annotations
@@ -18,73 +17,78 @@ from service.runtime.models.manifest import Task
 from training.recipe.options import Options
 
 
-class Given(NamedTuple):
-    """Inputs: images ``[N, C, h, w] uint8``, and masks ``[N, 1, h, w] uint8`` if the task has them.
+class TaskInputs(NamedTuple):
+    """Input images ``[N, C, h, w] uint8``, and masks ``[N, 1, h, w] uint8`` for masked tasks.
 
-    A mask is 255 where the image is to be filled in, and 0 where it is known.
+    A mask is 255 where pixels are missing and 0 where they are known.
     """
 
     image: Tensor
     mask: Tensor | None = None
 
-    def parts(self, size: int) -> Iterator[Given]:
+    def parts(self, size: int) -> Iterator[TaskInputs]:
         """Split the rows into parts of `size`; the last may be smaller."""
         for start in range(0, len(self.image), size):
             rows = slice(start, start + size)
-            yield Given(self.image[rows], None if self.mask is None else self.mask[rows])
+            yield TaskInputs(self.image[rows], None if self.mask is None else self.mask[rows])
 
 
 class ImageTask(Options, ABC):
-    """A task. Unless stated otherwise, tensors are ``[N, C, H, W]`` and images are in [-1, 1]."""
+    """A task. Unless stated otherwise, tensors are ``[N, C, H, W]`` and images are in [-1, 1].
 
-    # The route that serves it.
+    `mask` is None for tasks without masks; otherwise it is 1 where pixels are missing, else 0.
+    """
+
+    # The task of the exported model, which is also the route that serves it.
     route: ClassVar[Task]
-    # Whether the inputs are a second set of images, matched by name.
+    # Whether the inputs are a second set of images, matched to the targets by name.
     needs_source: ClassVar[bool] = False
     # Whether the inputs have masks.
     masked: ClassVar[bool] = False
 
     kind: str
 
-    def given_channels(self, channels: int) -> int:
-        """Return the channels of an input, for targets with `channels`."""
+    def input_channels(self, channels: int) -> int:
+        """Return the number of channels of an input image, for targets with `channels` channels."""
         return channels
 
-    def seen_channels(self, channels: int) -> int:
-        """Return the channels that a generator sees."""
-        return self.given_channels(channels)
+    def network_in_channels(self, channels: int) -> int:
+        """Return the number of input channels of the generator."""
+        return self.input_channels(channels)
 
-    def made_channels(self, channels: int) -> int:
-        """Return the channels of a generator's answer."""
+    def network_out_channels(self, channels: int) -> int:
+        """Return the number of output channels of the generator."""
         return channels
 
     @property
     def scale(self) -> int:
-        """The side of a target over the side of its input."""
+        """The side of a target divided by the side of its input."""
         return 1
 
     def check(self, resolution: int, channels: int) -> None:
-        """Raise ValueError unless the task is possible for targets of that size."""
+        """Raise ValueError if the task does not support targets of this size."""
 
     @abstractmethod
-    def give(self, pixels: Tensor, rng: np.random.Generator, source: Tensor | None) -> Given:
-        """Derive the inputs of targets ``[N, C, H, W] uint8``.
+    def derive_inputs(
+        self, pixels: Tensor, rng: np.random.Generator, source: Tensor | None
+    ) -> TaskInputs:
+        """Derive the inputs of targets `pixels` ``[N, C, H, W] uint8``.
 
-        `source` are the images of the second set that belong to the targets.
+        `source` holds the matching images of the second set, for tasks that need one.
         """
 
-    def see(self, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002 - some have none
-        """Return what a generator sees of an input; `mask` is 1 where it is to be filled in."""
+    def network_input(self, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002
+        """Convert input images to the input of the generator."""
         return image
 
-    def answer(self, targets: Tensor) -> Tensor:
-        """Return the answer whose image is a target."""
+    def network_target(self, targets: Tensor) -> Tensor:
+        """Convert target images to the target output of the generator."""
         return targets
 
-    def settle(self, answer: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002
-        """Return an answer with known pixels restored, before the discriminator sees it."""
-        return answer
+    def restore_known_pixels(self, output: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002
+        """Replace known pixels in an output by those of the input, before the discriminator."""
+        return output
 
-    def finish(self, answer: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002
-        """Return the image of an answer, in [-1, 1] except for overshoots."""
-        return answer
+    def to_image(self, output: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002
+        """Convert an output of the generator to images. Values may overshoot [-1, 1]."""
+        return output

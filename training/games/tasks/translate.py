@@ -1,4 +1,4 @@
-"""Translation: from line drawings, or from the images of a second set."""
+"""Translation of line drawings, or of a second set of images."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 from service.runtime.models.manifest import Task
 from training.data.edges import canny_edges
-from training.games.tasks.task import Given, ImageTask
+from training.games.tasks.task import ImageTask, TaskInputs
 
 
 class SketchOptions(ImageTask):
-    """Line drawings, which are the edges of the images themselves, to images.
+    """Translates line drawings to images. The drawings are the edges of the target images.
 
-    The amount of smoothing and the threshold of an edge vary from image to image, because people
-    draw in more or less detail.
+    Smoothing and edge threshold vary from image to image, because people draw in more or less
+    detail.
     """
 
     route: ClassVar[Task] = "translate"
@@ -28,27 +28,37 @@ class SketchOptions(ImageTask):
     sigma: tuple[NonNegativeFloat, NonNegativeFloat] = (0.7, 1.2)
     threshold: tuple[PositiveFloat, PositiveFloat] = (8.0, 16.0)
 
-    def given_channels(self, channels: int) -> int:  # noqa: ARG002
-        """One: drawings are gray."""
+    def input_channels(self, channels: int) -> int:  # noqa: ARG002
+        """Return 1: drawings are gray."""
         return 1
 
-    def give(self, pixels: Tensor, rng: np.random.Generator, source: Tensor | None) -> Given:  # noqa: ARG002
-        """Return the line drawings of the images."""
+    def derive_inputs(
+        self,
+        pixels: Tensor,
+        rng: np.random.Generator,
+        source: Tensor | None,  # noqa: ARG002
+    ) -> TaskInputs:
+        """Return line drawings of the targets."""
         count = len(pixels)
         sigma = torch.from_numpy(rng.uniform(*self.sigma, count)).float()
         threshold = torch.from_numpy(rng.uniform(*self.threshold, count)).float()
-        return Given(canny_edges(pixels, sigma, threshold))
+        return TaskInputs(canny_edges(pixels, sigma, threshold))
 
 
 class PairsOptions(ImageTask):
-    """Images of the second set to those of the same name."""
+    """Translates images of a second set to the target images of the same name."""
 
     route: ClassVar[Task] = "translate"
     needs_source: ClassVar[bool] = True
 
     kind: Literal["pairs"]
 
-    def give(self, pixels: Tensor, rng: np.random.Generator, source: Tensor | None) -> Given:  # noqa: ARG002
-        """Return the images of the second set."""
-        assert source is not None  # noqa: S101 - a recipe with this task has one
-        return Given(source)
+    def derive_inputs(
+        self,
+        pixels: Tensor,  # noqa: ARG002
+        rng: np.random.Generator,  # noqa: ARG002
+        source: Tensor | None,
+    ) -> TaskInputs:
+        """Return the source images, which are the generator's input."""
+        assert source is not None  # noqa: S101 - ensured by the recipe's validation
+        return TaskInputs(source)

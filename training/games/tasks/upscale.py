@@ -9,31 +9,36 @@ from torch import Tensor
 
 from service.runtime.models.manifest import Task
 from training.data.degradations import degrade, downscale
-from training.games.tasks.task import Given, ImageTask
+from training.games.tasks.task import ImageTask, TaskInputs
 
 
 class UpscaleOptions(ImageTask):
-    """Images to images with `factor` times the side."""
+    """Enlarges images by `factor` in height and width."""
 
     route: ClassVar[Task] = "upscale"
 
     kind: Literal["upscale"]
     factor: Literal[2, 4] = 4
-    # How inputs were made small: bicubic downscaling, or the degradations of real photographs.
+    # How inputs are derived: bicubic downscaling, or also blur, noise and JPEG (blind).
     degradation: Literal["bicubic", "blind"] = "bicubic"
 
     @property
     def scale(self) -> int:
-        """The factor."""
+        """The upscaling factor."""
         return self.factor
 
-    def check(self, resolution: int, channels: int) -> None:  # noqa: ARG002 - any channels
+    def check(self, resolution: int, channels: int) -> None:  # noqa: ARG002
         """Raise ValueError unless the side is a multiple of the factor."""
         if resolution % self.factor:
             raise ValueError(f"data.resolution ({resolution}) is not a multiple of {self.factor}")
 
-    def give(self, pixels: Tensor, rng: np.random.Generator, source: Tensor | None) -> Given:  # noqa: ARG002
-        """Return small, degraded images."""
+    def derive_inputs(
+        self,
+        pixels: Tensor,
+        rng: np.random.Generator,
+        source: Tensor | None,  # noqa: ARG002
+    ) -> TaskInputs:
+        """Return downscaled and possibly degraded targets."""
         if self.degradation == "blind":
-            return Given(degrade(pixels, self.factor, rng))
-        return Given(downscale(pixels, self.factor))
+            return TaskInputs(degrade(pixels, self.factor, rng))
+        return TaskInputs(downscale(pixels, self.factor))

@@ -15,7 +15,7 @@ from training.distributed import DistributedContext
 from training.evaluation.during_training import EvaluateOptions
 from training.games.game import Pixels
 from training.games.image_tensors import image_tensor
-from training.games.tasks.task import Given
+from training.games.tasks.task import TaskInputs
 from training.games.unpaired.game import Sides, Unpaired
 from training.games.unpaired.options import UnpairedOptions
 from training.preview.grids import side_by_side, to_pixels
@@ -66,7 +66,7 @@ class UnpairedSetup:
         validation = self._recipe.game.validation(self._recipe, options)
         return lambda: validation.measure(self._translate)
 
-    def _translate(self, inputs: Given, direction: str) -> Pixels:
+    def _translate(self, inputs: TaskInputs, direction: str) -> Pixels:
         """Return what the averaged generator of a direction makes of inputs at this moment."""
         parts = [
             to_pixels(self.game.translate(image_tensor(part.image), direction))

@@ -13,7 +13,7 @@ from training.data.pairs import held_out_options
 from training.evaluation.during_training import EvaluateOptions
 from training.evaluation.features.references import RealImages
 from training.games.game import Pixels
-from training.games.tasks.task import Given
+from training.games.tasks.task import TaskInputs
 from training.games.unpaired.options import UnpairedOptions
 from training.games.validation import (
     DistributionMetrics,
@@ -48,7 +48,7 @@ class UnpairedValidation:
             back: (_inputs(target, options.samples), DistributionMetrics(options, source)),
         }
 
-    def measure(self, translate: Callable[[Given, str], Pixels]) -> dict[str, float]:
+    def measure(self, translate: Callable[[TaskInputs, str], Pixels]) -> dict[str, float]:
         """Return the metrics of each direction as ``metric/direction``, and their means."""
         by_direction = {
             direction: metrics.measure(translate(inputs, direction))
@@ -68,7 +68,7 @@ class UnpairedValidation:
         return means | values
 
 
-def _inputs(real: RealImages, count: int) -> Given:
+def _inputs(real: RealImages, count: int) -> TaskInputs:
     """Return images of a set to translate, always the same ones."""
     images = torch.from_numpy(real.images.pixels[real.rows(count)])
-    return Given(images.permute(0, 3, 1, 2).contiguous())
+    return TaskInputs(images.permute(0, 3, 1, 2).contiguous())
