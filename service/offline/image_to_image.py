@@ -11,13 +11,14 @@ from service.offline.inputs import open_inputs
 from service.offline.job import JobItem, JobItems, SamplingJob
 from service.runtime.generation import RunGraph, execute
 from service.runtime.image_to_image import (
+    ImageMismatch,
     MaskInput,
+    Translation,
     UnusableInput,
     image_to_image_plan,
     prepare_image,
 )
 from service.runtime.images.encoding import Pixels
-from service.runtime.images.image_to_image import ImageMismatch, Translation
 from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.model import Model
 

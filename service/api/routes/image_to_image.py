@@ -26,6 +26,7 @@ from service.runtime import requests
 from service.runtime.generation import image_plan
 from service.runtime.image_to_image import (
     MaskInput,
+    Translation,
     UnusableInput,
     decoded_from_pixels,
     image_to_image_plan,
@@ -34,7 +35,6 @@ from service.runtime.image_to_image import (
 from service.runtime.images import encoding
 from service.runtime.images.decoding import DecodedImage, ImageDecodeError
 from service.runtime.images.encoding import Pixels
-from service.runtime.images.image_to_image import Translation
 from service.runtime.models.manifest import GENERATOR, Task
 from service.runtime.models.model import Model
 

@@ -1,4 +1,7 @@
-"""What the scheduler handles: batch groups, jobs that wait in them, and batches of their rows."""
+"""Batches: how rows of several jobs of one batch group are put together and run.
+
+The scheduler decides which group is next and how many rows it takes.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Rows = Mapping[str, Array]
+
+
+class RowCountMismatch(Exception):
+    """A run returned a different number of rows than it was given."""
 
 
 @dataclass(frozen=True)
@@ -136,3 +144,52 @@ class Batch:
             left.append(part)
             remaining -= part.rows
         return Batch(self.group, left), Batch(self.group, list(right))
+
+    def run(self) -> Rows:
+        """Run the rows of all parts together and return the outputs, in the order of the parts.
+
+        Raises RowCountMismatch, and the errors of the group's `run`.
+        """
+        names = self.parts[0].job.feeds
+        feeds = {name: concatenated([part.feeds(name) for part in self.parts]) for name in names}
+        group = self.group
+        outputs = (group.run_alone if self.alone and group.run_alone else group.run)(feeds)
+        for name, array in outputs.items():
+            if len(array) != self.rows:
+                raise RowCountMismatch(
+                    f"the output {name} has {len(array)} rows for a batch of {self.rows}; "
+                    "the first axis of every output must be the rows of the inputs"
+                )
+        return outputs
+
+
+def take_rows(
+    jobs: deque[InferenceJob],
+    rows: int,
+    reason_not_to_run: Callable[[InferenceJob], BaseException | None],
+) -> tuple[list[Part], list[tuple[InferenceJob, BaseException]]]:
+    """Take at most `rows` rows from the jobs of a group, first in, first out.
+
+    Returns the parts for one batch, and the jobs that may not run, with the reason. Removes both
+    from `jobs`; the last job stays if rows of it are left. The caller holds the scheduler's lock.
+    """
+    parts: list[Part] = []
+    dead: list[tuple[InferenceJob, BaseException]] = []
+    while jobs and rows:
+        job = jobs[0]
+        if (reason := reason_not_to_run(job)) is not None:
+            dead.append((jobs.popleft(), reason))
+            continue
+        part = Part(job, job._assigned, min(job.rows, job._assigned + rows))
+        parts.append(part)
+        rows -= part.rows
+        job._assigned = part.stop
+        job._in_flight += part.rows
+        if part.stop == job.rows:
+            jobs.popleft()
+    return parts, dead
+
+
+def concatenated(arrays: Sequence[Array]) -> Array:
+    """Concatenate arrays along the rows, without a copy if there is only one."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

@@ -31,19 +31,20 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Protocol
 
-import numpy as np
-
-from service.runtime.scheduling.batches import Array, Batch, BatchGroup, InferenceJob, Part, Rows
+from service.runtime.scheduling.batch_history import SMALLER_BATCHES_S, BatchHistory
+from service.runtime.scheduling.batches import (
+    Batch,
+    BatchGroup,
+    InferenceJob,
+    Part,
+    Rows,
+    concatenated,
+    take_rows,
+)
 
 log = logging.getLogger("ganymede.scheduler")
 
 Clock = Callable[[], float]
-
-# How long a group keeps to smaller batches after running out of memory, which may be free again by
-# then.
-SMALLER_BATCHES_S = 60.0
-# The number of groups whose last batch is remembered: every image size has a group of its own.
-_MAX_GROUPS = 1000
 
 
 class QueueFull(Exception):
@@ -64,10 +65,6 @@ class Draining(Exception):
 
 class DeadlineExceeded(Exception):
     """The deadline passed before the whole job had run."""
-
-
-class RowCountMismatch(Exception):
-    """A run returned a different number of rows than it was given."""
 
 
 class Observer(Protocol):
@@ -118,15 +115,9 @@ class Scheduler:
         self._used_slots = 0.0
         # Current runs by thread: start time and label of the group.
         self._runs: dict[int, tuple[float, str]] = {}
-        # Groups that ran out of memory: their maximum number of rows, and until when it applies.
-        self._reduced: dict[Hashable, tuple[int, float]] = {}
-        # Rows and seconds of the last batch of each group.
-        self._last: dict[Hashable, tuple[int, float]] = {}
+        self._history = BatchHistory()
         self._draining = False
         self._drained: Future[None] = Future()
-        # Exponentially weighted sums over recent batches.
-        self._recent_pixels = 0.0
-        self._recent_seconds = 0.0
 
     @property
     def pixels(self) -> int:
@@ -151,7 +142,7 @@ class Scheduler:
                 raise JobTooLarge(f"{job.pixels:,} pixels, and the queue holds {self._limit:,}")
             excess = self._pixels + job.pixels - self._limit
             if excess > 0:
-                raise QueueFull(self._estimate_seconds(excess))
+                raise QueueFull(self._history.estimate_seconds(excess))
             self._pixels += job.pixels
             job.times.submitted = self._clock()
             self._groups.setdefault(job.group.key, deque()).append(job)
@@ -218,21 +209,10 @@ class Scheduler:
             group = jobs[0].group
             if self._used_slots + self._slots_of(group) > self.slots or self._linger_left(now):
                 return None
-            parts: list[Part] = []
-            room = self._rows_for_next_batch(jobs, self._max_rows(group))
-            while jobs and room:
-                job = jobs[0]
-                if (reason := self._reason_not_to_run(job)) is not None:
-                    dead.append((jobs.popleft(), reason))
-                    continue
-                stop = min(job.rows, job._assigned + room)
-                part = Part(job, job._assigned, stop)
-                parts.append(part)
-                room -= part.rows
-                job._assigned = stop
-                job._in_flight += part.rows
-                if stop == job.rows:
-                    jobs.popleft()
+            max_rows = self._history.max_rows(group, self._clock())
+            rows = self._rows_for_next_batch(jobs, max_rows)
+            parts, not_run = take_rows(jobs, rows, self._reason_not_to_run)
+            dead += not_run
             # The next group's turn; this one moves to the end if it still has jobs.
             del self._groups[key]
             if jobs:
@@ -257,7 +237,7 @@ class Scheduler:
         if not self.linger_s or self._draining or len(self._groups) != 1:
             return None
         ((key, jobs),) = self._groups.items()
-        rows, seconds = self._last.get(key, (0, 0.0))
+        rows, seconds = self._history.last(key)
         waiting = sum(job.rows - job._assigned for job in jobs)
         if waiting >= rows or jobs[0].times.submitted is None:
             return None
@@ -300,10 +280,6 @@ class Scheduler:
         """Return the slots of a batch: a group that wants more than exist gets all of them."""
         return min(group.slots, self.slots)
 
-    def _max_rows(self, group: BatchGroup) -> int:
-        rows, until = self._reduced.get(group.key, (group.max_rows, math.inf))
-        return min(rows, group.max_rows) if self._clock() < until else group.max_rows
-
     # Execution
 
     def execute(self, batch: Batch) -> None:
@@ -340,7 +316,7 @@ class Scheduler:
         with self._lock:
             self._runs[thread] = (started, batch.group.label)
         try:
-            outputs = _run(batch)
+            outputs = batch.run()
         # Every error belongs to the jobs, including those that are not an Exception: a dead worker
         # would leave a service that looks ready and serves nothing.
         except BaseException as error:  # noqa: BLE001
@@ -356,7 +332,8 @@ class Scheduler:
             with self._lock:
                 self._runs.pop(thread, None)
         seconds = self._clock() - started
-        self._record_speed(batch, seconds)
+        with self._lock:
+            self._history.record(batch, seconds, self._running)
         self.notify(lambda observer: observer.ran(batch.group, batch.rows, seconds))
         row = 0
         for part in batch.parts:
@@ -369,10 +346,7 @@ class Scheduler:
     def _reduce_batches(self, batch: Batch) -> None:
         """Limit the batches of a group that ran out of memory, for a while."""
         with self._lock:
-            now = self._clock()
-            self._reduced = {key: limit for key, limit in self._reduced.items() if limit[1] > now}
-            rows = min(batch.rows // 2, self._max_rows(batch.group))
-            self._reduced[batch.group.key] = (rows, now + SMALLER_BATCHES_S)
+            rows = self._history.reduce(batch, self._clock())
         log.warning(
             "%s: out of memory with a batch of %d rows; limited to %d rows for %.0f s",
             batch.group.label or batch.group.key,
@@ -416,7 +390,7 @@ class Scheduler:
         if error is None:
             try:
                 parts = [job._returned[start] for start in sorted(job._returned)]
-                outputs = {name: _concatenated([part[name] for part in parts]) for name in parts[0]}
+                outputs = {name: concatenated([part[name] for part in parts]) for name in parts[0]}
             except Exception as mismatch:  # noqa: BLE001 - incompatible parts are an error of the job
                 job.future.set_exception(mismatch)
             else:
@@ -469,39 +443,3 @@ class Scheduler:
 
     def _notify_wait(self, group: BatchGroup, seconds: float) -> None:
         self.notify(lambda observer: observer.waited(group, seconds))
-
-    def _record_speed(self, batch: Batch, seconds: float) -> None:
-        pixels = batch.rows * batch.group.pixels_per_row
-        with self._lock:
-            self._last.pop(batch.group.key, None)
-            self._last[batch.group.key] = (batch.rows, seconds)
-            if len(self._last) > _MAX_GROUPS:
-                del self._last[next(iter(self._last))]
-            # The other batches that run now finish in the same time.
-            seconds = max(seconds, 1e-6) / self._running
-            # Two sums instead of a mean of speeds, in which a short batch of few pixels would have
-            # the same weight as a long one of many.
-            self._recent_pixels = 0.9 * self._recent_pixels + pixels
-            self._recent_seconds = 0.9 * self._recent_seconds + seconds
-
-    def _estimate_seconds(self, pixels: int) -> float:
-        """Return the time for `pixels` at the recent speed; 1 s if it is unknown."""
-        return pixels * self._recent_seconds / self._recent_pixels if self._recent_pixels else 1.0
-
-
-def _run(batch: Batch) -> Rows:
-    names = batch.parts[0].job.feeds
-    feeds = {name: _concatenated([part.feeds(name) for part in batch.parts]) for name in names}
-    run = batch.group.run_alone if batch.alone and batch.group.run_alone else batch.group.run
-    outputs = run(feeds)
-    for name, array in outputs.items():
-        if len(array) != batch.rows:
-            raise RowCountMismatch(
-                f"the output {name} has {len(array)} rows for a batch of {batch.rows}; "
-                "the first axis of every output must be the rows of the inputs"
-            )
-    return outputs
-
-
-def _concatenated(arrays: Sequence[Array]) -> Array:
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

@@ -8,14 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.runtime.scheduling.batches import Batch, BatchGroup, InferenceJob
+from service.runtime.scheduling.batch_history import SMALLER_BATCHES_S
+from service.runtime.scheduling.batches import Batch, BatchGroup, InferenceJob, RowCountMismatch
 from service.runtime.scheduling.scheduler import (
-    SMALLER_BATCHES_S,
     DeadlineExceeded,
     Draining,
     JobTooLarge,
     QueueFull,
-    RowCountMismatch,
     Scheduler,
 )
 from service.runtime.scheduling.workers import Workers

@@ -3,9 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.runtime.image_to_image import translate
+from service.runtime.image_to_image import ImageMismatch, digest_of, prepare, translate
 from service.runtime.images.decoding import DecodedImage
-from service.runtime.images.image_to_image import ImageMismatch, digest_of, prepare
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.support.image_to_image_models import FILL, SIDE, blurred, write_translators

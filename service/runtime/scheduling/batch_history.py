@@ -1,0 +1,62 @@
+"""Recent batches, as the scheduler remembers them: their sizes, speeds, and lack of memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+
+from service.runtime.scheduling.batches import Batch, BatchGroup
+
+# How long a group keeps to smaller batches after running out of memory, which may be free again by
+# then.
+SMALLER_BATCHES_S = 60.0
+# The number of groups whose last batch is remembered: every image size has a group of its own.
+_MAX_GROUPS = 1000
+
+
+class BatchHistory:
+    """Recent batches of all groups. Not thread-safe: the scheduler calls it under its lock.
+
+    All times are seconds on the scheduler's clock.
+    """
+
+    def __init__(self) -> None:
+        # Rows and seconds of the last batch of each group.
+        self._last: dict[Hashable, tuple[int, float]] = {}
+        # Groups that ran out of memory: their maximum number of rows, and until when it applies.
+        self._reduced: dict[Hashable, tuple[int, float]] = {}
+        # Exponentially weighted sums over recent batches.
+        self._recent_pixels = 0.0
+        self._recent_seconds = 0.0
+
+    def record(self, batch: Batch, seconds: float, running: int) -> None:
+        """Record that `batch` took `seconds` while `running` batches ran in parallel."""
+        self._last.pop(batch.group.key, None)
+        self._last[batch.group.key] = (batch.rows, seconds)
+        if len(self._last) > _MAX_GROUPS:
+            del self._last[next(iter(self._last))]
+        # Two sums instead of a mean of speeds, in which a short batch of few pixels would have the
+        # same weight as a long one of many. The batches that run now finish in the same time.
+        pixels = batch.rows * batch.group.pixels_per_row
+        self._recent_pixels = 0.9 * self._recent_pixels + pixels
+        self._recent_seconds = 0.9 * self._recent_seconds + max(seconds, 1e-6) / running
+
+    def last(self, key: Hashable) -> tuple[int, float]:
+        """Return the rows and seconds of the last batch of a group; (0, 0.0) before the first."""
+        return self._last.get(key, (0, 0.0))
+
+    def estimate_seconds(self, pixels: int) -> float:
+        """Return the time for `pixels` at the recent speed; 1 s if it is unknown."""
+        return pixels * self._recent_seconds / self._recent_pixels if self._recent_pixels else 1.0
+
+    def reduce(self, batch: Batch, now: float) -> int:
+        """Limit the batches of a group that ran out of memory, for a while; return the rows."""
+        self._reduced = {key: limit for key, limit in self._reduced.items() if limit[1] > now}
+        rows = min(batch.rows // 2, self.max_rows(batch.group, now))
+        self._reduced[batch.group.key] = (rows, now + SMALLER_BATCHES_S)
+        return rows
+
+    def max_rows(self, group: BatchGroup, now: float) -> int:
+        """Return the maximum number of rows of a batch of `group`."""
+        rows, until = self._reduced.get(group.key, (group.max_rows, math.inf))
+        return min(rows, group.max_rows) if now < until else group.max_rows
