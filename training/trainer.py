@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _STOP_EVERY = 16
 
 
-class Interrupted(UserError):
+class TrainingInterrupted(UserError):
     """A signal stopped the run, which is saved."""
 
     label = ""
@@ -70,8 +70,9 @@ def train(
     """Train by `recipe` in the folder of `run`, resuming from its last checkpoint if it has one.
 
     `on_evaluation` is also called for the evaluations in the log of a resumed run. Returns None in
-    all processes but the first. On SIGINT and SIGTERM the run is saved and Interrupted raised.
-    Raises RecipeError, DataError, DeviceUnavailable, TrainingDiverged, QualityError.
+    all processes but the first. On SIGINT and SIGTERM the run is saved before TrainingInterrupted.
+    Raises RecipeError, DataError, DeviceUnavailable, TrainingDiverged, QualityError,
+    TrainingInterrupted.
     """
     device = recipe.device.pick_device()
     with joined(device) as distributed:
@@ -211,7 +212,7 @@ class _Loop:
                 ):
                     self._save(self._run.checkpoint_path)
                 if stop_signal and not (is_last or out_of_patience):
-                    raise Interrupted(stop_signal, self._images)
+                    raise TrainingInterrupted(stop_signal, self._images)
             if out_of_patience:
                 shown.say(f"{self._images:,} images: stopped early, without further improvement")
         best = self._quality.best if self._quality else None

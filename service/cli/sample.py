@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _EXIT_FAILED_IMAGES = 3
 
 
-class Interrupted(UserError):
+class SamplingInterrupted(UserError):
     """The job was stopped by a signal; the same command resumes it."""
 
     label = ""
@@ -294,7 +294,7 @@ class _SampleCommand:
                 seconds = time.perf_counter() - started
                 summary = write_summary(builder.renderer, job, ledger, records, seconds)
         except Stopped:
-            raise Interrupted(stop.number, _images_done(ledger), job.count) from None
+            raise SamplingInterrupted(stop.number, _images_done(ledger), job.count) from None
         except (StoreError, JobFailed) as error:
             raise JobFailed(
                 f"{error}; {_images_done(ledger):,} of {job.count:,} images are done; "

@@ -57,7 +57,7 @@ class InvalidRequest(UserError):
         self.message = message
 
 
-class Motion(NamedTuple):
+class MotionValue(NamedTuple):
     """Translation (in fractions of the side), rotation (degrees) and scale of an image."""
 
     translate: Sequence[float]
@@ -65,7 +65,7 @@ class Motion(NamedTuple):
     scale: float
 
 
-TransformValue = Motion | Sequence[Sequence[float]]
+TransformValue = MotionValue | Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -466,7 +466,9 @@ class _SourceParser:
                 field, f"{self._manifest.name} does not support transforms; StyleGAN3 models do"
             )
         try:
-            return motion_transform(*value) if isinstance(value, Motion) else as_transform(value)
+            return (
+                motion_transform(*value) if isinstance(value, MotionValue) else as_transform(value)
+            )
         except ValueError as error:
             raise InvalidRequest(field, str(error)) from error
 

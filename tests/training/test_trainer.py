@@ -23,7 +23,7 @@ from training.monitoring.metrics import TrainingDiverged
 from training.recipe.errors import RecipeError
 from training.recipe.loading import load_recipe
 from training.run import Run
-from training.trainer import Interrupted, train
+from training.trainer import TrainingInterrupted, train
 
 OFTEN = ["train.checkpoint_images=640", "train.log_images=640", "train.sample_images=1280"]
 
@@ -151,7 +151,7 @@ def test_resumed_growing_run_equals_uninterrupted_run_and_exports_once_grown(
     train(load_recipe("stylegan-tiles", overrides), uninterrupted)
     # Interrupt the run within a stage, within a fade and within another stage.
     for images in (80, 240, 400):
-        with interrupt_at(images), pytest.raises(Interrupted):
+        with interrupt_at(images), pytest.raises(TrainingInterrupted):
             train(load_recipe("stylegan-tiles", overrides), interrupted)
         with pytest.raises(ExportError, match=f"trained on {images} images, and needs 640"):
             export_run(interrupted, "x", tmp_path / "models")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from training.losses import AdversarialLoss
 from training.monitoring.convergence import Convergence
-from training.monitoring.problems import Metrics, Problem, problems_of
+from training.monitoring.problems import Metrics, TrainingProblem, problems_of
 
 # Intervals without a problem after which its alarm is over.
 _CALM_INTERVALS = 2
@@ -29,7 +29,7 @@ class MonitorReport(NamedTuple):
 class _Alarm:
     """Rings when its problem lasts."""
 
-    def __init__(self, problem: Problem, patience_images: int) -> None:
+    def __init__(self, problem: TrainingProblem, patience_images: int) -> None:
         self.problem = problem
         self.rings = False
         self._patience = patience_images

@@ -15,7 +15,7 @@ from training.losses import AdversarialLoss
 Metrics = Mapping[str, float]
 
 
-class Problem(ABC):
+class TrainingProblem(ABC):
     """Something that can be wrong with a run."""
 
     name: str
@@ -33,7 +33,7 @@ class Problem(ABC):
         """Return what is wrong according to these metrics; None if nothing is."""
 
 
-class DiscriminatorWins(Problem):
+class DiscriminatorWins(TrainingProblem):
     """The discriminator is sure of every image, so that the generator learns little from it.
 
     Not for a Wasserstein critic: its gradient does not fade, and it should be ahead.
@@ -64,7 +64,7 @@ class DiscriminatorWins(Problem):
         )
 
 
-class GeneratorWins(Problem):
+class GeneratorWins(TrainingProblem):
     """The discriminator cannot tell real from generated, although the images are not that good.
 
     At the end of a good run it can hardly tell either, but it could before.
@@ -103,7 +103,7 @@ class GeneratorWins(Problem):
         return None
 
 
-class GradientVanishes(Problem):
+class GradientVanishes(TrainingProblem):
     """A player's gradient is a small fraction of what it was.
 
     In a healthy run it also falls, to about a twentieth, as the players converge.
@@ -144,7 +144,7 @@ class GradientVanishes(Problem):
         return None
 
 
-class GradientExplodes(Problem):
+class GradientExplodes(TrainingProblem):
     """A player's gradient is 100 times the usual, or 1000 times the first."""
 
     intervals = 2
@@ -169,7 +169,7 @@ class GradientExplodes(Problem):
         return None
 
 
-class LossesExplode(Problem):
+class LossesExplode(TrainingProblem):
     """A loss is far above its value for a discriminator that guesses.
 
     This needs no history, so it also catches runs that explode in their first turns. A Wasserstein
@@ -200,7 +200,7 @@ class LossesExplode(Problem):
         )
 
 
-class ModeCollapse(Problem):
+class ModeCollapse(TrainingProblem):
     """Different latents give the same image, or a few images."""
 
     name = "mode collapse"
@@ -255,9 +255,9 @@ class _Level:
         return median(self._values) if self._values else 0.0
 
 
-def problems_of(loss: AdversarialLoss) -> list[Problem]:
+def problems_of(loss: AdversarialLoss) -> list[TrainingProblem]:
     """Return the problems that training with a loss can have."""
-    problems: list[Problem] = [GeneratorWins(), ModeCollapse()]
+    problems: list[TrainingProblem] = [GeneratorWins(), ModeCollapse()]
     if loss.bounds:
         problems += (
             DiscriminatorWins(loss.bounds, saturates=loss.saturates),

@@ -70,7 +70,7 @@ router = APIRouter(tags=["open inference protocol"], responses=_ERRORS)
 
 
 @dataclass(frozen=True)
-class _Graph:
+class _ServedGraph:
     """One role of one version of a model."""
 
     model: Model
@@ -223,7 +223,7 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
     return b"".join(chunks)
 
 
-def _find_graph(request: Request, name: str, version: str | None) -> _Graph:
+def _find_graph(request: Request, name: str, version: str | None) -> _ServedGraph:
     """Return the graph with a name. Raises NotReady, and ModelNotFound for an unknown role."""
     model_name, colon, role = name.partition(":")
     reference = model_name if version is None else f"{model_name}@{version}"
@@ -233,7 +233,7 @@ def _find_graph(request: Request, name: str, version: str | None) -> _Graph:
     if role not in by_role:
         known = ", ".join(_graph_name(model.manifest.name, each) for each in by_role)
         raise ModelNotFound(f"no graph {name[:100]!r}; known graphs: {known}")
-    return _Graph(model, role, by_role[role])
+    return _ServedGraph(model, role, by_role[role])
 
 
 def _graph_name(model: str, role: str) -> str:

@@ -136,5 +136,5 @@ def source_fields(sources: Sequence[SourceOrSeed]) -> list[requests.SourceFields
 def transform_value(transform: TransformField | None) -> requests.TransformValue | None:
     """Return a transform in the form that the runtime validates."""
     if isinstance(transform, Motion):
-        return requests.Motion(transform.translate, transform.rotate, transform.scale)
+        return requests.MotionValue(transform.translate, transform.rotate, transform.scale)
     return transform

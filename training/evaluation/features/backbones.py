@@ -19,7 +19,7 @@ Padding = tuple[int, int, int, int]
 _NONE: Padding = (0, 0, 0, 0)
 
 
-class _Graph:
+class _FeatureGraph:
     """Builds an ONNX graph from weights by name."""
 
     def __init__(self, weights: Weights, epsilon: float) -> None:
@@ -96,7 +96,7 @@ def efficientnet_lite0(weights: Weights, side: int = 224) -> onnx.ModelProto:
     """
     # The stride of the first block of each stage. All other sizes follow from the weights.
     strides = {0: 1, 1: 2, 3: 2, 5: 2, 8: 1, 11: 2, 15: 1}
-    graph = _Graph(weights, epsilon=1e-3)
+    graph = _FeatureGraph(weights, epsilon=1e-3)
 
     def relu6(x: str) -> str:
         zero, six = (graph.constant(np.asarray(v, np.float32)) for v in (0, 6))
@@ -133,7 +133,7 @@ def inception_v3(weights: Weights) -> onnx.ModelProto:
     without bias, as the Inception Score takes them. Unlike in torchvision, average pooling leaves
     the padding out and the last block uses max pooling. Raises KeyError if a weight is missing.
     """
-    graph = _Graph(weights, epsilon=1e-3)
+    graph = _FeatureGraph(weights, epsilon=1e-3)
 
     def unit(x: str, name: str, stride: int = 1, *, padded: bool = True) -> str:
         high, wide = weights[f"{name}.conv.weight"].shape[-2:]

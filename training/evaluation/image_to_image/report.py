@@ -38,7 +38,7 @@ _SETS = 3
 
 
 @dataclass(frozen=True)
-class ImageToImageResult:
+class ImageToImageEvaluation:
     """The evaluation of each direction of a model."""
 
     title: str
@@ -89,7 +89,7 @@ class ImageToImageResult:
         return [*sections, *log_charts(self.log)]
 
     @classmethod
-    def compare(cls, results: Sequence[ImageToImageResult]) -> Comparison:
+    def compare(cls, results: Sequence[ImageToImageEvaluation]) -> Comparison:
         """Compare models pair by pair. Raises QualityError if none share their targets."""
         groups = group_by_targets([(result.title, result.directions) for result in results])
         network = results[0].network

@@ -19,7 +19,7 @@ from training.evaluation.noise.targets import RECIPE_FILE, model_folder
 # Recipes need PyTorch; models that generate from noise are evaluated without it.
 if TYPE_CHECKING:
     from training.evaluation.evaluation import EvaluationSettings, Progress
-    from training.evaluation.image_to_image.report import ImageToImageResult
+    from training.evaluation.image_to_image.report import ImageToImageEvaluation
     from training.recipe.schema import Recipe
 
 _PLAN = ExecutionPlan(workers=1, threads=0, max_rows=8)
@@ -42,14 +42,14 @@ class ImageToImageTarget:
         targets: Sequence[ImageToImageTarget],
         settings: EvaluationSettings,
         progress: Progress | None,
-    ) -> Sequence[ImageToImageResult]:
+    ) -> Sequence[ImageToImageEvaluation]:
         """Evaluate each target on the held-out pairs of its recipe. Raises QualityError."""
         from training.evaluation.features.networks import open_network  # noqa: PLC0415
         from training.evaluation.image_to_image.evaluation import (  # noqa: PLC0415
             DEFAULT_PAIRS,
             evaluate_directions,
         )
-        from training.evaluation.image_to_image.report import ImageToImageResult  # noqa: PLC0415
+        from training.evaluation.image_to_image.report import ImageToImageEvaluation  # noqa: PLC0415
 
         network, samples = open_network(settings.network), settings.samples or DEFAULT_PAIRS
         results = []
@@ -58,7 +58,7 @@ class ImageToImageTarget:
                 target.recipe, target.model, network, samples, progress
             )
             results.append(
-                ImageToImageResult(
+                ImageToImageEvaluation(
                     target.title, target.model.digest, directions, network, target.log
                 )
             )

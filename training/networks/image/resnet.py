@@ -22,7 +22,7 @@ from training.networks.options import ImageToImageOptions
 Upsampling = Literal["transposed", "nearest"]
 
 
-class ResidualBlock(nn.Module):
+class ResNetBlock(nn.Module):
     """Two 3×3 convolutions with a skip connection; keeps the shape ``[N, C, H, W]``."""
 
     def __init__(self, width: int, normalization: ImageNormalization) -> None:
@@ -71,7 +71,7 @@ class ResNetGenerator(nn.Module):
                 *normalization_layers(normalization, width * multiple * 2),
                 nn.ReLU(inplace=True),
             ]
-        layers += [ResidualBlock(width * 4, normalization) for _ in range(blocks)]
+        layers += [ResNetBlock(width * 4, normalization) for _ in range(blocks)]
         for multiple in (4, 2):
             layers += [
                 *_upsampling_layers(width * multiple, width * multiple // 2, upsampling, bias=bias),

@@ -19,7 +19,7 @@ from training.networks.layers.shapes import ImageToImageShape
 from training.networks.options import ImageToImageOptions
 
 
-class ResidualBlock(nn.Module):
+class SRResNetBlock(nn.Module):
     """Two 3×3 convolutions with a skip connection; keeps the shape ``[N, C, H, W]``."""
 
     def __init__(self, width: int, normalization: ImageNormalization) -> None:
@@ -55,7 +55,7 @@ class SRResNet(nn.Module):
         self.factor = shape.factor
         self.first = nn.Sequential(nn.Conv2d(shape.in_channels, width, 9, padding=4), nn.PReLU())
         self.trunk = nn.Sequential(
-            *(ResidualBlock(width, normalization) for _ in range(blocks)),
+            *(SRResNetBlock(width, normalization) for _ in range(blocks)),
             nn.Conv2d(width, width, 3, padding=1, bias=normalization == "none"),
             *normalization_layers(normalization, width),
         )

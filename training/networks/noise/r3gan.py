@@ -38,7 +38,7 @@ def resolutions(size: int) -> list[int]:
     return sides
 
 
-class ResidualBlock(nn.Module):
+class R3GANBlock(nn.Module):
     """1×1 to twice the channels, grouped 3×3, 1×1 back, plus a skip; keeps ``[N, C, H, W]``.
 
     `blocks` is the number of blocks in the network, from which Fixup scales the initial weights.
@@ -136,7 +136,7 @@ class R3GANDiscriminator(nn.Module):
 
 
 def _stage(width: int, blocks: int, group_width: int, count: int) -> nn.Sequential:
-    return nn.Sequential(*(ResidualBlock(width, group_width, count) for _ in range(blocks)))
+    return nn.Sequential(*(R3GANBlock(width, group_width, count) for _ in range(blocks)))
 
 
 def _convert(fan_in: int, fan_out: int) -> nn.Module:

@@ -104,7 +104,7 @@ class SynthesisBlock(nn.Module):
         return refined
 
 
-class SynthesisNetwork(nn.Module):
+class StyleGANSynthesis(nn.Module):
     """Styles ``w`` ``[N, layers, w_dim]`` to images ``[N, C, H, W]``, near [-1, 1].
 
     Two layers per resolution. With `grows` it has an output layer for every resolution.
@@ -171,9 +171,9 @@ class StyleGANGeneratorOptions(StyleGeneratorOptions):
 
     network: Literal["stylegan"]
 
-    def synthesis(self, shape: ImageShape, *, grows: bool) -> SynthesisNetwork:
+    def synthesis(self, shape: ImageShape, *, grows: bool) -> StyleGANSynthesis:
         """Build the synthesis network."""
-        return SynthesisNetwork(shape, self.widths(shape), self.w_dim, grows=grows)
+        return StyleGANSynthesis(shape, self.widths(shape), self.w_dim, grows=grows)
 
 
 class StyleGANDiscriminatorOptions(StyleDiscriminatorOptions):

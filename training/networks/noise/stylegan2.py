@@ -109,7 +109,7 @@ class ToImage(nn.Module):
         return image
 
 
-class SynthesisNetwork(nn.Module):
+class StyleGAN2Synthesis(nn.Module):
     """Styles ``w`` ``[N, layers, w_dim]`` to images ``[N, C, H, W]``, near [-1, 1].
 
     A skip generator: each resolution adds its image to the upsampled image of the previous one.
@@ -187,9 +187,9 @@ class StyleGAN2GeneratorOptions(StyleGeneratorOptions):
         shape: ImageShape,
         *,
         grows: bool,  # noqa: ARG002 - every resolution has an output layer anyway
-    ) -> SynthesisNetwork:
+    ) -> StyleGAN2Synthesis:
         """Build the synthesis network."""
-        return SynthesisNetwork(shape, self.widths(shape), self.w_dim)
+        return StyleGAN2Synthesis(shape, self.widths(shape), self.w_dim)
 
 
 class StyleGAN2DiscriminatorOptions(StyleDiscriminatorOptions):

@@ -215,7 +215,7 @@ class LastLayer(nn.Module):
         return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
 
 
-class SynthesisNetwork(nn.Module):
+class StyleGAN3Synthesis(nn.Module):
     """Styles ``[N, layers, w_dim]`` and transforms ``[N, 3, 3]`` to images ``[N, C, H, W]``.
 
     The first style transforms the Fourier features; then each layer and the output layer have one.

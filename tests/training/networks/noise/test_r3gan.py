@@ -5,9 +5,9 @@ from torch import nn
 from training.export.onnx_export import export_generator
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.r3gan import (
+    R3GANBlock,
     R3GANDiscriminatorOptions,
     R3GANGeneratorOptions,
-    ResidualBlock,
     resolutions,
 )
 
@@ -45,7 +45,7 @@ def test_has_no_normalization():
 
 
 def test_block_starts_as_identity_and_learns():
-    block = ResidualBlock(8, 4, blocks=10)
+    block = R3GANBlock(8, 4, blocks=10)
     x = torch.randn(2, 8, 6, 6)
     torch.testing.assert_close(block(x), x)
     block(x).square().sum().backward()

@@ -34,7 +34,7 @@ from training.networks.noise.style_generator import MAPPING_RATE, StyleGenerator
 from training.networks.noise.stylegan2 import (
     ModulatedConv2d,
     StyledLayer,
-    SynthesisNetwork,
+    StyleGAN2Synthesis,
     ToImage,
 )
 
@@ -137,7 +137,7 @@ class NvidiaStyleGan2(Format):
         shape = ImageShape(height=sides[-1], width=sides[-1], channels=channels)
         w_dim = tensors["synthesis.b4.conv1.affine.weight"].shape[1]
         square_image(shape.height, channels)
-        synthesis = SynthesisNetwork(shape, widths, w_dim)
+        synthesis = StyleGAN2Synthesis(shape, widths, w_dim)
         synthesis.constant.data.copy_(tensors["synthesis.b4.const"].float()[None])
         layers = [("b4.conv1", synthesis.first)]
         for i, side in enumerate(sides[1:]):
@@ -193,7 +193,7 @@ class RosinalityStyleGan2(Format):
         shape = ImageShape(height=side, width=side, channels=channels)
         w_dim = tensors["conv1.conv.modulation.weight"].shape[1]
         square_image(shape.height, channels)
-        synthesis = SynthesisNetwork(shape, widths, w_dim)
+        synthesis = StyleGAN2Synthesis(shape, widths, w_dim)
         synthesis.constant.data.copy_(tensors["input.input"].float())
         layers = [("conv1", synthesis.first)]
         images = [("to_rgb1", synthesis.first_image)]

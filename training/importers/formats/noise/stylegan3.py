@@ -26,7 +26,7 @@ from training.networks.noise.stylegan3 import (
     FourierFeatures,
     LastLayer,
     LayerShape,
-    SynthesisNetwork,
+    StyleGAN3Synthesis,
 )
 
 # The authors' settings, where nothing else is said.
@@ -91,7 +91,7 @@ class NvidiaStyleGan3(Format):
             float(modules.get("synthesis", {}).get("output_scale", _OUTPUT_SCALE)),
         )
         features = _features(tensors, modules, places[0].side)
-        synthesis = SynthesisNetwork(features, layers, image, _resolutions(places, modules))
+        synthesis = StyleGAN3Synthesis(features, layers, image, _resolutions(places, modules))
         mapping, classes = nvidia_mapping(tensors, modules)
         radial = any(tensors[f"{place.path}.down_filter"].ndim == 2 for place in places[:-1])
         configuration = "R (translation and rotation)" if radial else "T (translation)"
