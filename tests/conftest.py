@@ -5,7 +5,7 @@ import os
 # Several test processes share few cores: more threads than cores would slow all of them down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# No measuring: servers start faster, with the same execution plans on every machine.
+# Default execution plans: servers start faster, and behave equally on every machine.
 os.environ.setdefault("GANYMEDE_PLAN", "default")
 
 import contextlib
@@ -22,7 +22,7 @@ from tests.support.tiny_recipes import TINY
 
 @pytest.fixture(autouse=True, scope="session")
 def _private_cache(tmp_path_factory):
-    """Keep what the tests cache out of the user's cache."""
+    """Use a temporary cache folder instead of the user's cache."""
     os.environ["GANYMEDE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
@@ -47,7 +47,7 @@ def train_and_export(recipe: str, overrides: list[str], runs: Path, models: Path
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory, digits) -> Path:
-    """A model repository with the generator of each tiny recipe, barely trained."""
+    """A model repository with the generators of the tiny recipes, trained for a few steps."""
     runs, models = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("repository")
     for name, overrides in TINY.items():
         train_and_export(name, [*overrides, f"data.path={digits}"], runs, models)
@@ -56,7 +56,7 @@ def repository(tmp_path_factory, digits) -> Path:
 
 @pytest.fixture(scope="session")
 def slow_repository(tmp_path_factory, digits) -> Path:
-    """One model, so wide that 256 of its images keep the service busy for a second or more."""
+    """A wide model that needs at least a second for 256 images."""
     runs, models = tmp_path_factory.mktemp("slow-runs"), tmp_path_factory.mktemp("slow")
     wide = ["generator.width=320", "discriminator.width=8", "train.images=16", "train.batch=8"]
     train_and_export("dcgan-fashion", [*wide, f"data.path={digits}"], runs, models)

@@ -35,14 +35,14 @@ def examples(file: str, language: str, containing: str) -> list[str]:
     return [block for kind, block in blocks if kind == language and containing in block]
 
 
-def with_address(text: str, server) -> str:
-    """Replace the documented address by that of the test server."""
+def with_server_address(text: str, server) -> str:
+    """Replace the documented address with the address of the test server."""
     return text.replace("localhost:3000", server.url.removeprefix("http://"))
 
 
 def test_readme_curl_returns_an_image(shipped, tmp_path):
     (command,) = examples("README.md", "", "curl")
-    subprocess.run(["bash", "-ec", with_address(command, shipped)], cwd=tmp_path, check=True)
+    subprocess.run(["bash", "-ec", with_server_address(command, shipped)], cwd=tmp_path, check=True)
     image = Image.open(tmp_path / "a.png")
     assert (image.format, image.size) == ("PNG", (28, 28))
     path = re.search(
@@ -63,7 +63,7 @@ def test_readme_curl_returns_an_image(shipped, tmp_path):
     ],
 )
 def test_curl_examples_run(shipped, tmp_path, command):
-    subprocess.run(["bash", "-ec", with_address(command, shipped)], cwd=tmp_path, check=True)
+    subprocess.run(["bash", "-ec", with_server_address(command, shipped)], cwd=tmp_path, check=True)
 
 
 @pytest.mark.parametrize(
@@ -74,17 +74,17 @@ def test_curl_examples_run(shipped, tmp_path, command):
     ],
 )
 def test_python_examples_print_the_commented_output(shipped, code):
-    done = subprocess.run(
-        [sys.executable, "-c", with_address(code, shipped)],
+    process = subprocess.run(
+        [sys.executable, "-c", with_server_address(code, shipped)],
         check=True,
         capture_output=True,
         text=True,
     )
     expected = re.findall(r"print\(.*\)  # (.*)", code)
-    assert done.stdout.splitlines() == expected
+    assert process.stdout.splitlines() == expected
 
 
-# Calls of protocol clients that stand for a path.
+# Client calls that count as examples of a path.
 CALLS = {
     "/v1/images/generations": "client.images.generate(",
     "/v1/jobs/{job}/files/{name}": 'client.get(file["url"])',
@@ -112,8 +112,8 @@ def test_every_route_has_a_curl_and_a_python_example(shipped):
         pattern = r"[^/\s\"?]+".join(map(re.escape, parts)) + r"(?![\w/.-])"
         assert any(re.search(pattern, text) for text in commands), path
         call = CALLS.get(path)
-        found = [re.search(pattern, text) if call is None else call in text for text in programs]
-        assert any(found), path
+        matches = [re.search(pattern, text) if call is None else call in text for text in programs]
+        assert any(matches), path
 
 
 def test_relative_links_exist():
@@ -124,21 +124,23 @@ def test_relative_links_exist():
 
 def test_python_job_example_runs(shipped):
     (code,) = examples("docs/sampling.md", "python", "import")
-    done = subprocess.run(
-        [sys.executable, "-c", with_address(code, shipped)],
+    process = subprocess.run(
+        [sys.executable, "-c", with_server_address(code, shipped)],
         check=True,
         capture_output=True,
         text=True,
     )
-    assert "images-00000.tar" in done.stdout
+    assert "images-00000.tar" in process.stdout
 
 
 def test_batch_sampling_commands_run(tmp_path):
     (block,) = examples("docs/sampling.md", "", "--mix coarse")
     for line in block.strip().splitlines():
-        # A few images are enough to see that the command works.
-        few = re.sub(r"--count \d+", "--count 5", line).replace("--seeds 0-99999", "--seeds 0-4")
-        _, *flags = shlex.split(few)
+        # A few images are enough to test the command.
+        shortened = re.sub(r"--count \d+", "--count 5", line).replace(
+            "--seeds 0-99999", "--seeds 0-4"
+        )
+        _, *flags = shlex.split(shortened)
         subprocess.run(ganymede(*flags, "--models", ROOT / "models"), cwd=tmp_path, check=True)
     assert len(list((tmp_path / "data").rglob("*.png"))) > 10
 
@@ -167,5 +169,5 @@ def test_every_setting_is_documented():
     for name, field in Settings.model_fields.items():
         flag = f"--{name.replace('_', '-')}"
         default = shown_default(name, field)
-        shown = f"`{default}`" if default else ""
-        assert f"| `{flag}`, `{PREFIX}{name.upper()}` | {shown} | {field.description} |" in text
+        cell = f"`{default}`" if default else ""
+        assert f"| `{flag}`, `{PREFIX}{name.upper()}` | {cell} | {field.description} |" in text

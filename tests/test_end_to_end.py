@@ -1,4 +1,4 @@
-"""The whole path of a user: train, get killed, resume, export, serve, request an image."""
+"""The whole workflow: train, kill, resume, export, serve, request an image."""
 
 import io
 import signal

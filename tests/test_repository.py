@@ -51,13 +51,13 @@ def test_included_model_has_preview_card_and_small_graphs(folder):
 )
 def test_included_image_to_image_model_accepts_tiny_and_oblong_images(folder):
     model = Model(folder, Provider.CPU, ExecutionPlan(1, 1, 8))
-    given = model.manifest.input
+    spec = model.manifest.input
     for height, width in ((1, 1), (2, 1), (3, 70), (65, 9)):
         pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-        mask = np.full((height, width), 255, np.uint8) if given.masked else None
-        for role in given.roles:
-            made = translate(model, DecodedImage(pixels, None), mask, role)
-            assert made.shape == (height * given.factor, width * given.factor, 3)
+        mask = np.full((height, width), 255, np.uint8) if spec.masked else None
+        for role in spec.roles:
+            output = translate(model, DecodedImage(pixels, None), mask, role)
+            assert output.shape == (height * spec.factor, width * spec.factor, 3)
 
 
 def class_conditional_models(*datasets):
@@ -68,20 +68,20 @@ def class_conditional_models(*datasets):
             yield folder, manifest
 
 
-def test_digit_and_garment_models_state_high_class_accuracy():
+def test_digit_and_garment_models_publish_high_class_accuracy():
     for folder, manifest in class_conditional_models("mnist", "fashion-mnist"):
-        (stated,) = [f for f in manifest.quality if f.metric == CLASS_ACCURACY.key]
-        assert stated.value >= 0.9, folder
-        assert stated.samples >= 1000
+        (published,) = [f for f in manifest.quality if f.metric == CLASS_ACCURACY.key]
+        assert published.value >= 0.9, folder
+        assert published.samples >= 1000
         assert "Class accuracy" in (folder / "README.md").read_text()
 
 
-def test_stated_class_accuracy_is_reproduced():
+def test_published_class_accuracy_is_reproduced():
     # A classifier trained for seconds and few samples are enough to detect swapped classes.
     quick = ClassifierSettings(width=16, images=60_000)
     for folder, manifest in class_conditional_models("mnist", "fashion-mnist"):
         data = load_recipe(manifest.provenance.recipe).data
-        (stated,) = [f for f in manifest.quality if f.metric == CLASS_ACCURACY.key]
+        (published,) = [f for f in manifest.quality if f.metric == CLASS_ACCURACY.key]
         try:
             data.open()
         except DataError as error:
@@ -90,7 +90,7 @@ def test_stated_class_accuracy_is_reproduced():
             )
             continue
         measured = measure_class_accuracy(folder, data, samples=500, settings=quick)
-        assert measured.accuracy == pytest.approx(stated.value, abs=0.08)
+        assert measured.accuracy == pytest.approx(published.value, abs=0.08)
 
 
 def test_standard_files_exist():

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM in long commands: the first one stops in order, the second one kills."""
+"""SIGINT and SIGTERM in long commands: the first stops gracefully, the second kills."""
 
 from __future__ import annotations
 

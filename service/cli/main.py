@@ -21,7 +21,7 @@ from typer.main import get_command
 from service import __version__
 from service.runtime.errors import UserError
 
-# For all verbs. Errors are plain lines, readable in logs and by scripts, rather than boxes.
+# For all verbs. Errors are plain lines instead of boxes, for logs and scripts.
 _TYPER_OPTIONS: dict[str, Any] = {
     "pretty_exceptions_enable": False,
     "rich_markup_mode": None,
@@ -41,7 +41,7 @@ _EXTRAS = {
     "train": ("torch", "onnx", "onnxscript", "tensorboard", "yaml"),
     "quality": ("scipy", "sklearn", "optuna"),
 }
-# Not faults of the code: a full disk, an exceeded quota, a limit on the size of files.
+# Errors that are not bugs: a full disk, an exceeded quota, a limit on the size of files.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -93,7 +93,7 @@ def _global_options(
         typer.Option("--version", help="Show the version and exit.", callback=_print_version),
     ] = False,
 ) -> None:
-    """Take the options before the verb."""
+    """Handle the options before the verb."""
 
 
 def main() -> None:
@@ -126,8 +126,9 @@ def _fail(line: str, code: int) -> NoReturn:
 
 
 def _discard_unwritable_output() -> None:
-    """Drop output that cannot be written. The interpreter would try again at its exit, and then
-    replace the exit status by its own.
+    """Discard output that cannot be written.
+
+    At its exit, the interpreter would try to write it again, fail, and change the exit status.
     """
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -37,7 +37,7 @@ def reproduce(
     if out is not None:
         for result in results:
             with replacing(out / result.file.name) as path:
-                path.write_bytes(result.remade)
+                path.write_bytes(result.regenerated)
     if as_json:
         typer.echo(json.dumps([result.as_json() for result in results], indent=2))
     else:

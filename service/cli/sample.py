@@ -185,7 +185,7 @@ def sample(
     settings = load_settings(
         {name: value for name, value in overrides.items() if value is not None}
     )
-    # Parallel batches share the cores, so each gets one thread unless the settings say otherwise.
+    # Parallel batches share the cores, so each gets one thread unless the settings specify more.
     threads = settings.threads or 1 if workers else settings.threads
     plan_options = PlanOptions(workers, threads, settings.max_rows, settings.plan == "measure")
     planner = Planner(pick_provider(settings.provider), plan_options, cache_file())
@@ -217,7 +217,7 @@ def sample(
 
 @contextmanager
 def _errors_by_flag() -> Iterator[None]:
-    """Report an invalid field as the flag that sets it."""
+    """Report an invalid field by the flag that sets it."""
     try:
         yield
     except InvalidRequest as error:
@@ -236,7 +236,7 @@ class _SampleCommand:
     address: str | None
 
     def run(self, progress: SamplingProgress) -> list[int]:
-        """Run the job, or what is left of it. Returns the seeds whose images failed."""
+        """Run the remaining shards of the job. Returns the seeds whose images failed."""
         from service.offline.engines import local
         from service.offline.execution import (
             check_output,

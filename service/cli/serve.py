@@ -73,7 +73,7 @@ def _resolve(host: str) -> str:
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--host: {host!r} is not an address of this machine: {reason}") from error
-    # If a name has both, prefer IPv4, which clients try too.
+    # If a name has both, prefer IPv4, which all clients try.
     addresses.sort(key=lambda entry: entry[0] != socket.AF_INET)
     return str(addresses[0][4][0])
 
@@ -91,7 +91,7 @@ def _assert_port_free(address: str, port: int) -> None:
 
 
 def _assert_access_control(settings: Settings, host: str, address: str, *, first_key: bool) -> None:
-    """Raise UserError if the service would be open to everyone unintentionally, or to no one."""
+    """Raise UserError if the service would unintentionally accept all requests, or none."""
     from service.api_keys import add_key, read_keys
 
     if settings.requires_keys and settings.keys is not None:

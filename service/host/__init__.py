@@ -1,1 +1,1 @@
-"""Workarounds for the host (BentoML, circus, uvicorn), one fault a file."""
+"""Workarounds for the host (BentoML, circus, uvicorn), one fault per file."""

@@ -1,9 +1,9 @@
-"""Environment variables that must be right before BentoML is imported.
+"""Sets environment variables before BentoML is imported.
 
-Faults: BentoML reports usage unless `BENTOML_DO_NOT_TRACK` says otherwise; here operators opt in
-instead. And with `PROMETHEUS_MULTIPROC_DIR`, which BentoML sets for its workers, Prometheus metrics
-go to a folder that all BentoML servers of a machine share and that each of them empties when it
-starts. Only one process serves here, so its metrics stay in memory.
+Faults: BentoML reports usage statistics unless `BENTOML_DO_NOT_TRACK` is set; here operators opt in
+instead. BentoML also sets `PROMETHEUS_MULTIPROC_DIR` for its workers. Prometheus metrics then go to
+a folder that all BentoML servers of a machine share, and that every server empties when it starts.
+Only one process serves here, so its metrics stay in memory.
 
 Seen in: bentoml 1.4.39.
 Shown by: tests/service/api/test_app.py::test_second_server_keeps_metrics_of_the_first.

@@ -1,4 +1,4 @@
-"""Replaces the current process by BentoML's server.
+"""Replaces the current process with BentoML's server.
 
 Faults: BentoML needs a writable home folder although serving keeps nothing in it, and takes the
 service's settings only through the environment.
@@ -22,7 +22,7 @@ from service.settings import Settings
 def exec_server(settings: Settings, address: str, port: int) -> NoReturn:
     """Run `bentoml serve` with `settings` in place of this process."""
     environment = {
-        # Log lines leave at once. With a buffer, a full disk would make Python fail at its exit.
+        # Without a buffer for log lines, a full disk does not make Python fail at its exit.
         "PYTHONUNBUFFERED": "1",
         **os.environ,
         "BENTOML_DO_NOT_TRACK": os.environ.get("BENTOML_DO_NOT_TRACK", "True"),

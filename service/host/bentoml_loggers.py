@@ -1,8 +1,8 @@
-"""Gives BentoML's, circus's and uvicorn's log lines the service's own format.
+"""Gives the log lines of BentoML, circus and uvicorn the format of the service.
 
-Fault: these packages install handlers of their own, so that their lines have another format or
-appear twice. BentoML also disables every logger that existed before it configured its own, for
-example asyncio's, the only one that reports exceptions of tasks that nobody awaits.
+Fault: these packages install their own handlers, so that their lines have another format or appear
+twice. BentoML also disables all loggers that existed before it configured its own. One of them is
+the logger of asyncio, which reports exceptions of tasks that are never awaited.
 
 Seen in: bentoml 1.4.39, circus 0.18.3 (distribution kantoku), uvicorn 0.54.0.
 Shown by: tests/service/host/test_bentoml_loggers.py, and

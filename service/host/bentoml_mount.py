@@ -1,8 +1,8 @@
-"""Takes requests past BentoML's wrapper of mounted applications.
+"""Lets requests bypass BentoML's wrapper of mounted applications.
 
-Fault: for each request to a mounted application BentoML creates a task, a timer that outlives the
-request by a minute, and looks up its own routes. That is a third of the CPU time of a small image.
-The application has its own deadlines, metrics and traces, so none of it is needed.
+Fault: for each request to a mounted application, BentoML creates a task and a timer that outlives
+the request by a minute, and looks up its own routes. This takes a third of the CPU time of a small
+image, and is not needed, because the application has its own deadlines, metrics and traces.
 
 Seen in: bentoml 1.4.39.
 Shown by: benchmarks/smoke.py (the share of CPU time that is inference falls without it), and
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-# BentoML answers these.
+# BentoML responds to these itself.
 PROBES = frozenset(["/livez", "/readyz", "/healthz"])
 
 

@@ -1,8 +1,8 @@
 """Makes the supervisor process notice dead workers at once, and stop within a bounded time.
 
-Faults: `bentoml serve` runs the worker below circus's arbiter. It checks for a dead worker every
-ten seconds, drops a signal that arrives while it is busy, and once it is stopping ignores a second
-signal and waits for the worker for a day.
+Faults: `bentoml serve` runs the worker as a child of circus's arbiter. The arbiter checks for dead
+workers only every ten seconds and loses signals that arrive while it is busy. While it is stopping,
+it ignores a second signal, and waits up to a day for the worker.
 
 Seen in: bentoml 1.4.39, circus 0.18.3 (distribution kantoku).
 Shown by: tests/service/host/test_circus_supervisor.py.
@@ -19,9 +19,9 @@ from typing import Any
 
 log = logging.getLogger("ganymede.supervisor")
 
-# The worker is killed this long after its time to drain is over.
+# Seconds after the end of the drain time until the worker is killed.
 _KILL_DELAY_S = 10.0
-# Soon, but a worker that dies at every start must not take all the CPU.
+# Seconds between checks: short, but a worker that dies at every start must not use a whole CPU.
 _RESPAWN_DELAY_S = 1.0
 _RETRY_S = 0.1
 _WORKER_MODULE = "_bentoml_impl.worker.service"
@@ -36,7 +36,7 @@ def supervise_worker(drain_s: float) -> None:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is not None and spec.name == _WORKER_MODULE:
         return
-    # Takes a quarter of a second, which the worker is spared.
+    # Imported lazily: it takes a quarter of a second, and the worker does not need it.
     import circus.controller  # noqa: PLC0415
     from circus.exc import ConflictError  # noqa: PLC0415
     from circus.sighandler import SysHandler  # noqa: PLC0415

@@ -5,8 +5,8 @@ restarts the worker when it dies. In the worker, uvicorn and the engine run. Sig
 supervisor, which passes SIGTERM on to the worker and waits for it.
 
 Faults: on a signal, uvicorn closes its sockets at once, so that new requests fail instead of
-getting a 503, and waits without a limit for clients that do not read. Neither it nor circus
-notices a run that hangs, nor does the worker end when its supervisor is killed.
+getting a 503, and it waits indefinitely for clients that do not read. Neither uvicorn nor circus
+detects a hung run, and the worker does not end when its supervisor is killed.
 
 Seen in: bentoml 1.4.39, circus 0.18.3 (distribution kantoku), uvicorn 0.54.0.
 Shown by: tests/service/host/test_shutdown.py.
@@ -16,8 +16,8 @@ Invariants of the worker:
 
 - From the first signal on it is not ready. New requests get 503 with Retry-After, on open and on
   new connections.
-- Requests accepted before are completed, unless that takes longer than the time to drain.
-- It ends within that time plus a few seconds, whatever its clients do.
+- Requests accepted before are completed, unless that takes longer than the drain time.
+- It ends within the drain time plus a few seconds, even if clients do not read.
 - A second signal ends it at once. Signals within one second count as one: Ctrl-C reaches the
   worker from the terminal and from the supervisor.
 - If a run hangs, no one can free its thread, so the process ends and is replaced.
@@ -51,14 +51,14 @@ _SAME_SIGNAL_S = 1.0
 _CHECK_S = 1.0
 # New requests get a 503 for at least this long, so that load balancers see it.
 _MIN_REFUSE_S = 0.3
-# Once all accepted work is done, requests that still have no response (an upload that is not
-# complete, for example) have this long before they get a 503.
+# Once all accepted work is done, requests that still have no response, such as incomplete uploads,
+# get a 503 after this many seconds.
 _UNANSWERED_S = 1.0
-# What uvicorn has to close its connections, within the time that is left.
+# Seconds that uvicorn has to close its connections, within the remaining time.
 _CLOSE_S = 2.0
 EXIT_HUNG = 70
 
-# What `signal.getsignal` returns for a signal that has a handler.
+# The type of a signal handler, as `signal.getsignal` returns it.
 _SignalHandler = Callable[[int, FrameType | None], object]
 
 
@@ -66,7 +66,7 @@ class GracefulShutdown:
     """ASGI application around `app` that tracks requests, and a thread that ends the process."""
 
     def __init__(self, engine: Engine, app: ASGIApp, *, drain_s: float, hang_s: float) -> None:
-        """Serve `app`, whose work `engine` does.
+        """Serve `app`, which runs models in `engine`.
 
         `drain_s` is the time in seconds for accepted work to complete. A run longer than `hang_s`
         seconds counts as hung.
@@ -112,7 +112,7 @@ class GracefulShutdown:
             if message["type"] == "http.response.start":
                 self._unanswered.discard(task)
                 if self._stopping:
-                    # The socket will be closed by the time of the client's next request.
+                    # The socket will be closed before the client's next request.
                     message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
             await send(message)
 
@@ -159,13 +159,13 @@ class GracefulShutdown:
                 self._stop(self.hang_reason, EXIT_HUNG)
 
     def _stop(self, why: str, exit_code: int = 0) -> NoReturn:
-        """Drain and end the process: through the server if that is in time, else with the code."""
+        """Drain, then end the process: through the server if time allows, else at once."""
         started = time.monotonic()
         end = started + self._drain_s
         log.info("stopping (%s): accepted work has %g s to complete", why, self._drain_s)
         reason = f"the service is stopping: {why}"
         self._engine.drain(self._drain_s, reason, permitted_only=True)
-        # What has no response by now was not accepted, or the time is over.
+        # Requests without a response were not accepted, or exceed the drain time.
         refuse_until = started + _MIN_REFUSE_S
         self._wait_for_responses(min(max(refuse_until, time.monotonic() + _UNANSWERED_S), end))
         time.sleep(max(0.0, refuse_until - time.monotonic()))

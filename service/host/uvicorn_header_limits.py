@@ -1,7 +1,8 @@
 """Limits the size of a request's headers, and the time in which they must arrive.
 
-Fault: uvicorn reads headers of any size for any time, and discards the rest of an unread request
-body without a limit. Middleware cannot help: it is called once the headers are complete.
+Fault: uvicorn reads headers without a limit on their size or time, and does not limit how much of
+an unread request body it discards. Middleware cannot fix this: it runs once the headers are
+complete.
 
 Seen in: uvicorn 0.54.0 (`h11_max_incomplete_event_size` exists only for its other parser).
 Shown by: tests/service/api/middleware/test_limits.py::test_slow_headers_end_the_connection and
@@ -32,7 +33,7 @@ class HeaderLimits(HttpToolsProtocol):
     _header_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start to wait for the headers of the first request."""
+        """Start the timer for the headers of the first request."""
         super().connection_made(transport)
         self._expect_headers()
 
@@ -45,7 +46,7 @@ class HeaderLimits(HttpToolsProtocol):
             return
         if self._reading_headers:
             if not self._message_began:
-                # The parser reports a header once its line is complete, so count what it was given.
+                # The parser reports complete header lines only, so count the received bytes.
                 self._header_bytes = bytes_before + len(data)
             if self._header_bytes > self.max_header_bytes:
                 self._headers_too_large = True
@@ -55,7 +56,7 @@ class HeaderLimits(HttpToolsProtocol):
             self._start_header_timer()
 
     def on_message_begin(self) -> None:
-        """Wait for headers, of the first request or of a later one."""
+        """Start the timer for the headers of a request."""
         super().on_message_begin()
         self._message_began = True
         self._header_bytes = 0
@@ -67,12 +68,12 @@ class HeaderLimits(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Count a header with its colon, space and line break."""
+        """Count a header, with its colon, space and line break."""
         self._count(len(name) + len(value) + 4)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Stop waiting."""
+        """Stop the header timer."""
         self._reading_headers = False
         self._stop_header_timer()
         super().on_headers_complete()
@@ -86,7 +87,7 @@ class HeaderLimits(HttpToolsProtocol):
         self._respond_and_close("431 Request Header Fields Too Large", text)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Stop the header timer."""
         self._stop_header_timer()
         super().connection_lost(exc)
 
@@ -94,7 +95,7 @@ class HeaderLimits(HttpToolsProtocol):
         self._header_bytes += size
         if self._header_bytes > self.max_header_bytes:
             self._headers_too_large = True
-            # The parser turns this into its own error, which ends in `send_400_response`.
+            # The parser converts this to an error of its own, which leads to `send_400_response`.
             raise ValueError("the headers are too large")
 
     def _expect_headers(self) -> None:
@@ -124,5 +125,5 @@ class HeaderLimits(HttpToolsProtocol):
             head = f"HTTP/1.1 {status}\r\ncontent-type: text/plain; charset=utf-8\r\n"
             head += f"content-length: {len(text)}\r\nconnection: close\r\n\r\n"
             self.transport.write((head + text).encode("ascii"))
-        # Otherwise an earlier response is being sent, and the client would take this for its rest.
+        # Only if no earlier response is being sent: the client would read this as a part of it.
         self.transport.close()

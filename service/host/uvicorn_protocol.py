@@ -1,11 +1,11 @@
 """Makes uvicorn use a protocol with this package's workarounds.
 
-Fault: BentoML configures uvicorn itself and has no option for another protocol class, so the class
-is put where uvicorn looks for its default one.
+Fault: BentoML configures uvicorn and has no option for a protocol class, so the class replaces
+uvicorn's default.
 
 Seen in: bentoml 1.4.39, uvicorn 0.54.0.
-Shown by: the tests of the workarounds, which all fail without `install`.
-Can go when: BentoML takes a protocol class, or none of the workarounds is left.
+Shown by: the tests of these workarounds, all of which fail without `install`.
+Can go when: BentoML accepts a protocol class, or no workaround is left.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from service.settings import Settings
 
 
 def install(settings: Settings, get_app: Callable[[], ASGIApp]) -> None:
-    """Make the uvicorn that this process will start use the workarounds, with these settings.
+    """Make uvicorn, when it is started in this process, use the workarounds with these settings.
 
-    `get_app` is called once there are connections, and returns the application behind BentoML's.
+    `get_app` returns the application inside BentoML's. It is called when there are connections.
     """
 
     class GanymedeProtocol(IgnoreUpgrades, HeaderLimits, SlowReaderTimeout):
@@ -39,7 +39,7 @@ def install(settings: Settings, get_app: Callable[[], ASGIApp]) -> None:
             super().__init__(*args, **kwargs)
             app = get_app()
             if self.config.proxy_headers:
-                # uvicorn has wrapped BentoML's application only.
+                # uvicorn only knows BentoML's application.
                 trusted = self.config.forwarded_allow_ips
                 app = cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", app), trusted))
             self.app = MountBypass(app, self.app)

@@ -1,7 +1,7 @@
 """Closes connections whose client does not read its response.
 
-Fault: uvicorn keeps what a client does not read in memory for as long as the connection lasts.
-Middleware cannot help: a response in one part has left it at once.
+Fault: uvicorn keeps unread responses in memory for as long as the connection lasts. Middleware
+cannot fix this: it hands over a response in one part immediately.
 
 Seen in: uvicorn 0.54.0.
 Shown by: tests/faults/test_clients.py::test_clients_that_do_not_read_are_disconnected.
@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 log = logging.getLogger("ganymede.connections")
 
-# What a client must read within the timeout, unless less is left.
+# Bytes that a client must read within the timeout, unless fewer are left.
 PROGRESS_BYTES = 2**20
 
 
@@ -32,30 +32,30 @@ class SlowReaderTimeout(HttpToolsProtocol):
     _write_timer: asyncio.TimerHandle | None = None
 
     def pause_writing(self) -> None:
-        """Watch the client: uvicorn's write buffer is full."""
+        """Start the timer: uvicorn's write buffer is full."""
         super().pause_writing()
         self._start_write_timer()
 
     def resume_writing(self) -> None:
-        """Stop watching: the buffer is nearly empty, and the application may write more."""
+        """Stop the timer: the buffer is nearly empty, and the application may continue."""
         self._stop_write_timer()
         super().resume_writing()
         if self.cycle is not None and self.cycle.response_complete:
             self._start_write_timer()
 
     def on_response_complete(self) -> None:
-        """Watch the client read the rest of the response, however small."""
+        """Start the timer for the rest of the response."""
         super().on_response_complete()
         self._start_write_timer()
 
     def on_headers_complete(self) -> None:
-        """Stop watching: another response will follow."""
+        """Stop the timer: another response will follow."""
         if not self.flow.write_paused:
             self._stop_write_timer()
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop watching."""
+        """Stop the timer."""
         self._stop_write_timer()
         super().connection_lost(exc)
 

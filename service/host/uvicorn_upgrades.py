@@ -1,8 +1,8 @@
-"""Answers requests that ask for another protocol in HTTP/1.1.
+"""Serves requests for a protocol upgrade in HTTP/1.1, without the upgrade.
 
-Fault: uvicorn drops the body of a request with an `Upgrade` header that it does not follow. Java's
-HttpClient asks for HTTP/2 (`h2c`) with the first request of every connection. RFC 9110 (7.8) lets a
-server ignore the header, which is what is done here: the request is parsed again without it.
+Fault: uvicorn drops the body of a request whose `Upgrade` header it does not support. Java's
+HttpClient requests HTTP/2 (`h2c`) in the first request of every connection. RFC 9110 (7.8) allows a
+server to ignore the header, as is done here: the request is parsed again without it.
 
 Seen in: uvicorn 0.54.0.
 Shown by: tests/service/api/middleware/test_limits.py::test_ignores_upgrade_requests.
@@ -18,14 +18,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class IgnoreUpgrades(HttpToolsProtocol):
-    """Parses a request that asks for another protocol again, without its `Upgrade` header."""
+    """Parses upgrade requests a second time, without their `Upgrade` header."""
 
     _chunk = b""
-    # What is left to parse: the request without the header, and what came after it.
+    # Remaining input: the request without the header, and the bytes after it.
     _reparse = b""
 
     def data_received(self, data: bytes) -> None:
-        """Parse `data`, again as long as it begins with a request for another protocol."""
+        """Parse `data`; if it starts with an upgrade request, parse it again without the header."""
         while data:
             self._chunk, self._reparse = data, b""
             super().data_received(data)
@@ -37,8 +37,10 @@ class IgnoreUpgrades(HttpToolsProtocol):
         return True
 
     def handle_websocket_upgrade(self) -> None:
-        """Rebuild the request without the header. Called while the parser's exception is handled,
-        whose argument is the offset of the first byte after the headers.
+        """Rebuild the request without the header.
+
+        Called while the parser's exception is handled. Its argument is the offset of the first byte
+        after the headers.
         """
         error = sys.exception()
         method = self.parser.get_method()
@@ -50,6 +52,6 @@ class IgnoreUpgrades(HttpToolsProtocol):
         lines = [b"%s %s HTTP/%s\r\n" % (method, self.url, version)]
         lines += [b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
-        # The setting that uvicorn gives its parser.
+        # The setting that uvicorn applies to its parser.
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._reparse = b"".join(lines) + b"\r\n" + self._chunk[offset:]

@@ -1,1 +1,1 @@
-"""Batch sampling: data sets of any size, made by the same graphs and seeds as the service's."""
+"""Batch sampling: datasets of any size, with the graphs and the seeds of the service."""

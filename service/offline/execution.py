@@ -16,9 +16,9 @@ from service.offline.writers import assert_layout_supported
 
 # Images that are rendered for the estimate.
 _ESTIMATE_SAMPLES = 16
-# Bytes on disk beyond the image itself: a file occupies whole blocks; an image in a tar has a
-# header, padding, and its metadata files; a row in Parquet has its other columns; and each image
-# has a line of metadata, which exists twice while the metadata file is written.
+# Bytes on disk per image, in addition to the image itself: unused space in the last block of a
+# file, headers, padding and metadata files in a tar, or the other columns in Parquet; and a line of
+# metadata, which exists twice while the metadata file is written.
 _BLOCK_BYTES = 4096
 _TAR_OVERHEAD = 2560
 _PARQUET_OVERHEAD = 256

@@ -20,9 +20,8 @@ def run_in_halves(
 ) -> list[Result | None]:
     """Return the result of each item, None for an item that fails even alone.
 
-    A batch that fails is split in half until the items to blame are found, as the scheduler does it
-    for requests; each of them is passed to `report`. Also helps a batch that is too large for the
-    memory. Raises Stopped.
+    A failing batch is split in half until the failing items are isolated, as in the scheduler; each
+    of them is passed to `report`. This also handles batches that exceed the memory. Raises Stopped.
     """
     try:
         return list(run(items))

@@ -24,9 +24,9 @@ from service.runtime.models.model import Model
 
 log = logging.getLogger("ganymede.offline")
 
-# The pixels of an input: as many as Pillow decodes without a warning.
+# Maximum pixels of an input: the limit above which Pillow warns.
 MAX_INPUT_PIXELS = 2**26
-# Images of equal size are run together up to so many output pixels; a larger image runs alone.
+# Maximum output pixels of images that run together; a larger image runs alone.
 _BATCH_PIXELS = 2**20
 
 
@@ -48,7 +48,7 @@ class ImageToImageRenderer:
     """Generates the images of a job from its inputs. Thread-safe."""
 
     def __init__(self, model: Model, job: SamplingJob, items: JobItems, run: RunGraph) -> None:
-        """Use `model`, whose graphs `run` runs. Raises InputError."""
+        """Use `model`; `run` executes its graphs. Raises InputError."""
         assert job.input is not None  # noqa: S101 - the caller creates it for inputs only
         self._model, self._job, self._items, self._run = model, job, items, run
         self._inputs = open_inputs(job.input)

@@ -1,7 +1,8 @@
 """The input images of a job for an image-to-image model.
 
-They are in a folder, at any depth, or in tar files in the layout of WebDataset; local or at a URL
-that fsspec reads. They are sorted by name, so that image i is the same one in every process.
+Inputs are image files in a folder and its subfolders, or WebDataset tar files; the folder is local
+or a URL that fsspec supports. They are sorted by name, so that image i is the same in every
+process.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class InputError(UserError):
 
 @dataclass(frozen=True)
 class _Location:
-    """A file, or `size` bytes of it from `offset` on. Without a size: up to its end."""
+    """A part of a file: `size` bytes from `offset` on, or up to the end of the file if None."""
 
     path: str
     offset: int = 0

@@ -1,8 +1,8 @@
-"""What a sampling job generates: each image is a function of the job and the image's number alone.
+"""Sampling jobs. Every image is determined by the job and the number of the image.
 
-A job is divided into shards, which are generated, written and recorded as a whole. Because an image
-depends on nothing else, any process on any machine can generate any shard, also repeatedly, and the
-bytes are the same.
+A job is divided into shards, each of which is generated, written and recorded as a whole. Because
+an image depends on nothing else, any process on any machine can generate any shard, also
+repeatedly, with the same bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from service.runtime.latent.style_mixing import StyleMixing
 from service.runtime.models.manifest import Manifest
 from service.runtime.requests import InvalidRequest
 
-# Images per shard: many, but few enough that a small job has shards for many workers.
+# Images per shard. The minimum leaves small jobs with enough shards for many workers.
 _MAX_SHARD_SIZE, _MIN_SHARD_SIZE = 1000, 100
 _SHARDS_OF_A_SMALL_JOB = 16
 # Separates the seed of the second source from other values derived from the same seed.
@@ -67,8 +67,8 @@ class SamplingJob(BaseModel):
     first_seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
     count: Annotated[int, Field(ge=1)]
     shard_size: Annotated[int, Field(ge=1)]
-    # Classes to take in turn, or weights to draw from. If both are None, the seed modulo the number
-    # of classes.
+    # Classes to cycle through, or weights to draw from. If both are None, the class is the seed
+    # modulo the number of classes.
     classes: tuple[int, ...] | None = None
     class_weights: dict[int, float] | None = None
     truncation: float | None = None
@@ -214,11 +214,13 @@ def make_job(
     boxes: Sequence[tuple[int, int, int, int]] | None = None,
     direction: str | None = None,
 ) -> SamplingJob:
-    """Validate the options of a job: `count` images from `seed` on, or the images of the range
-    `seeds`, first to last inclusive; or for an image-to-image model those at the URL `input_`.
+    """Validate the options of a job, and return the job.
 
-    `classes` is `balanced`, a list to take in turn, or weights to draw from. Raises InvalidRequest,
-    and InputError for inputs that cannot be listed.
+    The job has `count` images from `seed` on, or one image for each seed of the range `seeds`, the
+    last included. For an image-to-image model it has one image for each input at the URL `input_`.
+    `classes` is `balanced`, a list of classes to cycle through, or weights to draw from.
+
+    Raises InvalidRequest, and InputError for inputs that cannot be listed.
     """
     inputs: dict[str, Any] = {}
     if manifest.input is not None:

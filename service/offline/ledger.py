@@ -29,7 +29,7 @@ _LOCK = f"{STATE_FOLDER}/lock"
 
 
 class OutputConflict(JobError):
-    """The output folder is used by another job or holds other files."""
+    """The output folder belongs to another job, or contains other files."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Parses the text syntax of job options (`A-B`, `NAME=WEIGHT,…`, `X,Y,W,H;…`) to typed values.
 
-Used by the command line, and by the HTTP jobs for the fields that are text there too. Only the
+Used by the command line, and by the HTTP routes of jobs, where some fields are text, too. Only the
 syntax is checked here; `service.runtime.requests` validates the values. Raises InvalidRequest.
 """
 
@@ -46,7 +46,7 @@ def parse_classes(text: str, names: Sequence[str]) -> Sequence[str] | WeightsVal
 
 
 def parse_layers(text: str) -> list[str]:
-    """Read groups and indices of layers, separated by commas."""
+    """Read layer groups and indices, separated by commas."""
     return [part.strip() for part in text.split(",")]
 
 

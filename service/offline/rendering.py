@@ -68,7 +68,7 @@ class ShardRenderer:
         ]
 
     def pixels(self, items: Sequence[JobItem]) -> Sequence[Pixels | None]:
-        """Return the images ``[H, W, C]`` of `items`, None for one that the model fails on."""
+        """Return the images ``[H, W, C]`` of `items`; None if the model failed."""
         if self._image_to_image is not None:
             rendered = self._image_to_image.shard([item.number for item in items], lambda: False)
             return [each.pixels for each in rendered]

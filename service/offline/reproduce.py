@@ -31,7 +31,7 @@ from service.runtime.models.catalog import Catalog, Entry, ModelNotFound, load_e
 from service.runtime.models.model import Model, ModelFailed
 from service.runtime.onnx.sessions import Provider, plan_for
 
-# Images per run, which bounds the memory for the activations of a long walk.
+# Images per run, which bounds the memory for the activations of a long animation.
 _BATCH_IMAGES = 16
 # The metadata of every file of the service includes these fields.
 _IDENTITY = {"model", "version", "digest"}
@@ -46,14 +46,14 @@ class Reproduction:
     """A reproduced file and how it compares.
 
     Attributes:
-        remade: the content of the reproduced file.
+        regenerated: the content of the reproduced file.
         identical: whether the files are identical, byte for byte.
         different: the number of pixels that differ, out of `pixels`.
         largest: the largest difference of a value, from 0 to 255.
     """
 
     file: Path
-    remade: bytes
+    regenerated: bytes
     identical: bool
     pixels: int
     different: int
@@ -66,7 +66,7 @@ class Reproduction:
 
     @property
     def summary(self) -> str:
-        """One line for people."""
+        """The result as one line of text."""
         if self.identical:
             return "identical, byte for byte"
         if self.equal:
@@ -77,7 +77,7 @@ class Reproduction:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """The result for scripts."""
+        """The result as a JSON object."""
         return {
             "file": str(self.file),
             "equal": self.equal,
@@ -89,7 +89,7 @@ class Reproduction:
 
 
 def reproduce(file: Path, models: Path) -> Reproduction:
-    """Generate `file` again on the CPU, with the model in `models` that made it, and compare.
+    """Generate `file` again on the CPU, with its model in the folder `models`, and compare.
 
     Raises CannotReproduce.
     """
@@ -120,20 +120,21 @@ def reproduce(file: Path, models: Path) -> Reproduction:
             raise ValueError(
                 f"expected {parameters['walk']['frames']} frames, the file has {len(frames)}"
             )
-        remade = _render(model, parameters, str(pillow_format))
+        regenerated = _render(model, parameters, str(pillow_format))
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise CannotReproduce(f"{file} has invalid metadata: {error}") from error
-    with Image.open(io.BytesIO(remade)) as image:
-        remade_frames = _frames(image)
-    if remade_frames.shape != frames.shape:
+    with Image.open(io.BytesIO(regenerated)) as image:
+        regenerated_frames = _frames(image)
+    if regenerated_frames.shape != frames.shape:
         raise CannotReproduce(
-            f"{file} has the shape {frames.shape}, but its metadata describes {remade_frames.shape}"
+            f"{file} has the shape {frames.shape}, but its metadata describes "
+            f"{regenerated_frames.shape}"
         )
-    difference = np.abs(frames.astype(np.int16) - remade_frames).max(axis=-1)
+    difference = np.abs(frames.astype(np.int16) - regenerated_frames).max(axis=-1)
     return Reproduction(
         file=file,
-        remade=remade,
-        identical=remade == content,
+        regenerated=regenerated,
+        identical=regenerated == content,
         pixels=difference.size,
         different=int(np.count_nonzero(difference)),
         largest=int(difference.max()),

@@ -34,7 +34,7 @@ class Store:
     """A folder. File names in it use slashes on every system. All methods raise StoreError."""
 
     def __init__(self, url: str) -> None:
-        """Open the folder at `url`, a path or a URL. Creates nothing."""
+        """Use the folder at `url`, a path or a URL, without creating it."""
         self.url = url
         try:
             system, root = fsspec.core.url_to_fs(url)
@@ -83,7 +83,7 @@ class Store:
 
     @contextmanager
     def new(self, name: str) -> Iterator[Path]:
-        """Yield a local temporary path. What is written there becomes the file at the end."""
+        """Yield a temporary local path; its content becomes the file at the end of the context."""
         unique = f"{os.getpid()}-{threading.get_ident()}-{name.replace('/', '-')}"
         if self.local is None:
             with (

@@ -1,6 +1,6 @@
 """Writes the images of a shard: as single files, a WebDataset tar, or a Parquet file.
 
-The bytes depend on the shard only: they hold no times or users, and the order is by number.
+The bytes depend on the shard only: files are in order, and contain no times or user names.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from service.offline.stores import Store
 from service.runtime.images.encoding import provenance_text
 from service.runtime.requests import InvalidRequest
 
-# Images in one row group, the unit that readers of Parquet load.
+# Images in one row group, the unit in which Parquet files are read.
 _ROW_GROUP = 100
 
 

@@ -32,12 +32,12 @@ from service.runtime.models.manifest import GENERATOR, ImageInput
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import Array
 
-# Side of an output tile, and the smallest side of an input tile, in pixels. They bound the memory
-# of a run, whose activations take some hundred times as many values as a tile has pixels.
+# Side of an output tile, and minimum side of an input tile, in pixels. They bound the memory of a
+# run: its activations hold hundreds of values per pixel of a tile.
 TILE_SIDE = 512
 MIN_TILE_SIDE = 192
-# Models with an unlimited receptive field get tiles larger by this factor, which overlap by a
-# quarter.
+# Models with an unlimited receptive field get tiles that are larger by this factor, and overlap by
+# a quarter of their side.
 _UNLIMITED_FIELD_SCALE = 2
 # Mask values above this are holes to be filled.
 _MAX_KNOWN = 127
@@ -183,8 +183,8 @@ def prepare_image(
 def prepare(model: Model, upload: DecodedImage, mask: Pixels | None = None) -> Translation:
     """Prepare an image, and a mask ``[H, W] uint8`` if the model takes one.
 
-    Raises ImageMismatch if the model takes no image, if the mask differs in size from the image, or
-    if there is a mask exactly when the model takes none.
+    Raises ImageMismatch if the model takes no image, if a mask is missing or not supported, or if
+    the mask differs in size from the image.
     """
     spec = model.manifest.input
     if spec is None:

@@ -66,10 +66,12 @@ def test_panels_do_not_overlap():
     ids = set()
     for panel in dashboard["panels"]:
         ids.add(panel["id"])
-        place = panel["gridPos"]
-        assert place["x"] + place["w"] <= 24
+        position = panel["gridPos"]
+        assert position["x"] + position["w"] <= 24
         covered = {
-            (place["x"] + i, place["y"] + j) for i in range(place["w"]) for j in range(place["h"])
+            (position["x"] + i, position["y"] + j)
+            for i in range(position["w"])
+            for j in range(position["h"])
         }
         assert not covered & taken, panel["title"]
         taken |= covered

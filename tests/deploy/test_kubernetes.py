@@ -37,10 +37,10 @@ def test_manifest_matches_schema(kind, version):
 
 
 def test_validation_rejects_unknown_field():
-    wrong = yaml.safe_load(yaml.safe_dump(MANIFESTS["Service"]))
-    wrong["spec"]["port"] = 80
+    invalid = yaml.safe_load(yaml.safe_dump(MANIFESTS["Service"]))
+    invalid["spec"]["port"] = 80
     with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(wrong, newest_versions()[0], strict=True)
+        kubernetes_validate.validate(invalid, newest_versions()[0], strict=True)
 
 
 def test_kustomization_lists_every_manifest():

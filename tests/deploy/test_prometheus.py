@@ -64,13 +64,13 @@ def test_promtool_accepts_configuration():
 
 def test_alert_rules():
     tests = DEPLOY / "prometheus" / "alerts.test.yml"
-    done = subprocess.run(
+    process = subprocess.run(
         [program("promtool"), "test", "rules", str(tests)],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert process.returncode == 0, process.stdout + process.stderr
     fired = {
         each["alertname"]
         for test in yaml.safe_load(tests.read_text())["tests"]
@@ -89,10 +89,10 @@ def test_documentation_lists_every_alert():
 @pytest.mark.parametrize(("where", "expression"), expressions().items())
 def test_queries_use_existing_metrics(server, where, expression):
     with server.client() as client:
-        shown = set(re.findall(r"^# TYPE (\w+) ", client.get("/metrics").text, re.MULTILINE))
+        exposed = set(re.findall(r"^# TYPE (\w+) ", client.get("/metrics").text, re.MULTILINE))
     for name in metric_names(expression):
         family = re.sub(r"_(bucket|count|sum)$", "", name)
-        assert {name, family} & shown, name
+        assert {name, family} & exposed, name
 
 
 def test_healthy_service_raises_no_alert(prometheus):
@@ -142,7 +142,7 @@ def test_rule_tests_notice_a_rule_that_never_fires(tmp_path):
     (tmp_path / "alerts.yml").write_text(text)
     tests = tmp_path / "alerts.test.yml"
     tests.write_text((DEPLOY / "prometheus" / "alerts.test.yml").read_text())
-    done = subprocess.run(
+    process = subprocess.run(
         [program("promtool"), "test", "rules", str(tests)], capture_output=True, check=False
     )
-    assert done.returncode != 0
+    assert process.returncode != 0

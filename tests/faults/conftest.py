@@ -1,4 +1,4 @@
-"""Faults on purpose: a service whose model fails on request, and a crowd of clients.
+"""Fixtures of the fault tests: a service whose model fails on request, with concurrent clients.
 
 Each test runs a few rounds with the other tests, and many with the marker `faults`
 (`make test-faults`). Models (tests/support/failing_models.py), files and signals cause the faults:
@@ -13,14 +13,14 @@ import pytest
 
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
-from tests.support.crowd import Ask
+from tests.support.crowd import ClassRequest
 from tests.support.failing_models import CLASSES, write_failing
 from tests.support.servers import Server, serving
 
 
 @pytest.fixture(params=[1, pytest.param(10, marks=pytest.mark.faults)], ids=["short", "long"])
 def rounds(request) -> int:
-    """How often a test repeats what it does."""
+    """The number of repetitions of a test."""
     return request.param
 
 
@@ -33,14 +33,14 @@ def failing_models(tmp_path) -> Path:
 
 @pytest.fixture
 def failing_server(failing_models) -> Iterator[Server]:
-    """A service with that model, which a test may kill."""
+    """A service with the failing model, which a test may kill."""
     with serving(failing_models) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def expected(tmp_path_factory) -> Callable[[Ask], np.ndarray]:
-    """Computes the images of a request with a model of the test's own, without a service.
+def expected(tmp_path_factory) -> Callable[[ClassRequest], np.ndarray]:
+    """Computes the images of a request without a service.
 
     Only for requests whose classes all generate an image.
     """
@@ -48,8 +48,8 @@ def expected(tmp_path_factory) -> Callable[[Ask], np.ndarray]:
     folder = write_failing(tmp_path_factory.mktemp("expected") / "m" / "1")
     model = Model(folder, Provider.CPU, plan)
 
-    def images(ask: Ask) -> np.ndarray:
-        seeds = range(ask.seed, ask.seed + len(ask.classes))
+    def images(request: ClassRequest) -> np.ndarray:
+        seeds = range(request.seed, request.seed + len(request.classes))
         return np.concatenate([model.generate([seed], [CLASSES.index("fine")]) for seed in seeds])
 
     return images

@@ -9,7 +9,7 @@ from itertools import pairwise
 import httpx
 import pytest
 
-from tests.support.crowd import Ask, crowd, queued_pixels
+from tests.support.crowd import ClassRequest, queued_pixels, send_concurrently
 from tests.support.failing_models import write_failing
 from tests.support.servers import resident_mib, serving, wait_until, worker_of
 
@@ -17,7 +17,7 @@ from tests.support.servers import resident_mib, serving, wait_until, worker_of
 LARGE = {"model": "m", "seed": 1, "n": 10_000, "class": "fine", "format": "png", "return": ["z"]}
 
 # Enough time to generate it while other tests run.
-PATIENT = {"GANYMEDE_MAX_IMAGES": "10000", "GANYMEDE_DEADLINE_S": "300"}
+LONG_DEADLINE = {"GANYMEDE_MAX_IMAGES": "10000", "GANYMEDE_DEADLINE_S": "300"}
 
 
 def disconnected_clients(server) -> int:
@@ -25,7 +25,7 @@ def disconnected_clients(server) -> int:
 
 
 def send_request(server, body):
-    """Send `body` on a connection whose receive buffer holds next to nothing; return it."""
+    """Send `body` on a connection with a tiny receive buffer, and return the connection."""
     connection = server.connect(receive_buffer=4096)
     text = json.dumps(body)
     connection.sendall(
@@ -37,14 +37,14 @@ def send_request(server, body):
 
 @pytest.mark.timeout(600)
 def test_clients_that_do_not_read_are_disconnected(failing_models, rounds):
-    limits = PATIENT | {"GANYMEDE_WRITE_TIMEOUT_S": "4"}
+    limits = LONG_DEADLINE | {"GANYMEDE_WRITE_TIMEOUT_S": "4"}
     with serving(failing_models, env=limits) as server:
         worker = worker_of(server)
         memory = []
         for round_ in range(1, 3 + min(rounds, 3)):
             stalled = [send_request(server, LARGE) for _ in range(3)]
             assert all(each.recv(12) == b"HTTP/1.1 200" for each in stalled)
-            responses = crowd(server, [Ask(i, ["fine"]) for i in range(60)])
+            responses = send_concurrently(server, [ClassRequest(i, ["fine"]) for i in range(60)])
             assert {response.status_code for response in responses} == {200}
             wait_until(lambda round_=round_: disconnected_clients(server) == 3 * round_)
             for each in stalled:
@@ -71,8 +71,8 @@ def is_complete(connection) -> bool:
 
 
 def test_slow_reader_gets_whole_response(failing_models):
-    # Several times what a megabyte takes, because other tests run at the same time.
-    limits = PATIENT | {"GANYMEDE_WRITE_TIMEOUT_S": "5"}
+    # A generous time per megabyte, because other tests run at the same time.
+    limits = LONG_DEADLINE | {"GANYMEDE_WRITE_TIMEOUT_S": "5"}
     with serving(failing_models, env=limits) as server, send_request(server, LARGE) as slow:
         size, length, started_at, head = 0, None, time.monotonic(), b""
         while length is None or size < length:
@@ -106,7 +106,7 @@ def test_work_of_disconnected_clients_is_cancelled(tmp_path, rounds):
     # Some seconds: many times what the other clients need to connect and disconnect.
     write_failing(tmp_path / "m" / "1", slow_iterations=6_000_000)
     alone = {"GANYMEDE_WORKERS": "1", "GANYMEDE_THREADS": "1"}
-    with serving(tmp_path, env=PATIENT | alone) as server:
+    with serving(tmp_path, env=LONG_DEADLINE | alone) as server:
         for _ in range(min(rounds, 3)):
             before = rows_run(server)
             slow = {"model": "m", "seed": 1, "class": "slow", "format": "npy"}

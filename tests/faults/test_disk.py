@@ -1,7 +1,7 @@
 """Files that cannot be written completely because the disk is full.
 
-A limit on the size of files does this anywhere; a file system of a few pages, which is the real
-thing, needs the right to mount one.
+This is simulated by a limit on the size of files, which works everywhere, and by a file system of a
+few pages, which needs the permission to mount it.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ PAGE = 4096
 
 
 class Disk:
-    """A folder in which files of a few hundred bytes fit, and larger ones do not."""
+    """A folder that holds files of a few hundred bytes, but no larger ones."""
 
     def __init__(self, folder: Path, limit: int | None) -> None:
         self.folder = folder
@@ -56,18 +56,18 @@ def mounted(folder, pages):
     options = f"size={pages * PAGE}"
     mount = ["mount", "-t", "tmpfs", "-o", options, "ganymede-test", str(folder)]
     try:
-        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+        process = subprocess.run(mount, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        pytest.skip("there is no mount here")
-    if done.returncode:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+        pytest.skip("the command mount is not available")
+    if process.returncode:
+        pytest.skip(f"cannot mount a file system: {process.stderr.strip()}")
     try:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def fill(folder):
+def fill_disk(folder):
     """Fill the file system."""
     with contextlib.suppress(OSError), (folder / "ballast").open("wb", buffering=0) as file:
         while file.write(bytes(PAGE)):
@@ -81,7 +81,7 @@ def full(request, tmp_path):
         yield Disk(tmp_path / "disk", 1024)
         return
     with mounted(tmp_path / "disk", 16) as folder:
-        fill(folder)
+        fill_disk(folder)
         yield Disk(folder, None)
 
 
@@ -96,25 +96,25 @@ def files_of_at_most(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def assert_one_line(done):
-    assert done.returncode == 1, done.stderr
-    assert done.stderr.startswith("Error: ")
-    assert len(done.stderr.splitlines()) == 1, done.stderr
+def assert_one_line(process):
+    assert process.returncode == 1, process.stderr
+    assert process.stderr.startswith("Error: ")
+    assert len(process.stderr.splitlines()) == 1, process.stderr
 
 
 def test_reproduce_on_full_disk_leaves_no_file(drawn_repository, full, tmp_path):
     with serving(drawn_repository) as server, server.client() as client:
         request = {"model": "painted", "seed": 1, "format": "png"}
-        picture = client.post("/v1/generate", json=request).content
-    (tmp_path / "a.png").write_bytes(picture)
+        content = client.post("/v1/generate", json=request).content
+    (tmp_path / "a.png").write_bytes(content)
     before = full.names()
     command = ganymede("reproduce", tmp_path / "a.png", "--models", drawn_repository)
-    done = full.run([*command, "--out", str(full.folder)])
-    assert_one_line(done)
-    assert "a.png cannot be written" in done.stderr
+    process = full.run([*command, "--out", str(full.folder)])
+    assert_one_line(process)
+    assert "a.png cannot be written" in process.stderr
     assert full.names() == before
-    assert subprocess.run([*command, "--out", tmp_path / "room"], check=False).returncode == 0
-    assert (tmp_path / "room" / "a.png").read_bytes() == picture
+    assert subprocess.run([*command, "--out", tmp_path / "free"], check=False).returncode == 0
+    assert (tmp_path / "free" / "a.png").read_bytes() == content
 
 
 def test_keys_on_full_disk_leave_file_unchanged(full):
@@ -124,15 +124,15 @@ def test_keys_on_full_disk_leave_file_unchanged(full):
         (full.folder / "ballast").write_bytes(bytes(12 * PAGE))
     assert full.run(ganymede("keys", "add", "first", "--keys", str(keys))).returncode == 0
     if "ballast" in full.names():
-        fill(full.folder)
+        fill_disk(full.folder)
     before = keys.read_bytes()
     for number in range(9):  # A few keys fit.
-        done = full.run(ganymede("keys", "add", f"name-{number}", "--keys", str(keys)))
-        if done.returncode:
+        process = full.run(ganymede("keys", "add", f"name-{number}", "--keys", str(keys)))
+        if process.returncode:
             break
         before = keys.read_bytes()
-    assert_one_line(done)
-    assert "gnm_" not in done.stdout
+    assert_one_line(process)
+    assert "gnm_" not in process.stdout
     assert keys.read_bytes() == before
     assert {"keys.json"} <= set(full.names()) <= {"keys.json", ".keys.json.lock", "ballast"}
 
@@ -143,7 +143,7 @@ def test_serves_with_full_disk_and_log(drawn_repository, full):
     environment |= {"BENTOML_HOME": str(full.folder / "bentoml"), "TMPDIR": str(full.folder)}
     quiet = ["bash", "-c", 'exec "$@" > /dev/full 2>&1', "bash"]
     command = [*quiet, *full.limited(ganymede("serve", "--models", drawn_repository))]
-    asked = [
+    requests = [
         ("generate", {"seed": 1}),
         ("generate", {"n": 8, "format": "zip"}),
         ("generate", {"n": 8, "format": "npy"}),
@@ -152,10 +152,10 @@ def test_serves_with_full_disk_and_log(drawn_repository, full):
     ]
     with serving(drawn_repository, env=environment, command=command) as server:
         with server.client() as client:
-            for route, body in asked:
+            for route, body in requests:
                 response = client.post(f"/v1/{route}", json={"model": "painted"} | body)
                 assert response.status_code == 200, response.text
-            assert client.post("/v1/generate", json={"model": "nobody"}).status_code == 404
+            assert client.post("/v1/generate", json={"model": "unknown"}).status_code == 404
             assert client.post("/v1/admin/reload").json()["failed"] == []
             assert client.get("/metrics").status_code == 200
         server.process.terminate()
@@ -167,14 +167,14 @@ def test_serves_with_full_disk_and_log(drawn_repository, full):
 
 def test_unwritable_output_is_one_line(drawn_repository):
     with Path("/dev/full").open("w") as out:
-        done = subprocess.run(
+        process = subprocess.run(
             ganymede("models", "--models", drawn_repository, "--json"),
             stdout=out,
             stderr=subprocess.PIPE,
             text=True,
             check=False,
         )
-    assert_one_line(done)
+    assert_one_line(process)
 
 
 def test_checkpoint_and_export_on_full_disk_leave_no_file(digits, tmp_path):
@@ -187,13 +187,13 @@ def test_checkpoint_and_export_on_full_disk_leave_no_file(digits, tmp_path):
     run = Run(tmp_path / "run")
     overrides = [*TINY["gan-mnist"], f"data.path={digits}"]
     train(load_recipe("gan-mnist", overrides), run)
-    good = run.checkpoint_path.read_bytes()
+    original = run.checkpoint_path.read_bytes()
     state = Checkpoint.load(run.checkpoint_path)
     # Within PyTorch's write buffer, in the middle of a tensor, and in the last bytes.
-    for size in (1000, len(good) // 2, len(good) - 1):
+    for size in (1000, len(original) // 2, len(original) - 1):
         with files_of_at_most(size), pytest.raises(CannotWrite, match="cannot be written"):
             state.save(run.checkpoint_path)
-        assert run.checkpoint_path.read_bytes() == good
+        assert run.checkpoint_path.read_bytes() == original
     with files_of_at_most(1000), pytest.raises(CannotWrite, match="cannot be written"):
         export_run(run, "m", tmp_path / "models")
     assert not list((tmp_path / "models").rglob("*"))

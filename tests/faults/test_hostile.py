@@ -20,15 +20,15 @@ def test_reproduce_rejects_hostile_files_in_one_line(drawn_repository, tmp_path)
             reproduce(tmp_path / name, drawn_repository)
         assert len(str(error.value).splitlines()) == 1
     for name in ("png-bomb", "text"):
-        done = subprocess.run(
+        process = subprocess.run(
             ganymede("reproduce", tmp_path / name, "--models", drawn_repository),
             capture_output=True,
             text=True,
             check=False,
             timeout=60,
         )
-        assert done.returncode == 2
-        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert process.returncode == 2
+        assert len(process.stderr.splitlines()) == 1, process.stderr
 
 
 @pytest.mark.parametrize(

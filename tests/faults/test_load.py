@@ -12,18 +12,18 @@ import httpx
 import pytest
 
 from service.runtime.images import encoding
-from tests.support.crowd import Ask
+from tests.support.crowd import ClassRequest
 from tests.support.failing_models import write_failing
 from tests.support.servers import resident_mib, serving, worker_of
 
 # Iterations of the slow class: about a tenth of a second per image.
-TURNS = 240_000
+ITERATIONS = 240_000
 
 
-def run_load(server, do, **more):
+def run_load(server, do, **options):
     """Run tests/support/load.py against the server, and return its result."""
-    command = {"do": do, "port": int(server.url.rpartition(":")[2]), **more}
-    done = subprocess.run(
+    command = {"do": do, "port": int(server.url.rpartition(":")[2]), **options}
+    process = subprocess.run(
         [sys.executable, Path(__file__).parents[1] / "support" / "load.py"],
         input=json.dumps(command) + "\n",
         capture_output=True,
@@ -31,8 +31,8 @@ def run_load(server, do, **more):
         timeout=500,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
 
 
 @pytest.mark.timeout(900)
@@ -54,13 +54,13 @@ def test_every_concurrent_request_gets_its_own_image(failing_models, expected, c
     assert set(result["statuses"]) <= {"200", "429"}
     assert result["statuses"]["200"] == count
     for seed, digest in result["sums"].items():
-        npy = encoding.encode_npy(expected(Ask(int(seed), ["fine"])))
+        npy = encoding.encode_npy(expected(ClassRequest(int(seed), ["fine"])))
         assert digest == hashlib.sha256(npy).hexdigest(), seed
 
 
 @pytest.mark.timeout(900)
 def test_overload_is_refused_and_accepted_work_is_in_time(tmp_path, rounds):
-    write_failing(tmp_path / "m" / "1", slow_iterations=TURNS)
+    write_failing(tmp_path / "m" / "1", slow_iterations=ITERATIONS)
     # At most some ten images per second.
     one_at_a_time = {
         "GANYMEDE_WORKERS": "1",
@@ -87,17 +87,17 @@ def test_memory_and_open_files_do_not_grow(failing_models, count):
         {"model": "m", "n": 1, "seed": 2, "class": "fine", "format": "jpeg"},
         {"model": "m", "n": 3, "seed": 3, "class": "fine", "format": "npy"},
         {"model": "m", "n": 2, "class": "raises"},
-        {"model": "m", "n": 2, "class": "nobody"},
-        {"model": "nobody"},
+        {"model": "m", "n": 2, "class": "unknown"},
+        {"model": "unknown"},
     ]
 
     def mixed(server, client, number):
         body = bodies[number % len(bodies)]
         if number % 50 == 7:
             # A client that disconnects at once.
-            with httpx.Client(base_url=server.url, timeout=0.001) as impatient:
+            with httpx.Client(base_url=server.url, timeout=0.001) as other:
                 try:
-                    impatient.post("/v1/generate", json=body | {"n": 64})
+                    other.post("/v1/generate", json=body | {"n": 64})
                 except httpx.TransportError:
                     return
         else:
@@ -110,14 +110,14 @@ def test_memory_and_open_files_do_not_grow(failing_models, count):
                 mixed(server, client, number)
             time.sleep(1)
             files, before = worker.num_fds(), resident_mib(worker)
-            seen = []
+            memory = []
             for number in range(count // 2, count):
                 mixed(server, client, number)
                 if number % (count // 10) == 0:
-                    seen.append(resident_mib(worker))
+                    memory.append(resident_mib(worker))
             deadline = time.monotonic() + 10
             while worker.num_fds() > files + 3 and time.monotonic() < deadline:
                 time.sleep(0.1)
             assert worker.num_fds() <= files + 3
         # What the allocator keeps varies; a leak only grows.
-        assert min(seen[-2:]) - before < 24, (before, seen)
+        assert min(memory[-2:]) - before < 24, (before, memory)

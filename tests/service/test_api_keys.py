@@ -20,10 +20,10 @@ def file(tmp_path):
 
 
 def command(*flags, code=0):
-    done = subprocess.run(ganymede("keys", *flags), capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+    process = subprocess.run(ganymede("keys", *flags), capture_output=True, text=True, check=False)
+    assert process.returncode == code, process.stderr
+    assert "Traceback" not in process.stderr
+    return process
 
 
 def test_file_holds_hashes_and_is_private(file):
@@ -44,8 +44,17 @@ def test_finds_exact_keys_only(file):
     assert ring.find(secret).name == "a"
     assert ring.find(other).name == "b"
     swapped = secret[:13] + other[13:]
-    for wrong in (swapped, secret[:-1], secret + "x", secret.upper(), "", "gnm_", "日本", "\udcff"):
-        assert ring.find(wrong) is None
+    for invalid in (
+        swapped,
+        secret[:-1],
+        secret + "x",
+        secret.upper(),
+        "",
+        "gnm_",
+        "日本",
+        "\udcff",
+    ):
+        assert ring.find(invalid) is None
 
 
 def test_changes_apply_immediately(file):
@@ -107,10 +116,10 @@ def test_rejects_invalid_names(file, name):
 def test_concurrent_commands_lose_nothing(file):
     names = [f"key-{i}" for i in range(12)]
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
-        made = list(pool.map(lambda name: command("add", name, "--keys", file), names))
+        processes = list(pool.map(lambda name: command("add", name, "--keys", file), names))
     assert {key.name for key in read_keys(file)} == set(names)
     ring = KeyRing(file)
-    assert [ring.find(done.stdout.strip()).name for done in made] == names
+    assert [ring.find(process.stdout.strip()).name for process in processes] == names
 
 
 def test_parse_expiry():
@@ -120,9 +129,9 @@ def test_parse_expiry():
     assert parse_expiry("2w", now) == now + timedelta(weeks=2)
     assert parse_expiry("2030-01-31", now) == datetime(2030, 1, 31, tzinfo=UTC)
     assert parse_expiry("2030-01-31T10:00+02:00", now).hour == 8
-    for wrong in ("soon", "", "-3d", "999999w", "2030-13-01"):
+    for invalid in ("soon", "", "-3d", "999999w", "2030-13-01"):
         with pytest.raises(KeysError, match="--expires"):
-            parse_expiry(wrong, now)
+            parse_expiry(invalid, now)
 
 
 def test_command_adds_lists_and_revokes(file):
@@ -150,6 +159,6 @@ def test_command_adds_lists_and_revokes(file):
     ],
 )
 def test_bad_input_is_one_line(flags, expected):
-    done = command(*flags, code=2)
-    assert expected in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    process = command(*flags, code=2)
+    assert expected in process.stderr
+    assert len(process.stderr.splitlines()) == 1

@@ -24,14 +24,16 @@ def base_installation() -> set[str]:
             continue
         installed.add(key)
         for line in importlib.metadata.requires(name) or []:
-            wanted = Requirement(line)
-            if wanted.marker is None or any(wanted.marker.evaluate({"extra": e}) for e in extras):
-                pending.append(wanted)
+            dependency = Requirement(line)
+            if dependency.marker is None or any(
+                dependency.marker.evaluate({"extra": e}) for e in extras
+            ):
+                pending.append(dependency)
     return {key.partition("[")[0] for key in installed} - {"ganymede"}
 
 
-def environment_without_the_extras(folder: Path) -> None:
-    """Link the files of the base installation, and of nothing else, into `folder`."""
+def link_base_installation(folder: Path) -> None:
+    """Link the files of the base installation, without extras, into `folder`."""
     for name in base_installation():
         for file in importlib.metadata.files(name) or []:
             if ".." in file.parts or "__pycache__" in file.parts:
@@ -50,7 +52,7 @@ def test_base_installation_has_no_torch():
 
 
 def test_service_imports_without_torch(tmp_path):
-    environment_without_the_extras(tmp_path)
+    link_base_installation(tmp_path)
     code = """
 import importlib.util, json, sys
 sys.path[:0] = sys.argv[1:]
@@ -63,14 +65,14 @@ print(json.dumps({
     "service": service.app.__file__,
 }))
 """
-    # -I -S: without the tests' environment and folder.
-    done = subprocess.run(
+    # -I -S: ignore the environment and the working directory of the tests.
+    process = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code, str(tmp_path), str(ROOT)],
         capture_output=True,
         text=True,
         check=True,
     )
-    value = json.loads(done.stdout.splitlines()[-1])
+    value = json.loads(process.stdout.splitlines()[-1])
     assert value == {
         "torch": False,
         "training": [],
@@ -95,7 +97,7 @@ import sys, service.{0}
 print([name for name in ("numpy", "onnxruntime", "fastapi") if name in sys.modules])
 """
     for module in ("cli", "app"):
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", code.format(module)], capture_output=True, text=True, check=True
         )
-        assert done.stdout.splitlines()[-1] == "[]", module
+        assert process.stdout.splitlines()[-1] == "[]", module

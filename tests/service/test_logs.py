@@ -14,7 +14,7 @@ from service import logs
 from tests.support.drawn_models import write_failing
 from tests.support.servers import serving
 
-MADE = re.compile(r"[0-9a-f]{32}")
+GENERATED_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +39,9 @@ def about(server, request_id: str) -> list[dict]:
     """Wait for the last log line of a request, and return all of them."""
     deadline = time.monotonic() + 30
     while True:
-        found = [line for line in lines(server) if line.get("request_id") == request_id]
-        if any(line["logger"] == "ganymede.access" for line in found):
-            return found
+        matching = [line for line in lines(server) if line.get("request_id") == request_id]
+        if any(line["logger"] == "ganymede.access" for line in matching):
+            return matching
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -105,7 +105,7 @@ def test_unmatched_route(server, client):
 def test_replaces_invalid_request_id(client, value):
     response = client.get("/v1/models", headers={"x-request-id": value})
     assert response.status_code == 200
-    assert MADE.fullmatch(response.headers["x-request-id"])
+    assert GENERATED_ID.fullmatch(response.headers["x-request-id"])
 
 
 @pytest.mark.parametrize("value", ["a", "a" * 128, "0b7e-4c:x/y+z=@.", "Root=1-67891233-abc"])
@@ -116,9 +116,9 @@ def test_keeps_valid_request_id(client, value):
 
 
 def test_new_request_ids_are_unique(client):
-    made = {client.get("/v1/models").headers["x-request-id"] for _ in range(20)}
-    assert len(made) == 20
-    assert all(MADE.fullmatch(each) for each in made)
+    request_ids = {client.get("/v1/models").headers["x-request-id"] for _ in range(20)}
+    assert len(request_ids) == 20
+    assert all(GENERATED_ID.fullmatch(each) for each in request_ids)
 
 
 @pytest.mark.parametrize(
@@ -181,10 +181,10 @@ def test_rejects_unknown_format(tmp_path):
 
     (tmp_path / "models").mkdir()
     environment = {**os.environ, "GANYMEDE_LOG_FORMAT": "xml"}
-    done = run("serve", "--models", tmp_path / "models", env=environment)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert "log_format" in done.stderr
+    process = run("serve", "--models", tmp_path / "models", env=environment)
+    assert process.returncode == 2
+    assert len(process.stderr.splitlines()) == 1
+    assert "log_format" in process.stderr
 
 
 @pytest.fixture

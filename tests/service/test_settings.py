@@ -87,9 +87,9 @@ def test_environment_reproduces_settings(monkeypatch):
                 monkeypatch.delenv(name, raising=False)
             else:
                 monkeypatch.setenv(name, value)
-        again = load_settings()
+        reloaded = load_settings()
         for name in Settings.model_fields:
-            ours, theirs = value_of(name, settings), value_of(name, again)
+            ours, theirs = value_of(name, settings), value_of(name, reloaded)
             if isinstance(ours, Path):
                 ours = ours.absolute()
             assert theirs == ours, name
@@ -151,10 +151,10 @@ def serve(*flags):
     ],
 )
 def test_serve_rejects_bad_options_in_one_line(drawn_repository, flags, expected):
-    done = serve("--models", str(drawn_repository), *flags)
-    assert done.returncode == 2
-    assert expected in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    process = serve("--models", str(drawn_repository), *flags)
+    assert process.returncode == 2
+    assert expected in process.stderr
+    assert len(process.stderr.splitlines()) == 1
 
 
 def test_serve_rejects_file_without_keys(drawn_repository, tmp_path):
@@ -172,8 +172,8 @@ def test_first_key_is_shown_once(drawn_repository, tmp_path):
     file = tmp_path / "keys.json"
     flags = ["--host", "0.0.0.0", "--keys", str(file), "--first-key"]
     with serving(drawn_repository, *flags) as server:
-        shown = server.logged()
-        key = next(word for word in shown.split() if word.startswith("gnm_"))
+        log = server.logged()
+        key = next(word for word in log.split() if word.startswith("gnm_"))
         headers = {"x-api-key": key}
         assert httpx.get(f"{server.url}/v1/models", headers=headers).status_code == 200
         assert httpx.get(f"{server.url}/v1/models").status_code == 401

@@ -36,11 +36,11 @@ class Collector:
         """Wait for `spans` spans of a trace and return them; fails if there are more."""
         deadline = time.monotonic() + 30
         while True:
-            found = [span for span in self.spans if span.trace_id.hex() == trace_id]
-            if len(found) >= spans:
-                assert len(found) == spans, [span.name for span in found]
-                return found
-            assert time.monotonic() < deadline, [span.name for span in found]
+            matching = [span for span in self.spans if span.trace_id.hex() == trace_id]
+            if len(matching) >= spans:
+                assert len(matching) == spans, [span.name for span in matching]
+                return matching
+            assert time.monotonic() < deadline, [span.name for span in matching]
             time.sleep(0.05)
 
 
@@ -50,9 +50,9 @@ def collecting():
         def do_POST(self):
             assert self.path == "/v1/traces"
             assert self.headers["content-type"] == "application/x-protobuf"
-            sent = ExportTraceServiceRequest()
-            sent.ParseFromString(self.rfile.read(int(self.headers["content-length"])))
-            for resource in sent.resource_spans:
+            export = ExportTraceServiceRequest()
+            export.ParseFromString(self.rfile.read(int(self.headers["content-length"])))
+            for resource in export.resource_spans:
                 collector.resources.append(attributes(resource.resource))
                 for scope in resource.scope_spans:
                     collector.spans.extend(scope.spans)

@@ -12,10 +12,10 @@ def run(*arguments, **options) -> subprocess.CompletedProcess:
     )
 
 
-def assert_one_line_error(done: subprocess.CompletedProcess, code: int, *words: str) -> None:
+def assert_one_line_error(process: subprocess.CompletedProcess, code: int, *words: str) -> None:
     """Check that the command failed with one error line, which contains each of `words`."""
-    assert done.returncode == code
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
-    assert "Traceback" not in done.stderr
+    assert process.returncode == code
+    (line,) = [line for line in process.stderr.splitlines() if line.startswith("Error: ")]
+    assert "Traceback" not in process.stderr
     for word in words:
         assert word in line

@@ -1,4 +1,4 @@
-"""Many clients at a time, for a server with the model of tests/support/failing_models.py."""
+"""Concurrent clients of a server with the model of tests/support/failing_models.py."""
 
 import concurrent.futures
 import contextlib
@@ -14,8 +14,8 @@ from tests.support.servers import Server, wait_until
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One request: an image for each of `classes`, with seeds from `seed` on."""
+class ClassRequest:
+    """A request: an image for each of `classes`, with seeds from `seed` on."""
 
     seed: int
     classes: Sequence[str]
@@ -33,22 +33,24 @@ class Ask:
 Outcome = httpx.Response | httpx.TransportError
 
 
-def crowd(server: Server, asks: Sequence[Ask], clients: int = 8) -> list[Outcome]:
+def send_concurrently(
+    server: Server, requests: Sequence[ClassRequest], clients: int = 8
+) -> list[Outcome]:
     """Send all requests from `clients` clients; return the response or error of each, in order."""
 
-    def send_all(share: Sequence[Ask]) -> list[Outcome]:
+    def send_all(share: Sequence[ClassRequest]) -> list[Outcome]:
         outcomes: list[Outcome] = []
         with server.client() as client:
-            for ask in share:
+            for request in share:
                 try:
-                    outcomes.append(ask.send(client))
+                    outcomes.append(request.send(client))
                 except httpx.TransportError as error:
                     outcomes.append(error)
         return outcomes
 
     with concurrent.futures.ThreadPoolExecutor(clients) as pool:
-        parts = list(pool.map(send_all, [asks[i::clients] for i in range(clients)]))
-    return [parts[i % clients][i // clients] for i in range(len(asks))]
+        parts = list(pool.map(send_all, [requests[i::clients] for i in range(clients)]))
+    return [parts[i % clients][i // clients] for i in range(len(requests))]
 
 
 def pixels_of(response: httpx.Response) -> np.ndarray:
@@ -56,7 +58,9 @@ def pixels_of(response: httpx.Response) -> np.ndarray:
     return np.load(io.BytesIO(response.content))
 
 
-def ask(client: httpx.Client, kind: str = "fine", n: int = 1, **options) -> httpx.Response:
+def request_images(
+    client: httpx.Client, kind: str = "fine", n: int = 1, **options
+) -> httpx.Response:
     """Request `n` images of the class `kind`; options are those of httpx."""
     body = {"model": "m", "seed": 1, "n": n, "class": kind, "format": "npy"}
     return client.post("/v1/generate", json=body, **options)
@@ -73,6 +77,6 @@ def request_in_progress(
 ) -> Iterator[concurrent.futures.Future[httpx.Response]]:
     """Keep a request of class `kind` in progress during the block; yields its future."""
     with concurrent.futures.ThreadPoolExecutor() as pool, server.client() as client:
-        future = pool.submit(ask, client, kind)
+        future = pool.submit(request_images, client, kind)
         wait_until(lambda: queued_pixels(server) > 0 or future.done())
         yield future

@@ -1,8 +1,9 @@
-"""Small models made of ONNX nodes, for what no quickly trained one has: styles and truncation.
+"""Small models with styles, classes and truncation, built from ONNX nodes with random weights.
 
-`painted` has styles, `painted-classes` has classes and truncation too, and `cut` is one graph with
-both, with latents from a truncated normal. `cut` takes the weights of classes, so that it can blend
-them, and `painted-classes` an index.
+- `painted` has styles; every layer determines a band of the image.
+- `painted-classes` also has classes, which it takes as an index, and truncation.
+- `cut` is a single graph with classes and truncation, and latents from a truncated normal
+  distribution. It takes class weights, so it can blend classes.
 """
 
 from pathlib import Path
@@ -30,7 +31,7 @@ from service.runtime.models.manifest import (
 Z, W = 16, 10
 GROUPS = ("coarse", "coarse", "middle", "middle", "fine", "fine")
 LAYERS = len(GROUPS)
-# Each layer of `painted` paints a band of its own, and nothing else.
+# Height in pixels of the band that a layer of `painted` determines.
 BAND = 4
 SIZE = LAYERS * BAND
 CLASSES = ("cat", "dog", "night owl")
@@ -47,29 +48,32 @@ _TYPES = {
 }
 
 
-class Drawing:
-    """A graph in the making: weights by name, and nodes in their order."""
+class GraphBuilder:
+    """Builds an ONNX graph, node by node."""
 
     def __init__(self, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
         self._nodes: list[onnx.NodeProto] = []
         self._weights: list[onnx.TensorProto] = []
 
-    def node(self, operator: str, *inputs: str, gives: str = "", **attributes) -> str:
-        gives = gives or f"value-{len(self._nodes)}"
-        self._nodes.append(helper.make_node(operator, list(inputs), [gives], **attributes))
-        return gives
+    def node(self, operator: str, *inputs: str, output: str = "", **attributes) -> str:
+        """Add a node, and return the name of its output."""
+        output = output or f"value-{len(self._nodes)}"
+        self._nodes.append(helper.make_node(operator, list(inputs), [output], **attributes))
+        return output
 
     def constant(self, value) -> str:
+        """Add a constant, and return its name."""
         name = f"weight-{len(self._weights)}"
         self._weights.append(numpy_helper.from_array(np.asarray(value), name))
         return name
 
     def weight(self, *shape: int) -> str:
+        """Add a constant of random normal values, and return its name."""
         return self.constant(self._rng.normal(size=shape).astype(np.float32))
 
     def features(self, width: int, inputs: list[str]) -> str:
-        """``z``, and what else is asked for, as ``[N, width]``; truncated towards a centre."""
+        """Map the `inputs`, ``z`` and optionally class and truncation, to ``[N, width]``."""
         value = self.node("MatMul", "z", self.weight(Z, width))
         if "class_index" in inputs:
             embedded = self.node("Gather", self.weight(len(CLASSES), width), "class_index")
@@ -79,24 +83,25 @@ class Drawing:
             value = self.node("Add", value, embedded)
         value = self.node("Tanh", value)
         if "truncation" in inputs:
-            centre = self.weight(width)
+            center = self.weight(width)
             column = self.node("Unsqueeze", "truncation", self.constant([1]))
-            away = self.node("Mul", self.node("Sub", value, centre), column)
-            value = self.node("Add", centre, away)
+            offset = self.node("Mul", self.node("Sub", value, center), column)
+            value = self.node("Add", center, offset)
         return value
 
-    def paint(self, values: str, shape: list[int]) -> None:
-        """Turn any real numbers into ``pixels`` of `shape`."""
-        bright = self.node("Mul", self.node("Sigmoid", values), self.constant(np.float32(255)))
-        shaped = self.node("Reshape", self.node("Round", bright), self.constant(shape))
-        self.node("Cast", shaped, gives="pixels", to=TensorProto.UINT8)
+    def add_pixels(self, values: str, shape: list[int]) -> None:
+        """Map real values to the output ``pixels`` of `shape`."""
+        levels = self.node("Mul", self.node("Sigmoid", values), self.constant(np.float32(255)))
+        shaped = self.node("Reshape", self.node("Round", levels), self.constant(shape))
+        self.node("Cast", shaped, output="pixels", to=TensorProto.UINT8)
 
     def save(self, path: Path, inputs: list[str], outputs: list[str]) -> Graph:
-        described = [
+        """Write the ONNX file, and return its manifest entry."""
+        value_infos = [
             [helper.make_tensor_value_info(name, *_TYPES[name]) for name in names]
             for names in (inputs, outputs)
         ]
-        graph = helper.make_graph(self._nodes, path.stem, *described, self._weights)
+        graph = helper.make_graph(self._nodes, path.stem, *value_infos, self._weights)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
         onnx.checker.check_model(model)
         onnx.save(model, path)
@@ -104,25 +109,26 @@ class Drawing:
 
 
 def write_models(models: Path) -> None:
+    """Write the three models into the folder `models`."""
     write_painted(models / "painted" / "1", ["z"])
     write_painted(models / "painted-classes" / "1", ["z", "class_index", "truncation"])
     write_cut(models / "cut" / "1")
 
 
 def write_painted(folder: Path, inputs: list[str]) -> None:
-    """A mapping network, and a synthesis whose layers each paint a band of the picture."""
+    """Write a mapping network, and a synthesis whose layers each determine a band of the image."""
     folder.mkdir(parents=True)
-    mapping = Drawing(seed=1)
+    mapping = GraphBuilder(seed=1)
     w = mapping.features(W, inputs)
     one_row = mapping.node("Unsqueeze", w, mapping.constant([1]))
-    mapping.node("Add", one_row, mapping.constant(np.zeros((1, LAYERS, W), np.float32)), gives="w")
+    mapping.node("Add", one_row, mapping.constant(np.zeros((1, LAYERS, W), np.float32)), output="w")
 
-    synthesis = Drawing(seed=2)
+    synthesis = GraphBuilder(seed=2)
     bands = []
     for layer in range(LAYERS):
         style = synthesis.node("Gather", "w", synthesis.constant(layer), axis=1)
         bands.append(synthesis.node("MatMul", style, synthesis.weight(W, BAND * SIZE * 3)))
-    synthesis.paint(synthesis.node("Concat", *bands, axis=1), [-1, SIZE, SIZE, 3])
+    synthesis.add_pixels(synthesis.node("Concat", *bands, axis=1), [-1, SIZE, SIZE, 3])
     graphs = {
         MAPPING: mapping.save(folder / "mapping.onnx", inputs, ["w"]),
         SYNTHESIS: synthesis.save(folder / "synthesis.onnx", ["w"], ["pixels"]),
@@ -133,20 +139,20 @@ def write_painted(folder: Path, inputs: list[str]) -> None:
     _write_manifest(folder, graphs, inputs, styles=StyleSpace(dimension=W, layers=layers))
 
 
-def write_moved(folder: Path) -> None:
-    """Styles, and a synthesis whose pictures depend on a transform too."""
+def write_transformable(folder: Path) -> None:
+    """Write a model with styles whose images also depend on a transform."""
     folder.mkdir(parents=True)
-    mapping = Drawing(seed=7)
+    mapping = GraphBuilder(seed=7)
     one_row = mapping.node("Unsqueeze", mapping.features(W, ["z"]), mapping.constant([1]))
-    mapping.node("Add", one_row, mapping.constant(np.zeros((1, LAYERS, W), np.float32)), gives="w")
-    synthesis = Drawing(seed=8)
+    mapping.node("Add", one_row, mapping.constant(np.zeros((1, LAYERS, W), np.float32)), output="w")
+    synthesis = GraphBuilder(seed=8)
     flat = [
         synthesis.node("Reshape", name, synthesis.constant([-1, width]))
         for name, width in (("w", LAYERS * W), ("transform", 9))
     ]
-    joined = synthesis.node("Concat", *flat, axis=1)
-    synthesis.paint(
-        synthesis.node("MatMul", joined, synthesis.weight(LAYERS * W + 9, SIZE * SIZE * 3)),
+    inputs = synthesis.node("Concat", *flat, axis=1)
+    synthesis.add_pixels(
+        synthesis.node("MatMul", inputs, synthesis.weight(LAYERS * W + 9, SIZE * SIZE * 3)),
         [-1, SIZE, SIZE, 3],
     )
     graphs = {
@@ -158,12 +164,12 @@ def write_moved(folder: Path) -> None:
 
 
 def write_cut(folder: Path) -> None:
-    """One graph from a truncated normal, a class and a truncation to the picture."""
+    """Write a single graph that takes a truncated normal z, class weights and a truncation."""
     folder.mkdir(parents=True)
     inputs = ["z", "class_weights", "truncation"]
-    generator = Drawing(seed=3)
+    generator = GraphBuilder(seed=3)
     features = generator.features(W, inputs)
-    generator.paint(
+    generator.add_pixels(
         generator.node("MatMul", features, generator.weight(W, SIZE * SIZE * 3)),
         [-1, SIZE, SIZE, 3],
     )
@@ -182,7 +188,7 @@ def _write_manifest(
         name=folder.parent.name,
         version=folder.name,
         task="generate",
-        summary="Bands of colour.",
+        summary="Bands of color.",
         graphs=graphs,
         image=ImageSpec(height=SIZE, width=SIZE, channels=3),
         latent=LatentSpace(
@@ -203,18 +209,16 @@ def _write_manifest(
     (folder / MANIFEST_FILE).write_text(manifest.to_json())
 
 
-def write_spoiled(folder: Path) -> None:
-    """Styles and pictures that are NaN for every latent whose first number is below 0; seed 0 is
-    well.
-    """
+def write_nan(folder: Path) -> None:
+    """Write a model whose styles are NaN if the first value of z is negative (not for seed 0)."""
     folder.mkdir(parents=True)
-    mapping = Drawing(seed=4)
-    root = mapping.node("Sqrt", mapping.node("MatMul", "z", mapping.constant(_first_of(Z, W))))
+    mapping = GraphBuilder(seed=4)
+    root = mapping.node("Sqrt", mapping.node("MatMul", "z", mapping.constant(_select_first(Z, W))))
     one_row = mapping.node("Unsqueeze", root, mapping.constant([1]))
-    mapping.node("Add", one_row, mapping.constant(np.zeros((1, LAYERS, W), np.float32)), gives="w")
-    synthesis = Drawing(seed=5)
+    mapping.node("Add", one_row, mapping.constant(np.zeros((1, LAYERS, W), np.float32)), output="w")
+    synthesis = GraphBuilder(seed=5)
     style = synthesis.node("Gather", "w", synthesis.constant(0), axis=1)
-    synthesis.paint(
+    synthesis.add_pixels(
         synthesis.node("MatMul", style, synthesis.weight(W, SIZE * SIZE * 3)), [-1, SIZE, SIZE, 3]
     )
     graphs = {
@@ -226,26 +230,26 @@ def write_spoiled(folder: Path) -> None:
 
 
 def write_failing(folder: Path) -> None:
-    """A graph that cannot run for a latent whose first number is below 0; seed 0 is well."""
+    """Write a graph whose run fails if the first value of z is negative (not for seed 0)."""
     folder.mkdir(parents=True)
-    generator = Drawing(seed=6)
+    generator = GraphBuilder(seed=6)
     first = generator.node("Gather", "z", generator.constant(0), axis=1)
-    below = generator.node("Less", first, generator.constant(np.float32(0)))
-    # Index 9 of an axis of one is an error.
+    is_negative = generator.node("Less", first, generator.constant(np.float32(0)))
+    # Index 9 is out of bounds for an axis of length 1.
     index = generator.node(
-        "Mul", generator.node("Cast", below, to=TensorProto.INT64), generator.constant(9)
+        "Mul", generator.node("Cast", is_negative, to=TensorProto.INT64), generator.constant(9)
     )
     zeros = generator.node("Gather", generator.constant(np.zeros((1, Z), np.float32)), index)
-    painted = generator.node(
+    values = generator.node(
         "MatMul", generator.node("Add", "z", zeros), generator.weight(Z, SIZE * SIZE * 3)
     )
-    generator.paint(painted, [-1, SIZE, SIZE, 3])
+    generator.add_pixels(values, [-1, SIZE, SIZE, 3])
     graphs = {GENERATOR: generator.save(folder / "generator.onnx", ["z"], ["pixels"])}
     _write_manifest(folder, graphs, ["z"])
 
 
-def _first_of(rows: int, columns: int) -> np.ndarray:
-    """A matrix that gives the first number of a row, in every column."""
+def _select_first(rows: int, columns: int) -> np.ndarray:
+    """A matrix that copies the first value of a row vector to every column."""
     matrix = np.zeros((rows, columns), np.float32)
     matrix[0] = 1
     return matrix

@@ -1,4 +1,4 @@
-"""Images that tests generate."""
+"""Generated images: digits in MNIST's format and colored PNG files."""
 
 import gzip
 import os

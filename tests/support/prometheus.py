@@ -23,9 +23,9 @@ ADAPTER = DEPLOY / "prometheus-adapter" / "values.yaml"
 
 
 def program(name: str) -> str:
-    if (found := shutil.which(name)) is None:
+    if (path := shutil.which(name)) is None:
         pytest.skip(f"{name} is not installed; it is in Debian's package prometheus")
-    return found
+    return path
 
 
 def rules() -> list[dict]:
@@ -83,13 +83,13 @@ def scraping(target: str, folder: Path) -> Iterator[httpx.Client]:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            wait_until(lambda: _answers(client), folder / "prometheus.log")
+            wait_until(lambda: _is_ready(client), folder / "prometheus.log")
             yield client
     finally:
         stop(process)
 
 
-def _answers(client: httpx.Client) -> bool:
+def _is_ready(client: httpx.Client) -> bool:
     with contextlib.suppress(httpx.TransportError):
         return client.get("/-/ready").status_code == 200
     return False

@@ -10,8 +10,8 @@ from service.offline.halving import Stopped
 from service.offline.ledger import ShardRecord
 from service.offline.shards import ProgressCallback, ShardBuilder
 
-# Python runs signal handlers in the main thread, between waits: a signal that arrives just before a
-# wait begins is handled after it. So no wait is longer than this.
+# Maximum duration of a wait in the main thread, in seconds: Python runs signal handlers there, but
+# a signal that arrives just before a wait is only handled after it.
 _MAX_WAIT_S = 0.5
 
 
@@ -24,8 +24,8 @@ def run(
 ) -> list[ShardRecord]:
     """Build `shards` with `workers` threads, and return their records.
 
-    Each thread infers and encodes: while one is in ONNX Runtime, another encodes. The first error
-    stops all threads. Raises what ShardBuilder.build raises.
+    Threads overlap: one encodes while another is in ONNX Runtime. The first error stops all
+    threads. Raises the errors of ShardBuilder.build.
     """
     failed = threading.Event()
 

@@ -102,7 +102,7 @@ def exif_of(provenance: Provenance) -> bytes:
 
 
 def read_provenance(file: Image.Image) -> dict[str, Any] | None:
-    """Return what `encode`, or an animation, wrote of itself; None where nothing was written."""
+    """Return the provenance that a file of this service contains, or None."""
     texts = [file.info.get(KEYWORD), file.getexif().get(_IMAGE_DESCRIPTION)]
     comment = file.info.get("comment")
     texts.append(comment.decode("utf-8", "replace") if isinstance(comment, bytes) else comment)

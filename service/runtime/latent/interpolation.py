@@ -1,7 +1,7 @@
 """Interpolation in latent space.
 
-In z the path is spherical by default (White 2016, arXiv:1609.04468): on a straight line between two
-normally distributed latents, the norm drops to values that samples practically never have.
+In z the path is spherical by default (White 2016, arXiv:1609.04468). On a straight line between two
+normally distributed latents, the norm would drop to values that hardly ever occur in samples.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Interpolation:
         """Return the position of a frame between the keys."""
         count = len(self.keys)
         steps = self.frames if self.loop else self.frames - 1
-        whole, rest = divmod(frame * (count if self.loop else count - 1), steps)
-        return whole % count, (whole + 1) % count if rest else whole % count, rest / steps
+        segment, rest = divmod(frame * (count if self.loop else count - 1), steps)
+        return segment % count, (segment + 1) % count if rest else segment % count, rest / steps
 
     def feeds(self, frames: Sequence[int], manifest: Manifest) -> dict[str, Array]:
         """Return the graph inputs for `frames`, one row each, for interpolation in z."""
@@ -65,20 +65,22 @@ class Interpolation:
 
     def frame_parameters(self, frame: int, manifest: Manifest) -> dict[str, Any]:
         """Return the JSON form of one frame: its neighboring keys and the position between them."""
-        start, end, share = self.position(frame)
+        start, end, fraction = self.position(frame)
         return {
             "from": self.keys[start].parameters(manifest),
             "to": self.keys[end].parameters(manifest),
-            "at": share,
+            "at": fraction,
             "space": self.space,
             "path": self.path,
         }
 
     @classmethod
-    def from_parameters(cls, said: Mapping[str, Any], manifest: Manifest) -> Self:
+    def from_parameters(cls, parameters: Mapping[str, Any], manifest: Manifest) -> Self:
         """Parse the output of `parameters`."""
-        keys = tuple(LatentSource.from_parameters(each, manifest) for each in said["sources"])
-        return cls(keys, said["frames"], said["loop"], said["space"], said["path"])
+        keys = tuple(LatentSource.from_parameters(each, manifest) for each in parameters["sources"])
+        return cls(
+            keys, parameters["frames"], parameters["loop"], parameters["space"], parameters["path"]
+        )
 
 
 def feeds_at(
@@ -94,33 +96,35 @@ def feeds_at(
 
 def rows_at(rows: Array, places: Sequence[Place], path: Path) -> Array:
     """Interpolate between rows ``[K, ...]`` at `places`; return ``[N, ...]``."""
-    made = np.empty((len(places), *rows.shape[1:]), rows.dtype)
-    for i, (start, end, share) in enumerate(places):
-        made[i] = between(rows[start], rows[end], share, path)
-    return made
+    interpolated = np.empty((len(places), *rows.shape[1:]), rows.dtype)
+    for i, (start, end, fraction) in enumerate(places):
+        interpolated[i] = between(rows[start], rows[end], fraction, path)
+    return interpolated
 
 
-def between(start: Array, end: Array, share: float, path: Path) -> NDArray[Any]:
-    """Interpolate from `start` to `end`; a `share` of 0 returns `start` bit for bit.
+def between(start: Array, end: Array, fraction: float, path: Path) -> NDArray[Any]:
+    """Interpolate from `start` to `end`; a `fraction` of 0 rehas_plane `start` bit for bit.
 
     The spherical path interpolates the direction along the last axis by angle, and the norm
     linearly.
     """
-    if share == 0 or np.array_equal(start, end):
+    if fraction == 0 or np.array_equal(start, end):
         return start
     if path == "linear" or start.dtype.kind != "f":
-        return ((1 - share) * start + share * end).astype(start.dtype)
+        return ((1 - fraction) * start + fraction * end).astype(start.dtype)
     a, b = start.astype(np.float64), end.astype(np.float64)
     lengths = [np.linalg.norm(each, axis=-1, keepdims=True) for each in (a, b)]
     tiny = np.finfo(np.float64).tiny
     cosine = (a * b).sum(-1, keepdims=True) / np.maximum(lengths[0] * lengths[1], tiny)
     angle = np.arccos(np.clip(cosine, -1, 1))
     sine = np.sin(angle)
-    # Parallel and opposite vectors define no plane of rotation: interpolate linearly.
-    turns = sine > 1e-6
-    sine = np.where(turns, sine, 1)
+    # Parallel and opposite vectors do not define a plane of rotation: interpolate linearly.
+    has_plane = sine > 1e-6
+    sine = np.where(has_plane, sine, 1)
     with np.errstate(invalid="ignore"):
-        direction = np.sin((1 - share) * angle) / sine * a / np.maximum(lengths[0], tiny)
-        direction = direction + np.sin(share * angle) / sine * b / np.maximum(lengths[1], tiny)
-    length = (1 - share) * lengths[0] + share * lengths[1]
-    return np.where(turns, direction * length, (1 - share) * a + share * b).astype(start.dtype)
+        direction = np.sin((1 - fraction) * angle) / sine * a / np.maximum(lengths[0], tiny)
+        direction = direction + np.sin(fraction * angle) / sine * b / np.maximum(lengths[1], tiny)
+    length = (1 - fraction) * lengths[0] + fraction * lengths[1]
+    return np.where(has_plane, direction * length, (1 - fraction) * a + fraction * b).astype(
+        start.dtype
+    )

@@ -16,21 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float32]
-# Limit of the absolute values: far outside the image, well within the precision of float32.
-MOST = 100.0
+# Limit of the absolute values: far outside the image, but well within float32 precision.
+MAX_ABS_VALUE = 100.0
 
 
 def as_transform(values: Any) -> Matrix:
     """Convert nested numbers to a transform. Raises ValueError if they are not a valid one."""
     with np.errstate(over="ignore"):
-        made = np.asarray(values, np.float32)
-    if made.shape != (3, 3) or not np.isfinite(made).all():
+        matrix = np.asarray(values, np.float32)
+    if matrix.shape != (3, 3) or not np.isfinite(matrix).all():
         raise ValueError("expected 3 rows of 3 finite numbers")
-    if not np.array_equal(made[2], (0, 0, 1)):
+    if not np.array_equal(matrix[2], (0, 0, 1)):
         raise ValueError("expected 0, 0, 1 as the last row")
-    if np.abs(made).max() > MOST:
-        raise ValueError(f"expected numbers from -{MOST:g} to {MOST:g}")
-    return made
+    if np.abs(matrix).max() > MAX_ABS_VALUE:
+        raise ValueError(f"expected numbers from -{MAX_ABS_VALUE:g} to {MAX_ABS_VALUE:g}")
+    return matrix
 
 
 def motion_transform(translate: Sequence[float], rotate: float, scale: float) -> Matrix:
@@ -42,10 +42,10 @@ def motion_transform(translate: Sequence[float], rotate: float, scale: float) ->
     angle = math.radians(rotate)
     turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     back = turn.T / scale
-    made = np.eye(3)
-    made[:2, :2] = back
-    made[:2, 2] = -back @ np.asarray(translate, np.float64)
-    return as_transform(made)
+    matrix = np.eye(3)
+    matrix[:2, :2] = back
+    matrix[:2, 2] = -back @ np.asarray(translate, np.float64)
+    return as_transform(matrix)
 
 
 def identity_transforms(count: int) -> Matrix:

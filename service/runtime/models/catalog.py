@@ -3,8 +3,8 @@
 Every folder ``models/<name>/<version>`` is an entry. A failed entry reports its reason and does not
 affect others. A name without a version refers to the newest ready version.
 
-A catalog is immutable: `reload` returns a new one, so that its users see either all of a change or
-nothing of it.
+A catalog is immutable: `reload` returns a new one, so that its users see a change completely or not
+at all.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from service.runtime.onnx.sessions import ExecutionPlan, Provider
 
 log = logging.getLogger("ganymede.catalog")
 
-# The state of a model folder: equal as long as none of the model's files has changed.
+# The state of a model folder. It stays equal as long as none of the files change.
 Fingerprint = tuple[tuple[str, object], ...]
 
 
@@ -169,7 +169,7 @@ class Catalog:
         return catalog, Changes(tuple(loaded), tuple(kept), tuple(failed), removed)
 
     def _unlisted(self, missing: Collection[Path]) -> list[Path]:
-        """Return those of `missing` that may still exist, in folders that cannot be listed."""
+        """Return the entries of `missing` whose folders cannot be listed, and may still exist."""
         return sorted(path for path in missing if not _listable(path.parent))
 
     def names(self) -> list[str]:
@@ -190,9 +190,9 @@ class Catalog:
             )
         return next((entry for entry in versions if entry.state is State.READY), versions[0])
 
-    def entry(self, wanted: str) -> Entry:
+    def entry(self, model_id: str) -> Entry:
         """Return the entry of ``name`` or ``name@version``. Raises ModelNotFound."""
-        name, at, version = wanted.partition("@")
+        name, at, version = model_id.partition("@")
         if not at:
             return self.default(name)
         default = self.default(name)
@@ -202,12 +202,12 @@ class Catalog:
         available = ", ".join(entry.version for entry in self.versions(name))
         raise ModelNotFound(f"no version {version!r} of {default.name!r}; available: {available}")
 
-    def get(self, wanted: str) -> Model:
+    def get(self, model_id: str) -> Model:
         """Return the loaded model of ``name`` or ``name@version``.
 
         Raises ModelNotFound, or ModelFailed if it cannot be served.
         """
-        entry = self.entry(wanted)
+        entry = self.entry(model_id)
         if entry.model is None:
             raise ModelFailed(f"{entry.id} cannot be served: {entry.reason}")
         return entry.model
@@ -344,9 +344,9 @@ def version_key(version: str) -> tuple[tuple[int, int | str], ...]:
     return tuple((0, int(p)) if p.isdigit() else (1, p) for p in parts)
 
 
-def find_model(models: Path, wanted: str, planner: Planner) -> Model:
+def find_model(models: Path, model_id: str, planner: Planner) -> Model:
     """Load ``name@version``, or the newest loadable version of ``name``. Raises ModelUnusable."""
-    name, _, version = wanted.partition("@")
+    name, _, version = model_id.partition("@")
     if not models.is_dir():
         raise ModelUnusable(f"--models: no such folder: {models}")
     folders = list(model_folders(models))
@@ -364,4 +364,4 @@ def find_model(models: Path, wanted: str, planner: Planner) -> Model:
         if entry.model is not None:
             return entry.model
         reason = reason or entry.reason
-    raise ModelUnusable(f"{wanted} cannot be used: {reason}")
+    raise ModelUnusable(f"{model_id} cannot be used: {reason}")

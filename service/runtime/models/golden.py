@@ -22,13 +22,14 @@ from service.runtime.onnx.sessions import GraphError, Provider
 GOLDEN_FILE = "golden.png"
 GOLDEN_SEEDS = range(4)
 
-# Tolerances: this share of the values must be within so many levels of 255. Another CPU adds in
-# another order, which changes how some values are rounded; a GPU also multiplies with fewer bits.
+# By provider: the minimum share of equal values, and the difference in levels (of 255) up to which
+# values count as equal. CPUs differ in the order of additions, which changes the rounding of some
+# values; a GPU also multiplies with fewer bits.
 _TOLERANCES = {Provider.CPU: (0.999, 2), Provider.CUDA: (0.99, 8)}
 
 
 class GoldenMismatch(GraphError):
-    """The model generates other images than at export."""
+    """The images of the model differ from those at export."""
 
 
 def write_golden(model: Model, folder: Path, seeds: Sequence[int] = GOLDEN_SEEDS) -> list[Golden]:
@@ -92,8 +93,8 @@ def check_golden(model: Model, folder: Path) -> GoldenMatch | None:
         if np.mean(difference <= levels) < min_share:
             raise GoldenMismatch(
                 f"the image of seed {each.seed} differs from the exported one: "
-                f"{np.mean(difference > levels):.1%} of its values differ by more than {levels}, "
-                f"at most by {difference.max()}"
+                f"{np.mean(difference > levels):.1%} of the values differ by more than {levels} "
+                f"levels; the largest difference is {difference.max()}"
             )
     return GoldenMatch.NEAR
 

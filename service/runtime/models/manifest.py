@@ -93,9 +93,7 @@ class Graph(_Part):
 
 
 class Truncation(_Part):
-    """The range of the truncation ψ (StyleGAN, arXiv:1812.04948, appendix B); 1 is no
-    truncation.
-    """
+    """The range of the truncation ψ (StyleGAN, arXiv:1812.04948, appendix B); 1 disables it."""
 
     default: Finite = 1.0
     minimum: Finite = 0.0
@@ -184,7 +182,7 @@ class ImageInput(_Part):
             raise ValueError(f"side {self.side} is not a multiple of {self.multiple}")
         if self.least is not None and (self.least % self.multiple or self.least > self.side):
             raise ValueError(
-                f"least {self.least} is not a multiple of {self.multiple}, or is larger than side"
+                f"least {self.least} is not a multiple of {self.multiple}, or exceeds side"
             )
         if len(self.directions) == 1 or len(set(self.directions)) != len(self.directions):
             raise ValueError("directions must be at least two different names")

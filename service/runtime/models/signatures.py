@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from service.runtime.latent.transforms import MOST
+from service.runtime.latent.transforms import MAX_ABS_VALUE
 from service.runtime.models.manifest import (
     CLASS_INDEX,
     CLASS_WEIGHTS,
@@ -47,9 +47,7 @@ class Tensor:
         return self.row_numbers * self.dtype.itemsize
 
     def value_error(self, array: Array) -> str | None:
-        """Return what is wrong with the values of `array`, or None. Type and shape are not
-        checked.
-        """
+        """Return why the values of `array` are invalid, or None. Type and shape are not checked."""
         if not np.isfinite(array).all():
             return "expected finite numbers"
         # NumPy compares in the type of the array, so that 0.1 in float32 passes a bound of 0.1.
@@ -109,6 +107,8 @@ def _contract(manifest: Manifest) -> list[Tensor]:
     if styles is not None:
         shape = (len(styles.layers), styles.dimension)
         tensors.append(Tensor("w", np.dtype(np.float32), shape))
-        moves = Tensor(TRANSFORM, np.dtype(np.float32), (3, 3), -MOST, MOST, optional=True)
-        tensors.append(moves)
+        transform = Tensor(
+            TRANSFORM, np.dtype(np.float32), (3, 3), -MAX_ABS_VALUE, MAX_ABS_VALUE, optional=True
+        )
+        tensors.append(transform)
     return tensors

@@ -28,9 +28,9 @@ from service.runtime.onnx.sessions import BUCKETS, ExecutionPlan, OutOfMemory, P
 
 log = logging.getLogger("ganymede.plans")
 
-# Maximum duration of a batch (a single row may take longer), because the next request waits for it.
-# On a CPU larger batches gain little, and a batch that takes all waiting rows leaves other workers
-# idle.
+# Maximum duration of a batch, because the next request waits for it. A single row may take longer.
+# The limit is lower on a CPU: larger batches gain little there, and a batch that takes all waiting
+# rows leaves other workers idle.
 BATCH_S = 0.05
 CPU_BATCH_S = 0.03
 MAX_ROWS = 64
@@ -42,17 +42,17 @@ _ROUNDS = 3
 # Models with slower rows use all CPUs for each row.
 _LONG_ROW_S = 0.5
 # Parallel runs are preferred unless their throughput is below this share of the best: a batch that
-# is alone can still use more threads, and parallel runs suffer less from other load on the machine.
+# is the only one running can still use more threads, and other load on the machine matters less.
 _PREFERRED_SHARE = 0.9
-# A batch that has the machine to itself gets more threads (and memory for them) if its duration
-# then falls below this share.
+# A batch that is the only one running gets more threads, which take more memory, if they reduce its
+# duration below this share.
 _WORTHWHILE_SHARE = 0.8
 _CACHED_PLANS = 500
 
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """The operator's settings; 0 means measured, or the default without `measure`."""
+    """The operator's settings. 0 means a measured value, or without `measure` the default."""
 
     workers: int = 0
     threads: int = 0
@@ -117,7 +117,7 @@ class Planner:
         return model
 
     def _fastest(self, folder: Path, deadline: float) -> Model:
-        """Load the model once per candidate number of threads, and keep the fastest."""
+        """Load the model with each candidate number of threads, and return the fastest."""
         shapes = self._shapes()
         first = Model(folder, self.provider, _shaped(self._default(), shapes[0]))
         row_s = seconds_of(first, 1)
@@ -276,8 +276,7 @@ def _is_better_alone(model: Model, other: Model) -> bool:
 def images_per_second(
     models: Sequence[Model], rows: int, batch_s: float, deadline: float
 ) -> list[float]:
-    """Return the throughput of each model with its plan's workers and threads, best of a few
-    rounds.
+    """Return the throughput of each model with its plan; the best of a few rounds.
 
     Models take turns, so that other load on the machine affects all of them. A batch takes about
     `batch_s` seconds.
@@ -314,8 +313,8 @@ def _rate(model: Model, rows: int, seconds: float) -> float:
 def largest_bucket(model: Model, max_rows: int = 0) -> ExecutionPlan:
     """Run every bucket of the model's plan, and return the plan with the usable ones.
 
-    Leaves out buckets that do not fit into memory or take longer than a batch may. The first run of
-    a size includes a kernel search and is not counted.
+    Omits buckets that exceed the memory or the maximum duration of a batch. The first run of each
+    size is not timed, because it includes a kernel search.
     """
     usable: list[int] = []
     for size in model.plan.buckets or BUCKETS:

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-# The device an operator asks for. Defined here, where nothing slow is imported, because the command
-# line needs it before any work starts.
+# The device in the settings. Defined here because the command line needs it at its start, and this
+# module imports nothing slow.
 ProviderOption = Literal["auto", "cuda", "cpu"]
 
 # Threshold of net new objects for a collection of the youngest generation.
@@ -57,9 +57,9 @@ def cpu_model(root: Path = _ROOT) -> str:
 
 
 def release_memory() -> None:
-    """Collect all garbage, including frozen objects, and return freed memory to the system.
+    """Collect garbage, including frozen objects, and return the freed memory to the system.
 
-    Objects that were frozen by `freeze_garbage_collection` and are still in use stay frozen.
+    Objects that are still in use stay frozen.
     """
     frozen = gc.get_freeze_count() > 0
     gc.unfreeze()

@@ -1,6 +1,6 @@
 """ONNX Runtime sessions and execution providers.
 
-If a requested provider is unavailable, this is an error with the reason. It is never silently
+A requested provider that is unavailable raises an error with the reason. It is never silently
 replaced by a slower one.
 """
 
@@ -59,7 +59,7 @@ class ExecutionPlan:
     """How many batches run in parallel, with how many threads and rows.
 
     `workers` batches run in parallel, each with `threads` threads and at most `max_rows` rows. A
-    batch that has the machine to itself runs with `alone` threads if that is more than 0. With
+    batch that is the only one running uses `alone` threads if that is more than 0. With
     `buckets` (ascending batch sizes), a batch is padded to the smallest bucket that holds it, so
     that the provider only sees these sizes.
     """

@@ -136,12 +136,12 @@ def test_full_queue_gets_429_with_retry_after(slow_repository):
     with serving(slow_repository, env=environment) as server:
         responses: list[httpx.Response] = []
 
-        def ask() -> None:
+        def send_request() -> None:
             with server.client() as client:
                 body = {"model": "dcgan-fashion", "n": 256, "seed": 0, "format": "npy"}
                 responses.append(client.post("/v1/generate", json=body))
 
-        threads = [threading.Thread(target=ask) for _ in range(16)]
+        threads = [threading.Thread(target=send_request) for _ in range(16)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -167,20 +167,20 @@ def test_missed_deadline_gets_504(slow_repository):
         assert response.status_code == 504
         assert response.json()["type"] == "urn:ganymede:problem:deadline-exceeded"
         # Runs that had not started are cancelled, so the queue becomes empty.
-        asked = time.monotonic()
+        started = time.monotonic()
         while "ganymede_queue_pixels 0.0" not in client.get("/metrics").text:
-            assert time.monotonic() - asked < 10
+            assert time.monotonic() - started < 10
 
 
 def test_sigterm_completes_accepted_requests(slow_repository):
     with serving(slow_repository) as server, server.client() as client:
         accepted: list[httpx.Response] = []
 
-        def ask() -> None:
+        def send_request() -> None:
             body = {"model": "dcgan-fashion", "n": 256, "seed": 0, "format": "zip"}
             accepted.append(client.post("/v1/generate", json=body))
 
-        thread = threading.Thread(target=ask)
+        thread = threading.Thread(target=send_request)
         thread.start()
         while "ganymede_queue_pixels 0.0" in httpx.get(server.url + "/metrics").text:
             if accepted:

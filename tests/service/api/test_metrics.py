@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.api.app import create_app
 from service.runtime.scheduling.engine import Engine
 from service.settings import Settings
-from tests.support.drawn_models import write_failing, write_spoiled
+from tests.support.drawn_models import write_failing, write_nan
 from tests.support.servers import serving
 
 ROOT = Path(__file__).parents[3]
@@ -228,7 +228,7 @@ def anyio_backend():
 
 
 def test_detects_nan_in_styles_and_images(tmp_path):
-    write_spoiled(tmp_path / "spoiled" / "1")
+    write_nan(tmp_path / "spoiled" / "1")
     with serving(tmp_path) as server, server.client() as client:
 
         def sampled(name: str) -> float:

@@ -6,7 +6,7 @@ from service.runtime.images.encoding import ImageFormat
 
 
 @pytest.mark.parametrize(
-    ("wanted", "accept", "count", "form"),
+    ("requested", "accept", "count", "expected"),
     [
         (None, None, 1, OutputFormat("json")),
         ("png", "application/json", 1, OutputFormat("image", ImageFormat.PNG)),
@@ -20,11 +20,11 @@ from service.runtime.images.encoding import ImageFormat
         (None, "image/png;q=nan, application/zip;q=0.1", 1, OutputFormat("zip")),
     ],
 )
-def test_the_format_goes_first_and_then_the_best_of_accept(wanted, accept, count, form):
-    assert negotiate(wanted, accept, count) == form
+def test_format_field_precedes_accept(requested, accept, count, expected):
+    assert negotiate(requested, accept, count) == expected
 
 
-def test_what_cannot_be_had_is_refused_with_what_can():
+def test_error_lists_available_formats():
     with pytest.raises(Problem, match="image/webp") as error:
         negotiate(None, "image/bmp, text/*", 1)
     assert error.value.status == 406

@@ -10,9 +10,9 @@ from tests.support.tiny_recipes import TINY
 
 @pytest.mark.parametrize("verb", ["serve", "models", "train", "export", "evaluate", "compare"])
 def test_help_has_an_example(verb):
-    done = run(verb, "--help")
-    assert done.returncode == 0
-    assert f"Example: ganymede {verb}" in " ".join(done.stdout.split())
+    process = run(verb, "--help")
+    assert process.returncode == 0
+    assert f"Example: ganymede {verb}" in " ".join(process.stdout.split())
 
 
 def test_lists_verbs():
@@ -22,22 +22,22 @@ def test_lists_verbs():
 
 
 def test_version():
-    done = run("--version")
-    assert done.returncode == 0
-    assert done.stdout == f"ganymede {version('ganymede')}\n"
-    assert re.fullmatch(r"ganymede \d+\.\d+\.\d+\n", done.stdout)
+    process = run("--version")
+    assert process.returncode == 0
+    assert process.stdout == f"ganymede {version('ganymede')}\n"
+    assert re.fullmatch(r"ganymede \d+\.\d+\.\d+\n", process.stdout)
 
 
 def test_models_lists_and_verifies(models):
-    done = run("models", "--models", models, "--json")
-    assert done.returncode == 0
-    rows = json.loads(done.stdout)
+    process = run("models", "--models", models, "--json")
+    assert process.returncode == 0
+    rows = json.loads(process.stdout)
     listed = [(row["name"], row["version"], row["state"]) for row in rows]
     assert listed == [(name, "1", "ready") for name in sorted(TINY)]
     (models / "gan-mnist" / "1" / "generator.onnx").write_bytes(b"x")
-    done = run("models", "--models", models, "--json")
-    assert done.returncode == 1
-    assert [row["name"] for row in json.loads(done.stdout) if row["state"] == "failed"] == [
+    process = run("models", "--models", models, "--json")
+    assert process.returncode == 1
+    assert [row["name"] for row in json.loads(process.stdout) if row["state"] == "failed"] == [
         "gan-mnist"
     ]
     assert "sha256" in run("models", "--models", models).stdout.replace("\n", "")
@@ -45,25 +45,25 @@ def test_models_lists_and_verifies(models):
 
 @pytest.mark.parametrize("verb", ["serve", "models"])
 def test_missing_models_folder(tmp_path, verb):
-    done = run(verb, "--models", tmp_path / "nope")
-    assert_one_line_error(done, 2, "--models", "no such folder")
+    process = run(verb, "--models", tmp_path / "nope")
+    assert_one_line_error(process, 2, "--models", "no such folder")
 
 
 def test_unknown_provider(models):
-    done = run("serve", "--models", models, "--provider", "tpu")
-    assert_one_line_error(done, 2, "provider", "'cuda'")
+    process = run("serve", "--models", models, "--provider", "tpu")
+    assert_one_line_error(process, 2, "provider", "'cuda'")
 
 
 def test_port_in_use(models, server):
     port = server.url.rpartition(":")[2]
-    done = run("serve", "--models", models, "--port", port, timeout=60)
-    assert_one_line_error(done, 2, f"port {port}", "in use")
+    process = run("serve", "--models", models, "--port", port, timeout=60)
+    assert_one_line_error(process, 2, f"port {port}", "in use")
 
 
 def test_training_errors_are_one_line(tmp_path):
-    done = run("train", "dcgan-fashin", cwd=tmp_path)
-    assert_one_line_error(done, 2, "did you mean 'dcgan-fashion'")
-    done = run("train", "gan-mnist", "data.path=nowhere", cwd=tmp_path)
-    assert_one_line_error(done, 2, "no such file or folder: nowhere")
-    done = run("export", "nowhere", cwd=tmp_path)
-    assert_one_line_error(done, 2, "is not a run folder")
+    process = run("train", "dcgan-fashin", cwd=tmp_path)
+    assert_one_line_error(process, 2, "did you mean 'dcgan-fashion'")
+    process = run("train", "gan-mnist", "data.path=nowhere", cwd=tmp_path)
+    assert_one_line_error(process, 2, "no such file or folder: nowhere")
+    process = run("export", "nowhere", cwd=tmp_path)
+    assert_one_line_error(process, 2, "is not a run folder")

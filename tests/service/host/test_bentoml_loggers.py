@@ -25,7 +25,7 @@ def test_enables_disabled_loggers(log_output):
     logger = logging.getLogger("asyncio")
     logger.disabled = True
     bentoml_loggers.take_over()
-    logger.error("an exception that nobody awaited")
+    logger.error("an exception that was not awaited")
     assert json.loads(log_output.getvalue())["logger"] == "asyncio"
 
 

@@ -6,7 +6,7 @@ from service.host.bentoml_mount import MountBypass
 
 
 @pytest.mark.parametrize(
-    ("scope_type", "path", "reached"),
+    ("scope_type", "path", "destination"),
     [
         ("http", "/v1/generate", "application"),
         ("http", "/", "application"),
@@ -17,7 +17,7 @@ from service.host.bentoml_mount import MountBypass
         ("websocket", "/v1/generate", "host"),
     ],
 )
-def test_dispatches_probes_and_other_protocols_to_host(scope_type, path, reached):
+def test_dispatches_probes_and_other_protocols_to_host(scope_type, path, destination):
     calls = []
 
     def recording_app(name):
@@ -28,4 +28,4 @@ def test_dispatches_probes_and_other_protocols_to_host(scope_type, path, reached
 
     bypass = MountBypass(recording_app("application"), recording_app("host"))
     asyncio.run(bypass({"type": scope_type, "path": path}, None, None))
-    assert calls == [(reached, path)]
+    assert calls == [(destination, path)]

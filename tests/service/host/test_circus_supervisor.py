@@ -1,4 +1,4 @@
-"""How the supervisor stops, and replaces dead workers."""
+"""The supervisor: signals, and replacement of dead workers."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.crowd import ask, request_in_progress
+from tests.support.crowd import request_images, request_in_progress
 from tests.support.servers import serving, wait_until, worker_of
 
 
@@ -41,16 +41,16 @@ def test_stop_while_loading_models(models):
 
 def test_dead_worker_is_replaced(models):
     with serving(models) as server, server.client() as client:
-        for number in (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV):
+        for signal_number in (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV):
             worker = worker_of(server)
-            worker.send_signal(number)
+            worker.send_signal(signal_number)
             worker.wait(10)
             wait_until(lambda: psutil.Process(server.process.pid).children())
             assert worker_of(server).pid != worker.pid
             # New connections wait for the new worker: the supervisor holds the socket.
             assert httpx.get(server.url + "/livez", timeout=60).status_code == 200
             wait_until(lambda: httpx.get(server.url + "/readyz", timeout=60).status_code == 200)
-        assert ask(client).status_code == 200
+        assert request_images(client).status_code == 200
 
 
 def test_container_exits_with_dead_worker(models):

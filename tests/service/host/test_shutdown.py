@@ -1,4 +1,4 @@
-"""Signals, draining, hung runs and a dead supervisor, at the real service."""
+"""Signals, draining, hung runs and a dead supervisor, with the real service."""
 
 import concurrent.futures
 import itertools
@@ -8,7 +8,7 @@ import time
 import httpx
 import psutil
 
-from tests.support.crowd import ask, request_in_progress
+from tests.support.crowd import request_images, request_in_progress
 from tests.support.failing_models import write_failing
 from tests.support.servers import serving, wait_until, worker_of
 
@@ -27,11 +27,11 @@ def test_refuses_new_requests_and_completes_accepted_ones(models):
             wait_until(lambda: open_connection.get("/readyz").status_code == 503)
             assert not pending.done()
             assert_stopping(open_connection.get("/readyz"))
-            refused = ask(open_connection)
+            refused = request_images(open_connection)
             assert_stopping(refused)
             assert refused.headers["connection"] == "close"
             with server.client() as new_connection:
-                assert_stopping(ask(new_connection))
+                assert_stopping(request_images(new_connection))
             assert pending.result().status_code == 200
         assert server.process.wait(30) == 0
         assert "Traceback" not in server.logged()
@@ -49,7 +49,7 @@ def test_incomplete_upload_gets_503_and_does_not_block_stop(models):
         time.sleep(0.5)
         server.process.send_signal(signal.SIGTERM)
         assert incomplete_body.recv(65536).startswith(b"HTTP/1.1 503 ")
-        # Long before the time to drain is over.
+        # Much less than the drain time.
         assert server.process.wait(100) == 0
 
 
@@ -96,13 +96,13 @@ def test_hung_run_replaces_process(models):
     environment = {"GANYMEDE_DEADLINE_S": "2", "GANYMEDE_HANG_S": "4", "GANYMEDE_DRAIN_S": "5"}
     with serving(models, env=environment) as server, server.client() as client:
         worker = worker_of(server)
-        assert ask(client, "hangs").status_code == 504
+        assert request_images(client, "hangs").status_code == 504
         worker.wait(60)
         assert "has not ended for" in server.logged()
         wait_until(lambda: psutil.Process(server.process.pid).children())
         wait_until(lambda: httpx.get(server.url + "/readyz", timeout=60).status_code == 200)
         with server.client() as another:
-            assert ask(another).status_code == 200
+            assert request_images(another).status_code == 200
 
 
 def test_stop_under_load_loses_no_accepted_request(models):
@@ -114,7 +114,7 @@ def test_stop_under_load_loses_no_accepted_request(models):
             for i in itertools.count():
                 request_id = f"load-{number}-{i}"
                 try:
-                    response = ask(client, n=8, headers={"x-request-id": request_id})
+                    response = request_images(client, n=8, headers={"x-request-id": request_id})
                 except httpx.TransportError:
                     failed_ids.append(request_id)
                     return

@@ -1,4 +1,4 @@
-"""Jobs of models that make pictures of pictures: `ganymede sample MODEL --input FOLDER`."""
+"""Jobs of image-to-image models: `ganymede sample MODEL --input FOLDER`."""
 
 import io
 import json
@@ -26,114 +26,116 @@ def repository(tmp_path_factory):
 
 @pytest.fixture
 def sample(repository, tmp_path):
+    """Run `ganymede sample MODEL FLAGS`, and check its exit code."""
     environment = os.environ | {"GANYMEDE_PLAN": "default"}
 
     def run(model, *flags, code=0):
         command = ganymede("sample", model, "--models", repository, *flags)
-        done = subprocess.run(
+        process = subprocess.run(
             command, capture_output=True, text=True, timeout=120, env=environment, check=False
         )
-        assert done.returncode == code, done.stderr
-        return done
+        assert process.returncode == code, process.stderr
+        return process
 
     return run
 
 
-def picture(height=20, width=30, seed=0):
+def noise(height=20, width=30, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def write_pictures(folder, count=25):
-    """Pictures of two sizes, in folders and in several formats; returns them by name."""
-    written = {}
+def write_images(folder, count=25):
+    """Write images of two sizes and formats into two folders; return their pixels by name."""
+    images = {}
     for i in range(count):
-        pixels = picture(20 + i % 2, 30, seed=i)
+        pixels = noise(20 + i % 2, 30, seed=i)
         name = f"{'ab'[i % 2]}/number {i:02}.{'webp' if i % 5 == 0 else 'png'}"
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(folder / name, lossless=True)
-        written[name] = pixels
-    return written
+        images[name] = pixels
+    return images
 
 
 def lines_of(out):
     return [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
 
 
-def test_every_picture_of_a_folder_is_made_and_named_after_its_own(sample, tmp_path):
-    pictures = write_pictures(tmp_path / "in")
-    (tmp_path / "in" / "notes.txt").write_text("no picture")
+def test_output_files_are_named_after_inputs(sample, tmp_path):
+    images = write_images(tmp_path / "in")
+    (tmp_path / "in" / "notes.txt").write_text("not an image")
     sample("softer", "--input", tmp_path / "in", "--out", tmp_path / "out")
     lines = lines_of(tmp_path / "out")
-    assert [line["input_file"] for line in lines] == sorted(pictures)
+    assert [line["input_file"] for line in lines] == sorted(images)
     assert lines[0]["file_name"] == "a/number-00.png"
     for line in lines:
-        made = np.asarray(Image.open(tmp_path / "out" / line["file_name"]))
-        np.testing.assert_array_equal(made, blurred(pictures[line["input_file"]]))
+        output = np.asarray(Image.open(tmp_path / "out" / line["file_name"]))
+        np.testing.assert_array_equal(output, blurred(images[line["input_file"]]))
 
 
-def test_files_are_those_that_http_gives(sample, repository, tmp_path):
-    write_pictures(tmp_path / "in", 3)
+def test_files_equal_http_responses(sample, repository, tmp_path):
+    write_images(tmp_path / "in", 3)
     flags = ["--direction", "invert", "--input", tmp_path / "in", "--out", tmp_path / "out"]
     sample("softer", *flags)
     with serving(repository, env={"GANYMEDE_PLAN": "default"}) as server:
         for line in lines_of(tmp_path / "out"):
-            answer = httpx.post(
+            response = httpx.post(
                 server.url + "/v1/translate",
                 data={"model": "softer", "direction": "invert", "format": "png"},
                 files={"image": (tmp_path / "in" / line["input_file"]).read_bytes()},
             )
-            assert answer.content == (tmp_path / "out" / line["file_name"]).read_bytes()
-            assert answer.headers["x-ganymede-input"] == line["input"]
+            assert response.content == (tmp_path / "out" / line["file_name"]).read_bytes()
+            assert response.headers["x-ganymede-input"] == line["input"]
 
 
-def test_tar_shards_go_in_and_come_out(sample, tmp_path):
-    pictures = write_pictures(tmp_path / "in")
+def test_reads_and_writes_tar_shards(sample, tmp_path):
+    images = write_images(tmp_path / "in")
     (tmp_path / "shards").mkdir()
     for shard in range(2):
         with tarfile.open(tmp_path / "shards" / f"s-{shard}.tar", "w") as archive:
-            for name in sorted(pictures)[shard::2]:
+            for name in sorted(images)[shard::2]:
                 archive.add(tmp_path / "in" / name, name.replace("/", "-"))
     flags = ["--input", tmp_path / "shards", "--format", "webdataset", "--shard-size", "10"]
     sample("larger", *flags, "--out", tmp_path / "out")
-    made = {}
+    outputs = {}
     for path in sorted((tmp_path / "out").glob("*.tar")):
         with tarfile.open(path) as archive:
             for member in archive:
                 if member.name.endswith(".png"):
                     content = archive.extractfile(member).read()
-                    made[member.name] = np.asarray(Image.open(io.BytesIO(content)))
-    assert len(made) == len(pictures)
+                    outputs[member.name] = np.asarray(Image.open(io.BytesIO(content)))
+    assert len(outputs) == len(images)
     for line in lines_of(tmp_path / "out"):
         name = line["input_file"].partition("/")[2].replace("-", "/", 1)
-        whole = blurred(pictures[name]).repeat(2, 0).repeat(2, 1)
-        np.testing.assert_array_equal(made[line["member"]], whole)
+        expected = blurred(images[name]).repeat(2, 0).repeat(2, 1)
+        np.testing.assert_array_equal(outputs[line["member"]], expected)
 
 
-def test_shards_of_pictures_that_are_called_alike_are_what_webdataset_reads(sample, tmp_path):
+def test_similar_names_have_unique_webdataset_keys(sample, tmp_path):
     import webdataset
 
-    pictures = {}
-    # Alike in two folders, in all but what is behind a dot, and longer than old tars have names.
+    images = {}
+    # Equal names in two folders, names that differ only after a dot, and names that are too long
+    # for the original tar format.
     long = "花" * 80
     for i, name in enumerate(("a/1", "b/1", "img.1", "img.2", "img-1", f"{long}/{long}")):
-        pictures[f"{name}.png"] = picture(seed=i)
+        images[f"{name}.png"] = noise(seed=i)
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pictures[f"{name}.png"]).save(tmp_path / "in" / f"{name}.png")
+        Image.fromarray(images[f"{name}.png"]).save(tmp_path / "in" / f"{name}.png")
     flags = ["--input", tmp_path / "in", "--format", "webdataset", "--direction", "invert"]
     sample("softer", *flags, "--out", tmp_path / "out")
     shard = str(tmp_path / "out" / "images-00000.tar")
     rows = webdataset.WebDataset(shard, shardshuffle=False).decode("rgb8")
-    found = {row["__key__"]: row["png"] for row in rows}
-    assert len(found) == len(pictures)
+    decoded = {row["__key__"]: row["png"] for row in rows}
+    assert len(decoded) == len(images)
     for line in lines_of(tmp_path / "out"):
         key = line["member"].removesuffix(".png")
-        np.testing.assert_array_equal(found[key], 255 - pictures[line["input_file"]])
+        np.testing.assert_array_equal(decoded[key], 255 - images[line["input_file"]])
 
 
-def test_masks_are_found_by_name_or_boxes_are_the_same_for_all(sample, tmp_path):
-    pictures = write_pictures(tmp_path / "in", 4)
+def test_masks_by_file_name_or_shared_boxes(sample, tmp_path):
+    images = write_images(tmp_path / "in", 4)
     masks = {}
-    for i, (name, pixels) in enumerate(pictures.items()):
+    for i, (name, pixels) in enumerate(images.items()):
         masks[name] = np.zeros(pixels.shape[:2], np.uint8)
         masks[name][i : i + 5, 3:9] = 255
         path = (tmp_path / "masks" / name).with_suffix(".png")
@@ -142,30 +144,34 @@ def test_masks_are_found_by_name_or_boxes_are_the_same_for_all(sample, tmp_path)
     flags = ["--input", tmp_path / "in"]
     sample("filled", *flags, "--mask", tmp_path / "masks", "--out", tmp_path / "out")
     for line in lines_of(tmp_path / "out"):
-        made = np.asarray(Image.open(tmp_path / "out" / line["file_name"]))
+        output = np.asarray(Image.open(tmp_path / "out" / line["file_name"]))
         hole = masks[line["input_file"]] > 0
-        assert (made[hole] == FILL).all()
-        np.testing.assert_array_equal(made[~hole], pictures[line["input_file"]][~hole])
+        assert (output[hole] == FILL).all()
+        np.testing.assert_array_equal(output[~hole], images[line["input_file"]][~hole])
     sample("filled", *flags, "--boxes", "1,2,3,4;9,9,2,2", "--out", tmp_path / "boxes")
-    made = np.asarray(Image.open(tmp_path / "boxes" / lines_of(tmp_path / "boxes")[0]["file_name"]))
-    assert (made[2:6, 1:4] == FILL).all()
-    assert (made[9:11, 9:11] == FILL).all()
+    output = np.asarray(
+        Image.open(tmp_path / "boxes" / lines_of(tmp_path / "boxes")[0]["file_name"])
+    )
+    assert (output[2:6, 1:4] == FILL).all()
+    assert (output[9:11, 9:11] == FILL).all()
     Image.fromarray(masks["b/number 01.png"] * 0).save(tmp_path / "masks" / "a" / "another.png")
-    said = sample("filled", *flags, "--mask", tmp_path / "masks", "--out", tmp_path / "out", code=2)
-    assert "holds another job" in said.stderr
+    process = sample(
+        "filled", *flags, "--mask", tmp_path / "masks", "--out", tmp_path / "out", code=2
+    )
+    assert "holds another job" in process.stderr
     (tmp_path / "masks" / "a" / "number 00.png").unlink()
-    said = sample(
+    process = sample(
         "filled", *flags, "--mask", tmp_path / "masks", "--out", tmp_path / "other", code=2
     )
-    assert "has no mask for a/number 00.webp" in said.stderr
+    assert "has no mask for a/number 00.webp" in process.stderr
 
 
 def test_skips_and_reports_unreadable_input(sample, tmp_path):
-    pictures = write_pictures(tmp_path / "in", 5)
-    (tmp_path / "in" / "a" / "broken.png").write_bytes(b"no picture")
-    done = sample("softer", "--input", tmp_path / "in", "--out", tmp_path / "out", code=3)
-    assert "a/broken.png cannot be used" in done.stderr
-    assert len(lines_of(tmp_path / "out")) == len(pictures)
+    images = write_images(tmp_path / "in", 5)
+    (tmp_path / "in" / "a" / "broken.png").write_bytes(b"not an image")
+    process = sample("softer", "--input", tmp_path / "in", "--out", tmp_path / "out", code=3)
+    assert "a/broken.png cannot be used" in process.stderr
+    assert len(lines_of(tmp_path / "out")) == len(images)
 
 
 def test_accepts_mixed_sizes_and_modes(sample, tmp_path):
@@ -176,16 +182,16 @@ def test_accepts_mixed_sizes_and_modes(sample, tmp_path):
 
 
 def test_resumes_with_identical_inputs_only(sample, tmp_path):
-    write_pictures(tmp_path / "in", 4)
+    write_images(tmp_path / "in", 4)
     flags = ["--input", tmp_path / "in", "--out", tmp_path / "out"]
     sample("softer", *flags)
     assert "already complete" in sample("softer", *flags).stdout
-    write_pictures(tmp_path / "in", 5)
+    write_images(tmp_path / "in", 5)
     assert "holds another job" in sample("softer", *flags, code=2).stderr
 
 
 @pytest.mark.parametrize(
-    ("model", "flags", "says"),
+    ("model", "flags", "message"),
     [
         ("softer", [], "--input: missing: softer is an image-to-image model"),
         ("softer", ["--input", "IN", "--seed", "1"], "--seed: softer is an image-to-image model"),
@@ -197,12 +203,12 @@ def test_resumes_with_identical_inputs_only(sample, tmp_path):
         ("filled", ["--input", "IN", "--boxes", "1,2"], "--boxes: expected X,Y,WIDTH,HEIGHT"),
     ],
 )
-def test_rejects_invalid_options_in_one_line(sample, tmp_path, model, flags, says):
-    write_pictures(tmp_path / "in", 2)
+def test_rejects_invalid_options_in_one_line(sample, tmp_path, model, flags, message):
+    write_images(tmp_path / "in", 2)
     flags = [str(tmp_path / "in") if flag == "IN" else flag for flag in flags]
-    done = sample(model, *flags, "--out", tmp_path / "out", code=2)
-    assert says in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    process = sample(model, *flags, "--out", tmp_path / "out", code=2)
+    assert message in process.stderr
+    assert len(process.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 

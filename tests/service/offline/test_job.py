@@ -76,10 +76,10 @@ def test_classes_balanced_listed_or_weighted(job_of, manifest_of):
     listed = class_names(job_of(count=4, classes=[names[1], names[0]]), manifest)
     assert listed == [names[1], names[0]] * 2
     weights = {names[0]: 3, names[1]: 1}
-    drawn = collections.Counter(class_names(job_of(count=2000, classes=weights), manifest))
-    assert set(drawn) == set(names[:2])
+    counts = collections.Counter(class_names(job_of(count=2000, classes=weights), manifest))
+    assert set(counts) == set(names[:2])
     # Four standard deviations of a binomial distribution.
-    assert abs(drawn[names[0]] - 1500) < 4 * (2000 * 0.75 * 0.25) ** 0.5
+    assert abs(counts[names[0]] - 1500) < 4 * (2000 * 0.75 * 0.25) ** 0.5
 
 
 def test_class_named_balanced_takes_precedence(manifest_of):

@@ -1,4 +1,4 @@
-"""`ganymede reproduce`, on files that the real service made."""
+"""`ganymede reproduce`, with files from the real service."""
 
 import io
 import json
@@ -26,39 +26,38 @@ REQUESTS = {
     "weights.png": ("mix-styles", {"rows": [1], "columns": [2], "layers": {"fine": 0.3}}),
     "grid.webp": ("mix-styles", {"rows": [1, 2], "columns": [5, 6, 7]}),
     "grid.jpeg": ("mix-styles", {"rows": [1, 2], "columns": [5]}),
-    "walk.webp": ("interpolate", {"sources": [1, 2, 3], "frames": 20, "fps": 12}),
-    "walk.gif": ("interpolate", {"sources": [1, {"w": W_VALUES}], "frames": 6}),
-    "walk.png": (
+    "interpolation.webp": ("interpolate", {"sources": [1, 2, 3], "frames": 20, "fps": 12}),
+    "interpolation.gif": ("interpolate", {"sources": [1, {"w": W_VALUES}], "frames": 6}),
+    "interpolation.png": (
         "interpolate",
         {"model": "cut", "sources": [1, 2], "frames": 6, "loop": True, "class": "cat"},
     ),
 }
 
 
-def made(client, folder, name):
+def write_response(client, folder, name):
+    """Send the request for the file `name`, write the response to it, and return its path."""
     route, body = REQUESTS[name]
-    form = name.partition(".")[2]
-    body = {"model": "painted-classes", "format": form} | body
-    answer = client.post(f"/v1/{route}", json=body)
-    assert answer.status_code == 200, answer.text
+    extension = name.partition(".")[2]
+    body = {"model": "painted-classes", "format": extension} | body
+    response = client.post(f"/v1/{route}", json=body)
+    assert response.status_code == 200, response.text
     path = folder / name
-    path.write_bytes(answer.content)
+    path.write_bytes(response.content)
     return path
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_every_kind_of_file_is_made_again_to_the_last_byte(
-    drawn_server, drawn_repository, tmp_path, name
-):
+def test_reproduces_files_byte_for_byte(drawn_server, drawn_repository, tmp_path, name):
     with drawn_server.client() as client:
-        path = made(client, tmp_path, name)
+        path = write_response(client, tmp_path, name)
     result = reproduce(path, drawn_repository)
     assert result.equal
     assert result.identical
-    assert result.remade == path.read_bytes()
+    assert result.regenerated == path.read_bytes()
 
 
-def test_a_frame_of_an_archive_is_made_again_alone(drawn_server, drawn_repository, tmp_path):
+def test_reproduces_single_frame_of_zip(drawn_server, drawn_repository, tmp_path):
     body = {"model": "cut", "sources": [1, 2], "class": "cat", "frames": 5, "format": "zip"}
     with drawn_server.client() as client:
         archive = zipfile.ZipFile(io.BytesIO(client.post("/v1/interpolate", json=body).content))
@@ -67,51 +66,52 @@ def test_a_frame_of_an_archive_is_made_again_alone(drawn_server, drawn_repositor
         assert reproduce(path, drawn_repository).identical
 
 
-def test_the_command_says_what_it_found(drawn_server, drawn_repository, tmp_path):
+def test_command_reports_differences(drawn_server, drawn_repository, tmp_path):
     with drawn_server.client() as client:
-        good = made(client, tmp_path, "seed.png")
-    image = Image.open(good)
+        original = write_response(client, tmp_path, "seed.png")
+    image = Image.open(original)
     pixels = np.array(image)
-    # Written again by something else: other bytes, the same pixels.
+    # Other bytes with the same pixels.
     info = PngInfo()
     info.add_text("ganymede", image.text["ganymede"])
     image.save(tmp_path / "resaved.png", pnginfo=info)
     pixels[3, 4, 1] ^= 8
-    Image.fromarray(pixels).save(tmp_path / "touched.png", pnginfo=info)
+    Image.fromarray(pixels).save(tmp_path / "modified.png", pnginfo=info)
 
     command = ganymede("reproduce", "--models", drawn_repository)
-    done = subprocess.run(
-        [*command, "seed.png", "resaved.png", "--out", "again"],
+    process = subprocess.run(
+        [*command, "seed.png", "resaved.png", "--out", "regenerated"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.splitlines() == [
+    assert process.stdout.splitlines() == [
         "seed.png: identical, byte for byte",
         "resaved.png: equal in every pixel",
     ]
-    assert (tmp_path / "again" / "seed.png").read_bytes() == good.read_bytes()
-    done = subprocess.run(
-        [*command, "touched.png", "--json"],
+    assert (tmp_path / "regenerated" / "seed.png").read_bytes() == original.read_bytes()
+    process = subprocess.run(
+        [*command, "modified.png", "--json"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 1
-    (result,) = json.loads(done.stdout)
+    assert process.returncode == 1
+    (result,) = json.loads(process.stdout)
     assert (result["different_pixels"], result["largest_difference"]) == (1, 8)
 
 
-def say(path, **said):
+def write_metadata(path, **metadata):
+    """Write a black image with this metadata, and return its path."""
     info = PngInfo()
-    info.add_text("ganymede", json.dumps(said))
+    info.add_text("ganymede", json.dumps(metadata))
     Image.new("RGB", (24, 24)).save(path, pnginfo=info)
     return path
 
 
-def test_what_cannot_be_made_again_is_one_clear_error(drawn_server, drawn_repository, tmp_path):
+def test_explains_why_file_cannot_be_reproduced(drawn_server, drawn_repository, tmp_path):
     def error(path) -> str:
         with pytest.raises(CannotReproduce) as caught:
             reproduce(path, drawn_repository)
@@ -119,19 +119,25 @@ def test_what_cannot_be_made_again_is_one_clear_error(drawn_server, drawn_reposi
 
     Image.new("RGB", (2, 2)).save(tmp_path / "plain.png")
     assert "has no Ganymede metadata" in error(tmp_path / "plain.png")
-    (tmp_path / "words.png").write_text("no picture")
-    assert "cannot be read: it is not a valid image" in error(tmp_path / "words.png")
+    (tmp_path / "text.png").write_text("not an image")
+    assert "cannot be read: it is not a valid image" in error(tmp_path / "text.png")
     assert "cannot be read: No such file" in error(tmp_path / "missing.png")
     identity = {"model": "cut", "version": "1", "digest": "sha256:0"}
-    assert "another digest" in error(say(tmp_path / "a.png", **identity, seed=1))
-    elsewhere = identity | {"model": "elsewhere"}
-    assert "elsewhere@1, which is not in" in error(say(tmp_path / "b.png", **elsewhere, seed=1))
+    assert "another digest" in error(write_metadata(tmp_path / "a.png", **identity, seed=1))
+    unknown = identity | {"model": "unknown"}
+    assert "unknown@1, which is not in" in error(
+        write_metadata(tmp_path / "b.png", **unknown, seed=1)
+    )
     outside = identity | {"model": "..", "version": "x"}
-    assert "which is not in" in error(say(tmp_path / "c.png", **outside, seed=1))
+    assert "which is not in" in error(write_metadata(tmp_path / "c.png", **outside, seed=1))
     with drawn_server.client() as client:
         digest = client.get("/v1/models/cut").json()["digest"]
     identity["digest"] = digest
-    for wrong in ({}, {"seed": -1}, {"seed": "a"}, {"seed": 1, "class": "cow"}, {"z": "?"}):
-        assert "invalid metadata" in error(say(tmp_path / "d.png", **identity, **wrong))
+    for invalid in ({}, {"seed": -1}, {"seed": "a"}, {"seed": 1, "class": "cow"}, {"z": "?"}):
+        assert "invalid metadata" in error(
+            write_metadata(tmp_path / "d.png", **identity, **invalid)
+        )
     walk = {"sources": [], "frames": 10**9, "loop": False, "space": "z", "path": "linear"}
-    assert "invalid metadata" in error(say(tmp_path / "e.png", **identity, walk=walk, fps=1))
+    assert "invalid metadata" in error(
+        write_metadata(tmp_path / "e.png", **identity, walk=walk, fps=1)
+    )

@@ -175,8 +175,8 @@ def test_rejected_requests_do_not_count_towards_rate_limit(keyed):
     headers = {"x-api-key": keys["thrifty"]}
     with server.client() as client:
         for _ in range(20):
-            wrong = GENERATE | {"n": 10, "class": "nobody"}
-            assert client.post("/v1/generate", json=wrong, headers=headers).status_code == 422
+            invalid = GENERATE | {"n": 10, "class": "nobody"}
+            assert client.post("/v1/generate", json=invalid, headers=headers).status_code == 422
         response = client.post("/v1/generate", json=GENERATE | {"n": 10}, headers=headers)
         assert response.status_code == 200
 

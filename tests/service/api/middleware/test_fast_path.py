@@ -37,7 +37,7 @@ BODIES = {
 }
 
 
-def ask(
+def send_post(
     client: httpx.Client, path: str, body: bytes, kind: str
 ) -> tuple[int, dict[str, str], bytes]:
     headers = {"content-type": kind, "x-request-id": "same"}
@@ -52,8 +52,8 @@ def ask(
 @pytest.mark.parametrize("path", ["/v1/generate", "/v1/sample-classes"])
 def test_same_response_as_through_fastapi(drawn_server, path, body):
     with drawn_server.client() as client:
-        straight = ask(client, path, body, "application/json")
-        assert straight == ask(client, path, body, _BY_FASTAPI)
+        fast = send_post(client, path, body, "application/json")
+        assert fast == send_post(client, path, body, _BY_FASTAPI)
 
 
 @pytest.mark.parametrize("kinds", [("text/plain", "application/json"), ("application/json",) * 2])
@@ -70,9 +70,9 @@ def test_repeated_content_type_does_not_bypass_limits(drawn_server, kinds, body)
     with drawn_server.client() as client:
         first = [("content-type", kinds[0])]
         twice = [("content-type", kind) for kind in kinds]
-        wanted = client.post("/v1/generate", content=body, headers=first)
+        expected = client.post("/v1/generate", content=body, headers=first)
         response = client.post("/v1/generate", content=body, headers=twice)
-        assert response.status_code == wanted.status_code
+        assert response.status_code == expected.status_code
 
 
 @pytest.fixture
@@ -116,12 +116,12 @@ def test_reads_chunked_body(drawn_server):
     headers = {"content-type": "application/json"}
     with drawn_server.client() as client:
         response = client.post("/v1/generate", content=pieces(), headers=headers)
-        whole = client.post("/v1/generate", content=b"".join(pieces()), headers=headers)
+        single_body = client.post("/v1/generate", content=b"".join(pieces()), headers=headers)
     assert response.status_code == 200
-    assert response.content == whole.content
+    assert response.content == single_body.content
 
 
 def test_json_response(drawn_server):
     with drawn_server.client() as client:
-        _, _, content = ask(client, "/v1/generate", BODIES["several"], "application/json")
+        _, _, content = send_post(client, "/v1/generate", BODIES["several"], "application/json")
     assert [image["seed"] for image in json.loads(content)["images"]] == [7, 8, 9]

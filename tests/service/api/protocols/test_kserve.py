@@ -154,8 +154,8 @@ def test_style_model_runs_whole_or_by_role(client, raw):
     seeds, classes = list(range(20)), [seed % 3 for seed in range(20)]
     expected = generated(raw, model=BY_CLASS, seeds=seeds, truncation=0.3, **{"class": classes})
     tensors = inputs(seeds, classes, 0.3)
-    whole = client.infer(BY_CLASS, tensors, model_version="1")
-    np.testing.assert_array_equal(whole.as_numpy("pixels"), expected)
+    output = client.infer(BY_CLASS, tensors, model_version="1")
+    np.testing.assert_array_equal(output.as_numpy("pixels"), expected)
     # Without requested outputs, the client requests all of them as binary data.
     w = client.infer(f"{BY_CLASS}:mapping", tensors).as_numpy("w")
     assert (w.dtype, w.shape) == (np.float32, (20, LAYERS, W))
@@ -258,21 +258,21 @@ def test_full_queue_is_429_with_retry_after(slow_repository):
     refused: list[InferenceServerException] = []
     json_responses: list[httpx.Response] = []
 
-    def ask() -> None:
+    def infer_binary() -> None:
         with connect(server) as client:
             try:
                 images.append(client.infer(model, [tensor("z", z)]).as_numpy("pixels"))
             except InferenceServerException as error:
                 refused.append(error)
 
-    def ask_in_json() -> None:
+    def infer_json() -> None:
         one = {"name": "z", "shape": list(z.shape), "datatype": "FP32", "data": z.tolist()}
         with server.client() as client:
             json_responses.append(client.post(f"/v2/models/{model}/infer", json={"inputs": [one]}))
 
     environment = {"GANYMEDE_QUEUE_PIXELS": str(len(z) * 28 * 28)}
     with serving(slow_repository, env=environment) as server:
-        threads = [threading.Thread(target=target) for target in [ask, ask_in_json] * 10]
+        threads = [threading.Thread(target=target) for target in [infer_binary, infer_json] * 10]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -417,9 +417,9 @@ def binary_request(sizes: int, blob: bytes) -> tuple[bytes, bytes]:
 def test_binary_data_must_match_header_length(raw):
     blob = np.full(Z, 0.5, "<f4").tobytes()
     text, body = binary_request(len(blob), blob)
-    good = infer(raw, body, **{HEADER_LENGTH: str(len(text))})
-    assert good.status_code == 200
-    assert good.json() == infer(raw, {"inputs": [row_of_z()]}).json()
+    valid = infer(raw, body, **{HEADER_LENGTH: str(len(text))})
+    assert valid.status_code == 200
+    assert valid.json() == infer(raw, {"inputs": [row_of_z()]}).json()
     for length in ("-1", "+5", "x", "", "1" * 40, "²", "1_0"):
         refused = raw.post(
             f"/v2/models/{PLAIN}/infer",

@@ -63,8 +63,8 @@ def test_text_prompt_determines_the_seed(client, plain):
     first = int.from_bytes(hashlib.sha256("a fête of foxes".encode()).digest()[:4])
     assert seeds(response) == [first, first + 1]
     np.testing.assert_array_equal(pixels(response), plain.generate(seeds(response)))
-    again = client.images.generate(model=PLAIN, prompt="a fête of foxes")
-    assert again.data[0].b64_json == response.data[0].b64_json
+    repeated = client.images.generate(model=PLAIN, prompt="a fête of foxes")
+    assert repeated.data[0].b64_json == response.data[0].b64_json
     assert seeds(client.images.generate(model=PLAIN, prompt="a fête of dogs")) != [first]
 
 
@@ -112,7 +112,7 @@ def test_response_describes_images_and_model(client, plain):
 
 @pytest.mark.parametrize("form", ["png", "jpeg", "webp"])
 def test_url_gives_the_same_bytes(client, form):
-    def ask(response_format):
+    def generate(response_format):
         return client.images.generate(
             model=BY_CLASS,
             prompt="night owl",
@@ -122,7 +122,7 @@ def test_url_gives_the_same_bytes(client, form):
             extra_body={"seed": 7, "truncation": 0.3},
         )
 
-    by_url, inlined = ask("url"), ask("b64_json")
+    by_url, inlined = generate("url"), generate("b64_json")
     assert seeds(by_url) == seeds(inlined) == [7, 8]
     for linked, inline in zip(by_url.data, inlined.data, strict=True):
         assert linked.b64_json is None
@@ -135,10 +135,10 @@ def test_url_gives_the_same_bytes(client, form):
 def test_url_has_the_host_of_the_request(drawn_server):
     body = {"model": PLAIN, "prompt": "7", "response_format": "url"}
     with drawn_server.client() as client:
-        for host, shown in (("pictures.example:8080", True), ("[::bad", False), ("a b", False)):
+        for host, is_used in (("pictures.example:8080", True), ("[::bad", False), ("a b", False)):
             response = client.post(ROUTE, json=body, headers={"host": host})
             assert response.status_code == 200
-            assert (f"http://{host}/" in response.json()["data"][0]["url"]) == shown
+            assert (f"http://{host}/" in response.json()["data"][0]["url"]) == is_used
         # Forwarded headers of a proxy on this machine are trusted.
         headers = {"host": "pictures.example", "x-forwarded-proto": "https"}
         response = client.post(ROUTE, json=body, headers=headers)
@@ -234,7 +234,7 @@ def test_sdk_retries_when_the_queue_is_full(slow_repository):
     with serving(slow_repository, env=environment) as server:
         outcomes: list[object] = []
 
-        def ask(retries: int) -> None:
+        def generate(retries: int) -> None:
             with sdk(server, max_retries=retries, timeout=300) as client:
                 try:
                     outcomes.append(
@@ -245,7 +245,7 @@ def test_sdk_retries_when_the_queue_is_full(slow_repository):
 
         def all_ask(count: int, retries: int) -> list[object]:
             outcomes.clear()
-            threads = [threading.Thread(target=ask, args=[retries]) for _ in range(count)]
+            threads = [threading.Thread(target=generate, args=[retries]) for _ in range(count)]
             for thread in threads:
                 thread.start()
             for thread in threads:

@@ -1,4 +1,4 @@
-"""Jobs over HTTP, with the real service: begun, watched, fetched, cancelled, gone on with."""
+"""Jobs over HTTP, against the real service: start, progress, files, cancellation, resumption."""
 
 import signal
 import subprocess
@@ -12,41 +12,45 @@ from tests.support.servers import ganymede, serving, wait_until_ready, worker_of
 
 
 @pytest.fixture
-def place(tmp_path):
+def job_environment(tmp_path):
     return {"GANYMEDE_JOBS": str(tmp_path / "jobs"), "GANYMEDE_CACHE": str(tmp_path / "cache")}
 
 
-def begin(client, **body):
-    until = time.monotonic() + 20
+def start_job(client, **body):
+    """Start a job, and return its URL."""
+    deadline = time.monotonic() + 20
     while True:
-        answer = client.post("/v1/jobs", json={"model": "painted-classes"} | body)
-        # A moment passes until a new process has its folder.
-        if answer.status_code != 503 or time.monotonic() > until:
+        response = client.post("/v1/jobs", json={"model": "painted-classes"} | body)
+        # A restarted process needs a moment to acquire the jobs folder.
+        if response.status_code != 503 or time.monotonic() > deadline:
             break
         time.sleep(0.1)
-    assert answer.status_code == 202, answer.text
-    assert answer.headers["location"] == f"/v1/jobs/{answer.json()['id']}"
-    return answer.headers["location"]
+    assert response.status_code == 202, response.text
+    assert response.headers["location"] == f"/v1/jobs/{response.json()['id']}"
+    return response.headers["location"]
 
 
-def ended(client, url, seconds=120):
-    until = time.monotonic() + seconds
+def wait_for_job(client, url, seconds=120):
+    """Wait until a job ends, and return it."""
+    deadline = time.monotonic() + seconds
     while True:
-        answer = client.get(url)
-        assert answer.status_code == 200, (answer.status_code, answer.text)
-        job = answer.json()
+        response = client.get(url)
+        assert response.status_code == 200, (response.status_code, response.text)
+        job = response.json()
         if job["state"] not in ("queued", "running"):
             break
-        assert time.monotonic() < until, job
+        assert time.monotonic() < deadline, job
         time.sleep(0.1)
     return job
 
 
-def fetched(client, job):
+def download_files(client, job):
+    """Return the content of the files of a job, by name."""
     return {file["name"]: client.get(file["url"]).content for file in job["files"]}
 
 
-def sampled(models, out, *flags):
+def run_command(models, out, *flags):
+    """Run `ganymede sample`, and return the content of its files, by name."""
     command = ganymede("sample", "painted-classes", "--models", models, "--out", out, *flags)
     subprocess.run(command, check=True, capture_output=True)
     return {path.name: path.read_bytes() for path in out.iterdir()}
@@ -57,80 +61,78 @@ def without_summary(files):
 
 
 @pytest.mark.parametrize("layout", ["webdataset", "parquet"])
-def test_a_job_makes_what_the_command_makes(drawn_repository, tmp_path, place, layout):
-    with serving(drawn_repository, env=place) as server, server.client() as client:
-        said = {"count": 250, "seed": 3, "classes": ["dog", 0], "truncation": 0.7}
-        url = begin(client, **said, shard_size=100, format=layout)
-        job = ended(client, url)
+def test_job_equals_command(drawn_repository, tmp_path, job_environment, layout):
+    with serving(drawn_repository, env=job_environment) as server, server.client() as client:
+        options = {"count": 250, "seed": 3, "classes": ["dog", 0], "truncation": 0.7}
+        url = start_job(client, **options, shard_size=100, format=layout)
+        job = wait_for_job(client, url)
         assert (job["state"], job["images"], job["failed"]) == ("done", 250, 0)
-        files = fetched(client, job)
+        files = download_files(client, job)
         assert {file["name"]: file["bytes"] for file in job["files"]} == {
             name: len(content) for name, content in files.items()
         }
     flags = ["--count", "250", "--seed", "3", "--classes", "dog,0", "--truncation", "0.7"]
     flags += ["--shard-size", "100", "--format", layout]
-    whole = sampled(drawn_repository, tmp_path / "whole", *flags)
-    assert without_summary(files) == without_summary(whole)
+    expected = run_command(drawn_repository, tmp_path / "expected", *flags)
+    assert without_summary(files) == without_summary(expected)
 
 
-def test_requests_are_served_while_a_job_is_done_and_it_can_be_cancelled(
-    drawn_repository, tmp_path, place
-):
-    with serving(drawn_repository, env=place) as server, server.client() as client:
-        url = begin(client, count=1_000_000, shard_size=200)
-        second = begin(client, count=5)
-        until = time.monotonic() + 60
+def test_serves_requests_during_job_and_cancels_it(drawn_repository, tmp_path, job_environment):
+    with serving(drawn_repository, env=job_environment) as server, server.client() as client:
+        url = start_job(client, count=1_000_000, shard_size=200)
+        second = start_job(client, count=5)
+        deadline = time.monotonic() + 60
         while not ((job := client.get(url).json())["files"] and job["images"]):
-            assert time.monotonic() < until
+            assert time.monotonic() < deadline
             time.sleep(0.1)
         assert job["state"] == "running"
         assert 0 < job["images"] < 1_000_000
         assert job["images_per_second"] > 0
-        # Whole already, while the rest is being made.
+        # The first shard is complete while the job is running.
         assert len(client.get(job["files"][0]["url"]).content) == job["files"][0]["bytes"]
         assert client.get(second).json()["state"] == "queued"
         for seed in range(20):
             body = {"model": "painted-classes", "seed": seed}
             assert client.post("/v1/generate", json=body).status_code == 200
         assert client.delete(url).json()["state"] == "cancelled"
-        assert ended(client, second)["state"] == "done"
+        assert wait_for_job(client, second)["state"] == "done"
         assert client.get(url).json()["state"] == "cancelled"
-        # A second time it is forgotten, with its files.
+        # Deleting a cancelled job removes it with its files.
         assert client.delete(url).status_code == 200
         assert client.get(url).status_code == 404
         assert not (tmp_path / "jobs" / url.rpartition("/")[2]).exists()
         assert [job["count"] for job in client.get("/v1/jobs").json()["data"]] == [5]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_service_that_comes_back_goes_on_with_its_jobs(drawn_repository, tmp_path, place, number):
-    said = {"count": 6000, "shard_size": 50}
-    with serving(drawn_repository, env=place) as server, server.client() as client:
-        url = begin(client, **said)
-        until = time.monotonic() + 60
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
+def test_resumes_jobs_after_restart(drawn_repository, tmp_path, job_environment, signal_number):
+    options = {"count": 6000, "shard_size": 50}
+    with serving(drawn_repository, env=job_environment) as server, server.client() as client:
+        url = start_job(client, **options)
+        deadline = time.monotonic() + 60
         while client.get(url).json()["images"] < 100:
-            assert time.monotonic() < until
+            assert time.monotonic() < deadline
             time.sleep(0.01)
-        if number is signal.SIGKILL:
+        if signal_number is signal.SIGKILL:
             worker_of(server).kill()
             time.sleep(0.5)
             wait_until_ready(server)
-            job = ended(client, url)
+            job = wait_for_job(client, url)
         else:
-            server.process.send_signal(number)
+            server.process.send_signal(signal_number)
             server.process.wait(30)
-    if number is signal.SIGTERM:
-        with serving(drawn_repository, env=place) as server, server.client() as client:
-            until = time.monotonic() + 20
+    if signal_number is signal.SIGTERM:
+        with serving(drawn_repository, env=job_environment) as server, server.client() as client:
+            deadline = time.monotonic() + 20
             while client.get(url).status_code == 503:
-                assert time.monotonic() < until
+                assert time.monotonic() < deadline
                 time.sleep(0.1)
-            job = ended(client, url)
-            files = fetched(client, job)
+            job = wait_for_job(client, url)
+            files = download_files(client, job)
         assert job["state"] == "done"
         flags = ["--count", "6000", "--shard-size", "50", "--format", "webdataset"]
-        whole = sampled(drawn_repository, tmp_path / "whole", *flags)
-        assert without_summary(files) == without_summary(whole)
+        expected = run_command(drawn_repository, tmp_path / "expected", *flags)
+        assert without_summary(files) == without_summary(expected)
     assert (job["state"], job["images"]) == ("done", 6000)
 
 
@@ -150,64 +152,64 @@ def test_a_service_that_comes_back_goes_on_with_its_jobs(drawn_repository, tmp_p
         ({"count": 1, "what": 1}, "what"),
     ],
 )
-def test_what_cannot_be_is_refused_by_its_field(drawn_server, body, field):
+def test_problem_names_invalid_field(drawn_server, body, field):
     with drawn_server.client() as client:
-        answer = client.post("/v1/jobs", json={"model": "painted-classes"} | body)
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["field"].startswith(field), answer.text
+        response = client.post("/v1/jobs", json={"model": "painted-classes"} | body)
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["field"].startswith(field), response.text
 
 
-def test_unknown_models_jobs_and_files_are_404(drawn_repository, place):
-    with serving(drawn_repository, env=place) as server, server.client() as client:
-        url = begin(client, count=1)
-        ended(client, url)
+def test_unknown_models_jobs_and_files_are_404(drawn_repository, job_environment):
+    with serving(drawn_repository, env=job_environment) as server, server.client() as client:
+        url = start_job(client, count=1)
+        wait_for_job(client, url)
         assert client.post("/v1/jobs", json={"model": "x", "count": 1}).status_code == 404
-        for path in ("/v1/jobs/nobody", f"{url}/files/nothing", f"{url}/files/..%2fjobs.sqlite"):
+        for path in ("/v1/jobs/unknown", f"{url}/files/unknown", f"{url}/files/..%2fjobs.sqlite"):
             assert client.get(path).status_code == 404, path
-        assert client.delete("/v1/jobs/nobody").status_code == 404
+        assert client.delete("/v1/jobs/unknown").status_code == 404
 
 
-def test_each_key_sees_its_own_jobs_and_an_administrator_all(drawn_repository, tmp_path, place):
+def test_keys_see_only_their_own_jobs(drawn_repository, tmp_path, job_environment):
     file = tmp_path / "keys.json"
     keys = {name: add_key(file, name, admin=name == "admin") for name in ("a", "b", "admin")}
-    with serving(drawn_repository, env=place | {"GANYMEDE_KEYS": str(file)}) as server:
-        of = {
+    with serving(drawn_repository, env=job_environment | {"GANYMEDE_KEYS": str(file)}) as server:
+        clients = {
             name: httpx.Client(base_url=server.url, headers={"x-api-key": key})
             for name, key in keys.items()
         }
-        url = begin(of["a"], count=3)
-        assert ended(of["a"], url)["state"] == "done"
-        (job,) = [of["a"].get(url).json()]
-        assert of["b"].get(url).status_code == 404
-        assert of["b"].delete(url).status_code == 404
-        assert of["b"].get(job["files"][0]["url"]).status_code == 404
-        assert of["b"].get("/v1/jobs").json()["data"] == []
-        assert len(of["admin"].get("/v1/jobs").json()["data"]) == 1
-        assert of["admin"].get(job["files"][0]["url"]).status_code == 200
+        url = start_job(clients["a"], count=3)
+        assert wait_for_job(clients["a"], url)["state"] == "done"
+        (job,) = [clients["a"].get(url).json()]
+        assert clients["b"].get(url).status_code == 404
+        assert clients["b"].delete(url).status_code == 404
+        assert clients["b"].get(job["files"][0]["url"]).status_code == 404
+        assert clients["b"].get("/v1/jobs").json()["data"] == []
+        assert len(clients["admin"].get("/v1/jobs").json()["data"]) == 1
+        assert clients["admin"].get(job["files"][0]["url"]).status_code == 200
         assert httpx.get(f"{server.url}{url}").status_code == 401
 
 
-def test_an_allowance_is_no_smaller_for_jobs(drawn_repository, tmp_path, place):
+def test_rate_limit_applies_to_jobs(drawn_repository, tmp_path, job_environment):
     file = tmp_path / "keys.json"
-    headers = {"x-api-key": add_key(file, "poor", pixels_per_minute=24 * 24 * 10)}
+    headers = {"x-api-key": add_key(file, "small", pixels_per_minute=24 * 24 * 10)}
     with (
-        serving(drawn_repository, env=place | {"GANYMEDE_KEYS": str(file)}) as server,
+        serving(drawn_repository, env=job_environment | {"GANYMEDE_KEYS": str(file)}) as server,
         httpx.Client(base_url=server.url, headers=headers) as client,
     ):
-        ended(client, begin(client, count=10))
-        refused = client.post("/v1/jobs", json={"model": "painted-classes", "count": 5})
-        assert refused.status_code == 429
-        assert "retry-after" in refused.headers
-        never = client.post("/v1/jobs", json={"model": "painted-classes", "count": 11})
-        assert never.status_code == 422
+        wait_for_job(client, start_job(client, count=10))
+        later = client.post("/v1/jobs", json={"model": "painted-classes", "count": 5})
+        assert later.status_code == 429
+        assert "retry-after" in later.headers
+        too_large = client.post("/v1/jobs", json={"model": "painted-classes", "count": 11})
+        assert too_large.status_code == 422
 
 
-def test_a_folder_that_cannot_be_written_is_said(drawn_repository, tmp_path):
+def test_reports_unwritable_jobs_folder(drawn_repository, tmp_path):
     (tmp_path / "file").write_text("")
     env = {"GANYMEDE_JOBS": str(tmp_path / "file" / "jobs")}
     with serving(drawn_repository, env=env) as server, server.client() as client:
         time.sleep(0.5)
-        answer = client.post("/v1/jobs", json={"model": "painted", "count": 1})
-        assert answer.status_code == 503
-        assert "--jobs" in answer.json()["detail"]
+        response = client.post("/v1/jobs", json={"model": "painted", "count": 1})
+        assert response.status_code == 503
+        assert "--jobs" in response.json()["detail"]
         assert client.post("/v1/generate", json={"model": "painted"}).status_code == 200

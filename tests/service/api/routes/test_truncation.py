@@ -13,7 +13,7 @@ from PIL import Image
 
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
-from tests.service.api.routes.test_generate import assert_problem, decode
+from tests.support.responses import assert_problem, decode_image, npy_pixels
 
 MODELS = ["cut", "painted-classes"]
 
@@ -33,82 +33,80 @@ def post(client, route="generate", model="cut", **body):
     return client.post(f"/v1/{route}", json={"model": model} | body)
 
 
-def pixels(answer) -> np.ndarray:
-    return np.load(io.BytesIO(answer.content))
-
-
 @pytest.mark.parametrize("name", MODELS)
-def test_truncation_is_one_number_or_one_a_picture(client, load, name):
+def test_truncation_as_number_or_list(client, load, name):
     model, seeds = load(name), [3, 4, 5]
-    for wish, each in ((0.25, [0.25] * 3), (1, [1.0] * 3), ([0, 0.5, 1.5], [0.0, 0.5, 1.5])):
-        answer = post(client, model=name, seeds=seeds, truncation=wish, format="npy")
-        np.testing.assert_array_equal(pixels(answer), model.generate(seeds, None, each))
-    answer = post(client, model=name, seeds=seeds, format="npy")
-    np.testing.assert_array_equal(pixels(answer), model.generate(seeds, None, [0.7] * 3))
+    for truncation, each in ((0.25, [0.25] * 3), (1, [1.0] * 3), ([0, 0.5, 1.5], [0.0, 0.5, 1.5])):
+        response = post(client, model=name, seeds=seeds, truncation=truncation, format="npy")
+        np.testing.assert_array_equal(npy_pixels(response), model.generate(seeds, None, each))
+    response = post(client, model=name, seeds=seeds, format="npy")
+    np.testing.assert_array_equal(npy_pixels(response), model.generate(seeds, None, [0.7] * 3))
 
 
 @given(truncation=st.floats(0, 1.5), seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=20, deadline=None)
-def test_any_number_in_the_range_comes_back_as_it_was_sent(drawn_server, truncation, seed):
+def test_returns_truncation_exactly(drawn_server, truncation, seed):
     with drawn_server.client() as client:
-        answer = post(client, seed=seed, truncation=truncation)
-    assert answer.json()["images"][0]["truncation"] == truncation
-    assert float(answer.headers["x-ganymede-truncation"]) == truncation
+        response = post(client, seed=seed, truncation=truncation)
+    assert response.json()["images"][0]["truncation"] == truncation
+    assert float(response.headers["x-ganymede-truncation"]) == truncation
 
 
-def test_a_picture_says_its_truncation_wherever_it_goes(client):
-    answer = post(client, seeds=[1, 2], truncation=[0.5, 1])
-    assert [image["truncation"] for image in answer.json()["images"]] == [0.5, 1.0]
-    assert answer.headers["x-ganymede-truncation"] == "0.5,1.0"
-    file = base64.b64decode(answer.json()["images"][0]["data"])
-    made = json.loads(Image.open(io.BytesIO(file)).text["ganymede"])
-    assert (made["seed"], made["class"], made["truncation"]) == (1, "dog", 0.5)
-    # The default is said too: a later version of the model may have another.
+def test_returns_truncation_in_body_headers_and_file(client):
+    response = post(client, seeds=[1, 2], truncation=[0.5, 1])
+    assert [image["truncation"] for image in response.json()["images"]] == [0.5, 1.0]
+    assert response.headers["x-ganymede-truncation"] == "0.5,1.0"
+    file = base64.b64decode(response.json()["images"][0]["data"])
+    provenance = json.loads(Image.open(io.BytesIO(file)).text["ganymede"])
+    assert (provenance["seed"], provenance["class"], provenance["truncation"]) == (1, "dog", 0.5)
+    # The default is returned, too: it may differ in a later version of the model.
     assert post(client, seed=1).json()["images"][0]["truncation"] == 0.7
 
 
-def test_a_model_that_does_not_truncate_says_nothing_of_it(client):
-    answer = post(client, model="painted", seed=1)
-    assert "truncation" not in answer.json()["images"][0]
-    assert "x-ganymede-truncation" not in answer.headers
+def test_omits_truncation_without_support(client):
+    response = post(client, model="painted", seed=1)
+    assert "truncation" not in response.json()["images"][0]
+    assert "x-ganymede-truncation" not in response.headers
 
 
-def test_sample_classes_takes_one_truncation_for_all(client, load):
+def test_sample_classes_accepts_truncation(client, load):
     body = {"classes": {"dog": 2, "night owl": 1}, "seed": 5, "truncation": 0.4}
-    answer = post(client, "sample-classes", format="npy", **body)
+    response = post(client, "sample-classes", format="npy", **body)
     expected = load("cut").generate([5, 6, 7], [1, 1, 2], [0.4] * 3)
-    np.testing.assert_array_equal(pixels(answer), expected)
+    np.testing.assert_array_equal(npy_pixels(response), expected)
     archive = zipfile.ZipFile(
         io.BytesIO(post(client, "sample-classes", format="zip", **body).content)
     )
     assert archive.namelist() == ["dog/0-seed-5.png", "dog/1-seed-6.png", "night-owl/2-seed-7.png"]
 
 
-def test_the_address_of_a_picture_takes_a_truncation(client, load):
+def test_image_url_accepts_truncation(client, load):
     path = "/v1/models/cut/images/7.png"
-    half, same, whole = (
-        client.get(path, params={"truncation": wish}) for wish in ("0.5", "0.50", "1")
+    half, same, full = (
+        client.get(path, params={"truncation": value}) for value in ("0.5", "0.50", "1")
     )
-    np.testing.assert_array_equal(decode(half.content), load("cut").generate([7], None, [0.5])[0])
+    np.testing.assert_array_equal(
+        decode_image(half.content), load("cut").generate([7], None, [0.5])[0]
+    )
     assert half.content == same.content
-    assert half.headers["etag"] == same.headers["etag"] != whole.headers["etag"]
+    assert half.headers["etag"] == same.headers["etag"] != full.headers["etag"]
     assert half.headers["x-ganymede-truncation"] == "0.5"
-    default, said = client.get(path), client.get(path, params={"truncation": 0.7})
-    assert default.headers["etag"] == said.headers["etag"]
-    again = client.get(
+    default, explicit = client.get(path), client.get(path, params={"truncation": 0.7})
+    assert default.headers["etag"] == explicit.headers["etag"]
+    cached = client.get(
         path, params={"truncation": 0.5}, headers={"if-none-match": half.headers["etag"]}
     )
-    assert again.status_code == 304
+    assert cached.status_code == 304
 
 
-def test_a_model_states_its_range(client):
+def test_model_shows_truncation_range(client):
     cards = {card["name"]: card for card in client.get("/v1/models").json()["data"]}
     assert cards["cut"]["truncation"] == {"default": 0.7, "minimum": 0.0, "maximum": 1.5}
     assert "truncation" not in cards["painted"]
 
 
-def test_out_of_range_the_problem_names_the_field_and_the_range(client):
-    for answer in (
+def test_rejects_truncation_out_of_range(client):
+    for response in (
         post(client, truncation=1.6),
         post(client, truncation=-0.1),
         post(client, truncation=10**30),
@@ -116,17 +114,17 @@ def test_out_of_range_the_problem_names_the_field_and_the_range(client):
         post(client, "sample-classes", per_class=1, truncation=2),
         client.get("/v1/models/cut/images/7.png?truncation=2"),
     ):
-        assert_problem(answer, 422, "truncation")
-        assert "0 to 1.5" in answer.json()["detail"]
+        assert_problem(response, 422, "truncation")
+        assert "0 to 1.5" in response.json()["detail"]
 
 
-def test_a_model_that_does_not_truncate_is_named(client):
-    for answer in (
+def test_rejects_truncation_without_support(client):
+    for response in (
         post(client, model="painted", truncation=0.5),
         client.get("/v1/models/painted/images/7.png?truncation=0.5"),
     ):
-        assert_problem(answer, 422, "truncation")
-        assert "painted does not support truncation" in answer.json()["detail"]
+        assert_problem(response, 422, "truncation")
+        assert "painted does not support truncation" in response.json()["detail"]
 
 
 @pytest.mark.parametrize(
@@ -137,22 +135,22 @@ def test_a_model_that_does_not_truncate_is_named(client):
     ],
 )
 @pytest.mark.parametrize("route", ["generate", "sample-classes"])
-def test_what_is_no_number_is_refused(client, route, truncation):
+def test_rejects_non_numeric_truncation(client, route, truncation):
     fields = '"per_class": 1' if route == "sample-classes" else '"n": 1'
-    answer = client.post(
+    response = client.post(
         f"/v1/{route}",
         content=f'{{"model": "cut", {fields}, "truncation": {truncation}}}',
         headers={"content-type": "application/json"},
     )
-    assert_problem(answer, 422)
-    assert any(error["field"].startswith("truncation") for error in answer.json()["errors"])
+    assert_problem(response, 422)
+    assert any(error["field"].startswith("truncation") for error in response.json()["errors"])
 
 
 @pytest.mark.parametrize("truncation", ["nan", "inf", "-inf", "1e999", "true", "", "0,5"])
-def test_an_address_with_what_is_no_number_is_refused(client, truncation):
-    answer = client.get("/v1/models/cut/images/7.png", params={"truncation": truncation})
-    assert_problem(answer, 422)
+def test_image_url_rejects_non_numeric_truncation(client, truncation):
+    response = client.get("/v1/models/cut/images/7.png", params={"truncation": truncation})
+    assert_problem(response, 422)
 
 
-def test_the_log_holds_no_stack_trace_after_all_of_this(drawn_server):
+def test_log_has_no_stack_trace(drawn_server):
     assert "Traceback" not in drawn_server.logged()

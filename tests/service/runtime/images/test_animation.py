@@ -48,14 +48,14 @@ def test_lossless_animation_round_trips(kind, channels):
     pixels = random_frames(channels)
     mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
     file = written(kind, spec_of(channels), pixels)
-    got = frames(file, mode).reshape(pixels.shape)
+    decoded = frames(file, mode).reshape(pixels.shape)
     if channels == 4:
         # The color of fully transparent pixels is not preserved.
-        seen = pixels[..., 3] == 255
-        np.testing.assert_array_equal(got[..., 3], pixels[..., 3])
-        np.testing.assert_array_equal(got[seen], pixels[seen])
+        visible = pixels[..., 3] == 255
+        np.testing.assert_array_equal(decoded[..., 3], pixels[..., 3])
+        np.testing.assert_array_equal(decoded[visible], pixels[visible])
     else:
-        np.testing.assert_array_equal(got, pixels)
+        np.testing.assert_array_equal(decoded, pixels)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -63,12 +63,12 @@ def test_gif_frames_are_close_to_original(channels):
     pixels = random_frames(channels)
     file = written("gif", spec_of(channels), pixels)
     mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
-    got = frames(file, mode).reshape(pixels.shape)
+    decoded = frames(file, mode).reshape(pixels.shape)
     if channels == 4:
-        seen = pixels[..., 3] == 255
-        got, pixels = got[seen], pixels[seen]
+        visible = pixels[..., 3] == 255
+        decoded, pixels = decoded[visible], pixels[visible]
     # 12 × 10 pixels have fewer colors than a palette.
-    assert np.abs(got.astype(int) - pixels).mean() < (1 if channels != 4 else 40)
+    assert np.abs(decoded.astype(int) - pixels).mean() < (1 if channels != 4 else 40)
 
 
 @pytest.mark.parametrize("kind", ["gif", "png", "webp"])

@@ -74,8 +74,8 @@ def test_text_precedes_pixel_data(encoders, channels):
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_encodes_non_contiguous_views(encoders, channels):
-    whole = image_of(20, 30, channels, 3, True)
-    view = whole[::-2, 5:25:3]
+    image = image_of(20, 30, channels, 3, True)
+    view = image[::-2, 5:25:3]
     assert (decoded(png.encode_png(view, {})) == view).all()
 
 

@@ -86,8 +86,8 @@ def test_interpolates_class_and_truncation(manifest):
     fed = walk.feeds([0, 2, 4], manifest)
     np.testing.assert_allclose(fed["class_weights"], [[1, 0, 0], [0.5, 0, 0.5], [0, 0, 1]])
     np.testing.assert_allclose(fed["truncation"], [1, 0.75, 0.5])
-    own = feeds(keys, manifest)["z"]
-    np.testing.assert_array_equal(fed["z"][[0, 2]], own)
+    latents = feeds(keys, manifest)["z"]
+    np.testing.assert_array_equal(fed["z"][[0, 2]], latents)
 
 
 def test_interpolates_styles_per_layer():
@@ -108,11 +108,11 @@ def test_parameters_round_trip(manifest):
         LatentSource(z=np.ones(16, np.float32)),
     )
     walk = Interpolation(keys, 9, loop=True, space="z", path="linear")
-    again = Interpolation.from_parameters(
+    parsed = Interpolation.from_parameters(
         json.loads(json.dumps(walk.parameters(manifest))), manifest
     )
-    assert [key.key for key in again.keys] == [key.key for key in keys]
-    assert (again.frames, again.loop, again.space, again.path) == (9, True, "z", "linear")
+    assert [key.key for key in parsed.keys] == [key.key for key in keys]
+    assert (parsed.frames, parsed.loop, parsed.space, parsed.path) == (9, True, "z", "linear")
     parameters = walk.frame_parameters(8, manifest)
     assert parameters["from"] == keys[1].parameters(manifest)
     assert parameters["to"] == keys[0].parameters(manifest)

@@ -18,31 +18,31 @@ def test_truncated_latents_match_biggan_seeds():
         stats.truncnorm.rvs(-2, 2, size=(1, 140), random_state=np.random.RandomState(seed))[0]
         for seed in seeds
     ]
-    drawn = latents.draw(seeds, 140, "truncated-normal")
-    np.testing.assert_array_equal(drawn, np.array(expected, np.float32))
+    z = latents.draw(seeds, 140, "truncated-normal")
+    np.testing.assert_array_equal(z, np.array(expected, np.float32))
 
 
 def test_truncated_latents_match_recorded_scipy_values():
     """``truncnorm.rvs(-2, 2, size=(1, 128), random_state=RandomState(s))`` of scipy 1.17.1."""
-    drawn = latents.draw([0, 7, latents.MAX_SEED], 128, "truncated-normal")
+    z = latents.draw([0, 7, latents.MAX_SEED], 128, "truncated-normal")
     expected = [
         [0.11705679446458817, 0.5399904847145081, 0.24840021133422852, -0.49414125084877014],
         [-1.3071177005767822, 0.7295992374420166, -0.14789801836013794, 0.7838638424873352],
         [-1.195530652999878, 1.246008276939392, 0.7583662271499634, 0.6742980480194092],
     ]
-    np.testing.assert_array_equal(drawn[:, [0, 1, 2, 127]], np.array(expected, np.float32))
-    many = latents.draw([0], 12_800, "truncated-normal")
-    assert hashlib.sha256(many.tobytes()).hexdigest() == (
+    np.testing.assert_array_equal(z[:, [0, 1, 2, 127]], np.array(expected, np.float32))
+    long_row = latents.draw([0], 12_800, "truncated-normal")
+    assert hashlib.sha256(long_row.tobytes()).hexdigest() == (
         "39e99d1a8bd98f798039f7e75ef73d332c3ed3c19c6aae26e7c3ad72172a9174"
     )
 
 
 def test_truncated_latents_span_two_standard_deviations():
-    drawn = latents.draw(range(500), 128, "truncated-normal")
-    assert 1.99 < np.abs(drawn).max() <= 2
-    assert abs(drawn.mean()) < 0.01
+    z = latents.draw(range(500), 128, "truncated-normal")
+    assert 1.99 < np.abs(z).max() <= 2
+    assert abs(z.mean()) < 0.01
     # The standard deviation of the normal distribution cut there.
-    assert drawn.std() == pytest.approx(0.8796, abs=0.005)
+    assert z.std() == pytest.approx(0.8796, abs=0.005)
 
 
 @pytest.mark.parametrize("distribution", ["normal", "truncated-normal", "uniform"])

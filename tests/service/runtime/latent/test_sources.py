@@ -50,8 +50,8 @@ def sources(draw):
 def test_parameters_round_trip(manifests, source):
     manifest = manifests["painted-classes"]
     parameters = json.loads(json.dumps(source.parameters(manifest)))
-    again = LatentSource.from_parameters(parameters, manifest)
-    assert again.key == source.key
+    parsed = LatentSource.from_parameters(parameters, manifest)
+    assert parsed.key == source.key
 
 
 def test_rejects_unknown_classes(manifests):
@@ -116,32 +116,32 @@ def test_blend_needs_class_weights_input(manifests):
 
 
 def test_draw_class_follows_weights_and_seed():
-    shares = {0: 1.0, 2: 3.0}
-    drawn = [draw_class(shares, seed) for seed in range(4000)]
-    assert drawn == [draw_class({2: 3.0, 0: 1.0}, seed) for seed in range(4000)]
-    assert set(drawn) == {0, 2}
+    weights = {0: 1.0, 2: 3.0}
+    classes = [draw_class(weights, seed) for seed in range(4000)]
+    assert classes == [draw_class({2: 3.0, 0: 1.0}, seed) for seed in range(4000)]
+    assert set(classes) == {0, 2}
     # Four standard deviations.
-    assert abs(drawn.count(0) / 4000 - 0.25) < 4 * (0.25 * 0.75 / 4000) ** 0.5
+    assert abs(classes.count(0) / 4000 - 0.25) < 4 * (0.25 * 0.75 / 4000) ** 0.5
     assert draw_class({1: 0.3}, 7) == 1
 
 
 def test_drawn_class_is_independent_of_latent():
     first = seeds.draw(range(2000), 1)[:, 0]
-    drawn = np.array([draw_class({0: 1.0, 1: 1.0}, seed) for seed in range(2000)])
-    assert abs(np.corrcoef(first, drawn)[0, 1]) < 4 / 2000**0.5
+    classes = np.array([draw_class({0: 1.0, 1: 1.0}, seed) for seed in range(2000)])
+    assert abs(np.corrcoef(first, classes)[0, 1]) < 4 / 2000**0.5
 
 
 def test_as_w_accepts_one_or_all_layers(manifests):
     manifest = manifests["painted"]
-    one = np.arange(W, dtype=np.float32)
-    assert as_w(one, manifest).shape == (LAYERS, W)
-    assert (as_w(one, manifest) == one).all()
+    style = np.arange(W, dtype=np.float32)
+    assert as_w(style, manifest).shape == (LAYERS, W)
+    assert (as_w(style, manifest) == style).all()
     each = np.arange(LAYERS * W, dtype=np.float32)
     np.testing.assert_array_equal(as_w(each, manifest), each.reshape(LAYERS, W))
     with pytest.raises(ValueError, match="expected 6×10 values, or 10 for all layers, got 11"):
         as_w(np.zeros(W + 1, np.float32), manifest)
     with pytest.raises(ValueError, match="cut has no styles"):
-        as_w(one, manifests["cut"])
+        as_w(style, manifests["cut"])
     with pytest.raises(ValueError, match="expected 16 values, got 3"):
         as_z(np.zeros(3, np.float32), manifest)
 

@@ -73,30 +73,30 @@ def truncate_graph(folder):
     graph.write_bytes(graph.read_bytes()[:-100])
 
 
-def truncate_graph_and_sign_it(folder):
+def truncate_graph_and_update_digest(folder):
     truncate_graph(folder)
     rewrite_digest(folder)
 
 
-def no_graph(folder):
+def remove_graph(folder):
     (folder / "generator.onnx").unlink()
 
 
-def bad_manifest(folder):
+def corrupt_manifest(folder):
     (folder / MANIFEST_FILE).write_text("{")
 
 
-def another_name(folder):
+def change_name(folder):
     text = (folder / MANIFEST_FILE).read_text()
     (folder / MANIFEST_FILE).write_text(text.replace('"gan-mnist"', '"other"', 1))
 
 
-def another_size(folder):
+def change_image_size(folder):
     text = (folder / MANIFEST_FILE).read_text()
     (folder / MANIFEST_FILE).write_text(text.replace('"height": 28', '"height": 32'))
 
 
-def another_input(folder):
+def change_input(folder):
     manifest = json.loads((folder / MANIFEST_FILE).read_text())
     manifest["graphs"]["generator"]["inputs"] = ["z", "truncation"]
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
@@ -106,16 +106,16 @@ def another_input(folder):
     ("spoil", "reason"),
     [
         (truncate_graph, "sha256"),
-        (truncate_graph_and_sign_it, "cannot be loaded"),
-        (no_graph, "cannot be read"),
-        (bad_manifest, "not a valid manifest"),
-        (another_name, "names other@1"),
-        (another_size, r"\[1, 28, 28, 1\]"),
-        (another_input, "truncation"),
+        (truncate_graph_and_update_digest, "cannot be loaded"),
+        (remove_graph, "cannot be read"),
+        (corrupt_manifest, "not a valid manifest"),
+        (change_name, "names other@1"),
+        (change_image_size, r"\[1, 28, 28, 1\]"),
+        (change_input, "truncation"),
     ],
 )
-def test_broken_folder_fails_alone(models, spoil, reason):
-    spoil(models / "gan-mnist" / "1")
+def test_broken_folder_fails_alone(models, corrupt, reason):
+    corrupt(models / "gan-mnist" / "1")
     catalog = load(models)
     with pytest.raises(ModelFailed, match=reason) as error:
         catalog.get("gan-mnist")
@@ -132,9 +132,9 @@ def test_failed_version_is_not_the_default(models):
 
 
 @pytest.mark.parametrize("wanted", ["nope", "nope@1", "gan-mnist@7", "gan-mnist@", ""])
-def test_unknown_model_error_lists_the_available_ones(models, wanted):
+def test_unknown_model_error_lists_the_available_ones(models, name):
     with pytest.raises(ModelNotFound, match=r"available: "):
-        load(models).get(wanted)
+        load(models).get(name)
 
 
 def test_unreadable_folder_does_not_affect_others(models, caplog, monkeypatch):
@@ -170,8 +170,8 @@ def test_reload_loads_only_new_models(models):
     before = load(models)
     add_version(models, "gan-mnist", "2")
     after, changes = changes_of(models, before)
-    others = [f"{name}@1" for name in sorted(TINY)]
-    assert changes == {"loaded": ["gan-mnist@2"], "kept": others}
+    kept = [f"{name}@1" for name in sorted(TINY)]
+    assert changes == {"loaded": ["gan-mnist@2"], "kept": kept}
     assert after.get("gan-mnist@1") is before.get("gan-mnist@1")
     assert after.get("gan-mnist").manifest.version == "2"
     assert before.get("gan-mnist").manifest.version == "1"  # Whoever holds it sees no change.
@@ -203,8 +203,8 @@ def test_reload_loads_changed_folders(models):
 def test_failed_change_keeps_the_previous_model(models):
     before = load(models)
     graph = models / "gan-mnist" / "1" / "generator.onnx"
-    whole, times = graph.read_bytes(), graph.stat()
-    graph.write_bytes(whole[:-100])
+    content, times = graph.read_bytes(), graph.stat()
+    graph.write_bytes(content[:-100])
     after, changes = changes_of(models, before)
     assert changes["failed"] == ["gan-mnist@1"]
     assert after.get("gan-mnist") is before.get("gan-mnist")
@@ -212,11 +212,11 @@ def test_failed_change_keeps_the_previous_model(models):
     assert entry.state is State.READY
     assert "still serves the previous version" in entry.reason
     assert "sha256" in entry.reason
-    graph.write_bytes(whole)
+    graph.write_bytes(content)
     os.utime(graph, ns=(times.st_atime_ns, times.st_mtime_ns))
-    mended, changes = changes_of(models, after)
+    repaired, changes = changes_of(models, after)
     assert changes == {"kept": [f"{name}@1" for name in sorted(TINY)]}
-    assert mended.entry("gan-mnist").reason is None
+    assert repaired.entry("gan-mnist").reason is None
 
 
 def test_reload_retries_failed_folders(models):
@@ -265,7 +265,7 @@ def test_golden_images_match_exactly(models):
 
 
 def edit_golden(folder, change):
-    """Change the golden picture of seed 0, and state the digest of what it then is."""
+    """Change the golden image of seed 0, and update its digest in the manifest."""
     manifest = json.loads((folder / MANIFEST_FILE).read_text())
     with Image.open(folder / "golden.png") as image:
         pixels = np.array(image)
@@ -306,35 +306,35 @@ def test_model_with_other_golden_images_is_refused(models, change):
         catalog.get("gan-mnist")
 
 
-def without_the_file(folder):
+def remove_golden_file(folder):
     (folder / "golden.png").unlink()
 
 
-def no_picture(folder):
-    (folder / "golden.png").write_bytes(b"not a picture")
+def write_invalid_golden_file(folder):
+    (folder / "golden.png").write_bytes(b"not an image")
 
 
-def of_another_size(folder):
+def change_golden_size(folder):
     Image.new("L", (28, 28)).save(folder / "golden.png")
 
 
-def of_another_kind(folder):
+def change_golden_mode(folder):
     Image.new("L", (28, 4 * 28)).save(folder / "golden.png", format="GIF")
 
 
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (without_the_file, "cannot be read"),
-        (no_picture, "cannot be read"),
-        (of_another_size, "does not contain 4 images"),
-        (of_another_kind, "cannot be read"),
+        (remove_golden_file, "cannot be read"),
+        (write_invalid_golden_file, "cannot be read"),
+        (change_golden_size, "does not contain 4 images"),
+        (change_golden_mode, "cannot be read"),
     ],
 )
-def test_unreadable_golden_images_are_reported(models, spoil, reason):
+def test_unreadable_golden_images_are_reported(models, corrupt, reason):
     folder = models / "gan-mnist" / "1"
     edit_golden(folder, a_level_up)  # Or the digests alone would do.
-    spoil(folder)
+    corrupt(folder)
     with pytest.raises(ModelFailed, match=reason):
         load(models).get("gan-mnist")
 

@@ -94,13 +94,13 @@ def test_model_unloaded_while_touched_does_not_count():
     assert budget.used_bytes == 0
 
 
-def catalog_of(folder, most):
-    catalog = Catalog(folder, Provider.CPU, PLAN, budget=MemoryBudget(most))
+def catalog_of(folder, limit):
+    catalog = Catalog(folder, Provider.CPU, PLAN, budget=MemoryBudget(limit))
     catalog.load()
     return catalog
 
 
-def pictures(model, seeds=(1, 2)):
+def generate(model, seeds=(1, 2)):
     return model.run(GENERATOR, model.feeds(seeds))["pixels"]
 
 
@@ -111,11 +111,12 @@ def loaded(catalog):
 def test_all_models_are_loaded_if_they_fit(repository):
     catalog = catalog_of(repository, 10**9)
     assert loaded(catalog) == catalog.names()
-    taken = [entry.model.memory_bytes for entry in catalog.entries]
+    memory = [entry.model.memory_bytes for entry in catalog.entries]
     assert all(
-        entry.model.files_bytes <= most for entry, most in zip(catalog.entries, taken, strict=True)
+        entry.model.files_bytes <= limit
+        for entry, limit in zip(catalog.entries, memory, strict=True)
     )
-    assert catalog.budget.used_bytes == sum(taken)
+    assert catalog.budget.used_bytes == sum(memory)
 
 
 def test_model_is_loaded_on_demand(repository):
@@ -125,7 +126,7 @@ def test_model_is_loaded_on_demand(repository):
     assert {entry.state for entry in catalog.entries} == {State.READY}
     assert loaded(catalog) == []
     for name in (*catalog.names(), *catalog.names()):
-        assert (pictures(catalog.get(name)) == pictures(plain.get(name))).all()
+        assert (generate(catalog.get(name)) == generate(plain.get(name))).all()
         assert loaded(catalog) == [name]
         assert catalog.entry(name).golden is GoldenMatch.EXACT
 
@@ -134,19 +135,19 @@ def test_alternating_models_keep_their_outputs(repository):
     plain = Catalog(repository, Provider.CPU, PLAN)
     plain.load()
     catalog = catalog_of(repository, 1)
-    wrong = []
+    failures = []
 
     def work(name):
-        expected = pictures(plain.get(name))
-        again = [pictures(catalog.get(name)) for _ in range(2)]
-        wrong.extend(name for made in again if not (made == expected).all())
+        expected = generate(plain.get(name))
+        outputs = [generate(catalog.get(name)) for _ in range(2)]
+        failures.extend(name for output in outputs if not (output == expected).all())
 
     threads = [threading.Thread(target=work, args=(n,)) for n in catalog.names()]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not wrong
+    assert not failures
     assert len(loaded(catalog)) == 1
 
 
@@ -154,16 +155,16 @@ def test_model_broken_on_demand_load_fails_until_reload(models, tmp_path):
     catalog = catalog_of(models, 1)
     model = catalog.get("gan-mnist")
     graph = models / "gan-mnist" / "1" / "generator.onnx"
-    shutil.copy(graph, tmp_path / "sound")
+    shutil.copy(graph, tmp_path / "original")
     graph.write_bytes(b"x" + graph.read_bytes())
     for _ in range(2):
         with pytest.raises(ModelFailed, match=r"gan-mnist cannot be served: .* sha256"):
-            pictures(model)
+            generate(model)
     with pytest.raises(ModelFailed, match="sha256"):
         catalog.get("gan-mnist")
     assert catalog.entry("gan-mnist").state is State.FAILED
-    assert len(pictures(catalog.get("dcgan-fashion"))) == 2
-    shutil.copy(tmp_path / "sound", graph)
-    mended, changes = catalog.reload()
+    assert len(generate(catalog.get("dcgan-fashion"))) == 2
+    shutil.copy(tmp_path / "original", graph)
+    repaired, changes = catalog.reload()
     assert [entry.name for entry in changes.loaded] == ["gan-mnist"]
-    assert len(pictures(mended.get("gan-mnist"))) == 2
+    assert len(generate(repaired.get("gan-mnist"))) == 2

@@ -62,7 +62,7 @@ DRAWN = ["painted", "painted-classes", "cut"]
 
 
 @pytest.fixture
-def drawn(drawn_repository):
+def load(drawn_repository):
     return lambda name: Model(drawn_repository / name / "1", Provider.CPU, PLANS[0])
 
 
@@ -71,11 +71,11 @@ def drawn(drawn_repository):
 def test_batch_equals_single_rows_with_styles_and_truncation(drawn_repository, name, plan):
     model = Model(drawn_repository / name / "1", Provider.CPU, plan)
     # A model without classes or truncation takes no notice of them.
-    asked = [(seed, seed % 3, seed / 40) for seed in range(40)]
-    rows = np.concatenate([model.generate([s], [c], [t]) for s, c, t in asked])
+    inputs = [(seed, seed % 3, seed / 40) for seed in range(40)]
+    rows = np.concatenate([model.generate([s], [c], [t]) for s, c, t in inputs])
     for size in (2, 7, 32, 40):
         batches = [
-            model.generate(*zip(*asked[i : i + size], strict=True)) for i in range(0, 40, size)
+            model.generate(*zip(*inputs[i : i + size], strict=True)) for i in range(0, 40, size)
         ]
         np.testing.assert_array_equal(np.concatenate(batches), rows)
     if model.manifest.styles:
@@ -87,8 +87,8 @@ def test_batch_equals_single_rows_with_styles_and_truncation(drawn_repository, n
         )
 
 
-def test_synthesis_of_styles_equals_generate(drawn):
-    model = drawn("painted")
+def test_synthesis_of_styles_equals_generate(load):
+    model = load("painted")
     w = model.styles([1, 2, 3])
     assert (w.shape, w.dtype) == ((3, LAYERS, W), np.float32)
     np.testing.assert_array_equal(model.synthesize(w), model.generate([1, 2, 3]))
@@ -96,8 +96,8 @@ def test_synthesis_of_styles_equals_generate(drawn):
         model.synthesize(w[:, 1:])
 
 
-def test_layer_style_changes_its_layer(drawn):
-    model = drawn("painted")
+def test_layer_style_changes_its_layer(load):
+    model = load("painted")
     w, other = model.styles([1, 2])
     before = model.synthesize(w[None])[0]
     for layer in range(LAYERS):
@@ -109,8 +109,8 @@ def test_layer_style_changes_its_layer(drawn):
 
 
 @pytest.mark.parametrize("name", ["painted-classes", "cut"])
-def test_truncation_reduces_variation(drawn, name):
-    model = drawn(name)
+def test_truncation_reduces_variation(load, name):
+    model = load(name)
     seeds, classes = list(range(8)), [1] * 8
     spreads = []
     for truncation in (0.0, 0.5, 1.0):
@@ -122,12 +122,12 @@ def test_truncation_reduces_variation(drawn, name):
     )
 
 
-def test_model_without_styles_or_truncation(drawn):
-    model = drawn("cut")
+def test_model_without_styles_or_truncation(load):
+    model = load("cut")
     for call in (lambda: model.styles([1]), lambda: model.synthesize(np.zeros((1, LAYERS, W)))):
         with pytest.raises(ValueError, match="cut has no styles"):
             call()
-    assert drawn("painted").truncations_of([1, 2]) is None
+    assert load("painted").truncations_of([1, 2]) is None
     assert model.truncations_of([1, 2]) == [0.7, 0.7]
 
 
@@ -148,7 +148,7 @@ def test_rejects_graphs_with_other_style_shapes(drawn_repository, tmp_path, chan
         Model(folder, Provider.CPU, PLANS[0])
 
 
-def test_style_groups_contain_their_layers(drawn):
-    groups = drawn("painted").manifest.styles.groups
+def test_style_groups_contain_their_layers(load):
+    groups = load("painted").manifest.styles.groups
     assert groups == {"coarse": (0, 1), "middle": (2, 3), "fine": (4, 5)}
     assert sum(map(len, groups.values())) == len(GROUPS)

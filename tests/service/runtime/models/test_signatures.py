@@ -20,12 +20,12 @@ def test_graphs_match_their_signatures(model):
             tensor.name: rng.uniform(0, 1, (3, *tensor.row)).astype(tensor.dtype)
             for tensor in signature.inputs
         }
-        made = model.run(role, feeds)
-        assert list(made) == [tensor.name for tensor in signature.outputs]
+        outputs = model.run(role, feeds)
+        assert list(outputs) == [tensor.name for tensor in signature.outputs]
         for tensor in signature.outputs:
-            assert made[tensor.name].shape == (3, *tensor.row)
-            assert made[tensor.name].dtype == tensor.dtype
-            assert made[tensor.name].nbytes == 3 * tensor.row_bytes
+            assert outputs[tensor.name].shape == (3, *tensor.row)
+            assert outputs[tensor.name].dtype == tensor.dtype
+            assert outputs[tensor.name].nbytes == 3 * tensor.row_bytes
 
 
 def test_style_model_has_three_signatures(drawn_repository):

@@ -16,9 +16,9 @@ def folder(tmp_path):
 
 @pytest.fixture
 def reloads(folder):
-    """A watcher, ticked by hand, and what it asked to reload."""
-    asked = []
-    return Watcher(folder, 3600, lambda skip: asked.append(set(skip))), asked
+    """A watcher that is not started, and the folders that each reload skips."""
+    skipped = []
+    return Watcher(folder, 3600, lambda skip: skipped.append(set(skip))), skipped
 
 
 def write(folder, text="{}"):
@@ -33,67 +33,67 @@ def ticks(watcher, count):
 
 
 def test_no_reload_without_changes(folder, reloads):
-    watcher, asked = reloads
+    watcher, skipped = reloads
     (folder / "a" / "1" / "notes.txt").write_text("not a part of the model")
     ticks(watcher, 3)
-    assert asked == []
+    assert skipped == []
 
 
 def test_new_folder_is_loaded_once_stable(folder, reloads):
-    watcher, asked = reloads
+    watcher, skipped = reloads
     for text in ("{", "{ ", "{ }"):  # It is being copied.
         write(folder / "b" / "1", text)
         watcher.tick()
-        assert asked == []
+        assert skipped == []
     watcher.tick()
-    assert asked == [set()]
+    assert skipped == [set()]
     ticks(watcher, 3)
-    assert len(asked) == 1
+    assert len(skipped) == 1
 
 
 def test_changing_folder_does_not_delay_others(folder, reloads):
-    watcher, asked = reloads
+    watcher, skipped = reloads
     write(folder / "b" / "1")
     write(folder / "c" / "1")
     watcher.tick()
     write(folder / "c" / "1", "more")
     watcher.tick()
-    assert asked == [{folder / "c" / "1"}]
+    assert skipped == [{folder / "c" / "1"}]
     watcher.tick()
-    assert asked[1:] == [set()]
+    assert skipped[1:] == [set()]
 
 
 def test_ignores_folders_with_a_leading_dot(folder, reloads):
-    watcher, asked = reloads
+    watcher, skipped = reloads
     write(folder / "a" / ".2")
     ticks(watcher, 3)
-    assert asked == []
+    assert skipped == []
     (folder / "a" / ".2").rename(folder / "a" / "2")
     ticks(watcher, 2)
-    assert len(asked) == 1
+    assert len(skipped) == 1
 
 
 def test_detects_changed_and_removed_folders(folder, reloads):
-    watcher, asked = reloads
+    watcher, skipped = reloads
     os.utime(folder / "a" / "1" / "generator.onnx", (1, 1))
     ticks(watcher, 3)
-    assert len(asked) == 1
+    assert len(skipped) == 1
     shutil.rmtree(folder / "a")
     watcher.tick()
-    assert len(asked) == 1  # It may be exchanged at this moment.
+    assert len(skipped) == 1  # It may be exchanged at this moment.
     ticks(watcher, 3)
-    assert len(asked) == 2
+    assert len(skipped) == 2
 
 
 def test_failed_reload_does_not_stop_the_watcher(folder):
-    asked = threading.Event()
+    reloaded = threading.Event()
     failed = threading.Event()
 
     def reload(skip):
         if not failed.is_set():
             failed.set()
             raise OSError
-        asked.set()
+        reloaded.set()
 
     watcher = Watcher(folder, 0.02, reload)
     watcher.start()
@@ -101,5 +101,5 @@ def test_failed_reload_does_not_stop_the_watcher(folder):
     assert failed.wait(10)
     time.sleep(0.1)
     write(folder / "c" / "1")
-    assert asked.wait(10)
+    assert reloaded.wait(10)
     watcher.stop()

@@ -26,7 +26,7 @@ def engine(repository):
     engine.drain(timeout=10)
 
 
-def pictures(engine, model, seeds):
+def generate(engine, model, seeds):
     """Wait for a job as a request does, encoding included."""
     job = engine.submit(model, model.feeds(seeds))
     pixels = job.future.result(10)["pixels"]
@@ -36,7 +36,7 @@ def pictures(engine, model, seeds):
 def test_generates_the_images_of_the_model(engine):
     model = engine.catalog.get("gan-mnist")
     seeds = list(range(50))
-    assert (pictures(engine, model, seeds) == model.generate(seeds)).all()
+    assert (generate(engine, model, seeds) == model.generate(seeds)).all()
 
 
 def test_mapping_and_synthesis_equal_the_generator(drawn_repository):
@@ -45,14 +45,14 @@ def test_mapping_and_synthesis_equal_the_generator(drawn_repository):
     model = engine.catalog.get("painted-classes")
     seeds, classes, truncations = [3, 4, 5] * 4, [0, 1, 2] * 4, [0.1, 0.5, 1.0] * 4
     feeds = model.feeds(seeds, classes, truncations)
-    whole, mapped = engine.submit(model, feeds), engine.submit(model, feeds, role=MAPPING)
+    single, mapped = engine.submit(model, feeds), engine.submit(model, feeds, role=MAPPING)
     w = mapped.future.result(10)["w"]
     assert (w == model.styles(seeds, classes, truncations)).all()
     synthesized = engine.submit(model, {"w": w}, role=SYNTHESIS)
     pixels = synthesized.future.result(10)["pixels"]
-    assert (pixels == whole.future.result(10)["pixels"]).all()
+    assert (pixels == single.future.result(10)["pixels"]).all()
     assert (pixels == model.generate(seeds, classes, truncations)).all()
-    for job in (whole, mapped, synthesized):
+    for job in (single, mapped, synthesized):
         engine.abandon(job)
     assert engine.drain(timeout=10)
 
@@ -100,7 +100,7 @@ def test_queue_limit_includes_unencoded_outputs(repository):
         engine.submit(model, model.feeds([3]))
     encoded.set()
     assert encoding.result(10)
-    assert len(pictures(engine, model, [3])) == 1
+    assert len(generate(engine, model, [3])) == 1
     assert engine.drain(timeout=10)
 
 
@@ -110,12 +110,12 @@ def test_encoded_job_is_freed_without_garbage_collection(engine):
     try:
         job = engine.submit(model, model.feeds([1]))
         engine.encode(job, lambda outputs: len(outputs["pixels"])).result(10)
-        gone = weakref.ref(job)
+        reference = weakref.ref(job)
         del job
         end = time.monotonic() + 5
-        while gone() is not None and time.monotonic() < end:
+        while reference() is not None and time.monotonic() < end:
             time.sleep(0.01)
-        assert gone() is None
+        assert reference() is None
     finally:
         gc.enable()
 
@@ -160,7 +160,7 @@ def test_drain_waits_for_permitted_requests(repository):
         while engine.state is EngineState.READY:
             pass
         # A second step of what was begun before.
-        assert len(pictures(engine, model, [1])) == 1
+        assert len(generate(engine, model, [1])) == 1
         with pytest.raises(NotReady, match="shutting down"), engine.permit():
             pass
         assert not drained
@@ -220,13 +220,13 @@ def test_engine_without_models_fails_until_one_is_added(models):
     (models / ".gan-mnist").rename(models / "gan-mnist")
     engine.reload()
     assert engine.state is EngineState.READY
-    assert len(pictures(engine, engine.catalog.get("gan-mnist"), [1])) == 1
+    assert len(generate(engine, engine.catalog.get("gan-mnist"), [1])) == 1
     assert engine.drain(timeout=10)
 
 
 def test_models_with_different_plans_share_the_slots(repository):
-    wish = PlanOptions(workers=2, threads=1, max_rows=4, measure=False)
-    engine = make_engine(repository, plan=wish)
+    options = PlanOptions(workers=2, threads=1, max_rows=4, measure=False)
+    engine = make_engine(repository, plan=options)
     engine.start()
     narrow, wide = engine.catalog.get("gan-mnist"), engine.catalog.get("dcgan-fashion")
     wide.plan = ExecutionPlan(workers=1, threads=2, max_rows=4)

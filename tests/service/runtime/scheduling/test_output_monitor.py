@@ -97,13 +97,13 @@ def test_samples_one_row_per_job():
 def test_rate_and_rows_are_limited_per_group():
     clock = Clock()
     monitor = OutputMonitor(clock)
-    many = [[i] for i in range(8)]
-    assert monitor.sample(batch(*many), images(*range(8))).rows == ROWS_PER_SAMPLE
-    assert monitor.sample(batch(*many), images(*range(8))) is None
+    jobs = [[i] for i in range(8)]
+    assert monitor.sample(batch(*jobs), images(*range(8))).rows == ROWS_PER_SAMPLE
+    assert monitor.sample(batch(*jobs), images(*range(8))) is None
     other = BatchGroup(key="other", run=dict, max_rows=8, pixels_per_row=1)
     assert monitor.sample(batch([1], group=other), images(1)) is not None
     clock.advance()
-    assert monitor.sample(batch(*many), images(*range(8))) is not None
+    assert monitor.sample(batch(*jobs), images(*range(8))) is not None
 
 
 def test_groups_of_different_models_are_not_compared():
@@ -139,5 +139,5 @@ def test_outputs_are_neither_modified_nor_referenced():
     before = outputs["pixels"].copy()
     monitor.sample(batch([1], [2]), outputs)
     assert np.array_equal(outputs["pixels"], before)
-    kept = monitor._groups["group"].last
-    assert not any(np.shares_memory(array, outputs["pixels"]) for array in kept)
+    last = monitor._groups["group"].last
+    assert not any(np.shares_memory(array, outputs["pixels"]) for array in last)

@@ -428,16 +428,16 @@ def test_longest_run():
     clock = FakeClock()
     scheduler = Scheduler(clock, limit=100)
     assert scheduler.longest_run() == (0, "")
-    seen = []
+    runs = []
 
     def look(feeds):
         clock.now += 7
-        seen.append(scheduler.longest_run())
+        runs.append(scheduler.longest_run())
         return {"y": feeds["x"]}
 
     scheduler.submit(job(BatchGroup("slow", look, 1, 1, label="dcgan"), 1))
     run_all(scheduler)
-    assert seen == [(7, "dcgan")]
+    assert runs == [(7, "dcgan")]
     assert scheduler.longest_run() == (0, "")
 
 
