@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write docs/zoo.md from the manifests of the models that ship, and time them on this machine."""
+"""Write docs/zoo.md from the manifests of the included models, and measure their speed."""
 
 import sys
 from pathlib import Path

@@ -22,7 +22,7 @@ Policy = Literal["colour", "translation", "cutout"]
 
 
 class AugmentOptions(Options, ABC):
-    """The options of a kind of augmentation."""
+    """The options of one kind of augmentation."""
 
     kind: str
 
@@ -81,7 +81,7 @@ class ADAOptions(AugmentOptions):
     limit: float = Field(default=0.85, gt=0, le=1)
 
     def build(self) -> ADA:
-        """Return the augmentation with its first probability."""
+        """Return the augmentation with its initial probability."""
         return ADA(self)
 
 
@@ -109,7 +109,7 @@ class ADA(Augment):
 
 
 def build_augment(options: AugmentOptions | None) -> Augment:
-    """Return the augmentation of a recipe's `game.augment`; without options, none."""
+    """Build the augmentation that `game.augment` configures; None means no augmentation."""
     return options.build() if options else Augment()
 
 
@@ -117,7 +117,7 @@ def diff_augment(images: Tensor, policy: Sequence[Policy]) -> Tensor:
     """Apply DiffAugment's policies in order.
 
     `colour` jitters brightness, saturation and contrast, `translation` shifts by up to ⅛ of the
-    side, and `cutout` blanks a square with half the side.
+    side, and `cutout` sets a square of half the side to 0.
     """
     for name in policy:
         images = _POLICIES[name](images)
@@ -208,7 +208,7 @@ def _transform_geometry(images: Tensor, probability: float) -> Tensor:
 
     maybe(scaling(symmetric().sign(), one))
     maybe(rotation(torch.randint(0, 4, (count,), device=device) * (math.pi / 2)))
-    # An image is 2 wide in these coordinates.
+    # Image coordinates range from -1 to 1, so 0.25 is an eighth of the side.
     maybe(translation(symmetric() * 0.25, symmetric() * 0.25))
     scale = torch.exp2(torch.randn(count, device=device) * 0.2)
     maybe(scaling(scale, scale))

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that the next turn of a run depends on, in one file."""
+"""Checkpoints: the state of a run between two turns, in one file."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from service.runtime.files import replacing
 
 
 class CheckpointError(UserError):
-    """A checkpoint cannot be used; the message is one line."""
+    """A checkpoint cannot be used. The message is a single line."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state of a run between two turns.
+    """Everything that the next turn of a run depends on.
 
-    It holds no state of random number generators, because all random numbers of a turn are a
-    function of the recipe's seed and the turn's number.
+    The states of random number generators are not included: all random numbers of a turn are
+    derived from the recipe's seed and the number of the turn.
     """
 
     turn: int
     images: int
     # Seconds of training so far, over all sessions.
     seconds: float
-    # The hardware, and the commit of Ganymede (its version outside of a checkout).
+    # The hardware, and the commit of Ganymede (or its version, outside of a checkout).
     device: str
     code_revision: str
     # The class names of conditional networks, by index.
@@ -60,7 +60,8 @@ def write_state(state: Mapping[str, Any], path: Path) -> None:
         try:
             torch.save(dict(state), file)
         except RuntimeError as error:
-            # On a full disk PyTorch reports an unexpected position; the context has the cause.
+            # On a full disk, PyTorch raises an error about the file position and keeps the OSError
+            # as its context.
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from error
             raise

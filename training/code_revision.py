@@ -9,9 +9,9 @@ from service import __version__
 
 
 def code_revision() -> str:
-    """Return the commit of the checkout that this code runs from, or else Ganymede's version.
+    """Return the commit of the checkout that contains this code, or Ganymede's version if none.
 
-    A ``+`` after the commit means uncommitted changes.
+    A ``+`` after the commit marks uncommitted changes.
     """
     root = Path(__file__).parent.parent
     try:

@@ -19,13 +19,13 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class DeviceOptions(Options):
-    """`auto` chooses the fastest device, and bfloat16 if the hardware supports it."""
+    """The section `device`. `auto` selects the fastest device, and bfloat16 if it is supported."""
 
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def pick_device(self) -> torch.device:
-        """Return the device; with several GPUs, the one of this process.
+        """Return the device. With several GPUs, each process gets its own.
 
         Raises DeviceUnavailable.
         """
@@ -59,7 +59,7 @@ class DeviceOptions(Options):
 
 
 def device_title(device: torch.device) -> str:
-    """Return the name of the hardware, for people."""
+    """Return a human-readable name of the hardware."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "mps":
@@ -69,5 +69,5 @@ def device_title(device: torch.device) -> str:
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    """Return whether the CPU has instructions for bfloat16; emulated, it is slower than float32."""
+    """Return whether the CPU has bfloat16 instructions: emulated, it is slower than float32."""
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())

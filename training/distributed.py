@@ -1,6 +1,6 @@
-"""Data-parallel training: this process's rank, and its part of a batch.
+"""Data-parallel training: the rank of this process, and its part of every batch.
 
-Several processes share a run if ``torchrun`` started them; otherwise there is one.
+Processes started by ``torchrun`` share one run. Otherwise there is a single process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class DistributedContext:
         return self.rank == 0
 
     def part(self, rows: Tensor) -> Tensor:
-        """Return this process's rows of a batch ``[N, ...]`` that all processes hold.
+        """Return the rows of this process from a batch ``[N, ...]`` that all processes hold.
 
         N is a multiple of `world`.
         """
@@ -59,23 +59,23 @@ class DistributedContext:
     def wrap(
         self, network: nn.Module, device: torch.device, *, unused_weights: bool = False
     ) -> nn.Module:
-        """Return a module whose gradients are the mean over the processes.
+        """Wrap a module so that its gradients are averaged over the processes.
 
-        `unused_weights`: a forward pass may not use all weights. On CUDA batch normalization sees
-        the batch of all processes; on the CPU, which lacks this, each process's own part.
+        Set `unused_weights` if a forward pass may leave weights unused. Batch normalization is
+        synchronized over the processes on CUDA only; on the CPU, PyTorch does not support this.
         """
         if self.world == 1 or not any(p.requires_grad for p in network.parameters()):
             return network
         if device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-        # A player is called several times in one step, so buffers must not be overwritten between.
+        # A network is called several times in one step; its buffers must not change in between.
         return DistributedDataParallel(
             network, forward_sync_buffers=False, find_unused_parameters=unused_weights
         )
 
     @contextmanager
     def sync_gradients(self, network: nn.Module, *, last: bool) -> Iterator[None]:
-        """Run a forward and backward pass; only the `last` of a step exchanges gradients."""
+        """Context of a forward and backward pass; only the `last` of a step exchanges gradients."""
         if last or not isinstance(network, DistributedDataParallel):
             yield
         else:
@@ -85,7 +85,7 @@ class DistributedContext:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[DistributedContext]:
-    """Join the process group that ``torchrun`` describes in the environment, if there is one.
+    """Join the process group of ``torchrun``, if this process was started by it.
 
     Wrapped networks must not be used after the block.
     """

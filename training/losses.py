@@ -21,7 +21,7 @@ from torch.nn.functional import relu, softplus
 
 
 class AdversarialLoss(NamedTuple):
-    """The losses of both players as functions of (`real`, `fake`), and how to read a logit."""
+    """The losses of both players as functions of (`real`, `fake`), and the meaning of a logit."""
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
     generator: Callable[[Tensor, Tensor], Tensor]
@@ -49,7 +49,7 @@ _SMOOTHABLE: set[str] = set()
 
 
 def _register(name: str, *, smoothable: bool = False) -> Callable[[_LossFactory], _LossFactory]:
-    """Register a loss; `smoothable` if its discriminator has a target for real images."""
+    """Register a loss. `smoothable`: its discriminator loss has a target for real images."""
 
     def decorator(factory: _LossFactory) -> _LossFactory:
         _REGISTRY[name] = factory
@@ -196,7 +196,7 @@ def _relativistic(real_target: float) -> AdversarialLoss:  # noqa: ARG001 - has 
         discriminator=lambda real, fake: relativistic_loss(losing=fake, winning=real),
         generator=lambda real, fake: relativistic_loss(losing=real, winning=fake),
         generator_sees_real=True,
-        # Only the difference of two logits has a probability.
+        # Only the difference of two logits is the logit of a probability.
         probabilistic=False,
         bounds=(0, math.log(2)),
     )
@@ -213,7 +213,7 @@ SMOOTHABLE: frozenset[LossName] = frozenset(_SMOOTHABLE)
 
 
 def adversarial_loss(name: LossName, real_target: float = 1.0) -> AdversarialLoss:
-    """Return the registered loss `name`; `real_target` applies to those in `SMOOTHABLE`."""
+    """Return the registered loss `name`. `real_target` must be 1 unless it is in `SMOOTHABLE`."""
     return _REGISTRY[name](real_target)
 
 

@@ -1,4 +1,4 @@
-"""Optimizers of the players, as a recipe configures them."""
+"""The section `optimizer` of a recipe: one optimizer for each player."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PlayerOptimizerOptions(Options, ABC):
 
     @abstractmethod
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
-        """Return an optimizer of the weights of `network`."""
+        """Return an optimizer for the weights of `network`."""
 
 
 class AdamOptions(PlayerOptimizerOptions):
@@ -34,18 +34,18 @@ class AdamOptions(PlayerOptimizerOptions):
     betas: tuple[Beta, Beta] = (0.5, 0.999)
 
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
-        """Return an optimizer of the weights of `network`."""
+        """Return an optimizer for the weights of `network`."""
         return torch.optim.Adam(network.parameters(), lr=self.learning_rate, betas=self.betas)
 
 
 class RMSPropOptions(PlayerOptimizerOptions):
-    """RMSProp, which WGAN with clipped weights uses instead of momentum (arXiv:1701.07875)."""
+    """RMSProp, which WGAN with weight clipping uses instead of Adam (arXiv:1701.07875)."""
 
     algorithm: Literal["rmsprop"]
     learning_rate: float = Field(default=5e-5, gt=0)
 
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
-        """Return an optimizer of the weights of `network`."""
+        """Return an optimizer for the weights of `network`."""
         return torch.optim.RMSprop(network.parameters(), lr=self.learning_rate)
 
 
@@ -57,5 +57,5 @@ class OptimizerOptions(Options):
 
     generator: PlayerOptimizer = AdamOptions()
     discriminator: PlayerOptimizer = AdamOptions()
-    # From this fraction of the run on, both learning rates fall linearly to 0 at its end.
+    # After this fraction of the run, both learning rates decay linearly to 0 at its end.
     decay_from: float | None = Field(default=None, ge=0, lt=1)

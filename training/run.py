@@ -19,7 +19,7 @@ CADENCE = {"images", "log_images", "sample_images", "checkpoint_images"}
 class Run:
     """A folder with `recipe.yaml`, `checkpoint.pt`, `log.jsonl`, `samples/` and `tensorboard/`.
 
-    A run that is evaluated also has `best.pt`.
+    If the run is evaluated during training, it also has `best.pt`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,12 +47,13 @@ class Run:
     def at(self, checkpoint: str) -> Run:
         """Return the run at its ``last`` or ``best`` checkpoint. Raises RecipeError."""
         if checkpoint not in ("last", "best"):
-            raise RecipeError(f"expected the checkpoint last or best, got {checkpoint!r}")
+            raise RecipeError(f"the checkpoint must be last or best, got {checkpoint!r}")
         run = Run(self.folder)
         if checkpoint == "best":
             if not self.best_path.exists():
                 raise RecipeError(
-                    f"{self.folder} has no best checkpoint: its recipe needs a section evaluate"
+                    f"{self.folder} has no best checkpoint; a run keeps one if its recipe has a "
+                    "section evaluate"
                 )
             run.checkpoint_path = self.best_path
         return run
@@ -64,13 +65,13 @@ class Run:
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise RecipeError(f"{self.folder} is a file; a run needs a folder")
-        # Without a checkpoint there is no training that another recipe could spoil.
+        # Without a checkpoint, nothing has been trained yet, and the recipe may change.
         if self.recipe_path.exists() and self.checkpoint_path.exists():
             difference = _difference(self.recipe(), recipe)
             if difference:
                 raise RecipeError(
                     f"{self.folder} holds a run of another recipe ({difference}); "
-                    "choose another --out or use the same values"
+                    "choose another --out, or use the values of that run"
                 )
         elif not self.recipe_path.exists() and self._holds_files():
             raise RecipeError(f"{self.folder} is neither empty nor a run folder")
@@ -79,13 +80,13 @@ class Run:
         self.samples.mkdir(exist_ok=True)
 
     def _holds_files(self) -> bool:
-        """Return whether the folder holds anything but temporary files of a killed run."""
+        """Return whether the folder contains files, except temporary files of a killed run."""
         if not self.folder.exists():
             return False
         return any(not path.name.startswith(".") for path in self.folder.iterdir())
 
     def rewind_log(self, images: int) -> list[dict[str, Any]]:
-        """Drop the entries after a checkpoint at so many images; return the others."""
+        """Remove log entries after `images` seen images, and return the remaining entries."""
         if not self.log_path.exists():
             return []
         kept = [entry for entry in self.read_log() if entry["images"] <= images]
@@ -112,7 +113,7 @@ class Run:
 
 
 def _difference(old: Recipe, new: Recipe) -> str:
-    """Return a key in which two recipes are different experiments, or an empty string."""
+    """Return the first difference that makes two recipes different experiments, or ''."""
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     for key in before.keys() | after.keys():
         section, _, last = key.partition(".")
@@ -121,7 +122,7 @@ def _difference(old: Recipe, new: Recipe) -> str:
         ):
             continue
         if key == "data.path":
-            continue  # The same images may have been moved.
+            continue  # The images may have been moved to another path.
         if before.get(key) != after.get(key):
             return f"{key} was {before.get(key)}, now {after.get(key)}"
     return ""

@@ -34,18 +34,19 @@ from training.run import Run
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-# Turns between two exchanges of whether a process was asked to stop; each waits for all processes.
+# Turns between two checks whether any process received a stop signal. Each check synchronizes all
+# processes.
 _STOP_EVERY = 16
 
 
 class TrainingInterrupted(UserError):
-    """A signal stopped the run, which is saved."""
+    """A signal stopped the run. Its state was saved."""
 
     label = ""
 
     def __init__(self, signal_number: int, images: int) -> None:
         super().__init__(f"stopped at {images:,} images; run the same command again to resume")
-        self.exit_code = 128 + signal_number  # type: ignore[misc] # The convention of shells.
+        self.exit_code = 128 + signal_number  # type: ignore[misc] # As shells report signals.
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ class Result:
 
     images: int
     seconds: float
-    # The means of the last interval of the log.
+    # The mean metrics of the last log interval.
     metrics: Mapping[str, float]
-    # Images seen at the best evaluation, and its value of the recipe's metric.
+    # Images seen at the best evaluation, and the value of the recipe's metric.
     best: tuple[int, float] | None = None
 
 
@@ -67,12 +68,11 @@ EvaluationCallback = Callable[[int, Mapping[str, float]], None]
 def train(
     recipe: Recipe, run: Run, on_evaluation: EvaluationCallback | None = None
 ) -> Result | None:
-    """Train by `recipe` in the folder of `run`, resuming from its last checkpoint if it has one.
+    """Train `recipe` in the folder of `run`, resuming from its last checkpoint if it has one.
 
     `on_evaluation` is also called for the evaluations in the log of a resumed run. Returns None in
-    all processes but the first. On SIGINT and SIGTERM the run is saved before TrainingInterrupted.
-    Raises RecipeError, DataError, DeviceUnavailable, TrainingDiverged, QualityError,
-    TrainingInterrupted.
+    all processes but the first. On SIGINT or SIGTERM, saves the run and raises TrainingInterrupted.
+    Raises RecipeError, DataError, DeviceUnavailable, TrainingDiverged, QualityError.
     """
     device = recipe.device.pick_device()
     with joined(device) as distributed:
@@ -120,7 +120,7 @@ def _train(
 def play_turn(
     setup: GameSetup, seed: int, turn: int, images: int, distributed: DistributedContext
 ) -> Mapping[str, Tensor]:
-    """Play a turn and return its metrics. All its randomness is a function of (seed, turn)."""
+    """Play one turn and return its metrics. All random numbers are a function of (seed, turn)."""
     torch.manual_seed(_turn_seed(seed, turn, distributed.rank))
     rng = torch.Generator().manual_seed(_turn_seed(seed, turn, -1))
     return setup.game.turn(setup.batches(turn), rng, turn, images)
@@ -214,12 +214,12 @@ class _Loop:
                 if stop_signal and not (is_last or out_of_patience):
                     raise TrainingInterrupted(stop_signal, self._images)
             if out_of_patience:
-                shown.say(f"{self._images:,} images: stopped early, without further improvement")
+                shown.say(f"{self._images:,} images: stopped early, no further improvement")
         best = self._quality.best if self._quality else None
         return Result(self._images, self._seconds, means, best)
 
     def _stop_signal(self, stop: _Stop) -> int:
-        """Return the signal that any process received, or 0; all return it at the same turn."""
+        """Return a signal that any process received, or 0. All processes return the same."""
         if self._distributed.world == 1:
             return stop.number
         if self._turn % _STOP_EVERY:
@@ -249,7 +249,7 @@ class _Loop:
         return is_best
 
     def _out_of_patience(self) -> bool:
-        """Return whether the run stops early; the same in all processes."""
+        """Return whether the run stops early; all processes return the same."""
         out_of_patience = bool(self._quality and self._quality.out_of_patience)
         return bool(self._distributed.largest(int(out_of_patience), self._device))
 
@@ -284,7 +284,7 @@ class _Loop:
             shown.report(self._images, rate, means, self._monitors.state)
 
     def _log(self, shown: Display, metrics: Mapping[str, float], **more: float) -> None:
-        """Write metrics to the log and TensorBoard, with the alarms that they start or end."""
+        """Write metrics and the alarms that they start or end to the log and TensorBoard."""
         if self._writer is None:
             return
         entry = {"images": self._images, **more, **metrics}
@@ -306,7 +306,7 @@ class _Loop:
             self._writer.add_text(f"alarms/{report.alarm}", report.says, self._images)
 
     def _take_means(self, window: MetricWindow) -> Mapping[str, float]:
-        """Return the means of the interval; one that is not finite is also logged as an alarm."""
+        """Return the means of the interval; log an alarm if one of them is not finite."""
         try:
             return window.take()
         except TrainingDiverged as error:
@@ -338,7 +338,7 @@ class _Stop:
 
 @contextmanager
 def _stop_signals() -> Iterator[_Stop]:
-    """Record SIGINT and SIGTERM for the loop, which looks at them between turns."""
+    """Record SIGINT and SIGTERM; the loop handles them between turns."""
     stop = _Stop()
 
     def record(number: int, _: FrameType | None) -> None:
@@ -356,7 +356,7 @@ def _stop_signals() -> Iterator[_Stop]:
 def _summary_writer(run: Run, images: int) -> Iterator[SummaryWriter]:
     from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - slow to import
 
-    # Events after the checkpoint will be written again.
+    # Events after the checkpoint are removed, because the resumed run writes them again.
     with SummaryWriter(str(run.tensorboard), purge_step=images + 1) as writer:
         yield writer
 

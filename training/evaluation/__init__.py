@@ -1,1 +1,1 @@
-"""Measuring the quality of models: metrics, evaluation, comparison, reports and search."""
+"""Quality of models: metrics, evaluation, comparison, reports and hyperparameter search."""

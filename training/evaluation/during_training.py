@@ -1,6 +1,6 @@
 """Evaluation during training: a few metrics of the averaged generator, at regular intervals.
 
-What is measured, and against which images, is up to the game: `training/games/*/validation.py`.
+The game determines the metrics and the real images; see `training/games/*/validation.py`.
 """
 
 from __future__ import annotations
@@ -13,35 +13,35 @@ from pydantic import Field, PositiveInt
 from training.evaluation.metrics import MetricName, get_metric
 from training.recipe.options import Options
 
-# Shown after the metric that decides.
+# Shown after the metric that selects the checkpoint.
 _ALSO_SHOWN = ("precision", "recall", "psnr", "ssim", "feature_distance")
 
 
 class EvaluateOptions(Options):
-    """How often a run is evaluated, by which metric, and when it stops early."""
+    """The section `evaluate` of a recipe: how a run is evaluated, and when it stops early."""
 
     every_images: PositiveInt = 100_000
-    # Images generated at each evaluation, of the same latents or inputs; the Fréchet distance needs
-    # many more.
+    # Number of images generated at each evaluation, always from the same latents or inputs. The
+    # Fréchet distance needs many more.
     samples: int = Field(default=1_000, ge=10)
     reference_samples: int = Field(default=5_000, ge=10)
-    # The real images to compare with; the default depends on the game.
+    # The real images to compare with. The default depends on the game.
     against: Literal["training", "held_out"] | None = None
     # `efficientnet-lite0`, or the path of another feature network.
     network: str = "efficientnet-lite0"
-    # The metric that chooses the best checkpoint; default: the first of the game's.
+    # The metric that selects the best checkpoint; default: the game's first metric.
     metric: MetricName | None = None
     # Stop after this many evaluations in a row without improvement; default: never.
     patience: PositiveInt | None = None
 
 
 class RunningQuality:
-    """Evaluates a run, and remembers the best evaluation."""
+    """Evaluates a run and records the best evaluation."""
 
     def __init__(
         self, options: EvaluateOptions, metric: str, measure: Callable[[], dict[str, float]]
     ) -> None:
-        """`measure` returns the metrics of the averaged generator at the moment of the call."""
+        """`measure` returns the metrics of the current averaged generator."""
         self.metric = metric
         self.measure = measure
         self._cost = get_metric(metric).cost
@@ -49,7 +49,7 @@ class RunningQuality:
         self._history: list[tuple[int, float]] = []
 
     def record(self, entry: Mapping[str, Any]) -> bool:
-        """Record an entry of the log; return whether it is an evaluation and the best so far."""
+        """Record a log entry, and return whether it is the best evaluation so far."""
         value = entry.get(self.metric)
         if value is None:
             return False
@@ -59,19 +59,19 @@ class RunningQuality:
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """The images seen at the best evaluation, and its value; None before the first."""
+        """The images seen at the best evaluation, and its value; None before any evaluation."""
         return min(self._history, key=lambda each: self._cost(each[1]), default=None)
 
     @property
     def out_of_patience(self) -> bool:
-        """Whether as many evaluations as the patience allows have brought no improvement."""
+        """Whether the last `patience` evaluations brought no improvement."""
         if self._patience is None or self.best is None:
             return False
         since = [images for images, _ in self._history if images > self.best[0]]
         return len(since) >= self._patience
 
     def summary(self, metrics: Mapping[str, float]) -> str:
-        """Return an evaluation in words, the deciding metric first."""
+        """Return the metrics as text. The metric that selects the checkpoint comes first."""
         words = [f"{get_metric(self.metric).title} {metrics[self.metric]:.5g}"]
         for name in _ALSO_SHOWN:
             if name in metrics and name != self.metric:

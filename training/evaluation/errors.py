@@ -1,4 +1,4 @@
-"""The error of evaluations."""
+"""Errors of evaluations."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from service.runtime.errors import UserError
 
 
 class QualityError(UserError):
-    """A metric cannot be measured; the message says what is missing."""
+    """A metric cannot be measured. The message states the reason."""

@@ -1,7 +1,7 @@
-"""What the evaluations of all kinds of models have in common, and the function that runs them.
+"""The interface of evaluations, and the functions that run them for all kinds of models.
 
-An `EvaluationTarget` is opened, evaluated to an `EvaluationResult`, and several results of one kind
-are compared. `noise` and `image_to_image` implement the three.
+An `EvaluationTarget` is opened and evaluated to an `EvaluationResult`. Several results of the same
+kind are compared to a `Comparison`. `noise` and `image_to_image` implement these steps.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from service.runtime.models.model import Model
 from training.evaluation.errors import QualityError
 from training.evaluation.report.document import Section
 
-# Called with the stage, the number of images done, and their total.
+# Called with the stage, the number of processed images, and their total.
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """The settings of an evaluation, for all kinds of targets; None stands for a default."""
+    """The settings of an evaluation, for all kinds of targets. None selects a default."""
 
     # A path or a known name; default: the data that the model was trained on.
     data: str | None = None
@@ -46,16 +46,16 @@ class EvaluationResult(Protocol):
 
     @property
     def figures(self) -> tuple[Quality, ...]:
-        """The metrics, as a manifest holds them."""
+        """The metrics, as in a manifest."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the result for scripts."""
+        """Return the result as a JSON object."""
 
     def summary(self) -> Section:
         """Return the metrics and what they were measured against."""
 
     def details(self) -> list[Section]:
-        """Return sections of images and curves."""
+        """Return report sections with images and charts."""
 
     @classmethod
     def compare(cls, results: Sequence[Self]) -> Comparison:
@@ -63,18 +63,18 @@ class EvaluationResult(Protocol):
 
 
 class Verdict(Protocol):
-    """Which of two targets is better, and whether that is certain."""
+    """Which of two targets is better, and whether the difference is significant."""
 
     def __str__(self) -> str:
-        """Return a sentence."""
+        """Return the verdict as a sentence."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the verdict for scripts."""
+        """Return the verdict as a JSON object."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several results of one kind: tables for people, and a verdict for each two of them."""
+    """A comparison of several results: tables, and a verdict for each pair of results."""
 
     summary: Section
     verdicts: Sequence[Verdict]
@@ -84,16 +84,16 @@ class Comparison:
 class EvaluationTarget(Protocol):
     """A model, a run or a folder of images that can be evaluated."""
 
-    # Options of `ganymede evaluate` that do not apply to targets of this kind.
+    # Options of `ganymede evaluate` that are invalid for targets of this kind.
     unsupported_options: ClassVar[frozenset[str]]
 
     @property
     def title(self) -> str:
-        """A name for people."""
+        """A human-readable name."""
 
     @property
     def model(self) -> Model | None:
-        """The model, unless the target is a folder of images."""
+        """The model; None for a folder of images."""
 
     @classmethod
     def evaluate_all(
@@ -111,11 +111,11 @@ def open_target(
     seed_start: int = 0,
     checkpoint: str = "last",
 ) -> EvaluationTarget:
-    """Open a model by ``name``, ``name@version`` or folder, a run's folder, or images.
+    """Open a model by ``name``, ``name@version`` or folder, the folder of a run, or images.
 
-    `data` replaces the data of an image-to-image model's recipe. For a run, `checkpoint` is
-    ``last`` or ``best``; its generator is exported first, so that the evaluated graph is the one
-    that would be served. Raises QualityError, and the errors of loading a model.
+    `data` replaces the data of an image-to-image model's recipe. `checkpoint` of a run is ``last``
+    or ``best``. The generator of a run is exported first, so that the same graph is evaluated that
+    would be served. Raises QualityError, and the errors of loading a model.
     """
     from training.evaluation.image_to_image.targets import open_image_to_image_target  # noqa: PLC0415
     from training.evaluation.noise.targets import open_noise_target  # noqa: PLC0415

@@ -1,1 +1,1 @@
-"""From a generator to a model folder: graphs, ONNX export with its checks, manifest and card."""
+"""Export of generators to model folders: graphs, ONNX export, manifest and model card."""

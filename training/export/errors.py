@@ -1,4 +1,4 @@
-"""The error of an export."""
+"""Errors of the export."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from service.runtime.errors import UserError
 
 
 class ExportError(UserError):
-    """The model cannot be exported, or its graph differs from the network. Nothing was written."""
+    """The model cannot be exported, or its graph differs from the network. Nothing is written."""
 
     exit_code = 1

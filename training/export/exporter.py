@@ -41,21 +41,21 @@ def export_run(
 ) -> Path:
     """Write the averaged generator of a run as ``models/name/version`` and return that folder.
 
-    The default version is the next free number. `measure` returns quality figures of the exported
+    The default version is the next free number. `measure` returns the metrics of the exported
     model, for the manifest and the card.
 
-    Raises ExportError, CheckpointError, RecipeError, and what `measure` raises. The folder is not
-    there then.
+    Raises ExportError, CheckpointError, RecipeError, and the errors of `measure`. The folder is not
+    created in that case.
     """
     recipe = run.recipe()
     if not run.checkpoint_path.exists():
-        raise CheckpointError(f"{run.folder} has no checkpoint yet: train for longer")
+        raise CheckpointError(f"{run.folder} has no checkpoint yet: continue the training")
     checkpoint = Checkpoint.load(run.checkpoint_path)
     required = recipe.game.images_before_export(recipe)
     if checkpoint.images < required:
         raise ExportError(
             f"{run.folder} has not reached its full resolution: it was trained on "
-            f"{checkpoint.images:,} images, and needs {required:,}; train for longer"
+            f"{checkpoint.images:,} images, and needs {required:,}; continue the training"
         )
     generator = load_generator(recipe, checkpoint)
     folder = new_version_folder(models, name, version)

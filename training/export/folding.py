@@ -1,4 +1,4 @@
-"""Folds spectral and batch normalization into the weights that they act on."""
+"""Folds spectral and batch normalization into the weights of the adjacent layers."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-# Steps of the power method. It starts from the singular vectors of similar weights.
+# Steps of the power method. Few are enough, because it starts from vectors of similar weights.
 _POWER_STEPS = 100
 
 
 def settle_spectral_norms(network: nn.Module) -> None:
-    """Run the power method of every spectral normalization of `network` until it converges.
+    """Update the spectral norms of `network` for its current weights, in place.
 
-    Training estimates the largest singular values step by step. An averaged network holds averages
-    of these estimates, which are too small for the averaged weights.
+    Training estimates the largest singular values step by step. A moving average of these estimates
+    is too small for the averaged weights, so the power method is run until it converges.
     """
     for module in network.modules():
         if parametrize.is_parametrized(module):
             training = module.training
-            # In training mode each access to a weight is one step of the power method (Miyato et
+            # In training mode, each access to a weight is one step of the power method (Miyato et
             # al. 2018, arXiv:1802.05957, algorithm 1).
             module.train()
             with torch.no_grad():
@@ -36,7 +36,7 @@ def settle_spectral_norms(network: nn.Module) -> None:
 def without_parametrizations(network: nn.Module) -> nn.Module:
     """Return a copy of the network in eval mode, with parametrized weights as plain parameters.
 
-    Spectral normalization is a parametrization; at serving time it is a constant factor.
+    Spectral normalization is a parametrization during training, and a constant factor in serving.
     """
     network = copy.deepcopy(network).eval()
     for module in list(network.modules()):
@@ -44,7 +44,7 @@ def without_parametrizations(network: nn.Module) -> nn.Module:
             continue
         names = list(module.parametrizations)  # type: ignore[arg-type]
         weights = {name: getattr(module, name).detach().clone() for name in names}
-        # Not remove_parametrizations: it edits the class, which the copy shares with the original.
+        # remove_parametrizations would change the class, which the copy shares with the original.
         del module.parametrizations
         module.__class__ = type(module).__bases__[0]
         for name, weight in weights.items():

@@ -1,7 +1,7 @@
 """Stores weights as fp16, which halves the files, and measures the effect on the images.
 
 Only the stored weights are rounded. The graph casts them to float32 when it is loaded and computes
-in float32: the speed, the memory and the independence of rows stay the same on every provider.
+in float32, so speed, memory and the independence of rows do not change on any provider.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from training.export.errors import ExportError
 from training.export.onnx_files import data_file, graph_entry, save
 
 SEEDS = range(8)
-# PSNR in dB. Below the first the difference is visible; below the second the model is another one.
+# PSNR in dB. Below the first value the difference may be visible; below the second one the fp16
+# model is rejected.
 GOOD_PSNR = 40.0
 MIN_PSNR = 30.0
-# Smaller weights stay float32: biases, filters and constants of the graph.
+# Tensors with fewer values stay float32: biases, filters and constants of the graph.
 _MIN_ELEMENTS = 1024
 _PLAN = ExecutionPlan(workers=1, threads=0, max_rows=8)
 
@@ -35,7 +36,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Fp16Difference:
-    """How much images change with fp16 weights, in levels of 255."""
+    """The effect of fp16 weights on the images, in levels of 255."""
 
     largest: int
     mean: float
@@ -107,7 +108,7 @@ def _convert(path: Path) -> Graph:
         if not np.abs(values).max() <= np.finfo(np.float16).max:
             raise ExportError(
                 f"{path.name}: the weight {weight.name} has values up to "
-                f"{np.abs(values).max():.0f}, beyond the range of float16; import the model "
+                f"{np.abs(values).max():.0f}, beyond the range of fp16; import the model "
                 "without --half"
             )
         name = f"{weight.name}.half"

@@ -1,6 +1,6 @@
-"""Which graphs a generator is exported as, with the pre- and postprocessing of serving in them.
+"""The graphs of an exported generator, including the pre- and postprocessing of serving.
 
-A network with styles becomes two graphs, mapping and synthesis; every other network becomes one.
+A network with styles has two graphs, mapping and synthesis. Any other network has one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from training.networks.noise.style_generator import StyleGenerator
 
 CHECKED_LATENTS = 64
 CHECKED_IMAGES = 8
-# How many latents of each class are averaged for the center of a style space.
+# Number of latents per class that are averaged for the center of a style space.
 CENTER_LATENTS = 10_000
 
 
@@ -44,8 +44,8 @@ class GraphSpec:
 
     `module` takes the tensors of `feeds` as keyword arguments. It returns the `outputs`, followed
     by the `checked_outputs`, which are compared with PyTorch and then removed from the graph. The
-    batch axis is always dynamic; `dynamic_axes` names further dynamic axes of the inputs, and
-    `extra_feeds` are inputs of other sizes along them, to be checked as well.
+    batch axis is always dynamic. `dynamic_axes` names other dynamic axes of the inputs, and
+    `extra_feeds` are inputs of different sizes along these axes, which are checked as well.
     """
 
     role: str
@@ -60,7 +60,7 @@ class GraphSpec:
 class ServedGenerator(nn.Module):
     """``z`` [N, z_dim] to ``pixels`` [N, H, W, C] uint8.
 
-    The second output are the images before they are rounded, [N, C, H, W] in [-1, 1].
+    The second output is the images before rounding, [N, C, H, W] in [-1, 1].
     """
 
     def __init__(self, generator: nn.Module) -> None:
@@ -79,7 +79,7 @@ class ServedImageToImage(nn.Module):
     """``image`` [N, H, W, C] uint8, and ``mask`` [N, H, W] uint8 if the task has one, to ``pixels``
     [N, H, W, C] uint8.
 
-    The second output are the images before they are rounded, [N, C, H, W] in [-1, 1].
+    The second output is the images before rounding, [N, C, H, W] in [-1, 1].
     """
 
     def __init__(self, generator: nn.Module, task: ImageTask) -> None:
@@ -97,8 +97,8 @@ class ServedImageToImage(nn.Module):
 class ServedMapping(nn.Module):
     """``z`` [N, z_dim] to ``w`` [N, layers, w_dim], moved toward the center by ``truncation`` [N].
 
-    Truncation in W: Karras et al. 2018, arXiv:1812.04948, appendix B. Each class has a center of
-    its own, because the center of all classes belongs to none of them.
+    Truncation in W: Karras et al. 2018, arXiv:1812.04948, appendix B. Each class has its own
+    center, because the mean over all classes resembles no class.
     """
 
     center: Tensor
@@ -125,7 +125,7 @@ class ServedSynthesis(nn.Module):
     """``w`` [N, layers, w_dim], and ``transform`` [N, 3, 3] if the network takes one, to ``pixels``
     [N, H, W, C] uint8.
 
-    The second output are the images before they are rounded, [N, C, H, W] in [-1, 1].
+    The second output is the images before rounding, [N, C, H, W] in [-1, 1].
     """
 
     def __init__(self, generator: StyleGenerator) -> None:
@@ -151,7 +151,7 @@ def generator_graph_specs(
     """Return the graphs of a generator from noise, in eval mode, with `rows` latents to check.
 
     `center` is the center of a style space, ``[classes or 1, w_dim]``; by default it is estimated.
-    With `truncates`, the generator takes truncations ``[N]`` after z and class weights.
+    `truncates`: the generator takes truncations ``[N]`` after z and class weights.
     """
     if has_batch_statistics(generator):
         draw = partial(seeds.draw, distribution=distribution)
@@ -183,7 +183,7 @@ def _style_graph_specs(
     feeds = _latent_feeds(z_dim, classes, distribution, rows)
     with torch.no_grad():
         (w,) = mapping(**feeds)
-    # The later layers get other styles, so that a graph with one style for all layers fails.
+    # Layers get different styles, so that the check detects a graph that uses only one style.
     half = generator.layers // 2
     mixed = torch.cat([w[:, :half], w.roll(1, 0)[:, half:]], 1)
     synthesis_feeds = {"w": mixed}
@@ -212,7 +212,7 @@ def image_to_image_graph_spec(
 ) -> GraphSpec:
     """Return the graph of an image-to-image network in eval mode.
 
-    Height and width are dynamic in steps of `image_input.multiple`, unless the input is fixed.
+    Height and width are dynamic multiples of `image_input.multiple`, unless the input is fixed.
     """
     module = ServedImageToImage(generator, task).eval()
     side, multiple = image_input.side, image_input.multiple
@@ -266,7 +266,7 @@ def _class_weights(count: int, classes: int) -> Tensor:
 
 
 def _transforms(count: int) -> Tensor:
-    """Return transforms ``[count, 3, 3]``: the identity, then rotations with translations."""
+    """Return transforms ``[count, 3, 3]``: the identity, then random rotations and translations."""
     angle = torch.arange(count) * 0.4
     transforms = torch.eye(3).repeat(count, 1, 1)
     transforms[:, 0, 0] = transforms[:, 1, 1] = angle.cos()
@@ -278,7 +278,7 @@ def _transforms(count: int) -> Tensor:
 
 @torch.no_grad()
 def style_center(generator: StyleGenerator, z_dim: int, classes: int) -> Tensor:
-    """Return the mean w ``[classes or 1, w_dim]`` of each class, over the same latents."""
+    """Return the mean w of each class over the same latents, ``[classes or 1, w_dim]``."""
     rng = torch.Generator().manual_seed(0)
     z = torch.randn(CENTER_LATENTS, z_dim, generator=rng)
     if not classes:
@@ -295,10 +295,10 @@ def style_space(generator: nn.Module) -> StyleSpace | None:  # noqa: ARG001 - di
 
 @style_space.register
 def _style_space(generator: StyleGenerator) -> StyleSpace:
-    """Group the layers into coarse, middle and fine.
+    """Group the layers of the synthesis network into coarse, middle and fine.
 
-    As in arXiv:1812.04948, section 3.1: 4 to 8, 16 to 32, and from 64 pixels. The limits are lower
-    for images of fewer than 64 pixels.
+    As in arXiv:1812.04948, section 3.1: 4 to 8, 16 to 32, and 64 or more pixels. The limits are
+    lower for images smaller than 64 pixels.
     """
     resolutions = generator.layer_resolutions
     coarse, middle = min(8, resolutions[-1] // 4), min(32, resolutions[-1] // 2)

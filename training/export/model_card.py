@@ -33,7 +33,7 @@ def model_card(
     """Return the card of a model in Markdown.
 
     `details` are additional rows of the table, as (name, value). The table comes last, so that
-    measured figures can be appended.
+    metrics can be appended.
     """
     image = manifest.image
     lines = [
@@ -98,7 +98,7 @@ def _provenance_rows(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def quality_lines(manifest: Manifest) -> list[str]:
-    """Return the table rows of the measured figures, and of what they were measured on."""
+    """Return the table rows of the metrics, and of what they were measured on."""
     lines = [
         f"| {_capitalized(metric_title(f.metric))} | {_figure_text(f)} |" for f in manifest.quality
     ]
@@ -108,7 +108,7 @@ def quality_lines(manifest: Manifest) -> list[str]:
 
 
 def _basis(figures: Sequence[Quality]) -> str:
-    """Return seeds, truncation, references and resizing; figures with the same are comparable."""
+    """Return the seeds, truncation, references and resizing of the metrics."""
     parts = []
     if seeded := [figure for figure in figures if figure.seed_start is not None]:
         start = seeded[0].seed_start or 0
@@ -124,12 +124,12 @@ def _basis(figures: Sequence[Quality]) -> str:
 
 
 def _capitalized(metric: str) -> str:
-    """Return the metric with a capital first letter. Acronyms such as KID stay as they are."""
+    """Return the metric with a capital first letter."""
     return metric[:1].upper() + metric[1:]
 
 
 def _figure_text(figure: Quality) -> str:
-    """Return a figure with its interval, sample count, baselines and reference."""
+    """Return a metric with its interval, sample count, baselines and reference."""
     value = format_value(figure.metric, figure.value)
     if figure.low is not None and figure.high is not None:
         value += f" ({format_interval(figure)})"

@@ -1,7 +1,7 @@
 """Writes model folders: graphs, golden outputs, preview, manifest and card.
 
-The only writer, for models trained here and for imported ones. A folder appears complete or not at
-all, and only after it has been loaded as the service will load it.
+Both trained and imported models are written here. A folder is written completely or not at all, and
+only after it has been loaded in the same way as the service loads it.
 """
 
 from __future__ import annotations
@@ -54,13 +54,14 @@ def write_model_folder(
         preview: returns the preview of the model.
         probe_images: returns images ``[N, H, W, C]`` to measure the receptive field with. Called
             for image-to-image models only.
-        measure: returns the quality figures for the manifest and the card. Default: none.
-        fp16: store the weights as fp16. The difference goes to `report` and to the card.
-        details: rows for the table of the card, as (name, value).
+        measure: returns the metrics for the manifest and the card. Default: none.
+        fp16: store the weights as fp16. The difference is passed to `report` and added to the card.
+        details: additional rows for the table of the card, as (name, value).
         notes: notes for the card.
         report: called with messages for the user.
 
-    Raises ExportError, CannotWrite, and what the callbacks raise. The folder is not there then.
+    Raises ExportError, CannotWrite, and the errors of the callbacks. The folder is not created in
+    that case.
     """
     with new_folder(folder) as part:
         manifest = describe(write_graphs(part))
@@ -115,7 +116,7 @@ def new_version_folder(models: Path, name: str, version: str | None = None) -> P
 
 
 def _next_version(folder: Path) -> str:
-    """Return the first number above the versions in a model's folder."""
+    """Return the number after the highest version in a model's folder."""
     versions = [path.name for path in model_folders(folder.parent) if path.parent == folder]
     numbers = [int(version) for version in versions if version.isdigit()]
     return str(max(numbers, default=0) + 1)
@@ -123,7 +124,7 @@ def _next_version(folder: Path) -> str:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside `folder`, and rename it to `folder` unless the block raises.
+    """Yield a hidden folder next to `folder`, and rename it to `folder` unless the block raises.
 
     Raises CannotWrite.
     """

@@ -23,7 +23,7 @@ from training.export.onnx_files import graph_entry, save
 
 OPSET = 20
 CHECKED_BATCHES = (1, 2, 7, 32)
-# PyTorch and ONNX Runtime add in different orders. Relative to the largest value if above 1.
+# PyTorch and ONNX Runtime add in different orders. Relative to the largest value if that exceeds 1.
 TOLERANCE = 1e-4
 _PLAN = ExecutionPlan(workers=1, threads=1, max_rows=64)
 
@@ -35,7 +35,7 @@ def export_generator(
     classes: int = 0,
     distribution: Distribution = "normal",
 ) -> dict[str, Graph]:
-    """Write the graphs of a generator from noise, in eval mode. Raises ExportError."""
+    """Write the graphs of a noise generator in eval mode. Raises ExportError."""
     return export_graphs(generator_graph_specs(generator, z_dim, classes, distribution), folder)
 
 
@@ -51,9 +51,9 @@ def export_graph(spec: GraphSpec, path: Path) -> Graph:
     """
     folded = fold_batch_norm(without_parametrizations(spec.module)).eval()
     batch = torch.export.Dim("N")
-    # torch.export takes an axis of one step for a constant.
+    # torch.export would treat a dynamic axis with a single size as constant.
     traced = spec.extra_feeds[0] if spec.extra_feeds else spec.feeds
-    # The exporter warns of missing operators of torchvision, which none of our networks has.
+    # The exporter warns about missing operators of torchvision, which no network here uses.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -93,7 +93,7 @@ def export_graph(spec: GraphSpec, path: Path) -> Graph:
             outputs = _run_in_batches(session, feeds, size)
             if any(not np.array_equal(outputs[name], expected[name]) for name in spec.outputs):
                 raise ExportError(
-                    f"{path.name} gives other values without its additional outputs than with them"
+                    f"{path.name} returns different values after its additional outputs are removed"
                 )
     return graph_entry(path, session)
 
@@ -101,7 +101,7 @@ def export_graph(spec: GraphSpec, path: Path) -> Graph:
 def _without_source_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
     """Remove the source paths and line numbers that the exporter records.
 
-    They would make the digest of equal weights differ from checkout to checkout.
+    Otherwise the digest of the same weights would depend on the path of the checkout.
     """
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
@@ -129,7 +129,7 @@ def _check_feeds(
     names = [*spec.outputs, *spec.checked_outputs]
     with torch.no_grad():
         # Floats are compared with the unfolded network. Pixels are compared with the folded one:
-        # folding may move a value across the border between two levels.
+        # folding may move a value across the boundary between two levels.
         original = dict(zip(names, spec.module(**feeds), strict=True))
         rounded = dict(zip(names, folded(**feeds), strict=True))
     single_rows = _run_in_batches(session, feeds, 1)

@@ -1,4 +1,4 @@
-"""Writes ONNX files. Weights that are too large for one file go to a second one, beside it."""
+"""Writes ONNX files. Weights that are too large for one file are stored in a second one."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from onnx.external_data_helper import convert_model_to_external_data
 from service.runtime.models.manifest import DataFile, Graph, file_sha256
 from service.runtime.onnx.sessions import Session
 
-# A protobuf message is limited to 2 GiB. The rest is for nodes and names.
+# A protobuf message is limited to 2 GiB; the difference is for nodes and names.
 MAX_WEIGHT_BYTES = 2**31 - 2**26
-# Smaller weights stay in the graph, because tools look for shapes and constants there.
+# Smaller tensors stay in the graph, because tools read shapes and constants from it.
 _MIN_EXTERNAL_BYTES = 1024
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:
-    """Return the size of the weights in a graph in bytes, without external ones."""
+    """Return the size in bytes of the weights that are stored in a graph."""
     return sum(len(weight.raw_data) for weight in model.graph.initializer)
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
     """Write a graph to `path`, and its weights to ``<path>.data`` if they are too large.
 
-    In that case `model` refers to the written weights afterwards and no longer holds them.
+    In the latter case, `model` then refers to the written weights and no longer holds them.
     """
     if weight_bytes(model) > MAX_WEIGHT_BYTES:
         data = data_file(path)
-        # onnx appends to an existing file.
+        # onnx would append to an existing file.
         data.unlink(missing_ok=True)
         convert_model_to_external_data(
             model, location=data.name, size_threshold=_MIN_EXTERNAL_BYTES

@@ -1,7 +1,7 @@
 """Measures the receptive field of an image-to-image model.
 
-Tiles of a large image overlap by twice the receptive field. A network uses far less of it than its
-layers allow, and a field whose effect is not visible costs time for nothing.
+Tiles of a large image overlap by twice the receptive field. The effective receptive field of a
+network is much smaller than the theoretical one, and a smaller overlap saves time.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from training.preview.grids import grid
 
 Pixels = NDArray[np.uint8]
 
-# Other images than the measured ones may reach a little further.
+# A margin for images whose receptive field is slightly larger than that of the measured ones.
 _MARGIN = 1.25
 
 
 def measure_receptive_field(model: Model, images: Pixels) -> int | None:
-    """Return the distance from an edge, in pixels, beyond which no value changes by over 1 of 255.
+    """Return the distance from an edge, in pixels, beyond which values change by at most 1 of 255.
 
-    The images ``[N, h, w, C]`` are joined to a large one. The model runs on all of it and on its
-    lower right quarter, and the outputs for that quarter are compared. Returns None if the manifest
-    has no receptive field: then every output pixel depends on the whole image.
+    The images ``[N, h, w, C]`` are joined to a large image. The model runs on this image and on its
+    lower right quarter, and the outputs for the quarter are compared. Returns None if the manifest
+    has no receptive field, because then every output pixel depends on the whole image.
     """
     image_input = model.manifest.input
     if image_input is None or image_input.reach is None:

@@ -1,10 +1,9 @@
 """Standing statistics of batch normalization, computed before serving.
 
-Brock et al. 2018, arXiv:1809.11096, appendix C.1. The running averages of training belong to the
-weights of training, not to the averaged ones, and to latents that are not truncated. So they are
-computed again over many batches of served latents, once for each of several truncations, because
-the activations grow with the latents. Each row then interpolates between the two nearest
-truncations.
+Brock et al. 2018, arXiv:1809.11096, appendix C.1. The running averages of training do not fit the
+averaged weights, nor truncated latents. The statistics are therefore recomputed over many batches
+of served latents, for each of several truncations, because the activations grow with the latents.
+Each row interpolates between the statistics of the two nearest truncations.
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ from torch import Tensor, nn
 
 from training.networks.noise.biggan_layers import BatchNorm2d, StandingBatchNorm2d
 
-# The truncations that statistics are computed at. At 0 all latents are equal, and a generator
-# without classes has no variance; 0.01 stands for everything below it.
+# The truncations at which statistics are computed. At 0 all latents are equal, and a generator
+# without classes would have no variance, so 0.01 is also used for smaller truncations.
 TRUNCATIONS = (0.01, *(step / 10 for step in range(1, 11)))
 _BATCH = 64
 
-# Returns the served latents ``[len(seeds), z_dim] float32`` of seeds.
+# Returns the latents ``[len(seeds), z_dim] float32`` of seeds, as in the service.
 DrawLatents = Callable[[Sequence[int], int], NDArray[np.float32]]
 
 
 class TruncatedGenerator(nn.Module):
-    """Latents ``[N, z_dim]``, classes and truncations ``[N]`` to images.
+    """Maps latents ``[N, z_dim]``, classes and truncations ``[N]`` to images.
 
     The truncation scales the latent (the truncation trick, section 3.1) and selects the statistics.
     """
@@ -49,8 +48,8 @@ class TruncatedGenerator(nn.Module):
 def interpolation_weights(values: Tensor, points: Tensor) -> Tensor:
     """Return the weights ``[N, K]`` that interpolate `values` ``[N]`` linearly between `points`.
 
-    `points` ``[K]`` are in ascending order. A value outside takes the nearest point. Each row sums
-    to 1.
+    `points` ``[K]`` are in ascending order. Values outside their range use the nearest point. Each
+    row sums to 1.
     """
     passed = ((values[:, None] - points[:-1]) / (points[1:] - points[:-1])).clamp(0, 1)
     one, zero = torch.ones_like(values[:, None]), torch.zeros_like(values[:, None])
@@ -58,7 +57,7 @@ def interpolation_weights(values: Tensor, points: Tensor) -> Tensor:
 
 
 def has_batch_statistics(generator: nn.Module) -> bool:
-    """True if the generator has a batch normalization that can take standing statistics."""
+    """Return whether the generator has batch normalization that supports standing statistics."""
     return any(isinstance(module, BatchNorm2d) for module in generator.modules())
 
 
@@ -71,11 +70,11 @@ def with_standing_statistics(
     truncations: Sequence[float] = TRUNCATIONS,
     batches: int = 8,
 ) -> TruncatedGenerator:
-    """Return a copy of a BigGAN generator in eval mode that takes a truncation for each row.
+    """Return a copy of a BigGAN generator in eval mode that takes one truncation per row.
 
-    `generator` is on the CPU and is not modified. The statistics are averages over `batches`
-    batches of 64 latents, of the seeds from 0 on, with the classes in turn, so the result is
-    deterministic. Raises ValueError for a generator without such batch normalization.
+    `generator` must be on the CPU and is not modified. The statistics are averages over `batches`
+    batches of 64 latents. Seeds count from 0 and classes alternate, so the result is deterministic.
+    Raises ValueError for a generator without such batch normalization.
     """
     generator = copy.deepcopy(generator).eval()
     norms = {
@@ -84,7 +83,9 @@ def with_standing_statistics(
         if isinstance(module, BatchNorm2d)
     }
     if not norms:
-        raise ValueError("the generator has no batch normalization that takes standing statistics")
+        raise ValueError(
+            "the generator has no batch normalization that supports standing statistics"
+        )
     z = torch.from_numpy(draw(range(batches * _BATCH), z_dim))
     class_index = torch.arange(len(z)) % classes if classes else None
     statistics = [_statistics(generator, norms, z * value, class_index) for value in truncations]
@@ -106,7 +107,7 @@ def _statistics(
     """Return the mean and variance ``[C]`` of the inputs of each normalization."""
     for norm in norms.values():
         norm.reset_running_stats()
-        # Without a momentum PyTorch weights all batches equally.
+        # Without momentum, PyTorch weights all batches equally.
         norm.momentum = None
         norm.train()
     for start in range(0, len(z), _BATCH):

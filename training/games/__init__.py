@@ -1,4 +1,4 @@
-"""Games: how the players of a recipe take turns, and everything that differs between games.
+"""Games: the training algorithms, and everything that differs between them.
 
-A game is a package with its options, its training step, its set-up, and its validation.
+A game is a package with its options, training step, setup and validation.
 """

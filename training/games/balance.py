@@ -1,8 +1,8 @@
-"""Adapts how many discriminator steps precede a generator step.
+"""Adapts the number of discriminator steps per generator step.
 
-Every turn has one batch of real images and one discriminator step; what varies is in which turns
-the generator takes a step. So no batch is drawn in vain, the order of the data does not depend on
-training, and `train.images` keeps its meaning: real images shown to the discriminator.
+Every turn has one batch of real images and one discriminator step. The generator takes a step in
+some of the turns only. Every batch is therefore used, the order of the data does not depend on the
+training, and `train.images` remains the number of real images shown to the discriminator.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from torch import Tensor
 from training.distributed import DistributedContext
 from training.recipe.options import Options
 
-# Turns between two adjustments, because reading a value waits for the device, and the change of
-# the number of steps at each.
+# Turns between two adjustments: each reads a value from the device and waits for it.
 _ADJUST_EVERY = 4
+# The change in the number of steps at each adjustment.
 _CHANGE = 0.25
 
 
 class BalanceOptions(Options):
     """From 1 to `most` discriminator steps for each generator step."""
 
-    # The desired probability that a real image scores above a generated one; 0.5 is guessing.
-    # Below it the discriminator gets more steps, above it fewer.
+    # The desired probability that a real image scores higher than a generated one; 0.5 is chance.
+    # If the probability is lower, the discriminator gets more steps; if it is higher, fewer.
     target: float = Field(default=0.8, gt=0.5, lt=1)
     most: int = Field(default=5, ge=2)
 
 
 class Balance:
-    """Decides in which turns the generator takes a step, the same in all processes."""
+    """Decides in which turns the generator takes a step. All processes decide alike."""
 
     def __init__(
         self, options: BalanceOptions, distributed: DistributedContext, device: torch.device

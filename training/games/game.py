@@ -1,4 +1,4 @@
-"""What the trainer asks of a game."""
+"""The interfaces between the trainer and the games."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ Pixels = NDArray[np.uint8]
 
 
 class Game(Protocol):
-    """The players of a game and its rules."""
+    """The players of a game and how they are trained."""
 
     loss: AdversarialLoss
 
     @property
     def batches_per_turn(self) -> int:
-        """Batches of real images that one turn takes."""
+        """Number of batches of real images in one turn."""
 
     def turn(
         self, batches: Any, rng: torch.Generator, number: int, images_seen: int
     ) -> Mapping[str, Tensor]:
-        """Train every player by its steps of turn `number`, and return the metrics.
+        """Take all training steps of turn `number` and return the metrics.
 
-        `batches` are this process's part of the data; `rng` draws the same in all processes.
+        `batches` are this process's part of the data. `rng` is in the same state in all processes.
         """
 
     def state_dict(self) -> dict[str, Any]:
@@ -43,7 +43,7 @@ class Game(Protocol):
 
 
 class GameSetup(Protocol):
-    """A game with its data."""
+    """A game together with its data."""
 
     data: ImageData
     # The names of the classes of conditional networks.
@@ -57,19 +57,19 @@ class GameSetup(Protocol):
         """Return this process's batches of a turn."""
 
     def sample_sheet(self) -> tuple[Image.Image, Mapping[str, float]]:
-        """Return samples of the averaged generator as one image, and metrics of them."""
+        """Return samples of the averaged generator as one image, and their metrics."""
 
     def validate(self, options: EvaluateOptions) -> Callable[[], dict[str, float]]:
-        """Return what measures the averaged generator when called.
+        """Return a function that measures the averaged generator.
 
         Raises QualityError, DataError.
         """
 
 
 class Validation(Protocol):
-    """Measures generators during training, against real images."""
+    """Measures generators against real images during training."""
 
-    # The real images, for people.
+    # A human-readable name of the real images.
     title: str
 
     def measure(self, generate: Callable[..., Pixels]) -> dict[str, float]:

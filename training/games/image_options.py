@@ -1,4 +1,4 @@
-"""What the games from images to images have in common."""
+"""Options shared by the games that train image-to-image models."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ if TYPE_CHECKING:
 
 
 class ImageGameOptions(GameOptions):
-    """A game whose generators take images."""
+    """A game that trains image-to-image models."""
 
     @abstractmethod
     def image_task(self) -> ImageTask:
-        """Return what a generator does with its input images."""
+        """Return the task of the generator."""
 
     def direction_names(self) -> tuple[str, ...]:
         """Return the names of the two directions of translation; empty if there is only one."""
         return ()
 
     def discriminator_sees_input(self) -> bool:
-        """Return whether the discriminator is conditional on the input."""
+        """Return whether the discriminator also gets the input image."""
         return False
 
     def check(self, recipe: Recipe) -> None:
         """Raise ValueError unless the other sections of the recipe fit the game."""
         if recipe.classes:
-            raise ValueError(f"classes is for the game noise_to_image, not for {self.kind}")
+            raise ValueError(f"the game {self.kind} does not support classes")
         recipe.generator.from_images()
         recipe.discriminator.of_patches()
         task = self.image_task()
         if task.needs_source and recipe.source is None:
-            raise ValueError(f"the task {task.kind} needs the section source: its input images")
+            raise ValueError(f"the task {task.kind} needs a section source with the input images")
         if recipe.source is not None:
             if not task.needs_source:
-                raise ValueError(f"the task {task.kind} takes no section source")
+                raise ValueError(f"the task {task.kind} does not use a section source; remove it")
             for key in ("resolution", "channels"):
                 if getattr(recipe.source, key) != getattr(recipe.data, key):
                     raise ValueError(f"source.{key} must equal data.{key}")
         task.check(recipe.data.resolution, recipe.data.channels)
 
     def image_to_image_shape(self, recipe: Recipe) -> ImageToImageShape:
-        """Return the channels and sizes of a generator's input and output."""
+        """Return the channels and sizes of the generator's input and output."""
         task, channels = self.image_task(), recipe.data.channels
         return ImageToImageShape(
             task.network_in_channels(channels),
@@ -93,7 +93,7 @@ class ImageGameOptions(GameOptions):
         return self.image_task().route
 
     def graph_specs(self, recipe: Recipe, generator: nn.Module) -> list[GraphSpec]:
-        """Return the graph to export of each direction's generator in evaluation mode."""
+        """Return the graph of each direction's generator, which is in eval mode, for the export."""
         from training.export.graphs import (  # noqa: PLC0415 - for export alone
             image_to_image_graph_spec,
             networks_by_role,

@@ -1,4 +1,4 @@
-"""From bytes to the tensors that networks take."""
+"""Conversion of uint8 images to the tensors that networks take."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def image_tensor(pixels: Tensor) -> Tensor:
 
 
 def input_tensors(inputs: TaskInputs) -> tuple[Tensor, Tensor | None]:
-    """Convert inputs to images in [-1, 1], and masks of 0 and 1 if there are masks."""
+    """Return the images in [-1, 1], and the masks as 0 and 1 (None without masks)."""
     mask = None if inputs.mask is None else (inputs.mask > 127).float()
     return image_tensor(inputs.image), mask

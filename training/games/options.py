@@ -1,7 +1,7 @@
-"""What every game declares: its options in a recipe, and how it is set up, measured and exported.
+"""The interface of games: their options in a recipe, their setup, validation and export.
 
-The rest of training asks a recipe's game for all of this and never looks at which game it is.
-A game is a subclass of `GameOptions` with a ``kind: Literal["name"]`` field, declared in a module
+The rest of the training code uses this interface and never checks which game a recipe has. A game
+is a subclass of `GameOptions` with a ``kind: Literal["name"]`` field, declared in a module
 `options.py` of a package in `training/games`.
 """
 
@@ -31,30 +31,30 @@ if TYPE_CHECKING:
 
 
 class GameOptions(Options, ABC):
-    """A game, as a recipe configures it."""
+    """The section `game` of a recipe."""
 
     kind: str
     loss: LossName = "non_saturating"
-    # Below 1: one-sided label smoothing, for losses with a target for real images.
+    # A value below 1 enables one-sided label smoothing, for losses with a target for real images.
     real_target: float = Field(default=1.0, gt=0.5, le=1)
-    # The gradient of each player is scaled down to this norm.
+    # The maximum norm of each player's gradient; larger gradients are scaled down.
     clip_gradients: PositiveFloat | None = None
 
     @model_validator(mode="after")
     def _smoothing_fits_the_loss(self) -> GameOptions:
         if self.real_target != 1 and self.loss not in SMOOTHABLE:
             losses = ", ".join(sorted(SMOOTHABLE))
-            raise ValueError(f"real_target is for {losses}; {self.loss} has no target")
+            raise ValueError(f"real_target applies to {losses} only; {self.loss} has no target")
         return self
 
     @property
     @abstractmethod
     def metrics(self) -> tuple[str, ...]:
-        """The metrics that can choose the best checkpoint; the first is the default."""
+        """The metrics that can select the best checkpoint. The first one is the default."""
 
     @property
     def batches_per_turn(self) -> int:
-        """Batches of real images that one turn takes."""
+        """Number of batches of real images in one turn."""
         return 1
 
     @abstractmethod
@@ -71,7 +71,7 @@ class GameOptions(Options, ABC):
 
     @abstractmethod
     def prepare_data(self, recipe: Recipe, progress: Progress | None = None) -> ImageData:
-        """Decode all images that the game needs; return those of `recipe.data`.
+        """Decode all images that the game needs, and return the images of `recipe.data`.
 
         Raises DataError.
         """
@@ -91,22 +91,22 @@ class GameOptions(Options, ABC):
     def validation(
         self, recipe: Recipe, options: EvaluateOptions, *, confirms: bool = False
     ) -> Validation:
-        """Return what measures generators of this recipe.
+        """Return the validation that measures generators of this recipe.
 
-        `confirms`: by images that have not chosen a checkpoint by the recipe's own options. Raises
-        QualityError, DataError.
+        `confirms`: use images that the recipe's own validation does not use, so that they had no
+        part in selecting a checkpoint. Raises QualityError, DataError.
         """
 
     def image_task(self) -> ImageTask:
-        """Return what a generator from images does with them. Raises ValueError without one."""
+        """Return the image-to-image task. Raises ValueError for a game without input images."""
         raise ValueError(f"the game {self.kind} has no input images")
 
     def image_input(self, recipe: Recipe) -> ImageInput | None:  # noqa: ARG002
-        """Return the manifest's description of input images; None for a game from noise."""
+        """Return the manifest's description of input images, or None for a game without them."""
         return None
 
     def latent_space(self, recipe: Recipe, *, truncates: bool) -> LatentSpace | None:  # noqa: ARG002
-        """Return the manifest's description of latents; None for a game from images."""
+        """Return the manifest's description of latents, or None for a game without them."""
         return None
 
     @property
@@ -115,9 +115,9 @@ class GameOptions(Options, ABC):
         """The task of the exported model, which is also the route that serves it."""
 
     def images_before_export(self, recipe: Recipe) -> int:  # noqa: ARG002
-        """Return how many images training must have seen before its generator can be exported."""
+        """Return the number of training images after which the generator can be exported."""
         return 0
 
     @abstractmethod
     def graph_specs(self, recipe: Recipe, generator: nn.Module) -> list[GraphSpec]:
-        """Return the graphs to export of a generator in evaluation mode."""
+        """Return the graphs of a generator, which is in eval mode, for the export."""

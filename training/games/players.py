@@ -1,4 +1,4 @@
-"""The two players of a game: their networks and optimizers, and how one of them is trained."""
+"""The two players of a game: their networks, their optimizers and the optimizer step."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Batch = TypeVar("Batch")
 
 
 class StepLoss(NamedTuple):
-    """The loss that a step descends, and its metrics for the log."""
+    """The loss of a step, and its metrics for the log."""
 
     loss: Tensor
     metrics: dict[str, Tensor]
 
 
 class Players:
-    """A generator and a discriminator, and the generator's moving `average`, which is exported.
+    """A generator, a discriminator, and the moving `average` of the generator, which is exported.
 
-    `networks` are the modules themselves; `wrapped` are called where gradients flow. The two differ
-    in distributed training. A game with several generators or discriminators joins them in one
-    module each.
+    `networks` are the modules themselves. `wrapped` are the modules to call if gradients are
+    needed; they differ from `networks` in distributed training. A game with several generators or
+    discriminators combines them into one module.
     """
 
     def __init__(
@@ -43,9 +43,9 @@ class Players:
         *,
         unused_weights: bool = False,
     ) -> None:
-        """Move both players to `device`. `unused_weights`: a turn may not use all weights."""
+        """Move both players to `device`. `unused_weights`: a turn may leave weights unused."""
         for player in (generator, discriminator):
-            # The faster layout for convolutions, on CPUs and GPUs alike.
+            # The faster layout for convolutions, on CPUs and GPUs.
             player.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(generator).requires_grad_(False)
         self.networks = {"generator": generator, "discriminator": discriminator}
@@ -92,7 +92,7 @@ class Players:
         return metrics
 
     def set_learning_rates(self, images_seen: int) -> None:
-        """Set the learning rates of this moment, if they decay towards the end of the run."""
+        """Set the learning rates for the current progress, if they decay."""
         if self._decay_from is None:
             return
         done = images_seen / self._images
@@ -102,7 +102,7 @@ class Players:
                 group["lr"] = self._learning_rates[name] * factor
 
     def update_average(self, images: int, images_seen: int) -> None:
-        """Move the average towards the generator, by a step that stands for `images` images."""
+        """Update the moving average of the generator after a step on `images` images."""
         half_life = max(min(self._ema.half_life_images, images_seen * self._ema.ramp_up), 1e-8)
         decay = 0.5 ** (images / half_life)
         with torch.no_grad():
@@ -114,7 +114,7 @@ class Players:
                     averaged.copy_(latest[name])
 
     def autocast(self) -> torch.autocast:
-        """Return a context that computes in the run's precision."""
+        """Return the autocast context of the run's precision."""
         return torch.autocast(
             self._device.type, torch.bfloat16, enabled=self._precision == "bfloat16"
         )

@@ -1,7 +1,7 @@
-"""What the validations of several games share.
+"""Shared parts of the games' validations.
 
-Games without pairs compare generated images with the training images: a held-out split that chose
-the best checkpoint would no longer be held out. Paired games use held-out pairs; see
+Games without pairs compare generated images with the training images, because a held-out split that
+selects the best checkpoint is no longer held out. Paired games use held-out pairs; see
 `training.games.paired.validation`.
 """
 
@@ -17,7 +17,7 @@ from training.evaluation.features.references import RealImages
 from training.evaluation.metrics import validate_features
 from training.games.game import Pixels
 
-# As `ganymede evaluate` requires.
+# The same minimum as in `ganymede evaluate`.
 _MIN_IMAGES = 10
 
 
@@ -36,7 +36,7 @@ class DistributionMetrics:
             )
         self._network = open_network(options.network)
         features = real.features(real.rows(options.reference_samples), self._network)
-        # In random order: metrics that need equal counts use the first rows.
+        # In random order, because metrics that need equal counts use the first rows.
         self._real = features[np.random.default_rng(0).permutation(len(features))]
 
     def measure(self, images: Pixels) -> dict[str, float]:
@@ -45,15 +45,15 @@ class DistributionMetrics:
 
 
 def training_images(data: DataOptions) -> RealImages:
-    """Return the images that are trained on; their middle if they are stored for random crops."""
+    """Return the training images; their center crops if they are stored for random crops."""
     return real_images(data, center_crops(load_images(data), data.resolution))
 
 
 def real_images(data: DataOptions, images: ImageData) -> RealImages:
-    """Return images of a data set and split, with a title for people."""
+    """Return the images of a data set and split, with a human-readable title."""
     return RealImages(f"{data.title}, split {data.split}", data.split, images)
 
 
 def nothing_held_out(data: DataOptions) -> QualityError:
-    """Return the error of a recipe that asks for held-out images of data that have none."""
+    """Return the error for a recipe that requires held-out images but has none."""
     return QualityError(f"evaluate.against: {data.title} has no held-out images")

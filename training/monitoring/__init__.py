@@ -1,1 +1,1 @@
-"""What a run reports of itself: progress, metrics, convergence, and alarms."""
+"""Monitoring of a run: progress, metrics, convergence and alarms."""

@@ -1,4 +1,4 @@
-"""Whether a run converges, judged by its losses, scores and samples."""
+"""Detects convergence from the losses, scores and samples of a run."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-# Mean scores of real and generated images this near to 0.5 mean that neither player leads.
+# Neither player leads if the mean scores of real and generated images are this close to 0.5.
 _NEAR_HALF = 0.1
-# Images of fixed latents have settled if they change less than this between two samplings, in units
-# of the distance between two real images.
+# Images of fixed latents have settled if they change by less than this between two samplings,
+# relative to the distance between two real images.
 _SETTLED = 0.15
-# Intervals over which the trend of a loss is fitted, and how many verdicts in a row must agree.
+# Number of intervals for the trend of a loss, and of equal verdicts in a row that change the state.
 _WINDOW = 10
 _AGREE = 3
 
@@ -21,7 +21,7 @@ class Convergence:
     """The state of a run, from ``begins`` to ``converged``."""
 
     def __init__(self, *, probabilistic: bool) -> None:
-        """`probabilistic`: the scores in the log are probabilities."""
+        """`probabilistic`: whether the scores in the log are probabilities."""
         self._probabilistic = probabilistic
         self._losses: dict[str, list[float]] = {"loss_discriminator": [], "loss_generator": []}
         self._scores: tuple[float, ...] = ()
@@ -30,7 +30,7 @@ class Convergence:
         self.state = "begins"
 
     def update(self, metrics: Mapping[str, float]) -> None:
-        """Record the metrics of an interval or of a sampling."""
+        """Record the metrics of a log interval or of a sample sheet."""
         self._change = metrics.get("change", self._change)
         if "loss_discriminator" not in metrics:
             return
@@ -56,8 +56,8 @@ class Convergence:
 def is_level(values: Sequence[float]) -> bool:
     """Return whether at least three values neither rise nor fall.
 
-    They are level if the line fitted to them moves, from end to end, at most twice their standard
-    deviation from it, or by a negligible amount.
+    A line is fitted to the values. They are level if it rises or falls by at most twice the
+    standard deviation of the residuals, or by at most 2 % of the mean absolute value.
     """
     steps = np.arange(len(values))
     slope, start = np.polyfit(steps, values, 1)

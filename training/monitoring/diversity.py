@@ -1,4 +1,4 @@
-"""The diversity of generated images, in units of the diversity of real images."""
+"""The diversity of generated images, relative to the diversity of real images."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from training.data.images import ImageData
 
-# Images are compared at this side, where pixel noise is averaged out and shapes are not.
+# Images are compared at this side in pixels, which removes pixel noise and keeps shapes.
 _SIDE = 16
-# Real images to compare with; more hardly change the unit.
+# Number of real images to compare with. More hardly change the result.
 _REAL_IMAGES = 1024
 
 
 class Diversity:
     """Measures batches of `count` images ``[count, C, H, W]`` in [-1, 1] of fixed latents.
 
-    Distances are in units of those between real images, so that values are comparable across data.
+    Distances are relative to those between real images, so that values are comparable across data
+    sets.
     """
 
     def __init__(self, reals: Tensor, count: int) -> None:
-        """Measure real images ``[M, C, H, W]`` in batches of `count`, to set the unit."""
+        """Measure real images ``[M, C, H, W]`` in batches of `count`, as the unit of distance."""
         count = min(count, len(reals))
         batches = [
             _distances(_small(batch)) for batch in torch.split(reals, count) if len(batch) == count
         ]
         self._unit = float(np.mean([_mean_distance(distances) for distances in batches]))
         nearest = torch.cat([_nearest(distances) for distances in batches])
-        # Images much nearer than real ones ever are look the same. A larger threshold would not do:
-        # generators are smooth, and neighbors are alike in healthy ones.
+        # Images that are much closer than any real ones look the same. A larger threshold would be
+        # wrong: generators are smooth, so neighbors are similar in healthy runs, too.
         self._duplicate_distance = float(nearest.median()) / 8
         self._real_duplicates = float((nearest <= self._duplicate_distance).float().mean())
         self._before: Tensor | None = None
@@ -40,10 +41,10 @@ class Diversity:
     def measure(self, images: Tensor) -> Mapping[str, float]:
         """Return the metrics of one batch.
 
-        `diversity`: the mean distance of two images; 1 is that of two real images.
-        `duplicates`: the fraction of images with a duplicate, above the fraction in real images.
-        `change`: the mean distance from the image of the same latent in the last call, in the same
-        unit; absent in the first call.
+        `diversity`: the mean distance between two images, relative to real images. `duplicates`:
+        the fraction of images with a duplicate, minus the fraction in real images. `change`: the
+        mean distance to the image of the same latent in the last call, relative to the distance
+        between two real images; absent in the first call.
         """
         small = _small(images)
         distances = _distances(small)
@@ -60,7 +61,7 @@ class Diversity:
 
 
 def reals_to_compare(data: ImageData, resolution: int) -> Tensor:
-    """Return real images ``[M, C, H, W]`` in [-1, 1] for `Diversity`, always the same ones."""
+    """Return a fixed choice of real images ``[M, C, H, W]`` in [-1, 1] for `Diversity`."""
     rows = np.random.default_rng(0).permutation(len(data))[:_REAL_IMAGES]
     pixels = torch.from_numpy(data.pixels[rows])
     edge = (pixels.shape[1] - resolution) // 2
@@ -74,7 +75,7 @@ def _small(images: Tensor) -> Tensor:
 
 
 def _distances(small: Tensor) -> Tensor:
-    # Not by matrix products, which lose small distances to rounding.
+    # Matrix products would lose small distances to rounding.
     return torch.cdist(small, small, compute_mode="donot_use_mm_for_euclid_dist")
 
 

@@ -1,4 +1,4 @@
-"""Metrics of an interval of the log, and checks that training has not diverged."""
+"""Mean metrics of a log interval, and checks for divergence."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _ADVICE = (
 
 
 class TrainingDiverged(UserError):
-    """A loss or a weight is not finite; the message says what to change."""
+    """A loss or a weight is not finite. The message names recipe keys to change."""
 
     exit_code = 1
 
 
 class MetricWindow:
-    """Running means of a game's metrics.
+    """The mean metrics of a game since the last log entry.
 
-    Sums stay on the device that computed them, because reading a value waits for the device.
+    Sums stay on the device, because reading a value waits for the device.
     """
 
     def __init__(self, distributed: DistributedContext) -> None:

@@ -1,8 +1,8 @@
-"""Monitors of a run: its state in a word, and alarms that say what is wrong and what to change.
+"""Monitors of a run: its state, and alarms that name a problem and the recipe keys to change.
 
-An alarm rings once its problem has lasted, and is over once the problem has been absent for a
-while. Everything is a function of the metrics in the run's log, in their order; a resumed run reads
-its own log again and so continues where it stopped.
+An alarm rings when its problem persists, and is over when the problem has been absent for a while.
+Both depend only on the metrics in the run's log, in order. A resumed run replays its log to restore
+the monitors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _CALM_INTERVALS = 2
 
 
 class MonitorReport(NamedTuple):
-    """An alarm that starts to ring, or is over."""
+    """An alarm that starts or ends."""
 
     alarm: str
     says: str
@@ -27,14 +27,14 @@ class MonitorReport(NamedTuple):
 
 
 class _Alarm:
-    """Rings when its problem lasts."""
+    """Rings when its problem persists."""
 
     def __init__(self, problem: TrainingProblem, patience_images: int) -> None:
         self.problem = problem
         self.rings = False
         self._patience = patience_images
-        # Images seen when the problem started and at the entry before; intervals in a row with the
-        # problem and without it.
+        # Images seen when the problem started, and at the previous entry; consecutive intervals
+        # with the problem, and without it.
         self._started, self._before, self._seen, self._calm = 0, 0, 0, 0
 
     def update(self, images: int, metrics: Metrics) -> MonitorReport | None:
@@ -49,7 +49,7 @@ class _Alarm:
                 return MonitorReport(self.problem.name, "the problem is over", rings=False)
         else:
             if not self._seen:
-                # The first interval with the problem starts at the entry before.
+                # The first interval with the problem starts at the previous entry.
                 self._started = self._before
             self._seen, self._calm = self._seen + 1, 0
             lasted = images - self._started >= self._patience
@@ -64,30 +64,30 @@ class _Alarm:
 
 
 class Monitors:
-    """Follows the log of a run."""
+    """The state and the alarms of a run, updated from its log."""
 
     def __init__(self, loss: AdversarialLoss, turn_images: int) -> None:
-        """Monitor a game with this loss, whose turns take `turn_images` real images."""
+        """Monitor a game with `loss`. A turn has `turn_images` real images."""
         self._alarms = [
             _Alarm(problem, problem.turns * turn_images) for problem in problems_of(loss)
         ]
         self._convergence = Convergence(probabilistic=loss.probabilistic)
 
     def update(self, entry: Mapping[str, float]) -> list[MonitorReport]:
-        """Record an entry of the log: `images`, and metrics of an interval or of a sampling."""
+        """Process a log entry: `images`, and the metrics of an interval or of a sample sheet."""
         if "alarm" in entry:
-            return []  # An earlier report, in the log of a resumed run.
+            return []  # The log of a resumed run contains earlier reports.
         self._convergence.update(entry)
         reports = (alarm.update(int(entry["images"]), entry) for alarm in self._alarms)
         return [report for report in reports if report]
 
     @property
     def state(self) -> str:
-        """The names of the alarms that ring, or else the state of convergence.
+        """The names of the ringing alarms; without alarms, the state of convergence.
 
-        A run `begins`, is `learning` while a loss rises or falls, `converging` once both are level,
-        and `converged` when the images of fixed latents have also settled and, if they are
-        probabilities, D(x) and D(G(z)) are near 0.5.
+        `begins` at the start, `learning` while a loss rises or falls, `converging` when both losses
+        are level, and `converged` when the images of fixed latents have also settled and D(x) and
+        D(G(z)), if they are probabilities, are close to 0.5.
         """
         ringing = [alarm.problem.name for alarm in self._alarms if alarm.rings]
         return ", ".join(ringing) or self._convergence.state

@@ -1,7 +1,7 @@
-"""Problems that GAN training can have, each recognized from the metrics in the log.
+"""Problems of GAN training, detected from the metrics in the log.
 
-The criteria compare a run with itself, with real images, or with the bounds of its loss, because
-scores and gradients of one recipe mean nothing in another.
+The criteria compare a run with its own past, with real images, or with the bounds of its loss,
+because absolute scores and gradients are not comparable between recipes.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ Metrics = Mapping[str, float]
 
 
 class TrainingProblem(ABC):
-    """Something that can be wrong with a run."""
+    """A problem that a run can have."""
 
     name: str
-    # Entries of the log without all of these metrics are skipped.
+    # Log entries that lack one of these metrics are skipped.
     needs: tuple[str, ...]
-    # The alarm rings after this many entries in a row, over this many turns at least: anything
-    # shorter may be noise, however often the log is written.
+    # The alarm rings if the problem persists for this many consecutive entries and for at least
+    # this many turns. Anything shorter may be noise, even if the log is written often.
     intervals: int
     turns = 100
-    # What to change.
+    # Recipe keys to change, for the user.
     advice: str
 
     @abstractmethod
     def check(self, metrics: Metrics) -> str | None:
-        """Return what is wrong according to these metrics; None if nothing is."""
+        """Return a description of the problem, or None if these metrics do not show it."""
 
 
 class DiscriminatorWins(TrainingProblem):
-    """The discriminator is sure of every image, so that the generator learns little from it.
+    """The discriminator is certain about every image, so the generator learns little from it.
 
-    Not for a Wasserstein critic: its gradient does not fade, and it should be ahead.
+    Not used for Wasserstein critics, whose gradient does not vanish and which should be ahead.
     """
 
     name = "discriminator wins"
@@ -53,7 +53,7 @@ class DiscriminatorWins(TrainingProblem):
         )
 
     def check(self, metrics: Metrics) -> str | None:
-        """Look for a loss at its lower bound; a healthy discriminator is ahead too, but less."""
+        """Check for a loss at its lower bound. Healthy discriminators are ahead, too, but less."""
         loss, separation = metrics["loss_discriminator"], metrics["separation"]
         fraction = (loss - self._best) / (self._chance - self._best)
         if separation < 0.995 or fraction > 0.01:
@@ -65,9 +65,9 @@ class DiscriminatorWins(TrainingProblem):
 
 
 class GeneratorWins(TrainingProblem):
-    """The discriminator cannot tell real from generated, although the images are not that good.
+    """The discriminator cannot tell real from generated images that are still bad.
 
-    At the end of a good run it can hardly tell either, but it could before.
+    At the end of a good run it can hardly tell them apart either, but it could before.
     """
 
     name = "generator wins"
@@ -82,8 +82,8 @@ class GeneratorWins(TrainingProblem):
         self._best, self._mark = 0.0, 0.0
 
     def check(self, metrics: Metrics) -> str | None:
-        """Look at how often real images score above generated ones: 0.5 is chance."""
-        # Old logs have no separation; their discriminators count as able to tell.
+        """Check how often real images score higher than generated ones; 0.5 is chance."""
+        # Logs of old versions have no separation. Assume that the discriminator could separate.
         separation = metrics.get("separation", 1.0)
         self._best = max(self._best, separation)
         # A discriminator may start by guessing and learn slowly.
@@ -104,15 +104,15 @@ class GeneratorWins(TrainingProblem):
 
 
 class GradientVanishes(TrainingProblem):
-    """A player's gradient is a small fraction of what it was.
+    """A player's gradient has become a small fraction of its usual value.
 
-    In a healthy run it also falls, to about a twentieth, as the players converge.
+    In healthy runs it falls, too, to about a twentieth, as the players converge.
     """
 
     intervals = 3
 
     def __init__(self, player: str, *, saturates: bool = False) -> None:
-        """`saturates`: the loss is log(1 - D(G(z))), whose slope in the logit is D(G(z))."""
+        """`saturates`: the loss is log(1 - D(G(z))), with the slope D(G(z)) in the logit."""
         self.name = f"{player}'s gradient vanishes"
         self.needs = (f"gradient_{player}",)
         other = "discriminator" if player == "generator" else "generator"
@@ -125,9 +125,9 @@ class GradientVanishes(TrainingProblem):
         self._saturates = saturates
 
     def check(self, metrics: Metrics) -> str | None:
-        """Compare the norm with earlier norms of the run."""
+        """Compare the gradient norm with earlier norms of the run."""
         norm = metrics[self.needs[0]]
-        # It may vanish within the first interval, without anything to compare with.
+        # It may vanish within the first interval, when there is no earlier norm.
         slope = metrics["fake_score"] if self._saturates else 0.5
         if slope < 0.002:
             return (
@@ -145,7 +145,7 @@ class GradientVanishes(TrainingProblem):
 
 
 class GradientExplodes(TrainingProblem):
-    """A player's gradient is 100 times the usual, or 1000 times the first."""
+    """A player's gradient is 100 times its usual norm, or 1000 times its first norm."""
 
     intervals = 2
 
@@ -156,14 +156,14 @@ class GradientExplodes(TrainingProblem):
         self._player, self._level = player, _Level()
 
     def check(self, metrics: Metrics) -> str | None:
-        """Compare the norm with earlier norms of the run."""
+        """Compare the gradient norm with earlier norms of the run."""
         norm = metrics[self.needs[0]]
         usual, start = self._level.usual, self._level.start
-        # If it grows step by step, the usual norm grows with it, but the first does not.
+        # If it grows gradually, the usual norm grows with it, but not the first norm.
         if usual and norm > min(100 * usual, 1000 * start):
             return (
                 f"the gradient of the {self._player} has grown to {norm:.2g}; "
-                f"usual was {usual:.2g}, and {start:.2g} at the start"
+                f"the usual value is {usual:.2g}, the first one was {start:.2g}"
             )
         self._level.add(norm)
         return None
@@ -172,8 +172,8 @@ class GradientExplodes(TrainingProblem):
 class LossesExplode(TrainingProblem):
     """A loss is far above its value for a discriminator that guesses.
 
-    This needs no history, so it also catches runs that explode in their first turns. A Wasserstein
-    loss has no such scale.
+    This needs no history, so it also detects runs that explode in their first turns. Not used for
+    Wasserstein losses, which have no such reference value.
     """
 
     name = "losses explode"
@@ -189,7 +189,7 @@ class LossesExplode(TrainingProblem):
         self._chance = chance
 
     def check(self, metrics: Metrics) -> str | None:
-        """Look at the larger of the two losses."""
+        """Check the larger of the two losses."""
         name = max(self.needs, key=lambda name: abs(metrics[name]))
         if abs(metrics[name]) < 100 * self._chance:
             return None
@@ -201,12 +201,12 @@ class LossesExplode(TrainingProblem):
 
 
 class ModeCollapse(TrainingProblem):
-    """Different latents give the same image, or a few images."""
+    """All latents give the same image, or one of a few images."""
 
     name = "mode collapse"
     needs = ("diversity", "duplicates")
     intervals = 3
-    # In a healthy run, images begin to differ within the first hundreds of turns.
+    # In healthy runs, images start to differ within a few hundred turns.
     turns = 600
     advice = (
         "try discriminator.minibatch=standard_deviation, a lower "
@@ -217,7 +217,7 @@ class ModeCollapse(TrainingProblem):
         self._highest = 0.0
 
     def check(self, metrics: Metrics) -> str | None:
-        """Look for low diversity; a generator whose diversity still grows has not collapsed."""
+        """Check for low diversity. If it still grows, the generator has not collapsed."""
         diversity, duplicates = metrics["diversity"], metrics["duplicates"]
         grows = diversity > self._highest * 1.1
         if grows:
@@ -225,11 +225,11 @@ class ModeCollapse(TrainingProblem):
         if grows or (diversity > 0.35 and duplicates < 0.5):
             return None
         twins = f", and {duplicates:.0%} of them are duplicates" if duplicates >= 0.01 else ""
-        return f"images of different latents differ by {diversity:.0%} of what real ones do{twins}"
+        return f"the images are only {diversity:.0%} as diverse as real images{twins}"
 
 
 class _Level:
-    """What is usual for a metric while nothing is wrong."""
+    """The usual level of a metric while there is no problem."""
 
     def __init__(self) -> None:
         self._values: list[float] = []
@@ -246,7 +246,7 @@ class _Level:
 
     @property
     def first(self) -> float:
-        """The largest of the first three values: a gradient may fade from the first turn on."""
+        """The largest of the first three values, because a gradient may vanish from the start."""
         return max(self._values[:3], default=0.0)
 
     @property
@@ -256,7 +256,7 @@ class _Level:
 
 
 def problems_of(loss: AdversarialLoss) -> list[TrainingProblem]:
-    """Return the problems that training with a loss can have."""
+    """Return the problems to check for when training with `loss`."""
     problems: list[TrainingProblem] = [GeneratorWins(), ModeCollapse()]
     if loss.bounds:
         problems += (

@@ -27,7 +27,7 @@ _SHORT_NAMES = {
     "augment_probability": "augment p",
     "discriminator_steps": "D steps",
 }
-# Only in the log and TensorBoard, because a line has no room for everything.
+# Metrics that are written to the log and TensorBoard only, to keep the line short.
 _NOT_SHOWN = {"separation", "gradient_generator", "gradient_discriminator"}
 
 
@@ -38,14 +38,14 @@ class Display(Protocol):
         """Show how many images have been seen."""
 
     def report(self, images: int, rate: float, metrics: Mapping[str, float], state: str) -> None:
-        """Show the mean metrics of an interval, its rate in images/s, and the run's state."""
+        """Show the mean metrics of an interval, the rate in images/s, and the state of the run."""
 
     def say(self, line: str) -> None:
         """Show a line of text."""
 
 
 class NoDisplay:
-    """Shows nothing, for all processes but the main one."""
+    """Shows nothing. For all processes except the main one."""
 
     def advance(self, images: int) -> None: ...
 
@@ -92,7 +92,7 @@ class TerminalDisplay:
 
 @contextmanager
 def display(total: int, start: int) -> Iterator[TerminalDisplay]:
-    """Show a run of `total` images that starts or resumes at `start`."""
+    """Show the progress of a run of `total` images that starts or resumes at `start`."""
     console = Console(stderr=True)
     columns = (
         SpinnerColumn(),

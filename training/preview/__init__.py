@@ -1,1 +1,1 @@
-"""Sample sheets and previews: many images in one."""
+"""Sample sheets and previews: many images in one image."""

@@ -22,12 +22,12 @@ def to_pixels(images: Tensor) -> NDArray[np.uint8]:
 
 
 def columns(classes: int) -> int | None:
-    """Return the columns of a grid with one class per column; None if they would be too many."""
+    """Return the columns of a grid with one class per column, or None for too many classes."""
     return classes if 1 < classes <= 12 else None
 
 
 def grid(pixels: NDArray[np.uint8], in_a_row: int | None = None) -> Image.Image:
-    """Return ``[N, H, W, C] uint8`` as a grid with `in_a_row` columns; default: nearly square."""
+    """Arrange ``[N, H, W, C] uint8`` in a grid of `in_a_row` columns; default: nearly square."""
     count, height, width, channels = pixels.shape
     in_a_row = in_a_row or math.ceil(math.sqrt(count))
     rows = math.ceil(count / in_a_row)
@@ -39,10 +39,11 @@ def grid(pixels: NDArray[np.uint8], in_a_row: int | None = None) -> Image.Image:
 
 
 def side_by_side(series: Sequence[NDArray[np.uint8]], groups: int = 3, gap: int = 4) -> Image.Image:
-    """Return a sheet of corresponding images: row i shows image i of each of the series.
+    """Arrange corresponding images in a sheet: row i shows image i of each series.
 
-    Each of the series is ``[N, H, W, C] uint8``. Smaller ones are enlarged to the nearest pixel,
-    and gray ones converted to color. The rows are arranged in `groups` columns.
+    Each series is ``[N, H, W, C] uint8``. Smaller images are enlarged by nearest-neighbor
+    interpolation, and gray images are converted to color. The rows are arranged in `groups`
+    columns.
     """
     height = max(each.shape[1] for each in series)
     width = max(each.shape[2] for each in series)

@@ -1,4 +1,4 @@
-"""Inputs, outputs and expected outputs of an image-to-image model, to be shown side by side."""
+"""Inputs, outputs and expected outputs of an image-to-image model, for side-by-side display."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def translate_images(model: Model, inputs: TaskInputs, direction: str = GENERATO
 def example_series(recipe: Recipe, model: Model, count: int = EXAMPLES) -> list[Pixels]:
     """Return series of corresponding images ``[N, H, W, C]`` of held-out data.
 
-    Inputs, outputs and expected outputs; for a model of two directions, inputs and outputs of both.
+    Inputs, outputs and expected outputs; for a model with two directions, inputs and outputs of
+    each.
     """
     if model.directions:
         source, target = unpaired_examples(recipe, count)
@@ -47,7 +48,7 @@ def example_series(recipe: Recipe, model: Model, count: int = EXAMPLES) -> list[
 
 
 def visible_inputs(inputs: TaskInputs) -> Pixels:
-    """Return inputs as images ``[N, H, W, C]`` in which masked pixels are white."""
+    """Return the input images ``[N, H, W, C]`` with masked pixels in white."""
     images = channels_last(inputs.image)
     if inputs.mask is None:
         return images

@@ -1,7 +1,7 @@
-"""Recipe sections that hold one of several kinds of options.
+"""Recipe sections that accept one of several kinds of options.
 
 A kind is a subclass with a ``Literal`` field that names it, such as ``network: Literal["dcgan"]``.
-Declaring the subclass registers it: no list of kinds has to be edited. A field of a recipe is
+Declaring the subclass registers it, so there is no list of kinds to edit. A field of a recipe is
 declared as ``Annotated[Base, OneOf("network")]`` and accepts every registered subclass of `Base`.
 """
 
@@ -25,9 +25,9 @@ _tags: set[str] = set()
 
 @dataclass(frozen=True)
 class OneOf:
-    """Validates a field as the kind of options that the value of `key` names.
+    """Annotation of a field: its value is validated as the kind of options named by `key`.
 
-    Without that key the kind is `default`; with neither, the key is required.
+    If the key is missing, the kind is `default`. Without a default, the key is required.
     """
 
     key: str
@@ -53,20 +53,20 @@ class OneOf:
 
 
 def kinds(base: type[AnyOptions], key: str) -> dict[str, type[AnyOptions]]:
-    """Return the subclasses of `base` whose field `key` is one literal, by that literal."""
-    found = {}
+    """Return the registered subclasses of `base`, by the literal of their field `key`."""
+    by_tag = {}
     for kind in _subclasses(base):
         annotation = kind.model_fields[key].annotation
         if get_origin(annotation) is Literal:
             (tag,) = get_args(annotation)
-            found[tag] = kind
-    return dict(sorted(found.items()))
+            by_tag[tag] = kind
+    return dict(sorted(by_tag.items()))
 
 
 def union_tags() -> frozenset[str]:
     """Return the names of all kinds of all fields declared with `OneOf`.
 
-    Pydantic puts them into the location of an error, where they look like keys of the recipe.
+    Pydantic adds them to the locations of errors, where they look like keys of the recipe.
     """
     return frozenset(_tags)
 

@@ -6,4 +6,4 @@ from service.runtime.errors import UserError
 
 
 class RecipeError(UserError):
-    """The recipe cannot be used; the message is one line."""
+    """The recipe cannot be used. The message is a single line."""

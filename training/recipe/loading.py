@@ -1,4 +1,4 @@
-"""Reading recipes: YAML files, overrides from the command line, and one-line errors."""
+"""Loads recipes from YAML files, with overrides from the command line."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _FOLDER = Path(__file__).parents[1] / "recipes"
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Return the files of the recipes that are part of Ganymede, by name."""
+    """Return the files of the included recipes, by name."""
     return {path.stem: path for path in sorted(_FOLDER.glob("*.yaml"))}
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a shipped recipe by name or any recipe by path, and apply ``section.key=value``.
+    """Load an included recipe by name, or any recipe by path, and apply ``section.key=value``.
 
     Raises RecipeError.
     """
@@ -55,7 +55,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     for name in sections:
         section = section.setdefault(name, {})
         if not isinstance(section, dict):
-            raise RecipeError(f"{key}: {name} holds a value, not a section")
+            raise RecipeError(f"{key}: {name} is a value, not a section")
     try:
         section[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
@@ -66,7 +66,7 @@ def _one_line(error: ValidationError) -> str:
     tags = union_tags()
     problems = []
     for problem in error.errors():
-        # A location holds the tag of a union as if it were a key.
+        # Pydantic adds the tags of unions to locations.
         location = ".".join(str(part) for part in problem["loc"] if part not in tags)
         message = problem["msg"].removeprefix("Value error, ")
         problems.append(f"{location}: {message}" if location else message)

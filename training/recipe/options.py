@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Options(BaseModel):
-    """A section of a recipe. An unknown key is an error that names the nearest known one."""
+    """A section of a recipe. The error for an unknown key suggests the nearest known key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 

@@ -1,7 +1,7 @@
 """The schema of recipes: one experiment as data.
 
-Sections that differ between games, tasks, networks and optimizers are declared next to what they
-configure and found by registries; see `training.recipe.choices`.
+The options of games, tasks, networks and optimizers are declared next to the code that they
+configure, and found through registries: see `training.recipe.choices`.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ register_games()
 
 
 class EMAOptions(Options):
-    """The moving average of the generator's weights, which is what is sampled and exported."""
+    """The moving average of the generator's weights, which is sampled and exported."""
 
     half_life_images: PositiveInt = 20_000
-    # The half-life is at most this fraction of the images seen so far, so that the average leaves
-    # the first random weights quickly.
+    # The half-life is at most this fraction of the images seen so far, so that the initial random
+    # weights are forgotten quickly.
     ramp_up: float = Field(default=0.05, gt=0, le=1)
 
 
 class TrainOptions(Options):
-    """How long to train, and how often to report. Counts are of images."""
+    """The length of the training and the reporting intervals, in images."""
 
     # Real images shown to the discriminator.
     images: PositiveInt = 1_000_000
     # Batch size over all processes.
     batch: PositiveInt = 64
     # Gradient accumulation: each process splits its batch into this many parts, to fit a large
-    # batch into memory. Statistics across a batch, such as batch normalization's, are of one part.
+    # batch into memory. Batch statistics, as in batch normalization, are computed over one part.
     accumulate: PositiveInt = 1
     seed: NonNegativeInt = 0
     log_images: PositiveInt = 10_000
@@ -55,17 +55,17 @@ class TrainOptions(Options):
 
 
 class Recipe(Options):
-    """One experiment: data, a game, its players, and how long they are trained."""
+    """One experiment: the data, the game with its networks, and the training options."""
 
-    # The name on the model card; for a shipped recipe the name of its file.
+    # The name on the model card; for an included recipe, the name of its file.
     name: str = ""
     summary: str
     # The license of the trained weights.
     license: str = "unknown"
-    # Classes of conditional networks; the data must have as many. 0 is unconditional.
+    # Number of classes of conditional networks and of the data; 0 is unconditional.
     classes: NonNegativeInt = 0
     data: DataOptions
-    # A second set of images, which are the inputs, for tasks that do not derive them from `data`.
+    # The input images, for tasks that do not derive them from `data`.
     source: DataOptions | None = None
     game: Game = Field(default_factory=default_game)
     generator: Generator
@@ -73,9 +73,9 @@ class Recipe(Options):
     optimizer: OptimizerOptions = OptimizerOptions()
     ema: EMAOptions = EMAOptions()
     train: TrainOptions = TrainOptions()
-    # Evaluation during training; off if omitted.
+    # Evaluation during training; disabled if omitted.
     evaluate: EvaluateOptions | None = None
-    # The ranges in which `ganymede search` looks for better values, by dotted key.
+    # The ranges that `ganymede search` explores, by dotted key.
     search: dict[str, SearchRange] = Field(default_factory=dict)
     device: DeviceOptions = DeviceOptions()
 
@@ -94,7 +94,7 @@ class Recipe(Options):
     @model_validator(mode="after")
     def _game_fits(self) -> Recipe:
         self.game.check(self)
-        # On the device `meta` networks have shapes but no memory, so building them costs nothing.
+        # On the device `meta`, networks have shapes but no memory, so building them costs nothing.
         with torch.device("meta"):
             self.build_generator()
             self.build_discriminator()
@@ -104,18 +104,20 @@ class Recipe(Options):
     def _game_has_the_metric(self) -> Recipe:
         if self.metric not in self.game.metrics:
             choices = ", ".join(self.game.metrics)
-            raise ValueError(f"evaluate.metric of the game {self.game.kind} is one of {choices}")
+            raise ValueError(
+                f"evaluate.metric of the game {self.game.kind} must be one of {choices}"
+            )
         return self
 
     @property
     def metric(self) -> str:
-        """The metric that chooses the best checkpoint."""
+        """The metric that selects the best checkpoint."""
         chosen = self.evaluate.metric if self.evaluate else None
         return chosen or self.game.metrics[0]
 
     @property
     def image_input(self) -> ImageInput | None:
-        """The manifest's description of input images; None for a generator from noise."""
+        """The manifest's description of input images, or None for noise models."""
         return self.game.image_input(self)
 
     @property

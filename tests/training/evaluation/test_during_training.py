@@ -297,12 +297,16 @@ def test_best_checkpoint_has_highest_value_of_psnr_and_ssim(metric, tmp_path, im
 
 def test_game_rejects_metrics_of_other_games(image_recipe, digits, small_network_file):
     for name, metric, message in (
-        ("colorize-flowers", "kernel_distance", "paired is one of feature_distance, psnr, ssim"),
-        ("cyclegan-emoji", "psnr", "unpaired is one of kernel_distance, frechet_distance"),
+        (
+            "colorize-flowers",
+            "kernel_distance",
+            "paired must be one of feature_distance, psnr, ssim",
+        ),
+        ("cyclegan-emoji", "psnr", "unpaired must be one of kernel_distance, frechet_distance"),
     ):
         with pytest.raises(RecipeError, match=rf"^evaluate\.metric of the game {message}$"):
             image_recipe(name, f"evaluate.metric={metric}")
-    with pytest.raises(RecipeError, match="the game noise_to_image is one of kernel_distance"):
+    with pytest.raises(RecipeError, match="the game noise_to_image must be one of kernel_distance"):
         recipe(digits, small_network_file, "evaluate.metric=ssim")
 
 

@@ -55,7 +55,7 @@ def test_rejects_weights_beyond_the_range(float32_folder, tmp_path):
     values = onnx.numpy_helper.to_array(large) * 1e6
     large.CopyFrom(onnx.numpy_helper.from_array(values, large.name))
     onnx.save(graph, folder / "generator.onnx")
-    with pytest.raises(ExportError, match="beyond the range of float16"):
+    with pytest.raises(ExportError, match="beyond the range of fp16"):
         fp16.convert_to_fp16(folder, load_entry(float32_folder, Provider.CPU, PLAN).manifest.graphs)
 
 

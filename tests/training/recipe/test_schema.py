@@ -51,7 +51,7 @@ def test_yaml_round_trip(tmp_path):
         ("optimizer.generator.momentum=1", "optimizer.generator: unknown key 'momentum'"),
         ("game.augment={kind: ada, x: 1}", "game.augment: unknown key 'x'"),
         ("train.images", "expected key=value"),
-        ("summary.x=1", "summary holds a value"),
+        ("summary.x=1", "summary is a value"),
         ("data.channels=[", "data.channels: .* is not a YAML value"),
     ],
 )

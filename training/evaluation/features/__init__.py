@@ -1,1 +1,1 @@
-"""What metrics compare: feature networks, real images and their features, and a classifier."""
+"""Inputs of metrics: feature networks, real images and their features, and a classifier."""

@@ -20,7 +20,7 @@ _NONE: Padding = (0, 0, 0, 0)
 
 
 class _FeatureGraph:
-    """Builds an ONNX graph from weights by name."""
+    """Builds an ONNX graph from named weights."""
 
     def __init__(self, weights: Weights, epsilon: float) -> None:
         self._weights, self._epsilon = weights, epsilon
@@ -42,13 +42,13 @@ class _FeatureGraph:
     def convolution(
         self, x: str, convolution: str, norm: str, stride: int = 1, pads: Padding = _NONE
     ) -> str:
-        """Add a convolution with its batch normalization, given the prefixes of their weights."""
+        """Add a convolution with folded batch normalization; both are prefixes of weight names."""
         kernel = self._weights[f"{convolution}.weight"].astype(np.float64)
         spread = np.sqrt(self._weights[f"{norm}.running_var"].astype(np.float64) + self._epsilon)
         scale = self._weights[f"{norm}.weight"] / spread
         shift = self._weights[f"{norm}.bias"] - self._weights[f"{norm}.running_mean"] * scale
         folded = (kernel * scale[:, None, None, None]).astype(np.float32)
-        # A depthwise kernel has one input channel, and a group for each kernel.
+        # A depthwise convolution has one input channel per kernel, and one group per kernel.
         depthwise = folded.shape[1] == 1 and folded.shape[0] > 1
         return self.node(
             "Conv",
@@ -61,7 +61,7 @@ class _FeatureGraph:
         )
 
     def pool(self, x: str, operator: str, stride: int, padding: int = 0) -> str:
-        """Pool 3×3 windows with ``MaxPool`` or ``AveragePool``; averages leave the padding out."""
+        """Pool 3×3 windows with ``MaxPool`` or ``AveragePool``. Averages exclude the padding."""
         return self.node(operator, x, kernel_shape=[3, 3], strides=[stride] * 2, pads=[padding] * 4)
 
     def finish(self, x: str, classifier: str, *, bias: bool, side: int) -> onnx.ModelProto:
@@ -92,7 +92,7 @@ def efficientnet_lite0(weights: Weights, side: int = 224) -> onnx.ModelProto:
     """EfficientNet-Lite0 (Tan and Le 2019, arXiv:1905.11946), from Luke Melas-Kyriazi's weights.
 
     1280 features, 1000 logits. Convolutions are padded as in TensorFlow: an odd pixel of padding
-    goes below and to the right. Raises KeyError if a weight is missing.
+    is added at the bottom and on the right. Raises KeyError if a weight is missing.
     """
     # The stride of the first block of each stage. All other sizes follow from the weights.
     strides = {0: 1, 1: 2, 3: 2, 5: 2, 8: 1, 11: 2, 15: 1}
@@ -130,8 +130,8 @@ def inception_v3(weights: Weights) -> onnx.ModelProto:
     """The Inception-v3 of the Fréchet inception distance (Heusel et al. 2017, arXiv:1706.08500).
 
     Built from the PyTorch port of TensorFlow's weights of 2015; 2048 features, and 1008 logits
-    without bias, as the Inception Score takes them. Unlike in torchvision, average pooling leaves
-    the padding out and the last block uses max pooling. Raises KeyError if a weight is missing.
+    without bias, as the Inception Score uses them. Unlike in torchvision, average pooling excludes
+    the padding, and the last block uses max pooling. Raises KeyError if a weight is missing.
     """
     graph = _FeatureGraph(weights, epsilon=1e-3)
 
@@ -141,7 +141,7 @@ def inception_v3(weights: Weights) -> onnx.ModelProto:
         return graph.node("Relu", graph.convolution(x, f"{name}.conv", f"{name}.bn", stride, pads))
 
     def chain(x: str, block: str, *names: str, stride: int = 1) -> str:
-        """Apply units in sequence. With a stride of 2, the last unit is strided and not padded."""
+        """Apply units in sequence. With stride 2, the last unit is strided and has no padding."""
         for name in names[:-1]:
             x = unit(x, f"{block}.{name}")
         return unit(x, f"{block}.{names[-1]}", stride, padded=stride == 1)

@@ -1,7 +1,7 @@
 """A small convolutional classifier, trained on the real images, that measures class accuracy.
 
-It is cached by the images and settings that it was trained with. A tenth of the images is held
-out: the classifier's own accuracy is measured on them and reported with every class accuracy.
+Its weights are cached by the training images and settings. A tenth of the images is held out to
+measure the classifier's own accuracy, which is reported with every class accuracy.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from training.data.images import ImageData
 from training.data.sampler import ShuffledBatches
 from training.evaluation.errors import QualityError
 
-# Larger images are averaged down to this side, in pixels: enough to recognize a class.
+# Larger images are averaged down to this side in pixels, which is enough to recognize a class.
 _INPUT_SIDE = 32
 _BATCH = 128
 _EVALUATION_BATCH = 512
 
-# Called with the number of images shown so far, and their total.
+# Called with the number of training images so far, and their total.
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class ClassifierSettings:
-    """How the classifier is trained. Together with the images, they determine its weights."""
+    """Training settings. Together with the images, they determine the weights."""
 
     width: int = 24
-    # Images shown in total, over all epochs.
+    # Number of training images over all epochs.
     images: int = 300_000
     learning_rate: float = 3e-3
-    # One in so many images is held out.
+    # One in this many images is held out.
     held_out: int = 10
     flip: bool = False
     seed: int = 0
@@ -102,7 +102,7 @@ def trained_classifier(
     """
     settings = settings or ClassifierSettings()
     if images.labels is None or len(images.class_names) < 2:
-        raise QualityError("the data have no classes: a classifier needs at least two")
+        raise QualityError("the data set has no classes: a classifier needs at least two")
     order = np.random.default_rng(settings.seed).permutation(len(images))
     held = len(order) // settings.held_out
     if not held:
@@ -141,7 +141,7 @@ def _train(
     settings: ClassifierSettings,
     progress: Progress | None,
 ) -> None:
-    """Train the network, and leave it in evaluation mode."""
+    """Train the network and switch it to eval mode."""
     steps = max(settings.images // _BATCH, 1)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(

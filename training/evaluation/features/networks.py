@@ -1,8 +1,8 @@
 """Feature networks: they map images to the features that metrics compare.
 
-A network is an ONNX graph, run by ONNX Runtime. The default comes with a package that contains its
-weights. Others are given by path: an ONNX file, or a PyTorch file with the Inception weights of
-the FID.
+A network is an ONNX graph, run by ONNX Runtime. The weights of the default network are part of an
+installed package. Other networks are given by path: an ONNX file, or a PyTorch file with the
+Inception weights of the FID.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from training.evaluation.features.backbones import efficientnet_lite0, inception
 from training.evaluation.features.resizing import TITLES, Resizing, resize
 
 DEFAULT_NETWORK = "efficientnet-lite0"
-# The first digits of the SHA-256 of the weights that published FID values are based on.
+# The first digits of the SHA-256 of the weights used for published FID values.
 STANDARD_INCEPTION = "6726825d"
-# Small, to stay within a CPU's cache: batches of 32 take almost twice as long per image.
+# Small enough for a CPU's cache: batches of 32 take almost twice as long per image.
 _ROWS = 4
 
-# Called with the number of images done, and their total.
+# Called with the number of processed images, and their total.
 Progress = Callable[[int, int], None]
 
 
@@ -56,7 +56,7 @@ class NetworkInput(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    # Part of the metrics' names; default: the name of the file.
+    # A part of the metrics' names; default: the name of the file.
     name: str | None = Field(default=None, pattern=r"^[\w.-]+$")
     # Height and width of the images in pixels, if the graph does not fix them.
     side: PositiveInt = 224
@@ -108,20 +108,20 @@ class FeatureNetwork:
 
     @property
     def resizing(self) -> str:
-        """A description of how images are resized."""
+        """A human-readable description of how images are resized."""
         if self._takes_bytes:
             return "in the network"
         return f"{TITLES[self._preparation.resizing]} to {self._side}×{self._side}"
 
     @property
     def key(self) -> str:
-        """A cache key made from everything that features depend on, apart from the images."""
+        """A cache key of everything except the images that features depend on."""
         text = f"{self.sha256} {self._preparation.model_dump_json()} {self._side}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def is_standard_inception(self) -> bool:
-        """Whether distances with this network may be called FID and KID."""
+        """Whether metrics with this network are called FID and KID."""
         return self.name == "Inception"
 
     def features(self, pixels: NDArray[np.uint8], progress: Progress | None = None) -> Features:
@@ -224,7 +224,7 @@ def _inception(path: Path) -> FeatureNetwork:
     )
     return FeatureNetwork(
         _converted(path, "inception-v3", inception_v3),
-        # Values with other weights must not be mistaken for published ones.
+        # Values with other weights are not comparable with published values.
         "Inception" if standard else f"InceptionV3-{sha256[:8]}",
         preparation,
         sha256,

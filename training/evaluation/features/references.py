@@ -1,4 +1,4 @@
-"""The real images that generated ones are compared with, and the cache of their features."""
+"""Real images for comparison with generated ones, and the cache of their features."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HELD_OUT = "test"
 
 @dataclass(frozen=True)
 class RealImages:
-    """One split of a data set, decoded as training decodes it."""
+    """One split of a data set, decoded as for training."""
 
     title: str
     split: str
@@ -33,7 +33,7 @@ class RealImages:
         return digest_of(self.images.pixels)
 
     def rows(self, limit: int) -> NDArray[np.int64]:
-        """Return the rows that represent the split: all, or `limit` fixed random ones."""
+        """Return all rows of the split, or a fixed random choice of `limit` rows."""
         count = len(self.images)
         if count <= limit:
             return np.arange(count)
@@ -46,7 +46,7 @@ class RealImages:
     def features(
         self, rows: NDArray[np.int64], network: FeatureNetwork, progress: Progress | None = None
     ) -> Features:
-        """Return the features of `rows`, from the cache if it has them.
+        """Return the features of `rows`, from the cache if possible.
 
         The cache key is made from the content of the images and everything else that the features
         depend on.
@@ -80,14 +80,14 @@ class Reference:
 
     @property
     def held_out(self) -> bool:
-        """Whether `against` and the training split are different images."""
+        """Whether `against` consists of other images than the training split."""
         return self.against.sha256 != self.training.sha256
 
 
 def open_reference(
     data: DataOptions, split: str | None = None, progress: Progress | None = None
 ) -> Reference:
-    """Open the split to measure against: `split`, or by default the held-out one if there is one.
+    """Open the split to measure against; default: the held-out split, if there is one.
 
     Raises DataError, and QualityError for a split with fewer than ten images.
     """
@@ -137,10 +137,13 @@ def digest_of(pixels: NDArray[np.uint8]) -> str:
     return digest.hexdigest()
 
 
-def same_classes(names: tuple[str, ...], others: tuple[str, ...]) -> bool:
-    """Whether a model and data have the same classes; the data may have numbers for names."""
-    if not names or others == names:
+def same_classes(names: tuple[str, ...], data_names: tuple[str, ...]) -> bool:
+    """Whether a model and a data set have the same classes.
+
+    Numbers instead of class names in the data set match any names.
+    """
+    if not names or data_names == names:
         return bool(names)
-    numbered = others == tuple(str(i) for i in range(len(names)))
-    # If the model has numbers for names too, and different ones, the classes are not the same.
+    numbered = data_names == tuple(str(i) for i in range(len(names)))
+    # If the model has numbers as names, too, they must be the same numbers.
     return numbered and not any(name.isdigit() for name in names)

@@ -1,8 +1,8 @@
 """Resizing images to the input size of a feature network.
 
-The filter changes a Fréchet distance as much as a better generator does (Parmar et al. 2021,
-arXiv:2104.11222). Generated and real images therefore go through the same filter, and its name is
-reported with every metric.
+The choice of the filter can change a Fréchet distance as much as a better generator (Parmar et al.
+2021, arXiv:2104.11222). Generated and real images are therefore resized by the same filter, and its
+name is reported with every metric.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TITLES: dict[Resizing, str] = {
 def resize(pixels: NDArray[np.uint8], side: int, kind: Resizing) -> NDArray[np.float32]:
     """Resize ``[N, H, W, C] uint8`` to ``[N, C, side, side] float32``, from 0 to 255.
 
-    Values are not rounded; those that a bicubic filter overshoots are clipped.
+    Values are not rounded. Overshoots of the bicubic filter are clipped.
     """
     count, height, width, channels = pixels.shape
     rows, columns = weights(height, side, kind), weights(width, side, kind)

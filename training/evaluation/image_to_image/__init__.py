@@ -1,1 +1,1 @@
-"""Evaluation of image-to-image models: generated images against their targets, pair by pair."""
+"""Evaluation of image-to-image models: generated images and their targets, pair by pair."""

@@ -19,14 +19,14 @@ _QUANTILE = 1.96
 
 @dataclass(frozen=True)
 class Member:
-    """One direction of a model in a group of directions with the same targets."""
+    """One direction of a model, in a group of directions with the same targets."""
 
     title: str
     result: DirectionResult
 
     @property
     def figures(self) -> Sequence[Quality]:
-        """The metrics, without the direction in their keys."""
+        """The metrics, with keys that do not contain the direction."""
         return [
             figure.model_copy(update={"metric": figure.metric.partition(", ")[0]})
             for figure in self.result.figures
@@ -35,7 +35,7 @@ class Member:
 
 @dataclass(frozen=True)
 class PairedVerdict:
-    """The comparison of two models by one metric, over the same pairs.
+    """The comparison of two models by one metric on the same pairs.
 
     `difference` is the mean difference and `within` half of its 95% interval; `wins` is the number
     of pairs in which the better model is better.
@@ -69,7 +69,7 @@ class PairedVerdict:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the verdict for scripts."""
+        """Return the verdict as a JSON object."""
         return {
             "metric": self.key,
             "better": self.better,
@@ -87,7 +87,7 @@ def group_by_targets(
 ) -> list[list[Member]]:
     """Group the directions of models, given with their titles, by their target images.
 
-    Groups of a single direction are left out. Raises QualityError if there is no group.
+    Groups of a single direction are omitted. Raises QualityError if there is no group.
     """
     groups: dict[str, list[Member]] = {}
     for title, results in models:
@@ -105,7 +105,7 @@ def group_by_targets(
 
 
 def compare_members(group: Sequence[Member]) -> Iterator[PairedVerdict]:
-    """Compare each two members of a group by each metric."""
+    """Compare each pair of members of a group by each metric."""
     for one, other in combinations(group, 2):
         for name in pair_metric_names(per_pair=True):
             metric = get_metric(name)

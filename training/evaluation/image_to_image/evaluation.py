@@ -1,7 +1,7 @@
 """Evaluation of image-to-image models on held-out pairs, through the runtime that serves them.
 
-Every metric is reported next to its value without a model: of the unchanged input or, for
-upscaling, its bicubic enlargement.
+Every metric is reported together with the value of a baseline without a model: the unchanged input,
+cubic interpolation for upscaling, or the mean color in the hole for inpainting.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from training.recipe.schema import Recipe
 Pixels = NDArray[np.uint8]
 
 DEFAULT_PAIRS = 500
-# The resizing of metrics that are computed from pixels.
+# The manifest's field `resizing` of metrics that are computed from pixels.
 _NOT_RESIZED = "original pixels, no network"
 
 
@@ -38,7 +38,7 @@ _NOT_RESIZED = "original pixels, no network"
 class DirectionResult:
     """The metrics of one direction of a model.
 
-    `values` holds the values ``[N]`` of single pairs by the metric's name; `figures` are their
+    `values` are the values of all pairs ``[N]`` by the metric's name, and `figures` are their
     means. Images are ``[N, H, W, C] uint8``; the holes of `inputs` are white.
     """
 
@@ -84,7 +84,7 @@ def evaluate_directions(
 
 
 def baseline_output(inputs: TaskInputs, channels: int, factor: int) -> tuple[str, Pixels]:
-    """Return the name and the images ``[N, H, W, C]`` of the simplest method without a model."""
+    """Return the name and the images ``[N, H, W, C]`` of the baseline without a model."""
     if factor > 1:
         return "cubic interpolation", channels_last(upscale(inputs.image, factor))
     images = channels_last(inputs.image)

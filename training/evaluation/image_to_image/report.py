@@ -1,4 +1,4 @@
-"""The result of an image-to-image model as tables and images, and the comparison of several."""
+"""Tables and images of the evaluation of an image-to-image model, and of comparisons."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from training.evaluation.report.page import image_grid, log_charts
 
 _SHOWN = 24
 _SHOWN_EXTREMES = 8
-# Sets of input, output and target in a row.
+# Number of sets of input, output and target in a row.
 _SETS = 3
 
 
 @dataclass(frozen=True)
 class ImageToImageEvaluation:
-    """The evaluation of each direction of a model."""
+    """The evaluation of all directions of a model."""
 
     title: str
     digest: str | None
@@ -49,11 +49,11 @@ class ImageToImageEvaluation:
 
     @property
     def figures(self) -> tuple[Quality, ...]:
-        """The metrics of all directions, as a manifest holds them."""
+        """The metrics of all directions, as in a manifest."""
         return tuple(figure for direction in self.directions for figure in direction.figures)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the metrics, and their values pair by pair, for scripts."""
+        """Return the metrics and their values for all pairs as a JSON object."""
         metrics = [get_metric(name) for name in pair_metric_names(per_pair=True)]
         return {
             "subject": self.title,
@@ -76,7 +76,7 @@ class ImageToImageEvaluation:
         )
 
     def details(self) -> list[Section]:
-        """Return images of each direction, and the log of a run."""
+        """Return report sections with images of each direction and the log of a run."""
         titled = len(self.directions) > 1
         sections = [
             Section(
@@ -90,7 +90,7 @@ class ImageToImageEvaluation:
 
     @classmethod
     def compare(cls, results: Sequence[ImageToImageEvaluation]) -> Comparison:
-        """Compare models pair by pair. Raises QualityError if none share their targets."""
+        """Compare models pair by pair. Raises QualityError if no two share their targets."""
         groups = group_by_targets([(result.title, result.directions) for result in results])
         network = results[0].network
         parts: list[Part] = []
@@ -104,7 +104,7 @@ class ImageToImageEvaluation:
 
 
 def basis(directions: Sequence[DirectionResult], network: FeatureNetwork) -> list[Note]:
-    """Return what the metrics were measured with."""
+    """Return the measurement conditions as text."""
     lines = []
     for result in directions:
         first = result.figures[0]
@@ -185,7 +185,7 @@ def _compared_images(group: Sequence[Member]) -> list[Part]:
 def _grid(
     results: Sequence[DirectionResult], rows: NDArray[np.intp], sets: int = _SETS
 ) -> Image.Image:
-    """Lay out the input, the output of each result and the target side by side."""
+    """Arrange the input, the output of each result and the target side by side."""
     inputs, targets = results[0].inputs[rows], results[0].targets[rows]
     factor = targets.shape[1] // inputs.shape[1]
     inputs = inputs.repeat(factor, axis=1).repeat(factor, axis=2)

@@ -1,4 +1,4 @@
-"""What is evaluated: an exported image-to-image model, or the run of one."""
+"""Evaluation targets: exported image-to-image models, and runs that train them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from training.data.images import DataOptions
 from training.evaluation.errors import QualityError
 from training.evaluation.noise.targets import RECIPE_FILE, model_folder
 
-# Recipes need PyTorch; models that generate from noise are evaluated without it.
+# Recipes need PyTorch, but models that generate from noise are evaluated without it.
 if TYPE_CHECKING:
     from training.evaluation.evaluation import EvaluationSettings, Progress
     from training.evaluation.image_to_image.report import ImageToImageEvaluation
@@ -68,11 +68,11 @@ class ImageToImageTarget:
 def open_image_to_image_target(
     target: str, models: Path, *, data: str | None = None, checkpoint: str = "last"
 ) -> ImageToImageTarget | None:
-    """Open an image-to-image model or the run of one; return None for anything else.
+    """Open an image-to-image model or a run that trains one; return None for other targets.
 
     `data` replaces the data of the recipe. The generator of a run is exported first, so that the
-    evaluated graph is the one that would be served. Raises QualityError, and the errors of loading
-    a model.
+    same graph is evaluated that would be served. Raises QualityError, and the errors of loading a
+    model.
     """
     path = Path(target)
     if (path / RECIPE_FILE).is_file():
@@ -120,7 +120,7 @@ def _open_run(folder: Path, data: str | None, checkpoint: str) -> ImageToImageTa
 
 
 def _with_data(recipe: Recipe, data: str | None) -> Recipe:
-    """Return the recipe with another location of its data; all other data options stay."""
+    """Return the recipe with a different data location; other data options do not change."""
     if data is None:
         return recipe
     location = {"name": None, "path": data}

@@ -1,12 +1,12 @@
-"""The metrics, one module each, and the registry in which they declare themselves.
+"""The metrics, one module each, and their registry.
 
-To add a metric, add a module to this package: a function with one of the decorators below, and for
-each number that it returns a `Metric` with its name, its direction and its unit. It then appears
-in `ganymede evaluate` and `compare`, in reports and, if `selectable`, as a choice of
-`evaluate.metric` in recipes.
+To add a metric, add a module to this package. It contains a function with one of the decorators
+below and, for each number that the function returns, a `Metric` with its name, direction and unit.
+The metric then appears in `ganymede evaluate` and `compare`, in reports and, if `selectable`, as a
+value of `evaluate.metric` in recipes.
 
-Recipes are validated against the registry, and training works without the extra `quality`. A
-metric's module therefore imports SciPy, scikit-learn and PyTorch inside its functions.
+Recipes are validated against the registry, and training must work without the extra `quality`. The
+modules therefore import SciPy, scikit-learn and PyTorch inside their functions.
 """
 
 from __future__ import annotations
@@ -32,37 +32,37 @@ Better = Literal["lower", "higher", "as real"]
 
 @dataclass(frozen=True)
 class Metric:
-    """One number: how it is called, and how it is read.
+    """The description of one number: its names, unit and direction.
 
-    `better` is ``as real`` if the best value is the value that real images have.
+    `better` is ``as real`` if the best value is the value of real images.
     """
 
-    # In recipes, in the log of a run, and in TensorBoard.
+    # The name in recipes, in the log of a run, and in TensorBoard.
     name: str
-    # In sentences and tables.
+    # The name in text and tables.
     title: str
-    # In manifests and JSON results; followed by the feature network if `names_network`.
+    # The key in manifests and JSON results. If `names_network`, the feature network is appended.
     key: str
     better: Better
-    # Where the metric stands in tables; also the order of the figures in a manifest.
+    # The position in tables and in a manifest's `quality`.
     order: int
-    # "share" is a number from 0 to 1, shown in percent.
+    # "share" is a number from 0 to 1 that is shown in percent.
     unit: Literal["", "share", "dB"] = ""
     decimals: int = 3
     names_network: bool = False
-    # The key on the standard Inception weights, the only network with published values.
+    # The key with the standard Inception weights, the only network with published values.
     inception_key: str | None = None
-    # Measured while a run trains.
+    # Whether the metric is measured during training.
     in_validation: bool = False
-    # A choice of `evaluate.metric`.
+    # Whether it is a valid `evaluate.metric`.
     selectable: bool = False
-    # Of a metric of pairs: its values for single pairs are reported and compared.
+    # For metrics of pairs: whether the values of single pairs are reported and compared.
     per_pair: bool = True
-    # How to read it, if the same for every measurement.
+    # How to interpret the value, unless a measurement has its own note.
     note: str | None = None
 
     def result_key(self, network: FeatureNetwork) -> str:
-        """Return the key of a value that was measured with `network`."""
+        """Return the key of the metric when measured with `network`."""
         if not self.names_network:
             return self.key
         if self.inception_key is not None and network.is_standard_inception:
@@ -82,15 +82,15 @@ class Metric:
 
     @property
     def arrow(self) -> str:
-        """↓ if lower is better, ↑ if higher is better, otherwise nothing."""
+        """↓ if lower is better, ↑ if higher is better, otherwise an empty string."""
         return {"lower": "↓", "higher": "↑", "as real": ""}[self.better]
 
     def cost(self, value: float) -> float:
-        """Return a number that is lower if `value` is better."""
+        """Return a number that is lower for better values."""
         return -value if self.higher_is_better else value
 
     def format(self, value: float | None) -> str:
-        """Return a value with as many digits as are significant, and nothing for None."""
+        """Return a value with its significant digits, or an empty string for None."""
         if value is None:
             return ""
         if self.unit == "share":
@@ -110,11 +110,11 @@ class Measurement:
     high: float | None = None
     real: float | None = None
     note: str | None = None
-    # Fields of the manifest's `Quality` that differ from those of the other metrics.
+    # Fields of the manifest's `Quality` that differ from the other metrics.
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-# Values by the metric's name; a metric that cannot be measured is left out.
+# Measurements by the metric's name. Metrics that cannot be measured are omitted.
 Measurements = Mapping[str, Measurement]
 FeatureFunction = Callable[["Features", "Features"], Measurements]
 EvaluationFunction = Callable[["EvaluationInputs"], Measurements]
@@ -123,9 +123,9 @@ PairFunction = Callable[["ImagePairs"], Mapping[str, NDArray[np.float64]]]
 
 @dataclass(frozen=True)
 class FeatureMetrics:
-    """Metrics of two sets of features: generated images and real ones.
+    """Metrics of two sets of features, of generated and real images.
 
-    `equal_counts`: the values depend on the number of rows, so both sets get the same number.
+    `equal_counts`: the values depend on the number of rows, so both sets must have the same number.
     """
 
     metrics: tuple[Metric, ...]
@@ -135,7 +135,7 @@ class FeatureMetrics:
 
 @dataclass(frozen=True)
 class EvaluationMetrics:
-    """Metrics that need more than two sets of features, such as pixels, labels or the model."""
+    """Metrics that need more than features, such as pixels, labels or the model."""
 
     metrics: tuple[Metric, ...]
     measure: EvaluationFunction
@@ -143,7 +143,7 @@ class EvaluationMetrics:
 
 @dataclass(frozen=True)
 class PairMetrics:
-    """Metrics of generated images and their targets, with one value ``[N]`` for each pair."""
+    """Metrics of generated images and their targets, with one value per pair ``[N]``."""
 
     metrics: tuple[Metric, ...]
     measure: PairFunction
@@ -156,7 +156,7 @@ _GROUPS: list[Group] = []
 def feature_metrics(
     *metrics: Metric, equal_counts: bool = False
 ) -> Callable[[FeatureFunction], FeatureFunction]:
-    """Register a function of the features of generated and of real images, in this order."""
+    """Register a function of the features of generated and real images, in this order."""
 
     def register(function: FeatureFunction) -> FeatureFunction:
         _GROUPS.append(FeatureMetrics(metrics, function, equal_counts))
@@ -166,7 +166,7 @@ def feature_metrics(
 
 
 def evaluation_metrics(*metrics: Metric) -> Callable[[EvaluationFunction], EvaluationFunction]:
-    """Register a function of everything that an evaluation has at hand."""
+    """Register a function of all inputs of an evaluation."""
 
     def register(function: EvaluationFunction) -> EvaluationFunction:
         _GROUPS.append(EvaluationMetrics(metrics, function))
@@ -187,7 +187,7 @@ def pair_metrics(*metrics: Metric) -> Callable[[PairFunction], PairFunction]:
 
 @cache
 def groups() -> tuple[Group, ...]:
-    """Import every module of this package and return what they register, in table order."""
+    """Import every module of this package and return the registered groups, in table order."""
     for module in pkgutil.iter_modules(__path__):
         import_module(f"{__name__}.{module.name}")
     return tuple(sorted(_GROUPS, key=lambda group: group.metrics[0].order))
@@ -201,13 +201,13 @@ def all_metrics() -> tuple[Metric, ...]:
 
 
 def pair_metric_names(*, per_pair: bool = False) -> tuple[str, ...]:
-    """Return the names of the metrics of pairs; with `per_pair`, those reported pair by pair."""
+    """Return the names of the metrics of pairs; with `per_pair`, only those reported per pair."""
     names = {m.name for group in groups() if isinstance(group, PairMetrics) for m in group.metrics}
     return tuple(m.name for m in all_metrics() if m.name in names and (m.per_pair or not per_pair))
 
 
 def selectable_metrics(kind: Literal["features", "pairs"], default: str) -> tuple[str, ...]:
-    """Return the metrics of two sets of features, or of pairs, that can choose a checkpoint.
+    """Return the metrics of two sets of features, or of pairs, that can select a checkpoint.
 
     `default` comes first.
     """
@@ -228,9 +228,9 @@ def get_metric(name: str) -> Metric:
 
 
 def find_metric(key: str) -> Metric | None:
-    """Return the metric of a result by its key, or None for a key that is not known.
+    """Return the metric of a result by its key, or None if the key is unknown.
 
-    The key may end in the direction of a model of two directions: ``PSNR, photo_to_sketch``.
+    For a model with two directions, the key ends with the direction: ``PSNR, photo_to_sketch``.
     """
     key = key.partition(", ")[0]
     return next((metric for metric in all_metrics() if metric.matches(key)), None)
@@ -243,15 +243,15 @@ def _selectable(name: str) -> str:
     return name
 
 
-# The name of a metric that can choose the best checkpoint of a run.
+# The name of a metric that can select the best checkpoint of a run.
 MetricName = Annotated[str, AfterValidator(_selectable)]
 
 
 def validate_features(generated: Features, real: Features) -> dict[str, float]:
-    """Return the metrics that are measured while a run trains, by name.
+    """Return the metrics that are measured during training, by name.
 
-    The upper end of a confidence interval is ``NAME_high``. Where the number of rows matters, the
-    first rows of the larger set are used: both sets must be in random order.
+    The upper end of a confidence interval is ``NAME_high``. Metrics that need equal counts use the
+    first rows of the larger set, so both sets must be in random order.
     """
     values: dict[str, float] = {}
     for group in groups():

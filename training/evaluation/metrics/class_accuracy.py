@@ -1,8 +1,7 @@
 """Class accuracy: how often a class-conditional model generates the class that was requested.
 
-A classifier that was trained on the real images classifies generated ones, the same number of each
-class. The value can only be judged against the classifier's own accuracy on real images, so that
-is stated with it.
+A classifier trained on the real images classifies generated images, the same number of each class.
+The classifier's own accuracy on real images limits the value, so it is reported together with it.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ CLASS_ACCURACY = Metric(
     unit="share",
 )
 
-# Called with the stage, the number of images done, and their total.
+# Called with the stage, the number of processed images, and their total.
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """The share of generated images with the requested class: of all, and by class name."""
+    """The share of generated images that have the requested class, in total and by class name."""
 
     accuracy: float
     per_class: dict[str, float]
@@ -53,7 +52,7 @@ class ClassAccuracy:
 
 @evaluation_metrics(CLASS_ACCURACY)
 def measure_class_accuracy_of_target(inputs: EvaluationInputs) -> Measurements:
-    """Measure the class accuracy of an evaluation's model, if its classes are those of the data."""
+    """Measure the class accuracy of an evaluation's model, if it can be measured."""
     result = inputs.once(class_accuracy_of_target)
     if result is None:
         return {}
@@ -90,10 +89,10 @@ def measure_class_accuracy(
     settings: ClassifierSettings | None = None,
     progress: Progress | None = None,
 ) -> ClassAccuracy:
-    """Measure a model, given as such or as its folder, with a classifier trained on `data`.
+    """Measure a model, or the model in a folder, with a classifier trained on `data`.
 
     Image i has seed ``seed_start + i`` and class i modulo the number of classes, so the classes
-    are balanced. Raises QualityError if the model and the data have different classes or sizes,
+    are balanced. Raises QualityError if the model and the data set have different classes or sizes,
     and the errors of `Model` and `load_images`.
     """
     from training.evaluation.features.classifier import ClassifierSettings, trained_classifier
@@ -106,13 +105,13 @@ def measure_class_accuracy(
     images = load_images(data)
     if not same_classes(names, images.class_names):
         raise QualityError(
-            f"{model.manifest.name} has the classes {', '.join(names)}, but the data have "
+            f"{model.manifest.name} has the classes {', '.join(names)}, but the data set has "
             f"{', '.join(images.class_names) or 'none'}"
         )
     if (image.height, image.channels) != (data.resolution, data.channels):
         raise QualityError(
             f"{model.manifest.name} generates images of {image.height} pixels and {image.channels} "
-            f"channels, but the data have {data.resolution} pixels and {data.channels} channels"
+            f"channels, but the data set has {data.resolution} pixels and {data.channels} channels"
         )
     settings = settings or ClassifierSettings(flip=data.flip)
     classifier = trained_classifier(

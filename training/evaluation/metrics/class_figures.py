@@ -1,4 +1,4 @@
-"""Metrics of single classes: each class is compared with the real images of the same class."""
+"""Metrics per class: each class is compared with the real images of the same class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.evaluation.noise.results import ClassFigures
 if TYPE_CHECKING:
     from training.evaluation.noise.inputs import EvaluationInputs
 
-# Classes with fewer images are left out.
+# Classes with fewer images are omitted.
 _MIN_IMAGES = 20
 
 INTRA_CLASS = Metric(
@@ -47,7 +47,7 @@ def measure_intra_class_distance(inputs: EvaluationInputs) -> Measurements:
 
 
 def measure_classes(inputs: EvaluationInputs) -> dict[str, ClassFigures]:
-    """Measure each class, by name; empty if the model and the data have different classes."""
+    """Measure each class, by name; empty if the model and the data set have different classes."""
     sets, names = inputs.features, inputs.target.classes
     if not same_classes(names, inputs.reference.against.images.class_names):
         return {}
@@ -65,9 +65,9 @@ def measure_classes(inputs: EvaluationInputs) -> dict[str, ClassFigures]:
         )
         baseline = None
         if sets.baseline_labels is not None and sets.baseline_reference is sets.real:
-            others = sets.baseline.vectors[sets.baseline_labels == index]
-            if len(others) >= _MIN_IMAGES:
-                baseline = kernel_distance(others, real).value
+            baseline_rows = sets.baseline.vectors[sets.baseline_labels == index]
+            if len(baseline_rows) >= _MIN_IMAGES:
+                baseline = kernel_distance(baseline_rows, real).value
         assert kernel.low is not None  # noqa: S101 - a kernel distance has an interval
         assert kernel.high is not None  # noqa: S101
         figures[name] = ClassFigures(

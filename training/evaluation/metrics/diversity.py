@@ -1,4 +1,4 @@
-"""Diversity: the distance between generated images, relative to the one between real images."""
+"""Diversity: the distance between generated images, relative to real images."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ DIVERSITY = Metric(
     key="diversity",
     better="as real",
     order=50,
-    note=f"mean distance of features in batches of {_BATCH}; 1 for the reference",
+    note=f"mean distance of features in batches of {_BATCH}; the reference has 1",
 )
 
 
 @evaluation_metrics(DIVERSITY)
 def measure_diversity(inputs: EvaluationInputs) -> Measurements:
-    """Measure the mean distance of two images of a batch, in units of the reference's."""
+    """Measure the mean distance of two images in a batch, relative to the reference."""
     sets = inputs.features
     unit = max(mean_distance(sets.real.vectors, _BATCH), 1e-12)
     value = mean_distance(sets.generated.vectors, _BATCH) / unit
@@ -37,7 +37,7 @@ def measure_diversity(inputs: EvaluationInputs) -> Measurements:
 def mean_distance(vectors: Vectors, batch: int) -> float:
     """Return the mean distance of two rows of the same batch, over full batches of `batch`.
 
-    A last batch that is smaller is left out, unless it is the only one.
+    A smaller last batch is omitted, unless it is the only one.
     """
     batch = min(batch, len(vectors))
     means = []

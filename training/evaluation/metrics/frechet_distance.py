@@ -1,7 +1,7 @@
-"""The Fréchet distance, the metric of FID: the distance of two normal distributions of features.
+"""The Fréchet distance of FID: the distance between two normal distributions of features.
 
-Written here rather than taken from a library: the usual implementations take the square root of a
-product of covariances, which has complex roots and fails for singular ones.
+Implemented here because the usual implementations take the square root of a product of covariances,
+which can be complex and fails for singular matrices.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FRECHET_DISTANCE = Metric(
     inception_key="FID",
     in_validation=True,
     selectable=True,
-    note="too large for few samples: compare it with the value of real images",
+    note="too large with few samples: compare with the value of real images",
 )
 
 

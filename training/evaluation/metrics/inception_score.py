@@ -1,4 +1,4 @@
-"""The Inception Score: how certain and how diverse the classes are that a classifier recognizes."""
+"""The Inception Score: how certain and how diverse the predicted classes are."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The kernel distance, the metric of KID: the squared distance of two sets of features.
+"""The kernel distance of KID: the squared maximum mean discrepancy of two sets of features.
 
-Written here rather than taken from a library because the usual implementations estimate it from
-random subsets. The estimate over all pairs has a smaller variance, and a confidence interval.
+Implemented here because the usual implementations average over random subsets. The estimate over
+all pairs has a smaller variance and provides a confidence interval.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Vectors = NDArray[np.float32] | NDArray[np.float64]
 # The standard normal quantile of a 95% interval.
 _QUANTILE = 1.96
-# Rows of a block of kernel values: 2¹¹ × 2¹¹ doubles are 32 MiB.
+# Number of rows in a block of kernel values: 2¹¹ × 2¹¹ doubles are 32 MiB.
 _BLOCK = 2048
 
 KERNEL_DISTANCE = Metric(
@@ -46,9 +46,9 @@ def measure_kernel_distance(generated: Features, real: Features) -> Measurements
 def kernel_distance(a: Vectors, b: Vectors) -> Measurement:
     """Return the squared kernel distance of ``[N, d]`` and ``[M, d]`` with its 95% interval.
 
-    The unbiased estimate over all pairs (Gretton et al. 2012, equation 3), with the kernel
-    ``(x·y / d + 1)³`` of KID (Bińkowski et al. 2018, arXiv:1801.01401). It can be negative. The
-    interval is the jackknife's over single rows of either set, which tends to be too wide. Raises
+    The unbiased estimate over all pairs (Gretton et al. 2012, equation 3), with the kernel ``(x·y /
+    d + 1)³`` of KID (Bińkowski et al. 2018, arXiv:1801.01401). It can be negative. The interval is
+    computed by the jackknife over single rows of both sets; it tends to be too wide. Raises
     ValueError for fewer than three rows.
     """
     if min(len(a), len(b)) < 3:
@@ -58,7 +58,7 @@ def kernel_distance(a: Vectors, b: Vectors) -> Measurement:
     n, m = len(a), len(b)
     sum_a, sum_b, sum_across = within_a.sum(), within_b.sum(), across_a.sum()
     value = sum_a / (n * (n - 1)) + sum_b / (m * (m - 1)) - 2 * sum_across / (n * m)
-    # The estimate without one row. Within a set, each pair is counted twice.
+    # The estimates without one row. Within a set, each pair is counted twice.
     without_a = (
         (sum_a - 2 * within_a) / ((n - 1) * (n - 2))
         + sum_b / (m * (m - 1))
@@ -76,14 +76,14 @@ def kernel_distance(a: Vectors, b: Vectors) -> Measurement:
 
 
 def _kernel(a: Vectors, b: Vectors) -> NDArray[np.float64]:
-    # In double precision: for similar sets the three means differ in the fourth digit only.
+    # Double precision is needed: for similar sets the three means differ only in the fourth digit.
     products = a.astype(np.float64) @ b.astype(np.float64).T
     values: NDArray[np.float64] = (products / a.shape[1] + 1) ** 3
     return values
 
 
 def _kernel_sums(vectors: Vectors) -> NDArray[np.float64]:
-    """Return for each row the sum of the kernel over the other rows of the set."""
+    """Return the sum of the kernel over the other rows of the set, for each row."""
     sums = np.zeros(len(vectors))
     for start in range(0, len(vectors), _BLOCK):
         rows = slice(start, start + _BLOCK)
@@ -96,7 +96,7 @@ def _kernel_sums(vectors: Vectors) -> NDArray[np.float64]:
 
 
 def _cross_sums(a: Vectors, b: Vectors) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return for each row of either set the sum of the kernel over the other set."""
+    """Return the sum of the kernel over the other set, for each row of both sets."""
     of_a, of_b = np.zeros(len(a)), np.zeros(len(b))
     for start in range(0, len(a), _BLOCK):
         rows = slice(start, start + _BLOCK)

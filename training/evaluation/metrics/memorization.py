@@ -1,8 +1,8 @@
-"""Memorization: generated images that equal each other, or an image of the training set.
+"""Memorization: generated images that look the same as a training image or as each other.
 
-Images are compared at low resolution: averaged down to 16 pixels a side, where noise and lossy
-compression disappear and shapes remain. This is fast enough for complete training sets and needs
-no feature network.
+Images are averaged down to 16×16 pixels for the comparison, which removes noise and compression
+artifacts but keeps shapes. This is fast enough for complete training sets and needs no feature
+network.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from training.evaluation.noise.inputs import EvaluationInputs
 
 _SIDE = 16
-# Two images are considered equal if they are closer than the typical distance of neighbors in the
-# training set, divided by this. 2 would be too small: generators are smooth, so neighbors of a
-# sound one are that similar.
+# Two images are considered equal if their distance is less than the typical distance of neighbors
+# in the training set, divided by this. With 2, similar images of good generators, which are smooth,
+# would be considered equal.
 _DIVISOR = 8
-# The number of training images from which the typical distance is estimated.
+# The number of training images for the estimate of the typical distance.
 _ESTIMATED_FROM = 2000
 _NEIGHBORS = 3
 _SHOWN = 16
@@ -39,7 +39,7 @@ _SHOWN = 16
         better="lower",
         order=60,
         unit="share",
-        note="samples that look the same as another sample",
+        note="share of samples that look the same as another sample",
     ),
     Metric(
         name="memorised",
@@ -48,7 +48,7 @@ _SHOWN = 16
         better="lower",
         order=61,
         unit="share",
-        note="samples that look the same as a training image",
+        note="share of samples that look the same as a training image",
     ),
     Metric(
         name="training_distance",
@@ -61,7 +61,7 @@ _SHOWN = 16
     ),
 )
 def measure_memorization(inputs: EvaluationInputs) -> Measurements:
-    """Measure all three; the training distance only if there are held-out images."""
+    """Measure all three metrics; the training distance only if there are held-out images."""
     search, pixels = inputs.once(_search), inputs.pixels
     distances, _ = inputs.once(_nearest)
     training, against = inputs.reference.training, inputs.reference.against
@@ -79,10 +79,10 @@ def measure_memorization(inputs: EvaluationInputs) -> Measurements:
     real: dict[str, float | None] = dict.fromkeys(values)
     if inputs.reference.held_out:
         # The same number of real images that are not in the training split.
-        others = np.asarray(against.images.pixels[against.rows(len(pixels))])
-        details["real_samples"] = len(others)
-        real_distances = search.nearest(others)[0][:, 0]
-        real["duplicates"] = float(search.duplicates(others).mean())
+        held_out = np.asarray(against.images.pixels[against.rows(len(pixels))])
+        details["real_samples"] = len(held_out)
+        real_distances = search.nearest(held_out)[0][:, 0]
+        real["duplicates"] = float(search.duplicates(held_out).mean())
         real["memorised"] = float((real_distances <= 1).mean())
         unit = max(float(np.median(real_distances)), 1e-9)
         values["training_distance"] = float(np.median(distances[:, 0])) / unit
@@ -94,7 +94,7 @@ def measure_memorization(inputs: EvaluationInputs) -> Measurements:
 
 
 def nearest_training_images(inputs: EvaluationInputs) -> tuple[Neighbors, ...]:
-    """Return the generated images that are nearest to a training image, nearest first."""
+    """Return the generated images that are closest to a training image, closest first."""
     distances, rows = inputs.once(_nearest)
     return tuple(
         Neighbors(
@@ -123,7 +123,7 @@ class DuplicateSearch:
     def __init__(self, training: NDArray[np.uint8], *, mirrored: bool) -> None:
         """Estimate the distance below which two images are considered equal.
 
-        `mirrored`: a mirror image is a copy, too; for training that flips its images. Raises
+        `mirrored`: also find mirror images, for training that flips images. Raises
         ValueError for fewer than two images.
         """
         if len(training) < 2:
@@ -131,7 +131,7 @@ class DuplicateSearch:
         self._mirrored = mirrored
         self._training = low_resolution(training)
         sample = np.random.default_rng(0).permutation(len(training))[:_ESTIMATED_FROM]
-        # Searched in all images: the neighbors within a sample would be farther apart.
+        # Search in all images: within a sample, neighbors would be farther apart.
         distances, _ = nearest(self._training[sample], self._training, count=2)
         self.threshold = float(np.median(distances[:, 1])) / _DIVISOR
 
@@ -156,12 +156,12 @@ class DuplicateSearch:
         return distances / max(self.threshold, 1e-6), rows
 
     def duplicates(self, pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Return which images ``[N]`` equal another image of `pixels`."""
+        """Return for each image ``[N]`` whether it equals another image of `pixels`."""
         return neighbor_radii(low_resolution(pixels), (1,))[1] <= self.threshold
 
 
 def low_resolution(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Average ``[N, H, W, C] uint8`` to ``[N, 256 * C] float32``; smaller images stay."""
+    """Average ``[N, H, W, C] uint8`` to ``[N, 256 * C] float32``. Small images are not resized."""
     side = min(_SIDE, pixels.shape[1])
     parts = [
         resize(pixels[start : start + 1024], side, "bilinear").reshape(

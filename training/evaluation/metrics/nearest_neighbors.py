@@ -1,6 +1,6 @@
 """Distances between rows of features, for metrics that are based on nearest neighbors.
 
-Registers no metric of its own.
+This module registers no metric.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def neighbor_radii(vectors: Vectors, ks: tuple[int, ...]) -> dict[int, NDArray[n
     from sklearn.neighbors import NearestNeighbors
 
     search = NearestNeighbors(n_neighbors=max(ks), algorithm="brute").fit(vectors)
-    # Called without an argument, it does not count a row as its own neighbor.
+    # Without an argument, kneighbors does not count a row as its own neighbor.
     distances, _ = search.kneighbors()
     return {k: distances[:, k - 1].astype(np.float64) for k in ks}
 
@@ -27,7 +27,7 @@ def neighbor_radii(vectors: Vectors, ks: tuple[int, ...]) -> dict[int, NDArray[n
 def nearest(
     vectors: Vectors, among: Vectors, count: int = 1
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return distances and rows ``[N, count]`` of the nearest rows of `among`, nearest first."""
+    """Return distances and indices ``[N, count]`` of the nearest rows of `among`, nearest first."""
     from sklearn.neighbors import NearestNeighbors
 
     search = NearestNeighbors(n_neighbors=min(count, len(among)), algorithm="brute").fit(among)

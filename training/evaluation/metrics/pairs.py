@@ -1,7 +1,6 @@
-"""PSNR, SSIM, feature distance and error: generated images against their targets, pair by pair.
+"""PSNR, SSIM, feature distance and error of generated images and their targets, pair by pair.
 
-SSIM is written here rather than taken from a library because scikit-image, the usual one, would be
-installed for these few lines.
+SSIM is implemented here to avoid the dependency on scikit-image for a few lines.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 
-# Reported in dB for equal images, whose PSNR is infinite.
+# Reported in dB for equal images, which have an infinite PSNR.
 MAX_PSNR = 100.0
 # The window of the SSIM's authors: a Gaussian of 11 pixels.
 _SIGMA, _RADIUS = 1.5, 5
@@ -34,7 +33,7 @@ _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 class ImagePairs:
     """Generated images and their targets, ``[N, H, W, C] uint8`` each.
 
-    `target_features` are the features of the targets, if they are known already.
+    `target_features` are the features of the targets, if they have been computed already.
     """
 
     generated: Pixels
@@ -45,7 +44,7 @@ class ImagePairs:
 
 
 def open_pairs(generated: Path, targets: Path) -> tuple[Pixels, Pixels, list[str]]:
-    """Read the images of two folders or archives that have the same name up to the extension.
+    """Read the images of two folders or archives, matched by name without the extension.
 
     Returns both ``[N, H, W, 3] uint8`` and the names. Raises DataError, and QualityError if no
     names match or sizes differ.
@@ -62,7 +61,9 @@ def open_pairs(generated: Path, targets: Path) -> tuple[Pixels, Pixels, list[str
     for source, rows in zip(sources, by_name, strict=True):
         images = [np.asarray(source.read(rows[name]).convert("RGB")) for name in names]
         if len({image.shape for image in images}) > 1:
-            raise QualityError("pairs are compared pixel by pixel: all images need the same size")
+            raise QualityError(
+                "pairs are compared pixel by pixel: all images must have the same size"
+            )
         sets.append(np.stack(images))
     return sets[0], sets[1], names
 
@@ -102,7 +103,7 @@ def compare_pairs(
     )
 )
 def psnr(pairs: ImagePairs) -> dict[str, NDArray[np.float64]]:
-    """Peak signal-to-noise ratio in dB, over all channels, of values up to 255."""
+    """Peak signal-to-noise ratio in dB over all channels, for values up to 255."""
     error = np.square(pairs.generated.astype(np.float64) - pairs.targets)
     with np.errstate(divide="ignore"):
         values = 10 * np.log10(255.0**2 / error.reshape(len(error), -1).mean(axis=1))
@@ -121,7 +122,7 @@ def psnr(pairs: ImagePairs) -> dict[str, NDArray[np.float64]]:
     )
 )
 def ssim(pairs: ImagePairs) -> dict[str, NDArray[np.float64]]:
-    """Structural similarity (Wang et al. 2004), the mean over channels."""
+    """Structural similarity (Wang et al. 2004), averaged over channels."""
     both = zip(pairs.generated, pairs.targets, strict=True)
     return {"ssim": np.array([_ssim(*pair) for pair in both])}
 
@@ -172,7 +173,7 @@ def _ssim(a: Pixels, b: Pixels) -> float:
         smooth: NDArray[np.float64] = gaussian_filter(
             values, _SIGMA, radius=_RADIUS, axes=(0, 1), mode="mirror"
         )
-        # Windows that extend beyond the edge are left out, unless the image is smaller than one.
+        # Windows beyond the edge are omitted, unless the image is smaller than a window.
         edge = _RADIUS if min(values.shape[:2]) > 2 * _RADIUS else 0
         return smooth[edge : len(smooth) - edge, edge : smooth.shape[1] - edge]
 

@@ -1,4 +1,4 @@
-"""Perceptual path length: how evenly images change along straight lines between two styles."""
+"""Perceptual path length: how smoothly images change along lines between two styles."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from training.evaluation.noise.inputs import EvaluationInputs
 
 # The paper's step of 1e-4 requires real-valued images. Served images are rounded to 256 levels,
-# which would hide the effect of such a small step.
+# which hides the effect of such a small step.
 STEP = 0.05
-# Percentiles; the shortest and the longest paths are left out, as in the authors' code.
+# Percentiles. Shorter and longer paths are omitted, as in the authors' code.
 _KEPT = (1, 99)
 _ROWS = 16
 
@@ -69,9 +69,9 @@ def path_length(
 ) -> PathLength:
     """Measure the perceptual path length in w, without truncation, of a model with styles.
 
-    Path i connects the styles of seeds ``seed_start + 2 i`` and ``seed_start + 2 i + 1``. At a
-    random position, the squared distance between the features of two images that are a step of
-    0.05 apart is divided by the squared step (Karras et al. 2018, arXiv:1812.04948, section 4.1,
+    Path i connects the styles of seeds ``seed_start + 2 i`` and ``seed_start + 2 i + 1``. The
+    length is the squared distance between the features of two images, a step of 0.05 apart at a
+    random position, divided by the squared step (Karras et al. 2018, arXiv:1812.04948, section 4.1,
     with a different distance and a larger step). Raises ValueError for a model without styles.
     """
     positions = np.random.default_rng(0).random(paths) * (1 - STEP)
@@ -79,7 +79,7 @@ def path_length(
     for start in range(0, paths, _ROWS):
         count = min(_ROWS, paths - start)
         seeds = [seed_start + 2 * start + i for i in range(2 * count)]
-        # Both ends of a path have the same class: the path must not lead to another class.
+        # Both ends of a path have the same class, so that the class does not change along the path.
         classes = model.classes_of([seed // 2 for seed in seeds])
         latent = model.manifest.latent
         truncates = latent is not None and latent.truncation is not None

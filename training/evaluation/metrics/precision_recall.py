@@ -1,7 +1,7 @@
 """Precision, recall, density and coverage: fidelity and diversity, measured separately.
 
-The real manifold is approximated by balls around the real features, with the distance to the k-th
-nearest other real feature as radius.
+A manifold of images is approximated by balls around their features. The radius of a ball is the
+distance to the k-th nearest other feature of the same set.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from training.evaluation.features.networks import Features
     from training.evaluation.metrics.kernel_distance import Vectors
 
-# The values of the papers.
+# k, as in the papers.
 PRECISION_K = 3
 DENSITY_K = 5
 
 
 @dataclass(frozen=True)
 class ManifoldScores:
-    """Four shares: `precision`, `density` of generated images; `recall`, `coverage` of real ones.
+    """`precision` and `density` of generated images, `recall` and `coverage` of real images.
 
     Only density can exceed 1.
     """
@@ -46,7 +46,7 @@ class ManifoldScores:
         order=30,
         unit="share",
         in_validation=True,
-        note="generated images within the real manifold",
+        note="share of generated images within the manifold of real images",
     ),
     Metric(
         name="recall",
@@ -56,7 +56,7 @@ class ManifoldScores:
         order=31,
         unit="share",
         in_validation=True,
-        note="real images within the generated manifold",
+        note="share of real images within the manifold of generated images",
     ),
     Metric(
         name="density",
@@ -64,7 +64,7 @@ class ManifoldScores:
         key="density",
         better="higher",
         order=32,
-        note="mean number of real neighborhoods that hold a generated image, divided by k",
+        note="mean number of real neighborhoods around a generated image, divided by k",
     ),
     Metric(
         name="coverage",
@@ -73,12 +73,12 @@ class ManifoldScores:
         better="higher",
         order=33,
         unit="share",
-        note="real images with a generated one in their neighborhood",
+        note="share of real images with a generated image in their neighborhood",
     ),
     equal_counts=True,
 )
 def measure_precision_recall(generated: Features, real: Features) -> Measurements:
-    """Measure all four; none of them for fewer than six rows."""
+    """Measure all four metrics; none for fewer than six rows."""
     if min(len(generated), len(real)) <= DENSITY_K:
         return {}
     scores = precision_recall(real.vectors, generated.vectors)
@@ -89,8 +89,8 @@ def precision_recall(real: Vectors, generated: Vectors) -> ManifoldScores:
     """Compare features ``[N, d]`` and ``[M, d]``.
 
     Precision and recall: Kynkäänniemi et al. 2019, arXiv:1904.06991, k = 3. Density and coverage:
-    Naeem et al. 2020, arXiv:2002.09797, k = 5. All four depend on the number of rows, which should
-    be equal: with more rows, the balls of a set are smaller. Raises ValueError for fewer than six
+    Naeem et al. 2020, arXiv:2002.09797, k = 5. Both sets should have the same number of rows,
+    because the balls of a set become smaller with more rows. Raises ValueError for fewer than six
     rows.
     """
     from sklearn.metrics import pairwise_distances_chunked
@@ -126,7 +126,7 @@ def realism(real: Vectors, generated: Vectors) -> NDArray[np.float64]:
     """Return the realism score ``[M]`` of generated rows; higher is more realistic.
 
     Kynkäänniemi et al. 2019, arXiv:1904.06991, equation 3: the half of the real balls with the
-    largest radius is left out. Raises ValueError for fewer than four real rows.
+    largest radii is omitted. Raises ValueError for fewer than four real rows.
     """
     from sklearn.metrics import pairwise_distances_chunked
 

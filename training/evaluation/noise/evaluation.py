@@ -1,4 +1,4 @@
-"""Evaluation of models that generate images from noise: every metric against real images."""
+"""Evaluation of models that generate images from noise, against real images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from training.evaluation.noise.report import NoiseResult
 from training.evaluation.noise.results import ClassFigures, Evaluation, Point, ReportImages
 from training.evaluation.noise.targets import NoiseTarget
 
-# With fewer samples on either side, the Fréchet distance is not meaningful.
+# With fewer samples on either side, the Fréchet distance is unreliable.
 _FEW_SAMPLES = 5_000
 _MIN_SAMPLES = 10
 # Numbers of images in a report.
@@ -120,10 +120,10 @@ def evaluate_targets(
 
 
 def _reference_data(target: NoiseTarget, data: str | None) -> DataOptions:
-    """Return the data to measure against; by default the data that the target was trained on."""
+    """Return the data to measure against; default: the training data of the target."""
     if data is None:
         if target.data is None:
-            raise QualityError(f"the training data of {target.title} are not known: give --data")
+            raise QualityError(f"the training data of {target.title} is unknown: provide --data")
         return target.data
     location = (
         {"name": data} if data in KNOWN_DATASETS and not Path(data).exists() else {"path": data}
@@ -141,7 +141,7 @@ def _check_size(target: NoiseTarget, reference: Reference) -> None:
     expected = reference.against.images.pixels.shape[1:]
     if size != expected:
         raise QualityError(
-            f"{target.title} has images of shape {size}, but the data have {expected}"
+            f"{target.title} has images of shape {size}, but the real images have {expected}"
         )
 
 
@@ -179,7 +179,7 @@ def _feature_sets(
         baseline_labels = reference.training.labels(baseline_rows)
         baseline_reference = real
     else:
-        # There is no second set of real images: compare one half of the reference with the other.
+        # There is only one set of real images: compare one half of it with the other.
         order = np.random.default_rng(1).permutation(len(rows))
         half = min(samples, len(rows) // 2)
         taken, rest = np.sort(order[:half]), np.sort(order[half:])
@@ -197,7 +197,7 @@ def _feature_sets(
 
 
 def _measure(inputs: EvaluationInputs) -> Iterator[Quality]:
-    """Measure every registered metric that applies, in table order."""
+    """Measure all registered metrics that apply, in table order."""
     for group in groups():
         if isinstance(group, PairMetrics):
             continue
@@ -211,7 +211,7 @@ def _measure(inputs: EvaluationInputs) -> Iterator[Quality]:
 
 
 def _measure_features(group: FeatureMetrics, inputs: EvaluationInputs) -> Measurements:
-    """Measure generated images, and in the same way the real images of the baseline."""
+    """Measure generated images and, in the same way, the real images of the baseline."""
     sets = inputs.features
     features = [sets.generated, sets.real, sets.baseline, sets.baseline_reference]
     details: dict[str, Any] = {}
@@ -263,7 +263,7 @@ def _quality(metric: Metric, measurement: Measurement, inputs: EvaluationInputs)
 
 
 def _classes(inputs: EvaluationInputs) -> dict[str, ClassFigures]:
-    """Return the metrics of each class, with its class accuracy if that was measured."""
+    """Return the metrics of each class, with the class accuracy if it was measured."""
     classes = inputs.once(measure_classes)
     accuracy = inputs.once(class_accuracy_of_target)
     if accuracy is None:
@@ -275,7 +275,7 @@ def _classes(inputs: EvaluationInputs) -> dict[str, ClassFigures]:
 
 
 def _sample(features: Features, count: int) -> Features:
-    """Return `count` random rows, the same ones in every call."""
+    """Return `count` random rows. Every call returns the same rows."""
     if len(features) == count:
         return features
     return features[np.random.default_rng(0).permutation(len(features))[:count]]
@@ -319,7 +319,7 @@ def _warnings(reference: Reference, sets: FeatureSets, target: NoiseTarget) -> I
         and len(target.classes) > 1
         and not same_classes(target.classes, reference.against.images.class_names)
     ):
-        yield "the data and the model have different classes: classes are not measured"
+        yield "the data set and the model have different classes: single classes are not measured"
 
 
 def _seed_range(target: NoiseTarget, samples: int) -> str | None:

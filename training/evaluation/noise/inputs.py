@@ -1,4 +1,4 @@
-"""What the metrics of an evaluation are computed from."""
+"""The inputs of the metrics of an evaluation."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How many images are measured, and which of the slow metrics."""
+    """The numbers of images to measure, and which slow metrics to measure."""
 
     samples: int = 5_000
     reference_samples: int = 10_000
-    # Trains a classifier, once for each data set: takes minutes on a CPU.
+    # Trains a classifier once per data set, which takes minutes on a CPU.
     class_accuracy: bool = True
-    # Paths between styles for the path length.
+    # Number of paths between styles for the path length.
     paths: int = 500
 
 
@@ -33,8 +33,8 @@ class EvaluationOptions:
 class FeatureSets:
     """Features and labels of generated and real images.
 
-    `baseline` are real images in place of the generated ones. They are compared with
-    `baseline_reference`, which shares no image with them: `real`, or a part of it.
+    `baseline` are real images that are measured like generated ones. They are compared with
+    `baseline_reference`, which is `real` or a part of it and shares no image with them.
     """
 
     generated: Features
@@ -48,7 +48,7 @@ class FeatureSets:
 
 @dataclass(frozen=True)
 class EvaluationInputs:
-    """The generated images ``[N, H, W, C] uint8`` with everything that they are compared with."""
+    """The generated images ``[N, H, W, C] uint8``, and everything that they are compared with."""
 
     target: NoiseTarget
     reference: Reference
@@ -60,7 +60,7 @@ class EvaluationInputs:
     _results: dict[Callable[..., Any], Any] = field(default_factory=dict, repr=False)
 
     def once(self, function: Callable[[EvaluationInputs], T]) -> T:
-        """Return what `function` returns for these inputs, computed at most once."""
+        """Call `function` with these inputs once, and return the cached result afterwards."""
         if function not in self._results:
             self._results[function] = function(self)
         result: T = self._results[function]

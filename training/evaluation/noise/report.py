@@ -1,4 +1,4 @@
-"""The result of an evaluation as tables, images and charts, and the comparison of several."""
+"""Tables, images and charts of an evaluation, and comparisons of evaluations."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from training.evaluation.report.page import image_grid, log_charts, warnings_and
 
 @dataclass(frozen=True)
 class NoiseResult:
-    """An evaluation, and the images that its report shows."""
+    """An evaluation and the images for its report."""
 
     evaluation: Evaluation
     images: ReportImages
@@ -57,11 +57,11 @@ class NoiseResult:
 
     @property
     def figures(self) -> tuple[Quality, ...]:
-        """The metrics, as a manifest holds them."""
+        """The metrics, as in a manifest."""
         return self.evaluation.figures
 
     def to_json(self) -> dict[str, Any]:
-        """Return the evaluation for scripts."""
+        """Return the evaluation as a JSON object."""
         content: dict[str, Any] = json.loads(self.evaluation.model_dump_json(exclude_none=True))
         return content
 
@@ -74,7 +74,7 @@ class NoiseResult:
         return Section(evaluation.subject, parts)
 
     def details(self) -> list[Section]:
-        """Return the images, the curve over sample counts, and the log of a run."""
+        """Return report sections with images, the curve over sample counts, and a run's log."""
         images, curve = self.images, self.evaluation.curve
         sections = [Section("Images", _image_galleries(images), level=3)]
         if images.nearest:
@@ -105,7 +105,7 @@ class NoiseResult:
 
 
 def metric_table(evaluation: Evaluation) -> Table:
-    """Return the metrics of an evaluation next to those of real images."""
+    """Return the metrics of an evaluation next to the values of real images."""
     return Table(
         ["metric", "", "value", "95% interval", "real images", "samples", "how to read it"],
         [
@@ -158,7 +158,7 @@ def class_table(evaluation: Evaluation) -> Table:
 
 
 def basis(evaluation: Evaluation) -> list[Note]:
-    """Return what the metrics of an evaluation were measured with, and its warnings."""
+    """Return the measurement conditions of an evaluation as text, and its warnings."""
     first = evaluation.figures[0]
     held_out = "held out from training" if evaluation.held_out else "may contain training images"
     lines = [
@@ -173,7 +173,7 @@ def basis(evaluation: Evaluation) -> list[Note]:
 
 
 def common_basis(evaluations: Sequence[Evaluation]) -> list[Note]:
-    """Return what the metrics of several evaluations were measured with, duplicates removed."""
+    """Return the measurement conditions of several evaluations, without duplicates."""
     each = [basis(evaluation) for evaluation in evaluations]
     samples = [
         Note(f"{evaluation.subject}: {notes[0]}")
@@ -225,12 +225,12 @@ class DistanceVerdict:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the verdict for scripts."""
+        """Return the verdict as a JSON object."""
         return {"better": self.better, "worse": self.worse, "sure": self.sure}
 
 
 def compare_evaluations(evaluations: Sequence[Evaluation]) -> list[DistanceVerdict]:
-    """Compare the kernel distances of each two evaluations, the best evaluation first.
+    """Compare the kernel distances of each pair of evaluations, the best evaluation first.
 
     The numbers of samples may differ: the kernel distance is unbiased. Raises QualityError if the
     references or the feature networks differ.

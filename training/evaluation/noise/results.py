@@ -1,4 +1,4 @@
-"""The results of an evaluation: the values, and the images that a report shows."""
+"""The results of an evaluation: the metrics, and the images for a report."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ClassFigures(BaseModel):
 
 
 class Point(BaseModel):
-    """The Fréchet distance for a smaller number of samples: of generated and of real images."""
+    """The Fréchet distances of generated and of real images for a number of samples."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -42,7 +42,7 @@ class Point(BaseModel):
 
 
 class Evaluation(BaseModel):
-    """All metrics of a model or folder of images, each with what it was measured against."""
+    """All metrics of a model or a folder of images, with the measurement conditions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,7 +50,7 @@ class Evaluation(BaseModel):
     digest: str | None = None
     figures: tuple[Quality, ...]
     per_class: dict[str, ClassFigures] = {}
-    # How the Fréchet distance falls with the number of samples.
+    # The Fréchet distance by the number of samples.
     curve: tuple[Point, ...] = ()
     feature_network: str
     reference: str

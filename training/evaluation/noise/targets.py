@@ -1,4 +1,4 @@
-"""What is evaluated: an exported model, a run, or a folder of images."""
+"""Evaluation targets: exported models, runs, and folders of images."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ class NoiseTarget:
 
     @property
     def count(self) -> int | None:
-        """The number of images of a folder; None for a model."""
+        """The number of images in a folder; None for a model."""
         return None if self.stored is None else len(self.stored)
 
     def labels(self, samples: int) -> NDArray[np.int64] | None:
-        """Return the class ``[samples]`` of each sample, the service's default for its seed."""
+        """Return the class of each sample ``[samples]``: the service's default for its seed."""
         if self.model is None or not self.classes:
             return None
         return np.asarray(self.model.classes_of(self._seeds(0, samples)))
@@ -108,10 +108,10 @@ def open_noise_target(
     seed_start: int = 0,
     checkpoint: str = "last",
 ) -> NoiseTarget:
-    """Open a model by ``name``, ``name@version`` or folder, a run's folder, or images.
+    """Open a model by ``name``, ``name@version`` or folder, the folder of a run, or images.
 
-    For a run, `checkpoint` is ``last`` or ``best``; its generator is exported first, so that the
-    evaluated graph is the one that would be served. Raises QualityError, and the errors of loading
+    `checkpoint` of a run is ``last`` or ``best``. The generator of a run is exported first, so that
+    the same graph is evaluated that would be served. Raises QualityError, and the errors of loading
     a model.
     """
     path = Path(target)
@@ -126,7 +126,7 @@ def open_noise_target(
 def model_folder(target: str, models: Path) -> Path | None:
     """Return the folder of a model, given by ``name``, ``name@version`` or a path.
 
-    Without a version, returns the newest one. Returns None if `target` is a path of something
+    Without a version, returns the newest one. Returns None if `target` is the path of something
     else. Raises QualityError if there is no such model or path, or if it is a whole repository.
     """
     path = Path(target)
@@ -138,7 +138,7 @@ def model_folder(target: str, models: Path) -> Path | None:
         raise QualityError(f"{target} is a model repository: name one of its models")
     if path.exists():
         return None
-    # Only listed: no model is loaded to find one by name.
+    # Listing the models by name does not load any of them.
     entries = tuple(
         Entry(folder.parent.name, folder.name, State.READY) for folder in model_folders(models)
     )
@@ -160,7 +160,7 @@ def _open_model(
     provider = pick_provider("auto")
     plan = plan_for(provider)
     if provider is Provider.CPU:
-        # There is one batch at a time, so a batch may use all threads of the machine.
+        # Batches run one at a time, so each one may use all threads of the machine.
         plan = ExecutionPlan(workers=1, threads=usable_cpus(), max_rows=_ROWS)
     model = Model(folder, provider, plan)
     manifest = model.manifest

@@ -1,1 +1,1 @@
-"""How results are shown: HTML reports, terminal tables, model cards and the model zoo page."""
+"""Output of results: HTML reports, terminal tables, model cards and the page of all models."""

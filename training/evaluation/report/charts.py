@@ -13,14 +13,14 @@ from training.evaluation.report.document import Chart
 
 _SIZE_INCHES = (4.6, 2.6)
 _COLORS = ("#2a78d6", "#e07b39", "#3a9d5d", "#b4559e")
-# Readable on a white and on a black page.
+# Colors that are readable on white and on black pages.
 _GRAY = "#888888"
 # Lines with at most this many points have markers.
 _MAX_MARKERS = 20
 _STYLE: Any = {
-    # The same chart is always the same bytes.
+    # Makes the bytes of a chart reproducible.
     "svg.hashsalt": "ganymede",
-    # Text stays text, in the font of the page.
+    # Keeps text as text, in the font of the page.
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 8,
@@ -38,7 +38,7 @@ _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
 def draw_chart(chart: Chart) -> str:
-    """Return a chart as an SVG element; points that are not finite are left out."""
+    """Return a chart as an SVG element. Points that are not finite are omitted."""
     with rc_context(_STYLE):
         figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
         axes = figure.add_subplot()

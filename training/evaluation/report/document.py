@@ -11,7 +11,7 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Note:
-    """A line of text; a warning stands out."""
+    """A line of text. Warnings are highlighted."""
 
     kind: ClassVar[str] = "note"
     text: str
@@ -23,7 +23,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text. A terminal shows its first `terminal_columns` columns only."""
+    """A table of text. On a terminal, only the first `terminal_columns` columns are shown."""
 
     kind: ClassVar[str] = "table"
     head: Sequence[str]
@@ -65,7 +65,7 @@ class Chart:
     x_label: str
     y_label: str
     from_zero: bool = False
-    # For positive values only.
+    # Requires positive values.
     log_x: bool = False
 
 
@@ -82,7 +82,7 @@ Part = Note | Table | Gallery | ChartGroup
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what follows it; the level of a heading is 2 or 3."""
+    """A heading of level 2 or 3, and its content."""
 
     title: str
     parts: Sequence[Part]

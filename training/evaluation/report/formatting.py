@@ -1,4 +1,4 @@
-"""Metrics of a manifest as text: names, directions, values and references."""
+"""Formats metrics of a manifest: names, directions, values and references."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from training.evaluation.metrics import find_metric
 
 
 def metric_title(key: str) -> str:
-    """Return the name of a metric for people, with its unit, by its key in a manifest.
+    """Return the human-readable name of a metric, with its unit, by its key in a manifest.
 
     A name that contains the feature network, such as ``KID-EffNetLite0``, is returned unchanged.
     """
@@ -22,7 +22,7 @@ def metric_title(key: str) -> str:
 
 
 def direction_arrow(key: str) -> str:
-    """Return ↓ if lower is better, ↑ if higher is better, otherwise nothing."""
+    """Return ↓ if lower is better, ↑ if higher is better, otherwise an empty string."""
     metric = find_metric(key)
     return "" if metric is None else metric.arrow
 
@@ -34,7 +34,7 @@ def is_share(key: str) -> bool:
 
 
 def format_value(key: str, value: float | None) -> str:
-    """Return a value with as many digits as are significant, and nothing for None."""
+    """Return a value with its significant digits, or an empty string for None."""
     metric = find_metric(key)
     if metric is not None:
         return metric.format(value)
@@ -44,7 +44,7 @@ def format_value(key: str, value: float | None) -> str:
 
 
 def format_interval(figure: Quality) -> str:
-    """Return the confidence interval of a metric, or nothing."""
+    """Return the confidence interval of a metric, or an empty string."""
     if figure.low is None or figure.high is None:
         return ""
     low, high = (format_value(figure.metric, end) for end in (figure.low, figure.high))
@@ -52,7 +52,7 @@ def format_interval(figure: Quality) -> str:
 
 
 def format_real(figure: Quality) -> str:
-    """Return the value of real images, with their number if that differs from the samples'."""
+    """Return the value of real images, with their number if it differs from the samples."""
     text = format_value(figure.metric, figure.real)
     if text and figure.real_samples not in (None, figure.samples):
         text += f" ({figure.real_samples:,})"
@@ -62,8 +62,8 @@ def format_real(figure: Quality) -> str:
 def reference_digests(figures: Sequence[Quality]) -> dict[str, str]:
     """Return the digests of the reference images, by the name of the reference.
 
-    A model of two directions has two sets of targets in one split. Their digests are followed by
-    the direction: ``… photo_to_sketch and … sketch_to_photo``.
+    A model with two directions has two sets of targets in one split. Each digest is then followed
+    by its direction: ``… photo_to_sketch and … sketch_to_photo``.
     """
     by_reference: dict[str, dict[str, str]] = {}
     for figure in figures:

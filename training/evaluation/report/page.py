@@ -21,7 +21,7 @@ from training.evaluation.report.document import Chart, ChartGroup, Line, Note, S
 if TYPE_CHECKING:
     from training.evaluation.evaluation import Comparison, EvaluationResult
 
-# Smaller images are enlarged by a whole number to about this side, in pixels.
+# Smaller images are enlarged by an integer factor to about this side in pixels.
 _MIN_SIDE = 64
 _LOG_CHARTS = {
     "losses": ("loss_discriminator", "loss_generator"),
@@ -57,7 +57,7 @@ def write_report(
 
 
 def write_page(path: Path, title: str, sections: Sequence[Section]) -> None:
-    """Write sections as an HTML page, replaced atomically."""
+    """Write sections as an HTML page. An existing file is replaced atomically."""
     from jinja2 import Environment, FileSystemLoader  # noqa: PLC0415 - the extra `quality`
 
     environment = Environment(
@@ -83,7 +83,7 @@ def log_charts(log: Sequence[Mapping[str, Any]]) -> list[Section]:
 
 
 def image_grid(pixels: NDArray[np.uint8], columns: int | None = None) -> Image.Image:
-    """Lay out ``[N, H, W, C] uint8`` in rows with a gap, small images enlarged."""
+    """Arrange ``[N, H, W, C] uint8`` in rows with gaps. Small images are enlarged."""
     zoom = max(_MIN_SIDE // pixels.shape[1], 1)
     pixels = pixels.repeat(zoom, axis=1).repeat(zoom, axis=2)
     pixels = np.pad(pixels, ((0, 0), (0, 2), (0, 2), (0, 0)), constant_values=255)

@@ -1,4 +1,4 @@
-"""Writing measured metrics into a model's manifest and model card."""
+"""Writes metrics to a model's manifest and model card."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _LICENSE_ROWS = ("| Licence of the weights |", "| License of the weights |")
 def record_figures(folder: Path, digest: str | None, figures: tuple[Quality, ...]) -> Manifest:
     """Replace the metrics of the model in `folder`, which must have this digest.
 
-    The digest of the manifest does not cover metrics, so it does not change. Raises ManifestError,
-    and QualityError if the folder contains a different model.
+    The model's digest does not cover metrics, so it does not change. Raises ManifestError, and
+    QualityError if the folder contains a different model.
     """
     manifest = read_manifest(folder)
     if manifest.digest != digest:
@@ -38,9 +38,9 @@ def record_figures(folder: Path, digest: str | None, figures: tuple[Quality, ...
 
 
 def _without_metrics(lines: list[str], rows: set[str]) -> list[str]:
-    """Return the lines of a card without these rows, and without rows that follow the license.
+    """Return the lines of a card without these rows, and without rows after the license.
 
-    The latter are the metrics of a card whose rows were worded by another version.
+    The latter are the metrics of a card that was written by another version.
     """
     licenses = [i for i, line in enumerate(lines) if line.startswith(_LICENSE_ROWS)]
     if licenses:

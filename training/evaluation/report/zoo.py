@@ -1,4 +1,4 @@
-"""The page of the models that ship, docs/zoo.md, generated from their manifests."""
+"""Writes docs/zoo.md, the page of the included models, from their manifests."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from training.evaluation.report.formatting import (
 )
 
 _ROWS = 8
-# How long each model is timed; at least one batch.
+# The time for measuring the speed of a model, in seconds; at least one batch is measured.
 _TIMING_SECONDS = 1.5
-# The metrics of the overview, by name.
+# The metrics in the overview, by name.
 _OVERVIEW = ("kernel_distance", "precision", "recall", "class_accuracy", "psnr", "ssim")
 
 Report = Callable[[str], None]
@@ -50,7 +50,7 @@ def write_zoo(models: Path, page: Path, report: Report = lambda _: None) -> None
         raise QualityError(f"there are no models in {models}")
     titles = [f"{_overview_title(name)} {get_metric(name).arrow}" for name in _OVERVIEW]
     lines = [
-        "# The models that ship",
+        "# Included models",
         "",
         "Generated from the manifests in `models/` by `make zoo-page`. The metrics were measured",
         "by `ganymede evaluate`, through the runtime that serves the models. How to read them:",
@@ -73,7 +73,7 @@ def write_zoo(models: Path, page: Path, report: Report = lambda _: None) -> None
 
 
 def images_per_second(folder: Path) -> float:
-    """Return the images that one thread generates per second of CPU time, of the fastest batch."""
+    """Return the images per second of CPU time of one thread, in the fastest batch."""
     model = Model(folder, Provider.CPU, ExecutionPlan(workers=1, threads=1, max_rows=_ROWS))
     feeds = model.feeds(range(_ROWS))
     best, started = float("inf"), time.process_time()
@@ -155,7 +155,7 @@ def _metric_table(figures: tuple[Quality, ...]) -> list[str]:
 
 
 def _basis(figures: tuple[Quality, ...]) -> list[str]:
-    """Return what the metrics were measured with."""
+    """Return the measurement conditions as text."""
     first = figures[0]
     text = f"{first.samples:,} samples"
     if first.seed_start is not None:

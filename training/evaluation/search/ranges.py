@@ -1,4 +1,4 @@
-"""The ranges of values that a recipe declares for a search."""
+"""The search ranges that a recipe declares."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Value = bool | int | float | str
 
 
 class SearchRange(Options):
-    """Values from `low` to `high`, integers if both are integers; or one of `choices`."""
+    """A range from `low` to `high`, of integers if both are integers; or a set of `choices`."""
 
     low: int | float | None = None
     high: int | float | None = None
-    # Search on a logarithmic scale, as is usual for learning rates.
+    # Search on a logarithmic scale, as usual for learning rates.
     log: bool = False
     choices: tuple[Value, ...] = Field(default=(), max_length=100)
 
@@ -37,7 +37,7 @@ class SearchRange(Options):
 
     @property
     def extremes(self) -> tuple[Value, ...]:
-        """The limits, or all choices: if the recipe is valid with these, all values are valid."""
+        """The limits, or all choices. If these are valid in the recipe, all values are."""
         if self.choices:
             return self.choices
         assert self.low is not None  # noqa: S101 - ensured by the validator
@@ -54,7 +54,7 @@ class SearchRange(Options):
 
 
 def as_yaml(value: Value) -> str:
-    """Write a value so that YAML reads the same value: YAML would read ``1e-05`` as text."""
+    """Return a value as YAML. For example, YAML would parse ``1e-05`` as text."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
@@ -64,5 +64,5 @@ def as_yaml(value: Value) -> str:
 
 
 def short_text(value: Value) -> str:
-    """Return a value for people, numbers with three significant digits."""
+    """Return a human-readable value; numbers have three significant digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -19,7 +19,7 @@ from training.evaluation.search.results import SearchResult, Trial
 
 
 def write_search_report(path: Path, result: SearchResult) -> None:
-    """Write the page, replaced atomically."""
+    """Write the page. An existing file is replaced atomically."""
     metric = get_metric(result.metric)
     note = (
         f"{len(result.trials)} trials, compared by the {metric.title} measured during training; "
@@ -70,7 +70,7 @@ def _trial_table(result: SearchResult) -> Table:
 
 
 def _charts(result: SearchResult) -> list[Chart]:
-    """Draw the best value so far, and for each numeric range the value of every trial."""
+    """Return charts of the best value so far, and of all trials for each numeric range."""
     metric = get_metric(result.metric)
     complete = [
         (trial, trial.figure)

@@ -1,4 +1,4 @@
-"""The results of a search: its trials, the best of them, and its confirmation."""
+"""The results of a search: the trials, the best one, and the confirmation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Trial(BaseModel):
 
 
 class Confirmation(BaseModel):
-    """The metric of the recipe and of the best trial, both trained with other seeds."""
+    """The metrics of the recipe and of the best trial, both trained with other seeds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,7 +50,7 @@ class Confirmation(BaseModel):
 
 
 class SearchResult(BaseModel):
-    """Everything that a search has found."""
+    """The result of a search."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,9 +1,9 @@
-"""Hyperparameter search: trials of a recipe, with values from the ranges that it declares.
+"""Hyperparameter search: trials of a recipe with values from the ranges that it declares.
 
-Every trial is a run in ``trials/``, measured while it trains and stopped early if others were
-better at the same point. The state is kept in an SQLite file, so an interrupted search can be
-continued. Because the best of many trials is partly luck, it is confirmed: the best trial and the
-recipe are trained with other seeds, and measured on held-out images.
+Every trial is a run in ``trials/``. It is evaluated during training, and stopped early if other
+trials were better at the same point. The state is kept in an SQLite file, so that an interrupted
+search can be continued. Because the best of many trials is partly luck, the best trial and the
+recipe are trained again with other seeds and measured on held-out images.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ from training.run import Run
 from training.trainer import train
 
 STUDY = "search"
-# The first trials are never stopped early, and no trial is in the first part of its training.
+# The first trials are never stopped early, and no trial before this fraction of its training.
 _STARTUP_TRIALS = 4
 _WARM_UP = 0.25
-# The samples of the confirmation differ from those that chose the best trial.
+# The samples of the confirmation differ from those that selected the best trial.
 _CONFIRMATION_SEED = 1_000_000
 _CONFIRMATION_SAMPLES = {"samples": 2_000, "reference_samples": 10_000}
 
-# Called with a line of progress for people.
+# Called with a line of text about the progress.
 Report = Callable[[str], None]
 
 
 class SearchError(UserError):
-    """A search is impossible, or its folder cannot be used."""
+    """The search cannot be run, or its folder cannot be used."""
 
 
 def search(
@@ -64,9 +64,9 @@ def search(
     seed: int = 0,
     report: Report = lambda _: None,
 ) -> SearchResult:
-    """Run trials of a recipe until there are `trials` finished ones, the recipe itself first.
+    """Run the recipe itself and then other trials until `trials` have finished.
 
-    Then train the best trial and the recipe with `confirm` other seeds each. Writes
+    Then trains the best trial and the recipe with `confirm` other seeds each. Writes
     ``search.json`` and ``search.html`` to `out`. Raises SearchError, RecipeError, and the errors
     of training.
     """
@@ -77,7 +77,7 @@ def search(
     if not study.trials:
         study.enqueue_trial(own)
     while (finished := _count_finished(study)) < trials:
-        # A new seed for every trial: a continued search would otherwise repeat its values.
+        # A different seed for every trial. Otherwise, a continued search would repeat its values.
         study.sampler = _sampler(seed + 1000 * len(study.trials))
         _run_trial(study, base, [recipe, *overrides], out, report)
         if _count_finished(study) == finished:
@@ -129,7 +129,7 @@ def _trial_recipe(recipe: str, overrides: Sequence[str], base: Recipe) -> Recipe
 
 
 def _study(out: Path, base: Recipe, seed: int) -> optuna.Study:
-    """Create or open the study in a folder. Raises SearchError if it is of another recipe."""
+    """Create or open the study in a folder. Raises SearchError if it has another recipe."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if out.exists() and not out.is_dir():
         raise SearchError(f"{out} is a file, but a search needs a folder")
@@ -193,7 +193,7 @@ def _run_trial(
     def watch(images: int, figures: Mapping[str, float]) -> None:
         trial.report(figures[metric.name], images)
         trial.set_user_attr("images", images)
-        # The recipe itself is never stopped early: it is what the others are compared with.
+        # The recipe itself is never stopped early, because all trials are compared with it.
         if not own and trial.should_prune():
             raise optuna.TrialPruned
 
@@ -279,7 +279,7 @@ def _confirm(
             options = _trial_recipe(
                 recipe, [*overrides, *_as_overrides(values), f"train.seed={seed}"], base
             )
-            # With more trials, another one can become the best, and a run has a single recipe.
+            # After more trials, another one may be the best, and a run cannot change its recipe.
             name = f"{role}-{best.number:04}" if role == "best" else role
             run = Run(out / "confirm" / f"{name}-seed-{seed}")
             train(options, run)
@@ -297,7 +297,7 @@ def _confirm(
 
 
 def _held_out_figure(run: Run, recipe: Recipe) -> tuple[float, str]:
-    """Measure the best checkpoint of a run on images that did not choose it, if there are any."""
+    """Measure the best checkpoint of a run on images that did not select it, if there are any."""
     assert recipe.evaluate is not None  # noqa: S101 - trials are evaluated
     try:
         image_to_image = open_image_to_image_target(str(run.folder), run.folder, checkpoint="best")

@@ -1,1 +1,1 @@
-"""The original GAN: images from noise (arXiv:1406.2661)."""
+"""The game of the original GAN (arXiv:1406.2661): images from noise."""

@@ -1,8 +1,8 @@
-"""The game of the original GAN: a generator makes images of noise, a discriminator judges them.
+"""The game of the original GAN: the generator maps noise to images, the discriminator judges them.
 
-Algorithm 1 of Goodfellow et al. 2014, arXiv:1406.2661: k steps of the discriminator, then one of
-the generator. Conditional GANs (arXiv:1411.1784) give both players the class; generated images get
-the classes of the real images in the batch.
+Algorithm 1 of Goodfellow et al. 2014, arXiv:1406.2661: k steps of the discriminator, then one step
+of the generator. In conditional GANs (arXiv:1411.1784), both players also get the class, and
+generated images have the classes of the real images in the batch.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ PATH_LENGTH_RATE = 0.01
 
 
 class RealBatch(NamedTuple):
-    """Real images ``[N, C, H, W]`` in [-1, 1], and their classes ``[N]`` if there are classes."""
+    """Real images ``[N, C, H, W]`` in [-1, 1], and their classes ``[N]`` for conditional GANs."""
 
     images: Tensor
     class_index: Tensor | None = None
 
 
 class StepBatch(NamedTuple):
-    """Everything one step of a player takes: real images, and latents ``[N, z_dim]``."""
+    """The inputs of one step of a player: real images, and latents ``[N, z_dim]``."""
 
     reals: RealBatch
     z: Tensor
     # The second latents of style mixing.
     mix: StyleMix | None = None
-    # Where between a real and a generated image the gradient penalty looks, ``[N]`` in [0, 1].
+    # Interpolation weights of the gradient penalty ``[N]``: 1 is real, 0 is generated.
     between: Tensor | None = None
 
     def parts(self, count: int) -> Iterator[StepBatch]:
@@ -83,11 +83,11 @@ class StepBatch(NamedTuple):
 class NoiseToImage:
     """The players, their optimizers, and the generator's moving average.
 
-    Metrics of a turn, each a scalar tensor: `loss_discriminator`, `loss_generator`, the mean scores
-    `real_score` D(x) and `fake_score` D(G(z)) in the discriminator's step (probabilities if the
-    loss has them, else logits), `separation`, `gradient_<player>`, the norm of a player's gradient
-    before clipping, and if they are in use `penalty`, `path_length`, `augment_probability` and
-    `discriminator_steps`.
+    Metrics of a turn, each a scalar tensor: `loss_discriminator`, `loss_generator`; the mean scores
+    `real_score` D(x) and `fake_score` D(G(z)) of the discriminator step (probabilities if the loss
+    defines them, else logits); `separation`; `gradient_<player>`, the gradient norm before
+    clipping; and `penalty`, `path_length`, `augment_probability` and `discriminator_steps`, if
+    enabled.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class NoiseToImage:
 
     @property
     def batches_per_turn(self) -> int:
-        """Batches of real images that one turn takes: one for each discriminator step."""
+        """Number of batches of real images in one turn: one for each discriminator step."""
         return self.options.discriminator_steps
 
     # Algorithm 1: the minimax game.
@@ -145,7 +145,7 @@ class NoiseToImage:
     ) -> Mapping[str, Tensor]:
         """Train the discriminator on each of `batches`, then the generator; return the metrics.
 
-        `rng` draws the same in all processes; each takes its own part.
+        `rng` is in the same state in all processes; each process uses its part of the numbers.
         """
         batches = self._follow_schedules(batches, images_seen)
         metrics: dict[str, Tensor] = {}
@@ -180,7 +180,7 @@ class NoiseToImage:
     def generator_step(
         self, reals: RealBatch, rng: torch.Generator, number: int
     ) -> dict[str, Tensor]:
-        """Descend the generator's objective through the discriminator, whose weights stay."""
+        """Descend the generator's objective. The discriminator's weights do not change."""
         discriminator = self._networks["discriminator"]
         discriminator.requires_grad_(False)
         batch = self.draw_batch(reals, rng)
@@ -191,7 +191,7 @@ class NoiseToImage:
         return metrics
 
     def discriminator_loss(self, batch: StepBatch, number: int) -> StepLoss:
-        """Return the loss of D(x) and D(G(z)), with the penalties that turn `number` is due."""
+        """Return the loss of D(x) and D(G(z)), plus the penalties due in turn `number`."""
         reals = batch.reals
         with self._players.autocast():
             with torch.no_grad():
@@ -218,7 +218,7 @@ class NoiseToImage:
         return StepLoss(loss, metrics)
 
     def generator_loss(self, batch: StepBatch, number: int) -> StepLoss:
-        """Return the loss of D(G(z)), with the penalties that generator step `number` is due."""
+        """Return the loss of D(G(z)), plus the penalties due in generator step `number`."""
         discriminator, classes = self._networks["discriminator"], batch.reals.class_index
         with self._players.autocast():
             fake = self._discriminator_input(self._generate(self._G, batch))
@@ -279,7 +279,7 @@ class NoiseToImage:
         return logits
 
     def _discriminator_input(self, images: Tensor) -> Tensor:
-        """Return images as the discriminator sees them: augmented, and with instance noise."""
+        """Apply augmentation and instance noise to images for the discriminator."""
         images = self.augment(images)
         if self._noise:
             images = images + self._noise * torch.randn_like(images)
@@ -294,7 +294,7 @@ class NoiseToImage:
     def _penalty(self, reals: RealBatch, fake: Tensor, between: Tensor | None) -> Tensor:
         """Return the weighted sum of the discriminator's penalties.
 
-        In float32, because gradients of gradients are small.
+        Computed in float32, because gradients of gradients are small.
         """
         options, penalty = self.options, torch.zeros((), device=self._device)
 
@@ -313,13 +313,12 @@ class NoiseToImage:
     def path_length_penalty(self, batch: StepBatch) -> tuple[Tensor, Tensor]:
         """Return the mean squared deviation of path lengths from their running mean, and the mean.
 
-        Computed on half of the batch, as in the official implementation: gradients of gradients
-        take memory.
+        Computed on half of the batch, as in the official implementation, to save memory.
         """
         half = batch.first(max(len(batch.z) // 2, 1))
-        # The network itself, not its distributed wrapper: the wrapper copies its outputs when some
-        # weights are unused, and the images would not depend on the copy of w. The gradients are
-        # exchanged by the pass for the loss, which comes before.
+        # Call the network itself, not its distributed wrapper: if weights are unused, the wrapper
+        # copies its outputs, and the images would not depend on the copy of w. The backward pass of
+        # the loss exchanges the gradients.
         images, w = self._networks["generator"](
             half.z, half.reals.class_index, half.mix, self._growth, with_styles=True
         )
@@ -333,7 +332,7 @@ class NoiseToImage:
     def _follow_schedules(
         self, batches: Sequence[RealBatch], images_seen: int
     ) -> Sequence[RealBatch]:
-        """Set everything that depends on progress; return `batches` at the current resolution."""
+        """Apply all schedules, and return `batches` at the current resolution."""
         self._players.set_learning_rates(images_seen)
         noise, growing = self.options.instance_noise, self.options.growing
         self._noise = noise.at(images_seen) if noise else 0.0
@@ -347,7 +346,7 @@ class NoiseToImage:
         return batches
 
     def _adapt(self, number: int, images: int) -> None:
-        """Every few turns, adjust the augmentation to how sure the discriminator is."""
+        """Every few turns, adapt the augmentation to the sign of the real logits."""
         if (number + 1) % ADAPT_EVERY == 0:
             steps = ADAPT_EVERY * self.options.discriminator_steps
             sign = float(self._distributed.mean(self._real_signs / steps))
@@ -364,12 +363,12 @@ class NoiseToImage:
     def sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
         """Return a function from latents and classes to images of the averaged generator.
 
-        Its weights are those of this moment; use it for many batches.
+        The function uses the current weights and can be called for many batches.
         """
         generator = self.average.eval()
         if has_batch_statistics(generator):
-            # As it will be served: the running statistics belong to the weights in training, and
-            # give averaged weights images of far too high contrast.
+            # The same statistics as in the exported model. The running statistics belong to the
+            # weights in training; with averaged weights, they give far too much contrast.
             draw = partial(seeds.draw, distribution=self._distribution)
             on_cpu = copy.deepcopy(generator).cpu()
             settle_spectral_norms(on_cpu)
@@ -391,7 +390,7 @@ class NoiseToImage:
             if class_index is not None:
                 class_index = class_index.to(self._device)
             images: Tensor = generator(z.to(self._device), class_index, **growth)
-            # Images of networks that are still growing are enlarged to full size.
+            # Images of growing networks are enlarged to full size.
             return F.interpolate(images.float(), size, mode="nearest").cpu()
 
         return averaged

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class InstanceNoiseOptions(Options):
-    """Noise on every image that the discriminator sees, so that the two distributions overlap.
+    """Instance noise: added to all images for the discriminator, so that real and fake overlap.
 
     Sønderby et al. 2016, arXiv:1610.04490. Its standard deviation, for images in [-1, 1], falls
     linearly from `sigma` to 0.
@@ -42,26 +42,27 @@ class InstanceNoiseOptions(Options):
     until_images: PositiveInt
 
     def at(self, images_seen: int) -> float:
-        """Return the standard deviation after so many images."""
+        """Return the standard deviation after `images_seen` images."""
         return self.sigma * max(1 - images_seen / self.until_images, 0.0)
 
 
 class GrowingOptions(Options):
-    """Progressive growing: training starts at a low resolution, and higher ones are faded in.
+    """Progressive growing: training starts at a low resolution, and higher ones fade in.
 
     Karras et al. 2017, arXiv:1710.10196, appendix A. Counts are of real images shown.
     """
 
     # The first resolution, in pixels.
     start: Literal[4, 8, 16, 32, 64, 128, 256, 512] = 8
-    # How long each resolution but the last is trained once it is faded in, and how long it fades.
+    # Number of images for which each resolution but the last is trained, and over which the next
+    # one fades in.
     stage_images: PositiveInt = 600_000
     fade_images: PositiveInt = 600_000
 
     def at(self, images_seen: int, side: int) -> Growth | None:
-        """Return the growth of networks of `side` pixels after so many images; None at full size.
+        """Return the growth state after `images_seen` images of networks of `side` pixels.
 
-        Full size is reached after `images(side)`.
+        Returns None at full size, which is reached after `self.images(side)` images.
         """
         if images_seen < self.stage_images and self.start < side:
             return Growth(self.start, 1.0)
@@ -70,24 +71,24 @@ class GrowingOptions(Options):
         return None if growth.side > side or growth == Growth(side, 1.0) else growth
 
     def images(self, side: int) -> int:
-        """Return how many images it takes to grow to `side` pixels."""
+        """Return the number of images after which the networks have grown to `side` pixels."""
         steps = int(math.log2(side // self.start))
         return steps * (self.stage_images + self.fade_images)
 
 
 class NoiseToImageOptions(GameOptions):
-    """The game of the original GAN: from noise to images."""
+    """The game of the original GAN, which generates images from noise."""
 
     kind: Literal["noise_to_image"] = "noise_to_image"
     # k in algorithm 1 of arXiv:1406.2661: discriminator steps for each generator step.
     discriminator_steps: PositiveInt = 1
-    # Adapts k to how well the discriminator does, instead of a fixed one.
+    # Adapts the number of discriminator steps instead of fixing it.
     balance: BalanceOptions | None = None
     # Weights of the penalties on the discriminator's gradients; 0 turns a penalty off.
     gradient_penalty: NonNegativeFloat = 0.0
     r1: NonNegativeFloat = 0.0
     r2: NonNegativeFloat = 0.0
-    # Lazy regularization (arXiv:1912.04958): penalties every n turns, with n times the weight.
+    # Lazy regularization (arXiv:1912.04958): penalties every n-th turn, with n times the weight.
     penalty_every: PositiveInt = 1
     # Weight of orthogonal regularization of the generator; 1e-4 in the BigGAN paper.
     orthogonal: NonNegativeFloat = 0.0
@@ -98,10 +99,10 @@ class NoiseToImageOptions(GameOptions):
     path_length_every: PositiveInt = 4
     # Progressive growing, for networks that support it.
     growing: GrowingOptions | None = None
-    # Random augmentation of everything the discriminator sees, against overfitting on small data.
+    # Random augmentation of all images for the discriminator, against overfitting on small data.
     augment: Annotated[AugmentOptions, OneOf("kind")] | None = None
     instance_noise: InstanceNoiseOptions | None = None
-    # The discriminator's weights are clipped to this after each of its steps: the first WGAN.
+    # Clip the discriminator's weights to this bound after each of its steps (WGAN).
     clip_weights: PositiveFloat | None = None
 
     @property
@@ -111,18 +112,18 @@ class NoiseToImageOptions(GameOptions):
     @model_validator(mode="after")
     def _steps_are_fixed_or_balanced(self) -> NoiseToImageOptions:
         if self.balance and self.discriminator_steps != 1:
-            raise ValueError("balance chooses the discriminator steps: omit discriminator_steps")
+            raise ValueError("balance sets the discriminator steps: remove discriminator_steps")
         return self
 
     @property
     def batches_per_turn(self) -> int:
-        """Batches of real images that one turn takes: one for each discriminator step."""
+        """Number of batches of real images in one turn: one for each discriminator step."""
         return self.discriminator_steps
 
     def check(self, recipe: Recipe) -> None:
         """Raise ValueError unless the other sections of the recipe fit the game."""
         if recipe.source is not None:
-            raise ValueError(f"source is for games from images, not for {self.kind}")
+            raise ValueError(f"the game {self.kind} does not use a section source; remove it")
         generator = recipe.generator.from_noise()
         recipe.discriminator.of_images()
         for key in ("style_mixing", "path_length"):
@@ -139,8 +140,8 @@ class NoiseToImageOptions(GameOptions):
             images = self.growing.images(side)
             if recipe.train.images < images:
                 raise ValueError(
-                    f"train.images ({recipe.train.images}) ends before the networks are fully "
-                    f"grown ({images})"
+                    f"train.images ({recipe.train.images}) is too small: the networks are "
+                    f"fully grown after {images} images"
                 )
 
     def build_generator(self, recipe: Recipe) -> nn.Module:
@@ -181,7 +182,7 @@ class NoiseToImageOptions(GameOptions):
         *,
         confirms: bool = False,  # noqa: ARG002 - see `training.evaluation.search`
     ) -> NoiseToImageValidation:
-        """Return what measures generators of this recipe. Raises QualityError, DataError."""
+        """Return the validation of this recipe. Raises QualityError, DataError."""
         from training.games.noise_to_image.validation import (  # noqa: PLC0415 - the extra `quality`
             NoiseToImageValidation,
         )
@@ -203,11 +204,11 @@ class NoiseToImageOptions(GameOptions):
         return "generate"
 
     def images_before_export(self, recipe: Recipe) -> int:
-        """Return how many images it takes to grow to full resolution; 0 without growing."""
+        """Return the number of images to grow to full resolution; 0 without growing."""
         return self.growing.images(recipe.data.resolution) if self.growing else 0
 
     def graph_specs(self, recipe: Recipe, generator: nn.Module) -> list[GraphSpec]:
-        """Return the graphs to export of a generator in evaluation mode."""
+        """Return the graphs of a generator, which is in eval mode, for the export."""
         from training.export.graphs import generator_graph_specs  # noqa: PLC0415 - for export alone
 
         options = recipe.generator.from_noise()

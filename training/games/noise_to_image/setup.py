@@ -1,4 +1,4 @@
-"""The game of the original GAN with its data, sample sheets and validation."""
+"""Setup of the original GAN: the game with its data, sample sheets and validation."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from training.preview.grids import columns, grid, to_pixels
 from training.recipe.errors import RecipeError
 from training.recipe.schema import Recipe
 
-# The sample sheet shows the images of these seeds, with the latents that the service would draw.
+# The seeds of the sample sheet. Their latents are those that the service uses.
 SHEET_SEEDS = range(64)
 _SAMPLING_BATCH = 128
 
 
 class NoiseToImageSetup:
-    """The game with its data."""
+    """The game together with its data."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class NoiseToImageSetup:
     ) -> None:
         if recipe.classes and recipe.classes != len(data.class_names):
             raise RecipeError(
-                f"the recipe has {recipe.classes} classes, but the data have "
+                f"the recipe has {recipe.classes} classes, but the data set has "
                 f"{len(data.class_names)}"
             )
         self.game = NoiseToImage(recipe, options, device, precision, distributed)
@@ -78,19 +78,19 @@ class NoiseToImageSetup:
         return batches
 
     def sample_sheet(self) -> tuple[Image.Image, Mapping[str, float]]:
-        """Return a grid of the images of fixed latents, and how diverse they are."""
+        """Return a grid of images of fixed latents, and their diversity metrics."""
         images = self.game.sample(self._latents(SHEET_SEEDS), self._classes_of(SHEET_SEEDS))
         sheet = grid(to_pixels(images), columns(self._classes))
         return sheet, self._diversity.measure(images)
 
     def validate(self, options: EvaluateOptions) -> Callable[[], dict[str, float]]:
-        """Return what measures the images of the first seeds when called."""
+        """Return a function that measures the images of the first seeds."""
         game = self._recipe.game
         validation = game.validation(self._recipe, options)
         return lambda: validation.measure(self._generate)
 
     def _generate(self, seeds: Sequence[int]) -> Pixels:
-        """Return the images that the averaged generator has for seeds at this moment."""
+        """Return the images of `seeds` by the current averaged generator."""
         sampler, parts = self.game.sampler(), []
         for start in range(0, len(seeds), _SAMPLING_BATCH):
             some = seeds[start : start + _SAMPLING_BATCH]

@@ -1,4 +1,4 @@
-"""Validation of generators from noise."""
+"""Validation of generators that take noise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.games.validation import DistributionMetrics, nothing_held_out, tra
 
 
 class NoiseToImageValidation:
-    """Compares the images of the first seeds with real images, as sets."""
+    """Compares the images of the first seeds with real images as two distributions."""
 
     def __init__(self, options: EvaluateOptions, data: DataOptions) -> None:
         """Read the training images, or held-out ones. Raises QualityError, DataError."""
@@ -27,5 +27,5 @@ class NoiseToImageValidation:
         self._metrics = DistributionMetrics(options, real)
 
     def measure(self, generate: Callable[[Sequence[int]], Pixels]) -> dict[str, float]:
-        """Return the metrics of the images that `generate` returns for seeds."""
+        """Return the metrics of the images that `generate` returns for the seeds."""
         return self._metrics.measure(generate(range(self._samples)))

@@ -1,1 +1,1 @@
-"""pix2pix: an image to the one that belongs to it (arXiv:1611.07004)."""
+"""The game of pix2pix (arXiv:1611.07004): image-to-image translation from pairs."""

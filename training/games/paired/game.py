@@ -1,7 +1,7 @@
-"""The game of pix2pix: a generator translates an image into the one that belongs to it.
+"""The game of pix2pix: the generator translates an input image to its target.
 
-Isola et al. 2017, arXiv:1611.07004. The discriminator is conditional: it sees the input next to
-the output. The generator also minimizes the distance from the target (equation 4).
+Isola et al. 2017, arXiv:1611.07004. The discriminator is conditional: it gets the input together
+with the output. The generator also minimizes its distance to the target (equation 4).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from training.recipe.schema import Recipe
 class PairBatch(NamedTuple):
     """Inputs ``[N, C, h, w]`` and targets ``[N, C, H, W]``, both in [-1, 1].
 
-    `mask` ``[N, 1, h, w]`` is 1 where the input is to be filled in and 0 elsewhere.
+    `mask` ``[N, 1, h, w]`` is 1 where pixels of the input are missing, else 0.
     """
 
     inputs: Tensor
@@ -56,9 +56,9 @@ class PairBatch(NamedTuple):
 class Paired:
     """The players, and the generator's moving average.
 
-    Metrics of a turn, each a scalar tensor: those of `NoiseToImage`, with `loss_generator` the
-    adversarial part of the generator's objective, and `l1` and `features`, its distances from the
-    target. While the generator is trained alone there are none of the discriminator.
+    Metrics of a turn, each a scalar tensor: the metrics of `NoiseToImage`, where `loss_generator`
+    is the adversarial part of the generator's objective, and the distances `l1` and `features` to
+    the target. While the generator is trained alone, the adversarial metrics are absent.
     """
 
     batches_per_turn = 1
@@ -90,7 +90,7 @@ class Paired:
     def turn(
         self,
         batches: Sequence[PairBatch],
-        rng: torch.Generator,  # noqa: ARG002 - nothing is drawn
+        rng: torch.Generator,  # noqa: ARG002 - no random numbers are needed
         number: int,  # noqa: ARG002
         images_seen: int,
     ) -> Mapping[str, Tensor]:
@@ -114,7 +114,7 @@ class Paired:
         return metrics
 
     def discriminator_loss(self, pairs: PairBatch) -> StepLoss:
-        """Return the loss of real and of generated targets, each with its input."""
+        """Return the discriminator's loss of real and generated targets, with their inputs."""
         with self._players.autocast():
             inputs = self.task.network_input(pairs.inputs, pairs.mask)
             with torch.no_grad():
@@ -139,7 +139,7 @@ class Paired:
         return StepLoss(loss, metrics)
 
     def generator_loss(self, pairs: PairBatch, *, alone: bool) -> StepLoss:
-        """Return the weighted sum of equation 4; without the adversarial loss if `alone`."""
+        """Return the generator's loss (equation 4); if `alone`, without the adversarial part."""
         options = self.options
         with self._players.autocast():
             inputs = self.task.network_input(pairs.inputs, pairs.mask)
@@ -169,16 +169,16 @@ class Paired:
         return StepLoss(loss, metrics)
 
     def _restore_known_pixels(self, outputs: Tensor, pairs: PairBatch) -> Tensor:
-        """Return outputs with the pixels that the task knows."""
+        """Replace the pixels of outputs that are known from the inputs."""
         return self.task.restore_known_pixels(outputs, pairs.inputs, pairs.mask)
 
     def _discriminator_input(self, outputs: Tensor, inputs: Tensor) -> Tensor:
-        """Return what the discriminator sees: outputs, with their inputs if it is conditional."""
+        """Return the outputs, preceded by their inputs if the discriminator is conditional."""
         return torch.cat([inputs, outputs], 1) if self.options.conditional else outputs
 
     @torch.no_grad()
     def translate(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the averaged generator's images ``[N, C, H, W]`` for inputs."""
+        """Return the images ``[N, C, H, W]`` of the averaged generator for `inputs`."""
         average = self.average.eval()
         outputs = average(self.task.network_input(inputs, mask).to(self._device)).cpu()
         return self.task.to_image(outputs, inputs, mask)

@@ -27,22 +27,22 @@ register_tasks()
 
 
 class PairedOptions(ImageGameOptions):
-    """The game of pix2pix: from an image to the one that belongs to it.
+    """The game of pix2pix, which trains on pairs of an input and a target image.
 
-    Isola et al. 2017, arXiv:1611.07004. The generator's objective is the weighted sum of its
-    adversarial loss and of its distances from the true image.
+    Isola et al. 2017, arXiv:1611.07004. The generator's objective is a weighted sum of its
+    adversarial loss and its distances to the target.
     """
 
     kind: Literal["paired"]
     task: Task
-    # Weights of the generator's objective: 1 and 100 in equation 4 of the paper.
+    # Weights of the generator's objective; the paper has 1 and 100 (equation 4).
     adversarial: NonNegativeFloat = 1.0
     l1: NonNegativeFloat = 100.0
-    # Weight of the distance in features of EfficientNet-Lite0, once the discriminator plays.
+    # Weight of the distance of EfficientNet-Lite0 features; 0 while the generator trains alone.
     features: NonNegativeFloat = 0.0
-    # Whether the discriminator sees the input next to the output.
+    # Whether the discriminator gets the input together with the output.
     conditional: bool = True
-    # Images for which the generator is trained without a discriminator first.
+    # Number of images for which the generator is first trained without a discriminator.
     alone_images: NonNegativeInt = 0
     # Weight of R1 on real images (arXiv:1801.04406).
     r1: NonNegativeFloat = 0.0
@@ -52,7 +52,7 @@ class PairedOptions(ImageGameOptions):
         return selectable_metrics("pairs", default="feature_distance")
 
     def discriminator_sees_input(self) -> bool:
-        """Return whether the discriminator is conditional on the input."""
+        """Return whether the discriminator also gets the input image."""
         return self.conditional
 
     def image_task(self) -> ImageTask:
@@ -60,7 +60,7 @@ class PairedOptions(ImageGameOptions):
         return self.task
 
     def prepare_data(self, recipe: Recipe, progress: Progress | None = None) -> ImageData:
-        """Decode the images of `recipe.data`, of `recipe.source`, and the examples."""
+        """Decode the images of `recipe.data` and `recipe.source`, and the example pairs."""
         from training.data.images import load_images  # noqa: PLC0415 - not to read a recipe
         from training.data.pairs import example_pairs  # noqa: PLC0415
 
@@ -86,7 +86,7 @@ class PairedOptions(ImageGameOptions):
     def validation(
         self, recipe: Recipe, options: EvaluateOptions, *, confirms: bool = False
     ) -> PairedValidation:
-        """Return what measures generators of this recipe. Raises QualityError, DataError."""
+        """Return the validation of this recipe. Raises QualityError, DataError."""
         from training.games.paired.validation import (  # noqa: PLC0415 - the extra `quality`
             PairedValidation,
         )

@@ -1,4 +1,4 @@
-"""The game of pix2pix with its data, sample sheets and validation."""
+"""Setup of pix2pix: the game with its data, sample sheets and validation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SAMPLING_BATCH = 16
 
 
 class PairedSetup:
-    """The game with its data."""
+    """The game together with its data."""
 
     class_names: tuple[str, ...] = ()
 
@@ -57,13 +57,13 @@ class PairedSetup:
         return [PairBatch.of(inputs._replace(image=image, mask=mask), targets)]
 
     def sample_sheet(self) -> tuple[Image.Image, Mapping[str, float]]:
-        """Return inputs, outputs and targets of held-out images, and how near outputs come."""
+        """Return inputs, outputs and targets of held-out images, and the errors of the outputs."""
         pairs = self._examples
         outputs = self.game.translate(pairs.inputs, pairs.mask)
         error = (outputs.clamp(-1, 1) - pairs.targets) / 2
-        # In dB: 20 log10 of an image's range over the root of its mean squared error.
+        # PSNR in dB: 20 log10 of the value range divided by the root mean squared error.
         psnr = -10 * error.square().mean((1, 2, 3)).clamp(min=1e-10).log10()
-        # Not the metrics of an evaluation, which uses more pairs.
+        # Named differently from the metrics of an evaluation, which uses more pairs.
         metrics = {"shown_psnr": float(psnr.mean()), "shown_error": float(error.abs().mean())}
         inputs = pairs.inputs
         if pairs.mask is not None:
@@ -72,12 +72,12 @@ class PairedSetup:
         return sheet, metrics
 
     def validate(self, options: EvaluateOptions) -> Callable[[], dict[str, float]]:
-        """Return what measures pairs when called."""
+        """Return a function that measures the averaged generator on pairs."""
         validation = self._recipe.game.validation(self._recipe, options)
         return lambda: validation.measure(self._translate)
 
-    def _translate(self, inputs: TaskInputs, direction: str) -> Pixels:  # noqa: ARG002 - there is one
-        """Return what the averaged generator makes of inputs at this moment."""
+    def _translate(self, inputs: TaskInputs, direction: str) -> Pixels:  # noqa: ARG002
+        """Return the outputs of the current averaged generator."""
         parts = [
             to_pixels(self.game.translate(*input_tensors(part)))
             for part in inputs.parts(_SAMPLING_BATCH)

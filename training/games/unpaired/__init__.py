@@ -1,1 +1,1 @@
-"""CycleGAN: translation between two sets of images without pairs (arXiv:1703.10593)."""
+"""The game of CycleGAN (arXiv:1703.10593): translation between unpaired sets of images."""

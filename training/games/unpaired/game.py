@@ -1,9 +1,8 @@
-"""The game of CycleGAN: two sets of images, and a generator from each to the other.
+"""The game of CycleGAN: translation between two sets of images, with a generator per direction.
 
-Zhu et al. 2017, arXiv:1703.10593. Without pairs, an image translated to the other set and back
-should be the original (cycle consistency, equation 2), and an image that is already of the target
-set should stay as it is (identity loss, section 5.2). The discriminators see a history of generated
-images (section 4).
+Zhu et al. 2017, arXiv:1703.10593. An image translated to the other set and back should equal the
+original (cycle consistency, equation 2), and an image of the target set should not change (identity
+loss, section 5.2). The discriminators are also shown earlier generated images (section 4).
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from training.recipe.schema import Recipe
 
 
 class Sides(NamedTuple):
-    """Images ``[N, C, H, W]`` in [-1, 1] of both sets, which do not form pairs."""
+    """Unpaired images ``[N, C, H, W]`` in [-1, 1] of both sets."""
 
     source: Tensor
     target: Tensor
@@ -39,7 +38,7 @@ class Sides(NamedTuple):
 
 
 class TwoDiscriminators(nn.Module):
-    """A discriminator for each set: images ``[N, C, H, W]`` of both to patch logits of both."""
+    """One discriminator per set. Maps images ``[N, C, H, W]`` to patch logits ``[N, 1, h, w]``."""
 
     def __init__(self, of_source: nn.Module, of_target: nn.Module) -> None:
         super().__init__()
@@ -52,7 +51,7 @@ class TwoDiscriminators(nn.Module):
 
 
 class History:
-    """A buffer of generated images: half of what the discriminator sees is older images."""
+    """A buffer of generated images. About half of each batch is replaced by older images."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -77,8 +76,8 @@ class History:
 class Unpaired:
     """The players, and the generators' moving average.
 
-    Metrics of a turn, each a scalar tensor: those of `NoiseToImage`, each the mean of both sets,
-    and `cycle` and `identity`, the mean absolute errors.
+    Metrics of a turn, each a scalar tensor: the metrics of `NoiseToImage`, averaged over both sets,
+    and the mean absolute errors `cycle` and `identity`.
     """
 
     batches_per_turn = 1
@@ -112,10 +111,10 @@ class Unpaired:
         self,
         batches: Sequence[Sides],
         rng: torch.Generator,
-        number: int,  # noqa: ARG002 - all turns are alike
+        number: int,  # noqa: ARG002
         images_seen: int,
     ) -> Mapping[str, Tensor]:
-        """Train the generators, then the discriminators on what they generated."""
+        """Train the generators, then the discriminators on the generated images."""
         self._players.set_learning_rates(images_seen)
         (sides,) = batches
         generated: list[Sides] = []
@@ -195,7 +194,10 @@ class Unpaired:
         return StepLoss(loss, metrics)
 
     def translate_both(self, images: Sides) -> Sides:
-        """Return the averaged generators' translations of both sets, each in the other's place."""
+        """Translate both sets with the averaged generators.
+
+        `source` of the result holds the translated targets, and `target` the translated sources.
+        """
         forward, back = self.options.directions
         return Sides(
             source=self.translate(images.target, back),
@@ -204,7 +206,7 @@ class Unpaired:
 
     @torch.no_grad()
     def translate(self, images: Tensor, direction: str) -> Tensor:
-        """Return the images ``[N, C, H, W]`` of the averaged generator of a direction."""
+        """Translate images ``[N, C, H, W]`` with the averaged generator of a direction."""
         average = self._players.average.eval()
         device = next(average.parameters()).device
         generator = average[direction]  # type: ignore[index]

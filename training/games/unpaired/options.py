@@ -29,21 +29,21 @@ DirectionName = Annotated[str, StringConstraints(pattern=SLUG.pattern)]
 
 
 class UnpairedOptions(ImageGameOptions):
-    """The game of CycleGAN: two sets of images, and a generator from each to the other.
+    """The game of CycleGAN, which trains on two unpaired sets of images.
 
-    Zhu et al. 2017, arXiv:1703.10593. The generators' objective is the weighted sum of their
-    adversarial losses and of the cycle and identity losses.
+    Zhu et al. 2017, arXiv:1703.10593. The generators' objective is a weighted sum of their
+    adversarial, cycle and identity losses.
     """
 
     kind: Literal["unpaired"]
     loss: LossName = "least_squares"
     # The names of the directions from `source` to `data`, and back.
     directions: tuple[DirectionName, DirectionName] = ("there", "back")
-    # Equation 3 of the paper has 10, and section 5.2 half of it for identity, with a loss twice as
-    # large as `least_squares` is here.
+    # Weights of the cycle and identity losses. The paper has 10 (equation 3) and 5 (section 5.2),
+    # but its adversarial loss is twice as large as `least_squares` here.
     cycle: PositiveFloat = 5.0
     identity: NonNegativeFloat = 2.5
-    # Size of the buffer of earlier images that the discriminators may see again (section 4).
+    # Number of generated images in the buffer of each discriminator (section 4).
     history: PositiveInt = 50
 
     @property
@@ -55,7 +55,7 @@ class UnpairedOptions(ImageGameOptions):
         return self.directions
 
     def image_task(self) -> ImageTask:
-        """Return the task from images of one set to those of the other."""
+        """Return the task that translates between two sets of images."""
         return PairsOptions(kind="pairs")
 
     def build_generator(self, recipe: Recipe) -> CycleGenerators:
@@ -65,7 +65,7 @@ class UnpairedOptions(ImageGameOptions):
         )
 
     def prepare_data(self, recipe: Recipe, progress: Progress | None = None) -> ImageData:
-        """Decode both sets of images, and the examples."""
+        """Decode both sets of images and the examples."""
         from training.data.images import load_images  # noqa: PLC0415 - not to read a recipe
         from training.data.pairs import unpaired_examples  # noqa: PLC0415
 
@@ -90,7 +90,7 @@ class UnpairedOptions(ImageGameOptions):
     def validation(
         self, recipe: Recipe, options: EvaluateOptions, *, confirms: bool = False
     ) -> UnpairedValidation:
-        """Return what measures generators of this recipe. Raises QualityError, DataError."""
+        """Return the validation of this recipe. Raises QualityError, DataError."""
         from training.games.unpaired.validation import (  # noqa: PLC0415 - the extra `quality`
             UnpairedValidation,
         )

@@ -1,4 +1,4 @@
-"""The game of CycleGAN with its data, sample sheets and validation."""
+"""Setup of CycleGAN: the game with its data, sample sheets and validation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SAMPLING_BATCH = 16
 
 
 class UnpairedSetup:
-    """The game with its data."""
+    """The game together with its data."""
 
     class_names: tuple[str, ...] = ()
 
@@ -55,19 +55,19 @@ class UnpairedSetup:
         return [Sides(source, target)]
 
     def sample_sheet(self) -> tuple[Image.Image, Mapping[str, float]]:
-        """Return source images with their translations, and target images with theirs."""
+        """Return source and target images next to their translations."""
         images = self._examples
         translated = self.game.translate_both(images)
         columns = (images.source, translated.target, images.target, translated.source)
         return side_by_side([to_pixels(column) for column in columns]), {}
 
     def validate(self, options: EvaluateOptions) -> Callable[[], dict[str, float]]:
-        """Return what measures both directions when called."""
+        """Return a function that measures both directions."""
         validation = self._recipe.game.validation(self._recipe, options)
         return lambda: validation.measure(self._translate)
 
     def _translate(self, inputs: TaskInputs, direction: str) -> Pixels:
-        """Return what the averaged generator of a direction makes of inputs at this moment."""
+        """Translate inputs with the current averaged generator of a direction."""
         parts = [
             to_pixels(self.game.translate(image_tensor(part.image), direction))
             for part in inputs.parts(_SAMPLING_BATCH)

@@ -1,4 +1,4 @@
-"""Validation of generators between two sets of images."""
+"""Validation of CycleGAN's generators."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from training.recipe.schema import Recipe
 
 
 class UnpairedValidation:
-    """Compares translations of one set with the real images of the other, as sets."""
+    """Compares translated images of one set with real images of the other as two distributions."""
 
     def __init__(self, recipe: Recipe, options: EvaluateOptions, *, confirms: bool = False) -> None:
-        """Read both sets. `confirms`: use held-out images, whatever the options say.
+        """Read both sets. `confirms`: use held-out images regardless of the options.
 
         Raises QualityError, DataError.
         """
@@ -69,6 +69,6 @@ class UnpairedValidation:
 
 
 def _inputs(real: RealImages, count: int) -> TaskInputs:
-    """Return images of a set to translate, always the same ones."""
+    """Return a fixed choice of `count` images to translate."""
     images = torch.from_numpy(real.images.pixels[real.rows(count)])
     return TaskInputs(images.permute(0, 3, 1, 2).contiguous())

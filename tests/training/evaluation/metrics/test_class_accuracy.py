@@ -156,7 +156,7 @@ def test_rejects_different_classes(tmp_path, data):
 
 def test_rejects_different_sizes(correct_model, data):
     larger = data.model_copy(update={"resolution": 32})
-    with pytest.raises(QualityError, match="28 pixels and 1 channels, but the data have 32"):
+    with pytest.raises(QualityError, match="28 pixels and 1 channels, but the data set has 32"):
         measure_class_accuracy(correct_model, larger, samples=10, settings=FAST)
 
 
