@@ -1,7 +1,7 @@
-"""Servers to compare: Ganymede and its peers, each with the settings that suited it best.
+"""Servers to compare: Ganymede and its peers, each with its best settings.
 
-Every server is a process started with a model and a port. Each takes requests in its own form and
-must return exactly the same images.
+Every server is a process that is started with a model and a port. Requests have the format of the
+server, and all servers must return exactly the same images.
 """
 
 from __future__ import annotations
@@ -136,14 +136,14 @@ class Contender:
         elif self.name == "triton":
             head = int(headers["inference-header-content-length"])
             shape = json.loads(response[:head])["outputs"][0]["shape"]
-            rest = response[head:]
+            remaining = response[head:]
             if work.format == "npy":
-                return np.frombuffer(rest, np.uint8).reshape(shape)
+                return np.frombuffer(remaining, np.uint8).reshape(shape)
             files = []
-            while rest:
-                size = int.from_bytes(rest[:4], "little")
-                files.append(rest[4 : 4 + size])
-                rest = rest[4 + size :]
+            while remaining:
+                size = int.from_bytes(remaining[:4], "little")
+                files.append(remaining[4 : 4 + size])
+                remaining = remaining[4 + size :]
         elif work.format == "npy":
             return np.load(io.BytesIO(response))
         elif work.format == "zip":
@@ -253,7 +253,7 @@ def started(contender: Contender, model: Path, work: Workload) -> Iterator[Serve
             _stop(process)
 
 
-def ask(contender: Contender, address: str, work: Workload, seed: int) -> np.ndarray:
+def request_images(contender: Contender, address: str, work: Workload, seed: int) -> np.ndarray:
     """Send one request and return its images. Raises OSError."""
     path, body = contender.request(work)
     seeds = ",".join(map(str, range(seed, seed + work.n)))
@@ -279,7 +279,7 @@ def _responds(
     end = time.monotonic() + _START_S
     while time.monotonic() < end and process.poll() is None:
         try:
-            ask(contender, address, work, 0)
+            request_images(contender, address, work, 0)
         except OSError:
             time.sleep(0.2)
         else:

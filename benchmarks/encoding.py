@@ -1,7 +1,8 @@
 """Measure image encoders: PNG, JPEG and WebP against Pillow's fast PNG.
 
-The images are noise with the spectrum and channel correlation of photographs: flat colors would
-favor every encoder and white noise would favor none. Lossless files are decoded and compared first.
+The images are noise with the spectrum and channel correlation of photographs, because flat colors
+compress unrealistically well, and white noise not at all. Lossless files are decoded and compared
+first.
 
 Example: python -m benchmarks.encoding --rounds 7
 """

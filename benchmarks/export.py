@@ -2,8 +2,8 @@
 
 Each included architecture is built by its recipe with initial weights, exported like `ganymede
 export`, and run on the CPU with the same number of threads: one batch from NumPy arrays to pixels.
-`torch.compile` compiles each batch size separately, which is its fastest mode. "Parallel" is how
-the service runs graphs on a CPU: one batch per thread at the same time, measured as throughput. If
+`torch.compile` compiles each batch size separately, which is its fastest mode. "Parallel" is the
+throughput of one batch per thread at the same time, as the service runs graphs on a CPU. If
 ONNX Runtime is less than `--wanted` times as fast as the better PyTorch variant, its profile shows
 the operators that take the time.
 
@@ -48,7 +48,7 @@ def largest_piece(recipe: str) -> GraphSpec:
     loaded = load_recipe(recipe)
     generator = loaded.build_generator().eval()
     settle_spectral_norms(generator)
-    # The last graph: the synthesis of a style model, or any direction of a CycleGAN.
+    # The last graph is the synthesis of a style model, or one direction of a CycleGAN.
     return loaded.game.graph_specs(loaded, generator)[-1]
 
 

@@ -1,11 +1,11 @@
-"""What the fast path saves: CPU time and throughput of small requests, with and without it.
+"""Measure CPU time and throughput of small requests with and without the fast path.
 
     python -m benchmarks.fast_path
 
 `service/api/middleware/fast_path.py` serves plain JSON requests past FastAPI's request handling.
-With `Content-Type: application/json; charset=utf-8` the same request takes the way through FastAPI
-and gets the same response, so one server does both, and they take turns within each round. CPU time
-per request is that of the server's processes, and is fair on a busy machine too.
+With `Content-Type: application/json; charset=utf-8` FastAPI handles the same request, with the same
+response, so one server is measured both ways, alternating within each round. CPU time per request
+is measured for the processes of the server, and is comparable on a busy machine, too.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main(
             rate: dict[str, list[float]] = {name: [] for name in CONTENT_TYPES}
             measure(server, CONTENT_TYPES["fast path"], connections, 1, 10**9)
             for number in range(rounds):
-                # The order alternates, so that neither always comes second.
+                # The order alternates, so that none of them always comes second.
                 for name in sorted(CONTENT_TYPES, reverse=bool(number % 2)):
                     figures = measure(
                         server, CONTENT_TYPES[name], connections, seconds, 10**6 * number

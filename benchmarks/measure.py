@@ -1,8 +1,7 @@
 """Shared parts of the benchmarks: rotating rounds, medians with their range, and machine data.
 
-Seconds on a shared machine say little. Subjects therefore take turns within every round, and
-results are ratios of two subjects within a round: the median over the rounds, and the lowest and
-highest.
+Times vary on a shared machine. Subjects therefore take turns within every round, and results are
+ratios of two subjects within a round: the median, minimum and maximum over the rounds.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ class Spread:
 def in_turns(subjects: Mapping[Name, Callable[[], float]], rounds: int) -> dict[Name, list[float]]:
     """Measure every subject once per round; return the values of all rounds by subject.
 
-    The order rotates from round to round, so that no subject always follows the same other one.
+    The order rotates from round to round, so that no subject always follows the same one.
     """
     figures: dict[Name, list[float]] = {name: [] for name in subjects}
     names = list(subjects)

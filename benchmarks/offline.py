@@ -75,26 +75,26 @@ def reference_model(folder: Path) -> Path:
 
 
 def bare(model: Path) -> float:
-    """Return images per second of ONNX Runtime alone on all CPUs."""
+    """Return images per second of ONNX Runtime alone, on all CPUs."""
     plan = ExecutionPlan(workers=usable_cpus(), threads=1, max_rows=ROWS)
     # All threads share one session, so that its weights are cached once.
     shared = Model(model, Provider.CPU, plan)
     counts = [0] * plan.workers
-    until = time.perf_counter() + BARE_S
+    deadline = time.perf_counter() + BARE_S
 
     def work(number: int) -> None:
         feeds = shared.feeds(range(ROWS))
-        while time.perf_counter() < until:
+        while time.perf_counter() < deadline:
             shared.run("generator", feeds)
             counts[number] += ROWS
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(plan.workers)]
-    began = time.perf_counter()
+    started = time.perf_counter()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(counts) / (time.perf_counter() - began)
+    return sum(counts) / (time.perf_counter() - started)
 
 
 def sampled(model: Path, count: int, out: Path, *flags: str) -> tuple[float, float]:
@@ -195,7 +195,7 @@ def on_ray(model: Path, count: int, out: Path, nodes: int) -> tuple[float, float
             env={**os.environ, "GANYMEDE_PLAN": "default"},
         ) as process:
             assert process.stdout is not None
-            seen = [
+            progress = [
                 (time.perf_counter(), event["images"])
                 for line in process.stdout
                 if (event := json.loads(line))["event"] == "progress" and event["images"]
@@ -203,24 +203,24 @@ def on_ray(model: Path, count: int, out: Path, nodes: int) -> tuple[float, float
         if process.returncode:
             raise SystemExit(f"ganymede sample exited with {process.returncode}")
     summary = json.loads((out / "summary.json").read_text())
-    (first_at, first), (last_at, last) = seen[0], seen[-1]
+    (first_at, first), (last_at, last) = progress[0], progress[-1]
     return count / summary["seconds"], (last - first) / (last_at - first_at)
 
 
 def ray(model: Path, count: int, rounds: int, folder: Path) -> dict[str, Any]:
     """Compare two nodes with twice the throughput of one."""
     out = iter(range(10**6))
-    made: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
+    runs: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
 
     def run(nodes: int) -> float:
         # Twice the images on twice the nodes, so that both take equally long to start.
-        made[nodes].append(on_ray(model, count * nodes, folder / f"ray-{next(out)}", nodes))
-        return made[nodes][-1][0]
+        runs[nodes].append(on_ray(model, count * nodes, folder / f"ray-{next(out)}", nodes))
+        return runs[nodes][-1][0]
 
-    in_turns({str(nodes): lambda nodes=nodes: run(nodes) for nodes in made}, rounds)
+    in_turns({str(nodes): lambda nodes=nodes: run(nodes) for nodes in runs}, rounds)
     figures: dict[str, Any] = {}
     for at, name in enumerate(("whole_job", "between_shards")):
-        one, two = ([each[at] for each in made[nodes]] for nodes in made)
+        one, two = ([each[at] for each in runs[nodes]] for nodes in runs)
         figures[name] = {
             "of_twice_one_node": ratios(two, [2 * rate for rate in one]).as_json(),
             "one_node": Spread.of(one).as_json(),

@@ -1,8 +1,8 @@
 """Reference generators for benchmarks: well-known networks with initial weights.
 
-Speed does not depend on what a network has learned, so nothing needs to be trained or downloaded.
-Only the statistics of batch normalization are estimated, because otherwise the images would be a
-uniform gray, which encoders compress unrealistically fast.
+Speed does not depend on the values of the weights, so nothing is trained or downloaded. Only the
+statistics of batch normalization are estimated; otherwise the images would be uniform gray, which
+encoders compress unrealistically fast.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Training steps of other implementations, to compare ours with.
 
-The DCGAN step is written here as a plain loop. The others come from checkouts that are not part of
-this repository; this module only calls their networks, their losses (if in a module of their own)
-and follows their order of operations. Each runs unmodified, in float32, with our widths, batch size
-and regularization.
+The DCGAN step is a plain loop. The others use checkouts that are not part of this repository: this
+module calls their networks, and their losses if these are in a separate module, in the order of
+their training loops. Each runs unmodified in float32, with our widths, batch size and
+regularization.
 """
 
 from __future__ import annotations
@@ -81,8 +81,10 @@ def stylegan2(checkout: Path, batch: int, side: int, z_dim: int, width: int) -> 
     generator = model.Generator(side, z_dim, 4, channel_multiplier=1)
     discriminator = model.Discriminator(side, channel_multiplier=1)
     average = copy.deepcopy(generator)
-    of_d = torch.optim.Adam(discriminator.parameters(), lr=0.002, betas=(0.0, 0.99))
-    of_g = torch.optim.Adam(generator.parameters(), lr=0.002, betas=(0.0, 0.99))
+    discriminator_optimizer = torch.optim.Adam(
+        discriminator.parameters(), lr=0.002, betas=(0.0, 0.99)
+    )
+    generator_optimizer = torch.optim.Adam(generator.parameters(), lr=0.002, betas=(0.0, 0.99))
     real = torch.rand(batch, 3, side, side) * 2 - 1
     state: dict[str, Any] = {"turn": 0, "length": torch.zeros(())}
 
@@ -98,29 +100,31 @@ def stylegan2(checkout: Path, batch: int, side: int, z_dim: int, width: int) -> 
         loss = F.softplus(discriminator(fake)).mean() + F.softplus(-discriminator(real)).mean()
         discriminator.zero_grad()
         loss.backward()
-        of_d.step()
+        discriminator_optimizer.step()
         if turn % 16 == 0:
-            shown = real.clone().requires_grad_(True)
-            (slope,) = torch.autograd.grad(discriminator(shown).sum(), shown, create_graph=True)
+            real_input = real.clone().requires_grad_(True)
+            (gradient,) = torch.autograd.grad(
+                discriminator(real_input).sum(), real_input, create_graph=True
+            )
             discriminator.zero_grad()
-            (10 / 2 * 16 * slope.square().flatten(1).sum(1).mean()).backward()
-            of_d.step()
+            (10 / 2 * 16 * gradient.square().flatten(1).sum(1).mean()).backward()
+            discriminator_optimizer.step()
         generator.requires_grad_(True)
         discriminator.requires_grad_(False)
         fake, _ = generator(noise(batch))
         generator.zero_grad()
         F.softplus(-discriminator(fake)).mean().backward()
-        of_g.step()
+        generator_optimizer.step()
         if turn % 4 == 0:
             fake, w = generator(noise(batch // 2), return_latents=True)
-            moved = (fake * torch.randn_like(fake) / side).sum()
-            (slope,) = torch.autograd.grad(moved, w, create_graph=True)
-            lengths = slope.square().sum(2).mean(1).sqrt()
+            projection = (fake * torch.randn_like(fake) / side).sum()
+            (gradient,) = torch.autograd.grad(projection, w, create_graph=True)
+            lengths = gradient.square().sum(2).mean(1).sqrt()
             mean = state["length"].lerp(lengths.mean(), 0.01)
             state["length"] = mean.detach()
             generator.zero_grad()
             (2 * 4 * (lengths - mean).square().mean() + 0 * fake[0, 0, 0, 0]).backward()
-            of_g.step()
+            generator_optimizer.step()
         _update_average(average, generator)
 
     return step
@@ -173,25 +177,27 @@ def cyclegan(checkout: Path, batch: int, side: int, width: int) -> Step:
     filtering = "no_antialias" in networks.ResnetGenerator.__init__.__code__.co_varnames
     for_g = {**plain, "no_antialias_up": True} if filtering else {}
     for_d = plain if filtering else {}
-    made = model.__new__(model)
-    made.opt = types.SimpleNamespace(lambda_A=10.0, lambda_B=10.0, lambda_identity=0.5, amp=False)
+    instance = model.__new__(model)
+    instance.opt = types.SimpleNamespace(
+        lambda_A=10.0, lambda_B=10.0, lambda_identity=0.5, amp=False
+    )
     for side_name in "AB":
         generator = networks.ResnetGenerator(3, 3, width, norm_layer=norm, n_blocks=6, **for_g)
         discriminator = networks.NLayerDiscriminator(3, width, 3, norm_layer=norm, **for_d)
-        setattr(made, f"netG_{side_name}", generator)
-        setattr(made, f"netD_{side_name}", discriminator)
-        setattr(made, f"fake_{side_name}_pool", pool(50))
-        setattr(made, f"real_{side_name}", torch.rand(batch, 3, side, side) * 2 - 1)
-    made.criterionGAN = networks.GANLoss("lsgan")
-    made.criterionCycle = made.criterionIdt = nn.L1Loss()
+        setattr(instance, f"netG_{side_name}", generator)
+        setattr(instance, f"netD_{side_name}", discriminator)
+        setattr(instance, f"fake_{side_name}_pool", pool(50))
+        setattr(instance, f"real_{side_name}", torch.rand(batch, 3, side, side) * 2 - 1)
+    instance.criterionGAN = networks.GANLoss("lsgan")
+    instance.criterionCycle = instance.criterionIdt = nn.L1Loss()
     for player in "GD":
         weights = [
             weight
             for side_name in "AB"
-            for weight in getattr(made, f"net{player}_{side_name}").parameters()
+            for weight in getattr(instance, f"net{player}_{side_name}").parameters()
         ]
-        setattr(made, f"optimizer_{player}", torch.optim.Adam(weights, 2e-4, (0.5, 0.999)))
-    step: Step = made.optimize_parameters
+        setattr(instance, f"optimizer_{player}", torch.optim.Adam(weights, 2e-4, (0.5, 0.999)))
+    step: Step = instance.optimize_parameters
     return step
 
 

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from benchmarks.contenders import Contender, Workload, ask, contenders, plan_of, started
+from benchmarks.contenders import Contender, Workload, contenders, plan_of, request_images, started
 from benchmarks.load import assert_installed, load
 from service import __version__
 from service.runtime.images.encoding import ImageFormat, encode
@@ -49,7 +49,7 @@ Result = dict[str, Any]
 
 
 class Bare:
-    """ONNX Runtime alone on all CPUs, without using the images: the best of several plans."""
+    """ONNX Runtime alone on all CPUs with several plans; the images are discarded."""
 
     def __init__(self, folder: Path, rows: Sequence[int] = (1, 8, 16)) -> None:
         cpus = usable_cpus()
@@ -105,19 +105,19 @@ def measure(
     bare = Bare(folder)
     expected = _expected(folder, work.n)
 
-    def record(who: str, count: int, number: int, **figures: Any) -> None:
+    def record(name: str, count: int, number: int, **figures: Any) -> None:
         results.append(
-            {"workload": work.name, "connections": count, "contender": who, "round": number}
+            {"workload": work.name, "connections": count, "contender": name, "round": number}
             | figures
         )
-        shown = "  ".join(f"{k} {v:,.1f}" for k, v in figures.items() if isinstance(v, float))
-        print(f"{work.name}  c={count}  {who:14} {shown}", flush=True)
+        values = "  ".join(f"{k} {v:,.1f}" for k, v in figures.items() if isinstance(v, float))
+        print(f"{work.name}  c={count}  {name:14} {values}", flush=True)
 
     with contextlib.ExitStack() as stack:
         running = [stack.enter_context(started(each, folder, work)) for each in servers]
         for server in running:
             each = server.contender
-            if not np.array_equal(ask(each, server.address, work, 7), expected):
+            if not np.array_equal(request_images(each, server.address, work, 7), expected):
                 raise SystemExit(f"{each.name} returns different images")
             if plan := plan_of(each, server.address):
                 print(f"{each.label}: {plan}", flush=True)
@@ -129,7 +129,7 @@ def measure(
             if work.form != "npy":
                 record(ENCODER, 0, number, images_s=encoded_per_second(expected))
             for count in connections:
-                # Random order: each server finds the caches as the previous one left them.
+                # Random order, because the previous server affects the CPU caches.
                 for server in random.sample(running, len(running)):
                     path, body = server.contender.request(work)
                     url, used = server.address + path, server.cpu_seconds()
@@ -183,29 +183,29 @@ def table(results: Sequence[Result]) -> str:
     lines: list[str] = []
     results = [r for r in results if "images_s" in r]
     for workload in dict.fromkeys(r["workload"] for r in results):
-        of = [r for r in results if r["workload"] == workload]
-        bare = statistics.median(r["images_s"] for r in of if r["contender"] == BARE)
+        entries = [r for r in results if r["workload"] == workload]
+        bare = statistics.median(r["images_s"] for r in entries if r["contender"] == BARE)
         lines += ["", f"### {workload}", "", f"Bare session: {bare:,.1f} images/s.", ""]
         lines += ["| connections | | images/s | of bare | CPU ms | p50 ms | p99 ms | errors |"]
         lines += ["|---|---|---|---|---|---|---|---|"]
-        for count in sorted({r["connections"] for r in of} - {0}):
-            at = [r for r in of if r["connections"] == count]
-            found: dict[str, tuple[float, float]] = {}
-            for who in dict.fromkeys(r["contender"] for r in sorted(at, key=_order)):
-                runs = [r for r in at if r["contender"] == who]
+        for count in sorted({r["connections"] for r in entries} - {0}):
+            at = [r for r in entries if r["connections"] == count]
+            medians: dict[str, tuple[float, float]] = {}
+            for name in dict.fromkeys(r["contender"] for r in sorted(at, key=_order)):
+                runs = [r for r in at if r["contender"] == name]
                 rates = [r["images_s"] for r in runs]
-                median, late = statistics.median(rates), _median(runs, "p99_ms")
-                found[who] = (median, late)
+                median, p99 = statistics.median(rates), _median(runs, "p99_ms")
+                medians[name] = (median, p99)
                 lines.append(
-                    f"| {count} | {who} | {median:,.1f} ({min(rates):,.1f} to {max(rates):,.1f}) "
+                    f"| {count} | {name} | {median:,.1f} ({min(rates):,.1f} to {max(rates):,.1f}) "
                     f"| {median / bare:.2f} | {_median(runs, 'cpu_ms'):,.1f} "
-                    f"| {_median(runs, 'p50_ms'):,.1f} | {late:,.1f} "
+                    f"| {_median(runs, 'p50_ms'):,.1f} | {p99:,.1f} "
                     f"| {sum(r['errors'] for r in runs)} |"
                 )
-            peers = {who: of for who, of in found.items() if who != "ganymede"}
-            if "ganymede" in found and peers:
-                ours = found["ganymede"]
-                best = max(peers, key=lambda who: peers[who][0])
+            peers = {name: entries for name, entries in medians.items() if name != "ganymede"}
+            if "ganymede" in medians and peers:
+                ours = medians["ganymede"]
+                best = max(peers, key=lambda name: peers[name][0])
                 lines.append(
                     f"| {count} | **ours / {best}** | **{ours[0] / peers[best][0]:.2f}** | | | "
                     f"| {ours[1] / peers[best][1]:.2f} | |"

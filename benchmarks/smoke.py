@@ -1,9 +1,9 @@
-"""Check that the service still uses the machine well: ratios, in half a minute.
+"""Check in half a minute that the service uses the machine efficiently.
 
     python -m benchmarks.smoke
 
-Loads a 64×64 DCGAN of the size of PyTorch's example. Two ratios are checked; neither depends on
-other work on the machine:
+Serves a 64×64 DCGAN of the size of PyTorch's example. Two ratios are checked, which hardly depend
+on other load on the machine:
 
 - inference share: CPU time per image of the bare session divided by that of the service, measured
   alternately on the same machine;

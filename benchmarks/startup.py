@@ -72,8 +72,8 @@ class Start:
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    until = time.perf_counter() + _START_TIMEOUT_S
-    while time.perf_counter() < until:
+    deadline = time.perf_counter() + _START_TIMEOUT_S
+    while time.perf_counter() < deadline:
         if process.poll() is not None:
             raise SystemExit(f"the service exited with {process.returncode}")
         try:

@@ -139,9 +139,9 @@ def write_noise_images(folder: Path, side: int) -> None:
     """Write noise images into one folder for each of five classes."""
     rng = np.random.default_rng(0)
     for number in range(_IMAGES):
-        place = folder / f"class-{number % 5}" / f"{number}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).save(place)
+        path = folder / f"class-{number % 5}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).save(path)
 
 
 class Ours:

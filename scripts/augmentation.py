@@ -6,8 +6,8 @@
     ganymede export runs/cgan-fashion --name few-fashion
     python scripts/augmentation.py measure data/few --model few-fashion
 
-The classifier is that of training/evaluation/features/classifier.py. Every row of the table is the
-mean and the standard deviation of several classifiers with different seeds, on the 10,000 test
+The classifier is the one in training/evaluation/features/classifier.py. Every row of the table is
+the mean and the standard deviation of several classifiers with different seeds, on the 10,000 test
 images.
 """
 

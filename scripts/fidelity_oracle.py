@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Write the metrics that torch-fidelity computes for the random images and weights of the tests.
+"""Write the metrics of torch-fidelity for the random images and weights of the tests.
 
-The tests compare with the written file, so they need neither torch-fidelity nor torchvision, which
-torch-fidelity requires and which does not exist for every build of PyTorch:
+The tests compare with this file, so they do not need torch-fidelity or its dependency torchvision,
+which does not exist for every build of PyTorch:
 
     pip install --no-deps torch-fidelity tqdm && python scripts/fidelity_oracle.py
 """

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-HEADER = "# Made by `make lock`.\n"
+HEADER = "# Created by `make lock`.\n"
 # Packages that do not exist on every platform.
 GPU_BUILD = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 ELSEWHERE = "sys_platform != 'linux' or platform_machine != 'x86_64'"
@@ -37,7 +37,7 @@ def resolve(*requirements: str) -> dict[str, str]:
     command += ["--ignore-installed", "--report", "-", *requirements]
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True)
     packages = [item["metadata"] for item in json.loads(done.stdout)["install"]]
-    # The part after a + names a build, such as PyTorch's for the CPU, and must not be pinned.
+    # The part after a + is a local build, such as PyTorch for the CPU, and must not be pinned.
     versions = {m["name"].lower(): m["version"].partition("+")[0] for m in packages}
     versions.pop("ganymede", None)
     return versions

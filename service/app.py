@@ -1,7 +1,7 @@
 """The BentoML service: life cycle and packaging. Nothing else imports BentoML.
 
-BentoML answers `/livez` and `/readyz`; every other path belongs to the FastAPI application. The
-faults of the host that need a workaround are in `service.host`, one a file.
+BentoML responds to `/livez` and `/readyz`; the FastAPI application serves all other paths.
+Workarounds for faults of the host are in `service.host`, one per file.
 
 BentoML imports this module in two processes: in the supervisor, which only restarts the worker, and
 in the worker.
@@ -38,7 +38,7 @@ supervise_worker(settings.drain_s)
 def worker() -> ServiceWorker:
     """Return the worker's part of the service, created at the first call.
 
-    Importing it takes a second, which the supervisor is spared.
+    Imported lazily: it takes a second, and the supervisor does not need it.
     """
     from service.worker import ServiceWorker  # noqa: PLC0415
 
@@ -46,10 +46,10 @@ def worker() -> ServiceWorker:
 
 
 async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
-    """Serve what reaches the application through BentoML.
+    """Serve the requests that reach the application through BentoML.
 
-    A function, because BentoML asks a Starlette application for its routes and answers all other
-    paths itself, in another format.
+    A function, because BentoML would read the routes of a Starlette application, and respond to
+    all other paths itself, in another format.
     """
     await worker().application(scope, receive, send)
 
@@ -60,11 +60,11 @@ uvicorn_protocol.install(settings, lambda: worker().application)
 @bentoml.service(
     name="ganymede",
     workers=1,
-    # Beyond the engine's own deadline, whose error says more.
+    # Longer than the engine's own deadline, whose error is more informative.
     traffic={"timeout": settings.deadline_s + 30},
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
-    # Otherwise it creates a span for each request, exported or not. `service.tracing` has our own.
+    # Otherwise it creates a span for each request, even if none is exported. See `service.tracing`.
     tracing={"excluded_urls": ".*"},
 )
 @bentoml.asgi_app(asgi, path="/")

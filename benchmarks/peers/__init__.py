@@ -1,5 +1,5 @@
-"""Servers that people would use instead of Ganymede, each set up as its own documentation suggests.
+"""Alternatives to Ganymede, each set up as its documentation recommends.
 
-Each runs in its own environment, so none may import Ganymede or another peer. They share only
-`generator.py`, which needs NumPy, ONNX Runtime and fpng.
+Each runs in an environment of its own, and must not import Ganymede or another peer. They share
+`generator.py` only, which needs NumPy, ONNX Runtime and fpng.
 """

@@ -15,7 +15,7 @@ generator = Generator() if __name__ != "__main__" else None
 
 
 class GenerateRequest(BaseModel):
-    """`n` images from `seed` on, in a format."""
+    """`n` images with consecutive seeds from `seed` on, as `format`."""
 
     seed: int
     n: int = 1

@@ -1,4 +1,4 @@
-"""What every peer serves: the graphs of one model folder, from seeds to files.
+"""The generator of all peers: runs the graphs of one model folder, from seeds to files.
 
 The same graphs, seed rule and encoder as Ganymede, without embedded metadata.
 """

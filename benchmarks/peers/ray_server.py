@@ -34,7 +34,7 @@ class ImageGenerator:
         return responses
 
     async def __call__(self, request: Request) -> Response:
-        """Answer one request."""
+        """Handle one request."""
         content, media_type = await self.generate(await request.json())
         return Response(content, media_type=media_type)
 

@@ -21,7 +21,7 @@ class ReloadedModel(BaseModel):
 
 
 class ReloadResponse(BaseModel):
-    """Models by outcome of a reload. One that `failed` keeps serving its previous files, if any."""
+    """Models by outcome. A model that `failed` keeps serving its previous files, if any."""
 
     loaded: list[ReloadedModel]
     kept: list[ReloadedModel]
@@ -39,7 +39,7 @@ router = APIRouter(
 )
 
 
-# Not a coroutine: loading blocks, and the event loop must go on meanwhile.
+# Not a coroutine, because loading would block the event loop.
 @router.post(
     "/v1/admin/reload",
     summary="Load changes in the model repository",

@@ -70,8 +70,8 @@ async def generate_response(
 ) -> Response:
     """Generate the images of `sources` and package them.
 
-    With `class_folders`, an archive has a folder for each class. `arrays` are the names of what is
-    returned with each image: `z`, `w`. Raises Problem (422), and what RequestExecution.run raises.
+    With `class_folders`, a ZIP has a folder for each class. `arrays` are the names of the arrays to
+    return with each image: `z`, `w`. Raises Problem (422), and the errors of RequestExecution.run.
     """
     _check_jpeg_metadata(sources, output)
     state = state_of(request)
@@ -104,7 +104,7 @@ async def generate_response(
 
 
 def _check_returned_arrays(body: GenerateRequest, model: Model, output: OutputFormat) -> None:
-    """Raise Problem (422) if `return` asks for something that cannot be returned."""
+    """Raise Problem (422) if `return` contains an array that cannot be returned."""
     if body.return_ and output.container not in ("json", "zip"):
         raise invalid("return", "requires the format json or zip")
     if "z" in body.return_ and (body.w or any(image.w is not None for image in body.images or [])):

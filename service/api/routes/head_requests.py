@@ -1,6 +1,6 @@
-"""GET routes that also answer HEAD, as HTTP requires (RFC 9110, 9.1).
+"""GET routes that also support HEAD, as HTTP requires (RFC 9110, 9.1).
 
-FastAPI answers HEAD with 405, which monitors and caches take for an outage.
+FastAPI responds to HEAD with 405, which monitors and caches treat as an outage.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
 def get(router: APIRouter | FastAPI, path: str, **options: Any) -> Callable[[Handler], Handler]:
-    """Like `router.get`, and registers HEAD too. The server leaves the body out.
+    """Like `router.get`, but also registers HEAD. The server omits the body.
 
     The OpenAPI schema contains GET only.
     """

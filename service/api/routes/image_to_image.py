@@ -40,7 +40,7 @@ from service.runtime.models.model import Model
 
 router = APIRouter(tags=["images"])
 
-# Images of up to so many output pixels in total are run together; a larger image runs alone.
+# Maximum output pixels of images that run together; a larger image runs alone.
 _BATCH_PIXELS = 2**20
 _BATCH_IMAGES = 32
 
@@ -82,7 +82,7 @@ async def colorize(request: Request, accept: _Accept = None) -> Response:
 
 @dataclass(frozen=True)
 class _Item:
-    """One input image, ready to run, with what the response states about it."""
+    """One input image, ready to run, with its entry in the response."""
 
     record: ImageRecord
     translation: Translation
@@ -196,7 +196,7 @@ def _prepare(
 
 
 class _ImageToImageWork:
-    """The images of one request: decoded images wait in batches, finished ones are kept."""
+    """Runs the images of one request in batches, and collects the results."""
 
     def __init__(
         self,
@@ -256,7 +256,7 @@ class _ImageToImageWork:
         except UploadTooLarge as error:
             raise _unusable(
                 "picture-too-large",
-                f"image: input and output have {pixels:,} pixels, and the queue holds "
+                f"image: input and output have {pixels:,} pixels together, but the maximum is "
                 f"{self._state.upload_pixels.limit:,}",
                 "image",
             ) from error
@@ -266,7 +266,7 @@ class _ImageToImageWork:
         """Return the encoded file of an image; for NPY its pixels."""
         translation = item.translation
         plan, settings = self._model.plan, self._state.settings
-        # Small enough to leave room in the queue for others, large enough to fill batches.
+        # Small enough to leave room in the queue for other requests, large enough to fill batches.
         limit = settings.queue_pixels // 4 // translation.tile_pixels
         batch = plan.workers * self._model.max_rows(translation.tile_pixels)
         estimate = CompletionEstimate(len(translation.rows), settings.deadline_s)

@@ -66,7 +66,7 @@ async def image(
     is_immutable = version or "@" in name
     headers = {
         "etag": _etag(model, source, image_format),
-        # A bare name may resolve to another version later; the images of a version never change.
+        # A name without a version may resolve to another version later.
         "cache-control": "public, max-age=31536000, immutable"
         if is_immutable
         else "public, max-age=60",
@@ -80,7 +80,7 @@ async def image(
 
 
 def _etag(model: Model, source: LatentSource, image_format: ImageFormat) -> str:
-    """Return a hash of everything that the bytes of the file depend on, encoder included."""
+    """Return a hash of everything that determines the bytes of the file, including the encoder."""
     parameters = source.parameters(model.manifest)
     inputs = [__version__, responses.identity(model), parameters, image_format]
     return f'"{hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:32]}"'

@@ -1,4 +1,4 @@
-"""`POST /v1/interpolate`: a walk through latent space, streamed frame by frame."""
+"""`POST /v1/interpolate`: interpolation in latent space, streamed frame by frame."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _RESPONSES = {
 
 @router.post(
     "/v1/interpolate",
-    summary="Walk through latent space, as an animation or frame by frame",
+    summary="Interpolate in latent space, as an animation or frame by frame",
     response_class=Response,
     responses=_RESPONSES,
 )
@@ -48,7 +48,7 @@ async def interpolate(
     request: Request,
     accept: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """Stream the frames of a walk from source to source."""
+    """Stream the frames of an interpolation from source to source."""
     state = state_of(request)
     model = state.find_model(body.model)
     walk = requests.interpolation(
@@ -67,10 +67,10 @@ async def interpolate(
         execution = await stack.enter_async_context(
             request_execution(state.engine, request, state.settings.deadline_s)
         )
-        # For the whole walk, so that the rate limit cannot end it in the middle.
+        # For all frames at once, so that the rate limit cannot interrupt the response.
         execution.reserve(model, walk.frames)
         parts = _parts(execution, model, walk, writer, state.settings.queue_pixels)
-        # Errors up to here can still be reported by the status.
+        # Errors up to this point can be reported by the status code.
         first = await anext(parts)
         remaining_stack = stack.pop_all()
 
@@ -122,7 +122,7 @@ async def _parts(
     if walk.space == "w":
         plan = style_plan(model.manifest, walk.keys, execution.style_cache(model))
         w = await execution.execute(model, plan, lambda styles: styles)
-    # Small enough to leave room in the queue for others, large enough to fill batches.
+    # Small enough to leave room in the queue for other requests, large enough to fill batches.
     limit = queue_pixels // 4 // model.manifest.image.pixels
     size = max(1, min(2 * model.plan.workers * model.plan.max_rows, limit))
     chunks = [range(first, min(first + size, walk.frames)) for first in range(0, walk.frames, size)]
@@ -139,7 +139,7 @@ async def _parts(
         )
 
     async def later_frames(frames: Sequence[int]) -> list[bytes]:
-        # Each part has a deadline of its own, because the response is being sent already.
+        # Each part has its own deadline, because the response has already started.
         execution.renew_deadline()
         return await execution.wait_for_queue(lambda: encoded_frames(frames))
 

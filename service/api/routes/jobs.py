@@ -32,7 +32,7 @@ _ADD_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-# SQLite and the disk block, so these handlers are not coroutines: FastAPI runs them in threads.
+# These handlers are not coroutines: SQLite and files block, so FastAPI runs them in threads.
 @router.post(
     "/v1/jobs",
     status_code=202,
@@ -63,7 +63,7 @@ def add_job(body: JobRequest, request: Request, response: Response) -> JobAnswer
         raise invalid("count", f"expected at most {state.settings.max_job_images:,} images")
     queue = _queue(request)
     caller = get_caller(request)
-    # Jobs count towards the rate limit, which they could circumvent otherwise.
+    # Jobs count towards the rate limit; otherwise they could circumvent it.
     pixels = job.count * model.manifest.image.pixels
     if caller.rate_limit is not None:
         caller.rate_limit.take(pixels)

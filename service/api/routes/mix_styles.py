@@ -1,4 +1,4 @@
-"""`POST /v1/mix-styles`: images whose layers follow different sources."""
+"""`POST /v1/mix-styles`: images whose layers take the styles of different sources."""
 
 from __future__ import annotations
 

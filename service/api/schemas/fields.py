@@ -12,7 +12,7 @@ from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.models.manifest import StyleGroup
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-# Above any limit that an operator may set; the limit in force is a setting.
+# Above any limit that an operator may set; the actual limit is a setting.
 MAX_LISTED_IMAGES = 10_000
 # More than any model has.
 MAX_STYLE_LAYERS = 256

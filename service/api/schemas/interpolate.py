@@ -18,7 +18,7 @@ from service.api.schemas.fields import (
 
 
 class InterpolateRequest(BaseModel):
-    """A walk through latent space: evenly spaced frames from source to source."""
+    """An interpolation in latent space: evenly spaced frames from source to source."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -33,22 +33,22 @@ class InterpolateRequest(BaseModel):
     model: str = Field(description=MODEL)
     sources: Annotated[
         list[SourceOrSeed], Field(min_length=2, max_length=MAX_LISTED_IMAGES, fail_fast=True)
-    ] = Field(description="The key frames of the walk: seeds, or complete sources.")
+    ] = Field(description="The key frames: seeds, or complete sources.")
     frames: int = Field(
         default=60, ge=2, description="The number of frames, first and last included."
     )
     space: Literal["z", "w"] | None = Field(
         default=None,
-        description="The space of the walk. Default: w for a model with styles, where equal steps "
-        "look equal; otherwise z.",
+        description="The space to interpolate in. Default: w for a model with styles, where equal "
+        "steps look equal; otherwise z.",
     )
     path: Literal["linear", "spherical"] | None = Field(
         default=None,
-        description="spherical preserves the typical length of a latent and is the default in z; "
+        description="spherical preserves the typical norm of a latent, and is the default in z; "
         "linear is the default in w.",
     )
     loop: bool = Field(
-        default=False, description="Whether the walk returns to the first source at the end."
+        default=False, description="Whether to return to the first source at the end."
     )
     class_: ClassSelector | None = Field(
         default=None,

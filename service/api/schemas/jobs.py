@@ -11,8 +11,9 @@ from service.offline.queue import JobState
 
 
 class JobRequest(BaseModel):
-    """A sampling job, as `ganymede sample` runs it: `count` images from `seed` on, or the images of
-    the `seeds` A to B.
+    """A sampling job, like that of `ganymede sample`.
+
+    It has `count` images with consecutive seeds from `seed` on, or the images of the seeds A to B.
     """
 
     model_config = ConfigDict(
@@ -33,7 +34,7 @@ class JobRequest(BaseModel):
         | None
     ) = Field(
         default=None,
-        description="`balanced`, a list of classes to take in turn, or an object of weights from "
+        description="`balanced`, a list of classes to cycle through, or an object of weights from "
         "which the class of each seed is drawn.",
     )
     truncation: TruncationField | None = None
@@ -76,6 +77,6 @@ class JobAnswer(BaseModel):
 
 
 class JobList(BaseModel):
-    """The jobs of the caller, or for an administrator of everyone; the newest first."""
+    """The jobs of the caller, newest first; for an administrator, all jobs."""
 
     data: list[JobAnswer]

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 
 class ModelPlan(BaseModel):
-    """How a model is executed: batches at a time, threads per batch, rows per batch."""
+    """How a model is executed: parallel batches, threads per batch, and rows per batch."""
 
     workers: int
     threads: int
@@ -35,8 +35,8 @@ class ModelCard(BaseModel):
     provider: str | None = None
     plan: ModelPlan | None = None
     golden: Literal["exact", "near"] | None = None
-    # With a memory budget: whether the model is loaded now, or will be on demand; and the memory
-    # that it took when it was last loaded.
+    # With a memory budget: whether the model is loaded (otherwise it is loaded on demand), and the
+    # memory that it used when it was last loaded.
     loaded: bool | None = None
     memory_bytes: int | None = None
     digest: str | None = None
@@ -53,7 +53,7 @@ class ModelCard(BaseModel):
 
 
 class ModelList(BaseModel):
-    """All models, each at the version that its bare name resolves to."""
+    """All models, each in the version that its name without a version resolves to."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
