@@ -60,15 +60,9 @@ def test_rooms_are_small(package):
 def test_test_modules_do_not_import_each_other():
     # Tests of importers still share tables of layer shapes; they move to tests/support.
     known = {
-        "test_classes.py",
         "test_documentation.py",
         "test_import.py",
-        "test_interpolate.py",
-        "test_latents.py",
-        "test_mix_styles.py",
         "test_stylegan3.py",
-        "test_transforms.py",
-        "test_truncation.py",
     }
     for path in (ROOT / "tests").rglob("*.py"):
         if path.name in known:

@@ -49,7 +49,7 @@ def test_included_model_has_preview_card_and_small_graphs(folder):
     [folder for folder in SHIPPED if read_manifest(folder).input],
     ids=lambda f: f"{f.parent.name}@{f.name}",
 )
-def test_included_image_to_image_model_accepts_tiny_and_oblong_images(folder):
+def test_included_models_accept_tiny_and_oblong_images(folder):
     model = Model(folder, Provider.CPU, ExecutionPlan(1, 1, 8))
     spec = model.manifest.input
     for height, width in ((1, 1), (2, 1), (3, 70), (65, 9)):

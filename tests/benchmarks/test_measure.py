@@ -14,7 +14,7 @@ def test_subjects_rotate_between_rounds():
 
 
 def test_ratios_compare_the_same_round():
-    # Halving the machine's speed in the second round makes no difference.
+    # The ratio does not change if the machine is half as fast in the second round.
     spread = ratios([32.0, 15.0, 31.0], [10.0, 5.0, 10.0])
     assert (spread.median, spread.lowest, spread.highest) == (3.1, 3.0, 3.2)
     with pytest.raises(ValueError, match="longer"):
@@ -27,7 +27,7 @@ def test_work_is_repeated_at_least_as_often_as_requested():
     assert len(runs) == 5
 
 
-def test_spread_formats_as_median_and_range_and_round_trips_json():
+def test_spread_format_and_json():
     spread = Spread.of([3.0, 1.0, 2.0])
     assert f"{spread:.1f}" == "2.0 (1.0 to 3.0)"
     assert Spread(**json.loads(json.dumps(spread.as_json()))) == spread

@@ -1,4 +1,4 @@
-"""The manifests agree with Kubernetes' schemas, with each other and with the service."""
+"""The manifests are consistent with Kubernetes' schemas, with each other, and with the service."""
 
 import re
 import shutil

@@ -43,7 +43,7 @@ def prometheus(server, tmp_path_factory):
     with scraping(server.url.removeprefix("http://"), folder) as client:
 
         def scraped() -> bool:
-            # Rates need several scrapes.
+            # Rates require several scrapes.
             return float(query(client, 'count_over_time(up{job="ganymede"}[1m])', "0")) >= 4
 
         wait_until(scraped, folder / "prometheus.log")
@@ -137,7 +137,7 @@ def test_autoscaler_metric_is_queue_fill(prometheus, tmp_path):
 
 
 def test_rule_tests_notice_a_rule_that_never_fires(tmp_path):
-    """The tests of the rules must fail for a threshold that is out of reach."""
+    """The tests of the rules fail if a threshold can never be exceeded."""
     text = ALERTS.read_text().replace("> 0.01", "> 1.01")
     (tmp_path / "alerts.yml").write_text(text)
     tests = tmp_path / "alerts.test.yml"

@@ -1,4 +1,4 @@
-"""Where the process writes, and that the volumes of the manifests suffice."""
+"""The process writes only to the volumes of the Kubernetes manifests."""
 
 import os
 import shutil
@@ -17,11 +17,11 @@ def entries_of(folder: Path) -> set[str]:
 
 
 def test_writes_only_to_bentoml_home_and_temporary_folder(drawn_repository, tmp_path):
-    """Not to the working directory, caches, or a telemetry file of ONNX Runtime."""
+    """Writes no files to the working directory or caches, and no telemetry of ONNX Runtime."""
     home, temporary = tmp_path / "home", tmp_path / "tmp"
     home.mkdir()
     temporary.mkdir()
-    # ONNX Runtime disables telemetry if CI is set, which would hide that it writes otherwise.
+    # ONNX Runtime disables telemetry if CI is set, which would hide a file that it writes.
     environment = {name: value for name, value in os.environ.items() if name != "CI"}
     environment |= {
         "HOME": str(home),

@@ -76,7 +76,7 @@ def test_broken_file_keeps_last_keys(file, text):
     with pytest.raises(KeysError) as error:
         read_keys(file)
     assert len(str(error.value).splitlines()) == 1
-    # If it is broken from the start, no key is valid.
+    # If the file is invalid from the start, no key is valid.
     assert KeyRing(file).find(secret) is None
 
 

@@ -35,7 +35,7 @@ def lines(server) -> list[dict]:
     return [json.loads(line) for line in server.logged().splitlines() if line.startswith("{")]
 
 
-def about(server, request_id: str) -> list[dict]:
+def log_lines_of(server, request_id: str) -> list[dict]:
     """Wait for the last log line of a request, and return all of them."""
     deadline = time.monotonic() + 30
     while True:
@@ -64,7 +64,7 @@ def test_access_line_fields(server, client):
         "/v1/generate", json={"model": "failing", "seed": 0}, headers={"x-request-id": "abc-123"}
     )
     assert response.headers["x-request-id"] == "abc-123"
-    (line,) = about(server, "abc-123")
+    (line,) = log_lines_of(server, "abc-123")
     assert line["logger"] == "ganymede.access"
     assert line["level"] == "INFO"
     assert (line["method"], line["route"], line["status"]) == ("POST", "/v1/generate", 200)
@@ -76,13 +76,13 @@ def test_access_line_fields(server, client):
 
 def test_route_is_a_template(server, client):
     client.get("/v1/models/failing/images/0.png", headers={"x-request-id": "template"})
-    (line,) = about(server, "template")
+    (line,) = log_lines_of(server, "template")
     assert line["route"] == "/v1/models/{name}/images/{seed}.{extension}"
 
 
 def test_unmatched_route(server, client):
     client.get("/nowhere", headers={"x-request-id": "nowhere"})
-    (line,) = about(server, "nowhere")
+    (line,) = log_lines_of(server, "nowhere")
     assert (line["route"], line["status"]) == ("unmatched", 404)
     assert "model" not in line
 
@@ -146,7 +146,7 @@ def test_unexpected_error_is_logged_once_with_request_id(server, client):
     response = client.post("/v1/generate", json=body, headers={"x-request-id": "unforeseen"})
     assert response.status_code == 500
     assert "onnxruntime" not in response.text.lower()
-    error, access = about(server, "unforeseen")
+    error, access = log_lines_of(server, "unforeseen")
     assert error["level"] == "ERROR"
     assert "Traceback" in error["exception"]
     assert access["status"] == 500

@@ -53,7 +53,7 @@ def test_samples_cover_every_setting():
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch):
-    """Remove settings of the environment."""
+    """Remove the settings in environment variables."""
     for name in Settings.model_fields:
         monkeypatch.delenv(f"{PREFIX}{name.upper()}", raising=False)
     monkeypatch.delenv("GANYMEDE_CONFIG", raising=False)

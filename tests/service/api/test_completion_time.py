@@ -23,6 +23,6 @@ def test_refuses_large_excess_at_once_and_small_excess_later():
     for _ in range(7):
         estimate.add_run(2, 1.0)
     assert estimate.is_too_slow
-    # Other work had slowed the machine until now.
+    # Other load slowed the machine down until now.
     estimate.add_run(2, 0.4)
     assert not estimate.is_too_slow

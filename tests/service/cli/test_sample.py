@@ -200,7 +200,7 @@ def test_unknown_url_scheme_is_one_line(run):
 def test_rejects_unwritable_output(drawn_repository, tmp_path):
     out = tmp_path / "out"
     command = ganymede("sample", "painted", "--models", drawn_repository, "--out", out)
-    # A limit on file sizes, because permissions do not stop root.
+    # A limit on file sizes, because root ignores permissions.
     limited = ["bash", "-c", 'ulimit -f 0; trap "" XFSZ; exec "$@"', "bash", *command]
     process = subprocess.run(
         [*limited, "--count", "3"], capture_output=True, text=True, timeout=300, check=False
@@ -217,7 +217,7 @@ def test_file_url_is_a_folder(run, tmp_path):
 
 @pytest.mark.parametrize("layout", Layout)
 def test_resumed_job_in_object_store_equals_folder(drawn_repository, tmp_path, layout):
-    """Object stores such as `s3://` have no folders and no renaming."""
+    """Object stores such as `s3://` have no folders, and cannot rename files."""
     model = Model(drawn_repository / "painted-classes" / "1", Provider.CPU, ExecutionPlan(1, 1, 8))
     job = make_job(model.manifest, count=30, classes="balanced", layout=layout, shard_size=10)
     for url, shards in ((str(tmp_path / "out"), [0, 1, 2]), (f"memory://{layout}/out", [1])):
@@ -295,7 +295,7 @@ def test_killed_job_resumes_with_the_same_output(
     ]
     run("painted-classes", tmp_path / "uninterrupted", *flags)
     rng = random.Random()
-    # A few kills come during the start, and most of them after the next shards were written.
+    # Some processes are killed during the start, most of them after they wrote further shards.
     early = kills // 5
     waits = rng.sample([0.5] * early + [60] * (kills - early), kills)
     out, done_before = tmp_path / "killed", []
@@ -351,7 +351,7 @@ def test_rejects_second_process_on_the_same_output(drawn_repository, run, tmp_pa
 
 
 def test_job_resumes_after_a_full_disk(run, drawn_repository, tmp_path):
-    """A limit on file sizes stands for the full disk."""
+    """A limit on file sizes simulates a full disk."""
     out = tmp_path / "out"
     flags = ["--count", "2000", "--shard-size", "500", "--format", "webdataset"]
     command = ganymede("sample", "painted-classes", "--models", drawn_repository, "--out", out)

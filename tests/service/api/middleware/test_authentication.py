@@ -1,4 +1,4 @@
-"""Authentication at the real service, with and without keys."""
+"""Authentication by the real service, with and without keys."""
 
 import json
 import re

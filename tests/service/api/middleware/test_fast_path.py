@@ -101,7 +101,7 @@ async def test_valid_requests_bypass_fastapi(drawn_repository, monkeypatch):
         assert (await client.post("/v1/generate", json={"modle": "cut"})).status_code == 422
         assert (await client.get("/v1/generate")).status_code == 405
         assert handled
-        # Both ways count under the same route.
+        # Both code paths count under the same route.
         text = (await client.get("/metrics")).text
         assert 'route="/v1/generate",status="200"' in text
         assert 'route="/v1/generate",status="422"' in text

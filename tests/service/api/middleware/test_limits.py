@@ -1,4 +1,4 @@
-"""Limits on requests, on their own and at the real service."""
+"""Limits on requests, in isolation and with the real service."""
 
 import json
 import re

@@ -468,7 +468,7 @@ def test_rejects_oversized_body_while_reading(raw):
 def test_rejects_a_million_empty_lists(raw):
     body = b'{"inputs": [' + b"[]," * (MAX_JSON_BYTES // 3 - 10) + b"[]]}"
     assert_rejected(infer(raw, body), 400, "lists and objects")
-    # As many as the largest valid request has with nested data.
+    # As many as in the largest valid request with nested data.
     rows = {"shape": [256, Z], "data": [[0.5] * Z] * 256}
     assert infer(raw, {"inputs": [row_of_z(**rows)]}).status_code == 200
 
@@ -507,7 +507,7 @@ ANY_JSON = st.recursive(
     ),
     max_leaves=10,
 )
-# Often valid, so that garbage gets past the first check.
+# Often valid, so that invalid values pass the first check.
 PARAMETERS = st.fixed_dictionaries(
     {},
     optional={
@@ -553,7 +553,7 @@ def test_no_json_body_gives_a_5xx(raw, model, request, blob, off):
     text = json.dumps(request).encode()
     headers = {} if off is None else {HEADER_LENGTH: str(max(len(text) + off, 0))}
     response = raw.post(f"/v2/models/{model}/infer", content=text + blob, headers=headers)
-    # A request may set a timeout of microseconds, which then has passed.
+    # The timeout of a request may be microseconds, and have passed already.
     assert response.status_code < 500 or response.status_code == 504
     if response.status_code != 200:
         assert response.json()["error"]

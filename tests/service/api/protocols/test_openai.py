@@ -75,7 +75,7 @@ def test_digits_are_the_seed_and_seeds_wrap_around(client):
     assert seeds_for("7") == [7]
     assert seeds_for(str(MAX_SEED), n=3) == [MAX_SEED, 0, 1]
     assert seeds_for("anything", n=2, extra_body={"seed": MAX_SEED}) == [MAX_SEED, 0]
-    # Beyond the range, digits are text like any other.
+    # Digits beyond the range of seeds are treated as text.
     assert seeds_for(str(MAX_SEED + 1)) != [0]
 
 
@@ -293,7 +293,7 @@ ANY_JSON = st.recursive(
     ),
     max_leaves=10,
 )
-# Often valid, so that garbage gets past the first check.
+# Often valid, so that invalid values pass the first check.
 BODIES = st.fixed_dictionaries(
     {"model": st.sampled_from([PLAIN, BY_CLASS]) | ANY_JSON, "prompt": st.text() | ANY_JSON},
     optional={

@@ -1,4 +1,4 @@
-"""The Ray engine on two real nodes, which are processes on this machine."""
+"""The Ray engine with two real nodes, as processes on this machine."""
 
 import json
 

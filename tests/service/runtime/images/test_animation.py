@@ -124,7 +124,7 @@ def test_zip_contains_one_png_per_frame():
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("kind", WRITERS)
 def test_abandoned_writer_is_finalized_without_error(kind):
-    """Also if the garbage collector finalizes the stream before what writes to it."""
+    """This also holds if the garbage collector finalizes the stream before the archive."""
     for _ in range(3):
         writer = WRITERS[kind](spec_of())
         writer.cycle = writer

@@ -41,7 +41,7 @@ def test_truncated_latents_span_two_standard_deviations():
     z = latents.draw(range(500), 128, "truncated-normal")
     assert 1.99 < np.abs(z).max() <= 2
     assert abs(z.mean()) < 0.01
-    # The standard deviation of the normal distribution cut there.
+    # The standard deviation of the normal distribution truncated at ±2.
     assert z.std() == pytest.approx(0.8796, abs=0.005)
 
 

@@ -5,7 +5,7 @@ from service.runtime.latent.transforms import as_transform, identity_transforms,
 
 
 def shown_at(transform, x, y):
-    """The place whose content is shown at (x, y)."""
+    """The source position that is shown at (x, y)."""
     return (transform @ np.array([x, y, 1]))[:2]
 
 

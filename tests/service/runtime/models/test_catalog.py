@@ -142,7 +142,7 @@ def test_unreadable_folder_does_not_affect_others(models, caplog, monkeypatch):
     listing = Path.iterdir
 
     def iterdir(path):
-        if path.name == "lost+found":  # Root may read everything, so the refusal is made here.
+        if path.name == "lost+found":  # Root may read everything, so the error is raised here.
             raise PermissionError(13, "Permission denied")
         return listing(path)
 
@@ -174,7 +174,7 @@ def test_reload_loads_only_new_models(models):
     assert changes == {"loaded": ["gan-mnist@2"], "kept": kept}
     assert after.get("gan-mnist@1") is before.get("gan-mnist@1")
     assert after.get("gan-mnist").manifest.version == "2"
-    assert before.get("gan-mnist").manifest.version == "1"  # Whoever holds it sees no change.
+    assert before.get("gan-mnist").manifest.version == "1"  # The old catalog is unchanged.
 
 
 def test_reload_unloads_removed_versions(models):
@@ -333,7 +333,7 @@ def change_golden_mode(folder):
 )
 def test_unreadable_golden_images_are_reported(models, corrupt, reason):
     folder = models / "gan-mnist" / "1"
-    edit_golden(folder, a_level_up)  # Or the digests alone would do.
+    edit_golden(folder, a_level_up)  # With equal digests, the golden file would not be read.
     corrupt(folder)
     with pytest.raises(ModelFailed, match=reason):
         load(models).get("gan-mnist")

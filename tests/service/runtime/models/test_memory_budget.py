@@ -17,7 +17,7 @@ PLAN = ExecutionPlan(workers=1, threads=1, max_rows=4)
 
 @dataclass(eq=False)
 class Weight:
-    """So many bytes, that can be loaded and given back."""
+    """A loadable object of a given size in bytes."""
 
     files_bytes: int
     memory_bytes: int = 0
@@ -29,7 +29,7 @@ class Weight:
 
 @pytest.fixture(autouse=True)
 def steady(request, monkeypatch):
-    """A process that grows by nothing, so that models count what their files do."""
+    """Report constant process memory, so that models count with the size of their files."""
     if "repository" not in request.fixturenames and "models" not in request.fixturenames:
         monkeypatch.setattr(memory_budget, "resident_bytes", lambda: 0)
 

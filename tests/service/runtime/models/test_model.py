@@ -70,7 +70,7 @@ def load(drawn_repository):
 @pytest.mark.parametrize("plan", PLANS)
 def test_batch_equals_single_rows_with_styles_and_truncation(drawn_repository, name, plan):
     model = Model(drawn_repository / name / "1", Provider.CPU, plan)
-    # A model without classes or truncation takes no notice of them.
+    # Models without classes or truncation ignore them.
     inputs = [(seed, seed % 3, seed / 40) for seed in range(40)]
     rows = np.concatenate([model.generate([s], [c], [t]) for s, c, t in inputs])
     for size in (2, 7, 32, 40):

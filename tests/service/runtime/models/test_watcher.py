@@ -41,7 +41,7 @@ def test_no_reload_without_changes(folder, reloads):
 
 def test_new_folder_is_loaded_once_stable(folder, reloads):
     watcher, skipped = reloads
-    for text in ("{", "{ ", "{ }"):  # It is being copied.
+    for text in ("{", "{ ", "{ }"):  # The folder is being copied.
         write(folder / "b" / "1", text)
         watcher.tick()
         assert skipped == []
@@ -80,7 +80,7 @@ def test_detects_changed_and_removed_folders(folder, reloads):
     assert len(skipped) == 1
     shutil.rmtree(folder / "a")
     watcher.tick()
-    assert len(skipped) == 1  # It may be exchanged at this moment.
+    assert len(skipped) == 1  # The folder may be in the middle of a replacement.
     ticks(watcher, 3)
     assert len(skipped) == 2
 

@@ -73,7 +73,9 @@ def test_batches_are_padded_to_buckets(rows, sizes):
     ran = []
 
     def run(feeds):
-        assert set(feeds["c"].tolist()) <= set(range(100, 100 + rows))  # Padding is valid input.
+        assert set(feeds["c"].tolist()) <= set(
+            range(100, 100 + rows)
+        )  # Padding rows are valid inputs.
         ran.append(len(feeds["z"]))
         return {"y": feeds["z"] * 2 + feeds["c"][:, None]}
 

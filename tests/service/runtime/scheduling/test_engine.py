@@ -27,7 +27,7 @@ def engine(repository):
 
 
 def generate(engine, model, seeds):
-    """Wait for a job as a request does, encoding included."""
+    """Wait for a job like a request, including the encoding."""
     job = engine.submit(model, model.feeds(seeds))
     pixels = job.future.result(10)["pixels"]
     return engine.encode(job, lambda _: pixels).result(10)
@@ -159,7 +159,7 @@ def test_drain_waits_for_permitted_requests(repository):
         thread.start()
         while engine.state is EngineState.READY:
             pass
-        # A second step of what was begun before.
+        # The second step of a request that was accepted before.
         assert len(generate(engine, model, [1])) == 1
         with pytest.raises(NotReady, match="shutting down"), engine.permit():
             pass

@@ -34,7 +34,7 @@ def batch(*latents, group=GROUP) -> Batch:
 
 
 def images(*values) -> dict[str, np.ndarray]:
-    """Small images of one value each, except for one corner."""
+    """Small images with a constant value, except for one corner."""
     pixels = np.stack([np.full((4, 4, 3), value, np.uint8) for value in values])
     pixels[:, 0, 0, 0] = 1
     return {"pixels": pixels}

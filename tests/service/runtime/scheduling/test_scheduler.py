@@ -341,7 +341,7 @@ def test_group_that_needs_all_slots_is_not_passed_over():
     scheduler.submit(job(wide, 4))
     first = scheduler.take(0)
     assert first.group.key == "narrow"
-    assert scheduler.take(0) is None  # There is a free slot, but it is the turn of wide.
+    assert scheduler.take(0) is None  # A slot is free, but the group `wide` is next.
     scheduler.execute(first)
     second = scheduler.take(0)
     assert second.group.key == "wide"
@@ -691,7 +691,7 @@ def test_new_group_ends_lingering():
     scheduler.submit(job(groups["first"], 3))
     assert not started["first"].wait(0.3)
     scheduler.submit(job(groups["second"], 4))
-    # Long before the linger time is over.
+    # Long before the end of the linger time.
     assert started["first"].wait(2)
     assert started["second"].wait(2)
     release.set()
