@@ -64,7 +64,7 @@ class Translation:
     """One image that is prepared for a model.
 
     `image` ``[H, W, C] uint8`` and `mask` ``[H, W] uint8`` are the inputs. `alpha` ``[h, w] uint8``
-    has the size of the output, to which it is added. `channels` are those of the output.
+    is added to the output, and has its size. `channels` is the number of output channels.
     `original_size` is (width, height) before resizing to the model's fixed size, or None if the
     image was not resized.
     """

@@ -1,4 +1,4 @@
-"""Overload, many connections at a time, and leaks."""
+"""Overload, many concurrent connections, and leaks."""
 
 import hashlib
 import json

@@ -127,7 +127,7 @@ def test_new_request_ids_are_unique(client):
         ("GET", "/nowhere", None, 404),
         ("DELETE", "/v1/models", None, 405),
         ("POST", "/v1/generate", {"model": "failing", "n": 0}, 422),
-        ("POST", "/v1/generate", {"model": "nobody"}, 404),
+        ("POST", "/v1/generate", {"model": "unknown"}, 404),
         ("POST", "/v1/generate", {"model": "failing", "seed": 2}, 500),
     ],
 )

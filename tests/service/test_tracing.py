@@ -206,7 +206,7 @@ def test_missed_deadline_has_spans_of_the_stages_reached(drawn_repository):
     with collecting() as collector:
         environment = {
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{collector.url}/v1/traces",
-            "OTEL_SERVICE_NAME": "pictures",
+            "OTEL_SERVICE_NAME": "images",
             "GANYMEDE_DEADLINE_S": "0.0000001",
         }
         with serving(drawn_repository, env=environment) as server, server.client() as client:
@@ -219,7 +219,7 @@ def test_missed_deadline_has_spans_of_the_stages_reached(drawn_repository):
         assert set(spans) == {"POST /v1/generate", "queue"}
         assert spans["POST /v1/generate"].status.code == Status.STATUS_CODE_ERROR
         assert attributes(spans["POST /v1/generate"])["ganymede.rejection"] == "deadline"
-        assert {resource["service.name"] for resource in collector.resources} == {"pictures"}
+        assert {resource["service.name"] for resource in collector.resources} == {"images"}
 
 
 def test_missing_exporter_is_logged_and_service_runs(drawn_repository):

@@ -6,7 +6,7 @@ from tests.support.servers import ganymede
 
 
 def run(*arguments, **options) -> subprocess.CompletedProcess:
-    """Run `ganymede` with the arguments; options are those of `subprocess.run`."""
+    """Run `ganymede` with these arguments, and with further options of `subprocess.run`."""
     return subprocess.run(
         ganymede(*arguments), capture_output=True, text=True, check=False, **options
     )

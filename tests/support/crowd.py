@@ -61,7 +61,7 @@ def pixels_of(response: httpx.Response) -> np.ndarray:
 def request_images(
     client: httpx.Client, kind: str = "fine", n: int = 1, **options
 ) -> httpx.Response:
-    """Request `n` images of the class `kind`; options are those of httpx."""
+    """Request `n` images of the class `kind`, with further options of `httpx.Client.post`."""
     body = {"model": "m", "seed": 1, "n": n, "class": kind, "format": "npy"}
     return client.post("/v1/generate", json=body, **options)
 

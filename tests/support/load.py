@@ -3,9 +3,9 @@
 Reads a command as a JSON line from standard input, and writes the result as another. Each request
 is for one image, in NPY format.
 
-    crowd: `count` requests at a time, each on its own connection; a request that gets 429 is
+    crowd: `count` concurrent requests, each on its own connection; a request that gets 429 is
            repeated after its Retry-After.
-    open: `per_second` requests per second, whatever their outcome.
+    open: `per_second` requests per second, without waiting for responses.
 """
 
 import asyncio

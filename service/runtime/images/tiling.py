@@ -1,12 +1,11 @@
 """Runs large images through a fully convolutional model tile by tile.
 
 A model sees one tile at a time, so the memory is bounded by the size of a tile. Neighboring tiles
-overlap, and the outputs near an inner edge, which lack context, are discarded: with `reach`, the
-radius of the receptive field in input pixels, every output pixel comes only from tiles whose inner
-edges are at least `reach` away. The result then equals the untiled one, including the borders of
-the image, where the edge of a tile is that of the image. This does not hold for models that see the
-whole image, such as those with instance normalization or attention; there, overlaps only hide the
-seams.
+overlap, and outputs near an inner edge are discarded, because they lack context: every output pixel
+comes from tiles whose inner edges are at least `reach` pixels away, where `reach` is the radius of
+the receptive field in input pixels. The result then equals the untiled one, also at the borders of
+the image. This does not hold for models that depend on the whole image, such as those with instance
+normalization or attention; there, overlaps only hide the seams.
 """
 
 from __future__ import annotations

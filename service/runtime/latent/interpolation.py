@@ -50,7 +50,7 @@ class Interpolation:
         return feeds_at(self.keys, places, self.path, manifest)
 
     def styles(self, w: Floats, frames: Sequence[int]) -> Floats:
-        """Return the styles ``[N, layers, w_dim]`` of `frames`, given those of the keys."""
+        """Return the styles ``[N, layers, w_dim]`` of `frames`; `w` are the styles of the keys."""
         return rows_at(w, [self.position(frame) for frame in frames], self.path)
 
     def parameters(self, manifest: Manifest) -> dict[str, Any]:

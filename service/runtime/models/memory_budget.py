@@ -61,7 +61,7 @@ class MemoryBudget:
     def loading(self, model: Loadable) -> Iterator[None]:
         """Make room for a model that the caller loads in this context, and measure its memory.
 
-        Only one model is loaded at a time: its memory is the growth of the process meanwhile.
+        Only one model is loaded at a time, so its memory is the growth of the process.
         """
         with self._loading:
             self._shrink_to(self.limit - _expected(model), model)

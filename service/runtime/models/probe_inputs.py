@@ -18,17 +18,17 @@ _CELLS = 5
 
 def probe_images(seeds: Sequence[int], side: int, channels: int) -> Pixels:
     """Return the images ``[N, side, side, channels] uint8`` of `seeds`."""
-    at = (np.arange(side) + 0.5) * (_CELLS - 1) / side
-    low = np.minimum(at.astype(int), _CELLS - 2)
+    position = (np.arange(side) + 0.5) * (_CELLS - 1) / side
+    low = np.minimum(position.astype(int), _CELLS - 2)
     # Bilinear interpolation of a coarse grid in integers, which is exact on every machine.
-    share = ((at - low) * 256).astype(np.int64)
+    fraction = ((position - low) * 256).astype(np.int64)
     images = np.empty((len(seeds), side, side, channels), np.uint8)
     for i, seed in enumerate(seeds):
         grid = np.random.RandomState(seed).randint(0, 256, (_CELLS, _CELLS, channels))
         rows = (
-            grid[low] * (256 - share)[:, None, None] + grid[low + 1] * share[:, None, None]
+            grid[low] * (256 - fraction)[:, None, None] + grid[low + 1] * fraction[:, None, None]
         ) >> 8
-        weight = share[None, :, None]
+        weight = fraction[None, :, None]
         images[i] = (rows[:, low] * (256 - weight) + rows[:, low + 1] * weight) >> 8
     return images
 

@@ -112,7 +112,7 @@ def _groups(root: Path) -> Iterator[tuple[Path, Path]]:
 def _ancestors(folder: Path, top: Path) -> Iterator[Path]:
     """Yield `folder` and its ancestors up to and including `top`.
 
-    In a container the path is often that of the host and does not exist; the mount point is then
+    In a container the path is often a path of the host, and does not exist. The mount point is then
     the container's own group.
     """
     while folder != top and top in folder.parents:

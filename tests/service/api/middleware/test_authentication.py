@@ -96,13 +96,13 @@ def test_log_names_the_key(keyed):
             # The key is logged for rejected requests too.
             headers = {"x-api-key": keys[name], "x-request-id": f"log-{name}"}
             assert client.post("/v1/admin/reload", headers=headers).status_code == 403
-        client.get("/v1/models", headers={"x-request-id": "log-nobody"})
+        client.get("/v1/models", headers={"x-request-id": "log-anonymous"})
         client.get("/v1/models", headers={"x-request-id": "log-last"})
     logged = (json.loads(line) for line in server.logged().splitlines() if line.startswith("{"))
     lines = {line["request_id"]: line for line in logged if "request_id" in line}
     assert lines["log-poor"]["key"] == "poor"
     assert lines["log-plain"]["key"] == "plain"
-    assert "key" not in lines["log-nobody"]
+    assert "key" not in lines["log-anonymous"]
     assert not any(secret in server.logged() for secret in keys.values())
 
 
@@ -175,7 +175,7 @@ def test_rejected_requests_do_not_count_towards_rate_limit(keyed):
     headers = {"x-api-key": keys["thrifty"]}
     with server.client() as client:
         for _ in range(20):
-            invalid = GENERATE | {"n": 10, "class": "nobody"}
+            invalid = GENERATE | {"n": 10, "class": "unknown"}
             assert client.post("/v1/generate", json=invalid, headers=headers).status_code == 422
         response = client.post("/v1/generate", json=GENERATE | {"n": 10}, headers=headers)
         assert response.status_code == 200

@@ -21,7 +21,7 @@ BODIES = {
     "several": b'{"model": "cut", "seeds": [7, 8, 9]}',
     "by class": b'{"model": "painted-classes", "n": 2, "seed": 3, "class": 1}',
     "twice the same key": b'{"model": "cut", "seed": 7, "seed": 8, "format": "png"}',
-    "no such model": b'{"model": "nobody", "seed": 7}',
+    "no such model": b'{"model": "unknown", "seed": 7}',
     "a field too much": b'{"model": "cut", "sed": 7}',
     "a number as text": b'{"model": "cut", "seed": "7"}',
     "a number with a point": b'{"model": "cut", "seed": 7.0}',
@@ -96,7 +96,7 @@ async def test_valid_requests_bypass_fastapi(drawn_repository, monkeypatch):
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         assert (await client.post("/v1/generate", json={"model": "cut"})).status_code == 200
-        assert (await client.post("/v1/generate", json={"model": "nobody"})).status_code == 404
+        assert (await client.post("/v1/generate", json={"model": "unknown"})).status_code == 404
         assert handled == []
         assert (await client.post("/v1/generate", json={"modle": "cut"})).status_code == 422
         assert (await client.get("/v1/generate")).status_code == 405

@@ -35,12 +35,12 @@ def test_frames_are_evenly_spaced(walk):
     count = len(walk.keys)
     places = []
     for frame in range(walk.frames):
-        start, end, share = walk.position(frame)
-        assert 0 <= share < 1
-        assert end == ((start + 1) % count if share else start)
-        places.append(start + share)
-    whole = count if walk.loop else count - 1
-    step = whole / (walk.frames if walk.loop else walk.frames - 1)
+        start, end, fraction = walk.position(frame)
+        assert 0 <= fraction < 1
+        assert end == ((start + 1) % count if fraction else start)
+        places.append(start + fraction)
+    segments = count if walk.loop else count - 1
+    step = segments / (walk.frames if walk.loop else walk.frames - 1)
     np.testing.assert_allclose(places, step * np.arange(walk.frames), atol=1e-9)
     assert places[0] == 0
     if not walk.loop:
@@ -48,10 +48,13 @@ def test_frames_are_evenly_spaced(walk):
 
 
 @given(
-    start=vectors, end=vectors, share=st.floats(0, 1), path=st.sampled_from(["linear", "spherical"])
+    start=vectors,
+    end=vectors,
+    fraction=st.floats(0, 1),
+    path=st.sampled_from(["linear", "spherical"]),
 )
-def test_between_is_exact_at_start_and_finite(start, end, share, path):
-    point = between(start, end, share, path)
+def test_between_is_exact_at_start_and_finite(start, end, fraction, path):
+    point = between(start, end, fraction, path)
     assert point.dtype == np.float32
     assert np.isfinite(point).all()
     np.testing.assert_array_equal(between(start, end, 0.0, path), start)
@@ -62,7 +65,7 @@ def test_between_is_exact_at_start_and_finite(start, end, share, path):
 
 def test_spherical_path_keeps_norm_and_angular_speed():
     start, end = np.array([3, 0], np.float32), np.array([0, 3], np.float32)
-    points = [between(start, end, share, "spherical") for share in (0.25, 0.5, 0.75)]
+    points = [between(start, end, fraction, "spherical") for fraction in (0.25, 0.5, 0.75)]
     np.testing.assert_allclose(np.linalg.norm(points, axis=1), 3, rtol=1e-6)
     angles = [np.degrees(np.arctan2(y, x)) for x, y in points]
     np.testing.assert_allclose(angles, [22.5, 45, 67.5], rtol=1e-5)

@@ -103,7 +103,7 @@ def change_input(folder):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "reason"),
+    ("corrupt", "reason"),
     [
         (truncate_graph, "sha256"),
         (truncate_graph_and_update_digest, "cannot be loaded"),
@@ -323,7 +323,7 @@ def change_golden_mode(folder):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "reason"),
+    ("corrupt", "reason"),
     [
         (remove_golden_file, "cannot be read"),
         (write_invalid_golden_file, "cannot be read"),

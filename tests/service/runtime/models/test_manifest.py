@@ -35,7 +35,7 @@ def test_digest_depends_on_graphs_not_on_texts(folder):
     ("changes", "named"),
     [
         ({"schema_version": 2}, "schema_version"),
-        ({"colour": "blue"}, "colour"),
+        ({"color": "blue"}, "color"),
         ({"name": "../escape"}, "name"),
         ({"graphs": {}}, "graphs"),
         ({"graphs": {"generator": {"file": "/etc/passwd.onnx"}}}, "graphs.generator.file"),

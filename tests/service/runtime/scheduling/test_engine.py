@@ -180,17 +180,17 @@ def test_drain_times_out(repository):
 def test_drain_permitted_only_ignores_abandoned_jobs(repository):
     engine = make_engine(repository)
     engine.start()
-    begun, end = threading.Event(), threading.Event()
+    started, end = threading.Event(), threading.Event()
     model = engine.catalog.get("gan-mnist")
 
     def hang(role, feeds):
-        begun.set()
+        started.set()
         end.wait(30)
         return {"pixels": feeds["z"]}
 
     model.run = hang
     job = engine.submit(model, model.feeds([1]))
-    assert begun.wait(10)
+    assert started.wait(10)
     engine.abandon(job)
     assert engine.drain(timeout=30, permitted_only=True)
     assert not end.is_set()
