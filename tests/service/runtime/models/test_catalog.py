@@ -131,7 +131,7 @@ def test_failed_version_is_not_the_default(models):
         catalog.get("gan-mnist@2")
 
 
-@pytest.mark.parametrize("wanted", ["nope", "nope@1", "gan-mnist@7", "gan-mnist@", ""])
+@pytest.mark.parametrize("name", ["nope", "nope@1", "gan-mnist@7", "gan-mnist@", ""])
 def test_unknown_model_error_lists_the_available_ones(models, name):
     with pytest.raises(ModelNotFound, match=r"available: "):
         load(models).get(name)
