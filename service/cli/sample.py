@@ -132,7 +132,7 @@ def sample(
     address: Annotated[
         str | None,
         typer.Option(
-            help="Address of a running Ray cluster. Default: start one on this machine.",
+            help="Address of a running Ray cluster. Default: RAY_ADDRESS, or start one here.",
             show_default=False,
         ),
     ] = None,

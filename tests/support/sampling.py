@@ -12,7 +12,7 @@ def run_sample(
 ) -> subprocess.CompletedProcess[str]:
     """Run the command, and check its exit code and that it prints no stack trace."""
     command = ganymede("sample", model, "--models", models, "--out", out, *flags)
-    process = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    process = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert process.returncode == code, f"{process.stdout}\n{process.stderr}"
     assert "Traceback" not in process.stderr
     return process

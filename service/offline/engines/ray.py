@@ -61,7 +61,9 @@ def run(
     should_stop: Callable[[], bool],
     address: str | None,
 ) -> list[ShardRecord]:
-    """Build `shards` on the cluster at `address`, or on one started on this machine.
+    """Build `shards` on the cluster at `address`, or else at the variable RAY_ADDRESS.
+
+    Without either, a cluster is started on this machine for the duration of the job.
 
     Raises:
         JobError: Ray is not installed, or no cluster can be reached.
@@ -123,7 +125,12 @@ def _connect(address: str | None) -> None:
         if colon and port.isdigit():
             # Fail early: Ray itself would retry for minutes.
             socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
-        ray.init(address=address, log_to_driver=False, configure_logging=False)
+        if address is None and "RAY_ADDRESS" not in os.environ:
+            # "local" because Ray would otherwise join a cluster that another process started on
+            # this machine, and lose its nodes when that process ends.
+            ray.init("local", include_dashboard=False, log_to_driver=False, configure_logging=False)
+        else:
+            ray.init(address, log_to_driver=False, configure_logging=False)
     except (OSError, ValueError, RuntimeError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise JobError(

@@ -46,7 +46,7 @@ def run_locally(job, model, out):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_dead_node_does_not_change_the_output(cluster, drawn_repository, tmp_path):
     nodes, second = cluster
     model = Model(drawn_repository / "painted-classes" / "1", Provider.CPU, plan_for(Provider.CPU))
@@ -75,7 +75,8 @@ def test_dead_node_does_not_change_the_output(cluster, drawn_repository, tmp_pat
     assert read_files(tmp_path / "out") == run_locally(job, model, tmp_path / "local")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_command_starts_its_own_cluster(run, tmp_path):
     flags = ["--count", "300", "--format", "webdataset"]
     process = run("painted-classes", tmp_path / "ray", "--engine", "ray", *flags)
