@@ -1,4 +1,4 @@
-"""Building a Bento, and the container's install steps (without a container engine)."""
+"""A Bento is built and served, and the container's install steps run without a container engine."""
 
 import io
 import os

@@ -40,7 +40,7 @@ def add(
     pixels_per_minute: Annotated[
         int | None,
         typer.Option(
-            help="Rate limit of the key, in generated pixels per minute; default: the service's.",
+            help="Generated pixels per minute for this key. Default: the limit of the service.",
             show_default=False,
             metavar="N",
         ),

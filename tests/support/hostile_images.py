@@ -38,7 +38,7 @@ def png_of(width: int, height: int, data: bytes, *, depth=8, color=2, more: byte
 
 
 def corpus() -> dict[str, bytes]:
-    """Return the files by name. The service must reject most of them, and survive all."""
+    """Return the files by name. The service must reject most of them, and must not fail on any."""
     png, jpeg = _file(_noise(), "PNG"), _file(_noise(), "JPEG")
     webp, gif, tiff = _file(_noise(), "WEBP"), _file(_noise(), "GIF"), _file(_noise(), "TIFF")
     frames = [_noise(mode="P"), _noise().rotate(90).convert("P")]

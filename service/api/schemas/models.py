@@ -15,7 +15,7 @@ class ModelPlan(BaseModel):
     max_rows: int
     alone: int | None = Field(
         default=None,
-        description="Threads for a batch that runs on an otherwise idle machine, if more.",
+        description="Threads for a batch that is the only one running, if more.",
     )
     buckets: list[int] | None = None
     source: Literal["measured", "cached", "set", "default"]

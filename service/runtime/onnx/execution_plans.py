@@ -326,7 +326,7 @@ def largest_bucket(model: Model, max_rows: int = 0) -> ExecutionPlan:
             break
         usable.append(size)
     if not usable:
-        raise OutOfMemory(f"{model.manifest.name} does not fit into memory, not even with one row")
+        raise OutOfMemory(f"{model.manifest.name} does not fit into memory, even with a single row")
     return replace(model.plan, max_rows=usable[-1], buckets=tuple(usable))
 
 

@@ -206,5 +206,5 @@ def test_buckets_are_limited_by_gpu_memory():
     assert largest_bucket(BucketModel(fits=100)).buckets == (1, 2, 4, 8)
     plan = largest_bucket(BucketModel(fits=4))
     assert (plan.buckets, plan.max_rows) == ((1, 2, 4), 4)
-    with pytest.raises(OutOfMemory, match="not even with one row"):
+    with pytest.raises(OutOfMemory, match="even with a single row"):
         largest_bucket(BucketModel(fits=0))

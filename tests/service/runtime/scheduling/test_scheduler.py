@@ -769,7 +769,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.taken: list[Batch] = []
         # Rows in the order in which they were assigned, and the number of assigned rows per job.
         self.order: list[int] = []
-        self.given: dict[int, int] = {}
+        self.assigned_counts: dict[int, int] = {}
         # Batches of other groups that were taken while a group was waiting.
         self.waited = dict.fromkeys(range(self.GROUPS), 0)
         self.draining = False
@@ -807,7 +807,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         if held:
             self.held.add(number)
         self.jobs.append(new)
-        self.ends[number] = self.given[number] = 0
+        self.ends[number] = self.assigned_counts[number] = 0
         new.future.add_done_callback(lambda _: self.count_end(number))
 
     def count_end(self, number):
@@ -833,7 +833,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             and not each.future.done()
             and number not in self.cancelled_at
             and self.clock.now < each.deadline
-            and self.given[number] < each.rows
+            and self.assigned_counts[number] < each.rows
             for number, each in enumerate(self.jobs)
         )
 
@@ -850,7 +850,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for part in batch.parts:
             rows = part.feeds("x").tolist()
             self.order += rows
-            self.given[rows[0] // 100] += len(rows)
+            self.assigned_counts[rows[0] // 100] += len(rows)
         for group in range(self.GROUPS):
             passed_by = group in waiting and group != batch.group.key
             self.waited[group] = self.waited[group] + 1 if passed_by else 0
