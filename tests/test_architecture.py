@@ -58,15 +58,7 @@ def test_rooms_are_small(package):
 
 
 def test_test_modules_do_not_import_each_other():
-    # Tests of importers still share tables of layer shapes; they move to tests/support.
-    known = {
-        "test_documentation.py",
-        "test_import.py",
-        "test_stylegan3.py",
-    }
     for path in (ROOT / "tests").rglob("*.py"):
-        if path.name in known:
-            continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tests"):
                 name = node.module.rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""Files of published layouts, for what imports them, with random weights."""
+"""Writes checkpoints with random weights, and imports them."""
 
 from __future__ import annotations
 
@@ -21,61 +21,64 @@ from training.importers.recognition import Candidate, match_formats, select_cand
 PLAN = ExecutionPlan(workers=1, threads=1, max_rows=8)
 
 
-def recognised(path, said=None, network=None) -> Candidate:
+def recognize(path, options=None, network=None) -> Candidate:
+    """Return the network to import from a file and the format that it matches."""
     return select_candidate(
-        match_formats(find_networks(read_file(path)), said or UserOptions()), network
+        match_formats(find_networks(read_file(path)), options or UserOptions()), network
     )
 
 
-def imported(path, models, said=None, network=None) -> tuple[Candidate, Model]:
-    """What a file was recognised as, and the model that it became."""
-    best = recognised(path, said, network)
+def import_checkpoint(path, models, options=None, network=None) -> tuple[Candidate, Model]:
+    """Return the matched network of a file, and the model that the file is imported as."""
+    best = recognize(path, options, network)
     folder = import_model(path, best.format, best.converted, ImportTarget(models, "m"))
     return best, Model(folder, Provider.CPU, PLAN)
 
 
 def to_levels(images: torch.Tensor):
-    """Pictures ``[N, C, H, W]`` in [-1, 1] as ``[N, H, W, C]`` of whole levels."""
+    """Return images ``[N, C, H, W]`` in [-1, 1] as integer levels ``[N, H, W, C]`` in [0, 255]."""
     levels = ((images.double() + 1) * 127.5).round().clamp(0, 255)
     return levels.permute(0, 2, 3, 1).numpy().astype(int)
 
 
-def drawn(shapes: dict[str, tuple[int, ...]], seed: int = 0, scale: float = 1.0):
-    """Tensors of N(0, scale²) by name; variances are positive."""
+def random_tensors(shapes: dict[str, tuple[int, ...]], seed: int = 0, scale: float = 1.0):
+    """Return tensors from N(0, scale²) by name. Running variances are positive."""
     rng = torch.Generator().manual_seed(seed)
-    made = OrderedDict()
+    tensors = OrderedDict()
     for name, shape in shapes.items():
         if name.endswith("num_batches_tracked"):
-            made[name] = torch.tensor(7)
+            tensors[name] = torch.tensor(7)
             continue
         value = torch.randn(shape, generator=rng) * scale
-        made[name] = value.abs() + 0.3 if name.endswith("running_var") else value
-    return made
+        tensors[name] = value.abs() + 0.3 if name.endswith("running_var") else value
+    return tensors
 
 
 class EasyDict(dict):
-    """What `dnnlib.util.EasyDict` pickles as."""
+    """Pickled as `dnnlib.util.EasyDict`."""
 
 
-class Persistent:
-    """An object as NVIDIA's `torch_utils.persistence` pickles it: with the source of its class."""
+class PersistentObject:
+    """Pickled as by NVIDIA's `torch_utils.persistence`: with the source code of its class."""
 
-    def __init__(self, kind, state, source="raise SystemExit('the source of a class was run')"):
-        self.kind, self.state, self.source = kind, state, source
+    def __init__(
+        self, class_name, state, source="raise SystemExit('the source code was executed')"
+    ):
+        self.class_name, self.state, self.source = class_name, state, source
 
     def __reduce__(self):
         meta = EasyDict(
             type="class",
             version=6,
             module_src=self.source,
-            class_name=self.kind,
+            class_name=self.class_name,
             state=self.state,
         )
         return sys.modules["torch_utils.persistence"]._reconstruct_persistent_obj, (meta,)
 
 
-def persistent(kind, tensors, children=None, source=None, **attributes):
-    """A module with parameters and buffers by name, and modules within it."""
+def pickled_module(class_name, tensors, children=None, source=None, **attributes):
+    """Return a module with parameters and child modules, for a pickle of NVIDIA's."""
     state = {
         "training": False,
         "_parameters": OrderedDict(
@@ -89,32 +92,36 @@ def persistent(kind, tensors, children=None, source=None, **attributes):
         "_init_kwargs": EasyDict(attributes),
         **attributes,
     }
-    return Persistent(kind, state, source) if source else Persistent(kind, state)
+    return PersistentObject(class_name, state, *([source] if source else []))
 
 
-def nested(kind, tensors, attributes=None, source=None):
-    """A tree of modules of dotted names; `attributes` are by the path of the module."""
+def pickled_network(class_name, tensors, attributes=None, source=None):
+    """Return a tree of modules from dotted tensor names. `attributes` are by module path."""
     own = {name: value for name, value in tensors.items() if "." not in name}
     children = {}
-    for first in dict.fromkeys(name.partition(".")[0] for name in tensors if "." in name):
-        inner = {n.partition(".")[2]: t for n, t in tensors.items() if n.startswith(f"{first}.")}
-        said = {
+    for child in dict.fromkeys(name.partition(".")[0] for name in tensors if "." in name):
+        child_tensors = {
+            name.partition(".")[2]: tensor
+            for name, tensor in tensors.items()
+            if name.startswith(f"{child}.")
+        }
+        child_attributes = {
             path.partition(".")[2]: values
             for path, values in (attributes or {}).items()
-            if path.partition(".")[0] == first
+            if path.partition(".")[0] == child
         }
-        children[first] = nested("Layer", inner, said, source)
-    return persistent(kind, own, children, source, **(attributes or {}).get("", {}))
+        children[child] = pickled_network("Layer", child_tensors, child_attributes, source)
+    return pickled_module(class_name, own, children, source, **(attributes or {}).get("", {}))
 
 
 @contextlib.contextmanager
-def nvidias_modules():
-    """Modules of the names that NVIDIA's pickles mention, as long as one is written."""
+def nvidia_modules():
+    """Install stand-ins for the modules that NVIDIA's pickles refer to, while one is written."""
 
     def _reconstruct_persistent_obj(meta):
-        raise AssertionError("a pickle was loaded by its own names")
+        raise AssertionError("a pickle was loaded with the modules that it refers to")
 
-    made = {
+    modules = {
         "torch_utils": types.ModuleType("torch_utils"),
         "torch_utils.persistence": types.ModuleType("torch_utils.persistence"),
         "dnnlib": types.ModuleType("dnnlib"),
@@ -122,38 +129,39 @@ def nvidias_modules():
     }
     _reconstruct_persistent_obj.__module__ = "torch_utils.persistence"
     _reconstruct_persistent_obj.__qualname__ = "_reconstruct_persistent_obj"
-    made["torch_utils.persistence"]._reconstruct_persistent_obj = _reconstruct_persistent_obj
-    made["dnnlib.util"].EasyDict = EasyDict
-    there = {name: sys.modules.get(name) for name in made}
-    before = EasyDict.__module__
+    modules["torch_utils.persistence"]._reconstruct_persistent_obj = _reconstruct_persistent_obj
+    modules["dnnlib.util"].EasyDict = EasyDict
+    original_modules = {name: sys.modules.get(name) for name in modules}
+    original_name = EasyDict.__module__
     EasyDict.__module__ = "dnnlib.util"
-    sys.modules.update(made)
+    sys.modules.update(modules)
     try:
         yield
     finally:
-        EasyDict.__module__ = before
-        for name, module in there.items():
+        EasyDict.__module__ = original_name
+        for name, module in original_modules.items():
             if module is None:
                 del sys.modules[name]
             else:
                 sys.modules[name] = module
 
 
-def write_nvidia(path, tree) -> None:
-    with nvidias_modules(), path.open("wb") as file:
+def write_nvidia_pickle(path, tree) -> None:
+    """Write a pickle that refers to NVIDIA's modules."""
+    with nvidia_modules(), path.open("wb") as file:
         pickle.dump(tree, file, protocol=3)
 
 
-def remade(best: Candidate, **feeds: torch.Tensor) -> torch.Tensor:
-    """The pictures ``[N, C, H, W]`` in [-1, 1] of the network that a file was rebuilt as.
+def converted_images(best: Candidate, **feeds: torch.Tensor) -> torch.Tensor:
+    """Return the converted network's images ``[N, C, H, W]`` in [-1, 1], in PyTorch.
 
-    Export holds graphs against it, so that a variant of a layout needs no graph of its own.
+    The export compares the graph with this network, so most tests need not write a graph.
     """
-    (piece,) = best.converted.graph_specs
+    (spec,) = best.converted.graph_specs
     with torch.no_grad():
-        return piece.module(**feeds)[1].double()
+        return spec.module(**feeds)[1].double()
 
 
-def doubles(tensors) -> dict[str, torch.Tensor]:
-    """The same values in double precision, for what is written out in a test."""
+def to_float64(tensors) -> dict[str, torch.Tensor]:
+    """Return the tensors in double precision, for reference computations."""
     return {name: value.double() for name, value in tensors.items()}

@@ -1,7 +1,6 @@
-"""Residual generators written out from their descriptions, one picture at a time, in float64.
+"""Reference implementations of residual generators, for one image at a time in float64.
 
-A layout gives `weight`, which finds a layer's weight with its spectral normalisation, and the
-names of its parts; everything here is plain PyTorch functions.
+They follow the published descriptions and use plain PyTorch functions only.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ import torch
 from torch.nn import functional as F
 
 
-def stepped(t, path):
-    """BigGAN-PyTorch's weight: one step of the power method from u0, in evaluation too."""
+def biggan_weight(t, path):
+    """Return BigGAN-PyTorch's weight after one power iteration from u0, as in evaluation."""
     weight = t[f"{path}.weight"]
     if f"{path}.u0" not in t:
         return weight
@@ -24,8 +23,8 @@ def stepped(t, path):
     return weight / (u / u.norm() @ matrix @ v)
 
 
-def stored(t, path, outputs=0):
-    """PyTorch's weight in evaluation: over u W v, as they are stored."""
+def pytorch_weight(t, path, outputs=0):
+    """Return PyTorch's weight divided by u W v, as in evaluation. `outputs` is the output axis."""
     if f"{path}.weight_orig" not in t:
         return t[f"{path}.weight"]
     weight = t[f"{path}.weight_orig"]
@@ -33,16 +32,16 @@ def stored(t, path, outputs=0):
     return weight / (t[f"{path}.weight_u"] @ matrix @ t[f"{path}.weight_v"])
 
 
-def spectral(name, *shape, bias=True, outputs=0):
-    """The names and shapes of a layer under PyTorch's spectral normalisation."""
-    rest = math.prod(shape) // shape[outputs]
-    made = {f"{name}.weight_orig": shape, f"{name}.weight_u": (shape[outputs],)}
-    made[f"{name}.weight_v"] = (rest,)
-    return made | ({f"{name}.bias": (shape[outputs],)} if bias else {})
+def spectral_norm_shapes(name, *shape, bias=True, outputs=0):
+    """Return the tensor shapes of a layer with PyTorch's spectral normalization, by name."""
+    fan_in = math.prod(shape) // shape[outputs]
+    shapes = {f"{name}.weight_orig": shape, f"{name}.weight_u": (shape[outputs],)}
+    shapes[f"{name}.weight_v"] = (fan_in,)
+    return shapes | ({f"{name}.bias": (shape[outputs],)} if bias else {})
 
 
-def estimated(tensors):
-    """Tensors with estimates of singular values as training leaves them, and real variances."""
+def with_singular_vectors(tensors):
+    """Set u and v to one power iteration, as after training, and make variances positive."""
     rng = torch.Generator().manual_seed(1)
     for name, value in tensors.items():
         if name.endswith(("running_vars", "running_var")):
@@ -57,12 +56,16 @@ def estimated(tensors):
     return tensors
 
 
-class Layout:
-    """Tensors under the names of a layout."""
+class ReferenceLayers:
+    """Layers of a checkpoint as functions.
+
+    `weight(t, path)` returns a layer's weight with its spectral normalization; `attention` are the
+    names of query, key, value, output and strength.
+    """
 
     def __init__(self, tensors, weight, attention):
         self.t = {name: value.double() for name, value in tensors.items()}
-        self.weight_of, self.names = weight, attention
+        self.weight_of, self.attention = weight, attention
 
     def weight(self, path):
         return self.weight_of(self.t, path)
@@ -74,28 +77,28 @@ class Layout:
         weight = self.weight(path)
         return F.conv2d(x, weight, self.t.get(f"{path}.bias"), padding=weight.shape[-1] // 2)
 
-    def attended(self, path, x):
-        theta, phi, g, o, gamma = (f"{path}.{name}" for name in self.names)
+    def self_attention(self, path, x):
+        theta, phi, g, o, gamma = (f"{path}.{name}" for name in self.attention)
         _, _, height, width = x.shape
         query = self.conv(theta, x).flatten(2)[0]
         key = F.max_pool2d(self.conv(phi, x), 2).flatten(2)[0]
         value = F.max_pool2d(self.conv(g, x), 2).flatten(2)[0]
-        shares = torch.softmax(query.t() @ key, dim=1)
-        seen = (value @ shares.t()).reshape(1, -1, height, width)
-        return x + self.t[gamma] * self.conv(o, seen)
+        attention = torch.softmax(query.t() @ key, dim=1)
+        attended = (value @ attention.t()).reshape(1, -1, height, width)
+        return x + self.t[gamma] * self.conv(o, attended)
 
 
-def normalised(x, mean, variance, eps, gain, bias):
+def batch_norm(x, mean, variance, eps, gain, bias):
     mean, variance, gain, bias = (v[:, None, None] for v in (mean, variance, gain, bias))
     return (x - mean) / torch.sqrt(variance + eps) * gain + bias
 
 
-def twice(x):
+def upsample_nearest(x):
     return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
 
 def converted_pixels(best, z, label, truncation):
-    """What the rebuilt module makes of one latent, before it is exported."""
+    """Return the pixels of one latent from the converted network in PyTorch."""
     feeds = {"z": z[None].float()}
     if best.converted.classes:
         feeds["class_weights"] = label[None].float()

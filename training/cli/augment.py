@@ -1,4 +1,4 @@
-"""`ganymede augment`."""
+"""The command `ganymede augment`."""
 
 from __future__ import annotations
 

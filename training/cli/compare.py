@@ -1,4 +1,4 @@
-"""`ganymede compare`."""
+"""The command `ganymede compare`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def compare(
     report: ReportOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure several models against the same real images, and tell which differ significantly.
+    """Measure several models against the same real images, and test which differ significantly.
 
     Image-to-image models are compared pair by pair, on the same targets.
 

@@ -1,4 +1,4 @@
-"""`ganymede evaluate`."""
+"""The command `ganymede evaluate`."""
 
 from __future__ import annotations
 
@@ -61,9 +61,10 @@ def evaluate(
     report: ReportOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the quality of a model's images against real ones, with the graph that is served.
+    """Measure the quality of a model's images against real images.
 
-    Every metric is shown next to its value for real images and names what it was measured with.
+    The images are generated with the graphs that are served. Every metric is shown next to its
+    value for real images, with the feature network that it was measured with.
 
     Example: ganymede evaluate dcgan-fashion --samples 5000 --report quality.html
     """
@@ -101,7 +102,7 @@ def evaluate(
 
 
 def _recordable_folder(target: EvaluationTarget) -> Path:
-    """Return the folder of a model; checked before the evaluation, which takes time."""
+    """Return the model folder to write to. Called before the evaluation, which takes time."""
     from training.evaluation.errors import QualityError
 
     if target.model is None or not target.model.folder.is_dir():
@@ -110,7 +111,7 @@ def _recordable_folder(target: EvaluationTarget) -> Path:
 
 
 def _evaluate_pairs(target: str, data: str | None, network: str, *, as_json: bool) -> None:
-    """Compare the images of two folders that have the same name."""
+    """Compare the images in two folders, matched by file name."""
     from training.evaluation.errors import QualityError
     from training.evaluation.features.networks import open_network
     from training.evaluation.metrics import get_metric, pair_metric_names
@@ -120,7 +121,7 @@ def _evaluate_pairs(target: str, data: str | None, network: str, *, as_json: boo
     from training.evaluation.report.terminal import print_section, progress
 
     if data is None:
-        raise QualityError("--pairs compares with the images of --data: give --data")
+        raise QualityError("--pairs needs --data, the images to compare with")
     generated, targets, names = open_pairs(Path(target), Path(data))
     features = open_network(network)
     with progress() as show:

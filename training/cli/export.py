@@ -1,4 +1,4 @@
-"""`ganymede export`."""
+"""The command `ganymede export`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def export(
     ] = None,
     checkpoint: Annotated[
         str,
-        typer.Option(help="last, or best if the recipe has a section evaluate."),
+        typer.Option(
+            help="Checkpoint to export: last, or best if the recipe has a section evaluate."
+        ),
     ] = "last",
     measure: Annotated[
         bool,
@@ -71,7 +73,7 @@ def _quality_measurement(run: Run) -> Callable[[Model], tuple[Quality, ...]]:
     recipe = run.recipe()
     is_image_to_image = recipe.image_input is not None
     if not recipe.classes and not is_image_to_image:
-        # Reported before the export, which takes long.
+        # Fail before the export, which takes long.
         raise QualityError(
             "--measure measures class accuracy, and the run has no classes; "
             "for other metrics use ganymede evaluate"

@@ -1,4 +1,4 @@
-"""The verb `ganymede import`."""
+"""The command `ganymede import`."""
 
 from __future__ import annotations
 
@@ -16,97 +16,128 @@ if TYPE_CHECKING:
 
 def import_(
     file: Annotated[
-        Path, typer.Argument(help="A checkpoint: .pt, .pth, .ckpt, .safetensors, .pkl, .onnx.")
+        Path,
+        typer.Argument(help="The checkpoint: .pt, .pth, .ckpt, .safetensors, .pkl or .onnx."),
     ],
     name: Annotated[
         str | None,
-        typer.Option(help="The model's name.  [default: the file's]", show_default=False),
+        typer.Option(help="Name of the model.  [default: from the file name]", show_default=False),
     ] = None,
     models: Annotated[
-        Path, typer.Option(help="The model repository.", envvar="GANYMEDE_MODELS")
+        Path, typer.Option(help="Model repository to write to.", envvar="GANYMEDE_MODELS")
     ] = Path("models"),
     version: Annotated[
         str | None,
-        typer.Option(help="The version.  [default: the next free number]", show_default=False),
+        typer.Option(
+            help="Version of the model.  [default: the next free number]", show_default=False
+        ),
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Tell what is in the file and what it was held to be.")
+        bool,
+        typer.Option(
+            "--explain",
+            help="Show the networks in the file and the formats they match. Writes nothing.",
+        ),
     ] = False,
     network: Annotated[
-        str | None, typer.Option(help="Which of several networks in the file.")
+        str | None, typer.Option(help="Network to import, if the file holds several.")
     ] = None,
     classes: Annotated[
         int | None,
-        typer.Option(min=1, help="So many of the first layer's inputs are a one-hot class."),
+        typer.Option(
+            min=1, help="Number of classes, if the first layer takes a one-hot class after z."
+        ),
     ] = None,
     class_names: Annotated[
-        str | None, typer.Option(help="The classes' names: cat,dog,… or a file, one a line.")
+        str | None,
+        typer.Option(help="Class names, as cat,dog,… or as a file with one name per line."),
     ] = None,
     side: Annotated[
-        int | None, typer.Option(min=1, help="The side of the pictures that it was trained on.")
+        int | None, typer.Option(min=1, help="Side in pixels of the images used in training.")
     ] = None,
     channels: Annotated[
-        int | None, typer.Option(min=1, max=4, help="1 grey, 3 RGB, 4 RGBA, where it is not told.")
+        int | None,
+        typer.Option(
+            min=1,
+            max=4,
+            help="Image channels (1 gray, 3 RGB, 4 RGBA), if the file does not determine them.",
+        ),
     ] = None,
     activation: Annotated[
-        str | None, typer.Option(help="Between layers: relu, leaky_relu, elu or selu.")
+        str | None,
+        typer.Option(help="Activation between the layers: relu, leaky_relu, elu or selu."),
     ] = None,
     output: Annotated[
-        str | None, typer.Option(help="After the last layer: tanh or sigmoid.")
+        str | None, typer.Option(help="Activation after the last layer: tanh or sigmoid.")
     ] = None,
     statistics: Annotated[
         str | None,
-        typer.Option(help="Of batch normalisation: picture, running or standing (see the docs)."),
+        typer.Option(
+            help="Batch normalization statistics: picture (of each image), running (averages of "
+            "the training) or standing (computed again)."
+        ),
     ] = None,
     latent: Annotated[
         str | None,
-        typer.Option(help="What z is drawn from: normal, uniform (-1 to 1) or unit (0 to 1)."),
+        typer.Option(help="Distribution of z: normal, uniform (-1 to 1) or unit (0 to 1)."),
     ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
-            help="Its training's configuration, YAML or JSON.  [default: the one beside it]",
+            help="Training configuration, YAML or JSON.  "
+            "[default: a configuration in the folder of the checkpoint]",
             show_default=False,
         ),
     ] = None,
     map_: Annotated[
         list[str] | None,
         typer.Option(
-            "--map", help="Of an ONNX graph: z=NAME, image=NAME, pixels=NAME, class=NAME…"
+            "--map",
+            help="Input or output of an ONNX graph: z=NAME, image=NAME, pixels=NAME, class=NAME…",
         ),
     ] = None,
     range_: Annotated[
-        str | None, typer.Option("--range", help="Black and white in an ONNX graph: -1,1 or 0,1.")
+        str | None,
+        typer.Option(
+            "--range", help="Values of black and white in an ONNX graph: -1,1 or 0,1 or 0,255."
+        ),
     ] = None,
     input_range: Annotated[
-        str | None, typer.Option(help="The same of pictures that go in, where it is another.")
+        str | None,
+        typer.Option(help="Value range of an ONNX graph's input images, if not --range."),
     ] = None,
     layout: Annotated[
-        str | None, typer.Option(help="Of an ONNX graph's pictures: nchw or nhwc.")
+        str | None, typer.Option(help="Axis order of an ONNX graph's images: nchw or nhwc.")
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option(
-            help="Of an ONNX graph: translate, colorize or upscale, where it is not told."
-        ),
+        typer.Option(help="Task of an ONNX graph with input images: translate, colorize, upscale."),
     ] = None,
     z_dim: Annotated[
-        int | None, typer.Option(min=1, help="The numbers of z, where an ONNX graph does not tell.")
+        int | None,
+        typer.Option(min=1, help="Dimension of z, if an ONNX graph does not determine it."),
     ] = None,
-    pictures: Annotated[
+    images: Annotated[
         Path | None,
-        typer.Option(help="A folder of pictures for the sheet of a model that takes pictures."),
+        typer.Option(
+            "--pictures",
+            help="Folder of input images for the preview of an image-to-image model.",
+        ),
     ] = None,
-    half: Annotated[
-        bool, typer.Option("--half", help="Write weights in float16, and say what that changes.")
+    fp16: Annotated[
+        bool,
+        typer.Option(
+            "--half", help="Store the weights as fp16, and report how much the images change."
+        ),
     ] = False,
     license_: Annotated[
-        str, typer.Option("--license", help="The licence of the weights, for the model card.")
+        str, typer.Option("--license", help="License of the weights, for the model card.")
     ] = "unknown",
 ) -> None:
-    """Make a model folder of a generator that was trained elsewhere.
+    """Convert a generator that was trained elsewhere to a model folder.
 
-    Nothing in the file is executed. The format is recognised by the tensors' names and shapes.
+    Nothing in the file is executed. The format is recognized by the names and shapes of the
+    tensors.
 
     Example: ganymede import latest_net_G.pth --name horse2zebra
     """
@@ -119,67 +150,74 @@ def import_(
     from training.importers.reading.weights import find_networks
     from training.importers.recognition import match_formats, select_candidate
 
-    said = UserOptions(
+    options = UserOptions(
         classes=classes,
-        class_names=_names(class_names),
+        class_names=_parse_class_names(class_names),
         side=side,
         channels=channels,
         activation=activation,
         output=output,
         statistics=statistics,
         latent=latent,
-        config=_config(file, config),
+        config=_read_config(file, config),
     )
-    target = ImportTarget(models, name or _slug(file), version, license_, half)
+    target = ImportTarget(models, name or _slug(file), version, license_, fp16)
     if is_onnx_file(file):
-        options = parse_graph_options(map_ or (), range_, input_range, layout, task, z_dim, said)
-        _import_graph(file, options, target, _pictures(pictures), explain=explain)
+        graph_options = parse_graph_options(
+            map_ or (), range_, input_range, layout, task, z_dim, options
+        )
+        _import_graph(file, graph_options, target, _read_images(images), explain=explain)
         return
-    tree = read_file(file)
+    content = read_file(file)
     try:
-        tried = match_formats(find_networks(tree), said)
+        candidates = match_formats(find_networks(content), options)
     except ModelImportError as error:
         raise type(error)(f"{file}: {error}") from error
     if explain:
-        _explain(file, tried)
+        _print_candidates(file, candidates)
         return
     try:
-        best = select_candidate(tried, network)
+        best = select_candidate(candidates, network)
     except ModelImportError as error:
         raise ModelImportError(f"{file}: {error}") from error
     assert best.converted is not None  # noqa: S101 - for the type checker
-    _tell(best.label, best.format.title, best.converted)
-    shown = _pictures(pictures)
-    folder = import_model(file, best.format, best.converted, target, shown, typer.echo)
+    _print_summary(best.label, best.format.title, best.converted)
+    preview_images = _read_images(images)
+    folder = import_model(file, best.format, best.converted, target, preview_images, typer.echo)
     typer.echo(f"wrote {folder}; next: ganymede serve --models {models}")
 
 
-def _config(file: Path, said: Path | None) -> dict[str, Any]:
-    """Return what was configured: in the file that was said, or one beside the checkpoint."""
+def _read_config(file: Path, path: Path | None) -> dict[str, Any]:
+    """Return the training configuration: of `--config`, or of the checkpoint's folder."""
     from training.importers.errors import ModelImportError
     from training.importers.reading.files import find_config, read_config
 
-    if said is not None:
-        return read_config(said)
+    if path is not None:
+        return read_config(path)
     found = find_config(file)
     if found is None:
         return {}
     try:
         return read_config(found)
     except ModelImportError:
-        # Nobody said that it belongs to the checkpoint.
+        # The user did not name this file, so it need not belong to the checkpoint.
         return {}
 
 
-def _tell(what: str, title: str, converted: ConvertedModel) -> None:
-    details = ", ".join(f"{what} {value}" for what, value in converted.details)
-    typer.echo(f"{what}: {title}; {details}")
+def _print_summary(label: str, title: str, converted: ConvertedModel) -> None:
+    details = ", ".join(f"{name} {value}" for name, value in converted.details)
+    typer.echo(f"{label}: {title}; {details}")
     for note in converted.notes:
         typer.echo(note)
 
 
 def _import_graph(
-    file: Path, options: GraphOptions, target: ImportTarget, shown: list[Pixels], *, explain: bool
+    file: Path,
+    options: GraphOptions,
+    target: ImportTarget,
+    preview_images: list[Pixels],
+    *,
+    explain: bool,
 ) -> None:
     from training.importers.import_model import import_model
     from training.importers.onnx.conversion import OnnxFormat, convert_graph, describe_graph
@@ -189,74 +227,76 @@ def _import_graph(
             typer.echo(line)
         return
     converted = convert_graph(file, options)
-    _tell("the graph", OnnxFormat.title, converted)
-    folder = import_model(file, OnnxFormat(), converted, target, shown, typer.echo)
+    _print_summary("the graph", OnnxFormat.title, converted)
+    folder = import_model(file, OnnxFormat(), converted, target, preview_images, typer.echo)
     typer.echo(f"wrote {folder}; next: ganymede serve --models {target.models}")
 
 
 def _slug(file: Path) -> str:
+    """Return a model name made from a file name."""
     import re
 
     return re.sub(r"[^a-z0-9._-]+", "-", file.stem.lower()).strip("-._") or "model"
 
 
-def _names(said: str | None) -> tuple[str, ...]:
+def _parse_class_names(text: str | None) -> tuple[str, ...]:
+    """Return the class names of `--class-names`: a list, or the path of a file."""
     from training.importers.errors import ModelImportError, first_line
 
-    if not said:
+    if not text:
         return ()
-    # A thousand names are no path, whose length has an end.
-    path = Path(said) if len(said) < 256 and "\0" not in said else None
+    # The operating system raises an error for paths that are too long or contain a null byte.
+    path = Path(text) if len(text) < 256 and "\0" not in text else None
     try:
-        text = path.read_text() if path and path.is_file() else said.replace(",", "\n")
+        names = path.read_text() if path and path.is_file() else text.replace(",", "\n")
     except (OSError, ValueError) as error:
-        raise ModelImportError(f"--class-names {said}: {first_line(error)}") from error
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
+        raise ModelImportError(f"--class-names {text}: {first_line(error)}") from error
+    return tuple(line.strip() for line in names.splitlines() if line.strip())
 
 
-def _pictures(folder: Path | None) -> list[Pixels]:
+def _read_images(folder: Path | None) -> list[Pixels]:
+    """Return the images in a folder. Other files are skipped. Raises ModelImportError if none."""
     if folder is None:
         return []
     from service.runtime.images.decoding import ImageDecodeError, decode_image
     from training.importers.errors import ModelImportError
 
-    found = []
+    images = []
     for path in sorted(folder.iterdir() if folder.is_dir() else []):
         try:
-            found.append(decode_image(path.read_bytes(), max_pixels=2**26).pixels)
+            images.append(decode_image(path.read_bytes(), max_pixels=2**26).pixels)
         except (ImageDecodeError, OSError):
             continue
-    if not found:
-        raise ModelImportError(f"--pictures {folder}: there are no pictures")
-    return found
+    if not images:
+        raise ModelImportError(f"--pictures {folder}: the folder contains no images")
+    return images
 
 
-def _explain(file: Path, tried: list[Candidate]) -> None:
-    """Say of every network in a file what it is, and what is missing to be anything else."""
+def _print_candidates(file: Path, candidates: list[Candidate]) -> None:
+    """Print for each network in a file its format, or the nearest ones and what they require."""
     from training.importers.formats.base import readable_key
     from training.importers.recognition import nearest_candidates
 
-    names = list(dict.fromkeys(candidate.network.name for candidate in tried))
+    names = list(dict.fromkeys(candidate.network.name for candidate in candidates))
     if not names:
-        typer.echo(f"{file}: nothing in it names tensors")
+        typer.echo(f"{file}: the file holds no network: nothing in it maps names to tensors")
     for name in names:
-        here = [candidate for candidate in tried if candidate.network.name == name]
-        network = here[0].network
+        own = [candidate for candidate in candidates if candidate.network.name == name]
+        network = own[0].network
         typer.echo(
-            f"{here[0].label}: {len(network.tensors)} tensors, {network.parameters:,} values"
+            f"{own[0].label}: {len(network.tensors)} tensors, {network.parameters:,} values"
             + (", averaged" if network.averaged else "")
         )
-        fitting = [candidate for candidate in here if candidate.converted]
-        for candidate in fitting[:1]:
-            typer.echo(f"  it is {candidate.format.title}, of {candidate.format.origin}")
-            for key in candidate.match.present:
-                typer.echo(f"    there: {readable_key(key)}")
-            for what, value in candidate.converted.details if candidate.converted else ():
-                typer.echo(f"    {what}: {value}")
-        if not fitting:
-            for candidate in nearest_candidates(here):
-                typer.echo(
-                    f"  not {candidate.format.title}: {candidate.match.reason or ''}".rstrip(": ")
-                )
-                for key in candidate.match.missing:
-                    typer.echo(f"    missing: {readable_key(key)}")
+        matching = next((candidate for candidate in own if candidate.converted), None)
+        if matching is not None and matching.converted is not None:
+            typer.echo(f"  matches {matching.format.title}, from {matching.format.origin}")
+            for key in matching.match.present:
+                typer.echo(f"    present: {readable_key(key)}")
+            for detail, value in matching.converted.details:
+                typer.echo(f"    {detail}: {value}")
+            continue
+        for candidate in nearest_candidates(own):
+            reason = f": {candidate.match.reason}" if candidate.match.reason else ""
+            typer.echo(f"  does not match {candidate.format.title}{reason}")
+            for key in candidate.match.missing:
+                typer.echo(f"    missing: {readable_key(key)}")

@@ -1,4 +1,4 @@
-"""`ganymede search`."""
+"""The command `ganymede search`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def search(
     recipe: Annotated[str, typer.Argument(help="The name of a shipped recipe, or a YAML file.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Options that override the recipe's."),
+        typer.Argument(metavar="[KEY=VALUE]...", help="Values that override those of the recipe."),
     ] = None,
     trials: Annotated[
         int, typer.Option(min=1, help="The total number of trials, including earlier ones.")
@@ -22,10 +22,13 @@ def search(
     confirm: Annotated[
         int,
         typer.Option(
-            min=0, help="The number of other seeds to train the best trial and the recipe with."
+            min=0,
+            help="The number of additional seeds to train the best trial and the recipe with.",
         ),
     ] = 2,
-    seed: Annotated[int, typer.Option(min=0, help="The seed of the trials' values.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="The seed that draws the values of the trials.")
+    ] = 0,
     out: Annotated[
         Path | None,
         typer.Option(

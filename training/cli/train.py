@@ -1,4 +1,4 @@
-"""`ganymede train`.
+"""The command `ganymede train`.
 
 PyTorch is imported inside the function, so that `ganymede --help` is fast and works without it.
 """
@@ -12,17 +12,17 @@ import typer
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="The name of an included recipe, or a YAML file.")],
+    recipe: Annotated[str, typer.Argument(help="The name of a shipped recipe, or a YAML file.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Values that replace those of the recipe."),
+        typer.Argument(metavar="[KEY=VALUE]...", help="Values that override those of the recipe."),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="The run folder.  [default: runs/RECIPE]", show_default=False),
     ] = None,
 ) -> None:
-    """Train a GAN by a recipe. Run the same command again to resume.
+    """Train a GAN from a recipe. Run the same command again to resume.
 
     Example: ganymede train dcgan-fashion train.images=500000 --out runs/first
 

@@ -47,8 +47,8 @@ class AugmentedDataset:
     """All images of `source`, plus `per_class` images of `model` for each of its classes.
 
     `classes` maps each class index of the source to one of the model. With `side`, all images are
-    center-cropped and resized to `side` pixels. Synthetic images have the seeds from `first_seed`
-    on.
+    center-cropped and resized to `side` pixels. The seeds of synthetic images start at
+    `first_seed`.
     """
 
     source: ImageSource
@@ -243,7 +243,7 @@ _WRITERS: dict[str, Callable[[Path, Iterator[Sample], Sequence[str]], None]] = {
 
 
 def _columns(sample: Sample) -> dict[str, Any]:
-    """Return the metadata columns, which are the same for all images; None where unset."""
+    """Return the values of the metadata columns, None if not set."""
     return {name: sample.metadata.get(name) for name in ("source", "origin", "model", "seed")}
 
 

@@ -82,7 +82,7 @@ class DatasetMissing(DataError):
     """A named data set was not found. The message lists the ways to provide it."""
 
     def __init__(self, reason: str, name: str, path_option: str = "data.path=PATH") -> None:
-        """Build the message; `path_option` is how the caller's user sets a path."""
+        """Build the message; `path_option` is the option with which the user sets a path."""
         super().__init__(f"{reason}; {_suggestions(name, path_option)}")
         self._reason, self._name = reason, name
 
@@ -92,10 +92,10 @@ class DatasetMissing(DataError):
 
 
 def class_names(name: str | None, own: Sequence[str]) -> tuple[str, ...]:
-    """Return the class names of the data set `name`, whose source calls the classes `own`.
+    """Return the class names of the data set `name`; `own` are the names in its source.
 
-    A known data set's names replace bare numbers 0, 1, … only. Names from class folders are kept,
-    since their order may differ.
+    The names of a known data set replace only the numbers 0, 1, …. Names of class folders are kept,
+    because their order may differ.
     """
     known = KNOWN_DATASETS.get(name or "")
     if known and list(own) == [str(i) for i in range(len(known.class_names))]:

@@ -48,9 +48,9 @@ class DataOptions(Options):
     limit: PositiveInt | None = None
     # Use only the images of this class, without labels.
     only: str | None = None
-    # Hold out one of this many file names as the split `test`, for data without splits.
+    # Hold out 1 of `hold_out` file names as the split `test`, for data without splits.
     hold_out: int | None = Field(default=None, ge=2)
-    # Use one half of the file names, so that two sets with equal names share no image.
+    # Use one half of the file names, so that an unpaired source and target share no image.
     half: Literal[0, 1] | None = None
 
     @property
@@ -99,7 +99,7 @@ class DataOptions(Options):
             key = name_hash(name)
             if self.hold_out and (key % self.hold_out == 0) != (self.split == "test"):
                 continue
-            # Other bits of the hash, so that the halves are independent of the held-out names.
+            # Different bits of the hash, so that the halves are independent of the held-out images.
             if self.half is not None and key // 1009 % 2 != self.half:
                 continue
             rows.append(row)
@@ -228,7 +228,7 @@ def _decode_all(
     def decode(index: int) -> tuple[int, NDArray[np.uint8] | Exception]:
         try:
             return index, fit(source.read(index), size, channels)
-        except Exception as error:  # noqa: BLE001 - decoders raise whatever they like
+        except Exception as error:  # noqa: BLE001 - decoders raise many kinds of errors
             return index, error
 
     # In chunks, because map() would keep every decoded image of a large data set in memory.

@@ -52,7 +52,7 @@ class PairedBatches:
         """Pair `matched` images, or derive the inputs from `target` where there is no source."""
         self._task, self._seed = task, recipe.train.seed
         sets = [target] if matched is None else [matched.target, matched.source]
-        # Equal lengths and equal seeds: both sets have the same rows, crops and flips.
+        # Equal lengths and seeds give both sets the same rows, crops and flips.
         self._batches = [
             ShuffledBatches(
                 data,
@@ -147,10 +147,10 @@ def held_out_options(options: DataOptions) -> DataOptions:
 
 
 def example_pairs(recipe: Recipe, count: int | None = EXAMPLES) -> tuple[TaskInputs, Tensor]:
-    """Return inputs and targets ``[N, C, H, W] uint8`` of held-out images, always the same ones.
+    """Return a fixed choice of held-out inputs and targets, ``[N, C, H, W] uint8`` each.
 
-    All of them if `count` is None. Without held-out images, training images are used. Raises
-    DataError.
+    Returns all of them if `count` is None. Without held-out images, training images are used.
+    Raises DataError.
     """
     source, target = _load_matched(recipe, _load_held_out)
     return _make_pairs(recipe, source, target, _example_rows(len(target), count))
@@ -159,11 +159,11 @@ def example_pairs(recipe: Recipe, count: int | None = EXAMPLES) -> tuple[TaskInp
 def validation_pairs(
     recipe: Recipe, count: int, half: Literal["first", "last"] | None
 ) -> tuple[TaskInputs, Tensor]:
-    """Return up to `count` pairs ``[N, C, H, W] uint8`` to select checkpoints by.
+    """Return up to `count` pairs ``[N, C, H, W] uint8`` for selecting checkpoints.
 
-    They are from one `half` of the held-out images, in the order in which `example_pairs` takes
-    its examples (from the first half); with `half` None they are training images. Always the same
-    ones. Raises DataError.
+    The pairs are the same for every call. They come from one `half` of the held-out images in a
+    fixed random order, in which `example_pairs` takes its images from the start. With `half` None
+    they are training images. Raises DataError.
     """
     source, target = _load_matched(recipe, _load_held_out if half else _load_training)
     order = _fixed_order(len(target))
@@ -176,10 +176,10 @@ def validation_pairs(
 def unpaired_examples(
     recipe: Recipe, count: int = EXAMPLES, *, matched: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return held-out images of (source, target), ``[N, C, H, W] uint8`` each.
+    """Return a fixed choice of held-out images of (source, target), ``[N, C, H, W] uint8`` each.
 
-    Always the same ones. They are pairs if any file names match. Raises DataError, also if
-    `matched` is required and no names match.
+    The images are pairs if any file names match. Raises DataError, also if `matched` is True and no
+    names match.
     """
     assert recipe.source is not None  # noqa: S101 - validated by the recipe
     source, target = _load_held_out(recipe.source), _load_held_out(recipe.data)

@@ -1,7 +1,7 @@
 """Shuffled batches with random crops and flips.
 
-All randomness is a function of (seed, batch number), never of earlier draws. A resumed run, or one
-that is distributed over processes, therefore sees the same images in the same order with the same
+All randomness is a function of (seed, batch number) and does not depend on earlier batches. Resumed
+runs and runs with several processes therefore get the same images in the same order, with the same
 crops and flips.
 """
 

@@ -1,4 +1,4 @@
-"""What a recipe can say about networks, and how the networks are found.
+"""The options of networks in a recipe, and how networks are found by name.
 
 A network is one module in `training/networks/noise` or `training/networks/image`. It declares its
 options as a subclass of one of the classes below, with a ``network: Literal["name"]`` field; that
@@ -24,15 +24,15 @@ class GeneratorOptions(Options, ABC):
     network: str
 
     def from_noise(self) -> NoiseGeneratorOptions:
-        """Return these options as those of a generator from noise. Raises ValueError."""
+        """Return self if this generator takes noise. Raises ValueError otherwise."""
         raise ValueError(
-            f"the game needs a generator from noise; {self.network} generates from images"
+            f"this game needs a generator from noise; {self.network} is an image-to-image generator"
         )
 
     def from_images(self) -> ImageToImageOptions:
-        """Return these options as those of a generator from images. Raises ValueError."""
+        """Return self if this generator takes images. Raises ValueError otherwise."""
         raise ValueError(
-            f"the game needs a generator from images; {self.network} generates from noise"
+            f"this game needs an image-to-image generator; {self.network} generates from noise"
         )
 
 
@@ -55,12 +55,12 @@ class NoiseGeneratorOptions(GeneratorOptions):
         raise _cannot_grow(self.network)
 
     def from_noise(self) -> NoiseGeneratorOptions:
-        """Return these options."""
+        """Return self."""
         return self
 
 
 class ImageToImageOptions(GeneratorOptions):
-    """A generator from images to images."""
+    """An image-to-image generator."""
 
     @abstractmethod
     def build(self, shape: ImageToImageShape) -> nn.Module:
@@ -68,10 +68,10 @@ class ImageToImageOptions(GeneratorOptions):
 
     @abstractmethod
     def side_multiple(self, shape: ImageToImageShape) -> int:
-        """Return the number of pixels of which the sides of an input must be a multiple."""
+        """Return the number of pixels that input sides must be a multiple of."""
 
     def min_side(self, shape: ImageToImageShape) -> int:
-        """Return the shortest side of an input, in pixels."""
+        """Return the minimum input side in pixels."""
         return self.side_multiple(shape)
 
     @abstractmethod
@@ -82,7 +82,7 @@ class ImageToImageOptions(GeneratorOptions):
         """
 
     def from_images(self) -> ImageToImageOptions:
-        """Return these options."""
+        """Return self."""
         return self
 
 
@@ -92,15 +92,15 @@ class DiscriminatorOptions(Options, ABC):
     network: str
 
     def of_images(self) -> ImageDiscriminatorOptions:
-        """Return these options as those of a discriminator of whole images. Raises ValueError."""
+        """Return self if this discriminator judges whole images. Raises ValueError otherwise."""
         raise ValueError(
-            f"the game needs a discriminator of whole images; {self.network} is one of patches"
+            f"this game needs a discriminator of whole images; {self.network} judges patches"
         )
 
     def of_patches(self) -> PatchDiscriminatorOptions:
-        """Return these options as those of a discriminator of patches. Raises ValueError."""
+        """Return self if this discriminator judges patches. Raises ValueError otherwise."""
         raise ValueError(
-            f"the game needs a discriminator of patches; {self.network} is one of whole images"
+            f"this game needs a discriminator of patches; {self.network} judges whole images"
         )
 
 
@@ -116,7 +116,7 @@ class ImageDiscriminatorOptions(DiscriminatorOptions):
         raise _cannot_grow(self.network)
 
     def of_images(self) -> ImageDiscriminatorOptions:
-        """Return these options."""
+        """Return self."""
         return self
 
 
@@ -128,7 +128,7 @@ class PatchDiscriminatorOptions(DiscriminatorOptions):
         """Build the network, initialized from the global random state. Raises ValueError."""
 
     def of_patches(self) -> PatchDiscriminatorOptions:
-        """Return these options."""
+        """Return self."""
         return self
 
 
@@ -141,6 +141,6 @@ Discriminator = Annotated[DiscriminatorOptions, OneOf("network")]
 
 
 def register_networks() -> None:
-    """Import every network, so that recipes can name it."""
+    """Import all networks, so that recipes can refer to them."""
     import_modules("training.networks.noise")
     import_modules("training.networks.image")

@@ -7,14 +7,17 @@ from tests.support.html import assert_self_contained
 
 def test_compares_a_model_with_a_folder(repository, splits, small_network_file, tmp_path):
     report = tmp_path / "comparison.html"
-    done = run(
+    result = run(
         *("compare", "dcgan-fashion", splits / "test", "--models", repository, "--data", splits),
         *("--network", small_network_file, "--samples", "60", "--no-obedience"),
         *("--json", "--report", report),
     )
-    assert done.returncode == 0, done.stderr
-    content = json.loads(done.stdout)
-    assert [each["subject"] for each in content["evaluations"]] == ["dcgan-fashion@1", "test"]
+    assert result.returncode == 0, result.stderr
+    content = json.loads(result.stdout)
+    assert [evaluation["subject"] for evaluation in content["evaluations"]] == [
+        "dcgan-fashion@1",
+        "test",
+    ]
     assert content["verdicts"] == [{"better": "test", "worse": "dcgan-fashion@1", "sure": True}]
     page = report.read_text()
     assert "test is closer to the real images than dcgan-fashion@1" in page
@@ -28,5 +31,5 @@ def test_rejects_a_single_target():
 def test_missing_data_error_names_the_option(repository, tmp_path):
     environment = os.environ | {"GANYMEDE_DATA": str(tmp_path)}
     names = ("gan-mnist", "dcgan-fashion")
-    done = run("compare", *names, "--models", repository, "--data", "emoji", env=environment)
-    assert_one_line_error(done, 2, "'emoji'", "--data PATH")
+    result = run("compare", *names, "--models", repository, "--data", "emoji", env=environment)
+    assert_one_line_error(result, 2, "'emoji'", "--data PATH")

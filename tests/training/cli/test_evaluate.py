@@ -20,11 +20,11 @@ def evaluate(splits, small_network_file, repository):
     return call
 
 
-def test_prints_metrics_and_what_they_were_measured_with(evaluate):
-    done = evaluate("gan-mnist")
-    assert done.returncode == 0, done.stderr
-    for words in ("60 samples of seeds 0 to 59", "held out", "KID-averages", "warning"):
-        assert words in done.stdout
+def test_prints_metrics_and_their_settings(evaluate):
+    result = evaluate("gan-mnist")
+    assert result.returncode == 0, result.stderr
+    for text in ("60 samples of seeds 0 to 59", "held out", "KID-averages", "warning"):
+        assert text in result.stdout
 
 
 def test_prints_json(evaluate):
@@ -35,8 +35,8 @@ def test_prints_json(evaluate):
 
 def test_report_is_self_contained(evaluate, tmp_path):
     report = tmp_path / "out" / "quality.html"
-    done = evaluate("cgan-fashion", "--samples", "300", "--report", report)
-    assert done.returncode == 0, done.stderr
+    result = evaluate("cgan-fashion", "--samples", "300", "--report", report)
+    assert result.returncode == 0, result.stderr
     page = report.read_text()
     assert assert_self_contained(page) >= 4 + 16
     assert "trouser" in page
@@ -54,12 +54,12 @@ def test_run_is_exported_and_evaluated(tmp_path, digits, splits, small_network_f
     overrides = [*TINY["dcgan-fashion"], f"data.path={digits}", "train.log_images=128"]
     train(load_recipe("dcgan-fashion", overrides), Run(run_folder))
     report = tmp_path / "run.html"
-    done = run(
+    result = run(
         *("evaluate", run_folder, "--data", splits, "--samples", "40", "--report", report),
         *("--network", small_network_file, "--json"),
     )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["subject"] == "run, last checkpoint"
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["subject"] == "run, last checkpoint"
     assert "loss_discriminator" in report.read_text()
 
 
@@ -68,38 +68,38 @@ def test_pairs_are_matched_by_name(tmp_path, small_network_file):
     generated = write_images(tmp_path / "generated", pixels)
     targets = write_images(tmp_path / "targets", (pixels * 0.5).astype(np.uint8)[:10])
     options = ("--data", targets, "--pairs", "--network", small_network_file)
-    done = run("evaluate", generated, *options, "--json")
-    assert done.returncode == 0, done.stderr
-    content = json.loads(done.stdout)
+    result = run("evaluate", generated, *options, "--json")
+    assert result.returncode == 0, result.stderr
+    content = json.loads(result.stdout)
     assert content["pairs"] == 10
     assert content["mean"]["PSNR"] < 20
     assert set(content["mean"]) == {"PSNR", "SSIM", "feature distance-averages"}
     assert "PSNR (dB)" in run("evaluate", generated, *options).stdout
     other = write_images(tmp_path / "other" / "deep", pixels)
-    done = run("evaluate", generated, "--data", other.parent, "--pairs")
-    assert_one_line_error(done, 2, "no image of")
+    result = run("evaluate", generated, "--data", other.parent, "--pairs")
+    assert_one_line_error(result, 2, "no image of")
 
 
 def test_errors_are_one_line(evaluate, repository, splits, tmp_path):
     assert_one_line_error(evaluate("nowhere"), 2, "not a model, run or folder")
     options = ("--models", repository, "--data", splits, "--network", "x.onnx")
-    done = run("evaluate", "gan-mnist", *options)
-    assert_one_line_error(done, 2, "no feature network 'x.onnx'")
-    done = run("evaluate", splits / "test", "--data", splits, "--record")
-    assert_one_line_error(done, 2, "--record", "not a model")
+    result = run("evaluate", "gan-mnist", *options)
+    assert_one_line_error(result, 2, "no feature network 'x.onnx'")
+    result = run("evaluate", splits / "test", "--data", splits, "--record")
+    assert_one_line_error(result, 2, "--record", "not a model")
     (tmp_path / "model.json").write_text("{}")
     assert_one_line_error(evaluate(str(tmp_path)), 2, "manifest")
 
 
 def test_missing_folder_is_named(repository):
-    done = run("evaluate", "gan-mnist", "--models", repository, "--data", "nowhere")
-    assert_one_line_error(done, 2, "nowhere")
+    result = run("evaluate", "gan-mnist", "--models", repository, "--data", "nowhere")
+    assert_one_line_error(result, 2, "nowhere")
 
 
 def test_missing_data_error_names_the_option(repository, tmp_path):
     environment = os.environ | {"GANYMEDE_DATA": str(tmp_path)}
-    done = run(
+    result = run(
         *("evaluate", "gan-mnist", "--models", repository, "--data", "emoji"), env=environment
     )
-    assert_one_line_error(done, 2, "'emoji'", "--data PATH")
-    assert "data.path" not in done.stderr
+    assert_one_line_error(result, 2, "'emoji'", "--data PATH")
+    assert "data.path" not in result.stderr

@@ -1,4 +1,4 @@
-"""What `ganymede import` says, and what it leaves behind."""
+"""The command `ganymede import`: its output, its errors and the files that it writes."""
 
 import json
 
@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from service.cli.main import app
 from service.runtime.errors import UserError
-from tests.support.checkpoints import drawn
-from tests.training.importers.formats.image.test_residual import resnet_shapes
+from tests.support.checkpoint_layouts.residual import resnet_shapes
+from tests.support.checkpoints import random_tensors
 
 SHAPES = {
     "main.0.weight": (6, 4, 4, 4),
@@ -21,13 +21,13 @@ SHAPES = {
 }
 
 
-def run(*arguments):
+def run_import(*arguments):
     result = CliRunner().invoke(app, ["import", *map(str, arguments)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
 
 
-def failing(*arguments):
+def import_error(*arguments):
     with pytest.raises(UserError) as raised:
         CliRunner().invoke(app, ["import", *map(str, arguments)], catch_exceptions=False)
     assert "\n" not in str(raised.value)
@@ -50,68 +50,61 @@ def graph(tmp_path):
     return tmp_path / "gen.onnx"
 
 
-def test_the_help_shows_an_example_and_every_flag():
-    said = CliRunner().invoke(app, ["import", "--help"], env={"COLUMNS": "200"}).output
-    assert "ganymede import latest_net_G.pth --name horse2zebra" in said
-    for flag in ("--map", "--range", "--explain", "--network", "--classes", "--license"):
-        assert flag in said
+def test_help_has_an_example_and_every_option():
+    output = CliRunner().invoke(app, ["import", "--help"], env={"COLUMNS": "200"}).output
+    assert "ganymede import latest_net_G.pth --name horse2zebra" in output
+    for option in ("--map", "--range", "--explain", "--network", "--classes", "--license"):
+        assert option in output
 
 
-def test_a_known_file_is_explained_and_nothing_is_written(tmp_path):
-    torch.save({"netG": drawn(SHAPES), "netD": {"a.weight": torch.zeros(2)}}, tmp_path / "g.pth")
-    said = run(tmp_path / "g.pth", "--explain", "--models", tmp_path / "models")
+def test_explains_a_known_format(tmp_path):
+    tensors = random_tensors(SHAPES)
+    torch.save({"netG": tensors, "netD": {"a.weight": torch.zeros(2)}}, tmp_path / "g.pth")
+    output = run_import(tmp_path / "g.pth", "--explain", "--models", tmp_path / "models")
     count = sum(int(np.prod(shape)) for shape in SHAPES.values())
-    assert f"netG: 3 tensors, {count:,} values" in said
-    assert "it is DCGAN, of PyTorch's DCGAN example" in said
-    assert "z: 6" in said
+    assert f"netG: 3 tensors, {count:,} values" in output
+    assert "matches DCGAN, from PyTorch's DCGAN example" in output
+    assert "z: 6" in output
     assert not (tmp_path / "models").exists()
 
 
-def test_an_unknown_file_is_explained_by_what_is_missing(tmp_path):
+def test_explains_missing_keys_of_an_unknown_format(tmp_path):
     tensors = {f"{name}.weight": torch.zeros(2, 2) for name in ("conv_first", "conv_body", "other")}
     torch.save(tensors, tmp_path / "g.pth")
-    said = run(tmp_path / "g.pth", "--explain")
-    assert "not ESRGAN, Real-ESRGAN (RRDB)" in said
-    assert "missing: conv_hr.weight" in said
-    assert "not ESRGAN" not in failing(tmp_path / "g.pth", "--models", tmp_path / "models")
+    output = run_import(tmp_path / "g.pth", "--explain")
+    assert "does not match ESRGAN, Real-ESRGAN (RRDB)" in output
+    assert "missing: conv_hr.weight" in output
+    assert "does not match" not in import_error(tmp_path / "g.pth", "--models", tmp_path / "models")
     assert not (tmp_path / "models").exists()
 
 
-def test_a_graph_is_explained_by_its_ports(graph):
-    said = run(graph, "--explain")
-    assert "input input_0 float[?, 6]" in said
-    assert "output output_0 float[?, 3, 5, 5]" in said
+def test_explains_inputs_and_outputs_of_a_graph(graph):
+    output = run_import(graph, "--explain")
+    assert "input input_0 float[?, 6]" in output
+    assert "output output_0 float[?, 3, 5, 5]" in output
 
 
-def test_a_graph_becomes_a_model_and_a_second_time_its_next_version(graph, tmp_path):
-    flags = ["--map", "z=input_0", "--map", "pixels=output_0", "--range", "-1,1"]
-    flags += ["--models", tmp_path / "models", "--license", "CC0-1.0"]
-    assert "wrote" in run(graph, *flags)
-    run(graph, *flags)
-    made = tmp_path / "models" / "gen"
-    assert sorted(path.name for path in made.iterdir()) == ["1", "2"]
-    manifest = json.loads((made / "1" / "model.json").read_text())
+def test_writes_new_versions_and_never_overwrites(graph, tmp_path):
+    options = ["--map", "z=input_0", "--map", "pixels=output_0", "--range", "-1,1"]
+    options += ["--models", tmp_path / "models", "--license", "CC0-1.0"]
+    assert "wrote" in run_import(graph, *options)
+    run_import(graph, *options)
+    model = tmp_path / "models" / "gen"
+    assert sorted(path.name for path in model.iterdir()) == ["1", "2"]
+    manifest = json.loads((model / "1" / "model.json").read_text())
     assert manifest["license"] == "CC0-1.0"
     assert manifest["provenance"]["format"] == "onnx"
-    assert {path.name for path in (made / "1").iterdir()} == {
+    assert {path.name for path in (model / "1").iterdir()} == {
         *("model.json", "generator.onnx", "golden.png", "preview.webp", "README.md"),
     }
-    before = (made / "1" / "model.json").read_bytes()
-    # What is there is never written over.
-    assert "exists already; choose another --version" in failing_export(graph, *flags)
-    assert (made / "1" / "model.json").read_bytes() == before
-
-
-def failing_export(graph, *flags):
-    with pytest.raises(UserError) as raised:
-        CliRunner().invoke(
-            app, ["import", str(graph), *map(str, flags), "--version", "1"], catch_exceptions=False
-        )
-    return str(raised.value)
+    content = (model / "1" / "model.json").read_bytes()
+    with pytest.raises(UserError, match="exists already; choose another --version"):
+        run_import(graph, *options, "--version", "1")
+    assert (model / "1" / "model.json").read_bytes() == content
 
 
 @pytest.mark.parametrize(
-    ("flags", "says"),
+    ("options", "message"),
     [
         (["--map", "z=noise"], "its inputs are input_0 float"),
         ([], "--range -1,1 or 0,1 or 0,255"),
@@ -121,26 +114,29 @@ def failing_export(graph, *flags):
         (["--range", "0,1", "--latent", "cauchy"], "--latent cauchy"),
     ],
 )
-def test_flags_that_do_not_fit_a_graph_are_told_by_name(graph, tmp_path, flags, says):
-    assert says in failing(graph, *flags, "--models", tmp_path / "models")
+def test_rejects_options_that_do_not_fit_the_graph(graph, tmp_path, options, message):
+    assert message in import_error(graph, *options, "--models", tmp_path / "models")
     assert not (tmp_path / "models").exists()
 
 
-def test_a_thousand_class_names_are_no_path(tmp_path):
-    tensors = drawn(SHAPES)
-    torch.save(tensors, tmp_path / "g.pth")
+def test_does_not_read_a_long_list_of_class_names_as_a_path(tmp_path):
+    torch.save(random_tensors(SHAPES), tmp_path / "g.pth")
     names = ",".join(f"class-{i}" for i in range(1000))
-    said = failing(tmp_path / "g.pth", "--classes", 2, "--class-names", names)
-    assert "--class-names has 1000 names, but the model has 2 classes" in said
+    message = import_error(tmp_path / "g.pth", "--classes", 2, "--class-names", names)
+    assert "--class-names has 1000 names, but the model has 2 classes" in message
 
 
-def test_a_side_that_the_network_cannot_take_is_told(tmp_path):
-    shapes = resnet_shapes(1)
-    torch.save(drawn(shapes), tmp_path / "g.pth")
-    said = failing(tmp_path / "g.pth", "--side", 50)
-    assert "--side 50: expected a multiple of 4" in said
+def test_rejects_unsupported_side(tmp_path):
+    torch.save(random_tensors(resnet_shapes(1)), tmp_path / "g.pth")
+    message = import_error(tmp_path / "g.pth", "--side", 50)
+    assert "--side 50: expected a multiple of 4" in message
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path):
-    for name in ("none.pth", "none.onnx"):
-        assert "No such file" in failing(tmp_path / name)
+@pytest.mark.parametrize("name", ["none.pth", "none.onnx"])
+def test_rejects_missing_file(tmp_path, name):
+    assert "No such file" in import_error(tmp_path / name)
+
+
+def test_rejects_preview_folder_without_images(tmp_path):
+    torch.save(random_tensors(SHAPES), tmp_path / "g.pth")
+    assert "contains no images" in import_error(tmp_path / "g.pth", "--pictures", tmp_path)

@@ -15,12 +15,12 @@ def test_prints_verdict_and_json(tmp_path, digits, small_network_file):
         f"search={{{RATE}: {{low: 0.00001, high: 0.01, log: true}}}}",
     ]
     command = ["search", "gan-mnist", *overrides, "--trials", "1", "--confirm", "0", "--out", out]
-    done = run(*command)
-    assert done.returncode == 0, done.stderr
-    assert "no trial was better than the recipe's own values" in done.stdout
+    result = run(*command)
+    assert result.returncode == 0, result.stderr
+    assert "no trial was better than the recipe's own values" in result.stdout
     assert json.loads(run(*command, "--json").stdout)["best"]["values"] == {RATE: 2e-4}
 
 
 def test_rejects_recipe_without_ranges(tmp_path):
-    done = run("search", "gan-mnist", "search={}", "--out", tmp_path / "out")
-    assert_one_line_error(done, 2, "declares no ranges")
+    result = run("search", "gan-mnist", "search={}", "--out", tmp_path / "out")
+    assert_one_line_error(result, 2, "declares no ranges")

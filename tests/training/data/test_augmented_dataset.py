@@ -37,23 +37,23 @@ def photos(tmp_path):
 def run(models):
     def augment(*flags, model="painted-classes", code=0):
         command = ganymede("augment", *flags, "--models", models, "--model", model)
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == code, done.stderr
-        assert "Traceback" not in done.stderr
-        return done
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == code, result.stderr
+        assert "Traceback" not in result.stderr
+        return result
 
     return augment
 
 
-def lines_of(out):
+def read_metadata(out):
     return [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
 
 
 def test_keeps_real_files_unchanged_and_synthetic_ones_reproducible(run, photos, models, tmp_path):
     out = tmp_path / "more"
-    done = run(photos, "--per-class", "5", "--out", out)
-    assert "6 real and 15 synthetic" in done.stdout
-    lines = lines_of(out)
+    result = run(photos, "--per-class", "5", "--out", out)
+    assert "6 real and 15 synthetic" in result.stdout
+    lines = read_metadata(out)
     assert [line["source"] for line in lines] == ["real"] * 6 + ["synthetic"] * 15
     for line in lines:
         path = out / line["file_name"]
@@ -69,12 +69,12 @@ def test_models_folder_from_environment(photos, models, tmp_path):
     command = ganymede("augment", photos, "--model", "painted-classes", "--per-class", "1")
     environment = os.environ | {"GANYMEDE_MODELS": str(models)}
     subprocess.run([*command, "--out", tmp_path / "more"], env=environment, check=True)
-    assert len(lines_of(tmp_path / "more")) == 6 + 3
+    assert len(read_metadata(tmp_path / "more")) == 6 + 3
 
 
 def test_synthetic_images_have_their_class(run, photos, tmp_path):
     run(photos, "--per-class", "2", "--out", tmp_path / "more", "--seed", "100")
-    for line in lines_of(tmp_path / "more"):
+    for line in read_metadata(tmp_path / "more"):
         folder, _, _ = line["file_name"].partition("/")
         if line["source"] == "synthetic":
             text = Image.open(tmp_path / "more" / line["file_name"]).text["ganymede"]
@@ -108,10 +108,10 @@ def test_datasets_library_reads_parquet(run, photos, tmp_path):
 
 def test_maps_classes_with_different_names(run, photos, tmp_path):
     (photos / "dog").rename(photos / "hound")
-    refused = run(photos, "--per-class", "1", "--out", tmp_path / "more", code=2)
-    assert "has no class 'hound'" in refused.stderr
+    error = run(photos, "--per-class", "1", "--out", tmp_path / "more", code=2)
+    assert "has no class 'hound'" in error.stderr
     run(photos, "--per-class", "1", "--out", tmp_path / "more", "--classes", "hound=dog")
-    assert {line["file_name"].partition("/")[0] for line in lines_of(tmp_path / "more")} == {
+    assert {line["file_name"].partition("/")[0] for line in read_metadata(tmp_path / "more")} == {
         "Cat",
         "hound",
         "night_owl",
@@ -123,14 +123,14 @@ def test_maps_classes_with_different_names(run, photos, tmp_path):
     [
         (["--per-class", "0"], "--per-class"),
         (["--per-class", "1", "--truncation", "9"], "--truncation"),
-        (["--per-class", "1", "--classes", "nobody=cat"], "--classes"),
+        (["--per-class", "1", "--classes", "unknown=cat"], "--classes"),
         (["--per-class", "9999999999"], "seeds must be between 0"),
     ],
 )
 def test_invalid_options_write_nothing(run, photos, tmp_path, flags, message):
-    done = run(photos, "--out", tmp_path / "more", *flags, code=2)
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    result = run(photos, "--out", tmp_path / "more", *flags, code=2)
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
     assert {path.name for path in tmp_path.iterdir()} == {"photos"}
 
 

@@ -13,7 +13,7 @@ from training.data.color import (
     to_rgb,
 )
 
-# sRGB to L*a*b* under D65, by the tables of Bruce Lindbloom's calculator, to a tenth.
+# L*a*b* of sRGB colors under D65, from Bruce Lindbloom's calculator, rounded to 0.1.
 KNOWN_COLORS = {
     (255, 255, 255): (100.0, 0.0, 0.0),
     (0, 0, 0): (0.0, 0.0, 0.0),
@@ -29,10 +29,10 @@ def images(*colors):
 
 
 @pytest.mark.parametrize("color", KNOWN_COLORS)
-def test_known_colors(color):
+def test_matches_known_colors(color):
     light, a, b = KNOWN_COLORS[color]
     image = images(color)
-    # The lightness is that of the nearest whole gray level.
+    # The lightness is rounded to the nearest gray level.
     assert float((lightness(gray_level(image)) + 1) * 50) == pytest.approx(light, abs=0.25)
     ab = chroma(image).flatten() * CHROMA
     assert ab.tolist() == pytest.approx([a, b], abs=0.3)
@@ -54,7 +54,7 @@ def test_lab_round_trip():
 def test_preserves_luminance_for_any_chroma():
     rng = torch.Generator().manual_seed(1)
     level = torch.randint(0, 256, (4, 1, 64, 64), generator=rng).float()
-    # Including chroma far outside sRGB.
+    # The range includes chroma far outside of sRGB.
     ab = torch.rand(4, 2, 64, 64, generator=rng) * 4 - 2
     rgb = to_rgb(level, ab)
     assert float(rgb.min()) >= -1

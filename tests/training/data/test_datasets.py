@@ -41,8 +41,8 @@ def test_unreachable_hub_suggests_alternatives(monkeypatch, no_datasets):
         DataOptions(name="fashion-mnist").open()
     message = str(error.value)
     assert "\n" not in message
-    for way in ("cannot be loaded", "data.path=", "apt install dataset-fashion-mnist"):
-        assert way in message
+    for suggestion in ("cannot be loaded", "data.path=", "apt install dataset-fashion-mnist"):
+        assert suggestion in message
 
 
 def test_missing_dataset_suggests_alternatives(no_datasets):
@@ -50,19 +50,19 @@ def test_missing_dataset_suggests_alternatives(no_datasets):
         locate_dataset("fashion-mnist")
     message = str(error.value)
     assert "\n" not in message
-    for way in (
+    for suggestion in (
         "data.path=",
         "GANYMEDE_DATA",
         "apt install dataset-fashion-mnist",
         "ganymede[hub]",
     ):
-        assert way in message
+        assert suggestion in message
 
 
 def test_known_class_names_replace_numbers_only():
-    usual = KNOWN_DATASETS["fashion-mnist"].class_names
-    assert class_names("fashion-mnist", [str(i) for i in range(10)]) == usual
-    folders = sorted(usual)
+    known_names = KNOWN_DATASETS["fashion-mnist"].class_names
+    assert class_names("fashion-mnist", [str(i) for i in range(10)]) == known_names
+    folders = sorted(known_names)
     assert class_names("fashion-mnist", folders) == tuple(folders)
     assert class_names(None, ["0", "1"]) == ("0", "1")
     assert class_names("fashion-mnist", ["0", "1"]) == ("0", "1")

@@ -25,10 +25,10 @@ def smooth_images(count=3, side=32, channels=3, seed=0):
 @pytest.mark.parametrize("factor", [2, 4])
 def test_downscale_inverts_upscale(factor):
     small = smooth_images(side=16)
-    again = downscale(upscale(small, factor), factor)
-    assert again.shape == small.shape
-    assert (again.int() - small.int()).abs().float().mean() < 1.5
-    means = small.float().mean((2, 3)), again.float().mean((2, 3))
+    restored = downscale(upscale(small, factor), factor)
+    assert restored.shape == small.shape
+    assert (restored.int() - small.int()).abs().float().mean() < 1.5
+    means = small.float().mean((2, 3)), restored.float().mean((2, 3))
     torch.testing.assert_close(*means, atol=0.7, rtol=0)
 
 
@@ -36,11 +36,13 @@ def test_resize_matches_pillow():
     image = smooth_images(1, side=30)
     as_image = Image.fromarray(image[0].permute(1, 2, 0).numpy())
     kinds = {"cubic": Image.Resampling.BICUBIC, "linear": Image.Resampling.BILINEAR}
-    for kind, theirs in kinds.items():
+    for kind, pillow_filter in kinds.items():
         for height, width in ((15, 10), (61, 47), (30, 30), (1, 2)):
-            ours = resize(image.float(), height, width, kind).round().clamp(0, 255)[0]
-            expected = np.asarray(as_image.resize((width, height), theirs)).astype(np.float32)
-            difference = np.abs(ours.permute(1, 2, 0).numpy() - expected)
+            resized = resize(image.float(), height, width, kind).round().clamp(0, 255)[0]
+            expected = np.asarray(as_image.resize((width, height), pillow_filter)).astype(
+                np.float32
+            )
+            difference = np.abs(resized.permute(1, 2, 0).numpy() - expected)
             # Pillow rounds between its horizontal and vertical pass.
             assert difference.max() <= 2
             assert difference.mean() < 0.25

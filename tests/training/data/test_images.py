@@ -54,10 +54,10 @@ def test_applies_exif_orientation(tmp_path):
     exif[0x0112] = 6  # Rotate by 90° clockwise for display.
     pixels = np.zeros((16, 16, 3), np.uint8)
     pixels[:8] = 255
-    Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    shown = load_images(options(tmp_path)).pixels[0]
-    assert shown[:, 10:].min() > 200
-    assert shown[:, :6].max() < 55
+    Image.fromarray(pixels).save(tmp_path / "rotated.jpg", exif=exif, quality=95)
+    upright = load_images(options(tmp_path)).pixels[0]
+    assert upright[:, 10:].min() > 200
+    assert upright[:, :6].max() < 55
 
 
 def test_scales_16_bits_to_8(tmp_path):
@@ -110,7 +110,7 @@ def test_decodes_again_only_after_changes(folder):
     assert len(data) == 4
 
 
-def test_limit(digits):
+def test_limit_keeps_the_first_images(digits):
     data = load_images(options(digits, resolution=28, channels=1, limit=50))
     np.testing.assert_array_equal(data.pixels[..., 0], drawn_digits(600)[0][:50])
 

@@ -21,7 +21,7 @@ SIDE = 16
 
 @pytest.fixture(scope="module")
 def styles(tmp_path_factory):
-    """Two folders: image i has the value i in the one and 255 - i in the other."""
+    """Two folders of images: image i has the value i in `dark` and 255 - i in `light`."""
     folder = tmp_path_factory.mktemp("styles")
     for style in ("dark", "light"):
         (folder / style).mkdir()
@@ -33,32 +33,32 @@ def styles(tmp_path_factory):
     return folder
 
 
-def options(styles, only, **more):
-    return DataOptions(path=str(styles), only=only, resolution=SIDE, channels=3, **more)
+def options(styles, only, **changes):
+    return DataOptions(path=str(styles), only=only, resolution=SIDE, channels=3, **changes)
 
 
-def recipe_of(styles, name="pix2pix-emoji", **more):
-    sets = [f"data.path={styles}", f"source.path={styles}", "data.only=light", "source.only=dark"]
-    sets += [f"{which}.resolution={SIDE}" for which in ("data", "source")]
-    sets += ["generator.width=4", "train.batch=6"]
+def recipe_for(styles, name="pix2pix-emoji", **overrides):
+    values = [f"data.path={styles}", f"source.path={styles}", "data.only=light", "source.only=dark"]
+    values += [f"{section}.resolution={SIDE}" for section in ("data", "source")]
+    values += ["generator.width=4", "train.batch=6"]
     if name.startswith("pix2pix"):
-        sets += ["generator.most=4", "generator.levels=2"]
-    return load_recipe(name, [*sets, *(f"{key}={value}" for key, value in more.items())])
+        values += ["generator.most=4", "generator.levels=2"]
+    return load_recipe(name, [*values, *(f"{key}={value}" for key, value in overrides.items())])
 
 
-def test_selects_class_held_out_names_and_halves(styles):
-    whole = set(options(styles, "dark").open().names)
-    assert len(whole) == 60
-    assert not [name for name in whole if "light" in name]
+def test_selects_class_split_and_half(styles):
+    all_names = set(options(styles, "dark").open().names)
+    assert len(all_names) == 60
+    assert not [name for name in all_names if "light" in name]
     train, test = (
         set(options(styles, "dark", hold_out=5, split=split).open().names)
         for split in ("train", "test")
     )
-    assert train | test == whole
+    assert train | test == all_names
     assert not train & test
     assert 4 <= len(test) <= 25
     first, second = (set(options(styles, "dark", half=half).open().names) for half in (0, 1))
-    assert first | second == whole
+    assert first | second == all_names
     assert not first & second
     assert min(len(first), len(second)) > 15
     # Halves depend on the name only: the same images in both styles.
@@ -72,22 +72,22 @@ def test_selects_class_held_out_names_and_halves(styles):
 
 
 def test_pairs_have_same_crops_and_flips(styles):
-    recipe = recipe_of(styles)
+    recipe = recipe_for(styles)
     target = load_images(recipe.data)
     pairs = PairedBatches(recipe, recipe.game.task, target, load_matched_source(recipe, target))
     flipped = set()
     for number in range(20):
-        given, targets = pairs[number]
-        for one, other in zip(given.image, targets, strict=True):
-            value = int(one[1, 0, 0])
-            assert value == 255 - int(other[1, 0, 0])
-            # The black half, and where it ends, must be the same.
-            edge, same = (
-                (each[0].float().mean(0) > v / 2)
-                for each, v in ((one, value), (other, 255 - value))
+        inputs, targets = pairs[number]
+        for source_image, target_image in zip(inputs.image, targets, strict=True):
+            value = int(source_image[1, 0, 0])
+            assert value == 255 - int(target_image[1, 0, 0])
+            # The black half must be on the same side, with the same border.
+            source_columns, target_columns = (
+                (image[0].float().mean(0) > maximum / 2)
+                for image, maximum in ((source_image, value), (target_image, 255 - value))
             )
-            assert edge.equal(same) or value < 8
-            flipped.add(bool(same[0]))
+            assert source_columns.equal(target_columns) or value < 8
+            flipped.add(bool(target_columns[0]))
     assert flipped == {True, False}
     again = PairedBatches(recipe, recipe.game.task, target, load_matched_source(recipe, target))
     assert again[7][1].equal(pairs[7][1])
@@ -102,20 +102,21 @@ def test_rejects_sets_without_matching_names(styles, tmp_path):
 
 
 def test_examples_are_held_out(styles):
-    recipe = recipe_of(styles, **{"data.hold_out": 5, "source.hold_out": 5})
-    trained = set(recipe.data.open().names)
+    recipe = recipe_for(styles, **{"data.hold_out": 5, "source.hold_out": 5})
+    training = set(recipe.data.open().names)
     test = set(held_out_options(recipe.data).open().names)
     assert test
-    assert not trained & test
-    given, targets = example_pairs(recipe, 4)
+    assert not training & test
+    inputs, targets = example_pairs(recipe, 4)
     values = {int(image[1, 0, 0]) for image in targets}
     assert values <= {255 - int(name[-6:-4]) for name in test}
-    assert [255 - int(one[1, 0, 0]) for one in given.image] == [int(o[1, 0, 0]) for o in targets]
+    expected = [int(image[1, 0, 0]) for image in targets]
+    assert [255 - int(image[1, 0, 0]) for image in inputs.image] == expected
     assert example_pairs(recipe, 4)[1].equal(targets)
 
 
 def test_halves_of_unpaired_sets_are_disjoint(styles):
-    recipe = recipe_of(styles, "cyclegan-emoji", **{"data.half": 1, "source.half": 0})
+    recipe = recipe_for(styles, "cyclegan-emoji", **{"data.half": 1, "source.half": 0})
     assert recipe.source is not None
     sets = UnpairedBatches(recipe, load_images(recipe.data), load_images(recipe.source))
     sources, targets = set(), set()

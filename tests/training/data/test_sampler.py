@@ -5,7 +5,7 @@ from training.data.images import ImageData
 from training.data.sampler import ShuffledBatches
 
 
-def numbered(count=10, size=4) -> ImageData:
+def numbered_images(count=10, size=4) -> ImageData:
     """Images filled with their own number, except for a bright left column."""
     pixels = np.zeros((count, size, size, 1), np.uint8)
     pixels[:] = np.arange(count).reshape(-1, 1, 1, 1)
@@ -14,7 +14,7 @@ def numbered(count=10, size=4) -> ImageData:
 
 
 def make_batches(data=None, batch=4, resolution=4, flip=False, seed=0) -> ShuffledBatches:
-    return ShuffledBatches(data or numbered(), batch, resolution, flip=flip, seed=seed)
+    return ShuffledBatches(data or numbered_images(), batch, resolution, flip=flip, seed=seed)
 
 
 def test_epochs_are_different_permutations():
@@ -42,14 +42,14 @@ def test_images_have_their_labels():
 
 
 def test_flips_half_of_images():
-    batches = make_batches(numbered(100), batch=100, flip=True)
+    batches = make_batches(numbered_images(100), batch=100, flip=True)
     mirrored = torch.cat([batches[i][0][:, 0, 0, -1] == 200 for i in range(10)]).float().mean()
     assert 0.4 < mirrored < 0.6
-    assert not (make_batches(numbered(100), batch=100)[0][0][:, 0, 0, -1] == 200).any()
+    assert not (make_batches(numbered_images(100), batch=100)[0][0][:, 0, 0, -1] == 200).any()
 
 
 def test_random_crops_vary_in_position():
-    data = numbered(50, size=6)
+    data = numbered_images(50, size=6)
     crops = make_batches(data, batch=50, resolution=4)[0][0]
     assert crops.shape == (50, 1, 4, 4)
     with_left_column = (crops[:, 0, 0, 0] == 200).float().mean()

@@ -1,3 +1,5 @@
+"""Image sources: folders, ZIP archives, IDX files and Hugging Face data sets."""
+
 import gzip
 import io
 import zipfile
@@ -11,27 +13,27 @@ from tests.support.images import drawn_digits
 from training.data.sources import DataError, open_source
 
 
-def noise() -> bytes:
+def noise_png() -> bytes:
     out = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     Image.fromarray(pixels).save(out, "PNG")
     return out.getvalue()
 
 
-def picture(colour=(255, 0, 0), kind="PNG", size=(10, 12)) -> bytes:
+def image_file(color=(255, 0, 0), kind="PNG", size=(10, 12)) -> bytes:
     out = io.BytesIO()
-    Image.new("RGB", size, colour).save(out, kind)
+    Image.new("RGB", size, color).save(out, kind)
     return out.getvalue()
 
 
 TREE = {
-    "cat/1.png": picture(),
-    "cat/deep/2.jpg": picture(kind="JPEG"),
-    "dog/1.webp": picture(kind="WEBP"),
-    "notes.txt": b"no picture",
+    "cat/1.png": image_file(),
+    "cat/deep/2.jpg": image_file(kind="JPEG"),
+    "dog/1.webp": image_file(kind="WEBP"),
+    "notes.txt": b"not an image",
 }
 SPLIT_TREE = {f"train/{name}": data for name, data in TREE.items()} | {
-    "val/cat/9.png": picture((0, 255, 0)),
+    "val/cat/9.png": image_file((0, 255, 0)),
 }
 
 
@@ -43,7 +45,7 @@ def write_folder(path, tree):
 
 
 def write_zip(path, tree):
-    path = path / "pictures.zip"
+    path = path / "images.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in tree.items():
             archive.writestr(name, data)
@@ -55,7 +57,7 @@ def write(request):
     return request.param
 
 
-def test_sub_folders_are_classes(tmp_path, write):
+def test_subfolders_are_classes(tmp_path, write):
     source = open_source(write(tmp_path, TREE), "train")
     assert list(source.names) == ["cat/1.png", "cat/deep/2.jpg", "dog/1.webp"]
     assert source.class_names == ["cat", "dog"]
@@ -63,38 +65,45 @@ def test_sub_folders_are_classes(tmp_path, write):
     assert source.read(0).getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_a_split_is_a_folder_by_any_of_its_usual_names(tmp_path, write):
-    where = write(tmp_path, SPLIT_TREE)
-    assert len(open_source(where, "train").names) == 3
-    held_out = open_source(where, "test")
+def test_finds_split_folders(tmp_path, write):
+    location = write(tmp_path, SPLIT_TREE)
+    assert len(open_source(location, "train").names) == 3
+    held_out = open_source(location, "test")
     assert (held_out.names, held_out.class_names) == (["val/cat/9.png"], ["cat"])
     with pytest.raises(DataError, match="no split 'extra'; available: train, val"):
-        open_source(where, "extra")
+        open_source(location, "extra")
 
 
-def test_pictures_without_sub_folders_have_no_classes(tmp_path, write):
-    source = open_source(write(tmp_path, {"1.png": picture(), "2.png": picture()}), "train")
+def test_no_classes_without_subfolders(tmp_path, write):
+    source = open_source(write(tmp_path, {"1.png": image_file(), "2.png": image_file()}), "train")
     assert source.labels is None
     assert list(source.class_names) == []
 
 
-def test_a_root_folder_and_what_systems_hide_are_stepped_over(tmp_path, write):
+def test_skips_root_folder_and_hidden_files(tmp_path, write):
     tree = {f"animals/{name}": data for name, data in SPLIT_TREE.items()}
     tree |= {"__MACOSX/animals/train/cat/._1.png": b"x", "animals/train/.hidden/1.png": b"x"}
-    where = write(tmp_path, tree)
-    source = open_source(where, "train")
+    location = write(tmp_path, tree)
+    source = open_source(location, "train")
     assert source.class_names == ["cat", "dog"]
     assert len(source.names) == 3
-    assert open_source(where, "test").class_names == ["cat"]
+    assert open_source(location, "test").class_names == ["cat"]
 
 
-def test_one_folder_of_pictures_is_one_class(tmp_path, write):
-    source = open_source(write(tmp_path, {"cat/1.png": picture(), "cat/2.png": picture()}), "train")
+def test_single_folder_is_one_class(tmp_path, write):
+    source = open_source(
+        write(tmp_path, {"cat/1.png": image_file(), "cat/2.png": image_file()}), "train"
+    )
     assert source.class_names == ["cat"]
 
 
-def test_a_corrupt_picture_raises_when_it_is_read_and_not_before(tmp_path, write):
-    tree = {"a/1.png": noise(), "a/2.png": noise()[:900], "a/3.png": b"", "a/4.png": b"x" * 99}
+def test_corrupt_images_raise_only_when_read(tmp_path, write):
+    tree = {
+        "a/1.png": noise_png(),
+        "a/2.png": noise_png()[:900],
+        "a/3.png": b"",
+        "a/4.png": b"x" * 99,
+    }
     source = open_source(write(tmp_path, tree), "train")
     source.read(0)
     for index in (1, 2, 3):
@@ -102,12 +111,12 @@ def test_a_corrupt_picture_raises_when_it_is_read_and_not_before(tmp_path, write
             source.read(index)
 
 
-def test_no_pictures_at_all_are_an_error(tmp_path, write):
+def test_rejects_source_without_images(tmp_path, write):
     with pytest.raises(DataError, match="contains no images"):
         open_source(write(tmp_path, {"notes.txt": b"x"}), "train")
 
 
-def test_a_path_that_is_nothing_is_an_error(tmp_path):
+def test_rejects_missing_path_and_other_files(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         open_source(tmp_path / "nope", "train")
     (tmp_path / "file").write_bytes(b"x")
@@ -115,16 +124,16 @@ def test_a_path_that_is_nothing_is_an_error(tmp_path):
         open_source(tmp_path / "file", "train")
 
 
-def test_idx_files_are_read_gzipped_or_not(digits):
-    pictures, labels = drawn_digits(600)
+def test_reads_idx_files(digits):
+    images, labels = drawn_digits(600)
     source = open_source(digits, "train")
     assert source.class_names == [str(i) for i in range(10)]
     assert source.labels == labels.tolist()
-    np.testing.assert_array_equal(np.asarray(source.read(599)), pictures[599])
+    np.testing.assert_array_equal(np.asarray(source.read(599)), images[599])
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "corrupt",
     [
         lambda raw: raw[:-1],
         lambda raw: raw[:10],
@@ -133,10 +142,10 @@ def test_idx_files_are_read_gzipped_or_not(digits):
         lambda raw: raw[:4] + bytes(4) + raw[8:16],
     ],
 )
-def test_a_corrupt_idx_file_is_named(tmp_path, digits, spoil):
+def test_rejects_corrupt_idx_file(tmp_path, digits, corrupt):
     name = "train-images-idx3-ubyte.gz"
     raw = gzip.decompress((digits / name).read_bytes())
-    (tmp_path / name).write_bytes(gzip.compress(spoil(raw)))
+    (tmp_path / name).write_bytes(gzip.compress(corrupt(raw)))
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(
         (digits / "train-labels-idx1-ubyte").read_bytes()
     )
@@ -145,35 +154,35 @@ def test_a_corrupt_idx_file_is_named(tmp_path, digits, spoil):
     assert "\n" not in str(error.value)
 
 
-def test_a_gzip_file_cut_short_is_named(tmp_path, digits):
+def test_rejects_corrupt_gzip_file(tmp_path, digits):
     name = "train-images-idx3-ubyte.gz"
     raw = (digits / name).read_bytes()
-    for spoiled in (raw[:500], raw[:100] + bytes(200) + raw[300:]):
-        (tmp_path / name).write_bytes(spoiled)
+    for corrupted in (raw[:500], raw[:100] + bytes(200) + raw[300:]):
+        (tmp_path / name).write_bytes(corrupted)
         with pytest.raises(DataError, match="corrupt"):
             open_source(tmp_path, "train")
 
 
-def hugging_face(count=6):
+def hugging_face_dataset(count=6):
     import datasets
 
-    pictures, labels = drawn_digits(count)
+    images, labels = drawn_digits(count)
     features = datasets.Features(
         {
             "image": datasets.Image(),
             "label": datasets.ClassLabel(names=[f"c{i}" for i in range(10)]),
         }
     )
-    rows = {"image": [Image.fromarray(p) for p in pictures], "label": labels.tolist()}
-    return datasets.Dataset.from_dict(rows, features=features), pictures
+    rows = {"image": [Image.fromarray(p) for p in images], "label": labels.tolist()}
+    return datasets.Dataset.from_dict(rows, features=features), images
 
 
-@pytest.mark.parametrize("form", ["saved", "saved splits", "parquet"])
-def test_hugging_face_data_sets_are_read_from_disk(tmp_path, form):
+@pytest.mark.parametrize("layout", ["saved", "saved splits", "parquet"])
+def test_reads_hugging_face_datasets_from_disk(tmp_path, layout):
     import datasets
 
-    rows, pictures = hugging_face()
-    match form:
+    rows, images = hugging_face_dataset()
+    match layout:
         case "saved":
             rows.save_to_disk(tmp_path / "set")
         case "saved splits":
@@ -185,16 +194,16 @@ def test_hugging_face_data_sets_are_read_from_disk(tmp_path, form):
     assert len(source.names) == 6
     assert source.labels == list(range(6))
     assert list(source.class_names) == [f"c{i}" for i in range(10)]
-    np.testing.assert_array_equal(np.asarray(source.read(3).convert("L")), pictures[3])
+    np.testing.assert_array_equal(np.asarray(source.read(3).convert("L")), images[3])
 
 
-def test_a_data_set_of_the_hub_that_cannot_be_reached_is_one_line():
-    with pytest.raises(DataError, match="hub:nobody/nothing cannot be loaded") as error:
-        open_source("hub:nobody/nothing", "train")
+def test_unreachable_hub_error_is_one_line():
+    with pytest.raises(DataError, match="hub:owner/missing cannot be loaded") as error:
+        open_source("hub:owner/missing", "train")
     assert "\n" not in str(error.value)
 
 
-def test_a_data_set_without_pictures_names_its_columns(tmp_path):
+def test_rejects_dataset_without_image_column(tmp_path):
     import datasets
 
     datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "set")

@@ -1,4 +1,4 @@
-"""The commands of docs/import.md, each with a file of the layout that it speaks of."""
+"""The commands in docs/import.md, each run with a checkpoint of the format that it names."""
 
 import re
 import shlex
@@ -9,92 +9,106 @@ import torch
 from typer.testing import CliRunner
 
 from service.cli.main import app
-from tests.support.checkpoints import drawn
-from tests.training.importers.formats.image.test_animegan import anime_shapes
-from tests.training.importers.formats.image.test_compact import compact_shapes
-from tests.training.importers.formats.image.test_residual import resnet_shapes
-from tests.training.importers.formats.image.test_rrdb import rrdb_shapes
-from tests.training.importers.formats.image.test_srgan import srgan_shapes
-from tests.training.importers.formats.image.test_unet import unet_shapes
-from tests.training.importers.formats.noise import test_lucidrains as lucidrains
-from tests.training.importers.formats.noise import test_stylegan2 as stylegan2
-from tests.training.importers.formats.noise import test_stylegan3 as stylegan3
-from tests.training.importers.formats.noise.test_pytorch_gan import doubling_shapes
-from tests.training.importers.formats.noise.test_sequential import dcgan_shapes, mlp_shapes
-from tests.training.importers.reading.test_hostile_files import graph_file
+from tests.support.checkpoint_layouts import lucidrains, stylegan2, stylegan3
+from tests.support.checkpoint_layouts.animegan import anime_shapes
+from tests.support.checkpoint_layouts.compact import compact_shapes
+from tests.support.checkpoint_layouts.onnx_graph import write_graph
+from tests.support.checkpoint_layouts.pytorch_gan import pytorch_gan_shapes
+from tests.support.checkpoint_layouts.residual import resnet_shapes
+from tests.support.checkpoint_layouts.rrdb import rrdb_shapes
+from tests.support.checkpoint_layouts.sequential import dcgan_shapes, mlp_shapes
+from tests.support.checkpoint_layouts.srgan import srgan_shapes
+from tests.support.checkpoint_layouts.unet import unet_shapes
+from tests.support.checkpoints import random_tensors
 
 TEXT = (Path(__file__).parents[3] / "docs" / "import.md").read_text()
 DCGAN = dcgan_shapes(9, (6, 4), 3)
 
 
-def saved(shapes):
-    return lambda path: torch.save(drawn(shapes), path)
+def write_tensors(shapes):
+    return lambda path: torch.save(random_tensors(shapes), path)
 
 
-def rosinality(path):
-    state = stylegan2.to_rosinality(stylegan2.weights([6, 4]), [4, 8])
+def write_stylegan2_pickle(path):
+    stylegan2.write_pickle(path, stylegan2.nvidia_tensors([6, 4]))
+
+
+def write_stylegan3_pickle(path):
+    stylegan3.write_pickle(path, *stylegan3.pickle_content("t"))
+
+
+def write_rosinality(path):
+    state = stylegan2.to_rosinality(stylegan2.nvidia_tensors([6, 4]), [4, 8])
     torch.save({"g_ema": state}, path)
 
 
-def with_configuration(path):
+def write_lucidrains_with_config(path):
     path.parent.mkdir(parents=True)
-    lucidrains.save(path, lucidrains.stylegan2([8, 6]))
+    lucidrains.save_checkpoint(path, lucidrains.stylegan2_tensors([8, 6]))
     (path.parent / ".config.json").write_text('{"image_size": 8, "lr_mlp": 0.3}')
 
 
-# What each file is, and what `--explain` says of it.
+def write_two_networks(path):
+    torch.save({"G_A": random_tensors(DCGAN), "G_B": random_tensors(DCGAN)}, path)
+
+
+# For each file of a command: the function that writes it, and text that `--explain` prints.
 FILES = {
-    "network-snapshot-025000.pkl": (
-        lambda path: stylegan2.nvidia_file(path, stylegan2.weights([6, 4])),
-        "it is StyleGAN2-ADA",
+    "network-snapshot-025000.pkl": (write_stylegan2_pickle, "matches StyleGAN2-ADA"),
+    "stylegan3-t-ffhq-1024x1024.pkl": (write_stylegan3_pickle, "matches StyleGAN3"),
+    "ffhq.pkl": (write_stylegan2_pickle, "matches StyleGAN2-ADA"),
+    "models/flowers/model_150.pt": (
+        write_lucidrains_with_config,
+        "matches StyleGAN2 (lucidrains)",
     ),
-    "stylegan3-t-ffhq-1024x1024.pkl": (
-        lambda path: stylegan3.write_pickle(path, *stylegan3.layout("t")),
-        "it is StyleGAN3",
+    "550000.pt": (write_rosinality, "matches StyleGAN2 (rosinality)"),
+    "RealESRGAN_x4plus.pth": (write_tensors(rrdb_shapes()), "matches ESRGAN, Real-ESRGAN"),
+    "realesr-animevideov3-x4.pth": (
+        write_tensors(compact_shapes()),
+        "matches Real-ESRGAN Compact",
     ),
-    "ffhq.pkl": (
-        lambda path: stylegan2.nvidia_file(path, stylegan2.weights([6, 4])),
-        "it is StyleGAN2-ADA",
+    "srgan_x4_leftthomas.pth": (write_tensors(srgan_shapes()), "matches SRGAN"),
+    "latest_net_G_A.pth": (
+        write_tensors(resnet_shapes(2)),
+        "matches CycleGAN's residual generator",
     ),
-    "models/flowers/model_150.pt": (with_configuration, "it is StyleGAN2 (lucidrains)"),
-    "550000.pt": (rosinality, "it is StyleGAN2 (rosinality)"),
-    "RealESRGAN_x4plus.pth": (saved(rrdb_shapes()), "it is ESRGAN, Real-ESRGAN"),
-    "realesr-animevideov3-x4.pth": (saved(compact_shapes()), "it is Real-ESRGAN Compact"),
-    "srgan_x4_leftthomas.pth": (saved(srgan_shapes()), "it is SRGAN"),
-    "latest_net_G_A.pth": (saved(resnet_shapes(2)), "it is CycleGAN's residual generator"),
-    "latest_net_G.pth": (saved(resnet_shapes(2)), "it is CycleGAN's residual generator"),
+    "latest_net_G.pth": (write_tensors(resnet_shapes(2)), "matches CycleGAN's residual generator"),
     "facades_net_G.pth": (
-        saved(unet_shapes(5, instance=False, dropout=False)),
-        "it is pix2pix's U-Net",
+        write_tensors(unet_shapes(5, instance=False, dropout=False)),
+        "matches pix2pix's U-Net",
     ),
-    "paprika.pt": (saved(anime_shapes(1)), "it is AnimeGANv2"),
-    "dcgan_faces64.tar": (saved(DCGAN), "it is DCGAN"),
-    "conditional_dcgan.pth": (saved(DCGAN), "classes: 3"),
-    "mnist_cwgan_gp.pth": (saved(doubling_shapes(1, (10, 10))), "it is Doubling generator"),
-    "mnist_gan_mlp.ckpt": (saved(mlp_shapes([8, 12, 784])), "it is Perceptron"),
-    "both.pth": (
-        lambda path: torch.save({"G_A": drawn(DCGAN), "G_B": drawn(DCGAN)}, path),
-        "G_B: 13 tensors",
+    "paprika.pt": (write_tensors(anime_shapes(1)), "matches AnimeGANv2"),
+    "dcgan_faces64.tar": (write_tensors(DCGAN), "matches DCGAN"),
+    "conditional_dcgan.pth": (write_tensors(DCGAN), "classes: 3"),
+    "mnist_cwgan_gp.pth": (
+        write_tensors(pytorch_gan_shapes(1, (10, 10))),
+        "matches PyTorch-GAN generator",
     ),
-    "gen.onnx": (graph_file, "is taken for pixels"),
+    "mnist_gan_mlp.ckpt": (
+        write_tensors(mlp_shapes([8, 12, 784])),
+        "matches Multilayer perceptron",
+    ),
+    "both.pth": (write_two_networks, "G_B: 13 tensors"),
+    "gen.onnx": (write_graph, "is used as pixels"),
 }
 
 
-def commands():
+def documented_commands():
+    """Return the arguments of `ganymede import` in each documented command with a known file."""
     blocks = re.findall(r"^```sh\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
     lines = "".join(blocks).replace("\\\n", "").splitlines()
-    found = [
+    commands = [
         shlex.split(line, comments=True) for line in lines if line.startswith("ganymede import")
     ]
-    named = {words[2]: words[1:] for words in found}
-    return [named[file] for file in FILES]
+    by_file = {words[2]: words[1:] for words in commands}
+    return [by_file[file] for file in FILES]
 
 
-@pytest.mark.parametrize("command", commands(), ids=list(FILES))
-def test_the_commands_of_the_documentation_know_their_files(tmp_path, monkeypatch, command):
+@pytest.mark.parametrize("command", documented_commands(), ids=list(FILES))
+def test_documented_commands(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
-    write, says = FILES[command[1]]
+    write, expected = FILES[command[1]]
     write(Path(command[1]))
     result = CliRunner().invoke(app, [*command, "--explain"], catch_exceptions=False)
     assert result.exit_code == 0
-    assert says in result.output
+    assert expected in result.output

@@ -15,7 +15,7 @@ from service.runtime.images.decoding import decode_image
 
 
 class DataError(UserError):
-    """Training data are missing or unreadable. The message is one line that says what to do."""
+    """Training data are missing or unreadable. The message is one line and says how to fix it."""
 
 
 class ImageSource(Protocol):

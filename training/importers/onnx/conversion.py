@@ -1,6 +1,7 @@
 """Converts a generator that is an ONNX graph already.
 
-The graph is run to find out what it does, wrapped, and compared with itself.
+The graph is run to determine its shapes. Then it is wrapped, and the result is compared with the
+original.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ _UINT8_RANGE: Range = (0.0, 255.0)
 # Multiples of height and width to try: those of networks with up to eight halvings.
 _MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _MIN_PROBE_SIDE = 32
-# The default sides of input images, without and with enlargement.
+# The default sides of input images in pixels, without and with upscaling.
 _DEFAULT_SIDE, _DEFAULT_UPSCALE_SIDE = 256, 64
 
 
@@ -98,7 +99,7 @@ def describe_graph(path: Path) -> list[str]:
         ports = map_ports(model, GraphOptions())
     except ImportOptionError as error:
         return [*lines, f"  {error}"]
-    return [*lines, *(f"  {port.name} is taken for {name}" for name, port in ports.items())]
+    return [*lines, *(f"  {port.name} is used as {name}" for name, port in ports.items())]
 
 
 def convert_graph(path: Path, options: GraphOptions) -> ConvertedModel:
@@ -283,7 +284,7 @@ class _Probe:
 def _with_image_layout(
     interface: GraphInterface, values: Array, options: GraphOptions
 ) -> GraphInterface:
-    """Add the layout of the output images, which `values` are an example of.
+    """Add the layout of the output images, determined from the example `values`.
 
     Raises ImportOptionError, FormatMismatchError.
     """
@@ -308,13 +309,13 @@ def _measure_sizes(
     probe: _Probe,
     options: GraphOptions,
 ) -> tuple[GraphInterface, ImageInput]:
-    """Find by running the graph the multiple of its input sides and its factor of enlargement.
+    """Run the graph to find the multiple of its input sides and its upscaling factor.
 
     Returns the interface with the layout of the output. Raises ModelImportError.
     """
-    reason = "the sides of its output images are no integer multiple of those of its input images"
+    reason = "the sides of its output images are not an integer multiple of the input sides"
     for multiple in _MULTIPLES:
-        # Odd numbers of steps, so that the sides are no multiples of a larger step; and few pixels.
+        # An odd number of steps, so that the sides are not also multiples of a larger step.
         steps = max(_MIN_PROBE_SIDE // multiple, 0) | 1
         height, width = (steps + 2) * multiple, steps * multiple
         try:
@@ -334,19 +335,19 @@ def _measure_sizes(
 
 
 def _with_factor(image_input: ImageInput, height: int, width: int) -> ImageInput:
-    """Add the factor of enlargement of images of fixed size. Raises ModelImportError."""
+    """Add the upscaling factor for images of fixed size. Raises ModelImportError."""
     side = image_input.side
     factor = max(height // side, 1)
     if (height, width) != (factor * side, factor * side):
         raise ModelImportError(
-            f"it makes images of {width}×{height} pixels from {side}×{side}; the sides must be an "
-            "integer multiple"
+            f"it makes images of {width}×{height} pixels from {side}×{side}; the output sides must "
+            "be an integer multiple of the input sides"
         )
     return image_input.model_copy(update={"factor": factor})
 
 
 def _task(image_input: ImageInput | None, options: GraphOptions) -> Task:
-    """Return the task of the graph. Raises ImportOptionError if it cannot have that of `--task`."""
+    """Return the task of the graph. Raises ImportOptionError if `--task` does not fit the ports."""
     if image_input is None:
         possible: tuple[Task, ...] = ("generate",)
     elif image_input.masked:

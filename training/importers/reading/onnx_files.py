@@ -30,7 +30,7 @@ _RANDOM = (
     "RandomUniform",
     "RandomUniformLike",
 )
-# From this opset on `Reshape` and similar operators take sizes as inputs, and `Cast` gives uint8.
+# Older opsets lack operators that wrapping needs, such as a `Cast` to uint8.
 _MIN_OPSET = 9
 
 

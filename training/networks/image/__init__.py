@@ -1,1 +1,1 @@
-"""Networks of image-to-image models: generators from images to images, and PatchGAN."""
+"""Networks of image-to-image models: the generators and the PatchGAN discriminator."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class CycleOutputs(NamedTuple):
-    """What both generators make of a batch of each set; every tensor is ``[N, C, H, W]``."""
+    """The outputs of both generators for a batch of each set, ``[N, C, H, W]`` each."""
 
     # G(x) and F(y): translations into the other set.
     fake_target: Tensor
@@ -16,7 +16,7 @@ class CycleOutputs(NamedTuple):
     # F(G(x)) and G(F(y)): translations back (cycle consistency).
     cycled_source: Tensor
     cycled_target: Tensor
-    # F(x) and G(y): images that are already of the generator's output set (identity loss).
+    # F(x) and G(y): each generator applied to its own output set, for the identity loss.
     identity_source: Tensor | None
     identity_target: Tensor | None
 
@@ -27,7 +27,7 @@ class CycleGenerators(nn.ModuleDict):
     def forward(self, source: Tensor, target: Tensor, *, with_identity: bool) -> CycleOutputs:
         """Translate both batches to the other set and back.
 
-        Everything happens in one call, so that data-parallel processes synchronize gradients once.
+        One call computes everything, so that data-parallel processes synchronize gradients once.
         """
         to_target, to_source = self.values()
         fake_target, fake_source = to_target(source), to_source(target)

@@ -1,8 +1,8 @@
 """A generator of gated convolutions for inpainting (Yu et al. 2019, arXiv:1806.03589, section 3.1).
 
-A learned gate multiplies every feature, so that the network can tell known pixels from holes. Two
-strided convolutions, dilated convolutions at a quarter of the side, two upsampling convolutions,
-with skip connections between equal resolutions.
+A learned gate multiplies every feature, so that the network can distinguish known pixels from
+holes. The network has two strided convolutions, dilated convolutions at a quarter of the side, two
+upsampling convolutions, and skip connections between equal resolutions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""PatchGAN: a discriminator of overlapping patches (Isola et al. 2017, arXiv:1611.07004).
+"""PatchGAN, a discriminator of overlapping patches (Isola et al. 2017, arXiv:1611.07004).
 
 Section 3.2.2: strided 4×4 convolutions, LeakyReLU, no normalization in the first layer. A patch is
 70 pixels wide with three layers, 34 with two. For a conditional discriminator the input image is
@@ -66,5 +66,5 @@ class PatchGANOptions(PatchDiscriminatorOptions):
     normalisation: ImageNormalization = "batch"
 
     def build(self, channels: int) -> PatchDiscriminator:
-        """Build the network for images of `channels`, from the global random state."""
+        """Build the network for images with that many channels, from the global random state."""
         return PatchDiscriminator(channels, self.width, self.layers, self.normalisation)

@@ -120,7 +120,7 @@ class ResNetOptions(ImageToImageOptions):
         return 4
 
     def min_side(self, shape: ImageToImageShape) -> int:  # noqa: ARG002
-        """Return the shortest side: reflection padding needs two pixels at a quarter of it."""
+        """Return the minimum side: reflection padding needs two pixels at a quarter of the side."""
         return 8
 
     def receptive_field(self, shape: ImageToImageShape) -> int | None:  # noqa: ARG002

@@ -37,7 +37,7 @@ class EqualizedConv2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(fan_out)) if bias else None
         self.scale = 1 / math.sqrt(fan_in * kernel**2)
         self.stride = stride
-        # A strided convolution follows a blur, which has already padded its input.
+        # A strided convolution follows a blur, which pads its input.
         self.padding = kernel // 2 if stride == 1 else 0
 
     def forward(self, x: Tensor) -> Tensor:

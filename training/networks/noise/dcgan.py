@@ -37,10 +37,10 @@ Normalization = Literal["batch", "layer", "spectral", "none"]
 
 
 def doublings(size: int) -> tuple[int, int]:
-    """Split an image side into the side of the first feature maps and the number of doublings.
+    """Return the side of the first feature maps, and how often it doubles to reach `size`.
 
-    64 is 4 doubled four times, 28 is 7 doubled twice. Raises ValueError unless the side is a
-    number of at least 4, doubled at least once.
+    For example, 64 gives (4, 4) and 28 gives (7, 2). Raises ValueError unless `size` is b·2^k with
+    b ≥ 4 and k ≥ 1.
     """
     base, count = size, 0
     while base % 2 == 0 and base // 2 >= 4:

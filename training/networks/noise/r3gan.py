@@ -1,4 +1,4 @@
-"""R3GAN, the modern baseline (Huang et al. 2024, arXiv:2501.05441).
+"""R3GAN (Huang et al. 2024, arXiv:2501.05441).
 
 Plain residual networks: no normalization, no styles, no noise inputs, no minibatch statistics.
 Blocks are inverted bottlenecks around a grouped 3×3 convolution; resolutions change by bilinear
@@ -24,7 +24,7 @@ from training.recipe.options import Options
 # Side of the smallest feature maps, in pixels.
 BASE = 4
 SLOPE = 0.2
-# Layers with weights in one residual branch: Fixup's m.
+# The number of layers in a residual branch, m in the Fixup paper.
 BRANCH_DEPTH = 3
 
 

@@ -1,4 +1,4 @@
-"""The part that style-based generators share: the mapping from z to w, one style per layer."""
+"""The mapping network from z to w and the generator class that all StyleGANs share."""
 
 from __future__ import annotations
 

@@ -57,8 +57,8 @@ FROM_Z = """
 gen (float[N,6] input_0, float[N,3] labels) => (float[N,3,4,5] output_0, float[N,60] hidden) {
     joined = Concat <axis = 1> (input_0, labels)
     hidden = MatMul (joined, w)
-    made = Reshape (hidden, shape)
-    output_0 = Tanh (made)
+    images = Reshape (hidden, shape)
+    output_0 = Tanh (images)
 }"""
 
 
@@ -122,11 +122,11 @@ def test_infers_fp16_latent_class_index_and_uint8_output(tmp_path):
 
 
 FIXED = """
-gen (float[1,6] z, float psi) => (float[1,5,5,3] made) {{
+gen (float[1,6] z, float psi) => (float[1,5,5,3] images) {{
     scaled = Mul (z, psi)
     bright = MatMul (scaled, w)
     {step}
-    made = Tanh (shaped)
+    images = Tanh (shaped)
 }}"""
 
 
@@ -269,7 +269,7 @@ gen (float[N,6] input_0) => (float[N,5,5,3] output_0) {{
         ("other = Nonsense (bright)", "not valid ONNX: No Op registered for Nonsense"),
     ],
 )
-def test_rejects_graphs_whose_rows_do_not_depend_on_inputs_alone(tmp_path, step, message):
+def test_rejects_graphs_without_independent_rows(tmp_path, step, message):
     path = write_graph(
         tmp_path,
         SIMPLE.format(step=step),
@@ -404,6 +404,6 @@ def test_describes_a_graph(tmp_path):
     assert lines[1:] == [
         "  input input_0 float[?, 6]",
         "  output output_0 float[?, 5, 5, 3]",
-        "  input_0 is taken for z",
-        "  output_0 is taken for pixels",
+        "  input_0 is used as z",
+        "  output_0 is used as pixels",
     ]

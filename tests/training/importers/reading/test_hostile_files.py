@@ -14,13 +14,18 @@ from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import numpy_helper, parser
 from safetensors.torch import save_file
 
-from tests.support.checkpoints import Persistent, drawn, nested, nvidias_modules, write_nvidia
+from tests.support.checkpoint_layouts.onnx_graph import write_graph
+from tests.support.checkpoints import (
+    PersistentObject,
+    nvidia_modules,
+    pickled_network,
+    random_tensors,
+    write_nvidia_pickle,
+)
 from training.importers.errors import ModelImportError, UnsafeFileError
 from training.importers.formats.base import UserOptions
 from training.importers.onnx.conversion import convert_graph
@@ -80,7 +85,7 @@ def attacks(canary):
     # Nested in names that are allowed.
     yield "system", OrderedDict(a=[{"b": (Call(os.system, command),)}])
     yield "eval", {Call(eval, code): 1}
-    yield "system", Persistent("Generator", {"_modules": {"x": Call(os.system, command)}})
+    yield "system", PersistentObject("Generator", {"_modules": {"x": Call(os.system, command)}})
 
 
 @pytest.mark.parametrize("suffix", ["pkl", "pt", "ckpt"])
@@ -88,7 +93,7 @@ def test_never_calls_functions_of_a_pickle(tmp_path, suffix):
     canary = tmp_path / "ran"
     for i, (name, attack) in enumerate(attacks(canary)):
         path = tmp_path / f"{i}.{suffix}"
-        with nvidias_modules():
+        with nvidia_modules():
             if suffix == "pkl":
                 path.write_bytes(pickle.dumps({"G_ema": attack}, 2 + i % 4))
             else:
@@ -121,8 +126,8 @@ def test_rejects_indirect_names(tmp_path, code):
 def test_never_executes_source_in_an_nvidia_pickle(tmp_path):
     canary = tmp_path / "ran"
     source = f"open({str(canary)!r}, 'w').close()"
-    tree = nested("Generator", {"mapping.fc0.weight": torch.zeros(2, 2)}, source=source)
-    write_nvidia(tmp_path / "x.pkl", {"G_ema": tree})
+    tree = pickled_network("Generator", {"mapping.fc0.weight": torch.zeros(2, 2)}, source=source)
+    write_nvidia_pickle(tmp_path / "x.pkl", {"G_ema": tree})
     assert_rejected(tmp_path / "x.pkl", "matches no known format")
     assert not canary.exists()
 
@@ -145,10 +150,10 @@ def test_rejects_endless_references(tmp_path):
     }
     torch.save(many, tmp_path / "x.pth")
     assert_rejected(tmp_path / "x.pth", "99 networks")
-    module = Persistent("Layer", {"_modules": OrderedDict()})
+    module = PersistentObject("Layer", {"_modules": OrderedDict()})
     for _ in range(40):
-        module = Persistent("Layer", {"_modules": OrderedDict(a=module, b=module)})
-    write_nvidia(tmp_path / "x.pkl", {"G_ema": module})
+        module = PersistentObject("Layer", {"_modules": OrderedDict(a=module, b=module)})
+    write_nvidia_pickle(tmp_path / "x.pkl", {"G_ema": module})
     assert_rejected(tmp_path / "x.pkl", "endlessly")
 
 
@@ -224,7 +229,7 @@ def test_rejects_compressed_archives(tmp_path):
 @pytest.mark.parametrize("layers", [30, 200])
 def test_rejects_layers_that_imply_huge_images(tmp_path, layers):
     shapes = {f"main.{2 * i}.weight": (1, 1, 4, 4) for i in range(layers)}
-    torch.save(drawn(shapes), tmp_path / "x.pth")
+    torch.save(random_tensors(shapes), tmp_path / "x.pth")
     assert_rejected(tmp_path / "x.pth", "are supported")
 
 
@@ -248,28 +253,9 @@ def test_rejects_known_names_with_other_shapes(tmp_path):
         assert_rejected(path)
 
 
-def graph_file(path):
-    model = parser.parse_model("""
-    <ir_version: 8, opset_import: ["" : 17]>
-    gen (float[N,6] z) => (float[N,3,5,5] made) {
-        hidden = MatMul (z, w)
-        shaped = Reshape (hidden, shape)
-        convolved = Conv <kernel_shape = [1, 1]> (shaped, c)
-        made = Tanh (convolved)
-    }""")
-    rng = np.random.default_rng(0)
-    for name, value in {
-        "w": rng.normal(size=(6, 75)).astype(np.float32),
-        "c": rng.normal(size=(3, 3, 1, 1)).astype(np.float32),
-        "shape": np.array([-1, 3, 5, 5]),
-    }.items():
-        model.graph.initializer.append(numpy_helper.from_array(value, name))
-    onnx.save(model, path)
-
-
 def write_valid_files(folder):
     """Write a valid file of each kind, small, so that a flipped bit is likely to matter."""
-    dcgan = drawn(
+    dcgan = random_tensors(
         {"0.weight": (4, 3, 4, 4), "3.weight": (3, 2, 4, 4), "6.weight": (2, 1, 4, 4)}, scale=0.2
     )
     torch.save(dcgan, folder / "a.pt")
@@ -277,10 +263,10 @@ def write_valid_files(folder):
         {"g": dcgan, "n": np.float32(1)}, folder / "b.ckpt", _use_new_zipfile_serialization=False
     )
     save_file(dcgan, folder / "c.safetensors")
-    write_nvidia(
-        folder / "d.pkl", {"G_ema": nested("Generator", {"a.b.weight": torch.zeros(2, 3)})}
+    write_nvidia_pickle(
+        folder / "d.pkl", {"G_ema": pickled_network("Generator", {"a.b.weight": torch.zeros(2, 3)})}
     )
-    graph_file(folder / "e.onnx")
+    write_graph(folder / "e.onnx")
 
 
 @pytest.mark.parametrize("name", ["a.pt", "b.ckpt", "c.safetensors", "d.pkl", "e.onnx"])

@@ -43,7 +43,7 @@ def build(name, side=16):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_output_size_for_multiples_of_the_step(name):
+def test_output_size_for_multiples_of_side_multiple(name):
     options, shape, network = build(name)
     step = options.side_multiple(shape)
     for height, width in ((16, 16), (2 * step + 16, 3 * step + 16)):
@@ -79,7 +79,7 @@ def test_receptive_field_is_bounded_and_tight(name):
         assert distance >= receptive_field / 4
 
 
-def test_unet_halves_as_often_as_side_allows():
+def test_unet_depth_follows_the_side():
     options = UNetOptions(network="unet", width=2, most=2)
     assert options.side_multiple(ImageToImageShape(1, 3, 64)) == 64
     network = options.build(ImageToImageShape(1, 3, 64))

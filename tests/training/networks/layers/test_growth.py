@@ -52,7 +52,7 @@ def test_shapes_at_each_resolution(family, side):
 
 
 @FAMILIES
-def test_grown_networks_equal_whole_networks(family):
+def test_fully_grown_networks_equal_full_networks(family):
     whole = Growth(32, 1.0)
     G, D = generator(family), discriminator(family)
     images = G(latents())
@@ -110,7 +110,7 @@ def test_partially_grown_networks_equal_smaller_networks(family):
 
 @FAMILIES
 @pytest.mark.parametrize(("growth", "resolutions"), [(Growth(8, 1.0), 2), (Growth(16, 0.3), 3)])
-def test_layers_not_grown_yet_have_no_gradient(family, growth, resolutions):
+def test_unused_layers_have_no_gradient(family, growth, resolutions):
     G, D = generator(family), discriminator(family)
     D(G(latents(), growth=growth), growth=growth).sum().backward()
 

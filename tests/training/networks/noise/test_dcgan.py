@@ -14,7 +14,7 @@ def test_splits_side_into_base_and_doublings(size, expected):
 
 
 @pytest.mark.parametrize("size", [7, 6, 2, 4])
-def test_rejects_sides_that_are_not_doublings(size):
+def test_rejects_unsupported_sides(size):
     with pytest.raises(ValueError, match=str(size)):
         doublings(size)
 
@@ -50,5 +50,5 @@ def test_follows_guidelines_of_the_paper():
 
 def test_64_pixel_generator_has_published_number_of_weights():
     generator = DCGANGenerator(100, ImageShape(3, 64, 64), 64)
-    # The PyTorch example has 3,576,704; our last layer has 3 biases more.
+    # The PyTorch example has 3,576,704; here the last layer has 3 biases in addition.
     assert sum(p.numel() for p in generator.parameters()) == 3_576_707

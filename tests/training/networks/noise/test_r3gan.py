@@ -33,7 +33,7 @@ def test_shapes_of_images_and_logits(size, classes):
 
 
 @pytest.mark.parametrize("size", [4, 28, 48])
-def test_rejects_sides_that_are_not_doublings_of_4(size):
+def test_rejects_unsupported_sides(size):
     with pytest.raises(ValueError, match=str(size)):
         resolutions(size)
 

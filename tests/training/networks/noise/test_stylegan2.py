@@ -36,7 +36,7 @@ def test_shapes_of_images_and_logits(size, classes):
 
 
 @pytest.mark.parametrize("size", [8, 28, 2048])
-def test_rejects_sides_that_are_not_powers_of_2(size):
+def test_rejects_unsupported_sides(size):
     with pytest.raises(ValueError, match=str(size)):
         generator(size)
 

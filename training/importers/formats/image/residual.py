@@ -1,7 +1,7 @@
 """The residual generator of CycleGAN and pix2pix, with any tensor names and number of blocks.
 
-It is identified by the order of its convolutions: one 7×7, strided ones that halve the side, pairs
-of equal shape (residual blocks), ones that double the side, one 7×7 (Zhu et al. 2017,
+It is identified by the order of its convolutions: one of 7×7, strided ones for downsampling, pairs
+of equal shape (residual blocks), transposed ones for upsampling, and one of 7×7 (Zhu et al. 2017,
 arXiv:1703.10593, appendix 7.2).
 """
 
@@ -73,7 +73,7 @@ class CycleGanResNet(Format):
             position += 2
         if not halvings or not blocks or len(groups) != position + halvings + 1:
             raise FormatMismatchError(
-                "its convolutions are not halvings, residual blocks and doublings"
+                "its convolutions are not downsampling, residual blocks and as many upsampling ones"
             )
         for group in groups[position:-1]:
             layers += [*_upsampling(group, width), nn.ReLU()]
@@ -154,7 +154,7 @@ def _upsampling(group: Group, width: int) -> list[nn.Module]:
         conv = nn.Conv2d(width, half, 3, padding=1, bias=bias)
         upsample = nn.Upsample(scale_factor=2.0)
         return [upsample, load_layer(conv, layer), *_norm(norm, half, last=False)]
-    raise FormatMismatchError(f"{layer.path} does not double the side")
+    raise FormatMismatchError(f"{layer.path} does not upsample by a factor of 2")
 
 
 def _is_square(layer: Layer, width: int) -> bool:

@@ -140,7 +140,7 @@ def with_current_names(network: Network) -> Network:
 
 
 class Rrdb(Format):
-    """The generator of ESRGAN and Real-ESRGAN: ×4, ×2 and ×1, and older ones with 2ⁿ."""
+    """The generator of ESRGAN and Real-ESRGAN, with factors ×4, ×2, ×1 and, in old files, 2ⁿ."""
 
     name = "rrdb"
     title = "ESRGAN, Real-ESRGAN (RRDB)"

@@ -1,8 +1,8 @@
-"""BigGAN and BigGAN-deep in the layout of their author's PyTorch code.
+"""BigGAN and BigGAN-deep in the layout of BigGAN-PyTorch.
 
-Brock, Donahue, Simonyan 2018, arXiv:1809.11096. SAGAN and SNGAN of the same code are in it too:
-there the class has a row of gains and biases in every normalisation, in place of one embedding that
-all blocks share.
+Brock, Donahue, Simonyan 2018, arXiv:1809.11096. The SAGAN and SNGAN of the same project are
+supported too. In these, every normalization has a table of gains and biases by class; in BigGAN all
+blocks share one class embedding.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _DEEP = LayerNames(
 
 
 class BigGan(Format):
-    """BigGAN, with z cut into chunks or not."""
+    """BigGAN, SAGAN and SNGAN, with or without a chunk of z for each block."""
 
     name = "biggan-pytorch"
     title = "BigGAN (BigGAN-PyTorch)"
@@ -85,13 +85,13 @@ class BigGan(Format):
     names = _PLAIN
 
     def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
-        """Build the generator. Image side, widths and chunks follow from the shapes."""
+        """Build the generator. Image size, widths and chunks follow from the shapes."""
         return verify_shapes(self._convert(fold_spectral_norm(network.tensors), options))
 
     def _convert(self, tensors: dict[str, Tensor], options: UserOptions) -> ConvertedModel:
         shared = tensors.get("shared.weight")
         if shared is None:
-            _as_linear(tensors)
+            _transpose_class_tables(tensors)
         condition = tensors["blocks.0.0.bn1.gain.weight"].shape[1]
         classes = condition if shared is None else shared.shape[0]
         build = LayerBuilder(tensors, self.names)
@@ -99,7 +99,7 @@ class BigGan(Format):
         width = tensors["blocks.0.0.conv1.weight"].shape[1]
         paths = block_paths(tensors)
         blocks, stages, count = self._blocks(build, paths, options)
-        conditioning, z_dim = self._arrangement(first, condition, shared, count)
+        conditioning, z_dim = self._conditioning(first, condition, shared, count)
         norm = build.norm("output_layer.0", affine=True, eps=1e-5)
         generator = ClassConditionalGenerator(
             first,
@@ -112,7 +112,7 @@ class BigGan(Format):
         )
         side = generator.start[1] * 2**stages
         channels = tensors["output_layer.2.weight"].shape[0]
-        where = describe_attention(paths, tensors, "theta.weight", side, stages, count)
+        attention = describe_attention(paths, tensors, "theta.weight", side, stages, count)
         return converted_class_conditional(
             self.title.partition(" (")[0],
             generator,
@@ -122,7 +122,7 @@ class BigGan(Format):
             classes,
             [
                 ("latent", "in chunks" if conditioning == "chunks" else "whole"),
-                ("attention at", where),
+                ("attention at", attention),
             ],
         )
 
@@ -130,28 +130,29 @@ class BigGan(Format):
         self,
         build: LayerBuilder,
         paths: Sequence[str],
-        options: UserOptions,  # noqa: ARG002 - as the deep one has it
+        options: UserOptions,  # noqa: ARG002 - BigGAN-deep needs it
     ) -> tuple[list[nn.Module], int, int]:
-        """Return all blocks, how often they double, and how many of them are told a condition."""
-        attention = [f"{path}.theta.weight" in build.tensors for path in paths]
-        made: list[nn.Module] = [
-            build.attention(path) if looks else build.block(path)
-            for path, looks in zip(paths, attention, strict=True)
+        """Return all blocks, the number that double the side, and the number with a condition."""
+        has_attention = [f"{path}.theta.weight" in build.tensors for path in paths]
+        blocks: list[nn.Module] = [
+            build.attention(path) if attention else build.block(path)
+            for path, attention in zip(paths, has_attention, strict=True)
         ]
-        residual = attention.count(False)
-        return made, residual, residual
+        residual = has_attention.count(False)
+        return blocks, residual, residual
 
-    def _arrangement(
+    def _conditioning(
         self, first: nn.Linear, condition: int, shared: Tensor | None, blocks: int
     ) -> tuple[BlockCondition, int]:
-        """Return what the blocks are conditioned on, and the dimension of z."""
+        """Return what the blocks are conditioned on and the dimension of z."""
         chunk = condition - (condition if shared is None else shared.shape[1])
         if chunk == 0:
             return "class", first.in_features
         if chunk == first.in_features:
             return "chunks", chunk * (blocks + 1)
         raise FormatMismatchError(
-            f"its normalisations take {condition} values, which are no chunk and class"
+            f"its normalizations take {condition} values; expected a chunk of z and a class "
+            "embedding"
         )
 
 
@@ -176,25 +177,29 @@ class BigGanDeep(BigGan):
     ) -> tuple[list[nn.Module], int, int]:
         return build_bottlenecks(build, paths, options.side, "theta.weight")
 
-    def _arrangement(
+    def _conditioning(
         self,
         first: nn.Linear,
         condition: int,
         shared: Tensor | None,
-        blocks: int,  # noqa: ARG002 - as the plain one has it
+        blocks: int,  # noqa: ARG002 - BigGAN needs it
     ) -> tuple[BlockCondition, int]:
         assert shared is not None  # noqa: S101 - for the type checker
         if first.in_features != condition:
-            raise FormatMismatchError("its first layer does not take what its normalisations take")
+            raise FormatMismatchError(
+                f"its first layer takes {first.in_features} values, its normalizations take "
+                f"{condition}; expected equal numbers"
+            )
         return "whole", condition - shared.shape[1]
 
 
 def build_bottlenecks(
     build: LayerBuilder, paths: Sequence[str], side: int | None, attention: str
 ) -> tuple[list[nn.Module], int, int]:
-    """Return all blocks, how often they double, and how many of them are no attention.
+    """Return all blocks, the number of stages, and the number of bottleneck blocks.
 
-    Raises ImportOptionError.
+    Each stage doubles the side. `attention` is the tensor, relative to the path of a block, that
+    only attention layers have. Raises ImportOptionError.
     """
     names = build.names.convolutions
     residual = [path for path in paths if f"{path}.{attention}" not in build.tensors]
@@ -207,24 +212,24 @@ def build_bottlenecks(
     ]
     stages = count_stages(len(residual), side, 4, [a != b for a, b in shapes])
     depth = len(residual) // stages
-    made: list[nn.Module] = []
+    blocks: list[nn.Module] = []
     for path in paths:
         if path in residual:
             last = (residual.index(path) + 1) % depth == 0
-            made.append(build.bottleneck(path, doubles=last))
+            blocks.append(build.bottleneck(path, doubles=last))
         else:
-            made.append(build.attention(path))
-    return made, stages, len(residual)
+            blocks.append(build.attention(path))
+    return blocks, stages, len(residual)
 
 
 def block_paths(tensors: dict[str, Tensor]) -> list[str]:
-    """Return ``blocks.0.0``, ``blocks.0.1``, ``blocks.1.0``, … as far as there are any."""
-    found = {
+    """Return the paths of all blocks in order, such as ``blocks.0.0``, ``blocks.0.1``."""
+    indices = {
         (int(match.group(1)), int(match.group(2)))
         for name in tensors
         if (match := re.match(r"blocks\.(\d+)\.(\d+)\.", name))
     }
-    return [f"blocks.{i}.{j}" for i, j in sorted(found)]
+    return [f"blocks.{i}.{j}" for i, j in sorted(indices)]
 
 
 def describe_attention(
@@ -235,21 +240,24 @@ def describe_attention(
     stages: int,
     blocks: int,
 ) -> str:
-    """Return at which sides a picture attends to itself, in words."""
-    depth, passed, found = blocks // stages, 0, []
+    """Return the resolutions of the attention layers as text, such as ``32×32, 64×64``.
+
+    `side` is that of the generated images, `blocks` the number of residual blocks in all `stages`.
+    """
+    depth, preceding, resolutions = blocks // stages, 0, []
     for path in paths:
         if f"{path}.{attention}" in tensors:
-            found.append(side * 2 ** (passed // depth) // 2**stages)
+            resolutions.append(side * 2 ** (preceding // depth) // 2**stages)
         else:
-            passed += 1
-    return ", ".join(f"{each}×{each}" for each in found) or "no side"
+            preceding += 1
+    return ", ".join(f"{each}×{each}" for each in resolutions) or "no resolution"
 
 
 def converted_class_conditional(
     summary: str,
     generator: ClassConditionalGenerator,
     z_dim: int,
-    picture: tuple[int, int],
+    image: tuple[int, int],
     options: UserOptions,
     classes: int,
     details: Sequence[tuple[str, str]],
@@ -258,40 +266,41 @@ def converted_class_conditional(
     *,
     truncates: bool = True,
 ) -> ConvertedModel:
-    """Return a generator of pictures of a side and channels, with the statistics of the file.
+    """Return the converted model of a class-conditional generator.
 
-    One that `truncates` has its latents scaled, as its authors sample it. Statistics taken anew
-    bring a truncation of their own.
+    `image` is the side and the number of channels. The batch normalizations use the statistics of
+    the file, or with `--statistics standing` standing statistics for several truncations. With
+    `truncates` the truncation scales z, as the authors of the format sample.
     """
     module: nn.Module = generator.eval()
     if classes == 1:
         module = SingleClassGenerator(generator)
-    anew = uses_standing_statistics(options)
-    if not anew:
+    standing = uses_standing_statistics(options)
+    if not standing:
         module = freeze_batch_norms(module)
         module = TruncatedLatent(module) if truncates else module
-    note = (
-        "Statistics of batch normalisation were taken anew, for each of several truncations."
-        if anew
-        else "Statistics of batch normalisation are the file's; --statistics standing takes them "
-        "anew, for each of several truncations."
+    statistics_note = (
+        "Batch normalization uses standing statistics, computed for several truncations."
+        if standing
+        else "Batch normalization uses the statistics of the file; --statistics standing computes "
+        "them again, for several truncations."
     )
-    scaled = ["A truncation scales z."] if truncates or anew else []
+    truncation_note = ["The truncation scales z."] if truncates or standing else []
     return converted_generator(
         summary,
         module,
         z_dim,
-        square_image(*picture),
+        square_image(*image),
         class_names(classes, options) if classes > 1 else (),
         distribution,
         details=details,
-        notes=[note, *scaled, *notes],
-        truncates=truncates and not anew,
+        notes=[statistics_note, *truncation_note, *notes],
+        truncates=truncates and not standing,
     )
 
 
 class SingleClassGenerator(nn.Module):
-    """A class-conditional generator with one class, which need not be said."""
+    """A class-conditional generator with a single class, as an unconditional one."""
 
     def __init__(self, generator: nn.Module) -> None:
         super().__init__()
@@ -300,15 +309,15 @@ class SingleClassGenerator(nn.Module):
     def forward(
         self,
         z: Tensor,
-        class_weights: Tensor | None = None,  # noqa: ARG002 - as all generators have it
+        class_weights: Tensor | None = None,  # noqa: ARG002 - the interface of generators
         standing: Tensor | None = None,
     ) -> Tensor:
         images: Tensor = self.generator(z, torch.ones_like(z[:, :1]), standing)
         return images
 
 
-def _as_linear(tensors: dict[str, Tensor]) -> None:
-    """Turn the tables of gains and biases by class ``[classes, C]`` into linear layers."""
+def _transpose_class_tables(tensors: dict[str, Tensor]) -> None:
+    """Transpose the gains and biases by class, ``[classes, C]``, to weights of linear layers."""
     for name in list(tensors):
         if re.fullmatch(r"blocks\..*\.bn\d\.(gain|bias)\.weight", name):
             tensors[name] = tensors[name].t().contiguous()

@@ -1,7 +1,9 @@
-"""lucidrains' lightweight-gan: ``model_N.pt``, the generator of FastGAN with attention.
+"""The generator of lucidrains' lightweight-gan: FastGAN with attention, in ``model_N.pt``.
 
-Liu et al. 2021, arXiv:2101.04775: layers that double, gated by GLU, and small early layers that say
-which channels of late ones count (skip-layer excitation).
+Liu et al. 2021, arXiv:2101.04775: upsampling blocks with gated linear units, and skip-layer
+excitation (section 3.1), which weights the channels of a high resolution by a low one.
+
+The attributes of modules name the weights in exported graphs, so renaming one changes the files.
 """
 
 from __future__ import annotations
@@ -32,19 +34,20 @@ from training.importers.reading.weights import Network
 
 _NOISE_SEED = 0
 _EPS = 1e-5
-# The layer, by the logarithm of the side that it is given, whose channels an earlier one weighs.
-_EXCITES = {3: 7, 4: 8, 5: 9, 6: 10}
+# Skip-layer excitation: from the resolution whose features are pooled to the resolution whose
+# channels are weighted, as log2 of each block's input side.
+_EXCITATIONS = {3: 7, 4: 8, 5: 9, 6: 10}
 
 
 def _frozen_norm(tensors: Tensors, path: str) -> FrozenBatchNorm:
-    """Return a batch normalization with the statistics of the file."""
+    """Return the batch normalization at `path` with its running statistics."""
     scale = tensors[f"{path}.weight"] * torch.rsqrt(tensors[f"{path}.running_var"] + _EPS)
     shift = tensors[f"{path}.bias"] - tensors[f"{path}.running_mean"] * scale
     return FrozenBatchNorm(scale, shift)
 
 
-class Doubled(nn.Module):
-    """``[N, C, H, W]`` to twice the side: pixels of channels, a filter, a gated convolution."""
+class UpsampleBlock(nn.Module):
+    """``[N, C, H, W]`` to ``[N, D, 2H, 2W]``: pixel shuffle, blur, convolution with noise, GLU."""
 
     noise: Tensor
 
@@ -54,8 +57,8 @@ class Doubled(nn.Module):
         self.blur = Blur()
         self.conv = convolution(tensors, f"{path}.2.1")
         kernel = self.conv.kernel_size[0]
-        # An even kernel has one value more before each place than after it.
-        self.pads = 2 * (kernel // 2, kernel // 2 - 1) if kernel % 2 == 0 else (0, 0, 0, 0)
+        # With an even kernel, the padding before an axis is one pixel larger than after it.
+        self.padding = 2 * (kernel // 2, kernel // 2 - 1) if kernel % 2 == 0 else (0, 0, 0, 0)
         rng = torch.Generator().manual_seed(_NOISE_SEED)
         noise = torch.randn(side, side, generator=rng) * tensors[f"{path}.3.weight"]
         self.register_buffer("noise", noise)
@@ -63,14 +66,15 @@ class Doubled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.blur(F.pixel_shuffle(F.silu(self.spread(x)), 2))
-        x = self.conv(F.pad(x, self.pads)) + self.noise
+        x = self.conv(F.pad(x, self.padding)) + self.noise
         return F.glu(self.norm(x), dim=1)
 
 
-class Excitation(nn.Module):
-    """``[N, C, H, W]`` to the weights of a later layer's channels, ``[N, D, 1, 1]``.
+class SkipLayerExcitation(nn.Module):
+    """``[N, C, H, W]`` to weights in (0, 1) for the channels of a later layer, ``[N, D, 1, 1]``.
 
-    Pooled by attention, or by frequencies where the file has those (arXiv:2012.11879).
+    Features are pooled by attention, or by a discrete cosine transform if the file has its
+    frequencies (FcaNet, Qin et al. 2021, arXiv:2012.11879).
     """
 
     frequencies: Tensor | None
@@ -84,18 +88,23 @@ class Excitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.frequencies is not None:
-            places = (x * self.frequencies).flatten(2)
-            pooled = places @ places.new_ones((places.shape[2], 1))
+            terms = (x * self.frequencies).flatten(2)
+            # A matrix product instead of a sum: ONNX Runtime computes its rows independently of
+            # the batch size, bit for bit.
+            pooled = terms @ terms.new_ones((terms.shape[2], 1))
         else:
             assert self.key is not None  # noqa: S101 - for the type checker
-            looks = self.key(x).flatten(2).softmax(dim=2)
-            pooled = x.flatten(2) @ looks.transpose(1, 2)
+            attention = self.key(x).flatten(2).softmax(dim=2)
+            pooled = x.flatten(2) @ attention.transpose(1, 2)
         weights: Tensor = self.widen(F.leaky_relu(self.narrow(pooled[..., None]), 0.1))
         return weights.sigmoid()
 
 
 class AttentionBlock(nn.Module):
-    """Linear attention and a look at the neighbours, joined and added."""
+    """Linear attention (`far`) and 3×3 local attention (`near`).
+
+    Their concatenation is projected and added to the input.
+    """
 
     def __init__(self, tensors: Tensors, path: str) -> None:
         super().__init__()
@@ -105,13 +114,14 @@ class AttentionBlock(nn.Module):
         self.out = convolution(tensors, f"{path}.fn.to_out")
 
     def forward(self, x: Tensor) -> Tensor:
-        seen = self.norm(x)
-        added: Tensor = x + self.out(torch.cat([self.far(seen), self.near(seen)], dim=1))
-        return added
+        normalized = self.norm(x)
+        attended = torch.cat([self.far(normalized), self.near(normalized)], dim=1)
+        outputs: Tensor = x + self.out(attended)
+        return outputs
 
 
 class LightweightGenerator(nn.Module):
-    """``z`` [N, Z] to pictures ``[N, C, H, W]`` in [-1, 1]."""
+    """``z`` [N, Z] to images ``[N, C, H, W]`` in [-1, 1]."""
 
     def __init__(self, tensors: Tensors, layers: int) -> None:
         super().__init__()
@@ -121,30 +131,32 @@ class LightweightGenerator(nn.Module):
         self.excitation = nn.ModuleDict()
         for i in range(layers):
             path = f"layers.{i}"
-            looks = f"{path}.2.norm.g" in tensors
-            self.attention.append(AttentionBlock(tensors, f"{path}.2") if looks else nn.Identity())
-            self.doubling.append(Doubled(tensors, f"{path}.0", 8 * 2**i))
+            has_attention = f"{path}.2.norm.g" in tensors
+            self.attention.append(
+                AttentionBlock(tensors, f"{path}.2") if has_attention else nn.Identity()
+            )
+            self.doubling.append(UpsampleBlock(tensors, f"{path}.0", 8 * 2**i))
             if f"{path}.1.net.0.weight" in tensors:
-                self.excitation[str(i)] = Excitation(tensors, f"{path}.1")
+                self.excitation[str(i)] = SkipLayerExcitation(tensors, f"{path}.1")
         self.last = convolution(tensors, "out_conv")
 
     def forward(
         self,
         z: Tensor,
-        class_weights: Tensor | None = None,  # noqa: ARG002 - as all generators have it
+        class_weights: Tensor | None = None,  # noqa: ARG002 - the interface of generators
     ) -> Tensor:
         x = F.glu(self.norm(self.begin(z[:, :, None, None])), dim=1)
         x = x / channel_sum(x.square()).sqrt().clamp(min=1e-12)
         weights: dict[int, Tensor] = {}
         for i, (attention, doubling) in enumerate(zip(self.attention, self.doubling, strict=True)):
             x = doubling(attention(x))
-            given = i + 2
+            log2_side = i + 2
             if str(i) in self.excitation:
-                weights[_EXCITES[given]] = self.excitation[str(i)](x)
-            if given + 1 in weights:
-                x = x * weights[given + 1]
-        made: Tensor = 2 * self.last(x) - 1
-        return made
+                weights[_EXCITATIONS[log2_side]] = self.excitation[str(i)](x)
+            if log2_side + 1 in weights:
+                x = x * weights[log2_side + 1]
+        images: Tensor = 2 * self.last(x) - 1
+        return images
 
 
 class LightweightGan(Format):
@@ -162,7 +174,7 @@ class LightweightGan(Format):
         r"GE\.out_conv\.weight",
     )
 
-    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:  # noqa: ARG002 - all is in the file
+    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:  # noqa: ARG002 - the tensors determine everything
         """Build the network. Raises FormatMismatchError."""
         tensors = {name: value.float() for name, value in network.within("GE").tensors.items()}
         layers = 1 + max(
@@ -175,7 +187,7 @@ class LightweightGan(Format):
 
 def _convert(tensors: Tensors, layers: int) -> ConvertedModel:
     generator = LightweightGenerator(tensors, layers)
-    looks = [
+    resolutions = [
         f"{4 * 2**i}×{4 * 2**i}"
         for i, attention in enumerate(generator.attention)
         if isinstance(attention, AttentionBlock)
@@ -186,8 +198,8 @@ def _convert(tensors: Tensors, layers: int) -> ConvertedModel:
         tensors["initial_conv.0.weight"].shape[0],
         square_image(4 * 2**layers, tensors["out_conv.weight"].shape[0]),
         details=[
-            ("attention at", ", ".join(looks) or "no side"),
-            ("excitations", str(len(generator.excitation))),
+            ("attention at", ", ".join(resolutions) or "no resolution"),
+            ("skip-layer excitations", str(len(generator.excitation))),
         ],
-        notes=["Noise is that of a fixed seed, so that a picture depends on its latent alone."],
+        notes=["The noise has a fixed seed, so that an image depends on its latent alone."],
     )

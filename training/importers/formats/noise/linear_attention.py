@@ -1,7 +1,8 @@
-"""The attention of lucidrains' generators, whose cost is linear in a picture's places.
+"""The attention layers of lucidrains' generators.
 
-Shen et al. 2018, arXiv:1812.01243: queries and keys each become shares of their own, so that keys
-and values meet before any query does.
+The cost of linear attention (Shen et al. 2018, arXiv:1812.01243) is linear in the number of
+positions: queries and keys are normalized by a softmax each, so that the product of keys and values
+can be computed first.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _EPS = 1e-5
 
 
 class ChannelNorm(nn.Module):
-    """Each place of ``[N, C, H, W]`` normalised over its channels, with gain and bias."""
+    """Normalizes each position of ``[N, C, H, W]`` over its channels, with gain and bias."""
 
     gain: Tensor
     bias: Tensor
@@ -28,20 +29,20 @@ class ChannelNorm(nn.Module):
         self.register_buffer("bias", tensors[f"{path}.b"])
 
     def forward(self, x: Tensor) -> Tensor:
-        centred = x - channel_sum(x) / x.shape[1]
-        variance = channel_sum(centred.square()) / x.shape[1]
-        return centred / (variance + _EPS).sqrt() * self.gain + self.bias
+        centered = x - channel_sum(x) / x.shape[1]
+        variance = channel_sum(centered.square()) / x.shape[1]
+        return centered / (variance + _EPS).sqrt() * self.gain + self.bias
 
 
 def channel_sum(x: Tensor) -> Tensor:
     """Return the sum ``[N, 1, H, W]`` over the channels of ``[N, C, H, W]``."""
-    # As a convolution, whose rows are the same at any batch in ONNX Runtime; those of a sum over
-    # this axis are not.
+    # A convolution instead of a sum: ONNX Runtime computes its rows independently of the batch
+    # size, bit for bit.
     return F.conv2d(x, x.new_ones((1, x.shape[1], 1, 1)))
 
 
 class LinearAttention(nn.Module):
-    """``[N, C, H, W]`` to what its places see of each other, ``[N, heads · D, H, W]``."""
+    """Linear self-attention over positions, ``[N, C, H, W]`` to ``[N, heads · D, H, W]``."""
 
     def __init__(self, tensors: Tensors, query: str, key_value: str) -> None:
         super().__init__()
@@ -55,18 +56,17 @@ class LinearAttention(nn.Module):
         height, width = x.shape[2:]
         key, value = self.key_value(self.depthwise(x)).chunk(2, dim=1)
         query, key, value = (
-            # [N, heads, places, D]
+            # [N, heads, positions, D]
             each.reshape(x.shape[0], _HEADS, self.width, height * width).transpose(2, 3)
             for each in (self.query(x), key, value)
         )
-        met = key.softmax(dim=2).transpose(2, 3) @ value
-        seen = query.softmax(dim=3) * self.width**-0.5 @ met
-        joined = seen.transpose(2, 3).reshape(x.shape[0], -1, height, width)
-        return F.gelu(joined)
+        context = key.softmax(dim=2).transpose(2, 3) @ value
+        attended = query.softmax(dim=3) * self.width**-0.5 @ context
+        return F.gelu(attended.transpose(2, 3).reshape(x.shape[0], -1, height, width))
 
 
 class WindowAttention(nn.Module):
-    """Each place looks at the nine around it: ``[N, C, H, W]`` to ``[N, heads · D, H, W]``."""
+    """Local self-attention over 3×3 windows, ``[N, C, H, W]`` to ``[N, heads · D, H, W]``."""
 
     def __init__(self, tensors: Tensors, query: str, key_value: str) -> None:
         super().__init__()
@@ -78,21 +78,21 @@ class WindowAttention(nn.Module):
         count, (height, width) = x.shape[0], x.shape[2:]
         key, value = self.key_value(x).chunk(2, dim=1)
         query = self.query(x).reshape(count, _HEADS, self.width, 1, height * width)
-        # [N, heads, places, 1, D] with [N, heads, places, D, 9]; beyond the edge keys are nought,
-        # and are looked at all the same.
-        asked = query.permute(0, 1, 4, 3, 2) * self.width**-0.5
-        looks = (asked @ self._around(key)).softmax(dim=-1)
-        seen: Tensor = looks @ self._around(value).transpose(3, 4)
-        return seen.permute(0, 1, 4, 3, 2).reshape(count, -1, height, width)
+        # [N, heads, positions, 1, D] times [N, heads, positions, D, 9]. Positions beyond the edge
+        # have keys of zero and take part in the softmax, as in the original.
+        scaled = query.permute(0, 1, 4, 3, 2) * self.width**-0.5
+        attention = (scaled @ self._windows(key)).softmax(dim=-1)
+        attended: Tensor = attention @ self._windows(value).transpose(3, 4)
+        return attended.permute(0, 1, 4, 3, 2).reshape(count, -1, height, width)
 
-    def _around(self, x: Tensor) -> Tensor:
-        """Return the nine neighbours of each place, row by row, ``[N, heads, places, D, 9]``."""
+    def _windows(self, x: Tensor) -> Tensor:
+        """Return the 3×3 window of each position, ``[N, heads, positions, D, 9]``."""
         height, width = x.shape[2:]
         padded = F.pad(x, (1, 1, 1, 1))
         shape = (x.shape[0], _HEADS, self.width, height * width)
-        neighbours = [
+        shifted = [
             padded[:, :, i : i + height, j : j + width].reshape(shape).transpose(2, 3)
             for i in range(3)
             for j in range(3)
         ]
-        return torch.stack(neighbours, dim=-1)
+        return torch.stack(shifted, dim=-1)

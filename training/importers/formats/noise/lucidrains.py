@@ -1,8 +1,10 @@
-"""lucidrains' StyleGAN2: ``model_N.pt`` of stylegan2-pytorch.
+"""The StyleGAN2 of lucidrains' stylegan2-pytorch, in ``model_N.pt``.
 
-It departs from the paper (Karras et al. 2019, arXiv:1912.04958) in many ways: one style for all of
-a block, weights that are not scaled by their number, doubling by bilinear interpolation, attention,
-and pictures from 0 to 1.
+It differs from the paper (Karras et al. 2019, arXiv:1912.04958): all layers of a block share one
+style, the learning rate is not equalized, upsampling is bilinear, there are attention layers, and
+images are in [0, 1].
+
+The attributes of modules name the weights in exported graphs, so renaming one changes the files.
 """
 
 from __future__ import annotations
@@ -31,12 +33,15 @@ from training.importers.reading.weights import Network
 from training.networks.noise.style_generator import StyleGenerator
 
 _NOISE_SEED = 0
-# The library's own, where no configuration says another.
+# The library's default for `lr_mlp`.
 _MAPPING_RATE = 0.1
 
 
 class LatentMapping(nn.Module):
-    """Latents ``[N, Z]`` to ``w`` [N, Z]: linear layers that learned at a rate of their own."""
+    """The mapping network, ``[N, Z]`` to ``w`` [N, Z].
+
+    Activations are scaled by `rate`, the learning rate of the mapping relative to the rest.
+    """
 
     def __init__(self, tensors: Tensors, rate: float) -> None:
         super().__init__()
@@ -51,9 +56,10 @@ class LatentMapping(nn.Module):
     def forward(
         self,
         z: Tensor,
-        class_index: Tensor | None = None,  # noqa: ARG002 - as all mapping networks have it
+        class_index: Tensor | None = None,  # noqa: ARG002 - the interface of mapping networks
     ) -> Tensor:
-        # As a product, whose rows are the same at any batch.
+        # A matrix product instead of a sum: ONNX Runtime computes its rows independently of the
+        # batch size, bit for bit.
         length = (z.square() @ z.new_ones((z.shape[1], 1))).sqrt()
         w = z / length.clamp(min=1e-12)
         for layer in self.layers:
@@ -62,7 +68,10 @@ class LatentMapping(nn.Module):
 
 
 class ModulatedConv(nn.Module):
-    """A convolution whose weights are scaled by one and a row's style: ``[N, C, H, W]``, [N, W]."""
+    """A modulated convolution of ``[N, C, H, W]`` by ``w`` [N, W] (section 2.2 of the paper).
+
+    Input channels are scaled by 1 + style.
+    """
 
     weight: Tensor
 
@@ -77,8 +86,8 @@ class ModulatedConv(nn.Module):
         x = x * style[:, :, None, None]
         x = F.conv2d(x, self.weight, padding=self.weight.shape[2] // 2)
         if self.demodulates:
-            energy = style.square() @ self.weight.square().sum((2, 3)).t()
-            x = x * torch.rsqrt(energy + 1e-8)[:, :, None, None]
+            norm_squared = style.square() @ self.weight.square().sum((2, 3)).t()
+            x = x * torch.rsqrt(norm_squared + 1e-8)[:, :, None, None]
         return x
 
 
@@ -101,12 +110,12 @@ class StyledConv(nn.Module):
         self.register_buffer("noise", noise)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        made: Tensor = self.conv(x, w) + (self.noise * self.strength + self.bias)
-        return F.leaky_relu(made, 0.2)
+        x = self.conv(x, w) + (self.noise * self.strength + self.bias)
+        return F.leaky_relu(x, 0.2)
 
 
 class AttentionBlock(nn.Module):
-    """Linear attention and two layers for each place, both added to what they are given."""
+    """Linear attention, then two 1×1 convolutions; each has a skip connection."""
 
     def __init__(self, tensors: Tensors, path: str) -> None:
         super().__init__()
@@ -120,12 +129,12 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.look_out(self.look(self.look_norm(x)))
-        added: Tensor = x + self.narrow(F.leaky_relu(self.widen(self.norm(x)), 0.2))
-        return added
+        outputs: Tensor = x + self.narrow(F.leaky_relu(self.widen(self.norm(x)), 0.2))
+        return outputs
 
 
 class Blur(nn.Module):
-    """Filtered by [1, 2, 1] in both directions, the picture mirrored at its edges."""
+    """Filters by [1, 2, 1] / 4 along both axes, with reflection padding."""
 
     kernel: Tensor
 
@@ -141,7 +150,7 @@ class Blur(nn.Module):
 
 
 class LucidrainsSynthesis(nn.Module):
-    """Styles ``w`` [N, layers, W], one for each block, to pictures ``[N, C, H, W]`` in [-1, 1]."""
+    """Styles ``w`` [N, blocks, W] to images ``[N, C, H, W]`` in [-1, 1]."""
 
     constant: Tensor | None
 
@@ -170,7 +179,7 @@ class LucidrainsSynthesis(nn.Module):
         self.blur = Blur()
         for i, size in enumerate(self.layer_resolutions):
             path = f"blocks.{i}"
-            # The library crops one noise for all sides, and turns it on its diagonal.
+            # The library crops one noise image to all resolutions, and transposes it.
             cropped = noise[:size, :size].t().contiguous()
             self.grow.append(StyledConv(tensors, path, 1, cropped))
             self.refine.append(StyledConv(tensors, path, 2, cropped))
@@ -179,8 +188,10 @@ class LucidrainsSynthesis(nn.Module):
                     tensors, f"{path}.to_rgb.to_style", f"{path}.to_rgb.conv", demodulates=False
                 )
             )
-            looks = f"attns.{i}.0.fn.norm.g" in tensors
-            self.attention.append(AttentionBlock(tensors, f"attns.{i}") if looks else nn.Identity())
+            has_attention = f"attns.{i}.0.fn.norm.g" in tensors
+            self.attention.append(
+                AttentionBlock(tensors, f"attns.{i}") if has_attention else nn.Identity()
+            )
 
     def forward(self, w: Tensor) -> Tensor:
         if self.constant is not None:
@@ -193,16 +204,16 @@ class LucidrainsSynthesis(nn.Module):
         stages = zip(self.attention, self.grow, self.refine, self.to_image, strict=True)
         for i, (attention, grow, refine, to_image) in enumerate(stages):
             x = attention(x)
-            x = _doubled(x) if i else x
+            x = _upsample(x) if i else x
             x = refine(grow(x, w[:, i]), w[:, i])
-            made = to_image(x, w[:, i])
-            image = made if image is None else made + image
-            image = self.blur(_doubled(image)) if i < last else image
+            contribution = to_image(x, w[:, i])
+            image = contribution if image is None else contribution + image
+            image = self.blur(_upsample(image)) if i < last else image
         assert image is not None  # noqa: S101 - for the type checker
         return 2 * image - 1
 
 
-def _doubled(x: Tensor) -> Tensor:
+def _upsample(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
@@ -230,8 +241,10 @@ class LucidrainsStyleGan2(Format):
             {name: value.float() for name, value in network.within(part).tensors.items()}
             for part in ("SE", "GE")
         )
-        if unknown := _other_attention(tensors):
-            raise FormatMismatchError(f"its attention is another version's: {unknown}")
+        if unknown := _unknown_attention(tensors):
+            raise FormatMismatchError(
+                f"its attention layers are from an unsupported version (tensor {unknown})"
+            )
         rate = config.get("lr_mlp")
         mapping = LatentMapping(
             styles, float(rate if isinstance(rate, float | int) else _MAPPING_RATE)
@@ -241,14 +254,20 @@ class LucidrainsStyleGan2(Format):
         generator = StyleGenerator(mapping, synthesis, z_dim).eval()
         side = synthesis.layer_resolutions[-1]
         channels = tensors["blocks.0.to_rgb.conv.weight"].shape[0]
-        looks = [s for s, a in zip(_sides(side), synthesis.attention, strict=True) if _is(a)]
+        attention = [
+            f"{resolution}×{resolution}"
+            for resolution, block in zip(
+                synthesis.layer_resolutions, synthesis.attention, strict=True
+            )
+            if isinstance(block, AttentionBlock)
+        ]
         notes = [
-            "Noise is that of a fixed seed, so that a picture depends on its latent alone.",
+            "The noise has a fixed seed, so that an image depends on its latent alone.",
             "The average w is not in the file; it was estimated from 10,000 latents.",
         ]
         if rate is None:
             notes.append(
-                f"There is no configuration with it: the rate of its mapping is {_MAPPING_RATE}."
+                f"No configuration was found; lr_mlp of the mapping network is {_MAPPING_RATE}."
             )
         return ConvertedModel(
             summary="StyleGAN2",
@@ -258,8 +277,8 @@ class LucidrainsStyleGan2(Format):
             details=[
                 ("z", str(z_dim)),
                 ("styles", str(generator.layers)),
-                ("pictures", f"{side}×{side}×{channels}"),
-                ("attention before", ", ".join(f"{s}×{s}" for s in looks) or "no side"),
+                ("images", f"{side}×{side}×{channels}"),
+                ("attention in the blocks of", ", ".join(attention) or "no resolution"),
             ],
             notes=notes,
             latent=LatentSpace(dimension=z_dim, truncation=Truncation()),
@@ -267,15 +286,7 @@ class LucidrainsStyleGan2(Format):
         )
 
 
-def _sides(side: int) -> list[int]:
-    return [4 * 2**i for i in range((side // 4).bit_length())]
-
-
-def _is(attention: nn.Module) -> bool:
-    return isinstance(attention, AttentionBlock)
-
-
-def _other_attention(tensors: Tensors) -> str | None:
-    """Return a tensor of attention that the present version does not have."""
+def _unknown_attention(tensors: Tensors) -> str | None:
+    """Return the name of an attention tensor that the supported version does not have."""
     known = r"attns\.\d+\.(0\.fn\.(norm|fn)|1\.fn\.(norm|fn))\..*"
     return next((n for n in tensors if n.startswith("attns.") and not re.match(known, n)), None)

@@ -1,7 +1,8 @@
-"""BigGAN-deep as Hugging Face's pytorch-pretrained-BigGAN has it: DeepMind's ImageNet generators.
+"""BigGAN-deep in the layout of Hugging Face's pytorch-pretrained-BigGAN.
 
-Each normalisation holds statistics for 51 truncations from 0 to 1. A truncation scales the latent,
-a truncated normal, and picks the statistics.
+These are DeepMind's ImageNet generators. Each batch normalization has statistics for 51 truncations
+from 0 to 1. The truncation scales the latent, which is drawn from a truncated normal distribution,
+and selects the statistics.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from training.importers.formats.noise.class_conditional import (
 from training.importers.reading.spectral_norm import fold_spectral_norm
 from training.importers.reading.weights import Network
 
-# The library's own, where no configuration says another.
+# The library's default.
 _EPS = 1e-4
-# How near a value between two statistics may come to one of them and count as it.
-_NEAR = 1e-3
+# A truncation this close to that of a row of the table, in steps of the table, selects the row.
+_TOLERANCE = 1e-3
 _NAMES = LayerNames(
     norms=("bn_0", "bn_1", "bn_2", "bn_3"),
     convolutions=("conv_0", "conv_1", "conv_2", "conv_3"),
@@ -53,7 +54,10 @@ _NAMES = LayerNames(
 
 
 class TableBatchNorm2d(nn.Module):
-    """Batch normalisation by a row's shares ``[N, K]`` of ``means`` and ``variances`` [K, C]."""
+    """Batch normalization with a table of ``means`` and ``variances``, [K, C] each.
+
+    ``standing`` [N, K] holds the interpolation weights of the table's rows for each image.
+    """
 
     means: Tensor
     variances: Tensor
@@ -79,34 +83,34 @@ class TableBatchNorm2d(nn.Module):
 
 
 class TableTruncatedGenerator(nn.Module):
-    """A generator whose truncation scales the latent and picks the statistics of a table."""
+    """A generator whose truncation scales the latent and selects the statistics of a table."""
 
-    def __init__(self, generator: nn.Module, held: int) -> None:
+    def __init__(self, generator: nn.Module, truncations: int) -> None:
         super().__init__()
-        self.generator, self.held = generator, held
+        self.generator, self.truncations = generator, truncations
 
     def forward(self, z: Tensor, class_weights: Tensor, truncation: Tensor) -> Tensor:
-        standing = table_weights(truncation, self.held)
+        standing = table_weights(truncation, self.truncations)
         images: Tensor = self.generator(z * truncation[:, None], class_weights, standing)
         return images
 
 
-def table_weights(truncation: Tensor, held: int) -> Tensor:
-    """Return the shares ``[N, held]`` of the statistics that truncations ``[N]`` come to.
+def table_weights(truncation: Tensor, count: int) -> Tensor:
+    """Return the interpolation weights ``[N, count]`` of truncations ``[N]``.
 
-    Those held are of truncations in equal steps from 0 to 1. Between two of them the library gives
-    the one below the share that the one above is due, and so do we: it is pictures of that library
-    that an imported model is to make. A step is 0.02, so none could see the difference.
+    The table has `count` rows, for truncations in equal steps from 0 to 1. Between two rows the
+    library swaps the two interpolation weights. This function does the same, so that an imported
+    model makes the library's images. With steps of 0.02 the difference is not visible.
     """
-    position = truncation * (held - 1)
-    below = torch.floor(position + _NEAR)
-    passed = position - below
-    exact = passed < _NEAR
-    index = torch.arange(held, dtype=truncation.dtype, device=truncation.device)
-    here = (index == below[:, None]).to(truncation.dtype)
-    above = (index == below[:, None] + 1).to(truncation.dtype)
-    lower = torch.where(exact, torch.ones_like(passed), passed)
-    return here * lower[:, None] + above * (1 - lower)[:, None]
+    position = truncation * (count - 1)
+    below = torch.floor(position + _TOLERANCE)
+    fraction = position - below
+    exact = fraction < _TOLERANCE
+    index = torch.arange(count, dtype=truncation.dtype, device=truncation.device)
+    is_lower = (index == below[:, None]).to(truncation.dtype)
+    is_upper = (index == below[:, None] + 1).to(truncation.dtype)
+    lower = torch.where(exact, torch.ones_like(fraction), fraction)
+    return is_lower * lower[:, None] + is_upper * (1 - lower)[:, None]
 
 
 class _TableLayerBuilder(LayerBuilder):
@@ -117,21 +121,21 @@ class _TableLayerBuilder(LayerBuilder):
         path: str,
         *,
         affine: bool = False,
-        eps: float | None = None,  # noqa: ARG002 - one for all
+        eps: float | None = None,  # noqa: ARG002 - all layers share `self.eps`
     ) -> nn.Module:
-        """Return a normalisation with statistics by truncation."""
-        t = self.tensors
+        """Return a batch normalization with a table of statistics."""
+        tensors = self.tensors
         return TableBatchNorm2d(
-            t[f"{path}.running_means"],
-            t[f"{path}.running_vars"],
+            tensors[f"{path}.running_means"],
+            tensors[f"{path}.running_vars"],
             self.eps,
-            t[f"{path}.weight"] if affine else None,
-            t[f"{path}.bias"] if affine else None,
+            tensors[f"{path}.weight"] if affine else None,
+            tensors[f"{path}.bias"] if affine else None,
         )
 
 
 class PretrainedBigGan(Format):
-    """BigGAN-deep with statistics by truncation."""
+    """BigGAN-deep with batch normalization statistics for each truncation."""
 
     name = "pytorch-pretrained-biggan"
     title = "BigGAN-deep (pytorch-pretrained-BigGAN)"
@@ -147,18 +151,18 @@ class PretrainedBigGan(Format):
     )
 
     def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
-        """Build the generator: sides and widths are in the shapes. Raises FormatMismatchError."""
+        """Build the generator from the shapes of the tensors. Raises FormatMismatchError."""
         return verify_shapes(self._convert(fold_spectral_norm(network.tensors), options))
 
     def _convert(self, tensors: dict[str, Tensor], options: UserOptions) -> ConvertedModel:
         embedding = tensors["embeddings.weight"].t().contiguous()
         classes, embedded = embedding.shape
         z_dim = tensors["generator.gen_z.weight"].shape[1] - embedded
-        tensors = _arranged(tensors, z_dim)
+        tensors = _rearrange(tensors, z_dim)
         build = _TableLayerBuilder(tensors, _NAMES)
         eps = options.config.get("eps")
         build.eps = eps if isinstance(eps, float) else _EPS
-        paths = [f"blocks.{i}.0" for i in sorted(_numbers(tensors))]
+        paths = [f"blocks.{i}.0" for i in sorted(_block_indices(tensors))]
         blocks, stages, count = build_bottlenecks(
             build, paths, options.side, _NAMES.attention[0] + ".weight"
         )
@@ -171,38 +175,38 @@ class PretrainedBigGan(Format):
             "whole",
             width,
         ).eval()
-        held = tensors["bn.running_means"].shape[0]
+        truncations = tensors["bn.running_means"].shape[0]
         side = generator.start[1] * 2**stages
-        where = describe_attention(
+        attention = describe_attention(
             paths, tensors, _NAMES.attention[0] + ".weight", side, stages, count
         )
         return converted_generator(
             "BigGAN-deep",
-            TableTruncatedGenerator(generator, held),
+            TableTruncatedGenerator(generator, truncations),
             z_dim,
             square_image(side, 3),
             class_names(classes, options),
             "truncated-normal",
-            details=[("attention at", where), ("statistics", f"of {held} truncations")],
+            details=[("attention at", attention), ("statistics", f"for {truncations} truncations")],
             notes=[
-                "The latent of a seed is the library's truncated_noise_sample(seed=…), cut at two "
-                "standard deviations; the truncation scales it in the graph."
+                "The latent of a seed is that of the library's truncated_noise_sample(seed=…), "
+                "truncated at two standard deviations; the graph scales it by the truncation."
             ],
             truncates=True,
         )
 
 
-def _numbers(tensors: dict[str, Tensor]) -> set[int]:
+def _block_indices(tensors: dict[str, Tensor]) -> set[int]:
     return {int(m.group(1)) for n in tensors if (m := re.match(r"blocks\.(\d+)\.", n))}
 
 
-def _arranged(tensors: dict[str, Tensor], z_dim: int) -> dict[str, Tensor]:
-    """Return the generator's tensors in the order of axes that our blocks have.
+def _rearrange(tensors: dict[str, Tensor], z_dim: int) -> dict[str, Tensor]:
+    """Return the generator's tensors with the names and axis order of `ClassConditionalGenerator`.
 
-    The class stands before the latent; the first layer makes channels, then rows; the last has
-    three outputs, where the library makes as many as it takes and looks at three.
+    Conditions are ordered class before latent. The outputs of the first layer are ordered channels
+    before rows. The last layer keeps three outputs: the library computes more and discards them.
     """
-    made = {}
+    rearranged = {}
     for name, value in tensors.items():
         inner, tensor = name.removeprefix("generator."), value
         if inner == name:
@@ -216,5 +220,5 @@ def _arranged(tensors: dict[str, Tensor], z_dim: int) -> dict[str, Tensor]:
             tensor = tensor.squeeze(1) if inner.endswith("bias") else tensor
         if inner.startswith("conv_to_rgb."):
             tensor = tensor[:3]
-        made[re.sub(r"^layers\.(\d+)\.", r"blocks.\1.0.", inner)] = tensor.contiguous()
-    return made
+        rearranged[re.sub(r"^layers\.(\d+)\.", r"blocks.\1.0.", inner)] = tensor.contiguous()
+    return rearranged

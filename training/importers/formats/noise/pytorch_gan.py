@@ -72,15 +72,15 @@ class NearestUpsample(nn.Module):
 
 
 class PyTorchGan(Format):
-    """The layout ``l1``, ``conv_blocks``, and ``label_emb`` if there are classes."""
+    """The layout with the layers ``l1``, ``conv_blocks`` and, for classes, ``label_emb``."""
 
     name = "pytorch-gan"
-    title = "Doubling generator (l1, conv_blocks)"
+    title = "PyTorch-GAN generator (l1, conv_blocks)"
     origin = "PyTorch-GAN's dcgan, cgan and acgan (MIT), and many derived projects"
     required_keys = (r"l1\.0\.weight", r"conv_blocks\.0\.running_mean", r"conv_blocks\.\d+\.weight")
 
     def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
-        """Build the generator. Each convolution but the last doubles the side before it."""
+        """Build the generator. Each convolution except the last is preceded by upsampling."""
         by_path = {layer.path: layer for layer in layers(network)}
         first = by_path["l1.0"]
         blocks = [layer for path, layer in by_path.items() if path.startswith("conv_blocks.")]
@@ -100,7 +100,7 @@ class PyTorchGan(Format):
         if embedding is not None and not multiplied:
             z_dim = inputs - embedding.shape[1]
         if z_dim < 1:
-            raise FormatMismatchError("l1.0 takes fewer values than the class embedding has")
+            raise FormatMismatchError("the class embedding is larger than the input of l1.0")
         generator = UpsamplingGenerator(
             load_layer(nn.Linear(inputs, values, bias=first.bias is not None), first),
             nn.Sequential(*modules, *output_layers(options)),
@@ -111,13 +111,13 @@ class PyTorchGan(Format):
         stages = len(convolutions) - 1
         names = () if embedding is None else class_names(embedding.shape[0], options)
         return converted_generator(
-            "GAN with doublings",
+            "Convolutional GAN",
             adapt_latent(generator, options),
             z_dim,
             square_image(start * 2**stages, convolutions[-1].weight.shape[0]),
             names,
             distribution=latent_distribution(options),
-            details=[("doublings", str(stages))],
+            details=[("upsampling stages", str(stages))],
         )
 
     def _modules(
@@ -138,7 +138,7 @@ class PyTorchGan(Format):
                 modules.append(load_layer(module, layer))
             elif layer.kind == "norm":
                 if layer is blocks[0]:
-                    # No convolution precedes it that it could be folded into.
+                    # The exporter can fold only a normalization that follows a convolution.
                     modules.append(_frozen(batch_norm_layer(layer, width, flat=False)))
                 else:
                     modules.append(batch_norm_layer(layer, width, flat=False, eps=_EPS))

@@ -1,8 +1,8 @@
-"""Generators that are a sequence of layers: DCGAN's transposed convolutions, and perceptrons.
+"""Generators that are a sequence of layers: DCGANs and multilayer perceptrons.
 
-They are recognized by the sequence alone, whatever the layers are called: each layer must take the
-outputs of the previous one. Layers without tensors, such as activations, leave only gaps in the
-numbering.
+They are recognized by the order and shapes of their layers, not by names: the inputs of each layer
+must match the outputs of the previous one. Layers without tensors, such as activations, are not in
+the file and leave gaps in the numbering.
 """
 
 from __future__ import annotations
@@ -162,12 +162,12 @@ class Dcgan(Format):
 
 
 class Mlp(Format):
-    """Linear layers, the last of which gives the pixels."""
+    """Linear layers; the outputs of the last one are the pixels."""
 
     name = "mlp"
     by_layer_order = True
-    title = "Perceptron"
-    origin = "the original GAN, Goodfellow et al. 2014, as most tutorials write it"
+    title = "Multilayer perceptron"
+    origin = "the original GAN, Goodfellow et al. 2014, and most tutorials"
     required_keys = (r"(.+\.)?\w+\.weight", r"(.+\.)?\w+\.bias")
     excluded_keys = (r".*(label_emb|embed).*",)
 
@@ -193,7 +193,7 @@ class Mlp(Format):
             elif layer.kind in ("norm", "statistics"):
                 modules.append(batch_norm_layer(layer, width, flat=True))
             else:
-                raise FormatMismatchError(f"{layer.path} is not a layer of a perceptron")
+                raise FormatMismatchError(f"{layer.path} is not a layer of a multilayer perceptron")
         side, channels = square_shape(linear[-1].weight.shape[0], options)
         inputs = linear[0].weight.shape[1]
         z_dim, names = _split_classes(inputs, options)
@@ -204,7 +204,7 @@ class Mlp(Format):
             classes=bool(names),
         )
         return converted_generator(
-            "GAN of perceptrons",
+            "Multilayer perceptron GAN",
             adapt_latent(generator, options),
             z_dim,
             square_image(side, channels),

@@ -1,7 +1,7 @@
-"""PyTorch-StudioGAN's generators: DCGAN, ResNet, BigGAN and BigGAN-deep in its two forms.
+"""PyTorch-StudioGAN's generators: DCGAN, ResNet, BigGAN and two variants of BigGAN-deep.
 
-The name of a layer tells the backbone. The configuration of a training, where it is at hand, tells
-what no tensor does: how z was drawn, and the side where blocks can be counted in several ways.
+The tensor names identify the backbone. The training configuration, if there is one, adds what the
+tensors do not determine: the distribution of z, and the image side of BigGAN-deep.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from training.importers.reading.spectral_norm import fold_spectral_norm
 from training.importers.reading.weights import Network
 
 _ATTENTION = ("conv1x1_theta", "conv1x1_phi", "conv1x1_g", "conv1x1_attn", "sigma")
-_LOOKS = "conv1x1_theta.weight"
+_ATTENTION_KEY = "conv1x1_theta.weight"
 _EPS = 1e-4
 _NAMES = {
     "plain": LayerNames(
@@ -68,12 +68,12 @@ _TITLES = {
     "big_resnet_deep_legacy": "BigGAN-deep",
     "big_resnet_deep_studiogan": "BigGAN-deep",
 }
-# Those whose authors sample with a truncated latent.
-_TRUNCATES = ("big_resnet", "big_resnet_deep_legacy", "big_resnet_deep_studiogan")
+# The backbones whose authors sample with a truncated latent.
+_TRUNCATED = ("big_resnet", "big_resnet_deep_legacy", "big_resnet_deep_studiogan")
 
 
 class StudioGan(Format):
-    """A generator of PyTorch-StudioGAN that is no StyleGAN."""
+    """A generator of PyTorch-StudioGAN other than StyleGAN."""
 
     name = "studiogan"
     title = "PyTorch-StudioGAN"
@@ -96,110 +96,118 @@ class StudioGan(Format):
         model, data = (_section(options.config, name) for name in ("MODEL", "DATA"))
         backbone = _backbone(tensors, model)
         if model.get("g_act_fn", "ReLU") != "ReLU":
-            raise FormatMismatchError(f"its activation is {model['g_act_fn']}, and ReLU is known")
+            raise FormatMismatchError(
+                f"its activation is {model['g_act_fn']}; only ReLU is supported"
+            )
         deep = backbone.startswith("big_resnet_deep")
         build = LayerBuilder(tensors, _NAMES["deep" if deep else "plain"])
         paths = block_paths(tensors)
-        configured = data.get("img_size")
-        side = options.side or (configured if isinstance(configured, int) else None)
+        configured_side = data.get("img_size")
+        expected_side = options.side or (
+            configured_side if isinstance(configured_side, int) else None
+        )
         if deep:
-            blocks, stages, count = build_bottlenecks(build, paths, side, _LOOKS)
+            blocks, stages, count = build_bottlenecks(build, paths, expected_side, _ATTENTION_KEY)
         else:
             blocks = [_block(build, path, backbone) for path in paths]
-            stages = count = sum(f"{path}.{_LOOKS}" not in tensors for path in paths)
+            stages = count = sum(f"{path}.{_ATTENTION_KEY}" not in tensors for path in paths)
         first = build.linear("linear0")
         shared = tensors.get("shared.weight")
-        classes, conditioning, z_dim = _arrangement(tensors, backbone, first, shared, count)
-        end: nn.Module
+        classes, conditioning, z_dim = _conditioning(tensors, backbone, first, shared, count)
+        output: nn.Module
         if backbone == "deep_conv":
             width, last = tensors["blocks.0.0.deconv0.weight"].shape[0], "conv4"
-            end = ConvOutput(build.convolution(last))
+            output = ConvOutput(build.convolution(last))
         else:
             width, last = tensors["blocks.0.0.conv2d1.weight"].shape[1], "conv2d5"
-            end = build.to_images(build.norm("bn4", affine=True), last)
+            output = build.to_images(build.norm("bn4", affine=True), last)
         generator = ClassConditionalGenerator(
-            first, blocks, end, shared, conditioning, width, classes
+            first, blocks, output, shared, conditioning, width, classes
         )
-        made = generator.start[1] * 2**stages
-        if side is not None and side != made:
+        side = generator.start[1] * 2**stages
+        if expected_side is not None and expected_side != side:
             raise ImportOptionError(
-                f"the pictures are said to have a side of {side}, and come out at {made}"
+                f"--side or the configuration gives a side of {expected_side} pixels, but the "
+                f"network makes images of {side}×{side}"
             )
         return converted_class_conditional(
             _TITLES[backbone],
             generator,
             z_dim,
-            (made, tensors[f"{last}.weight"].shape[0]),
+            (side, tensors[f"{last}.weight"].shape[0]),
             options,
             classes,
             [
                 ("backbone", backbone),
-                ("attention at", describe_attention(paths, tensors, _LOOKS, made, stages, count)),
+                (
+                    "attention at",
+                    describe_attention(paths, tensors, _ATTENTION_KEY, side, stages, count),
+                ),
             ],
-            [] if model else ["There is no configuration with it: activations are ReLU."],
-            _drawn(model, options),
-            truncates=backbone in _TRUNCATES,
+            [] if model else ["No configuration was found; the activation is assumed to be ReLU."],
+            _distribution(model, options),
+            truncates=backbone in _TRUNCATED,
         )
 
 
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = config.get(name)
-    return found if isinstance(found, Mapping) else {}
+    section = config.get(name)
+    return section if isinstance(section, Mapping) else {}
 
 
-def _drawn(model: Mapping[str, Any], options: UserOptions) -> Distribution:
-    """Return how z was drawn: as was said, or as configured."""
+def _distribution(model: Mapping[str, Any], options: UserOptions) -> Distribution:
+    """Return the distribution of z: `--latent`, or that of the configuration."""
     if options.latent is None and model.get("z_prior") == "uniform":
         return "uniform"
     return latent_distribution(options)
 
 
 def _backbone(tensors: Mapping[str, Tensor], model: Mapping[str, Any]) -> str:
-    """Return the backbone that the names tell, and the configuration where they do not.
+    """Return the backbone that the tensor names identify, with the configuration as a tie-breaker.
 
-    Raises ImportOptionError where the two do not agree.
+    Raises ImportOptionError if the configuration names another backbone.
     """
     block = "blocks.0.0"
     configured = model.get("backbone", "resnet") if model else None
     if f"{block}.deconv0.weight" in tensors:
-        details = "deep_conv"
+        backbone = "deep_conv"
     elif f"{block}.conv2d4.weight" in tensors:
-        by_convolution = f"{block}.conv2d0.weight" in tensors
-        details = "big_resnet_deep_studiogan" if by_convolution else "big_resnet_deep_legacy"
+        has_skip_conv = f"{block}.conv2d0.weight" in tensors
+        backbone = "big_resnet_deep_studiogan" if has_skip_conv else "big_resnet_deep_legacy"
     elif "shared.weight" in tensors:
-        details = "big_resnet"
+        backbone = "big_resnet"
     elif f"{block}.bn1.gain.weight" not in tensors:
-        details = "resnet"
+        backbone = "resnet"
     else:
-        # Without shared classes, normalisations are told a chunk of z or a class as a row of ones
-        # and noughts; either is a number of values.
+        # Without a shared embedding, normalizations take a chunk of z or a one-hot class. Only the
+        # number of values can tell them apart.
         values = tensors[f"{block}.bn1.gain.weight"].shape[1]
         chunked = values == tensors["linear0.weight"].shape[1]
-        details = "big_resnet" if chunked and configured != "resnet" else "resnet"
-    if configured in _TITLES and configured != details:
+        backbone = "big_resnet" if chunked and configured != "resnet" else "resnet"
+    if configured in _TITLES and configured != backbone:
         raise ImportOptionError(
-            f"the configuration says {configured}, and the tensors are those of {details}: "
-            "--config has to name the checkpoint's own"
+            f"the configuration has the backbone {configured}, but the tensors are those of "
+            f"{backbone}: give the configuration of this checkpoint with --config"
         )
-    return details
+    return backbone
 
 
 def _block(build: LayerBuilder, path: str, backbone: str) -> nn.Module:
-    if f"{path}.{_LOOKS}" in build.tensors:
+    if f"{path}.{_ATTENTION_KEY}" in build.tensors:
         return build.attention(path)
     if backbone == "deep_conv":
         return build.upsample_conv(path, "deconv0", "bn0")
     return build.block(path)
 
 
-def _arrangement(
+def _conditioning(
     tensors: Mapping[str, Tensor],
     backbone: str,
     first: nn.Linear,
     shared: Tensor | None,
     blocks: int,
 ) -> tuple[int, BlockCondition, int]:
-    """Return the classes, how latent and class reach the blocks, and the values of z."""
+    """Return the number of classes, what the blocks are conditioned on, and the dimension of z."""
     embedded = 0 if shared is None else shared.shape[1]
     classes = 0 if shared is None else shared.shape[0]
     if backbone == "big_resnet":

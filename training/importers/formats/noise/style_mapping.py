@@ -1,4 +1,4 @@
-"""What the importers of style generators share: the mapping network, and what is said of them."""
+"""Shared by the StyleGAN formats: the mapping network and the converted model."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from training.networks.noise.style_generator import MAPPING_RATE, MappingNetwork
 def mapping_network(
     fully_connected: Sequence[tuple[Tensor, Tensor]], rate: float, classes: Tensor | None
 ) -> MappingNetwork:
-    """Return a mapping network of the weights and biases of its layers, which learned at `rate`.
+    """Return a mapping network with the weights and biases of its fully connected layers.
 
-    `classes` are embedded ``[classes, W]``.
+    `rate` is the learning-rate multiplier that the layers were trained with, `classes` is the class
+    embedding ``[classes, W]``.
     """
     first = fully_connected[0][0]
     embedded = 0 if classes is None else classes.shape[1]
@@ -31,7 +32,7 @@ def mapping_network(
     conditioning = Conditioning.of(0 if classes is None else classes.shape[0], max(embedded, 1))
     mapping = MappingNetwork(z_dim, w_dim, len(fully_connected), conditioning)
     for layer, (weight, bias) in zip(mapping.layers, fully_connected, strict=True):
-        # Ours are learned at one rate; another is the same function of other weights.
+        # The module applies its own multiplier; scaling the weights compensates for another one.
         layer.weight.copy_(weight.float() * (rate / MAPPING_RATE))  # type: ignore[operator]
         layer.bias.copy_(bias.float() * (rate / MAPPING_RATE))  # type: ignore[operator]
     if classes is not None:
@@ -43,7 +44,7 @@ def mapping_network(
 def nvidia_mapping(
     tensors: Mapping[str, Tensor], modules: Mapping[str, Mapping[str, Any]]
 ) -> tuple[MappingNetwork, int]:
-    """Return the mapping network of NVIDIA's layouts, and the number of its classes."""
+    """Return the mapping network of NVIDIA's formats, and its number of classes."""
     fully_connected: list[tuple[Tensor, Tensor]] = []
     while (name := f"mapping.fc{len(fully_connected)}") + ".weight" in tensors:
         fully_connected.append((tensors[f"{name}.weight"], tensors[f"{name}.bias"]))
@@ -64,29 +65,32 @@ def converted_style_generator(
     details: Sequence[tuple[str, str]] = (),
     notes: Sequence[str] = (),
 ) -> ConvertedModel:
-    """Return a generator with styles; `average` is the w ``[w_dim]`` that truncation leads to.
+    """Return the converted model of a generator with styles. Raises FormatMismatchError.
 
-    Where there is none it is estimated. Raises FormatMismatchError.
+    `average` is the mean of w, ``[w_dim]``, toward which truncation moves. It is estimated if the
+    file does not have it.
     """
     side = shape.height
-    # An even number, few: large pictures take seconds each, at every batch size twice.
+    # Few rows: a large image takes seconds, and each is made twice at every batch size.
     rows = 8 if side <= 128 else 2
     center = None
     if average is not None:
-        # One average for all classes, as the authors have it.
+        # All classes share one average, as in the authors' code.
         center = average.float().reshape(1, -1).repeat(max(len(names), 1), 1)
     z_dim = _z_dim(generator)
-    parts = generator_graph_specs(generator.eval(), z_dim, len(names), rows=rows, center=center)
+    graph_specs = generator_graph_specs(
+        generator.eval(), z_dim, len(names), rows=rows, center=center
+    )
     return ConvertedModel(
         summary=summary,
         task="generate",
-        graph_specs=parts,
+        graph_specs=graph_specs,
         image=square_image(side, shape.channels),
         details=[
             ("z", str(z_dim)),
             ("w", str(generator.w_dim)),
             ("styles", str(generator.layers)),
-            ("pictures", f"{side}×{side}×{shape.channels}"),
+            ("images", f"{side}×{side}×{shape.channels}"),
             *([("classes", str(len(names)))] if names else []),
             *details,
         ],

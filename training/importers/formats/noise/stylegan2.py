@@ -1,6 +1,6 @@
-"""StyleGAN2, in the two layouts that nearly all of its weights come in.
+"""StyleGAN2 in its two most common layouts: NVIDIA's pickles and rosinality's checkpoints.
 
-Both are the network of Karras et al. 2019 (arXiv:1912.04958), so both are put into the one of
+Both contain the network of Karras et al. 2019 (arXiv:1912.04958), so their weights are copied into
 `training.networks.noise.stylegan2`.
 """
 
@@ -43,7 +43,7 @@ _NOISE_SEED = 0
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where a layout keeps the tensors of one layer, under the layer's prefix."""
+    """The tensor names of one layer, relative to the layer's prefix."""
 
     weight: str
     style: str
@@ -58,7 +58,7 @@ _ROSINALITY_IMAGE = _Layout("conv.weight", "conv.modulation", "bias", "")
 
 
 @torch.no_grad()
-def _fill_convolution(
+def _copy_convolution(
     conv: ModulatedConv2d, tensors: Mapping[str, Tensor], path: str, layout: _Layout, scale: float
 ) -> None:
     weight = tensors[f"{path}.{layout.weight}"].float()
@@ -68,7 +68,7 @@ def _fill_convolution(
 
 
 @torch.no_grad()
-def _fill_layer(
+def _copy_layer(
     layer: StyledLayer,
     tensors: Mapping[str, Tensor],
     path: str,
@@ -76,7 +76,7 @@ def _fill_layer(
     noise: Tensor | None,
     scale: float = 1.0,
 ) -> None:
-    _fill_convolution(layer.conv, tensors, path, layout, scale)
+    _copy_convolution(layer.conv, tensors, path, layout, scale)
     layer.bias.copy_(tensors[f"{path}.{layout.bias}"].float().flatten())
     strength = tensors.get(f"{path}.{layout.strength}")
     layer.noise_strength.fill_(0.0 if strength is None else float(strength))
@@ -87,13 +87,15 @@ def _fill_layer(
 
 
 @torch.no_grad()
-def _fill_image(image: ToImage, tensors: Mapping[str, Tensor], path: str, layout: _Layout) -> None:
-    _fill_convolution(image.conv, tensors, path, layout, 1.0)
-    image.bias.copy_(tensors[f"{path}.{layout.bias}"].float().flatten())
+def _copy_to_image(
+    to_image: ToImage, tensors: Mapping[str, Tensor], path: str, layout: _Layout
+) -> None:
+    _copy_convolution(to_image.conv, tensors, path, layout, 1.0)
+    to_image.bias.copy_(tensors[f"{path}.{layout.bias}"].float().flatten())
 
 
 class NvidiaStyleGan2(Format):
-    """The network pickles of StyleGAN2-ADA, and of those who trained with its code."""
+    """Network pickles written by stylegan2-ada-pytorch."""
 
     name = "stylegan2-ada"
     title = "StyleGAN2-ADA"
@@ -108,7 +110,7 @@ class NvidiaStyleGan2(Format):
     excluded_keys = (r"synthesis\.b\d+\.skip\..*",)
 
     def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
-        """Build the network: resolutions and widths are in the names and shapes."""
+        """Build the network; resolutions and widths follow from the names and shapes."""
         tensors = network.tensors
         modules: Mapping[str, Mapping[str, Any]] = network.config.get("modules", {})
         sides = sorted(
@@ -117,11 +119,14 @@ class NvidiaStyleGan2(Format):
             if (found := re.fullmatch(r"synthesis\.b(\d+)\.conv1\.weight", name))
         )
         if sides != [4 * 2**i for i in range(len(sides))] or len(sides) < 2:
-            raise FormatMismatchError("its resolutions do not double from 4")
+            raise FormatMismatchError(
+                f"its resolutions are {sides}; expected 4 and its doubles, at least two of them"
+            )
         for side in sides:
             if f"synthesis.b{side}.torgb.weight" not in tensors:
                 raise FormatMismatchError(
-                    f"it has no picture at {side}: another architecture than skip"
+                    f"it has no torgb layer at {side}×{side}; only the skip architecture is "
+                    "supported"
                 )
         return self._convert(tensors, modules, sides, options)
 
@@ -145,19 +150,20 @@ class NvidiaStyleGan2(Format):
             layers.append((f"b{side}.conv1", synthesis.refine[i]))  # type: ignore[arg-type]
         for path, layer in layers:
             name = f"synthesis.{path}"
-            # Its weights are not scaled by their number, which demodulation takes back.
+            # This layout does not scale the weights by their fan-in; demodulation would cancel it.
             fan_in = tensors[f"{name}.weight"].shape[1]
             scale = math.sqrt(fan_in * 9)
             noise = tensors.get(f"{name}.noise_const")
-            _fill_layer(layer, tensors, name, _NVIDIA, noise, scale)
-        images = [synthesis.first_image, *synthesis.to_image]
-        for side, image in zip(sides, images, strict=True):
-            _fill_image(image, tensors, f"synthesis.b{side}.torgb", _NVIDIA_IMAGE)
+            _copy_layer(layer, tensors, name, _NVIDIA, noise, scale)
+        to_image_layers = [synthesis.first_image, *synthesis.to_image]
+        for side, to_image in zip(sides, to_image_layers, strict=True):
+            _copy_to_image(to_image, tensors, f"synthesis.b{side}.torgb", _NVIDIA_IMAGE)
 
         mapping, classes = nvidia_mapping(tensors, modules)
         names = class_names(classes, options) if classes else ()
         notes = [
-            "Noise is the constant of the file, so that a picture depends on its latent alone."
+            "The noise is the constant one of the file, so that an image depends on its latent "
+            "alone."
         ]
         generator = StyleGenerator(mapping, synthesis, w_dim)
         average = tensors.get("mapping.w_avg")
@@ -165,7 +171,7 @@ class NvidiaStyleGan2(Format):
 
 
 class RosinalityStyleGan2(Format):
-    """The layout of rosinality's stylegan2-pytorch, in which many fine-tuned weights come."""
+    """The layout of rosinality's stylegan2-pytorch, common for fine-tuned weights."""
 
     name = "stylegan2-rosinality"
     title = "StyleGAN2 (rosinality)"
@@ -179,32 +185,32 @@ class RosinalityStyleGan2(Format):
         r"to_rgbs\.0\.conv\.weight",
     )
 
-    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:  # noqa: ARG002 - all is in the file
+    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:  # noqa: ARG002 - the tensors determine everything
         """Build the network."""
         return self._convert(network)
 
     def _convert(self, network: Network) -> ConvertedModel:
         tensors = network.tensors
-        doublings = sum(bool(re.fullmatch(r"to_rgbs\.\d+\.bias", name)) for name in tensors)
+        levels = sum(bool(re.fullmatch(r"to_rgbs\.\d+\.bias", name)) for name in tensors)
         widths = [tensors["conv1.conv.weight"].shape[1]]
-        widths += [tensors[f"convs.{2 * i}.conv.weight"].shape[1] for i in range(doublings)]
+        widths += [tensors[f"convs.{2 * i}.conv.weight"].shape[1] for i in range(levels)]
         channels = tensors["to_rgb1.bias"].numel()
-        side = 4 * 2**doublings
+        side = 4 * 2**levels
         shape = ImageShape(height=side, width=side, channels=channels)
         w_dim = tensors["conv1.conv.modulation.weight"].shape[1]
         square_image(shape.height, channels)
         synthesis = StyleGAN2Synthesis(shape, widths, w_dim)
         synthesis.constant.data.copy_(tensors["input.input"].float())
         layers = [("conv1", synthesis.first)]
-        images = [("to_rgb1", synthesis.first_image)]
-        for i in range(doublings):
+        to_image_layers = [("to_rgb1", synthesis.first_image)]
+        for i in range(levels):
             layers.append((f"convs.{2 * i}", synthesis.grow[i]))  # type: ignore[arg-type]
             layers.append((f"convs.{2 * i + 1}", synthesis.refine[i]))  # type: ignore[arg-type]
-            images.append((f"to_rgbs.{i}", synthesis.to_image[i]))  # type: ignore[arg-type]
+            to_image_layers.append((f"to_rgbs.{i}", synthesis.to_image[i]))  # type: ignore[arg-type]
         for i, (path, layer) in enumerate(layers):
-            _fill_layer(layer, tensors, path, _ROSINALITY, tensors.get(f"noises.noise_{i}"))
-        for path, image in images:
-            _fill_image(image, tensors, path, _ROSINALITY_IMAGE)
+            _copy_layer(layer, tensors, path, _ROSINALITY, tensors.get(f"noises.noise_{i}"))
+        for path, to_image in to_image_layers:
+            _copy_to_image(to_image, tensors, path, _ROSINALITY_IMAGE)
         numbers = sorted(
             int(found.group(1))
             for name in tensors
@@ -222,5 +228,5 @@ class RosinalityStyleGan2(Format):
         if average is None:
             notes.append("The average w is not in the file; it was estimated from 10,000 latents.")
         if "noises.noise_0" not in tensors:
-            notes.append("The file holds no noise; that of a fixed seed stands in for it.")
+            notes.append("The file has no noise; noise with a fixed seed is used.")
         return converted_style_generator("StyleGAN2", generator, shape, average, notes=notes)

@@ -1,7 +1,7 @@
 """StyleGAN3's network pickles, configurations T and R (Karras et al. 2021, arXiv:2106.12423).
 
-The filters are in the file. What no tensor holds, the modules say of themselves; of a file with
-tensors alone the authors' defaults stand in.
+The filters are tensors of the file. Parameters that are not, such as the sampling rate, are read
+from the attributes of the pickled modules. A file without modules gets the authors' defaults.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from training.networks.noise.stylegan3 import (
     StyleGAN3Synthesis,
 )
 
-# The authors' settings, where nothing else is said.
+# The authors' defaults.
 _FIRST_CUTOFF = 2.0
 _MARGIN = 10
 _OUTPUT_SCALE = 0.25
 _CLAMP = 256.0
 _CRITICAL = 2
-# Taps of a filter for each sample of the lower of its two rates.
+# The taps of a filter per sample at the lower of its two sampling rates.
 _FILTER_SIZE = 6
 
 Modules = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class _Place:
-    """A layer of the file: where its tensors are, and what its name says."""
+class _LayerInfo:
+    """The path of a layer's tensors, and the size in its name ``L<number>_<side>_<channels>``."""
 
     path: str
     side: int
@@ -51,7 +51,7 @@ class _Place:
 
 
 class NvidiaStyleGan3(Format):
-    """The network pickles of StyleGAN3, and of those who trained with its code."""
+    """Network pickles written by stylegan3."""
 
     name = "stylegan3"
     title = "StyleGAN3"
@@ -67,21 +67,23 @@ class NvidiaStyleGan3(Format):
     )
 
     def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
-        """Build the network: sides and widths are in the layers' names."""
+        """Build the network; sides and widths follow from the names of the layers."""
         return self._convert(network, options)
 
     def _convert(self, network: Network, options: UserOptions) -> ConvertedModel:
         tensors = {name: tensor.float() for name, tensor in network.tensors.items()}
         modules: Modules = network.config.get("modules", {})
-        places = _places(tensors)
-        last = places[-1]
+        infos = _layer_infos(tensors)
+        last = infos[-1]
         layers = []
-        before = places[0].side
-        for place in places[:-1]:
-            layers.append(_layer(tensors, modules.get(place.path, {}), place, before))
-            before = place.side
-        if before != last.side:
-            raise FormatMismatchError(f"its picture of {last.side} is made of {before} samples")
+        side_in = infos[0].side
+        for info in infos[:-1]:
+            layers.append(_layer(tensors, modules.get(info.path, {}), info, side_in))
+            side_in = info.side
+        if side_in != last.side:
+            raise FormatMismatchError(
+                f"its last layer has {last.side} samples per side, but takes {side_in}"
+            )
         image = LastLayer(
             _affine(tensors, last.path),
             tensors[f"{last.path}.weight"],
@@ -90,14 +92,14 @@ class NvidiaStyleGan3(Format):
             _clamp(modules.get(last.path, {})),
             float(modules.get("synthesis", {}).get("output_scale", _OUTPUT_SCALE)),
         )
-        features = _features(tensors, modules, places[0].side)
-        synthesis = StyleGAN3Synthesis(features, layers, image, _resolutions(places, modules))
+        features = _features(tensors, modules, infos[0].side)
+        synthesis = StyleGAN3Synthesis(features, layers, image, _resolutions(infos, modules))
         mapping, classes = nvidia_mapping(tensors, modules)
-        radial = any(tensors[f"{place.path}.down_filter"].ndim == 2 for place in places[:-1])
+        radial = any(tensors[f"{info.path}.down_filter"].ndim == 2 for info in infos[:-1])
         configuration = "R (translation and rotation)" if radial else "T (translation)"
         notes = []
         if "synthesis.input" not in modules:
-            notes.append("The file holds tensors alone; what they do not tell is as NVIDIA has it.")
+            notes.append("The file has tensors only; other parameters are NVIDIA's defaults.")
         return converted_style_generator(
             "StyleGAN3",
             StyleGenerator(mapping, synthesis, features.style.in_features),
@@ -109,15 +111,15 @@ class NvidiaStyleGan3(Format):
         )
 
 
-def _places(tensors: Mapping[str, Tensor]) -> list[_Place]:
-    found = {}
+def _layer_infos(tensors: Mapping[str, Tensor]) -> list[_LayerInfo]:
+    infos = {}
     for name in tensors:
         if match := re.fullmatch(r"(synthesis\.L(\d+)_(\d+)_(\d+))\.weight", name):
             path, number, side, channels = match.groups()
-            found[int(number)] = _Place(path, int(side), int(channels))
-    if sorted(found) != list(range(len(found))) or len(found) < 3:
-        raise FormatMismatchError("its layers are not numbered from L0 on")
-    return [found[number] for number in sorted(found)]
+            infos[int(number)] = _LayerInfo(path, int(side), int(channels))
+    if sorted(infos) != list(range(len(infos))) or len(infos) < 3:
+        raise FormatMismatchError("its layers are not numbered consecutively from L0")
+    return [infos[number] for number in sorted(infos)]
 
 
 def _features(tensors: Mapping[str, Tensor], modules: Modules, side: int) -> FourierFeatures:
@@ -126,13 +128,14 @@ def _features(tensors: Mapping[str, Tensor], modules: Modules, side: int) -> Fou
     rate = float(options.get("sampling_rate", side - 2 * margin))
     bandwidth = float(options.get("bandwidth", _FIRST_CUTOFF))
     if not 0 < bandwidth < rate / 2:
-        raise FormatMismatchError(f"its first layer is sampled {rate:g} times a side")
+        raise FormatMismatchError(
+            f"its input has a bandwidth of {bandwidth:g}; expected a positive number below half of "
+            f"the sampling rate {rate:g}"
+        )
     path = "synthesis.input"
     transform = tensors.get(f"{path}.transform")
     if transform is not None and not torch.equal(transform, torch.eye(3)):
-        raise FormatMismatchError(
-            f"its {path}.transform moves all pictures: set it to the identity"
-        )
+        raise FormatMismatchError(f"its {path}.transform moves all images; set it to the identity")
     return FourierFeatures(
         _affine(tensors, path),
         tensors[f"{path}.freqs"],
@@ -145,21 +148,21 @@ def _features(tensors: Mapping[str, Tensor], modules: Modules, side: int) -> Fou
 
 
 def _layer(
-    tensors: Mapping[str, Tensor], options: Mapping[str, Any], place: _Place, side_in: int
+    tensors: Mapping[str, Tensor], options: Mapping[str, Any], info: _LayerInfo, side_in: int
 ) -> FilteredLayer:
-    upward, downward = (tensors[f"{place.path}.{way}_filter"] for way in ("up", "down"))
+    upward, downward = (tensors[f"{info.path}.{direction}_filter"] for direction in ("up", "down"))
     size = int(options.get("filter_size", _FILTER_SIZE))
     return FilteredLayer(
         LayerShape(
             side_in=side_in,
-            side_out=place.side,
+            side_out=info.side,
             up=int(options.get("up_factor", len(upward) // size)),
             down=int(options.get("down_factor", len(downward) // size)),
         ),
-        _affine(tensors, place.path),
-        tensors[f"{place.path}.weight"],
-        tensors[f"{place.path}.bias"],
-        tensors[f"{place.path}.magnitude_ema"],
+        _affine(tensors, info.path),
+        tensors[f"{info.path}.weight"],
+        tensors[f"{info.path}.bias"],
+        tensors[f"{info.path}.magnitude_ema"],
         upward,
         downward,
         _clamp(options),
@@ -171,25 +174,28 @@ def _affine(tensors: Mapping[str, Tensor], path: str) -> Affine:
 
 
 def _clamp(options: Mapping[str, Any]) -> float | None:
-    """Return what values are cut at; a module that says all but that cuts nothing."""
+    """Return the absolute value at which activations are clamped, or None.
+
+    A pickled module without `conv_clamp` does not clamp. A file without modules gets the default.
+    """
     if (clamp := options.get("conv_clamp")) is not None:
         return float(clamp)
     return None if "conv_kernel" in options else _CLAMP
 
 
-def _resolutions(places: Sequence[_Place], modules: Modules) -> list[int]:
-    """Return for each style the side of a picture that holds what is below the layer's cutoff."""
-    count, last = len(places) - 1, places[-1].side / 2
+def _resolutions(infos: Sequence[_LayerInfo], modules: Modules) -> list[int]:
+    """Return for each style the image side that represents frequencies up to its layer's cutoff."""
+    count, last = len(infos) - 1, infos[-1].side / 2
     first = float(modules.get("synthesis.input", {}).get("bandwidth", _FIRST_CUTOFF))
     critical = int(modules.get("synthesis", {}).get("num_critical", _CRITICAL))
     steps = max(count - critical, 1)
-    # Cutoffs are a geometric progression (section 3.2), and the last layers stay at its end.
+    # Cutoffs grow geometrically (section 3.2) and are constant in the last, critical layers.
     cutoffs = [
         float(
-            modules.get(place.path, {}).get(
+            modules.get(info.path, {}).get(
                 "out_cutoff", first * (last / first) ** min(i / steps, 1)
             )
         )
-        for i, place in enumerate(places)
+        for i, info in enumerate(infos)
     ]
     return [max(round(2 * cutoff), 1) for cutoff in (first, *cutoffs)]

@@ -6,22 +6,16 @@ import torch
 from torch.nn import functional as F
 
 from service.runtime.models.probe_inputs import probe_images
-from tests.support.checkpoints import doubles, drawn, imported, recognised, remade, to_levels
+from tests.support.checkpoint_layouts.compact import compact_shapes
+from tests.support.checkpoints import (
+    converted_images,
+    import_checkpoint,
+    random_tensors,
+    recognize,
+    to_float64,
+    to_levels,
+)
 from training.importers.formats.base import UserOptions
-
-WIDTH = 6
-
-
-def compact_shapes(inner=3, factor=4, channels=3):
-    """`SRVGGNetCompact`: convolutions at even indices of ``body``, PReLU at odd ones."""
-    shapes = {}
-    for i in range(inner + 2):
-        width = channels * factor**2 if i == inner + 1 else WIDTH
-        shapes[f"body.{2 * i}.weight"] = (width, channels if i == 0 else WIDTH, 3, 3)
-        shapes[f"body.{2 * i}.bias"] = (width,)
-        if i <= inner:
-            shapes[f"body.{2 * i + 1}.weight"] = (WIDTH,)
-    return shapes
 
 
 def reference_output(t, x, factor):
@@ -45,12 +39,14 @@ def probe_inputs(channels=3):
 
 
 def test_served_outputs_match_reference(tmp_path):
-    tensors = drawn(compact_shapes(), scale=0.2)
+    tensors = random_tensors(compact_shapes(), scale=0.2)
     torch.save({"params": tensors}, tmp_path / "x4v3.pth")
-    best, model = imported(tmp_path / "x4v3.pth", tmp_path / "models", UserOptions(side=16))
+    best, model = import_checkpoint(
+        tmp_path / "x4v3.pth", tmp_path / "models", UserOptions(side=16)
+    )
     assert best.format.name == "compact"
     image, x = probe_inputs()
-    expected = to_levels(2 * reference_output(doubles(tensors), x, 4) - 1)
+    expected = to_levels(2 * reference_output(to_float64(tensors), x, 4) - 1)
     outputs = model.run("generator", {"image": image.numpy()})["pixels"]
     assert expected.std() > 20
     assert np.abs(outputs.astype(int) - expected).max() <= 1
@@ -60,11 +56,11 @@ def test_served_outputs_match_reference(tmp_path):
 
 @pytest.mark.parametrize(("factor", "channels"), [(2, 3), (3, 1), (1, 4)])
 def test_factors_and_channels(tmp_path, factor, channels):
-    tensors = drawn(compact_shapes(2, factor, channels), scale=0.2)
+    tensors = random_tensors(compact_shapes(2, factor, channels), scale=0.2)
     torch.save(tensors, tmp_path / "x.pth")
-    best = recognised(tmp_path / "x.pth")
+    best = recognize(tmp_path / "x.pth")
     assert best.converted.input.factor == factor
     assert best.converted.task == ("upscale" if factor > 1 else "translate")
     image, x = probe_inputs(channels)
-    expected = 2 * reference_output(doubles(tensors), x, factor) - 1
-    assert (remade(best, image=image) - expected).abs().max() < 1e-4
+    expected = 2 * reference_output(to_float64(tensors), x, factor) - 1
+    assert (converted_images(best, image=image) - expected).abs().max() < 1e-4

@@ -6,34 +6,17 @@ import torch
 from torch.nn import functional as F
 
 from service.runtime.models.probe_inputs import probe_images
-from tests.support.checkpoints import doubles, drawn, imported, recognised, remade, to_levels
+from tests.support.checkpoint_layouts.rrdb import BLOCKS, rrdb_shapes
+from tests.support.checkpoints import (
+    converted_images,
+    import_checkpoint,
+    random_tensors,
+    recognize,
+    to_float64,
+    to_levels,
+)
 from training.importers.errors import ModelImportError
 from training.importers.formats.base import UserOptions
-
-WIDTH, GROWTH, BLOCKS = 6, 3, 2
-
-
-def rrdb_shapes(in_channels=3, out_channels=3, doublings=2):
-    """`RRDBNet` of BasicSR."""
-    shapes = {}
-
-    def convolution(path, fan_in, width):
-        shapes[f"{path}.weight"] = (width, fan_in, 3, 3)
-        shapes[f"{path}.bias"] = (width,)
-
-    convolution("conv_first", in_channels, WIDTH)
-    for block in range(BLOCKS):
-        for dense in range(1, 4):
-            for i in range(1, 6):
-                width = WIDTH if i == 5 else GROWTH
-                path = f"body.{block}.rdb{dense}.conv{i}"
-                convolution(path, WIDTH + (i - 1) * GROWTH, width)
-    convolution("conv_body", WIDTH, WIDTH)
-    for i in range(1, doublings + 1):
-        convolution(f"conv_up{i}", WIDTH, WIDTH)
-    convolution("conv_hr", WIDTH, WIDTH)
-    convolution("conv_last", WIDTH, out_channels)
-    return shapes
 
 
 def as_2019(name):
@@ -83,7 +66,7 @@ def reference_output(t, x, fold=1, doublings=2):
 
 
 def weights(**variant):
-    return drawn(rrdb_shapes(**variant), scale=0.15)
+    return random_tensors(rrdb_shapes(**variant), scale=0.15)
 
 
 def probe_inputs(channels=3):
@@ -94,11 +77,13 @@ def probe_inputs(channels=3):
 def test_served_outputs_of_params_ema_match_reference(tmp_path):
     tensors = weights()
     torch.save({"params_ema": tensors, "params": weights()}, tmp_path / "x4plus.pth")
-    best, model = imported(tmp_path / "x4plus.pth", tmp_path / "models", UserOptions(side=16))
+    best, model = import_checkpoint(
+        tmp_path / "x4plus.pth", tmp_path / "models", UserOptions(side=16)
+    )
     assert (best.format.name, best.network.name) == ("rrdb", "params_ema")
     assert (model.manifest.task, model.manifest.input.factor) == ("upscale", 4)
     image, x = probe_inputs()
-    expected = to_levels(2 * reference_output(doubles(tensors), x) - 1)
+    expected = to_levels(2 * reference_output(to_float64(tensors), x) - 1)
     assert expected.std() > 10
     outputs = model.run("generator", {"image": image.numpy()})["pixels"]
     assert np.abs(outputs.astype(int) - expected).max() <= 1
@@ -117,14 +102,14 @@ def test_served_outputs_of_params_ema_match_reference(tmp_path):
 def test_naming_schemes_and_factors(tmp_path, variant, fold, rename):
     tensors = weights(**variant)
     torch.save({rename(name): value for name, value in tensors.items()}, tmp_path / "x.pth")
-    best = recognised(tmp_path / "x.pth")
+    best = recognize(tmp_path / "x.pth")
     image_input = best.converted.input
     assert (image_input.factor, image_input.multiple) == (4 // fold, fold)
     assert best.converted.task == ("translate" if fold == 4 else "upscale")
     image, x = probe_inputs(variant.get("out_channels", 3))
-    expected = 2 * reference_output(doubles(tensors), x, fold) - 1
+    expected = 2 * reference_output(to_float64(tensors), x, fold) - 1
     assert expected.std() > 0.1
-    assert (remade(best, image=image) - expected).abs().max() < 1e-4
+    assert (converted_images(best, image=image) - expected).abs().max() < 1e-4
 
 
 def test_missing_layer_is_named(tmp_path):
@@ -132,4 +117,4 @@ def test_missing_layer_is_named(tmp_path):
     del tensors["body.1.rdb2.conv3.weight"]
     torch.save(tensors, tmp_path / "x.pth")
     with pytest.raises(ModelImportError, match=r"RRDB.*body\.1\.rdb2\.conv3\.weight is missing"):
-        recognised(tmp_path / "x.pth")
+        recognize(tmp_path / "x.pth")

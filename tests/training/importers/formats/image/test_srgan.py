@@ -6,43 +6,16 @@ import torch
 from torch.nn import functional as F
 
 from service.runtime.models.probe_inputs import probe_images
-from tests.support.checkpoints import doubles, drawn, imported, recognised, remade, to_levels
+from tests.support.checkpoint_layouts.srgan import srgan_shapes
+from tests.support.checkpoints import (
+    converted_images,
+    import_checkpoint,
+    random_tensors,
+    recognize,
+    to_float64,
+    to_levels,
+)
 from training.importers.formats.base import UserOptions
-
-WIDTH = 4
-
-
-def srgan_shapes(blocks=2, doublings=1, *, normalized=False):
-    """`Generator` of leftthomas' SRGAN."""
-    shapes = {}
-
-    def convolution(path, fan_in, width, size):
-        shapes[f"{path}.weight"] = (width, fan_in, size, size)
-        shapes[f"{path}.bias"] = (width,)
-
-    def batch_norm(path):
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            shapes[f"{path}.{name}"] = (WIDTH,)
-        shapes[f"{path}.num_batches_tracked"] = ()
-
-    convolution("block1.0", 3, WIDTH, 9)
-    shapes["block1.1.weight"] = (1,)
-    for i in range(2, blocks + 2):
-        convolution(f"block{i}.conv1", WIDTH, WIDTH, 3)
-        batch_norm(f"block{i}.bn1")
-        shapes[f"block{i}.prelu.weight"] = (1,)
-        convolution(f"block{i}.conv2", WIDTH, WIDTH, 3)
-        batch_norm(f"block{i}.bn2")
-    convolution(f"block{blocks + 2}.0", WIDTH, WIDTH, 3)
-    if normalized:
-        batch_norm(f"block{blocks + 2}.1")
-    else:
-        shapes[f"block{blocks + 2}.1.weight"] = (1,)
-    for i in range(doublings):
-        convolution(f"block{blocks + 3}.{i}.conv", WIDTH, 4 * WIDTH, 3)
-        shapes[f"block{blocks + 3}.{i}.prelu.weight"] = (1,)
-    convolution(f"block{blocks + 3}.{doublings}", WIDTH, 3, 9)
-    return shapes
 
 
 def reference_output(t, x, blocks, doublings):
@@ -80,17 +53,19 @@ def probe_inputs():
 
 
 def weights(*args, **variant):
-    return drawn(srgan_shapes(*args, **variant), scale=0.15)
+    return random_tensors(srgan_shapes(*args, **variant), scale=0.15)
 
 
 def test_served_outputs_match_reference(tmp_path):
     tensors = weights()
     torch.save({f"module.{name}": value for name, value in tensors.items()}, tmp_path / "netG.pth")
-    best, model = imported(tmp_path / "netG.pth", tmp_path / "models", UserOptions(side=16))
+    best, model = import_checkpoint(
+        tmp_path / "netG.pth", tmp_path / "models", UserOptions(side=16)
+    )
     assert (best.format.name, model.manifest.input.factor) == ("srgan", 2)
     image, x = probe_inputs()
     # The network's output is (tanh + 1) / 2; images in [-1, 1] are the tanh itself.
-    expected = to_levels(reference_output(doubles(tensors), x, 2, 1))
+    expected = to_levels(reference_output(to_float64(tensors), x, 2, 1))
     outputs = model.run("generator", {"image": image.numpy()})["pixels"]
     assert expected.std() > 10
     assert np.abs(outputs.astype(int) - expected).max() <= 1
@@ -100,10 +75,10 @@ def test_served_outputs_match_reference(tmp_path):
 def test_counts_blocks_and_doublings(tmp_path, blocks, doublings, normalized):
     tensors = weights(blocks, doublings, normalized=normalized)
     torch.save(tensors, tmp_path / "netG.pth")
-    best = recognised(tmp_path / "netG.pth")
+    best = recognize(tmp_path / "netG.pth")
     details = dict(best.converted.details)
     assert (details["factor"], details["blocks"]) == (str(2**doublings), str(blocks))
     image, x = probe_inputs()
-    expected = reference_output(doubles(tensors), x, blocks, doublings)
+    expected = reference_output(to_float64(tensors), x, blocks, doublings)
     assert expected.std() > 0.05
-    assert (remade(best, image=image) - expected).abs().max() < 1e-4
+    assert (converted_images(best, image=image) - expected).abs().max() < 1e-4

@@ -6,65 +6,27 @@ import torch
 from torch.nn import functional as F
 
 from service.runtime.models.probe_inputs import probe_images
-from tests.support.checkpoints import doubles, drawn, imported, recognised, remade, to_levels
+from tests.support.checkpoint_layouts.unet import unet_shapes
+from tests.support.checkpoints import (
+    converted_images,
+    import_checkpoint,
+    random_tensors,
+    recognize,
+    to_float64,
+    to_levels,
+)
 from training.importers.formats.base import UserOptions
-
-WIDTH = 2
-
-
-def block_shapes(path, widths, *, instance, dropout, outermost=True, in_channels=3, out_channels=3):
-    """Shapes of nested `UnetSkipConnectionBlock`s."""
-    own, inner = widths[0], widths[1:]
-    shapes = {}
-
-    def convolution(place, shape, *, bias=instance):
-        shapes[f"{path}.{place}.weight"] = (*shape, 4, 4)
-        if bias:
-            shapes[f"{path}.{place}.bias"] = (shape[0] if place == down else shape[1],)
-
-    def normalized(place, width):
-        if not instance:
-            names = ("weight", "bias", "running_mean", "running_var")
-            shapes.update({f"{path}.{place}.{name}": (width,) for name in names})
-            shapes[f"{path}.{place}.num_batches_tracked"] = ()
-
-    down = 0 if outermost else 1
-    convolution(down, (own, in_channels))
-    if outermost:
-        shapes |= block_shapes(
-            f"{path}.1.model", inner, instance=instance, dropout=dropout,
-            outermost=False, in_channels=own, out_channels=own,
-        )  # fmt: skip
-        convolution(3, (2 * own, out_channels), bias=True)
-    elif inner:
-        normalized(2, own)
-        shapes |= block_shapes(
-            f"{path}.3.model", inner, instance=instance, dropout=dropout,
-            outermost=False, in_channels=own, out_channels=own,
-        )  # fmt: skip
-        convolution(5, (2 * own, out_channels))
-        normalized(6, out_channels)
-    else:
-        convolution(3, (own, out_channels))
-        normalized(4, out_channels)
-    return shapes
-
-
-def unet_shapes(halvings, **variant):
-    """Shapes of `UnetGenerator`: widths double three times, then stay the same."""
-    widths = [WIDTH * min(2**i, 8) for i in range(halvings)]
-    return block_shapes("model.model", widths, **variant)
 
 
 def reference_output(t, x, statistics="picture", path="model.model", *, outermost=True):
-    def conv(place, x, run):
-        weight, bias = t[f"{path}.{place}.weight"], t.get(f"{path}.{place}.bias")
+    def conv(index, x, run):
+        weight, bias = t[f"{path}.{index}.weight"], t.get(f"{path}.{index}.bias")
         return run(x, weight, bias, stride=2, padding=1)
 
-    def normalized(place, x):
-        scale, shift = t.get(f"{path}.{place}.weight"), t.get(f"{path}.{place}.bias")
+    def normalized(index, x):
+        scale, shift = t.get(f"{path}.{index}.weight"), t.get(f"{path}.{index}.bias")
         if statistics == "running":
-            mean, var = (t[f"{path}.{place}.running_{name}"] for name in ("mean", "var"))
+            mean, var = (t[f"{path}.{index}.running_{name}"] for name in ("mean", "var"))
             return F.batch_norm(x, mean, var, scale, shift)
         # Batch normalization of one image with its own statistics.
         rows = [F.batch_norm(row[None], None, None, scale, shift, training=True) for row in x]
@@ -84,8 +46,8 @@ def reference_output(t, x, statistics="picture", path="model.model", *, outermos
     return torch.cat([x, y], 1)
 
 
-def weights(halvings, **variant):
-    tensors = drawn(unet_shapes(halvings, **variant), scale=0.3)
+def weights(levels, **variant):
+    tensors = random_tensors(unet_shapes(levels, **variant), scale=0.3)
     tensors["model.model.3.weight"] = tensors["model.model.3.weight"] * 0.3
     return tensors
 
@@ -98,34 +60,34 @@ def probe_inputs(side, channels=3):
 def test_served_outputs_match_reference_row_by_row(tmp_path):
     tensors = weights(7, instance=False, dropout=False)
     torch.save(tensors, tmp_path / "latest_net_G.pth")
-    best, model = imported(tmp_path / "latest_net_G.pth", tmp_path / "models")
+    best, model = import_checkpoint(tmp_path / "latest_net_G.pth", tmp_path / "models")
     assert best.format.name == "pix2pix-unet"
     assert (model.manifest.input.multiple, model.manifest.input.side) == (128, 128)
     image, x = probe_inputs(128)
-    expected = to_levels(reference_output(doubles(tensors), x))
+    expected = to_levels(reference_output(to_float64(tensors), x))
     assert expected.std() > 20
-    both = model.run("generator", {"image": image.numpy()})["pixels"]
-    assert np.abs(both.astype(int) - expected).max() <= 1
+    outputs = model.run("generator", {"image": image.numpy()})["pixels"]
+    assert np.abs(outputs.astype(int) - expected).max() <= 1
     for i in range(2):
-        alone = model.run("generator", {"image": image[i : i + 1].numpy()})["pixels"]
-        assert np.array_equal(alone[0], both[i])
+        single = model.run("generator", {"image": image[i : i + 1].numpy()})["pixels"]
+        assert np.array_equal(single[0], outputs[i])
 
 
 @pytest.mark.parametrize(
-    ("halvings", "variant", "statistics"),
+    ("levels", "variant", "statistics"),
     [
         (8, {"instance": False}, "picture"),
         (7, {"instance": False, "in_channels": 1, "out_channels": 4}, "running"),
         (7, {"instance": True, "in_channels": 3, "out_channels": 1}, "picture"),
     ],
 )
-def test_layout_variants(tmp_path, halvings, variant, statistics):
-    # Dropout has no tensors and is the last layer of its block: it changes no name.
-    tensors = weights(halvings, dropout=True, **variant)
+def test_layout_variants(tmp_path, levels, variant, statistics):
+    # Dropout has no tensors and is the last layer of its block, so it does not change any name.
+    tensors = weights(levels, dropout=True, **variant)
     torch.save(tensors, tmp_path / "net_G.pth")
-    best = recognised(tmp_path / "net_G.pth", UserOptions(statistics=statistics))
-    assert dict(best.converted.details)["levels"] == str(halvings)
-    image, x = probe_inputs(2**halvings, variant.get("in_channels", 3))
-    expected = reference_output(doubles(tensors), x, statistics)
+    best = recognize(tmp_path / "net_G.pth", UserOptions(statistics=statistics))
+    assert dict(best.converted.details)["levels"] == str(levels)
+    image, x = probe_inputs(2**levels, variant.get("in_channels", 3))
+    expected = reference_output(to_float64(tensors), x, statistics)
     assert expected.std() > 0.1
-    assert (remade(best, image=image) - expected).abs().max() < 2e-3
+    assert (converted_images(best, image=image) - expected).abs().max() < 2e-3

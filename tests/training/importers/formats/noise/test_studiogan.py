@@ -1,3 +1,5 @@
+"""PyTorch-StudioGAN checkpoints, compared with a reference implementation."""
+
 from itertools import pairwise
 
 import numpy as np
@@ -10,129 +12,129 @@ from service.runtime.errors import UserError
 from service.runtime.latent import seeds
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import Provider
-from tests.support.checkpoints import PLAN, drawn, recognised, to_levels
+from tests.support.checkpoints import PLAN, random_tensors, recognize, to_levels
 from tests.support.reference_networks import (
-    Layout,
+    ReferenceLayers,
+    batch_norm,
     converted_pixels,
-    estimated,
-    normalised,
-    spectral,
-    stored,
-    twice,
+    pytorch_weight,
+    spectral_norm_shapes,
+    upsample_nearest,
+    with_singular_vectors,
 )
 from training.cli.import_ import import_
 from training.importers.formats.base import UserOptions
 
 CLASSES, SHARED, CHUNK = 3, 5, 4
-LOOKS = ("conv1x1_theta", "conv1x1_phi", "conv1x1_g", "conv1x1_attn", "sigma")
+ATTENTION = ("conv1x1_theta", "conv1x1_phi", "conv1x1_g", "conv1x1_attn", "sigma")
 DEEP = ("big_resnet_deep_legacy", "big_resnet_deep_studiogan")
 
 
-def layer(name, *shape, bias=True, normalises=True, outputs=0):
-    if normalises:
-        made = spectral(name, *shape, bias=bias, outputs=outputs)
+def layer_shapes(name, *shape, bias=True, spectral=True, outputs=0):
+    if spectral:
+        shapes = spectral_norm_shapes(name, *shape, bias=bias, outputs=outputs)
     else:
-        made = {f"{name}.weight": shape}
-    return made | ({f"{name}.bias": (shape[outputs],)} if bias else {})
+        shapes = {f"{name}.weight": shape}
+    return shapes | ({f"{name}.bias": (shape[outputs],)} if bias else {})
 
 
-def norm(name, width, condition, normalises):
+def norm_shapes(name, width, condition, spectral):
     inner = f"{name}.bn" if condition else name
-    made = {f"{inner}.running_mean": (width,), f"{inner}.running_var": (width,)}
-    made[f"{inner}.num_batches_tracked"] = ()
+    shapes = {f"{inner}.running_mean": (width,), f"{inner}.running_var": (width,)}
+    shapes[f"{inner}.num_batches_tracked"] = ()
     if not condition:
-        return made | {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+        return shapes | {f"{name}.weight": (width,), f"{name}.bias": (width,)}
     for part in ("gain", "bias"):
-        made |= layer(f"{name}.{part}", width, condition, bias=False, normalises=normalises)
-    return made
-
-
-def attention(name, c, normalises):
-    shapes = {f"{name}.sigma": (1,)}
-    sizes = [(c // 8, c), (c // 8, c), (c // 2, c), (c, c // 2)]
-    for part, size in zip(LOOKS, sizes, strict=False):
-        shapes |= layer(f"{name}.{part}", *size, 1, 1, bias=False, normalises=normalises)
+        shapes |= layer_shapes(f"{name}.{part}", width, condition, bias=False, spectral=spectral)
     return shapes
 
 
-def published(backbone, widths, looks, conditional=True, normalises=True):
-    """A state of StudioGAN's generator, which looks at itself after the stage `looks`."""
-    sn = {"normalises": normalises}
+def attention_shapes(name, c, spectral):
+    shapes = {f"{name}.sigma": (1,)}
+    sizes = [(c // 8, c), (c // 8, c), (c // 2, c), (c, c // 2)]
+    for part, size in zip(ATTENTION, sizes, strict=False):
+        shapes |= layer_shapes(f"{name}.{part}", *size, 1, 1, bias=False, spectral=spectral)
+    return shapes
+
+
+def checkpoint_tensors(backbone, widths, attention_stage, conditional=True, spectral=True):
+    """Return random weights, with attention after one stage, and the dimension of z."""
+    options = {"spectral": spectral}
     deep, big = backbone in DEEP, backbone.startswith("big")
     shared = SHARED if conditional and big else 0
     shapes = {"shared.weight": (CLASSES, SHARED)} if shared else {}
     z_dim = CHUNK * len(widths) if backbone == "big_resnet" else CHUNK
     condition = shared + CHUNK if big else CLASSES if conditional else 0
-    shapes |= layer("linear0", 16 * widths[0], condition if deep else CHUNK, **sn)
-    place = 0
+    shapes |= layer_shapes("linear0", 16 * widths[0], condition if deep else CHUNK, **options)
+    index = 0
     for stage, (fan_in, fan_out) in enumerate(pairwise(widths)):
         for a, b in [(fan_in, fan_in), (fan_in, fan_out)] if deep else [(fan_in, fan_out)]:
-            path, inner = f"blocks.{place}.0", a // 4
-            place += 1
+            path, inner = f"blocks.{index}.0", a // 4
+            index += 1
             if backbone == "deep_conv":
-                shapes |= layer(f"{path}.deconv0", a, b, 4, 4, outputs=1, **sn)
-                shapes |= norm(f"{path}.bn0", b, condition, normalises)
+                shapes |= layer_shapes(f"{path}.deconv0", a, b, 4, 4, outputs=1, **options)
+                shapes |= norm_shapes(f"{path}.bn0", b, condition, spectral)
                 continue
             convolutions = [(b, a, 3), (b, b, 3)]
             if deep:
                 convolutions = [(inner, a, 1), (inner, inner, 3), (inner, inner, 3), (b, inner, 1)]
             if backbone != "big_resnet_deep_legacy":
-                shapes |= layer(f"{path}.conv2d0", b, a, 1, 1, **sn)
-            for i, (out, taken, kernel) in enumerate(convolutions):
-                shapes |= layer(f"{path}.conv2d{i + 1}", out, taken, kernel, kernel, **sn)
+                shapes |= layer_shapes(f"{path}.conv2d0", b, a, 1, 1, **options)
+            for i, (out, fan, kernel) in enumerate(convolutions):
+                shapes |= layer_shapes(f"{path}.conv2d{i + 1}", out, fan, kernel, kernel, **options)
             for i, width in enumerate([a, inner, inner, inner] if deep else [a, b]):
-                shapes |= norm(f"{path}.bn{i + 1}", width, condition, normalises)
-        if stage == looks:
-            shapes |= attention(f"blocks.{place}.0", fan_out, normalises)
-            place += 1
+                shapes |= norm_shapes(f"{path}.bn{i + 1}", width, condition, spectral)
+        if stage == attention_stage:
+            shapes |= attention_shapes(f"blocks.{index}.0", fan_out, spectral)
+            index += 1
     if backbone == "deep_conv":
-        shapes |= layer("conv4", 3, widths[-1], 3, 3, **sn)
+        shapes |= layer_shapes("conv4", 3, widths[-1], 3, 3, **options)
     else:
-        shapes |= norm("bn4", widths[-1], 0, normalises)
-        shapes |= layer("conv2d5", 3, widths[-1], 3, 3, **sn)
-    tensors = estimated(drawn(shapes))
+        shapes |= norm_shapes("bn4", widths[-1], 0, spectral)
+        shapes |= layer_shapes("conv2d5", 3, widths[-1], 3, 3, **options)
+    tensors = with_singular_vectors(random_tensors(shapes))
     for name in tensors:
         if "conv2d5.weight" in name or "conv4.weight" in name:
-            tensors[name] = tensors[name] * (1 if normalises else 0.02)
+            tensors[name] = tensors[name] * (1 if spectral else 0.02)
     return tensors, z_dim
 
 
-def written_out(tensors, backbone, z, label):
-    """The picture of one latent, and of the weights of all classes or None."""
+def reference_output(tensors, backbone, z, label):
+    """Return the image of one latent, with the weights of all classes or None."""
 
     def weight(t, path):
-        return stored(t, path, 1 if "deconv" in path else 0)
+        return pytorch_weight(t, path, 1 if "deconv" in path else 0)
 
-    net = Layout(tensors, weight, LOOKS)
+    net = ReferenceLayers(tensors, weight, ATTENTION)
     t = net.t
     deep, big = backbone in DEEP, backbone.startswith("big")
-    details = [] if label is None else [label @ t["shared.weight"] if big else label]
+    labels = [] if label is None else [label @ t["shared.weight"] if big else label]
     chunks = z.split(CHUNK) if backbone == "big_resnet" else None
-    whole = torch.cat([*details, z])
-    begin = whole if deep else chunks[0] if chunks else z
-    x = net.linear("linear0", begin).reshape(1, -1, 4, 4)
+    labels_and_z = torch.cat([*labels, z])
+    first_input = labels_and_z if deep else chunks[0] if chunks else z
+    x = net.linear("linear0", first_input).reshape(1, -1, 4, 4)
 
     def norm(path, x, condition):
         if f"{path}.weight" in t:
             mean, var, gain, bias = (
                 t[f"{path}.{n}"] for n in ("running_mean", "running_var", "weight", "bias")
             )
-            return normalised(x, mean, var, 1e-4, gain, bias)
+            return batch_norm(x, mean, var, 1e-4, gain, bias)
         gain, bias = (net.weight(f"{path}.{part}") @ condition for part in ("gain", "bias"))
         mean, var = t[f"{path}.bn.running_mean"], t[f"{path}.bn.running_var"]
-        return normalised(x, mean, var, 1e-4, 1 + gain, bias)
+        return batch_norm(x, mean, var, 1e-4, 1 + gain, bias)
 
     count = 0
     for i in sorted({int(name.split(".")[1]) for name in t if name.startswith("blocks.")}):
         path = f"blocks.{i}.0"
         if f"{path}.sigma" in t:
-            x = net.attended(path, x)
+            x = net.self_attention(path, x)
             continue
-        condition = torch.cat(details) if details else None
+        condition = torch.cat(labels) if labels else None
         if chunks:
-            condition = torch.cat([*details, chunks[count + 1]])
+            condition = torch.cat([*labels, chunks[count + 1]])
         if deep:
-            condition = whole
+            condition = labels_and_z
         count += 1
         if backbone == "deep_conv":
             x = F.conv_transpose2d(
@@ -143,16 +145,18 @@ def written_out(tensors, backbone, z, label):
         h = norm(f"{path}.bn1", x, condition).clamp(min=0)
         if deep:
             h = norm(f"{path}.bn2", net.conv(f"{path}.conv2d1", h), condition).clamp(min=0)
-            h, x = (twice(h), twice(x)) if count % 2 == 0 else (h, x)
+            h, x = (upsample_nearest(h), upsample_nearest(x)) if count % 2 == 0 else (h, x)
             h = norm(f"{path}.bn3", net.conv(f"{path}.conv2d2", h), condition).clamp(min=0)
             h = norm(f"{path}.bn4", net.conv(f"{path}.conv2d3", h), condition).clamp(min=0)
             h = net.conv(f"{path}.conv2d4", h)
         else:
-            x = twice(x)
-            h = norm(f"{path}.bn2", net.conv(f"{path}.conv2d1", twice(h)), condition).clamp(min=0)
+            x = upsample_nearest(x)
+            h = norm(
+                f"{path}.bn2", net.conv(f"{path}.conv2d1", upsample_nearest(h)), condition
+            ).clamp(min=0)
             h = net.conv(f"{path}.conv2d2", h)
-        by_convolution = backbone != "big_resnet_deep_legacy"
-        x = h + (net.conv(f"{path}.conv2d0", x) if by_convolution else x[:, : h.shape[1]])
+        has_skip_conv = backbone != "big_resnet_deep_legacy"
+        x = h + (net.conv(f"{path}.conv2d0", x) if has_skip_conv else x[:, : h.shape[1]])
     if backbone == "deep_conv":
         return torch.tanh(net.conv("conv4", x))
     return torch.tanh(net.conv("conv2d5", norm("bn4", x, None).clamp(min=0)))
@@ -162,15 +166,15 @@ def latent(seed, z_dim, distribution="normal"):
     return torch.from_numpy(seeds.draw([seed], z_dim, distribution))[0].double()
 
 
-def save(path, tensors):
-    """A checkpoint with all that StudioGAN saves beside the weights."""
+def save_checkpoint(path, tensors):
+    """Write a checkpoint with everything that StudioGAN saves."""
     extra = {"seed": 1, "run_name": "CIFAR10-BigGAN-train", "step": 1000, "epoch": 3, "topk": 64}
     optimizer = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1e-4}]}
     torch.save({"state_dict": tensors, "optimizer": optimizer, **extra}, path)
 
 
 @pytest.mark.parametrize(
-    ("backbone", "conditional", "normalises"),
+    ("backbone", "conditional", "spectral"),
     [
         ("deep_conv", True, True),
         ("deep_conv", False, False),
@@ -182,12 +186,10 @@ def save(path, tensors):
         ("big_resnet_deep_studiogan", False, False),
     ],
 )
-def test_every_backbone_makes_the_pictures_of_its_weights(
-    tmp_path, backbone, conditional, normalises
-):
-    tensors, z_dim = published(backbone, [16, 16, 16, 8], 1, conditional, normalises)
-    save(tmp_path / "model=G_ema-best-weights-step=1000.pth", tensors)
-    best = recognised(tmp_path / "model=G_ema-best-weights-step=1000.pth")
+def test_backbones_match_reference(tmp_path, backbone, conditional, spectral):
+    tensors, z_dim = checkpoint_tensors(backbone, [16, 16, 16, 8], 1, conditional, spectral)
+    save_checkpoint(tmp_path / "model=G_ema-best-weights-step=1000.pth", tensors)
+    best = recognize(tmp_path / "model=G_ema-best-weights-step=1000.pth")
     assert best.format.name == "studiogan"
     details = dict(best.converted.details)
     assert details["backbone"] == backbone
@@ -199,43 +201,43 @@ def test_every_backbone_makes_the_pictures_of_its_weights(
     assert truncates == backbone.startswith("big")
     blend = torch.tensor([0.25, 0.0, 0.75]).double() if conditional else None
     z = latent(4, z_dim)
-    expected = to_levels(written_out(tensors, backbone, z * (0.6 if truncates else 1), blend))
+    expected = to_levels(reference_output(tensors, backbone, z * (0.6 if truncates else 1), blend))
     assert np.abs(converted_pixels(best, z, blend, 0.6) - expected).max() <= 1
     assert expected.std() > 10
 
 
-def configuration(path, **model):
-    said = {"DATA": {"name": "CIFAR10", "img_size": 8, "num_classes": 3}, "MODEL": model}
-    path.write_text(yaml.safe_dump(said))
+def write_config(path, **model):
+    config = {"DATA": {"name": "CIFAR10", "img_size": 8, "num_classes": 3}, "MODEL": model}
+    path.write_text(yaml.safe_dump(config))
 
 
-def test_a_checkpoint_is_imported_with_the_configuration_beside_it(tmp_path, capsys):
-    tensors, z_dim = published("deep_conv", [8, 8], 9)
-    save(tmp_path / "G.pth", tensors)
-    configuration(tmp_path / "DCGAN.yaml", backbone="deep_conv", z_prior="uniform")
+def test_reads_the_configuration_in_the_same_folder(tmp_path, capsys):
+    tensors, z_dim = checkpoint_tensors("deep_conv", [8, 8], 9)
+    save_checkpoint(tmp_path / "G.pth", tensors)
+    write_config(tmp_path / "DCGAN.yaml", backbone="deep_conv", z_prior="uniform")
     import_(tmp_path / "G.pth", "dcgan", tmp_path / "models", class_names="cat,dog,car")
     assert "deep_conv" in capsys.readouterr().out
     model = Model(tmp_path / "models/dcgan/1", Provider.CPU, PLAN)
     assert model.manifest.latent.distribution == "uniform"
     assert model.manifest.classes == ("cat", "dog", "car")
-    made = model.generate([1, 2], [0, 2]).astype(int)
+    pixels = model.generate([1, 2], [0, 2]).astype(int)
     for row, (seed, index) in enumerate(((1, 0), (2, 2))):
         label = F.one_hot(torch.tensor(index), CLASSES).double()
         z = latent(seed, z_dim, "uniform")
-        expected = to_levels(written_out(tensors, "deep_conv", z, label))
-        assert np.abs(made[row] - expected[0]).max() <= 1
+        expected = to_levels(reference_output(tensors, "deep_conv", z, label))
+        assert np.abs(pixels[row] - expected[0]).max() <= 1
         assert expected.std() > 10
 
 
-def test_a_configuration_of_another_training_is_told(tmp_path):
-    tensors, _ = published("big_resnet", [8, 8], 9)
-    save(tmp_path / "G.pth", tensors)
+def test_rejects_configuration_of_another_model(tmp_path):
+    tensors, _ = checkpoint_tensors("big_resnet", [8, 8], 9)
+    save_checkpoint(tmp_path / "G.pth", tensors)
     for model, match in (
-        ({"backbone": "deep_conv"}, "says deep_conv"),
+        ({"backbone": "deep_conv"}, "has the backbone deep_conv"),
         ({"backbone": "big_resnet", "g_act_fn": "ELU"}, "ELU"),
     ):
-        said = UserOptions(config={"MODEL": model})
+        options = UserOptions(config={"MODEL": model})
         with pytest.raises(UserError, match=match):
-            recognised(tmp_path / "G.pth", said)
-    with pytest.raises(UserError, match="side of 64"):
-        recognised(tmp_path / "G.pth", UserOptions(config={"DATA": {"img_size": 64}}))
+            recognize(tmp_path / "G.pth", options)
+    with pytest.raises(UserError, match="side of 64 pixels"):
+        recognize(tmp_path / "G.pth", UserOptions(config={"DATA": {"img_size": 64}}))
