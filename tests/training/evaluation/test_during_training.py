@@ -33,14 +33,14 @@ def evaluations(run: Run) -> dict[int, float]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, digits, small_network_file):
+def full_run(tmp_path_factory, digits, small_network_file):
     """A run of 3200 images, evaluated five times, and the result of training."""
-    run = Run(tmp_path_factory.mktemp("whole") / "run")
+    run = Run(tmp_path_factory.mktemp("full_run") / "run")
     return run, train(recipe(digits, small_network_file, "train.images=3200"), run)
 
 
-def test_run_is_evaluated_and_best_checkpoint_kept(whole):
-    run, result = whole
+def test_run_is_evaluated_and_best_checkpoint_kept(full_run):
+    run, result = full_run
     figures = evaluations(run)
     assert list(figures) == [640, 1280, 1920, 2560, 3200]
     best = min(figures, key=figures.get)
@@ -52,8 +52,8 @@ def test_run_is_evaluated_and_best_checkpoint_kept(whole):
     assert entry["frechet_distance"] > 0
 
 
-def test_evaluation_does_not_change_training(whole, tmp_path, digits, small_network_file):
-    run, _ = whole
+def test_evaluation_does_not_change_training(full_run, tmp_path, digits, small_network_file):
+    run, _ = full_run
     plain = Run(tmp_path / "plain")
     train(recipe(digits, small_network_file, "train.images=3200", "evaluate=null"), plain)
     assert not plain.best_path.exists()
@@ -63,12 +63,12 @@ def test_evaluation_does_not_change_training(whole, tmp_path, digits, small_netw
             assert torch.equal(weight, other[player][key]), key
 
 
-def test_exported_model_has_the_evaluated_metric(whole, tmp_path, small_network):
+def test_exported_model_has_the_evaluated_metric(full_run, tmp_path, small_network):
     from training.evaluation.features.references import open_reference
     from training.evaluation.metrics.kernel_distance import kernel_distance
     from training.evaluation.noise.targets import open_noise_target
 
-    run, _ = whole
+    run, _ = full_run
     target = open_noise_target(str(run.folder), tmp_path)
     pixels = np.concatenate(list(target.batches(60)))
     generated = small_network.features(pixels).vectors
@@ -78,10 +78,10 @@ def test_exported_model_has_the_evaluated_metric(whole, tmp_path, small_network)
     assert kernel_distance(generated, real).value == pytest.approx(last, rel=0.02)
 
 
-def test_best_checkpoint_can_be_exported_and_opened(whole, tmp_path):
+def test_best_checkpoint_can_be_exported_and_opened(full_run, tmp_path):
     from training.evaluation.noise.targets import open_noise_target
 
-    run, result = whole
+    run, result = full_run
     folder = export_run(run.at("best"), "best", tmp_path)
     assert json.loads((folder / "model.json").read_text())["provenance"]["images"] == result.best[0]
     assert (
@@ -91,8 +91,8 @@ def test_best_checkpoint_can_be_exported_and_opened(whole, tmp_path):
         run.at("first")
 
 
-def test_continued_run_remembers_best_evaluation(whole, tmp_path, digits, small_network_file):
-    before, _ = whole
+def test_continued_run_remembers_best_evaluation(full_run, tmp_path, digits, small_network_file):
+    before, _ = full_run
     run = Run(tmp_path / "run")
     shutil.copytree(before.folder, run.folder)
     watched = []
@@ -257,16 +257,16 @@ def test_interrupted_image_run_equals_uninterrupted_one(image_run, tmp_path, ima
         if images >= 96:
             raise Stop
 
-    name, whole, result = image_run
+    name, full_run, result = image_run
     run = Run(tmp_path / "stopped")
     with pytest.raises(Stop):
         train(image_recipe(name), run, watch)
     assert Checkpoint.load(run.checkpoint_path).images == 64
     assert train(image_recipe(name), run).best == result.best
     for metric in (METRICS[name], "recall", "psnr"):
-        assert figures_of(run, metric) == figures_of(whole, metric)
+        assert figures_of(run, metric) == figures_of(full_run, metric)
     for path in ("checkpoint_path", "best_path"):
-        one, other = (Checkpoint.load(getattr(each, path)) for each in (run, whole))
+        one, other = (Checkpoint.load(getattr(each, path)) for each in (run, full_run))
         assert one.images == other.images
         for player, weights in one.game["networks"].items():
             for key, weight in weights.items():

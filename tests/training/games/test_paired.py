@@ -83,24 +83,24 @@ def test_learns_to_invert_images():
 
 
 def test_resumed_game_continues_identically():
-    whole, first = make(), make()
-    play(whole, 6)
+    uninterrupted, first = make(), make()
+    play(uninterrupted, 6)
     play(first, 3)
     second = make("train.seed=9")
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     play(second, 3, start=3)
-    for one, other in zip(networks(whole), networks(second), strict=True):
+    for one, other in zip(networks(uninterrupted), networks(second), strict=True):
         for key, value in one.state_dict().items():
             assert torch.equal(value, other.state_dict()[key])
-    torch.testing.assert_close(whole.average.state_dict(), second.average.state_dict())
+    torch.testing.assert_close(uninterrupted.average.state_dict(), second.average.state_dict())
 
 
 def test_accumulated_batch_equals_whole_batch():
-    whole, parts = make("train.batch=8"), make("train.batch=8", "train.accumulate=4")
+    single, parts = make("train.batch=8"), make("train.batch=8", "train.accumulate=4")
     batch = pairs()
-    play(whole, 1, batch=batch)
+    play(single, 1, batch=batch)
     play(parts, 1, batch=batch)
-    for one, other in zip(networks(whole), networks(parts), strict=True):
+    for one, other in zip(networks(single), networks(parts), strict=True):
         torch.testing.assert_close(one.state_dict(), other.state_dict(), atol=1e-5, rtol=1e-4)
 
 

@@ -93,13 +93,13 @@ def test_history_returns_older_images_half_of_the_time():
 
 def test_resumed_game_continues_identically():
     overrides = ["game.history=6"]
-    whole, first = make(*overrides), make(*overrides)
-    play(whole, 6)
+    uninterrupted, first = make(*overrides), make(*overrides)
+    play(uninterrupted, 6)
     play(first, 3)
     second = make(*overrides, "train.seed=9")
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     play(second, 3, start=3)
-    for one, other in zip(networks(whole), networks(second), strict=True):
+    for one, other in zip(networks(uninterrupted), networks(second), strict=True):
         for key, value in one.state_dict().items():
             assert torch.equal(value, other.state_dict()[key])
 

@@ -86,9 +86,9 @@ def test_validation_pairs_differ_from_example_pairs(photographs):
 
     recipe = colorize_recipe(photographs)
     chosen, left = (target_bytes(validation_pairs(recipe, 100, half)) for half in ("last", "first"))
-    whole = target_bytes(example_pairs(recipe, None))
-    assert (len(whole), len(chosen), len(left)) == (12, 6, 6)
-    assert chosen | left == whole
+    full = target_bytes(example_pairs(recipe, None))
+    assert (len(full), len(chosen), len(left)) == (12, 6, 6)
+    assert chosen | left == full
     assert target_bytes(example_pairs(recipe, 6)) == left
     assert len(target_bytes(validation_pairs(recipe, 4, "last")) & chosen) == 4
     one = colorize_recipe(photographs, "data.split=test", "data.limit=1")
@@ -116,7 +116,7 @@ def test_pairs_are_held_out_by_default(photographs, plain, options):
         return validation.title.rpartition(" ")[2], *shapes[0]
 
     recipe = colorize_recipe(photographs)
-    # Held-out images are whole; training images are center crops.
+    # Held-out images are not cropped; training images are center crops.
     assert data_of(recipe) == data_of(recipe, against="held_out") == ("test", 6, 3, 64, 64)
     assert data_of(recipe, against="training") == ("train", 24, 3, 32, 32)
     # Without held-out images, training images are used, unless held-out ones are required.

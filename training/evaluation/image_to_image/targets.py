@@ -90,14 +90,14 @@ def open_image_to_image_target(
     if not isinstance(provenance, TrainingProvenance):
         raise QualityError(
             f"{manifest.name} is an imported model, so its target images are not known; generate "
-            "images and compare them with their targets by --pairs"
+            "images and compare them with their targets using --pairs"
         )
     try:
         recipe = load_recipe(provenance.recipe)
     except RecipeError as error:
         raise QualityError(
             f"{manifest.name} was trained with the recipe {provenance.recipe!r}, which is not "
-            "available: evaluate its run, or compare generated images with their targets by --pairs"
+            "available: evaluate its run, or compare generated images with targets using --pairs"
         ) from error
     title = f"{manifest.name}@{manifest.version}"
     return ImageToImageTarget(title, Model(folder, Provider.CPU, _PLAN), _with_data(recipe, data))

@@ -38,9 +38,10 @@ def record_figures(folder: Path, digest: str | None, figures: tuple[Quality, ...
 
 
 def _without_metrics(lines: list[str], rows: set[str]) -> list[str]:
-    """Return the lines of a card without these rows, and without rows after the license.
+    """Return the lines of a card without the rows of metrics.
 
-    The latter are the metrics of a card that was written by another version.
+    These are `rows`, and everything after the row of the license: in cards of another version, the
+    metrics may be worded differently.
     """
     licenses = [i for i, line in enumerate(lines) if line.startswith(_LICENSE_ROWS)]
     if licenses:

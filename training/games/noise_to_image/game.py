@@ -261,7 +261,7 @@ class NoiseToImage:
     # Images and logits.
 
     def _generate(self, generator: nn.Module, batch: StepBatch) -> Tensor:
-        """Return the images ``[N, C, H, W]`` of a batch's latents."""
+        """Generate images ``[N, C, H, W]`` from the latents of a batch."""
         styles: dict[str, Any] = {}
         if batch.mix is not None:
             styles["mix"] = batch.mix

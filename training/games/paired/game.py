@@ -169,7 +169,7 @@ class Paired:
         return StepLoss(loss, metrics)
 
     def _restore_known_pixels(self, outputs: Tensor, pairs: PairBatch) -> Tensor:
-        """Replace the pixels of outputs that are known from the inputs."""
+        """Copy the known pixels of the inputs to the outputs."""
         return self.task.restore_known_pixels(outputs, pairs.inputs, pairs.mask)
 
     def _discriminator_input(self, outputs: Tensor, inputs: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class InpaintOptions(ImageTask):
         return torch.cat([image * (1 - mask), mask], 1)
 
     def restore_known_pixels(self, output: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:
-        """Replace known pixels in an output by those of the input."""
+        """Copy the known pixels of the input to an output."""
         assert mask is not None  # noqa: S101 - the task is masked
         return torch.where(mask > 0.5, output, image.to(output.dtype))
 

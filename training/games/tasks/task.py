@@ -86,7 +86,7 @@ class ImageTask(Options, ABC):
         return targets
 
     def restore_known_pixels(self, output: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002
-        """Replace known pixels in an output by those of the input, before the discriminator."""
+        """Copy the known pixels of the input to an output, before the discriminator."""
         return output
 
     def to_image(self, output: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002

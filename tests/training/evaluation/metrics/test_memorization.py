@@ -12,7 +12,7 @@ from training.evaluation.metrics.memorization import DuplicateSearch
 def photographs() -> np.ndarray:
     """Tiles of two photographs, ``[N, 32, 32, 3] uint8``, without overlap.
 
-    Tiles of plain sky are left out: they look the same, so they would rightly be found.
+    Tiles of plain sky are omitted, because they look the same and would correctly be found.
     """
     from sklearn.datasets import load_sample_images
 
