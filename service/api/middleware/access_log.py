@@ -1,6 +1,4 @@
-"""Around every request: its id, log line, metrics and span, and the 500 for what nothing else
-handled.
-"""
+"""The outermost middleware: request id, log line, metrics and span, and a 500 for other errors."""
 
 from __future__ import annotations
 
