@@ -35,6 +35,7 @@ def send_request(server, body):
     return connection
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_clients_that_do_not_read_are_disconnected(failing_models, rounds):
     limits = LONG_DEADLINE | {"GANYMEDE_WRITE_TIMEOUT_S": "4"}
@@ -70,6 +71,7 @@ def is_complete(connection) -> bool:
     return length is not None and size >= int(length.group(1))
 
 
+@pytest.mark.slow
 def test_slow_reader_gets_whole_response(failing_models):
     # A generous time per megabyte, because other tests run at the same time.
     limits = LONG_DEADLINE | {"GANYMEDE_WRITE_TIMEOUT_S": "5"}

@@ -77,6 +77,7 @@ def test_overload_is_refused_and_accepted_work_is_in_time(tmp_path, rounds):
     assert all(retry_after for status, retry_after in result["outcomes"] if status == 429)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     "count", [2000, pytest.param(50_000, marks=pytest.mark.faults)], ids=["short", "long"]

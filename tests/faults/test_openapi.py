@@ -47,6 +47,7 @@ def with_models(document: dict, names: list[str]) -> dict:
     return document
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("known", [True, False], ids=["models-known", "as-published"])
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import time
 
 import httpx
 import numpy as np
+import pytest
 
 from tests.support.crowd import ClassRequest, pixels_of, send_concurrently
 from tests.support.servers import serving, wait_until_ready, worker_of
@@ -45,6 +46,7 @@ def test_splits_batches_that_exceed_memory(failing_server, expected, rounds):
     assert httpx.get(failing_server.url + "/readyz").status_code == 200
 
 
+@pytest.mark.slow
 def test_recovers_from_hung_run(failing_models, expected, rounds):
     environment = {
         "GANYMEDE_WORKERS": "1",  # So that no request overtakes the hung run.

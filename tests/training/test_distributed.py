@@ -11,13 +11,10 @@ from training.checkpoints import Checkpoint
 ORIGINAL_GAN = ["generator.widths=[64]", "discriminator.widths=[32]", "discriminator.dropout=0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps", "parts"),
-    [
-        (1, 1),
-        pytest.param(2, 1, marks=pytest.mark.slow),
-        pytest.param(1, 2, marks=pytest.mark.slow),
-    ],
+    [(1, 1), (2, 1), (1, 2)],
 )
 def test_two_processes_equal_one_with_same_global_batch(tmp_path, digits, steps, parts):
     overrides = [*ORIGINAL_GAN, f"game.discriminator_steps={steps}"]

@@ -84,6 +84,7 @@ def test_killed_and_resumed_run_equals_uninterrupted_run(tmp_path, digits, recip
     assert logged[0] == logged[1]
 
 
+@pytest.mark.slow
 def test_resumed_run_with_balance_equals_uninterrupted_run(tmp_path, digits):
     # The target is missed in some turns and met in others; the run is resumed mid-interval.
     balanced = ["game.balance={target: 0.95, most: 4}", f"data.path={digits}", "train.batch=32"]
@@ -101,6 +102,7 @@ def test_resumed_run_with_balance_equals_uninterrupted_run(tmp_path, digits):
     assert 50 <= steps[1] < 200
 
 
+@pytest.mark.slow
 def test_resumed_run_does_not_repeat_active_alarms(tmp_path, digits):
     overrides = [*TINY["gan-mnist"], f"data.path={digits}", "train.batch=16", *OFTEN[1:]]
     overrides += ["optimizer.discriminator.learning_rate=0.000000001"]

@@ -44,6 +44,7 @@ def test_report_is_self_contained(evaluate, tmp_path):
     assert json.loads(report.with_suffix(".json").read_text())["subject"] == "cgan-fashion@1"
 
 
+@pytest.mark.slow
 def test_run_is_exported_and_evaluated(tmp_path, digits, splits, small_network_file):
     from tests.support.tiny_recipes import TINY
     from training.recipe.loading import load_recipe

@@ -1,11 +1,14 @@
 import json
 
+import pytest
+
 from tests.support.command import assert_one_line_error, run
 from tests.support.tiny_recipes import TINY
 
 RATE = "optimizer.generator.learning_rate"
 
 
+@pytest.mark.slow
 def test_prints_verdict_and_json(tmp_path, digits, small_network_file):
     out = tmp_path / "out"
     overrides = [

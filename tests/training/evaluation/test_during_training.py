@@ -228,6 +228,7 @@ def test_image_run_is_evaluated_and_best_checkpoint_kept(image_run):
         assert [e.step for e in events.Scalars(figure)] == list(figures), figure
 
 
+@pytest.mark.slow
 def test_exported_best_checkpoint_has_the_evaluated_metrics(image_run, tmp_path):
     from functools import partial
 

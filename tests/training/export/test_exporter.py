@@ -79,6 +79,7 @@ def test_manifest_holds_the_provenance(run, exported):
     assert read_manifest(exported).license == run.recipe().license
 
 
+@pytest.mark.slow
 def test_measured_quality_is_in_manifest_and_card(conditional_run, tmp_path, monkeypatch):
     quick = partial(classifier.ClassifierSettings, width=4, images=500)
     monkeypatch.setattr(classifier, "ClassifierSettings", quick)

@@ -165,6 +165,7 @@ def test_more_steps_bring_discriminator_closer_to_optimum():
     assert loss[5] < 0.7 * loss[1]
 
 
+@pytest.mark.slow
 def test_balance_brings_slow_discriminator_to_target():
     separation = {}
     for name, overrides in {"fixed": (), "balanced": ("game.balance.target=0.8",)}.items():
@@ -186,6 +187,7 @@ def test_each_network_has_its_own_learning_rate():
         assert largest_step.item() == pytest.approx(rate, rel=0.01)
 
 
+@pytest.mark.slow
 def test_faster_discriminator_stays_closer_to_optimum():
     """Two time scales: a fast discriminator keeps up (theorem 1 of arXiv:1706.08500)."""
     excess = {}
@@ -466,6 +468,7 @@ def test_style_mixing_uses_second_latent_after_crossover():
         assert torch.equal(mixed[at:], other[row, at:])
 
 
+@pytest.mark.slow
 def test_path_length_regularization_reduces_spread():
     game = styled("game.path_length=2")
     generator = game._networks["generator"]
@@ -520,6 +523,7 @@ def grow(game, turns, first=0):
         assert all(torch.isfinite(value) for value in metrics.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["stylegan", "stylegan2"])
 def test_networks_grow_with_all_options(network):
     game = styled(

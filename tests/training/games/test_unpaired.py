@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 
 from training.distributed import DistributedContext
@@ -104,6 +105,7 @@ def test_resumed_game_continues_identically():
             assert torch.equal(value, other.state_dict()[key])
 
 
+@pytest.mark.slow
 def test_learns_to_translate_between_disjoint_sets():
     """One set contains dark images, the other one bright images."""
     rates = [f"optimizer.{player}.learning_rate=0.003" for player in ("generator", "discriminator")]

@@ -280,6 +280,7 @@ BROKEN_RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", slow_except("a discriminator that does not learn", BROKEN_RUNS))
 def test_broken_run_raises_alarms(tmp_path, digits, capfd, problem):
     overrides, expected = BROKEN_RUNS[problem]
@@ -320,6 +321,7 @@ HEALTHY_RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", slow_except("gan-mnist", HEALTHY_RUNS))
 def test_healthy_run_raises_no_alarm(tmp_path, digits, name):
     run = Run(tmp_path / "run")

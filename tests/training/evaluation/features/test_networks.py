@@ -45,6 +45,7 @@ def write_graph(path: Path, shape: list, kind: int = TensorProto.FLOAT) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_inception_metrics_agree_with_torch_fidelity(tmp_path):
     expected = json.loads((Path(__file__).parent / "torch_fidelity.json").read_text())
     torch.save(random_weights(), tmp_path / "weights.pth")

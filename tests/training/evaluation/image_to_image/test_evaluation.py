@@ -67,6 +67,7 @@ def test_model_is_evaluated_reported_and_recorded(evaluate, image_to_image_repos
     assert "| Measured on |" in (folder / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_run_is_exported_and_evaluated(evaluate, photographs, tmp_path):
     small = ["generator.width=4", "generator.dilations=[1]", "discriminator.width=4"]
     overrides = [*small, f"data.path={photographs}", "game.alone_images=4", "game.features=0"]

@@ -33,6 +33,7 @@ def study_of(folder) -> optuna.Study:
     )
 
 
+@pytest.mark.slow
 def test_first_trial_is_the_recipe_and_best_is_confirmed(tmp_path, small):
     result = search("gan-mnist", small, tmp_path, trials=5, confirm=1)
     assert result.trials[0].values == {RATE: 2e-4}

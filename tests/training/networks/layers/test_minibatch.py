@@ -44,6 +44,7 @@ def test_minibatch_layers_make_logits_depend_on_the_batch():
         assert (not torch.allclose(alone, among_others, atol=1e-6)) == sees
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["none", "standard_deviation", "discrimination"])
 def test_only_minibatch_layers_detect_a_collapsed_generator(kind):
     """Generated images have the distribution of real ones but are identical within a batch."""

@@ -116,6 +116,7 @@ def test_weights_are_spectrally_normalized():
             assert largest.item() == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [0, 5])
 def test_exports_without_parametrizations(tmp_path, classes):
     torch.manual_seed(0)

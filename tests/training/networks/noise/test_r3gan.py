@@ -65,6 +65,7 @@ def test_both_networks_depend_on_the_class():
     assert len(torch.unique(logits)) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [0, 5])
 def test_generator_exports(tmp_path, classes):
     torch.manual_seed(0)

@@ -104,6 +104,7 @@ def test_style_affects_only_its_layer_and_later_ones():
         assert same == [i < layer for i in range(network.layers)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [0, 5])
 def test_exports_mapping_and_synthesis(tmp_path, classes):
     torch.manual_seed(0)

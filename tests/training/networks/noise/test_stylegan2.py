@@ -107,6 +107,7 @@ def test_each_style_changes_the_image():
     assert all(change > 1e-4 for change in changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [0, 5])
 def test_exports_mapping_and_synthesis(tmp_path, classes):
     torch.manual_seed(0)

@@ -1,6 +1,7 @@
 """AnimeGANv2 checkpoints, against a reference written from the published layout."""
 
 import numpy as np
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -60,6 +61,7 @@ def probe_inputs():
     return image, (image.double() / 127.5 - 1).permute(0, 3, 1, 2)
 
 
+@pytest.mark.slow
 def test_served_outputs_match_reference(tmp_path):
     tensors = random_tensors(anime_shapes(1), scale=0.5)
     torch.save(tensors, tmp_path / "paprika.pt")

@@ -80,6 +80,7 @@ def probe_inputs(channels=3, size=(24, 20)):
     return image, (image.double() / 127.5 - 1).permute(0, 3, 1, 2)
 
 
+@pytest.mark.slow
 def test_served_outputs_match_reference(tmp_path):
     tensors = weights(2)
     torch.save(tensors, tmp_path / "latest_net_G.pth")

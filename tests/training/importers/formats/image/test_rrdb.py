@@ -74,6 +74,7 @@ def probe_inputs(channels=3):
     return image, image.double().permute(0, 3, 1, 2) / 255
 
 
+@pytest.mark.slow
 def test_served_outputs_of_params_ema_match_reference(tmp_path):
     tensors = weights()
     torch.save({"params_ema": tensors, "params": weights()}, tmp_path / "x4plus.pth")

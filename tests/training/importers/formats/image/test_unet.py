@@ -57,6 +57,7 @@ def probe_inputs(side, channels=3):
     return image, (image.double() / 127.5 - 1).permute(0, 3, 1, 2)
 
 
+@pytest.mark.slow
 def test_served_outputs_match_reference_row_by_row(tmp_path):
     tensors = weights(7, instance=False, dropout=False)
     torch.save(tensors, tmp_path / "latest_net_G.pth")

@@ -187,6 +187,7 @@ def test_biggan_matches_reference(tmp_path):
     assert_matches_reference(model, tensors, z)
 
 
+@pytest.mark.slow
 def test_biggan_deep_matches_reference(tmp_path):
     shapes, z = biggan_shapes([16, 8], 9, deep=True)
     tensors = random_weights(shapes)

@@ -115,6 +115,7 @@ def latent(seed, z_dim=Z):
     return torch.from_numpy(seeds.draw([seed], z_dim))[0].double()
 
 
+@pytest.mark.slow
 def test_stylegan2_reads_the_learning_rate_of_the_configuration(tmp_path):
     tensors = stylegan2_tensors([8, 6], attention_blocks=(1,))
     save_checkpoint(tmp_path / "model_7.pt", tensors)
@@ -265,6 +266,7 @@ def lightweight_reference(t, z, excitations=()):
     return 2 * conv(t, "GE.out_conv", x, padding=1) - 1
 
 
+@pytest.mark.slow
 def test_lightweight_gan_matches_reference(tmp_path):
     tensors = lightweight_gan_tensors([6], attention_blocks=(0,))
     save_checkpoint(tmp_path / "model_3.pt", tensors)

@@ -1,6 +1,7 @@
 """pytorch-pretrained-BigGAN checkpoints, compared with a reference implementation."""
 
 import numpy as np
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -101,6 +102,7 @@ def latent(seed):
     return torch.from_numpy(latents.draw([seed], Z, "truncated-normal"))[0].double()
 
 
+@pytest.mark.slow
 def test_rows_have_separate_truncations(tmp_path):
     tensors = checkpoint_tensors([16, 8], 9)
     torch.save(tensors, tmp_path / "pytorch_model.bin")

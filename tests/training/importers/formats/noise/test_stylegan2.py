@@ -95,6 +95,7 @@ def test_nvidia_pickle_matches_reference(tmp_path, widths, channels):
         assert expected.std() > 20
 
 
+@pytest.mark.slow
 def test_layers_have_separate_styles(tmp_path):
     tensors = nvidia_tensors([8, 6, 5])
     write_pickle(tmp_path / "network.pkl", tensors)
@@ -105,6 +106,7 @@ def test_layers_have_separate_styles(tmp_path):
     assert np.abs(model.synthesize(w.numpy()).astype(int) - expected).max() <= 1
 
 
+@pytest.mark.slow
 def test_class_conditional_pickle_matches_reference(tmp_path):
     tensors = nvidia_tensors([6, 5], classes=3)
     write_pickle(tmp_path / "network.pkl", tensors, classes=3)
@@ -118,6 +120,7 @@ def test_class_conditional_pickle_matches_reference(tmp_path):
         assert np.abs(model.generate([4], [index], [1.0]).astype(int) - expected).max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("averaged", [True, False])
 def test_rosinality_checkpoint_matches_reference(tmp_path, averaged):
     sides = [4, 8, 16]

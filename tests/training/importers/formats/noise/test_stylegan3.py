@@ -28,6 +28,7 @@ def w_of(tensors, seed, psi=1.0, label=None):
     return (t["mapping.w_avg"] + psi * (w - t["mapping.w_avg"])).expand(LAYERS + 2, -1)
 
 
+@pytest.mark.slow
 def test_configuration_t_matches_reference(tmp_path):
     tensors, modules = pickle_content("t")
     write_pickle(tmp_path / "network.pkl", tensors, modules)
@@ -55,6 +56,7 @@ def test_configuration_t_matches_reference(tmp_path):
     assert np.abs(outputs[1] - model.synthesize(w[1:].numpy())[0]).mean() > 10
 
 
+@pytest.mark.slow
 def test_class_conditional_configuration_r_matches_reference(tmp_path):
     tensors, modules = pickle_content("r", classes=3)
     write_pickle(tmp_path / "network.pkl", tensors, modules)
