@@ -233,7 +233,7 @@ def _import_graph(
 
 
 def _slug(file: Path) -> str:
-    """Return a model name made from a file name."""
+    """Return a valid model name from a file name."""
     import re
 
     return re.sub(r"[^a-z0-9._-]+", "-", file.stem.lower()).strip("-._") or "model"

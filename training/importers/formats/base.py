@@ -39,7 +39,7 @@ _MAX_SIDE = 2**14
 
 @dataclass(frozen=True)
 class UserOptions:
-    """Options of the command line for what the tensors do not determine. None: not given."""
+    """Command-line options for properties that the tensors do not determine. None: not set."""
 
     classes: int | None = None
     class_names: tuple[str, ...] = ()

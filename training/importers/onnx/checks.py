@@ -34,8 +34,8 @@ def wrap_and_check(
 ) -> tuple[ModelProto, list[str]]:
     """Return the first wrapped form of a graph whose rows are independent, and notes for the user.
 
-    The forms are: the graph as it is; with the batch size in its constant shapes made dynamic; and
-    run row by row in a loop. Raises ModelImportError if all of them fail.
+    The forms are: the unchanged graph; the graph with a dynamic batch size in its constant shapes;
+    and the graph in a loop over rows. Raises ModelImportError if all of them fail.
     """
     expected = []
     notes = []
@@ -78,7 +78,7 @@ def wrap_and_check(
 def _find_fault(
     wrapped: ModelProto, feeds: Sequence[Feeds], expected: Sequence[Pixels]
 ) -> str | None:
-    """Return what is wrong with a wrapped graph at several batch sizes, or None."""
+    """Run a wrapped graph at several batch sizes and describe the first fault, or return None."""
     try:
         session = QuietSession(wrapped)
     except ModelImportError as error:

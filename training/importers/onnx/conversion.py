@@ -57,7 +57,7 @@ from training.importers.reading.onnx_files import disable_dropout, read_onnx
 
 _PLAN = ExecutionPlan(workers=1, threads=1, max_rows=64)
 _UINT8_RANGE: Range = (0.0, 255.0)
-# Multiples of height and width to try: those of networks with up to eight halvings.
+# The multiples of height and width to try; 256 is for networks that downsample eight times.
 _MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _MIN_PROBE_SIDE = 32
 # The default sides of input images in pixels, without and with upscaling.
@@ -181,7 +181,7 @@ def _convert(model: ModelProto, options: GraphOptions) -> ConvertedModel:
 def _interface(
     ports: Mapping[str, Port], options: GraphOptions, classes: int, value_range: Range
 ) -> GraphInterface:
-    """Return what is known of a graph before it has run. Raises ImportOptionError."""
+    """Return the interface as far as it is known before a run. Raises ImportOptionError."""
     image = ports.get("image")
     input_range = options.input_range or options.range or value_range
     if image is not None and image.type == TensorProto.UINT8:
@@ -232,7 +232,7 @@ def _sides(port: Port, *, first: bool) -> tuple[tuple[int | None, int | None], i
 
 
 def _image_input(interface: GraphInterface) -> ImageInput | None:
-    """Return what is known of the input images, None if there are none. Raises ModelImportError."""
+    """Return the known properties of input images, or None without. Raises ModelImportError."""
     if "image" not in interface.ports:
         return None
     height, width, channels = interface.rows["image"]
@@ -258,7 +258,7 @@ class _Probe:
     distribution: Distribution
 
     def feeds(self, count: int, height: int, width: int) -> dict[str, Array]:
-        """Return `count` rows of every input. Height and width are those of images."""
+        """Return `count` rows of every input; images have the size `height` × `width`."""
         rows, classes = self.interface.rows, self.interface.classes
         seeds, longest = range(count), max(height, width)
         feeds: dict[str, Array] = {}

@@ -190,7 +190,7 @@ def _ports_of_options(
         if name == "class":
             name = CLASS_WEIGHTS if port.is_float else CLASS_INDEX
         if name in ports or any(port.name == each.name for each in ports.values()):
-            raise ImportOptionError(f"--map {text}: it is mapped twice")
+            raise ImportOptionError(f"--map {text}: the name or the port is mapped twice")
         ports[name] = port
     return ports
 
@@ -267,19 +267,21 @@ def class_count(ports: Mapping[str, Port], options: GraphOptions) -> int:
     port = ports.get(CLASS_WEIGHTS)
     if port is None and CLASS_INDEX not in ports:
         return 0
-    given = options.common.classes or len(options.common.class_names) or None
+    count = options.common.classes or len(options.common.class_names) or None
     sides = [side for side in port.shape[1:] if side != 1] if port else []
-    if max(given or 0, *(side or 0 for side in sides), 0) > _MAX_CLASSES:
-        raise ImportOptionError(f"there are more than {_MAX_CLASSES:,} classes")
+    if max(count or 0, *(side or 0 for side in sides), 0) > _MAX_CLASSES:
+        raise ImportOptionError(
+            f"the graph has too many classes; at most {_MAX_CLASSES:,} are supported"
+        )
     if port is not None and len(sides) == 1 and sides[0] is not None:
-        if given not in (None, sides[0]):
-            raise ImportOptionError(f"--classes {given}: {port.signature} has {sides[0]} classes")
+        if count not in (None, sides[0]):
+            raise ImportOptionError(f"--classes {count}: {port.signature} has {sides[0]} classes")
         return sides[0]
-    if given is None:
+    if count is None:
         raise ImportOptionError(
             "the graph does not determine the number of classes: give --classes or --class-names"
         )
-    return given
+    return count
 
 
 def channels_first(shape: Sequence[int | None], layout: str | None, port_name: str) -> bool:

@@ -101,7 +101,7 @@ def wrap(
     constant shapes. With `row_by_row` the graph runs in a `Scan`, one row after the other.
     """
     graph = add_prefix(model, _PREFIX).graph
-    # The inferred shapes are those of its own batch size.
+    # The inferred shapes contain the original batch size.
     del graph.value_info[:]
     if fixed_batch is not None:
         _make_batch_dynamic(graph, fixed_batch)

@@ -147,9 +147,9 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def find_config(path: Path) -> Path | None:
-    """Return the training configuration beside a checkpoint, or None.
+    """Return the training configuration in the folder of a checkpoint, or None.
 
-    It has the checkpoint's name, or is called config, or is the only YAML file of the folder.
+    It has the checkpoint's name, or is called config, or is the only YAML file in the folder.
     """
     suffixes = (".yaml", ".yml", ".json")
     names = [f"{path.stem}{suffix}" for suffix in suffixes]

@@ -1,7 +1,7 @@
 """Reads an ONNX file as data.
 
-A graph only computes. The only files that it can refer to are those of its external weights, which
-are read here from the graph's folder and nowhere else, and become part of the model.
+An ONNX graph can only compute. It can refer to other files only for external weights. These are
+read from the folder of the graph and nowhere else, and become part of the model.
 """
 
 from __future__ import annotations

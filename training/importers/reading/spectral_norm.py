@@ -35,17 +35,17 @@ def fold_spectral_norm(
             continue
         axis = 1 if transposed and re.search(transposed, path) else 0
         if attribute == "weight_orig":
-            folded[f"{path}.weight"] = _divided_by_estimate(
+            folded[f"{path}.weight"] = _divide_by_estimate(
                 tensor, tensors[f"{path}.weight_u"], tensors.get(f"{path}.weight_v"), axis
             )
         elif attribute == "weight" and f"{path}.u0" in tensors:
-            folded[name] = _divided_after_step(tensor, tensors[f"{path}.u0"])
+            folded[name] = _divide_after_iteration(tensor, tensors[f"{path}.u0"])
         elif ".parametrizations.weight" in name:
             layer = name.partition(".parametrizations.weight")[0]
             if attribute == "original":
                 inner = f"{layer}.parametrizations.weight.0"
                 axis = 1 if transposed and re.search(transposed, layer) else 0
-                folded[f"{layer}.weight"] = _divided_by_estimate(
+                folded[f"{layer}.weight"] = _divide_by_estimate(
                     tensor, tensors[f"{inner}._u"], tensors.get(f"{inner}._v"), axis
                 )
         else:
@@ -53,8 +53,8 @@ def fold_spectral_norm(
     return folded
 
 
-def _divided_by_estimate(weight: Tensor, u: Tensor, v: Tensor | None, axis: int) -> Tensor:
-    """Return the weight over ``u W v``, as PyTorch does in eval mode, without another step."""
+def _divide_by_estimate(weight: Tensor, u: Tensor, v: Tensor | None, axis: int) -> Tensor:
+    """Return the weight divided by ``u W v``, as in PyTorch's eval mode, without an iteration."""
     weight = weight.float()
     matrix = weight.movedim(axis, 0).flatten(1)
     u = u.float()
@@ -63,10 +63,10 @@ def _divided_by_estimate(weight: Tensor, u: Tensor, v: Tensor | None, axis: int)
     return weight / torch.dot(u, matrix @ v)
 
 
-def _divided_after_step(weight: Tensor, u: Tensor) -> Tensor:
-    """Return the weight over its singular value after one more step from ``u`` [1, outputs].
+def _divide_after_iteration(weight: Tensor, u: Tensor) -> Tensor:
+    """Return the weight divided by its singular value, after one power iteration from ``u``.
 
-    BigGAN-PyTorch takes this step in eval mode too, without storing its result.
+    ``u`` is [1, outputs]. BigGAN-PyTorch iterates in eval mode too, without storing the result.
     """
     weight = weight.float()
     matrix = weight.flatten(1)

@@ -31,8 +31,8 @@ class Network:
 
     name: str
     tensors: Mapping[str, Tensor]
-    # Plain values that the file stores with the network, such as constructor arguments. `beside`
-    # holds the vectors that are stored next to it.
+    # Plain values that the file stores with the network, such as constructor arguments. The key
+    # `siblings` holds the vectors in the same dictionary as the network.
     config: Mapping[str, Any] = field(default_factory=dict)
     # The name of its class, if the file has it.
     class_name: str | None = None
@@ -44,7 +44,7 @@ class Network:
 
     @property
     def averaged(self) -> bool:
-        """True if the name says that these are averaged weights."""
+        """True if these are averaged weights, according to the name."""
         return bool(_AVERAGED.search(self.name))
 
     def within(self, prefix: str) -> Network:
@@ -111,12 +111,12 @@ def _find_networks(tree: Any, name: str, depth: int, budget: Iterator[int]) -> l
     }
     if any("." in key for key in tensors) or len(tensors) > 3:
         networks.append(Network(name, tensors, config))
-    beside = {key: value for key, value in tensors.items() if value.ndim <= 1}
+    siblings = {key: value for key, value in tensors.items() if value.ndim <= 1}
     for key, value in tree.items():
         if isinstance(key, str) and not _NO_NETWORKS.search(key.lower()):
             path = f"{name}.{key[:_MAX_NAME_LENGTH]}".lstrip(".")
             inner = _find_networks(value, path, depth + 1, budget)
-            networks += [replace(n, config={"beside": beside} | dict(n.config)) for n in inner]
+            networks += [replace(n, config={"siblings": siblings} | dict(n.config)) for n in inner]
     return networks
 
 

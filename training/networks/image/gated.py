@@ -58,13 +58,13 @@ class GatedGenerator(nn.Module):
         self.last = nn.Conv2d(width, shape.out_channels, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        whole = self.first(images)
-        half = self.halved(whole)
+        full = self.first(images)
+        half = self.halved(full)
         x = self.quartered(half)
         for gated in self.middle:
             x = x + gated(x)
         x = self.to_half(torch.cat([F.interpolate(x, scale_factor=2.0), half], 1))
-        x = self.to_whole(torch.cat([F.interpolate(x, scale_factor=2.0), whole], 1))
+        x = self.to_whole(torch.cat([F.interpolate(x, scale_factor=2.0), full], 1))
         return torch.tanh(self.last(x))
 
 

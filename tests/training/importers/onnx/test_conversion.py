@@ -99,8 +99,8 @@ def test_infers_fp16_latent_class_index_and_uint8_output(tmp_path):
         joined = Mul (flat, embedded)
         bright = MatMul (joined, w)
         part = Sigmoid (bright)
-        whole = Mul (part, levels)
-        shaped = Reshape (whole, shape)
+        levels_float = Mul (part, levels)
+        shaped = Reshape (levels_float, shape)
         image = Cast <to = 2> (shaped)
     }"""
     table, w = normal(5, 6).astype(np.float16), normal(6, 25).astype(np.float16)
@@ -210,30 +210,30 @@ def test_upscales_images_of_any_size(tmp_path):
 
 def test_image_and_mask_make_an_inpainting_model(tmp_path):
     text = """
-    fill (float[1,1,8,8] picture, float[1,1,8,8] hole) => (float[1,1,8,8] filled) {
-        known = Sub (one, hole)
-        kept = Mul (picture, known)
+    fill (float[1,1,8,8] known_image, float[1,1,8,8] region) => (float[1,1,8,8] filled) {
+        known = Sub (one, region)
+        kept = Mul (known_image, known)
         spread = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (kept)
-        inside = Mul (spread, hole)
+        inside = Mul (spread, region)
         filled = Add (kept, inside)
     }"""
     path = write_graph(tmp_path, text, one=np.float32(1))
     with pytest.raises(ImportOptionError, match="--range"):
-        convert_graph(path, GraphOptions(("image=picture", "mask=hole")))
-    with pytest.raises(ImportOptionError, match=r"picture float\[1, 1, 8, 8\], hole"):
+        convert_graph(path, GraphOptions(("image=known_image", "mask=region")))
+    with pytest.raises(ImportOptionError, match=r"known_image float\[1, 1, 8, 8\], region"):
         convert_graph(path, GraphOptions(range=(-1, 1)))
     _, model = import_graph(
-        path, tmp_path, "image=picture", "mask=hole", range=(-1, 1), layout="nchw"
+        path, tmp_path, "image=known_image", "mask=region", range=(-1, 1), layout="nchw"
     )
     assert (model.manifest.task, model.manifest.input.fixed) == ("inpaint", True)
     image, mask = probe_images(SEEDS, 8, 1), probe_masks(SEEDS, 8)
-    hole = (mask > 127)[..., None]
-    kept = (image / 127.5 - 1) * ~hole
+    region = (mask > 127)[..., None]
+    kept = (image / 127.5 - 1) * ~region
     padded = np.pad(kept, ((0, 0), (1, 1), (1, 1), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
     ones = np.pad(np.ones((8, 8)), 1)
     count = np.lib.stride_tricks.sliding_window_view(ones, (3, 3)).sum((2, 3))
-    filled = kept + windows.sum((4, 5)) / count[:, :, None] * hole
+    filled = kept + windows.sum((4, 5)) / count[:, :, None] * region
     assert_same(model.run("generator", {"image": image, "mask": mask})["pixels"], to_bytes(filled))
 
 

@@ -53,11 +53,11 @@ def test_shapes_at_each_resolution(family, side):
 
 @FAMILIES
 def test_fully_grown_networks_equal_full_networks(family):
-    whole = Growth(32, 1.0)
+    full_size = Growth(32, 1.0)
     G, D = generator(family), discriminator(family)
     images = G(latents())
-    torch.testing.assert_close(G(latents(), growth=whole), images)
-    torch.testing.assert_close(D(images, growth=whole), D(images))
+    torch.testing.assert_close(G(latents(), growth=full_size), images)
+    torch.testing.assert_close(D(images, growth=full_size), D(images))
 
 
 @FAMILIES

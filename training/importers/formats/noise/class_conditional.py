@@ -336,7 +336,7 @@ def uses_standing_statistics(options: UserOptions) -> bool:
 def count_stages(blocks: int, side: int | None, base: int, narrows: Sequence[bool]) -> int:
     """Return the number of stages of bottleneck blocks. The last block of each stage doubles.
 
-    The default is two blocks a stage, the usual number; `side`, in pixels, decides if it is given.
+    The default is two blocks per stage; `side`, the side of the images in pixels, overrides it.
     `narrows` tells for each block whether it has fewer outputs than inputs, which is possible only
     in blocks that double. Raises ImportOptionError.
     """

@@ -33,7 +33,7 @@ from training.importers.reading.weights import Network
 
 # The library's default.
 _EPS = 1e-4
-# A truncation this close to that of a row of the table, in steps of the table, selects the row.
+# A truncation this close to a row of the table, in units of its step, selects that row only.
 _TOLERANCE = 1e-3
 _NAMES = LayerNames(
     norms=("bn_0", "bn_1", "bn_2", "bn_3"),

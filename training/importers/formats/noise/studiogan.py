@@ -156,7 +156,7 @@ def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _distribution(model: Mapping[str, Any], options: UserOptions) -> Distribution:
-    """Return the distribution of z: `--latent`, or that of the configuration."""
+    """Return the distribution of z, from `--latent` or the configuration."""
     if options.latent is None and model.get("z_prior") == "uniform":
         return "uniform"
     return latent_distribution(options)
@@ -186,8 +186,8 @@ def _backbone(tensors: Mapping[str, Tensor], model: Mapping[str, Any]) -> str:
         backbone = "big_resnet" if chunked and configured != "resnet" else "resnet"
     if configured in _TITLES and configured != backbone:
         raise ImportOptionError(
-            f"the configuration has the backbone {configured}, but the tensors are those of "
-            f"{backbone}: give the configuration of this checkpoint with --config"
+            f"the configuration has the backbone {configured}, but the tensors are of {backbone}: "
+            "give the configuration of this checkpoint with --config"
         )
     return backbone
 

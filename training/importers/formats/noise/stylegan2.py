@@ -223,7 +223,7 @@ class RosinalityStyleGan2(Format):
         generator = StyleGenerator(
             mapping_network(fully_connected, MAPPING_RATE, None), synthesis, w_dim
         )
-        average = network.config.get("beside", {}).get("latent_avg")
+        average = network.config.get("siblings", {}).get("latent_avg")
         notes = []
         if average is None:
             notes.append("The average w is not in the file; it was estimated from 10,000 latents.")
