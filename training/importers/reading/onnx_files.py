@@ -62,7 +62,9 @@ def read_onnx(path: Path) -> ModelProto:
     _load_external_weights(model, path)
     opset = opset_of(model)
     if opset < _MIN_OPSET:
-        raise ModelImportError(f"{path} has opset {opset}; export it with opset {_MIN_OPSET} or up")
+        raise ModelImportError(
+            f"{path} has opset {opset}; export it with opset {_MIN_OPSET} or later"
+        )
     _check_sizes(model, path)
     known = {*_DOMAINS, *(function.domain for function in model.functions)}
     custom = sorted({node.domain for node in _nodes(model) if node.domain not in known})

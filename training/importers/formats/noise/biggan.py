@@ -300,7 +300,7 @@ def converted_class_conditional(
 
 
 class SingleClassGenerator(nn.Module):
-    """A class-conditional generator with a single class, as an unconditional one."""
+    """Wraps a class-conditional generator that has a single class as an unconditional one."""
 
     def __init__(self, generator: nn.Module) -> None:
         super().__init__()
