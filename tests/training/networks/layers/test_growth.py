@@ -167,7 +167,7 @@ def test_every_weight_is_used_without_growing(family):
         ("dcgan-fashion", "game.growing={}", "dcgan does not"),
         ("stylegan-tiles", "game.growing.start=32", "not below 32"),
         ("stylegan-tiles", "game.growing.start=12", "game.growing.start"),
-        ("stylegan-tiles", "train.images=100000", "ends before"),
+        ("stylegan-tiles", "train.images=100000", "fully grown after"),
     ],
 )
 def test_rejects_impossible_growing(name, override, message):
