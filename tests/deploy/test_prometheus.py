@@ -21,6 +21,8 @@ from tests.support.prometheus import (
 )
 from tests.support.servers import serving
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):

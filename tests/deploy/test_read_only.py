@@ -11,6 +11,8 @@ from service.api_keys import add_key
 from tests.support.kubernetes import CONTAINER, ENVIRONMENT
 from tests.support.servers import ganymede, serving
 
+pytestmark = pytest.mark.slow
+
 
 def entries_of(folder: Path) -> set[str]:
     return {path.relative_to(folder).parts[0] for path in folder.iterdir()}

@@ -13,6 +13,8 @@ from tests.support.crowd import ClassRequest, queued_pixels, send_concurrently
 from tests.support.failing_models import write_failing
 from tests.support.servers import resident_mib, serving, wait_until, worker_of
 
+pytestmark = pytest.mark.slow
+
 # A response of eight million bytes: more than the kernel buffers.
 LARGE = {"model": "m", "seed": 1, "n": 10_000, "class": "fine", "format": "png", "return": ["z"]}
 
@@ -35,7 +37,6 @@ def send_request(server, body):
     return connection
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_clients_that_do_not_read_are_disconnected(failing_models, rounds):
     limits = LONG_DEADLINE | {"GANYMEDE_WRITE_TIMEOUT_S": "4"}
@@ -71,7 +72,6 @@ def is_complete(connection) -> bool:
     return length is not None and size >= int(length.group(1))
 
 
-@pytest.mark.slow
 def test_slow_reader_gets_whole_response(failing_models):
     # A generous time per megabyte, because other tests run at the same time.
     limits = LONG_DEADLINE | {"GANYMEDE_WRITE_TIMEOUT_S": "5"}

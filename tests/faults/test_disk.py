@@ -17,6 +17,8 @@ from service.runtime.files import CannotWrite
 from tests.support.servers import ganymede, serving
 from tests.support.tiny_recipes import TINY
 
+pytestmark = pytest.mark.slow
+
 PAGE = 4096
 
 

@@ -9,6 +9,8 @@ from service.offline.reproduce import CannotReproduce, reproduce
 from tests.support.hostile_images import corpus
 from tests.support.servers import ganymede, worker_of
 
+pytestmark = pytest.mark.slow
+
 CORPUS = corpus()
 
 

@@ -16,6 +16,8 @@ from tests.support.crowd import ClassRequest
 from tests.support.failing_models import write_failing
 from tests.support.servers import resident_mib, serving, worker_of
 
+pytestmark = pytest.mark.slow
+
 # Iterations of the slow class: about a tenth of a second per image.
 ITERATIONS = 240_000
 
@@ -77,7 +79,6 @@ def test_overload_is_refused_and_accepted_work_is_in_time(tmp_path, rounds):
     assert all(retry_after for status, retry_after in result["outcomes"] if status == 429)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     "count", [2000, pytest.param(50_000, marks=pytest.mark.faults)], ids=["short", "long"]

@@ -14,6 +14,8 @@ import pytest
 
 from tests.support.servers import serving
 
+pytestmark = pytest.mark.slow
+
 LIMITS = {
     "GANYMEDE_MAX_IMAGES": "8",
     "GANYMEDE_MAX_FRAMES": "8",
@@ -47,7 +49,6 @@ def with_models(document: dict, names: list[str]) -> dict:
     return document
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("known", [True, False], ids=["models-known", "as-published"])
 @pytest.mark.parametrize(

@@ -7,11 +7,14 @@ import time
 
 import httpx
 import numpy as np
+import pytest
 
 from service.runtime.models.manifest import MANIFEST_FILE
 from tests.support.crowd import ClassRequest, pixels_of, send_concurrently
 from tests.support.failing_models import write_failing
 from tests.support.servers import serving, wait_until_ready, worker_of
+
+pytestmark = pytest.mark.slow
 
 
 def fine_requests(count: int, first: int = 0) -> list[ClassRequest]:

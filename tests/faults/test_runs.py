@@ -10,6 +10,8 @@ import pytest
 from tests.support.crowd import ClassRequest, pixels_of, send_concurrently
 from tests.support.servers import serving, wait_until_ready, worker_of
 
+pytestmark = pytest.mark.slow
+
 
 def test_failing_row_fails_only_its_request(failing_server, expected, rounds):
     for round_ in range(rounds):
@@ -46,7 +48,6 @@ def test_splits_batches_that_exceed_memory(failing_server, expected, rounds):
     assert httpx.get(failing_server.url + "/readyz").status_code == 200
 
 
-@pytest.mark.slow
 def test_recovers_from_hung_run(failing_models, expected, rounds):
     environment = {
         "GANYMEDE_WORKERS": "1",  # So that no request overtakes the hung run.

@@ -155,6 +155,7 @@ def test_unexpected_error_is_logged_once_with_request_id(server, client):
     assert not any("Exception in ASGI" in line["message"] for line in lines(server))
 
 
+@pytest.mark.slow
 def test_text_format_and_disabled_access_log(tmp_path):
     write_failing(tmp_path / "failing" / "1")
     environment = {"GANYMEDE_LOG_FORMAT": "text"}

@@ -168,6 +168,7 @@ def test_insecure_flag(drawn_repository):
         assert httpx.get(f"{server.url}/v1/models").status_code == 200
 
 
+@pytest.mark.slow
 def test_first_key_is_shown_once(drawn_repository, tmp_path):
     file = tmp_path / "keys.json"
     flags = ["--host", "0.0.0.0", "--keys", str(file), "--first-key"]

@@ -53,6 +53,7 @@ def test_interrupted_processes_save_and_resume(tmp_path, digits):
     assert stopped < resumed.images <= stopped + 3840
 
 
+@pytest.mark.slow
 def test_rejects_batch_not_divisible_by_processes(tmp_path, digits):
     command = train_command(
         digits, tmp_path / "run", "gan-mnist", 2, "train.batch=7", *ORIGINAL_GAN

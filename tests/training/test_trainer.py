@@ -182,6 +182,7 @@ def test_interrupted_run_is_saved_and_tells_how_to_resume(tmp_path, digits, numb
     assert "Traceback" not in stderr
 
 
+@pytest.mark.slow
 def test_run_writes_progress_samples_and_log(tmp_path, digits):
     done = subprocess.run(
         command("dcgan-fashion", digits, tmp_path / "run", "train.images=2560"),

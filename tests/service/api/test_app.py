@@ -172,6 +172,7 @@ def test_missed_deadline_gets_504(slow_repository):
             assert time.monotonic() - started < 10
 
 
+@pytest.mark.slow
 def test_sigterm_completes_accepted_requests(slow_repository):
     with serving(slow_repository) as server, server.client() as client:
         accepted: list[httpx.Response] = []

@@ -167,6 +167,7 @@ def test_conditional_request_counts_as_hit_or_miss(client):
     assert counts() == (hits + 1, misses + 1)
 
 
+@pytest.mark.slow
 def test_counts_rejections_by_reason(drawn_repository):
     pixels = 24 * 24
     environment = {"GANYMEDE_QUEUE_PIXELS": str(8 * pixels)}
@@ -227,6 +228,7 @@ def anyio_backend():
     return "asyncio"
 
 
+@pytest.mark.slow
 def test_detects_nan_in_styles_and_images(tmp_path):
     write_nan(tmp_path / "spoiled" / "1")
     with serving(tmp_path) as server, server.client() as client:
@@ -257,6 +259,7 @@ def test_detects_nan_in_styles_and_images(tmp_path):
         assert 0 < saturated <= sampled("ganymede_sampled_values_total")
 
 
+@pytest.mark.slow
 def test_diversity_falls_when_all_images_are_equal(drawn_repository):
     with serving(drawn_repository) as server, server.client() as client:
 

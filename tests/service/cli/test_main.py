@@ -60,6 +60,7 @@ def test_port_in_use(models, server):
     assert_one_line_error(process, 2, f"port {port}", "in use")
 
 
+@pytest.mark.slow
 def test_training_errors_are_one_line(tmp_path):
     process = run("train", "dcgan-fashin", cwd=tmp_path)
     assert_one_line_error(process, 2, "did you mean 'dcgan-fashion'")

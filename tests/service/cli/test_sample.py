@@ -271,6 +271,7 @@ def start_sample(drawn_repository, out, *flags):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "kills", "count"),
     [

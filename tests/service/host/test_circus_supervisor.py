@@ -11,6 +11,8 @@ import pytest
 from tests.support.crowd import request_images, request_in_progress
 from tests.support.servers import serving, wait_until, worker_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
 def test_second_signal_ends_process_at_once(models, first):

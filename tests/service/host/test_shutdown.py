@@ -7,10 +7,13 @@ import time
 
 import httpx
 import psutil
+import pytest
 
 from tests.support.crowd import request_images, request_in_progress
 from tests.support.failing_models import write_failing
 from tests.support.servers import serving, wait_until, worker_of
+
+pytestmark = pytest.mark.slow
 
 
 def assert_stopping(response):

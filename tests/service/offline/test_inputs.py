@@ -72,6 +72,7 @@ def test_output_files_are_named_after_inputs(sample, tmp_path):
         np.testing.assert_array_equal(output, blurred(images[line["input_file"]]))
 
 
+@pytest.mark.slow
 def test_files_equal_http_responses(sample, repository, tmp_path):
     write_images(tmp_path / "in", 3)
     flags = ["--direction", "invert", "--input", tmp_path / "in", "--out", tmp_path / "out"]
@@ -174,6 +175,7 @@ def test_skips_and_reports_unreadable_input(sample, tmp_path):
     assert len(lines_of(tmp_path / "out")) == len(images)
 
 
+@pytest.mark.slow
 def test_accepts_mixed_sizes_and_modes(sample, tmp_path):
     (tmp_path / "in").mkdir()
     written = write_mixed_images(tmp_path / "in")

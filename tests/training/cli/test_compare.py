@@ -1,10 +1,13 @@
 import json
 import os
 
+import pytest
+
 from tests.support.command import assert_one_line_error, run
 from tests.support.html import assert_self_contained
 
 
+@pytest.mark.slow
 def test_compares_a_model_with_a_folder(repository, splits, small_network_file, tmp_path):
     report = tmp_path / "comparison.html"
     result = run(

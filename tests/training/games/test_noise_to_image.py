@@ -281,7 +281,7 @@ def test_instance_noise_decays_to_0():
     noise = []
     for seen in (0, 50, 100, 500):
         game.turn(reals(), torch.Generator().manual_seed(0), 0, images_seen=seen)
-        noise.append(game._shown(images).std().item())
+        noise.append(game._discriminator_input(images).std().item())
     assert noise == [pytest.approx(0.5, rel=0.05), pytest.approx(0.25, rel=0.05), 0, 0]
 
 
@@ -344,7 +344,7 @@ def test_generator_learns_through_augmentation(kind):
     assert all(torch.isfinite(value) for value in metrics.values())
     assert moved(before, weights(game, "generator"))
     images = reals()[0].images
-    assert not torch.equal(game._shown(images), images)
+    assert not torch.equal(game._discriminator_input(images), images)
 
 
 def test_ada_probability_grows_and_is_resumed():

@@ -252,6 +252,7 @@ def test_timeout_parameter_is_a_deadline(client):
     assert client.infer(PLAIN, inputs([1]), timeout=60_000_000, priority=1).as_numpy("pixels").any()
 
 
+@pytest.mark.slow
 def test_full_queue_is_429_with_retry_after(slow_repository):
     model, z = "dcgan-fashion", latents.draw(range(128), 100)
     images: list[np.ndarray] = []
@@ -295,6 +296,7 @@ def test_full_queue_is_429_with_retry_after(slow_repository):
     assert all(np.array_equal(one, all_images[0]) for one in all_images)
 
 
+@pytest.mark.slow
 def test_failed_model_is_unavailable(models):
     graph = models / "gan-mnist" / "1" / "generator.onnx"
     graph.write_bytes(graph.read_bytes()[:1000])
@@ -313,6 +315,7 @@ def test_failed_model_is_unavailable(models):
             assert {one["name"] for one in ready} == set(states) - {"gan-mnist"}
 
 
+@pytest.mark.slow
 def test_service_without_models_is_live_but_not_ready(tmp_path):
     with serving(tmp_path, until="live") as server, connect(server) as client:
         assert client.is_server_live()
@@ -436,6 +439,7 @@ def test_binary_data_must_match_header_length(raw):
     assert_rejected(infer(raw, body, **{HEADER_LENGTH: str(len(text))}), 400, "expected 64")
 
 
+@pytest.mark.slow
 def test_compressed_bodies_are_bounded_after_decompression(raw):
     plain = json.dumps({"inputs": [row_of_z()]}).encode()
     packed = gzip.compress(plain)
@@ -473,6 +477,7 @@ def test_rejects_a_million_empty_lists(raw):
     assert infer(raw, {"inputs": [row_of_z(**rows)]}).status_code == 200
 
 
+@pytest.mark.slow
 def test_large_outputs_need_binary_data(drawn_repository):
     rows = MAX_JSON_NUMBERS // (SIZE * SIZE * 3) + 1
     with (

@@ -229,6 +229,7 @@ def test_service_without_models_is_503_with_reason(tmp_path):
         assert caught.value.body["type"] == "server_error"
 
 
+@pytest.mark.slow
 def test_sdk_retries_when_the_queue_is_full(slow_repository):
     environment = {"GANYMEDE_QUEUE_PIXELS": str(128 * 28 * 28)}
     with serving(slow_repository, env=environment) as server:

@@ -82,6 +82,7 @@ def test_missing_models_folder_keeps_all_models(served):
     assert generate(client, "gan-mnist").status_code == 200
 
 
+@pytest.mark.slow
 def test_service_becomes_ready_with_its_first_model(tmp_path):
     models = tmp_path / "models"
     models.mkdir()
@@ -96,6 +97,7 @@ def test_service_becomes_ready_with_its_first_model(tmp_path):
         assert generate(client, "new").status_code == 200
 
 
+@pytest.mark.slow
 def test_running_requests_finish_on_their_version(tmp_path):
     folder = write_failing(tmp_path / "models" / "m" / "1", slow_iterations=200_000)
     with serving(tmp_path / "models") as server, server.client() as client:
@@ -146,6 +148,7 @@ def test_each_response_comes_from_one_version_during_reloads(served):
         assert response.content == by_version[response.headers["x-ganymede-model"]]
 
 
+@pytest.mark.slow
 def test_watches_models_folder(models):
     with serving(models, env={"GANYMEDE_WATCH_S": "0.2"}) as server, server.client() as client:
         add_version(models, "gan-mnist", "2")
@@ -159,6 +162,7 @@ def test_watches_models_folder(models):
             time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_watch_flag(models):
     with serving(models, "--watch") as server, server.client() as client:
         add_version(models, "gan-mnist", "2")
@@ -199,6 +203,7 @@ def resident_mib() -> float:
     return psutil.Process().memory_info().rss / 2**20
 
 
+@pytest.mark.slow
 def test_unloaded_models_release_memory(slow_repository, tmp_path):
     models = shutil.copytree(slow_repository, tmp_path / "models")
     engine = Engine(models, provider="cpu", queue_pixels=10**8)

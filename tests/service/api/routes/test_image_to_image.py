@@ -326,6 +326,7 @@ def test_hostile_files_are_4xx(client, route, server):
     assert "Traceback" not in server.logged()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", MODELS)
 def test_accepts_mixed_files(client, route, server):
     factor = 2 if route == "upscale" else 1

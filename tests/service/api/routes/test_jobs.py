@@ -60,6 +60,7 @@ def without_summary(files):
     return {name: content for name, content in files.items() if name != "summary.json"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["webdataset", "parquet"])
 def test_job_equals_command(drawn_repository, tmp_path, job_environment, layout):
     with serving(drawn_repository, env=job_environment) as server, server.client() as client:
@@ -77,6 +78,7 @@ def test_job_equals_command(drawn_repository, tmp_path, job_environment, layout)
     assert without_summary(files) == without_summary(expected)
 
 
+@pytest.mark.slow
 def test_serves_requests_during_job_and_cancels_it(drawn_repository, tmp_path, job_environment):
     with serving(drawn_repository, env=job_environment) as server, server.client() as client:
         url = start_job(client, count=1_000_000, shard_size=200)
@@ -104,6 +106,7 @@ def test_serves_requests_during_job_and_cancels_it(drawn_repository, tmp_path, j
         assert [job["count"] for job in client.get("/v1/jobs").json()["data"]] == [5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
 def test_resumes_jobs_after_restart(drawn_repository, tmp_path, job_environment, signal_number):
     options = {"count": 6000, "shard_size": 50}
@@ -189,6 +192,7 @@ def test_keys_see_only_their_own_jobs(drawn_repository, tmp_path, job_environmen
         assert httpx.get(f"{server.url}{url}").status_code == 401
 
 
+@pytest.mark.slow
 def test_rate_limit_applies_to_jobs(drawn_repository, tmp_path, job_environment):
     file = tmp_path / "keys.json"
     headers = {"x-api-key": add_key(file, "small", pixels_per_minute=24 * 24 * 10)}
@@ -204,6 +208,7 @@ def test_rate_limit_applies_to_jobs(drawn_repository, tmp_path, job_environment)
         assert too_large.status_code == 422
 
 
+@pytest.mark.slow
 def test_reports_unwritable_jobs_folder(drawn_repository, tmp_path):
     (tmp_path / "file").write_text("")
     env = {"GANYMEDE_JOBS": str(tmp_path / "file" / "jobs")}

@@ -373,6 +373,7 @@ def test_rejects_grid_too_large_for_format_or_queue(drawn_repository):
         assert "ganymede_queue_pixels 0.0" in client.get("/metrics").text
 
 
+@pytest.mark.slow
 def test_missed_deadline_gives_504_and_empties_queue(drawn_repository):
     environment = {"GANYMEDE_DEADLINE_S": "0.0001"}
     with serving(drawn_repository, env=environment) as server, server.client() as client:

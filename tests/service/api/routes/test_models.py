@@ -1,5 +1,7 @@
 import shutil
 
+import pytest
+
 from tests.support.servers import serving
 
 
@@ -8,6 +10,7 @@ def model_card(server, name):
         return client.get(f"/v1/models/{name}").json()
 
 
+@pytest.mark.slow
 def test_shows_execution_plan_and_its_source(drawn_repository, tmp_path):
     cache = tmp_path / "cache"
     environment = {"GANYMEDE_PLAN": "measure", "GANYMEDE_CACHE": str(cache)}

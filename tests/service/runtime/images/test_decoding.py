@@ -400,6 +400,7 @@ def test_intact_fuzzing_seeds_decode():
             assert with_valid_checksums(data) == data
 
 
+@pytest.mark.slow
 @settings(max_examples=2000, deadline=None)
 @given(st.sampled_from(range(len(SEEDS))), st.integers(0, 2**64))
 def test_mutated_files_raise_only_decode_error(index, seed):
@@ -424,6 +425,7 @@ def test_random_profile_and_exif_raise_only_decode_error(data, kind):
             error_kind(file_of(image, kind, icc_profile=profile, exif=b"Exif\0\0MM\0*" + data))
 
 
+@pytest.mark.slow
 def test_decodes_mixed_files_correctly():
     names = set()
     for expected in mixed_images():

@@ -85,6 +85,7 @@ def grids(draw):
 GRIDS = st.composite(grids)()
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(GRIDS)
 @example((1, 1, {"side": 16, "overlap": 4, "multiple": 8, "scale": 4, "reach": 2})).via("one pixel")

@@ -78,6 +78,7 @@ def test_rejects_models_without_common_targets():
         group_by_targets([("one", one), ("two", two)])
 
 
+@pytest.mark.slow
 def test_command_compares_models(
     image_to_image_repository, photographs, small_network_file, tmp_path
 ):

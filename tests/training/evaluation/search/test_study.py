@@ -198,6 +198,7 @@ def test_unpaired_search_is_confirmed_on_held_out_images(tmp_path, photographs, 
     assert figure not in validated
 
 
+@pytest.mark.slow
 def test_confirmation_uses_the_metric_of_the_search(tmp_path, small):
     search("gan-mnist", small, tmp_path, trials=1, confirm=0)
     run = Run(tmp_path / "trials" / "0000")

@@ -74,6 +74,7 @@ def reference_synthesis(t, w, sides):
     return image[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("widths", "channels"), [([8, 6, 5], 3), ([6, 4], 1), ([8, 6, 5, 4], 4)])
 def test_nvidia_pickle_matches_reference(tmp_path, widths, channels):
     tensors = nvidia_tensors(widths, channels=channels)
