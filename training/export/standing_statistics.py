@@ -1,9 +1,9 @@
-"""Standing statistics of batch normalization, computed before serving.
+"""Standing statistics of batch normalization, computed at export.
 
-Brock et al. 2018, arXiv:1809.11096, appendix C.1. The running averages of training do not fit the
-averaged weights, nor truncated latents. The statistics are therefore recomputed over many batches
-of served latents, for each of several truncations, because the activations grow with the latents.
-Each row interpolates between the statistics of the two nearest truncations.
+Brock et al. 2018, arXiv:1809.11096, appendix C.1. The running averages from training match neither
+the averaged weights nor truncated latents. The statistics are therefore recomputed over many
+batches of latents, drawn as in the service, once for each of several truncations. Each row
+interpolates between the statistics of the two nearest truncations.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from service.runtime.errors import UserError
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of a library's error message; the rest is for its developers."""
+    """Return the first line of a library's error message, without technical details."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[0].strip()[:200] if lines else type(error).__name__
 
@@ -16,12 +16,12 @@ class ModelImportError(UserError):
 
 
 class UnsafeFileError(ModelImportError):
-    """Reading or running the file would execute code from it, which an import never does."""
+    """Reading or running the file would require executing code from it."""
 
 
 class ImportOptionError(ModelImportError):
-    """An option has an invalid value, or one is needed that the tensors do not determine."""
+    """An option is invalid, or an option is required that the tensors do not determine."""
 
 
 class FormatMismatchError(Exception):
-    """The tensors do not belong to a format. `--explain` shows the message as the reason."""
+    """The tensors do not match a format. `--explain` prints the message."""

@@ -30,7 +30,7 @@ from training.importers.formats.noise.stylegan2 import NvidiaStyleGan2, Rosinali
 from training.importers.formats.noise.stylegan3 import NvidiaStyleGan3
 from training.importers.reading.weights import Network
 
-# Ordered from specific to general: the formats at the end know only the order of the layers.
+# Ordered from specific to general: the last formats are identified only by the order of layers.
 FORMATS: tuple[Format, ...] = (
     NvidiaStyleGan2(),
     NvidiaStyleGan3(),
@@ -52,16 +52,15 @@ FORMATS: tuple[Format, ...] = (
     Mlp(),
 )
 _MAX_SUGGESTIONS = 3
-# Errors raised while a network is built from tensors that have the names of a format but not its
-# shapes.
+# Errors while building a network from tensors that have the names of a format, but not its shapes.
 _SHAPE_ERRORS = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
-# With a higher score a network is a damaged instance of a format, not a collection of networks.
+# With a higher score, a network is an incomplete instance of a format, not a set of networks.
 _DAMAGED_SCORE = 0.6
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network that was matched against a format. `converted` is set if it is of that format."""
+    """The match of a network against a format. `converted` is set if the network matches."""
 
     network: Network
     format: Format
@@ -77,7 +76,7 @@ class Candidate:
 def match_formats(networks: Sequence[Network], options: UserOptions) -> list[Candidate]:
     """Match each network against each format, and convert it if it matches.
 
-    The parts of a network are matched only if the whole network has no format. Raises
+    The parts of a network are matched only if the network itself matches no format. Raises
     ImportOptionError.
     """
     candidates: list[Candidate] = []
@@ -119,8 +118,9 @@ def _match(network: Network, checkpoint_format: Format, options: UserOptions) ->
 def select_candidate(candidates: Sequence[Candidate], name: str | None) -> Candidate:
     """Return the network to import, in the first format that it matches.
 
-    `name` selects one of several networks. By default averaged weights are preferred. Raises
-    ModelImportError with the nearest formats, or with the names to choose from.
+    `name` selects one of several networks. By default, averaged weights are preferred. Raises
+    ModelImportError, with the nearest formats, if no network matches; or, with the names to choose
+    from, if several networks match.
     """
     matching: dict[str, Candidate] = {}
     for candidate in candidates:

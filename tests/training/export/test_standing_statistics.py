@@ -73,7 +73,7 @@ def test_each_truncation_needs_its_own_statistics(fitted):
 
 
 @pytest.mark.parametrize("truncation", [0.03, 0.525, 0.975])
-def test_interpolated_statistics_normalize(fitted, truncation):
+def test_interpolated_statistics_give_unit_variance(fitted, truncation):
     z, class_index = unseen(256)
     between = torch.full((256,), truncation)
     errors = variance_errors(
@@ -129,7 +129,7 @@ def test_replaces_all_running_averages(fitted):
 
 
 @pytest.mark.parametrize("classes", [0, CLASSES])
-def test_truncation_0_gives_one_image_per_class(classes):
+def test_zero_truncation_gives_one_image_per_class(classes):
     fitted = with_standing_statistics(generator(classes), Z_DIM, classes, seeds.draw, batches=2)
     z = torch.from_numpy(seeds.draw(range(10), Z_DIM))
     class_index = torch.arange(10) % classes if classes else None

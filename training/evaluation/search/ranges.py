@@ -13,7 +13,7 @@ Value = bool | int | float | str
 
 
 class SearchRange(Options):
-    """A range from `low` to `high`, of integers if both are integers; or a set of `choices`."""
+    """A range from `low` to `high` (of integers if both are integers), or a set of `choices`."""
 
     low: int | float | None = None
     high: int | float | None = None
@@ -30,14 +30,14 @@ class SearchRange(Options):
                 raise ValueError("a search needs at least two choices")
             return self
         if self.low is None or self.high is None or not self.low < self.high:
-            raise ValueError("expected low and a larger high, or choices")
+            raise ValueError("expected either choices, or low and high with low < high")
         if self.log and self.low <= 0:
-            raise ValueError("log needs a low above 0")
+            raise ValueError("log requires low > 0")
         return self
 
     @property
     def extremes(self) -> tuple[Value, ...]:
-        """The limits, or all choices. If these are valid in the recipe, all values are."""
+        """The limits, or all choices. If these are valid in a recipe, so is every value between."""
         if self.choices:
             return self.choices
         assert self.low is not None  # noqa: S101 - ensured by the validator
@@ -45,7 +45,7 @@ class SearchRange(Options):
         return self.low, self.high
 
     def contains(self, value: Any) -> bool:
-        """Whether a search could choose `value`."""
+        """Whether `value` is in the range or among the choices."""
         if self.choices:
             return value in self.choices
         low, high = self.extremes
@@ -54,7 +54,7 @@ class SearchRange(Options):
 
 
 def as_yaml(value: Value) -> str:
-    """Return a value as YAML. For example, YAML would parse ``1e-05`` as text."""
+    """Return a value as YAML, with floats in decimal notation: YAML parses ``1e-05`` as text."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""The interface of a checkpoint format, and what its converters share.
+"""The interface of a checkpoint format, and functions that converters share.
 
 A format declares the keys that a checkpoint must have, and a converter that rebuilds the network
 from the shapes of its tensors.
@@ -54,7 +54,7 @@ class UserOptions:
 
 
 class GraphWriter(Protocol):
-    """Graphs that are ONNX already and have been checked."""
+    """Writes graphs that were imported as ONNX and have been checked."""
 
     def write(self, folder: Path) -> dict[str, Graph]:
         """Write the graphs into a model folder and return them by role."""
@@ -65,7 +65,7 @@ class GraphWriter(Protocol):
 class ConvertedModel:
     """A generator that is ready to be exported, with its part of the manifest.
 
-    The network is in `graph_specs`, or in `onnx_graphs` if the file was ONNX already.
+    The network is in `graph_specs`, or in `onnx_graphs` if the file is an ONNX graph.
     """
 
     summary: str
@@ -90,7 +90,7 @@ class ConvertedModel:
 
 @dataclass(frozen=True)
 class FormatMatch:
-    """How well a network matches a format: which of the required keys it has."""
+    """The result of matching a network against a format: present and missing keys."""
 
     present: tuple[str, ...]
     missing: tuple[str, ...]
@@ -146,7 +146,7 @@ class Format(FormatInfo, ABC):
         for key in self.excluded_keys:
             for name in names:
                 if re.fullmatch(key, name):
-                    reason = f"it has the tensor {name}, which this format does not have"
+                    reason = f"unexpected tensor {name}"
                     return replace(match, reason=reason)
         return match
 
@@ -154,15 +154,15 @@ class Format(FormatInfo, ABC):
     def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
         """Build the network from the shapes of its tensors, and load them.
 
-        Raises FormatMismatchError if the tensors are not of this format after all, and
-        ImportOptionError if an option is needed.
+        Raises FormatMismatchError if the tensors have the names of this format but do not fit it,
+        and ImportOptionError if an option is missing or invalid.
         """
 
 
 def load_weights(module: nn.Module, network: Network) -> nn.Module:
-    """Load all tensors of `network` into a module built for them, and return it in eval mode.
+    """Load all tensors of `network` into `module`, and return the module in eval mode.
 
-    Raises FormatMismatchError if a tensor is missing, left over or of another shape.
+    Raises FormatMismatchError if a tensor is missing, unexpected or has the wrong shape.
     """
     weights = {
         name: tensor.float()
@@ -178,7 +178,7 @@ def load_weights(module: nn.Module, network: Network) -> nn.Module:
     if missing:
         raise FormatMismatchError(f"the tensor {missing[0]} is missing")
     if result.unexpected_keys:
-        raise FormatMismatchError(f"the tensor {result.unexpected_keys[0]} has no place in it")
+        raise FormatMismatchError(f"unexpected tensor {result.unexpected_keys[0]}")
     return module.eval()
 
 
@@ -194,7 +194,7 @@ def converted_generator(
     *,
     truncates: bool = False,
 ) -> ConvertedModel:
-    """Return the converted model of a generator from noise.
+    """Return the converted model of a generator that takes noise.
 
     `generator` maps ``(z, class_weights)`` to images ``[N, C, H, W]`` in [-1, 1]. With `truncates`
     it takes truncations ``[N]`` as a third argument.
@@ -226,15 +226,15 @@ def converted_generator(
 
 
 def rows_to_check(side: int) -> int:
-    """Return how many rows a graph is checked with: fewer for large images."""
+    """Return the number of rows to check a graph with. Large images get fewer rows."""
     return CHECKED_LATENTS if side <= 64 else 32 if side <= 128 else 8 if side <= 256 else 3
 
 
 def verify_shapes(converted: ConvertedModel) -> ConvertedModel:
     """Run one row through the model and return it.
 
-    For networks whose layers are built one by one, so that nothing else has compared their shapes.
-    Raises RuntimeError if the shapes do not fit together.
+    Use it for networks that are built layer by layer, because the shapes of consecutive layers have
+    not been compared yet. Raises RuntimeError if the shapes do not fit together.
     """
     with torch.no_grad():
         for spec in converted.graph_specs:
@@ -243,10 +243,10 @@ def verify_shapes(converted: ConvertedModel) -> ConvertedModel:
 
 
 class ConvertedImageToImage(nn.Module):
-    """An image-to-image network with value ranges of its own, as it is exported.
+    """Wraps an image-to-image network for export, and converts its value ranges.
 
-    ``image`` [N, H, W, C] uint8 to ``pixels`` [N, H', W', C'] uint8, and the images before they are
-    rounded, [N, C', H', W'] in [-1, 1].
+    Maps ``image`` [N, H, W, C] uint8 to ``pixels`` [N, H', W', C'] uint8. The second output is the
+    images before rounding, [N, C', H', W'] in [-1, 1].
     """
 
     def __init__(
@@ -307,7 +307,7 @@ def _image_to_image_graph_spec(module: nn.Module, image_input: ImageInput) -> Gr
     dimensions = [torch.export.Dim(name, min=1, max=2**14) for name in ("h", "w")]
     axes = {1 + i: multiple * dim if multiple > 1 else dim for i, dim in enumerate(dimensions)}
     smallest = image_input.least or multiple
-    # At least two steps: torch.export takes an axis of one step for a constant.
+    # At least two steps, because torch.export treats an axis of one step as constant.
     small = max(side // 2 // multiple * multiple, smallest, 2 * multiple)
     return GraphSpec(
         GENERATOR,
@@ -326,7 +326,8 @@ def input_side(options: UserOptions, default: int, multiple: int = 1) -> int:
     """Return the side of the input images in pixels: `--side`, or the default.
 
     The default is rounded up to a multiple of `multiple`. Raises ImportOptionError if `--side` is
-    no such multiple, and FormatMismatchError if the multiple is larger than any image served.
+    not a multiple of `multiple` or exceeds the maximum side, and FormatMismatchError if `multiple`
+    exceeds the maximum side.
     """
     if multiple > _MAX_SIDE:
         raise FormatMismatchError(
@@ -354,7 +355,7 @@ def input_channels(channels: int) -> int:
 def image_spec(height: int, width: int, channels: int) -> ImageSpec:
     """Return the manifest's description of an image. Raises FormatMismatchError.
 
-    Call it before anything of that size is allocated: a few small tensors can imply any size.
+    Call it before allocating memory for images, because a few small tensors can imply any size.
     """
     if not (0 < height <= _MAX_SIDE and 0 < width <= _MAX_SIDE):
         raise FormatMismatchError(
@@ -374,7 +375,7 @@ def square_image(side: int, channels: int) -> ImageSpec:
 
 
 def latent_distribution(options: UserOptions) -> Distribution:
-    """Return the distribution that serving draws z from. Raises ImportOptionError."""
+    """Return the distribution of z in the service. Raises ImportOptionError."""
     if options.latent not in (None, "normal", "uniform", "unit"):
         raise ImportOptionError(
             f"--latent {options.latent}: expected normal, uniform (-1 to 1) or unit (0 to 1)"
@@ -383,7 +384,7 @@ def latent_distribution(options: UserOptions) -> Distribution:
 
 
 def adapt_latent(generator: nn.Module, options: UserOptions) -> nn.Module:
-    """Wrap a generator that was trained on z from 0 to 1; serving draws z from -1 to 1."""
+    """Wrap a generator that was trained on z in [0, 1]: the service draws z from [-1, 1]."""
     return UnitLatent(generator) if options.latent == "unit" else generator
 
 
@@ -400,7 +401,10 @@ class UnitLatent(nn.Module):
 
 
 def class_names(count: int, options: UserOptions) -> tuple[str, ...]:
-    """Return the class names: `--class-names`, or the class numbers. Raises ImportOptionError."""
+    """Return the class names from `--class-names`, or the class numbers by default.
+
+    Raises ImportOptionError if the number of names is not `count`.
+    """
     if options.class_names:
         if len(options.class_names) != count:
             raise ImportOptionError(

@@ -1,7 +1,7 @@
 """Builds layers from the tensors of a checkpoint.
 
-Layers are created on the `meta` device, which allocates and initializes nothing, and then take the
-tensors as their parameters.
+Layers are created on the `meta` device, where no memory is allocated or initialized. The tensors
+then become their parameters.
 """
 
 from __future__ import annotations
@@ -80,8 +80,17 @@ def load_layer(module: nn.Module, layer: Layer) -> nn.Module:
     try:
         result = module.load_state_dict(weights, strict=False)
     except RuntimeError as error:
-        raise FormatMismatchError(f"{layer.path} has other shapes than expected") from error
+        expected = {name: list(t.shape) for name, t in module.state_dict().items()}
+        shapes = ", ".join(
+            f"{name} {list(t.shape)} (expected {expected[name]})"
+            for name, t in weights.items()
+            if name in expected and list(t.shape) != expected[name]
+        )
+        raise FormatMismatchError(f"{layer.path} has unexpected shapes: {shapes}") from error
     missing = [name for name in result.missing_keys if name != "num_batches_tracked"]
     if missing or result.unexpected_keys:
-        raise FormatMismatchError(f"{layer.path} has other tensors than expected")
+        raise FormatMismatchError(
+            f"{layer.path} has unexpected tensors: missing {', '.join(missing) or 'none'}, "
+            f"unexpected {', '.join(result.unexpected_keys) or 'none'}"
+        )
     return module

@@ -1,1 +1,1 @@
-"""Imports generators that are ONNX graphs already."""
+"""Imports generators from ONNX files."""

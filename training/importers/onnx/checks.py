@@ -1,4 +1,4 @@
-"""Wraps a graph and checks it: same images as the original, and independent rows."""
+"""Wraps a graph, and checks that its images equal the original's and its rows are independent."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def wrap_and_check(
     interface: GraphInterface,
     feeds: Sequence[Feeds],
 ) -> tuple[ModelProto, list[str]]:
-    """Return the first wrapped form of a graph whose rows are independent, and notes for the user.
+    """Wrap a graph so that its rows are independent; return it with notes for the user.
 
-    The forms are: the unchanged graph; the graph with a dynamic batch size in its constant shapes;
-    and the graph in a loop over rows. Raises ModelImportError if all of them fail.
+    Tries, in this order: the unchanged graph; the graph with a dynamic batch size in its constant
+    shapes; the graph in a loop over rows. Raises ModelImportError if all of them fail.
     """
     expected = []
     notes = []
     for rows in feeds:
         values = original.values(interface, rows)
         if not np.array_equal(values, original.values(interface, rows)):
-            raise ModelImportError("it gives other images for the same inputs: the graph is random")
+            raise ModelImportError("the graph is random: its images differ for equal inputs")
         levels = to_levels(interface, values)
         if (share := clipped_share(levels)) > _MAX_CLIPPED:
             notes.append(

@@ -1,7 +1,7 @@
-"""Converts a generator that is an ONNX graph already.
+"""Converts a generator from an ONNX file.
 
-The graph is run to determine its shapes. Then it is wrapped, and the result is compared with the
-original.
+The graph is run to determine its shapes. It is then wrapped, and the wrapped graph is compared with
+the original.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _DEFAULT_SIDE, _DEFAULT_UPSCALE_SIDE = 256, 64
 
 
 class OnnxFormat(FormatInfo):
-    """Any graph from latents or images to images."""
+    """Any graph that maps latents or images to images."""
 
     name = "onnx"
     title = "ONNX"
@@ -103,7 +103,7 @@ def describe_graph(path: Path) -> list[str]:
 
 
 def convert_graph(path: Path, options: GraphOptions) -> ConvertedModel:
-    """Wrap a graph to have the inputs and outputs of a model folder's graph.
+    """Read a graph and wrap it to have the inputs and outputs that the service uses.
 
     Raises ModelImportError.
     """
@@ -181,7 +181,7 @@ def _convert(model: ModelProto, options: GraphOptions) -> ConvertedModel:
 def _interface(
     ports: Mapping[str, Port], options: GraphOptions, classes: int, value_range: Range
 ) -> GraphInterface:
-    """Return the interface as far as it is known before a run. Raises ImportOptionError."""
+    """Return the properties of the interface that need no run. Raises ImportOptionError."""
     image = ports.get("image")
     input_range = options.input_range or options.range or value_range
     if image is not None and image.type == TensorProto.UINT8:
@@ -232,7 +232,10 @@ def _sides(port: Port, *, first: bool) -> tuple[tuple[int | None, int | None], i
 
 
 def _image_input(interface: GraphInterface) -> ImageInput | None:
-    """Return the known properties of input images, or None without. Raises ModelImportError."""
+    """Return the known properties of input images, or None if there are no input images.
+
+    Raises ModelImportError for unsupported channels or shapes.
+    """
     if "image" not in interface.ports:
         return None
     height, width, channels = interface.rows["image"]
@@ -252,7 +255,7 @@ def _image_input(interface: GraphInterface) -> ImageInput | None:
 
 @dataclass(frozen=True)
 class _Probe:
-    """Makes synthetic inputs for a graph."""
+    """Creates synthetic inputs for a graph."""
 
     interface: GraphInterface
     distribution: Distribution
@@ -298,7 +301,7 @@ def _with_image_layout(
         first = channels_first(values.shape, options.layout, port.name)
         return replace(interface, output_channels_first=first)
     if values.ndim != 3:
-        raise FormatMismatchError(f"{port.name} has {values.ndim} axes, images have 2 to 4")
+        raise FormatMismatchError(f"{port.name} has {values.ndim} axes; expected 2 to 4")
     return interface
 
 

@@ -1,4 +1,4 @@
-"""Maps the inputs and outputs of a foreign graph to those of a model folder's graph."""
+"""Maps the inputs and outputs of an imported graph to the names used in model folders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 _INTEGERS = (TensorProto.INT64, TensorProto.INT32)
 _MAX_Z_DIM = 2**20
 _MAX_CLASSES = 2**16
-# Operators between the last activation of a graph and its output that do not change values.
+# Operators that do not change values; they can follow the last activation of a graph.
 _VALUE_PRESERVING = (
     "Identity",
     "Transpose",
@@ -67,7 +67,7 @@ def _axes(shape: Sequence[int | None]) -> str:
 
 @dataclass(frozen=True)
 class GraphOptions:
-    """The options of the command line for ONNX graphs, and those for any checkpoint."""
+    """Command-line options for ONNX graphs, including the options for all checkpoints."""
 
     maps: tuple[str, ...] = ()
     # The values of black and white in the output images, and in the input images if they differ.
@@ -139,10 +139,10 @@ def _port(value: onnx.ValueInfoProto) -> Port:
 
 
 def map_ports(model: ModelProto, options: GraphOptions) -> dict[str, Port]:
-    """Return the port for each name of a model folder's graph.
+    """Return the port for each name that model folders use.
 
-    Ports follow `--map`; the rest are inferred if only one meaning is possible. Raises
-    ImportOptionError with the ports of the graph.
+    Uses `--map` first. Other names are inferred if only one name is possible. Raises
+    ImportOptionError, with the ports of the graph, if a name cannot be inferred.
     """
     graph_inputs, graph_outputs = inputs(model), outputs(model)
     ports = _ports_of_options(options.maps, graph_inputs, graph_outputs)
@@ -152,8 +152,8 @@ def map_ports(model: ModelProto, options: GraphOptions) -> dict[str, Port]:
         name = _inferred_name(port, remaining, ports)
         if name is None:
             raise ImportOptionError(
-                f"the graph takes {_listed(graph_inputs)}: name each input, as in "
-                f"--map z={port.name}, with one of {', '.join(INPUTS)}"
+                f"the graph takes {_listed(graph_inputs)}: assign a name from "
+                f"{', '.join(INPUTS)} to each input, such as --map z={port.name}"
             )
         ports[name] = port
     if PIXELS not in ports:
@@ -161,7 +161,7 @@ def map_ports(model: ModelProto, options: GraphOptions) -> dict[str, Port]:
         possible = graph_outputs if len(graph_outputs) == 1 else images
         if len(possible) != 1:
             raise ImportOptionError(
-                f"the graph gives {_listed(graph_outputs)}: name the output with the images, as in "
+                f"the graph gives {_listed(graph_outputs)}: select the image output, such as "
                 f"--map pixels={graph_outputs[0].name}"
             )
         ports[PIXELS] = possible[0]
@@ -200,7 +200,7 @@ def _listed(ports: Sequence[Port]) -> str:
 
 
 def _inferred_name(port: Port, remaining: Sequence[Port], ports: Mapping[str, Port]) -> str | None:
-    """Return the name of an input that is not mapped, if only one is possible."""
+    """Return the name of an unmapped input, or None if several names are possible."""
     if port.type in _INTEGERS and len(port.shape) <= 2:
         only_one = sum(each.type in _INTEGERS for each in remaining) == 1
         return CLASS_INDEX if only_one and not {CLASS_INDEX, CLASS_WEIGHTS} & set(ports) else None
@@ -212,7 +212,7 @@ def _inferred_name(port: Port, remaining: Sequence[Port], ports: Mapping[str, Po
 
 
 def _is_image(port: Port) -> bool:
-    """True if an input is an image, False if it is z with two axes of size 1."""
+    """True if an input is an image rather than z with two axes of size 1."""
     if port.type == TensorProto.UINT8:
         return True
     if len(port.shape) != 4:
@@ -223,7 +223,7 @@ def _is_image(port: Port) -> bool:
 
 
 def _check(ports: Mapping[str, Port]) -> None:
-    """Raise ImportOptionError for ports that cannot be combined, and for wrong types."""
+    """Raise ImportOptionError for invalid combinations of ports, and for unsupported types."""
     if ("z" in ports) == ("image" in ports):
         raise ImportOptionError("the graph must have either z or image among its inputs")
     if "mask" in ports and "image" not in ports:
@@ -263,7 +263,7 @@ def z_dim(port: Port, options: GraphOptions) -> int:
 
 
 def class_count(ports: Mapping[str, Port], options: GraphOptions) -> int:
-    """Return the number of classes, 0 for none. Raises ImportOptionError."""
+    """Return the number of classes, or 0 for a graph without classes. Raises ImportOptionError."""
     port = ports.get(CLASS_WEIGHTS)
     if port is None and CLASS_INDEX not in ports:
         return 0
@@ -285,7 +285,10 @@ def class_count(ports: Mapping[str, Port], options: GraphOptions) -> int:
 
 
 def channels_first(shape: Sequence[int | None], layout: str | None, port_name: str) -> bool:
-    """True if images of that shape are ``[N, C, H, W]``. Raises ImportOptionError."""
+    """True for ``[N, C, H, W]``, False for ``[N, H, W, C]``.
+
+    Raises ImportOptionError if neither `layout` nor the shape determines the channel axis.
+    """
     if layout is not None:
         if layout.lower() not in ("nchw", "nhwc"):
             raise ImportOptionError(f"--layout {layout}: expected nchw or nhwc")
@@ -300,9 +303,9 @@ def channels_first(shape: Sequence[int | None], layout: str | None, port_name: s
 
 
 def output_range(model: ModelProto, port: Port, options: GraphOptions) -> tuple[Range, str]:
-    """Return the output values of black and white, and how they are known.
+    """Return the output values of black and white, and a text that explains how they were found.
 
-    Raises ImportOptionError if they are not.
+    Raises ImportOptionError if neither the options nor the graph determine them.
     """
     if options.range is not None:
         return options.range, "from --range"

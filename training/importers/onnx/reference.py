@@ -1,4 +1,4 @@
-"""Runs a foreign graph with its pre- and postprocessing done in NumPy.
+"""Runs an imported graph, with pre- and postprocessing in NumPy.
 
 A wrapped graph is compared with this reference.
 """
@@ -23,12 +23,12 @@ Feeds = Mapping[str, Array]
 Pixels = NDArray[np.uint8]
 
 _FATAL = 4
-# A level this far beyond black or white is explained by rounding.
+# Levels up to this far beyond black or white count as rounding errors.
 _ROUNDING = 0.5
 
 
 class QuietSession:
-    """An ONNX Runtime session for a graph that may fail. Its errors are raised, not logged."""
+    """An ONNX Runtime session that raises errors without logging them."""
 
     def __init__(self, model: ModelProto) -> None:
         """Load the graph. Raises ModelImportError."""
@@ -64,7 +64,7 @@ def _summary(error: Exception) -> str:
 
 
 class OriginalGraph:
-    """A foreign graph that takes the inputs of a model folder's graph."""
+    """Runs an imported graph on inputs in the form that the service uses."""
 
     def __init__(self, model: ModelProto) -> None:
         """Load the graph. Raises ModelImportError."""
@@ -80,9 +80,9 @@ class OriginalGraph:
         return self._session.run(inputs)[ports[PIXELS].name]
 
     def values(self, interface: GraphInterface, feeds: Feeds) -> Array:
-        """Return the values of the image output, in batches of the size that the graph declares.
+        """Return the values of the image output, run in batches of the graph's declared size.
 
-        Raises ModelImportError, also if a value is not finite.
+        Raises ModelImportError if the graph fails or a value is not finite.
         """
         count, size = len(next(iter(feeds.values()))), interface.batch or 1
         parts = []
@@ -93,7 +93,7 @@ class OriginalGraph:
             parts.append(part[: min(size, count - start)])
         values = np.concatenate(parts)
         if not np.isfinite(values).all():
-            raise ModelImportError("the graph gives values that are not finite")
+            raise ModelImportError("the graph returns values that are not finite")
         return values
 
 
@@ -109,7 +109,7 @@ def to_levels(interface: GraphInterface, values: Array) -> NDArray[np.float64]:
 
 
 def to_pixels(levels: NDArray[np.float64]) -> Pixels:
-    """Round levels as a wrapped graph does."""
+    """Clip and round levels to uint8, in the same way as a wrapped graph."""
     return np.floor(levels.clip(0, 255) + 0.5).astype(np.uint8)
 
 
@@ -119,7 +119,7 @@ def clipped_share(levels: NDArray[np.float64]) -> float:
 
 
 def _graph_input(interface: GraphInterface, name: str, array: Array) -> Array:
-    """Return rows of an input of a model folder's graph as the foreign graph takes them."""
+    """Convert rows of an input from the service's form to the form that the graph takes."""
     port = interface.ports[name]
     value: NDArray[Any] = array
     if name == "image":

@@ -1,7 +1,7 @@
-"""Wraps a foreign graph with the pre- and postprocessing of serving.
+"""Wraps an imported graph with the pre- and postprocessing of serving.
 
-The wrapped graph takes the inputs of a model folder's graph and converts them to the range, layout
-and type of the foreign graph. Its output becomes ``pixels`` [N, H, W, C] uint8.
+The wrapped graph has the inputs that the service uses, and converts them to the range, layout and
+type of the imported graph. The output becomes ``pixels`` [N, H, W, C] uint8.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from service.runtime.models.manifest import CLASS_INDEX, CLASS_WEIGHTS
 from training.importers.onnx.ports import PIXELS, Port, Range
 from training.importers.reading.onnx_files import opset_of
 
-# The prefix of the foreign graph's names, which could be equal to ours.
+# A prefix for the imported graph's names, so that they differ from the added names.
 _PREFIX = "imported/"
-# From this opset on, Squeeze and Unsqueeze take their axes as an input.
+# In this opset and later, Squeeze and Unsqueeze take their axes as an input.
 _AXES_ARE_INPUTS = 13
 
 
 @dataclass(frozen=True)
 class GraphInterface:
-    """How the inputs and outputs of a foreign graph correspond to those of a model folder's."""
+    """How the inputs and outputs of an imported graph correspond to the service's."""
 
-    # By the names of a model folder's graph.
+    # By the names that model folders use.
     ports: Mapping[str, Port]
     # The shape of one row of each input and of the pixels, with None for dynamic axes.
     rows: Mapping[str, tuple[int | None, ...]]
@@ -40,7 +40,7 @@ class GraphInterface:
     output_channels_first: bool
     # The image shape ``[C, H, W]`` or ``[H, W, C]``, if the graph gives each image as a vector.
     unflattened: tuple[int, ...] | None = None
-    # The graph takes z from 0 to 1; serving draws it from -1 to 1.
+    # The graph takes z in [0, 1]; the service draws it from [-1, 1].
     unit_latent: bool = False
     # The batch size that the graph declares; None if it is dynamic.
     batch: int | None = None
@@ -95,10 +95,10 @@ class _NodeBuilder:
 def wrap(
     model: ModelProto, interface: GraphInterface, *, fixed_batch: int | None, row_by_row: bool
 ) -> ModelProto:
-    """Return a model with the inputs and outputs of a model folder's graph.
+    """Return a model with the inputs and outputs that the service uses.
 
-    `fixed_batch` is the batch size that the graph was exported for, to be made dynamic in its
-    constant shapes. With `row_by_row` the graph runs in a `Scan`, one row after the other.
+    `fixed_batch` is the batch size of the exported graph; it is replaced by a dynamic size in
+    constant shapes. With `row_by_row`, the graph runs in a `Scan`, one row at a time.
     """
     graph = add_prefix(model, _PREFIX).graph
     # The inferred shapes contain the original batch size.
@@ -163,7 +163,7 @@ def _value(
 def _add_preprocessing(
     steps: _NodeBuilder, interface: GraphInterface, name: str, value: str, *, row_by_row: bool
 ) -> None:
-    """Add the nodes from an input of the wrapped graph to the foreign graph's input."""
+    """Add the nodes that convert an input of the wrapped graph to the imported graph's input."""
     port = interface.ports[name]
     rows = 1 if row_by_row else -1
     if name == "image":
@@ -202,7 +202,7 @@ def _add_image(steps: _NodeBuilder, interface: GraphInterface, port: Port, value
 
 
 def _add_mask(steps: _NodeBuilder, interface: GraphInterface, port: Port, value: str) -> str:
-    """Add the nodes for a mask that is 1 where the image is to be filled."""
+    """Add the nodes that convert a mask; 1 marks the pixels to fill."""
     level = steps.cast(value, TensorProto.FLOAT)
     value = steps.cast(steps.node("Greater", level, steps.constant(127.0)), port.type)
     if len(port.shape) == 3:
@@ -213,7 +213,7 @@ def _add_mask(steps: _NodeBuilder, interface: GraphInterface, port: Port, value:
 def _add_postprocessing(
     steps: _NodeBuilder, interface: GraphInterface, output: str, *, row_by_row: bool
 ) -> None:
-    """Add the nodes from the foreign graph's images to ``pixels``."""
+    """Add the nodes that convert the imported graph's images to ``pixels``."""
     port = interface.ports[PIXELS]
     value = _PREFIX + port.name
     if interface.unflattened is not None:
@@ -252,7 +252,7 @@ def _rename(steps: _NodeBuilder, prefix: str) -> None:
 def _make_batch_dynamic(graph: GraphProto, batch: int) -> None:
     """Make the batch axis of constant shapes dynamic.
 
-    In a shape of `Reshape`, 0 keeps the size of an axis, and -1 stands for the remaining values.
+    In a shape of `Reshape`, 0 keeps the size of an axis, and -1 infers it from the other axes.
     """
     weights = {weight.name: weight for weight in graph.initializer}
     constants = {node.output[0]: node for node in graph.node if node.op_type == "Constant"}

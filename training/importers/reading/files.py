@@ -1,9 +1,10 @@
 """Reads a checkpoint as data. Nothing in it is executed.
 
 - ``.safetensors`` holds tensors only.
-- Files of ``torch.save`` are read by `torch.load` with ``weights_only``, which allows a short list
-  of globals and refuses all others.
-- NVIDIA's pickles hold Python source that their own loader executes; `pickles.py` reads them.
+- Files of ``torch.save`` are read by `torch.load` with ``weights_only``, which allows only a short
+  list of globals.
+- NVIDIA's pickles contain Python source that NVIDIA's loader executes; `pickles.py` reads them
+  without executing it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from training.importers.reading.weights import natural_key
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _PICKLE = b"\x80"
 _ZIP = b"PK\x03\x04"
-# Types that trainings save along with weights, and that execute nothing when they are built.
+# Types that training scripts save along with weights. Creating them executes no code.
 _HARMLESS: list[Any] = [
     argparse.Namespace,
     np.dtype,
@@ -44,7 +45,8 @@ _HARMLESS: list[Any] = [
 def read_file(path: Path) -> Any:
     """Return the content of a checkpoint: dictionaries, lists, tensors, numbers and strings.
 
-    Raises ModelImportError, with a message of one line, for any other file.
+    Raises ModelImportError with a one-line message for unsupported or corrupt files, and
+    UnsafeFileError for files that would execute code.
     """
     try:
         with path.open("rb") as file:
@@ -91,7 +93,7 @@ def _read_archive(path: Path) -> Any:
 
 
 def _is_legacy(path: Path) -> bool:
-    """True for a file that `torch.save` of a PyTorch before 1.6 wrote."""
+    """True for a file that was written by `torch.save` of a PyTorch version before 1.6."""
     with path.open("rb") as file:
         head = file.read(32)
     return _LEGACY_MAGIC.to_bytes(10, "little") in head
@@ -100,7 +102,7 @@ def _is_legacy(path: Path) -> bool:
 def _read_torch(path: Path, *, mmap: bool) -> Any:
     try:
         with safe_globals(_HARMLESS), warnings.catch_warnings():
-            # PyTorch warns of old protocols and storages, which the user cannot change.
+            # PyTorch warns about old protocols and storages, which the user cannot change.
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except MemoryError as error:
@@ -142,14 +144,14 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise ModelImportError(
             f"{path} cannot be read as safetensors: {_summary(error)}"
         ) from error
-    # The format does not keep the order of the tensors, but layers are numbered.
+    # The format does not preserve the order of the tensors, but layers are numbered.
     return {name: tensors[name] for name in sorted(tensors, key=natural_key)}
 
 
 def find_config(path: Path) -> Path | None:
     """Return the training configuration in the folder of a checkpoint, or None.
 
-    It has the checkpoint's name, or is called config, or is the only YAML file in the folder.
+    This is a file with the checkpoint's name, a file named config, or the only YAML file.
     """
     suffixes = (".yaml", ".yml", ".json")
     names = [f"{path.stem}{suffix}" for suffix in suffixes]

@@ -1,7 +1,7 @@
 """Reads an ONNX file as data.
 
-An ONNX graph can only compute. It can refer to other files only for external weights. These are
-read from the folder of the graph and nowhere else, and become part of the model.
+An ONNX graph contains no code besides its operators. It refers to other files only for external
+weights. These are read only from the folder of the graph, and are loaded into the model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from training.importers.errors import ModelImportError, UnsafeFileError, first_l
 # The limit of a protobuf message.
 _MAX_BYTES = 2**31 - 1
 _MAX_NODES = 500_000
-# The operators of ONNX and of ONNX Runtime. Others would need a library.
+# The domains of operators that ONNX Runtime supports without a custom library.
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 _RANDOM = (
     "Bernoulli",
@@ -35,7 +35,7 @@ _MIN_OPSET = 9
 
 
 def is_onnx_file(path: Path) -> bool:
-    """True if a file is to be read as ONNX. The format has no magic number: the suffix decides."""
+    """True if a file has the suffix of ONNX. The format has no magic number."""
     return path.suffix.lower() == ".onnx"
 
 
@@ -43,8 +43,8 @@ def read_onnx(path: Path) -> ModelProto:
     """Return a checked model with its external weights loaded and its functions inlined.
 
     Raises ModelImportError if the graph is invalid. Raises UnsafeFileError if it needs a library of
-    custom operators, reads files outside its folder, or is random, so that its images would not
-    depend on its inputs alone.
+    custom operators, reads files outside its folder, has random operators, or normalizes with the
+    statistics of the batch.
     """
     model = ModelProto()
     try:
@@ -78,7 +78,7 @@ def read_onnx(path: Path) -> ModelProto:
             model = inline_local_functions(model)
         onnx.checker.check_model(model)
     except Exception as error:
-        # The checker is C++ and raises many kinds of errors for corrupt files.
+        # The checker is written in C++ and raises many types of errors for corrupt files.
         raise ModelImportError(f"{path} is not valid ONNX: {first_line(error)}") from error
     for node in _nodes(model):
         if node.op_type in _RANDOM:
@@ -95,7 +95,7 @@ def read_onnx(path: Path) -> ModelProto:
 
 
 def disable_dropout(model: ModelProto) -> bool:
-    """Make every dropout of a model an identity. Returns True if one may have been active.
+    """Replace every dropout of a model by an identity. Returns True if one may have been active.
 
     ONNX Runtime removes some of them and randomizes with others.
     """
@@ -208,10 +208,10 @@ def _number(path: Path, entries: dict[str, str], key: str) -> int:
 
 
 def _check_sizes(model: ModelProto, path: Path) -> None:
-    """Raise ModelImportError for tensors of another size than declared, and for too many nodes.
+    """Raise ModelImportError for tensors without the declared size, and for too many nodes.
 
-    Functions that call each other twice, forty levels deep, are few bytes in the file, but more
-    nodes than fit in memory when they are inlined.
+    The nodes are counted as if all functions were inlined. For example, forty functions that each
+    call the next one twice are small in the file, but their nodes would not fit in memory.
     """
     for tensor in _tensors(model):
         if any(side < 0 for side in tensor.dims) or (
@@ -220,7 +220,7 @@ def _check_sizes(model: ModelProto, path: Path) -> None:
             and math.prod(tensor.dims) * 4 != len(tensor.raw_data)
         ):
             raise ModelImportError(
-                f"{path}: the weights {tensor.name!r} have another size than they declare"
+                f"{path}: the data of the weights {tensor.name!r} do not have the declared size"
             )
     functions = {(each.domain, each.name, each.overload): each for each in model.functions}
     sizes: dict[tuple[str, ...], int] = {}
@@ -242,7 +242,7 @@ def _check_sizes(model: ModelProto, path: Path) -> None:
     try:
         total = sum(inlined_size(node, ()) for g in _graphs(model.graph) for node in g.node)
     except RecursionError as error:
-        raise ModelImportError(f"{path}: its functions call each other endlessly") from error
+        raise ModelImportError(f"{path}: its functions call each other recursively") from error
     if total > _MAX_NODES:
         raise ModelImportError(
             f"{path} has {total:,} operators; at most {_MAX_NODES:,} are supported"

@@ -1,9 +1,9 @@
 """Reads NVIDIA's network pickles as data.
 
-Such a file (StyleGAN2-ADA, StyleGAN3) holds the source of every module's class, which NVIDIA's
-loader executes. This unpickler imports nothing. It replaces a list of known names by its own
-functions and classes, and refuses any other name. Tensors become tensors, and modules become the
-name of their class with its attributes.
+Such a file (StyleGAN2-ADA, StyleGAN3) contains the source code of every module's class, which
+NVIDIA's loader executes. This unpickler imports nothing. It replaces known names with its own
+functions and classes, and rejects all other names. It returns tensors as tensors, and each module
+as its class name and attributes.
 
 The project has its own reader because no library reads these files without executing them.
 """
@@ -25,12 +25,12 @@ from training.importers.errors import ModelImportError, UnsafeFileError
 from training.importers.reading.weights import Network
 
 _MAX_DEPTH = 64
-# A module can be stored once and used twice, and again within itself.
+# A module can be referenced several times and can contain itself, so depth and count are limited.
 _MAX_MODULES = 10_000
 
 
 class Module:
-    """A module of a pickle: the name of its class and its attributes, without its code."""
+    """A module of a pickle: its class name and attributes, without its code."""
 
     class_name = "Module"
 
@@ -52,7 +52,7 @@ class PickledOptions(dict[str, Any]):
 
 
 class _Dtype:
-    """NumPy's dtype, as its name."""
+    """Replaces NumPy's dtype; holds its name only."""
 
     def __init__(self, name: Any = None, *_: Any) -> None:
         self.name = name
@@ -61,7 +61,7 @@ class _Dtype:
         """Ignore byte order and alignment: values are read in native byte order."""
 
     def values(self, data: Any) -> list[Any]:
-        """Return the numbers that the bytes encode."""
+        """Decode bytes to a list of numbers. Raises pickle.UnpicklingError."""
         if self.name not in ("f8", "f4", "i8", "i4", "b1", "u1") or not isinstance(data, bytes):
             raise pickle.UnpicklingError("an array does not hold plain numbers")
         values: list[Any] = np.frombuffer(data, np.dtype(self.name)).tolist()
@@ -81,7 +81,7 @@ class _Array:
 
 
 class _Call:
-    """A function that a pickle may call in place of the one that it names."""
+    """A function that replaces one of the functions that a pickle calls."""
 
     __slots__ = ("_function",)
 
@@ -113,7 +113,7 @@ def _parameter(data: Any, *_: Any) -> Tensor:
 
 
 def _persistent(meta: Any) -> Module:
-    """Return a module that NVIDIA's `persistence` wrote. Its source, in `meta`, is not used."""
+    """Return a module written by NVIDIA's `persistence`. Ignores the source code in `meta`."""
     if not isinstance(meta, dict) or not isinstance(meta.get("class_name"), str):
         raise pickle.UnpicklingError("a persistent object has no class name")
     module = Module()
@@ -133,10 +133,10 @@ def _module_type(name: str) -> type[Module]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Resolves the names in `_KNOWN` and modules of PyTorch, and imports nothing."""
+    """Unpickler that resolves the names in `_KNOWN` and PyTorch's modules without imports."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return the replacement of a name. Raises UnsafeFileError if it has none."""
+        """Return the replacement for a name. Raises UnsafeFileError for an unknown name."""
         known = _KNOWN.get((module, name))
         if known is not None:
             return known
@@ -225,7 +225,10 @@ def _collect(
 ) -> None:
     """Collect the tensors by name, and the plain attributes of the modules by path."""
     if depth > _MAX_DEPTH or len(modules) > _MAX_MODULES:
-        raise pickle.UnpicklingError("its modules nest endlessly")
+        raise pickle.UnpicklingError(
+            f"its modules contain more than {_MAX_MODULES:,} modules or are nested deeper than "
+            f"{_MAX_DEPTH}"
+        )
     state = module.state
     attributes: dict[str, Any] = {"class": module.class_name}
     kwargs = state.get("_init_kwargs")

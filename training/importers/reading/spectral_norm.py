@@ -1,8 +1,8 @@
-"""Spectral normalization in a checkpoint: two or three tensors that stand for one weight.
+"""Folds spectral normalization: replaces two or three tensors of a layer by one weight.
 
-The checkpoint holds a weight and an estimate of its singular vectors, from which the network
-computes the largest singular value and divides by it (Miyato et al. 2018, arXiv:1802.05957,
-algorithm 1). Here the weight is divided once.
+The checkpoint contains a weight and an estimate of its singular vectors. The original network
+computes the largest singular value from them, and divides the weight by it (Miyato et al. 2018,
+arXiv:1802.05957, algorithm 1). Here the weight is divided once, at import.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ def fold_spectral_norm(
 ) -> dict[str, Tensor]:
     """Return the tensors in float32, each normalized weight as one tensor ``….weight``.
 
-    Reads both layouts of PyTorch (``weight_orig``, ``weight_u``, ``weight_v``, and
-    ``parametrizations.weight``), and that of BigGAN-PyTorch (``weight``, ``u0``, ``sv0``). Layers
-    whose path matches `transposed` are transposed convolutions: their outputs are the second axis.
+    Supports both layouts of PyTorch (``weight_orig``, ``weight_u``, ``weight_v``, and
+    ``parametrizations.weight``), and the layout of BigGAN-PyTorch (``weight``, ``u0``, ``sv0``).
+    Layers whose path matches `transposed` are transposed convolutions: axis 1 is their outputs.
     """
     folded: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -58,7 +58,7 @@ def _divide_by_estimate(weight: Tensor, u: Tensor, v: Tensor | None, axis: int) 
     weight = weight.float()
     matrix = weight.movedim(axis, 0).flatten(1)
     u = u.float()
-    # Files of a PyTorch before 1.1 have no v.
+    # Files from PyTorch versions before 1.1 have no v.
     v = F.normalize(matrix.t() @ u, dim=0, eps=_EPS) if v is None else v.float()
     return weight / torch.dot(u, matrix @ v)
 

@@ -13,15 +13,15 @@ from torch import Tensor
 from training.importers.errors import FormatMismatchError, ModelImportError
 
 _MAX_DEPTH = 4
-# A dictionary can be stored once and referred to a thousand times, and again within itself. So the
-# number of visited entries is limited, not only the size of the file.
+# A dictionary can be referenced many times and can contain itself. The number of visited entries is
+# therefore limited, not only the size of the file.
 _MAX_ENTRIES = 200_000
 _MAX_NETWORKS = 64
 _MAX_NAME_LENGTH = 500
 _MAX_WRAPPERS = 8
-# Parts of a training state that hold tensors but are no networks.
+# Parts of a training state that contain tensors but are not networks.
 _NO_NETWORKS = re.compile(r"optim|sched|scaler|rng|ada_aug|^state$|param_groups|callbacks|loops")
-# Averaged weights make better images, and are what authors sample with.
+# Averaged weights generate better images, and authors sample with them.
 _AVERAGED = re.compile(r"(^|[._])(g_)?(ema|average[d]?)([._]|$)|_ema$|shadow", re.IGNORECASE)
 
 
@@ -34,7 +34,7 @@ class Network:
     # Plain values that the file stores with the network, such as constructor arguments. The key
     # `siblings` holds the vectors in the same dictionary as the network.
     config: Mapping[str, Any] = field(default_factory=dict)
-    # The name of its class, if the file has it.
+    # The class name of the network, if the file contains it.
     class_name: str | None = None
 
     @property
@@ -44,7 +44,7 @@ class Network:
 
     @property
     def averaged(self) -> bool:
-        """True if these are averaged weights, according to the name."""
+        """True if the network's name indicates averaged weights."""
         return bool(_AVERAGED.search(self.name))
 
     def within(self, prefix: str) -> Network:
@@ -57,9 +57,9 @@ class Network:
         return Network(f"{self.name}.{prefix}".lstrip("."), inner, self.config, self.class_name)
 
     def unwrapped(self) -> Iterator[Network]:
-        """Yield this network, then it without each prefix that all of its names share.
+        """Yield this network, then copies with shared prefixes of all names removed one by one.
 
-        DataParallel adds the prefix ``module``, `torch.compile` adds ``_orig_mod``.
+        For example, DataParallel adds the prefix ``module``, and `torch.compile` ``_orig_mod``.
         """
         network = self
         for _ in range(_MAX_WRAPPERS):
@@ -71,15 +71,16 @@ class Network:
             network = Network(self.name, inner.tensors, self.config, self.class_name)
 
     def parts(self) -> list[Network]:
-        """Return the networks under its first-level prefixes, as in the state of a training."""
+        """Return one network per first-level prefix; empty if there are fewer than two."""
         prefixes = dict.fromkeys(name.partition(".")[0] for name in self.tensors if "." in name)
         return [self.within(prefix) for prefix in prefixes] if len(prefixes) > 1 else []
 
 
 def find_networks(tree: Any) -> list[Network]:
-    """Return the networks in the content of a file: nested dictionaries that name tensors.
+    """Return the networks in the content of a file: nested dictionaries that contain tensors.
 
-    Raises ModelImportError for tensors that are not dense and on the CPU, and for endless nesting.
+    Raises ModelImportError for tensors that are not dense or not on the CPU, and if the content has
+    too many entries or networks.
     """
     networks = _find_networks(tree, "", 0, iter(range(_MAX_ENTRIES)))
     if len(networks) > _MAX_NETWORKS:
@@ -99,7 +100,10 @@ def _find_networks(tree: Any, name: str, depth: int, budget: Iterator[int]) -> l
     tensors = {}
     for key, value in tree.items():
         if next(budget, None) is None:
-            raise ModelImportError(f"it has more than {_MAX_ENTRIES:,} entries: it nests endlessly")
+            raise ModelImportError(
+                f"it has more than {_MAX_ENTRIES:,} entries; entries that contain each other are "
+                "not supported"
+            )
         if isinstance(key, str) and isinstance(value, Tensor):
             _check(key, value)
             tensors[key] = value
@@ -121,7 +125,7 @@ def _find_networks(tree: Any, name: str, depth: int, budget: Iterator[int]) -> l
 
 
 def _check(name: str, tensor: Tensor) -> None:
-    """Raise ModelImportError unless a tensor is dense and holds as many values as it declares."""
+    """Raise ModelImportError unless a tensor is dense and contains all values that it declares."""
     if len(name) > _MAX_NAME_LENGTH:
         raise ModelImportError(
             f"the name of a tensor has {len(name):,} characters, at most {_MAX_NAME_LENGTH} are "
@@ -132,7 +136,7 @@ def _check(name: str, tensor: Tensor) -> None:
             f"the tensor {name} is sparse, quantized or not on the CPU; save it as a dense tensor "
             "on the CPU"
         )
-    # A single value with a stride of 0 can stand for a billion, and is small only in the file.
+    # With a stride of 0, a single stored value can expand to a billion values.
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise ModelImportError(
             f"the tensor {name} declares {tensor.numel():,} values, but the file holds fewer"
@@ -141,7 +145,7 @@ def _check(name: str, tensor: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Layer:
-    """A module with tensors of its own: its path, and its tensors by name."""
+    """A module that directly contains tensors: its path, and its tensors by name."""
 
     path: str
     tensors: Mapping[str, Tensor]
@@ -181,10 +185,10 @@ def layers(network: Network) -> list[Layer]:
 
 
 def known_layers(network: Network) -> list[Layer]:
-    """Return the modules of a network that has plain layers only.
+    """Return the modules of a network that consists of plain layers only.
 
-    Raises FormatMismatchError for any other module, such as attention or spectral normalization:
-    without it the network would silently make other images.
+    Raises FormatMismatchError for any other module, such as attention or spectral normalization,
+    because ignoring it would silently change the images.
     """
     found = layers(network)
     for layer in found:

@@ -29,7 +29,10 @@ BRANCH_DEPTH = 3
 
 
 def resolutions(size: int) -> list[int]:
-    """Return the sides 4, 8, … `size`. Raises ValueError unless `size` is 2^k from 8 on."""
+    """Return the sides 4, 8, … `size`.
+
+    Raises ValueError unless `size` is a power of two and at least 8.
+    """
     sides = [BASE]
     while sides[-1] < size:
         sides.append(sides[-1] * 2)

@@ -48,12 +48,12 @@ def test_selectable_metrics_are_the_choices_of_recipes():
         TypeAdapter(MetricName).validate_python("recall")
 
 
-def test_error_is_not_reported_pair_by_pair():
+def test_mean_absolute_error_is_not_a_per_pair_metric():
     assert pair_metric_names() == ("psnr", "ssim", "feature_distance", "error")
     assert pair_metric_names(per_pair=True) == ("psnr", "ssim", "feature_distance")
 
 
-def test_directions():
+def test_direction_sets_arrow_and_cost_sign():
     assert get_metric("psnr").arrow == "↑"
     assert get_metric("psnr").cost(3.0) == -3.0
     assert get_metric("kernel_distance").arrow == "↓"

@@ -91,7 +91,7 @@ def test_interrupted_search_continues(tmp_path, small, monkeypatch):
     assert len(search("gan-mnist", small, tmp_path, trials=4, confirm=0).trials) == 4
 
 
-def test_bad_trials_are_pruned_but_never_the_recipe(tmp_path, small, monkeypatch):
+def test_prunes_bad_trials_but_not_the_recipe_trial(tmp_path, small, monkeypatch):
     pruned = []
 
     class Strict(optuna.pruners.BasePruner):
@@ -132,7 +132,7 @@ def test_rejects_invalid_searches(tmp_path, small):
     rejects("search={game.lose: {choices: [1, 2]}}", match="the recipe has no game.lose")
     rejects("search={data: {choices: [1, 2]}}", match="not a single value")
     rejects(f"search={{{RATE}: {{low: -1, high: 1}}}}", kind=RecipeError, match="greater than 0")
-    rejects(f"search={{{RATE}: {{low: 1, high: 0}}}}", kind=RecipeError, match="a larger high")
+    rejects(f"search={{{RATE}: {{low: 1, high: 0}}}}", kind=RecipeError, match="low < high")
     rejects(f"search={{{RATE}: {{low: 0, high: 1, log: true}}}}", kind=RecipeError, match="log")
     search("gan-mnist", small, tmp_path / "s", trials=1, confirm=0)
     rejects("train.batch=32", match="contains a search of another recipe")

@@ -367,7 +367,7 @@ def test_rejects_missing_and_short_weights(tmp_path):
         convert_graph(path, GraphOptions())
 
 
-def test_inlines_functions_unless_they_are_endless(tmp_path):
+def test_inlines_functions_unless_recursive(tmp_path):
     path = write_graph(
         tmp_path,
         SIMPLE.format(step="other = mine.Twice (bright)")

@@ -1,8 +1,8 @@
 """The residual generator of CycleGAN and pix2pix, with any tensor names and number of blocks.
 
-It is identified by the order of its convolutions: one of 7×7, strided ones for downsampling, pairs
-of equal shape (residual blocks), transposed ones for upsampling, and one of 7×7 (Zhu et al. 2017,
-arXiv:1703.10593, appendix 7.2).
+It is identified by the order of its convolutions: a 7×7 convolution, strided convolutions for
+downsampling, pairs of equal shape (residual blocks), transposed convolutions for upsampling, and a
+7×7 convolution (Zhu et al. 2017, arXiv:1703.10593, appendix 7.2).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class CycleGanResNet(Format):
         groups = _with_norms(known_layers(network))
         first, last = groups[0][0], groups[-1][0]
         if first.weight.shape[2] != 7 or last.weight.shape[2] != 7:
-            raise FormatMismatchError("its first and last convolutions are not 7×7")
+            raise FormatMismatchError("expected 7×7 kernels in the first and last convolutions")
         channels, width = first.weight.shape[1], first.weight.shape[0]
         layers: list[nn.Module] = [nn.ReflectionPad2d(3), *_convolution(groups[0], 1, 0)]
         layers.append(nn.ReLU())
@@ -73,7 +73,9 @@ class CycleGanResNet(Format):
             position += 2
         if not halvings or not blocks or len(groups) != position + halvings + 1:
             raise FormatMismatchError(
-                "its convolutions are not downsampling, residual blocks and as many upsampling ones"
+                "expected downsampling convolutions, residual blocks, and equally many upsampling "
+                f"convolutions; got {halvings} downsampling convolutions, {blocks} residual blocks "
+                f"and {len(groups) - position - 1} other convolutions"
             )
         for group in groups[position:-1]:
             layers += [*_upsampling(group, width), nn.ReLU()]
@@ -117,14 +119,14 @@ def _with_norms(layers: list[Layer]) -> list[Group]:
         elif layer.kind in ("norm", "statistics") and groups and groups[-1][1] is None:
             groups[-1] = (groups[-1][0], layer)
         else:
-            raise FormatMismatchError(f"{layer.path} is not a layer of a residual generator")
+            raise FormatMismatchError(f"unexpected layer {layer.path} in a residual generator")
     if len(groups) < 6:
         raise FormatMismatchError("it has too few convolutions")
     return groups
 
 
 def _norm(layer: Layer | None, width: int, *, last: bool) -> list[nn.Module]:
-    """Build batch normalization if there are statistics and weights, else instance normalization.
+    """Build batch normalization if the layer has statistics and weights, else instance norm.
 
     Old checkpoints contain running statistics of instance normalization layers, which are unused.
     """

@@ -1,8 +1,8 @@
 """BigGAN-deep in the layout of Hugging Face's pytorch-pretrained-BigGAN.
 
 These are DeepMind's ImageNet generators. Each batch normalization has statistics for 51 truncations
-from 0 to 1. The truncation scales the latent, which is drawn from a truncated normal distribution,
-and selects the statistics.
+from 0 to 1. The latent is drawn from a truncated normal distribution. The truncation scales the
+latent and selects the statistics.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from training.importers.reading.weights import Network
 
 # The library's default.
 _EPS = 1e-4
-# A truncation this close to a row of the table, in units of its step, selects that row only.
+# A truncation within this distance of a row, in steps of the table, selects that row only.
 _TOLERANCE = 1e-3
 _NAMES = LayerNames(
     norms=("bn_0", "bn_1", "bn_2", "bn_3"),
@@ -83,7 +83,7 @@ class TableBatchNorm2d(nn.Module):
 
 
 class TableTruncatedGenerator(nn.Module):
-    """A generator whose truncation scales the latent and selects the statistics of a table."""
+    """Scales the latent by the truncation, and interpolates between statistics in a table."""
 
     def __init__(self, generator: nn.Module, truncations: int) -> None:
         super().__init__()
@@ -98,9 +98,9 @@ class TableTruncatedGenerator(nn.Module):
 def table_weights(truncation: Tensor, count: int) -> Tensor:
     """Return the interpolation weights ``[N, count]`` of truncations ``[N]``.
 
-    The table has `count` rows, for truncations in equal steps from 0 to 1. Between two rows the
-    library swaps the two interpolation weights. This function does the same, so that an imported
-    model makes the library's images. With steps of 0.02 the difference is not visible.
+    The table has `count` rows, for truncations in equal steps from 0 to 1. Between two rows, the
+    library swaps the two interpolation weights. This function reproduces that error, so that an
+    imported model generates the same images. With steps of 0.02 the difference is not visible.
     """
     position = truncation * (count - 1)
     below = torch.floor(position + _TOLERANCE)
@@ -203,8 +203,8 @@ def _block_indices(tensors: dict[str, Tensor]) -> set[int]:
 def _rearrange(tensors: dict[str, Tensor], z_dim: int) -> dict[str, Tensor]:
     """Return the generator's tensors with the names and axis order of `ClassConditionalGenerator`.
 
-    Conditions are ordered class before latent. The outputs of the first layer are ordered channels
-    before rows. The last layer keeps three outputs: the library computes more and discards them.
+    In conditions, the class comes before the latent. In the outputs of the first layer, channels
+    come before rows. The last layer keeps the three outputs that the library does not discard.
     """
     rearranged = {}
     for name, value in tensors.items():

@@ -43,7 +43,7 @@ _NOISE_SEED = 0
 
 @dataclass(frozen=True)
 class _Layout:
-    """The tensor names of one layer, relative to the layer's prefix."""
+    """The tensor names of a layer, relative to the layer's prefix."""
 
     weight: str
     style: str
@@ -120,7 +120,7 @@ class NvidiaStyleGan2(Format):
         )
         if sides != [4 * 2**i for i in range(len(sides))] or len(sides) < 2:
             raise FormatMismatchError(
-                f"its resolutions are {sides}; expected 4 and its doubles, at least two of them"
+                f"its resolutions are {sides}; expected 4, 8, 16, … (at least two)"
             )
         for side in sides:
             if f"synthesis.b{side}.torgb.weight" not in tensors:
@@ -150,7 +150,7 @@ class NvidiaStyleGan2(Format):
             layers.append((f"b{side}.conv1", synthesis.refine[i]))  # type: ignore[arg-type]
         for path, layer in layers:
             name = f"synthesis.{path}"
-            # This layout does not scale the weights by their fan-in; demodulation would cancel it.
+            # This layout does not scale the weights by their fan-in: demodulation cancels it.
             fan_in = tensors[f"{name}.weight"].shape[1]
             scale = math.sqrt(fan_in * 9)
             noise = tensors.get(f"{name}.noise_const")

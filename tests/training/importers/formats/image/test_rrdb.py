@@ -100,7 +100,7 @@ def test_served_outputs_of_params_ema_match_reference(tmp_path):
         ({"in_channels": 1, "out_channels": 1}, 1, as_2018),
     ],
 )
-def test_naming_schemes_and_factors(tmp_path, variant, fold, rename):
+def test_imports_all_naming_schemes_and_factors(tmp_path, variant, fold, rename):
     tensors = weights(**variant)
     torch.save({rename(name): value for name, value in tensors.items()}, tmp_path / "x.pth")
     best = recognize(tmp_path / "x.pth")
@@ -113,7 +113,7 @@ def test_naming_schemes_and_factors(tmp_path, variant, fold, rename):
     assert (converted_images(best, image=image) - expected).abs().max() < 1e-4
 
 
-def test_missing_layer_is_named(tmp_path):
+def test_error_names_missing_layer(tmp_path):
     tensors = weights()
     del tensors["body.1.rdb2.conv3.weight"]
     torch.save(tensors, tmp_path / "x.pth")
