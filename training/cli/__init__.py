@@ -1,1 +1,1 @@
-"""Training's commands of the `ganymede` command line, one module each."""
+"""The `ganymede` subcommands for training, one module each."""

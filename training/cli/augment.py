@@ -15,9 +15,9 @@ def augment(
             help="Labeled images: a folder with one folder per class, a ZIP, or a known data set."
         ),
     ],
-    model: Annotated[str, typer.Option(help="NAME or NAME@VERSION of a class-conditional model.")],
+    model: Annotated[str, typer.Option(help="A class-conditional model: NAME or NAME@VERSION.")],
     per_class: Annotated[int, typer.Option(help="Synthetic images per class.")],
-    out: Annotated[Path, typer.Option(help="The folder of the new data set.")],
+    out: Annotated[Path, typer.Option(help="The folder to write the new data set to.")],
     layout: Annotated[
         Literal["folder", "parquet"],
         typer.Option("--format", help="ImageFolder with metadata.jsonl, or Parquet."),
@@ -39,7 +39,7 @@ def augment(
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="The split of the real data.")] = "train",
-    seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
+    seed: Annotated[int, typer.Option(help="The seed of the first synthetic image.")] = 0,
     truncation: Annotated[
         float | None, typer.Option(help="[default: the model's default]", show_default=False)
     ] = None,

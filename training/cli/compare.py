@@ -30,7 +30,10 @@ from training.cli.evaluation_options import (
 def compare(
     targets: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL|RUN|IMAGES...", help="Two or more, of the same image size."),
+        typer.Argument(
+            metavar="MODEL|RUN|IMAGES...",
+            help="Two or more, of the same image size.",
+        ),
     ],
     data: DataOption = None,
     split: SplitOption = None,
@@ -62,7 +65,7 @@ def compare(
     from training.evaluation.report.terminal import print_line, print_section, progress
 
     if len(targets) < 2:
-        raise QualityError("compare needs two or more targets; use evaluate for a single one")
+        raise QualityError("compare needs two or more targets; use evaluate for a single target")
     opened = [
         open_target(
             target,

@@ -63,8 +63,8 @@ def evaluate(
 ) -> None:
     """Measure the quality of a model's images against real images.
 
-    The images are generated with the graphs that are served. Every metric is shown next to its
-    value for real images, with the feature network that it was measured with.
+    The images are generated with the graphs that are served. Every metric is shown with its value
+    for real images and the name of its feature network.
 
     Example: ganymede evaluate dcgan-fashion --samples 5000 --report quality.html
     """
@@ -102,16 +102,22 @@ def evaluate(
 
 
 def _recordable_folder(target: EvaluationTarget) -> Path:
-    """Return the model folder to write to. Called before the evaluation, which takes time."""
+    """Return the model folder that `--record` writes to.
+
+    Call it before the evaluation, which takes time. Raises QualityError for other targets.
+    """
     from training.evaluation.errors import QualityError
 
     if target.model is None or not target.model.folder.is_dir():
-        raise QualityError(f"--record: {target.title} is not a model of a repository")
+        raise QualityError(f"--record: {target.title} is not a model in a model repository")
     return target.model.folder
 
 
 def _evaluate_pairs(target: str, data: str | None, network: str, *, as_json: bool) -> None:
-    """Compare the images in two folders, matched by file name."""
+    """Compare images in two folders, matched by file name, and print the metrics.
+
+    Raises QualityError if `data` is None.
+    """
     from training.evaluation.errors import QualityError
     from training.evaluation.features.networks import open_network
     from training.evaluation.metrics import get_metric, pair_metric_names

@@ -1,4 +1,4 @@
-"""Options and checks that `ganymede evaluate` and `ganymede compare` share."""
+"""Options and checks shared by `ganymede evaluate` and `ganymede compare`."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for script
 
 @contextmanager
 def data_by_option() -> Iterator[None]:
-    """Make the error of a missing data set name the option that sets its path."""
+    """Context manager that adds the hint `--data PATH` to errors about missing data sets."""
     from training.data.datasets import DatasetMissing
 
     try:
@@ -87,7 +87,7 @@ def data_by_option() -> Iterator[None]:
 def check_options(
     target: EvaluationTarget, truncation: float | None, split: str | None, seed: int
 ) -> None:
-    """Raise QualityError for options that do not apply to a target."""
+    """Raise QualityError if an option was given that does not apply to `target`."""
     from training.evaluation.errors import QualityError
 
     for name, value in (("truncation", truncation), ("split", split), ("seed", seed)):

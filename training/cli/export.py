@@ -31,9 +31,7 @@ def export(
     ] = None,
     checkpoint: Annotated[
         str,
-        typer.Option(
-            help="Checkpoint to export: last, or best if the recipe has a section evaluate."
-        ),
+        typer.Option(help="The checkpoint: last, or best if the recipe has a section evaluate."),
     ] = "last",
     measure: Annotated[
         bool,
@@ -61,7 +59,10 @@ def export(
 
 
 def _quality_measurement(run: Run) -> Callable[[Model], tuple[Quality, ...]]:
-    """Return a function that measures a model on the data of `run` and shows its progress."""
+    """Return a function that measures a model on the data of `run`, and prints the results.
+
+    Raises QualityError if the run has no classes and is not an image-to-image run.
+    """
     from rich.progress import Progress
 
     from training.evaluation.errors import QualityError
@@ -73,7 +74,7 @@ def _quality_measurement(run: Run) -> Callable[[Model], tuple[Quality, ...]]:
     recipe = run.recipe()
     is_image_to_image = recipe.image_input is not None
     if not recipe.classes and not is_image_to_image:
-        # Fail before the export, which takes long.
+        # Fail before the export, because it takes long.
         raise QualityError(
             "--measure measures class accuracy, and the run has no classes; "
             "for other metrics use ganymede evaluate"

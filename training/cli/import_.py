@@ -45,12 +45,12 @@ def import_(
     classes: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Number of classes, if the first layer takes a one-hot class after z."
+            min=1, help="Number of classes, if the first layer takes z and a one-hot class."
         ),
     ] = None,
     class_names: Annotated[
         str | None,
-        typer.Option(help="Class names, as cat,dog,… or as a file with one name per line."),
+        typer.Option(help="Class names: cat,dog,… or a file with one name per line."),
     ] = None,
     side: Annotated[
         int | None, typer.Option(min=1, help="Side in pixels of the images used in training.")
@@ -188,7 +188,7 @@ def import_(
 
 
 def _read_config(file: Path, path: Path | None) -> dict[str, Any]:
-    """Return the training configuration: of `--config`, or of the checkpoint's folder."""
+    """Read the training configuration of `--config`, or from the checkpoint's folder."""
     from training.importers.errors import ModelImportError
     from training.importers.reading.files import find_config, read_config
 
@@ -200,7 +200,7 @@ def _read_config(file: Path, path: Path | None) -> dict[str, Any]:
     try:
         return read_config(found)
     except ModelImportError:
-        # The user did not name this file, so it need not belong to the checkpoint.
+        # The file was found automatically, so it may not belong to the checkpoint.
         return {}
 
 
@@ -233,14 +233,17 @@ def _import_graph(
 
 
 def _slug(file: Path) -> str:
-    """Return a valid model name from a file name."""
+    """Derive a valid model name from a file name."""
     import re
 
     return re.sub(r"[^a-z0-9._-]+", "-", file.stem.lower()).strip("-._") or "model"
 
 
 def _parse_class_names(text: str | None) -> tuple[str, ...]:
-    """Return the class names of `--class-names`: a list, or the path of a file."""
+    """Parse `--class-names`: a comma-separated list, or the path of a file.
+
+    Raises ModelImportError if the file cannot be read.
+    """
     from training.importers.errors import ModelImportError, first_line
 
     if not text:
@@ -255,7 +258,10 @@ def _parse_class_names(text: str | None) -> tuple[str, ...]:
 
 
 def _read_images(folder: Path | None) -> list[Pixels]:
-    """Return the images in a folder. Other files are skipped. Raises ModelImportError if none."""
+    """Return the images in a folder, and skip other files.
+
+    Raises ModelImportError if the folder contains no images.
+    """
     if folder is None:
         return []
     from service.runtime.images.decoding import ImageDecodeError, decode_image
@@ -273,7 +279,7 @@ def _read_images(folder: Path | None) -> list[Pixels]:
 
 
 def _print_candidates(file: Path, candidates: list[Candidate]) -> None:
-    """Print for each network in a file its format, or the nearest ones and what they require."""
+    """Print each network's format, or the nearest formats and the keys that they require."""
     from training.importers.formats.base import readable_key
     from training.importers.recognition import nearest_candidates
 

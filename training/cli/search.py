@@ -14,7 +14,7 @@ def search(
     recipe: Annotated[str, typer.Argument(help="The name of a shipped recipe, or a YAML file.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Values that override those of the recipe."),
+        typer.Argument(metavar="[KEY=VALUE]...", help="Recipe values to override, as KEY=VALUE."),
     ] = None,
     trials: Annotated[
         int, typer.Option(min=1, help="The total number of trials, including earlier ones.")
@@ -23,12 +23,10 @@ def search(
         int,
         typer.Option(
             min=0,
-            help="The number of additional seeds to train the best trial and the recipe with.",
+            help="The number of other seeds to train the best trial and the recipe with.",
         ),
     ] = 2,
-    seed: Annotated[
-        int, typer.Option(min=0, help="The seed that draws the values of the trials.")
-    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The seed for the values of the trials.")] = 0,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -39,8 +37,8 @@ def search(
 ) -> None:
     """Search for better values in the ranges that a recipe declares.
 
-    The same command continues an interrupted search. Trials that are worse than most others at the
-    same point are stopped early. Writes search.html and search.json.
+    Run the same command again to continue an interrupted search. A trial is stopped early if most
+    other trials were better at the same point. Writes search.html and search.json.
 
     Example: ganymede search dcgan-fashion train.images=100000 --trials 12 --out runs/search
     """

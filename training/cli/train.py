@@ -15,7 +15,7 @@ def train(
     recipe: Annotated[str, typer.Argument(help="The name of a shipped recipe, or a YAML file.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Values that override those of the recipe."),
+        typer.Argument(metavar="[KEY=VALUE]...", help="Recipe values to override, as KEY=VALUE."),
     ] = None,
     out: Annotated[
         Path | None,

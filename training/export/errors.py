@@ -6,6 +6,6 @@ from service.runtime.errors import UserError
 
 
 class ExportError(UserError):
-    """The model cannot be exported, or its graph differs from the network. Nothing is written."""
+    """The model cannot be exported, or the graph's outputs differ from the network's."""
 
     exit_code = 1

@@ -41,11 +41,11 @@ def export_run(
 ) -> Path:
     """Write the averaged generator of a run as ``models/name/version`` and return that folder.
 
-    The default version is the next free number. `measure` returns the metrics of the exported
-    model, for the manifest and the card.
+    The default version is the next free number. `measure` is called with the exported model and
+    returns metrics for the manifest and the card.
 
-    Raises ExportError, CheckpointError, RecipeError, and the errors of `measure`. The folder is not
-    created in that case.
+    Raises ExportError, CheckpointError, RecipeError, and the errors of `measure`. No folder is left
+    behind in these cases.
     """
     recipe = run.recipe()
     if not run.checkpoint_path.exists():

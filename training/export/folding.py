@@ -10,15 +10,16 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-# Steps of the power method. Few are enough, because it starts from vectors of similar weights.
+# Steps of the power method. Few steps are enough, because the initial vectors are already close.
 _POWER_STEPS = 100
 
 
 def settle_spectral_norms(network: nn.Module) -> None:
     """Update the spectral norms of `network` for its current weights, in place.
 
-    Training estimates the largest singular values step by step. A moving average of these estimates
-    is too small for the averaged weights, so the power method is run until it converges.
+    Training updates the estimates of the largest singular values by one step per batch. Their
+    moving average is too small for the averaged weights, so more steps of the power method are run
+    here.
     """
     for module in network.modules():
         if parametrize.is_parametrized(module):
@@ -36,7 +37,8 @@ def settle_spectral_norms(network: nn.Module) -> None:
 def without_parametrizations(network: nn.Module) -> nn.Module:
     """Return a copy of the network in eval mode, with parametrized weights as plain parameters.
 
-    Spectral normalization is a parametrization during training, and a constant factor in serving.
+    For example, spectral normalization is a parametrization during training. In the copy, the
+    weights have been divided by their norms.
     """
     network = copy.deepcopy(network).eval()
     for module in list(network.modules()):
@@ -55,8 +57,8 @@ def without_parametrizations(network: nn.Module) -> nn.Module:
 def fold_batch_norm(network: nn.Module) -> nn.Module:
     """Return a copy of the network in eval mode, with batch normalization folded.
 
-    Folds a batch normalization that follows a convolution, transposed convolution or linear layer
-    in a Sequential.
+    A batch normalization is folded if it directly follows a convolution, transposed convolution or
+    linear layer in a Sequential. Others remain.
     """
     network = copy.deepcopy(network).eval()
     for sequence in [m for m in network.modules() if isinstance(m, nn.Sequential)]:

@@ -1,7 +1,7 @@
-"""Stores weights as fp16, which halves the files, and measures the effect on the images.
+"""Stores weights as fp16 to halve the file size, and measures the effect on the images.
 
 Only the stored weights are rounded. The graph casts them to float32 when it is loaded and computes
-in float32, so speed, memory and the independence of rows do not change on any provider.
+in float32. Speed, memory use and the independence of rows are therefore the same as with float32.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from training.export.errors import ExportError
 from training.export.onnx_files import data_file, graph_entry, save
 
 SEEDS = range(8)
-# PSNR in dB. Below the first value the difference may be visible; below the second one the fp16
-# model is rejected.
+# PSNR in dB. Below GOOD_PSNR the difference may be visible. Below MIN_PSNR the fp16 model is
+# rejected.
 GOOD_PSNR = 40.0
 MIN_PSNR = 30.0
 # Tensors with fewer values stay float32: biases, filters and constants of the graph.
@@ -36,7 +36,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Fp16Difference:
-    """The effect of fp16 weights on the images, in levels of 255."""
+    """The effect of fp16 weights on the images. Differences are in levels of 255."""
 
     largest: int
     mean: float
@@ -61,13 +61,13 @@ class Fp16Difference:
 
     @property
     def warning(self) -> str | None:
-        """A warning if the difference may be visible."""
+        """A warning if the difference may be visible, otherwise None."""
         if self.psnr >= GOOD_PSNR:
             return None
         return f"the PSNR is below {GOOD_PSNR:g} dB: look at the images before you serve the model"
 
     def check(self) -> None:
-        """Raise ExportError if the images are too different."""
+        """Raise ExportError if the PSNR is below `MIN_PSNR`."""
         if self.psnr < MIN_PSNR:
             raise ExportError(
                 f"{self.summary}; at least {MIN_PSNR:g} dB is required: import the model without "

@@ -1,6 +1,6 @@
 """The graphs of an exported generator, including the pre- and postprocessing of serving.
 
-A network with styles has two graphs, mapping and synthesis. Any other network has one.
+A network with styles has two graphs: mapping and synthesis. Other networks have one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from training.networks.noise.style_generator import StyleGenerator
 
 CHECKED_LATENTS = 64
 CHECKED_IMAGES = 8
-# Number of latents per class that are averaged for the center of a style space.
+# The number of latents per class whose styles are averaged to the center of a style space.
 CENTER_LATENTS = 10_000
 
 
@@ -43,9 +43,9 @@ class GraphSpec:
     """A module that is exported as one graph.
 
     `module` takes the tensors of `feeds` as keyword arguments. It returns the `outputs`, followed
-    by the `checked_outputs`, which are compared with PyTorch and then removed from the graph. The
-    batch axis is always dynamic. `dynamic_axes` names other dynamic axes of the inputs, and
-    `extra_feeds` are inputs of different sizes along these axes, which are checked as well.
+    by the `checked_outputs`. The latter are compared with PyTorch and then removed from the graph.
+    The batch axis is always dynamic. `dynamic_axes` names other dynamic axes of the inputs.
+    `extra_feeds` are more inputs to check, with different sizes along these axes.
     """
 
     role: str
@@ -58,7 +58,7 @@ class GraphSpec:
 
 
 class ServedGenerator(nn.Module):
-    """``z`` [N, z_dim] to ``pixels`` [N, H, W, C] uint8.
+    """Maps ``z`` [N, z_dim] to ``pixels`` [N, H, W, C] uint8.
 
     The second output is the images before rounding, [N, C, H, W] in [-1, 1].
     """
@@ -76,10 +76,10 @@ class ServedGenerator(nn.Module):
 
 
 class ServedImageToImage(nn.Module):
-    """``image`` [N, H, W, C] uint8, and ``mask`` [N, H, W] uint8 if the task has one, to ``pixels``
-    [N, H, W, C] uint8.
+    """Maps ``image`` [N, H, W, C] uint8 to ``pixels`` [N, H, W, C] uint8.
 
-    The second output is the images before rounding, [N, C, H, W] in [-1, 1].
+    Masked tasks also take ``mask`` [N, H, W] uint8. The second output is the images before
+    rounding, [N, C, H, W] in [-1, 1].
     """
 
     def __init__(self, generator: nn.Module, task: ImageTask) -> None:
@@ -95,10 +95,10 @@ class ServedImageToImage(nn.Module):
 
 
 class ServedMapping(nn.Module):
-    """``z`` [N, z_dim] to ``w`` [N, layers, w_dim], moved toward the center by ``truncation`` [N].
+    """Maps ``z`` [N, z_dim] and ``truncation`` [N] to styles ``w`` [N, layers, w_dim].
 
-    Truncation in W: Karras et al. 2018, arXiv:1812.04948, appendix B. Each class has its own
-    center, because the mean over all classes resembles no class.
+    Truncation moves w toward a center (Karras et al. 2018, arXiv:1812.04948, appendix B). Each
+    class has its own center, because the mean over all classes resembles no class.
     """
 
     center: Tensor
@@ -122,10 +122,10 @@ class ServedMapping(nn.Module):
 
 
 class ServedSynthesis(nn.Module):
-    """``w`` [N, layers, w_dim], and ``transform`` [N, 3, 3] if the network takes one, to ``pixels``
-    [N, H, W, C] uint8.
+    """Maps styles ``w`` [N, layers, w_dim] to ``pixels`` [N, H, W, C] uint8.
 
-    The second output is the images before rounding, [N, C, H, W] in [-1, 1].
+    StyleGAN3 also takes ``transform`` [N, 3, 3]. The second output is the images before rounding,
+    [N, C, H, W] in [-1, 1].
     """
 
     def __init__(self, generator: StyleGenerator) -> None:
@@ -148,10 +148,10 @@ def generator_graph_specs(
     center: Tensor | None = None,  # noqa: ARG001 - for generators with styles
     truncates: bool = False,
 ) -> list[GraphSpec]:
-    """Return the graphs of a generator from noise, in eval mode, with `rows` latents to check.
+    """Return the graphs of a noise generator in eval mode, with `rows` latents to check them.
 
-    `center` is the center of a style space, ``[classes or 1, w_dim]``; by default it is estimated.
-    `truncates`: the generator takes truncations ``[N]`` after z and class weights.
+    `center` is the center of a style space, ``[classes or 1, w_dim]``; default: estimated. If
+    `truncates` is True, the generator takes truncations ``[N]`` after z and class weights.
     """
     if has_batch_statistics(generator):
         draw = partial(seeds.draw, distribution=distribution)
@@ -183,7 +183,7 @@ def _style_graph_specs(
     feeds = _latent_feeds(z_dim, classes, distribution, rows)
     with torch.no_grad():
         (w,) = mapping(**feeds)
-    # Layers get different styles, so that the check detects a graph that uses only one style.
+    # Each layer gets a different style, so that the check detects a graph that uses only one.
     half = generator.layers // 2
     mixed = torch.cat([w[:, :half], w.roll(1, 0)[:, half:]], 1)
     synthesis_feeds = {"w": mixed}
@@ -198,7 +198,7 @@ def _style_graph_specs(
 
 @singledispatch
 def networks_by_role(generator: nn.Module) -> dict[str, nn.Module]:
-    """Return the networks of an image-to-image generator by the role of their graph."""
+    """Return the networks of an image-to-image generator, by the role of their graph."""
     return {GENERATOR: generator}
 
 
@@ -212,7 +212,7 @@ def image_to_image_graph_spec(
 ) -> GraphSpec:
     """Return the graph of an image-to-image network in eval mode.
 
-    Height and width are dynamic multiples of `image_input.multiple`, unless the input is fixed.
+    Height and width are dynamic multiples of `image_input.multiple`, unless the size is fixed.
     """
     module = ServedImageToImage(generator, task).eval()
     side, multiple = image_input.side, image_input.multiple
@@ -258,7 +258,7 @@ def _latent_feeds(
 
 
 def _class_weights(count: int, classes: int) -> Tensor:
-    """Return weights ``[count, classes]``: one class in the first half, two in the second."""
+    """Return weights ``[count, classes]``: single classes in the first half, then blends."""
     one_hot = F.one_hot(torch.arange(count) % classes, classes).float()
     weight = torch.linspace(1, 0, count // 2)[:, None]
     half = one_hot[: count // 2]
@@ -266,7 +266,7 @@ def _class_weights(count: int, classes: int) -> Tensor:
 
 
 def _transforms(count: int) -> Tensor:
-    """Return transforms ``[count, 3, 3]``: the identity, then random rotations and translations."""
+    """Return transforms ``[count, 3, 3]``: the identity, then rotations and translations."""
     angle = torch.arange(count) * 0.4
     transforms = torch.eye(3).repeat(count, 1, 1)
     transforms[:, 0, 0] = transforms[:, 1, 1] = angle.cos()
@@ -289,7 +289,7 @@ def style_center(generator: StyleGenerator, z_dim: int, classes: int) -> Tensor:
 
 @singledispatch
 def style_space(generator: nn.Module) -> StyleSpace | None:  # noqa: ARG001 - dispatched on
-    """Return the manifest's description of a generator's styles, or None if it has none."""
+    """Return the manifest's description of a generator's styles; None without styles."""
     return None
 
 
@@ -297,8 +297,8 @@ def style_space(generator: nn.Module) -> StyleSpace | None:  # noqa: ARG001 - di
 def _style_space(generator: StyleGenerator) -> StyleSpace:
     """Group the layers of the synthesis network into coarse, middle and fine.
 
-    As in arXiv:1812.04948, section 3.1: 4 to 8, 16 to 32, and 64 or more pixels. The limits are
-    lower for images smaller than 64 pixels.
+    The limits follow arXiv:1812.04948, section 3.1: 4 to 8, 16 to 32, and 64 or more pixels. They
+    are lower for images smaller than 64 pixels.
     """
     resolutions = generator.layer_resolutions
     coarse, middle = min(8, resolutions[-1] // 4), min(32, resolutions[-1] // 2)

@@ -32,8 +32,8 @@ def model_card(
 ) -> str:
     """Return the card of a model in Markdown.
 
-    `details` are additional rows of the table, as (name, value). The table comes last, so that
-    metrics can be appended.
+    `details` are additional rows of the table, as (name, value). The table is the last part of the
+    card, so that metrics can be appended.
     """
     image = manifest.image
     lines = [
@@ -98,7 +98,7 @@ def _provenance_rows(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def quality_lines(manifest: Manifest) -> list[str]:
-    """Return the table rows of the metrics, and of what they were measured on."""
+    """Return the table rows of the metrics and of their measurement conditions."""
     lines = [
         f"| {_capitalized(metric_title(f.metric))} | {_figure_text(f)} |" for f in manifest.quality
     ]
@@ -108,7 +108,7 @@ def quality_lines(manifest: Manifest) -> list[str]:
 
 
 def _basis(figures: Sequence[Quality]) -> str:
-    """Return the seeds, truncation, references and resizing of the metrics."""
+    """Return the measurement conditions: seeds, truncation, references and resizing."""
     parts = []
     if seeded := [figure for figure in figures if figure.seed_start is not None]:
         start = seeded[0].seed_start or 0

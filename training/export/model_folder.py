@@ -1,7 +1,7 @@
 """Writes model folders: graphs, golden outputs, preview, manifest and card.
 
-Both trained and imported models are written here. A folder is written completely or not at all, and
-only after it has been loaded in the same way as the service loads it.
+Both trained and imported models are written here. A folder is written completely or not at all.
+Before it gets its final name, it is loaded in the same way as in the service.
 """
 
 from __future__ import annotations
@@ -47,21 +47,21 @@ def write_model_folder(
     """Write a model folder and return it.
 
     Args:
-        folder: the folder to be written, from `new_version_folder`.
+        folder: the folder to write, from `new_version_folder`.
         write_graphs: writes the graphs into a folder and returns their manifest entries by role.
         describe: returns the manifest for these graphs.
         plan: the execution plan of the model while it is measured and previewed.
-        preview: returns the preview of the model.
-        probe_images: returns images ``[N, H, W, C]`` to measure the receptive field with. Called
-            for image-to-image models only.
+        preview: returns the preview image of the model and its description.
+        probe_images: returns images ``[N, H, W, C]`` for measuring the receptive field. Only called
+            for image-to-image models.
         measure: returns the metrics for the manifest and the card. Default: none.
         fp16: store the weights as fp16. The difference is passed to `report` and added to the card.
         details: additional rows for the table of the card, as (name, value).
         notes: notes for the card.
         report: called with messages for the user.
 
-    Raises ExportError, CannotWrite, and the errors of the callbacks. The folder is not created in
-    that case.
+    Raises ExportError, CannotWrite, and the errors of the callbacks. No folder is left behind in
+    these cases.
     """
     with new_folder(folder) as part:
         manifest = describe(write_graphs(part))
@@ -101,9 +101,10 @@ def write_model_folder(
 
 
 def new_version_folder(models: Path, name: str, version: str | None = None) -> Path:
-    """Return the folder ``models/name/version`` for a new model. Default: the next free number.
+    """Return the path ``models/name/version`` for a new model. The folder is not created.
 
-    Raises ExportError if a name is invalid or the folder exists.
+    The default version is the next free number. Raises ExportError if the name or the version is
+    invalid, or if the folder exists.
     """
     version = version or _next_version(models / name)
     for value in (name, version):
@@ -116,7 +117,7 @@ def new_version_folder(models: Path, name: str, version: str | None = None) -> P
 
 
 def _next_version(folder: Path) -> str:
-    """Return the number after the highest version in a model's folder."""
+    """Return the next version number of a model: the highest existing one plus 1."""
     versions = [path.name for path in model_folders(folder.parent) if path.parent == folder]
     numbers = [int(version) for version in versions if version.isdigit()]
     return str(max(numbers, default=0) + 1)
@@ -124,9 +125,9 @@ def _next_version(folder: Path) -> str:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a hidden folder next to `folder`, and rename it to `folder` unless the block raises.
+    """Context manager that yields a hidden folder and renames it to `folder` at the end.
 
-    Raises CannotWrite.
+    The hidden folder is next to `folder`. It is deleted if the block raises. Raises CannotWrite.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

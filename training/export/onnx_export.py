@@ -23,7 +23,7 @@ from training.export.onnx_files import graph_entry, save
 
 OPSET = 20
 CHECKED_BATCHES = (1, 2, 7, 32)
-# PyTorch and ONNX Runtime add in different orders. Relative to the largest value if that exceeds 1.
+# PyTorch and ONNX Runtime sum in different orders. Relative to the largest value if it exceeds 1.
 TOLERANCE = 1e-4
 _PLAN = ExecutionPlan(workers=1, threads=1, max_rows=64)
 
@@ -45,9 +45,10 @@ def export_graphs(specs: Sequence[GraphSpec], folder: Path) -> dict[str, Graph]:
 
 
 def export_graph(spec: GraphSpec, path: Path) -> Graph:
-    """Write a module as an ONNX file with a dynamic batch axis, and check it against PyTorch.
+    """Write a module as an ONNX file with a dynamic batch axis, and compare it with PyTorch.
 
-    Spectral and batch normalization are folded into the weights first. Raises ExportError.
+    Spectral and batch normalization are folded into the weights first. Raises ExportError if the
+    outputs differ or the rows of a batch depend on each other.
     """
     folded = fold_batch_norm(without_parametrizations(spec.module)).eval()
     batch = torch.export.Dim("N")
@@ -80,7 +81,7 @@ def export_graph(spec: GraphSpec, path: Path) -> Graph:
         )
     with tempfile.TemporaryDirectory(prefix=".checking-", dir=path.parent) as temporary:
         checked = Path(temporary) / path.name
-        # If the weights are too large for one file, `graph` no longer holds them from here on.
+        # If the weights are too large for one file, `graph` does not contain them afterwards.
         save(graph, checked)
         references = _check(checked, spec, folded)
         del graph.graph.output[len(spec.outputs) :]
@@ -99,9 +100,9 @@ def export_graph(spec: GraphSpec, path: Path) -> Graph:
 
 
 def _without_source_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Remove the source paths and line numbers that the exporter records.
+    """Remove the source paths and line numbers that the exporter records, in place.
 
-    Otherwise the digest of the same weights would depend on the path of the checkout.
+    With them, the digest of a model would depend on where the project is installed.
     """
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
@@ -115,7 +116,7 @@ def _without_source_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _check(path: Path, spec: GraphSpec, folded: nn.Module) -> list[Mapping[str, Array]]:
-    """Compare ONNX Runtime with PyTorch, and batches with their single rows.
+    """Compare ONNX Runtime with PyTorch, and batches with the same rows one by one.
 
     Returns the outputs for `spec.feeds` and for each of `spec.extra_feeds`. Raises ExportError.
     """
@@ -161,7 +162,7 @@ def _check_feeds(
 
 
 def _batch_sizes(feeds: Mapping[str, Tensor]) -> list[int]:
-    """Return the batch sizes to check, limited to the number of rows."""
+    """Return the batch sizes to check, at most the number of rows in `feeds`."""
     count = len(next(iter(feeds.values())))
     return list(dict.fromkeys(min(size, count) for size in CHECKED_BATCHES))
 

@@ -10,7 +10,7 @@ from onnx.external_data_helper import convert_model_to_external_data
 from service.runtime.models.manifest import DataFile, Graph, file_sha256
 from service.runtime.onnx.sessions import Session
 
-# A protobuf message is limited to 2 GiB; the difference is for nodes and names.
+# A protobuf message is limited to 2 GiB. The rest is reserved for nodes and names.
 MAX_WEIGHT_BYTES = 2**31 - 2**26
 # Smaller tensors stay in the graph, because tools read shapes and constants from it.
 _MIN_EXTERNAL_BYTES = 1024
@@ -24,11 +24,12 @@ def weight_bytes(model: onnx.ModelProto) -> int:
 def save(model: onnx.ModelProto, path: Path) -> None:
     """Write a graph to `path`, and its weights to ``<path>.data`` if they are too large.
 
-    In the latter case, `model` then refers to the written weights and no longer holds them.
+    In the latter case, `model` is modified: it refers to the written weights and no longer contains
+    them.
     """
     if weight_bytes(model) > MAX_WEIGHT_BYTES:
         data = data_file(path)
-        # onnx would append to an existing file.
+        # onnx appends to an existing file.
         data.unlink(missing_ok=True)
         convert_model_to_external_data(
             model, location=data.name, size_threshold=_MIN_EXTERNAL_BYTES
@@ -37,7 +38,7 @@ def save(model: onnx.ModelProto, path: Path) -> None:
 
 
 def data_file(path: Path) -> Path:
-    """Return the path of the external weights of the graph at `path`, which need not exist."""
+    """Return the path for external weights of the graph at `path`. The file may not exist."""
     return path.with_name(f"{path.name}.data")
 
 

@@ -20,7 +20,7 @@ Pixels = NDArray[np.uint8]
 
 _SAMPLES = 64
 _PAIRS = 9
-# Previews of imported models show fewer large images, reduced to at most this side.
+# Previews of imported models contain fewer large images, reduced to at most this side.
 _MAX_PREVIEW_PIXELS = 2**21
 _MAX_SIDE = 256
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -38,8 +38,8 @@ class Preview:
 def trained_preview(recipe: Recipe, model: Model) -> Preview:
     """Return the preview of a model trained here.
 
-    Noise models: samples. Image-to-image models: inputs and outputs of held-out images, with the
-    expected outputs for models trained on pairs.
+    For noise models, it shows samples. For image-to-image models, it shows held-out inputs with
+    their outputs, and the expected outputs if the model was trained on pairs.
     """
     if model.manifest.input is None:
         return Preview(
@@ -62,8 +62,8 @@ def trained_preview(recipe: Recipe, model: Model) -> Preview:
 def imported_preview(model: Model, images: Sequence[Pixels] = ()) -> Preview:
     """Return the preview of an imported model.
 
-    Noise models: samples. Image-to-image models: inputs and outputs of `images` ``[H, W, C]``, or
-    of synthetic images if there are none.
+    For noise models, it shows samples. For image-to-image models, it shows `images` ``[H, W, C]``
+    and their outputs; default: synthetic images.
     """
     if model.manifest.input is not None:
         return Preview(

@@ -1,7 +1,7 @@
 """Measures the receptive field of an image-to-image model.
 
 Tiles of a large image overlap by twice the receptive field. The effective receptive field of a
-network is much smaller than the theoretical one, and a smaller overlap saves time.
+network is much smaller than the theoretical one, so measuring it saves time.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ from training.preview.grids import grid
 
 Pixels = NDArray[np.uint8]
 
-# A margin for images whose receptive field is slightly larger than that of the measured ones.
+# A margin for images with a slightly larger receptive field than the measured images.
 _MARGIN = 1.25
 
 
 def measure_receptive_field(model: Model, images: Pixels) -> int | None:
-    """Return the distance from an edge, in pixels, beyond which values change by at most 1 of 255.
+    """Measure the radius of the receptive field in pixels, plus a margin.
 
-    The images ``[N, h, w, C]`` are joined to a large image. The model runs on this image and on its
-    lower right quarter, and the outputs for the quarter are compared. Returns None if the manifest
-    has no receptive field, because then every output pixel depends on the whole image.
+    This is the distance from an edge beyond which values change by at most 1 of 255. The images
+    ``[N, h, w, C]`` are joined to a large image. The model runs on this image and on its lower
+    right quarter, and the outputs for the quarter are compared.
+
+    Returns None if the manifest has no receptive field, that is, if every output pixel depends on
+    the whole image.
     """
     image_input = model.manifest.input
     if image_input is None or image_input.reach is None:
@@ -39,7 +42,7 @@ def measure_receptive_field(model: Model, images: Pixels) -> int | None:
     changed = np.argwhere(difference > 1)
     if not len(changed):
         return min(image_input.reach, 1)
-    # The nearer of the two edges has changed a value.
+    # A changed value is attributed to the nearer of the two edges.
     distance = int(changed.min(axis=1).max()) + 1
     measured = int(np.ceil(distance / image_input.factor * _MARGIN))
     return min(image_input.reach, measured)
@@ -56,7 +59,7 @@ def _output(model: Model, image: Pixels) -> Pixels:
     assert image_input is not None  # noqa: S101 - for the type checker
     feeds = {"image": image[None]}
     if image_input.masked:
-        # Holes everywhere, so that the model needs the pixels around them.
+        # Holes everywhere, so that outputs depend on the surrounding pixels.
         height, width = image.shape[:2]
         rows, columns = np.arange(height)[:, None] // 8, np.arange(width) // 8
         feeds["mask"] = np.where((rows + columns) % 2, 255, 0).astype(np.uint8)[None]

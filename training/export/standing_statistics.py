@@ -18,19 +18,19 @@ from torch import Tensor, nn
 
 from training.networks.noise.biggan_layers import BatchNorm2d, StandingBatchNorm2d
 
-# The truncations at which statistics are computed. At 0 all latents are equal, and a generator
-# without classes would have no variance, so 0.01 is also used for smaller truncations.
+# The truncations for which statistics are computed. At 0, all latents are equal and a generator
+# without classes has no variance, so smaller truncations use the statistics of 0.01.
 TRUNCATIONS = (0.01, *(step / 10 for step in range(1, 11)))
 _BATCH = 64
 
-# Returns the latents ``[len(seeds), z_dim] float32`` of seeds, as in the service.
+# Maps seeds to latents ``[len(seeds), z_dim] float32``, in the same way as the service.
 DrawLatents = Callable[[Sequence[int], int], NDArray[np.float32]]
 
 
 class TruncatedGenerator(nn.Module):
     """Maps latents ``[N, z_dim]``, classes and truncations ``[N]`` to images.
 
-    The truncation scales the latent (the truncation trick, section 3.1) and selects the statistics.
+    The truncation scales the latent (the truncation trick, section 3.1) and selects statistics.
     """
 
     def __init__(self, generator: nn.Module, truncations: Sequence[float]) -> None:
@@ -57,7 +57,7 @@ def interpolation_weights(values: Tensor, points: Tensor) -> Tensor:
 
 
 def has_batch_statistics(generator: nn.Module) -> bool:
-    """Return whether the generator has batch normalization that supports standing statistics."""
+    """Return True if the generator has batch normalization that supports standing statistics."""
     return any(isinstance(module, BatchNorm2d) for module in generator.modules())
 
 
@@ -70,11 +70,12 @@ def with_standing_statistics(
     truncations: Sequence[float] = TRUNCATIONS,
     batches: int = 8,
 ) -> TruncatedGenerator:
-    """Return a copy of a BigGAN generator in eval mode that takes one truncation per row.
+    """Return a copy of a BigGAN generator, in eval mode, that takes one truncation per row.
 
     `generator` must be on the CPU and is not modified. The statistics are averages over `batches`
-    batches of 64 latents. Seeds count from 0 and classes alternate, so the result is deterministic.
-    Raises ValueError for a generator without such batch normalization.
+    batches of 64 latents. The result is deterministic, because seeds start at 0 and classes
+    alternate. Raises ValueError if the generator has no batch normalization that supports standing
+    statistics.
     """
     generator = copy.deepcopy(generator).eval()
     norms = {
@@ -107,7 +108,7 @@ def _statistics(
     """Return the mean and variance ``[C]`` of the inputs of each normalization."""
     for norm in norms.values():
         norm.reset_running_stats()
-        # Without momentum, PyTorch weights all batches equally.
+        # With momentum None, PyTorch weights all batches equally.
         norm.momentum = None
         norm.train()
     for start in range(0, len(z), _BATCH):

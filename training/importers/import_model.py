@@ -43,10 +43,10 @@ def import_model(
     preview_images: Sequence[Pixels] = (),
     report: Callable[[str], object] = lambda _: None,
 ) -> Path:
-    """Write ``models/name/version`` and return that folder. Raises ExportError, CannotWrite.
+    """Write ``models/name/version`` and return that folder.
 
-    `preview_images` are the inputs in the preview of an image-to-image model, instead of synthetic
-    images. Messages for the user go to `report`.
+    `preview_images` are the inputs for the preview of an image-to-image model; default: synthetic
+    images. `report` is called with messages for the user. Raises ExportError and CannotWrite.
     """
     folder = new_version_folder(target.models, target.name, target.version)
 

@@ -19,7 +19,7 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 
 class FrozenBatchNorm(nn.Module):
-    """A batch normalization with fixed statistics: ``x * scale + shift``, for ``[N, C, H, W]``."""
+    """Batch normalization of ``[N, C, H, W]`` with fixed statistics: ``x * scale + shift``."""
 
     scale: Tensor
     shift: Tensor
@@ -41,7 +41,10 @@ def linear(tensors: Tensors, path: str) -> nn.Linear:
 
 
 def convolution(tensors: Tensors, path: str, groups: int = 1) -> nn.Conv2d:
-    """Return a convolution that keeps the image size if its kernel is odd. Raises KeyError."""
+    """Return a convolution with "same" padding for odd kernels.
+
+    Raises KeyError for a missing tensor.
+    """
     weight, bias = tensors[f"{path}.weight"], tensors.get(f"{path}.bias")
     outputs, inputs, kernel, _ = weight.shape
     layer = nn.Conv2d(

@@ -77,7 +77,7 @@ def test_run_is_exported_and_evaluated(evaluate, photographs, tmp_path):
     report = tmp_path / "quality.html"
     assert "run, last checkpoint" in evaluate(run.folder, "--report", report)
     assert "<svg" in report.read_text()
-    with pytest.raises(QualityError, match="not a model of a repository"):
+    with pytest.raises(QualityError, match="not a model in a model repository"):
         evaluate(run.folder, "--record")
 
 

@@ -1,4 +1,4 @@
-"""AnimeGANv2's generator: inverted residual blocks at a quarter of the side.
+"""AnimeGANv2's generator: inverted residual blocks at a quarter of the resolution.
 
 Chen et al. 2020, doi:10.1007/978-981-15-5577-0_18, in the layout of the PyTorch port. Every
 convolution has reflection padding and layer normalization.
@@ -43,7 +43,7 @@ class _ConvNormActivation(nn.Sequential):
 
 
 class _InvertedResidual(nn.Module):
-    """An inverted residual block; the skip connection needs equal channel counts."""
+    """An inverted residual block, with a skip connection if the channel counts are equal."""
 
     def __init__(self, fan_in: int, width: int) -> None:
         super().__init__()
@@ -62,7 +62,10 @@ class _InvertedResidual(nn.Module):
 
 
 class AnimeGenerator(nn.Module):
-    """Images ``[N, C, H, W]`` to images of the same shape, in [-1, 1]; sides multiples of 4."""
+    """Maps images ``[N, C, H, W]`` to images of the same shape, in [-1, 1].
+
+    Sides must be multiples of 4.
+    """
 
     def __init__(self, channels: int, width: int, blocks: int) -> None:
         super().__init__()
@@ -117,7 +120,7 @@ class AnimeGan(Format):
         blocks = sum(
             bool(re.fullmatch(r"block_c\.\d+\.layers\.2\.weight", name)) for name in network.tensors
         )
-        # Reflection padding needs two pixels at a quarter of the side.
+        # Reflection padding requires two pixels at a quarter of the side.
         image_input = ImageInput(
             channels=input_channels(channels),
             side=input_side(options, 256, 4),

@@ -1,6 +1,6 @@
 """Real-ESRGAN's compact network (SRVGG): plain convolutions at the low resolution.
 
-The output is unfolded by pixel shuffling and added to the nearest-neighbor upsampled input.
+Pixel shuffling upsamples the output, which is added to the nearest-neighbor upsampled input.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from training.importers.reading.weights import Network
 
 
 class CompactNet(nn.Module):
-    """Images ``[N, C, h, w]`` in [0, 1] to ``[N, C, factor·h, factor·w]``."""
+    """Maps images ``[N, C, h, w]`` in [0, 1] to ``[N, C, factor·h, factor·w]``."""
 
     def __init__(self, channels: int, width: int, convolutions: int, factor: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Compact(Format):
     excluded_keys = (r"body\.1\.(bias|running_mean)", r"(?!body\.).*", r"body\.\d+\.\w+\..*")
 
     def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
-        """Build the network; the factor follows from the last convolution's output channels."""
+        """Build the network. The last convolution's output channels determine the factor."""
         numbers = sorted({int(name.split(".")[1]) for name in network.tensors})
         width, channels = network.tensors["body.0.weight"].shape[:2]
         last = network.tensors[f"body.{numbers[-1]}.weight"]

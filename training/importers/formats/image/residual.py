@@ -24,7 +24,7 @@ from training.importers.reading.weights import Layer, Network, known_layers
 
 
 class Residual(nn.Module):
-    """x + branch(x)."""
+    """A skip connection: returns ``x + branch(x)``."""
 
     def __init__(self, branch: nn.Sequential) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class CycleGanResNet(Format):
             channels=input_channels(channels),
             side=input_side(options, 256, 2**halvings),
             multiple=2**halvings,
-            # Reflection padding needs two pixels at the smallest resolution.
+            # Reflection padding requires two pixels at the smallest resolution.
             least=2 * 2**halvings,
             reach=receptive_field,
         )

@@ -28,7 +28,7 @@ from training.importers.reading.weights import Network
 
 _SLOPE = 0.2
 _RESIDUAL_SCALE = 0.2
-# From the names of 2018 (a sequence) and of BasicSR before 2020 to the current ones.
+# Maps the tensor names of 2018 (a sequence) and of BasicSR before 2020 to the current names.
 _OLD_NAMES = (
     (r"model\.0\.", "conv_first."),
     (r"model\.1\.sub\.(\d+)\.RDB(\d)\.conv(\d)\.0\.", r"body.\1.rdb\2.conv\3."),
@@ -74,7 +74,7 @@ class _ResidualInResidual(nn.Module):
 
 
 class RealESRGANGenerator(nn.Module):
-    """Images ``[N, C, h, w]`` in [0, 1] to ``[N, C, factor·h, factor·w]``.
+    """Maps images ``[N, C, h, w]`` in [0, 1] to ``[N, C, factor·h, factor·w]``.
 
     The factor is ``2**doublings / fold``. `in_channels` counts the channels after unshuffling by
     `fold`.
@@ -116,7 +116,7 @@ def with_current_names(network: Network) -> Network:
     names = list(network.tensors)
     if not any(".rdb" in name.lower() for name in names):
         return network
-    # In names of 2018 the tail is a sequence: upsampling convolutions, then conv_hr and conv_last.
+    # In the names of 2018, the last layers are a sequence: upsampling, conv_hr and conv_last.
     tail = sorted(
         {int(m.group(1)) for n in names if (m := re.fullmatch(r"model\.(\d+)\.weight", n))} - {0}
     )
@@ -140,7 +140,7 @@ def with_current_names(network: Network) -> Network:
 
 
 class Rrdb(Format):
-    """The generator of ESRGAN and Real-ESRGAN, with factors ×4, ×2, ×1 and, in old files, 2ⁿ."""
+    """The generator of ESRGAN and Real-ESRGAN: factors 4, 2 and 1; in old files, any 2ⁿ."""
 
     name = "rrdb"
     title = "ESRGAN, Real-ESRGAN (RRDB)"
@@ -159,7 +159,7 @@ class Rrdb(Format):
         return super().match(with_current_names(network))
 
     def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
-        """Build the network; width, growth, blocks and factor follow from the shapes."""
+        """Build the network. The shapes determine width, growth, blocks and factor."""
         network = with_current_names(network)
         tensors = network.tensors
         width, in_channels = tensors["conv_first.weight"].shape[:2]

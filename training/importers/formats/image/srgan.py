@@ -40,7 +40,7 @@ class _ResidualBlock(nn.Module):
 
 
 class _SubPixelUpsample(nn.Module):
-    """A sub-pixel convolution that doubles the side."""
+    """A sub-pixel convolution that doubles height and width."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class _SubPixelUpsample(nn.Module):
 
 
 class SrganGenerator(nn.Module):
-    """Images ``[N, C, h, w]`` in [0, 1] to ``[N, C, factor·h, factor·w]`` in [0, 1]."""
+    """Maps images ``[N, C, h, w]`` in [0, 1] to ``[N, C, factor·h, factor·w]`` in [0, 1]."""
 
     def __init__(
         self, channels: int, width: int, blocks: int, doublings: int, *, normalized: bool
@@ -64,7 +64,7 @@ class SrganGenerator(nn.Module):
         self.block1 = nn.Sequential(nn.Conv2d(channels, width, 9, padding=4), nn.PReLU())
         for i in range(blocks):
             setattr(self, f"block{i + 2}", _ResidualBlock(width))
-        # The paper has batch normalization here; the layout's first version an activation.
+        # Batch normalization as in the paper; the layout's first version has an activation instead.
         norm = nn.BatchNorm2d(width) if normalized else nn.PReLU()
         trunk_end = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), norm)
         setattr(self, f"block{blocks + 2}", trunk_end)
@@ -96,7 +96,7 @@ class Srgan(Format):
     )
 
     def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
-        """Build the network; the numbers of blocks and doublings follow from the names."""
+        """Build the network. The tensor names determine the numbers of blocks and doublings."""
         tensors = network.tensors
         width, channels = tensors["block1.0.weight"].shape[:2]
         blocks = sum(bool(re.fullmatch(r"block\d+\.conv1\.weight", name)) for name in tensors)

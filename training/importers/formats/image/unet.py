@@ -1,8 +1,8 @@
 """The U-Net of pix2pix.
 
-Its authors sample with the batch statistics of a batch of one image, which is instance
-normalization (Isola et al. 2017, arXiv:1611.07004, section 3.3). This keeps the rows of a batch
-independent and is the default. ``--statistics running`` uses the running averages of training.
+Its authors sample with the batch statistics of single images, which is equal to instance
+normalization (Isola et al. 2017, arXiv:1611.07004, section 3.3). This is the default, and keeps the
+rows of a batch independent. ``--statistics running`` uses the running averages from training.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from training.importers.reading.weights import Layer, Network, known_layers
 
 
 class ConvertedUNet(nn.Module):
-    """Images ``[N, C, H, W]`` to images of the same size, in [-1, 1].
+    """Maps images ``[N, C, H, W]`` to images of the same size, in [-1, 1].
 
     Sides must be multiples of ``2**levels``, where ``levels = len(down)``.
     """
@@ -53,14 +53,14 @@ class Pix2PixUNet(Format):
     required_keys = (r"(.+\.)?model\.0\.weight", r"(.+\.)?model\.1\.model\.\d+\.weight")
 
     def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
-        """Build the network; the first half of the convolutions is the encoder."""
+        """Build the network. The first half of the convolutions is the encoder."""
         layers = known_layers(network)
         convolutions = [layer for layer in layers if layer.kind == "convolution"]
         levels = len(convolutions) // 2
         if levels < 2 or len(convolutions) % 2:
             raise FormatMismatchError("its encoder and decoder have different depths")
         if any(tuple(layer.weight.shape[2:]) != (4, 4) for layer in convolutions):
-            raise FormatMismatchError("its convolutions are not 4×4")
+            raise FormatMismatchError("expected 4×4 kernels in all convolutions")
         norms = _norms_after(layers)
         # Instance normalization has no tensors, but the convolutions before it have biases.
         instance = all(norm is None for norm in norms.values()) and convolutions[1].bias is not None
@@ -127,12 +127,12 @@ def _norms_after(layers: list[Layer]) -> dict[str, Layer | None]:
             norms[convolution.path] = layer
             convolution = None
         else:
-            raise FormatMismatchError(f"{layer.path} is not a layer of a U-Net")
+            raise FormatMismatchError(f"unexpected layer {layer.path} in a U-Net")
     return norms
 
 
 def _norm(layer: Layer | None, width: int, statistics: str) -> list[nn.Module]:
-    """Build a normalization layer; the outermost and the innermost layers have none."""
+    """Build the normalization layers of a convolution; empty if it has no normalization."""
     if layer is None or "weight" not in layer.tensors:
         return [] if layer is None else [nn.InstanceNorm2d(width)]
     if statistics == "running" and "running_mean" in layer.tensors:

@@ -1,1 +1,1 @@
-"""Checkpoint formats of generators from noise."""
+"""Converters for checkpoints of noise-to-image models."""

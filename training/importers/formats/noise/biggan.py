@@ -1,8 +1,8 @@
 """BigGAN and BigGAN-deep in the layout of BigGAN-PyTorch.
 
-Brock, Donahue, Simonyan 2018, arXiv:1809.11096. The SAGAN and SNGAN of the same project are
-supported too. In these, every normalization has a table of gains and biases by class; in BigGAN all
-blocks share one class embedding.
+Brock, Donahue, Simonyan 2018, arXiv:1809.11096. SAGAN and SNGAN from the same project are also
+supported. In those networks, every normalization has a table of gains and biases by class. In
+BigGAN, all blocks share one class embedding.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class BigGan(Format):
     names = _PLAIN
 
     def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
-        """Build the generator. Image size, widths and chunks follow from the shapes."""
+        """Build the generator. The shapes determine image size, widths and chunks."""
         return verify_shapes(self._convert(fold_spectral_norm(network.tensors), options))
 
     def _convert(self, tensors: dict[str, Tensor], options: UserOptions) -> ConvertedModel:
@@ -132,7 +132,7 @@ class BigGan(Format):
         paths: Sequence[str],
         options: UserOptions,  # noqa: ARG002 - BigGAN-deep needs it
     ) -> tuple[list[nn.Module], int, int]:
-        """Return all blocks, the number that double the side, and the number with a condition."""
+        """Return all blocks, and the numbers of upsampling and of conditioned blocks."""
         has_attention = [f"{path}.theta.weight" in build.tensors for path in paths]
         blocks: list[nn.Module] = [
             build.attention(path) if attention else build.block(path)
@@ -198,8 +198,8 @@ def build_bottlenecks(
 ) -> tuple[list[nn.Module], int, int]:
     """Return all blocks, the number of stages, and the number of bottleneck blocks.
 
-    Each stage doubles the side. `attention` is the tensor, relative to the path of a block, that
-    only attention layers have. Raises ImportOptionError.
+    Each stage doubles the side. `attention` is the name, relative to a block's path, of a tensor
+    that only attention layers have. Raises ImportOptionError.
     """
     names = build.names.convolutions
     residual = [path for path in paths if f"{path}.{attention}" not in build.tensors]
@@ -223,7 +223,7 @@ def build_bottlenecks(
 
 
 def block_paths(tensors: dict[str, Tensor]) -> list[str]:
-    """Return the paths of all blocks in order, such as ``blocks.0.0``, ``blocks.0.1``."""
+    """Return the paths of all blocks in order, for example ``blocks.0.0``, ``blocks.0.1``."""
     indices = {
         (int(match.group(1)), int(match.group(2)))
         for name in tensors
@@ -242,7 +242,7 @@ def describe_attention(
 ) -> str:
     """Return the resolutions of the attention layers as text, such as ``32×32, 64×64``.
 
-    `side` is that of the generated images, `blocks` the number of residual blocks in all `stages`.
+    `side` is the side of the generated images, and `blocks` the number of blocks in all `stages`.
     """
     depth, preceding, resolutions = blocks // stages, 0, []
     for path in paths:
@@ -268,9 +268,9 @@ def converted_class_conditional(
 ) -> ConvertedModel:
     """Return the converted model of a class-conditional generator.
 
-    `image` is the side and the number of channels. The batch normalizations use the statistics of
-    the file, or with `--statistics standing` standing statistics for several truncations. With
-    `truncates` the truncation scales z, as the authors of the format sample.
+    `image` is the side and the number of channels. Batch normalization uses the statistics of the
+    file or, with `--statistics standing`, standing statistics for several truncations. With
+    `truncates`, the truncation scales z, as in the sampling code of the format's authors.
     """
     module: nn.Module = generator.eval()
     if classes == 1:
@@ -300,7 +300,7 @@ def converted_class_conditional(
 
 
 class SingleClassGenerator(nn.Module):
-    """Wraps a class-conditional generator that has a single class as an unconditional one."""
+    """Wraps a class-conditional generator with a single class as an unconditional generator."""
 
     def __init__(self, generator: nn.Module) -> None:
         super().__init__()
@@ -317,7 +317,7 @@ class SingleClassGenerator(nn.Module):
 
 
 def _transpose_class_tables(tensors: dict[str, Tensor]) -> None:
-    """Transpose the gains and biases by class, ``[classes, C]``, to weights of linear layers."""
+    """Transpose gains and biases ``[classes, C]`` to weights of linear layers, in place."""
     for name in list(tensors):
         if re.fullmatch(r"blocks\..*\.bn\d\.(gain|bias)\.weight", name):
             tensors[name] = tensors[name].t().contiguous()

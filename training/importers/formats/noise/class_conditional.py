@@ -1,7 +1,7 @@
 """Residual generators with class-conditional normalization, built from the tensors of a file.
 
-BigGAN and its variants share the blocks of `training.networks`. The layouts differ in the names of
-the tensors, and in what the blocks are conditioned on.
+BigGAN and its variants use the blocks of `training.networks`. The layouts differ in the tensor
+names and in the condition of the blocks.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from training.networks.noise.biggan_layers import (
     apply_norm,
 )
 
-# What a block is conditioned on: a chunk of z and the class; all of z and the class; or the class.
+# The condition of a block: a chunk of z and the class; all of z and the class; or the class only.
 BlockCondition = Literal["chunks", "whole", "class"]
 
 
 @dataclass(frozen=True)
 class LayerNames:
-    """The names of a layout for the parts of its blocks, normalizations and attention."""
+    """The tensor names of a layout in blocks, normalizations and attention layers."""
 
     norms: tuple[str, ...]
     convolutions: tuple[str, ...]
     skip: str
-    # Mean and variance of a normalization, in each of the known ways.
+    # The known pairs of names for the mean and variance of a normalization.
     statistics: tuple[tuple[str, str], ...]
     gain: str
     bias: str
@@ -60,7 +60,10 @@ class LayerNames:
 
 
 class ClassConditionalGenerator(nn.Module):
-    """``z`` [N, Z] and class weights ``[N, classes]`` to images ``[N, C, H, W]`` in [-1, 1]."""
+    """Maps ``z`` [N, Z] and class weights ``[N, classes]`` to images ``[N, C, H, W]``.
+
+    The images are in [-1, 1].
+    """
 
     embedding: Tensor | None
 
@@ -80,7 +83,7 @@ class ClassConditionalGenerator(nn.Module):
         self.conditioning = conditioning
         self.start = (width, *(2 * [math.isqrt(first.out_features // width)]))
         if math.prod(self.start) != first.out_features:
-            raise FormatMismatchError("its first layer does not give a square image")
+            raise FormatMismatchError("the outputs of its first layer are not a square feature map")
         self.register_buffer("embedding", embedding)
 
     def forward(
@@ -123,7 +126,7 @@ def _concat(label: Tensor | None, z: Tensor) -> Tensor:
 
 
 class TruncatedLatent(nn.Module):
-    """Scales the latent of each row by its truncation. The statistics stay the same."""
+    """Scales each row's latent by its truncation, without changing the statistics."""
 
     def __init__(self, generator: nn.Module) -> None:
         super().__init__()
@@ -135,7 +138,7 @@ class TruncatedLatent(nn.Module):
 
 
 class UnconditionalNorm(nn.Module):
-    """Batch normalization in the place of a conditional one: it ignores the condition."""
+    """Batch normalization with the interface of a conditional one. Ignores the condition."""
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
@@ -162,7 +165,7 @@ class ConvSkipBottleneckUp(BottleneckUp):
 
 
 class UpsampleConv(nn.Module):
-    """A transposed convolution that doubles the side, then conditional normalization and ReLU."""
+    """A transposed convolution that doubles the side, conditional normalization and ReLU."""
 
     def __init__(self, grow: nn.Module, norm: nn.Module) -> None:
         super().__init__()
@@ -175,7 +178,7 @@ class UpsampleConv(nn.Module):
 
 
 class ConvOutput(nn.Module):
-    """The output layer of a generator without normalization: a convolution and tanh."""
+    """An output layer without normalization: a convolution and tanh."""
 
     def __init__(self, convolution: nn.Module) -> None:
         super().__init__()
@@ -207,7 +210,7 @@ class LayerBuilder:
         return convolution(self.tensors, path)
 
     def norm(self, path: str, *, affine: bool = False, eps: float | None = None) -> nn.Module:
-        """Return a batch normalization, with gain and bias if it is `affine`."""
+        """Return a batch normalization, with gain and bias if `affine` is True."""
         for mean, variance in self.names.statistics:
             if f"{path}.{mean}" in self.tensors:
                 means, variances = (
@@ -230,7 +233,7 @@ class LayerBuilder:
         return norm
 
     def conditional(self, path: str) -> nn.Module:
-        """Return a conditional normalization, or a plain one if the file has a plain one."""
+        """Return a conditional normalization, or an unconditional one if the file has one."""
         gain, bias = f"{path}.{self.names.gain}", f"{path}.{self.names.bias}"
         if f"{gain}.weight" not in self.tensors:
             return UnconditionalNorm(self.norm(path, affine=True))
@@ -252,7 +255,7 @@ class LayerBuilder:
         return block
 
     def bottleneck(self, path: str, *, doubles: bool) -> BottleneckUp:
-        """Return a bottleneck block, with a convolution as its skip if the file has one."""
+        """Return a bottleneck block. Its skip connection is a convolution if the file has one."""
         first, last = (self.tensors[f"{path}.{self.names.convolutions[i]}.weight"] for i in (0, -1))
         has_skip_conv = f"{path}.{self.names.skip}.weight" in self.tensors
         block_class = ConvSkipBottleneckUp if has_skip_conv else BottleneckUp
@@ -336,9 +339,9 @@ def uses_standing_statistics(options: UserOptions) -> bool:
 def count_stages(blocks: int, side: int | None, base: int, narrows: Sequence[bool]) -> int:
     """Return the number of stages of bottleneck blocks. The last block of each stage doubles.
 
-    The default is two blocks per stage; `side`, the side of the images in pixels, overrides it.
-    `narrows` tells for each block whether it has fewer outputs than inputs, which is possible only
-    in blocks that double. Raises ImportOptionError.
+    The default is two blocks per stage, unless `side`, the side of the images in pixels, implies
+    another number. `narrows` lists, for each block, whether it has fewer outputs than inputs; only
+    blocks that double the side can have fewer. Raises ImportOptionError if no number fits.
     """
     stages = blocks // 2
     if side is not None:

@@ -1,9 +1,9 @@
 """The generator of lucidrains' lightweight-gan: FastGAN with attention, in ``model_N.pt``.
 
 Liu et al. 2021, arXiv:2101.04775: upsampling blocks with gated linear units, and skip-layer
-excitation (section 3.1), which weights the channels of a high resolution by a low one.
+excitation (section 3.1), in which features of a low resolution weight the channels of a high one.
 
-The attributes of modules name the weights in exported graphs, so renaming one changes the files.
+Attribute names of modules become weight names in exported graphs. Renaming one changes the files.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _frozen_norm(tensors: Tensors, path: str) -> FrozenBatchNorm:
 
 
 class UpsampleBlock(nn.Module):
-    """``[N, C, H, W]`` to ``[N, D, 2H, 2W]``: pixel shuffle, blur, convolution with noise, GLU."""
+    """Maps ``[N, C, H, W]`` to ``[N, D, 2H, 2W]``: pixel shuffle, blur, convolution, noise, GLU."""
 
     noise: Tensor
 
@@ -71,10 +71,10 @@ class UpsampleBlock(nn.Module):
 
 
 class SkipLayerExcitation(nn.Module):
-    """``[N, C, H, W]`` to weights in (0, 1) for the channels of a later layer, ``[N, D, 1, 1]``.
+    """Maps ``[N, C, H, W]`` to channel weights ``[N, D, 1, 1]`` in (0, 1) for a later layer.
 
-    Features are pooled by attention, or by a discrete cosine transform if the file has its
-    frequencies (FcaNet, Qin et al. 2021, arXiv:2012.11879).
+    Features are pooled by attention or, if the file contains its frequencies, by a discrete cosine
+    transform (FcaNet, Qin et al. 2021, arXiv:2012.11879).
     """
 
     frequencies: Tensor | None
@@ -121,7 +121,7 @@ class AttentionBlock(nn.Module):
 
 
 class LightweightGenerator(nn.Module):
-    """``z`` [N, Z] to images ``[N, C, H, W]`` in [-1, 1]."""
+    """Maps ``z`` [N, Z] to images ``[N, C, H, W]`` in [-1, 1]."""
 
     def __init__(self, tensors: Tensors, layers: int) -> None:
         super().__init__()
@@ -201,5 +201,5 @@ def _convert(tensors: Tensors, layers: int) -> ConvertedModel:
             ("attention at", ", ".join(resolutions) or "no resolution"),
             ("skip-layer excitations", str(len(generator.excitation))),
         ],
-        notes=["The noise has a fixed seed, so that an image depends on its latent alone."],
+        notes=["The noise has a fixed seed, so that an image depends only on its latent."],
     )

@@ -1,8 +1,8 @@
 """The attention layers of lucidrains' generators.
 
 The cost of linear attention (Shen et al. 2018, arXiv:1812.01243) is linear in the number of
-positions: queries and keys are normalized by a softmax each, so that the product of keys and values
-can be computed first.
+positions. Queries and keys are normalized by separate softmaxes, so that the product of keys and
+values can be computed first.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def channel_sum(x: Tensor) -> Tensor:
 
 
 class LinearAttention(nn.Module):
-    """Linear self-attention over positions, ``[N, C, H, W]`` to ``[N, heads · D, H, W]``."""
+    """Linear self-attention over positions: maps ``[N, C, H, W]`` to ``[N, heads · D, H, W]``."""
 
     def __init__(self, tensors: Tensors, query: str, key_value: str) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class LinearAttention(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Local self-attention over 3×3 windows, ``[N, C, H, W]`` to ``[N, heads · D, H, W]``."""
+    """Local self-attention over 3×3 windows: maps ``[N, C, H, W]`` to ``[N, heads · D, H, W]``."""
 
     def __init__(self, tensors: Tensors, query: str, key_value: str) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class WindowAttention(nn.Module):
         key, value = self.key_value(x).chunk(2, dim=1)
         query = self.query(x).reshape(count, _HEADS, self.width, 1, height * width)
         # [N, heads, positions, 1, D] times [N, heads, positions, D, 9]. Positions beyond the edge
-        # have keys of zero and take part in the softmax, as in the original.
+        # have zero keys and are included in the softmax, as in the original.
         scaled = query.permute(0, 1, 4, 3, 2) * self.width**-0.5
         attention = (scaled @ self._windows(key)).softmax(dim=-1)
         attended: Tensor = attention @ self._windows(value).transpose(3, 4)

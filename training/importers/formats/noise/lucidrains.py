@@ -1,10 +1,10 @@
-"""The StyleGAN2 of lucidrains' stylegan2-pytorch, in ``model_N.pt``.
+"""The StyleGAN2 generator of lucidrains' stylegan2-pytorch, in ``model_N.pt``.
 
-It differs from the paper (Karras et al. 2019, arXiv:1912.04958): all layers of a block share one
+Differences from the paper (Karras et al. 2019, arXiv:1912.04958): all layers of a block share one
 style, the learning rate is not equalized, upsampling is bilinear, there are attention layers, and
 images are in [0, 1].
 
-The attributes of modules name the weights in exported graphs, so renaming one changes the files.
+Attribute names of modules become weight names in exported graphs. Renaming one changes the files.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _MAPPING_RATE = 0.1
 
 
 class LatentMapping(nn.Module):
-    """The mapping network, ``[N, Z]`` to ``w`` [N, Z].
+    """The mapping network: maps ``z`` [N, Z] to ``w`` [N, Z].
 
-    Activations are scaled by `rate`, the learning rate of the mapping relative to the rest.
+    Activations are scaled by `rate`, the learning rate relative to the other networks.
     """
 
     def __init__(self, tensors: Tensors, rate: float) -> None:
@@ -150,7 +150,7 @@ class Blur(nn.Module):
 
 
 class LucidrainsSynthesis(nn.Module):
-    """Styles ``w`` [N, blocks, W] to images ``[N, C, H, W]`` in [-1, 1]."""
+    """Maps styles ``w`` [N, blocks, W] to images ``[N, C, H, W]`` in [-1, 1]."""
 
     constant: Tensor | None
 
@@ -179,7 +179,7 @@ class LucidrainsSynthesis(nn.Module):
         self.blur = Blur()
         for i, size in enumerate(self.layer_resolutions):
             path = f"blocks.{i}"
-            # The library crops one noise image to all resolutions, and transposes it.
+            # The library crops one noise image to each resolution, and transposes it.
             cropped = noise[:size, :size].t().contiguous()
             self.grow.append(StyledConv(tensors, path, 1, cropped))
             self.refine.append(StyledConv(tensors, path, 2, cropped))
@@ -262,7 +262,7 @@ class LucidrainsStyleGan2(Format):
             if isinstance(block, AttentionBlock)
         ]
         notes = [
-            "The noise has a fixed seed, so that an image depends on its latent alone.",
+            "The noise has a fixed seed, so that an image depends only on its latent.",
             "The average w is not in the file; it was estimated from 10,000 latents.",
         ]
         if rate is None:

@@ -1,8 +1,8 @@
 """The convolutional generator of PyTorch-GAN and many tutorials.
 
-A linear layer makes a small image. Each stage doubles it by nearest-neighbor interpolation, then
-applies a convolution and batch normalization. The class embedding is concatenated to the noise, or
-multiplied with it.
+A linear layer generates a small feature map. Each stage doubles its side by nearest-neighbor
+interpolation, and applies a convolution and batch normalization. The class embedding is
+concatenated to the noise or multiplied with it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _EPS = 0.8
 
 
 class UpsamplingGenerator(nn.Module):
-    """``z`` [N, Z], and class weights if there are classes, to images in [-1, 1]."""
+    """Maps ``z`` [N, Z], and class weights if there are classes, to images in [-1, 1]."""
 
     embedding: Tensor | None
 
@@ -90,7 +90,7 @@ class PyTorchGan(Format):
         width, values = convolutions[0].weight.shape[1], first.weight.shape[0]
         start = math.isqrt(values // width)
         if start * start * width != values:
-            raise FormatMismatchError("l1.0 does not give a square image")
+            raise FormatMismatchError("the outputs of l1.0 are not a square feature map")
         modules = self._modules(blocks, convolutions, options)
         table = by_path.get("label_emb") or by_path.get("label_embedding")
         embedding = None if table is None else table.weight.float()
@@ -138,12 +138,12 @@ class PyTorchGan(Format):
                 modules.append(load_layer(module, layer))
             elif layer.kind == "norm":
                 if layer is blocks[0]:
-                    # The exporter can fold only a normalization that follows a convolution.
+                    # The exporter can fold a normalization only if it follows a convolution.
                     modules.append(_frozen(batch_norm_layer(layer, width, flat=False)))
                 else:
                     modules.append(batch_norm_layer(layer, width, flat=False, eps=_EPS))
             else:
-                raise FormatMismatchError(f"{layer.path} is not a layer of an upsampling block")
+                raise FormatMismatchError(f"unexpected layer {layer.path} in an upsampling block")
         return modules
 
 

@@ -1,8 +1,8 @@
 """Generators that are a sequence of layers: DCGANs and multilayer perceptrons.
 
-They are recognized by the order and shapes of their layers, not by names: the inputs of each layer
+They are recognized by the order and shapes of their layers, not by names. The inputs of each layer
 must match the outputs of the previous one. Layers without tensors, such as activations, are not in
-the file and leave gaps in the numbering.
+the file, so the layer numbers have gaps.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 class SequentialGenerator(nn.Module):
-    """``z`` [N, Z] to images ``[N, C, H, W]``. Class weights are appended to z if there are any."""
+    """Maps ``z`` [N, Z], followed by class weights if any, to images ``[N, C, H, W]``."""
 
     def __init__(self, layers: nn.Sequential, shape: tuple[int, ...], *, classes: bool) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class SequentialGenerator(nn.Module):
 
 
 def activation(options: UserOptions, default: str) -> nn.Module:
-    """Return the activation between layers: `--activation`, or the format's default.
+    """Return the activation between layers, from `--activation` or the format's default.
 
     Raises ImportOptionError.
     """
@@ -63,7 +63,10 @@ def activation(options: UserOptions, default: str) -> nn.Module:
 
 
 def output_layers(options: UserOptions) -> list[nn.Module]:
-    """Return the layers that map the last values to [-1, 1]. Raises ImportOptionError."""
+    """Return the output activation of `--output`, with values in [-1, 1].
+
+    Raises ImportOptionError for an unknown name.
+    """
     if options.output in (None, "tanh"):
         return [nn.Tanh()]
     if options.output == "sigmoid":
@@ -88,9 +91,9 @@ def batch_norm_layer(layer: Layer, width: int, flat: bool, eps: float = 1e-5) ->
 
 
 def _split_classes(inputs: int, options: UserOptions) -> tuple[int, tuple[str, ...]]:
-    """Return the dimension of z and the class names of a network with that many inputs.
+    """Split `inputs`, the number of inputs of the first layer, into z and classes.
 
-    Raises ImportOptionError.
+    Returns the dimension of z and the class names. Raises ImportOptionError.
     """
     classes = options.classes or 0
     if not 0 <= classes < inputs:
@@ -144,7 +147,7 @@ class Dcgan(Format):
             elif layer.kind in ("norm", "statistics"):
                 modules.append(batch_norm_layer(layer, width, flat=False))
             else:
-                raise FormatMismatchError(f"{layer.path} is not a layer of a DCGAN")
+                raise FormatMismatchError(f"unexpected layer {layer.path} in a DCGAN")
         inputs, channels = convolutions[0].weight.shape[0], convolutions[-1].weight.shape[1]
         z_dim, names = _split_classes(inputs, options)
         generator = SequentialGenerator(
@@ -193,7 +196,9 @@ class Mlp(Format):
             elif layer.kind in ("norm", "statistics"):
                 modules.append(batch_norm_layer(layer, width, flat=True))
             else:
-                raise FormatMismatchError(f"{layer.path} is not a layer of a multilayer perceptron")
+                raise FormatMismatchError(
+                    f"unexpected layer {layer.path} in a multilayer perceptron"
+                )
         side, channels = square_shape(linear[-1].weight.shape[0], options)
         inputs = linear[0].weight.shape[1]
         z_dim, names = _split_classes(inputs, options)
@@ -219,7 +224,7 @@ class Mlp(Format):
 
 
 def square_shape(values: int, options: UserOptions) -> tuple[int, int]:
-    """Return side and channels of a square image of `values` values.
+    """Return the side and the channels of a square image with `values` values.
 
     Raises FormatMismatchError, and ImportOptionError if `--side` or `--channels` do not fit.
     """

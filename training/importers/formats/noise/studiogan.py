@@ -1,7 +1,7 @@
 """PyTorch-StudioGAN's generators: DCGAN, ResNet, BigGAN and two variants of BigGAN-deep.
 
-The tensor names identify the backbone. The training configuration, if there is one, adds what the
-tensors do not determine: the distribution of z, and the image side of BigGAN-deep.
+The tensor names identify the backbone. The optional training configuration determines the
+distribution of z and the image side of BigGAN-deep.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ _TITLES = {
     "big_resnet_deep_legacy": "BigGAN-deep",
     "big_resnet_deep_studiogan": "BigGAN-deep",
 }
-# The backbones whose authors sample with a truncated latent.
+# The backbones that their authors sample with truncated latents.
 _TRUNCATED = ("big_resnet", "big_resnet_deep_legacy", "big_resnet_deep_studiogan")
 
 
 class StudioGan(Format):
-    """A generator of PyTorch-StudioGAN other than StyleGAN."""
+    """The generators of PyTorch-StudioGAN, except StyleGAN."""
 
     name = "studiogan"
     title = "PyTorch-StudioGAN"
@@ -87,7 +87,7 @@ class StudioGan(Format):
     excluded_keys = (r"info_.*",)
 
     def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
-        """Build the generator of the backbone that the tensor names identify."""
+        """Identify the backbone by the tensor names, and build its generator."""
         return verify_shapes(
             self._convert(fold_spectral_norm(network.tensors, transposed=r"deconv"), options)
         )
@@ -163,9 +163,9 @@ def _distribution(model: Mapping[str, Any], options: UserOptions) -> Distributio
 
 
 def _backbone(tensors: Mapping[str, Tensor], model: Mapping[str, Any]) -> str:
-    """Return the backbone that the tensor names identify, with the configuration as a tie-breaker.
+    """Return the backbone. The configuration decides if the tensor names are ambiguous.
 
-    Raises ImportOptionError if the configuration names another backbone.
+    Raises ImportOptionError if the tensor names and the configuration disagree.
     """
     block = "blocks.0.0"
     configured = model.get("backbone", "resnet") if model else None
@@ -207,7 +207,7 @@ def _conditioning(
     shared: Tensor | None,
     blocks: int,
 ) -> tuple[int, BlockCondition, int]:
-    """Return the number of classes, what the blocks are conditioned on, and the dimension of z."""
+    """Return the number of classes, the condition of the blocks, and the dimension of z."""
     embedded = 0 if shared is None else shared.shape[1]
     classes = 0 if shared is None else shared.shape[0]
     if backbone == "big_resnet":

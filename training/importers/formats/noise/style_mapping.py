@@ -1,4 +1,4 @@
-"""Shared by the StyleGAN formats: the mapping network and the converted model."""
+"""Functions shared by the StyleGAN formats: mapping networks and converted models."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from training.networks.noise.style_generator import MAPPING_RATE, MappingNetwork
 def mapping_network(
     fully_connected: Sequence[tuple[Tensor, Tensor]], rate: float, classes: Tensor | None
 ) -> MappingNetwork:
-    """Return a mapping network with the weights and biases of its fully connected layers.
+    """Return a mapping network with the given weights and biases of its linear layers.
 
-    `rate` is the learning-rate multiplier that the layers were trained with, `classes` is the class
-    embedding ``[classes, W]``.
+    `rate` is the learning-rate multiplier that the layers were trained with. `classes` is the class
+    embedding ``[classes, W]``, or None.
     """
     first = fully_connected[0][0]
     embedded = 0 if classes is None else classes.shape[1]
@@ -32,7 +32,7 @@ def mapping_network(
     conditioning = Conditioning.of(0 if classes is None else classes.shape[0], max(embedded, 1))
     mapping = MappingNetwork(z_dim, w_dim, len(fully_connected), conditioning)
     for layer, (weight, bias) in zip(mapping.layers, fully_connected, strict=True):
-        # The module applies its own multiplier; scaling the weights compensates for another one.
+        # The module applies its own multiplier, so the weights are scaled to compensate.
         layer.weight.copy_(weight.float() * (rate / MAPPING_RATE))  # type: ignore[operator]
         layer.bias.copy_(bias.float() * (rate / MAPPING_RATE))  # type: ignore[operator]
     if classes is not None:
@@ -67,11 +67,11 @@ def converted_style_generator(
 ) -> ConvertedModel:
     """Return the converted model of a generator with styles. Raises FormatMismatchError.
 
-    `average` is the mean of w, ``[w_dim]``, toward which truncation moves. It is estimated if the
-    file does not have it.
+    `average` is the mean of w, ``[w_dim]``, which is the center of truncation. If it is None, it is
+    estimated.
     """
     side = shape.height
-    # Few rows: a large image takes seconds, and each is made twice at every batch size.
+    # Few rows, because a large image takes seconds and is generated twice for every batch size.
     rows = 8 if side <= 128 else 2
     center = None
     if average is not None:

@@ -110,7 +110,7 @@ class NvidiaStyleGan2(Format):
     excluded_keys = (r"synthesis\.b\d+\.skip\..*",)
 
     def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
-        """Build the network; resolutions and widths follow from the names and shapes."""
+        """Build the network. Names and shapes determine resolutions and widths."""
         tensors = network.tensors
         modules: Mapping[str, Mapping[str, Any]] = network.config.get("modules", {})
         sides = sorted(

@@ -1,7 +1,7 @@
 """StyleGAN3's network pickles, configurations T and R (Karras et al. 2021, arXiv:2106.12423).
 
-The filters are tensors of the file. Parameters that are not, such as the sampling rate, are read
-from the attributes of the pickled modules. A file without modules gets the authors' defaults.
+The filters are tensors in the file. Other parameters, such as the sampling rate, are read from the
+attributes of the pickled modules. For a file without modules, the authors' defaults are used.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MARGIN = 10
 _OUTPUT_SCALE = 0.25
 _CLAMP = 256.0
 _CRITICAL = 2
-# The taps of a filter per sample at the lower of its two sampling rates.
+# The number of filter taps per sample, at the lower of the two sampling rates.
 _FILTER_SIZE = 6
 
 Modules = Mapping[str, Mapping[str, Any]]
@@ -67,7 +67,7 @@ class NvidiaStyleGan3(Format):
     )
 
     def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
-        """Build the network; sides and widths follow from the names of the layers."""
+        """Build the network. The layer names determine sides and widths."""
         return self._convert(network, options)
 
     def _convert(self, network: Network, options: UserOptions) -> ConvertedModel:
@@ -176,7 +176,8 @@ def _affine(tensors: Mapping[str, Tensor], path: str) -> Affine:
 def _clamp(options: Mapping[str, Any]) -> float | None:
     """Return the absolute value at which activations are clamped, or None.
 
-    A pickled module without `conv_clamp` does not clamp. A file without modules gets the default.
+    A pickled module without `conv_clamp` does not clamp. For a file without modules, the default is
+    used.
     """
     if (clamp := options.get("conv_clamp")) is not None:
         return float(clamp)
@@ -184,12 +185,12 @@ def _clamp(options: Mapping[str, Any]) -> float | None:
 
 
 def _resolutions(infos: Sequence[_LayerInfo], modules: Modules) -> list[int]:
-    """Return for each style the image side that represents frequencies up to its layer's cutoff."""
+    """Return, for each style, the smallest image side that can represent its layer's cutoff."""
     count, last = len(infos) - 1, infos[-1].side / 2
     first = float(modules.get("synthesis.input", {}).get("bandwidth", _FIRST_CUTOFF))
     critical = int(modules.get("synthesis", {}).get("num_critical", _CRITICAL))
     steps = max(count - critical, 1)
-    # Cutoffs grow geometrically (section 3.2) and are constant in the last, critical layers.
+    # Cutoffs grow geometrically (section 3.2), and are constant in the last (critical) layers.
     cutoffs = [
         float(
             modules.get(info.path, {}).get(
