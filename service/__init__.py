@@ -1,3 +1,6 @@
-"""Everything that serves. Nothing here imports PyTorch, nor `training`."""
+"""The service: runtime, HTTP API, host integration and command line.
+
+Nothing in this package imports PyTorch or `training`.
+"""
 
 __version__ = "0.1.0"

@@ -1,9 +1,10 @@
 """API keys, and the file that holds their hashes.
 
 A key is ``gnm_<id>_<secret>``: a public id of 8 hexadecimal digits, which locates its entry, and a
-secret of 256 random bits. The file holds the SHA-256 of the whole key. A slow hash (bcrypt, scrypt,
-argon2) protects passwords that can be guessed; 256 random bits cannot be, and every request would
-pay for it. Hashes are compared in constant time. The lookup by id leaks nothing but the id.
+secret of 256 random bits. The file holds the SHA-256 of the whole key. A slow
+hash (bcrypt, scrypt, argon2) would slow down every request, and only protects secrets that can be
+guessed, unlike 256 random bits. Hashes are compared in constant time. The lookup by id leaks only
+the id.
 
 Invariants: the file is complete or absent, only its owner can read it, and concurrent commands do
 not lose each other's changes.
@@ -35,7 +36,7 @@ _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _KEY = re.compile(r"gnm_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
 _DURATION = re.compile(r"(\d{1,6})([mhdw])")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-# Compared with if the id is unknown, so that both cases take the same time.
+# The hash that keys with an unknown id are compared with, so that both cases take the same time.
 _UNKNOWN_KEY_HASH = hashlib.sha256(b"unknown").hexdigest()
 
 
@@ -76,7 +77,7 @@ class _KeysFile(BaseModel):
 
 
 def read_keys(path: Path) -> list[Key]:
-    """Return the keys of a file. Raises KeysError."""
+    """Return the keys of a file. Raises KeysError if it cannot be read or is invalid."""
     try:
         return _KeysFile.model_validate_json(path.read_bytes()).keys
     except OSError as error:
@@ -163,7 +164,7 @@ def parse_expiry(text: str, now: datetime | None = None) -> datetime:
 
 
 class KeyRing:
-    """The valid keys: those of a file, which is read again when it changes.
+    """The valid keys of a file, which is read again when it changes.
 
     If the file becomes unreadable, the keys read before stay valid, and an error is logged. If it
     is unreadable from the start, there are no valid keys.

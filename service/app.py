@@ -48,8 +48,8 @@ def worker() -> ServiceWorker:
 async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
     """Serve the requests that reach the application through BentoML.
 
-    A function, because BentoML would read the routes of a Starlette application, and respond to
-    all other paths itself, in another format.
+    This is a function instead of a Starlette application, because BentoML would read the routes
+    of such an application and respond to all other paths itself, in another format.
     """
     await worker().application(scope, receive, send)
 
@@ -64,7 +64,7 @@ uvicorn_protocol.install(settings, lambda: worker().application)
     traffic={"timeout": settings.deadline_s + 30},
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
-    # Otherwise it creates a span for each request, even if none is exported. See `service.tracing`.
+    # BentoML would create a span for each request, even if none is exported: see `service.tracing`.
     tracing={"excluded_urls": ".*"},
 )
 @bentoml.asgi_app(asgi, path="/")

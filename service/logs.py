@@ -1,6 +1,6 @@
 """Log lines on standard output: JSON for machines, text for people.
 
-A line that is written on behalf of a request carries the request's id.
+Lines that are logged while a request is handled contain the id of the request.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal, TextIO
 
 LogFormat = Literal["json", "text"]
 
-# Fields of every line that is written on behalf of the current request.
+# Fields that are added to every line logged for the current request.
 context: ContextVar[Mapping[str, str] | None] = ContextVar("ganymede_log_context", default=None)
 
 _ESCAPES = {code: f"\\x{code:02x}" for code in [*range(32), *range(127, 160), 0x2028, 0x2029]}
@@ -25,7 +25,7 @@ _ESCAPES = {code: f"\\x{code:02x}" for code in [*range(32), *range(127, 160), 0x
 def configure(log_format: LogFormat | None, stream: TextIO | None = None) -> None:
     """Send all log lines and warnings to `stream` (default: standard output).
 
-    Without a format, a terminal gets text and everything else JSON.
+    If `log_format` is None, the format is text on a terminal and JSON otherwise.
     """
     stream = stream or sys.stdout
     handler = logging.StreamHandler(stream)
@@ -40,7 +40,7 @@ def configure(log_format: LogFormat | None, stream: TextIO | None = None) -> Non
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and the line's own fields."""
+    """One JSON object per line: time, level, logger, message, and the fields of the line."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -57,7 +57,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """A readable line with its fields as `name=value`, and a stack trace below it."""
+    """A readable line with its fields as `name=value`; a stack trace follows on separate lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line. Control characters are escaped, so that no value can forge a line."""

@@ -32,7 +32,7 @@ CONFIG = f"{PREFIX}CONFIG"
 
 
 class SettingsError(UserError):
-    """A setting is invalid. The message begins with its name, or names the file."""
+    """A setting is invalid. The message begins with the setting's name, or names the file."""
 
 
 def _models_folder() -> Path:
@@ -47,12 +47,13 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="forbid")
 
     models: Path = Field(
-        default_factory=_models_folder, description="The model repository: <name>/<version>/."
+        default_factory=_models_folder,
+        description="The model repository, with folders NAME/VERSION.",
     )
     provider: ProviderOption = Field(
         default="auto",
-        description="auto uses CUDA if it is available. With cuda, the service is not ready "
-        "without it.",
+        description="auto uses CUDA if it is available. cuda requires CUDA: without it the service "
+        "does not become ready.",
     )
     max_images: Annotated[int, Field(gt=0, le=10_000)] = Field(
         default=256, description="Images per request; more get 422."
@@ -62,8 +63,8 @@ class Settings(BaseSettings):
     )
     queue_pixels: Annotated[int, Field(gt=0)] = Field(
         default=2**28,
-        description="Pixels that are queued or being generated at a time; requests beyond it get "
-        "429. A low limit refuses requests instead of letting them wait too long.",
+        description="Pixels that are queued or being generated at a time; requests beyond this "
+        "limit get 429. A low limit refuses requests instead of letting them wait too long.",
     )
     deadline_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         default=30.0,
@@ -71,16 +72,17 @@ class Settings(BaseSettings):
     )
     plan: Literal["measure", "default"] = Field(
         default="measure",
-        description="How a model's workers, threads and rows are chosen if they are not set.",
+        description="How unset workers, threads and rows are chosen: measure (benchmark each model "
+        "once, cached) or default.",
     )
     workers: Annotated[int, Field(ge=0, le=1024)] = Field(
-        default=0, description="Batches that run at a time; 0 chooses automatically."
+        default=0, description="Batches that run in parallel; 0 chooses automatically."
     )
     threads: Annotated[int, Field(ge=0, le=1024)] = Field(
         default=0, description="Threads per run; 0 chooses automatically."
     )
     max_rows: Annotated[int, Field(ge=0, le=4096)] = Field(
-        default=0, description="Images per run; 0 chooses automatically."
+        default=0, description="Maximum images per run; 0 chooses automatically."
     )
     memory_budget: Annotated[ByteSize, Field(gt=0)] | None = Field(
         default=None,
@@ -89,8 +91,8 @@ class Settings(BaseSettings):
     )
     watch_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=0.0,
-        description="Interval in seconds at which the model repository is checked for changes, "
-        "which are then loaded; 0 disables it.",
+        description="Seconds between checks of the model repository; changes are loaded. 0 "
+        "disables the checks.",
     )
     drain_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         default=20.0, description="Seconds for accepted work to complete when the service stops."
@@ -101,8 +103,8 @@ class Settings(BaseSettings):
     )
     keys: Path | None = Field(
         default=None,
-        description="A file of API keys, created by ganymede keys. Every request then needs one of "
-        "them. The file is read again when it changes.",
+        description="A file of API keys, created by ganymede keys. If set, every request needs one "
+        "of these keys, except on open paths. The file is read again when it changes.",
     )
     insecure: bool = Field(
         default=False,
@@ -116,7 +118,8 @@ class Settings(BaseSettings):
     pixels_per_minute: Annotated[int, Field(gt=0)] | None = Field(
         default=None,
         description="Rate limit in generated pixels per minute, for each key without a limit of "
-        "its own, or for each client address if no keys are required; requests beyond it get 429.",
+        "its own, or for each client address if no keys are required; requests beyond this limit "
+        "get 429.",
     )
     max_body_bytes: Annotated[int, Field(gt=0)] = Field(
         default=16 * 2**20, description="Bytes of a request body; more get 413."
@@ -168,7 +171,10 @@ class Settings(BaseSettings):
         for path in paths:
             first_part = path.split("/")[1:2]
             if not path.startswith("/") or first_part in (["v1"], ["v2"], ["*"]):
-                raise ValueError(f"{path!r} cannot be open")
+                raise ValueError(
+                    f"{path!r} cannot be an open path: expected a path that starts with / and is "
+                    "not /*, /v1, /v2 or below them"
+                )
         return paths
 
     @classmethod
@@ -237,7 +243,7 @@ class _ConfigFile(PydanticBaseSettingsSource):
     """The TOML file of ``$GANYMEDE_CONFIG``."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        raise NotImplementedError  # Abstract, but `__call__` reads all fields at once.
+        raise NotImplementedError  # Abstract, but unused: `__call__` reads all fields.
 
     def __call__(self) -> dict[str, Any]:
         name = os.environ.get(CONFIG)
@@ -268,7 +274,7 @@ def _as_text(value: object) -> str | None:
         case Path():
             return str(value.absolute())
         case tuple() | list():
-            # An empty variable counts as unset, and would mean the default.
+            # An empty variable counts as unset, so that the default would apply.
             return ",".join(map(str, value)) or ","
         case ByteSize():
             return str(int(value))

@@ -1,14 +1,14 @@
-"""OpenTelemetry traces: on if OpenTelemetry's environment variables ask for them.
+"""OpenTelemetry traces, enabled by OpenTelemetry's environment variables.
 
 A request is one server span with a child for each of `queue`, `inference` and `encode`. They
-are created when the job ends, from the times that it recorded, so that the threads that run it
-know nothing of tracing.
+are created when the job ends, from its recorded times, so that the threads that run the job need no
+tracing code.
 
-Why not opentelemetry-instrumentation-asgi for the request's span: it names a span by the raw path,
-which clients choose, since the route is not known when it starts one; it emits the old attribute
-names unless another environment variable is set; and it takes a place in front of the access log,
-which needs the span's ids. Name and attributes would still be set here, in hooks, and the library
-would save about twenty lines.
+Reasons not to use opentelemetry-instrumentation-asgi for the request's span: it names spans by the
+raw path, which clients choose, because the route is not known when the span starts; it emits
+outdated attribute names unless another environment variable is set; and it must wrap the access
+log, which needs the span's ids. Name and attributes would still have to be set here, in hooks, so
+the library would save only about twenty lines.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _METHODS = frozenset(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 def exporter_names(environment: Mapping[str, str]) -> list[str]:
-    """Return the entry points of the exporters that OpenTelemetry's variables ask for."""
+    """Return the entry point names of the exporters that OpenTelemetry's variables select."""
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return []
     names = environment.get("OTEL_TRACES_EXPORTER", "").strip()
@@ -67,7 +67,7 @@ class Tracer:
     def start_request_span(self, headers: Iterable[tuple[bytes, bytes]]) -> Span:
         """Start the span of a request, a child of the one in its `traceparent` header."""
         carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
-        # An empty context: a span that the host may have started must not become the parent.
+        # With an empty context, a span that the host may have started does not become the parent.
         parent = self._extract(carrier, self._context.Context())
         return self._tracer.start_span("request", parent, kind=self._trace.SpanKind.SERVER)
 
@@ -79,7 +79,7 @@ class Tracer:
     def add_job_spans(self, span: Span, job: InferenceJob, role: str, clock: Clock) -> None:
         """Add the children of `span` for the stages that `job` has reached.
 
-        `clock` is the one that recorded the job's times.
+        `clock` is the clock that recorded the job's times.
         """
         if not span.is_recording():
             return
@@ -139,9 +139,10 @@ class Tracer:
 
 
 def start(environment: Mapping[str, str] = os.environ) -> Tracer | None:
-    """Start tracing if the environment asks for it; `current` returns the tracer from then on.
+    """Start tracing if `environment` enables it, and return the tracer; so does `current` then.
 
-    An exporter that is not installed is logged as an error, and does not stop the service.
+    Returns None if no exporter is enabled or works. An exporter that is not installed or cannot be
+    created is logged as an error.
     """
     global _current  # noqa: PLW0603 - one process, one tracer
     names = exporter_names(environment)
@@ -158,8 +159,8 @@ def start(environment: Mapping[str, str] = os.environ) -> Tracer | None:
         found = entry_points(group="opentelemetry_traces_exporter", name=name)
         if not found:
             log.error(
-                "traces are not exported to %r: it is not installed; "
-                "pip install 'ganymede[otel]' adds OTLP over HTTP",
+                "traces are not exported to %r: it is not installed; pip install 'ganymede[otel]' "
+                "adds OTLP over HTTP",
                 name,
             )
             continue

@@ -1,4 +1,4 @@
-"""What the worker process holds: engine, application and job queue."""
+"""The parts of the worker process: engine, application and job queue."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""HTTP: schemas, one module per resource, errors, metrics. Knows the runtime, not its host."""
+"""HTTP: schemas, routes, errors, metrics. Depends on the runtime, but not on the host."""

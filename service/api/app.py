@@ -2,18 +2,18 @@
 
 A request passes through these ASGI applications, from the outside to the inside:
 
-1. `service.host.bentoml_mount.MountBypass`: probes go to BentoML, everything else to us.
+1. `service.host.bentoml_mount.MountBypass`: probes go to BentoML, other requests to us.
 2. uvicorn's `ProxyHeadersMiddleware`: client address and scheme as a trusted proxy reports them.
 3. `service.host.shutdown.GracefulShutdown`: tracks requests without a response, for a clean stop.
 4. `FastAPI` itself, which only enters the stack below.
-5. `AccessLog`: id, log line, metrics, span; a 500 for errors that nothing else handled.
+5. `AccessLog`: id, log line, metrics, span; a 500 for unhandled errors.
 6. `Authentication`: API keys, rate limits.
 7. `BodyLimits`: size, nesting depth and time of the body.
 8. `FastPath`: calls the route function of a complete, valid request to a frequent route.
 9. For everything else: Starlette's `ExceptionMiddleware`, FastAPI's exit stack and the router.
 
-The stack is built here instead of by FastAPI, whose own adds three middlewares in front of ours
-(server errors, telemetry, a body limit) that repeat what 5 and 7 do.
+The stack is built here, because FastAPI's own stack starts with three more middlewares (server
+errors, telemetry, a body limit) that repeat what 5 and 7 do.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from service.settings import Settings
 def create_app(engine: Engine, settings: Settings, queue: JobQueue | None = None) -> FastAPI:
     """Build the application that serves `engine` and submits jobs to `queue`.
 
-    Without `queue`, one is created that is never started, so that no job runs.
+    Without `queue`, a queue is created but never started, so no job runs.
     """
     app = FastAPI(
         title="Ganymede",
@@ -103,7 +103,7 @@ def create_app(engine: Engine, settings: Settings, queue: JobQueue | None = None
 
 
 def _openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:
-    """Return the OpenAPI document, with the limits that are in force."""
+    """Return the OpenAPI document, with the configured limits."""
     document = get_openapi(
         title=app.title, version=app.version, summary=app.summary, routes=app.routes
     )

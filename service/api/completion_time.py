@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-# The part of the deadline that inference may take; the rest is for encoding.
+# The share of the deadline that inference may take; the rest is for encoding.
 _INFERENCE_SHARE = 0.9
 # An estimate above this multiple of the deadline is refused after the first run. A smaller excess
 # is only refused after this share of the deadline, because other work may have slowed the machine.
@@ -15,8 +15,8 @@ _OBSERVED_SHARE = 0.25
 class CompletionEstimate:
     """Estimates the time for all rows from the fastest run so far.
 
-    Waiting in the queue does not count, and the minimum reduces the influence of other work on the
-    machine: the estimate is about the size of the image.
+    Time in the queue does not count. The fastest run is the least affected by other work on the
+    machine, so the estimate depends mainly on the size of the image.
     """
 
     def __init__(self, rows: int, seconds: float) -> None:

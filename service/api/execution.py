@@ -1,7 +1,7 @@
-"""Runs the plans of a request through the scheduler: submit, wait, encode, or give up.
+"""Runs the plans of a request through the scheduler: submit, wait, encode, or cancel.
 
 A request has one deadline and one client. Past the deadline, or once the client has disconnected,
-its jobs are cancelled and the work that is left is not done.
+its jobs are cancelled and the remaining work is skipped.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from service.runtime.scheduling.scheduler import DeadlineExceeded, QueueFull
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Watching for a disconnect takes a task. Most responses are sent before this time.
+# Seconds until a task starts to watch for a disconnect. Most responses are sent earlier.
 _UNWATCHED_S = 0.25
-# The longest wait between two attempts to enter a full queue.
+# Maximum seconds between two attempts to enter a full queue.
 _QUEUE_RETRY_S = 0.5
 
 
@@ -45,8 +45,9 @@ async def request_execution(
 ) -> AsyncIterator[RequestExecution]:
     """Permit `request` to use the engine within the block.
 
-    Its deadline is in `seconds`, or earlier if the request says so. Raises NotReady, and Problem
-    (400) for an invalid deadline.
+    The deadline is in `seconds`, or earlier if the request's X-Deadline-Ms is shorter. At the end
+    of the block, reserved pixels that were not charged are returned to the rate limit. Raises
+    NotReady, and Problem (400) for an invalid deadline.
     """
     seconds = deadline_seconds(request, seconds)
     account = PixelAccount(get_caller(request).rate_limit)
@@ -60,7 +61,7 @@ async def request_execution(
 
 
 class RequestExecution:
-    """Everything that runs for one request."""
+    """The graph runs of one request, with their common deadline, client and rate limit."""
 
     def __init__(
         self, engine: Engine, request: Request, seconds: float, account: PixelAccount
@@ -68,7 +69,7 @@ class RequestExecution:
         self._engine = engine
         self._account = account
         self._request = request
-        # Ends when the client disconnects; None until that is watched for.
+        # Ends when the client disconnects; None until the watch starts.
         self._disconnected: asyncio.Future[None] | None = None
         self._seconds = seconds
         now = engine.clock()
@@ -89,13 +90,14 @@ class RequestExecution:
         after_run: Callable[[int, float], None] = lambda *_: None,
         wait_after_first: bool = False,
     ) -> R:
-        """Drive `plan` and return what `finish` makes of its result.
+        """Run the graphs of `plan` and return ``finish(result)`` for its result.
 
         The plan and `finish` continue off the event loop, in the engine's encoders, as soon as the
-        outputs of a run are there. `after_run` gets the rows and seconds of each run but the last.
-        With `wait_after_first`, a full queue fails the first run only; later runs wait for room.
+        outputs of a run are available. `after_run` is called with the rows and seconds of each run
+        except the last. With `wait_after_first`, a full queue fails the first run only; later runs
+        wait for room.
 
-        Raises what `run` raises.
+        Raises the errors of `run`.
         """
 
         def proceed(outputs: Feeds) -> GraphRun | Finished[R]:
@@ -129,14 +131,17 @@ class RequestExecution:
         work: Callable[[Feeds], T],
         observe: Callable[[int, float], None] = lambda *_: None,
     ) -> T:
-        """Run one graph and return what `work` makes of the outputs, off the event loop.
+        """Run one graph and return ``work(outputs)``, computed off the event loop.
 
-        `observe` gets the number of rows and the seconds of inference, without the time in the
-        queue. Raises what Engine.submit raises, DeadlineExceeded, and Problem if the client has
+        `observe` is called with the number of rows and the seconds of inference, without the time
+        in the queue. The pixels are charged to the rate limit. After a missed deadline or a
+        disconnect, only the rows that have started stay charged; after other errors, none.
+
+        Raises the errors of Engine.submit, DeadlineExceeded, and Problem if the client has
         disconnected or its rate limit is exceeded.
         """
         role, feeds = graph_run.role, graph_run.feeds
-        # Styles are not images and cost nothing.
+        # Styles are not images and are free.
         per_row = 0 if role == MAPPING else model.pixels_per_row(role, feeds)
         pixels = graph_run.rows * per_row
         self._account.charge(pixels)
@@ -145,7 +150,7 @@ class RequestExecution:
             job = self._engine.submit(model, feeds, self._deadline, role)
             outcome = await self._outcome(job, role, work)
         except (DeadlineExceeded, Problem, asyncio.CancelledError):
-            # Most likely caused by the client, so rows that have begun are charged.
+            # Most likely caused by the client, so rows that have started are charged.
             begun = job.started_rows * per_row if job else 0
             self._account.refund(pixels - begun)
             raise
@@ -157,7 +162,10 @@ class RequestExecution:
         return outcome
 
     async def wait_for_queue(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Repeat `attempt` while the queue is full. Raises DeadlineExceeded, and its errors."""
+        """Repeat `attempt` while the queue is full.
+
+        Raises DeadlineExceeded past the deadline, and the other errors of `attempt`.
+        """
         while True:
             try:
                 return await attempt()
@@ -171,7 +179,7 @@ class RequestExecution:
         return _ModelStyles(self._engine.styles, model.digest)
 
     def reserve(self, model: Model, images: int) -> None:
-        """Charge the rate limit for `images` now, for a response that is sent in parts.
+        """Reserve the pixels of `images` in the rate limit, for a response that is sent in parts.
 
         Raises Problem (429, 422).
         """
@@ -225,7 +233,7 @@ class _ModelStyles:
         self._digest = digest
 
     def get_many(self, keys: Sequence[Hashable]) -> dict[Hashable, Array]:
-        """Return the cached styles among `keys`."""
+        """Return the cached styles by key; missing keys are left out."""
         cached = {key: self._cache.get((self._digest, key)) for key in keys}
         hits = {key: styles for key, styles in cached.items() if styles is not None}
         record_cache_lookups(Cache.STYLES, hits=len(hits), lookups=len(keys))

@@ -2,7 +2,7 @@
 
 For a field of a union type, pydantic reports one error for each alternative and puts the
 alternative into the path: a `class` of null gives `class.constrained-int: Input should be a valid
-integer`. The client knows `class`, but not `constrained-int`.
+integer`. `class` means something to the client; `constrained-int` does not.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# The name of an unknown field can be any text.
+# Longer names are shortened: the name of an unknown field can be any text.
 _MAX_NAME_LENGTH = 200
-# Messages of pydantic that name Python types, in terms of JSON.
+# Replacements for messages of pydantic that name Python types.
 _MESSAGES = {
     "model_attributes_type": "Input should be an object",
     "model_type": "Input should be an object",

@@ -35,7 +35,7 @@ class UploadedFile:
 
 @dataclass(frozen=True)
 class ImageToImageInput:
-    """A request with its files."""
+    """A validated request and its files."""
 
     body: ImageToImageRequest
     images: list[UploadedFile]
@@ -91,7 +91,7 @@ async def read_request(request: Request, max_images: int) -> ImageToImageInput:
 
 
 class _InMemoryParser(MultiPartParser):
-    """Keeps files in memory, which the body limit bounds, and not in a folder that may be full."""
+    """Keeps files in memory, bounded by the body limit, and not in a folder that may be full."""
 
     spool_max_size = 2**62
 

@@ -80,7 +80,7 @@ NONFINITE_ROWS = Counter(
 )
 FLAT_IMAGES = Counter(
     "ganymede_flat_pictures_total",
-    "Sampled images with a single value everywhere, which NaN in a graph causes.",
+    "Sampled images in which all values are equal, a symptom of NaN in a graph.",
     ["model"],
 )
 SAMPLED_VALUES = Counter(
@@ -113,13 +113,13 @@ def record_request(
 
 
 def record_cache_lookups(cache: Cache, *, hits: int, lookups: int) -> None:
-    """Count `lookups` in a cache, of which `hits` were hits."""
+    """Count `lookups` in a cache, `hits` of them successful."""
     CACHE_HITS.labels(cache.value).inc(hits)
     CACHE_MISSES.labels(cache.value).inc(lookups - hits)
 
 
 class _ModelMetrics:
-    """The series of one model, looked up once: that costs more than an update."""
+    """The series of one model, kept because a lookup by label costs more than an update."""
 
     def __init__(self, model: str) -> None:
         self.queue_seconds = QUEUE_SECONDS.labels(model)
@@ -179,7 +179,7 @@ class SchedulerMetrics:
     def _of(self, group: BatchGroup) -> _ModelMetrics:
         model = self._models.get(group.label)
         if model is None:
-            # If two threads get here at once, both receive the same series.
+            # If two threads get here at once, both get the same series.
             model = self._models[group.label] = _ModelMetrics(group.label)
         return model
 

@@ -1,7 +1,7 @@
 """Error bodies in the formats of other APIs.
 
-`problems.to_problem` decides which error it is; this module only formats it, depending on the path
-of the request. Middleware that answers before routing uses `respond` too.
+`problems.to_problem` chooses the error; this module formats it for the path of the request.
+Middleware that responds before routing also uses `respond`.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from service.runtime.requests import InvalidRequest
 from service.runtime.scheduling.engine import NotReady
 from service.runtime.scheduling.scheduler import DeadlineExceeded, Draining, JobTooLarge, QueueFull
 
-# Field errors listed in one response, and pydantic errors they are computed from.
+# Maximum number of field errors in one response, and of pydantic errors that they come from.
 _MAX_FIELD_ERRORS = 20
 _MAX_PYDANTIC_ERRORS = 200
 MEDIA_TYPE = "application/problem+json"
@@ -39,7 +39,7 @@ class Problem(Exception):
         errors: one mapping with `field` and `message` for each invalid field.
         retry_after: seconds after which the client may try again.
         extra_headers: response headers beyond those that the other attributes imply.
-        rejection: why valid work was refused, for logs and metrics; None if the status says it.
+        rejection: why a valid request was refused, for logs and metrics; None if the status tells.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ def not_ready(reason: str) -> Problem:
 
 
 def client_disconnected() -> Problem:
-    """Return the problem for a request whose client has disconnected. Only metrics see it."""
+    """Return the problem for a request whose client has disconnected, for logs and metrics."""
     return Problem(
         499, "client-gone", "The client disconnected", "the client closed the connection"
     )
@@ -144,7 +144,7 @@ def _job_too_large(error: JobTooLarge) -> Problem:
 
 def _http_error(error: HTTPException) -> Problem:
     if error.status_code == 400:
-        # Raised for JSON that is not UTF-8, or that holds a number of thousands of digits.
+        # Raised for JSON that is not UTF-8, or that contains a number with thousands of digits.
         return _not_json(error.__cause__ or error.detail)
     kinds = {404: "route-not-found", 405: "method-not-allowed"}
     kind = kinds.get(error.status_code, "bad-request")
@@ -171,8 +171,8 @@ def _not_json(reason: object) -> Problem:
     return Problem(400, "invalid-json", "The body is not JSON", f"the body is not JSON: {reason}")
 
 
-# The one list of errors that become a response other than 500. The entry of the most derived class
-# of an exception counts.
+# All errors that become a response with a status other than 500. For an exception with several
+# matching entries, the most derived class applies.
 _TRANSLATIONS: dict[type, Callable[[Any], Problem]] = {
     Problem: _keep,
     ModelNotFound: lambda error: Problem(404, "model-not-found", "Model not found", str(error)),

@@ -1,5 +1,7 @@
 """Rate limits: how many pixels per minute a client may generate.
 
+A full queue (`problems.py`) and too many waiting jobs (`routes/jobs.py`) also give 429.
+
 Each client has a token bucket that holds the pixels of one minute and refills evenly. A client that
 has been idle can use a whole minute's worth at once; in the long run no client exceeds its rate.
 The time until a refused request fits is known exactly, and pixels that were charged but not
@@ -54,7 +56,7 @@ class TokenBucket:
                 "larger-than-allowance",
                 "The request exceeds the rate limit",
                 f"the request has {pixels:,} pixels, and the rate limit is {self.per_minute:,} per "
-                "minute; ask for fewer or smaller images",
+                "minute; request fewer or smaller images",
             )
         if (seconds := self._seconds_until(pixels)) > 0:
             raise Problem(
@@ -98,7 +100,10 @@ class RateLimiter:
         self._prune_at = _PRUNE_AT
 
     def bucket(self, client: Hashable, per_minute: int | None) -> TokenBucket | None:
-        """Return the bucket of a client; None for a client without a rate limit."""
+        """Return the bucket of a client; None if `per_minute` is None.
+
+        A new client, or one whose rate has changed, gets a full bucket.
+        """
         if per_minute is None:
             return None
         bucket = self._buckets.get(client)
@@ -129,19 +134,25 @@ class PixelAccount:
         self._reserved = 0
 
     def reserve(self, pixels: int) -> None:
-        """Take pixels from the bucket that will be charged later. Raises as TokenBucket.take."""
+        """Take pixels from the bucket now, to be charged later.
+
+        Raises the errors of TokenBucket.take.
+        """
         if self._bucket is not None:
             self._bucket.take(pixels)
             self._reserved += pixels
 
     def charge(self, pixels: int) -> None:
-        """Charge pixels, reserved ones first. Raises as TokenBucket.take, and charges nothing."""
+        """Charge pixels, reserved pixels first.
+
+        Raises the errors of TokenBucket.take; nothing is charged then.
+        """
         if self._bucket is not None:
             self.reserve(max(0, pixels - self._reserved))
             self._reserved -= pixels
 
     def refund(self, pixels: int) -> None:
-        """Undo charging `pixels`; they stay reserved until `close`."""
+        """Undo the charge of `pixels`; they stay reserved until `close`."""
         if self._bucket is not None:
             self._reserved += pixels
 

@@ -1,4 +1,4 @@
-"""What is known about the current request, for its log line, its metrics and its span."""
+"""The context of the current request, for its log line, its metrics and its span."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ from service.runtime.images.encoding import Pixels
 from service.runtime.latent.sources import Floats, LatentSource, encode_floats
 from service.runtime.models.model import Model
 
-# In characters. Proxies and clients refuse longer headers, each at a limit of its own. The seeds of
-# 256 images fit.
+# Maximum characters of a header: proxies and clients refuse long headers, each with a different
+# limit. The seeds of 256 images fit.
 _MAX_HEADER_LENGTH = 4000
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 # OpenAPI descriptions of the responses, by status.
@@ -47,7 +47,7 @@ class ImageRecord:
 
     Attributes:
         parameters: what reproduces the image, besides the model.
-        name: its file name in an archive, without extension; its number is put before it.
+        name: its file name in an archive, without the number that precedes it and the extension.
         folder: its folder in an archive, with a trailing slash.
         arrays: arrays returned with the image, by name: text in JSON, NPY files in an archive.
     """
@@ -68,7 +68,7 @@ def identity(model: Model) -> dict[str, Any]:
 
 
 def headers(model: Model, **lists: Iterable[object] | None) -> dict[str, str]:
-    """Return the headers of a response by `model`, one for each of `lists`, joined by commas.
+    """Return the headers that identify `model`, and one for each of `lists`, joined by commas.
 
     Lists that are None or too long for a header are left out.
     """
@@ -104,7 +104,7 @@ def source_label(source: LatentSource) -> object:
 
 
 def class_label(source: LatentSource) -> str:
-    """Return the class index, or a blend as ``0:0.25+3:0.75``; empty for a w."""
+    """Return the class index, or a blend as ``0:0.25+3:0.75``; empty for styles."""
     match list((source.classes or {}).items()):
         case []:
             return ""
@@ -121,7 +121,7 @@ def image_response(
     output: OutputFormat,
     response_headers: Mapping[str, str],
 ) -> Response:
-    """Encode and package the images ``[N, H, W, C]``; the container `image` holds the first."""
+    """Encode and package the images ``[N, H, W, C]``; the container `image` uses only the first."""
     if output.container == "npy":
         return Response(encoding.encode_npy(pixels), 200, response_headers, "application/x-npy")
     files = [
@@ -143,7 +143,7 @@ def file_response(
     output: OutputFormat,
     response_headers: Mapping[str, str],
 ) -> Response:
-    """Package encoded images in any container but npy."""
+    """Package encoded images in any container except npy."""
     if output.container == "image":
         return Response(files[0], 200, response_headers, output.image.media_type)
     if output.container == "zip":

@@ -1,4 +1,4 @@
-"""What the route handlers of one application share: engine, settings, job queue, upload budget."""
+"""State that the handlers of one application share: engine, settings, job queue, upload budget."""
 
 from __future__ import annotations
 

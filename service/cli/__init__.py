@@ -1,1 +1,1 @@
-"""The `ganymede` command: one module per verb."""
+"""The `ganymede` command: one module per subcommand."""

@@ -48,8 +48,8 @@ def add(
     expires: Annotated[
         str | None,
         typer.Option(
-            help="A time from now (90m, 12h, 30d, 2w) or a date in UTC (2030-01-31); "
-            "default: never.",
+            help="A time from now (90m, 12h, 30d, 2w) or a date in UTC (2030-01-31); default: "
+            "never.",
             show_default=False,
             metavar="WHEN",
         ),
@@ -103,7 +103,7 @@ def list_keys(as_json: JsonOption = False, keys: KeysOption = None) -> None:
 
 @app.command()
 def revoke(name: NameArgument, keys: KeysOption = None) -> None:
-    """Revoke a key. A running service rejects it from its next request on.
+    """Revoke a key. A running service rejects it immediately.
 
     Example: ganymede keys revoke dashboard --keys keys.json
     """

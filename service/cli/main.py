@@ -1,8 +1,8 @@
-"""The `ganymede` command: finds its verbs, and reports errors in one line.
+"""The `ganymede` command: finds its subcommands, and reports errors in one line.
 
-Each verb is imported when it is run, or when all of them are listed. Verbs of other packages are
-registered through the entry point group ``ganymede.commands``. Slow imports (PyTorch, BentoML) wait
-until the verb runs.
+A subcommand is imported when it is run, or when all of them are listed. Subcommands of other
+packages are registered in the entry point group ``ganymede.commands``. Slow imports (PyTorch,
+BentoML) are deferred until the subcommand runs.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typer.main import get_command
 from service import __version__
 from service.runtime.errors import UserError
 
-# For all verbs. Errors are plain lines instead of boxes, for logs and scripts.
+# For all subcommands. Errors are plain lines instead of boxes, for logs and scripts.
 _TYPER_OPTIONS: dict[str, Any] = {
     "pretty_exceptions_enable": False,
     "rich_markup_mode": None,
     "context_settings": {"help_option_names": ["-h", "--help"]},
 }
 _GROUP = "ganymede.commands"
-# The verbs of this package, in the order in which they are listed.
-_VERBS = {
+# The subcommands of this package, in the order in which they are listed.
+_SUBCOMMANDS = {
     "serve": "service.cli.serve:serve",
     "models": "service.cli.models:models",
     "reproduce": "service.cli.reproduce:reproduce",
@@ -45,35 +45,35 @@ _EXTRAS = {
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class _VerbGroup(TyperGroup):
-    """Imports verbs when they are needed."""
+class _SubcommandGroup(TyperGroup):
+    """Imports subcommands when they are needed."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click's signature
-        """Return the names of all verbs: this package's, then the others by name."""
-        return [*_VERBS, *sorted(entry_points(group=_GROUP).names - _VERBS.keys())]
+        """Return the names of all subcommands: first this package, then registered ones, sorted."""
+        return [*_SUBCOMMANDS, *sorted(entry_points(group=_GROUP).names - _SUBCOMMANDS.keys())]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Import and return a verb; None if there is no such verb."""
+        """Import and return a subcommand; None if it is unknown."""
         if (command := super().get_command(ctx, cmd_name)) is not None:
             return command
-        if cmd_name in _VERBS:
-            entry_point = EntryPoint(cmd_name, _VERBS[cmd_name], _GROUP)
+        if cmd_name in _SUBCOMMANDS:
+            entry_point = EntryPoint(cmd_name, _SUBCOMMANDS[cmd_name], _GROUP)
         else:
             registered = entry_points(group=_GROUP, name=cmd_name)
             if not registered:
                 return None
             (entry_point, *_) = registered
-        verb = entry_point.load()
-        if not isinstance(verb, typer.Typer):
-            function, verb = verb, typer.Typer(add_completion=False, **_TYPER_OPTIONS)
-            verb.command(cmd_name)(function)
-        self.add_command(get_command(verb), cmd_name)
+        loaded = entry_point.load()
+        if not isinstance(loaded, typer.Typer):
+            function, loaded = loaded, typer.Typer(add_completion=False, **_TYPER_OPTIONS)
+            loaded.command(cmd_name)(function)
+        self.add_command(get_command(loaded), cmd_name)
         return super().get_command(ctx, cmd_name)
 
 
 app = typer.Typer(
     name="ganymede",
-    cls=_VerbGroup,
+    cls=_SubcommandGroup,
     help="Train GAN generators, export them, and serve them over HTTP.",
     no_args_is_help=True,
     **_TYPER_OPTIONS,
@@ -93,11 +93,11 @@ def _global_options(
         typer.Option("--version", help="Show the version and exit.", callback=_print_version),
     ] = False,
 ) -> None:
-    """Handle the options before the verb."""
+    """Handle the options before the subcommand."""
 
 
 def main() -> None:
-    """Run the command. Expected errors are one line, never a stack trace."""
+    """Run the command line. Expected errors are printed in one line, without a stack trace."""
     try:
         app()
     except UserError as error:

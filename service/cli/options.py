@@ -1,4 +1,4 @@
-"""Options that several verbs share, and a flag for every setting of the service."""
+"""Options that several subcommands share, and a flag for every setting of the service."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def models_folder(models: Path | None) -> Path:
 def with_settings(command: Command) -> Command:
     """Add a flag for every setting to `command`, which takes them as keyword arguments.
 
-    The values are passed on as they were typed, None if they were not given. `Settings` parses and
+    The values are passed on unparsed, and None for flags that are not given. `Settings` parses and
     validates them.
     """
     signature = inspect.signature(command, eval_str=True)

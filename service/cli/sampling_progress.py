@@ -36,7 +36,7 @@ class SamplingProgress:
             self._failed += failed
 
     def report(self, event: str, text: str, **fields: object) -> None:
-        """Print `text`, or an event with `fields` as JSON."""
+        """Print `text`; in JSON mode, print an event with `fields` instead."""
         if self._as_json:
             typer.echo(json.dumps({"event": event, "message": text, **fields}))
         else:

@@ -20,16 +20,16 @@ def serve(
     host: Annotated[
         str,
         typer.Option(
-            help="The address to listen on. One that other machines can reach requires --keys or "
-            "--insecure."
+            help="The address to listen on. An address that other machines can reach requires "
+            "--keys or --insecure."
         ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 3000,
     config: Annotated[
         Path | None,
         typer.Option(
-            help="A TOML file of settings, named like the flags below with _ for -. Flags take "
-            "precedence over environment variables, and those over the file.  "
+            help="A TOML file of settings, named like the flags below, with _ instead of -. Flags "
+            "take precedence over environment variables, and environment variables over the file.  "
             "[env: GANYMEDE_CONFIG]",
             show_default=False,
             metavar="FILE",
@@ -91,7 +91,10 @@ def _assert_port_free(address: str, port: int) -> None:
 
 
 def _assert_access_control(settings: Settings, host: str, address: str, *, first_key: bool) -> None:
-    """Raise UserError if the service would unintentionally accept all requests, or none."""
+    """Check access control, and create the first key if `first_key` is set and the file is missing.
+
+    Raises UserError if other machines could connect without a key, or if the file has no keys.
+    """
     from service.api_keys import add_key, read_keys
 
     if settings.requires_keys and settings.keys is not None:

@@ -6,7 +6,7 @@ a folder that all BentoML servers of a machine share, and that every server empt
 Only one process serves here, so its metrics stay in memory.
 
 Seen in: bentoml 1.4.39.
-Shown by: tests/service/api/test_app.py::test_second_server_keeps_metrics_of_the_first.
+Shown by: tests/service/api/test_app.py::test_second_server_does_not_clear_metrics_of_the_first.
 Can go when: that test passes without it, and BentoML does not track by default.
 """
 

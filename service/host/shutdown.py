@@ -14,13 +14,13 @@ Can go when: those tests pass with uvicorn's own shutdown.
 
 Invariants of the worker:
 
-- From the first signal on it is not ready. New requests get 503 with Retry-After, on open and on
+- After the first signal it is not ready. New requests get 503 with Retry-After, on open and on
   new connections.
-- Requests accepted before are completed, unless that takes longer than the drain time.
+- Requests that were accepted earlier are completed, unless that exceeds the drain time.
 - It ends within the drain time plus a few seconds, even if clients do not read.
 - A second signal ends it at once. Signals within one second count as one: Ctrl-C reaches the
   worker from the terminal and from the supervisor.
-- If a run hangs, no one can free its thread, so the process ends and is replaced.
+- If a run hangs, its thread cannot be freed, so the process ends and is replaced.
 - It does not outlive its supervisor.
 """
 
@@ -85,7 +85,7 @@ class GracefulShutdown:
         self._stopping_since = 0.0
         # Safe to use in a signal handler, unlike locks and events.
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
-        # Why `/livez` fails, once a run hangs.
+        # The reason why `/livez` fails; None unless a run hangs.
         self.hang_reason: str | None = None
 
     def start(self) -> None:

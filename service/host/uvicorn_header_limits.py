@@ -6,7 +6,7 @@ complete.
 
 Seen in: uvicorn 0.54.0 (`h11_max_incomplete_event_size` exists only for its other parser).
 Shown by: tests/service/api/middleware/test_limits.py::test_slow_headers_end_the_connection and
-::test_headers_too_large.
+::test_large_headers_get_431.
 Can go when: those tests pass without `HeaderLimits`, by settings of uvicorn.
 """
 

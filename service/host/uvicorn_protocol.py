@@ -25,9 +25,10 @@ from service.settings import Settings
 
 
 def install(settings: Settings, get_app: Callable[[], ASGIApp]) -> None:
-    """Make uvicorn, when it is started in this process, use the workarounds with these settings.
+    """Make a uvicorn server that is started later in this process use the workarounds.
 
-    `get_app` returns the application inside BentoML's. It is called when there are connections.
+    `settings` are the limits of the workarounds. `get_app` is called for each connection and
+    returns the application inside BentoML's.
     """
 
     class GanymedeProtocol(IgnoreUpgrades, HeaderLimits, SlowReaderTimeout):
@@ -39,7 +40,7 @@ def install(settings: Settings, get_app: Callable[[], ASGIApp]) -> None:
             super().__init__(*args, **kwargs)
             app = get_app()
             if self.config.proxy_headers:
-                # uvicorn only knows BentoML's application.
+                # uvicorn applies this middleware to BentoML's application only.
                 trusted = self.config.forwarded_allow_ips
                 app = cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", app), trusted))
             self.app = MountBypass(app, self.app)

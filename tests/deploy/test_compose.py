@@ -23,7 +23,7 @@ def inner_port(service: str) -> str:
     return port.split(":")[-1]
 
 
-def test_mounted_folders_exist():
+def test_compose_mounts_existing_folders():
     for service in SERVICES:
         for outside in mounts(service).values():
             assert outside in NAMED or (ROOT / outside).is_dir(), outside

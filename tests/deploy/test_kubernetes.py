@@ -60,7 +60,7 @@ def test_kustomization_lists_every_manifest():
     assert len(list(yaml.safe_load_all(built))) == len(MANIFESTS)
 
 
-def test_selectors_match():
+def test_selectors_match_pod_labels():
     labels = POD["metadata"]["labels"]
     assert DEPLOYMENT["spec"]["selector"]["matchLabels"] == labels
     assert MANIFESTS["Service"]["spec"]["selector"] == labels

@@ -64,7 +64,7 @@ def test_promtool_accepts_configuration():
     subprocess.run([program("promtool"), "check", "config", str(config)], check=True)
 
 
-def test_alert_rules():
+def test_every_alert_has_a_passing_rule_test():
     tests = DEPLOY / "prometheus" / "alerts.test.yml"
     process = subprocess.run(
         [program("promtool"), "test", "rules", str(tests)],
@@ -109,7 +109,7 @@ def test_healthy_service_raises_no_alert(prometheus):
 
 
 @pytest.mark.parametrize("panel", panels(), ids=lambda panel: panel["title"])
-def test_dashboard_panel_has_data(server, prometheus, tmp_path, panel):
+def test_dashboard_panel_query_returns_data(server, prometheus, tmp_path, panel):
     without_data = {"Rejections by reason"}
     queries = expressions()
     for target in panel["targets"]:
@@ -138,7 +138,7 @@ def test_autoscaler_metric_is_queue_fill(prometheus, tmp_path):
     wait_until(lambda: query(prometheus, expressions()["adapter"]) == "0", log)
 
 
-def test_rule_tests_notice_a_rule_that_never_fires(tmp_path):
+def test_rule_tests_fail_if_an_alert_never_fires(tmp_path):
     """The tests of the rules fail if a threshold can never be exceeded."""
     text = ALERTS.read_text().replace("> 0.01", "> 1.01")
     (tmp_path / "alerts.yml").write_text(text)

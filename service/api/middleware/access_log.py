@@ -1,4 +1,4 @@
-"""The outermost middleware: request id, log line, metrics and span, and a 500 for other errors."""
+"""The outermost middleware: request id, log line, metrics, span, and a 500 for unhandled errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from service.api.request_context import Rejection, RequestContext
 log = logging.getLogger("ganymede.access")
 
 REQUEST_ID = b"x-request-id"
-# Excludes every character that could end a line, a string or a header where the id is written.
+# Excludes all characters that could end a line, a string or a header that contains the id.
 _VALID_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}")
 _UNMATCHED = "unmatched"
 # Used if no more specific reason was noted.
@@ -33,10 +33,10 @@ _REASON_BY_STATUS = {
 
 
 class AccessLog:
-    """The outermost ASGI middleware: sees every response, that of an unexpected error included.
+    """The outermost ASGI middleware: logs every response, including those to unexpected errors.
 
-    The id of a request is its `X-Request-Id` if that has up to 128 harmless characters, otherwise a
-    new random one. The response repeats it.
+    The id of a request is the value of its `X-Request-Id` header if it consists of up to 128 safe
+    characters, otherwise a new random one. The response contains it in the same header.
     """
 
     def __init__(self, app: ASGIApp, *, log_requests: bool) -> None:
@@ -56,7 +56,7 @@ class AccessLog:
         except Exception:
             error_response = unexpected_error(scope["method"], scope["path"])
             if response.started and not response.ended:
-                # Only the server can end this, by closing the connection.
+                # Part of the response was sent, so the server has to close the connection.
                 raise
             if not response.started:
                 await error_response(scope, receive, response)

@@ -1,8 +1,8 @@
 """Authenticates requests by API key.
 
-If the service requires keys, every path needs one except the open ones. If it does not, only
-connections to a loopback address of this machine are accepted, however the process was started,
-unless the operator has set `insecure`.
+If the service requires keys, every path except the open paths needs one. Otherwise, only
+connections to a loopback address of this machine are accepted, regardless of how the process was
+started, unless the operator has set `insecure`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PROXY_HEADERS = (b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via")
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sent a request: the name of a key, or None if it came without one."""
+    """The sender of a request: the name of its key, or None without a key."""
 
     name: str | None
     admin: bool
@@ -111,13 +111,16 @@ class Authentication:
 
 
 def get_caller(request: Request) -> Caller:
-    """Return the caller of a request; an anonymous one if there is no `Authentication`."""
+    """Return the caller of a request; an anonymous one without `Authentication`."""
     caller: Caller | None = request.scope.get("state", {}).get(_CALLER)
     return caller or Caller(None, admin=False)
 
 
 def require_admin(request: Request) -> Caller:
-    """Return the caller, an administrator: a dependency for routes. Raises Problem (403)."""
+    """FastAPI dependency that returns the caller.
+
+    Raises Problem (403) if the caller is not an administrator.
+    """
     caller = get_caller(request)
     _assert_admin(caller)
     return caller
@@ -155,9 +158,9 @@ def _credentials(headers: Headers) -> str | None:
 def _is_local(scope: Scope) -> bool:
     """Return True if a program on this machine sent the request.
 
-    False for web pages in this machine's browser, which can send requests here (`Sec-Fetch-Site`
-    and `Origin` show it), also under a name of their own that resolves to this machine (then `Host`
-    has that name). False for proxies, which forward requests of others.
+    False for web pages in a browser on this machine: `Sec-Fetch-Site` or `Origin` shows them, or
+    `Host` does, if the page's host name resolves to this machine. False for proxies, which forward
+    requests of other clients.
     """
     # Of repeated headers the first counts.
     headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
@@ -175,7 +178,7 @@ def _is_local(scope: Scope) -> bool:
 
 @lru_cache(maxsize=4096)
 def _client_network(client: str) -> str:
-    """Return what identifies a client for rate limits: its IPv4 address or its IPv6 /64 network."""
+    """Return the identity of a client for rate limits: its IPv4 address or its IPv6 /64 network."""
     try:
         address = ipaddress.ip_address(client)
     except ValueError:
@@ -201,7 +204,7 @@ def _no_access_control() -> Problem:
 
 
 def _with_rate_limit_headers(bucket: TokenBucket, send: Send) -> Send:
-    """Return a `send` that adds what is left of the rate limit to the response headers."""
+    """Return a `send` that adds the state of the rate limit to the response headers."""
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":

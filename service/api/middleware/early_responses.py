@@ -1,4 +1,4 @@
-"""Responses that middleware gives by itself, before a route is called."""
+"""Responses that middleware sends before a route is called."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from starlette.types import Receive, Scope, Send
 from service.api.problem_formats import respond
 from service.api.problems import Problem
 
-# How long a client may go on sending its body after it was refused. Closing the connection at once
+# Seconds for which a refused client may continue to send its body. Closing the connection at once
 # would reset it, and many clients would then never see the response.
 _LINGER_S = 2.0
 
 
 async def send_problem(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
-    """Respond with `problem` before the body has been read, and discard the body."""
+    """Respond with `problem` before the body has been read.
+
+    Discards the body for up to two seconds, then the server closes the connection.
+    """
     response = respond(scope["path"], problem)
     if not _has_body(scope):
         await response(scope, receive, send)

@@ -2,7 +2,7 @@
 
 Expected exceptions (bad input, a full queue, a missed deadline) become the problem that
 `problems.to_problem` assigns to them. Every other exception is logged with its stack trace and
-becomes a 500 that says nothing about it.
+becomes a 500 without details.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = logging.getLogger("ganymede.api")
 
 
 class BodyRefused(Exception):
-    """Raised by `BodyLimits` through the application, for itself to respond."""
+    """Raised by `BodyLimits` while the application reads the body; `BodyLimits` also catches it."""
 
 
 async def handle_error(request: Request, error: Exception) -> Response:
@@ -62,7 +62,7 @@ def unexpected_error(method: str, path: str) -> Response:
 
 
 def _allowed_methods(request: Request) -> list[str]:
-    """Return the methods of a path. The matched route knows only its own."""
+    """Return all methods of the request's path. The matched route lists only its own."""
     path = getattr(request.scope.get("route"), "path", None)
     operations = request.app.openapi()["paths"].get(path, {"get": None})
     methods = {method.upper() for method in operations}

@@ -1,8 +1,8 @@
 """Limits on requests: size, nesting depth and time of the body, and the deadline.
 
-A body is counted as it arrives, whatever its Content-Length says, and is refused as soon as it
-exceeds the limit. JSON is scanned before it is parsed, because parsers fail on deep nesting, each
-at another depth and with another error.
+A body is counted as it arrives, regardless of its Content-Length, and is refused as soon as it
+exceeds the limit. JSON is scanned before it is parsed, because parsers fail on deep nesting, at
+different depths and with different errors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from service.api.problems import Problem
 from service.settings import Settings
 
 DEADLINE_HEADER = "X-Deadline-Ms"
-# Arrays and objects in JSON, at any depth: each costs the parser a hundred times its two bytes.
+# Maximum arrays and objects in JSON, at any depth: each takes two bytes of text, but a hundred
+# times that in the parser.
 # Enough for the latents of ten thousand images with a style for each layer.
 MAX_JSON_CONTAINERS = 2**18
 
@@ -67,7 +68,7 @@ class BodyLimits:
         async def send_unless_refused(message: Message) -> None:
             nonlocal started
             if body.problem is not None and not started:
-                # The application would respond that reading the body failed. Our problem says why.
+                # The application only reports that reading failed; `problem` has the reason.
                 raise BodyRefused
             started = True
             await send(message)
@@ -83,7 +84,7 @@ class BodyLimits:
 
 
 class _LimitedBody:
-    """The body of one request, as it arrives. If it is refused, `problem` says why."""
+    """The body of one request, as it arrives. `problem` is the reason if it is refused."""
 
     def __init__(self, receive: Receive, max_bytes: int, timeout_s: float) -> None:
         self.problem: Problem | None = None
@@ -97,7 +98,7 @@ class _LimitedBody:
         self._pending: Message | None = None
 
     async def receive(self) -> Message:
-        """Return the next part; after the last one, wait for a disconnect. Raises BodyRefused."""
+        """Return the next part; after the last part, wait for a disconnect. Raises BodyRefused."""
         if self._pending is not None:
             message, self._pending = self._pending, None
             return message
@@ -232,7 +233,7 @@ def describe(document: MutableMapping[str, Any], settings: Settings) -> None:
         "nesting depth of JSON": str(settings.max_json_depth),
         "arrays and objects in JSON": f"{MAX_JSON_CONTAINERS:,}",
         "uploaded image": f"{settings.max_upload_pixels:,} pixels",
-        "deadline": f"{settings.deadline_s:g} s, or less by `{DEADLINE_HEADER}` (milliseconds)",
+        "deadline": f"{settings.deadline_s:g} s, or less with `{DEADLINE_HEADER}` (milliseconds)",
         "reading a response": f"1 MiB per {settings.write_timeout_s:g} s",
         "images per job": f"{settings.max_job_images:,}",
         "queue": f"{settings.queue_pixels:,} pixels, for all clients",

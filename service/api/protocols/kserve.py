@@ -1,7 +1,7 @@
 """`/v2`: KServe's Open Inference Protocol, with the parts of Triton's API that its client uses.
 
-Every graph of a model has a name. The model's own name runs latents to pixels, through as many
-graphs as that takes; ``name:role`` runs a single graph. Model names cannot contain a colon.
+Every graph of a model has a name. The model's own name runs all graphs, from latents to pixels;
+``name:role`` runs a single graph. Model names cannot contain a colon.
 """
 
 from __future__ import annotations
@@ -116,12 +116,12 @@ async def index(request: Request) -> Response:
     return Response(json.dumps(listed), media_type="application/json")
 
 
-# Before the routes of models, one of which would take `stats` for a name.
+# Must precede `/v2/models/{name}`, which would match `stats` as a model name.
 @head_requests.get(router, "/v2/models/stats", include_in_schema=False)
 @head_requests.get(router, "/v2/models/{name}/stats", include_in_schema=False)
 @head_requests.get(router, "/v2/models/{name}/versions/{version}/stats", include_in_schema=False)
 async def statistics() -> None:
-    """Refer to the Prometheus metrics. Raises Problem (404)."""
+    """Raise Problem (404), which refers to the Prometheus metrics."""
     raise Problem(
         404,
         "no-statistics",
@@ -224,7 +224,7 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
 
 
 def _find_graph(request: Request, name: str, version: str | None) -> _ServedGraph:
-    """Return the graph with a name. Raises NotReady, and ModelNotFound for an unknown role."""
+    """Return the graph with this name and version. Raises NotReady and ModelNotFound."""
     model_name, colon, role = name.partition(":")
     reference = model_name if version is None else f"{model_name}@{version}"
     model = state_of(request).find_any_model(reference)

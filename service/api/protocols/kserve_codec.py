@@ -2,7 +2,8 @@
 
 A body is JSON. With the header ``Inference-Header-Content-Length``, only that many bytes are JSON,
 and the data of the tensors with a ``binary_data_size`` parameter follows, in order, row-major and
-little-endian. This module knows no models: a `Signature` declares the inputs and outputs.
+little-endian. This module is independent of models: a `Signature` declares the inputs and
+outputs.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from service.runtime.onnx.sessions import Array
 from service.runtime.scheduling.batches import Rows
 
 HEADER_LENGTH = "inference-header-content-length"
-# Bytes of JSON in one request, and numbers in the JSON of a response. Python objects take many
-# times that memory; larger tensors have to be sent as binary data, which only takes their size.
+# Maximum bytes of JSON in a request, and numbers in the JSON of a response. Python objects take
+# many times that memory. Larger tensors must be sent as binary data, which needs no such objects.
 MAX_JSON_BYTES = 4 * 2**20
 MAX_JSON_NUMBERS = 4 * 2**20
-# Lists and objects in one request. A million empty ones are small, but take seconds to parse.
+# Maximum lists and objects in a request. A million empty ones are small, but take seconds to parse.
 MAX_JSON_CONTAINERS = 2**16
 
 _DATATYPES = {"uint8": "UINT8", "int64": "INT64", "float32": "FP32"}
@@ -62,7 +63,7 @@ def datatype(tensor: Tensor) -> str:
 
 
 def max_body_bytes(signature: Signature, max_rows: int) -> int:
-    """Return the size of the largest useful body."""
+    """Return the maximum size of a body in bytes: JSON and `max_rows` rows of binary data."""
     return MAX_JSON_BYTES + max_rows * sum(tensor.row_bytes for tensor in signature.inputs)
 
 
@@ -276,7 +277,7 @@ def _flag(parameters: Mapping[str, Any], name: str, path: str, *, default: bool)
 
 
 def _timeout_s(timeout: Any) -> float | None:
-    """Convert Triton's `timeout` from microseconds. 0 means no timeout of the client."""
+    """Convert Triton's `timeout` from microseconds; None if it is missing or 0."""
     if timeout is None:
         return None
     if type(timeout) is not int or not 0 <= timeout < 2**63:

@@ -52,8 +52,9 @@ class ImagesRequest(BaseModel):
     prompt: str = Field(
         min_length=1,
         max_length=_MAX_PROMPT_LENGTH,
-        description="For a class-conditional model: a class, by name (in any case) or by index. "
-        "For other models: a seed. Decimal digits are that seed; other text is hashed to a seed.",
+        description="For a class-conditional model: a class, by name (case-insensitive) or by "
+        "index. For other models: a seed. Decimal digits are the seed itself; other text is hashed "
+        "to a seed.",
     )
     n: int | None = Field(default=None, ge=1, description="Number of images; default: 1.")
     size: str | None = Field(
@@ -61,8 +62,8 @@ class ImagesRequest(BaseModel):
     )
     response_format: Literal["b64_json", "url"] | None = Field(
         default=None,
-        description="Default: b64_json. With url, the response has an address for each image, "
-        "which generates the image on request; nothing is stored.",
+        description="Default: b64_json. With url, the response has the URL of each image, which is "
+        "generated when the URL is requested; nothing is stored.",
     )
     output_format: Literal["png", "jpeg", "webp"] | None = None
     seed: Seed | None = Field(
@@ -94,9 +95,7 @@ class OpenAIImage(BaseModel):
 
     b64_json: str | None = None
     url: str | None = None
-    revised_prompt: str | None = Field(
-        default=None, description="The class that the prompt was matched to."
-    )
+    revised_prompt: str | None = Field(default=None, description="The class that the prompt names.")
     seed: int
     class_: str | None = Field(default=None, alias="class")
     truncation: float | None = None
@@ -182,11 +181,11 @@ async def generations(body: ImagesRequest, request: Request) -> Response:
 
 
 def read_prompt(prompt: str, model: Model) -> tuple[int | None, int | None]:
-    """Return the class index or the seed that a prompt stands for, and None for the other.
+    """Return the class index and the seed that a prompt stands for; one of them is None.
 
-    For a class-conditional model, the prompt is a class name in any case, or a decimal class index;
-    a name takes precedence. For other models, decimal digits up to 2³² - 1 are the seed, and the
-    seed of any other text is the first four bytes, big-endian, of the SHA-256 of its UTF-8
+    For a class-conditional model, the prompt is a class name (case-insensitive) or a decimal class
+    index; a name takes precedence. For other models, decimal digits up to 2³² - 1 are the seed. Any
+    other text is hashed: the seed is the first four bytes, big-endian, of the SHA-256 of its UTF-8
     encoding.
 
     Raises Problem for an unknown class.

@@ -26,7 +26,7 @@ from service.runtime.onnx.sessions import Array
 
 router = APIRouter(tags=["generate"])
 
-# In bytes. EXIF metadata in a JPEG is limited to 64 KiB, and holds other parameters too.
+# Maximum bytes of styles: EXIF metadata is limited to 64 KiB, and contains other parameters too.
 _MAX_JPEG_STYLES = 60_000
 
 

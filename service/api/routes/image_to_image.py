@@ -220,7 +220,7 @@ class _ImageToImageWork:
 
     @property
     def is_full(self) -> bool:
-        """Whether the batch should run now: one large image, or several small ones."""
+        """True if the batch should run now: it has one large image, or enough small ones."""
         pixels = sum(item.translation.output_pixels for item in self._waiting)
         limit = min(_BATCH_PIXELS, self._state.settings.queue_pixels // 8)
         return pixels >= limit or len(self._waiting) >= _BATCH_IMAGES

@@ -1,4 +1,4 @@
-"""`/v1/jobs`: datasets that take longer to generate than a request may."""
+"""`/v1/jobs`: datasets that take too long to generate within a request."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def add_job(body: JobRequest, request: Request, response: Response) -> JobAnswer
         raise invalid("count", f"expected at most {state.settings.max_job_images:,} images")
     queue = _queue(request)
     caller = get_caller(request)
-    # Jobs count towards the rate limit; otherwise they could circumvent it.
+    # Jobs count toward the rate limit; otherwise they could circumvent it.
     pixels = job.count * model.manifest.image.pixels
     if caller.rate_limit is not None:
         caller.rate_limit.take(pixels)

@@ -34,7 +34,7 @@ router = APIRouter(tags=["generate"])
 async def mix_styles(
     body: MixStylesRequest, request: Request, accept: Annotated[str | None, Header()] = None
 ) -> Response:
-    """Mix the styles of every row with those of every column."""
+    """Mix the styles of every row with the styles of every column."""
     state = state_of(request)
     model = state.find_model(body.model)
     mixing = requests.style_mixing(

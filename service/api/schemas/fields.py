@@ -42,8 +42,8 @@ StylesField = (
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 TRUNCATION = (
-    "How far the image is moved towards the average image, in the range that the model's manifest "
-    "states. Default: the model's own."
+    "How far the image is moved toward the average image, in the range that the model's manifest "
+    "states. Default: the model's default."
 )
 CLASS = (
     "A class by name or index, or an object that maps class names to weights, from which the class "
@@ -53,7 +53,7 @@ BLEND = "Weights of classes by name. The image is a blend of these classes."
 TRANSFORM = (
     "Translation, rotation and scale of the image, for models that support it (StyleGAN3): an "
     "object, or the 3×3 matrix that maps a position in the image to the position in the scene that "
-    "is shown there."
+    "appears there."
 )
 MODEL = "`name`, or `name@version`."
 FORMAT = (

@@ -27,10 +27,10 @@ from service.api.schemas.fields import (
 
 
 class GenerateRequest(BaseModel):
-    """Images from seeds or latents: `n` images from `seed` on, or one image for each list item.
+    """Images from seeds or latents: `n` images with seeds from `seed`, or one for each list item.
 
-    One of `seed`, `seeds`, `z`, `w` and `images` gives the sources. Without any of them the seeds
-    are random.
+    At most one of `seed`, `seeds`, `z`, `w` and `images` gives the sources. Without any of them,
+    the seeds are random.
     """
 
     model_config = ConfigDict(
@@ -63,8 +63,8 @@ class GenerateRequest(BaseModel):
         | None
     ) = Field(
         default=None,
-        description="Styles, for a model that has them: each one row of floats for each layer, "
-        "one row for all layers, or float32 in base64.",
+        description="Styles, for a model that has them: each one row of floats for each layer, one "
+        "row for all layers, or float32 in base64.",
     )
     images: (
         Annotated[
@@ -94,8 +94,8 @@ class GenerateRequest(BaseModel):
     return_: Annotated[list[Literal["z", "w"]], Field(max_length=2)] = Field(
         default=[],
         alias="return",
-        description="What to return with each image, as float32 in base64 in JSON and as NPY in a "
-        "ZIP: the latent z, and for a model with styles w.",
+        description="The arrays to return with each image: the latent z and, for a model with "
+        "styles, w. JSON contains them as float32 in base64, a ZIP as NPY files.",
     )
     format: Format | None = Field(default=None, description=FORMAT)
 

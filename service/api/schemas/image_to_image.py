@@ -61,7 +61,8 @@ class ImageToImageRequest(BaseModel):
     )
     mask: str | _Files | None = Field(
         default=None,
-        description="For inpaint: white is filled. One mask for all images, or one for each.",
+        description="For inpaint: white areas are filled. One mask for all images, or one for "
+        "each.",
     )
     boxes: Boxes | None = Field(
         default=None,
@@ -83,7 +84,7 @@ class ImageToImageRequest(BaseModel):
 
 
 class ImageToImageResult(BaseModel):
-    """One image in base64, with the input that it was made from."""
+    """One image in base64, with the digests and parameters of its input."""
 
     task: str
     direction: str | None = None

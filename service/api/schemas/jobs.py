@@ -11,9 +11,10 @@ from service.offline.queue import JobState
 
 
 class JobRequest(BaseModel):
-    """A sampling job, like that of `ganymede sample`.
+    """A sampling job with the options of `ganymede sample`.
 
-    It has `count` images with consecutive seeds from `seed` on, or the images of the seeds A to B.
+    It generates `count` images with consecutive seeds, the first of which is `seed`, or the images
+    of a range of seeds A-B.
     """
 
     model_config = ConfigDict(

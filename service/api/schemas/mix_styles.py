@@ -21,7 +21,7 @@ from service.runtime.models.manifest import StyleGroup
 
 
 class MixStylesRequest(BaseModel):
-    """Every image of `rows`, with some layers in the style of every image of `columns`."""
+    """Every image of `rows`, with the styles of every image of `columns` in some layers."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -55,9 +55,9 @@ class MixStylesRequest(BaseModel):
         ]
     ) = Field(
         default="coarse",
-        description="The layers that follow the columns: a group, a list of groups and indices, or "
-        "an object that maps groups and indices to weights, from 0 (the row's style) to 1 (the "
-        "column's style).",
+        description="The layers that take the styles of the columns: a group, a list of groups and "
+        "indices, or an object that maps groups and indices to weights, from 0 (the row's style) "
+        "to 1 (the column's style).",
     )
     class_: ClassSelector | ClassWeightsField | None = Field(
         default=None,
@@ -73,8 +73,8 @@ class MixStylesRequest(BaseModel):
         default=None,
         description="Takes precedence over the Accept header. png, jpeg and webp return one image: "
         "for one row and one column the mixed image, otherwise a grid with the images of the "
-        "columns above it and those of the rows to its left. json, zip and npy return the mixed "
-        "images in row-major order.",
+        "columns above it and the images of the rows to its left. json, zip and npy return the "
+        "mixed images in row-major order.",
     )
 
 

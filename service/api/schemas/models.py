@@ -15,7 +15,7 @@ class ModelPlan(BaseModel):
     max_rows: int
     alone: int | None = Field(
         default=None,
-        description="Threads for a batch that is the only one running, if more.",
+        description="Threads of a batch while no other batch runs, if more than `threads`.",
     )
     buckets: list[int] | None = None
     source: Literal["measured", "cached", "set", "default"]
@@ -53,7 +53,7 @@ class ModelCard(BaseModel):
 
 
 class ModelList(BaseModel):
-    """All models, each in the version that its name without a version resolves to."""
+    """The default version of every model."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]

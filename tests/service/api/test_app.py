@@ -58,7 +58,7 @@ def test_unknown_route_is_a_problem_document(client, method, path, status):
         assert response.headers["allow"]
 
 
-def test_probes_and_documentation(client):
+def test_serves_probes_and_api_documentation(client):
     assert client.get("/livez").status_code == 200
     assert client.get("/readyz").status_code == 200
     assert "swagger" in client.get("/docs").text
@@ -82,7 +82,7 @@ def test_metrics_labels_are_not_chosen_by_clients(client):
     assert "process_open_fds" in text
 
 
-def test_second_server_keeps_metrics_of_the_first(server, models):
+def test_second_server_does_not_clear_metrics_of_the_first(server, models):
     with server.client() as client, serving(models) as other, other.client() as other_client:
         client.post("/v1/generate", json={"model": "gan-mnist", "seed": 1})
         ran = 'ganymede_inference_seconds_count{model="gan-mnist"}'

@@ -20,7 +20,7 @@ from service.runtime.images.encoding import ImageFormat
         (None, "image/png;q=nan, application/zip;q=0.1", 1, OutputFormat("zip")),
     ],
 )
-def test_format_field_precedes_accept(requested, accept, count, expected):
+def test_format_field_takes_precedence_over_accept(requested, accept, count, expected):
     assert negotiate(requested, accept, count) == expected
 
 

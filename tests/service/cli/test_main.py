@@ -8,17 +8,19 @@ from tests.support.command import assert_one_line_error, run
 from tests.support.tiny_recipes import TINY
 
 
-@pytest.mark.parametrize("verb", ["serve", "models", "train", "export", "evaluate", "compare"])
-def test_help_has_an_example(verb):
-    process = run(verb, "--help")
+@pytest.mark.parametrize(
+    "subcommand", ["serve", "models", "train", "export", "evaluate", "compare"]
+)
+def test_help_has_an_example(subcommand):
+    process = run(subcommand, "--help")
     assert process.returncode == 0
-    assert f"Example: ganymede {verb}" in " ".join(process.stdout.split())
+    assert f"Example: ganymede {subcommand}" in " ".join(process.stdout.split())
 
 
-def test_lists_verbs():
+def test_lists_subcommands():
     listed = run().stdout + run().stderr
-    for verb in ("serve", "models", "train", "export", "evaluate", "compare"):
-        assert f"  {verb} " in listed
+    for subcommand in ("serve", "models", "train", "export", "evaluate", "compare"):
+        assert f"  {subcommand} " in listed
 
 
 def test_version():
@@ -43,25 +45,25 @@ def test_models_lists_and_verifies(models):
     assert "sha256" in run("models", "--models", models).stdout.replace("\n", "")
 
 
-@pytest.mark.parametrize("verb", ["serve", "models"])
-def test_missing_models_folder(tmp_path, verb):
-    process = run(verb, "--models", tmp_path / "nope")
+@pytest.mark.parametrize("subcommand", ["serve", "models"])
+def test_missing_models_folder_gives_one_line_error(tmp_path, subcommand):
+    process = run(subcommand, "--models", tmp_path / "nope")
     assert_one_line_error(process, 2, "--models", "no such folder")
 
 
-def test_unknown_provider(models):
+def test_unknown_provider_gives_one_line_error(models):
     process = run("serve", "--models", models, "--provider", "tpu")
     assert_one_line_error(process, 2, "provider", "'cuda'")
 
 
-def test_port_in_use(models, server):
+def test_used_port_gives_one_line_error(models, server):
     port = server.url.rpartition(":")[2]
     process = run("serve", "--models", models, "--port", port, timeout=60)
     assert_one_line_error(process, 2, f"port {port}", "in use")
 
 
 @pytest.mark.slow
-def test_training_errors_are_one_line(tmp_path):
+def test_training_commands_give_one_line_errors(tmp_path):
     process = run("train", "dcgan-fashin", cwd=tmp_path)
     assert_one_line_error(process, 2, "did you mean 'dcgan-fashion'")
     process = run("train", "gan-mnist", "data.path=nowhere", cwd=tmp_path)

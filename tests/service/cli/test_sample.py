@@ -46,7 +46,7 @@ def tar_shards(run, tmp_path_factory):
 
 
 @pytest.mark.parametrize("model", ["painted", "painted-classes", "cut"])
-def test_images_equal_those_of_the_service(run, drawn_server, tmp_path, model):
+def test_images_equal_service_images(run, drawn_server, tmp_path, model):
     run(model, tmp_path / "out", "--count", "12", "--seed", "40")
     lines = read_metadata(tmp_path / "out")
     assert [line["seed"] for line in lines] == list(range(40, 52))
@@ -58,7 +58,7 @@ def test_images_equal_those_of_the_service(run, drawn_server, tmp_path, model):
             assert response.content == (tmp_path / "out" / line["file_name"]).read_bytes()
 
 
-def test_classes_and_truncation_equal_those_of_the_service(run, drawn_server, tmp_path):
+def test_classes_and_truncation_equal_service(run, drawn_server, tmp_path):
     flags = ["--classes", "dog=1,cat=2", "--truncation", "0.5", "--image", "webp"]
     run("painted-classes", tmp_path / "out", "--count", "9", *flags)
     lines = read_metadata(tmp_path / "out")
@@ -84,7 +84,7 @@ def test_each_image_can_be_reproduced(run, drawn_repository, tmp_path, flags):
             assert Image.open(path).size == (24, 40)
 
 
-def test_mixed_images_equal_those_of_the_service(run, drawn_server, tmp_path):
+def test_mixed_images_equal_service_images(run, drawn_server, tmp_path):
     run("painted", tmp_path / "out", "--count", "6", "--mix", "coarse")
     (first, *_) = read_metadata(tmp_path / "out")
     with drawn_server.client() as client:
@@ -162,14 +162,14 @@ def test_complete_job_is_not_changed(run, plain_folder):
         (["--count", "1000000000"], "not enough disk space"),
     ],
 )
-def test_invalid_input_is_one_line_and_writes_nothing(run, tmp_path, flags, message):
+def test_invalid_input_gives_one_line_error_and_writes_nothing(run, tmp_path, flags, message):
     process = run("painted", tmp_path / "out", *flags, code=2)
     assert message in process.stderr
     assert len(process.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_unknown_model_or_version(run, tmp_path):
+def test_unknown_model_or_version_error_lists_alternatives(run, tmp_path):
     assert "available: " in run("unknown", tmp_path / "out", "--count", "1", code=2).stderr
     assert "no version '9'" in run("painted@9", tmp_path / "out", "--count", "1", code=2).stderr
 
@@ -192,7 +192,7 @@ def test_rejects_outputs_that_are_not_empty_folders(run, tmp_path):
     assert len(process.stderr.splitlines()) == 1
 
 
-def test_unknown_url_scheme_is_one_line(run):
+def test_unknown_url_scheme_gives_one_line_error(run):
     process = run("painted", "nothing://there", "--count", "1", code=2)
     assert len(process.stderr.splitlines()) == 1
 

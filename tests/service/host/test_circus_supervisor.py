@@ -35,7 +35,7 @@ def test_ctrl_c_counts_as_one_signal(models):
         assert server.process.wait(30) == 0
 
 
-def test_stop_while_loading_models(models):
+def test_sigterm_while_loading_models_exits_cleanly(models):
     with serving(models, until="live") as server:
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(30) == 0

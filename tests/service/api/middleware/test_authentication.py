@@ -225,7 +225,7 @@ def test_without_keys_local_programs_are_admin(drawn_server):
         ("", False),
     ],
 )
-def test_is_loopback(host, is_one):
+def test_recognizes_loopback_addresses(host, is_one):
     assert is_loopback(host) is is_one
 
 

@@ -121,7 +121,7 @@ def test_reads_chunked_body(drawn_server):
     assert response.content == single_body.content
 
 
-def test_json_response(drawn_server):
+def test_json_response_lists_images_in_seed_order(drawn_server):
     with drawn_server.client() as client:
         _, _, content = send_post(client, "/v1/generate", BODIES["several"], "application/json")
     assert [image["seed"] for image in json.loads(content)["images"]] == [7, 8, 9]

@@ -58,7 +58,7 @@ def request_with(value) -> Request:
     return Request({"type": "http", "headers": headers})
 
 
-def test_deadline_is_the_shorter_one():
+def test_deadline_is_minimum_of_header_and_setting():
     assert deadline_seconds(request_with(None), 30) == 30
     assert deadline_seconds(request_with("1500"), 30) == 1.5
     assert deadline_seconds(request_with("00200"), 30) == 0.2
@@ -146,7 +146,7 @@ def test_rejects_deep_json_before_parsing(bounded, body, kind):
             assert response.json()["type"].endswith(kind)
 
 
-def test_brackets_in_strings_do_not_count(bounded):
+def test_json_depth_ignores_brackets_in_strings(bounded):
     with bounded.client() as client:
         response = client.post("/v1/generate", json={"model": "[" * 500})
         assert response.status_code == 404
@@ -181,7 +181,7 @@ def test_slow_headers_end_the_connection(bounded):
         assert read_response(connection) == b""
 
 
-def test_headers_too_large(bounded):
+def test_large_headers_get_431(bounded):
     with bounded.connect(timeout=30) as connection:
         lines = b"".join(b"X-%d: %s\r\n" % (i, b"y" * 100) for i in range(100))
         connection.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n" + lines + b"\r\n")
@@ -227,7 +227,7 @@ def test_ignores_upgrade_requests(bounded, size):
     assert "AttributeError" not in bounded.logged()
 
 
-def test_rejects_connect(bounded):
+def test_connect_method_gets_400(bounded):
     with bounded.connect(timeout=30) as connection:
         connection.sendall(b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n")
         assert read_response(connection).startswith(b"HTTP/1.1 400 ")
@@ -245,7 +245,7 @@ def test_openapi_document_states_limits(bounded):
         assert "X-Deadline-Ms" in {parameter["name"] for parameter in parameters}
 
 
-def test_deadline_header(bounded):
+def test_deadline_header_limits_request(bounded):
     with bounded.client() as client:
         body = {"model": "painted", "n": 200, "format": "npy"}
         response = client.post("/v1/generate", json=body, headers={"x-deadline-ms": "1"})

@@ -137,7 +137,7 @@ def test_infer_equals_generate(client, raw, binary_in, binary_out, compression):
     assert ("data" in header["outputs"][0]) != binary_out
 
 
-def test_class_weights_blend(client, raw):
+def test_class_weights_blend_classes(client, raw):
     z = latents.draw([3, 1], Z, "truncated-normal")
     weights = np.array([[0, 1, 0], [0.25, 0, 0.75]], np.float32)
     tensors = [
@@ -150,7 +150,7 @@ def test_class_weights_blend(client, raw):
     np.testing.assert_array_equal(pixels, generated(raw, model=CUT, images=images, truncation=0.6))
 
 
-def test_style_model_runs_whole_or_by_role(client, raw):
+def test_style_model_runs_all_graphs_or_one_role(client, raw):
     seeds, classes = list(range(20)), [seed % 3 for seed in range(20)]
     expected = generated(raw, model=BY_CLASS, seeds=seeds, truncation=0.3, **{"class": classes})
     tensors = inputs(seeds, classes, 0.3)

@@ -68,7 +68,7 @@ def test_text_prompt_determines_the_seed(client, plain):
     assert seeds(client.images.generate(model=PLAIN, prompt="a fête of dogs")) != [first]
 
 
-def test_digits_are_the_seed_and_seeds_wrap_around(client):
+def test_numeric_prompt_is_the_seed_and_seeds_wrap_around(client):
     def seeds_for(prompt, **options):
         return seeds(client.images.generate(model=PLAIN, prompt=prompt, **options))
 
@@ -91,7 +91,7 @@ def test_prompt_selects_class(client, by_class, prompt):
         assert image.truncation == 0.5
 
 
-def test_class_without_seed_is_random(client, by_class):
+def test_prompt_that_names_a_class_gets_random_seed(client, by_class):
     first, second = (client.images.generate(model=BY_CLASS, prompt="cat") for _ in range(2))
     assert seeds(first) != seeds(second)
     np.testing.assert_array_equal(pixels(first), by_class.generate(seeds(first), [0]))

@@ -163,7 +163,7 @@ def test_watches_models_folder(models):
 
 
 @pytest.mark.slow
-def test_watch_flag(models):
+def test_watch_flag_loads_new_versions(models):
     with serving(models, "--watch") as server, server.client() as client:
         add_version(models, "gan-mnist", "2")
         deadline = time.monotonic() + 60

@@ -57,7 +57,7 @@ def test_interpolates_latents_spherically(client, load):
     assert (linear[2] != frames[2]).any()
 
 
-def test_interpolates_classes(client, load):
+def test_interpolates_between_classes(client, load):
     sources = [{"seed": 3, "class": "cat"}, {"seed": 3, "class": "dog"}]
     frames = npy_pixels(post(client, model="cut", sources=sources, frames=3, format="npy"))
     model = load("cut")

@@ -62,7 +62,9 @@ def without_summary(files):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["webdataset", "parquet"])
-def test_job_equals_command(drawn_repository, tmp_path, job_environment, layout):
+def test_job_writes_same_files_as_sample_command(
+    drawn_repository, tmp_path, job_environment, layout
+):
     with serving(drawn_repository, env=job_environment) as server, server.client() as client:
         options = {"count": 250, "seed": 3, "classes": ["dog", 0], "truncation": 0.7}
         url = start_job(client, **options, shard_size=100, format=layout)

@@ -31,7 +31,7 @@ def test_shows_result_of_golden_images(server):
     assert model_card(server, "gan-mnist")["golden"] == "exact"
 
 
-def test_model_without_golden_images(drawn_server):
+def test_card_omits_golden_without_golden_images(drawn_server):
     assert "golden" not in model_card(drawn_server, "cut")
 
 
