@@ -1,7 +1,7 @@
-"""The options of networks in a recipe, and how networks are found by name.
+"""The options of networks in a recipe, and the registration of networks by name.
 
 A network is one module in `training/networks/noise` or `training/networks/image`. It declares its
-options as a subclass of one of the classes below, with a ``network: Literal["name"]`` field; that
+options as a subclass of one of the classes below, with a ``network: Literal["name"]`` field, which
 makes the name available to recipes.
 """
 
@@ -26,7 +26,7 @@ class GeneratorOptions(Options, ABC):
     def from_noise(self) -> NoiseGeneratorOptions:
         """Return self if this generator takes noise. Raises ValueError otherwise."""
         raise ValueError(
-            f"this game needs a generator from noise; {self.network} is an image-to-image generator"
+            f"this game needs a noise generator; {self.network} is an image-to-image generator"
         )
 
     def from_images(self) -> ImageToImageOptions:
@@ -37,13 +37,13 @@ class GeneratorOptions(Options, ABC):
 
 
 class NoiseGeneratorOptions(GeneratorOptions):
-    """A generator from latents ``[N, z_dim]`` to images."""
+    """Options of a generator that maps latents ``[N, z_dim]`` to images."""
 
-    # Whether the network is a `StyleGenerator`: style mixing and path lengths need one.
+    # True for a `StyleGenerator`, which style mixing and path length regularization require.
     has_styles: ClassVar[bool] = False
 
     z_dim: PositiveInt
-    # How latents are drawn when the generator is served; in training they are N(0, 1).
+    # The distribution of latents in the service. In training it is N(0, 1).
     distribution: Literal["normal", "truncated-normal"] = "normal"
 
     @abstractmethod
@@ -51,7 +51,7 @@ class NoiseGeneratorOptions(GeneratorOptions):
         """Build the network, initialized from the global random state. Raises ValueError."""
 
     def build_growing(self, shape: ImageShape, classes: int = 0) -> nn.Module:  # noqa: ARG002
-        """Build the network so that it can also work at lower resolutions. Raises ValueError."""
+        """Build the network with support for lower resolutions. Raises ValueError."""
         raise _cannot_grow(self.network)
 
     def from_noise(self) -> NoiseGeneratorOptions:
@@ -60,7 +60,7 @@ class NoiseGeneratorOptions(GeneratorOptions):
 
 
 class ImageToImageOptions(GeneratorOptions):
-    """An image-to-image generator."""
+    """Options of an image-to-image generator."""
 
     @abstractmethod
     def build(self, shape: ImageToImageShape) -> nn.Module:
@@ -68,7 +68,7 @@ class ImageToImageOptions(GeneratorOptions):
 
     @abstractmethod
     def side_multiple(self, shape: ImageToImageShape) -> int:
-        """Return the number of pixels that input sides must be a multiple of."""
+        """Return the required divisor of the input sides, in pixels."""
 
     def min_side(self, shape: ImageToImageShape) -> int:
         """Return the minimum input side in pixels."""
@@ -92,27 +92,27 @@ class DiscriminatorOptions(Options, ABC):
     network: str
 
     def of_images(self) -> ImageDiscriminatorOptions:
-        """Return self if this discriminator judges whole images. Raises ValueError otherwise."""
+        """Return self if the discriminator has one logit per image. Raises ValueError otherwise."""
         raise ValueError(
-            f"this game needs a discriminator of whole images; {self.network} judges patches"
+            f"this game needs a discriminator of whole images; {self.network} classifies patches"
         )
 
     def of_patches(self) -> PatchDiscriminatorOptions:
-        """Return self if this discriminator judges patches. Raises ValueError otherwise."""
+        """Return self if the discriminator has one logit per patch. Raises ValueError otherwise."""
         raise ValueError(
-            f"this game needs a discriminator of patches; {self.network} judges whole images"
+            f"this game needs a discriminator of patches; {self.network} classifies whole images"
         )
 
 
 class ImageDiscriminatorOptions(DiscriminatorOptions):
-    """A discriminator with one logit for each image."""
+    """Options of a discriminator with one logit per image."""
 
     @abstractmethod
     def build(self, shape: ImageShape, classes: int = 0) -> nn.Module:
         """Build the network, initialized from the global random state. Raises ValueError."""
 
     def build_growing(self, shape: ImageShape, classes: int = 0) -> nn.Module:  # noqa: ARG002
-        """Build the network so that it can also work at lower resolutions. Raises ValueError."""
+        """Build the network with support for lower resolutions. Raises ValueError."""
         raise _cannot_grow(self.network)
 
     def of_images(self) -> ImageDiscriminatorOptions:
@@ -121,7 +121,7 @@ class ImageDiscriminatorOptions(DiscriminatorOptions):
 
 
 class PatchDiscriminatorOptions(DiscriminatorOptions):
-    """A discriminator with one logit for each patch of an image."""
+    """Options of a discriminator with one logit per patch of an image."""
 
     @abstractmethod
     def build(self, channels: int) -> nn.Module:
@@ -133,7 +133,7 @@ class PatchDiscriminatorOptions(DiscriminatorOptions):
 
 
 def _cannot_grow(network: str) -> ValueError:
-    return ValueError(f"game.growing needs networks that grow; {network} does not")
+    return ValueError(f"game.growing needs networks that support growing; {network} does not")
 
 
 Generator = Annotated[GeneratorOptions, OneOf("network")]

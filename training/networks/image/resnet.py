@@ -1,7 +1,8 @@
 """The residual generator of CycleGAN (Zhu et al. 2017, arXiv:1703.10593, appendix 7.2).
 
-After Johnson et al. 2016, arXiv:1603.08155: two strided convolutions, residual blocks at a quarter
-of the side, two upsampling convolutions; reflection padding and instance normalization throughout.
+Based on Johnson et al. 2016, arXiv:1603.08155: two strided convolutions, residual blocks at a
+quarter of the resolution, two upsampling convolutions. All layers have reflection padding and
+instance normalization.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class ResNetBlock(nn.Module):
 
 
 class ResNetGenerator(nn.Module):
-    """Images ``[N, in_channels, H, W]`` to ``[N, out_channels, H, W]`` in [-1, 1].
+    """Maps images ``[N, in_channels, H, W]`` to ``[N, out_channels, H, W]`` in [-1, 1].
 
     Sides must be multiples of 4.
     """
@@ -96,7 +97,7 @@ def _upsampling_layers(
 
 
 class ResNetOptions(ImageToImageOptions):
-    """A residual generator. The paper uses 6 blocks at 128×128 pixels, 9 from 256×256 on."""
+    """A residual generator. The paper uses 6 blocks at 128×128 pixels, and 9 at 256×256 or more."""
 
     network: Literal["resnet"]
     width: PositiveInt = 64
@@ -116,11 +117,11 @@ class ResNetOptions(ImageToImageOptions):
         return ResNetGenerator(shape, self.width, self.blocks, self.normalisation, self.upsampling)
 
     def side_multiple(self, shape: ImageToImageShape) -> int:  # noqa: ARG002 - same interface for all networks
-        """Return the number of pixels that sides must be a multiple of."""
+        """Return the required divisor of the input sides, in pixels."""
         return 4
 
     def min_side(self, shape: ImageToImageShape) -> int:  # noqa: ARG002
-        """Return the minimum side: reflection padding needs two pixels at a quarter of the side."""
+        """Return the minimum side. Reflection padding needs two pixels at a quarter of it."""
         return 8
 
     def receptive_field(self, shape: ImageToImageShape) -> int | None:  # noqa: ARG002

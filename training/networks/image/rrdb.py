@@ -1,8 +1,8 @@
 """ESRGAN's generator: residual-in-residual dense blocks (Wang et al. 2018, arXiv:1809.00219).
 
-Section 3.1: no normalization, dense connections within blocks, and residual connections around
-them scaled by 0.2. Unlike the paper, the network's output is added to the bicubically upsampled
-input, so that an untrained network starts near bicubic interpolation.
+Section 3.1: no normalization, dense connections within blocks, and residual connections that scale
+the blocks by 0.2. Unlike in the paper, the network's output is added to the bicubically upsampled
+input, so that an untrained network approximates bicubic interpolation.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class ResidualInResidual(nn.Module):
 
 
 class RRDBNet(nn.Module):
-    """Images ``[N, in_channels, H, W]`` to ``[N, out_channels, factor·H, factor·W]``.
+    """Maps images ``[N, in_channels, H, W]`` to ``[N, out_channels, factor·H, factor·W]``.
 
-    The output is near [-1, 1], not clamped to it.
+    The output is approximately in [-1, 1], and is not clamped.
     """
 
     def __init__(self, shape: ImageToImageShape, width: int, growth: int, blocks: int) -> None:
@@ -87,7 +87,7 @@ class RRDBNet(nn.Module):
             x = F.leaky_relu(convolution(F.interpolate(x, scale_factor=2.0)), _SLOPE)
         details: Tensor = self.last(x)
         scale = float(self.factor)
-        # In float32, because rounding errors of half a gray level would be visible.
+        # In float32: with lower precision, rounding errors would reach half a gray level.
         bicubic = F.interpolate(images.float(), scale_factor=scale, mode="bicubic")
         return bicubic + details
 
@@ -105,13 +105,13 @@ class RRDBOptions(ImageToImageOptions):
         return RRDBNet(shape, self.width, self.growth, self.blocks)
 
     def side_multiple(self, shape: ImageToImageShape) -> int:  # noqa: ARG002 - same interface for all networks
-        """Return the number of pixels that sides must be a multiple of."""
+        """Return the required divisor of the input sides, in pixels."""
         return 1
 
     def receptive_field(self, shape: ImageToImageShape) -> int:
-        """Return the radius of the receptive field in input pixels."""
+        """Return the receptive field's radius in input pixels."""
         at_input = 1 + self.blocks * 15 + 1
-        # After each upsampling a 3×3 convolution covers half as many input pixels.
+        # With each upsampling, a 3×3 convolution covers half as many input pixels.
         doublings = shape.factor.bit_length() - 1
         after = sum(1.5 / 2**i for i in range(1, doublings + 1)) + 2 / shape.factor
         return at_input + int(after) + 2

@@ -1,7 +1,7 @@
 """SRGAN's generator, SRResNet (Ledig et al. 2017, arXiv:1609.04802, figure 4).
 
-Residual blocks at the low resolution, then sub-pixel convolutions. Unlike the paper, the network's
-output is added to the bicubically upsampled input, as in `rrdb`.
+Residual blocks at the low resolution are followed by sub-pixel convolutions. Unlike in the paper,
+the network's output is added to the bicubically upsampled input, as in `rrdb`.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class SRResNetBlock(nn.Module):
 
 
 class SRResNet(nn.Module):
-    """Images ``[N, in_channels, H, W]`` to ``[N, out_channels, factor·H, factor·W]``.
+    """Maps images ``[N, in_channels, H, W]`` to ``[N, out_channels, factor·H, factor·W]``.
 
-    The output is near [-1, 1], not clamped to it.
+    The output is approximately in [-1, 1], and is not clamped.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class SRResNet(nn.Module):
             up += [nn.Conv2d(width, 4 * width, 3, padding=1), nn.PixelShuffle(2), nn.PReLU()]
         self.up = nn.Sequential(*up)
         self.last = nn.Conv2d(width, shape.out_channels, 9, padding=4)
-        # Small initial details, so that training starts close to bicubic interpolation.
+        # Small initial weights, so that training starts close to bicubic interpolation.
         assert self.last.bias is not None  # noqa: S101 - for the type checker
         with torch.no_grad():
             self.last.weight.mul_(0.1)
@@ -74,7 +74,7 @@ class SRResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = self.first(images)
         details: Tensor = self.last(self.up(x + self.trunk(x)))
-        # In float32, because rounding errors of half a gray level would be visible.
+        # In float32: with lower precision, rounding errors would reach half a gray level.
         bicubic = F.interpolate(images.float(), scale_factor=float(self.factor), mode="bicubic")
         return bicubic + details
 
@@ -90,15 +90,15 @@ class SRResNetOptions(ImageToImageOptions):
     def build(self, shape: ImageToImageShape) -> SRResNet:
         """Build the network, initialized from the global random state. Raises ValueError."""
         if shape.factor != 1 << _doublings(shape):
-            raise ValueError(f"srresnet needs a factor that is a power of 2; got {shape.factor}")
+            raise ValueError(f"srresnet needs a power of 2 as its factor; got {shape.factor}")
         return SRResNet(shape, self.width, self.blocks, self.normalisation)
 
     def side_multiple(self, shape: ImageToImageShape) -> int:  # noqa: ARG002 - same interface for all networks
-        """Return the number of pixels that sides must be a multiple of."""
+        """Return the required divisor of the input sides, in pixels."""
         return 1
 
     def receptive_field(self, shape: ImageToImageShape) -> int:
-        """Return the radius of the receptive field in input pixels."""
+        """Return the receptive field's radius in input pixels."""
         at_input = 4 + 2 * self.blocks + 1
         # A 3×3 convolution before each upsampling and a final 9×9 one. Pixel shuffling moves
         # values by up to half an input pixel.

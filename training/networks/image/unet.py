@@ -22,7 +22,7 @@ from training.networks.options import ImageToImageOptions
 
 
 class UNet(nn.Module):
-    """Images ``[N, in_channels, H, W]`` to ``[N, out_channels, H, W]`` in [-1, 1].
+    """Maps images ``[N, in_channels, H, W]`` to ``[N, out_channels, H, W]`` in [-1, 1].
 
     Sides must be multiples of ``2**levels``, where ``levels = len(widths)``.
     """
@@ -38,7 +38,7 @@ class UNet(nn.Module):
         levels = len(widths)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for i, width in enumerate(widths):
-            # No normalization in the first and the innermost layer: normalizing one pixel yields 0.
+            # No normalization in the first and innermost layers: normalizing one pixel gives 0.
             normalized = normalization_layers(normalization, width) if 0 < i < levels - 1 else []
             fan_in = shape.in_channels if i == 0 else widths[i - 1]
             convolution = nn.Conv2d(fan_in, width, 4, 2, 1, bias=not normalized)
@@ -67,12 +67,12 @@ class UNet(nn.Module):
 
 
 class UNetOptions(ImageToImageOptions):
-    """A U-Net; `width` is the number of channels of the outermost layer, `most` the maximum."""
+    """A U-Net with `width` channels in the outermost layer and at most `most` channels."""
 
     network: Literal["unet"]
     width: PositiveInt = 64
     most: PositiveInt = 512
-    # Number of halvings; by default down to one pixel.
+    # The number of strided convolutions; default: down to one pixel.
     levels: PositiveInt | None = None
     normalisation: ImageNormalization = "batch"
     # Dropout in the three innermost decoder layers, the paper's only source of noise.
@@ -92,7 +92,7 @@ class UNetOptions(ImageToImageOptions):
         return UNet(shape, widths, self.normalisation, self.dropout)
 
     def side_multiple(self, shape: ImageToImageShape) -> int:
-        """Return the number of pixels that sides must be a multiple of."""
+        """Return the required divisor of the input sides, in pixels."""
         return 1 << self._levels(shape)
 
     def receptive_field(self, shape: ImageToImageShape) -> int | None:
@@ -102,7 +102,7 @@ class UNetOptions(ImageToImageOptions):
         """
         if self.normalisation == "instance":
             return None
-        # Level i adds 1.5 pixels of its own size (2^i) on the way down and again on the way up.
+        # Level i adds 1.5 pixels of size 2^i in the encoder, and the same in the decoder.
         return 3 * (1 << self._levels(shape))
 
     def _levels(self, shape: ImageToImageShape) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Number of classes and the width of their embedding; 0 and 0 for an unconditional network."""
+    """Number of classes and width of their embedding; both are 0 for an unconditional network."""
 
     classes: int
     width: int
@@ -25,11 +25,11 @@ UNCONDITIONAL = Conditioning(0, 0)
 
 
 class LabelEmbedding(nn.Module):
-    """A learned embedding per class; without conditioning it has no parameters.
+    """A learned embedding per class. Without conditioning, it has no parameters.
 
-    `class_index` is either the classes ``[N] int64`` (training) or weights over all classes
-    ``[N, classes] float`` (exported graphs, which blend embeddings). A one-hot row gives exactly
-    the same bits as the index of that class.
+    `class_index` contains either class indices ``[N] int64`` (training) or weights over all classes
+    ``[N, classes] float`` (exported graphs, which blend embeddings). A one-hot row gives
+    bit-identical results to the index of its class.
     """
 
     def __init__(self, conditioning: Conditioning) -> None:

@@ -1,7 +1,7 @@
 """Layers with an equalized learning rate (Karras et al. 2017, arXiv:1710.10196, section 4.1).
 
-Weights are initialized from N(0, 1) and scaled at run time. Optimizers that normalize by the
-gradient's magnitude, such as Adam, then update all layers at the same relative speed.
+Weights are initialized from N(0, 1) and scaled in the forward pass. Optimizers that normalize by
+the gradient's magnitude, such as Adam, then update all layers at the same relative speed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 
 class EqualizedLinear(nn.Module):
-    """``[N, fan_in]`` to ``[N, fan_out]``; `rate` multiplies the learning rate."""
+    """Maps ``[N, fan_in]`` to ``[N, fan_out]``; `rate` multiplies the learning rate."""
 
     def __init__(self, fan_in: int, fan_out: int, bias: float = 0.0, rate: float = 1.0) -> None:
         super().__init__()
@@ -27,7 +27,10 @@ class EqualizedLinear(nn.Module):
 
 
 class EqualizedConv2d(nn.Module):
-    """``[N, fan_in, H, W]`` to ``[N, fan_out, H', W']``; zero padding, "same" unless strided."""
+    """Maps ``[N, fan_in, H, W]`` to ``[N, fan_out, H', W']``.
+
+    The zero padding is "same" for stride 1. Strided convolutions have no padding.
+    """
 
     def __init__(
         self, fan_in: int, fan_out: int, kernel: int, *, stride: int = 1, bias: bool = True

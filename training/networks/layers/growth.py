@@ -1,8 +1,8 @@
 """Progressive growing: training starts at a low resolution and fades in higher ones.
 
-Karras et al. 2017, arXiv:1710.10196, section 2 and figure 2. Upsampling is nearest neighbor and
-downsampling averages 2×2 pixels, so that downsampling inverts upsampling: at the start of a
-resolution the discriminator gives an upsampled image the same logit as the small one.
+Karras et al. 2017, arXiv:1710.10196, section 2 and figure 2. Upsampling is nearest neighbor, and
+downsampling averages 2×2 pixels, so downsampling inverts upsampling. When a resolution starts, the
+discriminator therefore returns the same logit for an image and for its upsampled version.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from training.networks.layers.resampling import downsample_average, upsample_nea
 
 
 class Growth(NamedTuple):
-    """Current resolution of a growing network: `side` in pixels, and its blend weight `alpha`.
+    """Resolution of a growing network: `side` in pixels, and the blend weight `alpha`.
 
-    With `alpha` 0 images are the upsampled images of half the side; with 1 the resolution has
-    faded in completely.
+    With `alpha` 0, images are upsampled from half the side. With `alpha` 1, the resolution has
+    completely faded in.
     """
 
     side: int

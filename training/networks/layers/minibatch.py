@@ -1,4 +1,4 @@
-"""Layers that give a discriminator statistics of the whole batch, against mode collapse."""
+"""Layers that append batch statistics to a discriminator's features, against mode collapse."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class MinibatchDiscrimination(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         matrices = self.project(features).unflatten(1, (self.kernels, self.kernel_dim))
         distances = (matrices[:, None] - matrices[None, :]).abs().sum(-1)
-        # Minus the constant 1 of each row's similarity to itself.
+        # Subtract each row's similarity to itself, which is 1.
         similarity = torch.exp(-distances).sum(1) - 1
         return torch.cat([features, similarity], dim=1)
 
@@ -35,8 +35,8 @@ class MinibatchStandardDeviation(nn.Module):
     """Appends the standard deviation within a group as a channel: ``[N, C + 1, H, W]``.
 
     Karras et al. 2017, arXiv:1710.10196, section 3: the standard deviation over each group of
-    `group` images, averaged over channels and pixels. A batch that is not a multiple of `group`
-    is one group.
+    `group` images, averaged over channels and pixels. If the batch size is not a multiple of
+    `group`, the batch is one group.
     """
 
     def __init__(self, group: int = 4) -> None:

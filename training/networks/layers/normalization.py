@@ -10,9 +10,9 @@ ImageNormalization = Literal["batch", "instance", "spectral", "none"]
 
 
 def normalization_layers(kind: ImageNormalization, width: int) -> list[nn.Module]:
-    """Return the layers that follow a convolution.
+    """Return the normalization layers that follow a convolution with `width` outputs.
 
-    Empty for spectral normalization, which is a parametrization of the convolution's weight.
+    The list is empty for spectral normalization, which parametrizes the convolution's weight.
     """
     match kind:
         case "batch":
@@ -24,7 +24,7 @@ def normalization_layers(kind: ImageNormalization, width: int) -> list[nn.Module
 
 
 def init_weights(module: nn.Module) -> None:
-    """Initialize a layer from N(0, 0.02), as pix2pix and CycleGAN do; for `nn.Module.apply`."""
+    """Initialize a layer from N(0, 0.02), as in pix2pix and CycleGAN; for `nn.Module.apply`."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:

@@ -24,7 +24,7 @@ def downsample_average(images: Tensor) -> Tensor:
 
 
 class Blur(nn.Module):
-    """Filters ``[N, C, H, W]`` zero-padded by `pad` pixels: ``[N, C, H + 2·pad - 3, …]``."""
+    """Pads ``[N, C, H, W]`` with `pad` zeros and filters it: ``[N, C, H + 2·pad - 3, …]``."""
 
     kernel: Tensor
 
@@ -40,7 +40,7 @@ class Blur(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Upsamples by 2 with the filter and keeps the mean: ``[N, C, H, W]`` to ``[N, C, 2H, 2W]``."""
+    """Upsamples by 2 with the filter: ``[N, C, H, W]`` to ``[N, C, 2H, 2W]``. Keeps the mean."""
 
     kernel: Tensor
 
@@ -55,7 +55,7 @@ class Upsample(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Filters, then keeps every second pixel: ``[N, C, H, W]`` to ``[N, C, H/2, W/2]``."""
+    """Filters and keeps every second pixel: ``[N, C, H, W]`` to ``[N, C, H/2, W/2]``."""
 
     kernel: Tensor
 

@@ -1,4 +1,4 @@
-"""Antialiased resizing by matrix products: the same numbers in training and in exported graphs.
+"""Antialiased resizing by matrix products, with equal results in training and exported graphs.
 
 Follows Pillow: when downscaling, the filter is widened by the scale factor.
 """
@@ -22,7 +22,7 @@ def resize(images: Tensor, height: int, width: int, kind: Filter = "linear") -> 
 
 
 def resize_matrix(in_size: int, out_size: int, kind: Filter, device: torch.device) -> Tensor:
-    """Return the weights ``[out_size, in_size]`` of input pixels; rows sum to 1."""
+    """Return the resizing weights ``[out_size, in_size]`` of one axis. Each row sums to 1."""
     scale = in_size / out_size
     # Width of the filter in input pixels.
     support = scale if scale > 1 else 1.0

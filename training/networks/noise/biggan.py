@@ -1,9 +1,9 @@
 """BigGAN (Brock, Donahue, Simonyan 2018, arXiv:1809.11096).
 
-The latent is split into chunks. The first produces the 4×4 features; each other chunk is
+The latent is split into chunks. The first chunk produces the 4×4 features. Each other chunk is
 concatenated with the shared class embedding and conditions the batch normalization of one block
-("skip-z"). Residual blocks up- and downsample, with self-attention at one resolution. The weights
-of both networks are spectrally normalized and initialized orthogonally. The discriminator is
+("skip-z"). Residual blocks up- and downsample. One resolution has self-attention. The weights of
+both networks are spectrally normalized and initialized orthogonally. The discriminator is
 conditioned by projection.
 """
 
@@ -35,8 +35,9 @@ from training.networks.noise.biggan_layers import (
 from training.networks.options import ImageDiscriminatorOptions, NoiseGeneratorOptions
 from training.recipe.options import Options
 
-# Channels per resolution from 4×4 up, in units of `width`, by image side. From tables 4 to 9 of the
-# paper (the same for BigGAN and BigGAN-deep); for 32 and 64 pixels from the authors' code.
+# Channels per resolution, starting at 4×4, in units of `width`, by image side. The values are from
+# tables 4 to 9 of the paper (the same for BigGAN and BigGAN-deep). For 32 and 64 pixels, they are
+# from the authors' code.
 MULTIPLES = {
     32: (4, 4, 4, 4),
     64: (16, 16, 8, 4, 2),
@@ -81,7 +82,7 @@ class BlockDown(nn.Module):
 
 
 class BigGANGenerator(nn.Module):
-    """Latents ``[N, z_dim]`` and classes ``[N]`` to images ``[N, C, H, W]`` in [-1, 1]."""
+    """Maps latents ``[N, z_dim]`` and classes ``[N]`` to images ``[N, C, H, W]`` in [-1, 1]."""
 
     def __init__(
         self,
@@ -125,7 +126,7 @@ class BigGANGenerator(nn.Module):
 
 
 class BigGANDiscriminator(ProjectionDiscriminator):
-    """Images ``[N, C, H, W]`` and classes ``[N]`` to logits ``[N]``: positive means real."""
+    """Maps images ``[N, C, H, W]`` and classes ``[N]`` to logits ``[N]``: positive means real."""
 
     def __init__(
         self, shape: ImageShape, widths: list[int], attention: int, conditioning: Conditioning
@@ -145,13 +146,16 @@ class _BigGANOptions(Options):
     network: Literal["biggan"]
     # BigGAN-deep: two bottleneck blocks per resolution, and the whole latent in every block.
     deep: bool = False
-    # The paper's ch, the unit of all channel counts.
+    # `ch` in the paper: all channel counts are multiples of it.
     width: PositiveInt = 64
-    # Side in pixels at which self-attention is applied. None if no layer has this side.
+    # Side, in pixels, of the layer with self-attention. There is none if no layer has this side.
     attention: PositiveInt = 64
 
     def widths(self, shape: ImageShape) -> list[int]:
-        """Return the channels from 4×4 up. Raises ValueError for an unsupported side."""
+        """Return the channels per resolution, starting at 4×4.
+
+        Raises ValueError for an unsupported side.
+        """
         if shape.height not in MULTIPLES:
             sides = ", ".join(map(str, MULTIPLES))
             raise ValueError(f"BigGAN needs a side of {sides}; got {shape.height}")

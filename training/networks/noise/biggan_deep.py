@@ -2,8 +2,8 @@
 
 Two bottleneck blocks per resolution replace BigGAN's plain block. The whole latent, concatenated
 with the class embedding, is the input of the first layer and the condition of every batch
-normalization. Skip connections are identities: to reduce channels the generator drops the last
-ones, to add channels the discriminator appends the output of a 1×1 convolution.
+normalization. Skip connections are identities. To reduce channels, the generator drops the last
+ones. To add channels, the discriminator appends the output of a 1×1 convolution.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class BottleneckUp(nn.Module):
         return output
 
     def skip(self, x: Tensor) -> Tensor:
-        """Return the skip connection: the first `fan_out` channels, upsampled if needed."""
+        """Return the first `fan_out` channels, upsampled if needed."""
         kept = x[:, : self.fan_out]
         return upsample_nearest(kept) if self.doubles else kept
 
@@ -88,7 +88,7 @@ class BottleneckDown(nn.Module):
 
 
 class BigGANDeepGenerator(nn.Module):
-    """Latents ``[N, z_dim]`` and classes ``[N]`` to images ``[N, C, H, W]`` in [-1, 1]."""
+    """Maps latents ``[N, z_dim]`` and classes ``[N]`` to images ``[N, C, H, W]`` in [-1, 1]."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class BigGANDeepGenerator(nn.Module):
 
 
 class BigGANDeepDiscriminator(ProjectionDiscriminator):
-    """Images ``[N, C, H, W]`` and classes ``[N]`` to logits ``[N]``: positive means real."""
+    """Maps images ``[N, C, H, W]`` and classes ``[N]`` to logits ``[N]``: positive means real."""
 
     def __init__(
         self, shape: ImageShape, widths: list[int], attention: int, conditioning: Conditioning

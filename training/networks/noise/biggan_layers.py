@@ -14,7 +14,7 @@ BASE = 4
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch normalization that evaluates (and exports) as one scale and one shift."""
+    """Batch normalization that is one scale and one shift in eval mode and in exported graphs."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
@@ -32,8 +32,8 @@ class BatchNorm2d(nn.BatchNorm2d):
 class StandingBatchNorm2d(nn.Module):
     """Batch normalization with K sets of fixed statistics, interpolated for each row.
 
-    `means` and `deviations` are ``[K, C]``; each row of ``[N, C, H, W]`` interpolates them with
-    its weights `standing` ``[N, K]``. `training.export.standing_statistics` measures them.
+    `means` and `deviations` are ``[K, C]``. Each row of ``[N, C, H, W]`` interpolates them with its
+    weights `standing` ``[N, K]``. `training.export.standing_statistics` computes the statistics.
     """
 
     def __init__(self, norm: BatchNorm2d, means: Tensor, variances: Tensor) -> None:
@@ -112,7 +112,7 @@ class ToImages(nn.Sequential):
 
 
 class ProjectionDiscriminator(nn.Module):
-    """Images ``[N, C, H, W]`` and classes ``[N]`` to logits ``[N]``: positive means real.
+    """Maps images ``[N, C, H, W]`` and classes ``[N]`` to logits ``[N]``: positive means real.
 
     The output of `blocks`, with `width` channels, is summed over all pixels.
     """
@@ -150,7 +150,7 @@ def spectral_conv(fan_in: int, fan_out: int, kernel: int, *, bias: bool = True) 
 
 def with_spectral_norm(layer: nn.Module) -> nn.Module:
     """Apply spectral normalization to a layer's weight (Miyato et al. 2018, arXiv:1802.05957)."""
-    # A module on the `meta` device has no values; the initial power iteration would take seconds.
+    # Modules on the `meta` device have no values, and the initial power iteration takes seconds.
     if layer.get_parameter("weight").is_meta:
         return layer
     normalized: nn.Module = spectral_norm(layer)

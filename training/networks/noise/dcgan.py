@@ -1,13 +1,13 @@
 """DCGAN (Radford, Metz, Chintala 2015, arXiv:1511.06434).
 
-Strided and transposed convolutions instead of pooling; batch normalization in both networks except
-at the generator's output and the discriminator's input; ReLU in the generator, LeakyReLU in the
-discriminator; weights from N(0, 0.02). With classes, the label embedding is concatenated to the
-noise, and to the image as constant channels (arXiv:1411.1784).
+Both networks have strided or transposed convolutions instead of pooling, and batch normalization
+except at the generator's output and the discriminator's input. The generator uses ReLU, the
+discriminator LeakyReLU. Weights are initialized from N(0, 0.02). With classes, the label embedding
+is concatenated to the noise, and to the image as constant channels (arXiv:1411.1784).
 
 Without normalization, or with layer normalization, the discriminator is the critic of WGAN and
 WGAN-GP (arXiv:1704.00028, section 4: a gradient penalty per image rules out batch normalization).
-With spectral normalization it is SNGAN's (arXiv:1802.05957).
+With spectral normalization, it is the discriminator of SNGAN (arXiv:1802.05957).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Normalization = Literal["batch", "layer", "spectral", "none"]
 
 
 def doublings(size: int) -> tuple[int, int]:
-    """Return the side of the first feature maps, and how often it doubles to reach `size`.
+    """Return the side of the first feature maps, and the number of doublings to reach `size`.
 
     For example, 64 gives (4, 4) and 28 gives (7, 2). Raises ValueError unless `size` is b·2^k with
     b ≥ 4 and k ≥ 1.
@@ -51,7 +51,7 @@ def doublings(size: int) -> tuple[int, int]:
 
 
 class DCGANGenerator(nn.Module):
-    """Latents ``[N, z_dim]`` and class indices ``[N]`` to images ``[N, C, H, W]`` in [-1, 1]."""
+    """Maps latents ``[N, z_dim]`` and classes ``[N]`` to images ``[N, C, H, W]`` in [-1, 1]."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class DCGANGenerator(nn.Module):
 
 
 class DCGANDiscriminator(nn.Module):
-    """Images ``[N, C, H, W]`` and class indices ``[N]`` to logits ``[N]``: positive means real."""
+    """Maps images ``[N, C, H, W]`` and classes ``[N]`` to logits ``[N]``: positive means real."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """The multilayer perceptrons of the original GAN (Goodfellow et al. 2014, arXiv:1406.2661).
 
-With classes they are the networks of the conditional GAN (Mirza and Osindero 2014,
+With classes, they are the networks of the conditional GAN (Mirza and Osindero 2014,
 arXiv:1411.1784): the label embedding is concatenated to the noise and to the flattened image.
 """
 
@@ -18,7 +18,7 @@ from training.networks.options import ImageDiscriminatorOptions, NoiseGeneratorO
 
 
 class MLPGenerator(nn.Module):
-    """Latents ``[N, z_dim]`` and class indices ``[N]`` to images ``[N, C, H, W]`` in [-1, 1]."""
+    """Maps latents ``[N, z_dim]`` and classes ``[N]`` to images ``[N, C, H, W]`` in [-1, 1]."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class MLPGenerator(nn.Module):
 
 
 class Maxout(nn.Module):
-    """The maximum of `pieces` affine maps (Goodfellow et al. 2013, arXiv:1302.4389)."""
+    """Returns the maximum of `pieces` affine maps (Goodfellow et al. 2013, arXiv:1302.4389)."""
 
     def __init__(self, fan_in: int, fan_out: int, pieces: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Maxout(nn.Module):
 
 
 class MLPDiscriminator(nn.Module):
-    """Images ``[N, C, H, W]`` and class indices ``[N]`` to logits ``[N]``: positive means real."""
+    """Maps images ``[N, C, H, W]`` and classes ``[N]`` to logits ``[N]``: positive means real."""
 
     def __init__(
         self,

@@ -21,10 +21,10 @@ from training.networks.noise.style_generator import BASE
 
 
 class ProgressiveDiscriminator(nn.Module):
-    """Images ``[N, C, H, W]`` and classes ``[N]`` to logits ``[N]``: positive means real.
+    """Maps images ``[N, C, H, W]`` and classes ``[N]`` to logits ``[N]``: positive means real.
 
     `widths` are the channels from full resolution down to 4×4. `block` builds a downsampling block
-    from its input and output channels. With `grows` the discriminator has an input layer for every
+    from its input and output channels. With `grows`, the discriminator has an input layer for each
     resolution.
     """
 
@@ -62,7 +62,7 @@ class ProgressiveDiscriminator(nn.Module):
     def forward(
         self, images: Tensor, class_index: Tensor | None = None, growth: Growth | None = None
     ) -> Tensor:
-        """Return logits for images of the full side, or of `growth.side`."""
+        """Return logits for images with the full side, or with `growth.side` if given."""
         side = growth.side if growth else images.shape[-1]
         x = self._from_images(images, side)
         while side > BASE:

@@ -62,7 +62,7 @@ class R3GANBlock(nn.Module):
                 layer.weight.mul_(scale)
             assert layer.bias is not None  # noqa: S101 - for the type checker
             nn.init.zeros_(layer.bias)
-        # Branches start at zero, so that the network starts as the identity of its skips.
+        # Branches start at zero, so that the initial network consists of its skip connections only.
         nn.init.zeros_(self.reduce.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class R3GANBlock(nn.Module):
 
 
 class R3GANGenerator(nn.Module):
-    """Latents ``[N, z_dim]`` and classes ``[N]`` to images ``[N, C, H, W]`` near [-1, 1]."""
+    """Maps latents ``[N, z_dim]`` and classes ``[N]`` to images ``[N, C, H, W]`` near [-1, 1]."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class R3GANGenerator(nn.Module):
 
 
 class R3GANDiscriminator(nn.Module):
-    """Images ``[N, C, H, W]`` and class indices ``[N]`` to logits ``[N]``: positive means real."""
+    """Maps images ``[N, C, H, W]`` and classes ``[N]`` to logits ``[N]``: positive means real."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ def _convert(fan_in: int, fan_out: int) -> nn.Module:
 
 class _R3GANOptions(Options):
     network: Literal["r3gan"]
-    # Channels at full resolution; they double with each halving of the side, up to `most`.
+    # Channels at full resolution. They double with each halving of the side, up to `most`.
     width: PositiveInt = 64
     most: PositiveInt = 256
     # Residual blocks per resolution.
@@ -162,7 +162,7 @@ class _R3GANOptions(Options):
     group_width: PositiveInt = 16
 
     def widths(self, shape: ImageShape) -> list[int]:
-        """Return the channels per resolution, from 4×4 up."""
+        """Return the channels per resolution, starting at 4×4."""
         sides = resolutions(shape.height)
         return [min(self.width * shape.height // side, self.most) for side in sides]
 

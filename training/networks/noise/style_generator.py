@@ -1,4 +1,4 @@
-"""The mapping network from z to w and the generator class that all StyleGANs share."""
+"""The mapping network from z to w, and the generator class of all StyleGANs."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ MAPPING_RATE = 0.01
 
 
 class StyleMix(NamedTuple):
-    """Second latents `z` ``[N, z_dim]`` whose styles apply from layer `crossover` ``[N]`` on.
+    """Second latents `z` ``[N, z_dim]``, for style mixing from layer `crossover` ``[N]``.
 
-    Style mixing regularization (Karras et al. 2018, arXiv:1812.04948, section 3.1) decorrelates
-    adjacent styles. A crossover equal to the number of layers mixes nothing.
+    Layer `crossover` and all later layers use the styles of the second latents. Style mixing
+    regularization (Karras et al. 2018, arXiv:1812.04948, section 3.1) decorrelates adjacent styles.
+    A crossover equal to the number of layers disables mixing for that row.
     """
 
     z: Tensor
@@ -36,7 +37,7 @@ class StyleMix(NamedTuple):
 
 
 class MappingNetwork(nn.Module):
-    """Latents ``[N, z_dim]`` and classes ``[N]`` to styles ``w`` ``[N, w_dim]``."""
+    """Maps latents ``[N, z_dim]`` and classes ``[N]`` to styles ``w`` ``[N, w_dim]``."""
 
     def __init__(self, z_dim: int, w_dim: int, layers: int, conditioning: Conditioning) -> None:
         super().__init__()
@@ -56,7 +57,7 @@ class MappingNetwork(nn.Module):
 
 
 class StyleGenerator(nn.Module):
-    """Latents ``[N, z_dim]`` and classes ``[N]`` to images ``[N, C, H, W]``, near [-1, 1].
+    """Maps latents ``[N, z_dim]`` and classes ``[N]`` to images ``[N, C, H, W]``, near [-1, 1].
 
     `mapping` maps latents and classes to w ``[N, w_dim]``; `synthesis` maps styles
     ``[N, layers, w_dim]`` to images and has the attribute `layer_resolutions`.
@@ -70,7 +71,7 @@ class StyleGenerator(nn.Module):
 
     @property
     def takes_transform(self) -> bool:
-        """Whether the synthesis network takes a geometric transform (StyleGAN3)."""
+        """True if the synthesis network takes a geometric transform, as in StyleGAN3."""
         return bool(getattr(self.synthesis, "takes_transform", False))
 
     @property
@@ -85,7 +86,7 @@ class StyleGenerator(nn.Module):
         return resolutions
 
     def layers_at(self, growth: Growth | None) -> int:
-        """Return the number of layers in use at `growth`, at least 2."""
+        """Return the number of layers that are active at `growth`, at least 2."""
         if growth is None:
             return self.layers
         return max(sum(side <= growth.side for side in self.layer_resolutions), 2)
@@ -110,9 +111,9 @@ class StyleGenerator(nn.Module):
         *,
         with_styles: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Generate images of the full side, or of `growth.side`.
+        """Generate images with the full side, or with `growth.side` if given.
 
-        With `with_styles`, return (images, styles ``[N, layers, w_dim]``).
+        With `with_styles`, returns (images, styles ``[N, layers, w_dim]``).
         """
         w = self.styles(z, class_index, mix)
         images: Tensor = self.synthesis(w, growth)
@@ -120,7 +121,10 @@ class StyleGenerator(nn.Module):
 
 
 def resolutions(size: int) -> list[int]:
-    """Return the sides 4, 8, … `size`. Raises ValueError unless it is 2^k from 16 to 1024."""
+    """Return the sides 4, 8, … `size`.
+
+    Raises ValueError unless `size` is a power of two from 16 to 1024.
+    """
     if size not in (16, 32, 64, 128, 256, 512, 1024):
         raise ValueError(f"StyleGAN needs a side of 16, 32, 64, … 1024; got {size}")
     return [BASE * 2**i for i in range(int(math.log2(size // BASE)) + 1)]
@@ -128,15 +132,15 @@ def resolutions(size: int) -> list[int]:
 
 def _normalized(x: Tensor) -> Tensor:
     """Scale rows of ``[N, D]`` to a mean square of 1."""
-    # A matrix product gives each row the same bits at any batch size in ONNX Runtime. A mean over
-    # the second axis does not: it sums a single row in another order.
+    # In ONNX Runtime, a matrix product gives bit-identical rows for every batch size. A mean over
+    # the second axis does not, because it sums a single row in a different order.
     count = x.shape[1]
     mean_square = x.square() @ x.new_full((count, 1), 1 / count)
     return x * torch.rsqrt(mean_square + 1e-8)
 
 
 class StyleOptions(Options):
-    """Options that generator and discriminator of a style-based GAN share.
+    """Options shared by the generator and the discriminator of a style-based GAN.
 
     `width` is the number of channels at full resolution. It doubles with each halving of the side,
     up to `most`.
@@ -146,13 +150,13 @@ class StyleOptions(Options):
     most: PositiveInt = 512
 
     def widths(self, shape: ImageShape) -> list[int]:
-        """Return the channels per resolution, from 4×4 up."""
+        """Return the channels per resolution, starting at 4×4."""
         sides = resolutions(shape.height)
         return [min(self.width * shape.height // side, self.most) for side in sides]
 
 
 class StyleGeneratorOptions(StyleOptions, NoiseGeneratorOptions):
-    """A mapping network and a family's synthesis network."""
+    """Options of a generator with a mapping network and a synthesis network."""
 
     has_styles: ClassVar[bool] = True
 
@@ -165,14 +169,14 @@ class StyleGeneratorOptions(StyleOptions, NoiseGeneratorOptions):
     def build(self, shape: ImageShape, classes: int = 0, *, grows: bool = False) -> StyleGenerator:
         """Build the network, initialized from the global random state.
 
-        With `grows` it also works at lower resolutions.
+        With `grows`, it also supports lower resolutions.
         """
         conditioning = Conditioning.of(classes, self.class_width)
         mapping = MappingNetwork(self.z_dim, self.w_dim, self.mapping_layers, conditioning)
         return StyleGenerator(mapping, self.synthesis(shape, grows=grows), self.w_dim)
 
     def build_growing(self, shape: ImageShape, classes: int = 0) -> StyleGenerator:
-        """Build the network so that it also works at lower resolutions."""
+        """Build the network with support for lower resolutions."""
         return self.build(shape, classes, grows=True)
 
     @abstractmethod
@@ -187,9 +191,9 @@ class StyleDiscriminatorOptions(StyleOptions, ImageDiscriminatorOptions):
     def build(self, shape: ImageShape, classes: int = 0, *, grows: bool = False) -> nn.Module:
         """Build the network, initialized from the global random state.
 
-        With `grows` it also works at lower resolutions.
+        With `grows`, it also supports lower resolutions.
         """
 
     def build_growing(self, shape: ImageShape, classes: int = 0) -> nn.Module:
-        """Build the network so that it also works at lower resolutions."""
+        """Build the network with support for lower resolutions."""
         return self.build(shape, classes, grows=True)

@@ -1,8 +1,8 @@
 """StyleGAN (Karras et al. 2018, arXiv:1812.04948).
 
-A mapping network from z to w, and a synthesis network that starts from a learned constant. Each
-layer adds noise; its style then sets the mean and standard deviation of every feature map (AdaIN).
-The discriminator is the one of progressive growing.
+The generator consists of a mapping network from z to w, and a synthesis network that starts from a
+learned constant. Each layer adds noise. The layer's style then sets the mean and standard deviation
+of every feature map (AdaIN). The discriminator is the discriminator of progressive growing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from training.networks.noise.style_generator import (
 
 
 class AdaptiveInstanceNorm(nn.Module):
-    """AdaIN, equation 1: sets scale and mean of feature maps ``[N, C, H, W]`` from ``w``."""
+    """AdaIN (equation 1): sets the scale and mean of feature maps ``[N, C, H, W]`` from ``w``."""
 
     def __init__(self, channels: int, w_dim: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Epilogue(nn.Module):
         self.noise_strength = nn.Parameter(torch.zeros(channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
         self.adapt = AdaptiveInstanceNorm(channels, w_dim)
-        # Fixed noise for evaluation, where an image must depend on its latent only.
+        # Fixed noise for eval mode, in which an image must depend only on its latent.
         self.register_buffer("noise", torch.randn(1, 1, size, size))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
@@ -70,15 +70,15 @@ class Epilogue(nn.Module):
 class DoublingConv2d(nn.Module):
     """Filtered upsampling and a 3×3 convolution: ``[N, fan_out, 2H, 2W]`` (section 2).
 
-    Computed as a transposed convolution followed by the filter, which is equal except at the
-    border and needs a quarter of the multiplications.
+    Implemented as a transposed convolution followed by the filter. The results are equal except at
+    the border, with a quarter of the multiplications.
     """
 
     def __init__(self, fan_in: int, fan_out: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(fan_out, fan_in, 3, 3))
         self.scale = 1 / math.sqrt(fan_in * 3**2)
-        # Upsampling by zero insertion divides the mean by 4; the filter's gain restores it.
+        # Upsampling by zero insertion divides the mean by 4. The filter's gain restores it.
         self.blur = Blur(pad=1, gain=4.0)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,9 +105,9 @@ class SynthesisBlock(nn.Module):
 
 
 class StyleGANSynthesis(nn.Module):
-    """Styles ``w`` ``[N, layers, w_dim]`` to images ``[N, C, H, W]``, near [-1, 1].
+    """Maps styles ``w`` ``[N, layers, w_dim]`` to images ``[N, C, H, W]``, near [-1, 1].
 
-    Two layers per resolution. With `grows` it has an output layer for every resolution.
+    There are two layers per resolution. With `grows`, each resolution has an output layer.
     """
 
     def __init__(
@@ -136,8 +136,8 @@ class StyleGANSynthesis(nn.Module):
         )
 
     def forward(self, w: Tensor, growth: Growth | None = None) -> Tensor:
-        """Generate images of the full side, or of `growth.side`."""
-        # w.shape[0], because the ONNX exporter would turn len(w) into a constant.
+        """Generate images with the full side, or with `growth.side` if given."""
+        # Use w.shape[0], because the ONNX exporter would turn len(w) into a constant.
         x = self.first(self.constant.expand(w.shape[0], -1, -1, -1), w[:, 0])
         x = self.second(self.refine(x), w[:, 1])
         side, previous = BASE, x
@@ -154,7 +154,7 @@ class StyleGANSynthesis(nn.Module):
 
 
 class PlainDown(nn.Module):
-    """A 3×3 convolution, then a blur and a strided 3×3 convolution: halves the side."""
+    """Halves the side: a 3×3 convolution, a blur, and a strided 3×3 convolution."""
 
     def __init__(self, fan_in: int, fan_out: int) -> None:
         super().__init__()

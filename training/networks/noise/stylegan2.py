@@ -3,9 +3,9 @@
 A mapping network from z to w, a synthesis network with one style per layer, weight demodulation,
 noise in every layer, a skip generator and a residual discriminator.
 
-Modulation is written for export: the style scales the *input* of the convolution and the
-demodulation its *output*. This equals the paper's fused form, whose grouped convolution with one
-group per row would fix the batch size of the exported graph.
+Modulation is implemented for export: the style scales the *input* of the convolution, and the
+demodulation scales its *output*. This is equal to the paper's fused form, in which a grouped
+convolution with one group per row would fix the batch size of the exported graph.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from training.networks.noise.style_generator import (
 class ModulatedConv2d(nn.Module):
     """A convolution with modulated and demodulated weights (equations 1 and 3).
 
-    Takes features ``[N, fan_in, H, W]`` and styles ``[N, w_dim]``; with `doubles` it upsamples
+    Takes features ``[N, fan_in, H, W]`` and styles ``[N, w_dim]``. With `doubles`, it upsamples
     by 2.
     """
 
@@ -53,7 +53,7 @@ class ModulatedConv2d(nn.Module):
         self.scale = 1 / math.sqrt(fan_in * kernel**2)
         self.padding = kernel // 2
         self.demodulate = demodulate
-        # Upsampling by zero insertion divides the mean by 4; the filter's gain restores it.
+        # Upsampling by zero insertion divides the mean by 4. The filter's gain restores it.
         self.blur = Blur(pad=1, gain=4.0) if doubles else None
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class StyledLayer(nn.Module):
         self.conv = ModulatedConv2d(fan_in, fan_out, 3, w_dim, doubles=doubles)
         self.bias = nn.Parameter(torch.zeros(fan_out))
         self.noise_strength = nn.Parameter(torch.zeros(()))
-        # Fixed noise for evaluation, where an image must depend on its latent only.
+        # Fixed noise for eval mode, in which an image must depend only on its latent.
         self.register_buffer("noise", torch.randn(1, 1, size, size))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
@@ -110,10 +110,11 @@ class ToImage(nn.Module):
 
 
 class StyleGAN2Synthesis(nn.Module):
-    """Styles ``w`` ``[N, layers, w_dim]`` to images ``[N, C, H, W]``, near [-1, 1].
+    """Maps styles ``w`` ``[N, layers, w_dim]`` to images ``[N, C, H, W]``, near [-1, 1].
 
-    A skip generator: each resolution adds its image to the upsampled image of the previous one.
-    The style of each output layer is also the style of the first layer of the next resolution.
+    This is a skip generator: each resolution adds an image to the upsampled image of the previous
+    resolution. The style of each output layer is also the style of the first layer of the next
+    resolution.
     """
 
     def __init__(self, shape: ImageShape, widths: list[int], w_dim: int) -> None:
@@ -135,13 +136,13 @@ class StyleGAN2Synthesis(nn.Module):
         self.layer_resolutions.append(size)
 
     def forward(self, w: Tensor, growth: Growth | None = None) -> Tensor:
-        """Generate images of the full side, or of `growth.side`.
+        """Generate images with the full side, or with `growth.side` if given.
 
-        A new resolution fades in from a nearest-neighbor upsampled image, not from a filtered one:
-        real images are upsampled the same way (`match_growth`), so the discriminator cannot tell
-        them apart by the filter.
+        A new resolution fades in from a nearest-neighbor upsampled image, not from a filtered one.
+        Real images are upsampled in the same way (`match_growth`), so that the discriminator cannot
+        distinguish them by the filter.
         """
-        # w.shape[0], because the ONNX exporter would turn len(w) into a constant.
+        # Use w.shape[0], because the ONNX exporter would turn len(w) into a constant.
         x = self.first(self.constant.expand(w.shape[0], -1, -1, -1), w[:, 0])
         image: Tensor = self.first_image(x, w[:, 1])
         if growth and growth.side == BASE:

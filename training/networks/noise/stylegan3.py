@@ -1,14 +1,14 @@
 """The synthesis network of StyleGAN3 (Karras et al. 2021, arXiv:2106.12423).
 
 It is used for imported weights only and cannot be trained here. Feature maps are samples of
-band-limited signals, which makes the network equivariant to translation and rotation. Its input
-are Fourier features, positioned by the style and by the caller's `transform`. Each layer is a
-modulated convolution and a LeakyReLU at a higher sampling rate, between two low-pass filters
-(sections 3.1 and 3.2).
+band-limited signals, which makes the network equivariant to translation and rotation. The first
+features are Fourier features, positioned by the style and by the argument `transform`. Each layer
+is a modulated convolution, followed by a LeakyReLU at a higher sampling rate between two low-pass
+filters (sections 3.1 and 3.2).
 
-Written for export: the style scales the input of the convolution and the demodulation its output,
-the filters are plain depthwise convolutions, and everything that depends on weights only is
-computed once.
+For export, the style scales the input of the convolution, and the demodulation scales its output.
+The filters are plain depthwise convolutions. All values that depend only on weights are computed
+once.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Affine:
 class LayerShape:
     """Input and output sides of a layer in samples, including the margin around the image.
 
-    `up` and `down` are the ratios of the nonlinearity's sampling rate to the input's and to the
-    output's.
+    `up` is the ratio of the nonlinearity's sampling rate to the input's, and `down` the ratio of
+    the nonlinearity's to the output's.
     """
 
     side_in: int
@@ -73,11 +73,11 @@ class LayerShape:
 
 
 class FourierFeatures(nn.Module):
-    """Styles ``[N, w_dim]`` and transforms ``[N, 3, 3]`` to ``[N, C, side, side]`` (section 3.2).
+    """Maps styles ``[N, w_dim]`` and transforms ``[N, 3, 3]`` to features ``[N, C, side, side]``.
 
-    Image coordinates are centered, with side 1; x points right and y down. `transform` maps
-    coordinates of the output image to coordinates of the features. The style adds a learned
-    rotation and translation.
+    Section 3.2 of the paper. Image coordinates are centered, with side 1; x points right and y
+    down. `transform` maps coordinates of the output image to coordinates of the features. The style
+    adds a learned rotation and translation.
     """
 
     frequencies: Tensor
@@ -127,7 +127,7 @@ class FourierFeatures(nn.Module):
 class FilteredLayer(nn.Module):
     """Modulated convolution, bias, and a LeakyReLU between two filters: ``[N, C, side, side]``.
 
-    `magnitude` is the moving average of the input's mean square during training, which scales the
+    `magnitude` is the moving average, from training, of the input's mean square. It scales the
     weight (section 3.2). Activations are clamped to [-clamp, clamp]. Separable filters are
     ``[taps]`` and are applied along both axes; a radial `down_filter` is ``[taps, taps]``.
     """
@@ -158,7 +158,7 @@ class FilteredLayer(nn.Module):
         self.register_buffer("energy", normalized.square().sum((2, 3)).t().contiguous())
         self.register_buffer("weight", normalized * torch.rsqrt(magnitude))
         self.register_buffer("bias", bias[:, None, None])
-        # The gain compensates for zero insertion and includes LeakyReLU's gain, which commutes
+        # The gain compensates for zero insertion. It includes LeakyReLU's gain, which commutes
         # with the filter. Each axis has the square root of the total gain.
         taps = up_filter * (shape.up * math.sqrt(_GAIN))
         self.register_buffer("up_filter", taps.repeat(len(weight), 1, 1, 1))
@@ -216,9 +216,10 @@ class LastLayer(nn.Module):
 
 
 class StyleGAN3Synthesis(nn.Module):
-    """Styles ``[N, layers, w_dim]`` and transforms ``[N, 3, 3]`` to images ``[N, C, H, W]``.
+    """Maps styles ``[N, layers, w_dim]`` and transforms ``[N, 3, 3]`` to images ``[N, C, H, W]``.
 
-    The first style transforms the Fourier features; then each layer and the output layer have one.
+    The first style transforms the Fourier features. The following styles are for the layers and the
+    output layer, one each.
     `layer_resolutions` are the smallest image sides that can represent each layer's band limit.
     """
 
