@@ -65,7 +65,7 @@ class Tracer:
         self._tracer = provider.get_tracer("ganymede", __version__)
 
     def start_request_span(self, headers: Iterable[tuple[bytes, bytes]]) -> Span:
-        """Start the span of a request, a child of the one in its `traceparent` header."""
+        """Start the span of a request, a child of the span in its `traceparent` header."""
         carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
         # With an empty context, a span that the host may have started does not become the parent.
         parent = self._extract(carrier, self._context.Context())

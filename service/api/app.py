@@ -2,7 +2,7 @@
 
 A request passes through these ASGI applications, from the outside to the inside:
 
-1. `service.host.bentoml_mount.MountBypass`: probes go to BentoML, other requests to us.
+1. `service.host.bentoml_mount.MountBypass`: probes go to BentoML, other requests bypass it.
 2. uvicorn's `ProxyHeadersMiddleware`: client address and scheme as a trusted proxy reports them.
 3. `service.host.shutdown.GracefulShutdown`: tracks requests without a response, for a clean stop.
 4. `FastAPI` itself, which only enters the stack below.

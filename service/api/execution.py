@@ -90,7 +90,7 @@ class RequestExecution:
         after_run: Callable[[int, float], None] = lambda *_: None,
         wait_after_first: bool = False,
     ) -> R:
-        """Run the graphs of `plan` and return ``finish(result)`` for its result.
+        """Run the graphs of `plan`, call `finish` with its result, and return the output.
 
         The plan and `finish` continue off the event loop, in the engine's encoders, as soon as the
         outputs of a run are available. `after_run` is called with the rows and seconds of each run

@@ -2,7 +2,7 @@
 
 For a field of a union type, pydantic reports one error for each alternative and puts the
 alternative into the path: a `class` of null gives `class.constrained-int: Input should be a valid
-integer`. `class` means something to the client; `constrained-int` does not.
+integer`. Clients can interpret `class`, but not `constrained-int`.
 """
 
 from __future__ import annotations

@@ -39,7 +39,8 @@ class Problem(Exception):
         errors: one mapping with `field` and `message` for each invalid field.
         retry_after: seconds after which the client may try again.
         extra_headers: response headers beyond those that the other attributes imply.
-        rejection: why a valid request was refused, for logs and metrics; None if the status tells.
+        rejection: why a valid request was refused, for logs and metrics; None to derive it from the
+            status.
     """
 
     def __init__(

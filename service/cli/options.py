@@ -29,7 +29,7 @@ _METAVARS = {int: "N", float: "SECONDS", Path: "PATH", ByteSize: "BYTES"}
 
 
 def models_folder(models: Path | None) -> Path:
-    """Return the model repository: `models`, or the one in the settings.
+    """Return the model repository: `models`, or the folder in the settings.
 
     Raises UserError if it does not exist.
     """

@@ -168,7 +168,7 @@ def sample(
 ) -> None:
     """Generate a dataset.
 
-    Image i is the one that the service generates for seed + i, or with --input from input image i.
+    Image i is the image that the service generates for seed + i or, with --input, from input i.
 
     After an interruption or an error, the same command resumes the job. Exit codes: 0 done;
     1 failed; 2 invalid input; 3 done, but some images failed; 128 + n stopped by signal n.

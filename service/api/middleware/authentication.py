@@ -111,7 +111,7 @@ class Authentication:
 
 
 def get_caller(request: Request) -> Caller:
-    """Return the caller of a request; an anonymous one without `Authentication`."""
+    """Return the caller of a request; an anonymous one if `Authentication` is not installed."""
     caller: Caller | None = request.scope.get("state", {}).get(_CALLER)
     return caller or Caller(None, admin=False)
 
@@ -158,11 +158,12 @@ def _credentials(headers: Headers) -> str | None:
 def _is_local(scope: Scope) -> bool:
     """Return True if a program on this machine sent the request.
 
-    False for web pages in a browser on this machine: `Sec-Fetch-Site` or `Origin` shows them, or
-    `Host` does, if the page's host name resolves to this machine. False for proxies, which forward
-    requests of other clients.
+    False for requests of web pages in a browser on this machine: cross-origin requests are detected
+    by `Sec-Fetch-Site` and `Origin`, and foreign host names that resolve to this machine (DNS
+    rebinding) by `Host`. False for requests with the headers of a proxy, which forwards other
+    clients' requests.
     """
-    # Of repeated headers the first counts.
+    # If a header is repeated, the first one counts.
     headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
     host = headers.get(b"host", b"").decode("latin-1")
     own_origin = f"http://{host}".encode("latin-1")

@@ -27,7 +27,7 @@ from service.api.schemas.fields import (
 
 
 class GenerateRequest(BaseModel):
-    """Images from seeds or latents: `n` images with seeds from `seed`, or one for each list item.
+    """Images from seeds or latents: `n` images of consecutive seeds, or one for each list item.
 
     At most one of `seed`, `seeds`, `z`, `w` and `images` gives the sources. Without any of them,
     the seeds are random.

@@ -32,7 +32,7 @@ def test_bucket_refills_within_a_minute(clock):
     assert bucket.available == 300
     bucket.take(300)
     clock.now += 600
-    # The allowance never exceeds the pixels of one minute.
+    # The bucket never holds more than the pixels of one minute.
     assert bucket.available == 600
 
 
