@@ -1,7 +1,8 @@
 """Differentiable augmentation of the discriminator's inputs, real and generated.
 
-It keeps a discriminator from memorizing a small data set. Images are ``[N, C, H, W]`` in [-1, 1];
-each is augmented independently, with random numbers from the global state, on its own device.
+It keeps a discriminator from memorizing a small data set. Images are ``[N, C, H, W]`` in [-1, 1].
+Each image is augmented independently, on its own device, with random numbers from PyTorch's global
+state.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ def _translate(images: Tensor) -> Tensor:
     shift_x = torch.randint(-max_x, max_x + 1, (count, 1, 1), device=images.device)
     rows = torch.arange(height, device=images.device)[None, :, None] + shift_y
     columns = torch.arange(width, device=images.device)[None, None, :] + shift_x
-    # A border of one zero pixel stands for everything outside the image.
+    # The border of one zero pixel replaces everything outside the image.
     rows = (rows + 1).clamp(0, height + 1)
     columns = (columns + 1).clamp(0, width + 1)
     padded = F.pad(images, (1, 1, 1, 1)).permute(0, 2, 3, 1)

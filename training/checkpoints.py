@@ -19,7 +19,7 @@ class CheckpointError(UserError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that the next turn of a run depends on.
+    """The complete state of a run between two turns.
 
     The states of random number generators are not included: all random numbers of a turn are
     derived from the recipe's seed and the number of the turn.

@@ -75,7 +75,9 @@ class DistributedContext:
 
     @contextmanager
     def sync_gradients(self, network: nn.Module, *, last: bool) -> Iterator[None]:
-        """Context of a forward and backward pass; only the `last` of a step exchanges gradients."""
+        """Context of a forward and backward pass. Gradients are exchanged only if it is the `last`
+        of a step.
+        """
         if last or not isinstance(network, DistributedDataParallel):
             yield
         else:
@@ -97,7 +99,7 @@ def joined(device: torch.device) -> Iterator[DistributedContext]:
     dist.init_process_group(
         "nccl" if cuda else "gloo",
         device_id=device if cuda else None,
-        # The others wait while the main process decodes the data, which may take hours.
+        # The other processes wait while the main process decodes the data, which may take hours.
         timeout=timedelta(hours=6),
     )
     distributed = DistributedContext(dist.get_rank(), world)

@@ -32,7 +32,7 @@ class AdversarialLoss(NamedTuple):
     # The discriminator's loss when it separates real from fake perfectly, and when it cannot
     # separate them at all. None if the loss is unbounded below.
     bounds: tuple[float, float] | None = None
-    # Whether the generator's gradient vanishes where the discriminator is confident.
+    # Whether the generator's gradient vanishes if the discriminator is confident.
     saturates: bool = False
 
     def score(self, logits: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ _SMOOTHABLE: set[str] = set()
 
 
 def _register(name: str, *, smoothable: bool = False) -> Callable[[_LossFactory], _LossFactory]:
-    """Register a loss. `smoothable`: its discriminator loss has a target for real images."""
+    """Register a loss. Set `smoothable` if its discriminator loss has a target for real images."""
 
     def decorator(factory: _LossFactory) -> _LossFactory:
         _REGISTRY[name] = factory
@@ -205,7 +205,7 @@ def _relativistic(real_target: float) -> AdversarialLoss:  # noqa: ARG001 - has 
 if TYPE_CHECKING:
     LossName = str
 else:
-    # A name that a recipe can ask for.
+    # The names of losses in recipes.
     LossName = Literal[tuple(_REGISTRY)]
 
 # Losses with a target for real images, which `real_target` can lower (label smoothing).

@@ -1,1 +1,1 @@
-"""Batch sampling: datasets of any size, with the graphs and the seeds of the service."""
+"""Batch sampling: data sets of any size, from the same graphs and seeds as in the service."""

@@ -30,7 +30,10 @@ _CONTACT_SHEET_IMAGES = 64
 
 @dataclass(frozen=True)
 class Estimate:
-    """Images left in a job, and the time and space they take. `free_bytes` is None if unknown."""
+    """The remaining images of a job, and the seconds and bytes that they take.
+
+    `free_bytes` is None if unknown.
+    """
 
     images: int
     seconds: float
@@ -71,7 +74,7 @@ def available_bytes(store: Store) -> int | None:
 
 
 def remaining_shards(job: SamplingJob, ledger: Ledger) -> tuple[list[int], list[ShardRecord]]:
-    """Return the shards that are not built yet, and the records of those that are."""
+    """Return the numbers of the shards to build, and the records of the finished shards."""
     records = ledger.records()
     return [shard for shard in range(job.shards) if shard not in records], list(records.values())
 

@@ -18,7 +18,7 @@ def run_in_halves(
     run: Callable[[Sequence[Item]], Sequence[Result]],
     report: Callable[[Item, Exception], None],
 ) -> list[Result | None]:
-    """Return the result of each item, None for an item that fails even alone.
+    """Return the result of each item; None for an item that also fails on its own.
 
     A failing batch is split in half until the failing items are isolated, as in the scheduler; each
     of them is passed to `report`. This also handles batches that exceed the memory. Raises Stopped.

@@ -24,7 +24,7 @@ from service.runtime.models.model import Model
 
 log = logging.getLogger("ganymede.offline")
 
-# Maximum pixels of an input: the limit above which Pillow warns.
+# Maximum number of pixels of an input: Pillow warns about larger images.
 MAX_INPUT_PIXELS = 2**26
 # Maximum output pixels of images that run together; a larger image runs alone.
 _BATCH_PIXELS = 2**20
@@ -32,7 +32,7 @@ _BATCH_PIXELS = 2**20
 
 @dataclass(frozen=True)
 class RenderedInput:
-    """The output for one input image; `pixels` is None if there is none."""
+    """The output for one input image; `pixels` is None if the input could not be processed."""
 
     item: JobItem
     pixels: Pixels | None

@@ -24,12 +24,12 @@ _EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 class InputError(UserError):
-    """The inputs cannot be listed, or there are none."""
+    """The inputs cannot be listed, or do not contain images."""
 
 
 @dataclass(frozen=True)
 class _Location:
-    """A part of a file: `size` bytes from `offset` on, or up to the end of the file if None."""
+    """A part of a file: `size` bytes, starting at `offset`. None is the rest of the file."""
 
     path: str
     offset: int = 0
@@ -79,7 +79,7 @@ class Inputs:
             raise StoreError(f"{self.url}: {self.names[number]}: {reason}") from error
 
     def number_of(self, name: str) -> int | None:
-        """Return the number of the image with this name, ignoring the extension; None if none."""
+        """Return the number of the image with this name, ignoring the extension, or None."""
         return self._numbers.get(_match_key(name))
 
     def stems(self) -> list[str]:
@@ -125,7 +125,10 @@ class Inputs:
 
 
 def key_of(stem: str) -> str:
-    """Return the WebDataset key of a path without extension: keys end at the first dot."""
+    """Return the WebDataset key for a path without extension.
+
+    A key ends at the first dot, so dots in the file name are replaced.
+    """
     folder, slash, name = stem.rpartition("/")
     return f"{folder}{slash}{name.replace('.', '-')}"
 

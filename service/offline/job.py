@@ -1,8 +1,7 @@
 """Sampling jobs. Every image is determined by the job and the number of the image.
 
-A job is divided into shards, each of which is generated, written and recorded as a whole. Because
-an image depends on nothing else, any process on any machine can generate any shard, also
-repeatedly, with the same bytes.
+A job is divided into shards, each of which is generated, written and recorded as a whole. Any
+process on any machine can therefore generate any shard, even repeatedly, with the same bytes.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class Layout(StrEnum):
 
 
 class SamplingJob(BaseModel):
-    """Everything that the output depends on."""
+    """The parameters of a job. They determine its output completely."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -105,8 +104,8 @@ class JobItem:
     """One image of a job.
 
     Attributes:
-        column: the source whose styles are mixed into those of `row`; None without mixing.
-        parameters: what reproduces the image, as JSON.
+        column: the source whose styles are mixed into the styles of `row`; None without mixing.
+        parameters: the JSON object from which the image can be reproduced.
         stem: the path of its file without extension, with a folder per class as in ImageFolder.
         input_file: the name of the input image, for an image-to-image model.
     """
@@ -139,7 +138,7 @@ class JobItems:
         """Return image `number`."""
         job, manifest = self._job, self._manifest
         if self._inputs is not None and self._stems is not None:
-            # Its parameters are known once the input has been read.
+            # The parameters are complete only after the input has been read.
             name, stem = self._inputs.names[number], self._stems[number]
             return JobItem(number, number, LatentSource(number), None, None, None, {}, stem, name)
         seed = job.first_seed + number
@@ -182,7 +181,7 @@ class JobItems:
 
 
 def partner_of(seed: int) -> int:
-    """Return the seed of the source whose styles are mixed into those of `seed`."""
+    """Return the seed of the source whose styles are mixed into the styles of `seed`."""
     return int(np.random.default_rng((seed, _PARTNER)).integers(MAX_SEED + 1))
 
 
@@ -216,9 +215,10 @@ def make_job(
 ) -> SamplingJob:
     """Validate the options of a job, and return the job.
 
-    The job has `count` images from `seed` on, or one image for each seed of the range `seeds`, the
-    last included. For an image-to-image model it has one image for each input at the URL `input_`.
-    `classes` is `balanced`, a list of classes to cycle through, or weights to draw from.
+    The job has `count` images with consecutive seeds, starting at `seed`, or one image for each
+    seed of the range `seeds`, first to last inclusive. For an image-to-image model it has one image
+    for each input at the URL `input_`. `classes` is `balanced`, a list of classes to cycle through,
+    or weights to draw from.
 
     Raises InvalidRequest, and InputError for inputs that cannot be listed.
     """

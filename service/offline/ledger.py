@@ -1,9 +1,9 @@
 """Records which shards of a job are done, so that an interrupted job resumes without duplicates.
 
-While a job runs, ``.ganymede/`` in the output folder holds the job and one file per finished shard,
-which is written after the shard itself: a line with the shard's record, then one line of metadata
-per image. When all shards are done, the lines become ``metadata.jsonl`` and ``.ganymede/`` is
-removed. An output folder belongs to one job.
+While a job runs, ``.ganymede/`` in the output folder holds the job and one file per finished shard.
+The file is written after the shard itself. Its first line is the shard's record; each further line
+is the metadata of one image. When all shards are done, the lines become ``metadata.jsonl`` and
+``.ganymede/`` is removed. An output folder belongs to one job.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Ledger:
         self._store.write(_UNFINISHED_JOB, as_text(self._job).encode())
 
     def record(self, record: ShardRecord, lines: list[dict[str, Any]]) -> None:
-        """Record a finished shard; `lines` are the metadata of its images."""
+        """Record a finished shard; `lines` holds the metadata of each image."""
         entries = [json.dumps(each, separators=(",", ":")) for each in [asdict(record), *lines]]
         self._store.write(self._shard_file(record.shard), ("\n".join(entries) + "\n").encode())
 

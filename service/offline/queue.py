@@ -61,11 +61,11 @@ class JobState(StrEnum):
 
 
 class JobNotFound(UserError):
-    """The job does not exist, or the caller may not see it."""
+    """The job does not exist, or the caller has no access to it."""
 
 
 class TooManyJobs(UserError):
-    """The maximum number of jobs is already waiting."""
+    """The queue already has the maximum number of waiting jobs."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class JobQueue:
     """The jobs of one service. Thread-safe."""
 
     def __init__(self, folder: Path, engine: Engine, *, max_waiting: int = 100) -> None:
-        """Keep the queue and the outputs in `folder`. Nothing is created before `start`."""
+        """Store the queue and the outputs in `folder`. Files are only created by `start`."""
         self._folder = folder
         self._engine = engine
         self._max_waiting = max_waiting
@@ -104,7 +104,7 @@ class JobQueue:
         self.problem: str | None = "the service is starting"
 
     def start(self) -> None:
-        """Start running jobs, as soon as this process can lock the folder."""
+        """Start the thread that runs jobs. It begins as soon as it can lock the folder."""
         self._thread = threading.Thread(target=self._run_jobs, name="ganymede-jobs", daemon=True)
         self._thread.start()
 
@@ -130,7 +130,7 @@ class JobQueue:
             database.execute("UPDATE jobs SET state = 'queued' WHERE state = 'running'")
 
     def stop(self, timeout: float = 5.0) -> None:
-        """Stop the running job; it continues after the next start."""
+        """Stop the running job, which resumes after the next start. Waits at most `timeout` s."""
         self._stopping.set()
         self._wake.set()
         if self._thread is not None:
@@ -166,7 +166,10 @@ class JobQueue:
             return [_from_row(row) for row in database.execute(query)]
 
     def cancel(self, job_id: str) -> QueuedJob:
-        """Cancel a job that has not ended; delete one that has, with its files."""
+        """Cancel a job that has not ended, or delete an ended job and its files.
+
+        Raises JobNotFound.
+        """
         queued = self.get(job_id)
         now = time.time()
         with self._open() as database:
@@ -198,7 +201,7 @@ class JobQueue:
                 else sorted(Ledger(Store(str(folder)), queued.job).records())
             )
         except FileNotFoundError:
-            # The ledger was removed meanwhile: the job has ended or was deleted.
+            # The ledger was removed in the meantime: the job has ended or was deleted.
             shards = []
         if _is_finished(folder):
             return sorted(path for path in folder.iterdir() if path.is_file())
@@ -241,7 +244,8 @@ class JobQueue:
         try:
             self._build(queued, started)
         except Stopped:
-            # Either cancelled, which the table already says, or interrupted by a shutdown.
+            # Either cancelled, which is already recorded in the table, or interrupted by a
+            # shutdown.
             self._update(job_id, "state = CASE state WHEN 'running' THEN 'queued' ELSE state END")
         except (ModelNotFound, ModelFailed, UserError, OSError) as error:
             log.error("job %s failed: %s", job_id, error)

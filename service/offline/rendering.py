@@ -36,7 +36,7 @@ class ShardRenderer:
         self.items = JobItems(job, model.manifest)
         self._model = model
         self._job = job
-        # In the order of the HTTP service, so that the files are identical.
+        # The same order as in the HTTP service, so that the files are identical.
         self._identity = {"model": job.model, "version": job.version, "digest": job.digest}
         self._image_to_image: ImageToImageRenderer | None = None
         if job.input is not None:

@@ -43,7 +43,7 @@ class CannotReproduce(UserError):
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A reproduced file and how it compares.
+    """A reproduced file, compared with the original.
 
     Attributes:
         regenerated: the content of the reproduced file.
@@ -89,7 +89,7 @@ class Reproduction:
 
 
 def reproduce(file: Path, models: Path) -> Reproduction:
-    """Generate `file` again on the CPU, with its model in the folder `models`, and compare.
+    """Generate `file` again on the CPU with its model, and compare. `models` is the models folder.
 
     Raises CannotReproduce.
     """

@@ -35,7 +35,7 @@ class ShardBuilder:
         on_progress: ProgressCallback = lambda *_: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> ShardRecord:
-        """Build a shard. Raises StoreError; and Stopped, after which the shard does not exist."""
+        """Build a shard. Raises StoreError, or Stopped; the shard is then not recorded."""
         lines, failed, size = [], [], 0
         container = shard_name(self._job, shard)
         with open_shard_writer(self._job, self._classes, self._store, shard) as writer:

@@ -28,7 +28,7 @@ class ShardWriter(Protocol):
     """Writes the images of one shard, in order."""
 
     def add(self, item: JobItem, file: bytes) -> str:
-        """Write an image, and return its name in the output or the container."""
+        """Write an image, and return its name in the output folder, tar or Parquet file."""
 
 
 def open_shard_writer(
@@ -97,7 +97,7 @@ class _TarWriter:
         # Default header fields only, because owner and time would make the bytes differ.
         info = tarfile.TarInfo(name)
         info.size = len(content)
-        # PAX equals ustar except for names that ustar cannot represent: long or not ASCII.
+        # PAX equals ustar, except for long or non-ASCII names, which ustar cannot represent.
         self._out.write(info.tobuf(tarfile.PAX_FORMAT))
         self._out.write(content)
         self._out.write(bytes(-len(content) % tarfile.BLOCKSIZE))

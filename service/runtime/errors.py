@@ -1,4 +1,4 @@
-"""The base class of errors that are shown to the user."""
+"""The base class of errors that are shown to users."""
 
 from __future__ import annotations
 

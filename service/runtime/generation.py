@@ -1,4 +1,4 @@
-"""From sources to pixels: the only place that knows which graphs run in which order.
+"""From sources to pixels: the only module that defines which graphs run in which order.
 
 A `Plan` is a generator: it yields the graph runs that it needs, receives the outputs of each, and
 returns its result. It does not know who runs the graphs. `execute` drives a plan in the calling

@@ -2,7 +2,7 @@
 
 An upload is decoded, with its mask, and becomes rows of equal shape: the whole image, or
 overlapping tiles whose outputs are blended. Uploads, batch jobs and evaluation share these
-functions. What runs the graphs is up to the caller: see `service.runtime.generation`.
+functions. The caller runs the graphs: see `service.runtime.generation`.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Translation:
 
     @cached_property
     def rows(self) -> tuple[int, ...]:
-        """Indices of the tiles to run: those with a hole if there is a mask; at least one."""
+        """Indices of the tiles to run: all, or with a mask the tiles with a hole; at least one."""
         all_tiles = tuple(range(len(self.tiling)))
         if self.mask is None or self.image.shape[2] != self.channels:
             return all_tiles

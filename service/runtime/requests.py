@@ -1,8 +1,8 @@
-"""Validates what a request asks for: fields in, `LatentSource`, `StyleMixing` and others out.
+"""Validates the fields of requests and converts them to `LatentSource`, `StyleMixing` and others.
 
 Every entry point uses this module: the native routes, OpenAI's and KServe's, the jobs and the
-command line. It knows no HTTP and no command-line syntax. Bad input raises InvalidRequest, which
-carries the name of the field; each entry point shows it in its own form.
+command line. It is independent of HTTP and command-line syntax. Invalid input raises InvalidRequest
+with the name of the field; each entry point reports it in its own format.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _MAX_INDEX_DIGITS = 9
 
 
 class InvalidRequest(UserError):
-    """One field of a request cannot be used; `field` names it, `message` says why."""
+    """A field of a request is invalid. `field` is its name, `message` gives the reason."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
@@ -96,7 +96,7 @@ def generate_sources(
     truncation: float | Sequence[float] | None = None,
     transform: TransformValue | None = None,
 ) -> list[LatentSource]:
-    """Return one source per image: `n` seeds in a row, or one source for each item of a list.
+    """Return one source per image: `n` consecutive seeds, or one source for each item of a list.
 
     The other fields apply to every image that does not override them. Raises InvalidRequest.
     """
@@ -216,7 +216,7 @@ def interpolation(
 def image_source(
     manifest: Manifest, *, seed: int, class_: str | None, truncation: float | None
 ) -> LatentSource:
-    """Return the source of the image at a URL, where a class is text. Raises InvalidRequest."""
+    """Return the source for an image URL, in which the class is text. Raises InvalidRequest."""
     selector = None if class_ is None else index_or_name(class_, manifest.classes)
     return _SourceParser(manifest).source(SourceFields(seed), "", 0, selector, truncation)
 
@@ -261,7 +261,7 @@ def job_seeds(
         raise InvalidRequest("count", f"expected at least 1, got {count}")
     if first < 0 or first + count - 1 > MAX_SEED:
         raise InvalidRequest(
-            "seeds", f"expected seeds from 0 to {MAX_SEED:,}, got {count:,} seeds from {first} on"
+            "seeds", f"expected seeds from 0 to {MAX_SEED:,}, got {count:,} seeds from {first}"
         )
     return first, count
 
@@ -270,9 +270,9 @@ def job_classes(
     manifest: Manifest,
     classes: Sequence[ClassSelector] | WeightsValue | None,
 ) -> tuple[tuple[int, ...] | None, dict[int, float] | None]:
-    """Return the classes of a job: a list to take in turn, or weights to draw from; one is None.
+    """Return the classes of a job: a list to cycle through, or weights to draw from; one is None.
 
-    `balanced` takes all classes in turn, unless the model has a class of that name. Raises
+    `balanced` cycles through all classes, unless the model has a class of that name. Raises
     InvalidRequest.
     """
     if classes is None:
@@ -292,7 +292,7 @@ def job_classes(
 
 
 def job_layers(manifest: Manifest, layers: Sequence[str] | None) -> dict[int, float] | None:
-    """Return the layers that take the styles of a second source, with their weights, which are 1.
+    """Return the layers that take the styles of a second source, each with weight 1.
 
     Raises InvalidRequest.
     """
@@ -489,8 +489,9 @@ class _SourceParser:
 def _listed_sources(
     n: int | None, seed: int | None, lists: Mapping[str, Sequence[Any] | None], max_images: int
 ) -> tuple[str, list[SourceFields]]:
-    """Return the source fields of each image, and the field that lists them if items have fields
-    of their own.
+    """Return the source fields of each image, and the name of their field.
+
+    The name is empty if the items of the field have no fields of their own.
     """
     options: dict[str, Any] = {"seed": seed, **lists}
     names = [name for name, value in options.items() if value is not None]
@@ -518,7 +519,10 @@ def _listed_sources(
 
 
 def _per_image(value: Any, count: int, field: str) -> Sequence[Any]:
-    """Return a list with one item for each of `count` images."""
+    """Return `value` if it is a list of `count` items; repeat any other value `count` times.
+
+    Raises InvalidRequest for a list of another length.
+    """
     if not isinstance(value, list):
         return [value] * count
     if len(value) != count:
@@ -532,7 +536,7 @@ def _assert_at_most(count: int, max_images: int, field: str) -> None:
 
 
 def _consecutive_seeds(first: int | None, count: int) -> Sequence[int]:
-    """Return `count` consecutive seeds, from `first` or from a random seed on."""
+    """Return `count` consecutive seeds, starting at `first`, or at a random seed if it is None."""
     if first is None:
         first = secrets.randbelow(MAX_SEED - count + 2)
     last = first + count - 1

@@ -24,7 +24,7 @@ _CHANGE = 0.25
 
 
 class BalanceOptions(Options):
-    """From 1 to `most` discriminator steps for each generator step."""
+    """Adapts the discriminator steps for each generator step, between 1 and `most`."""
 
     # The desired probability that a real image scores higher than a generated one; 0.5 is chance.
     # If the probability is lower, the discriminator gets more steps; if it is higher, fewer.
@@ -33,7 +33,7 @@ class BalanceOptions(Options):
 
 
 class Balance:
-    """Decides in which turns the generator takes a step. All processes decide alike."""
+    """Decides in which turns the generator takes a step. The result is the same in all processes."""
 
     def __init__(
         self, options: BalanceOptions, distributed: DistributedContext, device: torch.device

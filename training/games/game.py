@@ -30,9 +30,9 @@ class Game(Protocol):
     def turn(
         self, batches: Any, rng: torch.Generator, number: int, images_seen: int
     ) -> Mapping[str, Tensor]:
-        """Take all training steps of turn `number` and return the metrics.
+        """Take all training steps of turn `number` and return the metrics as scalar tensors.
 
-        `batches` are this process's part of the data. `rng` is in the same state in all processes.
+        `batches` are this process's part of the data. `rng` has the same state in all processes.
         """
 
     def state_dict(self) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class GameSetup(Protocol):
     """A game together with its data."""
 
     data: ImageData
-    # The names of the classes of conditional networks.
+    # The class names of conditional networks.
     class_names: tuple[str, ...]
 
     @property

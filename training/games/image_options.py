@@ -89,11 +89,11 @@ class ImageGameOptions(GameOptions):
 
     @property
     def served_task(self) -> Task:
-        """The task of the exported model, which is also the route that serves it."""
+        """The task of the exported model. The route that serves the model has the same name."""
         return self.image_task().route
 
     def graph_specs(self, recipe: Recipe, generator: nn.Module) -> list[GraphSpec]:
-        """Return the graph of each direction's generator, which is in eval mode, for the export."""
+        """Return the graph to export for each direction. `generator` must be in eval mode."""
         from training.export.graphs import (  # noqa: PLC0415 - for export alone
             image_to_image_graph_spec,
             networks_by_role,

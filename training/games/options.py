@@ -93,8 +93,8 @@ class GameOptions(Options, ABC):
     ) -> Validation:
         """Return the validation that measures generators of this recipe.
 
-        `confirms`: use images that the recipe's own validation does not use, so that they had no
-        part in selecting a checkpoint. Raises QualityError, DataError.
+        If `confirms`, use images that the recipe's own validation does not use, so that they did
+        not influence the selection of a checkpoint. Raises QualityError, DataError.
         """
 
     def image_task(self) -> ImageTask:
@@ -112,7 +112,7 @@ class GameOptions(Options, ABC):
     @property
     @abstractmethod
     def served_task(self) -> Task:
-        """The task of the exported model, which is also the route that serves it."""
+        """The task of the exported model. The route that serves the model has the same name."""
 
     def images_before_export(self, recipe: Recipe) -> int:  # noqa: ARG002
         """Return the number of training images after which the generator can be exported."""
@@ -120,4 +120,4 @@ class GameOptions(Options, ABC):
 
     @abstractmethod
     def graph_specs(self, recipe: Recipe, generator: nn.Module) -> list[GraphSpec]:
-        """Return the graphs of a generator, which is in eval mode, for the export."""
+        """Return the graphs to export. `generator` must be in eval mode."""

@@ -43,7 +43,7 @@ class Players:
         *,
         unused_weights: bool = False,
     ) -> None:
-        """Move both players to `device`. `unused_weights`: a turn may leave weights unused."""
+        """Move both players to `device`. Set `unused_weights` if a turn may leave weights unused."""
         for player in (generator, discriminator):
             # The faster layout for convolutions, on CPUs and GPUs.
             player.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -92,7 +92,7 @@ class Players:
         return metrics
 
     def set_learning_rates(self, images_seen: int) -> None:
-        """Set the learning rates for the current progress, if they decay."""
+        """Update learning rates that decay, after `images_seen` images."""
         if self._decay_from is None:
             return
         done = images_seen / self._images

@@ -1,4 +1,4 @@
-"""The games that a recipe can name."""
+"""The registry of games."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import training.games
 from training.games.options import GameOptions
 from training.recipe.choices import OneOf, kinds
 
-# The game of a recipe that does not name one.
+# The default game of a recipe.
 DEFAULT = "noise_to_image"
 
 Game = Annotated[GameOptions, OneOf("kind", default=DEFAULT)]
 
 
 def register_games() -> None:
-    """Import the options of every game, so that recipes can name it."""
+    """Import the options of every game, which registers the game for recipes."""
     for module in pkgutil.iter_modules(training.games.__path__, "training.games."):
         if module.ispkg and importlib.util.find_spec(f"{module.name}.options"):
             importlib.import_module(f"{module.name}.options")

@@ -21,7 +21,7 @@ class Convergence:
     """The state of a run, from ``begins`` to ``converged``."""
 
     def __init__(self, *, probabilistic: bool) -> None:
-        """`probabilistic`: whether the scores in the log are probabilities."""
+        """Set `probabilistic` if the scores in the log are probabilities."""
         self._probabilistic = probabilistic
         self._losses: dict[str, list[float]] = {"loss_discriminator": [], "loss_generator": []}
         self._scores: tuple[float, ...] = ()

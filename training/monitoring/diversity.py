@@ -13,7 +13,7 @@ from training.data.images import ImageData
 
 # Images are compared at this side in pixels, which removes pixel noise and keeps shapes.
 _SIDE = 16
-# Number of real images to compare with. More hardly change the result.
+# Number of real images to compare with. A larger number hardly changes the result.
 _REAL_IMAGES = 1024
 
 

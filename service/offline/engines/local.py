@@ -45,6 +45,6 @@ def run(
             future.cancel()
     errors = [e for f in [*done, *pending] if not f.cancelled() and (e := f.exception())]
     if errors:
-        # Report the error that stopped the other threads, not that they were stopped.
+        # Raise the error that stopped the other threads, not their Stopped.
         raise next((e for e in errors if not isinstance(e, Stopped)), errors[0])
     return [future.result() for future in futures]

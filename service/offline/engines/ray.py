@@ -61,9 +61,9 @@ def run(
     should_stop: Callable[[], bool],
     address: str | None,
 ) -> list[ShardRecord]:
-    """Build `shards` on the cluster at `address`, or else at the variable RAY_ADDRESS.
+    """Build `shards` on the cluster at `address`; default: the environment variable RAY_ADDRESS.
 
-    Without either, a cluster is started on this machine for the duration of the job.
+    If neither is set, a cluster is started on this machine for the duration of the job.
 
     Raises:
         JobError: Ray is not installed, or no cluster can be reached.

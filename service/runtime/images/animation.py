@@ -42,7 +42,7 @@ _GIF_BLOCK = 255
 class AnimationSpec:
     """What a writer needs before the first frame: size, number and rate of frames ``[H, W, C]``.
 
-    `provenance` is the metadata of the whole file, `frame_provenance(i)` that of frame i.
+    `provenance` is the metadata of the whole file, `frame_provenance(i)` the metadata of frame i.
     """
 
     frames: int
@@ -295,7 +295,7 @@ def write(writer: AnimationWriter, pixels: Iterable[Pixels]) -> bytes:
 
 
 class _WriteOnlyStream(io.RawIOBase):
-    """A non-seekable stream whose content can be taken out while it is written."""
+    """A non-seekable stream. `take` removes its content while it is still being written."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -102,8 +102,8 @@ def decode_image(
 
     `formats` are the accepted formats, in Pillow's names; None means every format that Pillow can
     read, and is for trusted files only. `animated` says whether an animation is refused or its
-    first frame is decoded. A JPEG file with further images after the first, as phones write, is not
-    an animation.
+    first frame is decoded. A JPEG file from a phone may contain further images after the first; it
+    is not an animation.
 
     The EXIF orientation is applied, and ICC profiles are converted with perceptual intent; invalid
     EXIF data or profiles are ignored. Pillow's own limit of twice `PIL.Image.MAX_IMAGE_PIXELS`
@@ -127,7 +127,7 @@ def decode_image(
 def decode_mask(data: bytes, *, max_pixels: int) -> Pixels:
     """Decode a mask ``[H, W] uint8``: 255 (to be filled) where the luma is at least 128, else 0.
 
-    The file is decoded by `decode_image`. Luma is that of ITU-R BT.601, and transparent pixels are
+    The file is decoded by `decode_image`. Luma follows ITU-R BT.601. Transparent pixels are
     composited on black. Raises ImageDecodeError, and nothing else, with the kind MASK_NOT_AN_IMAGE,
     MASK_TOO_LARGE or MASK_ANIMATED.
     """
@@ -206,7 +206,7 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _scans(data: bytes) -> int:
-    """Count the scans of a JPEG file, at most to one above the limit."""
+    """Return the number of scans of a JPEG file; counting stops at one above the limit."""
     scans = 0
     at = 2
     while scans <= _MAX_SCANS and (marker := _MARKER.search(data, at)):
@@ -291,7 +291,7 @@ def _transparent_color(image: ImageFile, data: bytes) -> NDArray[np.int64] | Non
     key: NDArray[np.int64] = np.asarray(transparency, np.int64)
     if image.format != "PNG":
         return key
-    # Pillow returns the value in the file's bit depth, which is byte 24 of a PNG.
+    # Pillow returns the value at the bit depth of the file, which is stored in byte 24 of a PNG.
     depth = data[24]
     if image.mode == "L" and depth < 8:
         key = key * 255 // (2**depth - 1)

@@ -1,9 +1,9 @@
 """Fast PNG encoding.
 
 Pillow tries all filters on every row and deflates with zlib, which takes longer than the inference
-of a small generator. This module uses what is installed: fpng for RGB and RGBA (one pass over the
-pixels with its own deflate), igzip for everything else (the Up filter, then deflate at level 1), or
-Pillow. Any decoder returns the same pixels. `benchmarks/encoding.py` measures the encoders.
+of a small generator. This module uses fpng for RGB and RGBA (one pass over the pixels with its own
+deflate) and igzip for other images (the Up filter, then deflate at level 1). Without these packages
+it uses Pillow. Decoded pixels are the same. `benchmarks/encoding.py` measures the encoders.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """Runs large images through a fully convolutional model tile by tile.
 
+`service/runtime/image_to_image.py` chooses the tile size and the overlap.
+
 A model sees one tile at a time, so the memory is bounded by the size of a tile. Neighboring tiles
 overlap, and outputs near an inner edge are discarded, because they lack context: every output pixel
 comes from tiles whose inner edges are at least `reach` pixels away, where `reach` is the radius of
-the receptive field in input pixels. The result then equals the untiled one, also at the borders of
-the image. This does not hold for models that depend on the whole image, such as those with instance
-normalization or attention; there, overlaps only hide the seams.
+the receptive field in input pixels. The result then equals a single run on the whole image, also at
+its borders. This does not hold for models that depend on the whole image, such as those with
+instance normalization or attention; there, overlaps only hide the seams.
 """
 
 from __future__ import annotations
@@ -68,10 +70,10 @@ def plan(
     """Cover an image with as few tiles of at most `side` × `side` pixels as possible.
 
     Neighboring tiles share at least `overlap` pixels. Tiles start and end at multiples of
-    `multiple`, so that a model that halves its input n times (`multiple` = 2**n) is aligned as
-    without tiles. An image that fits is one tile, padded to the multiple and to the minimum side
-    `least`. The output of the model is `scale` times as large as its input; `reach` is the radius
-    of its receptive field.
+    `multiple`, so that the downsampling of a model that halves its input n times (`multiple` =
+    2**n) uses the same grid as without tiles. An image that fits is one tile, padded to the
+    multiple and to the minimum side `least`. The output of the model is `scale` times as large as
+    its input; `reach` is the radius of its receptive field.
 
     Raises ValueError for sizes that are not positive, for a `side` that is not a multiple, not
     larger than the overlap or below `least`, and for an `overlap` below ``2 * reach``.

@@ -103,7 +103,7 @@ def rows_at(rows: Array, places: Sequence[Place], path: Path) -> Array:
 
 
 def between(start: Array, end: Array, fraction: float, path: Path) -> NDArray[Any]:
-    """Interpolate from `start` to `end`; a `fraction` of 0 rehas_plane `start` bit for bit.
+    """Interpolate from `start` to `end`; a `fraction` of 0 returns `start` bit for bit.
 
     The spherical path interpolates the direction along the last axis by angle, and the norm
     linearly.

@@ -27,7 +27,7 @@ ClassWeights = Mapping[int, float]
 
 @dataclass(frozen=True, eq=False)
 class LatentSource:
-    """Exactly one of `seed`, `z` ``[z_dim]`` and `w` ``[layers, w_dim]``, with its conditions.
+    """Exactly one of `seed`, `z` ``[z_dim]`` and `w` ``[layers, w_dim]``, and the conditions.
 
     `classes` and `truncation` are None for models without them, and for a `w`, which already
     includes them. `transform` ``[3, 3]`` is None for the identity.
@@ -211,7 +211,7 @@ def class_feed(rows: Sequence[ClassWeights], manifest: Manifest) -> dict[str, ND
             row[list(classes)] = list(classes.values())
         return {"class_weights": weights}
     if any(len(classes) > 1 for classes in rows):
-        raise ValueError(f"{manifest.name} cannot blend classes: its graph takes one by its index")
+        raise ValueError(f"{manifest.name} cannot blend classes: its graph takes a class index")
     return {"class_index": np.array([next(iter(classes)) for classes in rows], np.int64)}
 
 

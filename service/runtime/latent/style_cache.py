@@ -12,7 +12,7 @@ from service.runtime.onnx.sessions import Array
 class StyleCache:
     """The most recently used styles ``[layers, w_dim]``, at most `limit` bytes of them.
 
-    A source that is used again, in another style mix or interpolation, is not mapped again.
+    A source that is used again, in another style mix or interpolation, need not be mapped again.
     All methods are thread-safe.
     """
 

@@ -21,7 +21,7 @@ MAX_ABS_VALUE = 100.0
 
 
 def as_transform(values: Any) -> Matrix:
-    """Convert nested numbers to a transform. Raises ValueError if they are not a valid one."""
+    """Convert nested numbers to a transform. Raises ValueError if they are not a transform."""
     with np.errstate(over="ignore"):
         matrix = np.asarray(values, np.float32)
     if matrix.shape != (3, 3) or not np.isfinite(matrix).all():

@@ -3,8 +3,8 @@
 Every folder ``models/<name>/<version>`` is an entry. A failed entry reports its reason and does not
 affect others. A name without a version refers to the newest ready version.
 
-A catalog is immutable: `reload` returns a new one, so that its users see a change completely or not
-at all.
+A catalog is immutable: `reload` returns a new catalog, so that users of a catalog never see a part
+of a change.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class RepositoryUnreadable(UserError):
 class Entry:
     """One version of one model, with a `model` if it is ready and a `reason` if it is not.
 
-    A ready entry with a `reason` still serves the model from before its folder changed; the reason
-    says why the new content cannot be served.
+    A ready entry with a `reason` serves the model as it was before its folder changed. The reason
+    explains why the new content cannot be served.
     """
 
     name: str
@@ -94,7 +94,9 @@ class Catalog:
         entries: tuple[Entry, ...] = (),
         budget: MemoryBudget | None = None,
     ) -> None:
-        """Create a catalog with `entries`. Models are loaded with `plan`, or a planner's plan.
+        """Create a catalog with `entries`.
+
+        `plan` is the plan of all models, or a `Planner` that chooses one for each model.
 
         With a `budget`, models that do not fit into it are loaded when they are run.
         """
@@ -106,7 +108,7 @@ class Catalog:
 
     def _set_entries(self, entries: tuple[Entry, ...]) -> None:
         self._entries = entries
-        # Sorted by version once, because every request looks up a model.
+        # Sorted by version only once, because every request looks up a model.
         newest = sorted(entries, key=lambda entry: version_key(entry.version), reverse=True)
         self._by_name: dict[str, list[Entry]] = {}
         for entry in newest:
@@ -114,7 +116,11 @@ class Catalog:
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """The entries in their current state: a model that was loaded later may have failed."""
+        """The entries in their current state.
+
+        With a memory budget, models are loaded on demand, so an entry can fail after the catalog
+        was built.
+        """
         if self.budget is None:
             return self._entries
         return tuple(_current(entry) for entry in self._entries)
@@ -297,7 +303,7 @@ def _load_within(
     provider: Provider,
     plan: ExecutionPlan | Planner,
 ) -> Model:
-    """Return a model that the budget may unload, loaded if it fits."""
+    """Return a model that the budget may unload. It is loaded only if it fits now."""
     initial_plan = plan.plan_without_loading(manifest.digest) if isinstance(plan, Planner) else plan
     model = Model(folder, provider, initial_plan, budget, _assert_golden)
     if budget.has_room_for(model):

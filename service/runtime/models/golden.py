@@ -61,7 +61,7 @@ def write_golden(model: Model, folder: Path, seeds: Sequence[int] = GOLDEN_SEEDS
 
 
 def check_golden(model: Model, folder: Path) -> GoldenMatch | None:
-    """Generate the golden images again and compare; None if the manifest has none.
+    """Generate the golden images again and compare them; return None if the manifest has none.
 
     Raises GoldenMismatch, or ManifestError if the golden images cannot be read or generated.
     """

@@ -107,7 +107,7 @@ class Truncation(_Part):
 
 
 class LatentSpace(_Part):
-    """The latent space of `z`; `seed_rule` defines how a seed becomes a row of it.
+    """The latent space of `z`; `seed_rule` defines how a latent is drawn from a seed.
 
     With a `truncation`, the graph that takes `z` also takes the truncation.
     """
@@ -166,8 +166,8 @@ class ImageInput(_Part):
     side: Positive
     fixed: bool = False
     multiple: Positive = 1
-    # The minimum side, if it is more than `multiple`: padding by reflection needs pixels to
-    # reflect.
+    # The minimum side, if it is larger than `multiple`: padding by reflection needs enough pixels
+    # to reflect.
     least: Positive | None = None
     factor: Positive = 1
     # The radius of the receptive field in input pixels; None if every pixel depends on all others.
@@ -308,7 +308,7 @@ class Manifest(_Part):
                 names = " and ".join(sorted(inputs))
                 raise ValueError(f"{graph.file} must take {names} and return pixels")
         if spec.masked != (self.task == "inpaint"):
-            raise ValueError("masked inputs and the task inpaint require each other")
+            raise ValueError("input.masked is required if and only if the task is inpaint")
         side = spec.side * spec.factor
         if (self.image.height, self.image.width) != (side, side):
             raise ValueError(f"image must be {side}×{side}, the size that follows from input")
@@ -321,11 +321,13 @@ class Manifest(_Part):
     def _check_golden(self, golden: Golden, latent: LatentSpace) -> None:
         """Raise ValueError unless the model can generate the golden image."""
         if (golden.class_index is not None) != bool(self.classes):
-            raise ValueError("golden.class_index and classes require each other")
+            raise ValueError("golden.class_index is required if and only if the model has classes")
         if golden.class_index is not None and golden.class_index >= len(self.classes):
             raise ValueError(f"golden.class_index {golden.class_index} is out of range")
         if (golden.truncation is not None) != (latent.truncation is not None):
-            raise ValueError("golden.truncation and latent.truncation require each other")
+            raise ValueError(
+                "golden.truncation is required if and only if latent.truncation is present"
+            )
 
     def _check_graphs(self, latent: LatentSpace) -> None:
         """Raise ValueError unless the graphs lead from latents to pixels."""
@@ -338,16 +340,19 @@ class Manifest(_Part):
         has_styles = MAPPING in roles
         if has_styles != (self.styles is not None):
             raise ValueError(
-                f"styles and the graphs {MAPPING!r} and {SYNTHESIS!r} require each other"
+                f"styles is required if and only if there are graphs {MAPPING!r} and {SYNTHESIS!r}"
             )
         first = self.graphs[MAPPING if has_styles else GENERATOR]
         last = self.graphs[SYNTHESIS if has_styles else GENERATOR]
         if bool(self.classes) != bool({CLASS_INDEX, CLASS_WEIGHTS} & set(first.inputs)):
             raise ValueError(
-                f"classes and the input {CLASS_WEIGHTS} or {CLASS_INDEX} require each other"
+                f"classes is required if and only if {first.file} takes {CLASS_WEIGHTS} or "
+                f"{CLASS_INDEX}"
             )
         if (latent.truncation is not None) != ("truncation" in first.inputs):
-            raise ValueError("latent.truncation and the input truncation require each other")
+            raise ValueError(
+                f"latent.truncation is required if and only if {first.file} takes truncation"
+            )
         if "z" not in first.inputs or "pixels" not in last.outputs:
             raise ValueError(f"{first.file} must take z, and {last.file} must return pixels")
         if has_styles and ("w" not in first.outputs or set(last.inputs) - {TRANSFORM} != {"w"}):
@@ -363,7 +368,7 @@ class Manifest(_Part):
 
     @property
     def digest(self) -> str:
-        """`sha256:…` of everything that an image depends on, and of nothing else.
+        """The digest `sha256:…` of the parts of a model that determine its images.
 
         Changes to the summary or to measured metrics do not change the digest.
         """

@@ -1,8 +1,8 @@
-"""A memory budget for models: which are loaded, and which are loaded on demand.
+"""A memory budget for models: decides which models are loaded, and unloads the others.
 
-The loaded models fit into the budget, or there is only one. The least recently used models are
-unloaded first. A model that is unloaded while it runs finishes the run: its memory is freed when
-its sessions are no longer referenced.
+The loaded models fit into the budget, unless a single model exceeds it. The least recently used
+models are unloaded first. A model that is unloaded while it runs finishes the run: its memory is
+freed when its sessions are no longer referenced.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class MemoryBudget:
             self._loaded[reference] = None
 
     def _shrink_to(self, limit: int, keep: Loadable) -> int:
-        """Unload models other than `keep` until they fit into `limit`; return how many."""
+        """Unload models, except `keep`, until the others fit into `limit`; return their number."""
         unloaded = 0
         with self._lock:
             others = [model for model in self._models() if model is not keep]
@@ -98,7 +98,7 @@ class MemoryBudget:
         return unloaded
 
     def _models(self) -> list[Loadable]:
-        """Return the loaded models and drop the others. The caller holds the lock.
+        """Remove unloaded models from the list, and return the others. The caller holds the lock.
 
         A model may have been touched by a thread after it was unloaded.
         """

@@ -54,7 +54,7 @@ class _Sessions:
     """The sessions of the graphs, by role.
 
     `usual` follow the execution plan. `alone` run the same graphs with more threads, for a batch
-    that is the only one running; they equal `usual` if the plan does not provide for that.
+    that is the only one running. If the plan defines no threads for that case, `alone` is `usual`.
     """
 
     usual: Mapping[str, Session]
@@ -269,7 +269,7 @@ class Model:
     def max_rows(self, pixels_per_row: int) -> int:
         """Return the maximum batch size for rows of this many pixels.
 
-        A batch has no more rows, and no more pixels, than the one measured for the plan.
+        Neither the rows nor the pixels of a batch exceed those measured for the plan.
         """
         measured_pixels = self.manifest.image.pixels * self.plan.max_rows
         return max(min(self.plan.max_rows, measured_pixels // pixels_per_row), 1)

@@ -13,10 +13,10 @@ log = logging.getLogger("ganymede.watching")
 
 
 class Watcher:
-    """Checks a folder periodically by the names, sizes and times of its files.
+    """Checks a models folder periodically, by the names, sizes and times of its files.
 
     A changed model folder is loaded once two consecutive checks find it unchanged, so that a folder
-    that is being copied is left alone. Folders with a leading dot are ignored.
+    is not loaded while it is being copied. Folders with a leading dot are ignored.
     """
 
     def __init__(self, folder: Path, seconds: float, reload: Callable[[Collection[Path]], object]):

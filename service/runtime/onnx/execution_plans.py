@@ -1,8 +1,8 @@
 """Execution plans: the number of workers, threads and rows with the highest throughput per model.
 
-A plan is chosen when a model is loaded: set by the operator, found in the cache, or measured, in
-this order. Measuring takes at most two seconds; the result is cached for the model's digest on this
-machine.
+A plan is chosen when a model is loaded: the operator's settings, a plan in the cache, or a measured
+plan, in this order. Measuring takes at most two seconds. The result is cached by the model's digest
+and this machine.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ class PlanCache:
         return ExecutionPlan(workers, threads, rows, tuple(buckets), alone or 0, source="cached")
 
     def put(self, key: str, plan: ExecutionPlan) -> None:
-        """Store a plan; the oldest plans are dropped beyond a limit."""
+        """Store a plan. If the cache is full, the oldest plans are removed."""
         with self._lock:
             plans = self._read()
             plans.pop(key, None)
@@ -311,7 +311,7 @@ def _rate(model: Model, rows: int, seconds: float) -> float:
 
 
 def largest_bucket(model: Model, max_rows: int = 0) -> ExecutionPlan:
-    """Run every bucket of the model's plan, and return the plan with the usable ones.
+    """Run every bucket of the model's plan, and return the plan with the usable buckets.
 
     Omits buckets that exceed the memory or the maximum duration of a batch. The first run of each
     size is not timed, because it includes a kernel search.

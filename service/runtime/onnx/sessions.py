@@ -139,7 +139,7 @@ def in_buckets(
 ) -> dict[str, Array]:
     """Run `feeds` in batches whose sizes are in `buckets`, and return the rows of `feeds`.
 
-    A batch between two sizes is padded with copies of its first row; one larger than the last
+    A batch is padded to the next bucket with copies of its first row. A batch larger than the last
     bucket is split. With a single bucket every row runs in a batch of the same size. This matters
     on a GPU, where the choice of kernels, and thereby the last bits, can depend on the batch size.
     """

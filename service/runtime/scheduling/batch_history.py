@@ -1,4 +1,4 @@
-"""Recent batches, as the scheduler remembers them: their sizes, speeds, and lack of memory."""
+"""The history of recent batches: their sizes and speeds, and groups that ran out of memory."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Hashable
 
 from service.runtime.scheduling.batches import Batch, BatchGroup
 
-# How long a group keeps to smaller batches after running out of memory, which may be free again by
-# then.
+# Seconds for which a group has smaller batches after it ran out of memory. Later, memory may be
+# available again.
 SMALLER_BATCHES_S = 60.0
-# The number of groups whose last batch is remembered: every image size has a group of its own.
+# The number of groups whose last batch is recorded: every image size has a group of its own.
 _MAX_GROUPS = 1000
 
 
@@ -35,8 +35,8 @@ class BatchHistory:
         self._last[batch.group.key] = (batch.rows, seconds)
         if len(self._last) > _MAX_GROUPS:
             del self._last[next(iter(self._last))]
-        # Two sums instead of a mean of speeds, in which a short batch of few pixels would have the
-        # same weight as a long one of many. The batches that run now finish in the same time.
+        # Two sums instead of a mean of speeds: in a mean, a short batch of few pixels would have
+        # the same weight as a long batch of many pixels. Parallel batches share the time.
         pixels = batch.rows * batch.group.pixels_per_row
         self._recent_pixels = 0.9 * self._recent_pixels + pixels
         self._recent_seconds = 0.9 * self._recent_seconds + max(seconds, 1e-6) / running
@@ -50,7 +50,10 @@ class BatchHistory:
         return pixels * self._recent_seconds / self._recent_pixels if self._recent_pixels else 1.0
 
     def reduce(self, batch: Batch, now: float) -> int:
-        """Limit the batches of a group that ran out of memory, for a while; return the rows."""
+        """Limit the batches of a group that ran out of memory, for some time.
+
+        Returns the limit in rows.
+        """
         self._reduced = {key: limit for key, limit in self._reduced.items() if limit[1] > now}
         rows = min(batch.rows // 2, self.max_rows(batch.group, now))
         self._reduced[batch.group.key] = (rows, now + SMALLER_BATCHES_S)

@@ -1,6 +1,6 @@
-"""Batches: how rows of several jobs of one batch group are put together and run.
+"""Batches: combine rows of several jobs of one batch group, and run them together.
 
-The scheduler decides which group is next and how many rows it takes.
+The scheduler decides which group is next and how many rows a batch has.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class BatchGroup:
     Jobs with equal `key` share batches of at most `max_rows` rows, executed by `run`. A batch
     occupies `slots` of the scheduler's slots: more than one if a run keeps several CPUs busy. A
     `run` that raises MemoryError is retried with fewer rows. `run_alone`, if given, replaces `run`
-    for a batch that starts while nothing else runs or waits: it may use the whole machine.
+    for a batch that starts while no other batch runs or waits, and may use the whole machine.
     """
 
     key: Hashable
@@ -170,8 +170,8 @@ def take_rows(
 ) -> tuple[list[Part], list[tuple[InferenceJob, BaseException]]]:
     """Take at most `rows` rows from the jobs of a group, first in, first out.
 
-    Returns the parts for one batch, and the jobs that may not run, with the reason. Removes both
-    from `jobs`; the last job stays if rows of it are left. The caller holds the scheduler's lock.
+    Returns the parts for one batch, and the jobs that may not run, with the reason. Both are
+    removed from `jobs`, except a job with remaining rows. The caller holds the scheduler's lock.
     """
     parts: list[Part] = []
     dead: list[tuple[InferenceJob, BaseException]] = []

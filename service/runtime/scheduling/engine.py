@@ -81,9 +81,10 @@ class Engine:
     ) -> None:
         """Prepare the engine; `start` loads the models.
 
-        With `watch_s`, the models folder is checked at this interval in seconds and changes are
-        loaded. Without a `plan`, execution plans are not measured. Models beyond `memory_budget`
-        bytes are loaded on demand, and others are unloaded.
+        If `watch_s` is positive, the models folder is checked at this interval in seconds and
+        changes are loaded. Without a `plan`, execution plans are not measured. If the models exceed
+        `memory_budget` bytes, they are loaded on demand and the least recently used ones are
+        unloaded.
         """
         self.models = models
         self.provider_option = provider
@@ -159,8 +160,8 @@ class Engine:
     def reload(self, skip: Collection[Path] = ()) -> Changes:
         """Load the changes in the models folder, except for the folders in `skip`.
 
-        Jobs that were submitted before end on the model they were submitted for. A failed engine
-        becomes ready with the first ready model. Raises NotReady and RepositoryUnreadable.
+        Jobs that were already submitted still run on the model that they were submitted to. A
+        failed engine becomes ready if a model is ready. Raises NotReady and RepositoryUnreadable.
         """
         with self._reloading:
             before = self.catalog
@@ -179,9 +180,9 @@ class Engine:
 
     @contextmanager
     def permit(self) -> Iterator[None]:
-        """Hold a permit for one request; draining waits until it is returned.
+        """Hold a permit for one request; `drain` waits until the permit is returned.
 
-        A request with several jobs can therefore submit all of them once it has started. Raises
+        A request that holds a permit can submit further jobs while the engine drains. Raises
         NotReady.
         """
         with self._transition:
@@ -307,10 +308,10 @@ class Engine:
         *,
         permitted_only: bool = False,
     ) -> bool:
-        """Accept nothing more; wait for permitted requests and accepted jobs.
+        """Accept no further requests, and wait for requests with a permit and accepted jobs.
 
-        Returns True if all of them ended within `timeout` seconds. With `permitted_only`, jobs that
-        no request waits for are not awaited, because their workers may hang.
+        Returns True if all of them ended within `timeout` seconds. With `permitted_only`, the
+        engine does not wait for jobs without a waiting request, because their workers may hang.
         """
         end = self.clock() + timeout
         self._become(EngineState.DRAINING, reason)

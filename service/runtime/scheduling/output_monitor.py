@@ -1,12 +1,12 @@
-"""Monitors what models generate while they serve: saturated, flat, non-finite or repetitive
+"""Monitors the outputs of models in service: detects saturated, flat, non-finite or repetitive
 outputs.
 
-Pixels leave a graph as `uint8`, so a NaN is not visible in them: the cast turns it into 0, on the
-CPU and on CUDA. But a NaN spreads over the whole image, which is then flat. In outputs that are
-real numbers (the styles `w`) it is detected directly.
+Graphs return pixels as `uint8`, so a NaN is not visible in them: the cast converts it to 0, on the
+CPU and on CUDA. But a NaN spreads over the whole image, which is then flat. In outputs of floats
+(the styles `w`) it is detected directly.
 
-Only some batches are sampled, a few rows of them, and some values of each row, so that the cost
-grows neither with the load nor with the image size.
+Only some batches are sampled, and only some rows and values of each batch, so that the cost grows
+neither with the load nor with the image size.
 """
 
 from __future__ import annotations

@@ -1,24 +1,24 @@
-"""The scheduler: jobs wait in batch groups, leave in batches, and return row by row.
+"""The scheduler: jobs wait in batch groups, run in batches, and get their results row by row.
 
 Invariants:
 
 - Every job ends exactly once: with its outputs, with an error, or cancelled.
 - The pixels of all accepted jobs never exceed the limit, counted from `submit` until the job has
   ended, no worker holds any of its rows, and it has been released.
-- Within a group jobs are first in, first out; groups take turns, so that none starves.
+- Jobs of a group run first in, first out. Groups take turns, so that none starves.
 - Running batches never occupy more slots than exist. If the next batch of the group whose turn it
   is does not fit yet, the scheduler waits for slots instead of passing the group over.
-- Nothing runs after its deadline, and nothing runs that was cancelled before its turn, including
-  the remainder of a batch that is run in halves.
-- The rows of a batch return to their own jobs, and their number is checked.
-- A group may linger for as many rows as its last batch had, at most `linger_s` after its first job
-  arrived, and only while no other group waits.
-- A row that makes a batch fail fails alone: the batch is halved until the row is isolated. A batch
-  that was too large for memory is halved in the same way, and its group then keeps to the smaller
-  size for a while.
+- No row starts to run after its deadline, or after its job was cancelled. This includes the rest of
+  a batch that is run in halves.
+- Each job gets the outputs of its own rows. The number of output rows is checked.
+- A group may wait until it has as many rows as its last batch had, for at most `linger_s` after its
+  first job arrived, and only while no other group has jobs.
+- If a row makes a batch fail, only the job of this row fails: the batch is halved until the row is
+  isolated. A batch that runs out of memory is also halved, and the batches of its group are limited
+  to the smaller size for some time.
 
-A batch group is whatever may share a batch: one graph of one model. The clock is injected and the
-work is done by `BatchGroup.run`, so all of this can be tested without a model.
+The jobs of a batch group can share a batch: they use the same graph of the same model. The clock is
+injected and `BatchGroup.run` does the work, so the scheduler can be tested without a model.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Scheduler:
             if self._draining:
                 raise Draining
             if job.pixels > self._limit:
-                raise JobTooLarge(f"{job.pixels:,} pixels, and the queue holds {self._limit:,}")
+                raise JobTooLarge(f"{job.pixels:,} pixels, the limit is {self._limit:,}")
             excess = self._pixels + job.pixels - self._limit
             if excess > 0:
                 raise QueueFull(self._history.estimate_seconds(excess))
@@ -150,9 +150,9 @@ class Scheduler:
         self._notify_queue_size()
 
     def cancel(self, job: InferenceJob) -> None:
-        """Drop the rows that no worker has; the job then ends as cancelled.
+        """Drop the rows that are not assigned to a worker; the job ends as cancelled.
 
-        A job of which no row was assigned frees its share of the limit at once.
+        If no row has been assigned, the job's share of the limit is freed immediately.
         """
         with self._lock:
             job._cancelled = True
@@ -176,7 +176,7 @@ class Scheduler:
     # Batches out
 
     def take(self, timeout: float | None = None) -> Batch | None:
-        """Return the next batch, waiting for one; None after `timeout` seconds or when drained."""
+        """Wait for the next batch and return it; None after `timeout` seconds or when drained."""
         while True:
             dead: list[tuple[InferenceJob, BaseException]] = []
             with self._lock:
@@ -194,7 +194,7 @@ class Scheduler:
                     wait = min((t for t in (timeout, linger) if t is not None), default=None)
                     if not self._work.wait(wait) and wait == timeout:
                         return None
-            # Outside the lock, because callbacks of a future may do anything.
+            # Outside the lock, because callbacks of a future may call the scheduler.
             for job, error in dead:
                 self._end(job, error)
             if batch is not None:
@@ -203,7 +203,7 @@ class Scheduler:
     def _next_batch(
         self, now: float, dead: list[tuple[InferenceJob, BaseException]]
     ) -> Batch | None:
-        """Form a batch from the group whose turn it is; dead jobs found on the way go to `dead`."""
+        """Form a batch from the group whose turn it is. Add jobs that may not run to `dead`."""
         while self._groups:
             key, jobs = next(iter(self._groups.items()))
             group = jobs[0].group
@@ -226,13 +226,13 @@ class Scheduler:
         return None
 
     def _linger_left(self, now: float) -> float | None:
-        """Return how many more seconds the only waiting group lingers for rows; None for not at
-        all.
+        """Return the seconds that the only waiting group still waits for more rows, or None if it
+        should run now.
 
-        Clients that wait for their responses ask again together after a batch returns, but not at
-        the same instant. Taking the first of them at once would run it alone, which costs more per
-        row. So a group waits for as many rows as its last batch had, at most half of that batch's
-        duration.
+        Clients that wait for their responses send their next requests shortly after a batch ends,
+        but not at the same instant. If the first of these requests ran immediately, it would run
+        alone, which costs more per row. A group therefore waits until it has as many rows as its
+        last batch had, at most half of that batch's duration.
         """
         if not self.linger_s or self._draining or len(self._groups) != 1:
             return None
@@ -277,7 +277,7 @@ class Scheduler:
         return None
 
     def _slots_of(self, group: BatchGroup) -> float:
-        """Return the slots of a batch: a group that wants more than exist gets all of them."""
+        """Return the slots of a batch: those of its group, but at most all that exist."""
         return min(group.slots, self.slots)
 
     # Execution
@@ -317,8 +317,8 @@ class Scheduler:
             self._runs[thread] = (started, batch.group.label)
         try:
             outputs = batch.run()
-        # Every error belongs to the jobs, including those that are not an Exception: a dead worker
-        # would leave a service that looks ready and serves nothing.
+        # Every error is passed to the jobs, including those that are not an Exception: without its
+        # worker thread, the service would look ready but not respond.
         except BaseException as error:  # noqa: BLE001
             if batch.rows == 1:
                 self._return_rows(batch.parts[0], error)
@@ -344,7 +344,7 @@ class Scheduler:
         self.notify(lambda observer: observer.produced(batch, outputs))
 
     def _reduce_batches(self, batch: Batch) -> None:
-        """Limit the batches of a group that ran out of memory, for a while."""
+        """Limit the batches of a group that ran out of memory, for some time."""
         with self._lock:
             rows = self._history.reduce(batch, self._clock())
         log.warning(

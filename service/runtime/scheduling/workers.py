@@ -35,7 +35,7 @@ class Workers:
             try:
                 self._scheduler.execute(batch)
             except BaseException:
-                # A dead worker would leave a service that looks ready and serves nothing.
+                # Without its worker thread, the service would look ready but not respond.
                 log.exception(
                     "the results of a batch of %s could not be returned", batch.group.label
                 )

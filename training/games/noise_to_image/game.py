@@ -1,4 +1,4 @@
-"""The game of the original GAN: the generator maps noise to images, the discriminator judges them.
+"""The game of the original GAN: the generator maps noise to images, the discriminator scores them.
 
 Algorithm 1 of Goodfellow et al. 2014, arXiv:1406.2661: k steps of the discriminator, then one step
 of the generator. In conditional GANs (arXiv:1411.1784), both players also get the class, and
@@ -145,7 +145,7 @@ class NoiseToImage:
     ) -> Mapping[str, Tensor]:
         """Train the discriminator on each of `batches`, then the generator; return the metrics.
 
-        `rng` is in the same state in all processes; each process uses its part of the numbers.
+        `rng` has the same state in all processes; each process uses its part of the numbers.
         """
         batches = self._follow_schedules(batches, images_seen)
         metrics: dict[str, Tensor] = {}
@@ -191,7 +191,9 @@ class NoiseToImage:
         return metrics
 
     def discriminator_loss(self, batch: StepBatch, number: int) -> StepLoss:
-        """Return the loss of D(x) and D(G(z)), plus the penalties due in turn `number`."""
+        """Return the discriminator's loss for D(x) and D(G(z)), plus the penalties of turn
+        `number`.
+        """
         reals = batch.reals
         with self._players.autocast():
             with torch.no_grad():
@@ -218,7 +220,7 @@ class NoiseToImage:
         return StepLoss(loss, metrics)
 
     def generator_loss(self, batch: StepBatch, number: int) -> StepLoss:
-        """Return the loss of D(G(z)), plus the penalties due in generator step `number`."""
+        """Return the generator's loss for D(G(z)), plus the penalties of generator step `number`."""
         discriminator, classes = self._networks["discriminator"], batch.reals.class_index
         with self._players.autocast():
             fake = self._discriminator_input(self._generate(self._G, batch))
@@ -239,7 +241,7 @@ class NoiseToImage:
         return StepLoss(loss, metrics)
 
     def draw_batch(self, reals: RealBatch, rng: torch.Generator) -> StepBatch:
-        """Draw latents for all processes, and return this process's part with its real images."""
+        """Draw the latents of all processes, and return this process's latents and real images."""
         options, count = self.options, len(reals.images) * self._distributed.world
 
         def part(rows: Tensor) -> Tensor:
@@ -356,7 +358,7 @@ class NoiseToImage:
     # Samples.
 
     def sample(self, z: Tensor, class_index: Tensor | None = None) -> Tensor:
-        """Return the averaged generator's images of latents: ``[N, C, H, W]`` in [-1, 1]."""
+        """Return images ``[N, C, H, W]`` in [-1, 1] of the averaged generator for latents `z`."""
         return self.sampler()(z, class_index)
 
     @torch.no_grad()

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 class InstanceNoiseOptions(Options):
     """Instance noise: added to all images for the discriminator, so that real and fake overlap.
 
-    Sønderby et al. 2016, arXiv:1610.04490. Its standard deviation, for images in [-1, 1], falls
-    linearly from `sigma` to 0.
+    Sønderby et al. 2016, arXiv:1610.04490. The standard deviation of the noise, for images in [-1,
+    1], falls linearly from `sigma` to 0.
     """
 
     sigma: float = Field(default=0.1, gt=0)
@@ -47,15 +47,16 @@ class InstanceNoiseOptions(Options):
 
 
 class GrowingOptions(Options):
-    """Progressive growing: training starts at a low resolution, and higher ones fade in.
+    """Progressive growing: training starts at a low resolution, and higher resolutions fade in.
 
-    Karras et al. 2017, arXiv:1710.10196, appendix A. Counts are of real images shown.
+    Karras et al. 2017, arXiv:1710.10196, appendix A. Counts are numbers of real images shown to the
+    discriminator.
     """
 
     # The first resolution, in pixels.
     start: Literal[4, 8, 16, 32, 64, 128, 256, 512] = 8
-    # Number of images for which each resolution but the last is trained, and over which the next
-    # one fades in.
+    # Number of images for which each resolution except the last is trained, and also of images over
+    # which the next resolution fades in.
     stage_images: PositiveInt = 600_000
     fade_images: PositiveInt = 600_000
 
@@ -208,7 +209,7 @@ class NoiseToImageOptions(GameOptions):
         return self.growing.images(recipe.data.resolution) if self.growing else 0
 
     def graph_specs(self, recipe: Recipe, generator: nn.Module) -> list[GraphSpec]:
-        """Return the graphs of a generator, which is in eval mode, for the export."""
+        """Return the graphs to export. `generator` must be in eval mode."""
         from training.export.graphs import generator_graph_specs  # noqa: PLC0415 - for export alone
 
         options = recipe.generator.from_noise()
@@ -216,5 +217,5 @@ class NoiseToImageOptions(GameOptions):
 
 
 def image_shape(recipe: Recipe) -> ImageShape:
-    """Return the shape of the images that the players generate and judge."""
+    """Return the shape of the images that the generator returns and the discriminator takes."""
     return ImageShape(recipe.data.channels, recipe.data.resolution, recipe.data.resolution)

@@ -23,7 +23,7 @@ from training.preview.grids import columns, grid, to_pixels
 from training.recipe.errors import RecipeError
 from training.recipe.schema import Recipe
 
-# The seeds of the sample sheet. Their latents are those that the service uses.
+# The seeds of the sample sheet. A seed has the same latent as in the service.
 SHEET_SEEDS = range(64)
 _SAMPLING_BATCH = 128
 
@@ -78,7 +78,7 @@ class NoiseToImageSetup:
         return batches
 
     def sample_sheet(self) -> tuple[Image.Image, Mapping[str, float]]:
-        """Return a grid of images of fixed latents, and their diversity metrics."""
+        """Return a grid of images generated from fixed latents, and their diversity metrics."""
         images = self.game.sample(self._latents(SHEET_SEEDS), self._classes_of(SHEET_SEEDS))
         sheet = grid(to_pixels(images), columns(self._classes))
         return sheet, self._diversity.measure(images)

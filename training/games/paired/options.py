@@ -35,7 +35,7 @@ class PairedOptions(ImageGameOptions):
 
     kind: Literal["paired"]
     task: Task
-    # Weights of the generator's objective; the paper has 1 and 100 (equation 4).
+    # Weights of the generator's objective; 1 and 100 in the paper (equation 4).
     adversarial: NonNegativeFloat = 1.0
     l1: NonNegativeFloat = 100.0
     # Weight of the distance of EfficientNet-Lite0 features; 0 while the generator trains alone.

@@ -1,9 +1,9 @@
 """Validation of generators trained on pairs.
 
 These generators minimize their distance to the training targets, so on training pairs the last
-checkpoint would always be the best. Validation therefore uses held-out pairs: at most half of them,
-from the opposite end to those that `ganymede evaluate` uses, so that the other half has no
-influence on the checkpoint.
+checkpoint would always be the best. Validation therefore uses held-out pairs, at most half of them.
+`ganymede evaluate` starts at the opposite end of the held-out pairs, so that the other half has no
+influence on the choice of the checkpoint.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class PairedValidation:
     def __init__(self, recipe: Recipe, options: EvaluateOptions, *, confirms: bool = False) -> None:
         """Read the pairs, and compute the features of the targets or read them from the cache.
 
-        `confirms`: use the half of the held-out pairs that does not select checkpoints. Raises
+        If `confirms`, use the half of the held-out pairs that does not select checkpoints. Raises
         QualityError, DataError.
         """
         data, held = recipe.data, held_out_options(recipe.data)

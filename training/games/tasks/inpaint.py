@@ -38,7 +38,7 @@ class InpaintOptions(ImageTask):
         rng: np.random.Generator,
         source: Tensor | None,  # noqa: ARG002
     ) -> TaskInputs:
-        """Return the targets with a random mask for each."""
+        """Return the target images as inputs, each with a random mask of the pixels to fill."""
         height, width = pixels.shape[2:]
         masks = []
         for _ in range(len(pixels)):

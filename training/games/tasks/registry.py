@@ -1,4 +1,4 @@
-"""The tasks that a recipe can name."""
+"""The registry of image-to-image tasks."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ Task = Annotated[ImageTask, OneOf("kind")]
 
 
 def register_tasks() -> None:
-    """Import every task, so that recipes can name it."""
+    """Import every task, which registers it for recipes."""
     import_modules("training.games.tasks")

@@ -39,7 +39,7 @@ class ImageTask(Options, ABC):
     `mask` is None for tasks without masks; otherwise it is 1 where pixels are missing, else 0.
     """
 
-    # The task of the exported model, which is also the route that serves it.
+    # The task of the exported model. The route that serves the model has the same name.
     route: ClassVar[Task]
     # Whether the inputs are a second set of images, matched to the targets by name.
     needs_source: ClassVar[bool] = False
@@ -86,7 +86,7 @@ class ImageTask(Options, ABC):
         return targets
 
     def restore_known_pixels(self, output: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002
-        """Copy the known pixels of the input to an output, before the discriminator."""
+        """Copy the known pixels of the input to an output, before it goes to the discriminator."""
         return output
 
     def to_image(self, output: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002

@@ -1,4 +1,4 @@
-"""Translation of line drawings, or of a second set of images."""
+"""Image translation: from line drawings, or from a second data set with images of the same names."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from training.games.tasks.task import ImageTask, TaskInputs
 class SketchOptions(ImageTask):
     """Translates line drawings to images. The drawings are the edges of the target images.
 
-    Smoothing and edge threshold vary from image to image, because people draw in more or less
-    detail.
+    Smoothing and edge threshold vary from image to image, because the level of detail of drawings
+    varies.
     """
 
     route: ClassVar[Task] = "translate"
@@ -46,7 +46,7 @@ class SketchOptions(ImageTask):
 
 
 class PairsOptions(ImageTask):
-    """Translates images of a second set to the target images of the same name."""
+    """Translates images of a second set to the target images with the same names."""
 
     route: ClassVar[Task] = "translate"
     needs_source: ClassVar[bool] = True

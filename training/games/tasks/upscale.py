@@ -38,7 +38,7 @@ class UpscaleOptions(ImageTask):
         rng: np.random.Generator,
         source: Tensor | None,  # noqa: ARG002
     ) -> TaskInputs:
-        """Return downscaled and possibly degraded targets."""
+        """Return the targets, downscaled and, depending on the options, degraded."""
         if self.degradation == "blind":
             return TaskInputs(degrade(pixels, self.factor, rng))
         return TaskInputs(downscale(pixels, self.factor))

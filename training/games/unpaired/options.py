@@ -37,10 +37,10 @@ class UnpairedOptions(ImageGameOptions):
 
     kind: Literal["unpaired"]
     loss: LossName = "least_squares"
-    # The names of the directions from `source` to `data`, and back.
+    # The names of the two directions: from `source` to `data`, and from `data` to `source`.
     directions: tuple[DirectionName, DirectionName] = ("there", "back")
-    # Weights of the cycle and identity losses. The paper has 10 (equation 3) and 5 (section 5.2),
-    # but its adversarial loss is twice as large as `least_squares` here.
+    # Weights of the cycle and identity losses. They are 10 (equation 3) and 5 (section 5.2) in the
+    # paper, but its adversarial loss is twice as large as `least_squares` here.
     cycle: PositiveFloat = 5.0
     identity: NonNegativeFloat = 2.5
     # Number of generated images in the buffer of each discriminator (section 4).

@@ -28,7 +28,7 @@ class UnpairedValidation:
     """Compares translated images of one set with real images of the other as two distributions."""
 
     def __init__(self, recipe: Recipe, options: EvaluateOptions, *, confirms: bool = False) -> None:
-        """Read both sets. `confirms`: use held-out images regardless of the options.
+        """Read both sets. If `confirms`, use held-out images regardless of the options.
 
         Raises QualityError, DataError.
         """
@@ -59,7 +59,7 @@ class UnpairedValidation:
             for direction, measured in by_direction.items()
             for name, value in measured.items()
         }
-        # The upper end of an interval is meaningful for a single direction only.
+        # The upper bound of a confidence interval is meaningful for one direction only.
         names = [name for name in next(iter(by_direction.values())) if not name.endswith("_high")]
         means = {
             name: float(np.mean([measured[name] for measured in by_direction.values()]))
