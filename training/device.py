@@ -69,5 +69,5 @@ def device_title(device: torch.device) -> str:
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    """Return whether the CPU has bfloat16 instructions. Emulated bfloat16 is slower than float32."""
+    """Return whether the CPU has bfloat16 instructions. Emulation is slower than float32."""
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())

@@ -51,7 +51,7 @@ def path_lengths(images: Tensor, w: Tensor, noise: Tensor) -> Tensor:
 def orthogonal_penalty(weights: Iterable[Tensor]) -> Tensor:
     """‖WWᵀ ⊙ (1 - I)‖²_F, summed over `weights`: BigGAN's equation 3 (arXiv:1809.11096).
 
-    The rows of each W ``[out, in, …]`` are pushed towards orthogonality; their norms are free.
+    Minimizing it makes the rows of each W ``[out, in, …]`` orthogonal; it ignores their norms.
     """
     penalties = []
     for weight in weights:
@@ -85,6 +85,7 @@ def clip_weights(weights: Iterable[Tensor], bound: float) -> None:
 
 def _input_gradients(critic: Critic, images: Tensor) -> Tensor:
     images = images.detach().requires_grad_(True)
-    # Each logit depends on its own image only, so the gradient of the sum holds all gradients.
+    # Each logit depends only on its own image, so the gradient of the sum contains the gradient of
+    # each logit.
     (gradients,) = torch.autograd.grad(critic(images).sum(), images, create_graph=True)
     return gradients

@@ -113,7 +113,10 @@ class Run:
 
 
 def _difference(old: Recipe, new: Recipe) -> str:
-    """Return the first difference that makes two recipes different experiments, or ''."""
+    """Return a description of the first difference between two experiments, or ''.
+
+    Keys that may change when a run is resumed are ignored.
+    """
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     for key in before.keys() | after.keys():
         section, _, last = key.partition(".")

@@ -40,7 +40,7 @@ _STOP_EVERY = 16
 
 
 class TrainingInterrupted(UserError):
-    """A signal stopped the run. Its state was saved."""
+    """The run was stopped by a signal. Its state was saved."""
 
     label = ""
 
@@ -120,7 +120,7 @@ def _train(
 def play_turn(
     setup: GameSetup, seed: int, turn: int, images: int, distributed: DistributedContext
 ) -> Mapping[str, Tensor]:
-    """Play one turn and return its metrics. All random numbers are a function of (seed, turn)."""
+    """Play one turn and return its metrics. Its random numbers depend only on (seed, turn)."""
     torch.manual_seed(_turn_seed(seed, turn, distributed.rank))
     rng = torch.Generator().manual_seed(_turn_seed(seed, turn, -1))
     return setup.game.turn(setup.batches(turn), rng, turn, images)
@@ -240,7 +240,7 @@ class _Loop:
         shown.say(f"{self._images:,} images: {summary}; best at {best[0]:,}")
 
     def _record_evaluation(self, entry: Mapping[str, Any]) -> bool:
-        """Return whether an entry of the log is the best evaluation so far."""
+        """Record an evaluation, call `on_evaluation`, and return whether it is the best so far."""
         if self._quality is None or self._quality.metric not in entry:
             return False
         is_best = self._quality.record(entry)
@@ -284,7 +284,7 @@ class _Loop:
             shown.report(self._images, rate, means, self._monitors.state)
 
     def _log(self, shown: Display, metrics: Mapping[str, float], **more: float) -> None:
-        """Write metrics and the alarms that they start or end to the log and TensorBoard."""
+        """Write metrics, and alarms that start or end with them, to the log and to TensorBoard."""
         if self._writer is None:
             return
         entry = {"images": self._images, **more, **metrics}
@@ -294,23 +294,23 @@ class _Loop:
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, self._images)
         for report in reports:
-            label = "alarm" if report.rings else "alarm over"
-            shown.say(f"{label}: {report.alarm}: {report.says}")
+            label = "alarm" if report.active else "alarm over"
+            shown.say(f"{label}: {report.alarm}: {report.message}")
             self._log_alarm(report)
         if not reports and self._monitors.state != state_before:
             shown.say(f"{self._images:,} images: the run is {self._monitors.state}")
 
     def _log_alarm(self, report: MonitorReport) -> None:
         if self._writer is not None:
-            self._run.log({"images": self._images, **report._asdict()})
-            self._writer.add_text(f"alarms/{report.alarm}", report.says, self._images)
+            self._run.log({"images": self._images, **report.log_entry()})
+            self._writer.add_text(f"alarms/{report.alarm}", report.message, self._images)
 
     def _take_means(self, window: MetricWindow) -> Mapping[str, float]:
-        """Return the means of the interval; log an alarm if one of them is not finite."""
+        """Return the means of the interval. If one is not finite, log an alarm and re-raise."""
         try:
             return window.take()
         except TrainingDiverged as error:
-            self._log_alarm(MonitorReport("not a number", str(error), rings=True))
+            self._log_alarm(MonitorReport("not a number", str(error), active=True))
             raise
 
     def _announce(self, shown: Display) -> None:
@@ -320,8 +320,8 @@ class _Loop:
             count += f" ({len(data.skipped)} corrupt files skipped)"
             for name in data.skipped[:10]:
                 shown.say(f"skipped: {name}")
-        verb = f"resumes at {self._images:,} images" if self._images else "starts"
-        shown.say(f"{self._run.folder}: {verb}; {count}, on {self._device}")
+        status = f"resumes at {self._images:,} images" if self._images else "starts"
+        shown.say(f"{self._run.folder}: {status}; {count}, on {self._device}")
 
     @contextmanager
     def _display(self) -> Iterator[Display]:
@@ -356,7 +356,7 @@ def _stop_signals() -> Iterator[_Stop]:
 def _summary_writer(run: Run, images: int) -> Iterator[SummaryWriter]:
     from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - slow to import
 
-    # Events after the checkpoint are removed, because the resumed run writes them again.
+    # Events after the checkpoint are removed: the resumed run writes them again.
     with SummaryWriter(str(run.tensorboard), purge_step=images + 1) as writer:
         yield writer
 
@@ -373,7 +373,7 @@ def _prepare_data(recipe: Recipe) -> ImageData:
 
 
 def _turn_seed(seed: int, turn: int, stream: int) -> int:
-    """Mix (seed, turn, stream) into 63 bits; stream -1 is shared by all processes."""
+    """Return a 63-bit hash of (seed, turn, stream). All processes share stream -1."""
     state = np.random.SeedSequence([seed, turn, stream + 1]).generate_state(1, np.uint64)
     return int(state[0]) >> 1
 

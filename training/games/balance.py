@@ -33,7 +33,7 @@ class BalanceOptions(Options):
 
 
 class Balance:
-    """Decides in which turns the generator takes a step. The result is the same in all processes."""
+    """Decides in which turns the generator takes a step, equally in all processes."""
 
     def __init__(
         self, options: BalanceOptions, distributed: DistributedContext, device: torch.device

@@ -43,7 +43,10 @@ class Players:
         *,
         unused_weights: bool = False,
     ) -> None:
-        """Move both players to `device`. Set `unused_weights` if a turn may leave weights unused."""
+        """Move both players to `device`.
+
+        Set `unused_weights` if a turn may leave weights unused.
+        """
         for player in (generator, discriminator):
             # The faster layout for convolutions, on CPUs and GPUs.
             player.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

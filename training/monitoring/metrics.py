@@ -28,7 +28,7 @@ class TrainingDiverged(UserError):
 class MetricWindow:
     """The mean metrics of a game since the last log entry.
 
-    Sums stay on the device, because reading a value waits for the device.
+    Sums stay on the device, because reading a value synchronizes with the device.
     """
 
     def __init__(self, distributed: DistributedContext) -> None:

@@ -21,8 +21,8 @@ class TrainingProblem(ABC):
     name: str
     # Log entries that lack one of these metrics are skipped.
     needs: tuple[str, ...]
-    # The alarm rings if the problem persists for this many consecutive entries and for at least
-    # this many turns. Anything shorter may be noise, even if the log is written often.
+    # The alarm starts if the problem persists for this many consecutive entries and for at least
+    # this many turns. A shorter problem may be noise, even if the log is written often.
     intervals: int
     turns = 100
     # Recipe keys to change, for the user.
@@ -36,7 +36,8 @@ class TrainingProblem(ABC):
 class DiscriminatorWins(TrainingProblem):
     """The discriminator is certain about every image, so the generator learns little from it.
 
-    Not used for Wasserstein critics, whose gradient does not vanish and which should be ahead.
+    Not used for Wasserstein critics: their gradient does not vanish, and they should be ahead of
+    the generator.
     """
 
     name = "discriminator wins"
@@ -44,7 +45,7 @@ class DiscriminatorWins(TrainingProblem):
     intervals = 3
 
     def __init__(self, bounds: tuple[float, float], *, saturates: bool) -> None:
-        """`bounds` of the discriminator's loss; `saturates`: see `AdversarialLoss`."""
+        """`bounds` and `saturates` are the fields of `AdversarialLoss`."""
         self._best, self._chance = bounds
         other_loss = "game.loss=non_saturating, " if saturates else ""
         self.advice = (
@@ -53,7 +54,7 @@ class DiscriminatorWins(TrainingProblem):
         )
 
     def check(self, metrics: Metrics) -> str | None:
-        """Check for a loss at its lower bound. Healthy discriminators are ahead, too, but less."""
+        """Check for a loss near its lower bound. In healthy runs, it is further from it."""
         loss, separation = metrics["loss_discriminator"], metrics["separation"]
         fraction = (loss - self._best) / (self._chance - self._best)
         if separation < 0.995 or fraction > 0.01:
@@ -65,9 +66,9 @@ class DiscriminatorWins(TrainingProblem):
 
 
 class GeneratorWins(TrainingProblem):
-    """The discriminator cannot tell real from generated images that are still bad.
+    """The discriminator cannot tell real from generated images although these are still bad.
 
-    At the end of a good run it can hardly tell them apart either, but it could before.
+    At the end of a good run it can hardly tell them apart either, but earlier in the run it could.
     """
 
     name = "generator wins"
@@ -86,7 +87,7 @@ class GeneratorWins(TrainingProblem):
         # Logs of old versions have no separation. Assume that the discriminator could separate.
         separation = metrics.get("separation", 1.0)
         self._best = max(self._best, separation)
-        # A discriminator may start by guessing and learn slowly.
+        # A discriminator may guess at first and learn slowly.
         learns = separation > self._mark + 0.02
         if learns:
             self._mark = separation
@@ -106,13 +107,13 @@ class GeneratorWins(TrainingProblem):
 class GradientVanishes(TrainingProblem):
     """A player's gradient has become a small fraction of its usual value.
 
-    In healthy runs it falls, too, to about a twentieth, as the players converge.
+    In healthy runs the gradient also falls, to about 1/20, while the players converge.
     """
 
     intervals = 3
 
     def __init__(self, player: str, *, saturates: bool = False) -> None:
-        """`saturates`: the loss is log(1 - D(G(z))), with the slope D(G(z)) in the logit."""
+        """Set `saturates` for the loss log(1 - D(G(z))), whose slope in the logit is D(G(z))."""
         self.name = f"{player}'s gradient vanishes"
         self.needs = (f"gradient_{player}",)
         other = "discriminator" if player == "generator" else "generator"
@@ -127,7 +128,7 @@ class GradientVanishes(TrainingProblem):
     def check(self, metrics: Metrics) -> str | None:
         """Compare the gradient norm with earlier norms of the run."""
         norm = metrics[self.needs[0]]
-        # It may vanish within the first interval, when there is no earlier norm.
+        # The gradient may vanish within the first interval, when there is no earlier norm.
         slope = metrics["fake_score"] if self._saturates else 0.5
         if slope < 0.002:
             return (
@@ -159,7 +160,7 @@ class GradientExplodes(TrainingProblem):
         """Compare the gradient norm with earlier norms of the run."""
         norm = metrics[self.needs[0]]
         usual, start = self._level.usual, self._level.start
-        # If it grows gradually, the usual norm grows with it, but not the first norm.
+        # If the norm grows gradually, the usual norm also grows, but the first norm does not.
         if usual and norm > min(100 * usual, 1000 * start):
             return (
                 f"the gradient of the {self._player} has grown to {norm:.2g}; "
@@ -172,8 +173,8 @@ class GradientExplodes(TrainingProblem):
 class LossesExplode(TrainingProblem):
     """A loss is far above its value for a discriminator that guesses.
 
-    This needs no history, so it also detects runs that explode in their first turns. Not used for
-    Wasserstein losses, which have no such reference value.
+    The check needs no history, so it also detects losses that explode in the first turns. Not used
+    for Wasserstein losses, which have no such reference value.
     """
 
     name = "losses explode"
@@ -185,7 +186,7 @@ class LossesExplode(TrainingProblem):
     )
 
     def __init__(self, chance: float) -> None:
-        """`chance`: the loss of a discriminator that guesses."""
+        """`chance` is the loss of a discriminator that guesses."""
         self._chance = chance
 
     def check(self, metrics: Metrics) -> str | None:
@@ -201,7 +202,7 @@ class LossesExplode(TrainingProblem):
 
 
 class ModeCollapse(TrainingProblem):
-    """All latents give the same image, or one of a few images."""
+    """The generator maps all latents to the same image or to a few images."""
 
     name = "mode collapse"
     needs = ("diversity", "duplicates")
@@ -217,7 +218,7 @@ class ModeCollapse(TrainingProblem):
         self._highest = 0.0
 
     def check(self, metrics: Metrics) -> str | None:
-        """Check for low diversity. If it still grows, the generator has not collapsed."""
+        """Check for low diversity. If the diversity still grows, it is not a collapse."""
         diversity, duplicates = metrics["diversity"], metrics["duplicates"]
         grows = diversity > self._highest * 1.1
         if grows:
@@ -246,7 +247,10 @@ class _Level:
 
     @property
     def first(self) -> float:
-        """The largest of the first three values, because a gradient may vanish from the start."""
+        """The maximum of the first three values.
+
+        A reference that still holds if the gradient vanishes right after the start.
+        """
         return max(self._values[:3], default=0.0)
 
     @property

@@ -45,7 +45,7 @@ class Display(Protocol):
 
 
 class NoDisplay:
-    """Shows nothing. For all processes except the main one."""
+    """Shows nothing. Used in all processes except the main process."""
 
     def advance(self, images: int) -> None: ...
 

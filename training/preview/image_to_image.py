@@ -31,8 +31,8 @@ def translate_images(model: Model, inputs: TaskInputs, direction: str = GENERATO
 def example_series(recipe: Recipe, model: Model, count: int = EXAMPLES) -> list[Pixels]:
     """Return series of corresponding images ``[N, H, W, C]`` of held-out data.
 
-    Inputs, outputs and expected outputs; for a model with two directions, inputs and outputs of
-    each.
+    The series are inputs, outputs and expected outputs; for a model with two directions, the inputs
+    and outputs of each direction.
     """
     if model.directions:
         source, target = unpaired_examples(recipe, count)

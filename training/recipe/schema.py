@@ -45,8 +45,8 @@ class TrainOptions(Options):
     images: PositiveInt = 1_000_000
     # Batch size over all processes.
     batch: PositiveInt = 64
-    # Gradient accumulation: each process splits its batch into this many parts, to fit a large
-    # batch into memory. Batch statistics, as in batch normalization, are computed over one part.
+    # Gradient accumulation: each process splits its batch into this many parts, so that a large
+    # batch fits into memory. Batch statistics, as in batch normalization, are computed per part.
     accumulate: PositiveInt = 1
     seed: NonNegativeInt = 0
     log_images: PositiveInt = 10_000

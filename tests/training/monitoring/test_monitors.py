@@ -80,7 +80,7 @@ class MonitoredRun:
 
     @property
     def alarms(self) -> list[str]:
-        return [event.alarm for event in self.events if event.rings]
+        return [event.alarm for event in self.events if event.active]
 
 
 CERTAIN_DISCRIMINATOR = {"separation": 1.0, "loss_discriminator": 0.001}
@@ -103,7 +103,7 @@ def test_persistent_problem_raises_and_ends_one_alarm(name):
     assert run.alarms == [name]
     assert run.monitors.state == name
     run.log(10)
-    assert [(event.alarm, event.rings) for event in run.events] == [(name, True), (name, False)]
+    assert [(event.alarm, event.active) for event in run.events] == [(name, True), (name, False)]
     assert name not in run.monitors.state
 
 
@@ -117,8 +117,9 @@ def test_single_bad_intervals_raise_no_alarm(name):
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_alarm_contains_a_number_and_keys_to_change(name):
-    says = MonitoredRun().log(10).log(10, **PROBLEMS[name]).events[0].says
-    observation, advice = says.split("; ", 1) if says.count(";") == 1 else says.rsplit("; ", 1)
+    message = MonitoredRun().log(10).log(10, **PROBLEMS[name]).events[0].message
+    split = message.split if message.count(";") == 1 else message.rsplit
+    observation, advice = split("; ", 1)
     assert any(character.isdigit() for character in observation)
     assert "optimizer." in advice
 
@@ -181,7 +182,7 @@ def test_saturating_loss_vanishes_with_low_fake_scores():
 def test_mode_collapse_from_low_diversity_or_duplicates(numbers):
     run = MonitoredRun().sample(3, diversity=1.0)
     assert run.sample(4, **numbers).alarms == ["mode collapse"]
-    assert "duplicates" in run.events[0].says or "10%" in run.events[0].says
+    assert "duplicates" in run.events[0].message or "10%" in run.events[0].message
 
 
 def test_growing_diversity_is_not_mode_collapse():
@@ -203,7 +204,7 @@ def test_monitors_restored_from_log_continue_identically():
     for entry, entry_events in zip(entries[:30], events, strict=False):
         resumed.update(json.loads(json.dumps(entry)))
         for event in entry_events:
-            resumed.update({"images": entry["images"], **event._asdict()})
+            resumed.update({"images": entry["images"], **event.log_entry()})
     assert [resumed.update(entry) for entry in entries[30:]] == events[30:]
     assert sum(len(each) for each in events) == 2
 

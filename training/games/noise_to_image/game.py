@@ -220,7 +220,7 @@ class NoiseToImage:
         return StepLoss(loss, metrics)
 
     def generator_loss(self, batch: StepBatch, number: int) -> StepLoss:
-        """Return the generator's loss for D(G(z)), plus the penalties of generator step `number`."""
+        """Return the generator's loss for D(G(z)), plus the penalties of its step `number`."""
         discriminator, classes = self._networks["discriminator"], batch.reals.class_index
         with self._players.autocast():
             fake = self._discriminator_input(self._generate(self._G, batch))

@@ -1,4 +1,4 @@
-"""Image translation: from line drawings, or from a second data set with images of the same names."""
+"""Image translation: from line drawings, or from a second data set with equal image names."""
 
 from __future__ import annotations
 
