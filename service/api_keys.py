@@ -166,8 +166,8 @@ def parse_expiry(text: str, now: datetime | None = None) -> datetime:
 class KeyRing:
     """The valid keys of a file, which is read again when it changes.
 
-    If the file becomes unreadable, the keys read before stay valid, and an error is logged. If it
-    is unreadable from the start, there are no valid keys.
+    If the file becomes unreadable, the previously read keys stay valid, and an error is logged. A
+    file that is unreadable from the start gives no valid keys.
     """
 
     def __init__(self, path: Path) -> None:
@@ -200,7 +200,7 @@ class KeyRing:
         try:
             keys = read_keys(self._path)
         except KeysError as error:
-            log.error("the keys read before stay valid: %s", error)
+            log.error("the previously read keys stay valid: %s", error)
             return
         self._keys = {key.id: key for key in keys}
         log.info("%d keys loaded from %s", len(keys), self._path)
