@@ -18,11 +18,11 @@ _ALSO_SHOWN = ("precision", "recall", "psnr", "ssim", "feature_distance")
 
 
 class EvaluateOptions(Options):
-    """The section `evaluate` of a recipe: how a run is evaluated, and when it stops early."""
+    """The section `evaluate` of a recipe: evaluation during training, and early stopping."""
 
     every_images: PositiveInt = 100_000
-    # Number of images generated at each evaluation, always from the same latents or inputs. The
-    # Fréchet distance needs many more.
+    # The number of images generated at each evaluation, always from the same latents or inputs.
+    # The Fréchet distance needs many more samples.
     samples: int = Field(default=1_000, ge=10)
     reference_samples: int = Field(default=5_000, ge=10)
     # The real images to compare with. The default depends on the game.
@@ -31,7 +31,8 @@ class EvaluateOptions(Options):
     network: str = "efficientnet-lite0"
     # The metric that selects the best checkpoint; default: the game's first metric.
     metric: MetricName | None = None
-    # Stop after this many evaluations in a row without improvement; default: never.
+    # The number of consecutive evaluations without improvement after which a run stops; default:
+    # never.
     patience: PositiveInt | None = None
 
 
@@ -41,7 +42,7 @@ class RunningQuality:
     def __init__(
         self, options: EvaluateOptions, metric: str, measure: Callable[[], dict[str, float]]
     ) -> None:
-        """`measure` returns the metrics of the current averaged generator."""
+        """`measure` returns the metrics of the current averaged generator, by name."""
         self.metric = metric
         self.measure = measure
         self._cost = get_metric(metric).cost
@@ -49,7 +50,10 @@ class RunningQuality:
         self._history: list[tuple[int, float]] = []
 
     def record(self, entry: Mapping[str, Any]) -> bool:
-        """Record a log entry, and return whether it is the best evaluation so far."""
+        """Record a log entry. Return True if it has the best evaluation so far.
+
+        Entries without the metric are ignored.
+        """
         value = entry.get(self.metric)
         if value is None:
             return False
@@ -59,12 +63,12 @@ class RunningQuality:
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """The images seen at the best evaluation, and its value; None before any evaluation."""
+        """The number of images at the best evaluation, and its value; None without evaluations."""
         return min(self._history, key=lambda each: self._cost(each[1]), default=None)
 
     @property
     def out_of_patience(self) -> bool:
-        """Whether the last `patience` evaluations brought no improvement."""
+        """True if none of the last `patience` evaluations was an improvement."""
         if self._patience is None or self.best is None:
             return False
         since = [images for images, _ in self._history if images > self.best[0]]

@@ -1,7 +1,8 @@
 """The interface of evaluations, and the functions that run them for all kinds of models.
 
-An `EvaluationTarget` is opened and evaluated to an `EvaluationResult`. Several results of the same
-kind are compared to a `Comparison`. `noise` and `image_to_image` implement these steps.
+`open_target` returns an `EvaluationTarget`, and evaluating it returns an `EvaluationResult`.
+Comparing several results of the same kind returns a `Comparison`. `noise` and `image_to_image`
+implement these interfaces.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """The settings of an evaluation, for all kinds of targets. None selects a default."""
+    """The settings of an evaluation, for all kinds of targets. None selects the default."""
 
     # A path or a known name; default: the data that the model was trained on.
     data: str | None = None
@@ -46,13 +47,13 @@ class EvaluationResult(Protocol):
 
     @property
     def figures(self) -> tuple[Quality, ...]:
-        """The metrics, as in a manifest."""
+        """The metrics, in the form of a manifest's `quality`."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as a JSON object."""
 
     def summary(self) -> Section:
-        """Return the metrics and what they were measured against."""
+        """Return the metrics and the measurement conditions as a report section."""
 
     def details(self) -> list[Section]:
         """Return report sections with images and charts."""
@@ -66,7 +67,7 @@ class Verdict(Protocol):
     """Which of two targets is better, and whether the difference is significant."""
 
     def __str__(self) -> str:
-        """Return the verdict as a sentence."""
+        """Return the verdict as text."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the verdict as a JSON object."""
@@ -99,7 +100,10 @@ class EvaluationTarget(Protocol):
     def evaluate_all(
         cls, targets: Sequence[Self], settings: EvaluationSettings, progress: Progress | None
     ) -> Sequence[EvaluationResult]:
-        """Evaluate targets of this kind. Raises QualityError and DataError."""
+        """Evaluate targets of this kind on the same real images.
+
+        Raises QualityError and DataError.
+        """
 
 
 def open_target(
@@ -113,9 +117,9 @@ def open_target(
 ) -> EvaluationTarget:
     """Open a model by ``name``, ``name@version`` or folder, the folder of a run, or images.
 
-    `data` replaces the data of an image-to-image model's recipe. `checkpoint` of a run is ``last``
-    or ``best``. The generator of a run is exported first, so that the same graph is evaluated that
-    would be served. Raises QualityError, and the errors of loading a model.
+    `data` replaces the data of an image-to-image model's recipe. `checkpoint` is the checkpoint of
+    a run, ``last`` or ``best``. The generator of a run is exported first, so that the evaluated
+    graph is the graph that would be served. Raises QualityError, and the errors of loading a model.
     """
     from training.evaluation.image_to_image.targets import open_image_to_image_target  # noqa: PLC0415
     from training.evaluation.noise.targets import open_noise_target  # noqa: PLC0415

@@ -85,7 +85,7 @@ def test_errors_are_one_line(evaluate, repository, splits, tmp_path):
     assert_one_line_error(evaluate("nowhere"), 2, "not a model, run or folder")
     options = ("--models", repository, "--data", splits, "--network", "x.onnx")
     result = run("evaluate", "gan-mnist", *options)
-    assert_one_line_error(result, 2, "no feature network 'x.onnx'")
+    assert_one_line_error(result, 2, "unknown feature network 'x.onnx'")
     result = run("evaluate", splits / "test", "--data", splits, "--record")
     assert_one_line_error(result, 2, "--record", "not a model")
     (tmp_path / "model.json").write_text("{}")

@@ -42,7 +42,10 @@ class _FeatureGraph:
     def convolution(
         self, x: str, convolution: str, norm: str, stride: int = 1, pads: Padding = _NONE
     ) -> str:
-        """Add a convolution with folded batch normalization; both are prefixes of weight names."""
+        """Add a convolution with folded batch normalization.
+
+        `convolution` and `norm` are prefixes of weight names.
+        """
         kernel = self._weights[f"{convolution}.weight"].astype(np.float64)
         spread = np.sqrt(self._weights[f"{norm}.running_var"].astype(np.float64) + self._epsilon)
         scale = self._weights[f"{norm}.weight"] / spread
@@ -61,7 +64,7 @@ class _FeatureGraph:
         )
 
     def pool(self, x: str, operator: str, stride: int, padding: int = 0) -> str:
-        """Pool 3×3 windows with ``MaxPool`` or ``AveragePool``. Averages exclude the padding."""
+        """Add 3×3 pooling with ``MaxPool`` or ``AveragePool``. Averages exclude the padding."""
         return self.node(operator, x, kernel_shape=[3, 3], strides=[stride] * 2, pads=[padding] * 4)
 
     def finish(self, x: str, classifier: str, *, bias: bool, side: int) -> onnx.ModelProto:
@@ -91,10 +94,11 @@ class _FeatureGraph:
 def efficientnet_lite0(weights: Weights, side: int = 224) -> onnx.ModelProto:
     """EfficientNet-Lite0 (Tan and Le 2019, arXiv:1905.11946), from Luke Melas-Kyriazi's weights.
 
-    1280 features, 1000 logits. Convolutions are padded as in TensorFlow: an odd pixel of padding
-    is added at the bottom and on the right. Raises KeyError if a weight is missing.
+    The graph returns 1280 features and 1000 logits. Convolutions are padded as in TensorFlow: an
+    odd pixel of padding is added at the bottom and on the right. Raises KeyError if a weight is
+    missing.
     """
-    # The stride of the first block of each stage. All other sizes follow from the weights.
+    # The stride of the first block of each stage. The weights determine all other sizes.
     strides = {0: 1, 1: 2, 3: 2, 5: 2, 8: 1, 11: 2, 15: 1}
     graph = _FeatureGraph(weights, epsilon=1e-3)
 
@@ -129,9 +133,10 @@ def efficientnet_lite0(weights: Weights, side: int = 224) -> onnx.ModelProto:
 def inception_v3(weights: Weights) -> onnx.ModelProto:
     """The Inception-v3 of the Fréchet inception distance (Heusel et al. 2017, arXiv:1706.08500).
 
-    Built from the PyTorch port of TensorFlow's weights of 2015; 2048 features, and 1008 logits
-    without bias, as the Inception Score uses them. Unlike in torchvision, average pooling excludes
-    the padding, and the last block uses max pooling. Raises KeyError if a weight is missing.
+    Built from the PyTorch port of TensorFlow's weights of 2015. The graph returns 2048 features,
+    and 1008 logits without bias, as required by the Inception Score. Unlike in torchvision, average
+    pooling excludes the padding, and the last block uses max pooling. Raises KeyError if a weight
+    is missing.
     """
     graph = _FeatureGraph(weights, epsilon=1e-3)
 
@@ -141,7 +146,7 @@ def inception_v3(weights: Weights) -> onnx.ModelProto:
         return graph.node("Relu", graph.convolution(x, f"{name}.conv", f"{name}.bn", stride, pads))
 
     def chain(x: str, block: str, *names: str, stride: int = 1) -> str:
-        """Apply units in sequence. With stride 2, the last unit is strided and has no padding."""
+        """Add the units of a block in sequence. With stride 2, the last unit has no padding."""
         for name in names[:-1]:
             x = unit(x, f"{block}.{name}")
         return unit(x, f"{block}.{names[-1]}", stride, padded=stride == 1)

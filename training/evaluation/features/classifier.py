@@ -1,7 +1,8 @@
-"""A small convolutional classifier, trained on the real images, that measures class accuracy.
+"""A small convolutional classifier for class accuracy, trained on the real images.
 
-Its weights are cached by the training images and settings. A tenth of the images is held out to
-measure the classifier's own accuracy, which is reported with every class accuracy.
+The weights are cached; the cache key contains the training images and the settings. A tenth of the
+images is held out to measure the accuracy of the classifier, which is reported with every class
+accuracy.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from training.data.images import ImageData
 from training.data.sampler import ShuffledBatches
 from training.evaluation.errors import QualityError
 
-# Larger images are averaged down to this side in pixels, which is enough to recognize a class.
+# Larger images are downsampled to this side in pixels, which is enough to recognize a class.
 _INPUT_SIDE = 32
 _BATCH = 128
 _EVALUATION_BATCH = 512
 
-# Called with the number of training images so far, and their total.
+# Called with the number of processed training images, and the total number.
 Progress = Callable[[int, int], None]
 
 
@@ -95,10 +96,10 @@ def trained_classifier(
     settings: ClassifierSettings | None = None,
     progress: Progress | None = None,
 ) -> Classifier:
-    """Train a classifier of `images`, `resolution` pixels a side, or load it from the cache.
+    """Train a classifier on images of `resolution` pixels a side, or load it from the cache.
 
-    The result depends on the images and the settings only. Raises QualityError if there are fewer
-    than two classes, or too few images.
+    The result depends only on the images and the settings. Writes the weights to the cache. Raises
+    QualityError if there are fewer than two classes, or too few images.
     """
     settings = settings or ClassifierSettings()
     if images.labels is None or len(images.class_names) < 2:
@@ -110,7 +111,7 @@ def trained_classifier(
             f"{len(order)} images are too few: at least {settings.held_out} are needed, one of "
             "which is held out"
         )
-    # Sorted, so that a memory-mapped file is read in order.
+    # Sorted, so that memory-mapped files are read in order.
     held_out, training = np.sort(order[:held]), np.sort(order[held:])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -171,7 +172,7 @@ def _predict(network: ClassifierNetwork, pixels: NDArray[np.uint8]) -> NDArray[n
 def _fingerprint(
     images: ImageData, network: ClassifierNetwork, settings: ClassifierSettings
 ) -> str:
-    """Return a cache key made from the images' content, the layers and the settings."""
+    """Return a cache key of the images' content, the layers and the settings."""
     digest = hashlib.sha256(repr((images.pixels.shape, network, asdict(settings))).encode())
     rows = max(2**24 // images.pixels[0].size, 1)
     for start in range(0, len(images), rows):

@@ -1,8 +1,8 @@
 """Feature networks: they map images to the features that metrics compare.
 
-A network is an ONNX graph, run by ONNX Runtime. The weights of the default network are part of an
-installed package. Other networks are given by path: an ONNX file, or a PyTorch file with the
-Inception weights of the FID.
+A network is an ONNX graph that ONNX Runtime executes. The default network is part of an installed
+package. Other networks are specified by path: an ONNX file, or a PyTorch file with the Inception
+weights of the FID.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from training.evaluation.features.resizing import TITLES, Resizing, resize
 DEFAULT_NETWORK = "efficientnet-lite0"
 # The first digits of the SHA-256 of the weights used for published FID values.
 STANDARD_INCEPTION = "6726825d"
-# Small enough for a CPU's cache: batches of 32 take almost twice as long per image.
+# Small batches fit in a CPU's cache. Batches of 32 take almost twice as long per image.
 _ROWS = 4
 
 # Called with the number of processed images, and their total.
@@ -39,7 +39,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Features:
-    """The outputs of a network: ``vectors [N, d]``, and ``logits [N, classes]`` of a classifier."""
+    """The outputs of a network: ``vectors [N, d]``, and ``logits [N, classes]`` for classifiers."""
 
     vectors: NDArray[np.float32]
     logits: NDArray[np.float32] | None = None
@@ -52,11 +52,11 @@ class Features:
 
 
 class NetworkInput(BaseModel):
-    """How images are prepared for a network; read from ``NETWORK.json`` next to NETWORK.onnx."""
+    """How to prepare images for a network; read from ``NETWORK.json`` next to ``NETWORK.onnx``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    # A part of the metrics' names; default: the name of the file.
+    # The name of the network in metric names; default: the file name.
     name: str | None = Field(default=None, pattern=r"^[\w.-]+$")
     # Height and width of the images in pixels, if the graph does not fix them.
     side: PositiveInt = 224
@@ -115,17 +115,21 @@ class FeatureNetwork:
 
     @property
     def key(self) -> str:
-        """A cache key of everything except the images that features depend on."""
+        """A cache key of everything that features depend on, except the images."""
         text = f"{self.sha256} {self._preparation.model_dump_json()} {self._side}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def is_standard_inception(self) -> bool:
-        """Whether metrics with this network are called FID and KID."""
+        """True for the standard Inception weights, with which metrics are called FID and KID."""
         return self.name == "Inception"
 
     def features(self, pixels: NDArray[np.uint8], progress: Progress | None = None) -> Features:
-        """Return the features of ``[N, H, W, C] uint8``; gray and RGBA images become RGB."""
+        """Return the features of images ``[N, H, W, C] uint8``.
+
+        Gray and RGBA images are converted to RGB. Raises QualityError if an output has the wrong
+        shape.
+        """
         parts = list(self._run(pixels, progress))
         logits = [part.logits for part in parts if part.logits is not None]
         return Features(
@@ -175,7 +179,7 @@ def open_network(network: str = DEFAULT_NETWORK) -> FeatureNetwork:
     path = Path(network)
     if not path.is_file():
         raise QualityError(
-            f"no feature network {network!r}: expected {DEFAULT_NETWORK}, an ONNX file, or a "
+            f"unknown feature network {network!r}: expected {DEFAULT_NETWORK}, an ONNX file, or a "
             "PyTorch file with the Inception weights of the FID"
         )
     if path.suffix == ".onnx":
@@ -236,11 +240,14 @@ def _converted(
     kind: str,
     build: Callable[[dict[str, NDArray[np.float32]]], onnx.ModelProto],
 ) -> Path:
-    """Convert the weights in a PyTorch file to an ONNX file with `build`, once; return its path."""
+    """Convert the weights in a PyTorch file to an ONNX file with `build`; return its path.
+
+    The file is cached. Raises QualityError if a weight of `kind` is missing.
+    """
     graph = cache_folder("feature-networks") / f"{kind}-{file_sha256(path)[:16]}.onnx"
     if graph.exists():
         return graph
-    import torch  # noqa: PLC0415 - needed for the conversion only
+    import torch  # noqa: PLC0415 - only needed for the conversion
 
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -48,8 +48,8 @@ class RealImages:
     ) -> Features:
         """Return the features of `rows`, from the cache if possible.
 
-        The cache key is made from the content of the images and everything else that the features
-        depend on.
+        Computed features are written to the cache. The cache key contains the digest of the images
+        and everything else that the features depend on.
         """
         chosen = hashlib.sha256(rows.astype(np.int64).tobytes()).hexdigest()[:16]
         path = cache_folder("features") / f"{network.key}-{self.sha256[:32]}-{chosen}.npz"
@@ -72,7 +72,7 @@ class RealImages:
 
 @dataclass(frozen=True)
 class Reference:
-    """The real images that a model is measured against, and the images of its training split."""
+    """The real images to measure against, and the images of the training split."""
 
     data: DataOptions
     against: RealImages
@@ -80,16 +80,17 @@ class Reference:
 
     @property
     def held_out(self) -> bool:
-        """Whether `against` consists of other images than the training split."""
+        """True if `against` is not the training split."""
         return self.against.sha256 != self.training.sha256
 
 
 def open_reference(
     data: DataOptions, split: str | None = None, progress: Progress | None = None
 ) -> Reference:
-    """Open the split to measure against; default: the held-out split, if there is one.
+    """Open the split to measure against.
 
-    Raises DataError, and QualityError for a split with fewer than ten images.
+    The default is the held-out split if the data set has one, otherwise the training split. Raises
+    DataError, and QualityError for a split with fewer than ten images.
     """
     training = _open(data, data.split, progress, needed=split is None)
     wanted = split or HELD_OUT
@@ -129,7 +130,7 @@ def _open(
 
 
 def digest_of(pixels: NDArray[np.uint8]) -> str:
-    """Return the SHA-256 of the shape and then the bytes of images ``[N, H, W, C]``."""
+    """Return the SHA-256 of the shape and the bytes of images ``[N, H, W, C]``."""
     digest = hashlib.sha256(repr(pixels.shape).encode())
     rows = max(2**24 // max(pixels[0].size, 1), 1)
     for start in range(0, len(pixels), rows):
@@ -138,12 +139,12 @@ def digest_of(pixels: NDArray[np.uint8]) -> str:
 
 
 def same_classes(names: tuple[str, ...], data_names: tuple[str, ...]) -> bool:
-    """Whether a model and a data set have the same classes.
+    """Return True if a model and a data set have the same classes.
 
-    Numbers instead of class names in the data set match any names.
+    If the data set has numbers instead of class names, they match any names of the model.
     """
     if not names or data_names == names:
         return bool(names)
     numbered = data_names == tuple(str(i) for i in range(len(names)))
-    # If the model has numbers as names, too, they must be the same numbers.
+    # If the model also has numbers as names, they must be the same numbers.
     return numbered and not any(name.isdigit() for name in names)

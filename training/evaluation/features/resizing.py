@@ -1,8 +1,8 @@
 """Resizing images to the input size of a feature network.
 
-The choice of the filter can change a Fréchet distance as much as a better generator (Parmar et al.
-2021, arXiv:2104.11222). Generated and real images are therefore resized by the same filter, and its
-name is reported with every metric.
+A different filter can change a Fréchet distance as much as a better generator (Parmar et al. 2021,
+arXiv:2104.11222). Generated and real images are therefore resized with the same filter, and the
+name of the filter is reported with every metric.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ TITLES: dict[Resizing, str] = {
 
 
 def resize(pixels: NDArray[np.uint8], side: int, kind: Resizing) -> NDArray[np.float32]:
-    """Resize ``[N, H, W, C] uint8`` to ``[N, C, side, side] float32``, from 0 to 255.
+    """Resize ``[N, H, W, C] uint8`` to ``[N, C, side, side] float32`` in [0, 255].
 
-    Values are not rounded. Overshoots of the bicubic filter are clipped.
+    Values are not rounded. Values of the bicubic filter outside the range are clipped.
     """
     count, height, width, channels = pixels.shape
     rows, columns = weights(height, side, kind), weights(width, side, kind)

@@ -37,8 +37,8 @@ class Member:
 class PairedVerdict:
     """The comparison of two models by one metric on the same pairs.
 
-    `difference` is the mean difference and `within` half of its 95% interval; `wins` is the number
-    of pairs in which the better model is better.
+    `difference` is the mean difference, and `within` is half the width of its 95% interval. `wins`
+    is the number of pairs in which the model with the better mean is better.
     """
 
     metric: Metric
@@ -53,7 +53,7 @@ class PairedVerdict:
 
     @property
     def sure(self) -> bool:
-        """Whether the confidence interval does not contain 0."""
+        """True if the difference is significant: its confidence interval does not contain 0."""
         return self.difference > self.within
 
     def __str__(self) -> str:
@@ -85,9 +85,9 @@ class PairedVerdict:
 def group_by_targets(
     models: Sequence[tuple[str, Sequence[DirectionResult]]],
 ) -> list[list[Member]]:
-    """Group the directions of models, given with their titles, by their target images.
+    """Group the directions of models, each with its title, by their target images.
 
-    Groups of a single direction are omitted. Raises QualityError if there is no group.
+    Directions without a counterpart are omitted. Raises QualityError if no group remains.
     """
     groups: dict[str, list[Member]] = {}
     for title, results in models:
@@ -105,7 +105,7 @@ def group_by_targets(
 
 
 def compare_members(group: Sequence[Member]) -> Iterator[PairedVerdict]:
-    """Compare each pair of members of a group by each metric."""
+    """Yield a verdict for each metric and each pair of members of a group."""
     for one, other in combinations(group, 2):
         for name in pair_metric_names(per_pair=True):
             metric = get_metric(name)

@@ -1,7 +1,7 @@
 """Evaluation of image-to-image models on held-out pairs, through the runtime that serves them.
 
-Every metric is reported together with the value of a baseline without a model: the unchanged input,
-cubic interpolation for upscaling, or the mean color in the hole for inpainting.
+Every metric is reported with the value of a baseline that needs no model: the unchanged input,
+cubic interpolation for upscaling, or a hole filled with the mean color for inpainting.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _NOT_RESIZED = "original pixels, no network"
 class DirectionResult:
     """The metrics of one direction of a model.
 
-    `values` are the values of all pairs ``[N]`` by the metric's name, and `figures` are their
-    means. Images are ``[N, H, W, C] uint8``; the holes of `inputs` are white.
+    `values` contains the values ``[N]`` of all pairs, by the metric's name. `figures` are their
+    means. Images are ``[N, H, W, C] uint8``. Holes in `inputs` are white.
     """
 
     direction: str
@@ -84,7 +84,7 @@ def evaluate_directions(
 
 
 def baseline_output(inputs: TaskInputs, channels: int, factor: int) -> tuple[str, Pixels]:
-    """Return the name and the images ``[N, H, W, C]`` of the baseline without a model."""
+    """Return the name and the images ``[N, H, W, C]`` of the baseline."""
     if factor > 1:
         return "cubic interpolation", channels_last(upscale(inputs.image, factor))
     images = channels_last(inputs.image)

@@ -33,7 +33,7 @@ from training.evaluation.report.page import image_grid, log_charts
 
 _SHOWN = 24
 _SHOWN_EXTREMES = 8
-# Number of sets of input, output and target in a row.
+# The number of sets of input, output and target per row.
 _SETS = 3
 
 
@@ -49,7 +49,7 @@ class ImageToImageEvaluation:
 
     @property
     def figures(self) -> tuple[Quality, ...]:
-        """The metrics of all directions, as in a manifest."""
+        """The metrics of all directions, in the form of a manifest's `quality`."""
         return tuple(figure for direction in self.directions for figure in direction.figures)
 
     def to_json(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class ImageToImageEvaluation:
         }
 
     def summary(self) -> Section:
-        """Return the metrics and what they were measured against."""
+        """Return the metrics and the measurement conditions as a report section."""
         return Section(
             self.title, [*basis(self.directions, self.network), _metric_table(self.figures)]
         )
@@ -90,7 +90,7 @@ class ImageToImageEvaluation:
 
     @classmethod
     def compare(cls, results: Sequence[ImageToImageEvaluation]) -> Comparison:
-        """Compare models pair by pair. Raises QualityError if no two share their targets."""
+        """Compare models pair by pair. Raises QualityError if no two have the same targets."""
         groups = group_by_targets([(result.title, result.directions) for result in results])
         network = results[0].network
         parts: list[Part] = []

@@ -16,7 +16,7 @@ from training.data.images import DataOptions
 from training.evaluation.errors import QualityError
 from training.evaluation.noise.targets import RECIPE_FILE, model_folder
 
-# Recipes need PyTorch, but models that generate from noise are evaluated without it.
+# Recipes need PyTorch, but noise models are evaluated without it.
 if TYPE_CHECKING:
     from training.evaluation.evaluation import EvaluationSettings, Progress
     from training.evaluation.image_to_image.report import ImageToImageEvaluation
@@ -71,8 +71,8 @@ def open_image_to_image_target(
     """Open an image-to-image model or a run that trains one; return None for other targets.
 
     `data` replaces the data of the recipe. The generator of a run is exported first, so that the
-    same graph is evaluated that would be served. Raises QualityError, and the errors of loading a
-    model.
+    evaluated graph is the graph that would be served. Raises QualityError, and the errors of
+    loading a model.
     """
     path = Path(target)
     if (path / RECIPE_FILE).is_file():
@@ -120,7 +120,7 @@ def _open_run(folder: Path, data: str | None, checkpoint: str) -> ImageToImageTa
 
 
 def _with_data(recipe: Recipe, data: str | None) -> Recipe:
-    """Return the recipe with a different data location; other data options do not change."""
+    """Return a copy of the recipe with another data location and the same other options."""
     if data is None:
         return recipe
     location = {"name": None, "path": data}

@@ -1,9 +1,9 @@
 """The metrics, one module each, and their registry.
 
 To add a metric, add a module to this package. It contains a function with one of the decorators
-below and, for each number that the function returns, a `Metric` with its name, direction and unit.
-The metric then appears in `ganymede evaluate` and `compare`, in reports and, if `selectable`, as a
-value of `evaluate.metric` in recipes.
+below. For each number that the function returns, it declares a `Metric` with a name, a direction
+and a unit. The metric then appears in `ganymede evaluate`, in `ganymede compare` and in reports. If
+it is `selectable`, it is also a value of `evaluate.metric` in recipes.
 
 Recipes are validated against the registry, and training must work without the extra `quality`. The
 modules therefore import SciPy, scikit-learn and PyTorch inside their functions.
@@ -34,7 +34,7 @@ Better = Literal["lower", "higher", "as real"]
 class Metric:
     """The description of one number: its names, unit and direction.
 
-    `better` is ``as real`` if the best value is the value of real images.
+    `better` is the direction. ``as real`` means that the best value is the value of real images.
     """
 
     # The name in recipes, in the log of a run, and in TensorBoard.
@@ -46,7 +46,7 @@ class Metric:
     better: Better
     # The position in tables and in a manifest's `quality`.
     order: int
-    # "share" is a number from 0 to 1 that is shown in percent.
+    # "share": a number from 0 to 1 that is displayed in percent.
     unit: Literal["", "share", "dB"] = ""
     decimals: int = 3
     names_network: bool = False
@@ -54,11 +54,11 @@ class Metric:
     inception_key: str | None = None
     # Whether the metric is measured during training.
     in_validation: bool = False
-    # Whether it is a valid `evaluate.metric`.
+    # Whether the metric is a valid `evaluate.metric`.
     selectable: bool = False
-    # For metrics of pairs: whether the values of single pairs are reported and compared.
+    # For metrics of pairs: whether values of single pairs are reported and compared.
     per_pair: bool = True
-    # How to interpret the value, unless a measurement has its own note.
+    # How to interpret the value. A measurement can override it.
     note: str | None = None
 
     def result_key(self, network: FeatureNetwork) -> str:
@@ -70,19 +70,19 @@ class Metric:
         return f"{self.key}-{network.name}"
 
     def matches(self, key: str) -> bool:
-        """Whether `key` is the name of this metric, or the key of one of its results."""
+        """Return True if `key` is the name of this metric or the key of one of its results."""
         if key in (self.name, self.key, self.inception_key):
             return True
         return self.names_network and key.startswith(f"{self.key}-")
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether the best value is the highest."""
+        """True if higher values are better."""
         return self.better == "higher"
 
     @property
     def arrow(self) -> str:
-        """↓ if lower is better, ↑ if higher is better, otherwise an empty string."""
+        """``↓`` if lower is better, ``↑`` if higher is better, otherwise an empty string."""
         return {"lower": "↓", "higher": "↑", "as real": ""}[self.better]
 
     def cost(self, value: float) -> float:
@@ -123,9 +123,10 @@ PairFunction = Callable[["ImagePairs"], Mapping[str, NDArray[np.float64]]]
 
 @dataclass(frozen=True)
 class FeatureMetrics:
-    """Metrics of two sets of features, of generated and real images.
+    """Metrics that compare the features of generated images with the features of real images.
 
-    `equal_counts`: the values depend on the number of rows, so both sets must have the same number.
+    If `equal_counts` is True, the values depend on the number of rows, so both sets must have the
+    same number.
     """
 
     metrics: tuple[Metric, ...]
@@ -143,7 +144,7 @@ class EvaluationMetrics:
 
 @dataclass(frozen=True)
 class PairMetrics:
-    """Metrics of generated images and their targets, with one value per pair ``[N]``."""
+    """Metrics that compare generated images with their targets: one value per pair, ``[N]``."""
 
     metrics: tuple[Metric, ...]
     measure: PairFunction
@@ -156,7 +157,7 @@ _GROUPS: list[Group] = []
 def feature_metrics(
     *metrics: Metric, equal_counts: bool = False
 ) -> Callable[[FeatureFunction], FeatureFunction]:
-    """Register a function of the features of generated and real images, in this order."""
+    """Decorator that registers a function of the features of generated and of real images."""
 
     def register(function: FeatureFunction) -> FeatureFunction:
         _GROUPS.append(FeatureMetrics(metrics, function, equal_counts))
@@ -166,7 +167,7 @@ def feature_metrics(
 
 
 def evaluation_metrics(*metrics: Metric) -> Callable[[EvaluationFunction], EvaluationFunction]:
-    """Register a function of all inputs of an evaluation."""
+    """Decorator that registers a function of all inputs of an evaluation."""
 
     def register(function: EvaluationFunction) -> EvaluationFunction:
         _GROUPS.append(EvaluationMetrics(metrics, function))
@@ -176,7 +177,7 @@ def evaluation_metrics(*metrics: Metric) -> Callable[[EvaluationFunction], Evalu
 
 
 def pair_metrics(*metrics: Metric) -> Callable[[PairFunction], PairFunction]:
-    """Register a function of generated images and their targets."""
+    """Decorator that registers a function of generated images and their targets."""
 
     def register(function: PairFunction) -> PairFunction:
         _GROUPS.append(PairMetrics(metrics, function))
@@ -201,13 +202,13 @@ def all_metrics() -> tuple[Metric, ...]:
 
 
 def pair_metric_names(*, per_pair: bool = False) -> tuple[str, ...]:
-    """Return the names of the metrics of pairs; with `per_pair`, only those reported per pair."""
+    """Return the names of the metrics of pairs. With `per_pair`, only metrics reported per pair."""
     names = {m.name for group in groups() if isinstance(group, PairMetrics) for m in group.metrics}
     return tuple(m.name for m in all_metrics() if m.name in names and (m.per_pair or not per_pair))
 
 
 def selectable_metrics(kind: Literal["features", "pairs"], default: str) -> tuple[str, ...]:
-    """Return the metrics of two sets of features, or of pairs, that can select a checkpoint.
+    """Return the names of the metrics of this kind that can select a checkpoint.
 
     `default` comes first.
     """
@@ -223,7 +224,7 @@ def selectable_metrics(kind: Literal["features", "pairs"], default: str) -> tupl
 
 
 def get_metric(name: str) -> Metric:
-    """Return the metric with this name. Raises KeyError."""
+    """Return the metric with this name. Raises KeyError for an unknown name."""
     return {metric.name: metric for metric in all_metrics()}[name]
 
 
@@ -250,8 +251,8 @@ MetricName = Annotated[str, AfterValidator(_selectable)]
 def validate_features(generated: Features, real: Features) -> dict[str, float]:
     """Return the metrics that are measured during training, by name.
 
-    The upper end of a confidence interval is ``NAME_high``. Metrics that need equal counts use the
-    first rows of the larger set, so both sets must be in random order.
+    The key of the upper end of a confidence interval is ``NAME_high``. Metrics that need equal
+    counts use the first rows of the larger set, so both sets must be in random order.
     """
     values: dict[str, float] = {}
     for group in groups():

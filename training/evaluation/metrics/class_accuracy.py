@@ -1,7 +1,7 @@
-"""Class accuracy: how often a class-conditional model generates the class that was requested.
+"""Class accuracy: how often a class-conditional model generates the requested class.
 
-A classifier trained on the real images classifies generated images, the same number of each class.
-The classifier's own accuracy on real images limits the value, so it is reported together with it.
+A classifier that was trained on the real images classifies equally many generated images of each
+class. Its accuracy on held-out real images limits the value and is therefore reported with it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class ClassAccuracy:
 
 @evaluation_metrics(CLASS_ACCURACY)
 def measure_class_accuracy_of_target(inputs: EvaluationInputs) -> Measurements:
-    """Measure the class accuracy of an evaluation's model, if it can be measured."""
+    """Measure the class accuracy of an evaluation's model; empty if it cannot be measured."""
     result = inputs.once(class_accuracy_of_target)
     if result is None:
         return {}
@@ -91,9 +91,9 @@ def measure_class_accuracy(
 ) -> ClassAccuracy:
     """Measure a model, or the model in a folder, with a classifier trained on `data`.
 
-    Image i has seed ``seed_start + i`` and class i modulo the number of classes, so the classes
-    are balanced. Raises QualityError if the model and the data set have different classes or sizes,
-    and the errors of `Model` and `load_images`.
+    Image i has the seed ``seed_start + i`` and the class i modulo the number of classes, so the
+    classes are balanced. Raises QualityError if the model and the data set have different classes
+    or sizes, and the errors of `Model` and `load_images`.
     """
     from training.evaluation.features.classifier import ClassifierSettings, trained_classifier
 

@@ -47,7 +47,7 @@ def measure_intra_class_distance(inputs: EvaluationInputs) -> Measurements:
 
 
 def measure_classes(inputs: EvaluationInputs) -> dict[str, ClassFigures]:
-    """Measure each class, by name; empty if the model and the data set have different classes."""
+    """Return the metrics of each class by name; empty if the data set has different classes."""
     sets, names = inputs.features, inputs.target.classes
     if not same_classes(names, inputs.reference.against.images.class_names):
         return {}

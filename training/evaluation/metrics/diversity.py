@@ -26,7 +26,7 @@ DIVERSITY = Metric(
 
 @evaluation_metrics(DIVERSITY)
 def measure_diversity(inputs: EvaluationInputs) -> Measurements:
-    """Measure the mean distance of two images in a batch, relative to the reference."""
+    """Measure the mean distance between two images of a batch, relative to the reference."""
     sets = inputs.features
     unit = max(mean_distance(sets.real.vectors, _BATCH), 1e-12)
     value = mean_distance(sets.generated.vectors, _BATCH) / unit
@@ -35,9 +35,9 @@ def measure_diversity(inputs: EvaluationInputs) -> Measurements:
 
 
 def mean_distance(vectors: Vectors, batch: int) -> float:
-    """Return the mean distance of two rows of the same batch, over full batches of `batch`.
+    """Return the mean distance between two rows of the same batch, over batches of `batch` rows.
 
-    A smaller last batch is omitted, unless it is the only one.
+    A smaller last batch is omitted, unless it is the only batch.
     """
     batch = min(batch, len(vectors))
     means = []

@@ -49,7 +49,7 @@ class Moments:
 
     @classmethod
     def of(cls, vectors: Vectors) -> Self:
-        """Return the moments of ``[N, d]``; the covariance is unbiased, divided by N - 1.
+        """Return the moments of ``[N, d]``. The covariance is the unbiased estimate.
 
         Raises ValueError for fewer than two rows.
         """
@@ -64,7 +64,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     """Return the squared Fréchet distance of two normal distributions.
 
     ``|m₁ - m₂|² + tr(C₁ + C₂ - 2 (C₁ C₂)^½)`` (Dowson and Landau 1982; Heusel et al. 2017,
-    arXiv:1706.08500, equation 6). Biased upwards for few samples.
+    arXiv:1706.08500, equation 6). The estimate is biased upwards for few samples.
     """
     from scipy import linalg
 
@@ -76,5 +76,5 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     eigenvalues = linalg.eigvalsh(root @ b.covariance @ root)
     trace = np.sqrt(np.maximum(eigenvalues, 0)).sum()
     distance = difference @ difference + np.trace(a.covariance) + np.trace(b.covariance) - 2 * trace
-    # Rounding can make the distance of equal sets slightly negative.
+    # Rounding errors can make the distance of equal sets slightly negative.
     return max(float(distance), 0.0)

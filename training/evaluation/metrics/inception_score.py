@@ -27,7 +27,7 @@ INCEPTION_SCORE = Metric(
 
 @feature_metrics(INCEPTION_SCORE)
 def measure_inception_score(generated: Features, real: Features) -> Measurements:  # noqa: ARG001
-    """Measure the score, if the feature network is a classifier and there are enough images."""
+    """Measure the score; empty without a classifier or with too few images."""
     if generated.logits is None or len(generated) < SPLITS:
         return {}
     mean, deviation = inception_score(generated.logits, SPLITS)
@@ -38,9 +38,9 @@ def measure_inception_score(generated: Features, real: Features) -> Measurements
 def inception_score(logits: Vectors, splits: int = SPLITS, seed: int = 2020) -> tuple[float, float]:
     """Return the mean and the standard deviation of the Inception Score over `splits` parts.
 
-    ``exp E[KL(p(y|x) ‖ p(y))]`` (Salimans et al. 2016, arXiv:1606.03498) of logits
-    ``[N, classes]``, shuffled as torch-fidelity shuffles them. Raises ValueError for fewer rows
-    than splits.
+    The score is ``exp E[KL(p(y|x) ‖ p(y))]`` (Salimans et al. 2016, arXiv:1606.03498), computed
+    from logits ``[N, classes]``. Rows are shuffled in the same way as in torch-fidelity. Raises
+    ValueError for fewer rows than splits.
     """
     from scipy import special
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Vectors = NDArray[np.float32] | NDArray[np.float64]
 # The standard normal quantile of a 95% interval.
 _QUANTILE = 1.96
-# Number of rows in a block of kernel values: 2¹¹ × 2¹¹ doubles are 32 MiB.
+# The number of rows in a block of kernel values. 2¹¹ × 2¹¹ doubles are 32 MiB.
 _BLOCK = 2048
 
 KERNEL_DISTANCE = Metric(
@@ -46,10 +46,10 @@ def measure_kernel_distance(generated: Features, real: Features) -> Measurements
 def kernel_distance(a: Vectors, b: Vectors) -> Measurement:
     """Return the squared kernel distance of ``[N, d]`` and ``[M, d]`` with its 95% interval.
 
-    The unbiased estimate over all pairs (Gretton et al. 2012, equation 3), with the kernel ``(x·y /
-    d + 1)³`` of KID (Bińkowski et al. 2018, arXiv:1801.01401). It can be negative. The interval is
-    computed by the jackknife over single rows of both sets; it tends to be too wide. Raises
-    ValueError for fewer than three rows.
+    This is the unbiased estimate over all pairs (Gretton et al. 2012, equation 3), with the kernel
+    ``(x·y / d + 1)³`` of KID (Bińkowski et al. 2018, arXiv:1801.01401). It can be negative. The
+    interval is computed by the jackknife over single rows of both sets, and tends to be too wide.
+    Raises ValueError for fewer than three rows.
     """
     if min(len(a), len(b)) < 3:
         raise ValueError(f"a kernel distance needs three rows, got {len(a)} and {len(b)}")
@@ -83,7 +83,7 @@ def _kernel(a: Vectors, b: Vectors) -> NDArray[np.float64]:
 
 
 def _kernel_sums(vectors: Vectors) -> NDArray[np.float64]:
-    """Return the sum of the kernel over the other rows of the set, for each row."""
+    """Return, for each row, the sum of the kernel over the other rows of the set."""
     sums = np.zeros(len(vectors))
     for start in range(0, len(vectors), _BLOCK):
         rows = slice(start, start + _BLOCK)
@@ -96,7 +96,7 @@ def _kernel_sums(vectors: Vectors) -> NDArray[np.float64]:
 
 
 def _cross_sums(a: Vectors, b: Vectors) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the sum of the kernel over the other set, for each row of both sets."""
+    """Return, for each row of both sets, the sum of the kernel over the other set."""
     of_a, of_b = np.zeros(len(a)), np.zeros(len(b))
     for start in range(0, len(a), _BLOCK):
         rows = slice(start, start + _BLOCK)

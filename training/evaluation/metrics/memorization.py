@@ -1,7 +1,7 @@
 """Memorization: generated images that look the same as a training image or as each other.
 
-Images are averaged down to 16×16 pixels for the comparison, which removes noise and compression
-artifacts but keeps shapes. This is fast enough for complete training sets and needs no feature
+For the comparison, images are downsampled to 16×16 pixels, which removes noise and compression
+artifacts but keeps shapes. This is fast enough for entire training sets, and needs no feature
 network.
 """
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 _SIDE = 16
 # Two images are considered equal if their distance is less than the typical distance of neighbors
-# in the training set, divided by this. With 2, similar images of good generators, which are smooth,
-# would be considered equal.
+# in the training set, divided by this number. With 2, similar images would be considered equal,
+# because good generators produce smooth images.
 _DIVISOR = 8
-# The number of training images for the estimate of the typical distance.
+# The number of training images that are used to estimate the typical distance.
 _ESTIMATED_FROM = 2000
 _NEIGHBORS = 3
 _SHOWN = 16
@@ -61,7 +61,7 @@ _SHOWN = 16
     ),
 )
 def measure_memorization(inputs: EvaluationInputs) -> Measurements:
-    """Measure all three metrics; the training distance only if there are held-out images."""
+    """Measure all three metrics. The training distance requires held-out images."""
     search, pixels = inputs.once(_search), inputs.pixels
     distances, _ = inputs.once(_nearest)
     training, against = inputs.reference.training, inputs.reference.against
@@ -94,7 +94,7 @@ def measure_memorization(inputs: EvaluationInputs) -> Measurements:
 
 
 def nearest_training_images(inputs: EvaluationInputs) -> tuple[Neighbors, ...]:
-    """Return the generated images that are closest to a training image, closest first."""
+    """Return the generated images closest to a training image, in order of distance."""
     distances, rows = inputs.once(_nearest)
     return tuple(
         Neighbors(
@@ -123,7 +123,7 @@ class DuplicateSearch:
     def __init__(self, training: NDArray[np.uint8], *, mirrored: bool) -> None:
         """Estimate the distance below which two images are considered equal.
 
-        `mirrored`: also find mirror images, for training that flips images. Raises
+        With `mirrored`, mirror images count as copies; use it if training flips images. Raises
         ValueError for fewer than two images.
         """
         if len(training) < 2:
@@ -131,7 +131,7 @@ class DuplicateSearch:
         self._mirrored = mirrored
         self._training = low_resolution(training)
         sample = np.random.default_rng(0).permutation(len(training))[:_ESTIMATED_FROM]
-        # Search in all images: within a sample, neighbors would be farther apart.
+        # Search all images, because neighbors within a sample are farther apart.
         distances, _ = nearest(self._training[sample], self._training, count=2)
         self.threshold = float(np.median(distances[:, 1])) / _DIVISOR
 
@@ -156,12 +156,12 @@ class DuplicateSearch:
         return distances / max(self.threshold, 1e-6), rows
 
     def duplicates(self, pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Return for each image ``[N]`` whether it equals another image of `pixels`."""
+        """Return, for each image ``[N]``, whether it is considered equal to another image."""
         return neighbor_radii(low_resolution(pixels), (1,))[1] <= self.threshold
 
 
 def low_resolution(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Average ``[N, H, W, C] uint8`` to ``[N, 256 * C] float32``. Small images are not resized."""
+    """Downsample ``[N, H, W, C] uint8`` to ``[N, 256 * C] float32``. Keeps smaller images."""
     side = min(_SIDE, pixels.shape[1])
     parts = [
         resize(pixels[start : start + 1024], side, "bilinear").reshape(

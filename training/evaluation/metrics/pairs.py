@@ -1,6 +1,6 @@
-"""PSNR, SSIM, feature distance and error of generated images and their targets, pair by pair.
+"""PSNR, SSIM, feature distance and error between generated images and their targets.
 
-SSIM is implemented here to avoid the dependency on scikit-image for a few lines.
+SSIM is implemented here because it is too short to justify a dependency on scikit-image.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 
-# Reported in dB for equal images, which have an infinite PSNR.
+# The value in dB that is reported for equal images, whose PSNR is infinite.
 MAX_PSNR = 100.0
-# The window of the SSIM's authors: a Gaussian of 11 pixels.
+# The Gaussian window in the SSIM paper has 11 pixels.
 _SIGMA, _RADIUS = 1.5, 5
-# Their constants C₁ and C₂, which keep the fractions stable.
+# The constants C₁ and C₂ of the paper, which keep the fractions stable.
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
@@ -33,7 +33,7 @@ _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 class ImagePairs:
     """Generated images and their targets, ``[N, H, W, C] uint8`` each.
 
-    `target_features` are the features of the targets, if they have been computed already.
+    `target_features` are the features of the targets if they are known, otherwise None.
     """
 
     generated: Pixels
@@ -44,10 +44,10 @@ class ImagePairs:
 
 
 def open_pairs(generated: Path, targets: Path) -> tuple[Pixels, Pixels, list[str]]:
-    """Read the images of two folders or archives, matched by name without the extension.
+    """Read the images of two folders or archives, matched by file name without the extension.
 
-    Returns both ``[N, H, W, 3] uint8`` and the names. Raises DataError, and QualityError if no
-    names match or sizes differ.
+    Returns the generated images and the targets, ``[N, H, W, 3] uint8`` each, and the names. Raises
+    DataError, and QualityError if no names match or the sizes differ.
     """
     sources = [open_source(path, "train") for path in (generated, targets)]
     by_name = [
@@ -56,7 +56,7 @@ def open_pairs(generated: Path, targets: Path) -> tuple[Pixels, Pixels, list[str
     ]
     names = sorted(by_name[0].keys() & by_name[1].keys())
     if not names:
-        raise QualityError(f"no image of {generated} has the name of an image of {targets}")
+        raise QualityError(f"no image in {generated} has the same name as an image in {targets}")
     sets = []
     for source, rows in zip(sources, by_name, strict=True):
         images = [np.asarray(source.read(rows[name]).convert("RGB")) for name in names]
@@ -173,7 +173,7 @@ def _ssim(a: Pixels, b: Pixels) -> float:
         smooth: NDArray[np.float64] = gaussian_filter(
             values, _SIGMA, radius=_RADIUS, axes=(0, 1), mode="mirror"
         )
-        # Windows beyond the edge are omitted, unless the image is smaller than a window.
+        # Windows that cross the edge are omitted, unless the image is smaller than a window.
         edge = _RADIUS if min(values.shape[:2]) > 2 * _RADIUS else 0
         return smooth[edge : len(smooth) - edge, edge : smooth.shape[1] - edge]
 

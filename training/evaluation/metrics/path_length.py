@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # The paper's step of 1e-4 requires real-valued images. Served images are rounded to 256 levels,
 # which hides the effect of such a small step.
 STEP = 0.05
-# Percentiles. Shorter and longer paths are omitted, as in the authors' code.
+# The percentiles between which path lengths are averaged, as in the authors' code.
 _KEPT = (1, 99)
 _ROWS = 16
 
@@ -34,7 +34,7 @@ PATH_LENGTH = Metric(
 
 @evaluation_metrics(PATH_LENGTH)
 def measure_path_length(inputs: EvaluationInputs) -> Measurements:
-    """Measure the path length of a model with styles."""
+    """Measure the path length; empty for models without styles."""
     target = inputs.target
     if target.model is None or target.model.manifest.styles is None:
         return {}
@@ -69,10 +69,11 @@ def path_length(
 ) -> PathLength:
     """Measure the perceptual path length in w, without truncation, of a model with styles.
 
-    Path i connects the styles of seeds ``seed_start + 2 i`` and ``seed_start + 2 i + 1``. The
-    length is the squared distance between the features of two images, a step of 0.05 apart at a
-    random position, divided by the squared step (Karras et al. 2018, arXiv:1812.04948, section 4.1,
-    with a different distance and a larger step). Raises ValueError for a model without styles.
+    Path i connects the styles of the seeds ``seed_start + 2 i`` and ``seed_start + 2 i + 1``. Two
+    images are generated at a random position of the path, 0.05 apart. The length is the squared
+    distance of their features divided by the squared step (Karras et al. 2018, arXiv:1812.04948,
+    section 4.1, with a different distance and a larger step). Raises ValueError for a model without
+    styles.
     """
     positions = np.random.default_rng(0).random(paths) * (1 - STEP)
     distances = []

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from training.evaluation.features.networks import Features
     from training.evaluation.metrics.kernel_distance import Vectors
 
-# k, as in the papers.
+# The values of k in the papers.
 PRECISION_K = 3
 DENSITY_K = 5
 
@@ -28,7 +28,7 @@ DENSITY_K = 5
 class ManifoldScores:
     """`precision` and `density` of generated images, `recall` and `coverage` of real images.
 
-    Only density can exceed 1.
+    All are from 0 to 1, except density, which can exceed 1.
     """
 
     precision: float
@@ -78,7 +78,7 @@ class ManifoldScores:
     equal_counts=True,
 )
 def measure_precision_recall(generated: Features, real: Features) -> Measurements:
-    """Measure all four metrics; none for fewer than six rows."""
+    """Measure all four metrics; empty for fewer than six rows."""
     if min(len(generated), len(real)) <= DENSITY_K:
         return {}
     scores = precision_recall(real.vectors, generated.vectors)

@@ -1,1 +1,1 @@
-"""Evaluation of models that generate images from noise, and of folders of images."""
+"""Evaluation of noise models and of folders of images."""

@@ -120,7 +120,10 @@ def evaluate_targets(
 
 
 def _reference_data(target: NoiseTarget, data: str | None) -> DataOptions:
-    """Return the data to measure against; default: the training data of the target."""
+    """Return the data to measure against: `data`, or the training data of the target.
+
+    Raises QualityError if neither is known.
+    """
     if data is None:
         if target.data is None:
             raise QualityError(f"the training data of {target.title} is unknown: provide --data")
@@ -179,7 +182,7 @@ def _feature_sets(
         baseline_labels = reference.training.labels(baseline_rows)
         baseline_reference = real
     else:
-        # There is only one set of real images: compare one half of it with the other.
+        # There is only one set of real images, so one half is compared with the other.
         order = np.random.default_rng(1).permutation(len(rows))
         half = min(samples, len(rows) // 2)
         taken, rest = np.sort(order[:half]), np.sort(order[half:])
@@ -211,7 +214,7 @@ def _measure(inputs: EvaluationInputs) -> Iterator[Quality]:
 
 
 def _measure_features(group: FeatureMetrics, inputs: EvaluationInputs) -> Measurements:
-    """Measure generated images and, in the same way, the real images of the baseline."""
+    """Measure generated images, and the baseline's real images in the same way."""
     sets = inputs.features
     features = [sets.generated, sets.real, sets.baseline, sets.baseline_reference]
     details: dict[str, Any] = {}
@@ -263,7 +266,7 @@ def _quality(metric: Metric, measurement: Measurement, inputs: EvaluationInputs)
 
 
 def _classes(inputs: EvaluationInputs) -> dict[str, ClassFigures]:
-    """Return the metrics of each class, with the class accuracy if it was measured."""
+    """Return the metrics of each class, including the class accuracy if it was measured."""
     classes = inputs.once(measure_classes)
     accuracy = inputs.once(class_accuracy_of_target)
     if accuracy is None:
@@ -275,7 +278,7 @@ def _classes(inputs: EvaluationInputs) -> dict[str, ClassFigures]:
 
 
 def _sample(features: Features, count: int) -> Features:
-    """Return `count` random rows. Every call returns the same rows."""
+    """Return `count` random rows, with a fixed seed."""
     if len(features) == count:
         return features
     return features[np.random.default_rng(0).permutation(len(features))[:count]]

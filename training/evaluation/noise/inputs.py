@@ -33,8 +33,8 @@ class EvaluationOptions:
 class FeatureSets:
     """Features and labels of generated and real images.
 
-    `baseline` are real images that are measured like generated ones. They are compared with
-    `baseline_reference`, which is `real` or a part of it and shares no image with them.
+    `baseline` are real images that are measured in the same way as generated images. They are
+    compared with `baseline_reference`: all or a part of `real`, without the images of `baseline`.
     """
 
     generated: Features
@@ -48,7 +48,7 @@ class FeatureSets:
 
 @dataclass(frozen=True)
 class EvaluationInputs:
-    """The generated images ``[N, H, W, C] uint8``, and everything that they are compared with."""
+    """The generated images ``[N, H, W, C] uint8``, and everything they are compared with."""
 
     target: NoiseTarget
     reference: Reference
@@ -60,13 +60,13 @@ class EvaluationInputs:
     _results: dict[Callable[..., Any], Any] = field(default_factory=dict, repr=False)
 
     def once(self, function: Callable[[EvaluationInputs], T]) -> T:
-        """Call `function` with these inputs once, and return the cached result afterwards."""
+        """Return ``function(self)``. Later calls with this function return the cached result."""
         if function not in self._results:
             self._results[function] = function(self)
         result: T = self._results[function]
         return result
 
     def show(self, stage: str, done: int, total: int) -> None:
-        """Report progress."""
+        """Call the progress callback if there is one."""
         if self.progress:
             self.progress(stage, done, total)

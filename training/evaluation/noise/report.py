@@ -57,7 +57,7 @@ class NoiseResult:
 
     @property
     def figures(self) -> tuple[Quality, ...]:
-        """The metrics, as in a manifest."""
+        """The metrics, in the form of a manifest's `quality`."""
         return self.evaluation.figures
 
     def to_json(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class NoiseResult:
         return content
 
     def summary(self) -> Section:
-        """Return the metrics and what they were measured against."""
+        """Return the metrics and the measurement conditions as a report section."""
         evaluation = self.evaluation
         parts: list[Part] = [*basis(evaluation), metric_table(evaluation)]
         if evaluation.per_class:
@@ -209,7 +209,7 @@ def comparison_table(evaluations: Sequence[Evaluation]) -> Table:
 class DistanceVerdict:
     """Which of two targets has the lower kernel distance.
 
-    `sure`: whether their confidence intervals do not overlap.
+    `sure` is True if their confidence intervals do not overlap.
     """
 
     better: str
@@ -232,8 +232,8 @@ class DistanceVerdict:
 def compare_evaluations(evaluations: Sequence[Evaluation]) -> list[DistanceVerdict]:
     """Compare the kernel distances of each pair of evaluations, the best evaluation first.
 
-    The numbers of samples may differ: the kernel distance is unbiased. Raises QualityError if the
-    references or the feature networks differ.
+    The numbers of samples may differ, because the kernel distance is unbiased. Raises QualityError
+    if the references or the feature networks differ.
     """
     first = evaluations[0]
     for other in evaluations[1:]:

@@ -32,7 +32,7 @@ class ClassFigures(BaseModel):
 
 
 class Point(BaseModel):
-    """The Fréchet distances of generated and of real images for a number of samples."""
+    """The Fréchet distances of generated and real images at a number of samples."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -63,7 +63,7 @@ class Evaluation(BaseModel):
     seconds: float
 
     def figure(self, metric: str) -> Quality | None:
-        """Return the first figure whose metric starts with `metric`."""
+        """Return the first figure whose metric starts with `metric`, or None."""
         return next((f for f in self.figures if f.metric.startswith(metric)), None)
 
 
@@ -71,8 +71,8 @@ class Evaluation(BaseModel):
 class Neighbors:
     """A generated image ``[H, W, C]`` and the nearest training images ``[K, H, W, C]``.
 
-    `distance` is the distance of the nearest one, in units of the distance below which two images
-    are considered equal.
+    `distance` is the distance to the nearest training image. Below 1, two images are considered
+    equal.
     """
 
     generated: NDArray[np.uint8]

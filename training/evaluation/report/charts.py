@@ -15,12 +15,12 @@ _SIZE_INCHES = (4.6, 2.6)
 _COLORS = ("#2a78d6", "#e07b39", "#3a9d5d", "#b4559e")
 # Colors that are readable on white and on black pages.
 _GRAY = "#888888"
-# Lines with at most this many points have markers.
+# The maximum number of points of a line with markers.
 _MAX_MARKERS = 20
 _STYLE: Any = {
     # Makes the bytes of a chart reproducible.
     "svg.hashsalt": "ganymede",
-    # Keeps text as text, in the font of the page.
+    # Keeps text as text elements, in the font of the page.
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 8,
@@ -66,5 +66,5 @@ def draw_chart(chart: Chart) -> str:
             axes.legend()
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata=_NO_METADATA)
-    # Without the XML declaration and the document type, which do not belong in HTML.
+    # Remove the XML declaration and the document type, which are invalid inside HTML.
     return out.getvalue()[out.getvalue().index("<svg") :]

@@ -1,4 +1,4 @@
-"""The content of a report, as data. `page` writes it as HTML, `terminal` prints its tables."""
+"""The content of a report as data. `page` writes it as HTML; `terminal` prints notes and tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Formats metrics of a manifest: names, directions, values and references."""
+"""Formats metrics from a manifest: names, directions, values and references."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def metric_title(key: str) -> str:
 
 
 def direction_arrow(key: str) -> str:
-    """Return ↓ if lower is better, ↑ if higher is better, otherwise an empty string."""
+    """Return ``↓`` if lower is better, ``↑`` if higher is better, otherwise an empty string."""
     metric = find_metric(key)
     return "" if metric is None else metric.arrow
 
 
 def is_share(key: str) -> bool:
-    """Whether a metric is a share of images, written in percent."""
+    """Return True if a metric is a share of images, which is displayed in percent."""
     metric = find_metric(key)
     return metric is not None and metric.unit == "share"
 
@@ -52,7 +52,7 @@ def format_interval(figure: Quality) -> str:
 
 
 def format_real(figure: Quality) -> str:
-    """Return the value of real images, with their number if it differs from the samples."""
+    """Return the value of real images, with their number if it differs from the sample count."""
     text = format_value(figure.metric, figure.real)
     if text and figure.real_samples not in (None, figure.samples):
         text += f" ({figure.real_samples:,})"
@@ -62,8 +62,8 @@ def format_real(figure: Quality) -> str:
 def reference_digests(figures: Sequence[Quality]) -> dict[str, str]:
     """Return the digests of the reference images, by the name of the reference.
 
-    A model with two directions has two sets of targets in one split. Each digest is then followed
-    by its direction: ``… photo_to_sketch and … sketch_to_photo``.
+    A model with two directions has two sets of targets in one split. In this case, each digest is
+    followed by its direction: ``… photo_to_sketch and … sketch_to_photo``.
     """
     by_reference: dict[str, dict[str, str]] = {}
     for figure in figures:

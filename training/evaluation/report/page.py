@@ -1,4 +1,4 @@
-"""HTML reports: one self-contained file that needs no network and contains no script."""
+"""HTML reports: one self-contained file without scripts and external resources."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from training.evaluation.report.document import Chart, ChartGroup, Line, Note, S
 if TYPE_CHECKING:
     from training.evaluation.evaluation import Comparison, EvaluationResult
 
-# Smaller images are enlarged by an integer factor to about this side in pixels.
+# Smaller images are enlarged by an integer factor, to approximately this side in pixels.
 _MIN_SIDE = 64
 _LOG_CHARTS = {
     "losses": ("loss_discriminator", "loss_generator"),
@@ -37,9 +37,10 @@ _LOG_CHARTS = {
 def write_report(
     path: Path, results: Sequence[EvaluationResult], comparison: Comparison | None = None
 ) -> None:
-    """Write the report of one result, or of several with their comparison.
+    """Write the report of one result, or of several results and their comparison.
 
-    Writes JSON to the same path with the suffix ``.json``. Both files are replaced atomically.
+    Also writes JSON to the same path with the suffix ``.json``. Existing files are replaced
+    atomically.
     """
     sections: list[Section] = []
     if comparison is not None:
@@ -70,7 +71,7 @@ def write_page(path: Path, title: str, sections: Sequence[Section]) -> None:
 
 
 def log_charts(log: Sequence[Mapping[str, Any]]) -> list[Section]:
-    """Return a section with the losses, scores and metrics of a run's log, if there are any."""
+    """Return a section with the losses, scores and metrics of a run's log; empty without a log."""
     charts = []
     for title, names in _LOG_CHARTS.items():
         lines = [
@@ -111,5 +112,5 @@ def _svg(chart: Chart) -> str:
 
 
 def warnings_and_notes(lines: Iterable[str], warnings: Iterable[str]) -> list[Note]:
-    """Return lines of text followed by warnings."""
+    """Return `lines` as notes, followed by `warnings` as highlighted notes."""
     return [*map(Note, lines), *(Note(text, is_warning=True) for text in warnings)]

@@ -15,10 +15,11 @@ _LICENSE_ROWS = ("| Licence of the weights |", "| License of the weights |")
 
 
 def record_figures(folder: Path, digest: str | None, figures: tuple[Quality, ...]) -> Manifest:
-    """Replace the metrics of the model in `folder`, which must have this digest.
+    """Replace the metrics in the manifest and the card of the model in `folder`.
 
-    The model's digest does not cover metrics, so it does not change. Raises ManifestError, and
-    QualityError if the folder contains a different model.
+    Returns the new manifest. The digest of the model does not change, because it does not cover
+    metrics. Raises ManifestError, and QualityError if the model in the folder does not have the
+    digest `digest`.
     """
     manifest = read_manifest(folder)
     if manifest.digest != digest:
@@ -29,7 +30,7 @@ def record_figures(folder: Path, digest: str | None, figures: tuple[Quality, ...
         temporary.write_text(measured.to_json())
     card = folder / CARD_FILE
     if card.exists():
-        # The metrics are the last rows of the table that ends the card.
+        # The metrics are the last rows of the table at the end of the card.
         lines = _without_metrics(card.read_text().splitlines(), old)
         text = "\n".join([*lines, *quality_lines(measured)])
         with replacing(card) as temporary:
@@ -40,8 +41,8 @@ def record_figures(folder: Path, digest: str | None, figures: tuple[Quality, ...
 def _without_metrics(lines: list[str], rows: set[str]) -> list[str]:
     """Return the lines of a card without the rows of metrics.
 
-    These are `rows`, and everything after the row of the license: in cards of another version, the
-    metrics may be worded differently.
+    Removes `rows`, and everything after the row of the license, because cards from other versions
+    can contain differently worded rows.
     """
     licenses = [i for i, line in enumerate(lines) if line.startswith(_LICENSE_ROWS)]
     if licenses:

@@ -1,4 +1,4 @@
-"""Results and progress on a terminal."""
+"""Prints results and progress to the terminal."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def print_line(text: str) -> None:
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """Show progress on standard error, with one bar per stage."""
+    """Context manager that shows progress on standard error, with one bar per stage."""
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import Progress as Bar  # noqa: PLC0415
 

@@ -31,16 +31,16 @@ from training.evaluation.report.formatting import (
 )
 
 _ROWS = 8
-# The time for measuring the speed of a model, in seconds; at least one batch is measured.
+# The time in seconds to measure the speed of a model. At least one batch is measured.
 _TIMING_SECONDS = 1.5
-# The metrics in the overview, by name.
+# The names of the metrics in the overview.
 _OVERVIEW = ("kernel_distance", "precision", "recall", "class_accuracy", "psnr", "ssim")
 
 Report = Callable[[str], None]
 
 
 def write_zoo(models: Path, page: Path, report: Report = lambda _: None) -> None:
-    """Write the Markdown page of every model in the repository `models`.
+    """Write a Markdown page that describes every model in the repository `models`.
 
     `report` is called with the name of each model. Raises QualityError if there are no models, and
     the errors of loading them.
@@ -73,7 +73,7 @@ def write_zoo(models: Path, page: Path, report: Report = lambda _: None) -> None
 
 
 def images_per_second(folder: Path) -> float:
-    """Return the images per second of CPU time of one thread, in the fastest batch."""
+    """Return the images per second of CPU time, on one thread, in the fastest batch."""
     model = Model(folder, Provider.CPU, ExecutionPlan(workers=1, threads=1, max_rows=_ROWS))
     feeds = model.feeds(range(_ROWS))
     best, started = float("inf"), time.process_time()

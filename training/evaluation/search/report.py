@@ -1,4 +1,4 @@
-"""The report of a search: one HTML page that needs no network."""
+"""The report of a search: one self-contained HTML page."""
 
 from __future__ import annotations
 

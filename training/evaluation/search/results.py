@@ -25,7 +25,7 @@ class Trial(BaseModel):
 
 
 class Confirmation(BaseModel):
-    """The metrics of the recipe and of the best trial, both trained with other seeds."""
+    """The metrics of the recipe and the best trial, each trained with the same other seeds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -37,7 +37,7 @@ class Confirmation(BaseModel):
 
     @property
     def verdict(self) -> str:
-        """The conclusion in words."""
+        """The conclusion as text."""
         own, best = (sum(each) / len(each) for each in (self.recipe, self.best))
         means = f"{best:.5f} instead of {own:.5f} on average over {len(self.seeds)} seeds"
         cost = get_metric(self.metric).cost
@@ -63,7 +63,7 @@ class SearchResult(BaseModel):
 
     @property
     def verdict(self) -> str:
-        """The conclusion in one sentence."""
+        """The conclusion as text."""
         if self.best is None:
             return "no trial has finished"
         if self.best.number == 0:

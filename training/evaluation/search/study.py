@@ -1,9 +1,9 @@
 """Hyperparameter search: trials of a recipe with values from the ranges that it declares.
 
 Every trial is a run in ``trials/``. It is evaluated during training, and stopped early if other
-trials were better at the same point. The state is kept in an SQLite file, so that an interrupted
-search can be continued. Because the best of many trials is partly luck, the best trial and the
-recipe are trained again with other seeds and measured on held-out images.
+trials were better at the same point. The state is stored in an SQLite file, so that an interrupted
+search can be continued. The best of many trials is partly luck. The best trial and the recipe are
+therefore trained again with other seeds and measured on held-out images.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from training.run import Run
 from training.trainer import train
 
 STUDY = "search"
-# The first trials are never stopped early, and no trial before this fraction of its training.
+# The first trials are never stopped early. Others are not stopped before this fraction of training.
 _STARTUP_TRIALS = 4
 _WARM_UP = 0.25
 # The samples of the confirmation differ from those that selected the best trial.
 _CONFIRMATION_SEED = 1_000_000
 _CONFIRMATION_SAMPLES = {"samples": 2_000, "reference_samples": 10_000}
 
-# Called with a line of text about the progress.
+# Called with progress messages of one line.
 Report = Callable[[str], None]
 
 
@@ -64,11 +64,11 @@ def search(
     seed: int = 0,
     report: Report = lambda _: None,
 ) -> SearchResult:
-    """Run the recipe itself and then other trials until `trials` have finished.
+    """Run the recipe itself and then other trials, until `trials` trials have finished.
 
-    Then trains the best trial and the recipe with `confirm` other seeds each. Writes
-    ``search.json`` and ``search.html`` to `out`. Raises SearchError, RecipeError, and the errors
-    of training.
+    Afterwards, trains the best trial and the recipe with `confirm` other seeds. Continues a search
+    that exists in `out`. Writes ``search.json`` and ``search.html`` to `out`. Raises SearchError,
+    RecipeError, and the errors of training.
     """
     base = _base(recipe, overrides)
     study = _study(out, base, seed)
@@ -77,7 +77,7 @@ def search(
     if not study.trials:
         study.enqueue_trial(own)
     while (finished := _count_finished(study)) < trials:
-        # A different seed for every trial. Otherwise, a continued search would repeat its values.
+        # Every trial has a different seed. Otherwise, a continued search would repeat its values.
         study.sampler = _sampler(seed + 1000 * len(study.trials))
         _run_trial(study, base, [recipe, *overrides], out, report)
         if _count_finished(study) == finished:
@@ -129,7 +129,7 @@ def _trial_recipe(recipe: str, overrides: Sequence[str], base: Recipe) -> Recipe
 
 
 def _study(out: Path, base: Recipe, seed: int) -> optuna.Study:
-    """Create or open the study in a folder. Raises SearchError if it has another recipe."""
+    """Create or open the study in a folder. Raises SearchError if it belongs to another recipe."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if out.exists() and not out.is_dir():
         raise SearchError(f"{out} is a file, but a search needs a folder")
@@ -177,7 +177,7 @@ def _count_finished(study: optuna.Study) -> int:
 def _run_trial(
     study: optuna.Study, base: Recipe, arguments: Sequence[str], out: Path, report: Report
 ) -> None:
-    """Choose values, train with them, and record the result in the study."""
+    """Choose values, train with them in ``trials/``, and record the result in the study."""
     recipe, *overrides = arguments
     trial = study.ask()
     values = {key: _suggest(trial, key, base) for key in base.search}
@@ -279,7 +279,7 @@ def _confirm(
             options = _trial_recipe(
                 recipe, [*overrides, *_as_overrides(values), f"train.seed={seed}"], base
             )
-            # After more trials, another one may be the best, and a run cannot change its recipe.
+            # After more trials, another trial may be the best. A run cannot change its recipe.
             name = f"{role}-{best.number:04}" if role == "best" else role
             run = Run(out / "confirm" / f"{name}-seed-{seed}")
             train(options, run)
@@ -297,7 +297,10 @@ def _confirm(
 
 
 def _held_out_figure(run: Run, recipe: Recipe) -> tuple[float, str]:
-    """Measure the best checkpoint of a run on images that did not select it, if there are any."""
+    """Measure the best checkpoint of a run on images that were not used to select it, if any.
+
+    Returns the value and the name of the reference. Raises SearchError.
+    """
     assert recipe.evaluate is not None  # noqa: S101 - trials are evaluated
     try:
         image_to_image = open_image_to_image_target(str(run.folder), run.folder, checkpoint="best")

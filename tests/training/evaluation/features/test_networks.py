@@ -126,7 +126,7 @@ def test_uint8_network_gets_unchanged_pixels(tmp_path):
 
 
 def test_rejects_invalid_feature_networks(tmp_path):
-    with pytest.raises(QualityError, match="no feature network 'nowhere'"):
+    with pytest.raises(QualityError, match="unknown feature network 'nowhere'"):
         open_network("nowhere")
     (tmp_path / "a.onnx").write_bytes(b"not a graph")
     with pytest.raises(QualityError, match=r"a\.onnx"):
