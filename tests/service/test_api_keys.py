@@ -158,7 +158,7 @@ def test_command_adds_lists_and_revokes(file):
         (["add", "app", "--pixels-per-minute", "0", "--keys", "/tmp/x/keys.json"], "--pixels"),
     ],
 )
-def test_bad_input_is_one_line(flags, expected):
+def test_bad_input_gives_one_line_error(flags, expected):
     process = command(*flags, code=2)
     assert expected in process.stderr
     assert len(process.stderr.splitlines()) == 1

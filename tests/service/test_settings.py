@@ -110,7 +110,7 @@ def test_environment_reproduces_settings(monkeypatch):
         ({"log_format": "xml"}, "log_format"),
     ],
 )
-def test_invalid_value_is_one_line_with_its_name(flags, expected):
+def test_invalid_value_gives_one_line_error_with_its_name(flags, expected):
     with pytest.raises(SettingsError) as error:
         load_settings(flags)
     assert str(error.value).startswith(expected)
@@ -125,7 +125,7 @@ def test_invalid_value_is_one_line_with_its_name(flags, expected):
         ("\xff", "is not TOML"),
     ],
 )
-def test_invalid_file_is_one_line(tmp_path, text, expected):
+def test_invalid_file_gives_one_line_error(tmp_path, text, expected):
     config = tmp_path / "c.toml"
     config.write_bytes(text.encode("latin-1"))
     with pytest.raises(SettingsError, match=expected):
@@ -150,7 +150,7 @@ def serve(*flags):
         (["--config", "/nowhere.toml"], "/nowhere.toml"),
     ],
 )
-def test_serve_rejects_bad_options_in_one_line(drawn_repository, flags, expected):
+def test_serve_gives_one_line_error_for_bad_options(drawn_repository, flags, expected):
     process = serve("--models", str(drawn_repository), *flags)
     assert process.returncode == 2
     assert expected in process.stderr

@@ -577,5 +577,5 @@ def test_no_bytes_give_a_5xx(raw, content, length, encoding):
     assert response.json()["error"]
 
 
-def test_log_holds_no_stack_trace_afterwards(drawn_server):
+def test_log_has_no_stack_trace(drawn_server):
     assert "Traceback" not in drawn_server.logged()

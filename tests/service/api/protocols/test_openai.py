@@ -355,5 +355,5 @@ def test_rejects_malformed_body(raw, content):
     assert_openai_format(response)
 
 
-def test_log_holds_no_stack_trace_afterwards(drawn_server):
+def test_log_has_no_stack_trace(drawn_server):
     assert "Traceback" not in drawn_server.logged()
