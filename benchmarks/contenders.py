@@ -157,10 +157,11 @@ class Contender:
 def contenders(
     only: Sequence[str] = (), *, tune: bool = False, before: Sequence[Path] = ()
 ) -> list[Contender]:
-    """Return Ganymede and its peers, or `only` those with these names, each using all CPUs.
+    """Return Ganymede and its peers, each using all CPUs. `only` selects servers by name.
 
-    Each peer comes with its best settings; with `tune` also with the others that were tried, named
-    in its label. `before` are other checkouts of Ganymede, to measure the effect of a change.
+    Each peer has its best settings. With `tune`, it is also returned with each of the other
+    settings that were tried; its label names them. `before` are other checkouts of Ganymede, to
+    measure the effect of a change.
     """
     cpus = str(usable_cpus())
     servers = [Contender("ganymede", {"PYTHONPATH": str(HERE.parent)})]
@@ -201,7 +202,8 @@ class Server:
     def wait_until_idle(self, timeout_s: float = 20.0) -> None:
         """Wait until the server is idle.
 
-        Many servers continue with abandoned requests, which would slow down the next measurement.
+        Many servers continue to process abandoned requests, which would slow down the next
+        measurement.
         """
         end, before = time.monotonic() + timeout_s, math.inf
         while time.monotonic() < end:
@@ -227,7 +229,7 @@ def started(contender: Contender, model: Path, work: Workload) -> Iterator[Serve
         **contender.settings,
     }
     with tempfile.TemporaryDirectory() as folder:
-        # An empty cache, so that the execution plan is measured now.
+        # The cache is empty, so that the execution plan is measured now.
         environment |= {
             "GANYMEDE_CACHE": folder,
             "BENTOML_HOME": folder,
@@ -291,7 +293,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(15)
-    # Child processes that are left are in its process group.
+    # Remaining child processes are in its process group.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

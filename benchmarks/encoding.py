@@ -1,8 +1,8 @@
 """Measure image encoders: PNG, JPEG and WebP against Pillow's fast PNG.
 
 The images are noise with the spectrum and channel correlation of photographs, because flat colors
-compress unrealistically well, and white noise not at all. Lossless files are decoded and compared
-first.
+compress unrealistically well, and white noise does not compress. Before the measurement, lossless
+files are decoded and compared with the images.
 
 Example: python -m benchmarks.encoding --rounds 7
 """

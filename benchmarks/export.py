@@ -114,19 +114,19 @@ def measure(
     for batch in batches:
         feeds = rows_of(piece, batch)
         arrays = {name: rows.numpy() for name, rows in feeds.items()}
-        subjects = {
+        variants = {
             "onnxruntime": lambda arrays=arrays: session.run(arrays)["pixels"],
             "eager": in_torch(eager, feeds),
         }
         if compiled:
             torch._dynamo.reset()
-            subjects["compiled"] = in_torch(torch.compile(eager, dynamic=False), feeds)
+            variants["compiled"] = in_torch(torch.compile(eager, dynamic=False), feeds)
         parallel = in_parallel(lambda arrays=arrays: single_threaded.run(arrays), threads)
-        images = {name: np.asarray(run()).astype(int) for name, run in subjects.items()}
+        images = {name: np.asarray(run()).astype(int) for name, run in variants.items()}
         difference = max(
             int(np.abs(images["onnxruntime"] - other).max()) for other in images.values()
         )
-        alone = {name: lambda run=run: seconds(run, 0.2) for name, run in subjects.items()}
+        alone = {name: lambda run=run: seconds(run, 0.2) for name, run in variants.items()}
         spent = in_turns({**alone, "parallel": parallel}, rounds)
         pytorch = [spent[name] for name in ("eager", "compiled") if name in spent]
         best = [min(each) for each in zip(*pytorch, strict=True)]

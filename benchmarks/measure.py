@@ -1,7 +1,8 @@
 """Shared parts of the benchmarks: rotating rounds, medians with their range, and machine data.
 
-Times vary on a shared machine. Subjects therefore take turns within every round, and results are
-ratios of two subjects within a round: the median, minimum and maximum over the rounds.
+Times vary on a shared machine. Variants are therefore measured in turns within every round, and
+results are ratios of two variants within a round: the median, minimum and maximum over the
+rounds.
 """
 
 from __future__ import annotations
@@ -57,17 +58,17 @@ class Spread:
         return {"median": self.median, "lowest": self.lowest, "highest": self.highest}
 
 
-def in_turns(subjects: Mapping[Name, Callable[[], float]], rounds: int) -> dict[Name, list[float]]:
-    """Measure every subject once per round; return the values of all rounds by subject.
+def in_turns(variants: Mapping[Name, Callable[[], float]], rounds: int) -> dict[Name, list[float]]:
+    """Measure every variant once per round; return the values of all rounds by variant.
 
-    The order rotates from round to round, so that no subject always follows the same one.
+    The order rotates from round to round, so that no variant always follows the same one.
     """
-    figures: dict[Name, list[float]] = {name: [] for name in subjects}
-    names = list(subjects)
+    figures: dict[Name, list[float]] = {name: [] for name in variants}
+    names = list(variants)
     for number in range(rounds):
         at = number % len(names)
         for name in [*names[at:], *names[:at]]:
-            figures[name].append(subjects[name]())
+            figures[name].append(variants[name]())
     return figures
 
 

@@ -208,7 +208,7 @@ def on_ray(model: Path, count: int, out: Path, nodes: int) -> tuple[float, float
 
 
 def ray(model: Path, count: int, rounds: int, folder: Path) -> dict[str, Any]:
-    """Compare two nodes with twice the throughput of one."""
+    """Compare the throughput of two nodes with twice the throughput of one node."""
     out = iter(range(10**6))
     runs: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
 

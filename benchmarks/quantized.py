@@ -1,8 +1,8 @@
 """Measure int8 on this CPU: the speed-up of the included graphs and the loss of quality.
 
 Convolutions and matrix products are quantized with ONNX Runtime's own tool: weights per channel,
-activations by the value ranges of a few batches of the model's own inputs. Both graphs then
-generate the images of other seeds; the table shows their difference and the speed-up.
+activations by their value ranges on a few batches of inputs. Both graphs then generate the images
+of other seeds. The table shows the difference of the images and the speed-up.
 
 Example: python -m benchmarks.quantized --model esrgan-flowers
 """
@@ -68,7 +68,7 @@ def measure(
     plan = ExecutionPlan(1, threads, max(batches))
     model = Model(folder, Provider.CPU, plan)
     usual = SYNTHESIS if model.manifest.styles is not None else GENERATOR
-    # The directions of a CycleGAN have the same architecture: any of them will do.
+    # The directions of a CycleGAN have the same architecture: one of them is enough.
     role = next(iter(model.directions), usual)
     path = folder / model.manifest.graphs[role].file
     small = scratch / f"{model.manifest.name}.onnx"

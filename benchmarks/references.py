@@ -1,8 +1,8 @@
-"""Training steps of other implementations, to compare ours with.
+"""Training steps of other implementations, for comparison.
 
-The DCGAN step is a plain loop. The others use checkouts that are not part of this repository: this
-module calls their networks, and their losses if these are in a separate module, in the order of
-their training loops. Each runs unmodified in float32, with our widths, batch size and
+The DCGAN step is a plain loop. The other steps use checkouts that are not part of this repository.
+This module calls their networks in the order of their training loops, and also their losses if
+these are in a separate module. Each runs unmodified in float32, with our widths, batch size and
 regularization.
 """
 

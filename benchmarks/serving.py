@@ -177,8 +177,8 @@ def machine() -> dict[str, str]:
 def table(results: Sequence[Result]) -> str:
     """Return the results as Markdown tables.
 
-    Medians with ranges, the ratio to the best bare session of the same workload, and CPU time per
-    image; the last line of each part compares with the best peer.
+    They contain medians with ranges, the ratio to the best bare session of the same workload, and
+    the CPU time per image. The last line of each part is the ratio to the best peer.
     """
     lines: list[str] = []
     results = [r for r in results if "images_s" in r]

@@ -2,8 +2,8 @@
 
     python -m benchmarks.smoke
 
-Serves a 64×64 DCGAN of the size of PyTorch's example. Two ratios are checked, which hardly depend
-on other load on the machine:
+Serves a 64×64 DCGAN of the same size as PyTorch's example. Checks two ratios that hardly depend on
+other load on the machine:
 
 - inference share: CPU time per image of the bare session divided by that of the service, measured
   alternately on the same machine;

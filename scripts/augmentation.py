@@ -6,9 +6,9 @@
     ganymede export runs/cgan-fashion --name few-fashion
     python scripts/augmentation.py measure data/few --model few-fashion
 
-The classifier is the one in training/evaluation/features/classifier.py. Every row of the table is
-the mean and the standard deviation of several classifiers with different seeds, on the 10,000 test
-images.
+The classifier is defined in training/evaluation/features/classifier.py. Every row of the table is
+the mean and the standard deviation of the accuracy of several classifiers with different seeds, on
+the 10,000 test images.
 """
 
 import argparse

@@ -15,7 +15,7 @@ generator = Generator() if __name__ != "__main__" else None
 
 
 class GenerateRequest(BaseModel):
-    """`n` images with consecutive seeds from `seed` on, as `format`."""
+    """A request for `n` images in `format`, with consecutive seeds that start at `seed`."""
 
     seed: int
     n: int = 1

@@ -1,6 +1,6 @@
 """The generator of all peers: runs the graphs of one model folder, from seeds to files.
 
-The same graphs, seed rule and encoder as Ganymede, without embedded metadata.
+It uses the same graphs, seed rule and encoder as Ganymede, but embeds no metadata.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ class ImageGenerator(litserve.LitAPI):
         return request
 
     def batch(self, inputs: list[dict]) -> list[dict]:
-        """Keep requests separate: they differ in length."""
+        """Return the requests as a list: they cannot be stacked, because they differ in length."""
         return inputs
 
     def predict(self, x):

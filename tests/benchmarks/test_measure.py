@@ -5,10 +5,10 @@ import pytest
 from benchmarks.measure import Spread, in_turns, machine, ratios, report, seconds
 
 
-def test_subjects_rotate_between_rounds():
+def test_variants_rotate_between_rounds():
     order = []
-    subjects = {name: lambda name=name: order.append(name) or 1.0 for name in "abc"}
-    figures = in_turns(subjects, rounds=3)
+    variants = {name: lambda name=name: order.append(name) or 1.0 for name in "abc"}
+    figures = in_turns(variants, rounds=3)
     assert figures == {name: [1.0] * 3 for name in "abc"}
     assert "".join(order) == "abcbcacab"
 

@@ -16,7 +16,7 @@ CHECKPOINT = Checkpoint(
 )
 
 
-def test_round_trip(tmp_path):
+def test_save_and_load_round_trip(tmp_path):
     path = tmp_path / "checkpoint.pt"
     CHECKPOINT.save(path)
     loaded = Checkpoint.load(path)

@@ -242,7 +242,7 @@ def test_diverged_run_keeps_last_good_checkpoint(tmp_path, digits):
     assert run.checkpoint_path.read_bytes() == good
 
 
-def test_unavailable_device_is_one_line_error(tmp_path, digits):
+def test_unavailable_device_gives_one_line_error(tmp_path, digits):
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     arguments = command("gan-mnist", digits, tmp_path / "run", "device.device=cuda")

@@ -205,7 +205,7 @@ def test_resumes_with_identical_inputs_only(sample, tmp_path):
         ("filled", ["--input", "IN", "--boxes", "1,2"], "--boxes: expected X,Y,WIDTH,HEIGHT"),
     ],
 )
-def test_rejects_invalid_options_in_one_line(sample, tmp_path, model, flags, message):
+def test_invalid_options_give_one_line_error(sample, tmp_path, model, flags, message):
     write_images(tmp_path / "in", 2)
     flags = [str(tmp_path / "in") if flag == "IN" else flag for flag in flags]
     process = sample(model, *flags, "--out", tmp_path / "out", code=2)

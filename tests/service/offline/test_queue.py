@@ -8,7 +8,7 @@ from service.offline.queue import JobQueue
 from service.offline.stores import Store
 
 
-def test_lists_all_files_of_a_job_that_ends_meanwhile(job_of, tmp_path, monkeypatch):
+def test_lists_all_files_if_job_ends_during_listing(job_of, tmp_path, monkeypatch):
     queue = JobQueue(tmp_path, None)
     queue._prepare()
     job = job_of(shard_size=5, layout=Layout.WEBDATASET)

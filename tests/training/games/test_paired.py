@@ -41,7 +41,7 @@ def networks(game):
     return game._players.networks["generator"], game._players.networks["discriminator"]
 
 
-def test_losses_of_the_paper():
+def test_losses_equal_equations_of_pix2pix():
     game = make("game.l1=100")
     generator, discriminator = (copy.deepcopy(network) for network in networks(game))
     batch = pairs()

@@ -36,7 +36,7 @@ def networks(game):
     return game._players.networks["generator"], game._players.networks["discriminator"]
 
 
-def test_losses_of_the_paper():
+def test_losses_equal_equations_of_cyclegan():
     game = make("game.cycle=5", "game.identity=2.5")
     generator, discriminators = (copy.deepcopy(network) for network in networks(game))
     forward, backward = generator.values()

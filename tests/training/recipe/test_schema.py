@@ -14,7 +14,7 @@ def test_shipped_recipe_has_name_and_summary(name):
     assert recipe.summary
 
 
-def test_overrides_win():
+def test_overrides_replace_recipe_values():
     recipe = load_recipe(
         "gan-mnist", ["train.images=20000", "data.path=/x", "game.loss=minimax", "data.flip=true"]
     )
@@ -55,7 +55,7 @@ def test_yaml_round_trip(tmp_path):
         ("data.channels=[", "data.channels: .* is not a YAML value"),
     ],
 )
-def test_invalid_override_is_one_line_error_with_its_key(override, message):
+def test_invalid_override_gives_one_line_error_with_its_key(override, message):
     with pytest.raises(RecipeError, match=message) as error:
         load_recipe("dcgan-fashion", override.split("; "))
     assert "\n" not in str(error.value)

@@ -86,7 +86,7 @@ def test_command_starts_its_own_cluster(run, tmp_path):
     assert len(process.stderr.splitlines()) <= 2, process.stderr
 
 
-def test_unreachable_cluster_is_one_line(run, tmp_path):
+def test_unreachable_cluster_gives_one_line_error(run, tmp_path):
     flags = ["--count", "3", "--engine", "ray", "--address", "127.0.0.1:1"]
     process = run("painted-classes", tmp_path / "out", *flags, code=2)
     assert process.stderr.splitlines()[-1].startswith("Error: --address")

@@ -63,7 +63,7 @@ def test_bare_name_is_the_newest_version(models):
     assert [e.version for e in catalog.versions("gan-mnist")] == ["10", "9", "1"]
 
 
-def test_version_order():
+def test_versions_are_sorted_numerically():
     versions = ["1.0", "10", "2", "1.0.1", "1"]
     assert sorted(versions, key=version_key) == ["1", "1.0", "1.0.1", "2", "10"]
 
@@ -114,7 +114,7 @@ def change_input(folder):
         (change_input, "truncation"),
     ],
 )
-def test_broken_folder_fails_alone(models, corrupt, reason):
+def test_broken_folder_does_not_affect_others(models, corrupt, reason):
     corrupt(models / "gan-mnist" / "1")
     catalog = load(models)
     with pytest.raises(ModelFailed, match=reason) as error:
@@ -227,7 +227,7 @@ def test_reload_retries_failed_folders(models):
     assert changes["failed"] == ["gan-mnist@1"]
 
 
-def test_equal_manifest_is_no_change(models):
+def test_rewritten_equal_manifest_is_no_change(models):
     before = load(models)
     manifest = models / "gan-mnist" / "1" / MANIFEST_FILE
     manifest.write_bytes(manifest.read_bytes())

@@ -16,12 +16,12 @@ def edit(folder, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_round_trip(folder):
+def test_json_round_trip(folder):
     manifest = read_manifest(folder)
     assert Manifest.model_validate_json(manifest.to_json()) == manifest
 
 
-def test_digest_depends_on_graphs_not_on_texts(folder):
+def test_digest_depends_on_graphs_not_on_summary_or_license(folder):
     before = read_manifest(folder).digest
     edit(folder, summary="other words", license="MIT")
     assert read_manifest(folder).digest == before
@@ -53,7 +53,7 @@ def test_invalid_manifest_error_names_the_key(folder, changes, named):
     assert "\n" not in str(error.value)
 
 
-def test_unreadable_manifest_is_a_one_line_error(folder):
+def test_unreadable_manifest_gives_one_line_error(folder):
     (folder / MANIFEST_FILE).write_bytes(b"\xff\x00{")
     with pytest.raises(ManifestError, match="not a valid manifest"):
         read_manifest(folder)

@@ -122,7 +122,7 @@ def test_truncation_reduces_variation(load, name):
     )
 
 
-def test_model_without_styles_or_truncation(load):
+def test_styles_and_truncation_are_optional(load):
     model = load("cut")
     for call in (lambda: model.styles([1]), lambda: model.synthesize(np.zeros((1, LAYERS, W)))):
         with pytest.raises(ValueError, match="cut has no styles"):

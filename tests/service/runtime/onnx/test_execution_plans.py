@@ -29,7 +29,7 @@ def load(folder, options=None, cache=None):
     return Planner(Provider.CPU, options, cache).load(folder, read_manifest(folder).digest)
 
 
-def test_default_plan_without_measuring(folder):
+def test_uses_default_plan_without_measuring(folder):
     plan = load(folder, PlanOptions(measure=False)).plan
     assert plan == plan_for(Provider.CPU)
     assert plan.source == "default"
@@ -77,7 +77,7 @@ def test_operator_settings_are_used(folder, options, expected):
     assert plan.source == "set"
 
 
-def test_unset_values_are_measured_around_the_settings(folder):
+def test_measures_only_unset_values(folder):
     plan = load(folder, PlanOptions(workers=1, threads=1)).plan
     assert (plan.workers, plan.threads) == (1, 1)
     assert plan.source == "measured"
@@ -162,7 +162,7 @@ def test_cache_keeps_the_latest_plans(tmp_path, monkeypatch):
     assert [key for key in map(str, range(5)) if cache.get(key)] == ["2", "3", "4"]
 
 
-def test_concurrent_cache_writes(tmp_path):
+def test_concurrent_cache_writes_keep_all_plans(tmp_path):
     cache = PlanCache(tmp_path / "plans.json")
     threads = [
         threading.Thread(target=cache.put, args=(str(i), ExecutionPlan(1, 1, 1))) for i in range(20)
@@ -174,7 +174,7 @@ def test_concurrent_cache_writes(tmp_path):
     assert all(cache.get(str(i)) for i in range(20))
 
 
-def test_cache_location(monkeypatch):
+def test_cache_location_follows_environment(monkeypatch):
     monkeypatch.setenv("GANYMEDE_CACHE", "/there")
     assert str(cache_file()) == "/there/plans.json"
     monkeypatch.delenv("GANYMEDE_CACHE")

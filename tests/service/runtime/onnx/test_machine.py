@@ -89,7 +89,7 @@ def test_quota_above_the_host_cpus_has_no_effect(tree):
     assert usable_cpus(much) == len(os.sched_getaffinity(0))
 
 
-def test_cpu_model(tree):
+def test_reads_cpu_model(tree):
     assert (
         cpu_model(tree({"proc/cpuinfo": "processor: 0\nmodel name\t: Fast 9000\n"})) == "Fast 9000"
     )

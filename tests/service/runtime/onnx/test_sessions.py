@@ -53,7 +53,7 @@ def test_provider_detection_prints_nothing(repository):
     assert done.stdout + done.stderr == ""
 
 
-def test_invalid_graph_file_is_a_one_line_error(tmp_path):
+def test_invalid_graph_file_gives_one_line_error(tmp_path):
     path = tmp_path / "generator.onnx"
     path.write_bytes(b"not a graph")
     with pytest.raises(GraphError, match=r"generator\.onnx cannot be loaded") as error:

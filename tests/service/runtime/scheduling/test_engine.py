@@ -170,7 +170,7 @@ def test_drain_waits_for_permitted_requests(repository):
         engine.submit(model, model.feeds([1]))
 
 
-def test_drain_times_out(repository):
+def test_drain_returns_false_after_timeout(repository):
     engine = make_engine(repository)
     engine.start()
     with engine.permit():

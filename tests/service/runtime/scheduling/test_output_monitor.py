@@ -106,14 +106,14 @@ def test_rate_and_rows_are_limited_per_group():
     assert monitor.sample(batch(*jobs), images(*range(8))) is not None
 
 
-def test_groups_of_different_models_are_not_compared():
+def test_images_of_different_models_are_not_compared():
     monitor = OutputMonitor()
     other = BatchGroup(key="other", run=dict, max_rows=8, pixels_per_row=1)
     monitor.sample(batch([1]), images(10))
     assert monitor.sample(batch([2], group=other), {"pixels": np.zeros((1, 9, 9, 3), np.uint8)})
 
 
-def test_what_is_remembered_of_groups_is_bounded():
+def test_number_of_remembered_groups_is_bounded():
     monitor = OutputMonitor()
     for i in range(2000):
         group = BatchGroup(key=i, run=dict, max_rows=8, pixels_per_row=1)

@@ -140,7 +140,7 @@ def test_refuses_a_job_larger_than_the_limit():
         Scheduler(FakeClock(), limit=5).submit(job(doubling_group(), *range(6)))
 
 
-def test_nothing_runs_after_its_deadline():
+def test_job_does_not_run_after_its_deadline():
     ran, clock = [], FakeClock()
     scheduler = Scheduler(clock, limit=100)
     group = doubling_group(ran=ran)
@@ -194,7 +194,7 @@ def test_partly_run_job_can_be_cancelled():
         large.future.result(0)
 
 
-def test_failing_row_fails_alone():
+def test_failing_row_fails_only_its_job():
     group = doubling_group(max_rows=8, poison={5})
     scheduler = Scheduler(FakeClock(), limit=100)
     jobs = [job(group, i) for i in range(8)]
@@ -231,7 +231,7 @@ def limited_memory_group(max_rows_in_memory, ran) -> BatchGroup:
     return BatchGroup("small", run, max_rows=8, pixels_per_row=1)
 
 
-def test_group_keeps_to_smaller_batches_for_a_while():
+def test_out_of_memory_limits_batches_of_group_temporarily():
     clock, ran = FakeClock(), []
     scheduler = Scheduler(clock, limit=100)
     group = limited_memory_group(2, ran)
@@ -424,7 +424,7 @@ def test_next_group_starts_when_the_awaited_one_is_cancelled():
     threads.join(10)
 
 
-def test_longest_run():
+def test_longest_run_returns_seconds_and_label():
     clock = FakeClock()
     scheduler = Scheduler(clock, limit=100)
     assert scheduler.longest_run() == (0, "")
@@ -645,7 +645,7 @@ class LateClock(FakeClock):
         return now
 
 
-def test_linger_time_that_ends_during_take():
+def test_take_returns_if_linger_time_ends_between_clock_readings():
     clock = LateClock()
     scheduler = Scheduler(clock, limit=100, linger_s=0.002)
 
