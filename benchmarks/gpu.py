@@ -140,17 +140,17 @@ def measure(network: str, batches: list[int], rounds: int, folder: Path) -> list
             variants["captured float16"] = lambda feeds=feeds: bound(
                 half, feeds, side, captured=True
             )
-        variants: dict[str, Callable[[], object]] = {}
+        runs: dict[str, Callable[[], object]] = {}
         for name, make in variants.items():
             try:
-                variants[name] = make()
-                seconds(variants[name], 0.5, min_runs=3)
+                runs[name] = make()
+                seconds(runs[name], 0.5, min_runs=3)
             except Exception as error:  # noqa: BLE001 - e.g. a graph that cannot be captured
-                variants.pop(name, None)
+                runs.pop(name, None)
                 why = str(error).splitlines()[0]
                 rows.append({"network": network, "batch": batch, "how": name, "failed": why})
         spent = in_turns(
-            {name: lambda run=run: seconds(run, 0.3, min_runs=3) for name, run in variants.items()},
+            {name: lambda run=run: seconds(run, 0.3, min_runs=3) for name, run in runs.items()},
             rounds,
         )
         pytorch = [name for name in spent if name.startswith("torch")]
