@@ -5,8 +5,8 @@
 Serves a 64×64 DCGAN of the same size as PyTorch's example. Checks two ratios that hardly depend on
 other load on the machine:
 
-- inference share: CPU time per image of the bare session divided by that of the service, measured
-  alternately on the same machine;
+- inference share: CPU time per image of the bare session divided by the CPU time per image of the
+  service, measured alternately on the same machine;
 - idle share: the part of the machine that is idle while more requests wait than it has CPUs.
 
 The bounds are wide: about half the inference share and twice the idle share of a quiet machine.

@@ -184,8 +184,8 @@ def _wasserstein(real_target: float) -> AdversarialLoss:  # noqa: ARG001 - has n
 def relativistic_loss(losing: Tensor, winning: Tensor) -> Tensor:
     """softplus(losing - winning), row by row: equation 2 of arXiv:2501.05441 (RpGAN).
 
-    Minimizing it raises the `winning` logits above the `losing` ones. The real images win in the
-    discriminator's loss, the generated ones in the generator's.
+    Minimizing it raises the `winning` logits above the `losing` logits. In the discriminator's loss
+    `winning` are the logits of the real images, in the generator's loss of the generated images.
     """
     return softplus(losing - winning).mean()
 
@@ -220,8 +220,8 @@ def adversarial_loss(name: LossName, real_target: float = 1.0) -> AdversarialLos
 def separation(real: Tensor, fake: Tensor) -> Tensor:
     """Return the area under the ROC curve of real against fake logits, in [0, 1].
 
-    0.5 means that the discriminator cannot tell real from generated images, 1 that it always can,
-    whatever the scale of its logits. A metric without a gradient.
+    0.5 means that the discriminator cannot tell real from generated images, 1 that it always can.
+    The value does not depend on the scale of the logits. It has no gradient.
     """
     difference = real.detach()[:, None] - fake.detach()[None, :]
     return difference.heaviside(difference.new_tensor(0.5)).mean()

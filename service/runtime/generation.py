@@ -1,9 +1,9 @@
 """From sources to pixels: the only module that defines which graphs run in which order.
 
 A `Plan` is a generator: it yields the graph runs that it needs, receives the outputs of each, and
-returns its result. It does not know who runs the graphs. `execute` drives a plan in the calling
-thread, with `Model.run` or another function; the HTTP service drives the same plans through its
-scheduler, without blocking (service/api/execution.py).
+returns its result. It is independent of how graphs are executed. `execute` drives a plan in the
+calling thread, with `Model.run` or another function; the HTTP service drives the same plans through
+its scheduler, without blocking (service/api/execution.py).
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ _MAX_KNOWN = 127
 
 
 class ImageMismatch(ValueError):
-    """An image or a mask does not fit the model; the message says why."""
+    """An image or a mask does not fit the model. The message gives the reason."""
 
 
 class UnusableInput(Exception):

@@ -44,7 +44,7 @@ FloatsValue = str | Sequence[float] | Sequence[Sequence[float]]
 
 MAX_RESIZED_SIDE = 16_384
 _MAX_SHOWN_CLASSES = 20
-# Longer digit strings are names: no index has so many digits.
+# Longer digit strings are names: an index never has more digits.
 _MAX_INDEX_DIGITS = 9
 
 

@@ -32,8 +32,9 @@ class Diversity:
         ]
         self._unit = float(np.mean([_mean_distance(distances) for distances in batches]))
         nearest = torch.cat([_nearest(distances) for distances in batches])
-        # Images that are much closer than any real ones look the same. A larger threshold would be
-        # wrong: generators are smooth, so neighbors are similar in healthy runs, too.
+        # Images that are much closer to each other than any real images look the same. A larger
+        # threshold would be wrong: generators are smooth, so neighbors are similar in healthy runs,
+        # too.
         self._duplicate_distance = float(nearest.median()) / 8
         self._real_duplicates = float((nearest <= self._duplicate_distance).float().mean())
         self._before: Tensor | None = None

@@ -93,8 +93,8 @@ class GeneratorWins(TrainingProblem):
             self._mark = separation
         if separation < 0.45:
             return (
-                "the discriminator takes generated images for real ones: "
-                f"it scores the real one higher in only {separation:.1%} of pairs"
+                "the discriminator takes generated images for real: "
+                f"it scores the real image higher in only {separation:.1%} of pairs"
             )
         if self._best < 0.6 and not learns:
             return (

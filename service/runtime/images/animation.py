@@ -195,7 +195,7 @@ class WebP:
         """Store the frame until the end."""
         spec = self._spec
         position = _u24(0) + _u24(0) + _u24(spec.width - 1) + _u24(spec.height - 1)
-        # No blending: transparent pixels replace those of the previous frame.
+        # No blending: transparent pixels replace the pixels of the previous frame.
         head = position + _u24(spec.duration(len(self._frames), 1000)) + b"\x02"
         self._frames.append(_riff_chunk(b"ANMF", head + encoded))
         return b""

@@ -101,7 +101,7 @@ def decode_image(
     """Decode an image file of at most `max_pixels` pixels; None means no limit.
 
     `formats` are the accepted formats, in Pillow's names; None means every format that Pillow can
-    read, and is for trusted files only. `animated` says whether an animation is refused or its
+    read, and is for trusted files only. `animated` selects whether an animation is refused or its
     first frame is decoded. A JPEG file from a phone may contain further images after the first; it
     is not an animation.
 

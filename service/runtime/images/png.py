@@ -42,7 +42,7 @@ def encode_png(pixels: NDArray[np.uint8], texts: Mapping[str, str]) -> bytes:
     """Encode an image ``[H, W, C]`` with 1, 3 or 4 channels, and `texts` (ASCII) by keyword.
 
     Follows the PNG specification, third edition (W3C 2025). The text chunks precede the pixels, so
-    that readers find them at once.
+    that readers need not read the pixels to find them.
     """
     height, width, channels = pixels.shape
     if fpng is not None and channels > 1 and height * width <= _MAX_FPNG_PIXELS:

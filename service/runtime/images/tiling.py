@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]
 _Values = TypeVar("_Values", bound=np.generic)
 
-# Rows or columns that are blended at once, to bound the memory for float values.
+# Number of rows or columns that are blended in one step, which bounds the memory for float values.
 _LINES = 16
 
 
@@ -183,7 +183,7 @@ def _blend(
     if index == 0:
         onto[:end] = piece[:end]
         return
-    # The new piece is valid from `fade` on, the previous one up to `before`.
+    # The new piece is valid at and after `fade`, the previous piece before `before`.
     fade = start + reach
     before = starts[index - 1] * scale + len(piece) - reach
     lines = np.arange(fade, before, dtype=np.float32)

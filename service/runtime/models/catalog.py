@@ -1,4 +1,4 @@
-"""The model repository: the available models, whether they can be served, and if not, why.
+"""The model repository: the available models, and whether they can be served or the reason if not.
 
 Every folder ``models/<name>/<version>`` is an entry. A failed entry reports its reason and does not
 affect others. A name without a version refers to the newest ready version.

@@ -46,7 +46,7 @@ class GoldenMatch(StrEnum):
 
 
 class ModelFailed(Exception):
-    """The model exists but cannot be served; the message says why."""
+    """The model exists but cannot be served. The message gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -340,7 +340,7 @@ class Model:
 
 
 def problem_of(error: Exception) -> str:
-    """Return a message that says why a model cannot be served."""
+    """Return the reason why a model cannot be served."""
     known = isinstance(error, (ManifestError, GraphError, ProviderUnavailable))
     return str(error) if known else f"{type(error).__name__}: {error}"
 

@@ -90,7 +90,7 @@ class InferenceJob:
 
     @property
     def started_rows(self) -> int:
-        """The number of rows assigned to workers so far, whatever their result."""
+        """The number of rows assigned to workers so far, including failed rows."""
         return self._assigned
 
 

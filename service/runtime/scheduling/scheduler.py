@@ -264,7 +264,7 @@ class Scheduler:
         return math.ceil(waiting / batches)
 
     def _reason_not_to_run(self, job: InferenceJob) -> BaseException | None:
-        """Return why a job at the head of its group, or already started, may not run; else None.
+        """Return the reason why a waiting or started job may not run, or None if it may.
 
         After the first call for a job only the scheduler can end the job's future.
         """
@@ -277,7 +277,7 @@ class Scheduler:
         return None
 
     def _slots_of(self, group: BatchGroup) -> float:
-        """Return the slots of a batch: those of its group, but at most all that exist."""
+        """Return the slots that a batch occupies: `group.slots`, limited to the existing slots."""
         return min(group.slots, self.slots)
 
     # Execution
