@@ -184,8 +184,8 @@ def _wasserstein(real_target: float) -> AdversarialLoss:  # noqa: ARG001 - has n
 def relativistic_loss(losing: Tensor, winning: Tensor) -> Tensor:
     """softplus(losing - winning), row by row: equation 2 of arXiv:2501.05441 (RpGAN).
 
-    Minimizing it raises the `winning` logits above the `losing` logits. In the discriminator's loss
-    `winning` are the logits of the real images, in the generator's loss of the generated images.
+    Minimizing it raises the `winning` logits above the `losing` logits. The discriminator passes
+    the logits of real images as `winning`; the generator passes the logits of generated images.
     """
     return softplus(losing - winning).mean()
 

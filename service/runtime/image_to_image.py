@@ -86,7 +86,11 @@ class Translation:
 
     @cached_property
     def rows(self) -> tuple[int, ...]:
-        """Indices of the tiles to run: all, or with a mask the tiles with a hole; at least one."""
+        """Indices of the tiles to run; at least one.
+
+        With a mask, only tiles with a hole are run, if the input and the output have equally many
+        channels, so that the input can replace the other tiles.
+        """
         all_tiles = tuple(range(len(self.tiling)))
         if self.mask is None or self.image.shape[2] != self.channels:
             return all_tiles

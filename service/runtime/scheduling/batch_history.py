@@ -36,7 +36,8 @@ class BatchHistory:
         if len(self._last) > _MAX_GROUPS:
             del self._last[next(iter(self._last))]
         # Two sums instead of a mean of speeds: in a mean, a short batch of few pixels would have
-        # the same weight as a long batch of many pixels. Parallel batches share the time.
+        # the same weight as a long batch of many pixels. A batch counts only its share of the time,
+        # because `running` batches ran in the same time.
         pixels = batch.rows * batch.group.pixels_per_row
         self._recent_pixels = 0.9 * self._recent_pixels + pixels
         self._recent_seconds = 0.9 * self._recent_seconds + max(seconds, 1e-6) / running
