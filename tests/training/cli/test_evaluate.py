@@ -81,7 +81,7 @@ def test_pairs_are_matched_by_name(tmp_path, small_network_file):
     assert_one_line_error(result, 2, "no image of")
 
 
-def test_errors_are_one_line(evaluate, repository, splits, tmp_path):
+def test_invalid_targets_and_options_give_one_line_errors(evaluate, repository, splits, tmp_path):
     assert_one_line_error(evaluate("nowhere"), 2, "not a model, run or folder")
     options = ("--models", repository, "--data", splits, "--network", "x.onnx")
     result = run("evaluate", "gan-mnist", *options)
@@ -92,7 +92,7 @@ def test_errors_are_one_line(evaluate, repository, splits, tmp_path):
     assert_one_line_error(evaluate(str(tmp_path)), 2, "manifest")
 
 
-def test_missing_folder_is_named(repository):
+def test_error_names_missing_folder(repository):
     result = run("evaluate", "gan-mnist", "--models", repository, "--data", "nowhere")
     assert_one_line_error(result, 2, "nowhere")
 

@@ -177,7 +177,7 @@ METRICS = {"colorize-flowers": "feature_distance", "cyclegan-emoji": "kernel_dis
 
 @pytest.fixture(scope="module")
 def image_recipe(photographs, small_network_file):
-    """Loads a recipe of either game with 160 images, evaluated every 32."""
+    """Return a function that loads a recipe with 160 images, evaluated every 32 images."""
 
     def make(name, *more):
         paths = [f"data.path={photographs}"]
@@ -311,7 +311,7 @@ def test_game_rejects_metrics_of_other_games(image_recipe, digits, small_network
         recipe(digits, small_network_file, "evaluate.metric=ssim")
 
 
-def test_metrics_of_sample_sheets_do_not_choose_checkpoints(tmp_path, image_recipe):
+def test_metrics_of_sample_sheets_do_not_select_checkpoints(tmp_path, image_recipe):
     """Sheets contain a few pairs and are drawn more often than the run is evaluated."""
     run = Run(tmp_path / "run")
     more = ["evaluate.metric=psnr", "train.sample_images=8", "evaluate.every_images=80"]
@@ -336,5 +336,5 @@ def test_metrics_of_sample_sheets_do_not_choose_checkpoints(tmp_path, image_reci
         ),
     ],
 )
-def test_evaluation_text_starts_with_the_chosen_metric(metric, numbers, text):
+def test_summary_starts_with_the_selected_metric(metric, numbers, text):
     assert RunningQuality(EvaluateOptions(), metric, dict).summary(numbers) == text

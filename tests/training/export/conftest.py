@@ -1,4 +1,4 @@
-"""Training runs and model folders for the tests of the export. Tests only read them."""
+"""Training runs and model folders for the export tests, which only read them."""
 
 from __future__ import annotations
 

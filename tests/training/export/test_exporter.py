@@ -68,7 +68,7 @@ def test_exports_the_averaged_generator(run, exported):
     assert np.abs(pixels.astype(int) - expected.astype(int)).max() <= 1
 
 
-def test_manifest_holds_the_provenance(run, exported):
+def test_manifest_contains_the_provenance(run, exported):
     provenance = json.loads((exported / MANIFEST_FILE).read_text())["provenance"]
     assert provenance["recipe"] == "dcgan-fashion"
     assert provenance["dataset"] == "Fashion-MNIST"

@@ -16,7 +16,7 @@ def spectral_norm_of(layer) -> float:
 
 
 def test_settles_spectral_norms_of_averaged_weights():
-    # Averaged as a game does it: the whole state, with the estimates of the norm.
+    # Average the entire state, including the estimates of the norm, as games do.
     torch.manual_seed(0)
     layer = spectral_norm(nn.Conv2d(6, 8, 3))
     average = copy.deepcopy(layer)

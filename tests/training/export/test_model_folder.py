@@ -1,4 +1,4 @@
-"""Model folders: what they hold, their names and versions."""
+"""Model folders: contents, names and versions."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_folder_is_complete(repository, name):
+def test_folder_contains_files_and_manifest(repository, name):
     folder = repository / name / "1"
     assert sorted(file.name for file in folder.iterdir()) == [
         "README.md",
@@ -37,7 +37,7 @@ def test_folder_is_complete(repository, name):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_graph_takes_any_batch_and_gives_pixels(repository, name):
+def test_graph_maps_any_batch_size_to_pixels(repository, name):
     graph = onnx.load(repository / name / "1" / "generator.onnx")
     onnx.checker.check_model(graph, full_check=True)
     assert "BatchNormalization" not in {node.op_type for node in graph.graph.node}
@@ -53,13 +53,13 @@ def test_graph_takes_any_batch_and_gives_pixels(repository, name):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_graph_holds_no_paths_of_the_exporting_machine(repository, name):
+def test_graph_contains_no_local_paths(repository, name):
     content = (repository / name / "1" / "generator.onnx").read_bytes()
     for trace in (b".py", b"site-packages", b"Traceback", str(ROOT).encode()):
         assert trace not in content
 
 
-def test_versions_count_up(tmp_path):
+def test_default_version_is_next_number(tmp_path):
     for expected in ("1", "2"):
         folder = new_version_folder(tmp_path, "garments")
         assert folder.name == expected

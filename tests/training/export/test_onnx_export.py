@@ -16,7 +16,7 @@ PLAN = ExecutionPlan(1, 1, 64)
 
 
 class BatchDependent(nn.Module):
-    """A row depends on the other rows of the batch."""
+    """A generator whose rows depend on the other rows of the batch."""
 
     def __init__(self):
         super().__init__()
@@ -28,7 +28,7 @@ class BatchDependent(nn.Module):
 
 
 class Unfoldable(nn.Module):
-    """The batch normalization does not follow a layer that it can be folded into."""
+    """A generator with a batch normalization that cannot be folded into a previous layer."""
 
     def __init__(self):
         super().__init__()

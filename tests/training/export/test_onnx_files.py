@@ -15,7 +15,7 @@ PLAN = ExecutionPlan(workers=1, threads=1, max_rows=8)
 
 @pytest.fixture
 def copied(external_folder, tmp_path):
-    """A copy that a test may change."""
+    """A copy of the folder that a test can modify."""
     return shutil.copytree(external_folder, tmp_path / "two-layers" / "1")
 
 

@@ -113,7 +113,7 @@ def test_statistics_are_deterministic_means_over_batches():
     assert network.training
     for one, other in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
         assert torch.equal(one, other)
-    # The inputs of the first normalization do not depend on another one.
+    # The inputs of the first normalization do not depend on other normalizations.
     z = torch.from_numpy(seeds.draw(range(3 * 64), Z_DIM)) * 0.5
     network.eval()
     x = network.first(z[:, :4]).reshape(-1, 16, 4, 4)

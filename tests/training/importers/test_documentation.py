@@ -105,7 +105,7 @@ def documented_commands():
 
 
 @pytest.mark.parametrize("command", documented_commands(), ids=list(FILES))
-def test_documented_commands(tmp_path, monkeypatch, command):
+def test_documented_commands_recognize_the_format(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     write, expected = FILES[command[1]]
     write(Path(command[1]))

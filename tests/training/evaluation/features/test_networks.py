@@ -62,7 +62,7 @@ def test_inception_metrics_agree_with_torch_fidelity(tmp_path):
     scores = precision_recall(real.vectors, generated.vectors)
     assert scores.precision == pytest.approx(expected["precision"], abs=1e-3)
     assert scores.recall == pytest.approx(expected["recall"], abs=1e-3)
-    # Only the published weights give an FID.
+    # Only with the published weights is the metric called FID.
     assert FRECHET.result_key(network).startswith("FD-InceptionV3-")
     assert network.resizing == "TensorFlow 1 bilinear to 299×299"
 

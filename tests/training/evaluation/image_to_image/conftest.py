@@ -6,7 +6,7 @@ from tests.support.image_to_image_models import write_translators
 
 @pytest.fixture
 def image_to_image_repository(tmp_path):
-    """Simple models, of which `filled` claims to be trained with the inpainting recipe."""
+    """A repository of simple models. The manifest of `filled` refers to the inpainting recipe."""
     models = tmp_path / "models"
     write_translators(models)
     folder = models / "filled" / "1"

@@ -120,7 +120,7 @@ def test_swapped_classes_score_low(tmp_path, data):
     assert result.per_class["7"] < 0.2
 
 
-def test_result_names_classifier_data_and_counts(correct_model, data):
+def test_result_contains_classifier_data_and_counts(correct_model, data):
     model = Model(correct_model, Provider.CPU, ExecutionPlan(1, 1, 8))
     stages = set()
     result = measure_class_accuracy(

@@ -64,7 +64,7 @@ def noisy(measure) -> Evaluation:
 
 @pytest.fixture(scope="module")
 def cgan(repository, reference, small_network):
-    """The target, the evaluation and the images of a class-conditional model, from seed 3 on."""
+    """The target, evaluation and images of a class-conditional model; the first seed is 3."""
     target = open_noise_target("cgan-fashion@1", repository, seed_start=3)
     return target, *evaluate(target, reference, small_network, FAST)
 
@@ -94,7 +94,7 @@ def test_missing_classes_lower_recall_and_coverage_only(good, measure):
     assert half.figure("coverage").value < good.figure("coverage").value * 0.75
 
 
-def test_planted_copies_are_counted_and_shown(reference, small_network):
+def test_counts_and_shows_planted_copies(reference, small_network):
     pixels = noisy_digits(300, seed=3)[0].copy()
     training = np.asarray(reference.training.images.pixels)[..., 0]
     pixels[:30] = training[100:130]
@@ -108,7 +108,7 @@ def test_planted_copies_are_counted_and_shown(reference, small_network):
         assert (each.generated == each.training[0]).all()
 
 
-def test_figures_name_what_they_were_measured_with(cgan, repository, small_network):
+def test_figures_contain_measurement_conditions(cgan, repository, small_network):
     _, evaluation, images = cgan
     assert evaluation.seeds == "3 to 302"
     assert evaluation.digest == read_manifest(repository / "cgan-fashion" / "1").digest
@@ -296,7 +296,7 @@ def test_training_does_not_import_the_libraries_of_evaluations():
     assert not {"scipy", "sklearn", "optuna", "matplotlib"} & set(done.stdout.split())
 
 
-def test_training_split_of_reference_is_the_recipes(data):
+def test_training_split_of_reference_comes_from_the_recipe(data):
     limited = open_reference(data.model_copy(update={"limit": 50}))
     assert len(limited.training.images) == 50
     assert len(limited.against.images) == 300

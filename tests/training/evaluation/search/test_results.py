@@ -13,7 +13,7 @@ from training.evaluation.search.results import Confirmation
         ("ssim", (0.3, 0.3), (0.2, 0.2), "not better than the recipe"),
     ],
 )
-def test_verdict_of_confirmation(metric, own, best, verdict):
+def test_verdict_depends_on_confirmation(metric, own, best, verdict):
     confirmation = Confirmation(
         seeds=(1, 2), metric=metric, reference="images", recipe=own, best=best
     )

@@ -17,7 +17,7 @@ RATE = "optimizer.generator.learning_rate"
 
 @pytest.fixture
 def small(digits, small_network_file):
-    """Overrides with which a trial of gan-mnist takes about a second."""
+    """Overrides for gan-mnist that reduce a trial to about a second."""
     return [
         *TINY["gan-mnist"],
         f"data.path={digits}",
@@ -146,7 +146,7 @@ def test_shipped_ranges_contain_the_recipes_values(name):
 
 
 def image_to_image_overrides(folder, network, name, *more):
-    """Overrides with which a trial of an image-to-image recipe takes about a second."""
+    """Return overrides that reduce a trial of an image-to-image recipe to about a second."""
     if name == "cyclegan-emoji":
         data = {"path": folder, "resolution": 16, "name": "null"}
         data |= dict.fromkeys(("only", "hold_out", "half"), "null")
@@ -164,8 +164,8 @@ def image_to_image_overrides(folder, network, name, *more):
 
 
 @pytest.mark.slow
-def test_search_can_maximize_a_metric(tmp_path, photographs, small_network_file):
-    # With its own rate, the recipe hardly learns.
+def test_maximizes_metrics_where_higher_is_better(tmp_path, photographs, small_network_file):
+    # With its own learning rate, the recipe hardly improves.
     slow = [f"{RATE}=0.000001", f"search={{{RATE}: {{choices: [0.000001, 0.0005]}}}}"]
     overrides = image_to_image_overrides(photographs, small_network_file, "srgan-flowers", *slow)
     result = search(

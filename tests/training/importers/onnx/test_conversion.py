@@ -1,4 +1,4 @@
-"""Foreign ONNX graphs, compared with the same computation in NumPy."""
+"""Imported ONNX graphs, compared with the same computation in NumPy."""
 
 import numpy as np
 import onnx
@@ -46,7 +46,7 @@ def to_bytes(values, low=-1.0, high=1.0):
 
 
 def assert_same(pixels, expected):
-    """Equal except for rounding, and not of one color."""
+    """Assert that images are equal except for rounding, and have more than one color."""
     assert expected.std() > 20
     assert pixels.shape == expected.shape
     assert np.abs(pixels.astype(int) - expected).max() <= 1
@@ -110,7 +110,7 @@ def test_infers_fp16_latent_class_index_and_uint8_output(tmp_path):
     )
     with pytest.raises(ImportOptionError, match="--classes"):
         convert_graph(path, GraphOptions())
-    # Only one meaning is possible, so nothing has to be mapped.
+    # Only one name is possible for each port, so no `--map` is needed.
     converted, model = import_graph(path, tmp_path, common=UserOptions(classes=5, latent="unit"))
     assert dict(converted.details)["class_index"] == "label int32[?, 1]"
     assert model.manifest.latent.distribution == "uniform"
@@ -399,7 +399,7 @@ def test_inlines_functions_unless_recursive(tmp_path):
         convert_graph(path, GraphOptions())
 
 
-def test_describes_a_graph(tmp_path):
+def test_describes_ports_of_a_graph(tmp_path):
     lines = describe_graph(simple_graph(tmp_path))
     assert lines[1:] == [
         "  input input_0 float[?, 6]",

@@ -1,6 +1,6 @@
 """Malicious and corrupt files.
 
-Nothing is executed, nothing hangs, memory is bounded, and every failure is a message of one line.
+Nothing is executed, memory use is bounded, and every failure is a one-line message.
 """
 
 import io
@@ -48,7 +48,7 @@ def _memory_limit():
 
 
 def read(path):
-    """Do what `ganymede import` does with a file before it writes anything."""
+    """Read a file in the same way as `ganymede import`, without writing anything."""
     if path.suffix == ".onnx":
         return convert_graph(path, GraphOptions())
     return select_candidate(match_formats(find_networks(read_file(path)), UserOptions()), None)
@@ -64,7 +64,7 @@ def assert_rejected(path, message="", error_type=ModelImportError):
 
 
 class Call:
-    """Calls a function when an unpickler that imports names loads it."""
+    """Calls a function when it is unpickled by an unpickler that imports names."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -167,7 +167,7 @@ def test_rejects_deep_nesting_and_long_names(tmp_path):
     assert_rejected(tmp_path / "x.pth")
 
 
-def test_rejects_tensors_without_their_values(tmp_path):
+def test_rejects_tensors_with_missing_values(tmp_path):
     one = torch.zeros(1)
     wide = {"main.0.weight": one.expand(300_000, 300_000), "main.1.bias": one}
     torch.save(wide, tmp_path / "x.pth")
@@ -233,7 +233,7 @@ def test_rejects_layers_that_imply_huge_images(tmp_path, layers):
     assert_rejected(tmp_path / "x.pth", "are supported")
 
 
-def test_rejects_known_names_with_other_shapes(tmp_path):
+def test_rejects_known_names_with_wrong_shapes(tmp_path):
     for i, names in enumerate(
         [
             [
@@ -254,7 +254,7 @@ def test_rejects_known_names_with_other_shapes(tmp_path):
 
 
 def write_valid_files(folder):
-    """Write a valid file of each kind, small, so that a flipped bit is likely to matter."""
+    """Write a small valid file of each kind; in small files, a flipped bit is likely to matter."""
     dcgan = random_tensors(
         {"0.weight": (4, 3, 4, 4), "3.weight": (3, 2, 4, 4), "6.weight": (2, 1, 4, 4)}, scale=0.2
     )
@@ -270,7 +270,7 @@ def write_valid_files(folder):
 
 
 @pytest.mark.parametrize("name", ["a.pt", "b.ckpt", "c.safetensors", "d.pkl", "e.onnx"])
-def test_corrupt_files_fail_with_one_line(tmp_path, name):
+def test_corrupt_files_give_one_line_errors(tmp_path, name):
     write_valid_files(tmp_path)
     valid = (tmp_path / name).read_bytes()
     path = tmp_path / f"corrupt{(tmp_path / name).suffix}"

@@ -152,7 +152,7 @@ def test_generator_exports(tmp_path, classes):
     assert set(graph.inputs) == {"z", "truncation", *(["class_weights"] if classes else [])}
 
 
-def test_standing_statistics():
+def test_supports_standing_statistics():
     fitted = with_standing_statistics(generator(), 10, 5, seeds.draw, batches=1)
     z, labels = torch.randn(4, 10), torch.arange(4)
     with torch.no_grad():
@@ -163,7 +163,7 @@ def test_standing_statistics():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("deep", [False, True])
-def test_trains_and_exports_both_depths(tmp_path, digits, deep):
+def test_biggan_and_biggan_deep_train_and_export(tmp_path, digits, deep):
     players = [
         f"{player}={{network: biggan, deep: {str(deep).lower()}, width: 4, attention: 16}}"
         for player in ("generator", "discriminator")

@@ -77,7 +77,7 @@ def test_served_outputs_match_reference(tmp_path):
     assert np.abs(outputs.astype(int) - expected).max() <= 1
 
 
-def test_published_number_of_blocks(tmp_path):
+def test_published_number_of_blocks_matches_reference(tmp_path):
     tensors = random_tensors(anime_shapes(), scale=0.5)
     torch.save(tensors, tmp_path / "face_paint_512_v2.pt")
     best = recognize(tmp_path / "face_paint_512_v2.pt")

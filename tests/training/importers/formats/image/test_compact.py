@@ -55,7 +55,7 @@ def test_served_outputs_match_reference(tmp_path):
 
 
 @pytest.mark.parametrize(("factor", "channels"), [(2, 3), (3, 1), (1, 4)])
-def test_factors_and_channels(tmp_path, factor, channels):
+def test_infers_factor_and_channels(tmp_path, factor, channels):
     tensors = random_tensors(compact_shapes(2, factor, channels), scale=0.2)
     torch.save(tensors, tmp_path / "x.pth")
     best = recognize(tmp_path / "x.pth")

@@ -22,7 +22,7 @@ from training.importers.formats.base import UserOptions
 
 
 def reference_output(t, x, *, resize_conv=False):
-    """The generator in plain functions; layers are found by the indices in their names."""
+    """Return the generator's output; layers are identified by the indices in their names."""
 
     def conv(path, x, **options):
         up = options.pop("up", None)
@@ -68,7 +68,7 @@ def reference_output(t, x, *, resize_conv=False):
 
 
 def weights(*args, scale=0.3, **variant):
-    """Random weights; small ones in the last layer, so that tanh does not saturate."""
+    """Return random weights; the last layer's are small, so that tanh does not saturate."""
     tensors = random_tensors(resnet_shapes(*args, **variant), scale=scale)
     last = [name for name in tensors if name.endswith("weight")][-1]
     tensors[last] = tensors[last] * 0.2
@@ -115,7 +115,7 @@ def test_served_outputs_match_reference(tmp_path):
         {"blocks": 2, "in_channels": 4, "out_channels": 4},
     ],
 )
-def test_layout_variants(tmp_path, variant):
+def test_layout_variants_match_reference(tmp_path, variant):
     tensors = weights(**variant)
     torch.save(tensors, tmp_path / "latest_net_G_A.pth")
     best = recognize(tmp_path / "latest_net_G_A.pth")

@@ -1,4 +1,4 @@
-"""ESRGAN and Real-ESRGAN checkpoints with the tensor names of 2018, of 2019 and current ones."""
+"""ESRGAN and Real-ESRGAN checkpoints with the tensor names of 2018, of 2019 and of today."""
 
 import numpy as np
 import pytest
@@ -20,14 +20,14 @@ from training.importers.formats.base import UserOptions
 
 
 def as_2019(name):
-    """Names of the ESRGAN repository after its first refactoring."""
+    """Convert a name to the ESRGAN repository's names after its first refactoring."""
     for new, old in (("conv_body", "trunk_conv"), ("body.", "RRDB_trunk."), (".rdb", ".RDB")):
         name = name.replace(new, old)
     return name.replace("conv_up", "upconv").replace("conv_hr", "HRconv")
 
 
 def as_2018(name):
-    """Names of `RRDB_ESRGAN_x4_old_arch.pth`, which is one sequence."""
+    """Convert a name to the names in `RRDB_ESRGAN_x4_old_arch.pth`, which is one sequence."""
     path, _, attribute = name.rpartition(".")
     indices = {"conv_first": "0", "conv_body": f"1.sub.{BLOCKS}", "conv_hr": "8", "conv_last": "10"}
     indices |= {"conv_up1": "3", "conv_up2": "6"}

@@ -72,7 +72,7 @@ def test_served_outputs_match_reference(tmp_path):
 
 
 @pytest.mark.parametrize(("blocks", "doublings", "normalized"), [(5, 2, True), (1, 3, False)])
-def test_counts_blocks_and_doublings(tmp_path, blocks, doublings, normalized):
+def test_infers_numbers_of_blocks_and_doublings(tmp_path, blocks, doublings, normalized):
     tensors = weights(blocks, doublings, normalized=normalized)
     torch.save(tensors, tmp_path / "netG.pth")
     best = recognize(tmp_path / "netG.pth")

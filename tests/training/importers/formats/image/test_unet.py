@@ -82,7 +82,7 @@ def test_served_outputs_match_reference_row_by_row(tmp_path):
         (7, {"instance": True, "in_channels": 3, "out_channels": 1}, "picture"),
     ],
 )
-def test_layout_variants(tmp_path, levels, variant, statistics):
+def test_layout_variants_match_reference(tmp_path, levels, variant, statistics):
     # Dropout has no tensors and is the last layer of its block, so it does not change any name.
     tensors = weights(levels, dropout=True, **variant)
     torch.save(tensors, tmp_path / "net_G.pth")

@@ -116,7 +116,7 @@ def latent(seed, z_dim=Z):
 
 
 @pytest.mark.slow
-def test_stylegan2_reads_the_learning_rate_of_the_configuration(tmp_path):
+def test_stylegan2_reads_learning_rate_from_configuration(tmp_path):
     tensors = stylegan2_tensors([8, 6], attention_blocks=(1,))
     save_checkpoint(tmp_path / "model_7.pt", tensors)
     (tmp_path / ".config.json").write_text(json.dumps({"image_size": 8, "lr_mlp": 0.3}))
@@ -281,7 +281,7 @@ def test_lightweight_gan_matches_reference(tmp_path):
 
 
 @pytest.mark.parametrize("frequencies", [False, True])
-def test_lightweight_gan_skip_layer_excitation(tmp_path, frequencies):
+def test_lightweight_gan_with_skip_layer_excitation_matches_reference(tmp_path, frequencies):
     excitations = ((1, 4),)
     tensors = lightweight_gan_tensors([6, 6, 5, 4, 4], (), excitations, frequencies, channels=1)
     save_checkpoint(tmp_path / "model_3.pt", tensors)

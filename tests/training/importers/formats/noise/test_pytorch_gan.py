@@ -65,7 +65,7 @@ def test_acgan_multiplies_embedding_and_noise(tmp_path):
 
 
 @pytest.mark.parametrize(("channels", "embedding"), [(1, None), (4, (3, 5))])
-def test_unconditional_and_concatenated_variants(tmp_path, channels, embedding):
+def test_unconditional_and_concatenated_variants_match_reference(tmp_path, channels, embedding):
     tensors = random_tensors(pytorch_gan_shapes(channels, embedding), scale=0.4)
     torch.save({"_orig_mod." + name: value for name, value in tensors.items()}, tmp_path / "g.pt")
     best = recognize(tmp_path / "g.pt")

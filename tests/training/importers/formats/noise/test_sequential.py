@@ -63,7 +63,7 @@ def test_dcgan_variants_match_reference(tmp_path, z, widths, channels, variant):
     assert (converted_images(best, z=feeds) - expected).abs().max() < 1e-4
 
 
-def test_activation_option(tmp_path):
+def test_activation_option_replaces_default_activation(tmp_path):
     tensors = random_tensors(dcgan_shapes(6, (6, 4), 3), scale=0.5)
     torch.save(tensors, tmp_path / "g.pth")
     best = recognize(tmp_path / "g.pth", UserOptions(activation="leaky_relu"))
