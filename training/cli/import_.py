@@ -40,7 +40,7 @@ def import_(
         ),
     ] = False,
     network: Annotated[
-        str | None, typer.Option(help="Network to import, if the file holds several.")
+        str | None, typer.Option(help="Network to import, if the file contains several.")
     ] = None,
     classes: Annotated[
         int | None,
@@ -285,7 +285,7 @@ def _print_candidates(file: Path, candidates: list[Candidate]) -> None:
 
     names = list(dict.fromkeys(candidate.network.name for candidate in candidates))
     if not names:
-        typer.echo(f"{file}: the file holds no network: nothing in it maps names to tensors")
+        typer.echo(f"{file}: the file contains no network: nothing in it maps names to tensors")
     for name in names:
         own = [candidate for candidate in candidates if candidate.network.name == name]
         network = own[0].network

@@ -131,7 +131,7 @@ def select_candidate(candidates: Sequence[Candidate], name: str | None) -> Candi
             return matching[name]
         if matching:
             raise ModelImportError(
-                f"--network {name}: there is no such generator; choose {_choices(matching)}"
+                f"--network {name}: unknown generator; choose {_choices(matching)}"
             )
         raise ModelImportError(f"--network {name}: {_no_format(candidates)}")
     if not matching:
@@ -140,7 +140,7 @@ def select_candidate(candidates: Sequence[Candidate], name: str | None) -> Candi
     preferred = averaged or list(matching.values())
     if len(preferred) > 1:
         raise ModelImportError(
-            f"the file holds several generators; choose one with {_choices(matching)}"
+            f"the file contains several generators; choose one with {_choices(matching)}"
         )
     return preferred[0]
 
@@ -162,7 +162,7 @@ def nearest_candidates(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def _no_format(candidates: Sequence[Candidate]) -> str:
     if not candidates:
-        return "the file holds no network: nothing in it maps names to tensors"
+        return "the file contains no network: nothing in it maps names to tensors"
     nearest = nearest_candidates(candidates)
     if not nearest:
         return "the network matches no known format; --explain shows which keys were expected"

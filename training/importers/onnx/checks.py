@@ -47,7 +47,7 @@ def wrap_and_check(
         if (share := clipped_share(levels)) > _MAX_CLIPPED:
             notes.append(
                 f"{share:.0%} of the values are beyond black and white and are clipped; if the "
-                "images look wrong, give another --range."
+                "images look wrong, set --range."
             )
         expected.append(to_pixels(levels))
     # A graph that declares a larger batch cannot run row by row.
@@ -95,7 +95,7 @@ def _find_fault(
                     return f"at batch size {size}: {error}"
             pixels = np.concatenate(parts)
             if pixels.shape != right.shape:
-                return f"at batch size {size} it makes images of {list(pixels.shape)}"
+                return f"at batch size {size} it returns images of shape {list(pixels.shape)}"
             difference = int(np.abs(pixels.astype(np.int16) - right).max())
             if difference > 1:
                 return (

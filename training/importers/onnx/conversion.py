@@ -205,7 +205,7 @@ def _interface(
         channels = channels or options.common.channels
         if channels is None:
             raise ImportOptionError(
-                f"{image.signature} does not determine the number of channels: give --channels"
+                f"{image.signature} does not determine the number of channels: specify --channels"
             )
         rows |= {"image": (*sides, channels), "mask": sides}
     batches = [port.shape[0] for name, port in ports.items() if name != PIXELS and port.shape]
@@ -343,7 +343,7 @@ def _with_factor(image_input: ImageInput, height: int, width: int) -> ImageInput
     factor = max(height // side, 1)
     if (height, width) != (factor * side, factor * side):
         raise ModelImportError(
-            f"it makes images of {width}×{height} pixels from {side}×{side}; the output sides must "
+            f"it returns {width}×{height} pixels for {side}×{side}; the output sides must "
             "be an integer multiple of the input sides"
         )
     return image_input.model_copy(update={"factor": factor})

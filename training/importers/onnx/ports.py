@@ -46,7 +46,7 @@ class Port:
 
     @property
     def is_float(self) -> bool:
-        """True if it holds floating-point numbers."""
+        """True for floating-point types."""
         return self.type in _FLOATS
 
     @property
@@ -161,7 +161,7 @@ def map_ports(model: ModelProto, options: GraphOptions) -> dict[str, Port]:
         possible = graph_outputs if len(graph_outputs) == 1 else images
         if len(possible) != 1:
             raise ImportOptionError(
-                f"the graph gives {_listed(graph_outputs)}: select the image output, such as "
+                f"the graph returns {_listed(graph_outputs)}: select the image output, such as "
                 f"--map pixels={graph_outputs[0].name}"
             )
         ports[PIXELS] = possible[0]
@@ -250,7 +250,7 @@ def z_dim(port: Port, options: GraphOptions) -> int:
     if any(side is None for side in sides) or not sides:
         if options.z_dim is None:
             raise ImportOptionError(
-                f"{port.signature} does not determine the dimension of z: give --z-dim"
+                f"{port.signature} does not determine the dimension of z: specify --z-dim"
             )
         return options.z_dim
     dimension = math.prod(side for side in sides if side)
@@ -279,7 +279,7 @@ def class_count(ports: Mapping[str, Port], options: GraphOptions) -> int:
         return sides[0]
     if count is None:
         raise ImportOptionError(
-            "the graph does not determine the number of classes: give --classes or --class-names"
+            "the graph does not determine the number of classes: specify --classes or --class-names"
         )
     return count
 
@@ -296,7 +296,7 @@ def channels_first(shape: Sequence[int | None], layout: str | None, port_name: s
     first, last = shape[1] in (1, 3, 4), shape[3] in (1, 3, 4)
     if first == last:
         raise ImportOptionError(
-            f"{port_name} [{_axes(shape)}] does not determine the axis of its channels: give "
+            f"{port_name} [{_axes(shape)}] does not determine the axis of its channels: specify "
             "--layout nchw or nhwc"
         )
     return first
@@ -321,6 +321,6 @@ def output_range(model: ModelProto, port: Port, options: GraphOptions) -> tuple[
         low = -1.0 if node.op_type == "Tanh" else 0.0
         return (low, 1.0), f"the graph ends with {node.op_type}"
     raise ImportOptionError(
-        f"the graph does not determine the values of black and white in {port.name}: give "
+        f"the graph does not determine the values of black and white in {port.name}: specify "
         "--range -1,1 or 0,1 or 0,255"
     )

@@ -38,7 +38,7 @@ class GraphInterface:
     output_range: Range
     input_channels_first: bool
     output_channels_first: bool
-    # The image shape ``[C, H, W]`` or ``[H, W, C]``, if the graph gives each image as a vector.
+    # The image shape ``[C, H, W]`` or ``[H, W, C]``, if the graph returns each image as a vector.
     unflattened: tuple[int, ...] | None = None
     # The graph takes z in [0, 1]; the service draws it from [-1, 1].
     unit_latent: bool = False

@@ -1,6 +1,6 @@
 """Reads a checkpoint as data. Nothing in it is executed.
 
-- ``.safetensors`` holds tensors only.
+- ``.safetensors`` files contain only tensors.
 - Files of ``torch.save`` are read by `torch.load` with ``weights_only``, which allows only a short
   list of globals.
 - NVIDIA's pickles contain Python source that NVIDIA's loader executes; `pickles.py` reads them
@@ -76,7 +76,7 @@ def _read_archive(path: Path) -> Any:
     names = [member.filename for member in members]
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
         raise UnsafeFileError(
-            f"{path} is a TorchScript archive, which holds code; code is never executed: save the "
+            f"{path} is a TorchScript archive with code, which is never executed: save the "
             "module's state_dict() instead"
         )
     if not any(name.endswith("data.pkl") for name in names):

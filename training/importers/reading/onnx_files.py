@@ -83,8 +83,8 @@ def read_onnx(path: Path) -> ModelProto:
     for node in _nodes(model):
         if node.op_type in _RANDOM:
             raise UnsafeFileError(
-                f"{path} is random (operator {node.op_type}); an image must depend on the inputs "
-                "alone: make the noise an input or a constant"
+                f"{path} is random (operator {node.op_type}); images must depend on inputs only: "
+                "turn the noise into an input or a constant"
             )
         if _in_training_mode(node):
             raise UnsafeFileError(
@@ -196,7 +196,7 @@ def _external_file(path: Path, location: str) -> Path:
         raise UnsafeFileError(f"{path} has weights in {location!r}, which is outside its folder")
     file = (folder / named).resolve()
     if not file.is_file():
-        raise ModelImportError(f"{path} has weights in {location!r}, but there is no such file")
+        raise ModelImportError(f"{path} has weights in {location!r}, but the file does not exist")
     return file
 
 

@@ -52,7 +52,7 @@ class PickledOptions(dict[str, Any]):
 
 
 class _Dtype:
-    """Replaces NumPy's dtype; holds its name only."""
+    """Replaces NumPy's dtype, and stores only its name."""
 
     def __init__(self, name: Any = None, *_: Any) -> None:
         self.name = name
@@ -63,7 +63,7 @@ class _Dtype:
     def values(self, data: Any) -> list[Any]:
         """Decode bytes to a list of numbers. Raises pickle.UnpicklingError."""
         if self.name not in ("f8", "f4", "i8", "i4", "b1", "u1") or not isinstance(data, bytes):
-            raise pickle.UnpicklingError("an array does not hold plain numbers")
+            raise pickle.UnpicklingError("an array does not contain plain numbers")
         values: list[Any] = np.frombuffer(data, np.dtype(self.name)).tolist()
         return values
 
@@ -76,7 +76,7 @@ class _Array:
 
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], _Dtype):
-            raise pickle.UnpicklingError("an array does not hold plain numbers")
+            raise pickle.UnpicklingError("an array does not contain plain numbers")
         self.values = state[2].values(state[4])
 
 

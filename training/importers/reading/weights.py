@@ -32,7 +32,7 @@ class Network:
     name: str
     tensors: Mapping[str, Tensor]
     # Plain values that the file stores with the network, such as constructor arguments. The key
-    # `siblings` holds the vectors in the same dictionary as the network.
+    # `siblings` contains the vectors from the dictionary that contains the network.
     config: Mapping[str, Any] = field(default_factory=dict)
     # The class name of the network, if the file contains it.
     class_name: str | None = None
@@ -85,7 +85,7 @@ def find_networks(tree: Any) -> list[Network]:
     networks = _find_networks(tree, "", 0, iter(range(_MAX_ENTRIES)))
     if len(networks) > _MAX_NETWORKS:
         raise ModelImportError(
-            f"it holds {len(networks):,} networks; at most {_MAX_NETWORKS} are supported"
+            f"it contains {len(networks):,} networks; at most {_MAX_NETWORKS} are supported"
         )
     return networks
 
@@ -139,7 +139,7 @@ def _check(name: str, tensor: Tensor) -> None:
     # With a stride of 0, a single stored value can expand to a billion values.
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise ModelImportError(
-            f"the tensor {name} declares {tensor.numel():,} values, but the file holds fewer"
+            f"the tensor {name} declares {tensor.numel():,} values, but the file contains fewer"
         )
 
 

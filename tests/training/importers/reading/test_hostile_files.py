@@ -171,7 +171,9 @@ def test_rejects_tensors_with_missing_values(tmp_path):
     one = torch.zeros(1)
     wide = {"main.0.weight": one.expand(300_000, 300_000), "main.1.bias": one}
     torch.save(wide, tmp_path / "x.pth")
-    assert_rejected(tmp_path / "x.pth", "declares 90,000,000,000 values, but the file holds fewer")
+    assert_rejected(
+        tmp_path / "x.pth", "declares 90,000,000,000 values, but the file contains fewer"
+    )
     torch.save({"a.weight": torch.zeros(3, 3).to_sparse(), "b.weight": one}, tmp_path / "x.pth")
     assert_rejected(tmp_path / "x.pth", "is sparse, quantized or not on the CPU")
     torch.save({"a.weight": torch.zeros(2, 2, device="meta"), "b.w": one}, tmp_path / "x.pth")

@@ -354,6 +354,6 @@ def count_stages(blocks: int, side: int | None, base: int, narrows: Sequence[boo
     plausible = all((i + 1) % depth == 0 for i, narrow in enumerate(narrows) if narrow)
     if stages * depth != blocks or not stages or not plausible:
         raise ImportOptionError(
-            f"the {blocks} blocks do not determine the side of the images: give --side"
+            f"the {blocks} blocks do not determine the side of the images: specify --side"
         )
     return stages

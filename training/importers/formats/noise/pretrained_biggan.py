@@ -56,7 +56,7 @@ _NAMES = LayerNames(
 class TableBatchNorm2d(nn.Module):
     """Batch normalization with a table of ``means`` and ``variances``, [K, C] each.
 
-    ``standing`` [N, K] holds the interpolation weights of the table's rows for each image.
+    ``standing`` [N, K] contains the interpolation weights of the table's rows for each image.
     """
 
     means: Tensor
@@ -189,8 +189,8 @@ class PretrainedBigGan(Format):
             "truncated-normal",
             details=[("attention at", attention), ("statistics", f"for {truncations} truncations")],
             notes=[
-                "The latent of a seed is that of the library's truncated_noise_sample(seed=…), "
-                "truncated at two standard deviations; the graph scales it by the truncation."
+                "The latents equal the library's truncated_noise_sample(seed=…), truncated at two "
+                "standard deviations; the graph scales them by the truncation."
             ],
             truncates=True,
         )

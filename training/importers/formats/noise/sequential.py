@@ -235,5 +235,5 @@ def square_shape(values: int, options: UserOptions) -> tuple[int, int]:
     if options.channels or options.side:
         raise ImportOptionError(f"--side and --channels do not fit the {values} values of an image")
     raise FormatMismatchError(
-        f"its last layer gives {values} values, which do not make a square image"
+        f"its last layer has {values} outputs, which do not form a square image"
     )

@@ -128,7 +128,7 @@ class StudioGan(Format):
         if expected_side is not None and expected_side != side:
             raise ImportOptionError(
                 f"--side or the configuration gives a side of {expected_side} pixels, but the "
-                f"network makes images of {side}×{side}"
+                f"network generates images of {side}×{side}"
             )
         return converted_class_conditional(
             _TITLES[backbone],
@@ -187,7 +187,7 @@ def _backbone(tensors: Mapping[str, Tensor], model: Mapping[str, Any]) -> str:
     if configured in _TITLES and configured != backbone:
         raise ImportOptionError(
             f"the configuration has the backbone {configured}, but the tensors are of {backbone}: "
-            "give the configuration of this checkpoint with --config"
+            "specify the configuration of this checkpoint with --config"
         )
     return backbone
 
