@@ -78,7 +78,7 @@ def test_pairs_are_matched_by_name(tmp_path, small_network_file):
     assert "PSNR (dB)" in run("evaluate", generated, *options).stdout
     other = write_images(tmp_path / "other" / "deep", pixels)
     result = run("evaluate", generated, "--data", other.parent, "--pairs")
-    assert_one_line_error(result, 2, "no image of")
+    assert_one_line_error(result, 2, "no image in")
 
 
 def test_invalid_targets_and_options_give_one_line_errors(evaluate, repository, splits, tmp_path):
