@@ -318,8 +318,8 @@ class _Loop:
         count = f"{len(data):,} images"
         if data.skipped:
             count += f" ({len(data.skipped)} corrupt files skipped)"
-            for name in data.skipped[:10]:
-                shown.say(f"skipped: {name}")
+        for line in data.warnings():
+            shown.say(line)
         status = f"resumes at {self._images:,} images" if self._images else "starts"
         shown.say(f"{self._run.folder}: {status}; {count}, on {self._device}")
 

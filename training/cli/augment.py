@@ -38,7 +38,13 @@ def augment(
             show_default=False,
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="The split of the real data.")] = "train",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="The split of the real data.  [default: train, if there are splits]",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The seed of the first synthetic image.")] = 0,
     truncation: Annotated[
         float | None, typer.Option(help="[default: the model's default]", show_default=False)

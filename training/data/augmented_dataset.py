@@ -125,7 +125,7 @@ def open_augmented_dataset(
     model: Model,
     per_class: int,
     *,
-    split: str = "train",
+    split: str | None = None,
     first_seed: int = 0,
     truncation: float | None = None,
     side: int | None = None,
@@ -143,9 +143,11 @@ def open_augmented_dataset(
         )
     if per_class < 1:
         raise AugmentError(f"--per-class: expected at least 1, got {per_class}")
-    source = open_source(data if Path(data).exists() else locate_dataset(data), split)
+    path = Path(data).expanduser()
+    source = open_source(path if path.exists() else locate_dataset(data), split)
     if source.labels is None:
-        raise AugmentError(f"{data} has no classes; expected one folder per class")
+        reason = "; ".join(source.notes) or "expected one folder per class"
+        raise AugmentError(f"{data} has no classes: {reason}")
     names = class_names(data, source.class_names)
     if first_seed < 0 or first_seed + per_class * len(names) > MAX_SEED + 1:
         last_seed = first_seed + per_class * len(names) - 1

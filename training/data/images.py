@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,11 +23,14 @@ from pydantic import Field, PositiveInt
 from service.runtime.files import cache_folder
 from training.data.datasets import KNOWN_DATASETS, DatasetMissing, class_names, locate_dataset
 from training.data.sources import DataError, ImageSource, SourceSubset, name_hash, open_source
+from training.data.sources.containers import files_on_disk
 from training.recipe.options import Options
 
 # Ratio of the stored side to the side of a random crop (as usual for pix2pix: 256 from 286).
 CROP_MARGIN = 1.12
 _CHUNK_BYTES = 2**26
+# Corrupt images that are named; further ones are counted.
+_MAX_SHOWN = 10
 # Version of the cache layout; part of the fingerprint.
 _CACHE_VERSION = 3
 
@@ -37,7 +40,11 @@ class DataOptions(Options):
 
     name: str | None = None
     path: str | None = None
-    split: str = "train"
+    # The split to train on; default: the training split, if the data have splits. A name also
+    # decides that the folder of this name is a split and not a class.
+    split: str | None = None
+    # The classes to train on, in this order; an empty list ignores the classes of the data.
+    classes: tuple[str, ...] | None = None
     resolution: PositiveInt = 64
     channels: Literal[1, 3, 4] = 3
     crop: Literal["centre", "random"] = "centre"
@@ -68,7 +75,9 @@ class DataOptions(Options):
     def locate(self) -> Path | str:
         """Return the path of the data, or ``hub:owner/name``. Raises DataError."""
         if self.path is not None:
-            return self.path if self.path.startswith("hub:") else Path(self.path)
+            if self.path.startswith("hub:"):
+                return self.path
+            return Path(self.path).expanduser()
         if self.name is None:
             raise DataError("the recipe has no data set: set data.name or data.path")
         return locate_dataset(self.name)
@@ -77,12 +86,21 @@ class DataOptions(Options):
         """Open the selected images. Raises DataError; the message says how to provide the data."""
         location = self.locate()
         try:
-            source = open_source(location, "train" if self.hold_out else self.split)
+            source = open_source(location, None if self.hold_out else self.split, self.classes)
             return self._select(source)
         except DataError as error:
             if self.name and self.path is None and not isinstance(location, Path):
                 raise DatasetMissing(str(error), self.name) from error
             raise
+
+    @property
+    def split_name(self) -> str:
+        """The split that is read from data with splits."""
+        return self.split or "train"
+
+    def has_splits(self) -> bool:
+        """Return whether the data have splits, of their own or by `hold_out`. Raises DataError."""
+        return self.hold_out is not None or bool(self.open().splits)
 
     def _select(self, source: ImageSource) -> ImageSource:
         """Apply `only`, `hold_out` and `half`. Raises DataError if no image is left."""
@@ -117,7 +135,8 @@ class DataOptions(Options):
 class ImageData:
     """A decoded data set: `pixels` ``[N, H, W, C] uint8`` and `labels` ``[N] int64`` or None.
 
-    `skipped` lists the images that could not be decoded, with the reason.
+    `skipped` lists the images that could not be decoded, with the reason; `ignored` and `notes` are
+    those of `ImageSource`.
     """
 
     pixels: NDArray[np.uint8]
@@ -126,9 +145,31 @@ class ImageData:
     skipped: tuple[str, ...] = ()
     # Name of each image in its source.
     names: tuple[str, ...] = ()
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    def warnings(self) -> list[str]:
+        """Return what a user should know about the data, one line each."""
+        lines = list(self.notes)
+        if self.labels is not None:
+            counts = np.bincount(self.labels, minlength=len(self.class_names))
+            empty = [
+                name for name, count in zip(self.class_names, counts, strict=True) if not count
+            ]
+            lines += [f"the class {name} has no readable image" for name in empty]
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in self.ignored.items():
+            by_reason.setdefault(reason, []).append(name)
+        for reason, names in by_reason.items():
+            more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+            lines.append(f"ignored: {names[0]}{more}: {reason}")
+        lines += [f"skipped: {line}" for line in self.skipped[:_MAX_SHOWN]]
+        if len(self.skipped) > _MAX_SHOWN:
+            lines.append(f"skipped: {len(self.skipped) - _MAX_SHOWN:,} more")
+        return lines
 
 
 # Called with the number of decoded images and the total.
@@ -151,6 +192,8 @@ def load_images(options: DataOptions, progress: Progress | None = None) -> Image
         class_names=class_names(options.name, source.class_names),
         skipped=tuple(index["skipped"]),
         names=tuple(index["names"]),
+        ignored=source.ignored,
+        notes=tuple(source.notes),
     )
 
 
@@ -243,10 +286,10 @@ def _fingerprint(source: ImageSource, options: DataOptions) -> str:
     location = options.locate()
     stats: list[object] = [str(location)]
     if isinstance(location, Path):
-        is_file = location.is_file()
-        files = [location] if is_file else sorted(f for f in location.rglob("*") if f.is_file())
-        stats += [(f.as_posix(), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+        for file in files_on_disk(location):
+            status = file.stat()
+            stats.append((file.as_posix(), status.st_size, status.st_mtime_ns))
     shape = (options.split, options.stored_size, options.channels, options.limit, len(source.names))
-    selection = (options.only, options.hold_out, options.half)
+    selection = (options.classes, options.only, options.hold_out, options.half)
     key = repr((_CACHE_VERSION, stats, shape, selection))
     return hashlib.sha256(key.encode()).hexdigest()[:24]

@@ -139,10 +139,12 @@ def held_out_options(options: DataOptions) -> DataOptions:
     )
     test = uncropped.model_copy(update={"split": "test", "limit": None})
     try:
+        if not options.has_splits():
+            return uncropped
         test_names, training_names = test.open().names, options.open().names
     except DataError:
         return uncropped
-    # Data without splits return the same images for every split.
+    # The data have no test split if the options select another split explicitly.
     return test if set(test_names).isdisjoint(training_names) else uncropped
 
 

@@ -51,7 +51,7 @@ def training_images(data: DataOptions) -> RealImages:
 
 def real_images(data: DataOptions, images: ImageData) -> RealImages:
     """Return the images of a data set and split, with a human-readable title."""
-    return RealImages(f"{data.title}, split {data.split}", data.split, images)
+    return RealImages(f"{data.title}, split {data.split_name}", data.split_name, images)
 
 
 def nothing_held_out(data: DataOptions) -> QualityError:

@@ -119,3 +119,39 @@ def test_known_datasets_have_class_names(digits):
     named = load_images(options(digits, name="fashion-mnist"))
     assert named.class_names[9] == "ankle-boot"
     assert load_images(options(digits)).class_names[9] == "9"
+
+
+def test_warnings_name_what_is_left_out(tmp_path):
+    for name in ("cats/1.png", "cats/2.png", "dogs/1.png", "emus/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "emus" / "1.png").write_bytes(b"not an image")
+    for i in range(2):
+        (tmp_path / f"{i}.txt").write_text("x")
+    (tmp_path / "voids").mkdir()
+    data = load_images(DataOptions(path=str(tmp_path), resolution=8))
+    assert data.class_names == ("cats", "dogs", "emus")
+    warnings = data.warnings()
+    assert "the folder voids is empty" in warnings
+    assert "the class emus has no readable image" in warnings
+    assert "ignored: 0.txt and 1 more: is not an image" in warnings
+    assert warnings[-1].startswith("skipped: emus/1.png: ")
+
+
+def test_home_folder_in_paths(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    assert len(load_images(DataOptions(path="~", resolution=8))) == 1
+
+
+def test_classes_option_selects_and_orders(tmp_path):
+    for i, name in enumerate(("a", "b", "c")):
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8), i).save(tmp_path / name / "1.png")
+    options = {"path": str(tmp_path), "resolution": 8, "channels": 1}
+    data = load_images(DataOptions(**options, classes=["c", "a"]))
+    assert data.class_names == ("c", "a")
+    assert [
+        (int(pixels.max()), label) for pixels, label in zip(data.pixels, data.labels, strict=True)
+    ] == [(0, 1), (2, 0)]
+    assert load_images(DataOptions(**options, classes=[])).labels is None

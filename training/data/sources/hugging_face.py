@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from training.data.sources.source import DataError, decode
+from training.data.sources.layout import SPLIT_FOLDERS
+from training.data.sources.source import DataError, decode, select_classes
 
 
 class HuggingFaceSource:
     """The first image column of a data set, and its first column of class labels if it has one."""
 
-    def __init__(self, rows: Any, location: str) -> None:
+    def __init__(
+        self,
+        rows: Any,
+        location: str,
+        classes: Sequence[str] | None = None,
+        splits: Mapping[str, int] | None = None,
+    ) -> None:
         """Wrap a `datasets.Dataset`. Raises DataError if it has no image column."""
         import datasets  # noqa: PLC0415 - optional, and slow to import
 
@@ -26,9 +33,18 @@ class HuggingFaceSource:
         # Undecoded, so that every source uses the same decoder.
         self._rows = rows.cast_column(images[0], datasets.Image(decode=False))
         self._column = images[0]
+        self.splits: Mapping[str, int] = splits or {}
+        self.ignored: Mapping[str, str] = {}
+        self.notes: Sequence[str] = []
         self.names: Sequence[str] = [f"{location}[{i}]" for i in range(len(rows))]
         self.labels: Sequence[int] | None = list(rows[labels[0]]) if labels else None
         self.class_names: Sequence[str] = rows.features[labels[0]].names if labels else []
+        if classes is not None and not classes:
+            self.labels, self.class_names = None, []
+        if classes and self.labels is not None:
+            selected, self.labels = select_classes(self.labels, self.class_names, classes)
+            self._rows = self._rows.select(selected)
+            self.names, self.class_names = [self.names[i] for i in selected], list(classes)
 
     def read(self, index: int) -> Image.Image:
         # `datasets` stores the file's bytes, or only its path.
@@ -40,42 +56,46 @@ class HuggingFaceSource:
 
     @staticmethod
     def recognizes(folder: Path) -> bool:
-        """Return whether `save_to_disk` wrote the folder, or it contains Parquet or Arrow files."""
-        patterns = (
-            "dataset_info.json",
-            "dataset_dict.json",
-            "*.parquet",
-            "data/*.parquet",
-            "*.arrow",
-        )
+        """Return whether `save_to_disk` wrote the folder, or it contains Arrow files."""
+        patterns = ("dataset_info.json", "dataset_dict.json", "*.arrow")
         return any(any(folder.glob(pattern)) for pattern in patterns)
 
     @classmethod
-    def from_disk(cls, folder: Path, split: str) -> HuggingFaceSource:
-        """Read a folder written by `save_to_disk`, or of Parquet or Arrow files.
-
-        Raises DataError.
-        """
+    def from_disk(
+        cls, folder: Path, split: str | None, classes: Sequence[str] | None
+    ) -> HuggingFaceSource:
+        """Read a folder written by `save_to_disk`, or of Arrow files. Raises DataError."""
         saved = (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists()
         if saved:
             rows = _with_datasets(lambda d: d.load_from_disk(str(folder)), str(folder))
-            if hasattr(rows, "keys"):
-                if split not in rows:
-                    raise DataError(
-                        f"{folder} has no split {split!r}; available: {', '.join(sorted(rows))}"
-                    )
-                rows = rows[split]
         else:
-            rows = _with_datasets(lambda d: d.load_dataset(str(folder), split=split), str(folder))
-        return cls(rows, str(folder))
+            rows = _with_datasets(lambda d: d.load_dataset(str(folder)), str(folder))
+        return cls._of_split(rows, str(folder), split, classes)
 
     @classmethod
-    def from_hub(cls, name: str, split: str) -> HuggingFaceSource:
+    def from_hub(
+        cls, name: str, split: str | None, classes: Sequence[str] | None
+    ) -> HuggingFaceSource:
         """Download a data set ``owner/name`` from the hub, or use the cached copy.
 
         Raises DataError.
         """
-        return cls(_with_datasets(lambda d: d.load_dataset(name, split=split), f"hub:{name}"), name)
+        rows = _with_datasets(lambda d: d.load_dataset(name), f"hub:{name}")
+        return cls._of_split(rows, name, split, classes)
+
+    @classmethod
+    def _of_split(
+        cls, rows: Any, location: str, split: str | None, classes: Sequence[str] | None
+    ) -> HuggingFaceSource:
+        if not hasattr(rows, "keys"):
+            return cls(rows, location, classes)
+        splits = {name: len(rows[name]) for name in rows}
+        wanted = SPLIT_FOLDERS.get(split or "train", (split or "train",))
+        name = next((name for name in wanted if name in splits), None)
+        if name is None:
+            available = ", ".join(sorted(splits))
+            raise DataError(f"{location} has no split {split or 'train'!r}; available: {available}")
+        return cls(rows[name], location, classes, splits)
 
 
 def _with_datasets(load: Any, location: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Protocol
 
@@ -21,13 +21,21 @@ class DataError(UserError):
 class ImageSource(Protocol):
     """A list of named images that are decoded one at a time.
 
-    `labels` are indices into `class_names`, or None for images without classes. An entry may be
-    corrupt: `read` raises, and the caller skips the image and reports its name.
+    An entry may be corrupt: `read` raises, and the caller skips the image and reports its name.
+
+    Attributes:
+        labels: indices into `class_names`, or None for images without classes.
+        splits: number of images (or of files that hold images) by split; empty without splits.
+        ignored: what was left out, with the reason.
+        notes: what was decided about splits and classes and may surprise, one line each.
     """
 
     names: Sequence[str]
     labels: Sequence[int] | None
     class_names: Sequence[str]
+    splits: Mapping[str, int]
+    ignored: Mapping[str, str]
+    notes: Sequence[str]
 
     def read(self, index: int) -> Image.Image:
         """Decode image `index`: upright, sRGB, mode L, RGB or RGBA.
@@ -52,6 +60,7 @@ class SourceSubset:
                 "no image matches the recipe's selection (data.only, data.hold_out, data.half)"
             )
         self._source, self._rows = source, rows
+        self.splits, self.ignored, self.notes = source.splits, source.ignored, source.notes
         self.names: Sequence[str] = [source.names[row] for row in rows]
         self.labels: Sequence[int] | None = None
         self.class_names: Sequence[str] = []
@@ -79,6 +88,21 @@ def decode(data: bytes) -> Image.Image:
     with Image.open(io.BytesIO(data)) as file:
         is_gray = file.mode in _GRAY_MODES
     return image.convert("L") if is_gray and image.mode == "RGB" else image
+
+
+def select_classes(
+    labels: Sequence[int], class_names: Sequence[str], classes: Sequence[str]
+) -> tuple[list[int], list[int]]:
+    """Return the rows whose class is in `classes`, and their indices into it.
+
+    Raises DataError if there is no such class.
+    """
+    if unknown := [name for name in classes if name not in class_names]:
+        available = ", ".join(class_names) or "none"
+        raise DataError(f"data.classes: no class {unknown[0]!r}; available: {available}")
+    wanted = {class_names.index(name): i for i, name in enumerate(classes)}
+    rows = [row for row, label in enumerate(labels) if label in wanted]
+    return rows, [wanted[labels[row]] for row in rows]
 
 
 def stem(name: str) -> str:

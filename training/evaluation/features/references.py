@@ -94,7 +94,9 @@ def open_reference(
     """
     training = _open(data, data.split, progress, needed=split is None)
     wanted = split or HELD_OUT
-    against = _open(data, wanted, progress, needed=split is not None) or training
+    against = training
+    if split is not None or data.has_splits():
+        against = _open(data, wanted, progress, needed=split is not None) or training
     training = training or against
     if against is None or training is None:
         raise DataError(f"{data.title} has no split {wanted!r}")
@@ -109,7 +111,7 @@ def open_reference(
 
 
 def _open(
-    data: DataOptions, split: str, progress: Progress | None, *, needed: bool
+    data: DataOptions, split: str | None, progress: Progress | None, *, needed: bool
 ) -> RealImages | None:
     # Training's random crops do not apply to a reference.
     options = data.model_copy(update={"split": split, "crop": "centre"})
@@ -126,7 +128,7 @@ def _open(
         if needed:
             raise
         return None
-    return RealImages(f"{options.title}, split {split}", split, images)
+    return RealImages(f"{options.title}, split {options.split_name}", options.split_name, images)
 
 
 def digest_of(pixels: NDArray[np.uint8]) -> str:

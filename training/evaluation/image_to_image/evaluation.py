@@ -132,7 +132,7 @@ def _evaluate(
             value=float(values[metric.name].mean()),
             feature_network=network.title if metric.names_network else None,
             resizing=network.resizing if metric.names_network else _NOT_RESIZED,
-            reference=f"{recipe.data.title}, split {held_out_options(recipe.data).split}",
+            reference=f"{recipe.data.title}, split {held_out_options(recipe.data).split_name}",
             reference_sha256=digest,
             samples=len(targets),
             reference_samples=len(targets),

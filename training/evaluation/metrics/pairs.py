@@ -49,7 +49,7 @@ def open_pairs(generated: Path, targets: Path) -> tuple[Pixels, Pixels, list[str
     Returns the generated images and the targets, ``[N, H, W, 3] uint8`` each, and the names. Raises
     DataError, and QualityError if no names match or the sizes differ.
     """
-    sources = [open_source(path, "train") for path in (generated, targets)]
+    sources = [open_source(path) for path in (generated, targets)]
     by_name = [
         {str(PurePosixPath(name).with_suffix("")): i for i, name in enumerate(source.names)}
         for source in sources

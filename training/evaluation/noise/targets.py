@@ -238,7 +238,7 @@ def _open_run(
 
 
 def _open_images(path: Path) -> NoiseTarget:
-    source = open_source(path, "train")
+    source = open_source(path)
     try:
         first = source.read(0)
     except (OSError, ValueError) as error:

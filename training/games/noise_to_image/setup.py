@@ -41,9 +41,11 @@ class NoiseToImageSetup:
         distributed: DistributedContext,
     ) -> None:
         if recipe.classes and recipe.classes != len(data.class_names):
+            names = ", ".join(data.class_names[:10]) or "none"
+            reason = "".join(f"; {note}" for note in data.notes)
             raise RecipeError(
                 f"the recipe has {recipe.classes} classes, but the data set has "
-                f"{len(data.class_names)}"
+                f"{len(data.class_names)}: {names}{reason}"
             )
         self.game = NoiseToImage(recipe, options, device, precision, distributed)
         self.data = data

@@ -120,7 +120,7 @@ def test_rejects_missing_path_and_other_files(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         open_source(tmp_path / "nope", "train")
     (tmp_path / "file").write_bytes(b"x")
-    with pytest.raises(DataError, match="neither a folder nor a ZIP"):
+    with pytest.raises(DataError, match="neither a folder nor a data file"):
         open_source(tmp_path / "file", "train")
 
 

@@ -1,0 +1,162 @@
+"""Splits and classes of image files, from their paths alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+
+from training.data.sources.source import DataError
+
+# Folder names of each split. `test` falls back to the validation images.
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "test": ("test", "testing", "val", "valid", "validation"),
+    "val": ("val", "valid", "validation"),
+}
+SPLIT_NAMES = frozenset(name for names in SPLIT_FOLDERS.values() for name in names)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The selected paths, in order, and the class of each.
+
+    Attributes:
+        rows: indices of the selected paths among all paths.
+        class_names: names of the class folders; empty without classes.
+        labels: index into `class_names` of each selected path; None without classes.
+        splits: number of images in each split folder; empty without splits.
+        ignored: paths that the options exclude, with the reason.
+        notes: what was decided, and may surprise.
+    """
+
+    rows: Sequence[int]
+    class_names: Sequence[str] = ()
+    labels: Sequence[int] | None = None
+    splits: Mapping[str, int] = field(default_factory=dict)
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+def layout_of(
+    location: str,
+    paths: Sequence[str],
+    split: str | None,
+    classes: Sequence[str] | None = None,
+) -> Layout:
+    """Find the splits and the class folders in the paths of images, and select a split.
+
+    Top folders are splits if every one of them is the name of a split and no image lies beside
+    them; otherwise they are classes, also those named `train` or `test`. The options decide
+    explicitly: `split` is the folder of a split, whatever lies beside it, and `classes` are the
+    class folders (an empty sequence for none). With `split` None the training split is selected.
+    Raises DataError if there are splits, but not this one.
+    """
+    parts = [PurePosixPath(path).parts for path in paths]
+    depth = _root_depth(parts)
+    tops = {part[depth] for part in parts if len(part) > depth + 1}
+    listed = tops <= set(classes or ())
+    wanted = SPLIT_FOLDERS.get(split or "train", (split or "train",))
+    named = next((name for name in wanted if name in tops), None)
+    are_splits = _are_splits(parts, depth, tops) or (split is not None and named is not None)
+    splits: dict[str, int] = {}
+    ignored: dict[str, str] = {}
+    notes: list[str] = []
+    rows = list(range(len(paths)))
+    if are_splits and not listed:
+        names = {name for name in tops if name in SPLIT_NAMES or name == named}
+        for part in parts:
+            if len(part) > depth + 1 and part[depth] in names:
+                splits[part[depth]] = splits.get(part[depth], 0) + 1
+        if named is None:
+            raise DataError(
+                f"{location} has no split {split or 'train'!r}; "
+                f"available: {', '.join(sorted(splits))}"
+            )
+        rows = [
+            row for row, part in enumerate(parts) if len(part) > depth + 1 and part[depth] == named
+        ]
+        ignored = {
+            path: "lies beside the split folders"
+            for path, part in zip(paths, parts, strict=True)
+            if len(part) <= depth + 1 or part[depth] not in names
+        }
+    elif named is not None and not listed:
+        others = _listed(sorted(tops - {named}))
+        reason = (
+            f"because of the other folders: {others}"
+            if others
+            else "because of the images beside it"
+        )
+        notes.append(
+            f"the folder {named} is a class, {reason}; set data.split={named} if it is a split"
+        )
+    if splits:
+        depth += 1
+    layout = _with_classes(location, paths, parts, rows, depth, classes, splits, notes)
+    return replace(layout, ignored={**ignored, **layout.ignored})
+
+
+def _with_classes(
+    location: str,
+    paths: Sequence[str],
+    parts: Sequence[tuple[str, ...]],
+    rows: list[int],
+    depth: int,
+    classes: Sequence[str] | None,
+    splits: Mapping[str, int],
+    notes: list[str],
+) -> Layout:
+    folder = {row: parts[row][depth] if len(parts[row]) > depth + 1 else None for row in rows}
+    found = sorted({name for name in folder.values() if name is not None})
+    if classes is not None and not classes:
+        return Layout(rows, splits=splits, notes=notes)
+    if classes:
+        if missing := [name for name in classes if name not in found]:
+            raise DataError(
+                f"data.classes: {location} has no class folder {missing[0]!r}; "
+                f"available: {', '.join(found) or 'none'}"
+            )
+        ignored = {paths[row]: "is in none of data.classes" for row in rows}
+        rows = [row for row in rows if folder[row] in classes]
+        for row in rows:
+            del ignored[paths[row]]
+        index = {name: i for i, name in enumerate(classes)}
+        labels = [index[str(folder[row])] for row in rows]
+        return Layout(rows, list(classes), labels, splits, ignored, notes)
+    if not found:
+        return Layout(rows, splits=splits, notes=notes)
+    stray = [paths[row] for row in rows if folder[row] is None]
+    if stray:
+        more = f" and {len(stray) - 1} more" if len(stray) > 1 else ""
+        notes.append(
+            f"no classes, because {stray[0]}{more} lies beside the folders "
+            f"{_listed(found)}; move it, or set data.classes"
+        )
+        return Layout(rows, splits=splits, notes=notes)
+    index = {name: i for i, name in enumerate(found)}
+    return Layout(rows, found, [index[str(folder[row])] for row in rows], splits, {}, notes)
+
+
+def _root_depth(parts: Sequence[tuple[str, ...]]) -> int:
+    """Return the number of leading folders that contain everything, such as an archive's root.
+
+    A folder that contains images directly is a class, and a folder that is named like a split is a
+    split; neither is skipped.
+    """
+    depth = 0
+    while parts and all(len(part) > depth + 2 for part in parts):
+        names = {part[depth] for part in parts}
+        if len(names) > 1 or names & SPLIT_NAMES:
+            break
+        depth += 1
+    return depth
+
+
+def _are_splits(parts: Sequence[tuple[str, ...]], depth: int, tops: set[str]) -> bool:
+    return bool(tops) and tops <= SPLIT_NAMES and all(len(part) > depth + 1 for part in parts)
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

@@ -1,0 +1,201 @@
+"""Images in Parquet files: the layout of the Hugging Face hub and of `ganymede sample`."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from training.data.sources.layout import layout_of
+from training.data.sources.source import DataError, decode, select_classes
+
+_IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp", "picture", "bytes", "content")
+_LABEL_COLUMNS = ("label", "labels", "class", "cls", "class_name", "fine_label")
+# Row groups that are kept in memory; images are mostly read in order.
+_CACHED_GROUPS = 4
+
+
+class ParquetSource:
+    """The first image column of Parquet files, and their first column of classes.
+
+    A file belongs to a split if its name starts with the split's, such as
+    ``train-00000-of-00002.parquet``, or if it lies in a folder of that name.
+    """
+
+    def __init__(self, path: Path, split: str | None, classes: Sequence[str] | None) -> None:
+        """List the rows of a file or of all files in a folder. Raises DataError."""
+        try:
+            import pyarrow.parquet as pq  # noqa: PLC0415 - optional
+        except ModuleNotFoundError as error:
+            raise DataError(
+                f"{path} holds Parquet files, which need pyarrow: pip install 'ganymede[parquet]'"
+            ) from error
+        files, ignored, self.splits = _select_files(path, split)
+        self.ignored: Mapping[str, str] = ignored
+        self.notes: Sequence[str] = []
+        self._files = []
+        # First row of each row group: (file, group, first row).
+        self._groups: list[tuple[int, int, int]] = []
+        names: list[str] = []
+        labels: list[Any] = []
+        self._column = label_column = ""
+        class_names: Sequence[str] = ()
+        for number, file in enumerate(files):
+            try:
+                parquet = pq.ParquetFile(file)
+                if number == 0:
+                    self._column, label_column = _columns(parquet.schema_arrow, str(file))
+                    class_names = _class_names(parquet.schema_arrow, label_column)
+                for group in range(parquet.num_row_groups):
+                    self._groups.append((number, group, len(names)))
+                    rows = parquet.metadata.row_group(group).num_rows
+                    start = len(names)
+                    names += [f"{file.name}[{start + row}]" for row in range(rows)]
+                    if label_column:
+                        table = parquet.read_row_group(group, columns=[label_column])
+                        labels += table.column(label_column).to_pylist()
+            except (OSError, KeyError, ValueError) as error:
+                raise DataError(f"{file} cannot be read: {_first_line(error)}") from error
+            self._files.append(parquet)
+        if not names:
+            raise DataError(f"{path} contains no images")
+        self.names: Sequence[str] = names
+        self._rows: Sequence[int] = range(len(names))
+        self.class_names, self.labels = self._classes(labels, class_names, classes)
+        self._cache: OrderedDict[int, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def _classes(
+        self, labels: Sequence[Any], names: Sequence[str], classes: Sequence[str] | None
+    ) -> tuple[Sequence[str], Sequence[int] | None]:
+        if not labels or (classes is not None and not classes):
+            return (), None
+        missing = [row for row, label in enumerate(labels) if label is None or label == -1]
+        if missing:
+            self.notes = [f"no classes, because row {missing[0]} has none"]
+            return (), None
+        if all(isinstance(label, int) for label in labels):
+            count = max(len(names), 1 + max(labels))
+            names = [names[i] if i < len(names) else str(i) for i in range(count)]
+            indices = list(labels)
+        else:
+            names = sorted({str(label) for label in labels})
+            index = {name: i for i, name in enumerate(names)}
+            indices = [index[str(label)] for label in labels]
+        if classes is None:
+            return names, indices
+        rows, selected = select_classes(indices, names, classes)
+        left_out = [self.names[row] for row in sorted(set(self._rows) - set(rows))]
+        self.ignored = {**self.ignored, **dict.fromkeys(left_out, "is in none of data.classes")}
+        self._rows, self.names = rows, [self.names[row] for row in rows]
+        return list(classes), selected
+
+    def file(self, index: int) -> bytes:
+        row = self._rows[index]
+        number = _last_at_most(self._groups, row)
+        first = self._groups[number][2]
+        value = self._group(number)[row - first].as_py()
+        if isinstance(value, Mapping):
+            if value.get("bytes") is None:
+                raise OSError(f"{self.names[index]} holds only the path {value.get('path')!r}")
+            value = value["bytes"]
+        if not isinstance(value, bytes):
+            raise OSError(f"{self.names[index]} is empty")
+        return value
+
+    def read(self, index: int) -> Image.Image:
+        return decode(self.file(index))
+
+    def _group(self, number: int) -> Any:
+        with self._lock:
+            if number in self._cache:
+                self._cache.move_to_end(number)
+                return self._cache[number]
+            file, group, _ = self._groups[number]
+            column = self._files[file].read_row_group(group, columns=[self._column])
+            self._cache[number] = column.column(self._column)
+            if len(self._cache) > _CACHED_GROUPS:
+                self._cache.popitem(last=False)
+            return self._cache[number]
+
+    @staticmethod
+    def recognizes(path: Path) -> bool:
+        """Return whether `path` is a Parquet file, or a folder that holds some and no images."""
+        if path.is_file():
+            with path.open("rb") as file:
+                return file.read(4) == b"PAR1"
+        return any(path.glob("*.parquet")) or any(path.glob("*/*.parquet"))
+
+
+def _select_files(
+    path: Path, split: str | None
+) -> tuple[list[Path], dict[str, str], Mapping[str, int]]:
+    """Return the files of a split, what was ignored, notes, and the number of files by split."""
+    if path.is_file():
+        return [path], {}, {}
+    found = sorted(file for file in path.rglob("*.parquet") if file.is_file())
+    ignored = {
+        file.relative_to(path).as_posix(): "lies beside Parquet files"
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and file.suffix != ".parquet"
+    }
+    relative = [file.relative_to(path).as_posix() for file in found]
+    # ``data/train-00000-of-00002.parquet`` becomes ``train/…``, so that one rule finds the splits.
+    by_split = [
+        f"{name.rsplit('/', 1)[-1].split('-', 1)[0].split('.', 1)[0]}/{i}"
+        for i, name in enumerate(relative)
+    ]
+    folders = layout_of(str(path), relative, split, ())
+    if folders.splits:
+        return [found[row] for row in folders.rows], ignored, folders.splits
+    names = layout_of(str(path), by_split, split, ())
+    return [found[row] for row in names.rows], ignored, names.splits
+
+
+def _columns(schema: Any, location: str) -> tuple[str, str]:
+    """Return the names of the image column and of the class column, or "" without one."""
+    import pyarrow as pa  # noqa: PLC0415 - optional
+
+    def holds_images(field: Any) -> bool:
+        if pa.types.is_struct(field.type):
+            return any(field.type.field(i).name == "bytes" for i in range(field.type.num_fields))
+        return bool(pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type))
+
+    images = [field.name for field in schema if holds_images(field)]
+    if not images:
+        raise DataError(
+            f"{location} has no image column; its columns are: {', '.join(schema.names)}"
+        )
+    image = next((name for name in _IMAGE_COLUMNS if name in images), images[0])
+
+    def holds_classes(field: Any) -> bool:
+        return bool(pa.types.is_integer(field.type) or pa.types.is_string(field.type))
+
+    labels = [name for name in _LABEL_COLUMNS if name in schema.names]
+    return image, next((name for name in labels if holds_classes(schema.field(name))), "")
+
+
+def _class_names(schema: Any, column: str) -> Sequence[str]:
+    """Return the names of a ClassLabel column, from the metadata that `datasets` writes."""
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        return [str(name) for name in features[column]["names"]]
+    except (KeyError, TypeError, ValueError):
+        return ()
+
+
+def _last_at_most(groups: Sequence[tuple[int, int, int]], row: int) -> int:
+    low, high = 0, len(groups)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if groups[middle][2] <= row else (low, middle)
+    return low
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
