@@ -318,7 +318,7 @@ class _Loop:
         count = f"{len(data):,} images"
         if data.skipped:
             count += f" ({len(data.skipped)} corrupt files skipped)"
-        for line in data.warnings():
+        for line in filter(None, [data.summary(), *data.warnings()]):
             shown.say(line)
         status = f"resumes at {self._images:,} images" if self._images else "starts"
         shown.say(f"{self._run.folder}: {status}; {count}, on {self._device}")

@@ -22,6 +22,13 @@ from pydantic import Field, PositiveInt
 
 from service.runtime.files import cache_folder
 from training.data.datasets import KNOWN_DATASETS, DatasetMissing, class_names, locate_dataset
+from training.data.findings import (
+    class_counts,
+    counts_line,
+    empty_class_lines,
+    ignored_lines,
+    skipped_lines,
+)
 from training.data.sources import DataError, ImageSource, SourceSubset, name_hash, open_source
 from training.data.sources.containers import files_on_disk
 from training.recipe.options import Options
@@ -29,8 +36,6 @@ from training.recipe.options import Options
 # Ratio of the stored side to the side of a random crop (as usual for pix2pix: 256 from 286).
 CROP_MARGIN = 1.12
 _CHUNK_BYTES = 2**26
-# Corrupt images that are named; further ones are counted.
-_MAX_SHOWN = 10
 # Version of the cache layout; part of the fingerprint.
 _CACHE_VERSION = 3
 
@@ -151,25 +156,18 @@ class ImageData:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def summary(self) -> str:
+        """Return the number of images of each class in one line; "" without classes."""
+        if self.labels is None:
+            return ""
+        return counts_line(class_counts(self.class_names, self.labels.tolist()))
+
     def warnings(self) -> list[str]:
         """Return what a user should know about the data, one line each."""
         lines = list(self.notes)
         if self.labels is not None:
-            counts = np.bincount(self.labels, minlength=len(self.class_names))
-            empty = [
-                name for name, count in zip(self.class_names, counts, strict=True) if not count
-            ]
-            lines += [f"the class {name} has no readable image" for name in empty]
-        by_reason: dict[str, list[str]] = {}
-        for name, reason in self.ignored.items():
-            by_reason.setdefault(reason, []).append(name)
-        for reason, names in by_reason.items():
-            more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-            lines.append(f"ignored: {names[0]}{more}: {reason}")
-        lines += [f"skipped: {line}" for line in self.skipped[:_MAX_SHOWN]]
-        if len(self.skipped) > _MAX_SHOWN:
-            lines.append(f"skipped: {len(self.skipped) - _MAX_SHOWN:,} more")
-        return lines
+            lines += empty_class_lines(class_counts(self.class_names, self.labels.tolist()))
+        return [*lines, *ignored_lines(self.ignored), *skipped_lines(self.skipped)]
 
 
 # Called with the number of decoded images and the total.

@@ -9,10 +9,27 @@ from training.data.sources.containers import archive_kind
 from training.data.sources.files import FileSource
 from training.data.sources.hugging_face import HuggingFaceSource
 from training.data.sources.idx import IDXSource
+from training.data.sources.layout import find_split
 from training.data.sources.parquet import ParquetSource
-from training.data.sources.source import DataError, ImageSource, SourceSubset, name_hash, stem
+from training.data.sources.source import (
+    DataError,
+    ImageSource,
+    MissingSplit,
+    SourceSubset,
+    name_hash,
+    stem,
+)
 
-__all__ = ["DataError", "ImageSource", "SourceSubset", "name_hash", "open_source", "stem"]
+__all__ = [
+    "DataError",
+    "ImageSource",
+    "MissingSplit",
+    "SourceSubset",
+    "name_hash",
+    "open_source",
+    "open_splits",
+    "stem",
+]
 
 
 def open_source(
@@ -41,3 +58,23 @@ def open_source(
             "(ZIP, tar, WebDataset, Parquet, IDX or Hugging Face data set)"
         )
     return FileSource(path, split, classes)
+
+
+def open_splits(
+    path: Path | str, split: str | None = None, classes: Sequence[str] | None = None
+) -> dict[str, ImageSource]:
+    """Open every split of the data at `path`, or only `split`, the training split first.
+
+    The key of data without splits is "". Raises DataError, as `open_source` does.
+    """
+    try:
+        first = open_source(path, split, classes)
+    except MissingSplit as error:
+        if split is not None or not error.available:
+            raise
+        return {name: open_source(path, name, classes) for name in error.available}
+    if split is not None or not first.splits:
+        return {split or "": first}
+    training = find_split("train", first.splits)
+    names = sorted(first.splits, key=lambda name: (name != training, name))
+    return {name: first if name == training else open_source(path, name, classes) for name in names}

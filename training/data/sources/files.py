@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image
 
+from service.runtime.images.decoding import ImageDecodeError, ImageErrorKind
 from training.data.sources.containers import File, list_files
 from training.data.sources.layout import layout_of
 from training.data.sources.source import DataError, decode
@@ -71,7 +72,10 @@ class FileSource:
             self.class_names, self.labels = _numbered([labels[row] for row in layout.rows], names)
 
     def file(self, index: int) -> bytes:
-        return self._files[index].read(None)
+        data = self._files[index].read(None)
+        if not data:
+            raise ImageDecodeError(ImageErrorKind.NOT_AN_IMAGE, "The file is empty.")
+        return data
 
     def read(self, index: int) -> Image.Image:
         return decode(self.file(index))

@@ -8,8 +8,8 @@ from typing import Any
 
 from PIL import Image
 
-from training.data.sources.layout import SPLIT_FOLDERS
-from training.data.sources.source import DataError, decode, select_classes
+from training.data.sources.layout import find_split
+from training.data.sources.source import DataError, MissingSplit, decode, select_classes
 
 
 class HuggingFaceSource:
@@ -90,11 +90,9 @@ class HuggingFaceSource:
         if not hasattr(rows, "keys"):
             return cls(rows, location, classes)
         splits = {name: len(rows[name]) for name in rows}
-        wanted = SPLIT_FOLDERS.get(split or "train", (split or "train",))
-        name = next((name for name in wanted if name in splits), None)
+        name = find_split(split, splits)
         if name is None:
-            available = ", ".join(sorted(splits))
-            raise DataError(f"{location} has no split {split or 'train'!r}; available: {available}")
+            raise MissingSplit(location, split, splits)
         return cls(rows[name], location, classes, splits)
 
 

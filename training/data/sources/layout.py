@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
-from training.data.sources.source import DataError
+from training.data.sources.source import DataError, MissingSplit
 
 # Folder names of each split. `test` falls back to the validation images.
 SPLIT_FOLDERS = {
@@ -15,6 +15,23 @@ SPLIT_FOLDERS = {
     "val": ("val", "valid", "validation"),
 }
 SPLIT_NAMES = frozenset(name for names in SPLIT_FOLDERS.values() for name in names)
+
+
+def is_split_name(name: str) -> bool:
+    """Return whether a folder of this name can be a split; case does not matter."""
+    return name.casefold() in SPLIT_NAMES
+
+
+def find_split(split: str | None, names: Iterable[str]) -> str | None:
+    """Return the one of `names` that is the split `split`, or None. The default is "train"."""
+    split = split or "train"
+    # The exact name first, then the other names of the split; case does not matter.
+    available = sorted(names)
+    if split in available:
+        return split
+    by_name = {name.casefold(): name for name in available}
+    wanted = (split.casefold(), *SPLIT_FOLDERS.get(split.casefold(), ()))
+    return next((by_name[name] for name in wanted if name in by_name), None)
 
 
 @dataclass(frozen=True)
@@ -50,29 +67,25 @@ def layout_of(
     them; otherwise they are classes, also those named `train` or `test`. The options decide
     explicitly: `split` is the folder of a split, whatever lies beside it, and `classes` are the
     class folders (an empty sequence for none). With `split` None the training split is selected.
-    Raises DataError if there are splits, but not this one.
+    Raises MissingSplit if there are splits, but not this one.
     """
     parts = [PurePosixPath(path).parts for path in paths]
     depth = _root_depth(parts)
     tops = {part[depth] for part in parts if len(part) > depth + 1}
     listed = tops <= set(classes or ())
-    wanted = SPLIT_FOLDERS.get(split or "train", (split or "train",))
-    named = next((name for name in wanted if name in tops), None)
+    named = find_split(split, tops)
     are_splits = _are_splits(parts, depth, tops) or (split is not None and named is not None)
     splits: dict[str, int] = {}
     ignored: dict[str, str] = {}
     notes: list[str] = []
     rows = list(range(len(paths)))
     if are_splits and not listed:
-        names = {name for name in tops if name in SPLIT_NAMES or name == named}
+        names = {name for name in tops if is_split_name(name) or name == named}
         for part in parts:
             if len(part) > depth + 1 and part[depth] in names:
                 splits[part[depth]] = splits.get(part[depth], 0) + 1
         if named is None:
-            raise DataError(
-                f"{location} has no split {split or 'train'!r}; "
-                f"available: {', '.join(sorted(splits))}"
-            )
+            raise MissingSplit(location, split, splits)
         rows = [
             row for row, part in enumerate(parts) if len(part) > depth + 1 and part[depth] == named
         ]
@@ -93,7 +106,12 @@ def layout_of(
         )
     if splits:
         depth += 1
-    layout = _with_classes(location, paths, parts, rows, depth, classes, splits, notes)
+    # The classes of the training split come first, so that a class has the same number in all.
+    training = find_split("train", splits)
+    common = {
+        part[depth] for part in parts if len(part) > depth + 1 and part[depth - 1] == training
+    }
+    layout = _with_classes(location, paths, parts, rows, depth, classes, splits, notes, common)
     return replace(layout, ignored={**ignored, **layout.ignored})
 
 
@@ -106,9 +124,11 @@ def _with_classes(
     classes: Sequence[str] | None,
     splits: Mapping[str, int],
     notes: list[str],
+    common: set[str],
 ) -> Layout:
     folder = {row: parts[row][depth] if len(parts[row]) > depth + 1 else None for row in rows}
-    found = sorted({name for name in folder.values() if name is not None})
+    selected = {name for name in folder.values() if name is not None}
+    found = [*sorted(common), *sorted(selected - common)]
     if classes is not None and not classes:
         return Layout(rows, splits=splits, notes=notes)
     if classes:
@@ -147,14 +167,15 @@ def _root_depth(parts: Sequence[tuple[str, ...]]) -> int:
     depth = 0
     while parts and all(len(part) > depth + 2 for part in parts):
         names = {part[depth] for part in parts}
-        if len(names) > 1 or names & SPLIT_NAMES:
+        if len(names) > 1 or any(map(is_split_name, names)):
             break
         depth += 1
     return depth
 
 
 def _are_splits(parts: Sequence[tuple[str, ...]], depth: int, tops: set[str]) -> bool:
-    return bool(tops) and tops <= SPLIT_NAMES and all(len(part) > depth + 1 for part in parts)
+    in_folders = all(len(part) > depth + 1 for part in parts)
+    return bool(tops) and in_folders and all(map(is_split_name, tops))
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:

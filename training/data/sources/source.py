@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Protocol
 
@@ -16,6 +16,16 @@ from service.runtime.images.decoding import decode_image
 
 class DataError(UserError):
     """Training data are missing or unreadable. The message is one line and says how to fix it."""
+
+
+class MissingSplit(DataError):
+    """The data have splits, but not the requested one. `available` are their names."""
+
+    def __init__(self, location: str, split: str | None, available: Iterable[str]) -> None:
+        self.available = sorted(available)
+        super().__init__(
+            f"{location} has no split {split or 'train'!r}; available: {', '.join(self.available)}"
+        )
 
 
 class ImageSource(Protocol):

@@ -27,7 +27,7 @@ def print_section(section: Section) -> None:
     from rich.table import Table as RichTable  # noqa: PLC0415
 
     screen = console()
-    screen.print(section.title, style="bold", markup=False)
+    screen.print(section.title, style="bold", markup=False, soft_wrap=True)
     for part in section.parts:
         if isinstance(part, Note):
             screen.print(str(part), highlight=False, markup=False, soft_wrap=True)

@@ -22,7 +22,23 @@ def test_folders_that_are_all_splits_are_splits(root, split, rows):
     layout = layout_of("data", [root + path for path in SPLITS], split)
     assert layout.rows == rows
     assert layout.splits == {"train": 2, "val": 1}
-    assert layout.class_names == sorted({SPLITS[row].split("/")[1] for row in rows})
+    # A class has the same number in all splits.
+    assert layout.class_names == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("names", [("Train", "Test"), ("TRAINING", "VALID"), ("train", "Val")])
+def test_case_of_split_folders_does_not_matter(names):
+    paths = [f"{names[0]}/cat/1.png", f"{names[1]}/cat/2.png"]
+    for split, rows in [(None, [0]), ("train", [0]), ("test", [1]), (names[1], [1])]:
+        layout = layout_of("data", paths, split)
+        assert (layout.rows, layout.splits) == (rows, dict.fromkeys(names, 1))
+
+
+def test_classes_of_the_training_split_come_first():
+    paths = ["train/b/1.png", "train/d/1.png", "val/a/1.png", "val/d/1.png"]
+    assert layout_of("data", paths, "train").class_names == ["b", "d"]
+    layout = layout_of("data", paths, "val")
+    assert (layout.class_names, layout.labels) == (["b", "d", "a"], [2, 1])
 
 
 @pytest.mark.parametrize("name", ["train", "test", "val", "validation", "training"])

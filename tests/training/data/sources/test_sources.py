@@ -69,7 +69,7 @@ def test_finds_split_folders(tmp_path, write):
     location = write(tmp_path, SPLIT_TREE)
     assert len(open_source(location, "train").names) == 3
     held_out = open_source(location, "test")
-    assert (held_out.names, held_out.class_names) == (["val/cat/9.png"], ["cat"])
+    assert (held_out.names, held_out.class_names) == (["val/cat/9.png"], ["cat", "dog"])
     with pytest.raises(DataError, match="no split 'extra'; available: train, val"):
         open_source(location, "extra")
 
@@ -87,7 +87,7 @@ def test_skips_root_folder_and_hidden_files(tmp_path, write):
     source = open_source(location, "train")
     assert source.class_names == ["cat", "dog"]
     assert len(source.names) == 3
-    assert open_source(location, "test").class_names == ["cat"]
+    assert open_source(location, "test").class_names == ["cat", "dog"]
 
 
 def test_single_folder_is_one_class(tmp_path, write):

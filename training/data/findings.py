@@ -1,0 +1,57 @@
+"""What a user should know about data that were read, in one line each.
+
+The trainer prints these lines at the start, and `ganymede data` in its report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+# Entries of a list that are shown; further ones are counted.
+_MAX_SHOWN = 10
+# Classes whose numbers of images fit in a line.
+_MAX_CLASSES = 20
+
+
+def class_counts(class_names: Sequence[str], labels: Iterable[int]) -> dict[str, int]:
+    """Return the number of images of each class, also of the empty ones."""
+    counts = [0] * len(class_names)
+    for label in labels:
+        counts[label] += 1
+    return dict(zip(class_names, counts, strict=True))
+
+
+def counts_line(counts: Mapping[str, int]) -> str:
+    """Return the numbers of images by class, such as ``cats 8, dogs 8``."""
+    shown = ", ".join(f"{name} {count:,}" for name, count in list(counts.items())[:_MAX_CLASSES])
+    more = len(counts) - _MAX_CLASSES
+    return f"{shown} and {more:,} more classes" if more > 0 else shown
+
+
+def empty_class_lines(counts: Mapping[str, int], split: str = "") -> list[str]:
+    """Return a line for each class without images."""
+    where = f" in the split {split}" if split else ""
+    return [
+        f"the class {name} has no readable image{where}"
+        for name, count in counts.items()
+        if not count
+    ]
+
+
+def ignored_lines(ignored: Mapping[str, str]) -> list[str]:
+    """Return a line for each reason, with the first file that was ignored for it."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in ignored.items():
+        by_reason.setdefault(reason, []).append(name)
+    return [
+        f"ignored: {names[0]}{f' and {len(names) - 1:,} more' if len(names) > 1 else ''}: {reason}"
+        for reason, names in by_reason.items()
+    ]
+
+
+def skipped_lines(skipped: Sequence[str]) -> list[str]:
+    """Return a line for each of the first images that could not be read, and count the others."""
+    lines = [f"skipped: {line}" for line in skipped[:_MAX_SHOWN]]
+    if len(skipped) > _MAX_SHOWN:
+        lines.append(f"skipped: {len(skipped) - _MAX_SHOWN:,} more")
+    return lines
