@@ -8,8 +8,9 @@ A request passes through these ASGI applications, from the outside to the inside
 4. `FastAPI` itself, which only enters the stack below.
 5. `AccessLog`: id, log line, metrics, span; a 500 for unhandled errors.
 6. `Authentication`: API keys, rate limits.
-7. `BodyLimits`: size, nesting depth and time of the body.
-8. `FastPath`: calls the route function of a complete, valid request to a frequent route.
+7. `BodyLimits`: size and time of the body, parts and nesting depth of JSON.
+8. `FastPath`: validates large JSON bodies in a thread, and calls the route function of a complete,
+   valid request to a frequent route.
 9. For everything else: Starlette's `ExceptionMiddleware`, FastAPI's exit stack and the router.
 
 The stack is built here, because FastAPI's own stack starts with three more middlewares (server
@@ -87,7 +88,9 @@ def create_app(engine: Engine, settings: Settings, queue: JobQueue | None = None
     def build_middleware_stack() -> ASGIApp:
         stack: ASGIApp = AsyncExitStackMiddleware(app.router)
         stack = ExceptionMiddleware(stack, handlers=ERROR_HANDLERS)
-        stack = FastPath(stack, json_routes(generate.router, sample_classes.router))
+        frequent = (generate.router, sample_classes.router)
+        others = (mix_styles.router, interpolate.router, openai.router, jobs.router)
+        stack = FastPath(stack, json_routes(*frequent, *others), frequent)
         stack = BodyLimits(stack, settings)
         stack = Authentication(stack, settings)
         return AccessLog(stack, log_requests=settings.log_requests)

@@ -17,11 +17,15 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from service.api.field_errors import describe_field_errors
+from service.api.middleware.json_bodies import parse, process
 from service.api.problems import Problem, client_disconnected, invalid
 from service.api.schemas.image_to_image import ImageToImageRequest
 
 # Form fields whose text is JSON.
 _JSON_FIELDS = ("boxes", "samples")
+# Characters of base64 that are decoded at a time: a multiple of 4.
+_BASE64_STEP = 2**20
+_DATA_URL = re.compile(r"data:[^,]{0,100},")
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,8 @@ async def read_request(request: Request, max_images: int) -> ImageToImageInput:
         if media_type == "multipart/form-data":
             return await _read_form(request, max_images)
         if media_type == "application/json":
-            return _read_json(await request.body(), max_images)
+            body = await request.body()
+            return await process(len(body), lambda: _read_json(body, max_images))
     except ClientDisconnect as error:
         raise client_disconnected() from error
     raise Problem(
@@ -128,7 +133,7 @@ async def _read_form(request: Request, max_images: int) -> ImageToImageInput:
 
 def _read_json(body: bytes, max_images: int) -> ImageToImageInput:
     try:
-        document = json.loads(body)
+        document = parse(body)
     except (ValueError, RecursionError) as error:
         raise Problem(
             400, "invalid-json", "The body is not JSON", "the body cannot be parsed"
@@ -174,11 +179,20 @@ def _decode_files(value: str | list[str] | None, field: str) -> list[UploadedFil
     for i, text in enumerate(texts):
         try:
             # Browsers produce data URLs.
-            content = base64.b64decode(re.sub(r"^data:[^,]{0,100},", "", text), validate=True)
+            prefix = _DATA_URL.match(text)
+            content = _decode_base64(text[prefix.end() :] if prefix else text)
         except (binascii.Error, ValueError) as error:
             raise invalid(f"{field}.{i}", "expected base64") from error
         files.append(UploadedFile(f"{field}.{i}", field, content))
     return files
+
+
+def _decode_base64(text: str) -> bytes:
+    """Decode base64, in steps between which other threads run. Raises ValueError."""
+    steps = [text[start : start + _BASE64_STEP] for start in range(0, len(text), _BASE64_STEP)]
+    if any(step.endswith("=") for step in steps[:-1]):
+        raise ValueError("padding before the end")
+    return b"".join(base64.b64decode(step, validate=True) for step in steps)
 
 
 def _parse_json_field(key: str, text: str) -> Any:

@@ -1,8 +1,8 @@
 """Limits on requests: size, nesting depth and time of the body, and the deadline.
 
 A body is counted as it arrives, regardless of its Content-Length, and is refused as soon as it
-exceeds the limit. JSON is scanned before it is parsed, because parsers fail on deep nesting, at
-different depths and with different errors.
+exceeds the limit. The parts of JSON are counted before it is parsed (see `json_bodies`), because
+parsers fail on deep nesting, at different depths and with different errors.
 """
 
 from __future__ import annotations
@@ -11,31 +11,28 @@ import asyncio
 from collections.abc import MutableMapping
 from typing import Any
 
-import numpy as np
 from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.middleware.early_responses import send_problem
 from service.api.middleware.errors import BodyRefused
+from service.api.middleware.json_bodies import (
+    MAX_JSON_CONTAINERS,
+    MAX_JSON_MEMBERS,
+    MAX_JSON_VALUES,
+    JsonLimits,
+    assert_bounded,
+    is_json,
+    process,
+)
 from service.api.problems import Problem
 from service.settings import Settings
 
 DEADLINE_HEADER = "X-Deadline-Ms"
-# Maximum arrays and objects in JSON, at any depth: each takes two bytes of text, but a hundred
-# times that in the parser.
-# Enough for the latents of ten thousand images with a style for each layer.
-MAX_JSON_CONTAINERS = 2**18
 
 # Routes below this path accept compressed bodies, with limits of their own.
 _COMPRESSED_PATHS = "/v2/"
-
-# The characters of JSON that determine its depth.
-_STRUCTURE = b'"[]{}'
-_OTHER_CHARACTERS = bytes(set(range(256)) - set(_STRUCTURE))
-_DEPTH_CHANGE = np.zeros(256, np.int8)
-_DEPTH_CHANGE[list(b"[{")] = 1
-_DEPTH_CHANGE[list(b"]}")] = -1
 
 
 class BodyLimits:
@@ -44,7 +41,7 @@ class BodyLimits:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._max_bytes = settings.max_body_bytes
-        self._max_depth = settings.max_json_depth
+        self._json_limits = JsonLimits(settings.max_json_depth)
         self._timeout_s = settings.body_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,8 +71,8 @@ class BodyLimits:
             await send(message)
 
         try:
-            if _is_json(headers):
-                await body.read_json(self._max_depth)
+            if is_json(headers):
+                await body.read_json(self._json_limits)
             await self._app(scope, body.receive, send_unless_refused)
         except BodyRefused:
             if body.problem is None or started:
@@ -125,7 +122,7 @@ class _LimitedBody:
             self._complete = not message.get("more_body", False)
         return message
 
-    async def read_json(self, max_depth: int) -> None:
+    async def read_json(self, limits: JsonLimits) -> None:
         """Read a JSON body to its end and check it. `receive` then returns it in one part.
 
         Raises BodyRefused.
@@ -141,55 +138,15 @@ class _LimitedBody:
             if self._complete:
                 break
         text = b"".join(parts)
-        if b"\0" in text:
-            # The parser accepts UTF-16 and UTF-32, whose depth is not checked here.
-            self._refuse(
-                Problem(
-                    400,
-                    "invalid-json",
-                    "The body is not JSON",
-                    "the body has a zero byte; JSON must be UTF-8 (RFC 8259)",
-                )
-            )
-        if text.count(b"[") + text.count(b"{") > MAX_JSON_CONTAINERS:
-            self._refuse(
-                Problem(
-                    400,
-                    "json-too-many-parts",
-                    "The JSON has too many arrays and objects",
-                    f"the body may have up to {MAX_JSON_CONTAINERS:,} arrays and objects",
-                )
-            )
-        if is_nested_deeper(text, max_depth):
-            self._refuse(
-                Problem(
-                    400,
-                    "json-too-deep",
-                    "The JSON is nested too deeply",
-                    f"arrays and objects may be nested up to {max_depth} deep",
-                )
-            )
+        try:
+            await process(len(text), lambda: assert_bounded(text, limits))
+        except Problem as problem:
+            self._refuse(problem)
         self._pending = {"type": "http.request", "body": text, "more_body": False}
 
     def _refuse(self, problem: Problem) -> None:
         self.problem = problem
         raise BodyRefused
-
-
-def is_nested_deeper(text: bytes, max_depth: int) -> bool:
-    """Return True if arrays and objects in JSON are nested more than `max_depth` deep.
-
-    Takes a few passes over the text in C, whatever it contains. If the text is not JSON, the result
-    is arbitrary.
-    """
-    if text.count(b"[") + text.count(b"{") <= max_depth:
-        return False
-    # An escaped quotation mark does not begin or end a string.
-    structure = text.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _OTHER_CHARACTERS)
-    codes = np.frombuffer(structure, np.uint8)
-    in_string = np.logical_xor.accumulate(codes == ord('"'))
-    changes = np.where(in_string, 0, _DEPTH_CHANGE[codes])
-    return bool(np.cumsum(changes, dtype=np.int32).max(initial=0) > max_depth)
 
 
 def deadline_seconds(request: Request, max_seconds: float) -> float:
@@ -232,6 +189,8 @@ def describe(document: MutableMapping[str, Any], settings: Settings) -> None:
         "request line and headers": f"{settings.max_header_bytes:,} bytes",
         "nesting depth of JSON": str(settings.max_json_depth),
         "arrays and objects in JSON": f"{MAX_JSON_CONTAINERS:,}",
+        "members of objects in JSON": f"{MAX_JSON_MEMBERS:,}",
+        "values in JSON": f"{MAX_JSON_VALUES:,}",
         "uploaded image": f"{settings.max_upload_pixels:,} pixels",
         "deadline": f"{settings.deadline_s:g} s, or less with `{DEADLINE_HEADER}` (milliseconds)",
         "reading a response": f"1 MiB per {settings.write_timeout_s:g} s",
@@ -261,11 +220,6 @@ _DEADLINE_PARAMETER = {
     "description": "Deadline of the request in milliseconds; after it the response is a 504.",
     "schema": {"type": "integer", "minimum": 1},
 }
-
-
-def _is_json(headers: Headers) -> bool:
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    return media_type == "application/json" or media_type.endswith("+json")
 
 
 def _unsupported_encoding(encoding: str) -> Problem:

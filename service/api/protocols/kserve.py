@@ -7,6 +7,7 @@ Every graph of a model has a name. The model's own name runs all graphs, from la
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from starlette.requests import ClientDisconnect
 
 from service import __version__
 from service.api.execution import request_execution
+from service.api.middleware.json_bodies import process
 from service.api.problems import INVALID_REQUEST, Problem, client_disconnected, invalid
 from service.api.protocols import kserve_codec as codec
 from service.api.routes import head_requests
@@ -27,7 +29,7 @@ from service.runtime.generation import GraphRun
 from service.runtime.models.catalog import ModelNotFound, State
 from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.model import Model
-from service.runtime.models.signatures import Signature, Tensor, signatures
+from service.runtime.models.signatures import Signature, Tensor, signatures, with_defaults
 from service.runtime.scheduling.engine import Engine, EngineState, NotReady
 from service.runtime.scheduling.scheduler import JobTooLarge
 
@@ -192,14 +194,17 @@ async def infer(request: Request, name: str, version: str | None = None) -> Resp
     if encoding := request.headers.get("content-encoding", "").strip().lower():
         body = await run_in_threadpool(codec.decompress, body, encoding, max_bytes)
     header_length = request.headers.get(codec.HEADER_LENGTH)
-    inference = codec.read_request(body, header_length, graph.signature, max_rows)
+    inference = await process(
+        len(body), lambda: codec.read_request(body, header_length, graph.signature, max_rows)
+    )
     deadline_s = state.settings.deadline_s
     seconds = min(deadline_s, inference.timeout_s or deadline_s)
+    feeds = with_defaults(graph.model.manifest, graph.signature, inference.feeds)
     async with request_execution(state.engine, request, seconds) as execution:
         try:
             return await execution.run(
                 graph.model,
-                GraphRun(graph.role, inference.feeds),
+                GraphRun(graph.role, feeds),
                 lambda rows: codec.write_response(
                     graph.name, graph.model.manifest.version, inference, graph.signature, rows
                 ),
@@ -260,11 +265,20 @@ def _versions(engine: Engine, model: Model) -> list[str]:
 
 
 def _tensor_metadata(tensor: Tensor) -> dict[str, Any]:
-    return {
+    """Describe a tensor. `parameters` extend the protocol by what its fields cannot express."""
+    parameters: dict[str, Any] = {}
+    if tensor.optional:
+        parameters["optional"] = True
+    for name in ("minimum", "maximum", "default"):
+        value = getattr(tensor, name)
+        if value is not None and math.isfinite(value):
+            parameters[name] = value
+    fields = {
         "name": tensor.name,
         "datatype": codec.datatype(tensor),
         "shape": [-1, *tensor.row],
     }
+    return fields | ({"parameters": parameters} if parameters else {})
 
 
 def _tensor_config(tensor: Tensor) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from fastapi.responses import Response
 
+from service.api.middleware.json_bodies import JsonLimits, assert_bounded, parse
 from service.api.problems import Problem, invalid
 from service.runtime.models.signatures import Signature, Tensor
 from service.runtime.onnx.sessions import Array
@@ -29,6 +30,10 @@ MAX_JSON_BYTES = 4 * 2**20
 MAX_JSON_NUMBERS = 4 * 2**20
 # Maximum lists and objects in a request. A million empty ones are small, but take seconds to parse.
 MAX_JSON_CONTAINERS = 2**16
+# Python's parser itself refuses JSON that is nested too deeply for it.
+_LIMITS = JsonLimits(depth=MAX_JSON_CONTAINERS, values=MAX_JSON_NUMBERS)
+# Numbers of a flat list, or rows of a nested one, that are converted at a time.
+_STEP = 2**16
 
 _DATATYPES = {"uint8": "UINT8", "int64": "INT64", "float32": "FP32"}
 # zlib's window bits; adding 16 selects the gzip format.
@@ -94,15 +99,16 @@ def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
 
 
 def read_json(text: bytes) -> Any:
-    """Parse JSON of any depth. Raises Problem (400)."""
+    """Parse JSON of any depth and bounded parts. Raises Problem (400)."""
     # This counts brackets in strings too, but no valid request holds that many.
     if text.count(b"[") + text.count(b"{") > MAX_JSON_CONTAINERS:
         raise invalid(
             "body",
             f"more than {MAX_JSON_CONTAINERS:,} lists and objects; send flat lists or binary data",
         )
+    assert_bounded(text, _LIMITS)
     try:
-        return json.loads(text)
+        return parse(text)
     except (ValueError, RecursionError) as error:
         detail = f"the body is not JSON: {error}"
         raise Problem(400, "invalid-json", "The body is not JSON", detail) from error
@@ -318,7 +324,7 @@ def _from_json(data: Any, tensor: Tensor, shape: tuple[int, ...], path: str) -> 
     if not isinstance(data, list):
         raise invalid(field, "expected a list of numbers, or binary_data_size in parameters")
     try:
-        array = np.asarray(data)
+        array = _as_array(data)
     except (ValueError, OverflowError, RecursionError):
         array = np.empty(0, object)
     if array.dtype.kind not in kinds:
@@ -328,6 +334,14 @@ def _from_json(data: Any, tensor: Tensor, shape: tuple[int, ...], path: str) -> 
         raise invalid(field, f"expected {list(shape)}, got {list(array.shape)}")
     with np.errstate(over="ignore"):  # Overflow gives infinity, which is rejected later.
         return array.reshape(shape).astype(tensor.dtype)
+
+
+def _as_array(data: list[Any]) -> Array:
+    """Return ``np.asarray(data)``, converted in steps between which other threads run."""
+    if len(data) <= _STEP:
+        return np.asarray(data)
+    steps = [np.asarray(data[start : start + _STEP]) for start in range(0, len(data), _STEP)]
+    return np.concatenate(steps)
 
 
 def _numbers(name: str, array: Array) -> list[Any]:

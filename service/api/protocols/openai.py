@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.api import responses
 from service.api.execution import request_execution
 from service.api.problems import INVALID_REQUEST, invalid
-from service.api.schemas.fields import Seed, TruncationField
+from service.api.schemas.fields import RequestModel, Seed, TruncationField
 from service.api.state import state_of
 from service.runtime import requests
 from service.runtime.generation import image_plan
@@ -39,7 +39,7 @@ _MAX_CLASSES_LISTED = 100
 _IGNORED = "Accepted for compatibility with OpenAI's API; has no effect."
 
 
-class ImagesRequest(BaseModel):
+class ImagesRequest(RequestModel):
     """The body that `client.images.generate` sends; `seed` and `truncation` go in `extra_body`."""
 
     model_config = ConfigDict(

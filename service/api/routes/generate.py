@@ -11,6 +11,7 @@ from fastapi.responses import Response
 
 from service.api import responses
 from service.api.execution import request_execution
+from service.api.middleware.json_bodies import body_size, process
 from service.api.negotiation import OutputFormat, accept_header, negotiate
 from service.api.problems import invalid
 from service.api.responses import ImageRecord
@@ -40,9 +41,19 @@ async def generate(body: GenerateRequest, request: Request) -> Response:
     """Generate images from seeds, latents or styles."""
     state = state_of(request)
     model = state.find_model(body.model)
-    sources = requests.generate_sources(
+    sources = await process(
+        body_size(request), lambda: _sources(body, model, state.settings.max_images)
+    )
+    output = negotiate(body.format, accept_header(request), len(sources))
+    _check_returned_arrays(body, model, output)
+    return await generate_response(request, model, sources, output, arrays=body.return_)
+
+
+def _sources(body: GenerateRequest, model: Model, max_images: int) -> list[LatentSource]:
+    """Return the source of each image. Raises InvalidRequest."""
+    return requests.generate_sources(
         model.manifest,
-        max_images=state.settings.max_images,
+        max_images=max_images,
         n=body.n,
         seed=body.seed,
         seeds=body.seeds,
@@ -54,9 +65,6 @@ async def generate(body: GenerateRequest, request: Request) -> Response:
         truncation=body.truncation,
         transform=transform_value(body.transform),
     )
-    output = negotiate(body.format, accept_header(request), len(sources))
-    _check_returned_arrays(body, model, output)
-    return await generate_response(request, model, sources, output, arrays=body.return_)
 
 
 async def generate_response(

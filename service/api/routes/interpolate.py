@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
-from typing import Annotated
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 
 from service.api import responses
 from service.api.execution import RequestExecution, request_execution
-from service.api.negotiation import negotiate_animation
+from service.api.middleware.json_bodies import body_size, process
+from service.api.negotiation import accept_header, negotiate_animation
 from service.api.schemas.fields import source_fields
 from service.api.schemas.interpolate import InterpolateRequest
 from service.api.state import state_of
@@ -43,26 +43,26 @@ _RESPONSES = {
     response_class=Response,
     responses=_RESPONSES,
 )
-async def interpolate(
-    body: InterpolateRequest,
-    request: Request,
-    accept: Annotated[str | None, Header()] = None,
-) -> Response:
+async def interpolate(body: InterpolateRequest, request: Request) -> Response:
     """Stream the frames of an interpolation from source to source."""
     state = state_of(request)
     model = state.find_model(body.model)
-    walk = requests.interpolation(
-        model.manifest,
-        max_frames=state.settings.max_frames,
-        sources=source_fields(body.sources),
-        frames=body.frames,
-        loop=body.loop,
-        space=body.space,
-        path=body.path,
-        class_=body.class_,
-        truncation=body.truncation,
+    walk = await process(
+        body_size(request),
+        lambda: requests.interpolation(
+            model.manifest,
+            max_frames=state.settings.max_frames,
+            sources=source_fields(body.sources),
+            frames=body.frames,
+            loop=body.loop,
+            space=body.space,
+            path=body.path,
+            class_=body.class_,
+            truncation=body.truncation,
+        ),
     )
-    writer = _writer(model, walk, negotiate_animation(body.format, accept), body.fps)
+    kind = negotiate_animation(body.format, accept_header(request))
+    writer = _writer(model, walk, kind, body.fps)
     async with AsyncExitStack() as stack:
         execution = await stack.enter_async_context(
             request_execution(state.engine, request, state.settings.deadline_s)

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, Response
+from starlette.concurrency import run_in_threadpool
 
 from service.api.middleware.authentication import Caller, get_caller
 from service.api.problems import Problem, invalid
@@ -32,16 +33,27 @@ _ADD_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-# These handlers are not coroutines: SQLite and files block, so FastAPI runs them in threads.
 @router.post(
     "/v1/jobs",
     status_code=202,
     summary="Start a job",
+    response_model=JobAnswer,
     responses=_ADD_RESPONSES,
-    response_model_exclude_none=True,
 )
-def add_job(body: JobRequest, request: Request, response: Response) -> JobAnswer:
+async def add_job(body: JobRequest, request: Request) -> Response:
     """Validate a job and add it to the queue."""
+    answer = await run_in_threadpool(_add, body, request)
+    return Response(
+        answer.model_dump_json(exclude_none=True),
+        202,
+        {"location": f"/v1/jobs/{answer.id}"},
+        "application/json",
+    )
+
+
+# Neither this function nor the following handlers are coroutines, because SQLite and files block:
+# they run in threads.
+def _add(body: JobRequest, request: Request) -> JobAnswer:
     state = state_of(request)
     model = state.find_model(body.model)
     layout, image = Layout(body.format), ImageFormat(body.image)
@@ -75,7 +87,6 @@ def add_job(body: JobRequest, request: Request, response: Response) -> JobAnswer
         raise Problem(
             429, "too-many-jobs", "Too many jobs are waiting", str(error), retry_after=60
         ) from error
-    response.headers["location"] = f"/v1/jobs/{queued.id}"
     return _answer(queued, queue)
 
 

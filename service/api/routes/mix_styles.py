@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from service.api import responses
 from service.api.execution import request_execution
-from service.api.negotiation import OutputFormat, negotiate
+from service.api.middleware.json_bodies import body_size, process
+from service.api.negotiation import OutputFormat, accept_header, negotiate
 from service.api.problems import invalid
 from service.api.responses import ImageRecord
 from service.api.schemas.fields import source_fields
@@ -31,22 +30,23 @@ router = APIRouter(tags=["generate"])
     response_model=MixStylesResponse,
     responses=responses.IMAGE_RESPONSES,
 )
-async def mix_styles(
-    body: MixStylesRequest, request: Request, accept: Annotated[str | None, Header()] = None
-) -> Response:
+async def mix_styles(body: MixStylesRequest, request: Request) -> Response:
     """Mix the styles of every row with the styles of every column."""
     state = state_of(request)
     model = state.find_model(body.model)
-    mixing = requests.style_mixing(
-        model.manifest,
-        max_images=state.settings.max_images,
-        rows=source_fields(body.rows),
-        columns=source_fields(body.columns),
-        layers=body.layers,
-        class_=body.class_,
-        truncation=body.truncation,
+    mixing = await process(
+        body_size(request),
+        lambda: requests.style_mixing(
+            model.manifest,
+            max_images=state.settings.max_images,
+            rows=source_fields(body.rows),
+            columns=source_fields(body.columns),
+            layers=body.layers,
+            class_=body.class_,
+            truncation=body.truncation,
+        ),
     )
-    output = negotiate(body.format, accept, 1)
+    output = negotiate(body.format, accept_header(request), 1)
     is_grid = output.container == "image" and len(mixing.rows) * len(mixing.columns) > 1
     if is_grid:
         _check_grid_size(model, mixing, output)

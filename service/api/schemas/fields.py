@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.runtime import requests
 from service.runtime.latent.seeds import MAX_SEED
@@ -26,7 +26,9 @@ Format = Literal["png", "jpeg", "webp", "npy", "zip", "json"]
 AnimationFormat = Literal["webp", "gif", "png", "zip", "npy"]
 Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 # Weights of classes by name or, as text, by index.
-ClassWeightsField = Annotated[dict[str, Weight], Field(min_length=1, max_length=MAX_LISTED_IMAGES)]
+ClassWeightsField = Annotated[
+    dict[str, Weight], Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True)
+]
 
 _Value = Annotated[float, Field(allow_inf_nan=False)]
 _Row = Annotated[list[_Value], Field(min_length=1, max_length=MAX_LATENT_VALUES, fail_fast=True)]
@@ -41,6 +43,8 @@ StylesField = (
 )
 
 STRICT = ConfigDict(extra="forbid", strict=True)
+# Unknown members of one object that are reported; see `RequestModel`.
+_MAX_UNKNOWN_MEMBERS = 20
 TRUNCATION = (
     "How far the image is moved toward the average image, in the range that the model's manifest "
     "states. Default: the model's default."
@@ -62,12 +66,32 @@ FORMAT = (
 )
 
 
-class Motion(BaseModel):
+class RequestModel(BaseModel):
+    """A request, or an object in one. Unknown members are errors.
+
+    Lists and dictionaries in requests have the option `fail_fast`, and only the first unknown
+    members are reported: building an error for each of a million values would take seconds.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _limit_unknown_members(cls, value: object) -> object:
+        if not isinstance(value, dict) or len(value) <= len(cls.model_fields):
+            return value
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        unknown = [name for name in value if name not in known]
+        if len(unknown) <= _MAX_UNKNOWN_MEMBERS:
+            return value
+        dropped = set(unknown[_MAX_UNKNOWN_MEMBERS:])
+        return {name: member for name, member in value.items() if name not in dropped}
+
+
+class Motion(RequestModel):
     """How an image is transformed: scaled and rotated about its center, then translated."""
 
     model_config = STRICT
 
-    translate: Annotated[list[_Value], Field(min_length=2, max_length=2)] = Field(
+    translate: Annotated[list[_Value], Field(min_length=2, max_length=2, fail_fast=True)] = Field(
         default=[0.0, 0.0],
         description="To the right and down, in fractions of the image's side length.",
     )
@@ -76,13 +100,13 @@ class Motion(BaseModel):
 
 
 _Matrix = Annotated[
-    list[Annotated[list[_Value], Field(min_length=3, max_length=3)]],
-    Field(min_length=3, max_length=3),
+    list[Annotated[list[_Value], Field(min_length=3, max_length=3, fail_fast=True)]],
+    Field(min_length=3, max_length=3, fail_fast=True),
 ]
 TransformField = Motion | _Matrix
 
 
-class SourceRequest(BaseModel):
+class SourceRequest(RequestModel):
     """The source of one image: one of `seed`, `z` and `w`, with its class and truncation."""
 
     model_config = STRICT

@@ -18,6 +18,7 @@ from service.api.schemas.fields import (
     ClassWeightsField,
     Format,
     LatentField,
+    RequestModel,
     Seed,
     SourceRequest,
     StylesField,
@@ -26,7 +27,7 @@ from service.api.schemas.fields import (
 )
 
 
-class GenerateRequest(BaseModel):
+class GenerateRequest(RequestModel):
     """Images from seeds or latents: `n` images of consecutive seeds, or one for each list item.
 
     At most one of `seed`, `seeds`, `z`, `w` and `images` gives the sources. Without any of them,
@@ -76,7 +77,12 @@ class GenerateRequest(BaseModel):
         description="A source for each image. Class and truncation default to the values of the "
         "request.",
     )
-    class_: ClassSelector | ClassWeightsField | list[ClassSelector] | None = Field(
+    class_: (
+        ClassSelector
+        | ClassWeightsField
+        | Annotated[list[ClassSelector], Field(max_length=MAX_LISTED_IMAGES, fail_fast=True)]
+        | None
+    ) = Field(
         default=None,
         alias="class",
         description=f"{CLASS} Or a list with one class for each image. Default: seed modulo the "
@@ -91,7 +97,7 @@ class GenerateRequest(BaseModel):
     transform: TransformField | None = Field(
         default=None, description=f"{TRANSFORM} Applies to images without a transform of their own."
     )
-    return_: Annotated[list[Literal["z", "w"]], Field(max_length=2)] = Field(
+    return_: Annotated[list[Literal["z", "w"]], Field(max_length=2, fail_fast=True)] = Field(
         default=[],
         alias="return",
         description="The arrays to return with each image: the latent z and, for a model with "

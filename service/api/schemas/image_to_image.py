@@ -13,16 +13,17 @@ from service.api.schemas.fields import (
     STRICT,
     ClassSelector,
     Format,
+    RequestModel,
     Seed,
     TruncationField,
 )
 
-Box = Annotated[list[int], Field(min_length=4, max_length=4)]
-Boxes = Annotated[list[Box], Field(min_length=1, max_length=1000)]
+Box = Annotated[list[int], Field(min_length=4, max_length=4, fail_fast=True)]
+Boxes = Annotated[list[Box], Field(min_length=1, max_length=1000, fail_fast=True)]
 _Files = Annotated[list[str], Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True)]
 
 
-class SamplesRequest(BaseModel):
+class SamplesRequest(RequestModel):
     """Input images that another model generates, instead of uploaded ones."""
 
     model_config = STRICT
@@ -38,7 +39,7 @@ class SamplesRequest(BaseModel):
     truncation: TruncationField | None = None
 
 
-class ImageToImageRequest(BaseModel):
+class ImageToImageRequest(RequestModel):
     """Input images for an image-to-image model."""
 
     model_config = ConfigDict(

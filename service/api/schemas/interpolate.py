@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from service.api.schemas.fields import (
     MAX_LISTED_IMAGES,
@@ -12,12 +12,13 @@ from service.api.schemas.fields import (
     TRUNCATION,
     AnimationFormat,
     ClassSelector,
+    RequestModel,
     SourceOrSeed,
     TruncationField,
 )
 
 
-class InterpolateRequest(BaseModel):
+class InterpolateRequest(RequestModel):
     """An interpolation in latent space: evenly spaced frames from source to source."""
 
     model_config = ConfigDict(

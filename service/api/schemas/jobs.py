@@ -6,11 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.schemas.fields import Seed, TruncationField, Weight
+from service.api.schemas.fields import (
+    MAX_LISTED_IMAGES,
+    ClassWeightsField,
+    RequestModel,
+    Seed,
+    TruncationField,
+)
 from service.offline.queue import JobState
 
 
-class JobRequest(BaseModel):
+class JobRequest(RequestModel):
     """A sampling job with the options of `ganymede sample`.
 
     It generates `count` images with consecutive seeds, the first of which is `seed`, or the images
@@ -30,8 +36,11 @@ class JobRequest(BaseModel):
     seeds: Annotated[str, Field(pattern=r"^\d{1,12}-\d{1,12}$", examples=["0-999"])] | None = None
     classes: (
         Literal["balanced"]
-        | Annotated[list[str | Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=10_000)]
-        | Annotated[dict[str, Weight], Field(min_length=1, max_length=10_000)]
+        | Annotated[
+            list[str | Annotated[int, Field(ge=0)]],
+            Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True),
+        ]
+        | ClassWeightsField
         | None
     ) = Field(
         default=None,

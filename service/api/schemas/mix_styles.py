@@ -14,13 +14,14 @@ from service.api.schemas.fields import (
     ClassWeightsField,
     Format,
     LayerSelector,
+    RequestModel,
     SourceList,
     TruncationField,
 )
 from service.runtime.models.manifest import StyleGroup
 
 
-class MixStylesRequest(BaseModel):
+class MixStylesRequest(RequestModel):
     """Every image of `rows`, with the styles of every image of `columns` in some layers."""
 
     model_config = ConfigDict(
@@ -51,7 +52,7 @@ class MixStylesRequest(BaseModel):
         ]
         | Annotated[
             dict[str, Annotated[float, Field(ge=0, le=1)]],
-            Field(min_length=1, max_length=MAX_STYLE_LAYERS),
+            Field(min_length=1, max_length=MAX_STYLE_LAYERS, fail_fast=True),
         ]
     ) = Field(
         default="coarse",

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from service.api.schemas.fields import (
     BLEND,
+    MAX_LISTED_IMAGES,
     MODEL,
     TRUNCATION,
     ClassWeightsField,
     Format,
+    RequestModel,
     Seed,
     TruncationField,
 )
 
 
-class SampleClassesRequest(BaseModel):
+class SampleClassesRequest(RequestModel):
     """Images by class: a number of images for each of `classes`, `per_class` images of every
     class, or `n` images of a `blend`.
     """
@@ -31,7 +33,13 @@ class SampleClassesRequest(BaseModel):
     )
 
     model: str = Field(description=MODEL)
-    classes: dict[str, Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)
+    classes: (
+        Annotated[
+            dict[str, Annotated[int, Field(ge=1)]],
+            Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True),
+        ]
+        | None
+    ) = None
     per_class: int | None = Field(default=None, ge=1)
     blend: ClassWeightsField | None = Field(default=None, description=BLEND)
     n: int | None = Field(

@@ -192,7 +192,7 @@ class Catalog:
         versions = self.versions(name)
         if not versions:
             raise ModelNotFound(
-                f"no model {name!r}; available: {', '.join(self.names()) or 'none'}"
+                f"no model {name[:100]!r}; available: {', '.join(self.names()) or 'none'}"
             )
         return next((entry for entry in versions if entry.state is State.READY), versions[0])
 
@@ -206,7 +206,9 @@ class Catalog:
             if entry.version == version:
                 return entry
         available = ", ".join(entry.version for entry in self.versions(name))
-        raise ModelNotFound(f"no version {version!r} of {default.name!r}; available: {available}")
+        raise ModelNotFound(
+            f"no version {version[:100]!r} of {default.name!r}; available: {available}"
+        )
 
     def get(self, model_id: str) -> Model:
         """Return the loaded model of ``name`` or ``name@version``.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from service.runtime.latent.sources import class_feed
 from service.runtime.latent.transforms import MAX_ABS_VALUE
 from service.runtime.models.manifest import (
     CLASS_INDEX,
@@ -26,7 +28,9 @@ from service.runtime.onnx.sessions import Array
 class Tensor:
     """An array ``[N, *row]`` of `dtype` with finite values in ``[minimum, maximum]``.
 
-    An `optional` tensor may be omitted.
+    An `optional` tensor may be omitted: `with_defaults` and `Model.run` fill it in. `default` is
+    its value if that is the same number for every row. Every row of a tensor with `nonzero` must
+    have a value other than 0.
     """
 
     name: str
@@ -35,6 +39,8 @@ class Tensor:
     minimum: float = -math.inf
     maximum: float = math.inf
     optional: bool = False
+    default: float | None = None
+    nonzero: bool = False
 
     @property
     def row_numbers(self) -> int:
@@ -54,6 +60,8 @@ class Tensor:
         invalid = array[(array < self.minimum) | (array > self.maximum)]
         if invalid.size:
             return f"expected {self.minimum:g} to {self.maximum:g}, got {invalid[0]:g}"
+        if self.nonzero and not array.any(axis=tuple(range(1, array.ndim))).all():
+            return "expected at least one value above 0 in every row"
         return None
 
 
@@ -87,6 +95,27 @@ def signatures(manifest: Manifest) -> dict[str, Signature]:
     return {GENERATOR: generator} | by_role
 
 
+def with_defaults(
+    manifest: Manifest, signature: Signature, inputs: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Return `inputs` with the optional inputs that are missing, as `/v1/generate` sets them for z.
+
+    The class of row i is i modulo the number of classes, and the truncation is the model's default.
+    A missing transform is left out.
+    """
+    complete = dict(inputs)
+    rows = len(next(iter(inputs.values())))
+    for tensor in signature.inputs:
+        if tensor.name in inputs:
+            continue
+        if tensor.name in (CLASS_INDEX, CLASS_WEIGHTS):
+            count = len(manifest.classes)
+            complete |= class_feed([{row % count: 1.0} for row in range(rows)], manifest)
+        elif tensor.default is not None:
+            complete[tensor.name] = np.full((rows, *tensor.row), tensor.default, tensor.dtype)
+    return complete
+
+
 def _contract(manifest: Manifest) -> list[Tensor]:
     image, latent, styles = manifest.image, manifest.latent, manifest.styles
     tensors = [Tensor("pixels", np.dtype(np.uint8), (image.height, image.width, image.channels))]
@@ -99,11 +128,30 @@ def _contract(manifest: Manifest) -> list[Tensor]:
         tensors.append(Tensor("z", np.dtype(np.float32), (latent.dimension,)))
         if (truncation := latent.truncation) is not None:
             bounds = truncation.minimum, truncation.maximum
-            tensors.append(Tensor("truncation", np.dtype(np.float32), (), *bounds))
+            tensors.append(
+                Tensor(
+                    "truncation",
+                    np.dtype(np.float32),
+                    (),
+                    *bounds,
+                    optional=True,
+                    default=truncation.default,
+                )
+            )
     if manifest.classes:
         last = len(manifest.classes) - 1
-        tensors.append(Tensor(CLASS_INDEX, np.dtype(np.int64), (), 0, last))
-        tensors.append(Tensor(CLASS_WEIGHTS, np.dtype(np.float32), (last + 1,), 0, 1))
+        tensors.append(Tensor(CLASS_INDEX, np.dtype(np.int64), (), 0, last, optional=True))
+        tensors.append(
+            Tensor(
+                CLASS_WEIGHTS,
+                np.dtype(np.float32),
+                (last + 1,),
+                0,
+                1,
+                optional=True,
+                nonzero=True,
+            )
+        )
     if styles is not None:
         shape = (len(styles.layers), styles.dimension)
         tensors.append(Tensor("w", np.dtype(np.float32), shape))

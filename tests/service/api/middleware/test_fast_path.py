@@ -9,6 +9,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from service.api.app import create_app
+from service.api.middleware.json_bodies import LARGE_BODY
 from service.runtime.scheduling.engine import Engine
 from service.settings import Settings
 
@@ -125,3 +126,52 @@ def test_json_response_lists_images_in_seed_order(drawn_server):
     with drawn_server.client() as client:
         _, _, content = send_post(client, "/v1/generate", BODIES["several"], "application/json")
     assert [image["seed"] for image in json.loads(content)["images"]] == [7, 8, 9]
+
+
+def padded(document) -> bytes:
+    """Return a JSON body that is processed as a large one."""
+    return json.dumps(document).encode() + b" " * LARGE_BODY
+
+
+LARGE_BODIES = {
+    "valid": ("/v1/generate", {"model": "cut", "seeds": [7, 8]}),
+    "unknown fields": ("/v1/generate", {"model": "cut"} | {f"k{i}": i for i in range(10)}),
+    "no such model": ("/v1/mix-styles", {"model": "unknown", "rows": [1], "columns": [2]}),
+    "mixed": ("/v1/mix-styles", {"model": "painted", "rows": [1, 2], "columns": [3]}),
+    "wrong type": ("/v1/interpolate", {"model": "cut", "sources": ["a", 2]}),
+    "animation": ("/v1/interpolate", {"model": "cut", "sources": [1, 2], "frames": 3}),
+    "no object": ("/v1/images/generations", [1]),
+    "by class": ("/v1/sample-classes", {"model": "cut", "classes": {"cat": 0, "dog": 1}}),
+    "no count": ("/v1/jobs", {"model": "cut"}),
+}
+
+
+@pytest.mark.parametrize(("path", "document"), LARGE_BODIES.values(), ids=LARGE_BODIES)
+@pytest.mark.parametrize("kind", ["application/json", "application/vnd.api+json; charset=utf-8"])
+def test_large_body_gets_the_same_response(drawn_server, path, document, kind):
+    with drawn_server.client() as client:
+        small = send_post(client, path, json.dumps(document).encode(), kind)
+        assert send_post(client, path, padded(document), kind) == small
+
+
+@pytest.mark.parametrize("body", [b'{"model": "cut", ', b"\xff", b"9" * 5000])
+def test_large_body_that_is_no_json_gets_the_same_response(drawn_server, body):
+    with drawn_server.client() as client:
+        small = send_post(client, "/v1/generate", body, "application/json")
+        large = send_post(client, "/v1/generate", b" " * LARGE_BODY + body, "application/json")
+    assert (small[0], large[0]) == (400, 400)
+    assert json.loads(small[2])["type"] == json.loads(large[2])["type"]
+
+
+def test_reports_the_first_of_many_errors(drawn_server):
+    numbers = {f"k{i}": -1 for i in range(9000)}
+    bodies = {
+        "/v1/generate": {"model": "cut"} | numbers,
+        "/v1/sample-classes": {"model": "cut", "classes": numbers},
+        "/v1/jobs": {"model": "cut", "classes": numbers},
+    }
+    with drawn_server.client() as client:
+        for path, body in bodies.items():
+            response = client.post(path, json=body)
+            assert response.status_code == 422
+            assert 1 <= len(response.json()["errors"]) <= 20

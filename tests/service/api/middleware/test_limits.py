@@ -1,16 +1,13 @@
 """Limits on requests, in isolation and with the real service."""
 
-import json
 import re
 import socket
 import time
 
 import pytest
 from fastapi import Request
-from hypothesis import given
-from hypothesis import strategies as st
 
-from service.api.middleware.limits import deadline_seconds, is_nested_deeper
+from service.api.middleware.limits import deadline_seconds
 from service.api.problems import Problem
 from tests.support.servers import serving
 
@@ -20,37 +17,6 @@ LIMITS = {
     "GANYMEDE_MAX_HEADER_BYTES": "4096",
     "GANYMEDE_WRITE_TIMEOUT_S": "2",
 }
-
-documents = st.recursive(
-    st.none() | st.text(alphabet='[]{}"\\\n é日', max_size=8) | st.integers(),
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.text('[{"\\', max_size=4), inner)
-    ),
-    max_leaves=20,
-)
-
-
-def depth_of(document) -> int:
-    match document:
-        case list():
-            return 1 + max(map(depth_of, document), default=0)
-        case dict():
-            return 1 + max(map(depth_of, document.values()), default=0)
-        case _:
-            return 0
-
-
-@given(documents, st.booleans())
-def test_measures_json_depth_without_parsing(document, ascii_only):
-    text = json.dumps(document, ensure_ascii=ascii_only).encode()
-    depth = depth_of(document)
-    assert not is_nested_deeper(text, depth)
-    assert depth == 0 or is_nested_deeper(text, depth - 1)
-
-
-@given(st.binary(max_size=200))
-def test_depth_of_arbitrary_bytes_never_fails(text):
-    assert is_nested_deeper(text, 3) in (True, False)
 
 
 def request_with(value) -> Request:

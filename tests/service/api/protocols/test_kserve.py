@@ -177,10 +177,47 @@ def test_concurrent_requests_get_their_own_rows(drawn_server, raw):
     np.testing.assert_array_equal(rows, generated(raw, model=PLAIN, seeds=list(range(64))))
 
 
+def test_metadata_marks_optional_inputs_and_ranges(client):
+    def parameters(name):
+        return {
+            one["name"]: one.get("parameters") for one in client.get_model_metadata(name)["inputs"]
+        }
+
+    truncation = {"optional": True, "minimum": 0.0, "maximum": 1.5, "default": 0.7}
+    assert parameters(CUT) == {
+        "z": None,
+        "class_weights": {"optional": True, "minimum": 0, "maximum": 1},
+        "truncation": truncation,
+    }
+    assert parameters(BY_CLASS)["class_index"] == {"optional": True, "minimum": 0, "maximum": 2}
+    optional = {one["name"]: one.get("optional") for one in client.get_model_config(CUT)["input"]}
+    assert optional == {"z": None, "class_weights": True, "truncation": True}
+
+
+@pytest.mark.parametrize("model", [CUT, BY_CLASS, f"{BY_CLASS}:mapping"])
+def test_z_alone_gets_the_defaults_of_generate(client, raw, model):
+    z = latents.draw([5, 6, 7, 8], Z, "normal")
+    result = client.infer(model, [tensor("z", z)])
+    if model.endswith(":mapping"):
+        result = client.infer(f"{BY_CLASS}:synthesis", [tensor("w", result.as_numpy("w"))])
+    expected = generated(raw, model=model.partition(":")[0], z=z.tolist())
+    np.testing.assert_array_equal(result.as_numpy("pixels"), expected)
+
+
+def test_rejects_class_weights_of_zero(client):
+    weights = np.eye(3, dtype=np.float32)[:2]
+    tensors = [tensor("z", latents.draw([5, 6], Z, "normal")), tensor("class_weights", weights)]
+    assert client.infer(CUT, tensors).as_numpy("pixels").shape[0] == 2
+    weights[1] = 0
+    tensors[1] = tensor("class_weights", weights)
+    with pytest.raises(InferenceServerException, match="at least one value above 0 in every row"):
+        client.infer(CUT, tensors)
+
+
 @pytest.mark.parametrize(
     ("model", "make_inputs", "message"),
     [
-        (BY_CLASS, lambda: inputs([1]), "class_index, truncation missing"),
+        (BY_CLASS, lambda: inputs([1], [0], 1.0)[1:], "z missing"),
         (BY_CLASS, lambda: inputs([1], [3], 1.0), "class_index: expected 0 to 2, got 3"),
         (BY_CLASS, lambda: inputs([1], [-1], 1.0), "class_index: expected 0 to 2, got -1"),
         (BY_CLASS, lambda: inputs([1], [0], 1.6), "truncation: expected 0 to 1.5"),
