@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from service.runtime.generation import GraphRun, Plan, execute
+from service.runtime.images.color import grayed, split_chroma, with_chroma
 from service.runtime.images.decoding import (
     DecodedImage,
     ImageDecodeError,
@@ -28,7 +29,7 @@ from service.runtime.images.decoding import (
 )
 from service.runtime.images.encoding import Pixels, resized, to_image
 from service.runtime.images.tiling import Canvas, Tiling, cut, plan
-from service.runtime.models.manifest import GENERATOR, ImageInput
+from service.runtime.models.manifest import GENERATOR, ImageInput, Task
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import Array
 
@@ -39,6 +40,8 @@ MIN_TILE_SIDE = 192
 # Models with an unlimited receptive field get tiles that are larger by this factor, and overlap by
 # a quarter of their side.
 _UNLIMITED_FIELD_SCALE = 2
+# The tasks whose output shows the same content as the input: gray stays gray.
+_KEEP_GRAY: tuple[Task, ...] = ("upscale", "inpaint")
 # Mask values above this are holes to be filled.
 _MAX_KNOWN = 127
 
@@ -66,7 +69,8 @@ class Translation:
     `image` ``[H, W, C] uint8`` and `mask` ``[H, W] uint8`` are the inputs. `alpha` ``[h, w] uint8``
     is added to the output, and has its size. `channels` is the number of output channels.
     `original_size` is (width, height) before resizing to the model's fixed size, or None if the
-    image was not resized.
+    image was not resized. With `chroma` ``[H, W, 2] uint8``, the model works on the luma, and its
+    output gets these colors. With `keeps_gray`, the output is the luma of the model's output.
     """
 
     spec: ImageInput
@@ -76,6 +80,8 @@ class Translation:
     mask: Pixels | None
     alpha: Pixels | None
     original_size: tuple[int, int] | None = None
+    chroma: Pixels | None = None
+    keeps_gray: bool = False
 
     def feeds(self, indices: Sequence[int]) -> Mapping[str, Array]:
         """Return the model's inputs for the tiles `indices`, one row per tile."""
@@ -96,6 +102,23 @@ class Translation:
             return all_tiles
         holes = (self.mask > _MAX_KNOWN)[..., None]
         return tuple(i for i in all_tiles if cut(holes, self.tiling, [i]).any()) or all_tiles[:1]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What was changed to fit the model, for the metadata of the output."""
+        parameters: dict[str, Any] = {}
+        if self.original_size is not None:
+            parameters["resized_input"] = {
+                "from": self.original_size,
+                "to": self.tiling.shape[::-1],
+            }
+        if self.chroma is not None:
+            parameters["color"] = "luma"
+        elif self.keeps_gray:
+            parameters["color"] = "gray"
+        if self.spec.fixed and self.original_size is None:
+            parameters["tiles"] = {"count": len(self.tiling), "size": self.tiling.shape[::-1]}
+        return parameters
 
     @property
     def tile_pixels(self) -> int:
@@ -127,8 +150,12 @@ class Translation:
             (tile,) = cut(self.image, self.tiling, [canvas.next])
             canvas.put(canvas.next, tile)
 
-    def with_alpha(self, output: Pixels) -> Pixels:
-        """Return the output ``[H, W, C]`` with the alpha of the input, if it had one."""
+    def finish(self, output: Pixels) -> Pixels:
+        """Return the output ``[H, W, C]`` with the colors and the alpha of the input."""
+        if self.chroma is not None:
+            output = with_chroma(output, self.chroma)
+        elif self.keeps_gray:
+            output = grayed(output)
         if self.alpha is None or output.shape[2] == 4:
             return output
         color = output if output.shape[2] == 3 else output.repeat(3, 2)
@@ -179,7 +206,8 @@ def prepare_image(
         pixels = None if mask is None else _mask_pixels(mask, image, max_pixels)
         if pixels is not None:
             parameters["mask"] = digest_of(DecodedImage(pixels[..., None].repeat(3, 2), None))
-        return PreparedImage(prepare(model, image, pixels), parameters)
+        translation = prepare(model, image, pixels)
+        return PreparedImage(translation, parameters | translation.parameters)
     except (ImageDecodeError, ImageMismatch) as error:
         raise UnusableInput(field, error) from error
 
@@ -193,7 +221,12 @@ def prepare(model: Model, upload: DecodedImage, mask: Pixels | None = None) -> T
     spec = model.manifest.input
     if spec is None:
         raise ImageMismatch(f"{model.manifest.name} does not take an image")
-    image = _in_channels(upload, spec.channels)
+    task, channels = model.manifest.task, model.manifest.image.channels
+    chroma = None
+    if task == "upscale" and (spec.channels, channels) == (1, 1) and not upload.is_gray:
+        image, chroma = split_chroma(upload.pixels)
+    else:
+        image = _in_channels(upload, spec.channels)
     height, width = image.shape[:2]
     if spec.masked != (mask is not None):
         expected = "needs a mask" if spec.masked else "takes no mask"
@@ -203,27 +236,36 @@ def prepare(model: Model, upload: DecodedImage, mask: Pixels | None = None) -> T
             f"the mask is {mask.shape[1]}×{mask.shape[0]}, but the image is {width}×{height}"
         )
     original_size = None
-    if spec.fixed and (height, width) != (spec.side, spec.side):
+    # An upscaler runs in tiles instead, so that its output is never smaller than its input.
+    if spec.fixed and task != "upscale" and (height, width) != spec.size:
         original_size = (width, height)
-        image = resized(image, spec.side, spec.side)
+        height, width = spec.size
+        image = resized(image, width, height)
         if mask is not None:
             mask = np.asarray(
-                Image.fromarray(mask).resize((spec.side, spec.side), Image.Resampling.NEAREST)
+                Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
             )
-        height = width = spec.side
     alpha = upload.alpha
     if alpha is not None and alpha.shape != (height * spec.factor, width * spec.factor):
         alpha = resized(alpha[..., None], width * spec.factor, height * spec.factor)[..., 0]
-    tiling = plan_tiles(spec, height, width)
-    channels = model.manifest.image.channels
-    return Translation(spec, channels, tiling, image, mask, alpha, original_size)
+    return Translation(
+        spec,
+        channels,
+        plan_tiles(spec, height, width),
+        image,
+        mask,
+        alpha,
+        original_size,
+        chroma,
+        keeps_gray=channels > 1 and task in _KEEP_GRAY and upload.is_gray,
+    )
 
 
 def plan_tiles(spec: ImageInput, height: int, width: int) -> Tiling:
     """Return the tiling of an image of ``height × width`` pixels."""
     step, least = spec.multiple, spec.least or spec.multiple
     if spec.fixed:
-        return plan(height, width, side=spec.side, overlap=0, multiple=step, scale=spec.factor)
+        return _plan_fixed_tiles(spec, height, width)
     side = max(TILE_SIDE // spec.factor, MIN_TILE_SIDE)
     if spec.reach is None:
         side *= _UNLIMITED_FIELD_SCALE
@@ -245,6 +287,28 @@ def plan_tiles(spec: ImageInput, height: int, width: int) -> Tiling:
         multiple=step,
         scale=spec.factor,
         least=least,
+    )
+
+
+def _plan_fixed_tiles(spec: ImageInput, height: int, width: int) -> Tiling:
+    """Return the tiling for a graph that only takes images of one size."""
+    side = min(spec.size)
+    reach = 0 if spec.reach is None else spec.reach
+    overlap = max(min(2 * reach + 16 // spec.factor, side // 2), 2 * reach)
+    overlaps = (overlap, overlap)
+    if spec.reach is None or overlap > side * 3 // 4:
+        # The tiles cannot be exact: blending over half of a tile hides the seams.
+        reach = 0
+        overlaps = (spec.size[0] // 2, spec.size[1] // 2)
+    return plan(
+        height,
+        width,
+        side=spec.size,
+        overlap=overlaps,
+        reach=reach,
+        multiple=spec.multiple,
+        scale=spec.factor,
+        least=spec.size,
     )
 
 
@@ -289,7 +353,7 @@ def image_to_image_plan(
             translations[i].add_outputs(canvases[i], indices, pixels)
             row += len(indices)
     return [
-        translation.with_alpha(canvas.image())
+        translation.finish(canvas.image())
         for translation, canvas in zip(translations, canvases, strict=True)
     ]
 

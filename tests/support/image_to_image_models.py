@@ -6,6 +6,9 @@
 - `colored` inverts, and takes sides that are multiples of 8 pixels.
 - `fixed` inverts images of a fixed size.
 - `reflecting` inverts images that are large enough for a reflection padding of 7 pixels.
+- `larger-fixed` is `larger` for images of 12 × 16 pixels only.
+- `larger-luma` is `larger` for gray images.
+- `tinting` upscales by 2, and halves red.
 """
 
 from pathlib import Path
@@ -52,6 +55,18 @@ def write_translators(models: Path) -> None:
     _write(models / "filled", "inpaint", {GENERATOR: _filled()}, masked=True, reach=0)
     _write(models / "colored", "colorize", {GENERATOR: _inverted()}, reach=0, multiple=8)
     _write(models / "fixed", "translate", {GENERATOR: _inverted()}, fixed=True)
+    _write(
+        models / "larger-fixed",
+        "upscale",
+        {GENERATOR: _of_size(_doubled(), 12, 16)},
+        side=12,
+        width=16,
+        fixed=True,
+        factor=2,
+        reach=REACH,
+    )
+    _write(models / "larger-luma", "upscale", {GENERATOR: _doubled(1)}, channels=1, factor=2)
+    _write(models / "tinting", "upscale", {GENERATOR: _tinted()}, factor=2, reach=0)
     _write(models / "reflecting", "translate", {GENERATOR: _reflected()}, multiple=4, least=8)
 
 
@@ -70,15 +85,15 @@ def _write(folder: Path, task: str, graphs: dict[str, onnx.GraphProto], **input_
             inputs=[each.name for each in graph.input],
             outputs=["pixels"],
         )
-    spec = ImageInput(channels=3, side=SIDE, **input_options)
-    side = SIDE * spec.factor
+    spec = ImageInput(**({"channels": 3, "side": SIDE} | input_options))
+    height, width = (side * spec.factor for side in spec.size)
     manifest = Manifest(
         name=folder.parent.name,
         version="1",
         task=task,
         summary="Arithmetic.",
         graphs=graph_entries,
-        image=ImageSpec(height=side, width=side, channels=3),
+        image=ImageSpec(height=height, width=width, channels=spec.channels),
         input=spec,
         provenance=ImportProvenance(
             format="test",
@@ -95,11 +110,12 @@ def _node(operator: str, inputs: list[str], output: str, **attributes) -> onnx.N
     return helper.make_node(operator, inputs, [output], **attributes)
 
 
-def _graph(nodes, *, mask=False, **constants) -> onnx.GraphProto:
-    inputs = [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", "H", "W", 3])]
+def _graph(nodes, *, mask=False, channels=3, **constants) -> onnx.GraphProto:
+    axes = ["N", "H", "W", channels]
+    inputs = [helper.make_tensor_value_info("image", TensorProto.UINT8, axes)]
     if mask:
         inputs.append(helper.make_tensor_value_info("mask", TensorProto.UINT8, ["N", "H", "W"]))
-    output = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", "h", "w", 3])
+    output = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", "h", "w", channels])
     weights = [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()]
     return helper.make_graph(nodes, "graph", inputs, [output], weights)
 
@@ -123,11 +139,35 @@ def _blur() -> onnx.GraphProto:
     return _graph([*_BLUR, _node("Identity", ["levels"], "output"), *_TO_PIXELS], **_BOX)
 
 
-def _doubled() -> onnx.GraphProto:
+def _doubled(channels: int = 3) -> onnx.GraphProto:
     upscaled = _node("Resize", ["levels", "", "scales"], "output", mode="nearest")
+    blur = [_node("Conv", ["planes", "box"], "soft", pads=[2, 2, 2, 2], group=channels)]
     return _graph(
-        [*_BLUR, upscaled, *_TO_PIXELS], **_BOX, scales=np.array([1, 1, 2, 2], np.float32)
+        [*_BLUR[:2], *blur, *_BLUR[3:], upscaled, *_TO_PIXELS],
+        channels=channels,
+        box=_BOX["box"][:channels],
+        weight=_BOX["weight"],
+        scales=np.array([1, 1, 2, 2], np.float32),
     )
+
+
+def _of_size(graph: onnx.GraphProto, height: int, width: int) -> onnx.GraphProto:
+    """Return a graph that takes images of one size only."""
+    for axis, side in ((1, height), (2, width)):
+        graph.input[0].type.tensor_type.shape.dim[axis].dim_value = side
+    return graph
+
+
+def _tinted() -> onnx.GraphProto:
+    nodes = [
+        _node("Cast", ["image"], "numbers", to=TensorProto.FLOAT),
+        _node("Mul", ["numbers", "tint"], "tinted"),
+        _node("Floor", ["tinted"], "levels"),
+        _node("Resize", ["levels", "", "scales"], "large", mode="nearest"),
+        _node("Cast", ["large"], "pixels", to=TensorProto.UINT8),
+    ]
+    tint, scales = np.array([0.5, 1, 1], np.float32), np.array([1, 2, 2, 1], np.float32)
+    return _graph(nodes, tint=tint, scales=scales)
 
 
 def _inverted() -> onnx.GraphProto:

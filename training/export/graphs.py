@@ -5,6 +5,7 @@ A network with styles has two graphs: mapping and synthesis. Other networks have
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial, singledispatch
@@ -34,6 +35,8 @@ from training.networks.noise.style_generator import StyleGenerator
 
 CHECKED_LATENTS = 64
 CHECKED_IMAGES = 8
+# Maximum number of weights times pixels of an image that an imported graph is checked with.
+_MAX_CHECKED_WORK = 2**33
 # The number of latents per class whose styles are averaged to the center of a style space.
 CENTER_LATENTS = 10_000
 
@@ -245,6 +248,17 @@ def image_to_image_graph_spec(
             feeds(smallest, smallest, 7),
         ],
     )
+
+
+def side_to_check(network: nn.Module, side: int, smallest: int, multiple: int) -> int:
+    """Return the side of the images to check a graph with: `side`, or less for a large network.
+
+    The side is at least `smallest`, and a multiple of `multiple`. A convolution multiplies every
+    weight with every pixel, so that a large network takes minutes for a few images of 64 pixels.
+    """
+    weights = sum(parameter.numel() for parameter in network.parameters())
+    affordable = math.isqrt(_MAX_CHECKED_WORK // max(weights, 1)) // multiple * multiple
+    return min(side, max(affordable, smallest, 2 * multiple))
 
 
 def _latent_feeds(

@@ -71,8 +71,9 @@ def _origin(manifest: Manifest) -> str:
 
 
 def _input_rows(image_input: ImageInput) -> list[tuple[str, str]]:
-    side = image_input.side
-    size = f"{side}×{side} only" if image_input.fixed else f"any size; trained at {side}×{side}"
+    height, width = image_input.size
+    size = f"{width}×{height}"
+    size = f"{size} only" if image_input.fixed else f"any size; trained at {size}"
     rows = [("Input", f"{_COLORS[image_input.channels]}, {size}")]
     if image_input.factor > 1:
         rows.append(("Output", f"{image_input.factor} times the height and width"))

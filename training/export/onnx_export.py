@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +129,7 @@ def _check_feeds(
     session: Session, spec: GraphSpec, folded: nn.Module, feeds: Mapping[str, Tensor]
 ) -> Mapping[str, Array]:
     names = [*spec.outputs, *spec.checked_outputs]
-    with torch.no_grad():
+    with torch.no_grad(), _one_thread():
         # Floats are compared with the unfolded network. Pixels are compared with the folded one:
         # folding may move a value across the boundary between two levels.
         original = dict(zip(names, spec.module(**feeds), strict=True))
@@ -159,6 +160,17 @@ def _check_feeds(
                     "a batch must not depend on each other"
                 )
     return single_rows
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Context manager for small runs: threads of PyTorch that wait for work keep a CPU busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _batch_sizes(feeds: Mapping[str, Tensor]) -> list[int]:

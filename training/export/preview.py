@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from service.runtime.models.golden import golden_images
 from service.runtime.models.manifest import ImageInput, Manifest
 from service.runtime.models.model import Model
 from service.runtime.models.probe_inputs import probe_images, probe_masks
@@ -90,10 +91,12 @@ def _inputs_and_outputs(
 ) -> list[Pixels]:
     inputs = [_fitted(image, image_input) for image in images[:_PAIRS]]
     if not inputs:
-        inputs = list(probe_images(range(6), image_input.side, image_input.channels))
-    masks = probe_masks(range(len(inputs)), image_input.side)
-    outputs = []
-    for image, mask in zip(inputs, masks, strict=True):
+        inputs = list(probe_images(range(6), image_input.size, image_input.channels))
+    masks = probe_masks(range(len(inputs)), image_input.size)
+    # The golden images are the outputs for the first synthetic images.
+    known = not (images or image_input.masked or image_input.directions)
+    outputs = list(golden_images(model.folder)[: len(inputs)]) if known else []
+    for image, mask in zip(inputs[len(outputs) :], masks[len(outputs) :], strict=True):
         feeds = {"image": image[None]} | ({"mask": mask[None]} if image_input.masked else {})
         outputs.append(model.run(image_input.roles[0], feeds)["pixels"][0])
     shown = np.stack(inputs)
@@ -103,13 +106,14 @@ def _inputs_and_outputs(
 
 
 def _fitted(pixels: Pixels, image_input: ImageInput) -> Pixels:
-    """Return the center of an image ``[H, W, C]``, resized to the model's training side."""
+    """Return the center of an image ``[H, W, C]``, resized to the model's training size."""
     image = Image.fromarray(pixels).convert(_MODES[image_input.channels])
-    shortest = min(image.size)
-    left, top = (image.width - shortest) // 2, (image.height - shortest) // 2
-    image = image.crop((left, top, left + shortest, top + shortest))
-    side = image_input.side
-    resized = np.asarray(image.resize((side, side), Image.Resampling.LANCZOS))
+    height, width = image_input.size
+    scale = min(image.width / width, image.height / height)
+    across, down = round(width * scale), round(height * scale)
+    left, top = (image.width - across) // 2, (image.height - down) // 2
+    image = image.crop((left, top, left + across, top + down))
+    resized = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
     return resized if resized.ndim == 3 else resized[..., None]
 
 

@@ -92,4 +92,4 @@ def import_model(
 def _probe_images(model: Model) -> Pixels:
     image_input = model.manifest.input
     assert image_input is not None  # noqa: S101 - for the type checker
-    return probe_images(range(4), image_input.side, image_input.channels)
+    return probe_images(range(4), image_input.size, image_input.channels)

@@ -210,7 +210,8 @@ class _ImageToImageWork:
         self._execution, self._state = execution, state
         self._waiting: list[_Item] = []
         self._records: list[ImageRecord] = []
-        self._resized: list[str] = []
+        # How the inputs were changed to fit the model, by header.
+        self._changes: dict[str, list[str]] = {"resized": [], "color": [], "tiles": []}
         self._files: list[bytes] = []
         self._arrays: list[Pixels] = []
 
@@ -241,12 +242,20 @@ class _ImageToImageWork:
             self._state.upload_pixels.release(acquired)
         for item, task in zip(items, tasks, strict=True):
             self._records.append(item.record)
-            size = item.translation.original_size
-            self._resized.append(f"{size[0]}x{size[1]}" if size else "")
+            self._add_changes(item.translation)
             if self._output.container == "npy":
                 self._arrays.append(task.result())
             else:
                 self._files.append(task.result())
+
+    def _add_changes(self, translation: Translation) -> None:
+        """Note for the headers how an image was changed to fit the model."""
+        parameters, size = translation.parameters, translation.original_size
+        shape = "{1}x{0}".format(*translation.tiling.shape)
+        count = parameters["tiles"]["count"] if "tiles" in parameters else None
+        self._changes["resized"].append(f"{size[0]}x{size[1]}>{shape}" if size else "")
+        self._changes["color"].append(parameters.get("color", ""))
+        self._changes["tiles"].append(f"{count}x{shape}" if count else "")
 
     def _acquire(self, item: _Item) -> int:
         """Reserve memory for the input and output of an image; return its pixels."""
@@ -313,9 +322,7 @@ class _ImageToImageWork:
         lists: dict[str, Any] = {"input": [record.parameters["input"] for record in self._records]}
         if self._direction is not None:
             lists["direction"] = [self._direction]
-        if any(self._resized):
-            side = self._model.manifest.input.side if self._model.manifest.input else 0
-            lists["resized"] = [f"{size}>{side}x{side}" if size else "" for size in self._resized]
+        lists |= {name: values for name, values in self._changes.items() if any(values)}
         headers = responses.headers(self._model, **lists)
         if self._output.container == "npy":
             if len({array.shape for array in self._arrays}) > 1:

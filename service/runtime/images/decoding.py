@@ -7,12 +7,14 @@ header is checked before an image is decoded.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -21,13 +23,21 @@ from PIL import ExifTags, Image, ImageCms
 from PIL.ImageFile import ImageFile
 
 from service.runtime.errors import UserError
+from service.runtime.images.file_formats import UNREADABLE, content_of, image_format_of
+from service.runtime.images.levels import has_inferred_range, stored_values, to_levels
+
+# Registers the decoder of HEIC with Pillow, if it is installed.
+with contextlib.suppress(ImportError):
+    import pillow_heif  # type: ignore[import-not-found]
+
+    pillow_heif.register_heif_opener()
 
 Pixels = NDArray[np.uint8]
 
 # The formats of uploads. Every further format of Pillow would expose one more decoder to untrusted
 # input.
 UPLOAD_FORMATS = ("PNG", "JPEG", "WEBP")
-_SIGNATURES = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff", "WebP": b"RIFF"}
+_UPLOAD_TITLES = ("PNG", "JPEG", "WebP")
 # Encoders write about ten scans. A scan takes as little as 16 bytes, but the decoder processes the
 # whole image for each: a small file could keep it busy for an hour.
 _MAX_SCANS = 200
@@ -57,9 +67,11 @@ class ImageErrorKind(StrEnum):
     """Why an image, a mask or a box cannot be used. The values are public problem types."""
 
     NOT_AN_IMAGE = "not-a-picture"
+    UNSUPPORTED_FORMAT = "image-format-not-supported"
     TOO_LARGE = "picture-too-large"
     ANIMATED = "animated"
     MASK_NOT_AN_IMAGE = "mask-not-a-picture"
+    MASK_UNSUPPORTED_FORMAT = "mask-format-not-supported"
     MASK_TOO_LARGE = "mask-too-large"
     MASK_ANIMATED = "mask-animated"
     BOX_OUTSIDE = "box-outside"
@@ -78,11 +90,19 @@ class DecodedImage:
     """A decoded image. The arrays are read-only.
 
     `pixels` ``[H, W, 3] uint8`` are sRGB, not premultiplied with alpha. `alpha` ``[H, W] uint8`` is
-    255 for opaque pixels, or None if the file has no transparency.
+    255 for opaque pixels, or None if the file has no transparency. `scaled` is True for values
+    whose range the file does not define, such as floats: the range was inferred from the values.
     """
 
     pixels: Pixels
     alpha: Pixels | None
+    scaled: bool = False
+
+    @cached_property
+    def is_gray(self) -> bool:
+        """Whether every pixel is gray."""
+        red = self.pixels[..., 0]
+        return all(np.array_equal(red, self.pixels[..., i]) for i in (1, 2))
 
     def to_pil(self) -> Image.Image:
         """Return a Pillow image of mode RGBA, or RGB if the file has no transparency."""
@@ -109,7 +129,8 @@ def decode_image(
     EXIF data or profiles are ignored. Pillow's own limit of twice `PIL.Image.MAX_IMAGE_PIXELS`
     applies as well.
 
-    Raises ImageDecodeError, and nothing else, with the kind NOT_AN_IMAGE, TOO_LARGE or ANIMATED.
+    Raises ImageDecodeError, and nothing else, with the kind NOT_AN_IMAGE, UNSUPPORTED_FORMAT,
+    TOO_LARGE or ANIMATED.
     """
     _check_before_opening(data, max_pixels)
     try:
@@ -121,7 +142,7 @@ def decode_image(
             ImageErrorKind.TOO_LARGE, "The image is too large to be decoded."
         ) from error
     except Exception as error:  # Broken files make decoders raise exceptions of any type.
-        raise ImageDecodeError(ImageErrorKind.NOT_AN_IMAGE, _failure(data, formats)) from error
+        raise _failure(data, formats) from error
 
 
 def decode_mask(data: bytes, *, max_pixels: int) -> Pixels:
@@ -129,7 +150,7 @@ def decode_mask(data: bytes, *, max_pixels: int) -> Pixels:
 
     The file is decoded by `decode_image`. Luma follows ITU-R BT.601. Transparent pixels are
     composited on black. Raises ImageDecodeError, and nothing else, with the kind MASK_NOT_AN_IMAGE,
-    MASK_TOO_LARGE or MASK_ANIMATED.
+    MASK_UNSUPPORTED_FORMAT, MASK_TOO_LARGE or MASK_ANIMATED.
     """
     try:
         decoded = decode_image(data, max_pixels=max_pixels)
@@ -137,6 +158,7 @@ def decode_mask(data: bytes, *, max_pixels: int) -> Pixels:
         kind = {
             ImageErrorKind.TOO_LARGE: ImageErrorKind.MASK_TOO_LARGE,
             ImageErrorKind.ANIMATED: ImageErrorKind.MASK_ANIMATED,
+            ImageErrorKind.UNSUPPORTED_FORMAT: ImageErrorKind.MASK_UNSUPPORTED_FORMAT,
         }.get(error.kind, ImageErrorKind.MASK_NOT_AN_IMAGE)
         raise ImageDecodeError(kind, f"The mask: {error}") from error
     gray = np.asarray(Image.fromarray(decoded.pixels).convert("L"))
@@ -179,7 +201,7 @@ def _check_before_opening(data: bytes, max_pixels: int | None) -> None:
     size = _webp_size(data)
     if size is not None:  # The WebP decoder allocates the whole canvas on opening.
         _check_size(*size, max_pixels)
-    if data.startswith(_SIGNATURES["JPEG"]) and _scans(data) > _MAX_SCANS:
+    if data.startswith(b"\xff\xd8\xff") and _scans(data) > _MAX_SCANS:
         raise ImageDecodeError(
             ImageErrorKind.NOT_AN_IMAGE,
             f"The JPEG file has more than {_MAX_SCANS} scans: save it again as a baseline JPEG.",
@@ -248,6 +270,7 @@ def _decode(
         image.load()
         color, alpha = _split_alpha(image, data)
         pixels = np.asarray(_to_srgb(color, image.info.get("icc_profile")))
+        scaled = has_inferred_range(image)
         to_upright = _UPRIGHT.get(_orientation(image))
     if to_upright is not None:
         pixels = np.ascontiguousarray(to_upright(pixels))
@@ -255,7 +278,7 @@ def _decode(
     for array in (pixels, alpha):
         if array is not None:
             array.flags.writeable = False
-    return DecodedImage(pixels, alpha)
+    return DecodedImage(pixels, alpha, scaled)
 
 
 def _split_alpha(image: ImageFile, data: bytes) -> tuple[Image.Image, Pixels | None]:
@@ -265,13 +288,11 @@ def _split_alpha(image: ImageFile, data: bytes) -> tuple[Image.Image, Pixels | N
             key = _transparent_color(image, data)
             alpha = None if key is None else _opaque_except(np.asarray(image), key)
             return (image.convert("L") if image.mode == "1" else image), alpha
-        case mode if mode.startswith("I"):
-            levels = np.asarray(image).astype(np.int32)
+        case mode if mode == "F" or mode.startswith("I"):
+            values = stored_values(image)
             key = _transparent_color(image, data)
-            alpha = None if key is None else _opaque_except(levels, key)
-            # 65,535 / 255 = 257. Rounds to the nearest level; Pillow's conversion would clip.
-            gray = (np.clip(levels, 0, 65_535) + 128) // 257
-            return Image.fromarray(gray.astype(np.uint8)), alpha
+            alpha = None if key is None else _opaque_except(values, key)
+            return Image.fromarray(to_levels(image, values)), alpha
         case "LA":
             return image.getchannel("L"), np.array(image.getchannel("A"))
         case "CMYK":
@@ -312,6 +333,7 @@ def _opaque_except(stored: NDArray[np.generic], key: NDArray[np.int64]) -> Pixel
 
 def _to_srgb(color: Image.Image, profile: object) -> Image.Image:
     """Convert L, RGB or CMYK to sRGB, with the ICC profile if it is valid and fits the mode."""
+    is_gray = color.mode == "L"
     if isinstance(profile, bytes) and profile:
         try:
             icc = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -327,7 +349,8 @@ def _to_srgb(color: Image.Image, profile: object) -> Image.Image:
                     outputMode="RGB",
                 )
                 if converted is not None:
-                    return converted
+                    # Rounding must not tint gray.
+                    return converted.convert("L").convert("RGB") if is_gray else converted
         except MemoryError:
             raise
         except Exception:  # noqa: BLE001, S110 - an invalid profile is ignored
@@ -345,11 +368,33 @@ def _orientation(image: ImageFile) -> object:
         return 1
 
 
-def _failure(data: bytes, formats: tuple[str, ...] | None) -> str:
-    """Return the message for a file that cannot be decoded."""
-    for name, signature in _SIGNATURES.items():
-        if data.startswith(signature):
-            return f"The file is not a valid {name}: it is damaged or truncated."
+def _failure(data: bytes, formats: tuple[str, ...] | None) -> ImageDecodeError:
+    """Return the error for a file that cannot be decoded."""
+    name = image_format_of(data)
+    kind = ImageErrorKind.UNSUPPORTED_FORMAT
+    if formats is not None and name not in (None, *_UPLOAD_TITLES):
+        text = f"The file is in {name} format, which is not accepted: convert it to PNG, JPEG or"
+        return ImageDecodeError(kind, f"{text} WebP.")
+    if name in UNREADABLE:
+        return ImageDecodeError(
+            kind, f"The file is in {name} format, which Pillow does not read: convert it to PNG."
+        )
+    if name == "HEIC" and "HEIF" not in Image.OPEN:
+        return ImageDecodeError(
+            kind,
+            "The file is in HEIC format, which needs a decoder: install pillow-heif, or convert it "
+            "to PNG, JPEG or WebP.",
+        )
+    kind = ImageErrorKind.NOT_AN_IMAGE
+    if name is not None:
+        variant = "" if name in _UPLOAD_TITLES else ", or a variant that Pillow does not read"
+        return ImageDecodeError(
+            kind, f"The file is not a valid {name}: it is damaged or truncated{variant}."
+        )
+    if not data:
+        return ImageDecodeError(kind, "The file is empty.")
+    content = content_of(data)
+    described = f"The file is {content}, not an image" if content else "The file is not an image"
     if formats is None:
-        return "The file is not an image in a known format, or it is damaged."
-    return "The file is not an image: send a PNG, JPEG or WebP file."
+        return ImageDecodeError(kind, f"{described} in a format that Pillow reads.")
+    return ImageDecodeError(kind, f"{described}: send a PNG, JPEG or WebP file.")

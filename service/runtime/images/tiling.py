@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
+# One length for both axes, or (vertical, horizontal).
+Lengths = int | tuple[int, int]
 _Values = TypeVar("_Values", bound=np.generic)
 
 # Number of rows or columns that are blended in one step, which bounds the memory for float values.
@@ -37,8 +39,8 @@ class Tiling:
 
     height: int
     width: int
-    side: int
-    overlap: int
+    side: Lengths
+    overlap: Lengths
     multiple: int
     scale: int
     reach: int
@@ -60,38 +62,41 @@ def plan(
     height: int,
     width: int,
     *,
-    side: int,
-    overlap: int,
+    side: Lengths,
+    overlap: Lengths,
     multiple: int = 1,
     scale: int = 1,
     reach: int = 0,
-    least: int = 1,
+    least: Lengths = 1,
 ) -> Tiling:
     """Cover an image with as few tiles of at most `side` × `side` pixels as possible.
 
     Neighboring tiles share at least `overlap` pixels. Tiles start and end at multiples of
     `multiple`, so that the downsampling of a model that halves its input n times (`multiple` =
     2**n) uses the same grid as without tiles. An image that fits is one tile, padded to the
-    multiple and to the minimum side `least`. The output of the model is `scale` times as large as
-    its input; `reach` is the radius of its receptive field.
+    multiple and to the minimum side `least`. If `least` equals `side`, all tiles have this size, as
+    a graph of fixed size needs it. The output of the model is `scale` times as large as its input;
+    `reach` is the radius of its receptive field.
 
     Raises ValueError for sizes that are not positive, for a `side` that is not a multiple, not
     larger than the overlap or below `least`, and for an `overlap` below ``2 * reach``.
     """
-    if min(height, width, side, multiple, scale, least) < 1 or min(overlap, reach) < 0:
+    sides, overlaps, minima = _both(side), _both(overlap), _both(least)
+    if min(height, width, *sides, multiple, scale, *minima) < 1 or min(*overlaps, reach) < 0:
         raise ValueError("sizes and scale must be positive, overlap and reach non-negative")
-    if overlap < 2 * reach:
+    if min(overlaps) < 2 * reach:
         raise ValueError(
             f"an overlap of {overlap} is less than twice the receptive field radius of {reach}"
         )
-    least = _round_up(least, multiple)
-    if side % multiple or side <= _round_up(overlap, multiple) or side < least:
-        raise ValueError(
-            f"a side of {side} is not a multiple of {multiple}, less than {least}, or not larger "
-            f"than the overlap of {overlap} rounded up to a multiple"
-        )
-    h, tops = _along(height, side, overlap, multiple, least)
-    w, lefts = _along(width, side, overlap, multiple, least)
+    minima = (_round_up(minima[0], multiple), _round_up(minima[1], multiple))
+    for longest, shared, shortest in zip(sides, overlaps, minima, strict=True):
+        if longest % multiple or longest <= _round_up(shared, multiple) or longest < shortest:
+            raise ValueError(
+                f"a side of {longest} is not a multiple of {multiple}, less than {shortest}, or "
+                f"not larger than the overlap of {shared} rounded up to a multiple"
+            )
+    h, tops = _along(height, sides[0], overlaps[0], multiple, minima[0])
+    w, lefts = _along(width, sides[1], overlaps[1], multiple, minima[1])
     return Tiling(height, width, side, overlap, multiple, scale, reach, (h, w), tops, lefts)
 
 
@@ -211,6 +216,10 @@ def _along(
     tile = max(_round_up(-(-(padded + (count - 1) * shared) // count), multiple), least)
     steps = (padded - tile) // multiple
     return tile, tuple(i * steps // (count - 1) * multiple for i in range(count))
+
+
+def _both(lengths: Lengths) -> tuple[int, int]:
+    return (lengths, lengths) if isinstance(lengths, int) else lengths
 
 
 def _round_up(length: int, multiple: int) -> int:

@@ -15,7 +15,13 @@ import numpy as np
 from PIL import Image
 
 from service.runtime.images.encoding import Pixels
-from service.runtime.models.manifest import GENERATOR, Golden, Manifest, ManifestError
+from service.runtime.models.manifest import (
+    GENERATOR,
+    Golden,
+    Manifest,
+    ManifestError,
+    read_manifest,
+)
 from service.runtime.models.model import GoldenMatch, Model
 from service.runtime.onnx.sessions import GraphError, Provider
 
@@ -97,6 +103,11 @@ def check_golden(model: Model, folder: Path) -> GoldenMatch | None:
                 f"levels; the largest difference is {difference.max()}"
             )
     return GoldenMatch.NEAR
+
+
+def golden_images(folder: Path) -> Pixels:
+    """Return the golden images ``[K, H, W, C] uint8`` of a model folder. Raises ManifestError."""
+    return _read(folder / GOLDEN_FILE, read_manifest(folder))
 
 
 def _read(path: Path, manifest: Manifest) -> Pixels:

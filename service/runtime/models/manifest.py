@@ -162,9 +162,12 @@ class ImageInput(_Part):
     """
 
     channels: Literal[1, 3, 4]
-    # The side of the training images in pixels; with `fixed` the only supported one.
+    # The side of the training images in pixels; with `fixed` the only one that the graph takes:
+    # an upscaler then runs in tiles of this size, and other models resize their input to it.
     side: Positive
     fixed: bool = False
+    # The width of a `fixed` input that is not square; `side` is its height.
+    width: Positive | None = None
     multiple: Positive = 1
     # The minimum side, if it is larger than `multiple`: padding by reflection needs enough pixels
     # to reflect.
@@ -184,9 +187,16 @@ class ImageInput(_Part):
             raise ValueError(
                 f"least {self.least} is not a multiple of {self.multiple}, or exceeds side"
             )
+        if self.width is not None and (not self.fixed or self.width % self.multiple):
+            raise ValueError(f"width {self.width} needs fixed and a multiple of {self.multiple}")
         if len(self.directions) == 1 or len(set(self.directions)) != len(self.directions):
             raise ValueError("directions must be at least two different names")
         return self
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the training images; with `fixed` the only supported ones."""
+        return self.side, self.width or self.side
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -309,9 +319,9 @@ class Manifest(_Part):
                 raise ValueError(f"{graph.file} must take {names} and return pixels")
         if spec.masked != (self.task == "inpaint"):
             raise ValueError("input.masked is required if and only if the task is inpaint")
-        side = spec.side * spec.factor
-        if (self.image.height, self.image.width) != (side, side):
-            raise ValueError(f"image must be {side}×{side}, the size that follows from input")
+        height, width = (side * spec.factor for side in spec.size)
+        if (self.image.height, self.image.width) != (height, width):
+            raise ValueError(f"image must be {width}×{height}, the size that follows from input")
         if self.latent or self.classes or self.styles:
             raise ValueError(f"latent, classes and styles are not allowed for the task {self.task}")
         for golden in self.golden:
@@ -380,8 +390,9 @@ class Manifest(_Part):
         }
         if self.input is not None:
             spec = self.input.model_dump(mode="json")
-            if spec["least"] is None:  # Added later: models without it keep their digest.
-                del spec["least"]
+            for added in ("least", "width"):  # Added later: models without it keep their digest.
+                if spec[added] is None:
+                    del spec[added]
             dependencies["input"] = spec
         if weights := dict(each for graph in self.graphs.values() for each in graph.files[1:]):
             dependencies["data"] = weights

@@ -236,8 +236,8 @@ class Model:
         models get synthetic images. Raises ValueError if a seed is out of range.
         """
         if (spec := self.manifest.input) is not None:
-            inputs = {"image": probe_images(seeds, spec.side, spec.channels)}
-            return inputs | ({"mask": probe_masks(seeds, spec.side)} if spec.masked else {})
+            inputs = {"image": probe_images(seeds, spec.size, spec.channels)}
+            return inputs | ({"mask": probe_masks(seeds, spec.size)} if spec.masked else {})
         return feeds(self._sources(seeds, classes, truncations), self.manifest)
 
     def _sources(

@@ -16,8 +16,14 @@ Pixels = NDArray[np.uint8]
 _CELLS = 5
 
 
-def probe_images(seeds: Sequence[int], side: int, channels: int) -> Pixels:
-    """Return the images ``[N, side, side, channels] uint8`` of `seeds`."""
+def probe_images(seeds: Sequence[int], size: int | tuple[int, int], channels: int) -> Pixels:
+    """Return the images ``[N, h, w, channels] uint8`` of `seeds`.
+
+    `size` is (h, w), or the side of square images. Other images than square ones are the upper left
+    corner of the square that holds them.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    side = max(height, width)
     position = (np.arange(side) + 0.5) * (_CELLS - 1) / side
     low = np.minimum(position.astype(int), _CELLS - 2)
     # Bilinear interpolation of a coarse grid in integers, which is exact on every machine.
@@ -30,14 +36,19 @@ def probe_images(seeds: Sequence[int], side: int, channels: int) -> Pixels:
         ) >> 8
         weight = fraction[None, :, None]
         images[i] = (rows[:, low] * (256 - weight) + rows[:, low + 1] * weight) >> 8
-    return images
+    return np.ascontiguousarray(images[:, :height, :width])
 
 
-def probe_masks(seeds: Sequence[int], side: int) -> Pixels:
-    """Return the masks ``[N, side, side] uint8`` of `seeds`: 255 in a box of half the side."""
+def probe_masks(seeds: Sequence[int], size: int | tuple[int, int]) -> Pixels:
+    """Return the masks ``[N, h, w] uint8`` of `seeds`: 255 in a box of half the side.
+
+    `size` is that of `probe_images`.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    side = max(height, width)
     masks = np.zeros((len(seeds), side, side), np.uint8)
     half = max(side // 2, 1)
     for mask, seed in zip(masks, seeds, strict=True):
         top, left = np.random.RandomState(seed).randint(0, side - half + 1, 2)
         mask[top : top + half, left : left + half] = 255
-    return masks
+    return np.ascontiguousarray(masks[:, :height, :width])

@@ -121,7 +121,7 @@ def _contract(manifest: Manifest) -> list[Tensor]:
     tensors = [Tensor("pixels", np.dtype(np.uint8), (image.height, image.width, image.channels))]
     if (spec := manifest.input) is not None:
         # The size of the training images, even if others are possible.
-        row = (spec.side, spec.side)
+        row = spec.size
         tensors.append(Tensor("image", np.dtype(np.uint8), (*row, spec.channels)))
         tensors.append(Tensor("mask", np.dtype(np.uint8), row))
     if latent is not None:

@@ -3,11 +3,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.runtime.image_to_image import ImageMismatch, digest_of, prepare, translate
+from service.runtime.image_to_image import (
+    ImageMismatch,
+    digest_of,
+    plan_tiles,
+    prepare,
+    translate,
+)
 from service.runtime.images.decoding import DecodedImage
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
-from tests.support.image_to_image_models import FILL, SIDE, blurred, write_translators
+from tests.support.image_to_image_models import FILL, REACH, SIDE, blurred, write_translators
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +126,62 @@ def test_resizes_for_fixed_size_model(load):
     output = translate(load("fixed"), DecodedImage(flat, None))
     assert output.shape == (SIDE, SIDE, 3)
     assert (output == 215).all()
+
+
+@pytest.mark.parametrize("size", [(12, 16), (5, 3), (12, 40), (37, 41)])
+def test_upscaler_of_fixed_size_runs_in_tiles(load, size):
+    """The output equals that of the same model without a fixed size, at inner edges too."""
+    image = noise(*size)
+    prepared = prepare(load("larger-fixed"), DecodedImage(image, None))
+    assert prepared.tiling.shape == (12, 16)
+    assert prepared.original_size is None
+    assert prepared.parameters == {"tiles": {"count": len(prepared.tiling), "size": (16, 12)}}
+    output = translate(load("larger-fixed"), DecodedImage(image, None))
+    assert output.shape == (2 * size[0], 2 * size[1], 3)
+    expected = translate(load("larger"), DecodedImage(image, None))
+    # At the lower and right border, the tile continues with the reflected image.
+    inner = (slice(0, 2 * size[0] - 2 * REACH), slice(0, 2 * size[1] - 2 * REACH))
+    np.testing.assert_array_equal(output[inner], expected[inner])
+
+
+def test_upscaler_of_fixed_size_hides_seams_without_a_receptive_field(load):
+    spec = load("larger-fixed").manifest.input.model_copy(update={"reach": None})
+    tiling = plan_tiles(spec, 100, 50)
+    assert tiling.shape == (12, 16)
+    assert tiling.tops[1] - tiling.tops[0] <= 6
+    assert (tiling.tops[-1] + 12, tiling.lefts[-1] + 16) == (100, 50)
+
+
+def test_luma_model_carries_color_over(load):
+    flat = np.full((20, 30, 3), (200, 40, 90), np.uint8)
+    alpha = np.full((20, 30), 255, np.uint8)
+    output = translate(load("larger-luma"), DecodedImage(flat, None))
+    assert output.shape == (40, 60, 3)
+    # Blurring and upscaling a flat image changes it at the border only.
+    assert np.abs(output[8:-8, 8:-8].astype(int) - flat[0, 0]).max() <= 2
+    assert prepare(load("larger-luma"), DecodedImage(flat, None)).parameters == {"color": "luma"}
+    assert translate(load("larger-luma"), DecodedImage(flat, alpha)).shape == (40, 60, 4)
+    gray = np.full((20, 30, 3), 77, np.uint8)
+    assert translate(load("larger-luma"), DecodedImage(gray, None)).shape == (40, 60, 1)
+
+
+def test_gray_stays_gray(load):
+    gray = noise(9, 11)[..., :1].repeat(3, 2)
+    output = translate(load("tinting"), DecodedImage(gray, None))
+    assert output.shape == (18, 22, 3)
+    assert (output == output[..., :1]).all()
+    assert prepare(load("tinting"), DecodedImage(gray, None)).parameters == {"color": "gray"}
+    mask = np.zeros((9, 11), np.uint8)
+    mask[2:5, 3:6] = 255
+    filled = translate(load("filled"), DecodedImage(gray, None), mask)
+    assert (filled == filled[..., :1]).all()
+    np.testing.assert_array_equal(filled[mask == 0], gray[mask == 0])
+    # One colored pixel makes it a color image.
+    color = gray.copy()
+    color[0, 0] = (255, 0, 0)
+    output = translate(load("tinting"), DecodedImage(color, None))
+    np.testing.assert_array_equal(output[::2, ::2, 0], color[..., 0] // 2)
+    assert prepare(load("tinting"), DecodedImage(color, None)).parameters == {}
 
 
 def test_digest_covers_size_pixels_and_alpha():

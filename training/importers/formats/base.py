@@ -28,7 +28,12 @@ from service.runtime.models.manifest import (
     Truncation,
 )
 from service.runtime.models.probe_inputs import probe_images
-from training.export.graphs import CHECKED_LATENTS, GraphSpec, generator_graph_specs
+from training.export.graphs import (
+    CHECKED_LATENTS,
+    GraphSpec,
+    generator_graph_specs,
+    side_to_check,
+)
 from training.export.onnx_export import export_graphs
 from training.importers.errors import FormatMismatchError, ImportOptionError
 from training.importers.reading.weights import Network
@@ -307,6 +312,8 @@ def _image_to_image_graph_spec(module: nn.Module, image_input: ImageInput) -> Gr
     dimensions = [torch.export.Dim(name, min=1, max=2**14) for name in ("h", "w")]
     axes = {1 + i: multiple * dim if multiple > 1 else dim for i, dim in enumerate(dimensions)}
     smallest = image_input.least or multiple
+    if not image_input.fixed:
+        side = side_to_check(module, side, smallest, multiple)
     # At least two steps, because torch.export treats an axis of one step as constant.
     small = max(side // 2 // multiple * multiple, smallest, 2 * multiple)
     return GraphSpec(

@@ -10,11 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from onnx import ModelProto, TensorProto
 
-from service.runtime.latent import seeds as latents
-from service.runtime.latent.seeds import Distribution
 from service.runtime.models.manifest import (
     CLASS_INDEX,
     CLASS_WEIGHTS,
@@ -25,8 +22,7 @@ from service.runtime.models.manifest import (
     Task,
     Truncation,
 )
-from service.runtime.models.probe_inputs import probe_images, probe_masks
-from service.runtime.onnx.sessions import Array, ExecutionPlan, Provider, Session
+from service.runtime.onnx.sessions import ExecutionPlan, Provider, Session
 from training.export.onnx_files import graph_entry, save
 from training.importers.errors import FormatMismatchError, ImportOptionError, ModelImportError
 from training.importers.formats.base import (
@@ -36,7 +32,6 @@ from training.importers.formats.base import (
     image_spec,
     latent_distribution,
 )
-from training.importers.formats.noise.sequential import square_shape
 from training.importers.onnx.checks import wrap_and_check
 from training.importers.onnx.ports import (
     PIXELS,
@@ -51,17 +46,21 @@ from training.importers.onnx.ports import (
     outputs,
     z_dim,
 )
+from training.importers.onnx.probes import Probe
 from training.importers.onnx.reference import OriginalGraph, to_levels
+from training.importers.onnx.sizes import (
+    free_or_tile,
+    measure_sizes,
+    with_factor,
+    with_image_layout,
+)
 from training.importers.onnx.wrapping import GraphInterface
 from training.importers.reading.onnx_files import disable_dropout, read_onnx
 
 _PLAN = ExecutionPlan(workers=1, threads=1, max_rows=64)
 _UINT8_RANGE: Range = (0.0, 255.0)
-# The multiples of height and width to try; 256 is for networks that downsample eight times.
-_MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-_MIN_PROBE_SIDE = 32
-# The default sides of input images in pixels, without and with upscaling.
-_DEFAULT_SIDE, _DEFAULT_UPSCALE_SIDE = 256, 64
+# The default side of input images in pixels.
+_DEFAULT_SIDE = 256
 
 
 class OnnxFormat(FormatInfo):
@@ -124,30 +123,38 @@ def _convert(model: ModelProto, options: GraphOptions) -> ConvertedModel:
     interface = _interface(ports, options, classes, value_range)
     image_input = _image_input(interface)
     distribution = latent_distribution(options.common)
-    probe = _Probe(interface, distribution)
+    probe = Probe(interface, distribution)
 
     original = OriginalGraph(model)
+    size_details: list[tuple[str, str]] = []
     if image_input is None or image_input.fixed:
-        side = image_input.side if image_input else 0
-        values = original.run(interface, probe.feeds(interface.batch or 1, side, side))
-        interface = _with_image_layout(interface, values, options)
+        size = image_input.size if image_input else (0, 0)
+        values = original.run(interface, probe.feeds(interface.batch or 1, *size))
+        interface = with_image_layout(interface, values, options)
+        if image_input is not None:
+            shape = to_levels(interface, values).shape
+            image_input = with_factor(image_input, *shape[1:3])
+            if _task(image_input, options) == "upscale":
+                sized = free_or_tile(model, original, interface, image_input, options, probe)
+                model, interface, image_input = sized.model, sized.interface, sized.image_input
+                original = OriginalGraph(model)
+                size_details = [("size", sized.description)]
+            size = image_input.size
     else:
-        interface, image_input = _measure_sizes(original, interface, image_input, probe, options)
-        side = image_input.side
-    pixels = to_levels(interface, original.values(interface, probe.feeds(1, side, side)))
+        interface, image_input = measure_sizes(original, interface, image_input, probe, options)
+        size = image_input.size
+    pixels = to_levels(interface, original.values(interface, probe.feeds(1, *size)))
     height, width, channels = pixels.shape[1:]
     image = image_spec(height, width, channels)
     any_size = image_input is not None and not image_input.fixed
-    if image_input is not None:
-        image_input = _with_factor(image_input, height, width)
     output_sides = (None, None) if any_size else (height, width)
     rows = dict(interface.rows) | {PIXELS: (*output_sides, channels)}
     interface = replace(interface, rows=rows)
 
     count = 32 if image.pixels <= 128**2 else 8 if image.pixels <= 256**2 else 3
-    feeds = [probe.feeds(count, side, side)]
+    feeds = [probe.feeds(count, *size)]
     if image_input is not None and any_size:
-        step = image_input.multiple
+        step, side = image_input.multiple, image_input.side
         feeds = [
             probe.feeds(min(count, 8), side, side),
             probe.feeds(2, side + step, max(side - step, step)),
@@ -163,6 +170,8 @@ def _convert(model: ModelProto, options: GraphOptions) -> ConvertedModel:
             *((name, port.signature) for name, port in ports.items()),
             ("images", f"{width}×{height}×{channels}"),
             ("black and white", f"{black:g} and {white:g}, {range_source}"),
+            *size_details,
+            *_color_details(image_input, channels, options),
         ],
         notes=[*notes, *(["Dropout is off."] if has_dropout else [])],
         latent=None
@@ -244,109 +253,21 @@ def _image_input(interface: GraphInterface) -> ImageInput | None:
     masked = "mask" in interface.ports
     if height is None and width is None:
         return ImageInput(channels=channels, side=_DEFAULT_SIDE, masked=masked)
-    if height is None or width is None or height != width:
-        raise ModelImportError(
-            f"it takes images of {interface.ports['image'].signature}; height and width must be "
-            "equal or both dynamic"
-        )
+    # A single dynamic axis gets the length of the other one.
+    height, width = height or width or 1, width or height or 1
     image_spec(height, width, channels)
-    return ImageInput(channels=channels, side=height, fixed=True, masked=masked)
+    other_width = None if width == height else width
+    return ImageInput(channels=channels, side=height, width=other_width, fixed=True, masked=masked)
 
 
-@dataclass(frozen=True)
-class _Probe:
-    """Creates synthetic inputs for a graph."""
-
-    interface: GraphInterface
-    distribution: Distribution
-
-    def feeds(self, count: int, height: int, width: int) -> dict[str, Array]:
-        """Return `count` rows of every input; images have the size `height` × `width`."""
-        rows, classes = self.interface.rows, self.interface.classes
-        seeds, longest = range(count), max(height, width)
-        feeds: dict[str, Array] = {}
-        for name in self.interface.inputs:
-            if name == "z":
-                feeds[name] = latents.draw(seeds, rows["z"][0] or 1, self.distribution)
-            elif name == "image":
-                images = probe_images(seeds, longest, rows["image"][2] or 1)
-                feeds[name] = np.ascontiguousarray(images[:, :height, :width])
-            elif name == "mask":
-                masks = probe_masks(seeds, longest)
-                feeds[name] = np.ascontiguousarray(masks[:, :height, :width])
-            elif name == "truncation":
-                feeds[name] = np.linspace(0.5, 1, count, dtype=np.float32)
-            elif name == CLASS_INDEX:
-                feeds[name] = np.arange(count) % classes
-            else:
-                feeds[name] = np.zeros((count, classes), np.float32)
-                feeds[name][np.arange(count), np.arange(count) % classes] = 1
-        return feeds
-
-
-def _with_image_layout(
-    interface: GraphInterface, values: Array, options: GraphOptions
-) -> GraphInterface:
-    """Add the layout of the output images, determined from the example `values`.
-
-    Raises ImportOptionError, FormatMismatchError.
-    """
-    port = interface.ports[PIXELS]
-    if values.ndim == 2:
-        side, channels = square_shape(values.shape[1], options.common)
-        first = (options.layout or "nchw").lower() == "nchw"
-        shape = (channels, side, side) if first else (side, side, channels)
-        return replace(interface, unflattened=shape, output_channels_first=first)
-    if values.ndim == 4:
-        first = channels_first(values.shape, options.layout, port.name)
-        return replace(interface, output_channels_first=first)
-    if values.ndim != 3:
-        raise FormatMismatchError(f"{port.name} has {values.ndim} axes; expected 2 to 4")
-    return interface
-
-
-def _measure_sizes(
-    original: OriginalGraph,
-    interface: GraphInterface,
-    image_input: ImageInput,
-    probe: _Probe,
-    options: GraphOptions,
-) -> tuple[GraphInterface, ImageInput]:
-    """Run the graph to find the multiple of its input sides and its upscaling factor.
-
-    Returns the interface with the layout of the output. Raises ModelImportError.
-    """
-    reason = "the sides of its output images are not an integer multiple of the input sides"
-    for multiple in _MULTIPLES:
-        # An odd number of steps, so that the sides are not also multiples of a larger step.
-        steps = max(_MIN_PROBE_SIDE // multiple, 0) | 1
-        height, width = (steps + 2) * multiple, steps * multiple
-        try:
-            values = original.run(interface, probe.feeds(interface.batch or 1, height, width))
-        except ModelImportError as error:
-            reason = str(error)
-            continue
-        interface = _with_image_layout(interface, values, options)
-        shape = to_levels(interface, values).shape[1:3]
-        factor = shape[0] // height
-        if factor and shape == (factor * height, factor * width):
-            default = _DEFAULT_SIDE if factor == 1 else _DEFAULT_UPSCALE_SIDE
-            side = -(-(options.common.side or default) // multiple) * multiple
-            measured = {"factor": factor, "multiple": multiple, "side": side}
-            return interface, image_input.model_copy(update=measured)
-    raise ModelImportError(reason)
-
-
-def _with_factor(image_input: ImageInput, height: int, width: int) -> ImageInput:
-    """Add the upscaling factor for images of fixed size. Raises ModelImportError."""
-    side = image_input.side
-    factor = max(height // side, 1)
-    if (height, width) != (factor * side, factor * side):
-        raise ModelImportError(
-            f"it returns {width}×{height} pixels for {side}×{side}; the output sides must "
-            "be an integer multiple of the input sides"
-        )
-    return image_input.model_copy(update={"factor": factor})
+def _color_details(
+    image_input: ImageInput | None, channels: int, options: GraphOptions
+) -> list[tuple[str, str]]:
+    if image_input is None or (image_input.channels, channels) != (1, 1):
+        return []
+    if _task(image_input, options) != "upscale":
+        return []
+    return [("color", "the luma is upscaled by the graph, the chroma by bicubic interpolation")]
 
 
 def _task(image_input: ImageInput | None, options: GraphOptions) -> Task:

@@ -75,9 +75,12 @@ class OriginalGraph:
 
         Raises ModelImportError.
         """
+        return self._session.run(self.inputs(interface, feeds))[interface.ports[PIXELS].name]
+
+    def inputs(self, interface: GraphInterface, feeds: Feeds) -> dict[str, Array]:
+        """Return the inputs of the graph for `feeds`, by the graph's names."""
         ports = interface.ports
-        inputs = {ports[name].name: _graph_input(interface, name, feeds[name]) for name in feeds}
-        return self._session.run(inputs)[ports[PIXELS].name]
+        return {ports[name].name: _graph_input(interface, name, feeds[name]) for name in feeds}
 
     def values(self, interface: GraphInterface, feeds: Feeds) -> Array:
         """Return the values of the image output, run in batches of the graph's declared size.

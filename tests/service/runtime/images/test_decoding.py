@@ -313,9 +313,92 @@ def test_hostile_files_decode_or_raise_decode_error():
             assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP", "ICO", "PPM", "TGA"])
-def test_rejects_other_formats(kind):
-    assert error_kind(file_of(Image.fromarray(gradient()), kind)) == "not-a-picture"
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP", "ICO", "PPM", "AVIF", "JPEG 2000"])
+def test_names_formats_that_are_not_accepted(kind):
+    data = file_of(Image.fromarray(gradient()), "JPEG2000" if kind == "JPEG 2000" else kind)
+    assert error_kind(data) == "image-format-not-supported"
+    with pytest.raises(ImageDecodeError, match=f"in {kind} format.*convert it to PNG"):
+        decode(data)
+    with pytest.raises(ImageDecodeError, match="The mask: The file is in") as caught:
+        decode_mask(data, max_pixels=MEGAPIXEL)
+    assert caught.value.kind == "mask-format-not-supported"
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 40
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (HEIC, "in HEIC format"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "in SVG format"),
+        (b"", "is empty"),
+        (b"<!DOCTYPE html><html></html>", "is an HTML page, not an image: send"),
+        (b'{"image": 1}', "is a JSON document, not an image: send"),
+        (b"%PDF-1.7", "is a PDF document, not an image: send"),
+        (b"hello", "is not an image: send a PNG"),
+        (b"\0\0\0\x18ftypmp42" + b"\0" * 40, "is a video"),
+    ],
+)
+def test_says_what_a_file_is(data, message):
+    with pytest.raises(ImageDecodeError, match=message):
+        decode(data)
+    with pytest.raises(ImageDecodeError) as caught:
+        decode(data, formats=None)
+    assert "send a PNG" not in str(caught.value)
+
+
+def ramp(low: float, high: float) -> np.ndarray:
+    return np.linspace(low, high, 30 * 40).reshape(30, 40)
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"),
+    [
+        (np.float32(ramp(0, 1)), 0, 255),
+        (np.float32(ramp(0, 0.5)), 0, 128),
+        (np.float32(ramp(0, 1.25)), 0, 255),
+        (np.float32(ramp(-1, 1)), 0, 255),
+        (np.float32(ramp(0, 255)), 0, 255),
+        (np.float32(ramp(0, 65_535)), 0, 255),
+        (np.float32(ramp(-4e5, 4e5)), 0, 255),
+        (np.int32(ramp(0, 255)), 0, 255),
+        (np.int32(ramp(0, 4095)), 0, 255),
+        (np.int32(ramp(0, 65_535)), 0, 255),
+        (np.int32(ramp(0, 2**31 - 1)), 0, 255),
+        (np.int32(ramp(-300, 300)), 0, 255),
+        (np.uint16(ramp(0, 65_535)), 0, 255),
+        (np.uint16(ramp(0, 32_768)), 0, 128),
+    ],
+)
+def test_scales_values_of_more_than_8_bits_by_their_range(values, low, high):
+    decoded = decode(file_of(Image.fromarray(values), "TIFF"), formats=None)
+    assert (decoded.pixels.min(), decoded.pixels.max()) == (low, high)
+    assert decoded.is_gray
+    assert decoded.scaled == (values.dtype != np.uint16)
+    levels = decoded.pixels[..., 0].ravel().astype(int)
+    # The order is kept, and steps are even.
+    assert (np.diff(levels) >= 0).all()
+    assert np.diff(levels).max() <= 1
+    if values.dtype == np.int32:  # Pillow does not write the inverse of these values.
+        return
+    inverted = decode(file_of(Image.fromarray(values), "TIFF", tiffinfo={262: 0}), formats=None)
+    np.testing.assert_allclose(inverted.pixels[..., 0].ravel(), 255 - levels, atol=1)
+
+
+def test_values_that_are_not_finite_do_not_decide_the_range():
+    values = np.float32(ramp(0, 1))
+    values[0, :3] = np.nan, np.inf, -np.inf
+    decoded = decode(file_of(Image.fromarray(values), "TIFF"), formats=None)
+    assert list(decoded.pixels[0, :3, 0]) == [0, 255, 0]
+    assert decoded.pixels[-1, -1, 0] == 255
+
+
+def test_gray_with_a_profile_stays_gray():
+    gray = Image.fromarray(gradient()[..., 0])
+    swapped = file_of(gray, "PNG", icc_profile=linear_profile())
+    assert decode(swapped).is_gray
+    assert not decode(file_of(Image.fromarray(gradient()), "PNG")).is_gray
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
