@@ -47,10 +47,18 @@ def train_and_export(recipe: str, overrides: list[str], runs: Path, models: Path
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory, digits) -> Path:
-    """A model repository with the generators of the tiny recipes, trained for a few steps."""
+    """A model repository with the generators of the tiny recipes, trained for a few steps.
+
+    The digits stand for the data sets of the recipes, so that the models have their class names.
+    """
     runs, models = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("repository")
-    for name, overrides in TINY.items():
-        train_and_export(name, [*overrides, f"data.path={digits}"], runs, models)
+    data = tmp_path_factory.mktemp("known")
+    for name in ("mnist", "fashion-mnist"):
+        (data / name).symlink_to(digits)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GANYMEDE_DATA", str(data))
+        for name, overrides in TINY.items():
+            train_and_export(name, overrides, runs, models)
     return models
 
 

@@ -3,23 +3,70 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ValidationError
 
 from service.runtime.files import replacing
+from service.runtime.models.manifest import TrainingData
+from training.data.provenance import data_changes
 from training.recipe.errors import RecipeError
 from training.recipe.loading import load_recipe
 from training.recipe.schema import Recipe
 
 # Keys of the section `train` that may change when a run is resumed.
 CADENCE = {"images", "log_images", "sample_images", "checkpoint_images"}
+# Sections and keys that describe a run without changing its training.
+_DESCRIPTIONS = {"device", "name", "summary", "license", "evaluate", "search"}
+# Keys of `data` and `source` that may change if the fingerprint of the images stays the same.
+_DATA_LOCATION = {"path", "name", "title", "license"}
+# Keys that decide the shapes of the networks: no checkpoint fits other values.
+_FIXED = (
+    "classes",
+    "generator",
+    "discriminator",
+    "data.resolution",
+    "data.channels",
+    "game.kind",
+    "game.task",
+    "game.directions",
+    "optimizer.generator.algorithm",
+    "optimizer.discriminator.algorithm",
+)
+
+
+class Change(NamedTuple):
+    """A difference between a run and the recipe or the data that it is resumed with."""
+
+    key: str
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.key} was {self.before}, now {self.after}"
+
+
+class Override(BaseModel):
+    """Changes that took effect when the run had seen `images` images."""
+
+    images: int
+    changes: tuple[str, ...]
+
+
+class RunProvenance(BaseModel):
+    """The content of `provenance.json`: the data of a run, and what was changed since its start."""
+
+    data: tuple[TrainingData, ...] = ()
+    overrides: tuple[Override, ...] = ()
 
 
 class Run:
     """A folder with `recipe.yaml`, `checkpoint.pt`, `log.jsonl`, `samples/` and `tensorboard/`.
 
-    If the run is evaluated during training, it also has `best.pt`.
+    `provenance.json` identifies the data. If the run is evaluated during training, the folder also
+    has `best.pt`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,6 +75,7 @@ class Run:
         self.checkpoint_path = folder / "checkpoint.pt"
         self.best_path = folder / "best.pt"
         self.log_path = folder / "log.jsonl"
+        self.provenance_path = folder / "provenance.json"
         self.samples = folder / "samples"
         self.tensorboard = folder / "tensorboard"
 
@@ -58,8 +106,11 @@ class Run:
             run.checkpoint_path = self.best_path
         return run
 
-    def open(self, recipe: Recipe) -> None:
-        """Create the run folder, or open it to resume.
+    def open(self, recipe: Recipe, *, override: bool = False) -> list[Change]:
+        """Create the run folder, or open it to resume, and return what changes.
+
+        With `override`, a run with a checkpoint may continue with other values, if its networks
+        keep their shapes. Its recipe is then only written by `save_recipe`.
 
         Raises RecipeError if the folder holds a run of another recipe, or other files.
         """
@@ -67,17 +118,73 @@ class Run:
             raise RecipeError(f"{self.folder} is a file; a run needs a folder")
         # Without a checkpoint, nothing has been trained yet, and the recipe may change.
         if self.recipe_path.exists() and self.checkpoint_path.exists():
-            difference = _difference(self.recipe(), recipe)
-            if difference:
-                raise RecipeError(
-                    f"{self.folder} holds a run of another recipe ({difference}); "
-                    "choose another --out, or use the values of that run"
-                )
-        elif not self.recipe_path.exists() and self._holds_files():
+            changes = _changes(self.recipe(), recipe)
+            self._check(changes, "another recipe", override=override)
+            return changes
+        if not self.recipe_path.exists() and self._holds_files():
             raise RecipeError(f"{self.folder} is neither empty nor a run folder")
+        self.save_recipe(recipe)
+        self.samples.mkdir(exist_ok=True)
+        return []
+
+    def save_recipe(self, recipe: Recipe) -> None:
+        """Write `recipe.yaml` atomically. Raises CannotWrite."""
         with replacing(self.recipe_path) as temporary:
             temporary.write_text(recipe.to_yaml())
-        self.samples.mkdir(exist_ok=True)
+
+    def check_data(self, data: Sequence[TrainingData], *, override: bool = False) -> list[Change]:
+        """Return how `data` differ from the data of the run so far.
+
+        Raises RecipeError if they differ, without `override`.
+        """
+        if not self.checkpoint_path.exists():
+            return []
+        changes = [
+            Change(role, before, after)
+            for role, before, after in data_changes(self.provenance().data, data)
+        ]
+        self._check(changes, "other data", override=override)
+        return changes
+
+    def _check(self, changes: Sequence[Change], what: str, *, override: bool) -> None:
+        """Raise RecipeError if there are changes, unless `override` allows all of them."""
+        fixed = [change for change in changes if _is_fixed(change.key)]
+        if not changes or (override and not fixed):
+            return
+        described = "; ".join(str(change) for change in (fixed if override else changes))
+        advice = "choose another --out, or use the values of that run"
+        if fixed:
+            advice += f" ({fixed[0].key} cannot change during a run)" if override else ""
+        else:
+            advice += ", or continue with the new ones with --override"
+        raise RecipeError(f"{self.folder} holds a run of {what} ({described}); {advice}")
+
+    def provenance(self) -> RunProvenance:
+        """Return the record of the data and the overrides; empty for a run without a record.
+
+        Raises RecipeError if the record is damaged.
+        """
+        if not self.provenance_path.exists():
+            return RunProvenance()
+        try:
+            return RunProvenance.model_validate_json(self.provenance_path.read_bytes())
+        except ValidationError as error:
+            raise RecipeError(
+                f"{self.provenance_path} is damaged; delete it to continue without the record of "
+                "the data"
+            ) from error
+
+    def save_provenance(
+        self, data: Sequence[TrainingData], changes: Sequence[Change], images: int
+    ) -> None:
+        """Record the data of the run, and `changes` made after `images` images, atomically."""
+        overrides = self.provenance().overrides if images else ()
+        if changes:
+            lines = tuple(str(change) for change in changes)
+            overrides = (*overrides, Override(images=images, changes=lines))
+        record = RunProvenance(data=tuple(data), overrides=overrides)
+        with replacing(self.provenance_path) as temporary:
+            temporary.write_text(record.model_dump_json(indent=2, exclude_none=True) + "\n")
 
     def _holds_files(self) -> bool:
         """Return whether the folder contains files, except temporary files of a killed run."""
@@ -112,23 +219,23 @@ class Run:
             file.write(json.dumps(entry) + "\n")
 
 
-def _difference(old: Recipe, new: Recipe) -> str:
-    """Return a description of the first difference between two experiments, or ''.
-
-    Keys that may change when a run is resumed are ignored.
-    """
+def _changes(old: Recipe, new: Recipe) -> list[Change]:
+    """Return the differences between two experiments, without keys that may change on resuming."""
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
-    for key in before.keys() | after.keys():
+    changes = []
+    for key in dict.fromkeys([*before, *after]):
         section, _, last = key.partition(".")
-        if section in ("device", "name", "summary", "license", "evaluate", "search") or (
-            section == "train" and last in CADENCE
-        ):
+        if section in _DESCRIPTIONS or (section == "train" and last in CADENCE):
             continue
-        if key == "data.path":
-            continue  # The images may have been moved to another path.
+        if section in ("data", "source") and last in _DATA_LOCATION:
+            continue
         if before.get(key) != after.get(key):
-            return f"{key} was {before.get(key)}, now {after.get(key)}"
-    return ""
+            changes.append(Change(key, str(before.get(key)), str(after.get(key))))
+    return changes
+
+
+def _is_fixed(key: str) -> bool:
+    return any(key == fixed or key.startswith(f"{fixed}.") for fixed in _FIXED)
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,23 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from service.runtime.errors import UserError
-from training.checkpoints import Checkpoint
+from service.runtime.errors import UserError, first_line
+from training.checkpoints import Checkpoint, CheckpointError
 from training.code_revision import code_revision
 from training.data.images import ImageData
+from training.data.provenance import license_notes, training_data
 from training.device import device_title
 from training.distributed import DistributedContext, joined
 from training.evaluation.during_training import RunningQuality
 from training.games.game import GameSetup
 from training.monitoring.metrics import MetricWindow, TrainingDiverged, assert_finite
 from training.monitoring.monitors import MonitorReport, Monitors
-from training.monitoring.progress import Display, NoDisplay, display
+from training.monitoring.progress import Display, GrowingInterval, NoDisplay, display
 from training.preview.grids import save_image
 from training.recipe.errors import RecipeError
 from training.recipe.schema import Recipe
-from training.run import Run
+from training.run import Change, Run
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -37,6 +39,11 @@ if TYPE_CHECKING:
 # Turns between two checks whether any process received a stop signal. Each check synchronizes all
 # processes.
 _STOP_EVERY = 16
+# Seconds until the first report and sample sheet, and the longest interval between two. They come
+# in addition to those of `train.log_images` and `train.sample_images`, which a slow machine or a
+# large network reaches late.
+_REPORTS = (10.0, 600.0)
+_SHEETS = (40.0, 1800.0)
 
 
 class TrainingInterrupted(UserError):
@@ -66,17 +73,22 @@ EvaluationCallback = Callable[[int, Mapping[str, float]], None]
 
 
 def train(
-    recipe: Recipe, run: Run, on_evaluation: EvaluationCallback | None = None
+    recipe: Recipe,
+    run: Run,
+    on_evaluation: EvaluationCallback | None = None,
+    *,
+    override: bool = False,
 ) -> Result | None:
     """Train `recipe` in the folder of `run`, resuming from its last checkpoint if it has one.
 
+    With `override`, the run may continue with other values and other data, which is recorded.
     `on_evaluation` is also called for the evaluations in the log of a resumed run. Returns None in
     all processes but the first. On SIGINT or SIGTERM, saves the run and raises TrainingInterrupted.
     Raises RecipeError, DataError, DeviceUnavailable, TrainingDiverged, QualityError.
     """
     device = recipe.device.pick_device()
     with joined(device) as distributed:
-        result = _train(recipe, run, device, distributed, on_evaluation)
+        result = _train(recipe, run, device, distributed, on_evaluation, override=override)
         return result if distributed.is_main else None
 
 
@@ -86,6 +98,8 @@ def _train(
     device: torch.device,
     distributed: DistributedContext,
     on_evaluation: EvaluationCallback | None,
+    *,
+    override: bool,
 ) -> Result:
     if recipe.train.batch % (distributed.world * recipe.train.accumulate):
         parts = f" in {recipe.train.accumulate} parts" if recipe.train.accumulate > 1 else ""
@@ -95,11 +109,15 @@ def _train(
         )
 
     # The main process opens the run and decodes the data; the others then read the decoded copy.
+    changes: list[Change] = []
+    notes: list[str] = []
     if distributed.is_main:
-        run.open(recipe)
+        changes = run.open(recipe, override=override)
     distributed.wait()
     if distributed.is_main:
         data = _prepare_data(recipe)
+        records = training_data(recipe, data)
+        changes += run.check_data(records, override=override)
     distributed.wait()
     if not distributed.is_main:
         data = recipe.game.prepare_data(recipe)
@@ -114,7 +132,13 @@ def _train(
         loop = _Loop(recipe, run, setup, device, distributed, writer, on_evaluation)
         if checkpoint:
             loop.resume(checkpoint)
-        return loop.run()
+        if distributed.is_main:
+            run.save_recipe(recipe)
+            run.save_provenance(records, changes, images)
+            notes = [f"changed from here on: {change}" for change in changes]
+            if not images:
+                notes += license_notes(records)
+        return loop.run(notes)
 
 
 def play_turn(
@@ -153,7 +177,12 @@ class _Loop:
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint."""
-        self._game.load_state_dict(checkpoint.game)
+        try:
+            self._game.load_state_dict(checkpoint.game)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"{self._run.checkpoint_path} does not fit the recipe: {first_line(error)}"
+            ) from error
         self._turn, self._images = checkpoint.turn, checkpoint.images
         self._seconds = checkpoint.seconds
         if self._distributed.is_main:
@@ -161,15 +190,16 @@ class _Loop:
                 self._monitors.update(entry)
                 self._record_evaluation(entry)
 
-    def run(self) -> Result:
-        """Play turns until the run ends."""
+    def run(self, notes: Sequence[str] = ()) -> Result:
+        """Play turns until the run ends. `notes` are shown at the start, one line each."""
         options, window = self._options, MetricWindow(self._distributed)
         means: Mapping[str, float] = {}
         with self._display() as shown, _stop_signals() as stop:
-            self._announce(shown)
+            self._announce(shown, notes)
             started, seconds_before = time.monotonic(), self._seconds
             reported_at, reported_images = started, self._images
             out_of_patience = self._out_of_patience()
+            next_report, next_sheet = GrowingInterval(*_REPORTS), GrowingInterval(*_SHEETS)
             while not out_of_patience and self._images + self._turn_images <= options.images:
                 # Draw the turn's batches and train both players.
                 window.add(
@@ -181,19 +211,26 @@ class _Loop:
                 before, self._images = self._images, self._images + self._turn_images
                 self._seconds = seconds_before + time.monotonic() - started
                 shown.advance(self._images)
+                rate = (self._images - reported_images) / max(time.monotonic() - reported_at, 1e-9)
                 is_last = self._images + self._turn_images > options.images
 
                 # Log the metrics.
                 if is_last or _passed(before, self._images, options.log_images):
                     means = self._take_means(window)
-                    now = time.monotonic()
-                    rate = (self._images - reported_images) / max(now - reported_at, 1e-9)
-                    reported_at, reported_images = now, self._images
+                    reported_at, reported_images = time.monotonic(), self._images
                     self._report(shown, rate, means)
+                    next_report.restart()
+                elif self._distributed.is_main and next_report.due():
+                    # Not logged, so that the log depends only on the images seen.
+                    shown.report(self._images, rate, window.local_means(), self._monitors.state)
 
                 # Write a sample sheet.
                 if is_last or _passed(before, self._images, options.sample_images):
                     self._sample(shown)
+                    next_sheet.restart()
+                elif self._distributed.is_main and next_sheet.due():
+                    path = self._save_sheet(self._setup.sample_sheet()[0])
+                    shown.say(f"{self._images:,} images: samples in {path}")
 
                 # Evaluate, and keep the best checkpoint.
                 if self._evaluate_images and (
@@ -272,10 +309,15 @@ class _Loop:
         if not self._distributed.is_main or self._writer is None:
             return
         sheet, metrics = self._setup.sample_sheet()
-        save_image(sheet, self._run.samples / f"{self._images:010}.png", "PNG")
+        self._save_sheet(sheet)
         pixels = np.atleast_3d(np.asarray(sheet))
         self._writer.add_image("samples", pixels, self._images, dataformats="HWC")
         self._log(shown, metrics)
+
+    def _save_sheet(self, sheet: Image.Image) -> Path:
+        path = self._run.samples / f"{self._images:010}.png"
+        save_image(sheet, path, "PNG")
+        return path
 
     def _report(self, shown: Display, rate: float, means: Mapping[str, float]) -> None:
         if self._distributed.is_main:
@@ -313,8 +355,10 @@ class _Loop:
             self._log_alarm(MonitorReport("not a number", str(error), active=True))
             raise
 
-    def _announce(self, shown: Display) -> None:
+    def _announce(self, shown: Display, notes: Sequence[str]) -> None:
         data = self._setup.data
+        for note in notes:
+            shown.say(note)
         count = f"{len(data):,} images"
         if data.skipped:
             count += f" ({len(data.skipped)} corrupt files skipped)"
@@ -362,14 +406,19 @@ def _summary_writer(run: Run, images: int) -> Iterator[SummaryWriter]:
 
 
 def _prepare_data(recipe: Recipe) -> ImageData:
+    from rich.console import Console  # noqa: PLC0415
     from rich.progress import Progress as Bar  # noqa: PLC0415
 
-    with Bar(transient=True) as bar:
+    console, next_report = Console(stderr=True), GrowingInterval(*_REPORTS)
+    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("decoding images", visible=False)
-        return recipe.game.prepare_data(
-            recipe,
-            lambda done, total: bar.update(task, completed=done, total=total, visible=True),
-        )
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, visible=True)
+            if not console.is_terminal and next_report.due():
+                console.print(f"decoding images: {done:,}/{total:,}", highlight=False)
+
+        return recipe.game.prepare_data(recipe, show)
 
 
 def _turn_seed(seed: int, turn: int, stream: int) -> int:

@@ -15,3 +15,8 @@ class UserError(Exception):
     exit_code: ClassVar[int] = 2
     # Printed before the message.
     label: ClassVar[str] = "Error: "
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its type if it has no message."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

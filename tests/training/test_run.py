@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from service.runtime.models.manifest import TrainingData
 from training.recipe.errors import RecipeError
 from training.recipe.loading import load_recipe
 from training.run import Run
@@ -62,3 +63,52 @@ def test_rewinds_log_to_checkpoint_and_drops_incomplete_line(tmp_path, recipe):
         file.write('{"images": 4')
     run.rewind_log(200)
     assert [json.loads(line)["images"] for line in run.log_path.open()] == [100, 200]
+
+
+def record(**changes) -> TrainingData:
+    values = {"title": "own", "license": "unknown", "images": 60, "fingerprint": "a" * 64}
+    return TrainingData(**values | changes)
+
+
+@pytest.fixture
+def resumed(tmp_path, recipe):
+    run = Run(tmp_path / "run")
+    run.open(recipe)
+    run.save_provenance([record()], [], 0)
+    run.checkpoint_path.touch()
+    return run
+
+
+def test_override_allows_other_values_but_no_other_networks(resumed):
+    faster = load_recipe("gan-mnist", ["optimizer.generator.learning_rate=0.001"])
+    with pytest.raises(RecipeError, match="with --override"):
+        resumed.open(faster)
+    (change,) = resumed.open(faster, override=True)
+    assert str(change) == "optimizer.generator.learning_rate was 0.0002, now 0.001"
+    wider = load_recipe("gan-mnist", ["generator.widths=[8]"])
+    with pytest.raises(RecipeError, match=r"generator\.widths cannot change"):
+        resumed.open(wider, override=True)
+
+
+def test_refuses_other_images_and_accepts_the_same_at_another_path(resumed):
+    assert resumed.check_data([record(title="moved")]) == []
+    other = record(fingerprint="b" * 64, images=61)
+    with pytest.raises(RecipeError, match=r"60 images.* now own, 61 images.*--override"):
+        resumed.check_data([other])
+    (change,) = resumed.check_data([other], override=True)
+    resumed.save_provenance([other], [change], 640)
+    resumed.save_provenance([other], [], 1280)
+    provenance = resumed.provenance()
+    assert provenance.data == (other,)
+    assert [override.images for override in provenance.overrides] == [640]
+
+
+def test_run_without_record_of_its_data_accepts_any(resumed):
+    resumed.provenance_path.unlink()
+    assert resumed.check_data([record(fingerprint="b" * 64)]) == []
+
+
+def test_damaged_record_is_named(resumed):
+    resumed.provenance_path.write_text("{")
+    with pytest.raises(RecipeError, match=r"provenance\.json is damaged"):
+        resumed.check_data([record()])

@@ -196,7 +196,8 @@ def test_run_writes_progress_samples_and_log(tmp_path, digits):
     assert "ETA" in done.stderr
     run = Run(tmp_path / "run")
     sheets = sorted(run.samples.glob("*.png"))
-    assert [sheet.stem for sheet in sheets] == ["0000001280", "0000002560"]
+    # A slow machine also writes sheets between these, at times of its own.
+    assert {"0000001280", "0000002560"} <= {sheet.stem for sheet in sheets}
     assert Image.open(sheets[0]).size == (8 * 28, 8 * 28)
     assert np.asarray(Image.open(sheets[0])).std() > 0
     logged = [json.loads(line) for line in run.log_path.open()]
@@ -231,14 +232,11 @@ def test_diverged_run_keeps_last_good_checkpoint(tmp_path, digits):
     overrides = [*TINY["gan-mnist"], f"data.path={digits}", "train.checkpoint_images=128"]
     run = Run(tmp_path / "run")
     train(load_recipe("gan-mnist", overrides), run)
-    checkpoint = Checkpoint.load(run.checkpoint_path)
-    # The step is so large that the weights overflow.
-    for group in checkpoint.game["optimizers"]["generator"]["param_groups"]:
-        group["lr"] = float("inf")
-    checkpoint.save(run.checkpoint_path)
     good = run.checkpoint_path.read_bytes()
+    # The step is so large that the weights overflow.
+    too_fast = [*overrides, "train.images=1280", "optimizer.generator.learning_rate=.inf"]
     with pytest.raises(TrainingDiverged, match="lower the learning rates"):
-        train(load_recipe("gan-mnist", [*overrides, "train.images=1280"]), run)
+        train(load_recipe("gan-mnist", too_fast), run, override=True)
     assert run.checkpoint_path.read_bytes() == good
 
 
@@ -258,6 +256,42 @@ def test_rejects_run_of_another_recipe(tmp_path, digits):
     train(load_recipe("gan-mnist", overrides), run)
     with pytest.raises(RecipeError, match="another recipe"):
         train(load_recipe("gan-mnist", [*overrides, "generator.z_dim=7"]), run)
+
+
+def test_override_changes_learning_rate_and_is_recorded(tmp_path, digits):
+    overrides = [*TINY["gan-mnist"], f"data.path={digits}"]
+    run = Run(tmp_path / "run")
+    train(load_recipe("gan-mnist", overrides), run)
+    slower = [*overrides, "train.images=1280", "optimizer.generator.learning_rate=0.00003"]
+    with pytest.raises(RecipeError, match="with --override"):
+        train(load_recipe("gan-mnist", slower), run)
+    train(load_recipe("gan-mnist", slower), run, override=True)
+    optimizer = Checkpoint.load(run.checkpoint_path).game["optimizers"]["generator"]
+    assert optimizer["param_groups"][0]["lr"] == 0.00003
+    train(load_recipe("gan-mnist", slower), run)
+    card = (export_run(run, "x", tmp_path / "models") / "README.md").read_text()
+    change = "after 640 images: optimizer.generator.learning_rate was 0.0002, now 3e-05"
+    assert f"| Changed during the run | {change} |" in card
+
+
+def test_resuming_with_other_images_is_refused(tmp_path):
+    for name, gray in (("a", 10), ("b", 200)):
+        Image.new("L", (28, 28), gray).save(tmp_path / f"{name}.png")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "a.png").rename(tmp_path / "images/a.png")
+    small = [*TINY["gan-mnist"], "generator.widths=[8]", "train.batch=16", "train.images=32"]
+    small.append(f"data.path={tmp_path / 'images'}")
+    run = Run(tmp_path / "run")
+    train(load_recipe("gan-mnist", small), run)
+    before = run.provenance()
+    (tmp_path / "b.png").rename(tmp_path / "images/b.png")
+    longer = load_recipe("gan-mnist", [*small, "train.images=64"])
+    with pytest.raises(RecipeError, match=r"data was images, 1 images.* now images, 2 images"):
+        train(longer, run)
+    assert run.provenance() == before
+    assert run.recipe().train.images == 32
+    assert train(longer, run, override=True).images == 64
+    assert [override.images for override in run.provenance().overrides] == [32]
 
 
 def test_trains_in_bfloat16(tmp_path, digits):

@@ -21,6 +21,14 @@ def train(
         Path | None,
         typer.Option(help="The run folder.  [default: runs/RECIPE]", show_default=False),
     ] = None,
+    override: Annotated[
+        bool,
+        typer.Option(
+            "--override",
+            help="Continue a run with other values or other data, such as another learning rate. "
+            "The change is recorded in the run and on the model card.",
+        ),
+    ] = False,
 ) -> None:
     """Train a GAN from a recipe. Run the same command again to resume.
 
@@ -33,7 +41,8 @@ def train(
     from training.trainer import train as run_training
 
     folder = out or Path("runs") / Path(recipe).stem
-    result = run_training(load_recipe(recipe, overrides or []), Run(folder))
+    loaded = load_recipe(recipe, overrides or [])
+    result = run_training(loaded, Run(folder), override=override)
     if result is None:
         return
     typer.echo(

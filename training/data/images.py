@@ -36,15 +36,22 @@ from training.recipe.options import Options
 # Ratio of the stored side to the side of a random crop (as usual for pix2pix: 256 from 286).
 CROP_MARGIN = 1.12
 _CHUNK_BYTES = 2**26
-# Version of the cache layout; part of the fingerprint.
-_CACHE_VERSION = 3
+# License of data for which none is known.
+UNKNOWN_LICENSE = "unknown"
+# Version of the cache layout; part of the cache key.
+_CACHE_VERSION = 4
 
 
 class DataOptions(Options):
     """Which images to train on, their size, and their random crops and flips."""
 
+    # The name of a known data set, or of a folder or ZIP in $GANYMEDE_DATA. With `path`, the name,
+    # and the title, license and class names that belong to it, do not apply.
     name: str | None = None
     path: str | None = None
+    # Title and license of the data on the model card; default: those of the known data set.
+    title: str | None = None
+    license: str | None = None
     # The split to train on; default: the training split, if the data have splits. A name also
     # decides that the folder of this name is a split and not a class.
     split: str | None = None
@@ -66,16 +73,25 @@ class DataOptions(Options):
     half: Literal[0, 1] | None = None
 
     @property
-    def title(self) -> str:
-        """Human-readable name of the data set."""
-        if self.name is None:
-            return Path(self.path or "").name
-        return KNOWN_DATASETS[self.name].title if self.name in KNOWN_DATASETS else self.name
+    def known_name(self) -> str | None:
+        """The name of the data set, or None if `path` selects other data."""
+        return self.name if self.path is None else None
 
     @property
-    def license(self) -> str:
+    def dataset_title(self) -> str:
+        """Human-readable name of the data set: of a path, its last part."""
+        if self.title is not None:
+            return self.title
+        if self.path is not None:
+            return title_of_path(self.path)
+        known = KNOWN_DATASETS.get(self.name or "")
+        return known.title if known else self.name or ""
+
+    @property
+    def dataset_license(self) -> str:
         """License of the data set, or "unknown"."""
-        return KNOWN_DATASETS[self.name].license if self.name in KNOWN_DATASETS else "unknown"
+        known = KNOWN_DATASETS.get(self.known_name or "")
+        return self.license or (known.license if known else UNKNOWN_LICENSE)
 
     def locate(self) -> Path | str:
         """Return the path of the data, or ``hub:owner/name``. Raises DataError."""
@@ -141,7 +157,9 @@ class ImageData:
     """A decoded data set: `pixels` ``[N, H, W, C] uint8`` and `labels` ``[N] int64`` or None.
 
     `skipped` lists the images that could not be decoded, with the reason; `ignored` and `notes` are
-    those of `ImageSource`.
+    those of `ImageSource`. `fingerprint` is a SHA-256 of the original image files in their order,
+    each with the name of its class. It does not depend on the path, the container, the resolution
+    or the decoder; files that cannot be decoded count.
     """
 
     pixels: NDArray[np.uint8]
@@ -152,6 +170,7 @@ class ImageData:
     names: tuple[str, ...] = ()
     ignored: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    fingerprint: str = ""
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -180,19 +199,25 @@ def load_images(options: DataOptions, progress: Progress | None = None) -> Image
     Corrupt images are skipped and listed in `skipped`. Raises DataError if none can be read.
     """
     source = options.open()
-    folder = cache_folder("pictures") / _fingerprint(source, options)
+    folder = cache_folder("pictures") / _cache_key(source, options)
     if not (folder / "index.json").exists():
         _decode(source, options, folder, progress)
     index = json.loads((folder / "index.json").read_text())
     return ImageData(
         pixels=np.load(folder / "pixels.npy", mmap_mode="r"),
         labels=None if source.labels is None else np.load(folder / "labels.npy"),
-        class_names=class_names(options.name, source.class_names),
+        class_names=class_names(options.known_name, source.class_names),
         skipped=tuple(index["skipped"]),
         names=tuple(index["names"]),
         ignored=source.ignored,
         notes=tuple(source.notes),
+        fingerprint=index["fingerprint"],
     )
+
+
+def title_of_path(path: str) -> str:
+    """Return a human-readable name of the data at a path, without the path itself."""
+    return path.removeprefix("hub:") if path.startswith("hub:") else Path(path).resolve().name
 
 
 def center_crops(data: ImageData, side: int) -> ImageData:
@@ -238,7 +263,10 @@ def _decode(
             part / "all.npy", "w+", np.uint8, (count, size, size, channels)
         )
         kept: list[int] = []
-        for index, decoded in _decode_all(source, count, size, channels):
+        fingerprint = hashlib.sha256()
+        for index, digest, decoded in _decode_all(source, count, size, channels):
+            label = "" if source.labels is None else source.class_names[source.labels[index]]
+            fingerprint.update(f"{digest} {label}\n".encode())
             if isinstance(decoded, Exception):
                 skipped.append(f"{source.names[index]}: {decoded}")
             else:
@@ -257,7 +285,8 @@ def _decode(
         if source.labels is not None:
             np.save(part / "labels.npy", np.asarray(source.labels, np.int64)[kept])
         names = [source.names[index] for index in kept]
-        (part / "index.json").write_text(json.dumps({"skipped": skipped, "names": names}))
+        document = {"skipped": skipped, "names": names, "fingerprint": fingerprint.hexdigest()}
+        (part / "index.json").write_text(json.dumps(document))
         # Another process may have written the same folder in the meantime.
         if not folder.exists():
             part.rename(folder)
@@ -265,12 +294,16 @@ def _decode(
 
 def _decode_all(
     source: ImageSource, count: int, size: int, channels: int
-) -> Iterator[tuple[int, NDArray[np.uint8] | Exception]]:
-    def decode(index: int) -> tuple[int, NDArray[np.uint8] | Exception]:
+) -> Iterator[tuple[int, str, NDArray[np.uint8] | Exception]]:
+    """Yield the index of each image, the digest of its file, and its pixels or the error."""
+
+    def decode(index: int) -> tuple[int, str, NDArray[np.uint8] | Exception]:
+        digest = "unreadable"
         try:
-            return index, fit(source.read(index), size, channels)
+            digest = image_digest(source, index)
+            return index, digest, fit(source.read(index), size, channels)
         except Exception as error:  # noqa: BLE001 - decoders raise many kinds of errors
-            return index, error
+            return index, digest, error
 
     # In chunks, because map() would keep every decoded image of a large data set in memory.
     chunk = max(_CHUNK_BYTES // (size * size * channels), 16)
@@ -279,7 +312,19 @@ def _decode_all(
             yield from pool.map(decode, range(start, min(start + chunk, count)))
 
 
-def _fingerprint(source: ImageSource, options: DataOptions) -> str:
+def image_digest(source: ImageSource, index: int) -> str:
+    """Return the SHA-256 of an image's file, or of its pixels if the source has no image files.
+
+    Raises OSError, and the errors of `ImageSource.read`.
+    """
+    content = source.file(index)
+    if content is None:
+        image = source.read(index)
+        content = f"{image.mode} {image.width}x{image.height} ".encode() + image.tobytes()
+    return hashlib.sha256(content).hexdigest()
+
+
+def _cache_key(source: ImageSource, options: DataOptions) -> str:
     """Return the cache key: a hash of the files' sizes and times, and of the decoding options."""
     location = options.locate()
     stats: list[object] = [str(location)]

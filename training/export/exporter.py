@@ -86,7 +86,7 @@ def _manifest(
     graphs: dict[str, Graph],
     generator: nn.Module,
 ) -> Manifest:
-    data = recipe.data
+    data, record = recipe.data, run.provenance()
     truncates = any("truncation" in graph.inputs for graph in graphs.values())
     return Manifest(
         name=folder.parent.name,
@@ -101,14 +101,21 @@ def _manifest(
         styles=style_space(generator),
         provenance=TrainingProvenance(
             recipe=recipe.name or run.name,
-            dataset=data.title,
-            dataset_license=data.license,
+            dataset=data.dataset_title,
+            dataset_license=data.dataset_license,
             images=checkpoint.images,
             turns=checkpoint.turn,
             seconds=round(checkpoint.seconds, 1),
             device=checkpoint.device,
             seed=recipe.train.seed,
             code_revision=checkpoint.code_revision,
+            data=record.data,
+            overrides=tuple(
+                f"after {override.images:,} images: {change}"
+                for override in record.overrides
+                if override.images < checkpoint.images
+                for change in override.changes
+            ),
         ),
         license=recipe.license,
     )

@@ -11,6 +11,8 @@ from service.runtime.models.manifest import (
     Quality,
     TrainingProvenance,
 )
+from training.data.images import UNKNOWN_LICENSE
+from training.data.provenance import license_notes
 from training.evaluation.report.formatting import (
     format_interval,
     format_value,
@@ -47,6 +49,10 @@ def model_card(
     ]
     if preview_caption:
         lines += [preview_caption, ""]
+    if isinstance(manifest.provenance, TrainingProvenance):
+        notes = [*notes, *license_notes(manifest.provenance.data)]
+        if manifest.license == UNKNOWN_LICENSE:
+            notes.append("The license of the weights is not known; set license in the recipe.")
     if notes:
         lines += [*(f"- {note}" for note in notes), ""]
     rows: list[tuple[str, str]] = [("Task", manifest.task)]
@@ -90,12 +96,31 @@ def _provenance_rows(manifest: Manifest) -> list[tuple[str, str]]:
             ("Imported by", f"Ganymede {provenance.importer_version}"),
         ]
     return [
-        ("Training data", f"{provenance.dataset} ({provenance.dataset_license})"),
+        *_data_rows(provenance),
         ("Training", f"{provenance.images:,} images in {provenance.turns:,} steps"),
         ("Training time", f"{_duration(provenance.seconds)} on {provenance.device}"),
+        *(("Changed during the run", change) for change in provenance.overrides),
         ("Seed", str(provenance.seed)),
         ("Code", provenance.code_revision),
     ]
+
+
+def _data_rows(provenance: TrainingProvenance) -> list[tuple[str, str]]:
+    if not provenance.data:
+        return [("Training data", f"{provenance.dataset} ({provenance.dataset_license})")]
+    titles = {"data": "Training data", "source": "Input images"}
+    return [
+        (
+            titles[record.role],
+            f"{record.title} ({_license_text(record.license)}), {record.images:,} images, "
+            f"fingerprint `{record.fingerprint}`",
+        )
+        for record in provenance.data
+    ]
+
+
+def _license_text(license_name: str) -> str:
+    return "license not known" if license_name == UNKNOWN_LICENSE else license_name
 
 
 def quality_lines(manifest: Manifest) -> list[str]:

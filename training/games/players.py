@@ -136,4 +136,8 @@ class Players:
             network.load_state_dict(state["networks"][name])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+            # The state also contains the options of the time when it was saved, such as the
+            # learning rate, but a resumed run may override them.
+            for group in optimizer.param_groups:
+                group.update(optimizer.defaults)
         self.average.load_state_dict(state["average"])

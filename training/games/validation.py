@@ -51,9 +51,9 @@ def training_images(data: DataOptions) -> RealImages:
 
 def real_images(data: DataOptions, images: ImageData) -> RealImages:
     """Return the images of a data set and split, with a human-readable title."""
-    return RealImages(f"{data.title}, split {data.split_name}", data.split_name, images)
+    return RealImages(f"{data.dataset_title}, split {data.split_name}", data.split_name, images)
 
 
 def nothing_held_out(data: DataOptions) -> QualityError:
     """Return the error for a recipe that requires held-out images but has none."""
-    return QualityError(f"evaluate.against: {data.title} has no held-out images")
+    return QualityError(f"evaluate.against: {data.dataset_title} has no held-out images")

@@ -42,6 +42,12 @@ class MetricWindow:
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
             self._counts[name] += 1
 
+    def local_means(self) -> dict[str, float]:
+        """Return the means of this process since the last `take`, without resetting them."""
+        return {
+            name: float(total / self._counts[name]) for name, total in sorted(self._sums.items())
+        }
+
     def take(self) -> dict[str, float]:
         """Return the means over all processes since the last call, and reset them.
 

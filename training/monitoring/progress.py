@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
@@ -15,7 +16,6 @@ from rich.progress import (
     SpinnerColumn,
     Task,
     TextColumn,
-    TimeRemainingColumn,
 )
 from rich.text import Text
 
@@ -61,6 +61,50 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed or 0:,.0f} images/s")
 
 
+class _TimeLeft(ProgressColumn):
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        seconds = task.time_remaining
+        return Text("ETA -" if seconds is None else f"ETA {duration(seconds)}")
+
+
+def duration(seconds: float) -> str:
+    """Return a duration with its two largest units: ``2 d 3 h``, ``3 h 12 min``, ``4:05``."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02}"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min"
+    days, hours = divmod(round(seconds / 3600), 24)
+    return f"{days} d {hours} h"
+
+
+class GrowingInterval:
+    """Times in a long task at which a user wants to see something, at first often, later rarely.
+
+    The first time is `first` seconds after the start; every further interval is twice as long, up
+    to `longest` seconds.
+    """
+
+    def __init__(self, first: float, longest: float) -> None:
+        self._interval, self._longest = first, longest
+        self._next = time.monotonic() + first
+
+    def due(self) -> bool:
+        """Return whether the time has come, and if so, start the next interval."""
+        if time.monotonic() < self._next:
+            return False
+        self._interval = min(2 * self._interval, self._longest)
+        self.restart()
+        return True
+
+    def restart(self) -> None:
+        """Start the current interval again, because something has just been shown."""
+        self._next = time.monotonic() + self._interval
+
+
 class TerminalDisplay:
     """A progress bar on a terminal; one line per interval if the output is a file."""
 
@@ -79,11 +123,10 @@ class TerminalDisplay:
         text += f"  {state}"
         self._progress.update(self._task, metrics=text)
         if not self._console.is_terminal:
-            left = (self._total - images) / rate if rate else 0
-            minutes, seconds = divmod(round(left), 60)
+            left = duration((self._total - images) / rate) if rate else "-"
             self.say(
-                f"{images:,}/{self._total:,} images  {rate:,.0f} images/s  "
-                f"ETA {minutes}:{seconds:02}  {text}"
+                f"{images:,}/{self._total:,} images  {rate:,.{0 if rate >= 10 else 1}f} images/s  "
+                f"ETA {left}  {text}"
             )
 
     def say(self, line: str) -> None:
@@ -99,8 +142,7 @@ def display(total: int, start: int) -> Iterator[TerminalDisplay]:
         BarColumn(24),
         MofNCompleteColumn(),
         _Rate(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
+        _TimeLeft(),
         TextColumn("{task.fields[metrics]}", markup=False),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:

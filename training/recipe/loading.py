@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from training.recipe.options import nearest
 from training.recipe.schema import Recipe
 
 _FOLDER = Path(__file__).parents[1] / "recipes"
+_DATA_SECTIONS = ("data", "source")
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -38,12 +39,19 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     if not isinstance(values, dict):
         raise RecipeError(f"{path} is not a recipe: expected sections, got {type(values).__name__}")
     values.setdefault("name", path.stem)
+    shipped_data = _data_locations(values)
     for override in overrides:
         _apply(values, override)
+    other_data = _data_locations(values) != shipped_data
+    if other_data:
+        _forget_data(values, {override.partition("=")[0] for override in overrides})
     try:
-        return Recipe.model_validate(values)
+        recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise RecipeError(_one_line(error)) from error
+    if other_data and not recipe.summary:
+        return recipe.model_copy(update={"summary": _summary(recipe)})
+    return recipe
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -60,6 +68,42 @@ def _apply(values: dict[str, Any], override: str) -> None:
         section[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise RecipeError(f"{key}: {value!r} is not a YAML value") from error
+
+
+def _data_locations(values: Mapping[str, Any]) -> list[Any]:
+    """Return which data the sections `data` and `source` name."""
+    sections = [values.get(name) for name in _DATA_SECTIONS]
+    return [
+        (section.get("name"), section.get("path")) if isinstance(section, dict) else None
+        for section in sections
+    ]
+
+
+def _forget_data(values: dict[str, Any], overridden: Set[str]) -> None:
+    """Remove what the recipe's file says about its data, because overrides select other data.
+
+    These are the data set's name, title and license, and the summary and the license of the
+    weights. Values in `overridden` are kept.
+    """
+    for name in _DATA_SECTIONS:
+        section = values.get(name)
+        if isinstance(section, dict) and overridden & {f"{name}.path", f"{name}.name"}:
+            forgotten = ["title", "license"]
+            if section.get("path") is not None:
+                forgotten.append("name")
+            for key in forgotten:
+                if f"{name}.{key}" not in overridden:
+                    section.pop(key, None)
+    if "summary" not in overridden:
+        values["summary"] = ""
+    if "license" not in overridden:
+        values.pop("license", None)
+
+
+def _summary(recipe: Recipe) -> str:
+    sections = [recipe.source, recipe.data]
+    titles = [section.dataset_title for section in sections if section is not None]
+    return f"Trained on {' and '.join(dict.fromkeys(titles))}"
 
 
 def _one_line(error: ValidationError) -> str:

@@ -204,6 +204,29 @@ class ImageInput(_Part):
         return self.directions or (GENERATOR,)
 
 
+class TrainingData(_Part):
+    """The images that a model was trained on: `source` for the inputs of an image-to-image model.
+
+    `fingerprint` is a SHA-256 of the image files and their classes. It does not depend on the path.
+    `name` is the recipe's name of the data set, and None for data that were given by path. The
+    other fields are the selection of the recipe.
+    """
+
+    role: Literal["data", "source"] = "data"
+    title: str
+    license: str
+    name: str | None = None
+    images: Positive
+    class_count: Annotated[int, Field(ge=0)] = 0
+    fingerprint: SHA256
+    split: str | None = None
+    classes: tuple[str, ...] | None = None
+    only: str | None = None
+    hold_out: Positive | None = None
+    half: Annotated[int, Field(ge=0)] | None = None
+    limit: Positive | None = None
+
+
 class TrainingProvenance(_Part):
     """The provenance of a model trained by Ganymede."""
 
@@ -219,6 +242,10 @@ class TrainingProvenance(_Part):
     seed: int
     # The commit of Ganymede if it ran from a checkout, else its version.
     code_revision: str
+    # The images that were used; empty in models exported before this was recorded.
+    data: tuple[TrainingData, ...] = ()
+    # What was changed while the run was in progress, one line per change.
+    overrides: tuple[str, ...] = ()
 
 
 class ImportProvenance(_Part):

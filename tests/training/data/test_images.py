@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -115,8 +117,10 @@ def test_limit_keeps_the_first_images(digits):
     np.testing.assert_array_equal(data.pixels[..., 0], drawn_digits(600)[0][:50])
 
 
-def test_known_datasets_have_class_names(digits):
-    named = load_images(options(digits, name="fashion-mnist"))
+def test_known_datasets_have_class_names(digits, tmp_path, monkeypatch):
+    monkeypatch.setenv("GANYMEDE_DATA", str(tmp_path))
+    (tmp_path / "fashion-mnist").symlink_to(digits)
+    named = load_images(DataOptions(name="fashion-mnist", resolution=16))
     assert named.class_names[9] == "ankle-boot"
     assert load_images(options(digits)).class_names[9] == "9"
 
@@ -155,3 +159,44 @@ def test_classes_option_selects_and_orders(tmp_path):
         (int(pixels.max()), label) for pixels, label in zip(data.pixels, data.labels, strict=True)
     ] == [(0, 1), (2, 0)]
     assert load_images(DataOptions(**options, classes=[])).labels is None
+
+
+def test_fingerprint_depends_on_images_and_classes_not_on_path_or_container(folder, tmp_path):
+    original = load_images(options(folder)).fingerprint
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(folder, moved)
+    archive = shutil.make_archive(str(tmp_path / "archive"), "zip", folder)
+    for path in (moved, archive):
+        assert load_images(options(path, resolution=8)).fingerprint == original
+    (moved / "a").rename(moved / "c")
+    renamed = load_images(options(moved)).fingerprint
+    (moved / "c").rename(moved / "a")
+    Image.new("RGB", (40, 20), "blue").save(moved / "a/wide.png")
+    assert len({original, renamed, load_images(options(moved)).fingerprint}) == 3
+
+
+def test_fingerprint_includes_damaged_images(folder):
+    before = load_images(options(folder)).fingerprint
+    (folder / "b/damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    data = load_images(options(folder))
+    assert len(data) == 3
+    assert data.fingerprint != before
+
+
+def test_path_replaces_name_title_license_and_class_names():
+    named = DataOptions(name="fashion-mnist")
+    assert (named.dataset_title, named.dataset_license) == ("Fashion-MNIST", "MIT")
+    own = DataOptions(name="fashion-mnist", path="/photos/garden.zip")
+    assert (own.dataset_title, own.dataset_license) == ("garden.zip", "unknown")
+    assert own.known_name is None
+    stated = DataOptions(path="hub:me/garden", license="CC0")
+    assert (stated.dataset_title, stated.dataset_license) == ("me/garden", "CC0")
+    assert DataOptions(path="x", title="My garden").dataset_title == "My garden"
+
+
+def test_numbered_classes_of_own_data_keep_their_names(tmp_path):
+    for name in "0123456789":
+        (tmp_path / name).mkdir()
+        Image.new("L", (28, 28), 10 * int(name)).save(tmp_path / name / "x.png")
+    own = load_images(DataOptions(name="fashion-mnist", path=str(tmp_path)))
+    assert own.class_names == tuple("0123456789")

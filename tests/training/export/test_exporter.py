@@ -71,7 +71,17 @@ def test_exports_the_averaged_generator(run, exported):
 def test_manifest_contains_the_provenance(run, exported):
     provenance = json.loads((exported / MANIFEST_FILE).read_text())["provenance"]
     assert provenance["recipe"] == "dcgan-fashion"
-    assert provenance["dataset"] == "Fashion-MNIST"
+    # The recipe's data set does not count, because the data came from a path.
+    assert provenance["dataset"] == run.recipe().data.dataset_title != "Fashion-MNIST"
+    assert provenance["dataset_license"] == "unknown"
+    (data,) = provenance["data"]
+    assert "name" not in data
+    assert data["fingerprint"] == run.provenance().data[0].fingerprint
+    card = (exported / "README.md").read_text()
+    assert data["fingerprint"] in card
+    assert "set data.license in the recipe" in card
+    assert "set license in the recipe" in card
+    assert "garments." not in card
     assert provenance["turns"] == provenance["images"] // 128
     assert provenance["seconds"] > 0
     assert provenance["device"]

@@ -24,6 +24,22 @@ def test_overrides_replace_recipe_values():
     assert recipe.data.flip is True
 
 
+def test_other_data_replace_what_the_recipe_says_about_its_own():
+    own = load_recipe("dcgan-fashion", ["data.path=/photos/garden.zip"])
+    assert own.summary == "Trained on garden.zip"
+    assert (own.license, own.data.dataset_license, own.data.name) == ("unknown", "unknown", None)
+    stated = load_recipe(
+        "dcgan-fashion",
+        ["data.path=x", "data.title=Garden", "data.license=CC0", "summary=Plants", "license=MIT"],
+    )
+    assert (stated.summary, stated.license, stated.data.dataset_license) == ("Plants", "MIT", "CC0")
+    named = load_recipe("dcgan-fashion", ["data.name=mnist"])
+    assert (named.summary, named.license) == ("Trained on MNIST", "unknown")
+    source = load_recipe("cyclegan-flowers", ["source.path=sketches"])
+    assert source.summary == "Trained on sketches and TensorFlow flower photos"
+    assert source.data.name == "flowers"
+
+
 def test_yaml_round_trip(tmp_path):
     recipe = load_recipe("dcgan-fashion", ["train.seed=3"])
     path = tmp_path / "recipe.yaml"

@@ -99,7 +99,7 @@ def open_reference(
         against = _open(data, wanted, progress, needed=split is not None) or training
     training = training or against
     if against is None or training is None:
-        raise DataError(f"{data.title} has no split {wanted!r}")
+        raise DataError(f"{data.dataset_title} has no split {wanted!r}")
     if against.sha256 == training.sha256:
         # A folder without splits returns the same images for every split.
         against = training
@@ -128,7 +128,9 @@ def _open(
         if needed:
             raise
         return None
-    return RealImages(f"{options.title}, split {options.split_name}", options.split_name, images)
+    return RealImages(
+        f"{options.dataset_title}, split {options.split_name}", options.split_name, images
+    )
 
 
 def digest_of(pixels: NDArray[np.uint8]) -> str:

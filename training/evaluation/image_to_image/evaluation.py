@@ -126,13 +126,14 @@ def _evaluate(
         baseline, targets, network, show(f"comparing {baseline_name} and targets")
     )
     digest = digest_of(targets)
+    split = held_out_options(recipe.data).split_name
     figures = tuple(
         Quality(
             metric=f"{metric.result_key(network)}{suffix}",
             value=float(values[metric.name].mean()),
             feature_network=network.title if metric.names_network else None,
             resizing=network.resizing if metric.names_network else _NOT_RESIZED,
-            reference=f"{recipe.data.title}, split {held_out_options(recipe.data).split_name}",
+            reference=f"{recipe.data.dataset_title}, split {split}",
             reference_sha256=digest,
             samples=len(targets),
             reference_samples=len(targets),

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from service.runtime.models.manifest import TrainingProvenance, read_manifest
+from service.runtime.models.manifest import TrainingData, TrainingProvenance, read_manifest
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.data.datasets import KNOWN_DATASETS
-from training.data.images import DataOptions
+from training.data.images import DataOptions, load_images
+from training.data.provenance import check_training_data, description
 from training.evaluation.errors import QualityError
 from training.evaluation.noise.targets import RECIPE_FILE, model_folder
 
@@ -100,6 +101,8 @@ def open_image_to_image_target(
             "available: evaluate its run, or compare generated images with targets using --pairs"
         ) from error
     title = f"{manifest.name}@{manifest.version}"
+    if data is None:
+        _check_data(title, provenance.data, recipe)
     return ImageToImageTarget(title, Model(folder, Provider.CPU, _PLAN), _with_data(recipe, data))
 
 
@@ -112,11 +115,27 @@ def _open_run(folder: Path, data: str | None, checkpoint: str) -> ImageToImageTa
     if recipe.image_input is None:
         return None
     run = run.at(checkpoint)
+    if data is None:
+        _check_data(run.name, run.provenance().data, recipe)
     with tempfile.TemporaryDirectory() as temporary:
         model = Model(export_run(run, "run", Path(temporary)), Provider.CPU, _PLAN)
     return ImageToImageTarget(
         f"{run.name}, {checkpoint} checkpoint", model, _with_data(recipe, data), run.read_log()
     )
+
+
+def _check_data(title: str, records: Sequence[TrainingData], recipe: Recipe) -> None:
+    """Raise an error unless the recipe still names the images that the model was trained on.
+
+    Raises QualityError for other data than the recipe's, and DataError for changed data.
+    """
+    for record in records:
+        options = recipe.data if record.role == "data" else recipe.required_source
+        if options.path is None and options.name != record.name:
+            raise QualityError(
+                f"{title} was trained on {description(record)}; provide its images with --data PATH"
+            )
+        check_training_data(title, record, load_images(options))
 
 
 def _with_data(recipe: Recipe, data: str | None) -> Recipe:

@@ -152,7 +152,7 @@ def measure_class_accuracy(
                 f"Ganymede's classifier, with an accuracy of {classifier.accuracy:.1%} on "
                 f"{classifier.held_out:,} held-out real images"
             ),
-            reference=f"{data.title}, split {data.split_name}",
+            reference=f"{data.dataset_title}, split {data.split_name}",
             reference_sha256=digest_of(images.pixels),
             samples=samples,
             reference_samples=classifier.trained_on,

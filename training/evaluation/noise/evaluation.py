@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from service.runtime.models.manifest import Quality
 from training.data.datasets import KNOWN_DATASETS
 from training.data.images import DataOptions
+from training.data.provenance import check_training_data, description
 from training.evaluation.errors import QualityError
 from training.evaluation.evaluation import EvaluationSettings, Progress
 from training.evaluation.features.networks import FeatureNetwork, Features, open_network
@@ -114,6 +115,8 @@ def evaluate_targets(
     )
     network = open_network(settings.network)
     reference = open_reference(data, settings.split, progress)
+    if settings.data is None and targets[0].trained_on is not None:
+        check_training_data(targets[0].title, targets[0].trained_on, reference.training.images)
     return [
         NoiseResult(*evaluate(target, reference, network, options, progress)) for target in targets
     ]
@@ -126,7 +129,12 @@ def _reference_data(target: NoiseTarget, data: str | None) -> DataOptions:
     """
     if data is None:
         if target.data is None:
-            raise QualityError(f"the training data of {target.title} is unknown: provide --data")
+            known = target.trained_on and f"{description(target.trained_on)}; provide its images"
+            raise QualityError(
+                f"the training data of {target.title} is unknown: provide --data"
+                if known is None
+                else f"{target.title} was trained on {known} with --data PATH"
+            )
         return target.data
     location = (
         {"name": data} if data in KNOWN_DATASETS and not Path(data).exists() else {"path": data}
@@ -315,6 +323,12 @@ def _warnings(reference: Reference, sets: FeatureSets, target: NoiseTarget) -> I
         yield (
             f"the reference ({reference.against.title}) may contain training images: a model that "
             "memorizes them would score well"
+        )
+    record = target.trained_on
+    if record is not None and record.fingerprint != reference.training.images.fingerprint:
+        yield (
+            f"the model was trained on other images ({description(record)}): memorization is "
+            f"measured against {reference.training.title}, not against them"
         )
     if (
         target.data

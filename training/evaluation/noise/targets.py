@@ -21,12 +21,19 @@ from service.runtime.models.catalog import (
     model_folders,
     version_key,
 )
-from service.runtime.models.manifest import MANIFEST_FILE, ImageSpec, TrainingProvenance
+from service.runtime.models.manifest import (
+    MANIFEST_FILE,
+    ImageSpec,
+    Manifest,
+    TrainingData,
+    TrainingProvenance,
+)
 from service.runtime.models.model import Model
 from service.runtime.onnx.machine import usable_cpus
 from service.runtime.onnx.sessions import ExecutionPlan, Provider, pick_provider, plan_for
 from training.data.datasets import KNOWN_DATASETS
 from training.data.images import DataOptions, load_images
+from training.data.provenance import data_options
 from training.data.sources import DataError, open_source
 from training.evaluation.errors import QualityError
 
@@ -50,8 +57,9 @@ class NoiseTarget:
     title: str
     image: ImageSpec
     classes: tuple[str, ...] = ()
-    # The data that the model was trained on, if known.
+    # The data that the model was trained on, if known, and the record of their images.
     data: DataOptions | None = None
+    trained_on: TrainingData | None = None
     model: Model | None = None
     # ``[N, H, W, C]``
     stored: NDArray[np.uint8] | None = None
@@ -189,7 +197,8 @@ def _open_model(
         title=title or f"{manifest.name}@{manifest.version}",
         image=manifest.image,
         classes=manifest.classes,
-        data=data or _trained_on(model),
+        data=data or _training_options(model),
+        trained_on=recorded_data(model.manifest),
         model=model,
         truncation=truncation,
         seed_start=seed_start,
@@ -197,8 +206,16 @@ def _open_model(
     )
 
 
-def _trained_on(model: Model) -> DataOptions | None:
-    """Return the data set named in the manifest, or None if it is not a known data set.
+def recorded_data(manifest: Manifest) -> TrainingData | None:
+    """Return the record of the images that a model was trained on, or None without a record."""
+    provenance = manifest.provenance
+    if not isinstance(provenance, TrainingProvenance):
+        return None
+    return next((record for record in provenance.data if record.role == "data"), None)
+
+
+def _training_options(model: Model) -> DataOptions | None:
+    """Return the options of the data that a model was trained on, or None if they are not known.
 
     Whether training flipped the images is read from the recipe, because it is not in the manifest.
     """
@@ -208,6 +225,11 @@ def _trained_on(model: Model) -> DataOptions | None:
     recipe = _RECIPES / f"{provenance.recipe}.yaml"
     options = yaml.safe_load(recipe.read_text()).get("data", {}) if recipe.is_file() else {}
     flip = bool(options.get("flip")) if isinstance(options, dict) else False
+    record = recorded_data(model.manifest)
+    if record is not None:
+        recorded = data_options(record, image.height, image.channels)
+        return recorded and recorded.model_copy(update={"flip": flip})
+    # Models that were exported before the record existed only have the title.
     for name, known in KNOWN_DATASETS.items():
         if known.title == provenance.dataset:
             return DataOptions(

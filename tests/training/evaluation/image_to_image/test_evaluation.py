@@ -5,7 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from service.cli.main import app
-from service.runtime.models.manifest import MANIFEST_FILE, read_manifest
+from service.runtime.models.manifest import MANIFEST_FILE, TrainingData, read_manifest
 from tests.support.html import assert_self_contained
 from tests.support.image_to_image_models import FILL
 from training.data.datasets import DatasetMissing
@@ -90,6 +90,21 @@ def test_rejects_options_of_noise_models(evaluate, option):
 def test_rejects_imported_model(evaluate):
     with pytest.raises(QualityError, match="softer is an imported model"):
         evaluate("softer")
+
+
+def test_rejects_training_data_that_are_not_those_of_the_recipe(
+    image_to_image_repository, small_network_file
+):
+    folder = image_to_image_repository / "filled" / "1"
+    manifest = read_manifest(folder)
+    record = TrainingData(title="own", license="unknown", images=60, fingerprint="a" * 64)
+    provenance = manifest.provenance.model_copy(update={"data": (record,)})
+    other = manifest.model_copy(update={"provenance": provenance})
+    (folder / MANIFEST_FILE).write_text(other.to_json())
+    command = ["evaluate", "filled", "--models", str(image_to_image_repository)]
+    command += ["--network", str(small_network_file)]
+    with pytest.raises(QualityError, match=r"trained on own, 60 images.*with --data PATH"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
 
 
 def test_rejects_model_of_unknown_recipe(evaluate, image_to_image_repository):

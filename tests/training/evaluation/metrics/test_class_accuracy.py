@@ -95,7 +95,7 @@ def write_model(folder, images, classes=tuple("0123456789")):
 
 @pytest.fixture
 def data(digits) -> DataOptions:
-    return DataOptions(name="mnist", path=str(digits), resolution=28, channels=1)
+    return DataOptions(title="MNIST", path=str(digits), resolution=28, channels=1)
 
 
 @pytest.fixture(scope="module")

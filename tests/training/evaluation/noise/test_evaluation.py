@@ -134,9 +134,9 @@ def test_classes_have_their_own_figures(cgan):
     target, evaluation, _ = cgan
     # The classes of the data are numbers, and there are as many.
     assert list(evaluation.per_class) == list(target.classes)
-    trouser = evaluation.per_class["trouser"]
-    assert trouser.samples == 30
-    assert trouser.low < trouser.kernel_distance < trouser.high
+    figures = evaluation.per_class["trouser"]
+    assert figures.samples == 30
+    assert figures.low < figures.kernel_distance < figures.high
     mean = np.mean([each.kernel_distance for each in evaluation.per_class.values()])
     assert evaluation.figure("intra-class").value == pytest.approx(mean)
 

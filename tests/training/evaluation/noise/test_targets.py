@@ -1,9 +1,15 @@
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from service.runtime.models.manifest import MANIFEST_FILE, TrainingData, read_manifest
+from training.data.images import DataOptions, load_images
+from training.data.sources import DataError
 from training.evaluation.errors import QualityError
+from training.evaluation.evaluation import EvaluationSettings, evaluate_targets
 from training.evaluation.noise.targets import open_noise_target
 
 SHIPPED_MODELS = Path(__file__).parents[4] / "models"
@@ -44,6 +50,46 @@ def test_rejects_unknown_targets(repository):
 def test_rejects_unsupported_truncation(repository):
     with pytest.raises(QualityError, match="does not support truncation"):
         open_noise_target("gan-mnist", repository, truncation=0.5)
+
+
+def with_record(models: Path, **changes) -> None:
+    """Add a record of the training data to gan-mnist@1."""
+    folder = models / "gan-mnist" / "1"
+    manifest = read_manifest(folder)
+    values = {"title": "own", "license": "unknown", "images": 60, "fingerprint": "a" * 64}
+    provenance = manifest.provenance.model_copy(
+        update={"data": (TrainingData(**values | changes),)}
+    )
+    changed = manifest.model_copy(update={"provenance": provenance})
+    (folder / MANIFEST_FILE).write_text(changed.to_json())
+
+
+def test_data_without_name_are_not_replaced_by_the_data_of_the_recipe(models):
+    with_record(models)
+    target = open_noise_target("gan-mnist", models)
+    assert target.data is None
+    settings = EvaluationSettings(samples=10)
+    with pytest.raises(QualityError, match=r"trained on own, 60 images.*provide its images with"):
+        evaluate_targets([target], settings)
+
+
+def test_refuses_other_images_under_the_same_name(
+    models, digits, small_network_file, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("GANYMEDE_DATA", str(tmp_path))
+    shutil.copytree(digits, tmp_path / "garden")
+    with_record(models, name="garden", title="Garden")
+    target = open_noise_target("gan-mnist", models)
+    settings = EvaluationSettings(samples=10, network=str(small_network_file), class_accuracy=False)
+    with pytest.raises(DataError, match=r"Garden has changed since gan-mnist@1 was trained on it"):
+        evaluate_targets([target], settings)
+    explicit = replace(settings, data=str(tmp_path / "garden"))
+    (result,) = evaluate_targets([target], explicit)
+    assert "was trained on other images" in json.dumps(result.to_json())
+    found = load_images(DataOptions(name="garden", resolution=28, channels=1)).fingerprint
+    with_record(models, name="garden", title="Garden", fingerprint=found)
+    (result,) = evaluate_targets([open_noise_target("gan-mnist", models)], settings)
+    assert "was trained on other images" not in json.dumps(result.to_json())
 
 
 def test_training_data_are_flipped_if_the_recipe_flips():
