@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 # Classes that the table lists; further ones are counted.
 _MAX_ROWS = 40
+_CROPS: dict[str, Literal["center-crop", "center-crop-wide", "none"]] = {
+    "center-crop": "center-crop",
+    "center-crop-wide": "center-crop-wide",
+    "none": "none",
+    "center": "center-crop",
+    "wide": "center-crop-wide",
+}
 
 
 def data(
@@ -28,7 +35,12 @@ def data(
     ],
     split: Annotated[
         str | None,
-        typer.Option(help="Read only this split.  [default: all splits]", show_default=False),
+        typer.Option(
+            help="Read only this split; or with --out, split anew: train=0.9,val=0.1.  "
+            "[default: all splits]",
+            metavar="NAME|NAME=FRACTION,…",
+            show_default=False,
+        ),
     ] = None,
     classes: Annotated[
         str | None,
@@ -44,40 +56,152 @@ def data(
             show_default=False,
         ),
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Prepare the images: write them to this new folder, or to this ZIP archive.",
+            show_default=False,
+        ),
+    ] = None,
+    resolution: Annotated[
+        str | None,
+        typer.Option(
+            help="Crop and resize: 128, or 256x192.  [default: the size of each image]",
+            metavar="N|WxH",
+            show_default=False,
+        ),
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(help="Another way to give the size.", show_default=False)
+    ] = None,
+    height: Annotated[
+        int | None, typer.Option(help="Another way to give the size.", show_default=False)
+    ] = None,
+    crop: Annotated[
+        Literal["center-crop", "center-crop-wide", "none", "center", "wide"],
+        typer.Option(
+            help="center-crop: the largest area of the shape. center-crop-wide: the same, with "
+            "black bars that make a square. none: the whole image, with its shape changed."
+        ),
+    ] = "center-crop",
+    filter_: Annotated[
+        Literal["lanczos", "bicubic", "bilinear", "box", "hamming", "nearest"],
+        typer.Option("--filter", help="The resampling filter; nearest for pixel art."),
+    ] = "lanczos",
+    mode: Annotated[
+        Literal["rgb", "gray", "rgba", "keep"],
+        typer.Option(
+            help="The colors. rgb and gray put transparent pixels on white; keep is each image's."
+        ),
+    ] = "rgb",
+    deduplicate: Annotated[
+        Literal["none", "exact", "near"],
+        typer.Option(help="Leave out duplicates: keep the first image of each group."),
+    ] = "none",
+    maximum: Annotated[
+        int | None,
+        typer.Option(
+            "--max", min=1, help="Keep a random selection of this size.", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The seed of --split and --max.")] = 0,
+    file_format: Annotated[
+        Literal["png", "webp-lossless", "jpeg"],
+        typer.Option("--format", help="The format of the files; jpeg is lossy (quality 95)."),
+    ] = "png",
+    archive: Annotated[
+        Literal["zip"] | None,
+        typer.Option(
+            help="Write an archive.  [default: zip if OUT ends in .zip]", show_default=False
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Report what is in a data set and what is wrong with it.
+    """Report what is in a data set and what is wrong with it, and prepare it for training.
 
     The report lists the images by split and class, their sizes and formats, duplicates, corrupt and
     ignored files with the reason, and writes a contact sheet. The data are not changed.
 
+    With --out, the images are cropped, resized, converted, deduplicated and split, and written to a
+    new data set with dataset.json, the labels as NVIDIA's dataset tool writes them.
+
     Example: ganymede data photos/
+
+    Example: ganymede data photos/ --out photos128.zip --resolution 128 --deduplicate near
+    --split train=0.9,val=0.1
     """
     from service.runtime.files import replacing
     from training.data.datasets import KNOWN_DATASETS, locate_dataset
     from training.data.inspection.contact_sheet import contact_sheet, sheet_file
     from training.data.inspection.report import report_on
     from training.data.inspection.scan import scan
+    from training.data.preparation.options import (
+        PreparationError,
+        PreparationOptions,
+        parse_fractions,
+        parse_size,
+    )
+    from training.data.preparation.selection import select
+    from training.data.preparation.writing import check_out, preparation_lines, write_prepared
     from training.data.sources import DataError, open_splits
     from training.evaluation.report.terminal import print_line, print_section, progress
 
     location = locate_dataset(path) if path in KNOWN_DATASETS and not Path(path).exists() else path
+    fractions = parse_fractions(split) if split is not None and "=" in split else None
+    split = None if fractions else split
+    options = PreparationOptions(
+        size=parse_size(resolution, width, height),
+        crop=_CROPS[crop],
+        filter=filter_,
+        mode=mode,
+        deduplicate=deduplicate,
+        fractions=fractions,
+        seed=seed,
+        max_images=maximum,
+        file_format=file_format,
+    )
+    if out is not None:
+        out = out.expanduser()
+        if archive and out.suffix != ".zip":
+            out = out.with_name(f"{out.name}.zip")
+        check_out(out, location)
+    elif archive or options != PreparationOptions():
+        raise PreparationError("options that change the images need --out, where they are written")
     selected = None if classes is None else [name for name in classes.split(",") if name]
     sources = open_splits(location, split, selected)
     if split is not None and not sources[split].splits:
         raise DataError(f"--split {split}: {path} has no splits")
     sheet_path = sheet_file(sheet, location)
+    record = None
     with progress() as show:
         scanned = scan(sources, lambda done, total: show("reading images", done, total))
         report = report_on(path, sources, scanned)
         image = contact_sheet(scanned.images, sources, report.class_names)
-    with replacing(sheet_path) as temporary:
-        image.save(temporary, "PNG")
+        with replacing(sheet_path) as temporary:
+            image.save(temporary, "PNG")
+        if out is not None:
+            selection = select(report, options)
+            record = write_prepared(
+                out,
+                report,
+                selection,
+                options,
+                sources,
+                lambda done, total: show("writing images", done, total),
+            )
     if as_json:
-        typer.echo(json.dumps({**report.to_json(), "sheet": str(sheet_path)}, indent=2))
+        content = {**report.to_json(), "sheet": str(sheet_path), "preparation": record}
+        typer.echo(json.dumps(content, indent=2))
         return
     print_section(_section(report))
     print_line(f"contact sheet: {sheet_path}")
+    if record is not None:
+        for line in preparation_lines(record):
+            print_line(line)
+        shares = ", ".join(
+            f"{name} {sum(counts.values()):,}" for name, counts in record["splits"].items()
+        )
+        print_line(f"{out}: {record['images']:,} images ({shares})")
 
 
 def _section(report: DataReport) -> Section:

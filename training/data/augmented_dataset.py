@@ -20,6 +20,7 @@ from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.latent.sources import LatentSource, feeds
 from service.runtime.models.manifest import GENERATOR, Manifest
 from service.runtime.models.model import Model
+from training.data.class_folders import class_folders
 from training.data.datasets import class_names, locate_dataset
 from training.data.sources import ImageSource, open_source
 
@@ -198,7 +199,7 @@ def write_augmented_dataset(
 
 
 def _write_folder(part: Path, samples: Iterator[Sample], names: Sequence[str]) -> None:
-    folders = [_folder_name(name) for name in names]
+    folders = class_folders(names)
     for folder in folders:
         (part / folder).mkdir()
     # Hugging Face's `imagefolder` reads additional columns from a file of this name.
@@ -206,7 +207,10 @@ def _write_folder(part: Path, samples: Iterator[Sample], names: Sequence[str]) -
         for sample in samples:
             name = f"{folders[sample.label]}/{sample.name}"
             (part / name).write_bytes(sample.file)
-            lines.write(json.dumps({"file_name": name, **_columns(sample)}) + "\n")
+            row = {"file_name": name, **_columns(sample)}
+            if folders != list(names):
+                row["class"] = names[sample.label]
+            lines.write(json.dumps(row) + "\n")
 
 
 def _write_parquet(part: Path, samples: Iterator[Sample], names: Sequence[str]) -> None:
@@ -275,10 +279,6 @@ def _match_classes(names: Sequence[str], manifest: Manifest, pairs: str | None) 
 
 def _normalize(name: str) -> str:
     return re.sub(r"[\W_]+", "-", name).casefold()
-
-
-def _folder_name(class_name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", class_name).strip(".-") or "class"
 
 
 def _center_square(image: Image.Image, side: int) -> Image.Image:

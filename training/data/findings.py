@@ -31,11 +31,11 @@ def counts_line(counts: Mapping[str, int]) -> str:
 def empty_class_lines(counts: Mapping[str, int], split: str = "") -> list[str]:
     """Return a line for each class without images."""
     where = f" in the split {split}" if split else ""
-    return [
-        f"the class {name} has no readable image{where}"
-        for name, count in counts.items()
-        if not count
-    ]
+    empty = [name for name, count in counts.items() if not count]
+    lines = [f"the class {name} has no readable image{where}" for name in empty[:_MAX_SHOWN]]
+    if len(empty) > _MAX_SHOWN:
+        lines.append(f"{len(empty) - _MAX_SHOWN:,} more classes have no readable image{where}")
+    return lines
 
 
 def ignored_lines(ignored: Mapping[str, str]) -> list[str]:

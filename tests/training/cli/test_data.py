@@ -46,3 +46,21 @@ def test_selects_classes_and_writes_the_sheet(tmp_path, env):
 def test_bad_input(tmp_path, env, arguments, message):
     write_colored(tmp_path / "data", classes=2, count=4)
     assert_one_line_error(run("data", *arguments, cwd=tmp_path), 2, message)
+
+
+def test_prepares_a_data_set(tmp_path, env):
+    folder = write_colored(tmp_path / "data", classes=2, count=20)
+    out = tmp_path / "prepared.zip"
+    flags = ["--resolution", "16", "--split", "train=0.8,val=0.2", "--format", "webp-lossless"]
+    result = run("data", folder, "--out", tmp_path / "prepared", "--archive", "zip", *flags)
+    assert result.returncode == 0, result.stderr
+    assert f"{out}: 20 images (train 16, val 4)" in result.stdout
+    content = json.loads(run("data", out, "--json").stdout)
+    assert content["splits"]["val"] == {"images": 4, "by_class": {"0": 2, "1": 2}}
+    assert content["sizes"] == [{"width": 16, "height": 16, "images": 20}]
+    assert_one_line_error(run("data", folder, "--out", out), 2, "already exists and is not empty")
+
+
+def test_options_of_the_output_need_one(tmp_path, env):
+    write_colored(tmp_path, classes=2, count=4)
+    assert_one_line_error(run("data", tmp_path, "--resolution", "16"), 2, "need --out")

@@ -66,7 +66,7 @@ class DataReport:
         if len(sizes) > 1:
             low = min(images, key=lambda image: min(image.width, image.height))
             high = max(images, key=lambda image: image.width * image.height)
-            extremes = [f"{each.width}×{each.height} ({_name(each)})" for each in (low, high)]
+            extremes = [f"{each.width}×{each.height} ({image_name(each)})" for each in (low, high)]
             rows.append(("smallest, largest", ", ".join(extremes)))
         rows.append(("mode", _shares(Counter(image.mode for image in images))))
         formats = Counter(image.format for image in images if image.format)
@@ -127,8 +127,10 @@ class DataReport:
             "formats": dict(
                 Counter(image.format for image in images if image.format).most_common()
             ),
-            "several_frames": [_name(image) for image in images if image.frames > 1],
-            "single_color": [_name(image) for image in images if image.appearance.hash is None],
+            "several_frames": [image_name(image) for image in images if image.frames > 1],
+            "single_color": [
+                image_name(image) for image in images if image.appearance.hash is None
+            ],
             "exact_duplicates": _names(self.exact),
             "near_duplicates": _names(self.near),
             "duplicates_across_splits": _names(across),
@@ -191,7 +193,7 @@ def _group_lines(title: str, groups: Sequence[Sequence[ScannedImage]]) -> list[s
     if not groups:
         return []
     surplus = sum(len(group) - 1 for group in groups)
-    shown = "; ".join(" = ".join(map(_name, group[:3])) for group in groups[:_MAX_SHOWN])
+    shown = "; ".join(" = ".join(map(image_name, group[:3])) for group in groups[:_MAX_SHOWN])
     more = f" and {len(groups) - _MAX_SHOWN:,} more groups" if len(groups) > _MAX_SHOWN else ""
     return [f"{title}: {surplus:,}, {shown}{more}"]
 
@@ -214,14 +216,15 @@ def _shares(counts: Counter[Any], text: Any = str) -> str:
 
 def _first(images: Sequence[ScannedImage]) -> str:
     more = len(images) - 1
-    return _name(images[0]) + (f" and {more:,} more" if more else "")
+    return image_name(images[0]) + (f" and {more:,} more" if more else "")
 
 
 def _has(images: Sequence[ScannedImage]) -> str:
     return "have" if len(images) > 1 else "has"
 
 
-def _name(image: ScannedImage) -> str:
+def image_name(image: ScannedImage) -> str:
+    """Return the name of an image, which is different from that of all others."""
     return _named(image.split, image.name)
 
 
@@ -231,4 +234,4 @@ def _named(split: str, name: str) -> str:
 
 
 def _names(groups: Iterable[Sequence[ScannedImage]]) -> list[list[str]]:
-    return [[_name(image) for image in group] for group in groups]
+    return [[image_name(image) for image in group] for group in groups]

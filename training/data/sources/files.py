@@ -2,44 +2,48 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from service.runtime.images.decoding import ImageDecodeError, ImageErrorKind
 from training.data.sources.containers import File, list_files
+from training.data.sources.labels import (
+    DATASET_JSON,
+    SIDECARS,
+    TABLES,
+    ClassLabel,
+    Labels,
+    dataset_json,
+    numbered,
+    sidecar_labels,
+    table_labels,
+    webdataset_key,
+)
 from training.data.sources.layout import layout_of
-from training.data.sources.source import DataError, decode
-
-# A class by name or by number.
-ClassLabel = str | int
+from training.data.sources.source import DataError, decode, select_classes
 
 # Formats that Pillow recognizes but only decodes with an external program, or not at all.
 _NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"})
 # Enough for the header of every format; more is read where the size follows a long block.
 _HEAD_BYTES = 4096
-_DATASET_JSON = "dataset.json"
-_METADATA = ("metadata.jsonl", "metadata.csv")
+# The record of `ganymede data --out`.
+PREPARATION_JSON = "preparation.json"
 # What `ganymede sample` writes besides images. `job.json` identifies its folders.
 _JOB = "job.json"
 _JOB_FILES = ("summary.json", "contact-sheet.png", "contact-sheet.webp", "contact-sheet.jpg")
-_SIDECARS = (".cls", ".json", ".txt")
-_CLASS_FIELDS = ("class", "label", "class_name", "cls")
 
 
 class FileSource:
     """The images of a file tree, recognized by content where the suffix is not an image's.
 
-    Classes are, in this order: the folders `classes`, if given; the labels of NVIDIA's
-    `dataset.json`; those of `metadata.jsonl` or `metadata.csv`; those of WebDataset's files beside
-    each image (`.cls`, `.json`); the class folders.
+    Classes are, in this order: the labels of NVIDIA's `dataset.json`; those of `metadata.jsonl` or
+    `metadata.csv`; those of WebDataset's files beside each image (`.cls`, `.json`); the class
+    folders. `classes` selects some of them.
     """
 
     def __init__(self, location: Path, split: str | None, classes: Sequence[str] | None) -> None:
@@ -55,8 +59,12 @@ class FileSource:
             raise DataError(f"{location} contains no images{f' ({reasons})' if reasons else ''}")
         labels: Sequence[ClassLabel | None] | None = None
         names: Sequence[str] = ()
-        if classes is None:
-            labels, names = self._labels(images, metadata, sidecars)
+        origin = ""
+        if classes is None or classes:
+            labels, names, origin = self._labels(images, metadata, sidecars)
+        if classes and labels is not None and not set(classes) <= {*names, *map(str, labels)}:
+            # They are the names of folders, or of nothing.
+            labels = None
         layout = layout_of(
             str(location), [file.path for file in images], split, classes if labels is None else ()
         )
@@ -69,7 +77,38 @@ class FileSource:
         self.names: Sequence[str] = [file.name for file in self._files]
         self.class_names, self.labels = layout.class_names, layout.labels
         if labels is not None:
-            self.class_names, self.labels = _numbered([labels[row] for row in layout.rows], names)
+            self._number(labels, layout.rows, names, origin)
+            if classes and self.labels is not None:
+                self._select(classes)
+
+    def _number(
+        self,
+        labels: Sequence[ClassLabel | None],
+        rows: Sequence[int],
+        names: Sequence[str],
+        origin: str,
+    ) -> None:
+        """Set the classes of the selected images, if all of them have one."""
+        missing = [self.names[i] for i, row in enumerate(rows) if labels[row] is None]
+        if missing and origin:
+            # The class folders do not count either: they would contradict the labels.
+            more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
+            self._notes.append(f"no classes, because {origin} give none for {missing[0]}{more}")
+        if missing:
+            return
+        # Numbered over all splits, so that a class has the same number in all.
+        self.class_names, by_row = numbered(labels, names)
+        self.labels = [by_row[row] for row in rows]
+
+    def _select(self, classes: Sequence[str]) -> None:
+        """Keep the images of these classes, which come from labels."""
+        assert self.labels is not None  # noqa: S101 - only called with labels
+        rows, self.labels = select_classes(self.labels, self.class_names, classes)
+        kept = set(rows)
+        left_out = [name for row, name in enumerate(self.names) if row not in kept]
+        self._ignored |= dict.fromkeys(left_out, "is in none of data.classes")
+        self._files = [self._files[row] for row in rows]
+        self.names, self.class_names = [self.names[row] for row in rows], list(classes)
 
     def file(self, index: int) -> bytes:
         data = self._files[index].read(None)
@@ -92,22 +131,24 @@ class FileSource:
             folder, name = posixpath.split(file.path)
             if any(part.startswith(".") or part == "__MACOSX" for part in file.path.split("/")):
                 self._ignored[file.name] = "is a hidden file"
-            elif name in (_DATASET_JSON, *_METADATA):
-                metadata[file.path] = file
+            elif name in (DATASET_JSON, *TABLES):
+                metadata[file.name] = file
+            elif name == PREPARATION_JSON:
+                self._ignored[file.name] = "was written by ganymede data and is not data"
             elif folder in jobs and name in (_JOB, *_JOB_FILES):
                 self._ignored[file.name] = "was written by ganymede sample and is not data"
             elif _is_image(file):
                 images.append(file)
             else:
                 others.append(file)
-        keys = {_key(file.path) for file in images}
+        keys = {webdataset_key(file.name) for file in images}
         sidecars: dict[str, list[File]] = {}
         for file in others:
-            key = _key(file.path)
-            if key in keys and posixpath.splitext(file.path)[1].lower() in _SIDECARS:
+            key = webdataset_key(file.name)
+            if key in keys and posixpath.splitext(file.path)[1].lower() in SIDECARS:
                 sidecars.setdefault(key, []).append(file)
             else:
-                self._ignored[file.name] = "is not an image"
+                self._ignored[file.name] = _why_not(file)
         return images, metadata, sidecars
 
     def _labels(
@@ -115,33 +156,35 @@ class FileSource:
         images: Sequence[File],
         metadata: Mapping[str, File],
         sidecars: Mapping[str, Sequence[File]],
-    ) -> tuple[Sequence[ClassLabel | None] | None, Sequence[str]]:
-        """Return the label of each image and the names of numbered classes; None without labels."""
-        readers: list[Callable[[], tuple[str, dict[str, ClassLabel], Sequence[str]]]] = [
-            lambda: _dataset_json(metadata),
-            lambda: ("the metadata files", _metadata_labels(metadata), ()),
-            lambda: ("the files beside the images", _sidecar_labels(images, sidecars), ()),
+    ) -> tuple[Sequence[ClassLabel | None] | None, Sequence[str], str]:
+        """Return the label of each image, the names of numbered classes and the origin.
+
+        The labels are None if the class folders count instead.
+        """
+        readers: list[Callable[[], Labels]] = [
+            lambda: dataset_json(metadata),
+            lambda: table_labels(metadata),
+            lambda: sidecar_labels(images, sidecars),
         ]
+        is_final = False
         for read in readers:
-            origin, by_path, names = read()
-            if not by_path:
+            found = read()
+            self._notes += found.notes
+            is_final |= found.is_final
+            if not found.classes:
                 continue
-            labels = [by_path.get(file.path) for file in images]
-            missing = [
-                file.name for file, label in zip(images, labels, strict=True) if label is None
-            ]
-            if len(missing) == len(images):
-                self._notes.append(f"{origin} name no image that exists")
+            labels = found.of(images)
+            if all(label is None for label in labels):
+                self._notes.append(f"{found.origin} name no image that exists")
                 continue
-            if missing:
+            if len(found.classes) > len(images):
+                absent = found.missing(images)
+                more = f" and {len(absent) - 1:,} more" if len(absent) > 1 else ""
                 self._notes.append(
-                    f"no classes, because {origin} give none for {missing[0]}"
-                    + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+                    f"{found.origin} name images that do not exist: {absent[0]}{more}"
                 )
-                # The class folders do not count either: they would contradict the labels.
-                return [None] * len(images), ()
-            return labels, names
-        return None, ()
+            return labels, found.class_names, found.origin
+        return ([None] * len(images) if is_final else None), (), ""
 
 
 @cache
@@ -189,109 +232,14 @@ def _accepts(name: str, head: bytes) -> bool:
         return False
 
 
-def _key(path: str) -> str:
-    """Return WebDataset's key of a file: its path up to the first dot of its name."""
-    folder, name = posixpath.split(path)
-    return f"{folder}/{name.split('.', 1)[0]}"
-
-
-def _dataset_json(
-    metadata: Mapping[str, File],
-) -> tuple[str, dict[str, ClassLabel], Sequence[str]]:
-    """Read the labels of `dataset.json`, as NVIDIA's dataset tool for StyleGAN writes it."""
-    labels: dict[str, ClassLabel] = {}
-    names: Sequence[str] = ()
-    for path, file in metadata.items():
-        if posixpath.basename(path) != _DATASET_JSON:
-            continue
-        try:
-            document = json.loads(file.read(None))
-            entries = document.get("labels") or []
-            folder = posixpath.dirname(path)
-            for name, label in entries.items() if isinstance(entries, dict) else entries:
-                if isinstance(label, bool) or not isinstance(label, int) or label < 0:
-                    raise DataError(f"{file.name}: the label of {name} is {label!r}, not a class")
-                labels[posixpath.join(folder, str(name).replace("\\", "/"))] = label
-            names = [str(name) for name in document.get("class_names") or ()]
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise DataError(f"{file.name} cannot be read: {error}") from error
-    return _DATASET_JSON, labels, names
-
-
-def _metadata_labels(metadata: Mapping[str, File]) -> dict[str, ClassLabel]:
-    """Read `metadata.jsonl` or `metadata.csv`: lines with `file_name` and a class."""
-    labels: dict[str, ClassLabel] = {}
-    for path, file in metadata.items():
-        if posixpath.basename(path) not in _METADATA:
-            continue
-        try:
-            text = file.read(None).decode("utf-8-sig")
-            lines: Any = (
-                csv.DictReader(io.StringIO(text))
-                if path.endswith(".csv")
-                else map(json.loads, filter(str.strip, text.splitlines()))
-            )
-            folder = posixpath.dirname(path)
-            for line in lines:
-                name, label = line.get("file_name"), _label_of(line)
-                if name is not None and label is not None:
-                    labels[posixpath.join(folder, str(name).replace("\\", "/"))] = label
-        except (OSError, ValueError, AttributeError, csv.Error) as error:
-            raise DataError(f"{file.name} cannot be read: {error}") from error
-    return labels
-
-
-def _sidecar_labels(
-    images: Sequence[File], sidecars: Mapping[str, Sequence[File]]
-) -> dict[str, ClassLabel]:
-    """Read the classes in WebDataset's files beside each image."""
-    labels: dict[str, ClassLabel] = {}
-    for image in images:
-        for file in sidecars.get(_key(image.path), ()):
-            suffix = posixpath.splitext(file.path)[1].lower()
-            try:
-                text = file.read(None).decode() if suffix in (".cls", ".json") else ""
-                label: ClassLabel | None = None
-                if suffix == ".cls":
-                    label = int(text) if text.strip().isdecimal() else text.strip() or None
-                elif suffix == ".json":
-                    label = _label_of(json.loads(text))
-            except (OSError, ValueError) as error:
-                raise DataError(f"{file.name} cannot be read: {error}") from error
-            if label is not None:
-                labels[image.path] = label
-                break
-    return labels
-
-
-def _label_of(fields: Any) -> ClassLabel | None:
-    """Return the class in the fields of an image; None if there is none, or a blend of classes."""
-    if not isinstance(fields, Mapping):
-        return None
-    for name in _CLASS_FIELDS:
-        value = fields.get(name)
-        if isinstance(value, str) and value:
-            return int(value) if value.isdecimal() else value
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return value
-    return None
-
-
-def _numbered(
-    labels: Sequence[ClassLabel | None], names: Sequence[str]
-) -> tuple[Sequence[str], Sequence[int] | None]:
-    """Return the class names, and the index of each label; no classes if a label is missing."""
-    present = [label for label in labels if label is not None]
-    if len(present) < len(labels) or not present:
-        return (), None
-    if all(isinstance(label, int) for label in present):
-        numbers = [int(label) for label in present]
-        count = max(len(names), 1 + max(numbers))
-        return [names[i] if i < len(names) else str(i) for i in range(count)], numbers
-    texts = [str(label) for label in present]
-    found = sorted(set(texts))
-    index = {name: i for i, name in enumerate(found)}
-    return found, [index[text] for text in texts]
+def _why_not(file: File) -> str:
+    """Return why a file is not read."""
+    suffix = posixpath.splitext(file.path)[1].lower()
+    if suffix in (".csv", ".tsv", ".jsonl"):
+        return "is a table of another name than metadata.csv, which is read"
+    if suffix in (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"):
+        return "is an archive within an archive, or of a kind that is not read"
+    return "is not an image"
 
 
 def _summary(ignored: Mapping[str, str]) -> str:

@@ -1,0 +1,177 @@
+"""Classes from dataset.json, tables and WebDataset's files."""
+
+import io
+import json
+import tarfile
+
+import pytest
+from PIL import Image
+
+from training.data.sources import DataError, open_source, open_splits
+
+
+def image_file(color=(255, 0, 0)) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (4, 4), color).save(out, "PNG")
+    return out.getvalue()
+
+
+def write(folder, files):
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data if isinstance(data, bytes) else data.encode())
+    return folder
+
+
+def images(*names) -> dict[str, bytes]:
+    return dict.fromkeys(names, image_file())
+
+
+def classes_of(source) -> dict[str, str]:
+    return {
+        name: source.class_names[label]
+        for name, label in zip(source.names, source.labels, strict=True)
+    }
+
+
+def write_shard(path, members) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("labels", ["null", "[]"])
+def test_dataset_json_without_labels_means_no_classes(tmp_path, labels):
+    files = images("00000/1.png", "00001/2.png") | {"dataset.json": f'{{"labels": {labels}}}'}
+    source = open_source(write(tmp_path, files))
+    assert (source.labels, list(source.class_names), list(source.notes)) == (None, [], [])
+
+
+def test_other_dataset_json_is_named(tmp_path):
+    files = images("a/1.png", "b/2.png") | {"dataset.json": '{"title": "mine"}'}
+    source = open_source(write(tmp_path, files))
+    assert source.class_names == ["a", "b"]
+    assert source.notes == ["dataset.json has no labels in the format of NVIDIA's dataset tool"]
+
+
+def test_one_hot_labels(tmp_path):
+    labels = [["1.png", [0, 0, 1]], ["2.png", [1.0, 0.0, 0.0]]]
+    files = images("1.png", "2.png") | {"dataset.json": json.dumps({"labels": labels})}
+    assert classes_of(open_source(write(tmp_path, files))) == {"1.png": "2", "2.png": "0"}
+
+
+def test_vectors_are_no_classes(tmp_path):
+    labels = [["a/1.png", [0.2, 0.8]], ["b/2.png", [1, 0]]]
+    files = images("a/1.png", "b/2.png") | {"dataset.json": json.dumps({"labels": labels})}
+    source = open_source(write(tmp_path, files))
+    assert source.labels is None
+    assert source.notes == ["no classes, because dataset.json holds vectors, not classes"]
+
+
+def test_labels_of_missing_images_are_named(tmp_path):
+    labels = [["1.png", 0], ["2.png", 1], ["3.png", 1]]
+    files = images("1.png") | {"dataset.json": json.dumps({"labels": labels})}
+    source = open_source(write(tmp_path, files))
+    assert classes_of(source) == {"1.png": "0"}
+    assert source.notes == ["dataset.json name images that do not exist: 2.png and 1 more"]
+
+
+def test_numbers_that_are_no_classes(tmp_path):
+    files = images("1.png") | {"dataset.json": '{"labels": [["1.png", 4000000000]]}'}
+    with pytest.raises(DataError, match="the number of a class is 4000000000"):
+        open_source(write(tmp_path, files))
+
+
+def test_splits_with_a_dataset_json_each(tmp_path):
+    files = images("train/x/1.png", "val/y/2.png")
+    for split, name in [("train", "x/1.png"), ("val", "y/2.png")]:
+        document = {"labels": [[name, 1]], "class_names": ["cat", "dog"]}
+        files[f"{split}/dataset.json"] = json.dumps(document)
+    sources = open_splits(write(tmp_path, files))
+    assert {split: classes_of(source) for split, source in sources.items()} == {
+        "train": {"train/x/1.png": "dog"},
+        "val": {"val/y/2.png": "dog"},
+    }
+
+
+def test_an_unlabeled_split_does_not_matter_to_the_others(tmp_path):
+    files = images("train/1.png", "train/2.png", "test/3.png")
+    files["train/metadata.csv"] = "file_name,label\n1.png,a\n2.png,b\n"
+    sources = open_splits(write(tmp_path, files))
+    assert classes_of(sources["train"]) == {"train/1.png": "a", "train/2.png": "b"}
+    assert sources["test"].labels is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metadata.csv", "Filename,Category\n1.png,red\n2.png,blue\n"),
+        ("labels.csv", "image;label\n1.png;red\n2.png;blue\n"),
+        ("annotations.tsv", "path\tclass\n1.png\tred\n2.png\tblue\n"),
+        ("labels.csv", "\ufeffid,target\n1,red\n2,blue\n"),
+        (
+            "metadata.jsonl",
+            '{"image": "x/1.png", "class_name": "red"}\n\n'
+            '{"image": "x/2.png", "class_name": "blue"}\n',
+        ),
+    ],
+)
+@pytest.mark.parametrize("folder", ["", "images/"])
+def test_tables_with_other_columns(tmp_path, name, text, folder):
+    files = images(f"{folder}1.png", f"{folder}2.png") | {name: text}
+    source = open_source(write(tmp_path, files))
+    assert classes_of(source) == {f"{folder}1.png": "red", f"{folder}2.png": "blue"}
+
+
+def test_ambiguous_file_names_are_not_guessed(tmp_path):
+    files = images("a/1.png", "b/1.png") | {"metadata.csv": "file_name,label\n1.png,red\n"}
+    source = open_source(write(tmp_path, files))
+    assert source.class_names == ["a", "b"]
+    assert source.notes == ["the metadata files name no image that exists"]
+
+
+def test_table_without_file_names_is_named(tmp_path):
+    files = images("1.png") | {"metadata.csv": "x,label\n1,red\n"}
+    assert open_source(write(tmp_path, files)).notes == [
+        "metadata.csv has no column file_name and is not read; its columns are: x, label"
+    ]
+
+
+def test_other_tables_and_archives_have_their_own_reasons(tmp_path):
+    files = images("1.png") | {"train.csv": "a,b\n", "more.rar": b"Rar!"}
+    assert open_source(write(tmp_path, files)).ignored == {
+        "train.csv": "is a table of another name than metadata.csv, which is read",
+        "more.rar": "is an archive within an archive, or of a kind that is not read",
+    }
+
+
+def test_shards_may_repeat_keys(tmp_path):
+    for shard, label in enumerate([b"3", b"5"]):
+        members = {"000.png": image_file(), "000.cls": label, "000.txt": b"a caption"}
+        write_shard(tmp_path / f"{shard}.tar", members)
+    source = open_source(tmp_path)
+    assert classes_of(source) == {"0.tar/000.png": "3", "1.tar/000.png": "5"}
+    assert source.ignored == {}
+
+
+def test_tables_in_archives_belong_to_their_archive(tmp_path):
+    for shard, label in enumerate(["red", "blue"]):
+        table = json.dumps({"file_name": "1.png", "class": label}).encode()
+        write_shard(tmp_path / f"{shard}.tar", {"1.png": image_file(), "metadata.jsonl": table})
+    assert classes_of(open_source(tmp_path)) == {"0.tar/1.png": "red", "1.tar/1.png": "blue"}
+
+
+def test_classes_option_selects_labels(tmp_path):
+    files = images("1.png", "2.png", "3.png")
+    files["metadata.csv"] = "file_name,label\n1.png,red\n2.png,blue\n3.png,green\n"
+    source = open_source(write(tmp_path, files), classes=["green", "red"])
+    assert classes_of(source) == {"1.png": "red", "3.png": "green"}
+    assert list(source.class_names) == ["green", "red"]
+    assert source.ignored == {"2.png": "is in none of data.classes"}
+
+
+def test_classes_option_may_name_folders_beside_labels(tmp_path):
+    files = images("a/1.png", "b/2.png") | {"metadata.csv": "file_name,label\na/1.png,red\n"}
+    assert classes_of(open_source(write(tmp_path, files), classes=["b"])) == {"b/2.png": "b"}

@@ -1,0 +1,1 @@
+"""Preparation of a data set: crop, resize, convert, deduplicate and split, like NVIDIA's tool."""

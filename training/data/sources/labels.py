@@ -1,0 +1,233 @@
+"""Classes of images from files: NVIDIA's `dataset.json`, tables, and WebDataset's files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from training.data.sources.containers import File
+from training.data.sources.source import DataError
+
+# A class by name or by number.
+ClassLabel = str | int
+
+DATASET_JSON = "dataset.json"
+# Tables of file names and classes.
+TABLES = tuple(
+    f"{name}.{suffix}"
+    for name in ("metadata", "labels", "annotations")
+    for suffix in ("jsonl", "csv", "tsv")
+)
+SIDECARS = (".cls", ".json", ".txt")
+# Larger numbers are identifiers, not classes.
+_MAX_CLASSES = 100_000
+_FILE_FIELDS = ("file_name", "filename", "file", "image", "image_path", "path", "img", "name", "id")
+CLASS_FIELDS = ("class", "label", "class_name", "cls", "category", "target", "label_name")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Classes that were found in files, by the name or the path of the image.
+
+    Attributes:
+        origin: what they were read from, for messages.
+        classes: an empty mapping if the files have no classes.
+        class_names: names of numbered classes.
+        is_final: whether the class folders do not count either if there are no classes.
+        notes: what was left out and why.
+    """
+
+    origin: str
+    classes: Mapping[str, ClassLabel]
+    class_names: Sequence[str] = ()
+    is_final: bool = False
+    notes: Sequence[str] = field(default=())
+
+    def of(self, images: Sequence[File]) -> list[ClassLabel | None]:
+        """Return the class of each image, None where there is none.
+
+        If no name fits, images are found by their file names without folders, then also without
+        suffixes, where these are unique.
+        """
+        exact = [self.classes.get(file.name, self.classes.get(file.path)) for file in images]
+        if not self.classes or any(label is not None for label in exact):
+            return exact
+        for short in (posixpath.basename, _stem):
+            names = [short(file.path) for file in images]
+            classes = {short(name): label for name, label in self.classes.items()}
+            if len(set(names)) < len(names) or len(classes) < len(self.classes):
+                continue
+            found = [classes.get(name) for name in names]
+            if any(label is not None for label in found):
+                return found
+        return exact
+
+    def missing(self, images: Sequence[File]) -> list[str]:
+        """Return the names of images that have a class and do not exist."""
+        names = {file.name for file in images} | {file.path for file in images}
+        return [name for name in self.classes if name not in names]
+
+
+def dataset_json(metadata: Mapping[str, File]) -> Labels:
+    """Read the labels of `dataset.json`, as NVIDIA's dataset tool for StyleGAN writes it.
+
+    A label is the number of a class, or a one-hot vector. Raises DataError.
+    """
+    classes: dict[str, ClassLabel] = {}
+    names: Sequence[str] = ()
+    notes: list[str] = []
+    found = False
+    for file in metadata.values():
+        if posixpath.basename(file.path) != DATASET_JSON:
+            continue
+        try:
+            document = json.loads(file.read(None))
+            if not isinstance(document, dict):
+                raise DataError(f"{file.name} is not a JSON object")
+            if "labels" not in document:
+                notes.append(f"{file.name} has no labels in the format of NVIDIA's dataset tool")
+                continue
+            found = True
+            entries = document["labels"] or []
+            names = [str(name) for name in document.get("class_names") or ()] or names
+            for name, label in entries.items() if isinstance(entries, dict) else entries:
+                number = _class_number(label)
+                if number is None and isinstance(label, list):
+                    notes.append(f"no classes, because {file.name} holds vectors, not classes")
+                    return Labels(DATASET_JSON, {}, (), is_final=True, notes=notes)
+                if number is None:
+                    raise DataError(f"{file.name}: the label of {name} is {label!r}, not a class")
+                classes[_path(file, name)] = number
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise DataError(f"{file.name} cannot be read: {error}") from error
+    return Labels(DATASET_JSON, classes, names, found, notes)
+
+
+def table_labels(metadata: Mapping[str, File]) -> Labels:
+    """Read `metadata.jsonl`, `metadata.csv` and the like: lines with a file name and a class.
+
+    Raises DataError.
+    """
+    classes: dict[str, ClassLabel] = {}
+    notes: list[str] = []
+    for file in metadata.values():
+        if posixpath.basename(file.path) not in TABLES:
+            continue
+        try:
+            lines = [
+                {str(key).strip().casefold(): value for key, value in line.items()}
+                for line in _lines(file)
+            ]
+        except (OSError, ValueError, AttributeError, csv.Error) as error:
+            raise DataError(f"{file.name} cannot be read: {error}") from error
+        column = next((name for name in _FILE_FIELDS if lines and name in lines[0]), None)
+        if lines and column is None and {"shard", "member"} <= lines[0].keys():
+            # WebDataset shards of `ganymede sample`.
+            column = "file_name"
+            lines = [{**line, column: f"{line['shard']}/{line['member']}"} for line in lines]
+        if lines and column is None:
+            notes.append(
+                f"{file.name} has no column file_name and is not read; its columns are: "
+                f"{', '.join(lines[0])}"
+            )
+        for line in lines:
+            name, label = line.get(column or ""), label_of(line)
+            if name is not None and label is not None:
+                classes[_path(file, name)] = label
+    return Labels("the metadata files", classes, notes=notes)
+
+
+def sidecar_labels(images: Sequence[File], sidecars: Mapping[str, Sequence[File]]) -> Labels:
+    """Read the classes in WebDataset's files beside each image. Raises DataError."""
+    classes: dict[str, ClassLabel] = {}
+    for image in images:
+        for file in sidecars.get(webdataset_key(image.name), ()):
+            suffix = posixpath.splitext(file.path)[1].lower()
+            try:
+                text = file.read(None).decode() if suffix in (".cls", ".json") else ""
+                label: ClassLabel | None = None
+                if suffix == ".cls":
+                    label = int(text) if text.strip().isdecimal() else text.strip() or None
+                elif suffix == ".json":
+                    label = label_of(json.loads(text))
+            except (OSError, ValueError) as error:
+                raise DataError(f"{file.name} cannot be read: {error}") from error
+            if label is not None:
+                classes[image.name] = label
+                break
+    return Labels("the files beside the images", classes)
+
+
+def webdataset_key(name: str) -> str:
+    """Return WebDataset's key of a file: its name up to the first dot after the folder."""
+    folder, name = posixpath.split(name)
+    return f"{folder}/{name.split('.', 1)[0]}"
+
+
+def label_of(fields: Any) -> ClassLabel | None:
+    """Return the class in the fields of an image; None if there is none, or a blend of classes."""
+    if not isinstance(fields, Mapping):
+        return None
+    for name in CLASS_FIELDS:
+        value = fields.get(name)
+        if isinstance(value, str) and value:
+            return int(value) if value.isdecimal() else value
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return value
+    return None
+
+
+def numbered(
+    labels: Sequence[ClassLabel | None], names: Sequence[str]
+) -> tuple[list[str], list[int]]:
+    """Return the class names, and the index of each label; -1 for a missing one.
+
+    `names` are the names of numbered classes. Raises DataError for numbers that are no classes.
+    """
+    present = [label for label in labels if label is not None]
+    if all(isinstance(label, int) for label in present):
+        numbers = [-1 if label is None else int(label) for label in labels]
+        count = max(len(names), 1 + max(numbers, default=-1))
+        if count > _MAX_CLASSES:
+            raise DataError(f"the number of a class is {count - 1}; the limit is {_MAX_CLASSES:,}")
+        return [names[i] if i < len(names) else str(i) for i in range(count)], numbers
+    found = sorted({str(label) for label in present})
+    index = {name: i for i, name in enumerate(found)}
+    return found, [-1 if label is None else index[str(label)] for label in labels]
+
+
+def _class_number(label: Any) -> int | None:
+    """Return the number of a class, given as such or as a one-hot vector; otherwise None."""
+    if isinstance(label, list) and label.count(1) == 1 and label.count(0) == len(label) - 1:
+        return label.index(1)
+    if isinstance(label, bool) or not isinstance(label, int) or label < 0:
+        return None
+    return label
+
+
+def _path(file: File, name: object) -> str:
+    """Return the path of an image that a metadata file names, relative to all data.
+
+    In an archive, the name of the archive is part of it: other archives may have equal members.
+    """
+    folder = posixpath.dirname(file.name)
+    return posixpath.normpath(posixpath.join(folder, str(name).replace("\\", "/")))
+
+
+def _lines(file: File) -> Sequence[Mapping[str, Any]]:
+    text = file.read(None).decode("utf-8-sig")
+    if file.path.endswith(".jsonl"):
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    # Spreadsheets in some languages separate columns by semicolons.
+    first = text.partition("\n")[0]
+    delimiter = max("\t;,", key=first.count)
+    return list(csv.DictReader(io.StringIO(text), delimiter=delimiter))
+
+
+def _stem(path: str) -> str:
+    return posixpath.splitext(posixpath.basename(path))[0]
