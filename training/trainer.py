@@ -229,7 +229,8 @@ class _Loop:
                     self._sample(shown)
                     next_sheet.restart()
                 elif self._distributed.is_main and next_sheet.due():
-                    path = self._save_sheet(self._setup.sample_sheet()[0])
+                    # Not measured, for the same reason.
+                    path = self._save_sheet(self._setup.sample_sheet(measure=False)[0])
                     shown.say(f"{self._images:,} images: samples in {path}")
 
                 # Evaluate, and keep the best checkpoint.

@@ -209,6 +209,26 @@ def test_run_writes_progress_samples_and_log(tmp_path, digits):
     assert scalars(run) >= {"loss_generator", "images_per_second"}
 
 
+def test_early_reports_and_sheets_do_not_change_run_or_log(tmp_path, digits, monkeypatch, capfd):
+    recipe = load_recipe("dcgan-fashion", [*TINY["dcgan-fashion"], f"data.path={digits}", *OFTEN])
+    plain, watched = Run(tmp_path / "plain"), Run(tmp_path / "watched")
+    train(recipe, plain)
+    # Everything is due after every turn.
+    monkeypatch.setattr("training.trainer._REPORTS", (0.0, 0.0))
+    monkeypatch.setattr("training.trainer._SHEETS", (0.0, 0.0))
+    capfd.readouterr()
+    train(recipe, watched)
+    assert capfd.readouterr().err.count("images/s") == 5
+    assert len(list(watched.samples.glob("*.png"))) == 5
+    assert_same_checkpoint(plain.folder, watched.folder)
+
+    def metrics(run: Run) -> list[dict]:
+        timing = ("seconds", "images_per_second")
+        return [{k: v for k, v in line.items() if k not in timing} for line in run.read_log()]
+
+    assert metrics(watched) == metrics(plain)
+
+
 def scalars(run) -> set[str]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

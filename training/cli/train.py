@@ -36,6 +36,7 @@ def train(
 
     Several GPUs: torchrun --nproc-per-node 4 --no-python ganymede train dcgan-fashion
     """
+    from training.monitoring.progress import duration
     from training.recipe.loading import load_recipe
     from training.run import Run
     from training.trainer import train as run_training
@@ -46,7 +47,7 @@ def train(
     if result is None:
         return
     typer.echo(
-        f"trained on {result.images:,} images in {result.seconds / 60:.1f} minutes; "
+        f"trained on {result.images:,} images in {duration(result.seconds)}; "
         f"next: ganymede export {folder}"
     )
     if result.best:

@@ -56,8 +56,11 @@ class GameSetup(Protocol):
     def batches(self, turn: int) -> Sequence[Any]:
         """Return this process's batches of a turn."""
 
-    def sample_sheet(self) -> tuple[Image.Image, Mapping[str, float]]:
-        """Return samples of the averaged generator as one image, and their metrics."""
+    def sample_sheet(self, *, measure: bool = True) -> tuple[Image.Image, Mapping[str, float]]:
+        """Return samples of the averaged generator as one image, and their metrics.
+
+        Without `measure`, returns no metrics, and does not affect the metrics of later sheets.
+        """
 
     def validate(self, options: EvaluateOptions) -> Callable[[], dict[str, float]]:
         """Return a function that measures the averaged generator.

@@ -79,11 +79,11 @@ class NoiseToImageSetup:
             batches.append(RealBatch(images, class_index))
         return batches
 
-    def sample_sheet(self) -> tuple[Image.Image, Mapping[str, float]]:
+    def sample_sheet(self, *, measure: bool = True) -> tuple[Image.Image, Mapping[str, float]]:
         """Return a grid of images generated from fixed latents, and their diversity metrics."""
         images = self.game.sample(self._latents(SHEET_SEEDS), self._classes_of(SHEET_SEEDS))
         sheet = grid(to_pixels(images), columns(self._classes))
-        return sheet, self._diversity.measure(images)
+        return sheet, self._diversity.measure(images) if measure else {}
 
     def validate(self, options: EvaluateOptions) -> Callable[[], dict[str, float]]:
         """Return a function that measures the images of the first seeds."""

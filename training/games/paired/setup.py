@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from training.data.images import ImageData
 from training.data.pairs import PairedBatches, example_pairs, load_matched_source
@@ -56,20 +57,24 @@ class PairedSetup:
         targets = self._distributed.part(targets).to(self._device, non_blocking=True)
         return [PairBatch.of(inputs._replace(image=image, mask=mask), targets)]
 
-    def sample_sheet(self) -> tuple[Image.Image, Mapping[str, float]]:
+    def sample_sheet(self, *, measure: bool = True) -> tuple[Image.Image, Mapping[str, float]]:
         """Return inputs, outputs and targets of held-out images, and the errors of the outputs."""
         pairs = self._examples
         outputs = self.game.translate(pairs.inputs, pairs.mask)
-        error = (outputs.clamp(-1, 1) - pairs.targets) / 2
-        # PSNR in dB: 20 log10 of the value range divided by the root mean squared error.
-        psnr = -10 * error.square().mean((1, 2, 3)).clamp(min=1e-10).log10()
-        # Named differently from the metrics of an evaluation, which uses more pairs.
-        metrics = {"shown_psnr": float(psnr.mean()), "shown_error": float(error.abs().mean())}
+        metrics = self._metrics(outputs) if measure else {}
         inputs = pairs.inputs
         if pairs.mask is not None:
             inputs = inputs * (1 - pairs.mask) + pairs.mask
         sheet = side_by_side([to_pixels(images) for images in (inputs, outputs, pairs.targets)])
         return sheet, metrics
+
+    def _metrics(self, outputs: Tensor) -> dict[str, float]:
+        """Return the errors of `outputs` ``[N, C, H, W]`` for the inputs of the sample sheet."""
+        error = (outputs.clamp(-1, 1) - self._examples.targets) / 2
+        # PSNR in dB: 20 log10 of the value range divided by the root mean squared error.
+        psnr = -10 * error.square().mean((1, 2, 3)).clamp(min=1e-10).log10()
+        # Named differently from the metrics of an evaluation, which uses more pairs.
+        return {"shown_psnr": float(psnr.mean()), "shown_error": float(error.abs().mean())}
 
     def validate(self, options: EvaluateOptions) -> Callable[[], dict[str, float]]:
         """Return a function that measures the averaged generator on pairs."""

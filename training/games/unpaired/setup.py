@@ -54,7 +54,11 @@ class UnpairedSetup:
         )
         return [Sides(source, target)]
 
-    def sample_sheet(self) -> tuple[Image.Image, Mapping[str, float]]:
+    def sample_sheet(
+        self,
+        *,
+        measure: bool = True,  # noqa: ARG002
+    ) -> tuple[Image.Image, Mapping[str, float]]:
         """Return source and target images next to their translations."""
         images = self._examples
         translated = self.game.translate_both(images)
