@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import re
 from dataclasses import dataclass
@@ -20,12 +18,10 @@ from service.api.field_errors import describe_field_errors
 from service.api.middleware.json_bodies import parse, process
 from service.api.problems import Problem, client_disconnected, invalid
 from service.api.schemas.image_to_image import ImageToImageRequest
+from service.runtime.base64_text import decode_base64
 
 # Form fields whose text is JSON.
 _JSON_FIELDS = ("boxes", "samples")
-# Characters of base64 that are decoded at a time: a multiple of 4.
-_BASE64_STEP = 2**20
-_DATA_URL = re.compile(r"data:[^,]{0,100},")
 
 
 @dataclass(frozen=True)
@@ -178,21 +174,11 @@ def _decode_files(value: str | list[str] | None, field: str) -> list[UploadedFil
     files = []
     for i, text in enumerate(texts):
         try:
-            # Browsers produce data URLs.
-            prefix = _DATA_URL.match(text)
-            content = _decode_base64(text[prefix.end() :] if prefix else text)
-        except (binascii.Error, ValueError) as error:
-            raise invalid(f"{field}.{i}", "expected base64") from error
+            content = decode_base64(text)
+        except ValueError as error:
+            raise invalid(f"{field}.{i}", str(error)) from error
         files.append(UploadedFile(f"{field}.{i}", field, content))
     return files
-
-
-def _decode_base64(text: str) -> bytes:
-    """Decode base64, in steps between which other threads run. Raises ValueError."""
-    steps = [text[start : start + _BASE64_STEP] for start in range(0, len(text), _BASE64_STEP)]
-    if any(step.endswith("=") for step in steps[:-1]):
-        raise ValueError("padding before the end")
-    return b"".join(base64.b64decode(step, validate=True) for step in steps)
 
 
 def _parse_json_field(key: str, text: str) -> Any:

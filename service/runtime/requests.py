@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from service.runtime.errors import UserError
+from service.runtime.formatting import exact
 from service.runtime.images.encoding import ImageFormat
 from service.runtime.latent.interpolation import Interpolation, Path, Space
 from service.runtime.latent.seeds import MAX_SEED
@@ -453,7 +454,9 @@ class _SourceParser:
             raise InvalidRequest(field, f"{self._manifest.name} does not support truncation")
         if not truncation.minimum <= value <= truncation.maximum:
             raise InvalidRequest(
-                field, f"expected {truncation.minimum:g} to {truncation.maximum:g}, got {value:g}"
+                field,
+                f"expected {exact(truncation.minimum)} to {exact(truncation.maximum)}, got "
+                f"{exact(value)}",
             )
         return value
 

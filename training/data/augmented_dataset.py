@@ -14,6 +14,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from service.runtime.errors import UserError
+from service.runtime.formatting import exact
 from service.runtime.images.decoding import ImageDecodeError
 from service.runtime.images.encoding import ImageFormat, encode, resized
 from service.runtime.latent.seeds import MAX_SEED
@@ -160,8 +161,10 @@ def open_augmented_dataset(
     if truncation is None:
         truncation = space.default if space else None
     elif space is None or not space.minimum <= truncation <= space.maximum:
-        expected = f"{space.minimum:g} to {space.maximum:g}" if space else "none"
-        raise AugmentError(f"--truncation: {manifest.name} takes {expected}; got {truncation:g}")
+        expected = f"{exact(space.minimum)} to {exact(space.maximum)}" if space else "none"
+        raise AugmentError(
+            f"--truncation: {manifest.name} takes {expected}; got {exact(truncation)}"
+        )
     classes = _match_classes(names, manifest, pairs)
     return AugmentedDataset(source, names, model, classes, per_class, first_seed, truncation, side)
 

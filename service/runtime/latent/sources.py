@@ -7,7 +7,6 @@ JSON parameters, and can be read back from them.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from service.runtime.base64_text import decode_base64
 from service.runtime.latent import seeds as latents
 from service.runtime.latent.transforms import Matrix, as_transform, identity_transforms
 from service.runtime.models.manifest import CLASS_WEIGHTS, GENERATOR, MAPPING, TRANSFORM, Manifest
@@ -111,8 +111,8 @@ def encode_floats(values: NDArray[Any]) -> str:
 def decode_floats(text: str) -> Floats:
     """Decode the output of `encode_floats` as a vector. Raises ValueError."""
     try:
-        raw = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
+        raw = decode_base64(text)
+    except ValueError as error:
         raise ValueError("not base64") from error
     if len(raw) % 4:
         raise ValueError(f"float32 values take 4 bytes each, got {len(raw)} bytes")

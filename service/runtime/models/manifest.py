@@ -29,6 +29,7 @@ from pydantic import (
 )
 
 from service.runtime.errors import UserError
+from service.runtime.formatting import exact
 from service.runtime.latent.seeds import MAX_SEED, Distribution
 
 MANIFEST_FILE = "model.json"
@@ -102,7 +103,9 @@ class Truncation(_Part):
     @model_validator(mode="after")
     def _is_a_range(self) -> Truncation:
         if not self.minimum <= self.default <= self.maximum:
-            raise ValueError(f"{self.default:g} is not in {self.minimum:g} to {self.maximum:g}")
+            raise ValueError(
+                f"{exact(self.default)} is not in {exact(self.minimum)} to {exact(self.maximum)}"
+            )
         return self
 
 

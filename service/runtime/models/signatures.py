@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from service.runtime.formatting import exact
 from service.runtime.latent.sources import class_feed
 from service.runtime.latent.transforms import MAX_ABS_VALUE
 from service.runtime.models.manifest import (
@@ -59,7 +60,9 @@ class Tensor:
         # NumPy compares in the type of the array, so that 0.1 in float32 passes a bound of 0.1.
         invalid = array[(array < self.minimum) | (array > self.maximum)]
         if invalid.size:
-            return f"expected {self.minimum:g} to {self.maximum:g}, got {invalid[0]:g}"
+            return (
+                f"expected {exact(self.minimum)} to {exact(self.maximum)}, got {exact(invalid[0])}"
+            )
         if self.nonzero and not array.any(axis=tuple(range(1, array.ndim))).all():
             return "expected at least one value above 0 in every row"
         return None

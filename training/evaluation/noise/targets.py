@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from service.runtime.formatting import exact
 from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.models.catalog import (
     Catalog,
@@ -184,8 +185,8 @@ def _open_model(
         raise QualityError(f"{manifest.name} does not support truncation")
     if truncation is not None and limits and not limits.minimum <= truncation <= limits.maximum:
         raise QualityError(
-            f"{manifest.name}: truncation must be from {limits.minimum:g} to {limits.maximum:g}, "
-            f"got {truncation:g}"
+            f"{manifest.name}: truncation must be from {exact(limits.minimum)} to "
+            f"{exact(limits.maximum)}, got {exact(truncation)}"
         )
     if manifest.image.height != manifest.image.width:
         raise QualityError(f"{manifest.name} generates images that are not square")

@@ -95,7 +95,8 @@ def test_accepts_multipart_form(client):
 def test_json_equals_form(client):
     image = noise()
     form = send(client, "translate", ("image", file_of(image)), direction="invert")
-    for encoded in (text_of(image), f"data:image/png;base64,{text_of(image)}"):
+    lines = base64.encodebytes(file_of(image)).decode()
+    for encoded in (text_of(image), f"data:image/png;base64,{text_of(image)}", lines):
         body = {"model": "softer", "image": encoded, "direction": "invert", "format": "png"}
         assert client.post("/v1/translate", json=body).content == form.content
     np.testing.assert_array_equal(pixels_of(form), 255 - image)

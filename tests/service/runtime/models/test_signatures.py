@@ -44,6 +44,9 @@ def test_out_of_range_values_are_reported():
     index = Tensor("class_index", np.dtype(np.int64), (), 0, 9)
     assert index.value_error(np.array([0, 9])) is None
     assert index.value_error(np.array([3, 10, -1])) == "expected 0 to 9, got 10"
+    weights = Tensor("class_weights", np.dtype(np.float32), (3,), 0, 1)
+    above = np.array([[0, 1, np.nextafter(np.float32(1), np.float32(2))]], np.float32)
+    assert weights.value_error(above) == "expected 0 to 1, got 1.0000001"
     anything = Tensor("z", np.dtype(np.float32), (2,))
     assert anything.value_error(np.array([[1e38, -1e38]], np.float32)) is None
     for bad in (np.nan, np.inf, -np.inf):
@@ -56,4 +59,4 @@ def test_bound_rounded_up_by_float32_is_valid():
     assert float(bounds[0]) > 0.1
     assert truncation.value_error(bounds) is None
     above = np.nextafter(bounds, np.float32(9))
-    assert truncation.value_error(above) == "expected 0.1 to 0.3, got 0.3"
+    assert truncation.value_error(above) == "expected 0.1 to 0.3, got 0.30000004"
