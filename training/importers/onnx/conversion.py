@@ -33,6 +33,7 @@ from training.importers.formats.base import (
     latent_distribution,
 )
 from training.importers.onnx.checks import wrap_and_check
+from training.importers.onnx.opsets import with_wrappable_opset
 from training.importers.onnx.ports import (
     PIXELS,
     GraphOptions,
@@ -126,6 +127,7 @@ def _convert(model: ModelProto, options: GraphOptions) -> ConvertedModel:
     probe = Probe(interface, distribution)
 
     original = OriginalGraph(model)
+    model, opset_notes = with_wrappable_opset(model)
     size_details: list[tuple[str, str]] = []
     if image_input is None or image_input.fixed:
         size = image_input.size if image_input else (0, 0)
@@ -173,7 +175,7 @@ def _convert(model: ModelProto, options: GraphOptions) -> ConvertedModel:
             *size_details,
             *_color_details(image_input, channels, options),
         ],
-        notes=[*notes, *(["Dropout is off."] if has_dropout else [])],
+        notes=[*notes, *opset_notes, *(["Dropout is off."] if has_dropout else [])],
         latent=None
         if image_input is not None
         else LatentSpace(

@@ -5,6 +5,7 @@ A wrapped graph is compared with this reference.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,12 @@ Feeds = Mapping[str, Array]
 Pixels = NDArray[np.uint8]
 
 _FATAL = 4
+_ERROR_CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
+_CODE_LOCATION = re.compile(r"/onnxruntime_src/.*?\) (?=[A-Z])")
+_TOO_NEW = (
+    f" (ONNX Runtime {ort.__version__}): update it, or export the graph with an older opset and IR "
+    "version"
+)
 # Levels up to this far beyond black or white count as rounding errors.
 _ROUNDING = 0.5
 
@@ -60,7 +67,9 @@ def _summary(error: Exception) -> str:
     """Return the first line of an ONNX Runtime error, without its preamble."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
-    return text.rpartition("Status Message: ")[2][:200]
+    text = _CODE_LOCATION.sub("", _ERROR_CODE.sub("", text.rpartition("Status Message: ")[2]))
+    is_too_new = "Unsupported model IR version" in text or "under development" in text
+    return text[:300] + (_TOO_NEW if is_too_new else "")
 
 
 class OriginalGraph:

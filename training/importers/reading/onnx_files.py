@@ -21,7 +21,7 @@ from training.importers.errors import ModelImportError, UnsafeFileError, first_l
 _MAX_BYTES = 2**31 - 1
 _MAX_NODES = 500_000
 # The domains of operators that ONNX Runtime supports without a custom library.
-_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc")
 _RANDOM = (
     "Bernoulli",
     "Multinomial",
@@ -30,8 +30,6 @@ _RANDOM = (
     "RandomUniform",
     "RandomUniformLike",
 )
-# Older opsets lack operators that wrapping needs, such as a `Cast` to uint8.
-_MIN_OPSET = 9
 
 
 def is_onnx_file(path: Path) -> bool:
@@ -60,10 +58,12 @@ def read_onnx(path: Path) -> ModelProto:
     if not model.graph.node or not model.graph.output:
         raise ModelImportError(f"{path} cannot be read as ONNX: it has no graph")
     _load_external_weights(model, path)
-    opset = opset_of(model)
-    if opset < _MIN_OPSET:
+    newest = onnx.defs.onnx_opset_version()
+    if opset_of(model) > newest or model.ir_version > onnx.IR_VERSION:
         raise ModelImportError(
-            f"{path} has opset {opset}; export it with opset {_MIN_OPSET} or later"
+            f"{path} has opset {opset_of(model)} and IR version {model.ir_version}; the installed "
+            f"ONNX {onnx.__version__} knows them up to {newest} and {onnx.IR_VERSION}: update it, "
+            "or export the graph with an older opset"
         )
     _check_sizes(model, path)
     known = {*_DOMAINS, *(function.domain for function in model.functions)}
