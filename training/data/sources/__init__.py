@@ -52,7 +52,13 @@ def open_source(
         return HuggingFaceSource.from_disk(path, split, classes)
     if ParquetSource.recognizes(path):
         return ParquetSource(path, split, classes)
+    if path.is_file() and not path.stat().st_size:
+        raise DataError(f"{path} is empty")
+    if path.suffix.lower() in (".npy", ".npz"):
+        raise DataError(f"{path} holds NumPy arrays, which are not read: save PNG or IDX files")
     if path.is_file() and archive_kind(path) is None:
+        if path.suffix.lower() in (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz"):
+            raise DataError(f"{path} is damaged, or is no archive")
         raise DataError(
             f"{path} is neither a folder nor a data file "
             "(ZIP, tar, WebDataset, Parquet, IDX or Hugging Face data set)"

@@ -48,6 +48,8 @@ class File:
     path: str
     # Reads all bytes, or the first ones. Raises OSError.
     read: Callable[[int | None], bytes] = field(compare=False, repr=False)
+    # Name of the archive in the folder that contains the file; "" for other files.
+    archive: str = ""
 
 
 @dataclass
@@ -115,7 +117,12 @@ def _list_archive(path: Path, kind: str, name_prefix: str, path_prefix: str) -> 
             else:
                 seen.add(member_path)
                 listing.files.append(
-                    File(name_prefix + member_path, path_prefix + member_path, read)
+                    File(
+                        name_prefix + member_path,
+                        path_prefix + member_path,
+                        read,
+                        name_prefix.rstrip("/"),
+                    )
                 )
     except _ARCHIVE_ERRORS as error:
         raise DataError(f"{path} is damaged: {error}") from error

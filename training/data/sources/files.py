@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import posixpath
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -24,13 +25,15 @@ from training.data.sources.labels import (
     table_labels,
     webdataset_key,
 )
-from training.data.sources.layout import layout_of
+from training.data.sources.layout import is_split_name, layout_of, listed, splits_of_files
 from training.data.sources.source import DataError, decode, select_classes
 
 # Formats that Pillow recognizes but only decodes with an external program, or not at all.
 _NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"})
 # Enough for the header of every format; more is read where the size follows a long block.
 _HEAD_BYTES = 4096
+# Folders without images that get a line each.
+_MAX_LINES = 5
 # The record of `ganymede data --out`.
 PREPARATION_JSON = "preparation.json"
 # What `ganymede sample` writes besides images. `job.json` identifies its folders.
@@ -50,10 +53,10 @@ class FileSource:
         """List the images. Raises DataError if there are none."""
         listing = list_files(location)
         self._ignored: dict[str, str] = dict(listing.ignored)
-        self._notes: list[str] = [
-            f"the folder {folder} is empty" for folder in listing.empty_folders
-        ]
         images, metadata, sidecars = self._sort_files(listing.files)
+        self._notes: list[str] = _lines(listing.empty_folders, "is empty", "are empty")
+        barren = _folders_without_images(images, self._others)
+        self._notes += _lines(barren, "contains no image", "contain no image")
         if not images:
             reasons = _summary(self._ignored)
             raise DataError(f"{location} contains no images{f' ({reasons})' if reasons else ''}")
@@ -65,10 +68,10 @@ class FileSource:
         if classes and labels is not None and not set(classes) <= {*names, *map(str, labels)}:
             # They are the names of folders, or of nothing.
             labels = None
-        layout = layout_of(
-            str(location), [file.path for file in images], split, classes if labels is None else ()
-        )
-        self._ignored |= layout.ignored
+        paths = self._paths(images)
+        layout = layout_of(str(location), paths, split, classes if labels is None else ())
+        names_by_path = {path: file.name for path, file in zip(paths, images, strict=True)}
+        self._ignored |= {names_by_path[path]: why for path, why in layout.ignored.items()}
         self._notes += layout.notes
         self.ignored: Mapping[str, str] = self._ignored
         self.notes: Sequence[str] = self._notes
@@ -76,6 +79,8 @@ class FileSource:
         self._files = [images[row] for row in layout.rows]
         self.names: Sequence[str] = [file.name for file in self._files]
         self.class_names, self.labels = layout.class_names, layout.labels
+        if classes is None and labels is None and self.labels is None:
+            self._note_archives(images)
         if labels is not None:
             self._number(labels, layout.rows, names, origin)
             if classes and self.labels is not None:
@@ -119,6 +124,34 @@ class FileSource:
     def read(self, index: int) -> Image.Image:
         return decode(self.file(index))
 
+    def _paths(self, images: Sequence[File]) -> list[str]:
+        """Return the paths that determine splits and classes.
+
+        ``train-00000.tar/cat/1.png`` becomes ``train/cat/1.png`` if every archive has the name of a
+        split.
+        """
+        archives = sorted({file.archive for file in images})
+        splits, notes = splits_of_files(archives) if all(archives) else ([], [])
+        self._notes += notes
+        if not splits:
+            return [file.path for file in images]
+        split_of = dict(zip(archives, splits, strict=True))
+        paths = []
+        for file in images:
+            member = file.name.removeprefix(f"{file.archive}/")
+            inside = "/" in member and is_split_name(member.split("/", 1)[0])
+            paths.append(member if inside else f"{split_of[file.archive]}/{member}")
+        return paths
+
+    def _note_archives(self, images: Sequence[File]) -> None:
+        """Note that the names of archives are no classes, if they differ in more than a number."""
+        archives = {posixpath.basename(file.archive) for file in images}
+        if len({re.sub(r"[\W\d_]+", "", name) for name in archives}) > 1 and all(archives):
+            self._notes.append(
+                f"no classes: the names of archives ({listed(sorted(archives))}) are none; unpack "
+                "each archive into a folder of its own"
+            )
+
     def _sort_files(
         self, files: Sequence[File]
     ) -> tuple[list[File], dict[str, File], dict[str, list[File]]]:
@@ -141,6 +174,7 @@ class FileSource:
                 images.append(file)
             else:
                 others.append(file)
+        self._others = others
         keys = {webdataset_key(file.name) for file in images}
         sidecars: dict[str, list[File]] = {}
         for file in others:
@@ -232,13 +266,44 @@ def _accepts(name: str, head: bytes) -> bool:
         return False
 
 
+def _folders_without_images(images: Sequence[File], others: Sequence[File]) -> list[str]:
+    """Return the topmost folders that contain other files and no image."""
+    with_images: set[str] = set()
+    for file in images:
+        folder = posixpath.dirname(file.path)
+        while folder and folder not in with_images:
+            with_images.add(folder)
+            folder = posixpath.dirname(folder)
+    found: set[str] = set()
+    for file in others:
+        folder, top = posixpath.dirname(file.path), ""
+        while folder and folder not in with_images:
+            folder, top = posixpath.dirname(folder), folder
+        found |= {top} if top else set()
+    return sorted(found)
+
+
+def _lines(folders: Sequence[str], one: str, several: str) -> list[str]:
+    if len(folders) > _MAX_LINES:
+        return [f"the folders {listed(folders)} {several}"]
+    return [f"the folder {folder} {one}" for folder in folders]
+
+
 def _why_not(file: File) -> str:
     """Return why a file is not read."""
     suffix = posixpath.splitext(file.path)[1].lower()
+    inside = file.name != file.path or file.archive
+    if suffix in (".heic", ".heif", ".hif"):
+        return "is in HEIC format, which needs pillow-heif: pip install pillow-heif"
+    if "idx3-ubyte" in file.path or "idx1-ubyte" in file.path:
+        return "is an IDX file in an archive; unpack the archive"
+    if suffix == ".parquet":
+        return "is a Parquet file without images, or lies beside other images"
     if suffix in (".csv", ".tsv", ".jsonl"):
         return "is a table of another name than metadata.csv, which is read"
     if suffix in (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"):
-        return "is an archive within an archive, or of a kind that is not read"
+        which = "in an archive" if inside else "that is damaged"
+        return f"is an archive {which}, or of a kind that is not read"
     return "is not an image"
 
 

@@ -8,6 +8,12 @@ from typing import Any
 
 from PIL import Image
 
+from training.data.sources.labels import (
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    choose_column,
+    column_classes,
+)
 from training.data.sources.layout import find_split
 from training.data.sources.source import DataError, MissingSplit, decode, select_classes
 
@@ -29,20 +35,28 @@ class HuggingFaceSource:
         images = [name for name, kind in types.items() if kind is datasets.Image]
         if not images:
             raise DataError(f"{location} has no image column; its columns are: {', '.join(types)}")
-        labels = [name for name, kind in types.items() if kind is datasets.ClassLabel]
+        self._column, notes = choose_column(images, IMAGE_COLUMNS)
+        label = _label_column(rows.features, datasets)
         # Undecoded, so that every source uses the same decoder.
-        self._rows = rows.cast_column(images[0], datasets.Image(decode=False))
-        self._column = images[0]
+        self._rows = rows.cast_column(self._column, datasets.Image(decode=False))
         self.splits: Mapping[str, int] = splits or {}
         self.ignored: Mapping[str, str] = {}
-        self.notes: Sequence[str] = []
         self.names: Sequence[str] = [f"{location}[{i}]" for i in range(len(rows))]
-        self.labels: Sequence[int] | None = list(rows[labels[0]]) if labels else None
-        self.class_names: Sequence[str] = rows.features[labels[0]].names if labels else []
-        if classes is not None and not classes:
-            self.labels, self.class_names = None, []
-        if classes and self.labels is not None:
-            selected, self.labels = select_classes(self.labels, self.class_names, classes)
+        self.labels: Sequence[int] | None = None
+        self.class_names: Sequence[str] = []
+        if label is not None and (classes is None or classes):
+            own = getattr(rows.features[label], "names", None) or []
+            self.class_names, self.labels, more = column_classes(list(rows[label]), own)
+            notes += more
+        self.notes: Sequence[str] = notes
+        if classes:
+            selected, self.labels = select_classes(self.labels or [], self.class_names, classes)
+            kept = set(selected)
+            self.ignored = {
+                name: "is in none of data.classes"
+                for row, name in enumerate(self.names)
+                if row not in kept
+            }
             self._rows = self._rows.select(selected)
             self.names, self.class_names = [self.names[i] for i in selected], list(classes)
 
@@ -94,6 +108,18 @@ class HuggingFaceSource:
         if name is None:
             raise MissingSplit(location, split, splits)
         return cls(rows[name], location, classes, splits)
+
+
+def _label_column(features: Any, datasets: Any) -> str | None:
+    """Return the first column of class labels, or of numbers or texts with the name of one."""
+    for name, feature in features.items():
+        if type(feature) is datasets.ClassLabel:
+            return str(name)
+    for name in LABEL_COLUMNS:
+        dtype = str(getattr(features.get(name), "dtype", ""))
+        if dtype == "string" or dtype.startswith(("int", "uint")):
+            return name
+    return None
 
 
 def _with_datasets(load: Any, location: str) -> Any:

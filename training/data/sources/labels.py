@@ -23,6 +23,9 @@ TABLES = tuple(
     for name in ("metadata", "labels", "annotations")
     for suffix in ("jsonl", "csv", "tsv")
 )
+# Columns of images and of classes, in the order of preference.
+IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp", "picture", "photo", "bytes", "content")
+LABEL_COLUMNS = ("label", "labels", "class", "cls", "class_name", "category", "fine_label")
 SIDECARS = (".cls", ".json", ".txt")
 # Larger numbers are identifiers, not classes.
 _MAX_CLASSES = 100_000
@@ -135,6 +138,12 @@ def table_labels(metadata: Mapping[str, File]) -> Labels:
                 f"{file.name} has no column file_name and is not read; its columns are: "
                 f"{', '.join(lines[0])}"
             )
+        lines = [_with_class(file, line, column) for line in lines]
+        if lines and column is not None and _is_of_classes(file) and label_of(lines[0]) is None:
+            notes.append(
+                f"{file.name} has no column class and is not read; its columns are: "
+                f"{', '.join(lines[0])}"
+            )
         for line in lines:
             name, label = line.get(column or ""), label_of(line)
             if name is not None and label is not None:
@@ -201,6 +210,35 @@ def numbered(
     return found, [-1 if label is None else index[str(label)] for label in labels]
 
 
+def column_classes(
+    values: Sequence[Any], names: Sequence[str]
+) -> tuple[list[str], list[int] | None, list[str]]:
+    """Return the class names, the index of each row and notes, from a column of a table.
+
+    A missing value or a negative number means that a row has no class; then no row has one. Raises
+    DataError for numbers that are no classes.
+    """
+    labels: list[ClassLabel | None] = [
+        None if value is None or (isinstance(value, int) and value < 0) else value
+        for value in values
+    ]
+    missing = [row for row, label in enumerate(labels) if label is None]
+    if missing:
+        more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
+        return [], None, [f"no classes, because row {missing[0]}{more} has none"]
+    class_names, indices = numbered(labels, names)
+    return class_names, indices, []
+
+
+def choose_column(found: Sequence[str], preferred: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the first column by preference or by position, and a note about the others."""
+    chosen = next((name for name in preferred if name in found), found[0])
+    others = [name for name in found if name != chosen]
+    if not others:
+        return chosen, []
+    return chosen, [f"the images are those of the column {chosen}; not read: {', '.join(others)}"]
+
+
 def _class_number(label: Any) -> int | None:
     """Return the number of a class, given as such or as a one-hot vector; otherwise None."""
     if isinstance(label, list) and label.count(1) == 1 and label.count(0) == len(label) - 1:
@@ -217,6 +255,19 @@ def _path(file: File, name: object) -> str:
     """
     folder = posixpath.dirname(file.name)
     return posixpath.normpath(posixpath.join(folder, str(name).replace("\\", "/")))
+
+
+def _is_of_classes(file: File) -> bool:
+    """Return whether a table exists for its classes, and not for captions."""
+    return posixpath.basename(file.path).startswith("labels.")
+
+
+def _with_class(file: File, line: dict[str, Any], column: str | None) -> dict[str, Any]:
+    """Name the class in a line of a `labels` table that has only one more column."""
+    others = [name for name in line if name != column]
+    if column is None or len(others) != 1 or not _is_of_classes(file):
+        return line
+    return {column: line[column], "class": line[others[0]]}
 
 
 def _lines(file: File) -> Sequence[Mapping[str, Any]]:

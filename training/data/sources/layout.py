@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
@@ -20,6 +21,27 @@ SPLIT_NAMES = frozenset(name for names in SPLIT_FOLDERS.values() for name in nam
 def is_split_name(name: str) -> bool:
     """Return whether a folder of this name can be a split; case does not matter."""
     return name.casefold() in SPLIT_NAMES
+
+
+def split_of_file(name: str) -> str | None:
+    """Return the split that the name of a data file begins with, such as ``train-00000.tar``."""
+    word = re.match(r"[^\W\d_]+", PurePosixPath(name).name)
+    return word[0] if word is not None and is_split_name(word[0]) else None
+
+
+def splits_of_files(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the split of each data file by its name, and notes; no splits if one has none."""
+    splits = [split_of_file(name) for name in names]
+    found = [split for split in splits if split is not None]
+    if len(found) == len(splits):
+        return found, []
+    if not found:
+        return [], []
+    named = names[next(i for i, split in enumerate(splits) if split is not None)]
+    other = names[splits.index(None)]
+    return [], [
+        f"{named} is read together with {other}, because not all files have the name of a split"
+    ]
 
 
 def find_split(split: str | None, names: Iterable[str]) -> str | None:
@@ -63,8 +85,9 @@ def layout_of(
 ) -> Layout:
     """Find the splits and the class folders in the paths of images, and select a split.
 
-    Top folders are splits if every one of them is the name of a split and no image lies beside
-    them; otherwise they are classes, also those named `train` or `test`. The options decide
+    Top folders are splits if every one of them is the name of a split; otherwise they are classes,
+    also those named `train` or `test`. A single folder is a split only if no image lies beside it.
+    The options decide
     explicitly: `split` is the folder of a split, whatever lies beside it, and `classes` are the
     class folders (an empty sequence for none). With `split` None the training split is selected.
     Raises MissingSplit if there are splits, but not this one.
@@ -72,14 +95,14 @@ def layout_of(
     parts = [PurePosixPath(path).parts for path in paths]
     depth = _root_depth(parts)
     tops = {part[depth] for part in parts if len(part) > depth + 1}
-    listed = tops <= set(classes or ())
+    are_classes = bool(tops) and tops <= set(classes or ())
     named = find_split(split, tops)
     are_splits = _are_splits(parts, depth, tops) or (split is not None and named is not None)
     splits: dict[str, int] = {}
     ignored: dict[str, str] = {}
     notes: list[str] = []
     rows = list(range(len(paths)))
-    if are_splits and not listed:
+    if are_splits and not are_classes:
         names = {name for name in tops if is_split_name(name) or name == named}
         for part in parts:
             if len(part) > depth + 1 and part[depth] in names:
@@ -94,8 +117,8 @@ def layout_of(
             for path, part in zip(paths, parts, strict=True)
             if len(part) <= depth + 1 or part[depth] not in names
         }
-    elif named is not None and not listed:
-        others = _listed(sorted(tops - {named}))
+    elif named is not None and not are_classes:
+        others = listed(sorted(tops - {named}))
         reason = (
             f"because of the other folders: {others}"
             if others
@@ -106,6 +129,13 @@ def layout_of(
         )
     if splits:
         depth += 1
+    elif inner := {part[depth + 1] for part in parts if len(part) > depth + 2}:
+        nested = all(len(part) > depth + 2 for part in parts) and all(map(is_split_name, inner))
+        if nested and len(tops) > 1:
+            notes.append(
+                f"the folders {listed(sorted(inner))} in the class folders are no splits and are "
+                "read together; put the class folders into them to make them splits"
+            )
     # The classes of the training split come first, so that a class has the same number in all.
     training = find_split("train", splits)
     common = {
@@ -151,7 +181,7 @@ def _with_classes(
         more = f" and {len(stray) - 1} more" if len(stray) > 1 else ""
         notes.append(
             f"no classes, because {stray[0]}{more} lies beside the folders "
-            f"{_listed(found)}; move it, or set data.classes"
+            f"{listed(found)}; move it, or set data.classes"
         )
         return Layout(rows, splits=splits, notes=notes)
     index = {name: i for i, name in enumerate(found)}
@@ -174,10 +204,12 @@ def _root_depth(parts: Sequence[tuple[str, ...]]) -> int:
 
 
 def _are_splits(parts: Sequence[tuple[str, ...]], depth: int, tops: set[str]) -> bool:
+    # Of images beside a single folder, this folder is rather a part of them than a split.
     in_folders = all(len(part) > depth + 1 for part in parts)
-    return bool(tops) and in_folders and all(map(is_split_name, tops))
+    return all(map(is_split_name, tops)) and (len(tops) > 1 or (bool(tops) and in_folders))
 
 
-def _listed(names: Sequence[str], most: int = 5) -> str:
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Return the first names in a line, and how many more there are."""
     shown = ", ".join(names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown

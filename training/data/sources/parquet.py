@@ -11,11 +11,15 @@ from typing import Any
 
 from PIL import Image
 
-from training.data.sources.layout import layout_of
+from training.data.sources.labels import (
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    choose_column,
+    column_classes,
+)
+from training.data.sources.layout import layout_of, splits_of_files
 from training.data.sources.source import DataError, decode, select_classes
 
-_IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp", "picture", "bytes", "content")
-_LABEL_COLUMNS = ("label", "labels", "class", "cls", "class_name", "fine_label")
 # Row groups that are kept in memory; images are mostly read in order.
 _CACHED_GROUPS = 4
 
@@ -35,9 +39,9 @@ class ParquetSource:
             raise DataError(
                 f"{path} holds Parquet files, which need pyarrow: pip install 'ganymede[parquet]'"
             ) from error
-        files, ignored, self.splits = _select_files(path, split)
+        files, ignored, notes, self.splits = _select_files(path, split)
         self.ignored: Mapping[str, str] = ignored
-        self.notes: Sequence[str] = []
+        self.notes: Sequence[str] = notes
         self._files = []
         # First row of each row group: (file, group, first row).
         self._groups: list[tuple[int, int, int]] = []
@@ -49,7 +53,9 @@ class ParquetSource:
             try:
                 parquet = pq.ParquetFile(file)
                 if number == 0:
-                    self._column, label_column = _columns(parquet.schema_arrow, str(file))
+                    schema = parquet.schema_arrow
+                    self._column, label_column, more = _columns(schema, str(file))
+                    self.notes = [*notes, *more]
                     class_names = _class_names(parquet.schema_arrow, label_column)
                 for group in range(parquet.num_row_groups):
                     self._groups.append((number, group, len(names)))
@@ -75,18 +81,10 @@ class ParquetSource:
     ) -> tuple[Sequence[str], Sequence[int] | None]:
         if not labels or (classes is not None and not classes):
             return (), None
-        missing = [row for row, label in enumerate(labels) if label is None or label == -1]
-        if missing:
-            self.notes = [f"no classes, because row {missing[0]} has none"]
+        names, indices, notes = column_classes(labels, names)
+        self.notes = [*self.notes, *notes]
+        if indices is None:
             return (), None
-        if all(isinstance(label, int) for label in labels):
-            count = max(len(names), 1 + max(labels))
-            names = [names[i] if i < len(names) else str(i) for i in range(count)]
-            indices = list(labels)
-        else:
-            names = sorted({str(label) for label in labels})
-            index = {name: i for i, name in enumerate(names)}
-            indices = [index[str(label)] for label in labels]
         if classes is None:
             return names, indices
         rows, selected = select_classes(indices, names, classes)
@@ -102,10 +100,10 @@ class ParquetSource:
         value = self._group(number)[row - first].as_py()
         if isinstance(value, Mapping):
             if value.get("bytes") is None:
-                raise OSError(f"{self.names[index]} holds only the path {value.get('path')!r}")
+                raise OSError(f"the row holds only the path {value.get('path')!r}")
             value = value["bytes"]
         if not isinstance(value, bytes):
-            raise OSError(f"{self.names[index]} is empty")
+            raise OSError("the row holds no image")
         return value
 
     def read(self, index: int) -> Image.Image:
@@ -129,15 +127,25 @@ class ParquetSource:
         if path.is_file():
             with path.open("rb") as file:
                 return file.read(4) == b"PAR1"
-        return any(path.glob("*.parquet")) or any(path.glob("*/*.parquet"))
+        return any(map(_may_hold_images, [*path.glob("*.parquet"), *path.glob("*/*.parquet")]))
+
+
+def _may_hold_images(path: Path) -> bool:
+    """Return whether a Parquet file has a column of images, or cannot be read to find out."""
+    try:
+        import pyarrow.parquet as pq  # noqa: PLC0415 - optional
+
+        return bool(_image_columns(pq.read_schema(path)))
+    except (ImportError, OSError, ValueError):
+        return True
 
 
 def _select_files(
     path: Path, split: str | None
-) -> tuple[list[Path], dict[str, str], Mapping[str, int]]:
+) -> tuple[list[Path], dict[str, str], list[str], Mapping[str, int]]:
     """Return the files of a split, what was ignored, notes, and the number of files by split."""
     if path.is_file():
-        return [path], {}, {}
+        return [path], {}, [], {}
     found = sorted(file for file in path.rglob("*.parquet") if file.is_file())
     ignored = {
         file.relative_to(path).as_posix(): "lies beside Parquet files"
@@ -146,19 +154,16 @@ def _select_files(
     }
     relative = [file.relative_to(path).as_posix() for file in found]
     # ``data/train-00000-of-00002.parquet`` becomes ``train/…``, so that one rule finds the splits.
-    by_split = [
-        f"{name.rsplit('/', 1)[-1].split('-', 1)[0].split('.', 1)[0]}/{i}"
-        for i, name in enumerate(relative)
-    ]
+    split_names, notes = splits_of_files(relative)
+    by_split = [f"{name}/{i}" for i, name in enumerate(split_names or ["all"] * len(relative))]
     folders = layout_of(str(path), relative, split, ())
     if folders.splits:
-        return [found[row] for row in folders.rows], ignored, folders.splits
+        return [found[row] for row in folders.rows], ignored, [], folders.splits
     names = layout_of(str(path), by_split, split, ())
-    return [found[row] for row in names.rows], ignored, names.splits
+    return [found[row] for row in names.rows], ignored, notes, names.splits
 
 
-def _columns(schema: Any, location: str) -> tuple[str, str]:
-    """Return the names of the image column and of the class column, or "" without one."""
+def _image_columns(schema: Any) -> list[str]:
     import pyarrow as pa  # noqa: PLC0415 - optional
 
     def holds_images(field: Any) -> bool:
@@ -166,18 +171,26 @@ def _columns(schema: Any, location: str) -> tuple[str, str]:
             return any(field.type.field(i).name == "bytes" for i in range(field.type.num_fields))
         return bool(pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type))
 
-    images = [field.name for field in schema if holds_images(field)]
+    return [field.name for field in schema if holds_images(field)]
+
+
+def _columns(schema: Any, location: str) -> tuple[str, str, list[str]]:
+    """Return the image column, the class column or "" without one, and notes."""
+    import pyarrow as pa  # noqa: PLC0415 - optional
+
+    images = _image_columns(schema)
     if not images:
         raise DataError(
             f"{location} has no image column; its columns are: {', '.join(schema.names)}"
         )
-    image = next((name for name in _IMAGE_COLUMNS if name in images), images[0])
+    image, notes = choose_column(images, IMAGE_COLUMNS)
 
     def holds_classes(field: Any) -> bool:
         return bool(pa.types.is_integer(field.type) or pa.types.is_string(field.type))
 
-    labels = [name for name in _LABEL_COLUMNS if name in schema.names]
-    return image, next((name for name in labels if holds_classes(schema.field(name))), "")
+    labels = [name for name in LABEL_COLUMNS if name in schema.names]
+    label = next((name for name in labels if holds_classes(schema.field(name))), "")
+    return image, label, notes
 
 
 def _class_names(schema: Any, column: str) -> Sequence[str]:

@@ -2,13 +2,14 @@ import io
 import json
 import shutil
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.support.sampling import run_sample
-from training.data.sources import DataError, open_source
+from training.data.sources import DataError, open_source, open_splits
 
 
 def image_file(kind="PNG", color=(255, 0, 0), size=(10, 12)) -> bytes:
@@ -137,3 +138,57 @@ def test_order_and_classes_are_equal_in_folder_and_archive(tmp_path):
     folder = write(tmp_path / "set", files)
     archive = shutil.make_archive(str(tmp_path / "set"), "zip", folder)
     assert by_class(open_source(folder)) == by_class(open_source(archive))
+
+
+def write_archive(path, files):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+
+
+def test_archives_with_names_of_splits(tmp_path):
+    for split in ("train", "test"):
+        # Some archives repeat the name of the split inside.
+        inside = {"train": "train/", "test": ""}[split]
+        files = {f"{inside}{name}/1.png": image_file() for name in ("cat", "dog")}
+        write_archive(tmp_path / f"{split}.zip", files)
+    sources = open_splits(tmp_path)
+    assert {split: by_class(source) for split, source in sources.items()} == {
+        "train": {"cat": ["train.zip/train/cat/1.png"], "dog": ["train.zip/train/dog/1.png"]},
+        "test": {"cat": ["test.zip/cat/1.png"], "dog": ["test.zip/dog/1.png"]},
+    }
+
+
+def test_names_of_archives_are_no_classes(tmp_path):
+    for name in ("cat", "dog"):
+        write_archive(tmp_path / f"{name}.zip", {f"{i}.png": image_file() for i in range(2)})
+    source = open_source(tmp_path)
+    assert (source.labels, len(source.names)) == (None, 4)
+    (note,) = source.notes
+    assert note.startswith("no classes: the names of archives (cat.zip, dog.zip) are none")
+
+
+def test_shards_without_classes_need_no_note(tmp_path):
+    for number in range(2):
+        write_archive(tmp_path / f"shard-{number}.zip", {f"{number}.png": image_file()})
+    assert open_source(tmp_path).notes == []
+
+
+def test_folders_without_images_are_named(tmp_path):
+    files = {"a/1.png": image_file(), "b/2.png": image_file(), "c/x/notes.txt": b"x"}
+    assert open_source(write(tmp_path, files)).notes == ["the folder c contains no image"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.zip", b"", "is empty"),
+        ("x.zip", b"PK\3\4 cut off", "is damaged"),
+        ("x.npz", b"x", "holds NumPy arrays"),
+        ("x.pkl", b"x", "is neither a folder nor a data file"),
+    ],
+)
+def test_files_that_are_no_data_set(tmp_path, name, content, message):
+    with pytest.raises(DataError, match=message):
+        open_source(write(tmp_path, {name: content}) / name)

@@ -143,7 +143,7 @@ def test_other_tables_and_archives_have_their_own_reasons(tmp_path):
     files = images("1.png") | {"train.csv": "a,b\n", "more.rar": b"Rar!"}
     assert open_source(write(tmp_path, files)).ignored == {
         "train.csv": "is a table of another name than metadata.csv, which is read",
-        "more.rar": "is an archive within an archive, or of a kind that is not read",
+        "more.rar": "is an archive that is damaged, or of a kind that is not read",
     }
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from training.data.sources import DataError
-from training.data.sources.layout import layout_of
+from training.data.sources.layout import layout_of, splits_of_files
 
 SPLITS = ["train/cat/1.png", "train/dog/2.png", "val/cat/3.png"]
 
@@ -115,3 +115,28 @@ def test_deep_folders_count_by_their_top():
         "x/cat/2.png": "cat",
         "x/dog/b/c/3.png": "dog",
     }
+
+
+def test_images_beside_several_split_folders_are_left_out():
+    layout = layout_of("data", ["train/1.png", "val/2.png", "preview.png"], None)
+    assert (layout.rows, layout.splits) == ([0], {"train": 1, "val": 1})
+    assert layout.ignored == {"preview.png": "lies beside the split folders"}
+
+
+def test_note_on_splits_in_class_folders():
+    paths = ["a/train/1.png", "a/test/2.png", "b/train/3.png"]
+    (note,) = layout_of("data", paths, None).notes
+    assert note.startswith("the folders test, train in the class folders are no splits")
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (["train-00000.tar", "val_0.tar"], ["train", "val"]),
+        (["data/Train.zip", "data/TEST.zip"], ["Train", "TEST"]),
+        (["shard-0.tar"], []),
+        (["trainees.zip", "testimony.zip"], []),
+    ],
+)
+def test_splits_by_the_names_of_files(names, splits):
+    assert splits_of_files(names) == (splits, [])
