@@ -97,11 +97,15 @@ def _global_options(
 
 
 def main() -> None:
-    """Run the command line. Expected errors are printed in one line, without a stack trace."""
+    """Run the command line. Expected errors are printed in one line, without a stack trace.
+
+    Advice that takes several lines is printed below.
+    """
     try:
         app()
     except UserError as error:
-        _fail(f"{error.label}{error}", error.exit_code)
+        advice = f"\n{error.advice}" if error.advice else ""
+        _fail(f"{error.label}{error}{advice}", error.exit_code)
     except OSError as error:
         if error.errno not in _NO_SPACE:
             raise
@@ -119,8 +123,8 @@ def main() -> None:
         )
 
 
-def _fail(line: str, code: int) -> NoReturn:
-    typer.echo(line, err=True)
+def _fail(text: str, code: int) -> NoReturn:
+    typer.echo(text, err=True)
     _discard_unwritable_output()
     sys.exit(code)
 

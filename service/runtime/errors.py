@@ -15,6 +15,8 @@ class UserError(Exception):
     exit_code: ClassVar[int] = 2
     # Printed before the message.
     label: ClassVar[str] = "Error: "
+    # Printed below the message: what to do, if it takes several lines.
+    advice: str = ""
 
 
 def first_line(error: Exception) -> str:

@@ -12,8 +12,8 @@ import torch
 
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
-from training.importers.formats.base import UserOptions
 from training.importers.import_model import ImportTarget, import_model
+from training.importers.options import UserOptions
 from training.importers.reading.files import read_file
 from training.importers.reading.weights import find_networks
 from training.importers.recognition import Candidate, match_formats, select_candidate
@@ -42,7 +42,10 @@ def to_levels(images: torch.Tensor):
 
 
 def random_tensors(shapes: dict[str, tuple[int, ...]], seed: int = 0, scale: float = 1.0):
-    """Return tensors from N(0, scale²) by name. Running variances are positive."""
+    """Return tensors from N(0, scale²) by name. Running variances are positive.
+
+    Filters of resampling layers are the published ones.
+    """
     rng = torch.Generator().manual_seed(seed)
     tensors = OrderedDict()
     for name, shape in shapes.items():
@@ -50,6 +53,10 @@ def random_tensors(shapes: dict[str, tuple[int, ...]], seed: int = 0, scale: flo
             tensors[name] = torch.tensor(7)
             continue
         value = torch.randn(shape, generator=rng) * scale
+        if name.endswith("resample_filter"):
+            value = torch.outer(*2 * (torch.tensor([1.0, 3.0, 3.0, 1.0]),)) / 64
+        elif name.endswith(".1.f"):
+            value = torch.tensor([1.0, 2.0, 1.0])
         tensors[name] = value.abs() + 0.3 if name.endswith("running_var") else value
     return tensors
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,10 +66,12 @@ def import_(
     ] = None,
     activation: Annotated[
         str | None,
-        typer.Option(help="Activation between the layers: relu, leaky_relu, elu or selu."),
+        typer.Option(
+            help="Activation between the layers: relu, leaky_relu, elu, selu, gelu, silu."
+        ),
     ] = None,
     output: Annotated[
-        str | None, typer.Option(help="Activation after the last layer: tanh or sigmoid.")
+        str | None, typer.Option(help="Activation after the last layer: tanh, sigmoid or none.")
     ] = None,
     statistics: Annotated[
         str | None,
@@ -80,6 +83,20 @@ def import_(
     latent: Annotated[
         str | None,
         typer.Option(help="Distribution of z: normal, uniform (-1 to 1) or unit (0 to 1)."),
+    ] = None,
+    assume: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another property that the tensors do not determine, as NAME=VALUE. The output "
+            "lists the properties of a file. Repeatable."
+        ),
+    ] = None,
+    allow_unused: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Import without the tensors whose names match, such as 'encoder.*'. Repeatable.",
+        ),
     ] = None,
     config: Annotated[
         Path | None,
@@ -99,12 +116,15 @@ def import_(
     range_: Annotated[
         str | None,
         typer.Option(
-            "--range", help="Values of black and white in an ONNX graph: -1,1 or 0,1 or 0,255."
+            "--range", help="Values of black and white in the output: -1,1 or 0,1 or 0,255."
         ),
     ] = None,
     input_range: Annotated[
         str | None,
-        typer.Option(help="Value range of an ONNX graph's input images, if not --range."),
+        typer.Option(
+            help="Values of black and white in input images. [default: --range for ONNX]",
+            show_default=False,
+        ),
     ] = None,
     layout: Annotated[
         str | None, typer.Option(help="Axis order of an ONNX graph's images: nchw or nhwc.")
@@ -141,10 +161,11 @@ def import_(
 
     Example: ganymede import latest_net_G.pth --name horse2zebra
     """
-    from training.importers.errors import ModelImportError
-    from training.importers.formats.base import UserOptions
+    from training.importers.errors import ModelImportError, UnknownFormatError
+    from training.importers.export_advice import onnx_export_advice
     from training.importers.import_model import ImportTarget, import_model
     from training.importers.onnx.ports import parse_graph_options
+    from training.importers.options import UserOptions
     from training.importers.reading.files import read_file
     from training.importers.reading.onnx_files import is_onnx_file
     from training.importers.reading.weights import find_networks
@@ -159,6 +180,10 @@ def import_(
         output=output,
         statistics=statistics,
         latent=latent,
+        range=range_,
+        input_range=input_range,
+        assume=_parse_assumptions(assume or ()),
+        allow_unused=tuple(allow_unused or ()),
         config=_read_config(file, config),
     )
     target = ImportTarget(models, name or _slug(file), version, license_, fp16)
@@ -179,7 +204,10 @@ def import_(
     try:
         best = select_candidate(candidates, network)
     except ModelImportError as error:
-        raise ModelImportError(f"{file}: {error}") from error
+        located = ModelImportError(f"{file}: {error}")
+        if isinstance(error, UnknownFormatError):
+            located.advice = onnx_export_advice(file, [each.network for each in candidates])
+        raise located from error
     assert best.converted is not None  # noqa: S101 - for the type checker
     _print_summary(best.label, best.format.title, best.converted)
     preview_images = _read_images(images)
@@ -209,6 +237,18 @@ def _print_summary(label: str, title: str, converted: ConvertedModel) -> None:
     typer.echo(f"{label}: {title}; {details}")
     for note in converted.notes:
         typer.echo(note)
+    for line in _record(converted):
+        typer.echo(line)
+
+
+def _record(converted: ConvertedModel) -> list[str]:
+    """Return what the file does not determine, and what of it is left out, in lines."""
+    lines = []
+    if converted.assumptions:
+        lines += ["the tensors do not determine:", *(f"  {each}" for each in converted.assumptions)]
+    if converted.left_out:
+        lines += ["left out:", *(f"  {each}" for each in converted.left_out)]
+    return lines
 
 
 def _import_graph(
@@ -230,6 +270,19 @@ def _import_graph(
     _print_summary("the graph", OnnxFormat.title, converted)
     folder = import_model(file, OnnxFormat(), converted, target, preview_images, typer.echo)
     typer.echo(f"wrote {folder}; next: ganymede serve --models {target.models}")
+
+
+def _parse_assumptions(texts: Sequence[str]) -> dict[str, str]:
+    """Parse `--assume`: NAME=VALUE. Raises ImportOptionError."""
+    from training.importers.errors import ImportOptionError
+
+    assumptions = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise ImportOptionError(f"--assume {text}: expected NAME=VALUE, such as slope=0.2")
+        assumptions[name.strip().replace("-", "_")] = value.strip()
+    return assumptions
 
 
 def _slug(file: Path) -> str:
@@ -300,6 +353,8 @@ def _print_candidates(file: Path, candidates: list[Candidate]) -> None:
                 typer.echo(f"    present: {readable_key(key)}")
             for detail, value in matching.converted.details:
                 typer.echo(f"    {detail}: {value}")
+            for line in _record(matching.converted):
+                typer.echo(f"    {line}")
             continue
         for candidate in nearest_candidates(own):
             reason = f": {candidate.match.reason}" if candidate.match.reason else ""

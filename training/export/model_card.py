@@ -21,6 +21,12 @@ from training.evaluation.report.formatting import (
     reference_digests,
 )
 
+_SOURCES = {
+    "assumed": "assumed",
+    "option": "set by the user",
+    "configuration": "from the configuration of the training",
+    "names": "from the names of the tensors",
+}
 _COLORS = {1: "gray", 3: "RGB", 4: "RGBA"}
 
 
@@ -55,6 +61,8 @@ def model_card(
             notes.append("The license of the weights is not known; set license in the recipe.")
     if notes:
         lines += [*(f"- {note}" for note in notes), ""]
+    if isinstance(manifest.provenance, ImportProvenance):
+        lines += _import_lines(manifest.provenance)
     rows: list[tuple[str, str]] = [("Task", manifest.task)]
     if manifest.latent:
         latent = manifest.latent
@@ -68,6 +76,21 @@ def model_card(
     rows.append(("License of the weights", manifest.license))
     lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
     return "\n".join([*lines, *quality_lines(manifest)]) + "\n"
+
+
+def _import_lines(provenance: ImportProvenance) -> list[str]:
+    """Return what the file of an imported model does not determine, and what was left out of it."""
+    lines = []
+    if provenance.assumptions:
+        lines += ["The file does not determine the following:", ""]
+        for each in provenance.assumptions:
+            origin = _SOURCES[each.source]
+            way = f"; `{each.flag}` changes it" if each.flag else ""
+            lines.append(f"- {each.subject}: {each.value} ({origin}{way})")
+        lines.append("")
+    if provenance.left_out:
+        lines += ["Left out of the file:", "", *(f"- {each}" for each in provenance.left_out), ""]
+    return lines
 
 
 def _origin(manifest: Manifest) -> str:

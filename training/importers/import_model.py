@@ -67,6 +67,8 @@ def import_model(
                 source_file=source.name,
                 source_sha256=file_sha256(source),
                 importer_version=__version__,
+                assumptions=tuple(each.entry() for each in converted.assumptions),
+                left_out=tuple(converted.left_out),
             ),
             license=target.license,
         )

@@ -1,16 +1,24 @@
-"""Finds the format of a checkpoint: matches every network in it against every known format."""
+"""Finds the format of a checkpoint: matches every network in it against every known format.
+
+A network matches only if the format uses all of its tensors, or names those that it does not need.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from training.importers.errors import FormatMismatchError, ModelImportError, first_line
+from training.importers.errors import (
+    FormatMismatchError,
+    ImportOptionError,
+    ModelImportError,
+    UnknownFormatError,
+    first_line,
+)
 from training.importers.formats.base import (
     ConvertedModel,
     Format,
     FormatMatch,
-    UserOptions,
     readable_key,
 )
 from training.importers.formats.image.animegan import AnimeGan
@@ -28,6 +36,8 @@ from training.importers.formats.noise.sequential import Dcgan, Mlp
 from training.importers.formats.noise.studiogan import StudioGan
 from training.importers.formats.noise.stylegan2 import NvidiaStyleGan2, RosinalityStyleGan2
 from training.importers.formats.noise.stylegan3 import NvidiaStyleGan3
+from training.importers.left_out import left_out_networks, named, patterns_of, without_unused
+from training.importers.options import Choices, UndeterminedError, UserOptions, flag
 from training.importers.reading.weights import Network
 
 # Ordered from specific to general: the last formats are identified only by the order of layers.
@@ -66,33 +76,53 @@ class Candidate:
     format: Format
     match: FormatMatch
     converted: ConvertedModel | None = None
+    # The names of properties that the user set, but that the format does not have.
+    ignored_options: Sequence[str] = ()
+    # What the user left out of the file.
+    allowed_unused: Sequence[str] = ()
+    # The network that `network` is a part of, if it is not a network of its own.
+    whole: Network | None = None
+    # Set if the network matches, but a property without a default is not set.
+    undetermined: UndeterminedError | None = None
+
+    @property
+    def matches(self) -> bool:
+        """True if the network is of the format."""
+        return self.converted is not None or self.undetermined is not None
 
     @property
     def label(self) -> str:
         """The network's name, or a substitute if it has none."""
         return self.network.name or "the file's network"
 
+    @property
+    def near(self) -> bool:
+        """True if the network has most of the structure of the format."""
+        if self.matches:
+            return True
+        if self.format.by_layer_order:
+            return self.match.near
+        return self.match.near or self.match.score > _DAMAGED_SCORE
+
 
 def match_formats(networks: Sequence[Network], options: UserOptions) -> list[Candidate]:
     """Match each network against each format, and convert it if it matches.
 
-    The parts of a network are matched only if the network itself matches no format. Raises
-    ImportOptionError.
+    The parts of a network are matched only if the network itself matches no format. Tensors that
+    the user left out are removed first. Raises ImportOptionError.
     """
+    networks, allowed = without_unused(networks, options.allow_unused)
     candidates: list[Candidate] = []
     for network in networks:
         own = [_match(network, each, options) for each in FORMATS]
-        damaged = any(
-            candidate.match.score > _DAMAGED_SCORE and not candidate.format.by_layer_order
-            for candidate in own
-        )
+        damaged = any(each.near and not each.format.by_layer_order for each in own)
         candidates += own
-        if damaged or any(candidate.converted for candidate in own):
+        if damaged or any(candidate.matches for candidate in own):
             continue
         for part in network.parts():
             matches = [_match(part, each, options) for each in FORMATS]
-            candidates += [candidate for candidate in matches if candidate.converted]
-    return candidates
+            candidates += [replace(each, whole=network) for each in matches if each.matches]
+    return [replace(candidate, allowed_unused=allowed) for candidate in candidates]
 
 
 def _match(network: Network, checkpoint_format: Format, options: UserOptions) -> Candidate:
@@ -101,30 +131,80 @@ def _match(network: Network, checkpoint_format: Format, options: UserOptions) ->
     for unwrapped in network.unwrapped():
         match = checkpoint_format.match(unwrapped)
         if match.matches:
+            source, choices = unwrapped.fresh(), Choices(options)
             try:
-                converted = checkpoint_format.convert(unwrapped, options)
+                converted = _convert(checkpoint_format, source, choices)
             except FormatMismatchError as error:
-                match = replace(match, reason=str(error))
+                match = replace(match, reason=str(error), near=error.near)
+            except UndeterminedError as error:
+                match = replace(match, reason=str(error), near=True)
+                return Candidate(network, checkpoint_format, match, undetermined=error)
             except _SHAPE_ERRORS as error:
                 reason = f"the shapes of its tensors do not fit together: {first_line(error)}"
                 match = replace(match, reason=reason)
             else:
-                return Candidate(network, checkpoint_format, match, converted)
+                return Candidate(
+                    network, checkpoint_format, match, converted, ignored_options=choices.ignored
+                )
         candidate = Candidate(network, checkpoint_format, match)
         best = max(best, candidate, key=lambda c: (c.match.score, c.match.reason is not None))
     return best
+
+
+def _convert(checkpoint_format: Format, network: Network, choices: Choices) -> ConvertedModel:
+    """Convert a network. Raises FormatMismatchError if a tensor of it is not used."""
+    converted = checkpoint_format.convert(network, choices)
+    if checkpoint_format.published:
+        choices.fixed("as in the published network", checkpoint_format.published)
+    unused, unneeded = [], dict[str, list[str]]()
+    for name in network.tensors.unread():
+        reason = checkpoint_format.unneeded_reason(name)
+        if reason is None:
+            unused.append(name)
+        else:
+            unneeded.setdefault(reason, []).append(name)
+    if unused:
+        raise FormatMismatchError(
+            f"it does not use {named(unused)}, without which the images may be wrong; "
+            f"{patterns_of(unused)} imports it without them",
+            near=True,
+        )
+    left_out = [f"{reason}: {named(names)}" for reason, names in unneeded.items()]
+    return replace(converted, assumptions=choices.assumptions, left_out=left_out)
 
 
 def select_candidate(candidates: Sequence[Candidate], name: str | None) -> Candidate:
     """Return the network to import, in the first format that it matches.
 
     `name` selects one of several networks. By default, averaged weights are preferred. Raises
-    ModelImportError, with the nearest formats, if no network matches; or, with the names to choose
-    from, if several networks match.
+    ModelImportError if no network matches, if several match, if the file contains other tensors
+    that may be needed, or if a weight is not finite; and ImportOptionError for options without an
+    effect.
     """
+    best = _select(candidates, name)
+    if best.undetermined is not None:
+        raise best.undetermined
+    assert best.converted is not None  # noqa: S101 - for the type checker
+    networks = [each.whole or each.network for each in candidates]
+    matching = [each.network.name for each in candidates if each.matches]
+    left_out = left_out_networks(best.network, best.whole, networks, matching, best.format.title)
+    left_out += best.allowed_unused
+    if best.ignored_options:
+        flags = ", ".join(flag(each).rstrip("=") for each in best.ignored_options)
+        known = [flag(each.name) for each in best.converted.assumptions if each.name]
+        raise ImportOptionError(
+            f"{flags} has no effect on {best.label}, {best.format.title}; options that have one: "
+            f"{', '.join(known) or 'none'}"
+        )
+    _check_finite(best.network)
+    converted = replace(best.converted, left_out=[*best.converted.left_out, *left_out])
+    return replace(best, converted=converted)
+
+
+def _select(candidates: Sequence[Candidate], name: str | None) -> Candidate:
     matching: dict[str, Candidate] = {}
     for candidate in candidates:
-        if candidate.converted:
+        if candidate.matches:
             matching.setdefault(candidate.network.name, candidate)
     if name is not None:
         if name in matching:
@@ -133,9 +213,9 @@ def select_candidate(candidates: Sequence[Candidate], name: str | None) -> Candi
             raise ModelImportError(
                 f"--network {name}: unknown generator; choose {_choices(matching)}"
             )
-        raise ModelImportError(f"--network {name}: {_no_format(candidates)}")
+        raise _no_format(candidates, f"--network {name}: ")
     if not matching:
-        raise ModelImportError(_no_format(candidates))
+        raise _no_format(candidates)
     averaged = [candidate for candidate in matching.values() if candidate.network.averaged]
     preferred = averaged or list(matching.values())
     if len(preferred) > 1:
@@ -149,27 +229,50 @@ def _choices(matching: dict[str, Candidate]) -> str:
     return ", ".join(f"--network {name} ({c.format.title})" for name, c in matching.items())
 
 
+def _check_finite(network: Network) -> None:
+    """Raise ModelImportError if a tensor contains NaN or infinite values."""
+    for word, test in (("NaN", "isnan"), ("infinite values", "isinf")):
+        names = []
+        for name in network.tensors:
+            tensor = network.tensors.peek(name)
+            if tensor is None or not tensor.is_floating_point():
+                continue
+            # As float32, which the model computes in.
+            if bool(getattr(tensor.float(), test)().any()):
+                names.append(network.tensors.origins(name)[0])
+        if names:
+            verb = "holds" if len(names) == 1 else "hold"
+            raise ModelImportError(
+                f"{named(names)} {verb} {word}: the training diverged; use an earlier checkpoint"
+            )
+
+
 def nearest_candidates(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the best candidate of each of the nearest formats, best first."""
+    """Return the best candidate of each format that is near, best first."""
     best: dict[str, Candidate] = {}
     for candidate in candidates:
         name = candidate.format.name
         if name not in best or candidate.match.score > best[name].match.score:
             best[name] = candidate
     ranked = sorted(best.values(), key=lambda c: (c.format.by_layer_order, -c.match.score))
-    return [candidate for candidate in ranked if candidate.match.present][:_MAX_SUGGESTIONS]
+    return [candidate for candidate in ranked if candidate.near][:_MAX_SUGGESTIONS]
 
 
-def _no_format(candidates: Sequence[Candidate]) -> str:
+def _no_format(candidates: Sequence[Candidate], prefix: str = "") -> ModelImportError:
     if not candidates:
-        return "the file contains no network: nothing in it maps names to tensors"
+        return ModelImportError(
+            f"{prefix}the file contains no network: nothing in it maps names to tensors"
+        )
+    way_on = "export it with torch.onnx.export where its code is, and import the .onnx file"
     nearest = nearest_candidates(candidates)
     if not nearest:
-        return "the network matches no known format; --explain shows which keys were expected"
+        return UnknownFormatError(f"{prefix}the network matches no known format; {way_on}")
     reasons = []
     for candidate in nearest:
         match = candidate.match
-        missing = ", ".join(map(readable_key, match.missing))
+        missing = ", ".join(dict.fromkeys(map(readable_key, match.missing)))
         reason = f"missing: {missing}" if missing else match.reason
         reasons.append(f"{candidate.format.title} ({reason})")
-    return f"the network matches no known format; the nearest are {'; '.join(reasons)}"
+    return UnknownFormatError(
+        f"{prefix}the network matches no known format; near is {'; '.join(reasons)}; or {way_on}"
+    )

@@ -251,6 +251,18 @@ class TrainingProvenance(_Part):
     overrides: tuple[str, ...] = ()
 
 
+class ImportAssumption(_Part):
+    """A property of an imported network that its file does not determine.
+
+    `source` is where the value comes from; `flag` is the option of the import that changes it.
+    """
+
+    subject: str
+    value: str
+    source: Literal["assumed", "option", "configuration", "names"]
+    flag: str | None = None
+
+
 class ImportProvenance(_Part):
     """The provenance of an imported model."""
 
@@ -259,6 +271,9 @@ class ImportProvenance(_Part):
     source_file: str
     source_sha256: SHA256
     importer_version: str
+    assumptions: tuple[ImportAssumption, ...] = ()
+    # What the file contains and the model does not, with the reason.
+    left_out: tuple[str, ...] = ()
 
 
 class Quality(_Part):

@@ -69,7 +69,8 @@ def test_explains_a_known_format(tmp_path):
 
 
 def test_explains_missing_keys_of_an_unknown_format(tmp_path):
-    tensors = {f"{name}.weight": torch.zeros(2, 2) for name in ("conv_first", "conv_body", "other")}
+    near = ("conv_first", "body.0.rdb1.conv1", "body.0.rdb3.conv5", "conv_body", "other")
+    tensors = {f"{name}.weight": torch.zeros(2, 2) for name in near}
     torch.save(tensors, tmp_path / "g.pth")
     output = run_import(tmp_path / "g.pth", "--explain")
     assert "does not match ESRGAN, Real-ESRGAN (RRDB)" in output

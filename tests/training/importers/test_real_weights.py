@@ -12,7 +12,7 @@ from service.runtime.errors import UserError
 from service.runtime.latent import seeds
 from tests.support.checkpoints import import_checkpoint, random_tensors, recognize, to_levels
 from training.importers.errors import ModelImportError, UnsafeFileError
-from training.importers.formats.base import UserOptions
+from training.importers.options import UserOptions
 from training.importers.reading.files import read_file
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -36,26 +36,13 @@ from training.export.graphs import (
 )
 from training.export.onnx_export import export_graphs
 from training.importers.errors import FormatMismatchError, ImportOptionError
+from training.importers.options import Assumption, Choices, Source
 from training.importers.reading.weights import Network
 
 # The largest height or width of an input or output image, in pixels.
 _MAX_SIDE = 2**14
-
-
-@dataclass(frozen=True)
-class UserOptions:
-    """Command-line options for properties that the tensors do not determine. None: not set."""
-
-    classes: int | None = None
-    class_names: tuple[str, ...] = ()
-    side: int | None = None
-    channels: int | None = None
-    activation: str | None = None
-    output: str | None = None
-    statistics: str | None = None
-    latent: str | None = None
-    # The training configuration that accompanies the checkpoint, with its author's keys.
-    config: Mapping[str, Any] = field(default_factory=dict)
+# The subject of the assumption about z.
+LATENT = "distribution of z"
 
 
 class GraphWriter(Protocol):
@@ -85,6 +72,9 @@ class ConvertedModel:
     classes: tuple[str, ...] = ()
     styles: StyleSpace | None = None
     onnx_graphs: GraphWriter | None = None
+    # What the file does not determine, and what of the file is not in the model.
+    assumptions: Sequence[Assumption] = ()
+    left_out: Sequence[str] = ()
 
     def write_graphs(self, folder: Path) -> dict[str, Graph]:
         """Write the graphs into a folder and return their manifest entries. Raises ExportError."""
@@ -101,6 +91,8 @@ class FormatMatch:
     missing: tuple[str, ...]
     # Why the network does not match although all required keys are present.
     reason: str | None = None
+    # True if the network has the structure of the format, apart from `reason`.
+    near: bool = False
 
     @property
     def matches(self) -> bool:
@@ -123,8 +115,14 @@ class FormatInfo:
 
 
 def readable_key(key: str) -> str:
-    """Return a required key without the escapes of a regular expression."""
-    return key.replace("\\.", ".")
+    """Return a required key as a tensor name, without the syntax of a regular expression.
+
+    Numbers become N and other variable parts NAME; of several names the first is shown.
+    """
+    key = re.sub(r"\((?:[^()]|\([^()]*\))*\)\?", "", key)
+    key = re.sub(r"\(([^()|]*)[^()]*\)", r"\1", key)
+    key = re.sub(r"\[(\w)\w*\]", r"\1", key)
+    return key.replace(r"\d+", "N").replace(r"\d", "N").replace(r"\w+", "NAME").replace("\\.", ".")
 
 
 class Format(FormatInfo, ABC):
@@ -137,6 +135,14 @@ class Format(FormatInfo, ABC):
     # True if only the order of the layers identifies the format, so that parts of other networks
     # can be mistaken for it.
     by_layer_order: ClassVar[bool] = False
+    # What the converter takes from the published network because no tensor contains it.
+    published: ClassVar[str] = ""
+    # Regular expressions of tensors that the network does not need, with the reason.
+    unneeded: ClassVar[Mapping[str, str]] = {}
+
+    def unneeded_reason(self, name: str) -> str | None:
+        """Return why a tensor is not needed; None if the network may need it."""
+        return next((r for key, r in self.unneeded.items() if re.fullmatch(key, name)), None)
 
     def match(self, network: Network) -> FormatMatch:
         """Compare the tensor names with the declared keys."""
@@ -156,7 +162,7 @@ class Format(FormatInfo, ABC):
         return match
 
     @abstractmethod
-    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
+    def convert(self, network: Network, options: Choices) -> ConvertedModel:
         """Build the network from the shapes of its tensors, and load them.
 
         Raises FormatMismatchError if the tensors have the names of this format but do not fit it,
@@ -165,14 +171,15 @@ class Format(FormatInfo, ABC):
 
 
 def load_weights(module: nn.Module, network: Network) -> nn.Module:
-    """Load all tensors of `network` into `module`, and return the module in eval mode.
+    """Load the tensors of `network` into `module`, and return the module in eval mode.
 
-    Raises FormatMismatchError if a tensor is missing, unexpected or has the wrong shape.
+    Unexpected tensors remain unread. Raises FormatMismatchError if a tensor is missing or has the
+    wrong shape.
     """
     weights = {
-        name: tensor.float()
-        for name, tensor in network.tensors.items()
-        if not name.endswith("num_batches_tracked")
+        name: network.tensors[name].float()
+        for name in module.state_dict()
+        if name in network.tensors and not name.endswith("num_batches_tracked")
     }
     try:
         result = module.load_state_dict(weights, strict=False)
@@ -182,8 +189,6 @@ def load_weights(module: nn.Module, network: Network) -> nn.Module:
     missing = [name for name in result.missing_keys if not name.endswith("num_batches_tracked")]
     if missing:
         raise FormatMismatchError(f"the tensor {missing[0]} is missing")
-    if result.unexpected_keys:
-        raise FormatMismatchError(f"unexpected tensor {result.unexpected_keys[0]}")
     return module.eval()
 
 
@@ -281,14 +286,19 @@ def converted_image_to_image(
     channels: int,
     input_range: tuple[float, float] = (-1.0, 1.0),
     output_range: tuple[float, float] = (-1.0, 1.0),
+    *,
+    options: Choices,
     details: Sequence[tuple[str, str]] = (),
     notes: Sequence[str] = (),
 ) -> ConvertedModel:
     """Return the converted model of an image-to-image network.
 
     `network` maps images ``[N, C, h, w]`` in `input_range` to images in `output_range`, which have
-    `channels` channels and `image_input.factor` times the height and width.
+    `channels` channels and `image_input.factor` times the height and width. The user's ranges
+    replace both. Raises ImportOptionError.
     """
+    input_range = options.value_range("input_range", "black and white of the input", input_range)
+    output_range = options.value_range("range", "black and white of the output", output_range)
     side = image_input.side * image_input.factor
     module = ConvertedImageToImage(network.eval(), input_range, output_range).eval()
     return ConvertedModel(
@@ -329,7 +339,7 @@ def _image_to_image_graph_spec(module: nn.Module, image_input: ImageInput) -> Gr
     )
 
 
-def input_side(options: UserOptions, default: int, multiple: int = 1) -> int:
+def input_side(options: Choices, default: int, multiple: int = 1) -> int:
     """Return the side of the input images in pixels: `--side`, or the default.
 
     The default is rounded up to a multiple of `multiple`. Raises ImportOptionError if `--side` is
@@ -339,22 +349,26 @@ def input_side(options: UserOptions, default: int, multiple: int = 1) -> int:
     if multiple > _MAX_SIDE:
         raise FormatMismatchError(
             f"its image sides would be multiples of {multiple:,} pixels; at most {_MAX_SIDE:,} "
-            "pixels are supported"
+            "pixels are supported",
+            near=True,
         )
-    if options.side is None:
-        return -(-default // multiple) * multiple
-    if options.side % multiple or options.side > _MAX_SIDE:
+    given = options.side
+    side = -(-default // multiple) * multiple if given is None else given
+    if side % multiple or side > _MAX_SIDE:
         raise ImportOptionError(
-            f"--side {options.side}: expected a multiple of {multiple}, at most {_MAX_SIDE}"
+            f"--side {side}: expected a multiple of {multiple}, at most {_MAX_SIDE}"
         )
-    return options.side
+    source: Source = "assumed" if given is None else "option"
+    options.note(Assumption("side", "side of the training images", str(side), source))
+    return side
 
 
 def input_channels(channels: int) -> int:
     """Return the channels of the input images. Raises FormatMismatchError if unsupported."""
     if channels not in (1, 3, 4):
         raise FormatMismatchError(
-            f"its input images would have {channels} channels; 1, 3 or 4 are supported"
+            f"its input images would have {channels} channels; 1, 3 or 4 are supported",
+            near=True,
         )
     return channels
 
@@ -367,11 +381,13 @@ def image_spec(height: int, width: int, channels: int) -> ImageSpec:
     if not (0 < height <= _MAX_SIDE and 0 < width <= _MAX_SIDE):
         raise FormatMismatchError(
             f"its images would have {width:,}×{height:,} pixels; at most "
-            f"{_MAX_SIDE:,}×{_MAX_SIDE:,} are supported"
+            f"{_MAX_SIDE:,}×{_MAX_SIDE:,} are supported",
+            near=True,
         )
     if channels not in (1, 3, 4):
         raise FormatMismatchError(
-            f"its images would have {channels} channels; 1, 3 or 4 are supported"
+            f"its images would have {channels} channels; 1, 3 or 4 are supported",
+            near=True,
         )
     return ImageSpec(height=height, width=width, channels=channels)
 
@@ -381,18 +397,16 @@ def square_image(side: int, channels: int) -> ImageSpec:
     return image_spec(side, side, channels)
 
 
-def latent_distribution(options: UserOptions) -> Distribution:
+def latent_distribution(options: Choices, default: str = "normal") -> Distribution:
     """Return the distribution of z in the service. Raises ImportOptionError."""
-    if options.latent not in (None, "normal", "uniform", "unit"):
-        raise ImportOptionError(
-            f"--latent {options.latent}: expected normal, uniform (-1 to 1) or unit (0 to 1)"
-        )
-    return "normal" if options.latent in (None, "normal") else "uniform"
+    known = ("normal", "uniform", "unit")
+    name = options.one_of("latent", LATENT, default, known)
+    return "normal" if name == "normal" else "uniform"
 
 
-def adapt_latent(generator: nn.Module, options: UserOptions) -> nn.Module:
+def adapt_latent(generator: nn.Module, options: Choices) -> nn.Module:
     """Wrap a generator that was trained on z in [0, 1]: the service draws z from [-1, 1]."""
-    return UnitLatent(generator) if options.latent == "unit" else generator
+    return UnitLatent(generator) if options.options.given("latent") == "unit" else generator
 
 
 class UnitLatent(nn.Module):
@@ -407,16 +421,16 @@ class UnitLatent(nn.Module):
         return images
 
 
-def class_names(count: int, options: UserOptions) -> tuple[str, ...]:
+def class_names(count: int, options: Choices) -> tuple[str, ...]:
     """Return the class names from `--class-names`, or the class numbers by default.
 
     Raises ImportOptionError if the number of names is not `count`.
     """
-    if options.class_names:
-        if len(options.class_names) != count:
+    names = options.class_names
+    if names:
+        if len(names) != count:
             raise ImportOptionError(
-                f"--class-names has {len(options.class_names)} names, but the model has {count} "
-                "classes"
+                f"--class-names has {len(names)} names, but the model has {count} classes"
             )
-        return options.class_names
+        return names
     return tuple(str(index) for index in range(count))

@@ -6,9 +6,11 @@ then become their parameters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from training.importers.errors import FormatMismatchError
@@ -31,6 +33,21 @@ class FrozenBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.scale + self.shift
+
+
+def frozen_batch_norm(norm: nn.Module) -> nn.Module:
+    """Return a batch normalization of images with fixed statistics. Other layers are unchanged."""
+    if (
+        not isinstance(norm, nn.BatchNorm2d)
+        or norm.running_mean is None
+        or norm.running_var is None
+    ):
+        return norm
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    if norm.affine:
+        scale = norm.weight.detach() / torch.sqrt(norm.running_var + norm.eps)
+    shift = -norm.running_mean * scale
+    return FrozenBatchNorm(scale, norm.bias + shift if norm.affine else shift)
 
 
 def linear(tensors: Tensors, path: str) -> nn.Linear:
@@ -75,6 +92,24 @@ def assign_weights(layer: _Module, weight: Tensor, bias: Tensor | None) -> _Modu
     if bias is not None:
         layer.bias = nn.Parameter(bias, requires_grad=False)
     return layer
+
+
+def expect_filter(tensors: Tensors, names: str, taps: Sequence[float]) -> None:
+    """Compare the filters of resampling layers with the ones that the network has.
+
+    `names` is a regular expression of their names. The scale of a filter is not compared. Raises
+    FormatMismatchError.
+    """
+    line = torch.tensor(taps, dtype=torch.float32)
+    plane = line[:, None] * line
+    for name in [each for each in tensors if re.fullmatch(names, each)]:
+        found = tensors[name].float().squeeze()
+        expected = plane if found.ndim == 2 else line
+        fits = found.shape == expected.shape
+        if not fits or not torch.allclose(
+            found / found.sum(), expected / expected.sum(), atol=1e-5
+        ):
+            raise FormatMismatchError(f"its filter {name} is not {list(taps)}")
 
 
 def load_layer(module: nn.Module, layer: Layer) -> nn.Module:

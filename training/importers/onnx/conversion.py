@@ -123,7 +123,7 @@ def _convert(model: ModelProto, options: GraphOptions) -> ConvertedModel:
     value_range, range_source = output_range(model, ports[PIXELS], options)
     interface = _interface(ports, options, classes, value_range)
     image_input = _image_input(interface)
-    distribution = latent_distribution(options.common)
+    distribution = "normal" if "image" in ports else latent_distribution(options.choices)
     probe = Probe(interface, distribution)
 
     original = OriginalGraph(model)
@@ -184,8 +184,9 @@ def _convert(model: ModelProto, options: GraphOptions) -> ConvertedModel:
             truncation=Truncation() if "truncation" in ports else None,
         ),
         input=image_input,
-        classes=class_names(classes, options.common) if classes else (),
+        classes=class_names(classes, options.choices) if classes else (),
         onnx_graphs=WrappedGraph(wrapped),
+        assumptions=options.choices.assumptions,
     )
 
 
@@ -213,7 +214,7 @@ def _interface(
                 f"{image.signature} cannot be image: an image has 3 or 4 axes with its batch"
             )
         sides, channels = _sides(image, first=first)
-        channels = channels or options.common.channels
+        channels = channels or options.choices.channels
         if channels is None:
             raise ImportOptionError(
                 f"{image.signature} does not determine the number of channels: specify --channels"
@@ -227,7 +228,7 @@ def _interface(
         value_range,
         first,
         output_channels_first=False,
-        unit_latent=options.common.latent == "unit",
+        unit_latent=options.common.given("latent") == "unit",
         # A graph without a batch axis takes one row.
         batch=batches[0] if batches else 1,
     )

@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from service.runtime.models.manifest import CLASS_INDEX, CLASS_WEIGHTS, Task
 from training.importers.errors import ImportOptionError, ModelImportError
-from training.importers.formats.base import UserOptions
+from training.importers.options import Choices, UserOptions
 
 # The values of black and white.
 Range = tuple[float, float]
@@ -77,6 +77,11 @@ class GraphOptions:
     task: Task | None = None
     z_dim: int | None = None
     common: UserOptions = field(default_factory=UserOptions)
+    # Answers questions with the common options.
+    choices: Choices = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "choices", Choices(self.common))
 
 
 def parse_graph_options(
@@ -267,7 +272,7 @@ def class_count(ports: Mapping[str, Port], options: GraphOptions) -> int:
     port = ports.get(CLASS_WEIGHTS)
     if port is None and CLASS_INDEX not in ports:
         return 0
-    count = options.common.classes or len(options.common.class_names) or None
+    count = options.choices.classes or len(options.choices.class_names) or None
     sides = [side for side in port.shape[1:] if side != 1] if port else []
     if max(count or 0, *(side or 0 for side in sides), 0) > _MAX_CLASSES:
         raise ImportOptionError(

@@ -225,7 +225,7 @@ def with_image_layout(
     """
     port = interface.ports[PIXELS]
     if values.ndim == 2:
-        side, channels = square_shape(values.shape[1], options.common)
+        side, channels = square_shape(values.shape[1], options.choices)
         first = (options.layout or "nchw").lower() == "nchw"
         shape = (channels, side, side) if first else (side, side, channels)
         return replace(interface, unflattened=shape, output_channels_first=first)
@@ -263,7 +263,7 @@ def measure_sizes(
         factor = shape[0] // height
         if factor and shape == (factor * height, factor * width):
             default = _DEFAULT_SIDE if factor == 1 else _DEFAULT_UPSCALE_SIDE
-            side = -(-(options.common.side or default) // multiple) * multiple
+            side = -(-(options.choices.side or default) // multiple) * multiple
             measured = {"factor": factor, "multiple": multiple, "side": side}
             return interface, image_input.model_copy(update=measured)
     raise ModelImportError(reason)

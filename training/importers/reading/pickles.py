@@ -209,7 +209,7 @@ def _network(module: Module) -> Network:
     modules: dict[str, dict[str, Any]] = {}
     _collect(module, "", tensors, modules, 0)
     config = modules[""] | {"modules": modules}
-    return Network("", tensors, config, module.class_name)
+    return Network.of("", tensors, config, module.class_name)
 
 
 def _plain(value: Any) -> bool:

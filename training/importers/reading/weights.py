@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.importers.errors import FormatMismatchError, ModelImportError
+from training.importers.errors import ModelImportError
+from training.importers.reading.tensor_table import TensorTable, is_counter
+from training.importers.reading.weight_norms import fold_weight_norms
 
 _MAX_DEPTH = 4
 # A dictionary can be referenced many times and can contain itself. The number of visited entries is
@@ -30,31 +33,53 @@ class Network:
     """One network of a file: its path in the file and its tensors, in order."""
 
     name: str
-    tensors: Mapping[str, Tensor]
+    tensors: TensorTable
     # Plain values that the file stores with the network, such as constructor arguments. The key
     # `siblings` contains the vectors from the dictionary that contains the network.
     config: Mapping[str, Any] = field(default_factory=dict)
     # The class name of the network, if the file contains it.
     class_name: str | None = None
+    # True for PyTorch's `AveragedModel`, which counts the averaged models.
+    counts_averages: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        tensors: Mapping[str, Tensor],
+        config: Mapping[str, Any] | None = None,
+        class_name: str | None = None,
+    ) -> Network:
+        """Return a network of tensors as they are in a file."""
+        return cls(name, TensorTable.of(tensors), config or {}, class_name)
 
     @property
     def parameters(self) -> int:
         """The number of values in all tensors."""
-        return sum(tensor.numel() for tensor in self.tensors.values())
+        return sum(math.prod(shape) for shape in self.tensors.shapes().values())
 
     @property
     def averaged(self) -> bool:
-        """True if the network's name indicates averaged weights."""
-        return bool(_AVERAGED.search(self.name))
+        """True if the network's name or a counter indicates averaged weights."""
+        return self.counts_averages or bool(_AVERAGED.search(self.name))
+
+    def fresh(self) -> Network:
+        """Return a copy in which no tensor has been read yet."""
+        return replace(self, tensors=self.tensors.fresh())
+
+    def prepared(self) -> Network:
+        """Return the network with folded weight norms, and without counters outside of layers."""
+        counters = [name for name in self.tensors if "." not in name and is_counter(name)]
+        return replace(
+            self,
+            tensors=fold_weight_norms(self.tensors.without(counters)),
+            counts_averages="n_averaged" in counters,
+        )
 
     def within(self, prefix: str) -> Network:
         """Return the tensors under a prefix, without the prefix."""
-        inner = {
-            name.removeprefix(f"{prefix}."): tensor
-            for name, tensor in self.tensors.items()
-            if name.startswith(f"{prefix}.")
-        }
-        return Network(f"{self.name}.{prefix}".lstrip("."), inner, self.config, self.class_name)
+        name = f"{self.name}.{prefix}".lstrip(".")
+        return replace(self, name=name, tensors=self.tensors.within(prefix))
 
     def unwrapped(self) -> Iterator[Network]:
         """Yield this network, then copies with shared prefixes of all names removed one by one.
@@ -67,13 +92,27 @@ class Network:
             prefixes = {name.partition(".")[0] for name in network.tensors}
             if len(prefixes) != 1 or not all("." in name for name in network.tensors):
                 return
-            inner = network.within(prefixes.pop())
-            network = Network(self.name, inner.tensors, self.config, self.class_name)
+            network = replace(self, tensors=network.tensors.within(prefixes.pop()))
 
     def parts(self) -> list[Network]:
-        """Return one network per first-level prefix; empty if there are fewer than two."""
-        prefixes = dict.fromkeys(name.partition(".")[0] for name in self.tensors if "." in name)
-        return [self.within(prefix) for prefix in prefixes] if len(prefixes) > 1 else []
+        """Return one network per first-level prefix, after shared prefixes.
+
+        Empty if there are fewer than two. Tensors outside of all prefixes have a part of their own.
+        """
+        *_, inner = self.unwrapped()
+        prefixes = dict.fromkeys(name.partition(".")[0] for name in inner.tensors)
+        if len(prefixes) < 2:
+            return []
+        return [
+            inner.within(prefix)
+            if prefix not in inner.tensors
+            else replace(
+                inner,
+                name=f"{inner.name}.{prefix}".lstrip("."),
+                tensors=inner.tensors.select({prefix: prefix}),
+            )
+            for prefix in prefixes
+        ]
 
 
 def find_networks(tree: Any) -> list[Network]:
@@ -87,13 +126,13 @@ def find_networks(tree: Any) -> list[Network]:
         raise ModelImportError(
             f"it contains {len(networks):,} networks; at most {_MAX_NETWORKS} are supported"
         )
-    return networks
+    return [network.prepared() for network in networks]
 
 
 def _find_networks(tree: Any, name: str, depth: int, budget: Iterator[int]) -> list[Network]:
     if isinstance(tree, Network):
-        for key, value in tree.tensors.items():
-            _check(key, value)
+        for key in tree.tensors:
+            _check(key, tree.tensors.peek(key))
         return [replace(tree, name=name or tree.name)]
     if not isinstance(tree, Mapping) or depth > _MAX_DEPTH:
         return []
@@ -113,8 +152,9 @@ def _find_networks(tree: Any, name: str, depth: int, budget: Iterator[int]) -> l
         for key, value in tree.items()
         if isinstance(key, str) and isinstance(value, (bool, int, float, str, list, tuple))
     }
-    if any("." in key for key in tensors) or len(tensors) > 3:
-        networks.append(Network(name, tensors, config))
+    matrices = any(tensor.ndim > 1 for tensor in tensors.values())
+    if any("." in key for key in tensors) or len(tensors) > 3 or matrices:
+        networks.append(Network.of(name, tensors, config))
     siblings = {key: value for key, value in tensors.items() if value.ndim <= 1}
     for key, value in tree.items():
         if isinstance(key, str) and not _NO_NETWORKS.search(key.lower()):
@@ -124,8 +164,9 @@ def _find_networks(tree: Any, name: str, depth: int, budget: Iterator[int]) -> l
     return networks
 
 
-def _check(name: str, tensor: Tensor) -> None:
+def _check(name: str, tensor: Tensor | None) -> None:
     """Raise ModelImportError unless a tensor is dense and contains all values that it declares."""
+    assert tensor is not None  # noqa: S101 - for the type checker
     if len(name) > _MAX_NAME_LENGTH:
         raise ModelImportError(
             f"the name of a tensor has {len(name):,} characters, at most {_MAX_NAME_LENGTH} are "
@@ -148,22 +189,25 @@ class Layer:
     """A module that directly contains tensors: its path, and its tensors by name."""
 
     path: str
-    tensors: Mapping[str, Tensor]
+    tensors: TensorTable
 
     @property
     def weight(self) -> Tensor:
-        """The weight. Raises KeyError if there is none."""
-        return self.tensors["weight"]
+        """The weight, for its shape: not recorded as read. Raises KeyError if there is none."""
+        weight = self.tensors.peek("weight")
+        if weight is None:
+            raise KeyError(f"{self.path}.weight")
+        return weight
 
     @property
-    def bias(self) -> Tensor | None:
-        """The bias, or None."""
-        return self.tensors.get("bias")
+    def has_bias(self) -> bool:
+        """True if there is a bias."""
+        return "bias" in self.tensors
 
     @property
     def kind(self) -> str:
         """convolution, linear, norm, statistics (a norm without weights), slope or other."""
-        weight = self.tensors.get("weight")
+        weight = self.tensors.peek("weight")
         if weight is None:
             return "statistics" if "running_mean" in self.tensors else "other"
         if weight.ndim == 4:
@@ -177,25 +221,19 @@ class Layer:
 
 def layers(network: Network) -> list[Layer]:
     """Return the modules of a network that have tensors, in the order of the file."""
-    by_path: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in network.tensors.items():
+    by_path: dict[str, dict[str, str]] = {}
+    for name in network.tensors:
         path, _, attribute = name.rpartition(".")
-        by_path.setdefault(path, {})[attribute] = tensor
-    return [Layer(path, tensors) for path, tensors in by_path.items()]
+        by_path.setdefault(path, {})[attribute] = name
+    return [Layer(path, network.tensors.select(names)) for path, names in by_path.items()]
 
 
 def known_layers(network: Network) -> list[Layer]:
-    """Return the modules of a network that consists of plain layers only.
+    """Return the plain layers of a network, in the order of the file.
 
-    Raises FormatMismatchError for any other module, such as attention or spectral normalization,
-    because ignoring it would silently change the images.
+    Tensors of other modules, such as attention, remain unread, so that the network does not match.
     """
-    found = layers(network)
-    for layer in found:
-        if layer.kind == "other":
-            name = f"{layer.path}.{next(iter(layer.tensors))}".lstrip(".")
-            raise FormatMismatchError(f"the tensor {name} belongs to no layer of this format")
-    return found
+    return [layer for layer in layers(network) if layer.kind != "other"]
 
 
 def natural_key(name: str) -> list[tuple[int, int | str]]:

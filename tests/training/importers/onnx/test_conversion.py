@@ -10,10 +10,10 @@ from service.runtime.models.model import Model
 from service.runtime.models.probe_inputs import probe_images, probe_masks
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.importers.errors import ImportOptionError, ModelImportError, UnsafeFileError
-from training.importers.formats.base import UserOptions
 from training.importers.import_model import ImportTarget, import_model
 from training.importers.onnx.conversion import OnnxFormat, convert_graph, describe_graph
 from training.importers.onnx.ports import GraphOptions, parse_graph_options
+from training.importers.options import UserOptions
 
 PLAN = ExecutionPlan(workers=1, threads=1, max_rows=8)
 rng = np.random.default_rng(0)

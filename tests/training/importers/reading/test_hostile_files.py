@@ -27,9 +27,9 @@ from tests.support.checkpoints import (
     write_nvidia_pickle,
 )
 from training.importers.errors import ModelImportError, UnsafeFileError
-from training.importers.formats.base import UserOptions
 from training.importers.onnx.conversion import convert_graph
 from training.importers.onnx.ports import GraphOptions
+from training.importers.options import UserOptions
 from training.importers.reading.files import read_file
 from training.importers.reading.weights import find_networks
 from training.importers.recognition import match_formats, select_candidate

@@ -15,12 +15,12 @@ from service.runtime.models.manifest import ImageInput
 from training.importers.formats.base import (
     ConvertedModel,
     Format,
-    UserOptions,
     converted_image_to_image,
     input_channels,
     input_side,
     load_weights,
 )
+from training.importers.options import Choices
 from training.importers.reading.weights import Network
 
 _SLOPE = 0.2
@@ -113,8 +113,12 @@ class AnimeGan(Format):
         r"block_e\.2\.1\.weight",
         r"out_layer\.0\.weight",
     )
+    published = (
+        "LeakyReLU(0.2), reflection padding, layer normalization before the activations, "
+        "bilinear upsampling, tanh at the end"
+    )
 
-    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
+    def convert(self, network: Network, options: Choices) -> ConvertedModel:
         """Build the network."""
         width, channels = network.tensors["block_a.0.1.weight"].shape[:2]
         blocks = sum(
@@ -133,5 +137,6 @@ class AnimeGan(Format):
             load_weights(AnimeGenerator(channels, width, blocks), network),
             image_input,
             channels,
+            options=options,
             details=[("inverted residual blocks", str(blocks)), ("width", str(width))],
         )

@@ -15,12 +15,12 @@ from training.importers.errors import FormatMismatchError
 from training.importers.formats.base import (
     ConvertedModel,
     Format,
-    UserOptions,
     converted_image_to_image,
     input_channels,
     input_side,
     load_weights,
 )
+from training.importers.options import Choices
 from training.importers.reading.weights import Network
 
 
@@ -54,8 +54,9 @@ class Compact(Format):
     origin = "Real-ESRGAN (BSD-3), Wang et al. 2021"
     required_keys = (r"body\.0\.weight", r"body\.0\.bias", r"body\.1\.weight", r"body\.2\.weight")
     excluded_keys = (r"body\.1\.(bias|running_mean)", r"(?!body\.).*", r"body\.\d+\.\w+\..*")
+    published = "PReLU, zero padding, and the input added to the output"
 
-    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
+    def convert(self, network: Network, options: Choices) -> ConvertedModel:
         """Build the network. The last convolution's output channels determine the factor."""
         numbers = sorted({int(name.split(".")[1]) for name in network.tensors})
         width, channels = network.tensors["body.0.weight"].shape[:2]
@@ -81,5 +82,6 @@ class Compact(Format):
             channels,
             (0.0, 1.0),
             (0.0, 1.0),
+            options=options,
             details=[("factor", str(factor)), ("convolutions", str(convolutions))],
         )

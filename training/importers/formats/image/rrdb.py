@@ -7,6 +7,7 @@ first (Wang et al. 2021, arXiv:2107.10833, section 3.4).
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,12 @@ from training.importers.formats.base import (
     ConvertedModel,
     Format,
     FormatMatch,
-    UserOptions,
     converted_image_to_image,
     input_channels,
     input_side,
     load_weights,
 )
+from training.importers.options import Choices
 from training.importers.reading.weights import Network
 
 _SLOPE = 0.2
@@ -135,8 +136,8 @@ def with_current_names(network: Network) -> Network:
                 break
         return name
 
-    tensors = {rename(name): tensor for name, tensor in network.tensors.items()}
-    return Network(network.name, tensors, network.config, network.class_name)
+    tensors = network.tensors.select({rename(name): name for name in network.tensors})
+    return replace(network, tensors=tensors)
 
 
 class Rrdb(Format):
@@ -153,12 +154,13 @@ class Rrdb(Format):
         r"conv_hr\.weight",
         r"conv_last\.weight",
     )
+    published = "LeakyReLU(0.2), residuals scaled by 0.2, zero padding, nearest-neighbor upsampling"
 
     def match(self, network: Network) -> FormatMatch:
         """Compare the tensor names after renaming them to the current names."""
         return super().match(with_current_names(network))
 
-    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
+    def convert(self, network: Network, options: Choices) -> ConvertedModel:
         """Build the network. The shapes determine width, growth, blocks and factor."""
         network = with_current_names(network)
         tensors = network.tensors
@@ -192,5 +194,6 @@ class Rrdb(Format):
             out_channels,
             (0.0, 1.0),
             (0.0, 1.0),
+            options=options,
             details=[("factor", str(factor)), ("blocks", str(blocks)), ("width", str(width))],
         )

@@ -16,12 +16,12 @@ from training.importers.errors import FormatMismatchError
 from training.importers.formats.base import (
     ConvertedModel,
     Format,
-    UserOptions,
     converted_image_to_image,
     input_channels,
     input_side,
     load_weights,
 )
+from training.importers.options import Choices
 from training.importers.reading.weights import Network
 
 
@@ -94,8 +94,9 @@ class Srgan(Format):
         r"block2\.bn2\.running_mean",
         r"block\d+\.0\.conv\.weight",
     )
+    published = "zero padding, (tanh + 1) / 2 at the end"
 
-    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
+    def convert(self, network: Network, options: Choices) -> ConvertedModel:
         """Build the network. The tensor names determine the numbers of blocks and doublings."""
         tensors = network.tensors
         width, channels = tensors["block1.0.weight"].shape[:2]
@@ -121,5 +122,6 @@ class Srgan(Format):
             channels,
             (0.0, 1.0),
             (0.0, 1.0),
+            options=options,
             details=[("factor", str(2**doublings)), ("blocks", str(blocks))],
         )

@@ -7,20 +7,25 @@ rows of a batch independent. ``--statistics running`` uses the running averages 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from service.runtime.models.manifest import ImageInput
-from training.importers.errors import FormatMismatchError, ImportOptionError
+from training.importers.errors import FormatMismatchError
+from training.importers.formats.activations import output_activation, slope
 from training.importers.formats.base import (
     ConvertedModel,
     Format,
-    UserOptions,
     converted_image_to_image,
     input_channels,
     input_side,
 )
+from training.importers.formats.image.normalization import UNUSED_STATISTICS, Normalizations
 from training.importers.formats.layers import load_layer
+from training.importers.options import Choices
 from training.importers.reading.weights import Layer, Network, known_layers
 
 
@@ -51,8 +56,10 @@ class Pix2PixUNet(Format):
     title = "pix2pix's U-Net"
     origin = "pytorch-CycleGAN-and-pix2pix (BSD-2), Isola et al. 2017"
     required_keys = (r"(.+\.)?model\.0\.weight", r"(.+\.)?model\.1\.model\.\d+\.weight")
+    published = "ReLU in the decoder, zero padding"
+    unneeded: ClassVar[Mapping[str, str]] = UNUSED_STATISTICS
 
-    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
+    def convert(self, network: Network, options: Choices) -> ConvertedModel:
         """Build the network. The first half of the convolutions is the encoder."""
         layers = known_layers(network)
         convolutions = [layer for layer in layers if layer.kind == "convolution"]
@@ -62,51 +69,54 @@ class Pix2PixUNet(Format):
         if any(tuple(layer.weight.shape[2:]) != (4, 4) for layer in convolutions):
             raise FormatMismatchError("expected 4×4 kernels in all convolutions")
         norms = _norms_after(layers)
-        # Instance normalization has no tensors, but the convolutions before it have biases.
-        instance = all(norm is None for norm in norms.values()) and convolutions[1].bias is not None
-        statistics = options.statistics or "picture"
-        if statistics not in ("picture", "running"):
-            raise ImportOptionError(f"--statistics {statistics}: expected picture or running")
+        builder = Normalizations(
+            options,
+            [norms[layer.path] for layer in convolutions[1:-1]],
+            default="picture",
+            # Instance normalization has no tensors, but the convolutions before it have biases.
+            without_tensors="instance" if convolutions[1].has_bias else "none",
+        )
+        # The outermost convolutions and the innermost one have no normalization.
+        outside = (convolutions[0].path, convolutions[levels - 1].path, convolutions[-1].path)
+        inner_slope = slope(options)
         down: list[nn.Module] = []
         width = convolutions[0].weight.shape[1]
         for i, layer in enumerate(convolutions[:levels]):
             fan_in, width = width, layer.weight.shape[0]
-            conv = nn.Conv2d(fan_in, width, 4, 2, 1, bias=layer.bias is not None)
-            block: list[nn.Module] = [] if i == 0 else [nn.LeakyReLU(0.2)]
+            conv = nn.Conv2d(fan_in, width, 4, 2, 1, bias=layer.has_bias)
+            block: list[nn.Module] = [] if i == 0 else [nn.LeakyReLU(inner_slope)]
             block.append(load_layer(conv, layer))
-            if instance and 0 < i < levels - 1:
-                block.append(nn.InstanceNorm2d(width))
-            else:
-                block += _norm(norms[layer.path], width, statistics)
+            if norms[layer.path] is not None or layer.path not in outside:
+                block += builder.build(norms[layer.path], width)
             down.append(nn.Sequential(*block))
         up: list[nn.Module] = []
-        for i, layer in enumerate(convolutions[levels:]):
+        output, output_range = output_activation(options)
+        for layer in convolutions[levels:]:
             fan_in, width = layer.weight.shape[:2]
-            transposed = nn.ConvTranspose2d(fan_in, width, 4, 2, 1, bias=layer.bias is not None)
-            last = i == levels - 1
-            after: list[nn.Module] = (
-                [nn.Tanh()] if last else _norm(norms[layer.path], width, statistics)
-            )
-            if instance and not last:
-                after.append(nn.InstanceNorm2d(width))
+            transposed = nn.ConvTranspose2d(fan_in, width, 4, 2, 1, bias=layer.has_bias)
+            after = output
+            if layer is not convolutions[-1]:
+                after = builder.build(norms[layer.path], width)
+            elif norms[layer.path] is not None:
+                raise FormatMismatchError(f"its last convolution {layer.path} has a normalization")
             up.append(nn.Sequential(nn.ReLU(), load_layer(transposed, layer), *after))
         channels, out_channels = convolutions[0].weight.shape[1], width
-        batch = any(norm is not None and "weight" in norm.tensors for norm in norms.values())
-        running = batch and statistics == "running"
         multiple = 2**levels
         image_input = ImageInput(
             channels=input_channels(channels),
             side=input_side(options, multiple, multiple),
             multiple=multiple,
-            reach=3 * multiple if running else None,
+            reach=3 * multiple if builder.is_local else None,
         )
-        used = "running averages" if running else "of each image, as its authors sample"
+        used = "running averages" if builder.statistics == "running" else "of each image"
         return converted_image_to_image(
             "pix2pix's U-Net",
             "translate",
             ConvertedUNet(down, up),
             image_input,
             out_channels,
+            output_range=output_range,
+            options=options,
             details=[("levels", str(levels)), ("statistics", used)],
             notes=["Dropout is off; its authors leave it on while sampling."],
         )
@@ -129,13 +139,3 @@ def _norms_after(layers: list[Layer]) -> dict[str, Layer | None]:
         else:
             raise FormatMismatchError(f"unexpected layer {layer.path} in a U-Net")
     return norms
-
-
-def _norm(layer: Layer | None, width: int, statistics: str) -> list[nn.Module]:
-    """Build the normalization layers of a convolution; empty if it has no normalization."""
-    if layer is None or "weight" not in layer.tensors:
-        return [] if layer is None else [nn.InstanceNorm2d(width)]
-    if statistics == "running" and "running_mean" in layer.tensors:
-        return [load_layer(nn.BatchNorm2d(width), layer)]
-    affine = {name: layer.tensors[name] for name in ("weight", "bias")}
-    return [load_layer(nn.InstanceNorm2d(width, affine=True), Layer(layer.path, affine))]

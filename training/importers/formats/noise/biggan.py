@@ -8,7 +8,7 @@ BigGAN, all blocks share one class embedding.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from service.runtime.latent.seeds import Distribution
 from training.importers.errors import FormatMismatchError
 from training.importers.formats.base import (
+    LATENT,
     ConvertedModel,
     Format,
-    UserOptions,
     class_names,
     converted_generator,
     square_image,
@@ -35,7 +35,8 @@ from training.importers.formats.noise.class_conditional import (
     freeze_batch_norms,
     uses_standing_statistics,
 )
-from training.importers.reading.spectral_norm import fold_spectral_norm
+from training.importers.options import Choices, Source
+from training.importers.reading.tensor_table import TensorTable
 from training.importers.reading.weights import Network
 
 _STATISTICS = (
@@ -82,16 +83,20 @@ class BigGan(Format):
         r"output_layer\.0\.gain",
         r"output_layer\.2\.weight",
     )
+    published = "ReLU, zero padding, nearest-neighbor upsampling, tanh at the end"
+    unneeded: ClassVar[Mapping[str, str]] = {
+        r".*\.(u|sv)[1-9]\d*": "estimates of further singular values"
+    }
     names = _PLAIN
 
-    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
+    def convert(self, network: Network, options: Choices) -> ConvertedModel:
         """Build the generator. The shapes determine image size, widths and chunks."""
-        return verify_shapes(self._convert(fold_spectral_norm(network.tensors), options))
+        return verify_shapes(self._convert(network.tensors.floats(), options))
 
-    def _convert(self, tensors: dict[str, Tensor], options: UserOptions) -> ConvertedModel:
+    def _convert(self, tensors: TensorTable, options: Choices) -> ConvertedModel:
         shared = tensors.get("shared.weight")
         if shared is None:
-            _transpose_class_tables(tensors)
+            tensors = _with_transposed_class_tables(tensors)
         condition = tensors["blocks.0.0.bn1.gain.weight"].shape[1]
         classes = condition if shared is None else shared.shape[0]
         build = LayerBuilder(tensors, self.names)
@@ -124,13 +129,14 @@ class BigGan(Format):
                 ("latent", "in chunks" if conditioning == "chunks" else "whole"),
                 ("attention at", attention),
             ],
+            distribution=class_conditional_latent(options),
         )
 
     def _blocks(
         self,
         build: LayerBuilder,
         paths: Sequence[str],
-        options: UserOptions,  # noqa: ARG002 - BigGAN-deep needs it
+        options: Choices,  # noqa: ARG002 - BigGAN-deep needs it
     ) -> tuple[list[nn.Module], int, int]:
         """Return all blocks, and the numbers of upsampling and of conditioned blocks."""
         has_attention = [f"{path}.theta.weight" in build.tensors for path in paths]
@@ -173,7 +179,7 @@ class BigGanDeep(BigGan):
     names = _DEEP
 
     def _blocks(
-        self, build: LayerBuilder, paths: Sequence[str], options: UserOptions
+        self, build: LayerBuilder, paths: Sequence[str], options: Choices
     ) -> tuple[list[nn.Module], int, int]:
         return build_bottlenecks(build, paths, options.side, "theta.weight")
 
@@ -222,7 +228,7 @@ def build_bottlenecks(
     return blocks, stages, len(residual)
 
 
-def block_paths(tensors: dict[str, Tensor]) -> list[str]:
+def block_paths(tensors: Mapping[str, Tensor]) -> list[str]:
     """Return the paths of all blocks in order, for example ``blocks.0.0``, ``blocks.0.1``."""
     indices = {
         (int(match.group(1)), int(match.group(2)))
@@ -234,7 +240,7 @@ def block_paths(tensors: dict[str, Tensor]) -> list[str]:
 
 def describe_attention(
     paths: Sequence[str],
-    tensors: dict[str, Tensor],
+    tensors: Mapping[str, Tensor],
     attention: str,
     side: int,
     stages: int,
@@ -258,7 +264,7 @@ def converted_class_conditional(
     generator: ClassConditionalGenerator,
     z_dim: int,
     image: tuple[int, int],
-    options: UserOptions,
+    options: Choices,
     classes: int,
     details: Sequence[tuple[str, str]],
     notes: Sequence[str] = (),
@@ -299,6 +305,14 @@ def converted_class_conditional(
     )
 
 
+def class_conditional_latent(
+    options: Choices, default: str = "normal", source: Source = "assumed"
+) -> Distribution:
+    """Return the distribution of z of a class-conditional generator. Raises ImportOptionError."""
+    name = options.one_of("latent", LATENT, default, ("normal", "uniform"), source)
+    return "normal" if name == "normal" else "uniform"
+
+
 class SingleClassGenerator(nn.Module):
     """Wraps a class-conditional generator with a single class as an unconditional generator."""
 
@@ -316,8 +330,7 @@ class SingleClassGenerator(nn.Module):
         return images
 
 
-def _transpose_class_tables(tensors: dict[str, Tensor]) -> None:
-    """Transpose gains and biases ``[classes, C]`` to weights of linear layers, in place."""
-    for name in list(tensors):
-        if re.fullmatch(r"blocks\..*\.bn\d\.(gain|bias)\.weight", name):
-            tensors[name] = tensors[name].t().contiguous()
+def _with_transposed_class_tables(tensors: TensorTable) -> TensorTable:
+    """Transpose gains and biases ``[classes, C]`` to weights of linear layers."""
+    table = re.compile(r"blocks\..*\.bn\d\.(gain|bias)\.weight")
+    return tensors.map(lambda name, each: each.t().contiguous() if table.fullmatch(name) else each)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.importers.errors import FormatMismatchError, ImportOptionError
-from training.importers.formats.base import UserOptions
 from training.importers.formats.layers import (
     FrozenBatchNorm,
     Tensors,
@@ -25,6 +24,7 @@ from training.importers.formats.layers import (
     linear,
     transposed,
 )
+from training.importers.options import Choices
 from training.networks.layers.conditioning import select_class_rows
 from training.networks.layers.resampling import upsample_nearest
 from training.networks.noise.biggan import BlockUp
@@ -327,13 +327,11 @@ def _frozen(norm: BatchNorm2d) -> FrozenBatchNorm:
     return FrozenBatchNorm(scale, shift)
 
 
-def uses_standing_statistics(options: UserOptions) -> bool:
+def uses_standing_statistics(options: Choices) -> bool:
     """True for `--statistics standing`. Raises ImportOptionError."""
-    if options.statistics not in (None, "running", "standing"):
-        raise ImportOptionError(
-            f"--statistics {options.statistics}: expected running or standing for a BigGAN"
-        )
-    return options.statistics == "standing"
+    known = ("running", "standing")
+    statistics = options.one_of("statistics", "statistics of batch normalization", "running", known)
+    return statistics == "standing"
 
 
 def count_stages(blocks: int, side: int | None, base: int, narrows: Sequence[bool]) -> int:

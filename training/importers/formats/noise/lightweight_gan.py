@@ -9,6 +9,8 @@ Attribute names of modules become weight names in exported graphs. Renaming one 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +19,17 @@ from torch.nn import functional as F
 from training.importers.formats.base import (
     ConvertedModel,
     Format,
-    UserOptions,
     converted_generator,
     square_image,
     verify_shapes,
 )
-from training.importers.formats.layers import FrozenBatchNorm, Tensors, convolution, transposed
+from training.importers.formats.layers import (
+    FrozenBatchNorm,
+    Tensors,
+    convolution,
+    expect_filter,
+    transposed,
+)
 from training.importers.formats.noise.linear_attention import (
     ChannelNorm,
     LinearAttention,
@@ -30,6 +37,7 @@ from training.importers.formats.noise.linear_attention import (
     channel_sum,
 )
 from training.importers.formats.noise.lucidrains import Blur
+from training.importers.options import Choices
 from training.importers.reading.weights import Network
 
 _NOISE_SEED = 0
@@ -173,10 +181,16 @@ class LightweightGan(Format):
         r"GE\.layers\.0\.0\.4\.running_mean",
         r"GE\.out_conv\.weight",
     )
+    published = "SiLU, zero padding, images from 0 to 1, z from a normal distribution"
+    unneeded: ClassVar[Mapping[str, str]] = {
+        r"G\..*": "weights before averaging",
+        r"D\w*\..*": "discriminator",
+    }
 
-    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:  # noqa: ARG002 - the tensors determine everything
+    def convert(self, network: Network, options: Choices) -> ConvertedModel:  # noqa: ARG002 - the tensors determine everything
         """Build the network. Raises FormatMismatchError."""
-        tensors = {name: value.float() for name, value in network.within("GE").tensors.items()}
+        tensors = network.within("GE").tensors.floats()
+        expect_filter(tensors, r"layers\.\d+\.0\.1\.f", (1, 2, 1))
         layers = 1 + max(
             int(found.group(1))
             for name in tensors

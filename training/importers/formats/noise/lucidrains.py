@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +23,19 @@ from training.importers.errors import FormatMismatchError
 from training.importers.formats.base import (
     ConvertedModel,
     Format,
-    UserOptions,
     rows_to_check,
     square_image,
     verify_shapes,
 )
-from training.importers.formats.layers import Tensors, convolution, linear, transposed
+from training.importers.formats.layers import (
+    Tensors,
+    convolution,
+    expect_filter,
+    linear,
+    transposed,
+)
 from training.importers.formats.noise.linear_attention import ChannelNorm, LinearAttention
+from training.importers.options import Assumption, Choices
 from training.importers.reading.weights import Network
 from training.networks.noise.style_generator import StyleGenerator
 
@@ -231,21 +238,34 @@ class LucidrainsStyleGan2(Format):
         r"GE\.blocks\.0\.to_noise1\.weight",
         r"GE\.blocks\.0\.to_rgb\.conv\.weight",
     )
+    published = (
+        "LeakyReLU(0.2), bilinear upsampling, images from 0 to 1, z from a normal distribution"
+    )
+    unneeded: ClassVar[Mapping[str, str]] = {
+        r"(S|G)\..*": "weights before averaging",
+        r"D\w*\..*": "discriminator",
+    }
 
-    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
+    def convert(self, network: Network, options: Choices) -> ConvertedModel:
         """Build the network. Raises FormatMismatchError."""
-        return verify_shapes(self._convert(network, options.config))
+        return verify_shapes(self._convert(network, options))
 
-    def _convert(self, network: Network, config: Mapping[str, object]) -> ConvertedModel:
-        styles, tensors = (
-            {name: value.float() for name, value in network.within(part).tensors.items()}
-            for part in ("SE", "GE")
-        )
+    def _convert(self, network: Network, options: Choices) -> ConvertedModel:
+        styles, tensors = (network.within(part).tensors.floats() for part in ("SE", "GE"))
+        expect_filter(tensors, r"blocks\.\d+\.to_rgb\.upsample\.1\.f", (1, 2, 1))
         if unknown := _unknown_attention(tensors):
             raise FormatMismatchError(
                 f"its attention layers are from an unsupported version (tensor {unknown})"
             )
-        rate = config.get("lr_mlp")
+        rate = options.config.get("lr_mlp")
+        options.note(
+            Assumption(
+                "config",
+                "lr_mlp of the mapping network",
+                str(_MAPPING_RATE if rate is None else rate),
+                "assumed" if rate is None else "configuration",
+            )
+        )
         mapping = LatentMapping(
             styles, float(rate if isinstance(rate, float | int) else _MAPPING_RATE)
         )
@@ -265,10 +285,6 @@ class LucidrainsStyleGan2(Format):
             "The noise has a fixed seed, so that an image depends only on its latent.",
             "The average w is not in the file; it was estimated from 10,000 latents.",
         ]
-        if rate is None:
-            notes.append(
-                f"No configuration was found; lr_mlp of the mapping network is {_MAPPING_RATE}."
-            )
         return ConvertedModel(
             summary="StyleGAN2",
             task="generate",

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from training.importers.formats.base import (
     ConvertedModel,
     Format,
-    UserOptions,
     class_names,
     converted_generator,
     square_image,
@@ -28,7 +27,8 @@ from training.importers.formats.noise.class_conditional import (
     LayerBuilder,
     LayerNames,
 )
-from training.importers.reading.spectral_norm import fold_spectral_norm
+from training.importers.options import Choices
+from training.importers.reading.tensor_table import TensorTable
 from training.importers.reading.weights import Network
 
 # The library's default.
@@ -149,12 +149,13 @@ class PretrainedBigGan(Format):
         r"generator\.bn\.running_vars",
         r"generator\.conv_to_rgb\.weight(_orig)?",
     )
+    published = "ReLU, zero padding, nearest-neighbor upsampling, tanh at the end"
 
-    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
+    def convert(self, network: Network, options: Choices) -> ConvertedModel:
         """Build the generator from the shapes of the tensors. Raises FormatMismatchError."""
-        return verify_shapes(self._convert(fold_spectral_norm(network.tensors), options))
+        return verify_shapes(self._convert(network.tensors.floats(), options))
 
-    def _convert(self, tensors: dict[str, Tensor], options: UserOptions) -> ConvertedModel:
+    def _convert(self, tensors: TensorTable, options: Choices) -> ConvertedModel:
         embedding = tensors["embeddings.weight"].t().contiguous()
         classes, embedded = embedding.shape
         z_dim = tensors["generator.gen_z.weight"].shape[1] - embedded
@@ -196,21 +197,21 @@ class PretrainedBigGan(Format):
         )
 
 
-def _block_indices(tensors: dict[str, Tensor]) -> set[int]:
+def _block_indices(tensors: TensorTable) -> set[int]:
     return {int(m.group(1)) for n in tensors if (m := re.match(r"blocks\.(\d+)\.", n))}
 
 
-def _rearrange(tensors: dict[str, Tensor], z_dim: int) -> dict[str, Tensor]:
+def _rearrange(tensors: TensorTable, z_dim: int) -> TensorTable:
     """Return the generator's tensors with the names and axis order of `ClassConditionalGenerator`.
 
     In conditions, the class comes before the latent. In the outputs of the first layer, channels
     come before rows. The last layer keeps the three outputs that the library does not discard.
     """
-    rearranged = {}
-    for name, value in tensors.items():
-        inner, tensor = name.removeprefix("generator."), value
-        if inner == name:
-            continue
+    rearranged = []
+    inside = tensors.within("generator")
+    for inner in inside:
+        tensor = inside.peek(inner)
+        assert tensor is not None  # noqa: S101 - for the type checker
         if re.search(r"(^gen_z|\.scale|\.offset)\.weight$", inner):
             tensor = torch.cat([tensor[:, z_dim:], tensor[:, :z_dim]], dim=1)
         if inner.startswith("gen_z."):
@@ -220,5 +221,6 @@ def _rearrange(tensors: dict[str, Tensor], z_dim: int) -> dict[str, Tensor]:
             tensor = tensor.squeeze(1) if inner.endswith("bias") else tensor
         if inner.startswith("conv_to_rgb."):
             tensor = tensor[:3]
-        rearranged[re.sub(r"^layers\.(\d+)\.", r"blocks.\1.0.", inner)] = tensor.contiguous()
-    return rearranged
+        name = re.sub(r"^layers\.(\d+)\.", r"blocks.\1.0.", inner)
+        rearranged.append((name, (inner,), tensor.contiguous()))
+    return inside.derive(rearranged)

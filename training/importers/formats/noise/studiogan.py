@@ -16,13 +16,12 @@ from training.importers.errors import FormatMismatchError, ImportOptionError
 from training.importers.formats.base import (
     ConvertedModel,
     Format,
-    UserOptions,
-    latent_distribution,
     verify_shapes,
 )
 from training.importers.formats.noise.biggan import (
     block_paths,
     build_bottlenecks,
+    class_conditional_latent,
     converted_class_conditional,
     describe_attention,
 )
@@ -33,7 +32,8 @@ from training.importers.formats.noise.class_conditional import (
     LayerBuilder,
     LayerNames,
 )
-from training.importers.reading.spectral_norm import fold_spectral_norm
+from training.importers.options import Assumption, Choices
+from training.importers.reading.tensor_table import TensorTable
 from training.importers.reading.weights import Network
 
 _ATTENTION = ("conv1x1_theta", "conv1x1_phi", "conv1x1_g", "conv1x1_attn", "sigma")
@@ -85,20 +85,27 @@ class StudioGan(Format):
         r"(conv2d5|conv4)\.weight(_orig)?",
     )
     excluded_keys = (r"info_.*",)
+    published = "zero padding, nearest-neighbor upsampling, tanh at the end"
 
-    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
+    def convert(self, network: Network, options: Choices) -> ConvertedModel:
         """Identify the backbone by the tensor names, and build its generator."""
-        return verify_shapes(
-            self._convert(fold_spectral_norm(network.tensors, transposed=r"deconv"), options)
-        )
+        return verify_shapes(self._convert(network.tensors.floats(), options))
 
-    def _convert(self, tensors: dict[str, Tensor], options: UserOptions) -> ConvertedModel:
+    def _convert(self, tensors: TensorTable, options: Choices) -> ConvertedModel:
         model, data = (_section(options.config, name) for name in ("MODEL", "DATA"))
         backbone = _backbone(tensors, model)
         if model.get("g_act_fn", "ReLU") != "ReLU":
             raise FormatMismatchError(
                 f"its activation is {model['g_act_fn']}; only ReLU is supported"
             )
+        options.note(
+            Assumption(
+                "config",
+                "activation between the layers",
+                "relu",
+                "configuration" if model else "assumed",
+            )
+        )
         deep = backbone.startswith("big_resnet_deep")
         build = LayerBuilder(tensors, _NAMES["deep" if deep else "plain"])
         paths = block_paths(tensors)
@@ -144,8 +151,7 @@ class StudioGan(Format):
                     describe_attention(paths, tensors, _ATTENTION_KEY, side, stages, count),
                 ),
             ],
-            [] if model else ["No configuration was found; the activation is assumed to be ReLU."],
-            _distribution(model, options),
+            distribution=_distribution(model, options),
             truncates=backbone in _TRUNCATED,
         )
 
@@ -155,11 +161,11 @@ def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return section if isinstance(section, Mapping) else {}
 
 
-def _distribution(model: Mapping[str, Any], options: UserOptions) -> Distribution:
+def _distribution(model: Mapping[str, Any], options: Choices) -> Distribution:
     """Return the distribution of z, from `--latent` or the configuration."""
-    if options.latent is None and model.get("z_prior") == "uniform":
-        return "uniform"
-    return latent_distribution(options)
+    prior = model.get("z_prior")
+    default = "uniform" if prior == "uniform" else "normal"
+    return class_conditional_latent(options, default, "configuration" if prior else "assumed")
 
 
 def _backbone(tensors: Mapping[str, Tensor], model: Mapping[str, Any]) -> str:

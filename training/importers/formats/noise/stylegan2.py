@@ -19,15 +19,16 @@ from training.importers.errors import FormatMismatchError
 from training.importers.formats.base import (
     ConvertedModel,
     Format,
-    UserOptions,
     class_names,
     square_image,
 )
+from training.importers.formats.layers import expect_filter
 from training.importers.formats.noise.style_mapping import (
     converted_style_generator,
     mapping_network,
     nvidia_mapping,
 )
+from training.importers.options import Choices
 from training.importers.reading.weights import Network
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.style_generator import MAPPING_RATE, StyleGenerator
@@ -39,6 +40,9 @@ from training.networks.noise.stylegan2 import (
 )
 
 _NOISE_SEED = 0
+_PUBLISHED = (
+    "LeakyReLU(0.2), the filter [1, 3, 3, 1], z from a normal distribution, images from -1 to 1"
+)
 
 
 @dataclass(frozen=True)
@@ -108,10 +112,12 @@ class NvidiaStyleGan2(Format):
         r"synthesis\.b8\.conv0\.weight",
     )
     excluded_keys = (r"synthesis\.b\d+\.skip\..*",)
+    published = _PUBLISHED
 
-    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
+    def convert(self, network: Network, options: Choices) -> ConvertedModel:
         """Build the network. Names and shapes determine resolutions and widths."""
         tensors = network.tensors
+        expect_filter(tensors, r"synthesis\..*resample_filter", (1, 3, 3, 1))
         modules: Mapping[str, Mapping[str, Any]] = network.config.get("modules", {})
         sides = sorted(
             int(found.group(1))
@@ -135,7 +141,7 @@ class NvidiaStyleGan2(Format):
         tensors: Mapping[str, Tensor],
         modules: Mapping[str, Mapping[str, Any]],
         sides: list[int],
-        options: UserOptions,
+        options: Choices,
     ) -> ConvertedModel:
         widths = [tensors[f"synthesis.b{side}.conv1.weight"].shape[0] for side in sides]
         channels = tensors["synthesis.b4.torgb.weight"].shape[0]
@@ -184,9 +190,11 @@ class RosinalityStyleGan2(Format):
         r"convs\.0\.conv\.weight",
         r"to_rgbs\.0\.conv\.weight",
     )
+    published = _PUBLISHED
 
-    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:  # noqa: ARG002 - the tensors determine everything
+    def convert(self, network: Network, options: Choices) -> ConvertedModel:  # noqa: ARG002 - the tensors determine everything
         """Build the network."""
+        expect_filter(network.tensors, r"(convs|to_rgbs)\..*\.kernel", (1, 3, 3, 1))
         return self._convert(network)
 
     def _convert(self, network: Network) -> ConvertedModel:

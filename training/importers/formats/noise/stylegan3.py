@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from training.importers.errors import FormatMismatchError
-from training.importers.formats.base import ConvertedModel, Format, UserOptions, class_names
+from training.importers.formats.base import ConvertedModel, Format, class_names
 from training.importers.formats.noise.style_mapping import converted_style_generator, nvidia_mapping
+from training.importers.options import Choices
 from training.importers.reading.weights import Network
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.style_generator import StyleGenerator
@@ -65,13 +66,14 @@ class NvidiaStyleGan3(Format):
         r"synthesis\.L0_\d+_\d+\.up_filter",
         r"synthesis\.L0_\d+_\d+\.magnitude_ema",
     )
+    published = "LeakyReLU(0.2), z from a normal distribution, images from -1 to 1"
 
-    def convert(self, network: Network, options: UserOptions) -> ConvertedModel:
+    def convert(self, network: Network, options: Choices) -> ConvertedModel:
         """Build the network. The layer names determine sides and widths."""
         return self._convert(network, options)
 
-    def _convert(self, network: Network, options: UserOptions) -> ConvertedModel:
-        tensors = {name: tensor.float() for name, tensor in network.tensors.items()}
+    def _convert(self, network: Network, options: Choices) -> ConvertedModel:
+        tensors = network.tensors.floats()
         modules: Modules = network.config.get("modules", {})
         infos = _layer_infos(tensors)
         last = infos[-1]

@@ -18,7 +18,7 @@ from tests.support.checkpoints import (
     to_levels,
 )
 from training.importers.errors import ModelImportError
-from training.importers.formats.base import UserOptions
+from training.importers.options import UserOptions
 
 
 def reference_output(t, x, *, resize_conv=False):

@@ -18,7 +18,7 @@ from tests.support.reference_networks import (
     converted_pixels,
     upsample_nearest,
 )
-from training.importers.formats.base import UserOptions
+from training.importers.options import UserOptions
 
 CLASSES, SHARED, CHUNK = 3, 6, 4
 

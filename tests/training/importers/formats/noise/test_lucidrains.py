@@ -144,7 +144,9 @@ def test_stylegan2_blocks_have_separate_styles(tmp_path, channels, constant):
     save_checkpoint(tmp_path / "model_7.pt", tensors)
     best = recognize(tmp_path / "model_7.pt")
     assert best.converted.image.channels == channels
-    assert "lr_mlp of the mapping network is 0.1" in best.converted.notes[-1]
+    stated = {each.subject: each for each in best.converted.assumptions}
+    assert stated["lr_mlp of the mapping network"].value == "0.1"
+    assert stated["lr_mlp of the mapping network"].source == "assumed"
     w = torch.randn(3, Z, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         pixels, _ = best.converted.graph_specs[1].module(w[None])

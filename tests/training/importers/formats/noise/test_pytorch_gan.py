@@ -21,7 +21,7 @@ from tests.support.checkpoints import (
     to_float64,
     to_levels,
 )
-from training.importers.formats.base import UserOptions
+from training.importers.options import UserOptions
 
 
 def reference_output(t, x):

@@ -16,7 +16,7 @@ from tests.support.checkpoints import (
     to_levels,
 )
 from training.importers.errors import ImportOptionError, ModelImportError
-from training.importers.formats.base import UserOptions
+from training.importers.options import UserOptions
 
 
 def dcgan_reference(t, z, gap=3, act=F.relu):

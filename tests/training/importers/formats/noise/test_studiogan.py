@@ -23,7 +23,7 @@ from tests.support.reference_networks import (
     with_singular_vectors,
 )
 from training.cli.import_ import import_
-from training.importers.formats.base import UserOptions
+from training.importers.options import UserOptions
 
 CLASSES, SHARED, CHUNK = 3, 5, 4
 ATTENTION = ("conv1x1_theta", "conv1x1_phi", "conv1x1_g", "conv1x1_attn", "sigma")
