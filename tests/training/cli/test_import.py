@@ -1,6 +1,9 @@
 """The command `ganymede import`: its output, its errors and the files that it writes."""
 
 import json
+import shlex
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -141,3 +144,71 @@ def test_rejects_missing_file(tmp_path, name):
 def test_rejects_preview_folder_without_images(tmp_path):
     torch.save(random_tensors(SHAPES), tmp_path / "g.pth")
     assert "contains no images" in import_error(tmp_path / "g.pth", "--pictures", tmp_path)
+
+
+def test_states_assumptions_in_output_manifest_and_card(tmp_path):
+    tensors = random_tensors(SHAPES)
+    torch.save({"G": tensors, "D": {"0.weight": torch.ones(2, 1, 4, 4)}}, tmp_path / "g.pth")
+    models = ["--models", tmp_path / "models"]
+    output = run_import(tmp_path / "g.pth", *models, "--activation", "leaky_relu")
+    assert "  slope of LeakyReLU: 0.2 (--assume slope=0.01)" in output
+    assert "  distribution of z: normal (--latent uniform | unit)" in output
+    assert "  activation between the layers: leaky_relu (from --activation)" in output
+    assert "  discriminator: D (1 tensor)" in output
+    folder = tmp_path / "models" / "g" / "1"
+    provenance = json.loads((folder / "model.json").read_text())["provenance"]
+    assert {
+        "subject": "slope of LeakyReLU",
+        "value": "0.2",
+        "source": "assumed",
+        "flag": "--assume slope",
+    } in provenance["assumptions"]
+    assert provenance["left_out"] == ["discriminator: D (1 tensor)"]
+    card = (folder / "README.md").read_text()
+    assert "- slope of LeakyReLU: 0.2 (assumed; `--assume slope` changes it)" in card
+    assert "- discriminator: D (1 tensor)" in card
+    assert "slope of LeakyReLU: 0.01" in run_import(
+        tmp_path / "g.pth", *models, "--activation", "leaky_relu", "--assume", "slope=0.01"
+    )
+    assert "the tensors do not determine:" in run_import(tmp_path / "g.pth", "--explain")
+
+
+def test_unknown_network_ends_with_a_script_for_its_export(tmp_path, monkeypatch):
+    class Generator(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = torch.nn.Linear(7, 12)
+            self.gates = torch.nn.Linear(7, 12)
+            self.last = torch.nn.Linear(12, 3 * 8 * 8)
+
+        def forward(self, z):
+            x = self.first(z) * torch.sigmoid(self.gates(z))
+            return torch.tanh(self.last(x)).reshape(-1, 3, 8, 8)
+
+    torch.manual_seed(0)
+    state = {f"module.{name}": value for name, value in Generator().state_dict().items()}
+    torch.save({"epoch": 3, "netG": state}, tmp_path / "own.pth")
+    with pytest.raises(UserError) as raised:
+        CliRunner().invoke(app, ["import", str(tmp_path / "own.pth")], catch_exceptions=False)
+    lines = raised.value.advice.splitlines()
+    script = [line.strip() for line in lines if line.startswith("    ")]
+    assert len(script) == 4
+    # Run the script, as a user would, with the class of the network.
+    code = "\n".join(script).replace("from your_project import Generator", "pass")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {"Generator": Generator})
+    command = shlex.split(lines[-1].partition("ganymede ")[2], comments=True)
+    assert command[:2] == ["import", "own.onnx"]
+    output = run_import(tmp_path / "own.onnx", *command[2:], "--models", tmp_path / "models")
+    assert "images 8×8×3" in output
+
+
+def test_main_prints_the_advice_of_an_error(tmp_path):
+    torch.save({f"block{i}.weird": torch.zeros(2, 2) for i in range(9)}, tmp_path / "x.pth")
+    command = [sys.executable, "-m", "service.cli.main", "import", str(tmp_path / "x.pth")]
+    command[1:3] = ["-c", "from service.cli.main import main; main()"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "Error: " in result.stderr
+    assert "torch.onnx.export(network.eval()" in result.stderr
+    assert "ganymede import x.onnx" in result.stderr.splitlines()[-1]

@@ -10,11 +10,11 @@ from service.runtime.image_to_image import prepare, translate
 from service.runtime.images.decoding import DecodedImage
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
-from training.importers.formats.base import UserOptions
 from training.importers.import_model import ImportTarget, import_model
 from training.importers.onnx.conversion import OnnxFormat, convert_graph
 from training.importers.onnx.free_size import matching_axes
 from training.importers.onnx.ports import GraphOptions
+from training.importers.options import UserOptions
 
 # A convolution with 4 outputs, and the pixel shuffle of PyTorch's exporter with constant shapes.
 SHUFFLED = """

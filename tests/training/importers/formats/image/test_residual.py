@@ -149,3 +149,78 @@ def test_rejects_unknown_layers(tmp_path):
     torch.save(tensors, tmp_path / "net.pth")
     with pytest.raises(ModelImportError, match=r"model\.6\.filt"):
         recognize(tmp_path / "net.pth")
+
+
+def running_reference(t, x):
+    """Return the output with instance normalization by running statistics, as in eval mode."""
+    t = dict(t)
+    for name in [name for name in t if name.endswith("running_mean")]:
+        path = name.removesuffix(".running_mean")
+        t[f"{path}.weight"] = torch.ones_like(t[name])
+        t[f"{path}.bias"] = torch.zeros_like(t[name])
+    return reference_output(t, x)
+
+
+def test_running_statistics_of_instance_normalization_are_used_on_request(tmp_path):
+    tensors = weights(3, norm="instance, old")
+    torch.save(tensors, tmp_path / "g.pth")
+    image, x = probe_inputs()
+    best = recognize(tmp_path / "g.pth")
+    assert "statistics of the training" in best.converted.left_out[0]
+    assert best.converted.input.reach is None
+    running = recognize(tmp_path / "g.pth", UserOptions(statistics="running"))
+    assert running.converted.left_out == []
+    assert running.converted.input.reach is not None
+    expected = running_reference(to_float64(tensors), x)
+    assert (converted_images(running, image=image) - expected).abs().max() < 1e-3
+    assert (converted_images(best, image=image) - expected).abs().max() > 0.1
+
+
+def test_statistics_of_each_image_replace_those_of_batch_normalization(tmp_path):
+    tensors = weights(3, norm="batch")
+    torch.save(tensors, tmp_path / "g.pth")
+    best = recognize(tmp_path / "g.pth", UserOptions(statistics="picture"))
+    image, x = probe_inputs()
+    affine = {n: t for n, t in to_float64(tensors).items() if "running" not in n}
+    assert (converted_images(best, image=image) - reference_output(affine, x)).abs().max() < 1e-3
+
+
+def test_statistics_without_an_effect_are_rejected(tmp_path):
+    torch.save(weights(3), tmp_path / "g.pth")
+    with pytest.raises(ModelImportError, match="--statistics has no effect"):
+        recognize(tmp_path / "g.pth", UserOptions(statistics="running"))
+
+
+def test_block_numbers_tell_that_blocks_pad_with_zeros(tmp_path):
+    tensors = weights(3)
+    # With zero padding, the authors' blocks have no padding layers.
+    names = {".conv_block.1.": ".conv_block.0.", ".conv_block.5.": ".conv_block.3."}
+    renamed = {}
+    for name, value in tensors.items():
+        old = next((each for each in names if each in name), "")
+        renamed[name.replace(old, names[old]) if old else name] = value
+    torch.save(renamed, tmp_path / "g.pth")
+    best = recognize(tmp_path / "g.pth")
+    (padding,) = [each for each in best.converted.assumptions if each.name == "padding"]
+    assert (padding.value, padding.source) == ("zeros", "names")
+    torch.save(tensors, tmp_path / "reflect.pth")
+    same = recognize(tmp_path / "reflect.pth", UserOptions(assume={"padding": "zeros"}))
+    image, x = probe_inputs()
+    images = converted_images(best, image=image)
+    assert torch.equal(images, converted_images(same, image=image))
+    assert (images - reference_output(to_float64(tensors), x)).abs().max() > 0.01
+
+
+def test_ranges_and_output_activation_follow_the_options(tmp_path):
+    tensors = weights(2)
+    torch.save(tensors, tmp_path / "g.pth")
+    image, x = probe_inputs()
+    options = UserOptions(output="sigmoid", input_range="0,1")
+    best = recognize(tmp_path / "g.pth", options)
+    logits = torch.atanh(reference_output(to_float64(tensors), (x + 1) / 2).clamp(-0.9999, 0.9999))
+    expected = 2 * torch.sigmoid(logits) - 1
+    assert (converted_images(best, image=image) - expected).abs().max() < 0.02
+    with pytest.raises(
+        ModelImportError, match="--range 1,0: expected the values of black and white"
+    ):
+        recognize(tmp_path / "g.pth", UserOptions(range="1,0"))

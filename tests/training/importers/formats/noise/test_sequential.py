@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from service.runtime.latent import seeds
@@ -15,8 +16,9 @@ from tests.support.checkpoints import (
     to_float64,
     to_levels,
 )
-from training.importers.errors import ImportOptionError, ModelImportError
-from training.importers.options import UserOptions
+from training.importers.errors import FormatMismatchError, ImportOptionError, ModelImportError
+from training.importers.formats.noise.transposed import Geometry, doubling, plausible
+from training.importers.options import Choices, UserOptions
 
 
 def dcgan_reference(t, z, gap=3, act=F.relu):
@@ -126,3 +128,135 @@ def test_infers_image_shape_of_mlp(tmp_path, values, channels, side):
     expected = torch.tanh(mlp_reference(to_float64(tensors), inputs, F.relu, channels, side))
     images = converted_images(best, z=feeds, class_weights=weights)
     assert (images - expected).abs().max() < 1e-4
+
+
+def stated(best):
+    """Return the stated properties of a network as (value, source), by name."""
+    return {each.name: (each.value, each.source) for each in best.converted.assumptions}
+
+
+def test_states_what_the_tensors_of_a_dcgan_do_not_determine(tmp_path):
+    torch.save(random_tensors(dcgan_shapes(6, (6, 4), 3)), tmp_path / "g.pth")
+    assert stated(recognize(tmp_path / "g.pth")) == {
+        "layers": ("s1p0,s2p1,s2p1", "assumed"),
+        "activation": ("relu", "assumed"),
+        "norm_eps": ("1e-05", "assumed"),
+        "output": ("tanh", "assumed"),
+        "latent": ("normal", "assumed"),
+        "norm_order": ("before", "names"),
+    }
+    options = UserOptions(activation="leaky_relu", assume={"slope": "0.1"}, latent="unit")
+    set_by_user = stated(recognize(tmp_path / "g.pth", options))
+    assert set_by_user["slope"] == ("0.1", "option")
+    assert set_by_user["latent"] == ("unit", "option")
+
+
+def test_slope_and_eps_change_the_images(tmp_path):
+    tensors = random_tensors(dcgan_shapes(6, (6, 4), 3), scale=0.5)
+    torch.save(tensors, tmp_path / "g.pth")
+    options = UserOptions(activation="leaky_relu", assume={"slope": "0.05", "norm_eps": "0.5"})
+    images = converted_images(recognize(tmp_path / "g.pth", options), z=noise(6)[0])
+    t, x = to_float64(tensors), noise(6)[1][:, :, None, None]
+    for i in range(3):
+        x = F.conv_transpose2d(x, t[f"main.{3 * i}.weight"], None, *((2, 1) if i else ()))
+        if i < 2:
+            scale, shift, mean, var = (t[f"main.{3 * i + 1}.{name}"] for name in NORM)
+            x = F.leaky_relu(F.batch_norm(x, mean, var, scale, shift, eps=0.5), 0.05)
+    assert (images - torch.tanh(x)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("gap", "order"), [(1, "before"), (2, "after")])
+def test_layer_numbers_tell_where_the_normalization_stands(tmp_path, gap, order):
+    sequence = nn.Sequential(
+        nn.Linear(5, 8), *([nn.ReLU()] if gap == 2 else []), nn.BatchNorm1d(8),
+        *([nn.ReLU()] if gap == 1 else []), nn.Linear(8, 64), nn.Tanh(),
+    )  # fmt: skip
+    sequence.load_state_dict(random_tensors({n: t.shape for n, t in sequence.state_dict().items()}))
+    torch.save(sequence.state_dict(), tmp_path / "g.pth")
+    best = recognize(tmp_path / "g.pth")
+    assert stated(best)["norm_order"][0] == order
+    feeds, z = noise(5)
+    expected = sequence.double().eval()(z).reshape(-1, 1, 8, 8)
+    assert (converted_images(best, z=feeds) - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize("shapes", [dcgan_shapes(9, (6, 4), 3), mlp_shapes([9, 12, 48])])
+def test_class_embedding_is_used_in_the_order_that_the_user_sets(tmp_path, shapes, order):
+    tensors = random_tensors({"label_emb.weight": (4, 3)} | shapes, scale=0.5)
+    torch.save(tensors, tmp_path / "g.pth")
+    with pytest.raises(ImportOptionError, match=r"class_order=after or .*class_order=before"):
+        recognize(tmp_path / "g.pth")
+    options = UserOptions(assume={"class_order": order}, class_names=("a", "b", "c", "d"))
+    best = recognize(tmp_path / "g.pth", options)
+    assert best.converted.classes == options.class_names
+    assert best.converted.latent.dimension == 6
+    feeds, z = noise(6)
+    weights = torch.eye(4)[:3]
+    label = weights.double() @ tensors["label_emb.weight"].double()
+    inputs = torch.cat([z, label] if order == "after" else [label, z], 1)
+    t = to_float64(tensors)
+    if best.format.name == "dcgan":
+        expected = dcgan_reference(t, inputs)
+    else:
+        del t["label_emb.weight"]
+        expected = torch.tanh(mlp_reference(t, inputs, F.relu, 3, 4))
+    images = converted_images(best, z=feeds, class_weights=weights)
+    assert (images - expected).abs().max() < 1e-4
+
+
+def test_geometry_doubles_the_side_by_default():
+    assert str(doubling([4, 4, 4])) == "s1p0,s2p1,s2p1"
+    assert doubling([4, 4, 4, 4, 4]).side == 64
+    assert plausible([7, 4, 4]) == [doubling([7, 4, 4])]
+    assert doubling([4, 5, 3, 2, 6, 1]).sides == [4, 8, 16, 32, 64, 64]
+
+
+def test_odd_kernels_need_a_common_side(tmp_path):
+    shapes = {"0.weight": (6, 5, 3, 3), "3.weight": (5, 4, 4, 4), "6.weight": (4, 3, 3, 3)}
+    shapes |= {"9.weight": (3, 1, 4, 4)}
+    tensors = random_tensors(shapes, scale=0.6)
+    torch.save(tensors, tmp_path / "g.pth")
+    # Doubling leads to 24×24 pixels.
+    with pytest.raises(ImportOptionError, match="--assume layers=s1p0,s1p0,s2p0,s2p0"):
+        recognize(tmp_path / "g.pth")
+    best = recognize(tmp_path / "g.pth", UserOptions(assume={"layers": "s2,s1p0,s2,s2p0"}))
+    assert best.converted.image.height == 28
+    feeds, z = noise(6)
+    x = z[:, :, None, None]
+    for index, stride in ((0, 2), (3, 1), (6, 2), (9, 2)):
+        x = F.relu(x) if index else x
+        x = F.conv_transpose2d(x, tensors[f"{index}.weight"].double(), stride=stride)
+    assert (converted_images(best, z=feeds) - torch.tanh(x)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"side": 20}, "--side 20: no common strides"),
+        ({"assume": {"layers": "s1,s2"}}, "expected one step for each of the 3 layers"),
+        ({"assume": {"layers": "s1,s2,s0"}}, "expected one step"),
+        ({"assume": {"layers": "s1,s2,s1o1"}}, "expected one step"),
+        ({"assume": {"layers": "s1,s2p1,s2p1"}, "side": 20}, "have a side of 16 pixels"),
+    ],
+)
+def test_rejects_geometries_that_do_not_fit(options, message):
+    with pytest.raises(ImportOptionError, match=message):
+        Geometry.choose([4, 4, 4], Choices(UserOptions(**options)))
+
+
+def test_rejects_geometries_without_output():
+    with pytest.raises(FormatMismatchError, match="a layer has no output"):
+        _ = Geometry((4, 4), ((1, 2, 0), (2, 1, 0))).side
+
+
+def test_kernels_of_three_that_double_are_imported(tmp_path):
+    shapes = dcgan_shapes(6, (5, 4, 4), 3)
+    shapes = {
+        n: (*s[:2], 3, 3) if len(s) == 4 and n != "main.0.weight" else s for n, s in shapes.items()
+    }
+    tensors = random_tensors(shapes, scale=0.6)
+    torch.save(tensors, tmp_path / "g.pth")
+    best = recognize(tmp_path / "g.pth")
+    assert best.converted.image.height == 32
+    assert stated(best)["layers"][0] == "s1p0,s2p1o1,s2p1o1,s2p1o1"
