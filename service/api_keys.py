@@ -20,7 +20,7 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -146,6 +146,12 @@ def revoke_key(path: Path, name: str) -> None:
         keys[:] = remaining
 
 
+def parse_duration(text: str) -> timedelta | None:
+    """Parse a duration (``30d``, ``12h``, ``2w``, ``90m``); None for any other text."""
+    match = _DURATION.fullmatch(text)
+    return None if match is None else timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
 def parse_expiry(text: str, now: datetime | None = None) -> datetime:
     """Parse a duration from now (``30d``, ``12h``, ``2w``, ``90m``) or an ISO 8601 date.
 
@@ -153,8 +159,8 @@ def parse_expiry(text: str, now: datetime | None = None) -> datetime:
     """
     now = now or datetime.now(UTC).replace(microsecond=0)
     try:
-        if match := _DURATION.fullmatch(text):
-            return now + timedelta(**{_UNITS[match[2]]: int(match[1])})
+        if (duration := parse_duration(text)) is not None:
+            return now + duration
         date = datetime.fromisoformat(text)
         return date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
     except (ValueError, OverflowError) as error:
@@ -166,12 +172,19 @@ def parse_expiry(text: str, now: datetime | None = None) -> datetime:
 class KeyRing:
     """The valid keys of a file, which is read again when it changes.
 
+    Keys expire by the latest time that the system clock has shown, so that a clock that is set back
+    does not revive them.
+
     If the file becomes unreadable, the previously read keys stay valid, and an error is logged. A
     file that is unreadable from the start gives no valid keys.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
         self._path = path
+        self._clock = clock
+        self._now = clock()
         self._signature: object = None
         self._keys: dict[str, Key] = {}
         self._reload()
@@ -183,7 +196,8 @@ class KeyRing:
         key = self._keys.get(match[1]) if match else None
         expected_hash = key.sha256 if key else _UNKNOWN_KEY_HASH
         is_equal = hmac.compare_digest(_sha256(presented), expected_hash)
-        if key is None or not is_equal or key.has_expired(datetime.now(UTC)):
+        self._now = max(self._now, self._clock())
+        if key is None or not is_equal or key.has_expired(self._now):
             return None
         return key
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ByteSize, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, ByteSize, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -22,6 +22,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from service.api_keys import parse_duration
 from service.logs import LogFormat
 from service.runtime.errors import UserError
 from service.runtime.files import cache_folder
@@ -39,6 +40,12 @@ def _models_folder() -> Path:
     """Return ``./models`` if it exists, else the folder next to the code (checkout or Bento)."""
     here = Path("models")
     return here if here.is_dir() else Path(__file__).parent.parent / "models"
+
+
+def _seconds(value: object) -> object:
+    """Convert a duration (``30d``, ``12h``) to seconds; other values are left to pydantic."""
+    duration = parse_duration(value) if isinstance(value, str) else None
+    return value if duration is None else duration.total_seconds()
 
 
 class Settings(BaseSettings):
@@ -110,6 +117,11 @@ class Settings(BaseSettings):
         default=False,
         description="Accept requests without a key, on any address, even if keys is set.",
     )
+    insecure_admin: bool = Field(
+        default=False,
+        description="Without keys, give administrator access to every program on this machine. A "
+        "proxy on this machine that adds no headers gets it, too, with all of its clients.",
+    )
     open_paths: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("/", "/healthz", "/docs", "/docs/*", "/openapi.json"),
         description="Paths that need no key, separated by commas; a trailing /* includes all paths "
@@ -150,8 +162,30 @@ class Settings(BaseSettings):
         default_factory=lambda: cache_folder("jobs"),
         description="The folder for jobs and their outputs.",
     )
+    jobs_keep: Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)] = (
+        Field(
+            default=30 * 86_400.0,
+            description="How long the results of a job are kept after it has ended: 90m, 12h, 30d, "
+            "2w, or a number of seconds. 0 keeps them until they are deleted.",
+        )
+    )
+    jobs_quota: Annotated[ByteSize, Field(gt=0)] | None = Field(
+        default=None,
+        description="Bytes of results that each API key may hold, or with a unit (50GiB); further "
+        "jobs get 429. Default: no limit.",
+    )
+    max_jobs_per_key: Annotated[int, Field(gt=0)] = Field(
+        default=20, description="Jobs of an API key that wait or run; more get 429."
+    )
     max_job_images: Annotated[int, Field(gt=0)] = Field(
         default=1_000_000, description="Images per job; more get 422."
+    )
+    max_job_pixels: Annotated[int, Field(gt=0)] = Field(
+        default=2**42,
+        description="Pixels that a job may generate and resize to; more get 422.",
+    )
+    max_resized_pixels: Annotated[int, Field(gt=0)] = Field(
+        default=2**24, description="Pixels to which a job may resize an image; more get 422."
     )
     log_format: LogFormat | None = Field(
         default=None, description="json or text; default: text on a terminal, json otherwise."

@@ -12,8 +12,8 @@ from service import tracing
 from service.api.app import create_app
 from service.api.metrics import SchedulerMetrics
 from service.api.problems import not_ready
+from service.api.state import create_queue
 from service.host.shutdown import GracefulShutdown
-from service.offline.queue import JobQueue
 from service.runtime.onnx.execution_plans import PlanOptions, cache_file
 from service.runtime.onnx.machine import freeze_garbage_collection
 from service.runtime.scheduling.engine import Engine, EngineState
@@ -39,7 +39,7 @@ class ServiceWorker:
             watch_s=settings.watch_s,
             memory_budget=settings.memory_budget,
         )
-        self._queue = JobQueue(settings.jobs, engine)
+        self._queue = create_queue(engine, settings)
         self.application = GracefulShutdown(
             engine,
             create_app(engine, settings, self._queue),

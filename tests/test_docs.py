@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 def shipped(tmp_path_factory):
     # Other services in these tests may use the default jobs folder.
     jobs = {"GANYMEDE_JOBS": str(tmp_path_factory.mktemp("jobs"))}
-    with serving(ROOT / "models", env=jobs) as server:
+    with serving(ROOT / "models", "--insecure-admin", env=jobs) as server:
         yield server
 
 

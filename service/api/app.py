@@ -50,7 +50,7 @@ from service.api.routes import (
     models,
     sample_classes,
 )
-from service.offline.queue import JobQueue
+from service.offline.queue.runner import JobQueue
 from service.runtime.scheduling.engine import Engine
 from service.settings import Settings
 
@@ -66,7 +66,7 @@ def create_app(engine: Engine, settings: Settings, queue: JobQueue | None = None
         version=__version__,
     )
 
-    state.install(app, engine, settings, queue or JobQueue(settings.jobs, engine))
+    state.install(app, engine, settings, queue or state.create_queue(engine, settings))
 
     app.include_router(models.router)
     app.include_router(generate.router)

@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 
 from service.api.problems import invalid
 from service.api.request_context import Rejection, note_model, note_rejection
-from service.offline.queue import JobQueue
+from service.offline.queue.runner import JobQueue, QueueLimits
 from service.runtime.models.manifest import Task
 from service.runtime.models.model import Model
 from service.runtime.onnx.machine import usable_cpus
@@ -72,6 +72,16 @@ class ServiceState:
         if model.manifest.task != task:
             raise invalid("model", f"{model.manifest.name} is for /v1/{model.manifest.task}")
         return model
+
+
+def create_queue(engine: Engine, settings: Settings) -> JobQueue:
+    """Return the job queue of a service, with the configured limits. It is not started."""
+    limits = QueueLimits(
+        waiting_per_owner=settings.max_jobs_per_key,
+        bytes_per_owner=settings.jobs_quota,
+        keep_s=settings.jobs_keep,
+    )
+    return JobQueue(settings.jobs, engine, limits)
 
 
 def install(app: FastAPI, engine: Engine, settings: Settings, queue: JobQueue) -> ServiceState:

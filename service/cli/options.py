@@ -24,7 +24,7 @@ ModelsOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 # Shown in place of defaults that depend on where the service runs.
-_SHOWN_DEFAULTS = {"models": "./models", "jobs": "~/.cache/ganymede/jobs"}
+_SHOWN_DEFAULTS = {"models": "./models", "jobs": "~/.cache/ganymede/jobs", "jobs_keep": "30d"}
 _METAVARS = {int: "N", float: "SECONDS", Path: "PATH", ByteSize: "BYTES"}
 
 

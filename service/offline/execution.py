@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,8 +85,12 @@ def write_summary(
     ledger: Ledger,
     records: Sequence[ShardRecord],
     seconds: float,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Write the metadata, a contact sheet and the summary, and return the summary."""
+    """Write the metadata, a contact sheet and the summary, and return the summary.
+
+    Raises StoreError, and Stopped while the contact sheet is generated.
+    """
     summary: dict[str, Any] = {
         "model": f"{job.model}@{job.version}",
         "digest": job.digest,
@@ -97,10 +101,11 @@ def write_summary(
     }
     step = max(1, job.count // _CONTACT_SHEET_IMAGES)
     items = [renderer.items(number) for number in range(0, job.count, step)[:_CONTACT_SHEET_IMAGES]]
-    images = [pixels for pixels in renderer.pixels(items) if pixels is not None]
+    pixels = renderer.pixels(items, should_stop)
+    image = contact_sheet(each for each in pixels if each is not None)
     sheet = io.BytesIO()
-    if images:
-        contact_sheet(images).save(sheet, "PNG")
+    if image is not None:
+        image.save(sheet, "PNG")
     ledger.complete(summary, sheet.getvalue())
     return summary
 

@@ -93,6 +93,10 @@ class SamplingJob(BaseModel):
         start = shard * self.shard_size
         return range(start, min(start + self.shard_size, self.count))
 
+    def pixels_per_image(self, generated: int) -> int:
+        """Return the pixels that are made for each image, of which the model makes `generated`."""
+        return generated + (self.resize[0] * self.resize[1] if self.resize is not None else 0)
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash of all fields: equal for jobs with the same output."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -52,31 +52,45 @@ class ShardRenderer:
                 yield RenderedImage(rendered.item, self._encode_output(rendered))
             return
         for start in range(0, len(numbers), self._model.plan.max_rows):
-            if stopped():
-                raise Stopped
-            yield from self.render(numbers[start : start + self._model.plan.max_rows])
+            yield from self._render(numbers[start : start + self._model.plan.max_rows], stopped)
 
     def render(self, numbers: Sequence[int]) -> list[RenderedImage]:
         """Return the images with these numbers, generated as one batch if memory allows."""
         if self._image_to_image is not None:
             rendered = self._image_to_image.shard(numbers, lambda: False)
             return [RenderedImage(each.item, self._encode_output(each)) for each in rendered]
-        items = [self.items(number) for number in numbers]
-        return [
-            RenderedImage(item, None if pixels is None else self._encode(item, pixels))
-            for item, pixels in zip(items, self.pixels(items), strict=True)
-        ]
+        return list(self._render(numbers, lambda: False))
 
-    def pixels(self, items: Sequence[JobItem]) -> Sequence[Pixels | None]:
-        """Return the images ``[H, W, C]`` of `items`; None if the model failed."""
+    def _render(
+        self, numbers: Sequence[int], stopped: Callable[[], bool]
+    ) -> Iterator[RenderedImage]:
+        """Generate images as one batch, and encode one after the other. Raises Stopped."""
+        items = [self.items(number) for number in numbers]
+        for item, pixels in zip(items, self._pixels(items, stopped), strict=True):
+            yield RenderedImage(item, None if pixels is None else self._encode(item, pixels))
+
+    def pixels(
+        self, items: Sequence[JobItem], stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[Pixels | None]:
+        """Yield the images ``[H, W, C]`` of `items`; None if the model failed. Raises Stopped."""
         if self._image_to_image is not None:
-            rendered = self._image_to_image.shard([item.number for item in items], lambda: False)
-            return [each.pixels for each in rendered]
-        images = run_in_halves(items, self._generate, _report)
-        if self._job.resize is None:
-            return images
+            for each in self._image_to_image.shard([item.number for item in items], stopped):
+                yield each.pixels
+            return
+        for start in range(0, len(items), self._model.plan.max_rows):
+            yield from self._pixels(items[start : start + self._model.plan.max_rows], stopped)
+
+    def _pixels(
+        self, items: Sequence[JobItem], stopped: Callable[[], bool]
+    ) -> Iterator[Pixels | None]:
+        """Yield the images of one batch. They are resized one at a time: results can be large."""
+        if stopped():
+            raise Stopped
         size = self._job.resize
-        return [None if image is None else resized(image, *size) for image in images]
+        for image in run_in_halves(items, self._generate, _report):
+            if stopped():
+                raise Stopped
+            yield image if image is None or size is None else resized(image, *size)
 
     def _generate(self, items: Sequence[JobItem]) -> list[Pixels]:
         manifest = self._model.manifest
@@ -107,14 +121,21 @@ def _report(item: JobItem, error: Exception) -> None:
     log.error("the image of seed %d cannot be generated: %s", item.seed, first_line(error))
 
 
-def contact_sheet(images: Sequence[Pixels], *, columns: int = 8, side: int = 128) -> Image.Image:
-    """Arrange images ``[H, W, C]`` in one image, each scaled down to at most `side` pixels."""
+def contact_sheet(
+    images: Iterable[Pixels], *, columns: int = 8, side: int = 128
+) -> Image.Image | None:
+    """Arrange images ``[H, W, C]`` in one image, each scaled down to at most `side` pixels.
+
+    Returns None without images. Only one image at a time is kept in full size.
+    """
     thumbnails = []
     for pixels in images:
         height, width, _ = pixels.shape
         scale = min(1.0, side / max(height, width))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         thumbnails.append(to_image(pixels if scale == 1.0 else resized(pixels, *size)))
+    if not thumbnails:
+        return None
     tile = tuple(max(image.size[axis] for image in thumbnails) for axis in (0, 1))
     columns = min(columns, len(thumbnails))
     rows = -(-len(thumbnails) // columns)

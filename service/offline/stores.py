@@ -7,6 +7,7 @@ are atomic.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -28,6 +29,10 @@ _TEMPORARY = f"{STATE_FOLDER}/writing"
 
 class StoreError(UserError):
     """The output folder cannot be read or written."""
+
+
+class DiskFull(StoreError):
+    """The output folder has no space left, or its owner's quota is used up."""
 
 
 class Store:
@@ -148,7 +153,8 @@ class Store:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise StoreError(f"{self.url}: {name}: {error.strerror or error}") from error
+            kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError
+            raise kind(f"{self.url}: {name}: {error.strerror or error}") from error
         except UserError:
             raise
         except Exception as error:

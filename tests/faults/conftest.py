@@ -34,7 +34,7 @@ def failing_models(tmp_path) -> Path:
 @pytest.fixture
 def failing_server(failing_models) -> Iterator[Server]:
     """A service with the failing model, which a test may kill."""
-    with serving(failing_models) as server:
+    with serving(failing_models, "--insecure-admin") as server:
         yield server
 
 

@@ -142,6 +142,7 @@ def test_keys_on_full_disk_leave_file_unchanged(full):
 def test_serves_with_full_disk_and_log(drawn_repository, full):
     # Measured plans are written to a file.
     environment = {"GANYMEDE_PLAN": "measure", "GANYMEDE_CACHE": str(full.folder / "cache")}
+    environment |= {"GANYMEDE_INSECURE_ADMIN": "1"}
     environment |= {"BENTOML_HOME": str(full.folder / "bentoml"), "TMPDIR": str(full.folder)}
     quiet = ["bash", "-c", 'exec "$@" > /dev/full 2>&1', "bash"]
     command = [*quiet, *full.limited(ganymede("serve", "--models", drawn_repository))]

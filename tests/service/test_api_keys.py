@@ -162,3 +162,13 @@ def test_bad_input_gives_one_line_error(flags, expected):
     process = command(*flags, code=2)
     assert expected in process.stderr
     assert len(process.stderr.splitlines()) == 1
+
+
+def test_clock_that_is_set_back_does_not_revive_keys(tmp_path):
+    now = datetime.now(UTC).replace(microsecond=0)
+    secret = add_key(tmp_path / "keys.json", "app", expires=now + timedelta(hours=1))
+    times = iter([now, now, now + timedelta(hours=2), now])
+    keys = KeyRing(tmp_path / "keys.json", lambda: next(times))
+    assert keys.find(secret) is not None
+    assert keys.find(secret) is None
+    assert keys.find(secret) is None

@@ -3,6 +3,9 @@
 If the service requires keys, every path except the open paths needs one. Otherwise, only
 connections to a loopback address of this machine are accepted, regardless of how the process was
 started, unless the operator has set `insecure`.
+
+Without keys, nobody is an administrator unless the operator has set `insecure_admin`: a proxy on
+this machine may add no headers, and its clients then look like programs on this machine.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from service.api import request_context
 from service.api.middleware.early_responses import send_problem
 from service.api.problems import Problem
 from service.api.rate_limits import RateLimiter, TokenBucket
-from service.api_keys import KeyRing
+from service.api_keys import Key, KeyRing
 from service.settings import Settings, is_loopback
 
 _ADMIN_PATH = "/v1/admin"
@@ -36,6 +39,7 @@ class Caller:
     name: str | None
     admin: bool
     rate_limit: TokenBucket | None = None
+    key: Key | None = None
 
 
 class Authentication:
@@ -45,6 +49,7 @@ class Authentication:
         """Read the keys, if `settings` require them."""
         self._app = app
         self._insecure = settings.insecure
+        self._insecure_admin = settings.insecure_admin
         self._keys = KeyRing(settings.keys) if settings.requires_keys and settings.keys else None
         self._open_paths = settings.open_paths
         self._pixels_per_minute = settings.pixels_per_minute
@@ -79,12 +84,13 @@ class Authentication:
                 raise _no_access_control()
             client = (scope.get("client") or ("",))[0]
             bucket = self._rate_limiter.bucket(_client_network(client), self._pixels_per_minute)
-            return Caller(None, _is_local(scope), bucket)
+            return Caller(None, self._insecure_admin and _is_local(scope), bucket)
         credentials = _credentials(Headers(scope=scope))
         key = self._keys.find(credentials) if credentials else None
         if key is not None:
             per_minute = key.pixels_per_minute or self._pixels_per_minute
-            return Caller(key.name, key.admin, self._rate_limiter.bucket(key.id, per_minute))
+            bucket = self._rate_limiter.bucket(key.id, per_minute)
+            return Caller(key.name, key.admin, bucket, key)
         if self._is_open(scope["path"]):
             return Caller(None, admin=False)
         if credentials:
@@ -135,8 +141,9 @@ def _assert_admin(caller: Caller) -> None:
             403,
             "admin-needed",
             "Administrator access is required",
-            "without keys, only programs on this machine can administer the service; start it with "
-            "--keys FILE, and use a key created by ganymede keys add NAME --admin",
+            "without keys, nobody can administer the service; start it with --keys FILE, and use a "
+            "key created by ganymede keys add NAME --admin, or start it with --insecure-admin, "
+            "which lets every program on this machine administer it",
         )
     raise Problem(
         403,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, Response
 from starlette.concurrency import run_in_threadpool
 
@@ -16,10 +20,15 @@ from service.api.schemas.jobs import JobAnswer, JobFile, JobList, JobRequest
 from service.api.schemas.problems import ProblemDocument
 from service.api.state import state_of
 from service.offline import options
-from service.offline.job import Layout, make_job
-from service.offline.queue import JobNotFound, JobQueue, JobState, QueuedJob, TooManyJobs
+from service.offline.job import Layout, SamplingJob, make_job
+from service.offline.queue.runner import JobQueue, TooManyJobs
+from service.offline.queue.table import JobNotFound, JobState, Owner, QueuedJob
 from service.offline.writers import assert_layout_supported
 from service.runtime.images.encoding import ImageFormat
+from service.settings import Settings
+
+# Pixels of a shard: other keys have to wait for its end.
+_MAX_SHARD_PIXELS = 2**33
 
 router = APIRouter(
     tags=["jobs"],
@@ -71,31 +80,87 @@ def _add(body: JobRequest, request: Request) -> JobAnswer:
         image=image,
         shard_size=body.shard_size,
     )
-    if job.count > state.settings.max_job_images:
-        raise invalid("count", f"expected at most {state.settings.max_job_images:,} images")
-    queue = _queue(request)
+    job, pixels = _bounded(job, model.manifest.image.pixels, state.settings)
+    queue = _accepting_queue(request)
     caller = get_caller(request)
     # Jobs count toward the rate limit; otherwise they could circumvent it.
-    pixels = job.count * model.manifest.image.pixels
     if caller.rate_limit is not None:
         caller.rate_limit.take(pixels)
     try:
-        queued = queue.add(job, caller.name)
-    except TooManyJobs as error:
+        with _table_errors():
+            queued = queue.add(job, _owner(caller))
+    except BaseException as error:
         if caller.rate_limit is not None:
             caller.rate_limit.put_back(pixels)
-        raise Problem(
-            429, "too-many-jobs", "Too many jobs are waiting", str(error), retry_after=60
-        ) from error
+        if isinstance(error, TooManyJobs):
+            raise Problem(
+                429, "too-many-jobs", "Too many jobs are waiting", str(error), retry_after=60
+            ) from error
+        raise
     return _answer(queued, queue)
 
 
-@head_requests.get(router, "/v1/jobs", summary="List jobs", response_model_exclude_none=True)
-def list_jobs(request: Request) -> JobList:
+def _bounded(job: SamplingJob, generated: int, settings: Settings) -> tuple[SamplingJob, int]:
+    """Return the job, with a shard size that lets others have their turn, and its pixels.
+
+    `generated` are the pixels that the model generates for each image. Raises Problem (422).
+    """
+    if job.count > settings.max_job_images:
+        raise invalid("count", f"expected at most {settings.max_job_images:,} images")
+    if job.resize is not None and job.resize[0] * job.resize[1] > settings.max_resized_pixels:
+        raise invalid("resize", f"expected at most {settings.max_resized_pixels:,} pixels")
+    per_image = job.pixels_per_image(generated)
+    pixels = job.count * per_image
+    if pixels > settings.max_job_pixels:
+        raise invalid(
+            "count",
+            f"the job would make {pixels:,} pixels, and the limit is {settings.max_job_pixels:,}; "
+            f"expected at most {settings.max_job_pixels // per_image:,} images of this size",
+        )
+    shard_size = min(job.shard_size, max(1, _MAX_SHARD_PIXELS // per_image))
+    return job.model_copy(update={"shard_size": shard_size}), pixels
+
+
+@head_requests.get(
+    router,
+    "/v1/jobs",
+    summary="List jobs",
+    response_model_exclude_none=True,
+    responses={422: PROBLEMS[422]},
+)
+def list_jobs(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Jobs per page.")] = 100,
+    after: Annotated[
+        str | None,
+        Query(max_length=100, description="From the URL of the next page."),
+    ] = None,
+) -> JobList:
     """List the jobs that the caller may see."""
     queue, caller = _queue(request), get_caller(request)
-    visible = [job for job in queue.all() if _may_see(job, caller)]
-    return JobList(data=[_answer(job, queue, files=False) for job in visible])
+    with _table_errors():
+        # One more than the page has, to know whether another page follows.
+        jobs = queue.table.page(
+            None if caller.admin else _owner(caller), limit + 1, _position(after)
+        )
+    page = jobs[:limit]
+    more = len(jobs) > limit
+    last = f"{page[-1].created!r}-{page[-1].id}" if more else None
+    return JobList(
+        data=[_answer(job, queue, files=False) for job in page],
+        has_more=more,
+        next=f"/v1/jobs?limit={limit}&after={last}" if more else None,
+    )
+
+
+def _position(after: str | None) -> tuple[float, str] | None:
+    """Return the creation time and the id of the last job of a page. Raises Problem (422)."""
+    if after is None:
+        return None
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,12})?)-([0-9a-f]{1,64})", after, re.ASCII)
+    if match is None:
+        raise invalid("after", "expected the value from the URL of the next page")
+    return float(match[1]), match[2]
 
 
 @head_requests.get(router, "/v1/jobs/{job}", summary="Get a job", response_model_exclude_none=True)
@@ -113,7 +178,11 @@ def delete_job(job: str, request: Request) -> JobAnswer:
     """Cancel a job. A job that has ended is deleted, with its files."""
     _find(job, request)
     queue = _queue(request)
-    return _answer(queue.cancel(job), queue, files=False)
+    with _table_errors():
+        try:
+            return _answer(queue.cancel(job), queue, files=False)
+        except JobNotFound as error:  # Deleted in the meantime.
+            raise _not_found(job) from error
 
 
 @head_requests.get(
@@ -134,24 +203,38 @@ def get_job_file(job: str, name: str, request: Request) -> FileResponse:
     )
 
 
-def _queue(request: Request) -> JobQueue:
+def _accepting_queue(request: Request) -> JobQueue:
     """Return the job queue. Raises Problem (503) if it accepts no jobs."""
     queue = state_of(request).queue
     if queue.problem is not None:
-        raise Problem(
-            503,
-            "no-jobs-taken",
-            "Jobs are not available",
-            f"{queue.problem}; --jobs FOLDER sets where jobs are stored",
-            retry_after=10,
-        )
+        raise _unavailable(f"{queue.problem}; --jobs FOLDER sets where jobs are stored")
     return queue
+
+
+def _queue(request: Request) -> JobQueue:
+    """Return the job queue, which may accept no jobs. Raises Problem (503) if it has no table."""
+    queue = state_of(request).queue
+    return queue if queue.is_open else _accepting_queue(request)
+
+
+@contextmanager
+def _table_errors() -> Iterator[None]:
+    """Raise Problem (503) if the table cannot be read or changed."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise _unavailable(f"the table of jobs cannot be used: {error}") from error
+
+
+def _unavailable(reason: str) -> Problem:
+    return Problem(503, "no-jobs-taken", "Jobs are not available", reason, retry_after=10)
 
 
 def _find(job: str, request: Request) -> QueuedJob:
     """Return a job that the caller may see. Raises Problem (404)."""
     try:
-        queued = _queue(request).get(job)
+        with _table_errors():
+            queued = _queue(request).get(job)
     except JobNotFound as error:
         raise _not_found(job) from error
     if not _may_see(queued, get_caller(request)):
@@ -159,8 +242,14 @@ def _find(job: str, request: Request) -> QueuedJob:
     return queued
 
 
+def _owner(caller: Caller) -> Owner:
+    """Return the owner of the caller's jobs."""
+    key = caller.key
+    return Owner() if key is None else Owner(key.id, key.name, key.created.timestamp())
+
+
 def _may_see(job: QueuedJob, caller: Caller) -> bool:
-    return caller.admin or job.owner == caller.name
+    return caller.admin or job.belongs_to(_owner(caller))
 
 
 def _answer(queued: QueuedJob, queue: JobQueue, *, files: bool = True) -> JobAnswer:
@@ -181,6 +270,8 @@ def _answer(queued: QueuedJob, queue: JobQueue, *, files: bool = True) -> JobAns
         images_per_second=rate and round(rate, 1),
         eta_s=round(left / rate, 1) if rate and running else None,
         error=queued.error,
+        attempts=queued.attempts,
+        expires=queue.expires(queued),
         files=[
             JobFile(
                 name=path.name,

@@ -13,7 +13,7 @@ from service.api.schemas.fields import (
     Seed,
     TruncationField,
 )
-from service.offline.queue import JobState
+from service.offline.queue.table import JobState
 
 
 class JobRequest(RequestModel):
@@ -82,7 +82,16 @@ class JobAnswer(BaseModel):
     ended: float | None = None
     images_per_second: float | None = None
     eta_s: float | None = None
-    error: str | None = None
+    error: str | None = Field(
+        default=None, description="Why the job failed, or why it waits before it is tried again."
+    )
+    attempts: int = Field(
+        default=0,
+        description="How often the job was started without finishing a part of it since.",
+    )
+    expires: float | None = Field(
+        default=None, description="When the job and its files will be deleted."
+    )
     files: list[JobFile] = []
 
 
@@ -90,3 +99,5 @@ class JobList(BaseModel):
     """The jobs of the caller, newest first; for an administrator, all jobs."""
 
     data: list[JobAnswer]
+    has_more: bool = False
+    next: str | None = Field(default=None, description="The URL of the next page, if there is one.")

@@ -199,14 +199,31 @@ def test_openapi_document_requires_keys(keyed):
         {"via": "1.1 proxy"},
     ],
 )
-def test_without_keys_web_pages_and_proxies_are_not_admin(drawn_server, headers):
-    with drawn_server.client() as client:
+def test_insecure_admin_excludes_web_pages_and_proxies(insecure_admin_server, headers):
+    with insecure_admin_server.client() as client:
         assert client.post("/v1/admin/reload", headers=headers).status_code == 403
 
 
-def test_without_keys_local_programs_are_admin(drawn_server):
+def test_without_keys_nobody_is_admin(drawn_server):
     with drawn_server.client() as client:
-        same = {"origin": drawn_server.url, "sec-fetch-site": "same-origin"}
+        response = client.post("/v1/admin/reload")
+    assert response.status_code == 403
+    assert "--insecure-admin" in response.json()["detail"]
+    # A proxy that speaks HTTP/1.0 and adds no headers looks like a local program.
+    with drawn_server.connect() as connection:
+        connection.sendall(b"POST /v1/admin/reload HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 403")
+
+
+@pytest.fixture(scope="module")
+def insecure_admin_server(drawn_repository):
+    with serving(drawn_repository, "--insecure-admin") as server:
+        yield server
+
+
+def test_insecure_admin_includes_local_programs(insecure_admin_server):
+    with insecure_admin_server.client() as client:
+        same = {"origin": insecure_admin_server.url, "sec-fetch-site": "same-origin"}
         assert client.post("/v1/admin/reload", headers=same).status_code == 200
         assert client.post("/v1/admin/reload").status_code == 200
 

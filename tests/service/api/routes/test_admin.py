@@ -15,7 +15,7 @@ from tests.support.tiny_recipes import TINY
 
 @pytest.fixture
 def served(models):
-    with serving(models) as server, server.client() as client:
+    with serving(models, "--insecure-admin") as server, server.client() as client:
         yield models, server, client
 
 
@@ -192,7 +192,8 @@ def test_rejects_requests_from_proxies_and_web_pages(server, headers):
 def test_rejects_requests_from_other_addresses(models):
     import httpx
 
-    with serving(models, "--host", "0.0.0.0", "--insecure") as server:
+    flags = ["--host", "0.0.0.0", "--insecure", "--insecure-admin"]
+    with serving(models, *flags) as server:
         port = server.url.rpartition(":")[2]
         other = f"http://{external_address()}:{port}"
         assert httpx.post(f"{other}/v1/admin/reload").status_code == 403

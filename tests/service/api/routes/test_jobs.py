@@ -220,3 +220,65 @@ def test_reports_unwritable_jobs_folder(drawn_repository, tmp_path):
         assert response.status_code == 503
         assert "--jobs" in response.json()["detail"]
         assert client.post("/v1/generate", json={"model": "painted"}).status_code == 200
+
+
+def test_bounds_and_charges_the_pixels_that_are_made(drawn_repository, tmp_path, job_environment):
+    file = tmp_path / "keys.json"
+    headers = {"x-api-key": add_key(file, "app", pixels_per_minute=2_000_000)}
+    limits = {
+        "GANYMEDE_KEYS": str(file),
+        "GANYMEDE_MAX_RESIZED_PIXELS": "40000",
+        "GANYMEDE_MAX_JOB_PIXELS": "1000000",
+    }
+    with (
+        serving(drawn_repository, env=job_environment | limits) as server,
+        httpx.Client(base_url=server.url, headers=headers) as client,
+    ):
+        body = {"model": "painted-classes", "count": 20}
+        refused = client.post("/v1/jobs", json=body | {"resize": "201x200"})
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "resize")
+        refused = client.post("/v1/jobs", json=body | {"resize": "16384x16384"})
+        assert refused.status_code == 422
+        refused = client.post("/v1/jobs", json=body | {"resize": "200x200", "count": 25})
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "count")
+        assert "at most 24 images" in refused.json()["detail"]
+        accepted = client.post("/v1/jobs", json=body | {"resize": "200x200"})
+        # 20 images of 24×24 pixels, resized to 200×200; the bucket refills in a minute.
+        assert int(accepted.headers["ratelimit-remaining"]) < 2_000_000 - 20 * 200 * 200 / 2
+        job = wait_for_job(client, accepted.headers["location"])
+        assert (job["state"], job["images"]) == ("done", 20)
+        assert job["expires"] > job["ended"]
+
+
+def test_lists_jobs_in_pages(drawn_repository, job_environment):
+    with serving(drawn_repository, env=job_environment) as server, server.client() as client:
+        urls = [start_job(client, count=1) for _ in range(5)]
+        listed, url, pages = [], "/v1/jobs?limit=2", 0
+        while url is not None:
+            page = client.get(url).json()
+            listed += [f"/v1/jobs/{job['id']}" for job in page["data"]]
+            assert page["has_more"] == ("next" in page)
+            url = page.get("next")
+            pages += 1
+        assert (listed, pages) == (urls[::-1], 3)
+        assert client.get("/v1/jobs").json()["has_more"] is False
+        for query in ("limit=0", "limit=x", "after=x", "after=1-x", "after=" + "9" * 101):
+            assert client.get(f"/v1/jobs?{query}").status_code == 422, query
+
+
+def test_limits_jobs_of_each_key(drawn_repository, tmp_path, job_environment):
+    file = tmp_path / "keys.json"
+    keys = [{"x-api-key": add_key(file, name)} for name in ("a", "b")]
+    env = job_environment | {"GANYMEDE_KEYS": str(file), "GANYMEDE_MAX_JOBS_PER_KEY": "2"}
+    body = {"model": "painted-classes", "count": 500_000, "shard_size": 50}
+    with serving(drawn_repository, env=env) as server, server.client(headers=keys[0]) as client:
+        urls = [start_job(client, **body) for _ in range(2)]
+        refused = client.post("/v1/jobs", json=body)
+        assert refused.status_code == 429
+        assert "2 jobs of this key" in refused.json()["detail"]
+        other = httpx.Client(base_url=server.url, headers=keys[1], timeout=60)
+        # It does not wait for the end of the long jobs.
+        assert wait_for_job(other, start_job(other, count=5))["state"] == "done"
+        assert client.get(urls[0]).json()["state"] in ("queued", "running")
+        for url in urls:
+            assert client.delete(url).status_code == 200
