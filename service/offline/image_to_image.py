@@ -91,6 +91,7 @@ class ImageToImageRenderer:
                 direction=self._job.direction,
                 max_pixels=MAX_INPUT_PIXELS,
                 animated="first",
+                formats=None,
             )
         except (UnusableInput, ImageMismatch) as error:
             log.error("%s cannot be used: %s", item.input_file, error)

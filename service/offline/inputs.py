@@ -19,8 +19,7 @@ import fsspec
 
 from service.offline.stores import StoreError
 from service.runtime.errors import UserError
-
-_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
+from service.runtime.images.file_formats import readable_suffixes
 
 
 class InputError(UserError):
@@ -50,7 +49,8 @@ class Inputs:
             raise InputError(f"{url} cannot be read: {reason}") from error
         if not locations:
             raise InputError(
-                f"{url} contains no images: expected {', '.join(_EXTENSIONS)}, or tar files of them"
+                f"{url} contains no images: expected files with the suffix of an image format, or "
+                "tar files of them"
             )
         locations = dict(sorted(locations.items()))
         self.names = tuple(locations)
@@ -109,7 +109,7 @@ class Inputs:
             name = PurePosixPath(path).name if is_single_file else path[len(root) :].lstrip("/")
             if any(part.startswith(".") for part in PurePosixPath(name).parts):
                 continue
-            if name.lower().endswith(_EXTENSIONS):
+            if is_image_name(name):
                 locations[name] = _Location(path, size=int(details["size"]))
             elif name.lower().endswith(".tar"):
                 locations |= self._list_tar(path, name.removesuffix(".tar"))
@@ -120,7 +120,7 @@ class Inputs:
             return {
                 f"{name}/{member.name}": _Location(path, member.offset_data, member.size)
                 for member in archive
-                if member.isfile() and member.name.lower().endswith(_EXTENSIONS)
+                if member.isfile() and is_image_name(member.name)
             }
 
 
@@ -137,6 +137,11 @@ def key_of(stem: str) -> str:
 def open_inputs(url: str) -> Inputs:
     """Return the images at `url`, listed once per process. Raises InputError."""
     return Inputs(url)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file has the suffix of a format that can be decoded."""
+    return PurePosixPath(name).suffix.lower() in readable_suffixes()
 
 
 def _match_key(name: str) -> str:

@@ -21,6 +21,7 @@ from PIL import Image
 from service.runtime.generation import GraphRun, Plan, execute
 from service.runtime.images.color import grayed, split_chroma, with_chroma
 from service.runtime.images.decoding import (
+    UPLOAD_FORMATS,
     DecodedImage,
     ImageDecodeError,
     box_mask,
@@ -186,11 +187,13 @@ def prepare_image(
     direction: str | None,
     max_pixels: int,
     animated: Literal["refuse", "first"],
+    formats: tuple[str, ...] | None = UPLOAD_FORMATS,
     source: Mapping[str, Any] | None = None,
 ) -> PreparedImage:
     """Decode an image and its mask, of at most `max_pixels` each, and prepare them for `model`.
 
-    `source` holds the parameters of an image that another model generated. Raises UnusableInput.
+    `formats` are those of `decode_image`. `source` holds the parameters of an image that another
+    model generated. Raises UnusableInput.
     """
     parameters: dict[str, Any] = {"task": model.manifest.task}
     if direction is not None:
@@ -200,10 +203,12 @@ def prepare_image(
     field: Literal["image", "mask"] = "image"
     try:
         if isinstance(image, bytes):
-            image = decode_image(image, max_pixels=max_pixels, animated=animated)
+            image = decode_image(image, max_pixels=max_pixels, animated=animated, formats=formats)
         parameters["input"] = digest_of(image)
+        if image.scaled:
+            parameters["scaled"] = True
         field = "mask"
-        pixels = None if mask is None else _mask_pixels(mask, image, max_pixels)
+        pixels = None if mask is None else _mask_pixels(mask, image, max_pixels, formats)
         if pixels is not None:
             parameters["mask"] = digest_of(DecodedImage(pixels[..., None].repeat(3, 2), None))
         translation = prepare(model, image, pixels)
@@ -378,11 +383,15 @@ def translate(
     return pixels
 
 
-def _mask_pixels(mask: MaskInput, image: DecodedImage, max_pixels: int) -> Pixels | None:
+def _mask_pixels(
+    mask: MaskInput, image: DecodedImage, max_pixels: int, formats: tuple[str, ...] | None
+) -> Pixels | None:
     if mask.boxes is not None:
         height, width = image.pixels.shape[:2]
         return box_mask(mask.boxes, width, height)
-    return None if mask.file is None else decode_mask(mask.file, max_pixels=max_pixels)
+    if mask.file is None:
+        return None
+    return decode_mask(mask.file, max_pixels=max_pixels, formats=formats)
 
 
 def _concatenated(arrays: Sequence[Array]) -> Array:

@@ -55,3 +55,14 @@ def skipped_lines(skipped: Sequence[str]) -> list[str]:
     if len(skipped) > _MAX_SHOWN:
         lines.append(f"skipped: {len(skipped) - _MAX_SHOWN:,} more")
     return lines
+
+
+def scaled_lines(names: Sequence[str]) -> list[str]:
+    """Return a line about images whose range of values was inferred, if there are any."""
+    if not names:
+        return []
+    shown = f"{names[0]}{f' and {len(names) - 1:,} more' if len(names) > 1 else ''}"
+    return [
+        f"scaled: {shown}: 32-bit values, whose range the file does not define; it was inferred "
+        "from the values of each image"
+    ]

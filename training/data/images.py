@@ -27,10 +27,12 @@ from training.data.findings import (
     counts_line,
     empty_class_lines,
     ignored_lines,
+    scaled_lines,
     skipped_lines,
 )
 from training.data.sources import DataError, ImageSource, SourceSubset, name_hash, open_source
 from training.data.sources.containers import files_on_disk
+from training.data.sources.source import SCALED
 from training.recipe.options import Options
 
 # Ratio of the stored side to the side of a random crop (as usual for pix2pix: 256 from 286).
@@ -39,7 +41,7 @@ _CHUNK_BYTES = 2**26
 # License of data for which none is known.
 UNKNOWN_LICENSE = "unknown"
 # Version of the cache layout; part of the cache key.
-_CACHE_VERSION = 4
+_CACHE_VERSION = 5
 
 
 class DataOptions(Options):
@@ -210,7 +212,7 @@ def load_images(options: DataOptions, progress: Progress | None = None) -> Image
         skipped=tuple(index["skipped"]),
         names=tuple(index["names"]),
         ignored=source.ignored,
-        notes=tuple(source.notes),
+        notes=(*source.notes, *scaled_lines(index["scaled"])),
         fingerprint=index["fingerprint"],
     )
 
@@ -264,7 +266,8 @@ def _decode(
         )
         kept: list[int] = []
         fingerprint = hashlib.sha256()
-        for index, digest, decoded in _decode_all(source, count, size, channels):
+        scaled: set[int] = set()
+        for index, digest, decoded in _decode_all(source, count, size, channels, scaled):
             label = "" if source.labels is None else source.class_names[source.labels[index]]
             fingerprint.update(f"{digest} {label}\n".encode())
             if isinstance(decoded, Exception):
@@ -285,7 +288,12 @@ def _decode(
         if source.labels is not None:
             np.save(part / "labels.npy", np.asarray(source.labels, np.int64)[kept])
         names = [source.names[index] for index in kept]
-        document = {"skipped": skipped, "names": names, "fingerprint": fingerprint.hexdigest()}
+        document = {
+            "skipped": skipped,
+            "names": names,
+            "fingerprint": fingerprint.hexdigest(),
+            "scaled": [source.names[index] for index in sorted(scaled)],
+        }
         (part / "index.json").write_text(json.dumps(document))
         # Another process may have written the same folder in the meantime.
         if not folder.exists():
@@ -293,15 +301,21 @@ def _decode(
 
 
 def _decode_all(
-    source: ImageSource, count: int, size: int, channels: int
+    source: ImageSource, count: int, size: int, channels: int, scaled: set[int]
 ) -> Iterator[tuple[int, str, NDArray[np.uint8] | Exception]]:
-    """Yield the index of each image, the digest of its file, and its pixels or the error."""
+    """Yield the index of each image, the digest of its file, and its pixels or the error.
+
+    Adds the images whose range of values was inferred to `scaled`.
+    """
 
     def decode(index: int) -> tuple[int, str, NDArray[np.uint8] | Exception]:
         digest = "unreadable"
         try:
             digest = image_digest(source, index)
-            return index, digest, fit(source.read(index), size, channels)
+            image = source.read(index)
+            if image.info.get(SCALED):
+                scaled.add(index)
+            return index, digest, fit(image, size, channels)
         except Exception as error:  # noqa: BLE001 - decoders raise many kinds of errors
             return index, digest, error
 

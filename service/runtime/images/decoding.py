@@ -23,7 +23,12 @@ from PIL import ExifTags, Image, ImageCms
 from PIL.ImageFile import ImageFile
 
 from service.runtime.errors import UserError
-from service.runtime.images.file_formats import UNREADABLE, content_of, image_format_of
+from service.runtime.images.file_formats import (
+    UNREADABLE,
+    content_of,
+    image_format_of,
+    readable_formats,
+)
 from service.runtime.images.levels import has_inferred_range, stored_values, to_levels
 
 # Registers the decoder of HEIC with Pillow, if it is installed.
@@ -145,7 +150,9 @@ def decode_image(
         raise _failure(data, formats) from error
 
 
-def decode_mask(data: bytes, *, max_pixels: int) -> Pixels:
+def decode_mask(
+    data: bytes, *, max_pixels: int, formats: tuple[str, ...] | None = UPLOAD_FORMATS
+) -> Pixels:
     """Decode a mask ``[H, W] uint8``: 255 (to be filled) where the luma is at least 128, else 0.
 
     The file is decoded by `decode_image`. Luma follows ITU-R BT.601. Transparent pixels are
@@ -153,7 +160,7 @@ def decode_mask(data: bytes, *, max_pixels: int) -> Pixels:
     MASK_UNSUPPORTED_FORMAT, MASK_TOO_LARGE or MASK_ANIMATED.
     """
     try:
-        decoded = decode_image(data, max_pixels=max_pixels)
+        decoded = decode_image(data, max_pixels=max_pixels, formats=formats)
     except ImageDecodeError as error:
         kind = {
             ImageErrorKind.TOO_LARGE: ImageErrorKind.MASK_TOO_LARGE,
@@ -259,7 +266,7 @@ def _decode(
     formats: tuple[str, ...] | None,
 ) -> DecodedImage:
     """Decode a file. Raises ImageDecodeError, or any exception of a decoder."""
-    with Image.open(io.BytesIO(data), formats=formats) as image:
+    with Image.open(io.BytesIO(data), formats=formats or readable_formats()) as image:
         _check_size(*image.size, max_pixels)
         # Pillow opens a JPEG with further images as MPO, with the images as frames.
         is_animation = image.format != "MPO" and getattr(image, "is_animated", False)

@@ -1,12 +1,17 @@
-"""Names of file formats, recognized by their first bytes, for messages about refused files.
+"""The formats of image files: those that can be decoded, and the names of others, for messages.
 
-Only signatures are compared: no decoder sees the file.
+Names are recognized by the first bytes of a file. No decoder sees the file.
 """
 
 from __future__ import annotations
 
 import re
+from functools import cache
 
+from PIL import Image
+
+# Formats that Pillow recognizes but only decodes with an external program, or not at all.
+_NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"})
 # Formats by the bytes at the start of a file. "." matches any byte.
 _SIGNATURES = (
     ("PNG", rb"\x89PNG\r\n\x1a\n"),
@@ -67,3 +72,18 @@ def content_of(data: bytes) -> str | None:
     """Return what a file that is not an image starts like, with an article, or None."""
     head = data[:_HEAD_BYTES]
     return next((name for name, pattern in _OTHER_PATTERNS if pattern.match(head)), None)
+
+
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """Return the formats that Pillow and its installed plug-ins can decode, in Pillow's names."""
+    Image.init()
+    return tuple(name for name in Image.OPEN if name not in _NOT_DECODED)
+
+
+@cache
+def readable_suffixes() -> frozenset[str]:
+    """Return the suffixes of `readable_formats`, in lower case and with the dot."""
+    readable = readable_formats()
+    extensions = Image.registered_extensions().items()
+    return frozenset(suffix for suffix, name in extensions if name in readable)

@@ -224,3 +224,23 @@ def test_stems_are_unique_and_stay_in_folder(tmp_path):
     assert not any(".." in stem for stem in Inputs(str(tmp_path)).stems())
     with pytest.raises(InputError, match="contains no images"):
         Inputs(str(tmp_path / "nowhere"))
+
+
+def test_reads_every_format_that_pillow_decodes(sample, tmp_path):
+    """Except for animations, of which the first frame is used, the outputs are equal."""
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 11, 1), np.uint8).repeat(3, 2)
+    image = Image.fromarray(pixels)
+    (tmp_path / "in").mkdir()
+    for name in ("a.PNG", "b.bmp", "c.tiff", "d.gif", "e.ppm", "f.tga"):
+        image.save(tmp_path / "in" / name)
+    ramp = Image.fromarray(pixels[..., 0].astype(np.float32) / 255)
+    ramp.save(tmp_path / "in" / "g.tif")
+    sample("softer", "--input", tmp_path / "in", "--out", tmp_path / "out", "--direction", "invert")
+    files = sorted((tmp_path / "out").rglob("images/*.png"))
+    assert len(files) == 7
+    for file in files:
+        np.testing.assert_array_equal(np.asarray(Image.open(file)), 255 - pixels)
+    lines = [
+        json.loads(line) for line in (tmp_path / "out/metadata.jsonl").read_text().splitlines()
+    ]
+    assert [line["input_file"] for line in lines if line.get("scaled")] == ["g.tif"]

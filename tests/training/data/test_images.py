@@ -69,6 +69,19 @@ def test_scales_16_bits_to_8(tmp_path):
     np.testing.assert_array_equal(pixels.flatten(), np.arange(256))
 
 
+def test_float_and_32_bit_images_are_scaled_and_reported(tmp_path):
+    ramp = np.linspace(0, 1, 256).reshape(16, 16)
+    Image.fromarray(ramp.astype(np.float32)).save(tmp_path / "float.tif")
+    Image.fromarray((ramp * 4095).astype(np.int32)).save(tmp_path / "deep.tif")
+    Image.fromarray((ramp * 255).astype(np.uint8)).save(tmp_path / "plain.tif")
+    for _ in range(2):  # The second time, from the cache.
+        data = load_images(options(tmp_path, channels=1))
+        for pixels in data.pixels[..., 0]:
+            assert np.abs(pixels.flatten().astype(int) - np.arange(256)).max() <= 1
+        (line,) = [line for line in data.warnings() if line.startswith("scaled: ")]
+        assert line.startswith("scaled: deep.tif and 1 more: 32-bit values")
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F"])
 def test_reads_every_pillow_mode(mode):
     for channels in (1, 3, 4):

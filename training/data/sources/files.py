@@ -6,12 +6,12 @@ import io
 import posixpath
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 
 from PIL import Image
 
 from service.runtime.images.decoding import ImageDecodeError, ImageErrorKind
+from service.runtime.images.file_formats import readable_formats, readable_suffixes
 from training.data.sources.containers import File, list_files
 from training.data.sources.labels import (
     DATASET_JSON,
@@ -28,8 +28,6 @@ from training.data.sources.labels import (
 from training.data.sources.layout import is_split_name, layout_of, listed, splits_of_files
 from training.data.sources.source import DataError, decode, select_classes
 
-# Formats that Pillow recognizes but only decodes with an external program, or not at all.
-_NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"})
 # Enough for the header of every format; more is read where the size follows a long block.
 _HEAD_BYTES = 4096
 # Folders without images that get a line each.
@@ -221,19 +219,8 @@ class FileSource:
         return ([None] * len(images) if is_final else None), (), ""
 
 
-@cache
-def image_suffixes() -> frozenset[str]:
-    """Return the suffixes of the formats that Pillow and its installed plug-ins can decode."""
-    Image.init()
-    return frozenset(
-        suffix
-        for suffix, name in Image.registered_extensions().items()
-        if name in Image.OPEN and name not in _NOT_DECODED
-    )
-
-
 def _is_image(file: File) -> bool:
-    if posixpath.splitext(file.path)[1].lower() in image_suffixes():
+    if posixpath.splitext(file.path)[1].lower() in readable_suffixes():
         return True
     try:
         head = file.read(_HEAD_BYTES)
@@ -244,8 +231,7 @@ def _is_image(file: File) -> bool:
 
 def _looks_like_image(head: bytes) -> bool:
     """Return whether Pillow recognizes the beginning of a file by its content."""
-    image_suffixes()
-    formats = [name for name in Image.OPEN if name not in _NOT_DECODED and _accepts(name, head)]
+    formats = [name for name in readable_formats() if _accepts(name, head)]
     if not formats:
         return False
     try:

@@ -85,6 +85,8 @@ class SourceSubset:
         return self._source.file(self._rows[index])
 
 
+# Key in `info` of an image whose range of values was inferred.
+SCALED = "ganymede_scaled"
 # Pillow's modes of gray images.
 _GRAY_MODES = ("1", "L", "I", "I;16", "I;16B", "F")
 
@@ -92,12 +94,18 @@ _GRAY_MODES = ("1", "L", "I", "I;16", "I;16B", "F")
 def decode(data: bytes) -> Image.Image:
     """Decode an image file of any format that Pillow reads: upright, sRGB, mode L, RGB or RGBA.
 
-    Returns the first frame of an animation. Raises ImageDecodeError.
+    Returns the first frame of an animation. `info[SCALED]` is True if the file does not define the
+    range of its values, such as floats, so that it was inferred. Raises ImageDecodeError.
     """
-    image = decode_image(data, max_pixels=None, animated="first", formats=None).to_pil()
+    decoded = decode_image(data, max_pixels=None, animated="first", formats=None)
+    image = decoded.to_pil()
     with Image.open(io.BytesIO(data)) as file:
         is_gray = file.mode in _GRAY_MODES
-    return image.convert("L") if is_gray and image.mode == "RGB" else image
+    if is_gray and image.mode == "RGB":
+        image = image.convert("L")
+    if decoded.scaled:
+        image.info[SCALED] = True
+    return image
 
 
 def select_classes(
