@@ -12,7 +12,8 @@ def augment(
     data: Annotated[
         str,
         typer.Argument(
-            help="Labeled images: a folder with one folder per class, a ZIP, or a known data set."
+            help="Labeled images: a folder with one folder per class, an archive, WebDataset, "
+            "Parquet, IDX, a Hugging Face data set, or a known data set."
         ),
     ],
     model: Annotated[str, typer.Option(help="A class-conditional model: NAME or NAME@VERSION.")],
@@ -64,6 +65,7 @@ def augment(
     from service.runtime.onnx.execution_plans import Planner
     from service.runtime.onnx.sessions import pick_provider
     from training.data.augmented_dataset import open_augmented_dataset, write_augmented_dataset
+    from training.data.findings import ignored_lines
 
     loaded = find_model(models, model, Planner(pick_provider("auto")))
     dataset = open_augmented_dataset(
@@ -76,6 +78,8 @@ def augment(
         side=side,
         pairs=classes,
     )
+    for line in [*dataset.source.notes, *ignored_lines(dataset.source.ignored)]:
+        typer.echo(line, err=True)
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("images", total=dataset.count)

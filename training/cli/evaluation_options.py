@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 DataOption = Annotated[
     str | None,
     typer.Option(
-        help="The real images: a folder, a ZIP archive, a folder in MNIST's format, hub:OWNER/NAME "
-        "or a known name.  [default: the model's training data]",
+        help="The real images: a folder, an archive, WebDataset, Parquet, IDX, a Hugging Face data "
+        "set (also hub:OWNER/NAME), or a known name.  [default: the model's training data]",
         show_default=False,
     ),
 ]

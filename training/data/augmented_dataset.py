@@ -17,6 +17,7 @@ from service.runtime.errors import UserError
 from service.runtime.formatting import exact
 from service.runtime.images.decoding import ImageDecodeError
 from service.runtime.images.encoding import ImageFormat, encode, resized
+from service.runtime.images.file_formats import readable_suffixes
 from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.latent.sources import LatentSource, feeds
 from service.runtime.models.manifest import GENERATOR, Manifest
@@ -81,15 +82,19 @@ class AugmentedDataset:
             try:
                 file, suffix = self._file(number)
             except (ImageDecodeError, OSError, ValueError) as error:
-                raise AugmentError(f"{name} cannot be read: {error}") from error
+                raise AugmentError(
+                    f"{name} cannot be read: {error} Remove it, or prepare the data with "
+                    "`ganymede data --out`, which leaves it out"
+                ) from error
             metadata = {"source": "real", "class": self.names[label], "origin": name}
             yield Sample(f"real-{number:0{digits}}{suffix}", file, label, metadata)
 
     def _file(self, number: int) -> tuple[bytes, str]:
         """Return the encoded image and its suffix; the original file if it needs no resizing."""
-        if self.side is None and (file := self.source.file(number)) is not None:
-            return file, Path(self.source.names[number]).suffix.lower()
+        # Files that are copied are decoded too: a corrupt one must not be copied in silence.
         image = self.source.read(number)
+        if self.side is None and (file := self.source.file(number)) is not None:
+            return file, _suffix(self.source.names[number], file)
         if self.side is not None:
             image = _center_square(image, self.side)
         out = io.BytesIO()
@@ -282,6 +287,16 @@ def _match_classes(names: Sequence[str], manifest: Manifest, pairs: str | None) 
 
 def _normalize(name: str) -> str:
     return re.sub(r"[\W_]+", "-", name).casefold()
+
+
+def _suffix(name: str, file: bytes) -> str:
+    """Return the suffix of an image file: its own, or that of its format if it has none."""
+    suffix = Path(name).suffix.lower()
+    if suffix in readable_suffixes():
+        return suffix
+    with Image.open(io.BytesIO(file)) as image:
+        kind = image.format or "png"
+    return {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}.get(kind, f".{kind.lower()}")
 
 
 def _center_square(image: Image.Image, side: int) -> Image.Image:

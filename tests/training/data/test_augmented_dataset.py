@@ -11,6 +11,7 @@ from PIL import Image
 from service.offline.reproduce import reproduce
 from tests.support.drawn_models import write_models
 from tests.support.servers import ganymede
+from training.data.sources import open_source
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +148,36 @@ def test_keeps_existing_files_and_writes_nothing_on_corrupt_images(run, photos, 
 def test_rejects_unconditional_model(run, photos, tmp_path):
     flags = ["--per-class", "1", "--out", tmp_path / "more"]
     assert "not class-conditional" in run(photos, *flags, model="painted", code=2).stderr
+
+
+def test_copies_get_a_suffix_by_content_and_are_checked(run, photos, tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    pa = pytest.importorskip("pyarrow")
+    files = sorted(photos.rglob("*.*"))
+    table = {"image": [file.read_bytes() for file in files]}
+    table["label"] = [file.parent.name for file in files]
+    pq.write_table(pa.table(table), tmp_path / "photos.parquet")
+    run(tmp_path / "photos.parquet", "--per-class", "1", "--out", tmp_path / "more")
+    names = [path.name for path in (tmp_path / "more").rglob("real-*")]
+    assert {name.rpartition(".")[2] for name in names} == {"png", "jpg"}
+    (photos / "Cat" / "0.png").write_bytes(b"not an image")
+    result = run(photos, "--per-class", "1", "--out", tmp_path / "new", code=2)
+    assert "Cat/0.png cannot be read" in result.stderr
+    assert "ganymede data --out" in result.stderr
+
+
+def test_names_what_was_left_out_of_the_real_images(run, photos, tmp_path):
+    (photos / "Cat" / "notes.txt").write_text("x")
+    result = run(photos, "--per-class", "1", "--out", tmp_path / "more")
+    assert "ignored: Cat/notes.txt: is not an image" in result.stderr
+
+
+def test_class_names_that_are_no_folder_names_are_read_back(run, photos, tmp_path):
+    # The folder of a class that is named like a split has another name.
+    for old, new in [("Cat", "Train"), ("dog", "a dog"), ("night_owl", "a-dog")]:
+        (photos / old).rename(photos / new)
+    pairs = "Train=cat,a dog=dog,a-dog=night owl"
+    run(photos, "--per-class", "1", "--classes", pairs, "--out", tmp_path / "more")
+    source = open_source(tmp_path / "more")
+    assert list(source.class_names) == ["Train", "a dog", "a-dog"]
+    assert np.bincount(source.labels).tolist() == [4, 3, 2]

@@ -11,6 +11,7 @@ from training.data.findings import (
     class_counts,
     empty_class_lines,
     ignored_lines,
+    scaled_lines,
     skipped_lines,
 )
 from training.data.inspection.duplicates import exact_groups, near_groups
@@ -87,6 +88,7 @@ class DataReport:
                 f"{_first(frames)} {_has(frames)} several frames or pages, and only the first one "
                 "is read"
             )
+        lines += scaled_lines([image_name(image) for image in images if image.scaled])
         uniform = [image for image in images if image.appearance.hash is None]
         if uniform:
             lines.append(f"{_first(uniform)} {_has(uniform)} almost a single color")
@@ -128,6 +130,7 @@ class DataReport:
                 Counter(image.format for image in images if image.format).most_common()
             ),
             "several_frames": [image_name(image) for image in images if image.frames > 1],
+            "scaled": [image_name(image) for image in images if image.scaled],
             "single_color": [
                 image_name(image) for image in images if image.appearance.hash is None
             ],

@@ -13,7 +13,7 @@ from typing import TypeVar
 from PIL import Image
 
 from training.data.inspection.duplicates import Appearance, appearance
-from training.data.sources.source import ImageSource, decode
+from training.data.sources.source import SCALED, ImageSource, decode
 
 T = TypeVar("T")
 # Called with the number of images that are done, and the total.
@@ -31,7 +31,8 @@ class ScannedImage:
 
     `width` and `height` are in pixels, of the upright image. `mode` and `format` are Pillow's, of
     the file; None where the source has no image files. `frames` is above 1 for animations and files
-    with several pages, of which the first one is read.
+    with several pages, of which the first one is read. `scaled` is True if the range of the values
+    was inferred.
     """
 
     split: str
@@ -43,7 +44,7 @@ class ScannedImage:
     mode: str
     format: str | None
     frames: int
-    transparent: bool
+    scaled: bool
     appearance: Appearance
 
 
@@ -108,7 +109,7 @@ def _scan_image(split: str, source: ImageSource, row: int) -> ScannedImage:
         mode=mode,
         format=format_,
         frames=frames,
-        transparent=bool(image.has_transparency_data),
+        scaled=bool(image.info.get(SCALED)),
         appearance=appearance(image),
     )
 

@@ -97,6 +97,12 @@ def write_prepared(
                 for image in images
                 if image.frames > 1
             ],
+            "scaled": [
+                image_name(image)
+                for images in selection.by_split.values()
+                for image in images
+                if image.scaled
+            ],
             "dropped": dict(selection.dropped),
             "corrupt": report.to_json()["corrupt"],
             "unreadable": report.to_json()["unreadable"],

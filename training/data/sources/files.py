@@ -11,7 +11,12 @@ from pathlib import Path
 from PIL import Image
 
 from service.runtime.images.decoding import ImageDecodeError, ImageErrorKind
-from service.runtime.images.file_formats import readable_formats, readable_suffixes
+from service.runtime.images.file_formats import (
+    content_of,
+    image_format_of,
+    readable_formats,
+    readable_suffixes,
+)
 from training.data.sources.containers import File, list_files
 from training.data.sources.labels import (
     DATASET_JSON,
@@ -279,8 +284,6 @@ def _why_not(file: File) -> str:
     """Return why a file is not read."""
     suffix = posixpath.splitext(file.path)[1].lower()
     inside = file.name != file.path or file.archive
-    if suffix in (".heic", ".heif", ".hif"):
-        return "is in HEIC format, which needs pillow-heif: pip install pillow-heif"
     if "idx3-ubyte" in file.path or "idx1-ubyte" in file.path:
         return "is an IDX file in an archive; unpack the archive"
     if suffix == ".parquet":
@@ -290,7 +293,16 @@ def _why_not(file: File) -> str:
     if suffix in (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"):
         which = "in an archive" if inside else "that is damaged"
         return f"is an archive {which}, or of a kind that is not read"
-    return "is not an image"
+    try:
+        head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    kind = image_format_of(head)
+    if kind is not None:
+        needs = ": pip install pillow-heif" if kind == "HEIC" else ""
+        return f"is in {kind} format, which cannot be decoded here{needs}"
+    content = content_of(head)
+    return "is not an image" if content is None else f"is {content}, not an image"
 
 
 def _summary(ignored: Mapping[str, str]) -> str:

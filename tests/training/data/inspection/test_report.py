@@ -107,3 +107,12 @@ def test_single_colors_are_named(tmp_path):
 def test_without_a_readable_image(tmp_path):
     with pytest.raises(DataError, match=r"none of 1 images .* first: 1.png: The file is not"):
         report(tmp_path, {"1.png": b"no image"})
+
+
+def test_inferred_ranges_are_named(tmp_path):
+    out = io.BytesIO()
+    values = np.linspace(-3, 3, 64, dtype=np.float32).reshape(8, 8)
+    Image.fromarray(values).save(out, "TIFF")
+    result = report(tmp_path, {"1.png": image_file(1), "2.tif": out.getvalue()})
+    assert result.to_json()["scaled"] == ["2.tif"]
+    assert any(line.startswith("scaled: 2.tif") for line in result.warnings())

@@ -192,3 +192,16 @@ def test_folders_without_images_are_named(tmp_path):
 def test_files_that_are_no_data_set(tmp_path, name, content, message):
     with pytest.raises(DataError, match=message):
         open_source(write(tmp_path, {name: content}) / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"<svg xmlns='x'/>", "is in SVG format, which cannot be decoded here"),
+        (b"%PDF-1.4", "is a PDF document, not an image"),
+        (b"version https://git-lfs.github.com", "is a Git LFS pointer instead of the content"),
+    ],
+)
+def test_ignored_files_are_named_by_their_content(tmp_path, content, reason):
+    source = open_source(write(tmp_path, {"1.png": image_file(), "x.bin": content}))
+    assert source.ignored["x.bin"].startswith(reason)
