@@ -8,6 +8,7 @@
 - `reflecting` inverts images that are large enough for a reflection padding of 7 pixels.
 - `larger-fixed` is `larger` for images of 12 × 16 pixels only.
 - `larger-luma` is `larger` for gray images.
+- `wide` averages squares of 101 × 101 pixels.
 - `tinting` upscales by 2, and halves red.
 """
 
@@ -30,6 +31,7 @@ from service.runtime.models.manifest import (
 )
 
 REACH = 2
+WIDE_REACH = 50
 FILL = (10, 200, 30)
 SIDE = 16
 
@@ -66,6 +68,7 @@ def write_translators(models: Path) -> None:
         reach=REACH,
     )
     _write(models / "larger-luma", "upscale", {GENERATOR: _doubled(1)}, channels=1, factor=2)
+    _write(models / "wide", "translate", {GENERATOR: _wide()}, reach=WIDE_REACH)
     _write(models / "tinting", "upscale", {GENERATOR: _tinted()}, factor=2, reach=0)
     _write(models / "reflecting", "translate", {GENERATOR: _reflected()}, multiple=4, least=8)
 
@@ -168,6 +171,17 @@ def _tinted() -> onnx.GraphProto:
     ]
     tint, scales = np.array([0.5, 1, 1], np.float32), np.array([1, 2, 2, 1], np.float32)
     return _graph(nodes, tint=tint, scales=scales)
+
+
+def _wide() -> onnx.GraphProto:
+    pads = [WIDE_REACH] * 4
+    nodes = [
+        *_BLUR[:2],
+        _node("AveragePool", ["planes"], "mean", kernel_shape=[2 * WIDE_REACH + 1] * 2, pads=pads),
+        _node("Round", ["mean"], "output"),
+        *_TO_PIXELS,
+    ]
+    return _graph(nodes)
 
 
 def _inverted() -> onnx.GraphProto:

@@ -1,14 +1,15 @@
 """Makes height and width of a graph dynamic that was exported with a fixed size.
 
-Convolutions work on any size; only constants that were computed from the exported size prevent it:
-the shapes of `Reshape` and the sizes of `Resize`. They are replaced by computations from the shapes
-at run time. Whether the result is the same network is not proven here: compare its outputs.
+Convolutions work on any size; only constants that contain the exported size prevent it: the shapes
+of `Reshape` and the sizes of `Resize`. They are replaced by computations from the shapes at run
+time. Whether the result is the same network is not proven here: compare its outputs.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper
@@ -20,15 +21,22 @@ _PREFIX = "any_size"
 # In this opset and later, Resize has the inputs X, roi, scales and sizes.
 _RESIZE_HAS_SIZES = 11
 _Shape = tuple[int, ...]
+# The longest axis, or the first one: windows of attention are split into (number, side).
+SplitRule = Literal["longest", "first"]
 
 
 def with_free_size(
-    model: ModelProto, feeds: Feeds, inputs: Mapping[str, tuple[int, int]], opset: int
+    model: ModelProto,
+    feeds: Feeds,
+    inputs: Mapping[str, tuple[int, int]],
+    opset: int,
+    rule: SplitRule,
 ) -> ModelProto:
     """Return a copy of `model` with dynamic height and width.
 
     `feeds` are values of the inputs in the exported size. `inputs` are the axes of height and width
-    of each image input, by its name. Raises ModelImportError if the graph cannot be run.
+    of each image input, by its name. `rule` selects the axis that follows the size of the image
+    where a `Reshape` splits an axis. Raises ModelImportError if the graph cannot be run.
     """
     freed = ModelProto()
     freed.CopyFrom(model)
@@ -38,15 +46,15 @@ def with_free_size(
     nodes: list[NodeProto] = []
     for i, node in enumerate(graph.node):
         name = f"{_PREFIX}/{i}"
-        if node.op_type == "Reshape" and node.input[1] in constants:
+        if node.op_type == "Reshape" and node.input[0] not in constants:
             before, after = shapes.get(node.input[0]), shapes.get(node.output[0])
             if before and after:
-                nodes += _add_run_time_shape(node, before, after, name)
+                nodes += _add_run_time_shape(node, before, after, name, rule)
                 # The computed shape has no zeros with a special meaning.
                 _remove_attribute(node, "allowzero")
         elif node.op_type == "Resize" and opset >= _RESIZE_HAS_SIZES and len(node.input) > 3:
             before, after = shapes.get(node.input[0]), shapes.get(node.output[0])
-            if node.input[3] in constants and before and after:
+            if before and after:
                 scales = np.array([b / a for a, b in zip(before, after, strict=True)], np.float32)
                 graph.initializer.append(from_array(scales, f"{name}/scales"))
                 node.input[2:] = [f"{name}/scales"]
@@ -101,7 +109,7 @@ def _shapes(model: ModelProto, feeds: Feeds, constants: set[str]) -> dict[str, _
 
 
 def _add_run_time_shape(
-    node: NodeProto, before: _Shape, after: _Shape, name: str
+    node: NodeProto, before: _Shape, after: _Shape, name: str, rule: SplitRule
 ) -> list[NodeProto]:
     """Replace the shape of a `Reshape` node; return the nodes that compute the new one."""
     groups = matching_axes(before, after)
@@ -118,10 +126,10 @@ def _add_run_time_shape(
         return output
 
     for sources, targets in groups:
-        # The longest axis follows the size; the others are constants such as an upscaling factor.
-        longest = max(targets, key=lambda axis: after[axis]) if targets else -1
+        # One axis follows the size; the others are constants such as an upscaling factor.
+        following = _following_axis(after, targets, rule)
         for target in targets:
-            if target != longest:
+            if target != following:
                 axes.append(constant([after[target]]))
                 continue
             length = ""
@@ -133,7 +141,7 @@ def _add_run_time_shape(
                     nodes.append(helper.make_node("Mul", [length, side], [product]))
                     side = product
                 length = side
-            others = math.prod(after[axis] for axis in targets if axis != longest)
+            others = math.prod(after[axis] for axis in targets if axis != following)
             if others > 1:
                 quotient = f"{name}/quotient/{target}"
                 nodes.append(helper.make_node("Div", [length, constant([others])], [quotient]))
@@ -143,6 +151,13 @@ def _add_run_time_shape(
     nodes.append(helper.make_node("Concat", axes, [result], axis=0))
     node.input[1] = result
     return nodes
+
+
+def _following_axis(after: _Shape, targets: Sequence[int], rule: SplitRule) -> int:
+    """Return which axis of a group follows the size of the image; -1 for an empty group."""
+    if rule == "first":
+        return next((axis for axis in targets if after[axis] > 1), targets[0] if targets else -1)
+    return max(targets, key=lambda axis: after[axis]) if targets else -1
 
 
 def matching_axes(

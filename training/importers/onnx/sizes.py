@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from service.runtime.models.probe_inputs import probe_images
 from service.runtime.onnx.sessions import Array
 from training.importers.errors import FormatMismatchError, ModelImportError
 from training.importers.formats.noise.sequential import square_shape
-from training.importers.onnx.free_size import with_free_size
+from training.importers.onnx.free_size import SplitRule, with_free_size
 from training.importers.onnx.ports import PIXELS, GraphOptions, channels_first
 from training.importers.onnx.probes import Probe
 from training.importers.onnx.reference import Feeds, OriginalGraph, to_levels
@@ -96,20 +97,21 @@ def _freed(
             ports[name] = replace(ports[name], shape=tuple(shape))
     any_size = {"image": (None, None, image_input.channels), "mask": (None, None)}
     interface = replace(interface, ports=ports, rows=dict(interface.rows) | any_size)
-    try:
-        freed = with_free_size(model, inputs, axes, opset_of(model))
-        graph = OriginalGraph(freed)
-        start = image_input.model_copy(update={"fixed": False, "width": None})
-        interface, measured = measure_sizes(graph, interface, start, probe, options)
-        if measured.factor != image_input.factor:
-            return None
-        reach = _compared_reach(graph, original, interface, image_input, measured.multiple)
-    except ModelImportError:
-        return None
-    if reach is None:
-        return None
-    measured = measured.model_copy(update={"reach": reach})
-    return SizedGraph(freed, interface, measured, "")
+    for rule in get_args(SplitRule):
+        try:
+            freed = with_free_size(model, inputs, axes, opset_of(model), rule)
+            graph = OriginalGraph(freed)
+            start = image_input.model_copy(update={"fixed": False, "width": None})
+            sized, measured = measure_sizes(graph, interface, start, probe, options)
+            if measured.factor != image_input.factor:
+                continue
+            reach = _compared_reach(graph, original, sized, image_input, measured.multiple)
+        except ModelImportError:
+            continue
+        if reach is not None:
+            measured = measured.model_copy(update={"reach": reach})
+            return SizedGraph(freed, sized, measured, "")
+    return None
 
 
 def _compared_reach(

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import io
 import json
+import re
 import zipfile
 
 import httpx
@@ -184,6 +185,31 @@ def test_accepts_samples_of_another_model(client):
     assert [each["source"]["seed"] for each in entries] == [3, 4]
     assert entries[0]["source"]["model"] == "painted"
     assert outputs.shape[1] == 2 * SIZE
+
+
+def test_upscaler_of_fixed_size_reports_its_tiles(client):
+    response = send(client, "upscale", ("image", file_of(noise())), model="larger-fixed")
+    assert pixels_of(response).shape == (40, 60, 3)
+    assert re.fullmatch(r"\d+x16x12", response.headers["x-ganymede-tiles"])
+    assert "x-ganymede-resized" not in response.headers
+    body = {"model": "larger-fixed", "image": [text_of(noise()), text_of(noise(12, 16))]}
+    document = client.post("/v1/upscale", json=body | {"format": "json"}).json()
+    tiles = [entry["tiles"] for entry in document["images"]]
+    assert [each["size"] for each in tiles] == [[16, 12]] * 2
+    assert tiles[0]["count"] > tiles[1]["count"] == 1
+
+
+def test_reports_how_colors_were_kept(client):
+    gray = noise()[..., :1].repeat(3, 2)
+    uploads = [("image", file_of(gray)), ("image", file_of(noise()))]
+    response = send(client, "upscale", *uploads, model="tinting", format="npy")
+    assert response.headers["x-ganymede-color"] == "gray,"
+    outputs = np.load(io.BytesIO(response.content))
+    assert (outputs[0] == outputs[0][..., :1]).all()
+    np.testing.assert_array_equal(outputs[1][::2, ::2, 0], noise()[..., 0] // 2)
+    response = send(client, "upscale", ("image", file_of(noise())), model="larger-luma")
+    assert response.headers["x-ganymede-color"] == "luma"
+    assert pixels_of(response).shape == (40, 60, 3)
 
 
 def test_fixed_size_model_reports_resizing(client):

@@ -131,6 +131,49 @@ def test_frees_channels_last_and_downsampling(tmp_path):
     assert np.abs(output - means.repeat(4, 0).repeat(4, 1)).max() <= 1
 
 
+def test_frees_sizes_that_the_graph_computes(tmp_path):
+    """Exporters leave computations of constants in the graph."""
+    text = """
+    up (float[1,1,16,16] low) => (float[1,1,32,32] high) {
+        shape = Shape (low)
+        start = Slice (shape, from, to)
+        sizes = Concat <axis = 0> (start, sides)
+        high = Resize <mode = "nearest"> (low, , , sizes)
+    }"""
+    constants = {"from": np.array([0]), "to": np.array([2]), "sides": np.array([32, 32])}
+    _, model = imported(write(tmp_path, text, **constants), tmp_path)
+    assert not model.manifest.input.fixed
+    image = gray(20, 9)
+    expected = image.pixels[..., :1].repeat(2, 0).repeat(2, 1)
+    np.testing.assert_array_equal(translate(model, image), expected)
+
+
+def test_frees_windows_that_are_longer_than_their_number(tmp_path):
+    text = """
+    up (float[1,1,16,16] low) => (float[1,1,32,32] high) {
+        windows = Reshape (low, apart)
+        turned = Transpose <perm = [0, 1, 3, 5, 2, 4]> (windows)
+        flat = Reshape (turned, stacked)
+        mixed = Conv (flat, kernel)
+        high = DepthToSpace <blocksize = 16> (mixed)
+    }"""
+    kernel = np.zeros((16, 16, 8, 8, 1, 1), np.float32)
+    for u, v in np.ndindex(16, 16):
+        kernel[u, v, u // 2, v // 2] = 1
+    path = write(
+        tmp_path,
+        text,
+        apart=np.array([1, 1, 2, 8, 2, 8]),
+        stacked=np.array([1, 64, 2, 2]),
+        kernel=kernel.reshape(256, 64, 1, 1),
+    )
+    _, model = imported(path, tmp_path)
+    assert (model.manifest.input.fixed, model.manifest.input.multiple) == (False, 8)
+    image = gray(30, 41)
+    expected = image.pixels[..., :1].repeat(2, 0).repeat(2, 1)
+    np.testing.assert_array_equal(translate(model, image), expected)
+
+
 @pytest.mark.parametrize("value_range", [(0, 1), (-1, 1), (0, 255)])
 def test_carries_color_over_in_every_range(tmp_path, value_range):
     _, model = imported(shuffled(tmp_path, 16, 16), tmp_path, range=value_range)
