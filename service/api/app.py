@@ -30,6 +30,7 @@ from starlette.types import ASGIApp
 
 from service import __version__
 from service.api import state
+from service.api.image_forms import request_schemas
 from service.api.middleware import limits
 from service.api.middleware.access_log import AccessLog
 from service.api.middleware.authentication import Authentication
@@ -111,6 +112,7 @@ def _openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:
         title=app.title, version=app.version, summary=app.summary, routes=app.routes
     )
     schemas = document["components"]["schemas"]
+    schemas |= request_schemas()
     fields = schemas["GenerateRequest"]["properties"]
     fields["n"]["anyOf"][0]["maximum"] = settings.max_images
     for name in ("seeds", "z", "w", "images"):

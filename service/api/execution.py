@@ -7,11 +7,14 @@ its jobs are cancelled and the remaining work is skipped.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+import anyio
+import anyio.to_thread
 from fastapi import Request
 
 from service import tracing
@@ -37,6 +40,8 @@ R = TypeVar("R")
 _UNWATCHED_S = 0.25
 # Maximum seconds between two attempts to enter a full queue.
 _QUEUE_RETRY_S = 0.5
+# Calls in threads. The event loop itself does not keep tasks that nobody waits for.
+_running: set[asyncio.Future[Any]] = set()
 
 
 @asynccontextmanager
@@ -161,6 +166,30 @@ class RequestExecution:
             observe(job.rows, job.times.ended - job.times.started)
         return outcome
 
+    async def in_thread(self, function: Callable[[], T], limiter: anyio.CapacityLimiter) -> T:
+        """Return ``function()``, called in a thread of `limiter`.
+
+        Waiting for a thread counts toward the deadline. Past it, a call that has not begun is
+        skipped; one that has begun keeps its thread until it ends, but nobody waits for it.
+
+        Raises the errors of `function`, DeadlineExceeded, and Problem if the client has
+        disconnected.
+        """
+        skip = threading.Event()
+
+        def call() -> T | None:
+            return None if skip.is_set() else function()
+
+        task = asyncio.ensure_future(anyio.to_thread.run_sync(call, limiter=limiter))
+        _running.add(task)
+        task.add_done_callback(_forget)
+        try:
+            # Not cancelled: the limiter would count a thread as free that is still running.
+            return cast("T", await self._first(task))
+        except BaseException:
+            skip.set()
+            raise
+
     async def wait_for_queue(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Repeat `attempt` while the queue is full.
 
@@ -205,6 +234,17 @@ class RequestExecution:
 
     async def _wait(self, future: Future[T]) -> T:
         outcome = asyncio.wrap_future(future)
+        try:
+            return await self._first(outcome)
+        finally:
+            # Cancels work that still waits in a pool; the result of work that runs is dropped.
+            outcome.cancel()
+
+    async def _first(self, outcome: asyncio.Future[T]) -> T:
+        """Return the result of `outcome` if it comes before the deadline and a disconnect.
+
+        Raises DeadlineExceeded, and Problem if the client has disconnected.
+        """
         now = self._engine.clock()
         unwatched = min(self._watched_from, self._deadline) - now
         if unwatched > 0:
@@ -218,8 +258,6 @@ class RequestExecution:
             await asyncio.wait(ends, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         if outcome.done():
             return outcome.result()
-        # Cancels work that still waits in a pool; the result of work that runs is dropped.
-        outcome.cancel()
         if self._disconnected is not None and self._disconnected.done():
             raise client_disconnected()
         raise self._late()
@@ -242,6 +280,13 @@ class _ModelStyles:
     def put(self, key: Hashable, styles: Array) -> None:
         """Add styles to the cache."""
         self._cache.put((self._digest, key), styles)
+
+
+def _forget(task: asyncio.Future[Any]) -> None:
+    _running.discard(task)
+    if not task.cancelled():
+        # Marks the error as seen, which asyncio would log otherwise.
+        task.exception()
 
 
 async def _disconnect(request: Request) -> None:

@@ -22,6 +22,7 @@ from service.runtime.base64_text import decode_base64
 
 # Form fields whose text is JSON.
 _JSON_FIELDS = ("boxes", "samples")
+_REFERENCE = "#/components/schemas/{model}"
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,15 @@ class ImageToImageInput:
     masks: list[UploadedFile]
 
 
+def request_schemas() -> dict[str, Any]:
+    """Return the OpenAPI schemas that `body_schema` refers to, by name."""
+    schema = ImageToImageRequest.model_json_schema(ref_template=_REFERENCE)
+    return dict(schema.get("$defs", {}))
+
+
 def body_schema(has_mask: bool) -> dict[str, Any]:
     """Return the OpenAPI description of the body, in both media types."""
-    schema = ImageToImageRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema = ImageToImageRequest.model_json_schema(ref_template=_REFERENCE)
     schema.pop("$defs", None)
     binary = {"type": "string", "format": "binary"}
     form: dict[str, Any] = {

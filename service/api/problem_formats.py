@@ -28,17 +28,29 @@ def respond(path: str, problem: Problem) -> Response:
 
 def openai(problem: Problem) -> Response:
     """Format a problem as OpenAI's API does. Its SDK picks the exception by the status."""
+    return _json_response(problem, {"error": _openai_error(problem)})
+
+
+def openai_and_problem(problem: Problem) -> Response:
+    """Format a problem for OpenAI's SDK and other clients: as a problem with an extension member.
+
+    The SDK reads the member `error` of any JSON.
+    """
+    document = json.loads(problem.body()) | {"error": _openai_error(problem)}
+    return Response(json.dumps(document), problem.status, problem.headers())
+
+
+def _openai_error(problem: Problem) -> dict[str, Any]:
     if problem.status == 429:
         kind = "rate_limit_error"
     else:
         kind = "server_error" if problem.status >= 500 else "invalid_request_error"
-    error = {
+    return {
         "message": problem.detail,
         "type": kind,
         "param": problem.errors[0]["field"] if problem.errors else None,
         "code": problem.kind.replace("-", "_"),
     }
-    return _json_response(problem, {"error": error})
 
 
 def open_inference(problem: Problem) -> Response:
@@ -52,7 +64,8 @@ def open_inference(problem: Problem) -> Response:
     return _json_response(problem, {"error": message})
 
 
-_FORMATS = {"/v1/images": openai, "/v2": open_inference}
+# OpenAI's clients also list models and retrieve one, at paths that others use, too.
+_FORMATS = {"/v1/images": openai, "/v1/models": openai_and_problem, "/v2": open_inference}
 
 
 def _json_response(problem: Problem, document: Mapping[str, Any]) -> Response:

@@ -137,7 +137,12 @@ def sample(
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=0, help="Batches that run in parallel; 0 measures the best number.")
+        int,
+        typer.Option(
+            min=0,
+            help="Batches that run in parallel, or actors of a Ray cluster. 0 measures the best "
+            "number, or uses the whole cluster.",
+        ),
     ] = 0,
     shard_size: Annotated[
         int | None,
@@ -187,7 +192,9 @@ def sample(
     )
     # Parallel batches share the cores, so each gets one thread unless the settings specify more.
     threads = settings.threads or 1 if workers else settings.threads
-    plan_options = PlanOptions(workers, threads, settings.max_rows, settings.plan == "measure")
+    # The nodes of a cluster use plans of their own.
+    measure = settings.plan == "measure" and engine == "local"
+    plan_options = PlanOptions(workers, threads, settings.max_rows, measure)
     planner = Planner(pick_provider(settings.provider), plan_options, cache_file())
     loaded = find_model(settings.models, model, planner)
     names = loaded.manifest.classes
@@ -209,7 +216,7 @@ def sample(
             boxes=None if boxes is None else options.parse_boxes(boxes),
             direction=direction,
         )
-    command = _SampleCommand(loaded, job, out, engine, address)
+    command = _SampleCommand(loaded, job, out, engine, address, workers)
     failed_seeds = command.run(SamplingProgress(job.count, as_json=as_json))
     if failed_seeds:
         raise typer.Exit(_EXIT_FAILED_IMAGES)
@@ -234,6 +241,8 @@ class _SampleCommand:
     out: str
     engine: str
     address: str | None
+    # Actors of a cluster; 0 if the cluster determines them.
+    workers: int
 
     def run(self, progress: SamplingProgress) -> list[int]:
         """Run the remaining shards of the job. Returns the seeds whose images failed."""
@@ -288,6 +297,7 @@ class _SampleCommand:
                         progress.add,
                         stop.received,
                         self.address,
+                        self.workers,
                     )
                 else:
                     records += local.run(builder, shards, workers, progress.add, stop.received)

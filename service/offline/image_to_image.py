@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from service.offline.halving import Stopped, first_line, run_in_halves
-from service.offline.inputs import open_inputs
+from service.offline.inputs import UnreadableInput, open_inputs
 from service.offline.job import JobItem, JobItems, SamplingJob
 from service.runtime.generation import RunGraph, execute
 from service.runtime.image_to_image import (
@@ -93,7 +93,7 @@ class ImageToImageRenderer:
                 animated="first",
                 formats=None,
             )
-        except (UnusableInput, ImageMismatch) as error:
+        except (UnusableInput, ImageMismatch, UnreadableInput) as error:
             log.error("%s cannot be used: %s", item.input_file, error)
             return RenderedInput(item, None)
         parameters = prepared.parameters

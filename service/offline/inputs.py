@@ -2,37 +2,55 @@
 
 Inputs are image files in a folder and its subfolders, or WebDataset tar files; the folder is local
 or a URL that fsspec supports. They are sorted by name, so that image i is the same in every
-process.
+process. In local folders, links are followed.
+
+An input that cannot be read keeps its place: the job reports it and does the rest.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 import re
+import stat
 import tarfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from service.offline.stores import StoreError
 from service.runtime.errors import UserError
+from service.runtime.files import open_regular
 from service.runtime.images.file_formats import readable_suffixes
+
+log = logging.getLogger("ganymede.offline")
 
 
 class InputError(UserError):
     """The inputs cannot be listed, or do not contain images."""
 
 
+class UnreadableInput(UserError):
+    """One input cannot be read; others may be readable."""
+
+
 @dataclass(frozen=True)
 class _Location:
-    """A part of a file: `size` bytes, starting at `offset`. None is the rest of the file."""
+    """A part of a file: `size` bytes, starting at `offset`. None is the rest of the file.
+
+    `problem` is the reason why it cannot be read, if that is known.
+    """
 
     path: str
     offset: int = 0
     size: int | None = None
+    problem: str | None = None
 
 
 class Inputs:
@@ -43,6 +61,7 @@ class Inputs:
         self.url = url
         try:
             self._fs, root = fsspec.core.url_to_fs(url)
+            self._is_local = isinstance(self._fs, LocalFileSystem)
             locations = self._list(str(root).rstrip("/"))
         except (OSError, ValueError, ImportError, tarfile.TarError) as error:
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
@@ -69,13 +88,25 @@ class Inputs:
         return digest.hexdigest()[:16]
 
     def read(self, number: int) -> bytes:
-        """Return the content of an image file. Raises StoreError."""
+        """Return the content of an image file.
+
+        Raises UnreadableInput, or StoreError if the store has failed, so that later inputs may
+        fail, too.
+        """
         location = self._locations[number]
+        if location.problem is not None:
+            raise UnreadableInput(location.problem)
         end = None if location.size is None else location.offset + location.size
         try:
+            if self._is_local:
+                with open_regular(Path(location.path)) as file:
+                    file.seek(location.offset)
+                    return file.read(-1 if location.size is None else location.size)
             return bytes(self._fs.cat_file(location.path, start=location.offset or None, end=end))
         except OSError as error:
             reason = error.strerror or str(error)
+            if self._is_local or isinstance(error, FileNotFoundError | PermissionError):
+                raise UnreadableInput(reason) from error
             raise StoreError(f"{self.url}: {self.names[number]}: {reason}") from error
 
     def number_of(self, name: str) -> int | None:
@@ -102,18 +133,32 @@ class Inputs:
         return stems
 
     def _list(self, root: str) -> dict[str, _Location]:
-        files: dict[str, dict[str, Any]] = self._fs.find(root, detail=True)
         is_single_file = self._fs.isfile(root)
         locations: dict[str, _Location] = {}
-        for path, details in files.items():
+        for location in self._files(root, is_single_file=is_single_file):
+            path = location.path
             name = PurePosixPath(path).name if is_single_file else path[len(root) :].lstrip("/")
             if any(part.startswith(".") for part in PurePosixPath(name).parts):
                 continue
-            if is_image_name(name):
-                locations[name] = _Location(path, size=int(details["size"]))
+            if is_image_name(name) or location.problem is not None:
+                locations[name] = location
             elif name.lower().endswith(".tar"):
-                locations |= self._list_tar(path, name.removesuffix(".tar"))
+                try:
+                    locations |= self._list_tar(path, name.removesuffix(".tar"))
+                except (OSError, tarfile.TarError) as error:
+                    if is_single_file:
+                        raise
+                    locations[name] = replace(location, problem=f"not a readable tar file: {error}")
         return locations
+
+    def _files(self, root: str, *, is_single_file: bool) -> Iterator[_Location]:
+        """Yield the files in a folder and its subfolders, or the only one."""
+        if self._is_local and not is_single_file and self._fs.exists(root):
+            yield from _local_files(root)
+            return
+        files: dict[str, dict[str, Any]] = self._fs.find(root, detail=True)
+        for path, details in files.items():
+            yield _Location(path, size=int(details["size"]))
 
     def _list_tar(self, path: str, name: str) -> dict[str, _Location]:
         with self._fs.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
@@ -122,6 +167,46 @@ class Inputs:
                 for member in archive
                 if member.isfile() and is_image_name(member.name)
             }
+
+
+def _local_files(
+    folder: str, ancestors: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[_Location]:
+    """Yield the files below a local folder. Links are followed, except to a folder above.
+
+    What cannot be read has a problem: folders, and files and links with the name of an input.
+    Raises OSError if the first folder cannot be listed.
+    """
+    ancestors |= {_identity(os.stat(folder))}  # noqa: PTH116 - fsspec's paths are text
+    with os.scandir(folder) as listing:
+        entries = sorted(listing, key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        is_input = is_image_name(entry.name) or entry.name.lower().endswith(".tar")
+        try:
+            details = entry.stat()
+            if not stat.S_ISDIR(details.st_mode):
+                regular = stat.S_ISREG(details.st_mode)
+                if regular or is_input:
+                    problem = None if regular else "not a regular file"
+                    yield _Location(entry.path, size=details.st_size, problem=problem)
+                continue
+            if _identity(details) in ancestors:
+                log.warning("%s is a link to a folder above it and is not followed", entry.path)
+                continue
+            below = list(_local_files(entry.path, ancestors))
+            yield from below
+            if is_input and not below:
+                yield _Location(entry.path, size=0, problem="it is a folder")
+        except OSError as error:
+            if is_input or not entry.is_symlink():
+                yield _Location(entry.path, size=0, problem=error.strerror or str(error))
+
+
+def _identity(details: os.stat_result) -> tuple[int, int]:
+    """Return what identifies a file on this machine."""
+    return details.st_dev, details.st_ino
 
 
 def key_of(stem: str) -> str:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.offline.inputs import open_inputs
 from service.runtime import requests
 from service.runtime.errors import UserError
+from service.runtime.files import shortened
 from service.runtime.images.encoding import ImageFormat
 from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.latent.sources import LatentSource, draw_class
@@ -193,7 +194,7 @@ def folder_names(classes: Sequence[str]) -> list[str]:
     """Return a valid and unique folder name for each class."""
     names: list[str] = []
     for i, name in enumerate(classes):
-        folder = re.sub(r"[^\w.-]+", "-", name).strip(".-") or f"class-{i}"
+        folder = shortened(re.sub(r"[^\w.-]+", "-", name).strip(".-") or f"class-{i}")
         taken = {each.casefold() for each in names}
         names.append(f"{folder}-{i}" if folder.casefold() in taken else folder)
     return names

@@ -1,14 +1,21 @@
-"""Atomic file replacement, and the location of caches."""
+"""Atomic file replacement, opening of regular files, and the location of caches."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import ClassVar
 
 from service.runtime.errors import UserError
+
+# File systems allow 255 bytes, of which extensions and a hash take some.
+_MAX_NAME_BYTES = 200
 
 
 class CannotWrite(UserError):
@@ -19,6 +26,30 @@ class CannotWrite(UserError):
     def __init__(self, path: Path, error: OSError) -> None:
         # Errors that Pillow raises have no errno, and therefore no strerror.
         super().__init__(f"{path} cannot be written: {error.strerror or error}")
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file for reading, or a link to one.
+
+    Opening a named pipe would wait for a writer, and reading a device might never end. Raises
+    OSError, also for anything but a regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def shortened(name: str) -> str:
+    """Return a file or folder name that fits every file system and archive.
+
+    A long name is cut, and ends with a hash of the whole name.
+    """
+    if len(name.encode()) <= _MAX_NAME_BYTES:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f"{name.encode()[:_MAX_NAME_BYTES].decode(errors='ignore')}-{digest}"
 
 
 @contextmanager

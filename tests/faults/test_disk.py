@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from service.runtime.files import CannotWrite
-from tests.support.servers import ganymede, serving
+from tests.support.servers import ganymede, serving, wait_until
 from tests.support.tiny_recipes import TINY
 
 pytestmark = pytest.mark.slow
@@ -166,6 +166,34 @@ def test_serves_with_full_disk_and_log(drawn_repository, full):
     assert not [name for name in full.names() if "plans.json." in name]
     plans = full.folder / "cache" / "plans.json"
     assert not plans.exists() or json.loads(plans.read_text())
+
+
+def test_job_waits_for_space_and_goes_on(drawn_repository, tmp_path):
+    with mounted(tmp_path / "disk", 1024) as folder:
+        environment = {"GANYMEDE_JOBS": str(folder / "jobs")}
+        with serving(drawn_repository, env=environment) as server, server.client() as client:
+            body = {"model": "painted", "count": 2000, "shard_size": 200}
+            wait_until(lambda: client.get("/v1/jobs").status_code == 200)
+            url = client.post("/v1/jobs", json=body).headers["location"]
+            wait_until(lambda: "space" in client.get(url).json().get("error", ""))
+            job = client.get(url).json()
+            assert (job["state"], job["images"] < 2000) == ("queued", True)
+            # Not even the table can be changed now.
+            fill_disk(folder)
+            for _ in range(20):
+                response = client.post("/v1/jobs", json={"model": "painted", "count": 1})
+                assert response.status_code in (202, 503), response.text
+                assert client.get("/v1/jobs").status_code == 200
+            generated = client.post("/v1/generate", json={"model": "painted", "seed": 1})
+            assert generated.status_code == 200
+            subprocess.run(["mount", "-o", "remount,size=64M", folder], check=True)
+            (folder / "ballast").unlink()
+            wait_until(lambda: client.get(url).json()["state"] == "done", 120)
+            job = client.get(url).json()
+            assert (job["images"], job["failed"], "error" in job) == (2000, 0, False)
+            (metadata,) = [file for file in job["files"] if file["name"] == "metadata.jsonl"]
+            assert len(client.get(metadata["url"]).text.splitlines()) == 2000
+            assert "Traceback" not in server.logged()
 
 
 def test_unwritable_output_is_one_line(drawn_repository):

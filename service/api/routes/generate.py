@@ -19,6 +19,7 @@ from service.api.schemas.fields import transform_value
 from service.api.schemas.generate import GenerateRequest, GenerateResponse
 from service.api.state import state_of
 from service.runtime import requests
+from service.runtime.files import shortened
 from service.runtime.generation import image_plan, style_plan
 from service.runtime.images.encoding import ImageFormat
 from service.runtime.latent.sources import ClassWeights, LatentSource, encode_floats, feeds
@@ -142,4 +143,4 @@ def _class_folder(classes: ClassWeights, names: Sequence[str]) -> str:
         text = names[next(iter(classes))]
     else:
         text = "_".join(f"{names[index]}-{weight:.3g}" for index, weight in classes.items())
-    return (re.sub(r"[^\w.-]+", "-", text).lstrip(".") or "-") + "/"
+    return shortened(re.sub(r"[^\w.-]+", "-", text).lstrip(".") or "-") + "/"

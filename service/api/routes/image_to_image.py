@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-import anyio.to_thread
 import numpy as np
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
@@ -111,7 +110,7 @@ async def _respond(task: Task, request: Request, accept: str | None) -> Response
         work = _ImageToImageWork(model, direction, output, execution, state)
         for i, (source, mask) in enumerate(zip(sources, masks, strict=True)):
             prepare = partial(_prepare, model, source, mask, i, upload, state, direction)
-            item = await anyio.to_thread.run_sync(prepare, limiter=state.decoders)
+            item = await execution.in_thread(prepare, state.decoders)
             work.add(item)
             if work.is_full or i + 1 == len(sources):
                 await work.run()

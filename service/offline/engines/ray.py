@@ -60,8 +60,11 @@ def run(
     on_progress: ProgressCallback,
     should_stop: Callable[[], bool],
     address: str | None,
+    workers: int = 0,
 ) -> list[ShardRecord]:
     """Build `shards` on the cluster at `address`; default: the environment variable RAY_ADDRESS.
+
+    Up to `workers` actors run in parallel; 0 means one for each GPU, or for each CPU without GPUs.
 
     If neither is set, a cluster is started on this machine for the duration of the job.
 
@@ -87,7 +90,7 @@ def run(
             logging.getLogger(name).setLevel(logging.ERROR)
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         gpus = int(resources.get("GPU", 0)) if model.provider is Provider.CUDA else 0
-        actors = gpus or max(1, int(resources.get("CPU", 1)))
+        actors = workers or gpus or max(1, int(resources.get("CPU", 1)))
         files = {path.name: path.read_bytes() for path in model.folder.iterdir() if path.is_file()}
         shard_rows = from_items(
             [{"shard": shard} for shard in shards],

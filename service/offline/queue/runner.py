@@ -118,6 +118,8 @@ class JobQueue:
         self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout)
+            if not self._thread.is_alive():
+                self.table.close()
 
     def _prepare(self) -> None:
         """Lock the folder and open the table. Raises OSError and sqlite3.Error."""

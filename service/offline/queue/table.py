@@ -119,6 +119,15 @@ class JobTable:
     def __init__(self, path: Path) -> None:
         """Use the table in the file `path`, which `prepare` creates."""
         self._path = path
+        # Keeps SQLite's files beside the table open, which the last connection removes and the next
+        # one creates: on a full disk, the table could then not even be read.
+        self._keeper: sqlite3.Connection | None = None
+
+    def close(self) -> None:
+        """Close the file. The next use of the table opens it again."""
+        if self._keeper is not None:
+            self._keeper.close()
+            self._keeper = None
 
     def prepare(self, *, after_crash: bool) -> None:
         """Create or update the table, and queue jobs again that were running.
@@ -129,6 +138,10 @@ class JobTable:
         with self._open() as database:
             database.execute("PRAGMA journal_mode=WAL")
             database.execute(_TABLE)
+        if self._keeper is None:
+            self._keeper = sqlite3.connect(self._path, check_same_thread=False)
+            self._keeper.execute("SELECT COUNT(*) FROM jobs").fetchall()
+        with self._open() as database:
             existing = {row[1] for row in database.execute("PRAGMA table_info(jobs)")}
             for name, kind in _LATER_COLUMNS.items():
                 if name not in existing:

@@ -18,6 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from service.runtime.errors import UserError
+from service.runtime.files import open_regular
 from service.runtime.models.golden import GOLDEN_FILE, check_golden
 from service.runtime.models.manifest import MANIFEST_FILE, Manifest, ManifestError, read_manifest
 from service.runtime.models.memory_budget import MemoryBudget
@@ -242,7 +243,8 @@ def model_folders(folder: Path) -> Iterator[Path]:
 def fingerprint(folder: Path) -> Fingerprint:
     """Return the state of a model folder: the manifest's content and the other files' stat."""
     try:
-        text = (folder / MANIFEST_FILE).read_bytes()
+        with open_regular(folder / MANIFEST_FILE) as file:
+            text = file.read()
         marks: list[tuple[str, object]] = [(MANIFEST_FILE, hashlib.sha256(text).digest())]
         graphs = [path for kind in ("*.onnx", "*.onnx.data") for path in folder.glob(kind)]
         for path in sorted([*graphs, folder / GOLDEN_FILE]):

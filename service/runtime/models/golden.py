@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from service.runtime.files import open_regular
 from service.runtime.images.encoding import Pixels
 from service.runtime.models.manifest import (
     GENERATOR,
@@ -115,7 +116,7 @@ def _read(path: Path, manifest: Manifest) -> Pixels:
     spec, count = manifest.image, len(manifest.golden)
     mode = {1: "L", 3: "RGB", 4: "RGBA"}[spec.channels]
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with open_regular(path) as file, Image.open(file, formats=["PNG"]) as image:
             # Checked before decoding, because the file is untrusted input.
             if image.size != (spec.width, count * spec.height) or image.mode != mode:
                 raise ManifestError(

@@ -29,10 +29,14 @@ from pydantic import (
 )
 
 from service.runtime.errors import UserError
+from service.runtime.files import open_regular
 from service.runtime.formatting import exact
 from service.runtime.latent.seeds import MAX_SEED, Distribution
 
 MANIFEST_FILE = "model.json"
+_MAX_TEXT = 10_000
+# Enough for 10,000 classes with names of the maximum length in UTF-8, escaped.
+_MAX_MANIFEST_BYTES = 32 * 2**20
 # Roles of graphs. A model with the task `generate` has one graph from latents to pixels, or two
 # that are connected by the styles `w`. An image-to-image model has a `generator`, or one graph per
 # direction, named after the direction.
@@ -52,6 +56,8 @@ Slug = Annotated[str, StringConstraints(pattern=SLUG.pattern)]
 SHA256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.onnx$")]
 DataName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.onnx\.data$")]
+# Class names are part of headers, metadata and paths in archives.
+ClassName = Annotated[str, StringConstraints(max_length=200)]
 Positive = Annotated[int, Field(gt=0)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 StyleGroup = Literal["coarse", "middle", "fine"]
@@ -65,7 +71,8 @@ class ManifestError(UserError):
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Texts go into headers, metadata and paths, and a reader must not run out of memory.
+    model_config = ConfigDict(extra="forbid", frozen=True, str_max_length=_MAX_TEXT)
 
 
 class DataFile(_Part):
@@ -330,7 +337,7 @@ class Manifest(_Part):
     image: ImageSpec
     latent: LatentSpace | None = None
     input: ImageInput | None = None
-    classes: tuple[str, ...] = ()
+    classes: tuple[ClassName, ...] = ()
     styles: StyleSpace | None = None
     provenance: Annotated[TrainingProvenance | ImportProvenance, Field(discriminator="kind")]
     quality: tuple[Quality, ...] = ()
@@ -453,9 +460,12 @@ def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of a model folder. Raises ManifestError."""
     path = folder / MANIFEST_FILE
     try:
-        text = path.read_bytes()
+        with open_regular(path) as file:
+            text = file.read(_MAX_MANIFEST_BYTES + 1)
     except OSError as error:
         raise ManifestError(f"{path} cannot be read: {error.strerror}") from error
+    if len(text) > _MAX_MANIFEST_BYTES:
+        raise ManifestError(f"{path} is larger than {_MAX_MANIFEST_BYTES:,} bytes")
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
@@ -466,5 +476,5 @@ def read_manifest(folder: Path) -> Manifest:
 
 def file_sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file's bytes. Raises OSError."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -201,3 +201,25 @@ def test_openapi_document_describes_routes(client):
     assert {"/v1/generate", "/v1/mix-styles", "/v1/models", "/v1/models/{name}", "/metrics"} <= set(
         document["paths"]
     )
+
+
+def references(value):
+    """Yield the references in a JSON document."""
+    match value:
+        case dict():
+            if isinstance(reference := value.get("$ref"), str):
+                yield reference
+            for member in value.values():
+                yield from references(member)
+        case list():
+            for item in value:
+                yield from references(item)
+
+
+def test_openapi_document_has_no_dangling_reference(client):
+    document = client.get("/openapi.json").json()
+    found = set(references(document))
+    assert len(found) > 20
+    for reference in found:
+        assert reference.startswith("#/components/schemas/"), reference
+        assert reference.rpartition("/")[2] in document["components"]["schemas"], reference

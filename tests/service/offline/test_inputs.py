@@ -244,3 +244,37 @@ def test_reads_every_format_that_pillow_decodes(sample, tmp_path):
         json.loads(line) for line in (tmp_path / "out/metadata.jsonl").read_text().splitlines()
     ]
     assert [line["input_file"] for line in lines if line.get("scaled")] == ["g.tif"]
+
+
+def test_reports_what_cannot_be_read_and_does_the_rest(sample, tmp_path):
+    folder = tmp_path / "in"
+    names = sorted(write_images(folder, count=3))
+    (folder / "broken.png").write_bytes(b"no image")
+    (folder / "dangling.png").symlink_to("nothing.png")
+    (folder / "folder.png").mkdir()
+    os.mkfifo(folder / "pipe.png")
+    (folder / "shard.tar").write_bytes(b"no tar file" * 100)
+    (folder / "loop").symlink_to(folder, target_is_directory=True)
+    (tmp_path / "elsewhere").mkdir()
+    Image.fromarray(noise()).save(tmp_path / "elsewhere" / "z.png")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    flags = ["--input", folder, "--out", tmp_path / "out"]
+    process = sample("softer", *flags, code=3)
+    for name, reason in {
+        "broken.png": "not an image",
+        "dangling.png": "No such file",
+        "folder.png": "it is a folder",
+        "pipe.png": "not a regular file",
+        "shard.tar": "not a readable tar file",
+        "loop": "a link to a folder above it",
+    }.items():
+        assert any(name in line and reason in line for line in process.stderr.splitlines()), (
+            name,
+            process.stderr,
+        )
+    expected = sorted([*names, "linked/z.png"])
+    assert [line["input_file"] for line in lines_of(tmp_path / "out")] == expected
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["images"], len(summary["failed"])) == (4, 5)
+    # The job is complete: the same command does nothing.
+    sample("softer", *flags)

@@ -172,8 +172,14 @@ def test_accepts_openai_options_without_effect(client):
 def test_models_are_listed_and_retrieved(client):
     assert {PLAIN, BY_CLASS} <= {model.id for model in client.models.list()}
     assert client.models.retrieve(BY_CLASS).classes == list(CLASSES)
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(openai.NotFoundError) as caught:
         client.models.retrieve("nope")
+    assert (caught.value.code, caught.value.type) == ("model_not_found", "invalid_request_error")
+    assert BY_CLASS in caught.value.body["message"]
+    # Other clients find a problem document.
+    problem = caught.value.response.json()
+    assert problem["type"] == "urn:ganymede:problem:model-not-found"
+    assert problem["detail"] == caught.value.body["message"]
 
 
 @pytest.mark.parametrize(

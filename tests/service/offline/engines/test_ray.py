@@ -86,6 +86,36 @@ def test_command_starts_its_own_cluster(run, tmp_path):
     assert len(process.stderr.splitlines()) <= 2, process.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_workers_limit_the_actors(cluster, drawn_repository, tmp_path):
+    model = Model(drawn_repository / "painted-classes" / "1", Provider.CPU, plan_for(Provider.CPU))
+    job = make_job(model.manifest, count=40, layout=Layout.WEBDATASET, shard_size=5)
+    most = 0
+
+    def note(*_):
+        nonlocal most
+        actors = state.actors().values()
+        # Ray Data has an actor of its own.
+        own = [actor for actor in actors if "ShardActor" in json.dumps(actor, default=str)]
+        most = max(most, sum(actor["State"] == "ALIVE" for actor in own))
+
+    store = Store(str(tmp_path / "out"))
+    Ledger(store, job).begin()
+    records = run_on_ray(model, job, store, range(8), note, lambda: False, None, workers=1)
+    assert (len(records), most) == (8, 1)
+
+
+@pytest.mark.slow
+def test_driver_measures_no_plan(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("GANYMEDE_PLAN", "measure")
+    monkeypatch.setenv("GANYMEDE_CACHE", str(tmp_path / "cache"))
+    run("painted", tmp_path / "ray", "--count", "20", "--engine", "ray", "--workers", "1")
+    assert not (tmp_path / "cache" / "plans.json").exists()
+    run("painted", tmp_path / "local", "--count", "20")
+    assert (tmp_path / "cache" / "plans.json").exists()
+
+
 def test_unreachable_cluster_gives_one_line_error(run, tmp_path):
     flags = ["--count", "3", "--engine", "ray", "--address", "127.0.0.1:1"]
     process = run("painted-classes", tmp_path / "out", *flags, code=2)

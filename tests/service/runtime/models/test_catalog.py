@@ -369,3 +369,33 @@ def test_impossible_golden_image_is_reported(models, golden):
     (folder / MANIFEST_FILE).write_text(json.dumps(text))
     with pytest.raises(ModelFailed, match=r"golden"):
         load(models).get("gan-mnist")
+
+
+@pytest.mark.parametrize("name", ["generator.onnx", MANIFEST_FILE, "golden.png"])
+def test_named_pipe_in_place_of_a_file_fails_instead_of_waiting(models, name):
+    catalog = load(models)
+    path = models / "gan-mnist" / "1" / name
+    path.unlink()
+    os.mkfifo(path)
+    reloaded, changes = catalog.reload()
+    assert reloaded.entry("gan-mnist").state is State.READY
+    if name != "golden.png":  # Only read if the images differ from the golden ones.
+        # The model that was loaded before keeps being served.
+        assert reloaded.get("gan-mnist") is catalog.get("gan-mnist")
+        assert [entry.id for entry in changes.failed] == ["gan-mnist@1"]
+        assert "not a regular file" in changes.failed[0].reason
+
+
+def test_bounds_texts_of_the_manifest(models):
+    path = models / "cgan-fashion" / "1" / MANIFEST_FILE
+    manifest = json.loads(path.read_text())
+    for field, value in {
+        "summary": "x" * 20_000,
+        "classes": ["x" * 201, *manifest["classes"][1:]],
+    }.items():
+        path.write_text(json.dumps(manifest | {field: value}))
+        entry = load(models).entry("cgan-fashion")
+        assert entry.state is State.FAILED
+        assert field in entry.reason
+    path.write_text(json.dumps(manifest | {"classes": ["日" * 200, *manifest["classes"][1:]]}))
+    assert load(models).entry("cgan-fashion").state is State.READY
