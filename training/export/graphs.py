@@ -250,13 +250,12 @@ def image_to_image_graph_spec(
     )
 
 
-def side_to_check(network: nn.Module, side: int, smallest: int, multiple: int) -> int:
-    """Return the side of the images to check a graph with: `side`, or less for a large network.
+def side_to_check(weights: int, side: int, smallest: int, multiple: int) -> int:
+    """Return the side of the images to check a graph with: `side`, or less for many weights.
 
     The side is at least `smallest`, and a multiple of `multiple`. A convolution multiplies every
     weight with every pixel, so that a large network takes minutes for a few images of 64 pixels.
     """
-    weights = sum(parameter.numel() for parameter in network.parameters())
     affordable = math.isqrt(_MAX_CHECKED_WORK // max(weights, 1)) // multiple * multiple
     return min(side, max(affordable, smallest, 2 * multiple))
 

@@ -323,7 +323,8 @@ def _image_to_image_graph_spec(module: nn.Module, image_input: ImageInput) -> Gr
     axes = {1 + i: multiple * dim if multiple > 1 else dim for i, dim in enumerate(dimensions)}
     smallest = image_input.least or multiple
     if not image_input.fixed:
-        side = side_to_check(module, side, smallest, multiple)
+        weights = sum(parameter.numel() for parameter in module.parameters())
+        side = side_to_check(weights, side, smallest, multiple)
     # At least two steps, because torch.export treats an axis of one step as constant.
     small = max(side // 2 // multiple * multiple, smallest, 2 * multiple)
     return GraphSpec(

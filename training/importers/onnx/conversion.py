@@ -6,6 +6,7 @@ the original.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from service.runtime.models.manifest import (
     Truncation,
 )
 from service.runtime.onnx.sessions import ExecutionPlan, Provider, Session
+from training.export.graphs import side_to_check
 from training.export.onnx_files import graph_entry, save
 from training.importers.errors import FormatMismatchError, ImportOptionError, ModelImportError
 from training.importers.formats.base import (
@@ -154,11 +156,15 @@ def _convert(model: ModelProto, options: GraphOptions) -> ConvertedModel:
     interface = replace(interface, rows=rows)
 
     count = 32 if image.pixels <= 128**2 else 8 if image.pixels <= 256**2 else 3
-    feeds = [probe.feeds(count, *size)]
-    if image_input is not None and any_size:
-        step, side = image_input.multiple, image_input.side
+    if image_input is None or not any_size:
+        feeds = [probe.feeds(count, *size)]
+    else:
+        step = image_input.multiple
+        weights = sum(math.prod(weight.dims) for weight in model.graph.initializer)
+        side = side_to_check(weights, image_input.side, step, step)
+        count = min(count, 8 if side == image_input.side else 3)
         feeds = [
-            probe.feeds(min(count, 8), side, side),
+            probe.feeds(count, side, side),
             probe.feeds(2, side + step, max(side - step, step)),
         ]
     wrapped, notes = wrap_and_check(original, model, interface, feeds)
