@@ -5,12 +5,20 @@ The trainer prints these lines at the start, and `ganymede data` in its report.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
+# Control characters, line separators, changes of direction, and bytes that are no text.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\ud800-\udfff]")
 # Entries of a list that are shown; further ones are counted.
 _MAX_SHOWN = 10
 # Classes whose numbers of images fit in a line.
 _MAX_CLASSES = 20
+
+
+def printable(text: str) -> str:
+    """Return a text with control characters escaped: names of files may contain any."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def class_counts(class_names: Sequence[str], labels: Iterable[int]) -> dict[str, int]:
@@ -23,7 +31,8 @@ def class_counts(class_names: Sequence[str], labels: Iterable[int]) -> dict[str,
 
 def counts_line(counts: Mapping[str, int]) -> str:
     """Return the numbers of images by class, such as ``cats 8, dogs 8``."""
-    shown = ", ".join(f"{name} {count:,}" for name, count in list(counts.items())[:_MAX_CLASSES])
+    first = list(counts.items())[:_MAX_CLASSES]
+    shown = ", ".join(f"{printable(name)} {count:,}" for name, count in first)
     more = len(counts) - _MAX_CLASSES
     return f"{shown} and {more:,} more classes" if more > 0 else shown
 
@@ -31,7 +40,7 @@ def counts_line(counts: Mapping[str, int]) -> str:
 def empty_class_lines(counts: Mapping[str, int], split: str = "") -> list[str]:
     """Return a line for each class without images."""
     where = f" in the split {split}" if split else ""
-    empty = [name for name, count in counts.items() if not count]
+    empty = [printable(name) for name, count in counts.items() if not count]
     lines = [f"the class {name} has no readable image{where}" for name in empty[:_MAX_SHOWN]]
     if len(empty) > _MAX_SHOWN:
         lines.append(f"{len(empty) - _MAX_SHOWN:,} more classes have no readable image{where}")
@@ -43,15 +52,16 @@ def ignored_lines(ignored: Mapping[str, str]) -> list[str]:
     by_reason: dict[str, list[str]] = {}
     for name, reason in ignored.items():
         by_reason.setdefault(reason, []).append(name)
-    return [
-        f"ignored: {names[0]}{f' and {len(names) - 1:,} more' if len(names) > 1 else ''}: {reason}"
-        for reason, names in by_reason.items()
-    ]
+    lines = []
+    for reason, names in by_reason.items():
+        more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+        lines.append(f"ignored: {printable(names[0])}{more}: {reason}")
+    return lines
 
 
 def skipped_lines(skipped: Sequence[str]) -> list[str]:
     """Return a line for each of the first images that could not be read, and count the others."""
-    lines = [f"skipped: {line}" for line in skipped[:_MAX_SHOWN]]
+    lines = [f"skipped: {printable(line)}" for line in skipped[:_MAX_SHOWN]]
     if len(skipped) > _MAX_SHOWN:
         lines.append(f"skipped: {len(skipped) - _MAX_SHOWN:,} more")
     return lines

@@ -9,6 +9,7 @@ from __future__ import annotations
 import lzma
 import os
 import posixpath
+import re
 import shutil
 import stat
 import tarfile
@@ -17,7 +18,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, cast
 
@@ -25,6 +26,8 @@ from training.data.sources.source import DataError
 
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _ENCRYPTED = 0x1
+# No image is larger; a small archive can claim to contain terabytes.
+_MAX_MEMBER_BYTES = 2**31
 _ARCHIVE_ERRORS = (
     OSError,
     EOFError,
@@ -70,11 +73,28 @@ class Listing:
 def list_files(path: Path) -> Listing:
     """List a folder, a ZIP archive or a tar archive. Raises DataError."""
     if path.is_dir():
-        return _list_folder(path)
+        return _with_text_names(_list_folder(path))
     kind = archive_kind(path)
     if kind is None:
         raise DataError(f"{path} is neither a folder nor a ZIP or tar archive")
-    return _list_archive(path, kind, "", "")
+    return _with_text_names(_list_archive(path, kind, "", ""))
+
+
+def _with_text_names(listing: Listing) -> Listing:
+    """Replace names that are not valid UTF-8, which cannot be printed, by Latin-1 text."""
+    return Listing(
+        [replace(file, name=_text(file.name), path=_text(file.path)) for file in listing.files],
+        {_text(name): reason for name, reason in listing.ignored.items()},
+        [_text(name) for name in listing.empty_folders],
+    )
+
+
+def _text(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "surrogateescape").decode("latin-1")
+    return name
 
 
 def files_on_disk(path: Path) -> list[Path]:
@@ -107,9 +127,7 @@ def _list_archive(path: Path, kind: str, name_prefix: str, path_prefix: str) -> 
     seen: set[str] = set()
     try:
         for member, read in members(path):
-            member_path = member.replace("\\", "/")
-            while member_path.startswith("./"):
-                member_path = member_path[2:]
+            member_path = _relative(member)
             if isinstance(read, str):
                 listing.ignored[name_prefix + member_path] = read
             elif member_path in seen:
@@ -127,6 +145,14 @@ def _list_archive(path: Path, kind: str, name_prefix: str, path_prefix: str) -> 
     except _ARCHIVE_ERRORS as error:
         raise DataError(f"{path} is damaged: {error}") from error
     return listing.sort()
+
+
+def _relative(member: str) -> str:
+    """Return the path of a member below the archive: without drive, root, ``.`` and ``..``."""
+    parts = [part for part in re.split(r"[\\/]", member) if part not in ("", ".", "..")]
+    if len(parts) > 1 and re.fullmatch(r"[A-Za-z]:", parts[0]):
+        parts = parts[1:]
+    return "/".join(parts)
 
 
 def _zip_members(path: Path) -> Iterator[tuple[str, Callable[[int | None], bytes] | str]]:
@@ -147,7 +173,12 @@ def _zip_members(path: Path) -> Iterator[tuple[str, Callable[[int | None], bytes
             continue
         # `filename` replaces the separator of the system that reads; `orig_filename` does not.
         name = info.orig_filename.partition("\0")[0]
-        yield name, "is encrypted" if info.flag_bits & _ENCRYPTED else reader(info)
+        if info.flag_bits & _ENCRYPTED:
+            yield name, "is encrypted"
+        elif info.file_size > _MAX_MEMBER_BYTES:
+            yield name, "is larger than 2 GiB"
+        else:
+            yield name, reader(info)
 
 
 def _tar_members(path: Path) -> Iterator[tuple[str, Callable[[int | None], bytes] | str]]:
@@ -167,7 +198,18 @@ def _tar_members(path: Path) -> Iterator[tuple[str, Callable[[int | None], bytes
         return read
 
     with tarfile.open(fileobj=stream, mode="r:") as archive:
-        members = {member.name: member for member in archive}
+        members: dict[str, tarfile.TarInfo] = {}
+        try:
+            for member in archive:
+                members[member.name] = member
+            # The archive ends with blocks of zeros; the library stops at damaged headers as well.
+            stream.seek(archive.offset)
+            end = stream.read(512)
+            is_whole = bool(end) and not any(end)
+        except tarfile.ReadError:
+            if not members:
+                raise
+            is_whole = False
     for name, member in members.items():
         target = member
         for _ in range(10):
@@ -183,6 +225,8 @@ def _tar_members(path: Path) -> Iterator[tuple[str, Callable[[int | None], bytes
             yield name, reader(target)
         elif not target.isdir():
             yield name, "is a link to a missing file" if target.issym() else "is not a file"
+    if not is_whole:
+        yield "(end)", f"the archive is cut off or damaged after {len(members):,} files"
 
 
 def _uncompressed(path: Path) -> IO[bytes]:

@@ -25,6 +25,7 @@ from training.data.sources.labels import (
     ClassLabel,
     Labels,
     dataset_json,
+    keys_with_several_images,
     numbered,
     sidecar_labels,
     table_labels,
@@ -60,6 +61,7 @@ class FileSource:
         self._notes: list[str] = _lines(listing.empty_folders, "is empty", "are empty")
         barren = _folders_without_images(images, self._others)
         self._notes += _lines(barren, "contains no image", "contain no image")
+        self._notes += keys_with_several_images(images, sidecars)
         if not images:
             reasons = _summary(self._ignored)
             raise DataError(f"{location} contains no images{f' ({reasons})' if reasons else ''}")

@@ -172,6 +172,21 @@ def sidecar_labels(images: Sequence[File], sidecars: Mapping[str, Sequence[File]
     return Labels("the files beside the images", classes)
 
 
+def keys_with_several_images(
+    images: Sequence[File], sidecars: Mapping[str, Sequence[File]]
+) -> list[str]:
+    """Return a note about WebDataset keys that have several images, such as an image and a mask."""
+    by_key: dict[str, list[str]] = {}
+    for image in images:
+        if (key := webdataset_key(image.name)) in sidecars:
+            by_key.setdefault(key, []).append(image.name)
+    several = [names for names in by_key.values() if len(names) > 1]
+    if not several:
+        return []
+    more = f", and {len(several) - 1:,} more keys have several" if len(several) > 1 else ""
+    return [f"{' and '.join(several[0][:3])} have one key and are all read{more}"]
+
+
 def webdataset_key(name: str) -> str:
     """Return WebDataset's key of a file: its name up to the first dot after the folder."""
     folder, name = posixpath.split(name)
@@ -196,14 +211,18 @@ def numbered(
 ) -> tuple[list[str], list[int]]:
     """Return the class names, and the index of each label; -1 for a missing one.
 
-    `names` are the names of numbered classes. Raises DataError for numbers that are no classes.
+    `names` are the names of numbered classes.
     """
     present = [label for label in labels if label is not None]
     if all(isinstance(label, int) for label in present):
         numbers = [-1 if label is None else int(label) for label in labels]
         count = max(len(names), 1 + max(numbers, default=-1))
         if count > _MAX_CLASSES:
-            raise DataError(f"the number of a class is {count - 1}; the limit is {_MAX_CLASSES:,}")
+            present_numbers = sorted(set(numbers) - {-1})
+            index_of = {number: i for i, number in enumerate(present_numbers)}
+            return [str(number) for number in present_numbers], [
+                index_of.get(number, -1) for number in numbers
+            ]
         return [names[i] if i < len(names) else str(i) for i in range(count)], numbers
     found = sorted({str(label) for label in present})
     index = {name: i for i, name in enumerate(found)}
@@ -215,8 +234,7 @@ def column_classes(
 ) -> tuple[list[str], list[int] | None, list[str]]:
     """Return the class names, the index of each row and notes, from a column of a table.
 
-    A missing value or a negative number means that a row has no class; then no row has one. Raises
-    DataError for numbers that are no classes.
+    A missing value or a negative number means that a row has no class; then no row has one.
     """
     labels: list[ClassLabel | None] = [
         None if value is None or (isinstance(value, int) and value < 0) else value
@@ -271,9 +289,14 @@ def _with_class(file: File, line: dict[str, Any], column: str | None) -> dict[st
 
 
 def _lines(file: File) -> Sequence[Mapping[str, Any]]:
-    text = file.read(None).decode("utf-8-sig")
+    data = file.read(None)
+    # Excel's "Unicode text" is UTF-16.
+    text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     if file.path.endswith(".jsonl"):
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+        lines = [json.loads(line) for line in text.splitlines() if line.strip()]
+        if not all(isinstance(line, Mapping) for line in lines):
+            raise ValueError("a line is not a JSON object")
+        return lines
     # Spreadsheets in some languages separate columns by semicolons.
     first = text.partition("\n")[0]
     delimiter = max("\t;,", key=first.count)

@@ -186,10 +186,17 @@ def _columns(schema: Any, location: str) -> tuple[str, str, list[str]]:
     image, notes = choose_column(images, IMAGE_COLUMNS)
 
     def holds_classes(field: Any) -> bool:
-        return bool(pa.types.is_integer(field.type) or pa.types.is_string(field.type))
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        tests = (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string)
+        return any(test(kind) for test in tests)
 
     labels = [name for name in LABEL_COLUMNS if name in schema.names]
     label = next((name for name in labels if holds_classes(schema.field(name))), "")
+    if labels and not label:
+        notes = [
+            *notes,
+            f"no classes, because the column {labels[0]} holds {schema.field(labels[0]).type}",
+        ]
     return image, label, notes
 
 

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from training.data.findings import printable
 from training.evaluation.report.document import Note, Section, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
+    from rich.text import Text
 
     from training.evaluation.evaluation import Progress
 
@@ -27,21 +29,30 @@ def print_section(section: Section) -> None:
     from rich.table import Table as RichTable  # noqa: PLC0415
 
     screen = console()
-    screen.print(section.title, style="bold", markup=False, soft_wrap=True)
+    screen.print(printable(section.title), style="bold", markup=False, soft_wrap=True)
     for part in section.parts:
         if isinstance(part, Note):
-            screen.print(str(part), highlight=False, markup=False, soft_wrap=True)
+            screen.print(printable(str(part)), highlight=False, markup=False, soft_wrap=True)
         elif isinstance(part, Table):
             columns = slice(part.terminal_columns)
-            table = RichTable(*part.head[columns], box=None)
+            table = RichTable(box=None)
+            for title in part.head[columns]:
+                table.add_column(_plain(title))
             for row in part.rows:
-                table.add_row(*row[columns])
+                table.add_row(*map(_plain, row[columns]))
             screen.print(table)
+
+
+def _plain(cell: str) -> Text:
+    from rich.text import Text  # noqa: PLC0415
+
+    # A text, because names of classes may look like markup.
+    return Text(printable(cell))
 
 
 def print_line(text: str) -> None:
     """Print a line without wrapping it."""
-    console().print(text, markup=False, soft_wrap=True)
+    console().print(printable(text), markup=False, soft_wrap=True)
 
 
 @contextmanager

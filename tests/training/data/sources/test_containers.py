@@ -2,6 +2,7 @@ import io
 import os
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -159,3 +160,35 @@ def test_rejects_files_that_are_no_archives(tmp_path):
     (tmp_path / "x").write_bytes(b"x")
     with pytest.raises(DataError, match="neither a folder nor a ZIP or tar archive"):
         list_files(tmp_path / "x")
+
+
+@pytest.mark.parametrize(("size", "count"), [(1600, 2), (1300, 1), (1024, 1), (700, 1)])
+def test_cut_off_tar_is_named(tmp_path, size, count):
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for i in range(3):
+            info = tarfile.TarInfo(f"{i}.png")
+            info.size = 100
+            archive.addfile(info, io.BytesIO(bytes(range(100))))
+    whole = list_files(tmp_path / "x.tar")
+    assert (len(whole.files), whole.ignored) == (3, {})
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes((tmp_path / "x.tar").read_bytes()[:size])
+    reason = f"the archive is cut off or damaged after {count:,} files"
+    assert list(list_files(cut).ignored.values()) == [reason]
+
+
+def test_names_in_archives_stay_below_it(tmp_path):
+    names = ["/abs/1.png", "../up/2.png", "C:\\x\\3.png", "./a/./4.png", "a//5.png"]
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in names:
+            archive.writestr(zipfile.ZipInfo(name), b"x")
+    paths = [file.path for file in list_files(tmp_path / "x.zip").files]
+    assert paths == ["a/4.png", "a/5.png", "abs/1.png", "up/2.png", "x/3.png"]
+
+
+def test_names_that_are_not_utf8_can_be_printed(tmp_path):
+    path = bytes(tmp_path) + b"/caf\xe9.png"
+    Path(os.fsdecode(path)).write_bytes(b"content")
+    (file,) = list_files(tmp_path).files
+    assert file.name == "caf\xe9.png"
+    assert file.read(None) == b"content"

@@ -78,10 +78,32 @@ def test_labels_of_missing_images_are_named(tmp_path):
     assert source.notes == ["dataset.json name images that do not exist: 2.png and 1 more"]
 
 
-def test_numbers_that_are_no_classes(tmp_path):
-    files = images("1.png") | {"dataset.json": '{"labels": [["1.png", 4000000000]]}'}
-    with pytest.raises(DataError, match="the number of a class is 4000000000"):
-        open_source(write(tmp_path, files))
+def test_large_numbers_are_names(tmp_path):
+    files = images("1.png", "2.png")
+    files["labels.csv"] = "file_name,label\n1.png,4000000000\n2.png,7\n"
+    source = open_source(write(tmp_path, files))
+    assert classes_of(source) == {"1.png": "4000000000", "2.png": "7"}
+    assert source.class_names == ["7", "4000000000"]
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "3"])
+def test_damaged_tables_are_named(tmp_path, text):
+    with pytest.raises(DataError, match=r"metadata.jsonl cannot be read"):
+        open_source(write(tmp_path, images("1.png") | {"metadata.jsonl": text}))
+
+
+def test_tables_of_excel(tmp_path):
+    text = "file_name\tlabel\n1.png\tgrün\n"
+    source = open_source(write(tmp_path, images("1.png") | {"labels.csv": text.encode("utf-16")}))
+    assert classes_of(source) == {"1.png": "grün"}
+
+
+def test_keys_with_several_images_are_named(tmp_path):
+    members = {"0.img.png": image_file(), "0.seg.png": image_file(), "0.cls": b"1"}
+    write_shard(tmp_path / "x.tar", members)
+    assert open_source(tmp_path / "x.tar").notes == [
+        "0.img.png and 0.seg.png have one key and are all read"
+    ]
 
 
 def test_splits_with_a_dataset_json_each(tmp_path):

@@ -62,3 +62,14 @@ def test_table_without_images_beside_image_files(tmp_path):
     assert source.ignored == {
         "metadata.parquet": "is a Parquet file without images, or lies beside other images"
     }
+
+
+def test_dictionary_encoded_classes(tmp_path):
+    labels = pa.array(["b", "a", "b"]).dictionary_encode()
+    source = open_source(write(tmp_path / "x.parquet", image=[image_file()] * 3, label=labels))
+    assert (source.class_names, source.labels) == (["a", "b"], [1, 0, 1])
+
+
+def test_column_that_holds_no_classes_is_named(tmp_path):
+    source = open_source(write(tmp_path / "x.parquet", image=[image_file()], label=[0.5]))
+    assert source.notes == ["no classes, because the column label holds double"]
