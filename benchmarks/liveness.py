@@ -25,9 +25,9 @@ from typing import Annotated, Any
 
 import httpx
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from benchmarks.measure import machine, report
 from tests.support.servers import serving
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -162,15 +162,13 @@ def main(
         measure("none", "/livez", b"")
         for name, (route, make) in bodies().items():
             measure(name, route, make())
-    if as_json:
-        print(json.dumps(rows, indent=2))
-        return
     table = Table("body", "MiB", "status", "median ms", "99 % ms", "longest ms", box=None)
     for row in rows:
         table.add_row(
             *(", ".join(map(str, v)) if isinstance(v, list) else str(v) for v in row.values())
         )
-    Console().print(table)
+    packages = ("pydantic", "fastapi", "uvicorn", "bentoml")
+    report({"rows": rows, "machine": machine(packages)}, [table], as_json=as_json)
 
 
 if __name__ == "__main__":
