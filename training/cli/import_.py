@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from training.importers.formats.base import ConvertedModel
     from training.importers.import_model import ImportTarget, Pixels
     from training.importers.onnx.ports import GraphOptions
+    from training.importers.preview.variants import Variants
     from training.importers.recognition import Candidate
 
 
@@ -40,6 +41,21 @@ def import_(
             help="Show the networks in the file and the formats they match. Writes nothing.",
         ),
     ] = False,
+    preview: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Write a sheet of images for each plausible choice, and no model.",
+        ),
+    ] = None,
+    like: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="IMAGE",
+            help="Choose what the tensors do not determine by an image of the original: samples of "
+            "a generator, or twice for image-to-image: an input and its output.",
+        ),
+    ] = None,
     network: Annotated[
         str | None, typer.Option(help="Network to import, if the file contains several.")
     ] = None,
@@ -166,6 +182,7 @@ def import_(
     from training.importers.import_model import ImportTarget, import_model
     from training.importers.onnx.ports import parse_graph_options
     from training.importers.options import UserOptions
+    from training.importers.preview.variants import Variants
     from training.importers.reading.files import read_file
     from training.importers.reading.onnx_files import is_onnx_file
     from training.importers.reading.weights import find_networks
@@ -187,6 +204,12 @@ def import_(
         config=_read_config(file, config),
     )
     target = ImportTarget(models, name or _slug(file), version, license_, fp16)
+    graph_flags = {"--map": map_, "--layout": layout, "--task": task, "--z-dim": z_dim}
+    other_flags = {
+        "--network": network, "--config": config, "--preview": preview, "--like": like,
+        "--allow-unused": allow_unused,
+    }  # fmt: skip
+    _refuse_flags(file, other_flags if is_onnx_file(file) else graph_flags)
     if is_onnx_file(file):
         graph_options = parse_graph_options(
             map_ or (), range_, input_range, layout, task, z_dim, options
@@ -201,13 +224,20 @@ def import_(
     if explain:
         _print_candidates(file, candidates)
         return
+    comparing = preview is not None or bool(like)
     try:
-        best = select_candidate(candidates, network)
+        best = select_candidate(candidates, network, undetermined=comparing)
     except ModelImportError as error:
         located = ModelImportError(f"{file}: {error}")
         if isinstance(error, UnknownFormatError):
             located.advice = onnx_export_advice(file, [each.network for each in candidates])
         raise located from error
+    if comparing:
+        settings = _compare(Variants(best, options), preview, like or [], _read_images(images))
+        if settings is None:
+            return
+        candidates = match_formats(find_networks(content), options.merged(settings))
+        best = select_candidate(candidates, network)
     assert best.converted is not None  # noqa: S101 - for the type checker
     _print_summary(best.label, best.format.title, best.converted)
     preview_images = _read_images(images)
@@ -251,6 +281,38 @@ def _record(converted: ConvertedModel) -> list[str]:
     return lines
 
 
+def _refuse_flags(file: Path, flags: Mapping[str, object]) -> None:
+    """Raise ImportOptionError if a flag is set that has no effect on the file."""
+    from training.importers.errors import ImportOptionError
+
+    used = [flag for flag, value in flags.items() if value]
+    if used:
+        kind = "an ONNX graph" if file.suffix == ".onnx" else "a checkpoint"
+        raise ImportOptionError(f"{file}: {', '.join(used)} has no effect on {kind}")
+
+
+def _compare(
+    variants: Variants, preview: Path | None, like: Sequence[Path], images: list[Pixels]
+) -> dict[str, str] | None:
+    """Write the sheets of `--preview`, and choose by the images of `--like`.
+
+    Returns the chosen properties, or None if no model is to be written.
+    """
+    from training.importers.preview.likeness import choose, read_original
+    from training.importers.preview.sheets import write_sheets
+
+    base = variants.base()
+    original = read_original(like, base.converted) if like else None
+    if preview is not None:
+        inputs = original.inputs if original else variants.inputs(images)
+        write_sheets(variants, preview, inputs, typer.echo)
+    if original is None:
+        return None
+    variant = choose(variants, original, typer.echo)
+    typer.echo(f"chosen: {variant.arguments or 'the assumed values'}")
+    return None if preview is not None else dict(variant.settings)
+
+
 def _import_graph(
     file: Path,
     options: GraphOptions,
@@ -261,12 +323,16 @@ def _import_graph(
 ) -> None:
     from training.importers.import_model import import_model
     from training.importers.onnx.conversion import OnnxFormat, convert_graph, describe_graph
+    from training.importers.options import flag
 
     if explain:
         for line in describe_graph(file):
             typer.echo(line)
         return
     converted = convert_graph(file, options)
+    ranges = {"range", "input_range"}
+    ignored = [flag(each).rstrip("=") for each in options.choices.ignored if each not in ranges]
+    _refuse_flags(file, dict.fromkeys(ignored, True))
     _print_summary("the graph", OnnxFormat.title, converted)
     folder = import_model(file, OnnxFormat(), converted, target, preview_images, typer.echo)
     typer.echo(f"wrote {folder}; next: ganymede serve --models {target.models}")

@@ -89,7 +89,7 @@ def _samples(model: Model, manifest: Manifest) -> Image.Image:
 def _inputs_and_outputs(
     model: Model, image_input: ImageInput, images: Sequence[Pixels]
 ) -> list[Pixels]:
-    inputs = [_fitted(image, image_input) for image in images[:_PAIRS]]
+    inputs = [fitted(image, image_input) for image in images[:_PAIRS]]
     if not inputs:
         inputs = list(probe_images(range(6), image_input.size, image_input.channels))
     masks = probe_masks(range(len(inputs)), image_input.size)
@@ -105,7 +105,7 @@ def _inputs_and_outputs(
     return [shown, np.stack(outputs)]
 
 
-def _fitted(pixels: Pixels, image_input: ImageInput) -> Pixels:
+def fitted(pixels: Pixels, image_input: ImageInput) -> Pixels:
     """Return the center of an image ``[H, W, C]``, resized to the model's training size."""
     image = Image.fromarray(pixels).convert(_MODES[image_input.channels])
     height, width = image_input.size

@@ -9,7 +9,7 @@ the format, and records which one it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from service.runtime.models.manifest import ImportAssumption
@@ -69,6 +69,12 @@ class UserOptions:
         own = getattr(self, name, None) if name in _FLAGS else None
         return str(own) if own is not None else self.assume.get(name)
 
+    def merged(self, settings: Mapping[str, str]) -> UserOptions:
+        """Return the options with some properties set, by name."""
+        own = {name: value for name, value in settings.items() if name in _FLAGS}
+        rest = {name: value for name, value in settings.items() if name not in _FLAGS}
+        return replace(self, **own, assume={**self.assume, **rest})  # type: ignore[arg-type]
+
     def given_names(self) -> list[str]:
         """Return the names of all properties that the user set, except for a configuration."""
         own = [name for name in _FLAGS if name != "config" and getattr(self, name)]
@@ -121,8 +127,9 @@ class Assumption:
 class UndeterminedError(ImportOptionError):
     """A property has no default, and the user did not set it."""
 
-    # The name of the property, and its values.
+    # The name of the property, what it is, and its values.
     name: str
+    subject: str
     known: tuple[str, ...]
 
     @classmethod
@@ -130,7 +137,7 @@ class UndeterminedError(ImportOptionError):
         """Return the error for a property with these known values."""
         ways = " or ".join(setting(name, each) for each in known)
         error = cls(f"the tensors do not determine the {subject}: set {ways}")
-        error.name, error.known = name, tuple(known)
+        error.name, error.subject, error.known = name, subject, tuple(known)
         return error
 
 

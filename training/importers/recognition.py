@@ -78,6 +78,8 @@ class Candidate:
     converted: ConvertedModel | None = None
     # The names of properties that the user set, but that the format does not have.
     ignored_options: Sequence[str] = ()
+    # The network without its wrappers, which was converted.
+    unwrapped: Network | None = None
     # What the user left out of the file.
     allowed_unused: Sequence[str] = ()
     # The network that `network` is a part of, if it is not a network of its own.
@@ -89,6 +91,11 @@ class Candidate:
     def matches(self) -> bool:
         """True if the network is of the format."""
         return self.converted is not None or self.undetermined is not None
+
+    @property
+    def source(self) -> Network:
+        """The network that the converter reads."""
+        return self.unwrapped or self.network
 
     @property
     def label(self) -> str:
@@ -133,25 +140,34 @@ def _match(network: Network, checkpoint_format: Format, options: UserOptions) ->
         if match.matches:
             source, choices = unwrapped.fresh(), Choices(options)
             try:
-                converted = _convert(checkpoint_format, source, choices)
+                converted = convert_network(checkpoint_format, source, choices)
             except FormatMismatchError as error:
                 match = replace(match, reason=str(error), near=error.near)
             except UndeterminedError as error:
                 match = replace(match, reason=str(error), near=True)
-                return Candidate(network, checkpoint_format, match, undetermined=error)
+                return Candidate(
+                    network, checkpoint_format, match, undetermined=error, unwrapped=unwrapped
+                )
             except _SHAPE_ERRORS as error:
                 reason = f"the shapes of its tensors do not fit together: {first_line(error)}"
                 match = replace(match, reason=reason)
             else:
                 return Candidate(
-                    network, checkpoint_format, match, converted, ignored_options=choices.ignored
+                    network,
+                    checkpoint_format,
+                    match,
+                    converted,
+                    ignored_options=choices.ignored,
+                    unwrapped=unwrapped,
                 )
         candidate = Candidate(network, checkpoint_format, match)
         best = max(best, candidate, key=lambda c: (c.match.score, c.match.reason is not None))
     return best
 
 
-def _convert(checkpoint_format: Format, network: Network, choices: Choices) -> ConvertedModel:
+def convert_network(
+    checkpoint_format: Format, network: Network, choices: Choices
+) -> ConvertedModel:
     """Convert a network. Raises FormatMismatchError if a tensor of it is not used."""
     converted = checkpoint_format.convert(network, choices)
     if checkpoint_format.published:
@@ -173,16 +189,20 @@ def _convert(checkpoint_format: Format, network: Network, choices: Choices) -> C
     return replace(converted, assumptions=choices.assumptions, left_out=left_out)
 
 
-def select_candidate(candidates: Sequence[Candidate], name: str | None) -> Candidate:
+def select_candidate(
+    candidates: Sequence[Candidate], name: str | None, *, undetermined: bool = False
+) -> Candidate:
     """Return the network to import, in the first format that it matches.
 
     `name` selects one of several networks. By default, averaged weights are preferred. Raises
     ModelImportError if no network matches, if several match, if the file contains other tensors
     that may be needed, or if a weight is not finite; and ImportOptionError for options without an
-    effect.
+    effect. With `undetermined`, the network may have properties that no option sets yet.
     """
     best = _select(candidates, name)
     if best.undetermined is not None:
+        if undetermined:
+            return best
         raise best.undetermined
     assert best.converted is not None  # noqa: S101 - for the type checker
     networks = [each.whole or each.network for each in candidates]
