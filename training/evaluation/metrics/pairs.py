@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.sources import open_source
+from service.runtime.images.decoding import ImageDecodeError
+from training.data.sources import ImageSource, open_source
 from training.evaluation.errors import QualityError
 from training.evaluation.metrics import Metric, PairMetrics, groups, pair_metrics
 
@@ -59,13 +60,21 @@ def open_pairs(generated: Path, targets: Path) -> tuple[Pixels, Pixels, list[str
         raise QualityError(f"no image in {generated} has the same name as an image in {targets}")
     sets = []
     for source, rows in zip(sources, by_name, strict=True):
-        images = [np.asarray(source.read(rows[name]).convert("RGB")) for name in names]
+        images = [_pixels(source, rows[name]) for name in names]
         if len({image.shape for image in images}) > 1:
             raise QualityError(
                 "pairs are compared pixel by pixel: all images must have the same size"
             )
         sets.append(np.stack(images))
     return sets[0], sets[1], names
+
+
+def _pixels(source: ImageSource, row: int) -> Pixels:
+    """Decode one image. Raises QualityError, which names it: a pair cannot be left out."""
+    try:
+        return np.asarray(source.read(row).convert("RGB"))
+    except (ImageDecodeError, OSError, ValueError) as error:
+        raise QualityError(f"{source.names[row]} cannot be read: {error}") from error
 
 
 def compare_pairs(

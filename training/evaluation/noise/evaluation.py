@@ -324,6 +324,7 @@ def _warnings(reference: Reference, sets: FeatureSets, target: NoiseTarget) -> I
             f"the reference ({reference.against.title}) may contain training images: a model that "
             "memorizes them would score well"
         )
+    yield from (f"reference: {line}" for line in reference.against.images.warnings())
     record = target.trained_on
     if record is not None and record.fingerprint != reference.training.images.fingerprint:
         yield (

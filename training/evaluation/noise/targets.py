@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import yaml
 from numpy.typing import NDArray
+from PIL import Image
 
 from service.runtime.formatting import exact
+from service.runtime.images.decoding import ImageDecodeError
 from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.models.catalog import (
     Catalog,
@@ -35,7 +37,7 @@ from service.runtime.onnx.sessions import ExecutionPlan, Provider, pick_provider
 from training.data.datasets import KNOWN_DATASETS
 from training.data.images import DataOptions, load_images
 from training.data.provenance import data_options
-from training.data.sources import DataError, open_source
+from training.data.sources import DataError, ImageSource, open_source
 from training.evaluation.errors import QualityError
 
 if TYPE_CHECKING:
@@ -260,12 +262,20 @@ def _open_run(
         )
 
 
+def _first_image(source: ImageSource, path: Path) -> Image.Image:
+    """Return the first readable image. Raises DataError."""
+    failure = ""
+    for row, name in enumerate(source.names):
+        try:
+            return source.read(row)
+        except (ImageDecodeError, OSError, ValueError) as error:
+            failure = failure or f"{name} in {path} cannot be read: {error}"
+    raise DataError(failure)
+
+
 def _open_images(path: Path) -> NoiseTarget:
     source = open_source(path)
-    try:
-        first = source.read(0)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{source.names[0]} in {path} cannot be read: {error}") from error
+    first = _first_image(source, path)
     side = min(first.size)
     channels = 4 if first.has_transparency_data else 1 if first.mode in ("1", "L") else 3
     options = DataOptions(path=str(path), resolution=side, channels=channels)

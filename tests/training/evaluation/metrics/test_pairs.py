@@ -2,10 +2,11 @@ import itertools
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.support.inception_weights import random_images
 from training.evaluation.errors import QualityError
-from training.evaluation.metrics.pairs import MAX_PSNR, compare_pairs
+from training.evaluation.metrics.pairs import MAX_PSNR, compare_pairs, open_pairs
 
 
 def test_equal_images_are_perfect(small_network):
@@ -58,3 +59,12 @@ def test_rejects_different_shapes(small_network):
     pixels = random_images()[0][:2]
     with pytest.raises(QualityError, match="equal sizes"):
         compare_pairs(pixels, pixels[:1], small_network)
+
+
+def test_corrupt_image_of_a_pair_is_named(tmp_path):
+    for folder in ("generated", "targets"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / folder / "1.png")
+    (tmp_path / "targets" / "1.png").write_bytes(b"no image")
+    with pytest.raises(QualityError, match="1.png cannot be read"):
+        open_pairs(tmp_path / "generated", tmp_path / "targets")

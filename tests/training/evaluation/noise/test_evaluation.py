@@ -3,6 +3,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from service.runtime.models.manifest import ImageSpec, read_manifest
 from tests.support.evaluation import SIDE, noisy_digits, write_images
@@ -106,6 +107,19 @@ def test_counts_and_shows_planted_copies(reference, small_network):
     for each in images.nearest:
         assert each.distance <= 1
         assert (each.generated == each.training[0]).all()
+
+
+def test_images_that_are_left_out_of_the_reference_are_named(tmp_path, small_network):
+    pixels, _ = noisy_digits(40, seed=1)
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{i:02}.png")
+    (tmp_path / "00.png").write_bytes(b"no image")
+    (tmp_path / "notes.txt").write_text("x")
+    reference = open_reference(DataOptions(path=str(tmp_path), resolution=SIDE, channels=1))
+    options = EvaluationOptions(samples=30, class_accuracy=False)
+    evaluation, _ = evaluate(stored(pixels[:30]), reference, small_network, options)
+    assert "reference: ignored: notes.txt: is not an image" in evaluation.warnings
+    assert any(line.startswith("reference: skipped: 00.png") for line in evaluation.warnings)
 
 
 def test_figures_contain_measurement_conditions(cgan, repository, small_network):

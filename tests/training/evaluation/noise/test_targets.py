@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from service.runtime.models.manifest import MANIFEST_FILE, TrainingData, read_manifest
 from training.data.images import DataOptions, load_images
@@ -95,3 +96,17 @@ def test_refuses_other_images_under_the_same_name(
 def test_training_data_are_flipped_if_the_recipe_flips():
     assert open_noise_target("biggan-flowers", SHIPPED_MODELS).data.flip
     assert not open_noise_target("gan-mnist", SHIPPED_MODELS).data.flip
+
+
+def test_images_after_a_corrupt_one_are_evaluated(tmp_path):
+    (tmp_path / "0.png").write_bytes(b"no image")
+    for i in (1, 2):
+        Image.new("RGB", (8, 6), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    target = open_noise_target(str(tmp_path), tmp_path)
+    assert target.stored.shape == (2, 6, 6, 3)
+
+
+def test_images_that_are_all_corrupt_are_named(tmp_path):
+    (tmp_path / "0.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"0.png in .* cannot be read"):
+        open_noise_target(str(tmp_path), tmp_path)
