@@ -66,5 +66,5 @@ def test_corrupt_image_of_a_pair_is_named(tmp_path):
         (tmp_path / folder).mkdir()
         Image.new("RGB", (4, 4)).save(tmp_path / folder / "1.png")
     (tmp_path / "targets" / "1.png").write_bytes(b"no image")
-    with pytest.raises(QualityError, match="1.png cannot be read"):
+    with pytest.raises(QualityError, match=r"1\.png cannot be read"):
         open_pairs(tmp_path / "generated", tmp_path / "targets")
