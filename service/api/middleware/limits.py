@@ -33,6 +33,8 @@ DEADLINE_HEADER = "X-Deadline-Ms"
 
 # Routes below this path accept compressed bodies, with limits of their own.
 _COMPRESSED_PATHS = "/v2/"
+# Values in the JSON of these routes, which have no strings in lists.
+_MAX_TENSOR_VALUES = 2**21
 
 
 class BodyLimits:
@@ -42,6 +44,8 @@ class BodyLimits:
         self._app = app
         self._max_bytes = settings.max_body_bytes
         self._json_limits = JsonLimits(settings.max_json_depth)
+        # Bounded by its size, which is smaller.
+        self._tensor_limits = JsonLimits(settings.max_json_depth, values=_MAX_TENSOR_VALUES)
         self._timeout_s = settings.body_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,7 +76,8 @@ class BodyLimits:
 
         try:
             if is_json(headers):
-                await body.read_json(self._json_limits)
+                is_tensors = scope["path"].startswith(_COMPRESSED_PATHS)
+                await body.read_json(self._tensor_limits if is_tensors else self._json_limits)
             await self._app(scope, body.receive, send_unless_refused)
         except BodyRefused:
             if body.problem is None or started:

@@ -1,16 +1,21 @@
 """JSON bodies are bounded before they are parsed, and processed without holding up other work."""
 
+import asyncio
 import itertools
 import json
 import sys
 import threading
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.api.app import create_app
 from service.api.middleware.json_bodies import JsonLimits, assert_bounded, parse
 from service.api.problems import Problem
+from service.runtime.scheduling.engine import Engine
+from service.settings import Settings
 
 documents = st.recursive(
     st.none() | st.text(alphabet='[]{}"\\\n é日', max_size=8) | st.integers(),
@@ -128,3 +133,41 @@ def test_other_threads_run_while_numbers_are_parsed():
         sys.setswitchinterval(interval)
     # The standard parser, called once, would give it no turn at all.
     assert during > 5
+
+
+NUMBERS_TEXT = b",".join(b"0.1234567890123%d" % (i % 10) for i in range(900_000))
+INFER_TEXT = b'{"inputs":[{"name":"z","datatype":"FP32","shape":[1,16],"data":['
+SLOW_BODIES = {
+    "/v1/generate": b'{"model":"painted","z":[[' + NUMBERS_TEXT + b"]]}",
+    "/v1/mix-styles": b'{"rows":[' + NUMBERS_TEXT + b"]}",
+    "/v1/jobs": b'{"classes":[' + NUMBERS_TEXT + b"]}",
+    "/v1/upscale": b'{"image":[' + NUMBERS_TEXT + b"]}",
+    "/v2/models/painted/infer": INFER_TEXT + b"0," * 2_000_000 + b"0]}]}",
+}
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+@pytest.mark.parametrize("path", SLOW_BODIES)
+async def test_event_loop_goes_on_while_a_large_body_is_parsed(drawn_repository, path):
+    engine = Engine(drawn_repository, provider="cpu", queue_pixels=2**20)
+    engine.start()
+    transport = httpx.ASGITransport(create_app(engine, Settings(models=drawn_repository)))
+    headers = {"content-type": "application/json"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        request = client.post(path, content=SLOW_BODIES[path], headers=headers)
+        posted = asyncio.ensure_future(request)
+        turns = 0
+        while not posted.done():
+            await asyncio.sleep(0.001)
+            turns += 1
+    assert 400 <= posted.result().status_code < 500
+    # Parsing takes half a second of CPU time. In the event loop, it would be a single turn, with a
+    # few before and after it.
+    assert turns > 20
+    assert engine.drain(30)
