@@ -131,7 +131,7 @@ def data(
     --split train=0.9,val=0.1
     """
     from service.runtime.files import replacing
-    from training.data.datasets import KNOWN_DATASETS, locate_dataset
+    from training.data.datasets import KNOWN_DATASETS, class_names, locate_dataset
     from training.data.inspection.contact_sheet import contact_sheet, sheet_file
     from training.data.inspection.report import report_on
     from training.data.inspection.scan import scan
@@ -171,12 +171,14 @@ def data(
     sources = open_splits(location, split, selected)
     if split is not None and not sources[split].splits:
         raise DataError(f"--split {split}: {path} has no splits")
+    for source in sources.values():
+        source.class_names = class_names(path, source.class_names)
     sheet_path = sheet_file(sheet, location)
     record = None
     with progress() as show:
         scanned = scan(sources, lambda done, total: show("reading images", done, total))
         report = report_on(path, sources, scanned)
-        image = contact_sheet(scanned.images, sources, report.class_names)
+        image = contact_sheet(report.scan.images, sources, report.class_names)
         with replacing(sheet_path) as temporary:
             image.save(temporary, "PNG")
         if out is not None:

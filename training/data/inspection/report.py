@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from training.data.findings import (
@@ -151,12 +151,16 @@ def report_on(location: str, sources: Mapping[str, ImageSource], scan: Scan) -> 
 
     Raises DataError if no image can be read.
     """
-    class_names: Sequence[str] = max(
-        (source.class_names for source in sources.values() if source.labels is not None),
-        key=len,
-        default=(),
-    )
-    images = scan.images
+    labeled = [source for source in sources.values() if source.labels is not None]
+    # The splits may have different classes beside those of the training split.
+    class_names = list(dict.fromkeys(name for source in labeled for name in source.class_names))
+    numbers = {name: number for number, name in enumerate(class_names)}
+    images = [
+        image
+        if image.label is None
+        else replace(image, label=numbers[sources[image.split].class_names[image.label]])
+        for image in scan.images
+    ]
     if not images:
         (split, name), why = next(iter({**scan.corrupt, **scan.unreadable}.items()))
         failed = len(scan.corrupt) + len(scan.unreadable)
@@ -171,7 +175,7 @@ def report_on(location: str, sources: Mapping[str, ImageSource], scan: Scan) -> 
             counts[split] = {"": len(labels)}
         else:
             counts[split] = class_counts(
-                source.class_names, [label for label in labels if label is not None]
+                class_names, [label for label in labels if label is not None]
             )
     ignored: dict[str, str] = {}
     notes: dict[str, None] = {}
@@ -183,7 +187,7 @@ def report_on(location: str, sources: Mapping[str, ImageSource], scan: Scan) -> 
         location=location,
         class_names=class_names,
         counts=counts,
-        scan=scan,
+        scan=Scan(images, scan.corrupt, scan.unreadable),
         exact=[[images[i] for i in group] for group in exact_groups(appearances)],
         near=[[images[i] for i in group] for group in near_groups(appearances)],
         ignored=ignored,

@@ -120,8 +120,11 @@ def preparation_lines(record: Mapping[str, Any]) -> list[str]:
     for name, why in record["dropped"].items():
         kind = why.partition(" of ")[0].removeprefix("is ")
         by_reason.setdefault(kind, []).append(f"{name} {why}")
-    lines += [f"left out: {len(all_)}, {_first(all_)}" for all_ in by_reason.values()]
-    lines += [f"{change}: {len(names):,} images" for change, names in record["changes"].items()]
+    lines += [f"left out: {len(all_):,}, {_first(all_)}" for all_ in by_reason.values()]
+    lines += [
+        f"{change}: {len(names):,} image{'s' * (len(names) != 1)}"
+        for change, names in record["changes"].items()
+    ]
     enlarged = record["changes"].get("enlarged")
     if enlarged:
         lines.append(

@@ -189,3 +189,12 @@ def test_unwritable_output(photos, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(CannotWrite):
         prepare(photos, tmp_path / "file" / "out")
+
+
+def test_splits_with_different_classes(tmp_path):
+    names = ["train/b", "train/d", "val/a", "val/d", "test/c", "test/b"]
+    for seed, name in enumerate(names):
+        save(tmp_path / "photos" / name / "1.png", seed)
+    record = prepare(tmp_path / "photos", tmp_path / "out")
+    expected = {"train": {"b": 1, "d": 1}, "val": {"a": 1, "d": 1}, "test": {"b": 1, "c": 1}}
+    assert read_back(tmp_path / "out") == record["splits"] == expected
