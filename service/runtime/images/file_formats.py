@@ -46,6 +46,7 @@ _PATTERNS = [(name, re.compile(pattern, re.DOTALL)) for name, pattern in _SIGNAT
 # Files that are often sent or stored in place of an image.
 _OTHER_CONTENT = (
     ("a PDF document", rb"%PDF-"),
+    ("a PostScript document", rb"%!PS|\xc5\xd0\xd3\xc6"),
     ("a video", rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI "),
     ("a ZIP archive", rb"PK\x03\x04"),
     ("an HTML page", rb"\s*<(!doctype\s+)?html"),
