@@ -22,6 +22,8 @@ from service.runtime.requests import InvalidRequest
 
 # Images in one row group, the unit in which Parquet files are read.
 _ROW_GROUP = 100
+# Bytes of images in one row group, which is kept in memory until it is written.
+_ROW_GROUP_BYTES = 256 * 2**20
 
 
 class ShardWriter(Protocol):
@@ -137,6 +139,7 @@ class _ParquetWriter:
         self._writer = pq.ParquetWriter(path, self._schema, compression="none")
         self._extension = job.image.extension
         self._rows: list[dict[str, Any]] = []
+        self._bytes = 0
 
     def add(self, item: JobItem, file: bytes) -> str:
         path = f"{item.stem}.{self._extension}"
@@ -147,7 +150,8 @@ class _ParquetWriter:
             "parameters": provenance_text(item.parameters),
         }
         self._rows.append(row)
-        if len(self._rows) == _ROW_GROUP:
+        self._bytes += len(file)
+        if len(self._rows) == _ROW_GROUP or self._bytes >= _ROW_GROUP_BYTES:
             self._flush()
         return path
 
@@ -160,6 +164,7 @@ class _ParquetWriter:
         if self._rows:
             self._writer.write_table(self._pa.Table.from_pylist(self._rows, self._schema))
             self._rows.clear()
+            self._bytes = 0
 
 
 @contextmanager
