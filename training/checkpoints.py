@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,7 +43,12 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> Checkpoint:
-        """Read the file without executing any code in it. Raises CheckpointError."""
+        """Read the file without executing any code in it.
+
+        Raises CheckpointError, which for a damaged file names the checkpoint to go back to.
+        """
+        if path.is_file() and (member := damaged_member(path)):
+            raise CheckpointError(_damage(path, f"the checksum of {member} does not fit"))
         try:
             state = torch.load(path, map_location=device, weights_only=True)
             if state.pop("format") != 1:
@@ -51,7 +57,44 @@ class Checkpoint:
         except CheckpointError:
             raise
         except Exception as error:
-            raise CheckpointError(f"{path} is not a checkpoint: {error!s:.200}") from error
+            if not path.is_file():
+                raise CheckpointError(f"{path} is not a checkpoint: {error!s:.200}") from error
+            if zipfile.is_zipfile(path):
+                reason = (
+                    f"{path} is not a checkpoint of a run: {str(error) or type(error).__name__}"
+                )
+                raise CheckpointError(reason.splitlines()[0][:300]) from error
+            raise CheckpointError(_damage(path, "it is cut off or overwritten")) from error
+
+
+def damaged_member(path: Path) -> str | None:
+    """Return the name of an archive's member whose checksum does not fit, or None.
+
+    PyTorch does not compare checksums: a changed bit would change a weight without notice. Returns
+    None for a file that is no archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip()
+    except Exception:  # noqa: BLE001 - zipfile raises many kinds of errors; the reader reports them
+        return None
+
+
+def _damage(path: Path, reason: str) -> str:
+    """Return the message about a damaged checkpoint of a run, with the one to go back to."""
+    others = [
+        other
+        for name in ("checkpoint.pt", "best.pt")
+        if (other := path.with_name(name)) != path
+        and zipfile.is_zipfile(other)
+        and damaged_member(other) is None
+    ]
+    way_on = (
+        f"go back to {others[0]}: cp {others[0]} {path}"
+        if others
+        else f"the run has no other checkpoint: remove {path} to start again"
+    )
+    return f"{path} is damaged and is not a checkpoint any more: {reason}; {way_on}"
 
 
 def write_state(state: Mapping[str, Any], path: Path) -> None:

@@ -61,3 +61,25 @@ def test_rejects_files_that_are_not_checkpoints(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="is not a checkpoint"):
         Checkpoint.load(path)
+
+
+def test_damaged_checkpoint_names_the_one_to_go_back_to(tmp_path):
+    path, best = tmp_path / "checkpoint.pt", tmp_path / "best.pt"
+    CHECKPOINT.save(path)
+    whole = path.read_bytes()
+    position = whole.index(torch.arange(4.0).numpy().tobytes())
+    changed = bytearray(whole)
+    changed[position + 5] ^= 1
+    for content in (whole[: len(whole) // 2], bytes(changed), b""):
+        path.write_bytes(content)
+        with pytest.raises(
+            CheckpointError, match=r"checkpoint\.pt is damaged.*no other checkpoint"
+        ):
+            Checkpoint.load(path)
+        best.write_bytes(whole[:99])
+        with pytest.raises(CheckpointError, match="no other checkpoint"):
+            Checkpoint.load(path)
+        CHECKPOINT.save(best)
+        with pytest.raises(CheckpointError, match=r"go back to .*best\.pt: cp .*best\.pt .*/check"):
+            Checkpoint.load(path)
+        best.unlink()

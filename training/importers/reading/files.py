@@ -24,7 +24,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from training.checkpoints import damaged_member
 from training.importers.errors import ModelImportError, UnsafeFileError
+from training.importers.reading.foreign_files import describe_foreign
 from training.importers.reading.pickles import read_pickle
 from training.importers.reading.weights import natural_key
 
@@ -48,11 +50,15 @@ def read_file(path: Path) -> Any:
     Raises ModelImportError with a one-line message for unsupported or corrupt files, and
     UnsafeFileError for files that would execute code.
     """
+    head = b""
     try:
-        with path.open("rb") as file:
-            head = file.read(64)
+        if not path.is_dir():
+            with path.open("rb") as file:
+                head = file.read(64)
     except OSError as error:
         raise ModelImportError(f"{path} cannot be read: {error.strerror}") from error
+    if foreign := describe_foreign(path, head):
+        raise ModelImportError(f"{path} {foreign}")
     if head.startswith(_ZIP):
         return _read_archive(path)
     if head.startswith(_PICKLE):
@@ -72,7 +78,10 @@ def _read_archive(path: Path) -> Any:
             members = archive.infolist()
     except Exception as error:
         # zipfile raises many kinds of errors for corrupt archives.
-        raise ModelImportError(f"{path} is a corrupt archive: {_summary(error)}") from error
+        raise ModelImportError(
+            f"{path} is damaged: its archive is cut off or corrupt ({_summary(error)}); copy or "
+            "download it again"
+        ) from error
     names = [member.filename for member in members]
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
         raise UnsafeFileError(
@@ -88,6 +97,11 @@ def _read_archive(path: Path) -> Any:
         raise ModelImportError(
             f"{path}: its member {name!r:.80} is compressed, which torch.save never does; load the "
             "checkpoint and save it again"
+        )
+    if damaged := damaged_member(path):
+        raise ModelImportError(
+            f"{path} is damaged: the checksum of its member {damaged!r:.80} does not fit; copy or "
+            "download it again"
         )
     return _read_torch(path, mmap=True)
 
@@ -116,7 +130,8 @@ def _read_torch(path: Path, *, mmap: bool) -> Any:
                 "weights are read: save a state_dict() instead"
             ) from error
         raise ModelImportError(
-            f"{path} cannot be read as a checkpoint: {_summary(error)}"
+            f"{path} cannot be read as a checkpoint: {_summary(error)}; it is damaged or "
+            "incomplete, or was not written by PyTorch"
         ) from error
 
 
@@ -142,7 +157,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelImportError(
-            f"{path} cannot be read as safetensors: {_summary(error)}"
+            f"{path} cannot be read as safetensors: {_summary(error)}; it is damaged or incomplete"
         ) from error
     # The format does not preserve the order of the tensors, but layers are numbered.
     return {name: tensors[name] for name in sorted(tensors, key=natural_key)}

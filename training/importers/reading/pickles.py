@@ -190,7 +190,9 @@ def read_pickle(path: Path) -> Any:
     except Exception as error:
         # The pickle machine raises many kinds of errors for corrupt files.
         text = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise ModelImportError(f"{path} cannot be read as a pickle: {text}") from error
+        raise ModelImportError(
+            f"{path} cannot be read as a pickle: {text}; it may be damaged or incomplete"
+        ) from error
 
 
 def _networks(tree: Any) -> Any:
