@@ -23,6 +23,7 @@ from training.importers.formats.base import (
 )
 from training.importers.formats.image.animegan import AnimeGan
 from training.importers.formats.image.compact import Compact
+from training.importers.formats.image.fast_srgan import FastSrgan
 from training.importers.formats.image.residual import CycleGanResNet
 from training.importers.formats.image.rrdb import Rrdb
 from training.importers.formats.image.srgan import Srgan
@@ -54,6 +55,7 @@ FORMATS: tuple[Format, ...] = (
     Rrdb(),
     Compact(),
     Srgan(),
+    FastSrgan(),
     AnimeGan(),
     PyTorchGan(),
     Pix2PixUNet(),
