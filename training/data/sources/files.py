@@ -169,10 +169,8 @@ class FileSource:
             folder, name = posixpath.split(file.path)
             if any(part.startswith(".") or part == "__MACOSX" for part in file.path.split("/")):
                 self._ignored[file.name] = "is a hidden file"
-            elif name in (DATASET_JSON, *TABLES):
+            elif name in (DATASET_JSON, PREPARATION_JSON, *TABLES):
                 metadata[file.name] = file
-            elif name == PREPARATION_JSON:
-                self._ignored[file.name] = "was written by ganymede data and is not data"
             elif folder in jobs and name in (_JOB, *_JOB_FILES):
                 self._ignored[file.name] = "was written by ganymede sample and is not data"
             elif _is_image(file):
