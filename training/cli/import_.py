@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from training.importers.formats.base import ConvertedModel
     from training.importers.import_model import ImportTarget, Pixels
     from training.importers.onnx.ports import GraphOptions
     from training.importers.preview.variants import Variants
-    from training.importers.recognition import Candidate
 
 
 def import_(
@@ -177,6 +175,7 @@ def import_(
 
     Example: ganymede import latest_net_G.pth --name horse2zebra
     """
+    from training.cli.import_output import print_candidates, print_summary
     from training.importers.errors import ModelImportError, UnknownFormatError
     from training.importers.export_advice import onnx_export_advice
     from training.importers.import_model import ImportTarget, import_model
@@ -222,7 +221,7 @@ def import_(
     except ModelImportError as error:
         raise type(error)(f"{file}: {error}") from error
     if explain:
-        _print_candidates(file, candidates)
+        print_candidates(file, candidates)
         return
     comparing = preview is not None or bool(like)
     try:
@@ -239,7 +238,7 @@ def import_(
         candidates = match_formats(find_networks(content), options.merged(settings))
         best = select_candidate(candidates, network)
     assert best.converted is not None  # noqa: S101 - for the type checker
-    _print_summary(best.label, best.format.title, best.converted)
+    print_summary(best.label, best.format.title, best.converted)
     preview_images = _read_images(images)
     folder = import_model(file, best.format, best.converted, target, preview_images, typer.echo)
     typer.echo(f"wrote {folder}; next: ganymede serve --models {models}")
@@ -260,25 +259,6 @@ def _read_config(file: Path, path: Path | None) -> dict[str, Any]:
     except ModelImportError:
         # The file was found automatically, so it may not belong to the checkpoint.
         return {}
-
-
-def _print_summary(label: str, title: str, converted: ConvertedModel) -> None:
-    details = ", ".join(f"{name} {value}" for name, value in converted.details)
-    typer.echo(f"{label}: {title}; {details}")
-    for note in converted.notes:
-        typer.echo(note)
-    for line in _record(converted):
-        typer.echo(line)
-
-
-def _record(converted: ConvertedModel) -> list[str]:
-    """Return what the file does not determine, and what of it is left out, in lines."""
-    lines = []
-    if converted.assumptions:
-        lines += ["the tensors do not determine:", *(f"  {each}" for each in converted.assumptions)]
-    if converted.left_out:
-        lines += ["left out:", *(f"  {each}" for each in converted.left_out)]
-    return lines
 
 
 def _refuse_flags(file: Path, flags: Mapping[str, object]) -> None:
@@ -321,6 +301,7 @@ def _import_graph(
     *,
     explain: bool,
 ) -> None:
+    from training.cli.import_output import print_summary
     from training.importers.import_model import import_model
     from training.importers.onnx.conversion import OnnxFormat, convert_graph, describe_graph
     from training.importers.options import flag
@@ -333,7 +314,7 @@ def _import_graph(
     ranges = {"range", "input_range"}
     ignored = [flag(each).rstrip("=") for each in options.choices.ignored if each not in ranges]
     _refuse_flags(file, dict.fromkeys(ignored, True))
-    _print_summary("the graph", OnnxFormat.title, converted)
+    print_summary("the graph", OnnxFormat.title, converted)
     folder = import_model(file, OnnxFormat(), converted, target, preview_images, typer.echo)
     typer.echo(f"wrote {folder}; next: ganymede serve --models {target.models}")
 
@@ -395,35 +376,3 @@ def _read_images(folder: Path | None) -> list[Pixels]:
     if not images:
         raise ModelImportError(f"--pictures {folder}: the folder contains no images")
     return images
-
-
-def _print_candidates(file: Path, candidates: list[Candidate]) -> None:
-    """Print each network's format, or the nearest formats and the keys that they require."""
-    from training.importers.formats.base import readable_key
-    from training.importers.recognition import nearest_candidates
-
-    names = list(dict.fromkeys(candidate.network.name for candidate in candidates))
-    if not names:
-        typer.echo(f"{file}: the file contains no network: nothing in it maps names to tensors")
-    for name in names:
-        own = [candidate for candidate in candidates if candidate.network.name == name]
-        network = own[0].network
-        typer.echo(
-            f"{own[0].label}: {len(network.tensors)} tensors, {network.parameters:,} values"
-            + (", averaged" if network.averaged else "")
-        )
-        matching = next((candidate for candidate in own if candidate.converted), None)
-        if matching is not None and matching.converted is not None:
-            typer.echo(f"  matches {matching.format.title}, from {matching.format.origin}")
-            for key in matching.match.present:
-                typer.echo(f"    present: {readable_key(key)}")
-            for detail, value in matching.converted.details:
-                typer.echo(f"    {detail}: {value}")
-            for line in _record(matching.converted):
-                typer.echo(f"    {line}")
-            continue
-        for candidate in nearest_candidates(own):
-            reason = f": {candidate.match.reason}" if candidate.match.reason else ""
-            typer.echo(f"  does not match {candidate.format.title}{reason}")
-            for key in candidate.match.missing:
-                typer.echo(f"    missing: {readable_key(key)}")
