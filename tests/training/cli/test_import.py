@@ -212,3 +212,18 @@ def test_main_prints_the_advice_of_an_error(tmp_path):
     assert "Error: " in result.stderr
     assert "torch.onnx.export(network.eval()" in result.stderr
     assert "ganymede import x.onnx" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("file", "options", "message"),
+    [
+        ("g.pth", ["--layout", "nchw"], "--layout has no effect on a checkpoint"),
+        ("g.pth", ["--assume", "slope"], "--assume slope: expected NAME=VALUE"),
+        ("gen.onnx", ["--network", "G"], "--network has no effect on an ONNX graph"),
+        ("gen.onnx", ["--range", "0,1", "--output", "tanh"], "--output has no effect on an ONNX"),
+    ],
+)
+def test_rejects_flags_without_an_effect(graph, tmp_path, file, options, message):
+    torch.save(random_tensors(SHAPES), tmp_path / "g.pth")
+    assert message in import_error(tmp_path / file, *options, "--models", tmp_path / "models")
+    assert not (tmp_path / "models").exists()
