@@ -89,9 +89,9 @@ def sample(
         str | None,
         typer.Option(
             "--input",
-            help="For image-to-image models: a folder of images, or WebDataset tar files, as a "
-            "path or URL.",
-            metavar="FOLDER|TAR",
+            help="For image-to-image models: a folder of images, or tar files (WebDataset) or ZIP "
+            "archives of them, as a path or URL.",
+            metavar="FOLDER|TAR|ZIP",
             show_default=False,
         ),
     ] = None,

@@ -36,8 +36,3 @@ def run_in_halves(
         *run_in_halves(items[:middle], run, report),
         *run_in_halves(items[middle:], run, report),
     ]
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, for one log line."""
-    return next(iter(str(error).splitlines()), type(error).__name__)

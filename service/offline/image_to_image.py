@@ -6,9 +6,10 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from service.offline.halving import Stopped, first_line, run_in_halves
+from service.offline.halving import Stopped, run_in_halves
 from service.offline.inputs import UnreadableInput, open_inputs
 from service.offline.job import JobItem, JobItems, SamplingJob
+from service.runtime.errors import first_line
 from service.runtime.generation import RunGraph, execute
 from service.runtime.image_to_image import (
     ImageMismatch,

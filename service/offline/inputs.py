@@ -1,8 +1,8 @@
 """The input images of a job for an image-to-image model.
 
-Inputs are image files in a folder and its subfolders, or WebDataset tar files; the folder is local
-or a URL that fsspec supports. They are sorted by name, so that image i is the same in every
-process. In local folders, links are followed.
+Inputs are image files in a folder and its subfolders, or in tar files (WebDataset) and ZIP
+archives; the folder is local or a URL that fsspec supports. They are sorted by name, so that image
+i is the same in every process. In local folders, links are followed.
 
 An input that cannot be read keeps its place: the job reports it and does the rest.
 """
@@ -15,11 +15,14 @@ import os
 import re
 import stat
 import tarfile
+import threading
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -30,6 +33,13 @@ from service.runtime.files import open_regular
 from service.runtime.images.file_formats import readable_suffixes
 
 log = logging.getLogger("ganymede.offline")
+
+_ARCHIVE_ERRORS = (tarfile.TarError, zipfile.BadZipFile, NotImplementedError)
+# Errors of a member of a ZIP archive that is damaged, encrypted or compressed in an unknown way.
+_MEMBER_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, KeyError)
+_ENCRYPTED = 0x1
+# A member is decompressed into memory, and a small archive can claim to contain terabytes.
+_MAX_MEMBER_BYTES = 2**31
 
 
 class InputError(UserError):
@@ -44,32 +54,36 @@ class UnreadableInput(UserError):
 class _Location:
     """A part of a file: `size` bytes, starting at `offset`. None is the rest of the file.
 
-    `problem` is the reason why it cannot be read, if that is known.
+    With `member`, it is this member of a ZIP archive, of `size` bytes. `problem` is the reason why
+    it cannot be read, if that is known.
     """
 
     path: str
     offset: int = 0
     size: int | None = None
+    member: str | None = None
     problem: str | None = None
 
 
 class Inputs:
-    """The images in a folder or in tar files, by number and by name."""
+    """The images in a folder or in archives, by number and by name."""
 
     def __init__(self, url: str) -> None:
         """List the images at `url`. Raises InputError."""
         self.url = url
+        self._archives: dict[str, zipfile.ZipFile] = {}
+        self._opening = threading.Lock()
         try:
             self._fs, root = fsspec.core.url_to_fs(url)
             self._is_local = isinstance(self._fs, LocalFileSystem)
             locations = self._list(str(root).rstrip("/"))
-        except (OSError, ValueError, ImportError, tarfile.TarError) as error:
+        except (OSError, ValueError, ImportError, *_ARCHIVE_ERRORS) as error:
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise InputError(f"{url} cannot be read: {reason}") from error
         if not locations:
             raise InputError(
                 f"{url} contains no images: expected files with the suffix of an image format, or "
-                "tar files of them"
+                "tar files or ZIP archives of them"
             )
         locations = dict(sorted(locations.items()))
         self.names = tuple(locations)
@@ -98,6 +112,8 @@ class Inputs:
             raise UnreadableInput(location.problem)
         end = None if location.size is None else location.offset + location.size
         try:
+            if location.member is not None:
+                return self._read_member(location.path, location.member)
             if self._is_local:
                 with open_regular(Path(location.path)) as file:
                     file.seek(location.offset)
@@ -108,6 +124,22 @@ class Inputs:
             if self._is_local or isinstance(error, FileNotFoundError | PermissionError):
                 raise UnreadableInput(reason) from error
             raise StoreError(f"{self.url}: {self.names[number]}: {reason}") from error
+
+    def _read_member(self, path: str, member: str) -> bytes:
+        """Return a member of a ZIP archive. Raises OSError and UnreadableInput."""
+        with self._opening:
+            if path not in self._archives:
+                self._archives[path] = zipfile.ZipFile(self._open(path))
+        try:
+            return self._archives[path].read(member)
+        except _MEMBER_ERRORS as error:
+            raise UnreadableInput(str(error)) from error
+
+    def _open(self, path: str) -> IO[bytes]:
+        """Open a file. Raises OSError."""
+        if self._is_local:
+            return open_regular(Path(path))
+        return cast("IO[bytes]", self._fs.open(path, "rb"))
 
     def number_of(self, name: str) -> int | None:
         """Return the number of the image with this name, ignoring the extension, or None."""
@@ -135,6 +167,7 @@ class Inputs:
     def _list(self, root: str) -> dict[str, _Location]:
         is_single_file = self._fs.isfile(root)
         locations: dict[str, _Location] = {}
+        archives: dict[str, _Location] = {}
         for location in self._files(root, is_single_file=is_single_file):
             path = location.path
             name = PurePosixPath(path).name if is_single_file else path[len(root) :].lstrip("/")
@@ -142,13 +175,23 @@ class Inputs:
                 continue
             if is_image_name(name) or location.problem is not None:
                 locations[name] = location
-            elif name.lower().endswith(".tar"):
-                try:
-                    locations |= self._list_tar(path, name.removesuffix(".tar"))
-                except (OSError, tarfile.TarError) as error:
-                    if is_single_file:
-                        raise
-                    locations[name] = replace(location, problem=f"not a readable tar file: {error}")
+            elif _archive_kind(name):
+                archives[name] = location
+        for name, location in archives.items():
+            kind = _archive_kind(name) or ""
+            list_members = self._list_zip if kind == ".zip" else self._list_tar
+            try:
+                members = list_members(location.path)
+            except (OSError, *_ARCHIVE_ERRORS) as error:
+                if is_single_file:
+                    raise
+                problem = f"not a readable {kind[1:]} file: {error}"
+                locations[name] = replace(location, problem=problem)
+                continue
+            folder = name[: -len(kind)]
+            if any(f"{folder}/{member}" in locations for member in members):
+                folder = name  # There is a folder or another archive of the same name.
+            locations |= {f"{folder}/{member}": each for member, each in members.items()}
         return locations
 
     def _files(self, root: str, *, is_single_file: bool) -> Iterator[_Location]:
@@ -160,13 +203,27 @@ class Inputs:
         for path, details in files.items():
             yield _Location(path, size=int(details["size"]))
 
-    def _list_tar(self, path: str, name: str) -> dict[str, _Location]:
-        with self._fs.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+    def _list_tar(self, path: str) -> dict[str, _Location]:
+        with self._open(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             return {
-                f"{name}/{member.name}": _Location(path, member.offset_data, member.size)
+                member.name: _Location(path, member.offset_data, member.size)
                 for member in archive
                 if member.isfile() and is_image_name(member.name)
             }
+
+    def _list_zip(self, path: str) -> dict[str, _Location]:
+        with self._open(path) as file, zipfile.ZipFile(file) as archive:
+            # Some writers on Windows separate folders by a backslash.
+            members = {info.filename.replace("\\", "/"): info for info in archive.infolist()}
+        locations = {}
+        for name, info in members.items():
+            if not is_image_name(name) or name.startswith("__MACOSX/"):
+                continue
+            problem = "it is encrypted" if info.flag_bits & _ENCRYPTED else None
+            if info.file_size > _MAX_MEMBER_BYTES:
+                problem = "it is larger than 2 GiB"
+            locations[name] = _Location(path, 0, info.file_size, info.filename, problem)
+        return locations
 
 
 def _local_files(
@@ -183,7 +240,7 @@ def _local_files(
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        is_input = is_image_name(entry.name) or entry.name.lower().endswith(".tar")
+        is_input = is_image_name(entry.name) or _archive_kind(entry.name) is not None
         try:
             details = entry.stat()
             if not stat.S_ISDIR(details.st_mode):
@@ -227,6 +284,11 @@ def open_inputs(url: str) -> Inputs:
 def is_image_name(name: str) -> bool:
     """Whether a file has the suffix of a format that can be decoded."""
     return PurePosixPath(name).suffix.lower() in readable_suffixes()
+
+
+def _archive_kind(name: str) -> str | None:
+    """Return ".tar" or ".zip" if a file has this suffix."""
+    return next((suffix for suffix in (".tar", ".zip") if name.lower().endswith(suffix)), None)
 
 
 def _match_key(name: str) -> str:

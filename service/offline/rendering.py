@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from service.offline.halving import Stopped, first_line, run_in_halves
+from service.offline.halving import Stopped, run_in_halves
 from service.offline.image_to_image import ImageToImageRenderer, RenderedInput
 from service.offline.job import JobItem, JobItems, SamplingJob
+from service.runtime.errors import first_line
 from service.runtime.generation import Plan, RunGraph, execute, image_plan, mixing_plan
 from service.runtime.images.encoding import Pixels, encode, resized, to_image
 from service.runtime.latent.style_mixing import StyleMixing

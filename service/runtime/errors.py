@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+# Enough for a cause; errors of libraries can contain a whole document.
+_MAX_LINE = 200
+
 
 class UserError(Exception):
     """An error that the user can fix. The message is one line: what is wrong and what to do.
@@ -20,5 +23,6 @@ class UserError(Exception):
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its type if it has no message."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """Return the first line of an error's message, shortened, or its type without a message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:_MAX_LINE] if lines else type(error).__name__

@@ -344,7 +344,8 @@ def _parse_class_names(text: str | None) -> tuple[str, ...]:
 
     Raises ModelImportError if the file cannot be read.
     """
-    from training.importers.errors import ModelImportError, first_line
+    from service.runtime.errors import first_line
+    from training.importers.errors import ModelImportError
 
     if not text:
         return ()

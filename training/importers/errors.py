@@ -5,12 +5,6 @@ from __future__ import annotations
 from service.runtime.errors import UserError
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of a library's error message, without technical details."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0].strip()[:200] if lines else type(error).__name__
-
-
 class ModelImportError(UserError):
     """The file cannot be imported. Nothing was written."""
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from service.runtime.errors import first_line
 from training.importers.errors import (
     FormatMismatchError,
     ImportOptionError,
     ModelImportError,
     UnknownFormatError,
-    first_line,
 )
 from training.importers.formats.base import (
     ConvertedModel,

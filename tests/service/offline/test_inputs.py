@@ -5,13 +5,14 @@ import json
 import os
 import subprocess
 import tarfile
+import zipfile
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
-from service.offline.inputs import InputError, Inputs
+from service.offline.inputs import InputError, Inputs, UnreadableInput
 from tests.support.image_to_image_models import FILL, blurred, write_translators
 from tests.support.mixed_images import write_mixed_images
 from tests.support.servers import ganymede, serving
@@ -278,3 +279,42 @@ def test_reports_what_cannot_be_read_and_does_the_rest(sample, tmp_path):
     assert (summary["images"], len(summary["failed"])) == (4, 5)
     # The job is complete: the same command does nothing.
     sample("softer", *flags)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_reads_zip_archives(sample, tmp_path, compression):
+    images = write_images(tmp_path / "in", count=5)
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w", compression) as archive:
+        for name in images:
+            archive.write(tmp_path / "in" / name, name.replace("/", "\\"))
+        archive.writestr("__MACOSX/a/number 00.png", b"resource fork")
+        archive.writestr("readme.txt", b"text")
+    flags = ["--input", tmp_path / "photos.zip", "--out", tmp_path / "out"]
+    sample("softer", *flags, "--direction", "invert")
+    lines = lines_of(tmp_path / "out")
+    assert [line["input_file"] for line in lines] == [f"photos/{name}" for name in sorted(images)]
+    for line in lines:
+        output = np.asarray(Image.open(tmp_path / "out" / line["file_name"]))
+        pixels = images[line["input_file"].removeprefix("photos/")]
+        np.testing.assert_array_equal(output, 255 - pixels)
+
+
+def test_names_unreadable_archives_and_members(tmp_path):
+    (tmp_path / "x").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "x/a.png")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.write(tmp_path / "x/a.png", "a.png")
+        archive.write(tmp_path / "x/a.png", "b.png")
+    data = bytearray((tmp_path / "x.zip").read_bytes())
+    at = data.index(b"\x89PNG", data.index(b"b.png"))
+    data[at + 20] ^= 0xFF
+    (tmp_path / "x.zip").write_bytes(data)
+    (tmp_path / "damaged.zip").write_bytes(b"PK\x03\x04 nothing")
+    inputs = Inputs(str(tmp_path))
+    # The folder x has an image of the same name as the archive.
+    assert inputs.names == ("damaged.zip", "x.zip/a.png", "x.zip/b.png", "x/a.png")
+    assert inputs.read(1) == inputs.read(3)
+    with pytest.raises(UnreadableInput, match="not a readable zip file"):
+        inputs.read(0)
+    with pytest.raises(UnreadableInput, match="CRC"):
+        inputs.read(2)

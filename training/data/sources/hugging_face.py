@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from service.runtime.errors import first_line
 from training.data.sources.labels import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
@@ -132,8 +133,4 @@ def _with_datasets(load: Any, location: str) -> Any:
     try:
         return load(datasets)
     except Exception as error:
-        raise DataError(f"{location} cannot be loaded: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{location} cannot be loaded: {first_line(error)}") from error

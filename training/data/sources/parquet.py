@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from service.runtime.errors import first_line
 from training.data.sources.labels import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
@@ -66,7 +67,7 @@ class ParquetSource:
                         table = parquet.read_row_group(group, columns=[label_column])
                         labels += table.column(label_column).to_pylist()
             except (OSError, KeyError, ValueError) as error:
-                raise DataError(f"{file} cannot be read: {_first_line(error)}") from error
+                raise DataError(f"{file} cannot be read: {first_line(error)}") from error
             self._files.append(parquet)
         if not names:
             raise DataError(f"{path} contains no images")
@@ -215,7 +216,3 @@ def _last_at_most(groups: Sequence[tuple[int, int, int]], row: int) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if groups[middle][2] <= row else (low, middle)
     return low
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -15,7 +15,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnx.inliner import inline_local_functions
 
-from training.importers.errors import ModelImportError, UnsafeFileError, first_line
+from service.runtime.errors import first_line
+from training.importers.errors import ModelImportError, UnsafeFileError
 
 # The limit of a protobuf message.
 _MAX_BYTES = 2**31 - 1
