@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from service.runtime.files import replacing
 from service.runtime.models.manifest import TrainingData
-from training.data.provenance import data_changes
+from training.data.provenance import data_changes, description
 from training.recipe.errors import RecipeError
 from training.recipe.loading import load_recipe
 from training.recipe.schema import Recipe
@@ -119,6 +119,9 @@ class Run:
         # Without a checkpoint, nothing has been trained yet, and the recipe may change.
         if self.recipe_path.exists() and self.checkpoint_path.exists():
             changes = _changes(self.recipe(), recipe)
+            if not self.provenance_path.exists():
+                # The images cannot be compared, because the run is older than the record.
+                changes += _moved_data(self.recipe(), recipe)
             self._check(changes, "another recipe", override=override)
             return changes
         if not self.recipe_path.exists() and self._holds_files():
@@ -139,6 +142,8 @@ class Run:
         """
         if not self.checkpoint_path.exists():
             return []
+        if not self.provenance_path.exists():
+            return [Change(each.role, "not recorded", description(each)) for each in data]
         changes = [
             Change(role, before, after)
             for role, before, after in data_changes(self.provenance().data, data)
@@ -170,8 +175,8 @@ class Run:
             return RunProvenance.model_validate_json(self.provenance_path.read_bytes())
         except ValidationError as error:
             raise RecipeError(
-                f"{self.provenance_path} is damaged; delete it to continue without the record of "
-                "the data"
+                f"{self.provenance_path} is damaged; delete it to continue without comparing the "
+                "images with those of the run so far"
             ) from error
 
     def save_provenance(
@@ -231,6 +236,19 @@ def _changes(old: Recipe, new: Recipe) -> list[Change]:
             continue
         if before.get(key) != after.get(key):
             changes.append(Change(key, str(before.get(key)), str(after.get(key))))
+    return changes
+
+
+def _moved_data(old: Recipe, new: Recipe) -> list[Change]:
+    """Return which sections name other data: another path, or without a path another name."""
+    changes = []
+    for section in ("data", "source"):
+        before, after = getattr(old, section), getattr(new, section)
+        if before is None or after is None:
+            continue
+        locations = [str(options.path or options.name) for options in (before, after)]
+        if locations[0] != locations[1]:
+            changes.append(Change(section, *locations))
     return changes
 
 

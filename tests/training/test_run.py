@@ -103,9 +103,17 @@ def test_refuses_other_images_and_accepts_the_same_at_another_path(resumed):
     assert [override.images for override in provenance.overrides] == [640]
 
 
-def test_run_without_record_of_its_data_accepts_any(resumed):
+def test_run_without_record_of_its_data_is_resumed_from_the_same_place_only(resumed):
     resumed.provenance_path.unlink()
-    assert resumed.check_data([record(fingerprint="b" * 64)]) == []
+    assert resumed.open(load_recipe("gan-mnist")) == []
+    moved = load_recipe("gan-mnist", ["data.path=elsewhere"])
+    with pytest.raises(RecipeError, match="data was mnist, now elsewhere"):
+        resumed.open(moved)
+    assert [str(change) for change in resumed.open(moved, override=True)] == [
+        "data was mnist, now elsewhere"
+    ]
+    (change,) = resumed.check_data([record()])
+    assert str(change).startswith("data was not recorded, now own, 60 images")
 
 
 def test_damaged_record_is_named(resumed):

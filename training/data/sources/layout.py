@@ -87,10 +87,9 @@ def layout_of(
 
     Top folders are splits if every one of them is the name of a split; otherwise they are classes,
     also those named `train` or `test`. A single folder is a split only if no image lies beside it.
-    The options decide
-    explicitly: `split` is the folder of a split, whatever lies beside it, and `classes` are the
-    class folders (an empty sequence for none). With `split` None the training split is selected.
-    Raises MissingSplit if there are splits, but not this one.
+    The options decide explicitly: `split` is the folder of a split, whatever lies beside it, and
+    `classes` are the class folders (an empty sequence for none). With `split` None the training
+    split is selected. Raises MissingSplit if there are splits, but not this one.
     """
     parts = [PurePosixPath(path).parts for path in paths]
     depth = _root_depth(parts)
