@@ -25,6 +25,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for script
 
 # Shown in place of defaults that depend on where the service runs.
 _SHOWN_DEFAULTS = {"models": "./models", "jobs": "~/.cache/ganymede/jobs", "jobs_keep": "30d"}
+# Settings that take more than their type shows.
+_OWN_METAVARS = {"jobs_keep": "DURATION"}
 _METAVARS = {int: "N", float: "SECONDS", Path: "PATH", ByteSize: "BYTES"}
 
 
@@ -84,9 +86,9 @@ def _flag(name: str, field: FieldInfo) -> Any:
             bool | None,
             typer.Option(f"{option}/--no-{option[2:]}", help=text, show_default=False),
         ]
+    metavar = _OWN_METAVARS.get(name) or _metavar(field)
     return Annotated[
-        str | None,
-        typer.Option(option, help=text, show_default=False, metavar=_metavar(field)),
+        str | None, typer.Option(option, help=text, show_default=False, metavar=metavar)
     ]
 
 

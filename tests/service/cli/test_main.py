@@ -17,6 +17,10 @@ def test_help_has_an_example(subcommand):
     assert f"Example: ganymede {subcommand}" in " ".join(process.stdout.split())
 
 
+def test_durations_are_shown_as_such():
+    assert "--jobs-keep DURATION" in run("serve", "--help").stdout
+
+
 def test_lists_subcommands():
     listed = run().stdout + run().stderr
     for subcommand in ("serve", "models", "train", "export", "evaluate", "compare"):
