@@ -11,9 +11,11 @@ import re
 
 # Characters that are decoded at a time, a multiple of 4: other threads can run in between.
 _STEP = 2**20
-_DATA_URL = re.compile(rb"data:[^,]{0,100},")
+_DATA_URL = re.compile(rb"data:[^,]{0,100},", re.IGNORECASE)
 _LINE_BREAKS = b"\r\n\t"
 _INDENTED_LINE = re.compile(rb"[ \t]*[\r\n]\s*")
+# Escapes in URLs of the characters of base64 and of line breaks.
+_ESCAPES = ((b"%2B", b"+"), (b"%2F", b"/"), (b"%3D", b"="), (b"%0A", b"\n"), (b"%0D", b"\r"))
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
@@ -27,7 +29,7 @@ def decode_base64(text: str) -> bytes:
     except UnicodeEncodeError:
         raise ValueError("expected base64, got a character that is not ASCII") from None
     if prefix := _DATA_URL.match(data):
-        data = data[prefix.end() :]
+        data = _unescaped(data[prefix.end() :])
     if b" " in data:
         data = _INDENTED_LINE.sub(b"", data)
         if b" " in data:
@@ -50,6 +52,23 @@ def decode_base64(text: str) -> bytes:
     if padding > 2 or len(rest) % 4 == 1:
         raise ValueError("expected base64, got a text that is cut off")
     parts.append(_decode(rest, b"=" * (-len(rest) % 4)))
+    return b"".join(parts)
+
+
+def _unescaped(data: bytes) -> bytes:
+    """Replace the percent-encoding of the characters of base64."""
+    if b"%" not in data:
+        return data
+    parts, start = [], 0
+    while start < len(data):
+        end = start + _STEP
+        if end < len(data) and (escape := data.rfind(b"%", end - 2, end)) >= 0:
+            end = escape
+        part = data[start:end]
+        for escaped, character in _ESCAPES:
+            part = part.replace(escaped, character).replace(escaped.lower(), character)
+        parts.append(part)
+        start = end
     return b"".join(parts)
 
 

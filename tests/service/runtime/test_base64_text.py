@@ -1,6 +1,7 @@
 import base64
 import random
 import textwrap
+from urllib.parse import quote
 
 import pytest
 
@@ -27,6 +28,7 @@ def test_accepts_the_variants_of_clients(length):
         base64.urlsafe_b64encode(data).decode().rstrip("="),
         f"data:image/png;base64,{text}",
         f"data:image/png;charset=utf-8;base64,{mime}",
+        f"DATA:image/png;base64,{quote(mime, safe='')}",
     ]
     assert [decode_base64(variant) for variant in variants] == [data] * len(variants)
 
@@ -38,6 +40,7 @@ def test_steps_do_not_depend_on_line_breaks(monkeypatch):
         text = base64.b64encode(BYTES[:length]).decode()
         text = "".join(each + rng.choice(["", "", "\n", "\r\n"]) for each in text)
         assert decode_base64(text) == BYTES[:length]
+        assert decode_base64(f"data:;base64,{quote(text, safe='')}") == BYTES[:length]
 
 
 @pytest.mark.parametrize(
