@@ -1,4 +1,4 @@
-"""Measure the longest response time of /livez while large JSON bodies are processed.
+"""Measure the longest response time of /livez while large bodies are processed.
 
     python -m benchmarks.liveness
 
@@ -33,6 +33,7 @@ from tests.support.servers import serving
 MODELS = Path(__file__).parents[1] / "models"
 _MIB = 2**20
 _JSON = "application/json"
+_FORM = "multipart/form-data; boundary=x"
 
 
 def numbers(count: int) -> list[float]:
@@ -80,6 +81,14 @@ def bodies() -> dict[str, tuple[str, Callable[[], bytes]]]:
         "upscale, boxes": (
             "/v1/inpaint",
             document(model="inpaint-flowers", image="", boxes=[[0, 0, 0, -1]] * 200_000),
+        ),
+        "inpaint, boxes in a form": (
+            "/v1/inpaint",
+            lambda: (
+                b'--x\r\nContent-Disposition: form-data; name="boxes"\r\n\r\n['
+                + b"[0,0,0,-1]," * 90_000
+                + b"0]\r\n--x--\r\n"
+            ),
         ),
         "infer, two million numbers": (
             "/v2/models/gan-mnist/infer",
@@ -143,7 +152,7 @@ def main(
                 end = time.monotonic() + seconds
                 with httpx.Client(base_url=server.url, timeout=120) as client:
                     while time.monotonic() < end:
-                        headers = {"content-type": _JSON}
+                        headers = {"content-type": _FORM if body[:2] == b"--" else _JSON}
                         response = client.post(route, content=body, headers=headers)
                         statuses.add(response.status_code)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -15,13 +14,15 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from service.api.field_errors import describe_field_errors
-from service.api.middleware.json_bodies import parse, process
-from service.api.problems import Problem, client_disconnected, invalid
+from service.api.middleware.json_bodies import JsonLimits, assert_bounded, parse, process
+from service.api.problems import Problem, client_disconnected, invalid, not_json
 from service.api.schemas.image_to_image import ImageToImageRequest
 from service.runtime.base64_text import decode_base64
 
 # Form fields whose text is JSON.
 _JSON_FIELDS = ("boxes", "samples")
+# Maximum nesting depth of such a field. Valid values are at most three deep.
+_MAX_FIELD_DEPTH = 16
 _REFERENCE = "#/components/schemas/{model}"
 
 
@@ -114,7 +115,7 @@ async def _read_form(request: Request, max_images: int) -> ImageToImageInput:
         raise Problem(
             400, "invalid-form", "The form is invalid", str(error)[:200] or "it cannot be parsed"
         ) from error
-    fields: dict[str, Any] = {}
+    fields: dict[str, str] = {}
     files: dict[str, list[UploadedFile]] = {"image": [], "mask": []}
     for key, value in form.multi_items():
         if isinstance(value, UploadFile):
@@ -129,18 +130,18 @@ async def _read_form(request: Request, max_images: int) -> ImageToImageInput:
         elif key in fields:
             raise invalid(key[:50], "is given twice")
         else:
-            fields[key] = _parse_json_field(key, value) if key in _JSON_FIELDS else value
+            fields[key] = value
     await form.close()
-    return _checked(_validated(fields), files["image"], files["mask"], max_images)
+    size = sum(map(len, fields.values()))
+    body = await process(size, lambda: _validated_fields(fields))
+    return _checked(body, files["image"], files["mask"], max_images)
 
 
 def _read_json(body: bytes, max_images: int) -> ImageToImageInput:
     try:
         document = parse(body)
     except (ValueError, RecursionError) as error:
-        raise Problem(
-            400, "invalid-json", "The body is not JSON", "the body cannot be parsed"
-        ) from error
+        raise not_json(error) from error
     validated = _validated(document)
     images, masks = (
         _decode_files(value, field)
@@ -188,9 +189,21 @@ def _decode_files(value: str | list[str] | None, field: str) -> list[UploadedFil
     return files
 
 
+def _validated_fields(fields: dict[str, str]) -> ImageToImageRequest:
+    return _validated(
+        {
+            key: _parse_json_field(key, text) if key in _JSON_FIELDS else text
+            for key, text in fields.items()
+        }
+    )
+
+
 def _parse_json_field(key: str, text: str) -> Any:
+    # Some charsets of a form can encode lone surrogates.
+    data = text.encode("utf-8", "surrogatepass")
+    assert_bounded(data, JsonLimits(_MAX_FIELD_DEPTH))
     try:
-        return json.loads(text)
+        return parse(data)
     except (ValueError, RecursionError) as error:
         raise invalid(key, "expected JSON") from error
 

@@ -146,7 +146,7 @@ def _job_too_large(error: JobTooLarge) -> Problem:
 def _http_error(error: HTTPException) -> Problem:
     if error.status_code == 400:
         # Raised for JSON that is not UTF-8, or that contains a number with thousands of digits.
-        return _not_json(error.__cause__ or error.detail)
+        return not_json(error.__cause__ or error.detail)
     kinds = {404: "route-not-found", 405: "method-not-allowed"}
     kind = kinds.get(error.status_code, "bad-request")
     return Problem(error.status_code, kind, INVALID_REQUEST, error.detail)
@@ -155,7 +155,7 @@ def _http_error(error: HTTPException) -> Problem:
 def _validation_error(error: RequestValidationError) -> Problem:
     errors = error.errors()
     if any(each["type"] == "json_invalid" for each in errors):
-        return _not_json(errors[0].get("ctx", {}).get("error", ""))
+        return not_json(errors[0].get("ctx", {}).get("error", ""))
     if any(is_unparsed_body(each) for each in errors):
         return Problem(
             415,
@@ -168,7 +168,11 @@ def _validation_error(error: RequestValidationError) -> Problem:
     return Problem(422, "invalid-request", INVALID_REQUEST, detail, errors=fields)
 
 
-def _not_json(reason: object) -> Problem:
+def not_json(reason: object) -> Problem:
+    """Return the problem for a body that the JSON parser rejects, with the parser's reason."""
+    if str(reason).startswith("Exceeds the limit"):
+        # Python's message explains how to change the limit of the interpreter.
+        reason = "a number has too many digits"
     return Problem(400, "invalid-json", "The body is not JSON", f"the body is not JSON: {reason}")
 
 

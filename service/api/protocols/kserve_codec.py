@@ -18,7 +18,7 @@ import numpy as np
 from fastapi.responses import Response
 
 from service.api.middleware.json_bodies import JsonLimits, assert_bounded, parse
-from service.api.problems import Problem, invalid
+from service.api.problems import Problem, invalid, not_json
 from service.runtime.models.signatures import Signature, Tensor
 from service.runtime.onnx.sessions import Array
 from service.runtime.scheduling.batches import Rows
@@ -110,8 +110,7 @@ def read_json(text: bytes) -> Any:
     try:
         return parse(text)
     except (ValueError, RecursionError) as error:
-        detail = f"the body is not JSON: {error}"
-        raise Problem(400, "invalid-json", "The body is not JSON", detail) from error
+        raise not_json(error) from error
 
 
 def read_request(

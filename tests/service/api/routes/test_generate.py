@@ -211,6 +211,12 @@ def test_reports_invalid_json(client, content):
     assert problem_of(client, content)[:2] == (400, "invalid-json")
 
 
+@pytest.mark.parametrize("padding", [0, 2**16])
+def test_reports_a_number_with_too_many_digits(client, padding):
+    content = b'{"seed": ' + b"7" * 5000 + b"}" + b" " * padding
+    assert problem_of(client, content)[2] == "the body is not JSON: a number has too many digits"
+
+
 def test_wrong_content_type_names_expected_type(client):
     body = json.dumps({"model": MODEL}).encode()
     # The default of `curl -d`.
