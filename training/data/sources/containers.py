@@ -17,7 +17,7 @@ import tempfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, cast
@@ -25,6 +25,8 @@ from typing import IO, cast
 from training.data.sources.source import DataError
 
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+# Folders of other systems that hold copies: macOS's in ZIP archives, and Synology's thumbnails.
+_SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir"})
 _ENCRYPTED = 0x1
 # No image is larger; a small archive can claim to contain terabytes.
 _MAX_MEMBER_BYTES = 2**31
@@ -95,6 +97,11 @@ def _text(name: str) -> str:
     except UnicodeEncodeError:
         return name.encode("utf-8", "surrogateescape").decode("latin-1")
     return name
+
+
+def is_hidden(path: str) -> bool:
+    """Return whether a file is hidden, or in a hidden folder or one of the operating system."""
+    return any(part.startswith(".") or part in _SYSTEM_FOLDERS for part in path.split("/"))
 
 
 def files_on_disk(path: Path) -> list[Path]:
@@ -210,23 +217,43 @@ def _tar_members(path: Path) -> Iterator[tuple[str, Callable[[int | None], bytes
             if not members:
                 raise
             is_whole = False
+    # Names by which members are read. Of the links to a hidden member, the first one is read.
+    read_as = {
+        name: name
+        for name, member in members.items()
+        if member.isreg() and not is_hidden(_relative(name))
+    }
+    by_path = {posixpath.normpath(name): member for name, member in members.items()}
     for name, member in members.items():
-        target = member
-        for _ in range(10):
-            if not (target.islnk() or target.issym()):
-                break
-            link = target.linkname
-            if target.issym():
-                link = posixpath.normpath(posixpath.join(posixpath.dirname(target.name), link))
-            if link not in members:
-                break
-            target = members[link]
-        if target.isreg():
+        target = _link_target(member, by_path)
+        if target.isreg() and target is not member and target.name in read_as:
+            first = _relative(read_as[target.name])
+            yield name, f"is a link to {first}, which is read already"
+        elif target.isreg():
+            if target is not member:
+                read_as[target.name] = name
             yield name, reader(target)
         elif not target.isdir():
             yield name, "is a link to a missing file" if target.issym() else "is not a file"
     if not is_whole:
         yield "(end)", f"the archive is cut off or damaged after {len(members):,} files"
+
+
+def _link_target(
+    member: tarfile.TarInfo, by_path: Mapping[str, tarfile.TarInfo]
+) -> tarfile.TarInfo:
+    """Return the member that a link leads to, or the last link if its target is missing."""
+    for _ in range(10):
+        if not (member.islnk() or member.issym()):
+            break
+        link = member.linkname
+        if member.issym():
+            link = posixpath.join(posixpath.dirname(member.name), link)
+        target = by_path.get(posixpath.normpath(link))
+        if target is None:
+            break
+        member = target
+    return member
 
 
 def _uncompressed(path: Path) -> IO[bytes]:
@@ -311,7 +338,7 @@ class _FolderWalk:
             self.listing.ignored[name] = f"is a link to {self._files[key]}, which is read already"
             return
         self._files.setdefault(key, name)
-        hidden = any(part.startswith(".") for part in name.split("/"))
+        hidden = is_hidden(name)
         may_be_archive = name.lower().endswith((*_TAR_SUFFIXES, ".zip")) and not hidden
         kind = archive_kind(path) if may_be_archive and self._open_archives else None
         if kind is None:

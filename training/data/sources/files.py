@@ -17,14 +17,14 @@ from service.runtime.images.file_formats import (
     readable_formats,
     readable_suffixes,
 )
-from training.data.sources.containers import File, list_files
+from training.data.sources.containers import File, is_hidden, list_files
 from training.data.sources.labels import (
     DATASET_JSON,
     SIDECARS,
-    TABLES,
     ClassLabel,
     Labels,
     dataset_json,
+    is_table,
     keys_with_several_images,
     numbered,
     sidecar_labels,
@@ -102,8 +102,8 @@ class FileSource:
         missing = [self.names[i] for i, row in enumerate(rows) if labels[row] is None]
         if missing and origin:
             # The class folders do not count either: they would contradict the labels.
-            more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
-            self._notes.append(f"no classes, because {origin} give none for {missing[0]}{more}")
+            more = f" and {len(missing) - 1:,} more have" if len(missing) > 1 else " has"
+            self._notes.append(f"no classes, because {missing[0]}{more} no class in {origin}")
         if missing:
             return
         # Numbered over all splits, so that a class has the same number in all.
@@ -167,9 +167,9 @@ class FileSource:
         metadata: dict[str, File] = {}
         for file in files:
             folder, name = posixpath.split(file.path)
-            if any(part.startswith(".") or part == "__MACOSX" for part in file.path.split("/")):
+            if is_hidden(file.path):
                 self._ignored[file.name] = "is a hidden file"
-            elif name in (DATASET_JSON, PREPARATION_JSON, *TABLES):
+            elif name in (DATASET_JSON, PREPARATION_JSON) or is_table(file):
                 metadata[file.name] = file
             elif folder in jobs and name in (_JOB, *_JOB_FILES):
                 self._ignored[file.name] = "was written by ganymede sample and is not data"
@@ -289,7 +289,10 @@ def _why_not(file: File) -> str:
     if suffix == ".parquet":
         return "is a Parquet file without images, or lies beside other images"
     if suffix in (".csv", ".tsv", ".jsonl"):
-        return "is a table of another name than metadata.csv, which is read"
+        return (
+            "is a table whose name is not metadata.csv, metadata.jsonl, labels.csv …: rename it to "
+            "read its labels"
+        )
     if suffix in (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"):
         which = "in an archive" if inside else "that is damaged"
         return f"is an archive {which}, or of a kind that is not read"

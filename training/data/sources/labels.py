@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import posixpath
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,8 @@ LABEL_COLUMNS = ("label", "labels", "class", "cls", "class_name", "category", "f
 SIDECARS = (".cls", ".json", ".txt")
 # Larger numbers are identifiers, not classes.
 _MAX_CLASSES = 100_000
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
+_NEGATIVE = re.compile(r"-[0-9]+(\.[0-9]+)?")
 _FILE_FIELDS = ("file_name", "filename", "file", "image", "image_path", "path", "img", "name", "id")
 CLASS_FIELDS = ("class", "label", "class_name", "cls", "category", "target", "label_name")
 
@@ -82,6 +85,7 @@ def dataset_json(metadata: Mapping[str, File]) -> Labels:
     A label is the number of a class, or a one-hot vector. Raises DataError.
     """
     classes: dict[str, ClassLabel] = {}
+    conflicts: dict[str, tuple[ClassLabel, ClassLabel]] = {}
     names: Sequence[str] = ()
     notes: list[str] = []
     found = False
@@ -99,15 +103,19 @@ def dataset_json(metadata: Mapping[str, File]) -> Labels:
             entries = document["labels"] or []
             names = [str(name) for name in document.get("class_names") or ()] or names
             for name, label in entries.items() if isinstance(entries, dict) else entries:
-                number = _class_number(label)
+                number = _one_hot(label) if isinstance(label, list) else _class_number(label)
                 if number is None and isinstance(label, list):
                     notes.append(f"no classes, because {file.name} holds vectors, not classes")
                     return Labels(DATASET_JSON, {}, (), is_final=True, notes=notes)
                 if number is None:
                     raise DataError(f"{file.name}: the label of {name} is {label!r}, not a class")
-                classes[_path(file, name)] = number
+                image = _path(file, name)
+                if classes.get(image, number) != number:
+                    conflicts[image] = (classes[image], number)
+                classes[image] = number
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise DataError(f"{file.name} cannot be read: {error}") from error
+    notes += _conflict_notes(conflicts)
     return Labels(DATASET_JSON, classes, names, found, notes)
 
 
@@ -117,15 +125,21 @@ def table_labels(metadata: Mapping[str, File]) -> Labels:
     Raises DataError.
     """
     classes: dict[str, ClassLabel] = {}
+    conflicts: dict[str, tuple[ClassLabel, ClassLabel]] = {}
+    unusable: list[tuple[str, tuple[str, str]]] = []
     notes: list[str] = []
     for file in metadata.values():
-        if posixpath.basename(file.path) not in TABLES:
+        if not is_table(file):
             continue
         try:
             lines = [
                 {str(key).strip().casefold(): value for key, value in line.items()}
                 for line in _lines(file)
             ]
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{file.name} cannot be read, because it is not UTF-8 text; save it as UTF-8"
+            ) from error
         except (OSError, ValueError, AttributeError, csv.Error) as error:
             raise DataError(f"{file.name} cannot be read: {error}") from error
         column = next((name for name in _FILE_FIELDS if lines and name in lines[0]), None)
@@ -139,21 +153,37 @@ def table_labels(metadata: Mapping[str, File]) -> Labels:
                 f"{', '.join(lines[0])}"
             )
         lines = [_with_class(file, line, column) for line in lines]
-        if lines and column is not None and _is_of_classes(file) and label_of(lines[0]) is None:
+        if lines and column is not None and _is_of_classes(file) and not _has_class(lines[0]):
             notes.append(
                 f"{file.name} has no column class and is not read; its columns are: "
                 f"{', '.join(lines[0])}"
             )
         for line in lines:
             name, label = line.get(column or ""), label_of(line)
-            if name is not None and label is not None:
-                classes[_path(file, name)] = label
+            if name is None:
+                continue
+            image = _path(file, name)
+            if label is None:
+                kind = _unusable_label(line)
+                unusable += [] if kind is None else [(image, kind)]
+                continue
+            if classes.get(image, label) != label:
+                conflicts[image] = (classes[image], label)
+            classes[image] = label
+    notes += [*_unusable_notes(unusable), *_conflict_notes(conflicts)]
     return Labels("the metadata files", classes, notes=notes)
+
+
+def is_table(file: File) -> bool:
+    """Return whether a file is a table of file names and classes; case does not matter."""
+    return posixpath.basename(file.path).lower() in TABLES
 
 
 def sidecar_labels(images: Sequence[File], sidecars: Mapping[str, Sequence[File]]) -> Labels:
     """Read the classes in WebDataset's files beside each image. Raises DataError."""
     classes: dict[str, ClassLabel] = {}
+    unusable: list[tuple[str, tuple[str, str]]] = []
+    no_text: list[str] = []
     for image in images:
         for file in sidecars.get(webdataset_key(image.name), ()):
             suffix = posixpath.splitext(file.path)[1].lower()
@@ -161,15 +191,24 @@ def sidecar_labels(images: Sequence[File], sidecars: Mapping[str, Sequence[File]
                 text = file.read(None).decode() if suffix in (".cls", ".json") else ""
                 label: ClassLabel | None = None
                 if suffix == ".cls":
-                    label = int(text) if text.strip().isdecimal() else text.strip() or None
+                    label = _label_of_text(text)
                 elif suffix == ".json":
-                    label = label_of(json.loads(text))
+                    fields = json.loads(text)
+                    label, kind = label_of(fields), _unusable_label(fields)
+                    if label is None and kind is not None:
+                        unusable.append((file.name, kind))
+            except UnicodeDecodeError:
+                no_text.append(file.name)
+                continue
             except (OSError, ValueError) as error:
                 raise DataError(f"{file.name} cannot be read: {error}") from error
             if label is not None:
                 classes[image.name] = label
                 break
-    return Labels("the files beside the images", classes)
+    notes = _unusable_notes(unusable)
+    if no_text:
+        notes.append(f"not UTF-8 and read as no class: {_first(no_text)}")
+    return Labels("the files beside the images", classes, notes=notes)
 
 
 def keys_with_several_images(
@@ -199,11 +238,64 @@ def label_of(fields: Any) -> ClassLabel | None:
         return None
     for name in CLASS_FIELDS:
         value = fields.get(name)
-        if isinstance(value, str) and value:
-            return int(value) if value.isdecimal() else value
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return value
+        label = _label_of_text(value) if isinstance(value, str) else _class_number(value)
+        if label is not None:
+            return label
     return None
+
+
+def _label_of_text(text: str) -> ClassLabel | None:
+    """Return the number or the name in a text; None for an empty text and a negative number."""
+    text = text.strip()
+    if not text or _NEGATIVE.fullmatch(text):
+        return None
+    # Leading zeros are part of a name, such as 007.
+    return int(text) if _NUMBER.fullmatch(text) else text
+
+
+def _unusable_label(fields: Any) -> tuple[str, str] | None:
+    """Return the first class field whose value cannot be a class, and the kind of the value.
+
+    Empty values and negative numbers mean that there is no class.
+    """
+    if not isinstance(fields, Mapping):
+        return None
+    for name in CLASS_FIELDS:
+        value = fields.get(name)
+        if isinstance(value, bool):
+            return name, "true or false"
+        if isinstance(value, list):
+            return name, "a list"
+        if isinstance(value, Mapping):
+            return name, "an object"
+        if isinstance(value, float) and value >= 0 and not value.is_integer():
+            return name, "a number with a fraction"
+    return None
+
+
+def _unusable_notes(found: Sequence[tuple[str, tuple[str, str]]]) -> list[str]:
+    """Return a note for each field and kind of value in pairs of an image and these two."""
+    images: dict[tuple[str, str], list[str]] = {}
+    for image, unusable in found:
+        images.setdefault(unusable, []).append(image)
+    return [
+        f"the field {name} of {_first(names)} is {kind}, which is no class"
+        for (name, kind), names in images.items()
+    ]
+
+
+def _conflict_notes(conflicts: Mapping[str, tuple[ClassLabel, ClassLabel]]) -> list[str]:
+    """Return a note about images that are listed with different classes."""
+    if not conflicts:
+        return []
+    first, last = next(iter(conflicts.values()))
+    classes = f"{first} and {last}" if len(conflicts) == 1 else "different classes"
+    return [f"{_first(list(conflicts))}: listed with {classes}; the last class is used"]
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+    return f"{names[0]}{more}"
 
 
 def numbered(
@@ -257,10 +349,17 @@ def choose_column(found: Sequence[str], preferred: Sequence[str]) -> tuple[str, 
     return chosen, [f"the images are those of the column {chosen}; not read: {', '.join(others)}"]
 
 
+def _one_hot(vector: list[Any]) -> int | None:
+    """Return the number of the class in a one-hot vector; None for other vectors."""
+    if vector.count(1) == 1 and vector.count(0) == len(vector) - 1:
+        return vector.index(1)
+    return None
+
+
 def _class_number(label: Any) -> int | None:
-    """Return the number of a class, given as such or as a one-hot vector; otherwise None."""
-    if isinstance(label, list) and label.count(1) == 1 and label.count(0) == len(label) - 1:
-        return label.index(1)
+    """Return the number of a class, also of an integral float; None for other values."""
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
     if isinstance(label, bool) or not isinstance(label, int) or label < 0:
         return None
     return label
@@ -275,9 +374,13 @@ def _path(file: File, name: object) -> str:
     return posixpath.normpath(posixpath.join(folder, str(name).replace("\\", "/")))
 
 
+def _has_class(line: Mapping[str, Any]) -> bool:
+    return any(name in line for name in CLASS_FIELDS)
+
+
 def _is_of_classes(file: File) -> bool:
     """Return whether a table exists for its classes, and not for captions."""
-    return posixpath.basename(file.path).startswith("labels.")
+    return posixpath.basename(file.path).lower().startswith("labels.")
 
 
 def _with_class(file: File, line: dict[str, Any], column: str | None) -> dict[str, Any]:
@@ -292,8 +395,9 @@ def _lines(file: File) -> Sequence[Mapping[str, Any]]:
     data = file.read(None)
     # Excel's "Unicode text" is UTF-16.
     text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    if file.path.endswith(".jsonl"):
-        lines = [json.loads(line) for line in text.splitlines() if line.strip()]
+    if file.path.lower().endswith(".jsonl"):
+        # Not `splitlines`: JSON texts may contain other line separators, such as U+2028.
+        lines = [json.loads(line) for line in text.split("\n") if line.strip()]
         if not all(isinstance(line, Mapping) for line in lines):
             raise ValueError("a line is not a JSON object")
         return lines

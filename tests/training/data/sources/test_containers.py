@@ -152,8 +152,24 @@ def test_links_in_tar_archives(tmp_path):
             info.size = 3 if kind == tarfile.REGTYPE else 0
             archive.addfile(info, io.BytesIO(b"one") if info.size else None)
     listing = list_files(path)
-    assert contents(listing) == {"a/1.png": b"one", "a/2.png": b"one", "b/3.png": b"one"}
-    assert listing.ignored == {"b/4.png": "is a link to a missing file"}
+    assert contents(listing) == {"a/1.png": b"one"}
+    assert listing.ignored == {
+        "a/2.png": "is a link to a/1.png, which is read already",
+        "b/3.png": "is a link to a/1.png, which is read already",
+        "b/4.png": "is a link to a missing file",
+    }
+
+
+def test_links_to_hidden_members_of_tar_archives_are_read_once(tmp_path):
+    path = write_tar(tmp_path / "a.tar", {".store/1": b"one"})
+    with tarfile.open(path, "a") as archive:
+        for name in ("a.png", "b.png"):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, ".store/1"
+            archive.addfile(info)
+    listing = list_files(path)
+    assert contents(listing) == {".store/1": b"one", "a.png": b"one"}
+    assert listing.ignored == {"b.png": "is a link to a.png, which is read already"}
 
 
 def test_rejects_files_that_are_no_archives(tmp_path):

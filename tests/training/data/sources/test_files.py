@@ -49,12 +49,14 @@ def test_reads_every_format_of_pillow(tmp_path, name, kind):
 
 def test_other_files_are_ignored_with_the_reason(tmp_path):
     files = {"1.png": image_file(), "notes.txt": b"x", "data.bin": bytes(99), ".a/2.png": b"x"}
+    files["@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg"] = image_file("JPEG")
     source = open_source(write(tmp_path, files))
     assert list(source.names) == ["1.png"]
     assert source.ignored == {
         "notes.txt": "is not an image",
         "data.bin": "is not an image",
         ".a/2.png": "is a hidden file",
+        "@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg": "is a hidden file",
     }
 
 
@@ -83,7 +85,7 @@ def test_dataset_json_with_a_missing_label_is_noted(tmp_path):
     files["dataset.json"] = json.dumps({"labels": [["0/1.png", 3]]}).encode()
     source = open_source(write(tmp_path, files))
     assert source.labels is None
-    assert source.notes == ["no classes, because dataset.json give none for 0/2.png"]
+    assert source.notes == ["no classes, because 0/2.png has no class in dataset.json"]
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"labels": [["a", "x"]]}', b'{"labels": 3}'])

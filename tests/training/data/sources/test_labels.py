@@ -164,7 +164,8 @@ def test_table_without_file_names_is_named(tmp_path):
 def test_other_tables_and_archives_have_their_own_reasons(tmp_path):
     files = images("1.png") | {"train.csv": "a,b\n", "more.rar": b"Rar!"}
     assert open_source(write(tmp_path, files)).ignored == {
-        "train.csv": "is a table of another name than metadata.csv, which is read",
+        "train.csv": "is a table whose name is not metadata.csv, metadata.jsonl, labels.csv …: "
+        "rename it to read its labels",
         "more.rar": "is an archive that is damaged, or of a kind that is not read",
     }
 
@@ -197,3 +198,81 @@ def test_classes_option_selects_labels(tmp_path):
 def test_classes_option_may_name_folders_beside_labels(tmp_path):
     files = images("a/1.png", "b/2.png") | {"metadata.csv": "file_name,label\na/1.png,red\n"}
     assert classes_of(open_source(write(tmp_path, files), classes=["b"])) == {"b/2.png": "b"}
+
+
+def jsonl(**labels) -> str:
+    rows = [{"file_name": f"{name}.png", "label": label} for name, label in labels.items()]
+    return "\n".join(map(json.dumps, rows))
+
+
+def test_integral_floats_are_class_numbers(tmp_path):
+    write(tmp_path / "a", images("x.png", "y.png") | {"metadata.jsonl": jsonl(x=1.0, y=0)})
+    labels = json.dumps({"labels": [["x.png", 1.0], ["y.png", 0]]})
+    write(tmp_path / "b", images("x.png", "y.png") | {"dataset.json": labels})
+    for name in ("a", "b"):
+        assert classes_of(open_source(tmp_path / name)) == {"x.png": "1", "y.png": "0"}
+
+
+@pytest.mark.parametrize(
+    ("label", "kind"),
+    [
+        (True, "true or false"),
+        ([1], "a list"),
+        ({"a": 1}, "an object"),
+        (0.5, "a number with a fraction"),
+    ],
+)
+def test_values_that_are_no_classes_are_named(tmp_path, label, kind):
+    files = images("x.png", "y.png") | {"metadata.jsonl": jsonl(x=label, y=label)}
+    source = open_source(write(tmp_path, files))
+    assert source.labels is None
+    assert source.notes == [f"the field label of x.png and 1 more is {kind}, which is no class"]
+
+
+def test_line_separators_in_json_texts(tmp_path):
+    line = '{"file_name": "1.png", "label": "a", "text": "x\u2028y"}\r\n'
+    source = open_source(write(tmp_path, images("1.png") | {"metadata.jsonl": line}))
+    assert classes_of(source) == {"1.png": "a"}
+
+
+def test_different_classes_of_one_file_are_named(tmp_path):
+    files = images("1.png") | {"labels.csv": "file_name,label\n1.png,a\n1.png,b\n"}
+    source = open_source(write(tmp_path, files))
+    assert classes_of(source) == {"1.png": "b"}
+    assert source.notes == ["1.png: listed with a and b; the last class is used"]
+
+
+def test_negative_numbers_mean_no_class(tmp_path):
+    files = images("1.png", "2.png") | {"labels.csv": "file_name,label\n1.png,-1\n2.png,0\n"}
+    source = open_source(write(tmp_path, files))
+    assert source.labels is None
+    assert source.notes == ["no classes, because 1.png has no class in the metadata files"]
+
+
+def test_names_of_tables_ignore_case(tmp_path):
+    files = images("1.png", "2.png")
+    files["Metadata.JSONL"] = '{"file_name": "1.png", "label": "a"}'
+    files["Labels.CSV"] = "file_name,kind\n2.png,b\n"
+    assert classes_of(open_source(write(tmp_path, files))) == {"1.png": "a", "2.png": "b"}
+
+
+def test_numbers_with_leading_zeros_are_names(tmp_path):
+    text = "file_name,label\n1.png,000\n2.png,005\n3.png,10\n"
+    source = open_source(write(tmp_path, images("1.png", "2.png", "3.png") | {"labels.csv": text}))
+    assert source.class_names == ["000", "005", "10"]
+
+
+def test_tables_in_another_encoding(tmp_path):
+    text = "file_name,label\n1.png,grün\n".encode("latin-1")
+    with pytest.raises(DataError, match=r"labels\.csv cannot be read.*; save it as UTF-8$"):
+        open_source(write(tmp_path, images("1.png") | {"labels.csv": text}))
+
+
+def test_class_files_in_another_encoding_are_named(tmp_path):
+    files = images("1.png", "2.png") | {"1.cls": b"gr\xfcn", "2.cls": "blau"}
+    source = open_source(write(tmp_path, files))
+    assert source.labels is None
+    assert source.notes == [
+        "not UTF-8 and read as no class: 1.cls",
+        "no classes, because 1.png has no class in the files beside the images",
+    ]
