@@ -14,6 +14,8 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\ud800-\udfff]")
 _MAX_SHOWN = 10
 # Classes whose numbers of images fit in a line.
 _MAX_CLASSES = 20
+# Empty classes that are named.
+_MAX_EMPTY = 3
 
 
 def printable(text: str) -> str:
@@ -38,13 +40,20 @@ def counts_line(counts: Mapping[str, int]) -> str:
 
 
 def empty_class_lines(counts: Mapping[str, int], split: str = "") -> list[str]:
-    """Return a line for each class without images."""
+    """Return a line about the classes without images, if there are any."""
     where = f" in the split {split}" if split else ""
     empty = [printable(name) for name, count in counts.items() if not count]
-    lines = [f"the class {name} has no readable image{where}" for name in empty[:_MAX_SHOWN]]
-    if len(empty) > _MAX_SHOWN:
-        lines.append(f"{len(empty) - _MAX_SHOWN:,} more classes have no readable image{where}")
-    return lines
+    if not empty:
+        return []
+    if len(empty) == 1:
+        return [f"the class {empty[0]} has no readable image{where}"]
+    more = len(empty) - _MAX_EMPTY
+    shown = (
+        f"{', '.join(empty[:_MAX_EMPTY])} and {more:,} more"
+        if more > 0
+        else f"{', '.join(empty[:-1])} and {empty[-1]}"
+    )
+    return [f"the classes {shown} have no readable image{where}"]
 
 
 def ignored_lines(ignored: Mapping[str, str]) -> list[str]:
