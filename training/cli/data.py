@@ -162,7 +162,7 @@ def data(
     )
     if out is not None:
         out = out.expanduser()
-        if archive and out.suffix != ".zip":
+        if archive and out.suffix.lower() != ".zip":
             out = out.with_name(f"{out.name}.zip")
         check_out(out, location)
     elif archive or options != PreparationOptions():

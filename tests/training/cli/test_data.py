@@ -41,6 +41,7 @@ def test_selects_classes_and_writes_the_sheet(tmp_path, env):
         (["data", "--split", "val"], "has no splits"),
         (["data", "--classes", "x"], "no class folder 'x'"),
         (["data", "--sheet", "data/x.png"], "would be part of the data"),
+        (["data", "--out", "x.tar"], "use .zip, or a folder"),
     ],
 )
 def test_bad_input(tmp_path, env, arguments, message):

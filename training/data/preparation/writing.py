@@ -26,11 +26,21 @@ from training.data.sources.labels import DATASET_JSON
 
 # Images in a folder of a data set without classes.
 _FOLDER_IMAGES = 1000
+# Suffixes of archives that are not written. A folder of such a name would be misleading.
+_OTHER_ARCHIVES = (".tar", ".tgz", ".tbz2", ".txz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 
 def check_out(out: Path, location: Path | str) -> None:
-    """Raise PreparationError if `out` exists and is not empty, or would be part of the data."""
-    if out.exists() and (not out.is_dir() or out.suffix == ".zip" or any(out.iterdir())):
+    """Check where the prepared data set is written.
+
+    Raises PreparationError if `out` exists and is not empty, would be part of the data, or has the
+    suffix of an archive other than ZIP.
+    """
+    if out.name.lower().endswith(_OTHER_ARCHIVES):
+        raise PreparationError(
+            f"--out: {out} has the suffix of an archive that is not written; use .zip, or a folder"
+        )
+    if out.exists() and (not out.is_dir() or out.suffix.lower() == ".zip" or any(out.iterdir())):
         raise PreparationError(f"--out: {out} already exists and is not empty")
     if out.resolve().is_relative_to(Path(location).expanduser().resolve()):
         raise PreparationError(f"--out: {out} would be part of the data; choose another folder")
@@ -173,7 +183,7 @@ def _writing(out: Path) -> Iterator[Callable[[str, bytes], None]]:
         part.parent.mkdir(parents=True, exist_ok=True)
         _remove(part)
         try:
-            if out.suffix == ".zip":
+            if out.suffix.lower() == ".zip":
                 # Uncompressed, as the images are compressed already.
                 with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
                     yield lambda name, data: archive.writestr(_member(name), data)
