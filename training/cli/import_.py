@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -179,6 +180,7 @@ def import_(
     from training.importers.errors import ModelImportError, UnknownFormatError
     from training.importers.export_advice import onnx_export_advice
     from training.importers.import_model import ImportTarget, import_model
+    from training.importers.left_out import left_out_state
     from training.importers.onnx.ports import parse_graph_options
     from training.importers.options import UserOptions
     from training.importers.preview.variants import Variants
@@ -238,9 +240,11 @@ def import_(
         candidates = match_formats(find_networks(content), options.merged(settings))
         best = select_candidate(candidates, network)
     assert best.converted is not None  # noqa: S101 - for the type checker
-    print_summary(best.label, best.format.title, best.converted)
+    left_out = [*best.converted.left_out, *left_out_state(content)]
+    converted = replace(best.converted, left_out=left_out)
+    print_summary(best.label, best.format.title, converted)
     preview_images = _read_images(images)
-    folder = import_model(file, best.format, best.converted, target, preview_images, typer.echo)
+    folder = import_model(file, best.format, converted, target, preview_images, typer.echo)
     typer.echo(f"wrote {folder}; next: ganymede serve --models {models}")
 
 

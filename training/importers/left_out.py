@@ -7,12 +7,13 @@ network, networks of the loss), or the user allows it.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 from training.importers.errors import ImportOptionError, ModelImportError
-from training.importers.reading.weights import Network
+from training.importers.reading.weights import NO_NETWORKS, Network
 
 _MAX_NAMES = 5
 # Networks that are only needed for training, by the last part of their name.
@@ -113,6 +114,22 @@ def left_out_networks(
             f"{named(names)}, which the images may depend on; {patterns} imports it without them"
         )
     return left_out
+
+
+def left_out_state(content: Any) -> list[str]:
+    """Return the training state in the content of a file, which is not searched for networks."""
+    if not isinstance(content, Mapping):
+        return []
+    names = [
+        key
+        for key, value in content.items()
+        if isinstance(key, str) and isinstance(value, Mapping | list) and value
+    ]
+    return [
+        f"{'optimizer' if 'optim' in name.lower() else 'training'} state: {name}"
+        for name in names
+        if NO_NETWORKS.search(name.lower())
+    ]
 
 
 def _is_tensor(network: Network) -> bool:

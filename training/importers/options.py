@@ -142,7 +142,11 @@ class UndeterminedError(ImportOptionError):
 
 
 class Choices:
-    """Answers a converter's questions about one network, and records the questions.
+    """The properties of a network that its tensors do not determine.
+
+    A converter reads each property here. Its value is the user's option, comes from the training
+    configuration, or is a default.
+    Every property that is read is recorded, with its value and source.
 
     All methods raise ImportOptionError for an option with an invalid value.
     """

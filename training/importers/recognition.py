@@ -5,8 +5,10 @@ A network matches only if the format uses all of its tensors, or names those tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+
+from torch import Tensor
 
 from service.runtime.errors import first_line
 from training.importers.errors import (
@@ -68,6 +70,16 @@ _MAX_SUGGESTIONS = 3
 _SHAPE_ERRORS = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 # With a higher score, a network is an incomplete instance of a format, not a set of networks.
 _DAMAGED_SCORE = 0.6
+# What a tensor with a name must not hold, with advice.
+_INVALID_VALUES: dict[str, Callable[[str, Tensor], bool]] = {
+    "NaN: the training diverged; use an earlier checkpoint": lambda _, x: bool(x.isnan().any()),
+    "infinite values: the training diverged; use an earlier checkpoint": (
+        lambda _, x: bool(x.isinf().any())
+    ),
+    "negative variances: the file is damaged; use another checkpoint": (
+        lambda name, x: name.rpartition(".")[2] == "running_var" and bool((x < 0).any())
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -252,21 +264,19 @@ def _choices(matching: dict[str, Candidate]) -> str:
 
 
 def _check_finite(network: Network) -> None:
-    """Raise ModelImportError if a tensor contains NaN or infinite values."""
-    for word, test in (("NaN", "isnan"), ("infinite values", "isinf")):
+    """Raise ModelImportError if a tensor contains NaN, infinite values or negative variances."""
+    for words, is_invalid in _INVALID_VALUES.items():
         names = []
         for name in network.tensors:
             tensor = network.tensors.peek(name)
             if tensor is None or not tensor.is_floating_point():
                 continue
             # As float32, which the model computes in.
-            if bool(getattr(tensor.float(), test)().any()):
+            if is_invalid(name, tensor.float()):
                 names.append(network.tensors.origins(name)[0])
         if names:
             verb = "holds" if len(names) == 1 else "hold"
-            raise ModelImportError(
-                f"{named(names)} {verb} {word}: the training diverged; use an earlier checkpoint"
-            )
+            raise ModelImportError(f"{named(names)} {verb} {words}")
 
 
 def nearest_candidates(candidates: Sequence[Candidate]) -> list[Candidate]:

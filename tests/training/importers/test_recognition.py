@@ -11,6 +11,7 @@ from tests.support.checkpoint_layouts.sequential import dcgan_shapes, mlp_shapes
 from tests.support.checkpoints import random_tensors, recognize
 from training.importers.errors import ImportOptionError, ModelImportError, UnknownFormatError
 from training.importers.formats.base import readable_key
+from training.importers.left_out import left_out_state
 from training.importers.options import UserOptions
 from training.importers.recognition import FORMATS
 
@@ -129,6 +130,20 @@ def test_names_weights_that_are_not_finite(tmp_path, value, word):
         recognize(path)
     # Weights that are not imported do not matter.
     assert recognize(saved(tmp_path, {"G": tensors, "G_ema": DCGAN})).network.name == "G_ema"
+
+
+def test_names_negative_variances(tmp_path):
+    tensors = {name: tensor.clone() for name, tensor in DCGAN.items()}
+    tensors["main.4.running_var"][0] = -1
+    with pytest.raises(ModelImportError, match=r"main\.4\.running_var holds negative variances"):
+        recognize(saved(tmp_path, tensors))
+
+
+def test_names_the_training_state_that_is_left_out():
+    state = {"state": {}, "param_groups": [{"lr": 0.1}]}
+    content = {"net": DCGAN, "optimizer": state, "lr_scheduler": {"step": 3}, "epoch": 3}
+    assert left_out_state(content) == ["optimizer state: optimizer", "training state: lr_scheduler"]
+    assert left_out_state(DCGAN) == []
 
 
 def test_rejects_options_without_an_effect(tmp_path):

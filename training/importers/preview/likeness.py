@@ -306,9 +306,15 @@ def read_original(paths: Sequence[Path], converted: ConvertedModel) -> Original:
             images.append(decode_image(path.read_bytes(), max_pixels=_MAX_PIXELS).pixels[None])
         except (ImageDecodeError, OSError) as error:
             raise ModelImportError(f"--like {path}: {error}") from error
-    if spec is None:
-        return Original(images[0])
     height, width = images[0].shape[1:3]
+    if spec is None:
+        sample = converted.image
+        if split_tiles(images[0], (sample.height, sample.width)) is None:
+            raise ModelImportError(
+                f"--like {paths[0]}: expected a grid of {sample.width}×{sample.height} samples, "
+                f"got {width}×{height} pixels"
+            )
+        return Original(images[0])
     if height % spec.multiple or width % spec.multiple or min(height, width) < (spec.least or 1):
         raise ModelImportError(
             f"--like {paths[0]}: the input has {width}×{height} pixels; expected multiples of "

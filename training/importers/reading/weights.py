@@ -23,7 +23,7 @@ _MAX_NETWORKS = 64
 _MAX_NAME_LENGTH = 500
 _MAX_WRAPPERS = 8
 # Parts of a training state that contain tensors but are not networks.
-_NO_NETWORKS = re.compile(r"optim|sched|scaler|rng|ada_aug|^state$|param_groups|callbacks|loops")
+NO_NETWORKS = re.compile(r"optim|sched|scaler|rng|ada_aug|^state$|param_groups|callbacks|loops")
 # Averaged weights generate better images, and authors sample with them.
 _AVERAGED = re.compile(r"(^|[._])(g_)?(ema|average[d]?)([._]|$)|_ema$|shadow", re.IGNORECASE)
 
@@ -157,7 +157,7 @@ def _find_networks(tree: Any, name: str, depth: int, budget: Iterator[int]) -> l
         networks.append(Network.of(name, tensors, config))
     siblings = {key: value for key, value in tensors.items() if value.ndim <= 1}
     for key, value in tree.items():
-        if isinstance(key, str) and not _NO_NETWORKS.search(key.lower()):
+        if isinstance(key, str) and not NO_NETWORKS.search(key.lower()):
             path = f"{name}.{key[:_MAX_NAME_LENGTH]}".lstrip(".")
             inner = _find_networks(value, path, depth + 1, budget)
             networks += [replace(n, config={"siblings": siblings} | dict(n.config)) for n in inner]

@@ -100,6 +100,9 @@ def test_refuses_if_the_images_do_not_tell(tmp_path):
         Image.fromarray(samples(path, count=count)).save(tmp_path / "g.png")
         with pytest.raises(UserError, match=message):
             run_import(*arguments)
+    Image.new("RGB", (30, 17)).save(tmp_path / "g.png")
+    with pytest.raises(UserError, match="expected a grid of 4×4 samples, got 30×17"):
+        run_import(*arguments)
     Image.fromarray(probe_images(range(1), 32, 3)[0]).save(tmp_path / "g.png")
     with pytest.raises(UserError, match="no choice is like the original"):
         run_import(*arguments)
