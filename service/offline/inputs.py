@@ -86,7 +86,7 @@ class Inputs:
                 "tar files or ZIP archives of them"
             )
         locations = dict(sorted(locations.items()))
-        self.names = tuple(locations)
+        self.names = tuple(map(_as_text, locations))
         self._locations: list[_Location] = list(locations.values())
         self._numbers = {_match_key(name): i for i, name in enumerate(self.names)}
 
@@ -250,7 +250,9 @@ def _local_files(
                     yield _Location(entry.path, size=details.st_size, problem=problem)
                 continue
             if _identity(details) in ancestors:
-                log.warning("%s is a link to a folder above it and is not followed", entry.path)
+                log.warning(
+                    "%s is a link to a folder above it and is not followed", _as_text(entry.path)
+                )
                 continue
             below = list(_local_files(entry.path, ancestors))
             yield from below
@@ -289,6 +291,11 @@ def is_image_name(name: str) -> bool:
 def _archive_kind(name: str) -> str | None:
     """Return ".tar" or ".zip" if a file has this suffix."""
     return next((suffix for suffix in (".tar", ".zip") if name.lower().endswith(suffix)), None)
+
+
+def _as_text(name: str) -> str:
+    r"""Return a file name that can be encoded: bytes that are not UTF-8 become ``\xff``."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _match_key(name: str) -> str:

@@ -281,6 +281,24 @@ def test_reports_what_cannot_be_read_and_does_the_rest(sample, tmp_path):
     sample("softer", *flags)
 
 
+@pytest.mark.parametrize("layout", ["folder", "webdataset"])
+def test_accepts_names_that_are_not_utf8(sample, tmp_path, layout):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    content = io.BytesIO()
+    Image.fromarray(noise()).save(content, "PNG")
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(content.getvalue())
+    (folder / os.fsdecode(b"broken\xff.png")).write_bytes(b"no image")
+    with tarfile.open(folder / os.fsdecode(b"s\xff.tar"), "w") as archive:
+        archive.add(folder / os.fsdecode(b"caf\xe9.png"), os.fsdecode(b"in\xe9.png"))
+    process = sample(
+        *("softer", "--input", folder, "--out", tmp_path / "out", "--format", layout), code=3
+    )
+    assert r"broken\xff.png cannot be used: The file is not an image" in process.stderr
+    lines = lines_of(tmp_path / "out")
+    assert [line["input_file"] for line in lines] == [r"caf\xe9.png", r"s\xff/in\xe9.png"]
+
+
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_reads_zip_archives(sample, tmp_path, compression):
     images = write_images(tmp_path / "in", count=5)
