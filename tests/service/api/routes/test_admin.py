@@ -86,7 +86,7 @@ def test_missing_models_folder_keeps_all_models(served):
 def test_service_becomes_ready_with_its_first_model(tmp_path):
     models = tmp_path / "models"
     models.mkdir()
-    with serving(models, until="live") as server, server.client() as client:
+    with serving(models, "--insecure-admin", until="live") as server, server.client() as client:
         deadline = time.monotonic() + 30
         while "is empty" not in client.get("/readyz").text:
             assert time.monotonic() < deadline
@@ -100,7 +100,7 @@ def test_service_becomes_ready_with_its_first_model(tmp_path):
 @pytest.mark.slow
 def test_running_requests_finish_on_their_version(tmp_path):
     folder = write_failing(tmp_path / "models" / "m" / "1", slow_iterations=200_000)
-    with serving(tmp_path / "models") as server, server.client() as client:
+    with serving(tmp_path / "models", "--insecure-admin") as server, server.client() as client:
         body = {"model": "m", "seed": 1, "class": "slow", "format": "npy"}
         before = client.post("/v1/generate", json=body)
         with concurrent.futures.ThreadPoolExecutor() as pool:
