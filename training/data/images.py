@@ -33,6 +33,7 @@ from training.data.findings import (
 from training.data.sources import DataError, ImageSource, SourceSubset, name_hash, open_source
 from training.data.sources.containers import files_on_disk
 from training.data.sources.source import SCALED
+from training.data.sources.source import decode as decode_file
 from training.recipe.options import Options
 
 # Ratio of the stored side to the side of a random crop (as usual for pix2pix: 256 from 286).
@@ -303,16 +304,22 @@ def _decode(
 def _decode_all(
     source: ImageSource, count: int, size: int, channels: int, scaled: set[int]
 ) -> Iterator[tuple[int, str, NDArray[np.uint8] | Exception]]:
-    """Yield the index of each image, the digest of its file, and its pixels or the error.
+    """Yield the index of each image, a SHA-256, and its pixels or the error.
 
+    The SHA-256 is that of the file, or of the decoded pixels if the source has no image files.
     Adds the images whose range of values was inferred to `scaled`.
     """
 
     def decode(index: int) -> tuple[int, str, NDArray[np.uint8] | Exception]:
         digest = "unreadable"
         try:
-            digest = image_digest(source, index)
-            image = source.read(index)
+            file = source.file(index)
+            if file is None:
+                image = source.read(index)
+                digest = _digest_of_pixels(image)
+            else:
+                digest = hashlib.sha256(file).hexdigest()
+                image = decode_file(file)
             if image.info.get(SCALED):
                 scaled.add(index)
             return index, digest, fit(image, size, channels)
@@ -326,16 +333,9 @@ def _decode_all(
             yield from pool.map(decode, range(start, min(start + chunk, count)))
 
 
-def image_digest(source: ImageSource, index: int) -> str:
-    """Return the SHA-256 of an image's file, or of its pixels if the source has no image files.
-
-    Raises OSError, and the errors of `ImageSource.read`.
-    """
-    content = source.file(index)
-    if content is None:
-        image = source.read(index)
-        content = f"{image.mode} {image.width}x{image.height} ".encode() + image.tobytes()
-    return hashlib.sha256(content).hexdigest()
+def _digest_of_pixels(image: Image.Image) -> str:
+    header = f"{image.mode} {image.width}x{image.height} "
+    return hashlib.sha256(header.encode() + image.tobytes()).hexdigest()
 
 
 def _cache_key(source: ImageSource, options: DataOptions) -> str:

@@ -55,7 +55,7 @@ class Labels:
     notes: Sequence[str] = field(default=())
 
     def of(self, images: Sequence[File]) -> list[ClassLabel | None]:
-        """Return the class of each image, None where there is none.
+        """Return the class of each image, or None for an image without a class.
 
         If no name fits, images are found by their file names without folders, then also without
         suffixes, where these are unique.
