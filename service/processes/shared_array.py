@@ -1,0 +1,52 @@
+"""An array in memory that several processes share.
+
+The array is a file, mapped into the memory of each process. Reading and writing an element takes
+no system call; what must not be interleaved happens under a lock of the file, which the kernel
+releases if a process dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+
+class SharedArray:
+    """A structured array of a fixed length, in `path`; all elements are zero at first.
+
+    Every process opens the file for itself: an instance does not survive a fork. Aligned fields of
+    up to 8 bytes are read and written whole. Everything else needs `locked`.
+    """
+
+    def __init__(self, path: Path, dtype: DTypeLike, length: int) -> None:
+        """Open the file, which is created if it does not exist. Raises OSError."""
+        size = np.dtype(dtype).itemsize * length
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if os.fstat(self._file).st_size < size:
+                os.ftruncate(self._file, size)
+            self._memory = mmap.mmap(self._file, size)
+        except BaseException:
+            os.close(self._file)
+            raise
+        self.values: NDArray[np.void] = np.frombuffer(self._memory, dtype, length)
+        # A lock of the file belongs to the process, so threads need one of their own.
+        self._threads = threading.Lock()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[NDArray[np.void]]:
+        """Exclude all other processes and threads that use `locked`; yields `values`."""
+        with self._threads:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            try:
+                yield self.values
+            finally:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
