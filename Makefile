@@ -17,7 +17,7 @@ SHIPPED += $(IMAGE_TO_IMAGE)
 MEASURED := cgan-fashion biggan-flowers stylegan2-flowers $(IMAGE_TO_IMAGE)
 RUNS ?= runs/zoo
 
-BENCHES := serving encoding export quantized training startup offline liveness gpu
+BENCHES := serving overhead encoding export quantized training startup offline liveness gpu
 PEERS := fastapi litserve triton bentoml ray
 # Triton's wheel is linked against Debian's Python.
 SYSTEM_PYTHON ?= /usr/bin/python3

@@ -87,6 +87,8 @@ class Contender:
     name: str
     settings: dict[str, str] = field(default_factory=dict)
     label: str = "ganymede"
+    # Only Ganymede has an access log by default; the other servers are compared without one.
+    log_requests: bool = False
 
     def command(self, model: Path, port: int) -> list[str]:
         """Return the command that starts the server in the folder of the peers."""
@@ -94,7 +96,8 @@ class Contender:
             program = Path(sys.executable).with_name("ganymede")
             models = model.parents[1].absolute()
             flags = ["--models", str(models), "--port", str(port), "--provider", "cpu"]
-            return [str(program), "serve", *flags, "--no-log-requests", "--deadline-s", "120"]
+            flags += ["--log-requests" if self.log_requests else "--no-log-requests"]
+            return [str(program), "serve", *flags, "--deadline-s", "120"]
         python = ENVIRONMENTS / self.name / "bin" / "python"
         if self.name == "bentoml":
             flags = ["--host", "127.0.0.1", "--port", str(port), "--working-dir", str(PEERS)]
@@ -220,7 +223,7 @@ def started(contender: Contender, model: Path, work: Workload) -> Iterator[Serve
 
     Raises SystemExit with the end of its log if it does not start.
     """
-    port = _free_port()
+    port = free_port()
     environment = {
         **os.environ,
         "PEER_MODEL": str(model.absolute()),
@@ -299,7 +302,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port on which no server listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
