@@ -147,9 +147,8 @@ def _batches(server: Server) -> tuple[float, float]:
     with urllib.request.urlopen(f"{server.address}/metrics", timeout=60) as response:
         text = response.read().decode()
     pattern = r'ganymede_batch_rows_{}{{model="gan-mnist"}} (\S+)'
-    rows, count = (re.search(pattern.format(name), text) for name in ("sum", "count"))
-    assert rows and count
-    return float(rows[1]), float(count[1])
+    rows, count = (float(re.findall(pattern.format(name), text)[0]) for name in ("sum", "count"))
+    return rows, count
 
 
 def _loaded(server: Server, connections: int, seconds: float, seed: int) -> tuple[Load, float]:
@@ -182,7 +181,7 @@ def measure(
 
 
 def _digits(value: float) -> int:
-    return 3 if value < 1 else 1 if value < 100 else 0
+    return 3 if value < 1 else 2 if value < 10 else 0
 
 
 def main(
