@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,6 +90,8 @@ class Contender:
     label: str = "ganymede"
     # Only Ganymede has an access log by default; the other servers are compared without one.
     log_requests: bool = False
+    # Further flags of `ganymede serve`.
+    flags: tuple[str, ...] = ()
 
     def command(self, model: Path, port: int) -> list[str]:
         """Return the command that starts the server in the folder of the peers."""
@@ -97,7 +100,7 @@ class Contender:
             models = model.parents[1].absolute()
             flags = ["--models", str(models), "--port", str(port), "--provider", "cpu"]
             flags += ["--log-requests" if self.log_requests else "--no-log-requests"]
-            return [str(program), "serve", *flags, "--deadline-s", "120"]
+            return [str(program), "serve", *flags, "--deadline-s", "120", *self.flags]
         python = ENVIRONMENTS / self.name / "bin" / "python"
         if self.name == "bentoml":
             flags = ["--host", "127.0.0.1", "--port", str(port), "--working-dir", str(PEERS)]
@@ -158,16 +161,24 @@ class Contender:
 
 
 def contenders(
-    only: Sequence[str] = (), *, tune: bool = False, before: Sequence[Path] = ()
+    only: Sequence[str] = (),
+    *,
+    processes: Sequence[str] = (),
+    tune: bool = False,
+    before: Sequence[Path] = (),
 ) -> list[Contender]:
     """Return Ganymede and its peers, each using all CPUs. `only` selects servers by name.
+
+    With `processes` (such as ``1``, ``2`` or ``auto``), Ganymede is returned once for each value,
+    instead of once with its default.
 
     Each peer has its best settings. With `tune`, it is also returned with each of the other
     settings that were tried; its label names them. `before` are other checkouts of Ganymede, to
     measure the effect of a change.
     """
     cpus = str(usable_cpus())
-    servers = [Contender("ganymede", {"PYTHONPATH": str(HERE.parent)})]
+    here = {"PYTHONPATH": str(HERE.parent)}
+    servers = [with_processes(each) for each in processes] or [Contender("ganymede", here)]
     servers += [
         Contender("ganymede", {"PYTHONPATH": str(each.absolute())}, f"before: {each.name}")
         for each in before
@@ -181,6 +192,26 @@ def contenders(
     return [each for each in servers if not only or each.name in only]
 
 
+def with_processes(processes: str, *more: str) -> Contender:
+    """Return Ganymede with a number of processes, or ``auto``, and with `more` flags."""
+    flags = ("--processes", processes, *more)
+    settings = {"PYTHONPATH": str(HERE.parent)}
+    return Contender("ganymede", settings, f"ganymede ×{processes}", flags)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The memory of a server's processes, in MiB.
+
+    RSS counts a page that several processes share once for each of them; PSS divides it among
+    them, so that the sum over all processes is the memory that the server takes.
+    """
+
+    processes: int
+    pss_mib: float
+    rss_mib: float
+
+
 @dataclass(frozen=True)
 class Server:
     """A running server."""
@@ -189,14 +220,26 @@ class Server:
     address: str
     pid: int
 
+    def memory(self) -> Memory:
+        """Return the memory of all processes of the server."""
+        infos = []
+        for each in self._processes():
+            with contextlib.suppress(psutil.Error):
+                infos.append(each.memory_full_info())
+        pss, rss = (sum(getattr(info, kind) for info in infos) for kind in ("pss", "rss"))
+        return Memory(len(infos), pss / 2**20, rss / 2**20)
+
+    def _processes(self) -> list[psutil.Process]:
+        first = psutil.Process(self.pid)
+        return [first, *first.children(recursive=True)]
+
     def cpu_seconds(self) -> float:
         """Return the CPU time used so far, including all child processes.
 
         CPU time per image is more reliable than images per second on a shared machine.
         """
-        first = psutil.Process(self.pid)
         total = 0.0
-        for each in [first, *first.children(recursive=True)]:
+        for each in self._processes():
             with contextlib.suppress(psutil.Error):
                 times = each.cpu_times()
                 total += times.user + times.system
@@ -218,12 +261,16 @@ class Server:
 
 
 @contextlib.contextmanager
-def started(contender: Contender, model: Path, work: Workload) -> Iterator[Server]:
+def started(
+    contender: Contender, model: Path, work: Workload, cpus: Collection[int] = ()
+) -> Iterator[Server]:
     """Start a server, wait for its first response, and stop it at the end.
 
+    Ganymede serves a copy of `model` alone. With `cpus` the server may only use these CPUs.
     Raises SystemExit with the end of its log if it does not start.
     """
     port = free_port()
+    confined = ["taskset", "--cpu-list", ",".join(map(str, cpus))] if cpus else []
     environment = {
         **os.environ,
         "PEER_MODEL": str(model.absolute()),
@@ -239,9 +286,12 @@ def started(contender: Contender, model: Path, work: Workload) -> Iterator[Serve
             "BENTOML_DO_NOT_TRACK": "1",
         }
         log = Path(folder) / "log"
+        if contender.name == "ganymede":
+            alone = Path(folder) / "models" / model.parent.name / model.name
+            model = Path(shutil.copytree(model, alone))
         with log.open("wb") as out:
             process = subprocess.Popen(
-                contender.command(model, port),
+                [*confined, *contender.command(model, port)],
                 cwd=PEERS,
                 env=environment,
                 stdout=out,

@@ -1,4 +1,9 @@
-"""Load generation with wrk, a separate process written in C."""
+"""Load generation: closed loops with wrk, and open loops with a generator of our own.
+
+In a closed loop each connection waits for its response before it sends the next request, so that
+the load never exceeds the capacity of the server. In an open loop requests arrive at a given rate,
+whatever the server does. Both generators run in processes of their own.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +24,9 @@ _TIMEOUT_S = 120
 class Load:
     """The result of a load run. Latencies are in milliseconds.
 
-    `errors` counts responses other than 2xx and 3xx, and failed connections.
+    `errors` counts responses other than 2xx and 3xx, and failed connections. In an open loop,
+    `refused` counts 429 and 503, and `late` 504; both are no errors, and the latencies are those of
+    the successful responses.
     """
 
     requests: int
@@ -26,11 +34,14 @@ class Load:
     errors: int
     p50_ms: float
     p99_ms: float
+    refused: int = 0
+    late: int = 0
 
     @property
     def rate(self) -> float:
         """Successful responses per second."""
-        return max(self.requests - self.errors, 0) / self.seconds
+        done = self.requests - self.errors - self.refused - self.late
+        return max(done, 0) / self.seconds
 
 
 def assert_installed() -> None:
@@ -63,3 +74,20 @@ def load(
     result = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     line = next(line for line in result.stdout.splitlines() if line.startswith("RESULT "))
     return Load(**json.loads(line.removeprefix("RESULT ")))
+
+
+def offer(url: str, body: str, per_second: float, seconds: float, first_seed: int) -> Load:
+    """Send `per_second` requests a second for `seconds`, and wait for all responses.
+
+    Latencies are measured from the time at which a request was due, so that a generator that is
+    late does not hide them. The rate is that of the whole run, including the wait at its end.
+    """
+    arguments = [url, body, str(per_second), str(seconds), str(first_seed)]
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.open_loop", *arguments],
+        cwd=Path(__file__).parents[1],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return Load(**json.loads(result.stdout))

@@ -4,7 +4,9 @@
 
 All servers of a workload run at the same time and are measured in turns, round by round, so that
 other load on the machine affects all of them; ratios compare medians of one run. wrk generates the
-load. `--into FILE` adds a run to those in FILE; `--table FILE` prints its content.
+load. `--processes 1 2` measures Ganymede once with each number of processes. `--overload` also
+measures in an open loop at twice the throughput that a server had with the most connections.
+`--into FILE` adds a run to those in FILE; `--table FILE` prints its content.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,17 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from benchmarks.contenders import Contender, Workload, contenders, plan_of, request_images, started
-from benchmarks.load import assert_installed, load
+from benchmarks.contenders import (
+    Contender,
+    Server,
+    Workload,
+    contenders,
+    plan_of,
+    request_images,
+    started,
+)
+from benchmarks.load import Load, assert_installed, load, offer
+from benchmarks.measure import Spread, ratios
 from service import __version__
 from service.runtime.images.encoding import ImageFormat, encode
 from service.runtime.models.manifest import GENERATOR
@@ -37,14 +48,18 @@ from service.runtime.onnx.machine import cpu_model, usable_cpus
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 
 MODELS = Path(__file__).parent / ".models"
+INCLUDED = Path(__file__).parents[1] / "models"
 BARE = "bare session"
 ENCODER = "encoder alone"
+# Included models whose inference is cheap, so that everything around it decides.
+SMALL = ("gan-mnist", "dcgan-fashion")
 NAMES = ("dcgan64", "stylegan256")
-WORKLOADS = [
+WORKLOADS = [Workload(model, 1, "png") for model in SMALL] + [
     Workload(model, n, form)
     for model in NAMES
     for n, form in ((1, "png"), (16, "npy"), (16, "zip"))
 ]
+OVERLOAD = "2 × capacity"
 Result = dict[str, Any]
 
 
@@ -99,58 +114,82 @@ def measure(
     seconds: float,
     rounds: int,
     results: list[Result],
+    *,
+    overload: bool = False,
 ) -> None:
     """Measure all servers in turns; print each value and append it to `results`."""
     folder = exported(work.model)
     bare = Bare(folder)
     expected = _expected(folder, work.n)
 
-    def record(name: str, count: int, number: int, **figures: Any) -> None:
+    def record(name: str, count: int | str, number: int, **figures: Any) -> None:
         results.append(
             {"workload": work.name, "connections": count, "contender": name, "round": number}
             | figures
         )
         values = "  ".join(f"{k} {v:,.1f}" for k, v in figures.items() if isinstance(v, float))
-        print(f"{work.name}  c={count}  {name:14} {values}", flush=True)
+        print(f"{work.name}  c={count}  {name:14} {values}", file=sys.stderr, flush=True)
+
+    def loaded(
+        server: Server, count: int | str, number: int, send: Callable[[str, str], Load]
+    ) -> Load:
+        path, body = server.contender.request(work)
+        used = server.cpu_seconds()
+        result = send(server.address + path, body)
+        used = server.cpu_seconds() - used
+        server.wait_until_idle()
+        record(
+            server.contender.label,
+            count,
+            number,
+            images_s=result.rate * work.n,
+            cpu_ms=1000 * used / max(result.requests * work.n, 1),
+            p50_ms=result.p50_ms,
+            p99_ms=result.p99_ms,
+            errors=result.errors,
+            refused=result.refused,
+            late=result.late,
+            requests=result.requests,
+        )
+        return result
 
     with contextlib.ExitStack() as stack:
         running = [stack.enter_context(started(each, folder, work)) for each in servers]
         for server in running:
             each = server.contender
-            if not np.array_equal(request_images(each, server.address, work, 7), expected):
+            images = request_images(each, server.address, work, 7)
+            # Decoded gray images have no axis of channels.
+            if images.size != expected.size or (images.ravel() != expected.ravel()).any():
                 raise SystemExit(f"{each.name} returns different images")
             if plan := plan_of(each, server.address):
-                print(f"{each.label}: {plan}", flush=True)
+                print(f"{each.label}: {plan}", file=sys.stderr, flush=True)
                 results.append({"workload": work.name, "contender": each.label, "plan": plan})
+        capacity: dict[str, float] = {}
         for number in range(rounds):
             plans = bare.rates(seconds / 2)
             best = max(plans, key=lambda plan: plans[plan])
             record(BARE, 0, number, images_s=plans[best], plan=best, plans=plans)
-            if work.form != "npy":
+            if work.format != "npy":
                 record(ENCODER, 0, number, images_s=encoded_per_second(expected))
             for count in connections:
                 # Random order, because the previous server affects the CPU caches.
                 for server in random.sample(running, len(running)):
-                    path, body = server.contender.request(work)
-                    url, used = server.address + path, server.cpu_seconds()
-                    result = load(url, body, count, seconds, random.randrange(2**30))
-                    used = server.cpu_seconds() - used
-                    server.wait_until_idle()
-                    record(
-                        server.contender.label,
-                        count,
-                        number,
-                        images_s=result.rate * work.n,
-                        cpu_ms=1000 * used / max(result.requests * work.n, 1),
-                        p50_ms=result.p50_ms,
-                        p99_ms=result.p99_ms,
-                        errors=result.errors,
-                        requests=result.requests,
-                    )
+                    seed = random.randrange(2**30)
+                    capacity[server.contender.label] = loaded(
+                        server, count, number, lambda *at, c=count, s=seed: load(*at, c, seconds, s)
+                    ).rate
+            for server in random.sample(running, len(running)) if overload else ():
+                rate, seed = 2 * capacity[server.contender.label], random.randrange(2**30)
+                loaded(
+                    server, OVERLOAD, number, lambda *at, r=rate, s=seed: offer(*at, r, seconds, s)
+                )
 
 
 def exported(name: str) -> Path:
-    """Return the folder of a reference model; export the model if it is missing."""
+    """Return the folder of an included or a reference model; export the latter if missing."""
+    included = INCLUDED / name / "1"
+    if included.exists():
+        return included
     folder = MODELS / name / "1"
     if not folder.exists():
         # In a separate process, so that PyTorch is not loaded while servers are measured.
@@ -174,58 +213,86 @@ def machine() -> dict[str, str]:
     }
 
 
-def table(results: Sequence[Result]) -> str:
-    """Return the results as Markdown tables.
+def summary(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Return one row per workload, load and server.
 
-    They contain medians with ranges, the ratio to the best bare session of the same workload, and
-    the CPU time per image. The last line of each part is the ratio to the best peer.
+    Every value has its spread over the rounds. `ours_relative` is the ratio of our throughput to
+    that of the row's server in the same round; "ours" is the Ganymede with the most processes.
     """
+    measured = [r for r in results if "p99_ms" in r]
+    rows = []
+    for workload, count in dict.fromkeys((r["workload"], r["connections"]) for r in measured):
+        at = [r for r in measured if (r["workload"], r["connections"]) == (workload, count)]
+        runs: dict[str, list[Result]] = {}
+        for result in sorted(at, key=_order):
+            runs.setdefault(result["contender"], []).append(result)
+        rates = {name: [r["images_s"] for r in of_name] for name, of_name in runs.items()}
+        bare = [
+            r["images_s"] for r in results if (r["workload"], r["contender"]) == (workload, BARE)
+        ]
+        ours = next(iter(runs))
+        for name, of_name in runs.items():
+            row = {
+                "workload": workload,
+                "connections": count,
+                "contender": name,
+                **{
+                    key: Spread.of([r[key] for r in of_name]).as_json()
+                    for key in ("images_s", "cpu_ms", "p50_ms", "p99_ms")
+                },
+                "of_bare": statistics.median(rates[name]) / statistics.median(bare),
+                "p99_of_p50": Spread.of([_tail(r) for r in of_name]).as_json(),
+                "ours_relative": ratios(rates[ours], rates[name]).as_json(),
+            }
+            for key in ("errors", "refused", "late"):
+                row[key] = sum(r.get(key, 0) for r in of_name)
+            rows.append(row)
+    return rows
+
+
+def table(results: Sequence[Result]) -> str:
+    """Return the results as Markdown tables: medians, with ranges where they matter."""
     lines: list[str] = []
-    results = [r for r in results if "images_s" in r]
-    for workload in dict.fromkeys(r["workload"] for r in results):
-        entries = [r for r in results if r["workload"] == workload]
-        bare = statistics.median(r["images_s"] for r in entries if r["contender"] == BARE)
+    rows = summary(results)
+    for workload in dict.fromkeys(row["workload"] for row in rows):
+        of_workload = [row for row in rows if row["workload"] == workload]
+        bare = statistics.median(
+            r["images_s"]
+            for r in results
+            if (r["workload"], r["contender"]) == (workload, BARE) and "images_s" in r
+        )
+        ours = of_workload[0]["contender"]
         lines += ["", f"### {workload}", "", f"Bare session: {bare:,.1f} images/s.", ""]
-        lines += ["| connections | | images/s | of bare | CPU ms | p50 ms | p99 ms | errors |"]
-        lines += ["|---|---|---|---|---|---|---|---|"]
-        for count in sorted({r["connections"] for r in entries} - {0}):
-            at = [r for r in entries if r["connections"] == count]
-            medians: dict[str, tuple[float, float]] = {}
-            for name in dict.fromkeys(r["contender"] for r in sorted(at, key=_order)):
-                runs = [r for r in at if r["contender"] == name]
-                rates = [r["images_s"] for r in runs]
-                median, p99 = statistics.median(rates), _median(runs, "p99_ms")
-                medians[name] = (median, p99)
-                lines.append(
-                    f"| {count} | {name} | {median:,.1f} ({min(rates):,.1f} to {max(rates):,.1f}) "
-                    f"| {median / bare:.2f} | {_median(runs, 'cpu_ms'):,.1f} "
-                    f"| {_median(runs, 'p50_ms'):,.1f} | {p99:,.1f} "
-                    f"| {sum(r['errors'] for r in runs)} |"
-                )
-            peers = {name: entries for name, entries in medians.items() if name != "ganymede"}
-            if "ganymede" in medians and peers:
-                ours = medians["ganymede"]
-                best = max(peers, key=lambda name: peers[name][0])
-                lines.append(
-                    f"| {count} | **ours / {best}** | **{ours[0] / peers[best][0]:.2f}** | | | "
-                    f"| {ours[1] / peers[best][1]:.2f} | |"
-                )
+        lines += [f"| connections | | images/s | {ours} relative to it | of bare | CPU ms "]
+        lines[-1] += "| p50 ms | p99 ms | p99 / p50 | refused, late | errors |"
+        lines += ["|---|---|---|---|---|---|---|---|---|---|---|"]
+        for row in of_workload:
+            cpu, p50, p99 = (row[key]["median"] for key in ("cpu_ms", "p50_ms", "p99_ms"))
+            lines.append(
+                f"| {row['connections']} | {row['contender']} | {Spread(**row['images_s']):,.1f} "
+                f"| {Spread(**row['ours_relative']):.2f} | {row['of_bare']:.2f} | {cpu:,.2f} "
+                f"| {p50:,.1f} | {p99:,.1f} | {Spread(**row['p99_of_p50']):.1f} "
+                f"| {row['refused']}, {row['late']} | {row['errors']} |"
+            )
     return "\n".join(lines)
 
 
-def _order(result: Result) -> tuple[bool, str]:
-    return (result["contender"] != "ganymede", result["contender"])
+def _order(result: Result) -> tuple[bool, int, str]:
+    """Sort Ganymede with the most processes first, then its other forms, then the peers."""
+    name, _, processes = result["contender"].partition(" ×")
+    is_peer = name != "ganymede"
+    return is_peer, -int(processes) if processes.isdigit() else 0, result["contender"]
 
 
-def _median(runs: Sequence[Result], name: str) -> float:
-    return statistics.median(run[name] for run in runs)
+def _tail(result: Result) -> float:
+    return result["p99_ms"] / result["p50_ms"] if result["p50_ms"] else 0.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     names = [work.name for work in WORKLOADS]
     parser.add_argument("--workload", choices=names, action="append", help="default: all")
-    parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 32, 128])
     parser.add_argument("--only", nargs="+", help="server names, such as ganymede fastapi")
     parser.add_argument("--seconds", type=float, default=3.0, help="per server and round")
     parser.add_argument("--rounds", type=int, default=3)
@@ -234,24 +301,38 @@ def main() -> None:
     parser.add_argument(
         "--before", type=Path, nargs="+", default=[], help="other checkouts to compare with"
     )
+    parser.add_argument(
+        "--processes", nargs="+", default=[], help="Ganymede with these numbers, or auto"
+    )
+    parser.add_argument("--overload", action="store_true", help="also at twice the capacity")
+    parser.add_argument("--json", action="store_true", help="print the summary for scripts")
     parser.add_argument("--tune", action="store_true", help="each peer with all its settings")
     options = parser.parse_args()
     if options.table:
-        print(table([r for run in json.loads(options.table.read_text()) for r in run["results"]]))
+        runs = json.loads(options.table.read_text())
+        _print([r for run in runs for r in run["results"]], as_json=options.json)
         return
     assert_installed()
-    servers = contenders(options.only or (), tune=options.tune, before=options.before)
+    servers = contenders(
+        options.only or (), processes=options.processes, tune=options.tune, before=options.before
+    )
     for each in [each for each in servers if not each.is_installed]:
-        print(f"{each.name} is not installed: make bench-peers")
+        print(f"{each.name} is not installed: make bench-peers", file=sys.stderr)
         servers.remove(each)
     results: list[Result] = []
     try:
         for work in WORKLOADS:
             if not options.workload or work.name in options.workload:
                 measure(
-                    work, options.connections, servers, options.seconds, options.rounds, results
+                    work,
+                    options.connections,
+                    servers,
+                    options.seconds,
+                    options.rounds,
+                    results,
+                    overload=options.overload,
                 )
-        print(table(results))
+        _print(results, as_json=options.json)
     finally:
         # Also for an interrupted run: its finished rounds are valid.
         if options.into:
@@ -259,6 +340,13 @@ def main() -> None:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             runs.append({"time": now, **machine(), "results": results})
             options.into.write_text(json.dumps(runs, indent=1) + "\n")
+
+
+def _print(results: Sequence[Result], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"rows": summary(results), "machine": machine()}, indent=2))
+    else:
+        print(table(results))
 
 
 if __name__ == "__main__":
