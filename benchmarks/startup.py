@@ -63,7 +63,9 @@ class Start:
             _wait_for(f"http://127.0.0.1:{port}/readyz", process)
             self.seconds = time.perf_counter() - started
             processes = [root := psutil.Process(process.pid), *root.children(recursive=True)]
-            self.mib = sum(each.memory_full_info().uss for each in processes) / 2**20
+            memory = [each.memory_full_info() for each in processes]
+            self.mib = sum(each.uss for each in memory) / 2**20
+            self.pss_mib = sum(each.pss for each in memory) / 2**20
             times = [each.cpu_times() for each in processes]
             self.cpu_seconds = sum(each.user + each.system for each in times)
         finally:
