@@ -3,8 +3,8 @@
 BentoML responds to `/livez` and `/readyz`; the FastAPI application serves all other paths.
 Workarounds for faults of the host are in `service.host`, one per file.
 
-BentoML imports this module in two processes: in the supervisor, which only restarts the worker, and
-in the worker.
+BentoML imports this module in all processes of a server: in the supervisor, which only starts and
+replaces workers, and in each worker.
 """
 
 # ruff: noqa: E402 - BentoML reads its environment when it is imported
@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from service import logs
 from service.host import bentoml_loggers, uvicorn_protocol
-from service.host.circus_supervisor import supervise_worker
+from service.host.circus_supervisor import supervise_workers
 from service.settings import load_settings
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 settings = load_settings()
 logs.configure(settings.log_format)
 bentoml_loggers.take_over()
-supervise_worker(settings.drain_s)
+supervise_workers(settings.processes, settings.drain_s)
 
 
 @cache
@@ -59,7 +59,7 @@ uvicorn_protocol.install(settings, lambda: worker().application)
 
 @bentoml.service(
     name="ganymede",
-    workers=1,
+    workers=settings.processes,
     # Longer than the engine's own deadline, whose error is more informative.
     traffic={"timeout": settings.deadline_s + 30},
     metrics={"enabled": False},

@@ -30,6 +30,11 @@ from service.runtime.onnx.machine import ProviderOption
 
 PREFIX = "GANYMEDE_"
 CONFIG = f"{PREFIX}CONFIG"
+MAX_PROCESSES = 256
+# Settings that have another name now, with what to tell a user of the old one.
+_RENAMED = {
+    "workers": "is now concurrent_batches; the number of processes is processes",
+}
 
 
 class SettingsError(UserError):
@@ -46,6 +51,15 @@ def _seconds(value: object) -> object:
     """Convert a duration (``30d``, ``12h``) to seconds; other values are left to pydantic."""
     duration = parse_duration(value) if isinstance(value, str) else None
     return value if duration is None else duration.total_seconds()
+
+
+def _processes(value: object) -> object:
+    """Convert a number of processes. Raises ValueError."""
+    if isinstance(value, str) and value.strip().isdecimal():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_PROCESSES:
+        raise ValueError(f"expected a number from 1 to {MAX_PROCESSES}, got {value!r}")
+    return value
 
 
 class Settings(BaseSettings):
@@ -77,13 +91,19 @@ class Settings(BaseSettings):
         default=30.0,
         description="Seconds after which a request gets 504 and its work is cancelled.",
     )
+    processes: Annotated[int, BeforeValidator(_processes)] = Field(
+        default=1,
+        description="Processes that serve requests, each with all models and its share of the "
+        "CPUs.",
+    )
     plan: Literal["measure", "default"] = Field(
         default="measure",
-        description="How unset workers, threads and rows are chosen: measure (benchmark each model "
-        "once, cached) or default.",
+        description="How unset concurrent batches, threads and rows are chosen: measure (benchmark "
+        "each model once, cached) or default.",
     )
-    workers: Annotated[int, Field(ge=0, le=1024)] = Field(
-        default=0, description="Batches that run in parallel; 0 chooses automatically."
+    concurrent_batches: Annotated[int, Field(ge=0, le=1024)] = Field(
+        default=0,
+        description="Batches that run in parallel in each process; 0 chooses automatically.",
     )
     threads: Annotated[int, Field(ge=0, le=1024)] = Field(
         default=0, description="Threads per run; 0 chooses automatically."
@@ -245,6 +265,11 @@ def load_settings(flags: dict[str, Any] | None = None, config: Path | None = Non
 
     Raises SettingsError for the first invalid one.
     """
+    for name, hint in _RENAMED.items():
+        if (flags or {}).get(name) is not None:
+            raise SettingsError(f"{name} {hint}")
+        if os.environ.get(f"{PREFIX}{name.upper()}"):
+            raise SettingsError(f"{PREFIX}{name.upper()}: {name} {hint}")
     previous = os.environ.get(CONFIG)
     if config is not None:
         os.environ[CONFIG] = str(config)
@@ -292,6 +317,8 @@ class _ConfigFile(PydanticBaseSettingsSource):
             raise SettingsError(f"{path} is not TOML: {error}") from error
         fields = self.settings_cls.model_fields
         for key in values:
+            if key in _RENAMED:
+                raise SettingsError(f"{path}: {key} {_RENAMED[key]}")
             if key not in fields:
                 close = difflib.get_close_matches(key, fields, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"expected {', '.join(fields)}"

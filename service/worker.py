@@ -1,10 +1,11 @@
-"""The parts of the worker process: engine, application and job queue."""
+"""The parts of a worker process: engine, application and job queue."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 import threading
+import time
 
 from starlette.exceptions import HTTPException
 
@@ -14,23 +15,32 @@ from service.api.metrics import SchedulerMetrics
 from service.api.problems import not_ready
 from service.api.state import create_queue
 from service.host.shutdown import GracefulShutdown
+from service.processes.server_folder import ServerFolder
+from service.processes.worker_table import WorkerTable
 from service.runtime.onnx.execution_plans import PlanOptions, cache_file
-from service.runtime.onnx.machine import freeze_garbage_collection
+from service.runtime.onnx.machine import freeze_garbage_collection, share_cpus
 from service.runtime.scheduling.engine import Engine, EngineState
 from service.settings import Settings
 
+# Seconds between updates of this process's row in the table of workers.
+_REPORT_S = 0.05
+
 
 class ServiceWorker:
-    """Engine, application and job queue of one service; `application` serves its requests."""
+    """Engine, application and job queue of one process; `application` serves its requests."""
 
     def __init__(self, settings: Settings) -> None:
+        folder = ServerFolder.of_this_server()
+        self.table = WorkerTable(folder.path, folder.size)
+        self.table.join()
+        share_cpus(settings.processes)
         self._engine = engine = Engine(
             settings.models,
             provider=settings.provider,
             queue_pixels=settings.queue_pixels,
             observer=SchedulerMetrics(),
             plan=PlanOptions(
-                settings.workers,
+                settings.concurrent_batches,
                 settings.threads,
                 settings.max_rows,
                 measure=settings.plan == "measure",
@@ -56,6 +66,15 @@ class ServiceWorker:
         tracing.start()
         self._queue.start()
         threading.Thread(target=self._load, name="ganymede-start", daemon=True).start()
+        self._reporting = asyncio.get_running_loop().create_task(self._report())
+
+    async def _report(self) -> None:
+        """Keep the row of this process up to date."""
+        row = self.table.own
+        while True:
+            row["ready"] = self._engine.state is EngineState.READY
+            row["beat"] = time.monotonic()
+            await asyncio.sleep(_REPORT_S)
 
     def _load(self) -> None:
         self._engine.start()

@@ -7,6 +7,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Default execution plans: servers start faster, and behave equally on every machine.
 os.environ.setdefault("GANYMEDE_PLAN", "default")
+# Tests of several processes set this themselves.
+os.environ.setdefault("GANYMEDE_PROCESSES", "1")
 
 import contextlib
 import shutil

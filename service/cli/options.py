@@ -26,7 +26,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for script
 # Shown in place of defaults that depend on where the service runs.
 _SHOWN_DEFAULTS = {"models": "./models", "jobs": "~/.cache/ganymede/jobs", "jobs_keep": "30d"}
 # Settings that take more than their type shows.
-_OWN_METAVARS = {"jobs_keep": "DURATION"}
+_OWN_METAVARS = {"jobs_keep": "DURATION", "processes": "N|auto"}
 _METAVARS = {int: "N", float: "SECONDS", Path: "PATH", ByteSize: "BYTES"}
 
 

@@ -48,6 +48,7 @@ def serve(
             help="If the file of --keys does not exist, create it with one key and print the key.",
         ),
     ] = False,
+    workers: Annotated[str | None, typer.Option("--workers", hidden=True)] = None,
     **flags: object,
 ) -> None:
     """Serve the models over HTTP until stopped.
@@ -57,7 +58,8 @@ def serve(
     options = {name: value for name, value in flags.items() if value is not None}
     if watch:
         options.setdefault("watch_s", 5.0)
-    settings = load_settings(options, config)
+    # An old name, for which `load_settings` names the new one.
+    settings = load_settings(options | ({"workers": workers} if workers else {}), config)
     if not settings.models.is_dir():
         raise UserError(f"--models: no such folder: {settings.models}")
     address = _resolve(host)

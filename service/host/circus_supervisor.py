@@ -1,8 +1,10 @@
 """Makes the supervisor process notice dead workers at once, and stop within a bounded time.
 
-Faults: `bentoml serve` runs the worker as a child of circus's arbiter. The arbiter checks for dead
-workers only every ten seconds and loses signals that arrive while it is busy. While it is stopping,
-it ignores a second signal, and waits up to a day for the worker.
+Faults: `bentoml serve` runs the workers as children of circus's arbiter. The arbiter checks for
+dead workers only every ten seconds and loses signals that arrive while it is busy. While it is
+stopping, it ignores a second signal, and waits up to a day for the workers.
+
+The supervisor also creates the folder that the workers of this server share, and removes it.
 
 Seen in: bentoml 1.4.39, circus 0.18.3 (distribution kantoku).
 Shown by: tests/service/host/test_circus_supervisor.py.
@@ -11,11 +13,14 @@ Can go when: those tests pass without it.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
 import sys
 from typing import Any
+
+from service.processes.server_folder import ServerFolder
 
 log = logging.getLogger("ganymede.supervisor")
 
@@ -27,11 +32,12 @@ _RETRY_S = 0.1
 _WORKER_MODULE = "_bentoml_impl.worker.service"
 
 
-def supervise_worker(drain_s: float) -> None:
-    """Patch circus's signal handling in this process, unless it is the worker.
+def supervise_workers(size: int, drain_s: float) -> None:
+    """Patch circus's signal handling in this process, unless it is a worker.
 
-    Must be called before the arbiter installs its signal handlers. The worker is killed if it has
-    not ended `drain_s` + 10 seconds after the first signal, and at once on a second signal.
+    Must be called before the arbiter installs its signal handlers. There are at most `size`
+    workers. They are killed if they have not ended `drain_s` + 10 seconds after the first signal,
+    and at once on a second signal.
     """
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is not None and spec.name == _WORKER_MODULE:
@@ -42,10 +48,14 @@ def supervise_worker(drain_s: float) -> None:
     from circus.sighandler import SysHandler  # noqa: PLC0415
 
     class BoundedStop(SysHandler):  # type: ignore[misc]
-        """SIGTERM and SIGINT stop the arbiter; a second one kills the worker."""
+        """SIGTERM and SIGINT stop the arbiter; a second one kills the workers."""
 
         def __init__(self, controller: Any) -> None:
             self._stop_signals = 0
+            self._folder = ServerFolder.create(size)
+            atexit.register(self._folder.remove)
+            for watcher in controller.arbiter.iter_watchers():
+                watcher.env.update(self._folder.environment())
             super().__init__(controller)
 
         def _register(self) -> None:
@@ -67,6 +77,7 @@ def supervise_worker(drain_s: float) -> None:
             if self._stop_signals > 1:
                 self._kill_workers()
                 return
+            self._folder.note_stop()
             loop = self.controller.loop
             kill_after = drain_s + _KILL_DELAY_S
             loop.add_callback_from_signal(loop.call_later, kill_after, self._kill_workers)

@@ -24,6 +24,8 @@ ROW = np.dtype(
         ("pid", np.int64),
         # Whether the worker accepts requests: its models are loaded, and it does not drain.
         ("ready", np.int64),
+        # `time.monotonic()` of the last turn of its event loop.
+        ("beat", np.float64),
         # Open client connections.
         ("connections", np.int64),
         # Pixels that were accepted and are not generated yet.

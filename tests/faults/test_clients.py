@@ -107,7 +107,7 @@ def rows_run(server) -> float:
 def test_work_of_disconnected_clients_is_cancelled(tmp_path, rounds):
     # Some seconds: many times what the other clients need to connect and disconnect.
     write_failing(tmp_path / "m" / "1", slow_iterations=6_000_000)
-    alone = {"GANYMEDE_WORKERS": "1", "GANYMEDE_THREADS": "1"}
+    alone = {"GANYMEDE_CONCURRENT_BATCHES": "1", "GANYMEDE_THREADS": "1"}
     with serving(tmp_path, env=LONG_DEADLINE | alone) as server:
         for _ in range(min(rounds, 3)):
             before = rows_run(server)

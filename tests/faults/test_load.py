@@ -65,7 +65,7 @@ def test_overload_is_refused_and_accepted_work_is_in_time(tmp_path, rounds):
     write_failing(tmp_path / "m" / "1", slow_iterations=ITERATIONS)
     # At most some ten images per second.
     one_at_a_time = {
-        "GANYMEDE_WORKERS": "1",
+        "GANYMEDE_CONCURRENT_BATCHES": "1",
         "GANYMEDE_THREADS": "1",
         "GANYMEDE_MAX_ROWS": "1",
         "GANYMEDE_QUEUE_PIXELS": str(4 * 16 * 16),

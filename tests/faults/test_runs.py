@@ -50,7 +50,7 @@ def test_splits_batches_that_exceed_memory(failing_server, expected, rounds):
 
 def test_recovers_from_hung_run(failing_models, expected, rounds):
     environment = {
-        "GANYMEDE_WORKERS": "1",  # So that no request overtakes the hung run.
+        "GANYMEDE_CONCURRENT_BATCHES": "1",  # So that no request overtakes the hung run.
         "GANYMEDE_DEADLINE_S": "3",
         "GANYMEDE_HANG_S": "6",
         "GANYMEDE_DRAIN_S": "3",

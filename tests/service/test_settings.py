@@ -19,7 +19,8 @@ SAMPLES = {
     "queue_pixels": "1234567",
     "deadline_s": "12.5",
     "plan": "default",
-    "workers": "3",
+    "processes": "3",
+    "concurrent_batches": "3",
     "threads": "2",
     "max_rows": "5",
     "memory_budget": "2GiB",
@@ -78,11 +79,11 @@ def test_same_value_by_flag_variable_and_file(monkeypatch, tmp_path, name):
 
 def test_precedence(monkeypatch, tmp_path):
     config = tmp_path / "c.toml"
-    config.write_text("max_images = 1\nmax_frames = 2\nworkers = 3\n")
+    config.write_text("max_images = 1\nmax_frames = 2\nconcurrent_batches = 3\n")
     monkeypatch.setenv("GANYMEDE_MAX_IMAGES", "10")
     monkeypatch.setenv("GANYMEDE_MAX_FRAMES", "20")
     settings = load_settings({"max_images": "100"}, config)
-    assert (settings.max_images, settings.max_frames, settings.workers) == (100, 20, 3)
+    assert (settings.max_images, settings.max_frames, settings.concurrent_batches) == (100, 20, 3)
 
 
 def test_environment_reproduces_settings(monkeypatch):

@@ -19,10 +19,26 @@ ProviderOption = Literal["auto", "cuda", "cpu"]
 # Threshold of net new objects for a collection of the youngest generation.
 _GC_THRESHOLD = 5_000
 _ROOT = Path("/")
+# Processes of this server that share the CPUs.
+_sharing_processes = 1
+
+
+def share_cpus(processes: int) -> None:
+    """Limit `usable_cpus` to the share of one of `processes` processes."""
+    global _sharing_processes  # noqa: PLW0603 - a property of the process
+    _sharing_processes = processes
 
 
 def usable_cpus(root: Path = _ROOT) -> int:
     """Return the number of CPUs that this process may use, at least one.
+
+    This is its share of `machine_cpus`, if it called `share_cpus`.
+    """
+    return max(machine_cpus(root) // _sharing_processes, 1)
+
+
+def machine_cpus(root: Path = _ROOT) -> int:
+    """Return the number of CPUs for all processes of this server, at least one.
 
     Respects the CPU quota of a container. `root` is the folder that contains /proc and /sys.
     """

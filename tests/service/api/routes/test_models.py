@@ -21,7 +21,11 @@ def test_shows_execution_plan_and_its_source(drawn_repository, tmp_path):
     with serving(drawn_repository, env=environment) as server:
         cached = model_card(server, "painted")["plan"]
     assert cached == measured | {"source": "cached"}
-    options = {"GANYMEDE_WORKERS": "3", "GANYMEDE_THREADS": "2", "GANYMEDE_MAX_ROWS": "5"}
+    options = {
+        "GANYMEDE_CONCURRENT_BATCHES": "3",
+        "GANYMEDE_THREADS": "2",
+        "GANYMEDE_MAX_ROWS": "5",
+    }
     with serving(drawn_repository, env=environment | options) as server:
         plan = model_card(server, "painted")["plan"]
     assert plan == {"workers": 3, "threads": 2, "max_rows": 5, "source": "set"}

@@ -1,0 +1,58 @@
+"""The folder in which the processes of one server share memory, and how workers find it.
+
+The supervisor creates it and passes it on in environment variables. Imports nothing slow: the
+supervisor needs it, too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+_PATH, _SIZE = "GANYMEDE_SERVER_FOLDER", "GANYMEDE_SERVER_SIZE"
+# A file system in memory, so that no change is written to a disk.
+_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder below it is private
+
+
+@dataclass(frozen=True)
+class ServerFolder:
+    """The folder `path` of a server that has at most `size` workers."""
+
+    path: Path
+    size: int
+
+    @classmethod
+    def create(cls, size: int) -> ServerFolder:
+        """Create the folder of a new server. Raises OSError."""
+        memory = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else None
+        return cls(Path(tempfile.mkdtemp(prefix="ganymede-server-", dir=memory)), size)
+
+    @classmethod
+    def of_this_server(cls) -> ServerFolder:
+        """Return the folder that the supervisor passed on; without one, create one for one worker.
+
+        Raises OSError.
+        """
+        if path := os.environ.get(_PATH):
+            return cls(Path(path), int(os.environ[_SIZE]))
+        return cls.create(1)
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables by which a worker finds this folder."""
+        return {_PATH: str(self.path), _SIZE: str(self.size)}
+
+    def note_stop(self) -> None:
+        """Let all workers know that the whole server stops, and not only one of them."""
+        (self.path / "stopping").touch()
+
+    @property
+    def is_stopping(self) -> bool:
+        """True once the whole server stops."""
+        return (self.path / "stopping").exists()
+
+    def remove(self) -> None:
+        """Remove the folder. Processes that have opened its files keep them."""
+        shutil.rmtree(self.path, ignore_errors=True)
