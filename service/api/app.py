@@ -38,6 +38,7 @@ from service.api.middleware.errors import ERROR_HANDLERS
 from service.api.middleware.fast_path import FastPath, json_routes
 from service.api.middleware.limits import BodyLimits
 from service.api.protocols import kserve, openai
+from service.api.rate_limits import RateLimiter
 from service.api.routes import (
     admin,
     generate,
@@ -51,23 +52,31 @@ from service.api.routes import (
     models,
     sample_classes,
 )
+from service.api.state import SharedState
 from service.offline.queue.runner import JobQueue
 from service.runtime.scheduling.engine import Engine
 from service.settings import Settings
 
 
-def create_app(engine: Engine, settings: Settings, queue: JobQueue | None = None) -> FastAPI:
+def create_app(
+    engine: Engine,
+    settings: Settings,
+    queue: JobQueue | None = None,
+    shared: SharedState | None = None,
+) -> FastAPI:
     """Build the application that serves `engine` and submits jobs to `queue`.
 
-    Without `queue`, a queue is created but never started, so no job runs.
+    Without `queue`, a queue is created but never started, so no job runs. `shared` is the state of
+    a server with several processes.
     """
+    shared = shared or SharedState()
     app = FastAPI(
         title="Ganymede",
         summary="Images from generative adversarial networks.",
         version=__version__,
     )
 
-    state.install(app, engine, settings, queue or state.create_queue(engine, settings))
+    state.install(app, engine, settings, queue or state.create_queue(engine, settings), shared)
 
     app.include_router(models.router)
     app.include_router(generate.router)
@@ -93,7 +102,7 @@ def create_app(engine: Engine, settings: Settings, queue: JobQueue | None = None
         others = (mix_styles.router, interpolate.router, openai.router, jobs.router)
         stack = FastPath(stack, json_routes(*frequent, *others), frequent)
         stack = BodyLimits(stack, settings)
-        stack = Authentication(stack, settings)
+        stack = Authentication(stack, settings, RateLimiter(shared.buckets))
         return AccessLog(stack, log_requests=settings.log_requests)
 
     def openapi() -> dict[str, Any]:

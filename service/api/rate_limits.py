@@ -10,13 +10,17 @@ generated can be refunded.
 The package `limits`, the usual choice, stores one list entry per unit of cost in its moving window:
 80 million pixels took it 3 s and 900 MB. A bucket is two numbers.
 
-Nothing here is thread-safe: all calls come from the event loop.
+The processes of one server share the tokens (`service.processes.token_table`), so that limits are
+exact over all of them. Pixels that a process took for requests and could not return because it died
+are not lost: buckets refill in any case.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Hashable
+from typing import Protocol
 
 from service.api.problems import Problem
 
@@ -25,24 +29,63 @@ MINUTE_S = 60.0
 _PRUNE_AT = 4096
 
 
+class Tokens(Protocol):
+    """The tokens of one bucket, which refills evenly within a minute."""
+
+    def available(self) -> float:
+        """Return the number of tokens."""
+
+    def take(self, count: int) -> float:
+        """Take `count` tokens if there are as many; return how many there were."""
+
+    def put_back(self, count: int) -> None:
+        """Add `count` tokens, up to the size of the bucket."""
+
+
+class LocalTokens:
+    """Tokens in the memory of this process. Not thread-safe."""
+
+    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_minute = per_minute
+        self._clock = clock
+        self._count = float(per_minute)
+        self._refilled_at = clock()
+
+    def available(self) -> float:
+        """Return the number of tokens."""
+        now = self._clock()
+        self._count = refilled(self._count, self._refilled_at, now, self._per_minute)
+        self._refilled_at = now
+        return self._count
+
+    def take(self, count: int) -> float:
+        """Take `count` tokens if there are as many; return how many there were."""
+        before = self.available()
+        if count <= before:
+            self._count -= count
+        return before
+
+    def put_back(self, count: int) -> None:
+        """Add `count` tokens, up to the size of the bucket."""
+        self._count = min(self.available() + count, float(self._per_minute))
+
+
+def refilled(count: float, since: float, now: float, per_minute: int) -> float:
+    """Return the tokens at the time `now` of a bucket that had `count` at the time `since`."""
+    return min(count + (now - since) * per_minute / MINUTE_S, float(per_minute))
+
+
 class TokenBucket:
     """The rate limit of one client: `per_minute` pixels."""
 
-    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, per_minute: int, tokens: Tokens) -> None:
         self.per_minute = per_minute
-        self._clock = clock
-        self._tokens = float(per_minute)
-        self._refilled_at = clock()
+        self._tokens = tokens
 
     @property
     def available(self) -> int:
         """Pixels that can be taken now."""
-        return int(self._refill())
-
-    @property
-    def seconds_until_full(self) -> float:
-        """Seconds until the bucket is full again."""
-        return self._seconds_until(self.per_minute)
+        return int(self._tokens.available())
 
     def take(self, pixels: int) -> None:
         """Take `pixels` out of the bucket.
@@ -58,7 +101,9 @@ class TokenBucket:
                 f"the request has {pixels:,} pixels, and the rate limit is {self.per_minute:,} per "
                 "minute; request fewer or smaller images",
             )
-        if (seconds := self._seconds_until(pixels)) > 0:
+        available = self._tokens.take(pixels)
+        if available < pixels:
+            seconds = self._seconds_for(pixels - available)
             raise Problem(
                 429,
                 "rate-limited",
@@ -67,37 +112,71 @@ class TokenBucket:
                 f"request are available in {seconds:.1f} s",
                 retry_after=seconds,
             )
-        self._tokens -= pixels
 
     def put_back(self, pixels: int) -> None:
         """Undo taking `pixels`."""
-        self._tokens = min(self._refill() + pixels, float(self.per_minute))
+        if pixels:
+            self._tokens.put_back(pixels)
 
     def headers(self) -> dict[str, str]:
         """Return response headers: the limit, the pixels left, and seconds until it is full."""
+        available = self._tokens.available()
         return {
             "ratelimit-limit": str(self.per_minute),
-            "ratelimit-remaining": str(max(0, self.available)),
-            "ratelimit-reset": str(int(-(-self.seconds_until_full // 1))),
+            "ratelimit-remaining": str(max(0, int(available))),
+            "ratelimit-reset": str(math.ceil(self._seconds_for(self.per_minute - available))),
         }
 
-    def _refill(self) -> float:
-        now = self._clock()
-        tokens = self._tokens + (now - self._refilled_at) * self.per_minute / MINUTE_S
-        self._tokens, self._refilled_at = min(tokens, float(self.per_minute)), now
-        return self._tokens
+    def _seconds_for(self, pixels: float) -> float:
+        return max(0.0, pixels * MINUTE_S / self.per_minute)
 
-    def _seconds_until(self, pixels: int) -> float:
-        return max(0.0, (pixels - self._refill()) * MINUTE_S / self.per_minute)
+
+class Buckets(Protocol):
+    """The buckets of all clients. A full bucket and none at all are the same."""
+
+    def tokens(self, client: Hashable, per_minute: int) -> Tokens:
+        """Return the tokens of a client.
+
+        A new client, or one whose rate has changed, gets a full bucket.
+        """
+
+
+class LocalBuckets:
+    """Buckets in the memory of this process. Not thread-safe: called from the event loop only."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._buckets: dict[Hashable, tuple[int, LocalTokens]] = {}
+        self._prune_at = _PRUNE_AT
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def tokens(self, client: Hashable, per_minute: int) -> Tokens:
+        """Return the tokens of a client, a full bucket if it is new or its rate has changed."""
+        rate, tokens = self._buckets.get(client, (None, None))
+        if tokens is None or rate != per_minute:
+            if len(self._buckets) >= self._prune_at:
+                self._prune()
+                # Doubling the threshold makes the cost of pruning negligible per client.
+                self._prune_at = max(_PRUNE_AT, 2 * len(self._buckets))
+            tokens = LocalTokens(per_minute, self._clock)
+            self._buckets[client] = per_minute, tokens
+        return tokens
+
+    def _prune(self) -> None:
+        """Drop full buckets: a new one would be in the same state."""
+        for client, (per_minute, tokens) in list(self._buckets.items()):
+            if tokens.available() >= per_minute:
+                del self._buckets[client]
 
 
 class RateLimiter:
     """The token buckets of all clients."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._buckets: dict[Hashable, TokenBucket] = {}
-        self._prune_at = _PRUNE_AT
+    def __init__(self, buckets: Buckets | None = None) -> None:
+        """Use `buckets`; default: buckets in the memory of this process."""
+        self._buckets = LocalBuckets() if buckets is None else buckets
 
     def bucket(self, client: Hashable, per_minute: int | None) -> TokenBucket | None:
         """Return the bucket of a client; None if `per_minute` is None.
@@ -106,20 +185,7 @@ class RateLimiter:
         """
         if per_minute is None:
             return None
-        bucket = self._buckets.get(client)
-        if bucket is None or bucket.per_minute != per_minute:
-            if len(self._buckets) >= self._prune_at:
-                self._prune()
-                # Doubling the threshold makes the cost of pruning negligible per client.
-                self._prune_at = max(_PRUNE_AT, 2 * len(self._buckets))
-            bucket = self._buckets[client] = TokenBucket(per_minute, self._clock)
-        return bucket
-
-    def _prune(self) -> None:
-        """Drop full buckets: a new one would be in the same state."""
-        for client, bucket in list(self._buckets.items()):
-            if bucket.seconds_until_full == 0:
-                del self._buckets[client]
+        return TokenBucket(per_minute, self._buckets.tokens(client, per_minute))
 
 
 class PixelAccount:

@@ -6,14 +6,18 @@ from dataclasses import dataclass, field
 
 import anyio
 from fastapi import FastAPI, Request
+from prometheus_client import REGISTRY
+from prometheus_client.registry import Collector
 
 from service.api.problems import invalid
+from service.api.rate_limits import Buckets
 from service.api.request_context import Rejection, note_model, note_rejection
 from service.offline.queue.runner import JobQueue, QueueLimits
 from service.runtime.models.manifest import Task
 from service.runtime.models.model import Model
 from service.runtime.onnx.machine import usable_cpus
 from service.runtime.scheduling.engine import Engine, EngineState, NotReady
+from service.runtime.scheduling.pixel_bounds import LocalPixelBound, PixelBound
 from service.runtime.scheduling.scheduler import QueueFull
 from service.settings import Settings
 
@@ -25,21 +29,37 @@ class UploadTooLarge(Exception):
 class PixelBudget:
     """Bounds the pixels of decoded uploads that are in memory, over all requests."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._pixels = 0
+    def __init__(self, bound: PixelBound) -> None:
+        self._bound = bound
+
+    @property
+    def limit(self) -> int:
+        """The number of pixels that can be in memory."""
+        return self._bound.limit
 
     def acquire(self, pixels: int) -> None:
         """Reserve `pixels`. Raises QueueFull, or UploadTooLarge if they can never fit."""
         if pixels > self.limit:
             raise UploadTooLarge
-        if self._pixels + pixels > self.limit:
+        if self._bound.reserve(pixels):
             raise QueueFull(1.0)
-        self._pixels += pixels
 
     def release(self, pixels: int) -> None:
         """Return `pixels` to the budget."""
-        self._pixels -= pixels
+        self._bound.free(pixels)
+
+
+@dataclass(frozen=True)
+class SharedState:
+    """What the application shares with the other processes of its server.
+
+    None stands for state of this process alone.
+    """
+
+    buckets: Buckets | None = None
+    upload_pixels: PixelBound | None = None
+    # The metrics of all processes; default: those of this process.
+    metrics: Collector = REGISTRY
 
 
 @dataclass(frozen=True)
@@ -50,6 +70,8 @@ class ServiceState:
     settings: Settings
     queue: JobQueue
     upload_pixels: PixelBudget
+    # The metrics that are not read from the engine.
+    metrics: Collector = REGISTRY
     # One decoder per CPU at a time, because each may take much memory.
     decoders: anyio.CapacityLimiter = field(
         default_factory=lambda: anyio.CapacityLimiter(usable_cpus())
@@ -84,9 +106,12 @@ def create_queue(engine: Engine, settings: Settings) -> JobQueue:
     return JobQueue(settings.jobs, engine, limits)
 
 
-def install(app: FastAPI, engine: Engine, settings: Settings, queue: JobQueue) -> ServiceState:
+def install(
+    app: FastAPI, engine: Engine, settings: Settings, queue: JobQueue, shared: SharedState
+) -> ServiceState:
     """Attach the state to `app`, where `state_of` finds it."""
-    state = ServiceState(engine, settings, queue, PixelBudget(settings.queue_pixels))
+    uploads = shared.upload_pixels or LocalPixelBound(settings.queue_pixels)
+    state = ServiceState(engine, settings, queue, PixelBudget(uploads), shared.metrics)
     app.state.service = state
     return state
 

@@ -30,6 +30,10 @@ ROW = np.dtype(
         ("connections", np.int64),
         # Pixels that were accepted and are not generated yet.
         ("queue_pixels", np.int64),
+        # Pixels of uploads that are decoded and in memory.
+        ("upload_pixels", np.int64),
+        # Whether the worker takes part in reloads: its models are loaded, and it does not drain.
+        ("reloads", np.int64),
         # The newest generation of the models that the worker can switch to; see `SERVER`.
         ("prepared", np.int64),
         # The generation that the worker serves.
@@ -129,8 +133,17 @@ class WorkerTable:
         fcntl.flock(self._locks[index], fcntl.LOCK_UN)
         return False
 
+    def living_indices(self) -> list[int]:
+        """Return the indices of the rows of living workers."""
+        pids = self.column("pid").tolist()
+        return [index for index, pid in enumerate(pids) if pid and self.is_alive(index)]
+
     def living(self) -> Iterator[np.void]:
         """Yield the rows of living workers."""
-        for index, row in enumerate(self._rows.values):
-            if row["pid"] and self.is_alive(index):
-                yield row
+        for index in self.living_indices():
+            yield self._rows.values[index]
+
+    def column(self, field: str) -> NDArray[np.int64]:
+        """Return the values of a field in all rows; they change as the workers write them."""
+        column: NDArray[np.int64] = self._rows.values[field]
+        return column

@@ -45,7 +45,9 @@ class Caller:
 class Authentication:
     """ASGI middleware that authenticates requests and records their caller."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, rate_limiter: RateLimiter | None = None
+    ) -> None:
         """Read the keys, if `settings` require them."""
         self._app = app
         self._insecure = settings.insecure
@@ -53,7 +55,7 @@ class Authentication:
         self._keys = KeyRing(settings.keys) if settings.requires_keys and settings.keys else None
         self._open_paths = settings.open_paths
         self._pixels_per_minute = settings.pixels_per_minute
-        self._rate_limiter = RateLimiter()
+        self._rate_limiter = rate_limiter or RateLimiter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or respond 401 or 403."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from service.api.metrics import EngineMetrics
 from service.api.routes import head_requests
@@ -20,5 +20,5 @@ def metrics(request: Request) -> Response:
     # Engine metrics have a registry of their own, because a process can hold several engines.
     registry = CollectorRegistry()
     registry.register(EngineMetrics(state.engine, state.settings))
-    text = generate_latest(registry) + generate_latest(REGISTRY)
+    text = generate_latest(registry) + generate_latest(state.metrics)
     return Response(text, media_type=CONTENT_TYPE_LATEST)

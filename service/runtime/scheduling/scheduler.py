@@ -3,7 +3,8 @@
 Invariants:
 
 - Every job ends exactly once: with its outputs, with an error, or cancelled.
-- The pixels of all accepted jobs never exceed the limit, counted from `submit` until the job has
+- The pixels of all accepted jobs never exceed the limit, together with those of other processes
+  that share it, counted from `submit` until the job has
   ended, no worker holds any of its rows, and it has been released.
 - Jobs of a group run first in, first out. Groups take turns, so that none starves.
 - Running batches never occupy more slots than exist. If the next batch of the group whose turn it
@@ -41,6 +42,7 @@ from service.runtime.scheduling.batches import (
     concatenated,
     take_rows,
 )
+from service.runtime.scheduling.pixel_bounds import LocalPixelBound, PixelBound
 
 log = logging.getLogger("ganymede.scheduler")
 
@@ -92,17 +94,18 @@ class Scheduler:
     def __init__(
         self,
         clock: Clock,
-        limit: int,
+        limit: int | PixelBound,
         observer: Observer | None = None,
         slots: float = math.inf,
         linger_s: float = 0.0,
     ) -> None:
         """Accept at most `limit` pixels at a time, and run batches in at most `slots` slots.
 
-        `slots` and `linger_s` may be set until the first batch is taken.
+        Other processes can share the bound on pixels. `slots` and `linger_s` may be set until the
+        first batch is taken.
         """
         self._clock = clock
-        self._limit = limit
+        self._bound = LocalPixelBound(limit) if isinstance(limit, int) else limit
         self.slots = slots
         self.linger_s = linger_s
         self._observer = observer
@@ -121,7 +124,7 @@ class Scheduler:
 
     @property
     def pixels(self) -> int:
-        """The pixels that count toward the queue limit."""
+        """The pixels of this scheduler that count toward the queue limit."""
         return self._pixels
 
     def longest_run(self) -> tuple[float, str]:
@@ -138,11 +141,13 @@ class Scheduler:
         with self._lock:
             if self._draining:
                 raise Draining
-            if job.pixels > self._limit:
-                raise JobTooLarge(f"{job.pixels:,} pixels, the limit is {self._limit:,}")
-            excess = self._pixels + job.pixels - self._limit
-            if excess > 0:
-                raise QueueFull(self._history.estimate_seconds(excess))
+            limit = self._bound.limit
+            if job.pixels > limit:
+                raise JobTooLarge(f"{job.pixels:,} pixels, the limit is {limit:,}")
+            if excess := self._bound.reserve(job.pixels):
+                # All processes that hold pixels work them off in the same time.
+                seconds = self._history.estimate_seconds(excess) / self._bound.holders()
+                raise QueueFull(seconds)
             self._pixels += job.pixels
             job.times.submitted = self._clock()
             self._groups.setdefault(job.group.key, deque()).append(job)
@@ -408,6 +413,7 @@ class Scheduler:
                 return
             job._freed = True
             self._pixels -= job.pixels
+            self._bound.free(job.pixels)
         self._notify_queue_size()
         self._resolve_if_drained()
 

@@ -1,7 +1,13 @@
 import pytest
 
 from service.api.problems import Problem
-from service.api.rate_limits import PixelAccount, RateLimiter, TokenBucket
+from service.api.rate_limits import (
+    LocalBuckets,
+    LocalTokens,
+    PixelAccount,
+    RateLimiter,
+    TokenBucket,
+)
 
 
 class Clock:
@@ -23,7 +29,7 @@ def refusal(function, *arguments):
 
 
 def test_bucket_refills_within_a_minute(clock):
-    bucket = TokenBucket(600, clock)
+    bucket = TokenBucket(600, LocalTokens(600, clock))
     bucket.take(600)
     refused = refusal(bucket.take, 1)
     assert refused.status == 429
@@ -37,13 +43,13 @@ def test_bucket_refills_within_a_minute(clock):
 
 
 def test_rejects_more_than_the_bucket_holds(clock):
-    bucket = TokenBucket(600, clock)
+    bucket = TokenBucket(600, LocalTokens(600, clock))
     assert refusal(bucket.take, 601).status == 422
     assert bucket.available == 600
 
 
 def test_headers_state_the_remaining_pixels(clock):
-    bucket = TokenBucket(600, clock)
+    bucket = TokenBucket(600, LocalTokens(600, clock))
     bucket.take(150)
     assert bucket.headers() == {
         "ratelimit-limit": "600",
@@ -53,7 +59,7 @@ def test_headers_state_the_remaining_pixels(clock):
 
 
 def test_close_returns_reserved_pixels(clock):
-    bucket = TokenBucket(600, clock)
+    bucket = TokenBucket(600, LocalTokens(600, clock))
     account = PixelAccount(bucket)
     account.reserve(500)
     account.charge(200)
@@ -66,7 +72,7 @@ def test_close_returns_reserved_pixels(clock):
 
 
 def test_charging_more_than_reserved_takes_the_rest(clock):
-    bucket = TokenBucket(600, clock)
+    bucket = TokenBucket(600, LocalTokens(600, clock))
     account = PixelAccount(bucket)
     account.reserve(100)
     account.charge(300)
@@ -84,7 +90,7 @@ def test_account_without_rate_limit_accepts_everything():
 
 
 def test_each_client_has_its_own_bucket(clock):
-    limiter = RateLimiter(clock)
+    limiter = RateLimiter(LocalBuckets(clock))
     limiter.bucket("a", 600).take(600)
     assert limiter.bucket("b", 600).available == 600
     assert limiter.bucket("a", 600).available == 0
@@ -92,16 +98,17 @@ def test_each_client_has_its_own_bucket(clock):
 
 
 def test_changed_rate_starts_with_a_full_bucket(clock):
-    limiter = RateLimiter(clock)
+    limiter = RateLimiter(LocalBuckets(clock))
     limiter.bucket("a", 600).take(600)
     assert limiter.bucket("a", 700).available == 700
 
 
 def test_full_buckets_are_dropped(clock):
-    limiter = RateLimiter(clock)
+    buckets = LocalBuckets(clock)
+    limiter = RateLimiter(buckets)
     for client in range(5000):
         limiter.bucket(client, 600)
-    assert len(limiter._buckets) < 5000
+    assert len(buckets) < 5000
     limiter.bucket("busy", 600).take(600)
     for client in range(20_000, 50_000):
         limiter.bucket(client, 600)

@@ -1,47 +1,17 @@
 import os
-import subprocess
-import sys
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from service.processes import worker_table
 from service.processes.worker_table import WorkerTable
+from tests.support.processes import joined_worker
 
-OTHER_WORKER = """
-import sys
-from pathlib import Path
-from service.processes.worker_table import WorkerTable
-table = WorkerTable(Path(sys.argv[1]), 2)
-table.join()
-table.own["queue_pixels"] = 5
-print("joined", flush=True)
-sys.stdin.read()
-"""
-
-
-@contextmanager
-def other_worker(folder: Path):
-    """A process that is a worker until the end of the block, when it is killed."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", OTHER_WORKER, str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "joined\n"
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+QUEUE_5 = 'table.own["queue_pixels"] = 5'
 
 
 def test_worker_sees_the_rows_of_all_living_workers(tmp_path):
     table = WorkerTable(tmp_path, 2)
-    with other_worker(tmp_path) as other:
+    with joined_worker(tmp_path, QUEUE_5, 2) as other:
         assert table.join() == 1
         table.own["queue_pixels"] = 2
         rows = list(table.living())
@@ -51,7 +21,7 @@ def test_worker_sees_the_rows_of_all_living_workers(tmp_path):
 
 
 def test_row_of_a_dead_worker_is_emptied_by_the_next(tmp_path):
-    with other_worker(tmp_path):
+    with joined_worker(tmp_path, QUEUE_5, 2):
         pass
     table = WorkerTable(tmp_path, 2)
     assert not list(table.living())
@@ -67,7 +37,7 @@ def test_join_returns_the_same_row_again(tmp_path):
 
 def test_join_raises_when_all_rows_are_taken(tmp_path, monkeypatch):
     monkeypatch.setattr(worker_table, "_JOIN_S", 0.1)
-    with other_worker(tmp_path), other_worker(tmp_path):
+    with joined_worker(tmp_path, QUEUE_5, 2), joined_worker(tmp_path, QUEUE_5, 2):
         table = WorkerTable(tmp_path, 2)
         with pytest.raises(RuntimeError, match="already has 2 workers"):
             table.join()
