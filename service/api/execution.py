@@ -40,6 +40,8 @@ R = TypeVar("R")
 _UNWATCHED_S = 0.25
 # Maximum seconds between two attempts to enter a full queue.
 _QUEUE_RETRY_S = 0.5
+# Engines with jobs for which no worker has been woken yet.
+_to_wake: set[Engine] = set()
 # Calls in threads. The event loop itself does not keep tasks that nobody waits for.
 _running: set[asyncio.Future[Any]] = set()
 
@@ -152,7 +154,8 @@ class RequestExecution:
         self._account.charge(pixels)
         job: InferenceJob | None = None
         try:
-            job = self._engine.submit(model, feeds, self._deadline, role)
+            job = self._engine.submit(model, feeds, self._deadline, role, wake=False)
+            _wake_soon(self._engine)
             outcome = await self._outcome(job, role, work)
         except (DeadlineExceeded, Problem, asyncio.CancelledError):
             # Most likely caused by the client, so rows that have started are charged.
@@ -280,6 +283,20 @@ class _ModelStyles:
     def put(self, key: Hashable, styles: Array) -> None:
         """Add styles to the cache."""
         self._cache.put((self._digest, key), styles)
+
+
+def _wake_soon(engine: Engine) -> None:
+    """Wake a worker after the other requests that the event loop has read at the same time, so that
+    their jobs share a batch.
+    """
+    if engine not in _to_wake:
+        _to_wake.add(engine)
+        asyncio.get_running_loop().call_soon(_wake, engine)
+
+
+def _wake(engine: Engine) -> None:
+    _to_wake.discard(engine)
+    engine.wake()
 
 
 def _forget(task: asyncio.Future[Any]) -> None:

@@ -79,10 +79,11 @@ class InferenceJob:
         self.future: Future[dict[str, Array]] = Future()
         self.times = Times()
         # Scheduler state, protected by its lock: rows assigned to workers so far, rows that a
-        # worker holds now, and returned outputs by first row.
+        # worker holds now, returned outputs by first row, and their number.
         self._assigned = 0
         self._in_flight = 0
         self._returned: dict[int, Rows] = {}
+        self._returned_rows = 0
         self._cancelled = False
         self._ended = False
         self._held = held

@@ -48,6 +48,8 @@ STYLE_CACHE_BYTES = 64 * 2**20
 _INLINE_PIXELS = 2**14
 # How long a batch waits for expected rows on a CPU. Not measured on a GPU.
 _LINGER_S = 0.002
+# Rows that take less time than this run in one batch on a CPU, instead of one batch per worker.
+_DIVIDE_S = 0.004
 
 
 class EngineState(StrEnum):
@@ -62,6 +64,15 @@ class EngineState(StrEnum):
 
 class NotReady(Exception):
     """The engine accepts no jobs; the message gives the reason."""
+
+
+class _EncodedInWorker(threading.local):
+    """The jobs of the current batch that a worker has encoded, each with a function that resolves
+    its future; None if the future was cancelled.
+    """
+
+    def __init__(self) -> None:
+        self.jobs: list[tuple[InferenceJob, Callable[[], None] | None]] = []
 
 
 class Engine:
@@ -100,7 +111,10 @@ class Engine:
         self._budget = None if memory_budget is None else MemoryBudget(memory_budget)
         self._watcher: Watcher | None = None
         self._slots = 1
-        self._scheduler = Scheduler(self.clock, queue_pixels, observer)
+        self._encoded_in_worker = _EncodedInWorker()
+        self._scheduler = Scheduler(
+            self.clock, queue_pixels, observer, batch_returned=self._deliver
+        )
         self._workers: Workers | None = None
         self.styles = StyleCache(STYLE_CACHE_BYTES)
         self._transition = threading.Condition()
@@ -127,7 +141,8 @@ class Engine:
         if self.provider_option == "auto" and self.provider is Provider.CPU:
             log.info("running on the CPU: %s", cuda_unavailable_reason())
         self._slots = self._scheduler.slots = slots(self.provider, self._plan)
-        self._scheduler.linger_s = _LINGER_S if self.provider is Provider.CPU else 0.0
+        if self.provider is Provider.CPU:
+            self._scheduler.linger_s, self._scheduler.divide_s = _LINGER_S, _DIVIDE_S
         planner = Planner(self.provider, self._plan, self._plan_cache)
         catalog = Catalog(self.models, self.provider, planner, budget=self._budget)
         if self._watch_s:
@@ -206,9 +221,13 @@ class Engine:
         feeds: Rows,
         deadline: float = math.inf,
         role: str = GENERATOR,
+        *,
+        wake: bool = True,
     ) -> InferenceJob:
         """Queue the rows of `feeds`; the job's future resolves to the result of `Model.run` for
         `role`.
+
+        Without `wake`, the caller calls `wake` after it has submitted other jobs.
 
         The caller holds a `permit`. `deadline` is a time of `clock`. The job is held: the caller
         must call `encode`, which releases it after processing its outputs, or `abandon`. Raises
@@ -229,16 +248,22 @@ class Engine:
             run_alone=partial(model.run, role, alone=True) if model.plan.alone else None,
         )
         job = InferenceJob(group, feeds, deadline, held=True)
-        self._scheduler.submit(job)
+        self._scheduler.submit(job, wake=wake)
         return job
+
+    def wake(self) -> None:
+        """Wake a worker, for jobs that were submitted without waking one."""
+        self._scheduler.wake()
 
     def encode(self, job: InferenceJob, work: Callable[[Rows], T]) -> Future[T]:
         """Call `work` with the outputs of `job` as soon as they are available, in the encoder pool.
 
         The worker passes the outputs to the pool directly, without the event loop. On a CPU the
-        worker does small work itself. The future resolves to the result of `work`, or to the error
-        of the run or of `work`; cancelling it cancels work that has not started. The job counts
-        toward the queue limit until then, so that outputs waiting to be encoded are bounded too.
+        worker does small work itself, and resolves the futures of a batch together: each of them
+        may wake the event loop, which would then compete for the interpreter's lock. The future
+        resolves to the result of `work`, or to the error of the run or of `work`; cancelling it
+        cancels work that has not started. The job counts toward the queue limit until then, so that
+        outputs waiting to be encoded are bounded too.
         """
         encoded: Future[T] = Future()
         caller = threading.get_ident()
@@ -252,37 +277,50 @@ class Engine:
                 # `result` raises the error of the run.
                 self._finish(finished, encoded, lambda: process_outputs(run.result()))
                 return
-            outputs = run.result()
-            then = partial(
-                self._finish,
-                finished,
-                encoded,
-                lambda: self._timed(finished, process_outputs, outputs),
-            )
+            encode = partial(self._timed, finished, process_outputs, run.result())
             # If the job had already ended, this runs in the caller's thread, possibly the event
             # loop.
             in_worker = threading.get_ident() != caller
             if in_worker and self.provider is Provider.CPU and finished.pixels <= _INLINE_PIXELS:
-                then()
+                self._finish(finished, encoded, encode, in_worker=True)
             else:
-                self._encoders.submit(then)
+                self._encoders.submit(self._finish, finished, encoded, encode)
 
         job.future.add_done_callback(process)
         return encoded
 
-    def _finish(self, job: InferenceJob, encoded: Future[T], work: Callable[[], T]) -> None:
-        """Resolve `encoded` with the result or error of `work`, and release the job."""
-        try:
-            if not encoded.set_running_or_notify_cancel():
-                return
+    def _finish(
+        self,
+        job: InferenceJob,
+        encoded: Future[T],
+        work: Callable[[], T],
+        *,
+        in_worker: bool = False,
+    ) -> None:
+        """Resolve `encoded` with the result or error of `work`, and release the job.
+
+        With `in_worker`, both are done at the end of the worker's batch.
+        """
+        resolve: Callable[[], None] | None = None
+        if encoded.set_running_or_notify_cancel():
             try:
-                result = work()
+                resolve = partial(encoded.set_result, work())
             except BaseException as error:  # noqa: BLE001 - passed on to the waiting caller
-                encoded.set_exception(error)
-            else:
-                encoded.set_result(result)
-        finally:
-            self._scheduler.release(job)
+                resolve = partial(encoded.set_exception, error)
+        if in_worker:
+            self._encoded_in_worker.jobs.append((job, resolve))
+            return
+        if resolve is not None:
+            resolve()
+        self._scheduler.release(job)
+
+    def _deliver(self) -> None:
+        """Resolve the futures of the jobs that this thread has encoded, and release the jobs."""
+        jobs, self._encoded_in_worker.jobs = self._encoded_in_worker.jobs, []
+        for _, resolve in jobs:
+            if resolve is not None:
+                resolve()
+        self._scheduler.release(*(job for job, _ in jobs))
 
     def _timed(self, job: InferenceJob, work: Callable[[Rows], T], outputs: Rows) -> T:
         job.times.encoding = started = self.clock()

@@ -28,7 +28,7 @@ import logging
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Protocol
 
@@ -98,17 +98,25 @@ class Scheduler:
         observer: Observer | None = None,
         slots: float = math.inf,
         linger_s: float = 0.0,
+        divide_s: float = 0.0,
+        batch_returned: Callable[[], None] = lambda: None,
     ) -> None:
         """Accept at most `limit` pixels at a time, and run batches in at most `slots` slots.
 
-        Other processes can share the bound on pixels. `slots` and `linger_s` may be set until the
-        first batch is taken.
+        Other processes can share the bound on pixels. `batch_returned` is called in the worker's
+        thread once the outputs of a batch are set as the results of its jobs. It must not raise.
+
+        Waiting rows that take at most `divide_s` seconds, as estimated from the last batch, run in
+        one batch even if several could start. `slots`, `linger_s` and `divide_s` may be set until
+        the first batch is taken.
         """
         self._clock = clock
         self._bound = LocalPixelBound(limit) if isinstance(limit, int) else limit
         self.slots = slots
         self.linger_s = linger_s
+        self.divide_s = divide_s
         self._observer = observer
+        self._batch_returned = batch_returned
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         # Groups with waiting jobs; the group whose turn it is comes first.
@@ -136,8 +144,12 @@ class Scheduler:
 
     # Jobs in
 
-    def submit(self, job: InferenceJob) -> None:
-        """Accept a job. Raises QueueFull, JobTooLarge or Draining; the job is then not accepted."""
+    def submit(self, job: InferenceJob, *, wake: bool = True) -> None:
+        """Accept a job. Raises QueueFull, JobTooLarge or Draining; the job is then not accepted.
+
+        Without `wake`, no idle worker is woken until `wake` or the next `submit` with it, so that
+        jobs which are submitted shortly after each other start in one batch.
+        """
         with self._lock:
             if self._draining:
                 raise Draining
@@ -151,8 +163,14 @@ class Scheduler:
             self._pixels += job.pixels
             job.times.submitted = self._clock()
             self._groups.setdefault(job.group.key, deque()).append(job)
-            self._work.notify()
+            if wake:
+                self._work.notify()
         self._notify_queue_size()
+
+    def wake(self) -> None:
+        """Wake an idle worker, for the jobs that were submitted without waking one."""
+        with self._lock:
+            self._work.notify()
 
     def cancel(self, job: InferenceJob) -> None:
         """Drop the rows that are not assigned to a worker; the job ends as cancelled.
@@ -165,11 +183,12 @@ class Scheduler:
         if waiting:
             self._end(job, CancelledError())
 
-    def release(self, job: InferenceJob) -> None:
-        """Release a held job: its share of the limit is freed as soon as its work has ended."""
+    def release(self, *jobs: InferenceJob) -> None:
+        """Release held jobs: their share of the limit is freed as soon as their work has ended."""
         with self._lock:
-            job._held = False
-        self._free_if_finished(job)
+            for job in jobs:
+                job._held = False
+        self._free_finished(jobs)
 
     def drain(self) -> Future[None]:
         """Accept no more jobs. The returned future resolves when the last job has ended."""
@@ -253,7 +272,8 @@ class Scheduler:
         """Return how many rows of a group the next batch takes, at most `max_rows`.
 
         If several batches could start now, the waiting rows are divided among them: one batch of
-        all rows would take longer than two parallel batches of half of them.
+        all rows would take longer than two parallel batches of half of them. This does not hold for
+        batches that take less time than waking another thread.
         """
         slots = self._slots_of(jobs[0].group)
         if self.slots == math.inf:
@@ -266,6 +286,9 @@ class Scheduler:
             waiting += job.rows - job._assigned
             if waiting >= batches * max_rows:
                 return max_rows
+        rows, seconds = self._history.last(jobs[0].group.key)
+        if rows and waiting <= max_rows and waiting * seconds / rows < self.divide_s:
+            return waiting
         return math.ceil(waiting / batches)
 
     def _reason_not_to_run(self, job: InferenceJob) -> BaseException | None:
@@ -340,11 +363,7 @@ class Scheduler:
         with self._lock:
             self._history.record(batch, seconds, self._running)
         self.notify(lambda observer: observer.ran(batch.group, batch.rows, seconds))
-        row = 0
-        for part in batch.parts:
-            rows = {name: array[row : row + part.rows] for name, array in outputs.items()}
-            row += part.rows
-            self._return_rows(part, rows)
+        self._return_batch(batch, outputs)
         # Last, so that no job waits for it.
         self.notify(lambda observer: observer.produced(batch, outputs))
 
@@ -362,24 +381,40 @@ class Scheduler:
 
     # Results
 
-    def _return_rows(self, part: Part, outcome: Rows | BaseException | None) -> None:
-        """Take rows back from a worker: outputs, an error, or None for rows that were not run."""
-        job = part.job
-        complete = False
+    def _return_batch(self, batch: Batch, outputs: Rows) -> None:
+        """Take the outputs of a batch back from a worker."""
+        ended, row = [], 0
         with self._lock:
-            job._in_flight -= part.rows
-            if isinstance(outcome, Mapping):
-                job._returned[part.start] = outcome
-                returned = sum(len(next(iter(rows.values()))) for rows in job._returned.values())
-                complete = returned == job.rows
-        if isinstance(outcome, BaseException):
-            self._end(job, outcome)
-        elif complete:
-            self._end(job, None)
-        self._free_if_finished(job)
+            now = self._clock()
+            for part in batch.parts:
+                job = part.job
+                job._in_flight -= part.rows
+                end = row + part.rows
+                job._returned[part.start] = {
+                    name: array[row:end] for name, array in outputs.items()
+                }
+                job._returned_rows += part.rows
+                row = end
+                if job._returned_rows == job.rows and not job._ended:
+                    job._ended, job.times.ended = True, now
+                    ended.append(job)
+        for job in ended:
+            _resolve(job)
+        self._batch_returned()
+        self._free_finished([part.job for part in batch.parts])
 
-    def _end(self, job: InferenceJob, error: BaseException | None) -> None:
-        """End the job's future, once: with its outputs, or with `error`."""
+    def _return_rows(self, part: Part, error: BaseException | None) -> None:
+        """Take rows without outputs back from a worker: they failed with `error`, or were not run
+        if it is None.
+        """
+        with self._lock:
+            part.job._in_flight -= part.rows
+        if error is not None:
+            self._end(part.job, error)
+        self._free_finished([part.job])
+
+    def _end(self, job: InferenceJob, error: BaseException) -> None:
+        """End the job's future with `error`, unless the job has ended."""
         with self._lock:
             if job._ended:
                 return
@@ -392,30 +427,26 @@ class Scheduler:
                     del self._groups[job.group.key]
                     # A worker may be waiting for this group.
                     self._work.notify_all()
-        if error is None:
-            try:
-                parts = [job._returned[start] for start in sorted(job._returned)]
-                outputs = {name: concatenated([part[name] for part in parts]) for name in parts[0]}
-            except Exception as mismatch:  # noqa: BLE001 - incompatible parts are an error of the job
-                job.future.set_exception(mismatch)
-            else:
-                job.future.set_result(outputs)
-        elif job.future.running():
+        if job.future.running():
             job.future.set_exception(error)
         else:
             job.future.cancel()
-        self._free_if_finished(job)
+        self._free_finished([job])
 
-    def _free_if_finished(self, job: InferenceJob) -> None:
-        """Free the job's pixels once it has ended, no worker holds its rows, and it is released."""
+    def _free_finished(self, jobs: Iterable[InferenceJob]) -> None:
+        """Free the pixels of those jobs that have ended and are released, and of which no worker
+        holds rows.
+        """
+        freed = False
         with self._lock:
-            if job._freed or not job._ended or job._in_flight or job._held:
-                return
-            job._freed = True
-            self._pixels -= job.pixels
-            self._bound.free(job.pixels)
-        self._notify_queue_size()
-        self._resolve_if_drained()
+            for job in jobs:
+                if job._ended and not (job._freed or job._in_flight or job._held):
+                    job._freed = freed = True
+                    self._pixels -= job.pixels
+                    self._bound.free(job.pixels)
+        if freed:
+            self._notify_queue_size()
+            self._resolve_if_drained()
 
     def _resolve_if_drained(self) -> None:
         with self._lock:
@@ -449,3 +480,14 @@ class Scheduler:
 
     def _notify_wait(self, group: BatchGroup, seconds: float) -> None:
         self.notify(lambda observer: observer.waited(group, seconds))
+
+
+def _resolve(job: InferenceJob) -> None:
+    """Set the result of a job whose rows have all been returned."""
+    try:
+        parts = [job._returned[start] for start in sorted(job._returned)]
+        outputs = {name: concatenated([part[name] for part in parts]) for name in parts[0]}
+    except Exception as mismatch:  # noqa: BLE001 - incompatible parts are an error of the job
+        job.future.set_exception(mismatch)
+    else:
+        job.future.set_result(outputs)
