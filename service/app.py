@@ -21,7 +21,7 @@ import bentoml
 from starlette.types import Receive, Scope, Send
 
 from service import logs
-from service.host import bentoml_loggers, uvicorn_protocol
+from service.host import bentoml_loggers, uvicorn_accept, uvicorn_protocol
 from service.host.circus_supervisor import supervise_workers
 from service.settings import load_settings
 
@@ -55,6 +55,7 @@ async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 uvicorn_protocol.install(settings, lambda: worker().application)
+uvicorn_accept.install(lambda: worker().listener)
 
 
 @bentoml.service(

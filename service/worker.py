@@ -15,6 +15,7 @@ from service.api.metrics import SchedulerMetrics
 from service.api.problems import not_ready
 from service.api.state import create_queue
 from service.host.shutdown import GracefulShutdown
+from service.host.uvicorn_accept import Listener
 from service.processes.server_folder import ServerFolder
 from service.processes.worker_table import WorkerTable
 from service.runtime.onnx.execution_plans import PlanOptions, cache_file
@@ -33,6 +34,7 @@ class ServiceWorker:
         folder = ServerFolder.of_this_server()
         self.table = WorkerTable(folder.path, folder.size)
         self.table.join()
+        self.listener = Listener(self.table, self._is_ready, lambda: folder.is_stopping)
         share_cpus(settings.processes)
         self._engine = engine = Engine(
             settings.models,
@@ -53,6 +55,7 @@ class ServiceWorker:
         self.application = GracefulShutdown(
             engine,
             create_app(engine, settings, self._queue),
+            self.listener,
             drain_s=settings.drain_s,
             hang_s=settings.hang_s,
         )
@@ -72,7 +75,7 @@ class ServiceWorker:
         """Keep the row of this process up to date."""
         row = self.table.own
         while True:
-            row["ready"] = self._engine.state is EngineState.READY
+            row["ready"] = self._is_ready()
             row["beat"] = time.monotonic()
             await asyncio.sleep(_REPORT_S)
 
@@ -86,9 +89,15 @@ class ServiceWorker:
             raise _unavailable(self.application.hang_reason)
 
     def assert_ready(self) -> None:
-        """Raise HTTPException (503) while the engine accepts no work."""
-        if self._engine.state is not EngineState.READY:
+        """Raise HTTPException (503) while no process of this server accepts work.
+
+        While another process does, it gets all new connections.
+        """
+        if not self._is_ready() and self.table.fewest_connections_of_others() is None:
             raise _unavailable(self._engine.reason or self._engine.state)
+
+    def _is_ready(self) -> bool:
+        return self._engine.state is EngineState.READY
 
     async def stop_tracing(self) -> None:
         """Export the remaining spans. All accepted work has ended by now."""

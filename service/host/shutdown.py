@@ -1,8 +1,8 @@
-"""Ends the worker process: on a signal, when a model run hangs, or when its supervisor has died.
+"""Ends a worker process: on a signal, when a model run hangs, or when its supervisor has died.
 
-`bentoml serve` runs two processes. The supervisor (circus's arbiter) holds the listening socket and
-restarts the worker when it dies. In the worker, uvicorn and the engine run. Signals reach the
-supervisor, which passes SIGTERM on to the worker and waits for it.
+`bentoml serve` runs a supervisor and workers. The supervisor (circus's arbiter) holds the listening
+socket and replaces workers that die. In each worker, uvicorn and an engine run. Signals reach the
+supervisor, which passes SIGTERM on to all workers and waits for them.
 
 Faults: on a signal, uvicorn closes its sockets at once, so that new requests fail instead of
 getting a 503, and it waits indefinitely for clients that do not read. Neither uvicorn nor circus
@@ -12,11 +12,13 @@ Seen in: bentoml 1.4.39, circus 0.18.3 (distribution kantoku), uvicorn 0.54.0.
 Shown by: tests/service/host/test_shutdown.py.
 Can go when: those tests pass with uvicorn's own shutdown.
 
-Invariants of the worker:
+Invariants of a worker:
 
 - After the first signal it is not ready. New requests get 503 with Retry-After, on open and on
   new connections.
 - Requests that were accepted earlier are completed, unless that exceeds the drain time.
+- When the whole server stops, the last worker that accepts connections responds to all that wait in
+  the backlog of the listening socket, before it closes it.
 - It ends within the drain time plus a few seconds, even if clients do not read.
 - A second signal ends it at once. Signals within one second count as one: Ctrl-C reaches the
   worker from the terminal and from the supervisor.
@@ -35,7 +37,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -51,6 +53,8 @@ _SAME_SIGNAL_S = 1.0
 _CHECK_S = 1.0
 # New requests get a 503 for at least this long, so that load balancers see it.
 _MIN_REFUSE_S = 0.3
+# Seconds for the requests of connections that were accepted last, or are being opened, to arrive.
+_BACKLOG_S = 0.2
 # Once all accepted work is done, requests that still have no response, such as incomplete uploads,
 # get a 503 after this many seconds.
 _UNANSWERED_S = 1.0
@@ -62,15 +66,40 @@ EXIT_HUNG = 70
 _SignalHandler = Callable[[int, FrameType | None], object]
 
 
+class Connections(Protocol):
+    """The listening socket, as seen by one of the processes that share it."""
+
+    def leave(self) -> bool:
+        """Return whether the server stops and no other process accepts connections."""
+
+    def close(self) -> None:
+        """Accept no more connections in this process."""
+
+    def refuse_new(self) -> None:
+        """Let no process get further connections; accept those that wait."""
+
+    def end(self) -> None:
+        """Refuse connections in all processes."""
+
+
 class GracefulShutdown:
     """ASGI application around `app` that tracks requests, and a thread that ends the process."""
 
-    def __init__(self, engine: Engine, app: ASGIApp, *, drain_s: float, hang_s: float) -> None:
-        """Serve `app`, which runs models in `engine`.
+    def __init__(
+        self,
+        engine: Engine,
+        app: ASGIApp,
+        connections: Connections,
+        *,
+        drain_s: float,
+        hang_s: float,
+    ) -> None:
+        """Serve `app`, which runs models in `engine`, to `connections`.
 
         `drain_s` is the time in seconds for accepted work to complete. A run longer than `hang_s`
         seconds counts as hung.
         """
+        self._connections = connections
         self._engine = engine
         self._app = app
         self._drain_s = drain_s
@@ -169,6 +198,7 @@ class GracefulShutdown:
         refuse_until = started + _MIN_REFUSE_S
         self._wait_for_responses(min(max(refuse_until, time.monotonic() + _UNANSWERED_S), end))
         time.sleep(max(0.0, refuse_until - time.monotonic()))
+        self._end_connections(end)
         self._call_in_loop(self._cancel_unanswered)
         self._close_server()
         # The server waits for clients that still read their responses, then ends the process.
@@ -176,6 +206,15 @@ class GracefulShutdown:
         log.warning("ended with open connections")
         logging.shutdown()
         os._exit(exit_code)
+
+    def _end_connections(self, end: float) -> None:
+        """Accept no more connections, and respond to those that were accepted, until `end`."""
+        last = self._connections.leave()
+        self._call_in_loop(self._connections.refuse_new if last else self._connections.close)
+        time.sleep(_BACKLOG_S)
+        self._wait_for_responses(min(time.monotonic() + _UNANSWERED_S, end))
+        if last:
+            self._call_in_loop(self._connections.end)
 
     def _wait_for_responses(self, until: float) -> None:
         while self._unanswered and time.monotonic() < until:

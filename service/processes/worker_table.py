@@ -26,6 +26,8 @@ ROW = np.dtype(
         ("ready", np.int64),
         # `time.monotonic()` of the last turn of its event loop.
         ("beat", np.float64),
+        # Whether it accepts connections, be it to respond that it is not ready.
+        ("accepting", np.int64),
         # Open client connections.
         ("connections", np.int64),
         # Pixels that were accepted and are not generated yet.
@@ -51,6 +53,8 @@ SERVER = np.dtype(
     ]
 )
 
+# A worker whose event loop has not turned for this many seconds is not expected to accept.
+_RESPONSIVE_S = 1.0
 # Seconds for which a worker waits for a row, and between two attempts.
 _JOIN_S, _RETRY_S = 5.0, 0.01
 
@@ -147,3 +151,28 @@ class WorkerTable:
         """Return the values of a field in all rows; they change as the workers write them."""
         column: NDArray[np.int64] = self._rows.values[field]
         return column
+
+    def fewest_connections_of_others(self) -> int | None:
+        """Return the fewest connections of other workers that can serve; None if no other can."""
+        oldest = time.monotonic() - _RESPONSIVE_S
+        fewest = None
+        for index, row in enumerate(self._rows.values):
+            if index == self._own or not row["ready"] or row["beat"] < oldest:
+                continue
+            if (fewest is None or row["connections"] < fewest) and self.is_alive(index):
+                fewest = int(row["connections"])
+        return fewest
+
+    def stop_accepting(self) -> bool:
+        """Note that this worker accepts no further connections, unless it is the last that does.
+
+        Returns False if it is the last.
+        """
+        with self.locked():
+            others = any(
+                row["accepting"] and index != self._own and self.is_alive(index)
+                for index, row in enumerate(self._rows.values)
+            )
+            if others:
+                self.own["accepting"] = 0
+        return others
