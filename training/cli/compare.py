@@ -38,7 +38,7 @@ def compare(
     data: DataOption = None,
     split: SplitOption = None,
     samples: SamplesOption = None,
-    reference: ReferenceOption = 10_000,
+    reference: ReferenceOption = None,
     network: NetworkOption = "efficientnet-lite0",
     models: ModelsOption = Path("models"),
     seed: SeedOption = 0,
@@ -79,7 +79,9 @@ def compare(
     ]
     for each in opened:
         check_options(each, truncation, split, seed)
-    settings = EvaluationSettings(data, split, samples, reference, network, class_accuracy)
+    settings = EvaluationSettings(
+        data, split, samples, reference, network, class_accuracy, report_images=report is not None
+    )
     with progress() as show:
         results = evaluate_targets(opened, settings, show)
     comparison = compare_results(results)

@@ -41,7 +41,7 @@ def evaluate(
     data: DataOption = None,
     split: SplitOption = None,
     samples: SamplesOption = None,
-    reference: ReferenceOption = 10_000,
+    reference: ReferenceOption = None,
     network: NetworkOption = "efficientnet-lite0",
     models: ModelsOption = Path("models"),
     seed: SeedOption = 0,
@@ -86,7 +86,9 @@ def evaluate(
     )
     check_options(opened, truncation, split, seed)
     folder = _recordable_folder(opened) if record else None
-    settings = EvaluationSettings(data, split, samples, reference, network, class_accuracy)
+    settings = EvaluationSettings(
+        data, split, samples, reference, network, class_accuracy, report_images=report is not None
+    )
     with progress() as show:
         (result,) = evaluate_targets([opened], settings, show)
     if folder is not None:

@@ -38,7 +38,13 @@ SamplesOption = Annotated[
     ),
 ]
 ReferenceOption = Annotated[
-    int, typer.Option(min=10, help="The maximum number of real images to measure against.")
+    int | None,
+    typer.Option(
+        min=10,
+        help="The maximum number of real images to measure against.  [default: twice the samples, "
+        "from 2000 to 10000]",
+        show_default=False,
+    ),
 ]
 NetworkOption = Annotated[
     str,

@@ -29,9 +29,11 @@ class EvaluationSettings:
     data: str | None = None
     split: str | None = None
     samples: int | None = None
-    reference_samples: int = 10_000
+    reference_samples: int | None = None
     network: str = "efficientnet-lite0"
     class_accuracy: bool = True
+    # Select the images of a report.
+    report_images: bool = True
 
 
 class EvaluationResult(Protocol):

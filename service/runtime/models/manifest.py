@@ -294,6 +294,8 @@ class Quality(_Part):
     reference_sha256: SHA256 | None = None
     samples: Positive
     reference_samples: Positive
+    # The rule that chose the reference images, if they are a part of the split by default.
+    reference_choice: str | None = None
     # The 95 % confidence interval, if the metric has one.
     low: Finite | None = None
     high: Finite | None = None

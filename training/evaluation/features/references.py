@@ -1,4 +1,4 @@
-"""Real images for comparison with generated ones, and the cache of their features."""
+"""Real images for comparison with generated ones."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from service.runtime.files import cache_folder, replacing
 from training.data.images import DataOptions, ImageData, load_images
 from training.data.sources import DataError
 from training.evaluation.errors import QualityError
 from training.evaluation.evaluation import Progress
+from training.evaluation.features.cache import cached_features
 from training.evaluation.features.networks import FeatureNetwork, Features
 
 HELD_OUT = "test"
@@ -46,28 +46,13 @@ class RealImages:
     def features(
         self, rows: NDArray[np.int64], network: FeatureNetwork, progress: Progress | None = None
     ) -> Features:
-        """Return the features of `rows`, from the cache if possible.
-
-        Computed features are written to the cache. The cache key contains the digest of the images
-        and everything else that the features depend on.
-        """
-        chosen = hashlib.sha256(rows.astype(np.int64).tobytes()).hexdigest()[:16]
-        path = cache_folder("features") / f"{network.key}-{self.sha256[:32]}-{chosen}.npz"
-        if path.exists():
-            with np.load(path, allow_pickle=False) as cached:
-                return Features(cached["vectors"], cached.get("logits"))
+        """Return the features of `rows`, from the cache if possible."""
 
         def show(done: int, total: int) -> None:
             if progress:
                 progress(f"computing features of real images ({self.split})", done, total)
 
-        features = network.features(self.images.pixels[rows], show)
-        arrays = {"vectors": features.vectors}
-        if features.logits is not None:
-            arrays["logits"] = features.logits
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        return features
+        return cached_features(network, self.images.pixels[rows], show)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ which can be complex and fails for singular matrices.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -35,7 +36,7 @@ FRECHET_DISTANCE = Metric(
 @feature_metrics(FRECHET_DISTANCE)
 def measure_frechet_distance(generated: Features, real: Features) -> Measurements:
     """Measure the Fréchet distance of two sets of features."""
-    value = frechet_distance(Moments.of(generated.vectors), Moments.of(real.vectors))
+    value = frechet_distance(generated.once(moments_of), real.once(moments_of))
     return {FRECHET_DISTANCE.name: Measurement(value)}
 
 
@@ -46,6 +47,8 @@ class Moments:
     mean: NDArray[np.float64]
     covariance: NDArray[np.float64]
     count: int
+    # ``[N, d]``: the centered features divided by (N - 1)^½, if there are at most d of them.
+    _rows: NDArray[np.float64] | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, vectors: Vectors) -> Self:
@@ -53,11 +56,34 @@ class Moments:
 
         Raises ValueError for fewer than two rows.
         """
-        if len(vectors) < 2:
-            raise ValueError(f"moments need at least two rows, got {len(vectors)}")
+        count = len(vectors)
+        if count < 2:
+            raise ValueError(f"moments need at least two rows, got {count}")
         mean = vectors.mean(axis=0, dtype=np.float64)
-        centered = vectors.astype(np.float64) - mean
-        return cls(mean, centered.T @ centered / (len(vectors) - 1), len(vectors))
+        rows = (vectors.astype(np.float64) - mean) / np.sqrt(count - 1)
+        return cls(mean, rows.T @ rows, count, rows if count <= len(mean) else None)
+
+    @property
+    def rank(self) -> int:
+        """The number of rows of `factor`."""
+        return len(self.mean if self._rows is None else self._rows)
+
+    @cached_property
+    def factor(self) -> NDArray[np.float64]:
+        """A matrix F ``[rank, d]`` whose product ``Fᵀ F`` is the covariance."""
+        if self._rows is not None:
+            return self._rows
+        from scipy import linalg
+
+        # Unlike a Cholesky decomposition, this also works for singular covariances.
+        values, vectors = linalg.eigh(self.covariance)
+        root: NDArray[np.float64] = np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
+        return root
+
+
+def moments_of(features: Features) -> Moments:
+    """Return the moments of the vectors of a set of features."""
+    return Moments.of(features.vectors)
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
@@ -69,11 +95,12 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     from scipy import linalg
 
     difference = a.mean - b.mean
-    # C₁ C₂ and the symmetric C₁^½ C₂ C₁^½ have the same eigenvalues: no complex roots, and
-    # singular covariances are allowed.
-    values, vectors = linalg.eigh(a.covariance)
-    root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
-    eigenvalues = linalg.eigvalsh(root @ b.covariance @ root)
+    # With C₁ = F₁ᵀ F₁, the matrices C₁ C₂ and F₁ C₂ F₁ᵀ have the same eigenvalues except zeros, and
+    # the second is symmetric: no complex roots, and singular covariances are allowed. With fewer
+    # samples than features, it has only as many rows as there are samples. With many, the second
+    # set is factorized, because that is the reference of several distances.
+    factored, other = (a, b) if a.rank < b.rank else (b, a)
+    eigenvalues = linalg.eigvalsh(factored.factor @ other.covariance @ factored.factor.T)
     trace = np.sqrt(np.maximum(eigenvalues, 0)).sum()
     distance = difference @ difference + np.trace(a.covariance) + np.trace(b.covariance) - 2 * trace
     # Rounding errors can make the distance of equal sets slightly negative.

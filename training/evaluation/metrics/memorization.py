@@ -67,6 +67,7 @@ def measure_memorization(inputs: EvaluationInputs) -> Measurements:
     training, against = inputs.reference.training, inputs.reference.against
     details: dict[str, Any] = {
         "feature_network": None,
+        "reference_choice": None,
         "resizing": "averaged to 16×16, no network",
         "reference": training.title,
         "reference_sha256": training.sha256,

@@ -47,6 +47,7 @@ def measure_path_length(inputs: EvaluationInputs) -> Measurements:
     )
     details = {
         "samples": result.paths,
+        "reference_choice": None,
         "truncation": 1.0 if target.truncation is not None else None,
     }
     return {PATH_LENGTH.name: Measurement(result.value, details=details)}

@@ -6,6 +6,7 @@ distance to the k-th nearest other feature of the same set.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -81,17 +82,25 @@ def measure_precision_recall(generated: Features, real: Features) -> Measurement
     """Measure all four metrics; empty for fewer than six rows."""
     if min(len(generated), len(real)) <= DENSITY_K:
         return {}
-    scores = precision_recall(real.vectors, generated.vectors)
+    scores = precision_recall(real.vectors, generated.vectors, real.once(_radii))
     return {name: Measurement(value) for name, value in asdict(scores).items()}
 
 
-def precision_recall(real: Vectors, generated: Vectors) -> ManifoldScores:
+def _radii(real: Features) -> dict[int, NDArray[np.float64]]:
+    return neighbor_radii(real.vectors, (PRECISION_K, DENSITY_K))
+
+
+def precision_recall(
+    real: Vectors,
+    generated: Vectors,
+    real_radii: Mapping[int, NDArray[np.float64]] | None = None,
+) -> ManifoldScores:
     """Compare features ``[N, d]`` and ``[M, d]``.
 
     Precision and recall: Kynkäänniemi et al. 2019, arXiv:1904.06991, k = 3. Density and coverage:
     Naeem et al. 2020, arXiv:2002.09797, k = 5. Both sets should have the same number of rows,
-    because the balls of a set become smaller with more rows. Raises ValueError for fewer than six
-    rows.
+    because the balls of a set become smaller with more rows. `real_radii` are the radii of the
+    real balls for both k if they are known. Raises ValueError for fewer than six rows.
     """
     from sklearn.metrics import pairwise_distances_chunked
 
@@ -99,7 +108,7 @@ def precision_recall(real: Vectors, generated: Vectors) -> ManifoldScores:
         raise ValueError(
             f"expected at least {DENSITY_K + 1} rows, got {len(real)} and {len(generated)}"
         )
-    real_radii = neighbor_radii(real, (PRECISION_K, DENSITY_K))
+    real_radii = real_radii or neighbor_radii(real, (PRECISION_K, DENSITY_K))
     precision_radius, density_radius = real_radii[PRECISION_K], real_radii[DENSITY_K]
     recall_radius = neighbor_radii(generated, (PRECISION_K,))[PRECISION_K]
     precise, balls = [], []

@@ -16,6 +16,7 @@ from training.data.images import DataOptions
 from training.data.provenance import check_training_data, description
 from training.evaluation.errors import QualityError
 from training.evaluation.evaluation import EvaluationSettings, Progress
+from training.evaluation.features.cache import cached_features
 from training.evaluation.features.networks import FeatureNetwork, Features, open_network
 from training.evaluation.features.references import Reference, open_reference, same_classes
 from training.evaluation.metrics import (
@@ -28,10 +29,16 @@ from training.evaluation.metrics import (
 )
 from training.evaluation.metrics.class_accuracy import class_accuracy_of_target
 from training.evaluation.metrics.class_figures import measure_classes
-from training.evaluation.metrics.frechet_distance import Moments, frechet_distance
+from training.evaluation.metrics.frechet_distance import Moments, frechet_distance, moments_of
 from training.evaluation.metrics.memorization import nearest_training_images
 from training.evaluation.metrics.precision_recall import realism
-from training.evaluation.noise.inputs import EvaluationInputs, EvaluationOptions, FeatureSets
+from training.evaluation.noise.inputs import (
+    REFERENCE_CHOICE,
+    EvaluationInputs,
+    EvaluationOptions,
+    FeatureSets,
+    default_reference_samples,
+)
 from training.evaluation.noise.report import NoiseResult
 from training.evaluation.noise.results import ClassFigures, Evaluation, Point, ReportImages
 from training.evaluation.noise.targets import NoiseTarget
@@ -50,28 +57,26 @@ def evaluate(
     network: FeatureNetwork,
     options: EvaluationOptions | None = None,
     progress: Progress | None = None,
-) -> tuple[Evaluation, ReportImages]:
+) -> tuple[Evaluation, ReportImages | None]:
     """Measure `target` against `reference` with the features of `network`.
 
-    Raises QualityError if the sizes of the images differ, or if there are too few samples.
+    The images are None without `options.report_images`. Raises QualityError if the sizes of the
+    images differ, or if there are too few samples.
     """
     options = options or EvaluationOptions()
     started = time.monotonic()
     _check_size(target, reference)
-    samples = min(options.samples, target.count or options.samples)
+    samples = _sample_count(target, options.samples)
     if samples < _MIN_SAMPLES:
         raise QualityError(f"{samples} samples are too few; at least {_MIN_SAMPLES} are needed")
-    pixels, features = _generate(target, samples, network, progress)
-    sets = _feature_sets(
-        features,
-        target.labels(samples),
-        reference,
-        reference.against.rows(options.reference_samples),
-        network,
-        progress,
-    )
-    inputs = EvaluationInputs(target, reference, network, options, pixels, sets, progress)
     against = reference.against
+    default = default_reference_samples(options.largest_samples or samples)
+    rows = against.rows(options.reference_samples or default)
+    by_default = options.reference_samples is None and len(rows) < len(against.images)
+    pixels, features = _generate(target, samples, network, progress)
+    sets = _feature_sets(features, target.labels(samples), reference, rows, network, progress)
+    choice = REFERENCE_CHOICE if by_default else None
+    inputs = EvaluationInputs(target, reference, network, options, pixels, sets, choice, progress)
     evaluation = Evaluation(
         subject=target.title,
         digest=None if target.model is None else target.model.digest,
@@ -81,6 +86,7 @@ def evaluate(
         feature_network=network.title,
         reference=against.title,
         reference_sha256=against.sha256,
+        reference_choice=choice,
         held_out=reference.held_out,
         samples=samples,
         truncation=target.truncation,
@@ -88,8 +94,13 @@ def evaluate(
         warnings=tuple(_warnings(reference, sets, target)),
         seconds=round(time.monotonic() - started, 1),
     )
-    order = np.argsort(realism(sets.real.vectors, features.vectors))
-    images = ReportImages(
+    return evaluation, _report_images(inputs) if options.report_images else None
+
+
+def _report_images(inputs: EvaluationInputs) -> ReportImages:
+    target, against, pixels = inputs.target, inputs.reference.against, inputs.pixels
+    order = np.argsort(realism(inputs.features.real.vectors, inputs.features.generated.vectors))
+    return ReportImages(
         samples=pixels[:_SHOWN],
         real=np.asarray(against.images.pixels[against.rows(_SHOWN)]),
         most_realistic=pixels[order[::-1][:_SHOWN_EXTREMES]],
@@ -98,7 +109,6 @@ def evaluate(
         columns=len(target.classes) if 1 < len(target.classes) <= 12 else None,
         log=tuple(target.log),
     )
-    return evaluation, images
 
 
 def evaluate_targets(
@@ -108,10 +118,13 @@ def evaluate_targets(
     if len({(target.image.height, target.image.channels) for target in targets}) > 1:
         raise QualityError("images of different sizes cannot be compared")
     data = _reference_data(targets[0], settings.data)
+    samples = settings.samples or EvaluationOptions.samples
     options = EvaluationOptions(
-        samples=settings.samples or EvaluationOptions.samples,
+        samples=samples,
         reference_samples=settings.reference_samples,
+        largest_samples=max(_sample_count(target, samples) for target in targets),
         class_accuracy=settings.class_accuracy,
+        report_images=settings.report_images,
     )
     network = open_network(settings.network)
     reference = open_reference(data, settings.split, progress)
@@ -147,6 +160,11 @@ def _reference_data(target: NoiseTarget, data: str | None) -> DataOptions:
     )
 
 
+def _sample_count(target: NoiseTarget, wanted: int) -> int:
+    """Return the number of images of `target` to measure: all of a folder with fewer images."""
+    return min(wanted, target.count or wanted)
+
+
 def _check_size(target: NoiseTarget, reference: Reference) -> None:
     size = (target.image.height, target.image.width, target.image.channels)
     expected = reference.against.images.pixels.shape[1:]
@@ -160,18 +178,22 @@ def _generate(
     target: NoiseTarget, samples: int, network: FeatureNetwork, progress: Progress | None
 ) -> tuple[NDArray[np.uint8], Features]:
     """Generate `samples` images and return them with their features."""
-    pixels, parts, done = [], [], 0
+    parts, done = [], 0
     for batch in target.batches(samples):
-        pixels.append(batch)
-        parts.append(network.features(batch))
+        parts.append(batch)
         done += len(batch)
         if progress:
             progress(f"generating images of {target.title}", done, samples)
-    logits = [part.logits for part in parts if part.logits is not None]
-    vectors = np.concatenate([part.vectors for part in parts])
-    if not np.isfinite(vectors).all():
+    pixels = np.concatenate(parts)
+
+    def show(done: int, total: int) -> None:
+        if progress:
+            progress(f"computing features of {target.title}", done, total)
+
+    features = cached_features(network, pixels, show)
+    if not np.isfinite(features.vectors).all():
         raise QualityError(f"{network.name} returns features that are not finite")
-    return np.concatenate(pixels), Features(vectors, np.concatenate(logits) if logits else None)
+    return pixels, features
 
 
 def _feature_sets(
@@ -228,7 +250,9 @@ def _measure_features(group: FeatureMetrics, inputs: EvaluationInputs) -> Measur
     details: dict[str, Any] = {}
     if group.equal_counts:
         count = min(map(len, features))
-        features = [_sample(each, count) for each in features]
+        # Without copies of the same set, so that its statistics are computed once.
+        sampled = {id(each): _sample(each, count) for each in features}
+        features = [sampled[id(each)] for each in features]
         details = dict.fromkeys(("samples", "reference_samples", "real_samples"), count)
     generated, real, baseline, baseline_reference = features
     values, of_real = (
@@ -256,6 +280,7 @@ def _quality(metric: Metric, measurement: Measurement, inputs: EvaluationInputs)
         "reference_sha256": against.sha256,
         "samples": len(inputs.features.generated),
         "reference_samples": len(inputs.features.real),
+        "reference_choice": inputs.reference_choice,
         "resizing": inputs.network.resizing,
         "truncation": inputs.target.truncation,
         "seed_start": inputs.target.seed_start,
@@ -294,22 +319,22 @@ def _sample(features: Features, count: int) -> Features:
 
 def _sample_curve(sets: FeatureSets) -> Iterator[Point]:
     """Measure the Fréchet distance for an eighth, a quarter, a half and all of the samples."""
-    real = Moments.of(sets.real.vectors)
-    baseline_reference = Moments.of(sets.baseline_reference.vectors)
+    real, baseline_reference = sets.real.once(moments_of), sets.baseline_reference.once(moments_of)
+    order = np.random.default_rng(0).permutation(len(sets.baseline))
     for divisor in (8, 4, 2, 1):
         count = len(sets.generated) // divisor
         if count < 2:
             continue
         baseline = None
         if count <= len(sets.baseline):
-            rows = np.random.default_rng(0).permutation(len(sets.baseline))[:count]
-            vectors = sets.baseline.vectors[rows]
-            baseline = frechet_distance(Moments.of(vectors), baseline_reference)
-        yield Point(
-            samples=count,
-            made=frechet_distance(Moments.of(sets.generated.vectors[:count]), real),
-            real=baseline,
-        )
+            baseline = frechet_distance(_moments(sets.baseline, order[:count]), baseline_reference)
+        made = frechet_distance(_moments(sets.generated, np.arange(count)), real)
+        yield Point(samples=count, made=made, real=baseline)
+
+
+def _moments(features: Features, rows: NDArray[np.int64]) -> Moments:
+    """Return the moments of some rows, which were computed before if they are all rows."""
+    return features.once(moments_of) if len(rows) == len(features) else moments_of(features[rows])
 
 
 def _warnings(reference: Reference, sets: FeatureSets, target: NoiseTarget) -> Iterator[str]:

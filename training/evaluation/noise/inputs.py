@@ -16,17 +16,34 @@ from training.evaluation.noise.targets import NoiseTarget
 
 T = TypeVar("T")
 
+# The limits of the default number of real images. More of them than twice the samples narrow an
+# interval by a fifth at most, and take most of the time of an evaluation of few samples.
+_MIN_REFERENCE = 2_000
+_MAX_REFERENCE = 10_000
+REFERENCE_CHOICE = f"default: twice the samples, from {_MIN_REFERENCE:,} to {_MAX_REFERENCE:,}"
+
 
 @dataclass(frozen=True)
 class EvaluationOptions:
     """The numbers of images to measure, and which slow metrics to measure."""
 
     samples: int = 5_000
-    reference_samples: int = 10_000
+    # None: in proportion to the samples; see `default_reference_samples`.
+    reference_samples: int | None = None
+    # The samples that determine this default, so that compared targets have the same reference;
+    # None: those of the target.
+    largest_samples: int | None = None
     # Trains a classifier once per data set, which takes minutes on a CPU.
     class_accuracy: bool = True
     # Number of paths between styles for the path length.
     paths: int = 500
+    # Select the images of a report, which takes longer than some metrics.
+    report_images: bool = True
+
+
+def default_reference_samples(samples: int) -> int:
+    """Return the default maximum number of real images to measure `samples` images against."""
+    return min(max(2 * samples, _MIN_REFERENCE), _MAX_REFERENCE)
 
 
 @dataclass(frozen=True)
@@ -56,6 +73,8 @@ class EvaluationInputs:
     options: EvaluationOptions
     pixels: NDArray[np.uint8]
     features: FeatureSets
+    # The rule that chose a part of the reference's images, or None.
+    reference_choice: str | None = None
     progress: Progress | None = None
     _results: dict[Callable[..., Any], Any] = field(default_factory=dict, repr=False)
 

@@ -43,7 +43,8 @@ class NoiseResult:
     """An evaluation and the images for its report."""
 
     evaluation: Evaluation
-    images: ReportImages
+    # None if they were not selected.
+    images: ReportImages | None
 
     @property
     def title(self) -> str:
@@ -74,8 +75,13 @@ class NoiseResult:
         return Section(evaluation.subject, parts)
 
     def details(self) -> list[Section]:
-        """Return report sections with images, the curve over sample counts, and a run's log."""
+        """Return report sections with images, the curve over sample counts, and a run's log.
+
+        Empty if the images of the report were not selected.
+        """
         images, curve = self.images, self.evaluation.curve
+        if images is None:
+            return []
         sections = [Section("Images", _image_galleries(images), level=3)]
         if images.nearest:
             note = (
@@ -107,7 +113,16 @@ class NoiseResult:
 def metric_table(evaluation: Evaluation) -> Table:
     """Return the metrics of an evaluation next to the values of real images."""
     return Table(
-        ["metric", "", "value", "95% interval", "real images", "samples", "how to read it"],
+        [
+            "metric",
+            "",
+            "value",
+            "95% interval",
+            "real images",
+            "reference",
+            "samples",
+            "how to read it",
+        ],
         [
             [
                 metric_title(figure.metric),
@@ -115,12 +130,13 @@ def metric_table(evaluation: Evaluation) -> Table:
                 format_value(figure.metric, figure.value),
                 format_interval(figure),
                 format_real(figure),
+                f"{figure.reference_samples:,}" + (" (default)" if figure.reference_choice else ""),
                 f"{figure.samples:,}",
                 _note(figure),
             ]
             for figure in evaluation.figures
         ],
-        terminal_columns=5,
+        terminal_columns=6,
     )
 
 
@@ -166,7 +182,8 @@ def basis(evaluation: Evaluation) -> list[Note]:
         + (f" of seeds {evaluation.seeds}" if evaluation.seeds else "")
         + (f", truncation {evaluation.truncation:g}" if evaluation.truncation is not None else ""),
         f"reference: {first.reference_samples:,} images of {evaluation.reference} ({held_out}; "
-        f"sha256 {evaluation.reference_sha256[:12]})",
+        f"sha256 {evaluation.reference_sha256[:12]})"
+        + (f"; {evaluation.reference_choice} (--reference)" if evaluation.reference_choice else ""),
         f"features: {evaluation.feature_network}; resizing: {first.resizing}",
     ]
     return warnings_and_notes(lines, evaluation.warnings)

@@ -55,6 +55,8 @@ class Evaluation(BaseModel):
     feature_network: str
     reference: str
     reference_sha256: str
+    # The rule that chose the reference images, if they are a part of the split by default.
+    reference_choice: str | None = None
     held_out: bool
     samples: int
     truncation: float | None = None

@@ -315,7 +315,13 @@ def _held_out_figure(run: Run, recipe: Recipe) -> tuple[float, str]:
     except RecipeError as error:
         raise SearchError(f"{run.folder} has not been evaluated: {error}") from error
     reference = open_reference(recipe.data)
-    evaluation_options = EvaluationOptions(**_CONFIRMATION_SAMPLES, class_accuracy=False, paths=10)
+    evaluation_options = EvaluationOptions(
+        samples=_CONFIRMATION_SAMPLES["samples"],
+        reference_samples=_CONFIRMATION_SAMPLES["reference_samples"],
+        class_accuracy=False,
+        paths=10,
+        report_images=False,
+    )
     network = open_network(recipe.evaluate.network)
     evaluation, _ = evaluate(target, reference, network, evaluation_options)
     metric = get_metric(recipe.metric)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import linalg
 
 from training.evaluation.metrics.frechet_distance import Moments, frechet_distance
 
@@ -44,3 +45,22 @@ def test_few_samples_bias_distance_upwards():
 def test_moments_reject_a_single_row():
     with pytest.raises(ValueError, match="two rows"):
         Moments.of(normal(1))
+
+
+@pytest.mark.parametrize(("generated", "real"), [(10, 15), (10, 200), (200, 10), (200, 300)])
+def test_distance_agrees_with_square_root_of_the_product(generated, real):
+    """Fewer samples than features, and more, on either side."""
+    a, b = normal(generated, 20), normal(real, 20, seed=1, mean=0.3, deviation=1.5)
+    product = np.cov(a, rowvar=False) @ np.cov(b, rowvar=False)
+    trace = np.trace(np.cov(a, rowvar=False)) + np.trace(np.cov(b, rowvar=False))
+    expected = (
+        ((a.mean(axis=0) - b.mean(axis=0)) ** 2).sum() + trace - 2 * np.trace(linalg.sqrtm(product))
+    )
+    # The root of a singular product has imaginary parts, which are rounding errors.
+    assert frechet_distance(Moments.of(a), Moments.of(b)) == pytest.approx(expected.real, rel=1e-5)
+
+
+def test_factor_gives_covariance():
+    for rows in (10, 200):
+        moments = Moments.of(normal(rows, 20))
+        assert moments.factor.T @ moments.factor == pytest.approx(moments.covariance)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from training.evaluation.metrics.kernel_distance import kernel_distance
+from training.evaluation.metrics.kernel_distance import kernel_distance, kernel_sums
 
 
 def normal(count: int, width: int = 4, seed: int = 0, mean: float = 0.0) -> np.ndarray:
@@ -39,6 +39,26 @@ def test_block_size_does_not_change_result(monkeypatch):
     several_blocks = kernel_distance(generated, real)
     assert several_blocks.value == pytest.approx(one_block.value, abs=1e-12)
     assert several_blocks.high == pytest.approx(one_block.high, abs=1e-12)
+
+
+def test_agrees_with_the_definition():
+    generated, real = normal(30), normal(50, seed=1, mean=0.2)
+
+    def mean_kernel(a: np.ndarray, b: np.ndarray, pairs: np.ndarray) -> float:
+        return ((a @ b.T / a.shape[1] + 1) ** 3)[pairs].mean()
+
+    expected = (
+        mean_kernel(generated, generated, ~np.eye(30, dtype=bool))
+        + mean_kernel(real, real, ~np.eye(50, dtype=bool))
+        - 2 * mean_kernel(generated, real, np.ones((30, 50), bool))
+    )
+    assert kernel_distance(generated, real).value == pytest.approx(expected, rel=1e-9)
+
+
+def test_known_sums_do_not_change_result():
+    generated, real = normal(30), normal(50, seed=1, mean=0.2)
+    known = kernel_distance(generated, real, kernel_sums(generated), kernel_sums(real))
+    assert known == kernel_distance(generated, real)
 
 
 def test_rejects_fewer_than_three_rows():

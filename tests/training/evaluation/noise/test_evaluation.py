@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 
@@ -10,11 +11,21 @@ from tests.support.evaluation import SIDE, noisy_digits, write_images
 from training.data.images import DataOptions
 from training.data.sources import DataError
 from training.evaluation.errors import QualityError
-from training.evaluation.features.networks import FeatureNetwork
+from training.evaluation.evaluation import EvaluationSettings
 from training.evaluation.features.references import open_reference
-from training.evaluation.noise.evaluation import evaluate
-from training.evaluation.noise.inputs import EvaluationOptions
-from training.evaluation.noise.report import basis, common_basis, compare_evaluations
+from training.evaluation.noise.evaluation import evaluate, evaluate_targets
+from training.evaluation.noise.inputs import (
+    REFERENCE_CHOICE,
+    EvaluationOptions,
+    default_reference_samples,
+)
+from training.evaluation.noise.report import (
+    NoiseResult,
+    basis,
+    common_basis,
+    compare_evaluations,
+    metric_table,
+)
 from training.evaluation.noise.results import Evaluation
 from training.evaluation.noise.targets import NoiseTarget, open_noise_target
 from training.evaluation.report.recording import record_figures
@@ -198,21 +209,52 @@ def test_reference_without_held_out_split_is_reported(tmp_path, small_network):
     assert evaluation.figure("KID").real_samples == 60
 
 
-def test_features_of_real_images_are_cached_by_content(data, small_network, monkeypatch):
-    first = open_reference(data)
-    rows = first.against.rows(50)
-    features = first.against.features(rows, small_network)
+def test_default_reference_is_named_beside_its_figures(data, small_network, monkeypatch):
+    monkeypatch.setattr("training.evaluation.noise.inputs._MIN_REFERENCE", 100)
+    reference = open_reference(data)
+    target = stored(noisy_digits(60, seed=3)[0])
+    few = EvaluationOptions(samples=60, class_accuracy=False, report_images=False)
+    evaluation, images = evaluate(target, reference, small_network, few)
+    assert images is None
+    assert evaluation.reference_choice == REFERENCE_CHOICE
+    for figure in evaluation.figures:
+        measured_on_all = figure.metric in ("duplicates", "memorised", "training distance")
+        assert (figure.reference_choice is None) == measured_on_all
+    assert evaluation.figure("KID").reference_samples == 120
+    section = NoiseResult(evaluation, images).summary()
+    (conditions,) = (str(part) for part in section.parts if "reference: " in str(part))
+    assert "reference: 120 images" in conditions
+    assert REFERENCE_CHOICE in conditions
+    (row,) = (row for row in metric_table(evaluation).rows if row[0] == "KID-averages")
+    assert "120 (default)" in row
 
-    def fail(*_):
-        raise AssertionError("features were computed again")
+    explicit = dataclasses.replace(few, reference_samples=120)
+    same, _ = evaluate(target, reference, small_network, explicit)
+    assert same.reference_choice is None
+    assert [f.value for f in same.figures] == [f.value for f in evaluation.figures]
+    assert all(figure.reference_choice is None for figure in same.figures)
 
-    monkeypatch.setattr(FeatureNetwork, "features", fail)
-    again = open_reference(data).against.features(rows, small_network)
-    assert np.array_equal(again.vectors, features.vectors)
-    with pytest.raises(AssertionError, match="computed again"):
-        first.against.features(rows[:-1], small_network)
-    with pytest.raises(AssertionError, match="computed again"):
-        first.training.features(rows, small_network)
+
+def test_all_reference_images_are_no_choice(good):
+    assert good.figure("KID").reference_samples == 300
+    assert good.reference_choice is None
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"), [(10, 2_000), (1_000, 2_000), (1_001, 2_002), (5_000, 10_000)]
+)
+def test_default_reference_is_in_proportion_to_the_samples(samples, expected):
+    assert default_reference_samples(samples) == expected
+    assert default_reference_samples(50_000) == 10_000
+
+
+def test_compared_targets_have_the_same_reference(splits, small_network_file, monkeypatch):
+    monkeypatch.setattr("training.evaluation.noise.inputs._MIN_REFERENCE", 20)
+    targets = [stored(noisy_digits(count, seed=3)[0]) for count in (40, 100)]
+    settings = EvaluationSettings(str(splits), network=str(small_network_file))
+    results = evaluate_targets(targets, settings, None)
+    counts = {result.evaluation.figure("KID").reference_samples for result in results}
+    assert counts == {200}
 
 
 def test_rejects_different_sizes(data, small_network):
