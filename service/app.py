@@ -40,9 +40,13 @@ def worker() -> ServiceWorker:
 
     Imported lazily: it takes a second, and the supervisor does not need it.
     """
+    from service.processes.joining import join_server  # noqa: PLC0415
+
+    # First, because it decides where the metrics are kept that the import creates.
+    folder, table = join_server()
     from service.worker import ServiceWorker  # noqa: PLC0415
 
-    return ServiceWorker(settings)
+    return ServiceWorker(settings, folder, table)
 
 
 async def asgi(scope: Scope, receive: Receive, send: Send) -> None:

@@ -7,20 +7,26 @@ import sys
 import threading
 import time
 
+from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 from service import tracing
 from service.api.app import create_app
 from service.api.metrics import SchedulerMetrics
 from service.api.problems import not_ready
-from service.api.state import create_queue
+from service.api.state import SharedState, create_queue
 from service.host.shutdown import GracefulShutdown
 from service.host.uvicorn_accept import Listener
+from service.processes.model_updates import SharedModelUpdates
 from service.processes.server_folder import ServerFolder
+from service.processes.shared_metrics import SharedMetrics
+from service.processes.shared_pixels import SharedPixels
+from service.processes.token_table import TokenTable
 from service.processes.worker_table import WorkerTable
 from service.runtime.onnx.execution_plans import PlanOptions, cache_file
 from service.runtime.onnx.machine import freeze_garbage_collection, share_cpus
 from service.runtime.scheduling.engine import Engine, EngineState
+from service.runtime.scheduling.pixel_bounds import PixelBound
 from service.settings import Settings
 
 # Seconds between updates of this process's row in the table of workers.
@@ -30,16 +36,16 @@ _REPORT_S = 0.05
 class ServiceWorker:
     """Engine, application and job queue of one process; `application` serves its requests."""
 
-    def __init__(self, settings: Settings) -> None:
-        folder = ServerFolder.of_this_server()
-        self.table = WorkerTable(folder.path, folder.size)
-        self.table.join()
-        self.listener = Listener(self.table, self._is_ready, lambda: folder.is_stopping)
+    def __init__(self, settings: Settings, folder: ServerFolder, table: WorkerTable) -> None:
+        """Create the parts of the process that has joined `table` in `folder`."""
+        self.table = table
+        self.listener = Listener(table, self._is_ready, lambda: folder.is_stopping)
         share_cpus(settings.processes)
+        shared, queue_bound = _shared_state(table, settings)
         self._engine = engine = Engine(
             settings.models,
             provider=settings.provider,
-            queue_pixels=settings.queue_pixels,
+            queue_pixels=queue_bound,
             observer=SchedulerMetrics(),
             plan=PlanOptions(
                 settings.concurrent_batches,
@@ -51,10 +57,12 @@ class ServiceWorker:
             watch_s=settings.watch_s,
             memory_budget=settings.memory_budget,
         )
-        self._queue = create_queue(engine, settings)
+        if table.size > 1:
+            engine.share_updates(SharedModelUpdates(table, engine))
+        self._queue = create_queue(engine, settings, server=str(table.folder))
         self.application = GracefulShutdown(
             engine,
-            create_app(engine, settings, self._queue),
+            create_app(engine, settings, self._queue, shared),
             self.listener,
             drain_s=settings.drain_s,
             hang_s=settings.hang_s,
@@ -103,6 +111,20 @@ class ServiceWorker:
         """Export the remaining spans. All accepted work has ended by now."""
         if (tracer := tracing.current()) is not None:
             await asyncio.to_thread(tracer.shutdown)
+
+
+def _shared_state(table: WorkerTable, settings: Settings) -> tuple[SharedState, int | PixelBound]:
+    """Return the state that the application shares with other processes, and the queue's bound."""
+    if table.size == 1:
+        return SharedState(), settings.queue_pixels
+    metrics = CollectorRegistry()
+    metrics.register(SharedMetrics(table))
+    shared = SharedState(
+        TokenTable(table.folder / "limits"),
+        SharedPixels(table, "upload_pixels", settings.queue_pixels),
+        metrics,
+    )
+    return shared, SharedPixels(table, "queue_pixels", settings.queue_pixels)
 
 
 def _unavailable(reason: str) -> HTTPException:

@@ -50,7 +50,11 @@ REQUEST_SECONDS = Histogram(
 REJECTIONS = Counter("ganymede_rejections_total", "Requests refused, by reason.", ["reason"])
 CACHE_HITS = Counter("ganymede_cache_hits_total", "Cache hits.", ["cache"])
 CACHE_MISSES = Counter("ganymede_cache_misses_total", "Cache misses.", ["cache"])
-QUEUE_PIXELS = Gauge("ganymede_queue_pixels", "Pixels accepted and not yet generated.")
+QUEUE_PIXELS = Gauge(
+    "ganymede_queue_pixels",
+    "Pixels accepted and not yet generated.",
+    multiprocess_mode="livesum",
+)
 QUEUE_SECONDS = Histogram(
     "ganymede_queue_seconds",
     "Seconds from the submission of a job to the start of its first batch.",
@@ -93,6 +97,8 @@ DIVERSITY = Gauge(
     "ganymede_output_diversity",
     "Mean absolute difference between sampled images of different latents, 0 to 1.",
     ["model"],
+    # The processes run the same models, so each value stands for all.
+    multiprocess_mode="livemostrecent",
 )
 # Every reason and cache starts at 0, so that a rate includes the first event.
 for _reason in Rejection:

@@ -19,7 +19,7 @@ from service.api import request_context
 from service.api.field_errors import describe_field_errors, is_unparsed_body
 from service.api.request_context import Rejection
 from service.runtime.images.encoding import MetadataTooLarge
-from service.runtime.models.catalog import ModelNotFound, RepositoryUnreadable
+from service.runtime.models.catalog import ModelNotFound, ReloadFailed, RepositoryUnreadable
 from service.runtime.models.model import ModelFailed
 from service.runtime.requests import InvalidRequest
 from service.runtime.scheduling.engine import NotReady
@@ -200,6 +200,9 @@ _TRANSLATIONS: dict[type, Callable[[Any], Problem]] = {
     ),
     RepositoryUnreadable: lambda error: Problem(
         503, "repository-unreadable", "The models folder cannot be read", str(error)
+    ),
+    ReloadFailed: lambda error: Problem(
+        503, "reload-failed", "The models could not be reloaded", str(error)
     ),
     MemoryError: lambda _: Problem(
         503,

@@ -96,14 +96,17 @@ class ServiceState:
         return model
 
 
-def create_queue(engine: Engine, settings: Settings) -> JobQueue:
-    """Return the job queue of a service, with the configured limits. It is not started."""
+def create_queue(engine: Engine, settings: Settings, server: str | None = None) -> JobQueue:
+    """Return the job queue of a service, with the configured limits. It is not started.
+
+    All processes of one `server` share the queue; default: this process is the only one.
+    """
     limits = QueueLimits(
         waiting_per_owner=settings.max_jobs_per_key,
         bytes_per_owner=settings.jobs_quota,
         keep_s=settings.jobs_keep,
     )
-    return JobQueue(settings.jobs, engine, limits)
+    return JobQueue(settings.jobs, engine, limits, server)
 
 
 def install(

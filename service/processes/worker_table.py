@@ -93,6 +93,16 @@ class WorkerTable:
         row: np.void = self._server.values[0]
         return row
 
+    def server_column(self, field: str) -> NDArray[np.int64]:
+        """Return the value of a field of `server`, an array of length 1 that follows changes."""
+        column: NDArray[np.int64] = self._server.values[field]
+        return column
+
+    @property
+    def size(self) -> int:
+        """The maximum number of workers."""
+        return len(self._locks)
+
     def locked(self) -> AbstractContextManager[NDArray[np.void]]:
         """Exclude all other processes and threads that use `locked`; yields all rows."""
         return self._rows.locked()

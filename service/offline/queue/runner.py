@@ -1,5 +1,8 @@
 """Runs the jobs of a service, one at a time. Jobs survive restarts.
 
+All processes of a server accept, list and cancel jobs. One of them runs the jobs: the one that
+locked the folder first. If it dies, the kernel releases the lock, and another process takes over.
+
 The queue is a table (`JobTable`), and each job has an output folder. Batches of a job go through
 the service's scheduler, in the same batch groups as requests, so that neither starves the other.
 The ledger of a job holds its progress.
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import shutil
 import sqlite3
 import threading
@@ -25,7 +29,8 @@ from service.offline.execution import remaining_shards, write_summary
 from service.offline.halving import Stopped
 from service.offline.job import SamplingJob
 from service.offline.ledger import SUMMARY_FILE, Ledger, ShardRecord
-from service.offline.queue.table import JobState, JobTable, Owner, QueuedJob
+from service.offline.queue.folder_lock import FolderLock
+from service.offline.queue.table import JobNotFound, JobState, JobTable, Owner, QueuedJob
 from service.offline.shards import ShardBuilder
 from service.offline.stores import DiskFull, Store
 from service.offline.writers import shard_name
@@ -39,7 +44,8 @@ from service.runtime.scheduling.scheduler import Draining, QueueFull
 
 log = logging.getLogger("ganymede.jobs")
 
-# Seconds between checks for new jobs and for the state of the engine.
+# Seconds between checks for new jobs, for the state of the engine, and whether another process has
+# cancelled the job.
 _POLL_S = 0.5
 _RETRY_S = 0.1
 # Seconds until a job is tried again that found no space on the disk.
@@ -80,8 +86,17 @@ class QueueLimits:
 class JobQueue:
     """The jobs of one service. Thread-safe."""
 
-    def __init__(self, folder: Path, engine: Engine, limits: QueueLimits | None = None) -> None:
-        """Store the queue and the outputs in `folder`. Files are only created by `start`."""
+    def __init__(
+        self,
+        folder: Path,
+        engine: Engine,
+        limits: QueueLimits | None = None,
+        server: str | None = None,
+    ) -> None:
+        """Store the queue and the outputs in `folder`. Files are only created by `start`.
+
+        All processes of one `server` share the queue; default: this process is the only one.
+        """
         self.limits = limits or QueueLimits()
         self.table = JobTable(folder / "jobs.sqlite")
         self._folder = folder
@@ -96,16 +111,16 @@ class JobQueue:
         self._turn = 0
         self._next_sweep = 0.0
         self._thread: threading.Thread | None = None
-        self._lock: Any = None
-        # Makes the limits hold for concurrent calls of `add`.
-        self._adding = threading.Lock()
+        self._lock = FolderLock(folder, server or secrets.token_hex(8))
+        self._has_table = False
+        self._next_check = 0.0
         # Why jobs cannot be accepted; None if they can.
         self.problem: str | None = "the service is starting"
 
     @property
     def is_open(self) -> bool:
         """Whether the table can be read, even if no job can be accepted."""
-        return self._lock is not None
+        return self._has_table
 
     def start(self) -> None:
         """Start the thread that runs jobs. It begins as soon as it can lock the folder."""
@@ -121,30 +136,33 @@ class JobQueue:
             if not self._thread.is_alive():
                 self.table.close()
 
-    def _prepare(self) -> None:
-        """Lock the folder and open the table. Raises OSError and sqlite3.Error."""
-        import fcntl  # noqa: PLC0415
+    @property
+    def runs_jobs(self) -> bool:
+        """Whether this process runs the jobs of its server."""
+        return self._lock.is_held
 
+    def _prepare(self) -> None:
+        """Lock the folder, unless another process of this server has, and open the table.
+
+        Raises OSError and sqlite3.Error.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
-        if self._lock is not None:
+        if self._lock.is_held:
             self.table.prepare(after_crash=False)
-            return
-        lock = (self._folder / "lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.table.prepare(after_crash=True)
-        except BlockingIOError:
-            lock.close()
-            raise BlockingIOError(f"another service uses the jobs folder {self._folder}") from None
-        except BaseException:
-            lock.close()
-            raise
-        self._lock = lock
+        elif not self._take_over():
+            if not self._lock.is_held_by_this_server():
+                raise BlockingIOError(f"another service uses the jobs folder {self._folder}")
+            self.table.open()
+        self._has_table = True
+
+    def _take_over(self) -> bool:
+        """Run the jobs from now on; return false if another process does. Raises as `_prepare`."""
+        return self._lock.take(lambda: self.table.prepare(after_crash=True))
 
     def add(self, job: SamplingJob, owner: Owner) -> QueuedJob:
-        """Queue a job. Raises TooManyJobs and sqlite3.Error."""
+        """Queue a job. Raises TooManyJobs, OSError and sqlite3.Error."""
         limits = self.limits
-        with self._adding:
+        with self._lock.adding():
             if self.table.usage().active >= limits.waiting:
                 raise TooManyJobs(f"{limits.waiting} jobs are already waiting")
             if owner.id is not None:
@@ -219,11 +237,12 @@ class JobQueue:
                 if self.problem is not None:
                     self._prepare()
                     self.problem = None
-                self._sweep()
-                if self._engine.state is EngineState.READY and (queued := self._next()):
-                    self._run_job(queued)
-                    logged = None
-                    continue
+                if self._take_over():
+                    self._sweep()
+                    if self._engine.state is EngineState.READY and (queued := self._next()):
+                        self._run_job(queued)
+                        logged = None
+                        continue
             except (OSError, sqlite3.Error) as error:
                 if logged != str(error):
                     log.warning("jobs cannot be accepted: %s", error)
@@ -274,13 +293,12 @@ class JobQueue:
             first_line = str(error).splitlines()[0] if str(error) else ""
             self.table.fail(job_id, f"{type(error).__name__}: {first_line}")
         finally:
-            was_cancelled, self._current = self._cancelled, None
-        if was_cancelled:
-            try:
-                self.table.get(job_id)
-            except UserError:
-                # Deleted while its last file was being written.
-                shutil.rmtree(self.folder(job_id), ignore_errors=True)
+            self._current = None
+        try:
+            self.table.get(job_id)
+        except JobNotFound:
+            # Deleted while its last file was being written.
+            shutil.rmtree(self.folder(job_id), ignore_errors=True)
 
     def _build(self, queued: QueuedJob) -> dict[str, Any]:
         """Build the remaining shards of a job, and return its summary."""
@@ -353,6 +371,10 @@ class JobQueue:
 
     def _should_stop(self) -> bool:
         """True if the running job was cancelled, or the service stops."""
+        if not self._cancelled and time.monotonic() >= self._next_check:
+            self._next_check = time.monotonic() + _POLL_S
+            # Another process may have cancelled it.
+            self._cancelled = self._current is not None and not self.table.is_running(self._current)
         shutting_down = self._engine.state in (EngineState.DRAINING, EngineState.STOPPED)
         return shutting_down or self._stopping.is_set() or self._cancelled
 

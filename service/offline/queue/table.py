@@ -129,6 +129,13 @@ class JobTable:
             self._keeper.close()
             self._keeper = None
 
+    def open(self) -> None:
+        """Keep the table open, which another process has prepared."""
+        if self._keeper is None:
+            keeper = sqlite3.connect(self._path, check_same_thread=False)
+            keeper.execute("SELECT COUNT(*) FROM jobs").fetchall()
+            self._keeper = keeper
+
     def prepare(self, *, after_crash: bool) -> None:
         """Create or update the table, and queue jobs again that were running.
 
@@ -138,9 +145,7 @@ class JobTable:
         with self._open() as database:
             database.execute("PRAGMA journal_mode=WAL")
             database.execute(_TABLE)
-        if self._keeper is None:
-            self._keeper = sqlite3.connect(self._path, check_same_thread=False)
-            self._keeper.execute("SELECT COUNT(*) FROM jobs").fetchall()
+        self.open()
         with self._open() as database:
             existing = {row[1] for row in database.execute("PRAGMA table_info(jobs)")}
             for name, kind in _LATER_COLUMNS.items():
@@ -180,6 +185,12 @@ class JobTable:
         if not rows:
             raise JobNotFound(f"no job {job_id[:50]!r}")
         return rows[0]
+
+    def is_running(self, job_id: str) -> bool:
+        """Return whether a job is running, and was neither cancelled nor deleted."""
+        with self._open() as database:
+            row = database.execute("SELECT state FROM jobs WHERE id = ?", (job_id,)).fetchone()
+            return row is not None and row[0] == JobState.RUNNING
 
     def page(
         self, owner: Owner | None, limit: int, after: tuple[float, str] | None = None

@@ -51,6 +51,10 @@ class RepositoryUnreadable(UserError):
     """The models folder does not exist or cannot be listed."""
 
 
+class ReloadFailed(UserError):
+    """The processes of a server could not load the same models, and keep the previous ones."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One version of one model, with a `model` if it is ready and a `reason` if it is not.

@@ -19,8 +19,18 @@ class Watcher:
     is not loaded while it is being copied. Folders with a leading dot are ignored.
     """
 
-    def __init__(self, folder: Path, seconds: float, reload: Callable[[Collection[Path]], object]):
-        """Call `reload` after a change, with the folders that are still changing."""
+    def __init__(
+        self,
+        folder: Path,
+        seconds: float,
+        reload: Callable[[Collection[Path]], object],
+        may_watch: Callable[[], bool] = lambda: True,
+    ):
+        """Call `reload` after a change, with the folders that are still changing.
+
+        The folder is not checked while `may_watch` returns false.
+        """
+        self._may_watch = may_watch
         self._folder = folder
         self._seconds = seconds
         self._reload = reload
@@ -41,7 +51,8 @@ class Watcher:
     def _run(self) -> None:
         while not self._stopped.wait(self._seconds):
             try:
-                self.tick()
+                if self._may_watch():
+                    self.tick()
             except Exception:
                 # A dead watcher would silently ignore new models.
                 log.exception("%s could not be checked", self._folder)

@@ -24,6 +24,7 @@ from service.runtime.models.catalog import Catalog, Changes, State
 from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.memory_budget import MemoryBudget
 from service.runtime.models.model import Model
+from service.runtime.models.updates import ModelUpdates
 from service.runtime.models.watcher import Watcher
 from service.runtime.onnx.execution_plans import Planner, PlanOptions, slots
 from service.runtime.onnx.machine import ProviderOption, release_memory, usable_cpus
@@ -35,6 +36,7 @@ from service.runtime.onnx.sessions import (
     pick_provider,
 )
 from service.runtime.scheduling.batches import BatchGroup, InferenceJob, Rows
+from service.runtime.scheduling.pixel_bounds import PixelBound
 from service.runtime.scheduling.scheduler import Observer, Scheduler
 from service.runtime.scheduling.workers import Workers
 
@@ -83,7 +85,7 @@ class Engine:
         models: Path,
         *,
         provider: ProviderOption,
-        queue_pixels: int,
+        queue_pixels: int | PixelBound,
         observer: Observer | None = None,
         plan: PlanOptions | None = None,
         plan_cache: Path | None = None,
@@ -100,7 +102,8 @@ class Engine:
         self.models = models
         self.provider_option = provider
         self.provider: Provider | None = None
-        self.catalog: Catalog | None = None
+        self._catalog: Catalog | None = None
+        self._updates: ModelUpdates | None = None
         self.clock = time.monotonic
         self.state = EngineState.STARTING
         self.reason: str | None = "the models are being loaded"
@@ -120,6 +123,17 @@ class Engine:
         self._transition = threading.Condition()
         self._permits = 0
         self._reloading = threading.Lock()
+
+    @property
+    def catalog(self) -> Catalog | None:
+        """The models that are served; None before they are loaded."""
+        if self._updates is not None:
+            self._updates.follow()
+        return self._catalog
+
+    def share_updates(self, updates: ModelUpdates) -> None:
+        """Reload together with the other processes of a server. Called before `start`."""
+        self._updates = updates
 
     def start(self) -> None:
         """Load all models and become ready, or failed with a reason. Never raises."""
@@ -147,14 +161,19 @@ class Engine:
         catalog = Catalog(self.models, self.provider, planner, budget=self._budget)
         if self._watch_s:
             # Created before the first load, so that no change is missed.
-            self._watcher = Watcher(self.models, self._watch_s, self.reload)
+            may_watch = self._updates.may_watch if self._updates else lambda: True
+            self._watcher = Watcher(self.models, self._watch_s, self.reload, may_watch)
         catalog.load()
+        self.serve(catalog)
+        if self._updates:
+            self._updates.enter(catalog)
+        del catalog
         with self._transition:
-            if self.state is not EngineState.STARTING:
+            if self.state is not EngineState.STARTING or self._catalog is None:
                 return
             self._workers = Workers(self._scheduler, self._slots)
             self._workers.start()
-            self._serve(catalog)
+            self._serve(self._catalog)
         # Measuring plans fragments the memory.
         release_memory()
         if self._watcher:
@@ -163,7 +182,7 @@ class Engine:
 
     def _serve(self, catalog: Catalog) -> None:
         """Switch to `catalog`. The caller holds the lock."""
-        self.catalog = catalog
+        self._catalog = catalog
         if any(entry.state is State.READY for entry in catalog.entries):
             self.state, self.reason = EngineState.READY, None
             return
@@ -172,21 +191,28 @@ class Engine:
         self.reason = f"no model in {self.models} is ready ({reasons or 'it is empty'})"
         log.error("not ready: %s", self.reason)
 
+    def serve(self, catalog: Catalog) -> None:
+        """Serve `catalog` from now on; an engine that is starting serves it once it is ready."""
+        with self._transition:
+            if self.state is EngineState.STARTING:
+                self._catalog = catalog
+            elif self.state in (EngineState.READY, EngineState.FAILED):
+                self._serve(catalog)
+
     def reload(self, skip: Collection[Path] = ()) -> Changes:
         """Load the changes in the models folder, except for the folders in `skip`.
 
         Jobs that were already submitted still run on the model that they were submitted to. A
-        failed engine becomes ready if a model is ready. Raises NotReady and RepositoryUnreadable.
+        failed engine becomes ready if a model is ready. Raises NotReady, RepositoryUnreadable and
+        ReloadFailed.
         """
         with self._reloading:
-            before = self.catalog
-            if before is None or self.state not in (EngineState.READY, EngineState.FAILED):
+            if self._catalog is None or self.state not in (EngineState.READY, EngineState.FAILED):
                 raise NotReady(self.reason or self.state)
-            catalog, changes = before.reload(skip)
-            del before
-            with self._transition:
-                if self.state in (EngineState.READY, EngineState.FAILED):
-                    self._serve(catalog)
+            if self._updates:
+                return self._updates.reload(skip)
+            catalog, changes = self._catalog.reload(skip)
+            self.serve(catalog)
             del catalog
             if changes.loaded or changes.failed or changes.removed:
                 # Unloading and loading sessions fragments the memory.
@@ -355,6 +381,8 @@ class Engine:
         self._become(EngineState.DRAINING, reason)
         if self._watcher:
             self._watcher.stop()
+        if self._updates:
+            self._updates.stop()
         with self._transition:
             completed = self._transition.wait_for(lambda: not self._permits, timeout)
         drained = self._scheduler.drain()

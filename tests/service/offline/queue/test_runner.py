@@ -3,11 +3,14 @@
 import contextlib
 import json
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 
 from service.offline.job import Layout
 from service.offline.ledger import Ledger, ShardRecord
+from service.offline.queue import folder_lock
 from service.offline.queue.runner import JobQueue, QueueLimits, TooManyJobs
 from service.offline.queue.table import Owner
 from service.offline.stores import Store
@@ -156,3 +159,89 @@ def test_other_work_of_a_key_is_forgotten_once_it_has_ended(job_of, tmp_path, en
             queue.cancel(each.id)
         assert len(queue._turns) <= 1
         assert queue._cancelled is False
+
+
+@contextlib.contextmanager
+def two_processes(folder, engine, limits=QueueLimits()):  # noqa: B008 - immutable
+    """Two queues of one server, as two of its processes have them; the first one runs the jobs."""
+    queues = [JobQueue(folder, engine, limits, server="one") for _ in range(2)]
+    try:
+        for queue in queues:
+            queue.start()
+            wait_until(lambda queue=queue: queue.problem is None)
+        yield queues
+    finally:
+        for queue in queues:
+            queue.stop()
+
+
+def test_all_processes_of_a_server_share_the_queue(job_of, tmp_path, engine):
+    with two_processes(tmp_path / "jobs", engine) as (runner, other):
+        assert runner.runs_jobs
+        assert not other.runs_jobs
+        queued = other.add(job_of(layout=Layout.WEBDATASET), A)
+        (done,) = wait_for(other, queued)
+        assert other.files(done) == runner.files(done) != []
+
+
+def test_other_process_cancels_and_deletes_a_running_job(job_of, tmp_path, engine):
+    with two_processes(tmp_path / "jobs", engine) as (runner, other):
+        queued = runner.add(job_of(count=100_000, shard_size=50_000), A)
+        wait_for(other, queued, states=("running",))
+        wait_until(lambda: runner.folder(queued.id).exists())
+        assert other.cancel(queued.id).state == "cancelled"
+        other.cancel(queued.id)
+        following = other.add(job_of(layout=Layout.WEBDATASET), A)
+        wait_for(other, following)
+        assert not runner.folder(queued.id).exists()
+
+
+def test_limits_hold_over_all_processes(job_of, tmp_path):
+    queues = [JobQueue(tmp_path, None, QueueLimits(waiting_per_owner=2), "one") for _ in range(2)]
+    for queue in queues:
+        queue._prepare()
+        queue.add(job_of(), A)
+    for queue in queues:
+        with pytest.raises(TooManyJobs, match="2 jobs of this key"):
+            queue.add(job_of(), A)
+
+
+def test_another_server_cannot_use_the_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_lock, "_NAMING_S", 0.2)
+    first = JobQueue(tmp_path, None, server="one")
+    first._prepare()
+    other = JobQueue(tmp_path, None, server="two")
+    with pytest.raises(BlockingIOError, match="another service"):
+        other._prepare()
+    assert first.runs_jobs
+    assert not other.is_open
+
+
+def test_another_process_takes_over_when_the_runner_dies(job_of, tmp_path, engine):
+    code = (
+        "import sys; from pathlib import Path; from service.offline.queue.runner import JobQueue\n"
+        "queue = JobQueue(Path(sys.argv[1]), None, server='one'); queue._prepare()\n"
+        "queue.table.claim(queue.table.waiting()[0][0]); print('claimed', flush=True)\n"
+        "sys.stdin.read()"
+    )
+    folder = tmp_path / "jobs"
+    folder.mkdir()
+    queue = JobQueue(folder, engine, server="one")
+    queue.table.prepare(after_crash=False)
+    queued = queue.add(job_of(layout=Layout.WEBDATASET), A)
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as runner:
+        assert runner.stdout.readline() == b"claimed\n"
+        queue.start()
+        try:
+            wait_until(lambda: queue.problem is None)
+            assert not queue.runs_jobs
+            assert queue.get(queued.id).state == "running"
+            runner.kill()
+            (done,) = wait_for(queue, queued)
+            assert done.attempts == 0
+            assert queue.runs_jobs
+        finally:
+            runner.kill()
+            queue.stop()
