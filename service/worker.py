@@ -85,6 +85,7 @@ class ServiceWorker:
         while True:
             row["ready"] = self._is_ready()
             row["beat"] = time.monotonic()
+            self.application.close_next = self.listener.excess()
             await asyncio.sleep(_REPORT_S)
 
     def _load(self) -> None:
@@ -101,7 +102,7 @@ class ServiceWorker:
 
         While another process does, it gets all new connections.
         """
-        if not self._is_ready() and self.table.fewest_connections_of_others() is None:
+        if not self._is_ready() and not self.table.connections_of_others():
             raise _unavailable(self._engine.reason or self._engine.state)
 
     def _is_ready(self) -> bool:

@@ -25,6 +25,8 @@ _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 _LOAD_BYTE, _JUMP_IF_BITS, _RETURN = 0x30, 0x45, 0x06
 _TCP_FLAGS, _SYN = 13, 0x02
 _ALL_BYTES = 0xFFFFFFFF
+# Offset and size of `tcpi_unacked` in struct tcp_info, from linux/tcp.h.
+_UNACKED, _UNACKED_END = 24, 28
 # (code, jump if true, jump if false, operand): drop packets with the flag SYN.
 _DROP_SYN = (
     (_LOAD_BYTE, 0, 0, _TCP_FLAGS),
@@ -60,3 +62,13 @@ def end(listener: socket.socket) -> None:
     """Refuse connections from now on, even while other processes keep the socket open."""
     with contextlib.suppress(OSError):
         listener.shutdown(socket.SHUT_RD)
+
+
+def count_waiting(listener: socket.socket) -> int:
+    """Return the number of connections in the backlog; 1 if the system does not tell."""
+    try:
+        info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED_END)
+        # For a listening socket, the kernel returns the length of its queue here.
+        return int(struct.unpack_from("I", info, _UNACKED)[0])
+    except (OSError, AttributeError, struct.error):
+        return 1

@@ -114,6 +114,9 @@ class GracefulShutdown:
         self._stopping_since = 0.0
         # Safe to use in a signal handler, unlike locks and events.
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+        # The number of responses after which to close the connection, so that the client opens
+        # another one, which a less busy process accepts.
+        self.close_next = 0
         # The reason why `/livez` fails; None unless a run hangs.
         self.hang_reason: str | None = None
 
@@ -140,8 +143,9 @@ class GracefulShutdown:
         async def track_start(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self._unanswered.discard(task)
-                if self._stopping:
+                if self._stopping or self.close_next:
                     # The socket will be closed before the client's next request.
+                    self.close_next -= self.close_next > 0
                     message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
             await send(message)
 

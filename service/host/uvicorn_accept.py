@@ -1,21 +1,22 @@
-"""Distributes connections evenly over the processes that share a listening socket.
+"""Accepts connections: all that wait, but of several processes each only its share.
 
-Fault: uvicorn's event loop accepts all connections that wait as soon as it runs. If several
-processes share the socket, one of them may get all connections of a client, and the others none.
-Processes that cannot serve yet accept, too.
+Faults: uvicorn's event loops accept whatever waits. Asyncio's accepts all, so that one of several
+processes may get all connections, and the others none. libuv accepts one in each iteration of its
+loop; an iteration handles all requests that have arrived, so the last of 128 clients that connect
+together waits for seconds, while the first are served again and again. Processes that cannot serve
+yet accept, too.
 
-Here a process accepts one connection at a time, and leaves it to another one that is ready and has
-fewer connections.
-
-Seen in: uvicorn 0.54.0, uvloop 0.22.1.
-Shown by: tests/service/host/test_uvicorn_accept.py.
+Seen in: uvicorn 0.54.0, uvloop 0.23.0 (libuv 1.52).
+Shown by: tests/service/host/test_uvicorn_accept.py, and the p99 of benchmarks/overhead.py.
 Can go when: those tests pass with uvicorn's own way of accepting.
 
 Invariants:
 
 - A process that is not ready accepts only if no other process is ready.
-- A ready process accepts at once if it has the fewest connections, and otherwise after `_BOUND_S`,
-  in case the others are busy.
+- A ready process accepts at once until it has its share of all connections, and more after
+  `_BOUND_S`, in case the others are busy.
+- It closes connections beyond its share after a response, so that their clients connect again: a
+  process that has started later gets its share of clients that keep their connections open.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -37,6 +39,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ganymede.connections")
 
+# Connections accepted at a time. The event loop also has to serve those that are open.
+_MAX_ACCEPTED = 64
+# Connections beyond its share that a process keeps: at least these, and this part of its share.
+_KEPT, _KEPT_PART = 2, 0.125
 # Seconds between two looks at a connection that is left to another process, and seconds after which
 # a ready process accepts it nevertheless.
 _RETRY_S = 0.001
@@ -117,6 +123,15 @@ class Listener:
     async def wait_closed(self) -> None:
         """Return: `close` takes effect at once."""
 
+    def excess(self) -> int:
+        """Return how many connections to close now because other processes have fewer."""
+        others = self._table.connections_of_others()
+        own = int(self._table.own["connections"])
+        share = math.ceil((own + sum(others)) / (1 + len(others)))
+        excess = own - share
+        # A part at a time: meanwhile the others accept, and the numbers change.
+        return excess // 4 + 1 if excess > max(_KEPT, share * _KEPT_PART) else 0
+
     def leave(self) -> bool:
         """Return whether the server stops and no other process accepts connections.
 
@@ -140,20 +155,26 @@ class Listener:
         self._loop.add_reader(listener, self._on_waiting, listener)
 
     def _on_waiting(self, listener: socket.socket) -> None:
-        """Accept one connection, or leave it to another process for a moment."""
-        if self._leaves_to_others():
+        """Accept connections, or leave them to other processes for a moment."""
+        allowed = self._allowed(listener)
+        if not allowed:
             self._pause(listener, _RETRY_S)
-            return
-        try:
-            connection, _ = listener.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return  # Another process was faster, or the client has gone.
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                raise
-            log.error("cannot accept connections: %s", error.strerror)
-            self._pause(listener, _ERROR_PAUSE_S)
-            return
+        for _ in range(min(allowed, _MAX_ACCEPTED)):
+            try:
+                connection, _ = listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return  # None waits, or another process was faster.
+            except ConnectionAbortedError:
+                continue  # The client has gone.
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    raise
+                log.error("cannot accept connections: %s", error.strerror)
+                self._pause(listener, _ERROR_PAUSE_S)
+                return
+            self._open(connection)
+
+    def _open(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         if connection.family in (socket.AF_INET, socket.AF_INET6):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -166,20 +187,27 @@ class Listener:
         self._loop.remove_reader(listener)
         self._retry[listener] = self._loop.call_later(seconds, self._watch, listener)
 
-    def _leaves_to_others(self) -> bool:
-        """True if another process is ready and has fewer connections, for up to `_BOUND_S`."""
-        fewest = self._table.fewest_connections_of_others()
-        ready = self._is_ready()
-        if fewest is None or (ready and self._table.own["connections"] <= fewest):
+    def _allowed(self, listener: socket.socket) -> int:
+        """Return the number of connections to accept now; 0 leaves all to other processes."""
+        others = self._table.connections_of_others()
+        if not others:
             self._left_since = None
-            return False
+            return _MAX_ACCEPTED
+        ready = self._is_ready()
+        waiting = listen_backlog.count_waiting(listener)
+        if ready:
+            own = int(self._table.own["connections"])
+            allowed = math.ceil((own + sum(others) + waiting) / (1 + len(others))) - own
+            if allowed > 0:
+                self._left_since = None
+                return allowed
         now = time.monotonic()
         if self._left_since is None:
             self._left_since = now
-        if ready and now - self._left_since > _BOUND_S:
-            self._left_since = None
-            return False
-        return True
+        if not ready or now - self._left_since < _BOUND_S:
+            return 0
+        self._left_since = None
+        return math.ceil(waiting / (1 + len(others)))
 
     def _count_end(self) -> None:
         self._table.own["connections"] -= 1

@@ -21,7 +21,6 @@ from service.host.bentoml_mount import MountBypass
 from service.host.uvicorn_header_limits import HeaderLimits
 from service.host.uvicorn_slow_readers import SlowReaderTimeout
 from service.host.uvicorn_upgrades import IgnoreUpgrades
-from service.host.uvloop_accept import AcceptWaiting, note_listeners
 from service.settings import Settings
 
 
@@ -32,11 +31,10 @@ def install(settings: Settings, get_app: Callable[[], ASGIApp]) -> None:
     returns the application inside BentoML's.
     """
 
-    class GanymedeProtocol(IgnoreUpgrades, HeaderLimits, SlowReaderTimeout, AcceptWaiting):
+    class GanymedeProtocol(IgnoreUpgrades, HeaderLimits, SlowReaderTimeout):
         max_header_bytes = settings.max_header_bytes
         header_timeout_s = settings.body_timeout_s
         write_timeout_s = settings.write_timeout_s
-        accepts_waiting = settings.processes == 1
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
@@ -47,6 +45,5 @@ def install(settings: Settings, get_app: Callable[[], ASGIApp]) -> None:
                 app = cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", app), trusted))
             self.app = MountBypass(app, self.app)
 
-    note_listeners()
     # uvicorn takes an import path or the class itself.
     uvicorn.config.HTTP_PROTOCOLS["auto"] = cast("Any", GanymedeProtocol)

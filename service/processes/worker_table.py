@@ -162,16 +162,14 @@ class WorkerTable:
         column: NDArray[np.int64] = self._rows.values[field]
         return column
 
-    def fewest_connections_of_others(self) -> int | None:
-        """Return the fewest connections of other workers that can serve; None if no other can."""
+    def connections_of_others(self) -> list[int]:
+        """Return the number of open connections of each other worker that can serve."""
         oldest = time.monotonic() - _RESPONSIVE_S
-        fewest = None
-        for index, row in enumerate(self._rows.values):
-            if index == self._own or not row["ready"] or row["beat"] < oldest:
-                continue
-            if (fewest is None or row["connections"] < fewest) and self.is_alive(index):
-                fewest = int(row["connections"])
-        return fewest
+        return [
+            int(row["connections"])
+            for index, row in enumerate(self._rows.values)
+            if index != self._own and row["ready"] and row["beat"] > oldest and self.is_alive(index)
+        ]
 
     def stop_accepting(self) -> bool:
         """Note that this worker accepts no further connections, unless it is the last that does.

@@ -15,6 +15,7 @@ import httpx
 import psutil
 import pytest
 import uvicorn
+import uvloop
 from starlette.responses import PlainTextResponse
 from uvicorn.lifespan.off import LifespanOff
 
@@ -27,13 +28,14 @@ from tests.support.servers import serving, wait_until
 class Worker:
     """A listener, and the state that other workers see."""
 
-    def __init__(self, folder, socket_, *, ready=True):
+    def __init__(self, folder, socket_, *, ready=True, app=None):
         self.table = WorkerTable(folder, 2)
         self.table.join()
         self.ready = ready
         self.listener = Listener(self.table, lambda: self.ready, lambda: True)
         self.report()
-        config = uvicorn.Config(PlainTextResponse(str(self.table.index)), log_config=None)
+        app = app or PlainTextResponse(str(self.table.index))
+        config = uvicorn.Config(app, log_config=None)
         config.load()
         server = uvicorn.Server(config)
         server.lifespan = LifespanOff(config)
@@ -79,6 +81,48 @@ def test_each_connection_goes_to_the_worker_with_fewer(tmp_path):
         # The clients have disconnected.
         while any(worker.table.own["connections"] for worker in workers):
             await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_waiting_connections_are_accepted_before_requests_are_served(tmp_path, count):
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append(sum(int(worker.table.own["connections"]) for worker in workers))
+        await PlainTextResponse("")(scope, receive, send)
+
+    async def exchange(client):
+        with client:
+            return await asyncio.get_running_loop().sock_recv(client, 1000)
+
+    async def run():
+        with socket.create_server(("127.0.0.1", 0), backlog=128) as socket_:
+            workers[:] = [Worker(tmp_path, socket_, app=app) for _ in range(count)]
+            clients = [socket.create_connection(socket_.getsockname()) for _ in range(20)]
+            for client in clients:
+                client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                client.setblocking(False)
+            for response in await asyncio.gather(*map(exchange, clients)):
+                assert response.startswith(b"HTTP/1.1 200")
+            for worker in workers:
+                worker.listener.close()
+
+    workers = []
+    uvloop.run(run())
+    assert seen[1] == len(seen) == 20
+
+
+def test_connections_beyond_the_share_are_closed(tmp_path):
+    async def run():
+        async with two_workers(tmp_path, True, False) as (workers, connect):
+            assert [await connect() for _ in range(9)] == [0] * 9
+            assert [worker.listener.excess() for worker in workers] == [0, 0]
+            workers[1].ready = True
+            workers[1].report()
+            assert workers[0].listener.excess() > 0
+            assert workers[1].listener.excess() == 0
 
     asyncio.run(run())
 
@@ -138,6 +182,27 @@ def test_processes_share_the_connections(server):
         wait_until(are_shared)
 
 
+@pytest.mark.slow
+def test_kept_connections_move_to_a_replaced_worker(server):
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.client()) for _ in range(16)]
+        worker, other = workers_of(server)
+        worker.kill()
+        worker.wait(10)
+
+        def are_served_by_the_new_one():
+            for client in clients:
+                # A connection to the dead worker cannot be used any more.
+                with contextlib.suppress(httpx.TransportError):
+                    assert request_images(client).status_code == 200
+            workers = workers_of(server)
+            return len(workers) == 2 and min(map(connections_of, workers)) >= 4
+
+        wait_until(are_served_by_the_new_one)
+        assert other in workers_of(server)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_others_serve_on_while_a_dead_worker_is_replaced(server, number):
     dead, alive = workers_of(server)
