@@ -105,8 +105,38 @@ def external_address() -> str | None:
 
 def worker_of(server: Server) -> psutil.Process:
     """The worker process below the supervisor."""
-    (worker,) = psutil.Process(server.process.pid).children()
+    (worker,) = workers_of(server)
     return worker
+
+
+def workers_of(server: Server) -> list[psutil.Process]:
+    """The worker processes below the supervisor."""
+    return psutil.Process(server.process.pid).children()
+
+
+@contextlib.contextmanager
+def client_of_each_worker(server: Server, **options) -> Iterator[list[httpx.Client]]:
+    """Clients that are each connected to another worker, for as long as the worker lives."""
+    workers = workers_of(server)
+    deadline = time.monotonic() + START_SECONDS
+    clients: dict[int, httpx.Client] = {}
+    with contextlib.ExitStack() as stack:
+        # All clients stay open: the next connection goes to the worker with the fewest.
+        while len(clients) < len(workers):
+            assert time.monotonic() < deadline, server.logged()
+            client = stack.enter_context(server.client(**options))
+            clients[_worker_that_serves(client, workers)] = client
+        yield [clients[worker.pid] for worker in workers]
+
+
+def _worker_that_serves(client: httpx.Client, workers: Sequence[psutil.Process]) -> int:
+    """The id of the process at the other end of the client's connection."""
+    connection = client.get("/livez").extensions["network_stream"]
+    address = connection.get_extra_info("client_addr")
+    for worker in workers:
+        if any(tuple(each.raddr) == tuple(address) for each in worker.net_connections()):
+            return worker.pid
+    raise AssertionError(f"no worker is connected to {address}")
 
 
 def resident_mib(process: psutil.Process) -> float:
