@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import threading
 import time
@@ -29,6 +30,8 @@ from service.runtime.scheduling.engine import Engine, EngineState
 from service.runtime.scheduling.pixel_bounds import PixelBound
 from service.settings import Settings
 
+log = logging.getLogger("ganymede.worker")
+
 # Seconds between updates of this process's row in the table of workers.
 _REPORT_S = 0.05
 
@@ -54,8 +57,10 @@ class ServiceWorker:
                 measure=settings.plan == "measure",
             ),
             plan_cache=cache_file(),
+            # Without a cache, only one process measures, too.
+            second_plan_cache=table.folder / "plans.json" if table.size > 1 else None,
             watch_s=settings.watch_s,
-            memory_budget=settings.memory_budget,
+            memory_budget=_memory_share(settings.memory_budget, table.size),
         )
         if table.size > 1:
             engine.share_updates(SharedModelUpdates(table, engine))
@@ -112,6 +117,14 @@ class ServiceWorker:
         """Export the remaining spans. All accepted work has ended by now."""
         if (tracer := tracing.current()) is not None:
             await asyncio.to_thread(tracer.shutdown)
+
+
+def _memory_share(budget: int | None, processes: int) -> int | None:
+    """Return the part of the memory budget for the models of one process."""
+    if budget is None or processes == 1:
+        return budget
+    log.info("memory budget: %d bytes for each of %d processes", budget // processes, processes)
+    return budget // processes
 
 
 def _shared_state(table: WorkerTable, settings: Settings) -> tuple[SharedState, int | PixelBound]:

@@ -2,7 +2,7 @@
 
 A plan is chosen when a model is loaded: the operator's settings, a plan in the cache, or a measured
 plan, in this order. Measuring takes at most two seconds. The result is cached by the model's digest
-and this machine.
+and this machine. Processes that share a cache measure one model at a time, and each model once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,12 +72,17 @@ class Planner:
     """Loads models, each with its best plan."""
 
     def __init__(
-        self, provider: Provider, options: PlanOptions | None = None, cache: Path | None = None
+        self,
+        provider: Provider,
+        options: PlanOptions | None = None,
+        cache: Path | None = None,
+        second_cache: Path | None = None,
     ) -> None:
-        """Cache measured plans in the file `cache`, if given."""
+        """Cache measured plans in `cache`, or in `second_cache` if that cannot be written."""
         self.provider = provider
         self._options = options or PlanOptions()
-        self._cache = cache and PlanCache(cache)
+        paths = [path for path in (cache, second_cache) if path is not None]
+        self._cache = PlanCache(*paths) if paths else None
 
     def load(self, folder: Path, digest: str) -> Model:
         """Load the model in `folder` with the digest `digest`. Raises the errors of Model."""
@@ -84,13 +90,19 @@ class Planner:
         if not options.measure or (options.workers and options.threads and options.max_rows):
             model = Model(folder, self.provider, self._default())
             return _warmed(model)
+        if self._cache is None:
+            return self._measured(folder)
         key = self._key(digest)
-        if self._cache and (plan := self._cache.get(key)):
-            return _warmed(Model(folder, self.provider, plan))
-        model = self._measured(folder)
-        if self._cache:
-            self._cache.put(key, model.plan)
-        return model
+        plan = self._cache.get(key)
+        if plan is None:
+            with self._cache.measuring():
+                # Another process may have measured it in the meantime.
+                plan = self._cache.get(key)
+                if plan is None:
+                    model = self._measured(folder)
+                    self._cache.put(key, model.plan)
+                    return model
+        return _warmed(Model(folder, self.provider, plan))
 
     def plan_without_loading(self, digest: str) -> ExecutionPlan:
         """Return the cached plan, or else the default."""
@@ -185,15 +197,32 @@ class Planner:
 
 
 class PlanCache:
-    """Measured plans in a JSON file. It is not an error if the file cannot be read or written."""
+    """Measured plans in JSON files. It is not an error if they cannot be read or written."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, *paths: Path) -> None:
+        """Read all files of `paths`, and write the first one that can be written."""
+        self._paths = paths
         self._lock = threading.Lock()
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Exclude other processes and threads that measure plans for the same files."""
+        import fcntl  # noqa: PLC0415 - POSIX only
+
+        with ExitStack() as stack:
+            for path in self._paths:
+                try:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    file = stack.enter_context(path.with_name(f"{path.name}.lock").open("a"))
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                    break
+                except OSError:
+                    continue
+            yield
 
     def get(self, key: str) -> ExecutionPlan | None:
         """Return the plan of `key`, or None if it is missing or invalid."""
-        entry = self._read().get(key)
+        entry = next((e for path in self._paths if (e := _read(path).get(key)) is not None), None)
         if not isinstance(entry, Mapping):
             return None
         numbers = [entry.get(name) for name in ("workers", "threads", "max_rows")]
@@ -209,29 +238,33 @@ class PlanCache:
 
     def put(self, key: str, plan: ExecutionPlan) -> None:
         """Store a plan. If the cache is full, the oldest plans are removed."""
+        entry = {
+            "workers": plan.workers,
+            "threads": plan.threads,
+            "max_rows": plan.max_rows,
+            "buckets": list(plan.buckets),
+            "alone": plan.alone,
+        }
         with self._lock:
-            plans = self._read()
-            plans.pop(key, None)
-            plans[key] = {
-                "workers": plan.workers,
-                "threads": plan.threads,
-                "max_rows": plan.max_rows,
-                "buckets": list(plan.buckets),
-                "alone": plan.alone,
-            }
-            kept = dict(list(plans.items())[-_CACHED_PLANS:])
-            try:
-                with replacing(self._path) as temporary:
-                    temporary.write_text(json.dumps(kept, indent=1) + "\n")
-            except CannotWrite as error:
-                log.info("execution plans cannot be cached: %s", error)
+            for path in self._paths:
+                plans = _read(path)
+                plans.pop(key, None)
+                plans[key] = entry
+                kept = dict(list(plans.items())[-_CACHED_PLANS:])
+                try:
+                    with replacing(path) as temporary:
+                        temporary.write_text(json.dumps(kept, indent=1) + "\n")
+                    return
+                except CannotWrite as error:
+                    log.info("execution plans cannot be cached: %s", error)
 
-    def _read(self) -> dict[str, Any]:
-        try:
-            plans = json.loads(self._path.read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return plans if isinstance(plans, dict) else {}
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        plans = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return plans if isinstance(plans, dict) else {}
 
 
 def cache_file() -> Path:

@@ -29,6 +29,11 @@ def share_cpus(processes: int) -> None:
     _sharing_processes = processes
 
 
+def sharing_processes() -> int:
+    """Return the number of processes that share this machine's CPUs and its GPU with this one."""
+    return _sharing_processes
+
+
 def usable_cpus(root: Path = _ROOT) -> int:
     """Return the number of CPUs that this process may use, at least one.
 

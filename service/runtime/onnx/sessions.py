@@ -12,6 +12,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from service.runtime.errors import UserError
-from service.runtime.onnx.machine import ProviderOption, usable_cpus
+from service.runtime.onnx.machine import ProviderOption, sharing_processes, usable_cpus
 
 Array = NDArray[Any]
 # How a plan was found: measured now, cached from an earlier measurement, set by the operator, or
@@ -31,6 +32,8 @@ PlanSource = Literal["measured", "cached", "set", "default"]
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
 _LOG_ERRORS_ONLY = 3
+# The part of the GPU's memory that the arenas of several processes may take.
+_ARENA_SHARE = 0.9
 # Out-of-memory messages of ONNX Runtime's arenas, the C++ library, CUDA and its libraries.
 _OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "out of memory", "ALLOC_FAILED")
 
@@ -120,6 +123,36 @@ def cuda_unavailable_reason() -> str | None:
     return None
 
 
+def gpu_memory_limit(total: int, processes: int) -> int:
+    """Return the bytes of GPU memory for the arena of each graph of one of `processes` processes.
+
+    They share `total` bytes, which also hold libraries and kernels outside the arenas.
+    """
+    return int(total * _ARENA_SHARE) // processes
+
+
+def _cuda_options() -> dict[str, str]:
+    options = {"cudnn_conv_algo_search": "HEURISTIC"}
+    # A single process may use all of the memory.
+    if (processes := sharing_processes()) > 1:
+        options["gpu_mem_limit"] = str(gpu_memory_limit(_gpu_memory(), processes))
+    return options
+
+
+@cache
+def _gpu_memory() -> int:
+    """Return the bytes of memory of the first GPU. Raises ProviderUnavailable."""
+    driver = ctypes.CDLL("libcuda.so.1")
+    device, total = ctypes.c_int(0), ctypes.c_size_t(0)
+    if (
+        driver.cuInit(0) != 0
+        or driver.cuDeviceGet(ctypes.byref(device), 0) != 0
+        or driver.cuDeviceTotalMem_v2(ctypes.byref(total), device) != 0
+    ):
+        raise ProviderUnavailable("the NVIDIA driver does not state the memory of the GPU")
+    return total.value
+
+
 def plan_for(provider: Provider) -> ExecutionPlan:
     """Return the default plan of a provider, without measuring.
 
@@ -173,7 +206,7 @@ class Session:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers: list[Any] = ["CPUExecutionProvider"]
         if provider is Provider.CUDA:
-            providers.insert(0, ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"}))
+            providers.insert(0, ("CUDAExecutionProvider", _cuda_options()))
         try:
             self._session = ort.InferenceSession(str(path), options, providers=providers)
         except Exception as error:

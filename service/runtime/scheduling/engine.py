@@ -89,15 +89,17 @@ class Engine:
         observer: Observer | None = None,
         plan: PlanOptions | None = None,
         plan_cache: Path | None = None,
+        second_plan_cache: Path | None = None,
         watch_s: float = 0.0,
         memory_budget: int | None = None,
     ) -> None:
         """Prepare the engine; `start` loads the models.
 
         If `watch_s` is positive, the models folder is checked at this interval in seconds and
-        changes are loaded. Without a `plan`, execution plans are not measured. If the models exceed
-        `memory_budget` bytes, they are loaded on demand and the least recently used ones are
-        unloaded.
+        changes are loaded. Without a `plan`, execution plans are not measured. Measured plans are
+        cached in the file `plan_cache`, or in `second_plan_cache` if that cannot be written. If the
+        models exceed `memory_budget` bytes, they are loaded on demand and the least recently used
+        ones are unloaded.
         """
         self.models = models
         self.provider_option = provider
@@ -109,7 +111,7 @@ class Engine:
         self.reason: str | None = "the models are being loaded"
         self._encoders = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="ganymede-encoder")
         self._plan = plan or PlanOptions(measure=False)
-        self._plan_cache = plan_cache
+        self._plan_caches = plan_cache, second_plan_cache
         self._watch_s = watch_s
         self._budget = None if memory_budget is None else MemoryBudget(memory_budget)
         self._watcher: Watcher | None = None
@@ -157,7 +159,7 @@ class Engine:
         self._slots = self._scheduler.slots = slots(self.provider, self._plan)
         if self.provider is Provider.CPU:
             self._scheduler.linger_s, self._scheduler.divide_s = _LINGER_S, _DIVIDE_S
-        planner = Planner(self.provider, self._plan, self._plan_cache)
+        planner = Planner(self.provider, self._plan, *self._plan_caches)
         catalog = Catalog(self.models, self.provider, planner, budget=self._budget)
         if self._watch_s:
             # Created before the first load, so that no change is missed.

@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import threading
 
 import numpy as np
@@ -53,7 +54,8 @@ def test_measured_plan_is_cached_per_model_and_machine(folder, tmp_path, monkeyp
     cached = load(folder, cache=cache).plan
     assert cached == measured
     assert cached.source == "cached"
-    assert [path.name for path in cache.parent.iterdir()] == ["plans.json"]
+    names = sorted(path.name for path in cache.parent.iterdir())
+    assert names == ["plans.json", "plans.json.lock"]
     for name, other in (("cpu_model", "another CPU"), ("usable_cpus", 64)):
         with monkeypatch.context() as other_machine:
             other_machine.setattr(execution_plans, name, lambda other=other: other)
@@ -208,3 +210,32 @@ def test_buckets_are_limited_by_gpu_memory():
     assert (plan.buckets, plan.max_rows) == ((1, 2, 4), 4)
     with pytest.raises(OutOfMemory, match="even with a single row"):
         largest_bucket(BucketModel(fits=0))
+
+
+def plan_of(folder, path, sources):
+    planner = Planner(Provider.CPU, PlanOptions(), path)
+    sources.put(planner.load(folder, "digest").plan.source)
+
+
+def test_one_of_several_processes_measures(drawn_repository, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    sources = context.Queue()
+    arguments = (drawn_repository / "cut" / "1", tmp_path / "cache" / "plans.json", sources)
+    processes = [context.Process(target=plan_of, args=arguments) for _ in range(3)]
+    for process in processes:
+        process.start()
+    assert sorted(sources.get(timeout=120) for _ in processes) == ["cached", "cached", "measured"]
+    for process in processes:
+        process.join()
+
+
+def test_second_cache_is_used_if_the_first_cannot_be_written(drawn_repository, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    caches = tmp_path / "file" / "plans.json", tmp_path / "second" / "plans.json"
+    sources = [
+        Planner(Provider.CPU, PlanOptions(), *caches)
+        .load(drawn_repository / "cut" / "1", "digest")
+        .plan.source
+        for _ in range(2)
+    ]
+    assert sources == ["measured", "cached"]

@@ -14,6 +14,7 @@ from service.runtime.onnx.sessions import (
     ProviderUnavailable,
     Session,
     cuda_unavailable_reason,
+    gpu_memory_limit,
     in_buckets,
     pick_provider,
     plan_for,
@@ -112,3 +113,9 @@ def test_out_of_memory_is_distinguished_from_other_errors(tmp_path):
         run("fine", "raises")
     assert not isinstance(error.value, MemoryError)
     assert run("fine").shape == (1, SIZE, SIZE, 1)
+
+
+def test_processes_share_the_memory_of_the_gpu():
+    total = 80 * 2**30
+    assert gpu_memory_limit(total, 4) == 18 * 2**30
+    assert 4 * gpu_memory_limit(total, 4) < total
