@@ -286,8 +286,8 @@ class _ModelStyles:
 
 
 def _wake_soon(engine: Engine) -> None:
-    """Wake a worker after the other requests that the event loop has read at the same time, so that
-    their jobs share a batch.
+    """Run a batch, or wake a worker, after the other requests that the event loop has read at the
+    same time, so that their jobs share a batch.
     """
     if engine not in _to_wake:
         _to_wake.add(engine)
@@ -296,7 +296,11 @@ def _wake_soon(engine: Engine) -> None:
 
 def _wake(engine: Engine) -> None:
     _to_wake.discard(engine)
-    engine.wake()
+    if engine.run_short_batch():
+        # There may be rows for another batch.
+        _wake_soon(engine)
+    else:
+        engine.wake()
 
 
 def _forget(task: asyncio.Future[Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
+from typing import NamedTuple
 
 from service.runtime.scheduling.batches import Batch, BatchGroup
 
@@ -12,6 +13,25 @@ from service.runtime.scheduling.batches import Batch, BatchGroup
 SMALLER_BATCHES_S = 60.0
 # The number of groups whose last batch is recorded: every image size has a group of its own.
 _MAX_GROUPS = 1000
+# Growth of the shortest times per batch: a time that is never reached again is forgotten after some
+# hundred batches.
+_FORGET = 1.01
+
+
+class Speed(NamedTuple):
+    """How fast the batches of a group are: rows and seconds of the last one, and the shortest
+    recent seconds of a batch and per row.
+
+    Other work on the machine can make any batch slower, but none faster.
+    """
+
+    rows: int = 0
+    seconds: float = 0.0
+    shortest: float = math.inf
+    shortest_per_row: float = math.inf
+
+
+_UNKNOWN = Speed()
 
 
 class BatchHistory:
@@ -21,8 +41,7 @@ class BatchHistory:
     """
 
     def __init__(self) -> None:
-        # Rows and seconds of the last batch of each group.
-        self._last: dict[Hashable, tuple[int, float]] = {}
+        self._speeds: dict[Hashable, Speed] = {}
         # Groups that ran out of memory: their maximum number of rows, and until when it applies.
         self._reduced: dict[Hashable, tuple[int, float]] = {}
         # Exponentially weighted sums over recent batches.
@@ -31,10 +50,15 @@ class BatchHistory:
 
     def record(self, batch: Batch, seconds: float, running: int) -> None:
         """Record that `batch` took `seconds` while `running` batches ran in parallel."""
-        self._last.pop(batch.group.key, None)
-        self._last[batch.group.key] = (batch.rows, seconds)
-        if len(self._last) > _MAX_GROUPS:
-            del self._last[next(iter(self._last))]
+        before = self._speeds.pop(batch.group.key, _UNKNOWN)
+        self._speeds[batch.group.key] = Speed(
+            batch.rows,
+            seconds,
+            min(seconds, before.shortest * _FORGET),
+            min(seconds / batch.rows, before.shortest_per_row * _FORGET),
+        )
+        if len(self._speeds) > _MAX_GROUPS:
+            del self._speeds[next(iter(self._speeds))]
         # Two sums instead of a mean of speeds: in a mean, a short batch of few pixels would have
         # the same weight as a long batch of many pixels. A batch counts only its share of the time,
         # because `running` batches ran in the same time.
@@ -42,9 +66,9 @@ class BatchHistory:
         self._recent_pixels = 0.9 * self._recent_pixels + pixels
         self._recent_seconds = 0.9 * self._recent_seconds + max(seconds, 1e-6) / running
 
-    def last(self, key: Hashable) -> tuple[int, float]:
-        """Return the rows and seconds of the last batch of a group; (0, 0.0) before the first."""
-        return self._last.get(key, (0, 0.0))
+    def speed(self, key: Hashable) -> Speed:
+        """Return the speed of a group's batches; of no rows before the first."""
+        return self._speeds.get(key, _UNKNOWN)
 
     def estimate_seconds(self, pixels: int) -> float:
         """Return the time for `pixels` at the recent speed; 1 s if it is unknown."""

@@ -35,6 +35,7 @@ from service.runtime.onnx.sessions import (
     cuda_unavailable_reason,
     pick_provider,
 )
+from service.runtime.scheduling.batch_history import Speed
 from service.runtime.scheduling.batches import BatchGroup, InferenceJob, Rows
 from service.runtime.scheduling.pixel_bounds import PixelBound
 from service.runtime.scheduling.scheduler import Observer, Scheduler
@@ -50,6 +51,10 @@ STYLE_CACHE_BYTES = 64 * 2**20
 _INLINE_PIXELS = 2**14
 # How long a batch waits for expected rows on a CPU. Not measured on a GPU.
 _LINGER_S = 0.002
+# Batches that take at most this time per row, or in all, run in the thread that submits them: it
+# spends as much time on each request, and another thread would compete for the interpreter's lock.
+_SHORT_S_PER_ROW = 0.0002
+_SHORT_S = 0.001
 # Rows that take less time than this run in one batch on a CPU, instead of one batch per worker.
 _DIVIDE_S = 0.004
 
@@ -283,6 +288,20 @@ class Engine:
         """Wake a worker, for jobs that were submitted without waking one."""
         self._scheduler.wake()
 
+    def run_short_batch(self) -> bool:
+        """Run the next batch in the calling thread, if it is expected to be short.
+
+        Returns False if there is none; then `wake` lets a worker run the next batch.
+        """
+        # A run on a GPU, or of a model that has to be loaded first, is never short.
+        if self.provider is not Provider.CPU or self._budget is not None:
+            return False
+        batch = self._scheduler.take_short(_is_short)
+        if batch is None:
+            return False
+        self._scheduler.execute(batch)
+        return True
+
     def encode(self, job: InferenceJob, work: Callable[[Rows], T]) -> Future[T]:
         """Call `work` with the outputs of `job` as soon as they are available, in the encoder pool.
 
@@ -294,7 +313,7 @@ class Engine:
         outputs waiting to be encoded are bounded too.
         """
         encoded: Future[T] = Future()
-        caller = threading.get_ident()
+        caller: int | None = threading.get_ident()
         # Emptied by the callback: the job's future keeps the callback, and this reference cycle
         # would keep the images alive until the next garbage collection.
         pending = [(job, work)]
@@ -306,8 +325,7 @@ class Engine:
                 self._finish(finished, encoded, lambda: process_outputs(run.result()))
                 return
             encode = partial(self._timed, finished, process_outputs, run.result())
-            # If the job had already ended, this runs in the caller's thread, possibly the event
-            # loop.
+            # Not if the job had already ended when `encode` was called.
             in_worker = threading.get_ident() != caller
             if in_worker and self.provider is Provider.CPU and finished.pixels <= _INLINE_PIXELS:
                 self._finish(finished, encoded, encode, in_worker=True)
@@ -315,6 +333,7 @@ class Engine:
                 self._encoders.submit(self._finish, finished, encoded, encode)
 
         job.future.add_done_callback(process)
+        caller = None
         return encoded
 
     def _finish(
@@ -408,3 +427,8 @@ class Engine:
             self.state, self.reason = state, reason
         if state is EngineState.FAILED:
             log.error("not ready: %s", reason)
+
+
+def _is_short(speed: Speed) -> bool:
+    """Return whether batches of this speed run in the thread that submits their jobs."""
+    return speed.shortest_per_row <= _SHORT_S_PER_ROW or speed.shortest <= _SHORT_S

@@ -32,7 +32,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Protocol
 
-from service.runtime.scheduling.batch_history import SMALLER_BATCHES_S, BatchHistory
+from service.runtime.scheduling.batch_history import SMALLER_BATCHES_S, BatchHistory, Speed
 from service.runtime.scheduling.batches import (
     Batch,
     BatchGroup,
@@ -106,9 +106,9 @@ class Scheduler:
         Other processes can share the bound on pixels. `batch_returned` is called in the worker's
         thread once the outputs of a batch are set as the results of its jobs. It must not raise.
 
-        Waiting rows that take at most `divide_s` seconds, as estimated from the last batch, run in
-        one batch even if several could start. `slots`, `linger_s` and `divide_s` may be set until
-        the first batch is taken.
+        Waiting rows that are expected to take less than `divide_s` seconds run in one batch even if
+        several could start. `slots`, `linger_s` and `divide_s` may be set until the first batch is
+        taken.
         """
         self._clock = clock
         self._bound = LocalPixelBound(limit) if isinstance(limit, int) else limit
@@ -170,7 +170,8 @@ class Scheduler:
     def wake(self) -> None:
         """Wake an idle worker, for the jobs that were submitted without waking one."""
         with self._lock:
-            self._work.notify()
+            if self._groups:
+                self._work.notify()
 
     def cancel(self, job: InferenceJob) -> None:
         """Drop the rows that are not assigned to a worker; the job ends as cancelled.
@@ -208,9 +209,7 @@ class Scheduler:
                 # two readings, and the wait below would have no end.
                 now = self._clock()
                 batch = self._next_batch(now, dead)
-                if batch is not None:
-                    self._running += 1
-                    self._used_slots += self._slots_of(batch.group)
+                self._occupy(batch)
                 if batch is None and not dead:
                     if self._drained.done():
                         return None
@@ -224,14 +223,42 @@ class Scheduler:
             if batch is not None:
                 return batch
 
+    def take_short(self, is_short: Callable[[Speed], bool]) -> Batch | None:
+        """Return the next batch if the batches of its group are short; otherwise None.
+
+        The caller executes the batch, like a worker. Does not wait, so the batch does not wait for
+        further rows.
+        """
+        dead: list[tuple[InferenceJob, BaseException]] = []
+        batch = None
+        with self._lock:
+            key = next(iter(self._groups), None)
+            if key is not None and is_short(self._history.speed(key)):
+                batch = self._next_batch(None, dead)
+                self._occupy(batch)
+        for job, error in dead:
+            self._end(job, error)
+        return batch
+
+    def _occupy(self, batch: Batch | None) -> None:
+        """Count a batch as running."""
+        if batch is not None:
+            self._running += 1
+            self._used_slots += self._slots_of(batch.group)
+
     def _next_batch(
-        self, now: float, dead: list[tuple[InferenceJob, BaseException]]
+        self, now: float | None, dead: list[tuple[InferenceJob, BaseException]]
     ) -> Batch | None:
-        """Form a batch from the group whose turn it is. Add jobs that may not run to `dead`."""
+        """Form a batch from the group whose turn it is. Add jobs that may not run to `dead`.
+
+        The group does not wait for further rows if `now` is None.
+        """
         while self._groups:
             key, jobs = next(iter(self._groups.items()))
             group = jobs[0].group
-            if self._used_slots + self._slots_of(group) > self.slots or self._linger_left(now):
+            if self._used_slots + self._slots_of(group) > self.slots:
+                return None
+            if now is not None and self._linger_left(now):
                 return None
             max_rows = self._history.max_rows(group, self._clock())
             rows = self._rows_for_next_batch(jobs, max_rows)
@@ -261,7 +288,7 @@ class Scheduler:
         if not self.linger_s or self._draining or len(self._groups) != 1:
             return None
         ((key, jobs),) = self._groups.items()
-        rows, seconds = self._history.last(key)
+        rows, seconds, *_ = self._history.speed(key)
         waiting = sum(job.rows - job._assigned for job in jobs)
         if waiting >= rows or jobs[0].times.submitted is None:
             return None
@@ -286,8 +313,8 @@ class Scheduler:
             waiting += job.rows - job._assigned
             if waiting >= batches * max_rows:
                 return max_rows
-        rows, seconds = self._history.last(jobs[0].group.key)
-        if rows and waiting <= max_rows and waiting * seconds / rows < self.divide_s:
+        per_row = self._history.speed(jobs[0].group.key).shortest_per_row
+        if waiting <= max_rows and waiting * per_row < self.divide_s:
             return waiting
         return math.ceil(waiting / batches)
 
