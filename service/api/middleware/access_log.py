@@ -146,4 +146,4 @@ def _log(
         fields["model"] = context.model
     if context.rejection is not None:
         fields["reason"] = context.rejection.value
-    log.info("answered", extra={"fields": fields})
+    logs.info_soon(log, "answered", fields)
