@@ -17,12 +17,12 @@ SHIPPED += $(IMAGE_TO_IMAGE)
 MEASURED := cgan-fashion biggan-flowers stylegan2-flowers $(IMAGE_TO_IMAGE)
 RUNS ?= runs/zoo
 
-BENCHES := serving overhead encoding export quantized training startup offline liveness gpu
+BENCHES := serving scaling overhead encoding export quantized training startup offline liveness gpu
 PEERS := fastapi litserve triton bentoml ray
 # Triton's wheel is linked against Debian's Python.
 SYSTEM_PYTHON ?= /usr/bin/python3
 
-.PHONY: help install serve test test-slow test-faults bench bench-peers bench-smoke lint format zoo measure zoo-page bento lock clean
+.PHONY: help install serve test test-slow test-faults bench bench-peers bench-smoke gpu-check lint format zoo measure zoo-page bento lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -51,8 +51,12 @@ bench-peers: ## Install the servers that benchmarks.serving compares with
 		benchmarks/.peers/$$peer/bin/pip install --quiet -r benchmarks/peers/$$peer.txt || exit 1; \
 	done
 
-bench-smoke: $(VENV)/.dev ## Check that most CPU time of the service is inference (a minute)
+bench-smoke: $(VENV)/.dev ## Check the service's CPU time, and the GPU check in tiny sizes on the CPU (minutes)
 	$(BIN)/python -m benchmarks.smoke
+	$(BIN)/python -m benchmarks.gpu_check --dry-run
+
+gpu-check: ## Install, test and measure on a CUDA device (12 minutes); WHEELS=DIR needs no index
+	$(PYTHON) -m benchmarks.gpu_check $(if $(WHEELS),--wheels $(WHEELS))
 
 lint: $(VENV)/.dev ## Check format, lint, types and import contracts
 	$(BIN)/ruff format --check .

@@ -61,8 +61,11 @@ def load(
     """Send `body` repeatedly from `connections` connections, each waiting for its response.
 
     ``@SEED@`` in the body becomes an increasing number and ``@SEEDS:n@`` a list of n such numbers,
-    so that no response can come from a cache.
+    so that no response can come from a cache. Without wrk, a slower generator takes its place,
+    which needs a JSON body with ``@SEED@``; it is for machines on which nothing can be installed.
     """
+    if shutil.which("wrk") is None:
+        return _without_wrk("closed", url, body, connections, seconds, first_seed)
     environment = {
         **os.environ,
         "LOAD_BODY": body,
@@ -82,9 +85,12 @@ def offer(url: str, body: str, per_second: float, seconds: float, first_seed: in
     Latencies are measured from the time at which a request was due, so that a generator that is
     late does not hide them. The rate is that of the whole run, including the wait at its end.
     """
-    arguments = [url, body, str(per_second), str(seconds), str(first_seed)]
+    return _without_wrk("open", url, body, per_second, seconds, first_seed)
+
+
+def _without_wrk(kind: str, *arguments: str | float) -> Load:
     result = subprocess.run(
-        [sys.executable, "-m", "benchmarks.open_loop", *arguments],
+        [sys.executable, "-m", "benchmarks.http_load", kind, *map(str, arguments)],
         cwd=Path(__file__).parents[1],
         check=True,
         capture_output=True,

@@ -161,7 +161,7 @@ class Ours:
         self._setup = recipe.game.set_up(recipe, data_images, device, self.precision, self._share)
         self._draw_batch = self._setup.batches
         self._fixed_batch = self._draw_batch(0)
-        self._signs = MetricWindow(self._share)
+        self._metrics = MetricWindow(self._share)
         self._batch, self._turn = case.batch, 0
 
     def turn(self) -> None:
@@ -174,9 +174,13 @@ class Ours:
         self._setup.batches = lambda _: self._fixed_batch  # type: ignore[method-assign]
         self._play()
 
+    def take_metrics(self) -> dict[str, float]:
+        """Return the mean metrics since the last call. Raises TrainingDiverged."""
+        return self._metrics.take()
+
     def _play(self) -> None:
         images = self._turn * self._batch
-        self._signs.add(play_turn(self._setup, 0, self._turn, images, self._share))
+        self._metrics.add(play_turn(self._setup, 0, self._turn, images, self._share))
         self._turn += 1
 
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from benchmarks.load import offer
+from benchmarks.load import load, offer
 
 
 @contextlib.contextmanager
@@ -65,3 +65,13 @@ def test_open_loop_tells_refusals_from_errors():
         result = offer(url, "{}", 12, 1, 0)
     assert (result.requests, result.refused, result.late, result.errors) == (12, 2, 2, 4)
     assert result.rate == pytest.approx(4 / result.seconds)
+
+
+def test_closed_loop_without_wrk_has_one_request_per_connection_at_a_time(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with answering(lambda number: 500 if number == 3 else 200) as (url, seen):
+        result = load(url, '{"seed": @SEED@}', 4, 0.5, 7)
+    assert result.errors == 1
+    assert result.requests == len(seen) > 8
+    assert len(set(seen)) == len(seen)
+    assert result.refused == result.late == 0

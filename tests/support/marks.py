@@ -1,8 +1,10 @@
-"""Marks for parametrized tests."""
+"""Marks for parametrized tests, and for tests that need a certain machine."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pytest
+
+from service.runtime.onnx.sessions import cuda_unavailable_reason
 
 
 def slow_except(fast: object, values: Iterable[object]) -> list:
@@ -18,3 +20,9 @@ def slow_except(fast: object, values: Iterable[object]) -> list:
         )
         for value in values
     ]
+
+
+def skip_without_cuda(test: Callable) -> Callable:
+    """Skip a test, which has the mark `cuda`, on a machine without a CUDA device."""
+    reason = cuda_unavailable_reason()
+    return pytest.mark.skipif(reason is not None, reason=f"no CUDA: {reason}")(test)

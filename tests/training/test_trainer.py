@@ -12,7 +12,7 @@ from PIL import Image
 
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
-from tests.support.marks import slow_except
+from tests.support.marks import skip_without_cuda, slow_except
 from tests.support.servers import ganymede
 from tests.support.tiny_recipes import TINY
 from training.checkpoints import Checkpoint
@@ -258,6 +258,19 @@ def test_diverged_run_keeps_last_good_checkpoint(tmp_path, digits):
     with pytest.raises(TrainingDiverged, match="lower the learning rates"):
         train(load_recipe("gan-mnist", too_fast), run, override=True)
     assert run.checkpoint_path.read_bytes() == good
+
+
+@pytest.mark.cuda
+@skip_without_cuda
+@pytest.mark.parametrize("recipe", ["gan-mnist", "dcgan-fashion"])
+def test_run_trained_on_cuda_is_exported_and_generates(tmp_path, digits, recipe):
+    overrides = [*TINY[recipe], f"data.path={digits}", "device.device=cuda"]
+    run = Run(tmp_path / "run")
+    train(load_recipe(recipe, overrides), run)
+    folder = export_run(run, recipe, tmp_path / "models")
+    images = Model(folder, Provider.CPU, ExecutionPlan(1, 1, 4)).generate(range(4))
+    assert images.shape == (4, 28, 28, 1)
+    assert images.std() > 0
 
 
 def test_unavailable_device_gives_one_line_error(tmp_path, digits):

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.runtime.onnx.sessions import cuda_unavailable_reason
+from tests.support.marks import skip_without_cuda
 from tests.support.servers import serving
 from tests.support.tiny_recipes import TINY
 
@@ -117,6 +118,18 @@ def test_reports_corrupt_models_and_serves_the_others(models):
         assert response.status_code == 503
         assert response.json()["type"] == "urn:ganymede:problem:model-failed"
         assert client.post("/v1/generate", json=body | {"model": "dcgan-fashion"}).is_success
+
+
+@pytest.mark.cuda
+@skip_without_cuda
+def test_cuda_serves_the_same_bytes_again(models):
+    flags = ("--provider", "cuda", "--max-rows", "8")
+    with serving(models, *flags) as server, server.client() as client:
+        for card in client.get("/v1/models").json()["data"]:
+            assert card["provider"] == "cuda"
+        body = {"model": "dcgan-fashion", "seed": 5, "format": "npy"}
+        first, again = (client.post("/v1/generate", json=body).content for _ in range(2))
+        assert first == again
 
 
 @pytest.mark.skipif(cuda_unavailable_reason() is None, reason="this machine has CUDA")

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 
+from service.runtime.models.model import Model
 from service.runtime.onnx.machine import usable_cpus
 from service.runtime.onnx.sessions import (
     ExecutionPlan,
@@ -20,11 +21,9 @@ from service.runtime.onnx.sessions import (
     plan_for,
 )
 from tests.support.failing_models import CLASSES, SIZE, Z, write_graph
+from tests.support.marks import skip_without_cuda
 
 without_gpu = pytest.mark.skipif(cuda_unavailable_reason() is None, reason="this machine has CUDA")
-with_gpu = pytest.mark.skipif(
-    cuda_unavailable_reason() is not None, reason=f"no CUDA: {cuda_unavailable_reason()}"
-)
 
 
 @without_gpu
@@ -34,11 +33,27 @@ def test_without_gpu_auto_is_cpu_and_cuda_is_refused():
         pick_provider("cuda")
 
 
-@with_gpu
+@pytest.mark.cuda
+@skip_without_cuda
 def test_with_gpu_auto_is_cuda(repository):
     assert pick_provider("auto") is Provider.CUDA
     graph = repository / "gan-mnist" / "1" / "generator.onnx"
     Session(graph, Provider.CUDA, plan_for(Provider.CUDA))
+
+
+@pytest.mark.cuda
+@skip_without_cuda
+@pytest.mark.parametrize("name", ["gan-mnist", "dcgan-fashion"])
+def test_cuda_images_do_not_depend_on_the_other_rows_of_a_bucket(repository, name):
+    plan = ExecutionPlan(1, 1, 8, (8,))
+    model = Model(repository / name / "1", Provider.CUDA, plan)
+    together = model.generate(range(8))
+    assert np.array_equal(model.generate(range(7, -1, -1))[::-1], together)
+    assert np.array_equal(model.generate([3]), together[3:4])
+    # The CPU computes the same image up to rounding.
+    on_cpu = Model(repository / name / "1", Provider.CPU, ExecutionPlan(1, 1, 8))
+    difference = np.abs(on_cpu.generate(range(8)).astype(int) - together)
+    assert difference.max() <= 2
 
 
 @without_gpu

@@ -1,17 +1,21 @@
-"""Send requests at a given rate, whatever the server does, and print the result as JSON.
+"""Send requests and print the result as JSON: in an open loop, or in a closed one without wrk.
 
-    python -m benchmarks.open_loop URL BODY PER_SECOND SECONDS FIRST_SEED
+    python -m benchmarks.http_load open URL BODY PER_SECOND SECONDS FIRST_SEED
+    python -m benchmarks.http_load closed URL BODY CONNECTIONS SECONDS FIRST_SEED
 
-`benchmarks.load.offer` starts it as a process of its own. Each request has its own connection while
-it waits; idle connections are reused. ``@SEED@`` in the body becomes an increasing number.
+`benchmarks.load` starts it as a process of its own. In an open loop each request has its own
+connection while it waits; idle connections are reused. ``@SEED@`` in the body becomes an increasing
+number.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sys
 import time
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -81,6 +85,8 @@ class Run:
         )
         self._idle: list[Connection] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        # Called after each outcome.
+        self.on_outcome: Callable[[], None] = lambda: None
         self.outcomes: list[tuple[int, float]] = []
 
     def responded(self, connection: Connection, status: int, due: float | None) -> None:
@@ -88,6 +94,7 @@ class Run:
         self.outcomes.append((status, time.perf_counter() - (due or 0.0)))
         if status and connection.is_open:
             self._idle.append(connection)
+        self.on_outcome()
 
     def send(self, seed: int, due: float) -> None:
         """Send one request on an idle connection, or on a new one."""
@@ -110,15 +117,13 @@ class Run:
             )
         except OSError:
             self.outcomes.append((0, time.perf_counter() - due))
+            self.on_outcome()
             return
         connection.send(request, due)
 
 
-async def offer(
-    url: str, body: str, per_second: float, seconds: float, first_seed: int
-) -> dict[str, float]:
-    """Return the fields of `benchmarks.load.Load`."""
-    run = Run(url, body)
+async def offer(run: Run, per_second: float, seconds: float, first_seed: int) -> int:
+    """Send requests at a rate; return their number."""
     started = time.perf_counter()
     count = max(round(per_second * seconds), 1)
     sent = 0
@@ -128,6 +133,36 @@ async def offer(
             run.send(first_seed + sent, started + sent / per_second)
             sent += 1
         await asyncio.sleep(max(sent / per_second - (time.perf_counter() - started), 0))
+    return count
+
+
+async def repeat(run: Run, connections: float, seconds: float, first_seed: int) -> int:
+    """Send a request after each outcome, from a number of connections; return their number."""
+    end = time.perf_counter() + seconds
+    seeds = itertools.count(first_seed)
+    count = 0
+
+    def send() -> None:
+        nonlocal count
+        now = time.perf_counter()
+        if now < end:
+            count += 1
+            run.send(next(seeds), now)
+
+    run.on_outcome = send
+    for _ in range(int(connections)):
+        send()
+    await asyncio.sleep(seconds)
+    return count
+
+
+async def result(
+    kind: str, url: str, body: str, number: float, seconds: float, first_seed: int
+) -> dict[str, float]:
+    """Return the fields of `benchmarks.load.Load`."""
+    run = Run(url, body)
+    started = time.perf_counter()
+    count = await {"open": offer, "closed": repeat}[kind](run, number, seconds, first_seed)
     end = time.perf_counter() + _WAIT_S
     while len(run.outcomes) < count and time.perf_counter() < end:
         await asyncio.sleep(0.01)
@@ -148,7 +183,7 @@ async def offer(
 
 
 if __name__ == "__main__":
-    url, body, per_second, seconds, first_seed = sys.argv[1:]
+    kind, url, body, *numbers = sys.argv[1:]
     print(
-        json.dumps(uvloop.run(offer(url, body, float(per_second), float(seconds), int(first_seed))))
+        json.dumps(uvloop.run(result(kind, url, body, *map(float, numbers[:2]), int(numbers[2]))))
     )
