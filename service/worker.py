@@ -137,6 +137,7 @@ def _shared_state(table: WorkerTable, settings: Settings) -> tuple[SharedState, 
         TokenTable(table.folder / "limits"),
         SharedPixels(table, "upload_pixels", settings.queue_pixels),
         metrics,
+        table.count,
     )
     return shared, SharedPixels(table, "queue_pixels", settings.queue_pixels)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 
 from prometheus_client import (
@@ -29,6 +29,10 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 # Weight of a new difference in the exponential moving average of output diversity.
 _DIVERSITY_WEIGHT = 0.05
+
+
+# Returns the numbers of processes that are alive and that are ready.
+CountProcesses = Callable[[], tuple[int, int]]
 
 
 class Cache(StrEnum):
@@ -193,12 +197,24 @@ class SchedulerMetrics:
 class EngineMetrics(Collector):
     """Exports the state of the engine at the time of the scrape."""
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    def __init__(
+        self, engine: Engine, settings: Settings, count_processes: CountProcesses | None = None
+    ) -> None:
+        """`count_processes` counts those of the server; default: this process is the only one."""
         self._engine = engine
         self._settings = settings
+        self._count_processes = count_processes or self._count_this_process
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Return the gauges."""
+        processes = GaugeMetricFamily(
+            "ganymede_processes",
+            "Processes of the server: all that are alive, and those that accept requests.",
+            labels=["state"],
+        )
+        for name, count in zip(("alive", "ready"), self._count_processes(), strict=True):
+            processes.add_metric([name], count)
+        yield processes
         build = GaugeMetricFamily("ganymede_build_info", "Ganymede's version.", labels=["version"])
         build.add_metric([__version__], 1)
         yield build
@@ -235,3 +251,6 @@ class EngineMetrics(Collector):
                 info.add_metric([entry.name, entry.version, model.provider, model.digest], 1)
         yield states
         yield info
+
+    def _count_this_process(self) -> tuple[int, int]:
+        return 1, int(self._engine.state is EngineState.READY)

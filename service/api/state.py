@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from prometheus_client import REGISTRY
 from prometheus_client.registry import Collector
 
+from service.api.metrics import CountProcesses
 from service.api.problems import invalid
 from service.api.rate_limits import Buckets
 from service.api.request_context import Rejection, note_model, note_rejection
@@ -60,6 +61,7 @@ class SharedState:
     upload_pixels: PixelBound | None = None
     # The metrics of all processes; default: those of this process.
     metrics: Collector = REGISTRY
+    count_processes: CountProcesses | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class ServiceState:
     upload_pixels: PixelBudget
     # The metrics that are not read from the engine.
     metrics: Collector = REGISTRY
+    count_processes: CountProcesses | None = None
     # One decoder per CPU at a time, because each may take much memory.
     decoders: anyio.CapacityLimiter = field(
         default_factory=lambda: anyio.CapacityLimiter(usable_cpus())
@@ -114,7 +117,8 @@ def install(
 ) -> ServiceState:
     """Attach the state to `app`, where `state_of` finds it."""
     uploads = shared.upload_pixels or LocalPixelBound(settings.queue_pixels)
-    state = ServiceState(engine, settings, queue, PixelBudget(uploads), shared.metrics)
+    budget = PixelBudget(uploads)
+    state = ServiceState(engine, settings, queue, budget, shared.metrics, shared.count_processes)
     app.state.service = state
     return state
 

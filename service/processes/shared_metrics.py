@@ -44,8 +44,10 @@ def share_metrics(table: WorkerTable) -> None:
 class SharedMetrics(Collector):
     """The metrics of all processes. Counters and histograms include those of dead workers."""
 
-    def __init__(self, table: WorkerTable) -> None:
+    def __init__(self, table: WorkerTable, supervisor: int | None = None) -> None:
+        """`supervisor` is the id of the workers' parent process; default: this process's parent."""
         self._table = table
+        self._supervisor = os.getppid() if supervisor is None else supervisor
 
     def collect(self) -> Iterator[Metric]:
         """Return the metrics, merged."""
@@ -57,7 +59,7 @@ class SharedMetrics(Collector):
         ]
         yield from MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
         yield from PLATFORM_COLLECTOR.collect()
-        yield from _process_metrics(self._table.column("pid").tolist())
+        yield from _process_metrics(self._table.column("pid").tolist(), self._supervisor)
 
 
 def _folder(table: WorkerTable) -> Path:
@@ -68,13 +70,12 @@ def _index(path: Path) -> int:
     return int(path.stem.rpartition("_")[2])
 
 
-def _process_metrics(pids: list[int]) -> Iterator[Metric]:
-    """Return the metrics of this process's parent and its workers `pids`, as one process has them.
+def _process_metrics(pids: list[int], parent: int) -> Iterator[Metric]:
+    """Return the metrics of the workers `pids` of `parent` together, as one process has them.
 
     Values are sums. The start time is that of the newest worker, so that it changes if one is
     replaced. CPU time includes workers that have died, which the parent's includes.
     """
-    parent = os.getppid()
     sums: dict[str, Metric] = {}
     for pid in pids:
         if not pid or _parent_of(pid) != parent:

@@ -152,6 +152,12 @@ class WorkerTable:
         pids = self.column("pid").tolist()
         return [index for index, pid in enumerate(pids) if pid and self.is_alive(index)]
 
+    def count(self) -> tuple[int, int]:
+        """Return how many workers are alive, and how many of them are ready."""
+        living = self.living_indices()
+        ready = self.column("ready")
+        return len(living), sum(int(ready[index]) for index in living)
+
     def living(self) -> Iterator[np.void]:
         """Yield the rows of living workers."""
         for index in self.living_indices():

@@ -126,6 +126,8 @@ def test_exports_state_provider_and_digest_of_models(client):
     assert samples["ganymede_state"][(("state", "ready"),)] == 1
     assert sum(samples["ganymede_state"].values()) == 1
     assert samples["ganymede_queue_bound_pixels"][()] == 2**28
+    assert samples["ganymede_processes"][(("state", "alive"),)] == 1
+    assert samples["ganymede_processes"][(("state", "ready"),)] == 1
 
 
 def test_exports_failed_model(tmp_path):

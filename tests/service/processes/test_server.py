@@ -132,6 +132,8 @@ def test_every_process_exports_the_sums_over_all(clients):
     first, second = (set(scrape(client)) for client in clients)
     assert first == second
     assert value(clients[0], "process_open_fds") > 20
+    for state in ("alive", "ready"):
+        assert value(clients[0], "ganymede_processes", state=state) == 2
     states = [key for key in first if key[0] == "ganymede_model_state" and ("model", "m") in key[1]]
     assert len(states) == 2
 
@@ -146,6 +148,7 @@ def test_counters_do_not_decrease_when_a_process_dies(server, clients, keys):
         wait_until(lambda: value(clients[1], "ganymede_queue_pixels") == QUEUE * PIXELS)
         workers[0].send_signal(signal.SIGKILL)
         assert dying.exception() is not None
+    assert value(clients[1], "ganymede_processes", state="alive") == 1
     # The pixels of the process that died do not count.
     assert value(clients[1], "ganymede_queue_pixels") == 0
     assert generate(clients[1], QUEUE).status_code == 200
