@@ -5,7 +5,7 @@ A request passes through these ASGI applications, from the outside to the inside
 1. `service.host.bentoml_mount.MountBypass`: probes go to BentoML, other requests bypass it.
 2. uvicorn's `ProxyHeadersMiddleware`: client address and scheme as a trusted proxy reports them.
 3. `service.host.shutdown.GracefulShutdown`: tracks requests without a response, for a clean stop.
-4. `FastAPI` itself, which only enters the stack below.
+4. `_Application`, a `FastAPI`, which only enters the stack below.
 5. `AccessLog`: id, log line, metrics, span; a 500 for unhandled errors.
 6. `Authentication`: API keys, rate limits.
 7. `BodyLimits`: size and time of the body, parts and nesting depth of JSON.
@@ -26,7 +26,7 @@ from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import RedirectResponse
 from starlette.middleware.exceptions import ExceptionMiddleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
 from service.api import state
@@ -70,7 +70,7 @@ def create_app(
     a server with several processes.
     """
     shared = shared or SharedState()
-    app = FastAPI(
+    app = _Application(
         title="Ganymede",
         summary="Images from generative adversarial networks.",
         version=__version__,
@@ -113,6 +113,21 @@ def create_app(
     app.build_middleware_stack = build_middleware_stack  # type: ignore[method-assign]
     app.openapi = openapi  # type: ignore[method-assign]
     return app
+
+
+class _Application(FastAPI):
+    """FastAPI that passes requests to the middleware stack without looking for telemetry.
+
+    It would read the environment for each request; `service.tracing` reads it once.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        if scope["type"] == "lifespan" or self.middleware_stack is None:
+            await super().__call__(scope, receive, send)
+            return
+        scope["app"] = self
+        await self.middleware_stack(scope, receive, send)
 
 
 def _openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from enum import StrEnum
+from functools import lru_cache
 
 from prometheus_client import (
     Counter,
@@ -116,10 +117,21 @@ def record_request(
     route: str, method: str, status: int, seconds: float, rejection: Rejection | None
 ) -> None:
     """Count a request. `route` is a route template, and `method` one that the route accepts."""
-    REQUESTS.labels(route, method, str(status)).inc()
-    REQUEST_SECONDS.labels(route).observe(seconds)
+    _requests(route, method, status).inc()
+    _request_seconds(route).observe(seconds)
     if rejection is not None:
         REJECTIONS.labels(rejection.value).inc()
+
+
+# A lookup by label costs more than an update.
+@lru_cache(maxsize=1000)
+def _requests(route: str, method: str, status: int) -> Counter:
+    return REQUESTS.labels(route, method, str(status))
+
+
+@lru_cache(maxsize=1000)
+def _request_seconds(route: str) -> Histogram:
+    return REQUEST_SECONDS.labels(route)
 
 
 def record_cache_lookups(cache: Cache, *, hits: int, lookups: int) -> None:

@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 
 from fastapi import Request
 
+from service.api.middleware.request_headers import request_headers
 from service.api.problems import Problem
 from service.api.schemas.fields import AnimationFormat, Format
 from service.runtime.images.encoding import ImageFormat
@@ -59,7 +60,7 @@ def accept_header(request: Request) -> str | None:
     as long to read as drawing a latent. The OpenAPI document lists the media types of the responses
     anyway.
     """
-    return request.headers.get("accept")
+    return request_headers(request.scope).get("accept")
 
 
 def negotiate(requested: Format | None, accept: str | None, count: int) -> OutputFormat:

@@ -11,15 +11,17 @@ this machine may add no headers, and its clients then look like programs on this
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 from fastapi import Request
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import request_context
 from service.api.middleware.early_responses import send_problem
+from service.api.middleware.request_headers import request_headers
 from service.api.problems import Problem
 from service.api.rate_limits import RateLimiter, TokenBucket
 from service.api_keys import Key, KeyRing
@@ -87,7 +89,7 @@ class Authentication:
             client = (scope.get("client") or ("",))[0]
             bucket = self._rate_limiter.bucket(_client_network(client), self._pixels_per_minute)
             return Caller(None, self._insecure_admin and _is_local(scope), bucket)
-        credentials = _credentials(Headers(scope=scope))
+        credentials = _credentials(request_headers(scope))
         key = self._keys.find(credentials) if credentials else None
         if key is not None:
             per_minute = key.pixels_per_minute or self._pixels_per_minute
@@ -157,7 +159,7 @@ def _assert_admin(caller: Caller) -> None:
     )
 
 
-def _credentials(headers: Headers) -> str | None:
+def _credentials(headers: Mapping[str, str]) -> str | None:
     scheme, _, credentials = headers.get("authorization", "").strip().partition(" ")
     if scheme.lower() == "bearer" and credentials.strip():
         return credentials.strip()

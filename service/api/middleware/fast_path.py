@@ -25,12 +25,12 @@ from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.middleware.errors import handle_error
 from service.api.middleware.json_bodies import LARGE_BODY, is_json, note_size, parse, process
+from service.api.middleware.request_headers import request_headers
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -62,7 +62,7 @@ class FastPath:
             await self._app(scope, receive, send)
             return
         is_frequent = scope["path"] in self._frequent and _is_plain_json(scope)
-        if not is_frequent and not is_json(Headers(scope=scope)):
+        if not is_frequent and not is_json(request_headers(scope)):
             await self._app(scope, receive, send)
             return
         route, model = match

@@ -12,14 +12,13 @@ lock (GIL) until they return. The limits below bound how long each of them runs 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
 import numpy as np
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import Scope
 
@@ -68,9 +67,12 @@ class JsonLimits:
     escapes: int = MAX_JSON_ESCAPES
 
 
-def is_json(headers: Headers) -> bool:
+def is_json(headers: Mapping[str, str]) -> bool:
     """True if the Content-Type, the first one if there are several, is JSON."""
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    content_type = headers.get("content-type", "")
+    if content_type == "application/json":
+        return True
+    media_type = content_type.partition(";")[0].strip().lower()
     main_type, _, subtype = media_type.partition("/")
     return main_type == "application" and (subtype == "json" or subtype.endswith("+json"))
 

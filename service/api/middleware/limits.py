@@ -12,7 +12,6 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from fastapi import Request
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.middleware.early_responses import send_problem
@@ -26,10 +25,12 @@ from service.api.middleware.json_bodies import (
     is_json,
     process,
 )
+from service.api.middleware.request_headers import request_headers
 from service.api.problems import Problem
 from service.settings import Settings
 
 DEADLINE_HEADER = "X-Deadline-Ms"
+_DEADLINE = DEADLINE_HEADER.lower()
 
 # Routes below this path accept compressed bodies, with limits of their own.
 _COMPRESSED_PATHS = "/v2/"
@@ -53,7 +54,7 @@ class BodyLimits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
+        headers = request_headers(scope)
         length = headers.get("content-length", "")
         # Python refuses to parse thousands of digits, so count them first.
         if length.isdecimal() and (len(length) > 15 or int(length) > self._max_bytes):
@@ -159,7 +160,7 @@ def deadline_seconds(request: Request, max_seconds: float) -> float:
 
     Raises Problem (400) for an X-Deadline-Ms that is not a positive integer.
     """
-    text = request.headers.get(DEADLINE_HEADER)
+    text = request_headers(request.scope).get(_DEADLINE)
     if text is None:
         return max_seconds
     if not (text.isascii() and text.isdigit() and text.strip("0")):

@@ -167,14 +167,13 @@ def feeds(sources: Sequence[LatentSource], manifest: Manifest) -> dict[str, NDAr
     """
     space = manifest.latent
     assert space is not None  # noqa: S101 - ensured by the manifest
-    z = np.empty((len(sources), space.dimension), np.float32)
-    seeded = [i for i, source in enumerate(sources) if source.z is None]
     seeds = [seed for source in sources if (seed := source.seed) is not None and source.z is None]
-    if seeded:
-        z[seeded] = latents.draw(seeds, space.dimension, space.distribution)
-    for i, source in enumerate(sources):
-        if source.z is not None:
-            z[i] = source.z
+    drawn = latents.draw(seeds, space.dimension, space.distribution)
+    if len(seeds) == len(sources):
+        z = drawn
+    else:
+        rows = iter(drawn)
+        z = np.array([next(rows) if s.z is None else s.z for s in sources], np.float32)
     inputs: dict[str, NDArray[Any]] = {"z": z}
     if manifest.classes:
         inputs |= class_feed([source.classes or {0: 1.0} for source in sources], manifest)
