@@ -29,15 +29,15 @@ def share_metrics(table: WorkerTable) -> None:
 
     This process must have joined the table, and must not have created a metric yet.
     """
-    folder = _folder(table)
+    folder, index = _folder(table), table.index
     folder.mkdir(exist_ok=True)
-    for path in folder.glob(f"{_LIVE}*_{table.index}.db"):
+    for path in folder.glob(f"{_LIVE}*_{index}.db"):
         # Of the dead worker that had this row.
         path.unlink(missing_ok=True)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
     shared_values = prometheus_client.values.MultiProcessValue
     prometheus_client.values.ValueClass = shared_values(  # type: ignore[no-untyped-call]
-        lambda: table.index
+        lambda: index
     )
 
 

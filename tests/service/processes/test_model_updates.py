@@ -186,3 +186,26 @@ def test_one_process_watches_the_folder(models, start):
     assert not second._updates.may_watch()
     first.drain(10)
     assert second._updates.may_watch()
+
+
+# A process that asks for a reload and never switches.
+ASKS = """
+import fcntl, json, os
+lock = os.open(table.folder / "reload.lock", os.O_RDWR | os.O_CREAT)
+fcntl.flock(lock, fcntl.LOCK_EX)
+(table.folder / "reload.json").write_text(json.dumps({"generation": 1, "skip": []}))
+table.server["requested"] = 1
+"""
+
+
+def test_nothing_remains_of_the_reload_of_a_process_that_dies(models, start, tmp_path):
+    engine = start(models)
+    updates, old = engine._updates, digest(engine)
+    change(models, 2)
+    with joined_worker(tmp_path / "server", ASKS):
+        wait_until(lambda: updates._prepared is not None)
+        assert digest(engine) == old
+    wait_until(lambda: updates._prepared is None)
+    assert digest(engine) == old
+    engine.reload()
+    assert digest(engine) != old
