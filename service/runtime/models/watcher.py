@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from service.runtime.errors import UserError
 from service.runtime.models.catalog import Fingerprint, fingerprint, model_folders
 
 log = logging.getLogger("ganymede.watching")
@@ -75,12 +76,18 @@ class Watcher:
             return
         log.info("changed: %s", ", ".join(f"{p.parent.name}/{p.name}" for p in sorted(changed)))
         # Recorded before loading: a folder that fails is retried only after it changes.
+        before = dict(self._loaded)
         for path in changed:
             if path in seen:
                 self._loaded[path] = seen[path]
             else:
                 self._loaded.pop(path, None)
-        self._reload(unstable)
+        try:
+            self._reload(unstable)
+        except UserError as error:
+            # Nothing was loaded: try again at the next check.
+            self._loaded = before
+            log.error("the changes could not be loaded: %s", error)
 
 
 def fingerprints(folder: Path) -> dict[Path, Fingerprint]:

@@ -83,3 +83,27 @@ def test_schedulers_share_the_queue_limit(table, tmp_path):
         scheduler.submit(job)
         scheduler.cancel(job)
         assert table.own["queue_pixels"] == 0
+
+
+def test_retry_after_counts_all_processes_that_work_the_queue_off(table, tmp_path):
+    now = [0.0]
+
+    def run(feeds):
+        now[0] += 2.0
+        return feeds
+
+    group = BatchGroup("group", run, max_rows=4, pixels_per_row=1)
+    scheduler = Scheduler(lambda: now[0], SharedPixels(table, "queue_pixels", 20))
+    scheduler.submit(InferenceJob(group, {"x": np.zeros(4)}))
+    batch = scheduler.take(0)
+    assert batch is not None
+    scheduler.execute(batch)
+    with joined_worker(tmp_path, HOLD_7):
+        with pytest.raises(QueueFull) as alone:
+            scheduler.submit(InferenceJob(group, {"x": np.zeros(14)}))
+        scheduler.submit(InferenceJob(group, {"x": np.zeros(4)}))
+        with pytest.raises(QueueFull) as shared:
+            scheduler.submit(InferenceJob(group, {"x": np.zeros(10)}))
+    # One pixel too many in both cases, which one process generates in half a second.
+    assert alone.value.retry_after == pytest.approx(0.5)
+    assert shared.value.retry_after == pytest.approx(0.25)

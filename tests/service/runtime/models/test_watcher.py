@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from service.runtime.models.catalog import ReloadFailed
 from service.runtime.models.watcher import Watcher
 
 
@@ -103,3 +104,17 @@ def test_failed_reload_does_not_stop_the_watcher(folder):
     write(folder / "c" / "1")
     assert reloaded.wait(10)
     watcher.stop()
+
+
+def test_changes_are_tried_again_if_nothing_could_be_loaded(folder):
+    skipped = []
+
+    def reload(skip):
+        skipped.append(set(skip))
+        if len(skipped) < 3:
+            raise ReloadFailed("the processes have loaded different content")
+
+    watcher = Watcher(folder, 3600, reload)
+    write(folder / "b" / "1")
+    ticks(watcher, 6)
+    assert skipped == [set()] * 3
