@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +33,7 @@ from service.runtime.onnx.sessions import (
 from training.evaluation.errors import QualityError
 from training.evaluation.features.backbones import efficientnet_lite0, inception_v3
 from training.evaluation.features.resizing import TITLES, Resizing, resize
+from training.evaluation.parallel import in_parallel
 
 DEFAULT_NETWORK = "efficientnet-lite0"
 # The first digits of the SHA-256 of the weights used for published FID values.
@@ -165,23 +165,15 @@ class FeatureNetwork:
         )
 
     def _run(self, pixels: NDArray[np.uint8], progress: Progress | None) -> Iterator[Features]:
-        from threadpoolctl import threadpool_limits  # noqa: PLC0415 - of the extra `quality`
-
-        rows = self._plan.max_rows
+        rows, done = self._plan.max_rows, 0
         starts = range(0, len(pixels), rows)
-        # NumPy's threads would only take CPU time from the other batches.
-        with (
-            threadpool_limits(1, user_api="blas"),
-            ThreadPoolExecutor(self._plan.workers) as pool,
+        for part in in_parallel(
+            lambda start: self._run_batch(pixels[start : start + rows]), starts, self._plan.workers
         ):
-            for start, part in zip(
-                starts,
-                pool.map(lambda start: self._run_batch(pixels[start : start + rows]), starts),
-                strict=True,
-            ):
-                yield part
-                if progress:
-                    progress(start + len(part), len(pixels))
+            yield part
+            done += len(part)
+            if progress:
+                progress(done, len(pixels))
 
     def _run_batch(self, pixels: NDArray[np.uint8]) -> Features:
         """Return the features of one batch. Raises QualityError for an unexpected shape."""

@@ -73,10 +73,8 @@ class Moments:
         """A matrix F ``[rank, d]`` whose product ``Fᵀ F`` is the covariance."""
         if self._rows is not None:
             return self._rows
-        from scipy import linalg
-
         # Unlike a Cholesky decomposition, this also works for singular covariances.
-        values, vectors = linalg.eigh(self.covariance)
+        values, vectors = np.linalg.eigh(self.covariance)
         root: NDArray[np.float64] = np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
         return root
 
@@ -92,15 +90,13 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     ``|m₁ - m₂|² + tr(C₁ + C₂ - 2 (C₁ C₂)^½)`` (Dowson and Landau 1982; Heusel et al. 2017,
     arXiv:1706.08500, equation 6). The estimate is biased upwards for few samples.
     """
-    from scipy import linalg
-
     difference = a.mean - b.mean
     # With C₁ = F₁ᵀ F₁, the matrices C₁ C₂ and F₁ C₂ F₁ᵀ have the same eigenvalues except zeros, and
     # the second is symmetric: no complex roots, and singular covariances are allowed. With fewer
     # samples than features, it has only as many rows as there are samples. With many, the second
     # set is factorized, because that is the reference of several distances.
     factored, other = (a, b) if a.rank < b.rank else (b, a)
-    eigenvalues = linalg.eigvalsh(factored.factor @ other.covariance @ factored.factor.T)
+    eigenvalues = np.linalg.eigvalsh(factored.factor @ other.covariance @ factored.factor.T)
     trace = np.sqrt(np.maximum(eigenvalues, 0)).sum()
     distance = difference @ difference + np.trace(a.covariance) + np.trace(b.covariance) - 2 * trace
     # Rounding errors can make the distance of equal sets slightly negative.

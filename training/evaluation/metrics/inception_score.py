@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from training.evaluation.metrics import Measurement, Measurements, Metric, feature_metrics
 
@@ -42,12 +43,10 @@ def inception_score(logits: Vectors, splits: int = SPLITS, seed: int = 2020) -> 
     from logits ``[N, classes]``. Rows are shuffled in the same way as in torch-fidelity. Raises
     ValueError for fewer rows than splits.
     """
-    from scipy import special
-
     if len(logits) < splits:
         raise ValueError(f"{splits} splits need at least as many rows, got {len(logits)}")
     order = np.random.RandomState(seed).permutation(len(logits))
-    log_p = special.log_softmax(logits[order].astype(np.float64), axis=1)
+    log_p = _log_softmax(logits[order].astype(np.float64))
     scores = []
     for i in range(splits):
         part = log_p[i * len(log_p) // splits : (i + 1) * len(log_p) // splits]
@@ -55,3 +54,9 @@ def inception_score(logits: Vectors, splits: int = SPLITS, seed: int = 2020) -> 
         divergence = (p * (part - np.log(p.mean(axis=0)))).sum(axis=1)
         scores.append(float(np.exp(divergence.mean())))
     return float(np.mean(scores)), float(np.std(scores))
+
+
+def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.evaluation.metrics import Measurement, Measurements, Metric, feature_metrics
+from training.evaluation.parallel import in_parallel
 
 if TYPE_CHECKING:
     from training.evaluation.features.networks import Features
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 Vectors = NDArray[np.float32] | NDArray[np.float64]
 # The standard normal quantile of a 95% interval.
 _QUANTILE = 1.96
-# The number of rows in a block of kernel values. 2¹¹ × 2¹¹ doubles are 32 MiB.
-_BLOCK = 2048
+# The number of rows in a block of kernel values. 2¹⁰ × 2¹⁰ doubles are 8 MiB.
+_BLOCK = 1024
 
 KERNEL_DISTANCE = Metric(
     name="kernel_distance",
@@ -105,27 +106,36 @@ def kernel_sums(vectors: Vectors) -> NDArray[np.float64]:
     The kernel is symmetric, so each pair of blocks is computed once.
     """
     sums = np.zeros(len(vectors))
-    for start in range(0, len(vectors), _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        for other in range(start, len(vectors), _BLOCK):
-            columns = slice(other, other + _BLOCK)
-            values = _kernel(vectors[rows], vectors[columns])
-            if start == other:
-                np.fill_diagonal(values, 0)
-            else:
-                sums[columns] += values.sum(axis=0)
-            sums[rows] += values.sum(axis=1)
+    blocks = _blocks(vectors)
+    pairs = [(a, b) for i, a in enumerate(blocks) for b in blocks[i:]]
+
+    def block_sums(pair: tuple[slice, slice]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        values = _kernel(vectors[pair[0]], vectors[pair[1]])
+        if pair[0] == pair[1]:
+            np.fill_diagonal(values, 0)
+        return values.sum(axis=1), values.sum(axis=0)
+
+    for (a, b), (of_a, of_b) in zip(pairs, in_parallel(block_sums, pairs), strict=True):
+        sums[a] += of_a
+        if a != b:
+            sums[b] += of_b
     return sums
 
 
 def _cross_sums(a: Vectors, b: Vectors) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return, for each row of both sets, the sum of the kernel over the other set."""
     of_a, of_b = np.zeros(len(a)), np.zeros(len(b))
-    for start in range(0, len(a), _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        for other in range(0, len(b), _BLOCK):
-            columns = slice(other, other + _BLOCK)
-            values = _kernel(a[rows], b[columns])
-            of_a[rows] += values.sum(axis=1)
-            of_b[columns] += values.sum(axis=0)
+    pairs = [(rows, columns) for rows in _blocks(a) for columns in _blocks(b)]
+
+    def block_sums(pair: tuple[slice, slice]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        values = _kernel(a[pair[0]], b[pair[1]])
+        return values.sum(axis=1), values.sum(axis=0)
+
+    for (rows, columns), sums in zip(pairs, in_parallel(block_sums, pairs), strict=True):
+        of_a[rows] += sums[0]
+        of_b[columns] += sums[1]
     return of_a, of_b
+
+
+def _blocks(vectors: Vectors) -> list[slice]:
+    return [slice(start, start + _BLOCK) for start in range(0, len(vectors), _BLOCK)]

@@ -7,15 +7,19 @@ network.
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.runtime.files import cache_folder, replacing
 from training.evaluation.features.resizing import resize
 from training.evaluation.metrics import Measurement, Measurements, Metric, evaluation_metrics
 from training.evaluation.metrics.nearest_neighbors import nearest, neighbor_radii
 from training.evaluation.noise.results import Neighbors
+from training.evaluation.parallel import in_parallel
 
 if TYPE_CHECKING:
     from training.evaluation.noise.inputs import EvaluationInputs
@@ -28,6 +32,8 @@ _DIVISOR = 8
 # The number of training images that are used to estimate the typical distance.
 _ESTIMATED_FROM = 2000
 _NEIGHBORS = 3
+# The number of images that are downsampled at once.
+_DOWNSAMPLED = 1024
 _SHOWN = 16
 
 
@@ -111,7 +117,23 @@ def _search(inputs: EvaluationInputs) -> DuplicateSearch:
     inputs.show("searching for memorized images", 0, 1)
     target = inputs.target
     mirrored = inputs.reference.data.flip or bool(target.data and target.data.flip)
-    return DuplicateSearch(inputs.reference.training.images.pixels, mirrored=mirrored)
+    training = inputs.reference.training
+    # The threshold depends on the training images only.
+    path = cache_folder("features") / f"{training.sha256[:32]}-neighbors-{_ESTIMATED_FROM}.json"
+    threshold = _read_threshold(path)
+    search = DuplicateSearch(training.images.pixels, mirrored=mirrored, threshold=threshold)
+    if threshold is None:
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps({"threshold": search.threshold}))
+    return search
+
+
+def _read_threshold(path: Path) -> float | None:
+    """Return a cached threshold, or None if there is none, or if it cannot be read."""
+    try:
+        return float(json.loads(path.read_text())["threshold"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _nearest(inputs: EvaluationInputs) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -121,8 +143,10 @@ def _nearest(inputs: EvaluationInputs) -> tuple[NDArray[np.float64], NDArray[np.
 class DuplicateSearch:
     """Finds copies of the images ``[N, H, W, C] uint8`` of a training set."""
 
-    def __init__(self, training: NDArray[np.uint8], *, mirrored: bool) -> None:
-        """Estimate the distance below which two images are considered equal.
+    def __init__(
+        self, training: NDArray[np.uint8], *, mirrored: bool, threshold: float | None = None
+    ) -> None:
+        """Estimate the distance below which two images are considered equal, if it is not known.
 
         With `mirrored`, mirror images count as copies; use it if training flips images. Raises
         ValueError for fewer than two images.
@@ -131,6 +155,9 @@ class DuplicateSearch:
             raise ValueError(f"expected at least two training images, got {len(training)}")
         self._mirrored = mirrored
         self._training = low_resolution(training)
+        if threshold is not None:
+            self.threshold = threshold
+            return
         sample = np.random.default_rng(0).permutation(len(training))[:_ESTIMATED_FROM]
         # Search all images, because neighbors within a sample are farther apart.
         distances, _ = nearest(self._training[sample], self._training, count=2)
@@ -164,10 +191,9 @@ class DuplicateSearch:
 def low_resolution(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Downsample ``[N, H, W, C] uint8`` to ``[N, 256 * C] float32``. Keeps smaller images."""
     side = min(_SIDE, pixels.shape[1])
-    parts = [
-        resize(pixels[start : start + 1024], side, "bilinear").reshape(
-            len(pixels[start : start + 1024]), -1
-        )
-        for start in range(0, len(pixels), 1024)
-    ]
-    return np.concatenate(parts)
+
+    def downsample(start: int) -> NDArray[np.float32]:
+        part = np.asarray(pixels[start : start + _DOWNSAMPLED])
+        return resize(part, side, "bilinear").reshape(len(part), -1)
+
+    return np.concatenate(list(in_parallel(downsample, range(0, len(pixels), _DOWNSAMPLED))))

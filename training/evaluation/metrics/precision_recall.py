@@ -14,7 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.evaluation.metrics import Measurement, Measurements, Metric, feature_metrics
-from training.evaluation.metrics.nearest_neighbors import neighbor_radii
+from training.evaluation.metrics.nearest_neighbors import (
+    distance_blocks,
+    neighbor_radii,
+    row_blocks,
+)
+from training.evaluation.parallel import in_parallel
 
 if TYPE_CHECKING:
     from training.evaluation.features.networks import Features
@@ -102,8 +107,6 @@ def precision_recall(
     because the balls of a set become smaller with more rows. `real_radii` are the radii of the
     real balls for both k if they are known. Raises ValueError for fewer than six rows.
     """
-    from sklearn.metrics import pairwise_distances_chunked
-
     if min(len(real), len(generated)) <= DENSITY_K:
         raise ValueError(
             f"expected at least {DENSITY_K + 1} rows, got {len(real)} and {len(generated)}"
@@ -111,18 +114,22 @@ def precision_recall(
     real_radii = real_radii or neighbor_radii(real, (PRECISION_K, DENSITY_K))
     precision_radius, density_radius = real_radii[PRECISION_K], real_radii[DENSITY_K]
     recall_radius = neighbor_radii(generated, (PRECISION_K,))[PRECISION_K]
-    precise, balls = [], []
-    recalled = np.zeros(len(real), bool)
-    covered = np.zeros(len(real), bool)
-    start = 0
-    for distances in pairwise_distances_chunked(generated, real):
-        rows = slice(start, start + len(distances))
-        start = rows.stop
-        precise.append((distances <= precision_radius).any(axis=1))
-        recalled |= (distances <= recall_radius[rows, None]).any(axis=0)
-        inside = distances <= density_radius
-        balls.append(inside.sum(axis=1))
-        covered |= inside.any(axis=0)
+
+    def compare(rows: slice) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.bool_]]:
+        part, radius = generated[rows], recall_radius[rows, None]
+        precise, balls = np.zeros(len(part), bool), np.zeros(len(part), np.int64)
+        # Whether real rows are recalled, and whether they are covered.
+        reached = np.zeros((2, len(real)), bool)
+        for columns, distances in distance_blocks(part, real):
+            precise |= (distances <= precision_radius[columns]).any(axis=1)
+            inside = distances <= density_radius[columns]
+            balls += inside.sum(axis=1)
+            reached[0, columns] = (distances <= radius).any(axis=0)
+            reached[1, columns] = inside.any(axis=0)
+        return precise, balls, reached
+
+    precise, balls, reached = zip(*in_parallel(compare, row_blocks(generated)), strict=True)
+    recalled, covered = np.any(reached, axis=0)
     return ManifoldScores(
         precision=float(np.concatenate(precise).mean()),
         recall=float(recalled.mean()),
@@ -137,15 +144,16 @@ def realism(real: Vectors, generated: Vectors) -> NDArray[np.float64]:
     Kynkäänniemi et al. 2019, arXiv:1904.06991, equation 3: the half of the real balls with the
     largest radii is omitted. Raises ValueError for fewer than four real rows.
     """
-    from sklearn.metrics import pairwise_distances_chunked
-
     if len(real) <= PRECISION_K:
         raise ValueError(f"expected at least {PRECISION_K + 1} rows, got {len(real)}")
     radii = neighbor_radii(real, (PRECISION_K,))[PRECISION_K]
     kept = radii <= np.median(radii)
-    parts = [
-        (radii[kept] / np.maximum(distances, 1e-12)).max(axis=1)
-        for distances in pairwise_distances_chunked(generated, real[kept])
-    ]
-    scores: NDArray[np.float64] = np.concatenate(parts)
-    return scores
+
+    def score(rows: slice) -> NDArray[np.float64]:
+        scores = np.zeros(len(generated[rows]))
+        for columns, distances in distance_blocks(generated[rows], real[kept]):
+            ratios = radii[kept][columns] / np.maximum(distances, 1e-12)
+            np.maximum(scores, ratios.max(axis=1), out=scores)
+        return scores
+
+    return np.concatenate(list(in_parallel(score, row_blocks(generated))))

@@ -29,7 +29,11 @@ from training.evaluation.metrics import (
 )
 from training.evaluation.metrics.class_accuracy import class_accuracy_of_target
 from training.evaluation.metrics.class_figures import measure_classes
-from training.evaluation.metrics.frechet_distance import Moments, frechet_distance, moments_of
+from training.evaluation.metrics.frechet_distance import (
+    FRECHET_DISTANCE,
+    frechet_distance,
+    moments_of,
+)
 from training.evaluation.metrics.memorization import nearest_training_images
 from training.evaluation.metrics.precision_recall import realism
 from training.evaluation.noise.inputs import (
@@ -77,12 +81,14 @@ def evaluate(
     sets = _feature_sets(features, target.labels(samples), reference, rows, network, progress)
     choice = REFERENCE_CHOICE if by_default else None
     inputs = EvaluationInputs(target, reference, network, options, pixels, sets, choice, progress)
+    figures = tuple(_measure(inputs))
+    distance = next(each for each in figures if FRECHET_DISTANCE.matches(each.metric))
     evaluation = Evaluation(
         subject=target.title,
         digest=None if target.model is None else target.model.digest,
-        figures=tuple(_measure(inputs)),
+        figures=figures,
         per_class=_classes(inputs),
-        curve=tuple(_sample_curve(sets)),
+        curve=tuple(_sample_curve(sets, distance)),
         feature_network=network.title,
         reference=against.title,
         reference_sha256=against.sha256,
@@ -317,24 +323,25 @@ def _sample(features: Features, count: int) -> Features:
     return features[np.random.default_rng(0).permutation(len(features))[:count]]
 
 
-def _sample_curve(sets: FeatureSets) -> Iterator[Point]:
-    """Measure the Fréchet distance for an eighth, a quarter, a half and all of the samples."""
+def _sample_curve(sets: FeatureSets, full: Quality) -> Iterator[Point]:
+    """Measure the Fréchet distance for an eighth, a quarter, a half and all of the samples.
+
+    `full` is the Fréchet distance of all samples, which was measured before.
+    """
     real, baseline_reference = sets.real.once(moments_of), sets.baseline_reference.once(moments_of)
     order = np.random.default_rng(0).permutation(len(sets.baseline))
     for divisor in (8, 4, 2, 1):
         count = len(sets.generated) // divisor
         if count < 2:
             continue
-        baseline = None
-        if count <= len(sets.baseline):
-            baseline = frechet_distance(_moments(sets.baseline, order[:count]), baseline_reference)
-        made = frechet_distance(_moments(sets.generated, np.arange(count)), real)
+        made = full.value
+        if divisor > 1:
+            made = frechet_distance(moments_of(sets.generated[:count]), real)
+        baseline = full.real if count == len(sets.baseline) else None
+        if count < len(sets.baseline):
+            rows = moments_of(sets.baseline[order[:count]])
+            baseline = frechet_distance(rows, baseline_reference)
         yield Point(samples=count, made=made, real=baseline)
-
-
-def _moments(features: Features, rows: NDArray[np.int64]) -> Moments:
-    """Return the moments of some rows, which were computed before if they are all rows."""
-    return features.once(moments_of) if len(rows) == len(features) else moments_of(features[rows])
 
 
 def _warnings(reference: Reference, sets: FeatureSets, target: NoiseTarget) -> Iterator[str]:
