@@ -39,6 +39,8 @@ from training.recipe.options import Options
 # Ratio of the stored side to the side of a random crop (as usual for pix2pix: 256 from 286).
 CROP_MARGIN = 1.12
 _CHUNK_BYTES = 2**26
+# The decoded bytes of the small images that a thread decodes at once.
+_GROUP_BYTES = 2**15
 # License of data for which none is known.
 UNKNOWN_LICENSE = "unknown"
 # Version of the cache layout; part of the cache key.
@@ -328,9 +330,18 @@ def _decode_all(
 
     # In chunks, because map() would keep every decoded image of a large data set in memory.
     chunk = max(_CHUNK_BYTES // (size * size * channels), 16)
+    # Small images in groups, because handing an image to a thread takes longer than decoding it.
+    group = max(_GROUP_BYTES // (size * size * channels), 1)
+
+    def decode_group(start: int) -> list[tuple[int, str, NDArray[np.uint8] | Exception]]:
+        return [decode(index) for index in range(start, min(start + group, count))]
+
+    # The chunks are whole numbers of groups.
+    chunk = -(-chunk // group) * group
     with ThreadPoolExecutor() as pool:
         for start in range(0, count, chunk):
-            yield from pool.map(decode, range(start, min(start + chunk, count)))
+            for images in pool.map(decode_group, range(start, min(start + chunk, count), group)):
+                yield from images
 
 
 def _digest_of_pixels(image: Image.Image) -> str:

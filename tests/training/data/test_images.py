@@ -130,6 +130,25 @@ def test_limit_keeps_the_first_images(digits):
     np.testing.assert_array_equal(data.pixels[..., 0], drawn_digits(600)[0][:50])
 
 
+@pytest.mark.parametrize("group_bytes", [1, 3 * 8 * 8, 2**20])
+def test_groups_of_images_keep_order_and_errors(tmp_path, monkeypatch, group_bytes):
+    monkeypatch.setenv("GANYMEDE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("training.data.images._GROUP_BYTES", group_bytes)
+    monkeypatch.setattr("training.data.images._CHUNK_BYTES", 7 * 8 * 8)
+    (tmp_path / "data").mkdir()
+    for i in range(40):
+        Image.new("L", (8, 8), i).save(tmp_path / "data" / f"{i:02}.png")
+    (tmp_path / "data" / "05.png").write_bytes(b"no image")
+    shown: list[tuple[int, int]] = []
+    data = load_images(
+        DataOptions(path=str(tmp_path / "data"), resolution=8, channels=1),
+        lambda done, total: shown.append((done, total)),
+    )
+    assert data.pixels[:, 0, 0, 0].tolist() == [i for i in range(40) if i != 5]
+    assert [line.partition(":")[0] for line in data.skipped] == ["05.png"]
+    assert shown[-1] == (40, 40)
+
+
 def test_known_datasets_have_class_names(digits, tmp_path, monkeypatch):
     monkeypatch.setenv("GANYMEDE_DATA", str(tmp_path))
     (tmp_path / "fashion-mnist").symlink_to(digits)

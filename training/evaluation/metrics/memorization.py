@@ -8,13 +8,14 @@ network.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.runtime.files import cache_folder, replacing
+from service.runtime.files import CannotWrite, cache_folder, replacing
 from training.evaluation.features.resizing import resize
 from training.evaluation.metrics import Measurement, Measurements, Metric, evaluation_metrics
 from training.evaluation.metrics.nearest_neighbors import nearest, neighbor_radii
@@ -123,7 +124,8 @@ def _search(inputs: EvaluationInputs) -> DuplicateSearch:
     threshold = _read_threshold(path)
     search = DuplicateSearch(training.images.pixels, mirrored=mirrored, threshold=threshold)
     if threshold is None:
-        with replacing(path) as temporary:
+        # An evaluation is not lost because the cache cannot be written.
+        with suppress(CannotWrite), replacing(path) as temporary:
             temporary.write_text(json.dumps({"threshold": search.threshold}))
     return search
 

@@ -42,21 +42,33 @@ def row_blocks(vectors: Vectors) -> list[slice]:
 def distance_blocks(a: Vectors, b: Vectors) -> Iterator[tuple[slice, NDArray[np.float64]]]:
     """Yield the Euclidean distances of all rows of `a` to blocks of rows of `b`.
 
-    Each item is a slice of the rows of `b`, and their distances ``[len(a), columns]``. Computed in
-    double precision, because distances of near copies are small differences of large squares.
+    Each item is a slice of the rows of `b`, and their distances ``[len(a), columns]``.
     """
-    x = a.astype(np.float64)
-    squares = np.einsum("nd,nd->n", x, x)
+    squares = _squares(a)[:, None]
+    for columns, values in _relative_squares(a, b):
+        distances = np.maximum(values + squares, 0)
+        yield columns, np.sqrt(distances, out=distances)
+
+
+def _relative_squares(a: Vectors, b: Vectors) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """Yield squared distances, less the square of the row of `a`, which keeps their order.
+
+    Computed in double precision, because distances of near copies are small differences of large
+    squares.
+    """
+    x = -2 * a.astype(np.float64)
     for start in range(0, len(b), _COLUMNS):
         columns = slice(start, min(start + _COLUMNS, len(b)))
         y = b[columns].astype(np.float64)
-        distances: NDArray[np.float64] = x @ y.T
-        distances *= -2
-        distances += squares[:, None]
-        distances += np.einsum("nd,nd->n", y, y)
-        np.maximum(distances, 0, out=distances)
-        np.sqrt(distances, out=distances)
-        yield columns, distances
+        values: NDArray[np.float64] = x @ y.T
+        values += _squares(y)
+        yield columns, values
+
+
+def _squares(vectors: Vectors) -> NDArray[np.float64]:
+    x = vectors.astype(np.float64)
+    squares: NDArray[np.float64] = np.einsum("nd,nd->n", x, x)
+    return squares
 
 
 def _search(
@@ -68,18 +80,18 @@ def _search(
         part = vectors[rows]
         best = np.full((len(part), count), np.inf)
         best_rows = np.zeros((len(part), count), np.int64)
-        for columns, distances in distance_blocks(part, among):
+        for columns, values in _relative_squares(part, among):
             if other:
                 own = np.arange(len(part)) + rows.start - columns.start
-                inside = (own >= 0) & (own < distances.shape[1])
-                distances[inside, own[inside]] = np.inf
-            found, found_rows = _smallest(distances, count)
+                inside = (own >= 0) & (own < values.shape[1])
+                values[inside, own[inside]] = np.inf
+            found, found_rows = _smallest(values, count)
             both = np.concatenate([best, found], axis=1)
             both_rows = np.concatenate([best_rows, found_rows + columns.start], axis=1)
             order = np.argsort(both, axis=1, kind="stable")[:, :count]
             best = np.take_along_axis(both, order, axis=1)
             best_rows = np.take_along_axis(both_rows, order, axis=1)
-        return best, best_rows
+        return np.sqrt(np.maximum(best + _squares(part)[:, None], 0)), best_rows
 
     parts = list(in_parallel(search, row_blocks(vectors)))
     return (

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.runtime.files import cache_folder
 from service.runtime.models.manifest import ImageSpec, read_manifest
 from tests.support.evaluation import SIDE, noisy_digits, write_images
 from training.data.images import DataOptions
@@ -118,6 +119,18 @@ def test_counts_and_shows_planted_copies(reference, small_network):
     for each in images.nearest:
         assert each.distance <= 1
         assert (each.generated == each.training[0]).all()
+
+
+@pytest.mark.parametrize("content", [None, "no JSON", "[]", "{}"])
+def test_memorization_does_not_depend_on_the_cached_threshold(good, measure, content):
+    files = list(cache_folder("features").glob("*-neighbors-*.json"))
+    assert files
+    for file in files:
+        if content is not None:
+            file.write_text(content)
+    again = measure(noisy_digits(300, seed=3)[0], "good")
+    for metric in ("duplicates", "memorised", "training distance"):
+        assert again.figure(metric) == good.figure(metric)
 
 
 def test_images_that_are_left_out_of_the_reference_are_named(tmp_path, small_network):
