@@ -273,7 +273,7 @@ def training(context: Context) -> Iterator[Row]:
     """Train StyleGAN2 for a minute at each size. Checks that the metrics stay finite."""
     import torch
 
-    from benchmarks.training import Case, Ours, images_per_second, write_noise_images
+    from benchmarks.training import Case, Ours, images_per_second, recipe_of, write_noise_images
 
     sizes = {32: (4, 8)} if context.dry_run else {128: (32, 128), 256: (32, 64)}
     game = {"r1": 10.0, "penalty_every": 16, "path_length": 2.0, "path_length_every": 4}
@@ -287,7 +287,7 @@ def training(context: Context) -> Iterator[Row]:
         case = Case(side, batch, 16, recipe, lambda _: int)
         with tempfile.TemporaryDirectory() as name:
             write_noise_images(Path(name) / "images", side)
-            ours = Ours(case, Path(name) / "images")
+            ours = Ours(recipe_of(case, Path(name) / "images"))
 
             def turn(ours: Ours = ours) -> None:
                 ours.turn()

@@ -10,17 +10,23 @@ this repository:
 
 Ours is one turn of the trainer, including data loading and metrics. The same turn on a fixed batch
 shows the cost of data loading.
+
+With `--recipe`, included recipes train on their own data instead, and the share of the data
+pipeline in a turn is measured: the time in which a turn waits for its batch.
+
+    python -m benchmarks.training --recipe gan-mnist --recipe stylegan2-flowers
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -32,6 +38,7 @@ from benchmarks import references
 from benchmarks.measure import Spread, in_turns, machine, ratios, report
 from training.distributed import DistributedContext
 from training.monitoring.metrics import MetricWindow
+from training.recipe.loading import load_recipe
 from training.recipe.schema import Recipe
 from training.trainer import play_turn
 
@@ -144,16 +151,20 @@ def write_noise_images(folder: Path, side: int) -> None:
         Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).save(path)
 
 
-class Ours:
-    """The trainer's turn for a case, with and without data loading."""
+def recipe_of(case: Case, folder: Path) -> Recipe:
+    """Return the recipe of a case with the images in `folder`."""
+    data = {"path": str(folder), "resolution": case.side, "channels": 3, "flip": True}
+    fields = {**_BASE_RECIPE, **case.recipe, "data": data}
+    fields["train"] = {"batch": case.batch, "images": 10**9}
+    if fields.get("game", {}).get("kind") == "unpaired":
+        fields["source"] = data
+    return Recipe.model_validate(fields)
 
-    def __init__(self, case: Case, folder: Path) -> None:
-        data = {"path": str(folder), "resolution": case.side, "channels": 3, "flip": True}
-        fields = {**_BASE_RECIPE, **case.recipe, "data": data}
-        fields["train"] = {"batch": case.batch, "images": 10**9}
-        if fields.get("game", {}).get("kind") == "unpaired":
-            fields["source"] = data
-        recipe = Recipe.model_validate(fields)
+
+class Ours:
+    """The trainer's turn of a recipe, with and without data loading."""
+
+    def __init__(self, recipe: Recipe) -> None:
         device = recipe.device.pick_device()
         self.precision = recipe.device.pick_precision(device)
         self._share = DistributedContext()
@@ -162,17 +173,25 @@ class Ours:
         self._draw_batch = self._setup.batches
         self._fixed_batch = self._draw_batch(0)
         self._metrics = MetricWindow(self._share)
-        self._batch, self._turn = case.batch, 0
+        self._batch, self._turn = recipe.train.batch, 0
+        # Seconds in which turns have waited for their batches.
+        self.waited_s = 0.0
 
     def turn(self) -> None:
         """Run one turn including data loading."""
-        self._setup.batches = self._draw_batch  # type: ignore[method-assign]
+        self._setup.batches = self._timed_batch  # type: ignore[method-assign]
         self._play()
 
     def turn_on_fixed_batch(self) -> None:
         """Run one turn on a fixed batch."""
         self._setup.batches = lambda _: self._fixed_batch  # type: ignore[method-assign]
         self._play()
+
+    def _timed_batch(self, turn: int) -> Any:
+        started = time.perf_counter()
+        batch = self._draw_batch(turn)
+        self.waited_s += time.perf_counter() - started
+        return batch
 
     def take_metrics(self) -> dict[str, float]:
         """Return the mean metrics since the last call. Raises TrainingDiverged."""
@@ -192,19 +211,65 @@ def images_per_second(step: Callable[[], object], case: Case) -> float:
     return case.turns * case.batch / (time.perf_counter() - started)
 
 
+def data_share(name: str, overrides: list[str], rounds: int, seconds: float) -> dict[str, Any]:
+    """Return the share of the data pipeline in the turns of an included recipe, on its own data."""
+    recipe = load_recipe(name, overrides)
+    ours = Ours(recipe)
+    for _ in range(3):
+        ours.turn()
+    shares, turns_s, waits_s = [], [], []
+    for _ in range(rounds):
+        ours.waited_s, turns, started = 0.0, 0, time.perf_counter()
+        # Whole periods of lazy penalties, of at most 16 turns.
+        while turns % 16 or time.perf_counter() - started < seconds:
+            ours.turn()
+            turns += 1
+        # Waits for the device, if there is one.
+        ours.take_metrics()
+        elapsed = time.perf_counter() - started
+        shares.append(ours.waited_s / elapsed)
+        turns_s.append(elapsed / turns)
+        waits_s.append(ours.waited_s / turns)
+        print(f"{name}: {turns} turns, {shares[-1]:.2%} of the time for data", file=sys.stderr)
+    return {
+        "recipe": name,
+        "batch": recipe.train.batch,
+        "precision": ours.precision,
+        "share": Spread.of(shares).as_json(),
+        "turn_ms": Spread.of([1000 * s for s in turns_s]).as_json(),
+        "data_ms": Spread.of([1000 * s for s in waits_s]).as_json(),
+    }
+
+
 def main(
     family: Annotated[Family, typer.Argument()] = Family.DCGAN,
     reference: Annotated[
         Path | None, typer.Option(exists=True, help="The checkout to compare with.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
+    recipe: Annotated[
+        list[str],
+        typer.Option(help="Measure the share of data in an included recipe; may be repeated."),
+    ] = [],  # noqa: B006
+    seconds: Annotated[float, typer.Option(help="Per recipe and round.")] = 5.0,
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
 ) -> None:
     """Measure and print."""
+    if recipe:
+        rows = [data_share(name, [], rounds, seconds) for name in recipe]
+        shares = Table("recipe", "batch", "precision", "share of data", "ms per turn", "ms of data")
+        for row in rows:
+            cells = f"{Spread(**row['share']):.2%}", f"{Spread(**row['turn_ms']):.1f}"
+            data_ms = f"{Spread(**row['data_ms']):.2f}"
+            shares.add_row(row["recipe"], str(row["batch"]), row["precision"], *cells, data_ms)
+        threads = torch.get_num_threads()
+        result = {"rows": rows, "threads": threads, "machine": machine(("torch", "numpy"))}
+        report(result, [shares], as_json=as_json)
+        return
     case = CASES[family]
     with tempfile.TemporaryDirectory() as name:
         write_noise_images(Path(name) / "images", case.side)
-        ours, theirs = Ours(case, Path(name) / "images"), case.reference(reference)
+        ours, theirs = Ours(recipe_of(case, Path(name) / "images")), case.reference(reference)
         steps = {"ours": ours.turn, "without data": ours.turn_on_fixed_batch, "theirs": theirs}
         for step in steps.values():
             step()

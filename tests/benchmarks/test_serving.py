@@ -36,6 +36,7 @@ def test_ratios_compare_the_most_processes_with_each_server_in_the_same_round():
     assert relative["fastapi"]["lowest"] == relative["fastapi"]["highest"]
     assert rows["ganymede ×2", 8]["p99_of_p50"]["median"] == 2.5
     assert rows["fastapi", 8]["errors"] == 3
+    assert rows["fastapi", 8]["cpu_of_ours"]["median"] == 1.0
     assert rows["ganymede ×2", serving.OVERLOAD]["refused"] == 7
 
 
@@ -45,7 +46,8 @@ def test_table_of_a_file_prints_all_loads(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["serving", "--table", str(path)])
     serving.main()
     printed = capsys.readouterr().out
-    assert "| 8 | ganymede ×2 | 22.5 (15.0 to 30.0) | 1.00 (1.00 to 1.00) |" in printed
+    once = "1.00 (1.00 to 1.00)"
+    assert f"| 8 | ganymede ×2 | 22.5 (15.0 to 30.0) | {once} | {once} |" in printed
     assert f"| {serving.OVERLOAD} | ganymede ×2 | 30.0 " in printed
 
 
