@@ -73,6 +73,10 @@ class SharedModelUpdates:
         self._catalog: Catalog | None = None
         self._prepared: tuple[int, Catalog, Changes] | None = None
         self._lock = threading.RLock()
+        # One generation is loaded at a time.
+        self._preparing = threading.Lock()
+        # Whether a generation became active that this process has not loaded.
+        self._missed = False
         # A lock of a file belongs to the process, so threads need one of their own.
         self._reloading = threading.Lock()
         self._reload_lock = _open_lock(table.folder / "reload.lock")
@@ -94,6 +98,8 @@ class SharedModelUpdates:
                 _, self._catalog, changes = self._prepared
                 self._server.serve(self._catalog)
                 self._unreleased = bool(changes.loaded or changes.failed or changes.removed)
+            else:
+                self._missed = self._catalog is not None
             self._prepared = None
             self._serving = active
             self._table.own["serving"] = active
@@ -157,7 +163,7 @@ class SharedModelUpdates:
     def _reload(self, skip: Collection[Path]) -> Changes:
         """Reload in all processes. The caller holds the lock."""
         for attempt in range(1, _ATTEMPTS + 1):
-            generation = int(self._requested[0]) + 1
+            generation = max(int(self._requested[0]), int(self._active[0])) + 1
             contents = self._prepare_all(generation, skip)
             if all(content == contents[self._table.index] for content in contents.values()):
                 break
@@ -209,7 +215,12 @@ class SharedModelUpdates:
         return content
 
     def _prepare(self, generation: int, skip: Collection[Path]) -> None:
-        """Load the changes beside what is served."""
+        """Load the changes beside what is served, unless a newer reload has begun."""
+        with self._preparing:
+            if generation == self._handled:
+                self._load(generation, skip)
+
+    def _load(self, generation: int, skip: Collection[Path]) -> None:
         assert self._catalog is not None  # noqa: S101 - a reload needs `enter`
         error: Exception | None = None
         content: Content = {}
@@ -243,6 +254,10 @@ class SharedModelUpdates:
         if self._requested[0] > self._handled:
             self._prepare_requested()
         self.follow()
+        if self._missed:
+            self._missed = False
+            log.warning("this process has not loaded the active models: all processes reload")
+            self.reload(())
         if self._prepared is not None:
             self._drop_if_abandoned()
         if self._unreleased:

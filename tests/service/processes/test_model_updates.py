@@ -209,3 +209,11 @@ def test_nothing_remains_of_the_reload_of_a_process_that_dies(models, start, tmp
     assert digest(engine) == old
     engine.reload()
     assert digest(engine) != old
+
+
+def test_process_that_missed_a_generation_reloads(models, start, tmp_path):
+    engine = start(models)
+    old = digest(engine)
+    change(models, 2)
+    WorkerTable(tmp_path / "server", 3).server["active"] = 5
+    wait_until(lambda: digest(engine) != old)
