@@ -23,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 from service import logs
 from service.host import bentoml_loggers, uvicorn_accept, uvicorn_protocol
 from service.host.circus_supervisor import supervise_workers
+from service.processes.choice_cache import ChoiceCache
 from service.settings import load_settings
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 settings = load_settings()
 logs.configure(settings.log_format)
 bentoml_loggers.take_over()
-supervise_workers(settings.processes, settings.drain_s)
+workers = ChoiceCache(settings).get() if settings.processes == "auto" else settings.processes
+# The first worker finds out whether more pay, unless that is known.
+supervise_workers(workers or 1, settings.drain_s, decided=workers > 0)
 
 
 @cache
@@ -64,7 +67,7 @@ uvicorn_accept.install(lambda: worker().listener)
 
 @bentoml.service(
     name="ganymede",
-    workers=settings.processes,
+    workers=workers or 1,
     # Longer than the engine's own deadline, whose error is more informative.
     traffic={"timeout": settings.deadline_s + 30},
     metrics={"enabled": False},

@@ -55,10 +55,12 @@ def _seconds(value: object) -> object:
 
 def _processes(value: object) -> object:
     """Convert a number of processes. Raises ValueError."""
+    if value == "auto":
+        return value
     if isinstance(value, str) and value.strip().isdecimal():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_PROCESSES:
-        raise ValueError(f"expected a number from 1 to {MAX_PROCESSES}, got {value!r}")
+        raise ValueError(f"expected auto, or a number from 1 to {MAX_PROCESSES}, got {value!r}")
     return value
 
 
@@ -91,10 +93,11 @@ class Settings(BaseSettings):
         default=30.0,
         description="Seconds after which a request gets 504 and its work is cancelled.",
     )
-    processes: Annotated[int, BeforeValidator(_processes)] = Field(
-        default=1,
+    processes: Annotated[int | Literal["auto"], BeforeValidator(_processes)] = Field(
+        default="auto",
         description="Processes that serve requests, each with all models and its share of the "
-        "CPUs.",
+        "CPUs. auto starts as many as pay: more than one if the fastest model is faster than the "
+        "code around it, which one process runs on one CPU.",
     )
     plan: Literal["measure", "default"] = Field(
         default="measure",

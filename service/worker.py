@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import sys
 import threading
 import time
@@ -16,9 +17,12 @@ from service.api.app import create_app
 from service.api.metrics import SchedulerMetrics
 from service.api.problems import not_ready
 from service.api.state import SharedState, create_queue
-from service.host.shutdown import GracefulShutdown
+from service.host.shutdown import CHECK_S, GracefulShutdown
 from service.host.uvicorn_accept import Listener
+from service.processes.choice_cache import ChoiceCache
+from service.processes.hung_workers import HungWorkers
 from service.processes.model_updates import SharedModelUpdates
+from service.processes.process_count import ProcessCount, resident_bytes, worthwhile_processes
 from service.processes.server_folder import ServerFolder
 from service.processes.shared_metrics import SharedMetrics
 from service.processes.shared_pixels import SharedPixels
@@ -42,8 +46,11 @@ class ServiceWorker:
     def __init__(self, settings: Settings, folder: ServerFolder, table: WorkerTable) -> None:
         """Create the parts of the process that has joined `table` in `folder`."""
         self.table = table
-        self.listener = Listener(table, self._is_ready, lambda: folder.is_stopping)
-        share_cpus(settings.processes)
+        self._choices = ChoiceCache(settings)
+        self._processes = settings.processes
+        self._decides = not folder.wanted
+        self.listener = Listener(table, self._is_ready, folder)
+        share_cpus(table.size)
         shared, queue_bound = _shared_state(table, settings)
         self._engine = engine = Engine(
             settings.models,
@@ -71,6 +78,7 @@ class ServiceWorker:
             self.listener,
             drain_s=settings.drain_s,
             hang_s=settings.hang_s,
+            check=HungWorkers(table, math.ceil(settings.hang_s / CHECK_S)).check,
         )
 
     def start(self) -> None:
@@ -96,6 +104,32 @@ class ServiceWorker:
     def _load(self) -> None:
         self._engine.start()
         freeze_garbage_collection()
+        if self._decides:
+            self._decide()
+        elif self.table.index == 0 and self._is_ready():
+            why = "measured earlier" if self._processes == "auto" else "as set"
+            log.info("processes: %d, each with %s: %s", self.table.size, _resident_mib(), why)
+
+    def _decide(self) -> None:
+        """Decide how many processes the server has; if several, the supervisor starts them.
+
+        This process ends then, because its plans and limits are those of a server with one.
+        """
+        try:
+            choice = worthwhile_processes(self._engine)
+        except Exception:
+            # This runs in its own thread: an error would leave the process starting forever.
+            log.exception("cannot measure how many processes pay")
+            choice = ProcessCount(1, "measuring failed")
+        else:
+            self._choices.put(choice.count)
+        log.info("processes: %d, each with %s: %s", choice.count, _resident_mib(), choice.reason)
+        with self.table.locked():
+            self.table.server["wanted"] = choice.count
+        if choice.count > 1:
+            self.application.end(f"{choice.count} processes start in its place")
+        else:
+            self._decides = False
 
     def assert_alive(self) -> None:
         """Raise HTTPException (503) if a run hangs."""
@@ -108,15 +142,20 @@ class ServiceWorker:
         While another process does, it gets all new connections.
         """
         if not self._is_ready() and not self.table.connections_of_others():
-            raise _unavailable(self._engine.reason or self._engine.state)
+            deciding = "it is decided how many processes serve"
+            raise _unavailable(self._engine.reason or deciding)
 
     def _is_ready(self) -> bool:
-        return self._engine.state is EngineState.READY
+        return self._engine.state is EngineState.READY and not self._decides
 
     async def stop_tracing(self) -> None:
         """Export the remaining spans. All accepted work has ended by now."""
         if (tracer := tracing.current()) is not None:
             await asyncio.to_thread(tracer.shutdown)
+
+
+def _resident_mib() -> str:
+    return f"{resident_bytes() / 2**20:,.0f} MiB of memory"
 
 
 def _memory_share(budget: int | None, processes: int) -> int | None:

@@ -26,18 +26,20 @@ log = logging.getLogger("ganymede.supervisor")
 
 # Seconds after the end of the drain time until the worker is killed.
 _KILL_DELAY_S = 10.0
-# Seconds between checks: short, but a worker that dies at every start must not use a whole CPU.
-_RESPAWN_DELAY_S = 1.0
+# Seconds until a dead worker is replaced. If it lived for less than `_EARLY_S`, the delay doubles
+# each time up to the maximum, so that workers that die at every start do not use a whole CPU.
+_RESPAWN_DELAY_S, _MAX_DELAY_S = 0.1, 8.0
+_EARLY_S = 30.0
 _RETRY_S = 0.1
 _WORKER_MODULE = "_bentoml_impl.worker.service"
 
 
-def supervise_workers(size: int, drain_s: float) -> None:
+def supervise_workers(size: int, drain_s: float, *, decided: bool) -> None:
     """Patch circus's signal handling in this process, unless it is a worker.
 
-    Must be called before the arbiter installs its signal handlers. There are at most `size`
-    workers. They are killed if they have not ended `drain_s` + 10 seconds after the first signal,
-    and at once on a second signal.
+    Must be called before the arbiter installs its signal handlers. There are `size` workers; unless
+    that is `decided`, a single one finds out whether more pay. They are killed if they have not
+    ended `drain_s` + 10 seconds after the first signal, and at once on a second signal.
     """
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is not None and spec.name == _WORKER_MODULE:
@@ -52,25 +54,59 @@ def supervise_workers(size: int, drain_s: float) -> None:
 
         def __init__(self, controller: Any) -> None:
             self._stop_signals = 0
-            self._folder = ServerFolder.create(size)
-            atexit.register(self._folder.remove)
+            self._early_deaths = 0
+            self._folder = ServerFolder.create(size, decided=decided)
+            atexit.register(self._remove_folder)
             for watcher in controller.arbiter.iter_watchers():
                 watcher.env.update(self._folder.environment())
+                self._set_workers(watcher, watcher.numprocesses)
             super().__init__(controller)
+
+        def _remove_folder(self) -> None:
+            self._folder.remove()
 
         def _register(self) -> None:
             super()._register()
             self._old[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, self._on_child_exit)
 
         def _on_child_exit(self, *_: object) -> None:
-            loop = self.controller.loop
-            loop.add_callback_from_signal(loop.call_later, _RESPAWN_DELAY_S, self._respawn)
+            self.controller.loop.add_callback_from_signal(self._respawn_later)
+
+        def _respawn_later(self) -> None:
+            (watcher,) = self.controller.arbiter.iter_watchers()
+            if self._folder.wanted > watcher.numprocesses:
+                self._start_wanted(watcher)
+                return
+            ages = [
+                process.age()
+                for process in watcher.processes.values()
+                if process.pid not in watcher.get_active_pids()
+            ]
+            self._early_deaths += 1
+            if min(ages, default=0.0) > _EARLY_S:
+                self._early_deaths = 0
+            delay = min(_RESPAWN_DELAY_S * 2**self._early_deaths, _MAX_DELAY_S)
+            self.controller.loop.call_later(delay, self._respawn)
 
         def _respawn(self) -> None:
             try:
                 self.controller.arbiter.manage_watchers()
             except ConflictError:
                 self.controller.loop.call_later(_RETRY_S, self._respawn)
+
+        def _start_wanted(self, watcher: Any) -> None:
+            """Replace a worker that was alone by as many as it has found to pay."""
+            alone, self._folder = self._folder, ServerFolder.create(self._folder.wanted)
+            alone.remove()
+            watcher.env.update(self._folder.environment())
+            self._set_workers(watcher, self._folder.size)
+            self._respawn()
+
+        def _set_workers(self, watcher: Any, count: int) -> None:
+            watcher.numprocesses = count
+            # In a container, circus replaces no worker, and ends when none is left. That suits one
+            # worker; of several, the others would have to do the work of those that died.
+            watcher.respawn = watcher.respawn or count > 1
 
         def quit(self) -> None:
             self._stop_signals += 1

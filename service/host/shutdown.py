@@ -49,8 +49,8 @@ log = logging.getLogger("ganymede.shutdown")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Signals closer together than this count as one.
 _SAME_SIGNAL_S = 1.0
-# The interval at which hung runs and the parent process are checked.
-_CHECK_S = 1.0
+# The interval in seconds at which hung runs and the parent process are checked.
+CHECK_S = 1.0
 # New requests get a 503 for at least this long, so that load balancers see it.
 _MIN_REFUSE_S = 0.3
 # Seconds for the requests of connections that were accepted last, or are being opened, to arrive.
@@ -81,6 +81,9 @@ class Connections(Protocol):
     def end(self) -> None:
         """Refuse connections in all processes."""
 
+    def remove_folder(self) -> None:
+        """Remove the folder that the processes share, because their supervisor cannot."""
+
 
 class GracefulShutdown:
     """ASGI application around `app` that tracks requests, and a thread that ends the process."""
@@ -93,12 +96,14 @@ class GracefulShutdown:
         *,
         drain_s: float,
         hang_s: float,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         """Serve `app`, which runs models in `engine`, to `connections`.
 
         `drain_s` is the time in seconds for accepted work to complete. A run longer than `hang_s`
-        seconds counts as hung.
+        seconds counts as hung. `check` is called every `CHECK_S` seconds.
         """
+        self._check = check
         self._connections = connections
         self._engine = engine
         self._app = app
@@ -113,7 +118,7 @@ class GracefulShutdown:
         self._stopping = False
         self._stopping_since = 0.0
         # Safe to use in a signal handler, unlike locks and events.
-        self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._reasons: queue.SimpleQueue[str] = queue.SimpleQueue()
         # The number of responses after which to close the connection, so that the client opens
         # another one, which a less busy process accepts.
         self.close_next = 0
@@ -162,28 +167,35 @@ class GracefulShutdown:
         finally:
             self._unanswered.discard(task)
 
+    def end(self, why: str) -> None:
+        """Complete the accepted work, and end the process."""
+        self._stopping = True
+        self._reasons.put(why)
+
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
         if not self._stopping:
             self._stopping = True
             self._stopping_since = now
-            self._signals.put(number)
+            self._reasons.put(signal.Signals(number).name)
         elif now - self._stopping_since > _SAME_SIGNAL_S:
             os._exit(128 + number)
 
     def _watch(self) -> None:
         while True:
             try:
-                number = self._signals.get(timeout=_CHECK_S)
+                why = self._reasons.get(timeout=CHECK_S)
             except queue.Empty:
                 pass
             else:
-                self._stop(signal.Signals(number).name)
+                self._stop(why)
             if os.getppid() != self._parent:
                 # Free the socket at once for a service that is started next.
                 self._stopping = True
+                self._connections.remove_folder()
                 self._close_server()
                 self._stop("the supervisor has died")
+            self._check()
             seconds, model = self._engine.longest_run()
             if seconds > self._hang_s:
                 self.hang_reason = f"a run of {model} has not ended for {seconds:.0f} s"

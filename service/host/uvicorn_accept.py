@@ -35,6 +35,7 @@ import uvicorn
 from service.host import listen_backlog
 
 if TYPE_CHECKING:
+    from service.processes.server_folder import ServerFolder
     from service.processes.worker_table import WorkerTable
 
 log = logging.getLogger("ganymede.connections")
@@ -58,16 +59,12 @@ class Listener:
     """
 
     def __init__(
-        self, table: WorkerTable, is_ready: Callable[[], bool], is_stopping: Callable[[], bool]
+        self, table: WorkerTable, is_ready: Callable[[], bool], folder: ServerFolder
     ) -> None:
-        """`table` has the row of this process.
-
-        `is_ready` tells whether this process can serve, and `is_stopping` whether the whole server
-        stops.
-        """
+        """`table` has the row of this process. `is_ready` tells whether this process can serve."""
         self._table = table
         self._is_ready = is_ready
-        self._is_stopping = is_stopping
+        self._folder = folder
         self._sockets: list[socket.socket] = []
         self._connect: Callable[[socket.socket], Any]
         self._loop: asyncio.AbstractEventLoop
@@ -137,7 +134,7 @@ class Listener:
 
         If the result is False, the others know that this one accepts no more: `close` must follow.
         """
-        return not self._table.stop_accepting() and self._is_stopping()
+        return not self._table.stop_accepting() and self._folder.is_stopping
 
     def refuse_new(self) -> None:
         """Let no process get further connections; accept those that wait."""
@@ -149,6 +146,10 @@ class Listener:
         for listener in self._sockets:
             listen_backlog.end(listener)
         self.close()
+
+    def remove_folder(self) -> None:
+        """Remove the folder that the processes share, because their supervisor cannot."""
+        self._folder.remove()
 
     def _watch(self, listener: socket.socket) -> None:
         self._retry.pop(listener, None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +26,16 @@ class ServerFolder:
     size: int
 
     @classmethod
-    def create(cls, size: int) -> ServerFolder:
-        """Create the folder of a new server. Raises OSError."""
+    def create(cls, size: int, *, decided: bool = True) -> ServerFolder:
+        """Create the folder of a new server. Raises OSError.
+
+        Unless it is `decided` that there are `size` workers, the first one decides how many.
+        """
         memory = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else None
-        return cls(Path(tempfile.mkdtemp(prefix="ganymede-server-", dir=memory)), size)
+        path = Path(tempfile.mkdtemp(prefix="ganymede-server-", dir=memory))
+        if decided:
+            (path / "server").write_bytes(size.to_bytes(8, sys.byteorder))
+        return cls(path, size)
 
     @classmethod
     def of_this_server(cls) -> ServerFolder:
@@ -52,6 +59,18 @@ class ServerFolder:
     def is_stopping(self) -> bool:
         """True once the whole server stops."""
         return (self.path / "stopping").exists()
+
+    @property
+    def wanted(self) -> int:
+        """The number of workers that the server shall have; 0 until a worker has decided it.
+
+        Workers write it in `WorkerTable.server`.
+        """
+        try:
+            with (self.path / "server").open("rb") as file:
+                return int.from_bytes(file.read(8), sys.byteorder)
+        except OSError:
+            return 0
 
     def remove(self) -> None:
         """Remove the folder. Processes that have opened its files keep them."""

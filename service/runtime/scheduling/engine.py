@@ -138,6 +138,11 @@ class Engine:
             self._updates.follow()
         return self._catalog
 
+    @property
+    def measures_plans(self) -> bool:
+        """Whether execution plans are measured."""
+        return self._plan.measure
+
     def share_updates(self, updates: ModelUpdates) -> None:
         """Reload together with the other processes of a server. Called before `start`."""
         self._updates = updates

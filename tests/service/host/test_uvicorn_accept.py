@@ -20,6 +20,7 @@ from starlette.responses import PlainTextResponse
 from uvicorn.lifespan.off import LifespanOff
 
 from service.host.uvicorn_accept import Listener
+from service.processes.server_folder import ServerFolder
 from service.processes.worker_table import WorkerTable
 from tests.support.crowd import request_images
 from tests.support.servers import serving, wait_until
@@ -32,7 +33,9 @@ class Worker:
         self.table = WorkerTable(folder, 2)
         self.table.join()
         self.ready = ready
-        self.listener = Listener(self.table, lambda: self.ready, lambda: True)
+        shared = ServerFolder(folder, 2)
+        shared.note_stop()
+        self.listener = Listener(self.table, lambda: self.ready, shared)
         self.report()
         app = app or PlainTextResponse(str(self.table.index))
         config = uvicorn.Config(app, log_config=None)

@@ -1,0 +1,40 @@
+"""Ends workers whose event loop does not turn any more, so that the supervisor replaces them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+
+from service.processes.worker_table import WorkerTable
+
+log = logging.getLogger("ganymede.processes")
+
+
+class HungWorkers:
+    """Watches the event loops of the workers in `table`, from a thread of one of them.
+
+    It counts checks instead of seconds: time that passes while the whole machine is suspended is
+    nobody's fault.
+    """
+
+    def __init__(self, table: WorkerTable, checks: int) -> None:
+        """A worker hangs if its event loop has not turned for `checks` checks."""
+        self._table = table
+        self._checks = checks
+        # By process id: the last turn, and the checks for which it has been the last.
+        self._seen: dict[int, tuple[float, int]] = {}
+
+    def check(self) -> None:
+        """Kill the workers that hang, including this one."""
+        seen: dict[int, tuple[float, int]] = {}
+        for row in self._table.living():
+            pid, beat = int(row["pid"]), float(row["beat"])
+            before, count = self._seen.get(pid, (beat, 0))
+            count = count + 1 if before == beat else 0
+            # A worker that is starting has no event loop yet.
+            if beat and count >= self._checks:
+                log.critical("the event loop of process %d hangs: it is replaced", pid)
+                os.kill(pid, signal.SIGKILL)
+            seen[pid] = (beat, count)
+        self._seen = seen

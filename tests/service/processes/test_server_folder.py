@@ -1,0 +1,42 @@
+from service.processes.server_folder import ServerFolder
+from service.processes.worker_table import WorkerTable
+
+
+def test_workers_find_the_folder_by_environment_variables(monkeypatch):
+    folder = ServerFolder.create(3)
+    for name, value in folder.environment().items():
+        monkeypatch.setenv(name, value)
+    assert ServerFolder.of_this_server() == folder
+    folder.remove()
+    assert not folder.path.exists()
+
+
+def test_worker_without_a_supervisor_is_alone():
+    folder = ServerFolder.of_this_server()
+    assert (folder.size, folder.wanted) == (1, 1)
+    folder.remove()
+
+
+def test_supervisor_reads_what_a_worker_has_decided():
+    folder = ServerFolder.create(1, decided=False)
+    assert folder.wanted == 0
+    table = WorkerTable(folder.path, folder.size)
+    assert folder.wanted == 0
+    with table.locked():
+        table.server["wanted"] = 5
+    assert folder.wanted == 5
+    folder.remove()
+
+
+def test_decided_number_is_in_the_table_of_workers():
+    folder = ServerFolder.create(3)
+    assert WorkerTable(folder.path, folder.size).server["wanted"] == folder.wanted == 3
+    folder.remove()
+
+
+def test_stop_is_noted():
+    folder = ServerFolder.create(1)
+    assert not folder.is_stopping
+    folder.note_stop()
+    assert folder.is_stopping
+    folder.remove()
