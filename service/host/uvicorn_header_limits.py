@@ -35,7 +35,7 @@ class HeaderLimits(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer for the headers of the first request."""
         super().connection_made(transport)
-        self._expect_headers()
+        self._start_header_timer()
 
     def data_received(self, data: bytes) -> None:
         """Parse `data`, and count it while the headers are incomplete."""
@@ -51,16 +51,19 @@ class HeaderLimits(HttpToolsProtocol):
             if self._header_bytes > self.max_header_bytes:
                 self._headers_too_large = True
                 self.send_400_response("")
+            elif self._header_timer is None:
+                self._start_header_timer()
         elif self.cycle is not None and self.cycle.response_complete and self._header_timer is None:
             # The rest of a body that the application did not read.
             self._start_header_timer()
 
     def on_message_begin(self) -> None:
-        """Start the timer for the headers of a request."""
+        """Note that headers follow. Their timer only starts if they are not complete yet."""
         super().on_message_begin()
         self._message_began = True
         self._header_bytes = 0
-        self._expect_headers()
+        self._reading_headers = True
+        self._stop_header_timer()
 
     def on_url(self, url: bytes) -> None:
         """Count the URL."""
@@ -97,10 +100,6 @@ class HeaderLimits(HttpToolsProtocol):
             self._headers_too_large = True
             # The parser converts this to an error of its own, which leads to `send_400_response`.
             raise ValueError("the headers are too large")
-
-    def _expect_headers(self) -> None:
-        self._reading_headers = True
-        self._start_header_timer()
 
     def _start_header_timer(self) -> None:
         self._stop_header_timer()

@@ -21,6 +21,7 @@ from service.host.bentoml_mount import MountBypass
 from service.host.uvicorn_header_limits import HeaderLimits
 from service.host.uvicorn_slow_readers import SlowReaderTimeout
 from service.host.uvicorn_upgrades import IgnoreUpgrades
+from service.host.uvicorn_writes import JoinedWrites
 from service.settings import Settings
 
 
@@ -31,7 +32,7 @@ def install(settings: Settings, get_app: Callable[[], ASGIApp]) -> None:
     returns the application inside BentoML's.
     """
 
-    class GanymedeProtocol(IgnoreUpgrades, HeaderLimits, SlowReaderTimeout):
+    class GanymedeProtocol(IgnoreUpgrades, HeaderLimits, SlowReaderTimeout, JoinedWrites):
         max_header_bytes = settings.max_header_bytes
         header_timeout_s = settings.body_timeout_s
         write_timeout_s = settings.write_timeout_s

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import logs, tracing
 from service.api import metrics, request_context
 from service.api.middleware.errors import unexpected_error
+from service.api.middleware.request_headers import request_headers
 from service.api.request_context import Rejection, RequestContext
 
 log = logging.getLogger("ganymede.access")
@@ -115,7 +116,7 @@ def _new_id() -> str:
 def _count(scope: Scope, route: str, context: RequestContext, status: int, seconds: float) -> None:
     method = "any" if route == _UNMATCHED else scope["method"]
     metrics.record_request(route, method, status, seconds, context.rejection)
-    if status in (200, 304) and any(name == b"if-none-match" for name, _ in scope["headers"]):
+    if status in (200, 304) and "if-none-match" in request_headers(scope):
         metrics.record_cache_lookups(metrics.Cache.CLIENT, hits=int(status == 304), lookups=1)
 
 

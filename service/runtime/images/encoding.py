@@ -25,6 +25,8 @@ Provenance = Mapping[str, Any]
 
 KEYWORD = "ganymede"
 _IMAGE_DESCRIPTION = 0x010E
+# Created once: `json.dumps` creates an encoder for every call with options.
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 _JPEG_QUALITY = 90
 # For lossless files `quality` is the effort, which hardly affects the size: with the default of 80
 # a gray image of 1024² takes seconds. `exact` keeps the colors of transparent pixels.
@@ -148,7 +150,7 @@ def pack_zip(files: Sequence[tuple[str, bytes]]) -> bytes:
 
 def provenance_text(provenance: Provenance) -> str:
     """Return the provenance as it is embedded in files: JSON in ASCII."""
-    return json.dumps(dict(provenance), separators=(",", ":"))
+    return _to_json(dict(provenance))
 
 
 def resized(pixels: Pixels, width: int, height: int) -> Pixels:

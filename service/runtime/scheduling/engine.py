@@ -233,7 +233,15 @@ class Engine:
 
     @contextmanager
     def permit(self) -> Iterator[None]:
-        """Hold a permit for one request; `drain` waits until the permit is returned.
+        """Hold a permit within the block. Raises NotReady."""
+        self.acquire_permit()
+        try:
+            yield
+        finally:
+            self.release_permit()
+
+    def acquire_permit(self) -> None:
+        """Take a permit for one request; `drain` waits until it is released.
 
         A request that holds a permit can submit further jobs while the engine drains. Raises
         NotReady.
@@ -242,12 +250,12 @@ class Engine:
             if self.state is not EngineState.READY:
                 raise NotReady(self.reason or self.state)
             self._permits += 1
-        try:
-            yield
-        finally:
-            with self._transition:
-                self._permits -= 1
-                self._transition.notify_all()
+
+    def release_permit(self) -> None:
+        """Return a permit."""
+        with self._transition:
+            self._permits -= 1
+            self._transition.notify_all()
 
     def longest_run(self) -> tuple[float, str]:
         """Return the seconds and the model of the longest current run."""

@@ -346,8 +346,9 @@ class Scheduler:
             with self._lock:
                 self._running -= 1
                 self._used_slots -= self._slots_of(batch.group)
-                # The group whose turn it is may be waiting for these slots.
-                self._work.notify_all()
+                if self._groups:
+                    # The group whose turn it is may be waiting for these slots.
+                    self._work.notify_all()
 
     def _run_live_parts(self, batch: Batch) -> None:
         """Run the parts of a batch whose jobs are still alive; return the others without
