@@ -39,8 +39,9 @@ R = TypeVar("R")
 _UNWATCHED_S = 0.25
 # Maximum seconds between two attempts to enter a full queue.
 _QUEUE_RETRY_S = 0.5
-# Engines with jobs for which no worker has been woken yet.
-_to_wake: set[Engine] = set()
+# Jobs of each engine for which no worker has been woken yet, and the number from which one is.
+_submitted: dict[Engine, int] = {}
+_MAX_GATHERED = 64
 # Calls in threads. The event loop itself does not keep tasks that nobody waits for.
 _running: set[asyncio.Future[Any]] = set()
 
@@ -232,26 +233,27 @@ class RequestExecution:
         working = self._engine.encode(job, work)
         try:
             return await self._wait(working)
-        finally:
+        except BaseException:
+            # Cancels work that still waits in a pool; the result of work that runs is dropped.
+            working.cancel()
             if not working.done() or working.cancelled():
                 self._engine.cancel(job)
-            current, tracer = request_context.current(), tracing.current()
-            if tracer is not None and current is not None and current.span is not None:
-                tracer.add_job_spans(current.span, job, role, self._engine.clock)
+            raise
+        finally:
+            if (tracer := tracing.current()) is not None:
+                current = request_context.current()
+                if current is not None and current.span is not None:
+                    tracer.add_job_spans(current.span, job, role, self._engine.clock)
 
     def _late(self) -> DeadlineExceeded:
         return DeadlineExceeded(f"the images were not finished within {self._seconds:g} s")
 
     async def _wait(self, working: Future[T]) -> T:
-        try:
-            # Most work is done by then.
-            await _done_within(working, self._seconds_unwatched())
-            if working.done():
-                return working.result()
-            return await self._first(asyncio.wrap_future(working))
-        finally:
-            # Cancels work that still waits in a pool; the result of work that runs is dropped.
-            working.cancel()
+        # Most work is done by then.
+        await _done_within(working, self._seconds_unwatched())
+        if working.done():
+            return working.result()
+        return await self._first(asyncio.wrap_future(working))
 
     async def _first(self, outcome: asyncio.Future[T]) -> T:
         """Return the result of `outcome` if it comes before the deadline and a disconnect.
@@ -325,16 +327,25 @@ def _end_wait(waiter: asyncio.Future[None]) -> None:
 
 
 def _wake_soon(engine: Engine) -> None:
-    """Run a batch, or wake a worker, after the other requests that the event loop has read at the
-    same time, so that their jobs share a batch.
+    """Run a batch, or wake a worker, once the requests that arrive together have been read, so that
+    their jobs share a batch.
     """
-    if engine not in _to_wake:
-        _to_wake.add(engine)
-        asyncio.get_running_loop().call_soon(_wake, engine)
+    first = engine not in _submitted
+    _submitted[engine] = _submitted.get(engine, 0) + 1
+    if first:
+        asyncio.get_running_loop().call_soon(_gather, engine, 0)
 
 
-def _wake(engine: Engine) -> None:
-    _to_wake.discard(engine)
+def _gather(engine: Engine, before: int) -> None:
+    """Wait for another iteration of the event loop if the last one has submitted jobs.
+
+    There were `before` jobs in all before it. Reading a request takes longer than sending it, so
+    further ones may have arrived in the meantime.
+    """
+    if before < _submitted[engine] < _MAX_GATHERED:
+        asyncio.get_running_loop().call_soon(_gather, engine, _submitted[engine])
+        return
+    del _submitted[engine]
     if engine.run_short_batch():
         # There may be rows for another batch.
         _wake_soon(engine)

@@ -98,7 +98,7 @@ class GenerateRequest(RequestModel):
         default=None, description=f"{TRANSFORM} Applies to images without a transform of their own."
     )
     return_: Annotated[list[Literal["z", "w"]], Field(max_length=2, fail_fast=True)] = Field(
-        default=[],
+        default=(),  # type: ignore[arg-type]  # A list would be copied for every request.
         alias="return",
         description="The arrays to return with each image: the latent z and, for a model with "
         "styles, w. JSON contains them as float32 in base64, a ZIP as NPY files.",

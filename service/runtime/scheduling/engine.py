@@ -333,11 +333,13 @@ class Engine:
 
         def process(run: Future[dict[str, Array]]) -> None:
             finished, process_outputs = pending.pop()
-            if run.cancelled() or run.exception() is not None:
-                # `result` raises the error of the run.
+            try:
+                outputs = run.result()
+            except BaseException:  # noqa: BLE001 - passed on to the waiting caller
+                # `result` raises the error of the run again.
                 self._finish(finished, encoded, lambda: process_outputs(run.result()))
                 return
-            encode = partial(self._timed, finished, process_outputs, run.result())
+            encode = partial(self._timed, finished, process_outputs, outputs)
             # Not if the job had already ended when `encode` was called.
             in_worker = threading.get_ident() != caller
             if in_worker and self.provider is Provider.CPU and finished.pixels <= _INLINE_PIXELS:
