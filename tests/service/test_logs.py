@@ -1,5 +1,6 @@
 """Log lines of the real service, and the request ids in them."""
 
+import asyncio
 import io
 import json
 import logging
@@ -227,3 +228,43 @@ def test_values_cannot_forge_lines():
 def test_logs_values_that_are_not_json():
     line = logs.JsonFormatter().format(record("x", fields={"path": sys.stdout, "n": 1}))
     assert json.loads(line)["n"] == 1
+
+
+def test_lines_of_an_iteration_are_written_together_and_in_order(restored):
+    class Counting(io.StringIO):
+        writes = 0
+
+        def write(self, text):
+            self.writes += 1
+            return super().write(text)
+
+    stream = Counting()
+    logs.configure("json", stream)
+    logger = logging.getLogger("ganymede.access")
+
+    async def main():
+        for number in range(3):
+            logs.info_soon(logger, "soon", {"number": number})
+        assert stream.writes == 0
+        await asyncio.sleep(0)
+        assert stream.writes == 1
+        logs.info_soon(logger, "soon", {"number": 3})
+        logger.warning("at once")
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    written = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line.get("number") for line in written] == [0, 1, 2, 3, None]
+    assert [line["level"] for line in written] == ["INFO"] * 4 + ["WARNING"]
+
+
+def test_waiting_lines_are_written_at_exit(restored):
+    stream = io.StringIO()
+    logs.configure("text", stream)
+
+    async def main():
+        logs.info_soon(logging.getLogger("ganymede.access"), "last", {"n": 1})
+
+    asyncio.run(main())
+    logging.shutdown()
+    assert stream.getvalue().endswith("ganymede.access: last n=1\n")

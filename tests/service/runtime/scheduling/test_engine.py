@@ -3,6 +3,7 @@ import threading
 import time
 import weakref
 
+import numpy as np
 import pytest
 
 from service.runtime.models.manifest import MAPPING, SYNTHESIS
@@ -102,6 +103,49 @@ def test_queue_limit_includes_unencoded_outputs(repository):
     assert encoding.result(10)
     assert len(generate(engine, model, [3])) == 1
     assert engine.drain(timeout=10)
+
+
+def test_short_batch_runs_and_is_encoded_in_the_calling_thread(engine):
+    model = engine.catalog.get("gan-mnist")
+    threads = set()
+
+    def encode(outputs):
+        threads.add(threading.get_ident())
+        return outputs["pixels"]
+
+    def encoded(job):
+        return engine.encode(job, encode)
+
+    assert not engine.run_short_batch()
+    end = time.monotonic() + 60
+    while True:
+        jobs = [engine.submit(model, model.feeds([seed]), wake=False) for seed in range(8)]
+        encoding = [encoded(job) for job in jobs]
+        # The first batches, and batches on a busy machine, are left to the workers.
+        ran_here = engine.run_short_batch()
+        engine.wake()
+        images = [each.result(60)[0] for each in encoding]
+        assert (np.stack(images) == model.generate(range(8))).all()
+        if ran_here:
+            break
+        assert time.monotonic() < end
+    assert threading.get_ident() in threads
+
+
+def test_error_of_encoding_in_a_batch_affects_its_job_only(engine):
+    model = engine.catalog.get("gan-mnist")
+
+    def fail(_):
+        raise ValueError("not encoded")
+
+    works = [lambda _: 1, fail, lambda _: 2]
+    jobs = [engine.submit(model, model.feeds([seed]), wake=False) for seed in range(3)]
+    futures = [engine.encode(job, work) for job, work in zip(jobs, works, strict=True)]
+    engine.wake()
+    with pytest.raises(ValueError, match="not encoded"):
+        futures[1].result(60)
+    assert (futures[0].result(60), futures[2].result(60)) == (1, 2)
+    assert engine.drain(timeout=60)
 
 
 def test_encoded_job_is_freed_without_garbage_collection(engine):

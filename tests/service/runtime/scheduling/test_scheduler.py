@@ -633,6 +633,117 @@ def test_drain_does_not_linger():
     assert lingering.taken() == 1
 
 
+def test_jobs_submitted_without_waking_a_worker_share_a_batch():
+    sizes, done = [], threading.Event()
+
+    def run(feeds):
+        sizes.append(len(feeds["x"]))
+        return {"y": feeds["x"]}
+
+    scheduler = Scheduler(time.monotonic, limit=100, batch_returned=done.set)
+    workers = Workers(scheduler, 1)
+    workers.start()
+    group = BatchGroup("group", run, max_rows=8, pixels_per_row=1)
+    jobs = [job(group, 1), job(group, 2), job(group, 3)]
+    for each in jobs:
+        scheduler.submit(each, wake=False)
+    scheduler.wake()
+    assert done.wait(60)
+    assert sum(sizes) == 3
+    assert [result(each) for each in jobs] == [[1], [2], [3]]
+    scheduler.drain()
+    workers.join(60)
+
+
+def test_futures_are_resolved_when_batch_returned_is_called():
+    jobs = [job(doubling_group(), number) for number in range(3)]
+    resolved = []
+    scheduler = Scheduler(
+        FakeClock(), 100, batch_returned=lambda: resolved.append([j.future.done() for j in jobs])
+    )
+    for each in jobs:
+        scheduler.submit(each)
+    run_all(scheduler)
+    assert resolved == [[True, True, True]]
+
+
+@pytest.mark.parametrize(("seconds", "sizes"), [(0.0001, [8]), (0.01, [4, 4])])
+def test_rows_that_run_in_a_short_time_are_not_divided(seconds, sizes):
+    clock = FakeClock()
+
+    def run(feeds):
+        clock.now += seconds * len(feeds["x"])
+        return {"y": feeds["x"]}
+
+    scheduler = Scheduler(clock, limit=100, slots=2, divide_s=0.004)
+    group = BatchGroup("group", run, max_rows=16, pixels_per_row=1)
+    scheduler.submit(job(group, 1))
+    run_all(scheduler)
+    scheduler.submit(job(group, *range(8)))
+    taken = [scheduler.take(0) for _ in range(2)]
+    assert [batch.rows for batch in taken if batch] == sizes
+
+
+class TestTakeShort:
+    def scheduler(self, seconds):
+        """Return a scheduler whose last batch took `seconds`, with two waiting rows."""
+        clock = FakeClock()
+
+        def run(feeds):
+            clock.now += seconds
+            return {"y": feeds["x"]}
+
+        scheduler = Scheduler(clock, limit=100, slots=1, linger_s=0.002)
+        self.group = BatchGroup("group", run, max_rows=8, pixels_per_row=1)
+        scheduler.submit(job(self.group, 1, 2, 3))
+        scheduler.execute(scheduler.take(0))
+        scheduler.submit(job(self.group, 4, 5))
+        return scheduler
+
+    def test_returns_a_short_batch_without_lingering(self):
+        scheduler = self.scheduler(0.0001)
+        batch = scheduler.take_short(lambda speed: speed.shortest <= 0.001)
+        assert batch.rows == 2
+
+    def test_leaves_a_long_batch(self):
+        scheduler = self.scheduler(0.1)
+        assert scheduler.take_short(lambda speed: speed.shortest <= 0.001) is None
+        scheduler.drain()
+        assert scheduler.take(0).rows == 2
+
+    def test_forgets_a_single_short_batch_slowly(self):
+        scheduler = self.scheduler(0.0001)
+        run_all(scheduler)
+        scheduler.submit(job(self.group, 6))
+        speeds = []
+        scheduler.take_short(lambda speed: speeds.append(speed) or True)
+        assert speeds[0].shortest == pytest.approx(0.0001)
+
+    def test_leaves_the_first_batch_of_a_group(self):
+        scheduler = Scheduler(FakeClock(), limit=100)
+        assert scheduler.take_short(lambda speed: speed.shortest < 1) is None
+        scheduler.submit(job(doubling_group(), 1))
+        assert scheduler.take_short(lambda speed: speed.shortest < 1) is None
+
+    def test_occupies_slots(self):
+        scheduler = self.scheduler(0.0001)
+        batch = scheduler.take_short(lambda _: True)
+        scheduler.submit(job(self.group, 6))
+        assert scheduler.take_short(lambda _: True) is None
+        scheduler.execute(batch)
+        assert scheduler.take_short(lambda _: True).rows == 1
+
+    def test_ends_a_late_job(self):
+        clock = FakeClock()
+        scheduler = Scheduler(clock, limit=100)
+        late = job(doubling_group(), 1, deadline=1.0)
+        scheduler.submit(late)
+        clock.now = 2.0
+        assert scheduler.take_short(lambda _: True) is None
+        with pytest.raises(DeadlineExceeded):
+            late.future.result(0)
+
+
 class LateClock(FakeClock):
     """A clock on which a second passes after each reading, as if the thread were preempted."""
 
