@@ -6,16 +6,21 @@ supervisor needs it, too.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 _PATH, _SIZE = "GANYMEDE_SERVER_FOLDER", "GANYMEDE_SERVER_SIZE"
 # A file system in memory, so that no change is written to a disk.
 _MEMORY = Path("/dev/shm")  # noqa: S108 - the folder below it is private
+_PREFIX, _LOCK = "ganymede-server-", "supervisor.lock"
+# Seconds after which a folder without a lock is not about to get one.
+_NEW_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,10 @@ class ServerFolder:
         Unless it is `decided` that there are `size` workers, the first one decides how many.
         """
         memory = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else None
-        path = Path(tempfile.mkdtemp(prefix="ganymede-server-", dir=memory))
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=memory))
+        # Held for as long as this process lives.
+        fcntl.flock(os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600), fcntl.LOCK_EX)
+        _remove_abandoned(path.parent)
         if decided:
             (path / "server").write_bytes(size.to_bytes(8, sys.byteorder))
         return cls(path, size)
@@ -75,3 +83,27 @@ class ServerFolder:
     def remove(self) -> None:
         """Remove the folder. Processes that have opened its files keep them."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove the folders of servers that were killed, with all of their processes."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        try:
+            if folder.stat().st_uid != os.getuid():
+                continue
+            lock = os.open(folder / _LOCK, os.O_RDWR)
+        except FileNotFoundError:
+            # Of a server that is starting, unless it is old.
+            if folder.exists() and time.time() - folder.stat().st_mtime > _NEW_S:
+                shutil.rmtree(folder, ignore_errors=True)
+            continue
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass  # Its server is alive.
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)

@@ -1,6 +1,10 @@
+import re
+
+import psutil
 import pytest
 
 from service.processes.process_count import FRONT_S, count_for
+from tests.support.servers import serving, wait_until
 
 
 @pytest.mark.parametrize(
@@ -20,3 +24,18 @@ from service.processes.process_count import FRONT_S, count_for
 )
 def test_more_processes_for_faster_models_and_more_cpus(seconds, cpus, expected):
     assert count_for(seconds, cpus) == expected
+
+
+@pytest.mark.slow
+def test_server_starts_as_many_processes_as_pay_and_remembers_it(drawn_repository, tmp_path):
+    env = {"GANYMEDE_PLAN": "measure", "GANYMEDE_CACHE": str(tmp_path)}
+    counts = []
+    for reason in ("requests per second", "measured earlier"):
+        with serving(drawn_repository, "--processes", "auto", env=env) as server:
+            wait_until(lambda: reason in server.logged())  # noqa: B023 - called in this iteration
+            count = int(re.findall(r"processes: (\d+), each with \d+ MiB", server.logged())[-1])
+            wait_until(lambda: len(psutil.Process(server.process.pid).children()) == count)  # noqa: B023
+            assert server.client().get("/v1/models").status_code == 200
+            assert "Traceback" not in server.logged()
+            counts.append(count)
+    assert counts[0] == counts[1]

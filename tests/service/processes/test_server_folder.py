@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 from service.processes.server_folder import ServerFolder
 from service.processes.worker_table import WorkerTable
 
@@ -40,3 +44,18 @@ def test_stop_is_noted():
     folder.note_stop()
     assert folder.is_stopping
     folder.remove()
+
+
+def test_folder_of_a_killed_server_is_removed_by_the_next():
+    code = "from service.processes.server_folder import *; print(ServerFolder.create(1).path)"
+    killed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    path = Path(killed.stdout.strip())
+    assert path.exists()
+    living = ServerFolder.create(1)
+    another = ServerFolder.create(1)
+    assert not path.exists()
+    assert living.path.exists()
+    living.remove()
+    another.remove()
