@@ -19,6 +19,7 @@ from training.data.degradations import upscale
 from training.data.pairs import example_pairs, held_out_options, unpaired_examples
 from training.evaluation.errors import QualityError
 from training.evaluation.evaluation import Progress
+from training.evaluation.features.cache import cached_features
 from training.evaluation.features.networks import FeatureNetwork
 from training.evaluation.features.references import digest_of
 from training.evaluation.metrics import get_metric, pair_metric_names
@@ -121,9 +122,12 @@ def _evaluate(
         return lambda done, total: progress(f"{stage}{suffix}", done, total) if progress else None
 
     outputs = translate_images(model, inputs, direction)
-    values = compare_pairs(outputs, targets, network, show("comparing outputs and targets"))
+    features = cached_features(network, targets, show("computing features of targets"))
+    values = compare_pairs(
+        outputs, targets, network, show("comparing outputs and targets"), features
+    )
     baseline_values = compare_pairs(
-        baseline, targets, network, show(f"comparing {baseline_name} and targets")
+        baseline, targets, network, show(f"comparing {baseline_name} and targets"), features
     )
     digest = digest_of(targets)
     split = held_out_options(recipe.data).split_name
