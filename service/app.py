@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 settings = load_settings()
 logs.configure(settings.log_format)
 bentoml_loggers.take_over()
-workers = ChoiceCache(settings).get() if settings.processes == "auto" else settings.processes
+if settings.processes == "auto":
+    workers = ChoiceCache(settings.models, settings.run_options).get()
+else:
+    workers = settings.processes
 # The first worker finds out whether more pay, unless that is known.
 supervise_workers(workers or 1, settings.drain_s, decided=workers > 0)
 

@@ -251,6 +251,12 @@ class Settings(BaseSettings):
         """True if a client needs an API key."""
         return self.keys is not None and not self.insecure
 
+    @property
+    def run_options(self) -> str:
+        """The settings that determine how models are run."""
+        names = ("provider", "plan", "concurrent_batches", "threads", "max_rows", "memory_budget")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)
+
     def to_environment(self) -> dict[str, str | None]:
         """Return the environment variables that give another process these settings.
 

@@ -46,7 +46,7 @@ class ServiceWorker:
     def __init__(self, settings: Settings, folder: ServerFolder, table: WorkerTable) -> None:
         """Create the parts of the process that has joined `table` in `folder`."""
         self.table = table
-        self._choices = ChoiceCache(settings)
+        self._choices = ChoiceCache(settings.models, settings.run_options)
         self._processes = settings.processes
         self._decides = not folder.wanted
         self.listener = Listener(table, self._is_ready, folder)

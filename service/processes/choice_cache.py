@@ -12,7 +12,6 @@ from pathlib import Path
 
 from service.runtime.files import CannotWrite, cache_folder, replacing
 from service.runtime.onnx.machine import cpu_model, machine_cpus
-from service.settings import Settings
 
 log = logging.getLogger("ganymede.processes")
 
@@ -24,15 +23,14 @@ _GPU_DRIVER = Path("/proc/driver/nvidia/version")
 class ChoiceCache:
     """The choice for one configuration: the models, the machine, and how models are run."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Find the choice for `settings`."""
+    def __init__(self, models: Path, options: str) -> None:
+        """Find the choice for the folder `models`, run with `options`."""
         self._path = cache_folder("processes.json")
-        files = sorted(settings.models.glob("*/*/*"))
+        files = sorted(models.glob("*/*/*"))
         parts = [
-            *(f"{path.relative_to(settings.models)} {_version(path)}" for path in files),
-            settings.provider,
+            *(f"{path.relative_to(models)} {_version(path)}" for path in files),
+            options,
             str(_GPU_DRIVER.exists()),
-            str((settings.concurrent_batches, settings.threads, settings.max_rows)),
             cpu_model(),
             str(machine_cpus()),
         ]

@@ -1,7 +1,6 @@
 import pytest
 
 from service.processes.choice_cache import ChoiceCache
-from service.settings import load_settings
 
 
 @pytest.fixture
@@ -13,8 +12,8 @@ def models(tmp_path, monkeypatch):
     return tmp_path / "models"
 
 
-def choice(models, **flags):
-    return ChoiceCache(load_settings({"models": models, **flags}))
+def choice(models, options="threads=0"):
+    return ChoiceCache(models, options)
 
 
 def test_choice_is_found_again(models):
@@ -25,7 +24,7 @@ def test_choice_is_found_again(models):
 
 def test_choice_is_for_these_models_and_settings(models):
     choice(models).put(1)
-    assert choice(models, threads=2).get() == 0
+    assert choice(models, "threads=2").get() == 0
     (models / "m" / "1" / "model.json").write_text('{"changed": true}')
     assert choice(models).get() == 0
 
