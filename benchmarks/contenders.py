@@ -196,7 +196,7 @@ def with_processes(processes: str, *more: str) -> Contender:
     """Return Ganymede with a number of processes, or ``auto``, and with `more` flags."""
     flags = ("--processes", processes, *more)
     settings = {"PYTHONPATH": str(HERE.parent)}
-    return Contender("ganymede", settings, f"ganymede ×{processes}", flags)
+    return Contender("ganymede", settings, f"ganymede ×{processes}", flags=flags)
 
 
 @dataclass(frozen=True)

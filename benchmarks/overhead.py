@@ -30,7 +30,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -42,9 +42,9 @@ from benchmarks.contenders import (
     Contender,
     Server,
     Workload,
-    contenders,
     free_port,
     started,
+    with_processes,
 )
 from benchmarks.load import Load, assert_installed, load
 from benchmarks.measure import Spread, machine, ratios, report
@@ -153,7 +153,7 @@ def _batches(server: Server) -> tuple[float, float]:
 
 def _loaded(server: Server, connections: int, seconds: float, seed: int) -> tuple[Load, float]:
     """Return the result of a load, and the server's CPU milliseconds per request."""
-    _, body = contenders(only=["ganymede"])[0].request(WORK)
+    _, body = Contender("ganymede").request(WORK)
     server.wait_until_idle()
     cpu = server.cpu_seconds()
     result = load(f"{server.address}/v1/generate", body, connections, seconds, seed)
@@ -190,6 +190,7 @@ def main(
     connections: Annotated[
         list[int] | None, typer.Option(min=1, help="May be repeated. Default: 8, 32, 128, 256.")
     ] = None,
+    processes: Annotated[str, typer.Option(help="Processes of Ganymede: a number, or auto.")] = "1",
     log_requests: Annotated[
         bool, typer.Option(help="Ganymede writes its access log, as by default.")
     ] = True,
@@ -198,9 +199,7 @@ def main(
     """Measure, and print the CPU time around inference relative to the echo's."""
     assert_installed()
     counts = connections or [8, 32, 128, 256]
-    ours = Contender(
-        "ganymede", contenders(only=["ganymede"])[0].settings, log_requests=log_requests
-    )
+    ours = replace(with_processes(processes), log_requests=log_requests)
     session = BareSession()
     found: dict[int, list[Round]] = {count: [] for count in counts}
     with started(ours, MODEL, WORK) as server:
@@ -233,7 +232,12 @@ def main(
         spreads = in_cpu | in_latency
         rows.append({"connections": count} | {name: s.as_json() for name, s in spreads.items()})
     packages = ("starlette", "uvicorn", "uvloop", "bentoml", "onnxruntime-gpu")
-    result = {"rows": rows, "log_requests": log_requests, "machine": machine(packages)}
+    result = {
+        "rows": rows,
+        "processes": processes,
+        "log_requests": log_requests,
+        "machine": machine(packages),
+    }
     report(result, [cpu, latency], as_json=as_json)
 
 
