@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 
@@ -30,7 +31,7 @@ class HungWorkers:
         seen: dict[int, tuple[float, int]] = {}
         for row in self._table.living():
             pid, beat = int(row["pid"]), float(row["beat"])
-            before, count = self._seen.get(pid, (beat, 0))
+            before, count = self._seen.get(pid, (math.nan, 0))
             count = count + 1 if before == beat else 0
             # A worker that is starting has no event loop yet.
             if beat and count >= self._checks:

@@ -1,4 +1,5 @@
 import signal
+import time
 
 import pytest
 
@@ -17,8 +18,10 @@ def table(tmp_path):
 def test_worker_whose_event_loop_does_not_turn_is_killed(tmp_path, table):
     hung = HungWorkers(table, checks=3)
     with joined_worker(tmp_path, TURNED) as worker:
+        # The first check only notes the last turn.
         for _ in range(3):
             hung.check()
+        time.sleep(0.2)
         assert worker.poll() is None
         hung.check()
         assert worker.wait(60) == -signal.SIGKILL
