@@ -1,7 +1,7 @@
 """The engine: catalog, scheduler, workers and encoders under one state.
 
 permit → queue → batch → reply: `submit` checks and queues, workers run batches, and the job's
-future replies.
+future replies. Short batches run in the thread that submits their jobs (`run_short_batch`).
 """
 
 from __future__ import annotations
