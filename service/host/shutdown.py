@@ -53,8 +53,9 @@ _SAME_SIGNAL_S = 1.0
 CHECK_S = 1.0
 # New requests get a 503 for at least this long, so that load balancers see it.
 _MIN_REFUSE_S = 0.3
-# Seconds for the requests of connections that were accepted last, or are being opened, to arrive.
-_BACKLOG_S = 0.2
+# Seconds for the requests of connections that were accepted last, or are being opened, to arrive:
+# the least, and the most if some are known to wait.
+_BACKLOG_S, _MAX_BACKLOG_S = 0.2, 3.0
 # Once all accepted work is done, requests that still have no response, such as incomplete uploads,
 # get a 503 after this many seconds.
 _UNANSWERED_S = 1.0
@@ -77,6 +78,11 @@ class Connections(Protocol):
 
     def refuse_new(self) -> None:
         """Let no process get further connections; accept those that wait."""
+
+    def expects_requests(self, last: bool) -> bool:
+        """Return whether a new connection waits to be accepted by the last process, or is so new
+        that its first request may be on its way.
+        """
 
     def end(self) -> None:
         """Refuse connections in all processes."""
@@ -226,8 +232,14 @@ class GracefulShutdown:
     def _end_connections(self, end: float) -> None:
         """Accept no more connections, and respond to those that were accepted, until `end`."""
         last = self._connections.leave()
-        self._call_in_loop(self._connections.refuse_new if last else self._connections.close)
+        if last:
+            self._connections.refuse_new()
+        else:
+            self._call_in_loop(self._connections.close)
         time.sleep(_BACKLOG_S)
+        until = min(time.monotonic() + _MAX_BACKLOG_S, end)
+        while time.monotonic() < until and self._connections.expects_requests(last):
+            time.sleep(0.02)
         self._wait_for_responses(min(time.monotonic() + _UNANSWERED_S, end))
         if last:
             self._call_in_loop(self._connections.end)

@@ -48,12 +48,15 @@ _KEPT, _KEPT_PART = 2, 0.125
 # a ready process accepts it nevertheless.
 _RETRY_S = 0.001
 _BOUND_S = 0.05
+# Seconds in which the first request of a connection usually arrives and is parsed.
+_FIRST_REQUEST_S = 1.0
 # Seconds without accepting after an error of the system, such as too many open files.
 _ERROR_PAUSE_S = 1.0
 
 
 class Listener:
-    """Accepts the connections of this process. Except for `leave`, it is used in the event loop.
+    """Accepts the connections of this process. All methods are called in the event loop, except
+    for `leave`, `refuse_new` and `expects_requests`.
 
     It takes the place of an `asyncio.Server` in uvicorn.
     """
@@ -66,6 +69,8 @@ class Listener:
         self._is_ready = is_ready
         self._folder = folder
         self._sockets: list[socket.socket] = []
+        # The open connections; replaced by uvicorn's set.
+        self._protocols: set[Any] = set()
         self._connect: Callable[[socket.socket], Any]
         self._loop: asyncio.AbstractEventLoop
         self._tasks: set[asyncio.Task[None]] = set()
@@ -80,6 +85,10 @@ class Listener:
         on_end = self._count_end
 
         class Protocol(cast("Any", config.http_protocol_class)):  # type: ignore[misc]
+            def connection_made(self, transport: asyncio.Transport) -> None:
+                self.opened = time.monotonic()
+                super().connection_made(transport)
+
             def connection_lost(self, exc: Exception | None) -> None:
                 super().connection_lost(exc)
                 on_end()
@@ -100,6 +109,7 @@ class Listener:
                 self._count_end()
 
         self._connect = connect
+        self._protocols = cast("set[Any]", server.server_state.connections)
         self._table.own["accepting"] = 1
         for listener in sockets:
             listener.setblocking(False)
@@ -140,6 +150,17 @@ class Listener:
         """Let no process get further connections; accept those that wait."""
         for listener in self._sockets:
             listen_backlog.refuse_new(listener)
+
+    def expects_requests(self, last: bool) -> bool:
+        """Return whether a new connection waits to be accepted by the last process, or is so new
+        that its first request may be on its way.
+        """
+        listens = list(self._sockets)
+        # A process that is not the last one is about to close its sockets.
+        if self._tasks or (listens and not last) or any(map(listen_backlog.count_waiting, listens)):
+            return True
+        newest = time.monotonic() - _FIRST_REQUEST_S
+        return any(each.cycle is None and each.opened > newest for each in list(self._protocols))
 
     def end(self) -> None:
         """Stop accepting, and refuse connections from now on in all processes."""

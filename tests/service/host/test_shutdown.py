@@ -141,3 +141,40 @@ def test_stop_under_load_loses_no_accepted_request(models):
     assert set(statuses) <= {200, 503}
     assert 200 in statuses
     assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_stop_resets_no_connection(models, processes):
+    """Each request has a connection of its own, so that some always wait in the backlog."""
+    body = b'{"model": "m", "seed": 1, "class": "fine", "format": "npy"}'
+    request = (
+        b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    )
+    outcomes: list[bytes] = []
+
+    def send_until_refused() -> None:
+        while True:
+            try:
+                connection = server.connect()
+            except ConnectionRefusedError:
+                return
+            # Any other error, such as a reset, fails the test.
+            with connection:
+                connection.sendall(request)
+                response = b""
+                while part := connection.recv(65536):
+                    response += part
+            outcomes.append(response[:12])
+
+    with (
+        serving(models, "--processes", processes) as server,
+        concurrent.futures.ThreadPoolExecutor(32) as pool,
+    ):
+        clients = [pool.submit(send_until_refused) for _ in range(32)]
+        wait_until(lambda: len(outcomes) > 200)
+        server.process.send_signal(signal.SIGTERM)
+        for client in clients:
+            client.result()
+        assert server.process.wait(60) == 0
+    assert set(outcomes) == {b"HTTP/1.1 200", b"HTTP/1.1 503"}
