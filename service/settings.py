@@ -116,8 +116,9 @@ class Settings(BaseSettings):
     )
     memory_budget: Annotated[ByteSize, Field(gt=0)] | None = Field(
         default=None,
-        description="Memory for models, in bytes or with a unit (2GiB). Models that do not fit are "
-        "loaded on demand, and replace the least recently used ones.",
+        description="Memory for models, in bytes or with a unit (2GiB), divided among the "
+        "processes. Models that do not fit are loaded on demand, and replace the least recently "
+        "used ones.",
     )
     watch_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=0.0,
