@@ -43,7 +43,7 @@ log = logging.getLogger("ganymede.connections")
 # Connections accepted at a time. The event loop also has to serve those that are open.
 _MAX_ACCEPTED = 64
 # Connections beyond its share that a process keeps: at least these, and this part of its share.
-_KEPT, _KEPT_PART = 2, 0.125
+_KEPT, _KEPT_PART = 1, 0.125
 # Seconds between two looks at a connection that is left to another process, and seconds after which
 # a ready process accepts it nevertheless.
 _RETRY_S = 0.001
