@@ -115,7 +115,8 @@ def report(result: Mapping[str, object], tables: Iterable[Table], *, as_json: bo
     if as_json:
         sys.stdout.write(json.dumps(result, indent=2) + "\n")
         return
-    console = Console()
+    # In a file, a table is as wide as it needs to be.
+    console = Console() if sys.stdout.isatty() else Console(width=160)
     for table in tables:
         console.print(table)
     ran_on = result.get("machine")
