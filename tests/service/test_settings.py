@@ -115,6 +115,11 @@ def test_environment_reproduces_settings(monkeypatch):
         ({"open_paths": "/*"}, "open_paths"),
         ({"open_paths": "docs"}, "open_paths"),
         ({"log_format": "xml"}, "log_format"),
+        ({"processes": "0"}, "processes: expected auto, or a number from 1 to 256"),
+        ({"processes": "257"}, "processes"),
+        ({"processes": "-1"}, "processes"),
+        ({"processes": "x"}, "processes"),
+        ({"processes": True}, "processes"),
     ],
 )
 def test_invalid_value_gives_one_line_error_with_its_name(flags, expected):
@@ -141,6 +146,19 @@ def test_invalid_file_gives_one_line_error(tmp_path, text, expected):
         load_settings(config=tmp_path / "nowhere.toml")
 
 
+def test_old_name_of_concurrent_batches_gives_the_new_one(monkeypatch, tmp_path):
+    new = "workers is now concurrent_batches"
+    with pytest.raises(SettingsError, match=new):
+        load_settings({"workers": "2"})
+    config = tmp_path / "c.toml"
+    config.write_text("workers = 2\n")
+    with pytest.raises(SettingsError, match=new):
+        load_settings(config=config)
+    monkeypatch.setenv("GANYMEDE_WORKERS", "2")
+    with pytest.raises(SettingsError, match=f"GANYMEDE_WORKERS: {new}"):
+        load_settings()
+
+
 def serve(*flags):
     command = ganymede("serve", "--port", str(free_port()), *flags)
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -154,6 +172,7 @@ def serve(*flags):
         (["--host", "no.such.host.invalid"], "--host"),
         (["--host", "0.0.0.0", "--keys", "/nowhere/keys.json"], "/nowhere/keys.json"),
         (["--max-images", "none"], "max_images"),
+        (["--workers", "2"], "concurrent_batches"),
         (["--config", "/nowhere.toml"], "/nowhere.toml"),
     ],
 )
