@@ -145,7 +145,10 @@ def install(environment: Path, wheels: Path | None, limit_s: float, folder: Path
             spent = time.monotonic() - started
             if status is None:
                 return Outcome("install", "stopped", spent, limit_s, "its time was over")
-            return Outcome("install", "failed", spent, limit_s, _last_line(log))
+            lines = log.read_text(errors="replace").splitlines()
+            # The first error of pip names the package.
+            error = next((line for line in lines if line.startswith("ERROR")), _last_line(log))
+            return Outcome("install", "failed", spent, limit_s, error)
     return Outcome("install", "ok", time.monotonic() - started, limit_s)
 
 
