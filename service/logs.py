@@ -81,20 +81,22 @@ class _LineHandler(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, after the lines that wait."""
-        self.flush()
+        if self._waiting:
+            self.flush()
         super().emit(record)
 
     def flush(self) -> None:
-        """Write the lines that wait."""
-        with self._lock:
-            lines, self._waiting = self._waiting, []
-            if lines:
-                try:
+        """Write the lines that wait. Errors are reported as those of records, and not raised."""
+        lines: list[str] = []
+        try:
+            with self._lock:
+                lines, self._waiting = self._waiting, []
+                if lines:
                     self.stream.write("\n".join([*lines, ""]))
-                except (OSError, ValueError):
-                    # As for records: the disk is full, or the stream is closed.
-                    self.handleError(logging.makeLogRecord({"msg": lines[0]}))
-        super().flush()
+            super().flush()
+        except (OSError, ValueError):
+            # The disk is full, or the stream is closed.
+            self.handleError(logging.makeLogRecord({"msg": "\n".join(lines[:1])}))
 
 
 class JsonFormatter(logging.Formatter):

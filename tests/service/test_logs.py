@@ -1,6 +1,7 @@
 """Log lines of the real service, and the request ids in them."""
 
 import asyncio
+import contextlib
 import io
 import json
 import logging
@@ -8,6 +9,7 @@ import os
 import re
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -256,6 +258,31 @@ def test_lines_of_an_iteration_are_written_together_and_in_order(restored):
     written = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [line.get("number") for line in written] == [0, 1, 2, 3, None]
     assert [line["level"] for line in written] == ["INFO"] * 4 + ["WARNING"]
+
+
+@pytest.fixture
+def full_disk():
+    # Closing it writes what is still buffered.
+    with contextlib.suppress(OSError), Path("/dev/full").open("w") as stream:
+        yield stream
+
+
+def test_full_disk_does_not_reach_the_caller(restored, full_disk, capsys):
+    async def main():
+        loop_errors = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, error: loop_errors.append(error))
+        logger = logging.getLogger("ganymede.access")
+        for _ in range(2):
+            logger.info("at once")
+            logs.info_soon(logger, "soon", {})
+            await asyncio.sleep(0)
+        logs.info_soon(logger, "soon", {})
+        logger.info("after waiting lines")
+        assert not loop_errors
+
+    logs.configure("json", full_disk)
+    asyncio.run(main())
+    assert "No space left on device" in capsys.readouterr().err
 
 
 def test_waiting_lines_are_written_at_exit(restored):
