@@ -27,15 +27,22 @@ class HungWorkers:
         self._seen: dict[int, tuple[float, int]] = {}
 
     def check(self) -> None:
-        """Kill the workers that hang, including this one."""
+        """Kill the worker that has hung for longest, which may be this one.
+
+        Only one at a time: the others may wait for a lock that it holds.
+        """
         seen: dict[int, tuple[float, int]] = {}
+        hung: list[tuple[float, int]] = []
         for row in self._table.living():
             pid, beat = int(row["pid"]), float(row["beat"])
             before, count = self._seen.get(pid, (math.nan, 0))
             count = count + 1 if before == beat else 0
             # A worker that is starting has no event loop yet.
             if beat and count >= self._checks:
-                log.critical("the event loop of process %d hangs: it is replaced", pid)
-                os.kill(pid, signal.SIGKILL)
+                hung.append((beat, pid))
             seen[pid] = (beat, count)
         self._seen = seen
+        if hung:
+            _, pid = min(hung)
+            log.critical("the event loop of process %d hangs: it is replaced", pid)
+            os.kill(pid, signal.SIGKILL)

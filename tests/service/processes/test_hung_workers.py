@@ -27,6 +27,19 @@ def test_worker_whose_event_loop_does_not_turn_is_killed(tmp_path, table):
         assert worker.wait(60) == -signal.SIGKILL
 
 
+def test_only_the_worker_that_has_hung_for_longest_is_killed(tmp_path, table):
+    hung = HungWorkers(table, checks=3)
+    later = 'table.own["beat"] = 2.0'
+    with joined_worker(tmp_path, later) as waiting, joined_worker(tmp_path, TURNED) as cause:
+        for _ in range(4):
+            hung.check()
+        assert cause.wait(60) == -signal.SIGKILL
+        time.sleep(0.2)
+        assert waiting.poll() is None
+        hung.check()
+        assert waiting.wait(60) == -signal.SIGKILL
+
+
 def test_worker_whose_event_loop_turns_is_not_killed(tmp_path, table):
     hung = HungWorkers(table, checks=3)
     with joined_worker(tmp_path, TURNED) as worker:
