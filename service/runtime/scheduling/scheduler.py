@@ -4,8 +4,8 @@ Invariants:
 
 - Every job ends exactly once: with its outputs, with an error, or cancelled.
 - The pixels of all accepted jobs never exceed the limit, together with those of other processes
-  that share it, counted from `submit` until the job has
-  ended, no worker holds any of its rows, and it has been released.
+  that share it. They count from `submit` until the job has ended, no worker holds any of its rows,
+  and it has been released.
 - Jobs of a group run first in, first out. Groups take turns, so that none starves.
 - Running batches never occupy more slots than exist. If the next batch of the group whose turn it
   is does not fit yet, the scheduler waits for slots instead of passing the group over.
@@ -136,11 +136,14 @@ class Scheduler:
         return self._pixels
 
     def longest_run(self) -> tuple[float, str]:
-        """Return the seconds and the group label of the longest current run; (0, "") if none."""
-        with self._lock:
-            now = self._clock()
-            started, label = min(self._runs.values(), default=(now, ""))
-            return now - started, label
+        """Return the seconds and the group label of the longest current run; (0, "") if none.
+
+        Works without the lock, which a thread holds while it waits for other processes that share
+        the bound on pixels: whether this process hangs can be checked nevertheless.
+        """
+        now = self._clock()
+        started, label = min(list(self._runs.values()), default=(now, ""))
+        return max(now - started, 0.0), label
 
     # Jobs in
 
@@ -230,12 +233,9 @@ class Scheduler:
         further rows.
         """
         dead: list[tuple[InferenceJob, BaseException]] = []
-        batch = None
         with self._lock:
-            key = next(iter(self._groups), None)
-            if key is not None and is_short(self._history.speed(key)):
-                batch = self._next_batch(None, dead)
-                self._occupy(batch)
+            batch = self._next_batch(None, dead, is_short)
+            self._occupy(batch)
         for job, error in dead:
             self._end(job, error)
         return batch
@@ -247,15 +247,21 @@ class Scheduler:
             self._used_slots += self._slots_of(batch.group)
 
     def _next_batch(
-        self, now: float | None, dead: list[tuple[InferenceJob, BaseException]]
+        self,
+        now: float | None,
+        dead: list[tuple[InferenceJob, BaseException]],
+        may_run: Callable[[Speed], bool] = lambda _: True,
     ) -> Batch | None:
         """Form a batch from the group whose turn it is. Add jobs that may not run to `dead`.
 
-        The group does not wait for further rows if `now` is None.
+        Returns None if `may_run` is false for the group's speed. The group does not wait for
+        further rows if `now` is None.
         """
         while self._groups:
             key, jobs = next(iter(self._groups.items()))
             group = jobs[0].group
+            if not may_run(self._history.speed(key)):
+                return None
             if self._used_slots + self._slots_of(group) > self.slots:
                 return None
             if now is not None and self._linger_left(now):

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from service.runtime.scheduling.batch_history import SMALLER_BATCHES_S
 from service.runtime.scheduling.batches import Batch, BatchGroup, InferenceJob, RowCountMismatch
+from service.runtime.scheduling.pixel_bounds import LocalPixelBound
 from service.runtime.scheduling.scheduler import (
     DeadlineExceeded,
     Draining,
@@ -725,6 +726,18 @@ class TestTakeShort:
         scheduler.submit(job(doubling_group(), 1))
         assert scheduler.take_short(lambda speed: speed.shortest < 1) is None
 
+    def test_leaves_a_long_batch_that_follows_a_late_job(self):
+        clock = FakeClock()
+        scheduler = Scheduler(clock, limit=100)
+        short = doubling_group("short")
+        scheduler.submit(job(short, 1))
+        run_all(scheduler)
+        scheduler.submit(job(short, 2, deadline=1.0))
+        scheduler.submit(job(doubling_group("unknown"), 3))
+        clock.now = 2.0
+        assert scheduler.take_short(lambda speed: speed.shortest <= 0.001) is None
+        assert scheduler.take(0).rows == 1
+
     def test_occupies_slots(self):
         scheduler = self.scheduler(0.0001)
         batch = scheduler.take_short(lambda _: True)
@@ -742,6 +755,29 @@ class TestTakeShort:
         assert scheduler.take_short(lambda _: True) is None
         with pytest.raises(DeadlineExceeded):
             late.future.result(0)
+
+
+def test_longest_run_is_known_while_another_process_holds_the_bound():
+    reserving, continues = threading.Event(), threading.Event()
+
+    class Bound(LocalPixelBound):
+        def reserve(self, pixels):
+            reserving.set()
+            assert continues.wait(60)
+            return super().reserve(pixels)
+
+    scheduler = Scheduler(FakeClock(), Bound(100))
+    submitting = threading.Thread(target=scheduler.submit, args=[job(doubling_group(), 1)])
+    submitting.start()
+    asking = threading.Thread(target=scheduler.longest_run, daemon=True)
+    try:
+        assert reserving.wait(60)
+        asking.start()
+        asking.join(60)
+        assert not asking.is_alive()
+    finally:
+        continues.set()
+        submitting.join()
 
 
 class LateClock(FakeClock):
