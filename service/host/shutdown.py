@@ -122,7 +122,8 @@ class GracefulShutdown:
         # The tasks of requests whose response has not started.
         self._unanswered: set[asyncio.Task[None]] = set()
         self._stopping = False
-        self._stopping_since = 0.0
+        # When the first signal arrived; 0 before.
+        self._signaled_at = 0.0
         # Safe to use in a signal handler, unlike locks and events.
         self._reasons: queue.SimpleQueue[str] = queue.SimpleQueue()
         # The number of responses after which to close the connection, so that the client opens
@@ -180,11 +181,12 @@ class GracefulShutdown:
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
-        if not self._stopping:
+        if not self._signaled_at:
+            self._signaled_at = now
+            # The process may be ending already, for another reason.
             self._stopping = True
-            self._stopping_since = now
             self._reasons.put(signal.Signals(number).name)
-        elif now - self._stopping_since > _SAME_SIGNAL_S:
+        elif now - self._signaled_at > _SAME_SIGNAL_S:
             os._exit(128 + number)
 
     def _watch(self) -> None:

@@ -3,6 +3,8 @@
 import concurrent.futures
 import itertools
 import signal
+import subprocess
+import sys
 import time
 
 import httpx
@@ -38,6 +40,29 @@ def test_refuses_new_requests_and_completes_accepted_ones(models):
             assert pending.result().status_code == 200
         assert server.process.wait(30) == 0
         assert "Traceback" not in server.logged()
+
+
+def test_first_signal_does_not_interrupt_a_process_that_is_ending():
+    code = """
+import asyncio, os, signal
+from pathlib import Path
+from service.host.shutdown import GracefulShutdown
+from service.runtime.scheduling.engine import Engine
+
+async def main():
+    engine = Engine(Path("models"), provider="cpu", queue_pixels=1)
+    shutdown = GracefulShutdown(engine, None, None, drain_s=60, hang_s=60)
+    shutdown.start()
+    shutdown.end("others start in its place")
+    signal.raise_signal(signal.SIGTERM)
+    print("drains", flush=True)
+    os._exit(0)
+
+asyncio.run(main())
+"""
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert process.stdout == "drains\n", process.stderr
 
 
 def test_incomplete_upload_gets_503_and_does_not_block_stop(models):
