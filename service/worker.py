@@ -22,12 +22,13 @@ from service.host.uvicorn_accept import Listener
 from service.processes.choice_cache import ChoiceCache
 from service.processes.hung_workers import HungWorkers
 from service.processes.model_updates import SharedModelUpdates
-from service.processes.process_count import ProcessCount, resident_bytes, worthwhile_processes
+from service.processes.process_count import ProcessCount, worthwhile_processes
 from service.processes.server_folder import ServerFolder
 from service.processes.shared_metrics import SharedMetrics
 from service.processes.shared_pixels import SharedPixels
 from service.processes.token_table import TokenTable
 from service.processes.worker_table import WorkerTable
+from service.runtime.models.memory_budget import resident_bytes
 from service.runtime.onnx.execution_plans import PlanOptions, cache_file
 from service.runtime.onnx.machine import freeze_garbage_collection, share_cpus
 from service.runtime.scheduling.engine import Engine, EngineState
@@ -155,7 +156,8 @@ class ServiceWorker:
 
 
 def _resident_mib() -> str:
-    return f"{resident_bytes() / 2**20:,.0f} MiB of memory"
+    size = resident_bytes()
+    return f"{size / 2**20:,.0f} MiB of memory" if size else "an unknown amount of memory"
 
 
 def _memory_share(budget: int | None, processes: int) -> int | None:

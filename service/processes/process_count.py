@@ -10,10 +10,7 @@ lets inference wait for it, so more processes pay before it is reached.
 from __future__ import annotations
 
 import math
-import os
-import resource
 from dataclasses import dataclass
-from pathlib import Path
 
 from service.runtime.models.model import Model
 from service.runtime.onnx.execution_plans import seconds_of
@@ -73,15 +70,6 @@ def count_for(seconds: float, cpus: int) -> int:
     """Return the number of processes for a model with `seconds` of CPU time per image."""
     busy = cpus * FRONT_S / (FRONT_S + seconds)
     return max(1, min(cpus, math.ceil(busy / _USEFUL_SHARE)))
-
-
-def resident_bytes() -> int:
-    """Return the memory of this process: the current, or the largest where that is unknown."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return pages * os.sysconf("SC_PAGESIZE")
 
 
 def _cpu_seconds_of_image(model: Model) -> float:

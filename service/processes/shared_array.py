@@ -37,9 +37,6 @@ class SharedArray:
             os.close(self._file)
             raise
         self.values: NDArray[np.void] = np.frombuffer(self._memory, dtype, length)
-        # A lock of the file belongs to the process, so threads need one of their own.
-        self._threads = threading.Lock()
-
         self._lock = _ArrayLock(self._file, self.values)
 
     def locked(self) -> AbstractContextManager[NDArray[np.void]]:
