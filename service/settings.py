@@ -96,8 +96,8 @@ class Settings(BaseSettings):
     processes: Annotated[int | Literal["auto"], BeforeValidator(_processes)] = Field(
         default="auto",
         description="Processes that serve requests, each with all models and its share of the "
-        "CPUs. auto starts as many as pay: more than one if the fastest model is faster than the "
-        "code around it, which one process runs on one CPU.",
+        "CPUs. auto starts as many as pay: more than one if the code around the inference, which "
+        "uses at most one CPU in each process, would slow down the fastest model.",
     )
     plan: Literal["measure", "default"] = Field(
         default="measure",

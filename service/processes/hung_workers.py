@@ -15,8 +15,8 @@ log = logging.getLogger("ganymede.processes")
 class HungWorkers:
     """Watches the event loops of the workers in `table`, from a thread of one of them.
 
-    It counts checks instead of seconds: time that passes while the whole machine is suspended is
-    nobody's fault.
+    It counts checks instead of seconds, so that time in which the whole machine is suspended does
+    not count.
     """
 
     def __init__(self, table: WorkerTable, checks: int) -> None:

@@ -70,7 +70,7 @@ class ServerFolder:
 
     @property
     def wanted(self) -> int:
-        """The number of workers that the server shall have; 0 until a worker has decided it.
+        """The number of workers that the server should have; 0 until a worker has decided it.
 
         Workers write it in `WorkerTable.server`.
         """

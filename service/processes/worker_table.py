@@ -44,7 +44,7 @@ ROW = np.dtype(
 )
 SERVER = np.dtype(
     [
-        # Worker processes that the server shall have; 0 until it is decided. The supervisor reads
+        # Worker processes that the server should have; 0 until it is decided. The supervisor reads
         # it as the first eight bytes of the file.
         ("wanted", np.int64),
         # The newest generation of the models that was asked for, and the one to serve. Generation 0
