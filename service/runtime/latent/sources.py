@@ -162,8 +162,8 @@ def draw_class(weights: ClassWeights, seed: int) -> int:
 def feeds(sources: Sequence[LatentSource], manifest: Manifest) -> dict[str, NDArray[Any]]:
     """Return the inputs of the graph that takes z, one row per source. A source must not be a `w`.
 
-    Raises ValueError if a seed is out of range, or if classes are blended but the graph takes a
-    class index.
+    Raises ValueError if a source has neither a seed nor a latent, if a seed is out of range, or if
+    classes are blended but the graph takes a class index.
     """
     space = manifest.latent
     assert space is not None  # noqa: S101 - ensured by the manifest
@@ -172,6 +172,8 @@ def feeds(sources: Sequence[LatentSource], manifest: Manifest) -> dict[str, NDAr
     if len(seeds) == len(sources):
         z = drawn
     else:
+        if any(source.z is None and source.seed is None for source in sources):
+            raise ValueError("a source has neither a seed nor a latent")
         rows = iter(drawn)
         z = np.array([next(rows) if s.z is None else s.z for s in sources], np.float32)
     inputs: dict[str, NDArray[Any]] = {"z": z}
