@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support.crowd import ClassRequest, pixels_of, send_concurrently
-from tests.support.servers import serving, wait_until_ready, worker_of
+from tests.support.servers import serving, wait_until, wait_until_ready, worker_of
 
 pytestmark = pytest.mark.slow
 
@@ -75,3 +75,31 @@ def test_recovers_from_hung_run(failing_models, expected, rounds):
             assert response.status_code == 200
             assert np.array_equal(pixels_of(response), expected(fine))
         assert server.logged().count("this process is replaced") == min(rounds, 3)
+
+
+def test_recovers_from_run_that_hangs_in_the_event_loop(failing_models, expected):
+    environment = {"GANYMEDE_HANG_S": "4", "GANYMEDE_DRAIN_S": "3", "GANYMEDE_DEADLINE_S": "120"}
+    fine = ClassRequest(7, ["fine"])
+    with serving(failing_models, env=environment) as server:
+        worker = worker_of(server)
+        with concurrent.futures.ThreadPoolExecutor() as pool, server.client() as client:
+            # Short batches, after which the model runs in the event loop's thread.
+            for _ in range(20):
+                assert fine.send(client).status_code == 200
+            hung = pool.submit(ClassRequest(1, ["hangs"]).send, client)
+            wait_until(lambda: not responds(server))
+            assert isinstance(hung.exception(), httpx.TransportError)
+        worker.wait(60)
+        wait_until_ready(server)
+        with server.client() as client:
+            response = fine.send(client)
+        assert response.status_code == 200
+        assert np.array_equal(pixels_of(response), expected(fine))
+
+
+def responds(server) -> bool:
+    try:
+        httpx.get(server.url + "/livez", timeout=2)
+    except httpx.TransportError:
+        return False
+    return True

@@ -23,7 +23,7 @@ from service.host.uvicorn_accept import Listener
 from service.processes.server_folder import ServerFolder
 from service.processes.worker_table import WorkerTable
 from tests.support.crowd import request_images
-from tests.support.servers import serving, wait_until
+from tests.support.servers import serving, wait_until, workers_of
 
 
 class Worker:
@@ -164,10 +164,6 @@ def server(models):
     with serving(models, "--processes", "2") as server:
         wait_until(lambda: server.logged().count('"ready:') == 2)
         yield server
-
-
-def workers_of(server):
-    return psutil.Process(server.process.pid).children()
 
 
 def connections_of(worker):

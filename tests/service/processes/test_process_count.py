@@ -1,10 +1,9 @@
 import re
 
-import psutil
 import pytest
 
 from service.processes.process_count import FRONT_S, count_for
-from tests.support.servers import serving, wait_until
+from tests.support.servers import serving, wait_until, workers_of
 
 
 @pytest.mark.parametrize(
@@ -34,7 +33,7 @@ def test_server_starts_as_many_processes_as_pay_and_remembers_it(drawn_repositor
         with serving(drawn_repository, "--processes", "auto", env=env) as server:
             wait_until(lambda: reason in server.logged())  # noqa: B023 - called in this iteration
             count = int(re.findall(r"processes: (\d+), each with \d+ MiB", server.logged())[-1])
-            wait_until(lambda: len(psutil.Process(server.process.pid).children()) == count)  # noqa: B023
+            wait_until(lambda: len(workers_of(server)) == count)  # noqa: B023
             assert server.client().get("/v1/models").status_code == 200
             assert "Traceback" not in server.logged()
             counts.append(count)
