@@ -123,7 +123,9 @@ class ServiceWorker:
             log.exception("cannot measure how many processes pay")
             choice = ProcessCount(1, "measuring failed")
         else:
-            self._choices.put(choice.count)
+            # Without a model, nothing was measured: the next start may load them.
+            if self._engine.state is EngineState.READY:
+                self._choices.put(choice.count)
         log.info("processes: %d, each with %s: %s", choice.count, _resident_mib(), choice.reason)
         with self.table.locked():
             self.table.server["wanted"] = choice.count
@@ -143,7 +145,7 @@ class ServiceWorker:
         While another process does, it gets all new connections.
         """
         if not self._is_ready() and not self.table.connections_of_others():
-            deciding = "it is decided how many processes serve"
+            deciding = "the number of processes is being decided"
             raise _unavailable(self._engine.reason or deciding)
 
     def _is_ready(self) -> bool:

@@ -1,8 +1,10 @@
 import re
 
+import httpx
 import pytest
 
 from service.processes.process_count import FRONT_S, count_for
+from tests.support.failing_models import write_failing
 from tests.support.servers import serving, wait_until, workers_of
 
 
@@ -23,6 +25,17 @@ from tests.support.servers import serving, wait_until, workers_of
 )
 def test_more_processes_for_faster_models_and_more_cpus(seconds, cpus, expected):
     assert count_for(seconds, cpus) == expected
+
+
+@pytest.mark.slow
+def test_number_is_not_remembered_if_no_model_could_be_loaded(tmp_path):
+    write_failing(tmp_path / "models" / "m" / "1")
+    (tmp_path / "models" / "m" / "1" / "generator.onnx").write_bytes(b"")
+    env = {"GANYMEDE_PLAN": "measure", "GANYMEDE_CACHE": str(tmp_path / "cache")}
+    with serving(tmp_path / "models", "--processes", "auto", env=env, until="live") as server:
+        wait_until(lambda: "no model is loaded" in server.logged())
+        assert httpx.get(server.url + "/readyz").status_code == 503
+    assert not (tmp_path / "cache" / "processes.json").exists()
 
 
 @pytest.mark.slow
