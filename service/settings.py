@@ -130,7 +130,8 @@ class Settings(BaseSettings):
     )
     hang_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         default=120.0,
-        description="Seconds after which a run counts as hung and the process is replaced.",
+        description="Seconds after which a run, or an event loop that stands still, counts as hung "
+        "and the process is replaced.",
     )
     keys: Path | None = Field(
         default=None,

@@ -346,11 +346,16 @@ def _gather(engine: Engine, before: int) -> None:
         asyncio.get_running_loop().call_soon(_gather, engine, _submitted[engine])
         return
     del _submitted[engine]
-    if engine.run_short_batch():
-        # There may be rows for another batch.
-        _wake_soon(engine)
-    else:
-        engine.wake()
+    ran = False
+    try:
+        ran = engine.run_short_batch()
+    finally:
+        # After an error as well: the rows that wait must not wait for the next request.
+        if ran:
+            # There may be rows for another batch.
+            _wake_soon(engine)
+        else:
+            engine.wake()
 
 
 def _forget(task: asyncio.Future[Any]) -> None:

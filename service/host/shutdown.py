@@ -203,11 +203,13 @@ class GracefulShutdown:
                 self._connections.remove_folder()
                 self._close_server()
                 self._stop("the supervisor has died")
-            self._check()
             seconds, model = self._engine.longest_run()
             if seconds > self._hang_s:
                 self.hang_reason = f"a run of {model} has not ended for {seconds:.0f} s"
                 log.critical("%s: this process is replaced", self.hang_reason)
+            # Ends this process at once if the run hangs in the event loop's thread.
+            self._check()
+            if self.hang_reason is not None:
                 self._stopping = True
                 self._stop(self.hang_reason, EXIT_HUNG)
 

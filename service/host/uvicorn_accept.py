@@ -107,6 +107,11 @@ class Listener:
                 log.debug("connection ended at its start: %s", error)
                 connection.close()
                 self._count_end()
+            except BaseException:
+                # It has no protocol that would count its end.
+                connection.close()
+                self._count_end()
+                raise
 
         self._connect = connect
         self._protocols = cast("set[Any]", server.server_state.connections)
