@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import lzma
 import os
 import re
 import stat
@@ -36,7 +37,14 @@ log = logging.getLogger("ganymede.offline")
 
 _ARCHIVE_ERRORS = (tarfile.TarError, zipfile.BadZipFile, NotImplementedError)
 # Errors of a member of a ZIP archive that is damaged, encrypted or compressed in an unknown way.
-_MEMBER_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, KeyError)
+_MEMBER_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    RuntimeError,
+    KeyError,
+)
 _ENCRYPTED = 0x1
 # A member is decompressed into memory, and a small archive can claim to contain terabytes.
 _MAX_MEMBER_BYTES = 2**31

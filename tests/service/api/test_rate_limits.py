@@ -8,18 +8,12 @@ from service.api.rate_limits import (
     RateLimiter,
     TokenBucket,
 )
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self):
-        return self.now
+from tests.support.clocks import ManualClock
 
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return ManualClock()
 
 
 def refusal(function, *arguments):

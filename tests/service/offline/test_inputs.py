@@ -336,3 +336,19 @@ def test_names_unreadable_archives_and_members(tmp_path):
         inputs.read(0)
     with pytest.raises(UnreadableInput, match="CRC"):
         inputs.read(2)
+
+
+@pytest.mark.parametrize(
+    "compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=str
+)
+def test_names_damaged_members_of_every_compression(tmp_path, compression):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", compression) as archive:
+        archive.writestr("a.png", bytes(range(256)) * 40)
+        size = archive.getinfo("a.png").compress_size
+    data = bytearray((tmp_path / "x.zip").read_bytes())
+    start = 30 + len("a.png")
+    # All of the compressed data but the header of its method.
+    data[start + 10 : start + size] = bytes(255 for _ in range(size - 10))
+    (tmp_path / "x.zip").write_bytes(data)
+    with pytest.raises(UnreadableInput):
+        Inputs(str(tmp_path / "x.zip")).read(0)

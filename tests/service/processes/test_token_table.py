@@ -5,18 +5,12 @@ import pytest
 from service.api.problems import Problem
 from service.api.rate_limits import PixelAccount, RateLimiter
 from service.processes.token_table import TokenTable
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self):
-        return self.now
+from tests.support.clocks import ManualClock
 
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return ManualClock()
 
 
 @pytest.fixture
@@ -26,7 +20,7 @@ def limiters(tmp_path, clock):
 
 
 def take_all(path, taken):
-    bucket = RateLimiter(TokenTable(path, clock=Clock())).bucket("client", 3_000)
+    bucket = RateLimiter(TokenTable(path, clock=ManualClock())).bucket("client", 3_000)
     count = 0
     while True:
         try:
