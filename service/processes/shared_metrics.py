@@ -76,6 +76,23 @@ def _process_metrics(pids: list[int], parent: int) -> Iterator[Metric]:
     Values are sums. The start time is that of the newest worker, so that it changes if one is
     replaced. CPU time includes workers that have died, which the parent's includes.
     """
+    while True:
+        # A worker that is reaped in between would count twice or not at all.
+        ended_s = _ended_children_s(parent)
+        sums = _sums_of_living(pids, parent)
+        if _ended_children_s(parent) == ended_s:
+            break
+    if (cpu := sums.get("process_cpu_seconds")) is not None:
+        sample = cpu.samples[0]
+        # Whole clock ticks: a sum of floats can be less than the sum in another order, and a
+        # counter that decreases reads as a restart.
+        ticks_per_s = os.sysconf("SC_CLK_TCK")
+        ticks = round((sample.value + ended_s) * ticks_per_s)
+        cpu.samples = [sample._replace(value=ticks / ticks_per_s)]
+    yield from sums.values()
+
+
+def _sums_of_living(pids: list[int], parent: int) -> dict[str, Metric]:
     sums: dict[str, Metric] = {}
     for pid in pids:
         if not pid or _parent_of(pid) != parent:
@@ -90,10 +107,7 @@ def _process_metrics(pids: list[int], parent: int) -> Iterator[Metric]:
             is_start = metric.name == "process_start_time_seconds"
             value = max(before.value, value) if is_start else before.value + value
             total.samples = [before._replace(value=value)]
-    if (cpu := sums.get("process_cpu_seconds")) is not None:
-        sample = cpu.samples[0]
-        cpu.samples = [sample._replace(value=sample.value + _ended_children_s(parent))]
-    yield from sums.values()
+    return sums
 
 
 def _stat(pid: int) -> list[bytes]:
