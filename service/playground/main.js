@@ -1,0 +1,1 @@
+/** Loads the models and connects the parts of the playground. */
