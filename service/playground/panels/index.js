@@ -1,4 +1,8 @@
 /** The panels, in the order of their tabs. The first that fits a model is shown first. */
 
-/** @type {Array<{id: string, title: string, fits: Function, mount: Function}>} */
-export const panels = [];
+import { panel as matrix } from "./matrix.js";
+import { panel as pair } from "./pair.js";
+import { panel as walk } from "./walk.js";
+import { panel as wall } from "./wall.js";
+
+export const panels = [wall, pair, matrix, walk];

@@ -1,0 +1,203 @@
+/**
+ * Items: an item is the request that generates one image, `{path, body, frame}`.
+ *
+ * `body` has no `format`. `frame` is the index of a frame of `/v1/interpolate`. Items come from
+ * links and from storage too, so `validItem` checks what a stranger may have written.
+ */
+
+import { readEntry } from "./zip.js";
+
+export const GENERATE = "/v1/generate";
+export const MIX = "/v1/mix-styles";
+export const WALK = "/v1/interpolate";
+export const IMAGE_TASKS = ["translate", "upscale", "inpaint", "colorize"];
+export const MAX_SEED = 2 ** 32 - 1;
+
+const PATHS = [GENERATE, MIX, WALK, ...IMAGE_TASKS.map((task) => `/v1/${task}`)];
+const LONGEST_ITEM = 20_000;
+
+/** The formats that the service offers for one image: format, extension, label. */
+export const FORMATS = [
+  { format: "png", extension: "png", label: "PNG" },
+  { format: "jpeg", extension: "jpg", label: "JPEG" },
+  { format: "webp", extension: "webp", label: "WebP" },
+  { format: "npy", extension: "npy", label: "NPY" },
+  { format: "zip", extension: "zip", label: "ZIP" },
+  { format: "json", extension: "json", label: "JSON" },
+];
+
+/** The formats of a walk. */
+const WALK_FORMATS = [
+  { format: "webp", extension: "webp", label: "WebP" },
+  { format: "gif", extension: "gif", label: "GIF" },
+  { format: "png", extension: "png", label: "APNG" },
+  { format: "zip", extension: "zip", label: "ZIP" },
+  { format: "npy", extension: "npy", label: "NPY" },
+];
+
+/** Returns the formats that an item can be downloaded in. The first is the one to show. */
+export function formatsOf(item) {
+  if (item.path !== WALK) return FORMATS;
+  return item.frame === undefined ? WALK_FORMATS : FORMATS.slice(0, 1);
+}
+
+/** Returns the item that stands for an item where nothing should move: a walk's first image. */
+export function stillOf(item) {
+  if (item.path !== WALK || item.frame !== undefined) return item;
+  const [first] = item.body.sources;
+  const source = typeof first === "object" ? first : { seed: first };
+  const { class: class_, truncation } = item.body;
+  return { path: GENERATE, body: present({ model: item.body.model, class: class_, truncation, ...source }) };
+}
+
+/** Returns the full name of a model, `name@version`, whose images never change. */
+export function fullName(model) {
+  return `${model.name}@${model.version}`;
+}
+
+/** Returns the fields of an object that are set. */
+export function present(fields) {
+  const isSet = ([, value]) => value !== undefined && value !== null && value !== "";
+  return Object.fromEntries(Object.entries(fields).filter(isSet));
+}
+
+/** Returns the item for one seed of a model. */
+export function seedItem(model, seed, { class: class_, truncation } = {}) {
+  const body = present({ model: fullName(model), seed, class: class_, truncation });
+  return { path: GENERATE, body };
+}
+
+/** Returns a text that is equal for equal items. */
+export function keyOf(item) {
+  return JSON.stringify([item.path, sorted(item.body), item.frame ?? null]);
+}
+
+function sorted(value) {
+  if (Array.isArray(value)) return value.map(sorted);
+  if (value === null || typeof value !== "object") return value;
+  return Object.fromEntries(
+    Object.keys(value)
+      .sort()
+      .map((key) => [key, sorted(value[key])]),
+  );
+}
+
+/** Whether an item is the image of one seed, which has an address of its own. */
+export function isSeed({ path, body }) {
+  const known = ["model", "seed", "class", "truncation"];
+  const isName = ["undefined", "string", "number"].includes(typeof body.class);
+  return path === GENERATE && isName && Object.keys(body).every((key) => known.includes(key));
+}
+
+/** Returns the item as a source for mixing and interpolation, or null if it has no seed. */
+export function sourceOf(item) {
+  if (!isSeed(item)) return null;
+  const { seed, class: class_, truncation } = item.body;
+  return present({ seed, class: class_, truncation });
+}
+
+/** Returns name and version in the `model` of an item. */
+export function modelOf(item) {
+  const [name, version = ""] = item.body.model.split("@");
+  return { name, version };
+}
+
+/** Returns the path of the image with an extension, or null if it has no address. */
+export function addressOf(item, extension = "png") {
+  if (!isSeed(item)) return null;
+  const { name, version } = modelOf(item);
+  const { seed, class: class_, truncation } = item.body;
+  const query = new URLSearchParams(present({ version, class: class_, truncation }));
+  const suffix = query.size ? `?${query}` : "";
+  return `/v1/models/${encodeURIComponent(name)}/images/${seed}.${extension}${suffix}`;
+}
+
+/** Returns a short description of what an item shows, such as "seed 7 · roses". */
+export function labelOf(item) {
+  const { body } = item;
+  if (item.path === MIX) {
+    const layers = Object.keys(layerWeights(body.layers)).join(", ");
+    return `seed ${seedOf(body.rows[0])} with ${layers} of ${seedOf(body.columns[0])}`;
+  }
+  if (item.path === WALK) {
+    const seeds = body.sources.map(seedOf);
+    if (item.frame === undefined) return `walk ${seeds.join(" → ")}`;
+    const percent = Math.round((100 * item.frame) / (body.frames - 1));
+    return `${percent}% from seed ${seeds[0]} to ${seeds.at(-1)}`;
+  }
+  if (item.path !== GENERATE) {
+    const { samples } = body;
+    const seed = samples?.seed ?? samples?.seeds?.[0];
+    return `${item.path.split("/").pop()}, seed ${seed} of ${samples?.model}`;
+  }
+  const parts = [`seed ${body.seed}`];
+  if (body.class !== undefined) parts.push(String(body.class));
+  if (body.truncation !== undefined) parts.push(`truncation ${body.truncation}`);
+  return parts.join(" · ");
+}
+
+function seedOf(source) {
+  return typeof source === "object" ? source.seed : source;
+}
+
+/** Returns layers as an object of weights. */
+export function layerWeights(layers = "coarse") {
+  if (typeof layers === "string") return { [layers]: 1 };
+  return Array.isArray(layers) ? Object.fromEntries(layers.map((layer) => [layer, 1])) : layers;
+}
+
+/** Returns a file name without extension. */
+export function fileName(item) {
+  const text = `${modelOf(item).name}-${labelOf(item)}`;
+  return text
+    .replace(/%/g, "-percent")
+    .replace(/[^\p{L}\p{N}.]+/gu, "-")
+    .replace(/-+$/, "")
+    .slice(0, 100);
+}
+
+/** Returns the image of an item as a Blob, in one of its formats. Rejects as `Api.request` does. */
+export async function render(api, item, { format = formatsOf(item)[0].format, signal } = {}) {
+  if (item.path === WALK && item.frame !== undefined) {
+    const archive = await api.buffer(WALK, { ...item.body, format: "zip" }, { signal });
+    return new Blob([readEntry(archive, item.frame)], { type: "image/png" });
+  }
+  const { extension } = formatsOf(item).find((each) => each.format === format);
+  const address = ["png", "jpeg", "webp"].includes(format) && addressOf(item, extension);
+  if (address) return api.blob(address, undefined, { signal });
+  return api.blob(item.path, { ...item.body, format }, { signal });
+}
+
+/** Whether `value` is an item, wherever it comes from. The service checks the rest. */
+export function validItem(value) {
+  try {
+    const { path, body, frame } = value;
+    return (
+      PATHS.includes(path) &&
+      typeof body.model === "string" &&
+      JSON.stringify(value).length <= LONGEST_ITEM &&
+      (frame === undefined || (path === WALK && Number.isInteger(frame))) &&
+      (path !== GENERATE || isValidSeed(body.seed)) &&
+      (path !== MIX || (body.rows.length === 1 && body.columns.length === 1)) &&
+      (path !== WALK || (body.sources.length >= 2 && body.frames >= 2)) &&
+      (!IMAGE_TASKS.includes(path.slice(4)) || typeof body.samples.model === "string") &&
+      typeof labelOf(value) === "string"
+    );
+  } catch {
+    return false;
+  }
+}
+
+function isValidSeed(seed) {
+  return Number.isInteger(seed) && seed >= 0 && seed <= MAX_SEED;
+}
+
+/** Returns the whole factor that enlarges an image of a model to about `target` CSS pixels. */
+export function scaleFor(model, target) {
+  return Math.max(1, Math.floor(target / Math.max(model.image.width, model.image.height)));
+}
+
+/** Returns a random seed. */
+export function randomSeed() {
+  return crypto.getRandomValues(new Uint32Array(1))[0];
+}

@@ -1,0 +1,73 @@
+/** The kept items, in the order in which they were kept. They survive a reload, in localStorage. */
+
+import { keyOf, validItem } from "./items.js";
+
+const STORAGE = "ganymede.kept";
+const MOST = 500;
+
+export class Kept extends EventTarget {
+  constructor() {
+    super();
+    this.items = read();
+    // Another tab has kept or removed something.
+    addEventListener("storage", (event) => {
+      if (event.key !== STORAGE) return;
+      this.items = read();
+      this.#changed();
+    });
+  }
+
+  /** Whether an equal item is kept. */
+  has(item) {
+    const key = keyOf(item);
+    return this.items.some((each) => keyOf(each) === key);
+  }
+
+  /** Keeps an item. Returns false if it is kept already, or if no more fit. */
+  add(item) {
+    if (this.has(item) || this.items.length >= MOST) return false;
+    const { path, body, frame } = item;
+    this.#replace([...this.items, frame === undefined ? { path, body } : { path, body, frame }]);
+    return true;
+  }
+
+  /** Removes an item. */
+  remove(item) {
+    const key = keyOf(item);
+    this.#replace(this.items.filter((each) => keyOf(each) !== key));
+  }
+
+  /** Removes all items. */
+  clear() {
+    this.#replace([]);
+  }
+
+  /** Restores a list of items, after `clear`. */
+  restore(items) {
+    this.#replace(items);
+  }
+
+  #replace(items) {
+    this.items = items;
+    try {
+      localStorage.setItem(STORAGE, JSON.stringify(items));
+    } catch {
+      // No storage, or it is full: the items are kept until the page is closed.
+      this.dispatchEvent(new Event("unsaved"));
+    }
+    this.#changed();
+  }
+
+  #changed() {
+    this.dispatchEvent(new Event("change"));
+  }
+}
+
+function read() {
+  try {
+    const items = JSON.parse(localStorage.getItem(STORAGE) ?? "[]");
+    return Array.isArray(items) ? items.filter(validItem).slice(0, MOST) : [];
+  } catch {
+    return [];
+  }
+}

@@ -1,0 +1,192 @@
+/** The style-mixing matrix: the styles of every row, with some layers of every column. */
+
+import { h, iconButton } from "../core/dom.js";
+import { MIX, fullName, randomSeed } from "../core/items.js";
+import { latest } from "../core/latest.js";
+import { createTile, ensureTabStop, setBlob, setItem } from "../shell/tiles.js";
+import { fit } from "../shell/details.js";
+import { modelControls, slider, sourceFields } from "./controls.js";
+import { GROUPS, styleGroups } from "./pair.js";
+import { sourceEditor } from "./sources.js";
+
+const ROWS = 3;
+const COLUMNS = 4;
+const MOST = 8;
+const SIDE = 96;
+
+export const panel = {
+  id: "matrix",
+  title: "Style matrix",
+  fits: (model) => (!model.task || model.task === "generate") && Boolean(model.styles),
+  mount(container, model, app, input) {
+    return new Matrix(container, model, app, input).unmount;
+  },
+};
+
+class Matrix {
+  constructor(container, model, app) {
+    this.model = model;
+    this.app = app;
+    const parameters = sourceFields(app.parametersOf(model));
+    const source = (i) => ({ ...parameters, seed: ((parameters.seed ?? 0) + i) % 2 ** 32 });
+    this.rows = Array.from({ length: ROWS }, (_, i) => source(i));
+    this.columns = Array.from({ length: COLUMNS }, (_, i) => source(ROWS + i));
+    this.groups = new Set([styleGroups(model)[0]]);
+    this.strength = 1;
+    this.load = latest((_, signal) => this.#request(signal));
+    this.#build(container);
+    this.#showTable();
+    this.load();
+    this.unmount = () => this.load.cancel();
+  }
+
+  #build(container) {
+    const { app, model } = this;
+    const layers = styleGroups(model).map((group) => {
+      const input = h("input", { type: "checkbox", checked: this.groups.has(group) });
+      input.addEventListener("change", () => this.#toggle(group, input));
+      return h("label", { class: "choice" }, input, h("span", {}, `${group} · ${GROUPS[group]}`));
+    });
+    const strength = slider({
+      label: "Strength",
+      min: 0,
+      max: 1,
+      step: 0.01,
+      value: 1,
+      format: (value) => `${Math.round(100 * value)}%`,
+      hints: ["row", "column"],
+      oninput: (value) => {
+        this.strength = value;
+        this.load();
+      },
+    });
+    this.table = h("div", { class: "matrix-frame" });
+    const shuffle = (side) => () => {
+      this[side] = this[side].map((source) => ({ ...source, seed: randomSeed() }));
+      this.#showTable();
+      this.load();
+    };
+    const downloads = [
+      ["png", "PNG", "png"],
+      ["jpeg", "JPEG", "jpg"],
+      ["webp", "WebP", "webp"],
+      ["zip", "ZIP", "zip"],
+    ].map(([format, label, extension]) =>
+      h("button", { type: "button", class: "button", "aria-label": `Download the matrix as ${label}`, onclick: () => this.#download(format, extension) }, label),
+    );
+    container.append(
+      h("p", { class: "lead" }, "Each image is its row, with the chosen styles of its column. Drag images onto rows and columns."),
+      h(
+        "div",
+        { class: "controls" },
+        h("fieldset", { class: "control choices" }, h("legend", {}, "Styles of the columns"), h("div", { class: "choice-row" }, layers)),
+        strength,
+        modelControls(app, model, ({ truncation }) => this.#setAll(truncation), { seed: false, classes: false }),
+      ),
+      this.table,
+      h(
+        "div",
+        { class: "button-row" },
+        iconButton("dice", "New rows", shuffle("rows")),
+        iconButton("dice", "New columns", shuffle("columns")),
+        iconButton("plus", "Add a row", () => this.#add("rows")),
+        iconButton("plus", "Add a column", () => this.#add("columns")),
+        h("span", { class: "row-label" }, "Download"),
+        downloads,
+      ),
+    );
+  }
+
+  #toggle(group, input) {
+    if (input.checked) this.groups.add(group);
+    else this.groups.delete(group);
+    this.load();
+  }
+
+  #add(side) {
+    if (this[side].length >= MOST) {
+      this.app.notify(`The matrix shows at most ${MOST} rows and columns; the API has no such limit.`);
+      return;
+    }
+    this[side].push({ ...this[side][0], seed: randomSeed() });
+    this.#showTable();
+    this.load();
+  }
+
+  #setAll(truncation) {
+    for (const side of ["rows", "columns"]) {
+      this[side] = this[side].map((source) => sourceFields({ ...source, truncation }));
+    }
+    this.#showTable();
+    this.load();
+  }
+
+  /** The body of the request for rows and columns. Without a group, weight 0: the rows as they are. */
+  #body(rows, columns) {
+    const groups = this.groups.size ? [...this.groups] : [styleGroups(this.model)[0]];
+    const weight = this.groups.size ? this.strength : 0;
+    const layers = Object.fromEntries(groups.map((group) => [group, weight]));
+    return { model: fullName(this.model), rows, columns, layers };
+  }
+
+  #item(row, column) {
+    return { path: MIX, body: this.#body([this.rows[row]], [this.columns[column]]) };
+  }
+
+  #showTable() {
+    const header = (side, i, label) =>
+      sourceEditor(this.app, this.model, {
+        label: `${label} ${i + 1}`,
+        source: this[side][i],
+        compact: true,
+        onchange: (source) => {
+          this[side][i] = source;
+          this.load();
+        },
+      });
+    const head = this.columns.map((_, i) => h("th", { scope: "col" }, header("columns", i, "column")));
+    this.tiles = [];
+    const body = this.rows.map((_, row) => {
+      const cells = this.columns.map((__, column) => {
+        const tile = createTile(this.app, this.#item(row, column), null, { lazy: false });
+        fit(tile.querySelector("img"), this.model, SIDE);
+        this.tiles.push(tile);
+        return h("td", {}, tile);
+      });
+      return h("tr", {}, h("th", { scope: "row" }, header("rows", row, "row")), cells);
+    });
+    const table = h(
+      "table",
+      { class: "matrix tiles" },
+      h("caption", { class: "visually-hidden" }, "Style mixing: rows with the styles of columns"),
+      h("thead", {}, h("tr", {}, h("td", { class: "matrix-corner" }), head)),
+      h("tbody", {}, body),
+    );
+    this.table.replaceChildren(table);
+    ensureTabStop(table);
+  }
+
+  async #request(signal) {
+    const { app } = this;
+    const { rows, columns } = this;
+    try {
+      const images = await app.api.images(MIX, this.#body(rows, columns), { signal });
+      images.forEach(({ blob }, i) => {
+        const tile = this.tiles[i];
+        setItem(app, tile, this.#item(Math.floor(i / columns.length), i % columns.length));
+        setBlob(tile, blob);
+      });
+    } catch (error) {
+      app.report(error);
+    }
+  }
+
+  async #download(format, extension) {
+    try {
+      const blob = await this.app.api.blob(MIX, { ...this.#body(this.rows, this.columns), format });
+      this.app.download(blob, `${this.model.name}-style-matrix.${extension}`);
+    } catch (error) {
+      this.app.report(error);
+    }
+  }
+}

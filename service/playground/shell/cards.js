@@ -1,0 +1,106 @@
+/** The list of models: a card with preview, name, summary and what the model offers. */
+
+import { h, imageUrl } from "../core/dom.js";
+
+const TASKS = [
+  { title: "Generate", fits: (task) => !task || task === "generate" },
+  { title: "Image to image", fits: (task) => task && task !== "generate" },
+];
+
+/** Fills `container` with the cards; `onChoose(model)` is called for the one that is clicked. */
+export function showCards(app, container, onChoose) {
+  const groups = TASKS.map(({ title, fits }) => {
+    const models = app.models.filter((model) => fits(model.task));
+    if (!models.length) return null;
+    const cards = models.map((model) => h("li", {}, card(app, model, onChoose)));
+    return h("section", { class: "cards" }, h("h2", {}, title), h("ul", { role: "list" }, cards));
+  });
+  container.replaceChildren(...groups.filter(Boolean));
+}
+
+/** Marks the card of the model that is shown. */
+export function markCard(container, name) {
+  for (const button of container.querySelectorAll(".card")) {
+    const isCurrent = button.dataset.model === name;
+    if (isCurrent) button.setAttribute("aria-current", "true");
+    else button.removeAttribute("aria-current");
+    if (isCurrent) reveal(container, button);
+  }
+}
+
+/** Scrolls the list, and not the page, to a card. */
+function reveal(container, card) {
+  const list = container.getBoundingClientRect();
+  const box = card.getBoundingClientRect();
+  if (box.left < list.left || box.right > list.right) {
+    container.scrollBy({ left: box.left - list.left - 16 });
+  }
+  if (box.top < list.top || box.bottom > list.bottom) {
+    container.scrollBy({ top: box.top - list.top - 16 });
+  }
+}
+
+function card(app, model, onChoose) {
+  const failed = model.state !== "ready";
+  const preview = h("img", { alt: "", class: "card-preview" });
+  const facts = failed ? "cannot be served" : describe(model).join(" · ");
+  const button = h(
+    "button",
+    { type: "button", class: "card", dataset: { model: model.name }, onclick: () => onChoose(model) },
+    h("span", { class: "card-frame" }, preview),
+    h(
+      "span",
+      { class: "card-text" },
+      h("span", { class: "card-name" }, model.name),
+      h("span", { class: "card-summary" }, model.summary ?? model.reason ?? ""),
+      h("span", { class: failed ? "card-facts is-failed" : "card-facts" }, facts),
+    ),
+  );
+  showPreview(app, model, preview);
+  return button;
+}
+
+/** Returns what a model offers, in a few words. */
+export function describe(model) {
+  const { image } = model;
+  const facts = image ? [`${image.width} × ${image.height}`] : [];
+  if (model.classes?.length) facts.push(`${model.classes.length} classes`);
+  if (model.styles) facts.push("styles");
+  if (model.truncation) facts.push("truncation");
+  if (model.task && model.task !== "generate") facts.push(model.task);
+  return facts;
+}
+
+/** Two images of a preview fill the width of a card's frame. */
+function crop(img, model) {
+  const frame = img.parentElement.clientWidth;
+  const scale = frame / (2 * (model.image?.width ?? img.naturalWidth / 2));
+  img.style.setProperty("inline-size", `${Math.round(img.naturalWidth * scale)}px`);
+  img.classList.toggle("is-small", scale >= 1);
+}
+
+let observer = null;
+const requests = new WeakMap();
+
+/** Requests the preview when the card is visible and the page has nothing more urgent to load. */
+function showPreview(app, model, img) {
+  observer ??= new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      observer.unobserve(target);
+      requests.get(target)();
+    }
+  });
+  requests.set(img, async () => {
+    try {
+      await app.firstImages;
+      img.addEventListener("load", () => crop(img, model), { once: true });
+      imageUrl(img, await app.api.blob(`/v1/models/${encodeURIComponent(model.name)}/preview.webp`));
+      img.classList.add("is-loaded");
+    } catch {
+      // A model without a preview has a card without one.
+      img.closest(".card-frame")?.classList.add("is-empty");
+    }
+  });
+  observer.observe(img);
+}
