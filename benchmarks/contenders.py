@@ -92,11 +92,15 @@ class Contender:
     log_requests: bool = False
     # Further flags of `ganymede serve`.
     flags: tuple[str, ...] = ()
+    # Another checkout of Ganymede, which is run with its own environment if it has one.
+    checkout: Path | None = None
 
     def command(self, model: Path, port: int) -> list[str]:
         """Return the command that starts the server in the folder of the peers."""
         if self.name == "ganymede":
             program = Path(sys.executable).with_name("ganymede")
+            if self.checkout and (own := self.checkout / ".venv" / "bin" / "ganymede").exists():
+                program = own
             models = model.parents[1].absolute()
             flags = ["--models", str(models), "--port", str(port), "--provider", "cpu"]
             flags += ["--log-requests" if self.log_requests else "--no-log-requests"]
@@ -180,8 +184,8 @@ def contenders(
     here = {"PYTHONPATH": str(HERE.parent)}
     servers = [with_processes(each) for each in processes] or [Contender("ganymede", here)]
     servers += [
-        Contender("ganymede", {"PYTHONPATH": str(each.absolute())}, f"before: {each.name}")
-        for each in before
+        Contender("ganymede", {"PYTHONPATH": str(path)}, f"before: {path.name}", checkout=path)
+        for path in (each.absolute() for each in before)
     ]
     for name, tried in _SETTINGS.items():
         for i, each in enumerate(tried):

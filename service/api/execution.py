@@ -30,7 +30,7 @@ from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import Array
 from service.runtime.scheduling.batches import InferenceJob
 from service.runtime.scheduling.engine import Engine
-from service.runtime.scheduling.scheduler import DeadlineExceeded, QueueFull
+from service.runtime.scheduling.errors import DeadlineExceeded, QueueFull
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -21,9 +21,9 @@ from service.api.request_context import Rejection
 from service.runtime.images.encoding import MetadataTooLarge
 from service.runtime.models.catalog import ModelNotFound, ReloadFailed, RepositoryUnreadable
 from service.runtime.models.model import ModelFailed
-from service.runtime.requests import InvalidRequest
+from service.runtime.request_fields import InvalidRequest
 from service.runtime.scheduling.engine import NotReady
-from service.runtime.scheduling.scheduler import DeadlineExceeded, Draining, JobTooLarge, QueueFull
+from service.runtime.scheduling.errors import DeadlineExceeded, Draining, JobTooLarge, QueueFull
 
 # Maximum number of field errors in one response, and of pydantic errors that they come from.
 _MAX_FIELD_ERRORS = 20

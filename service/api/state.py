@@ -18,8 +18,8 @@ from service.runtime.models.manifest import Task
 from service.runtime.models.model import Model
 from service.runtime.onnx.machine import usable_cpus
 from service.runtime.scheduling.engine import Engine, EngineState, NotReady
+from service.runtime.scheduling.errors import QueueFull
 from service.runtime.scheduling.pixel_bounds import LocalPixelBound, PixelBound
-from service.runtime.scheduling.scheduler import QueueFull
 from service.settings import Settings
 
 

@@ -17,7 +17,7 @@ from service.cli.sampling_progress import SamplingProgress, format_size
 from service.offline.job import JobError, JobFailed, Layout, SamplingJob, make_job
 from service.runtime.errors import UserError
 from service.runtime.images.encoding import ImageFormat
-from service.runtime.requests import InvalidRequest
+from service.runtime.request_fields import InvalidRequest
 
 if TYPE_CHECKING:
     from service.offline.ledger import Ledger

@@ -27,7 +27,7 @@ from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.latent.sources import LatentSource, draw_class
 from service.runtime.latent.style_mixing import StyleMixing
 from service.runtime.models.manifest import Manifest
-from service.runtime.requests import InvalidRequest
+from service.runtime.request_fields import InvalidRequest
 
 # Images per shard. The minimum leaves small jobs with enough shards for many workers.
 _MAX_SHARD_SIZE, _MIN_SHARD_SIZE = 1000, 100

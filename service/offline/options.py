@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from service.runtime.requests import InvalidRequest, WeightsValue
+from service.runtime.request_fields import InvalidRequest, WeightsValue
 
 
 def parse_seed_range(text: str) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from service.offline.inputs import key_of
 from service.offline.job import JobItem, Layout, SamplingJob
 from service.offline.stores import Store
 from service.runtime.images.encoding import provenance_text
-from service.runtime.requests import InvalidRequest
+from service.runtime.request_fields import InvalidRequest
 
 # Images in one row group, the unit in which Parquet files are read.
 _ROW_GROUP = 100

@@ -19,6 +19,8 @@ _PATH, _SIZE = "GANYMEDE_SERVER_FOLDER", "GANYMEDE_SERVER_SIZE"
 # A file system in memory, so that no change is written to a disk.
 _MEMORY = Path("/dev/shm")  # noqa: S108 - the folder below it is private
 _PREFIX, _LOCK = "ganymede-server-", "supervisor.lock"
+# More than the files of a server hold: the table of rate limits, and the metrics of each worker.
+_BYTES, _BYTES_PER_WORKER = 16 * 2**20, 2 * 2**20
 # Seconds after which a folder without a lock is not about to get one.
 _NEW_S = 60.0
 
@@ -36,10 +38,7 @@ class ServerFolder:
 
         Unless it is `decided` that there are `size` workers, the first one decides how many.
         """
-        memory = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else None
-        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=memory))
-        # Held for as long as this process lives.
-        fcntl.flock(os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600), fcntl.LOCK_EX)
+        path = _new_locked_folder(_MEMORY if _has_space(_MEMORY, size) else None)
         _remove_abandoned(path.parent)
         if decided:
             (path / "server").write_bytes(size.to_bytes(8, sys.byteorder))
@@ -83,6 +82,31 @@ class ServerFolder:
     def remove(self) -> None:
         """Remove the folder. Processes that have opened its files keep them."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _has_space(memory: Path, size: int) -> bool:
+    """Return whether the files of `size` workers fit.
+
+    A process that writes to a mapped page for which the file system has no space is killed.
+    """
+    try:
+        return os.access(memory, os.W_OK | os.X_OK) and (
+            shutil.disk_usage(memory).free >= _BYTES + size * _BYTES_PER_WORKER
+        )
+    except OSError:
+        return False
+
+
+def _new_locked_folder(parent: Path | None) -> Path:
+    """Create a folder with a lock that is held for as long as this process lives."""
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (path / _LOCK).exists():
+            return path
+        # Another server took the folder for an abandoned one before it was locked.
+        os.close(lock)
 
 
 def _remove_abandoned(parent: Path) -> None:

@@ -31,7 +31,8 @@ class SharedArray:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             if os.fstat(self._file).st_size < size:
-                os.ftruncate(self._file, size)
+                # Not sparse: without space for a page, writing to it would end the process later.
+                os.posix_fallocate(self._file, 0, size)
             self._memory = mmap.mmap(self._file, size)
         except BaseException:
             os.close(self._file)

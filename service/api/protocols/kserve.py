@@ -31,7 +31,7 @@ from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.model import Model
 from service.runtime.models.signatures import Signature, Tensor, signatures, with_defaults
 from service.runtime.scheduling.engine import Engine, EngineState, NotReady
-from service.runtime.scheduling.scheduler import JobTooLarge
+from service.runtime.scheduling.errors import JobTooLarge
 
 # Names that Triton uses.
 _EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository"]

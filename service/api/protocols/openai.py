@@ -31,7 +31,7 @@ from service.runtime.images.encoding import ImageFormat, Pixels
 from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.latent.sources import LatentSource
 from service.runtime.models.model import Model
-from service.runtime.scheduling.scheduler import JobTooLarge
+from service.runtime.scheduling.errors import JobTooLarge
 
 # The limit of OpenAI's API.
 _MAX_PROMPT_LENGTH = 32_000

@@ -19,7 +19,7 @@ from service.runtime.generation import mixing_grid_plan, mixing_plan
 from service.runtime.images.encoding import Pixels
 from service.runtime.latent.style_mixing import StyleMixing
 from service.runtime.models.model import Model
-from service.runtime.scheduling.scheduler import JobTooLarge
+from service.runtime.scheduling.errors import JobTooLarge
 
 router = APIRouter(tags=["generate"])
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from service.runtime import requests
+from service.runtime import request_fields
 from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.models.manifest import StyleGroup
 
@@ -129,9 +129,9 @@ class SourceRequest(RequestModel):
         default=None, description=f"{TRANSFORM} Only for /v1/generate."
     )
 
-    def fields(self) -> requests.SourceFields:
+    def fields(self) -> request_fields.SourceFields:
         """Return the fields in the form that the runtime validates."""
-        return requests.SourceFields(
+        return request_fields.SourceFields(
             self.seed,
             self.z,
             self.w,
@@ -149,16 +149,16 @@ SourceList = Annotated[
 ]
 
 
-def source_fields(sources: Sequence[SourceOrSeed]) -> list[requests.SourceFields]:
+def source_fields(sources: Sequence[SourceOrSeed]) -> list[request_fields.SourceFields]:
     """Return the fields of each source; a number is a seed."""
     return [
-        requests.SourceFields(source) if isinstance(source, int) else source.fields()
+        request_fields.SourceFields(source) if isinstance(source, int) else source.fields()
         for source in sources
     ]
 
 
-def transform_value(transform: TransformField | None) -> requests.TransformValue | None:
+def transform_value(transform: TransformField | None) -> request_fields.TransformValue | None:
     """Return a transform in the form that the runtime validates."""
     if isinstance(transform, Motion):
-        return requests.MotionValue(transform.translate, transform.rotate, transform.scale)
+        return request_fields.MotionValue(transform.translate, transform.rotate, transform.scale)
     return transform

@@ -40,7 +40,7 @@ from service.runtime.models.catalog import ModelNotFound
 from service.runtime.models.model import Model, ModelFailed
 from service.runtime.scheduling.batches import Rows
 from service.runtime.scheduling.engine import Engine, EngineState, NotReady
-from service.runtime.scheduling.scheduler import Draining, QueueFull
+from service.runtime.scheduling.errors import Draining, QueueFull
 
 log = logging.getLogger("ganymede.jobs")
 

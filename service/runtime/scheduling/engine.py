@@ -10,10 +10,9 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -27,9 +26,8 @@ from service.runtime.models.model import Model
 from service.runtime.models.updates import ModelUpdates
 from service.runtime.models.watcher import Watcher
 from service.runtime.onnx.execution_plans import Planner, PlanOptions, slots
-from service.runtime.onnx.machine import ProviderOption, release_memory, usable_cpus
+from service.runtime.onnx.machine import ProviderOption, release_memory
 from service.runtime.onnx.sessions import (
-    Array,
     Provider,
     ProviderUnavailable,
     cuda_unavailable_reason,
@@ -37,8 +35,10 @@ from service.runtime.onnx.sessions import (
 )
 from service.runtime.scheduling.batch_history import Speed
 from service.runtime.scheduling.batches import BatchGroup, InferenceJob, Rows
+from service.runtime.scheduling.encoders import INLINE_PIXELS, Encoders
+from service.runtime.scheduling.observer import Observer
 from service.runtime.scheduling.pixel_bounds import PixelBound
-from service.runtime.scheduling.scheduler import Observer, Scheduler
+from service.runtime.scheduling.scheduler import Scheduler
 from service.runtime.scheduling.workers import Workers
 
 log = logging.getLogger("ganymede.engine")
@@ -47,8 +47,6 @@ T = TypeVar("T")
 
 # About 2,000 styles of a large model (14 layers of 512), or 100,000 of a small one.
 STYLE_CACHE_BYTES = 64 * 2**20
-# Images up to this size are encoded faster than another thread can be woken.
-_INLINE_PIXELS = 2**14
 # How long a batch waits for expected rows on a CPU. Not measured on a GPU.
 _LINGER_S = 0.002
 # Batches that take at most this time per row, or in all, run in the thread that submits them: it
@@ -71,15 +69,6 @@ class EngineState(StrEnum):
 
 class NotReady(Exception):
     """The engine accepts no jobs; the message gives the reason."""
-
-
-class _EncodedInWorker(threading.local):
-    """The jobs of the current batch that a worker has encoded, each with a function that resolves
-    its future; None if the future was cancelled.
-    """
-
-    def __init__(self) -> None:
-        self.jobs: list[tuple[InferenceJob, Callable[[], None] | None]] = []
 
 
 class Engine:
@@ -114,17 +103,19 @@ class Engine:
         self.clock = time.monotonic
         self.state = EngineState.STARTING
         self.reason: str | None = "the models are being loaded"
-        self._encoders = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="ganymede-encoder")
         self._plan = plan or PlanOptions(measure=False)
         self._plan_caches = plan_cache, second_plan_cache
         self._watch_s = watch_s
         self._budget = None if memory_budget is None else MemoryBudget(memory_budget)
         self._watcher: Watcher | None = None
         self._slots = 1
-        self._encoded_in_worker = _EncodedInWorker()
         self._scheduler = Scheduler(
-            self.clock, queue_pixels, observer, batch_returned=self._deliver
+            self.clock,
+            queue_pixels,
+            observer,
+            batch_returned=lambda: self._encoders.deliver(),  # noqa: PLW0108 - created below
         )
+        self._encoders = Encoders(self._scheduler, self.clock)
         self._workers: Workers | None = None
         self.styles = StyleCache(STYLE_CACHE_BYTES)
         self._transition = threading.Condition()
@@ -169,6 +160,7 @@ class Engine:
         self._slots = self._scheduler.slots = slots(self.provider, self._plan)
         if self.provider is Provider.CPU:
             self._scheduler.linger_s, self._scheduler.divide_s = _LINGER_S, _DIVIDE_S
+            self._encoders.inline_pixels = INLINE_PIXELS
         planner = Planner(self.provider, self._plan, *self._plan_caches)
         catalog = Catalog(self.models, self.provider, planner, budget=self._budget)
         if self._watch_s:
@@ -230,15 +222,6 @@ class Engine:
                 # Unloading and loading sessions fragments the memory.
                 release_memory()
         return changes
-
-    @contextmanager
-    def permit(self) -> Iterator[None]:
-        """Hold a permit within the block. Raises NotReady."""
-        self.acquire_permit()
-        try:
-            yield
-        finally:
-            self.release_permit()
 
     def acquire_permit(self) -> None:
         """Take a permit for one request; `drain` waits until it is released.
@@ -316,81 +299,8 @@ class Engine:
         return True
 
     def encode(self, job: InferenceJob, work: Callable[[Rows], T]) -> Future[T]:
-        """Call `work` with the outputs of `job` as soon as they are available, in the encoder pool.
-
-        The worker passes the outputs to the pool directly, without the event loop. On a CPU the
-        worker does small work itself, and resolves the futures of a batch together: each of them
-        may wake the event loop, which would then compete for the interpreter's lock. The future
-        resolves to the result of `work`, or to the error of the run or of `work`; cancelling it
-        cancels work that has not started. The job counts toward the queue limit until then, so that
-        outputs waiting to be encoded are bounded too.
-        """
-        encoded: Future[T] = Future()
-        caller: int | None = threading.get_ident()
-        # Emptied by the callback: the job's future keeps the callback, and this reference cycle
-        # would keep the images alive until the next garbage collection.
-        pending = [(job, work)]
-
-        def process(run: Future[dict[str, Array]]) -> None:
-            finished, process_outputs = pending.pop()
-            try:
-                outputs = run.result()
-            except BaseException:  # noqa: BLE001 - passed on to the waiting caller
-                # `result` raises the error of the run again.
-                self._finish(finished, encoded, lambda: process_outputs(run.result()))
-                return
-            encode = partial(self._timed, finished, process_outputs, outputs)
-            # Not if the job had already ended when `encode` was called.
-            in_worker = threading.get_ident() != caller
-            if in_worker and self.provider is Provider.CPU and finished.pixels <= _INLINE_PIXELS:
-                self._finish(finished, encoded, encode, in_worker=True)
-            else:
-                self._encoders.submit(self._finish, finished, encoded, encode)
-
-        job.future.add_done_callback(process)
-        caller = None
-        return encoded
-
-    def _finish(
-        self,
-        job: InferenceJob,
-        encoded: Future[T],
-        work: Callable[[], T],
-        *,
-        in_worker: bool = False,
-    ) -> None:
-        """Resolve `encoded` with the result or error of `work`, and release the job.
-
-        With `in_worker`, both are done at the end of the worker's batch.
-        """
-        resolve: Callable[[], None] | None = None
-        if encoded.set_running_or_notify_cancel():
-            try:
-                resolve = partial(encoded.set_result, work())
-            except BaseException as error:  # noqa: BLE001 - passed on to the waiting caller
-                resolve = partial(encoded.set_exception, error)
-        if in_worker:
-            self._encoded_in_worker.jobs.append((job, resolve))
-            return
-        if resolve is not None:
-            resolve()
-        self._scheduler.release(job)
-
-    def _deliver(self) -> None:
-        """Resolve the futures of the jobs that this thread has encoded, and release the jobs."""
-        jobs, self._encoded_in_worker.jobs = self._encoded_in_worker.jobs, []
-        for _, resolve in jobs:
-            if resolve is not None:
-                resolve()
-        self._scheduler.release(*(job for job, _ in jobs))
-
-    def _timed(self, job: InferenceJob, work: Callable[[Rows], T], outputs: Rows) -> T:
-        job.times.encoding = started = self.clock()
-        try:
-            return work(outputs)
-        finally:
-            job.times.encoded = ended = self.clock()
-            self._scheduler.notify(lambda observer: observer.encoded(job.group, ended - started))
+        """Call `work` with the outputs of `job` as soon as they are available; see Encoders."""
+        return self._encoders.encode(job, work)
 
     def cancel(self, job: InferenceJob) -> None:
         """Drop the remaining rows of a job for which `encode` was called."""
@@ -434,7 +344,7 @@ class Engine:
         if self._workers:
             self._workers.join(timeout=1)
         self._become(EngineState.STOPPED, "the service has stopped")
-        self._encoders.shutdown(wait=True)
+        self._encoders.shutdown()
         return True
 
     def _become(self, state: EngineState, reason: str) -> None:

@@ -30,7 +30,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
-from typing import Protocol
 
 from service.runtime.scheduling.batch_history import SMALLER_BATCHES_S, BatchHistory, Speed
 from service.runtime.scheduling.batches import (
@@ -42,50 +41,13 @@ from service.runtime.scheduling.batches import (
     concatenated,
     take_rows,
 )
+from service.runtime.scheduling.errors import DeadlineExceeded, Draining, JobTooLarge, QueueFull
+from service.runtime.scheduling.observer import Observer
 from service.runtime.scheduling.pixel_bounds import LocalPixelBound, PixelBound
 
 log = logging.getLogger("ganymede.scheduler")
 
 Clock = Callable[[], float]
-
-
-class QueueFull(Exception):
-    """The queue limit would be exceeded. `retry_after` is the estimated wait in seconds."""
-
-    def __init__(self, retry_after: float) -> None:
-        super().__init__(f"the queue is full; retry in about {retry_after:.1f} s")
-        self.retry_after = retry_after
-
-
-class JobTooLarge(Exception):
-    """The job alone exceeds the queue limit, so it would never fit."""
-
-
-class Draining(Exception):
-    """The scheduler accepts no more jobs."""
-
-
-class DeadlineExceeded(Exception):
-    """The deadline passed before the whole job had run."""
-
-
-class Observer(Protocol):
-    """Receives events outside the lock. Its errors are logged and do not affect jobs."""
-
-    def waited(self, group: BatchGroup, seconds: float) -> None:
-        """The first rows of a job start to run, `seconds` after it was submitted."""
-
-    def ran(self, group: BatchGroup, rows: int, seconds: float) -> None:
-        """A batch has run."""
-
-    def produced(self, batch: Batch, outputs: Rows) -> None:
-        """A batch returned `outputs`, which belong to the jobs and must not be modified."""
-
-    def encoded(self, group: BatchGroup, seconds: float) -> None:
-        """The outputs of a job were encoded, or encoding failed."""
-
-    def queued(self, pixels: int) -> None:
-        """The queue now holds this many pixels."""
 
 
 class Scheduler:

@@ -11,7 +11,7 @@ from service.api.execution import RequestExecution
 from service.api.problems import Problem
 from service.api.rate_limits import PixelAccount
 from service.runtime.scheduling.engine import Engine
-from service.runtime.scheduling.scheduler import DeadlineExceeded
+from service.runtime.scheduling.errors import DeadlineExceeded
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 
 from service.offline.job import JobItems, Layout, folder_names, make_job
 from service.runtime.images.encoding import ImageFormat
-from service.runtime.requests import InvalidRequest
+from service.runtime.request_fields import InvalidRequest
 
 
 def test_shards_partition_numbers(job_of):

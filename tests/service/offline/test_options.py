@@ -7,7 +7,7 @@ from service.offline.options import (
     parse_seed_range,
     parse_size,
 )
-from service.runtime.requests import InvalidRequest
+from service.runtime.request_fields import InvalidRequest
 
 NAMES = ("cat", "dog", "a=b")
 

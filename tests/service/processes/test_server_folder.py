@@ -1,5 +1,7 @@
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from service.processes.server_folder import ServerFolder
@@ -59,3 +61,11 @@ def test_folder_of_a_killed_server_is_removed_by_the_next():
     assert living.path.exists()
     living.remove()
     another.remove()
+
+
+def test_folder_is_not_in_memory_without_space(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    size = shutil.disk_usage("/dev/shm").free // 2**20
+    folder = ServerFolder.create(size)
+    assert folder.path.parent == tmp_path
+    folder.remove()

@@ -21,6 +21,11 @@ def test_new_array_is_zero_and_has_its_length(tmp_path):
     assert not array.values["count"].any()
 
 
+def test_new_array_takes_its_space_at_once(tmp_path):
+    SharedArray(tmp_path / "array", COUNTERS, 10_000)
+    assert (tmp_path / "array").stat().st_blocks * 512 >= 10_000 * COUNTERS.itemsize
+
+
 def test_writes_are_seen_by_other_instances(tmp_path):
     first, second = (SharedArray(tmp_path / "array", COUNTERS, 3) for _ in range(2))
     first.values[2]["pid"] = 7

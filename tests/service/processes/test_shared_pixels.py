@@ -7,7 +7,8 @@ import pytest
 from service.processes.shared_pixels import SharedPixels
 from service.processes.worker_table import WorkerTable
 from service.runtime.scheduling.batches import BatchGroup, InferenceJob
-from service.runtime.scheduling.scheduler import QueueFull, Scheduler
+from service.runtime.scheduling.errors import QueueFull
+from service.runtime.scheduling.scheduler import Scheduler
 from tests.support.processes import joined_worker
 
 HOLD_7 = """

@@ -2,6 +2,7 @@ import gc
 import threading
 import time
 import weakref
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from service.runtime.models.manifest import MAPPING, SYNTHESIS
 from service.runtime.onnx.execution_plans import PlanOptions
 from service.runtime.onnx.sessions import ExecutionPlan
 from service.runtime.scheduling.engine import Engine, EngineState, NotReady
-from service.runtime.scheduling.scheduler import JobTooLarge, QueueFull
+from service.runtime.scheduling.errors import JobTooLarge, QueueFull
 from tests.support.drawn_models import SIZE
 from tests.support.tiny_recipes import TINY
 
@@ -25,6 +26,15 @@ def engine(repository):
     engine.start()
     yield engine
     engine.drain(timeout=10)
+
+
+@contextmanager
+def permit(engine):
+    engine.acquire_permit()
+    try:
+        yield
+    finally:
+        engine.release_permit()
 
 
 def generate(engine, model, seeds):
@@ -199,13 +209,13 @@ def test_drain_waits_for_permitted_requests(repository):
     model = engine.catalog.get("gan-mnist")
     drained = []
     thread = threading.Thread(target=lambda: drained.append(engine.drain(timeout=30)))
-    with engine.permit():
+    with permit(engine):
         thread.start()
         while engine.state is EngineState.READY:
             pass
         # The second step of a request that was accepted before.
         assert len(generate(engine, model, [1])) == 1
-        with pytest.raises(NotReady, match="shutting down"), engine.permit():
+        with pytest.raises(NotReady, match="shutting down"), permit(engine):
             pass
         assert not drained
     thread.join(30)
@@ -217,7 +227,7 @@ def test_drain_waits_for_permitted_requests(repository):
 def test_drain_returns_false_after_timeout(repository):
     engine = make_engine(repository)
     engine.start()
-    with engine.permit():
+    with permit(engine):
         assert not engine.drain(timeout=0.1)
 
 

@@ -10,14 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from service.runtime.scheduling.batch_history import SMALLER_BATCHES_S
 from service.runtime.scheduling.batches import Batch, BatchGroup, InferenceJob, RowCountMismatch
+from service.runtime.scheduling.errors import DeadlineExceeded, Draining, JobTooLarge, QueueFull
 from service.runtime.scheduling.pixel_bounds import LocalPixelBound
-from service.runtime.scheduling.scheduler import (
-    DeadlineExceeded,
-    Draining,
-    JobTooLarge,
-    QueueFull,
-    Scheduler,
-)
+from service.runtime.scheduling.scheduler import Scheduler
 from service.runtime.scheduling.workers import Workers
 
 
