@@ -22,7 +22,7 @@ PEERS := fastapi litserve triton bentoml ray
 # Triton's wheel is linked against Debian's Python.
 SYSTEM_PYTHON ?= /usr/bin/python3
 
-.PHONY: help install serve test test-slow test-faults bench bench-peers bench-smoke gpu-check lint format zoo measure zoo-page bento lock clean
+.PHONY: help install serve test test-browser test-slow test-faults bench bench-peers bench-smoke gpu-check lint format zoo measure zoo-page bento lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -33,7 +33,11 @@ serve: $(VENV)/.base ## Install what serving needs and serve the included models
 	$(BIN)/ganymede serve --port $(PORT) --models models
 
 test: $(VENV)/.dev ## Run the tests
-	$(BIN)/pytest -n auto -m "not slow and not faults"
+	$(BIN)/pytest -n auto -m "not slow and not faults" --ignore tests/browser
+	$(MAKE) --no-print-directory test-browser
+
+test-browser: $(VENV)/.dev ## Run the tests of the web pages in Chromium (apt install chromium)
+	$(BIN)/pytest -m "not slow" tests/browser
 
 test-slow: $(VENV)/.dev ## Run the tests that take long by nature: training runs, resume, packaging
 	$(BIN)/pytest -n auto -m "slow and not faults"

@@ -148,7 +148,7 @@ class Settings(BaseSettings):
         "proxy on this machine that adds no headers gets it, too, with all of its clients.",
     )
     open_paths: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=("/", "/healthz", "/docs", "/docs/*", "/openapi.json"),
+        default=("/", "/playground/*", "/healthz", "/docs", "/docs/*", "/openapi.json"),
         description="Paths that need no key, separated by commas; a trailing /* includes all paths "
         "below. Paths under /v1 and /v2 are not allowed.",
     )

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -42,6 +43,15 @@ def assert_serves_an_image(server, model) -> None:
         assert np.asarray(Image.open(io.BytesIO(response.content))).std() > 0
 
 
+def assert_serves_the_pages(server) -> None:
+    with server.client() as client:
+        for page in ("/", "/docs"):
+            scripts = re.findall(r'src="([^"]+\.js)"', client.get(page).text)
+            assert scripts
+            for script in scripts:
+                assert client.get(f"/{script}").status_code == 200, script
+
+
 @pytest.mark.slow
 def test_bento_contains_and_serves_models(tmp_path, repository):
     source = checkout(tmp_path / "source")
@@ -69,6 +79,7 @@ def test_bento_contains_and_serves_models(tmp_path, repository):
     command = [bentoml, "serve", str(bento), "--host", "127.0.0.1"]
     with serving(tmp_path / "models", command=command, env=environment) as server:
         assert_serves_an_image(server, "dcgan-fashion")
+        assert_serves_the_pages(server)
 
 
 def test_container_is_slim_and_unprivileged():
@@ -108,6 +119,7 @@ def test_container_install_steps_give_working_service(tmp_path, repository):
     flags = ["--models", str(repository)]
     with serving(tmp_path / "x", command=[*command, *flags], env={"HOME": str(tmp_path)}) as server:
         assert_serves_an_image(server, "gan-mnist")
+        assert_serves_the_pages(server)
         port = server.url.rpartition(":")[2]
         check = dict(dockerfile_stages()[1])["HEALTHCHECK"].partition("CMD ")[2]
         python, *arguments = eval(check.replace(":3000", f":{port}"))

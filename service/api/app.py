@@ -24,7 +24,6 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import RedirectResponse
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -42,7 +41,6 @@ from service.api.rate_limits import RateLimiter
 from service.api.routes import (
     admin,
     generate,
-    head_requests,
     image_to_image,
     images,
     interpolate,
@@ -50,6 +48,7 @@ from service.api.routes import (
     metrics,
     mix_styles,
     models,
+    pages,
     sample_classes,
 )
 from service.api.state import SharedState
@@ -74,6 +73,9 @@ def create_app(
         title="Ganymede",
         summary="Images from generative adversarial networks.",
         version=__version__,
+        # FastAPI's own pages load scripts from another host: see `routes.pages`.
+        docs_url=None,
+        redoc_url=None,
     )
 
     state.install(app, engine, settings, queue or state.create_queue(engine, settings), shared)
@@ -90,10 +92,7 @@ def create_app(
     app.include_router(jobs.router)
     app.include_router(admin.router)
     app.include_router(metrics.router)
-
-    @head_requests.get(app, "/", include_in_schema=False)
-    async def root() -> RedirectResponse:
-        return RedirectResponse("/docs")
+    app.include_router(pages.router)
 
     def build_middleware_stack() -> ASGIApp:
         stack: ASGIApp = AsyncExitStackMiddleware(app.router)

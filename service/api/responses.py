@@ -84,6 +84,11 @@ def headers(model: Model, **lists: Iterable[object] | None) -> dict[str, str]:
     }
 
 
+def is_not_modified(etag: str, if_none_match: str | None) -> bool:
+    """True if the client has the file with this ETag, as its If-None-Match header states."""
+    return if_none_match is not None and (if_none_match.strip() == "*" or etag in if_none_match)
+
+
 def source_headers(model: Model, sources: Sequence[LatentSource]) -> dict[str, str]:
     """Return the headers of a response with one image per source."""
     lists: dict[str, Iterable[object] | None] = {

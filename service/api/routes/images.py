@@ -71,7 +71,7 @@ async def image(
         if is_immutable
         else "public, max-age=60",
     }
-    if if_none_match and (if_none_match.strip() == "*" or headers["etag"] in if_none_match):
+    if responses.is_not_modified(headers["etag"], if_none_match):
         return Response(status_code=304, headers=headers)
     output = OutputFormat("image", image_format)
     response = await generate_response(request, model, [source], output)

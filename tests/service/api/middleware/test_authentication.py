@@ -30,7 +30,8 @@ def keyed(drawn_repository, tmp_path_factory):
 def test_requires_key_except_on_open_paths(keyed):
     server, _, _ = keyed
     with server.client() as client:
-        for path in ("/livez", "/readyz", "/docs", "/openapi.json"):
+        pages = ("/", "/playground/main.js", "/docs", "/docs/initialize.js", "/openapi.json")
+        for path in ("/livez", "/readyz", *pages):
             assert client.get(path).status_code == 200, path
         for path in ("/v1/models", "/v2/models/cut", "/metrics", "/v1/nowhere", "/nowhere"):
             response = client.get(path)
@@ -53,6 +54,8 @@ def test_requires_key_except_on_open_paths(keyed):
         "/v1/models/",
         "/v1/admin/reload/",
         "/docs/..%2fv1/models",
+        "/playground/../v1/models",
+        "/playground/%2e%2e/v1/models",
     ],
 )
 def test_path_spellings_do_not_bypass_authentication(keyed, path):

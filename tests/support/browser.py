@@ -1,0 +1,59 @@
+"""A real browser for tests of the web pages: where it is, and what may not happen in a page."""
+
+import shutil
+from dataclasses import dataclass, field
+
+from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Request
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+# The tests run as root in containers, where Chromium's sandbox does not start.
+ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
+# Generous, because other tests may use all CPUs.
+TIMEOUT_MS = 30_000
+
+DESKTOP = (1440, 900)
+TABLET = (820, 1180)
+PHONE = (390, 844)
+
+_OWN_SCHEMES = ("blob:", "data:", "about:")
+
+
+@dataclass
+class Faults:
+    """What went wrong in the pages of a test: errors of the console, requests to other hosts."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def watch(self, context: BrowserContext, origin: str) -> None:
+        """Record the faults of all pages of `context`, which belong to the server at `origin`."""
+
+        def on_console(message: ConsoleMessage) -> None:
+            if message.type == "error":
+                self.lines.append(f"{message.text} ({message.location.get('url', '')})")
+
+        def on_request(request: Request) -> None:
+            if not request.url.startswith((f"{origin}/", *_OWN_SCHEMES)):
+                self.lines.append(f"request to another host: {request.url}")
+
+        context.on("console", on_console)
+        context.on("request", on_request)
+        context.on("weberror", lambda error: self.lines.append(f"uncaught: {error.error}"))
+
+    def expect(self, text: str) -> None:
+        """Accept the faults with `text`, of which there must be at least one."""
+        expected = [line for line in self.lines if text in line]
+        assert expected, f"no fault with {text!r}: {self.lines}"
+        self.lines = [line for line in self.lines if line not in expected]
+
+
+def accessibility_violations(page: Page) -> list[str]:
+    """Return the rules of axe-core that a page violates, with the elements."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    violations = Axe().run(page).response["violations"]
+    return [
+        f"{each['id']}: {each['help']}: {', '.join(str(node['target']) for node in each['nodes'])}"
+        for each in violations
+    ]
