@@ -104,6 +104,6 @@ $(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 # Includes the base installation, so that a later `make serve` starts at once.
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/pip install --quiet -e '.[train,quality,hub,dev]'
+$(VENV)/.dev: pyproject.toml client/pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet -e '.[train,quality,hub,dev]' -e ./client
 	touch $(VENV)/.base $@

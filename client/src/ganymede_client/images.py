@@ -1,0 +1,402 @@
+"""Images of the service: Pillow images with their provenance, as lists and as animations."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+from urllib.parse import quote, urlencode
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from ganymede_client import notebook
+from ganymede_client.files import write_files
+
+# The keyword of the metadata that every file of the service contains.
+_KEYWORD = "ganymede"
+_IMAGE_DESCRIPTION = 0x010E
+# An image has an address if these parameters determine it.
+_IN_ADDRESS = frozenset(["seed", "class", "truncation"])
+_SOURCE_FIELDS = ("seed", "z", "w", "class", "blend", "truncation", "transform")
+
+
+class NotReadable(ValueError):
+    """Content is no file of the service."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where an image comes from. Model and parameters reproduce it bit for bit.
+
+    Attributes:
+        name, version, digest: identify the model.
+        parameters: what determines the image besides the model, as in the metadata of its file:
+            seed, class, truncation, …
+        base_url: the URL of the service.
+        request_id: the ID of the request in the log of the service.
+    """
+
+    name: str
+    version: str
+    digest: str
+    parameters: Mapping[str, Any]
+    base_url: str
+    request_id: str | None = None
+
+    @property
+    def model(self) -> str:
+        """The model as ``name@version``, the form that requests accept."""
+        return f"{self.name}@{self.version}"
+
+    @property
+    def seed(self) -> int | None:
+        """The seed; None if the image has another source."""
+        return self.parameters.get("seed")
+
+    @property
+    def class_(self) -> str | None:
+        """The name of the class; None for a blend and for a model without classes."""
+        return self.parameters.get("class")
+
+    @property
+    def truncation(self) -> float | None:
+        """The truncation; None for a model that does not support it."""
+        return self.parameters.get("truncation")
+
+    @property
+    def url(self) -> str | None:
+        """The permanent address of the image; None unless seed and class determine it."""
+        if self.seed is None or not self.parameters.keys() <= _IN_ADDRESS:
+            return None
+        return self.base_url + address(
+            self.name, self.seed, "png", version=self.version, **_query(self.parameters)
+        )
+
+    def source(self, model: str) -> dict[str, Any]:
+        """Return the source of the image, for another request to `model`.
+
+        Raises ValueError if the image is from another model, or has no source of its own, such as a
+        mixed image.
+        """
+        if model not in (self.name, self.model):
+            raise ValueError(f"an image of {self.model} is no source for {model}")
+        if not self.parameters.keys() & {"seed", "z", "w"}:
+            listed = ", ".join(self.parameters)
+            raise ValueError(f"expected an image with a seed, z or w; this one has {listed}")
+        return {name: self.parameters[name] for name in _SOURCE_FIELDS if name in self.parameters}
+
+    def describe(self) -> str:
+        """Return one line for captions: ``dcgan-fashion@1, seed 7``."""
+        shown = {
+            "seed": f"seed {self.seed}",
+            "class": self.class_,
+            "truncation": f"truncation {self.truncation}",
+            "task": self.parameters.get("task"),
+            "direction": self.parameters.get("direction"),
+        }
+        given = [str(text) for name, text in shown.items() if name in self.parameters]
+        return ", ".join([self.model, *given])
+
+
+def address(
+    model: str,
+    seed: int,
+    extension: str = "png",
+    *,
+    version: str | None = None,
+    class_: str | int | None = None,
+    truncation: float | None = None,
+) -> str:
+    """Return the address of an image below the URL of the service."""
+    parameters = {"version": version, "class": class_, "truncation": truncation}
+    query = urlencode({name: value for name, value in parameters.items() if value is not None})
+    path = f"/v1/models/{quote(model, safe='@')}/images/{int(seed)}.{quote(extension)}"
+    return f"{path}?{query}" if query else path
+
+
+class Image(PIL.Image.Image):
+    """A Pillow image with its provenance. The pixels are decoded when they are first needed.
+
+    Images that Pillow derives from it, for example by `resize`, are plain Pillow images.
+
+    Attributes:
+        provenance: the model and the parameters that reproduce the image.
+        file: the encoded file as the service sent it, with its provenance as metadata.
+        name: a file name without extension.
+        arrays: arrays that were requested with the image, by name: `z` and `w`.
+    """
+
+    provenance: Provenance
+    file: bytes
+    name: str
+    arrays: dict[str, NDArray[np.float32]]
+
+    @property
+    def seed(self) -> int | None:
+        """The seed; None if the image has another source."""
+        return self.provenance.seed
+
+    @property
+    def url(self) -> str | None:
+        """The permanent address; None if the image has none."""
+        return self.provenance.url
+
+    @property
+    def extension(self) -> str:
+        """The usual file name extension of `file`, without the dot."""
+        return "jpg" if self.format == "JPEG" else str(self.format).lower()
+
+    @property
+    def media_type(self) -> str:
+        """The media type of `file`."""
+        return f"image/{str(self.format).lower()}"
+
+    def numpy(self) -> NDArray[np.uint8]:
+        """Return the pixels ``[H, W, C]``; C is 1 for gray images."""
+        pixels = np.asarray(self, np.uint8)
+        return pixels if pixels.ndim == 3 else pixels[..., None]
+
+    def save_original(self, path: str | os.PathLike[str]) -> None:
+        """Write `file` unchanged, with its metadata. `save` encodes the pixels again, without it.
+
+        Raises FileExistsError if another file exists there.
+        """
+        write_files([(Path(path), self.file)])
+
+    def __getstate__(self) -> list[Any]:
+        """Return the state for copies and pickles."""
+        own = {name: getattr(self, name) for name in ("provenance", "file", "name", "arrays")}
+        return [*super().__getstate__(), own]
+
+    def __setstate__(self, state: list[Any]) -> None:
+        """Restore the state."""
+        self.__dict__.update(state[-1])
+        super().__setstate__(state[:-1])
+
+
+class _Png(Image, PngImageFile):
+    pass
+
+
+class _Jpeg(Image, JpegImageFile):
+    pass
+
+
+class _WebP(Image, WebPImageFile):
+    pass
+
+
+_TYPES: list[tuple[bytes, Any]] = [(b"\x89PNG", _Png), (b"\xff\xd8\xff", _Jpeg), (b"RIFF", _WebP)]
+
+
+def read_image(
+    file: bytes,
+    base_url: str,
+    request_id: str | None = None,
+    *,
+    name: str | None = None,
+    arrays: Mapping[str, NDArray[np.float32]] | None = None,
+) -> Image:
+    """Read a file of the service: PNG, JPEG or WebP. Raises NotReadable."""
+    for signature, image_type in _TYPES:
+        if file.startswith(signature):
+            try:
+                image: Image = image_type(io.BytesIO(file))
+            except (SyntaxError, OSError, ValueError) as error:
+                raise NotReadable(f"the image is damaged: {error}") from error
+            image.provenance = _provenance(image, base_url, request_id)
+            image.file = file
+            seed = image.provenance.seed
+            image.name = name or ("image" if seed is None else f"seed-{seed}")
+            image.arrays = dict(arrays or {})
+            return image
+    raise NotReadable("the image is neither a PNG nor a JPEG nor a WebP file")
+
+
+class Images(Sequence[Image]):
+    """A list of images that notebooks show as a grid.
+
+    Attributes:
+        columns: the columns of the grid; None to choose them by the number of images.
+    """
+
+    def __init__(self, images: Iterable[Image], columns: int | None = None) -> None:
+        self._images = tuple(images)
+        self.columns = columns
+
+    @overload
+    def __getitem__(self, index: int) -> Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> Images: ...
+    def __getitem__(self, index: int | slice) -> Image | Images:
+        """Return one image, or the images of a slice."""
+        if isinstance(index, slice):
+            return Images(self._images[index])
+        return self._images[index]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._images)
+
+    def __add__(self, other: Iterable[Image]) -> Images:
+        """Return the images of both."""
+        return Images([*self._images, *other], self.columns)
+
+    def __repr__(self) -> str:
+        """Return the number of images, and their models."""
+        models = ", ".join(sorted({image.provenance.model for image in self}))
+        return f"<Images: {len(self)}{f' of {models}' if models else ''}>"
+
+    @property
+    def seeds(self) -> list[int | None]:
+        """The seed of each image; None for an image with another source."""
+        return [image.seed for image in self]
+
+    def numpy(self) -> NDArray[np.uint8]:
+        """Return the pixels ``[N, H, W, C]``. Raises ValueError if the images differ in shape."""
+        arrays = [image.numpy() for image in self]
+        shapes = sorted({array.shape for array in arrays})
+        if len(shapes) != 1:
+            raise ValueError(f"expected images of one shape, got {shapes}")
+        return np.stack(arrays)
+
+    def grid(self, columns: int | None = None, gap: int = 2) -> PIL.Image.Image:
+        """Return one image with all images side by side, `gap` pixels apart on white.
+
+        Raises ValueError if there are no images.
+        """
+        return notebook.grid(self._images, self._columns(columns), gap)
+
+    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:
+        """Write the files as the service sent them, with their metadata; return the paths.
+
+        Raises FileExistsError before anything is written, if a file would replace another one and
+        `overwrite` is false.
+        """
+        digits = len(str(max(len(self) - 1, 0)))
+        paths = [
+            Path(folder) / f"{i:0{digits}}-{image.name}.{image.extension}"
+            for i, image in enumerate(self)
+        ]
+        write_files(
+            [(path, image.file) for path, image in zip(paths, self, strict=True)],
+            overwrite=overwrite,
+        )
+        return paths
+
+    def _columns(self, columns: int | None = None) -> int:
+        chosen = columns or self.columns or math.ceil(math.sqrt(len(self)))
+        if chosen < 0:
+            raise ValueError(f"columns: expected at least 1, got {chosen}")
+        return max(1, min(chosen, len(self)))
+
+    def _repr_png_(self) -> bytes | None:
+        """Return the grid for notebooks and other displays without HTML."""
+        return notebook.png(self.grid()) if self._images else None
+
+    def _repr_html_(self) -> str | None:
+        """Return the images with their captions for notebooks; None if they are too large."""
+        return notebook.html(
+            [
+                notebook.Figure(
+                    image.file,
+                    image.media_type,
+                    image.size,
+                    _caption(image.provenance),
+                    image.provenance.describe(),
+                    image.url,
+                )
+                for image in self
+            ],
+            self._columns(),
+        )
+
+
+@dataclass(frozen=True)
+class Animation:
+    """An animation: a WebP, GIF or APNG file.
+
+    Attributes:
+        file: the file as the service sent it.
+        media_type: ``image/webp``, ``image/gif`` or ``image/png``.
+        provenance: its `parameters` are `walk` and `fps`.
+    """
+
+    file: bytes
+    media_type: str
+    provenance: Provenance
+
+    def image(self) -> PIL.Image.Image:
+        """Return the animation as a Pillow image of several frames."""
+        return PIL.Image.open(io.BytesIO(self.file))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file. Raises FileExistsError if another file exists there."""
+        write_files([(Path(path), self.file)])
+
+    def _repr_html_(self) -> str | None:
+        """Return the animation for notebooks."""
+        text = self.provenance.describe()
+        size = self.image().size
+        return notebook.html([notebook.Figure(self.file, self.media_type, size, "", text)], 1)
+
+
+def read_animation(
+    file: bytes, media_type: str, base_url: str, request_id: str | None = None
+) -> Animation:
+    """Read an animation of the service. Raises NotReadable."""
+    types: dict[str, Any] = {
+        "image/webp": WebPImageFile,
+        "image/gif": GifImageFile,
+        "image/png": PngImageFile,
+    }
+    if media_type not in types:
+        raise NotReadable(f"expected an animation, got {media_type or 'nothing'}")
+    try:
+        image = types[media_type](io.BytesIO(file))
+    except (SyntaxError, OSError, ValueError) as error:
+        raise NotReadable(f"the animation is damaged: {error}") from error
+    return Animation(file, media_type, _provenance(image, base_url, request_id))
+
+
+def _provenance(image: PIL.Image.Image, base_url: str, request_id: str | None) -> Provenance:
+    """Read the metadata of a file. Raises NotReadable."""
+    for text in _metadata(image):
+        if not isinstance(text, str):
+            continue
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            document = dict(json.loads(text.removeprefix(_KEYWORD)))
+            name, version, digest = (document.pop(key) for key in ("model", "version", "digest"))
+            return Provenance(name, version, digest, document, base_url, request_id)
+    raise NotReadable("the image has no metadata of the service")
+
+
+def _metadata(image: PIL.Image.Image) -> Iterator[object]:
+    """Yield the texts that may be the metadata, without decoding the pixels."""
+    yield image.info.get(_KEYWORD)
+    comment = image.info.get("comment")
+    yield comment.decode("utf-8", "replace") if isinstance(comment, bytes) else comment
+    if image.format != "PNG":
+        yield image.getexif().get(_IMAGE_DESCRIPTION)
+
+
+def _query(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    names = {"class": "class_", "truncation": "truncation"}
+    return {names[name]: parameters[name] for name in names if name in parameters}
+
+
+def _caption(provenance: Provenance) -> str:
+    parts = [provenance.seed, provenance.class_]
+    return " ".join(str(part) for part in parts if part is not None)

@@ -1,0 +1,12 @@
+"""Functions that build the call of each route: one function is one method of the clients."""
+
+from ganymede_client.routes import (
+    generate,
+    image_to_image,
+    jobs,
+    models,
+    open_inference,
+    operations,
+)
+
+__all__ = ["generate", "image_to_image", "jobs", "models", "open_inference", "operations"]

@@ -1,0 +1,146 @@
+"""Parses responses. Every function raises UnexpectedResponse for one that it does not expect."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ganymede_client.errors import UnexpectedResponse
+from ganymede_client.images import (
+    Animation,
+    Image,
+    Images,
+    NotReadable,
+    read_animation,
+    read_image,
+)
+from ganymede_client.wire.calls import Reply
+
+T = TypeVar("T")
+
+
+def document(reply: Reply) -> Any:
+    """Parse JSON."""
+    try:
+        return json.loads(reply.content)
+    except ValueError as error:
+        raise _unexpected(reply, "expected JSON") from error
+
+
+def parsed(parse: Callable[[Any], T]) -> Callable[[Reply], T]:
+    """Return a parser of JSON that converts the document by `parse`."""
+
+    def convert(reply: Reply) -> T:
+        content = document(reply)
+        try:
+            return parse(content)
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            raise _unexpected(reply, f"the JSON is not as expected: {error!r}") from error
+
+    return convert
+
+
+def image(reply: Reply) -> Image:
+    """Parse a single image."""
+    try:
+        return read_image(reply.content, reply.base_url, reply.request_id)
+    except NotReadable as error:
+        raise _unexpected(reply, str(error)) from error
+
+
+def images(reply: Reply, columns: int | None = None) -> Images:
+    """Parse images: an archive, a single image, or JSON with base64."""
+    try:
+        if reply.media_type == "application/zip":
+            return Images(_from_zip(reply), columns)
+        if reply.media_type == "application/json":
+            return Images(
+                (
+                    read_image(base64.b64decode(each["data"]), reply.base_url, reply.request_id)
+                    for each in document(reply)["images"]
+                ),
+                columns,
+            )
+        return Images([read_image(reply.content, reply.base_url, reply.request_id)], columns)
+    except (NotReadable, zipfile.BadZipFile, LookupError, TypeError, ValueError) as error:
+        raise _unexpected(reply, f"expected images: {error}") from error
+
+
+def animation(reply: Reply) -> Animation:
+    """Parse an animation."""
+    try:
+        return read_animation(reply.content, reply.media_type, reply.base_url, reply.request_id)
+    except NotReadable as error:
+        raise _unexpected(reply, str(error)) from error
+
+
+def openai_images(reply: Reply) -> Images:
+    """Parse images in the format of OpenAI's API."""
+    try:
+        files = [base64.b64decode(each["b64_json"]) for each in document(reply)["data"]]
+        return Images(read_image(file, reply.base_url, reply.request_id) for file in files)
+    except (NotReadable, LookupError, TypeError, ValueError) as error:
+        raise _unexpected(reply, f"expected images: {error}") from error
+
+
+def text(reply: Reply) -> str:
+    """Return the body as text."""
+    return reply.content.decode("utf-8", "replace")
+
+
+_DTYPES = {"FP32": "<f4", "INT64": "<i8", "UINT8": "u1"}
+
+
+def tensors(reply: Reply) -> dict[str, NDArray[Any]]:
+    """Parse the tensors of the Open Inference Protocol, with binary data."""
+    try:
+        end = int(reply.headers.get("inference-header-content-length", len(reply.content)))
+        offset, arrays = end, {}
+        for output in json.loads(reply.content[:end])["outputs"]:
+            dtype, shape = np.dtype(_DTYPES[output["datatype"]]), output["shape"]
+            size = output.get("parameters", {}).get("binary_data_size")
+            if size is None:
+                arrays[output["name"]] = np.array(output["data"], dtype).reshape(shape)
+            else:
+                blob = reply.content[offset : offset + size]
+                arrays[output["name"]] = np.frombuffer(blob, dtype).reshape(shape)
+                offset += size
+    except (LookupError, TypeError, ValueError) as error:
+        raise _unexpected(reply, f"expected tensors: {error!r}") from error
+    return arrays
+
+
+def _from_zip(reply: Reply) -> list[Image]:
+    """Return the images of an archive. The arrays of an image follow it."""
+    pending: list[tuple[str, bytes, dict[str, NDArray[Any]]]] = []
+    with zipfile.ZipFile(io.BytesIO(reply.content)) as archive:
+        for entry in archive.infolist():
+            content, path = archive.read(entry), PurePosixPath(entry.filename)
+            if path.suffix == ".npy":
+                array = np.load(io.BytesIO(content), allow_pickle=False)
+                pending[-1][2][PurePosixPath(path.stem).suffix.lstrip(".")] = array
+            else:
+                # Entries are numbered, so that they sort.
+                name = re.sub(r"^\d+-", "", path.stem)
+                pending.append((name, content, {}))
+    return [
+        read_image(content, reply.base_url, reply.request_id, name=name, arrays=arrays)
+        for name, content, arrays in pending
+    ]
+
+
+def _unexpected(reply: Reply, reason: str) -> UnexpectedResponse:
+    request = f" (request {reply.request_id})" if reply.request_id else ""
+    return UnexpectedResponse(
+        f"unexpected response of {reply.base_url}, status {reply.status}, "
+        f"{reply.media_type or 'no media type'}: {reason}{request}"
+    )

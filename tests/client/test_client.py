@@ -1,0 +1,46 @@
+"""The client's connections and the routes for operators."""
+
+import httpx
+import pytest
+
+from ganymede_client import Client, Readiness
+from tests.support.servers import serving
+
+
+def test_clients_share_connections_and_close_only_their_own(service):
+    with httpx.Client() as http:
+        with Client(service.url, http=http) as client:
+            client.with_options(timeout=5).models()
+        assert not http.is_closed
+    with Client(service.url) as client:
+        with client.with_options(deadline=10) as other:
+            other.models()
+        assert client.models()
+
+
+def test_operators_see_models_metrics_and_reloads(client):
+    models = {model.id: model for model in client.models()}
+    assert models["esrgan-flowers"].task == "upscale"
+    assert models["dcgan-fashion"].is_ready
+    assert models["dcgan-fashion"].image == {"height": 28, "width": 28, "channels": 1}
+    model = client.model("stylegan2-flowers@1")
+    assert model.manifest["name"] == "stylegan2-flowers"
+    assert model.versions[0]["version"] == "1"
+    reloaded = client.reload()
+    assert {each.id for each in reloaded.kept} >= {"dcgan-fashion@1"}
+    assert reloaded.failed == reloaded.loaded == []
+    assert 'ganymede_state{state="ready"} 1.0' in client.metrics()
+    assert client.readiness() == Readiness(True)
+
+
+@pytest.mark.slow
+def test_service_without_models_says_why_it_is_not_ready(tmp_path):
+    (tmp_path / "models").mkdir()
+    with (
+        serving(tmp_path / "models", until="live") as server,
+        Client(server.url, retry_for=0) as client,
+    ):
+        readiness = client.readiness()
+        assert not readiness
+        assert readiness.reason
+        assert client.inference_ready() is False
