@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from service.runtime.files import CannotWrite
 from service.runtime.models.catalog import model_folders
 from service.runtime.models.golden import write_golden
-from service.runtime.models.manifest import MANIFEST_FILE, SLUG, Graph, Manifest, Quality
+from service.runtime.models.manifest import (
+    MANIFEST_FILE,
+    PREVIEW_FILE,
+    SLUG,
+    Graph,
+    Manifest,
+    Quality,
+)
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.export.errors import ExportError
@@ -88,7 +95,7 @@ def write_model_folder(
         manifest = manifest.model_copy(update={"golden": tuple(golden)})
         _write_manifest(part, manifest)
         samples = preview(model)
-        samples.image.save(part / "preview.webp", format="WEBP", lossless=True)
+        samples.image.save(part / PREVIEW_FILE, format="WEBP", lossless=True)
         card = model_card(
             manifest,
             details=details,

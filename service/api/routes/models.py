@@ -1,21 +1,27 @@
-"""`GET /v1/models`: the models of the service and their state."""
+"""`GET /v1/models`: the models of the service, their state and their preview images."""
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import Response
 
-from service.api.problems import not_ready
+from service.api import responses
+from service.api.problems import Problem, not_ready
 from service.api.routes import head_requests
 from service.api.schemas.models import ModelCard, ModelDetail, ModelList
 from service.api.schemas.problems import ProblemDocument
 from service.api.state import state_of
+from service.runtime.files import open_regular
 from service.runtime.models.catalog import Catalog, Entry
-from service.runtime.models.manifest import MANIFEST_FILE
+from service.runtime.models.manifest import MANIFEST_FILE, PREVIEW_FILE
 from service.runtime.scheduling.engine import Engine
 
 router = APIRouter(tags=["models"])
+
+_PREVIEW_TYPE = "image/webp"
 
 
 @head_requests.get(router, "/v1/models", summary="List models", response_model_exclude_none=True)
@@ -39,6 +45,36 @@ async def model(name: str, request: Request) -> ModelDetail:
     entry = catalog.entry(name)
     manifest = entry.manifest and entry.manifest.model_dump(mode="json", exclude_none=True)
     return ModelDetail(**_card(catalog, entry), manifest=manifest)
+
+
+@head_requests.get(
+    router,
+    "/v1/models/{name}/preview.webp",
+    summary="Get the preview image of a model",
+    response_class=Response,
+    responses={
+        200: {"content": {_PREVIEW_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
+        304: {"description": "Not modified"},
+        **responses.PROBLEMS,
+    },
+)
+def preview(
+    name: str, request: Request, if_none_match: Annotated[str | None, Header()] = None
+) -> Response:
+    """Return the sample grid in the model folder. `name@version` selects a version."""
+    catalog = _catalog(state_of(request).engine)
+    entry = catalog.entry(name)
+    try:
+        with open_regular(catalog.folder / entry.name / entry.version / PREVIEW_FILE) as file:
+            content = file.read()
+    except OSError as error:
+        message = f"the folder of {entry.name}@{entry.version} has no preview"
+        raise Problem(404, "file-not-found", "File not found", message) from error
+    etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+    headers = {"etag": etag, "cache-control": "public, max-age=60"}
+    if if_none_match and (if_none_match.strip() == "*" or etag in if_none_match):
+        return Response(status_code=304, headers=headers)
+    return Response(content, headers=headers, media_type=_PREVIEW_TYPE)
 
 
 def _catalog(engine: Engine) -> Catalog:

@@ -6,21 +6,22 @@ const STORAGE = "ganymede.kept";
 const MOST = 500;
 
 export class Kept extends EventTarget {
+  #keys = new Set();
+
   constructor() {
     super();
-    this.items = read();
+    this.#set(read());
     // Another tab has kept or removed something.
     addEventListener("storage", (event) => {
       if (event.key !== STORAGE) return;
-      this.items = read();
+      this.#set(read());
       this.#changed();
     });
   }
 
   /** Whether an equal item is kept. */
   has(item) {
-    const key = keyOf(item);
-    return this.items.some((each) => keyOf(each) === key);
+    return this.#keys.has(keyOf(item));
   }
 
   /** Keeps an item. Returns false if it is kept already, or if no more fit. */
@@ -47,8 +48,13 @@ export class Kept extends EventTarget {
     this.#replace(items);
   }
 
-  #replace(items) {
+  #set(items) {
     this.items = items;
+    this.#keys = new Set(items.map(keyOf));
+  }
+
+  #replace(items) {
+    this.#set(items);
     try {
       localStorage.setItem(STORAGE, JSON.stringify(items));
     } catch {

@@ -1,4 +1,4 @@
-/** Runs only the newest of many calls, for controls that are dragged. */
+/** Calls for controls that are dragged: only the newest, or only the last one. */
 
 /** How long a superseded call may go on, in milliseconds. */
 const PATIENCE_MS = 150;
@@ -49,4 +49,13 @@ export function latest(task) {
     running?.controller.abort();
   };
   return run;
+}
+
+/** Returns a function that calls `run` once it has not been called for `milliseconds`. */
+export function settled(run, milliseconds) {
+  let timer = 0;
+  return () => {
+    clearTimeout(timer);
+    timer = setTimeout(run, milliseconds);
+  };
 }

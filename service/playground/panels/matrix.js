@@ -2,9 +2,8 @@
 
 import { h, iconButton } from "../core/dom.js";
 import { MIX, fullName, randomSeed } from "../core/items.js";
-import { latest } from "../core/latest.js";
+import { latest, settled } from "../core/latest.js";
 import { createTile, ensureTabStop, setBlob, setItem } from "../shell/tiles.js";
-import { fit } from "../shell/details.js";
 import { modelControls, slider, sourceFields } from "./controls.js";
 import { GROUPS, styleGroups } from "./pair.js";
 import { sourceEditor } from "./sources.js";
@@ -12,7 +11,7 @@ import { sourceEditor } from "./sources.js";
 const ROWS = 3;
 const COLUMNS = 4;
 const MOST = 8;
-const SIDE = 96;
+const SETTLED_MS = 200;
 
 export const panel = {
   id: "matrix",
@@ -34,6 +33,11 @@ class Matrix {
     this.groups = new Set([styleGroups(model)[0]]);
     this.strength = 1;
     this.load = latest((_, signal) => this.#request(signal));
+    // The images of rows and columns follow the truncation when it has stopped moving.
+    this.showSettled = settled(() => {
+      this.#showTable();
+      this.load();
+    }, SETTLED_MS);
     this.#build(container);
     this.#showTable();
     this.load();
@@ -117,7 +121,7 @@ class Matrix {
     for (const side of ["rows", "columns"]) {
       this[side] = this[side].map((source) => sourceFields({ ...source, truncation }));
     }
-    this.#showTable();
+    this.showSettled();
     this.load();
   }
 
@@ -149,7 +153,6 @@ class Matrix {
     const body = this.rows.map((_, row) => {
       const cells = this.columns.map((__, column) => {
         const tile = createTile(this.app, this.#item(row, column), null, { lazy: false });
-        fit(tile.querySelector("img"), this.model, SIDE);
         this.tiles.push(tile);
         return h("td", {}, tile);
       });

@@ -5,13 +5,15 @@ import { MIX, WALK, fullName, seedItem } from "../core/items.js";
 import { latest } from "../core/latest.js";
 import { drawFrame, readFrames } from "../core/npy.js";
 import { fit } from "../shell/details.js";
-import { createTile, ensureTabStop, setBlob } from "../shell/tiles.js";
+import { createTile, ensureTabStop } from "../shell/tiles.js";
 import { choice, slider, sourceFields } from "./controls.js";
 import { sourceEditor, sourceFor } from "./sources.js";
 
 /** The steps of the slider: a power of two, so that most positions are in a shorter walk too. */
 const STEPS = 32;
 const FILM = 9;
+/** The side of the result, in CSS pixels. */
+const SIDE = 320;
 const LARGEST_WALK = 12_000_000;
 export const GROUPS = {
   coarse: "pose and shape",
@@ -71,7 +73,7 @@ class Pair {
     this.editors = { a: edit("a", "the first image"), b: edit("b", "the second image") };
     this.canvas = h("canvas", { class: "pair-canvas", role: "img" });
     this.result = h("div", { class: "pair-result tiles" }, this.canvas);
-    fit(this.canvas, model, 320);
+    fit(this.canvas, model, SIDE);
     this.controls = h("div", { class: "pair-controls" });
     this.film = h("div", { class: "film", "aria-hidden": "true" });
     const swap = iconButton("swap", "Swap", () => this.#swap());
@@ -191,9 +193,8 @@ class Pair {
     try {
       const blob = await app.render(item, { signal });
       const tile = createTile(app, item, blob);
-      setBlob(tile, blob);
       tile.classList.add("pair-tile");
-      fit(tile.querySelector("img"), this.model, 320);
+      fit(tile, this.model, SIDE);
       clear(this.result);
       this.result.append(tile);
       ensureTabStop(this.result);

@@ -2,7 +2,7 @@
 
 import { h, iconButton } from "../core/dom.js";
 import { WALK, fileName, formatsOf, fullName, randomSeed } from "../core/items.js";
-import { latest } from "../core/latest.js";
+import { latest, settled } from "../core/latest.js";
 import { drawFrame, readFrames } from "../core/npy.js";
 import { fit } from "../shell/details.js";
 import { dropZone } from "../shell/pick.js";
@@ -12,6 +12,8 @@ import { sourceEditor, sourceFor } from "./sources.js";
 const FPS = 24;
 const FIRST_SOURCES = 4;
 const LEAST_SOURCES = 2;
+/** The images of the sources follow the truncation when it has stopped moving. */
+const SETTLED_MS = 200;
 /** The bytes of the frames that play in the page. A longer walk plays with fewer frames. */
 const LARGEST_PREVIEW = 24_000_000;
 
@@ -35,6 +37,7 @@ class Walk {
     this.time = 0;
     this.playing = !matchMedia("(prefers-reduced-motion: reduce)").matches;
     this.load = latest((_, signal) => this.#request(signal));
+    this.showSettled = settled(() => this.#showSources(), SETTLED_MS);
     this.#build(container);
     this.#showSources();
     this.load();
@@ -94,9 +97,12 @@ class Walk {
       h("button", { type: "button", class: "button", "aria-label": `Download as ${label}`, onclick: (event) => this.#download(event.currentTarget, format, extension) }, label),
     );
     container.append(
-      h("p", { class: "lead" }, "The walk visits these images in order. Drag others onto them, or add more."),
-      this.list,
-      h("div", { class: "walk" }, this.canvas, h("div", { class: "walk-bar" }, this.playButton, this.scrub)),
+      h(
+        "div",
+        { class: "walk-layout" },
+        h("div", { class: "walk" }, this.canvas, h("div", { class: "walk-bar" }, this.playButton, this.scrub)),
+        h("div", { class: "walk-side" }, h("p", { class: "lead" }, "The walk visits these images in order. Drag others onto them, or add more."), this.list),
+      ),
       this.note,
       h("div", { class: "controls" }, seconds, loop, modelControls(app, model, (parameters) => this.#setAll(parameters), { seed: false, classes: false })),
       h("div", { class: "button-row" }, iconButton("heart", "Keep", () => app.keep(this.item())), iconButton("more", "Details", () => app.show(this.item(), null, { focus: true })), h("span", { class: "row-label" }, "Download"), downloads),
@@ -136,7 +142,7 @@ class Walk {
 
   #setAll({ truncation }) {
     this.sources = this.sources.map((source) => sourceFields({ ...source, truncation }));
-    this.#showSources();
+    this.showSettled();
     this.load();
   }
 

@@ -7,7 +7,7 @@
 
 import { clear, h } from "../core/dom.js";
 import { isAbort } from "../core/api.js";
-import { GENERATE, MAX_SEED, fullName, scaleFor, seedItem } from "../core/items.js";
+import { GENERATE, MAX_SEED, fullName, seedItem } from "../core/items.js";
 import { latest } from "../core/latest.js";
 import { createTile, ensureTabStop, setBlob, setItem } from "../shell/tiles.js";
 import { modelControls, sourceFields } from "./controls.js";
@@ -150,6 +150,7 @@ class Wall {
       page.element.querySelector(".problem")?.remove();
     } catch (error) {
       if (!isAbort(error)) this.#showError(page, error);
+      if (error.kind === "model-failed") this.app.loadModels();
     }
   }
 
@@ -224,9 +225,11 @@ function arrange(model, available) {
   const [smallest, largest] = available < 560 ? SIDES.narrow : SIDES.wide;
   const longest = Math.max(width, height);
   let best = null;
-  for (let scale = 1; scale <= Math.max(1, scaleFor(model, largest)); scale += 1) {
-    const isAllowed = longest * scale >= smallest || scale === scaleFor(model, largest);
-    if (longest > largest || !isAllowed) continue;
+  // A whole factor of the pixels of the screen.
+  const step = 1 / Math.max(1, Math.round(devicePixelRatio));
+  const most = Math.floor(largest / longest / step) * step;
+  for (let scale = 1; scale <= most; scale += step) {
+    if (longest * scale < smallest && scale < most) continue;
     const columns = Math.max(1, Math.floor((available + GAP) / (width * scale + GAP)));
     const gap = columns > 1 ? Math.floor((available - columns * width * scale) / (columns - 1)) : GAP;
     if (!best || gap <= best.gap) best = { columns, gap, width: width * scale, height: height * scale };

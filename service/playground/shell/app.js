@@ -74,6 +74,7 @@ export class App {
       return false;
     }
     showCards(this, this.elements.models, (model) => this.open(model.name));
+    markCard(this.elements.models, this.current.model?.name);
     if (this.models.length) return true;
     this.#showMessage("No models yet", "This service has no models. Start it with a folder of models: ganymede serve --models DIR.");
     return false;
@@ -114,7 +115,7 @@ export class App {
     markCard(this.elements.models, model.name);
     showTabs(tabs, fitting, panel, (each) => this.open(model.name, each.id));
     this.#mount(model, panel, input);
-    this.#updateUrl();
+    this.#updateUrl({ isNew: true });
   }
 
   #mount(model, panel, input) {
@@ -127,6 +128,7 @@ export class App {
     } else {
       this.unmount = panel.mount(container, model, this, input) ?? (() => {});
     }
+    if (panel?.id !== "wall") this.firstImagesShown();
     if (panel) container.setAttribute("aria-labelledby", `tab-${panel.id}`);
   }
 
@@ -140,7 +142,8 @@ export class App {
     this.elements.panel.removeAttribute("aria-labelledby");
     markCard(this.elements.models, null);
     this.unmount = mountGallery(this, this.elements.panel, shared);
-    this.#updateUrl();
+    this.firstImagesShown();
+    this.#updateUrl({ isNew: true });
     this.elements.main.focus();
   }
 
@@ -241,7 +244,14 @@ export class App {
     scrollTo({ top: 0 });
   }
 
-  #showView({ model, panel, kept, ...parameters }) {
+  /** Shows what a URL asks for, without another entry in the history. */
+  #showView(view) {
+    this.isRestoring = true;
+    this.#restore(view);
+    this.isRestoring = false;
+  }
+
+  #restore({ model, panel, kept, ...parameters }) {
     if (kept?.length || panel === GALLERY) {
       this.openGallery(kept);
       return;
@@ -252,14 +262,19 @@ export class App {
     this.open(chosen.name, panel);
   }
 
-  #updateUrl() {
+  /** Writes the view to the URL. A new view can be left with the button of the browser. */
+  #updateUrl({ isNew = false } = {}) {
     clearTimeout(this.urlTimer);
-    this.urlTimer = setTimeout(() => {
+    const write = () => {
       const { model, panel, shared } = this.current;
       const view = model ? { model: model.name, panel: panel?.id, ...this.parametersOf(model) } : { panel: GALLERY, kept: shared };
-      history.replaceState(null, "", formatHash(view));
+      const hash = formatHash(view);
       document.title = model ? `${model.name} · Ganymede` : "Gallery · Ganymede";
-    }, URL_DELAY_MS);
+      if (isNew && !this.isRestoring && hash !== location.hash) history.pushState(null, "", hash);
+      else history.replaceState(null, "", hash);
+    };
+    if (isNew) write();
+    else this.urlTimer = setTimeout(write, URL_DELAY_MS);
   }
 
   #showMessage(title, text, button = null) {

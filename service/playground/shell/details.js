@@ -134,15 +134,18 @@ export class Details {
   }
 }
 
-/** Sets the size of an image to a whole multiple of its pixels, at most `side` CSS pixels. */
-export function fit(img, model, side) {
+/**
+ * Sets the size of an image or canvas to a whole multiple of its pixels, at most `side` CSS pixels; a
+ * larger one is reduced to that.
+ */
+export function fit(element, model, side) {
   if (!model?.image) return;
   const { width, height } = model.image;
   const longest = Math.max(width, height);
   const scale = longest <= side ? Math.floor(side / longest) : side / longest;
-  img.width = Math.round(width * scale);
-  img.height = Math.round(height * scale);
-  img.classList.toggle("is-small", longest <= 256);
+  element.style.setProperty("inline-size", `${Math.round(width * scale)}px`);
+  element.style.setProperty("aspect-ratio", `${width} / ${height}`);
+  element.classList.toggle("is-small", longest <= 256);
 }
 
 /** The parameters of an item, as a list of terms. */

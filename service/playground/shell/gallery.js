@@ -1,6 +1,6 @@
 /** The kept images: the tray at the bottom of the page, and the gallery. */
 
-import { clear, h, iconButton } from "../core/dom.js";
+import { clear, h, iconButton, imageUrl } from "../core/dom.js";
 import { keyOf } from "../core/items.js";
 import { createTile, ensureTabStop, tileItem } from "./tiles.js";
 import { dropZone } from "./pick.js";
@@ -13,7 +13,7 @@ export function installTray(app, element, onOpen) {
   const share = iconButton("link", "Copy link", () => shareLink(app, app.kept.items));
   const hint = h("p", { class: "tray-hint" }, "Click an image to keep it. Drag one onto another to combine them.");
   element.append(h("div", { class: "tray-buttons" }, open, share), strip, hint);
-  dropZone(element, (item) => app.keep(item));
+  dropZone(element, (item) => app.keep(item), { hasTargets: true });
 
   function update() {
     const { items } = app.kept;
@@ -29,16 +29,13 @@ export function installTray(app, element, onOpen) {
   update();
 }
 
-/** Adds and removes tiles so that `container` shows `items`, and leaves the others as they are. */
+/** Makes `container` show `items` in their order, and leaves the tiles that it has as they are. */
 function synchronize(app, container, items) {
-  const keys = new Set(items.map(keyOf));
-  const shown = new Set();
-  for (const tile of [...container.children]) {
-    const key = keyOf(tileItem(tile));
-    if (keys.has(key) && !shown.has(key)) shown.add(key);
-    else tile.remove();
-  }
-  for (const item of items) if (!shown.has(keyOf(item))) container.append(createTile(app, item));
+  const tiles = new Map([...container.children].map((tile) => [keyOf(tileItem(tile)), tile]));
+  const wanted = items.map((item) => tiles.get(keyOf(item)) ?? createTile(app, item));
+  for (const tile of container.children) if (!wanted.includes(tile)) imageUrl(tile.querySelector("img"), null);
+  const isSame = wanted.length === container.children.length && wanted.every((tile, i) => tile === container.children[i]);
+  if (!isSame) container.replaceChildren(...wanted);
   ensureTabStop(container);
 }
 

@@ -15,19 +15,18 @@ const zones = new WeakMap();
 
 /**
  * Lets items be dropped on `element`, or put down there with a click or the key M. `onItem(item)`
- * receives them.
+ * receives them. With `hasTargets`, the tiles in it are targets of their own.
  */
-export function dropZone(element, onItem) {
-  zones.set(element, onItem);
+export function dropZone(element, onItem, { hasTargets = false } = {}) {
+  zones.set(element, { onItem, hasTargets });
   element.classList.add("drop-zone");
   return element;
 }
 
 export class Pick {
   /** `combine(first, second)` is called for an item that is dropped on another. */
-  constructor({ combine, notify }) {
+  constructor({ combine }) {
     this.combine = combine;
-    this.notify = notify;
     this.item = null;
     this.bar = h("div", { class: "pick-bar", hidden: true });
     document.body.append(this.bar);
@@ -39,16 +38,14 @@ export class Pick {
     document.addEventListener("keydown", (event) => {
       if (event.key === "Escape" && this.item) this.put();
     });
-    // A zone that is no tile: tiles call `handleClick` themselves.
-    document.addEventListener("click", (event) => {
-      if (!event.target.closest?.(".tile")) this.handleClick(event);
-    });
+    // Before the listeners of tiles and buttons, which then do nothing.
+    document.addEventListener("click", (event) => this.#click(event), true);
   }
 
-  /** Picks an item up, combines it with the one that is picked up already, or puts it down. */
-  toggle(item) {
-    if (!this.item) this.take(item);
-    else this.#finish(item);
+  /** Picks up the item of a tile, or puts down there what is picked up. */
+  toggle(tile) {
+    if (this.item) this.#putOn(target(tile));
+    else this.take(tileItem(tile));
   }
 
   /** Picks an item up. */
@@ -68,27 +65,19 @@ export class Pick {
     document.body.classList.remove("is-picking");
   }
 
-  /** Uses a click to put down what is picked up. Returns whether it did. */
-  handleClick(event) {
-    if (!this.item) return false;
-    const { item, zone } = target(event.target);
-    if (zone) {
-      const picked = this.item;
-      this.put();
-      zone(picked);
-    } else if (item) {
-      this.#finish(item);
-    } else {
-      return false;
-    }
+  #click(event) {
+    const found = target(event.target);
+    if (!this.item || !found.element) return;
     event.preventDefault();
-    return true;
+    event.stopPropagation();
+    this.#putOn(found);
   }
 
-  #finish(item) {
-    const first = this.item;
+  #putOn({ item, zone }) {
+    const picked = this.item;
     this.put();
-    if (first !== item) this.combine(first, item);
+    if (zone) zone(picked);
+    else if (picked !== item) this.combine(picked, item);
   }
 
   #dragStart(event) {
@@ -140,10 +129,11 @@ export class Pick {
 
 /** Returns what an image can be dropped on at an element: a zone, or a tile with its item. */
 function target(element) {
-  const found = element.closest?.(".drop-zone, .tile");
-  if (!found) return {};
-  const zone = found.closest(".drop-zone");
-  return zone ? { element: zone, zone: zones.get(zone) } : { element: found, item: tileItem(found) };
+  const zone = element.closest?.(".drop-zone");
+  const tile = element.closest?.(".tile");
+  const { onItem, hasTargets } = zones.get(zone) ?? {};
+  if (tile && (!zone || hasTargets)) return { element: tile, item: tileItem(tile) };
+  return zone ? { element: zone, zone: onItem } : {};
 }
 
 function unmark(element) {

@@ -49,8 +49,12 @@ export function setItem(app, element, item) {
   const [image, more] = element.children;
   const label = labelOf(item);
   const model = app.model(modelOf(item).name);
-  const small = !model?.image || Math.max(model.image.width, model.image.height) <= 256;
-  element.classList.toggle("is-small", small);
+  const { width, height } = model?.image ?? { width: 1, height: 1 };
+  element.classList.toggle("is-small", Math.max(width, height) <= 256);
+  // The unit of enlargement: each pixel of the image takes whole pixels of the screen.
+  const density = Math.max(1, Math.round(devicePixelRatio));
+  element.style.setProperty("--image-width", `${width / density}px`);
+  element.style.setProperty("--image-height", `${height / density}px`);
   element.classList.toggle("is-walk", item.path === WALK && item.frame === undefined);
   image.setAttribute("aria-label", `${modelOf(item).name}, ${label}`);
   image.setAttribute("aria-pressed", String(app.isKept(item)));
@@ -121,7 +125,7 @@ export function installTiles(app) {
   });
   document.addEventListener("click", (event) => {
     const button = event.target.closest?.(".tile button");
-    if (!button || app.pick.handleClick(event)) return;
+    if (!button) return;
     const item = tileItem(button);
     if (button.matches(".tile-more")) app.show(item, shown(button), { focus: true });
     else toggle(app, item, button);
@@ -162,7 +166,7 @@ function handleKey(app, key, button) {
       return true;
     case "m":
     case "M":
-      app.pick.toggle(item);
+      app.pick.toggle(button);
       return true;
     case "ArrowLeft":
     case "ArrowRight":

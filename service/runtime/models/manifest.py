@@ -34,6 +34,7 @@ from service.runtime.formatting import exact
 from service.runtime.latent.seeds import MAX_SEED, Distribution
 
 MANIFEST_FILE = "model.json"
+PREVIEW_FILE = "preview.webp"
 _MAX_TEXT = 10_000
 # Enough for 10,000 classes with names of the maximum length in UTF-8, escaped.
 _MAX_MANIFEST_BYTES = 32 * 2**20

@@ -35,6 +35,31 @@ def test_shows_result_of_golden_images(server):
     assert model_card(server, "gan-mnist")["golden"] == "exact"
 
 
+def test_preview_is_the_file_in_the_model_folder(server, repository):
+    with server.client() as client:
+        response = client.get("/v1/models/gan-mnist/preview.webp")
+        pinned = client.get("/v1/models/gan-mnist@1/preview.webp")
+        again = client.get(
+            "/v1/models/gan-mnist/preview.webp", headers={"if-none-match": response.headers["etag"]}
+        )
+    assert response.headers["content-type"] == "image/webp"
+    assert (
+        response.content
+        == pinned.content
+        == (repository / "gan-mnist" / "1" / "preview.webp").read_bytes()
+    )
+    assert (again.status_code, again.content) == (304, b"")
+
+
+def test_missing_preview_is_a_problem(drawn_server):
+    with drawn_server.client() as client:
+        response = client.get("/v1/models/painted/preview.webp")
+        unknown = client.get("/v1/models/nothing/preview.webp")
+    assert response.status_code == 404
+    assert response.json()["type"] == "urn:ganymede:problem:file-not-found"
+    assert unknown.json()["type"] == "urn:ganymede:problem:model-not-found"
+
+
 def test_card_omits_golden_without_golden_images(drawn_server):
     assert "golden" not in model_card(drawn_server, "cut")
 
