@@ -26,6 +26,7 @@ def test_operators_see_models_metrics_and_reloads(client):
     model = client.model("stylegan2-flowers@1")
     assert model.manifest["name"] == "stylegan2-flowers"
     assert model.versions[0]["version"] == "1"
+    assert client.preview("gan-mnist").format == "WEBP"
     reloaded = client.reload()
     assert {each.id for each in reloaded.kept} >= {"dcgan-fashion@1"}
     assert reloaded.failed == reloaded.loaded == []

@@ -94,6 +94,7 @@ class AsyncClient:
 
     models = _method(routes.models.models)
     model = _method(routes.models.model)
+    preview = _method(routes.models.preview)
 
     submit_job = _method(routes.jobs.submit_job)
     list_jobs = _method(routes.jobs.list_jobs)

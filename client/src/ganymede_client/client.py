@@ -92,6 +92,7 @@ class Client:
 
     models = _method(routes.models.models)
     model = _method(routes.models.model)
+    preview = _method(routes.models.preview)
 
     submit_job = _method(routes.jobs.submit_job)
     list_jobs = _method(routes.jobs.list_jobs)

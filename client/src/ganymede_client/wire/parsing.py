@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
 
 from ganymede_client.errors import UnexpectedResponse
@@ -55,6 +56,16 @@ def image(reply: Reply) -> Image:
         return read_image(reply.content, reply.base_url, reply.request_id)
     except NotReadable as error:
         raise _unexpected(reply, str(error)) from error
+
+
+def plain_image(reply: Reply) -> PIL.Image.Image:
+    """Parse an image without provenance."""
+    try:
+        opened = PIL.Image.open(io.BytesIO(reply.content))
+        opened.load()
+    except (OSError, ValueError, SyntaxError) as error:
+        raise _unexpected(reply, f"the image cannot be read: {error}") from error
+    return opened
 
 
 def images(reply: Reply, columns: int | None = None) -> Images:
