@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 settings = load_settings()
 logs.configure(settings.log_format)
-bentoml_loggers.take_over()
+bentoml_loggers.take_over(quiet=logs.on_terminal())
 if settings.processes == "auto":
     workers = ChoiceCache(settings.models, settings.run_options).get()
 else:

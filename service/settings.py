@@ -212,8 +212,10 @@ class Settings(BaseSettings):
     max_resized_pixels: Annotated[int, Field(gt=0)] = Field(
         default=2**24, description="Pixels to which a job may resize an image; more get 422."
     )
-    log_format: LogFormat | None = Field(
-        default=None, description="json or text; default: text on a terminal, json otherwise."
+    log_format: LogFormat = Field(
+        default="auto",
+        description="json, one object for each line, or text; auto is text on a terminal, where it "
+        "is short and colored, and json otherwise.",
     )
     log_requests: bool = Field(default=True, description="Log a line for every request.")
 

@@ -12,7 +12,8 @@ import time
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
-from service import tracing
+from service import logs, tracing
+from service.announcement import log_ready
 from service.api.app import create_app
 from service.api.metrics import SchedulerMetrics
 from service.api.problems import not_ready
@@ -39,6 +40,8 @@ log = logging.getLogger("ganymede.worker")
 
 # Seconds between updates of this process's row in the table of workers.
 _REPORT_S = 0.05
+# Seconds in which the server listens, at the latest, once the models are loaded.
+_LISTEN_S = 10.0
 
 
 class ServiceWorker:
@@ -47,6 +50,11 @@ class ServiceWorker:
     def __init__(self, settings: Settings, folder: ServerFolder, table: WorkerTable) -> None:
         """Create the parts of the process that has joined `table` in `folder`."""
         self.table = table
+        self._settings = settings
+        if table.index > 0 and logs.on_terminal():
+            # The first process speaks for all, except about requests and trouble.
+            logging.getLogger("ganymede").setLevel(logging.WARNING)
+            logging.getLogger("ganymede.access").setLevel(logging.INFO)
         self._choices = ChoiceCache(settings.models, settings.run_options)
         self._processes = settings.processes
         self._decides = not folder.wanted
@@ -110,6 +118,20 @@ class ServiceWorker:
         elif self.table.index == 0 and self._is_ready():
             why = "measured earlier" if self._processes == "auto" else "as set"
             log.info("processes: %d, each with %s: %s", self.table.size, _resident_mib(), why)
+        if self.table.index == 0 and self._is_ready():
+            self._announce()
+
+    def _announce(self) -> None:
+        """Log once for each server that it is ready, and where."""
+        try:
+            (self.table.folder / "announced").touch(exist_ok=False)
+        except OSError:
+            return  # This process has replaced another one.
+        end = time.monotonic() + _LISTEN_S
+        while self.listener.url is None and time.monotonic() < end:
+            time.sleep(0.05)
+        if (url := self.listener.url) is not None:
+            log_ready(url, self._engine, self._settings, self.table.size, resident_bytes())
 
     def _decide(self) -> None:
         """Decide how many processes the server has; if several, the supervisor starts them.

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from service.runtime.errors import UserError, first_line
+from service.runtime.progress import INTERVALS, GrowingInterval, stage_progress
 from training.checkpoints import Checkpoint, CheckpointError
 from training.code_revision import code_revision
 from training.data.images import ImageData
@@ -27,7 +28,7 @@ from training.evaluation.during_training import RunningQuality
 from training.games.game import GameSetup
 from training.monitoring.metrics import MetricWindow, TrainingDiverged, assert_finite
 from training.monitoring.monitors import MonitorReport, Monitors
-from training.monitoring.progress import Display, GrowingInterval, NoDisplay, display
+from training.monitoring.progress import Display, NoDisplay, display
 from training.preview.grids import save_image
 from training.recipe.errors import RecipeError
 from training.recipe.schema import Recipe
@@ -39,10 +40,9 @@ if TYPE_CHECKING:
 # Turns between two checks whether any process received a stop signal. Each check synchronizes all
 # processes.
 _STOP_EVERY = 16
-# Seconds until the first report and sample sheet, and the longest interval between two. They come
-# in addition to those of `train.log_images` and `train.sample_images`, which a slow machine or a
-# large network reaches late.
-_REPORTS = (10.0, 600.0)
+# Seconds until the first sample sheet, and the longest interval between two. These sheets, and the
+# reports at `INTERVALS`, come in addition to those of `train.sample_images` and `train.log_images`,
+# which a slow machine or a large network reaches late.
 _SHEETS = (40.0, 1800.0)
 
 
@@ -199,7 +199,7 @@ class _Loop:
             started, seconds_before = time.monotonic(), self._seconds
             reported_at, reported_images = started, self._images
             out_of_patience = self._out_of_patience()
-            next_report, next_sheet = GrowingInterval(*_REPORTS), GrowingInterval(*_SHEETS)
+            next_report, next_sheet = GrowingInterval(*INTERVALS), GrowingInterval(*_SHEETS)
             while not out_of_patience and self._images + self._turn_images <= options.images:
                 # Draw the turn's batches and train both players.
                 window.add(
@@ -407,19 +407,10 @@ def _summary_writer(run: Run, images: int) -> Iterator[SummaryWriter]:
 
 
 def _prepare_data(recipe: Recipe) -> ImageData:
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import Progress as Bar  # noqa: PLC0415
-
-    console, next_report = Console(stderr=True), GrowingInterval(*_REPORTS)
-    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("decoding images", visible=False)
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, visible=True)
-            if not console.is_terminal and next_report.due():
-                console.print(f"decoding images: {done:,}/{total:,}", highlight=False)
-
-        return recipe.game.prepare_data(recipe, show)
+    with stage_progress() as show:
+        return recipe.game.prepare_data(
+            recipe, lambda done, total: show("decoding images", done, total)
+        )
 
 
 def _turn_seed(seed: int, turn: int, stream: int) -> int:

@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from service import __version__
+from service import __version__, logs
 from service.runtime.errors import UserError
 
 # For all subcommands. Errors are plain lines instead of boxes, for logs and scripts.
@@ -32,6 +32,7 @@ _GROUP = "ganymede.commands"
 _SUBCOMMANDS = {
     "serve": "service.cli.serve:serve",
     "models": "service.cli.models:models",
+    "doctor": "service.cli.doctor:doctor",
     "reproduce": "service.cli.reproduce:reproduce",
     "keys": "service.cli.keys:app",
     "sample": "service.cli.sample:sample",
@@ -75,7 +76,7 @@ app = typer.Typer(
     name="ganymede",
     cls=_SubcommandGroup,
     help="Train GAN generators, export them, and serve them over HTTP.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     **_TYPER_OPTIONS,
 )
 
@@ -88,12 +89,18 @@ def _print_version(requested: bool) -> None:
 
 @app.callback()
 def _global_options(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - handled by its callback
         bool,
         typer.Option("--version", help="Show the version and exit.", callback=_print_version),
     ] = False,
 ) -> None:
-    """Handle the options before the subcommand."""
+    """Handle the options before the subcommand; without a subcommand, show what to do next."""
+    if context.invoked_subcommand is None:
+        from service.cli.welcome import find_repository, training_is_installed, welcome
+
+        commands = context.command.list_commands(context)  # type: ignore[attr-defined]
+        typer.echo(welcome(find_repository(), commands, training=training_is_installed()))
 
 
 def main() -> None:
@@ -101,6 +108,7 @@ def main() -> None:
 
     Advice that takes several lines is printed below.
     """
+    logs.configure_command()
     try:
         app()
     except UserError as error:

@@ -20,9 +20,11 @@ def models(models: ModelsOption = None, as_json: JsonOption = False) -> None:
     """
     from service.runtime.models.catalog import Catalog, State
     from service.runtime.onnx.sessions import Provider, plan_for
+    from service.runtime.progress import stage_progress
 
     catalog = Catalog(models_folder(models), Provider.CPU, plan_for(Provider.CPU))
-    catalog.load()
+    with stage_progress() as show:
+        catalog.load(lambda done, total: show("verifying models", done, total))
     if as_json:
         rows = [
             {

@@ -30,10 +30,17 @@ def reproduce(
 
     Example: ganymede reproduce a.png --models ./models
     """
+    from service.offline.reproduce import Reproduction
     from service.offline.reproduce import reproduce as reproduce_file
+    from service.runtime.progress import stage_progress
 
     folder = load_settings({"models": models} if models else {}).models
-    results = [reproduce_file(file, folder) for file in files]
+    results: list[Reproduction] = []
+    with stage_progress() as show:
+        for file in files:
+            show("reproducing", len(results), len(files))
+            results.append(reproduce_file(file, folder))
+        show("reproducing", len(results), len(files))
     if out is not None:
         for result in results:
             with replacing(out / result.file.name) as path:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from service.cli.interrupts import catch_stop_signal
-from service.cli.sampling_progress import SamplingProgress, format_size
+from service.cli.sampling_progress import SamplingProgress
 from service.offline.job import JobError, JobFailed, Layout, SamplingJob, make_job
 from service.runtime.errors import UserError
+from service.runtime.formatting import format_size
 from service.runtime.images.encoding import ImageFormat
 from service.runtime.request_fields import InvalidRequest
 

@@ -1,9 +1,8 @@
-"""Progress of `ganymede sample`: a progress bar, or JSON lines for programs."""
+"""Progress of `ganymede sample`: for people, or as JSON lines for programs."""
 
 from __future__ import annotations
 
 import json
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from service.runtime.formatting import duration, format_size
+from service.runtime.progress import stage_progress
+
 if TYPE_CHECKING:
     from service.offline.execution import Estimate
 
 _EVENT_INTERVAL_S = 1.0
-_BAR_INTERVAL_S = 0.2
+_SHOW_INTERVAL_S = 0.2
 
 
 class SamplingProgress:
@@ -60,14 +62,14 @@ class SamplingProgress:
         self.report(
             "start",
             f"generating {expected.images:,} images{resumed}: about "
-            f"{format_time(expected.seconds)}, {format_size(expected.bytes)}",
+            f"{duration(expected.seconds)}, {format_size(expected.bytes)}",
             images=expected.images,
             there_already=existing,
             seconds=round(expected.seconds, 1),
             bytes=expected.bytes,
         )
         ended = threading.Event()
-        show = self._print_events if self._as_json else self._show_bar
+        show = self._print_events if self._as_json else self._show
         thread = threading.Thread(target=show, args=(ended, existing), daemon=True)
         thread.start()
         try:
@@ -94,37 +96,11 @@ class SamplingProgress:
             }
             typer.echo(json.dumps(event))
 
-    def _show_bar(self, ended: threading.Event, existing: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        console = Console(file=sys.stderr)
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"))
-        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task("", total=self._count, completed=existing, status="")
-            started = time.perf_counter()
+    def _show(self, ended: threading.Event, existing: int) -> None:
+        with stage_progress() as show:
             last = False
             while not last:
-                last = ended.wait(_BAR_INTERVAL_S)
-                rate = self._images / (time.perf_counter() - started)
-                remaining = self._count - existing - self._images
-                eta = f"ETA {format_time(remaining / rate)}" if rate else ""
-                failed = f"  {self._failed} failed" if self._failed else ""
-                status = f"{rate:,.0f}/s  {format_size(self._bytes)}  {eta}{failed}"
-                bar.update(task, completed=existing + self._images, status=status)
-
-
-def format_size(size: float) -> str:
-    """Format a number of bytes, such as `1.5 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
-
-
-def format_time(seconds: float) -> str:
-    """Format a duration as `M:SS` or `H:MM:SS`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+                last = ended.wait(_SHOW_INTERVAL_S)
+                failed = f", {self._failed} failed" if self._failed else ""
+                note = f"{format_size(self._bytes)}{failed}"
+                show("generating", existing + self._images, self._count, note)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import errno
-import socket
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from service import logs
+from service.addresses import assert_port_free, resolve
+from service.announcement import log_start
 from service.cli.options import with_settings
 from service.host.bentoml_launch import exec_server
 from service.runtime.errors import UserError
@@ -62,34 +63,12 @@ def serve(
     settings = load_settings(options | ({"workers": workers} if workers else {}), config)
     if not settings.models.is_dir():
         raise UserError(f"--models: no such folder: {settings.models}")
-    address = _resolve(host)
-    _assert_port_free(address, port)
+    address = resolve(host)
+    assert_port_free(address, port)
     _assert_access_control(settings, host, address, first_key=first_key)
+    logs.configure(settings.log_format)
+    log_start(settings)
     exec_server(settings, address, port)
-
-
-def _resolve(host: str) -> str:
-    """Return the IP address of `host`. Raises UserError."""
-    try:
-        addresses = socket.getaddrinfo(host or "?", None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--host: {host!r} is not an address of this machine: {reason}") from error
-    # If a name has both, prefer IPv4, which all clients try.
-    addresses.sort(key=lambda entry: entry[0] != socket.AF_INET)
-    return str(addresses[0][4][0])
-
-
-def _assert_port_free(address: str, port: int) -> None:
-    """Raise UserError if the port is in use, which BentoML would report with a stack trace."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError as error:
-            reason = "is in use" if error.errno == errno.EADDRINUSE else str(error)
-            raise UserError(f"cannot listen on {address}, port {port}: {reason}") from error
 
 
 def _assert_access_control(settings: Settings, host: str, address: str, *, first_key: bool) -> None:

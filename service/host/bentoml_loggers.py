@@ -17,8 +17,12 @@ import logging
 _LOGGERS_WITH_HANDLERS = ("bentoml", "uvicorn", "uvicorn.error", "circus")
 
 
-def take_over() -> None:
-    """Enable all loggers, and leave the handling of their lines to the root logger."""
+def take_over(*, quiet: bool = False) -> None:
+    """Enable all loggers, and leave the handling of their lines to the root logger.
+
+    With `quiet`, BentoML logs only warnings and errors: on a terminal, its lines about starting and
+    stopping would repeat ours.
+    """
     for logger in logging.root.manager.loggerDict.values():
         if isinstance(logger, logging.Logger):
             logger.disabled = False
@@ -26,4 +30,4 @@ def take_over() -> None:
         logger = logging.getLogger(name)
         logger.handlers = []
         logger.propagate = True
-    logging.getLogger("bentoml").setLevel(logging.INFO)
+    logging.getLogger("bentoml").setLevel(logging.WARNING if quiet else logging.INFO)

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 
+from service.addresses import url_of
 from service.host import listen_backlog
 
 if TYPE_CHECKING:
@@ -77,12 +78,17 @@ class Listener:
         self._retry: dict[socket.socket, asyncio.TimerHandle] = {}
         # Since when a connection is left to others.
         self._left_since: float | None = None
+        # Where a browser on this machine finds the server; None before `start`, and for a socket
+        # that is not an Internet socket.
+        self.url: str | None = None
 
     def start(self, sockets: Sequence[socket.socket], server: uvicorn.Server) -> None:
         """Accept connections of `sockets`, and serve them with the protocol of `server`."""
         config, state = server.config, server.lifespan.state
         self._loop = asyncio.get_running_loop()
         on_end = self._count_end
+        urls = (url_of(each, "https" if config.is_ssl else "http") for each in sockets)
+        self.url = next(filter(None, urls), None)
 
         class Protocol(cast("Any", config.http_protocol_class)):  # type: ignore[misc]
             def connection_made(self, transport: asyncio.Transport) -> None:

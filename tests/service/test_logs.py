@@ -15,7 +15,7 @@ import pytest
 
 from service import logs
 from tests.support.drawn_models import write_failing
-from tests.support.servers import serving
+from tests.support.servers import serving, serving_on_terminal, wait_until
 
 GENERATED_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -58,6 +58,9 @@ def test_all_lines_are_json_and_appear_once(server, client):
     assert sum("Starting production HTTP BentoServer" in message for message in messages) == 1
     assert sum("Service ganymede initialized" in message for message in messages) == 1
     assert sum("failing@1 is ready" in message for message in messages) == 1
+    (ready,) = [json.loads(line) for line in ours if '"serving"' in line]
+    assert ready["url"] == f"{server.url}/"
+    assert (ready["models"], ready["failed"], ready["processes"]) == (1, 0, 1)
     for line in ours:
         assert {"time", "level", "logger", "message"} <= set(json.loads(line))
 
@@ -202,15 +205,23 @@ def restored():
     logging.captureWarnings(False)
 
 
-def test_default_format_depends_on_terminal(restored):
+# The start of a colored line of the level INFO.
+LINE = "\x1b\\[2m\\d\\d:\\d\\d:\\d\\d\x1b\\[0m  \x1b\\[32mINFO    \x1b\\[0m "
+
+
+def test_default_format_depends_on_terminal(restored, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
     reader, writer = os.openpty()
     with os.fdopen(writer, "w") as terminal:
-        logs.configure(None, terminal)
+        logs.configure("auto", terminal)
+        assert logs.on_terminal()
         logging.getLogger("ganymede").info("to a person")
-        assert " INFO ganymede: to a person" in os.read(reader, 1000).decode()
+        assert re.fullmatch(LINE + "to a person\r\n", os.read(reader, 1000).decode())
     os.close(reader)
     stream = io.StringIO()
-    logs.configure(None, stream)
+    logs.configure("auto", stream)
+    assert not logs.on_terminal()
     logging.getLogger("ganymede").info("to a machine")
     assert json.loads(stream.getvalue())["message"] == "to a machine"
 
@@ -219,12 +230,63 @@ def record(message: str, **extra: object) -> logging.LogRecord:
     return logging.makeLogRecord({"name": "x", "levelname": "INFO", "msg": message, **extra})
 
 
+PLAIN = logs.TerminalFormatter(colored=False)
+
+
 def test_values_cannot_forge_lines():
     forged = "GET /a\n2026-01-01T00:00:00.000Z INFO x: forged\x1b[2J\u2028\x85"
-    for formatter in (logs.TextFormatter(), logs.JsonFormatter()):
+    for formatter in (logs.TextFormatter(), logs.JsonFormatter(), PLAIN):
         line = formatter.format(record(forged))
         assert len(line.splitlines()) == 1
         assert "\x1b" not in line
+
+
+def test_stack_trace_cannot_control_the_terminal():
+    try:
+        raise ValueError("\x1b[2J")
+    except ValueError:
+        line = PLAIN.format(record("failed", exc_info=sys.exc_info()))
+    assert "ValueError: \\x1b[2J" in line.splitlines()[-1]
+    assert "\x1b" not in line
+
+
+def request_line(**fields: object) -> str:
+    common = {"request_id": "abc", "method": "GET", "route": "/v1/models", "bytes": 1500}
+    return PLAIN.line(0, "INFO", "ganymede.access", "answered", {**common, **fields})[10:]
+
+
+def test_requests_are_aligned_on_a_terminal():
+    ready = request_line(status=200, ms=0.5)
+    failed = request_line(status=422, ms=1234.5, model="cut", key="app", reason="too-large")
+    assert ready == "200           0.5 ms    1.5 kB  GET    /v1/models"
+    assert failed == (
+        "422        1234.5 ms    1.5 kB  GET    /v1/models  cut  app  too-large  request abc"
+    )
+
+
+def test_lines_of_libraries_name_their_origin_on_a_terminal():
+    assert PLAIN.line(0, "WARNING", "uvicorn.error", "x\n", {"n": 1})[10:] == (
+        "WARNING  uvicorn.error: x  n=1"
+    )
+    assert PLAIN.line(0, "ERROR", "ganymede.jobs", "x", {})[10:] == "ERROR    x"
+
+
+def test_an_event_has_fields_for_programs_and_text_for_people():
+    extra = {"fields": {"url": "http://a/"}, "terminal": "ready\nat a\x1b"}
+    event = record("serving", **extra)
+    assert json.loads(logs.JsonFormatter().format(event))["url"] == "http://a/"
+    assert logs.TextFormatter().format(event).endswith("x: serving url=http://a/")
+    assert PLAIN.format(event) == "ready\nat a\\x1b"
+
+
+def test_no_color_is_respected(restored, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    reader, writer = os.openpty()
+    with os.fdopen(writer, "w") as terminal:
+        logs.configure("text", terminal)
+        logging.getLogger("ganymede").info("plain")
+        assert "\x1b" not in os.read(reader, 1000).decode()
+    os.close(reader)
 
 
 def test_logs_values_that_are_not_json():
@@ -295,3 +357,25 @@ def test_waiting_lines_are_written_at_exit(restored):
     asyncio.run(main())
     logging.shutdown()
     assert stream.getvalue().endswith("ganymede.access: last n=1\n")
+
+
+def test_a_terminal_shows_where_the_playground_is_and_no_noise(tmp_path, monkeypatch):
+    """The server writes to a terminal of its own, which the test reads."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    write_failing(tmp_path / "failing" / "1")
+    with serving_on_terminal(tmp_path) as (server, screen), server.client() as client:
+        wait_until(lambda: "is ready." in screen())
+        client.get("/v1/models")
+        client.get("/nowhere", headers={"x-request-id": "lost"})
+        wait_until(lambda: "request lost" in screen())
+        shown = re.sub("\x1b\\[[0-9;]*m", "", screen()).splitlines()
+    port = server.url.rpartition(":")[2]
+    assert f"  playground  http://127.0.0.1:{port}/" in shown
+    assert "  models      1: failing" in shown
+    assert any(re.fullmatch("  processes   1, with .* of memory each", line) for line in shown)
+    assert any(re.search(r"200 .* ms .* GET    /v1/models$", line) for line in shown)
+    text = "\n".join(shown)
+    assert "BentoServer" not in text
+    assert "initialized" not in text
+    assert "{" not in text

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,6 +77,36 @@ def serving(
         yield server
     finally:
         stop(process)
+
+
+@contextlib.contextmanager
+def serving_on_terminal(models: Path) -> Iterator[tuple[Server, Callable[[], str]]]:
+    """Serve `models` as a user does who watches; yields the server and what the screen shows."""
+    port = free_port()
+    reader, writer = os.openpty()
+    written = bytearray()
+
+    def read() -> None:
+        # Linux reports the end of a terminal as an error.
+        with contextlib.suppress(OSError):
+            while part := os.read(reader, 65_536):
+                written.extend(part)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    command = ganymede("serve", "--models", models, "--port", str(port))
+    process = subprocess.Popen(command, stdout=writer, stderr=writer, start_new_session=True)
+    os.close(writer)
+    log = Path(tempfile.mkdtemp(prefix="ganymede-test-")) / "serve.log"
+    log.touch()
+    server = Server(f"http://127.0.0.1:{port}", process, log)
+    try:
+        _wait_for_start(server, "/readyz")
+        yield server, lambda: written.decode(errors="replace")
+    finally:
+        stop(process)
+        thread.join(10)
+        os.close(reader)
 
 
 def stop(process: subprocess.Popen) -> int:
@@ -172,3 +203,21 @@ def _wait_for_start(server: Server, path: str) -> None:
                 return
         time.sleep(0.1)
     raise AssertionError(f"no response to {path} within {START_SECONDS} s:\n{server.logged()}")
+
+
+@contextlib.contextmanager
+def occupied_port() -> Iterator[int]:
+    """A port of 127.0.0.1 on which a program listens that closes every connection."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def close_connections() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+
+        threading.Thread(target=close_connections, daemon=True).start()
+        yield listener.getsockname()[1]
+        # Ends the thread's wait.
+        listener.shutdown(socket.SHUT_RDWR)

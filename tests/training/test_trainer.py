@@ -214,7 +214,7 @@ def test_early_reports_and_sheets_do_not_change_run_or_log(tmp_path, digits, mon
     plain, watched = Run(tmp_path / "plain"), Run(tmp_path / "watched")
     train(recipe, plain)
     # Everything is due after every turn.
-    monkeypatch.setattr("training.trainer._REPORTS", (0.0, 0.0))
+    monkeypatch.setattr("training.trainer.INTERVALS", (0.0, 0.0))
     monkeypatch.setattr("training.trainer._SHEETS", (0.0, 0.0))
     capfd.readouterr()
     train(recipe, watched)

@@ -58,12 +58,10 @@ def augment(
 
     Example: ganymede augment photos/ --model biggan-flowers --per-class 200 --out data/more
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from service.runtime.models.catalog import find_model
     from service.runtime.onnx.execution_plans import Planner
     from service.runtime.onnx.sessions import pick_provider
+    from service.runtime.progress import stage_progress
     from training.data.augmented_dataset import open_augmented_dataset, write_augmented_dataset
     from training.data.findings import ignored_lines
 
@@ -80,10 +78,8 @@ def augment(
     )
     for line in [*dataset.source.notes, *ignored_lines(dataset.source.ignored)]:
         typer.echo(line, err=True)
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("images", total=dataset.count)
+    with stage_progress() as show:
         counts = write_augmented_dataset(
-            dataset, out, layout, lambda files: bar.advance(task, files)
+            dataset, out, layout, lambda done: show("writing images", done, dataset.count)
         )
     typer.echo(f"{counts['real']:,} real and {counts['synthetic']:,} synthetic images in {out}")

@@ -54,6 +54,7 @@ def compare(
 
     Example: ganymede compare gan-mnist wgan-gp-mnist --report comparison.html
     """
+    from service.runtime.progress import stage_progress
     from training.evaluation.errors import QualityError
     from training.evaluation.evaluation import (
         EvaluationSettings,
@@ -62,7 +63,7 @@ def compare(
         open_target,
     )
     from training.evaluation.report.page import write_report
-    from training.evaluation.report.terminal import print_line, print_section, progress
+    from training.evaluation.report.terminal import print_line, print_section
 
     if len(targets) < 2:
         raise QualityError("compare needs two or more targets; use evaluate for a single target")
@@ -82,7 +83,7 @@ def compare(
     settings = EvaluationSettings(
         data, split, samples, reference, network, class_accuracy, report_images=report is not None
     )
-    with progress() as show:
+    with stage_progress() as show:
         results = evaluate_targets(opened, settings, show)
     comparison = compare_results(results)
     if report is not None:

@@ -131,6 +131,7 @@ def data(
     --split train=0.9,val=0.1
     """
     from service.runtime.files import replacing
+    from service.runtime.progress import stage_progress
     from training.data.datasets import KNOWN_DATASETS, class_names, locate_dataset
     from training.data.inspection.contact_sheet import contact_sheet, sheet_file
     from training.data.inspection.report import report_on
@@ -144,7 +145,7 @@ def data(
     from training.data.preparation.selection import select
     from training.data.preparation.writing import check_out, preparation_lines, write_prepared
     from training.data.sources import DataError, open_splits
-    from training.evaluation.report.terminal import print_line, print_section, progress
+    from training.evaluation.report.terminal import print_line, print_section
 
     location = locate_dataset(path) if path in KNOWN_DATASETS and not Path(path).exists() else path
     fractions = parse_fractions(split) if split is not None and "=" in split else None
@@ -175,7 +176,7 @@ def data(
         source.class_names = class_names(path, source.class_names)
     sheet_path = sheet_file(sheet, location)
     record = None
-    with progress() as show:
+    with stage_progress() as show:
         scanned = scan(sources, lambda done, total: show("reading images", done, total))
         report = report_on(path, sources, scanned)
         image = contact_sheet(report.scan.images, sources, report.class_names)

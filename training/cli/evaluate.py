@@ -68,10 +68,11 @@ def evaluate(
 
     Example: ganymede evaluate dcgan-fashion --samples 5000 --report quality.html
     """
+    from service.runtime.progress import stage_progress
     from training.evaluation.evaluation import EvaluationSettings, evaluate_targets, open_target
     from training.evaluation.report.page import write_report
     from training.evaluation.report.recording import record_figures
-    from training.evaluation.report.terminal import print_line, print_section, progress
+    from training.evaluation.report.terminal import print_line, print_section
 
     if pairs:
         _evaluate_pairs(target, data, network, as_json=as_json)
@@ -89,7 +90,7 @@ def evaluate(
     settings = EvaluationSettings(
         data, split, samples, reference, network, class_accuracy, report_images=report is not None
     )
-    with progress() as show:
+    with stage_progress() as show:
         (result,) = evaluate_targets([opened], settings, show)
     if folder is not None:
         record_figures(folder, result.digest, result.figures)
@@ -120,19 +121,20 @@ def _evaluate_pairs(target: str, data: str | None, network: str, *, as_json: boo
 
     Raises QualityError if `data` is None.
     """
+    from service.runtime.progress import stage_progress
     from training.evaluation.errors import QualityError
     from training.evaluation.features.networks import open_network
     from training.evaluation.metrics import get_metric, pair_metric_names
     from training.evaluation.metrics.pairs import compare_pairs, open_pairs
     from training.evaluation.report.document import Note, Section, Table
     from training.evaluation.report.formatting import metric_title
-    from training.evaluation.report.terminal import print_section, progress
+    from training.evaluation.report.terminal import print_section
 
     if data is None:
         raise QualityError("--pairs needs --data, the images to compare with")
     generated, targets, names = open_pairs(Path(target), Path(data))
     features = open_network(network)
-    with progress() as show:
+    with stage_progress() as show:
         by_name = compare_pairs(
             generated, targets, features, lambda done, total: show("comparing pairs", done, total)
         )

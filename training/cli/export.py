@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
-
     from service.runtime.models.manifest import Quality
     from service.runtime.models.model import Model
     from training.run import Run
@@ -63,8 +61,7 @@ def _quality_measurement(run: Run) -> Callable[[Model], tuple[Quality, ...]]:
 
     Raises QualityError if the run has no classes and is not an image-to-image run.
     """
-    from rich.progress import Progress
-
+    from service.runtime.progress import stage_progress
     from training.evaluation.errors import QualityError
     from training.evaluation.features.networks import open_network
     from training.evaluation.image_to_image.evaluation import evaluate_figures
@@ -81,14 +78,7 @@ def _quality_measurement(run: Run) -> Callable[[Model], tuple[Quality, ...]]:
         )
 
     def measure(model: Model) -> tuple[Quality, ...]:
-        with Progress(transient=True) as bar:
-            tasks: dict[str, TaskID] = {}
-
-            def show(stage: str, done: int, total: int) -> None:
-                if stage not in tasks:
-                    tasks[stage] = bar.add_task(stage)
-                bar.update(tasks[stage], completed=done, total=total)
-
+        with stage_progress() as show:
             if is_image_to_image:
                 network = open_network("efficientnet-lite0")
                 figures = evaluate_figures(recipe, model, network, show)

@@ -36,7 +36,7 @@ def train(
 
     Several GPUs: torchrun --nproc-per-node 4 --no-python ganymede train dcgan-fashion
     """
-    from training.monitoring.progress import duration
+    from service.runtime.formatting import duration
     from training.recipe.loading import load_recipe
     from training.run import Run
     from training.trainer import train as run_training

@@ -27,7 +27,7 @@ from training.data.datasets import class_names, locate_dataset
 from training.data.sources import ImageSource, open_source
 
 Layout = Literal["folder", "parquet"]
-# Called with the number of files that have been written since the last call.
+# Called with the number of files that have been written so far.
 Progress = Callable[[int], None]
 
 
@@ -191,7 +191,7 @@ def write_augmented_dataset(
         for sample in dataset.samples():
             yield sample
             counts[sample.metadata["source"]] += 1
-            progress(1)
+            progress(sum(counts.values()))
 
     try:
         part.mkdir(parents=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
@@ -18,6 +18,9 @@ from rich.progress import (
     TextColumn,
 )
 from rich.text import Text
+
+from service.runtime.formatting import duration
+from service.runtime.progress import is_terminal
 
 _SHORT_NAMES = {
     "loss_discriminator": "loss D",
@@ -69,47 +72,14 @@ class _TimeLeft(ProgressColumn):
         return Text("ETA -" if seconds is None else f"ETA {duration(seconds)}")
 
 
-def duration(seconds: float) -> str:
-    """Return a duration with its two largest units: ``2 d 3 h``, ``3 h 12 min``, ``4:05``."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}:{rest:02}"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    if hours < 24:
-        return f"{hours} h {minutes} min"
-    days, hours = divmod(round(seconds / 3600), 24)
-    return f"{days} d {hours} h"
-
-
-class GrowingInterval:
-    """Times in a long task at which a user wants to see something, at first often, later rarely.
-
-    The first time is `first` seconds after the start; every further interval is twice as long, up
-    to `longest` seconds.
-    """
-
-    def __init__(self, first: float, longest: float) -> None:
-        self._interval, self._longest = first, longest
-        self._next = time.monotonic() + first
-
-    def due(self) -> bool:
-        """Return whether the time has come, and if so, start the next interval."""
-        if time.monotonic() < self._next:
-            return False
-        self._interval = min(2 * self._interval, self._longest)
-        self.restart()
-        return True
-
-    def restart(self) -> None:
-        """Start the current interval again, because something has just been shown."""
-        self._next = time.monotonic() + self._interval
-
-
 class TerminalDisplay:
     """A progress bar on a terminal; one line per interval if the output is a file."""
 
-    def __init__(self, console: Console, progress: Progress, total: int) -> None:
+    def __init__(
+        self, console: Console, progress: Progress, total: int, *, on_terminal: bool
+    ) -> None:
         self._console, self._progress, self._total = console, progress, total
+        self._on_terminal = on_terminal
         self._task = progress.add_task("training", total=total, metrics="")
 
     def advance(self, images: int) -> None:
@@ -122,7 +92,7 @@ class TerminalDisplay:
         )
         text += f"  {state}"
         self._progress.update(self._task, metrics=text)
-        if not self._console.is_terminal:
+        if not self._on_terminal:
             left = duration((self._total - images) / rate) if rate else "-"
             self.say(
                 f"{images:,}/{self._total:,} images  {rate:,.{0 if rate >= 10 else 1}f} images/s  "
@@ -136,6 +106,7 @@ class TerminalDisplay:
 @contextmanager
 def display(total: int, start: int) -> Iterator[TerminalDisplay]:
     """Show the progress of a run of `total` images that starts or resumes at `start`."""
+    on_terminal = is_terminal(sys.stderr)
     console = Console(stderr=True)
     columns = (
         SpinnerColumn(),
@@ -145,7 +116,7 @@ def display(total: int, start: int) -> Iterator[TerminalDisplay]:
         _TimeLeft(),
         TextColumn("{task.fields[metrics]}", markup=False),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        shown = TerminalDisplay(console, progress, total)
+    with Progress(*columns, console=console, disable=not on_terminal) as progress:
+        shown = TerminalDisplay(console, progress, total, on_terminal=on_terminal)
         shown.advance(start)
         yield shown

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -130,9 +130,15 @@ class Catalog:
             return self._entries
         return tuple(_current(entry) for entry in self._entries)
 
-    def load(self) -> None:
-        """Load all model folders."""
-        self._set_entries(tuple(self._load(path) for path in model_folders(self.folder)))
+    def load(self, progress: Callable[[int, int], object] = lambda *_: None) -> None:
+        """Load all model folders. `progress` is called with the number of loaded ones, and all."""
+        folders = list(model_folders(self.folder))
+        entries: list[Entry] = []
+        for path in folders:
+            progress(len(entries), len(folders))
+            entries.append(self._load(path))
+        self._set_entries(tuple(entries))
+        progress(len(entries), len(folders))
 
     def _load(self, folder: Path) -> Entry:
         return load_entry(folder, self.provider, self.plan, self.budget)

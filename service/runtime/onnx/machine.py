@@ -9,6 +9,7 @@ import math
 import os
 import platform
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -61,8 +62,41 @@ def cpu_quota(root: Path = _ROOT) -> float:
     Every group up the tree may set a quota (cgroup v2: ``cpu.max``; v1: ``cpu.cfs_quota_us``); the
     smallest applies.
     """
-    quotas = [_quota(folder) for top, folder in _groups(root) for folder in _ancestors(folder, top)]
-    return min(quotas, default=math.inf)
+    return min(map(_quota, _groups(root, "cpu")), default=math.inf)
+
+
+@dataclass(frozen=True)
+class MachineMemory:
+    """The memory of the machine, and what this process may use of it, in bytes."""
+
+    total: int
+    # Free, or used only by caches; within the limit.
+    available: int
+    # The limit of the cgroup; None without one.
+    limit: int | None
+
+
+def available_memory(root: Path = _ROOT) -> MachineMemory | None:
+    """Return the memory that this process may use; None if the system does not provide it.
+
+    Respects the memory limit of a container. `root` is the folder that contains /proc and /sys.
+    """
+    sizes = {}
+    try:
+        for line in (root / "proc/meminfo").read_text().splitlines():
+            name, _, rest = line.partition(":")
+            if rest.strip().endswith("kB"):
+                sizes[name] = 1024 * int(rest.split()[0])
+        total, available = sizes["MemTotal"], sizes["MemAvailable"]
+    except (OSError, KeyError, ValueError):
+        return None
+    limits = [found for folder in _groups(root, "memory") if (found := _memory_limit(folder))]
+    # Version 1 states a number beyond any memory if there is no limit.
+    limits = [(limit, used) for limit, used in limits if limit < total]
+    if not limits:
+        return MachineMemory(total, available, None)
+    left = min(limit - used for limit, used in limits)
+    return MachineMemory(total, max(min(available, left), 0), min(limit for limit, _ in limits))
 
 
 def cpu_model(root: Path = _ROOT) -> str:
@@ -108,8 +142,14 @@ def release_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _groups(root: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield the mount points of the CPU controllers, each with this process's group below it."""
+def _groups(root: Path, kind: str) -> Iterator[Path]:
+    """Yield this process's groups of one kind of controller, `cpu` or `memory`, up to the root."""
+    for top, folder in _mounted_groups(root, kind):
+        yield from _ancestors(folder, top)
+
+
+def _mounted_groups(root: Path, kind: str) -> Iterator[tuple[Path, Path]]:
+    """Yield the mount points of the controllers, each with this process's group below it."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -123,8 +163,8 @@ def _groups(root: Path) -> Iterator[tuple[Path, Path]]:
             # v2, or the v2 part of a hybrid v1 hierarchy, which has its own folder.
             for mount in (top, top / "unified"):
                 yield mount, mount / below
-        elif "cpu" in controllers.split(","):
-            for mount in {top / controllers, top / "cpu"}:
+        elif kind in controllers.split(","):
+            for mount in {top / controllers, top / kind}:
                 yield mount, mount / below
     if not lines:
         yield top, top
@@ -156,3 +196,24 @@ def _quota(group: Path) -> float:
     except (ValueError, ZeroDivisionError):
         return math.inf  # "max": no quota.
     return cpus if cpus > 0 else math.inf  # -1: no quota in v1.
+
+
+def _memory_limit(group: Path) -> tuple[int, int] | None:
+    """Return the memory limit of a group and what it uses; None without a limit.
+
+    Caches count as used in a group, although they make way: inactive ones are subtracted.
+    """
+    for limit_name, used_name, inactive in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            limit = int((group / limit_name).read_text())
+            used = int((group / used_name).read_text())
+            statistics = (group / "memory.stat").read_text()
+        except (OSError, ValueError):
+            continue  # "max": no limit.
+        pairs = (line.split() for line in statistics.splitlines())
+        cached = next((int(pair[1]) for pair in pairs if pair[:1] == [inactive]), 0)
+        return limit, max(used - cached, 0)
+    return None

@@ -9,7 +9,7 @@ from tests.support.tiny_recipes import TINY
 
 
 @pytest.mark.parametrize(
-    "subcommand", ["serve", "models", "train", "export", "evaluate", "compare"]
+    "subcommand", ["serve", "models", "doctor", "train", "export", "evaluate", "compare"]
 )
 def test_help_has_an_example(subcommand):
     process = run(subcommand, "--help")
@@ -22,8 +22,8 @@ def test_durations_are_shown_as_such():
 
 
 def test_lists_subcommands():
-    listed = run().stdout + run().stderr
-    for subcommand in ("serve", "models", "train", "export", "evaluate", "compare"):
+    listed = run("--help").stdout
+    for subcommand in ("serve", "models", "doctor", "train", "export", "evaluate", "compare"):
         assert f"  {subcommand} " in listed
 
 

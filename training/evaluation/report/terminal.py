@@ -1,9 +1,7 @@
-"""Prints results and progress to the terminal."""
+"""Prints results to the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from training.data.findings import printable
@@ -11,10 +9,7 @@ from training.evaluation.report.document import Note, Section, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import TaskID
     from rich.text import Text
-
-    from training.evaluation.evaluation import Progress
 
 
 def console() -> Console:
@@ -53,20 +48,3 @@ def _plain(cell: str) -> Text:
 def print_line(text: str) -> None:
     """Print a line without wrapping it."""
     console().print(printable(text), markup=False, soft_wrap=True)
-
-
-@contextmanager
-def progress() -> Iterator[Progress]:
-    """Context manager that shows progress on standard error, with one bar per stage."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import Progress as Bar  # noqa: PLC0415
-
-    with Bar(console=Console(stderr=True), transient=True) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def show(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage)
-            bar.update(tasks[stage], completed=done, total=total)
-
-        yield show
