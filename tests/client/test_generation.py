@@ -116,6 +116,7 @@ def test_styles_mix_as_pairs_and_as_a_grid(client):
     pairs = [(each["row"]["seed"], each["column"]["seed"]) for each in parameters]
     assert pairs == [(1, 5), (1, 6), (1, 7), (2, 5), (2, 6), (2, 7)]
     assert mixed.columns == 3
+    assert "2 × 7</figcaption>" in mixed._repr_html_()
     grid = client.mix_styles_grid(
         "stylegan2-flowers", [1, 2], [5, 6, 7], layers={"coarse": 1, 5: 0.5}
     )
@@ -143,6 +144,9 @@ def test_prompts_are_classes_and_seeds(client):
     images = client.generate_from_prompt("cgan-fashion", "sneaker", n=2, seed=7)
     again = client.generate("cgan-fashion", seeds=[7, 8], class_="sneaker")
     assert [image.file for image in images] == [image.file for image in again]
+    assert images[0].provenance == again[0].provenance
+    assert images[0].provenance != again[1].provenance
+    assert images[0].provenance.request_id != again[0].provenance.request_id
 
 
 def test_graphs_run_on_arrays(service, client):

@@ -84,7 +84,7 @@ def test_notebooks_show_images_with_captions(flowers):
     html = flowers._repr_html_()
     assert html.count("<img ") == 5
     assert html.count('src="data:image/png;base64,') == 5
-    assert "repeat(3,max-content)" in html
+    assert "repeat(5,max-content)" in html
     for image in flowers:
         assert f"{image.seed} {image.provenance.class_}</figcaption>" in html
         assert image.url.replace("&", "&amp;") in html

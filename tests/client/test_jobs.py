@@ -1,5 +1,6 @@
 """Jobs of the real service: submitted, waited for, cancelled and downloaded."""
 
+import itertools
 import tarfile
 import threading
 
@@ -30,6 +31,7 @@ def test_job_reports_progress_until_it_is_done(client):
     job = client.submit_job("cgan-fashion", count=30, seed=5, classes=["sneaker", 8])
     job = client.wait_for_job(job, progress=seen.append)
     assert seen[-1] == job
+    assert all(before != after for before, after in itertools.pairwise(seen))
     assert (job.state, job.images, job.model) == ("done", 30, "cgan-fashion@1")
     assert str(job).startswith("done: 30 of 30 images")
     assert client.job(job.id) == job
@@ -77,6 +79,7 @@ def test_downloaded_files_are_complete(client, done, tmp_path):
     with tarfile.open(tmp_path / "data" / "images-00001.tar") as shard:
         assert sum(name.endswith(".png") for name in shard.getnames()) == 20
     assert reports[-1].bytes == reports[-1].total_bytes == sum(file.bytes for file in done.files)
+    assert {report.name for report in reports} == {file.name for file in done.files}
     assert " MB" in str(reports[-1])
 
 

@@ -39,7 +39,8 @@ from ganymede_client.errors import (
     WaitTimedOut,
 )
 from ganymede_client.flows import Download
-from ganymede_client.images import Animation, Image, Images, Provenance
+from ganymede_client.images import Animation, Image, Images
+from ganymede_client.provenance import Provenance
 from ganymede_client.records import (
     Job,
     JobFile,

@@ -14,7 +14,7 @@ import httpx
 from ganymede_client import flows, routes
 from ganymede_client.connection import Connection
 from ganymede_client.flows import Exchange, Flow, Pause, Step
-from ganymede_client.images import address
+from ganymede_client.provenance import address
 from ganymede_client.signatures import with_signature
 from ganymede_client.wire.calls import Call, Reply
 

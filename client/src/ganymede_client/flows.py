@@ -22,6 +22,7 @@ from ganymede_client.errors import (
     WaitTimedOut,
     problem_from,
 )
+from ganymede_client.files import write_files
 from ganymede_client.records import Job, JobFile
 from ganymede_client.retries import RetryPolicy
 from ganymede_client.routes import jobs as routes
@@ -32,6 +33,7 @@ T = TypeVar("T")
 # Which job the files of a folder belong to, so that files of two jobs never mix.
 _MARKER = ".ganymede-job"
 _FIRST_POLL_S, _MAX_POLL_S = 0.2, 5.0
+_REPORT_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -142,16 +144,18 @@ def wait_for_job(
 
     Args:
         job: a job or its ID.
-        progress: called with the job after each query; ``print`` prints a line.
+        progress: called with the job whenever it has changed; ``print`` prints lines.
         timeout: seconds; default: no limit.
 
     Raises JobFailed and JobCancelled, and WaitTimedOut if the job has not ended in time.
     """
     started, pause = time.monotonic(), _FIRST_POLL_S
+    last: Job | None = None
     while True:
         current = yield from perform(routes.job(job))
-        if progress is not None:
+        if progress is not None and current != last:
             progress(current)
+        last = current
         if current.state == "failed":
             raise JobFailed(current)
         if current.state == "cancelled":
@@ -194,7 +198,7 @@ def download_job(
     Args:
         job: a job or its ID.
         folder: created if it does not exist. It must not contain files of another job.
-        progress: called with a `Download`; ``print`` prints a line.
+        progress: called with a `Download` each second and after each file; ``print`` prints lines.
 
     Raises FileExistsError before anything is written, if a file is not one of this job.
     """
@@ -202,20 +206,33 @@ def download_job(
     target = Path(folder)
     _assert_free(target, current)
     target.mkdir(parents=True, exist_ok=True)
-    (target / _MARKER).write_text(current.id + "\n")
+    write_files([(target / _MARKER, f"{current.id}\n".encode())], overwrite=True)
     total, done = sum(file.bytes for file in current.files), 0
     for file in current.files:
         path = target / file.name
         if not path.exists():
-            before = done
-
-            def report(size: int, name: str = file.name, before: int = before) -> None:
-                if progress is not None:
-                    progress(Download(name, before + size, total))
-
-            yield from _download(current, file, path, report)
+            yield from _download(current, file, path, _reporter(progress, file, done, total))
         done += file.bytes
     return [target / file.name for file in current.files]
+
+
+def _reporter(
+    progress: Callable[[Download], object] | None, file: JobFile, before: int, total: int
+) -> Callable[[int], None]:
+    """Return a function of the size of `file` that calls `progress` each second and at the end.
+
+    `before` are the bytes of the files before it, `total` those of all files.
+    """
+    reported = time.monotonic()
+
+    def report(size: int) -> None:
+        nonlocal reported
+        is_due = time.monotonic() - reported >= _REPORT_S or size == file.bytes
+        if progress is not None and is_due:
+            reported = time.monotonic()
+            progress(Download(file.name, before + size, total))
+
+    return report
 
 
 @dataclass

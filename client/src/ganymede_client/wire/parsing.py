@@ -20,10 +20,10 @@ from ganymede_client.images import (
     Animation,
     Image,
     Images,
-    NotReadable,
     read_animation,
     read_image,
 )
+from ganymede_client.provenance import NotReadable
 from ganymede_client.wire.calls import Reply
 
 T = TypeVar("T")
