@@ -17,6 +17,12 @@ DESKTOP = (1440, 900)
 TABLET = (820, 1180)
 PHONE = (390, 844)
 
+# Resolves when no transition runs any more: colors have less contrast during one.
+_SETTLED = """() => Promise.all(
+  document.getAnimations()
+    .filter((each) => Number.isFinite(each.effect.getComputedTiming().endTime))
+    .map((each) => each.finished.catch(() => null)),
+).then(() => null)"""
 _OWN_SCHEMES = ("blob:", "data:", "about:")
 
 
@@ -49,11 +55,12 @@ class Faults:
 
 
 def accessibility_violations(page: Page) -> list[str]:
-    """Return the rules of axe-core that a page violates, with the elements."""
+    """Return the elements of a page that violate rules of axe-core, each with the reason."""
     from axe_playwright_python.sync_playwright import Axe
 
-    violations = Axe().run(page).response["violations"]
+    page.evaluate(_SETTLED)
     return [
-        f"{each['id']}: {each['help']}: {', '.join(str(node['target']) for node in each['nodes'])}"
-        for each in violations
+        f"{rule['id']}: {node['target']}: {node['failureSummary']}"
+        for rule in Axe().run(page).response["violations"]
+        for node in rule["nodes"]
     ]

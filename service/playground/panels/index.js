@@ -1,8 +1,9 @@
 /** The panels, in the order of their tabs. The first that fits a model is shown first. */
 
+import { imageTools } from "./image_tools/index.js";
 import { panel as matrix } from "./matrix.js";
 import { panel as pair } from "./pair.js";
 import { panel as walk } from "./walk.js";
 import { panel as wall } from "./wall.js";
 
-export const panels = [wall, pair, matrix, walk];
+export const panels = [wall, pair, matrix, walk, ...imageTools];

@@ -1,0 +1,279 @@
+/** Where the image of a tool comes from: a file, the clipboard, a drawing, an example, an item. */
+
+import { isAbort } from "../../core/api.js";
+import { clear, h, iconButton, imageUrl } from "../../core/dom.js";
+import { isSeed, labelOf, modelOf, present, randomSeed, seedItem } from "../../core/items.js";
+import { dropZone } from "../../shell/pick.js";
+import { DRAWINGS, drawingBlob } from "./drawings.js";
+import { paintSurface } from "./paint.js";
+
+/** Files that are sent as they are; the service reads no others. */
+const SENT_AS_THEY_ARE = ["image/png", "image/jpeg", "image/webp"];
+/** A larger image is reduced, because a model of a few hundred pixels takes minutes for it. */
+const SIDES = [256, 512, 1024, 2048];
+const DEFAULT_SIDE = 1024;
+const EXAMPLES = 5;
+
+/**
+ * Has an `element`, and calls `onSource` for each image and `onError` for what is none.
+ *
+ * `onSource` receives `{blob, file, name, label, width, height, note, samples}`: `blob` is what the
+ * browser shows, `file` what is sent, `name` the user's file, `note` states how the two differ, and
+ * `samples`, if present, is the request that generates the image. It receives null for no image.
+ */
+export class ImageInput {
+  constructor(app, model, { onSource, onError }) {
+    Object.assign(this, { app, model, onSource, onError });
+    this.controller = new AbortController();
+    this.spec = {};
+    this.loading = null;
+    const onchange = () => {
+      const [file] = this.chooser.files;
+      if (file) this.setFile(file);
+      // The same file can be chosen again.
+      this.chooser.value = "";
+    };
+    this.chooser = h("input", { type: "file", accept: "image/*", class: "visually-hidden", onchange });
+    const sides = SIDES.map((side) => h("option", { value: side, selected: side === DEFAULT_SIDE }, `${side} pixels`));
+    const again = () => this.setFile(this.original);
+    this.side = h("select", { onchange: again }, sides, h("option", { value: "" }, "original size"));
+    this.sideLabel = h("label", { class: "tool-side", hidden: true }, "Longest side sent ", this.side);
+    this.zone = h(
+      "div",
+      { class: "tool-zone" },
+      h("label", { class: "button button-primary tool-choose" }, this.chooser, "Choose an image"),
+      h("span", { class: "tool-hint" }, "or drop one here, or paste it"),
+    );
+    dropZone(this.zone, (item) => this.setItem(item));
+    this.examples = h("div", { class: "tool-examples", role: "group", "aria-label": "Examples" });
+    this.drawing = h("div", { class: "tool-drawing", hidden: true });
+    this.element = h("div", { class: "tool-input" }, this.zone, this.sideLabel, this.examples, this.drawing);
+    const { signal } = this.controller;
+    document.addEventListener("paste", (event) => this.paste(event), { signal });
+    // A file that is dropped beside the zone would replace the page.
+    document.addEventListener("dragover", (event) => this.dragOver(event), { signal });
+    document.addEventListener("dragleave", () => this.zone.classList.remove("is-target"), { signal });
+    document.addEventListener("drop", (event) => this.drop(event), { signal });
+  }
+
+  stop() {
+    this.controller.abort();
+    this.loading?.abort();
+  }
+
+  /** Offers the examples that fit what the manifest says about the input. */
+  setSpec(spec) {
+    this.spec = spec;
+    this.showExamples();
+  }
+
+  paste(event) {
+    if (event.target.closest?.("input:not([type=range]), textarea")) return;
+    const file = [...(event.clipboardData?.files ?? [])].find(({ type }) => type.startsWith("image/"));
+    if (!file) return;
+    event.preventDefault();
+    this.setFile(file);
+  }
+
+  dragOver(event) {
+    if (!event.dataTransfer?.types.includes("Files")) return;
+    event.preventDefault();
+    event.dataTransfer.dropEffect = "copy";
+    this.zone.classList.add("is-target");
+  }
+
+  drop(event) {
+    const [file] = event.dataTransfer?.files ?? [];
+    if (!file) return;
+    event.preventDefault();
+    this.zone.classList.remove("is-target");
+    this.setFile(file);
+  }
+
+  /** Uses a file of the user. */
+  async setFile(file) {
+    this.loading?.abort();
+    const name = file.name || "image.png";
+    let bitmap;
+    try {
+      bitmap = await createImageBitmap(file);
+    } catch {
+      this.unreadable(file);
+      return;
+    }
+    const longest = Math.max(bitmap.width, bitmap.height);
+    this.original = file;
+    this.sideLabel.hidden = longest <= SIDES[0];
+    const side = Number(this.side.value) || Infinity;
+    const factor = Math.min(1, side / longest);
+    const asItIs = factor === 1 && SENT_AS_THEY_ARE.includes(file.type);
+    const blob = asItIs ? file : await redraw(bitmap, factor);
+    const [width, height] = scaled(bitmap, factor);
+    const note =
+      factor < 1 ? `Reduced from ${bitmap.width} × ${bitmap.height} before it is sent.` : undefined;
+    bitmap.close();
+    const sent = asItIs ? file : new File([blob], name.replace(/\.\w+$/, "") + ".png", { type: "image/png" });
+    this.give({ blob: sent, file: sent, name, label: name, width, height, note });
+  }
+
+  unreadable(file) {
+    this.give(null);
+    const name = file.name || "the clipboard";
+    const message = `this browser cannot read ${name} as an image; use PNG, JPEG or WebP`;
+    this.onError(Object.assign(new Error(message), { status: 400 }));
+  }
+
+  /** Uses the image of an item. */
+  async setItem(item) {
+    this.loading?.abort();
+    const controller = new AbortController();
+    this.loading = controller;
+    try {
+      const blob = await this.app.render(item, { signal: controller.signal });
+      const { width, height } = await sizeOf(blob);
+      if (controller.signal.aborted) return;
+      const label = `${modelOf(item).name}, ${labelOf(item)}`;
+      const file = new File([blob], "image.png", { type: "image/png" });
+      this.original = null;
+      this.sideLabel.hidden = true;
+      const samples = samplesOf(item);
+      this.give({ blob, file, name: file.name, label, width, height, samples });
+    } catch (error) {
+      if (!isAbort(error)) this.onError(error);
+    }
+  }
+
+  give(source) {
+    if (!this.controller.signal.aborted) this.onSource(source);
+  }
+
+  showExamples() {
+    const { examples } = this;
+    const generators = this.related();
+    const drawings = generators.length ? [] : this.drawings();
+    if (drawings.length) {
+      const draw = iconButton("plus", "Draw one", () => this.openDrawing());
+      examples.replaceChildren(...drawings.map((drawing) => this.drawingButton(drawing)), draw);
+      return;
+    }
+    const show = (seed) => {
+      clear(examples);
+      examples.append(...this.sampleButtons(generators, seed));
+      examples.append(iconButton("dice", "Other examples", () => show(randomSeed), { quiet: true }));
+    };
+    show((i) => i);
+  }
+
+  /** The generators whose images suit the model: those that share a part of its name, or any. */
+  related() {
+    const parts = this.model.name.split("-").slice(1);
+    const generators = this.app.models.filter(
+      ({ task, state, image }) => task === "generate" && state === "ready" && image,
+    );
+    generators.sort((a, b) => b.image.width - a.image.width);
+    const same = generators.filter(({ name }) => name.split("-").some((part) => parts.includes(part)));
+    if (same.length || this.model.task === "translate") return same;
+    return generators.filter(({ image }) => image.channels === 3);
+  }
+
+  drawings() {
+    const kind = this.spec.channels === 1 ? "line" : "flat";
+    return DRAWINGS.filter((drawing) => drawing.kind === kind);
+  }
+
+  /** Returns buttons with images of generators in turn; `seed(i)` is the seed of the i-th of each. */
+  sampleButtons(generators, seed) {
+    return Array.from({ length: EXAMPLES }, (_, i) => {
+      const generator = generators[i % generators.length];
+      return this.sampleButton(seedItem(generator, seed(Math.floor(i / generators.length) + 1)));
+    });
+  }
+
+  sampleButton(item) {
+    const img = h("img", { alt: "" });
+    const label = `${modelOf(item).name}, ${labelOf(item)}`;
+    const button = exampleButton(label, img, () => this.setItem(item));
+    this.app.render(item, { signal: this.controller.signal }).then(
+      (blob) => imageUrl(img, blob),
+      () => button.remove(),
+    );
+    return button;
+  }
+
+  drawingButton(drawing) {
+    const img = h("img", { alt: "", src: drawing.url });
+    const use = async () => {
+      const blob = await drawingBlob(drawing, this.#side());
+      this.setFile(new File([blob], `${drawing.name}.png`, { type: "image/png" }));
+    };
+    return exampleButton(`the ${drawing.name}`, img, use, "is-drawing");
+  }
+
+  /** The side of a drawing: what the model was trained on, unless that is tiny. */
+  #side() {
+    return Math.max(64, this.spec.side ?? 64);
+  }
+
+  /** Shows a canvas on which the user draws the input. */
+  openDrawing() {
+    if (!this.drawing.hidden) return;
+    const side = this.#side();
+    const use = async () => {
+      const blob = await surface.toBlob();
+      this.setFile(new File([blob], "drawing.png", { type: "image/png" }));
+    };
+    let timer = 0;
+    const onChange = () => {
+      clearTimeout(timer);
+      timer = setTimeout(use, 400);
+    };
+    const hasColor = this.spec.channels !== 1;
+    const surface = paintSurface({ width: side, height: side, label: "Your drawing", hasColor, onChange });
+    surface.stage.style.setProperty("--shown-width", `${side * Math.max(1, Math.floor(320 / side))}px`);
+    surface.stage.style.setProperty("--ratio", "1 / 1");
+    surface.stage.classList.add("is-pixelated");
+    const close = () => {
+      this.drawing.hidden = true;
+      this.drawing.replaceChildren();
+    };
+    this.drawing.replaceChildren(surface.element, iconButton("close", "Close the drawing", close));
+    this.drawing.hidden = false;
+    surface.canvas.focus();
+  }
+}
+
+function exampleButton(label, img, onclick, style = "") {
+  const props = { type: "button", class: `tool-example ${style}`, "aria-label": `Use ${label}`, title: label };
+  return h("button", { ...props, onclick }, img);
+}
+
+/** Returns the `samples` of a request that generates the image of an item, or null. */
+function samplesOf(item) {
+  if (!isSeed(item)) return null;
+  const { model, seed, class: class_, truncation } = item.body;
+  return present({ model, seed, class: class_, truncation });
+}
+
+/** Returns width and height of an image file. Rejects if it is none. */
+export async function sizeOf(blob) {
+  const bitmap = await createImageBitmap(blob);
+  const { width, height } = bitmap;
+  bitmap.close();
+  return { width, height };
+}
+
+function scaled({ width, height }, factor) {
+  return [Math.max(1, Math.round(width * factor)), Math.max(1, Math.round(height * factor))];
+}
+
+/** Returns an image as a PNG file, reduced by a factor. */
+async function redraw(bitmap, factor) {
+  const [width, height] = scaled(bitmap, factor);
+  const canvas = h("canvas", { width, height });
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(bitmap, 0, 0, width, height);
+  return new Promise((resolve) => {
+    canvas.toBlob(resolve, "image/png");
+  });
+}
