@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ganymede_client.errors import problem_from
 from ganymede_client.records import Readiness, Reloaded, ReloadedModel, record
 from ganymede_client.wire import parsing
 from ganymede_client.wire.calls import Call, Reply, Request, route
@@ -29,7 +30,7 @@ def readiness() -> Call[Readiness]:
 
 def _readiness(reply: Reply) -> Readiness:
     if reply.status == 503:
-        return Readiness(False, parsing.text(reply).strip() or None)
+        return Readiness(False, getattr(problem_from(reply), "detail", None))
     return Readiness(True)
 
 
