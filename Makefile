@@ -22,7 +22,7 @@ PEERS := fastapi litserve triton bentoml ray
 # Triton's wheel is linked against Debian's Python.
 SYSTEM_PYTHON ?= /usr/bin/python3
 
-.PHONY: help install serve test test-browser test-slow test-faults bench bench-peers bench-smoke gpu-check lint format zoo measure zoo-page bento lock clean
+.PHONY: help install serve test test-browser test-slow test-faults bench bench-peers bench-smoke gpu-check lint format docs docs-images zoo measure zoo-page bento lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -71,6 +71,12 @@ lint: $(VENV)/.dev ## Check format, lint, types and import contracts
 format: $(VENV)/.dev ## Format the code and apply lint fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.dev ## Build the documentation site into build/site; a broken link is an error
+	$(BIN)/python -m scripts.documentation
+
+docs-images: $(VENV)/.dev ## Make the images of the README from the included models
+	$(BIN)/python -m scripts.documentation.images
 
 zoo: $(VENV)/.dev ## Train and export all included models again (hours), into RUNS
 	for recipe in $(SHIPPED); do \

@@ -1,0 +1,1 @@
+"""Builds the documentation site: the pages in docs/, and a reference generated from the code."""

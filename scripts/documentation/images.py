@@ -1,0 +1,131 @@
+"""Make the images of the README and the site from the included models, through a real server.
+
+    python -m scripts.documentation.images
+
+Writes `walk.webp` and `style-mixing.webp` to docs/images/, and `playground.webp` if Playwright and
+Chromium are installed.
+"""
+
+import io
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx
+import numpy as np
+from PIL import Image
+
+from service.runtime.files import replacing
+from tests.support.servers import serving
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "docs" / "images"
+
+_FRAMES = 45
+_FRAME_MS = 80
+_TILE = 88
+_GAP = 6
+# The seeds through which the walk of each tile leads, and back to the first.
+_SOURCES = [[seed, seed + 100, seed + 200] for seed in range(1, 9)]
+
+
+def main() -> int:
+    """Write the images."""
+    FOLDER.mkdir(exist_ok=True)
+    with (
+        serving(ROOT / "models", "--processes", "1") as server,
+        server.client(timeout=300) as client,
+    ):
+        write_walk(client, FOLDER / "walk.webp")
+        write_style_mixing(client, FOLDER / "style-mixing.webp")
+        write_playground(server.url, FOLDER / "playground.webp")
+    return 0
+
+
+def write_walk(client: httpx.Client, file: Path) -> None:
+    """Write an animation of a row of garments and a row of flowers."""
+    garments = [walk(client, "dcgan-fashion", sources) for sources in _SOURCES]
+    flowers = [walk(client, "stylegan2-flowers", sources, truncation=0.7) for sources in _SOURCES]
+    frames = [
+        sheet([[tile[n] for tile in garments], [tile[n] for tile in flowers]])
+        for n in range(_FRAMES)
+    ]
+    with replacing(file) as out:
+        frames[0].save(
+            out,
+            "WEBP",
+            save_all=True,
+            append_images=frames[1:],
+            duration=_FRAME_MS,
+            loop=0,
+            quality=65,
+            method=4,
+        )
+
+
+def walk(
+    client: httpx.Client, model: str, sources: Sequence[int], **options: float
+) -> list[Image.Image]:
+    """Return the frames of a latent walk through the images of some seeds, and back."""
+    body = {"model": model, "sources": sources, "frames": _FRAMES, "loop": True, "format": "npy"}
+    response = client.post("/v1/interpolate", json=body | options).raise_for_status()
+    pixels = np.load(io.BytesIO(response.content))
+    frames = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    return [Image.fromarray(frame) for frame in frames]
+
+
+def write_style_mixing(client: httpx.Client, file: Path) -> None:
+    """Write the style-mixing grid of StyleGAN's paper."""
+    body = {
+        "model": "stylegan2-flowers",
+        "rows": [{"seed": n, "class": n} for n in (0, 3, 4)],
+        "columns": [{"seed": n, "class": n % 5} for n in range(10, 18)],
+        "layers": "coarse",
+        "truncation": 0.7,
+        "format": "png",
+    }
+    grid = Image.open(
+        io.BytesIO(client.post("/v1/mix-styles", json=body).raise_for_status().content)
+    )
+    larger = grid.resize((grid.width * 3, grid.height * 3), Image.Resampling.BICUBIC)
+    with replacing(file) as out:
+        larger.save(out, "WEBP", quality=85, method=6)
+
+
+def sheet(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
+    """Return a sheet of tiles on white."""
+    step = _TILE + _GAP
+    width, height = len(rows[0]) * step - _GAP, len(rows) * step - _GAP
+    out = Image.new("RGB", (width, height), "white")
+    for y, row in enumerate(rows):
+        for x, tile in enumerate(row):
+            larger = tile.convert("RGB").resize((_TILE, _TILE), Image.Resampling.BICUBIC)
+            out.paste(larger, (x * step, y * step))
+    return out
+
+
+def write_playground(url: str, file: Path) -> None:
+    """Write a screenshot of the playground."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ModuleNotFoundError:
+        chromium = None
+    if chromium is None:
+        print(f"{file.name} is left as it is: Playwright or Chromium is missing", file=sys.stderr)
+        return
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(
+            viewport={"width": 1200, "height": 760}, device_scale_factor=1, color_scheme="light"
+        )
+        page.goto(url, wait_until="networkidle")
+        png = page.screenshot()
+        browser.close()
+    with replacing(file) as out:
+        Image.open(io.BytesIO(png)).convert("RGB").save(out, "WEBP", quality=82, method=6)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
