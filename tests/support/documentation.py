@@ -7,6 +7,7 @@ reader would run them. Comments above a block change that:
     <!-- run by tests/PATH -->             another test module runs the commands
     <!-- run with NEW instead of OLD -->   run with a replacement, for example a smaller size
     <!-- slow -->                          the document is run by the slow tests
+    <!-- all LANGUAGE blocks: … -->        anywhere in a document: one of these, for all its blocks
 
 `make TARGET` is not run in a block: the test environment is installed already. A line that starts
 with `ganymede serve` starts a server for the blocks that follow; in other documents,
@@ -36,6 +37,7 @@ ADDRESS = "localhost:3000"
 
 _FENCE = re.compile(r"^```(?P<language>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"<!-- (?P<text>.*) -->")
+_FOR_ALL = re.compile(r"^<!-- all (\w+) blocks: (.*) -->$", re.MULTILINE)
 _DIRECTIVE = re.compile(
     r"not run: (?P<reason>.{10,})|run by (?P<test>tests/\S+\.py)"
     r"|run with (?P<new>.+) instead of (?P<old>.+)|(?P<slow>slow)"
@@ -105,6 +107,7 @@ class Block:
 def blocks(document: Path) -> list[Block]:
     """Return the fenced blocks of a document, given relative to the repository."""
     text = (ROOT / document).read_text()
+    for_all = _FOR_ALL.findall(text)
     found = []
     for match in _FENCE.finditer(text):
         lines = text[: match.start()].splitlines()
@@ -112,6 +115,7 @@ def blocks(document: Path) -> list[Block]:
         while lines and (comment := _COMMENT.fullmatch(lines[-1].strip())):
             comments.insert(0, comment["text"])
             lines.pop()
+        comments += [comment for language, comment in for_all if language == match["language"]]
         line = text.count("\n", 0, match.start()) + 1
         found.append(Block(document, line, match["language"], match["text"], tuple(comments)))
     return found
