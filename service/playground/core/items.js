@@ -116,8 +116,11 @@ export function addressOf(item, extension = "png") {
 export function labelOf(item) {
   const { body } = item;
   if (item.path === MIX) {
-    const layers = Object.keys(layerWeights(body.layers)).join(", ");
-    return `seed ${seedOf(body.rows[0])} with ${layers} of ${seedOf(body.columns[0])}`;
+    const layers = Object.entries(layerWeights(body.layers))
+      .filter(([, weight]) => weight > 0)
+      .map(([layer, weight]) => (weight === 1 ? layer : `${layer} ${Math.round(100 * weight)}%`));
+    const row = `seed ${seedOf(body.rows[0])}`;
+    return layers.length ? `${row} with ${layers.join(", ")} of ${seedOf(body.columns[0])}` : row;
   }
   if (item.path === WALK) {
     const seeds = body.sources.map(seedOf);

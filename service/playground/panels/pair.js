@@ -12,8 +12,8 @@ import { sourceEditor, sourceFor } from "./sources.js";
 /** The steps of the slider: a power of two, so that most positions are in a shorter walk too. */
 const STEPS = 32;
 const FILM = 9;
-/** The side of the result, in CSS pixels. */
-const SIDE = 320;
+/** The side of the result in CSS pixels, in a wide and in a narrow window. */
+const SIDES = [320, 224];
 const LARGEST_WALK = 12_000_000;
 export const GROUPS = {
   coarse: "pose and shape",
@@ -40,6 +40,7 @@ class Pair {
   constructor(container, model, app, input) {
     this.model = model;
     this.app = app;
+    this.side = SIDES[Number(innerWidth < 640)];
     const parameters = sourceFields(app.parametersOf(model));
     const seed = parameters.seed ?? 0;
     const first = input?.first ?? input;
@@ -73,7 +74,7 @@ class Pair {
     this.editors = { a: edit("a", "the first image"), b: edit("b", "the second image") };
     this.canvas = h("canvas", { class: "pair-canvas", role: "img" });
     this.result = h("div", { class: "pair-result tiles" }, this.canvas);
-    fit(this.canvas, model, SIDE);
+    fit(this.canvas, model, this.side);
     this.controls = h("div", { class: "pair-controls" });
     this.film = h("div", { class: "film", "aria-hidden": "true" });
     const swap = iconButton("swap", "Swap", () => this.#swap());
@@ -194,7 +195,7 @@ class Pair {
       const blob = await app.render(item, { signal });
       const tile = createTile(app, item, blob);
       tile.classList.add("pair-tile");
-      fit(tile, this.model, SIDE);
+      fit(tile, this.model, this.side);
       clear(this.result);
       this.result.append(tile);
       ensureTabStop(this.result);

@@ -10,6 +10,7 @@ import { choice, modelControls, slider, sourceFields } from "./controls.js";
 import { sourceEditor, sourceFor } from "./sources.js";
 
 const FPS = 24;
+const FIRST_FRAMES = 16;
 const FIRST_SOURCES = 4;
 const LEAST_SOURCES = 2;
 /** The images of the sources follow the truncation when it has stopped moving. */
@@ -159,11 +160,14 @@ class Walk {
     const most = Math.max(8, Math.floor(LARGEST_PREVIEW / (width * height * channels)));
     const frames = Math.min(body.frames, most);
     try {
-      const buffer = await app.api.buffer(WALK, { ...body, frames, format: "npy" }, { signal });
-      this.frames = readFrames(buffer);
+      // A few frames are there at once, and play until all are.
+      for (const count of frames > 2 * FIRST_FRAMES ? [FIRST_FRAMES, frames] : [frames]) {
+        const request = { ...body, frames: count, format: "npy" };
+        this.frames = readFrames(await app.api.buffer(WALK, request, { signal }));
+        this.#draw();
+      }
       const isShort = frames < body.frames;
       this.note.textContent = isShort ? `This preview has ${frames} of the ${body.frames} frames of a download.` : "";
-      this.#draw();
     } catch (error) {
       app.report(error);
     }

@@ -82,7 +82,8 @@ class Wall {
     style.setProperty("--columns", layout.columns);
     style.setProperty("--tile-width", `${layout.width}px`);
     style.setProperty("--tile-height", `${layout.height}px`);
-    style.setProperty("--tile-gap", `${layout.gap}px`);
+    style.setProperty("--column-gap", `${layout.gap}px`);
+    style.setProperty("--row-gap", `${layout.rowGap}px`);
     do this.#addPage();
     while (this.pages.length * layout.perPage <= top);
     if (top > 0) this.pages.at(-1).element.scrollIntoView();
@@ -95,11 +96,11 @@ class Wall {
   }
 
   #addPage() {
-    const { perPage, rows, height, gap } = this.layout;
+    const { perPage, rows, height, rowGap } = this.layout;
     const first = this.pages.length * perPage;
     if (first > MAX_SEED) return;
     const element = h("div", { class: "wall-page" });
-    element.style.setProperty("min-block-size", `${rows * (height + gap)}px`);
+    element.style.setProperty("min-block-size", `${rows * (height + rowGap)}px`);
     const page = { element, first, isNear: false, load: null };
     page.load = latest((_, signal) => this.#load(page, signal));
     this.pages.push(page);
@@ -239,7 +240,7 @@ function arrange(model, available) {
     const side = Math.floor((available - (columns - 1) * GAP) / columns);
     best = { columns, gap: GAP, width: side, height: Math.round((side * height) / width) };
   }
-  best.gap = Math.min(best.gap, 3 * GAP);
+  best.gap = Math.min(best.gap, 6 * GAP);
   const rows = Math.max(1, Math.round(PAGE_TILES / best.columns));
-  return { ...best, rows, perPage: rows * best.columns };
+  return { ...best, rowGap: Math.min(best.gap, 2 * GAP), rows, perPage: rows * best.columns };
 }

@@ -50,7 +50,7 @@ function plural(count) {
 
 /** Shows the gallery in `container`, and above it the items of a link. Returns the unmount. */
 export function mountGallery(app, container, shared) {
-  const own = h("div", { class: "gallery tiles", role: "group", "aria-label": "Kept images" });
+  const own = h("div", { class: "gallery gallery-own tiles", role: "group", "aria-label": "Kept images" });
   const title = h("h2", {});
   const empty = h("p", { class: "hint" }, "Nothing is kept yet. Click an image on a wall, and it appears here.");
   const removeAll = () => {
