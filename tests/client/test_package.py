@@ -26,6 +26,36 @@ assert not {"service", "training", "torch", "pydantic"} & set(sys.modules)
 """
 
 
+TYPED = """
+from typing import assert_type
+from ganymede_client import Animation, AsyncClient, Client, Image, Images, Job, Model
+
+def block(client: Client) -> None:
+    images = client.generate("m", seeds=[1, 2])
+    assert_type(images, Images)
+    assert_type(images[0], Image)
+    assert_type(client.animate("m", [1, images[0]]), Animation)
+    assert_type(client.models(), list[Model])
+    assert_type(client.wait_for_job("id", progress=print), Job)
+    client.generate("m", sed=1)  # type: ignore[call-arg]
+    client.generate(1)  # type: ignore[arg-type]
+    client.animate("m", [1, 2], format="mp4")  # type: ignore[arg-type]
+
+async def wait(client: AsyncClient) -> None:
+    assert_type(await client.upscale("m", "image.png"), Images)
+    assert_type(await client.cancel_job("id"), Job)
+"""
+
+
+@pytest.mark.slow
+def test_methods_are_typed(tmp_path):
+    """Wrong arguments are errors of the type checker, and results have their types."""
+    (tmp_path / "typed.py").write_text(TYPED)
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "typed.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
 def test_package_imports_only_its_dependencies():
     project = tomllib.loads((CLIENT / "pyproject.toml").read_text())["project"]
     names = {requirement.partition(">")[0] for requirement in project["dependencies"]}

@@ -124,9 +124,20 @@ class AsyncClient:
         """The address of the service."""
         return self._connection.url
 
-    def image_url(self, model: str, seed: int, extension: str = "png", **options: Any) -> str:
-        """Return the address of an image, without a request; the options are those of `image`."""
-        return self.url + address(model, seed, extension, **options)
+    def image_url(
+        self,
+        model: str,
+        seed: int,
+        extension: str = "png",
+        *,
+        version: str | None = None,
+        class_: str | int | None = None,
+        truncation: float | None = None,
+    ) -> str:
+        """Return the address of an image, without a request; the arguments are those of `image`."""
+        return self.url + address(
+            model, seed, extension, version=version, class_=class_, truncation=truncation
+        )
 
     def with_options(
         self,
