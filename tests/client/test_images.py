@@ -1,12 +1,16 @@
 """Lists of images: grids, arrays, files and notebooks."""
 
+import base64
+import io
 import json
+import pickle
 import re
 import subprocess
 
 import numpy as np
 import PIL.Image
 import pytest
+from PIL import ImageDraw
 
 from ganymede_client import Client, Images
 from tests.support.servers import ganymede
@@ -115,3 +119,15 @@ def test_single_image_shows_its_provenance(flowers):
     edited = flowers[2].numpy()
     edited[:] = 0  # A copy, not the pixels of the image.
     assert np.asarray(flowers[2]).any()
+
+
+def test_edited_image_is_shown_as_it_is_now(flowers):
+    image = pickle.loads(pickle.dumps(flowers[0]))
+    assert not image.is_edited
+    ImageDraw.Draw(image).rectangle((0, 0, 31, 31), fill="red")
+    assert image.is_edited
+    html = image._repr_html_()
+    assert "(edited)</figcaption>" in html
+    shown = base64.b64decode(re.search(r"base64,([^\"]+)", html)[1])
+    assert PIL.Image.open(io.BytesIO(shown)).getpixel((5, 5)) == (255, 0, 0)
+    assert not flowers[0].is_edited

@@ -77,13 +77,20 @@ class Image(PIL.Image.Image):
         """
         write_files([(Path(path), self.file)])
 
+    @property
+    def is_edited(self) -> bool:
+        """True if the pixels were changed, so that they are not those of `file`."""
+        with PIL.Image.open(io.BytesIO(self.file)) as original:
+            return not np.array_equal(np.asarray(self), np.asarray(original))
+
     def figure(self) -> notebook.Figure:
-        """Return the image as notebooks show it."""
-        provenance = self.provenance
-        text = provenance.describe()
-        return notebook.Figure(
-            self.file, self.media_type, self.size, provenance.caption, text, provenance.url
-        )
+        """Return the image as notebooks show it: the current pixels."""
+        file, media_type, caption = self.file, self.media_type, self.provenance.caption
+        if self.is_edited:
+            file, media_type = self._repr_png_() or file, "image/png"
+            caption = f"{caption} (edited)"
+        text = self.provenance.describe()
+        return notebook.Figure(file, media_type, self.size, caption, text, self.url)
 
     def _repr_html_(self) -> str | None:
         """Return the image with its caption for notebooks."""
@@ -94,7 +101,7 @@ class Image(PIL.Image.Image):
         return f"<Image: {self.provenance.describe()}, {self.mode} {self.width}×{self.height}>"
 
     def __getstate__(self) -> list[Any]:
-        """Return the state for copies and pickles."""
+        """Return the state for pickles."""
         own = {name: getattr(self, name) for name in ("provenance", "file", "name", "arrays")}
         return [*super().__getstate__(), own]
 
