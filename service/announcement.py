@@ -10,7 +10,6 @@ import logging
 from typing import TYPE_CHECKING
 
 from service import __version__, logs
-from service.runtime.formatting import format_size
 from service.settings import Settings, is_loopback
 
 if TYPE_CHECKING:
@@ -29,8 +28,8 @@ def log_start(settings: Settings) -> None:
     logs.event(log, "starting", fields, text)
 
 
-def log_ready(url: str, engine: Engine, settings: Settings, processes: int, memory: int) -> None:
-    """Log that `processes` processes, each with `memory` bytes, serve the engine's models."""
+def log_ready(url: str, engine: Engine, settings: Settings, processes: int) -> None:
+    """Log that `processes` processes serve the engine's models."""
     from service.runtime.models.catalog import State  # noqa: PLC0415 - imports ONNX Runtime
     from service.runtime.onnx.sessions import cuda_unavailable_reason  # noqa: PLC0415
 
@@ -54,7 +53,7 @@ def log_ready(url: str, engine: Engine, settings: Settings, processes: int, memo
         ("models", f"{len(ready)}: {_listed([entry.name for entry in ready])}"),
         *(("failed", f"{entry.id}: {entry.reason}") for entry in failed[:_MAX_NAMES]),
         ("provider", provider),
-        ("processes", f"{processes}, with {format_size(memory)} of memory each"),
+        ("processes", str(processes)),
         ("access", _access(settings, url)),
     ]
     lines = ["", f"Ganymede {__version__} is ready.", ""]

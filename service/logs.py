@@ -199,7 +199,7 @@ class TerminalFormatter(TextFormatter):
         text = getattr(record, "terminal", None)
         if text is None:
             return super().format(record)
-        lines = [_escaped(line) for line in str(text).splitlines()]
+        lines = [_escaped(line) for line in str(text).split("\n")]
         first = next((i for i, line in enumerate(lines) if line), 0)
         lines[first] = self._color(lines[first], "heading")
         return "\n".join(lines)

@@ -51,10 +51,8 @@ class ServiceWorker:
         """Create the parts of the process that has joined `table` in `folder`."""
         self.table = table
         self._settings = settings
-        if table.index > 0 and logs.on_terminal():
-            # The first process speaks for all, except about requests and trouble.
-            logging.getLogger("ganymede").setLevel(logging.WARNING)
-            logging.getLogger("ganymede.access").setLevel(logging.INFO)
+        if logs.on_terminal():
+            _log_less(first=table.index == 0)
         self._choices = ChoiceCache(settings.models, settings.run_options)
         self._processes = settings.processes
         self._decides = not folder.wanted
@@ -131,7 +129,7 @@ class ServiceWorker:
         while self.listener.url is None and time.monotonic() < end:
             time.sleep(0.05)
         if (url := self.listener.url) is not None:
-            log_ready(url, self._engine, self._settings, self.table.size, resident_bytes())
+            log_ready(url, self._engine, self._settings, self.table.size)
 
     def _decide(self) -> None:
         """Decide how many processes the server has; if several, the supervisor starts them.
@@ -177,6 +175,18 @@ class ServiceWorker:
         """Export the remaining spans. All accepted work has ended by now."""
         if (tracer := tracing.current()) is not None:
             await asyncio.to_thread(tracer.shutdown)
+
+
+def _log_less(*, first: bool) -> None:
+    """Log what concerns someone who watches a terminal.
+
+    The first process speaks for all, except about requests and trouble. What it has chosen for each
+    model, and what it states when it is ready, would only repeat itself.
+    """
+    quiet = ("ganymede.plans", "ganymede.engine", "ganymede.catalog.golden")
+    for name in quiet if first else ("ganymede",):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("ganymede.access").setLevel(logging.INFO)
 
 
 def _resident_mib() -> str:

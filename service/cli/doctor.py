@@ -84,9 +84,10 @@ def _print(finding: Finding) -> None:
     from service.doctor.findings import Status
 
     # Texts, because names of files may look like markup or contain control characters.
-    line = Text(f"{finding.status.value:<8}", style=_STYLES[finding.status])
+    line = Text()
+    line.append(f"{finding.status.value:<8}", style=_STYLES[finding.status])
     line.append(f"{finding.check:<16} ", style="bold")
-    line.append(_printable(finding.text), style="")
+    line.append(_printable(finding.text))
     console = Console(highlight=False)
     console.print(line, soft_wrap=True)
     if finding.status is not Status.OK and finding.advice:

@@ -373,7 +373,8 @@ def test_a_terminal_shows_where_the_playground_is_and_no_noise(tmp_path, monkeyp
     port = server.url.rpartition(":")[2]
     assert f"  playground  http://127.0.0.1:{port}/" in shown
     assert "  models      1: failing" in shown
-    assert any(re.fullmatch("  processes   1, with .* of memory each", line) for line in shown)
+    assert "  processes   1" in shown
+    assert sum("failing@1 is ready" in line for line in shown) == 1
     assert any(re.search(r"200 .* ms .* GET    /v1/models$", line) for line in shown)
     text = "\n".join(shown)
     assert "BentoServer" not in text

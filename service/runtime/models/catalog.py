@@ -27,6 +27,7 @@ from service.runtime.onnx.execution_plans import Planner
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 
 log = logging.getLogger("ganymede.catalog")
+golden_log = log.getChild("golden")
 
 # The state of a model folder. It stays equal as long as none of the files change.
 Fingerprint = tuple[tuple[str, object], ...]
@@ -333,7 +334,7 @@ def _assert_golden(model: Model) -> None:
     """Compare with the golden images. Raises GoldenMismatch."""
     model.golden = check_golden(model, model.folder)
     if model.golden is GoldenMatch.NEAR:
-        log.info(
+        golden_log.info(
             "%s: its images are close to the golden images, but not equal", model.manifest.name
         )
 
