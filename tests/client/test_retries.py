@@ -108,6 +108,16 @@ def test_repeating_ends_after_the_total_time():
         run(models.models(), [busy] * 2, total_s=0)
 
 
+def test_long_waits_are_logged_as_warnings(caplog):
+    caplog.set_level("INFO", "ganymede_client")
+    run(models.models(), [ConnectionFailed("cannot connect", sent=False)] * 6)
+    levels = [record.levelname for record in caplog.records]
+    assert levels == ["INFO"] * 4 + ["WARNING"] * 2
+    assert caplog.messages[0] == (
+        "cannot connect; repeated in 0.2 s, until 60 s after the first attempt"
+    )
+
+
 def test_what_lasts_is_not_repeated():
     with pytest.raises(ModelFailed):
         run(models.models(), [reply(503, "model-failed")])

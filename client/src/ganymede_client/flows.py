@@ -6,6 +6,7 @@ result back. `Client` blocks for each step, `AsyncClient` awaits it.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -34,6 +35,10 @@ T = TypeVar("T")
 _MARKER = ".ganymede-job"
 _FIRST_POLL_S, _MAX_POLL_S = 0.2, 5.0
 _REPORT_S = 1.0
+# A request that is repeated for longer is a warning: Python shows those by default.
+_NOTICED_S = 5.0
+
+_log = logging.getLogger("ganymede_client")
 
 
 @dataclass(frozen=True)
@@ -104,8 +109,16 @@ def _repeat(
                 # The policy limits the time without progress, not that of a large file.
                 started, attempt = clock(), 0
             delay = policy.delay(error, exchange.request, attempt, jitter())
-            if delay is None or clock() - started + delay > policy.total_s:
+            waited = clock() - started
+            if delay is None or waited + delay > policy.total_s:
                 raise
+            _log.log(
+                logging.WARNING if waited + delay > _NOTICED_S else logging.INFO,
+                "%s; repeated in %.1f s, until %.0f s after the first attempt",
+                error,
+                delay,
+                policy.total_s,
+            )
         yield Pause(delay)
         attempt += 1
 
