@@ -17,7 +17,7 @@ def main() -> int:
     except SiteError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
-    print(f"wrote {out}; next: open {out / 'index.html'}")
+    print(f"wrote {out}; next: python -m http.server --directory {out} 8000")
     return 0
 
 
