@@ -7,6 +7,7 @@ Chromium are installed.
 """
 
 import io
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,12 @@ _TILE = 88
 _GAP = 6
 # The seeds through which the walk of each tile leads, and back to the first.
 _SOURCES = [[seed, seed + 100, seed + 200] for seed in range(1, 9)]
+# Images of the wall that are kept in the tray.
+_KEPT = (0, 5, 9, 13, 19)
+_IMAGES_ARE_SHOWN = """() => {
+    const images = [...document.querySelectorAll(".wall img")];
+    return images.length > 24 && images.every((image) => image.complete && image.naturalWidth);
+}"""
 
 
 def main() -> int:
@@ -118,9 +125,14 @@ def write_playground(url: str, file: Path) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(
-            viewport={"width": 1200, "height": 760}, device_scale_factor=1, color_scheme="light"
+            viewport={"width": 1200, "height": 760}, color_scheme="light", reduced_motion="reduce"
         )
-        page.goto(url, wait_until="networkidle")
+        page.goto(f"{url}/#model=stylegan2-flowers&panel=wall&seed=0")
+        page.wait_for_function(_IMAGES_ARE_SHOWN)
+        for seed in _KEPT:
+            page.locator(".wall").get_by_role("button", name=re.compile(f", seed {seed}$")).click()
+        page.evaluate("scrollTo(0, 0)")
+        page.wait_for_timeout(1000)  # the images fade in
         png = page.screenshot()
         browser.close()
     with replacing(file) as out:
