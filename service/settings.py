@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import re
 import tomllib
 from functools import lru_cache
 from pathlib import Path
@@ -47,6 +48,17 @@ def _models_folder() -> Path:
     return here if here.is_dir() else Path(__file__).parent.parent / "models"
 
 
+def address_of(models: Path) -> str | None:
+    """Return the address in a setting that is an address instead of a folder, else None.
+
+    A path has only one of the slashes after the scheme.
+    """
+    scheme, separator, rest = str(models).partition(":/")
+    if not separator or not re.fullmatch(r"[a-z][a-z0-9]+", scheme) or models.is_dir():
+        return None
+    return f"{scheme}://{rest.removeprefix('/')}"
+
+
 def _seconds(value: object) -> object:
     """Convert a duration (``30d``, ``12h``) to seconds; other values are left to pydantic."""
     duration = parse_duration(value) if isinstance(value, str) else None
@@ -71,7 +83,9 @@ class Settings(BaseSettings):
 
     models: Path = Field(
         default_factory=_models_folder,
-        description="The model repository, with folders NAME/VERSION.",
+        description="The model repository, with folders NAME/VERSION: a folder, or an address that "
+        "is fetched when the service starts, such as s3://BUCKET/models#sha256=DIGITS or "
+        "hf://OWNER/NAME@COMMIT.",
     )
     provider: ProviderOption = Field(
         default="auto",

@@ -33,6 +33,7 @@ _SUBCOMMANDS = {
     "serve": "service.cli.serve:serve",
     "models": "service.cli.models:models",
     "doctor": "service.cli.doctor:doctor",
+    "pull": "service.cli.pull.command:pull",
     "reproduce": "service.cli.reproduce:reproduce",
     "keys": "service.cli.keys:app",
     "sample": "service.cli.sample:sample",

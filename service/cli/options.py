@@ -13,7 +13,7 @@ from pydantic import ByteSize
 from pydantic.fields import FieldInfo
 
 from service.runtime.errors import UserError
-from service.settings import PREFIX, Settings, load_settings
+from service.settings import PREFIX, Settings, address_of, load_settings
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -22,6 +22,9 @@ ModelsOption = Annotated[
     typer.Option(help="The model repository.  [default: ./models]", show_default=False),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+# Bytes of a model, or of a repository of models.
+MAX_DOWNLOAD = 20 * 10**9
 
 # Shown in place of defaults that depend on where the service runs.
 _SHOWN_DEFAULTS = {"models": "./models", "jobs": "~/.cache/ganymede/jobs", "jobs_keep": "30d"}
@@ -33,12 +36,27 @@ _METAVARS = {int: "N", float: "SECONDS", Path: "PATH", ByteSize: "BYTES"}
 def models_folder(models: Path | None) -> Path:
     """Return the model repository: `models`, or the folder in the settings.
 
-    Raises UserError if it does not exist.
+    A repository at an address is fetched first. Raises UserError if it does not exist.
     """
-    folder = load_settings({"models": models} if models else {}).models
-    if not folder.is_dir():
-        raise UserError(f"--models: no such folder: {folder}")
-    return folder
+    settings = load_settings({"models": models} if models else {})
+    return local_models(settings, lambda text: typer.echo(text, err=True))
+
+
+def local_models(settings: Settings, report: Callable[[str], object]) -> Path:
+    """Return the folder of the model repository, which is fetched if it is an address.
+
+    `report` is called with messages for the user. Raises UserError.
+    """
+    address = address_of(settings.models)
+    if address is None:
+        if not settings.models.is_dir():
+            raise UserError(f"--models: no such folder: {settings.models}")
+        return settings.models
+    from service.pull.cache import Fetching
+    from service.pull.locations import Location
+    from service.pull.repositories import fetch_repository
+
+    return fetch_repository(Location.parse(address), Fetching(MAX_DOWNLOAD, report=report))
 
 
 def with_settings(command: Command) -> Command:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +11,12 @@ import typer
 from service import logs
 from service.addresses import assert_port_free, resolve
 from service.announcement import log_start
-from service.cli.options import with_settings
+from service.cli.options import local_models, with_settings
 from service.host.bentoml_launch import exec_server
 from service.runtime.errors import UserError
-from service.settings import Settings, is_loopback, load_settings
+from service.settings import Settings, address_of, is_loopback, load_settings
+
+log = logging.getLogger("ganymede.pull")
 
 
 @with_settings
@@ -61,12 +64,14 @@ def serve(
         options.setdefault("watch_s", 5.0)
     # An old name, for which `load_settings` names the new one.
     settings = load_settings(options | ({"workers": workers} if workers else {}), config)
-    if not settings.models.is_dir():
+    if address_of(settings.models) is None and not settings.models.is_dir():
         raise UserError(f"--models: no such folder: {settings.models}")
     address = resolve(host)
     assert_port_free(address, port)
     _assert_access_control(settings, host, address, first_key=first_key)
     logs.configure(settings.log_format)
+    models = local_models(settings, log.info)
+    settings = settings.model_copy(update={"models": models})
     log_start(settings)
     exec_server(settings, address, port)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from training.importers.import_model import ImportTarget, Pixels
-    from training.importers.onnx.ports import GraphOptions
+    from training.importers.import_model import Pixels
     from training.importers.preview.variants import Variants
 
 
 def import_(
     file: Annotated[
         Path,
-        typer.Argument(help="The checkpoint: .pt, .pth, .ckpt, .safetensors, .pkl or .onnx."),
+        typer.Argument(
+            help="The checkpoint: .pt, .pth, .ckpt, .safetensors, .pkl, .onnx, or .param of ncnn."
+        ),
     ],
     name: Annotated[
         str | None,
@@ -176,16 +177,16 @@ def import_(
 
     Example: ganymede import latest_net_G.pth --name horse2zebra
     """
+    from service.runtime.models.folders import slug
+    from training.cli.import_graphs import import_as_graph
     from training.cli.import_output import print_candidates, print_summary
     from training.importers.errors import ModelImportError, UnknownFormatError
     from training.importers.export_advice import onnx_export_advice
     from training.importers.import_model import ImportTarget, import_model
     from training.importers.left_out import left_out_state
-    from training.importers.onnx.ports import parse_graph_options
     from training.importers.options import UserOptions
     from training.importers.preview.variants import Variants
     from training.importers.reading.files import read_file
-    from training.importers.reading.onnx_files import is_onnx_file
     from training.importers.reading.weights import find_networks
     from training.importers.recognition import match_formats, select_candidate
 
@@ -204,18 +205,16 @@ def import_(
         allow_unused=tuple(allow_unused or ()),
         config=_read_config(file, config),
     )
-    target = ImportTarget(models, name or _slug(file), version, license_, fp16)
+    target = ImportTarget(models, name or slug(file.stem), version, license_, fp16)
     graph_flags = {"--map": map_, "--layout": layout, "--task": task, "--z-dim": z_dim}
     other_flags = {
         "--network": network, "--config": config, "--preview": preview, "--like": like,
         "--allow-unused": allow_unused,
     }  # fmt: skip
-    _refuse_flags(file, other_flags if is_onnx_file(file) else graph_flags)
-    if is_onnx_file(file):
-        graph_options = parse_graph_options(
-            map_ or (), range_, input_range, layout, task, z_dim, options
-        )
-        _import_graph(file, graph_options, target, _read_images(images), explain=explain)
+    preview_images = _read_images(images)
+    if import_as_graph(
+        file, graph_flags, other_flags, options, target, preview_images, explain=explain
+    ):
         return
     content = read_file(file)
     try:
@@ -234,7 +233,7 @@ def import_(
             located.advice = onnx_export_advice(file, [each.network for each in candidates])
         raise located from error
     if comparing:
-        settings = _compare(Variants(best, options), preview, like or [], _read_images(images))
+        settings = _compare(Variants(best, options), preview, like or [], preview_images)
         if settings is None:
             return
         candidates = match_formats(find_networks(content), options.merged(settings))
@@ -243,7 +242,6 @@ def import_(
     left_out = [*best.converted.left_out, *left_out_state(content)]
     converted = replace(best.converted, left_out=left_out)
     print_summary(best.label, best.format.title, converted)
-    preview_images = _read_images(images)
     folder = import_model(file, best.format, converted, target, preview_images, typer.echo)
     typer.echo(f"wrote {folder}; next: ganymede serve --models {models}")
 
@@ -263,16 +261,6 @@ def _read_config(file: Path, path: Path | None) -> dict[str, Any]:
     except ModelImportError:
         # The file was found automatically, so it may not belong to the checkpoint.
         return {}
-
-
-def _refuse_flags(file: Path, flags: Mapping[str, object]) -> None:
-    """Raise ImportOptionError if a flag is set that has no effect on the file."""
-    from training.importers.errors import ImportOptionError
-
-    used = [flag for flag, value in flags.items() if value]
-    if used:
-        kind = "an ONNX graph" if file.suffix == ".onnx" else "a checkpoint"
-        raise ImportOptionError(f"{file}: {', '.join(used)} has no effect on {kind}")
 
 
 def _compare(
@@ -297,32 +285,6 @@ def _compare(
     return None if preview is not None else dict(variant.settings)
 
 
-def _import_graph(
-    file: Path,
-    options: GraphOptions,
-    target: ImportTarget,
-    preview_images: list[Pixels],
-    *,
-    explain: bool,
-) -> None:
-    from training.cli.import_output import print_summary
-    from training.importers.import_model import import_model
-    from training.importers.onnx.conversion import OnnxFormat, convert_graph, describe_graph
-    from training.importers.options import flag
-
-    if explain:
-        for line in describe_graph(file):
-            typer.echo(line)
-        return
-    converted = convert_graph(file, options)
-    ranges = {"range", "input_range"}
-    ignored = [flag(each).rstrip("=") for each in options.choices.ignored if each not in ranges]
-    _refuse_flags(file, dict.fromkeys(ignored, True))
-    print_summary("the graph", OnnxFormat.title, converted)
-    folder = import_model(file, OnnxFormat(), converted, target, preview_images, typer.echo)
-    typer.echo(f"wrote {folder}; next: ganymede serve --models {target.models}")
-
-
 def _parse_assumptions(texts: Sequence[str]) -> dict[str, str]:
     """Parse `--assume`: NAME=VALUE. Raises ImportOptionError."""
     from training.importers.errors import ImportOptionError
@@ -334,13 +296,6 @@ def _parse_assumptions(texts: Sequence[str]) -> dict[str, str]:
             raise ImportOptionError(f"--assume {text}: expected NAME=VALUE, such as slope=0.2")
         assumptions[name.strip().replace("-", "_")] = value.strip()
     return assumptions
-
-
-def _slug(file: Path) -> str:
-    """Derive a valid model name from a file name."""
-    import re
-
-    return re.sub(r"[^a-z0-9._-]+", "-", file.stem.lower()).strip("-._") or "model"
 
 
 def _parse_class_names(text: str | None) -> tuple[str, ...]:

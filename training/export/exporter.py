@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from service.runtime.models.folders import new_version_folder
 from service.runtime.models.manifest import (
     Graph,
     ImageSpec,
@@ -22,7 +23,7 @@ from training.export.folding import settle_spectral_norms
 from training.export.graphs import (
     style_space,
 )
-from training.export.model_folder import new_version_folder, write_model_folder
+from training.export.model_folder import write_model_folder
 from training.export.onnx_export import export_graphs
 from training.export.preview import trained_preview
 from training.preview.image_to_image import example_series
@@ -44,8 +45,8 @@ def export_run(
     The default version is the next free number. `measure` is called with the exported model and
     returns metrics for the manifest and the card.
 
-    Raises ExportError, CheckpointError, RecipeError, and the errors of `measure`. No folder is left
-    behind in these cases.
+    Raises ExportError, ModelFolderError, CheckpointError, RecipeError, and the errors of `measure`.
+    No folder is left behind in these cases.
     """
     recipe = run.recipe()
     if not run.checkpoint_path.exists():

@@ -6,29 +6,17 @@ Before it gets its final name, it is loaded in the same way as in the service.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.runtime.files import CannotWrite
-from service.runtime.models.catalog import model_folders
+from service.runtime.models.folders import new_folder
 from service.runtime.models.golden import write_golden
-from service.runtime.models.manifest import (
-    MANIFEST_FILE,
-    PREVIEW_FILE,
-    SLUG,
-    Graph,
-    Manifest,
-    Quality,
-)
+from service.runtime.models.manifest import MANIFEST_FILE, PREVIEW_FILE, Graph, Manifest, Quality
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
-from training.export.errors import ExportError
 from training.export.fp16 import Fp16Difference, convert_to_fp16, sample_images
 from training.export.model_card import model_card
 from training.export.preview import Preview
@@ -105,50 +93,6 @@ def write_model_folder(
         )
         (part / "README.md").write_text(card)
     return folder
-
-
-def new_version_folder(models: Path, name: str, version: str | None = None) -> Path:
-    """Return the path ``models/name/version`` for a new model. The folder is not created.
-
-    The default version is the next free number. Raises ExportError if the name or the version is
-    invalid, or if the folder exists.
-    """
-    version = version or _next_version(models / name)
-    for value in (name, version):
-        if not SLUG.fullmatch(value):
-            raise ExportError(f"{value!r} cannot be used in a URL: use a-z, 0-9, '.', '_' and '-'")
-    folder = models / name / version
-    if folder.exists():
-        raise ExportError(f"{folder} exists already; choose another --version")
-    return folder
-
-
-def _next_version(folder: Path) -> str:
-    """Return the next version number of a model: the highest existing one plus 1."""
-    versions = [path.name for path in model_folders(folder.parent) if path.parent == folder]
-    numbers = [int(version) for version in versions if version.isdigit()]
-    return str(max(numbers, default=0) + 1)
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """Context manager that yields a hidden folder and renames it to `folder` at the end.
-
-    The hidden folder is next to `folder`. It is deleted if the block raises. Raises CannotWrite.
-    """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
-        try:
-            yield part
-            part.chmod(0o755)
-            part.rename(folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-            if not any(folder.parent.iterdir()):
-                folder.parent.rmdir()
-    except OSError as error:
-        raise CannotWrite(folder, error) from error
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:

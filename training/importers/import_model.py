@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import __version__
+from service.runtime.models.folders import new_version_folder
 from service.runtime.models.manifest import Graph, ImportProvenance, Manifest, file_sha256
 from service.runtime.models.model import Model
 from service.runtime.models.probe_inputs import probe_images
 from service.runtime.onnx.sessions import ExecutionPlan
-from training.export.model_folder import new_version_folder, write_model_folder
+from training.export.model_folder import write_model_folder
 from training.export.preview import imported_preview
 from training.importers.formats.base import ConvertedModel, FormatInfo
 
@@ -46,7 +47,8 @@ def import_model(
     """Write ``models/name/version`` and return that folder.
 
     `preview_images` are the inputs for the preview of an image-to-image model; default: synthetic
-    images. `report` is called with messages for the user. Raises ExportError and CannotWrite.
+    images. `report` is called with messages for the user. Raises ExportError,
+    ModelFolderError, and CannotWrite.
     """
     folder = new_version_folder(target.models, target.name, target.version)
 

@@ -35,10 +35,11 @@ from training.importers.formats.noise.lightweight_gan import LightweightGan
 from training.importers.formats.noise.lucidrains import LucidrainsStyleGan2
 from training.importers.formats.noise.pretrained_biggan import PretrainedBigGan
 from training.importers.formats.noise.pytorch_gan import PyTorchGan
+from training.importers.formats.noise.r3gan import R3Gan
 from training.importers.formats.noise.sequential import Dcgan, Mlp
 from training.importers.formats.noise.studiogan import StudioGan
-from training.importers.formats.noise.stylegan2 import NvidiaStyleGan2, RosinalityStyleGan2
-from training.importers.formats.noise.stylegan3 import NvidiaStyleGan3
+from training.importers.formats.style.stylegan2 import NvidiaStyleGan2, RosinalityStyleGan2
+from training.importers.formats.style.stylegan3 import NvidiaStyleGan3
 from training.importers.left_out import left_out_networks, named, patterns_of, without_unused
 from training.importers.options import Choices, UndeterminedError, UserOptions, flag
 from training.importers.reading.weights import Network
@@ -47,6 +48,7 @@ from training.importers.reading.weights import Network
 FORMATS: tuple[Format, ...] = (
     NvidiaStyleGan2(),
     NvidiaStyleGan3(),
+    R3Gan(),
     RosinalityStyleGan2(),
     LucidrainsStyleGan2(),
     LightweightGan(),

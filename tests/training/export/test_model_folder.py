@@ -8,8 +8,6 @@ from PIL import Image
 
 from service.runtime.models.manifest import read_manifest
 from tests.support.tiny_recipes import TINY
-from training.export.errors import ExportError
-from training.export.model_folder import new_folder, new_version_folder
 
 ROOT = Path(__file__).parents[3]
 
@@ -57,25 +55,3 @@ def test_graph_contains_no_local_paths(repository, name):
     content = (repository / name / "1" / "generator.onnx").read_bytes()
     for trace in (b".py", b"site-packages", b"Traceback", str(ROOT).encode()):
         assert trace not in content
-
-
-def test_default_version_is_next_number(tmp_path):
-    for expected in ("1", "2"):
-        folder = new_version_folder(tmp_path, "garments")
-        assert folder.name == expected
-        with new_folder(folder) as part:
-            (part / "model.json").write_text("{}")
-    assert new_version_folder(tmp_path, "garments", "10").name == "10"
-
-
-def test_never_overwrites_a_version(tmp_path):
-    (tmp_path / "garments" / "2").mkdir(parents=True)
-    with pytest.raises(ExportError, match="exists already"):
-        new_version_folder(tmp_path, "garments", "2")
-
-
-@pytest.mark.parametrize("name", ["Upper", "a/b", "..", "", "a b", "-x"])
-def test_rejects_names_that_cannot_be_in_a_url(tmp_path, name):
-    with pytest.raises(ExportError, match="cannot be used in a URL"):
-        new_version_folder(tmp_path, name or "/")
-    assert not list(tmp_path.iterdir())

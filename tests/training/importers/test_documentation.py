@@ -4,12 +4,13 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from service.cli.main import app
-from tests.support.checkpoint_layouts import lucidrains, stylegan2, stylegan3
+from tests.support.checkpoint_layouts import lucidrains, ncnn, stylegan2, stylegan3
 from tests.support.checkpoint_layouts.animegan import anime_shapes
 from tests.support.checkpoint_layouts.compact import compact_shapes
 from tests.support.checkpoint_layouts.onnx_graph import write_graph
@@ -52,8 +53,14 @@ def write_two_networks(path):
     torch.save({"G_A": random_tensors(DCGAN), "G_B": random_tensors(DCGAN)}, path)
 
 
+def write_ncnn(path):
+    layers, weights, _ = ncnn.upscaler(np.random.default_rng(0), factor=4)
+    ncnn.write_network(path, layers, weights)
+
+
 # For each file of a command: the function that writes it, and text that `--explain` prints.
 FILES = {
+    "realesr-animevideov3-x4.param": (write_ncnn, "ncnn, 8 layers"),
     "network-snapshot-025000.pkl": (write_stylegan2_pickle, "matches StyleGAN2-ADA"),
     "stylegan3-t-ffhq-1024x1024.pkl": (write_stylegan3_pickle, "matches StyleGAN3"),
     "ffhq.pkl": (write_stylegan2_pickle, "matches StyleGAN2-ADA"),

@@ -1,9 +1,9 @@
-"""Reads NVIDIA's network pickles as data.
+"""Reads NVIDIA's network pickles, and those of R3GAN, as data.
 
-Such a file (StyleGAN2-ADA, StyleGAN3) contains the source code of every module's class, which
-NVIDIA's loader executes. This unpickler imports nothing. It replaces known names with its own
-functions and classes, and rejects all other names. It returns tensors as tensors, and each module
-as its class name and attributes.
+NVIDIA's files (StyleGAN2-ADA, StyleGAN3) contain the source code of every module's class, which
+NVIDIA's loader executes; R3GAN's name the classes of its code. This unpickler imports nothing. It
+replaces known names with its own functions and classes, and rejects all other names. It returns
+tensors as tensors, and each module as its class name and attributes.
 
 The project has its own reader because no library reads these files without executing them.
 """
@@ -132,15 +132,22 @@ def _module_type(name: str) -> type[Module]:
     return type(name, (Module,), {"class_name": name})
 
 
+# Where classes of modules are: in PyTorch, and in R3GAN's code, also under its earlier name.
+_MODULES = (
+    "torch.nn.modules.", "R3GAN.", "BaselineGAN.", "training.networks.",
+    "training.networks_baseline.",
+)  # fmt: skip
+
+
 class _Unpickler(pickle.Unpickler):
-    """Unpickler that resolves the names in `_KNOWN` and PyTorch's modules without imports."""
+    """Unpickler that resolves the names in `_KNOWN` and `_MODULES` without imports."""
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the replacement for a name. Raises UnsafeFileError for an unknown name."""
         known = _KNOWN.get((module, name))
         if known is not None:
             return known
-        if module.startswith("torch.nn.modules.") and name.isidentifier():
+        if f"{module}.".startswith(_MODULES) and name.isidentifier():
             return _module_type(name)
         if module.startswith("dnnlib.tflib"):
             raise UnsafeFileError(
@@ -165,6 +172,7 @@ _KNOWN: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_parameter"): _Call(_parameter),
     ("torch", "device"): _Call(lambda *_: "device"),
     ("torch", "Size"): tuple,
+    **{("torch", name): name for name in ("float32", "float16", "bfloat16")},
     ("builtins", "set"): set,
     ("__builtin__", "set"): set,
     ("numpy", "dtype"): _Dtype,

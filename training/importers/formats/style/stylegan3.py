@@ -16,7 +16,7 @@ from torch import Tensor
 
 from training.importers.errors import FormatMismatchError
 from training.importers.formats.base import ConvertedModel, Format, class_names
-from training.importers.formats.noise.style_mapping import converted_style_generator, nvidia_mapping
+from training.importers.formats.style.style_mapping import converted_style_generator, nvidia_mapping
 from training.importers.options import Choices
 from training.importers.reading.weights import Network
 from training.networks.layers.shapes import ImageShape

@@ -23,7 +23,7 @@ from training.importers.formats.base import (
     square_image,
 )
 from training.importers.formats.layers import expect_filter
-from training.importers.formats.noise.style_mapping import (
+from training.importers.formats.style.style_mapping import (
     converted_style_generator,
     mapping_network,
     nvidia_mapping,

@@ -1,0 +1,94 @@
+"""Archives are extracted without leaving their folder and without expanding beyond a limit."""
+
+import io
+import stat
+import tarfile
+import zipfile
+
+import pytest
+
+from service.pull.archives import ArchiveError, extract, member_names
+
+LIMIT = 10**6
+
+
+@pytest.fixture
+def target(tmp_path):
+    folder = tmp_path / "target"
+    folder.mkdir()
+    return folder
+
+
+def write_zip(path, members, mode=None):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            info = zipfile.ZipInfo(name)
+            if mode is not None:
+                info.external_attr = mode << 16
+            archive.writestr(info, content, zipfile.ZIP_DEFLATED)
+    return path
+
+
+def write_tar(path, members, kind=tarfile.REGTYPE):
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.type, info.size, info.linkname = kind, len(content), "/etc/hostname"
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+WRITERS = {"a.zip": write_zip, "a.tar.gz": write_tar}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_extracts_files_in_folders(tmp_path, target, name):
+    path = WRITERS[name](tmp_path / name, {"m/1/model.json": b"{}", "m/1/g.onnx": b"graph"})
+    assert member_names(path) == ["m/1/model.json", "m/1/g.onnx"]
+    extract(path, target, LIMIT)
+    assert (target / "m" / "1" / "g.onnx").read_bytes() == b"graph"
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("member", ["../evil", "/evil", "m/../../evil", "m\\..\\evil"])
+def test_refuses_names_that_lead_out(tmp_path, target, name, member):
+    path = WRITERS[name](tmp_path / name, {"first": b"1", member: b"x"})
+    with pytest.raises(ArchiveError, match="leads out of the folder"):
+        extract(path, target, LIMIT)
+    assert not list(target.iterdir())
+    assert not (tmp_path / "evil").exists()
+
+
+def test_refuses_links(tmp_path, target):
+    linked = write_zip(tmp_path / "a.zip", {"link": b"/etc/hostname"}, stat.S_IFLNK | 0o777)
+    with pytest.raises(ArchiveError, match="is a link"):
+        extract(linked, target, LIMIT)
+    for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE):
+        path = write_tar(tmp_path / "a.tar.gz", {"link": b""}, kind)
+        with pytest.raises(ArchiveError, match="is a link or a device"):
+            extract(path, target, LIMIT)
+    assert not list(target.iterdir())
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_refuses_archives_that_expand_beyond_the_limit(tmp_path, target, name):
+    path = WRITERS[name](tmp_path / name, {"a": bytes(LIMIT // 2), "b": bytes(LIMIT)})
+    assert path.stat().st_size < LIMIT / 100
+    with pytest.raises(ArchiveError, match="expands to 1,500,000 bytes"):
+        extract(path, target, LIMIT)
+    assert not list(target.iterdir())
+
+
+def test_damaged_archives_are_one_clear_error(tmp_path, target):
+    for name, write in WRITERS.items():
+        path = write(tmp_path / name, {"a": bytes(range(256)) * 100})
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2 - 20 : len(content) // 2 + 20] = bytes(40)
+        path.write_bytes(content)
+        with pytest.raises(ArchiveError, match="damaged"):
+            extract(path, target, LIMIT)
+
+
+def test_other_files_have_no_members(tmp_path):
+    (tmp_path / "g.pkl").write_bytes(b"\x80\x04N.")
+    assert member_names(tmp_path / "g.pkl") == []

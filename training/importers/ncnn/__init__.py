@@ -1,0 +1,1 @@
+"""Networks of ncnn: a text file with the layers, and a binary file with their weights."""
