@@ -6,6 +6,7 @@ refused. Nothing is extracted from a refused archive.
 
 from __future__ import annotations
 
+import gzip
 import lzma
 import tarfile
 import zipfile
@@ -21,8 +22,8 @@ from service.runtime.files import replacing
 _CHUNK = 2**20
 _MAX_MEMBERS = 10_000
 _DAMAGED = (
-    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError,
-    NotImplementedError,
+    gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError,
+    RuntimeError, NotImplementedError,
 )  # fmt: skip
 
 
@@ -88,6 +89,9 @@ def _extract_tar(path: Path, folder: Path, max_bytes: int) -> None:
                 raise ArchiveError(f"{path}: {each.name!r:.80} is a link or a device")
             members.append(each)
             _assert_size(path, sum(m.size for m in members[-_MAX_MEMBERS:]), max_bytes)
+        # To the end of the compressed data, where its checksum is.
+        while archive.fileobj is not None and archive.fileobj.read(_CHUNK):
+            pass
         files = [each for each in members if each.isfile()]
         assert_safe(path, [each.name for each in files])
         for each in files:

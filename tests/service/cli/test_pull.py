@@ -138,7 +138,7 @@ def test_full_disk_is_one_clear_error_and_the_download_continues(server, tmp_pat
     assert server.offsets("/net.pth") == [200_000]
 
 
-@pytest.mark.parametrize("ending", ["zip", "tar.gz"])
+@pytest.mark.parametrize("ending", ["zip", pytest.param("tar.gz", marks=pytest.mark.slow)])
 def test_archive_of_a_model_folder_is_added(model_folder, tmp_path, ending):
     path = tmp_path / f"model.{ending}"
     if ending == "zip":

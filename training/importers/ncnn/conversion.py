@@ -21,6 +21,7 @@ from training.importers.formats.base import (
     input_side,
 )
 from training.importers.ncnn.param import Layer, read_layers
+from training.importers.ncnn.receptive_field import receptive_field
 from training.importers.ncnn.registry import BUILDERS
 from training.importers.ncnn.weights import WeightReader
 from training.importers.options import Choices, UserOptions, flag
@@ -90,11 +91,12 @@ def convert_network(path: Path, options: UserOptions) -> ConvertedModel:
     """Convert the network of a ``.param`` file. Raises ModelImportError."""
     choices = Choices(options)
     try:
-        network = NcnnNetwork(read_layers(path), WeightReader(weights_file(path))).eval()
+        layers = read_layers(path)
+        network = NcnnNetwork(layers, WeightReader(weights_file(path))).eval()
         channels, multiple, factor, out_channels = _sizes(network, choices)
         image_input = ImageInput(
             channels=channels, side=input_side(choices, 64, multiple), multiple=multiple,
-            factor=factor,
+            factor=factor, reach=receptive_field(layers, network.output),
         )  # fmt: skip
         converted = converted_image_to_image(
             f"ncnn: ×{factor} upscaling" if factor > 1 else "ncnn: image to image",

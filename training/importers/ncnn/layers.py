@@ -133,7 +133,8 @@ def _slice(layer: Layer, _: WeightReader) -> nn.Module:
 
     def split(x: Tensor) -> tuple[Tensor, ...]:
         rest = x.shape[axis] - sum(sizes[:-1])
-        return x.split([*sizes[:-1], rest if sizes[-1] == _REST else sizes[-1]], axis)
+        last = rest if sizes[-1] == _REST else sizes[-1]
+        return torch.split(x, [*sizes[:-1], last], axis)
 
     return Apply(split)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from training.importers.errors import ModelImportError
@@ -81,7 +82,7 @@ class WeightReader:
         """Take bytes that are padded to a multiple of 4."""
         return self._take(-(-size // 4) * 4)[:size]
 
-    def _tensor(self, values: np.ndarray, shape: tuple[int, ...]) -> Tensor:  # type: ignore[type-arg]
+    def _tensor(self, values: NDArray[np.generic], shape: tuple[int, ...]) -> Tensor:
         if not np.isfinite(values).all():
             raise ModelImportError(f"{self.path} has weights that are NaN or infinite")
         return torch.from_numpy(values.astype(np.float32)).reshape(shape)

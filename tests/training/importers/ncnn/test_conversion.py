@@ -14,6 +14,7 @@ from tests.support.checkpoint_layouts import ncnn
 from training.importers.errors import ImportOptionError, ModelImportError
 from training.importers.ncnn.conversion import NcnnNetwork, convert_network
 from training.importers.ncnn.param import find_network, read_layers
+from training.importers.ncnn.receptive_field import receptive_field
 from training.importers.ncnn.registry import BUILDERS
 from training.importers.ncnn.weights import WeightReader
 from training.importers.options import UserOptions
@@ -33,7 +34,7 @@ def run(path, *images):
 
 W = {"conv": normal(4, 3, 3, 3), "wide": normal(4, 3, 3, 5), "depth": normal(6, 1, 3, 3),
      "up": normal(4, 3, 4, 4), "bias": normal(4), "scale": normal(3), "shift": normal(3),
-     "mean": normal(3), "variance": normal(3).abs() + 0.1, "inner": normal(5, 3), "one": normal(1),
+     "mean": normal(3), "variance": normal(3).abs() + 0.1, "inner": normal(3, 3), "one": normal(1),
      "constant": normal(1, 3, 8, 10)}  # fmt: skip
 # By line of a layer from `x` to `y`: its weights in the file, and its definition.
 LAYERS = {
@@ -130,12 +131,13 @@ GRAPHS = {
     ),
     "attention": (
         [
-            "Split s 1 2 x a b", "Pooling p 1 1 a c 0=1 4=1",
-            "InnerProduct i 1 1 c d 0=5 2=15 9=4", "Concat k 2 1 d d e 0=0",
-            "Slice t 1 2 e f g -23300=2,3,-233 1=0", "BinaryOp m 2 1 b f y 0=2",
+            "Split s 1 2 x a b",
+            "Pooling p 1 1 a c 0=1 4=1",
+            "InnerProduct i 1 1 c d 0=3 2=9 9=4",
+            "BinaryOp m 2 1 b d y 0=2",
         ],
         [ncnn.float32(W["inner"])],
-        lambda x: x * (W["inner"] @ x.mean((2, 3)).T).sigmoid().T[:, :3, None, None],
+        lambda x: x * (W["inner"] @ x.mean((2, 3)).T).sigmoid().T[:, :, None, None],
     ),
     "sums": (
         [
@@ -157,6 +159,10 @@ GRAPHS = {
     "parts": (
         ["Slice s 1 3 x a b c -23300=3,-233,-233,-233 1=0", "Concat k 3 1 c a b y 0=-3"], [],
         lambda x: x[:, [2, 0, 1]],
+    ),
+    "rest": (
+        ["Slice s 1 2 x a b -23300=2,1,-233 1=0", "Concat k 2 1 b a y 0=0"], [],
+        lambda x: x[:, [1, 2, 0]],
     ),
 }  # fmt: skip
 
@@ -223,7 +229,7 @@ def test_upscaler_is_imported(tmp_path):
     assert result.exit_code == 0, result.output
     folder = tmp_path / "up" / "1"
     manifest = read_manifest(folder)
-    assert (manifest.task, manifest.input.factor, manifest.input.reach) == ("upscale", 2, 2)
+    assert (manifest.task, manifest.input.factor, manifest.input.reach) == ("upscale", 2, 3)
     assert manifest.provenance.format == "ncnn"
     assert manifest.provenance.source_file == "up.bin"
     assert "black and white of the input: 0,1" in result.output
@@ -231,6 +237,22 @@ def test_upscaler_is_imported(tmp_path):
     model = Model(folder, Provider.CPU, plan_for(Provider.CPU))
     pixels = model.run("generator", {"image": images})["pixels"]
     assert np.abs(pixels.astype(int) - expected_pixels(images, weights, 2)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["Convolution c 1 1 x y 0=4 1=5 4=2 6=300"], 4),
+        (["Convolution c 1 1 x a 0=4 1=3 3=2 4=1 6=108", "PixelShuffle s 1 1 a y 0=2"], 6),
+        (["Interp i 1 1 x a 0=1 1=2.0 2=2.0", "Convolution c 1 1 a y 0=4 1=3 4=1 6=108"], 2),
+        (["Sigmoid s 1 1 x y"], 0),
+        (["InstanceNorm n 1 1 x y 0=3 2=0"], None),
+        (["Split s 1 2 x a b", "Pooling p 1 1 a c 0=1 4=1", "BinaryOp m 2 1 b c y 0=2"], None),
+    ],
+)
+def test_receptive_field_is_bounded(tmp_path, lines, expected):
+    path = ncnn.write_network(tmp_path / "n.param", ["Input data 0 1 x", *lines])
+    assert receptive_field(read_layers(path), "y") == expected
 
 
 def test_explains_the_layers(tmp_path):

@@ -84,6 +84,8 @@ class _Basis(nn.Module):
 class _Filter(nn.Module):
     """The filter of a change of resolution, ``[K, K]`` with the sum 1."""
 
+    Kernel: Tensor
+
     def __init__(self, side: int) -> None:
         super().__init__()
         self.register_buffer("Kernel", torch.zeros(side, side))
@@ -95,11 +97,11 @@ class _Upsample(nn.Module):
     def __init__(self, fan_in: int, fan_out: int, side: int) -> None:
         super().__init__()
         self.LinearLayer = _Convolution(fan_in, fan_out) if fan_in != fan_out else None
-        self.Resampler = _Filter(side)
+        self.Resampler: _Filter = _Filter(side)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x if self.LinearLayer is None else self.LinearLayer(x)
-        kernel = self.Resampler.Kernel
+        kernel: Tensor = self.Resampler.Kernel
         channels, side = x.shape[1], kernel.shape[0]
         weight = (4 * kernel).expand(channels, 1, side, side)
         return F.conv_transpose2d(x, weight, stride=2, padding=side // 2 - 1, groups=channels)
@@ -124,7 +126,9 @@ class R3GanGenerator(nn.Module):
         self.MainLayers = nn.ModuleList(stages)
         self.AggregationLayer = _Convolution(width, channels)
         self.EmbeddingLayer = (
-            None if embedding is None else nn.Linear(*reversed(embedding.shape), bias=False)
+            None
+            if embedding is None
+            else nn.Linear(embedding.shape[1], embedding.shape[0], bias=False)
         )
 
     def forward(self, z: Tensor, class_weights: Tensor | None = None) -> Tensor:
