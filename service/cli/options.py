@@ -56,7 +56,9 @@ def local_models(settings: Settings, report: Callable[[str], object]) -> Path:
     from service.pull.locations import Location
     from service.pull.repositories import fetch_repository
 
-    return fetch_repository(Location.parse(address), Fetching(MAX_DOWNLOAD, report=report))
+    return fetch_repository(
+        Location.parse(address), Fetching(MAX_DOWNLOAD, show_progress=True, report=report)
+    )
 
 
 def with_settings(command: Command) -> Command:

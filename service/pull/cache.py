@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,7 @@ from service.pull.transfer import DownloadFailed, Source, download, is_unchanged
 from service.runtime.files import CannotWrite, cache_folder, replacing, shortened
 from service.runtime.formatting import format_size
 from service.runtime.models.manifest import file_sha256
-
-# Called with the name of a file, the bytes that are complete, and the bytes in all if known.
-FileProgress = Callable[[str, int, int | None], object]
+from service.runtime.progress import StageProgress, stage_progress
 
 
 @dataclass(frozen=True)
@@ -66,12 +64,13 @@ class LocalFile:
 
 @dataclass(frozen=True)
 class Fetching:
-    """How files are fetched: the largest size, and where progress and messages go."""
+    """How files are fetched: the largest size, and where messages go."""
 
     max_bytes: int
     # Download again although the files are in the cache.
     refresh: bool = False
-    progress: FileProgress = lambda *_: None
+    # Show the progress on standard error.
+    show_progress: bool = False
     report: Callable[[str], object] = lambda _: None
 
 
@@ -134,12 +133,16 @@ def _download(
     else:
         if fetching.refresh:
             part.unlink(missing_ok=True)
-        validator = download(
-            _source(file.location),
-            part,
-            fetching.max_bytes,
-            lambda done, total: fetching.progress(file.path, done, total),
+        shown: AbstractContextManager[StageProgress | None] = (
+            stage_progress("bytes") if fetching.show_progress else nullcontext()
         )
+        with shown as show:
+            validator = download(
+                _source(file.location),
+                part,
+                fetching.max_bytes,
+                lambda done, total: show and show(file.path, done, total),
+            )
     sha256 = file_sha256(part)
     if not _fits(file, part, sha256):
         size = part.stat().st_size

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -113,15 +112,12 @@ def pull(
         list_catalog(as_json=as_json)
         return
     if digest:
-        with _fetching(max_bytes, refresh=refresh) as fetching:
-            _print_digest(model, fetching, as_json=as_json)
+        _print_digest(model, _fetching(max_bytes, refresh=refresh), as_json=as_json)
         return
     if address_of(models) is not None:
         raise UserError(f"--models {models}: expected a folder to write to, not an address")
-    with (
-        _fetching(max_bytes, refresh=refresh) as fetching,
-        redirect_stdout(sys.stderr if as_json else sys.stdout),
-    ):
+    fetching = _fetching(max_bytes, refresh=refresh)
+    with redirect_stdout(sys.stderr if as_json else sys.stdout):
         request = PullRequest(
             models, name, version, license_, member, tuple(import_options or ()), fetching
         )
@@ -139,20 +135,19 @@ def pull(
         typer.echo(f"next: ganymede serve --models {models}")
 
 
-@contextmanager
-def _fetching(max_bytes: str, *, refresh: bool) -> Iterator[Fetching]:
-    """Yield how files are fetched, with progress and messages on standard error."""
+def _fetching(max_bytes: str, *, refresh: bool) -> Fetching:
+    """Return how files are fetched, with progress and messages on standard error."""
     from pydantic import ByteSize, TypeAdapter, ValidationError
 
     from service.pull.cache import Fetching
-    from service.runtime.progress import stage_progress
 
     try:
         limit = int(TypeAdapter(ByteSize).validate_python(max_bytes))
     except ValidationError as error:
         raise UserError(f"--max-bytes {max_bytes}: expected a number with a unit: 20GB") from error
-    with stage_progress("bytes") as progress:
-        yield Fetching(limit, refresh, progress, lambda text: typer.echo(text, err=True))
+    return Fetching(
+        limit, refresh, show_progress=True, report=lambda text: typer.echo(text, err=True)
+    )
 
 
 def _print_digest(address: str, fetching: Fetching, *, as_json: bool) -> None:
