@@ -30,7 +30,8 @@ def build_site(out: Path, root: Path = ROOT) -> None:
     shutil.rmtree(source, ignore_errors=True)
     assemble(source / "pages", root)
     configuration = shutil.copy2(root / "docs" / _CONFIGURATION, source / _CONFIGURATION)
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+    # Not `--quiet`: it hides warnings from `--strict` as well.
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
     done = subprocess.run(
         [*command, "--config-file", configuration, "--site-dir", out.absolute()],
         # MkDocs and its theme print advertisements for their successors.

@@ -35,7 +35,7 @@ def test_site_is_complete_and_loads_nothing_from_other_hosts(tmp_path):
     pages = sorted((tmp_path / "site").rglob("*.html"))
     names = {str(page.relative_to(tmp_path / "site")) for page in pages}
     assert {f"{page.stem}.html" for page in (ROOT / "docs").glob("*.md")} <= names
-    assert {"reference/http.html", "repository/models/gan-mnist/1/README.html"} <= names
+    assert {"reference/http.html", "repository/models/gan-mnist/1/index.html"} <= names
     for page in pages:
         text = page.read_text()
         for match in LOADED.finditer(text):
