@@ -92,7 +92,7 @@ def welcome(repository: Repository, commands: Collection[str], *, training: bool
 
 def _commands(existing: Collection[str], *lines: tuple[str, str]) -> list[str]:
     return [
-        f"  ganymede {command:<43}  {text}".rstrip()
+        f"  ganymede {command:<49}  {text}".rstrip()
         for command, text in lines
         if command.partition(" ")[0] in existing
     ]
@@ -103,7 +103,7 @@ def _served(repository: Repository) -> str:
     if not count:
         return f"serve the models in {repository.folder} (there are none yet)"
     models = "the model" if count == 1 else f"the {count} models"
-    return f"serve {models} in {repository.folder}: http://127.0.0.1:3000/"
+    return f"serve {models} in {repository.folder}, at http://127.0.0.1:3000/"
 
 
 def _task(manifest: Path) -> str | None:
