@@ -13,7 +13,7 @@ from pathlib import Path
 
 from service import __version__
 from service.runtime.errors import UserError
-from service.settings import load_settings
+from service.settings import address_of, load_settings
 
 _TRAINING_LIBRARIES = ("torch", "onnx", "yaml")
 _INSTALL_TRAINING = "pip install 'ganymede[train,quality]'"
@@ -28,6 +28,8 @@ class Repository:
     folder: Path
     # Why the settings cannot be loaded.
     problem: str | None = None
+    # Where the models are fetched from, if they are not in a folder.
+    address: str | None = None
     # Distinct names of models; all, and those that generate images from noise.
     names: tuple[str, ...] = ()
     generators: tuple[str, ...] = ()
@@ -39,6 +41,8 @@ def find_repository() -> Repository:
         folder = load_settings().models
     except UserError as error:
         return Repository(Path("models"), problem=str(error))
+    if (address := address_of(folder)) is not None:
+        return Repository(folder, address=address)
     names, generators = [], []
     try:
         for path in sorted(folder.glob("[!.]*/[!.]*/model.json")):
@@ -49,7 +53,8 @@ def find_repository() -> Repository:
         pass
     if folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())
-    return Repository(folder, None, tuple(dict.fromkeys(names)), tuple(dict.fromkeys(generators)))
+    distinct = tuple(dict.fromkeys(names)), tuple(dict.fromkeys(generators))
+    return Repository(folder, names=distinct[0], generators=distinct[1])
 
 
 def training_is_installed() -> bool:
@@ -99,6 +104,8 @@ def _commands(existing: Collection[str], *lines: tuple[str, str]) -> list[str]:
 
 
 def _served(repository: Repository) -> str:
+    if repository.address is not None:
+        return f"serve the models of {repository.address}, at http://127.0.0.1:3000/"
     count = len(repository.names)
     if not count:
         return f"serve the models in {repository.folder} (there are none yet)"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from service.doctor.findings import Finding, error, fine
 from service.runtime.formatting import format_size
 from service.runtime.progress import StageProgress
-from service.settings import Settings
+from service.settings import Settings, address_of
 
 if TYPE_CHECKING:
     from service.runtime.models.model import Model
@@ -33,6 +33,13 @@ def check_models(settings: Settings, show: StageProgress) -> Iterator[Finding]:
         plan_for,
     )
 
+    if (address := address_of(settings.models)) is not None:
+        yield fine(
+            "models",
+            f"at {address}: not checked here; ganymede serve fetches and verifies them",
+            address=address,
+        )
+        return
     if not settings.models.is_dir():
         yield error("models", f"no such folder: {settings.models}", _GET_MODELS)
         return

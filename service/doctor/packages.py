@@ -16,13 +16,16 @@ _EXTRAS = {
     "train": "training, import and export",
     "quality": "evaluation and search",
     "ray": "sampling on a Ray cluster",
+    "remote": "models on the Hugging Face hub and in S3",
 }
 
 
 def check_packages() -> Iterator[Finding]:
     """Check Python, the requirements of the service, and what the extras need."""
     system = f"{platform.system()} {platform.machine()}"
-    yield fine("python", f"{platform.python_version()} on {system}", version=_python())
+    yield fine(
+        "python", f"{platform.python_version()} on {system}", version=platform.python_version()
+    )
     versions = {name: found for name in _SHOWN if (found := installed_version(name))}
     listed = ", ".join(f"{name} {number}" for name, number in versions.items())
     yield fine("packages", listed or "none", **versions)
@@ -95,7 +98,3 @@ def _check_extra(declared: list[str], extra: str, purpose: str) -> Finding:
     # Not an error: a service needs no extra.
     reason = "not installed" if len(problems) > 1 else problems[0]
     return fine(f"extra {extra}", f"{reason}; only {purpose} needs it: {install}", installed=False)
-
-
-def _python() -> str:
-    return platform.python_version()

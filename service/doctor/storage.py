@@ -11,14 +11,15 @@ from pathlib import Path
 from service.doctor.findings import Finding, error, fine, warning
 from service.runtime.files import cache_folder
 from service.runtime.formatting import format_size
-from service.settings import Settings
+from service.settings import Settings, address_of
 
 _MIN_FREE = 2**30
 
 
 def check_storage(settings: Settings) -> Iterator[Finding]:
     """Check the model repository, the jobs, the cache, and temporary files."""
-    yield check_space("models folder", settings.models)
+    if address_of(settings.models) is None:
+        yield check_space("models folder", settings.models)
     yield check_writable(
         "jobs folder", settings.jobs, "POST /v1/jobs fails: give --jobs a folder that is writable"
     )

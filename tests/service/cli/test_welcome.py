@@ -49,6 +49,12 @@ def test_unreadable_manifests_are_counted_only(tmp_path, monkeypatch):
     assert repository.generators == ("c",)
 
 
+def test_models_at_an_address(monkeypatch):
+    monkeypatch.setenv("GANYMEDE_MODELS", "s3://bucket/models")
+    text = welcome(find_repository(), COMMANDS, training=True)
+    assert "serve the models of s3://bucket/models, at http://127.0.0.1:3000/" in text
+
+
 def test_invalid_settings_are_named(monkeypatch):
     monkeypatch.setenv("GANYMEDE_MAX_IMAGES", "many")
     text = welcome(find_repository(), COMMANDS, training=True)

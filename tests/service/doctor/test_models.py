@@ -75,6 +75,12 @@ def test_no_models_is_an_error(tmp_path, exists):
     assert "ganymede import" in finding.advice
 
 
+def test_models_at_an_address_are_left_to_the_service():
+    (finding,) = findings("s3://bucket/models")
+    assert finding.status is Status.OK
+    assert finding.details == {"address": "s3://bucket/models"}
+
+
 def test_flat_image_is_an_error(tmp_path):
     write_nan(tmp_path / "broken" / "1")
     model = Model(tmp_path / "broken" / "1", Provider.CPU, plan_for(Provider.CPU))
