@@ -9,9 +9,9 @@ reader would run them. Comments above a block change that:
     <!-- slow -->                          the document is run by the slow tests
     <!-- all LANGUAGE blocks: … -->        anywhere in a document: one of these, for all its blocks
 
-`make TARGET` is not run in a block: the test environment is installed already. A line that starts
-with `ganymede serve` starts a server for the blocks that follow; in other documents,
-``localhost:3000`` is the server that the test gives.
+Blank lines may separate a comment from its block. `make TARGET` is not run in a block: the test
+environment is installed already. A line that starts with `ganymede serve` starts a server for the
+blocks that follow; before that, ``localhost:3000`` is the server that the test gives.
 """
 
 import contextlib
@@ -112,9 +112,9 @@ def blocks(document: Path) -> list[Block]:
     for match in _FENCE.finditer(text):
         lines = text[: match.start()].splitlines()
         comments: list[str] = []
-        while lines and (comment := _COMMENT.fullmatch(lines[-1].strip())):
-            comments.insert(0, comment["text"])
-            lines.pop()
+        while lines and (not lines[-1] or (comment := _COMMENT.fullmatch(lines[-1]))):
+            if lines.pop():
+                comments.insert(0, comment["text"])
         comments += [comment for language, comment in for_all if language == match["language"]]
         line = text.count("\n", 0, match.start()) + 1
         found.append(Block(document, line, match["language"], match["text"], tuple(comments)))
