@@ -2,10 +2,10 @@
 
 import { isAbort } from "../../core/api.js";
 import { clear, h, iconButton, imageUrl } from "../../core/dom.js";
-import { isSeed, labelOf, modelOf, present, randomSeed, seedItem } from "../../core/items.js";
+import { labelOf, modelOf, randomSeed, seedItem, sourceOf } from "../../core/items.js";
 import { dropZone } from "../../shell/pick.js";
-import { DRAWINGS, drawingBlob } from "./drawings.js";
-import { paintSurface } from "./paint.js";
+import { DRAWINGS, drawingCanvas } from "./drawings.js";
+import { paintSurface, pngFile } from "./paint.js";
 
 /** Files that are sent as they are; the service reads no others. */
 const SENT_AS_THEY_ARE = ["image/png", "image/jpeg", "image/webp"];
@@ -13,6 +13,8 @@ const SENT_AS_THEY_ARE = ["image/png", "image/jpeg", "image/webp"];
 const SIDES = [256, 512, 1024, 2048];
 const DEFAULT_SIDE = 1024;
 const EXAMPLES = 5;
+/** The longest side in CSS pixels: small images are enlarged by a whole factor up to it. */
+const SHOWN_SIDE = 352;
 
 /**
  * Has an `element`, and calls `onSource` for each image and `onError` for what is none.
@@ -98,7 +100,9 @@ export class ImageInput {
     try {
       bitmap = await createImageBitmap(file);
     } catch {
-      this.unreadable(file);
+      this.give(null);
+      const message = `This browser cannot read ${name} as an image; use PNG, JPEG or WebP.`;
+      this.onError(Object.assign(new Error(message), { status: 400 }));
       return;
     }
     const longest = Math.max(bitmap.width, bitmap.height);
@@ -107,20 +111,11 @@ export class ImageInput {
     const side = Number(this.side.value) || Infinity;
     const factor = Math.min(1, side / longest);
     const asItIs = factor === 1 && SENT_AS_THEY_ARE.includes(file.type);
-    const blob = asItIs ? file : await redraw(bitmap, factor);
-    const [width, height] = scaled(bitmap, factor);
-    const note =
-      factor < 1 ? `Reduced from ${bitmap.width} × ${bitmap.height} before it is sent.` : undefined;
+    const [width, height] = [bitmap.width, bitmap.height].map((each) => Math.max(1, Math.round(each * factor)));
+    const note = factor < 1 ? `Reduced from ${bitmap.width} × ${bitmap.height} before it is sent.` : "";
+    const sent = asItIs ? file : await redraw(bitmap, width, height, name.replace(/\.\w+$/, "") + ".png");
     bitmap.close();
-    const sent = asItIs ? file : new File([blob], name.replace(/\.\w+$/, "") + ".png", { type: "image/png" });
     this.give({ blob: sent, file: sent, name, label: name, width, height, note });
-  }
-
-  unreadable(file) {
-    this.give(null);
-    const name = file.name || "the clipboard";
-    const message = `this browser cannot read ${name} as an image; use PNG, JPEG or WebP`;
-    this.onError(Object.assign(new Error(message), { status: 400 }));
   }
 
   /** Uses the image of an item. */
@@ -136,7 +131,7 @@ export class ImageInput {
       const file = new File([blob], "image.png", { type: "image/png" });
       this.original = null;
       this.sideLabel.hidden = true;
-      const samples = samplesOf(item);
+      const samples = sourceOf(item) && { model: item.body.model, ...sourceOf(item) };
       this.give({ blob, file, name: file.name, label, width, height, samples });
     } catch (error) {
       if (!isAbort(error)) this.onError(error);
@@ -150,10 +145,9 @@ export class ImageInput {
   showExamples() {
     const { examples } = this;
     const generators = this.related();
-    const drawings = generators.length ? [] : this.drawings();
-    if (drawings.length) {
+    if (!generators.length) {
       const draw = iconButton("plus", "Draw one", () => this.openDrawing());
-      examples.replaceChildren(...drawings.map((drawing) => this.drawingButton(drawing)), draw);
+      examples.replaceChildren(...DRAWINGS.map((name) => this.drawingButton(name)), draw);
       return;
     }
     const show = (seed) => {
@@ -176,11 +170,6 @@ export class ImageInput {
     return generators.filter(({ image }) => image.channels === 3);
   }
 
-  drawings() {
-    const kind = this.spec.channels === 1 ? "line" : "flat";
-    return DRAWINGS.filter((drawing) => drawing.kind === kind);
-  }
-
   /** Returns buttons with images of generators in turn; `seed(i)` is the seed of the i-th of each. */
   sampleButtons(generators, seed) {
     return Array.from({ length: EXAMPLES }, (_, i) => {
@@ -200,13 +189,12 @@ export class ImageInput {
     return button;
   }
 
-  drawingButton(drawing) {
-    const img = h("img", { alt: "", src: drawing.url });
+  drawingButton(name) {
+    const isLine = this.spec.channels === 1;
     const use = async () => {
-      const blob = await drawingBlob(drawing, this.#side());
-      this.setFile(new File([blob], `${drawing.name}.png`, { type: "image/png" }));
+      this.setFile(await pngFile(drawingCanvas(name, this.#side(), isLine), `${name}.png`));
     };
-    return exampleButton(`the ${drawing.name}`, img, use, "is-drawing");
+    return exampleButton(`the ${name}`, drawingCanvas(name, 104, isLine), use);
   }
 
   /** The side of a drawing: what the model was trained on, unless that is tiny. */
@@ -218,10 +206,7 @@ export class ImageInput {
   openDrawing() {
     if (!this.drawing.hidden) return;
     const side = this.#side();
-    const use = async () => {
-      const blob = await surface.toBlob();
-      this.setFile(new File([blob], "drawing.png", { type: "image/png" }));
-    };
+    const use = async () => this.setFile(await surface.toFile("drawing.png"));
     let timer = 0;
     const onChange = () => {
       clearTimeout(timer);
@@ -229,9 +214,7 @@ export class ImageInput {
     };
     const hasColor = this.spec.channels !== 1;
     const surface = paintSurface({ width: side, height: side, label: "Your drawing", hasColor, onChange });
-    surface.stage.style.setProperty("--shown-width", `${side * Math.max(1, Math.floor(320 / side))}px`);
-    surface.stage.style.setProperty("--ratio", "1 / 1");
-    surface.stage.classList.add("is-pixelated");
+    fit(surface.stage, side, side);
     const close = () => {
       this.drawing.hidden = true;
       this.drawing.replaceChildren();
@@ -242,16 +225,19 @@ export class ImageInput {
   }
 }
 
-function exampleButton(label, img, onclick, style = "") {
-  const props = { type: "button", class: `tool-example ${style}`, "aria-label": `Use ${label}`, title: label };
-  return h("button", { ...props, onclick }, img);
+function exampleButton(label, image, onclick) {
+  const props = { type: "button", class: "tool-example", "aria-label": `Use ${label}`, title: label, onclick };
+  return h("button", props, image);
 }
 
-/** Returns the `samples` of a request that generates the image of an item, or null. */
-function samplesOf(item) {
-  if (!isSeed(item)) return null;
-  const { model, seed, class: class_, truncation } = item.body;
-  return present({ model, seed, class: class_, truncation });
+/** Sets the displayed size; a column that is narrower reduces it. */
+export function fit(element, width, height, { isSmooth = false } = {}) {
+  const longest = Math.max(width, height);
+  const isPixelated = !isSmooth && longest <= SHOWN_SIDE / 2;
+  const factor = isPixelated ? Math.floor(SHOWN_SIDE / longest) : SHOWN_SIDE / longest;
+  element.style.setProperty("--shown-width", `${Math.round(width * factor)}px`);
+  element.style.setProperty("--ratio", `${width} / ${height}`);
+  element.classList.toggle("is-pixelated", isPixelated);
 }
 
 /** Returns width and height of an image file. Rejects if it is none. */
@@ -262,18 +248,11 @@ export async function sizeOf(blob) {
   return { width, height };
 }
 
-function scaled({ width, height }, factor) {
-  return [Math.max(1, Math.round(width * factor)), Math.max(1, Math.round(height * factor))];
-}
-
-/** Returns an image as a PNG file, reduced by a factor. */
-async function redraw(bitmap, factor) {
-  const [width, height] = scaled(bitmap, factor);
+/** Returns an image as a PNG file of another size. */
+function redraw(bitmap, width, height, name) {
   const canvas = h("canvas", { width, height });
   const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, 0, 0, width, height);
-  return new Promise((resolve) => {
-    canvas.toBlob(resolve, "image/png");
-  });
+  return pngFile(canvas, name);
 }

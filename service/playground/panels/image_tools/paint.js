@@ -8,11 +8,8 @@
 import { h, uniqueId } from "../../core/dom.js";
 import { choice, slider } from "../controls.js";
 
-/** Up to this many pixels, edges are made hard while painting: thin lines would be gray. */
-const CRISP_PIXELS = 65_536;
-
 /**
- * Returns `{element, stage, canvas, isEmpty, pixels, toBlob}`.
+ * Returns `{element, stage, canvas, isEmpty, pixels, toFile}`.
  *
  * With `isMask`, the paint covers the element `background`; otherwise it is ink on white, and
  * `hasColor` offers colors. `label` is the name of the surface for screen readers.
@@ -21,6 +18,13 @@ const CRISP_PIXELS = 65_536;
  */
 export function paintSurface(options) {
   return new PaintSurface({ isMask: false, hasColor: false, background: null, ...options });
+}
+
+/** Returns the content of a canvas as a PNG file. */
+export async function pngFile(canvas, name) {
+  const type = "image/png";
+  const blob = await new Promise((resolve) => canvas.toBlob(resolve, type));
+  return new File([blob], name, { type });
 }
 
 class PaintSurface {
@@ -103,21 +107,19 @@ class PaintSurface {
     );
   }
 
-  /** Whether nothing is painted. */
   isEmpty() {
     const { data } = this.pixels();
     for (let i = 3; i < data.length; i += 4) if (data[i] > 127) return false;
     return true;
   }
 
-  /** Returns the pixels of the paint. */
   pixels() {
     this.#draw();
     return this.context.getImageData(0, 0, this.width, this.height);
   }
 
-  /** Returns a PNG file: for a mask white where it is painted and black elsewhere, otherwise the drawing. */
-  toBlob() {
+  /** Returns a PNG file: a mask that is white where it is painted, or the drawing. */
+  toFile(name) {
     const image = this.pixels();
     const { data } = image;
     for (let i = 0; i < data.length; i += 4) {
@@ -128,14 +130,11 @@ class PaintSurface {
     }
     const canvas = h("canvas", { width: this.width, height: this.height });
     canvas.getContext("2d").putImageData(image, 0, 0);
-    return new Promise((resolve) => {
-      canvas.toBlob(resolve, "image/png");
-    });
+    return pngFile(canvas, name);
   }
 
   undo() {
-    if (!this.strokes.pop()) return;
-    this.#changed();
+    if (this.strokes.pop()) this.#changed();
   }
 
   #add(stroke) {
@@ -179,10 +178,9 @@ class PaintSurface {
   }
 
   #pointerMove(event) {
-    const point = this.#pointOf(event);
-    this.cursor = point;
+    this.cursor = this.#pointOf(event);
     this.#showRing(event.pointerType === "mouse");
-    if (this.current) this.#extend(point);
+    if (this.current) this.#extend(this.cursor);
   }
 
   #pointOf({ clientX, clientY }) {
@@ -275,7 +273,6 @@ class PaintSurface {
     context.globalCompositeOperation = "source-over";
     context.clearRect(0, 0, width, height);
     for (const stroke of this.strokes) this.#drawStroke(stroke);
-    if (width * height <= CRISP_PIXELS) this.#makeCrisp();
     this.undoButton.disabled = !this.strokes.length;
   }
 
@@ -291,11 +288,9 @@ class PaintSurface {
     } else if (tool === "all") {
       context.fillRect(0, 0, width, height);
     } else if (tool === "rectangle") {
-      const [from, to = from] = points;
-      const left = Math.floor(Math.min(from.x, to.x));
-      const top = Math.floor(Math.min(from.y, to.y));
-      const right = Math.ceil(Math.max(from.x, to.x));
-      const bottom = Math.ceil(Math.max(from.y, to.y));
+      const ends = (values) => [Math.floor(Math.min(...values)), Math.ceil(Math.max(...values))];
+      const [left, right] = ends(points.map(({ x }) => x));
+      const [top, bottom] = ends(points.map(({ y }) => y));
       context.fillRect(left, top, right - left, bottom - top);
     } else {
       const [{ x, y }] = points;
@@ -310,12 +305,5 @@ class PaintSurface {
       for (const point of points.slice(1)) context.lineTo(point.x, point.y);
       context.stroke();
     }
-  }
-
-  #makeCrisp() {
-    const image = this.context.getImageData(0, 0, this.width, this.height);
-    const { data } = image;
-    for (let i = 3; i < data.length; i += 4) data[i] = data[i] > 127 ? 255 : 0;
-    this.context.putImageData(image, 0, 0);
   }
 }

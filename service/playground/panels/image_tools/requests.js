@@ -16,7 +16,7 @@ const MAX_BOXES = 200;
 export async function buildRequest({ task, model, source, surface, direction }) {
   const path = `/v1/${task}`;
   const boxes = surface && boxesOf(surface.pixels());
-  const mask = boxes && boxes.length > MAX_BOXES ? await surface.toBlob() : null;
+  const mask = boxes && boxes.length > MAX_BOXES ? await surface.toFile("mask.png") : null;
   const fields = present({ model: fullName(model), direction, boxes: mask ? null : boxes });
   if (source.samples && !mask) return { item: { path, body: { ...fields, samples: source.samples } } };
   const { file, note } = source;
@@ -33,8 +33,8 @@ function formOf({ fields, file, mask, format }) {
   form.append("format", format);
   // Only the first frame of an animation is shown.
   if (file.type !== "image/jpeg") form.append("animated", "first");
-  form.append("image", file, file.name);
-  if (mask) form.append("mask", mask, "mask.png");
+  form.append("image", file);
+  if (mask) form.append("mask", mask);
   return form;
 }
 
@@ -80,7 +80,6 @@ export function curlOfUpload({ path, fields, input, note, mask, name }, { withKe
   return `${comment(note)}${command}`;
 }
 
-/** Returns a comment for how the page sent something else than the user's file. */
 function comment(note) {
   return note ? `# The page sent a smaller image. ${note}\n` : "";
 }

@@ -12,15 +12,13 @@ import { recipe } from "../../shell/details.js";
 import { sentence } from "../../shell/notices.js";
 import { choice } from "../controls.js";
 import { compareView } from "./compare.js";
-import { ImageInput, sizeOf } from "./input.js";
+import { ImageInput, fit, sizeOf } from "./input.js";
 import { paintSurface } from "./paint.js";
 import { buildRequest, curlOfUpload, pythonOfUpload } from "./requests.js";
 
-/** A painted stroke is usually followed by another. */
+/** A stroke is usually followed by another. */
 const PAINT_DELAY_MS = 350;
 const PAINT_FIRST = "Paint over what should be replaced.";
-/** The longest side in CSS pixels: small images are enlarged by a whole factor up to it. */
-const SHOWN_SIDE = 352;
 
 /** Mounts the tool for `task` and returns the function that unmounts it. */
 export function mountTool(container, model, app, input, task) {
@@ -30,8 +28,6 @@ export function mountTool(container, model, app, input, task) {
 class Tool {
   constructor(container, model, app, task) {
     Object.assign(this, { container, model, app, task });
-    this.result = null;
-    this.controller = null;
   }
 
   start(input) {
@@ -132,8 +128,8 @@ class Tool {
     return h("div", { class: "tool-figure" }, this.surface.element, this.caption(source));
   }
 
-  caption({ label, width, height, note }) {
-    return h("p", { class: "tool-hint" }, `${label}, ${width} × ${height} pixels. ${note ?? ""}`);
+  caption({ label, width, height, note = "" }) {
+    return h("p", { class: "tool-hint" }, `${label}, ${width} × ${height} pixels. ${note}`);
   }
 
   /** Sends the request for the current image. */
@@ -295,16 +291,6 @@ function column(title, ...children) {
 
 function placeholder(content) {
   return h("div", { class: "tool-placeholder" }, content);
-}
-
-/** Sets the displayed size; a column that is narrower reduces it. */
-function fit(element, width, height, { isSmooth = false } = {}) {
-  const longest = Math.max(width, height);
-  const isPixelated = !isSmooth && longest <= SHOWN_SIDE / 2;
-  const factor = isPixelated ? Math.floor(SHOWN_SIDE / longest) : SHOWN_SIDE / longest;
-  element.style.setProperty("--shown-width", `${Math.round(width * factor)}px`);
-  element.style.setProperty("--ratio", `${width} / ${height}`);
-  element.classList.toggle("is-pixelated", isPixelated);
 }
 
 function duration(milliseconds) {
