@@ -168,7 +168,7 @@ def test_walk_plays_pauses_and_downloads(open_page, server):
     expect(time).not_to_have_value("0")
     page.get_by_role("button", name="Pause").click()
     stopped = time.input_value()
-    page.wait_for_function("new Promise(requestAnimationFrame)")
+    page.wait_for_function("() => new Promise(requestAnimationFrame)")
     assert time.input_value() == stopped
     set_slider(page, "Duration", 1)
     walk = {"model": "dcgan-fashion", "sources": [5, 6, 7, 8], "frames": 24, "loop": True}
@@ -188,7 +188,7 @@ def test_walk_does_not_play_with_reduced_motion(open_page):
 
 
 @pytest.mark.parametrize("panel", ["pair", "matrix", "walk"])
-@pytest.mark.parametrize("size", [PHONE, DESKTOP])
+@pytest.mark.parametrize("size", [PHONE, pytest.param(DESKTOP, marks=pytest.mark.slow)])
 def test_tools_are_accessible_and_fit_the_window(open_page, panel, size):
     page = open_page(f"/#model=stylegan2-flowers&panel={panel}", size=size, reduced_motion="reduce")
     expect(page.locator("#panel .source img").first).to_be_visible()

@@ -170,7 +170,13 @@ def test_keyboard_reaches_keeps_and_describes_images(page):
 
 
 @pytest.mark.parametrize(
-    ("size", "scheme"), [(PHONE, "dark"), (TABLET, "light"), (DESKTOP, "light"), (DESKTOP, "dark")]
+    ("size", "scheme"),
+    [
+        (PHONE, "dark"),
+        (DESKTOP, "light"),
+        pytest.param(TABLET, "light", marks=pytest.mark.slow),
+        pytest.param(DESKTOP, "dark", marks=pytest.mark.slow),
+    ],
 )
 def test_is_accessible_and_fits_the_window(open_page, size, scheme):
     page = open_page(CONDITIONAL, size=size, color_scheme=scheme, reduced_motion="reduce")

@@ -86,7 +86,7 @@ export class Api {
         attempt = 0;
       } else {
         if (attempt >= ATTEMPTS || !(error.retryAfter <= LONGEST_WAIT_S)) throw error;
-        await this.#wait(error, signal, attempt);
+        await this.#wait(error, signal);
       }
     }
   }
@@ -107,10 +107,10 @@ export class Api {
     }
   }
 
-  async #wait(error, signal, attempt) {
+  async #wait(error, signal) {
     // Requests that were refused together do not come back together.
     const seconds = error.retryAfter * (1 + 0.3 * Math.random());
-    const done = this.onWait(error, seconds, attempt);
+    const done = this.onWait(error, seconds);
     try {
       await sleep(seconds * 1000, signal);
     } finally {

@@ -9,6 +9,8 @@
  */
 export function h(tag, props = {}, ...children) {
   const element = document.createElement(tag);
+  // The default, submit, would reload the page.
+  if (tag === "button") element.type = "button";
   for (const [name, value] of Object.entries(props ?? {})) {
     if (value === undefined || value === null) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
@@ -25,7 +27,6 @@ const SVG = "http://www.w3.org/2000/svg";
 
 /** The paths of the icons, on a grid of 24 × 24 pixels. */
 const ICONS = {
-  key: "M14.5 9.5a4 4 0 1 0-3.2 3.9L13 15h2v2h2v2h3v-3l-5.6-5.6a4 4 0 0 0 .1-.9zM9 8.5h.01",
   dice: "M5 5h14v14H5zM9 9h.01M15 15h.01M12 12h.01M15 9h.01M9 15h.01",
   download: "M12 4v11m-5-4 5 5 5-5M5 20h14",
   link: "M10 14a4 4 0 0 0 5.7 0l3-3A4 4 0 0 0 13 5.3l-1 1M14 10a4 4 0 0 0-5.7 0l-3 3A4 4 0 0 0 11 18.7l1-1",
@@ -36,8 +37,6 @@ const ICONS = {
   swap: "M7 8h12l-3-3M17 16H5l3 3",
   plus: "M12 5v14M5 12h14",
   more: "M6 12h.01M12 12h.01M18 12h.01",
-  theme: "M12 4a8 8 0 1 0 0 16zM12 4a8 8 0 0 1 0 16",
-  grid: "M5 5h6v6H5zM13 5h6v6h-6zM5 13h6v6H5zM13 13h6v6h-6z",
   heart: "M12 19.5 5.5 13a4.2 4.2 0 0 1 6-6l.5.6.5-.6a4.2 4.2 0 0 1 6 6z",
 };
 
@@ -58,7 +57,7 @@ export function iconButton(name, label, onclick, { quiet = false, ...props } = {
   const text = quiet ? null : h("span", {}, label);
   const hidden = quiet ? { "aria-label": label, title: label } : {};
   const style = `button ${quiet ? "button-icon" : ""} ${props.class ?? ""}`;
-  return h("button", { type: "button", onclick, ...hidden, ...props, class: style }, icon(name), text);
+  return h("button", { onclick, ...hidden, ...props, class: style }, icon(name), text);
 }
 
 const urls = new WeakMap();

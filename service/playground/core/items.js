@@ -16,24 +16,16 @@ export const MAX_SEED = 2 ** 32 - 1;
 const PATHS = [GENERATE, MIX, WALK, ...IMAGE_TASKS.map((task) => `/v1/${task}`)];
 const LONGEST_ITEM = 20_000;
 
-/** The formats that the service offers for one image: format, extension, label. */
-export const FORMATS = [
-  { format: "png", extension: "png", label: "PNG" },
-  { format: "jpeg", extension: "jpg", label: "JPEG" },
-  { format: "webp", extension: "webp", label: "WebP" },
-  { format: "npy", extension: "npy", label: "NPY" },
-  { format: "zip", extension: "zip", label: "ZIP" },
-  { format: "json", extension: "json", label: "JSON" },
-];
+/** The formats that the service offers for one image: `{format, extension, label}`. */
+export const FORMATS = formats("png PNG", "jpeg JPEG", "webp WebP", "npy NPY", "zip ZIP", "json JSON");
+const WALK_FORMATS = formats("webp WebP", "gif GIF", "png APNG", "zip ZIP", "npy NPY");
 
-/** The formats of a walk. */
-const WALK_FORMATS = [
-  { format: "webp", extension: "webp", label: "WebP" },
-  { format: "gif", extension: "gif", label: "GIF" },
-  { format: "png", extension: "png", label: "APNG" },
-  { format: "zip", extension: "zip", label: "ZIP" },
-  { format: "npy", extension: "npy", label: "NPY" },
-];
+function formats(...texts) {
+  return texts.map((text) => {
+    const [format, label] = text.split(" ");
+    return { format, extension: format === "jpeg" ? "jpg" : format, label };
+  });
+}
 
 /** Returns the formats that an item can be downloaded in. The first is the one to show. */
 export function formatsOf(item) {
@@ -48,6 +40,11 @@ export function stillOf(item) {
   const source = typeof first === "object" ? first : { seed: first };
   const { class: class_, truncation } = item.body;
   return { path: GENERATE, body: present({ model: item.body.model, class: class_, truncation, ...source }) };
+}
+
+/** Whether a model generates images from seeds. */
+export function generates(model) {
+  return !model.task || model.task === "generate";
 }
 
 /** Returns the full name of a model, `name@version`, whose images never change. */
@@ -193,11 +190,6 @@ export function validItem(value) {
 
 function isValidSeed(seed) {
   return Number.isInteger(seed) && seed >= 0 && seed <= MAX_SEED;
-}
-
-/** Returns the whole factor that enlarges an image of a model to about `target` CSS pixels. */
-export function scaleFor(model, target) {
-  return Math.max(1, Math.floor(target / Math.max(model.image.width, model.image.height)));
 }
 
 /** Returns a random seed. */

@@ -38,12 +38,7 @@ export class Kept extends EventTarget {
     this.#replace(this.items.filter((each) => keyOf(each) !== key));
   }
 
-  /** Removes all items. */
-  clear() {
-    this.#replace([]);
-  }
-
-  /** Restores a list of items, after `clear`. */
+  /** Replaces all items: with none, or with those that were removed. */
   restore(items) {
     this.#replace(items);
   }

@@ -51,8 +51,8 @@ export function latest(task) {
   return run;
 }
 
-/** Returns a function that calls `run` once it has not been called for `milliseconds`. */
-export function settled(run, milliseconds) {
+/** Returns a function that calls `run` when it has not been called for `milliseconds`. */
+export function settled(run, milliseconds = 200) {
   let timer = 0;
   return () => {
     clearTimeout(timer);

@@ -1,8 +1,9 @@
 /** The style-mixing matrix: the styles of every row, with some layers of every column. */
 
 import { h, iconButton } from "../core/dom.js";
-import { MIX, fullName, randomSeed } from "../core/items.js";
+import { FORMATS, MIX, fullName, generates, randomSeed } from "../core/items.js";
 import { latest, settled } from "../core/latest.js";
+import { downloadButtons } from "../shell/details.js";
 import { createTile, ensureTabStop, setBlob, setItem } from "../shell/tiles.js";
 import { modelControls, slider, sourceFields } from "./controls.js";
 import { GROUPS, styleGroups } from "./pair.js";
@@ -11,12 +12,11 @@ import { sourceEditor } from "./sources.js";
 const ROWS = 3;
 const COLUMNS = 4;
 const MOST = 8;
-const SETTLED_MS = 200;
 
 export const panel = {
   id: "matrix",
   title: "Style matrix",
-  fits: (model) => (!model.task || model.task === "generate") && Boolean(model.styles),
+  fits: (model) => generates(model) && Boolean(model.styles),
   mount(container, model, app, input) {
     return new Matrix(container, model, app, input).unmount;
   },
@@ -37,7 +37,7 @@ class Matrix {
     this.showSettled = settled(() => {
       this.#showTable();
       this.load();
-    }, SETTLED_MS);
+    });
     this.#build(container);
     this.#showTable();
     this.load();
@@ -70,14 +70,9 @@ class Matrix {
       this.#showTable();
       this.load();
     };
-    const downloads = [
-      ["png", "PNG", "png"],
-      ["jpeg", "JPEG", "jpg"],
-      ["webp", "WebP", "webp"],
-      ["zip", "ZIP", "zip"],
-    ].map(([format, label, extension]) =>
-      h("button", { type: "button", class: "button", "aria-label": `Download the matrix as ${label}`, onclick: () => this.#download(format, extension) }, label),
-    );
+    const load = (format) => app.api.blob(MIX, { ...this.#body(this.rows, this.columns), format });
+    const formats = FORMATS.filter(({ format }) => format !== "json");
+    const downloads = downloadButtons(app, formats, load, () => `${model.name}-style-matrix`, " the matrix");
     container.append(
       h("p", { class: "lead" }, "Each image is its row, with the chosen styles of its column. Drag images onto rows and columns."),
       h(
@@ -109,7 +104,7 @@ class Matrix {
 
   #add(side) {
     if (this[side].length >= MOST) {
-      this.app.notify(`The matrix shows at most ${MOST} rows and columns; the API has no such limit.`);
+      this.app.notify(`The matrix shows at most ${MOST} rows and columns.`);
       return;
     }
     this[side].push({ ...this[side][0], seed: randomSeed() });
@@ -181,15 +176,6 @@ class Matrix {
       });
     } catch (error) {
       app.report(error);
-    }
-  }
-
-  async #download(format, extension) {
-    try {
-      const blob = await this.app.api.blob(MIX, { ...this.#body(this.rows, this.columns), format });
-      this.app.download(blob, `${this.model.name}-style-matrix.${extension}`);
-    } catch (error) {
-      this.app.report(error);
     }
   }
 }

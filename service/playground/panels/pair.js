@@ -1,7 +1,7 @@
 /** Two images: a slider between them and, for a model with styles, their styles mixed by group. */
 
 import { clear, h, iconButton } from "../core/dom.js";
-import { MIX, WALK, fullName, seedItem } from "../core/items.js";
+import { MIX, WALK, fullName, generates, seedItem } from "../core/items.js";
 import { latest } from "../core/latest.js";
 import { drawFrame, readFrames } from "../core/npy.js";
 import { fit } from "../shell/details.js";
@@ -24,7 +24,7 @@ export const GROUPS = {
 export const panel = {
   id: "pair",
   title: "Combine",
-  fits: (model) => !model.task || model.task === "generate",
+  fits: generates,
   mount(container, model, app, input) {
     return new Pair(container, model, app, input).unmount;
   },
@@ -96,7 +96,7 @@ class Pair {
       },
     });
     container.append(
-      h("p", { class: "lead" }, "Drag an image onto one of the two, or type a seed. The result follows the slider."),
+      h("p", { class: "lead" }, "Drag an image onto one of the two, or type a seed."),
       h("div", { class: "pair" }, this.editors.a, h("div", { class: "pair-middle" }, this.result), this.editors.b),
       ...(modes ? [modes] : []),
       this.controls,
@@ -220,7 +220,7 @@ class Pair {
     const count = Math.min(FILM, this.frames.count);
     const canvases = Array.from({ length: count }, (_, i) => {
       const share = i / (count - 1);
-      const canvas = h("canvas", { class: this.model.image.width <= 256 ? "is-small" : "" });
+      const canvas = h("canvas", { class: "is-small" });
       drawFrame(canvas, this.frames.frame(Math.round(share * last)));
       canvas.addEventListener("click", () => {
         this.position = Math.round(share * STEPS);

@@ -1,10 +1,10 @@
 /** A walk through latent space: plays in the page, and downloads as an animation. */
 
 import { h, iconButton } from "../core/dom.js";
-import { WALK, fileName, formatsOf, fullName, randomSeed } from "../core/items.js";
+import { WALK, fileName, formatsOf, fullName, generates, randomSeed } from "../core/items.js";
 import { latest, settled } from "../core/latest.js";
 import { drawFrame, readFrames } from "../core/npy.js";
-import { fit } from "../shell/details.js";
+import { downloadButtons, fit } from "../shell/details.js";
 import { dropZone } from "../shell/pick.js";
 import { choice, modelControls, slider, sourceFields } from "./controls.js";
 import { sourceEditor, sourceFor } from "./sources.js";
@@ -13,15 +13,13 @@ const FPS = 24;
 const FIRST_FRAMES = 16;
 const FIRST_SOURCES = 4;
 const LEAST_SOURCES = 2;
-/** The images of the sources follow the truncation when it has stopped moving. */
-const SETTLED_MS = 200;
 /** The bytes of the frames that play in the page. A longer walk plays with fewer frames. */
 const LARGEST_PREVIEW = 24_000_000;
 
 export const panel = {
   id: "walk",
   title: "Walk",
-  fits: (model) => !model.task || model.task === "generate",
+  fits: generates,
   mount(container, model, app, input) {
     return new Walk(container, model, app, input).unmount;
   },
@@ -38,7 +36,8 @@ class Walk {
     this.time = 0;
     this.playing = !matchMedia("(prefers-reduced-motion: reduce)").matches;
     this.load = latest((_, signal) => this.#request(signal));
-    this.showSettled = settled(() => this.#showSources(), SETTLED_MS);
+    // The images of the sources follow the truncation when it has stopped moving.
+    this.showSettled = settled(() => this.#showSources());
     this.#build(container);
     this.#showSources();
     this.load();
@@ -94,9 +93,8 @@ class Walk {
     });
     this.note = h("p", { class: "hint", role: "status" });
     this.list = h("div", { class: "walk-sources", role: "list", "aria-label": "Images of the walk" });
-    const downloads = formatsOf(this.item()).map(({ format, extension, label }) =>
-      h("button", { type: "button", class: "button", "aria-label": `Download as ${label}`, onclick: (event) => this.#download(event.currentTarget, format, extension) }, label),
-    );
+    const load = (format) => app.render(this.item(), { format });
+    const downloads = downloadButtons(app, formatsOf(this.item()), load, () => fileName(this.item()));
     container.append(
       h(
         "div",
@@ -200,17 +198,6 @@ class Walk {
     this.drawn = at;
     this.drawnFrames = this.frames;
     drawFrame(this.canvas, this.frames.frame(at));
-  }
-
-  async #download(button, format, extension) {
-    const item = this.item();
-    button.disabled = true;
-    try {
-      this.app.download(await this.app.render(item, { format }), `${fileName(item)}.${extension}`);
-    } catch (error) {
-      this.app.report(error);
-    }
-    button.disabled = false;
   }
 }
 

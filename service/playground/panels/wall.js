@@ -7,7 +7,7 @@
 
 import { clear, h } from "../core/dom.js";
 import { isAbort } from "../core/api.js";
-import { GENERATE, MAX_SEED, fullName, seedItem } from "../core/items.js";
+import { GENERATE, MAX_SEED, fullName, generates, seedItem } from "../core/items.js";
 import { latest } from "../core/latest.js";
 import { createTile, ensureTabStop, setBlob, setItem } from "../shell/tiles.js";
 import { modelControls, sourceFields } from "./controls.js";
@@ -22,7 +22,7 @@ const REQUEST_PIXELS = 2 ** 20;
 export const panel = {
   id: "wall",
   title: "Wall",
-  fits: (model) => !model.task || model.task === "generate",
+  fits: generates,
   mount(container, model, app) {
     const element = h("div", { class: "wall tiles", role: "group", "aria-label": `Images of ${model.name}` });
     const wall = new Wall(app, model, element);
@@ -200,7 +200,7 @@ class Wall {
   }
 
   #showError(page, error) {
-    const retry = h("button", { type: "button", class: "button", onclick: () => page.load() }, "Try again");
+    const retry = h("button", { class: "button", onclick: () => page.load() }, "Try again");
     page.element.querySelector(".problem")?.remove();
     page.element.prepend(h("div", { class: "problem wall-problem", role: "alert" }, h("p", {}, error.message), retry));
   }

@@ -2,7 +2,7 @@
 
 import { Api, isAbort } from "../core/api.js";
 import { clear, download, h, iconButton } from "../core/dom.js";
-import { IMAGE_TASKS, MAX_SEED, modelOf, render, sourceOf } from "../core/items.js";
+import { IMAGE_TASKS, MAX_SEED, generates, modelOf, render, sourceOf } from "../core/items.js";
 import { Kept } from "../core/kept.js";
 import { formatHash, parseHash } from "../core/link.js";
 import { panels } from "../panels/index.js";
@@ -22,14 +22,8 @@ export class App {
   /** `document` is index.html. */
   constructor(document) {
     const at = (id) => document.getElementById(id);
-    this.elements = {
-      models: at("models"),
-      title: at("title"),
-      summary: at("summary"),
-      tabs: at("tabs"),
-      panel: at("panel"),
-      main: at("main"),
-    };
+    const ids = ["models", "title", "summary", "tabs", "panel", "main"];
+    this.elements = Object.fromEntries(ids.map((id) => [id, at(id)]));
     this.models = [];
     this.current = { model: null, panel: null, shared: [] };
     this.parameters = new Map();
@@ -168,12 +162,10 @@ export class App {
       .filter(({ panel }) => panel);
   }
 
-  /** Whether an item is kept. */
   isKept(item) {
     return this.kept.has(item);
   }
 
-  /** Keeps an item. */
   keep(item) {
     if (this.kept.has(item)) this.notify("This image is kept already.");
     else if (!this.kept.add(item)) this.notify("The gallery is full. Remove images to keep others.", "error");
@@ -186,22 +178,18 @@ export class App {
     this.notices.show("Removed from the gallery.", "info", { label: "Undo", run: () => this.kept.restore(items) });
   }
 
-  /** Shows the details of an item; see `Details.show`. */
   show(item, blob, options) {
     this.details.show(item, blob, options);
   }
 
-  /** Returns a tile; see `createTile`. */
   tile(item, blob) {
     return createTile(this, item, blob);
   }
 
-  /** Returns the image of an item as a Blob. */
   render(item, options) {
     return render(this.api, item, options);
   }
 
-  /** Saves a file. */
   download(blob, filename) {
     download(blob, filename);
   }
@@ -211,7 +199,6 @@ export class App {
     return new URL(formatHash({ kept: items }) || "#", document.baseURI.replace(/#.*/, "")).href;
   }
 
-  /** Copies a text, and says so. */
   async copy(text, message = "Copied.") {
     try {
       await navigator.clipboard.writeText(text);
@@ -219,7 +206,7 @@ export class App {
     } catch {
       // Browsers offer the clipboard on https and localhost only.
       const field = h("textarea", { class: "copy-field", readOnly: true, value: text, "aria-label": "Text to copy" });
-      const dialog = h("dialog", { class: "dialog" }, h("p", {}, "Copy this text:"), field, h("form", { method: "dialog" }, h("button", { class: "button" }, "Close")));
+      const dialog = h("dialog", { class: "dialog" }, h("p", {}, "Copy this text:"), field, h("form", { method: "dialog" }, h("button", { type: "submit", class: "button" }, "Close")));
       dialog.addEventListener("close", () => dialog.remove());
       document.body.append(dialog);
       dialog.showModal();
@@ -227,12 +214,10 @@ export class App {
     }
   }
 
-  /** Shows a message and announces it. */
   notify(text, kind = "info") {
     this.notices.show(text, kind);
   }
 
-  /** Shows an error, unless it only says that a request was superseded. */
   report(error) {
     if (!isAbort(error)) this.notify(sentence(error.message), "error");
   }
@@ -316,7 +301,7 @@ function valid({ seed, class: class_, truncation }, model) {
 function mostTangible(models) {
   const score = (model) =>
     8 * (model.state === "ready") +
-    4 * (!model.task || model.task === "generate") +
+    4 * generates(model) +
     2 * Boolean(model.styles) +
     Boolean(model.classes?.length);
   return [...models].sort((a, b) => score(b) - score(a))[0];

@@ -1,16 +1,17 @@
 /** The list of models: a card with preview, name, summary and what the model offers. */
 
 import { h, imageUrl } from "../core/dom.js";
+import { generates } from "../core/items.js";
 
-const TASKS = [
-  { title: "Generate", fits: (task) => !task || task === "generate" },
-  { title: "Image to image", fits: (task) => task && task !== "generate" },
+const GROUPS = [
+  { title: "Generate", fits: generates },
+  { title: "Image to image", fits: (model) => !generates(model) },
 ];
 
 /** Fills `container` with the cards; `onChoose(model)` is called for the one that is clicked. */
 export function showCards(app, container, onChoose) {
-  const groups = TASKS.map(({ title, fits }) => {
-    const models = app.models.filter((model) => fits(model.task));
+  const groups = GROUPS.map(({ title, fits }) => {
+    const models = app.models.filter(fits);
     if (!models.length) return null;
     const cards = models.map((model) => h("li", {}, card(app, model, onChoose)));
     return h("section", { class: "cards" }, h("h2", {}, title), h("ul", { role: "list" }, cards));
@@ -24,19 +25,7 @@ export function markCard(container, name) {
     const isCurrent = button.dataset.model === name;
     if (isCurrent) button.setAttribute("aria-current", "true");
     else button.removeAttribute("aria-current");
-    if (isCurrent) reveal(container, button);
-  }
-}
-
-/** Scrolls the list, and not the page, to a card. */
-function reveal(container, card) {
-  const list = container.getBoundingClientRect();
-  const box = card.getBoundingClientRect();
-  if (box.left < list.left || box.right > list.right) {
-    container.scrollBy({ left: box.left - list.left - 16 });
-  }
-  if (box.top < list.top || box.bottom > list.bottom) {
-    container.scrollBy({ top: box.top - list.top - 16 });
+    if (isCurrent) button.parentElement.scrollIntoView({ block: "nearest", inline: "start" });
   }
 }
 
@@ -46,7 +35,7 @@ function card(app, model, onChoose) {
   const facts = failed ? "cannot be served" : describe(model).join(" · ");
   const button = h(
     "button",
-    { type: "button", class: "card", dataset: { model: model.name }, onclick: () => onChoose(model) },
+    { class: "card", dataset: { model: model.name }, onclick: () => onChoose(model) },
     h("span", { class: "card-frame" }, preview),
     h(
       "span",
@@ -67,7 +56,7 @@ export function describe(model) {
   if (model.classes?.length) facts.push(`${model.classes.length} classes`);
   if (model.styles) facts.push("styles");
   if (model.truncation) facts.push("truncation");
-  if (model.task && model.task !== "generate") facts.push(model.task);
+  if (!generates(model)) facts.push(model.task);
   return facts;
 }
 
@@ -99,7 +88,6 @@ function showPreview(app, model, img) {
       img.classList.add("is-loaded");
     } catch {
       // A model without a preview has a card without one.
-      img.closest(".card-frame")?.classList.add("is-empty");
     }
   });
   observer.observe(img);

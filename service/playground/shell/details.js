@@ -55,7 +55,7 @@ export class Details {
       h("h3", {}, "Make it again"),
       ...recipes(app, item),
       h("h3", {}, "Download"),
-      this.#downloads(item),
+      h("div", { class: "button-row" }, downloadButtons(app, formatsOf(item), (format) => render(app.api, item, { format }), () => fileName(item))),
     );
     if (focus) this.element.querySelector("h2").focus();
     this.#showImage(item, img, frame, blob);
@@ -103,11 +103,12 @@ export class Details {
       buttons.push(iconButton("swap", "Combine with…", () => this.#pick(item)));
       buttons.push(iconButton("play", "Walk from here", () => app.open(modelOf(item).name, "walk", item)));
     }
-    for (const { model, panel } of app.toolsFor(item)) {
+    const tools = app.toolsFor(item).map(({ model, panel }) => {
       const label = `${panel.title}: ${model.name}`;
-      buttons.push(h("button", { type: "button", class: "button", onclick: () => app.open(model.name, panel.id, item) }, label));
-    }
-    return h("div", { class: "button-row" }, buttons);
+      return h("button", { class: "button", onclick: () => app.open(model.name, panel.id, item) }, label);
+    });
+    const more = h("details", { hidden: !tools.length }, h("summary", {}, "Use as the input of…"), tools);
+    return h("div", { class: "button-row" }, buttons, more);
   }
 
   #pick(item) {
@@ -115,23 +116,27 @@ export class Details {
     // On a small screen, the details would cover the images.
     this.element.classList.remove("is-open");
   }
+}
 
-  #downloads(item) {
-    const buttons = formatsOf(item).map(({ format, extension, label }) => {
-      const run = async (event) => {
-        const button = event.currentTarget;
-        button.disabled = true;
-        try {
-          download(await render(this.app.api, item, { format }), `${fileName(item)}.${extension}`);
-        } catch (error) {
-          this.app.report(error);
-        }
-        button.disabled = false;
-      };
-      return h("button", { type: "button", class: "button", onclick: run, "aria-label": `Download as ${label}` }, label);
-    });
-    return h("div", { class: "button-row" }, buttons);
-  }
+/**
+ * Returns a button for each of `formats`. `load(format)` resolves to the file, and `name()` returns its
+ * name without extension. `what` completes the labels for screen readers.
+ */
+export function downloadButtons(app, formats, load, name, what = "") {
+  return formats.map(({ format, extension, label }) => {
+    const run = async () => {
+      button.disabled = true;
+      try {
+        download(await load(format), `${name()}.${extension}`);
+      } catch (error) {
+        app.report(error);
+      }
+      button.disabled = false;
+    };
+    const props = { class: "button", onclick: run, "aria-label": `Download${what} as ${label}` };
+    const button = h("button", props, label);
+    return button;
+  });
 }
 
 /**

@@ -9,7 +9,7 @@ import { dropZone } from "./pick.js";
 export function installTray(app, element, onOpen) {
   const strip = h("div", { class: "tray-images tiles", role: "group", "aria-label": "Kept images" });
   const count = h("span", { class: "tray-count" });
-  const open = h("button", { type: "button", class: "button", onclick: onOpen }, "Gallery ", count);
+  const open = h("button", { class: "button", onclick: onOpen }, "Gallery ", count);
   const share = iconButton("link", "Copy link", () => shareLink(app, app.kept.items));
   const hint = h("p", { class: "tray-hint" }, "Click an image to keep it. Drag one onto another to combine them.");
   element.append(h("div", { class: "tray-buttons" }, open, share), strip, hint);
@@ -52,10 +52,10 @@ function plural(count) {
 export function mountGallery(app, container, shared) {
   const own = h("div", { class: "gallery gallery-own tiles", role: "group", "aria-label": "Kept images" });
   const title = h("h2", {});
-  const empty = h("p", { class: "hint" }, "Nothing is kept yet. Click an image on a wall, and it appears here.");
+  const empty = h("p", { class: "hint" }, "Nothing is kept yet: click an image to keep it.");
   const removeAll = () => {
     const { items } = app.kept;
-    app.kept.clear();
+    app.kept.restore([]);
     const undo = { label: "Undo", run: () => app.kept.restore(items) };
     app.notices.show(`Removed ${plural(items.length)}.`, "info", undo);
   };

@@ -7,7 +7,7 @@ const WAITS = {
   "queue-full": "The service is busy.",
   "rate-limited": "The rate limit is reached.",
   "not-ready": "The service is not ready.",
-  unreachable: "The service does not answer.",
+  unreachable: "",
 };
 
 /** Shows what requests wait for, with a countdown. There is one line for all of them. */
@@ -40,7 +40,7 @@ export class WaitLine {
     }
     const left = Math.max(1, Math.ceil((newest.until - performance.now()) / 1000));
     const title = WAITS[newest.error.kind] ?? "The service is busy.";
-    const text = `${title} ${sentence(newest.error.message)}`;
+    const text = `${title} ${sentence(newest.error.message)}`.trim();
     let [message, countdown] = this.element.children;
     if (!message) {
       message = h("span", { role: "status", class: "wait-message" });
@@ -50,7 +50,7 @@ export class WaitLine {
     }
     if (message.dataset.text !== text) {
       message.dataset.text = text;
-      message.textContent = newest.error.kind === "unreachable" ? sentence(newest.error.message) : text;
+      message.textContent = text;
     }
     countdown.textContent = `Trying again in ${left} s.`;
     this.timer = setTimeout(() => this.#update(), 500);
@@ -79,7 +79,7 @@ export class Notices {
       notice.remove();
       action.run();
     };
-    const button = action && h("button", { type: "button", class: "button", onclick: run }, action.label);
+    const button = action && h("button", { class: "button", onclick: run }, action.label);
     const notice = h(
       "div",
       { class: `notice notice-${kind}`, role: kind === "error" ? "alert" : "status", dataset: { text, kind } },
@@ -122,7 +122,7 @@ export function askForKey(message, isNeeded = true) {
         h(
           "div",
           { class: "dialog-buttons" },
-          h("button", { type: "button", class: "button", onclick: () => close(null) }, "Cancel"),
+          h("button", { class: "button", onclick: () => close(null) }, "Cancel"),
           h("button", { type: "submit", class: "button button-primary" }, "Use this key"),
         ),
       ),

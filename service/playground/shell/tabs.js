@@ -9,7 +9,6 @@ export function showTabs(tablist, panels, current, onChoose) {
     return h(
       "button",
       {
-        type: "button",
         role: "tab",
         id: `tab-${panel.id}`,
         class: "tab",

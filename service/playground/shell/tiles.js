@@ -30,12 +30,12 @@ export function createTile(app, item, blob, { lazy = true } = {}) {
     { class: "tile" },
     h(
       "button",
-      { type: "button", class: "tile-image", draggable: true, tabIndex: -1 },
+      { class: "tile-image", draggable: true, tabIndex: -1 },
       h("img", { alt: "", draggable: false, decoding: "async" }),
       h("span", { class: "tile-mark" }, icon("heart")),
       h("span", { class: "tile-caption" }),
     ),
-    h("button", { type: "button", class: "tile-more", tabIndex: -1 }, icon("more")),
+    h("button", { class: "tile-more", tabIndex: -1 }, icon("more")),
   );
   setItem(app, element, item);
   if (blob) setBlob(element, blob);
@@ -191,21 +191,16 @@ function neighbor(buttons, button, key) {
   if (key === "End") return buttons.at(-1);
   if (key === "ArrowLeft") return buttons[at - 1];
   if (key === "ArrowRight") return buttons[at + 1];
-  const { left, top } = button.getBoundingClientRect();
-  const isDown = key === "ArrowDown";
-  const others = isDown ? buttons.slice(at + 1) : buttons.slice(0, at).reverse();
-  let row = null;
+  const boxOf = (each) => each.closest(".tile").getBoundingClientRect();
+  const from = boxOf(button);
+  const step = key === "ArrowDown" ? 1 : -1;
   let best;
-  let distance = Infinity;
-  for (const other of others) {
-    const box = other.getBoundingClientRect();
-    if (Math.abs(box.top - top) < 2) continue;
-    row ??= box.top;
-    if (Math.abs(box.top - row) >= 2) break;
-    if (Math.abs(box.left - left) < distance) {
-      distance = Math.abs(box.left - left);
-      best = other;
-    }
+  for (let i = at + step; buttons[i]; i += step) {
+    const box = boxOf(buttons[i]);
+    if (Math.abs(box.top - from.top) < 2) continue;
+    if (best && Math.abs(box.top - best.top) > 2) break;
+    const distance = Math.abs(box.left - from.left);
+    if (!best || distance < best.distance) best = { button: buttons[i], top: box.top, distance };
   }
-  return best;
+  return best?.button;
 }

@@ -13,7 +13,7 @@ import pytest
 from service import playground
 
 PLAYGROUND = Path(playground.__file__).parent
-MAX_BYTES = 200 * 2**10
+MAX_BYTES = 200_000
 PAGES = ("/", "/docs")
 # Module imports and CSS references, in which minified libraries may contain anything.
 _IMPORT = re.compile(r"""(?:\bfrom|\bimport)\s*\(?\s*["']([^"']+)["']|new URL\(["']([^"']+)["']""")
