@@ -99,8 +99,11 @@ def test_draws_a_sketch_and_translates_it(open_page):
     page = open_tool(open_page, "sketch2emoji")
     page.get_by_role("button", name="Draw one").click()
     surface = page.get_by_role("application", name="Your drawing")
+    before = surface.bounding_box()
     drag(page, surface, (0.2, 0.5), (0.8, 0.5))
     expect(result_status(page)).to_contain_text("64 × 64 pixels")
+    # Otherwise the next stroke would begin elsewhere.
+    assert surface.bounding_box() == before
     pixels = np.asarray(Image.open(io.BytesIO(download(page))).convert("RGB"))
     assert pixels.std() > 0
 

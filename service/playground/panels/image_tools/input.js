@@ -21,7 +21,8 @@ const SHOWN_SIDE = 352;
  *
  * `onSource` receives `{blob, file, name, label, width, height, note, samples}`: `blob` is what the
  * browser shows, `file` what is sent, `name` the user's file, `note` states how the two differ, and
- * `samples`, if present, is the request that generates the image. It receives null for no image.
+ * `samples`, if present, is the request that generates the image. `isDrawing` means that the image
+ * is on the screen already. It receives null for no image.
  */
 export class ImageInput {
   constructor(app, model, { onSource, onError }) {
@@ -92,9 +93,10 @@ export class ImageInput {
     this.setFile(file);
   }
 
-  /** Uses a file of the user. */
-  async setFile(file) {
+  /** Uses a file of the user; what is being drawn stays below the examples. */
+  async setFile(file, { isDrawing = false } = {}) {
     this.loading?.abort();
+    this.drawing.hidden = !isDrawing;
     const name = file.name || "image.png";
     let bitmap;
     try {
@@ -115,12 +117,13 @@ export class ImageInput {
     const note = factor < 1 ? `Reduced from ${bitmap.width} × ${bitmap.height} before it is sent.` : "";
     const sent = asItIs ? file : await redraw(bitmap, width, height, name.replace(/\.\w+$/, "") + ".png");
     bitmap.close();
-    this.give({ blob: sent, file: sent, name, label: name, width, height, note });
+    this.give({ blob: sent, file: sent, name, label: name, width, height, note, isDrawing });
   }
 
   /** Uses the image of an item. */
   async setItem(item) {
     this.loading?.abort();
+    this.drawing.hidden = true;
     const controller = new AbortController();
     this.loading = controller;
     try {
@@ -206,7 +209,7 @@ export class ImageInput {
   openDrawing() {
     if (!this.drawing.hidden) return;
     const side = this.#side();
-    const use = async () => this.setFile(await surface.toFile("drawing.png"));
+    const use = async () => this.setFile(await surface.toFile("drawing.png"), { isDrawing: true });
     let timer = 0;
     const onChange = () => {
       clearTimeout(timer);
@@ -215,11 +218,7 @@ export class ImageInput {
     const hasColor = this.spec.channels !== 1;
     const surface = paintSurface({ width: side, height: side, label: "Your drawing", hasColor, onChange });
     fit(surface.stage, side, side);
-    const close = () => {
-      this.drawing.hidden = true;
-      this.drawing.replaceChildren();
-    };
-    this.drawing.replaceChildren(surface.element, iconButton("close", "Close the drawing", close));
+    this.drawing.replaceChildren(surface.element);
     this.drawing.hidden = false;
     surface.canvas.focus();
   }

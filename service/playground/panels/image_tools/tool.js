@@ -100,7 +100,7 @@ class Tool {
     this.surface = null;
     this.hideError();
     this.clearResult();
-    this.imageColumn.hidden = !source;
+    this.imageColumn.hidden = !source || source.isDrawing;
     this.resultColumn.hidden = !source;
     if (!source) return;
     this.editor.append(this.task.isMasked ? this.maskEditor(source) : this.preview(source));
