@@ -131,8 +131,6 @@ def pull(
     if as_json:
         rows = [{"name": f.parent.name, "version": f.name, "folder": str(f)} for f in folders]
         typer.echo(json.dumps(rows, indent=2))
-    else:
-        typer.echo(f"next: ganymede serve --models {models}")
 
 
 def _fetching(max_bytes: str, *, refresh: bool) -> Fetching:

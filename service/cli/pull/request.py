@@ -111,6 +111,7 @@ class PullRequest:
                     else f"{installed.folder} is the same model already"
                 )
                 folders.append(installed.folder)
+        typer.echo(f"next: ganymede serve --models {self.models}")
         return folders
 
     def _import_member(self, archive: Path, names: list[str]) -> list[Path]:
@@ -142,7 +143,10 @@ class PullRequest:
         if self.version is None and not self.import_options:
             existing = _imported_from(self.models, name, digests)
             if existing is not None:
-                typer.echo(f"{existing} was imported from the same file already")
+                typer.echo(
+                    f"{existing} was imported from the same file already; next: ganymede serve "
+                    f"--models {self.models}"
+                )
                 return existing
         folder = new_version_folder(self.models, name, self.version)
         options = ["--name", name, "--models", str(self.models), "--version", folder.name]
