@@ -3,18 +3,24 @@ import re
 from importlib.metadata import version
 
 import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
 
+from service.cli.main import app
 from tests.support.command import assert_one_line_error, run
 from tests.support.tiny_recipes import TINY
 
 
-@pytest.mark.parametrize(
-    "subcommand", ["serve", "models", "doctor", "train", "export", "evaluate", "compare"]
-)
-def test_help_has_an_example(subcommand):
-    process = run(subcommand, "--help")
-    assert process.returncode == 0
-    assert f"Example: ganymede {subcommand}" in " ".join(process.stdout.split())
+def test_help_of_every_command_has_an_example():
+    group = get_command(app)
+    context = group.make_context("ganymede", ["--version"], resilient_parsing=True)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        names = [[name, each] for each in getattr(command, "commands", {})] or [[name]]
+        for words in names:
+            shown = CliRunner().invoke(app, [*words, "--help"])
+            assert shown.exit_code == 0, words
+            assert f"Example: ganymede {' '.join(words)}" in " ".join(shown.output.split()), words
 
 
 def test_durations_are_shown_as_such():
