@@ -220,7 +220,7 @@ class Pair {
     const count = Math.min(FILM, this.frames.count);
     const canvases = Array.from({ length: count }, (_, i) => {
       const share = i / (count - 1);
-      const canvas = h("canvas", { class: "is-small" });
+      const canvas = h("canvas", { class: this.model.image.width <= 72 ? "is-small" : "" });
       drawFrame(canvas, this.frames.frame(Math.round(share * last)));
       canvas.addEventListener("click", () => {
         this.position = Math.round(share * STEPS);

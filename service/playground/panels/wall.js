@@ -15,7 +15,9 @@ import { modelControls, sourceFields } from "./controls.js";
 /** The side of a tile in CSS pixels: from SMALLEST to LARGEST, for a narrow and a wide window. */
 const SIDES = { narrow: [80, 124], wide: [96, 152] };
 const GAP = 6;
-const PAGE_TILES = 36;
+/** The tiles of a page, of small and of large images. */
+const PAGE_TILES = [36, 12];
+const SMALL_PIXELS = 256 ** 2;
 /** Larger requests would delay the first image. */
 const REQUEST_PIXELS = 2 ** 20;
 
@@ -175,7 +177,7 @@ class Wall {
     const { app, model } = this;
     const common = { class: parameters.class, truncation: parameters.truncation };
     // JPEG is the fastest encoding of large images.
-    const format = pixels(model) > 256 ** 2 ? "jpeg" : "png";
+    const format = pixels(model) > SMALL_PIXELS ? "jpeg" : "png";
     const body = { model: fullName(model), seeds: seeds.slice(from, to), format, ...sourceFields(common) };
     let images;
     try {
@@ -241,6 +243,6 @@ function arrange(model, available) {
     best = { columns, gap: GAP, width: side, height: Math.round((side * height) / width) };
   }
   best.gap = Math.min(best.gap, 6 * GAP);
-  const rows = Math.max(1, Math.round(PAGE_TILES / best.columns));
+  const rows = Math.max(1, Math.round(PAGE_TILES[Number(pixels(model) > SMALL_PIXELS)] / best.columns));
   return { ...best, rowGap: Math.min(best.gap, 2 * GAP), rows, perPage: rows * best.columns };
 }

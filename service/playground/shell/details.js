@@ -150,7 +150,7 @@ export function fit(element, model, side) {
   const scale = longest <= side ? Math.floor(side / longest) : side / longest;
   element.style.setProperty("inline-size", `${Math.round(width * scale)}px`);
   element.style.setProperty("aspect-ratio", `${width} / ${height}`);
-  element.classList.toggle("is-small", longest <= 256);
+  element.classList.toggle("is-small", scale >= 1);
 }
 
 /** The parameters of an item, as a list of terms. */

@@ -50,7 +50,7 @@ export function setItem(app, element, item) {
   const label = labelOf(item);
   const model = app.model(modelOf(item).name);
   const { width, height } = model?.image ?? { width: 1, height: 1 };
-  element.classList.toggle("is-small", Math.max(width, height) <= 256);
+  element.classList.toggle("is-small", Math.max(width, height) <= 128);
   // The unit of enlargement: each pixel of the image takes whole pixels of the screen.
   const density = Math.max(1, Math.round(devicePixelRatio));
   element.style.setProperty("--image-width", `${width / density}px`);
