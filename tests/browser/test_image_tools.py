@@ -1,5 +1,6 @@
 """The image-to-image tools of the playground, with the included models."""
 
+import base64
 import io
 import json
 import re
@@ -106,6 +107,38 @@ def test_draws_a_sketch_and_translates_it(open_page):
     assert surface.bounding_box() == before
     pixels = np.asarray(Image.open(io.BytesIO(download(page))).convert("RGB"))
     assert pixels.std() > 0
+
+
+# Dispatches an event with a file, as the browser does for a drop and for a paste.
+TRANSFER = """([target, type, name, text]) => {
+  const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], name, { type: "image/png" }));
+  const init = { bubbles: true, cancelable: true, dataTransfer: transfer, clipboardData: transfer };
+  const event = type === "paste" ? new ClipboardEvent(type, init) : new DragEvent(type, init);
+  document.querySelector(target).dispatchEvent(event);
+}"""
+
+
+def test_image_is_dropped_and_pasted(open_page):
+    page = open_tool(open_page, "colorize-flowers")
+    expect(page.get_by_role("button", name="Other examples")).to_be_visible()
+    for kind, size in (("drop", (40, 30)), ("paste", (30, 40))):
+        content = base64.b64encode(image_file(*size)["buffer"]).decode()
+        page.evaluate(TRANSFER, ["main", kind, f"{kind}.png", content])
+        caption = f"{kind}.png, {size[0]} × {size[1]} pixels."
+        expect(page.get_by_role("region", name="Image")).to_contain_text(caption)
+        expect(result_status(page)).to_contain_text(f"{size[0]} × {size[1]} pixels")
+
+
+def test_image_of_a_generator_is_opened_in_a_tool(open_page):
+    page = open_tool(open_page, "stylegan2-flowers")
+    page.locator(".tile-image").first.click()
+    page.locator("summary", has_text="Use as the input of").click()
+    page.get_by_role("button", name="Upscale: esrgan-flowers").click()
+    expect(page.get_by_role("heading", name="esrgan-flowers")).to_be_visible()
+    expect(page.get_by_role("region", name="Image")).to_contain_text("stylegan2-flowers, seed 0")
+    expect(result_status(page)).to_contain_text("128 × 128 pixels")
 
 
 def test_before_and_after_are_compared_with_the_keyboard(open_page):
