@@ -88,6 +88,7 @@ def test_unknown_checksum_needs_consent(tmp_path):
     assert_one_line_error(process, 2, "the checksum is unknown", "--yes")
 
 
+@pytest.mark.slow
 def test_checkpoint_is_downloaded_and_imported(server, tmp_path):
     models = tmp_path / "models"
     arguments = ("pull", pinned(server), "--name", "up", "--license", "MIT", "--models", models)
