@@ -15,14 +15,11 @@ if TYPE_CHECKING:
 
 
 def list_catalog(*, as_json: bool) -> None:
-    """Print the catalog as a table, or as JSON."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """Print the models of the catalog, two lines each, or as JSON."""
     from service.pull.catalog import read_catalog
     from service.runtime.formatting import format_size
 
-    catalog = read_catalog().values()
+    catalog = list(read_catalog().values())
     if as_json:
         rows = [
             {**each.model_dump(mode="json"), "size": each.size, "check": each.check}
@@ -30,22 +27,25 @@ def list_catalog(*, as_json: bool) -> None:
         ]
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    table = Table(
-        "name", "model, and what it shows", "images", "size", "check", "license", box=None
-    )
-    for each in catalog:
-        table.add_row(
+    rows = [
+        (
             each.name,
-            f"{each.title}. {each.preview}.",
             each.image,
             format_size(each.size) if each.size else "",
             each.check,
             each.license.name + (" *" if each.license.conditions else ""),
         )
-    Console().print(table)
+        for each in catalog
+    ]
+    # A name is never shortened, so that it can be copied.
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for each, row in zip(catalog, rows, strict=True):
+        first, *others = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        line = "  ".join([typer.style(first, bold=True), *others])
+        typer.echo(f"{line.rstrip()}\n    {each.title}. {each.preview}.")
     typer.echo(
-        "* with conditions, which are shown before the download. check: how the download is "
-        "verified; none asks.\nnext: ganymede pull NAME"
+        "\n* with conditions, which are shown before the download. check: how the download is "
+        "verified; without one, ganymede asks first.\nnext: ganymede pull NAME"
     )
 
 

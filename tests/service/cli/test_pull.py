@@ -49,7 +49,7 @@ def pinned(server, path="/net.pth"):
 
 
 def test_lists_the_catalog():
-    process = run("pull", env={**os.environ, "COLUMNS": "200"})
+    process = run("pull", env={**os.environ, "COLUMNS": "40"})
     assert process.returncode == 0
     for model in read_catalog().values():
         assert model.name in process.stdout
