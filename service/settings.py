@@ -56,7 +56,9 @@ def address_of(models: Path) -> str | None:
     scheme, separator, rest = str(models).partition(":/")
     if not separator or not re.fullmatch(r"[a-z][a-z0-9]+", scheme) or models.is_dir():
         return None
-    return f"{scheme}://{rest.removeprefix('/')}"
+    # The path of a file begins with a slash of its own.
+    root = "/" if scheme == "file" else ""
+    return f"{scheme}://{root}{rest.lstrip('/')}"
 
 
 def _seconds(value: object) -> object:

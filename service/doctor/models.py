@@ -17,7 +17,7 @@ from service.settings import Settings, address_of
 if TYPE_CHECKING:
     from service.runtime.models.model import Model
 
-_GET_MODELS = "write one with ganymede import or ganymede export, or give the folder as --models"
+_GET_MODELS = "add one with ganymede pull, import or export, or give the folder as --models"
 
 
 def check_models(settings: Settings, show: StageProgress) -> Iterator[Finding]:

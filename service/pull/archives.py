@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -23,7 +24,7 @@ _CHUNK = 2**20
 _MAX_MEMBERS = 10_000
 _DAMAGED = (
     gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError,
-    RuntimeError, NotImplementedError,
+    RuntimeError, NotImplementedError, ValueError, struct.error, OSError,
 )  # fmt: skip
 
 
@@ -44,7 +45,7 @@ def member_names(path: Path) -> list[str]:
                 return [each.filename for each in archive.infolist() if not each.is_dir()]
         if tarfile.is_tarfile(path):
             with tarfile.open(path) as archive:
-                return [each.name for each in archive if each.isfile()]
+                return [each.name for each in _members(path, archive) if each.isfile()]
     return []
 
 
@@ -83,12 +84,13 @@ def _extract_zip(path: Path, folder: Path, max_bytes: int) -> None:
 
 def _extract_tar(path: Path, folder: Path, max_bytes: int) -> None:
     with tarfile.open(path) as archive:
-        members = []
-        for each in archive:
+        members, size = [], 0
+        for each in _members(path, archive):
             if not (each.isfile() or each.isdir()):
                 raise ArchiveError(f"{path}: {each.name!r:.80} is a link or a device")
             members.append(each)
-            _assert_size(path, sum(m.size for m in members[-_MAX_MEMBERS:]), max_bytes)
+            size += each.size
+            _assert_size(path, size, max_bytes)
         # To the end of the compressed data, where its checksum is.
         while archive.fileobj is not None and archive.fileobj.read(_CHUNK):
             pass
@@ -99,6 +101,14 @@ def _extract_tar(path: Path, folder: Path, max_bytes: int) -> None:
             assert source is not None  # noqa: S101 - for the type checker
             with source:
                 _copy(source, folder / each.name, each.size)
+
+
+def _members(path: Path, archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of a tar file. Raises ArchiveError as soon as there are too many."""
+    for count, each in enumerate(archive, 1):
+        if count > _MAX_MEMBERS:
+            raise ArchiveError(f"{path} contains more than {_MAX_MEMBERS:,} files")
+        yield each
 
 
 def assert_safe(path: Path, names: list[str]) -> None:
@@ -122,11 +132,21 @@ def _copy(source: IO[bytes], target: Path, size: int) -> None:
     """Copy a member. Raises ArchiveError if it has more bytes than it declares."""
     with replacing(target) as part, part.open("wb") as file:
         written = 0
-        while chunk := source.read(_CHUNK):
+        while chunk := _read(source):
             written += len(chunk)
             if written > size:
                 raise ArchiveError(f"{target.name} has more bytes than its archive declares")
             file.write(chunk)
+
+
+def _read(source: IO[bytes]) -> bytes:
+    """Read from a member, whose errors must not look like those of the disk."""
+    try:
+        return source.read(_CHUNK)
+    except OSError as error:
+        raise ArchiveError(
+            f"a member is damaged: {first_line(error)}; download it again"
+        ) from error
 
 
 @contextmanager

@@ -82,7 +82,7 @@ def fetch(files: Sequence[RemoteFile], fetching: Fetching) -> list[LocalFile]:
     key = _key(files)
     root = cache_folder("downloads")
     folder = root / key
-    with _locked(root / f"{key}.lock", fetching.report):
+    with locked(root / f"{key}.lock", fetching.report):
         known = _read_index(root / f"{key}.json")
         found = []
         for file in files:
@@ -206,7 +206,7 @@ def _write_index(path: Path, content: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _locked(path: Path, report: Callable[[str], object]) -> Iterator[None]:
+def locked(path: Path, report: Callable[[str], object]) -> Iterator[None]:
     """Exclude other processes that fetch the same files. Raises CannotWrite."""
     import fcntl  # noqa: PLC0415 - POSIX only
 

@@ -31,8 +31,14 @@ class HttpFile:
     """A file at an address, with the headers that its host needs."""
 
     def __init__(self, url: str, headers: Mapping[str, str] | None = None, hint: str = "") -> None:
-        """`hint` is added to the error if the host refuses access."""
-        self._url = httpx.URL(url)
+        """`hint` is added to the error if the host refuses access.
+
+        Raises DownloadFailed for a malformed address.
+        """
+        try:
+            self._url = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise DownloadFailed(f"{url}: {first_line(error)}") from error
         self._headers = dict(headers or {})
         self._hint = hint
 
@@ -51,7 +57,8 @@ class HttpFile:
                     stack.close()
                     stream = self._request(client, stack, 0, None)
                 yield stream
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
+            # UnicodeError: a redirect to a host whose name cannot be encoded.
             raise DownloadFailed(f"{self}: {first_line(error)}") from error
         except httpx.TransportError as error:
             raise Interrupted(_reason(error)) from error

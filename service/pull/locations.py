@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from service.pull.checksums import Checksum, Kind
-from service.runtime.errors import UserError
+from service.runtime.errors import UserError, first_line
 
 # Read through fsspec.
 OBJECT_STORES = ("s3", "gs", "gcs", "az", "abfs", "file")
@@ -83,8 +83,7 @@ class Location:
                 "or pypi:NAME==VERSION/FILE"
             )
         location = cls(address, _checksum(fragment) if fragment else None)
-        # Raises for an address that is incomplete.
-        location.filename  # noqa: B018
+        _assert_valid(location)
         return location
 
     @property
@@ -133,6 +132,21 @@ class Location:
         if self.scheme == "pypi":
             return Location(changed)
         return Location(path._replace(path=changed).geturl())
+
+
+def _assert_valid(location: Location) -> None:
+    """Raise LocationError for an address that is incomplete or malformed."""
+    try:
+        location.filename  # noqa: B018 - raises
+        if location.scheme in ("http", "https"):
+            parts = urlsplit(location.address)
+            parts.port  # noqa: B018 - raises
+            # Names are resolved in this encoding.
+            if not (parts.hostname or "").encode("idna"):
+                raise LocationError(f"{location.address} names no host")
+    except ValueError as error:
+        reason = first_line(error)
+        raise LocationError(f"{location.address} is not a valid address: {reason}") from error
 
 
 def is_location(text: str) -> bool:

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path, PurePosixPath
 
 from service.pull import archives, hub, object_stores
-from service.pull.cache import Fetching, LocalFile, RemoteFile, fetch
+from service.pull.cache import Fetching, LocalFile, RemoteFile, fetch, locked
 from service.pull.checksums import Checksum, ChecksumMismatch, Kind
 from service.pull.locations import ARCHIVES, OBJECT_STORES, Location, LocationError
 from service.pull.model_folders import contains_models, find_models
@@ -31,11 +31,23 @@ def fetch_repository(location: Location, fetching: Fetching) -> Path:
     Raises LocationError for an address that is not pinned, DownloadFailed, ChecksumMismatch,
     CannotWrite, and UserError if it contains no models.
     """
-    pin = _pin(location)
-    folder = cache_folder("repositories") / pin
-    if folder.is_dir() and _listing_of(folder) == _stated(folder):
-        fetching.report(f"{location} is in the cache: {folder}")
-        return folder
+    folder = cache_folder("repositories") / _pin(location)
+    # Without the lock, because the cache may be read-only once it has the repository.
+    if not _is_complete(folder):
+        # Servers that start together must not replace what the first of them has begun to load.
+        with locked(folder.with_name(f"{folder.name}.lock"), fetching.report):
+            if not _is_complete(folder):
+                return _fetch_to(folder, location, fetching)
+    fetching.report(f"{location} is in the cache: {folder}")
+    return folder
+
+
+def _is_complete(folder: Path) -> bool:
+    """Return whether a repository is in the cache, undamaged."""
+    return folder.is_dir() and _listing_of(folder) == _stated(folder)
+
+
+def _fetch_to(folder: Path, location: Location, fetching: Fetching) -> Path:
     fetching.report(f"fetching {location}")
     with tempfile.TemporaryDirectory(prefix="ganymede-") as unpacked:
         root = _fetch(location, fetching, Path(unpacked))

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from service.api_keys import add_key
-from service.settings import PREFIX, Settings, SettingsError, load_settings
+from service.settings import PREFIX, Settings, SettingsError, address_of, load_settings
 from tests.support.servers import free_port, ganymede, serving
 
 # A value other than the default for each setting, as a user would type it.
@@ -127,6 +127,15 @@ def test_invalid_value_gives_one_line_error_with_its_name(flags, expected):
         load_settings(flags)
     assert str(error.value).startswith(expected)
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["s3://bucket/zoo#sha256=00", "hf://owner/name@main", "https://a.org/b", "file:///srv/zoo"],
+)
+def test_address_of_a_repository_survives_as_a_path(address):
+    assert address_of(Path(address)) == address
+    assert address_of(Path("models")) is None
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,9 @@ class PullRequest:
         local = fetch(files, self.fetching)
         if location.checksum is None:
             typer.echo(f"not verified, because the address has no #sha256={local[0].sha256}")
+        for each in local[1:]:
+            # Its address, and therefore a checksum, cannot be given.
+            typer.echo(f"{each.path.name} is not verified; its sha256 is {each.sha256}")
         return self._add(local)
 
     def _add(self, files: list[LocalFile]) -> list[Path]:

@@ -58,7 +58,7 @@ def test_troubles_exit_with_1_and_say_what_to_do(tmp_path):
     process = doctor("--models", tmp_path / "nowhere")
     assert process.returncode == 1
     assert "no such folder" in process.stdout
-    assert "→ write one with ganymede import" in process.stdout
+    assert "→ add one with ganymede pull" in process.stdout
     assert process.stdout.splitlines()[-1].startswith("1 error")
 
 

@@ -1,6 +1,7 @@
 """Archives are extracted without leaving their folder and without expanding beyond a limit."""
 
 import io
+import random
 import stat
 import tarfile
 import zipfile
@@ -92,3 +93,43 @@ def test_damaged_archives_are_one_clear_error(tmp_path, target):
 def test_other_files_have_no_members(tmp_path):
     (tmp_path / "g.pkl").write_bytes(b"\x80\x04N.")
     assert member_names(tmp_path / "g.pkl") == []
+
+
+def test_refuses_a_tar_with_too_many_members_before_it_reads_them_all(tmp_path, target):
+    members = {f"{number}": b"" for number in range(10_001)}
+    path = write_tar(tmp_path / "a.tar.gz", members)
+    for read in (member_names, lambda each: extract(each, target, LIMIT)):
+        with pytest.raises(ArchiveError, match="more than 10,000 files"):
+            read(path)
+    assert not list(target.iterdir())
+
+
+def test_damage_within_bzip2_is_reported_as_damage(tmp_path, target):
+    path = tmp_path / "a.tar.bz2"
+    noise = random.Random(0).randbytes(300_000)
+    with tarfile.open(path, "w:bz2", compresslevel=1) as archive:
+        for name in "abcd":
+            info = tarfile.TarInfo(name)
+            info.size = len(noise)
+            archive.addfile(info, io.BytesIO(noise))
+    content = bytearray(path.read_bytes())
+    middle = len(content) * 3 // 4
+    content[middle : middle + 8] = bytes(byte ^ 0xFF for byte in content[middle : middle + 8])
+    path.write_bytes(content)
+    for read in (member_names, lambda each: extract(each, target, LIMIT)):
+        with pytest.raises(ArchiveError, match="is damaged"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("record", "offset"),
+    [(b"PK\1\2", 10), (b"PK\1\2", 16), (b"PK\1\2", 42), (b"PK\5\6", 12), (b"PK\5\6", 16)],
+)
+def test_damage_of_a_zip_directory_is_reported_as_damage(tmp_path, target, record, offset):
+    path = write_zip(tmp_path / "a.zip", {"a": b"1" * 1000, "b": b"2" * 1000})
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(record)
+    content[entry + offset : entry + offset + 4] = b"\xff\xff\xff\xfe"
+    path.write_bytes(content)
+    with pytest.raises(ArchiveError):
+        extract(path, target, LIMIT)

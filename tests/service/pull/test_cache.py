@@ -143,6 +143,12 @@ def test_redirect_to_another_kind_of_address_is_refused(server, fetching):
         fetch([remote(server, "/local")], fetching)
 
 
+def test_redirect_to_a_malformed_host_is_one_clear_error(server, fetching):
+    server.redirects["/a"] = "http://a..b/g.pth"
+    with pytest.raises(DownloadFailed, match="label empty or too long"):
+        fetch([remote(server, "/a")], fetching)
+
+
 def test_https_never_redirects_to_http():
     https, http = httpx.URL("https://a.org/x"), httpx.URL("http://a.org/x")
     assert_secure("x", https, https)

@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import tarfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -102,6 +104,20 @@ def test_damaged_copy_in_the_cache_is_replaced(store, models, fetching):
     graph = next(folder.rglob("*.onnx"))
     graph.write_bytes(b"damaged")
     assert files_below(fetch_repository(location, fetching)) == files_below(models)
+
+
+def test_calls_at_once_fetch_the_repository_once(models, cache):
+    location = Location.parse(f"file://{models}#sha256={sha256sum(models)}")
+    lines, gate = [], threading.Barrier(4)
+
+    def call(_):
+        gate.wait()
+        return fetch_repository(location, Fetching(10**9, report=lines.append))
+
+    with ThreadPoolExecutor(4) as pool:
+        (folder,) = set(pool.map(call, range(4)))
+    assert files_below(folder) == files_below(models)
+    assert len([line for line in lines if line.startswith("fetching ")]) == 1
 
 
 def test_changed_repository_is_refused(store, models, fetching):
