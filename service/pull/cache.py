@@ -206,8 +206,10 @@ def _write_index(path: Path, content: dict[str, Any]) -> None:
 
 
 @contextmanager
-def locked(path: Path, report: Callable[[str], object]) -> Iterator[None]:
-    """Exclude other processes that fetch the same files. Raises CannotWrite."""
+def locked(
+    path: Path, report: Callable[[str], object], work: str = "fetches the same files"
+) -> Iterator[None]:
+    """Exclude other processes that do the same `work`. Raises CannotWrite."""
     import fcntl  # noqa: PLC0415 - POSIX only
 
     try:
@@ -219,6 +221,6 @@ def locked(path: Path, report: Callable[[str], object]) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            report("waiting for another process that fetches the same files")
+            report(f"waiting for another process that {work}")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -38,6 +41,7 @@ class PullRequest:
         from service.pull.cache import fetch
 
         self.name = self.name or entry.name
+        self._assert_target()
         self.license = self.license or entry.license.name
         self.catalog_options = entry.import_options
         files = [file.remote() for file in entry.files]
@@ -48,6 +52,7 @@ class PullRequest:
         """Fetch and import a file or a folder, and return the model folders."""
         from service.pull.cache import RemoteFile, fetch
 
+        self._assert_target()
         if _is_folder(location):
             return self._add_folder(location)
         self._assert_importable(RemoteFile(location))
@@ -107,7 +112,8 @@ class PullRequest:
                 )
             folders = []
             for source in sources:
-                installed = install(source, self.models, self.name, self.version)
+                with self._adding():
+                    installed = install(source, self.models, self.name, self.version)
                 typer.echo(
                     f"wrote {installed.folder}"
                     if installed.is_new
@@ -137,12 +143,15 @@ class PullRequest:
 
     def _import(self, file: Path, digests: set[str]) -> Path:
         """Import a checkpoint with the importer of `ganymede import`."""
+        with self._adding():
+            return self._import_as(self.name or _slug_of(file.name), file, digests)
+
+    def _import_as(self, name: str, file: Path, digests: set[str]) -> Path:
         from typer.main import get_command
 
         from service.cli.main import app
         from service.runtime.models.folders import new_version_folder
 
-        name = self.name or _slug_of(file.name)
         if self.version is None and not self.import_options:
             existing = _imported_from(self.models, name, digests)
             if existing is not None:
@@ -161,6 +170,24 @@ class PullRequest:
             standalone_mode=False,
         )
         return folder
+
+    def _adding(self) -> AbstractContextManager[None]:
+        """Exclude other pulls to the same repository, which could choose the same version."""
+        from service.pull.cache import locked
+        from service.runtime.files import cache_folder
+
+        key = hashlib.sha256(os.fsencode(self.models.absolute())).hexdigest()[:16]
+        return locked(
+            cache_folder("downloads") / f"{key}.models.lock",
+            self.fetching.report,
+            f"adds a model to {self.models}",
+        )
+
+    def _assert_target(self) -> None:
+        """Raise ModelFolderError before the download if the name or the version cannot be used."""
+        from service.runtime.models.folders import new_version_folder
+
+        new_version_folder(self.models, self.name or "model", self.version)
 
     def _assert_importable(self, file: RemoteFile) -> None:
         """Raise UserError before the download if the importer is not installed."""

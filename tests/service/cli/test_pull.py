@@ -7,6 +7,7 @@ import resource
 import shutil
 import tarfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -161,6 +162,36 @@ def test_archive_of_a_model_folder_is_added(model_folder, tmp_path, ending):
     assert manifest.digest == read_manifest(model_folder).digest
     rows = json.loads(run("models", "--models", models, "--json").stdout)
     assert [(row["name"], row["state"]) for row in rows] == [("mine", "ready")]
+
+
+@pytest.mark.slow
+def test_pulls_of_one_model_at_once_add_it_once(model_folder, tmp_path):
+    path = tmp_path / "model.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in model_folder.iterdir():
+            archive.write(file, f"folder/{file.name}")
+    models = tmp_path / "models"
+    with running(FileServer({"/model.zip": path.read_bytes()})) as server:
+        arguments = ("pull", pinned(server, "/model.zip"), "--name", "mine", "--models", models)
+        with ThreadPoolExecutor(3) as pool:
+            processes = list(pool.map(lambda _: run(*arguments), range(3)))
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert sum("wrote" in process.stdout for process in processes) == 1
+    assert [each.name for each in (models / "mine").iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--name", "Not a slug"), "cannot be used in a URL"),
+        (("--name", "mine", "--version", "7"), "exists already"),
+    ],
+)
+def test_refuses_a_name_or_version_before_the_download(server, tmp_path, options, words):
+    (tmp_path / "mine" / "7").mkdir(parents=True)
+    process = run("pull", pinned(server), "--models", tmp_path, *options)
+    assert_one_line_error(process, 1, words)
+    assert not server.requests
 
 
 def test_damaged_model_folder_is_refused(model_folder, tmp_path):
