@@ -195,3 +195,30 @@ def test_tools_are_accessible_and_fit_the_window(open_page, panel, size):
     page.wait_for_load_state("networkidle")
     assert accessibility_violations(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+
+
+def test_replaced_images_are_freed(open_page):
+    page = open_page("about:blank")
+    page.add_init_script(
+        """window.urls = new Set();
+        const { createObjectURL, revokeObjectURL } = URL;
+        URL.createObjectURL = (blob) => {
+          const url = createObjectURL(blob);
+          window.urls.add(url);
+          return url;
+        };
+        URL.revokeObjectURL = (url) => {
+          window.urls.delete(url);
+          revokeObjectURL(url);
+        };"""
+    )
+    page.goto("/#model=stylegan2-flowers&panel=matrix")
+    tiles = page.locator(".matrix .tile")
+    loaded = page.locator(".matrix .tile.is-loaded")
+    for count in (19, 23, 27):
+        expect(tiles).to_have_count(count)
+        expect(loaded).to_have_count(count)
+        page.get_by_role("button", name="Add a column").click()
+    page.wait_for_function(
+        "() => window.urls.size === document.querySelectorAll('img[src^=\"blob:\"]').length"
+    )

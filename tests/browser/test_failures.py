@@ -70,9 +70,12 @@ def test_failed_images_can_be_requested_again(open_page, faults):
     page.route("**/v1/generate", lambda route: route.fulfill(**problem(500, "internal", "broken")))
     page.goto("/#model=gan-mnist")
     expect(page.get_by_role("alert").first).to_contain_text("broken")
+    expect(page.get_by_role("alert").nth(1)).to_contain_text("broken")
     page.unroute("**/v1/generate")
+    # One click repeats all failed requests.
     page.get_by_role("button", name="Try again").first.click()
     expect(page.locator(".tile.is-loaded").first).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
     faults.expect("500")
 
 

@@ -69,6 +69,16 @@ def test_removed_images_come_back_with_undo(open_page):
     expect(gallery(page)).to_have_count(2)
 
 
+def test_undo_leaves_what_was_kept_since(open_page):
+    page = open_page("/#model=gan-mnist")
+    keep(page, "seed 1", "seed 3")
+    tile(page, "seed 1").click()
+    keep(page, "seed 5")
+    page.get_by_role("button", name="Undo").click()
+    tray = page.get_by_role("group", name="Kept images").locator(".tile-caption")
+    expect(tray).to_have_text(["1", "3", "5"])
+
+
 def test_damaged_links_and_storage_are_ignored(open_page):
     page = open_page("/#kept=gan-mnist@1/7,~damaged,gan-mnist/x,~" + "e30" + "&model=%zz")
     expect(page.get_by_role("heading", name="1 image from a link")).to_be_visible()

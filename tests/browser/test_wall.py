@@ -117,6 +117,33 @@ def test_dragging_cancels_superseded_requests(page):
     assert all("ERR_ABORTED" in request.failure for request in failed)
 
 
+def test_image_is_described_by_its_own_request(open_page):
+    """An image that arrives after the next change is not described by that change."""
+    page = open_page(CONDITIONAL)
+    expect_loaded(page, "seed 0")
+    held: dict[str, list[Route]] = {"bag": [], "coat": []}
+    page.route(
+        "**/v1/generate", lambda route: held[route.request.post_data_json["class"]].append(route)
+    )
+    # Time stands still, so that the superseded request is not cancelled.
+    page.clock.install(time=0)
+    page.clock.pause_at(1)
+    with page.expect_request("**/v1/generate"):
+        page.get_by_label("bag", exact=True).check()
+    page.get_by_label("coat", exact=True).check()
+    for route in held["bag"]:
+        route.continue_()
+    expect_loaded(page, "seed 0 · bag")
+
+
+def test_link_in_the_same_tab_leaves_nothing_set(open_page):
+    page = open_page(f"{CONDITIONAL}&seed=5&class=bag")
+    expect_loaded(page, "seed 5 · bag")
+    page.evaluate("hash => { location.hash = hash; }", "#model=cgan-fashion&seed=9")
+    expect_loaded(page, "seed 9")
+    expect(tile(page, "seed 9")).to_have_attribute("aria-label", "cgan-fashion, seed 9")
+
+
 def test_click_keeps_an_image_and_shows_how_to_make_it_again(page, server):
     tile(page, "seed 7").click()
     expect(tile(page, "seed 7")).to_have_attribute("aria-pressed", "true")

@@ -76,10 +76,10 @@ export function imageUrl(img, blob) {
   if (previous) URL.revokeObjectURL(previous);
 }
 
-/** Frees the images in `container` and removes its content. */
-export function clear(container) {
+/** Frees the images in `container` and replaces its content by `children`. */
+export function clear(container, ...children) {
   for (const img of container.querySelectorAll("img")) imageUrl(img, null);
-  container.replaceChildren();
+  container.replaceChildren(...children);
 }
 
 /** Saves a file. */

@@ -38,9 +38,16 @@ export class Kept extends EventTarget {
     this.#replace(this.items.filter((each) => keyOf(each) !== key));
   }
 
-  /** Replaces all items: with none, or with those that were removed. */
+  /** Removes all items. */
+  clear() {
+    this.#replace([]);
+  }
+
+  /** Puts `items` back in their order; those that were kept since then follow. */
   restore(items) {
-    this.#replace(items);
+    const keys = new Set(items.map(keyOf));
+    const later = this.items.filter((each) => !keys.has(keyOf(each)));
+    this.#replace([...items, ...later].slice(0, MOST));
   }
 
   #set(items) {

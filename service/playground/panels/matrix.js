@@ -1,6 +1,6 @@
 /** The style-mixing matrix: the styles of every row, with some layers of every column. */
 
-import { h, iconButton } from "../core/dom.js";
+import { clear, h, iconButton } from "../core/dom.js";
 import { FORMATS, MIX, fullName, generates, randomSeed } from "../core/items.js";
 import { latest, settled } from "../core/latest.js";
 import { downloadButtons } from "../shell/details.js";
@@ -160,19 +160,20 @@ class Matrix {
       h("thead", {}, h("tr", {}, h("td", { class: "matrix-corner" }), head)),
       h("tbody", {}, body),
     );
-    this.table.replaceChildren(table);
+    clear(this.table, table);
     ensureTabStop(table);
   }
 
   async #request(signal) {
-    const { app } = this;
-    const { rows, columns } = this;
+    const { app, tiles } = this;
+    // The images belong to what is set now, not to what is set when they arrive.
+    const items = this.rows.flatMap((_, row) => this.columns.map((__, column) => this.#item(row, column)));
     try {
-      const images = await app.api.images(MIX, this.#body(rows, columns), { signal });
+      const images = await app.api.images(MIX, this.#body([...this.rows], [...this.columns]), { signal });
+      if (tiles !== this.tiles) return;
       images.forEach(({ blob }, i) => {
-        const tile = this.tiles[i];
-        setItem(app, tile, this.#item(Math.floor(i / columns.length), i % columns.length));
-        setBlob(tile, blob);
+        setItem(app, tiles[i], items[i]);
+        setBlob(tiles[i], blob);
       });
     } catch (error) {
       app.report(error);

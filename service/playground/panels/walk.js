@@ -1,6 +1,6 @@
 /** A walk through latent space: plays in the page, and downloads as an animation. */
 
-import { h, iconButton } from "../core/dom.js";
+import { clear, h, iconButton } from "../core/dom.js";
 import { WALK, fileName, formatsOf, fullName, generates, randomSeed } from "../core/items.js";
 import { latest, settled } from "../core/latest.js";
 import { drawFrame, readFrames } from "../core/npy.js";
@@ -130,7 +130,7 @@ class Walk {
       const source = sourceFor(app, model, item);
       if (source) this.#change(() => this.sources.push(source));
     });
-    this.list.replaceChildren(...editors, h("div", { role: "listitem" }, add));
+    clear(this.list, ...editors, h("div", { role: "listitem" }, add));
   }
 
   #change(change) {

@@ -137,7 +137,8 @@ class Wall {
 
   /** Requests the images of a page, in place of those that it shows. */
   async #load(page, signal) {
-    const parameters = this.app.parametersOf(this.model);
+    // A copy: the images belong to what is set now, not to what is set when they arrive.
+    const parameters = { ...this.app.parametersOf(this.model) };
     const seeds = [];
     for (let i = 0; i < this.layout.perPage; i += 1) {
       const seed = parameters.seed + page.first + i;
@@ -202,7 +203,10 @@ class Wall {
   }
 
   #showError(page, error) {
-    const retry = h("button", { class: "button", onclick: () => page.load() }, "Try again");
+    const again = () => {
+      for (const each of this.pages) if (each.element.querySelector(".problem")) each.load();
+    };
+    const retry = h("button", { class: "button", onclick: again }, "Try again");
     page.element.querySelector(".problem")?.remove();
     page.element.prepend(h("div", { class: "problem wall-problem", role: "alert" }, h("p", {}, error.message), retry));
   }

@@ -243,7 +243,8 @@ export class App {
     }
     const chosen = this.model(model) ?? mostTangible(this.models);
     if (model && chosen.name !== model) this.notify(`This service has no model ${model}.`, "error");
-    Object.assign(this.parametersOf(chosen), valid(parameters, chosen));
+    // What a link leaves out has its default, not what was set before.
+    this.parameters.set(chosen.name, { seed: 0, ...valid(parameters, chosen) });
     this.open(chosen.name, panel);
   }
 

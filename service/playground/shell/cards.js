@@ -1,6 +1,6 @@
 /** The list of models: a card with preview, name, summary and what the model offers. */
 
-import { h, imageUrl } from "../core/dom.js";
+import { clear, h, imageUrl } from "../core/dom.js";
 import { generates } from "../core/items.js";
 
 const GROUPS = [
@@ -16,7 +16,7 @@ export function showCards(app, container, onChoose) {
     const cards = models.map((model) => h("li", {}, card(app, model, onChoose)));
     return h("section", { class: "cards" }, h("h2", {}, title), h("ul", { role: "list" }, cards));
   });
-  container.replaceChildren(...groups.filter(Boolean));
+  clear(container, ...groups.filter(Boolean));
 }
 
 /** Marks the card of the model that is shown. */

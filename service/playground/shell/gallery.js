@@ -55,7 +55,7 @@ export function mountGallery(app, container, shared) {
   const empty = h("p", { class: "hint" }, "Nothing is kept yet: click an image to keep it.");
   const removeAll = () => {
     const { items } = app.kept;
-    app.kept.restore([]);
+    app.kept.clear();
     const undo = { label: "Undo", run: () => app.kept.restore(items) };
     app.notices.show(`Removed ${plural(items.length)}.`, "info", undo);
   };
