@@ -27,7 +27,7 @@ def list_catalog(*, as_json: bool) -> None:
         ]
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    rows = [
+    cells = [
         (
             each.name,
             each.image,
@@ -38,8 +38,8 @@ def list_catalog(*, as_json: bool) -> None:
         for each in catalog
     ]
     # A name is never shortened, so that it can be copied.
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for each, row in zip(catalog, rows, strict=True):
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for each, row in zip(catalog, cells, strict=True):
         first, *others = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
         line = "  ".join([typer.style(first, bold=True), *others])
         typer.echo(f"{line.rstrip()}\n    {each.title}. {each.preview}.")

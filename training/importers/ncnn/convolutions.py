@@ -64,10 +64,12 @@ def _convolution(layer: Layer, weights: WeightReader) -> nn.Module:
         raise unsupported(layer, "a weight that is computed")
     if not fan_in or fan_in % groups:
         raise ModelImportError(f"{layer}: the weights do not fit {out} channels in {groups} groups")
+    # Read first: the file limits the size of the network that is built.
+    weight = weights.weight(out, fan_in // groups, *kernel)
     convolution = nn.Conv2d(
         fan_in, out, kernel, stride, 0, dilation, groups, bias=bool(layer.integer(5, 0))
     )
-    _load(convolution, weights.weight(out, fan_in // groups, *kernel), layer, weights, out)
+    _load(convolution, weight, layer, weights, out)
     padding = _padding(layer, kernel, dilation, stride)
     after = activation(layer, layer.integer(9, 0), layer.array(10))
     return Convolution(convolution, padding, layer.number(18, 0.0), after)
@@ -85,12 +87,12 @@ def _deconvolution(layer: Layer, weights: WeightReader) -> nn.Module:
     if not symmetric or min(left, top) < 0 or layer.integer(20, 0) or layer.integer(21, 0):
         raise unsupported(layer, "padding that differs between the sides")
     right = layer.integer(18, 0)
+    # By group: output channels, then input channels, where PyTorch has them the other way round.
+    weight = weights.weight(groups, out // groups, fan_in // groups, *kernel).transpose(1, 2)
     convolution = nn.ConvTranspose2d(
         fan_in, out, kernel, stride, (top, left), (layer.integer(19, right), right), groups,
         bool(layer.integer(5, 0)), dilation,
     )  # fmt: skip
-    # By group: output channels, then input channels, where PyTorch has them the other way round.
-    weight = weights.weight(groups, out // groups, fan_in // groups, *kernel).transpose(1, 2)
     shape = (fan_in, out // groups, *kernel)
     _load(convolution, weight.reshape(shape), layer, weights, out)
     after = activation(layer, layer.integer(9, 0), layer.array(10))
@@ -101,9 +103,10 @@ def _deconvolution(layer: Layer, weights: WeightReader) -> nn.Module:
 def _inner_product(layer: Layer, weights: WeightReader) -> nn.Module:
     out = layer.integer(0, 0)
     fan_in = _fan_in(layer, out, (1, 1), size=2)
+    weight = weights.weight(out, fan_in, 1, 1)
     # As a convolution of a vector, which is [N, C, 1, 1].
     convolution = nn.Conv2d(fan_in, out, 1, bias=bool(layer.integer(1, 0)))
-    convolution.weight = frozen(weights.weight(out, fan_in, 1, 1))
+    convolution.weight = frozen(weight)
     if convolution.bias is not None:
         convolution.bias = frozen(weights.plain(out))
     after = activation(layer, layer.integer(9, 0), layer.array(10))

@@ -58,18 +58,18 @@ class _Affine(nn.Module):
 @register("InstanceNorm")
 def _instance_norm(layer: Layer, weights: WeightReader) -> nn.Module:
     channels, affine = layer.integer(0, 0), bool(layer.integer(2, 1))
+    scale, shift = (weights.plain(channels) for _ in range(2)) if affine else (None, None)
     norm = nn.InstanceNorm2d(channels, eps=layer.number(1, 0.001), affine=affine)
-    if affine:
-        norm.weight = frozen(weights.plain(channels))
-        norm.bias = frozen(weights.plain(channels))
+    if scale is not None and shift is not None:
+        norm.weight, norm.bias = frozen(scale), frozen(shift)
     return norm
 
 
 @register("PReLU")
 def _prelu(layer: Layer, weights: WeightReader) -> nn.Module:
-    slopes = layer.integer(0, 0)
-    module = nn.PReLU(slopes)
-    module.weight = frozen(weights.plain(slopes))
+    slopes = weights.plain(layer.integer(0, 0))
+    module = nn.PReLU(len(slopes))
+    module.weight = frozen(slopes)
     return module
 
 

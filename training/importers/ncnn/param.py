@@ -7,6 +7,7 @@ is a layer: its type and name, the numbers of inputs and outputs, their blobs, a
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ _MAGIC = "7767517"
 _ARRAY = -23300
 _MAX_BYTES, _MAX_LAYERS = 8 * 2**20, 20_000
 _MAX_NAME = 500
+_MAX_INTEGER = 2**31 - 1
 
 Value = int | float | tuple[float, ...]
 
@@ -42,7 +44,7 @@ class Layer:
     def integer(self, key: int, default: int) -> int:
         """Return a parameter that is an integer. Raises ModelImportError."""
         value = self.number(key, default)
-        if value != int(value):
+        if value != int(value) or abs(value) > _MAX_INTEGER:
             raise ModelImportError(f"{self}: parameter {key} is {value}, expected an integer")
         return int(value)
 
@@ -121,7 +123,15 @@ def _parameter(text: str) -> tuple[int, Value]:
         length, *values = value.split(",")
         if int(length) != len(values):
             raise ValueError
-        return _ARRAY - number, tuple(float(each) for each in values)
+        return _ARRAY - number, tuple(_finite(each) for each in values)
     if re.fullmatch(r"[+-]?\d+", value):
         return number, int(value)
-    return number, float(value)
+    return number, _finite(value)
+
+
+def _finite(text: str) -> float:
+    """Parse a number. Raises ValueError, also for NaN and infinity."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError
+    return value

@@ -58,6 +58,10 @@ def _after(layer: Layer, field: _Field) -> _Field | None:
             return field.grown(layer.integer(1, 1), 1 / layer.integer(2, 1))
         case "Pooling" | "InnerProduct" | "InstanceNorm":
             return None
+        case "Concat" if layer.integer(0, 0) % 3:  # Along the height or the width.
+            return None
+        case "Slice" if layer.integer(1, 0) % 3:
+            return None
         case "Interp":
             return field.grown(_RESIZING.get(layer.integer(0, 0), 2), layer.number(1, 1.0))
         case "PixelShuffle":

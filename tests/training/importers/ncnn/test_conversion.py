@@ -1,5 +1,7 @@
 """Networks of ncnn: the layers against their definitions, whole models, and damaged files."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -247,6 +249,8 @@ def test_upscaler_is_imported(tmp_path):
         (["Interp i 1 1 x a 0=1 1=2.0 2=2.0", "Convolution c 1 1 a y 0=4 1=3 4=1 6=108"], 2),
         (["Sigmoid s 1 1 x y"], 0),
         (["InstanceNorm n 1 1 x y 0=3 2=0"], None),
+        (["Split s 1 2 x a b", "Concat c 2 1 a b y 0=0"], 0),
+        (["Split s 1 2 x a b", "Concat c 2 1 a b y 0=1"], None),
         (["Split s 1 2 x a b", "Pooling p 1 1 a c 0=1 4=1", "BinaryOp m 2 1 b c y 0=2"], None),
     ],
 )
@@ -292,9 +296,13 @@ def broken_files(layers, weights):
         "is not a layer",
     )
     yield "array", changed("4=1", "-23304=1,1"), data, "is an array, expected a number"
+    yield "infinite", changed("4=1", "4=inf"), data, "is not a layer"
+    yield "too large", changed("4=1", "4=1e30"), data, "expected an integer"
+    slopes = [re.sub(r"^(PReLU .*) 0=\d+", r"\1 0=-233", line) for line in layers]
+    yield "slopes", slopes, data, "weights of the shape -233"
 
 
-@pytest.mark.parametrize("case", range(13))
+@pytest.mark.parametrize("case", range(16))
 def test_damaged_files_are_one_clear_error(tmp_path, case):
     layers, weights, _ = ncnn.upscaler(RNG)
     _, lines, data, message = list(broken_files(layers, weights))[case]
