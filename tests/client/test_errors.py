@@ -120,6 +120,7 @@ def test_address_and_key_come_from_the_environment(keyed_service, monkeypatch):
         ("localhost:3000", "expected http://host:port"),
         ("ftp://host", "expected http://host:port"),
         ("http://", "expected http://host:port"),
+        ("http://host:99999", "expected a port from 1 to 65535"),
         ("http://host?x=1", "no query"),
         ("http://user:secret@host", "give the key as"),
         ("http://host:port", "url: "),
@@ -129,6 +130,12 @@ def test_invalid_urls_are_refused(url, message):
     with pytest.raises(ValueError, match=message) as raised:
         Client(url)
     assert "secret" not in str(raised.value)
+
+
+def test_url_below_that_of_the_service_is_named(service):
+    url = f"{service.url}/docs"
+    with Client(url) as client, pytest.raises(NotFound, match=f"{url} has no such route"):
+        client.models()
 
 
 def test_invalid_options_are_refused():

@@ -56,6 +56,9 @@ class Connection:
             raise ValueError(f"url: {error}") from error
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise ValueError(f"url: expected http://host:port or https://host, got {url!r}")
+        if parsed.port is not None and not 0 < parsed.port < 2**16:
+            # The operating system would connect to the port modulo 2¹⁶.
+            raise ValueError(f"url: expected a port from 1 to 65535, got {parsed.port}")
         if parsed.query or parsed.fragment:
             raise ValueError(f"url: expected no query and no fragment, got {url!r}")
         if parsed.userinfo:

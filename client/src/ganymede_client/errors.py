@@ -285,6 +285,8 @@ def problem_from(reply: Reply) -> GanymedeError:
     if kind.startswith(_PREFIX):
         kind = kind[len(_PREFIX) :]
         title, detail = str(document.get("title", "")), str(document.get("detail", ""))
+        if kind == "route-not-found":
+            detail = f"{reply.base_url} has no such route; check the URL of the service"
         common["errors"] = [
             error for error in document.get("errors") or [] if isinstance(error, dict)
         ]
