@@ -18,8 +18,3 @@ def test_tries_a_route_out(open_page):
     operation.get_by_role("button", name="Try it out").click()
     operation.get_by_role("button", name="Execute").click()
     expect(operation.locator(".live-responses-table")).to_contain_text("stylegan2-flowers")
-
-
-def test_old_address_leads_to_the_documentation(open_page):
-    page = open_page("/redoc")
-    expect(page.locator(".opblock").first).to_be_visible()

@@ -29,7 +29,7 @@ def problem(status: int, kind: str, detail: str, retry_after: int | None = None)
     ("status", "kind", "text"),
     [
         (429, "queue-full", "The service is busy."),
-        (503, "not-ready", "The service is not ready."),
+        pytest.param(503, "not-ready", "The service is not ready.", marks=pytest.mark.slow),
     ],
 )
 def test_busy_service_is_retried_and_the_page_says_so(open_page, faults, status, kind, text):

@@ -163,6 +163,8 @@ def test_result_for_an_example_can_be_kept_and_is_reproduced_by_its_request(open
     again = page.request.post("/v1/upscale", data=body)
     assert again.body() == download(page)
     details = page.get_by_role("complementary")
+    # The size of this result, not that of the images of the model.
+    expect(details.locator(".facts")).to_contain_text("128 × 128")
     details.get_by_role("button", name="Keep").click()
     expect(details.get_by_role("button", name="Kept")).to_have_attribute("aria-pressed", "true")
 

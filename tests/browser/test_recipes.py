@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from tests.support.marks import slow_except
+
 CLIENT = Path(__file__).parents[2] / "client" / "src"
 
 # The URL of a view, what is done there, and the pattern of the file that the recipes write.
@@ -48,7 +50,7 @@ def frames(path: Path) -> list[np.ndarray]:
     return read
 
 
-@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("view", slow_except("seed", VIEWS))
 def test_recipes_generate_what_the_page_shows(open_page, server, view, tmp_path):
     page = open_page(VIEWS[view])
     show_details(page, view)

@@ -14,6 +14,9 @@ import {
   sourceOf,
 } from "../core/items.js";
 
+/** The side of the image in CSS pixels. */
+const SIDE = 296;
+
 export class Details {
   /** `element` is the aside that is filled; without an item, it keeps its hints. */
   constructor(app, element) {
@@ -39,8 +42,10 @@ export class Details {
     const { app } = this;
     const img = h("img", { alt: `${modelOf(item).name}, ${labelOf(item)}`, class: "details-image" });
     const frame = h("div", { class: "details-frame" }, img);
+    // The result of an image-to-image model has its own size, not that of the model.
+    img.addEventListener("load", () => this.#showSize(img));
     const model = app.model(modelOf(item).name);
-    fit(img, model, 296);
+    fit(img, model, SIDE);
     clear(this.element);
     this.element.append(
       h(
@@ -77,6 +82,13 @@ export class Details {
     this.returnFocus = document.activeElement;
     this.element.classList.add("is-open");
     this.element.querySelector("h2")?.focus();
+  }
+
+  #showSize(img) {
+    if (!img.isConnected) return;
+    const { naturalWidth: width, naturalHeight: height } = img;
+    fit(img, { image: { width, height } }, SIDE);
+    this.element.querySelector(".facts dd:last-child").textContent = `${width} × ${height}`;
   }
 
   async #showImage(item, img, frame, blob) {
@@ -163,7 +175,7 @@ function facts(item, model) {
     list.push(["class", `${model.classes[body.seed % model.classes.length]} (by seed)`]);
   }
   if (body.truncation !== undefined) list.push(["truncation", body.truncation]);
-  if (model?.image) list.push(["size", `${model.image.width} × ${model.image.height}`]);
+  list.push(["size", "…"]);
   return h(
     "dl",
     { class: "facts" },
