@@ -117,6 +117,12 @@ def test_kept_position_of_an_interpolation_is_the_same_image(open_page, server):
     assert (image_pixels(page, "#tray .tile-image img") == expected).all()
 
 
+def test_first_seed_follows_the_last_one(open_page):
+    page = open_page(f"/#model=gan-mnist&panel=pair&seed={2**32 - 1}")
+    expect(page.get_by_label("Seed of the second image", exact=True)).to_have_value("0")
+    page.wait_for_function("() => document.querySelector('.pair-canvas').width === 28")
+
+
 def test_styles_are_mixed_by_group(open_page, server):
     page = open_page("/#model=stylegan2-flowers&panel=pair")
     page.get_by_label("Mix styles").check()

@@ -45,7 +45,7 @@ class Pair {
     const seed = parameters.seed ?? 0;
     const first = input?.first ?? input;
     this.a = (first && sourceFor(app, model, first)) || parameters;
-    this.b = (input?.second && sourceFor(app, model, input.second)) || { ...parameters, seed: seed + 1 };
+    this.b = (input?.second && sourceFor(app, model, input.second)) || { ...parameters, seed: (seed + 1) % 2 ** 32 };
     this.mode = "walk";
     this.position = STEPS / 2;
     this.weights = model.styles ? Object.fromEntries(styleGroups(model).map((group, i) => [group, i ? 0 : 1])) : {};
