@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from service.cli.options import JsonOption, ModelsOption
+from service.cli.options import JsonOption, ModelsOption, models_folder
 from service.runtime.files import replacing
-from service.settings import load_settings
 
 
 def reproduce(
@@ -34,7 +33,7 @@ def reproduce(
     from service.offline.reproduce import reproduce as reproduce_file
     from service.runtime.progress import stage_progress
 
-    folder = load_settings({"models": models} if models else {}).models
+    folder = models_folder(models)
     results: list[Reproduction] = []
     with stage_progress() as show:
         for file in files:

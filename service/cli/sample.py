@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from service.cli.interrupts import catch_stop_signal
+from service.cli.options import local_models
 from service.cli.sampling_progress import SamplingProgress
 from service.offline.job import JobError, JobFailed, Layout, SamplingJob, make_job
 from service.runtime.errors import UserError
@@ -197,7 +198,8 @@ def sample(
     measure = settings.plan == "measure" and engine == "local"
     plan_options = PlanOptions(workers, threads, settings.max_rows, measure)
     planner = Planner(pick_provider(settings.provider), plan_options, cache_file())
-    loaded = find_model(settings.models, model, planner)
+    folder = local_models(settings, lambda text: typer.echo(text, err=True))
+    loaded = find_model(folder, model, planner)
     names = loaded.manifest.classes
     with _errors_by_flag():
         job = make_job(

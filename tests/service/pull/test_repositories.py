@@ -165,6 +165,21 @@ def test_archive_is_pinned_by_its_bytes(models, fetching, tmp_path):
     assert fetch_repository(Location.parse(f"{address}#sha256={digest}"), fetching) == folder
 
 
+@pytest.mark.slow
+def test_sample_and_reproduce_take_an_address(models, tmp_path, cache):
+    content = archive(models, tmp_path / "zoo.tar.gz")
+    name = next(model_folders(models)).parent.name
+    out = tmp_path / "out"
+    with running(FileServer({"/zoo.tar.gz": content})) as server:
+        address = f"{server.url}/zoo.tar.gz#sha256={hashlib.sha256(content).hexdigest()}"
+        process = run("sample", name, "--models", address, "--count", "1", "--out", out)
+    assert process.returncode == 0, process.stderr
+    image = max(out.rglob("*.png"), key=lambda path: len(path.parts))
+    # From the cache.
+    process = run("reproduce", image, "--models", address)
+    assert process.returncode == 0, process.stderr
+
+
 def test_archive_without_models_is_refused(fetching, tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         tar.addfile(tarfile.TarInfo("readme"), io.BytesIO())
