@@ -28,6 +28,8 @@ router = APIRouter(include_in_schema=False)
 _PLAYGROUND = Path(playground.__file__).parent
 _DOCS = Path(api.__file__).parent / "docs"
 _INDEX = "index.html"
+# The only script that is not a module: it runs before the page is drawn.
+_SCRIPT = Path("core/theme.js")
 # Besides these, the folders contain Python modules and notes for developers, which are not served.
 _MEDIA_TYPES = {
     ".css": "text/css",
@@ -73,7 +75,9 @@ def playground_page(
     accept_encoding: _AcceptEncoding = "", if_none_match: _IfNoneMatch = None
 ) -> Response:
     """Return the page of the playground."""
-    return _file_response(_PLAYGROUND / _INDEX, accept_encoding, if_none_match)
+    response = _file_response(_PLAYGROUND / _INDEX, accept_encoding, if_none_match)
+    response.headers["link"] = _preload_modules()
+    return response
 
 
 @head_requests.get(router, "/playground/{name:path}", include_in_schema=False)
@@ -108,6 +112,19 @@ def docs_file(
 def redoc() -> Response:
     """Redirect to the API documentation, which had a second presentation at this path."""
     return RedirectResponse("docs")
+
+
+@lru_cache
+def _preload_modules() -> str:
+    """Return the `Link` header (RFC 8288) by which browsers request all modules at once.
+
+    Otherwise they find out about a module only after they have read those that import it, over
+    several levels.
+    """
+    modules = sorted(path.relative_to(_PLAYGROUND) for path in _PLAYGROUND.rglob("*.js"))
+    return ", ".join(
+        f"<playground/{path.as_posix()}>; rel=modulepreload" for path in modules if path != _SCRIPT
+    )
 
 
 @lru_cache

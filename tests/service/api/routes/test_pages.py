@@ -108,6 +108,19 @@ def test_every_file_of_the_playground_is_served_with_its_type(client):
         assert expected is None or response.headers["content-type"].startswith(expected), name
 
 
+def test_page_names_all_modules_for_browsers_to_request_at_once(client):
+    link = client.get("/").headers["link"]
+    modules = re.findall(r"<playground/([^>]+)>; rel=modulepreload(?:, |$)", link)
+    assert len(modules) == link.count("<")
+    scripts = {name for name in served_files() if name.endswith(".js")}
+    assert set(modules) == scripts - {"core/theme.js"}
+    document = References(client.get("/").text)
+    assert [name for name in document.files if name.endswith(".js")] == [
+        "playground/core/theme.js",
+        "playground/main.js",
+    ]
+
+
 def test_playground_is_small():
     sizes = {name: (PLAYGROUND / name).stat().st_size for name in [*served_files(), "index.html"]}
     assert sum(sizes.values()) <= MAX_BYTES, sizes
