@@ -83,7 +83,9 @@ def test_command_starts_its_own_cluster(run, tmp_path):
     run("painted-classes", tmp_path / "local", *flags)
     assert read_files(tmp_path / "ray") == read_files(tmp_path / "local")
     assert json.loads((tmp_path / "ray" / "summary.json").read_text())["images"] == 300
-    assert len(process.stderr.splitlines()) <= 2, process.stderr
+    # Of Ray's own messages few are left; a job that takes long also has lines of progress.
+    messages = [line for line in process.stderr.splitlines() if not line.startswith("generating:")]
+    assert len(messages) <= 2, process.stderr
 
 
 @pytest.mark.slow
