@@ -40,8 +40,9 @@ def test_working_installation(drawn_repository):
     checks = [line[8:24].strip() for line in process.stdout.splitlines()[:-1] if line[:8].strip()]
     assert [name for name in checks if name in CHECKS] == CHECKS
     assert "\x1b" not in process.stdout
-    # Progress that takes seconds leaves no trace in a file.
-    assert process.stderr == ""
+    # On a busy machine there are lines of progress.
+    assert "\x1b" not in process.stderr
+    assert "\r" not in process.stderr
 
 
 def test_json(drawn_repository, tmp_path):

@@ -359,7 +359,9 @@ def test_job_resumes_after_a_full_disk(run, drawn_repository, tmp_path):
     limited = ["bash", "-c", 'ulimit -f 600; trap "" XFSZ; exec "$@"', "bash", *command, *flags]
     process = subprocess.run(limited, capture_output=True, text=True, timeout=300, check=False)
     assert process.returncode == 1, process.stderr
-    assert len(process.stderr.splitlines()) == 1
+    # On a busy machine there are lines of progress as well.
+    messages = [line for line in process.stderr.splitlines() if not line.startswith("generating:")]
+    assert len(messages) == 1, process.stderr
     assert "run the same command to resume" in process.stderr
     assert not list(out.glob("*.tar"))
     run("painted-classes", out, *flags)
