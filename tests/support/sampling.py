@@ -30,3 +30,8 @@ def read_files(out: Path) -> dict[str, bytes]:
         for path in out.rglob("*")
         if path.is_file() and path.name != "summary.json"
     }
+
+
+def messages(stderr: str) -> list[str]:
+    """Return the lines of standard error without those of progress, which a busy machine adds."""
+    return [line for line in stderr.splitlines() if not line.startswith("generating:")]
