@@ -72,7 +72,7 @@ def test_no_models_is_an_error(tmp_path, exists):
         folder.mkdir()
     (finding,) = findings(folder)
     assert finding.status is Status.ERROR
-    assert "ganymede import" in finding.advice
+    assert "ganymede pull" in finding.advice
 
 
 def test_models_at_an_address_are_left_to_the_service():
