@@ -7,6 +7,7 @@
         golden.png      images that the model must reproduce wherever it is served
         preview.webp    a sample grid
         README.md       the model card
+        directions.npz  vectors of named directions in latent space
 
 Training writes the manifest and the service reads it; they share nothing else.
 """
@@ -15,27 +16,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from service.runtime.errors import UserError
 from service.runtime.files import open_regular
 from service.runtime.formatting import exact
 from service.runtime.latent.seeds import MAX_SEED, Distribution
+from service.runtime.models.manifest_parts import (
+    SHA256,
+    Directions,
+    Discriminator,
+    Encoder,
+    Finite,
+    Part,
+    Positive,
+    Slug,
+    Trainable,
+)
 
 MANIFEST_FILE = "model.json"
 PREVIEW_FILE = "preview.webp"
-_MAX_TEXT = 10_000
 # Enough for 10,000 classes with names of the maximum length in UTF-8, escaped.
 _MAX_MANIFEST_BYTES = 32 * 2**20
 # Roles of graphs. A model with the task `generate` has one graph from latents to pixels, or two
@@ -44,6 +47,11 @@ _MAX_MANIFEST_BYTES = 32 * 2**20
 GENERATOR = "generator"
 MAPPING = "mapping"
 SYNTHESIS = "synthesis"
+# Optional roles beside those. They do not change the images of a seed, so the digest of a model
+# does not depend on them.
+ENCODER = "encoder"
+DISCRIMINATOR = "discriminator"
+ADDED_ROLES = (ENCODER, DISCRIMINATOR)
 # Class inputs of a graph: the weights of all classes [N, classes] float32, which can be blended, or
 # the class index [N] int64.
 CLASS_WEIGHTS = "class_weights"
@@ -51,16 +59,10 @@ CLASS_INDEX = "class_index"
 # Optional input of a `synthesis` graph, [N, 3, 3] float32: translates and rotates the images.
 TRANSFORM = "transform"
 
-# Names and versions are path components and part of URLs: lower case, no separators.
-SLUG = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
-Slug = Annotated[str, StringConstraints(pattern=SLUG.pattern)]
-SHA256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.onnx$")]
 DataName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.onnx\.data$")]
 # Class names are part of headers, metadata and paths in archives.
 ClassName = Annotated[str, StringConstraints(max_length=200)]
-Positive = Annotated[int, Field(gt=0)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 StyleGroup = Literal["coarse", "middle", "fine"]
 
 # The route that serves a model has the name of its task.
@@ -71,19 +73,14 @@ class ManifestError(UserError):
     """A manifest cannot be read or is invalid."""
 
 
-class _Part(BaseModel):
-    # Texts go into headers, metadata and paths, and a reader must not run out of memory.
-    model_config = ConfigDict(extra="forbid", frozen=True, str_max_length=_MAX_TEXT)
-
-
-class DataFile(_Part):
+class DataFile(Part):
     """A file with weights of a graph: an ONNX file is limited to 2 GiB."""
 
     file: DataName
     sha256: SHA256
 
 
-class Graph(_Part):
+class Graph(Part):
     """An ONNX file whose inputs and outputs have the names of the contract.
 
     `data` lists the files with external weights, if any.
@@ -101,7 +98,7 @@ class Graph(_Part):
         return (self.file, self.sha256), *((data.file, data.sha256) for data in self.data or ())
 
 
-class Truncation(_Part):
+class Truncation(Part):
     """The range of the truncation ψ (StyleGAN, arXiv:1812.04948, appendix B); 1 disables it."""
 
     default: Finite = 1.0
@@ -117,7 +114,7 @@ class Truncation(_Part):
         return self
 
 
-class LatentSpace(_Part):
+class LatentSpace(Part):
     """The latent space of `z`; `seed_rule` defines how a latent is drawn from a seed.
 
     With a `truncation`, the graph that takes `z` also takes the truncation.
@@ -129,14 +126,14 @@ class LatentSpace(_Part):
     truncation: Truncation | None = None
 
 
-class StyleLayer(_Part):
+class StyleLayer(Part):
     """A layer that takes a style, with its resolution in pixels and its group."""
 
     resolution: Positive
     group: StyleGroup
 
 
-class StyleSpace(_Part):
+class StyleSpace(Part):
     """The style space of `w`: one vector of `dimension` per layer."""
 
     dimension: Positive
@@ -151,7 +148,7 @@ class StyleSpace(_Part):
         return groups
 
 
-class ImageSpec(_Part):
+class ImageSpec(Part):
     """The output images, in pixels. 1 channel is gray, 3 are RGB, 4 are RGBA."""
 
     height: Positive
@@ -164,7 +161,7 @@ class ImageSpec(_Part):
         return self.height * self.width
 
 
-class ImageInput(_Part):
+class ImageInput(Part):
     """The input images of an image-to-image model, `image` ``[N, H, W, C] uint8``.
 
     If the size may vary, both sides must be multiples of `multiple`; the sides of the output are
@@ -215,7 +212,7 @@ class ImageInput(_Part):
         return self.directions or (GENERATOR,)
 
 
-class TrainingData(_Part):
+class TrainingData(Part):
     """The images that a model was trained on: `source` for the inputs of an image-to-image model.
 
     `fingerprint` is a SHA-256 of the image files and their classes. It does not depend on the path.
@@ -238,7 +235,7 @@ class TrainingData(_Part):
     limit: Positive | None = None
 
 
-class TrainingProvenance(_Part):
+class TrainingProvenance(Part):
     """The provenance of a model trained by Ganymede."""
 
     kind: Literal["training"] = "training"
@@ -259,7 +256,7 @@ class TrainingProvenance(_Part):
     overrides: tuple[str, ...] = ()
 
 
-class ImportAssumption(_Part):
+class ImportAssumption(Part):
     """A property of an imported network that its file does not determine.
 
     `source` is where the value comes from; `flag` is the option of the import that changes it.
@@ -271,7 +268,7 @@ class ImportAssumption(_Part):
     flag: str | None = None
 
 
-class ImportProvenance(_Part):
+class ImportProvenance(Part):
     """The provenance of an imported model."""
 
     kind: Literal["import"] = "import"
@@ -284,7 +281,7 @@ class ImportProvenance(_Part):
     left_out: tuple[str, ...] = ()
 
 
-class Quality(_Part):
+class Quality(Part):
     """A measured metric with everything that is needed to interpret it."""
 
     metric: str
@@ -315,7 +312,7 @@ class Quality(_Part):
     note: str | None = None
 
 
-class Golden(_Part):
+class Golden(Part):
     """An image that the model generated at export: its inputs and the SHA-256 of its pixels.
 
     `class_index`, `truncation` and `direction` are set if the model has them.
@@ -328,7 +325,7 @@ class Golden(_Part):
     sha256: SHA256
 
 
-class Manifest(_Part):
+class Manifest(Part):
     """Describes a model: inputs, outputs, provenance and measured quality."""
 
     schema_version: Literal[1] = 1
@@ -345,6 +342,10 @@ class Manifest(_Part):
     provenance: Annotated[TrainingProvenance | ImportProvenance, Field(discriminator="kind")]
     quality: tuple[Quality, ...] = ()
     golden: tuple[Golden, ...] = Field(default=(), max_length=64)
+    directions: Directions | None = None
+    encoder: Encoder | None = None
+    discriminator: Discriminator | None = None
+    trainable: Trainable | None = None
     license: str
 
     @model_validator(mode="after")
@@ -379,6 +380,10 @@ class Manifest(_Part):
             raise ValueError(f"image must be {width}×{height}, the size that follows from input")
         if self.latent or self.classes or self.styles:
             raise ValueError(f"latent, classes and styles are not allowed for the task {self.task}")
+        if self.directions or self.encoder or self.discriminator:
+            raise ValueError(
+                f"directions, encoder and discriminator are not allowed for the task {self.task}"
+            )
         for golden in self.golden:
             if (golden.direction or GENERATOR) not in spec.roles:
                 raise ValueError(f"golden.direction: unknown direction {golden.direction}")
@@ -396,7 +401,7 @@ class Manifest(_Part):
 
     def _check_graphs(self, latent: LatentSpace) -> None:
         """Raise ValueError unless the graphs lead from latents to pixels."""
-        roles = set(self.graphs)
+        roles = set(self.graphs) - set(ADDED_ROLES)
         if roles not in ({GENERATOR}, {MAPPING, SYNTHESIS}):
             raise ValueError(
                 f"a model with the task generate needs a graph {GENERATOR!r}, or {MAPPING!r} and "
@@ -425,6 +430,53 @@ class Manifest(_Part):
                 f"{first.file} must return w, and {last.file} must take w, "
                 f"alone or with {TRANSFORM}"
             )
+        self._check_additions(first.inputs)
+
+    def _check_additions(self, first_inputs: tuple[str, ...]) -> None:
+        """Raise ValueError unless directions, encoder and discriminator fit the generator."""
+        for role, addition in ((ENCODER, self.encoder), (DISCRIMINATOR, self.discriminator)):
+            if (role in self.graphs) != (addition is not None):
+                raise ValueError(f"{role} is required if and only if there is a graph {role!r}")
+        class_inputs = {CLASS_INDEX, CLASS_WEIGHTS} & set(first_inputs)
+        space = "w" if self.styles else "z"
+        # A style vector w already depends on the class.
+        encoder_inputs = {"image", "reconstruction", space} | (
+            set() if self.styles else class_inputs
+        )
+        expected = {
+            ENCODER: (encoder_inputs, space),
+            DISCRIMINATOR: ({"image"} | class_inputs, "score"),
+        }
+        for role, (inputs, output) in expected.items():
+            graph = self.graphs.get(role)
+            if graph and (set(graph.inputs) != inputs or output not in graph.outputs):
+                names = ", ".join(sorted(inputs))
+                raise ValueError(f"{graph.file} must take {names}, and return {output}")
+        layers = len(self.styles.layers) if self.styles else 0
+        for direction in self.directions.items if self.directions else ():
+            if direction.space == "w" and max(direction.layers) >= layers:
+                raise ValueError(
+                    f"directions.{direction.name}: the model has {layers} style layers"
+                )
+
+    @property
+    def added_roles(self) -> tuple[str, ...]:
+        """The roles that do not lead to images: `encoder` and `discriminator`, if present."""
+        return tuple(role for role in ADDED_ROLES if role in self.graphs)
+
+    @property
+    def latent_space_name(self) -> Literal["w", "z"]:
+        """The space in which images are inverted and moved along directions: w with styles."""
+        return "w" if self.styles else "z"
+
+    @property
+    def latent_dimension(self) -> int:
+        """The dimension of a vector in that space. Raises ValueError without a latent space."""
+        if self.styles is not None:
+            return self.styles.dimension
+        if self.latent is None:
+            raise ValueError(f"{self.name} has no latent space")
+        return self.latent.dimension
 
     @property
     def takes_transform(self) -> bool:
@@ -435,10 +487,14 @@ class Manifest(_Part):
     def digest(self) -> str:
         """The digest `sha256:…` of the parts of a model that determine its images.
 
-        Changes to the summary or to measured metrics do not change the digest.
+        Changes to the summary, to measured metrics, or to the additions, such as an encoder, do not
+        change the digest.
         """
+        graphs = {
+            role: graph for role, graph in self.graphs.items() if role not in self.added_roles
+        }
         dependencies = {
-            "graphs": {role: graph.sha256 for role, graph in self.graphs.items()},
+            "graphs": {role: graph.sha256 for role, graph in graphs.items()},
             "latent": self.latent.model_dump(mode="json") if self.latent else None,
             "classes": self.classes,
             "styles": self.styles.model_dump(mode="json") if self.styles else None,
@@ -449,7 +505,7 @@ class Manifest(_Part):
                 if spec[added] is None:
                     del spec[added]
             dependencies["input"] = spec
-        if weights := dict(each for graph in self.graphs.values() for each in graph.files[1:]):
+        if weights := dict(each for graph in graphs.values() for each in graph.files[1:]):
             dependencies["data"] = weights
         text = json.dumps(dependencies, sort_keys=True, separators=(",", ":"))
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"

@@ -15,6 +15,8 @@ from service.runtime.generation import execute, image_plan, style_plan
 from service.runtime.latent.sources import LatentSource, feeds
 from service.runtime.latent.transforms import identity_transforms
 from service.runtime.models.manifest import (
+    DISCRIMINATOR,
+    ENCODER,
     GENERATOR,
     MAPPING,
     SYNTHESIS,
@@ -197,7 +199,7 @@ class Model:
         image = self.manifest.image
         if (space := self.manifest.styles) is not None:
             w = self.run(MAPPING, self.feeds([0]))["w"]
-            _expect("mapping", w, np.float32, (1, len(space.layers), space.dimension))
+            _expect(MAPPING, w, np.float32, (1, len(space.layers), space.dimension))
             role, pixels = SYNTHESIS, self.synthesize(w)
         else:
             role, pixels = GENERATOR, self.generate([0])
@@ -205,6 +207,25 @@ class Model:
             output = self.run(direction, self.feeds([0]))["pixels"]
             _expect(direction, output, np.uint8, (1, image.height, image.width, image.channels))
         _expect(role, pixels, np.uint8, (1, image.height, image.width, image.channels))
+        self._warm_additions(pixels)
+
+    def _warm_additions(self, pixels: Array) -> None:
+        """Run the encoder and the discriminator with one image ``[1, H, W, C] uint8``."""
+        manifest = self.manifest
+        feeds = self.feeds([0]) | {"image": pixels, "reconstruction": pixels}
+        space = manifest.latent_space_name
+        shape: tuple[int, ...] = (1, manifest.latent_dimension) if manifest.added_roles else ()
+        if manifest.styles is not None:
+            shape = (1, len(manifest.styles.layers), manifest.styles.dimension)
+            feeds["w"] = np.zeros(shape, np.float32)
+        for role, name, output_shape in (
+            (ENCODER, space, shape),
+            (DISCRIMINATOR, "score", (1,)),
+        ):
+            if role in manifest.added_roles:
+                inputs = manifest.graphs[role].inputs
+                output = self.run(role, {each: feeds[each] for each in inputs})[name]
+                _expect(role, output, np.float32, output_shape)
 
     @property
     def directions(self) -> tuple[str, ...]:
@@ -279,8 +300,9 @@ class Model:
     ) -> dict[str, Array]:
         """Run one batch in the calling thread.
 
-        The role ``mapping`` returns ``w``, all others return ``pixels``. A missing ``transform``
-        is the identity. With `alone`, the run uses more threads if the plan allows it; the outputs
+        The role ``mapping`` returns ``w``, ``encoder`` returns ``w`` or ``z``, ``discriminator``
+        returns ``score``, and all others return ``pixels``. A missing ``transform`` is the identity.
+        With `alone`, the run uses more threads if the plan allows it; the outputs
         are the same. Raises KeyError if the model does not have the role.
         """
         if role == GENERATOR and self.manifest.styles is not None:

@@ -127,6 +127,11 @@ def _contract(manifest: Manifest) -> list[Tensor]:
         row = spec.size
         tensors.append(Tensor("image", np.dtype(np.uint8), (*row, spec.channels)))
         tensors.append(Tensor("mask", np.dtype(np.uint8), row))
+    elif manifest.added_roles:
+        # The encoder and the discriminator take images like those of the model.
+        row = tensors[0].row
+        tensors += [Tensor(name, np.dtype(np.uint8), row) for name in ("image", "reconstruction")]
+        tensors.append(Tensor("score", np.dtype(np.float32)))
     if latent is not None:
         tensors.append(Tensor("z", np.dtype(np.float32), (latent.dimension,)))
         if (truncation := latent.truncation) is not None:

@@ -105,3 +105,71 @@ def test_refuses_inconsistent_graphs(drawn_repository, tmp_path, model, change, 
     (tmp_path / MANIFEST_FILE).write_text(json.dumps(manifest))
     with pytest.raises(ManifestError, match=re.escape(reason)):
         read_manifest(tmp_path)
+
+
+ADDITIONS = {
+    "directions": {
+        "sha256": "0" * 64,
+        "items": [
+            {"name": "width", "space": "z", "method": "sefa", "description": "component 1 of SeFa"}
+        ],
+    },
+    "encoder": {"passes": 3, "start": "", "trained_images": 1000, "seconds": 60},
+    "discriminator": {"description": "trained with the generator"},
+}
+
+
+def with_additions(folder):
+    graphs = json.loads((folder / MANIFEST_FILE).read_text())["graphs"]
+    classes = [name for name in graphs["generator"]["inputs"] if name.startswith("class_")]
+    added = {
+        "encoder": (["image", "reconstruction", "z", *classes], "z"),
+        "discriminator": (["image", *classes], "score"),
+    }
+    for role, (inputs, output) in added.items():
+        entry = {"file": f"{role}.onnx", "sha256": "0" * 64}
+        graphs[role] = {**entry, "inputs": inputs, "outputs": [output]}
+    return ADDITIONS | {"graphs": graphs}
+
+
+def test_digest_does_not_depend_on_additions(folder):
+    before = read_manifest(folder).digest
+    edit(folder, **with_additions(folder))
+    manifest = read_manifest(folder)
+    assert manifest.added_roles == ("encoder", "discriminator")
+    assert (manifest.latent_space_name, manifest.latent_dimension) == (
+        "z",
+        manifest.latent.dimension,
+    )
+    assert manifest.digest == before
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda values: values["graphs"].pop("encoder"), "encoder is required"),
+        (lambda values: values.update(discriminator=None), "discriminator is required"),
+        (
+            lambda values: values["graphs"]["discriminator"].update(inputs=["z"]),
+            "must take .*image, and return score",
+        ),
+        (
+            lambda values: values["directions"]["items"][0].update(space="w"),
+            "layers is required if and only if space is w",
+        ),
+        (
+            lambda values: values["directions"]["items"][0].update(space="w", layers=[9]),
+            "width: the model has 0 style layers",
+        ),
+        (
+            lambda values: values["directions"]["items"].append(values["directions"]["items"][0]),
+            "different names",
+        ),
+    ],
+)
+def test_refuses_additions_that_do_not_fit(folder, change, named):
+    values = json.loads(json.dumps(with_additions(folder)))
+    change(values)
+    edit(folder, **values)
+    with pytest.raises(ManifestError, match=named):
+        read_manifest(folder)

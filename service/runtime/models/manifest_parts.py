@@ -1,0 +1,165 @@
+"""Parts of the manifest that describe additions to a generator.
+
+An addition is made from a finished generator and does not change its images: directions in its
+latent space, an encoder that inverts images, a discriminator that scores them, and the weights
+that training continues from.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+_MAX_TEXT = 10_000
+# Names and versions are path components and part of URLs: lower case, no separators.
+SLUG = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
+Slug = Annotated[str, StringConstraints(pattern=SLUG.pattern)]
+SHA256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Positive = Annotated[int, Field(gt=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Distance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+# The files of the additions in a model folder.
+DIRECTIONS_FILE = "directions.npz"
+TRAINABLE_FILE = "trainable.safetensors"
+
+
+class Part(BaseModel):
+    """A part of the manifest: unknown keys are rejected, and values do not change."""
+
+    # Texts go into headers, metadata and paths, and a reader must not run out of memory.
+    model_config = ConfigDict(extra="forbid", frozen=True, str_max_length=_MAX_TEXT)
+
+
+class DirectionFigures(Part):
+    """What a step of one unit along a direction changes, as mean distances over `samples` images.
+
+    `effect` is the change in image features. `drift` is the part of it that should stay, such as
+    the score of other classes. `random_effect` and `random_drift` are the means of random
+    directions of the same length.
+    """
+
+    effect: Distance
+    drift: Distance
+    random_effect: Distance
+    random_drift: Distance
+    samples: Positive
+    feature_network: str
+    # What `drift` measures.
+    drift_of: str
+
+
+class Direction(Part):
+    """A named direction in latent space; its vector is in `directions.npz` under its name.
+
+    A step of one unit along it is one standard deviation of the latents. A direction of `w` moves
+    the styles of `layers`; a direction of `z` has none.
+    """
+
+    name: Slug
+    space: Literal["w", "z"]
+    method: Literal["sefa", "ganspace", "boundary"]
+    # How the direction was found: the number of a component, or the two sides of a boundary.
+    description: str
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    # A file in the model folder: images of the same seeds along the direction.
+    strip: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*\.webp$")] | None = None
+    figures: DirectionFigures | None = None
+
+    @model_validator(mode="after")
+    def _layers_fit_the_space(self) -> Direction:
+        if bool(self.layers) != (self.space == "w"):
+            raise ValueError("layers is required if and only if space is w")
+        if len(set(self.layers)) != len(self.layers):
+            raise ValueError("layers must be different")
+        return self
+
+
+class Directions(Part):
+    """The directions of a model. `sha256` is that of `directions.npz`, one vector per name."""
+
+    sha256: SHA256
+    items: tuple[Direction, ...] = Field(min_length=1, max_length=1000)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Directions:
+        if len({item.name for item in self.items}) != len(self.items):
+            raise ValueError("directions must have different names")
+        return self
+
+
+class InversionFigure(Part):
+    """The mean distance of reconstructions, by one metric, over `count` images of one kind.
+
+    `mean_image` is the distance of the generator's mean image, and `nearest` that of the nearest
+    of `candidates` samples.
+    """
+
+    metric: Literal["PSNR", "feature distance"]
+    images: str
+    count: Positive
+    value: Finite
+    mean_image: Finite
+    nearest: Finite
+    candidates: Positive
+    feature_network: str | None = None
+
+
+class Encoder(Part):
+    """The encoder of a model, the graph with the role `encoder`.
+
+    It corrects a latent in `passes` passes (ReStyle, arXiv:2104.02699). Each pass takes the
+    ``image``, its current ``reconstruction``, both uint8 ``[N, H, W, C]`` in the size of the
+    model's images, and the current latent ``w`` or ``z``, and returns the new latent. `start` is
+    the latent of the first pass: base64 of float32, ``w [w_dim]`` for every layer or ``z [z_dim]``.
+    """
+
+    passes: Positive
+    start: str
+    # The images that it was trained on, and the time that took.
+    trained_images: Positive
+    seconds: Distance
+    figures: tuple[InversionFigure, ...] = ()
+
+
+class SelectionFigure(Part):
+    """The quality of the images that the discriminator's score selects.
+
+    `share` of the samples are kept: the best by score (`rank`), or by discriminator rejection
+    sampling (arXiv:1810.06758). A share of 1 keeps all.
+    """
+
+    method: Literal["rank", "rejection"]
+    share: Share
+    kernel_distance: Finite
+    recall: Finite
+    samples: Positive
+    reference: str
+    feature_network: str
+
+
+class Discriminator(Part):
+    """The discriminator, the graph with the role `discriminator`.
+
+    It takes the model's own ``image`` uint8 ``[N, H, W, C]``, with the class input of the model if
+    it has classes, and returns ``score`` float32 ``[N]``, a logit: real images score higher.
+    """
+
+    # How it was trained, where it is not the one of the generator's training.
+    description: str = ""
+    figures: tuple[SelectionFigure, ...] = ()
+
+
+class Trainable(Part):
+    """The weights that training continues from, in `trainable.safetensors`.
+
+    Tensors are named ``generator.…``, ``average.…`` (the moving average that is exported) and
+    ``discriminator.…``. `recipe` is the recipe, in YAML, whose networks have these weights; None
+    for an import, whose networks are not built from a recipe.
+    """
+
+    sha256: SHA256
+    recipe: Annotated[str, Field(max_length=_MAX_TEXT)] | None = None
