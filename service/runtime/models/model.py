@@ -301,9 +301,9 @@ class Model:
         """Run one batch in the calling thread.
 
         The role ``mapping`` returns ``w``, ``encoder`` returns ``w`` or ``z``, ``discriminator``
-        returns ``score``, and all others return ``pixels``. A missing ``transform`` is the identity.
-        With `alone`, the run uses more threads if the plan allows it; the outputs
-        are the same. Raises KeyError if the model does not have the role.
+        returns ``score``, and all others return ``pixels``. A missing ``transform`` is the
+        identity. With `alone`, the run uses more threads if the plan allows it; the outputs are the
+        same. Raises KeyError if the model does not have the role.
         """
         if role == GENERATOR and self.manifest.styles is not None:
             mapping_feeds = {name: array for name, array in feeds.items() if name != TRANSFORM}

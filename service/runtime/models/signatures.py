@@ -129,8 +129,8 @@ def _contract(manifest: Manifest) -> list[Tensor]:
         tensors.append(Tensor("mask", np.dtype(np.uint8), row))
     elif manifest.added_roles:
         # The encoder and the discriminator take images like those of the model.
-        row = tensors[0].row
-        tensors += [Tensor(name, np.dtype(np.uint8), row) for name in ("image", "reconstruction")]
+        shape = tensors[0].row
+        tensors += [Tensor(name, np.dtype(np.uint8), shape) for name in ("image", "reconstruction")]
         tensors.append(Tensor("score", np.dtype(np.float32)))
     if latent is not None:
         tensors.append(Tensor("z", np.dtype(np.float32), (latent.dimension,)))
@@ -161,8 +161,7 @@ def _contract(manifest: Manifest) -> list[Tensor]:
             )
         )
     if styles is not None:
-        shape = (len(styles.layers), styles.dimension)
-        tensors.append(Tensor("w", np.dtype(np.float32), shape))
+        tensors.append(Tensor("w", np.dtype(np.float32), (len(styles.layers), styles.dimension)))
         transform = Tensor(
             TRANSFORM, np.dtype(np.float32), (3, 3), -MAX_ABS_VALUE, MAX_ABS_VALUE, optional=True
         )
