@@ -20,6 +20,7 @@ from training.evaluation.report.formatting import (
     metric_title,
     reference_digests,
 )
+from training.export.additions.card import addition_lines
 
 _SOURCES = {
     "assumed": "assumed",
@@ -63,6 +64,7 @@ def model_card(
         lines += [*(f"- {note}" for note in notes), ""]
     if isinstance(manifest.provenance, ImportProvenance):
         lines += _import_lines(manifest.provenance)
+    lines += addition_lines(manifest)
     rows: list[tuple[str, str]] = [("Task", manifest.task)]
     if manifest.latent:
         latent = manifest.latent
