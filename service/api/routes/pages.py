@@ -22,14 +22,20 @@ from starlette.exceptions import HTTPException
 from service import api, playground
 from service.api.responses import is_not_modified
 from service.api.routes import head_requests
+from service.playground.bundling import bundle_modules, bundle_styles
 
 router = APIRouter(include_in_schema=False)
 
 _PLAYGROUND = Path(playground.__file__).parent
 _DOCS = Path(api.__file__).parent / "docs"
 _INDEX = "index.html"
+# The order matters: later rules override earlier ones.
+_STYLES = ("tokens", "shell", "images", "tools", "image_tools")
 # The only script that is not a module: it runs before the page is drawn.
-_SCRIPT = Path("core/theme.js")
+_SCRIPT = "core/theme.js"
+_SCRIPTS_BUNDLE, _STYLES_BUNDLE = _BUNDLES = ("bundle.js", "bundle.css")
+# What the page consists of, besides the bundles.
+_PLAYGROUND_FILES = ("icon.svg", _SCRIPT)
 # Besides these, the folders contain Python modules and notes for developers, which are not served.
 _MEDIA_TYPES = {
     ".css": "text/css",
@@ -75,19 +81,21 @@ def playground_page(
     accept_encoding: _AcceptEncoding = "", if_none_match: _IfNoneMatch = None
 ) -> Response:
     """Return the page of the playground."""
-    response = _file_response(_PLAYGROUND / _INDEX, accept_encoding, if_none_match)
-    response.headers["link"] = _preload_modules()
-    return response
+    return _file_response(_PLAYGROUND / _INDEX, accept_encoding, if_none_match)
 
 
 @head_requests.get(router, "/playground/{name:path}", include_in_schema=False)
 def playground_file(
     name: str, accept_encoding: _AcceptEncoding = "", if_none_match: _IfNoneMatch = None
 ) -> Response:
-    """Return a script, style sheet or image of the playground."""
+    """Return the script, the style sheet or the icon of the playground."""
     if not name:
         return RedirectResponse("../")
-    return _file_response(_find(name, _PLAYGROUND), accept_encoding, if_none_match)
+    if name in _BUNDLES:
+        return _bundle_response(name, accept_encoding, if_none_match)
+    if name not in _PLAYGROUND_FILES:
+        raise HTTPException(404)
+    return _file_response(_PLAYGROUND / name, accept_encoding, if_none_match)
 
 
 @head_requests.get(router, "/docs", include_in_schema=False)
@@ -115,19 +123,6 @@ def redoc() -> Response:
 
 
 @lru_cache
-def _preload_modules() -> str:
-    """Return the `Link` header (RFC 8288) by which browsers request all modules at once.
-
-    Otherwise they find out about a module only after they have read those that import it, over
-    several levels.
-    """
-    modules = sorted(path.relative_to(_PLAYGROUND) for path in _PLAYGROUND.rglob("*.js"))
-    return ", ".join(
-        f"<playground/{path.as_posix()}>; rel=modulepreload" for path in modules if path != _SCRIPT
-    )
-
-
-@lru_cache
 def _swagger_ui() -> Path:
     """Return the folder with the scripts and styles of Swagger UI."""
     return Path(str(resources.files("fastapi_swagger") / "resources"))
@@ -145,9 +140,21 @@ def _find(name: str, *folders: Path) -> Path:
 
 def _file_response(path: Path, accept_encoding: str, if_none_match: str | None) -> Response:
     """Return a file, or 304 if the client has it."""
-    stat = path.stat()
     compressed = path.suffix in _COMPRESSED and _accepts_gzip(accept_encoding)
-    content, etag = _read(path, compressed, stat.st_mtime_ns, stat.st_size)
+    content, etag = _read(path, compressed, _state((path,)))
+    return _response(path.suffix, content, etag, compressed, if_none_match)
+
+
+def _bundle_response(name: str, accept_encoding: str, if_none_match: str | None) -> Response:
+    """Return a bundle of the files in the playground, or 304 if the client has it."""
+    files, compressed = _bundle_files(name), _accepts_gzip(accept_encoding)
+    content, etag = _combine(name, files, compressed, _state(files))
+    return _response(Path(name).suffix, content, etag, compressed, if_none_match)
+
+
+def _response(
+    suffix: str, content: bytes, etag: str, compressed: bool, if_none_match: str | None
+) -> Response:
     headers = {
         **SECURITY_HEADERS,
         "etag": etag,
@@ -159,16 +166,47 @@ def _file_response(path: Path, accept_encoding: str, if_none_match: str | None) 
         return Response(status_code=304, headers=headers)
     if compressed:
         headers["content-encoding"] = "gzip"
-    return Response(content, 200, headers, _MEDIA_TYPES.get(path.suffix, "text/html"))
+    return Response(content, 200, headers, _MEDIA_TYPES.get(suffix, "text/html"))
 
 
+def _state(files: tuple[Path, ...]) -> tuple[tuple[int, int], ...]:
+    """Return what shows whether `files` have changed: their modification times and sizes."""
+    return tuple((stat.st_mtime_ns, stat.st_size) for stat in (path.stat() for path in files))
+
+
+# The caches keep content until `state` changes.
 @lru_cache(maxsize=256)
-def _read(path: Path, compressed: bool, modified_ns: int, size: int) -> tuple[bytes, str]:  # noqa: ARG001
-    """Return the content of a file and its ETag.
+def _read(path: Path, compressed: bool, state: tuple[tuple[int, int], ...]) -> tuple[bytes, str]:  # noqa: ARG001
+    """Return the content of a file and its ETag."""
+    return _encode(path.read_bytes(), compressed)
 
-    The cache keeps files until they change, which `modified_ns` and `size` show.
-    """
-    content = path.read_bytes()
+
+@lru_cache(maxsize=16)
+def _combine(
+    name: str,
+    files: tuple[Path, ...],
+    compressed: bool,
+    state: tuple[tuple[int, int], ...],  # noqa: ARG001
+) -> tuple[bytes, str]:
+    """Return the content of a bundle and its ETag."""
+    texts = {path.relative_to(_PLAYGROUND).as_posix(): path.read_text("utf-8") for path in files}
+    if name == _SCRIPTS_BUNDLE:
+        text = bundle_modules(texts, "main.js")
+    else:
+        text = bundle_styles(texts.values())
+    return _encode(text.encode(), compressed)
+
+
+def _bundle_files(name: str) -> tuple[Path, ...]:
+    """Return the files that a bundle is made of."""
+    if name == _STYLES_BUNDLE:
+        return tuple(_PLAYGROUND / "styles" / f"{style}.css" for style in _STYLES)
+    return tuple(
+        sorted(path for path in _PLAYGROUND.rglob("*.js") if path != _PLAYGROUND / _SCRIPT)
+    )
+
+
+def _encode(content: bytes, compressed: bool) -> tuple[bytes, str]:
     if compressed:
         content = gzip.compress(content, mtime=0)
     return content, f'"{hashlib.sha256(content).hexdigest()[:32]}"'

@@ -53,6 +53,10 @@ class Wall {
     this.end = new IntersectionObserver((entries) => this.#extend(entries), { rootMargin: "150% 0px" });
     this.resize = new ResizeObserver(() => this.#arrange());
     this.#arrange();
+    // The observer reports only after the page is drawn; the first images need not wait for that.
+    const [first] = this.pages;
+    first.isNear = true;
+    first.load();
     this.resize.observe(this.element);
     this.end.observe(this.sentinel);
   }

@@ -45,15 +45,7 @@ def client(drawn_server):
         yield client
 
 
-def served_files() -> list[str]:
-    return [
-        path.relative_to(PLAYGROUND).as_posix()
-        for path in PLAYGROUND.rglob("*")
-        if path.is_file() and path.suffix not in (".py", ".pyc", ".md", ".html")
-    ]
-
-
-@pytest.mark.parametrize("path", [*PAGES, "/playground/main.js", "/docs/swagger-ui-bundle.js"])
+@pytest.mark.parametrize("path", [*PAGES, "/playground/bundle.js", "/docs/swagger-ui-bundle.js"])
 def test_policy_allows_scripts_of_this_server_only(client, path):
     response = client.get(path)
     assert response.status_code == 200
@@ -98,35 +90,43 @@ def _resolve(path: str, pattern: re.Pattern[str], text: str) -> list[str]:
     return [urljoin(path, first or second) for first, second in pattern.findall(text)]
 
 
-def test_every_file_of_the_playground_is_served_with_its_type(client):
-    types = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
-    for name in served_files():
-        response = client.get(f"/playground/{name}")
+def test_playground_consists_of_few_small_files(client):
+    response = client.get("/")
+    contents = {"/": response.content}
+    for name in References(response.text).files:
+        response = client.get(f"/{name}")
         assert response.status_code == 200, name
-        assert response.content == (PLAYGROUND / name).read_bytes(), name
-        expected = types.get(name.rpartition(".")[2])
-        assert expected is None or response.headers["content-type"].startswith(expected), name
-
-
-def test_page_names_all_modules_for_browsers_to_request_at_once(client):
-    link = client.get("/").headers["link"]
-    modules = re.findall(r"<playground/([^>]+)>; rel=modulepreload(?:, |$)", link)
-    assert len(modules) == link.count("<")
-    scripts = {name for name in served_files() if name.endswith(".js")}
-    assert set(modules) == scripts - {"core/theme.js"}
-    document = References(client.get("/").text)
-    assert [name for name in document.files if name.endswith(".js")] == [
+        suffix = name.rpartition(".")[2]
+        types = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+        assert response.headers["content-type"].partition(";")[0] == types[suffix], name
+        contents[name] = response.content
+    assert set(contents) == {
+        "/",
+        "playground/icon.svg",
+        "playground/bundle.css",
         "playground/core/theme.js",
-        "playground/main.js",
-    ]
-
-
-def test_playground_is_small():
-    sizes = {name: (PLAYGROUND / name).stat().st_size for name in [*served_files(), "index.html"]}
+        "playground/bundle.js",
+    }
+    sizes = {name: len(content) for name, content in contents.items()}
     assert sum(sizes.values()) <= MAX_BYTES, sizes
 
 
-@pytest.mark.parametrize("path", [*PAGES, "/playground/main.js", "/docs/swagger-ui.css"])
+def test_bundles_contain_every_module_and_style_sheet(client):
+    script = client.get("/playground/bundle.js").text
+    for path in PLAYGROUND.rglob("*.js"):
+        for name in re.findall(r"^export const (\w+)", path.read_text(), re.MULTILINE):
+            assert re.search(rf"^const {name} = ", script, re.MULTILINE), (path, name)
+    style = client.get("/playground/bundle.css").text
+    first_rule = re.compile(r"^[^/\n]*\{", re.MULTILINE)
+    positions = [
+        style.index(first_rule.search((PLAYGROUND / "styles" / name).read_text())[0])
+        for name in ("tokens.css", "shell.css", "images.css", "tools.css", "image_tools.css")
+    ]
+    assert positions == sorted(positions)
+    assert len(positions) == len(list((PLAYGROUND / "styles").iterdir()))
+
+
+@pytest.mark.parametrize("path", [*PAGES, "/playground/bundle.js", "/docs/swagger-ui.css"])
 def test_unchanged_files_are_not_sent_again(client, path):
     response = client.get(path)
     assert response.headers["cache-control"] == "no-cache"
@@ -162,6 +162,10 @@ def test_compresses_text_for_clients_that_accept_it(client):
         "/playground/__init__.py",
         "/playground/README.md",
         "/playground/index.html",
+        "/playground/bundling.py",
+        "/playground/main.js",
+        "/playground/core/dom.js",
+        "/playground/styles/tokens.css",
         "/playground/nothing.js",
         "/playground/..%2fsettings.py",
         "/playground/../docs/initialize.js",
