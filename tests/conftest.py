@@ -18,6 +18,7 @@ import pytest
 
 from tests.support.drawn_models import write_models
 from tests.support.images import write_idx
+from tests.support.latent_models import write_latent_models
 from tests.support.servers import Server, serving
 from tests.support.tiny_recipes import TINY
 
@@ -88,9 +89,10 @@ def server(repository) -> Server:
 
 @pytest.fixture(scope="session")
 def drawn_repository(tmp_path_factory) -> Path:
-    """A model repository with the models of tests/support/drawn_models.py."""
+    """A model repository with the models of drawn_models.py and latent_models.py."""
     models = tmp_path_factory.mktemp("drawn")
     write_models(models)
+    write_latent_models(models)
     return models
 
 

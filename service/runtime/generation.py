@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.runtime.images.encoding import Pixels, mixing_grid
+from service.runtime.latent.editing import Edit, Vectors, move_latents, move_styles
 from service.runtime.latent.interpolation import Interpolation, Place, feeds_at, rows_at
 from service.runtime.latent.sources import LatentSource, feeds, transform_feed
 from service.runtime.latent.style_mixing import StyleMixing, mix_styles
@@ -157,6 +158,27 @@ def mixing_grid_plan(
         unmixed[[position[source.key] for source in sources]], [len(mixing.rows)]
     )
     return mixing_grid(columns=columns, rows=rows, mixed=mixed)
+
+
+def edit_plan(
+    manifest: Manifest,
+    sources: Sequence[LatentSource],
+    edits: Sequence[Edit],
+    vectors: Vectors,
+    cache: StyleLookup | None = None,
+) -> Plan[list[LatentSource]]:
+    """Return the sources, each moved by its edit: a w for a model with styles, otherwise a z.
+
+    `image_plan` turns them into images. Raises ValueError if a w would be moved in z.
+    """
+    moved = move_latents(sources, edits, manifest, vectors)
+    if manifest.styles is None:
+        return moved
+    w = move_styles((yield from style_plan(manifest, moved, cache)), edits, manifest, vectors)
+    return [
+        LatentSource(w=row, transform=source.transform)
+        for row, source in zip(w, sources, strict=True)
+    ]
 
 
 def frame_plan(

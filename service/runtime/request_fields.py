@@ -14,6 +14,7 @@ import numpy as np
 
 from service.runtime.errors import UserError
 from service.runtime.formatting import exact
+from service.runtime.latent.editing import MAX_AMOUNT
 from service.runtime.latent.sources import (
     ClassWeights,
     Floats,
@@ -33,10 +34,11 @@ WeightsValue = Mapping[str, float]
 ClassValue = ClassSelector | WeightsValue
 # A layer by index, or all layers of a group.
 LayerSelector = str | int
+LayersValue = LayerSelector | Sequence[LayerSelector] | Mapping[str, float]
 # Floats in nested lists, or little-endian float32 in base64.
 FloatsValue = str | Sequence[float] | Sequence[Sequence[float]]
 
-_MAX_SHOWN_CLASSES = 20
+_MAX_SHOWN_NAMES = 20
 # Longer digit strings are names: an index never has more digits.
 _MAX_INDEX_DIGITS = 9
 
@@ -190,8 +192,8 @@ class SourceParser:
                 )
             return selector
         if selector not in names:
-            shown = ", ".join(names[:_MAX_SHOWN_CLASSES])
-            shown += ", …" if len(names) > _MAX_SHOWN_CLASSES else ""
+            shown = ", ".join(names[:_MAX_SHOWN_NAMES])
+            shown += ", …" if len(names) > _MAX_SHOWN_NAMES else ""
             raise InvalidRequest(field, f"unknown class {selector[:50]!r}; available: {shown}")
         return names.index(selector)
 
@@ -247,7 +249,7 @@ def index_or_name(text: str, names: Collection[str]) -> str | int:
 
 
 def layer_weights(
-    layers: LayerSelector | Sequence[LayerSelector] | Mapping[str, float],
+    layers: LayersValue,
     space: StyleSpace,
     model: str,
     field: str,
@@ -277,6 +279,41 @@ def layer_weights(
                 f"from 0 to {len(space.layers) - 1}",
             )
     return {layer: weights[layer] for layer in sorted(weights)}
+
+
+def direction_amounts(
+    manifest: Manifest, directions: Mapping[str, float | Sequence[float]]
+) -> dict[str, float | tuple[float, ...]]:
+    """Return the amount or the steps of each direction. Raises InvalidRequest."""
+    if manifest.directions is None:
+        raise InvalidRequest(
+            "model",
+            f"{manifest.name} has no directions: `ganymede directions {manifest.name}` finds some",
+        )
+    if not directions:
+        raise InvalidRequest("directions", "expected at least one direction")
+    known = [item.name for item in manifest.directions.items]
+    amounts: dict[str, float | tuple[float, ...]] = {}
+    for name, value in directions.items():
+        if name not in known:
+            shown = ", ".join(known[:_MAX_SHOWN_NAMES])
+            shown += ", …" if len(known) > _MAX_SHOWN_NAMES else ""
+            raise InvalidRequest(
+                "directions",
+                f"{manifest.name} has no direction {name[:50]!r}; available: {shown}",
+            )
+        steps = tuple(map(float, value)) if isinstance(value, Sequence) else (float(value),)
+        if not steps:
+            raise InvalidRequest(f"directions.{name}", "expected at least one step")
+        for step in steps:
+            if not -MAX_AMOUNT <= step <= MAX_AMOUNT:
+                raise InvalidRequest(
+                    f"directions.{name}",
+                    f"expected {exact(-MAX_AMOUNT)} to {exact(MAX_AMOUNT)} standard deviations, "
+                    f"got {exact(step)}",
+                )
+        amounts[name] = steps if isinstance(value, Sequence) else steps[0]
+    return amounts
 
 
 def style_space(manifest: Manifest, verb: str) -> StyleSpace:

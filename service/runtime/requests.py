@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from service.runtime.images.encoding import ImageFormat
+from service.runtime.latent.editing import Editing
 from service.runtime.latent.interpolation import Interpolation, Path, Space
 from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.latent.sources import ClassWeights, LatentSource, can_blend
@@ -23,12 +24,13 @@ from service.runtime.request_fields import (
     ClassValue,
     FloatsValue,
     InvalidRequest,
-    LayerSelector,
+    LayersValue,
     SourceFields,
     SourceParser,
     TransformValue,
     WeightsValue,
     cannot_blend,
+    direction_amounts,
     index_or_name,
     layer_weights,
     style_space,
@@ -119,7 +121,7 @@ def style_mixing(
     max_images: int,
     rows: Sequence[SourceFields],
     columns: Sequence[SourceFields],
-    layers: LayerSelector | Sequence[LayerSelector] | Mapping[str, float],
+    layers: LayersValue,
     class_: ClassValue | None = None,
     truncation: float | None = None,
 ) -> StyleMixing:
@@ -136,6 +138,45 @@ def style_mixing(
         tuple(parser.sources(columns, "columns", class_, truncation)),
         layer_weights(layers, space, manifest.name, "layers"),
     )
+
+
+def editing(
+    manifest: Manifest,
+    sources: Sequence[LatentSource],
+    *,
+    max_images: int,
+    directions: Mapping[str, float | Sequence[float]],
+    layers: LayersValue | None = None,
+) -> Editing:
+    """Return the edits of `sources`, with an amount or steps for each of `directions`.
+
+    `layers` replace the layers of the directions. Raises InvalidRequest.
+    """
+    amounts = direction_amounts(manifest, directions)
+    assert manifest.directions is not None  # noqa: S101 - checked by direction_amounts
+    of_z = {item.name for item in manifest.directions.items if item.space == "z"} & set(amounts)
+    if of_z and any(source.w is not None for source in sources):
+        raise InvalidRequest(
+            "directions", f"{min(of_z)} is a direction of z and cannot move a source given as w"
+        )
+    weights = None
+    if layers is not None:
+        if of_z:
+            raise InvalidRequest("layers", f"{min(of_z)} is a direction of z, which has no layers")
+        weights = layer_weights(layers, style_space(manifest, "edit"), manifest.name, "layers")
+    edits = Editing(tuple(sources), amounts, manifest.directions.sha256, weights)
+    if len(edits.steps) > 2:
+        raise InvalidRequest("directions", "expected steps for at most two directions")
+    if len(edits.steps) == 2 and len(sources) > 1:
+        raise InvalidRequest(
+            "directions", f"steps of two directions need one source, got {len(sources)}"
+        )
+    rows, columns = edits.shape
+    if rows * columns > max_images:
+        raise InvalidRequest(
+            "directions", f"expected at most {max_images} images, got {rows * columns}"
+        )
+    return edits
 
 
 def interpolation(

@@ -45,6 +45,10 @@ _TYPES = {
     "w": (TensorProto.FLOAT, ["N", LAYERS, W]),
     "transform": (TensorProto.FLOAT, ["N", 3, 3]),
     "pixels": (TensorProto.UINT8, ["N", SIZE, SIZE, 3]),
+    "image": (TensorProto.UINT8, ["N", SIZE, SIZE, 3]),
+    "reconstruction": (TensorProto.UINT8, ["N", SIZE, SIZE, 3]),
+    "new_w": (TensorProto.FLOAT, ["N", LAYERS, W]),
+    "new_z": (TensorProto.FLOAT, ["N", Z]),
 }
 
 
@@ -136,7 +140,7 @@ def write_painted(folder: Path, inputs: list[str]) -> None:
     layers = [
         StyleLayer(resolution=SIZE >> (2 - i // 2), group=group) for i, group in enumerate(GROUPS)
     ]
-    _write_manifest(folder, graphs, inputs, styles=StyleSpace(dimension=W, layers=layers))
+    write_manifest(folder, graphs, inputs, styles=StyleSpace(dimension=W, layers=layers))
 
 
 def write_transformable(folder: Path) -> None:
@@ -160,7 +164,7 @@ def write_transformable(folder: Path) -> None:
         SYNTHESIS: synthesis.save(folder / "synthesis.onnx", ["w", "transform"], ["pixels"]),
     }
     layers = [StyleLayer(resolution=SIZE, group=group) for group in GROUPS]
-    _write_manifest(folder, graphs, ["z"], styles=StyleSpace(dimension=W, layers=layers))
+    write_manifest(folder, graphs, ["z"], styles=StyleSpace(dimension=W, layers=layers))
 
 
 def write_cut(folder: Path) -> None:
@@ -174,16 +178,18 @@ def write_cut(folder: Path) -> None:
         [-1, SIZE, SIZE, 3],
     )
     graphs = {GENERATOR: generator.save(folder / "generator.onnx", inputs, ["pixels"])}
-    _write_manifest(folder, graphs, inputs, distribution="truncated-normal")
+    write_manifest(folder, graphs, inputs, distribution="truncated-normal")
 
 
-def _write_manifest(
+def write_manifest(
     folder: Path,
     graphs: dict[str, Graph],
     inputs: list[str],
     styles: StyleSpace | None = None,
     distribution: str = "normal",
+    **additions: object,
 ) -> None:
+    """Write the manifest of graphs, of which the first takes `inputs`."""
     manifest = Manifest(
         name=folder.parent.name,
         version=folder.name,
@@ -205,6 +211,7 @@ def _write_manifest(
             importer_version="1",
         ),
         license="Apache-2.0",
+        **additions,
     )
     (folder / MANIFEST_FILE).write_text(manifest.to_json())
 
@@ -226,7 +233,7 @@ def write_nan(folder: Path) -> None:
         SYNTHESIS: synthesis.save(folder / "synthesis.onnx", ["w"], ["pixels"]),
     }
     layers = [StyleLayer(resolution=SIZE, group=group) for group in GROUPS]
-    _write_manifest(folder, graphs, ["z"], styles=StyleSpace(dimension=W, layers=layers))
+    write_manifest(folder, graphs, ["z"], styles=StyleSpace(dimension=W, layers=layers))
 
 
 def write_failing(folder: Path) -> None:
@@ -245,7 +252,7 @@ def write_failing(folder: Path) -> None:
     )
     generator.add_pixels(values, [-1, SIZE, SIZE, 3])
     graphs = {GENERATOR: generator.save(folder / "generator.onnx", ["z"], ["pixels"])}
-    _write_manifest(folder, graphs, ["z"])
+    write_manifest(folder, graphs, ["z"])
 
 
 def _select_first(rows: int, columns: int) -> np.ndarray:

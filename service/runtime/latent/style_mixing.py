@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from service.runtime.latent.layers import layers_from_parameter, layers_parameter
 from service.runtime.latent.sources import LatentSource
 from service.runtime.models.manifest import Manifest
 from service.runtime.onnx.sessions import Array
@@ -42,7 +43,7 @@ class StyleMixing:
         return {
             "row": row.parameters(manifest),
             "column": column.parameters(manifest),
-            "layers": self._layers(),
+            "layers": layers_parameter(self.layers),
         }
 
     def grid_parameters(self, manifest: Manifest) -> dict[str, Any]:
@@ -50,24 +51,16 @@ class StyleMixing:
         return {
             "rows": [row.parameters(manifest) for row in self.rows],
             "columns": [column.parameters(manifest) for column in self.columns],
-            "layers": self._layers(),
+            "layers": layers_parameter(self.layers),
         }
-
-    def _layers(self) -> list[int] | dict[str, float]:
-        """Return the layers as a list if all weights are 1, else with their weights."""
-        if all(weight == 1 for weight in self.layers.values()):
-            return list(self.layers)
-        return {str(layer): weight for layer, weight in self.layers.items()}
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any], manifest: Manifest) -> Self:
         """Parse the output of `parameters` or `grid_parameters`."""
         rows = parameters["rows"] if "rows" in parameters else [parameters["row"]]
         columns = parameters["columns"] if "columns" in parameters else [parameters["column"]]
-        layers = parameters["layers"]
-        weights = layers if isinstance(layers, dict) else dict.fromkeys(layers, 1.0)
         return cls(
             tuple(LatentSource.from_parameters(row, manifest) for row in rows),
             tuple(LatentSource.from_parameters(column, manifest) for column in columns),
-            {int(layer): float(weight) for layer, weight in weights.items()},
+            layers_from_parameter(parameters["layers"]),
         )

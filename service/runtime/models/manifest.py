@@ -444,7 +444,7 @@ class Manifest(Part):
             set() if self.styles else class_inputs
         )
         expected = {
-            ENCODER: (encoder_inputs, space),
+            ENCODER: (encoder_inputs, encoder_output(space)),
             DISCRIMINATOR: ({"image"} | class_inputs, "score"),
         }
         for role, (inputs, output) in expected.items():
@@ -513,6 +513,11 @@ class Manifest(Part):
     def to_json(self) -> str:
         """Return the manifest as JSON, without absent parts."""
         return self.model_dump_json(indent=2, exclude_none=True) + "\n"
+
+
+def encoder_output(space: str) -> str:
+    """Return the name of the encoder's output: ONNX allows each name once in a graph."""
+    return f"new_{space}"
 
 
 def read_manifest(folder: Path) -> Manifest:

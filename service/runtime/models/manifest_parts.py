@@ -113,8 +113,9 @@ class Encoder(Part):
 
     It corrects a latent in `passes` passes (ReStyle, arXiv:2104.02699). Each pass takes the
     ``image``, its current ``reconstruction``, both uint8 ``[N, H, W, C]`` in the size of the
-    model's images, and the current latent ``w`` or ``z``, and returns the new latent. `start` is
-    the latent of the first pass: base64 of float32, ``w [w_dim]`` for every layer or ``z [z_dim]``.
+    model's images, and the current latent ``w`` or ``z``, and returns the new latent, ``new_w`` or
+    ``new_z``. `start` is the latent of the first pass: base64 of float32, ``w [w_dim]`` for every
+    layer or ``z [z_dim]``.
     """
 
     passes: Positive

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from service.runtime.generation import execute, image_plan, style_plan
+from service.runtime.latent.directions import Vector, load_directions
 from service.runtime.latent.sources import LatentSource, feeds
 from service.runtime.latent.transforms import identity_transforms
 from service.runtime.models.manifest import (
@@ -24,6 +25,7 @@ from service.runtime.models.manifest import (
     Graph,
     ManifestError,
     StyleSpace,
+    encoder_output,
     file_sha256,
     read_manifest,
 )
@@ -109,6 +111,7 @@ class Model:
         self._verify = verify
         self._lock = threading.RLock()
         self._sessions: _Sessions | None = None
+        self._direction_vectors: Mapping[str, Vector] = {}
         # Loaded but not yet verified; used by the thread that verifies.
         self._unverified: _Sessions | None = None
         if budget is None:
@@ -139,9 +142,19 @@ class Model:
             self._budget.touch(self)
         return sessions
 
+    @property
+    def direction_vectors(self) -> Mapping[str, Vector]:
+        """The vectors of the directions in latent space, loaded with the sessions.
+
+        Raises ModelFailed.
+        """
+        self._loaded_sessions()
+        return self._direction_vectors
+
     def take_over(self, other: Model) -> None:
         """Take the plan and the sessions of another loaded model of the same folder."""
         self.plan, self.golden, self._sessions = other.plan, other.golden, other._loaded_sessions()
+        self._direction_vectors = other._direction_vectors
 
     def lend(self, other: Model) -> None:
         """Share these sessions with `other`, the same model with fewer threads per run.
@@ -157,6 +170,7 @@ class Model:
 
     def _load(self) -> _Sessions:
         graphs = self.manifest.graphs
+        self._direction_vectors = load_directions(self.folder, self.manifest)
         usual = {
             role: _load_graph(self.folder, graph, self.provider, self.plan)
             for role, graph in graphs.items()
@@ -219,7 +233,7 @@ class Model:
             shape = (1, len(manifest.styles.layers), manifest.styles.dimension)
             feeds["w"] = np.zeros(shape, np.float32)
         for role, name, output_shape in (
-            (ENCODER, space, shape),
+            (ENCODER, encoder_output(space), shape),
             (DISCRIMINATOR, "score", (1,)),
         ):
             if role in manifest.added_roles:
@@ -277,6 +291,15 @@ class Model:
             for i, seed in enumerate(seeds)
         ]
 
+    def digest_of(self, role: str) -> str:
+        """Return a digest of everything that determines the outputs of a role.
+
+        Models with the same digest can have different encoders and discriminators.
+        """
+        if role in self.manifest.added_roles:
+            return f"{self.digest}+{self.manifest.graphs[role].sha256}"
+        return self.digest
+
     def pixels_per_row(self, role: str, feeds: Mapping[str, Array]) -> int:
         """Return the number of output pixels per row, the unit in which the queue is bounded."""
         if role == MAPPING:
@@ -300,10 +323,10 @@ class Model:
     ) -> dict[str, Array]:
         """Run one batch in the calling thread.
 
-        The role ``mapping`` returns ``w``, ``encoder`` returns ``w`` or ``z``, ``discriminator``
-        returns ``score``, and all others return ``pixels``. A missing ``transform`` is the
-        identity. With `alone`, the run uses more threads if the plan allows it; the outputs are the
-        same. Raises KeyError if the model does not have the role.
+        The role ``mapping`` returns ``w``, ``encoder`` returns ``new_w`` or ``new_z``,
+        ``discriminator`` returns ``score``, and all others return ``pixels``. A missing
+        ``transform`` is the identity. With `alone`, the run uses more threads if the plan allows
+        it; the outputs are the same. Raises KeyError if the model does not have the role.
         """
         if role == GENERATOR and self.manifest.styles is not None:
             mapping_feeds = {name: array for name, array in feeds.items() if name != TRANSFORM}

@@ -21,6 +21,7 @@ from service.runtime.models.manifest import (
     TRANSFORM,
     Graph,
     Manifest,
+    encoder_output,
 )
 from service.runtime.onnx.sessions import Array
 
@@ -132,6 +133,14 @@ def _contract(manifest: Manifest) -> list[Tensor]:
         shape = tensors[0].row
         tensors += [Tensor(name, np.dtype(np.uint8), shape) for name in ("image", "reconstruction")]
         tensors.append(Tensor("score", np.dtype(np.float32)))
+        rows: dict[str, tuple[int, ...]] = {}
+        if latent is not None:
+            rows["z"] = (latent.dimension,)
+        if styles is not None:
+            rows["w"] = (len(styles.layers), styles.dimension)
+        tensors += [
+            Tensor(encoder_output(space), np.dtype(np.float32), row) for space, row in rows.items()
+        ]
     if latent is not None:
         tensors.append(Tensor("z", np.dtype(np.float32), (latent.dimension,)))
         if (truncation := latent.truncation) is not None:

@@ -267,7 +267,7 @@ class Engine:
         pixels = model.pixels_per_row(role, feeds)
         group = BatchGroup(
             # Only rows of one shape fit into one array.
-            key=(model.digest, role, *(array.shape[1:] for array in feeds.values())),
+            key=(model.digest_of(role), role, *(array.shape[1:] for array in feeds.values())),
             run=partial(model.run, role),
             max_rows=model.max_rows(pixels),
             pixels_per_row=pixels,

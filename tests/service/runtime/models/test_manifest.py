@@ -123,7 +123,7 @@ def with_additions(folder):
     graphs = json.loads((folder / MANIFEST_FILE).read_text())["graphs"]
     classes = [name for name in graphs["generator"]["inputs"] if name.startswith("class_")]
     added = {
-        "encoder": (["image", "reconstruction", "z", *classes], "z"),
+        "encoder": (["image", "reconstruction", "z", *classes], "new_z"),
         "discriminator": (["image", *classes], "score"),
     }
     for role, (inputs, output) in added.items():

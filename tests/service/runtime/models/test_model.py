@@ -4,10 +4,12 @@ import shutil
 import numpy as np
 import pytest
 
-from service.runtime.models.manifest import MANIFEST_FILE
+from service.runtime.models.manifest import MANIFEST_FILE, ManifestError
+from service.runtime.models.manifest_parts import DIRECTIONS_FILE
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, GraphError, Provider
 from tests.support.drawn_models import BAND, GROUPS, LAYERS, SIZE, W
+from tests.support.latent_models import write_movable
 from tests.support.tiny_recipes import TINY
 
 PLANS = [ExecutionPlan(1, threads, 64) for threads in (1, 2)]
@@ -152,3 +154,18 @@ def test_style_groups_contain_their_layers(load):
     groups = load("painted").manifest.styles.groups
     assert groups == {"coarse": (0, 1), "middle": (2, 3), "fine": (4, 5)}
     assert sum(map(len, groups.values())) == len(GROUPS)
+
+
+def test_damaged_directions_are_an_error_at_load(tmp_path):
+    write_movable(tmp_path / "movable" / "1")
+    np.savez(tmp_path / "movable" / "1" / DIRECTIONS_FILE, bright=np.ones(3, np.float32))
+    with pytest.raises(ManifestError, match=r"directions\.npz differs from the manifest"):
+        Model(tmp_path / "movable" / "1", Provider.CPU, ExecutionPlan(1, 1, 64))
+
+
+def test_roles_of_one_digest_are_told_apart(tmp_path, drawn_repository):
+    write_movable(tmp_path / "movable" / "1", encoder_step=0.25)
+    other = Model(tmp_path / "movable" / "1", Provider.CPU, ExecutionPlan(1, 1, 64))
+    model = Model(drawn_repository / "movable" / "1", Provider.CPU, ExecutionPlan(1, 1, 64))
+    assert model.digest_of("synthesis") == other.digest_of("synthesis")
+    assert model.digest_of("encoder") != other.digest_of("encoder")
