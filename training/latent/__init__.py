@@ -1,0 +1,1 @@
+"""Latent tools: directions, inversion, and generators with gradients."""

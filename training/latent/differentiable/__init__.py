@@ -1,0 +1,1 @@
+"""Runs the ONNX graphs of model folders in PyTorch, with gradients."""
