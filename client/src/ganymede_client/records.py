@@ -30,8 +30,6 @@ class Model:
         task: ``generate``, ``translate``, ``upscale``, ``inpaint`` or ``colorize``.
         truncation: `default`, `minimum` and `maximum`; None if the model does not support it.
         styles: `layers` and `dimension`; None if the model does not support style mixing.
-        directions: `items` with the named directions in latent space; None without any.
-        encoder: if not None, images can be inverted.
         transform: True if images can be translated, rotated and scaled.
         image: `height`, `width` and `channels`.
         plan: how the model is executed.
@@ -60,8 +58,6 @@ class Model:
     classes: list[str] = field(default_factory=list)
     truncation: Mapping[str, float] | None = None
     styles: Mapping[str, Any] | None = None
-    directions: Mapping[str, Any] | None = None
-    encoder: Mapping[str, Any] | None = None
     transform: bool = False
     image: Mapping[str, int] | None = None
     versions: list[Mapping[str, str | None]] = field(default_factory=list)

@@ -107,8 +107,6 @@ def _card(catalog: Catalog, entry: Entry) -> dict[str, Any]:
             "classes": list(manifest.classes),
             "truncation": truncation and truncation.model_dump(),
             "styles": manifest.styles and manifest.styles.model_dump(mode="json"),
-            "directions": manifest.directions and manifest.directions.model_dump(mode="json"),
-            "encoder": manifest.encoder and manifest.encoder.model_dump(mode="json"),
             "transform": manifest.takes_transform,
             "image": manifest.image.model_dump(),
         }

@@ -45,14 +45,6 @@ class ModelCard(BaseModel):
     classes: list[str] = []
     truncation: dict[str, float] | None = None
     styles: dict[str, Any] | None = None
-    directions: dict[str, Any] | None = Field(
-        default=None,
-        description="The named directions in latent space along which /v1/edit moves an image: "
-        "`items` with name, layers and figures.",
-    )
-    encoder: dict[str, Any] | None = Field(
-        default=None, description="If present, /v1/invert finds the latent of an image."
-    )
     transform: bool = Field(
         default=False, description="Whether its images can be translated, rotated and scaled."
     )

@@ -91,13 +91,3 @@ def test_models_beyond_memory_budget_are_loaded_on_request(drawn_repository, tmp
         )
         assert model_card(server, "painted")["state"] == "failed"
         assert generate("cut").status_code == 200
-
-
-def test_list_names_directions_and_encoder(drawn_server):
-    with drawn_server.client() as client:
-        cards = {card["name"]: card for card in client.get("/v1/models").json()["data"]}
-    directions = cards["movable"]["directions"]
-    assert [item["name"] for item in directions["items"]] == ["bright", "warm", "turn"]
-    assert directions["items"][0]["figures"]["effect"] == 0.5
-    assert cards["movable"]["encoder"]["passes"] == 5
-    assert not {"directions", "encoder"} & set(cards["painted"])
