@@ -43,14 +43,13 @@ from service.api.routes import (
     generate,
     image_to_image,
     images,
-    interpolate,
     jobs,
     metrics,
-    mix_styles,
     models,
     pages,
     sample_classes,
 )
+from service.api.routes.latent import edit, interpolate, mix_styles
 from service.api.state import SharedState
 from service.offline.queue.runner import JobQueue
 from service.runtime.scheduling.engine import Engine
@@ -86,6 +85,7 @@ def create_app(
     app.include_router(images.router)
     app.include_router(mix_styles.router)
     app.include_router(interpolate.router)
+    app.include_router(edit.router)
     app.include_router(image_to_image.router)
     app.include_router(openai.router)
     app.include_router(kserve.router)
@@ -98,7 +98,7 @@ def create_app(
         stack: ASGIApp = AsyncExitStackMiddleware(app.router)
         stack = ExceptionMiddleware(stack, handlers=ERROR_HANDLERS)
         frequent = (generate.router, sample_classes.router)
-        others = (mix_styles.router, interpolate.router, openai.router, jobs.router)
+        others = (mix_styles.router, interpolate.router, edit.router, openai.router, jobs.router)
         stack = FastPath(stack, json_routes(*frequent, *others), frequent)
         stack = BodyLimits(stack, settings)
         stack = Authentication(stack, settings, RateLimiter(shared.buckets))
@@ -136,10 +136,11 @@ def _openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:
     )
     schemas = document["components"]["schemas"]
     schemas |= request_schemas()
-    fields = schemas["GenerateRequest"]["properties"]
-    fields["n"]["anyOf"][0]["maximum"] = settings.max_images
-    for name in ("seeds", "z", "w", "images"):
-        fields[name]["anyOf"][0]["maxItems"] = settings.max_images
+    for request in ("GenerateRequest", "EditRequest"):
+        fields = schemas[request]["properties"]
+        fields["n"]["anyOf"][0]["maximum"] = settings.max_images
+        for name in ("seeds", "z", "w", "images"):
+            fields[name]["anyOf"][0]["maxItems"] = settings.max_images
     fields = schemas["InterpolateRequest"]["properties"]
     fields["frames"]["maximum"] = settings.max_frames
     fields = schemas["MixStylesRequest"]["properties"]

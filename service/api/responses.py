@@ -14,6 +14,7 @@ from service.api.negotiation import OutputFormat
 from service.api.schemas.problems import ProblemDocument
 from service.runtime.images import encoding
 from service.runtime.images.encoding import Pixels
+from service.runtime.latent.layers import LayerWeights
 from service.runtime.latent.sources import Floats, LatentSource, encode_floats
 from service.runtime.models.model import Model
 
@@ -117,6 +118,13 @@ def class_label(source: LatentSource) -> str:
             return str(index)
         case blend:
             return "+".join(f"{index}:{weight:.6g}" for index, weight in blend)
+
+
+def layer_labels(layers: LayerWeights) -> list[str]:
+    """Return the layers as ``4``, or as ``4:0.5`` with a weight other than 1."""
+    return [
+        str(layer) if weight == 1 else f"{layer}:{weight:.6g}" for layer, weight in layers.items()
+    ]
 
 
 def image_response(

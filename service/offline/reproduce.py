@@ -15,6 +15,7 @@ from PIL import Image, ImageSequence
 from service.runtime.errors import UserError
 from service.runtime.generation import (
     Plan,
+    edit_plan,
     execute,
     image_plan,
     mixing_grid_plan,
@@ -23,7 +24,15 @@ from service.runtime.generation import (
 )
 from service.runtime.images import animation
 from service.runtime.images.animation import WRITERS, AnimationSpec
-from service.runtime.images.encoding import ImageFormat, Pixels, encode, read_provenance, resized
+from service.runtime.images.encoding import (
+    ImageFormat,
+    Pixels,
+    encode,
+    image_grid,
+    read_provenance,
+    resized,
+)
+from service.runtime.latent.editing import DirectionsChanged, Editing
 from service.runtime.latent.interpolation import Interpolation
 from service.runtime.latent.sources import LatentSource
 from service.runtime.latent.style_mixing import StyleMixing
@@ -121,7 +130,9 @@ def reproduce(file: Path, models: Path) -> Reproduction:
                 f"expected {parameters['walk']['frames']} frames, the file has {len(frames)}"
             )
         regenerated = _render(model, parameters, str(pillow_format))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except DirectionsChanged as error:
+        raise CannotReproduce(f"{file} cannot be reproduced: {error}") from error
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise CannotReproduce(f"{file} has invalid metadata: {error}") from error
     with Image.open(io.BytesIO(regenerated)) as image:
         regenerated_frames = _frames(image)
@@ -195,6 +206,8 @@ def _image(model: Model, parameters: Mapping[str, Any]) -> Pixels:
         )
         position = (0, 1, float(parameters["at"]))
         (image,) = _execute(model, walk_plan(manifest, walk, [position]))
+    elif "directions" in parameters:
+        image = _edited(model, parameters)
     elif "rows" in parameters:
         mixing = StyleMixing.from_parameters(parameters, manifest)
         image = _execute(model, mixing_grid_plan(manifest, mixing))
@@ -209,6 +222,15 @@ def _image(model: Model, parameters: Mapping[str, Any]) -> Pixels:
         width, height = parameters["resized"]
         return resized(pixels, int(width), int(height))
     return pixels
+
+
+def _edited(model: Model, parameters: Mapping[str, Any]) -> Pixels:
+    """Return the image, or the grid of images, of latents that are moved along directions."""
+    editing = Editing.from_parameters(parameters, model.manifest)
+    sources, edits = (list(each) for each in zip(*editing.items(), strict=True))
+    plan = edit_plan(model.manifest, sources, edits, model.direction_vectors)
+    moved = execute(plan, model.run, _BATCH_IMAGES)
+    return image_grid(_execute(model, image_plan(model.manifest, moved)), *editing.shape)
 
 
 def _execute(model: Model, plan: Plan[Pixels]) -> Pixels:

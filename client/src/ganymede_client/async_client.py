@@ -87,6 +87,10 @@ class AsyncClient:
     image = _method(routes.generate.image)
     generate_from_prompt = _method(routes.generate.generate_from_prompt)
 
+    edit = _method(routes.latent.edit)
+    edit_grid = _method(routes.latent.edit_grid)
+    direction_strip = _method(routes.latent.direction_strip)
+
     translate = _method(routes.image_to_image.translate)
     upscale = _method(routes.image_to_image.upscale)
     inpaint = _method(routes.image_to_image.inpaint)

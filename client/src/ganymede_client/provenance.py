@@ -76,10 +76,14 @@ class Provenance:
         """Return the source of the image, for another request to `model`.
 
         Raises ValueError if the image is from another model, or has no source of its own, such as a
-        mixed image.
+        mixed or an edited image.
         """
         if model not in (self.name, self.model):
             raise ValueError(f"an image of {self.model} is no source for {model}")
+        if "directions" in self.parameters:
+            raise ValueError(
+                "an edited image is no source: request its latent with return_, and give that"
+            )
         if not self.parameters.keys() & {"seed", "z", "w"}:
             listed = ", ".join(self.parameters)
             raise ValueError(f"expected an image with a seed, z or w; this one has {listed}")
@@ -102,6 +106,9 @@ class Provenance:
             "task": self.parameters.get("task"),
             "direction": self.parameters.get("direction"),
         }
+        if isinstance(amounts := self.parameters.get("directions"), Mapping):
+            moves = [f"{name} {amount}" for name, amount in amounts.items()]
+            shown["directions"] = f"moved along {', '.join(moves)}"
         given = [str(text) for name, text in shown.items() if name in self.parameters]
         return ", ".join([self.model, *given])
 

@@ -32,6 +32,9 @@ class Model:
         styles: `layers` and `dimension`; None if the model does not support style mixing.
         transform: True if images can be translated, rotated and scaled.
         image: `height`, `width` and `channels`.
+        directions: the directions for `Client.edit`, each with `name`, `space`, `method`,
+            `description`, `layers`, the URL of a `strip` and measured `figures`.
+        encoder: `passes` and measured `figures`; None if images cannot be inverted.
         plan: how the model is executed.
         golden: whether the model reproduces the image of its export exactly or nearly.
         loaded, memory_bytes: with a memory budget, whether the model is loaded, and its size.
@@ -60,6 +63,8 @@ class Model:
     styles: Mapping[str, Any] | None = None
     transform: bool = False
     image: Mapping[str, int] | None = None
+    directions: list[Mapping[str, Any]] | None = None
+    encoder: Mapping[str, Any] | None = None
     versions: list[Mapping[str, str | None]] = field(default_factory=list)
     manifest: Mapping[str, Any] | None = None
 

@@ -16,7 +16,7 @@ from service.api.negotiation import OutputFormat, accept_header, negotiate
 from service.api.problems import invalid
 from service.api.responses import ImageRecord
 from service.api.schemas.fields import transform_value
-from service.api.schemas.generate import GenerateRequest, GenerateResponse
+from service.api.schemas.generate import GenerateRequest, GenerateResponse, SourcesRequest
 from service.api.state import state_of
 from service.runtime import requests
 from service.runtime.files import shortened
@@ -43,14 +43,14 @@ async def generate(body: GenerateRequest, request: Request) -> Response:
     state = state_of(request)
     model = state.find_model(body.model)
     sources = await process(
-        body_size(request), lambda: _sources(body, model, state.settings.max_images)
+        body_size(request), lambda: listed_sources(body, model, state.settings.max_images)
     )
     output = negotiate(body.format, accept_header(request), len(sources))
     _check_returned_arrays(body, model, output)
     return await generate_response(request, model, sources, output, arrays=body.return_)
 
 
-def _sources(body: GenerateRequest, model: Model, max_images: int) -> list[LatentSource]:
+def listed_sources(body: SourcesRequest, model: Model, max_images: int) -> list[LatentSource]:
     """Return the source of each image. Raises InvalidRequest."""
     return requests.generate_sources(
         model.manifest,
@@ -82,7 +82,7 @@ async def generate_response(
     With `class_folders`, a ZIP has a folder for each class. `arrays` are the names of the arrays to
     return with each image: `z`, `w`. Raises Problem (422), and the errors of RequestExecution.run.
     """
-    _check_jpeg_metadata(sources, output)
+    check_jpeg_metadata(sources, output)
     state = state_of(request)
     records = [_record(model, source, class_folders=class_folders) for source in sources]
     response_headers = responses.source_headers(model, sources)
@@ -122,7 +122,7 @@ def _check_returned_arrays(body: GenerateRequest, model: Model, output: OutputFo
         raise invalid("return", f"{model.manifest.name} has no styles, so there is no w to return")
 
 
-def _check_jpeg_metadata(sources: Sequence[LatentSource], output: OutputFormat) -> None:
+def check_jpeg_metadata(sources: Sequence[LatentSource], output: OutputFormat) -> None:
     """Raise Problem (422) if the styles of an image do not fit into the metadata of a JPEG."""
     if output.image is not ImageFormat.JPEG or output.container == "npy":
         return

@@ -21,6 +21,17 @@ MAX_LATENT_VALUES = 2**16
 ClassSelector = str | Annotated[int, Field(ge=0)]
 # A layer by index, or all layers of a group.
 LayerSelector = StyleGroup | Annotated[int, Field(ge=0)]
+# Layers, or weights by layer.
+LayersField = (
+    LayerSelector
+    | Annotated[
+        list[LayerSelector], Field(min_length=1, max_length=MAX_STYLE_LAYERS, fail_fast=True)
+    ]
+    | Annotated[
+        dict[str, Annotated[float, Field(ge=0, le=1)]],
+        Field(min_length=1, max_length=MAX_STYLE_LAYERS, fail_fast=True),
+    ]
+)
 TruncationField = Annotated[float, Field(allow_inf_nan=False)]
 Format = Literal["png", "jpeg", "webp", "npy", "zip", "json"]
 AnimationFormat = Literal["webp", "gif", "png", "zip", "npy"]

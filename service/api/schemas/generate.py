@@ -27,18 +27,12 @@ from service.api.schemas.fields import (
 )
 
 
-class GenerateRequest(RequestModel):
-    """Images from seeds or latents: `n` images of consecutive seeds, or one for each list item.
+class SourcesRequest(RequestModel):
+    """The sources of images: `n` consecutive seeds, or one source for each list item.
 
     At most one of `seed`, `seeds`, `z`, `w` and `images` gives the sources. Without any of them,
     the seeds are random.
     """
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        json_schema_extra={"examples": [{"model": "dcgan-fashion", "n": 4, "seed": 7}]},
-    )
 
     model: str = Field(description=MODEL)
     n: int | None = Field(default=None, ge=1, description="The number of images. Default: 1.")
@@ -97,6 +91,21 @@ class GenerateRequest(RequestModel):
     transform: TransformField | None = Field(
         default=None, description=f"{TRANSFORM} Applies to images without a transform of their own."
     )
+
+
+class GenerateRequest(SourcesRequest):
+    """Images from seeds or latents: `n` images of consecutive seeds, or one for each list item.
+
+    At most one of `seed`, `seeds`, `z`, `w` and `images` gives the sources. Without any of them,
+    the seeds are random.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"examples": [{"model": "dcgan-fashion", "n": 4, "seed": 7}]},
+    )
+
     return_: Annotated[list[Literal["z", "w"]], Field(max_length=2, fail_fast=True)] = Field(
         default=(),  # type: ignore[arg-type]  # A list would be copied for every request.
         alias="return",

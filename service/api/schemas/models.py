@@ -21,6 +21,33 @@ class ModelPlan(BaseModel):
     source: Literal["measured", "cached", "set", "default"]
 
 
+class DirectionCard(BaseModel):
+    """A named direction in latent space."""
+
+    name: str
+    space: Literal["w", "z"]
+    method: str
+    description: str
+    layers: list[int] = Field(description="The style layers that it moves; empty in z.")
+    strip: str | None = Field(
+        default=None, description="The URL of an image that shows the direction."
+    )
+    figures: dict[str, Any] | None = Field(
+        default=None,
+        description="What a step of one unit changes: `effect`, and `drift` of what should stay; "
+        "with those of random directions.",
+    )
+
+
+class EncoderCard(BaseModel):
+    """The encoder of a model, for /v1/invert."""
+
+    passes: int
+    figures: list[dict[str, Any]] = Field(
+        default=[], description="Distances of reconstructions, with those of simple baselines."
+    )
+
+
 class ModelCard(BaseModel):
     """A model in the form that OpenAI's clients read, with additional fields of Ganymede."""
 
@@ -49,6 +76,12 @@ class ModelCard(BaseModel):
         default=False, description="Whether its images can be translated, rotated and scaled."
     )
     image: dict[str, int] | None = None
+    directions: list[DirectionCard] | None = Field(
+        default=None, description="The directions for /v1/edit, if the model has them."
+    )
+    encoder: EncoderCard | None = Field(
+        default=None, description="The encoder for /v1/invert, if the model has one."
+    )
     versions: list[dict[str, str | None]] = []
 
 

@@ -127,9 +127,14 @@ def mixing_grid(columns: Pixels, rows: Pixels, mixed: Pixels) -> Pixels:
     lines = [corner, columns]
     for row, line in zip(rows, mixed.reshape(len(rows), *columns.shape), strict=True):
         lines += [row[None], line]
-    tiles = np.concatenate(lines).reshape(len(rows) + 1, len(columns) + 1, *columns.shape[1:])
-    down, across, height, width, channels = tiles.shape
-    return tiles.swapaxes(1, 2).reshape(down * height, across * width, channels)
+    return image_grid(np.concatenate(lines), len(rows) + 1, len(columns) + 1)
+
+
+def image_grid(images: Pixels, rows: int, columns: int) -> Pixels:
+    """Arrange images ``[rows * columns, H, W, C]`` in one image, in row-major order."""
+    height, width, channels = images.shape[1:]
+    tiles = images.reshape(rows, columns, height, width, channels)
+    return tiles.swapaxes(1, 2).reshape(rows * height, columns * width, channels)
 
 
 def encode_npy(values: NDArray[Any]) -> bytes:

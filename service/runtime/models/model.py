@@ -111,7 +111,7 @@ class Model:
         self._verify = verify
         self._lock = threading.RLock()
         self._sessions: _Sessions | None = None
-        self._direction_vectors: Mapping[str, Vector] = {}
+        self._direction_vectors: Mapping[str, Vector] | None = None
         # Loaded but not yet verified; used by the thread that verifies.
         self._unverified: _Sessions | None = None
         if budget is None:
@@ -144,17 +144,18 @@ class Model:
 
     @property
     def direction_vectors(self) -> Mapping[str, Vector]:
-        """The vectors of the directions in latent space, loaded with the sessions.
-
-        Raises ModelFailed.
-        """
-        self._loaded_sessions()
+        """The vectors of the directions in latent space by name. Raises ModelFailed."""
+        if self._direction_vectors is None:
+            # The sessions are not loaded: they take seconds, and the vectors do not need them.
+            try:
+                self._direction_vectors = load_directions(self.folder, self.manifest)
+            except ManifestError as error:
+                raise ModelFailed(f"{self.manifest.name} cannot be served: {error}") from error
         return self._direction_vectors
 
     def take_over(self, other: Model) -> None:
         """Take the plan and the sessions of another loaded model of the same folder."""
         self.plan, self.golden, self._sessions = other.plan, other.golden, other._loaded_sessions()
-        self._direction_vectors = other._direction_vectors
 
     def lend(self, other: Model) -> None:
         """Share these sessions with `other`, the same model with fewer threads per run.

@@ -4,9 +4,18 @@ from ganymede_client.routes import (
     generate,
     image_to_image,
     jobs,
+    latent,
     models,
     open_inference,
     operations,
 )
 
-__all__ = ["generate", "image_to_image", "jobs", "models", "open_inference", "operations"]
+__all__ = [
+    "generate",
+    "image_to_image",
+    "jobs",
+    "latent",
+    "models",
+    "open_inference",
+    "operations",
+]

@@ -17,6 +17,7 @@ from ganymede_client.wire.values import (
     Weights,
     class_value,
     encode_rows,
+    encode_source_objects,
     encode_sources,
     named_weights,
 )
@@ -66,7 +67,6 @@ def generate(
     """
     if return_ and format != "png":
         raise ValueError("return_: requires the format png")
-    sources = None if images is None else encode_sources(images, model)
     body = fields(
         model=model,
         n=n,
@@ -74,8 +74,7 @@ def generate(
         seeds=seeds,
         z=encode_rows(z),
         w=encode_rows(w),
-        # In this list, a seed is written as an object.
-        images=sources and [s if isinstance(s, dict) else {"seed": s} for s in sources],
+        images=None if images is None else encode_source_objects(images, model),
         class_=class_value(class_),
         blend=blend and named_weights(blend),
         truncation=truncation,

@@ -81,6 +81,12 @@ def encode_sources(sources: Sequence[SourceLike], model: str) -> list[Any]:
     return [encode_source(source, model) for source in sources]
 
 
+def encode_source_objects(sources: Sequence[SourceLike], model: str) -> list[Any]:
+    """Return the JSON form of sources in a list where a seed is written as an object."""
+    encoded = encode_sources(sources, model)
+    return [each if isinstance(each, dict) else {"seed": each} for each in encoded]
+
+
 def encode_source(source: SourceLike, model: str) -> Any:
     """Return the JSON form of a source; a seed stays a number."""
     if isinstance(source, Image):

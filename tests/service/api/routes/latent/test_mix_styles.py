@@ -25,7 +25,7 @@ from tests.support.drawn_models import BAND, LAYERS, SIZE
 from tests.support.responses import assert_problem, decode_image, npy_pixels
 from tests.support.servers import serving
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[5]
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ from fastapi.responses import Response
 from service.api import responses
 from service.api.execution import request_execution
 from service.api.middleware.json_bodies import body_size, process
-from service.api.negotiation import OutputFormat, accept_header, negotiate
+from service.api.negotiation import accept_header, negotiate
 from service.api.problems import invalid
 from service.api.responses import ImageRecord
+from service.api.routes.latent.grids import check_grid_size
 from service.api.schemas.fields import source_fields
 from service.api.schemas.mix_styles import MixStylesRequest, MixStylesResponse
 from service.api.state import state_of
@@ -49,7 +50,8 @@ async def mix_styles(body: MixStylesRequest, request: Request) -> Response:
     output = negotiate(body.format, accept_header(request), 1)
     is_grid = output.container == "image" and len(mixing.rows) * len(mixing.columns) > 1
     if is_grid:
-        _check_grid_size(model, mixing, output)
+        rows, columns = len(mixing.rows) + 1, len(mixing.columns) + 1
+        check_grid_size(model.manifest.image, rows, columns, output)
     headers = _headers(model, mixing)
     records = [_grid_record(model, mixing)] if is_grid else _records(model, mixing)
 
@@ -74,10 +76,7 @@ def _headers(model: Model, mixing: StyleMixing) -> dict[str, str]:
     lists: dict[str, list[object]] = {
         "rows": [responses.source_label(source) for source in mixing.rows],
         "columns": [responses.source_label(source) for source in mixing.columns],
-        "layers": [
-            layer if weight == 1 else f"{layer}:{weight:.6g}"
-            for layer, weight in mixing.layers.items()
-        ],
+        "layers": [*responses.layer_labels(mixing.layers)],
     }
     if model.manifest.classes:
         lists["row_classes"] = [responses.class_label(source) for source in mixing.rows]
@@ -99,17 +98,3 @@ def _records(model: Model, mixing: StyleMixing) -> list[ImageRecord]:
         for row in mixing.rows
         for column in mixing.columns
     ]
-
-
-def _check_grid_size(model: Model, mixing: StyleMixing, output: OutputFormat) -> None:
-    """Raise Problem (422) if the grid is larger than the image format allows."""
-    image = model.manifest.image
-    height = image.height * (len(mixing.rows) + 1)
-    width = image.width * (len(mixing.columns) + 1)
-    limit = output.image.longest_side
-    if max(height, width) > limit:
-        raise invalid(
-            "format",
-            f"the grid has {width} × {height} pixels, and {output.image} is limited to {limit} per "
-            "side; request fewer rows or columns, or png, zip or npy",
-        )

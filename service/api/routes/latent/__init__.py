@@ -1,0 +1,1 @@
+"""Routes that move in latent space: style mixing, interpolation, edits and inversion."""
