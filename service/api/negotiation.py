@@ -12,6 +12,7 @@ from service.api.middleware.request_headers import request_headers
 from service.api.problems import Problem
 from service.api.schemas.fields import AnimationFormat, Format
 from service.runtime.images.encoding import ImageFormat
+from service.runtime.video import ffmpeg
 
 Container = Literal["image", "json", "zip", "npy"]
 
@@ -36,11 +37,14 @@ _ANIMATIONS: dict[str, AnimationFormat] = {
     "image/apng": "png",
     "application/zip": "zip",
     "application/x-npy": "npy",
+    "video/mp4": "mp4",
+    "video/webm": "webm",
 }
 _ANIMATION_WILDCARDS = {
     "*/*": ("image/webp",),
     "image/*": ("image/webp", "image/gif", "image/png"),
     "application/*": ("application/zip", "application/x-npy"),
+    "video/*": ("video/mp4", "video/webm"),
 }
 F = TypeVar("F", bound=str)
 
@@ -79,7 +83,13 @@ def negotiate(requested: Format | None, accept: str | None, count: int) -> Outpu
 
 def negotiate_animation(requested: AnimationFormat | None, accept: str | None) -> AnimationFormat:
     """Choose the format of an animation. Raises Problem (406)."""
-    return requested or _best(accept or "*/*", _ANIMATIONS, _ANIMATION_WILDCARDS)
+    if requested is not None:
+        return requested
+    accept = accept or "*/*"
+    media_types = _ANIMATIONS
+    if "video/" in accept and not ffmpeg.is_installed():
+        media_types = {m: name for m, name in _ANIMATIONS.items() if not m.startswith("video/")}
+    return _best(accept, media_types, _ANIMATION_WILDCARDS)
 
 
 def _best(accept: str, media_types: Mapping[str, F], wildcards: Mapping[str, Sequence[str]]) -> F:

@@ -37,6 +37,7 @@ _SUBCOMMANDS = {
     "reproduce": "service.cli.reproduce:reproduce",
     "keys": "service.cli.keys:app",
     "sample": "service.cli.sample:sample",
+    "walk": "service.cli.walk:walk",
 }
 # Packages that the base installation leaves out, by the extra that installs them.
 _EXTRAS = {

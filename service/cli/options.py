@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import typer
 from pydantic import ByteSize
 from pydantic.fields import FieldInfo
 
 from service.runtime.errors import UserError
+from service.runtime.request_fields import InvalidRequest
 from service.settings import PREFIX, Settings, address_of, load_settings
+
+if TYPE_CHECKING:
+    from service.runtime.models.model import Model
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -59,6 +65,43 @@ def local_models(settings: Settings, report: Callable[[str], object]) -> Path:
     return fetch_repository(
         Location.parse(address), Fetching(MAX_DOWNLOAD, show_progress=True, report=report)
     )
+
+
+def loaded_model(
+    name: str, models: Path | None, provider: str | None, *, workers: int = 0, measure: bool = True
+) -> Model:
+    """Load a model from the repository `models`, by default the one in the settings.
+
+    `workers` batches run in parallel; 0 measures the best number, unless `measure` is false. Raises
+    UserError.
+    """
+    from service.runtime.models.catalog import find_model
+    from service.runtime.onnx.execution_plans import Planner, PlanOptions, cache_file
+    from service.runtime.onnx.sessions import pick_provider
+
+    overrides: dict[str, Any] = {"models": models, "provider": provider}
+    settings = load_settings(
+        {option: value for option, value in overrides.items() if value is not None}
+    )
+    # Parallel batches share the cores, so each gets one thread unless the settings specify more.
+    threads = settings.threads or 1 if workers else settings.threads
+    plan_options = PlanOptions(
+        workers, threads, settings.max_rows, settings.plan == "measure" and measure
+    )
+    planner = Planner(pick_provider(settings.provider), plan_options, cache_file())
+    folder = local_models(settings, lambda text: typer.echo(text, err=True))
+    return find_model(folder, name, planner)
+
+
+@contextmanager
+def errors_by_flag(flags: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
+    """Report an invalid field by the flag that sets it; `flags` are those with other names."""
+    try:
+        yield
+    except InvalidRequest as error:
+        field = error.field.partition(".")[0]
+        flag = flags.get(field, field.replace("_", "-"))
+        raise UserError(f"--{flag}: {error.message}") from error
 
 
 def with_settings(command: Command) -> Command:

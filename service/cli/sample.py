@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from service.cli.interrupts import catch_stop_signal
-from service.cli.options import local_models
+from service.cli.options import errors_by_flag, loaded_model
 from service.cli.sampling_progress import SamplingProgress
 from service.offline.job import JobError, JobFailed, Layout, SamplingJob, make_job
 from service.runtime.errors import UserError
 from service.runtime.formatting import format_size
 from service.runtime.images.encoding import ImageFormat
-from service.runtime.request_fields import InvalidRequest
 
 if TYPE_CHECKING:
     from service.offline.ledger import Ledger
@@ -183,25 +180,11 @@ def sample(
     Example: ganymede sample biggan-flowers --count 10000 --classes balanced --out data/flowers
     """
     from service.offline import options
-    from service.runtime.models.catalog import find_model
-    from service.runtime.onnx.execution_plans import Planner, PlanOptions, cache_file
-    from service.runtime.onnx.sessions import pick_provider
-    from service.settings import load_settings
 
-    overrides: dict[str, Any] = {"models": models, "provider": provider}
-    settings = load_settings(
-        {name: value for name, value in overrides.items() if value is not None}
-    )
-    # Parallel batches share the cores, so each gets one thread unless the settings specify more.
-    threads = settings.threads or 1 if workers else settings.threads
     # The nodes of a cluster use plans of their own.
-    measure = settings.plan == "measure" and engine == "local"
-    plan_options = PlanOptions(workers, threads, settings.max_rows, measure)
-    planner = Planner(pick_provider(settings.provider), plan_options, cache_file())
-    folder = local_models(settings, lambda text: typer.echo(text, err=True))
-    loaded = find_model(folder, model, planner)
+    loaded = loaded_model(model, models, provider, workers=workers, measure=engine == "local")
     names = loaded.manifest.classes
-    with _errors_by_flag():
+    with errors_by_flag():
         job = make_job(
             loaded.manifest,
             count=count,
@@ -223,16 +206,6 @@ def sample(
     failed_seeds = command.run(SamplingProgress(job.count, as_json=as_json))
     if failed_seeds:
         raise typer.Exit(_EXIT_FAILED_IMAGES)
-
-
-@contextmanager
-def _errors_by_flag() -> Iterator[None]:
-    """Report an invalid field by the flag that sets it."""
-    try:
-        yield
-    except InvalidRequest as error:
-        flag = error.field.partition(".")[0].replace("_", "-")
-        raise JobError(f"--{flag}: {error.message}") from error
 
 
 @dataclass(frozen=True)
@@ -263,7 +236,7 @@ class _SampleCommand:
 
         job, workers = self.job, self.model.plan.workers
         store = Store(self.out)
-        with _errors_by_flag():
+        with errors_by_flag():
             check_output(job, store)
         ledger = Ledger(store, job)
         if ledger.is_complete():

@@ -17,6 +17,7 @@ _EXTRAS = {
     "quality": "evaluation and search",
     "ray": "sampling on a Ray cluster",
     "remote": "models on the Hugging Face hub and in S3",
+    "video": "MP4 and WebM, and films",
 }
 
 

@@ -192,8 +192,10 @@ def interpolation(
     truncation: float | None = None,
 ) -> Interpolation:
     """Return a walk through `sources`. Raises InvalidRequest."""
-    if frames > max_frames:
+    if not 2 <= frames <= max_frames:
         raise InvalidRequest("frames", f"expected 2 to {max_frames}, got {frames}")
+    if len(sources) < 2:
+        raise InvalidRequest("sources", f"expected at least 2, got {len(sources)}")
     if len(sources) > frames:
         raise InvalidRequest("sources", f"{len(sources)} sources do not fit into {frames} frames")
     keys = SourceParser(manifest).sources(sources, "sources", class_, truncation)

@@ -3,6 +3,7 @@
 import io
 import pickle
 
+import av
 import numpy as np
 import PIL.Image
 import pytest
@@ -138,6 +139,23 @@ def test_interpolation_returns_frames_and_an_animation(client):
         assert walk.image().n_frames == 5
         assert walk.provenance.parameters["fps"] == 10
         assert "data:image/" in walk._repr_html_()
+
+
+@pytest.mark.parametrize("kind", ["mp4", "webm"])
+def test_animation_can_be_a_video(client, kind, tmp_path):
+    walk = client.animate(
+        "dcgan-fashion", [1, 2], frames=5, fps=10, scale=2, quality=90, format=kind
+    )
+    assert walk.media_type == f"video/{kind}"
+    assert walk.provenance.parameters["scale"] == 2
+    assert walk.provenance.parameters["quality"] == 90
+    assert f'<video src="data:video/{kind};base64,' in walk._repr_html_()
+    walk.save(tmp_path / f"walk.{kind}")
+    with av.open(tmp_path / f"walk.{kind}") as film:
+        sizes = [(frame.width, frame.height) for frame in film.decode(video=0)]
+    assert sizes == [(56, 56)] * 5
+    with pytest.raises(ValueError, match="Pillow does not read"):
+        walk.image()
 
 
 def test_prompts_are_classes_and_seeds(client):

@@ -20,12 +20,19 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from ganymede_client import notebook
 from ganymede_client.files import write_files
-from ganymede_client.provenance import NotReadable, Provenance, read_provenance
+from ganymede_client.provenance import (
+    NotReadable,
+    Provenance,
+    read_provenance,
+    read_video_provenance,
+)
 
 # More images than this are shown in several rows.
 _ONE_ROW = 6
 # Pixels between the images of a grid.
 _GAP = 2
+# The first bytes of video files, with their offset.
+VIDEO_SIGNATURES = {"video/mp4": (4, b"ftyp"), "video/webm": (0, b"\x1a\x45\xdf\xa3")}
 
 
 class Image(PIL.Image.Image):
@@ -239,20 +246,31 @@ class Images(Sequence[Image]):
 
 @dataclass(frozen=True)
 class Animation:
-    """An animation: a WebP, GIF or APNG file.
+    """An animation: a WebP, GIF or APNG file; or a video: MP4 or WebM.
 
     Attributes:
         file: the file as the service sent it.
-        media_type: ``image/webp``, ``image/gif`` or ``image/png``.
-        provenance: its `parameters` are `walk` and `fps`.
+        media_type: ``image/webp``, ``image/gif``, ``image/png``, ``video/mp4`` or ``video/webm``.
+        provenance: its `parameters` are `walk` and `fps`, and `scale`, `filter` and `quality` where
+            they apply.
     """
 
     file: bytes
     media_type: str
     provenance: Provenance
 
+    @property
+    def is_video(self) -> bool:
+        """True for MP4 and WebM."""
+        return self.media_type in VIDEO_SIGNATURES
+
     def image(self) -> PIL.Image.Image:
-        """Return the animation as a Pillow image of several frames."""
+        """Return the animation as a Pillow image of several frames.
+
+        Raises ValueError for a video, which Pillow cannot read.
+        """
+        if self.is_video:
+            raise ValueError(f"Pillow does not read {self.media_type}: save it, or use webp")
         return PIL.Image.open(io.BytesIO(self.file))
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -262,6 +280,8 @@ class Animation:
     def _repr_html_(self) -> str | None:
         """Return the animation for notebooks."""
         text = self.provenance.describe()
+        if self.is_video:
+            return notebook.video(self.file, self.media_type, text)
         size = self.image().size
         return notebook.html([notebook.Figure(self.file, self.media_type, size, "", text)], 1)
 
@@ -275,6 +295,11 @@ def read_animation(
         "image/gif": GifImageFile,
         "image/png": PngImageFile,
     }
+    if media_type in VIDEO_SIGNATURES:
+        offset, signature = VIDEO_SIGNATURES[media_type]
+        if file[offset : offset + len(signature)] != signature:
+            raise NotReadable("the video is damaged: its header is missing")
+        return Animation(file, media_type, read_video_provenance(file, base_url, request_id))
     if media_type not in types:
         raise NotReadable(f"expected an animation, got {media_type or 'nothing'}")
     try:

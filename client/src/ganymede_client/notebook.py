@@ -86,6 +86,17 @@ def html(figures: Sequence[Figure], columns: int) -> str | None:
     )
 
 
+def video(file: bytes, media_type: str, text: str) -> str | None:
+    """Return a player that repeats a video, as HTML without scripts; None if it is too large."""
+    if len(file) > _MAX_BYTES:
+        return None
+    return (
+        f'<video src="data:{media_type};base64,{base64.b64encode(file).decode()}" '
+        f'title="{escaping.escape(text)}" controls autoplay loop muted playsinline '
+        f'style="image-rendering:pixelated;max-width:100%;min-width:{2 * _MIN_WIDTH}px"></video>'
+    )
+
+
 def _cell(figure: Figure) -> str:
     width, height = figure.size
     factor = max(1, math.ceil(_MIN_WIDTH / width))

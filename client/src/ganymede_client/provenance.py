@@ -135,10 +135,25 @@ def read_provenance(image: PIL.Image.Image, base_url: str, request_id: str | Non
         if not isinstance(text, str):
             continue
         with contextlib.suppress(ValueError, TypeError, KeyError):
-            document = dict(json.loads(text.removeprefix(_KEYWORD)))
-            name, version, digest = (document.pop(key) for key in ("model", "version", "digest"))
-            return Provenance(name, version, digest, document, base_url, request_id)
+            return _provenance(json.loads(text.removeprefix(_KEYWORD)), base_url, request_id)
     raise NotReadable("the image has no metadata of the service")
+
+
+def read_video_provenance(file: bytes, base_url: str, request_id: str | None) -> Provenance:
+    """Read the metadata of a video: a comment of JSON in ASCII. Raises NotReadable."""
+    start = file.find(f"{_KEYWORD} {{".encode())
+    if start >= 0:
+        text = file[start + len(_KEYWORD) + 1 :].decode("latin-1")
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            document, _ = json.JSONDecoder().raw_decode(text)
+            return _provenance(document, base_url, request_id)
+    raise NotReadable("the video has no metadata of the service")
+
+
+def _provenance(document: Any, base_url: str, request_id: str | None) -> Provenance:
+    parameters = dict(document)
+    name, version, digest = (parameters.pop(key) for key in ("model", "version", "digest"))
+    return Provenance(name, version, digest, parameters, base_url, request_id)
 
 
 def _metadata(image: PIL.Image.Image) -> Iterator[object]:

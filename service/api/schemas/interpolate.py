@@ -16,6 +16,8 @@ from service.api.schemas.fields import (
     SourceOrSeed,
     TruncationField,
 )
+from service.runtime.images.animation import DEFAULT_QUALITY
+from service.runtime.video.walk_output import MAX_ENLARGED_SIDE, MAX_SCALE, EnlargeFilter
 
 
 class InterpolateRequest(RequestModel):
@@ -58,10 +60,22 @@ class InterpolateRequest(RequestModel):
     )
     truncation: TruncationField | None = Field(default=None, description=TRUNCATION)
     fps: Annotated[float, Field(ge=1, le=60)] = Field(
-        default=24.0, description="Frames per second of an animation."
+        default=24.0, description="Frames per second of an animation or a video."
+    )
+    scale: Annotated[int, Field(ge=1, le=MAX_SCALE)] | None = Field(
+        default=None,
+        description="Enlarges the frames of an animation or a video by this factor, to at most "
+        f"{MAX_ENLARGED_SIDE} pixels. Default: 1.",
+    )
+    filter: EnlargeFilter | None = Field(
+        default=None, description="How frames are enlarged. Default: nearest."
+    )
+    quality: Annotated[int, Field(ge=1, le=100)] | None = Field(
+        default=None,
+        description=f"Of mp4 and webm; higher is better and larger. Default: {DEFAULT_QUALITY}.",
     )
     format: AnimationFormat | None = Field(
         default=None,
-        description="webp, gif and png are animations; zip holds a PNG for each frame, npy one "
-        "array of all frames. Default: webp.",
+        description="webp, gif and png are animations, mp4 (H.264) and webm (VP9) videos; zip "
+        "holds a PNG for each frame, npy one array of all frames. Default: webp.",
     )

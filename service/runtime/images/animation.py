@@ -34,6 +34,8 @@ from service.runtime.images.encoding import (
 )
 
 _GIF_EXTENSION, _GIF_IMAGE, _GIF_TRAILER = 0x21, 0x2C, 0x3B
+# Of formats that are not lossless.
+DEFAULT_QUALITY = 80
 # Maximum size of a GIF data sub-block.
 _GIF_BLOCK = 255
 
@@ -43,6 +45,7 @@ class AnimationSpec:
     """What a writer needs before the first frame: size, number and rate of frames ``[H, W, C]``.
 
     `provenance` is the metadata of the whole file, `frame_provenance(i)` the metadata of frame i.
+    `quality`, 1 to 100, is for formats that are not lossless.
     """
 
     frames: int
@@ -52,6 +55,7 @@ class AnimationSpec:
     fps: float
     provenance: Provenance
     frame_provenance: Callable[[int], Mapping[str, Any]]
+    quality: int = DEFAULT_QUALITY
 
     def duration(self, frame: int, unit: int) -> int:
         """Return the duration of a frame in 1/`unit` seconds.
@@ -64,11 +68,12 @@ class AnimationSpec:
 
 class AnimationWriter(Protocol):
     """Writes frames into one file. `encode` is thread-safe; the other methods are called in
-    order.
+    order, and take long if the writer is `heavy`: an event loop leaves them to a thread.
     """
 
     media_type: str
     extension: str
+    heavy: bool
 
     def encode(self, frame: int, pixels: Pixels) -> bytes:
         """Compress one frame."""
@@ -88,6 +93,7 @@ class Gif:
 
     media_type = "image/gif"
     extension = "gif"
+    heavy = False
 
     def __init__(self, spec: AnimationSpec) -> None:
         self._spec = spec
@@ -124,6 +130,7 @@ class Apng:
 
     media_type = "image/png"
     extension = "png"
+    heavy = False
 
     def __init__(self, spec: AnimationSpec) -> None:
         self._spec = spec
@@ -175,6 +182,7 @@ class WebP:
 
     media_type = "image/webp"
     extension = "webp"
+    heavy = False
 
     def __init__(self, spec: AnimationSpec) -> None:
         self._spec = spec
@@ -217,6 +225,7 @@ class Zip:
 
     media_type = "application/zip"
     extension = "zip"
+    heavy = False
 
     def __init__(self, spec: AnimationSpec) -> None:
         self._spec = spec
@@ -251,6 +260,7 @@ class Npy:
 
     media_type = "application/x-npy"
     extension = "npy"
+    heavy = False
 
     def __init__(self, spec: AnimationSpec) -> None:
         self._spec = spec

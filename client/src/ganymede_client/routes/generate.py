@@ -172,7 +172,13 @@ def mix_styles_grid(
 @route(
     "POST",
     "/v1/interpolate",
-    left_out={"fps": "frames have no rate", "format": "always an archive"},
+    left_out={
+        "fps": "frames have no rate",
+        "format": "always an archive",
+        "scale": "an archive holds the frames as they are generated",
+        "filter": "an archive holds the frames as they are generated",
+        "quality": "an archive is lossless",
+    },
 )
 def interpolate(
     model: str,
@@ -197,7 +203,7 @@ def interpolate(
         class_: for sources without a class of their own.
         truncation: for sources without a truncation of their own.
     """
-    body = _walk(model, sources, frames, space, path, loop, class_, truncation, format="zip")
+    body = _walk(model, sources, frames, space, path, loop, class_, truncation, {"format": "zip"})
     return Call(json_request("POST", "/v1/interpolate", body), parsing.images)
 
 
@@ -213,15 +219,19 @@ def animate(
     loop: bool = False,
     class_: ClassSelector | None = None,
     truncation: float | None = None,
-    format: Literal["webp", "gif", "png"] = "webp",  # noqa: A002 - the name of the field
+    scale: int | None = None,
+    filter: Literal["nearest", "bicubic"] | None = None,  # noqa: A002 - the name of the field
+    quality: int | None = None,
+    format: Literal["webp", "gif", "png", "mp4", "webm"] = "webp",  # noqa: A002 - the name of the field
 ) -> Call[Animation]:
     """Interpolate between images in latent space; return an animation of `fps` frames per second.
 
-    The other arguments are those of `interpolate`.
+    The formats ``mp4`` and ``webm`` are videos of `quality` 1 to 100 (default: 80), for which the
+    service needs its extra `video`. `scale` enlarges the frames by a factor; `filter` is how, by
+    default nearest. The other arguments are those of `interpolate`.
     """
-    body = _walk(
-        model, sources, frames, space, path, loop, class_, truncation, fps=fps, format=format
-    )
+    options = {"fps": fps, "scale": scale, "filter": filter, "quality": quality, "format": format}
+    body = _walk(model, sources, frames, space, path, loop, class_, truncation, options)
     return Call(json_request("POST", "/v1/interpolate", body), parsing.animation)
 
 
@@ -352,7 +362,7 @@ def _walk(
     loop: bool,
     class_: ClassSelector | None,
     truncation: float | None,
-    **others: Any,
+    options: Mapping[str, Any],
 ) -> dict[str, Any]:
     return fields(
         model=model,
@@ -363,5 +373,5 @@ def _walk(
         loop=loop,
         class_=class_,
         truncation=truncation,
-        **others,
+        **options,
     )

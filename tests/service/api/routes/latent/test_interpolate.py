@@ -5,6 +5,7 @@ import json
 import time
 import zipfile
 
+import av
 import httpx
 import numpy as np
 import pytest
@@ -203,7 +204,7 @@ BAD = {
     "space w for a model without styles": ({"model": "cut", "space": "w"}, "model"),
     "empty source": ({"sources": [1, {}]}, "sources.1"),
     "invalid seed": ({"sources": [1, -1]}, "sources.1"),
-    "an unknown format": ({"format": "mp4"}, "format"),
+    "an unknown format": ({"format": "mov"}, "format"),
     "an unknown path": ({"path": "bezier"}, "path"),
     "zero fps": ({"fps": 0}, "fps"),
     "an unknown field": ({"seeds": [1, 2]}, "seeds"),
@@ -219,9 +220,76 @@ def test_problem_names_invalid_field(client, name):
 
 
 def test_rejects_unsupported_accept(client):
-    assert_problem(post(client, "video/mp4"), 406)
+    assert_problem(post(client, "video/quicktime"), 406)
 
 
 def test_documents_max_frames(client):
     schema = client.get("/openapi.json").json()["components"]["schemas"]["InterpolateRequest"]
     assert schema["properties"]["frames"]["maximum"] == 600
+
+
+def decoded(response, media_type) -> tuple[np.ndarray, dict]:
+    """Return the frames ``[N, H, W, 3]`` of a video, and the provenance in its comment."""
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == media_type
+    with av.open(io.BytesIO(response.content)) as film:
+        texts = {name.lower(): text for name, text in film.metadata.items()}
+        frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+    return np.stack(frames), json.loads(texts["comment"].removeprefix("ganymede "))
+
+
+@pytest.mark.parametrize(
+    ("output_format", "accept", "media_type"),
+    [
+        ("mp4", None, "video/mp4"),
+        ("webm", None, "video/webm"),
+        (None, "video/webm", "video/webm"),
+        (None, "video/*", "video/mp4"),
+    ],
+)
+def test_walk_is_a_video(client, output_format, accept, media_type):
+    body = {} if output_format is None else {"format": output_format}
+    response = post(client, accept, frames=40, fps=10, scale=4, **body)
+    frames, provenance = decoded(response, media_type)
+    expected = npy_pixels(post(client, frames=40, format="npy")).repeat(4, 1).repeat(4, 2)
+    assert frames.shape == expected.shape
+    # The colors of the drawn images change from pixel to pixel, which 4:2:0 does not keep.
+    assert np.abs(frames.astype(int) - expected).mean() < 12
+    assert np.abs(frames[0].astype(int) - expected[-1]).mean() > 20
+    assert provenance["digest"] == response.headers["x-ganymede-digest"]
+    assert (provenance["fps"], provenance["scale"], provenance["quality"]) == (10, 4, 80)
+    assert provenance["walk"]["sources"] == [{"seed": 1}, {"seed": 2}]
+    # The same request gives the same bytes.
+    assert post(client, accept, frames=40, fps=10, scale=4, **body).content == response.content
+
+
+def test_quality_of_a_video_changes_its_size(client):
+    sizes = [
+        len(post(client, format="mp4", scale=4, quality=quality).content) for quality in (10, 95)
+    ]
+    assert sizes[0] < sizes[1]
+
+
+@pytest.mark.parametrize(("output_format", "kind"), [("gif", "nearest"), ("webp", "bicubic")])
+def test_animations_are_enlarged(client, output_format, kind):
+    response = post(client, format=output_format, scale=3, filter=kind)
+    image = Image.open(io.BytesIO(response.content))
+    assert image.size == (3 * SIZE, 3 * SIZE)
+    if kind == "bicubic":
+        original = Image.fromarray(npy_pixels(post(client, format="npy"))[0])
+        expected = original.resize(image.size, Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(np.asarray(image.convert("RGB")), np.asarray(expected))
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"format": "webp", "quality": 50}, "quality"),
+        ({"format": "mp4", "quality": 0}, "quality"),
+        ({"format": "zip", "scale": 2}, "scale"),
+        ({"format": "mp4", "scale": 17}, "scale"),
+        ({"format": "mp4", "filter": "bicubic"}, "filter"),
+    ],
+)
+def test_rejects_options_that_a_format_does_not_have(client, fields, field):
+    assert_problem(post(client, **fields), 422, field)
