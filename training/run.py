@@ -14,10 +14,11 @@ from service.runtime.models.manifest import TrainingData
 from training.data.provenance import data_changes, description
 from training.recipe.errors import RecipeError
 from training.recipe.loading import load_recipe
+from training.recipe.options import flat
 from training.recipe.schema import Recipe
 
 # Keys of the section `train` that may change when a run is resumed.
-CADENCE = {"images", "log_images", "sample_images", "checkpoint_images"}
+CADENCE = {"images", "log_images", "sample_images", "checkpoint_images", "loggers"}
 # Sections and keys that describe a run without changing its training.
 _DESCRIPTIONS = {"device", "name", "summary", "license", "evaluate", "search"}
 # Keys of `data` and `source` that may change if the fingerprint of the images stays the same.
@@ -226,7 +227,7 @@ class Run:
 
 def _changes(old: Recipe, new: Recipe) -> list[Change]:
     """Return the differences between two experiments, without keys that may change on resuming."""
-    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    before, after = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
     changes = []
     for key in dict.fromkeys([*before, *after]):
         section, _, last = key.partition(".")
@@ -254,13 +255,3 @@ def _moved_data(old: Recipe, new: Recipe) -> list[Change]:
 
 def _is_fixed(key: str) -> bool:
     return any(key == fixed or key.startswith(f"{fixed}.") for fixed in _FIXED)
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

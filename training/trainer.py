@@ -5,11 +5,11 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from training.device import device_title
 from training.distributed import DistributedContext, joined
 from training.evaluation.during_training import RunningQuality
 from training.games.game import GameSetup
+from training.monitoring.loggers.logger import LoggedRun, Loggers, check_installed, open_loggers
 from training.monitoring.metrics import MetricWindow, TrainingDiverged, assert_finite
 from training.monitoring.monitors import MonitorReport, Monitors
 from training.monitoring.progress import Display, NoDisplay, display
@@ -33,9 +34,6 @@ from training.preview.grids import save_image
 from training.recipe.errors import RecipeError
 from training.recipe.schema import Recipe
 from training.run import Change, Run
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 # Turns between two checks whether any process received a stop signal. Each check synchronizes all
 # processes.
@@ -84,8 +82,11 @@ def train(
     With `override`, the run may continue with other values and other data, which is recorded.
     `on_evaluation` is also called for the evaluations in the log of a resumed run. Returns None in
     all processes but the first. On SIGINT or SIGTERM, saves the run and raises TrainingInterrupted.
-    Raises RecipeError, DataError, DeviceUnavailable, TrainingDiverged, QualityError.
+    Raises RecipeError, DataError, DeviceUnavailable, LoggerUnavailable, TrainingDiverged,
+    QualityError.
     """
+    # Before the data are decoded, which may take long.
+    check_installed(recipe.train.loggers)
     device = recipe.device.pick_device()
     with joined(device) as distributed:
         result = _train(recipe, run, device, distributed, on_evaluation, override=override)
@@ -128,8 +129,10 @@ def _train(
     if run.checkpoint_path.exists():
         checkpoint = Checkpoint.load(run.checkpoint_path, device)
     images = checkpoint.images if checkpoint else 0
-    with _summary_writer(run, images) if distributed.is_main else nullcontext() as writer:
-        loop = _Loop(recipe, run, setup, device, distributed, writer, on_evaluation)
+    logged = LoggedRun(run.folder, run.name, recipe.model_dump(mode="json"), images)
+    names = recipe.train.loggers if distributed.is_main else ()
+    with open_loggers(names, logged) as loggers:
+        loop = _Loop(recipe, run, setup, device, distributed, loggers, on_evaluation)
         if checkpoint:
             loop.resume(checkpoint)
         if distributed.is_main:
@@ -158,12 +161,12 @@ class _Loop:
         setup: GameSetup,
         device: torch.device,
         distributed: DistributedContext,
-        writer: SummaryWriter | None,
+        loggers: Loggers,
         on_evaluation: EvaluationCallback | None,
     ) -> None:
         self._options = recipe.train
         self._run, self._setup, self._game = run, setup, setup.game
-        self._device, self._distributed, self._writer = device, distributed, writer
+        self._device, self._distributed, self._loggers = device, distributed, loggers
         self._code_revision = code_revision()
         self._turn_images = recipe.train.batch * self._game.batches_per_turn
         self._monitors = Monitors(self._game.loss, self._turn_images)
@@ -307,12 +310,11 @@ class _Loop:
             checkpoint.save(path)
 
     def _sample(self, shown: Display) -> None:
-        if not self._distributed.is_main or self._writer is None:
+        if not self._distributed.is_main:
             return
         sheet, metrics = self._setup.sample_sheet()
         self._save_sheet(sheet)
-        pixels = np.atleast_3d(np.asarray(sheet))
-        self._writer.add_image("samples", pixels, self._images, dataformats="HWC")
+        self._loggers.sheet(sheet, self._images)
         self._log(shown, metrics)
 
     def _save_sheet(self, sheet: Image.Image) -> Path:
@@ -327,15 +329,14 @@ class _Loop:
             shown.report(self._images, rate, means, self._monitors.state)
 
     def _log(self, shown: Display, metrics: Mapping[str, float], **more: float) -> None:
-        """Write metrics, and alarms that start or end with them, to the log and to TensorBoard."""
-        if self._writer is None:
+        """Write metrics, and alarms that start or end with them, to the log and the loggers."""
+        if not self._distributed.is_main:
             return
         entry = {"images": self._images, **more, **metrics}
         state_before = self._monitors.state
         reports = self._monitors.update(entry)
         self._run.log({**entry, "state": self._monitors.state})
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, self._images)
+        self._loggers.metrics(metrics, self._images)
         for report in reports:
             label = "alarm" if report.active else "alarm over"
             shown.say(f"{label}: {report.alarm}: {report.message}")
@@ -344,9 +345,9 @@ class _Loop:
             shown.say(f"{self._images:,} images: the run is {self._monitors.state}")
 
     def _log_alarm(self, report: MonitorReport) -> None:
-        if self._writer is not None:
+        if self._distributed.is_main:
             self._run.log({"images": self._images, **report.log_entry()})
-            self._writer.add_text(f"alarms/{report.alarm}", report.message, self._images)
+            self._loggers.text(f"alarms/{report.alarm}", report.message, self._images)
 
     def _take_means(self, window: MetricWindow) -> Mapping[str, float]:
         """Return the means of the interval. If one is not finite, log an alarm and re-raise."""
@@ -358,7 +359,7 @@ class _Loop:
 
     def _announce(self, shown: Display, notes: Sequence[str]) -> None:
         data = self._setup.data
-        for note in notes:
+        for note in [*notes, *self._loggers.locations]:
             shown.say(note)
         count = f"{len(data):,} images"
         if data.skipped:
@@ -395,15 +396,6 @@ def _stop_signals() -> Iterator[_Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _summary_writer(run: Run, images: int) -> Iterator[SummaryWriter]:
-    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - slow to import
-
-    # Events after the checkpoint are removed: the resumed run writes them again.
-    with SummaryWriter(str(run.tensorboard), purge_step=images + 1) as writer:
-        yield writer
 
 
 def _prepare_data(recipe: Recipe) -> ImageData:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 from torch import nn
 
 from service.runtime.models.manifest import ImageInput
@@ -20,6 +20,7 @@ from training.evaluation.during_training import EvaluateOptions
 from training.evaluation.search.ranges import SearchRange
 from training.games.registry import Game, default_game, register_games
 from training.games.tasks.registry import register_tasks
+from training.monitoring.loggers.logger import LoggerName
 from training.networks.options import Discriminator, Generator, register_networks
 from training.optimizers import OptimizerOptions
 from training.recipe.options import Options
@@ -52,6 +53,16 @@ class TrainOptions(Options):
     log_images: PositiveInt = 10_000
     sample_images: PositiveInt = 50_000
     checkpoint_images: PositiveInt = 50_000
+    # Where metrics and sample sheets are recorded, besides `log.jsonl` and `samples/`: any of
+    # `tensorboard`, `wandb` and `mlflow`.
+    loggers: tuple[LoggerName, ...] = ("tensorboard",)
+
+    @field_validator("loggers")
+    @classmethod
+    def _each_once(cls, names: tuple[LoggerName, ...]) -> tuple[LoggerName, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"names a logger twice: {', '.join(names)}")
+        return names
 
 
 class Recipe(Options):
