@@ -25,7 +25,7 @@ from service.api.problems import Problem, client_disconnected
 from service.api.rate_limits import PixelAccount
 from service.runtime.generation import Feeds, Finished, GraphRun, Plan, advance, start
 from service.runtime.latent.style_cache import StyleCache
-from service.runtime.models.manifest import MAPPING
+from service.runtime.models.manifest import DISCRIMINATOR, MAPPING
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import Array
 from service.runtime.scheduling.batches import InferenceJob
@@ -39,6 +39,8 @@ R = TypeVar("R")
 _UNWATCHED_S = 0.25
 # Maximum seconds between two attempts to enter a full queue.
 _QUEUE_RETRY_S = 0.5
+# The roles of graphs that return no images.
+_FREE_ROLES = (MAPPING, DISCRIMINATOR)
 # Jobs of each engine for which no worker has been woken yet, and the number from which one is.
 _submitted: dict[Engine, int] = {}
 _MAX_GATHERED = 64
@@ -156,8 +158,8 @@ class RequestExecution:
         disconnected or its rate limit is exceeded.
         """
         role, feeds = graph_run.role, graph_run.feeds
-        # Styles are not images and are free.
-        per_row = 0 if role == MAPPING else model.pixels_per_row(role, feeds)
+        # Styles and scores are not images and are free.
+        per_row = 0 if role in _FREE_ROLES else model.pixels_per_row(role, feeds)
         pixels = graph_run.rows * per_row
         self._account.charge(pixels)
         job: InferenceJob | None = None

@@ -50,12 +50,15 @@ class ImageRecord:
         parameters: what reproduces the image, besides the model.
         name: its file name in an archive, without the number that precedes it and the extension.
         folder: its folder in an archive, with a trailing slash.
+        fields: further fields in JSON. Files do not contain them, so that the file of an image
+            does not depend on how it was selected.
         arrays: arrays returned with the image, by name: text in JSON, NPY files in an archive.
     """
 
     parameters: Mapping[str, Any]
     name: str
     folder: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
     arrays: Mapping[str, Floats] = field(default_factory=dict)
 
 
@@ -166,6 +169,7 @@ def file_response(
         "images": [
             {
                 **record.parameters,
+                **record.fields,
                 **{name: encode_floats(values) for name, values in record.arrays.items()},
                 "media_type": output.image.media_type,
                 "data": base64.b64encode(file).decode(),

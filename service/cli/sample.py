@@ -84,6 +84,16 @@ def sample(
             show_default=False,
         ),
     ] = None,
+    rank: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep this share of the generated images, the best by the model's discriminator: "
+            "0.25 keeps the best quarter. rejection=0.25 selects by discriminator rejection "
+            "sampling.",
+            metavar="SHARE|METHOD=SHARE",
+            show_default=False,
+        ),
+    ] = None,
     input_: Annotated[
         str | None,
         typer.Option(
@@ -173,6 +183,7 @@ def sample(
     """Generate a dataset.
 
     Image i is the image that the service generates for seed + i or, with --input, from input i.
+    With --rank, more images are generated, and the best of each shard are kept.
 
     After an interruption or an error, the same command resumes the job. Exit codes: 0 done;
     1 failed; 2 invalid input; 3 done, but some images failed; 128 + n stopped by signal n.
@@ -201,6 +212,7 @@ def sample(
             mask=mask,
             boxes=None if boxes is None else options.parse_boxes(boxes),
             direction=direction,
+            rank=None if rank is None else options.parse_rank(rank),
         )
     command = _SampleCommand(loaded, job, out, engine, address, workers)
     failed_seeds = command.run(SamplingProgress(job.count, as_json=as_json))

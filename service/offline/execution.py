@@ -45,8 +45,10 @@ def estimate(
     renderer: ShardRenderer, job: SamplingJob, store: Store, remaining: int, workers: int
 ) -> Estimate:
     """Render a few images, and extrapolate to `remaining` images on `workers` workers."""
-    step = max(1, job.count // _ESTIMATE_SAMPLES)
-    numbers = range(0, job.count, step)[:_ESTIMATE_SAMPLES]
+    # The candidates of a selection are samples, too.
+    samples = max(1, _ESTIMATE_SAMPLES // (job.candidates // job.count))
+    step = max(1, job.count // samples)
+    numbers = range(0, job.count, step)[:samples]
     renderer.render(numbers[:1])  # Warm-up: the first run takes longer.
     started = time.perf_counter()
     files = [image.file for image in renderer.render(numbers) if image.file is not None]
@@ -100,7 +102,12 @@ def write_summary(
         "seconds": round(seconds, 3),
     }
     step = max(1, job.count // _CONTACT_SHEET_IMAGES)
-    items = [renderer.items(number) for number in range(0, job.count, step)[:_CONTACT_SHEET_IMAGES]]
+    numbers = range(0, job.count, step)[:_CONTACT_SHEET_IMAGES]
+    if job.rank is None:
+        items = [renderer.items(number) for number in numbers]
+    else:
+        seeds = ledger.seeds(numbers)
+        items = [renderer.items.selected(number, seed) for number, seed in seeds.items()]
     pixels = renderer.pixels(items, should_stop)
     image = contact_sheet(each for each in pixels if each is not None)
     sheet = io.BytesIO()

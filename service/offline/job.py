@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any
@@ -27,6 +27,7 @@ from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.latent.sources import LatentSource, draw_class
 from service.runtime.latent.style_mixing import StyleMixing
 from service.runtime.models.manifest import Manifest
+from service.runtime.ranking import CandidateGroup, Selection, candidate_groups
 from service.runtime.request_fields import InvalidRequest
 
 # Images per shard. The minimum leaves small jobs with enough shards for many workers.
@@ -83,6 +84,8 @@ class SamplingJob(BaseModel):
     mask: str | None = None
     boxes: tuple[tuple[int, int, int, int], ...] | None = None
     direction: str | None = None
+    # Images are selected by their score among the candidates of their shard.
+    rank: Selection | None = None
 
     @property
     def shards(self) -> int:
@@ -94,8 +97,24 @@ class SamplingJob(BaseModel):
         start = shard * self.shard_size
         return range(start, min(start + self.shard_size, self.count))
 
+    @property
+    def candidates(self) -> int:
+        """The seeds from the first candidate to the last; without a selection, the images."""
+        return self.count * (self.rank.candidates_per_image if self.rank else 1)
+
+    def first_candidate(self, shard: int) -> int:
+        """Return the seed of the first candidate of a shard.
+
+        It does not depend on the classes of other shards, so that any shard can be built first.
+        """
+        return self.first_seed + shard * self.shard_size * (self.candidates // self.count)
+
     def pixels_per_image(self, generated: int) -> int:
-        """Return the pixels that are made for each image, of which the model makes `generated`."""
+        """Return the pixels that are made for each image, if the model makes `generated` for one.
+
+        The images that are kept of the candidates are generated a second time.
+        """
+        generated *= self.candidates // self.count + (self.rank is not None)
         return generated + (self.resize[0] * self.resize[1] if self.resize is not None else 0)
 
     @cached_property
@@ -127,13 +146,17 @@ class JobItem:
 
 
 class JobItems:
-    """The images of a job for one model."""
+    """The images of a job for one model.
+
+    With a selection, the seed of an image is known once its shard has been scored: `selected`
+    returns the images of known seeds.
+    """
 
     def __init__(self, job: SamplingJob, manifest: Manifest) -> None:
         self._job = job
         self._manifest = manifest
         self._folders = folder_names(manifest.classes)
-        self._digits = len(str(job.first_seed + job.count - 1))
+        self._digits = len(str(job.first_seed + job.candidates - 1))
         self._inputs = self._stems = None
         if job.input is not None:
             self._inputs = open_inputs(job.input)
@@ -141,13 +164,27 @@ class JobItems:
 
     def __call__(self, number: int) -> JobItem:
         """Return image `number`."""
-        job, manifest = self._job, self._manifest
         if self._inputs is not None and self._stems is not None:
             # The parameters are complete only after the input has been read.
             name, stem = self._inputs.names[number], self._stems[number]
             return JobItem(number, number, LatentSource(number), None, None, None, {}, stem, name)
-        seed = job.first_seed + number
-        row = self._source(seed, number)
+        return self._item(number, self._source(self._job.first_seed + number, number))
+
+    def candidates(self, numbers: Sequence[int]) -> list[CandidateGroup]:
+        """Return the candidates for the images `numbers` of one shard."""
+        assert self._job.rank is not None  # noqa: S101 - checked by the caller
+        sources = [self._source(self._job.first_seed + number, number) for number in numbers]
+        first = self._job.first_candidate(numbers[0] // self._job.shard_size)
+        return candidate_groups(sources, first, self._job.rank)
+
+    def selected(self, number: int, seed: int) -> JobItem:
+        """Return image `number`, for which the candidate `seed` is kept."""
+        row = self._source(self._job.first_seed + number, number)
+        return self._item(number, replace(row, seed=seed))
+
+    def _item(self, number: int, row: LatentSource) -> JobItem:
+        job, manifest, seed = self._job, self._manifest, row.seed
+        assert seed is not None  # noqa: S101 - every image of a job has one
         column = None
         parameters = row.parameters(manifest)
         if job.mix is not None:
@@ -167,10 +204,6 @@ class JobItems:
             parameters,
             f"{folder}/seed-{seed:0{self._digits}}",
         )
-
-    def of(self, shard: int) -> Iterator[JobItem]:
-        """Yield the images of a shard."""
-        return map(self, self._job.numbers(shard))
 
     def _source(self, seed: int, number: int) -> LatentSource:
         job, classes = self._job, None
@@ -217,13 +250,15 @@ def make_job(
     mask: str | None = None,
     boxes: Sequence[tuple[int, int, int, int]] | None = None,
     direction: str | None = None,
+    rank: Selection | None = None,
 ) -> SamplingJob:
     """Validate the options of a job, and return the job.
 
     The job has `count` images with consecutive seeds, starting at `seed`, or one image for each
     seed of the range `seeds`, first to last inclusive. For an image-to-image model it has one image
     for each input at the URL `input_`. `classes` is `balanced`, a list of classes to cycle through,
-    or weights to draw from.
+    or weights to draw from. With `rank`, the images are selected from more candidates, with
+    consecutive seeds from `seed`, and have their seeds.
 
     Raises InvalidRequest, and InputError for inputs that cannot be listed.
     """
@@ -235,6 +270,7 @@ def make_job(
             "classes": classes,
             "truncation": truncation,
             "mix": mix,
+            "rank": rank,
         }
         for name, value in source_options.items():
             if value is not None:
@@ -252,10 +288,12 @@ def make_job(
                 raise InvalidRequest(name, f"{manifest.name} generates images from seeds")
         requests.direction_name(manifest, direction)
         first, count = requests.job_seeds(count=count, seeds=seeds, seed=seed)
+    rank = requests.image_selection(manifest, rank, mix=mix, seeds=seeds)
     class_list, class_weights = requests.job_classes(manifest, classes)
     if shard_size is not None and shard_size < 1:
         raise InvalidRequest("shard_size", f"expected at least 1, got {shard_size}")
-    return SamplingJob(
+    shard_size = shard_size or _shard_size(count, rank.candidates_per_image if rank else 1)
+    job = SamplingJob(
         model=manifest.name,
         version=manifest.version,
         digest=manifest.digest,
@@ -263,14 +301,21 @@ def make_job(
         image=image,
         first_seed=first,
         count=count,
-        shard_size=shard_size or _shard_size(count),
+        shard_size=shard_size,
         classes=class_list,
         class_weights=class_weights,
         truncation=requests.truncation_value(manifest, truncation),
         mix=requests.job_layers(manifest, mix),
         resize=requests.job_size(resize, image),
+        rank=rank,
         **inputs,
     )
+    last = first + job.candidates - 1
+    if last > MAX_SEED:
+        raise InvalidRequest(
+            "rank", f"the last candidate would have the seed {last:,}, beyond {MAX_SEED:,}"
+        )
+    return job
 
 
 def _inputs(
@@ -315,9 +360,11 @@ def _inputs(
     return fields, len(inputs)
 
 
-def _shard_size(count: int) -> int:
-    wanted = -(-count // _SHARDS_OF_A_SMALL_JOB)
-    return min(count, max(_MIN_SHARD_SIZE, min(_MAX_SHARD_SIZE, wanted)))
+def _shard_size(count: int, candidates: int) -> int:
+    """Return the images per shard of a job of `count` images, each with so many candidates."""
+    wanted = -(-count * candidates // _SHARDS_OF_A_SMALL_JOB)
+    size = max(_MIN_SHARD_SIZE, min(_MAX_SHARD_SIZE, wanted))
+    return min(count, max(size // candidates, 1))
 
 
 def as_text(job: SamplingJob) -> str:

@@ -9,7 +9,7 @@ is the metadata of one image. When all shards are done, the lines become ``metad
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -113,6 +113,16 @@ class Ledger:
         """Yield the metadata lines of all images, one shard at a time."""
         for shard in range(self._job.shards):
             yield self._store.read(self._shard_file(shard)).partition(b"\n")[2]
+
+    def seeds(self, numbers: Sequence[int]) -> dict[int, int]:
+        """Return the seeds of images by their numbers, without those that failed."""
+        wanted, seeds = set(numbers), {}
+        for shard in sorted({number // self._job.shard_size for number in wanted}):
+            for line in self._store.read(self._shard_file(shard)).splitlines()[1:]:
+                fields = json.loads(line)
+                if fields["number"] in wanted:
+                    seeds[fields["number"]] = fields["seed"]
+        return seeds
 
     def complete(self, summary: dict[str, Any], sheet: bytes) -> None:
         """Write the final files. The summary comes last: it marks the job as done."""

@@ -6,9 +6,11 @@ syntax is checked here; `service.runtime.requests` validates the values. Raises 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
+from service.runtime.ranking import Method, Selection
 from service.runtime.request_fields import InvalidRequest, WeightsValue
 
 
@@ -57,6 +59,21 @@ def parse_size(text: str) -> tuple[int, int]:
         raise InvalidRequest("resize", f"expected SIDE or WIDTHxHEIGHT in pixels, got {text!r}")
     width = int(match[1])
     return width, int(match[2] or width)
+
+
+def parse_rank(text: str) -> Selection:
+    """Read `SHARE` or `METHOD=SHARE`, such as `0.25` or `rejection=0.25`."""
+    method, equals, number = text.rpartition("=")
+    try:
+        share = float(number)
+    except ValueError:
+        share = math.nan
+    methods: dict[str, Method] = {"rank": "rank", "rejection": "rejection"}
+    if not math.isfinite(share) or (equals and method not in methods):
+        raise InvalidRequest(
+            "rank", f"expected a share, such as 0.25 or rejection=0.25, got {text[:50]!r}"
+        )
+    return Selection(share, methods[method] if equals else "rank")
 
 
 def parse_boxes(text: str) -> list[tuple[int, int, int, int]]:

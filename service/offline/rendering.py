@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
 from service.offline.halving import Stopped, run_in_halves
 from service.offline.image_to_image import ImageToImageRenderer, RenderedInput
 from service.offline.job import JobItem, JobItems, SamplingJob
 from service.runtime.errors import first_line
-from service.runtime.generation import Plan, RunGraph, execute, image_plan, mixing_plan
+from service.runtime.generation import (
+    Plan,
+    RunGraph,
+    execute,
+    image_plan,
+    mixing_plan,
+    score_plan,
+)
 from service.runtime.images.encoding import Pixels, encode, resized, to_image
+from service.runtime.latent.sources import LatentSource
 from service.runtime.latent.style_mixing import StyleMixing
 from service.runtime.models.model import Model
+from service.runtime.ranking import kept_candidates
 
 log = logging.getLogger("ganymede.offline")
 
@@ -52,21 +63,56 @@ class ShardRenderer:
             for rendered in self._image_to_image.shard(numbers, stopped):
                 yield RenderedImage(rendered.item, self._encode_output(rendered))
             return
-        for start in range(0, len(numbers), self._model.plan.max_rows):
-            yield from self._render(numbers[start : start + self._model.plan.max_rows], stopped)
+        items = self._items(numbers, stopped)
+        for start in range(0, len(items), self._model.plan.max_rows):
+            yield from self._render(items[start : start + self._model.plan.max_rows], stopped)
 
     def render(self, numbers: Sequence[int]) -> list[RenderedImage]:
-        """Return the images with these numbers, generated as one batch if memory allows."""
+        """Return the images with these numbers, generated as one batch if memory allows.
+
+        With a selection, only the candidates for these images compete.
+        """
         if self._image_to_image is not None:
             rendered = self._image_to_image.shard(numbers, lambda: False)
             return [RenderedImage(each.item, self._encode_output(each)) for each in rendered]
-        return list(self._render(numbers, lambda: False))
+        return list(self._render(self._items(numbers, lambda: False), lambda: False))
+
+    def _items(self, numbers: Sequence[int], stopped: Callable[[], bool]) -> list[JobItem]:
+        """Return the images with these numbers, selected if the job requires it. Raises Stopped.
+
+        The candidates are scored in batches, and only their scores are kept: the images of a shard
+        may not fit into memory.
+        """
+        if self._job.rank is None:
+            return [self.items(number) for number in numbers]
+        groups = self.items.candidates(numbers)
+        candidates = [source for group in groups for source in group.sources()]
+        scores: list[float] = []
+        for start in range(0, len(candidates), self._model.plan.max_rows):
+            if stopped():
+                raise Stopped
+            batch = candidates[start : start + self._model.plan.max_rows]
+            scored = run_in_halves(batch, self._scores, _report_candidate)
+            scores += [-math.inf if score is None else score for score in scored]
+        discriminator = self._model.manifest.discriminator
+        calibration = discriminator.calibration if discriminator else None
+        kept = kept_candidates(groups, np.array(scores), self._job.rank, calibration)
+        return [
+            self.items.selected(number, seed)
+            for number, i in zip(numbers, kept, strict=True)
+            if (seed := candidates[i].seed) is not None
+        ]
+
+    def _scores(self, candidates: Sequence[LatentSource]) -> list[float]:
+        manifest, max_rows = self._model.manifest, self._model.plan.max_rows
+        pixels = execute(image_plan(manifest, candidates), self._run_graph, max_rows)
+        scores = execute(score_plan(manifest, candidates, pixels), self._run_graph, max_rows)
+        return [float(score) for score in scores]
 
     def _render(
-        self, numbers: Sequence[int], stopped: Callable[[], bool]
+        self, items: Sequence[JobItem], stopped: Callable[[], bool]
     ) -> Iterator[RenderedImage]:
         """Generate images as one batch, and encode one after the other. Raises Stopped."""
-        items = [self.items(number) for number in numbers]
         for item, pixels in zip(items, self._pixels(items, stopped), strict=True):
             yield RenderedImage(item, None if pixels is None else self._encode(item, pixels))
 
@@ -120,6 +166,10 @@ class ShardRenderer:
 
 def _report(item: JobItem, error: Exception) -> None:
     log.error("the image of seed %d cannot be generated: %s", item.seed, first_line(error))
+
+
+def _report_candidate(source: LatentSource, error: Exception) -> None:
+    log.error("the candidate of seed %d cannot be scored: %s", source.seed, first_line(error))
 
 
 def contact_sheet(

@@ -18,10 +18,17 @@ from numpy.typing import NDArray
 from service.runtime.images.encoding import Pixels, mixing_grid
 from service.runtime.latent.editing import Edit, Vectors, move_latents, move_styles
 from service.runtime.latent.interpolation import Interpolation, Place, feeds_at, rows_at
-from service.runtime.latent.sources import LatentSource, feeds, transform_feed
+from service.runtime.latent.sources import LatentSource, class_feed, feeds, transform_feed
 from service.runtime.latent.style_mixing import StyleMixing, mix_styles
-from service.runtime.models.manifest import GENERATOR, MAPPING, SYNTHESIS, Manifest
+from service.runtime.models.manifest import (
+    DISCRIMINATOR,
+    GENERATOR,
+    MAPPING,
+    SYNTHESIS,
+    Manifest,
+)
 from service.runtime.onnx.sessions import Array
+from service.runtime.ranking import CandidateGroup, Selection, kept_candidates
 
 T = TypeVar("T")
 
@@ -51,6 +58,15 @@ class Finished(Generic[T]):
     """The result of a plan that has ended."""
 
     result: T
+
+
+@dataclass(frozen=True)
+class SelectedImages:
+    """The images that a selection keeps: ``pixels [N, H, W, C] uint8``, ``scores [N] float32``."""
+
+    sources: list[LatentSource]
+    scores: Array
+    pixels: Pixels
 
 
 class StyleLookup(Protocol):
@@ -104,6 +120,28 @@ def image_plan(
         w = yield from style_plan(manifest, sources, cache)
         outputs = yield GraphRun(SYNTHESIS, {"w": w, **transform})
     return outputs["pixels"]
+
+
+def score_plan(manifest: Manifest, sources: Sequence[LatentSource], pixels: Pixels) -> Plan[Array]:
+    """Return the discriminator's scores ``[N] float32`` of the images of `sources`."""
+    inputs: dict[str, Array] = {"image": pixels}
+    if manifest.classes:
+        inputs |= class_feed([source.classes or {0: 1.0} for source in sources], manifest)
+    outputs = yield GraphRun(DISCRIMINATOR, inputs)
+    return outputs["score"]
+
+
+def selection_plan(
+    manifest: Manifest, groups: Sequence[CandidateGroup], selection: Selection
+) -> Plan[SelectedImages]:
+    """Return the images that `selection` keeps of the candidates in `groups`."""
+    candidates = [source for group in groups for source in group.sources()]
+    pixels = yield from image_plan(manifest, candidates)
+    scores = yield from score_plan(manifest, candidates, pixels)
+    discriminator = manifest.discriminator
+    calibration = discriminator.calibration if discriminator else None
+    kept = kept_candidates(groups, scores, selection, calibration)
+    return SelectedImages([candidates[i] for i in kept], scores[kept], pixels[kept])
 
 
 def style_plan(

@@ -18,7 +18,8 @@ from service.runtime.latent.interpolation import Interpolation, Path, Space
 from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.latent.sources import ClassWeights, LatentSource, can_blend
 from service.runtime.latent.style_mixing import StyleMixing
-from service.runtime.models.manifest import Manifest
+from service.runtime.models.manifest import DISCRIMINATOR, Manifest
+from service.runtime.ranking import MIN_SHARE, CandidateGroup, Selection, candidate_groups
 from service.runtime.request_fields import (
     ClassSelector,
     ClassValue,
@@ -113,6 +114,63 @@ def class_sources(
         LatentSource(each, classes=weights[i], truncation=limit)
         for i, each in enumerate(_consecutive_seeds(seed, total))
     ]
+
+
+def image_selection(
+    manifest: Manifest, rank: Selection | None, **others: object
+) -> Selection | None:
+    """Return the selection of images by their score, or None if none is requested.
+
+    `others` are the fields that cannot be combined with it, by name. Raises InvalidRequest.
+    """
+    if rank is None:
+        return None
+    if DISCRIMINATOR not in manifest.graphs:
+        raise InvalidRequest(
+            "rank",
+            f"{manifest.name} has no discriminator; models with one list `discriminator` in "
+            "/v1/models, and ganymede export --discriminator adds it",
+        )
+    if not MIN_SHARE <= rank.share <= 1:
+        raise InvalidRequest("rank", f"expected a share from {MIN_SHARE} to 1, got {rank.share:g}")
+    discriminator = manifest.discriminator
+    if rank.method == "rejection" and (discriminator is None or discriminator.calibration is None):
+        raise InvalidRequest(
+            "rank", f"the scores of {manifest.name} are not calibrated for rejection sampling"
+        )
+    for name, value in others.items():
+        if value is not None:
+            raise InvalidRequest(
+                name.rstrip("_"),
+                "cannot be combined with rank, which selects among consecutive seeds from seed",
+            )
+    return rank
+
+
+def first_seed(seed: int | None, count: int) -> int:
+    """Return `seed`, or a random seed that is followed by `count` - 1 others if it is None."""
+    return secrets.randbelow(MAX_SEED - count + 2) if seed is None else seed
+
+
+def selection_candidates(
+    sources: Sequence[LatentSource], selection: Selection, first: int, max_images: int
+) -> list[CandidateGroup]:
+    """Return the candidates for the images of `sources`, with seeds from `first`.
+
+    Raises InvalidRequest for more than `max_images` candidates, or seeds out of range.
+    """
+    groups = candidate_groups(sources, first, selection)
+    last = groups[-1].seeds.stop - 1
+    count = last - first + 1
+    if count > max_images:
+        raise InvalidRequest(
+            "rank",
+            f"{len(sources)} images at a share of {selection.share:g} are selected from {count:,} "
+            f"candidates; expected at most {max_images}: request fewer images, or start a job",
+        )
+    if last > MAX_SEED:
+        raise InvalidRequest("seed", f"the last candidate would be {last}, beyond {MAX_SEED}")
+    return groups
 
 
 def style_mixing(
@@ -366,8 +424,7 @@ def _assert_at_most(count: int, max_images: int, field: str) -> None:
 
 def _consecutive_seeds(first: int | None, count: int) -> Sequence[int]:
     """Return `count` consecutive seeds, starting at `first`, or at a random seed if it is None."""
-    if first is None:
-        first = secrets.randbelow(MAX_SEED - count + 2)
+    first = first_seed(first, count)
     last = first + count - 1
     if last > MAX_SEED:
         raise InvalidRequest("seed", f"the last seed would be {last}, greater than {MAX_SEED}")

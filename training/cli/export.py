@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="A run folder of `ganymede train`.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|MODEL",
+            help="A run folder of `ganymede train`. With --discriminator also a model, by name or "
+            "folder, that has trainable weights.",
+        ),
+    ],
     name: Annotated[
         str | None,
         typer.Option(help="The model's name.  [default: the run's name]", show_default=False),
@@ -40,6 +47,14 @@ def export(
             "or two on a CPU for small images.",
         ),
     ] = False,
+    discriminator: Annotated[
+        bool,
+        typer.Option(
+            "--discriminator",
+            help="Export the discriminator, too: requests can then keep the best images by its "
+            "score, with `rank`. For a model, add it to the model's folder.",
+        ),
+    ] = False,
 ) -> None:
     """Export a run's generator as a model folder that `ganymede serve` can serve.
 
@@ -50,10 +65,32 @@ def export(
     from training.export.exporter import export_run
     from training.run import Run
 
-    opened = Run(run).at(checkpoint)
+    opened = Run(Path(run))
+    if discriminator and not opened.recipe_path.is_file():
+        _add_discriminator(run, models)
+        return
+    opened = opened.at(checkpoint)
     measured = _quality_measurement(opened) if measure else None
-    folder = export_run(opened, name or opened.name, models, version, measured)
+    folder = export_run(
+        opened, name or opened.name, models, version, measured, discriminator=discriminator
+    )
     typer.echo(f"wrote {folder}; next: ganymede serve --models {models}")
+
+
+def _add_discriminator(target: str, models: Path) -> None:
+    """Add the discriminator to the folder of a model. Raises ExportError and AdditionError."""
+    from training.evaluation.noise.targets import model_folder
+    from training.export.additions import update_model_folder
+    from training.export.additions.discriminator import discriminator_of_folder
+    from training.export.errors import ExportError
+
+    folder = model_folder(target, models)
+    if folder is None:
+        raise ExportError(f"{target} is neither a run nor a model")
+    update_model_folder(folder, discriminator_of_folder(folder))
+    typer.echo(
+        f"wrote the discriminator into {folder}; next: ganymede evaluate {target} --rank --record"
+    )
 
 
 def _quality_measurement(run: Run) -> Callable[[Model], tuple[Quality, ...]]:

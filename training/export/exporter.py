@@ -18,6 +18,7 @@ from service.runtime.models.manifest import (
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan
 from training.checkpoints import Checkpoint, CheckpointError
+from training.export.additions.discriminator import discriminator_of_recipe
 from training.export.errors import ExportError
 from training.export.folding import settle_spectral_norms
 from training.export.graphs import (
@@ -39,11 +40,14 @@ def export_run(
     models: Path,
     version: str | None = None,
     measure: Callable[[Model], tuple[Quality, ...]] | None = None,
+    *,
+    discriminator: bool = False,
 ) -> Path:
     """Write the averaged generator of a run as ``models/name/version`` and return that folder.
 
     The default version is the next free number. `measure` is called with the exported model and
-    returns metrics for the manifest and the card.
+    returns metrics for the manifest and the card. With `discriminator`, the discriminator is
+    exported, too, so that requests can select images by its score.
 
     Raises ExportError, ModelFolderError, CheckpointError, RecipeError, and the errors of `measure`.
     No folder is left behind in these cases.
@@ -58,6 +62,7 @@ def export_run(
             f"{run.folder} has not reached its full resolution: it was trained on "
             f"{checkpoint.images:,} images, and needs {required:,}; continue the training"
         )
+    additions = [discriminator_of_run(recipe, checkpoint)] if discriminator else []
     generator = load_generator(recipe, checkpoint)
     folder = new_version_folder(models, name, version)
     return write_model_folder(
@@ -68,6 +73,7 @@ def export_run(
         preview=lambda model: trained_preview(recipe, model),
         probe_images=lambda model: example_series(recipe, model)[0],
         measure=measure,
+        additions=additions,
     )
 
 
@@ -77,6 +83,18 @@ def load_generator(recipe: Recipe, checkpoint: Checkpoint) -> nn.Module:
     generator.load_state_dict(checkpoint.game["average"])
     settle_spectral_norms(generator)
     return generator.eval()
+
+
+def discriminator_of_run(
+    recipe: Recipe, checkpoint: Checkpoint
+) -> Callable[[Path, Manifest], Manifest]:
+    """Return the change of a model folder that adds the discriminator of a checkpoint.
+
+    Raises ExportError for a run of an image-to-image model.
+    """
+    weights = checkpoint.game["networks"]["discriminator"]
+    description = f"the discriminator of the training after {checkpoint.images:,} images"
+    return discriminator_of_recipe(recipe, weights, description)
 
 
 def _manifest(

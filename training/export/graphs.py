@@ -266,11 +266,11 @@ def _latent_feeds(
     """Return latents, class weights if there are classes, and truncations from 0 to 1."""
     feeds = {"z": torch.from_numpy(seeds.draw(range(rows), z_dim, distribution))}
     if classes:
-        feeds["class_weights"] = _class_weights(rows, classes)
+        feeds["class_weights"] = class_weights(rows, classes)
     return feeds | {"truncation": torch.linspace(0, 1, rows)}
 
 
-def _class_weights(count: int, classes: int) -> Tensor:
+def class_weights(count: int, classes: int) -> Tensor:
     """Return weights ``[count, classes]``: single classes in the first half, then blends."""
     one_hot = F.one_hot(torch.arange(count) % classes, classes).float()
     weight = torch.linspace(1, 0, count // 2)[:, None]

@@ -34,6 +34,7 @@ def write_model_folder(
     preview: Callable[[Model], Preview],
     probe_images: Callable[[Model], Pixels],
     measure: Callable[[Model], tuple[Quality, ...]] | None = None,
+    additions: Sequence[Callable[[Path, Manifest], Manifest]] = (),
     fp16: bool = False,
     details: Sequence[tuple[str, str]] = (),
     notes: Sequence[str] = (),
@@ -50,6 +51,7 @@ def write_model_folder(
         probe_images: returns images ``[N, H, W, C]`` for measuring the receptive field. Only called
             for image-to-image models.
         measure: returns the metrics for the manifest and the card. Default: none.
+        additions: change the finished folder, such as by another graph, and return its manifest.
         fp16: store the weights as fp16. The difference is passed to `report` and added to the card.
         details: additional rows for the table of the card, as (name, value).
         notes: notes for the card.
@@ -82,6 +84,11 @@ def write_model_folder(
         golden = write_golden(model, part)
         manifest = manifest.model_copy(update={"golden": tuple(golden)})
         _write_manifest(part, manifest)
+        for add in additions:
+            manifest = add(part, manifest)
+            _write_manifest(part, manifest)
+        if additions:
+            model = Model(part, Provider.CPU, plan)
         samples = preview(model)
         samples.image.save(part / PREVIEW_FILE, format="WEBP", lossless=True)
         card = model_card(

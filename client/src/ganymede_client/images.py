@@ -35,6 +35,10 @@ _GAP = 2
 VIDEO_SIGNATURES = {"video/mp4": (4, b"ftyp"), "video/webm": (0, b"\x1a\x45\xdf\xa3")}
 
 
+# Attributes of an image that Pillow's pickles do not contain.
+_OWN = ("provenance", "file", "name", "arrays", "score")
+
+
 class Image(PIL.Image.Image):
     """A Pillow image with its provenance. The pixels are decoded when they are first needed.
 
@@ -45,12 +49,14 @@ class Image(PIL.Image.Image):
         file: the encoded file as the service sent it, with its provenance as metadata.
         name: a file name without extension.
         arrays: arrays that were requested with the image, by name: `z` and `w`.
+        score: the score of the discriminator, for a request with `rank`; otherwise None.
     """
 
     provenance: Provenance
     file: bytes
     name: str
     arrays: dict[str, NDArray[np.float32]]
+    score: float | None = None
 
     @property
     def seed(self) -> int | None:
@@ -109,7 +115,7 @@ class Image(PIL.Image.Image):
 
     def __getstate__(self) -> list[Any]:
         """Return the state for pickles."""
-        own = {name: getattr(self, name) for name in ("provenance", "file", "name", "arrays")}
+        own = {name: getattr(self, name) for name in _OWN}
         return [*super().__getstate__(), own]
 
     def __setstate__(self, state: list[Any]) -> None:

@@ -31,6 +31,8 @@ class Model:
         truncation: `default`, `minimum` and `maximum`; None if the model does not support it.
         styles: `layers` and `dimension`; None if the model does not support style mixing.
         transform: True if images can be translated, rotated and scaled.
+        discriminator: if not None, `rank` selects images, and `figures` has the quality of those
+            that are kept.
         image: `height`, `width` and `channels`.
         directions: the directions for `Client.edit`, each with `name`, `space`, `method`,
             `description`, `layers`, the URL of a `strip` and measured `figures`.
@@ -62,6 +64,7 @@ class Model:
     truncation: Mapping[str, float] | None = None
     styles: Mapping[str, Any] | None = None
     transform: bool = False
+    discriminator: Mapping[str, Any] | None = None
     image: Mapping[str, int] | None = None
     directions: list[Mapping[str, Any]] | None = None
     encoder: Mapping[str, Any] | None = None

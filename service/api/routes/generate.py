@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,16 +16,24 @@ from service.api.middleware.json_bodies import body_size, process
 from service.api.negotiation import OutputFormat, accept_header, negotiate
 from service.api.problems import invalid
 from service.api.responses import ImageRecord
-from service.api.schemas.fields import transform_value
+from service.api.schemas.fields import selection_value, transform_value
 from service.api.schemas.generate import GenerateRequest, GenerateResponse, SourcesRequest
 from service.api.state import state_of
 from service.runtime import requests
 from service.runtime.files import shortened
-from service.runtime.generation import image_plan, style_plan
+from service.runtime.generation import (
+    Plan,
+    SelectedImages,
+    StyleLookup,
+    image_plan,
+    selection_plan,
+    style_plan,
+)
 from service.runtime.images.encoding import ImageFormat
 from service.runtime.latent.sources import ClassWeights, LatentSource, encode_floats, feeds
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import Array
+from service.runtime.ranking import Selection
 
 router = APIRouter(tags=["generate"])
 
@@ -42,21 +51,42 @@ async def generate(body: GenerateRequest, request: Request) -> Response:
     """Generate images from seeds, latents or styles."""
     state = state_of(request)
     model = state.find_model(body.model)
+    selection = requests.image_selection(
+        model.manifest,
+        selection_value(body.rank),
+        seeds=body.seeds,
+        z=body.z,
+        w=body.w,
+        images=body.images,
+        transform=body.transform,
+    )
+    max_images = state.settings.max_images
+    # A random seed must leave room for the candidates.
+    first = None if selection is None else requests.first_seed(body.seed, max_images)
     sources = await process(
-        body_size(request), lambda: listed_sources(body, model, state.settings.max_images)
+        body_size(request), lambda: listed_sources(body, model, max_images, first)
     )
     output = negotiate(body.format, accept_header(request), len(sources))
     _check_returned_arrays(body, model, output)
+    if selection is not None:
+        return await selection_response(
+            request, model, sources, selection, output, arrays=body.return_
+        )
     return await generate_response(request, model, sources, output, arrays=body.return_)
 
 
-def listed_sources(body: SourcesRequest, model: Model, max_images: int) -> list[LatentSource]:
-    """Return the source of each image. Raises InvalidRequest."""
+def listed_sources(
+    body: SourcesRequest, model: Model, max_images: int, first_seed: int | None = None
+) -> list[LatentSource]:
+    """Return the source of each image. Raises InvalidRequest.
+
+    `first_seed` replaces a missing seed of the body.
+    """
     return requests.generate_sources(
         model.manifest,
         max_images=max_images,
         n=body.n,
-        seed=body.seed,
+        seed=body.seed if first_seed is None else first_seed,
         seeds=body.seeds,
         z=body.z,
         w=body.w,
@@ -109,6 +139,66 @@ async def generate_response(
             lambda pixels: responses.image_response(
                 model, records, pixels, output, response_headers
             ),
+        )
+
+
+async def selection_response(
+    request: Request,
+    model: Model,
+    sources: Sequence[LatentSource],
+    selection: Selection,
+    output: OutputFormat,
+    *,
+    class_folders: bool = False,
+    arrays: Sequence[str] = (),
+) -> Response:
+    """Generate candidates for the images of `sources`, which have consecutive seeds, and package
+    those that are kept.
+
+    The options are those of `generate_response`. The candidates count toward the limits: all of
+    them have to fit into one request, into the queue and into the rate limit. Raises InvalidRequest
+    and the errors of RequestExecution.run.
+    """
+    state = state_of(request)
+    manifest, first = model.manifest, sources[0].seed
+    assert first is not None  # noqa: S101 - a selection excludes other sources
+    groups = requests.selection_candidates(sources, selection, first, state.settings.max_images)
+
+    def plan(cache: StyleLookup) -> Plan[tuple[SelectedImages, dict[str, Array]]]:
+        selected = yield from selection_plan(manifest, groups, selection)
+        returned: dict[str, Array] = {}
+        if "z" in arrays:
+            returned["z"] = feeds(selected.sources, manifest)["z"]
+        if "w" in arrays:
+            returned["w"] = yield from style_plan(manifest, selected.sources, cache)
+        return selected, returned
+
+    def respond(result: tuple[SelectedImages, dict[str, Array]]) -> Response:
+        selected, returned = result
+        scores = [float(score) for score in selected.scores]
+        records = [
+            replace(
+                _record(model, source, class_folders=class_folders),
+                # NaN is not JSON.
+                fields={"score": scores[i] if math.isfinite(scores[i]) else None},
+                arrays={name: values[i] for name, values in returned.items()},
+            )
+            for i, source in enumerate(selected.sources)
+        ]
+        response_headers = {
+            **responses.source_headers(model, selected.sources),
+            **responses.headers(
+                model,
+                score=[f"{score:.6g}" for score in scores],
+                candidates=[f"{first}-{groups[-1].seeds.stop - 1}"],
+            ),
+        }
+        return responses.image_response(model, records, selected.pixels, output, response_headers)
+
+    async with request_execution(state.engine, request, state.settings.deadline_s) as execution:
+        # Only the candidates may be refused by a full queue: after them, most work is done.
+        return await execution.execute(
+            model, plan(execution.style_cache(model)), respond, wait_after_first=True
         )
 
 

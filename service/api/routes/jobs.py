@@ -16,6 +16,7 @@ from service.api.middleware.authentication import Caller, get_caller
 from service.api.problems import Problem, invalid
 from service.api.responses import PROBLEMS
 from service.api.routes import head_requests
+from service.api.schemas.fields import selection_value
 from service.api.schemas.jobs import JobAnswer, JobFile, JobList, JobRequest
 from service.api.schemas.problems import ProblemDocument
 from service.api.state import state_of
@@ -76,6 +77,7 @@ def _add(body: JobRequest, request: Request) -> JobAnswer:
         truncation=body.truncation,
         mix=None if body.mix is None else options.parse_layers(body.mix),
         resize=None if body.resize is None else options.parse_size(body.resize),
+        rank=selection_value(body.rank),
         layout=layout,
         image=image,
         shard_size=body.shard_size,
@@ -107,6 +109,12 @@ def _bounded(job: SamplingJob, generated: int, settings: Settings) -> tuple[Samp
     """
     if job.count > settings.max_job_images:
         raise invalid("count", f"expected at most {settings.max_job_images:,} images")
+    if job.candidates > settings.max_job_images:
+        raise invalid(
+            "rank",
+            f"{job.count:,} images are selected from up to {job.candidates:,} candidates; expected "
+            f"at most {settings.max_job_images:,}",
+        )
     if job.resize is not None and job.resize[0] * job.resize[1] > settings.max_resized_pixels:
         raise invalid("resize", f"expected at most {settings.max_resized_pixels:,} pixels")
     per_image = job.pixels_per_image(generated)

@@ -147,6 +147,8 @@ def _card(catalog: Catalog, entry: Entry) -> dict[str, Any]:
             "truncation": truncation and truncation.model_dump(),
             "styles": manifest.styles and manifest.styles.model_dump(mode="json"),
             "transform": manifest.takes_transform,
+            "discriminator": manifest.discriminator
+            and manifest.discriminator.model_dump(mode="json"),
             "image": manifest.image.model_dump(),
             "directions": _directions(manifest),
             "encoder": manifest.encoder

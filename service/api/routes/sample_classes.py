@@ -7,7 +7,8 @@ from fastapi.responses import Response
 
 from service.api import responses
 from service.api.negotiation import accept_header, negotiate
-from service.api.routes.generate import generate_response
+from service.api.routes.generate import generate_response, selection_response
+from service.api.schemas.fields import selection_value
 from service.api.schemas.generate import GenerateResponse
 from service.api.schemas.sample_classes import SampleClassesRequest
 from service.api.state import state_of
@@ -26,15 +27,21 @@ async def sample_classes(body: SampleClassesRequest, request: Request) -> Respon
     """Generate a number of images of each class, or of a blend of classes."""
     state = state_of(request)
     model = state.find_model(body.model)
+    max_images = state.settings.max_images
+    selection = requests.image_selection(model.manifest, selection_value(body.rank))
     sources = requests.class_sources(
         model.manifest,
-        max_images=state.settings.max_images,
+        max_images=max_images,
         classes=body.classes,
         per_class=body.per_class,
         blend=body.blend,
         n=body.n,
-        seed=body.seed,
+        seed=body.seed if selection is None else requests.first_seed(body.seed, max_images),
         truncation=body.truncation,
     )
     output = negotiate(body.format, accept_header(request), len(sources))
+    if selection is not None:
+        return await selection_response(
+            request, model, sources, selection, output, class_folders=True
+        )
     return await generate_response(request, model, sources, output, class_folders=True)

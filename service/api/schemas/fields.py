@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from service.runtime import request_fields
 from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.models.manifest import StyleGroup
+from service.runtime.ranking import Method, Selection
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 # Above any limit that an operator may set; the actual limit is a setting.
@@ -95,6 +96,34 @@ class RequestModel(BaseModel):
             return value
         dropped = set(unknown[_MAX_UNKNOWN_MEMBERS:])
         return {name: member for name, member in value.items() if name not in dropped}
+
+
+RANK = (
+    "Generate more images than requested, and keep this share of them, the best by the score of "
+    "the model's discriminator: 0.25 keeps the best quarter. Image i keeps its class. An object "
+    "also selects the method: `rank`, or `rejection` for discriminator rejection sampling. The "
+    "candidates have consecutive seeds; the response has the seeds of the images that are kept."
+)
+
+
+class RankRequest(RequestModel):
+    """The share of the candidates to keep, and the method that selects them."""
+
+    model_config = STRICT
+
+    share: Annotated[float, Field(allow_inf_nan=False)] = Field(description="From 0.001 to 1.")
+    method: Method = "rank"
+
+
+# A share, or a share with a method.
+RankField = Annotated[float, Field(allow_inf_nan=False)] | RankRequest
+
+
+def selection_value(rank: RankField | None) -> Selection | None:
+    """Return a selection in the form that the runtime validates."""
+    if isinstance(rank, RankRequest):
+        return Selection(rank.share, rank.method)
+    return None if rank is None else Selection(rank)
 
 
 class Motion(RequestModel):

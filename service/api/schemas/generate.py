@@ -12,12 +12,14 @@ from service.api.schemas.fields import (
     FORMAT,
     MAX_LISTED_IMAGES,
     MODEL,
+    RANK,
     TRANSFORM,
     TRUNCATION,
     ClassSelector,
     ClassWeightsField,
     Format,
     LatentField,
+    RankField,
     RequestModel,
     Seed,
     SourceRequest,
@@ -106,6 +108,7 @@ class GenerateRequest(SourcesRequest):
         json_schema_extra={"examples": [{"model": "dcgan-fashion", "n": 4, "seed": 7}]},
     )
 
+    rank: RankField | None = Field(default=None, description=RANK)
     return_: Annotated[list[Literal["z", "w"]], Field(max_length=2, fail_fast=True)] = Field(
         default=(),  # type: ignore[arg-type]  # A list would be copied for every request.
         alias="return",
@@ -129,6 +132,9 @@ class GeneratedImage(BaseModel):
     blend: dict[str, float] | None = None
     truncation: float | None = None
     transform: list[list[float]] | None = None
+    score: float | None = Field(
+        default=None, description="The score of the discriminator, for a request with `rank`."
+    )
     media_type: str
     data: str = Field(description="base64")
 

@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.schemas.fields import (
     MAX_LISTED_IMAGES,
+    RANK,
     ClassWeightsField,
+    RankField,
     RequestModel,
     Seed,
     TruncationField,
@@ -54,6 +56,7 @@ class JobRequest(RequestModel):
         "coarse, middle, fine, or indices.",
     )
     resize: Annotated[str, Field(max_length=20, examples=["64x64"])] | None = None
+    rank: RankField | None = Field(default=None, description=RANK)
     format: Literal["webdataset", "parquet"] = "webdataset"
     image: Literal["png", "jpeg", "webp"] = "png"
     shard_size: Annotated[int, Field(ge=1, le=100_000)] | None = None

@@ -75,6 +75,11 @@ class ModelCard(BaseModel):
     transform: bool = Field(
         default=False, description="Whether its images can be translated, rotated and scaled."
     )
+    discriminator: dict[str, Any] | None = Field(
+        default=None,
+        description="If present, requests can select images by its score, with `rank`. Contains "
+        "the quality of the images that are kept, by method and share.",
+    )
     image: dict[str, int] | None = None
     directions: list[DirectionCard] | None = Field(
         default=None, description="The directions for /v1/edit, if the model has them."

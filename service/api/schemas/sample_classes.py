@@ -10,9 +10,11 @@ from service.api.schemas.fields import (
     BLEND,
     MAX_LISTED_IMAGES,
     MODEL,
+    RANK,
     TRUNCATION,
     ClassWeightsField,
     Format,
+    RankField,
     RequestModel,
     Seed,
     TruncationField,
@@ -49,6 +51,7 @@ class SampleClassesRequest(RequestModel):
         default=None, description="Image i has seed + i, counted over all classes in their order."
     )
     truncation: TruncationField | None = Field(default=None, description=TRUNCATION)
+    rank: RankField | None = Field(default=None, description=RANK)
     format: Format | None = Field(
         default=None, description="As in /v1/generate. A ZIP has a folder for each class."
     )

@@ -136,10 +136,28 @@ class SelectionFigure(Part):
     method: Literal["rank", "rejection"]
     share: Share
     kernel_distance: Finite
+    precision: Finite
     recall: Finite
+    # The images that were measured of those kept, and the candidates.
     samples: Positive
+    candidates: Positive
     reference: str
     feature_network: str
+
+
+class ScoreCalibration(Part):
+    """How rejection sampling reads the score of the discriminator (arXiv:1810.06758).
+
+    The ratio of the densities of real and generated images is ``exp(scale · score)``, up to a
+    constant. `scale` is fitted to real images of `reference` and to generated ones by logistic
+    regression; without a `reference` it is 1, the value of an optimal discriminator that was
+    trained with the logistic loss. `maximum` is the largest score of `samples` generated images.
+    """
+
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    maximum: Finite
+    samples: Positive
+    reference: str | None = None
 
 
 class Discriminator(Part):
@@ -151,6 +169,8 @@ class Discriminator(Part):
 
     # How it was trained, where it is not the one of the generator's training.
     description: str = ""
+    # Needed for rejection sampling.
+    calibration: ScoreCalibration | None = None
     figures: tuple[SelectionFigure, ...] = ()
 
 

@@ -141,8 +141,8 @@ def _discriminator(manifest: Manifest) -> list[str]:
     if discriminator.figures:
         lines += [
             "",
-            "| Selection | Kept | KID | Recall | Samples | Reference |",
-            "|---|---|---|---|---|---|",
+            "| Selection | Kept | KID | Precision | Recall | Samples | Reference |",
+            "|---|---|---|---|---|---|---|",
             *(_selection_row(figure) for figure in discriminator.figures),
         ]
     return lines
@@ -151,7 +151,8 @@ def _discriminator(manifest: Manifest) -> list[str]:
 def _selection_row(figure: SelectionFigure) -> str:
     return (
         f"| {figure.method} | {figure.share:.0%} | {figure.kernel_distance:.5f} "
-        f"by {figure.feature_network} | {figure.recall:.1%} | {figure.samples:,} "
+        f"by {figure.feature_network} | {figure.precision:.1%} | {figure.recall:.1%} "
+        f"| {figure.samples:,} of those kept of {figure.candidates:,} "
         f"| {figure.reference} |"
     )
 

@@ -13,6 +13,7 @@ from ganymede_client.wire import parsing
 from ganymede_client.wire.calls import Call, Request, fields, json_request, query, route, segment
 from ganymede_client.wire.values import (
     ClassSelector,
+    Rank,
     SourceLike,
     Weights,
     class_value,
@@ -42,6 +43,7 @@ def generate(
     blend: Weights | None = None,
     truncation: float | Sequence[float] | None = None,
     transform: Any = None,
+    rank: Rank | None = None,
     return_: Sequence[Literal["z", "w"]] = (),
     format: ImageFormat = "png",  # noqa: A002 - the name of the field
 ) -> Call[Images]:
@@ -62,6 +64,10 @@ def generate(
         truncation: one number, or one for each image; only for models that support it.
         transform: a 3×3 matrix, or a mapping with `translate`, `rotate` and `scale`; only for
             models that support it.
+        rank: the share of generated images to keep, the best by the model's discriminator: 0.25
+            keeps the best quarter; or a mapping with `share` and `method`, ``rank`` or
+            ``rejection``. Only for models with a discriminator, and for consecutive seeds; the
+            images have their `seed` and their `score`.
         return_: the arrays to return with each image, in `Image.arrays`; only with the format png.
         format: how the files of the images are encoded.
     """
@@ -79,6 +85,7 @@ def generate(
         blend=blend and named_weights(blend),
         truncation=truncation,
         transform=transform,
+        rank=rank,
         return_=list(return_) or None,
         format=_wire_format(format),
     )
@@ -95,6 +102,7 @@ def sample_classes(
     n: int | None = None,
     seed: int | None = None,
     truncation: float | None = None,
+    rank: Rank | None = None,
     format: ImageFormat = "png",  # noqa: A002 - the name of the field
 ) -> Call[Images]:
     """Generate images by class: `classes`, `per_class` or `blend`.
@@ -107,6 +115,7 @@ def sample_classes(
         n: the number of images of a blend; default: 1.
         seed: image i has the seed ``seed + i``, counted over all classes; default: random.
         truncation: only for models that support it.
+        rank: the share of generated images to keep, as for `generate`.
         format: how the files of the images are encoded.
     """
     body = fields(
@@ -117,6 +126,7 @@ def sample_classes(
         n=n,
         seed=seed,
         truncation=truncation,
+        rank=rank,
         format=_wire_format(format),
     )
     request = json_request("POST", "/v1/sample-classes", body)

@@ -10,7 +10,7 @@ from ganymede_client import records
 from ganymede_client.records import Job, JobPage
 from ganymede_client.wire import parsing
 from ganymede_client.wire.calls import Call, Request, fields, json_request, query, route, segment
-from ganymede_client.wire.values import ClassSelector, Weights, class_value
+from ganymede_client.wire.values import ClassSelector, Rank, Weights, class_value
 
 
 @route("POST", "/v1/jobs")
@@ -24,6 +24,7 @@ def submit_job(
     truncation: float | None = None,
     mix: str | None = None,
     resize: str | None = None,
+    rank: Rank | None = None,
     format: Literal["webdataset", "parquet"] = "webdataset",  # noqa: A002 - the name of the field
     image: Literal["png", "jpeg", "webp"] = "png",
     shard_size: int | None = None,
@@ -44,6 +45,7 @@ def submit_job(
         mix: layers that take the styles of a second seed: ``coarse``, ``middle``, ``fine`` or
             indices, separated by commas.
         resize: ``64x64``.
+        rank: the share of generated images to keep, as for `generate`.
         format: the format of the files of the job.
         image: how each image is encoded.
         shard_size: images per file.
@@ -57,6 +59,7 @@ def submit_job(
         truncation=truncation,
         mix=mix,
         resize=resize,
+        rank=rank,
         format=format,
         image=image,
         shard_size=shard_size,

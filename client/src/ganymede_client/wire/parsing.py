@@ -72,16 +72,18 @@ def images(reply: Reply, columns: int | None = None) -> Images:
     """Parse images: an archive, a single image, or JSON with base64."""
     try:
         if reply.media_type == "application/zip":
-            return Images(_from_zip(reply), columns)
-        if reply.media_type == "application/json":
-            return Images(
-                (
-                    read_image(base64.b64decode(each["data"]), reply.base_url, reply.request_id)
-                    for each in document(reply)["images"]
-                ),
-                columns,
-            )
-        return Images([read_image(reply.content, reply.base_url, reply.request_id)], columns)
+            parsed_images = _from_zip(reply)
+        elif reply.media_type == "application/json":
+            parsed_images = [
+                read_image(base64.b64decode(each["data"]), reply.base_url, reply.request_id)
+                for each in document(reply)["images"]
+            ]
+        else:
+            parsed_images = [read_image(reply.content, reply.base_url, reply.request_id)]
+        scores = reply.headers.get("x-ganymede-score", "")
+        for each, score in zip(parsed_images, scores.split(",") if scores else [], strict=False):
+            each.score = float(score)
+        return Images(parsed_images, columns)
     except (NotReadable, zipfile.BadZipFile, LookupError, TypeError, ValueError) as error:
         raise _unexpected(reply, f"expected images: {error}") from error
 

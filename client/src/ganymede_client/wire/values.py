@@ -17,6 +17,8 @@ from ganymede_client.images import Image
 ClassSelector = str | int
 # Weights of classes by name.
 Weights = Mapping[str, float]
+# A share of images to keep, or a mapping with `share` and `method`.
+Rank = float | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
