@@ -26,7 +26,7 @@ from training.cli.evaluation_options import (
 )
 
 if TYPE_CHECKING:
-    from training.evaluation.evaluation import EvaluationTarget
+    from training.evaluation.evaluation import EvaluationSettings, EvaluationTarget
 
 
 @data_by_option()
@@ -55,6 +55,14 @@ def evaluate(
             help="Compare each image with the image of --data that has the same name: PSNR, SSIM.",
         ),
     ] = False,
+    rank: Annotated[
+        bool,
+        typer.Option(
+            "--rank",
+            help="Measure the images that the model's discriminator selects instead: KID, "
+            "precision and recall for several shares, from 1000 samples of each by default.",
+        ),
+    ] = False,
     record: Annotated[
         bool, typer.Option("--record", help="Write the metrics to the model's manifest and card.")
     ] = False,
@@ -69,11 +77,14 @@ def evaluate(
     Example: ganymede evaluate dcgan-fashion --samples 5000 --report quality.html
     """
     from service.runtime.progress import stage_progress
+    from training.evaluation.errors import QualityError
     from training.evaluation.evaluation import EvaluationSettings, evaluate_targets, open_target
     from training.evaluation.report.page import write_report
     from training.evaluation.report.recording import record_figures
     from training.evaluation.report.terminal import print_line, print_section
 
+    if rank and (pairs or report is not None):
+        raise QualityError("--rank cannot be combined with --pairs or --report")
     if pairs:
         _evaluate_pairs(target, data, network, as_json=as_json)
         return
@@ -90,6 +101,9 @@ def evaluate(
     settings = EvaluationSettings(
         data, split, samples, reference, network, class_accuracy, report_images=report is not None
     )
+    if rank:
+        _evaluate_selection(opened, settings, folder, as_json=as_json)
+        return
     with stage_progress() as show:
         (result,) = evaluate_targets([opened], settings, show)
     if folder is not None:
@@ -114,6 +128,41 @@ def _recordable_folder(target: EvaluationTarget) -> Path:
     if target.model is None or not target.model.folder.is_dir():
         raise QualityError(f"--record: {target.title} is not a model in a model repository")
     return target.model.folder
+
+
+def _evaluate_selection(
+    target: EvaluationTarget, settings: EvaluationSettings, folder: Path | None, *, as_json: bool
+) -> None:
+    """Measure the images that the discriminator selects, and print and record the figures.
+
+    Raises QualityError for a target without a discriminator.
+    """
+    from service.runtime.models.manifest import Manifest
+    from service.runtime.progress import stage_progress
+    from training.evaluation.errors import QualityError
+    from training.evaluation.noise.selection import measure_selection
+    from training.evaluation.noise.targets import NoiseTarget
+    from training.evaluation.report.terminal import print_section
+    from training.export.additions import update_model_folder
+
+    if not isinstance(target, NoiseTarget):
+        raise QualityError(f"--rank: {target.title} does not generate images from noise")
+    with stage_progress() as show:
+        result = measure_selection(target, settings, show)
+
+    def record(_: Path, manifest: Manifest) -> Manifest:
+        if manifest.digest != result.digest or manifest.discriminator is None:
+            raise QualityError(f"{folder} does not contain the model that was measured")
+        measured = {"calibration": result.calibration, "figures": result.figures}
+        discriminator = manifest.discriminator.model_copy(update=measured)
+        return manifest.model_copy(update={"discriminator": discriminator})
+
+    if folder is not None:
+        update_model_folder(folder, record)
+    if as_json:
+        typer.echo(json.dumps(result.to_json(), indent=2))
+        return
+    print_section(result.summary())
 
 
 def _evaluate_pairs(target: str, data: str | None, network: str, *, as_json: bool) -> None:

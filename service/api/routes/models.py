@@ -148,7 +148,7 @@ def _card(catalog: Catalog, entry: Entry) -> dict[str, Any]:
             "styles": manifest.styles and manifest.styles.model_dump(mode="json"),
             "transform": manifest.takes_transform,
             "discriminator": manifest.discriminator
-            and manifest.discriminator.model_dump(mode="json"),
+            and manifest.discriminator.model_dump(mode="json", exclude_none=True),
             "image": manifest.image.model_dump(),
             "directions": _directions(manifest),
             "encoder": manifest.encoder

@@ -135,7 +135,10 @@ class SelectionFigure(Part):
 
     method: Literal["rank", "rejection"]
     share: Share
+    # KID, with its 95 % confidence interval.
     kernel_distance: Finite
+    low: Finite | None = None
+    high: Finite | None = None
     precision: Finite
     recall: Finite
     # The images that were measured of those kept, and the candidates.

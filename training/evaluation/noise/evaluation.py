@@ -123,7 +123,7 @@ def evaluate_targets(
     """Evaluate targets on the same real images. Raises QualityError and DataError."""
     if len({(target.image.height, target.image.channels) for target in targets}) > 1:
         raise QualityError("images of different sizes cannot be compared")
-    data = _reference_data(targets[0], settings.data)
+    data = reference_data(targets[0], settings.data)
     samples = settings.samples or EvaluationOptions.samples
     options = EvaluationOptions(
         samples=samples,
@@ -141,7 +141,7 @@ def evaluate_targets(
     ]
 
 
-def _reference_data(target: NoiseTarget, data: str | None) -> DataOptions:
+def reference_data(target: NoiseTarget, data: str | None) -> DataOptions:
     """Return the data to measure against: `data`, or the training data of the target.
 
     Raises QualityError if neither is known.
