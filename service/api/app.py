@@ -49,7 +49,7 @@ from service.api.routes import (
     pages,
     sample_classes,
 )
-from service.api.routes.latent import edit, interpolate, mix_styles
+from service.api.routes.latent import edit, interpolate, invert, mix_styles
 from service.api.state import SharedState
 from service.offline.queue.runner import JobQueue
 from service.runtime.scheduling.engine import Engine
@@ -86,6 +86,7 @@ def create_app(
     app.include_router(mix_styles.router)
     app.include_router(interpolate.router)
     app.include_router(edit.router)
+    app.include_router(invert.router)
     app.include_router(image_to_image.router)
     app.include_router(openai.router)
     app.include_router(kserve.router)

@@ -19,6 +19,7 @@ from service.api import request_context
 from service.api.field_errors import describe_field_errors, is_unparsed_body
 from service.api.request_context import Rejection
 from service.runtime.images.encoding import MetadataTooLarge
+from service.runtime.latent.inversion import InversionFailed
 from service.runtime.models.catalog import ModelNotFound, ReloadFailed, RepositoryUnreadable
 from service.runtime.models.model import ModelFailed
 from service.runtime.request_fields import InvalidRequest
@@ -102,6 +103,17 @@ def invalid(field: str, message: str) -> Problem:
     )
 
 
+def unusable_image(kind: str, detail: str, field: str) -> Problem:
+    """Return the problem for an image of a request; `detail` begins with the field."""
+    return Problem(
+        422,
+        kind,
+        "The image cannot be used",
+        detail,
+        errors=[{"field": field, "message": detail.partition(": ")[2] or detail}],
+    )
+
+
 def not_ready(reason: str) -> Problem:
     """Return the problem for a service that accepts no work at the moment."""
     return Problem(503, "not-ready", "The service is not ready", reason, retry_after=5)
@@ -182,6 +194,13 @@ _TRANSLATIONS: dict[type, Callable[[Any], Problem]] = {
     Problem: _keep,
     ModelNotFound: lambda error: Problem(404, "model-not-found", "Model not found", str(error)),
     ModelFailed: lambda error: Problem(
+        503,
+        "model-failed",
+        "The model cannot be served",
+        str(error),
+        rejection=Rejection.MODEL_FAILED,
+    ),
+    InversionFailed: lambda error: Problem(
         503,
         "model-failed",
         "The model cannot be served",

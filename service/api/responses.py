@@ -112,6 +112,12 @@ def source_label(source: LatentSource) -> object:
     return source.name if source.seed is None else source.seed
 
 
+def encoded_latent(source: LatentSource) -> str:
+    """Return the z or w of a source in base64; empty for a seed."""
+    latent = source.z if source.w is None else source.w
+    return "" if latent is None else encode_floats(latent)
+
+
 def class_label(source: LatentSource) -> str:
     """Return the class index, or a blend as ``0:0.25+3:0.75``; empty for styles."""
     match list((source.classes or {}).items()):

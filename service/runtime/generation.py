@@ -18,14 +18,17 @@ from numpy.typing import NDArray
 from service.runtime.images.encoding import Pixels, mixing_grid
 from service.runtime.latent.editing import Edit, Vectors, move_latents, move_styles
 from service.runtime.latent.interpolation import Interpolation, Place, feeds_at, rows_at
+from service.runtime.latent.inversion import Candidates, Inversion
 from service.runtime.latent.sources import LatentSource, class_feed, feeds, transform_feed
 from service.runtime.latent.style_mixing import StyleMixing, mix_styles
 from service.runtime.models.manifest import (
     DISCRIMINATOR,
+    ENCODER,
     GENERATOR,
     MAPPING,
     SYNTHESIS,
     Manifest,
+    encoder_output,
 )
 from service.runtime.onnx.sessions import Array
 from service.runtime.ranking import CandidateGroup, Selection, kept_candidates
@@ -217,6 +220,38 @@ def edit_plan(
         LatentSource(w=row, transform=source.transform)
         for row, source in zip(w, sources, strict=True)
     ]
+
+
+def inversion_plan(
+    manifest: Manifest, images: Pixels, classes: Sequence[int] = ()
+) -> Plan[list[Inversion]]:
+    """Return the latent of each image ``[N, H, W, C] uint8``, by the encoder of the model.
+
+    Each pass of the encoder corrects the latents, given the images and their current
+    reconstructions (ReStyle, arXiv:2104.02699, equation 2). The best pass is kept. For a model
+    without styles, every class of `classes` is tried; they must not be empty if it has classes.
+
+    Raises InversionFailed, and ValueError if the model has no encoder.
+    """
+    candidates = Candidates(manifest, images, classes)
+    assert manifest.encoder is not None  # noqa: S101 - checked by Candidates
+    space = manifest.latent_space_name
+    # The first reconstruction is the same for all images.
+    first = yield from image_plan(manifest, candidates.starts)
+    reconstructions = np.tile(first, (len(images), 1, 1, 1))
+    for number in range(1, manifest.encoder.passes + 1):
+        inputs = feeds(candidates.sources, manifest) if space == "z" else {}
+        inputs |= {
+            space: candidates.latents,
+            "image": candidates.images,
+            "reconstruction": reconstructions,
+        }
+        names = manifest.graphs[ENCODER].inputs
+        outputs = yield GraphRun(ENCODER, {name: inputs[name] for name in names})
+        candidates.move(outputs[encoder_output(space)])
+        reconstructions = yield from image_plan(manifest, candidates.sources)
+        candidates.keep_better(reconstructions, number)
+    return candidates.best()
 
 
 def frame_plan(

@@ -15,6 +15,7 @@ from typing import Any
 from service.runtime.images.encoding import ImageFormat
 from service.runtime.latent.editing import Editing
 from service.runtime.latent.interpolation import Interpolation, Path, Space
+from service.runtime.latent.inversion import MAX_TRIED_CLASSES
 from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.latent.sources import ClassWeights, LatentSource, can_blend
 from service.runtime.latent.style_mixing import StyleMixing
@@ -268,6 +269,33 @@ def interpolation(
             raise InvalidRequest("sources", f"{cannot_blend(manifest)}; use one class for all")
     path = path or ("spherical" if space == "z" else "linear")
     return Interpolation(tuple(keys), frames, loop=loop, space=space, path=path)
+
+
+def inversion_classes(
+    manifest: Manifest, *, class_: ClassSelector | None, images: int, max_images: int
+) -> list[int]:
+    """Return the classes that an inversion tries: the given one, or all of them.
+
+    The result is empty for a model that needs none. Raises InvalidRequest.
+    """
+    if class_ is not None:
+        SourceParser(manifest).class_names("class")
+        if manifest.styles is not None:
+            raise InvalidRequest("class", f"{manifest.name} inverts to w, which includes the class")
+        if isinstance(class_, str):
+            class_ = index_or_name(class_, manifest.classes)
+        return [SourceParser(manifest).class_index(class_, "class")]
+    if manifest.styles is not None or not manifest.classes:
+        return []
+    count = len(manifest.classes)
+    limit = min(MAX_TRIED_CLASSES, max_images // images)
+    if count > limit:
+        raise InvalidRequest(
+            "class",
+            f"missing: {manifest.name} has {count} classes, and for {images} "
+            f"{'image' if images == 1 else 'images'} at most {limit} are tried",
+        )
+    return list(range(count))
 
 
 def image_source(

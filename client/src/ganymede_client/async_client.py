@@ -89,6 +89,7 @@ class AsyncClient:
 
     edit = _method(routes.latent.edit)
     edit_grid = _method(routes.latent.edit_grid)
+    invert = _method(routes.latent.invert)
     direction_strip = _method(routes.latent.direction_strip)
 
     translate = _method(routes.image_to_image.translate)

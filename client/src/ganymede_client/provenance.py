@@ -107,7 +107,10 @@ class Provenance:
             "direction": self.parameters.get("direction"),
         }
         if isinstance(amounts := self.parameters.get("directions"), Mapping):
-            moves = [f"{name} {amount}" for name, amount in amounts.items()]
+            moves = [
+                f"{name} {amount:g}" if isinstance(amount, float | int) else f"{name} {amount}"
+                for name, amount in amounts.items()
+            ]
             shown["directions"] = f"moved along {', '.join(moves)}"
         given = [str(text) for name, text in shown.items() if name in self.parameters]
         return ", ".join([self.model, *given])

@@ -17,7 +17,7 @@ from service.api.completion_time import CompletionEstimate
 from service.api.execution import RequestExecution, request_execution
 from service.api.image_forms import ImageToImageInput, body_schema, read_request
 from service.api.negotiation import OutputFormat, negotiate
-from service.api.problems import Problem, invalid
+from service.api.problems import Problem, invalid, unusable_image
 from service.api.responses import ImageRecord
 from service.api.schemas.image_to_image import ImageToImageResponse, SamplesRequest
 from service.api.state import ServiceState, UploadTooLarge, state_of
@@ -188,7 +188,7 @@ def _prepare(
     except UnusableInput as error:
         field = f"{error.field}.{number}"
         if isinstance(error.cause, ImageDecodeError):
-            raise _unusable(error.cause.kind.value, f"{field}: {error}", field) from error
+            raise unusable_image(error.cause.kind.value, f"{field}: {error}", field) from error
         raise invalid(field, str(error)) from error
     record = ImageRecord(prepared.parameters, source.name)
     return _Item(record, prepared.translation, f"image.{number}")
@@ -262,7 +262,7 @@ class _ImageToImageWork:
         try:
             self._state.upload_pixels.acquire(pixels)
         except UploadTooLarge as error:
-            raise _unusable(
+            raise unusable_image(
                 "picture-too-large",
                 f"image: input and output have {pixels:,} pixels together, but the maximum is "
                 f"{self._state.upload_pixels.limit:,}",
@@ -296,7 +296,7 @@ class _ImageToImageWork:
 
     def _too_slow(self, item: _Item, estimate: CompletionEstimate) -> Problem:
         height, width = item.translation.image.shape[:2]
-        return _unusable(
+        return unusable_image(
             "picture-too-large",
             f"{item.field}: {width} × {height} pixels would take {estimate.total:,.0f} s, and the "
             f"deadline is {self._state.settings.deadline_s:g} s; send a smaller image, or use "
@@ -331,13 +331,3 @@ class _ImageToImageWork:
         return responses.file_response(
             self._model, self._records, self._files, self._output, headers
         )
-
-
-def _unusable(kind: str, detail: str, field: str) -> Problem:
-    return Problem(
-        422,
-        kind,
-        "The image cannot be used",
-        detail,
-        errors=[{"field": field, "message": detail.partition(": ")[2] or detail}],
-    )

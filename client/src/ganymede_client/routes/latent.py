@@ -1,4 +1,4 @@
-"""Moves in latent space: edits along directions."""
+"""Moves in latent space: edits along directions, and the inversion of images."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ganymede_client.images import Image, Images
 from ganymede_client.routes.generate import ImageFormat, Layers
 from ganymede_client.wire import parsing
 from ganymede_client.wire.calls import Call, Request, fields, json_request, route, segment
+from ganymede_client.wire.uploads import ImageInputs, uploads
 from ganymede_client.wire.values import (
     ClassSelector,
     SourceLike,
@@ -101,6 +102,45 @@ def edit_grid(
         format=format,
     )
     return Call(json_request("POST", "/v1/edit", body), parsing.image)
+
+
+@route(
+    "POST",
+    "/v1/invert",
+    left_out={
+        "format": "always an archive",
+        "accept": "the client chooses the format of the response",
+    },
+)
+def invert(
+    model: str,
+    image: ImageInputs,
+    *,
+    class_: ClassSelector | None = None,
+    animated: Literal["refuse", "first"] = "refuse",
+) -> Call[Images]:
+    """Find the latents whose images are most like the given images.
+
+    Returns the reconstructions. Each holds its latent in `Image.arrays`, ``w [layers, w_dim]`` for
+    a model with styles and otherwise ``z [z_dim]``, and can be the source of other requests. Its
+    ``provenance.parameters["inversion"]`` states the distances, and how the image was changed to
+    fit the model.
+
+    Args:
+        model: ``name``, or ``name@version``, with an encoder: see `Model.encoder`.
+        image: one image or several, in the forms of `translate`. They are cropped around the center
+            to the aspect ratio of the model's images, and resized.
+        class_: the class of the images by name or index, for class-conditional models without
+            styles; default: every class is tried, and the best kept.
+        animated: whether an animation is refused, or its first frame is used.
+    """
+    files = uploads(image, "image")
+    if not files:
+        raise ValueError("image: expected at least one image")
+    # Text in a form is a name, or else an index, as in the address of an image.
+    form = {name: str(value) for name, value in fields(class_=class_).items()}
+    form |= {"model": model, "animated": animated, "format": "zip"}
+    return Call(Request("POST", "/v1/invert", form=form, files=files), parsing.images)
 
 
 @route(

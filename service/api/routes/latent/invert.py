@@ -1,0 +1,161 @@
+"""`POST /v1/invert`: images to latents, by the encoder of a model."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import Response
+
+from service.api import responses
+from service.api.execution import request_execution
+from service.api.image_forms import UploadedFile, read_upload, upload_schema
+from service.api.negotiation import OutputFormat, negotiate
+from service.api.problems import Problem, invalid, unusable_image
+from service.api.responses import ImageRecord
+from service.api.schemas.invert import InvertRequest, InvertResponse
+from service.api.state import ServiceState, state_of
+from service.runtime import requests
+from service.runtime.generation import inversion_plan
+from service.runtime.image_to_image import digest_of
+from service.runtime.images import encoding
+from service.runtime.images.decoding import ImageDecodeError, decode_image
+from service.runtime.images.fitting import FittedImage, fit_image
+from service.runtime.latent.inversion import Inversion
+from service.runtime.models.model import Model
+from service.runtime.scheduling.errors import JobTooLarge
+
+router = APIRouter(tags=["images"])
+
+_BINARY = {"type": "string", "format": "binary"}
+_FORM = {
+    "type": "object",
+    "required": ["model", "image"],
+    "properties": {
+        "model": {"type": "string"},
+        "image": {"type": "array", "items": _BINARY},
+        "class": {"type": "string"},
+        "animated": {"type": "string", "enum": ["refuse", "first"]},
+        "format": {"type": "string", "enum": ["png", "jpeg", "webp", "npy", "zip", "json"]},
+    },
+}
+_SIGNIFICANT_DIGITS = 6
+
+
+@router.post(
+    "/v1/invert",
+    summary="Find the latents of images",
+    response_model=InvertResponse,
+    responses=responses.IMAGE_RESPONSES,
+    openapi_extra=upload_schema(InvertRequest, _FORM),
+)
+async def invert(request: Request, accept: Annotated[str | None, Header()] = None) -> Response:
+    """Find the latents whose images are most like the given images."""
+    state = state_of(request)
+    upload = await read_upload(request, InvertRequest, ("image",), state.settings.max_images)
+    body, files = upload.body, upload.files["image"]
+    model = state.find_model(body.model)
+    if model.manifest.encoder is None:
+        raise _no_encoder(model)
+    if not files:
+        raise invalid("image", "missing: send at least one image")
+    classes = requests.inversion_classes(
+        model.manifest,
+        class_=body.class_,
+        images=len(files),
+        max_images=state.settings.max_images,
+    )
+    output = negotiate(body.format, accept, len(files))
+    async with request_execution(state.engine, request, state.settings.deadline_s) as execution:
+        inputs = [
+            await execution.in_thread(partial(_fitted, model, file, body, state), state.decoders)
+            for file in files
+        ]
+        images = np.stack([fitted.pixels for _, fitted in inputs])
+        changes = [{"input": digest} | fitted.changes for digest, fitted in inputs]
+        names = [file.name for file in files]
+        try:
+            return await execution.execute(
+                model,
+                inversion_plan(model.manifest, images, classes),
+                lambda found: _response(model, found, changes, names, output),
+                wait_after_first=True,
+            )
+        except JobTooLarge as error:
+            message = f"the request is larger than the queue: {error}"
+            raise invalid("image", message) from error
+
+
+def _fitted(
+    model: Model, file: UploadedFile, body: InvertRequest, state: ServiceState
+) -> tuple[str, FittedImage]:
+    """Return the digest of a file's pixels, and the image in the model's size.
+
+    Raises Problem (422).
+    """
+    try:
+        image = decode_image(
+            file.content, max_pixels=state.settings.max_upload_pixels, animated=body.animated
+        )
+    except ImageDecodeError as error:
+        raise unusable_image(error.kind.value, f"{file.field}: {error}", file.field) from error
+    return digest_of(image), fit_image(image, model.manifest.image)
+
+
+def _response(
+    model: Model,
+    found: list[Inversion],
+    changes: list[dict[str, Any]],
+    names: list[str],
+    output: OutputFormat,
+) -> Response:
+    """Package the latents with their reconstructions."""
+    space = model.manifest.latent_space_name
+    lists: dict[str, list[object]] = {
+        space: [responses.encoded_latent(inversion.source) for inversion in found],
+        "psnr": [_rounded(inversion.psnr) for inversion in found],
+        "mean_squared_error": [_rounded(inversion.mean_squared_error) for inversion in found],
+        "input": [change["input"] for change in changes],
+    }
+    if any("resized_input" in change for change in changes):
+        lists["resized"] = [_resized(change) for change in changes]
+    sources = [inversion.source for inversion in found]
+    headers = responses.source_headers(model, sources) | responses.headers(model, **lists)
+    if output.container == "npy":
+        latents = np.stack([inversion.latent for inversion in found])
+        return Response(encoding.encode_npy(latents), 200, headers, "application/x-npy")
+    records = [
+        ImageRecord(
+            inversion.source.parameters(model.manifest)
+            | {"inversion": inversion.parameters() | change},
+            name,
+            arrays={space: inversion.latent},
+        )
+        for inversion, change, name in zip(found, changes, names, strict=True)
+    ]
+    pixels = np.stack([inversion.reconstruction for inversion in found])
+    return responses.image_response(model, records, pixels, output, headers)
+
+
+def _no_encoder(model: Model) -> Problem:
+    name = model.manifest.name
+    message = f"{name} has no encoder: `ganymede train-encoder {name}` trains one"
+    return Problem(
+        422,
+        "no-encoder",
+        "The model cannot invert images",
+        message,
+        errors=[{"field": "model", "message": message}],
+    )
+
+
+def _rounded(value: float | None) -> str:
+    return "" if value is None else f"{value:.{_SIGNIFICANT_DIGITS}g}"
+
+
+def _resized(change: dict[str, Any]) -> str:
+    """Return ``640x480>32x32``; empty if the image was not resized."""
+    sizes = change.get("resized_input")
+    return "" if sizes is None else ">".join(f"{w}x{h}" for w, h in sizes.values())
