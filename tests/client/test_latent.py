@@ -16,7 +16,7 @@ def client(drawn_server):
 def test_edits_a_strip_and_a_grid(client):
     images = client.edit("movable", {"bright": [-1, 0, 1]}, seeds=[1, 2], return_=["w"])
     assert (len(images), images.columns) == (6, 3)
-    assert images[0].arrays["w"].shape == (LAYERS, W)
+    assert images[0].arrays["edited_w"].shape == (LAYERS, W)
     (original,) = client.generate("movable", seed=1)
     assert np.array_equal(images[1], original)
     assert images[0].provenance.describe() == "movable@1, seed 1, moved along bright -1"

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.schemas.fields import MAX_LISTED_IMAGES, Format, LayersField
-from service.api.schemas.generate import GeneratedImage, SourcesRequest
+from service.api.schemas.generate import SourcesRequest
+from service.api.schemas.mix_styles import UsedSource
 from service.runtime.latent.editing import MAX_AMOUNT
 
 # More than any image needs.
@@ -60,7 +61,8 @@ class EditRequest(SourcesRequest):
         default=(),  # type: ignore[arg-type]  # A list would be copied for every request.
         alias="return",
         description="`w` for a model with styles, otherwise `z`: returns the moved latent with "
-        "each image. JSON contains it as float32 in base64, a ZIP as NPY files.",
+        "each image, as `edited_w` or `edited_z`. JSON contains it as float32 in base64, a ZIP as "
+        "NPY files.",
     )
     format: Format | None = Field(
         default=None,
@@ -71,14 +73,21 @@ class EditRequest(SourcesRequest):
     )
 
 
-class EditedImage(GeneratedImage):
+class EditedImage(UsedSource):
     """One image in base64: its source, and how far it was moved along each direction."""
 
+    transform: list[list[float]] | None = None
     directions: dict[str, float]
     layers: list[int] | dict[str, float] | None = None
     directions_sha256: str = Field(
         description="The first digits of the SHA-256 of the model's directions."
     )
+    edited_w: str | None = Field(
+        default=None, description="The moved latent, float32 in base64, if it was requested."
+    )
+    edited_z: str | None = Field(default=None, description="The same for a model without styles.")
+    media_type: str
+    data: str = Field(description="base64")
 
 
 class EditResponse(BaseModel):

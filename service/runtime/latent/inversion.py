@@ -71,7 +71,8 @@ def peak_signal_to_noise(mean_squared_error: float) -> float | None:
 def mean_squared_errors(images: Pixels, reconstructions: Pixels) -> NDArray[np.float64]:
     """Return the error of each image ``[N, H, W, C] uint8``, for values from 0 to 1."""
     differences = (images.astype(np.float32) - reconstructions) / 255
-    return np.square(differences).mean(axis=(1, 2, 3), dtype=np.float64)
+    errors: NDArray[np.float64] = np.square(differences).mean(axis=(1, 2, 3), dtype=np.float64)
+    return errors
 
 
 def start_source(manifest: Manifest, class_index: int | None = None) -> LatentSource:

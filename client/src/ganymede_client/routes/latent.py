@@ -55,7 +55,8 @@ def edit(
 
     `layers` are moved instead of those of the directions: a group, an index, a list of these, or a
     mapping from these to weights. With `return_`, ``w`` for a model with styles and otherwise
-    ``z``, the moved latent is in `Image.arrays`. The other arguments are those of `generate`.
+    ``z``, the moved latent is in `Image.arrays` as ``edited_w`` or ``edited_z``. The other
+    arguments are those of `generate`.
     """
     body = _edit(model, directions, layers, n, seed, seeds, z, w, images, class_)
     body |= fields(

@@ -17,7 +17,7 @@ from service.api.routes.generate import check_jpeg_metadata, listed_sources
 from service.api.routes.latent.grids import check_grid_size
 from service.api.schemas.edit import EditRequest, EditResponse
 from service.api.state import state_of
-from service.runtime import requests
+from service.runtime import latent_requests
 from service.runtime.files import shortened
 from service.runtime.formatting import exact
 from service.runtime.generation import edit_plan, image_plan
@@ -79,7 +79,7 @@ async def edit(body: EditRequest, request: Request) -> Response:
 
 def _editing(body: EditRequest, model: Model, max_images: int) -> Editing:
     """Return the edits of a request. Raises InvalidRequest."""
-    return requests.editing(
+    return latent_requests.editing(
         model.manifest,
         listed_sources(body, model, max_images),
         max_images=max_images,
@@ -123,5 +123,6 @@ def _check_returned_arrays(body: EditRequest, model: Model, output: OutputFormat
 
 
 def _arrays(source: LatentSource) -> dict[str, Floats]:
-    """Return the latent of an edited image by name."""
-    return {name: each for name, each in (("z", source.z), ("w", source.w)) if each is not None}
+    """Return the latent of an edited image by name, which differs from that of its source."""
+    latents = {"edited_z": source.z, "edited_w": source.w}
+    return {name: each for name, each in latents.items() if each is not None}

@@ -17,7 +17,7 @@ from service.api.problems import Problem, invalid, unusable_image
 from service.api.responses import ImageRecord
 from service.api.schemas.invert import InvertRequest, InvertResponse
 from service.api.state import ServiceState, state_of
-from service.runtime import requests
+from service.runtime import latent_requests
 from service.runtime.generation import inversion_plan
 from service.runtime.image_to_image import digest_of
 from service.runtime.images import encoding
@@ -61,7 +61,7 @@ async def invert(request: Request, accept: Annotated[str | None, Header()] = Non
         raise _no_encoder(model)
     if not files:
         raise invalid("image", "missing: send at least one image")
-    classes = requests.inversion_classes(
+    classes = latent_requests.inversion_classes(
         model.manifest,
         class_=body.class_,
         images=len(files),

@@ -57,8 +57,8 @@ def test_json_holds_complete_records_and_moved_latents(client, movable):
     (image,) = post(client, layers="fine", **{"return": ["w"]}).json()["images"]
     assert (image["seed"], image["directions"], image["layers"]) == (7, {"bright": 1.5}, [4, 5])
     expected = moved(movable, [7], [Edit({"bright": 1.5}, {4: 1.0, 5: 1.0})])
-    np.testing.assert_array_equal(decode_floats(image["w"]).reshape(LAYERS, W), expected[0])
-    body = {"model": "movable", "w": [image["w"]], "format": "npy"}
+    np.testing.assert_array_equal(decode_floats(image["edited_w"]).reshape(LAYERS, W), expected[0])
+    body = {"model": "movable", "w": [image["edited_w"]], "format": "npy"}
     again = npy_pixels(client.post("/v1/generate", json=body))
     np.testing.assert_array_equal(again, movable.synthesize(expected))
 
@@ -105,7 +105,7 @@ def test_zip_names_the_steps(client):
     response = post(client, directions={"bright": [-1.5, 2]}, format="zip", **{"return": ["w"]})
     names = zipfile.ZipFile(io.BytesIO(response.content)).namelist()
     stems = ["0-seed-7-bright-1.5", "1-seed-7-bright+2"]
-    assert names == [f"{stem}.{kind}" for stem in stems for kind in ("png", "w.npy")]
+    assert names == [f"{stem}.{kind}" for stem in stems for kind in ("png", "edited_w.npy")]
 
 
 def test_sources_are_those_of_generate(client, movable):
