@@ -12,9 +12,13 @@ import pytest
 
 pytest.importorskip("playwright", reason="Playwright is missing: make install")
 
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from service.runtime.models.manifest import MANIFEST_FILE, PREVIEW_FILE
 from tests.support.browser import ARGUMENTS, CHROMIUM, DESKTOP, TIMEOUT_MS, Faults
+from tests.support.drawn_models import SIZE
+from tests.support.latent_models import write_latent_models
 from tests.support.servers import Server, serving
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -44,6 +48,17 @@ def browser() -> Iterator[Browser]:
 def server(browser) -> Iterator[Server]:  # Not started if there is no browser.
     """The real service with the included models. Tests must not stop it."""
     with serving(MODELS) as server:
+        yield server
+
+
+@pytest.fixture(scope="package")
+def latent_server(browser, tmp_path_factory) -> Iterator[Server]:
+    """The real service with the models of latent_models.py. Tests must not stop it."""
+    models = tmp_path_factory.mktemp("latent")
+    write_latent_models(models)
+    for manifest in models.glob(f"*/*/{MANIFEST_FILE}"):
+        Image.new("RGB", (2 * SIZE, SIZE), "gray").save(manifest.with_name(PREVIEW_FILE))
+    with serving(models, "--processes", "1") as server:
         yield server
 
 

@@ -1,6 +1,5 @@
 """Two images combined, the style matrix and walks: by drag and drop, and by keyboard."""
 
-import io
 import re
 
 import numpy as np
@@ -8,15 +7,18 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from tests.support.browser import DESKTOP, PHONE, accessibility_violations
+from tests.support.browser import (
+    DESKTOP,
+    PHONE,
+    accessibility_violations,
+    image_pixels,
+    served_pixels,
+    set_slider,
+)
 
 
 def tile(page: Page, label: str):
     return page.locator(".wall").get_by_role("button", name=re.compile(rf", {label}$"))
-
-
-def set_slider(page: Page, name: str, value: float) -> None:
-    page.get_by_role("slider", name=name).fill(str(value))
 
 
 def canvas_pixels(page: Page, selector: str, height: int, width: int) -> np.ndarray:
@@ -26,28 +28,6 @@ def canvas_pixels(page: Page, selector: str, height: int, width: int) -> np.ndar
         ".getImageData(0, 0, canvas.width, canvas.height).data]"
     )
     return np.array(data, np.uint8).reshape(height, width, 4)[..., :3]
-
-
-def image_pixels(page: Page, selector: str) -> np.ndarray:
-    """The pixels of an image in the page as `uint8 [H, W, 3]`."""
-    image = page.locator(selector)
-    page.wait_for_function("image => image.naturalWidth > 0", arg=image.element_handle())
-    data, width, height = image.evaluate(
-        """image => {
-          const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight);
-          const context = canvas.getContext('2d');
-          context.drawImage(image, 0, 0);
-          const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
-          return [[...data], canvas.width, canvas.height];
-        }"""
-    )
-    return np.array(data, np.uint8).reshape(height, width, 4)[..., :3]
-
-
-def served_pixels(server, path: str, body: dict) -> np.ndarray:
-    with server.client() as client:
-        response = client.post(path, json=body | {"format": "npy"}).raise_for_status()
-    return np.load(io.BytesIO(response.content))
 
 
 def expect_canvas(page: Page, selector: str, expected: np.ndarray) -> None:

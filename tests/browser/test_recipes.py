@@ -21,12 +21,13 @@ VIEWS = {
     "mixture": "/#model=stylegan2-flowers&panel=matrix",
     "frame": "/#model=dcgan-fashion&panel=pair",
     "walk": "/#model=cgan-fashion&panel=walk&class=bag",
+    "edit": "/#model=movable&panel=edit&seed=3&directions=bright:1.5,warm:-2&layers=fine",
 }
 
 
 def show_details(page: Page, view: str) -> None:
     panel = page.locator("#panel")
-    if view in ("frame", "walk"):
+    if view in ("frame", "walk", "edit"):
         panel.get_by_role("button", name="Details", exact=True).click()
     elif view == "mixture":
         panel.locator("tbody td .tile-image").first.click()
@@ -50,9 +51,9 @@ def frames(path: Path) -> list[np.ndarray]:
     return read
 
 
-@pytest.mark.parametrize("view", slow_except("seed", VIEWS))
-def test_recipes_generate_what_the_page_shows(open_page, server, view, tmp_path):
-    page = open_page(VIEWS[view])
+@pytest.mark.parametrize("view", slow_except("edit", VIEWS))
+def test_recipes_generate_what_the_page_shows(open_page, server, latent_server, view, tmp_path):
+    page = open_page(VIEWS[view], of=latent_server if view == "edit" else server)
     show_details(page, view)
     curl, python = recipe(page, "curl"), recipe(page, "Python")
     with page.expect_download() as waiting:

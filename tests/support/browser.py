@@ -1,9 +1,13 @@
 """A real browser for tests of the web pages: where it is, and what may not happen in a page."""
 
+import io
 import shutil
 from dataclasses import dataclass, field
 
+import numpy as np
 from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Request
+
+from tests.support.servers import Server
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -64,3 +68,31 @@ def accessibility_violations(page: Page) -> list[str]:
         for rule in Axe().run(page).response["violations"]
         for node in rule["nodes"]
     ]
+
+
+def set_slider(page: Page, name: str, value: float) -> None:
+    """Move a slider as a drag does."""
+    page.get_by_role("slider", name=name).fill(str(value))
+
+
+def image_pixels(page: Page, selector: str) -> np.ndarray:
+    """The pixels of an image in the page as `uint8 [H, W, 3]`."""
+    image = page.locator(selector)
+    page.wait_for_function("image => image.naturalWidth > 0", arg=image.element_handle())
+    data, width, height = image.evaluate(
+        """image => {
+          const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight);
+          const context = canvas.getContext('2d');
+          context.drawImage(image, 0, 0);
+          const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+          return [[...data], canvas.width, canvas.height];
+        }"""
+    )
+    return np.array(data, np.uint8).reshape(height, width, 4)[..., :3]
+
+
+def served_pixels(server: Server, path: str, body: dict) -> np.ndarray:
+    """The images ``[N, H, W, C] uint8`` that `server` generates for a request."""
+    with server.client() as client:
+        response = client.post(path, json=body | {"format": "npy"}).raise_for_status()
+    return np.load(io.BytesIO(response.content))

@@ -30,7 +30,7 @@ _PLAYGROUND = Path(playground.__file__).parent
 _DOCS = Path(api.__file__).parent / "docs"
 _INDEX = "index.html"
 # The order matters: later rules override earlier ones.
-_STYLES = ("tokens", "shell", "images", "tools", "image_tools")
+_STYLES = ("tokens", "shell", "images", "tools", "image_tools", "latent")
 # The only script that is not a module: it runs before the page is drawn.
 _SCRIPT = "core/theme.js"
 _SCRIPTS_BUNDLE, _STYLES_BUNDLE = _BUNDLES = ("bundle.js", "bundle.css")

@@ -36,6 +36,8 @@ const ICONS = {
   pause: "M8 5v14M16 5v14",
   swap: "M7 8h12l-3-3M17 16H5l3 3",
   plus: "M12 5v14M5 12h14",
+  reset: "M5.5 9A7 7 0 1 1 5 13M5 4v5h5",
+  edit: "M4 7h9M17 7h3M4 17h3M11 17h9M15 5v4M9 15v4",
   more: "M6 12h.01M12 12h.01M18 12h.01",
   heart: "M12 19.5 5.5 13a4.2 4.2 0 0 1 6-6l.5.6.5-.6a4.2 4.2 0 0 1 6 6z",
 };

@@ -8,17 +8,19 @@
 import { readEntry } from "./zip.js";
 
 export const GENERATE = "/v1/generate";
+export const EDIT = "/v1/edit";
 export const MIX = "/v1/mix-styles";
 export const WALK = "/v1/interpolate";
 export const IMAGE_TASKS = ["translate", "upscale", "inpaint", "colorize"];
 export const MAX_SEED = 2 ** 32 - 1;
 
-const PATHS = [GENERATE, MIX, WALK, ...IMAGE_TASKS.map((task) => `/v1/${task}`)];
-const LONGEST_ITEM = 20_000;
+const PATHS = [GENERATE, EDIT, MIX, WALK, ...IMAGE_TASKS.map((task) => `/v1/${task}`)];
+/** Enough for the styles of a model with 18 layers of 512 values. */
+const LONGEST_ITEM = 60_000;
 
 /** The formats that the service offers for one image: `{format, extension, label}`. */
 export const FORMATS = formats("png PNG", "jpeg JPEG", "webp WebP", "npy NPY", "zip ZIP", "json JSON");
-const WALK_FORMATS = formats("webp WebP", "gif GIF", "png APNG", "zip ZIP", "npy NPY");
+const WALK_FORMATS = formats("webp WebP", "gif GIF", "png APNG", "mp4 MP4", "webm WebM", "zip ZIP", "npy NPY");
 
 function formats(...texts) {
   return texts.map((text) => {
@@ -60,8 +62,42 @@ export function present(fields) {
 
 /** Returns the item for one seed of a model. */
 export function seedItem(model, seed, { class: class_, truncation } = {}) {
-  const body = present({ model: fullName(model), seed, class: class_, truncation });
-  return { path: GENERATE, body };
+  return sourceItem(model, { seed, class: class_, truncation });
+}
+
+/** Returns the item for a source: `{seed, class, truncation}`, or a latent in base64, `{w}` or `{z, …}`. */
+export function sourceItem(model, source) {
+  return { path: GENERATE, body: { model: fullName(model), ...oneImage(source) } };
+}
+
+/** Returns the item for a source that is moved along directions; without any, the source itself. */
+export function editItem(model, source, directions, layers) {
+  if (!Object.keys(directions).length) return sourceItem(model, source);
+  return { path: EDIT, body: present({ model: fullName(model), ...oneImage(source), directions, layers }) };
+}
+
+/** Returns the fields of a source in an object that may have others. */
+export function sourceFields({ seed, w, z, class: class_, truncation }) {
+  return w ? { w } : present({ seed, z, class: class_, truncation });
+}
+
+/** Returns another seed with the class and truncation of a source. */
+export function reseeded({ class: class_, truncation }, seed) {
+  return sourceFields({ seed, class: class_, truncation });
+}
+
+/** Returns a source as the fields of a request, which has a list of latents. */
+function oneImage(source) {
+  const { w, z, ...fields } = sourceFields(source);
+  return present({ ...fields, w: w && [w], z: z && [z] });
+}
+
+/** Returns the source of a request for one image, or null if it has none. */
+function sourceIn({ seed, w, z, class: class_, truncation }) {
+  if (Number.isInteger(seed)) return sourceFields({ seed, class: class_, truncation });
+  const isOne = (latents) => latents?.length === 1 && typeof latents[0] === "string";
+  if (isOne(w)) return { w: w[0] };
+  return isOne(z) ? sourceFields({ z: z[0], class: class_, truncation }) : null;
 }
 
 /** Returns a text that is equal for equal items. */
@@ -86,11 +122,18 @@ export function isSeed({ path, body }) {
   return path === GENERATE && isName && Object.keys(body).every((key) => known.includes(key));
 }
 
-/** Returns the item as a source for mixing and interpolation, or null if it has no seed. */
+/** Returns the item as a source for mixing and interpolation, or null if it is none. */
 export function sourceOf(item) {
-  if (!isSeed(item)) return null;
-  const { seed, class: class_, truncation } = item.body;
-  return present({ seed, class: class_, truncation });
+  const { w, z, ...fields } = item.body;
+  const isSource = isSeed({ path: item.path, body: fields });
+  return isSource ? sourceIn(item.body) : null;
+}
+
+/** Returns the item of the source and the directions of an item, or null if it cannot be edited. */
+export function editOf(item) {
+  const { directions = {}, layers, ...body } = item.body;
+  const start = { path: item.path === EDIT ? GENERATE : item.path, body };
+  return sourceOf(start) && { start, directions };
 }
 
 /** Returns name and version in the `model` of an item. */
@@ -116,28 +159,42 @@ export function labelOf(item) {
     const layers = Object.entries(layerWeights(body.layers))
       .filter(([, weight]) => weight > 0)
       .map(([layer, weight]) => (weight === 1 ? layer : `${layer} ${Math.round(100 * weight)}%`));
-    const row = `seed ${seedOf(body.rows[0])}`;
+    const row = nameOf(body.rows[0]);
     return layers.length ? `${row} with ${layers.join(", ")} of ${seedOf(body.columns[0])}` : row;
   }
   if (item.path === WALK) {
     const seeds = body.sources.map(seedOf);
     if (item.frame === undefined) return `walk ${seeds.join(" → ")}`;
     const percent = Math.round((100 * item.frame) / (body.frames - 1));
-    return `${percent}% from seed ${seeds[0]} to ${seeds.at(-1)}`;
+    return `${percent}% from ${nameOf(body.sources[0])} to ${seeds.at(-1)}`;
   }
-  if (item.path !== GENERATE) {
+  if (item.path !== GENERATE && item.path !== EDIT) {
     const { samples } = body;
     const seed = samples?.seed ?? samples?.seeds?.[0];
     return `${item.path.split("/").pop()}, seed ${seed} of ${samples?.model}`;
   }
-  const parts = [`seed ${body.seed}`];
+  const parts = [nameOf(body)];
   if (body.class !== undefined) parts.push(String(body.class));
   if (body.truncation !== undefined) parts.push(`truncation ${body.truncation}`);
+  for (const [name, amount] of Object.entries(body.directions ?? {})) parts.push(`${name} ${signed(amount)}`);
   return parts.join(" · ");
 }
 
+/** Returns a number with its sign. */
+export function signed(number) {
+  const text = String(Math.abs(number));
+  return number < 0 ? `−${text}` : number > 0 ? `+${text}` : text;
+}
+
 function seedOf(source) {
-  return typeof source === "object" ? source.seed : source;
+  const seed = typeof source === "object" ? source.seed : source;
+  return seed ?? "an inverted image";
+}
+
+/** Returns how texts name a source. */
+export function nameOf(source) {
+  const seed = seedOf(source);
+  return Number.isInteger(seed) ? `seed ${seed}` : seed;
 }
 
 /** Returns layers as an object of weights. */
@@ -151,6 +208,7 @@ export function fileName(item) {
   const text = `${modelOf(item).name}-${labelOf(item)}`;
   return text
     .replace(/%/g, "-percent")
+    .replace(/−/g, "minus ")
     .replace(/[^\p{L}\p{N}.]+/gu, "-")
     .replace(/-+$/, "")
     .slice(0, 100);
@@ -177,7 +235,8 @@ export function validItem(value) {
       typeof body.model === "string" &&
       JSON.stringify(value).length <= LONGEST_ITEM &&
       (frame === undefined || (path === WALK && Number.isInteger(frame))) &&
-      (path !== GENERATE || isValidSeed(body.seed)) &&
+      (![GENERATE, EDIT].includes(path) || isValidSource(sourceIn(body))) &&
+      (path !== EDIT || Object.values(body.directions).every(Number.isFinite)) &&
       (path !== MIX || (body.rows.length === 1 && body.columns.length === 1)) &&
       (path !== WALK || (body.sources.length >= 2 && body.frames >= 2)) &&
       (!IMAGE_TASKS.includes(path.slice(4)) || typeof body.samples.model === "string") &&
@@ -188,8 +247,8 @@ export function validItem(value) {
   }
 }
 
-function isValidSeed(seed) {
-  return Number.isInteger(seed) && seed >= 0 && seed <= MAX_SEED;
+function isValidSource({ seed = 0 }) {
+  return seed >= 0 && seed <= MAX_SEED;
 }
 
 /** Returns a random seed. */

@@ -2,6 +2,7 @@
  * The hash of the URL: what the page shows, and the items of a shared gallery.
  *
  *     #model=cgan-fashion&panel=wall&seed=40&class=sneaker&truncation=0.7
+ *     #model=stylegan2-flowers&panel=edit&seed=7&directions=size:1.5,color:-2
  *     #kept=dcgan-fashion@1/7,cgan-fashion@1/12;class=bag,~eyJwYXRo…
  *
  * A kept image of one seed is readable; `~` starts any other item, as base64 of its JSON. The server
@@ -12,11 +13,13 @@ import { GENERATE, isSeed, modelOf, validItem } from "./items.js";
 
 const MOST = 500;
 
-/** Returns the hash for a view: model, panel, seed, class and truncation, and a list of items. */
-export function formatHash({ kept, ...view }) {
+/** Returns the hash for a view: model, panel and parameters of the model, and a list of items. */
+export function formatHash({ kept, directions, ...view }) {
   const parts = Object.entries(view)
     .filter(([, value]) => value !== undefined && value !== null && value !== "")
     .map(([name, value]) => `${name}=${encodeURIComponent(value)}`);
+  const amounts = Object.entries(directions ?? {}).map(([name, amount]) => `${name}:${amount}`);
+  if (amounts.length) parts.push(`directions=${amounts.join(",")}`);
   if (kept?.length) parts.push(`kept=${kept.map(formatItem).join(",")}`);
   return parts.length ? `#${parts.join("&")}` : "";
 }
@@ -29,9 +32,12 @@ export function parseHash(hash) {
     const value = rest.join("=");
     if (name === "kept") {
       view.kept = value.split(",").slice(0, MOST).map(parseItem).filter(validItem);
-    } else if (["model", "panel", "class"].includes(name)) {
+    } else if (name === "directions") {
+      const amounts = value.split(",").map((each) => each.split(":"));
+      view.directions = Object.fromEntries(amounts.map(([direction, amount]) => [direction, Number(amount)]));
+    } else if (["model", "panel", "class", "layers"].includes(name)) {
       view[name] = decode(value);
-    } else if (["seed", "truncation"].includes(name) && value !== "" && Number(value) >= 0) {
+    } else if (["seed", "truncation", "rank"].includes(name) && value !== "" && Number(value) >= 0) {
       view[name] = Number(value);
     }
   }

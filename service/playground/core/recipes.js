@@ -1,7 +1,7 @@
 /** An item as curl and as Python: what generates the same image outside of the page. */
 
 import { absoluteUrl } from "./api.js";
-import { GENERATE, MIX, WALK, addressOf, fileName, formatsOf } from "./items.js";
+import { EDIT, GENERATE, MIX, WALK, addressOf, fileName, formatsOf } from "./items.js";
 
 /**
  * Returns the shell command that writes the image to a file.
@@ -63,11 +63,11 @@ function saveAnimation(item) {
 }
 
 /** The methods of the client whose names are not those of the paths. */
-const METHODS = { [GENERATE]: "generate", [MIX]: "mix_styles", [WALK]: "interpolate" };
+const METHODS = { [GENERATE]: "generate", [EDIT]: "edit", [MIX]: "mix_styles", [WALK]: "interpolate" };
 
 function call({ path, body }, method = METHODS[path] ?? path.split("/").pop()) {
   const { model, ...fields } = body;
-  if (path === GENERATE && "seed" in fields) {
+  if ([GENERATE, EDIT].includes(path) && "seed" in fields) {
     fields.seeds = [fields.seed];
     delete fields.seed;
   }

@@ -1,7 +1,7 @@
 /** The controls that several panels share: seed, class, truncation, sliders and choices. */
 
 import { h, iconButton, uniqueId } from "../core/dom.js";
-import { MAX_SEED, present, randomSeed } from "../core/items.js";
+import { MAX_SEED, randomSeed } from "../core/items.js";
 
 /** The slider of the seed covers the first seeds; the field takes all of them. */
 const SLIDER_SEEDS = 9999;
@@ -164,9 +164,4 @@ export function modelControls(app, model, onchange, { seed = true, classes = tru
     controls.push(classControl({ label: "Class", classes: model.classes, value, onchange: set }));
   }
   return h("div", { class: "controls", hidden: !controls.length }, controls);
-}
-
-/** Returns seed, class and truncation as the fields of a source. */
-export function sourceFields({ seed, class: class_, truncation }) {
-  return present({ seed, class: class_, truncation });
 }

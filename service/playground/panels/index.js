@@ -1,9 +1,10 @@
 /** The panels, in the order of their tabs. The first that fits a model is shown first. */
 
 import { imageTools } from "./image_tools/index.js";
+import { panel as edit } from "./edit.js";
 import { panel as matrix } from "./matrix.js";
 import { panel as pair } from "./pair.js";
 import { panel as walk } from "./walk.js";
 import { panel as wall } from "./wall.js";
 
-export const panels = [wall, pair, matrix, walk, ...imageTools];
+export const panels = [wall, edit, pair, matrix, walk, ...imageTools];

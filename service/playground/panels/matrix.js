@@ -1,11 +1,11 @@
 /** The style-mixing matrix: the styles of every row, with some layers of every column. */
 
 import { clear, h, iconButton } from "../core/dom.js";
-import { FORMATS, MIX, fullName, generates, randomSeed } from "../core/items.js";
+import { FORMATS, MIX, fullName, generates, randomSeed, reseeded, sourceFields } from "../core/items.js";
 import { latest, settled } from "../core/latest.js";
 import { downloadButtons } from "../shell/details.js";
 import { createTile, ensureTabStop, setBlob, setItem } from "../shell/tiles.js";
-import { modelControls, slider, sourceFields } from "./controls.js";
+import { modelControls, slider } from "./controls.js";
 import { GROUPS, styleGroups } from "./pair.js";
 import { sourceEditor } from "./sources.js";
 
@@ -66,7 +66,7 @@ class Matrix {
     });
     this.table = h("div", { class: "matrix-frame" });
     const shuffle = (side) => () => {
-      this[side] = this[side].map((source) => ({ ...source, seed: randomSeed() }));
+      this[side] = this[side].map((source) => reseeded(source, randomSeed()));
       this.#showTable();
       this.load();
     };
@@ -107,7 +107,7 @@ class Matrix {
       this.app.notify(`The matrix shows at most ${MOST} rows and columns.`);
       return;
     }
-    this[side].push({ ...this[side][0], seed: randomSeed() });
+    this[side].push(reseeded(this[side][0], randomSeed()));
     this.#showTable();
     this.load();
   }

@@ -1,12 +1,12 @@
 /** Two images: a slider between them and, for a model with styles, their styles mixed by group. */
 
 import { clear, h, iconButton } from "../core/dom.js";
-import { MIX, WALK, fullName, generates, seedItem } from "../core/items.js";
+import { MIX, WALK, fullName, generates, nameOf, sourceFields, sourceItem } from "../core/items.js";
 import { latest } from "../core/latest.js";
 import { drawFrame, readFrames } from "../core/npy.js";
 import { fit } from "../shell/details.js";
 import { createTile, ensureTabStop } from "../shell/tiles.js";
-import { choice, slider, sourceFields } from "./controls.js";
+import { choice, slider } from "./controls.js";
 import { sourceEditor, sourceFor } from "./sources.js";
 
 /** The steps of the slider: a power of two, so that most positions are in a shorter walk too. */
@@ -159,8 +159,8 @@ class Pair {
     const body = { model: fullName(model) };
     if (this.mode === "mix") return { path: MIX, body: { ...body, rows: [a], columns: [b], layers: { ...this.weights } } };
     const share = this.position / STEPS;
-    if (share === 0) return seedItem(model, a.seed, a);
-    if (share === 1) return seedItem(model, b.seed, b);
+    if (share === 0) return sourceItem(model, a);
+    if (share === 1) return sourceItem(model, b);
     // In w, the same image in a single request: all layers with one weight.
     if (model.styles) {
       const layers = Object.fromEntries(Object.keys(this.weights).map((group) => [group, share]));
@@ -208,7 +208,7 @@ class Pair {
     if (!this.frames || this.mode !== "walk") return;
     const share = this.position / STEPS;
     drawFrame(this.canvas, this.frames.frame(Math.round(share * (this.frames.count - 1))));
-    this.canvas.setAttribute("aria-label", `${Math.round(100 * share)}% of the way from seed ${this.a.seed} to seed ${this.b.seed}`);
+    this.canvas.setAttribute("aria-label", `${Math.round(100 * share)}% of the way from ${nameOf(this.a)} to ${nameOf(this.b)}`);
     if (!this.canvas.isConnected) {
       clear(this.result);
       this.result.append(this.canvas);

@@ -1,7 +1,7 @@
 /** A source that the user can change: its image, its seed and its class. */
 
 import { clear, h } from "../core/dom.js";
-import { seedItem, sourceOf } from "../core/items.js";
+import { nameOf, sourceItem, sourceOf } from "../core/items.js";
 import { dropZone } from "../shell/pick.js";
 import { ensureTabStop } from "../shell/tiles.js";
 import { classList, seedField } from "./controls.js";
@@ -19,11 +19,17 @@ export function sourceEditor(app, model, { label, source, onchange, compact = fa
     !compact && model.classes?.length
       ? classList({ label: `Class of ${label}`, classes: model.classes, value: source.class, quiet: true, onchange: (value) => change({ class: value || undefined }) })
       : null;
-  const element = h("div", { class: "source", role: "group", "aria-label": label }, frame, seed, classes);
+  const name = h("span", { class: "hint source-name" });
+  const element = h("div", { class: "source", role: "group", "aria-label": label }, frame, name, seed, classes);
 
   function show() {
     clear(frame);
-    frame.append(app.tile(seedItem(model, current.seed, current)));
+    frame.append(app.tile(sourceItem(model, current)));
+    // A latent has no seed to type.
+    const isLatent = current.seed === undefined;
+    seed.hidden = isLatent;
+    if (classes) classes.hidden = isLatent;
+    name.textContent = isLatent ? nameOf(current) : "";
     ensureTabStop(frame);
   }
 
@@ -35,7 +41,7 @@ export function sourceEditor(app, model, { label, source, onchange, compact = fa
 
   element.set = (next) => {
     current = { ...next };
-    seed.set(next.seed);
+    seed.set(next.seed ?? "");
     classes?.set(next.class);
     show();
   };
@@ -57,6 +63,6 @@ export function sourceFor(app, model, item) {
     app.notify(`This image is of ${item.body.model}, and the tool is for ${model.name}@${model.version}.`, "error");
     return null;
   }
-  if (!source) app.notify("Only images of a seed can be used here, and this is a mixture already.", "error");
+  if (!source) app.notify("Only images of a seed, or inverted ones, can be used here; this one is a mixture or an edit already.", "error");
   return source;
 }

@@ -1,18 +1,21 @@
 /** A walk through latent space: plays in the page, and downloads as an animation. */
 
 import { clear, h, iconButton } from "../core/dom.js";
-import { WALK, fileName, formatsOf, fullName, generates, randomSeed } from "../core/items.js";
+import { WALK, fileName, formatsOf, fullName, generates, randomSeed, reseeded, sourceFields } from "../core/items.js";
 import { latest, settled } from "../core/latest.js";
 import { drawFrame, readFrames } from "../core/npy.js";
 import { downloadButtons, fit } from "../shell/details.js";
 import { dropZone } from "../shell/pick.js";
-import { choice, modelControls, slider, sourceFields } from "./controls.js";
+import { choice, modelControls, slider } from "./controls.js";
 import { sourceEditor, sourceFor } from "./sources.js";
 
 const FPS = 24;
 const FIRST_FRAMES = 16;
 const FIRST_SOURCES = 4;
 const LEAST_SOURCES = 2;
+const VIDEOS = ["mp4", "webm"];
+const VIDEO_SIDE = 512;
+const LARGEST_SCALE = 16;
 /** The bytes of the frames that play in the page. A longer walk plays with fewer frames. */
 const LARGEST_PREVIEW = 24_000_000;
 
@@ -93,8 +96,9 @@ class Walk {
     });
     this.note = h("p", { class: "hint", role: "status" });
     this.list = h("div", { class: "walk-sources", role: "list", "aria-label": "Images of the walk" });
-    const load = (format) => app.render(this.item(), { format });
-    const downloads = downloadButtons(app, formatsOf(this.item()), load, () => fileName(this.item()));
+    const formats = formatsOf(this.item());
+    this.downloads = downloadButtons(app, formats, (format) => this.#file(format), () => fileName(this.item()));
+    this.videoDownloads = this.downloads.filter((_, i) => VIDEOS.includes(formats[i].format));
     container.append(
       h(
         "div",
@@ -104,7 +108,7 @@ class Walk {
       ),
       this.note,
       h("div", { class: "controls" }, seconds, loop, modelControls(app, model, (parameters) => this.#setAll(parameters), { seed: false, classes: false })),
-      h("div", { class: "button-row" }, iconButton("heart", "Keep", () => app.keep(this.item())), iconButton("more", "Details", () => app.show(this.item(), null, { focus: true })), h("span", { class: "row-label" }, "Download"), downloads),
+      h("div", { class: "button-row" }, iconButton("heart", "Keep", () => app.keep(this.item())), iconButton("more", "Details", () => app.show(this.item(), null, { focus: true })), h("span", { class: "row-label" }, "Download"), this.downloads),
     );
   }
 
@@ -149,6 +153,23 @@ class Walk {
   item() {
     const body = { model: fullName(this.model), sources: this.sources, frames: Math.round(this.seconds * FPS), loop: this.loop, fps: FPS };
     return { path: WALK, body };
+  }
+
+  /** Returns the walk as a file. A video of small images is enlarged, because players blur them. */
+  async #file(format) {
+    const isVideo = VIDEOS.includes(format);
+    const { width, height } = this.model.image;
+    const scale = Math.min(LARGEST_SCALE, Math.floor(VIDEO_SIDE / Math.max(width, height)));
+    const { path, body } = this.item();
+    const options = isVideo && scale > 1 ? { scale } : {};
+    try {
+      return await this.app.api.blob(path, { ...body, ...options, format });
+    } catch (error) {
+      // The service runs without the extra that writes videos; the message says which.
+      const isMissing = isVideo && error.fields?.some(({ field }) => field === "format");
+      for (const button of this.videoDownloads) button.hidden ||= isMissing;
+      throw error;
+    }
   }
 
   async #request(signal) {
@@ -206,5 +227,7 @@ function firstSources(app, model, input) {
   const parameters = sourceFields(app.parametersOf(model));
   if (Array.isArray(input)) return [...input];
   const start = (input && sourceFor(app, model, input)) || { ...parameters, seed: parameters.seed ?? 0 };
-  return Array.from({ length: FIRST_SOURCES }, (_, i) => ({ ...start, seed: (start.seed + i) % 2 ** 32 }));
+  const first = start.seed ?? parameters.seed ?? 0;
+  const next = Array.from({ length: FIRST_SOURCES - 1 }, (_, i) => reseeded(start, (first + i + 1) % 2 ** 32));
+  return [start, ...next];
 }

@@ -7,10 +7,11 @@
 
 import { clear, h } from "../core/dom.js";
 import { isAbort } from "../core/api.js";
-import { GENERATE, MAX_SEED, fullName, generates, seedItem } from "../core/items.js";
+import { GENERATE, MAX_SEED, fullName, generates, present, seedItem } from "../core/items.js";
 import { latest } from "../core/latest.js";
 import { createTile, ensureTabStop, setBlob, setItem } from "../shell/tiles.js";
-import { modelControls, sourceFields } from "./controls.js";
+import { modelControls } from "./controls.js";
+import { rankControl } from "./rank.js";
 
 /** The side of a tile in CSS pixels: from SMALLEST to LARGEST, for a narrow and a wide window. */
 const SIDES = { narrow: [80, 124], wide: [96, 152] };
@@ -29,6 +30,10 @@ export const panel = {
     const element = h("div", { class: "wall tiles", role: "group", "aria-label": `Images of ${model.name}` });
     const wall = new Wall(app, model, element);
     const controls = modelControls(app, model, () => wall.change());
+    if (model.discriminator) {
+      controls.hidden = false;
+      controls.append(rankControl(app, model, () => wall.change()));
+    }
     controls.classList.add("is-sticky");
     container.append(controls, element, wall.sentinel);
     wall.start();
@@ -143,17 +148,20 @@ class Wall {
   async #load(page, signal) {
     // A copy: the images belong to what is set now, not to what is set when they arrive.
     const parameters = { ...this.app.parametersOf(this.model) };
+    // Of as many candidates, one image is kept; `seeds` are the first candidates of the images.
+    const candidates = Math.round(1 / (parameters.rank ?? 1));
     const seeds = [];
     for (let i = 0; i < this.layout.perPage; i += 1) {
-      const seed = parameters.seed + page.first + i;
-      if (seed <= MAX_SEED) seeds.push(seed);
+      const seed = parameters.seed + (page.first + i) * candidates;
+      if (seed + candidates - 1 <= MAX_SEED) seeds.push(seed);
     }
     const tiles = this.#prepare(page, seeds, parameters);
     const chunks = [];
-    for (let i = 0; i < seeds.length; i += this.limit) chunks.push(i);
+    const size = Math.max(1, Math.floor(this.limit / candidates));
+    for (let i = 0; i < seeds.length; i += size) chunks.push(i);
     try {
       await Promise.all(
-        chunks.map((from) => this.#fill(tiles, seeds, from, Math.min(from + this.limit, seeds.length), parameters, signal)),
+        chunks.map((from) => this.#fill(tiles, seeds, from, Math.min(from + size, seeds.length), parameters, signal)),
       );
       page.element.querySelector(".problem")?.remove();
     } catch (error) {
@@ -180,28 +188,31 @@ class Wall {
 
   async #fill(tiles, seeds, from, to, parameters, signal) {
     const { app, model } = this;
-    const common = { class: parameters.class, truncation: parameters.truncation };
+    const { class: class_, truncation, rank } = parameters;
+    const common = present({ class: class_, truncation });
     // JPEG is the fastest encoding of large images.
     const format = pixels(model) > SMALL_PIXELS ? "jpeg" : "png";
-    const body = { model: fullName(model), seeds: seeds.slice(from, to), format, ...sourceFields(common) };
+    const chosen = rank ? { seed: seeds[from], n: to - from, rank } : { seeds: seeds.slice(from, to) };
+    const body = { model: fullName(model), ...chosen, format, ...common };
     let images;
     try {
       images = await requestImages(app, body, signal);
     } catch (error) {
-      const isTooMany = error.status === 422 && error.fields?.some(({ field }) => /^(n|seeds)\b/.test(field));
+      const isTooMany = error.status === 422 && error.fields?.some(({ field }) => /^(n|seeds|rank)\b/.test(field));
       if (!isTooMany || to - from < 2) throw error;
       // The operator has set a lower limit of images per request.
-      this.limit = Math.ceil((to - from) / 2);
-      const middle = from + this.limit;
+      const half = Math.ceil((to - from) / 2);
+      this.limit = half * Math.round(1 / (rank ?? 1));
+      const middle = from + half;
       await this.#fill(tiles, seeds, from, middle, parameters, signal);
       await this.#fill(tiles, seeds, middle, to, parameters, signal);
       return;
     }
     signal.throwIfAborted();
-    images.forEach((blob, i) => {
+    images.forEach((image, i) => {
       const tile = tiles[from + i];
-      setItem(app, tile, seedItem(model, seeds[from + i], parameters));
-      setBlob(tile, blob);
+      setItem(app, tile, seedItem(model, image.seed ?? seeds[from + i], parameters));
+      setBlob(tile, image.blob);
     });
     app.firstImagesShown();
   }
@@ -216,10 +227,12 @@ class Wall {
   }
 }
 
-/** Returns the files of a request for images; one image comes as a file instead of JSON. */
+/** Returns the images of a request; one of a seed comes as a file instead of JSON. */
 async function requestImages(app, body, signal) {
-  if (body.seeds.length === 1) return [await app.api.blob(GENERATE, body, { signal })];
-  return (await app.api.images(GENERATE, body, { signal })).map(({ blob }) => blob);
+  if (body.seeds?.length === 1) return [{ blob: await app.api.blob(GENERATE, body, { signal }) }];
+  // A single image that is selected is a PNG file: its seed is in the JSON.
+  const json = body.n === 1 ? { format: "json" } : {};
+  return app.api.images(GENERATE, { ...body, ...json }, { signal });
 }
 
 function pixels(model) {

@@ -2,10 +2,12 @@
 
 import { Api, isAbort } from "../core/api.js";
 import { clear, download, h, iconButton } from "../core/dom.js";
-import { IMAGE_TASKS, MAX_SEED, generates, modelOf, render, sourceOf } from "../core/items.js";
+import { IMAGE_TASKS, MAX_SEED, generates, isSeed, modelOf, render, sourceOf } from "../core/items.js";
 import { Kept } from "../core/kept.js";
 import { formatHash, parseHash } from "../core/link.js";
+import { layerChoices, validAmounts } from "../panels/directions.js";
 import { panels } from "../panels/index.js";
+import { SHARES } from "../panels/rank.js";
 import { markCard, showCards } from "./cards.js";
 import { Details } from "./details.js";
 import { installTray, mountGallery } from "./gallery.js";
@@ -79,7 +81,10 @@ export class App {
     return this.models.find((model) => model.name === name);
   }
 
-  /** Returns what the user has set for a model: seed, class, truncation. Panels share it. */
+  /**
+   * Returns what the user has set for a model: seed, class and truncation, which panels share, and
+   * what one panel uses: `rank`, `directions` and `layers`.
+   */
   parametersOf(model) {
     if (!this.parameters.has(model.name)) this.parameters.set(model.name, { seed: 0 });
     return this.parameters.get(model.name);
@@ -147,7 +152,7 @@ export class App {
     if (a.name !== b.name || a.version !== b.version) {
       this.notify(`Only images of one model can be combined: these are of ${a.name} and ${b.name}.`, "error");
     } else if (!sourceOf(first) || !sourceOf(second)) {
-      this.notify("Only images of a seed can be combined, and one of these is a mixture already.", "error");
+      this.notify("Only images of a seed, or inverted ones, can be combined; one of these is a mixture or an edit already.", "error");
     } else {
       this.open(a.name, "pair", { first, second });
     }
@@ -155,7 +160,7 @@ export class App {
 
   /** The image-to-image tools that can take an item as their input: `{model, panel}`. */
   toolsFor(item) {
-    if (!sourceOf(item)) return [];
+    if (!isSeed(item)) return [];
     return this.models
       .filter((model) => model.state === "ready" && IMAGE_TASKS.includes(model.task))
       .map((model) => ({ model, panel: panels.find((panel) => panel.fits(model)) }))
@@ -287,13 +292,18 @@ export class App {
 }
 
 /** Returns the parameters of a link that a model has, within its ranges. */
-function valid({ seed, class: class_, truncation }, model) {
+function valid({ seed, class: class_, truncation, rank, directions, layers }, model) {
   const parameters = {};
   if (Number.isInteger(seed) && seed <= MAX_SEED) parameters.seed = seed;
   if (model.classes?.includes(class_)) parameters.class = class_;
   if (truncation !== undefined && model.truncation) {
     const { minimum, maximum } = model.truncation;
     parameters.truncation = Math.min(Math.max(truncation, minimum), maximum);
+  }
+  if (model.discriminator && SHARES.includes(rank)) parameters.rank = rank;
+  if (model.directions) {
+    parameters.directions = validAmounts(model, directions);
+    if (model.styles && layerChoices(model).includes(layers)) parameters.layers = layers;
   }
   return parameters;
 }

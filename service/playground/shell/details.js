@@ -5,6 +5,7 @@ import { absoluteUrl, isAbort } from "../core/api.js";
 import { curlOf, pythonOf } from "../core/recipes.js";
 import {
   addressOf,
+  editOf,
   fileName,
   formatsOf,
   keyOf,
@@ -114,6 +115,10 @@ export class Details {
     if (sourceOf(item)) {
       buttons.push(iconButton("swap", "Combine with…", () => this.#pick(item)));
       buttons.push(iconButton("play", "Walk from here", () => app.open(modelOf(item).name, "walk", item)));
+    }
+    const { name } = modelOf(item);
+    if (app.model(name)?.directions && editOf(item)) {
+      buttons.push(iconButton("edit", "Edit", () => app.open(name, "edit", item)));
     }
     const tools = app.toolsFor(item).map(({ model, panel }) => {
       const label = `${panel.title}: ${model.name}`;

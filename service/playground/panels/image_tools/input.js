@@ -2,7 +2,7 @@
 
 import { isAbort } from "../../core/api.js";
 import { clear, h, iconButton, imageUrl } from "../../core/dom.js";
-import { labelOf, modelOf, randomSeed, seedItem, sourceOf } from "../../core/items.js";
+import { isSeed, labelOf, modelOf, randomSeed, seedItem, sourceOf } from "../../core/items.js";
 import { dropZone } from "../../shell/pick.js";
 import { DRAWINGS, drawingCanvas } from "./drawings.js";
 import { paintSurface, pngFile } from "./paint.js";
@@ -134,7 +134,7 @@ export class ImageInput {
       const file = new File([blob], "image.png", { type: "image/png" });
       this.original = null;
       this.sideLabel.hidden = true;
-      const samples = sourceOf(item) && { model: item.body.model, ...sourceOf(item) };
+      const samples = isSeed(item) && { model: item.body.model, ...sourceOf(item) };
       this.give({ blob, file, name: file.name, label, width, height, samples });
     } catch (error) {
       if (!isAbort(error)) this.onError(error);

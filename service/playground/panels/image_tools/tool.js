@@ -25,7 +25,8 @@ export function mountTool(container, model, app, input, task) {
   return new Tool(container, model, app, task).start(input);
 }
 
-class Tool {
+/** The frame of a tool. `load` and `resultActions` are what an image-to-image model needs. */
+export class Tool {
   constructor(container, model, app, task) {
     Object.assign(this, { container, model, app, task });
   }
@@ -48,7 +49,7 @@ class Tool {
     this.error = h("div", { class: "problem tool-error", hidden: true });
     const { direction, editor, view, progress, error, status, actions } = this;
     this.imageColumn = column("Image", editor);
-    this.resultColumn = column("Result", view, progress, error, status, actions);
+    this.resultColumn = column(task.result ?? "Result", view, progress, error, status, actions);
     // On a narrow screen, the result comes right after the image.
     const children = [direction, this.imageColumn, this.resultColumn, this.input.element];
     this.frame = h("div", { class: "image-tool" }, children);
@@ -136,7 +137,7 @@ class Tool {
   async run() {
     clearTimeout(this.timer);
     this.controller?.abort();
-    const { source, task, model, app, surface } = this;
+    const { source, surface } = this;
     if (!source) return;
     this.hideError();
     if (surface?.isEmpty()) {
@@ -151,21 +152,26 @@ class Tool {
     this.beginProgress();
     const started = performance.now();
     try {
-      const direction = this.chosenDirection;
-      const request = await buildRequest({ task: task.id, model, source, surface, direction });
-      const send = (format, options) =>
-        request.item
-          ? app.render(request.item, { format, ...options })
-          : app.api.blob(request.path, request.form(format), options);
-      const blob = await send("png", { signal });
-      const { width, height } = await sizeOf(blob);
+      const result = await this.load(signal);
+      const { width, height } = await sizeOf(result.blob);
       if (signal.aborted) return;
-      this.showResult({ request, send, blob, width, height, time: performance.now() - started });
+      this.showResult({ ...result, width, height, time: performance.now() - started });
     } catch (error) {
       if (this.controller === controller) this.showError(error);
     } finally {
       if (this.controller === controller) this.endProgress();
     }
+  }
+
+  /** Requests the result for the current image: its file as `blob`, and what `resultActions` needs. */
+  async load(signal) {
+    const { source, task, model, app, surface, chosenDirection: direction } = this;
+    const request = await buildRequest({ task: task.id, model, source, surface, direction });
+    const send = (format, options) =>
+      request.item
+        ? app.render(request.item, { format, ...options })
+        : app.api.blob(request.path, request.form(format), options);
+    return { request, send, blob: await send("png", { signal }) };
   }
 
   cancel() {
@@ -223,7 +229,7 @@ class Tool {
       fit(img, width, height);
       this.view.append(h("figure", { class: "tool-figure" }, img));
     }
-    this.status.textContent = `${width} × ${height} pixels, in ${duration(result.time)}.`;
+    this.status.textContent = `${width} × ${height} pixels, in ${duration(result.time)}. ${result.note ?? ""}`;
     this.actions.append(...this.resultActions(result));
     this.actions.hidden = false;
     if (result.request.item) this.app.show(result.request.item, result.blob);

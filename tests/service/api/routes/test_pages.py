@@ -15,6 +15,8 @@ from service import playground
 PLAYGROUND = Path(playground.__file__).parent
 MAX_BYTES = 200_000
 PAGES = ("/", "/docs")
+# In their order in the bundle.
+STYLES = ("tokens.css", "shell.css", "images.css", "tools.css", "image_tools.css", "latent.css")
 # Module imports and CSS references, in which minified libraries may contain anything.
 _IMPORT = re.compile(r"""(?:\bfrom|\bimport)\s*\(?\s*["']([^"']+)["']|new URL\(["']([^"']+)["']""")
 _CSS_URL = re.compile(r"""url\(\s*["']?([^"')]+)["']?\s*\)|@import\s+["']([^"']+)["']""")
@@ -120,7 +122,14 @@ def test_bundles_contain_every_module_and_style_sheet(client):
     first_rule = re.compile(r"^[^/\n]*\{", re.MULTILINE)
     positions = [
         style.index(first_rule.search((PLAYGROUND / "styles" / name).read_text())[0])
-        for name in ("tokens.css", "shell.css", "images.css", "tools.css", "image_tools.css")
+        for name in (
+            "tokens.css",
+            "shell.css",
+            "images.css",
+            "tools.css",
+            "image_tools.css",
+            "latent.css",
+        )
     ]
     assert positions == sorted(positions)
     assert len(positions) == len(list((PLAYGROUND / "styles").iterdir()))
