@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from service.runtime.files import replacing
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def to_pixels(images: Tensor) -> NDArray[np.uint8]:

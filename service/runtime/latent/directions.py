@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +34,12 @@ def load_directions(folder: Path, manifest: Manifest) -> dict[str, Vector]:
         expected = {
             item.name: _dimension(manifest, item.space) for item in manifest.directions.items
         }
-        with open_regular(path) as file:
-            _check_members(file, expected)
-            with np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in expected}
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            _check_members(archive, expected)
+            arrays = {name: _read(archive, name) for name in expected}
     except OSError as error:
         raise ManifestError(f"{path.name} cannot be read: {error.strerror or error}") from error
-    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+    except (ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
         raise ManifestError(f"{path.name} is not a valid .npz file: {error}") from error
     for name, array in arrays.items():
         if array.dtype != np.float32 or array.shape != (expected[name],):
@@ -53,20 +52,37 @@ def load_directions(folder: Path, manifest: Manifest) -> dict[str, Vector]:
     return arrays
 
 
-def _check_members(file: Any, expected: dict[str, int]) -> None:
+def save_directions(path: Path, vectors: Mapping[str, Vector]) -> None:
+    """Write vectors by name as an .npz file. Equal vectors give equal bytes.
+
+    `numpy.savez` takes names as keyword arguments, and would confuse some with its own.
+    """
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, vector in vectors.items():
+            # Without a date: the time of writing would change the SHA-256.
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as member:
+                np.lib.format.write_array(member, np.asarray(vector, "<f4"), allow_pickle=False)
+
+
+def _read(archive: zipfile.ZipFile, name: str) -> Vector:
+    """Return one array of an archive. Raises ValueError."""
+    with archive.open(f"{name}.npy") as member:
+        array: Vector = np.lib.format.read_array(member, allow_pickle=False)
+    return array
+
+
+def _check_members(archive: zipfile.ZipFile, expected: Mapping[str, int]) -> None:
     """Raise ManifestError unless the archive holds vectors of the `expected` dimensions only.
 
     The sizes are checked before decompression, because the file is untrusted input.
     """
-    with zipfile.ZipFile(file) as archive:
-        sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()}
+    sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()}
     if set(sizes) != set(expected):
         names = ", ".join(sorted(set(sizes) ^ set(expected))[:5])
         raise ManifestError(f"{DIRECTIONS_FILE} and the manifest have different names: {names}")
     for name, size in sizes.items():
         if size > expected[name] * 4 + _MAX_HEADER_BYTES:
             raise ManifestError(f"{DIRECTIONS_FILE}: {name} has {size:,} bytes, which is too large")
-    file.seek(0)
 
 
 def _dimension(manifest: Manifest, space: str) -> int:

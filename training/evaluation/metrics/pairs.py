@@ -176,20 +176,53 @@ def error(pairs: ImagePairs) -> dict[str, NDArray[np.float64]]:
 
 def _ssim(a: Pixels, b: Pixels) -> float:
     """Return the structural similarity of two images ``[H, W, C]``."""
-    from scipy.ndimage import gaussian_filter
-
-    def blur(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        smooth: NDArray[np.float64] = gaussian_filter(
-            values, _SIGMA, radius=_RADIUS, axes=(0, 1), mode="mirror"
-        )
-        # Windows that cross the edge are omitted, unless the image is smaller than a window.
-        edge = _RADIUS if min(values.shape[:2]) > 2 * _RADIUS else 0
-        return smooth[edge : len(smooth) - edge, edge : smooth.shape[1] - edge]
-
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    mean_x, mean_y = blur(x), blur(y)
-    variance_x, variance_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
-    covariance = blur(x * y) - mean_x * mean_y
-    luminance = (2 * mean_x * mean_y + _C1) / (mean_x**2 + mean_y**2 + _C1)
-    structure = (2 * covariance + _C2) / (variance_x + variance_y + _C2)
+    moments = _Moments.of(a, b)
+    x, y = moments.mean_a, moments.mean_b
+    luminance = (2 * x * y + _C1) / (x**2 + y**2 + _C1)
+    structure = (2 * moments.covariance + _C2) / (moments.variance_a + moments.variance_b + _C2)
     return float((luminance * structure).mean())
+
+
+def structure_similarity(a: Pixels, b: Pixels) -> float:
+    """Return the structure term of SSIM (Wang et al. 2004, eq. 10) of two images ``[H, W, C]``.
+
+    It is the correlation of the values in each window: 1 where only brightness or contrast differ,
+    and near 0 where edges are in other places.
+    """
+    moments = _Moments.of(a, b)
+    deviations = np.sqrt(moments.variance_a.clip(0) * moments.variance_b.clip(0))
+    return float(((moments.covariance + _C2 / 2) / (deviations + _C2 / 2)).mean())
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Means, variances and covariance of two images in Gaussian windows."""
+
+    mean_a: NDArray[np.float64]
+    mean_b: NDArray[np.float64]
+    variance_a: NDArray[np.float64]
+    variance_b: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, a: Pixels, b: Pixels) -> _Moments:
+        """Compute the moments of two images ``[H, W, C]``."""
+        from scipy.ndimage import gaussian_filter
+
+        def blur(values: NDArray[np.float64]) -> NDArray[np.float64]:
+            smooth: NDArray[np.float64] = gaussian_filter(
+                values, _SIGMA, radius=_RADIUS, axes=(0, 1), mode="mirror"
+            )
+            # Windows that cross the edge are omitted, unless the image is smaller than a window.
+            edge = _RADIUS if min(values.shape[:2]) > 2 * _RADIUS else 0
+            return smooth[edge : len(smooth) - edge, edge : smooth.shape[1] - edge]
+
+        x, y = a.astype(np.float64), b.astype(np.float64)
+        mean_x, mean_y = blur(x), blur(y)
+        return cls(
+            mean_x,
+            mean_y,
+            blur(x * x) - mean_x**2,
+            blur(y * y) - mean_y**2,
+            blur(x * y) - mean_x * mean_y,
+        )

@@ -79,7 +79,7 @@ def _directions(manifest: Manifest) -> list[str]:
 def _direction_row(item: Direction) -> str:
     space: str = item.space
     if item.layers:
-        space += f", {'layer' if len(item.layers) == 1 else 'layers'} {_ranges(item.layers)}"
+        space += f", {'layer' if len(item.layers) == 1 else 'layers'} {layer_ranges(item.layers)}"
     figures = item.figures
     effect = drift = ""
     if figures is not None:
@@ -88,7 +88,7 @@ def _direction_row(item: Direction) -> str:
     return f"| `{item.name}` | {space} | {item.method}: {item.description} | {effect} | {drift} |"
 
 
-def _ranges(numbers: Sequence[int]) -> str:
+def layer_ranges(numbers: Sequence[int]) -> str:
     """Return numbers as ranges: ``0-2, 5``."""
     ranges: list[list[int]] = []
     for number in sorted(numbers):

@@ -1,0 +1,176 @@
+"""`ganymede directions`: finds, lists, names and removes directions."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+
+from service.runtime.errors import UserError
+from service.runtime.latent.directions import load_directions
+from service.runtime.models.manifest import read_manifest
+from tests.support.command import assert_one_line_error, run
+from training.cli.latent.directions import directions as directions_command
+from training.latent.directions.latents import draw, open_model
+
+ROOT = Path(__file__).parents[4]
+
+
+@pytest.fixture
+def models(tmp_path, drawn_repository) -> Path:
+    """A model repository that a test may change."""
+    return Path(shutil.copytree(drawn_repository, tmp_path / "models"))
+
+
+@pytest.fixture
+def directions(models, small_network_file, capsys):
+    """Calls `ganymede directions` with few samples and a small network; returns its output.
+
+    In this process, because starting one for each call would take most of the time.
+    """
+    app = typer.Typer()
+    app.command()(directions_command)
+
+    def call(model: str, *arguments: str) -> str:
+        options = ["--models", str(models), "--network", str(small_network_file)]
+        if "--method" in arguments:
+            options += ["--samples", "200", "--measure", "8"]
+        capsys.readouterr()
+        app([model, *options, *arguments], standalone_mode=False)
+        return capsys.readouterr().out
+
+    return call
+
+
+def files(models: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in models.rglob("*") if path.is_file()}
+
+
+def names(models: Path, model: str) -> list[str]:
+    found = read_manifest(models / model / "1").directions
+    return [item.name for item in found.items] if found else []
+
+
+def test_finds_names_and_drops(directions, models):
+    output = directions(
+        "painted", "--method", "sefa", "--components", "4", "--layers", "coarse,3-4"
+    )
+    assert "sefa-4" in output
+    assert names(models, "painted") == [f"sefa-{i}" for i in range(1, 5)]
+    folder = models / "painted" / "1"
+    items = read_manifest(folder).directions.items
+    assert items[0].layers == (0, 1, 3, 4)
+    assert items[0].figures.samples == 8
+    # One unit is one standard deviation of the untruncated styles.
+    model = open_model(folder)
+    latents = draw(model, range(200), truncated=False).flat(items[0].layers)
+    for vector in load_directions(folder, model.manifest).values():
+        length = np.linalg.norm(vector)
+        assert (latents @ (vector / length)).std() == pytest.approx(length, rel=1e-4)
+    directions("painted", "--rename", "sefa-2=color", "--drop", "sefa-*")
+    assert names(models, "painted") == ["color"]
+    assert Image.open(folder / "direction-color.webp").size == (7 * 72, 4 * 72)
+
+
+def test_runs_are_deterministic_and_keep_others(directions, models):
+    arguments = ("--method", "ganspace", "--component", "2", "--name", "second", "--json")
+    directions("cut", "--method", "sefa", "--components", "1")
+    outputs, states = [], []
+    for _ in range(2):
+        outputs.append(json.loads(directions("cut", *arguments)))
+        states.append(files(models))
+    assert outputs[0] == outputs[1]
+    assert states[0] == states[1]
+    content = outputs[0]
+    assert content["model"] == "cut@1"
+    assert [each["name"] for each in content["directions"]] == ["sefa-1", "second"]
+    second = content["directions"][1]
+    assert (second["space"], second["description"]) == ("z", "component 2")
+    assert Path(second["strip"]).is_file()
+    assert second["figures"]["random_effect"] > 0
+    assert json.loads(directions("cut", "--json")) == content
+
+
+def test_boundary_between_classes(directions, models):
+    directions("painted-classes", "--method", "boundary", "--between", "cat", "night owl")
+    (item,) = read_manifest(models / "painted-classes" / "1").directions.items
+    assert item.name == "cat-to-night-owl"
+    assert item.description.startswith("from class cat to night owl, accuracy ")
+    assert "other classes" in item.figures.drift_of
+
+
+def test_directions_orthogonal_to_an_existing_one(directions, models):
+    (first, *_) = read_manifest(models / "movable" / "1").directions.items
+    directions("movable", "--method", "sefa", "--component", "1", "--orthogonal-to", first.name)
+    vectors = load_directions(models / "movable" / "1", read_manifest(models / "movable" / "1"))
+    assert vectors["sefa-1"] @ vectors[first.name] == pytest.approx(0, abs=1e-5)
+    item = read_manifest(models / "movable" / "1").directions.items[-1]
+    assert item.description == f"component 1, orthogonal to {first.name}"
+
+
+def test_without_figures(directions, models):
+    directions("painted", "--method", "sefa", "--components", "1", "--measure", "0")
+    assert read_manifest(models / "painted" / "1").directions.items[0].figures is None
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "words"),
+    [
+        ("painted", ["--name", "smile"], ["--method is missing"]),
+        ("painted", ["--method", "sefa", "--name", "smile"], ["10 directions, got 1"]),
+        ("painted", ["--method", "sefa", "--component", "11"], ["components 1 to 10, not 11"]),
+        ("painted", ["--method", "sefa", "--layers", "4-9"], ["from 0 to 5, got 6"]),
+        ("painted", ["--method", "sefa", "--layers", "huge"], ["no layers 'huge'"]),
+        ("cut", ["--method", "sefa", "--layers", "1"], ["cut has no style layers"]),
+        ("painted", ["--method", "boundary"], ["needs labels"]),
+        ("painted", ["--method", "boundary", "--between", "cat", "dog"], ["not class-conditional"]),
+        ("cut", ["--method", "boundary", "--between", "cat", "dog"], ["z of cut"]),
+        ("cut", ["--method", "boundary", "--between", "cat", "cow"], ["unknown class 'cow'"]),
+        ("cut", ["--method", "sefa", "--class", "9"], ["--class", "from 0 to 2"]),
+        ("painted", ["--method", "sefa", "--orthogonal-to", "age"], ["no direction 'age'"]),
+        ("painted", ["--rename", "smile"], ["OLD=NEW"]),
+        ("painted", ["--drop", "smile"], ["no direction 'smile'; available: none"]),
+        ("painted", ["--method", "sefa", "--seed", str(2**32 - 5)], ["must not exceed 4294967295"]),
+        ("missing", ["--method", "sefa"], ["missing"]),
+    ],
+)
+def test_invalid_options_change_nothing(directions, models, model, arguments, words):
+    before = files(models)
+    with pytest.raises(UserError) as caught:
+        directions(model, *arguments)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+    assert files(models) == before
+
+
+def test_image_to_image_models_have_no_latent_space(tmp_path):
+    folder = shutil.copytree(ROOT / "models" / "inpaint-flowers" / "1", tmp_path / "inpaint" / "1")
+    result = run("directions", folder, "--method", "sefa", "--measure", "0")
+    assert_one_line_error(result, 2, "it has no latent space")
+
+
+@pytest.mark.slow
+def test_shipped_directions_are_reproduced(tmp_path):
+    """The vectors of the shipped model are those that the commands in its documentation find."""
+    shipped = ROOT / "models" / "stylegan2-flowers" / "1"
+    folder = Path(shutil.copytree(shipped, tmp_path / "stylegan2-flowers" / "1"))
+    manifest = read_manifest(shipped)
+    expected = load_directions(shipped, manifest)
+    assert len(expected) >= 3
+    for item in manifest.directions.items:
+        number = item.description.removeprefix("component ")
+        layers = ",".join(map(str, item.layers))
+        result = run(
+            *("directions", folder, "--method", item.method, "--component", number),
+            *("--name", f"again-{item.name}", "--layers", layers, "--measure", "0"),
+        )
+        assert result.returncode == 0, result.stderr
+        again = load_directions(folder, read_manifest(folder))[f"again-{item.name}"]
+        similarity = again @ expected[item.name] / np.linalg.norm(again)
+        # A reversed direction has the opposite sign.
+        assert abs(similarity) == pytest.approx(np.linalg.norm(expected[item.name]), rel=1e-3)
+        assert item.figures.effect > item.figures.random_effect

@@ -1,0 +1,1 @@
+"""Subcommands that work in the latent space of a model."""
