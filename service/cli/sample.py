@@ -76,6 +76,14 @@ def sample(
             show_default=False,
         ),
     ] = None,
+    directions: Annotated[
+        str | None,
+        typer.Option(
+            help="Move every image along directions of the model, in standard deviations.",
+            metavar="NAME=AMOUNT,…",
+            show_default=False,
+        ),
+    ] = None,
     resize: Annotated[
         str | None,
         typer.Option(
@@ -212,6 +220,7 @@ def sample(
             mask=mask,
             boxes=None if boxes is None else options.parse_boxes(boxes),
             direction=direction,
+            directions=None if directions is None else options.parse_directions(directions),
             rank=None if rank is None else options.parse_rank(rank),
         )
     command = _SampleCommand(loaded, job, out, engine, address, workers)

@@ -19,10 +19,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.offline.inputs import open_inputs
-from service.runtime import requests
+from service.runtime import latent_requests, requests
 from service.runtime.errors import UserError
 from service.runtime.files import shortened
 from service.runtime.images.encoding import ImageFormat
+from service.runtime.latent.editing import Edit, Editing
 from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.latent.sources import LatentSource, draw_class
 from service.runtime.latent.style_mixing import StyleMixing
@@ -84,8 +85,16 @@ class SamplingJob(BaseModel):
     mask: str | None = None
     boxes: tuple[tuple[int, int, int, int], ...] | None = None
     direction: str | None = None
+    # How far each latent is moved along directions, and the SHA-256 of the directions.
+    directions: dict[str, float] | None = None
+    directions_sha256: str | None = None
     # Images are selected by their score among the candidates of their shard.
     rank: Selection | None = None
+
+    @property
+    def edit(self) -> Edit | None:
+        """The edit of every image."""
+        return None if self.directions is None else Edit(self.directions)
 
     @property
     def shards(self) -> int:
@@ -190,6 +199,9 @@ class JobItems:
         if job.mix is not None:
             column = self._source(partner_of(seed), number)
             parameters = StyleMixing((row,), (column,), job.mix).parameters(manifest)
+        if job.edit is not None and job.directions_sha256 is not None:
+            editing = Editing((row,), job.edit.amounts, job.directions_sha256)
+            parameters = editing.parameters(row, job.edit, manifest)
         if job.resize is not None:
             parameters = {**parameters, "resized": list(job.resize)}
         index = next(iter(row.classes)) if row.classes else None
@@ -251,6 +263,7 @@ def make_job(
     boxes: Sequence[tuple[int, int, int, int]] | None = None,
     direction: str | None = None,
     rank: Selection | None = None,
+    directions: Mapping[str, float] | None = None,
 ) -> SamplingJob:
     """Validate the options of a job, and return the job.
 
@@ -258,7 +271,7 @@ def make_job(
     seed of the range `seeds`, first to last inclusive. For an image-to-image model it has one image
     for each input at the URL `input_`. `classes` is `balanced`, a list of classes to cycle through,
     or weights to draw from. With `rank`, the images are selected from more candidates, with
-    consecutive seeds from `seed`, and have their seeds.
+    consecutive seeds from `seed`, and have their seeds. `directions` moves every image.
 
     Raises InvalidRequest, and InputError for inputs that cannot be listed.
     """
@@ -271,6 +284,7 @@ def make_job(
             "truncation": truncation,
             "mix": mix,
             "rank": rank,
+            "directions": directions,
         }
         for name, value in source_options.items():
             if value is not None:
@@ -289,6 +303,7 @@ def make_job(
         requests.direction_name(manifest, direction)
         first, count = requests.job_seeds(count=count, seeds=seeds, seed=seed)
     rank = requests.image_selection(manifest, rank, mix=mix, seeds=seeds)
+    directions = latent_requests.job_directions(manifest, directions, mix=mix)
     class_list, class_weights = requests.job_classes(manifest, classes)
     if shard_size is not None and shard_size < 1:
         raise InvalidRequest("shard_size", f"expected at least 1, got {shard_size}")
@@ -308,6 +323,10 @@ def make_job(
         mix=requests.job_layers(manifest, mix),
         resize=requests.job_size(resize, image),
         rank=rank,
+        directions=directions,
+        directions_sha256=manifest.directions.sha256
+        if directions and manifest.directions
+        else None,
         **inputs,
     )
     last = first + job.candidates - 1

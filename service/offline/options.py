@@ -52,6 +52,23 @@ def parse_layers(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")]
 
 
+def parse_directions(text: str) -> dict[str, float]:
+    """Read `NAME=AMOUNT,…`."""
+    amounts: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, number = (each.strip() for each in part.partition("="))
+        try:
+            amount = float(number)
+        except ValueError:
+            raise InvalidRequest(
+                "directions", f"expected NAME=AMOUNT, such as size=1.5, got {part[:50]!r}"
+            ) from None
+        if name in amounts:
+            raise InvalidRequest("directions", f"{name} is given twice")
+        amounts[name] = amount
+    return amounts
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """Read `SIDE` or `WIDTHxHEIGHT` as width and height, in pixels."""
     match = re.fullmatch(r"(\d{1,6})(?:[x×](\d{1,6}))?", text)

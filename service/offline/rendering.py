@@ -12,11 +12,12 @@ from PIL import Image
 
 from service.offline.halving import Stopped, run_in_halves
 from service.offline.image_to_image import ImageToImageRenderer, RenderedInput
-from service.offline.job import JobItem, JobItems, SamplingJob
+from service.offline.job import JobFailed, JobItem, JobItems, SamplingJob
 from service.runtime.errors import first_line
 from service.runtime.generation import (
     Plan,
     RunGraph,
+    edited_image_plan,
     execute,
     image_plan,
     mixing_plan,
@@ -43,7 +44,13 @@ class ShardRenderer:
     """Generates the images of a job. Thread-safe."""
 
     def __init__(self, model: Model, job: SamplingJob, run: RunGraph | None = None) -> None:
-        """Use `model`; `run` runs its graphs instead of `Model.run`."""
+        """Use `model`; `run` runs its graphs instead of `Model.run`.
+
+        Raises JobFailed if the model's directions are not those of the job.
+        """
+        known = model.manifest.directions
+        if job.directions_sha256 not in (None, known.sha256 if known else ""):
+            raise JobFailed(f"the directions of {job.model} have changed since the job was started")
         self._run_graph = run or model.run
         self.items = JobItems(job, model.manifest)
         self._model = model
@@ -141,8 +148,13 @@ class ShardRenderer:
 
     def _generate(self, items: Sequence[JobItem]) -> list[Pixels]:
         manifest = self._model.manifest
-        if self._job.mix is None:
-            plan: Plan[Pixels] = image_plan(manifest, [item.row for item in items])
+        if self._job.edit is not None:
+            edits = [self._job.edit] * len(items)
+            sources = [item.row for item in items]
+            vectors = self._model.direction_vectors
+            plan: Plan[Pixels] = edited_image_plan(manifest, sources, edits, vectors)
+        elif self._job.mix is None:
+            plan = image_plan(manifest, [item.row for item in items])
         else:
             mixings = [
                 StyleMixing((item.row,), (item.column,), self._job.mix)

@@ -15,7 +15,7 @@ from PIL import Image, ImageSequence
 from service.runtime.errors import UserError
 from service.runtime.generation import (
     Plan,
-    edit_plan,
+    edited_image_plan,
     execute,
     image_plan,
     mixing_grid_plan,
@@ -228,9 +228,8 @@ def _edited(model: Model, parameters: Mapping[str, Any]) -> Pixels:
     """Return the image, or the grid of images, of latents that are moved along directions."""
     editing = Editing.from_parameters(parameters, model.manifest)
     sources, edits = (list(each) for each in zip(*editing.items(), strict=True))
-    plan = edit_plan(model.manifest, sources, edits, model.direction_vectors)
-    moved = execute(plan, model.run, _BATCH_IMAGES)
-    return image_grid(_execute(model, image_plan(model.manifest, moved)), *editing.shape)
+    plan = edited_image_plan(model.manifest, sources, edits, model.direction_vectors)
+    return image_grid(_execute(model, plan), *editing.shape)
 
 
 def _execute(model: Model, plan: Plan[Pixels]) -> Pixels:

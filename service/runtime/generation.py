@@ -222,6 +222,18 @@ def edit_plan(
     ]
 
 
+def edited_image_plan(
+    manifest: Manifest,
+    sources: Sequence[LatentSource],
+    edits: Sequence[Edit],
+    vectors: Vectors,
+    cache: StyleLookup | None = None,
+) -> Plan[Pixels]:
+    """Return the images ``[N, H, W, C] uint8`` of sources that are moved by their edits."""
+    moved = yield from edit_plan(manifest, sources, edits, vectors, cache)
+    return (yield from image_plan(manifest, moved))
+
+
 def inversion_plan(
     manifest: Manifest, images: Pixels, classes: Sequence[int] = ()
 ) -> Plan[list[Inversion]]:

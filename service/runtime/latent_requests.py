@@ -16,6 +16,7 @@ from service.runtime.request_fields import (
     direction_amounts,
     index_or_name,
     layer_weights,
+    no_directions,
     style_space,
 )
 
@@ -84,3 +85,19 @@ def inversion_classes(
             f"{'image' if images == 1 else 'images'} at most {limit} are tried",
         )
     return list(range(count))
+
+
+def job_directions(
+    manifest: Manifest, directions: Mapping[str, float] | None, *, mix: object | None
+) -> dict[str, float] | None:
+    """Return how far the images of a job are moved along each direction. Raises InvalidRequest."""
+    if directions is None:
+        return None
+    if mix is not None:
+        raise InvalidRequest("directions", "cannot be combined with mix")
+    if manifest.directions is None:
+        raise InvalidRequest("directions", no_directions(manifest))
+    amounts = direction_amounts(manifest, directions)
+    # Sums of floats depend on their order, and equal jobs must give equal images.
+    ordered = [(item.name, amounts.get(item.name)) for item in manifest.directions.items]
+    return {name: amount for name, amount in ordered if isinstance(amount, float)}

@@ -281,15 +281,16 @@ def layer_weights(
     return {layer: weights[layer] for layer in sorted(weights)}
 
 
+def no_directions(manifest: Manifest) -> str:
+    return f"{manifest.name} has no directions: `ganymede directions {manifest.name}` finds some"
+
+
 def direction_amounts(
     manifest: Manifest, directions: Mapping[str, float | Sequence[float]]
 ) -> dict[str, float | tuple[float, ...]]:
     """Return the amount or the steps of each direction. Raises InvalidRequest."""
     if manifest.directions is None:
-        raise InvalidRequest(
-            "model",
-            f"{manifest.name} has no directions: `ganymede directions {manifest.name}` finds some",
-        )
+        raise InvalidRequest("model", no_directions(manifest))
     if not directions:
         raise InvalidRequest("directions", "expected at least one direction")
     known = [item.name for item in manifest.directions.items]

@@ -78,6 +78,7 @@ def _add(body: JobRequest, request: Request) -> JobAnswer:
         mix=None if body.mix is None else options.parse_layers(body.mix),
         resize=None if body.resize is None else options.parse_size(body.resize),
         rank=selection_value(body.rank),
+        directions=body.directions,
         layout=layout,
         image=image,
         shard_size=body.shard_size,

@@ -6,14 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.schemas.fields import MAX_LISTED_IMAGES, Format, LayersField
+from service.api.schemas.fields import (
+    MAX_DIRECTIONS,
+    MAX_LISTED_IMAGES,
+    AmountField,
+    Format,
+    LayersField,
+)
 from service.api.schemas.generate import SourcesRequest
 from service.api.schemas.mix_styles import UsedSource
 from service.runtime.latent.editing import MAX_AMOUNT
-
-# More than any image needs.
-_MAX_DIRECTIONS = 100
-_Amount = Annotated[float, Field(ge=-MAX_AMOUNT, le=MAX_AMOUNT, allow_inf_nan=False)]
 
 
 class EditRequest(SourcesRequest):
@@ -41,12 +43,12 @@ class EditRequest(SourcesRequest):
     directions: Annotated[
         dict[
             str,
-            _Amount
+            AmountField
             | Annotated[
-                list[_Amount], Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True)
+                list[AmountField], Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True)
             ],
         ],
-        Field(min_length=1, max_length=_MAX_DIRECTIONS, fail_fast=True),
+        Field(min_length=1, max_length=MAX_DIRECTIONS, fail_fast=True),
     ] = Field(
         description="How far the latent is moved along each direction, by name, in standard "
         f"deviations of the latents, from {-MAX_AMOUNT:g} to {MAX_AMOUNT:g}; or a list of steps. "

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.runtime import request_fields
+from service.runtime.latent.editing import MAX_AMOUNT
 from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.models.manifest import StyleGroup
 from service.runtime.ranking import Method, Selection
@@ -33,6 +34,13 @@ LayersField = (
         Field(min_length=1, max_length=MAX_STYLE_LAYERS, fail_fast=True),
     ]
 )
+# A step along a direction.
+AmountField = Annotated[float, Field(ge=-MAX_AMOUNT, le=MAX_AMOUNT, allow_inf_nan=False)]
+# Steps along directions by name. More directions than any image needs.
+MAX_DIRECTIONS = 100
+AmountsField = Annotated[
+    dict[str, AmountField], Field(min_length=1, max_length=MAX_DIRECTIONS, fail_fast=True)
+]
 TruncationField = Annotated[float, Field(allow_inf_nan=False)]
 Format = Literal["png", "jpeg", "webp", "npy", "zip", "json"]
 AnimationFormat = Literal["webp", "gif", "png", "zip", "npy", "mp4", "webm"]

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.api.schemas.fields import (
     MAX_LISTED_IMAGES,
     RANK,
+    AmountsField,
     ClassWeightsField,
     RankField,
     RequestModel,
@@ -56,6 +57,10 @@ class JobRequest(RequestModel):
         "coarse, middle, fine, or indices.",
     )
     resize: Annotated[str, Field(max_length=20, examples=["64x64"])] | None = None
+    directions: AmountsField | None = Field(
+        default=None,
+        description="Moves every image along directions of the model, as for /v1/edit.",
+    )
     rank: RankField | None = Field(default=None, description=RANK)
     format: Literal["webdataset", "parquet"] = "webdataset"
     image: Literal["png", "jpeg", "webp"] = "png"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import tarfile
 import time
+import zipfile
 
 import fsspec
 import numpy as np
@@ -23,6 +24,7 @@ from service.offline.stores import Store
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.support.drawn_models import write_failing
+from tests.support.latent_models import write_directions, write_latent_models
 from tests.support.sampling import messages, read_files, read_metadata, run_sample
 from tests.support.servers import ganymede
 
@@ -93,6 +95,33 @@ def test_mixed_images_equal_service_images(run, drawn_server, tmp_path):
         (mixed,) = np.load(io.BytesIO(client.post("/v1/mix-styles", json=body).content))
     written = np.asarray(Image.open(tmp_path / "out" / first["file_name"]))
     np.testing.assert_array_equal(written, mixed)
+
+
+def test_edited_images_equal_service_images_and_are_reproduced(
+    run, drawn_server, drawn_repository, tmp_path
+):
+    flags = ["--count", "3", "--seed", "5", "--directions", "warm=-2,bright=1.5"]
+    run("movable", tmp_path / "out", *flags)
+    records = read_metadata(tmp_path / "out")
+    paths = [tmp_path / "out" / each["file_name"] for each in records]
+    assert records[0]["directions"] == {"bright": 1.5, "warm": -2.0}
+    with drawn_server.client() as client:
+        amounts = {"bright": 1.5, "warm": -2.0}
+        body = {"model": "movable", "seed": 5, "n": 3, "directions": amounts, "format": "zip"}
+        archive = zipfile.ZipFile(io.BytesIO(client.post("/v1/edit", json=body).content))
+    assert [path.read_bytes() for path in paths] == [
+        archive.read(name) for name in archive.namelist()
+    ]
+    assert reproduce(paths[2], drawn_repository).identical
+
+
+def test_job_of_changed_directions_is_refused(tmp_path):
+    models, flags = tmp_path / "models", ["--count", "2", "--directions", "bright=1"]
+    write_latent_models(models)
+    run_sample(models, "movable", tmp_path / "out", *flags)
+    write_directions(models / "movable" / "1", seed=99)
+    result = run_sample(models, "movable", tmp_path / "out", *flags, code=2)
+    assert "its directions sha256 is" in result.stderr
 
 
 def test_datasets_reads_folder(run, tmp_path):

@@ -41,6 +41,8 @@ def test_seeds_from_range_or_from_first_and_count(job_of):
         ({"truncation": 7.0}, "truncation", "expected"),
         ({"mix": ["middling"]}, "mix", "available: coarse"),
         ({"mix": ["99"]}, "mix", "index from 0"),
+        ({"directions": {"bright": 1.0}}, "directions", "`ganymede directions painted-classes`"),
+        ({"directions": {"bright": 1.0}, "mix": ["coarse"]}, "directions", "combined with mix"),
         ({"resize": (0, 0)}, "resize", "pixels"),
         ({"resize": (20_000, 20_000), "image": ImageFormat.WEBP}, "resize", "pixels"),
         ({"shard_size": 0}, "shard_size", "at least 1"),
@@ -50,6 +52,16 @@ def test_rejects_invalid_option_by_field(job_of, options, field, message):
     with pytest.raises(InvalidRequest, match=message) as raised:
         job_of(**options)
     assert raised.value.field == field
+
+
+def test_edits_do_not_depend_on_the_order_of_directions(manifest_of):
+    manifest = manifest_of("movable")
+    amounts = {"warm": 1.0, "bright": 2.0}
+    job = make_job(manifest, count=1, directions=amounts)
+    assert list(job.directions) == ["bright", "warm"]
+    assert job.directions_sha256 == manifest.directions.sha256
+    with pytest.raises(InvalidRequest, match="available: bright, warm, turn"):
+        make_job(manifest, count=1, directions={"smile": 1.0})
 
 
 @pytest.mark.parametrize(

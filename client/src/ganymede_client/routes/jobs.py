@@ -10,7 +10,7 @@ from ganymede_client import records
 from ganymede_client.records import Job, JobPage
 from ganymede_client.wire import parsing
 from ganymede_client.wire.calls import Call, Request, fields, json_request, query, route, segment
-from ganymede_client.wire.values import ClassSelector, Rank, Weights, class_value
+from ganymede_client.wire.values import ClassSelector, Rank, Weights, class_value, named_weights
 
 
 @route("POST", "/v1/jobs")
@@ -24,6 +24,7 @@ def submit_job(
     truncation: float | None = None,
     mix: str | None = None,
     resize: str | None = None,
+    directions: Mapping[str, float] | None = None,
     rank: Rank | None = None,
     format: Literal["webdataset", "parquet"] = "webdataset",  # noqa: A002 - the name of the field
     image: Literal["png", "jpeg", "webp"] = "png",
@@ -45,6 +46,7 @@ def submit_job(
         mix: layers that take the styles of a second seed: ``coarse``, ``middle``, ``fine`` or
             indices, separated by commas.
         resize: ``64x64``.
+        directions: moves every image along directions of the model, as for `edit`.
         rank: the share of generated images to keep, as for `generate`.
         format: the format of the files of the job.
         image: how each image is encoded.
@@ -59,6 +61,7 @@ def submit_job(
         truncation=truncation,
         mix=mix,
         resize=resize,
+        directions=directions and named_weights(directions),
         rank=rank,
         format=format,
         image=image,
