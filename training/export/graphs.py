@@ -48,7 +48,9 @@ class GraphSpec:
     `module` takes the tensors of `feeds` as keyword arguments. It returns the `outputs`, followed
     by the `checked_outputs`. The latter are compared with PyTorch and then removed from the graph.
     The batch axis is always dynamic. `dynamic_axes` names other dynamic axes of the inputs.
-    `extra_feeds` are more inputs to check, with different sizes along these axes.
+    `extra_feeds` are more inputs to check, with different sizes along these axes. `row_tolerance`
+    is how much outputs may differ between batch sizes, relative to the largest value if it exceeds
+    1; by default they are equal.
     """
 
     role: str
@@ -58,6 +60,7 @@ class GraphSpec:
     checked_outputs: tuple[str, ...] = ()
     dynamic_axes: Mapping[str, Mapping[int, Any]] = field(default_factory=dict)
     extra_feeds: Sequence[Mapping[str, Tensor]] = ()
+    row_tolerance: float = 0.0
 
 
 class ServedGenerator(nn.Module):

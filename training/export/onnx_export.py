@@ -94,7 +94,7 @@ def export_graph(spec: GraphSpec, path: Path) -> Graph:
     for feeds, expected in zip((spec.feeds, *spec.extra_feeds), references, strict=True):
         for size in _batch_sizes(feeds):
             outputs = _run_in_batches(session, feeds, size)
-            if any(not np.array_equal(outputs[name], expected[name]) for name in spec.outputs):
+            if any(not _equal(outputs[name], expected[name], spec) for name in spec.outputs):
                 raise ExportError(
                     f"{path.name} returns different values after its additional outputs are removed"
                 )
@@ -155,12 +155,20 @@ def _check_feeds(
                         f"at batch size {size} ONNX Runtime and PyTorch differ by {error:.1e} in "
                         f"the output {name}; at most {tolerance:.0e} is allowed"
                     )
-            if name in spec.outputs and not np.array_equal(outputs[name], single_rows[name]):
+            if name in spec.outputs and not _equal(outputs[name], single_rows[name], spec):
                 raise ExportError(
                     f"a batch of {size} rows differs from the same rows one by one: the rows of "
                     "a batch must not depend on each other"
                 )
     return single_rows
+
+
+def _equal(outputs: Array, expected: Array, spec: GraphSpec) -> bool:
+    """Return whether outputs are equal, up to the tolerance between batch sizes."""
+    if not spec.row_tolerance:
+        return np.array_equal(outputs, expected)
+    tolerance = spec.row_tolerance * max(1.0, float(np.abs(expected).max()))
+    return bool((np.abs(outputs - expected) <= tolerance).all())
 
 
 @contextmanager

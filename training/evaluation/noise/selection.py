@@ -241,8 +241,6 @@ def _calibration(
     Logistic regression estimates the logarithm of the ratio as a linear function of the score
     (Platt 1999); only its slope matters for the selection.
     """
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - the extra `quality`
-
     maximum, count = float(generated.max()), len(generated)
     manifest = model.manifest
     labels = against.labels(rows)
@@ -261,12 +259,7 @@ def _calibration(
         pixels = np.asarray(against.images.pixels[rows[batch]])
         parts.append(execute(score_plan(manifest, sources, pixels), model.run, _ROWS))
     real = np.concatenate(parts)
-    values = np.concatenate([real, generated]).astype(np.float64)[:, None]
-    is_real = np.repeat([1, 0], [len(real), count])
-    # Standardized, so that the solver converges for scores of any size.
-    deviation = max(float(values.std()), 1e-12)
-    fit = LogisticRegression(C=np.inf, class_weight="balanced", max_iter=1000)
-    slope = float(fit.fit(values / deviation, is_real).coef_[0, 0]) / deviation
+    slope = _log_ratio_slope(real, generated)
     warnings: tuple[str, ...] = ()
     if slope < _MIN_SCALE:
         warnings = (
@@ -278,3 +271,21 @@ def _calibration(
         scale=slope, maximum=maximum, samples=count, reference=against.title
     )
     return calibration, warnings
+
+
+def _log_ratio_slope(real: NDArray[np.float32], generated: NDArray[np.float32]) -> float:
+    """Return the slope of a logistic regression of real on generated scores, equally weighted."""
+    from scipy.optimize import minimize  # noqa: PLC0415 - the extra `quality`
+
+    # Standardized, so that the solver converges for scores of any size.
+    scores = np.concatenate([real, generated]).astype(np.float64)
+    center, deviation = float(scores.mean()), max(float(scores.std()), 1e-12)
+    a, b = ((each.astype(np.float64) - center) / deviation for each in (real, generated))
+
+    def loss(weights: NDArray[np.float64]) -> float:
+        slope, offset = weights
+        of_real = np.logaddexp(0, -(slope * a + offset)).mean()
+        return float(of_real + np.logaddexp(0, slope * b + offset).mean())
+
+    slope: float = minimize(loss, np.zeros(2), method="BFGS").x[0]
+    return slope / deviation

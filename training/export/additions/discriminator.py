@@ -54,6 +54,9 @@ REFERENCE_IMAGES = 64
 # Images whose largest score is recorded, for rejection sampling.
 CALIBRATION_IMAGES = 1024
 _ROWS = 16
+# Scores are only compared with each other; normalization layers may add in another order for
+# another number of rows.
+_ROW_TOLERANCE = 1e-5
 _PLAN = ExecutionPlan(workers=1, threads=1, max_rows=64)
 
 
@@ -98,7 +101,9 @@ class ReferenceDiscrimination(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         matrices = self.project(features).unflatten(1, self.shape)
         distances = (matrices[:, None] - self.matrices[None]).abs().sum(-1)
-        return torch.cat([features, torch.exp(-distances).sum(1) * self.factor], dim=1)
+        # Over the last axis: ONNX Runtime adds in the same order for any number of rows.
+        similarity = torch.exp(-distances).transpose(1, 2).sum(-1)
+        return torch.cat([features, similarity * self.factor], dim=1)
 
 
 @torch.no_grad()
@@ -285,4 +290,5 @@ def _graph_spec(discriminator: nn.Module, model: Model, batch: int) -> GraphSpec
     feeds = {"image": torch.cat([pixels[:-CHECKED_IMAGES], torch.from_numpy(noise).byte()])}
     if manifest.classes:
         feeds[CLASS_WEIGHTS] = class_weights(REFERENCE_IMAGES, len(manifest.classes))
-    return GraphSpec(DISCRIMINATOR, ServedDiscriminator(network).eval(), feeds, ("score",))
+    module = ServedDiscriminator(network).eval()
+    return GraphSpec(DISCRIMINATOR, module, feeds, ("score",), row_tolerance=_ROW_TOLERANCE)
