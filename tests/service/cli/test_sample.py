@@ -26,7 +26,8 @@ from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.support.drawn_models import write_failing
 from tests.support.latent_models import write_directions, write_latent_models
 from tests.support.sampling import messages, read_files, read_metadata, run_sample
-from tests.support.servers import ganymede
+from tests.support.scored_models import write_scored_models
+from tests.support.servers import ganymede, serving, wait_until
 
 
 # Outputs that several tests read. Tests must not change them.
@@ -394,3 +395,61 @@ def test_job_resumes_after_a_full_disk(run, drawn_repository, tmp_path):
     run("painted-classes", out, *flags)
     run("painted-classes", tmp_path / "uninterrupted", *flags)
     assert read_files(out) == read_files(tmp_path / "uninterrupted")
+
+
+@pytest.fixture(scope="module")
+def scored_repository(tmp_path_factory):
+    """Models with discriminators."""
+    models = tmp_path_factory.mktemp("scored")
+    write_scored_models(models)
+    return models
+
+
+def test_selects_images_by_their_score(scored_repository, tmp_path):
+    flags = ["--count", "12", "--seed", "30", "--rank", "0.25", "--classes", "balanced"]
+    run_sample(scored_repository, "cut", tmp_path / "out", *flags)
+    lines = read_metadata(tmp_path / "out")
+    assert len({line["seed"] for line in lines}) == 12
+    assert all(30 <= line["seed"] < 78 for line in lines)
+    assert [line["class"] for line in lines] == ["cat", "dog", "night owl"] * 4
+    path = tmp_path / "out" / lines[0]["file_name"]
+    assert reproduce(path, scored_repository).identical
+    for value, words in (("2", "from 0.001 to 1, got 2"), ("best=0.5", "such as 0.25")):
+        failed = run_sample(
+            scored_repository, "cut", tmp_path / "none", "--count", "2", "--rank", value, code=2
+        )
+        assert messages(failed.stderr)[0].startswith("Error: --rank: ")
+        assert words in failed.stderr
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", ["0.25", "rejection=0.25"])
+def test_selected_images_equal_those_of_the_service(scored_repository, tmp_path, rank):
+    method, _, share = rank.rpartition("=")
+    value = {"share": float(share), "method": method or "rank"}
+    flags = ["--count", "10", "--seed", "500", "--rank", rank]
+    run_sample(scored_repository, "painted-classes", tmp_path / "out", *flags)
+    body = {"model": "painted-classes", "n": 10, "seed": 500, "rank": value, "format": "zip"}
+    with serving(scored_repository) as server, server.client() as client:
+        response = client.post("/v1/generate", json=body)
+    with zipfile.ZipFile(io.BytesIO(response.content)) as archive:
+        served = [archive.read(name) for name in archive.namelist()]
+    lines = read_metadata(tmp_path / "out")
+    assert response.headers["x-ganymede-seed"] == ",".join(str(line["seed"]) for line in lines)
+    assert served == [(tmp_path / "out" / line["file_name"]).read_bytes() for line in lines]
+
+
+@pytest.mark.slow
+def test_killed_selection_resumes_with_the_same_output(scored_repository, tmp_path):
+    flags = ["--count", "4000", "--rank", "0.2", "--shard-size", "50", "--format", "webdataset"]
+    process = start_sample(scored_repository, tmp_path / "killed", *flags)
+    shards = tmp_path / "killed" / ".ganymede" / "shards"
+    wait_until(lambda: len(list(shards.glob("*.jsonl"))) >= 3 or process.poll() is not None)
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+    run_sample(scored_repository, "painted-classes", tmp_path / "killed", *flags)
+    run_sample(scored_repository, "painted-classes", tmp_path / "whole", *flags)
+    assert read_files(tmp_path / "killed") == read_files(tmp_path / "whole")
+    assert len({line["seed"] for line in read_metadata(tmp_path / "whole")}) == 4000
