@@ -302,7 +302,7 @@ def make_job(
                 raise InvalidRequest(name, f"{manifest.name} generates images from seeds")
         requests.direction_name(manifest, direction)
         first, count = requests.job_seeds(count=count, seeds=seeds, seed=seed)
-    rank = requests.image_selection(manifest, rank, mix=mix, seeds=seeds)
+    rank = requests.image_selection(manifest, rank, mix=mix, seeds=seeds, directions=directions)
     directions = latent_requests.job_directions(manifest, directions, mix=mix)
     class_list, class_weights = requests.job_classes(manifest, classes)
     if shard_size is not None and shard_size < 1:

@@ -133,6 +133,7 @@ def test_shards_have_fewer_images_with_more_candidates(job_of):
     ("options", "field"),
     [
         ({"mix": ["coarse"], "count": 3}, "mix"),
+        ({"directions": {"size": 1.0}, "count": 3}, "directions"),
         ({"seeds": (0, 9)}, "seeds"),
         ({"rank": Selection(0.0), "count": 3}, "rank"),
         ({"count": MAX_SEED // 4 + 2}, "rank"),
