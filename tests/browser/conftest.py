@@ -16,9 +16,11 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from service.runtime.models.manifest import MANIFEST_FILE, PREVIEW_FILE
+from service.runtime.models.manifest_parts import SelectionFigure
 from tests.support.browser import ARGUMENTS, CHROMIUM, DESKTOP, TIMEOUT_MS, Faults
 from tests.support.drawn_models import SIZE
 from tests.support.latent_models import write_latent_models
+from tests.support.scored_models import add_brightness_score
 from tests.support.servers import Server, serving
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -53,9 +55,27 @@ def server(browser) -> Iterator[Server]:  # Not started if there is no browser.
 
 @pytest.fixture(scope="package")
 def latent_server(browser, tmp_path_factory) -> Iterator[Server]:
-    """The real service with the models of latent_models.py. Tests must not stop it."""
+    """The real service with the models of latent_models.py. Tests must not stop it.
+
+    `movable` also has a discriminator: brighter images score higher.
+    """
     models = tmp_path_factory.mktemp("latent")
     write_latent_models(models)
+    figures = [
+        SelectionFigure(
+            method="rank",
+            share=share,
+            kernel_distance=0.012 * share,
+            precision=1 - share / 2,
+            recall=share / 2,
+            samples=100,
+            candidates=round(100 / share),
+            reference="none",
+            feature_network="none",
+        )
+        for share in (1, 0.25)
+    ]
+    add_brightness_score(models / "movable" / "1", figures=tuple(figures))
     for manifest in models.glob(f"*/*/{MANIFEST_FILE}"):
         Image.new("RGB", (2 * SIZE, SIZE), "gray").save(manifest.with_name(PREVIEW_FILE))
     with serving(models, "--processes", "1") as server:

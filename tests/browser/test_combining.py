@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.support.browser import (
     DESKTOP,
@@ -166,6 +166,39 @@ def test_walk_plays_pauses_and_downloads(open_page, server):
             page.get_by_role("button", name=f"Download as {label}", exact=True).click()
         image = Image.open(waiting.value.path())
         assert (image.format, image.n_frames) == (image_format, 24)
+
+
+def test_walk_downloads_as_a_video_that_is_enlarged(open_page):
+    av = pytest.importorskip("av", reason="the extra video is missing: make install")
+    page = open_page("/#model=dcgan-fashion&panel=walk", reduced_motion="reduce")
+    set_slider(page, "Duration", 1)
+    for label in ("MP4", "WebM"):
+        with page.expect_download() as waiting:
+            page.get_by_role("button", name=f"Download as {label}", exact=True).click()
+        with av.open(str(waiting.value.path())) as video:
+            (stream,) = video.streams.video
+            assert (stream.width, stream.height) == (16 * 28, 16 * 28)
+            assert sum(1 for _ in video.decode(stream)) == 24
+
+
+def test_videos_are_no_longer_offered_if_the_service_cannot_write_them(open_page, faults):
+    page = open_page("/#model=dcgan-fashion&panel=walk", reduced_motion="reduce")
+
+    # Unsupported by every service, with the same problem as a format whose extra is missing.
+    def ask_for_another_format(route: Route) -> None:
+        route.continue_(post_data=route.request.post_data_json | {"format": "avi"})
+
+    page.route("**/v1/interpolate", ask_for_another_format)
+    buttons = [
+        page.get_by_role("button", name=f"Download as {name}", exact=True)
+        for name in ("MP4", "WebM", "GIF")
+    ]
+    buttons[0].click()
+    expect(page.locator("#notices")).to_contain_text("format")
+    expect(buttons[0]).to_be_hidden()
+    expect(buttons[1]).to_be_hidden()
+    expect(buttons[2]).to_be_visible()
+    faults.expect("422")
 
 
 def test_walk_does_not_play_with_reduced_motion(open_page):

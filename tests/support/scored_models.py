@@ -13,7 +13,7 @@ from service.runtime.models.manifest import (
     file_sha256,
     read_manifest,
 )
-from service.runtime.models.manifest_parts import Discriminator, ScoreCalibration
+from service.runtime.models.manifest_parts import Discriminator, ScoreCalibration, SelectionFigure
 from tests.support.drawn_models import CLASSES, SIZE, write_cut, write_failing, write_models
 
 # Added to the score for each class, so that a selection over all classes would keep only the last.
@@ -38,7 +38,11 @@ def brightness(pixels: np.ndarray) -> np.ndarray:
     return pixels.reshape(len(pixels), -1).mean(axis=1)
 
 
-def add_brightness_score(folder: Path, calibration: ScoreCalibration | None = CALIBRATION) -> None:
+def add_brightness_score(
+    folder: Path,
+    calibration: ScoreCalibration | None = CALIBRATION,
+    figures: tuple[SelectionFigure, ...] = (),
+) -> None:
     """Add a discriminator that returns the mean of the pixels, plus a constant for each class."""
     manifest = read_manifest(folder)
     first = next(graph for graph in manifest.graphs.values() if "z" in graph.inputs)
@@ -77,7 +81,7 @@ def add_brightness_score(folder: Path, calibration: ScoreCalibration | None = CA
     changed = manifest.model_copy(
         update={
             "graphs": {**manifest.graphs, DISCRIMINATOR: entry},
-            "discriminator": Discriminator(calibration=calibration),
+            "discriminator": Discriminator(calibration=calibration, figures=figures),
         }
     )
     (folder / MANIFEST_FILE).write_text(changed.to_json())

@@ -77,7 +77,7 @@ function call({ path, body }, method = METHODS[path] ?? path.split("/").pop()) {
 }
 
 /** `class` and `return` are words of Python. */
-function keyword(name) {
+export function keyword(name) {
   return ["class", "return"].includes(name) ? `${name}_` : name;
 }
 

@@ -2,9 +2,10 @@
 
 import { imageTools } from "./image_tools/index.js";
 import { panel as edit } from "./edit.js";
+import { panel as invert } from "./invert.js";
 import { panel as matrix } from "./matrix.js";
 import { panel as pair } from "./pair.js";
 import { panel as walk } from "./walk.js";
 import { panel as wall } from "./wall.js";
 
-export const panels = [wall, edit, pair, matrix, walk, ...imageTools];
+export const panels = [wall, edit, invert, pair, matrix, walk, ...imageTools];

@@ -32,5 +32,6 @@ function qualityOf({ discriminator: { figures = [] } }, share) {
     const now = kept[name].toFixed(digits);
     return share < 1 && all ? `${now} instead of ${all[name].toFixed(digits)}` : now;
   };
-  return `Kernel distance ${figure("kernel_distance", 4)} (lower is better), recall ${figure("recall", 3)} (diversity).`;
+  const distance = `Kernel distance ${figure("kernel_distance", 4)} (lower is better)`;
+  return `${distance}, precision ${figure("precision", 2)}, recall ${figure("recall", 2)} (diversity).`;
 }

@@ -168,7 +168,7 @@ export class ImageInput {
       ({ task, state, image }) => task === "generate" && state === "ready" && image,
     );
     generators.sort((a, b) => b.image.width - a.image.width);
-    const same = generators.filter(({ name }) => name.split("-").some((part) => parts.includes(part)));
+    const same = generators.filter(({ name }) => name === this.model.name || name.split("-").some((part) => parts.includes(part)));
     if (same.length || this.model.task === "translate") return same;
     return generators.filter(({ image }) => image.channels === 3);
   }

@@ -2,7 +2,7 @@
 
 import { absoluteUrl } from "../../core/api.js";
 import { fullName, present } from "../../core/items.js";
-import { literal, quote } from "../../core/recipes.js";
+import { keyword, literal, quote } from "../../core/recipes.js";
 
 /** More boxes than this are sent as a mask file. */
 const MAX_BOXES = 200;
@@ -13,11 +13,11 @@ const MAX_BOXES = 200;
  * `form(format)` is the FormData for a result in that format, `name` a name for its file, `input`
  * the name of the user's file, `mask` the file of a mask that is too intricate for boxes.
  */
-export async function buildRequest({ task, model, source, surface, direction }) {
+export async function buildRequest({ task, model, source, surface, direction, class_ }) {
   const path = `/v1/${task}`;
   const boxes = surface && boxesOf(surface.pixels());
   const mask = boxes && boxes.length > MAX_BOXES ? await surface.toFile("mask.png") : null;
-  const fields = present({ model: fullName(model), direction, boxes: mask ? null : boxes });
+  const fields = present({ model: fullName(model), class: class_, direction, boxes: mask ? null : boxes });
   if (source.samples && !mask) return { item: { path, body: { ...fields, samples: source.samples } } };
   const { file, note } = source;
   const name = `${source.name.replace(/\.\w+$/, "")}-${task}`;
@@ -94,7 +94,7 @@ export function pythonOfUpload({ path, fields, input, note, mask, name }, { with
   const url = literal(absoluteUrl("").replace(/\/$/, ""));
   const { model, ...options } = fields;
   const parts = [literal(model), literal(input)];
-  parts.push(...Object.entries(options).map(([field, value]) => `${field}=${literal(value)}`));
+  parts.push(...Object.entries(options).map(([field, value]) => `${keyword(field)}=${literal(value)}`));
   if (mask) parts.push('mask="mask.png"');
   const key = withKey ? "  # The key is read from $GANYMEDE_API_KEY." : "";
   const lines = [

@@ -263,11 +263,11 @@ export class Tool {
   }
 
   /** The request of an upload as curl and Python; for an item, the details have them. */
-  recipes(request) {
+  recipes(request, format = "png") {
     const { app } = this;
     const options = { withKey: Boolean(app.api.key) };
     const block = (title, text) => recipe(app, title, h("pre", { tabIndex: 0 }, h("code", {}, text)), text);
-    const curl = block("curl", curlOfUpload(request, options));
+    const curl = block("curl", curlOfUpload(request, { ...options, format }));
     const python = block("Python", pythonOfUpload(request, options));
     return [h("details", { class: "tool-code" }, h("summary", {}, "Make it again"), curl, python)];
   }
