@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from service.cli.film import FilmOptions, is_video, sample_film
 from service.cli.interrupts import catch_stop_signal
 from service.cli.options import errors_by_flag, loaded_model
 from service.cli.sampling_progress import SamplingProgress
@@ -43,7 +44,8 @@ def sample(
     out: Annotated[
         str,
         typer.Option(
-            help="Output folder, or a URL supported by fsspec: s3://bucket/folder, gs://…"
+            help="Output folder, or a URL supported by fsspec: s3://bucket/folder, gs://…; or for "
+            "a film, a file that ends in .mp4, .webm or .mkv."
         ),
     ],
     count: Annotated[int | None, typer.Option(help="Number of images.", show_default=False)] = None,
@@ -107,15 +109,16 @@ def sample(
         typer.Option(
             "--input",
             help="For image-to-image models: a folder of images, or tar files (WebDataset) or ZIP "
-            "archives of them, as a path or URL.",
-            metavar="FOLDER|TAR|ZIP",
+            "archives of them, as a path or URL; or a film.",
+            metavar="FOLDER|TAR|ZIP|FILM",
             show_default=False,
         ),
     ] = None,
     mask: Annotated[
         str | None,
         typer.Option(
-            help="For inpaint: masks with the names of the input images; white areas are filled.",
+            help="For inpaint: masks with the names of the input images; white areas are filled. "
+            "For a film: one image.",
             metavar="FOLDER|TAR",
             show_default=False,
         ),
@@ -184,6 +187,16 @@ def sample(
             show_default=False,
         ),
     ] = None,
+    quality: Annotated[
+        int | None,
+        typer.Option(min=1, max=100, help="Quality of a film.  [default: 80]", show_default=False),
+    ] = None,
+    partial: Annotated[
+        bool,
+        typer.Option(
+            "--partial", help="End a damaged film before the first frame that cannot be read."
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print progress events as JSON lines.")
     ] = False,
@@ -192,6 +205,7 @@ def sample(
 
     Image i is the image that the service generates for seed + i or, with --input, from input i.
     With --rank, more images are generated, and the best of each shard are kept.
+    If --out ends in .mp4, .webm or .mkv, --input is a film, which keeps its sound and its times.
 
     After an interruption or an error, the same command resumes the job. Exit codes: 0 done;
     1 failed; 2 invalid input; 3 done, but some images failed; 128 + n stopped by signal n.
@@ -199,6 +213,40 @@ def sample(
     Example: ganymede sample biggan-flowers --count 10000 --classes balanced --out data/flowers
     """
     from service.offline import options
+
+    if input_ is not None and (is_video(input_) or is_video(out)):
+        # Options that a film does not have, with their defaults.
+        others: dict[str, object] = {
+            "count": count,
+            "seed": seed,
+            "seeds": seeds,
+            "classes": classes,
+        }
+        others |= {"truncation": truncation, "mix": mix, "rank": rank, "shard-size": shard_size}
+        others |= {"format": None if layout is Layout.FOLDER else layout}
+        others |= {"image": None if image is ImageFormat.PNG else image}
+        others |= {"engine": None if engine == "local" else engine, "address": address}
+        with errors_by_flag():
+            sample_film(
+                FilmOptions(
+                    model,
+                    input_,
+                    out,
+                    mask,
+                    None if boxes is None else options.parse_boxes(boxes),
+                    direction,
+                    None if resize is None else options.parse_size(resize),
+                    quality,
+                    partial,
+                ),
+                lambda: loaded_model(model, models, provider, workers=workers),
+                [name for name, value in others.items() if value is not None],
+                as_json=as_json,
+            )
+        return
+    if quality is not None or partial:
+        flag = "--partial" if partial else "--quality"
+        raise JobError(f"{flag}: only for a film, as --input film.mp4 --out new.mp4")
 
     # The nodes of a cluster use plans of their own.
     loaded = loaded_model(model, models, provider, workers=workers, measure=engine == "local")

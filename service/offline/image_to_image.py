@@ -75,11 +75,8 @@ class ImageToImageRenderer:
     def _fits(self, batch: Sequence[_Prepared], prepared: _Prepared) -> bool:
         """Whether an image may join a batch."""
         first = batch[0].translation
-        rows = (len(batch) + 1) * len(first.tiling)
-        return (
-            prepared.translation.tiling == first.tiling
-            and rows <= self._model.max_rows(first.tile_pixels)
-            and rows * first.tile_pixels <= _BATCH_PIXELS
+        return prepared.translation.tiling == first.tiling and len(batch) < images_per_batch(
+            self._model, first
         )
 
     def _prepare(self, item: JobItem) -> _Prepared | RenderedInput:
@@ -123,6 +120,14 @@ class ImageToImageRenderer:
         max_rows = self._model.max_rows(translations[0].tile_pixels)
         role = self._job.direction or GENERATOR
         return execute(image_to_image_plan(translations, role, max_rows), self._run)
+
+
+def images_per_batch(model: Model, translation: Translation) -> int:
+    """Return how many images like `translation` run together; at least 1."""
+    rows = min(
+        model.max_rows(translation.tile_pixels), _BATCH_PIXELS // max(1, translation.tile_pixels)
+    )
+    return max(1, rows // len(translation.tiling))
 
 
 def _report(prepared: _Prepared, error: Exception) -> None:

@@ -120,7 +120,7 @@ class VideoEncoder:
             av.codec.Codec(container.encoder, "w")
         except av.error.FFmpegError as error:
             raise VideoUnsupported(container) from error
-        options = {"fflags": "bitexact"}
+        options = {"fflags": "+bitexact"}
         if container.muxer == "mp4":
             # The index comes before the frames, so that players can start with the first bytes.
             if spec.frames is None or isinstance(target, Path):
