@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from service.runtime.errors import UserError
+from service.runtime.errors import UserError, first_line
 from service.runtime.files import replacing
+
+if TYPE_CHECKING:
+    from training.games.game import Game
 
 
 class CheckpointError(UserError):
@@ -40,6 +44,19 @@ class Checkpoint:
     def save(self, path: Path) -> None:
         """Write the file atomically. Raises CannotWrite."""
         write_state({"format": 1, **asdict(self)}, path)
+
+    def size(self) -> int:
+        """Return the bytes of the file that `save` writes, without writing it."""
+        counter = _ByteCounter()
+        torch.save({"format": 1, **asdict(self)}, counter)
+        return counter.bytes
+
+    def restore(self, game: Game, path: Path) -> None:
+        """Load the state into `game`. Raises CheckpointError, which names `path`."""
+        try:
+            game.load_state_dict(self.game)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(f"{path} does not fit the recipe: {first_line(error)}") from error
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> Checkpoint:
@@ -108,3 +125,19 @@ def write_state(state: Mapping[str, Any], path: Path) -> None:
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from error
             raise
+
+
+class _ByteCounter(io.RawIOBase):
+    """A file that only counts the bytes that are written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        self.bytes += size
+        return size

@@ -115,10 +115,23 @@ class Run:
 
         Raises RecipeError if the folder holds a run of another recipe, or other files.
         """
+        changes = self.check_recipe(recipe, override=override)
+        # Without a checkpoint, nothing has been trained yet, and the recipe may change.
+        if not self.is_resumed:
+            self.save_recipe(recipe)
+            self.samples.mkdir(exist_ok=True)
+        return changes
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the next training resumes this run from its checkpoint."""
+        return self.recipe_path.exists() and self.checkpoint_path.exists()
+
+    def check_recipe(self, recipe: Recipe, *, override: bool = False) -> list[Change]:
+        """Return what `open` would return, and raise what it would raise, without writing."""
         if self.folder.exists() and not self.folder.is_dir():
             raise RecipeError(f"{self.folder} is a file; a run needs a folder")
-        # Without a checkpoint, nothing has been trained yet, and the recipe may change.
-        if self.recipe_path.exists() and self.checkpoint_path.exists():
+        if self.is_resumed:
             changes = _changes(self.recipe(), recipe)
             if not self.provenance_path.exists():
                 # The images cannot be compared, because the run is older than the record.
@@ -127,8 +140,6 @@ class Run:
             return changes
         if not self.recipe_path.exists() and self._holds_files():
             raise RecipeError(f"{self.folder} is neither empty nor a run folder")
-        self.save_recipe(recipe)
-        self.samples.mkdir(exist_ok=True)
         return []
 
     def save_recipe(self, recipe: Recipe) -> None:

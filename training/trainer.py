@@ -16,12 +16,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from service.runtime.errors import UserError, first_line
-from service.runtime.progress import INTERVALS, GrowingInterval, stage_progress
-from training.checkpoints import Checkpoint, CheckpointError
+from service.runtime.errors import UserError
+from service.runtime.progress import INTERVALS, GrowingInterval
+from training.checkpoints import Checkpoint
 from training.code_revision import code_revision
-from training.data.images import ImageData
-from training.data.provenance import license_notes, training_data
+from training.data.provenance import license_notes
 from training.device import device_title
 from training.distributed import DistributedContext, joined
 from training.evaluation.during_training import RunningQuality
@@ -30,10 +29,10 @@ from training.monitoring.loggers.logger import LoggedRun, Loggers, check_install
 from training.monitoring.metrics import MetricWindow, TrainingDiverged, assert_finite
 from training.monitoring.monitors import MonitorReport, Monitors
 from training.monitoring.progress import Display, NoDisplay, display
+from training.preparation import prepare
 from training.preview.grids import save_image
-from training.recipe.errors import RecipeError
 from training.recipe.schema import Recipe
-from training.run import Change, Run
+from training.run import Run
 
 # Turns between two checks whether any process received a stop signal. Each check synchronizes all
 # processes.
@@ -102,27 +101,8 @@ def _train(
     *,
     override: bool,
 ) -> Result:
-    if recipe.train.batch % (distributed.world * recipe.train.accumulate):
-        parts = f" in {recipe.train.accumulate} parts" if recipe.train.accumulate > 1 else ""
-        raise RecipeError(
-            f"train.batch ({recipe.train.batch}) cannot be divided among "
-            f"{distributed.world} processes{parts}"
-        )
-
-    # The main process opens the run and decodes the data; the others then read the decoded copy.
-    changes: list[Change] = []
     notes: list[str] = []
-    if distributed.is_main:
-        changes = run.open(recipe, override=override)
-    distributed.wait()
-    if distributed.is_main:
-        data = _prepare_data(recipe)
-        records = training_data(recipe, data)
-        changes += run.check_data(records, override=override)
-    distributed.wait()
-    if not distributed.is_main:
-        data = recipe.game.prepare_data(recipe)
-
+    data, records, changes = prepare(recipe, run, distributed, override=override)
     precision = recipe.device.pick_precision(device)
     setup = recipe.game.set_up(recipe, data, device, precision, distributed)
     checkpoint = None
@@ -180,12 +160,7 @@ class _Loop:
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint."""
-        try:
-            self._game.load_state_dict(checkpoint.game)
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise CheckpointError(
-                f"{self._run.checkpoint_path} does not fit the recipe: {first_line(error)}"
-            ) from error
+        checkpoint.restore(self._game, self._run.checkpoint_path)
         self._turn, self._images = checkpoint.turn, checkpoint.images
         self._seconds = checkpoint.seconds
         if self._distributed.is_main:
@@ -396,13 +371,6 @@ def _stop_signals() -> Iterator[_Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _prepare_data(recipe: Recipe) -> ImageData:
-    with stage_progress() as show:
-        return recipe.game.prepare_data(
-            recipe, lambda done, total: show("decoding images", done, total)
-        )
 
 
 def _turn_seed(seed: int, turn: int, stream: int) -> int:

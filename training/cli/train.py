@@ -5,10 +5,15 @@ PyTorch is imported inside the function, so that `ganymede --help` is fast and w
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from training.recipe.schema import Recipe
+    from training.run import Run
 
 
 def train(
@@ -29,13 +34,27 @@ def train(
             "The change is recorded in the run and on the model card.",
         ),
     ] = False,
+    dry: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print shapes, parameters, memory, images/s after ten turns, and the time and "
+            "disk space that the training will take. Writes nothing into the run folder.",
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the dry run as JSON, for scripts.")
+    ] = False,
 ) -> None:
     """Train a GAN from a recipe. Run the same command again to resume.
 
     Example: ganymede train dcgan-fashion train.images=500000 --out runs/first
 
+    What it will take: ganymede train dcgan-fashion --dry-run
+
     Several GPUs: torchrun --nproc-per-node 4 --no-python ganymede train dcgan-fashion
     """
+    from service.runtime.errors import UserError
     from service.runtime.formatting import duration
     from training.recipe.loading import load_recipe
     from training.run import Run
@@ -43,6 +62,11 @@ def train(
 
     folder = out or Path("runs") / Path(recipe).stem
     loaded = load_recipe(recipe, overrides or [])
+    if as_json and not dry:
+        raise UserError("--json is the output of --dry-run; a run writes log.jsonl")
+    if dry:
+        _dry_run(loaded, Run(folder), override=override, as_json=as_json)
+        return
     result = run_training(loaded, Run(folder), override=override)
     if result is None:
         return
@@ -56,3 +80,18 @@ def train(
             f"best evaluation at {images:,} images ({value:.5g}); "
             "export that checkpoint with --checkpoint best"
         )
+
+
+def _dry_run(recipe: Recipe, run: Run, *, override: bool, as_json: bool) -> None:
+    from service.runtime.progress import stage_progress
+    from training.dry_run.measurement import dry_run
+    from training.dry_run.report import lines
+
+    with stage_progress() as show:
+        measured = dry_run(recipe, run, show, override=override)
+    if measured is None:
+        return
+    if as_json:
+        typer.echo(json.dumps(measured.document(), indent=2))
+    else:
+        typer.echo("\n".join(lines(measured)))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.data.images import ImageData
 from training.evaluation.during_training import EvaluateOptions
@@ -26,6 +26,10 @@ class Game(Protocol):
     @property
     def batches_per_turn(self) -> int:
         """Number of batches of real images in one turn."""
+
+    @property
+    def weights(self) -> Mapping[str, nn.Module]:
+        """The networks with weights: `generator`, `discriminator`, and the `average`."""
 
     def turn(
         self, batches: Any, rng: torch.Generator, number: int, images_seen: int

@@ -57,6 +57,15 @@ class GameOptions(Options, ABC):
         """Number of batches of real images in one turn."""
         return 1
 
+    @property
+    def turns_in_period(self) -> int:
+        """Number of turns after which steps of different cost repeat; 1 if all turns are equal."""
+        return 1
+
+    def cost_changes(self, recipe: Recipe) -> tuple[int, ...]:  # noqa: ARG002
+        """Return the images seen at which turns begin to cost more or less, in order."""
+        return ()
+
     @abstractmethod
     def check(self, recipe: Recipe) -> None:
         """Raise ValueError unless the other sections of the recipe fit the game."""

@@ -70,6 +70,11 @@ class Players:
         self._parts = recipe.train.accumulate
         self._decay_from, self._images = recipe.optimizer.decay_from, recipe.train.images
 
+    @property
+    def weights(self) -> dict[str, nn.Module]:
+        """The networks with weights: `generator`, `discriminator`, and the `average`."""
+        return {**self.networks, "average": self.average}
+
     def descend(
         self, player: str, parts: Iterable[Batch], loss_of: Callable[[Batch], StepLoss]
     ) -> dict[str, Tensor]:

@@ -129,6 +129,11 @@ class NoiseToImage:
         self._G, self._D = self._players.wrapped.values()
 
     @property
+    def weights(self) -> Mapping[str, nn.Module]:
+        """The networks with weights, by name."""
+        return self._players.weights
+
+    @property
     def average(self) -> nn.Module:
         """The generator's moving average, which is sampled and exported."""
         return self._players.average

@@ -121,6 +121,24 @@ class NoiseToImageOptions(GameOptions):
         """Number of batches of real images in one turn: one for each discriminator step."""
         return self.discriminator_steps
 
+    @property
+    def turns_in_period(self) -> int:
+        """Number of turns after which the lazy penalties repeat."""
+        has_penalties = self.gradient_penalty or self.r1 or self.r2
+        return math.lcm(
+            self.penalty_every if has_penalties else 1,
+            self.path_length_every if self.path_length else 1,
+        )
+
+    def cost_changes(self, recipe: Recipe) -> tuple[int, ...]:
+        """Return the images seen at which the networks start to grow, or have grown."""
+        if self.growing is None:
+            return ()
+        grown = self.growing.images(recipe.data.resolution)
+        stage, fade = self.growing.stage_images, self.growing.fade_images
+        starts = range(stage, grown, stage + fade)
+        return tuple(sorted({*starts, *(start + fade for start in starts)}))
+
     def check(self, recipe: Recipe) -> None:
         """Raise ValueError unless the other sections of the recipe fit the game."""
         if recipe.source is not None:

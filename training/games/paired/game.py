@@ -83,6 +83,11 @@ class Paired:
         self._features = PerceptualFeatures().to(device) if options.features else None
 
     @property
+    def weights(self) -> Mapping[str, nn.Module]:
+        """The networks with weights, by name."""
+        return self._players.weights
+
+    @property
     def average(self) -> nn.Module:
         """The generator's moving average, which is exported."""
         return self._players.average

@@ -51,6 +51,10 @@ class PairedOptions(ImageGameOptions):
     def metrics(self) -> tuple[str, ...]:
         return selectable_metrics("pairs", default="feature_distance")
 
+    def cost_changes(self, recipe: Recipe) -> tuple[int, ...]:  # noqa: ARG002
+        """Return the images seen at which the discriminator joins the training."""
+        return (self.alone_images,) if self.alone_images else ()
+
     def discriminator_sees_input(self) -> bool:
         """Return whether the discriminator also gets the input image."""
         return self.conditional

@@ -103,6 +103,11 @@ class Unpaired:
         self._histories = [History(options.history) for _ in Sides._fields]
 
     @property
+    def weights(self) -> Mapping[str, nn.Module]:
+        """The networks with weights, by name."""
+        return self._players.weights
+
+    @property
     def average(self) -> nn.Module:
         """The generators' moving average, which is exported."""
         return self._players.average
