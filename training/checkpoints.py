@@ -127,15 +127,12 @@ def write_state(state: Mapping[str, Any], path: Path) -> None:
             raise
 
 
-class _ByteCounter(io.RawIOBase):
+class _ByteCounter(io.BytesIO):
     """A file that only counts the bytes that are written to it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.bytes = 0
-
-    def writable(self) -> bool:
-        return True
 
     def write(self, data: Any) -> int:
         size = memoryview(data).nbytes
