@@ -191,11 +191,18 @@ def write_directions(folder: Path, *, seed: int = 3) -> None:
 
 def _styles(builder: GraphBuilder, name: str, inverses: np.ndarray) -> str:
     """Map images to the styles ``[N, LAYERS, W]`` that generate them."""
-    logits = builder.node(
-        "Reshape", _logits(builder, name), builder.constant([-1, LAYERS, 1, _BAND_VALUES])
-    )
-    found = builder.node("MatMul", logits, builder.constant(inverses[None]))
-    return builder.node("Squeeze", found, builder.constant([2]))
+    shape = builder.constant([-1, LAYERS, _BAND_VALUES])
+    bands = builder.node("Reshape", _logits(builder, name), shape)
+    # One matrix for each layer: a stack of matrices would not give the same bits for every N.
+    found = [
+        builder.node(
+            "MatMul",
+            builder.node("Gather", bands, builder.constant([layer]), axis=1),
+            builder.constant(inverses[layer]),
+        )
+        for layer in range(LAYERS)
+    ]
+    return builder.node("Concat", *found, axis=1)
 
 
 def _logits(builder: GraphBuilder, name: str) -> str:

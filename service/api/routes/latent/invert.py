@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Annotated, Any
 
@@ -16,7 +18,7 @@ from service.api.negotiation import OutputFormat, negotiate
 from service.api.problems import Problem, invalid, unusable_image
 from service.api.responses import ImageRecord
 from service.api.schemas.invert import InvertRequest, InvertResponse
-from service.api.state import ServiceState, state_of
+from service.api.state import PixelBudget, ServiceState, UploadTooLarge, state_of
 from service.runtime import latent_requests
 from service.runtime.generation import inversion_plan
 from service.runtime.image_to_image import digest_of
@@ -68,6 +70,21 @@ async def invert(request: Request, accept: Annotated[str | None, Header()] = Non
         max_images=state.settings.max_images,
     )
     output = negotiate(body.format, accept, len(files))
+    pixels = 2 * len(files) * max(len(classes), 1) * model.manifest.image.pixels
+    with _reserved(state.upload_pixels, pixels):
+        return await _invert(request, model, body, files, classes, output)
+
+
+async def _invert(
+    request: Request,
+    model: Model,
+    body: InvertRequest,
+    files: list[UploadedFile],
+    classes: list[int],
+    output: OutputFormat,
+) -> Response:
+    """Fit the images to the model, invert them, and package the result."""
+    state = state_of(request)
     async with request_execution(state.engine, request, state.settings.deadline_s) as execution:
         inputs = [
             await execution.in_thread(partial(_fitted, model, file, body, state), state.decoders)
@@ -86,6 +103,24 @@ async def invert(request: Request, accept: Annotated[str | None, Header()] = Non
         except JobTooLarge as error:
             message = f"the request is larger than the queue: {error}"
             raise invalid("image", message) from error
+
+
+@contextmanager
+def _reserved(budget: PixelBudget, pixels: int) -> Iterator[None]:
+    """Reserve memory for images and reconstructions. Raises Problem (422) and QueueFull."""
+    try:
+        budget.acquire(pixels)
+    except UploadTooLarge as error:
+        raise unusable_image(
+            "picture-too-large",
+            f"image: images and reconstructions have {pixels:,} pixels together, but the maximum "
+            f"is {budget.limit:,}; send fewer images",
+            "image",
+        ) from error
+    try:
+        yield
+    finally:
+        budget.release(pixels)
 
 
 def _fitted(

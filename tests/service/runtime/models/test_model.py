@@ -6,7 +6,8 @@ import pytest
 
 from service.runtime.models.manifest import MANIFEST_FILE, ManifestError
 from service.runtime.models.manifest_parts import DIRECTIONS_FILE
-from service.runtime.models.model import Model
+from service.runtime.models.memory_budget import MemoryBudget
+from service.runtime.models.model import Model, ModelFailed
 from service.runtime.onnx.sessions import ExecutionPlan, GraphError, Provider
 from tests.support.drawn_models import BAND, GROUPS, LAYERS, SIZE, W
 from tests.support.latent_models import write_movable
@@ -161,6 +162,18 @@ def test_damaged_directions_are_an_error_at_load(tmp_path):
     np.savez(tmp_path / "movable" / "1" / DIRECTIONS_FILE, bright=np.ones(3, np.float32))
     with pytest.raises(ManifestError, match=r"directions\.npz differs from the manifest"):
         Model(tmp_path / "movable" / "1", Provider.CPU, ExecutionPlan(1, 1, 64))
+
+
+def test_directions_do_not_load_a_model_with_a_memory_budget(tmp_path):
+    folder = tmp_path / "movable" / "1"
+    write_movable(folder)
+    plan, budget = ExecutionPlan(1, 1, 64), MemoryBudget(2**30)
+    model = Model(folder, Provider.CPU, plan, budget)
+    assert list(model.direction_vectors) == ["bright", "warm", "turn"]
+    assert not model.loaded
+    (folder / DIRECTIONS_FILE).write_bytes(b"damaged")
+    with pytest.raises(ModelFailed, match=r"directions\.npz differs from the manifest"):
+        _ = Model(folder, Provider.CPU, plan, budget).direction_vectors
 
 
 def test_roles_of_one_digest_are_told_apart(tmp_path, drawn_repository):

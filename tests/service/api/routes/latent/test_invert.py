@@ -17,6 +17,7 @@ from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.support.drawn_models import CLASSES, LAYERS, SIZE, W, Z
 from tests.support.latent_models import PASSES
 from tests.support.responses import assert_problem, decode_image, npy_pixels
+from tests.support.servers import serving
 
 
 @pytest.fixture
@@ -191,6 +192,21 @@ def test_invalid_requests_are_problems(client, files, fields, field, kind):
     assert_problem(response, 422, field)
     if kind:
         assert response.json()["type"] == f"urn:ganymede:problem:{kind}"
+
+
+@pytest.mark.slow
+def test_images_beyond_the_memory_are_a_problem(drawn_repository, load):
+    # The bound of the queue is that of uploads in memory: here eight images.
+    environment = {"GANYMEDE_QUEUE_PIXELS": str(8 * SIZE * SIZE)}
+    images = [png(each) for each in load("movable").generate(range(5))]
+    with serving(drawn_repository, env=environment) as server, server.client() as client:
+        assert post(client, *images[:4]).is_success
+        response = post(client, *images)
+        assert_problem(response, 422, "image")
+        assert response.json()["type"] == "urn:ganymede:problem:picture-too-large"
+        assert "send fewer images" in response.json()["detail"]
+        # What was reserved is free again.
+        assert post(client, *images[:4]).is_success
 
 
 def test_a_missing_image_is_a_problem(client):
