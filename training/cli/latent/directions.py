@@ -76,6 +76,21 @@ def directions(
     attribute: Annotated[
         int, typer.Option(min=0, help="The output of --classifier, numbered from 0.")
     ] = 0,
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="IMAGES",
+            help="boundary: a folder of images on one side, which the model's encoder inverts.",
+            show_default=False,
+        ),
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="IMAGES", help="A folder of images on the other side.", show_default=False
+        ),
+    ] = None,
     class_: Annotated[
         str | None,
         typer.Option(
@@ -146,11 +161,13 @@ def directions(
     folder = find_folder(model, models)
     changes = bool(rename or reverse or drop)
     if method is None:
-        if component or name or between or classifier or layers or class_ or orthogonal_to:
+        if any((component, name, between, classifier, from_, to, layers, class_, orthogonal_to)):
             raise DirectionsError("--method is missing: sefa, ganspace or boundary")
         manifest = _edit(folder, rename, reverse, drop) if changes else None
         _print(folder, manifest, as_json=as_json)
         return
+    if (from_ is None) != (to is None):
+        raise DirectionsError("--from and --to are needed together")
     if changes:
         raise DirectionsError("--rename, --reverse and --drop are commands of their own")
     numbers = tuple(component) if component else tuple(range(1, components + 1))
@@ -162,6 +179,7 @@ def directions(
         between,
         classifier,
         attribute,
+        (from_, to) if from_ and to else None,
         class_,
         tuple(orthogonal_to or ()),
         samples or (2000 if classifier else 10_000),
@@ -177,19 +195,20 @@ def _check(settings: Settings, *, chosen: bool) -> None:
     """Raise DirectionsError if options do not fit together."""
     from training.latent.directions.errors import DirectionsError
 
-    labeled = [bool(settings.between), bool(settings.classifier)]
+    labeled = [bool(settings.between), bool(settings.classifier), bool(settings.folders)]
     if settings.method == "boundary":
         if chosen:
             raise DirectionsError("--component is for the methods sefa and ganspace")
         if sum(labeled) != 1:
             raise DirectionsError(
-                "--method boundary needs labels: either --between, or --classifier"
+                "--method boundary needs labels: either --between, or --classifier, or --from "
+                "and --to"
             )
         if settings.between and settings.class_name is not None:
             raise DirectionsError("--class: --between already says which classes")
         expected = 1
     elif any(labeled):
-        raise DirectionsError("--between and --classifier are for --method boundary")
+        raise DirectionsError("--between, --classifier and --from are for --method boundary")
     else:
         expected = len(settings.components)
     if settings.names and len(settings.names) != expected:

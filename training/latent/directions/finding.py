@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -18,7 +19,12 @@ from service.runtime.models.model import Model
 from service.runtime.progress import StageProgress
 from service.runtime.request_fields import SourceParser, index_or_name, layer_weights
 from training.evaluation.features.networks import FeatureNetwork, open_network
-from training.latent.directions.boundary import Boundary, attribute_boundary, class_boundary
+from training.latent.directions.boundary import (
+    Boundary,
+    attribute_boundary,
+    class_boundary,
+    latents_boundary,
+)
 from training.latent.directions.components import (
     Component,
     activation_components,
@@ -33,6 +39,7 @@ from training.latent.directions.figures import (
     other_attributes,
     other_classes,
 )
+from training.latent.directions.inverted import check_encoder, inverted_latents
 from training.latent.directions.latents import Floats, draw, unit_vector
 from training.latent.directions.storage import FoundDirection, check_name, strip_file
 from training.latent.directions.strips import ROWS, strip
@@ -54,6 +61,8 @@ class Settings:
     between: tuple[str, str] | None = None
     classifier: str | None = None
     attribute: int = 0
+    # Two folders of images on both sides of a boundary.
+    folders: tuple[Path, Path] | None = None
     # The class of all samples; None for all classes.
     class_name: str | None = None
     # Existing directions that the new ones are made orthogonal to.
@@ -114,6 +123,8 @@ def find_directions(
     seeds = range(settings.seed, settings.seed + settings.samples)
     classes = _classes(settings, manifest)
     # Checked before the work that takes time.
+    if settings.folders is not None:
+        check_encoder(model)
     against = _existing(model, settings.orthogonal_to)
     network = open_network(settings.network) if settings.measured else None
     latents = draw(
@@ -217,6 +228,18 @@ def _boundary(
             )
         default = slug(f"{classifier.name}-{settings.attribute}")
         text = f"output {settings.attribute} of {classifier.title}"
+    elif settings.folders is not None:
+        sides_of_images = [
+            inverted_latents(model, path, classes, _stage(show, f"inverting {path.name}")).flat(
+                layers
+            )
+            for path in settings.folders
+        ]
+        boundary = latents_boundary(*sides_of_images)
+        first, second = (path.resolve().name for path in settings.folders)
+        counts = [len(latents) for latents in sides_of_images]
+        default = slug(f"{first}-to-{second}")
+        text = f"from {counts[0]:,} images of {first} to {counts[1]:,} of {second}"
     else:
         raise DirectionsError(
             "--method boundary needs labels: --between, --classifier, or --from and --to"

@@ -13,8 +13,11 @@ from service.runtime.errors import UserError
 from service.runtime.latent.directions import load_directions
 from service.runtime.models.manifest import read_manifest
 from tests.support.command import assert_one_line_error, run
+from tests.support.documentation import blocks, commands, ganymede_arguments
 from training.cli.latent.directions import directions as directions_command
-from training.latent.directions.latents import draw, open_model
+from training.latent.directions.errors import DirectionsError
+from training.latent.directions.latents import draw, images, moved, open_model
+from training.latent.directions.storage import edit_directions
 
 ROOT = Path(__file__).parents[4]
 
@@ -102,6 +105,42 @@ def test_boundary_between_classes(directions, models):
     assert "other classes" in item.figures.drift_of
 
 
+@pytest.mark.parametrize("model", ["movable", "movable-classes"])
+def test_boundary_between_two_folders_of_images(directions, models, tmp_path, model):
+    """Images on both sides of a known direction are inverted, and the direction is found."""
+    opened = open_model(models / model / "1")
+    known = load_directions(opened.folder, opened.manifest)
+    item = opened.manifest.directions.items[0]
+    for side, amount in (("small", -2), ("large", 2)):
+        (tmp_path / side).mkdir()
+        samples = moved(draw(opened, range(24)), known[item.name], item.layers, amount)
+        for i, pixels in enumerate(images(opened, samples)):
+            # Larger than the images of the model: they are resized.
+            enlarged = pixels.repeat(2, axis=0).repeat(2, axis=1)
+            Image.fromarray(enlarged).save(tmp_path / side / f"{i}.png")
+    directions(
+        *(model, "--method", "boundary", "--measure", "0"),
+        *("--from", str(tmp_path / "small"), "--to", str(tmp_path / "large")),
+        *(("--layers", ",".join(map(str, item.layers))) if item.layers else ()),
+    )
+    folder = models / model / "1"
+    vectors = load_directions(folder, read_manifest(folder))
+    found, expected = vectors["small-to-large"], known[item.name]
+    similarity = found @ expected / np.linalg.norm(found) / np.linalg.norm(expected)
+    assert similarity > 0.8
+    assert "from 24 images of small to 24 of large" in read_manifest(folder).model_dump_json()
+
+
+def test_unreadable_image_is_named(directions, models, tmp_path):
+    for side in ("a", "b"):
+        (tmp_path / side).mkdir()
+        Image.new("RGB", (9, 9)).save(tmp_path / side / "good.png")
+        (tmp_path / side / "bad.png").write_bytes(b"not an image")
+    folders = ("--from", str(tmp_path / "a"), "--to", str(tmp_path / "b"))
+    with pytest.raises(DirectionsError, match=r"bad\.png in .*/a cannot be read"):
+        directions("movable", "--method", "boundary", *folders)
+
+
 def test_directions_orthogonal_to_an_existing_one(directions, models):
     (first, *_) = read_manifest(models / "movable" / "1").directions.items
     directions("movable", "--method", "sefa", "--component", "1", "--orthogonal-to", first.name)
@@ -131,6 +170,17 @@ def test_without_figures(directions, models):
         ("cut", ["--method", "boundary", "--between", "cat", "cow"], ["unknown class 'cow'"]),
         ("cut", ["--method", "sefa", "--class", "9"], ["--class", "from 0 to 2"]),
         ("painted", ["--method", "sefa", "--orthogonal-to", "age"], ["no direction 'age'"]),
+        ("painted", ["--method", "boundary", "--from", "."], ["--from and --to"]),
+        (
+            "painted",
+            ["--method", "boundary", "--from", ".", "--to", "."],
+            ["painted has no encoder", "ganymede train-encoder painted"],
+        ),
+        (
+            "painted",
+            ["--method", "boundary", "--between", "a", "b", "--from", ".", "--to", "."],
+            ["either --between, or --classifier, or --from and --to"],
+        ),
         ("painted", ["--rename", "smile"], ["OLD=NEW"]),
         ("painted", ["--drop", "smile"], ["no direction 'smile'; available: none"]),
         ("painted", ["--method", "sefa", "--seed", str(2**32 - 5)], ["must not exceed 4294967295"]),
@@ -154,23 +204,28 @@ def test_image_to_image_models_have_no_latent_space(tmp_path):
 
 
 @pytest.mark.slow
-def test_shipped_directions_are_reproduced(tmp_path):
-    """The vectors of the shipped model are those that the commands in its documentation find."""
+def test_commands_in_the_documentation_find_the_shipped_directions(tmp_path):
+    """The block of docs/directions.md names the commands that the shipped directions come from."""
     shipped = ROOT / "models" / "stylegan2-flowers" / "1"
     folder = Path(shutil.copytree(shipped, tmp_path / "stylegan2-flowers" / "1"))
-    manifest = read_manifest(shipped)
-    expected = load_directions(shipped, manifest)
-    assert len(expected) >= 3
-    for item in manifest.directions.items:
-        number = item.description.removeprefix("component ")
-        layers = ",".join(map(str, item.layers))
-        result = run(
-            *("directions", folder, "--method", item.method, "--component", number),
-            *("--name", f"again-{item.name}", "--layers", layers, "--measure", "0"),
-        )
+    expected = load_directions(shipped, read_manifest(shipped))
+    directions_file = (folder / "directions.npz").read_bytes()
+    edit_directions(folder, {}, (), ["*"])
+    document = Path("docs/directions.md")
+    (block,) = [block for block in blocks(document) if block.tests]
+    for command in commands(block):
+        result = run(*ganymede_arguments(command), "--models", tmp_path, "--measure", "0")
         assert result.returncode == 0, result.stderr
-        again = load_directions(folder, read_manifest(folder))[f"again-{item.name}"]
-        similarity = again @ expected[item.name] / np.linalg.norm(again)
-        # A reversed direction has the opposite sign.
-        assert abs(similarity) == pytest.approx(np.linalg.norm(expected[item.name]), rel=1e-3)
-        assert item.figures.effect > item.figures.random_effect
+    found = load_directions(folder, read_manifest(folder))
+    assert list(found) == list(expected)
+    for name, vector in found.items():
+        np.testing.assert_allclose(vector, expected[name], atol=1e-3)
+    assert len(directions_file) == (folder / "directions.npz").stat().st_size
+
+
+def test_shipped_directions_have_more_effect_than_random_ones():
+    manifest = read_manifest(ROOT / "models" / "stylegan2-flowers" / "1")
+    assert len(manifest.directions.items) >= 3
+    for item in manifest.directions.items:
+        assert item.figures.effect > 2 * item.figures.random_effect
+        assert (ROOT / "models" / "stylegan2-flowers" / "1" / item.strip).is_file()
