@@ -73,6 +73,7 @@ class SelectionResult:
                 f"against {first.reference}"
             ),
             Note(f"features: {first.feature_network}"),
+            Note(f"density ratio for rejection: exp({self.calibration.scale:.3g} · score)"),
             *(Note(text, is_warning=True) for text in self.warnings),
         ]
         rows = [
