@@ -200,7 +200,10 @@ def discriminator_of_folder(folder: Path) -> Callable[[Path, Manifest], Manifest
     except (yaml.YAMLError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise ExportError(f"the recipe of {folder} cannot be read: {reason}") from error
-    return discriminator_of_recipe(recipe, weights, "of the trainable weights")
+    known = manifest.discriminator.description if manifest.discriminator else ""
+    return discriminator_of_recipe(
+        recipe, weights, known or "the discriminator of the trainable weights"
+    )
 
 
 def add_discriminator(
