@@ -2,8 +2,8 @@
 
     python -m scripts.documentation.images
 
-Writes `walk.webp` and `style-mixing.webp` to docs/images/, and `playground.webp` if Playwright and
-Chromium are installed.
+Writes `walk.webp`, `style-mixing.webp` and `edits.webp` to docs/images/, and `playground.webp` if
+Playwright and Chromium are installed.
 """
 
 import io
@@ -29,6 +29,9 @@ _TILE = 88
 _GAP = 6
 # The seeds through which the walk of each tile leads, and back to the first.
 _SOURCES = [[seed, seed + 100, seed + 200] for seed in range(1, 9)]
+# The strips of the edits: three directions, and the seeds of the rows of each.
+_DIRECTIONS = ("size", "red", "warmth")
+_EDITED = [1, 4]
 # Images of the wall that are kept in the tray.
 _KEPT = (0, 5, 9, 13, 19)
 _IMAGES_ARE_SHOWN = """() => {
@@ -46,6 +49,7 @@ def main() -> int:
     ):
         write_walk(client, FOLDER / "walk.webp")
         write_style_mixing(client, FOLDER / "style-mixing.webp")
+        write_edits(client, FOLDER / "edits.webp")
         write_playground(server.url, FOLDER / "playground.webp")
     return 0
 
@@ -98,6 +102,25 @@ def write_style_mixing(client: httpx.Client, file: Path) -> None:
     larger = grid.resize((grid.width * 3, grid.height * 3), Image.Resampling.BICUBIC)
     with replacing(file) as out:
         larger.save(out, "WEBP", quality=85, method=6)
+
+
+def write_edits(client: httpx.Client, file: Path) -> None:
+    """Write strips of two seeds along each of three directions."""
+    strips = []
+    for name in _DIRECTIONS:
+        body = {
+            "model": "stylegan2-flowers",
+            "seeds": _EDITED,
+            "directions": {name: [-3, -2, -1, 0, 1, 2, 3]},
+            "truncation": 0.7,
+            "format": "npy",
+        }
+        response = client.post("/v1/edit", json=body).raise_for_status()
+        pixels = np.load(io.BytesIO(response.content))
+        strips += pixels.reshape(len(_EDITED), -1, *pixels.shape[1:]).tolist()
+    rows = [[Image.fromarray(np.array(image, np.uint8)) for image in strip] for strip in strips]
+    with replacing(file) as out:
+        sheet(rows).save(out, "WEBP", quality=85, method=6)
 
 
 def sheet(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:

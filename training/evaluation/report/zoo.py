@@ -131,10 +131,25 @@ def _section(manifest: Manifest, folder: Path, location: str, speed: float) -> l
     ]
     if manifest.classes:
         lines.append(f"| Classes | {', '.join(manifest.classes)} |")
-    lines.append("")
+    lines += [*_latent_tools(manifest), ""]
     if not manifest.quality:
         return [*lines, "Not measured yet.", ""]
     return [*lines, *_metric_table(manifest.quality), "", *_basis(manifest.quality), ""]
+
+
+def _latent_tools(manifest: Manifest) -> list[str]:
+    """Return a row for each latent tool that the model has. The model card has their figures."""
+    lines = []
+    if manifest.directions:
+        names = ", ".join(f"`{direction.name}`" for direction in manifest.directions.items)
+        lines.append(f"| [Directions](http.md#edits) | {names} |")
+    if manifest.encoder:
+        lines.append(f"| [Encoder](http.md#inversion) | {manifest.encoder.passes} passes |")
+    if manifest.discriminator:
+        lines.append("| [Discriminator](http.md#the-best-images) | `rank` keeps the best images |")
+    if manifest.trainable:
+        lines.append("| Trainable weights | for `ganymede train RECIPE from=MODEL` |")
+    return lines
 
 
 def _metric_table(figures: tuple[Quality, ...]) -> list[str]:
