@@ -23,7 +23,6 @@ from service.runtime.generation import (
     walk_plan,
 )
 from service.runtime.images import animation
-from service.runtime.images.animation import WRITERS, AnimationSpec
 from service.runtime.images.encoding import (
     ImageFormat,
     Pixels,
@@ -39,6 +38,10 @@ from service.runtime.latent.style_mixing import StyleMixing
 from service.runtime.models.catalog import Catalog, Entry, ModelNotFound, load_entry
 from service.runtime.models.model import Model, ModelFailed
 from service.runtime.onnx.sessions import Provider, plan_for
+from service.runtime.request_fields import InvalidRequest
+from service.runtime.video import ffmpeg
+from service.runtime.video.metadata import video_format_of, video_provenance
+from service.runtime.video.walk_output import output_from_parameters
 
 # Images per run, which bounds the memory for the activations of a long animation.
 _BATCH_IMAGES = 16
@@ -107,15 +110,16 @@ def reproduce(file: Path, models: Path) -> Reproduction:
     except OSError as error:
         raise CannotReproduce(f"{file} cannot be read: {error.strerror}") from error
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content)) as image:
-                parameters, pillow_format = read_provenance(image), image.format
-                # Files of other software are not decoded: they may be of any size.
-                is_ours = parameters and set(parameters) >= _IDENTITY
-                frames = _frames(image) if is_ours else None
+        parameters, file_format, frames = _read(content)
+    except UserError:
+        raise
     except Exception as error:  # decoders may raise anything
-        raise CannotReproduce(f"{file} cannot be read: it is not a valid image") from error
+        raise CannotReproduce(f"{file} cannot be read: it is not a valid image or video") from error
+    if parameters is not None and "film" in parameters:
+        raise CannotReproduce(
+            f"{file} was made from the film {str(parameters['film'])[:100]}, which it does not "
+            "contain: run ganymede sample --input again"
+        )
     if parameters is None or frames is None:
         raise CannotReproduce(f"{file} has no Ganymede metadata")
     if "input" in parameters:
@@ -129,13 +133,20 @@ def reproduce(file: Path, models: Path) -> Reproduction:
             raise ValueError(
                 f"expected {parameters['walk']['frames']} frames, the file has {len(frames)}"
             )
-        regenerated = _render(model, parameters, str(pillow_format))
+        regenerated = _render(model, parameters, file_format)
     except DirectionsChanged as error:
         raise CannotReproduce(f"{file} cannot be reproduced: {error}") from error
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (
+        InvalidRequest,
+        KeyError,
+        TypeError,
+        ValueError,
+        IndexError,
+        AttributeError,
+    ) as error:
         raise CannotReproduce(f"{file} has invalid metadata: {error}") from error
-    with Image.open(io.BytesIO(regenerated)) as image:
-        regenerated_frames = _frames(image)
+    _, _, regenerated_frames = _read(regenerated)
+    assert regenerated_frames is not None  # noqa: S101 - it has metadata
     if regenerated_frames.shape != frames.shape:
         raise CannotReproduce(
             f"{file} has the shape {frames.shape}, but its metadata describes "
@@ -175,25 +186,38 @@ def _load_model(file: Path, parameters: Mapping[str, Any], models: Path) -> Mode
     return model
 
 
-def _render(model: Model, parameters: Mapping[str, Any], pillow_format: str) -> bytes:
-    """Return the file that `parameters` describe, in a format by Pillow's name."""
-    image = model.manifest.image
+def _read(content: bytes) -> tuple[dict[str, Any] | None, str, Pixels | None]:
+    """Return the metadata of a file, its format, and its frames ``[frames, H, W, C]``.
+
+    Files of other software are not decoded, because they may be of any size: the frames are None.
+    """
+    if (video_format := video_format_of(content)) is not None:
+        with ffmpeg.load().open(io.BytesIO(content)) as video:
+            parameters = video_provenance(video)
+            if not parameters or "film" in parameters or not set(parameters) >= _IDENTITY:
+                return parameters, video_format, None
+            decoded = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+            return parameters, video_format, np.stack(decoded)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(content)) as image:
+            parameters, pillow_format = read_provenance(image), str(image.format).lower()
+            is_ours = parameters and set(parameters) >= _IDENTITY
+            return parameters, pillow_format, _frames(image) if is_ours else None
+
+
+def _render(model: Model, parameters: Mapping[str, Any], file_format: str) -> bytes:
+    """Return the file that `parameters` describe."""
     if "walk" in parameters:
         walk = Interpolation.from_parameters(parameters["walk"], model.manifest)
-        spec = AnimationSpec(
-            frames=walk.frames,
-            height=image.height,
-            width=image.width,
-            channels=image.channels,
-            fps=parameters["fps"],
-            provenance=parameters,
-            frame_provenance=lambda _: parameters,
-        )
+        output = output_from_parameters(model.manifest, parameters, file_format)
+        identity = {name: parameters[name] for name in ("model", "version", "digest")}
+        spec = output.spec(model.manifest, walk, identity)
         positions = [walk.position(frame) for frame in range(walk.frames)]
         pixels = _execute(model, walk_plan(model.manifest, walk, positions))
-        return animation.write(WRITERS[pillow_format.lower()](spec), pixels)
+        return animation.write(output.writer(spec), map(output.enlarge, pixels))
     pixels = _image(model, parameters)
-    return encode(pixels, ImageFormat(pillow_format.lower()), parameters)
+    return encode(pixels, ImageFormat(file_format), parameters)
 
 
 def _image(model: Model, parameters: Mapping[str, Any]) -> Pixels:

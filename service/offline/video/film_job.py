@@ -23,6 +23,7 @@ from service.runtime.files import open_regular, replacing
 from service.runtime.images.encoding import KEYWORD
 from service.runtime.video import ffmpeg
 from service.runtime.video.assembly import Times
+from service.runtime.video.metadata import video_provenance
 
 # Frames of a segment, the unit of resuming, and the distance of key frames.
 SEGMENT_FRAMES = 48
@@ -178,7 +179,6 @@ def _job_of(path: Path) -> Any:
     av = ffmpeg.load()
     try:
         with av.open(str(path), metadata_errors="replace") as film:
-            texts = {name.lower(): text for name, text in film.metadata.items()}
-        return json.loads(texts["comment"].removeprefix(KEYWORD))["job"]
-    except (av.error.FFmpegError, KeyError, ValueError, TypeError):
+            return (video_provenance(film) or {}).get("job")
+    except av.error.FFmpegError:
         return None

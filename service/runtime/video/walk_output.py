@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
@@ -89,16 +90,26 @@ class WalkOutput:
         enlarged = np.asarray(to_image(pixels).resize((width, height), Image.Resampling.BICUBIC))
         return enlarged.reshape(height, width, -1)
 
-    @classmethod
-    def from_parameters(cls, parameters: Mapping[str, Any], output_format: str) -> WalkOutput:
-        """Parse the metadata of a file that was written with `spec`."""
-        return cls(
-            output_format,
-            float(parameters["fps"]),
-            int(parameters.get("scale", 1)),
-            parameters.get("filter", "nearest"),
-            int(parameters.get("quality", DEFAULT_QUALITY)),
-        )
+
+def output_from_parameters(
+    manifest: Manifest, parameters: Mapping[str, Any], output_format: str
+) -> WalkOutput:
+    """Parse the metadata of a file that was written with `WalkOutput.spec`.
+
+    Raises InvalidRequest, KeyError, TypeError and ValueError for metadata of another form.
+    """
+    if not 0 < float(parameters["fps"]) < math.inf:
+        raise ValueError(f"fps is {parameters['fps']}")
+    if parameters.get("filter", "nearest") not in get_args(EnlargeFilter):
+        raise ValueError(f"filter is {parameters['filter']}")
+    return walk_output(
+        manifest,
+        output_format,
+        fps=parameters["fps"],
+        scale=parameters.get("scale"),
+        filter_=parameters.get("filter"),
+        quality=parameters.get("quality"),
+    )
 
 
 def walk_output(

@@ -27,6 +27,12 @@ REQUESTS = {
     "grid.webp": ("mix-styles", {"rows": [1, 2], "columns": [5, 6, 7]}),
     "grid.jpeg": ("mix-styles", {"rows": [1, 2], "columns": [5]}),
     "interpolation.webp": ("interpolate", {"sources": [1, 2, 3], "frames": 20, "fps": 12}),
+    "walk.mp4": ("interpolate", {"sources": [1, 2], "frames": 5, "scale": 3, "quality": 70}),
+    "walk.webm": ("interpolate", {"sources": [1, 2], "frames": 5}),
+    "enlarged.webp": (
+        "interpolate",
+        {"sources": [1, 2], "frames": 5, "scale": 2, "filter": "bicubic"},
+    ),
     "interpolation.gif": ("interpolate", {"sources": [1, {"w": W_VALUES}], "frames": 6}),
     "interpolation.png": (
         "interpolate",

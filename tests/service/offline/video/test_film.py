@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from service.offline.halving import Stopped
+from service.offline.reproduce import CannotReproduce, reproduce
 from service.offline.video.film import FilmTask
 from service.offline.video.film_job import SEGMENT_FRAMES, FilmJob, FilmLedger, fingerprint_of
 from service.runtime.image_to_image import translate
@@ -181,6 +182,8 @@ def test_metadata_identifies_the_job(load, tmp_path):
         comment = json.loads(result.metadata["COMMENT"].removeprefix("ganymede "))
     assert comment["digest"] == model.digest
     assert (comment["film"], comment["direction"]) == ("film.mp4", "invert")
+    with pytest.raises(CannotReproduce, match=r"was made from the film film\.mp4"):
+        reproduce(out, tmp_path)
     frames = content_of(out).frames
     assert frames.shape == (3, 20, 30, 3)
     small = Image.fromarray(255 - drawn_frame(0)).resize((30, 20), Image.Resampling.LANCZOS)
