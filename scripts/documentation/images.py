@@ -2,8 +2,8 @@
 
     python -m scripts.documentation.images
 
-Writes `walk.webp`, `style-mixing.webp` and `edits.webp` to docs/images/, and `playground.webp` if
-Playwright and Chromium are installed.
+Writes `walk.webp`, `style-mixing.webp` and `edits.webp` to docs/images/, and `playground.webp` and
+`playground-edit.webp` if Playwright and Chromium are installed.
 """
 
 import io
@@ -32,6 +32,8 @@ _SOURCES = [[seed, seed + 100, seed + 200] for seed in range(1, 9)]
 # The strips of the edits: three directions, and the seeds of the rows of each.
 _DIRECTIONS = ("size", "red", "warmth")
 _EDITED = [1, 4]
+# The view of edited images.
+_EDIT_VIEW = "model=stylegan2-flowers&panel=edit&seed=2&directions=size:-1.5,red:1"
 # Images of the wall that are kept in the tray.
 _KEPT = (0, 5, 9, 13, 19)
 _IMAGES_ARE_SHOWN = """() => {
@@ -50,7 +52,7 @@ def main() -> int:
         write_walk(client, FOLDER / "walk.webp")
         write_style_mixing(client, FOLDER / "style-mixing.webp")
         write_edits(client, FOLDER / "edits.webp")
-        write_playground(server.url, FOLDER / "playground.webp")
+        write_playground(server.url, FOLDER)
     return 0
 
 
@@ -135,29 +137,42 @@ def sheet(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
     return out
 
 
-def write_playground(url: str, file: Path) -> None:
-    """Write a screenshot of the playground."""
+def write_playground(url: str, folder: Path) -> None:
+    """Write screenshots of the playground: its wall, and images that are edited."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     try:
         from playwright.sync_api import sync_playwright
     except ModuleNotFoundError:
         chromium = None
     if chromium is None:
-        print(f"{file.name} is left as it is: Playwright or Chromium is missing", file=sys.stderr)
+        print("no screenshots are made: Playwright or Chromium is missing", file=sys.stderr)
         return
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(
             viewport={"width": 1200, "height": 760}, color_scheme="light", reduced_motion="reduce"
         )
+        page.goto(f"{url}/#{_EDIT_VIEW}")
+        page.get_by_role("button", name="Add an image").click()
+        page.get_by_label("Seed of image 2", exact=True).fill("13")
+        page.get_by_label("Strip along").select_option("size")
+        page.locator(".strip .tile.is-loaded").nth(13).wait_for()
+        page.locator("#tray").evaluate("element => element.hidden = true")
+        page.wait_for_timeout(1000)  # the images fade in
+        save_screenshot(page.screenshot(full_page=True), folder / "playground-edit.webp")
         page.goto(f"{url}/#model=stylegan2-flowers&panel=wall&seed=0")
+        page.reload()
         page.wait_for_function(_IMAGES_ARE_SHOWN)
         for seed in _KEPT:
             page.locator(".wall").get_by_role("button", name=re.compile(f", seed {seed}$")).click()
         page.evaluate("scrollTo(0, 0)")
         page.wait_for_timeout(1000)  # the images fade in
-        png = page.screenshot()
+        save_screenshot(page.screenshot(), folder / "playground.webp")
         browser.close()
+
+
+def save_screenshot(png: bytes, file: Path) -> None:
+    """Write a screenshot as a WebP file."""
     with replacing(file) as out:
         Image.open(io.BytesIO(png)).convert("RGB").save(out, "WEBP", quality=82, method=6)
 
