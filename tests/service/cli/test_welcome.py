@@ -12,7 +12,7 @@ def test_command_alone_shows_the_next_steps(drawn_repository, monkeypatch):
     monkeypatch.setenv("GANYMEDE_MODELS", str(drawn_repository))
     process = run()
     assert (process.returncode, process.stderr) == (0, "")
-    assert f"serve the 3 models in {drawn_repository}" in process.stdout
+    assert f"serve the 5 models in {drawn_repository}" in process.stdout
     assert "ganymede sample cut --count 10000" in process.stdout
     for command in COMMANDS:
         assert f"ganymede {command}" in process.stdout

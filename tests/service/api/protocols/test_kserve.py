@@ -78,6 +78,8 @@ def test_repository_index_lists_every_graph(client):
     listed = client.get_model_repository_index()
     assert [one["name"] for one in listed] == [
         CUT,
+        *(f"movable{role}" for role in ("", ":mapping", ":synthesis", ":encoder")),
+        *(f"movable-classes{role}" for role in ("", ":encoder")),
         *(name + role for name in (PLAIN, BY_CLASS) for role in ("", ":mapping", ":synthesis")),
     ]
     assert {(one["version"], one["state"], one["reason"]) for one in listed} == {("1", "READY", "")}
