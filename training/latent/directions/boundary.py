@@ -27,7 +27,7 @@ _ROWS = 64
 class Boundary:
     """The normal ``[dimension]`` of a boundary, and how well it separates held-out samples."""
 
-    vector: NDArray[np.float64]
+    normal: NDArray[np.float64]
     accuracy: float
     held_out: int
 
@@ -109,6 +109,19 @@ def latents_boundary(before: Floats, after: Floats) -> Boundary:
     places = np.concatenate([np.linspace(0, 1, len(side)) for side in (before, after)])
     order = np.argsort(places, kind="stable")
     return _boundary(vectors[order], labels[order])
+
+
+def step_across(boundary: Boundary, latents: Floats) -> NDArray[np.float64]:
+    """Return the direction in which a step across a boundary is shortest, in deviations of latents.
+
+    That is the covariance of `latents` ``[N, dimension]`` times the normal: the step of the least
+    Mahalanobis length. The normal itself, the step of the least Euclidean length, leads away from
+    the latents of a mapping network, whose variance differs by direction. For z both are equal.
+    """
+    values = latents.astype(np.float64)
+    values -= values.mean(axis=0)
+    direction: NDArray[np.float64] = values.T @ (values @ boundary.normal)
+    return direction
 
 
 def _boundary(latents: Floats, labels: NDArray[np.int64]) -> Boundary:

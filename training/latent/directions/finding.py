@@ -24,6 +24,7 @@ from training.latent.directions.boundary import (
     attribute_boundary,
     class_boundary,
     latents_boundary,
+    step_across,
 )
 from training.latent.directions.components import (
     Component,
@@ -132,7 +133,9 @@ def find_directions(
     ).flat(layers)
     drift: Drift = Layout()
     if settings.method == "boundary":
-        candidate, drift = _boundary(model, settings, layers, classes, network, show, report)
+        candidate, drift = _boundary(
+            model, settings, layers, classes, latents, network, show, report
+        )
         candidates = [candidate]
     else:
         candidates = _components(model, settings, layers, latents)
@@ -189,6 +192,7 @@ def _boundary(
     settings: Settings,
     layers: Sequence[int],
     classes: Sequence[int] | None,
+    latents: Floats,
     network: FeatureNetwork | None,
     show: StageProgress,
     report: Callable[[str], object],
@@ -247,7 +251,8 @@ def _boundary(
     accuracy = _accuracy(boundary)
     report(f"boundary {text}: {accuracy}")
     name = settings.names[0] if settings.names else default
-    return _Candidate(name, boundary.vector, f"{text}, {accuracy}{_suffix(settings)}"), drift
+    vector = step_across(boundary, latents)
+    return _Candidate(name, vector, f"{text}, {accuracy}{_suffix(settings)}"), drift
 
 
 def _accuracy(boundary: Boundary) -> str:

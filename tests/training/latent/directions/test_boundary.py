@@ -10,9 +10,11 @@ from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.support.drawn_models import BAND, SIZE, Z
 from training.evaluation.features.networks import open_network
 from training.latent.directions.boundary import (
+    Boundary,
     attribute_boundary,
     class_boundary,
     latents_boundary,
+    step_across,
 )
 from training.latent.directions.errors import DirectionsError
 from training.latent.directions.latents import draw, images, moved, unit_vector
@@ -77,7 +79,7 @@ def test_classes_of_the_model_are_separated(conditional):
         draw(conditional, range(1000, 1100), [side], truncated=False).flat(LAYERS)
         for side in (0, 2)
     )
-    assert (first @ boundary.vector).mean() < (last @ boundary.vector).mean()
+    assert (first @ boundary.normal).mean() < (last @ boundary.normal).mean()
 
 
 def test_z_does_not_depend_on_the_class(drawn_repository):
@@ -93,7 +95,7 @@ def test_direction_of_an_attribute_raises_its_score(drawn_repository, brightness
     )
     assert boundary.accuracy > 0.8
     latents = draw(model, range(400)).flat(LAYERS)
-    vector = unit_vector(boundary.vector, latents)
+    vector = unit_vector(step_across(boundary, latents), latents)
     samples = draw(model, range(500, 532))
     levels = [images(model, moved(samples, vector, LAYERS, step)).mean() for step in (-2, 0, 2)]
     assert levels[0] < levels[1] < levels[2]
@@ -112,11 +114,21 @@ def test_latents_of_two_sets_of_images():
     before, after = rng.normal(size=(20, Z)), rng.normal(size=(50, Z))
     after[:, 3] += 5
     boundary = latents_boundary(before.astype(np.float32), after.astype(np.float32))
-    assert np.argmax(np.abs(boundary.vector)) == 3
-    assert boundary.vector[3] > 0
+    assert np.argmax(np.abs(boundary.normal)) == 3
+    assert boundary.normal[3] > 0
     assert boundary.accuracy > 0.8
 
 
 def test_too_few_images_on_one_side():
     with pytest.raises(DirectionsError, match="at least 8 images on each side, got 3"):
         latents_boundary(np.zeros((3, Z), np.float32), np.zeros((30, Z), np.float32))
+
+
+def test_step_across_a_boundary_follows_the_latents():
+    rng = np.random.default_rng(0)
+    # The second value is nearly determined by the first.
+    first = rng.normal(size=(2000, 1))
+    latents = np.hstack([first, first + 0.01 * rng.normal(size=(2000, 1))])
+    boundary = Boundary(np.array([1.0, 0.0]), 1.0, 10)
+    step = step_across(boundary, latents.astype(np.float32))
+    assert step[1] / step[0] == pytest.approx(1, abs=0.01)
