@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from service.runtime.files import replacing
 from service.runtime.models.manifest import TrainingData
+from service.runtime.models.manifest_parts import FineTuning
 from training.data.provenance import data_changes, description
 from training.recipe.errors import RecipeError
 from training.recipe.loading import load_recipe
@@ -35,6 +36,8 @@ _FIXED = (
     "game.directions",
     "optimizer.generator.algorithm",
     "optimizer.discriminator.algorithm",
+    # Read at the start of a run only.
+    "fine_tune.weights",
 )
 
 
@@ -57,10 +60,14 @@ class Override(BaseModel):
 
 
 class RunProvenance(BaseModel):
-    """The content of `provenance.json`: the data of a run, and what was changed since its start."""
+    """The content of `provenance.json`: the data of a run, and what was changed since its start.
+
+    `fine_tuned` are the weights that it started from.
+    """
 
     data: tuple[TrainingData, ...] = ()
     overrides: tuple[Override, ...] = ()
+    fine_tuned: FineTuning | None = None
 
 
 class Run:
@@ -192,14 +199,26 @@ class Run:
             ) from error
 
     def save_provenance(
-        self, data: Sequence[TrainingData], changes: Sequence[Change], images: int
+        self,
+        data: Sequence[TrainingData],
+        changes: Sequence[Change],
+        images: int,
+        fine_tuned: FineTuning | None = None,
     ) -> None:
-        """Record the data of the run, and `changes` made after `images` images, atomically."""
-        overrides = self.provenance().overrides if images else ()
+        """Record the data of the run, and `changes` made after `images` images, atomically.
+
+        `fine_tuned` are the weights of a new run; a resumed run keeps its record.
+        """
+        before = self.provenance() if images else RunProvenance()
+        overrides = before.overrides
         if changes:
             lines = tuple(str(change) for change in changes)
             overrides = (*overrides, Override(images=images, changes=lines))
-        record = RunProvenance(data=tuple(data), overrides=overrides)
+        record = RunProvenance(
+            data=tuple(data),
+            overrides=overrides,
+            fine_tuned=fine_tuned or before.fine_tuned,
+        )
         with replacing(self.provenance_path) as temporary:
             temporary.write_text(record.model_dump_json(indent=2, exclude_none=True) + "\n")
 

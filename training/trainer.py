@@ -24,6 +24,7 @@ from training.data.provenance import license_notes
 from training.device import device_title
 from training.distributed import DistributedContext, joined
 from training.evaluation.during_training import RunningQuality
+from training.fine_tuning.start import start_from_weights, summary_lines
 from training.games.game import GameSetup
 from training.monitoring.loggers.logger import LoggedRun, Loggers, check_installed, open_loggers
 from training.monitoring.metrics import MetricWindow, TrainingDiverged, assert_finite
@@ -109,6 +110,9 @@ def _train(
     if run.checkpoint_path.exists():
         checkpoint = Checkpoint.load(run.checkpoint_path, device)
     images = checkpoint.images if checkpoint else 0
+    fine_tuned = None
+    if not checkpoint:
+        fine_tuned = start_from_weights(recipe, setup.game.weights, setup.class_names)
     logged = LoggedRun(run.folder, run.name, recipe.model_dump(mode="json"), images)
     names = recipe.train.loggers if distributed.is_main else ()
     with open_loggers(names, logged) as loggers:
@@ -117,8 +121,10 @@ def _train(
             loop.resume(checkpoint)
         if distributed.is_main:
             run.save_recipe(recipe)
-            run.save_provenance(records, changes, images)
+            run.save_provenance(records, changes, images, fine_tuned)
             notes = [f"changed from here on: {change}" for change in changes]
+            if fine_tuned:
+                notes += summary_lines(fine_tuned)
             if not images:
                 notes += license_notes(records)
         return loop.run(notes)

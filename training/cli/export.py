@@ -38,6 +38,14 @@ def export(
         str,
         typer.Option(help="The checkpoint: last, or best if the recipe has a section evaluate."),
     ] = "last",
+    trainable: Annotated[
+        bool,
+        typer.Option(
+            "--trainable",
+            help="Keep the weights of both players beside the graphs, so that ganymede train "
+            "RECIPE from=MODEL can continue from the model.",
+        ),
+    ] = False,
     measure: Annotated[
         bool,
         typer.Option(
@@ -72,7 +80,13 @@ def export(
     opened = opened.at(checkpoint)
     measured = _quality_measurement(opened) if measure else None
     folder = export_run(
-        opened, name or opened.name, models, version, measured, discriminator=discriminator
+        opened,
+        name or opened.name,
+        models,
+        version,
+        measured,
+        discriminator=discriminator,
+        trainable=trainable,
     )
     typer.echo(f"wrote {folder}; next: ganymede serve --models {models}")
 

@@ -48,7 +48,13 @@ def train(
 ) -> None:
     """Train a GAN from a recipe. Run the same command again to resume.
 
+    from=WEIGHTS fine-tunes: training starts from the weights of a run, of a model that was
+    written with --trainable, or of a checkpoint of a run. Layers that fit by name and shape are
+    taken, and the others are listed.
+
     Example: ganymede train dcgan-fashion train.images=500000 --out runs/first
+
+    Fine-tuning: ganymede train stylegan2-flowers from=stylegan2-flowers data.path=photos/
 
     What it will take: ganymede train dcgan-fashion --dry-run
 

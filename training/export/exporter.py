@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -27,6 +28,7 @@ from training.export.graphs import (
 from training.export.model_folder import write_model_folder
 from training.export.onnx_export import export_graphs
 from training.export.preview import trained_preview
+from training.fine_tuning.trainable import networks_of_run, write_trainable
 from training.preview.image_to_image import example_series
 from training.recipe.schema import Recipe
 from training.run import Run
@@ -42,12 +44,14 @@ def export_run(
     measure: Callable[[Model], tuple[Quality, ...]] | None = None,
     *,
     discriminator: bool = False,
+    trainable: bool = False,
 ) -> Path:
     """Write the averaged generator of a run as ``models/name/version`` and return that folder.
 
     The default version is the next free number. `measure` is called with the exported model and
     returns metrics for the manifest and the card. With `discriminator`, the discriminator is
-    exported, too, so that requests can select images by its score.
+    exported, too, so that requests can select images by its score. With `trainable`, the weights of
+    both players are written beside the graphs, so that training can continue from the model.
 
     Raises ExportError, ModelFolderError, CheckpointError, RecipeError, and the errors of `measure`.
     No folder is left behind in these cases.
@@ -62,7 +66,11 @@ def export_run(
             f"{run.folder} has not reached its full resolution: it was trained on "
             f"{checkpoint.images:,} images, and needs {required:,}; continue the training"
         )
-    additions = [discriminator_of_run(recipe, checkpoint)] if discriminator else []
+    additions: list[Callable[[Path, Manifest], Manifest]] = []
+    if discriminator:
+        additions.append(discriminator_of_run(recipe, checkpoint))
+    if trainable:
+        additions.append(partial(_with_trainable, recipe, checkpoint))
     generator = load_generator(recipe, checkpoint)
     folder = new_version_folder(models, name, version)
     return write_model_folder(
@@ -75,6 +83,13 @@ def export_run(
         measure=measure,
         additions=additions,
     )
+
+
+def _with_trainable(
+    recipe: Recipe, checkpoint: Checkpoint, folder: Path, manifest: Manifest
+) -> Manifest:
+    weights = write_trainable(folder, networks_of_run(checkpoint), recipe)
+    return manifest.model_copy(update={"trainable": weights})
 
 
 def load_generator(recipe: Recipe, checkpoint: Checkpoint) -> nn.Module:
@@ -135,6 +150,7 @@ def _manifest(
                 if override.images < checkpoint.images
                 for change in override.changes
             ),
+            fine_tuned=record.fine_tuned,
         ),
         license=recipe.license,
     )

@@ -11,6 +11,7 @@ from service.runtime.models.manifest import (
     Quality,
     TrainingProvenance,
 )
+from service.runtime.models.manifest_parts import FineTuning
 from training.data.images import UNKNOWN_LICENSE
 from training.data.provenance import license_notes
 from training.evaluation.report.formatting import (
@@ -122,6 +123,7 @@ def _provenance_rows(manifest: Manifest) -> list[tuple[str, str]]:
         ]
     return [
         *_data_rows(provenance),
+        *(_fine_tuning_rows(provenance.fine_tuned) if provenance.fine_tuned else []),
         ("Training", f"{provenance.images:,} images in {provenance.turns:,} steps"),
         ("Training time", f"{_duration(provenance.seconds)} on {provenance.device}"),
         *(("Changed during the run", change) for change in provenance.overrides),
@@ -141,6 +143,21 @@ def _data_rows(provenance: TrainingProvenance) -> list[tuple[str, str]]:
             f"fingerprint `{record.fingerprint}`",
         )
         for record in provenance.data
+    ]
+
+
+def _fine_tuning_rows(record: FineTuning) -> list[tuple[str, str]]:
+    images = f", trained on {record.images:,} images" if record.images else ""
+    taken = "; ".join(
+        f"{each.network}: {each.taken} tensors, {each.share:.1%} of its values"
+        for each in record.networks
+    )
+    return [
+        (
+            "Fine-tuned from",
+            f"{record.source} ({_license_text(record.license)}){images}, SHA-256 "
+            f"`{record.sha256}`; {taken}",
+        )
     ]
 
 

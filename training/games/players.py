@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from training.device import Precision
 from training.distributed import DistributedContext
+from training.fine_tuning.freezing import freeze_lowest
 from training.recipe.schema import Recipe
 
 Batch = TypeVar("Batch")
@@ -51,6 +53,9 @@ class Players:
             # The faster layout for convolutions, on CPUs and GPUs.
             player.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(generator).requires_grad_(False)
+        if recipe.fine_tune:
+            # Before the distributed wrapper, which exchanges the gradients of trained weights.
+            freeze_lowest(discriminator, recipe.fine_tune.freeze_discriminator)
         self.networks = {"generator": generator, "discriminator": discriminator}
         self.wrapped = {
             name: distributed.wrap(network, device, unused_weights=unused_weights)
@@ -69,11 +74,35 @@ class Players:
         self._max_norm = recipe.game.clip_gradients
         self._parts = recipe.train.accumulate
         self._decay_from, self._images = recipe.optimizer.decay_from, recipe.train.images
+        self._turn_images = recipe.train.batch * recipe.game.batches_per_turn
+        fine_tune = recipe.fine_tune
+        self._warm_up = fine_tune.warm_up_images if fine_tune else 0
+        # Images after which each player is trained.
+        self._starts = {
+            "generator": fine_tune.freeze_generator_images if fine_tune else 0,
+            "discriminator": 0,
+        }
 
     @property
     def weights(self) -> dict[str, nn.Module]:
         """The networks with weights: `generator`, `discriminator`, and the `average`."""
         return {**self.networks, "average": self.average}
+
+    def trains_generator(self, images_seen: int) -> bool:
+        """Return whether the generator is trained after `images_seen` images, or still frozen."""
+        return images_seen >= self._starts["generator"]
+
+    @contextmanager
+    def fixed(self, player: str) -> Iterator[nn.Module]:
+        """Context manager in which a player's weights need no gradients; yields its network."""
+        network = self.networks[player]
+        # Frozen weights stay without gradients afterwards.
+        trained = [weight for weight in network.parameters() if weight.requires_grad]
+        for weight in trained:
+            weight.requires_grad_(False)
+        yield network
+        for weight in trained:
+            weight.requires_grad_(True)
 
     def descend(
         self, player: str, parts: Iterable[Batch], loss_of: Callable[[Batch], StepLoss]
@@ -100,17 +129,32 @@ class Players:
         return metrics
 
     def set_learning_rates(self, images_seen: int) -> None:
-        """Update learning rates that decay, after `images_seen` images."""
-        if self._decay_from is None:
+        """Update learning rates that rise or decay, after `images_seen` images."""
+        if self._decay_from is None and not self._warm_up:
             return
-        done = images_seen / self._images
-        factor = min((1 - done) / (1 - self._decay_from), 1.0)
+        factor = 1.0
+        if self._decay_from is not None:
+            done = images_seen / self._images
+            factor = min((1 - done) / (1 - self._decay_from), 1.0)
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
-                group["lr"] = self._learning_rates[name] * factor
+                group["lr"] = self._learning_rates[name] * factor * self._warmth(name, images_seen)
+
+    def _warmth(self, player: str, images_seen: int) -> float:
+        """Return the fraction of the learning rate that the warm-up has reached at this turn."""
+        if not self._warm_up:
+            return 1.0
+        trained = images_seen - self._starts[player] + self._turn_images
+        return min(max(trained, 0) / self._warm_up, 1.0)
 
     def update_average(self, images: int, images_seen: int) -> None:
-        """Update the moving average of the generator after a step on `images` images."""
+        """Update the moving average of the generator after a step on `images` images.
+
+        It does not change while the generator is frozen.
+        """
+        if not self.trains_generator(images_seen):
+            return
+        images_seen -= self._starts["generator"]
         half_life = max(min(self._ema.half_life_images, images_seen * self._ema.ramp_up), 1e-8)
         decay = 0.5 ** (images / half_life)
         with torch.no_grad():

@@ -16,6 +16,8 @@ from training.recipe.schema import Recipe
 
 _FOLDER = Path(__file__).parents[1] / "recipes"
 _DATA_SECTIONS = ("data", "source")
+# The override ``from=…`` is short for this key.
+_WEIGHTS = "fine_tune.weights"
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -25,6 +27,8 @@ def shipped_recipes() -> dict[str, Path]:
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Load an included recipe by name, or any recipe by path, and apply ``section.key=value``.
+
+    ``from=WEIGHTS`` sets the weights that training starts from.
 
     Raises RecipeError.
     """
@@ -58,6 +62,12 @@ def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals:
         raise RecipeError(f"expected key=value, as in train.images=20000; got {override!r}")
+    if key == "from":
+        if not value:
+            raise RecipeError("from= needs a run, a model or a checkpoint, as in from=runs/first")
+        section = values.setdefault("fine_tune", None) or {}
+        values["fine_tune"] = {**section, _WEIGHTS.partition(".")[2]: value}
+        return
     *sections, last = key.split(".")
     section = values
     for name in sections:

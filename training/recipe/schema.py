@@ -18,6 +18,8 @@ from training.data.images import DataOptions
 from training.device import DeviceOptions
 from training.evaluation.during_training import EvaluateOptions
 from training.evaluation.search.ranges import SearchRange
+from training.fine_tuning.freezing import freeze_lowest
+from training.fine_tuning.options import FineTuneOptions
 from training.games.registry import Game, default_game, register_games
 from training.games.tasks.registry import register_tasks
 from training.monitoring.loggers.logger import LoggerName
@@ -84,6 +86,8 @@ class Recipe(Options):
     optimizer: OptimizerOptions = OptimizerOptions()
     ema: EMAOptions = EMAOptions()
     train: TrainOptions = TrainOptions()
+    # Starts from the weights of another run or model; disabled if omitted.
+    fine_tune: FineTuneOptions | None = None
     # Evaluation during training; disabled if omitted.
     evaluate: EvaluateOptions | None = None
     # The ranges that `ganymede search` explores, by dotted key.
@@ -108,7 +112,9 @@ class Recipe(Options):
         # On the device `meta`, networks have shapes but no memory, so building them costs nothing.
         with torch.device("meta"):
             self.build_generator()
-            self.build_discriminator()
+            discriminator = self.build_discriminator()
+        if self.fine_tune:
+            freeze_lowest(discriminator, self.fine_tune.freeze_discriminator)
         return self
 
     @model_validator(mode="after")

@@ -30,6 +30,7 @@ from service.runtime.models.manifest_parts import (
     Directions,
     Discriminator,
     Encoder,
+    FineTuning,
     Finite,
     Part,
     Positive,
@@ -254,6 +255,8 @@ class TrainingProvenance(Part):
     data: tuple[TrainingData, ...] = ()
     # What was changed while the run was in progress, one line per change.
     overrides: tuple[str, ...] = ()
+    # The weights that the training started from; None for random weights.
+    fine_tuned: FineTuning | None = None
 
 
 class ImportAssumption(Part):

@@ -158,15 +158,20 @@ def _selection_row(figure: SelectionFigure) -> str:
 
 
 def _trainable(manifest: Manifest) -> list[str]:
-    if manifest.trainable is None:
+    trainable = manifest.trainable
+    if trainable is None:
         return []
-    start = "the recipe of the model" if manifest.trainable.recipe else "the imported networks"
-    return [
+    start = "the recipe of the model" if trainable.recipe else "the imported networks"
+    networks = f" of {', '.join(trainable.networks)}" if trainable.networks else ""
+    lines = [
         "## Trainable weights",
         "",
-        f"`trainable.safetensors` holds weights that training continues from, for {start}: "
-        "`ganymede train RECIPE from=MODEL`.",
+        f"`trainable.safetensors` holds weights{networks} that training continues from, for "
+        f"{start}: `ganymede train RECIPE from=MODEL`.",
     ]
+    if trainable.description:
+        lines += ["", f"{trainable.description}."]
+    return lines
 
 
 _SECTIONS = (_directions, _encoder, _discriminator, _trainable)

@@ -23,9 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from service.runtime.generation import RunGraph, execute, image_plan, score_plan
@@ -34,15 +32,15 @@ from service.runtime.models.manifest import (
     CLASS_WEIGHTS,
     DISCRIMINATOR,
     Manifest,
-    file_sha256,
     read_manifest,
 )
-from service.runtime.models.manifest_parts import TRAINABLE_FILE, Discriminator, ScoreCalibration
+from service.runtime.models.manifest_parts import Discriminator, ScoreCalibration
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import Array, ExecutionPlan, Provider, Session
 from training.export.errors import ExportError
 from training.export.graphs import CHECKED_IMAGES, GraphSpec, class_weights
 from training.export.onnx_export import export_graph
+from training.fine_tuning.trainable import read_trainable
 from training.networks.layers.minibatch import (
     MinibatchDiscrimination,
     MinibatchStandardDeviation,
@@ -167,43 +165,25 @@ def discriminator_of_recipe(
 def discriminator_of_folder(folder: Path) -> Callable[[Path, Manifest], Manifest]:
     """Return a change that adds the discriminator among the trainable weights of a model folder.
 
-    Raises ManifestError, and ExportError if the folder has no weights of a discriminator.
+    Raises ManifestError, FineTuningError, and ExportError if the folder has no weights of a
+    discriminator.
     """
-    from safetensors import SafetensorError  # noqa: PLC0415
-    from safetensors.torch import load_file  # noqa: PLC0415
-
     manifest = read_manifest(folder)
-    trainable = manifest.trainable
-    if trainable is None:
-        raise ExportError(
-            f"{folder} has no weights of a discriminator; export the run that it was trained in "
-            "with --discriminator"
-        )
+    trainable = read_trainable(folder, manifest)
     if trainable.recipe is None:
         raise ExportError(
             f"{folder} was imported: the network that the weights of its discriminator belong to "
             "is not known"
         )
-    path = folder / TRAINABLE_FILE
-    try:
-        if file_sha256(path) != trainable.sha256:
-            raise ExportError(f"{path} differs from the manifest")
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ExportError(f"{path} cannot be read: {error}") from error
-    prefix = f"{DISCRIMINATOR}."
-    weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    weights = trainable.networks.get(DISCRIMINATOR)
     if not weights:
-        raise ExportError(f"{path} has no weights of a discriminator")
-    try:
-        recipe = Recipe.model_validate(yaml.safe_load(trainable.recipe))
-    except (yaml.YAMLError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise ExportError(f"the recipe of {folder} cannot be read: {reason}") from error
+        raise ExportError(
+            f"{folder} has no weights of a discriminator; export the run that it was trained in "
+            "with --discriminator"
+        )
     known = manifest.discriminator.description if manifest.discriminator else ""
-    return discriminator_of_recipe(
-        recipe, weights, known or "the discriminator of the trainable weights"
-    )
+    description = known or trainable.description or "the discriminator of the trainable weights"
+    return discriminator_of_recipe(trainable.recipe, weights, description)
 
 
 def add_discriminator(

@@ -156,7 +156,9 @@ class NoiseToImage:
         metrics: dict[str, Tensor] = {}
         for reals in batches:
             metrics |= self.discriminator_step(reals, rng, number)
-        if self.balance is None or self.balance.generator_is_due(metrics["separation"]):
+        if self._players.trains_generator(images_seen) and (
+            self.balance is None or self.balance.generator_is_due(metrics["separation"])
+        ):
             metrics |= self.generator_step(batches[-1], rng, self._generator_steps)
             self._generator_steps += 1
         images = len(batches[-1].images) * self._distributed.world * len(batches)
@@ -186,14 +188,13 @@ class NoiseToImage:
         self, reals: RealBatch, rng: torch.Generator, number: int
     ) -> dict[str, Tensor]:
         """Descend the generator's objective. The discriminator's weights do not change."""
-        discriminator = self._networks["discriminator"]
-        discriminator.requires_grad_(False)
         batch = self.draw_batch(reals, rng)
-        metrics = self._players.descend(
-            "generator", batch.parts(self._parts), lambda part: self.generator_loss(part, number)
-        )
-        discriminator.requires_grad_(True)
-        return metrics
+        with self._players.fixed("discriminator"):
+            return self._players.descend(
+                "generator",
+                batch.parts(self._parts),
+                lambda part: self.generator_loss(part, number),
+            )
 
     def discriminator_loss(self, batch: StepBatch, number: int) -> StepLoss:
         """Return the discriminator's loss for D(x) and D(G(z)), plus the penalties of turn

@@ -108,13 +108,13 @@ class Paired:
             metrics |= self._players.descend(
                 "discriminator", pairs.parts(self._parts), self.discriminator_loss
             )
-        discriminator = self._players.networks["discriminator"].requires_grad_(False)
-        metrics |= self._players.descend(
-            "generator",
-            pairs.parts(self._parts),
-            lambda part: self.generator_loss(part, alone=alone),
-        )
-        discriminator.requires_grad_(True)
+        if self._players.trains_generator(images_seen):
+            with self._players.fixed("discriminator"):
+                metrics |= self._players.descend(
+                    "generator",
+                    pairs.parts(self._parts),
+                    lambda part: self.generator_loss(part, alone=alone),
+                )
         self._players.update_average(len(pairs.inputs) * self._distributed.world, images_seen)
         return metrics
 

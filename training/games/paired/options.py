@@ -59,6 +59,15 @@ class PairedOptions(ImageGameOptions):
         """Return whether the discriminator also gets the input image."""
         return self.conditional
 
+    def check(self, recipe: Recipe) -> None:
+        """Raise ValueError unless the other sections of the recipe fit the game."""
+        super().check(recipe)
+        if self.alone_images and recipe.fine_tune and recipe.fine_tune.freeze_generator_images:
+            raise ValueError(
+                "game.alone_images trains the generator alone, and "
+                "fine_tune.freeze_generator_images freezes it: use one of them"
+            )
+
     def image_task(self) -> ImageTask:
         """Return the task."""
         return self.task

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from training.device import Precision
 from training.distributed import DistributedContext
+from training.fine_tuning.freezing import Layer, layers_from_image
 from training.games.players import Players, StepLoss
 from training.games.unpaired.options import UnpairedOptions
 from training.losses import adversarial_loss, separation
@@ -48,6 +49,13 @@ class TwoDiscriminators(nn.Module):
         return [
             Sides(self.of_source(batch.source), self.of_target(batch.target)) for batch in batches
         ]
+
+
+@layers_from_image.register
+def _layers_of_both(discriminator: TwoDiscriminators) -> list[Layer]:
+    """Return the layers of both discriminators, in pairs."""
+    sides = [layers_from_image(each) for each in discriminator.children()]
+    return [[*of_source, *of_target] for of_source, of_target in zip(*sides, strict=True)]
 
 
 class History:
@@ -123,13 +131,18 @@ class Unpaired:
         self._players.set_learning_rates(images_seen)
         (sides,) = batches
         generated: list[Sides] = []
-        discriminator = self._players.networks["discriminator"].requires_grad_(False)
-        metrics = self._players.descend(
-            "generator",
-            sides.parts(self._parts),
-            lambda part: self.generator_loss(part, generated),
-        )
-        discriminator.requires_grad_(True)
+        metrics: dict[str, Tensor] = {}
+        if self._players.trains_generator(images_seen):
+            with self._players.fixed("discriminator"):
+                metrics |= self._players.descend(
+                    "generator",
+                    sides.parts(self._parts),
+                    lambda part: self.generator_loss(part, generated),
+                )
+        else:
+            with torch.no_grad():
+                for part in sides.parts(self._parts):
+                    self.generator_loss(part, generated)
         fakes = iter([self._from_history(part, rng) for part in generated])
         metrics |= self._players.descend(
             "discriminator",
