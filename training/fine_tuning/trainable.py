@@ -30,6 +30,8 @@ class TrainableWeights:
 
     networks: Mapping[str, dict[str, Tensor]]
     recipe: Recipe | None = None
+    # Where the weights come from, where they are not those of the training.
+    description: str = ""
 
 
 def write_trainable(
@@ -85,4 +87,4 @@ def read_trainable(folder: Path, manifest: Manifest) -> TrainableWeights:
         recipe = None if text is None else Recipe.model_validate(yaml.safe_load(text))
     except ValueError as error:
         raise FineTuningError(f"the recipe of {folder} is invalid: {first_line(error)}") from error
-    return TrainableWeights(networks, recipe)
+    return TrainableWeights(networks, recipe, manifest.trainable.description)

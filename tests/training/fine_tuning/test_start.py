@@ -1,5 +1,6 @@
 """Fine-tuning of runs, models and checkpoints, from the first image to the model card."""
 
+import re
 import shutil
 import signal
 
@@ -233,7 +234,7 @@ def test_command_fine_tunes_and_exports_a_model_to_continue_from(
     result = CliRunner().invoke(app, ["train", str(recipe), "from=source", "--out", str(run)])
     assert result.exit_code == 0, result.output
     assert "fine-tunes source@1 (SHA-256 " in result.output
-    assert "discriminator: 20 tensors taken, 100.0% of its values" in result.output
+    assert re.search(r"discriminator: \d+ tensors taken, 100\.0% of its values", result.output)
     result = CliRunner().invoke(
         app, ["export", str(run), "--name", "tuned", "--trainable", "--models", str(tmp_path / "m")]
     )
