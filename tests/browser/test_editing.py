@@ -87,6 +87,7 @@ def test_amounts_of_a_link_are_limited_to_what_the_sliders_have(open_editor):
     expect(edited(page, r"seed 0 · bright \+3")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_layers_exclude_directions_of_z(open_editor):
     page = open_editor("&directions=turn:1")
     expect(edited(page, r"seed 0 · turn \+1")).to_be_visible()
@@ -130,6 +131,7 @@ def test_strip_has_a_row_for_each_image(open_editor, latent_server):
     assert (grid[SIZE:, :SIZE] == expected[2]).all()
 
 
+@pytest.mark.slow
 def test_grid_of_two_directions(open_editor, latent_server):
     page = open_editor("&seed=3")
     page.get_by_label("Strip along").select_option("bright")
@@ -164,6 +166,7 @@ def test_only_the_newest_amount_is_shown(open_editor, latent_server):
     assert sent == [{"bright": 1}, {"bright": 2}]
 
 
+@pytest.mark.slow
 def test_problem_of_the_service_is_shown(open_editor, faults):
     page = open_editor()
     page.route(

@@ -129,6 +129,7 @@ def test_inverted_image_is_combined_with_a_seed(invert, latent_server):
     assert (image_pixels(page, ".pair-result img") == expected).all()
 
 
+@pytest.mark.slow
 def test_inverted_image_walks_to_seeds(invert, latent_server):
     page = invert(payload(sample(latent_server, 7)))
     page.get_by_role("button", name="Details").click()
@@ -141,6 +142,7 @@ def test_inverted_image_walks_to_seeds(invert, latent_server):
     expect(page.locator(".walk-canvas")).to_have_attribute("width", str(SIZE))
 
 
+@pytest.mark.slow
 def test_problem_of_the_service_is_shown(invert, latent_server, faults):
     page = invert(payload(sample(latent_server, 1)))
     page.route(

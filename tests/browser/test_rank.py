@@ -75,6 +75,7 @@ def test_cost_in_diversity_is_shown(open_wall):
     expect(note).to_have_text("The quality of this share was not measured.")
 
 
+@pytest.mark.slow
 def test_share_is_in_the_link(open_wall):
     page = open_wall("&rank=0.1")
     expect(page.get_by_label("1⁄10")).to_be_checked()
