@@ -21,6 +21,7 @@ from training.device import device_title
 from training.distributed import DistributedContext, joined
 from training.dry_run.layers import LayerTable, recorded_layers
 from training.dry_run.memory import PeakMemory, tensor_bytes
+from training.fine_tuning.start import start_from_weights, summary_lines
 from training.games.game import Game, GameSetup
 from training.monitoring.loggers.logger import check_installed
 from training.monitoring.metrics import MetricWindow
@@ -189,6 +190,8 @@ class _Measurement:
         if run.is_resumed:
             checkpoint = Checkpoint.load(run.checkpoint_path, self._device)
             checkpoint.restore(setup.game, run.checkpoint_path)
+        elif fine_tuned := start_from_weights(recipe, setup.game.weights, setup.class_names):
+            notes += summary_lines(fine_tuned)
         turn, images = (checkpoint.turn, checkpoint.images) if checkpoint else (0, 0)
 
         tables = self._record_layers(setup, turn, images)
@@ -221,7 +224,7 @@ class _Measurement:
 
     def _record_layers(self, setup: GameSetup, turn: int, images: int) -> dict[str, LayerTable]:
         """Play a turn at the last phase, in which the networks have their full size."""
-        last = max([images, *self._recipe.game.cost_changes(self._recipe)])
+        last = max([images, *self._cost_changes()])
         players = {name: net for name, net in setup.game.weights.items() if name != "average"}
         with recorded_layers(players) as tables:
             self._play(setup, turn, last)
@@ -229,7 +232,7 @@ class _Measurement:
 
     def _phases(self, setup: GameSetup, turn: int, images: int) -> tuple[Phase, ...]:
         total = self._recipe.train.images // self._turn_images * self._turn_images
-        changes = [at for at in self._recipe.game.cost_changes(self._recipe) if images < at < total]
+        changes = [at for at in self._cost_changes() if images < at < total]
         bounds = [images, *changes, total]
         phases = []
         for number, (start, end) in enumerate(pairwise(bounds)):
@@ -237,6 +240,13 @@ class _Measurement:
                 stage = f"phase {number + 1} of {len(bounds) - 1}" if changes else "turns"
                 phases.append(self._phase(setup, turn, start, end, stage))
         return tuple(phases)
+
+    def _cost_changes(self) -> list[int]:
+        """Return the images seen at which turns begin to cost more or less, in order."""
+        changes = set(self._recipe.game.cost_changes(self._recipe))
+        if self._recipe.fine_tune:
+            changes.add(self._recipe.fine_tune.freeze_generator_images)
+        return sorted(changes - {0})
 
     def _phase(self, setup: GameSetup, turn: int, start: int, end: int, stage: str) -> Phase:
         period = self._recipe.game.turns_in_period

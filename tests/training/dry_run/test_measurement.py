@@ -122,6 +122,16 @@ def test_each_stage_of_a_growing_run_is_measured(tmp_path, photographs):
     assert "from 128 images" in "\n".join(lines(result))
 
 
+def test_fine_tuning_is_measured_with_the_weights_that_it_takes(digits, tmp_path):
+    train(recipe(digits), Run(tmp_path / "source"))
+    tuned = [f"from={tmp_path / 'source'}", "fine_tune.freeze_generator_images=256"]
+    result = measured(recipe(digits, *tuned), tmp_path / "run")
+    assert [phase.from_images for phase in result.phases] == [0, 256]
+    report = "\n".join(lines(result))
+    assert "fine-tunes" in report
+    assert "tensors taken, 100.0% of its values" in report
+
+
 def test_what_would_stop_the_training_stops_the_dry_run(digits, tmp_path):
     with pytest.raises(DataError):
         measured(recipe(tmp_path / "missing"), tmp_path / "run")
