@@ -209,3 +209,28 @@ def test_truncation_that_a_model_does_not_support_is_an_error(client):
     with pytest.raises(InvalidRequest, match="dcgan-fashion does not support truncation") as raised:
         client.generate("dcgan-fashion", seeds=[1, 2], truncation=0.7)
     assert raised.value.field == "truncation"
+
+
+def test_rank_keeps_the_best_and_returns_their_scores(service, client):
+    plain = client.generate("stylegan2-flowers", n=5, seed=7)
+    best = client.generate("stylegan2-flowers", n=5, seed=7, rank=0.25)
+    assert [each.provenance.class_ for each in best] == [each.provenance.class_ for each in plain]
+    assert all(7 <= image.seed < 27 for image in best)
+    assert all(isinstance(image.score, float) for image in best)
+    assert pickle.loads(pickle.dumps(best[0])).score == best[0].score
+    assert all(image.score is None for image in plain)
+    with service.client() as http:
+        assert http.get(best[0].url).raise_for_status().content == best[0].file
+    drawn = client.sample_classes(
+        "stylegan2-flowers",
+        classes={"roses": 2},
+        seed=7,
+        rank={"share": 0.2, "method": "rejection"},
+    )
+    assert [image.provenance.class_ for image in drawn] == ["roses", "roses"]
+    assert client.model("stylegan2-flowers").discriminator["figures"]
+
+
+def test_rank_of_a_model_without_discriminator(client):
+    with pytest.raises(InvalidRequest, match="has no discriminator"):
+        client.generate("dcgan-fashion", rank=0.5)
