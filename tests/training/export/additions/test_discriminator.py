@@ -25,6 +25,7 @@ from training.export.additions.discriminator import (
 )
 from training.export.errors import ExportError
 from training.export.exporter import export_run
+from training.fine_tuning.errors import FineTuningError
 from training.networks.layers.minibatch import MinibatchDiscrimination, MinibatchStandardDeviation
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.dcgan import DCGANDiscriminatorOptions
@@ -212,7 +213,7 @@ def test_adds_the_discriminator_of_the_trainable_weights(
 
 
 def test_folders_without_a_discriminator_to_export(conditional_run, folder, tmp_path):
-    with pytest.raises(ExportError, match="no weights of a discriminator"):
+    with pytest.raises(FineTuningError, match="no trainable weights"):
         discriminator_of_folder(folder)
     with_trainable(folder, conditional_run, recipe=None)
     with pytest.raises(ExportError, match="was imported"):
