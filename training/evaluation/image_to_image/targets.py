@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from service.runtime.models.manifest import TrainingData, TrainingProvenance, read_manifest
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
-from training.data.datasets import KNOWN_DATASETS
-from training.data.images import DataOptions, load_images
+from training.data.images import DataOptions, data_location, load_images
 from training.data.provenance import check_training_data, description
 from training.evaluation.errors import QualityError
 from training.evaluation.noise.targets import RECIPE_FILE, model_folder
@@ -142,9 +141,7 @@ def _with_data(recipe: Recipe, data: str | None) -> Recipe:
     """Return a copy of the recipe with another data location and the same other options."""
     if data is None:
         return recipe
-    location = {"name": None, "path": data}
-    if data in KNOWN_DATASETS and not Path(data).exists():
-        location = {"name": data, "path": None}
+    location = data_location(data)
 
     def relocate(options: DataOptions) -> DataOptions:
         return options.model_copy(update=location)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.runtime.models.manifest import Quality
-from training.data.datasets import KNOWN_DATASETS
-from training.data.images import DataOptions
+from training.data.images import DataOptions, data_location
 from training.data.provenance import check_training_data, description
 from training.evaluation.errors import QualityError
 from training.evaluation.evaluation import EvaluationSettings, Progress
@@ -155,14 +153,13 @@ def reference_data(target: NoiseTarget, data: str | None) -> DataOptions:
                 else f"{target.title} was trained on {known} with --data PATH"
             )
         return target.data
-    location = (
-        {"name": data} if data in KNOWN_DATASETS and not Path(data).exists() else {"path": data}
-    )
-    return DataOptions(
-        **location,
-        resolution=target.image.height,
-        channels=target.image.channels,
-        flip=target.data is not None and target.data.flip,
+    return DataOptions.model_validate(
+        {
+            **data_location(data),
+            "resolution": target.image.height,
+            "channels": target.image.channels,
+            "flip": target.data is not None and target.data.flip,
+        }
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from service.runtime.models.manifest import Manifest
 from service.runtime.models.manifest_parts import Direction, InversionFigure, SelectionFigure
+from training.latent.inversion.quality import gate_failures
 
 CARD_FILE = "README.md"
 _BEGIN = "<!-- additions: written by ganymede -->"
@@ -109,6 +110,8 @@ def _encoder(manifest: Manifest) -> list[str]:
         f"Inverts images to `{manifest.latent_space_name}` in {encoder.passes} passes. Trained on "
         f"{encoder.trained_images:,} of the model's own images.",
     ]
+    if failures := gate_failures(encoder.figures):
+        lines += ["", f"It does not pass the quality gate: {'; '.join(failures)}."]
     if encoder.figures:
         lines += [
             "",
