@@ -74,8 +74,7 @@ def _open_checkpoint(path: Path) -> Source:
         checkpoint = Checkpoint.load(path)
     except CheckpointError as error:
         raise FineTuningError(
-            f"{error}; import a file of another project with ganymede import FILE --trainable, "
-            "and train from that model"
+            f"{error}; from= takes checkpoints of ganymede train, not of other projects"
         ) from error
     run = Run(path.parent)
     recipe = load_recipe(str(run.recipe_path)) if run.recipe_path.is_file() else None
