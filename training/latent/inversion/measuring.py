@@ -151,7 +151,7 @@ def measure(
         for errors in (
             squared_errors(inversion.pixels, targets.pixels),
             squared_errors(mean_image, targets.pixels),
-            np.array([_nearest_error(each, candidates.pixels) for each in targets.pixels]),
+            _nearest_errors(targets.pixels, candidates.pixels),
         )
     ]
     distances = [
@@ -180,12 +180,23 @@ def measure(
     return figure("PSNR", ratios, None), figure("feature distance", distances, network.title)
 
 
-def _nearest_error(target: Pixels, candidates: Pixels) -> float:
-    """Return the smallest mean squared error of a candidate."""
-    return min(
-        float(squared_errors(candidates[first : first + _CHUNK], target[None]).min())
-        for first in range(0, len(candidates), _CHUNK)
-    )
+def _nearest_errors(targets: Pixels, candidates: Pixels) -> NDArray[np.float64]:
+    """Return the error of the candidate that is nearest to each target.
+
+    A product of matrices finds the nearest one; its error is then computed exactly.
+    """
+    flat = targets.reshape(len(targets), -1).astype(np.float32)
+    least = np.full(len(targets), np.inf)
+    nearest = np.zeros(len(targets), np.int64)
+    for first in range(0, len(candidates), _CHUNK):
+        rows = candidates[first : first + _CHUNK].reshape(-1, flat.shape[1]).astype(np.float32)
+        # The square of the target is the same for all candidates.
+        distances = np.square(rows).sum(1) - 2 * flat @ rows.T
+        best = distances.argmin(1)
+        values = distances[np.arange(len(targets)), best]
+        better = values < least
+        least, nearest = np.where(better, values, least), np.where(better, first + best, nearest)
+    return squared_errors(candidates[nearest], targets)
 
 
 def _data_options(manifest: Manifest, data: str, split: str | None) -> DataOptions:
