@@ -174,7 +174,9 @@ def walk(
 
 def _assert_free(out: Path, overwrite: bool) -> None:
     """Raise UserError if the output would replace something."""
-    if out.is_dir() and (out.suffix or any(out.iterdir())):
+    if out.is_dir() and out.suffix:
+        raise UserError(f"--out: {out} is a folder; a {out.suffix} file needs another name")
+    if out.is_dir() and any(out.iterdir()):
         raise UserError(f"--out: the folder {out} exists and is not empty")
     if out.is_file() and (not overwrite or not out.suffix):
         raise UserError(f"--out: {out} exists; use another name, or --overwrite")

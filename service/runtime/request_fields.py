@@ -15,6 +15,7 @@ import numpy as np
 from service.runtime.errors import UserError
 from service.runtime.formatting import exact
 from service.runtime.latent.editing import MAX_AMOUNT
+from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.latent.sources import (
     ClassWeights,
     Floats,
@@ -113,6 +114,8 @@ class SourceParser:
         """Return the source of image `number`; `path` is the prefix of its fields' names."""
         if sum(value is not None for value in (fields.seed, fields.z, fields.w)) != 1:
             raise InvalidRequest(path.rstrip(".") or "seed", "give exactly one of seed, z and w")
+        if fields.seed is not None and not 0 <= fields.seed <= MAX_SEED:
+            raise InvalidRequest(f"{path}seed", f"expected 0 to {MAX_SEED}, got {fields.seed}")
         if fields.w is not None:
             for name in ("class_", "blend", "truncation"):
                 if getattr(fields, name) is not None:

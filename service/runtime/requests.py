@@ -161,10 +161,12 @@ def selection_candidates(
     last = groups[-1].seeds.stop - 1
     count = last - first + 1
     if count > max_images:
+        images = "images" if len(sources) > 1 else "image"
         raise InvalidRequest(
             "rank",
-            f"{len(sources)} images at a share of {selection.share:g} are selected from {count:,} "
-            f"candidates; expected at most {max_images}: request fewer images, or start a job",
+            f"{len(sources)} {images} at a share of {selection.share:g}: to be selected from "
+            f"{count:,} candidates; expected at most {max_images}: request fewer images, or start "
+            "a job",
         )
     if last > MAX_SEED:
         raise InvalidRequest("seed", f"the last candidate would be {last}, beyond {MAX_SEED}")
@@ -209,6 +211,10 @@ def interpolation(
     truncation: float | None = None,
 ) -> Interpolation:
     """Return a walk through `sources`. Raises InvalidRequest."""
+    if manifest.latent is None:
+        raise InvalidRequest(
+            "model", f"{manifest.name} takes images and has no latent space to walk through"
+        )
     if not 2 <= frames <= max_frames:
         raise InvalidRequest("frames", f"expected 2 to {max_frames}, got {frames}")
     if len(sources) < 2:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from service.runtime.images.encoding import read_provenance
 from tests.support.drawn_models import SIZE
+from tests.support.image_to_image_models import write_translators
 from tests.support.responses import npy_pixels
 from tests.support.servers import ganymede
 
@@ -31,6 +32,22 @@ def walk(drawn_repository):
         return process
 
     return run
+
+
+def test_an_image_to_image_model_is_refused(tmp_path):
+    write_translators(tmp_path / "models")
+    name = next(iter((tmp_path / "models").iterdir())).name
+    command = ganymede("walk", name, "--models", tmp_path / "models", "--seeds", "1,2")
+    process = subprocess.run(
+        [*command, "--out", str(tmp_path / "walk.gif")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert process.returncode == 2
+    assert f"{name} takes images and has no latent space" in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 def test_frames_are_those_of_the_route(walk, drawn_server, tmp_path):
@@ -82,6 +99,8 @@ def test_keeps_existing_files(walk, tmp_path):
     (tmp_path / "frames").mkdir()
     (tmp_path / "frames" / "a.png").write_bytes(b"mine")
     assert "is not empty" in walk(tmp_path / "frames", code=2).stderr
+    (tmp_path / "walk.mp4").mkdir()
+    assert "walk.mp4 is a folder" in walk(tmp_path / "walk.mp4", code=2).stderr
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
@@ -91,6 +110,7 @@ def test_keeps_existing_files(walk, tmp_path):
         ("walk.mov", [], "1,2", "--out: expected a folder or a file that ends in .mp4"),
         ("walk.gif", [], "1,x", "--seeds: expected seeds separated by commas"),
         ("walk.gif", [], "1", "--seeds: expected at least 2, got 1"),
+        ("walk.gif", [], "1,4294967296", "--seeds: expected 0 to 4294967295, got 4294967296"),
         ("walk.zip", ["--scale", "3"], "1,2", "--scale: only for animations and videos"),
     ],
 )
