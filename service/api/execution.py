@@ -221,7 +221,7 @@ class RequestExecution:
         return _ModelStyles(self._engine.styles, model.digest)
 
     def reserve(self, model: Model, images: int) -> None:
-        """Reserve the pixels of `images` in the rate limit, for a response that is sent in parts.
+        """Reserve the pixels of `images` in the rate limit, for work in several runs or parts.
 
         Raises Problem (429, 422).
         """

@@ -266,6 +266,18 @@ def inversion_plan(
     return candidates.best()
 
 
+def inversion_rows(manifest: Manifest, images: int, classes: int = 0) -> int:
+    """Return the rows of all runs in the `inversion_plan` of `images` images and `classes` classes.
+
+    Raises ValueError if the model has no encoder.
+    """
+    if manifest.encoder is None:
+        raise ValueError(f"{manifest.name} has no encoder")
+    starts = max(classes, 1)
+    # In each pass, the encoder and the generator run once for each image and class.
+    return starts * (1 + 2 * manifest.encoder.passes * images)
+
+
 def frame_plan(
     manifest: Manifest, walk: Interpolation, positions: Sequence[Place], w: Array | None
 ) -> Plan[Pixels]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Annotated, Any
@@ -20,7 +20,7 @@ from service.api.responses import ImageRecord
 from service.api.schemas.invert import InvertRequest, InvertResponse
 from service.api.state import PixelBudget, ServiceState, UploadTooLarge, state_of
 from service.runtime import latent_requests
-from service.runtime.generation import inversion_plan
+from service.runtime.generation import inversion_plan, inversion_rows
 from service.runtime.image_to_image import digest_of
 from service.runtime.images import encoding
 from service.runtime.images.decoding import ImageDecodeError, decode_image
@@ -86,6 +86,9 @@ async def _invert(
     """Fit the images to the model, invert them, and package the result."""
     state = state_of(request)
     async with request_execution(state.engine, request, state.settings.deadline_s) as execution:
+        # For all passes at once, so that the rate limit cannot interrupt the inversion.
+        rows = inversion_rows(model.manifest, len(files), len(classes))
+        execution.reserve(model, rows)
         inputs = [
             await execution.in_thread(partial(_fitted, model, file, body, state), state.decoders)
             for file in files
@@ -148,14 +151,19 @@ def _response(
 ) -> Response:
     """Package the latents with their reconstructions."""
     space = model.manifest.latent_space_name
-    lists: dict[str, list[object]] = {
+    lists: dict[str, Sequence[object]] = {
         space: [responses.encoded_latent(inversion.source) for inversion in found],
         "psnr": [_rounded(inversion.psnr) for inversion in found],
         "mean_squared_error": [_rounded(inversion.mean_squared_error) for inversion in found],
         "input": [change["input"] for change in changes],
     }
-    if any("resized_input" in change for change in changes):
-        lists["resized"] = [_resized(change) for change in changes]
+    fitted = {
+        "crop": [_cropped(change) for change in changes],
+        "resized": [_resized(change) for change in changes],
+        "color": [change.get("color", "") for change in changes],
+        "background": [change.get("background", "") for change in changes],
+    }
+    lists |= {name: values for name, values in fitted.items() if any(values)}
     sources = [inversion.source for inversion in found]
     headers = responses.source_headers(model, sources) | responses.headers(model, **lists)
     if output.container == "npy":
@@ -188,6 +196,12 @@ def _no_encoder(model: Model) -> Problem:
 
 def _rounded(value: float | None) -> str:
     return "" if value is None else f"{value:.{_SIGNIFICANT_DIGITS}g}"
+
+
+def _cropped(change: dict[str, Any]) -> str:
+    """Return ``300x300+50+0``, the size and the offset; empty if nothing was cut off."""
+    crop = change.get("crop")
+    return "" if crop is None else "{2}x{3}+{0}+{1}".format(*crop)
 
 
 def _resized(change: dict[str, Any]) -> str:

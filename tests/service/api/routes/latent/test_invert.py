@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.api_keys import add_key
 from service.offline.reproduce import reproduce
 from service.runtime.latent.sources import decode_floats
 from service.runtime.models.model import Model
@@ -109,6 +110,11 @@ def test_other_sizes_are_cropped_and_resized_and_the_answer_says_so(client, load
     assert inversion["crop"] == [15, 0, side, side]
     assert inversion["resized_input"] == {"from": [side, side], "to": [SIZE, SIZE]}
     assert response.headers["x-ganymede-resized"] == f"{side}x{side}>{SIZE}x{SIZE}"
+    # A size that is only cropped, in a format without metadata.
+    taller = np.concatenate([image, image[:5]])
+    headers = post(client, png(taller), png(image), format="npy").headers
+    assert headers["x-ganymede-crop"] == f"{SIZE}x{SIZE}+0+2,"
+    assert not {"x-ganymede-resized", "x-ganymede-color"} & set(headers)
 
 
 def test_transparency_orientation_and_gray_images_are_handled(client, load):
@@ -207,6 +213,26 @@ def test_images_beyond_the_memory_are_a_problem(drawn_repository, load):
         assert "send fewer images" in response.json()["detail"]
         # What was reserved is free again.
         assert post(client, *images[:4]).is_success
+
+
+@pytest.mark.slow
+def test_all_passes_count_toward_the_rate_limit_from_the_start(drawn_repository, load, tmp_path):
+    # The first image of each class, and in each pass the encoder and the generator.
+    pixels = 3 * (1 + 2 * PASSES) * SIZE * SIZE
+    key = add_key(tmp_path / "keys.json", "one", pixels_per_minute=pixels)
+    image, other = map(png, load("movable-classes").generate([1, 2]))
+    flags = ("--keys", str(tmp_path / "keys.json"))
+    with (
+        serving(drawn_repository, *flags) as server,
+        server.client(headers={"authorization": f"Bearer {key}"}) as client,
+    ):
+        response = post(client, image, other, model="movable-classes")
+        assert_problem(response, 422)
+        assert response.json()["type"].endswith("larger-than-allowance")
+        # Nothing of it was charged.
+        assert post(client, image, model="movable-classes").is_success
+        late = post(client, image, model="movable-classes")
+        assert (late.status_code, late.json()["type"]) == (429, "urn:ganymede:problem:rate-limited")
 
 
 def test_a_missing_image_is_a_problem(client):
