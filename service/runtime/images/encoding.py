@@ -130,6 +130,16 @@ def mixing_grid(columns: Pixels, rows: Pixels, mixed: Pixels) -> Pixels:
     return image_grid(np.concatenate(lines), len(rows) + 1, len(columns) + 1)
 
 
+def on_white(pixels: Pixels, alpha: Pixels) -> Pixels:
+    """Composite ``pixels [H, W, C]`` with ``alpha [H, W]`` on white, rounded to the nearest."""
+    opacity = alpha[..., None].astype(np.uint16)
+    # At most 255², which fits into 16 bits.
+    blended = pixels * opacity
+    blended += 255 * (255 - opacity) + 127
+    blended //= 255
+    return blended.astype(np.uint8)
+
+
 def image_grid(images: Pixels, rows: int, columns: int) -> Pixels:
     """Arrange images ``[rows * columns, H, W, C]`` in one image, in row-major order."""
     height, width, channels = images.shape[1:]

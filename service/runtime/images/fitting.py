@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from service.runtime.images.decoding import DecodedImage
-from service.runtime.images.encoding import Pixels, resized, to_image
+from service.runtime.images.encoding import Pixels, on_white, resized, to_image
 from service.runtime.models.manifest import ImageSpec
 
 
@@ -32,14 +32,16 @@ def fit_image(image: DecodedImage, spec: ImageSpec) -> FittedImage:
     gray (ITU-R 601 luma) if they have one channel.
     """
     changes: dict[str, Any] = {}
-    pixels = _with_channels(image, spec.channels, changes)
-    height, width = pixels.shape[:2]
+    height, width = image.pixels.shape[:2]
     crop_width = min(width, max(1, round(height * spec.width / spec.height)))
     crop_height = min(height, max(1, round(width * spec.height / spec.width)))
     if (crop_width, crop_height) != (width, height):
         x, y = (width - crop_width) // 2, (height - crop_height) // 2
-        pixels = pixels[y : y + crop_height, x : x + crop_width]
+        part = np.s_[y : y + crop_height, x : x + crop_width]
+        alpha = None if image.alpha is None else image.alpha[part]
+        image = replace(image, pixels=image.pixels[part], alpha=alpha)
         changes["crop"] = [x, y, crop_width, crop_height]
+    pixels = _with_channels(image, spec.channels, changes)
     if (crop_width, crop_height) != (spec.width, spec.height):
         pixels = resized(np.ascontiguousarray(pixels), spec.width, spec.height)
         changes["resized_input"] = {
@@ -56,9 +58,7 @@ def _with_channels(image: DecodedImage, channels: int, changes: dict[str, Any]) 
         opaque = np.full(pixels.shape[:2], 255, np.uint8)
         return np.dstack([pixels, opaque if alpha is None else alpha])
     if alpha is not None and (alpha < 255).any():
-        opacity = alpha[..., None].astype(np.float32) / 255
-        blended = pixels * opacity + 255 * (1 - opacity)
-        pixels = np.rint(blended).astype(np.uint8)
+        pixels = on_white(pixels, alpha)
         changes["background"] = "white"
     if channels == 1:
         if not image.is_gray:

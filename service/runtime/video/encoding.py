@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from service.runtime.images.animation import DEFAULT_QUALITY
-from service.runtime.images.encoding import Pixels
+from service.runtime.images.encoding import Pixels, on_white
 from service.runtime.video import ffmpeg
 from service.runtime.video.containers import VideoContainer
 
@@ -84,9 +84,7 @@ def to_yuv(pixels: Pixels, color: Color) -> Any:
     if channels == 1:
         pixels = pixels.repeat(3, 2)
     elif channels == 4:
-        alpha = pixels[..., 3:].astype(np.uint16)
-        mixed = pixels[..., :3] * alpha + 255 * (255 - alpha) + 127
-        pixels = (mixed // 255).astype(np.uint8)
+        pixels = on_white(pixels[..., :3], pixels[..., 3])
     if height % 2 or width % 2:
         pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
     rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")

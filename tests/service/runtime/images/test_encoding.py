@@ -12,6 +12,7 @@ from service.runtime.images.encoding import (
     encode,
     encode_npy,
     mixing_grid,
+    on_white,
     pack_zip,
 )
 
@@ -80,3 +81,11 @@ def test_rejects_side_above_format_limit(kind):
     encode(np.zeros((1, kind.longest_side, 1), np.uint8), kind, PROVENANCE)
     with pytest.raises((OSError, ValueError)):
         encode(np.zeros((1, kind.longest_side + 1, 1), np.uint8), kind, PROVENANCE)
+
+
+def test_every_value_and_opacity_on_white_is_rounded_to_the_nearest():
+    values, alpha = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
+    blended = on_white(values[..., None], alpha)
+    opacity = alpha / 255
+    expected = np.rint(values * opacity + 255 * (1 - opacity))
+    np.testing.assert_array_equal(blended[..., 0], expected)

@@ -65,6 +65,14 @@ def test_transparent_pixels_become_white_unless_the_model_has_alpha():
     assert (fit_image(decoded(8, 8), spec(channels=4)).pixels[..., 3] == 255).all()
 
 
+def test_what_is_cut_off_is_no_change():
+    image = decoded(8, 20, alpha=255)
+    image.alpha[:, :6] = 0
+    fitted = fit_image(image, spec())
+    np.testing.assert_array_equal(fitted.pixels, image.pixels[:, 6:14])
+    assert fitted.changes == {"crop": [6, 0, 8, 8]}
+
+
 def test_colors_become_gray_for_a_model_of_gray_images():
     fitted = fit_image(decoded(8, 8), spec(channels=1))
     assert fitted.pixels.shape == (8, 8, 1)
