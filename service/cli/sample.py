@@ -222,7 +222,8 @@ def sample(
             "seeds": seeds,
             "classes": classes,
         }
-        others |= {"truncation": truncation, "mix": mix, "rank": rank, "shard-size": shard_size}
+        others |= {"truncation": truncation, "mix": mix, "directions": directions}
+        others |= {"rank": rank, "shard-size": shard_size}
         others |= {"format": None if layout is Layout.FOLDER else layout}
         others |= {"image": None if image is ImageFormat.PNG else image}
         others |= {"engine": None if engine == "local" else engine, "address": address}

@@ -75,6 +75,7 @@ def test_killed_command_resumes_to_the_same_film(models, tmp_path):
     [
         ("larger", "out.avi", [], "--out: a film needs a file name that ends in .mp4, .webm, .mkv"),
         ("larger", "out.mp4", ["--count", "3"], "--count: does not apply to a film"),
+        ("larger", "out.mp4", ["--directions", "a=1"], "--directions: does not apply to a film"),
         ("filled", "out.mp4", [], "--mask: missing: filled needs a mask or boxes"),
         ("fixed", "out.mp4", ["--boxes", "0,0,8,8"], "--boxes: fixed takes no mask"),
     ],
