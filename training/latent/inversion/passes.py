@@ -57,15 +57,17 @@ def invert_by_passes(
 ) -> list[Inversion]:
     """Return the best inversion of `targets` ``[N, H, W, C]`` after each number of passes.
 
-    The first entry is the start, without any pass. `classes` are the class indices of the images.
+    The first entry is the start, without any pass. It is not among those that the others are the
+    best of, as in `service.runtime.generation.inversion_plan`, so that figures are those of
+    requests. `classes` are the class indices of the images.
     """
     conditions = conditions_of(generator, len(targets), classes)
     shown = class_inputs(conditions)
     latents = np.repeat(start[None], len(targets), 0)
     used = None if classes is None else np.asarray(classes, np.int64)
-    best = Inversion(latents, generator.pixels(latents, conditions), used)
-    current, history = best, [best]
-    for _ in range(passes):
+    current = Inversion(latents, generator.pixels(latents, conditions), used)
+    history = [current]
+    for number in range(passes):
         feeds: dict[str, NDArray[Any]] = {
             "image": targets,
             "reconstruction": current.pixels,
@@ -74,8 +76,7 @@ def invert_by_passes(
         }
         latents = encoder(feeds)
         current = Inversion(latents, generator.pixels(latents, conditions), used)
-        best = best.better_of(current, targets)
-        history.append(best)
+        history.append(history[-1].better_of(current, targets) if number else current)
     return history
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.runtime.generation import execute, inversion_plan
 from service.runtime.latent.sources import decode_floats
 from service.runtime.models.manifest import ENCODER, MANIFEST_FILE, read_manifest
 from service.runtime.models.model import Model
@@ -76,6 +77,12 @@ def test_adds_a_measured_encoder_to_the_model(
     # The served model corrects a latent with the graph.
     model = Model(folder, Provider.CPU, PLAN)
     assert ENCODER in model.sessions
+    if name == "painted":
+        # The figures are those of requests.
+        targets = own_images(open_generator(name, models), 20)
+        found = execute(inversion_plan(manifest, targets.pixels), model.run, PLAN.max_rows)
+        served = np.mean([inversion.psnr for inversion in found])
+        assert served == pytest.approx(figures["PSNR"].value, abs=1e-3)
 
 
 def test_rows_of_an_exported_encoder_are_independent(
