@@ -44,7 +44,9 @@ def invert(
             min=1, help="Without an encoder, start from the nearest of this many samples."
         ),
     ] = 512,
-    learning_rate: Annotated[float, typer.Option(min=1e-5, max=10.0)] = 0.05,
+    learning_rate: Annotated[
+        float, typer.Option(min=1e-5, max=10.0, help="The largest learning rate, of Adam.")
+    ] = 0.05,
     pixel: Annotated[float, typer.Option(min=0, help="The weight of the pixel loss.")] = 1.0,
     feature: Annotated[float, typer.Option(min=0, help="The weight of the feature loss.")] = 0.5,
     prior: Annotated[
@@ -70,6 +72,7 @@ def invert(
     from training.latent.inversion.model import open_generator, read_images
     from training.latent.inversion.optimization import OptimizationSettings
 
+    names = _names(images, out)
     generator = open_generator(model, models)
     targets = read_images(images, generator.manifest.image)
     settings = OptimizationSettings(steps, learning_rate, pixel, feature, prior)
@@ -78,7 +81,6 @@ def invert(
         results = invert_images(
             generator, targets, settings, features, show, samples=samples, class_name=class_
         )
-    names = _names(images)
     records = [
         _write(generator, out, name, path, result)
         for name, path, result in zip(names, images, results, strict=True)
@@ -103,14 +105,34 @@ def invert(
     typer.echo(f"wrote {out}; edit the latents with /v1/edit, or `ganymede walk`")
 
 
-def _names(paths: list[Path]) -> list[str]:
-    """Return a file name for each path, without extension; equal names get numbers."""
+def _files(name: str) -> dict[str, str]:
+    """Return the names of the files of one image."""
+    return {
+        "reconstruction": f"{name}.png",
+        "latent": f"{name}.npz",
+        "compared": f"{name}-compared.png",
+    }
+
+
+def _names(paths: list[Path], out: Path) -> list[str]:
+    """Return a file name in `out` for each path, without extension; equal names get numbers.
+
+    No two images have a file in common. Raises InversionError if an image would be replaced.
+    """
+    from training.latent.inversion.model import InversionError
+
+    inputs = {path.resolve(): path for path in paths}
     names: list[str] = []
+    used: set[str] = set()
     for path in paths:
         name, number = path.stem, 2
-        while name in names:
+        while not used.isdisjoint(_files(name).values()):
             name, number = f"{path.stem}-{number}", number + 1
         names.append(name)
+        used.update(_files(name).values())
+    for file in sorted(used):
+        if (replaced := inputs.get((out / file).resolve())) is not None:
+            raise InversionError(f"{replaced} would be replaced by a result: choose another --out")
     return names
 
 
@@ -126,20 +148,18 @@ def _write(
 
     latent = io.BytesIO()
     np.savez(latent, **latent_arrays(image))
-    files = {
-        "reconstruction": (f"{name}.png", reconstruction_file(generator, image)),
-        "latent": (f"{name}.npz", latent.getvalue()),
-        "compared": (
-            f"{name}-compared.png",
-            encode(image.compared(), ImageFormat.PNG, {"compared": path.name}),
-        ),
+    contents = {
+        "reconstruction": reconstruction_file(generator, image),
+        "latent": latent.getvalue(),
+        "compared": encode(image.compared(), ImageFormat.PNG, {"compared": path.name}),
     }
-    for file, content in files.values():
-        with replacing(out / file) as temporary:
-            temporary.write_bytes(content)
+    files = {key: out / file for key, file in _files(name).items()}
+    for key, file in files.items():
+        with replacing(file) as temporary:
+            temporary.write_bytes(contents[key])
     return {
         "image": str(path),
-        **{key: str(out / file) for key, (file, _) in files.items()},
+        **{key: str(file) for key, file in files.items()},
         "before": image.before.as_json(),
         "after": image.after.as_json(),
         **image.source.parameters(generator.manifest),

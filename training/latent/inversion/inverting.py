@@ -155,9 +155,14 @@ def _first_inversion(
 ) -> Inversion:
     manifest = generator.manifest
     if manifest.encoder is None:
-        progress("searching samples", 0, 1)
-        start = start_latent(manifest, mean)
-        return best_of_samples(generator, start, targets, samples, class_index)
+        return best_of_samples(
+            generator,
+            start_latent(manifest, mean),
+            targets,
+            samples,
+            class_index,
+            lambda done, total: progress("searching samples", done, total),
+        )
     progress("encoding", 0, 1)
     choices: list[int] = []
     if has_class_choice(manifest):

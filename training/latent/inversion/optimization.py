@@ -31,7 +31,7 @@ _LIMITS: dict[Distribution, float] = {"uniform": 1.0, "truncated-normal": 2.0}
 _WARM_UP, _COOL_DOWN = 0.05, 0.25
 _ROWS = 16
 
-# Called with the number of finished steps of all images, and their total.
+# Called with the number of finished steps of all images, or of samples, and their total.
 Progress = Callable[[int, int], None]
 
 
@@ -59,10 +59,12 @@ def best_of_samples(
     targets: Pixels,
     samples: int,
     class_index: int | None = None,
+    progress: Progress | None = None,
 ) -> Inversion:
     """Return for each image the nearest of `samples` samples and the mean latent, by pixels.
 
     With `class_index`, samples have this class; by default, seed s has its class as always.
+    `progress` is called with the number of samples.
     """
     choices = [class_index]
     if has_class_choice(generator.manifest) and class_index is None:
@@ -86,6 +88,8 @@ def best_of_samples(
             used = _as_array(classes or generator.model.classes_of(seeds))
         nearest = Inversion(latents[rows], pixels[rows], None if used is None else used[rows])
         best = best.better_of(nearest, targets)
+        if progress:
+            progress(seeds.stop, samples)
     return best
 
 

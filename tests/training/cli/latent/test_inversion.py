@@ -107,6 +107,25 @@ def test_bad_input_is_one_line(models, photograph, tmp_path, small_network_file)
         _call(train_encoder, "painted", "--split", "test", *common)
 
 
+def test_no_image_is_replaced(models, photograph, small_network_file) -> None:
+    before = photograph.read_bytes()
+    options = ("--models", models, "--network", small_network_file, "--out", photograph.parent)
+    with pytest.raises(UserError, match=r"photo\.png would be replaced"):
+        _call(invert, "painted", photograph, *options)
+    assert photograph.read_bytes() == before
+
+
+def test_images_have_no_file_in_common(models, photograph, tmp_path, small_network_file) -> None:
+    other = Path(shutil.copy(photograph, tmp_path / "photo-compared.png"))
+    out = tmp_path / "out"
+    options = ("--models", models, "--network", small_network_file, "--out", out)
+    _call(invert, "painted", photograph, other, *options, "--steps", 0, "--samples", 16)
+    assert {path.name for path in out.glob("*.png")} == {
+        *("photo.png", "photo-compared.png"),
+        *("photo-compared-2.png", "photo-compared-2-compared.png"),
+    }
+
+
 @pytest.mark.slow
 def test_an_unknown_model_is_one_line(models, photograph) -> None:
     process = run("invert", "nowhere", str(photograph), "--models", str(models))
