@@ -79,7 +79,8 @@ def _open_checkpoint(path: Path) -> Source:
     run = Run(path.parent)
     recipe = load_recipe(str(run.recipe_path)) if run.recipe_path.is_file() else None
     return Source(
-        title=f"{path} at {checkpoint.images:,} images",
+        # For model cards: the name of the run, without the folders above it.
+        title=f"{run.name}/{path.name} at {checkpoint.images:,} images",
         sha256=file_sha256(path),
         networks=networks_of_run(checkpoint),
         class_names=tuple(checkpoint.class_names),
@@ -125,7 +126,7 @@ def _model_folder(weights: str) -> Path:
         versions = [folder for folder in versions if folder.name == version]
     if not versions:
         raise FineTuningError(
-            f"{weights} was not found: it is neither a run folder or a checkpoint, nor a model in "
-            f"{models}"
+            f"{weights} was not found: there is no such run folder or checkpoint, and no such "
+            f"model in {models}"
         )
     return versions[-1]

@@ -65,8 +65,11 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if key == "from":
         if not value:
             raise RecipeError("from= needs a run, a model or a checkpoint, as in from=runs/first")
-        section = values.setdefault("fine_tune", None) or {}
-        values["fine_tune"] = {**section, _WEIGHTS.partition(".")[2]: value}
+        name, _, last = _WEIGHTS.partition(".")
+        section = values.get(name) or {}
+        if not isinstance(section, dict):
+            raise RecipeError(f"from={value}: {name} is a value, not a section")
+        values[name] = {**section, last: value}
         return
     *sections, last = key.split(".")
     section = values

@@ -56,6 +56,7 @@ def test_training_starts_from_both_players_and_the_average(
     assert [each.share for each in record.networks] == [1.0, 1.0, 1.0]
     assert record.images == 8
     assert record.license == "Apache-2.0"
+    assert record.source == ("source@1" if kind == "model" else "source/checkpoint.pt at 8 images")
 
 
 def test_recipe_without_from_has_no_section_and_no_record(source_run):
@@ -250,6 +251,11 @@ def test_command_fine_tunes_and_exports_a_model_to_continue_from(
 def test_from_needs_a_value(small_recipe):
     with pytest.raises(RecipeError, match="from= needs a run"):
         small_recipe("from=")
+
+
+def test_from_needs_a_section(small_recipe):
+    with pytest.raises(RecipeError, match="fine_tune is a value, not a section"):
+        small_recipe("fine_tune=3", "from=x")
 
 
 def test_unknown_keys_are_errors(small_recipe):
