@@ -70,11 +70,17 @@ def export(
 
     Example: ganymede export runs/first --name my-garments
     """
+    from training.export.errors import ExportError
     from training.export.exporter import export_run
     from training.run import Run
 
     opened = Run(Path(run))
     if discriminator and not opened.recipe_path.is_file():
+        if trainable or measure or name is not None or version is not None or checkpoint != "last":
+            raise ExportError(
+                f"{run} is not a run: --name, --version, --checkpoint, --trainable and --measure "
+                "are for runs"
+            )
         _add_discriminator(run, models)
         return
     opened = opened.at(checkpoint)

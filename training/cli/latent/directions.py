@@ -211,6 +211,8 @@ def _check(settings: Settings, *, chosen: bool) -> None:
         raise DirectionsError("--between, --classifier and --from are for --method boundary")
     else:
         expected = len(settings.components)
+    if settings.attribute and not settings.classifier:
+        raise DirectionsError("--attribute is for --classifier")
     if settings.names and len(settings.names) != expected:
         raise DirectionsError(
             f"--name: expected one for each of {expected} directions, got {len(settings.names)}; "

@@ -36,7 +36,9 @@ def train_encoder(
     width: Annotated[
         int, typer.Option(min=8, max=1024, help="Channels of the encoder's feature maps.")
     ] = 128,
-    learning_rate: Annotated[float, typer.Option(min=1e-7, max=1.0)] = 1e-3,
+    learning_rate: Annotated[
+        float, typer.Option(min=1e-7, max=1.0, help="The largest learning rate, of Adam.")
+    ] = 1e-3,
     seed: Annotated[int, typer.Option(min=0, help="The seed of weights and samples.")] = 0,
     photos: Annotated[
         str | None,

@@ -196,6 +196,8 @@ class EncoderTraining:
     def _open(self) -> None:
         given = {"model": self.generator.manifest.digest, **asdict(self.settings)}
         path = self.out / SETTINGS_FILE
+        if self.out.exists() and not self.out.is_dir():
+            raise EncoderTrainingError(f"{self.out} is a file; a run needs a folder")
         if not path.exists():
             if self.out.exists() and any(self.out.iterdir()):
                 raise EncoderTrainingError(
@@ -205,9 +207,11 @@ class EncoderTraining:
                 temporary.write_text(json.dumps(given, indent=2) + "\n")
             return
         try:
-            stored: dict[str, Any] = json.loads(path.read_text())
+            stored: Any = json.loads(path.read_text())
         except ValueError as error:
             raise EncoderTrainingError(f"{path} is damaged: choose another --out") from error
+        if not isinstance(stored, dict):
+            raise EncoderTrainingError(f"{path} is damaged: choose another --out")
         if stored != given:
             names = ", ".join(sorted(k for k in given if stored.get(k) != given[k]))
             raise EncoderTrainingError(

@@ -165,6 +165,7 @@ def test_without_figures(directions, models):
         ("painted", ["--method", "sefa", "--layers", "huge"], ["no layers 'huge'"]),
         ("cut", ["--method", "sefa", "--layers", "1"], ["cut has no style layers"]),
         ("painted", ["--method", "boundary"], ["needs labels"]),
+        ("painted", ["--method", "sefa", "--attribute", "1"], ["--attribute is for --classifier"]),
         ("painted", ["--method", "boundary", "--between", "cat", "dog"], ["not class-conditional"]),
         ("cut", ["--method", "boundary", "--between", "cat", "dog"], ["z of cut"]),
         ("cut", ["--method", "boundary", "--between", "cat", "cow"], ["unknown class 'cow'"]),

@@ -212,6 +212,13 @@ def test_adds_the_discriminator_of_the_trainable_weights(
     assert added.golden == before.golden
 
 
+def test_options_of_runs_are_refused_for_a_model(scored_folder):
+    for option in (["--name", "other"], ["--version", "2"], ["--trainable"], ["--measure"]):
+        result = CliRunner().invoke(app, ["export", str(scored_folder), "--discriminator", *option])
+        assert isinstance(result.exception, ExportError)
+        assert "are for runs" in str(result.exception)
+
+
 def test_folders_without_a_discriminator_to_export(conditional_run, folder, tmp_path):
     with pytest.raises(FineTuningError, match="no trainable weights"):
         discriminator_of_folder(folder)

@@ -9,6 +9,7 @@ from training.latent.inversion.passes import invert_by_passes, psnr, squared_err
 from training.latent.inversion.training import (
     CHECKPOINT_FILE,
     LOG_FILE,
+    SETTINGS_FILE,
     EncoderSettings,
     EncoderTraining,
     EncoderTrainingError,
@@ -91,6 +92,15 @@ def test_refuses_a_folder_with_other_files(drawn_repository: Path, tmp_path: Pat
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(EncoderTrainingError, match="choose another --out"):
         _open(drawn_repository, tmp_path)
+    with pytest.raises(EncoderTrainingError, match=r"notes\.txt is a file"):
+        _open(drawn_repository, tmp_path / "notes.txt")
+
+
+def test_refuses_damaged_settings(drawn_repository: Path, tmp_path: Path) -> None:
+    for text in ("damaged", "[]"):
+        (tmp_path / SETTINGS_FILE).write_text(text)
+        with pytest.raises(EncoderTrainingError, match="is damaged"):
+            _open(drawn_repository, tmp_path)
 
 
 def test_refuses_a_damaged_checkpoint(drawn_repository: Path, tmp_path: Path) -> None:
