@@ -25,6 +25,7 @@ from service.runtime.models.model import ModelFailed
 from service.runtime.request_fields import InvalidRequest
 from service.runtime.scheduling.engine import NotReady
 from service.runtime.scheduling.errors import DeadlineExceeded, Draining, JobTooLarge, QueueFull
+from service.runtime.video.ffmpeg import VideoUnavailable
 
 # Maximum number of field errors in one response, and of pydantic errors that they come from.
 _MAX_FIELD_ERRORS = 20
@@ -149,6 +150,16 @@ def _shutting_down(error: Draining) -> Problem:
     return problem
 
 
+def _model_failed(error: Exception) -> Problem:
+    return Problem(
+        503,
+        "model-failed",
+        "The model cannot be served",
+        str(error),
+        rejection=Rejection.MODEL_FAILED,
+    )
+
+
 def _job_too_large(error: JobTooLarge) -> Problem:
     problem = invalid("n", f"the request is larger than the queue: {error}")
     problem.rejection = Rejection.TOO_LARGE
@@ -193,20 +204,8 @@ def not_json(reason: object) -> Problem:
 _TRANSLATIONS: dict[type, Callable[[Any], Problem]] = {
     Problem: _keep,
     ModelNotFound: lambda error: Problem(404, "model-not-found", "Model not found", str(error)),
-    ModelFailed: lambda error: Problem(
-        503,
-        "model-failed",
-        "The model cannot be served",
-        str(error),
-        rejection=Rejection.MODEL_FAILED,
-    ),
-    InversionFailed: lambda error: Problem(
-        503,
-        "model-failed",
-        "The model cannot be served",
-        str(error),
-        rejection=Rejection.MODEL_FAILED,
-    ),
+    ModelFailed: _model_failed,
+    InversionFailed: _model_failed,
     NotReady: lambda error: not_ready(str(error)),
     Draining: _shutting_down,
     QueueFull: lambda error: Problem(
@@ -233,6 +232,7 @@ _TRANSLATIONS: dict[type, Callable[[Any], Problem]] = {
     JobTooLarge: _job_too_large,
     InvalidRequest: lambda error: invalid(error.field, error.message),
     MetadataTooLarge: lambda error: invalid("format", str(error)),
+    VideoUnavailable: lambda error: invalid("format", str(error)),
     DeadlineExceeded: lambda error: Problem(
         504, "deadline-exceeded", "The deadline has passed", str(error)
     ),
