@@ -101,7 +101,9 @@ def errors_by_flag(flags: Mapping[str, str] = MappingProxyType({})) -> Iterator[
     except InvalidRequest as error:
         field = error.field.partition(".")[0]
         flag = flags.get(field, field.replace("_", "-"))
-        raise UserError(f"--{flag}: {error.message}") from error
+        # The model is an argument, and not a flag.
+        name = "MODEL" if flag == "model" else f"--{flag}"
+        raise UserError(f"{name}: {error.message}") from error
 
 
 def with_settings(command: Command) -> Command:

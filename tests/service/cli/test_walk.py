@@ -46,7 +46,7 @@ def test_an_image_to_image_model_is_refused(tmp_path):
         check=False,
     )
     assert process.returncode == 2
-    assert f"{name} takes images and has no latent space" in process.stderr
+    assert f"MODEL: {name} takes images and has no latent space" in process.stderr
     assert "Traceback" not in process.stderr
 
 
