@@ -30,7 +30,7 @@ def keyed(drawn_repository, tmp_path_factory):
 def test_requires_key_except_on_open_paths(keyed):
     server, _, _ = keyed
     with server.client() as client:
-        pages = ("/", "/playground/main.js", "/docs", "/docs/initialize.js", "/openapi.json")
+        pages = ("/", "/playground/bundle.js", "/docs", "/docs/initialize.js", "/openapi.json")
         for path in ("/livez", "/readyz", *pages):
             assert client.get(path).status_code == 200, path
         for path in ("/v1/models", "/v2/models/cut", "/metrics", "/v1/nowhere", "/nowhere"):

@@ -270,7 +270,7 @@ def test_rejects_unsupported_features(client):
 
 def test_unknown_names_are_404_with_known_names(client):
     calls = {
-        "available: cut, painted": lambda: client.infer("nope", inputs([1])),
+        "available: cut, movable": lambda: client.infer("nope", inputs([1])),
         "available: 1": lambda: client.infer(PLAIN, inputs([1]), model_version="9"),
         "known graphs: painted, painted:mapping, painted:synthesis": lambda: client.infer(
             f"{PLAIN}:nope", inputs([1])

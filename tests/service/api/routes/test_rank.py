@@ -23,7 +23,9 @@ def served(tmp_path_factory):
     write_scored_models(folder / "models")
     keys = folder / "keys.json"
     plain, slow = add_key(keys, "plain"), add_key(keys, "slow", pixels_per_minute=10 * PIXELS)
-    with serving(folder / "models", "--keys", str(keys)) as server:
+    # The default jobs folder may belong to another server of this test process.
+    environment = {"GANYMEDE_JOBS": str(folder / "jobs")}
+    with serving(folder / "models", "--keys", str(keys), env=environment) as server:
         yield server, plain, slow
 
 

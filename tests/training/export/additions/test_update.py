@@ -181,7 +181,7 @@ def invalid_manifest(part: Path, manifest: Manifest) -> Manifest:
         (forget_strip, "smile.webp, which was not written"),
         (forget_weights, "trainable.safetensors, which was not written"),
         (other_weights, "trainable.safetensors differs from the manifest"),
-        (invalid_manifest, "the model has 6 style layers"),
+        (invalid_manifest, "directions.smile"),
         (with_directions("smile", vector=np.zeros(W, np.float32)), "not only zeros"),
         (with_directions("smile", vector=np.full(W, np.nan, np.float32)), "finite"),
         (with_directions("smile", vector=np.ones(W + 1, np.float32)), "expects float32 [10]"),
