@@ -39,7 +39,7 @@ def block(client: Client) -> None:
     assert_type(client.wait_for_job("id", progress=print), Job)
     client.generate("m", sed=1)  # type: ignore[call-arg]
     client.generate(1)  # type: ignore[arg-type]
-    client.animate("m", [1, 2], format="mp4")  # type: ignore[arg-type]
+    client.animate("m", [1, 2], format="mkv")  # type: ignore[arg-type]
 
 async def wait(client: AsyncClient) -> None:
     assert_type(await client.upscale("m", "image.png"), Images)
