@@ -18,9 +18,9 @@ from service.runtime.models.manifest import (
     ImageSpec,
     LatentSpace,
     Manifest,
-    TrainingProvenance,
     Truncation,
 )
+from service.runtime.models.provenance import TrainingProvenance
 from training.export.graphs import generator_graph_specs, style_space
 from training.export.model_folder import new_folder
 from training.export.onnx_export import export_graph

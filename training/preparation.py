@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from service.runtime.models.manifest import TrainingData
+from service.runtime.models.provenance import TrainingData
 from service.runtime.progress import stage_progress
 from training.data.images import ImageData
 from training.data.provenance import training_data

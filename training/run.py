@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from service.runtime.files import replacing
-from service.runtime.models.manifest import TrainingData
-from service.runtime.models.manifest_parts import FineTuning
+from service.runtime.models.provenance import FineTuning, TrainingData
 from training.data.provenance import data_changes, description
 from training.recipe.errors import RecipeError
 from training.recipe.loading import load_recipe

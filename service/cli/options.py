@@ -27,6 +27,14 @@ ModelsOption = Annotated[
     Path | None,
     typer.Option(help="The model repository.  [default: ./models]", show_default=False),
 ]
+ProviderOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|cuda|cpu",
+        help="Execution provider.  [default: auto]  [env: GANYMEDE_PROVIDER]",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 # Bytes of a model, or of a repository of models.

@@ -12,7 +12,7 @@ import typer
 
 from service.cli.film import FilmOptions, is_video, sample_film
 from service.cli.interrupts import catch_stop_signal
-from service.cli.options import errors_by_flag, loaded_model
+from service.cli.options import ProviderOption, errors_by_flag, loaded_model
 from service.cli.sampling_progress import SamplingProgress
 from service.offline.job import JobError, JobFailed, Layout, SamplingJob, make_job
 from service.runtime.errors import UserError
@@ -179,14 +179,7 @@ def sample(
             show_default=False,
         ),
     ] = None,
-    provider: Annotated[
-        str | None,
-        typer.Option(
-            metavar="auto|cuda|cpu",
-            help="Execution provider.  [default: auto]  [env: GANYMEDE_PROVIDER]",
-            show_default=False,
-        ),
-    ] = None,
+    provider: ProviderOption = None,
     quality: Annotated[
         int | None,
         typer.Option(min=1, max=100, help="Quality of a film.  [default: 80]", show_default=False),

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from service.cli.interrupts import catch_stop_signal
-from service.cli.options import ModelsOption, errors_by_flag, loaded_model
+from service.cli.options import ModelsOption, ProviderOption, errors_by_flag, loaded_model
 from service.runtime.errors import UserError
 from service.runtime.formatting import format_size
 
@@ -92,14 +92,7 @@ def walk(
         bool, typer.Option("--overwrite", help="Replace the file if it exists.")
     ] = False,
     models: ModelsOption = None,
-    provider: Annotated[
-        str | None,
-        typer.Option(
-            metavar="auto|cuda|cpu",
-            help="Execution provider.  [default: auto]  [env: GANYMEDE_PROVIDER]",
-            show_default=False,
-        ),
-    ] = None,
+    provider: ProviderOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON, for scripts.")
     ] = False,

@@ -19,7 +19,6 @@ from service.runtime.models.manifest import (
     SYNTHESIS,
     Graph,
     ImageSpec,
-    ImportProvenance,
     LatentSpace,
     Manifest,
     StyleLayer,
@@ -27,6 +26,7 @@ from service.runtime.models.manifest import (
     Truncation,
     file_sha256,
 )
+from service.runtime.models.provenance import ImportProvenance
 
 Z, W = 16, 10
 GROUPS = ("coarse", "coarse", "middle", "middle", "fine", "fine")

@@ -15,11 +15,11 @@ from service.runtime.models.manifest import (
     MANIFEST_FILE,
     Graph,
     ImageSpec,
-    ImportProvenance,
     LatentSpace,
     Manifest,
     file_sha256,
 )
+from service.runtime.models.provenance import ImportProvenance
 
 CLASSES = ("fine", "slow", "hangs", "raises", "hungry")
 Z, SIZE = 8, 16

@@ -25,10 +25,10 @@ from service.runtime.models.manifest import (
     Graph,
     ImageInput,
     ImageSpec,
-    ImportProvenance,
     Manifest,
     file_sha256,
 )
+from service.runtime.models.provenance import ImportProvenance
 
 REACH = 2
 WIDE_REACH = 50

@@ -9,14 +9,9 @@ from pathlib import Path
 from torch import nn
 
 from service.runtime.models.folders import new_version_folder
-from service.runtime.models.manifest import (
-    Graph,
-    ImageSpec,
-    Manifest,
-    Quality,
-    TrainingProvenance,
-)
+from service.runtime.models.manifest import Graph, ImageSpec, Manifest, Quality
 from service.runtime.models.model import Model
+from service.runtime.models.provenance import TrainingProvenance
 from service.runtime.onnx.sessions import ExecutionPlan
 from training.checkpoints import Checkpoint, CheckpointError
 from training.export.additions.discriminator import discriminator_of_recipe

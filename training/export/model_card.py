@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.runtime.models.manifest import (
-    ImageInput,
-    ImportProvenance,
-    Manifest,
-    Quality,
-    TrainingProvenance,
-)
-from service.runtime.models.manifest_parts import FineTuning
+from service.runtime.models.manifest import ImageInput, Manifest, Quality
+from service.runtime.models.provenance import FineTuning, ImportProvenance, TrainingProvenance
 from training.data.images import UNKNOWN_LICENSE
 from training.data.provenance import license_notes
 from training.evaluation.report.formatting import (

@@ -10,14 +10,9 @@ from pathlib import Path
 from torch import Tensor
 
 from service.runtime.models.folders import versions_of
-from service.runtime.models.manifest import (
-    MANIFEST_FILE,
-    Task,
-    TrainingProvenance,
-    file_sha256,
-    read_manifest,
-)
+from service.runtime.models.manifest import MANIFEST_FILE, Task, file_sha256, read_manifest
 from service.runtime.models.manifest_parts import TRAINABLE_FILE
+from service.runtime.models.provenance import TrainingProvenance
 from training.checkpoints import Checkpoint, CheckpointError
 from training.fine_tuning.errors import FineTuningError
 from training.fine_tuning.trainable import networks_of_run, read_trainable

@@ -30,13 +30,13 @@ from service.runtime.models.manifest_parts import (
     Directions,
     Discriminator,
     Encoder,
-    FineTuning,
     Finite,
     Part,
     Positive,
     Slug,
     Trainable,
 )
+from service.runtime.models.provenance import ImportProvenance, TrainingProvenance
 
 MANIFEST_FILE = "model.json"
 PREVIEW_FILE = "preview.webp"
@@ -211,77 +211,6 @@ class ImageInput(Part):
     def roles(self) -> tuple[str, ...]:
         """The roles of the graphs."""
         return self.directions or (GENERATOR,)
-
-
-class TrainingData(Part):
-    """The images that a model was trained on: `source` for the inputs of an image-to-image model.
-
-    `fingerprint` is a SHA-256 of the image files and their classes. It does not depend on the path.
-    `name` is the recipe's name of the data set, and None for data that were given by path. The
-    other fields are the selection of the recipe.
-    """
-
-    role: Literal["data", "source"] = "data"
-    title: str
-    license: str
-    name: str | None = None
-    images: Positive
-    class_count: Annotated[int, Field(ge=0)] = 0
-    fingerprint: SHA256
-    split: str | None = None
-    classes: tuple[str, ...] | None = None
-    only: str | None = None
-    hold_out: Positive | None = None
-    half: Annotated[int, Field(ge=0)] | None = None
-    limit: Positive | None = None
-
-
-class TrainingProvenance(Part):
-    """The provenance of a model trained by Ganymede."""
-
-    kind: Literal["training"] = "training"
-    recipe: str
-    dataset: str
-    dataset_license: str
-    # Real images shown, training steps, duration in seconds, and the device.
-    images: Positive
-    turns: Positive
-    seconds: float
-    device: str
-    seed: int
-    # The commit of Ganymede if it ran from a checkout, else its version.
-    code_revision: str
-    # The images that were used; empty in models exported before this was recorded.
-    data: tuple[TrainingData, ...] = ()
-    # What was changed while the run was in progress, one line per change.
-    overrides: tuple[str, ...] = ()
-    # The weights that the training started from; None for random weights.
-    fine_tuned: FineTuning | None = None
-
-
-class ImportAssumption(Part):
-    """A property of an imported network that its file does not determine.
-
-    `source` is where the value comes from; `flag` is the option of the import that changes it.
-    """
-
-    subject: str
-    value: str
-    source: Literal["assumed", "option", "configuration", "names"]
-    flag: str | None = None
-
-
-class ImportProvenance(Part):
-    """The provenance of an imported model."""
-
-    kind: Literal["import"] = "import"
-    format: str
-    source_file: str
-    source_sha256: SHA256
-    importer_version: str
-    assumptions: tuple[ImportAssumption, ...] = ()
-    # What the file contains and the model does not, with the reason.
-    left_out: tuple[str, ...] = ()
 
 
 class Quality(Part):

@@ -190,32 +190,3 @@ class Trainable(Part):
     # Where the weights come from, where they are not those of the training, and what is missing.
     description: str = ""
     recipe: Annotated[str, Field(max_length=_MAX_TEXT)] | None = None
-
-
-class NetworkTransfer(Part):
-    """What fine-tuning took from its source for one network, by names of tensors.
-
-    Tensors in `new` are not in the source or have another shape there; those in `unused` are in
-    the source only, or have another shape here.
-    """
-
-    network: Literal["generator", "average", "discriminator"]
-    taken: Annotated[int, Field(ge=0)]
-    # The fraction of the network's values that were taken.
-    share: Annotated[float, Field(ge=0, le=1)]
-    new: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
-    # The classes whose embeddings were taken, and those that start from the mean embedding.
-    kept_classes: tuple[str, ...] = ()
-    new_classes: tuple[str, ...] = ()
-
-
-class FineTuning(Part):
-    """The weights that a training started from, identified by the SHA-256 of their file."""
-
-    source: str
-    sha256: SHA256
-    license: str = "unknown"
-    # Images that the source was trained on, if known.
-    images: Positive | None = None
-    networks: tuple[NetworkTransfer, ...] = ()

@@ -24,14 +24,9 @@ from service.runtime.models.catalog import (
     model_folders,
     version_key,
 )
-from service.runtime.models.manifest import (
-    MANIFEST_FILE,
-    ImageSpec,
-    Manifest,
-    TrainingData,
-    TrainingProvenance,
-)
+from service.runtime.models.manifest import MANIFEST_FILE, ImageSpec, Manifest
 from service.runtime.models.model import Model
+from service.runtime.models.provenance import TrainingData, TrainingProvenance
 from service.runtime.onnx.machine import usable_cpus
 from service.runtime.onnx.sessions import ExecutionPlan, Provider, pick_provider, plan_for
 from training.data.datasets import KNOWN_DATASETS

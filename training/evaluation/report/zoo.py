@@ -9,14 +9,9 @@ from pathlib import Path
 
 from service.runtime.files import replacing
 from service.runtime.models.catalog import model_folders
-from service.runtime.models.manifest import (
-    GENERATOR,
-    Manifest,
-    Quality,
-    TrainingProvenance,
-    read_manifest,
-)
+from service.runtime.models.manifest import GENERATOR, Manifest, Quality, read_manifest
 from service.runtime.models.model import Model
+from service.runtime.models.provenance import TrainingProvenance
 from service.runtime.onnx.machine import cpu_model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.evaluation.errors import QualityError

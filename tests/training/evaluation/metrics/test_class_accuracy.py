@@ -9,11 +9,11 @@ from service.runtime.models.manifest import (
     ImageSpec,
     LatentSpace,
     Manifest,
-    TrainingProvenance,
     file_sha256,
     read_manifest,
 )
 from service.runtime.models.model import Model
+from service.runtime.models.provenance import TrainingProvenance
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.support.images import drawn_digits
 from training.data.images import DataOptions, load_images
