@@ -166,6 +166,14 @@ def import_(
             "--half", help="Store the weights as fp16, and report how much the images change."
         ),
     ] = False,
+    trainable: Annotated[
+        bool,
+        typer.Option(
+            "--trainable",
+            help="Keep the PyTorch weights of the generator beside the graphs, so that ganymede "
+            "train RECIPE from=MODEL can continue from them.",
+        ),
+    ] = False,
     license_: Annotated[
         str, typer.Option("--license", help="License of the weights, for the model card.")
     ] = "unknown",
@@ -205,11 +213,11 @@ def import_(
         allow_unused=tuple(allow_unused or ()),
         config=_read_config(file, config),
     )
-    target = ImportTarget(models, name or slug(file.stem), version, license_, fp16)
+    target = ImportTarget(models, name or slug(file.stem), version, license_, fp16, trainable)
     graph_flags = {"--map": map_, "--layout": layout, "--task": task, "--z-dim": z_dim}
     other_flags = {
         "--network": network, "--config": config, "--preview": preview, "--like": like,
-        "--allow-unused": allow_unused,
+        "--allow-unused": allow_unused, "--trainable": trainable,
     }  # fmt: skip
     preview_images = _read_images(images)
     if import_as_graph(

@@ -67,7 +67,7 @@ def read_trainable(folder: Path, manifest: Manifest) -> TrainableWeights:
     if manifest.trainable is None:
         raise FineTuningError(
             f"{folder} has no trainable weights, only graphs: write the model again with "
-            "ganymede export RUN --trainable"
+            "ganymede export RUN --trainable, or ganymede import FILE --trainable"
         )
     path = folder / TRAINABLE_FILE
     if not path.is_file():

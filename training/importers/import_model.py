@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from service.runtime.onnx.sessions import ExecutionPlan
 from training.export.model_folder import write_model_folder
 from training.export.preview import imported_preview
 from training.importers.formats.base import ConvertedModel, FormatInfo
+from training.importers.trainable import add_trainable, trainable_state
 
 Pixels = NDArray[np.uint8]
 _PLAN = ExecutionPlan(workers=1, threads=0, max_rows=8)
@@ -35,6 +37,8 @@ class ImportTarget:
     license: str = "unknown"
     # Store the weights as fp16.
     fp16: bool = False
+    # Keep the PyTorch weights beside the graphs, so that training can continue from them.
+    trainable: bool = False
 
 
 def import_model(
@@ -49,8 +53,12 @@ def import_model(
 
     `preview_images` are the inputs for the preview of an image-to-image model; default: synthetic
     images. `report` is called with messages for the user. Raises ExportError,
-    ModelFolderError, and CannotWrite.
+    ModelFolderError, CannotWrite, and ImportOptionError if the target is to be trainable and the
+    file is a graph.
     """
+    additions = []
+    if target.trainable:
+        additions.append(partial(add_trainable, trainable_state(converted)))
     folder = new_version_folder(target.models, target.name, target.version)
 
     def describe(graphs: dict[str, Graph]) -> Manifest:
@@ -83,6 +91,7 @@ def import_model(
         plan=_PLAN,
         preview=lambda model: imported_preview(model, preview_images),
         probe_images=_probe_images,
+        additions=additions,
         fp16=target.fp16,
         details=[
             ("Format", source_format.title),
