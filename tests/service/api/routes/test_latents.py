@@ -11,21 +11,8 @@ import pytest
 from PIL import Image
 
 from service.runtime.latent.sources import decode_floats, draw_class, encode_floats
-from service.runtime.models.model import Model
-from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.support.drawn_models import CLASSES, LAYERS, W, Z
 from tests.support.responses import assert_problem, decode_image, npy_pixels
-
-
-@pytest.fixture
-def client(drawn_server):
-    with drawn_server.client() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def load(drawn_repository):
-    return lambda name: Model(drawn_repository / name / "1", Provider.CPU, ExecutionPlan(1, 1, 64))
 
 
 def post(client, route="generate", **body) -> httpx.Response:

@@ -41,12 +41,6 @@ class References(HTMLParser):
                 self.files.append(attributes[name])
 
 
-@pytest.fixture
-def client(drawn_server):
-    with drawn_server.client() as client:
-        yield client
-
-
 @pytest.mark.parametrize("path", [*PAGES, "/playground/bundle.js", "/docs/swagger-ui-bundle.js"])
 def test_policy_allows_scripts_of_this_server_only(client, path):
     response = client.get(path)

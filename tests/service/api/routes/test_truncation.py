@@ -11,22 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.runtime.models.model import Model
-from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.support.responses import assert_problem, decode_image, npy_pixels
 
 MODELS = ["cut", "painted-classes"]
-
-
-@pytest.fixture
-def client(drawn_server):
-    with drawn_server.client() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def load(drawn_repository):
-    return lambda name: Model(drawn_repository / name / "1", Provider.CPU, ExecutionPlan(1, 1, 64))
 
 
 def post(client, route="generate", model="cut", **body):

@@ -19,12 +19,6 @@ from tests.support.latent_models import write_directions, write_latent_models
 from tests.support.responses import assert_problem, decode_image, npy_pixels
 
 
-@pytest.fixture
-def client(drawn_server):
-    with drawn_server.client() as client:
-        yield client
-
-
 @pytest.fixture(scope="module")
 def movable(drawn_repository):
     return Model(drawn_repository / "movable" / "1", Provider.CPU, ExecutionPlan(1, 1, 64))

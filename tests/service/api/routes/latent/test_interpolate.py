@@ -13,22 +13,9 @@ from PIL import Image, ImageSequence
 
 from service.runtime.latent.interpolation import Interpolation, between
 from service.runtime.latent.sources import LatentSource
-from service.runtime.models.model import Model
-from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.support.drawn_models import SIZE
 from tests.support.responses import assert_problem, npy_pixels
 from tests.support.servers import serving
-
-
-@pytest.fixture
-def client(drawn_server):
-    with drawn_server.client() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def load(drawn_repository):
-    return lambda name: Model(drawn_repository / name / "1", Provider.CPU, ExecutionPlan(1, 1, 64))
 
 
 def post(client, accept=None, **body) -> httpx.Response:

@@ -13,23 +13,10 @@ from PIL import Image
 from service.api_keys import add_key
 from service.offline.reproduce import reproduce
 from service.runtime.latent.sources import decode_floats
-from service.runtime.models.model import Model
-from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.support.drawn_models import CLASSES, LAYERS, SIZE, W, Z
 from tests.support.latent_models import PASSES
 from tests.support.responses import assert_problem, decode_image, npy_pixels
 from tests.support.servers import serving
-
-
-@pytest.fixture
-def client(drawn_server):
-    with drawn_server.client() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def load(drawn_repository):
-    return lambda name: Model(drawn_repository / name / "1", Provider.CPU, ExecutionPlan(1, 1, 64))
 
 
 def png(pixels: np.ndarray, **options) -> bytes:

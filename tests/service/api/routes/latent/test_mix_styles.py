@@ -19,24 +19,11 @@ from PIL import Image
 from service.runtime.latent import seeds
 from service.runtime.latent.sources import encode_floats
 from service.runtime.latent.style_mixing import mix_styles
-from service.runtime.models.model import Model
-from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.support.drawn_models import BAND, LAYERS, SIZE
 from tests.support.responses import assert_problem, decode_image, npy_pixels
 from tests.support.servers import serving
 
 ROOT = Path(__file__).parents[5]
-
-
-@pytest.fixture
-def client(drawn_server):
-    with drawn_server.client() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def load(drawn_repository):
-    return lambda name: Model(drawn_repository / name / "1", Provider.CPU, ExecutionPlan(1, 1, 64))
 
 
 def post(client, accept=None, **body) -> httpx.Response:
