@@ -16,6 +16,10 @@ _MAX_TEXT = 10_000
 # Names and versions are path components and part of URLs: lower case, no separators.
 SLUG = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
 Slug = Annotated[str, StringConstraints(pattern=SLUG.pattern)]
+# Not a number: JavaScript moves keys that are numbers to the front of an object, which would swap
+# the directions of a grid.
+DIRECTION_NAME = re.compile(r"^(?:[a-z]|[0-9]+[a-z._-])[a-z0-9._-]*$")
+DirectionName = Annotated[str, StringConstraints(pattern=DIRECTION_NAME.pattern, max_length=64)]
 SHA256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Positive = Annotated[int, Field(gt=0)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -59,7 +63,7 @@ class Direction(Part):
     the styles of `layers`; a direction of `z` has none.
     """
 
-    name: Slug
+    name: DirectionName
     space: Literal["w", "z"]
     method: Literal["sefa", "ganspace", "boundary"]
     # How the direction was found: the number of a component, or the two sides of a boundary.

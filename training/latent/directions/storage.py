@@ -9,7 +9,12 @@ from pathlib import Path
 
 from service.runtime.latent.directions import load_directions, save_directions
 from service.runtime.models.manifest import Manifest, file_sha256
-from service.runtime.models.manifest_parts import DIRECTIONS_FILE, SLUG, Direction, Directions
+from service.runtime.models.manifest_parts import (
+    DIRECTION_NAME,
+    DIRECTIONS_FILE,
+    Direction,
+    Directions,
+)
 from training.export.additions import update_model_folder
 from training.latent.directions.errors import DirectionsError
 from training.latent.directions.latents import Floats
@@ -34,9 +39,10 @@ def strip_file(name: str) -> str:
 
 def check_name(name: str) -> None:
     """Raise DirectionsError if a direction cannot have this name."""
-    if not SLUG.fullmatch(name):
+    if len(name) > 64 or not DIRECTION_NAME.fullmatch(name):
         raise DirectionsError(
-            f"{name[:80]!r} cannot be the name of a direction: use a-z, 0-9, '.', '_' and '-'"
+            f"{name[:80]!r} cannot be the name of a direction: use a-z, 0-9, '.', '_' and '-', "
+            "and not only digits"
         )
 
 

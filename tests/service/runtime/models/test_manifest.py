@@ -165,6 +165,7 @@ def test_digest_does_not_depend_on_additions(folder):
             lambda values: values["directions"]["items"].append(values["directions"]["items"][0]),
             "different names",
         ),
+        (lambda values: values["directions"]["items"][0].update(name="12"), "name: .*pattern"),
     ],
 )
 def test_refuses_additions_that_do_not_fit(folder, change, named):

@@ -124,6 +124,8 @@ def test_named_directions_stay_when_the_rest_is_dropped(folder):
         ({"rename": {"c": "d"}}, "no direction 'c'; available: a, b"),
         ({"rename": {"a": "b"}}, "there would be two directions 'b'"),
         ({"rename": {"a": "Not a slug"}}, "cannot be the name of a direction"),
+        ({"rename": {"a": "12"}}, "cannot be the name of a direction"),
+        ({"rename": {"a": "a" * 65}}, "cannot be the name of a direction"),
         ({"reverse": ["c"]}, "no direction 'c'"),
         ({"drop": ["c*"]}, "no direction 'c*'"),
     ],
