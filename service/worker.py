@@ -164,7 +164,7 @@ class ServiceWorker:
 
         While another process does, it gets all new connections.
         """
-        if not self._is_ready() and not self.table.connections_of_others():
+        if not self._is_ready() and not self.table.connections_of_others(even_paused=True):
             deciding = "the number of processes is being decided"
             raise _unavailable(self._engine.reason or deciding)
 

@@ -12,7 +12,8 @@ Can go when: those tests pass with uvicorn's own way of accepting.
 
 Invariants:
 
-- A process that is not ready accepts only if no other process is ready.
+- A process that is not ready accepts only if no other process is ready: a client rather waits for
+  one that pauses for some seconds than gets an error.
 - A ready process accepts at once until it has its share of all connections, and more after
   `_BOUND_S`, in case the others are busy.
 - It closes connections beyond its share after a response, so that their clients connect again: a
@@ -222,11 +223,11 @@ class Listener:
 
     def _allowed(self, listener: socket.socket) -> int:
         """Return the number of connections to accept now; 0 leaves all to other processes."""
-        others = self._table.connections_of_others()
+        ready = self._is_ready()
+        others = self._table.connections_of_others(even_paused=not ready)
         if not others:
             self._left_since = None
             return _MAX_ACCEPTED
-        ready = self._is_ready()
         waiting = listen_backlog.count_waiting(listener)
         if ready:
             own = int(self._table.own["connections"])

@@ -54,8 +54,9 @@ SERVER = np.dtype(
     ]
 )
 
-# A worker whose event loop has not turned for this many seconds is not expected to accept.
-_RESPONSIVE_S = 1.0
+# A worker whose event loop has not turned for this many seconds is not expected to accept soon, and
+# after this many seconds not at all. On a busy machine a loop may pause for some seconds.
+_RESPONSIVE_S, _PAUSED_S = 1.0, 10.0
 # Seconds for which a worker waits for a row, and between two attempts.
 _JOIN_S, _RETRY_S = 5.0, 0.01
 
@@ -169,9 +170,12 @@ class WorkerTable:
         column: NDArray[np.int64] = self._rows.values[field]
         return column
 
-    def connections_of_others(self) -> list[int]:
-        """Return the number of open connections of each other worker that can serve."""
-        oldest = time.monotonic() - _RESPONSIVE_S
+    def connections_of_others(self, *, even_paused: bool = False) -> list[int]:
+        """Return the number of open connections of each other worker that can serve.
+
+        One whose event loop pauses is counted only if `even_paused` is true, and for some seconds.
+        """
+        oldest = time.monotonic() - (_PAUSED_S if even_paused else _RESPONSIVE_S)
         return [
             int(row["connections"])
             for index, row in enumerate(self._rows.values)

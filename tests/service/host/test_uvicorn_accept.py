@@ -151,6 +151,25 @@ def test_worker_that_is_not_ready_accepts_only_if_no_other_is(tmp_path):
     asyncio.run(run())
 
 
+def test_worker_that_is_not_ready_leaves_connections_to_one_that_pauses(tmp_path):
+    async def run():
+        async with two_workers(tmp_path, False, True) as (workers, connect):
+            # No turn of its loop for three seconds, as on a busy machine.
+            pausing, turn = workers[1], workers[1].report
+            pausing.report = lambda: None
+            pausing.table.own["beat"] = time.monotonic() - 3
+            pausing.listener.close()
+            waiting = asyncio.create_task(connect())
+            done, _ = await asyncio.wait([waiting], timeout=0.3)
+            assert not done
+            # It ends: nobody else is ready.
+            pausing.ready = False
+            turn()
+            assert await waiting == 0
+
+    asyncio.run(run())
+
+
 def test_last_worker_of_a_server_that_stops_is_known(tmp_path):
     async def run():
         async with two_workers(tmp_path, True, True) as (workers, _):
