@@ -13,9 +13,9 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
 
 from service.api import responses
-from service.api.completion_time import CompletionEstimate
 from service.api.execution import RequestExecution, request_execution
 from service.api.image_forms import ImageToImageInput, body_schema, read_request
+from service.api.image_to_image.completion_time import CompletionEstimate
 from service.api.negotiation import OutputFormat, negotiate
 from service.api.problems import Problem, invalid, unusable_image
 from service.api.responses import ImageRecord

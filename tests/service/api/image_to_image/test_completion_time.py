@@ -1,6 +1,6 @@
 """The estimate for all tiles of an image, from the tiles that have run."""
 
-from service.api.completion_time import CompletionEstimate
+from service.api.image_to_image.completion_time import CompletionEstimate
 
 
 def test_estimates_from_fastest_run():

@@ -1,0 +1,1 @@
+"""What routes and protocols share that run image-to-image models on uploads."""

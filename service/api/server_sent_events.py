@@ -1,0 +1,72 @@
+"""Responses of Server-Sent Events (HTML Living Standard, section 9.2).
+
+FastAPI formats the events. Its own response class keeps a connection alive only for routes that are
+generators, and those cannot report an error by the status code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Any
+
+import anyio
+from fastapi.responses import StreamingResponse
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+
+MEDIA_TYPE = "text/event-stream"
+# Proxies close connections that are silent for longer: 60 s is a common limit.
+KEEP_ALIVE_S = 15.0
+# nginx collects a response in a buffer unless it is told not to.
+_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+
+
+def encode_event(
+    data: Mapping[str, Any],
+    event: str | None = None,
+    id: str | None = None,  # noqa: A002 - the field's name in the standard
+    retry_ms: int | None = None,
+) -> bytes:
+    """Return one event with `data` as JSON, which is one line.
+
+    A client that reconnects sends the last `id` as Last-Event-ID, and waits for `retry_ms` first.
+    `event` and `id` must be single lines.
+    """
+    return format_sse_event(data_str=json.dumps(data), event=event, id=id, retry=retry_ms)
+
+
+def event_response(
+    events: AsyncGenerator[bytes, None], headers: Mapping[str, str] | None = None
+) -> StreamingResponse:
+    """Return the response that sends `events`, and comments while there are none.
+
+    `events` is closed when the response ends, also if the client disconnects.
+    """
+    stream = kept_alive(events)
+    return StreamingResponse(stream, 200, {**_HEADERS, **(headers or {})}, MEDIA_TYPE)
+
+
+async def kept_alive(
+    events: AsyncGenerator[bytes, None], seconds: float = KEEP_ALIVE_S
+) -> AsyncIterator[bytes]:
+    """Yield `events`, and a comment whenever none has come for `seconds`."""
+    upcoming: asyncio.Future[bytes] | None = None
+    try:
+        while True:
+            upcoming = asyncio.ensure_future(anext(events))
+            while not (await asyncio.wait([upcoming], timeout=seconds))[0]:
+                yield KEEPALIVE_COMMENT
+            try:
+                event = upcoming.result()
+            except StopAsyncIteration:
+                return
+            yield event
+    finally:
+        # After a disconnect, every other wait of this task would be cancelled, too.
+        with anyio.CancelScope(shield=True):
+            if upcoming is not None and not upcoming.done():
+                upcoming.cancel()
+                # A generator that is running cannot be closed.
+                await asyncio.wait([upcoming])
+            await events.aclose()
