@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from service.runtime.images import png
+from service.runtime.images import png, xmp
 from service.runtime.images.encoding import (
     KEYWORD,
     LOSSLESS_WEBP,
@@ -32,6 +32,7 @@ from service.runtime.images.encoding import (
     provenance_text,
     to_image,
 )
+from service.runtime.images.xmp import SourceType
 
 _GIF_EXTENSION, _GIF_IMAGE, _GIF_TRAILER = 0x21, 0x2C, 0x3B
 # Of formats that are not lossless.
@@ -56,6 +57,11 @@ class AnimationSpec:
     provenance: Provenance
     frame_provenance: Callable[[int], Mapping[str, Any]]
     quality: int = DEFAULT_QUALITY
+
+    @property
+    def source_type(self) -> SourceType:
+        """The source type of the whole file, for the mark of generated images."""
+        return SourceType.of(self.provenance)
 
     def duration(self, frame: int, unit: int) -> int:
         """Return the duration of a frame in 1/`unit` seconds.
@@ -110,11 +116,12 @@ class Gif:
         return _gif_image(out.getvalue(), self._spec.duration(frame, 100))
 
     def begin(self) -> bytes:
-        """Return the header, the repetition, and the provenance as a comment."""
+        """Return the header, the repetition, the provenance as a comment, and the mark."""
         header = b"GIF89a" + struct.pack("<HHBBB", self._spec.width, self._spec.height, 0x70, 0, 0)
         repeat = b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00"
         text = f"{KEYWORD} {provenance_text(self._spec.provenance)}".encode()
-        return header + repeat + b"\x21\xfe" + _gif_blocks(text)
+        mark = xmp.gif_extension(self._spec.source_type)
+        return header + repeat + b"\x21\xfe" + _gif_blocks(text) + mark
 
     def add(self, encoded: bytes) -> bytes:
         """Return the frame unchanged."""
@@ -146,7 +153,7 @@ class Apng:
         return b""
 
     def add(self, encoded: bytes) -> bytes:
-        """Return the chunks of the frame; the first also carries the header and the provenance."""
+        """Return the chunks of the frame; the first also carries the header and metadata."""
         parts = list(png.chunks(encoded))
         data = b"".join(body for kind, body in parts if kind == b"IDAT")
         out = b""
@@ -155,7 +162,7 @@ class Apng:
             text = KEYWORD.encode() + b"\0" + provenance_text(self._spec.provenance).encode()
             out += png.SIGNATURE + png.chunk(b"IHDR", header)
             out += png.chunk(b"acTL", struct.pack(">II", self._spec.frames, 0))
-            out += png.chunk(b"tEXt", text)
+            out += png.chunk(b"tEXt", text) + xmp.png_chunk(self._spec.source_type)
         delay = self._spec.duration(self._added, 1000)
         size = (self._spec.width, self._spec.height)
         out += png.chunk(
@@ -211,12 +218,13 @@ class WebP:
     def end(self) -> bytes:
         """Return the whole file."""
         spec = self._spec
-        has_alpha, has_exif, is_animated = 0x10, 0x08, 0x02
-        flags = has_exif | is_animated | (has_alpha if spec.channels == 4 else 0)
+        has_alpha, has_exif, has_xmp, is_animated = 0x10, 0x08, 0x04, 0x02
+        flags = has_exif | has_xmp | is_animated | (has_alpha if spec.channels == 4 else 0)
         canvas = struct.pack("<I", flags) + _u24(spec.width - 1) + _u24(spec.height - 1)
         exif = exif_of(spec.provenance).removeprefix(b"Exif\0\0")
         body = _riff_chunk(b"VP8X", canvas) + _riff_chunk(b"ANIM", bytes(6))
         body += b"".join(self._frames) + _riff_chunk(b"EXIF", exif)
+        body += _riff_chunk(b"XMP ", xmp.packet(spec.source_type))
         return _riff_chunk(b"RIFF", b"WEBP" + body)
 
 

@@ -1,7 +1,8 @@
 """Encodes pixels as PNG, JPEG, WebP, NPY and ZIP.
 
 Every image file carries its provenance as JSON under the keyword `ganymede`: in a text chunk of a
-PNG, in the EXIF image description of JPEG and WebP.
+PNG, in the EXIF image description of JPEG and WebP. Beside it is the mark of generated images, an
+XMP packet with the source type that follows from the provenance.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from service.runtime.images import xmp
 from service.runtime.images.png import encode_png
+from service.runtime.images.xmp import SourceType
 
 Pixels = NDArray[np.uint8]
 Provenance = Mapping[str, Any]
@@ -72,11 +75,13 @@ def encode(pixels: Pixels, kind: ImageFormat, provenance: Provenance) -> bytes:
     PNG and WebP are lossless. JPEG has no transparency: an RGBA image is composited on white.
     Raises MetadataTooLarge if the provenance does not fit into a JPEG.
     """
+    source_type = SourceType.of(provenance)
     if kind is ImageFormat.PNG:
-        return encode_png(pixels, {KEYWORD: provenance_text(provenance)})
+        mark = xmp.png_chunk(source_type)
+        return encode_png(pixels, {KEYWORD: provenance_text(provenance)}, mark)
     image = to_image(pixels)
     out = io.BytesIO()
-    exif = exif_of(provenance)
+    exif, mark = exif_of(provenance), xmp.packet(source_type)
     if kind is ImageFormat.JPEG:
         if image.mode == "RGBA":
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -85,9 +90,9 @@ def encode(pixels: Pixels, kind: ImageFormat, provenance: Provenance) -> bytes:
             raise MetadataTooLarge(
                 "the metadata of this image does not fit into a JPEG; use png or webp"
             )
-        image.save(out, "JPEG", quality=_JPEG_QUALITY, exif=exif)
+        image.save(out, "JPEG", quality=_JPEG_QUALITY, exif=exif, xmp=mark)
     else:
-        image.save(out, "WEBP", **LOSSLESS_WEBP, exif=exif)
+        image.save(out, "WEBP", **LOSSLESS_WEBP, exif=exif, xmp=mark)
     return out.getvalue()
 
 

@@ -38,11 +38,13 @@ _UP = 2
 _MAX_FPNG_PIXELS = 2**22
 
 
-def encode_png(pixels: NDArray[np.uint8], texts: Mapping[str, str]) -> bytes:
+def encode_png(
+    pixels: NDArray[np.uint8], texts: Mapping[str, str], more_chunks: bytes = b""
+) -> bytes:
     """Encode an image ``[H, W, C]`` with 1, 3 or 4 channels, and `texts` (ASCII) by keyword.
 
     Follows the PNG specification, third edition (W3C 2025). The text chunks precede the pixels, so
-    that readers need not read the pixels to find them.
+    that readers need not read the pixels to find them; whole chunks in `more_chunks` follow them.
     """
     height, width, channels = pixels.shape
     if fpng is not None and channels > 1 and height * width <= _MAX_FPNG_PIXELS:
@@ -59,7 +61,7 @@ def encode_png(pixels: NDArray[np.uint8], texts: Mapping[str, str]) -> bytes:
     ]
     # Signature and header chunk: 13 bytes of data and 12 of framing.
     head = len(SIGNATURE) + 25
-    return b"".join([file[:head], *text_chunks, file[head:]])
+    return b"".join([file[:head], *text_chunks, more_chunks, file[head:]])
 
 
 def _with_igzip(pixels: NDArray[np.uint8]) -> bytes:

@@ -55,6 +55,7 @@ class Video:
                 key_frames=max(2, round(2 * rate)),
                 frames=spec.frames,
                 comment=f"{KEYWORD} {provenance_text(spec.provenance)}",
+                source_type=spec.source_type,
             ),
         )
         return b""

@@ -11,13 +11,17 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from service.runtime.images.xmp import SourceType
 from service.runtime.video import ffmpeg
 from service.runtime.video.containers import VideoContainer
+from service.runtime.video.encoding import append
 from service.runtime.video.film import FilmInfo
+from service.runtime.video.metadata import MATROSKA_TAG, video_trailer, write_video_metadata
 
 # Metadata that describes the original file instead of the film.
 _OF_THE_FILE = frozenset(
     {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "comment"}
+    | {MATROSKA_TAG.lower()}
 )
 
 
@@ -61,7 +65,7 @@ def assemble(
         for name, text in source.metadata.items():
             if name.lower() not in _OF_THE_FILE:
                 target.metadata[name] = text
-        target.metadata["comment"] = comment
+        write_video_metadata(target, comment, SourceType.COMPOSITE)
         with av.open(str(segments[0])) as segment:
             video = target.add_stream_from_template(segment.streams.video[0])
         video.time_base = info.time_base
@@ -78,6 +82,7 @@ def assemble(
         sound = _other_packets(source, kept)
         for packet in _by_time(frames, sound):
             target.mux(packet)
+    append(out, video_trailer(container.muxer, SourceType.COMPOSITE))
     return notes
 
 

@@ -6,6 +6,7 @@ number of threads depends on the size only, and files contain neither times nor 
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,8 +16,10 @@ import numpy as np
 
 from service.runtime.images.animation import DEFAULT_QUALITY
 from service.runtime.images.encoding import Pixels, on_white
+from service.runtime.images.xmp import SourceType
 from service.runtime.video import ffmpeg
 from service.runtime.video.containers import VideoContainer
+from service.runtime.video.metadata import video_trailer, write_video_metadata
 
 # Frames of at least this many pixels are encoded by several threads.
 _PARALLEL_PIXELS = 2**19
@@ -54,7 +57,8 @@ class VideoSpec:
         pixel_aspect: width by height of a pixel.
         key_frames: the maximum number of frames from one key frame to the next.
         frames: the number of frames if it is known.
-        comment: the metadata of the file.
+        comment: the metadata of the file; without, it has none.
+        source_type: the mark beside it.
     """
 
     width: int
@@ -67,6 +71,7 @@ class VideoSpec:
     key_frames: int = 48
     frames: int | None = None
     comment: str = ""
+    source_type: SourceType = SourceType.GENERATED
 
 
 def even(side: int) -> int:
@@ -127,9 +132,11 @@ class VideoEncoder:
                 size = _INDEX_BYTES + _INDEX_BYTES_PER_FRAME * spec.frames + len(spec.comment)
                 options["moov_size"] = str(size)
         file = str(target) if isinstance(target, Path) else target
+        self._target = target
+        self._trailer = video_trailer(container.muxer, spec.source_type) if spec.comment else b""
         self._container = av.open(file, "w", format=container.muxer, container_options=options)
         if spec.comment:
-            self._container.metadata["comment"] = spec.comment
+            write_video_metadata(self._container, spec.comment, spec.source_type)
         self._time_base = spec.time_base or 1 / spec.rate
         stream = self._container.add_stream(
             container.encoder, rate=spec.rate, options=container.encoder_options(spec.quality)
@@ -155,9 +162,20 @@ class VideoEncoder:
         self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
-        """Write the remaining frames and the index."""
+        """Write the remaining frames, the index, and the mark."""
         self._container.mux(self._stream.encode(None))
         self._container.close()
+        append(self._target, self._trailer)
+
+
+def append(target: Path | IO[bytes], content: bytes) -> None:
+    """Write `content` after a file that FFmpeg has closed. Raises OSError."""
+    if isinstance(target, Path):
+        with target.open("ab") as file:
+            file.write(content)
+    else:
+        target.seek(0, io.SEEK_END)
+        target.write(content)
 
 
 class VideoUnsupported(ffmpeg.VideoUnavailable):

@@ -1,12 +1,20 @@
-"""Reads the metadata that the service writes into the comment of a video."""
+"""The metadata of videos: the provenance in a comment, and the mark of generated images.
+
+MP4 holds the mark as XMP. Matroska and WebM have no place for XMP: a tag of the file holds the URI
+of the source type.
+"""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+from service.runtime.images import xmp
 from service.runtime.images.encoding import KEYWORD
+from service.runtime.images.xmp import SourceType
 
+# The name of the tag in Matroska, in the style of its official tags.
+MATROSKA_TAG = "DIGITAL_SOURCE_TYPE"
 # The first bytes of MP4, and of WebM and Matroska, with their offset.
 _SIGNATURES = ((4, b"ftyp", "mp4"), (0, b"\x1a\x45\xdf\xa3", "webm"))
 
@@ -27,3 +35,27 @@ def video_provenance(container: Any) -> dict[str, Any] | None:
     except ValueError:
         return None
     return provenance if isinstance(provenance, dict) else None
+
+
+def video_source_type(content: bytes, container: Any) -> str | None:
+    """Return the URI of the digital source type of a video, or None.
+
+    `container` is the video `content`, opened with PyAV.
+    """
+    texts = {name.upper(): text for name, text in container.metadata.items()}
+    return xmp.read_source_type(content) or texts.get(MATROSKA_TAG)
+
+
+def write_video_metadata(container: Any, comment: str, source_type: SourceType) -> None:
+    """Set the metadata of a video that is opened for writing with PyAV.
+
+    In an MP4, the mark is what `video_trailer` returns.
+    """
+    container.metadata["comment"] = comment
+    if container.format.name != "mp4":
+        container.metadata[MATROSKA_TAG] = source_type.uri
+
+
+def video_trailer(muxer: str, source_type: SourceType) -> bytes:
+    """Return what follows the video that a muxer of FFmpeg has written: the mark of an MP4."""
+    return xmp.mp4_box(source_type) if muxer == "mp4" else b""
