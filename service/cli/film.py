@@ -16,7 +16,7 @@ from service.cli.interrupts import catch_stop_signal
 from service.offline.job import JobError, JobFailed
 from service.runtime.errors import UserError
 from service.runtime.files import CannotWrite
-from service.runtime.formatting import duration, format_size
+from service.runtime.formatting import counted, duration, format_size
 from service.runtime.images.animation import DEFAULT_QUALITY
 from service.runtime.progress import stage_progress
 from service.runtime.video.containers import CONTAINERS, container_of
@@ -140,7 +140,7 @@ def sample_film(
         typer.echo(note, err=True)
     progress.report(
         "done",
-        f"wrote {summary.frames:,} frames ({format_size(summary.bytes)}) to {out} in "
+        f"wrote {counted(summary.frames, 'frame')} ({format_size(summary.bytes)}) to {out} in "
         f"{duration(seconds)}",
         frames=summary.frames,
         bytes=summary.bytes,
@@ -168,7 +168,7 @@ class _FilmProgress:
     def start(self, reader: FilmReader, show: Callable[..., None]) -> None:
         """Describe the film."""
         info = reader.info
-        frames = "frames" if info.frames is None else f"{info.frames:,} frames"
+        frames = "frames" if info.frames is None else counted(info.frames, "frame")
         self._show = show
         self.report(
             "start",

@@ -14,7 +14,7 @@ import typer
 from service.cli.interrupts import catch_stop_signal
 from service.cli.options import ModelsOption, ProviderOption, errors_by_flag, loaded_model
 from service.runtime.errors import UserError
-from service.runtime.formatting import format_size
+from service.runtime.formatting import counted, format_size
 
 # File name suffixes by format; a path without suffix is a folder of frames.
 _FORMATS = {
@@ -160,7 +160,7 @@ def walk(
         typer.echo(json.dumps(fields))
     else:
         typer.echo(
-            f"wrote {frames:,} frames ({format_size(size)}) to {out}; "
+            f"wrote {counted(frames, 'frame')} ({format_size(size)}) to {out}; "
             f"{frames / seconds:,.1f} per second"
         )
 

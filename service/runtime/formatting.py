@@ -16,6 +16,11 @@ def exact(value: float | np.generic) -> str:
     return str(value).removesuffix(".0")
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number and what it counts, whose plural ends in s: ``1 frame``, ``1,200 frames``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def format_size(size: float) -> str:
     """Return a number of bytes, such as ``1.5 MB``."""
     for unit in ("B", "kB", "MB", "GB"):

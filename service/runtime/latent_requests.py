@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from service.runtime.formatting import counted
 from service.runtime.latent.editing import Editing
 from service.runtime.latent.inversion import MAX_TRIED_CLASSES
 from service.runtime.latent.sources import LatentSource
@@ -81,8 +82,8 @@ def inversion_classes(
     if count > limit:
         raise InvalidRequest(
             "class",
-            f"missing: {manifest.name} has {count} classes, and for {images} "
-            f"{'image' if images == 1 else 'images'} at most {limit} are tried",
+            f"missing: {manifest.name} has {count} classes, and for "
+            f"{counted(images, 'image')} at most {limit} are tried",
         )
     return list(range(count))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from service.runtime.formatting import duration, format_size
+from service.runtime.formatting import counted, duration, format_size
 from training.dry_run.measurement import DryRun, Phase, Player
 
 
@@ -123,12 +123,12 @@ def _rate(images_per_second: float) -> str:
 def _time(measured: DryRun) -> str:
     parts = [f"turns {duration(sum(phase.seconds for phase in measured.phases))}"]
     for name, work in (
-        ("sample sheets", measured.sheets),
-        ("checkpoints", measured.checkpoints),
-        ("evaluations", measured.evaluations),
+        ("sample sheet", measured.sheets),
+        ("checkpoint", measured.checkpoints),
+        ("evaluation", measured.evaluations),
     ):
         if work.times:
-            parts.append(f"{work.times} {name} {duration(work.seconds)}")
+            parts.append(f"{counted(work.times, name)} {duration(work.seconds)}")
     return f"{duration(measured.seconds)} in all: {', '.join(parts)}"
 
 

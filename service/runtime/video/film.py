@@ -13,6 +13,7 @@ import numpy as np
 
 from service.runtime.errors import UserError, first_line
 from service.runtime.files import open_regular
+from service.runtime.formatting import counted
 from service.runtime.images.encoding import Pixels
 from service.runtime.video import ffmpeg
 from service.runtime.video.encoding import Color, swscale_matrix
@@ -142,8 +143,8 @@ class FilmReader:
         is_short = info.end is not None and expected * info.time_base + _MISSING_S < info.end
         if is_short or (info.frames_are_exact and number < (info.frames or 0)):
             raise FilmDamaged(
-                f"{self.path} ends after {number:,} frames, before the time in its header: it is "
-                "cut off or damaged"
+                f"{self.path} ends after {counted(number, 'frame')}, before the time in its "
+                "header: it is cut off or damaged"
             )
 
     def _video_stream(self) -> Any:

@@ -18,6 +18,7 @@ _Method = Literal["sefa", "ganspace", "boundary"]
 
 
 def directions(
+    context: typer.Context,
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A model by name, name@version or folder.")
     ],
@@ -161,8 +162,12 @@ def directions(
     folder = find_folder(model, models)
     changes = bool(rename or reverse or drop)
     if method is None:
-        if any((component, name, between, classifier, from_, to, layers, class_, orthogonal_to)):
-            raise DirectionsError("--method is missing: sefa, ganspace or boundary")
+        if unused := _given(context) - {"model", "rename", "reverse", "drop", "models", "as_json"}:
+            option = "--" + min(unused).rstrip("_").replace("_", "-")
+            raise DirectionsError(
+                f"{option} is for finding directions, but --method is missing: sefa, ganspace or "
+                "boundary"
+            )
         manifest = _edit(folder, rename, reverse, drop) if changes else None
         _print(folder, manifest, as_json=as_json)
         return
@@ -173,22 +178,28 @@ def directions(
     numbers = tuple(component) if component else tuple(range(1, components + 1))
     settings = Settings(
         method,
-        numbers if method != "boundary" else (),
-        tuple(name or ()),
-        layers,
-        between,
-        classifier,
-        attribute,
-        (from_, to) if from_ and to else None,
-        class_,
-        tuple(orthogonal_to or ()),
-        samples or (2000 if classifier else 10_000),
-        seed,
-        measure,
-        network,
+        components=numbers if method != "boundary" else (),
+        names=tuple(name or ()),
+        layers=layers,
+        between=between,
+        classifier=classifier,
+        attribute=attribute,
+        folders=(from_, to) if from_ and to else None,
+        class_name=class_,
+        orthogonal_to=tuple(orthogonal_to or ()),
+        samples=samples or (2000 if classifier else 10_000),
+        seed=seed,
+        measured=measure,
+        network=network,
     )
     _check(settings, chosen=bool(component))
     _print(folder, _find(folder, settings), as_json=as_json)
+
+
+def _given(context: typer.Context) -> set[str]:
+    """Return the names of the parameters that the command line gives."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
 def _check(settings: Settings, *, chosen: bool) -> None:

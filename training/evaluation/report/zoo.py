@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from service.runtime.files import replacing
+from service.runtime.formatting import counted
 from service.runtime.models.catalog import model_folders
 from service.runtime.models.manifest import GENERATOR, Manifest, Quality, read_manifest
 from service.runtime.models.model import Model
@@ -118,8 +119,8 @@ def _section(manifest: Manifest, folder: Path, location: str, speed: float) -> l
         "|---|---|",
         f"| Version | {manifest.version} |",
         f"| Images | {_image_format(manifest)} |",
-        f"| Size | {_megabytes(manifest, folder):.1f} MB in {len(manifest.graphs)} "
-        f"graph{'s' if len(manifest.graphs) > 1 else ''} |",
+        f"| Size | {_megabytes(manifest, folder):.1f} MB in "
+        f"{counted(len(manifest.graphs), 'graph')} |",
         f"| Speed | {speed:,.0f} images/s |",
         f"| Training data | {_training_data(manifest)} |",
         f"| License of the weights | {manifest.license} |",

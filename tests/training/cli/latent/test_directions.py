@@ -158,7 +158,9 @@ def test_without_figures(directions, models):
 @pytest.mark.parametrize(
     ("model", "arguments", "words"),
     [
-        ("painted", ["--name", "smile"], ["--method is missing"]),
+        ("painted", ["--name", "smile"], ["--name", "--method is missing"]),
+        ("painted", ["--seed", "0"], ["--method is missing", "--seed"]),
+        ("painted", ["--rename", "a=b", "--class", "1"], ["--method is missing", "--class"]),
         ("painted", ["--method", "sefa", "--name", "smile"], ["10 directions, got 1"]),
         ("painted", ["--method", "sefa", "--component", "11"], ["components 1 to 10, not 11"]),
         ("painted", ["--method", "sefa", "--layers", "4-9"], ["from 0 to 5, got 6"]),
