@@ -38,9 +38,9 @@ def directions(models, small_network_file, capsys):
     app.command()(directions_command)
 
     def call(model: str, *arguments: str) -> str:
-        options = ["--models", str(models), "--network", str(small_network_file)]
+        options = ["--models", str(models)]
         if "--method" in arguments:
-            options += ["--samples", "200", "--measure", "8"]
+            options += ["--network", str(small_network_file), "--samples", "200", "--measure", "8"]
         capsys.readouterr()
         app([model, *options, *arguments], standalone_mode=False)
         return capsys.readouterr().out
