@@ -25,6 +25,7 @@ from pydantic_settings import (
 
 from service.api_keys import parse_duration
 from service.logs import LogFormat
+from service.origins import parse_origins
 from service.runtime.errors import UserError
 from service.runtime.files import cache_folder
 from service.runtime.onnx.machine import ProviderOption
@@ -166,7 +167,13 @@ class Settings(BaseSettings):
     open_paths: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("/", "/playground/*", "/healthz", "/docs", "/docs/*", "/openapi.json"),
         description="Paths that need no key, separated by commas; a trailing /* includes all paths "
-        "below. Paths under /v1 and /v2 are not allowed.",
+        "below. Paths under /v1, /v2 and /sdapi are not allowed.",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Origins, such as https://app.example.com, whose web pages may read responses "
+        "(CORS); * for all. Never with credentials of the browser: a page sends a key of its own. "
+        "In the variable: separated by commas.",
     )
     pixels_per_minute: Annotated[int, Field(gt=0)] | None = Field(
         default=None,
@@ -235,7 +242,7 @@ class Settings(BaseSettings):
     )
     log_requests: bool = Field(default=True, description="Log a line for every request.")
 
-    @field_validator("open_paths", mode="before")
+    @field_validator("open_paths", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -247,12 +254,17 @@ class Settings(BaseSettings):
     def _exclude_api(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
         for path in paths:
             first_part = path.split("/")[1:2]
-            if not path.startswith("/") or first_part in (["v1"], ["v2"], ["*"]):
+            if not path.startswith("/") or first_part in (["v1"], ["v2"], ["sdapi"], ["*"]):
                 raise ValueError(
                     f"{path!r} cannot be an open path: expected a path that starts with / and is "
-                    "not /*, /v1, /v2 or below them"
+                    "not /*, /v1, /v2, /sdapi or below them"
                 )
         return paths
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _parse_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        return parse_origins(origins)
 
     @classmethod
     def settings_customise_sources(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from service.cli.options import shown_default
+from service.cli.options import flag_of, shown_default
 from service.runtime.images.decoding import ImageErrorKind
 from service.settings import PREFIX, Settings
 from tests.support.documentation import (
@@ -259,7 +259,7 @@ def test_every_problem_type_is_documented():
 def test_every_setting_is_documented():
     text = (ROOT / "docs" / "deploying.md").read_text()
     for name, field in Settings.model_fields.items():
-        flag = f"--{name.replace('_', '-')}"
+        flag = flag_of(name)
         default = shown_default(name, field)
         cell = f"`{default}`" if default else ""
         assert f"| `{flag}`, `{PREFIX}{name.upper()}` | {cell} | {field.description} |" in text

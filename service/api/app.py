@@ -2,19 +2,20 @@
 
 A request passes through these ASGI applications, from the outside to the inside:
 
-1. `service.host.bentoml_mount.MountBypass`: probes go to BentoML, other requests bypass it.
-2. uvicorn's `ProxyHeadersMiddleware`: client address and scheme as a trusted proxy reports them.
-3. `service.host.shutdown.GracefulShutdown`: tracks requests without a response, for a clean stop.
-4. `_Application`, a `FastAPI`, which only enters the stack below.
-5. `AccessLog`: id, log line, metrics, span; a 500 for unhandled errors.
-6. `Authentication`: API keys, rate limits.
-7. `BodyLimits`: size and time of the body, parts and nesting depth of JSON.
-8. `FastPath`: validates large JSON bodies in a thread, and calls the route function of a complete,
+1. `cross_origin`, if the operator names origins: preflights, and headers for pages of these.
+2. `service.host.bentoml_mount.MountBypass`: probes go to BentoML, other requests bypass it.
+3. uvicorn's `ProxyHeadersMiddleware`: client address and scheme as a trusted proxy reports them.
+4. `service.host.shutdown.GracefulShutdown`: tracks requests without a response, for a clean stop.
+5. `_Application`, a `FastAPI`, which only enters the stack below.
+6. `AccessLog`: id, log line, metrics, span; a 500 for unhandled errors.
+7. `Authentication`: API keys, rate limits.
+8. `BodyLimits`: size and time of the body, parts and nesting depth of JSON.
+9. `FastPath`: validates large JSON bodies in a thread, and calls the route function of a complete,
    valid request to a frequent route.
-9. For everything else: Starlette's `ExceptionMiddleware`, FastAPI's exit stack and the router.
+10. For everything else: Starlette's `ExceptionMiddleware`, FastAPI's exit stack and the router.
 
 The stack is built here, because FastAPI's own stack starts with three more middlewares (server
-errors, telemetry, a body limit) that repeat what 5 and 7 do.
+errors, telemetry, a body limit) that repeat what 6 and 8 do.
 """
 
 from __future__ import annotations

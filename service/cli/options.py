@@ -43,7 +43,9 @@ MAX_DOWNLOAD = 20 * 10**9
 # Shown in place of defaults that depend on where the service runs.
 _SHOWN_DEFAULTS = {"models": "./models", "jobs": "~/.cache/ganymede/jobs", "jobs_keep": "30d"}
 # Settings that take more than their type shows.
-_OWN_METAVARS = {"jobs_keep": "DURATION", "processes": "N|auto"}
+_OWN_METAVARS = {"jobs_keep": "DURATION", "processes": "N|auto", "cors_origins": "ORIGIN"}
+# Settings with several values whose flag sets one, and is repeated.
+_REPEATED_FLAGS = {"cors_origins": "--cors-origin"}
 _METAVARS = {int: "N", float: "SECONDS", Path: "PATH", ByteSize: "BYTES"}
 
 
@@ -149,17 +151,25 @@ def shown_default(name: str, field: FieldInfo) -> str:
             return f"{default:g}" if isinstance(default, float) else str(default)
 
 
+def flag_of(name: str) -> str:
+    """Return the flag of a setting."""
+    return _REPEATED_FLAGS.get(name) or f"--{name.replace('_', '-')}"
+
+
 def _flag(name: str, field: FieldInfo) -> Any:
     default = shown_default(name, field)
     text = (field.description or "") + (f"  [default: {default}]" if default else "")
     text += f"  [env: {PREFIX}{name.upper()}]"
-    option = f"--{name.replace('_', '-')}"
+    option = flag_of(name)
     if field.annotation is bool:
         return Annotated[
             bool | None,
             typer.Option(f"{option}/--no-{option[2:]}", help=text, show_default=False),
         ]
     metavar = _OWN_METAVARS.get(name) or _metavar(field)
+    if name in _REPEATED_FLAGS:
+        option_type = typer.Option(option, help=text, show_default=False, metavar=metavar)
+        return Annotated[list[str] | None, option_type]
     return Annotated[
         str | None, typer.Option(option, help=text, show_default=False, metavar=metavar)
     ]

@@ -17,6 +17,7 @@ import uvicorn.config
 from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from service.api.middleware.cross_origin import cross_origin
 from service.host.bentoml_mount import MountBypass
 from service.host.uvicorn_header_limits import HeaderLimits
 from service.host.uvicorn_slow_readers import SlowReaderTimeout
@@ -28,8 +29,9 @@ from service.settings import Settings
 def install(settings: Settings, get_app: Callable[[], ASGIApp]) -> None:
     """Make a uvicorn server that is started later in this process use the workarounds.
 
-    `settings` are the limits of the workarounds. `get_app` is called for each connection and
-    returns the application inside BentoML's.
+    `settings` have the limits of the workarounds, and the origins that may read the responses of
+    all applications, BentoML's included. `get_app` is called for each connection and returns the
+    application inside BentoML's.
     """
 
     class GanymedeProtocol(IgnoreUpgrades, HeaderLimits, SlowReaderTimeout, JoinedWrites):
@@ -44,7 +46,7 @@ def install(settings: Settings, get_app: Callable[[], ASGIApp]) -> None:
                 # uvicorn applies this middleware to BentoML's application only.
                 trusted = self.config.forwarded_allow_ips
                 app = cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", app), trusted))
-            self.app = MountBypass(app, self.app)
+            self.app = cross_origin(MountBypass(app, self.app), settings.cors_origins)
 
     # uvicorn takes an import path or the class itself.
     uvicorn.config.HTTP_PROTOCOLS["auto"] = cast("Any", GanymedeProtocol)

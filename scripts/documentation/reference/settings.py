@@ -1,7 +1,7 @@
 """The reference of the settings of the service."""
 
 from scripts.documentation.reference.markdown import code, table
-from service.cli.options import shown_default
+from service.cli.options import flag_of, shown_default
 from service.settings import PREFIX, Settings
 
 _TITLE = """# Settings
@@ -17,7 +17,7 @@ def settings_page() -> str:
     """Return the page with all settings."""
     rows = [
         (
-            code(f"--{name.replace('_', '-')}"),
+            code(flag_of(name)),
             code(f"{PREFIX}{name.upper()}"),
             code(name),
             code(shown_default(name, field)),
