@@ -206,6 +206,19 @@ class Settings(BaseSettings):
         description="Seconds in which a client must read 1 MiB of its response, or the rest of it; "
         "otherwise the connection is closed.",
     )
+    c2pa_certificate: Path | None = Field(
+        default=None,
+        description="A file with the certificate that signs Content Credentials, and its chain "
+        "without the root, in PEM. With it, requests can have c2pa: true. Needs the extra c2pa.",
+    )
+    c2pa_key: Path | None = Field(
+        default=None,
+        description="A file with the private key of the certificate, in PEM, without a password.",
+    )
+    c2pa_default: bool = Field(
+        default=False,
+        description="Sign the images of every request that does not have c2pa: false.",
+    )
     jobs: Path = Field(
         default_factory=lambda: cache_folder("jobs"),
         description="The folder for jobs and their outputs.",

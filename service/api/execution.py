@@ -106,13 +106,15 @@ class RequestExecution:
         *,
         after_run: Callable[[int, float], None] = lambda *_: None,
         wait_after_first: bool = False,
+        long: bool = False,
     ) -> R:
         """Run the graphs of `plan`, call `finish` with its result, and return the output.
 
         The plan and `finish` continue off the event loop, in the engine's encoders, as soon as the
         outputs of a run are available. `after_run` is called with the rows and seconds of each run
         except the last. With `wait_after_first`, a full queue fails the first run only; later runs
-        wait for room.
+        wait for room. `long` states that `finish` takes long even for small images, so that it is
+        never called in the thread of the event loop.
 
         Raises the errors of `run`.
         """
@@ -131,14 +133,16 @@ class RequestExecution:
         begun = start(plan)
         if isinstance(begun, Finished):
             return finish(begun.result)
-        step: GraphRun | Finished[R] = await self.run(model, begun, proceed, note)
+        step: GraphRun | Finished[R] = await self.run(model, begun, proceed, note, long=long)
         while isinstance(step, GraphRun):
             after_run(*timings[-1])
             current = step
             if wait_after_first:
-                step = await self.wait_for_queue(lambda: self.run(model, current, proceed, note))  # noqa: B023 - awaited at once
+                step = await self.wait_for_queue(
+                    lambda: self.run(model, current, proceed, note, long=long)  # noqa: B023 - awaited at once
+                )
             else:
-                step = await self.run(model, current, proceed, note)
+                step = await self.run(model, current, proceed, note, long=long)
         return step.result
 
     async def run(
@@ -147,6 +151,8 @@ class RequestExecution:
         graph_run: GraphRun,
         work: Callable[[Feeds], T],
         observe: Callable[[int, float], None] = lambda *_: None,
+        *,
+        long: bool = False,
     ) -> T:
         """Run one graph and return ``work(outputs)``, computed off the event loop.
 
@@ -166,7 +172,7 @@ class RequestExecution:
         try:
             job = self._engine.submit(model, feeds, self._deadline, role, wake=False)
             _wake_soon(self._engine)
-            outcome = await self._outcome(job, role, work)
+            outcome = await self._outcome(job, role, work, long=long)
         except (DeadlineExceeded, Problem, asyncio.CancelledError):
             # Most likely caused by the client, so rows that have started are charged.
             begun = job.started_rows * per_row if job else 0
@@ -231,8 +237,10 @@ class RequestExecution:
         """Restart the deadline, for the next part of a response."""
         self._deadline = self._engine.clock() + self._seconds
 
-    async def _outcome(self, job: InferenceJob, role: str, work: Callable[[Feeds], T]) -> T:
-        working = self._engine.encode(job, work)
+    async def _outcome(
+        self, job: InferenceJob, role: str, work: Callable[[Feeds], T], *, long: bool
+    ) -> T:
+        working = self._engine.encode(job, work, long=long)
         try:
             return await self._wait(working)
         except BaseException:

@@ -23,8 +23,8 @@ from service.runtime.base64_text import decode_base64
 
 Body = TypeVar("Body", bound=RequestModel)
 
-# Form fields whose text is JSON.
-_JSON_FIELDS = ("boxes", "samples")
+# Form fields whose text is JSON, with what is expected.
+_JSON_FIELDS = {"boxes": "JSON", "samples": "JSON", "c2pa": "true or false"}
 # Maximum nesting depth of such a field. Valid values are at most three deep.
 _MAX_FIELD_DEPTH = 16
 _REFERENCE = "#/components/schemas/{model}"
@@ -73,6 +73,7 @@ def body_schema(has_mask: bool) -> dict[str, Any]:
             "image": {"type": "array", "items": binary},
             "direction": {"type": "string"},
             "animated": {"type": "string", "enum": ["refuse", "first"]},
+            "c2pa": {"type": "boolean"},
             "format": {"type": "string", "enum": ["png", "jpeg", "webp", "npy", "zip", "json"]},
         },
     }
@@ -235,7 +236,7 @@ def _parse_json_field(key: str, text: str) -> Any:
     try:
         return parse(data)
     except (ValueError, RecursionError) as error:
-        raise invalid(key, "expected JSON") from error
+        raise invalid(key, f"expected {_JSON_FIELDS[key]}") from error
 
 
 def _safe_stem(name: str | None) -> str:

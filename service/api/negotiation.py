@@ -1,16 +1,21 @@
-"""Chooses the format of a response: by the `format` field, otherwise by the Accept header."""
+"""Chooses the format of a response: by the `format` field, otherwise by the Accept header.
+
+Also decides whether its images get Content Credentials.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from fastapi import Request
 
 from service.api.middleware.request_headers import request_headers
-from service.api.problems import Problem
+from service.api.problems import Problem, invalid
 from service.api.schemas.fields import AnimationFormat, Format
+from service.api.state import ServiceState
+from service.runtime.credentials.signing import Signer
 from service.runtime.images.encoding import ImageFormat
 from service.runtime.video import ffmpeg
 
@@ -51,10 +56,16 @@ F = TypeVar("F", bound=str)
 
 @dataclass(frozen=True)
 class OutputFormat:
-    """How the images of a response are packaged, and how each is encoded."""
+    """How the images of a response are packaged, how each is encoded, and what signs its file."""
 
     container: Container
     image: ImageFormat = ImageFormat.PNG
+    signer: Signer | None = None
+
+    @property
+    def signed(self) -> bool:
+        """Whether the files get Content Credentials."""
+        return self.signer is not None
 
 
 def accept_header(request: Request) -> str | None:
@@ -79,6 +90,25 @@ def negotiate(requested: Format | None, accept: str | None, count: int) -> Outpu
             return OutputFormat(chosen)
         case _:
             return OutputFormat("image" if count == 1 else "json", ImageFormat(chosen))
+
+
+def with_credentials(
+    output: OutputFormat, requested: bool | None, state: ServiceState
+) -> OutputFormat:
+    """Return `output`, with what signs its files if the request or the default asks for it.
+
+    Arrays have no place for credentials: they are refused if they are requested with one, and the
+    default does not apply to them. Raises Problem (422).
+    """
+    wanted = state.settings.c2pa_default if requested is None else requested
+    if not wanted or (output.container == "npy" and requested is None):
+        return output
+    if output.container == "npy":
+        formats = ", ".join(ImageFormat)
+        raise invalid(
+            "c2pa", f"npy cannot hold Content Credentials; use {formats}, or zip or json of them"
+        )
+    return replace(output, signer=state.signer_or_refuse())
 
 
 def negotiate_animation(requested: AnimationFormat | None, accept: str | None) -> AnimationFormat:

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from service.api import request_context
 from service.api.field_errors import describe_field_errors, is_unparsed_body
 from service.api.request_context import Rejection
+from service.runtime.credentials.signing import SigningFailed
 from service.runtime.images.encoding import MetadataTooLarge
 from service.runtime.latent.inversion import InversionFailed
 from service.runtime.models.catalog import ModelNotFound, ReloadFailed, RepositoryUnreadable
@@ -221,6 +222,9 @@ _TRANSLATIONS: dict[type, Callable[[Any], Problem]] = {
     ),
     ReloadFailed: lambda error: Problem(
         503, "reload-failed", "The models could not be reloaded", str(error)
+    ),
+    SigningFailed: lambda error: Problem(
+        503, "signing-failed", "The server cannot sign images", str(error)
     ),
     MemoryError: lambda _: Problem(
         503,

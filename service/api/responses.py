@@ -154,8 +154,15 @@ def image_response(
 
 
 def encode_image(model: Model, record: ImageRecord, pixels: Pixels, output: OutputFormat) -> bytes:
-    """Return the file of one image ``[H, W, C]``, with its provenance as metadata."""
-    return encoding.encode(pixels, output.image, {**identity(model), **record.parameters})
+    """Return the file of one image ``[H, W, C]``, with its provenance as metadata.
+
+    It is signed if `output` states so.
+    """
+    provenance = {**identity(model), **record.parameters}
+    file = encoding.encode(pixels, output.image, provenance)
+    if output.signer is None:
+        return file
+    return output.signer.sign(file, output.image.media_type, provenance)
 
 
 def file_response(

@@ -10,10 +10,11 @@ from prometheus_client import REGISTRY
 from prometheus_client.registry import Collector
 
 from service.api.metrics import CountProcesses
-from service.api.problems import invalid
+from service.api.problems import Problem, invalid
 from service.api.rate_limits import Buckets
 from service.api.request_context import Rejection, note_model, note_rejection
 from service.offline.queue.runner import JobQueue, QueueLimits
+from service.runtime.credentials.signing import Signer, create_signer
 from service.runtime.models.manifest import Task
 from service.runtime.models.model import Model
 from service.runtime.onnx.machine import usable_cpus
@@ -75,6 +76,8 @@ class ServiceState:
     # The metrics that are not read from the engine.
     metrics: Collector = REGISTRY
     count_processes: CountProcesses | None = None
+    # Signs images that are requested with Content Credentials; None if none is configured.
+    signer: Signer | None = None
     # One decoder per CPU at a time, because each may take much memory.
     decoders: anyio.CapacityLimiter = field(
         default_factory=lambda: anyio.CapacityLimiter(usable_cpus())
@@ -98,6 +101,22 @@ class ServiceState:
             raise invalid("model", f"{model.manifest.name} is for /v1/{model.manifest.task}")
         return model
 
+    def signer_or_refuse(self) -> Signer:
+        """Return what signs Content Credentials. Raises Problem (422) if none is configured."""
+        if self.signer is not None:
+            return self.signer
+        message = (
+            "this server has no certificate to sign Content Credentials; its operator can set "
+            "--c2pa-certificate and --c2pa-key"
+        )
+        raise Problem(
+            422,
+            "no-certificate",
+            "The server cannot sign images",
+            message,
+            errors=[{"field": "c2pa", "message": message}],
+        )
+
 
 def create_queue(engine: Engine, settings: Settings, server: str | None = None) -> JobQueue:
     """Return the job queue of a service, with the configured limits. It is not started.
@@ -118,7 +137,15 @@ def install(
     """Attach the state to `app`, where `state_of` finds it."""
     uploads = shared.upload_pixels or LocalPixelBound(settings.queue_pixels)
     budget = PixelBudget(uploads)
-    state = ServiceState(engine, settings, queue, budget, shared.metrics, shared.count_processes)
+    state = ServiceState(
+        engine,
+        settings,
+        queue,
+        budget,
+        shared.metrics,
+        shared.count_processes,
+        create_signer(settings.c2pa_certificate, settings.c2pa_key, required=settings.c2pa_default),
+    )
     app.state.service = state
     return state
 

@@ -66,6 +66,7 @@ def serve(
     settings = load_settings(options | ({"workers": workers} if workers else {}), config)
     if address_of(settings.models) is None and not settings.models.is_dir():
         raise UserError(f"--models: no such folder: {settings.models}")
+    _assert_can_sign(settings)
     address = resolve(host)
     assert_port_free(address, port)
     _assert_access_control(settings, host, address, first_key=first_key)
@@ -74,6 +75,19 @@ def serve(
     settings = settings.model_copy(update={"models": models})
     log_start(settings)
     exec_server(settings, address, port)
+
+
+def _assert_can_sign(settings: Settings) -> None:
+    """Check the certificate and the key that sign Content Credentials. Raises UserError."""
+    certificate, key, required = (
+        settings.c2pa_certificate,
+        settings.c2pa_key,
+        settings.c2pa_default,
+    )
+    if certificate or key or required:
+        from service.runtime.credentials.signing import create_signer
+
+        create_signer(certificate, key, required=required)
 
 
 def _assert_access_control(settings: Settings, host: str, address: str, *, first_key: bool) -> None:

@@ -21,12 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.api import responses
 from service.api.execution import request_execution
+from service.api.negotiation import OutputFormat, with_credentials
 from service.api.problems import INVALID_REQUEST, invalid
-from service.api.schemas.fields import RequestModel, Seed, TruncationField
+from service.api.responses import ImageRecord
+from service.api.schemas.fields import CredentialField, RequestModel, Seed, TruncationField
 from service.api.state import state_of
 from service.runtime import requests
 from service.runtime.generation import image_plan
-from service.runtime.images import encoding
 from service.runtime.images.encoding import ImageFormat, Pixels
 from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.latent.sources import LatentSource
@@ -74,6 +75,7 @@ class ImagesRequest(RequestModel):
     truncation: TruncationField | None = Field(
         default=None, description="Extension, as in `/v1/generate`."
     )
+    c2pa: CredentialField = Field(default=None, description="Extension, as in `/v1/generate`.")
     stream: Literal[False] | None = Field(default=None, description="Streaming is not supported.")
     partial_images: Annotated[int, Field(ge=0, le=3)] | None = Field(
         default=None, description=_IGNORED
@@ -156,17 +158,18 @@ async def generations(body: ImagesRequest, request: Request) -> Response:
     _check_size(body.size, model)
     sources = _sources(body, model, state.settings.max_images)
     image_format = ImageFormat(body.output_format or ImageFormat.PNG)
+    output = with_credentials(OutputFormat("image", image_format), body.c2pa, state)
     if body.response_format == "url":
         # Nothing is generated now: the image's address generates it on request.
-        urls = _urls(request, model, sources, image_format)
+        urls = _urls(request, model, sources, image_format, body.c2pa)
         return _images_response(model, sources, image_format, [{"url": url} for url in urls])
 
-    identity = responses.identity(model)
+    records = [ImageRecord(source.parameters(model.manifest), source.name) for source in sources]
 
     def encode(images: Pixels) -> Response:
         files = [
-            encoding.encode(pixels, image_format, identity | source.parameters(model.manifest))
-            for source, pixels in zip(sources, images, strict=True)
+            responses.encode_image(model, record, pixels, output)
+            for record, pixels in zip(records, images, strict=True)
         ]
         contents = [{"b64_json": base64.b64encode(file).decode()} for file in files]
         return _images_response(model, sources, image_format, contents)
@@ -174,7 +177,7 @@ async def generations(body: ImagesRequest, request: Request) -> Response:
     async with request_execution(state.engine, request, state.settings.deadline_s) as execution:
         try:
             plan = image_plan(model.manifest, sources, execution.style_cache(model))
-            return await execution.execute(model, plan, encode)
+            return await execution.execute(model, plan, encode, long=output.signed)
         except JobTooLarge as error:
             message = f"the request is larger than the queue: {error}"
             raise invalid("n", message) from error
@@ -243,9 +246,14 @@ def _size(model: Model) -> str:
 
 
 def _urls(
-    request: Request, model: Model, sources: Sequence[LatentSource], image_format: ImageFormat
+    request: Request,
+    model: Model,
+    sources: Sequence[LatentSource],
+    image_format: ImageFormat,
+    c2pa: bool | None,
 ) -> list[str]:
     """Return the absolute addresses of the images, on the host that the request was sent to."""
+    credentials = {} if c2pa is None else {"c2pa": str(c2pa).lower()}
     urls = []
     for source in sources:
         path = request.app.url_path_for(
@@ -255,6 +263,7 @@ def _urls(
             extension=image_format.extension,
         )
         query = source.parameters(model.manifest) | {"version": model.manifest.version}
+        query |= credentials
         del query["seed"]
         urls.append(f"{path.make_absolute_url(request.base_url)}?{urlencode(query)}")
     return urls

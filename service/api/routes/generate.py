@@ -13,7 +13,7 @@ from fastapi.responses import Response
 from service.api import responses
 from service.api.execution import request_execution
 from service.api.middleware.json_bodies import body_size, process
-from service.api.negotiation import OutputFormat, accept_header, negotiate
+from service.api.negotiation import OutputFormat, accept_header, negotiate, with_credentials
 from service.api.problems import invalid
 from service.api.responses import ImageRecord
 from service.api.schemas.fields import selection_value, transform_value
@@ -67,6 +67,7 @@ async def generate(body: GenerateRequest, request: Request) -> Response:
         body_size(request), lambda: listed_sources(body, model, max_images, first)
     )
     output = negotiate(body.format, accept_header(request), len(sources))
+    output = with_credentials(output, body.c2pa, state)
     _check_returned_arrays(body, model, output)
     if selection is not None:
         return await selection_response(
@@ -139,6 +140,7 @@ async def generate_response(
             lambda pixels: responses.image_response(
                 model, records, pixels, output, response_headers
             ),
+            long=output.signed,
         )
 
 
@@ -198,7 +200,11 @@ async def selection_response(
     async with request_execution(state.engine, request, state.settings.deadline_s) as execution:
         # Only the candidates may be refused by a full queue: after them, most work is done.
         return await execution.execute(
-            model, plan(execution.style_cache(model)), respond, wait_after_first=True
+            model,
+            plan(execution.style_cache(model)),
+            respond,
+            wait_after_first=True,
+            long=output.signed,
         )
 
 

@@ -16,7 +16,7 @@ from service.api import responses
 from service.api.execution import RequestExecution, request_execution
 from service.api.image_forms import ImageToImageInput, body_schema, read_request
 from service.api.image_to_image.completion_time import CompletionEstimate
-from service.api.negotiation import OutputFormat, negotiate
+from service.api.negotiation import OutputFormat, negotiate, with_credentials
 from service.api.problems import Problem, invalid, unusable_image
 from service.api.responses import ImageRecord
 from service.api.schemas.image_to_image import ImageToImageResponse, SamplesRequest
@@ -106,6 +106,7 @@ async def _respond(task: Task, request: Request, accept: str | None) -> Response
     async with request_execution(state.engine, request, state.settings.deadline_s) as execution:
         sources = await _sources(upload, state, execution)
         output = negotiate(upload.body.format, accept, len(sources))
+        output = with_credentials(output, upload.body.c2pa, state)
         masks = _masks(model, upload, len(sources))
         work = _ImageToImageWork(model, direction, output, execution, state)
         for i, (source, mask) in enumerate(zip(sources, masks, strict=True)):
@@ -292,6 +293,7 @@ class _ImageToImageWork:
             lambda images: self._finish(item, images[0]),
             after_run=check_time,
             wait_after_first=True,
+            long=self._output.signed,
         )
 
     def _too_slow(self, item: _Item, estimate: CompletionEstimate) -> Problem:

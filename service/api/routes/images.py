@@ -11,10 +11,11 @@ from fastapi.responses import Response
 
 from service import __version__
 from service.api import responses
-from service.api.negotiation import OutputFormat
+from service.api.negotiation import OutputFormat, with_credentials
 from service.api.problems import Problem
 from service.api.routes import head_requests
 from service.api.routes.generate import generate_response
+from service.api.schemas.fields import C2PA
 from service.api.state import state_of
 from service.runtime import requests
 from service.runtime.images.encoding import ImageFormat
@@ -51,6 +52,7 @@ async def image(
     version: Annotated[str | None, Query()] = None,
     class_: Annotated[str | None, Query(alias="class", description="A name or an index.")] = None,
     truncation: Annotated[float | None, Query(allow_inf_nan=False)] = None,
+    c2pa: Annotated[bool | None, Query(description=C2PA)] = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Return the image of one seed. The response is cacheable, and immutable for a version."""
@@ -61,19 +63,22 @@ async def image(
             "Format not found",
             f"no image format has the extension .{extension}; available: {', '.join(_FORMATS)}",
         )
-    model = state_of(request).find_model(f"{name}@{version}" if version else name)
+    state = state_of(request)
+    model = state.find_model(f"{name}@{version}" if version else name)
     source = requests.image_source(model.manifest, seed=seed, class_=class_, truncation=truncation)
+    output = with_credentials(OutputFormat("image", image_format), c2pa, state)
     is_immutable = version or "@" in name
+    etag = _etag(model, source, image_format)
     headers = {
-        "etag": _etag(model, source, image_format),
+        # Two signed files of one image differ: the tag identifies the bytes before the signature.
+        "etag": etag if output.signer is None else f"W/{etag}",
         # A name without a version may resolve to another version later.
         "cache-control": "public, max-age=31536000, immutable"
         if is_immutable
         else "public, max-age=60",
     }
-    if responses.is_not_modified(headers["etag"], if_none_match):
+    if responses.is_not_modified(etag, if_none_match):
         return Response(status_code=304, headers=headers)
-    output = OutputFormat("image", image_format)
     response = await generate_response(request, model, [source], output)
     response.headers.update(headers)
     return response

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from service.api import responses
-from service.api.negotiation import accept_header, negotiate
+from service.api.negotiation import accept_header, negotiate, with_credentials
 from service.api.routes.generate import generate_response, selection_response
 from service.api.schemas.fields import selection_value
 from service.api.schemas.generate import GenerateResponse
@@ -40,6 +40,7 @@ async def sample_classes(body: SampleClassesRequest, request: Request) -> Respon
         truncation=body.truncation,
     )
     output = negotiate(body.format, accept_header(request), len(sources))
+    output = with_credentials(output, body.c2pa, state)
     if selection is not None:
         return await selection_response(
             request, model, sources, selection, output, class_folders=True

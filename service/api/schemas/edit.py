@@ -7,9 +7,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.schemas.fields import (
+    C2PA,
     MAX_DIRECTIONS,
     MAX_LISTED_IMAGES,
     AmountField,
+    CredentialField,
     Format,
     LayersField,
 )
@@ -73,6 +75,7 @@ class EditRequest(SourcesRequest):
         "steps of two directions, those of the first are rows and those of the second columns. "
         "json, zip and npy return the images in row-major order.",
     )
+    c2pa: CredentialField = Field(default=None, description=C2PA)
 
 
 class EditedImage(UsedSource):

@@ -86,6 +86,14 @@ FORMAT = (
 )
 
 
+# Whether files get Content Credentials.
+CredentialField = bool | None
+C2PA = (
+    "Sign the files of the images with Content Credentials (C2PA): png, jpeg and webp, also in "
+    "json and zip. The server must have a certificate. Default: as the server is configured."
+)
+
+
 class RequestModel(BaseModel):
     """A request, or an object in one. Unknown members are errors.
 

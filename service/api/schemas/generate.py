@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.schemas.fields import (
     BLEND,
+    C2PA,
     CLASS,
     FORMAT,
     MAX_LISTED_IMAGES,
@@ -17,6 +18,7 @@ from service.api.schemas.fields import (
     TRUNCATION,
     ClassSelector,
     ClassWeightsField,
+    CredentialField,
     Format,
     LatentField,
     RankField,
@@ -116,6 +118,7 @@ class GenerateRequest(SourcesRequest):
         "styles, w. JSON contains them as float32 in base64, a ZIP as NPY files.",
     )
     format: Format | None = Field(default=None, description=FORMAT)
+    c2pa: CredentialField = Field(default=None, description=C2PA)
 
 
 class GeneratedImage(BaseModel):

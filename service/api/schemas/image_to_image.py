@@ -7,11 +7,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.schemas.fields import (
+    C2PA,
     FORMAT,
     MAX_LISTED_IMAGES,
     MODEL,
     STRICT,
     ClassSelector,
+    CredentialField,
     Format,
     RequestModel,
     Seed,
@@ -82,6 +84,7 @@ class ImageToImageRequest(RequestModel):
         description="Whether an animation is refused, or its first frame is used.",
     )
     format: Format | None = Field(default=None, description=FORMAT)
+    c2pa: CredentialField = Field(default=None, description=C2PA)
 
 
 class ImageToImageResult(BaseModel):

@@ -7,10 +7,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.schemas.fields import (
+    C2PA,
     FORMAT,
     MAX_LISTED_IMAGES,
     MODEL,
     ClassSelector,
+    CredentialField,
     Format,
     RequestModel,
 )
@@ -57,6 +59,7 @@ class InvertRequest(RequestModel):
         description=f"{FORMAT} Images are the reconstructions, with the latent in their metadata; "
         "a ZIP also holds the latents as NPY files; npy is an array of the latents.",
     )
+    c2pa: CredentialField = Field(default=None, description=C2PA)
 
 
 class ResizedInput(BaseModel):

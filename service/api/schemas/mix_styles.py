@@ -7,11 +7,13 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.schemas.fields import (
+    C2PA,
     CLASS,
     MAX_STYLE_LAYERS,
     TRUNCATION,
     ClassSelector,
     ClassWeightsField,
+    CredentialField,
     Format,
     LayerSelector,
     RequestModel,
@@ -77,6 +79,7 @@ class MixStylesRequest(RequestModel):
         "columns above it and the images of the rows to its left. json, zip and npy return the "
         "mixed images in row-major order.",
     )
+    c2pa: CredentialField = Field(default=None, description=C2PA)
 
 
 class UsedSource(BaseModel):

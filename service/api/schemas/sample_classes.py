@@ -8,11 +8,13 @@ from pydantic import ConfigDict, Field
 
 from service.api.schemas.fields import (
     BLEND,
+    C2PA,
     MAX_LISTED_IMAGES,
     MODEL,
     RANK,
     TRUNCATION,
     ClassWeightsField,
+    CredentialField,
     Format,
     RankField,
     RequestModel,
@@ -55,3 +57,4 @@ class SampleClassesRequest(RequestModel):
     format: Format | None = Field(
         default=None, description="As in /v1/generate. A ZIP has a folder for each class."
     )
+    c2pa: CredentialField = Field(default=None, description=C2PA)

@@ -42,15 +42,18 @@ class Encoders:
         self._pool = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="ganymede-encoder")
         self._encoded_in_worker = _EncodedInWorker()
 
-    def encode(self, job: InferenceJob, work: Callable[[Rows], T]) -> Future[T]:
+    def encode(
+        self, job: InferenceJob, work: Callable[[Rows], T], *, long: bool = False
+    ) -> Future[T]:
         """Call `work` with the outputs of `job` as soon as they are available, in the encoder pool.
 
         The worker passes the outputs to the pool directly, without the event loop. It does small
-        work (`inline_pixels`) itself, and resolves the futures of a batch together: each of them
-        may wake the event loop, which would then compete for the interpreter's lock. The future
-        resolves to the result of `work`, or to the error of the run or of `work`; cancelling it
-        cancels work that has not started. The job counts toward the queue limit until then, so that
-        outputs waiting to be encoded are bounded too.
+        work (`inline_pixels`) itself, unless `long` states that it takes long all the same, and
+        resolves the futures of a batch together: each of them may wake the event loop, which would
+        then compete for the interpreter's lock. The future resolves to the result of `work`, or to
+        the error of the run or of `work`; cancelling it cancels work that has not started. The job
+        counts toward the queue limit until then, so that outputs waiting to be encoded are bounded
+        too.
         """
         encoded: Future[T] = Future()
         caller: int | None = threading.get_ident()
@@ -69,7 +72,7 @@ class Encoders:
             encode = partial(self._timed, finished, process_outputs, outputs)
             # Not if the job had already ended when `encode` was called.
             in_worker = threading.get_ident() != caller
-            if in_worker and finished.pixels <= self.inline_pixels:
+            if in_worker and not long and finished.pixels <= self.inline_pixels:
                 self._finish(finished, encoded, encode, in_worker=True)
             else:
                 self._pool.submit(self._finish, finished, encoded, encode)

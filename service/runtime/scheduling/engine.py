@@ -298,9 +298,11 @@ class Engine:
         self._scheduler.execute(batch)
         return True
 
-    def encode(self, job: InferenceJob, work: Callable[[Rows], T]) -> Future[T]:
+    def encode(
+        self, job: InferenceJob, work: Callable[[Rows], T], *, long: bool = False
+    ) -> Future[T]:
         """Call `work` with the outputs of `job` as soon as they are available; see Encoders."""
-        return self._encoders.encode(job, work)
+        return self._encoders.encode(job, work, long=long)
 
     def cancel(self, job: InferenceJob) -> None:
         """Drop the remaining rows of a job for which `encode` was called."""

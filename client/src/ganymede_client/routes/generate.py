@@ -46,6 +46,7 @@ def generate(
     rank: Rank | None = None,
     return_: Sequence[Literal["z", "w"]] = (),
     format: ImageFormat = "png",  # noqa: A002 - the name of the field
+    c2pa: bool | None = None,
 ) -> Call[Images]:
     """Generate images from seeds, latents or styles.
 
@@ -70,6 +71,7 @@ def generate(
             images have their `seed` and their `score`.
         return_: the arrays to return with each image, in `Image.arrays`; only with the format png.
         format: how the files of the images are encoded.
+        c2pa: whether the service signs the files with Content Credentials; default: as it is set.
     """
     if return_ and format != "png":
         raise ValueError("return_: requires the format png")
@@ -88,6 +90,7 @@ def generate(
         rank=rank,
         return_=list(return_) or None,
         format=_wire_format(format),
+        c2pa=c2pa,
     )
     return Call(json_request("POST", "/v1/generate", body), parsing.images)
 
@@ -104,6 +107,7 @@ def sample_classes(
     truncation: float | None = None,
     rank: Rank | None = None,
     format: ImageFormat = "png",  # noqa: A002 - the name of the field
+    c2pa: bool | None = None,
 ) -> Call[Images]:
     """Generate images by class: `classes`, `per_class` or `blend`.
 
@@ -117,6 +121,7 @@ def sample_classes(
         truncation: only for models that support it.
         rank: the share of generated images to keep, as for `generate`.
         format: how the files of the images are encoded.
+        c2pa: whether the service signs the files with Content Credentials; default: as it is set.
     """
     body = fields(
         model=model,
@@ -128,6 +133,7 @@ def sample_classes(
         truncation=truncation,
         rank=rank,
         format=_wire_format(format),
+        c2pa=c2pa,
     )
     request = json_request("POST", "/v1/sample-classes", body)
     return Call(request, partial(parsing.images, columns=per_class))
@@ -142,6 +148,7 @@ def mix_styles(
     layers: Layers = "coarse",
     class_: ClassSelector | Weights | None = None,
     truncation: float | None = None,
+    c2pa: bool | None = None,
 ) -> Call[Images]:
     """Mix the styles of every row with those of every column; images are in row-major order.
 
@@ -153,8 +160,9 @@ def mix_styles(
             these to weights, from 0 (the row's style) to 1 (the column's).
         class_: for sources without a class of their own.
         truncation: for sources without a truncation of their own.
+        c2pa: whether the service signs the files with Content Credentials; default: as it is set.
     """
-    request = _mixing(model, rows, columns, layers, class_, truncation, "zip")
+    request = _mixing(model, rows, columns, layers, class_, truncation, "zip", c2pa)
     return Call(request, partial(parsing.images, columns=len(columns)))
 
 
@@ -168,6 +176,7 @@ def mix_styles_grid(
     class_: ClassSelector | Weights | None = None,
     truncation: float | None = None,
     format: ImageFormat = "png",  # noqa: A002 - the name of the field
+    c2pa: bool | None = None,
 ) -> Call[Image]:
     """Mix the styles of every row with those of every column, as one image.
 
@@ -175,7 +184,7 @@ def mix_styles_grid(
     of StyleGAN. One row and one column give only the mixed image. The arguments are those of
     `mix_styles`.
     """
-    request = _mixing(model, rows, columns, layers, class_, truncation, format)
+    request = _mixing(model, rows, columns, layers, class_, truncation, format, c2pa)
     return Call(request, parsing.image)
 
 
@@ -261,6 +270,7 @@ def image(
     version: str | None = None,
     class_: ClassSelector | None = None,
     truncation: float | None = None,
+    c2pa: bool | None = None,
 ) -> Call[Image]:
     """Get the image of one seed, from its address.
 
@@ -271,9 +281,10 @@ def image(
         version: instead of a version in `model`.
         class_: a class by name or index; default: the seed modulo the number of classes.
         truncation: only for models that support it.
+        c2pa: whether the service signs the files with Content Credentials; default: as it is set.
     """
     path = f"/v1/models/{segment(model)}/images/{int(seed)}.{segment(extension)}"
-    parameters = query(version=version, class_=class_, truncation=truncation)
+    parameters = query(version=version, class_=class_, truncation=truncation, c2pa=c2pa)
     return Call(Request("GET", path, parameters), parsing.image)
 
 
@@ -308,6 +319,7 @@ def generate_from_prompt(
     seed: int | None = None,
     truncation: float | None = None,
     output_format: ImageFormat = "png",
+    c2pa: bool | None = None,
 ) -> Call[Images]:
     """Generate images from a prompt, by OpenAI's API: a prompt is the name of a class or a seed.
 
@@ -320,6 +332,7 @@ def generate_from_prompt(
         seed: takes precedence over the prompt.
         truncation: only for models that support it.
         output_format: how the files of the images are encoded.
+        c2pa: whether the service signs the files with Content Credentials; default: as it is set.
     """
     body = fields(
         model=model,
@@ -329,6 +342,7 @@ def generate_from_prompt(
         seed=seed,
         truncation=truncation,
         output_format=output_format,
+        c2pa=c2pa,
         response_format="b64_json",
     )
     return Call(json_request("POST", "/v1/images/generations", body), parsing.openai_images)
@@ -350,6 +364,7 @@ def _mixing(
     class_: ClassSelector | Weights | None,
     truncation: float | None,
     format: str,  # noqa: A002 - the name of the field
+    c2pa: bool | None,
 ) -> Request:
     body = fields(
         model=model,
@@ -359,6 +374,7 @@ def _mixing(
         class_=class_value(class_),
         truncation=truncation,
         format=format,
+        c2pa=c2pa,
     )
     return json_request("POST", "/v1/mix-styles", body)
 

@@ -29,6 +29,7 @@ def translate(
     direction: str | None = None,
     animated: Animated = "refuse",
     format: ImageFormat = "png",  # noqa: A002 - the name of the field
+    c2pa: bool | None = None,
 ) -> Call[Images]:
     """Translate images from one domain to another.
 
@@ -41,9 +42,10 @@ def translate(
         direction: for a model with several; default: its first.
         animated: whether an animation is refused, or its first frame is used.
         format: how the files of the images are encoded.
+        c2pa: whether the service signs the files with Content Credentials; default: as it is set.
     """
     return _call(
-        "/v1/translate", model, image, samples, animated, format, fields(direction=direction)
+        "/v1/translate", model, image, samples, animated, format, c2pa, fields(direction=direction)
     )
 
 
@@ -55,9 +57,10 @@ def upscale(
     samples: Mapping[str, Any] | None = None,
     animated: Animated = "refuse",
     format: ImageFormat = "png",  # noqa: A002 - the name of the field
+    c2pa: bool | None = None,
 ) -> Call[Images]:
     """Increase the resolution of images. The arguments are those of `translate`."""
-    return _call("/v1/upscale", model, image, samples, animated, format)
+    return _call("/v1/upscale", model, image, samples, animated, format, c2pa)
 
 
 @route("POST", "/v1/colorize", left_out=_ACCEPT | _NO_MASK | _NO_DIRECTION)
@@ -68,9 +71,10 @@ def colorize(
     samples: Mapping[str, Any] | None = None,
     animated: Animated = "refuse",
     format: ImageFormat = "png",  # noqa: A002 - the name of the field
+    c2pa: bool | None = None,
 ) -> Call[Images]:
     """Add color to gray images. The arguments are those of `translate`."""
-    return _call("/v1/colorize", model, image, samples, animated, format)
+    return _call("/v1/colorize", model, image, samples, animated, format, c2pa)
 
 
 @route("POST", "/v1/inpaint", left_out=_ACCEPT | _NO_DIRECTION)
@@ -83,6 +87,7 @@ def inpaint(
     samples: Mapping[str, Any] | None = None,
     animated: Animated = "refuse",
     format: ImageFormat = "png",  # noqa: A002 - the name of the field
+    c2pa: bool | None = None,
 ) -> Call[Images]:
     """Fill the masked areas of images.
 
@@ -91,7 +96,7 @@ def inpaint(
     in pixels, instead of a mask. The other arguments are those of `translate`.
     """
     return _call(
-        "/v1/inpaint", model, image, samples, animated, format, fields(boxes=boxes), mask=mask
+        "/v1/inpaint", model, image, samples, animated, format, c2pa, fields(boxes=boxes), mask=mask
     )
 
 
@@ -102,6 +107,7 @@ def _call(
     samples: Mapping[str, Any] | None,
     animated: Animated,
     image_format: ImageFormat,
+    c2pa: bool | None,
     others: Mapping[str, Any] | None = None,
     mask: ImageInputs | None = None,
 ) -> Call[Images]:
@@ -109,7 +115,7 @@ def _call(
     if bool(images) == (samples is not None):
         raise ValueError("image: expected either an image or samples")
     wire_format = "zip" if image_format == "png" else image_format
-    body = fields(model=model, animated=animated, format=wire_format, **(others or {}))
+    body = fields(model=model, animated=animated, format=wire_format, c2pa=c2pa, **(others or {}))
     if samples is not None:
         body["samples"] = fields(**samples)
         if masks:

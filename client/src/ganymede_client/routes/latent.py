@@ -46,6 +46,7 @@ def edit(
     truncation: float | Sequence[float] | None = None,
     transform: Any = None,
     return_: Sequence[Literal["z", "w"]] = (),
+    c2pa: bool | None = None,
 ) -> Call[Images]:
     """Move images along named directions of a model; images are in row-major order.
 
@@ -65,6 +66,7 @@ def edit(
         transform=transform,
         return_=list(return_) or None,
         format="zip",
+        c2pa=c2pa,
     )
     last = [len(steps) for steps in directions.values() if isinstance(steps, Sequence | np.ndarray)]
     parse = partial(parsing.images, columns=last[-1] if last else None)
@@ -88,6 +90,7 @@ def edit_grid(
     truncation: float | Sequence[float] | None = None,
     transform: Any = None,
     format: ImageFormat = "png",  # noqa: A002 - the name of the field
+    c2pa: bool | None = None,
 ) -> Call[Image]:
     """Move images along named directions of a model, as one image.
 
@@ -101,6 +104,7 @@ def edit_grid(
         truncation=truncation,
         transform=transform,
         format=format,
+        c2pa=c2pa,
     )
     return Call(json_request("POST", "/v1/edit", body), parsing.image)
 
@@ -119,6 +123,7 @@ def invert(
     *,
     class_: ClassSelector | None = None,
     animated: Literal["refuse", "first"] = "refuse",
+    c2pa: bool | None = None,
 ) -> Call[Images]:
     """Find the latents whose images are most like the given images.
 
@@ -134,6 +139,7 @@ def invert(
         class_: the class of the images by name or index, for class-conditional models without
             styles; default: every class is tried, and the best kept.
         animated: whether an animation is refused, or its first frame is used.
+        c2pa: whether the service signs the files with Content Credentials; default: as it is set.
     """
     files = uploads(image, "image")
     if not files:
@@ -141,6 +147,8 @@ def invert(
     # Text in a form is a name, or else an index, as in the address of an image.
     form = {name: str(value) for name, value in fields(class_=class_).items()}
     form |= {"model": model, "animated": animated, "format": "zip"}
+    if c2pa is not None:
+        form["c2pa"] = str(c2pa).lower()
     return Call(Request("POST", "/v1/invert", form=form, files=files), parsing.images)
 
 

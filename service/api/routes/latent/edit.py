@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from service.api import responses
 from service.api.execution import request_execution
 from service.api.middleware.json_bodies import body_size, process
-from service.api.negotiation import OutputFormat, accept_header, negotiate
+from service.api.negotiation import OutputFormat, accept_header, negotiate, with_credentials
 from service.api.problems import invalid
 from service.api.responses import ImageRecord
 from service.api.routes.generate import check_jpeg_metadata, listed_sources
@@ -45,6 +45,7 @@ async def edit(body: EditRequest, request: Request) -> Response:
     )
     rows, columns = editing.shape
     output = negotiate(body.format, accept_header(request), 1)
+    output = with_credentials(output, body.c2pa, state)
     is_grid = output.container == "image" and rows * columns > 1
     if is_grid:
         check_grid_size(model.manifest.image, rows, columns, output)
@@ -71,7 +72,8 @@ async def edit(body: EditRequest, request: Request) -> Response:
                     replace(record, arrays=_arrays(source))
                     for record, source in zip(records, moved, strict=True)
                 ]
-            return await execution.execute(model, image_plan(model.manifest, moved), respond)
+            plan_of_images = image_plan(model.manifest, moved)
+            return await execution.execute(model, plan_of_images, respond, long=output.signed)
         except JobTooLarge as error:
             message = f"the request is larger than the queue: {error}"
             raise invalid("directions", message) from error

@@ -14,7 +14,7 @@ from fastapi.responses import Response
 from service.api import responses
 from service.api.execution import request_execution
 from service.api.image_forms import UploadedFile, read_upload, upload_schema
-from service.api.negotiation import OutputFormat, negotiate
+from service.api.negotiation import OutputFormat, negotiate, with_credentials
 from service.api.problems import Problem, invalid, unusable_image
 from service.api.responses import ImageRecord
 from service.api.schemas.invert import InvertRequest, InvertResponse
@@ -40,6 +40,7 @@ _FORM = {
         "image": {"type": "array", "items": _BINARY},
         "class": {"type": "string"},
         "animated": {"type": "string", "enum": ["refuse", "first"]},
+        "c2pa": {"type": "boolean"},
         "format": {"type": "string", "enum": ["png", "jpeg", "webp", "npy", "zip", "json"]},
     },
 }
@@ -70,6 +71,7 @@ async def invert(request: Request, accept: Annotated[str | None, Header()] = Non
         max_images=state.settings.max_images,
     )
     output = negotiate(body.format, accept, len(files))
+    output = with_credentials(output, body.c2pa, state)
     pixels = 2 * len(files) * max(len(classes), 1) * model.manifest.image.pixels
     with _reserved(state.upload_pixels, pixels):
         return await _invert(request, model, body, files, classes, output)
@@ -102,6 +104,7 @@ async def _invert(
                 inversion_plan(model.manifest, images, classes),
                 lambda found: _response(model, found, changes, names, output),
                 wait_after_first=True,
+                long=output.signed,
             )
         except JobTooLarge as error:
             message = f"the request is larger than the queue: {error}"

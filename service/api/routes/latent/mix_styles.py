@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from service.api import responses
 from service.api.execution import request_execution
 from service.api.middleware.json_bodies import body_size, process
-from service.api.negotiation import accept_header, negotiate
+from service.api.negotiation import accept_header, negotiate, with_credentials
 from service.api.problems import invalid
 from service.api.responses import ImageRecord
 from service.api.routes.latent.grids import check_grid_size
@@ -48,6 +48,7 @@ async def mix_styles(body: MixStylesRequest, request: Request) -> Response:
         ),
     )
     output = negotiate(body.format, accept_header(request), 1)
+    output = with_credentials(output, body.c2pa, state)
     is_grid = output.container == "image" and len(mixing.rows) * len(mixing.columns) > 1
     if is_grid:
         rows, columns = len(mixing.rows) + 1, len(mixing.columns) + 1
@@ -66,7 +67,7 @@ async def mix_styles(body: MixStylesRequest, request: Request) -> Response:
         else:
             plan = mixing_plan(model.manifest, [mixing], cache)
         try:
-            return await execution.execute(model, plan, respond)
+            return await execution.execute(model, plan, respond, long=output.signed)
         except JobTooLarge as error:
             message = f"the request is larger than the queue: {error}"
             raise invalid("rows", message) from error
