@@ -46,7 +46,7 @@ from service.runtime.video.walk_output import output_from_parameters
 # Images per run, which bounds the memory for the activations of a long animation.
 _BATCH_IMAGES = 16
 # The metadata of every file of the service includes these fields.
-_IDENTITY = {"model", "version", "digest"}
+IDENTITY = {"model", "version", "digest"}
 
 
 class CannotReproduce(UserError):
@@ -163,6 +163,20 @@ def reproduce(file: Path, models: Path) -> Reproduction:
     )
 
 
+def read_parameters(content: bytes) -> dict[str, Any] | None:
+    """Return the metadata of an image or a video, or None. Pixels are not decoded.
+
+    Raises the errors of decoders, which may be anything, and VideoUnavailable.
+    """
+    if video_format_of(content) is not None:
+        with ffmpeg.load().open(io.BytesIO(content)) as video:
+            return video_provenance(video)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(content)) as image:
+            return read_provenance(image)
+
+
 def _load_model(file: Path, parameters: Mapping[str, Any], models: Path) -> Model:
     name = f"{parameters['model']}@{parameters['version']}"
     provider = Provider.CPU
@@ -194,7 +208,7 @@ def _read(content: bytes) -> tuple[dict[str, Any] | None, str, Pixels | None]:
     if (video_format := video_format_of(content)) is not None:
         with ffmpeg.load().open(io.BytesIO(content)) as video:
             parameters = video_provenance(video)
-            if not parameters or "film" in parameters or not set(parameters) >= _IDENTITY:
+            if not parameters or "film" in parameters or not set(parameters) >= IDENTITY:
                 return parameters, video_format, None
             decoded = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
             return parameters, video_format, np.stack(decoded)
@@ -202,7 +216,7 @@ def _read(content: bytes) -> tuple[dict[str, Any] | None, str, Pixels | None]:
         warnings.simplefilter("ignore")
         with Image.open(io.BytesIO(content)) as image:
             parameters, pillow_format = read_provenance(image), str(image.format).lower()
-            is_ours = parameters and set(parameters) >= _IDENTITY
+            is_ours = parameters and set(parameters) >= IDENTITY
             return parameters, pillow_format, _frames(image) if is_ours else None
 
 

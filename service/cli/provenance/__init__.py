@@ -1,0 +1,1 @@
+"""Commands about the origin of images: verify and reproduce."""

@@ -1,0 +1,1 @@
+"""What a file states about its origin, and what of it can be proven."""
