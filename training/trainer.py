@@ -31,7 +31,7 @@ from training.monitoring.metrics import MetricWindow, TrainingDiverged, assert_f
 from training.monitoring.monitors import MonitorReport, Monitors
 from training.monitoring.progress import Display, NoDisplay, display
 from training.preparation import prepare
-from training.preview.grids import save_image
+from training.preview.grids import save_sheet
 from training.recipe.schema import Recipe
 from training.run import Run
 
@@ -300,7 +300,7 @@ class _Loop:
 
     def _save_sheet(self, sheet: Image.Image) -> Path:
         path = self._run.samples / f"{self._images:010}.png"
-        save_image(sheet, path, "PNG")
+        save_sheet(sheet, path, shows_inputs=self._recipe.image_input is not None)
         return path
 
     def _report(self, shown: Display, rate: float, means: Mapping[str, float]) -> None:

@@ -293,14 +293,15 @@ class _SampleCommand:
             write_summary,
         )
         from service.offline.halving import Stopped
-        from service.offline.ledger import Ledger
+        from service.offline.ledger import Ledger, as_started
         from service.offline.shards import ShardBuilder
         from service.offline.stores import Store, StoreError
 
-        job, workers = self.job, self.model.plan.workers
+        workers = self.model.plan.workers
         store = Store(self.out)
         with errors_by_flag():
-            check_output(job, store)
+            check_output(self.job, store)
+        job = as_started(self.job, store)
         ledger = Ledger(store, job)
         if ledger.is_complete():
             progress.report("complete", f"{self.out} is already complete")
@@ -314,6 +315,12 @@ class _SampleCommand:
                 f"not enough disk space: {remaining:,} images take about "
                 f"{format_size(expected.bytes)}, but {self.out} has "
                 f"{format_size(expected.free_bytes)} free"
+            )
+        if job.marked != self.job.marked:
+            progress.report(
+                "unmarked",
+                "an earlier version started this job: its images do not carry the mark of "
+                "generated images; for marked images, choose another --out",
             )
         # Checked before the job is saved, so that the error does not ask to resume it.
         store.assert_writable()

@@ -13,6 +13,7 @@ from service.offline.ledger import Ledger, ShardRecord
 from service.offline.rendering import ShardRenderer, contact_sheet
 from service.offline.stores import Store
 from service.offline.writers import assert_layout_supported
+from service.runtime.images.xmp import SourceType, save_options
 
 # Images that are rendered for the estimate.
 _ESTIMATE_SAMPLES = 16
@@ -112,7 +113,8 @@ def write_summary(
     image = contact_sheet(each for each in pixels if each is not None)
     sheet = io.BytesIO()
     if image is not None:
-        image.save(sheet, "PNG")
+        source_type = SourceType.of_sheet(shows_inputs=job.input is not None)
+        image.save(sheet, "PNG", **save_options("PNG", source_type))
     ledger.complete(summary, sheet.getvalue())
     return summary
 

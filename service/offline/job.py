@@ -90,6 +90,9 @@ class SamplingJob(BaseModel):
     directions_sha256: str | None = None
     # Images are selected by their score among the candidates of their shard.
     rank: Selection | None = None
+    # Whether images carry the mark of generated images: false for jobs of versions without it,
+    # which end as they were started.
+    marked: bool = False
 
     @property
     def edit(self) -> Edit | None:
@@ -327,6 +330,7 @@ def make_job(
         directions_sha256=manifest.directions.sha256
         if directions and manifest.directions
         else None,
+        marked=True,
         **inputs,
     )
     last = first + job.candidates - 1

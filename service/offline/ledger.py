@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -40,6 +40,19 @@ class ShardRecord:
     images: int
     bytes: int
     failed: tuple[int, ...] = ()
+
+
+def as_started(job: SamplingJob, store: Store) -> SamplingJob:
+    """Return `job` as the output folder has it, if an earlier version without marks started it.
+
+    Its images get no marks either: all files of a job are alike. Raises StoreError.
+    """
+    unmarked = job.model_copy(update={"marked": False})
+    for name in (JOB_FILE, _UNFINISHED_JOB):
+        with suppress(FileNotFoundError, ValidationError):
+            if SamplingJob.model_validate_json(store.read(name)) == unmarked:
+                return unmarked
+    return job
 
 
 class Ledger:

@@ -173,7 +173,8 @@ class ShardRenderer:
         return self._encode(rendered.item, pixels)
 
     def _encode(self, item: JobItem, pixels: Pixels) -> bytes:
-        return encode(pixels, self._job.image, {**self._identity, **item.parameters})
+        provenance = {**self._identity, **item.parameters}
+        return encode(pixels, self._job.image, provenance, marked=self._job.marked)
 
 
 def _report(item: JobItem, error: Exception) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from service.runtime.models.model import Model, ModelFailed
 from service.runtime.onnx.sessions import Provider, plan_for
 from service.runtime.request_fields import InvalidRequest
 from service.runtime.video import ffmpeg
-from service.runtime.video.metadata import video_format_of, video_provenance
+from service.runtime.video.metadata import source_type_of, video_format_of, video_provenance
 from service.runtime.video.walk_output import output_from_parameters
 
 # Images per run, which bounds the memory for the activations of a long animation.
@@ -133,7 +133,8 @@ def reproduce(file: Path, models: Path) -> Reproduction:
             raise ValueError(
                 f"expected {parameters['walk']['frames']} frames, the file has {len(frames)}"
             )
-        regenerated = _render(model, parameters, file_format)
+        marked = source_type_of(content) is not None
+        regenerated = _render(model, parameters, file_format, marked=marked)
     except DirectionsChanged as error:
         raise CannotReproduce(f"{file} cannot be reproduced: {error}") from error
     except (
@@ -220,18 +221,21 @@ def _read(content: bytes) -> tuple[dict[str, Any] | None, str, Pixels | None]:
             return parameters, pillow_format, _frames(image) if is_ours else None
 
 
-def _render(model: Model, parameters: Mapping[str, Any], file_format: str) -> bytes:
-    """Return the file that `parameters` describe."""
+def _render(
+    model: Model, parameters: Mapping[str, Any], file_format: str, *, marked: bool
+) -> bytes:
+    """Return the file that `parameters` describe, as earlier versions wrote it if not `marked`."""
     if "walk" in parameters:
         walk = Interpolation.from_parameters(parameters["walk"], model.manifest)
         output = output_from_parameters(model.manifest, parameters, file_format)
         identity = {name: parameters[name] for name in ("model", "version", "digest")}
         spec = output.spec(model.manifest, walk, identity)
+        spec = spec if marked else replace(spec, source_type=None)
         positions = [walk.position(frame) for frame in range(walk.frames)]
         pixels = _execute(model, walk_plan(model.manifest, walk, positions))
         return animation.write(output.writer(spec), map(output.enlarge, pixels))
     pixels = _image(model, parameters)
-    return encode(pixels, ImageFormat(file_format), parameters)
+    return encode(pixels, ImageFormat(file_format), parameters, marked=marked)
 
 
 def _image(model: Model, parameters: Mapping[str, Any]) -> Pixels:

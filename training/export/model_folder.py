@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from service.runtime.images.xmp import SourceType, save_options
 from service.runtime.models.folders import new_folder
 from service.runtime.models.golden import write_golden
 from service.runtime.models.manifest import MANIFEST_FILE, PREVIEW_FILE, Graph, Manifest, Quality
@@ -90,7 +91,8 @@ def write_model_folder(
         if additions:
             model = Model(part, Provider.CPU, plan)
         samples = preview(model)
-        samples.image.save(part / PREVIEW_FILE, format="WEBP", lossless=True)
+        mark = save_options("WEBP", SourceType.of_sheet(shows_inputs=bool(manifest.input)))
+        samples.image.save(part / PREVIEW_FILE, format="WEBP", lossless=True, **mark)
         card = model_card(
             manifest,
             details=details,

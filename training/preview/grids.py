@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.runtime.files import replacing
+from service.runtime.images.xmp import SourceType, save_options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,7 +67,11 @@ def side_by_side(series: Sequence[NDArray[np.uint8]], groups: int = 3, gap: int 
     return Image.fromarray(sheet)
 
 
-def save_image(image: Image.Image, path: Path, kind: str) -> None:
-    """Write an image in the format `kind` (PNG, WEBP) atomically."""
+def save_sheet(sheet: Image.Image, path: Path, *, shows_inputs: bool) -> None:
+    """Write a sheet of generated images as PNG atomically, with their mark.
+
+    `shows_inputs` tells whether the images were made from others, which the sheet shows, too.
+    """
+    mark = save_options("PNG", SourceType.of_sheet(shows_inputs=shows_inputs))
     with replacing(path) as temporary:
-        image.save(temporary, format=kind, lossless=True)
+        sheet.save(temporary, format="PNG", **mark)

@@ -18,7 +18,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from service.runtime.errors import UserError
 from service.runtime.files import replacing
+from service.runtime.images import xmp
 from service.runtime.images.animation import WRITERS, AnimationSpec, AnimationWriter
+from service.runtime.images.xmp import SourceType
 from service.runtime.video.animation import VIDEO_WRITERS
 
 Pixels = NDArray[np.uint8]
@@ -127,6 +129,15 @@ class Frames:
     def __len__(self) -> int:
         return len(self._sheets)
 
+    @property
+    def source_type(self) -> SourceType:
+        """The source type in the mark of the last sheet. Sheets of earlier versions have none."""
+        try:
+            marked = xmp.read_source_type(self._sheets[-1].path.read_bytes())
+        except OSError:
+            marked = None
+        return SourceType.of_sheet(shows_inputs=marked == SourceType.COMPOSITE.uri)
+
     def __iter__(self) -> Iterator[Pixels]:
         """Yield the frames ``[H, W, 3] uint8``. A sheet that has vanished repeats the last one."""
         frame = np.zeros((self.height, self.width, 3), np.uint8)
@@ -174,6 +185,7 @@ def write_timelapse(
         fps=timing.fps,
         provenance=provenance,
         frame_provenance=lambda _: provenance,
+        source_type=frames.source_type,
     )
     with replacing(out) as temporary, temporary.open("wb") as file:
         writer = _writer(kind, spec)

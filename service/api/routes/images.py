@@ -19,6 +19,7 @@ from service.api.schemas.fields import C2PA
 from service.api.state import state_of
 from service.runtime import requests
 from service.runtime.images.encoding import ImageFormat
+from service.runtime.images.xmp import SourceType
 from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.latent.sources import LatentSource
 from service.runtime.models.model import Model
@@ -87,5 +88,6 @@ async def image(
 def _etag(model: Model, source: LatentSource, image_format: ImageFormat) -> str:
     """Return a hash of everything that determines the bytes of the file, including the encoder."""
     parameters = source.parameters(model.manifest)
-    inputs = [__version__, responses.identity(model), parameters, image_format]
+    mark = SourceType.of(parameters)
+    inputs = [__version__, responses.identity(model), parameters, image_format, mark]
     return f'"{hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:32]}"'

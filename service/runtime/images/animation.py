@@ -45,6 +45,9 @@ _GIF_BLOCK = 255
 class AnimationSpec:
     """What a writer needs before the first frame: size, number and rate of frames ``[H, W, C]``.
 
+    `source_type` is the mark of the whole file. It is None only for files of earlier versions, made
+    again, which have no mark.
+
     `provenance` is the metadata of the whole file, `frame_provenance(i)` the metadata of frame i.
     `quality`, 1 to 100, is for formats that are not lossless.
     """
@@ -57,11 +60,7 @@ class AnimationSpec:
     provenance: Provenance
     frame_provenance: Callable[[int], Mapping[str, Any]]
     quality: int = DEFAULT_QUALITY
-
-    @property
-    def source_type(self) -> SourceType:
-        """The source type of the whole file, for the mark of generated images."""
-        return SourceType.of(self.provenance)
+    source_type: SourceType | None = SourceType.GENERATED
 
     def duration(self, frame: int, unit: int) -> int:
         """Return the duration of a frame in 1/`unit` seconds.
@@ -219,12 +218,14 @@ class WebP:
         """Return the whole file."""
         spec = self._spec
         has_alpha, has_exif, has_xmp, is_animated = 0x10, 0x08, 0x04, 0x02
-        flags = has_exif | has_xmp | is_animated | (has_alpha if spec.channels == 4 else 0)
+        mark = xmp.packet(spec.source_type)
+        flags = has_exif | is_animated | (has_alpha if spec.channels == 4 else 0)
+        flags |= has_xmp if mark else 0
         canvas = struct.pack("<I", flags) + _u24(spec.width - 1) + _u24(spec.height - 1)
         exif = exif_of(spec.provenance).removeprefix(b"Exif\0\0")
         body = _riff_chunk(b"VP8X", canvas) + _riff_chunk(b"ANIM", bytes(6))
         body += b"".join(self._frames) + _riff_chunk(b"EXIF", exif)
-        body += _riff_chunk(b"XMP ", xmp.packet(spec.source_type))
+        body += _riff_chunk(b"XMP ", mark) if mark else b""
         return _riff_chunk(b"RIFF", b"WEBP" + body)
 
 

@@ -69,13 +69,16 @@ class ImageFormat(StrEnum):
         return {"png": 2**31 - 1, "jpeg": 65_500, "webp": 16_383}[self.value]
 
 
-def encode(pixels: Pixels, kind: ImageFormat, provenance: Provenance) -> bytes:
+def encode(
+    pixels: Pixels, kind: ImageFormat, provenance: Provenance, *, marked: bool = True
+) -> bytes:
     """Encode one image ``[H, W, C] uint8`` with 1, 3 or 4 channels.
 
     PNG and WebP are lossless. JPEG has no transparency: an RGBA image is composited on white.
-    Raises MetadataTooLarge if the provenance does not fit into a JPEG.
+    Only files of earlier versions, made again, are not `marked` as generated. Raises
+    MetadataTooLarge if the provenance does not fit into a JPEG.
     """
-    source_type = SourceType.of(provenance)
+    source_type = SourceType.of(provenance) if marked else None
     if kind is ImageFormat.PNG:
         mark = xmp.png_chunk(source_type)
         return encode_png(pixels, {KEYWORD: provenance_text(provenance)}, mark)

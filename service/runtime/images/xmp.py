@@ -15,6 +15,8 @@ from functools import cache
 from typing import Any
 from xml.etree import ElementTree
 
+from PIL.PngImagePlugin import PngInfo
+
 from service.runtime.images import png
 
 _VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
@@ -65,6 +67,11 @@ class SourceType(StrEnum):
         has_input = not _INPUTS.isdisjoint(provenance)
         return cls.COMPOSITE if has_input and _GENERATED_INPUT not in provenance else cls.GENERATED
 
+    @classmethod
+    def of_sheet(cls, *, shows_inputs: bool) -> SourceType:
+        """Return the source type of a sheet of generated images, which may have inputs beside."""
+        return cls.COMPOSITE if shows_inputs else cls.GENERATED
+
 
 # Fields of the provenance: of image-to-image models, of films, and of comparisons with an input.
 _INPUTS = frozenset({"input", "film", "compared"})
@@ -73,29 +80,49 @@ _GENERATED_INPUT = "source"
 
 
 @cache
-def packet(source_type: SourceType) -> bytes:
-    """Return the XMP packet in UTF-8, which is all that JPEG and WebP store of it."""
+def packet(source_type: SourceType | None) -> bytes:
+    """Return the XMP packet in UTF-8, or nothing for a file without a mark.
+
+    JPEG and WebP store the packet as it is; the functions below return it as part of other formats.
+    """
+    if source_type is None:
+        return b""
     return _PACKET.format(uri=source_type.uri).encode()
 
 
 @cache
-def png_chunk(source_type: SourceType) -> bytes:
+def png_chunk(source_type: SourceType | None) -> bytes:
     """Return the packet as a chunk of a PNG: international text, not compressed."""
-    # No compression, language and translated keyword.
+    if source_type is None:
+        return b""
+    # Not compressed, without language and translated keyword.
     return png.chunk(b"iTXt", _PNG_KEYWORD + b"\0\0\0\0\0" + packet(source_type))
 
 
 @cache
-def gif_extension(source_type: SourceType) -> bytes:
+def gif_extension(source_type: SourceType | None) -> bytes:
     """Return the packet as an application extension of a GIF89a."""
+    if source_type is None:
+        return b""
     return b"\x21\xff\x0b" + _GIF_APPLICATION + packet(source_type) + _GIF_MAGIC_TRAILER
 
 
 @cache
-def mp4_box(source_type: SourceType) -> bytes:
+def mp4_box(source_type: SourceType | None) -> bytes:
     """Return the packet as a box of the highest level of an MP4; it may be the last one."""
+    if source_type is None:
+        return b""
     body = b"uuid" + _MP4_UUID + packet(source_type)
     return struct.pack(">I", 4 + len(body)) + body
+
+
+def save_options(kind: str, source_type: SourceType) -> dict[str, Any]:
+    """Return the options of Pillow's `save` that add the packet to a PNG, JPEG or WebP file."""
+    if kind == "PNG":
+        texts = PngInfo()
+        texts.add_itxt(_PNG_KEYWORD.decode(), packet(source_type).decode())
+        return {"pnginfo": texts}
+    return {"xmp": packet(source_type)}
 
 
 def read_source_type(content: bytes) -> str | None:

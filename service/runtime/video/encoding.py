@@ -58,7 +58,7 @@ class VideoSpec:
         key_frames: the maximum number of frames from one key frame to the next.
         frames: the number of frames if it is known.
         comment: the metadata of the file; without, it has none.
-        source_type: the mark beside it.
+        source_type: the mark beside it, if any.
     """
 
     width: int
@@ -71,7 +71,7 @@ class VideoSpec:
     key_frames: int = 48
     frames: int | None = None
     comment: str = ""
-    source_type: SourceType = SourceType.GENERATED
+    source_type: SourceType | None = None
 
 
 def even(side: int) -> int:
@@ -133,7 +133,7 @@ class VideoEncoder:
                 options["moov_size"] = str(size)
         file = str(target) if isinstance(target, Path) else target
         self._target = target
-        self._trailer = video_trailer(container.muxer, spec.source_type) if spec.comment else b""
+        self._trailer = video_trailer(container.muxer, spec.source_type)
         self._container = av.open(file, "w", format=container.muxer, container_options=options)
         if spec.comment:
             write_video_metadata(self._container, spec.comment, spec.source_type)

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from training.importers.errors import ModelImportError
 from training.importers.preview.variants import Pixels, Variant, Variants
-from training.preview.grids import grid, save_image, side_by_side
+from training.preview.grids import grid, save_sheet, side_by_side
 
 _SAMPLES = 16
 _LABEL_HEIGHT, _TEXT_SIZE, _MIN_WIDTH = 40, 13, 560
@@ -33,7 +33,8 @@ def write_sheets(
     def write(variant: Variant, label: str, name: str) -> None:
         paths.append(folder / f"{len(paths):02}-{_file_name(name)}.png")
         arguments = variant.arguments or "no options"
-        save_image(_sheet(variant, inputs, label, arguments), paths[-1], "PNG")
+        sheet = _sheet(variant, inputs, label, arguments)
+        save_sheet(sheet, paths[-1], shows_inputs=inputs is not None)
         report(f"{paths[-1]}: {label} ({arguments})")
 
     write(base, "as assumed", "as-assumed")

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 from PIL.Image import Resampling
 
+from service.runtime.images.xmp import SourceType, save_options
 from service.runtime.models.model import Model
 from training.latent.directions.latents import Floats, Samples, images, moved
 from training.preview.grids import grid
@@ -49,12 +50,13 @@ def reversed_strip(content: bytes) -> bytes:
     for i in range(len(STEPS)):
         column = sheet.crop((i * width, 0, (i + 1) * width, sheet.height))
         result.paste(column, ((len(STEPS) - 1 - i) * width, 0))
-    # The first chunk of a lossless WebP file.
-    return _encoded(result, lossless=content[12:16] == b"VP8L")
+    # The first chunk of a lossless WebP file, or the second, after the flags for metadata.
+    return _encoded(result, lossless=b"VP8L" in (content[12:16], content[30:34]))
 
 
 def _encoded(sheet: Image.Image, *, lossless: bool) -> bytes:
     # Enlarged images compress well without loss; others would take megabytes.
     file = BytesIO()
-    sheet.save(file, format="WEBP", lossless=lossless, quality=90)
+    mark = save_options("WEBP", SourceType.GENERATED)
+    sheet.save(file, format="WEBP", lossless=lossless, quality=90, **mark)
     return file.getvalue()
