@@ -156,6 +156,7 @@ class _Loop:
         self._code_revision = code_revision()
         self._turn_images = recipe.train.batch * self._game.batches_per_turn
         self._monitors = Monitors(self._game.loss, self._turn_images)
+        self._shows_inputs = recipe.image_input is not None
         self._evaluate_images = recipe.evaluate.every_images if recipe.evaluate else 0
         self._quality: RunningQuality | None = None
         if recipe.evaluate and distributed.is_main:
@@ -300,7 +301,7 @@ class _Loop:
 
     def _save_sheet(self, sheet: Image.Image) -> Path:
         path = self._run.samples / f"{self._images:010}.png"
-        save_sheet(sheet, path, shows_inputs=self._recipe.image_input is not None)
+        save_sheet(sheet, path, shows_inputs=self._shows_inputs)
         return path
 
     def _report(self, shown: Display, rate: float, means: Mapping[str, float]) -> None:

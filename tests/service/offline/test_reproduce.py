@@ -11,6 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from service.offline.reproduce import CannotReproduce, reproduce
+from service.runtime.images import png, xmp
 from tests.support.drawn_models import W, Z
 from tests.support.servers import ganymede
 
@@ -61,6 +62,27 @@ def test_reproduces_files_byte_for_byte(drawn_server, drawn_repository, tmp_path
     assert result.equal
     assert result.identical
     assert result.regenerated == path.read_bytes()
+
+
+def without_mark(content):
+    """Return the file as versions without the mark wrote it."""
+    if content.startswith(png.SIGNATURE):
+        parts = (part for part in png.chunks(content) if part[0] != b"iTXt")
+        return png.SIGNATURE + b"".join(png.chunk(*part) for part in parts)
+    mark = {b"GIF": xmp.gif_extension, b"\0\0\0": xmp.mp4_box}[content[:3]]
+    return content.replace(mark(xmp.SourceType.GENERATED), b"")
+
+
+@pytest.mark.parametrize("name", ["seed.png", "interpolation.gif", "interpolation.png", "walk.mp4"])
+def test_reproduces_files_of_earlier_versions(drawn_server, drawn_repository, tmp_path, name):
+    with drawn_server.client() as client:
+        path = write_response(client, tmp_path, name)
+    marked = path.read_bytes()
+    path.write_bytes(without_mark(marked))
+    assert len(path.read_bytes()) < len(marked) - 390
+    result = reproduce(path, drawn_repository)
+    assert result.identical
+    assert xmp.read_source_type(result.regenerated) is None
 
 
 def test_reproduces_single_frame_of_zip(drawn_server, drawn_repository, tmp_path):

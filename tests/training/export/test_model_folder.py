@@ -6,6 +6,7 @@ import onnx
 import pytest
 from PIL import Image
 
+from service.runtime.images.xmp import SourceType, read_source_type
 from service.runtime.models.manifest import read_manifest
 from tests.support.tiny_recipes import TINY
 
@@ -29,6 +30,8 @@ def test_folder_contains_files_and_manifest(repository, name):
     # If there are classes, each has a column.
     columns, rows = (10, 7) if manifest.classes else (8, 8)
     assert Image.open(folder / "preview.webp").size == (columns * 28, rows * 28)
+    mark = read_source_type((folder / "preview.webp").read_bytes())
+    assert mark == SourceType.GENERATED.uri
     card = (folder / "README.md").read_text()
     assert manifest.summary in card
     assert f"`{name}`" in card

@@ -5,6 +5,8 @@ import pytest
 from PIL import Image, ImageSequence
 
 from service.runtime.errors import UserError
+from service.runtime.images.xmp import SourceType, read_source_type
+from training.preview.grids import save_sheet
 from training.preview.timelapse import (
     Frames,
     NoSamples,
@@ -63,6 +65,18 @@ def test_each_sheet_is_a_frame_and_the_last_one_stays(samples, tmp_path, suffix)
         assert np.abs(shown_color(frame) - color).max() < 6
     assert seen == [(1, 5), (2, 5), (3, 5)]
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [out.name]
+
+
+def test_timelapse_has_the_mark_of_its_sheets(tmp_path):
+    for shows_inputs in (False, True):
+        folder = tmp_path / str(shows_inputs)
+        folder.mkdir()
+        save_sheet(Image.new("RGB", (32, 32)), folder / "10.png", shows_inputs=shows_inputs)
+        out = tmp_path / "out.gif"
+        frames = Frames(find_sheets(folder)[0], 10)
+        write_timelapse(frames, Timing(10, 0.0), out, "run")
+        expected = SourceType.of_sheet(shows_inputs=shows_inputs).uri
+        assert read_source_type(out.read_bytes()) == expected
 
 
 def test_caption_shows_the_images_seen_and_the_share_of_the_run(samples):

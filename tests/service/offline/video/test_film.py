@@ -14,9 +14,12 @@ from service.offline.video.film import FilmTask
 from service.offline.video.film_job import SEGMENT_FRAMES, FilmJob, FilmLedger, fingerprint_of
 from service.runtime.image_to_image import translate
 from service.runtime.images.decoding import DecodedImage
+from service.runtime.images.xmp import SourceType
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from service.runtime.video.film import FilmDamaged, FilmReader, NotAFilm
+from service.runtime.video.metadata import source_type_of
+from tests.support.exiftool import source_types
 from tests.support.films import (
     ONSETS,
     content_of,
@@ -188,6 +191,21 @@ def test_metadata_identifies_the_job(load, tmp_path):
     assert frames.shape == (3, 20, 30, 3)
     small = Image.fromarray(255 - drawn_frame(0)).resize((30, 20), Image.Resampling.LANCZOS)
     assert np.abs(frames[0].astype(int) - np.asarray(small)).mean() < 6
+
+
+def test_film_is_marked_as_a_composite(load, tmp_path):
+    films = ("film.mp4", "film.mkv")
+    for name in films:
+        run(load("larger"), make_film(tmp_path / f"of {name}", regular(3)), tmp_path / name)
+        content = (tmp_path / name).read_bytes()
+        assert source_type_of(content) == SourceType.COMPOSITE.uri
+        # The mark of the input is not copied.
+        again = tmp_path / f"again.{name}"
+        run(load("softer"), tmp_path / name, again)
+        assert source_type_of(again.read_bytes()) == SourceType.COMPOSITE.uri
+        assert content_of(again).frames.shape[0] == 3
+    found = source_types(tmp_path)
+    assert {name: found[name] for name in films} == dict.fromkeys(films, SourceType.COMPOSITE.uri)
 
 
 def test_inpaints_the_same_area_in_all_frames(load, tmp_path):

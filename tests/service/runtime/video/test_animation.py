@@ -1,18 +1,22 @@
 import io
 import subprocess
 import sys
+from dataclasses import replace
 
 import av
 import numpy as np
 import pytest
 
 from service.runtime.images.animation import AnimationSpec, write
+from service.runtime.images.xmp import SourceType
 from service.runtime.models.manifest import Manifest
 from service.runtime.request_fields import InvalidRequest
 from service.runtime.video import ffmpeg
 from service.runtime.video.animation import VIDEO_WRITERS
 from service.runtime.video.containers import container_of
+from service.runtime.video.metadata import source_type_of
 from service.runtime.video.walk_output import walk_output
+from tests.support.exiftool import source_types
 
 FRAMES = 12
 
@@ -80,6 +84,23 @@ def test_equal_frames_give_equal_bytes(kind):
     pixels = moving_square()
     first, second = (write(VIDEO_WRITERS[kind](spec_of(pixels)), pixels) for _ in range(2))
     assert first == second
+
+
+@pytest.mark.parametrize("source_type", [*SourceType, None])
+@pytest.mark.parametrize("kind", ["mp4", "webm"])
+def test_videos_carry_the_mark_of_generated_images(kind, source_type, tmp_path):
+    pixels = moving_square()
+    spec = replace(spec_of(pixels), source_type=source_type)
+    file = write(VIDEO_WRITERS[kind](spec), pixels)
+    uri = None if source_type is None else source_type.uri
+    assert source_type_of(file) == uri
+    assert len(decode(file)[0]) == FRAMES
+    # The writer of files, which walks use.
+    target = tmp_path / f"walk.{kind}"
+    writer = VIDEO_WRITERS[kind](spec, target)
+    assert write(writer, pixels) == b""
+    assert source_type_of(target.read_bytes()) == uri
+    assert source_types(tmp_path) == {target.name: uri}
 
 
 @pytest.mark.parametrize("count", [2, 700])

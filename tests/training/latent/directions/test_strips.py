@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from service.runtime.generation import edit_plan, execute, image_plan
+from service.runtime.images.xmp import SourceType, read_source_type
 from service.runtime.latent.directions import load_directions
 from service.runtime.latent.editing import Edit
 from service.runtime.latent.sources import LatentSource
@@ -51,3 +52,5 @@ def test_strip_equals_edits_of_the_runtime(model):
     expected = edited.reshape(ROWS, len(STEPS), SIZE, SIZE, 3)
     np.testing.assert_array_equal(strip_pixels(content), expected)
     np.testing.assert_array_equal(strip_pixels(reversed_strip(content)), expected[:, ::-1])
+    for each in (content, reversed_strip(content)):
+        assert read_source_type(each) == SourceType.GENERATED.uri
