@@ -110,7 +110,7 @@ def sample_film(
         progress.report("complete", f"{out} is already complete")
         return
     if mask is None and options.boxes is not None:
-        from service.runtime.images.decoding import box_mask
+        from service.runtime.images.masks import box_mask
 
         mask = box_mask(options.boxes, reader.info.width, reader.info.height)
     try:
@@ -245,7 +245,8 @@ def _read_mask(path: str | None) -> Pixels | None:
     if path is None:
         return None
     from service.offline.image_to_image import MAX_INPUT_PIXELS
-    from service.runtime.images.decoding import ImageDecodeError, decode_mask
+    from service.runtime.images.decoding import ImageDecodeError
+    from service.runtime.images.masks import decode_mask
 
     try:
         content = Path(path).read_bytes()

@@ -13,13 +13,13 @@ from service.runtime.errors import first_line
 from service.runtime.generation import RunGraph, execute
 from service.runtime.image_to_image import (
     ImageMismatch,
-    MaskInput,
     Translation,
     UnusableInput,
     image_to_image_plan,
     prepare_image,
 )
 from service.runtime.images.encoding import Pixels
+from service.runtime.images.masks import MaskInput
 from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.model import Model
 

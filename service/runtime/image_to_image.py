@@ -24,11 +24,10 @@ from service.runtime.images.decoding import (
     UPLOAD_FORMATS,
     DecodedImage,
     ImageDecodeError,
-    box_mask,
     decode_image,
-    decode_mask,
 )
 from service.runtime.images.encoding import Pixels, resized, to_image
+from service.runtime.images.masks import MaskInput, opaque_in
 from service.runtime.images.tiling import Canvas, Tiling, cut, plan
 from service.runtime.models.manifest import GENERATOR, ImageInput, Task
 from service.runtime.models.model import Model
@@ -164,14 +163,6 @@ class Translation:
 
 
 @dataclass(frozen=True)
-class MaskInput:
-    """The area to inpaint: the white pixels of a mask file, or boxes ``[x, y, w, h]``."""
-
-    file: bytes | None = None
-    boxes: Sequence[Sequence[int]] | None = None
-
-
-@dataclass(frozen=True)
 class PreparedImage:
     """An image that is ready to run; `parameters` describe its input in the output's metadata."""
 
@@ -208,9 +199,11 @@ def prepare_image(
         if image.scaled:
             parameters["scaled"] = True
         field = "mask"
-        pixels = None if mask is None else _mask_pixels(mask, image, max_pixels, formats)
+        pixels = None if mask is None else mask.decode(image, max_pixels, formats)
         if pixels is not None:
             parameters["mask"] = digest_of(DecodedImage(pixels[..., None].repeat(3, 2), None))
+            if mask is not None and mask.transparent:
+                image = opaque_in(image, pixels)
         translation = prepare(model, image, pixels)
         return PreparedImage(translation, parameters | translation.parameters)
     except (ImageDecodeError, ImageMismatch) as error:
@@ -381,17 +374,6 @@ def translate(
 
     (pixels,) = execute(plan, run_graph)
     return pixels
-
-
-def _mask_pixels(
-    mask: MaskInput, image: DecodedImage, max_pixels: int, formats: tuple[str, ...] | None
-) -> Pixels | None:
-    if mask.boxes is not None:
-        height, width = image.pixels.shape[:2]
-        return box_mask(mask.boxes, width, height)
-    if mask.file is None:
-        return None
-    return decode_mask(mask.file, max_pixels=max_pixels, formats=formats)
 
 
 def _concatenated(arrays: Sequence[Array]) -> Array:

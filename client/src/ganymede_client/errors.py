@@ -227,6 +227,7 @@ PROBLEM_CLASSES: dict[str, type[ProblemError]] = {
     "mask-format-not-supported": InvalidImage,
     "mask-too-large": InvalidImage,
     "mask-animated": InvalidImage,
+    "mask-opaque": InvalidImage,
     "box-outside": InvalidImage,
     "body-too-large": RequestTooLarge,
     "larger-than-allowance": RequestTooLarge,

@@ -24,7 +24,6 @@ from service.api.state import ServiceState, UploadTooLarge, state_of
 from service.runtime import requests
 from service.runtime.generation import image_plan
 from service.runtime.image_to_image import (
-    MaskInput,
     Translation,
     UnusableInput,
     decoded_from_pixels,
@@ -34,6 +33,7 @@ from service.runtime.image_to_image import (
 from service.runtime.images import encoding
 from service.runtime.images.decoding import DecodedImage, ImageDecodeError
 from service.runtime.images.encoding import Pixels
+from service.runtime.images.masks import MaskInput
 from service.runtime.models.manifest import GENERATOR, Task
 from service.runtime.models.model import Model
 

@@ -11,7 +11,7 @@ import contextlib
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -79,6 +79,7 @@ class ImageErrorKind(StrEnum):
     MASK_UNSUPPORTED_FORMAT = "mask-format-not-supported"
     MASK_TOO_LARGE = "mask-too-large"
     MASK_ANIMATED = "mask-animated"
+    MASK_OPAQUE = "mask-opaque"
     BOX_OUTSIDE = "box-outside"
 
 
@@ -148,59 +149,6 @@ def decode_image(
         ) from error
     except Exception as error:  # Broken files make decoders raise exceptions of any type.
         raise _failure(data, formats) from error
-
-
-def decode_mask(
-    data: bytes, *, max_pixels: int, formats: tuple[str, ...] | None = UPLOAD_FORMATS
-) -> Pixels:
-    """Decode a mask ``[H, W] uint8``: 255 (to be filled) where the luma is at least 128, else 0.
-
-    The file is decoded by `decode_image`. Luma follows ITU-R BT.601. Transparent pixels are
-    composited on black. Raises ImageDecodeError, and nothing else, with the kind MASK_NOT_AN_IMAGE,
-    MASK_UNSUPPORTED_FORMAT, MASK_TOO_LARGE or MASK_ANIMATED.
-    """
-    try:
-        decoded = decode_image(data, max_pixels=max_pixels, formats=formats)
-    except ImageDecodeError as error:
-        kind = {
-            ImageErrorKind.TOO_LARGE: ImageErrorKind.MASK_TOO_LARGE,
-            ImageErrorKind.ANIMATED: ImageErrorKind.MASK_ANIMATED,
-            ImageErrorKind.UNSUPPORTED_FORMAT: ImageErrorKind.MASK_UNSUPPORTED_FORMAT,
-        }.get(error.kind, ImageErrorKind.MASK_NOT_AN_IMAGE)
-        raise ImageDecodeError(kind, f"The mask: {error}") from error
-    gray = np.asarray(Image.fromarray(decoded.pixels).convert("L"))
-    if decoded.alpha is not None:
-        # Rounded to 8 bits before the comparison, as compositing does.
-        gray = ((gray.astype(np.uint16) * decoded.alpha + 127) // 255).astype(np.uint8)
-    return np.where(gray >= 128, np.uint8(255), np.uint8(0))
-
-
-def box_mask(boxes: Sequence[Sequence[int]], width: int, height: int) -> Pixels:
-    """Return the mask ``[height, width] uint8`` that is 255 inside the boxes ``[x, y, w, h]``.
-
-    Boxes are in pixels. Raises ImageDecodeError with the kind BOX_OUTSIDE if there are no boxes, or
-    if a box is empty or extends beyond the image.
-    """
-    if not boxes:
-        raise ImageDecodeError(
-            ImageErrorKind.BOX_OUTSIDE, "The list of boxes is empty: send at least one box."
-        )
-    mask = np.zeros((height, width), np.uint8)
-    for box in boxes:
-        if len(box) != 4:
-            raise ImageDecodeError(
-                ImageErrorKind.BOX_OUTSIDE,
-                f"A box has four numbers, [x, y, w, h]; got {len(box)}.",
-            )
-        x, y, w, h = box
-        if w < 1 or h < 1 or x < 0 or y < 0 or x + w > width or y + h > height:
-            raise ImageDecodeError(
-                ImageErrorKind.BOX_OUTSIDE,
-                f"The box {[x, y, w, h]} is empty or extends beyond the image: x, y, w and h are "
-                f"in pixels, w and h must be at least 1, and the image is {width} × {height}.",
-            )
-        mask[y : y + h, x : x + w] = 255
-    return mask
 
 
 def _check_before_opening(data: bytes, max_pixels: int | None) -> None:

@@ -15,10 +15,9 @@ from service.runtime.images.decoding import (
     DecodedImage,
     ImageDecodeError,
     ImageErrorKind,
-    box_mask,
     decode_image,
-    decode_mask,
 )
+from service.runtime.images.masks import box_mask, decode_mask
 from tests.support.hostile_images import corpus, png_of
 from tests.support.mixed_images import COUNT, linear_profile, mixed_images
 
