@@ -37,7 +37,8 @@ from service.api.middleware.authentication import Authentication
 from service.api.middleware.errors import ERROR_HANDLERS
 from service.api.middleware.fast_path import FastPath, json_routes
 from service.api.middleware.limits import BodyLimits
-from service.api.protocols import kserve, openai
+from service.api.protocols import kserve
+from service.api.protocols.openai import edits, generations, variations
 from service.api.rate_limits import RateLimiter
 from service.api.routes import (
     admin,
@@ -89,7 +90,9 @@ def create_app(
     app.include_router(edit.router)
     app.include_router(invert.router)
     app.include_router(image_to_image.router)
-    app.include_router(openai.router)
+    app.include_router(generations.router)
+    app.include_router(edits.router)
+    app.include_router(variations.router)
     app.include_router(kserve.router)
     app.include_router(jobs.router)
     app.include_router(admin.router)
@@ -100,7 +103,13 @@ def create_app(
         stack: ASGIApp = AsyncExitStackMiddleware(app.router)
         stack = ExceptionMiddleware(stack, handlers=ERROR_HANDLERS)
         frequent = (generate.router, sample_classes.router)
-        others = (mix_styles.router, interpolate.router, edit.router, openai.router, jobs.router)
+        others = (
+            mix_styles.router,
+            interpolate.router,
+            edit.router,
+            generations.router,
+            jobs.router,
+        )
         stack = FastPath(stack, json_routes(*frequent, *others), frequent)
         stack = BodyLimits(stack, settings)
         stack = Authentication(stack, settings, RateLimiter(shared.buckets))

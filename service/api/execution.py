@@ -231,7 +231,18 @@ class RequestExecution:
 
         Raises Problem (429, 422).
         """
-        self._account.reserve(images * model.manifest.image.pixels)
+        self.reserve_pixels(images * model.manifest.image.pixels)
+
+    def reserve_pixels(self, pixels: int) -> None:
+        """Reserve pixels in the rate limit. Raises Problem (429, 422)."""
+        self._account.reserve(pixels)
+
+    def charge_resampled(self, pixels: int) -> None:
+        """Charge pixels that no graph has computed, once they are delivered.
+
+        Raises Problem (429, 422) unless they are reserved.
+        """
+        self._account.charge(pixels)
 
     def renew_deadline(self) -> None:
         """Restart the deadline, for the next part of a response."""

@@ -163,7 +163,9 @@ async def _read_form(
         ) from error
     fields: dict[str, str] = {}
     files: dict[str, list[UploadedFile]] = {name: [] for name in file_fields}
-    for key, value in form.multi_items():
+    for name, value in form.multi_items():
+        # Some clients, such as OpenAI's, name the parts of a list so.
+        key = name.removesuffix("[]")
         if isinstance(value, UploadFile):
             if key not in files:
                 known = "field is" if len(files) == 1 else "fields are"

@@ -28,7 +28,7 @@ def respond(path: str, problem: Problem) -> Response:
 
 def openai(problem: Problem) -> Response:
     """Format a problem as OpenAI's API does. Its SDK picks the exception by the status."""
-    return _json_response(problem, {"error": _openai_error(problem)})
+    return _json_response(problem, {"error": openai_error(problem)})
 
 
 def openai_and_problem(problem: Problem) -> Response:
@@ -36,11 +36,12 @@ def openai_and_problem(problem: Problem) -> Response:
 
     The SDK reads the member `error` of any JSON.
     """
-    document = json.loads(problem.body()) | {"error": _openai_error(problem)}
+    document = json.loads(problem.body()) | {"error": openai_error(problem)}
     return Response(json.dumps(document), problem.status, problem.headers())
 
 
-def _openai_error(problem: Problem) -> dict[str, Any]:
+def openai_error(problem: Problem) -> dict[str, Any]:
+    """Return the error object of OpenAI's API."""
     if problem.status == 429:
         kind = "rate_limit_error"
     else:

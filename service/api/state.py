@@ -15,6 +15,7 @@ from service.api.rate_limits import Buckets
 from service.api.request_context import Rejection, note_model, note_rejection
 from service.offline.queue.runner import JobQueue, QueueLimits
 from service.runtime.credentials.signing import Signer, create_signer
+from service.runtime.latent.neighbors import SampleCache
 from service.runtime.models.manifest import Task
 from service.runtime.models.model import Model
 from service.runtime.onnx.machine import usable_cpus
@@ -82,6 +83,8 @@ class ServiceState:
     decoders: anyio.CapacityLimiter = field(
         default_factory=lambda: anyio.CapacityLimiter(usable_cpus())
     )
+    # Samples of models without an encoder, among which an image's nearest is found.
+    samples: SampleCache = field(default_factory=SampleCache)
 
     def find_any_model(self, name: str) -> Model:
         """Return the model `name` or `name@version`. Raises NotReady and ModelNotFound."""

@@ -22,7 +22,7 @@ REQUEST_ID = b"x-request-id"
 _VALID_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}")
 _UNMATCHED = "unmatched"
 # Used if no more specific reason was noted.
-_REASON_BY_STATUS = {
+REASON_BY_STATUS = {
     401: Rejection.UNAUTHORIZED,
     403: Rejection.FORBIDDEN,
     413: Rejection.TOO_LARGE,
@@ -64,7 +64,7 @@ class AccessLog:
         finally:
             seconds = time.perf_counter() - started
             if response.status >= 400 and context.rejection is None:
-                context.rejection = _REASON_BY_STATUS.get(response.status)
+                context.rejection = REASON_BY_STATUS.get(response.status)
             # The path of an unmatched request must not become a label: clients choose it.
             route = getattr(scope.get("route"), "path", None) or _UNMATCHED
             _count(scope, route, context, response.status, seconds)

@@ -56,9 +56,13 @@ ERROR_HANDLERS: Mapping[Any, Any] = {
 
 def unexpected_error(method: str, path: str) -> Response:
     """Log the exception that is being handled, and return a 500."""
+    return respond(path, unexpected_problem(method, path))
+
+
+def unexpected_problem(method: str, path: str) -> Problem:
+    """Log the exception that is being handled, and return the problem for a 500."""
     log.exception("%s %s", method, path)
-    problem = Problem(500, "internal", "Internal server error", "see the log of the service")
-    return respond(path, problem)
+    return Problem(500, "internal", "Internal server error", "see the log of the service")
 
 
 def _allowed_methods(request: Request) -> list[str]:

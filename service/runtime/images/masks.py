@@ -109,10 +109,10 @@ def transparent_area(image: DecodedImage, name: str) -> Pixels:
     no pixel is fully transparent.
     """
     if image.alpha is None or image.alpha.all():
-        reason = "has no alpha channel" if image.alpha is None else "has no such pixel"
+        reason = "has no alpha channel" if image.alpha is None else "has no transparent pixel"
         raise ImageDecodeError(
             ImageErrorKind.MASK_OPAQUE,
-            f"The {name} {reason}: fully transparent pixels are the area to fill.",
+            f"The {name} {reason}: send a mask whose transparent pixels are the area to fill.",
         )
     return np.where(image.alpha == 0, np.uint8(255), np.uint8(0))
 

@@ -65,7 +65,11 @@ class Interpolation:
 
     def frame_parameters(self, frame: int, manifest: Manifest) -> dict[str, Any]:
         """Return the JSON form of one frame: its neighboring keys and the position between them."""
-        start, end, fraction = self.position(frame)
+        return self.place_parameters(self.position(frame), manifest)
+
+    def place_parameters(self, place: Place, manifest: Manifest) -> dict[str, Any]:
+        """Return the JSON form of the image at one place."""
+        start, end, fraction = place
         return {
             "from": self.keys[start].parameters(manifest),
             "to": self.keys[end].parameters(manifest),

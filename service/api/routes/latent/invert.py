@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Header, Request
@@ -73,7 +73,7 @@ async def invert(request: Request, accept: Annotated[str | None, Header()] = Non
     output = negotiate(body.format, accept, len(files))
     output = with_credentials(output, body.c2pa, state)
     pixels = 2 * len(files) * max(len(classes), 1) * model.manifest.image.pixels
-    with _reserved(state.upload_pixels, pixels):
+    with reserved_pixels(state.upload_pixels, pixels):
         return await _invert(request, model, body, files, classes, output)
 
 
@@ -92,7 +92,9 @@ async def _invert(
         rows = inversion_rows(model.manifest, len(files), len(classes))
         execution.reserve(model, rows)
         inputs = [
-            await execution.in_thread(partial(_fitted, model, file, body, state), state.decoders)
+            await execution.in_thread(
+                partial(fitted_upload, model, file, body.animated, state), state.decoders
+            )
             for file in files
         ]
         images = np.stack([fitted.pixels for _, fitted in inputs])
@@ -112,7 +114,7 @@ async def _invert(
 
 
 @contextmanager
-def _reserved(budget: PixelBudget, pixels: int) -> Iterator[None]:
+def reserved_pixels(budget: PixelBudget, pixels: int) -> Iterator[None]:
     """Reserve memory for images and reconstructions. Raises Problem (422) and QueueFull."""
     try:
         budget.acquire(pixels)
@@ -129,8 +131,8 @@ def _reserved(budget: PixelBudget, pixels: int) -> Iterator[None]:
         budget.release(pixels)
 
 
-def _fitted(
-    model: Model, file: UploadedFile, body: InvertRequest, state: ServiceState
+def fitted_upload(
+    model: Model, file: UploadedFile, animated: Literal["refuse", "first"], state: ServiceState
 ) -> tuple[str, FittedImage]:
     """Return the digest of a file's pixels, and the image in the model's size.
 
@@ -138,7 +140,7 @@ def _fitted(
     """
     try:
         image = decode_image(
-            file.content, max_pixels=state.settings.max_upload_pixels, animated=body.animated
+            file.content, max_pixels=state.settings.max_upload_pixels, animated=animated
         )
     except ImageDecodeError as error:
         raise unusable_image(error.kind.value, f"{file.field}: {error}", file.field) from error

@@ -15,19 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from service.api_keys import add_key
+from service.offline.reproduce import reproduce
+from service.runtime.images.encoding import resized
 from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.support.drawn_models import CLASSES, SIZE
+from tests.support.openai_sdk import pixels, sdk
 from tests.support.servers import serving
 
 ROUTE = "/v1/images/generations"
 # Without classes, and with classes and truncation.
 PLAIN, BY_CLASS = "painted", "cut"
-
-
-def sdk(server, **options) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", **{"max_retries": 0} | options)
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +48,6 @@ def by_class(drawn_repository):
 
 def decode(content: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)))
-
-
-def pixels(response) -> list[np.ndarray]:
-    return [decode(base64.b64decode(image.b64_json)) for image in response.data]
 
 
 def seeds(response) -> list[int]:
@@ -169,6 +165,74 @@ def test_accepts_openai_options_without_effect(client):
     assert unset.data[0].b64_json == plain.data[0].b64_json
 
 
+@pytest.mark.parametrize("form", ["png", "jpeg", "webp"])
+def test_resamples_to_the_requested_size(client, plain, drawn_repository, tmp_path, form):
+    response = client.images.generate(
+        model=PLAIN, prompt="7", n=2, size="60x40", output_format=form
+    )
+    assert (response.size, response.resized_from) == ("60x40", f"{SIZE}x{SIZE}")
+    for image, original in zip(response.data, plain.generate([7, 8]), strict=True):
+        content = base64.b64decode(image.b64_json)
+        assert decode(content).shape == (40, 60, 3)
+        assert (image.size, image.resized) == ("60x40", [60, 40])
+        if form != "jpeg":
+            np.testing.assert_array_equal(decode(content), resized(original, 60, 40))
+        file = tmp_path / f"image-{image.seed}.{form}"
+        file.write_bytes(content)
+        assert reproduce(file, drawn_repository).identical
+
+
+def test_size_of_the_model_changes_nothing(client):
+    same, auto = (
+        client.images.generate(model=PLAIN, prompt="7", size=size)
+        for size in (f"{SIZE}x{SIZE}", "auto")
+    )
+    assert same.data[0].b64_json == auto.data[0].b64_json
+    assert "resized_from" not in same.model_extra
+    assert "resized" not in same.data[0].model_extra
+
+
+def test_headers_say_what_was_resampled(raw):
+    body = {"model": PLAIN, "prompt": "7", "size": "48x48"}
+    response = raw.post(ROUTE, json=body)
+    assert response.headers["x-ganymede-output-resized"] == f"{SIZE}x{SIZE}>48x48"
+    assert response.headers["x-ganymede-seed"] == "7"
+    del body["size"]
+    assert "x-ganymede-output-resized" not in raw.post(ROUTE, json=body).headers
+
+
+def test_streams_one_event_for_each_image(client):
+    options = {"model": BY_CLASS, "prompt": "cat", "n": 40, "extra_body": {"seed": 7}}
+    whole = client.images.generate(**options)
+    events = list(client.images.generate(**options, stream=True, partial_images=3))
+    assert {event.type for event in events} == {"image_generation.completed"}
+    assert [event.seed for event in events] == list(range(7, 47))
+    for event, image in zip(events, whole.data, strict=True):
+        assert event.b64_json == image.b64_json
+        assert event.revised_prompt == "cat"
+        assert (event.size, event.output_format) == (f"{SIZE}x{SIZE}", "png")
+        assert (event.quality, event.background) == ("auto", "opaque")
+        assert event.usage.total_tokens == 0
+        assert event.created_at > 1.7e9
+        assert event.digest == whole.digest
+
+
+def test_streamed_images_are_resampled(client):
+    (event,) = client.images.generate(model=PLAIN, prompt="7", size="48x36", stream=True)
+    assert decode(base64.b64decode(event.b64_json)).shape == (36, 48, 3)
+    assert (event.size, event.resized_from) == ("48x36", f"{SIZE}x{SIZE}")
+
+
+def test_proxies_are_told_not_to_collect_a_stream(raw):
+    body = {"model": PLAIN, "prompt": "7", "stream": True}
+    response = raw.post(ROUTE, json=body)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.headers["x-accel-buffering"] == "no"
+    assert response.headers["cache-control"] == "no-store"
+    assert response.headers["x-ganymede-seed"] == "7"
+    assert response.text.startswith("event: image_generation.completed\ndata: {")
+
+
 def test_models_are_listed_and_retrieved(client):
     assert {PLAIN, BY_CLASS} <= {model.id for model in client.models.list()}
     assert client.models.retrieve(BY_CLASS).classes == list(CLASSES)
@@ -189,12 +253,19 @@ def test_models_are_listed_and_retrieved(client):
         ({"prompt": "3"}, "prompt", "cat, dog, night owl"),
         ({"prompt": ""}, "prompt", "prompt"),
         ({"prompt": "²"}, "prompt", "cat, dog, night owl"),
-        ({"size": "1024x1024"}, "size", f"{SIZE}x{SIZE}"),
+        ({"size": "large"}, "size", "WIDTHxHEIGHT"),
+        ({"size": "0x24"}, "size", "WIDTHxHEIGHT"),
+        ({"size": "20000x1"}, "size", "16,384"),
+        ({"size": "16384x16384"}, "size", "16,777,216"),
+        ({"size": "48x48", "response_format": "url"}, "size", f"{SIZE}x{SIZE}"),
+        ({"n": 64, "size": "4096x4096"}, "size", "fewer or smaller"),
         ({"n": 0}, "n", "n"),
         ({"n": 257}, "n", "256"),
         ({"response_format": "file"}, "response_format", "b64_json"),
         ({"output_format": "gif"}, "output_format", "png"),
-        ({"stream": True}, "stream", "stream"),
+        ({"stream": "yes"}, "stream", "boolean"),
+        ({"stream": True, "response_format": "url"}, "response_format", "b64_json"),
+        ({"stream": True, "prompt": "tiger"}, "prompt", "cat, dog, night owl"),
         ({"extra_body": {"seed": -1}}, "seed", "seed"),
         ({"extra_body": {"truncation": 9.0}}, "truncation", "0 to 1.5"),
         ({"extra_body": {"sede": 1}}, "sede", "sede"),
@@ -217,7 +288,7 @@ def test_unknown_model_is_not_found(client):
     assert BY_CLASS in str(caught.value)
     # Routes of OpenAI that do not exist here have errors in the same format.
     with pytest.raises(openai.NotFoundError) as caught:
-        client.images.edit(model=BY_CLASS, prompt="cat", image=b"\x89PNG")
+        client.post("/images/inventions", cast_to=object, body={})
     assert caught.value.code == "route_not_found"
 
 
@@ -305,14 +376,14 @@ BODIES = st.fixed_dictionaries(
     {"model": st.sampled_from([PLAIN, BY_CLASS]) | ANY_JSON, "prompt": st.text() | ANY_JSON},
     optional={
         "n": st.integers(-1, 4) | ANY_JSON,
-        "size": st.sampled_from(["auto", "24x24"]) | ANY_JSON,
+        "size": st.sampled_from(["auto", "24x24", "30x9"]) | ANY_JSON,
         "response_format": st.sampled_from(["url", "b64_json"]) | ANY_JSON,
         "output_format": st.sampled_from(["png", "webp"]) | ANY_JSON,
         "seed": st.integers(0, MAX_SEED) | ANY_JSON,
         "truncation": st.floats(0, 2) | ANY_JSON,
         "user": ANY_JSON,
         "output_compression": ANY_JSON,
-        "stream": ANY_JSON,
+        "stream": st.booleans() | ANY_JSON,
     },
 )
 
@@ -359,6 +430,45 @@ def test_rejects_malformed_body(raw, content):
     response = raw.post(ROUTE, content=content, headers={"content-type": "application/json"})
     assert response.status_code == 400
     assert_openai_format(response)
+
+
+def test_resampled_pixels_count_toward_the_rate_limit(drawn_repository, tmp_path):
+    key = add_key(tmp_path / "keys.json", "one", pixels_per_minute=100 * 100)
+    with serving(drawn_repository, "--keys", str(tmp_path / "keys.json")) as server:
+        client = sdk(server, api_key=key)
+        for options in ({}, {"stream": True}):
+            with pytest.raises(openai.BadRequestError) as caught:
+                client.images.generate(model=PLAIN, prompt="7", size="101x100", **options)
+            assert caught.value.code == "larger_than_allowance"
+        # Nothing was charged for it.
+        (event,) = client.images.generate(model=PLAIN, prompt="7", size="80x100", stream=True)
+        assert event.size == "80x100"
+        with pytest.raises(openai.RateLimitError) as caught:
+            client.images.generate(model=PLAIN, prompt="7", size="60x100")
+        assert int(caught.value.response.headers["retry-after"]) >= 1
+        # An image in its own size is small.
+        assert client.images.generate(model=PLAIN, prompt="7").data
+        with pytest.raises(openai.AuthenticationError, match="revoked"):
+            sdk(server, api_key="gnm_x").images.generate(model=PLAIN, prompt="7")
+
+
+def test_work_ends_when_the_client_of_a_stream_disconnects(drawn_repository):
+    environment = {"GANYMEDE_MAX_IMAGES": "10000"}
+    with serving(drawn_repository, "--processes", "1", env=environment) as server:
+        body = {"model": PLAIN, "prompt": "7", "n": 10_000, "size": "96x96", "stream": True}
+        with server.client() as other, other.stream("POST", ROUTE, json=body) as stream:
+            next(stream.iter_raw())
+        with server.client() as client:
+            started = time.monotonic()
+            while "ganymede_queue_pixels 0.0" not in client.get("/metrics").text:
+                assert time.monotonic() - started < 60
+            lines = client.get("/metrics").text.splitlines()
+            (rows,) = [line for line in lines if line.startswith("ganymede_batch_rows_sum{")]
+            assert float(rows.split()[-1]) < 10_000
+            # The memory for the resampled images is free again.
+            response = client.post(ROUTE, json=body | {"n": 9000, "stream": False, "size": "auto"})
+            assert response.status_code == 200
+        assert "Traceback" not in server.logged()
 
 
 def test_log_has_no_stack_trace(drawn_server):
