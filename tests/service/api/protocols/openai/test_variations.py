@@ -171,6 +171,7 @@ def test_unusable_files_and_models(client):
         client.images.create_variation(model="nope", image=b"no image")
 
 
+@pytest.mark.slow
 def test_samples_count_toward_the_rate_limit_once(drawn_repository, load, tmp_path):
     key = add_key(tmp_path / "keys.json", "one", pixels_per_minute=260 * SIZE * SIZE)
     with serving(
