@@ -1,7 +1,7 @@
 """The commands and code in the documentation: finds, parses and runs the fenced blocks.
 
-Blocks in `sh`, `console` and `python` are run, in the order of the document and in one folder, as a
-reader would run them. Comments above a block change that:
+Blocks in `sh`, `console`, `python` and `js` are run, in the order of the document and in one
+folder, as a reader would run them. Comments above a block change that:
 
     <!-- not run: REASON -->               the `ganymede` commands are parsed, and nothing is run
     <!-- run by tests/PATH -->             another test module runs the commands
@@ -31,7 +31,7 @@ from tests.support.servers import ganymede, serving
 
 ROOT = Path(__file__).parents[2]
 # Languages of blocks that are run, and of other blocks.
-COMMANDS = ("sh", "console", "python")
+COMMANDS = ("sh", "console", "python", "js")
 TEXTS = ("text", "json", "yaml", "toml", "jsonl", "html")
 ADDRESS = "localhost:3000"
 
@@ -123,7 +123,7 @@ def blocks(document: Path) -> list[Block]:
 
 def commands(block: Block) -> list[str]:
     """Return the command lines of a `sh` or `console` block, with continued lines joined."""
-    if block.language == "python":
+    if block.language in ("python", "js"):
         return []
     lines: list[str] = []
     pending = ""
@@ -224,6 +224,8 @@ class Session:
             self._run_python(block)
         elif block.language == "console":
             self._run_console(block)
+        elif block.language == "js":
+            raise AssertionError(f"{block}: a test module with the packages has to run JavaScript")
         else:
             self._run_shell(block, block.text_to_run)
 
