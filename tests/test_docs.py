@@ -187,6 +187,8 @@ def test_readme_image_has_the_address_that_is_shown(shipped, tmp_path):
 # Client calls that count as examples of a path.
 CALLS = {
     "/v1/images/generations": "client.images.generate(",
+    "/v1/images/edits": "client.images.edit(",
+    "/v1/images/variations": "client.images.create_variation(",
     "/v1/jobs/{job}/files/{name}": 'client.get(file["url"])',
     "/v2": "client.get_server_metadata(",
     "/v2/health/live": "client.is_server_live(",
