@@ -29,6 +29,7 @@ from service.origins import parse_origins
 from service.runtime.errors import UserError
 from service.runtime.files import cache_folder
 from service.runtime.onnx.machine import ProviderOption
+from service.webhooks.targets import PermittedTargets
 
 PREFIX = "GANYMEDE_"
 CONFIG = f"{PREFIX}CONFIG"
@@ -248,6 +249,23 @@ class Settings(BaseSettings):
     max_resized_pixels: Annotated[int, Field(gt=0)] = Field(
         default=2**24, description="Pixels to which a job may resize an image; more get 422."
     )
+    webhook_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Hosts to which jobs may send webhooks when they end, separated by commas; "
+        "without any, webhooks are refused. hooks.example.com, or *.example.com for all hosts "
+        "below, permits HTTPS to public addresses. A URL, such as http://10.0.0.7:8080/hooks/, "
+        "permits all URLs that begin with it, also without HTTPS and at a private address.",
+    )
+    webhook_secrets: Path | None = Field(
+        default=None,
+        description="A file with the secrets that sign webhooks, one whsec_… a line; webhooks are "
+        "signed with each of them. The file is read again when it changes.",
+    )
+    max_event_streams: Annotated[int, Field(gt=0)] = Field(
+        default=256,
+        description="Open event streams of jobs in each process, and at most a quarter of them for "
+        "each API key; more get 429.",
+    )
     log_format: LogFormat = Field(
         default="auto",
         description="json, one object for each line, or text; auto is text on a terminal, where it "
@@ -255,7 +273,7 @@ class Settings(BaseSettings):
     )
     log_requests: bool = Field(default=True, description="Log a line for every request.")
 
-    @field_validator("open_paths", "cors_origins", mode="before")
+    @field_validator("open_paths", "cors_origins", "webhook_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -278,6 +296,12 @@ class Settings(BaseSettings):
     @classmethod
     def _parse_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         return parse_origins(origins)
+
+    @field_validator("webhook_hosts")
+    @classmethod
+    def _assert_targets(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        PermittedTargets(hosts)
+        return hosts
 
     @classmethod
     def settings_customise_sources(

@@ -17,7 +17,7 @@ from service.announcement import log_ready
 from service.api.app import create_app
 from service.api.metrics import SchedulerMetrics
 from service.api.problems import not_ready
-from service.api.state import SharedState, create_queue
+from service.api.state import SharedState, create_deliverer, create_queue
 from service.host.shutdown import CHECK_S, GracefulShutdown
 from service.host.uvicorn_accept import Listener
 from service.processes.choice_cache import ChoiceCache
@@ -79,6 +79,7 @@ class ServiceWorker:
         if table.size > 1:
             engine.share_updates(SharedModelUpdates(table, engine))
         self._queue = create_queue(engine, settings, server=str(table.folder))
+        self._webhooks = create_deliverer(self._queue, settings)
         self.application = GracefulShutdown(
             engine,
             create_app(engine, settings, self._queue, shared),
@@ -96,6 +97,8 @@ class ServiceWorker:
         self.application.start()
         tracing.start()
         self._queue.start()
+        if self._webhooks is not None:
+            self._webhooks.start()
         threading.Thread(target=self._load, name="ganymede-start", daemon=True).start()
         self._reporting = asyncio.get_running_loop().create_task(self._report())
 

@@ -45,6 +45,7 @@ from service.api.routes import (
     generate,
     image_to_image,
     images,
+    job_events,
     jobs,
     metrics,
     models,
@@ -95,6 +96,7 @@ def create_app(
     app.include_router(variations.router)
     app.include_router(kserve.router)
     app.include_router(jobs.router)
+    app.include_router(job_events.router)
     app.include_router(admin.router)
     app.include_router(metrics.router)
     app.include_router(pages.router)

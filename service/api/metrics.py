@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from service import __version__
 from service.api.request_context import Rejection
+from service.offline.queue.webhook_deliverer import DeliveryOutcome
 from service.runtime.models.catalog import State
 from service.runtime.scheduling.batches import Batch, BatchGroup, Rows
 from service.runtime.scheduling.engine import Engine, EngineState
@@ -105,12 +106,20 @@ DIVERSITY = Gauge(
     # The processes run the same models, so each value stands for all.
     multiprocess_mode="livemostrecent",
 )
+WEBHOOKS = Counter(
+    "ganymede_webhooks_total", "Attempts to deliver webhooks of jobs, by outcome.", ["outcome"]
+)
+EVENT_STREAMS = Gauge(
+    "ganymede_event_streams", "Open event streams of jobs.", multiprocess_mode="livesum"
+)
 # Every reason and cache starts at 0, so that a rate includes the first event.
 for _reason in Rejection:
     REJECTIONS.labels(_reason.value)
 for _cache in Cache:
     CACHE_HITS.labels(_cache.value)
     CACHE_MISSES.labels(_cache.value)
+for _outcome in DeliveryOutcome:
+    WEBHOOKS.labels(_outcome.value)
 
 
 def record_request(
@@ -132,6 +141,11 @@ def _requests(route: str, method: str, status: int) -> Counter:
 @lru_cache(maxsize=1000)
 def _request_seconds(route: str) -> Histogram:
     return REQUEST_SECONDS.labels(route)
+
+
+def record_webhook(outcome: DeliveryOutcome) -> None:
+    """Count an attempt to deliver a webhook."""
+    WEBHOOKS.labels(outcome.value).inc()
 
 
 def record_cache_lookups(cache: Cache, *, hits: int, lookups: int) -> None:

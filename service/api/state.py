@@ -9,11 +9,13 @@ from fastapi import FastAPI, Request
 from prometheus_client import REGISTRY
 from prometheus_client.registry import Collector
 
-from service.api.metrics import CountProcesses
+from service.api.metrics import CountProcesses, record_webhook
 from service.api.problems import Problem, invalid
 from service.api.rate_limits import Buckets
 from service.api.request_context import Rejection, note_model, note_rejection
+from service.offline.queue.job_watcher import JobWatcher
 from service.offline.queue.runner import JobQueue, QueueLimits
+from service.offline.queue.webhook_deliverer import WebhookDeliverer
 from service.runtime.credentials.signing import Signer, create_signer
 from service.runtime.latent.neighbors import SampleCache
 from service.runtime.models.manifest import Task
@@ -23,6 +25,8 @@ from service.runtime.scheduling.engine import Engine, EngineState, NotReady
 from service.runtime.scheduling.errors import QueueFull
 from service.runtime.scheduling.pixel_bounds import LocalPixelBound, PixelBound
 from service.settings import Settings
+from service.webhooks.signing import SecretsError, SigningSecrets
+from service.webhooks.targets import PermittedTargets
 
 
 class UploadTooLarge(Exception):
@@ -73,6 +77,7 @@ class ServiceState:
     engine: Engine
     settings: Settings
     queue: JobQueue
+    watcher: JobWatcher
     upload_pixels: PixelBudget
     # The metrics that are not read from the engine.
     metrics: Collector = REGISTRY
@@ -134,16 +139,34 @@ def create_queue(engine: Engine, settings: Settings, server: str | None = None) 
     return JobQueue(settings.jobs, engine, limits, server)
 
 
+def create_deliverer(queue: JobQueue, settings: Settings) -> WebhookDeliverer | None:
+    """Return what sends the webhooks of the jobs in `queue`, not started; None without webhooks.
+
+    Raises SecretsError.
+    """
+    if not settings.webhook_hosts:
+        return None
+    if settings.webhook_secrets is None:
+        raise SecretsError("webhook_hosts requires webhook_secrets, a file of signing secrets")
+    permitted = PermittedTargets(settings.webhook_hosts)
+    secrets = SigningSecrets(settings.webhook_secrets)
+    return WebhookDeliverer(queue, permitted, secrets, count=record_webhook)
+
+
 def install(
     app: FastAPI, engine: Engine, settings: Settings, queue: JobQueue, shared: SharedState
 ) -> ServiceState:
     """Attach the state to `app`, where `state_of` finds it."""
     uploads = shared.upload_pixels or LocalPixelBound(settings.queue_pixels)
     budget = PixelBudget(uploads)
+    watcher = JobWatcher(
+        queue.table, lambda: engine.state in (EngineState.DRAINING, EngineState.STOPPED)
+    )
     state = ServiceState(
         engine,
         settings,
         queue,
+        watcher,
         budget,
         shared.metrics,
         shared.count_processes,

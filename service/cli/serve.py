@@ -70,6 +70,7 @@ def serve(
     address = resolve(host)
     assert_port_free(address, port)
     _assert_access_control(settings, host, address, first_key=first_key)
+    _assert_webhooks(settings)
     logs.configure(settings.log_format)
     models = local_models(settings, log.info)
     settings = settings.model_copy(update={"models": models})
@@ -116,3 +117,17 @@ def _assert_access_control(settings: Settings, host: str, address: str, *, first
             "(created by ganymede keys add NAME --keys FILE; $GANYMEDE_KEYS), or --insecure "
             "($GANYMEDE_INSECURE=1) to accept every request"
         )
+
+
+def _assert_webhooks(settings: Settings) -> None:
+    """Raise UserError if webhooks are permitted and cannot be signed."""
+    from service.webhooks.signing import read_secrets
+
+    if not settings.webhook_hosts:
+        return
+    if settings.webhook_secrets is None:
+        raise UserError(
+            "--webhook-hosts requires --webhook-secrets FILE ($GANYMEDE_WEBHOOK_SECRETS); create "
+            'the file: echo "whsec_$(openssl rand -base64 32)" > FILE'
+        )
+    read_secrets(settings.webhook_secrets)

@@ -49,6 +49,9 @@ SAMPLES = {
     "max_job_images": "5000",
     "max_job_pixels": "123456789",
     "max_resized_pixels": "65536",
+    "webhook_hosts": "hooks.example.com,http://10.0.0.7:8080/",
+    "webhook_secrets": "/tmp/webhook-secrets",
+    "max_event_streams": "12",
     "log_format": "text",
     "log_requests": "0",
 }

@@ -43,8 +43,10 @@ from ganymede_client.images import Animation, Image, Images
 from ganymede_client.provenance import Provenance
 from ganymede_client.records import (
     Job,
+    JobEvent,
     JobFile,
     JobPage,
+    JobWebhook,
     Model,
     Readiness,
     Reloaded,
@@ -69,10 +71,12 @@ __all__ = [
     "Job",
     "JobCancelled",
     "JobEnded",
+    "JobEvent",
     "JobFailed",
     "JobFile",
     "JobNotFound",
     "JobPage",
+    "JobWebhook",
     "Model",
     "ModelFailed",
     "ModelNotFound",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -13,8 +13,11 @@ import httpx
 
 from ganymede_client import flows, routes
 from ganymede_client.connection import Connection
+from ganymede_client.errors import GanymedeError
 from ganymede_client.flows import Exchange, Flow, Pause, Step
 from ganymede_client.provenance import address
+from ganymede_client.records import JobEvent
+from ganymede_client.routes.job_events import JobFollower
 from ganymede_client.signatures import with_signature
 from ganymede_client.wire.calls import Call, Reply
 
@@ -44,6 +47,18 @@ def _flow_method(
         return await self._run(flow(*args, **kwargs))
 
     return with_signature(method, flow)
+
+
+def _events_method(
+    build: Callable[P, Call[list[JobEvent]]],
+) -> Callable[Concatenate[AsyncClient, P], AsyncIterator[JobEvent]]:
+    """Return the method that yields the events of a call as they arrive."""
+
+    @functools.wraps(build)
+    def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[JobEvent]:
+        return self._follow(build(*args, **kwargs))
+
+    return with_signature(method, build)
 
 
 class AsyncClient:
@@ -106,6 +121,7 @@ class AsyncClient:
     job = _method(routes.jobs.job)
     delete_job = _method(routes.jobs.delete_job)
     job_file = _method(routes.jobs.job_file)
+    job_events = _events_method(routes.job_events.job_events)
     jobs = _flow_method(flows.jobs)
     cancel_job = _flow_method(flows.cancel_job)
     wait_for_job = _flow_method(flows.wait_for_job)
@@ -227,3 +243,28 @@ class AsyncClient:
                 await response.aclose()
         except httpx.RequestError as error:
             raise connection.error(error) from error
+
+    async def _follow(self, call: Call[list[JobEvent]]) -> AsyncIterator[JobEvent]:
+        connection = self._connection
+        follower = JobFollower(call, connection.retries)
+        while not follower.has_ended:
+            failure: GanymedeError | None = None
+            request = self._http.build_request(**connection.stream_arguments(follower.request))
+            try:
+                response = await self._http.send(request, stream=True, follow_redirects=False)
+                try:
+                    content = b"" if response.is_success else await response.aread()
+                    follower.begin(connection.reply(response, content))
+                    async for line in response.aiter_lines():
+                        if (event := follower.feed(line)) is not None:
+                            yield event
+                        if follower.has_ended:
+                            break
+                finally:
+                    await response.aclose()
+            except httpx.RequestError as error:
+                failure = connection.error(error)
+            except GanymedeError as error:
+                failure = error
+            if not follower.has_ended:
+                await asyncio.sleep(follower.pause(failure))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -13,8 +13,11 @@ import httpx
 
 from ganymede_client import flows, routes
 from ganymede_client.connection import Connection
+from ganymede_client.errors import GanymedeError
 from ganymede_client.flows import Exchange, Flow, Pause, Step
 from ganymede_client.provenance import address
+from ganymede_client.records import JobEvent
+from ganymede_client.routes.job_events import JobFollower
 from ganymede_client.signatures import with_signature
 from ganymede_client.wire.calls import Call, Reply
 
@@ -42,6 +45,18 @@ def _flow_method(
         return self._run(flow(*args, **kwargs))
 
     return with_signature(method, flow)
+
+
+def _events_method(
+    build: Callable[P, Call[list[JobEvent]]],
+) -> Callable[Concatenate[Client, P], Iterator[JobEvent]]:
+    """Return the method that yields the events of a call as they arrive."""
+
+    @functools.wraps(build)
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[JobEvent]:
+        return self._follow(build(*args, **kwargs))
+
+    return with_signature(method, build)
 
 
 class Client:
@@ -104,6 +119,7 @@ class Client:
     job = _method(routes.jobs.job)
     delete_job = _method(routes.jobs.delete_job)
     job_file = _method(routes.jobs.job_file)
+    job_events = _events_method(routes.job_events.job_events)
     jobs = _flow_method(flows.jobs)
     cancel_job = _flow_method(flows.cancel_job)
     wait_for_job = _flow_method(flows.wait_for_job)
@@ -225,3 +241,28 @@ class Client:
                 response.close()
         except httpx.RequestError as error:
             raise connection.error(error) from error
+
+    def _follow(self, call: Call[list[JobEvent]]) -> Iterator[JobEvent]:
+        connection = self._connection
+        follower = JobFollower(call, connection.retries)
+        while not follower.has_ended:
+            failure: GanymedeError | None = None
+            request = self._http.build_request(**connection.stream_arguments(follower.request))
+            try:
+                response = self._http.send(request, stream=True, follow_redirects=False)
+                try:
+                    content = b"" if response.is_success else response.read()
+                    follower.begin(connection.reply(response, content))
+                    for line in response.iter_lines():
+                        if (event := follower.feed(line)) is not None:
+                            yield event
+                        if follower.has_ended:
+                            break
+                finally:
+                    response.close()
+            except httpx.RequestError as error:
+                failure = connection.error(error)
+            except GanymedeError as error:
+                failure = error
+            if not follower.has_ended:
+                time.sleep(follower.pause(failure))

@@ -19,6 +19,8 @@ URL_VARIABLE, KEY_VARIABLE = "GANYMEDE_URL", "GANYMEDE_API_KEY"
 DEADLINE_HEADER = "X-Deadline-Ms"
 DEFAULT_URL = "http://localhost:3000"
 _CONNECT_S = 10.0
+# The service sends comments between events, at least every 15 s.
+_SILENT_S = 45.0
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,13 @@ class Connection:
         elif request.content is not None:
             arguments["content"] = request.content
         return arguments
+
+    def stream_arguments(self, request: Request) -> dict[str, Any]:
+        """Return the arguments for a response that may be silent between two events."""
+        timeout = httpx.Timeout(
+            max(self.timeout, _SILENT_S), connect=min(_CONNECT_S, self.timeout), pool=None
+        )
+        return {**self.arguments(request), "timeout": timeout}
 
     def reply(self, response: httpx.Response, content: bytes) -> Reply:
         """Return a response without httpx's types."""

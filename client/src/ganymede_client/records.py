@@ -87,6 +87,26 @@ class JobFile:
 
 
 @dataclass(frozen=True)
+class JobWebhook:
+    """The notification about the end of a job. Times are in seconds since the epoch.
+
+    Attributes:
+        id: the ``webhook-id``, the same for all attempts.
+        state: ``pending``, ``delivered`` or ``failed``.
+        next_attempt: when it is sent again.
+        error: why the last attempt failed.
+    """
+
+    id: str
+    url: str
+    state: str
+    attempts: int
+    next_attempt: float | None = None
+    delivered: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
 class Job:
     """A sampling job. Times are in seconds since the epoch.
 
@@ -98,6 +118,7 @@ class Job:
         error: why the job failed, or why it waits before it is tried again.
         attempts: how often it was started without finishing a part of it since.
         expires: when the job and its files will be deleted.
+        webhook: the notification about its end, if one was requested.
         files: the complete files; empty in lists of jobs.
     """
 
@@ -116,6 +137,7 @@ class Job:
     error: str | None = None
     attempts: int = 0
     expires: float | None = None
+    webhook: JobWebhook | None = None
     files: list[JobFile] = field(default_factory=list)
 
     @property
@@ -140,7 +162,28 @@ class Job:
 def job(document: Mapping[str, Any]) -> Job:
     """Return a job from its JSON object."""
     files = [record(JobFile, file) for file in document.get("files", [])]
-    return record(Job, {**document, "files": files})
+    webhook = document.get("webhook")
+    webhook = None if webhook is None else record(JobWebhook, webhook)
+    return record(Job, {**document, "files": files, "webhook": webhook})
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """Something new about a job.
+
+    Attributes:
+        kind: ``state``, ``progress`` or ``end``.
+        id: for `last_event_id` of `job_events`.
+        job: its state at this time, without its files.
+    """
+
+    kind: str
+    id: str
+    job: Job
+
+    def __str__(self) -> str:
+        """Return one line about the progress."""
+        return str(self.job)
 
 
 @dataclass(frozen=True)

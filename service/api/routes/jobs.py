@@ -17,16 +17,18 @@ from service.api.problems import Problem, invalid
 from service.api.responses import PROBLEMS
 from service.api.routes import head_requests
 from service.api.schemas.fields import selection_value
-from service.api.schemas.jobs import JobAnswer, JobFile, JobList, JobRequest
+from service.api.schemas.jobs import JobAnswer, JobFile, JobList, JobRequest, JobWebhookAnswer
 from service.api.schemas.problems import ProblemDocument
 from service.api.state import state_of
 from service.offline import options
 from service.offline.job import Layout, SamplingJob, make_job
 from service.offline.queue.runner import JobQueue, TooManyJobs
 from service.offline.queue.table import JobNotFound, JobState, Owner, QueuedJob
+from service.offline.queue.webhook_table import JobWebhook
 from service.offline.writers import assert_layout_supported
 from service.runtime.images.encoding import ImageFormat
 from service.settings import Settings
+from service.webhooks.targets import PermittedTargets, WebhookNotPermitted, WebhookRefused
 
 # Pixels of a shard: other keys have to wait for its end.
 _MAX_SHARD_PIXELS = 2**33
@@ -39,7 +41,8 @@ router = APIRouter(
     },
 )
 _ADD_RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: PROBLEMS[status] for status in (404, 422, 429)
+    403: {"model": ProblemDocument, "description": "The webhook is not permitted"},
+    **{status: PROBLEMS[status] for status in (404, 422, 429)},
 }
 
 
@@ -65,6 +68,9 @@ async def add_job(body: JobRequest, request: Request) -> Response:
 # they run in threads.
 def _add(body: JobRequest, request: Request) -> JobAnswer:
     state = state_of(request)
+    webhook = None if body.webhook is None else body.webhook.url
+    if webhook is not None:
+        _assert_webhook_permitted(webhook, state.settings)
     model = state.find_model(body.model)
     layout, image = Layout(body.format), ImageFormat(body.image)
     assert_layout_supported(layout)
@@ -91,7 +97,7 @@ def _add(body: JobRequest, request: Request) -> JobAnswer:
         caller.rate_limit.take(pixels)
     try:
         with _table_errors():
-            queued = queue.add(job, _owner(caller))
+            queued = queue.add(job, owner_of(caller), webhook)
     except BaseException as error:
         if caller.rate_limit is not None:
             caller.rate_limit.put_back(pixels)
@@ -100,7 +106,19 @@ def _add(body: JobRequest, request: Request) -> JobAnswer:
                 429, "too-many-jobs", "Too many jobs are waiting", str(error), retry_after=60
             ) from error
         raise
-    return _answer(queued, queue)
+    return job_answer(queued, queue)
+
+
+def _assert_webhook_permitted(url: str, settings: Settings) -> None:
+    """Raise Problem: 422 for an invalid URL, 403 for one that the operator does not permit."""
+    try:
+        PermittedTargets(settings.webhook_hosts).find(url)
+    except WebhookNotPermitted as error:
+        raise Problem(
+            403, "webhook-not-permitted", "The webhook is not permitted", f"webhook.url: {error}"
+        ) from error
+    except WebhookRefused as error:
+        raise invalid("webhook.url", str(error)) from error
 
 
 def _bounded(job: SamplingJob, generated: int, settings: Settings) -> tuple[SamplingJob, int]:
@@ -150,13 +168,13 @@ def list_jobs(
     with _table_errors():
         # One more than the page has, to know whether another page follows.
         jobs = queue.table.page(
-            None if caller.admin else _owner(caller), limit + 1, _position(after)
+            None if caller.admin else owner_of(caller), limit + 1, _position(after)
         )
     page = jobs[:limit]
     more = len(jobs) > limit
     last = f"{page[-1].created!r}-{page[-1].id}" if more else None
     return JobList(
-        data=[_answer(job, queue, files=False) for job in page],
+        data=[job_answer(job, queue, files=False) for job in page],
         has_more=more,
         next=f"/v1/jobs?limit={limit}&after={last}" if more else None,
     )
@@ -175,7 +193,7 @@ def _position(after: str | None) -> tuple[float, str] | None:
 @head_requests.get(router, "/v1/jobs/{job}", summary="Get a job", response_model_exclude_none=True)
 def get_job(job: str, request: Request) -> JobAnswer:
     """Return the state of a job, and the files that are complete."""
-    return _answer(_find(job, request), _queue(request))
+    return job_answer(find_job(job, request), _queue(request))
 
 
 @router.delete(
@@ -185,11 +203,11 @@ def get_job(job: str, request: Request) -> JobAnswer:
 )
 def delete_job(job: str, request: Request) -> JobAnswer:
     """Cancel a job. A job that has ended is deleted, with its files."""
-    _find(job, request)
+    find_job(job, request)
     queue = _queue(request)
     with _table_errors():
         try:
-            return _answer(queue.cancel(job), queue, files=False)
+            return job_answer(queue.cancel(job), queue, files=False)
         except JobNotFound as error:  # Deleted in the meantime.
             raise _not_found(job) from error
 
@@ -203,7 +221,7 @@ def delete_job(job: str, request: Request) -> JobAnswer:
 )
 def get_job_file(job: str, name: str, request: Request) -> FileResponse:
     """Return a complete file of a job."""
-    queued = _find(job, request)
+    queued = find_job(job, request)
     for path in _queue(request).files(queued):
         if path.name == name:
             return FileResponse(path, filename=name)
@@ -239,7 +257,7 @@ def _unavailable(reason: str) -> Problem:
     return Problem(503, "no-jobs-taken", "Jobs are not available", reason, retry_after=10)
 
 
-def _find(job: str, request: Request) -> QueuedJob:
+def find_job(job: str, request: Request) -> QueuedJob:
     """Return a job that the caller may see. Raises Problem (404)."""
     try:
         with _table_errors():
@@ -251,17 +269,17 @@ def _find(job: str, request: Request) -> QueuedJob:
     return queued
 
 
-def _owner(caller: Caller) -> Owner:
+def owner_of(caller: Caller) -> Owner:
     """Return the owner of the caller's jobs."""
     key = caller.key
     return Owner() if key is None else Owner(key.id, key.name, key.created.timestamp())
 
 
 def _may_see(job: QueuedJob, caller: Caller) -> bool:
-    return caller.admin or job.belongs_to(_owner(caller))
+    return caller.admin or job.belongs_to(owner_of(caller))
 
 
-def _answer(queued: QueuedJob, queue: JobQueue, *, files: bool = True) -> JobAnswer:
+def job_answer(queued: QueuedJob, queue: JobQueue, *, files: bool = True) -> JobAnswer:
     rate = queued.images / queued.seconds if queued.seconds else None
     left = queued.job.count - queued.images - queued.failed
     running = queued.state is JobState.RUNNING
@@ -281,6 +299,7 @@ def _answer(queued: QueuedJob, queue: JobQueue, *, files: bool = True) -> JobAns
         error=queued.error,
         attempts=queued.attempts,
         expires=queue.expires(queued),
+        webhook=None if queued.webhook is None else _webhook_answer(queued.webhook),
         files=[
             JobFile(
                 name=path.name,
@@ -289,6 +308,18 @@ def _answer(queued: QueuedJob, queue: JobQueue, *, files: bool = True) -> JobAns
             )
             for path in (queue.files(queued) if files else [])
         ],
+    )
+
+
+def _webhook_answer(webhook: JobWebhook) -> JobWebhookAnswer:
+    return JobWebhookAnswer(
+        id=webhook.id,
+        url=webhook.url,
+        state=webhook.state,
+        attempts=webhook.attempts,
+        next_attempt=webhook.retry_at,
+        delivered=webhook.delivered,
+        error=webhook.error,
     )
 
 

@@ -17,6 +17,14 @@ from service.api.schemas.fields import (
     TruncationField,
 )
 from service.offline.queue.table import JobState
+from service.offline.queue.webhook_table import WebhookState
+from service.webhooks.targets import MAX_URL_LENGTH
+
+
+class JobWebhookRequest(RequestModel):
+    """A notification when the job has ended, signed by the Standard Webhooks specification."""
+
+    url: Annotated[str, Field(max_length=MAX_URL_LENGTH, examples=["https://hooks.example.com/"])]
 
 
 class JobRequest(RequestModel):
@@ -65,6 +73,11 @@ class JobRequest(RequestModel):
     format: Literal["webdataset", "parquet"] = "webdataset"
     image: Literal["png", "jpeg", "webp"] = "png"
     shard_size: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    webhook: JobWebhookRequest | None = Field(
+        default=None,
+        description="Where to send a signed notification when the job is done, has failed, or was "
+        "cancelled. The operator sets the hosts that are permitted.",
+    )
 
 
 class JobFile(BaseModel):
@@ -73,6 +86,18 @@ class JobFile(BaseModel):
     name: str
     bytes: int
     url: str
+
+
+class JobWebhookAnswer(BaseModel):
+    """The webhook of a job. Times are in seconds since the epoch."""
+
+    id: str = Field(description="The `webhook-id`, which is the same for all attempts.")
+    url: str
+    state: WebhookState
+    attempts: int
+    next_attempt: float | None = None
+    delivered: float | None = None
+    error: str | None = Field(default=None, description="Why the last attempt failed.")
 
 
 class JobAnswer(BaseModel):
@@ -100,6 +125,7 @@ class JobAnswer(BaseModel):
     expires: float | None = Field(
         default=None, description="When the job and its files will be deleted."
     )
+    webhook: JobWebhookAnswer | None = None
     files: list[JobFile] = []
 
 

@@ -31,6 +31,7 @@ from service.offline.job import SamplingJob
 from service.offline.ledger import SUMMARY_FILE, Ledger, ShardRecord
 from service.offline.queue.folder_lock import FolderLock
 from service.offline.queue.table import JobNotFound, JobState, JobTable, Owner, QueuedJob
+from service.offline.queue.webhook_table import WebhookTable
 from service.offline.shards import ShardBuilder
 from service.offline.stores import DiskFull, Store
 from service.offline.writers import shard_name
@@ -99,6 +100,7 @@ class JobQueue:
         """
         self.limits = limits or QueueLimits()
         self.table = JobTable(folder / "jobs.sqlite")
+        self.webhooks = WebhookTable(folder / "jobs.sqlite")
         self._folder = folder
         self._engine = engine
         self._wake = threading.Event()
@@ -159,8 +161,11 @@ class JobQueue:
         """Run the jobs from now on; return false if another process does. Raises as `_prepare`."""
         return self._lock.take(lambda: self.table.prepare(after_crash=True))
 
-    def add(self, job: SamplingJob, owner: Owner) -> QueuedJob:
-        """Queue a job. Raises TooManyJobs, OSError and sqlite3.Error."""
+    def add(self, job: SamplingJob, owner: Owner, webhook: str | None = None) -> QueuedJob:
+        """Queue a job, with the URL of its webhook.
+
+        Raises TooManyJobs, OSError and sqlite3.Error.
+        """
         limits = self.limits
         with self._lock.adding():
             if self.table.usage().active >= limits.waiting:
@@ -176,7 +181,7 @@ class JobQueue:
                         f"the results of this key take {usage.bytes:,} bytes, and the limit is "
                         f"{limits.bytes_per_owner:,}; delete jobs that have ended"
                     )
-            queued = self.table.add(job, owner)
+            queued = self.table.add(job, owner, webhook)
         self._wake.set()
         return queued
 

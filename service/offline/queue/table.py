@@ -11,14 +11,17 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from service.offline.job import SamplingJob
+from service.offline.queue import webhook_table
+from service.offline.queue.webhook_table import JobWebhook
 from service.runtime.errors import UserError
 
 # How often the process may end while a job runs before the job counts as the cause.
@@ -76,6 +79,22 @@ class Owner:
 
 
 @dataclass(frozen=True)
+class JobVersion:
+    """What changes as a job waits, runs and ends."""
+
+    state: JobState
+    images: int
+    failed: int
+    attempts: int
+    error: str | None
+
+    def __str__(self) -> str:
+        """Return a short text that is equal for equal versions, in all processes."""
+        reason = f".{zlib.crc32(self.error.encode()):08x}" if self.error else ""
+        return f"{self.state}.{self.images}.{self.failed}.{self.attempts}{reason}"
+
+
+@dataclass(frozen=True)
 class QueuedJob:
     """A job in the queue. Times are in seconds since the epoch; `seconds` is its running time.
 
@@ -95,6 +114,12 @@ class QueuedJob:
     error: str | None
     seconds: float
     attempts: int
+    webhook: JobWebhook | None = None
+
+    @property
+    def version(self) -> JobVersion:
+        """Equal for equal states of the job."""
+        return JobVersion(self.state, self.images, self.failed, self.attempts, self.error)
 
     def belongs_to(self, owner: Owner) -> bool:
         """Whether `owner` submitted the job; the condition `_OWNED`."""
@@ -145,6 +170,7 @@ class JobTable:
         with self._open() as database:
             database.execute("PRAGMA journal_mode=WAL")
             database.execute(_TABLE)
+            database.execute(webhook_table.TABLE)
         self.open()
         with self._open() as database:
             existing = {row[1] for row in database.execute("PRAGMA table_info(jobs)")}
@@ -168,8 +194,8 @@ class JobTable:
                     "WHERE state = 'running'"
                 )
 
-    def add(self, job: SamplingJob, owner: Owner) -> QueuedJob:
-        """Queue a job."""
+    def add(self, job: SamplingJob, owner: Owner, webhook: str | None = None) -> QueuedJob:
+        """Queue a job, with the URL of its webhook."""
         job_id = secrets.token_hex(8)
         with self._open() as database:
             database.execute(
@@ -177,6 +203,8 @@ class JobTable:
                 "VALUES (?, ?, ?, 'queued', ?, ?)",
                 (job_id, owner.name, owner.id, job.model_dump_json(), time.time()),
             )
+            if webhook is not None:
+                webhook_table.insert(database, job_id, webhook)
         return self.get(job_id)
 
     def get(self, job_id: str) -> QueuedJob:
@@ -185,6 +213,23 @@ class JobTable:
         if not rows:
             raise JobNotFound(f"no job {job_id[:50]!r}")
         return rows[0]
+
+    def find(self, job_ids: Sequence[str]) -> dict[str, QueuedJob]:
+        """Return jobs by their ids. Those that do not exist are left out."""
+        values = {f"id{i}": job_id for i, job_id in enumerate(job_ids)}
+        marks = ", ".join(f":{name}" for name in values)
+        return {job.id: job for job in self._jobs(f"WHERE id IN ({marks})", values)}
+
+    def versions(self, job_ids: Sequence[str]) -> dict[str, JobVersion]:
+        """Return the versions of jobs by their ids, without reading the jobs themselves."""
+        marks = ", ".join("?" * len(job_ids))
+        with self._open() as database:
+            rows = database.execute(
+                "SELECT id, state, images, failed, attempts, error FROM jobs "
+                f"WHERE id IN ({marks})",
+                job_ids,
+            )
+            return {job_id: JobVersion(JobState(state), *rest) for job_id, state, *rest in rows}
 
     def is_running(self, job_id: str) -> bool:
         """Return whether a job is running, and was neither cancelled nor deleted."""
@@ -222,10 +267,16 @@ class JobTable:
             return [(job_id, Owner(key_id, name)) for job_id, key_id, name in rows]
 
     def ended_before(self, moment: float) -> list[str]:
-        """Return the ids of the jobs that ended before `moment`."""
+        """Return the ids of the jobs that ended before `moment`.
+
+        Without those whose webhook may still be delivered.
+        """
+        last_attempt = time.time() - 2 * sum(webhook_table.PAUSES_S)
         with self._open() as database:
             rows = database.execute(
-                f"SELECT id FROM jobs WHERE NOT {_ACTIVE} AND ended < ?", (moment,)
+                f"SELECT id FROM jobs WHERE NOT {_ACTIVE} AND ended < ? AND (ended < ? OR id NOT "
+                "IN (SELECT job FROM webhooks WHERE state = 'pending'))",
+                (moment, last_attempt),
             )
             return [job_id for (job_id,) in rows]
 
@@ -292,9 +343,10 @@ class JobTable:
         )
 
     def delete(self, job_id: str) -> None:
-        """Remove a job."""
+        """Remove a job, with its webhook."""
         with self._open() as database:
             database.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+            webhook_table.delete(database, job_id)
 
     def _update(self, job_id: str, assignments: str, *values: object, condition: str = "1") -> bool:
         """Update a job if it meets `condition`. Returns whether it did."""
@@ -305,7 +357,9 @@ class JobTable:
     def _jobs(self, clauses: str, values: dict[str, Any]) -> list[QueuedJob]:
         with self._open() as database:
             rows = database.execute(f"SELECT {_COLUMNS} FROM jobs {clauses}", values)
-            return [_from_row(row) for row in rows]
+            jobs = [_from_row(row) for row in rows]
+            webhooks = webhook_table.find(database, [job.id for job in jobs])
+            return [replace(job, webhook=webhooks.get(job.id)) for job in jobs]
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:

@@ -3,6 +3,7 @@
 from ganymede_client.routes import (
     generate,
     image_to_image,
+    job_events,
     jobs,
     latent,
     models,
@@ -13,6 +14,7 @@ from ganymede_client.routes import (
 __all__ = [
     "generate",
     "image_to_image",
+    "job_events",
     "jobs",
     "latent",
     "models",

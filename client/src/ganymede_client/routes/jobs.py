@@ -29,6 +29,7 @@ def submit_job(
     format: Literal["webdataset", "parquet"] = "webdataset",  # noqa: A002 - the name of the field
     image: Literal["png", "jpeg", "webp"] = "png",
     shard_size: int | None = None,
+    webhook: str | None = None,
 ) -> Call[Job]:
     """Start a job that generates `count` images.
 
@@ -51,6 +52,8 @@ def submit_job(
         format: the format of the files of the job.
         image: how each image is encoded.
         shard_size: images per file.
+        webhook: a URL that is notified when the job ends, with a signature by the Standard
+            Webhooks specification. The operator of the service permits hosts.
     """
     body = fields(
         model=model,
@@ -66,6 +69,7 @@ def submit_job(
         format=format,
         image=image,
         shard_size=shard_size,
+        webhook=None if webhook is None else {"url": webhook},
     )
     request = json_request("POST", "/v1/jobs", body, repeatable=False)
     return Call(request, parsing.parsed(records.job))
