@@ -18,6 +18,7 @@ _EXTRAS = {
     "ray": "sampling on a Ray cluster",
     "remote": "models on the Hugging Face hub and in S3",
     "video": "MP4 and WebM, and films",
+    "c2pa": "signing and reading of Content Credentials",
 }
 
 

@@ -142,6 +142,20 @@ def test_short_batch_runs_and_is_encoded_in_the_calling_thread(engine):
     assert threading.get_ident() in threads
 
 
+def test_long_encoding_of_a_small_image_never_runs_in_the_calling_thread(engine):
+    model = engine.catalog.get("gan-mnist")
+    end = time.monotonic() + 60
+    while True:
+        job = engine.submit(model, model.feeds([1]), wake=False)
+        encoding = engine.encode(job, lambda _: threading.current_thread().name, long=True)
+        ran_here = engine.run_short_batch()
+        engine.wake()
+        assert encoding.result(60).startswith("ganymede-encoder")
+        if ran_here:
+            break
+        assert time.monotonic() < end
+
+
 def test_error_of_encoding_in_a_batch_affects_its_job_only(engine):
     model = engine.catalog.get("gan-mnist")
 
