@@ -37,7 +37,7 @@ from service.api.middleware.authentication import Authentication
 from service.api.middleware.errors import ERROR_HANDLERS
 from service.api.middleware.fast_path import FastPath, json_routes
 from service.api.middleware.limits import BodyLimits
-from service.api.protocols import kserve
+from service.api.protocols import automatic1111, kserve
 from service.api.protocols.openai import edits, generations, variations
 from service.api.rate_limits import RateLimiter
 from service.api.routes import (
@@ -95,6 +95,7 @@ def create_app(
     app.include_router(edits.router)
     app.include_router(variations.router)
     app.include_router(kserve.router)
+    app.include_router(automatic1111.router)
     app.include_router(jobs.router)
     app.include_router(job_events.router)
     app.include_router(admin.router)
@@ -111,6 +112,7 @@ def create_app(
             edit.router,
             generations.router,
             jobs.router,
+            automatic1111.router,
         )
         stack = FastPath(stack, json_routes(*frequent, *others), frequent)
         stack = BodyLimits(stack, settings)

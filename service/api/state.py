@@ -18,6 +18,7 @@ from service.offline.queue.runner import JobQueue, QueueLimits
 from service.offline.queue.webhook_deliverer import WebhookDeliverer
 from service.runtime.credentials.signing import Signer, create_signer
 from service.runtime.latent.neighbors import SampleCache
+from service.runtime.models.catalog import Catalog
 from service.runtime.models.manifest import Task
 from service.runtime.models.model import Model
 from service.runtime.onnx.machine import usable_cpus
@@ -91,14 +92,18 @@ class ServiceState:
     # Samples of models without an encoder, among which an image's nearest is found.
     samples: SampleCache = field(default_factory=SampleCache)
 
-    def find_any_model(self, name: str) -> Model:
-        """Return the model `name` or `name@version`. Raises NotReady and ModelNotFound."""
+    def ready_catalog(self) -> Catalog:
+        """Return the models that are served. Raises NotReady."""
         engine = self.engine
         if engine.state is not EngineState.READY or engine.catalog is None:
             if engine.state in (EngineState.DRAINING, EngineState.STOPPED):
                 note_rejection(Rejection.DRAINING)
             raise NotReady(engine.reason or engine.state)
-        model = engine.catalog.get(name)
+        return engine.catalog
+
+    def find_any_model(self, name: str) -> Model:
+        """Return the model `name` or `name@version`. Raises NotReady and ModelNotFound."""
+        model = self.ready_catalog().get(name)
         note_model(model.manifest.name)
         return model
 

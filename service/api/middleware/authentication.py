@@ -10,6 +10,7 @@ this machine may add no headers, and its clients then look like programs on this
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ from service.api_keys import Key, KeyRing
 from service.settings import Settings, is_loopback
 
 _ADMIN_PATH = "/v1/admin"
+# Clients of AUTOMATIC1111's API know no other scheme. Only there, because browsers repeat such
+# credentials by themselves.
+_BASIC_PATH = "/sdapi"
 _CALLER = "ganymede.caller"
 _REALM = 'Bearer realm="ganymede"'
 _LOOPBACK_NAMES = ("localhost", "localhost.")
@@ -89,7 +93,7 @@ class Authentication:
             client = (scope.get("client") or ("",))[0]
             bucket = self._rate_limiter.bucket(_client_network(client), self._pixels_per_minute)
             return Caller(None, self._insecure_admin and _is_local(scope), bucket)
-        credentials = _credentials(request_headers(scope))
+        credentials = _credentials(request_headers(scope), scope["path"])
         key = self._keys.find(credentials) if credentials else None
         if key is not None:
             per_minute = key.pixels_per_minute or self._pixels_per_minute
@@ -159,11 +163,23 @@ def _assert_admin(caller: Caller) -> None:
     )
 
 
-def _credentials(headers: Mapping[str, str]) -> str | None:
+def _credentials(headers: Mapping[str, str], path: str) -> str | None:
+    """Return the key of a request; None without one."""
     scheme, _, credentials = headers.get("authorization", "").strip().partition(" ")
     if scheme.lower() == "bearer" and credentials.strip():
         return credentials.strip()
+    if scheme.lower() == "basic" and _is_below(path, _BASIC_PATH):
+        return _password(credentials.strip())
     return headers.get("x-api-key", "").strip() or None
+
+
+def _password(credentials: str) -> str | None:
+    """Return the password in the credentials of Basic authentication (RFC 7617), if it has one."""
+    try:
+        text = base64.b64decode(credentials, validate=True).decode("utf-8")
+    except ValueError:
+        return None
+    return text.partition(":")[2].strip() or None
 
 
 def _is_local(scope: Scope) -> bool:

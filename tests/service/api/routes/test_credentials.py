@@ -123,6 +123,15 @@ def test_an_image_from_an_image_is_a_composite(signing, files):
     credential(signing.post("/v1/translate", json=body).content, files)
 
 
+def test_upscaled_images_of_automatic1111s_api_are_signed(signing, files):
+    upload = signing.get("/v1/models/painted/images/7.png").content
+    body = {"image": base64.b64encode(upload).decode(), "upscaling_resize": 3, "c2pa": True}
+    response = signing.post("/sdapi/v1/extra-single-image", json=body)
+    found = credential(base64.b64decode(response.json()["image"]), files)
+    assert found.source_type == SourceType.COMPOSITE.uri
+    assert found.generation["task"] == "upscale"
+
+
 def test_reconstructions_are_signed(signing, files):
     upload = signing.get("/v1/models/movable/images/7.png").content
     form = {"model": "movable", "format": "png", "c2pa": "true"}
