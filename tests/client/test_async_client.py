@@ -46,6 +46,15 @@ def test_images_jobs_and_state(service, client, tmp_path):
     assert "images-00000.tar" in [path.name for path in paths]
 
 
+def test_events_of_a_job_arrive_until_its_end(service):
+    async def use(client):
+        job = await client.submit_job("gan-mnist", count=200, shard_size=100)
+        return [event async for event in client.job_events(job)]
+
+    events = run(service, use)
+    assert (events[-1].kind, events[-1].job.images) == ("end", 200)
+
+
 def test_errors_are_typed(service):
     async def use(client):
         with pytest.raises(InvalidRequest):

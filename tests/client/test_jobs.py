@@ -38,6 +38,34 @@ def test_job_reports_progress_until_it_is_done(client):
     assert job.id in {each.id for each in client.jobs()}
 
 
+def test_events_of_a_job_lead_to_its_end(client):
+    job = client.submit_job("cgan-fashion", count=200, shard_size=50)
+    events = list(client.job_events(job))
+    assert [event.kind for event in events].count("end") == 1
+    assert (events[-1].kind, events[-1].job.state) == ("end", "done")
+    images = [event.job.images for event in events]
+    assert images == sorted(images)
+    assert str(events[-1]).startswith("done: 200 of 200 images")
+    # A client that knows the end gets nothing; one that knows nothing gets the end.
+    assert list(client.job_events(job, events[-1].id)) == []
+    assert [event.kind for event in client.job_events(job.id)] == ["end"]
+    client.delete_job(job)
+    with pytest.raises(JobNotFound):
+        next(client.job_events(job))
+
+
+def test_events_continue_after_a_broken_connection(service, client):
+    job = client.submit_job("cgan-fashion", count=400, shard_size=50)
+    with (
+        cutting_proxy(service.url, cuts=[900, 0]) as proxy,
+        Client(proxy.url) as cut,
+    ):
+        events = list(cut.job_events(job))
+        assert len(proxy.requests) >= 3
+    assert (events[-1].kind, events[-1].job.images) == ("end", 400)
+    assert len({event.id for event in events}) == len(events)
+
+
 def test_pages_of_jobs_are_followed(client, done):
     client.wait_for_job(client.submit_job("gan-mnist", count=1))
     listed, page = [], client.list_jobs(limit=1)
