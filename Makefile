@@ -22,7 +22,7 @@ PEERS := fastapi litserve triton bentoml ray
 # Triton's wheel is linked against Debian's Python.
 SYSTEM_PYTHON ?= /usr/bin/python3
 
-.PHONY: help install serve test test-browser test-slow test-faults bench bench-peers bench-smoke gpu-check lint format docs docs-images zoo measure zoo-page bento lock clean
+.PHONY: help install serve test test-browser test-slow test-faults bench bench-peers bench-smoke gpu-check lint format docs docs-images zoo measure zoo-page bento protobuf lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -95,6 +95,9 @@ zoo-page: $(VENV)/.dev ## Write docs/zoo.md from the manifests and time the mode
 
 bento: $(VENV)/.base ## Build a Bento with the service and the models
 	$(BIN)/bentoml build
+
+protobuf: $(VENV)/.dev ## Compile the .proto files of the gRPC services
+	$(BIN)/python -m scripts.protobuf
 
 lock: ## Pin the newest versions that fit: constraints.txt, requirements.txt
 	$(PYTHON) scripts/lock.py

@@ -4,7 +4,7 @@
 constraints.txt      every package that a make target can install
 constraints-gpu.txt  the CUDA libraries, in a separate file because a PyTorch built for CUDA
                      requires other versions than ONNX Runtime
-requirements.txt     all dependencies of serving, for containers and Bentos
+requirements.txt     all dependencies of serving, gRPC included, for containers and Bentos
 """
 
 import json
@@ -61,7 +61,7 @@ def main() -> None:
     """Resolve all versions and write the three files."""
     everything = resolve(".[train,quality,hub,ray,dev]", "torch==2.13.0", "hatchling", "editables")
     everything = CPU_BUILD | {name: v for name, v in everything.items() if not is_cuda(name)}
-    serving = CPU_BUILD | {name: everything[name] for name in resolve(".")}
+    serving = CPU_BUILD | {name: everything[name] for name in resolve(".[grpc]")}
     cuda = {name: v for name, v in resolve(".[gpu]").items() if is_cuda(name)}
     write("constraints.txt", everything)
     write("constraints-gpu.txt", cuda)

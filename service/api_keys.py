@@ -23,7 +23,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -32,6 +32,7 @@ from service.runtime.files import replacing
 
 log = logging.getLogger("ganymede.keys")
 
+PriorityName = Literal["high", "normal", "low"]
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _KEY = re.compile(r"gnm_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
 _DURATION = re.compile(r"(\d{1,6})([mhdw])")
@@ -54,6 +55,8 @@ class Key(BaseModel):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     admin: bool = False
     pixels_per_minute: Annotated[int, Field(gt=0)] | None = None
+    # None: that of the service.
+    max_priority: PriorityName | None = None
     created: AwareDatetime
     expires: AwareDatetime | None = None
 
@@ -95,6 +98,7 @@ def add_key(
     *,
     admin: bool = False,
     pixels_per_minute: int | None = None,
+    max_priority: PriorityName | None = None,
     expires: datetime | None = None,
 ) -> str:
     """Create a key, add its entry to the file, and return it. It cannot be recovered later.
@@ -127,6 +131,7 @@ def add_key(
                 sha256=_sha256(secret),
                 admin=admin,
                 pixels_per_minute=pixels_per_minute,
+                max_priority=max_priority,
                 created=now,
                 expires=expires,
             )

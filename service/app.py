@@ -94,6 +94,6 @@ class Ganymede:
         return True
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
-    async def stop_tracing(self) -> None:
-        """Export the remaining spans."""
-        await worker().stop_tracing()
+    async def stop(self) -> None:
+        """Close the gRPC port, and export the remaining spans."""
+        await worker().stop()

@@ -23,7 +23,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from service.api_keys import parse_duration
+from service.api_keys import PriorityName, parse_duration
 from service.logs import LogFormat
 from service.origins import parse_origins
 from service.runtime.errors import UserError
@@ -111,6 +111,11 @@ class Settings(BaseSettings):
         default=30.0,
         description="Seconds after which a request gets 504 and its work is cancelled.",
     )
+    grpc_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        default=None,
+        description="The port of the Open Inference Protocol over gRPC, on the same address as "
+        "HTTP. Default: no gRPC.",
+    )
     processes: Annotated[int | Literal["auto"], BeforeValidator(_processes)] = Field(
         default="auto",
         description="Processes that serve requests, each with all models and its share of the "
@@ -181,6 +186,11 @@ class Settings(BaseSettings):
         description="Rate limit in generated pixels per minute, for each key without a limit of "
         "its own, or for each client address if no keys are required; requests beyond this limit "
         "get 429.",
+    )
+    max_priority: PriorityName = Field(
+        default="high",
+        description="The highest priority that requests may ask for, for each key without a "
+        "maximum of its own, or for everyone if no keys are required; more get 403.",
     )
     max_body_bytes: Annotated[int, Field(gt=0)] = Field(
         default=16 * 2**20, description="Bytes of a request body; more get 413."

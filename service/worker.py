@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import sys
 import threading
 import time
+from typing import TYPE_CHECKING, Any, cast
 
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from service import logs, tracing
 from service.announcement import log_ready
@@ -35,6 +39,9 @@ from service.runtime.onnx.machine import freeze_garbage_collection, share_cpus
 from service.runtime.scheduling.engine import Engine, EngineState
 from service.runtime.scheduling.pixel_bounds import PixelBound
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.api.grpc.server import GrpcServer
 
 log = logging.getLogger("ganymede.worker")
 
@@ -80,6 +87,7 @@ class ServiceWorker:
             engine.share_updates(SharedModelUpdates(table, engine))
         self._queue = create_queue(engine, settings, server=str(table.folder))
         self._webhooks = create_deliverer(self._queue, settings)
+        self._grpc: GrpcServer | None = None
         self.application = GracefulShutdown(
             engine,
             create_app(engine, settings, self._queue, shared),
@@ -100,7 +108,10 @@ class ServiceWorker:
         if self._webhooks is not None:
             self._webhooks.start()
         threading.Thread(target=self._load, name="ganymede-start", daemon=True).start()
-        self._reporting = asyncio.get_running_loop().create_task(self._report())
+        loop = asyncio.get_running_loop()
+        self._reporting = loop.create_task(self._report())
+        if (port := self._settings.grpc_port) is not None:
+            self._starting_grpc = loop.create_task(self._start_grpc(port))
 
     async def _report(self) -> None:
         """Keep the row of this process up to date."""
@@ -110,6 +121,34 @@ class ServiceWorker:
             row["beat"] = time.monotonic()
             self.application.close_next = self.listener.excess()
             await asyncio.sleep(_REPORT_S)
+
+    async def _start_grpc(self, port: int) -> None:
+        """Listen for gRPC once the models are loaded, on the address of HTTP.
+
+        A process that is still loading gets no connections, because others may be ready.
+        """
+        while not (self._is_ready() or self._engine.state is EngineState.FAILED):
+            await asyncio.sleep(_REPORT_S)
+        while (address := self.listener.address) is None:
+            await asyncio.sleep(_REPORT_S)
+        trusted = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1")  # As uvicorn reads it.
+        app = cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", self.application), trusted))
+        try:
+            from service.api.grpc.server import GrpcServer  # noqa: PLC0415 - its libraries are optional
+
+            server = GrpcServer(
+                app,
+                self._is_ready,
+                max_message_bytes=self._settings.max_body_bytes,
+                max_metadata_bytes=self._settings.max_header_bytes,
+            )
+            await server.start(address, port)
+        except Exception as error:
+            # A service without the port that it should have must not look healthy.
+            log.exception("gRPC cannot be served")
+            self.application.end(f"gRPC cannot be served: {error}")
+        else:
+            self._grpc = server
 
     def _load(self) -> None:
         self._engine.start()
@@ -174,8 +213,10 @@ class ServiceWorker:
     def _is_ready(self) -> bool:
         return self._engine.state is EngineState.READY and not self._decides
 
-    async def stop_tracing(self) -> None:
-        """Export the remaining spans. All accepted work has ended by now."""
+    async def stop(self) -> None:
+        """Close the gRPC port, and export the remaining spans: all accepted work has ended."""
+        if self._grpc is not None:
+            await self._grpc.stop()
         if (tracer := tracing.current()) is not None:
             await asyncio.to_thread(tracer.shutdown)
 

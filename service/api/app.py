@@ -37,7 +37,8 @@ from service.api.middleware.authentication import Authentication
 from service.api.middleware.errors import ERROR_HANDLERS
 from service.api.middleware.fast_path import FastPath, json_routes
 from service.api.middleware.limits import BodyLimits
-from service.api.protocols import automatic1111, kserve
+from service.api.protocols import automatic1111
+from service.api.protocols.kserve import http as kserve
 from service.api.protocols.openai import edits, generations, variations
 from service.api.rate_limits import RateLimiter
 from service.api.routes import (
@@ -96,6 +97,11 @@ def create_app(
     app.include_router(variations.router)
     app.include_router(kserve.router)
     app.include_router(automatic1111.router)
+    if settings.grpc_port is not None:
+        # Imported here: its libraries are optional.
+        from service.api.protocols.kserve import grpc as kserve_grpc  # noqa: PLC0415
+
+        app.include_router(kserve_grpc.router)
     app.include_router(jobs.router)
     app.include_router(job_events.router)
     app.include_router(admin.router)

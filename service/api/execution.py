@@ -21,6 +21,7 @@ from service.api import request_context
 from service.api.metrics import Cache, record_cache_lookups
 from service.api.middleware.authentication import get_caller
 from service.api.middleware.limits import deadline_seconds
+from service.api.middleware.priority import request_priority
 from service.api.problems import Problem, client_disconnected
 from service.api.rate_limits import PixelAccount
 from service.runtime.generation import Feeds, Finished, GraphRun, Plan, advance, start
@@ -28,7 +29,7 @@ from service.runtime.latent.style_cache import StyleCache
 from service.runtime.models.manifest import DISCRIMINATOR, MAPPING
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import Array
-from service.runtime.scheduling.batches import InferenceJob
+from service.runtime.scheduling.batches import InferenceJob, Priority
 from service.runtime.scheduling.engine import Engine
 from service.runtime.scheduling.errors import DeadlineExceeded, QueueFull
 
@@ -51,21 +52,25 @@ _running: set[asyncio.Future[Any]] = set()
 class request_execution:  # noqa: N801 - used like a function; its decorator would take 5 µs
     """Permit `request` to use the engine within the block.
 
-    The deadline is in `seconds`, or earlier if the request's X-Deadline-Ms is shorter. At the end
-    of the block, reserved pixels that were not charged are returned to the rate limit. Raises
-    NotReady, and Problem (400) for an invalid deadline.
+    The deadline is in `seconds`, or earlier if the request's X-Deadline-Ms is shorter. `priority`
+    replaces the request's X-Priority. At the end of the block, reserved pixels that were not
+    charged are returned to the rate limit. Raises NotReady, and Problem: 400 for an invalid
+    deadline or priority, 403 for a priority that the caller may not ask for.
     """
 
-    def __init__(self, engine: Engine, request: Request, seconds: float) -> None:
+    def __init__(
+        self, engine: Engine, request: Request, seconds: float, priority: Priority | None = None
+    ) -> None:
         self._engine = engine
         self._request = request
         self._seconds = deadline_seconds(request, seconds)
+        self._priority = request_priority(request, priority)
 
     async def __aenter__(self) -> RequestExecution:
         self._account = PixelAccount(get_caller(self._request).rate_limit)
         self._engine.acquire_permit()
         self._execution = RequestExecution(
-            self._engine, self._request, self._seconds, self._account
+            self._engine, self._request, self._seconds, self._account, self._priority
         )
         return self._execution
 
@@ -81,10 +86,16 @@ class RequestExecution:
     """The graph runs of one request, with their common deadline, client and rate limit."""
 
     def __init__(
-        self, engine: Engine, request: Request, seconds: float, account: PixelAccount
+        self,
+        engine: Engine,
+        request: Request,
+        seconds: float,
+        account: PixelAccount,
+        priority: Priority,
     ) -> None:
         self._engine = engine
         self._account = account
+        self._priority = priority
         self._request = request
         # Ends when the client disconnects; None until the watch starts.
         self._disconnected: asyncio.Future[None] | None = None
@@ -170,7 +181,9 @@ class RequestExecution:
         self._account.charge(pixels)
         job: InferenceJob | None = None
         try:
-            job = self._engine.submit(model, feeds, self._deadline, role, wake=False)
+            job = self._engine.submit(
+                model, feeds, self._deadline, role, priority=self._priority, wake=False
+            )
             _wake_soon(self._engine)
             outcome = await self._outcome(job, role, work, long=long)
         except (DeadlineExceeded, Problem, asyncio.CancelledError):

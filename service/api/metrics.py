@@ -19,7 +19,7 @@ from service import __version__
 from service.api.request_context import Rejection
 from service.offline.queue.webhook_deliverer import DeliveryOutcome
 from service.runtime.models.catalog import State
-from service.runtime.scheduling.batches import Batch, BatchGroup, Rows
+from service.runtime.scheduling.batches import Batch, BatchGroup, Priority, Rows
 from service.runtime.scheduling.engine import Engine, EngineState
 from service.runtime.scheduling.output_monitor import OutputMonitor
 from service.settings import Settings
@@ -67,6 +67,12 @@ QUEUE_SECONDS = Histogram(
     ["model"],
     buckets=_SECONDS,
 )
+PRIORITY_QUEUE_SECONDS = Histogram(
+    "ganymede_priority_queue_seconds",
+    "Seconds from the submission of a job to the start of its first batch, by priority.",
+    ["priority"],
+    buckets=_SECONDS,
+)
 BATCH_ROWS = Histogram(
     "ganymede_batch_rows",
     "Rows in one batch: images, or styles that are mixed later.",
@@ -112,6 +118,9 @@ WEBHOOKS = Counter(
 EVENT_STREAMS = Gauge(
     "ganymede_event_streams", "Open event streams of jobs.", multiprocess_mode="livesum"
 )
+_priority_queue_seconds = {
+    priority: PRIORITY_QUEUE_SECONDS.labels(priority.name.lower()) for priority in Priority
+}
 # Every reason and cache starts at 0, so that a rate includes the first event.
 for _reason in Rejection:
     REJECTIONS.labels(_reason.value)
@@ -181,9 +190,10 @@ class SchedulerMetrics:
         """Record the number of pixels in the queue."""
         QUEUE_PIXELS.set(pixels)
 
-    def waited(self, group: BatchGroup, seconds: float) -> None:
+    def waited(self, group: BatchGroup, seconds: float, priority: Priority) -> None:
         """Record how long a job waited for its first batch."""
         self._of(group).queue_seconds.observe(seconds)
+        _priority_queue_seconds[priority].observe(seconds)
 
     def ran(self, group: BatchGroup, rows: int, seconds: float) -> None:
         """Record a batch."""

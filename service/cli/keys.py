@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from service.api_keys import KeysError, add_key, parse_expiry, read_keys, revoke_key
+from service.api_keys import KeysError, PriorityName, add_key, parse_expiry, read_keys, revoke_key
 from service.cli.options import JsonOption
 from service.settings import load_settings
 
@@ -45,6 +45,14 @@ def add(
             metavar="N",
         ),
     ] = None,
+    max_priority: Annotated[
+        PriorityName | None,
+        typer.Option(
+            help="The highest priority that requests with this key may ask for. Default: the "
+            "maximum of the service.",
+            show_default=False,
+        ),
+    ] = None,
     expires: Annotated[
         str | None,
         typer.Option(
@@ -67,6 +75,7 @@ def add(
         name,
         admin=admin,
         pixels_per_minute=pixels_per_minute,
+        max_priority=max_priority,
         expires=parse_expiry(expires) if expires is not None else None,
     )
     typer.echo(key)
@@ -74,7 +83,7 @@ def add(
 
 @app.command("list")
 def list_keys(as_json: JsonOption = False, keys: KeysOption = None) -> None:
-    """List the keys: name, id, rate limit and expiry, but not the keys themselves.
+    """List the keys: name, id, rate limit, priority and expiry, but not the keys themselves.
 
     Example: ganymede keys list --keys keys.json
     """
@@ -87,7 +96,9 @@ def list_keys(as_json: JsonOption = False, keys: KeysOption = None) -> None:
         ]
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table("name", "id", "admin", "pixels per minute", "created", "expires", box=None)
+    table = Table(
+        "name", "id", "admin", "pixels per minute", "max priority", "created", "expires", box=None
+    )
     for key in listed:
         expires = key.expires.isoformat(" ", "minutes") if key.expires else ""
         table.add_row(
@@ -95,6 +106,7 @@ def list_keys(as_json: JsonOption = False, keys: KeysOption = None) -> None:
             key.id,
             "yes" if key.admin else "",
             f"{key.pixels_per_minute:,}" if key.pixels_per_minute else "",
+            key.max_priority or "",
             key.created.isoformat(" ", "minutes"),
             f"{expires} (expired)" if key.has_expired(now) else expires,
         )

@@ -1,7 +1,8 @@
-"""`ganymede serve`: serves the models over HTTP."""
+"""`ganymede serve`: serves the models over HTTP, and over gRPC if it has a port."""
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from pathlib import Path
 from typing import Annotated
@@ -69,6 +70,8 @@ def serve(
     _assert_can_sign(settings)
     address = resolve(host)
     assert_port_free(address, port)
+    if settings.grpc_port is not None:
+        _assert_grpc(settings.grpc_port, address, port)
     _assert_access_control(settings, host, address, first_key=first_key)
     _assert_webhooks(settings)
     logs.configure(settings.log_format)
@@ -89,6 +92,15 @@ def _assert_can_sign(settings: Settings) -> None:
         from service.runtime.credentials.signing import create_signer
 
         create_signer(certificate, key, required=required)
+
+
+def _assert_grpc(grpc_port: int, address: str, port: int) -> None:
+    """Raise UserError if gRPC cannot be served on its port."""
+    if importlib.util.find_spec("grpc") is None:
+        raise UserError("--grpc-port: gRPC is not installed; pip install 'ganymede[grpc]' adds it")
+    if grpc_port == port:
+        raise UserError(f"--grpc-port: {port} is the port of HTTP; expected another one")
+    assert_port_free(address, grpc_port)
 
 
 def _assert_access_control(settings: Settings, host: str, address: str, *, first_key: bool) -> None:

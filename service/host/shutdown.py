@@ -155,7 +155,8 @@ class GracefulShutdown:
         async def track_start(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self._unanswered.discard(task)
-                if self._stopping or self.close_next:
+                # HTTP/2, and so gRPC, has another way.
+                if (self._stopping or self.close_next) and scope.get("http_version") != "2":
                     # The socket will be closed before the client's next request.
                     self.close_next -= self.close_next > 0
                     message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]

@@ -82,6 +82,8 @@ class Listener:
         # Where a browser on this machine finds the server; None before `start`, and for a socket
         # that is not an Internet socket.
         self.url: str | None = None
+        # The IP address on which the server listens; None before `start`, as for `url`.
+        self.address: str | None = None
 
     def start(self, sockets: Sequence[socket.socket], server: uvicorn.Server) -> None:
         """Accept connections of `sockets`, and serve them with the protocol of `server`."""
@@ -90,6 +92,8 @@ class Listener:
         on_end = self._count_end
         urls = (url_of(each, "https" if config.is_ssl else "http") for each in sockets)
         self.url = next(filter(None, urls), None)
+        internet = (each for each in sockets if each.family in (socket.AF_INET, socket.AF_INET6))
+        self.address = next((each.getsockname()[0] for each in internet), None)
 
         class Protocol(cast("Any", config.http_protocol_class)):  # type: ignore[misc]
             def connection_made(self, transport: asyncio.Transport) -> None:

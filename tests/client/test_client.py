@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from ganymede_client import Client, Readiness
+from ganymede_client.wire.calls import Request
 from tests.support.servers import serving
 
 
@@ -57,3 +58,15 @@ def test_service_without_models_says_why_it_is_not_ready(tmp_path):
         assert "models" in readiness.reason
         assert "{" not in readiness.reason
         assert client.inference_ready() is False
+
+
+def test_priority_is_a_header_of_every_request(service):
+    with Client(service.url, priority="low") as client:
+        assert client.generate("gan-mnist", seed=1)
+        urgent = client.with_options(priority="high")
+        assert urgent.with_options(timeout=5).generate("gan-mnist", seed=1)
+        request = Request("GET", "/v1/models")
+        for each, priority in [(client, "low"), (urgent, "high")]:
+            assert each._connection.arguments(request)["headers"]["X-Priority"] == priority
+    with pytest.raises(ValueError, match="priority: expected one of high, normal, low"):
+        Client(priority="urgent")

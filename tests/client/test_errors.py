@@ -1,8 +1,6 @@
 """Error responses become typed errors."""
 
 import pickle
-import re
-from pathlib import Path
 
 import httpx
 import pytest
@@ -26,21 +24,13 @@ from ganymede_client import (
 from ganymede_client.errors import PROBLEM_CLASSES, problem_class, problem_from, retry_after
 from ganymede_client.routes import generate, models
 from ganymede_client.wire.calls import Call, Reply, Request
+from tests.support.problem_table import documented_problems
 from tests.support.servers import free_port, wait_until
-
-ROOT = Path(__file__).parents[2]
 
 
 def reply(status: int, content: bytes = b"", **headers: str) -> Reply:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return Reply("http://service", status, httpx.Headers(named), content)
-
-
-def documented_problems() -> list[tuple[str, int]]:
-    """The types of problems in docs/http.md, with their statuses."""
-    table = (ROOT / "docs" / "http.md").read_text().partition("## Errors")[2]
-    rows = [line.split("|") for line in table.splitlines() if re.match(r"\| \d", line)]
-    return [(kind, int(row[1])) for row in rows for kind in re.findall(r"`([a-z-]+)`", row[2])]
 
 
 def test_every_documented_problem_has_a_class_that_suits_its_status():

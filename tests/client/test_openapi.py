@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from ganymede_client import AsyncClient, Client, Job, Model
-from ganymede_client.connection import DEADLINE_HEADER
+from ganymede_client.connection import DEADLINE_HEADER, PRIORITY_HEADER
 from ganymede_client.wire.calls import DESCRIBED
 
 # Arguments that no single field of a request stands for.
@@ -68,7 +68,9 @@ def test_every_parameter_of_a_route_is_one_of_a_method_or_left_out_with_a_reason
         offered = set().union(
             *(described_parameters(each) | set(each.left_out) for each in methods)
         )
-        assert set(schemas_of(operation, document)) - {DEADLINE_HEADER} <= offered, route
+        assert (
+            set(schemas_of(operation, document)) - {DEADLINE_HEADER, PRIORITY_HEADER} <= offered
+        ), route
 
 
 def test_defaults_are_those_of_the_document(document):

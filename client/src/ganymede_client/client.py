@@ -69,6 +69,8 @@ class Client:
         key: an API key; default: ``$GANYMEDE_API_KEY``.
         timeout: seconds without any progress after which a request fails with RequestTimedOut.
         deadline: seconds after which the service stops working on a request; default: its own.
+        priority: the priority of requests when the service is busy: high, normal or low; default:
+            that of the service. A priority that the key may not ask for raises NotAllowed.
         retry_for: seconds from the first attempt within which a request is repeated, if the service
             is busy or not ready, or the connection fails; 0 to never repeat.
         http: an httpx client with further options, such as proxies or certificates. It is not
@@ -84,10 +86,11 @@ class Client:
         *,
         timeout: float = 120.0,
         deadline: float | None = None,
+        priority: str | None = None,
         retry_for: float = 60.0,
         http: httpx.Client | None = None,
     ) -> None:
-        self._connection = Connection.create(url, key, timeout, deadline, retry_for)
+        self._connection = Connection.create(url, key, timeout, deadline, retry_for, priority)
         self._http = http or httpx.Client()
         self._closes = http is None
 
@@ -164,10 +167,11 @@ class Client:
         timeout: float | None = None,
         deadline: float | None = None,
         retry_for: float | None = None,
+        priority: str | None = None,
     ) -> Client:
         """Return a client with other options that shares the connections of this one."""
         changed = copy.copy(self)
-        changed._connection = self._connection.changed(timeout, deadline, retry_for)
+        changed._connection = self._connection.changed(timeout, deadline, retry_for, priority)
         changed._closes = False
         return changed
 

@@ -17,6 +17,9 @@ from ganymede_client.wire.calls import Reply, Request
 URL_VARIABLE, KEY_VARIABLE = "GANYMEDE_URL", "GANYMEDE_API_KEY"
 # Every route accepts it; `deadline` of a client sets it.
 DEADLINE_HEADER = "X-Deadline-Ms"
+# Every route that generates accepts it; `priority` of a client sets it.
+PRIORITY_HEADER = "X-Priority"
+PRIORITIES = ("high", "normal", "low")
 DEFAULT_URL = "http://localhost:3000"
 _CONNECT_S = 10.0
 # The service sends comments between events, at least every 15 s.
@@ -32,6 +35,7 @@ class Connection:
         timeout: seconds without any progress after which a request has failed.
         deadline: seconds after which the service stops to work on a request; None for its own
             deadline.
+        priority: the priority of requests when the service is busy; None for its default.
     """
 
     url: str
@@ -39,6 +43,7 @@ class Connection:
     timeout: float
     deadline: float | None
     retries: RetryPolicy
+    priority: str | None = None
 
     @classmethod
     def create(
@@ -48,6 +53,7 @@ class Connection:
         timeout: float,
         deadline: float | None,
         retry_for: float,
+        priority: str | None = None,
     ) -> Connection:
         """Validate the arguments; the environment gives those that are None. Raises ValueError."""
         url = (url or os.environ.get(URL_VARIABLE) or DEFAULT_URL).strip().rstrip("/")
@@ -72,10 +78,17 @@ class Connection:
                 raise ValueError(f"{name}: expected more than 0 s, got {value}")
         if not retry_for >= 0:
             raise ValueError(f"retry_for: expected at least 0 s, got {retry_for}")
-        return cls(url, key, timeout, deadline, RetryPolicy(retry_for))
+        if priority is not None and priority not in PRIORITIES:
+            known = ", ".join(PRIORITIES)
+            raise ValueError(f"priority: expected one of {known}, got {priority!r}")
+        return cls(url, key, timeout, deadline, RetryPolicy(retry_for), priority)
 
     def changed(
-        self, timeout: float | None, deadline: float | None, retry_for: float | None
+        self,
+        timeout: float | None,
+        deadline: float | None,
+        retry_for: float | None,
+        priority: str | None,
     ) -> Connection:
         """Return a connection with other options; None keeps one. Raises ValueError."""
         return Connection.create(
@@ -84,6 +97,7 @@ class Connection:
             self.timeout if timeout is None else timeout,
             self.deadline if deadline is None else deadline,
             self.retries.total_s if retry_for is None else retry_for,
+            self.priority if priority is None else priority,
         )
 
     def arguments(self, request: Request) -> dict[str, Any]:
@@ -93,6 +107,8 @@ class Connection:
             headers["authorization"] = f"Bearer {self.key}"
         if self.deadline is not None:
             headers[DEADLINE_HEADER] = str(max(1, round(self.deadline * 1000)))
+        if self.priority is not None:
+            headers[PRIORITY_HEADER] = self.priority
         arguments: dict[str, Any] = {
             "method": request.method,
             "url": self.url + request.path,

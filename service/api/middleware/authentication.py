@@ -26,6 +26,7 @@ from service.api.middleware.request_headers import request_headers
 from service.api.problems import Problem
 from service.api.rate_limits import RateLimiter, TokenBucket
 from service.api_keys import Key, KeyRing
+from service.runtime.scheduling.batches import Priority
 from service.settings import Settings, is_loopback
 
 _ADMIN_PATH = "/v1/admin"
@@ -46,6 +47,7 @@ class Caller:
     admin: bool
     rate_limit: TokenBucket | None = None
     key: Key | None = None
+    max_priority: Priority = Priority.HIGH
 
 
 class Authentication:
@@ -61,6 +63,7 @@ class Authentication:
         self._keys = KeyRing(settings.keys) if settings.requires_keys and settings.keys else None
         self._open_paths = settings.open_paths
         self._pixels_per_minute = settings.pixels_per_minute
+        self._max_priority = Priority[settings.max_priority.upper()]
         self._rate_limiter = rate_limiter or RateLimiter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,15 +95,18 @@ class Authentication:
                 raise _no_access_control()
             client = (scope.get("client") or ("",))[0]
             bucket = self._rate_limiter.bucket(_client_network(client), self._pixels_per_minute)
-            return Caller(None, self._insecure_admin and _is_local(scope), bucket)
+            admin = self._insecure_admin and _is_local(scope)
+            return Caller(None, admin, bucket, max_priority=self._max_priority)
         credentials = _credentials(request_headers(scope), scope["path"])
         key = self._keys.find(credentials) if credentials else None
         if key is not None:
             per_minute = key.pixels_per_minute or self._pixels_per_minute
             bucket = self._rate_limiter.bucket(key.id, per_minute)
-            return Caller(key.name, key.admin, bucket, key)
+            own = key.max_priority
+            highest = Priority[own.upper()] if own else self._max_priority
+            return Caller(key.name, key.admin, bucket, key, highest)
         if self._is_open(scope["path"]):
-            return Caller(None, admin=False)
+            return Caller(None, admin=False, max_priority=self._max_priority)
         if credentials:
             raise Problem(
                 401,

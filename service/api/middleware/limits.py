@@ -14,6 +14,7 @@ from typing import Any
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.middleware import priority
 from service.api.middleware.early_responses import send_problem
 from service.api.middleware.errors import BodyRefused
 from service.api.middleware.json_bodies import (
@@ -32,6 +33,8 @@ from service.settings import Settings
 DEADLINE_HEADER = "X-Deadline-Ms"
 _DEADLINE = DEADLINE_HEADER.lower()
 
+# Routes below these paths run no graphs for their response.
+_WITHOUT_PRIORITY = ("/v1/jobs", "/v1/admin", "/v2/repository")
 # Routes below this path accept compressed bodies, with limits of their own.
 _COMPRESSED_PATHS = "/v2/"
 # Values in the JSON of these routes, which have no strings in lists.
@@ -230,7 +233,10 @@ def describe(document: MutableMapping[str, Any], settings: Settings) -> None:
             if settings.requires_keys and path in settings.open_paths:
                 operation["security"] = []
             if method == "post" or "{seed}" in path:
-                operation.setdefault("parameters", []).append(_DEADLINE_PARAMETER)
+                parameters = operation.setdefault("parameters", [])
+                parameters.append(_DEADLINE_PARAMETER)
+                if not path.startswith(_WITHOUT_PRIORITY):
+                    parameters.append(priority.PARAMETER)
 
 
 _DEADLINE_PARAMETER = {

@@ -4,7 +4,8 @@ All processes of a server accept, list and cancel jobs. One of them runs the job
 locked the folder first. If it dies, the kernel releases the lock, and another process takes over.
 
 The queue is a table (`JobTable`), and each job has an output folder. Batches of a job go through
-the service's scheduler, in the same batch groups as requests, so that neither starves the other.
+the service's scheduler, in the same batch groups as requests, at low priority: requests come first,
+and jobs always make progress (see `service.runtime.scheduling.waiting_jobs`).
 The ledger of a job holds its progress.
 
 Owners take turns: the next job is the oldest one of the owner who was served least recently, and a
@@ -39,7 +40,7 @@ from service.runtime.errors import UserError
 from service.runtime.generation import RunGraph
 from service.runtime.models.catalog import ModelNotFound
 from service.runtime.models.model import Model, ModelFailed
-from service.runtime.scheduling.batches import Rows
+from service.runtime.scheduling.batches import Priority, Rows
 from service.runtime.scheduling.engine import Engine, EngineState, NotReady
 from service.runtime.scheduling.errors import Draining, QueueFull
 
@@ -354,7 +355,7 @@ class JobQueue:
         def run(role: str, feeds: Rows) -> Rows:
             while not self._should_stop():
                 try:
-                    job = self._engine.submit(model, feeds, role=role)
+                    job = self._engine.submit(model, feeds, role=role, priority=Priority.LOW)
                 except QueueFull:
                     # Requests take precedence over jobs.
                     time.sleep(_RETRY_S)

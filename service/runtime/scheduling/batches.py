@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,16 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Rows = Mapping[str, Array]
+
+
+class Priority(IntEnum):
+    """How urgent a job is. The numbers are those of Triton's parameter `priority`: 1 is the most
+    urgent.
+    """
+
+    HIGH = 1
+    NORMAL = 2
+    LOW = 3
 
 
 class RowCountMismatch(Exception):
@@ -66,7 +77,13 @@ class InferenceJob:
     """
 
     def __init__(
-        self, group: BatchGroup, feeds: Rows, deadline: float = math.inf, *, held: bool = False
+        self,
+        group: BatchGroup,
+        feeds: Rows,
+        deadline: float = math.inf,
+        *,
+        priority: Priority = Priority.NORMAL,
+        held: bool = False,
     ) -> None:
         counts = {len(array) for array in feeds.values()}
         if len(counts) != 1 or 0 in counts:
@@ -76,6 +93,7 @@ class InferenceJob:
         self.rows: int = counts.pop()
         self.pixels = self.rows * group.pixels_per_row
         self.deadline = deadline
+        self.priority = priority
         self.future: Future[dict[str, Array]] = Future()
         self.times = Times()
         # Scheduler state, protected by its lock: rows assigned to workers so far, rows that a
@@ -164,12 +182,14 @@ class Batch:
         return outputs
 
 
+# Returns why a job may not run, or None if it may.
+Reason = Callable[[InferenceJob], BaseException | None]
+
+
 def take_rows(
-    jobs: deque[InferenceJob],
-    rows: int,
-    reason_not_to_run: Callable[[InferenceJob], BaseException | None],
+    jobs: deque[InferenceJob], rows: int, reason_not_to_run: Reason
 ) -> tuple[list[Part], list[tuple[InferenceJob, BaseException]]]:
-    """Take at most `rows` rows from the jobs of a group, first in, first out.
+    """Take at most `rows` rows from `jobs`, which are of one group, first in, first out.
 
     Returns the parts for one batch, and the jobs that may not run, with the reason. Both are
     removed from `jobs`, except a job with remaining rows. The caller holds the scheduler's lock.

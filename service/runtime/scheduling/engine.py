@@ -34,7 +34,7 @@ from service.runtime.onnx.sessions import (
     pick_provider,
 )
 from service.runtime.scheduling.batch_history import Speed
-from service.runtime.scheduling.batches import BatchGroup, InferenceJob, Rows
+from service.runtime.scheduling.batches import BatchGroup, InferenceJob, Priority, Rows
 from service.runtime.scheduling.encoders import INLINE_PIXELS, Encoders
 from service.runtime.scheduling.observer import Observer
 from service.runtime.scheduling.pixel_bounds import PixelBound
@@ -251,6 +251,7 @@ class Engine:
         deadline: float = math.inf,
         role: str = GENERATOR,
         *,
+        priority: Priority = Priority.NORMAL,
         wake: bool = True,
     ) -> InferenceJob:
         """Queue the rows of `feeds`; the job's future resolves to the result of `Model.run` for
@@ -276,7 +277,7 @@ class Engine:
             slots=math.ceil(self._slots / model.plan.workers),
             run_alone=partial(model.run, role, alone=True) if model.plan.alone else None,
         )
-        job = InferenceJob(group, feeds, deadline, held=True)
+        job = InferenceJob(group, feeds, deadline, priority=priority, held=True)
         self._scheduler.submit(job, wake=wake)
         return job
 

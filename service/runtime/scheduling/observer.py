@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from service.runtime.scheduling.batches import Batch, BatchGroup, Rows
+from service.runtime.scheduling.batches import Batch, BatchGroup, Priority, Rows
 
 
 class Observer(Protocol):
     """Receives events outside the lock. Its errors are logged and do not affect jobs."""
 
-    def waited(self, group: BatchGroup, seconds: float) -> None:
+    def waited(self, group: BatchGroup, seconds: float, priority: Priority) -> None:
         """The first rows of a job start to run, `seconds` after it was submitted."""
 
     def ran(self, group: BatchGroup, rows: int, seconds: float) -> None:

@@ -6,9 +6,14 @@ Invariants:
 - The pixels of all accepted jobs never exceed the limit, together with those of other processes
   that share it. They count from `submit` until the job has ended, no worker holds any of its rows,
   and it has been released.
-- Jobs of a group run first in, first out. Groups take turns, so that none starves.
+- Jobs of a group and a priority run first in, first out. Groups of a priority take turns, so that
+  none starves. Higher priorities lead most batches, and lower ones never fewer than a fixed share:
+  see `waiting_jobs`.
+- Jobs of low priority never hold more than half of the limit, unless only one of them is there. So
+  they leave room in the queue for others.
 - Running batches never occupy more slots than exist. If the next batch of the group whose turn it
-  is does not fit yet, the scheduler waits for slots instead of passing the group over.
+  is does not fit yet, the scheduler waits for slots instead of passing the group over. A job of a
+  higher priority that arrives meanwhile has its turn first.
 - No row starts to run after its deadline, or after its job was cancelled. This includes the rest of
   a batch that is run in halves.
 - Each job gets the outputs of its own rows. The number of output rows is checked.
@@ -27,8 +32,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future
 
 from service.runtime.scheduling.batch_history import SMALLER_BATCHES_S, BatchHistory, Speed
@@ -37,13 +41,14 @@ from service.runtime.scheduling.batches import (
     BatchGroup,
     InferenceJob,
     Part,
+    Priority,
     Rows,
     concatenated,
-    take_rows,
 )
 from service.runtime.scheduling.errors import DeadlineExceeded, Draining, JobTooLarge, QueueFull
 from service.runtime.scheduling.observer import Observer
 from service.runtime.scheduling.pixel_bounds import LocalPixelBound, PixelBound
+from service.runtime.scheduling.waiting_jobs import Turn, WaitingJobs
 
 log = logging.getLogger("ganymede.scheduler")
 
@@ -81,9 +86,10 @@ class Scheduler:
         self._batch_returned = batch_returned
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
-        # Groups with waiting jobs; the group whose turn it is comes first.
-        self._groups: dict[Hashable, deque[InferenceJob]] = {}
+        self._waiting = WaitingJobs()
         self._pixels = 0
+        # Those of jobs of low priority.
+        self._low_pixels = 0
         self._running = 0
         self._used_slots = 0.0
         # Current runs by thread: start time and label of the group.
@@ -121,13 +127,18 @@ class Scheduler:
             limit = self._bound.limit
             if job.pixels > limit:
                 raise JobTooLarge(f"{job.pixels:,} pixels, the limit is {limit:,}")
+            low = job.priority is Priority.LOW
+            excess = self._low_pixels + job.pixels - limit // 2 if low and self._low_pixels else 0
+            if excess > 0:
+                raise QueueFull(self._history.estimate_seconds(excess))
             if excess := self._bound.reserve(job.pixels):
                 # All processes that hold pixels work them off in the same time.
                 seconds = self._history.estimate_seconds(excess) / self._bound.holders()
                 raise QueueFull(seconds)
             self._pixels += job.pixels
+            self._low_pixels += job.pixels if low else 0
             job.times.submitted = self._clock()
-            self._groups.setdefault(job.group.key, deque()).append(job)
+            self._waiting.add(job)
             if wake:
                 self._work.notify()
         self._notify_queue_size()
@@ -135,7 +146,7 @@ class Scheduler:
     def wake(self) -> None:
         """Wake an idle worker, for the jobs that were submitted without waking one."""
         with self._lock:
-            if self._groups:
+            if self._waiting:
                 self._work.notify()
 
     def cancel(self, job: InferenceJob) -> None:
@@ -219,61 +230,62 @@ class Scheduler:
         Returns None if `may_run` is false for the group's speed. The group does not wait for
         further rows if `now` is None.
         """
-        while self._groups:
-            key, jobs = next(iter(self._groups.items()))
-            group = jobs[0].group
-            if not may_run(self._history.speed(key)):
+        while (turn := self._waiting.next()) is not None:
+            group = next(self._waiting.jobs(turn)).group
+            if not may_run(self._history.speed(turn.group)):
                 return None
             if self._used_slots + self._slots_of(group) > self.slots:
                 return None
-            if now is not None and self._linger_left(now):
+            if now is not None and self._linger_left(now, turn):
                 return None
             max_rows = self._history.max_rows(group, self._clock())
-            rows = self._rows_for_next_batch(jobs, max_rows)
-            parts, not_run = take_rows(jobs, rows, self._reason_not_to_run)
+            rows = self._rows_for_next_batch(group, self._waiting.jobs(turn), max_rows)
+            parts, not_run = self._waiting.take(turn, rows, self._reason_not_to_run)
             dead += not_run
-            # The next group's turn; this one moves to the end if it still has jobs.
-            del self._groups[key]
-            if jobs:
-                self._groups[key] = jobs
-            if self._groups:
+            if self._waiting:
                 # The notification for them may have reached this worker, or one that lets its group
                 # linger.
                 self._work.notify()
             if parts:
-                return Batch(group, parts, alone=not (self._running or self._groups))
+                return Batch(group, parts, alone=not (self._running or self._waiting))
         return None
 
-    def _linger_left(self, now: float) -> float | None:
+    def _linger_left(self, now: float, turn: Turn | None = None) -> float | None:
         """Return the seconds that the only waiting group still waits for more rows, or None if it
         should run now.
 
         Clients that wait for their responses send their next requests shortly after a batch ends,
         but not at the same instant. If the first of these requests ran immediately, it would run
         alone, which costs more per row. A group therefore waits until it has as many rows as its
-        last batch had, at most half of that batch's duration.
+        last batch had, at most half of that batch's duration. `turn` is the next turn, if known.
         """
-        if not self.linger_s or self._draining or len(self._groups) != 1:
+        if not self.linger_s or self._draining or self._waiting.groups != 1:
             return None
-        ((key, jobs),) = self._groups.items()
-        rows, seconds, *_ = self._history.speed(key)
-        waiting = sum(job.rows - job._assigned for job in jobs)
-        if waiting >= rows or jobs[0].times.submitted is None:
+        if turn is None and (turn := self._waiting.next()) is None:
             return None
-        until = jobs[0].times.submitted + min(self.linger_s, seconds / 2)
+        rows, seconds, *_ = self._history.speed(turn.group)
+        first = math.inf
+        for job in self._waiting.jobs(turn):
+            rows -= job.rows - job._assigned
+            if rows <= 0 or job.times.submitted is None:
+                return None
+            first = min(first, job.times.submitted)
+        until = first + min(self.linger_s, seconds / 2)
         return until - now if until > now else None
 
-    def _rows_for_next_batch(self, jobs: Sequence[InferenceJob], max_rows: int) -> int:
-        """Return how many rows of a group the next batch takes, at most `max_rows`.
+    def _rows_for_next_batch(
+        self, group: BatchGroup, jobs: Iterable[InferenceJob], max_rows: int
+    ) -> int:
+        """Return how many rows of a group's `jobs` the next batch takes, at most `max_rows`.
 
         If several batches could start now, the waiting rows are divided among them: one batch of
         all rows would take longer than two parallel batches of half of them. This does not hold for
         batches that take less time than waking another thread.
         """
-        slots = self._slots_of(jobs[0].group)
+        slots = self._slots_of(group)
         if self.slots == math.inf:
             return max_rows
-        batches = int((self.slots - self._used_slots) // slots) // len(self._groups)
+        batches = int((self.slots - self._used_slots) // slots) // self._waiting.groups
         if batches < 2:
             return max_rows
         waiting = 0
@@ -281,7 +293,7 @@ class Scheduler:
             waiting += job.rows - job._assigned
             if waiting >= batches * max_rows:
                 return max_rows
-        per_row = self._history.speed(jobs[0].group.key).shortest_per_row
+        per_row = self._history.speed(group.key).shortest_per_row
         if waiting <= max_rows and waiting * per_row < self.divide_s:
             return waiting
         return math.ceil(waiting / batches)
@@ -314,7 +326,7 @@ class Scheduler:
             with self._lock:
                 self._running -= 1
                 self._used_slots -= self._slots_of(batch.group)
-                if self._groups:
+                if self._waiting:
                     # The group whose turn it is may be waiting for these slots.
                     self._work.notify_all()
 
@@ -416,13 +428,9 @@ class Scheduler:
                 return
             job._ended = True
             job.times.ended = self._clock()
-            waiting = self._groups.get(job.group.key)
-            if waiting and job in waiting:
-                waiting.remove(job)
-                if not waiting:
-                    del self._groups[job.group.key]
-                    # A worker may be waiting for this group.
-                    self._work.notify_all()
+            if job in self._waiting and self._waiting.remove(job):
+                # A worker may be waiting for this group.
+                self._work.notify_all()
         if job.future.running():
             job.future.set_exception(error)
         else:
@@ -439,6 +447,7 @@ class Scheduler:
                 if job._ended and not (job._freed or job._in_flight or job._held):
                     job._freed = freed = True
                     self._pixels -= job.pixels
+                    self._low_pixels -= job.pixels if job.priority is Priority.LOW else 0
                     self._bound.free(job.pixels)
         if freed:
             self._notify_queue_size()
@@ -472,10 +481,10 @@ class Scheduler:
             if part.start == 0:
                 times.started = now
                 if times.submitted is not None:
-                    self._notify_wait(batch.group, now - times.submitted)
+                    self._notify_wait(part.job, now - times.submitted)
 
-    def _notify_wait(self, group: BatchGroup, seconds: float) -> None:
-        self.notify(lambda observer: observer.waited(group, seconds))
+    def _notify_wait(self, job: InferenceJob, seconds: float) -> None:
+        self.notify(lambda observer: observer.waited(job.group, seconds, job.priority))
 
 
 def _resolve(job: InferenceJob) -> None:

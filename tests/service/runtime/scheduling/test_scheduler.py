@@ -1,6 +1,7 @@
 import threading
 import time
 from concurrent.futures import CancelledError, wait
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -9,7 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from service.runtime.scheduling.batch_history import SMALLER_BATCHES_S
-from service.runtime.scheduling.batches import Batch, BatchGroup, InferenceJob, RowCountMismatch
+from service.runtime.scheduling.batches import (
+    Batch,
+    BatchGroup,
+    InferenceJob,
+    Priority,
+    RowCountMismatch,
+)
 from service.runtime.scheduling.errors import DeadlineExceeded, Draining, JobTooLarge, QueueFull
 from service.runtime.scheduling.pixel_bounds import LocalPixelBound
 from service.runtime.scheduling.scheduler import Scheduler
@@ -891,6 +898,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     LIMIT = 30
     SLOTS = 3
     GROUPS = 3
+    PRIORITIES = (Priority.NORMAL,)
+    # Batches of other levels between two of a level.
+    PASSED: ClassVar = {Priority.HIGH: 2, Priority.NORMAL: 5, Priority.LOW: 16}
 
     def __init__(self):
         super().__init__()
@@ -912,8 +922,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         # Rows in the order in which they were assigned, and the number of assigned rows per job.
         self.order: list[int] = []
         self.assigned_counts: dict[int, int] = {}
-        # Batches of other groups that were taken while a group was waiting.
-        self.waited = dict.fromkeys(range(self.GROUPS), 0)
+        # Batches that others led while jobs of a priority and a group were waiting.
+        queues = [(level, group) for level in self.PRIORITIES for group in range(self.GROUPS)]
+        self.waited = dict.fromkeys(queues, 0)
         self.draining = False
 
     def run_rows(self, feeds):
@@ -933,16 +944,26 @@ class SchedulerMachine(RuleBasedStateMachine):
         life=st.integers(1, 9),
         bad=st.booleans(),
         held=st.booleans(),
+        priority=st.sampled_from(Priority),
     )
-    def submit(self, group, rows, life, bad, held):
+    def submit(self, group, rows, life, bad, held, priority):
         number = len(self.jobs)
         values = np.array([100 * number + row for row in range(rows)])
-        new = InferenceJob(self.groups[group], {"x": values}, self.clock.now + life, held=held)
-        before = self.scheduler.pixels
+        new = InferenceJob(
+            self.groups[group],
+            {"x": values},
+            self.clock.now + life,
+            priority=priority if priority in self.PRIORITIES else Priority.NORMAL,
+            held=held,
+        )
+        before, low = self.scheduler.pixels, self.low_pixels()
         try:
             self.scheduler.submit(new)
         except (QueueFull, JobTooLarge):
-            assert before + new.pixels > self.LIMIT
+            exceeds_share = low and low + new.pixels > self.LIMIT // 2
+            assert before + new.pixels > self.LIMIT or (
+                new.priority is Priority.LOW and exceeds_share
+            )
             return
         if bad:
             self.poison.add(int(values[-1]))
@@ -969,9 +990,21 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.held.discard(number)
         self.scheduler.release(self.jobs[number])
 
-    def has_work(self, group: int) -> bool:
+    def counted(self) -> list[InferenceJob]:
+        """The jobs whose pixels count."""
+        with_a_worker = {part.job for batch in self.taken for part in batch.parts}
+        return [
+            each
+            for number, each in enumerate(self.jobs)
+            if not each.future.done() or number in self.held or each in with_a_worker
+        ]
+
+    def low_pixels(self) -> int:
+        return sum(each.pixels for each in self.counted() if each.priority is Priority.LOW)
+
+    def has_work(self, level: Priority, group: int) -> bool:
         return any(
-            each.group.key == group
+            (each.priority, each.group.key) == (level, group)
             and not each.future.done()
             and number not in self.cancelled_at
             and self.clock.now < each.deadline
@@ -981,7 +1014,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule()
     def take(self):
-        waiting = [group for group in range(self.GROUPS) if self.has_work(group)]
+        waiting = [queue for queue in self.waited if self.has_work(*queue)]
         batch = self.scheduler.take(timeout=0)
         if batch is None:
             # A group that fits into the free slots would have been returned.
@@ -993,9 +1026,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             rows = part.feeds("x").tolist()
             self.order += rows
             self.assigned_counts[rows[0] // 100] += len(rows)
-        for group in range(self.GROUPS):
-            passed_by = group in waiting and group != batch.group.key
-            self.waited[group] = self.waited[group] + 1 if passed_by else 0
+        leads = batch.parts[0].job.priority, batch.group.key
+        for queue in self.waited:
+            passed_by = queue in waiting and queue != leads
+            self.waited[queue] = self.waited[queue] + 1 if passed_by else 0
 
     @precondition(lambda self: self.taken)
     @rule(data=st.data())
@@ -1030,12 +1064,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @invariant()
     def a_place_is_free_when_the_work_has_ended_and_not_before(self):
-        with_a_worker = {part.job for batch in self.taken for part in batch.parts}
-        assert self.scheduler.pixels == sum(
-            each.pixels
-            for number, each in enumerate(self.jobs)
-            if not each.future.done() or number in self.held or each in with_a_worker
-        )
+        assert self.scheduler.pixels == sum(each.pixels for each in self.counted())
 
     @invariant()
     def the_slots_hold(self):
@@ -1043,7 +1072,11 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_group_starves(self):
-        assert all(count < self.GROUPS for count in self.waited.values())
+        for (level, _), count in self.waited.items():
+            # Of the batches that others lead, each group of the level leads one between two that
+            # other levels lead.
+            others = self.PASSED[level] if len(self.PRIORITIES) > 1 else 0
+            assert count < self.GROUPS * (others + 1)
 
     @invariant()
     def no_job_ends_twice(self):
@@ -1065,8 +1098,12 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @invariant()
     def first_in_is_first_out(self):
-        for key in range(self.GROUPS):
-            rows = [row for row in self.order if self.jobs[row // 100].group.key == key]
+        for queue in self.waited:
+            rows = [
+                row
+                for row in self.order
+                if (self.jobs[row // 100].priority, self.jobs[row // 100].group.key) == queue
+            ]
             assert rows == sorted(rows)
 
     @invariant()
@@ -1092,3 +1129,27 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 TestInvariants = SchedulerMachine.TestCase
 TestInvariants.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+
+
+class PriorityMachine(SchedulerMachine):
+    """Checks the same invariants for jobs of all priorities."""
+
+    LIMIT = 60
+    PRIORITIES = tuple(Priority)
+
+    @rule(priority=st.sampled_from(Priority), count=st.integers(1, 20))
+    def stay_busy(self, priority, count):
+        """Keep one level busy for several batches, as a client that sends again and again."""
+        for _ in range(count):
+            if not self.draining:
+                self.submit(0, 1, 9, bad=False, held=False, priority=priority)
+            self.take_and_run(1)
+
+    @invariant()
+    def low_priority_leaves_half_of_the_queue(self):
+        counted = [each for each in self.counted() if each.priority is Priority.LOW]
+        assert len(counted) == 1 or self.low_pixels() <= self.LIMIT // 2
+
+
+TestPriorities = PriorityMachine.TestCase
+TestPriorities.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)

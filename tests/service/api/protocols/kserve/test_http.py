@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from service.api.protocols.kserve_codec import MAX_JSON_BYTES, MAX_JSON_NUMBERS
+from service.api.protocols.kserve.http_codec import MAX_JSON_BYTES
+from service.api.protocols.kserve.inference import MAX_NUMBERS
 from service.runtime.latent import seeds as latents
 from tests.support.drawn_models import LAYERS, SIZE, W, Z
 from tests.support.servers import serving
@@ -291,6 +292,21 @@ def test_timeout_parameter_is_a_deadline(client):
     assert client.infer(PLAIN, inputs([1]), timeout=60_000_000, priority=1).as_numpy("pixels").any()
 
 
+@pytest.mark.parametrize("priority", [0, 1, 2, 3])
+def test_priority_does_not_change_pixels(client, priority):
+    pixels = client.infer(PLAIN, inputs([1]), priority=priority).as_numpy("pixels")
+    np.testing.assert_array_equal(pixels, client.infer(PLAIN, inputs([1])).as_numpy("pixels"))
+
+
+@pytest.mark.parametrize("priority", [4, -1, 1.0, True, "high"])
+def test_other_priorities_are_refused(raw, priority):
+    z = {"name": "z", "shape": [1, Z], "datatype": "FP32", "data": [0.0] * Z}
+    body = {"inputs": [z], "parameters": {"priority": priority}}
+    response = raw.post(f"/v2/models/{PLAIN}/infer", json=body)
+    assert response.status_code == 400
+    assert response.json()["error"].startswith("parameters.priority: expected 0 (the default)")
+
+
 @pytest.mark.slow
 def test_full_queue_is_429_with_retry_after(slow_repository):
     model, z = "dcgan-fashion", latents.draw(range(128), 100)
@@ -518,7 +534,7 @@ def test_rejects_a_million_empty_lists(raw):
 
 @pytest.mark.slow
 def test_large_outputs_need_binary_data(drawn_repository):
-    rows = MAX_JSON_NUMBERS // (SIZE * SIZE * 3) + 1
+    rows = MAX_NUMBERS // (SIZE * SIZE * 3) + 1
     with (
         serving(drawn_repository, env={"GANYMEDE_MAX_IMAGES": str(rows)}) as server,
         connect(server) as client,

@@ -1,15 +1,9 @@
-"""`/v2`: KServe's Open Inference Protocol, with the parts of Triton's API that its client uses.
-
-Every graph of a model has a name. The model's own name runs all graphs, from latents to pixels;
-``name:role`` runs a single graph. Model names cannot contain a colon.
-"""
+"""`/v2`: KServe's Open Inference Protocol, with the parts of Triton's API that its client uses."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -19,24 +13,23 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from service import __version__
-from service.api.execution import request_execution
 from service.api.middleware.json_bodies import process
 from service.api.problems import INVALID_REQUEST, Problem, client_disconnected, invalid
-from service.api.protocols import kserve_codec as codec
+from service.api.protocols.kserve import http_codec as codec
+from service.api.protocols.kserve.graphs import (
+    BACKEND,
+    EXTENSIONS,
+    PLATFORM,
+    find_graph,
+    run_graph,
+)
+from service.api.protocols.kserve.graphs import index as index_graphs
+from service.api.protocols.kserve.inference import body_too_large, datatype
 from service.api.routes import head_requests
 from service.api.state import state_of
-from service.runtime.generation import GraphRun
-from service.runtime.models.catalog import ModelNotFound, State
-from service.runtime.models.manifest import GENERATOR
-from service.runtime.models.model import Model
-from service.runtime.models.signatures import Signature, Tensor, signatures, with_defaults
-from service.runtime.scheduling.engine import Engine, EngineState, NotReady
-from service.runtime.scheduling.errors import JobTooLarge
+from service.runtime.models.signatures import Tensor
+from service.runtime.scheduling.engine import EngineState, NotReady
 
-# Names that Triton uses.
-_EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository"]
-_PLATFORM = "onnxruntime_onnx"
-_BACKEND = "onnxruntime"
 _CONFIG_TYPES = {"FP32": "TYPE_FP32", "INT64": "TYPE_INT64", "UINT8": "TYPE_UINT8"}
 # Bytes of the body of a repository index request.
 _MAX_INDEX_BODY = 4096
@@ -71,23 +64,10 @@ _INFER_BODY = {
 router = APIRouter(tags=["open inference protocol"], responses=_ERRORS)
 
 
-@dataclass(frozen=True)
-class _ServedGraph:
-    """One role of one version of a model."""
-
-    model: Model
-    role: str
-    signature: Signature
-
-    @property
-    def name(self) -> str:
-        return _graph_name(self.model.manifest.name, self.role)
-
-
 @head_requests.get(router, "/v2", summary="Server and extensions")
 async def server() -> dict[str, Any]:
     """Describe the server."""
-    return {"name": "ganymede", "version": __version__, "extensions": _EXTENSIONS}
+    return {"name": "ganymede", "version": __version__, "extensions": EXTENSIONS}
 
 
 @head_requests.get(router, "/v2/health/live", summary="Liveness")
@@ -113,8 +93,7 @@ async def index(request: Request) -> Response:
     ready_only = document.get("ready", False) if isinstance(document, dict) else None
     if not isinstance(ready_only, bool):
         raise invalid("ready", "expected an object in which ready is true or false")
-    graphs = _index(state_of(request).engine)
-    listed = [graph for graph in graphs if graph["state"] == "READY" or not ready_only]
+    listed = list(index_graphs(state_of(request).engine, ready_only=ready_only))
     return Response(json.dumps(listed), media_type="application/json")
 
 
@@ -140,11 +119,11 @@ async def statistics() -> None:
 )
 async def metadata(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
     """Describe a graph."""
-    graph = _find_graph(request, name, version)
+    graph = find_graph(request, name, version)
     return {
         "name": graph.name,
-        "versions": [version] if version else _versions(state_of(request).engine, graph.model),
-        "platform": _PLATFORM,
+        "versions": [version] if version else graph.versions(state_of(request).engine),
+        "platform": PLATFORM,
         "inputs": [_tensor_metadata(tensor) for tensor in graph.signature.inputs],
         "outputs": [_tensor_metadata(tensor) for tensor in graph.signature.outputs],
     }
@@ -156,7 +135,7 @@ async def metadata(request: Request, name: str, version: str | None = None) -> d
 )
 async def model_ready(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
     """Report that a model accepts work."""
-    return {"name": _find_graph(request, name, version).name, "ready": True}
+    return {"name": find_graph(request, name, version).name, "ready": True}
 
 
 @head_requests.get(router, "/v2/models/{name}/config", summary="Triton configuration of a graph")
@@ -167,11 +146,11 @@ async def model_ready(request: Request, name: str, version: str | None = None) -
 )
 async def config(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
     """Describe a graph in the form of Triton's model configuration."""
-    graph = _find_graph(request, name, version)
+    graph = find_graph(request, name, version)
     return {
         "name": graph.name,
-        "platform": _PLATFORM,
-        "backend": _BACKEND,
+        "platform": PLATFORM,
+        "backend": BACKEND,
         "max_batch_size": state_of(request).settings.max_images,
         "input": [_tensor_config(tensor) for tensor in graph.signature.inputs],
         "output": [_tensor_config(tensor) for tensor in graph.signature.outputs],
@@ -186,9 +165,8 @@ async def config(request: Request, name: str, version: str | None = None) -> dic
 )
 async def infer(request: Request, name: str, version: str | None = None) -> Response:
     """Run a graph on the tensors of the body."""
-    state = state_of(request)
-    max_rows = state.settings.max_images
-    graph = _find_graph(request, name, version)
+    max_rows = state_of(request).settings.max_images
+    graph = find_graph(request, name, version)
     max_bytes = codec.max_body_bytes(graph.signature, max_rows)
     body = await _read_body(request, max_bytes)
     if encoding := request.headers.get("content-encoding", "").strip().lower():
@@ -197,21 +175,13 @@ async def infer(request: Request, name: str, version: str | None = None) -> Resp
     inference = await process(
         len(body), lambda: codec.read_request(body, header_length, graph.signature, max_rows)
     )
-    deadline_s = state.settings.deadline_s
-    seconds = min(deadline_s, inference.timeout_s or deadline_s)
-    feeds = with_defaults(graph.model.manifest, graph.signature, inference.feeds)
-    async with request_execution(state.engine, request, seconds) as execution:
-        try:
-            return await execution.run(
-                graph.model,
-                GraphRun(graph.role, feeds),
-                lambda rows: codec.write_response(
-                    graph.name, graph.model.manifest.version, inference, graph.signature, rows
-                ),
-            )
-        except JobTooLarge as error:
-            message = f"the request is larger than the queue: {error}"
-            raise invalid("inputs", message) from error
+    version = graph.model.manifest.version
+    return await run_graph(
+        request,
+        graph,
+        inference,
+        lambda rows: codec.write_response(graph.name, version, inference, graph.signature, rows),
+    )
 
 
 async def _read_body(request: Request, max_bytes: int) -> bytes:
@@ -222,46 +192,10 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
         async for chunk in request.stream():
             chunks.append(chunk)
             if (size := size + len(chunk)) > max_bytes:
-                raise codec.body_too_large(max_bytes)
+                raise body_too_large(max_bytes)
     except ClientDisconnect as error:
         raise client_disconnected() from error
     return b"".join(chunks)
-
-
-def _find_graph(request: Request, name: str, version: str | None) -> _ServedGraph:
-    """Return the graph with this name and version. Raises NotReady and ModelNotFound."""
-    model_name, colon, role = name.partition(":")
-    reference = model_name if version is None else f"{model_name}@{version}"
-    model = state_of(request).find_any_model(reference)
-    by_role = signatures(model.manifest)
-    role = role if colon else GENERATOR
-    if role not in by_role:
-        known = ", ".join(_graph_name(model.manifest.name, each) for each in by_role)
-        raise ModelNotFound(f"no graph {name[:100]!r}; known graphs: {known}")
-    return _ServedGraph(model, role, by_role[role])
-
-
-def _graph_name(model: str, role: str) -> str:
-    return model if role == GENERATOR else f"{model}:{role}"
-
-
-def _index(engine: Engine) -> Iterator[dict[str, str]]:
-    if engine.catalog is None:
-        raise NotReady(engine.reason or engine.state)
-    for entry in engine.catalog.entries:
-        # The roles of a model are known once it is loaded; every model has a generator.
-        for role in signatures(entry.model.manifest) if entry.model else (GENERATOR,):
-            yield {
-                "name": _graph_name(entry.name, role),
-                "version": entry.version,
-                "state": "READY" if entry.state is State.READY else "UNAVAILABLE",
-                "reason": entry.reason or "",
-            }
-
-
-def _versions(engine: Engine, model: Model) -> list[str]:
-    versions = engine.catalog.versions(model.manifest.name) if engine.catalog else []
-    return [entry.version for entry in versions if entry.state is State.READY]
 
 
 def _tensor_metadata(tensor: Tensor) -> dict[str, Any]:
@@ -275,7 +209,7 @@ def _tensor_metadata(tensor: Tensor) -> dict[str, Any]:
             parameters[name] = value
     fields = {
         "name": tensor.name,
-        "datatype": codec.datatype(tensor),
+        "datatype": datatype(tensor),
         "shape": [-1, *tensor.row],
     }
     return fields | ({"parameters": parameters} if parameters else {})
@@ -285,7 +219,7 @@ def _tensor_config(tensor: Tensor) -> dict[str, Any]:
     # Triton's configuration omits the batch axis.
     fields = {
         "name": tensor.name,
-        "data_type": _CONFIG_TYPES[codec.datatype(tensor)],
+        "data_type": _CONFIG_TYPES[datatype(tensor)],
         "dims": list(tensor.row),
     }
     return fields | ({"optional": True} if tensor.optional else {})

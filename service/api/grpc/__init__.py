@@ -1,0 +1,1 @@
+"""gRPC: its calls are requests of the ASGI application, like those of HTTP."""

@@ -1,0 +1,1 @@
+"""KServe's Open Inference Protocol (V2), over HTTP and gRPC."""
