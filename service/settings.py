@@ -29,6 +29,7 @@ from service.origins import parse_origins
 from service.runtime.errors import UserError
 from service.runtime.files import cache_folder
 from service.runtime.onnx.machine import ProviderOption
+from service.url_prefixes import parse_prefixes
 from service.webhooks.targets import PermittedTargets
 
 PREFIX = "GANYMEDE_"
@@ -246,6 +247,21 @@ class Settings(BaseSettings):
         description="Bytes of results that each API key may hold, or with a unit (50GiB); further "
         "jobs get 429. Default: no limit.",
     )
+    jobs_outputs: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="URLs below which jobs may write their results, separated by commas: "
+        "s3://bucket/results. Credentials come from this service's environment. Default: none.",
+    )
+    jobs_inputs: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="URLs below which jobs may read images, separated by commas: s3://bucket/in or "
+        "https://host/folder. Default: none.",
+    )
+    max_job_upload: ByteSize = Field(
+        default=ByteSize(2**30),
+        description="Bytes of the images that a client uploads for a job, or with a unit (4GiB); "
+        "more get 413. 0 accepts no uploads.",
+    )
     max_jobs_per_key: Annotated[int, Field(gt=0)] = Field(
         default=20, description="Jobs of an API key that wait or run; more get 429."
     )
@@ -283,12 +299,24 @@ class Settings(BaseSettings):
     )
     log_requests: bool = Field(default=True, description="Log a line for every request.")
 
-    @field_validator("open_paths", "cors_origins", "webhook_hosts", mode="before")
+    @field_validator(
+        "open_paths",
+        "cors_origins",
+        "webhook_hosts",
+        "jobs_outputs",
+        "jobs_inputs",
+        mode="before",
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return [path for part in value.split(",") if (path := part.strip())]
         return value
+
+    @field_validator("jobs_outputs", "jobs_inputs")
+    @classmethod
+    def _parse_prefixes(cls, prefixes: tuple[str, ...]) -> tuple[str, ...]:
+        return parse_prefixes(prefixes)
 
     @field_validator("open_paths")
     @classmethod

@@ -47,6 +47,7 @@ from service.api.routes import (
     image_to_image,
     images,
     job_events,
+    job_uploads,
     jobs,
     metrics,
     models,
@@ -102,6 +103,7 @@ def create_app(
         from service.api.protocols.kserve import grpc as kserve_grpc  # noqa: PLC0415
 
         app.include_router(kserve_grpc.router)
+    app.include_router(job_uploads.router)
     app.include_router(jobs.router)
     app.include_router(job_events.router)
     app.include_router(admin.router)

@@ -14,8 +14,10 @@ from service.api.problems import Problem, invalid
 from service.api.rate_limits import Buckets
 from service.api.request_context import Rejection, note_model, note_rejection
 from service.offline.queue.job_watcher import JobWatcher
+from service.offline.queue.locations import LocationRules
 from service.offline.queue.runner import JobQueue, QueueLimits
 from service.offline.queue.webhook_deliverer import WebhookDeliverer
+from service.offline.untrusted.limits import InputLimits
 from service.runtime.credentials.signing import Signer, create_signer
 from service.runtime.latent.neighbors import SampleCache
 from service.runtime.models.catalog import Catalog
@@ -141,7 +143,13 @@ def create_queue(engine: Engine, settings: Settings, server: str | None = None) 
         bytes_per_owner=settings.jobs_quota,
         keep_s=settings.jobs_keep,
     )
-    return JobQueue(settings.jobs, engine, limits, server)
+    rules = LocationRules(
+        settings.jobs_outputs,
+        settings.jobs_inputs,
+        settings.max_upload_pixels,
+        InputLimits(files=min(InputLimits().files, settings.max_job_images)),
+    )
+    return JobQueue(settings.jobs, engine, limits, server, rules)
 
 
 def create_deliverer(queue: JobQueue, settings: Settings) -> WebhookDeliverer | None:

@@ -102,6 +102,8 @@ def write_summary(
         "failed": sorted(seed for record in records for seed in record.failed),
         "seconds": round(seconds, 3),
     }
+    if job.input is not None and (problems := ledger.problems(records)):
+        summary["problems"] = dict(sorted(problems.items()))
     step = max(1, job.count // _CONTACT_SHEET_IMAGES)
     numbers = range(0, job.count, step)[:_CONTACT_SHEET_IMAGES]
     if job.rank is None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from service.offline.halving import Stopped, run_in_halves
-from service.offline.inputs import UnreadableInput, open_inputs
+from service.offline.inputs import UnreadableInput
 from service.offline.job import JobItem, JobItems, SamplingJob
 from service.runtime.errors import first_line
 from service.runtime.generation import RunGraph, execute
@@ -33,10 +33,14 @@ _BATCH_PIXELS = 2**20
 
 @dataclass(frozen=True)
 class RenderedInput:
-    """The output for one input image; `pixels` is None if the input could not be processed."""
+    """The output for one input image.
+
+    `pixels` is None if the input could not be processed; `problem` is the reason.
+    """
 
     item: JobItem
     pixels: Pixels | None
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,9 @@ class ImageToImageRenderer:
 
     def __init__(self, model: Model, job: SamplingJob, items: JobItems, run: RunGraph) -> None:
         """Use `model`; `run` executes its graphs. Raises InputError."""
-        assert job.input is not None  # noqa: S101 - the caller creates it for inputs only
+        assert items.inputs is not None  # noqa: S101 - the caller creates it for inputs only
         self._model, self._job, self._items, self._run = model, job, items, run
-        self._inputs = open_inputs(job.input)
-        self._masks = None if job.mask is None else open_inputs(job.mask)
+        self._inputs = items.inputs
 
     def shard(self, numbers: Sequence[int], stopped: Callable[[], bool]) -> Iterator[RenderedInput]:
         """Yield images in order. Consecutive images of equal size share batches. Raises Stopped."""
@@ -84,16 +87,16 @@ class ImageToImageRenderer:
         try:
             prepared = prepare_image(
                 self._model,
-                self._inputs.read(item.number),
+                self._inputs.images.read(item.number),
                 self._mask(item),
                 direction=self._job.direction,
-                max_pixels=MAX_INPUT_PIXELS,
+                max_pixels=self._inputs.max_pixels or MAX_INPUT_PIXELS,
                 animated="first",
                 formats=None,
             )
         except (UnusableInput, ImageMismatch, UnreadableInput) as error:
             log.error("%s cannot be used: %s", item.input_file, error)
-            return RenderedInput(item, None)
+            return RenderedInput(item, None, str(error))
         parameters = prepared.parameters
         if self._job.resize is not None:
             parameters["resized"] = list(self._job.resize)
@@ -102,18 +105,24 @@ class ImageToImageRenderer:
     def _mask(self, item: JobItem) -> MaskInput | None:
         if self._job.boxes is not None:
             return MaskInput(boxes=self._job.boxes)
-        if self._masks is None:
+        if self._inputs.masks is None:
             return None
-        number = self._masks.number_of(item.input_file or "")
-        if number is None:
+        mask = self._inputs.read_mask(item.number)
+        if mask is None:
             raise ImageMismatch("it has no mask")
-        return MaskInput(file=self._masks.read(number))
+        return MaskInput(file=mask)
 
     def _render(self, batch: Sequence[_Prepared]) -> Iterator[RenderedInput]:
         """Run images of equal size, as one batch if memory allows."""
-        outputs = run_in_halves(batch, self._run_batch, _report)
+        problems: dict[int, str] = {}
+
+        def report(prepared: _Prepared, error: Exception) -> None:
+            problem = problems[prepared.item.number] = first_line(error)
+            log.error("%s cannot be processed: %s", prepared.item.input_file, problem)
+
+        outputs = run_in_halves(batch, self._run_batch, report)
         for prepared, pixels in zip(batch, outputs, strict=True):
-            yield RenderedInput(prepared.item, pixels)
+            yield RenderedInput(prepared.item, pixels, problems.get(prepared.item.number))
 
     def _run_batch(self, batch: Sequence[_Prepared]) -> list[Pixels]:
         translations = [prepared.translation for prepared in batch]
@@ -128,7 +137,3 @@ def images_per_batch(model: Model, translation: Translation) -> int:
         model.max_rows(translation.tile_pixels), _BATCH_PIXELS // max(1, translation.tile_pixels)
     )
     return max(1, rows // len(translation.tiling))
-
-
-def _report(prepared: _Prepared, error: Exception) -> None:
-    log.error("%s cannot be processed: %s", prepared.item.input_file, first_line(error))

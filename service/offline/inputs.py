@@ -29,8 +29,11 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from service.offline.stores import StoreError
-from service.runtime.errors import UserError
+from service.offline.untrusted.limits import InputLimits
+from service.offline.untrusted.redirects import storage_options
+from service.runtime.errors import UserError, first_line
 from service.runtime.files import open_regular
+from service.runtime.formatting import format_size
 from service.runtime.images.file_formats import readable_suffixes
 
 log = logging.getLogger("ganymede.offline")
@@ -76,23 +79,45 @@ class _Location:
 class Inputs:
     """The images in a folder or in archives, by number and by name."""
 
-    def __init__(self, url: str) -> None:
-        """List the images at `url`. Raises InputError."""
-        self.url = url
+    def __init__(
+        self, url: str, *, label: str | None = None, limits: InputLimits | None = None
+    ) -> None:
+        """List the images at `url`, which messages call `label`.
+
+        `limits` are those of inputs that a client of the service chooses: redirects are not
+        followed then. Raises InputError, and InputsRefused if a limit is exceeded.
+        """
+        self.url = label or url
+        self._limits = limits
         self._archives: dict[str, zipfile.ZipFile] = {}
         self._opening = threading.Lock()
+        # The name of the only file, an archive, as the first folder of all names.
+        self._archive_folder = ""
         try:
-            self._fs, root = fsspec.core.url_to_fs(url)
+            options = {} if limits is None else storage_options(url)
+            self._fs, root = fsspec.core.url_to_fs(url, **options)
             self._is_local = isinstance(self._fs, LocalFileSystem)
+            if not self._is_local:
+                # Listings are kept, and another process may have written since.
+                self._fs.invalidate_cache()
             locations = self._list(str(root).rstrip("/"))
+        except UserError:
+            raise
         except (OSError, ValueError, ImportError, *_ARCHIVE_ERRORS) as error:
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise InputError(f"{url} cannot be read: {reason}") from error
+            raise InputError(f"{self.url} cannot be read: {_reason(error)}") from error
+        except Exception as error:
+            if self._is_local:
+                raise
+            # Remote file systems have exception types of their own.
+            raise InputError(f"{self.url} cannot be read: {_reason(error)}") from error
         if not locations:
             raise InputError(
-                f"{url} contains no images: expected files with the suffix of an image format, or "
-                "tar files or ZIP archives of them"
+                f"{self.url} contains no images: expected files with the suffix of an image "
+                "format, or tar files or ZIP archives of them"
             )
+        if limits is not None:
+            limits.assert_count(len(locations))
+            locations = {name: _bounded(each, limits) for name, each in locations.items()}
         locations = dict(sorted(locations.items()))
         self.names = tuple(map(_as_text, locations))
         self._locations: list[_Location] = list(locations.values())
@@ -143,6 +168,10 @@ class Inputs:
         except _MEMBER_ERRORS as error:
             raise UnreadableInput(str(error)) from error
 
+    @property
+    def _is_web(self) -> bool:
+        return "http" in self._fs.protocol
+
     def _open(self, path: str) -> IO[bytes]:
         """Open a file. Raises OSError."""
         if self._is_local:
@@ -152,6 +181,25 @@ class Inputs:
     def number_of(self, name: str) -> int | None:
         """Return the number of the image with this name, ignoring the extension, or None."""
         return self._numbers.get(_match_key(name))
+
+    def number_matching(self, others: Inputs, number: int) -> int | None:
+        """Return the number of the image with the name of image `number` of `others`, or None.
+
+        If `others` or these images are one archive, its own name does not matter: the mask of
+        ``photos.zip/a.png`` is ``masks.zip/a.png``.
+        """
+        name = others.names[number]
+        found = self.number_of(name)
+        if found is not None:
+            return found
+        return self.number_of(self._archive_folder + name.removeprefix(others._archive_folder))
+
+    def close(self) -> None:
+        """Close the archives. They are opened again when they are read."""
+        with self._opening:
+            for archive in self._archives.values():
+                archive.close()
+            self._archives.clear()
 
     def stems(self) -> list[str]:
         """Return an output path without extension for each image.
@@ -173,6 +221,12 @@ class Inputs:
         return stems
 
     def _list(self, root: str) -> dict[str, _Location]:
+        if self._limits is not None and self._is_web:
+            if archive_kind(root) is None:
+                # The listing of a folder would be read from the links of a page.
+                raise InputError(f"{self.url}: expected a ZIP archive or tar file on a web server")
+            # Raises the error that the next line would take for a missing file.
+            self._fs.info(root)
         is_single_file = self._fs.isfile(root)
         locations: dict[str, _Location] = {}
         archives: dict[str, _Location] = {}
@@ -183,10 +237,10 @@ class Inputs:
                 continue
             if is_image_name(name) or location.problem is not None:
                 locations[name] = location
-            elif _archive_kind(name):
+            elif archive_kind(name):
                 archives[name] = location
         for name, location in archives.items():
-            kind = _archive_kind(name) or ""
+            kind = archive_kind(name) or ""
             list_members = self._list_zip if kind == ".zip" else self._list_tar
             try:
                 members = list_members(location.path)
@@ -199,6 +253,8 @@ class Inputs:
             folder = name[: -len(kind)]
             if any(f"{folder}/{member}" in locations for member in members):
                 folder = name  # There is a folder or another archive of the same name.
+            if is_single_file:
+                self._archive_folder = f"{folder}/"
             locations |= {f"{folder}/{member}": each for member, each in members.items()}
         return locations
 
@@ -209,18 +265,24 @@ class Inputs:
             return
         files: dict[str, dict[str, Any]] = self._fs.find(root, detail=True)
         for path, details in files.items():
-            yield _Location(path, size=int(details["size"]))
+            # Web servers do not list sizes.
+            yield _Location(path, size=details.get("size"))
 
     def _list_tar(self, path: str) -> dict[str, _Location]:
         with self._open(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            return {
-                member.name: _Location(path, member.offset_data, member.size)
-                for member in archive
-                if member.isfile() and is_image_name(member.name)
-            }
+            locations = {}
+            for i, member in enumerate(archive):
+                if self._limits is not None:
+                    self._limits.assert_count(i + 1)
+                if member.isfile() and is_image_name(member.name):
+                    locations[member.name] = _Location(path, member.offset_data, member.size)
+            return locations
+
+    def _opened_zip(self, file: IO[bytes]) -> zipfile.ZipFile:
+        return zipfile.ZipFile(file) if self._limits is None else self._limits.open_zip(file)
 
     def _list_zip(self, path: str) -> dict[str, _Location]:
-        with self._open(path) as file, zipfile.ZipFile(file) as archive:
+        with self._open(path) as file, self._opened_zip(file) as archive:
             # Some writers on Windows separate folders by a backslash.
             members = {info.filename.replace("\\", "/"): info for info in archive.infolist()}
         locations = {}
@@ -232,6 +294,20 @@ class Inputs:
                 problem = "it is larger than 2 GiB"
             locations[name] = _Location(path, 0, info.file_size, info.filename, problem)
         return locations
+
+
+def _bounded(location: _Location, limits: InputLimits) -> _Location:
+    """Return a location, with a problem if the file is too large."""
+    if location.size is None or location.size <= limits.file_bytes:
+        return location
+    return replace(location, problem=f"it is larger than {format_size(limits.file_bytes)}")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError) and error.strerror is None:
+        # fsspec names the file only.
+        return "it does not exist, or the service may not read it"
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 def _local_files(
@@ -248,7 +324,7 @@ def _local_files(
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        is_input = is_image_name(entry.name) or _archive_kind(entry.name) is not None
+        is_input = is_image_name(entry.name) or archive_kind(entry.name) is not None
         try:
             details = entry.stat()
             if not stat.S_ISDIR(details.st_mode):
@@ -291,12 +367,57 @@ def open_inputs(url: str) -> Inputs:
     return Inputs(url)
 
 
+@dataclass(frozen=True)
+class JobInputs:
+    """The input images of a job and their masks.
+
+    `max_pixels` is the size of an image that is decoded; None means the default.
+    """
+
+    images: Inputs
+    masks: Inputs | None = None
+    max_pixels: int | None = None
+
+    @classmethod
+    def open(cls, url: str, mask: str | None) -> JobInputs:
+        """Return the images at `url` and the masks at `mask`. Raises InputError."""
+        return cls(open_inputs(url), None if mask is None else open_inputs(mask))
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the names and sizes of the images, and one of those of the masks."""
+        parts = [self.images, self.masks]
+        return "-".join(each.fingerprint for each in parts if each is not None)
+
+    def without_mask(self) -> list[str]:
+        """Return the names of the images that have no mask."""
+        images, masks = self.images, self.masks
+        return [
+            name
+            for i, name in enumerate(images.names)
+            if masks is None or masks.number_matching(images, i) is None
+        ]
+
+    def read_mask(self, number: int) -> bytes | None:
+        """Return the mask of an image, or None. Raises as `Inputs.read`."""
+        if self.masks is None:
+            return None
+        found = self.masks.number_matching(self.images, number)
+        return None if found is None else self.masks.read(found)
+
+    def close(self) -> None:
+        """Close the archives."""
+        for each in (self.images, self.masks):
+            if each is not None:
+                each.close()
+
+
 def is_image_name(name: str) -> bool:
     """Whether a file has the suffix of a format that can be decoded."""
     return PurePosixPath(name).suffix.lower() in readable_suffixes()
 
 
-def _archive_kind(name: str) -> str | None:
+def archive_kind(name: str) -> str | None:
     """Return ".tar" or ".zip" if a file has this suffix."""
     return next((suffix for suffix in (".tar", ".zip") if name.lower().endswith(suffix)), None)
 
@@ -308,6 +429,12 @@ def _as_text(name: str) -> str:
 
 def _match_key(name: str) -> str:
     return str(PurePosixPath(name).with_suffix("")).casefold()
+
+
+def safe_file_name(name: str) -> str:
+    """Return the last part of a path that a client names, as the name of a file on this machine."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return _safe_name(path.stem) + re.sub(r"[^\w.]+", "", path.suffix)[:10]
 
 
 def _safe_name(part: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.offline.inputs import open_inputs
+from service.offline.inputs import JobInputs
 from service.runtime import latent_requests, requests
 from service.runtime.errors import UserError
 from service.runtime.files import shortened
@@ -164,21 +164,25 @@ class JobItems:
     returns the images of known seeds.
     """
 
-    def __init__(self, job: SamplingJob, manifest: Manifest) -> None:
+    def __init__(
+        self, job: SamplingJob, manifest: Manifest, inputs: JobInputs | None = None
+    ) -> None:
+        """Use `inputs`; default: those at the URLs of the job. Raises InputError."""
         self._job = job
         self._manifest = manifest
         self._folders = folder_names(manifest.classes)
         self._digits = len(str(job.first_seed + job.candidates - 1))
-        self._inputs = self._stems = None
+        self.inputs = inputs
+        self._stems: list[str] | None = None
         if job.input is not None:
-            self._inputs = open_inputs(job.input)
-            self._stems = self._inputs.stems()
+            self.inputs = inputs or JobInputs.open(job.input, job.mask)
+            self._stems = self.inputs.images.stems()
 
     def __call__(self, number: int) -> JobItem:
         """Return image `number`."""
-        if self._inputs is not None and self._stems is not None:
+        if self.inputs is not None and self._stems is not None:
             # The parameters are complete only after the input has been read.
-            name, stem = self._inputs.names[number], self._stems[number]
+            name, stem = self.inputs.images.names[number], self._stems[number]
             return JobItem(number, number, LatentSource(number), None, None, None, {}, stem, name)
         return self._item(number, self._source(self._job.first_seed + number, number))
 
@@ -267,14 +271,16 @@ def make_job(
     direction: str | None = None,
     rank: Selection | None = None,
     directions: Mapping[str, float] | None = None,
+    open_inputs: Callable[[str, str | None], JobInputs] = JobInputs.open,
 ) -> SamplingJob:
     """Validate the options of a job, and return the job.
 
     The job has `count` images with consecutive seeds, starting at `seed`, or one image for each
     seed of the range `seeds`, first to last inclusive. For an image-to-image model it has one image
-    for each input at the URL `input_`. `classes` is `balanced`, a list of classes to cycle through,
-    or weights to draw from. With `rank`, the images are selected from more candidates, with
-    consecutive seeds from `seed`, and have their seeds. `directions` moves every image.
+    for each input at the URL `input_`, which `open_inputs` opens, together with the masks.
+    `classes` is `balanced`, a list of classes to cycle through, or weights to draw from. With
+    `rank`, the images are selected from more candidates, with consecutive seeds from `seed`, and
+    have their seeds. `directions` moves every image.
 
     Raises InvalidRequest, and InputError for inputs that cannot be listed.
     """
@@ -292,7 +298,7 @@ def make_job(
         for name, value in source_options.items():
             if value is not None:
                 raise InvalidRequest(name, f"{manifest.name} is an image-to-image model")
-        inputs, available = _inputs(manifest, input_, mask, boxes, direction)
+        inputs, available = _inputs(manifest, input_, mask, boxes, direction, open_inputs)
         if count is not None and not 1 <= count <= available:
             raise InvalidRequest(
                 "count", f"expected 1 to {available:,}, the number of images in {input_}"
@@ -347,6 +353,7 @@ def _inputs(
     mask: str | None,
     boxes: Sequence[tuple[int, int, int, int]] | None,
     direction: str | None,
+    open_inputs: Callable[[str, str | None], JobInputs],
 ) -> tuple[dict[str, Any], int]:
     """Return the fields of a job that describe its inputs, and the number of inputs."""
     assert manifest.input is not None  # noqa: S101 - checked by the caller
@@ -361,26 +368,21 @@ def _inputs(
         raise InvalidRequest(
             "mask" if boxes is None else "boxes", f"{manifest.name} takes no mask and no boxes"
         )
-    inputs = open_inputs(url)
-    fingerprint = inputs.fingerprint
-    if mask is not None:
-        masks = open_inputs(mask)
-        fingerprint += f"-{masks.fingerprint}"
-        missing = [name for name in inputs.names if masks.number_of(name) is None]
-        if missing:
-            raise InvalidRequest(
-                "mask",
-                f"{mask} has no mask for {missing[0]}"
-                + (f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""),
-            )
+    inputs = open_inputs(url, mask)
+    if mask is not None and (missing := inputs.without_mask()):
+        raise InvalidRequest(
+            "mask",
+            f"{mask} has no mask for {missing[0]}"
+            + (f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""),
+        )
     fields = {
         "input": url,
-        "input_fingerprint": fingerprint,
+        "input_fingerprint": inputs.fingerprint,
         "mask": mask,
         "boxes": None if boxes is None else tuple(boxes),
         "direction": direction,
     }
-    return fields, len(inputs)
+    return fields, len(inputs.images)
 
 
 def _shard_size(count: int, candidates: int) -> int:

@@ -9,7 +9,7 @@ is the metadata of one image. When all shards are done, the lines become ``metad
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,6 +26,8 @@ CONTACT_SHEET_FILE = "contact-sheet.png"
 _UNFINISHED_JOB = f"{STATE_FOLDER}/{JOB_FILE}"
 _SHARDS = f"{STATE_FOLDER}/shards"
 _LOCK = f"{STATE_FOLDER}/lock"
+# In the first line of the file of a shard, besides its record.
+_PROBLEMS = "problems"
 
 
 class OutputConflict(JobError):
@@ -106,9 +108,18 @@ class Ledger:
         self._store.clear_temporary()
         self._store.write(_UNFINISHED_JOB, as_text(self._job).encode())
 
-    def record(self, record: ShardRecord, lines: list[dict[str, Any]]) -> None:
-        """Record a finished shard; `lines` holds the metadata of each image."""
-        entries = [json.dumps(each, separators=(",", ":")) for each in [asdict(record), *lines]]
+    def record(
+        self,
+        record: ShardRecord,
+        lines: list[dict[str, Any]],
+        problems: Mapping[str, str] | None = None,
+    ) -> None:
+        """Record a finished shard; `lines` holds the metadata of each image.
+
+        `problems` are the reasons why inputs have no output, by the name of the input.
+        """
+        first = asdict(record) | ({_PROBLEMS: dict(problems)} if problems else {})
+        entries = [json.dumps(each, separators=(",", ":")) for each in [first, *lines]]
         self._store.write(self._shard_file(record.shard), ("\n".join(entries) + "\n").encode())
 
     def records(self) -> dict[int, ShardRecord]:
@@ -126,6 +137,15 @@ class Ledger:
         """Yield the metadata lines of all images, one shard at a time."""
         for shard in range(self._job.shards):
             yield self._store.read(self._shard_file(shard)).partition(b"\n")[2]
+
+    def problems(self, records: Sequence[ShardRecord]) -> dict[str, str]:
+        """Return why inputs have no output, by their names, for the shards of `records`."""
+        found: dict[str, str] = {}
+        for record in records:
+            if record.failed:
+                line = self._store.read(self._shard_file(record.shard)).partition(b"\n")[0]
+                found |= json.loads(line).get(_PROBLEMS, {})
+        return found
 
     def seeds(self, numbers: Sequence[int]) -> dict[int, int]:
         """Return the seeds of images by their numbers, without those that failed."""
@@ -152,6 +172,7 @@ class Ledger:
         line = self._store.read(self._shard_file(shard)).partition(b"\n")[0]
         try:
             fields = json.loads(line)
+            fields.pop(_PROBLEMS, None)
             return ShardRecord(**{**fields, "failed": tuple(fields["failed"])})
         except (ValueError, TypeError, KeyError):
             return None  # An unreadable record does not count: the shard is built again.

@@ -12,6 +12,7 @@ from PIL import Image
 
 from service.offline.halving import Stopped, run_in_halves
 from service.offline.image_to_image import ImageToImageRenderer, RenderedInput
+from service.offline.inputs import JobInputs
 from service.offline.job import JobFailed, JobItem, JobItems, SamplingJob
 from service.runtime.errors import first_line
 from service.runtime.generation import (
@@ -34,25 +35,36 @@ log = logging.getLogger("ganymede.offline")
 
 @dataclass(frozen=True)
 class RenderedImage:
-    """One image; `file` is None if the model failed to generate it."""
+    """One image; `file` is None if the model failed to generate it.
+
+    `problem` is the reason why an input has no output.
+    """
 
     item: JobItem
     file: bytes | None
+    problem: str | None = None
 
 
 class ShardRenderer:
     """Generates the images of a job. Thread-safe."""
 
-    def __init__(self, model: Model, job: SamplingJob, run: RunGraph | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        job: SamplingJob,
+        run: RunGraph | None = None,
+        inputs: JobInputs | None = None,
+    ) -> None:
         """Use `model`; `run` runs its graphs instead of `Model.run`.
 
-        Raises JobFailed if the model's directions are not those of the job.
+        `inputs` are those of the job; default: those at its URLs. Raises InputError, and JobFailed
+        if the model's directions are not those of the job.
         """
         known = model.manifest.directions
         if job.directions_sha256 not in (None, known.sha256 if known else ""):
             raise JobFailed(f"the directions of {job.model} have changed since the job was started")
         self._run_graph = run or model.run
-        self.items = JobItems(job, model.manifest)
+        self.items = JobItems(job, model.manifest, inputs)
         self._model = model
         self._job = job
         # The same order as in the HTTP service, so that the files are identical.
@@ -68,7 +80,7 @@ class ShardRenderer:
         numbers = self._job.numbers(shard)
         if self._image_to_image is not None:
             for rendered in self._image_to_image.shard(numbers, stopped):
-                yield RenderedImage(rendered.item, self._encode_output(rendered))
+                yield self._finished(rendered)
             return
         items = self._items(numbers, stopped)
         for start in range(0, len(items), self._model.plan.max_rows):
@@ -81,7 +93,7 @@ class ShardRenderer:
         """
         if self._image_to_image is not None:
             rendered = self._image_to_image.shard(numbers, lambda: False)
-            return [RenderedImage(each.item, self._encode_output(each)) for each in rendered]
+            return [self._finished(each) for each in rendered]
         return list(self._render(self._items(numbers, lambda: False), lambda: False))
 
     def _items(self, numbers: Sequence[int], stopped: Callable[[], bool]) -> list[JobItem]:
@@ -164,13 +176,13 @@ class ShardRenderer:
             plan = mixing_plan(manifest, mixings)
         return list(execute(plan, self._run_graph, self._model.plan.max_rows))
 
-    def _encode_output(self, rendered: RenderedInput) -> bytes | None:
-        """Return the file of an image-to-image model's output."""
+    def _finished(self, rendered: RenderedInput) -> RenderedImage:
+        """Return the output of an image-to-image model as a file."""
         if (pixels := rendered.pixels) is None:
-            return None
+            return RenderedImage(rendered.item, None, rendered.problem)
         if self._job.resize is not None:
             pixels = resized(pixels, *self._job.resize)
-        return self._encode(rendered.item, pixels)
+        return RenderedImage(rendered.item, self._encode(rendered.item, pixels))
 
     def _encode(self, item: JobItem, pixels: Pixels) -> bytes:
         provenance = {**self._identity, **item.parameters}

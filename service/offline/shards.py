@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from service.offline.inputs import JobInputs
 from service.offline.job import SamplingJob
 from service.offline.ledger import Ledger, ShardRecord
 from service.offline.rendering import ShardRenderer
@@ -20,10 +21,18 @@ class ShardBuilder:
     """Builds the shards of a job, in any order. Thread-safe."""
 
     def __init__(
-        self, model: Model, job: SamplingJob, store: Store, run: RunGraph | None = None
+        self,
+        model: Model,
+        job: SamplingJob,
+        store: Store,
+        run: RunGraph | None = None,
+        inputs: JobInputs | None = None,
     ) -> None:
-        """Render images with `model`. `run` runs its graphs; default: `Model.run`."""
-        self.renderer = ShardRenderer(model, job, run)
+        """Render images with `model`. `run` runs its graphs; default: `Model.run`.
+
+        `inputs` are those of the job; default: those at its URLs.
+        """
+        self.renderer = ShardRenderer(model, job, run, inputs)
         self._classes = model.manifest.classes
         self._job = job
         self._store = store
@@ -37,12 +46,15 @@ class ShardBuilder:
     ) -> ShardRecord:
         """Build a shard. Raises StoreError, or Stopped; the shard is then not recorded."""
         lines, failed, size = [], [], 0
+        problems: dict[str, str] = {}
         container = shard_name(self._job, shard)
         with open_shard_writer(self._job, self._classes, self._store, shard) as writer:
             for image in self.renderer.shard(shard, should_stop):
                 item = image.item
                 if image.file is None:
                     failed.append(item.seed)
+                    if item.input_file is not None and image.problem is not None:
+                        problems[item.input_file] = image.problem
                     on_progress(0, 0, 1)
                     continue
                 path = writer.add(item, image.file)
@@ -57,5 +69,5 @@ class ShardBuilder:
                 size += len(image.file)
                 on_progress(1, len(image.file), 0)
         record = ShardRecord(shard, len(lines), size, tuple(failed))
-        self._ledger.record(record, lines)
+        self._ledger.record(record, lines, problems)
         return record

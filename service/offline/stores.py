@@ -48,6 +48,9 @@ class Store:
         self._fs: Any = system
         self._root = str(root).rstrip("/")
         self.local = Path(self._root) if isinstance(system, LocalFileSystem) else None
+        if self.local is None:
+            # Listings are kept, and another process may have written since.
+            system.invalidate_cache()
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:
         return Store, (self.url if self.local is None else str(self.local),)
@@ -80,7 +83,7 @@ class Store:
     def write(self, name: str, content: bytes) -> None:
         """Write a file, replacing an existing one."""
         if self.local is None:
-            with self._store_errors(name):
+            with self._store_errors(name), self._missing_bucket(name):
                 self._fs.pipe_file(self._path(name), content)
             return
         with self.new(name) as path:
@@ -94,6 +97,7 @@ class Store:
             with (
                 tempfile.TemporaryDirectory(prefix="ganymede-") as folder,
                 self._store_errors(name),
+                self._missing_bucket(name),
             ):
                 yield Path(folder) / unique
                 self._fs.put_file(str(Path(folder) / unique), self._path(name))
@@ -145,6 +149,13 @@ class Store:
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
+
+    @contextmanager
+    def _missing_bucket(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise StoreError(f"{self.url}: {name}: the bucket does not exist") from error
 
     @contextmanager
     def _store_errors(self, name: str) -> Iterator[None]:

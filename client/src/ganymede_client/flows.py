@@ -213,9 +213,12 @@ def download_job(
         folder: created if it does not exist. It must not contain files of another job.
         progress: called with a `Download` each second and after each file; ``print`` prints lines.
 
-    Raises FileExistsError before anything is written, if a file is not one of this job.
+    Raises FileExistsError before anything is written, if a file is not one of this job; and
+    ValueError for a job whose results are at a URL.
     """
     current = yield from perform(routes.job(job))
+    if current.output is not None:
+        raise ValueError(f"the files of job {current.id} are in {current.output}; read them there")
     target = Path(folder)
     _assert_free(target, current)
     target.mkdir(parents=True, exist_ok=True)

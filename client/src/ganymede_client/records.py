@@ -119,7 +119,9 @@ class Job:
         attempts: how often it was started without finishing a part of it since.
         expires: when the job and its files will be deleted.
         webhook: the notification about its end, if one was requested.
-        files: the complete files; empty in lists of jobs.
+        input: where the input images are, or ``upload:`` and the name of the uploaded file.
+        output: the URL of the folder with the results; None if the service keeps them.
+        files: the complete files; empty in lists of jobs, and for a job with an `output`.
     """
 
     id: str
@@ -138,6 +140,8 @@ class Job:
     attempts: int = 0
     expires: float | None = None
     webhook: JobWebhook | None = None
+    input: str | None = None
+    output: str | None = None
     files: list[JobFile] = field(default_factory=list)
 
     @property

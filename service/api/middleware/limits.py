@@ -8,7 +8,7 @@ parsers fail on deep nesting, at different depths and with different errors.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from fastapi import Request
@@ -37,6 +37,10 @@ _DEADLINE = DEADLINE_HEADER.lower()
 _WITHOUT_PRIORITY = ("/v1/jobs", "/v1/admin", "/v2/repository")
 # Routes below this path accept compressed bodies, with limits of their own.
 _COMPRESSED_PATHS = "/v2/"
+# The route that takes the images of a job as a form, and the bytes that must arrive in the time
+# limit.
+_JOBS_PATH = "/v1/jobs"
+_UPLOAD_PACE = 2**20
 # Values in the JSON of these routes, which have no strings in lists.
 _MAX_TENSOR_VALUES = 2**21
 
@@ -47,6 +51,8 @@ class BodyLimits:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._max_bytes = settings.max_body_bytes
+        # The other parts of a form with the images of a job have the limit of other bodies.
+        self._max_upload_bytes = self._max_bytes + settings.max_job_upload
         self._json_limits = JsonLimits(settings.max_json_depth)
         # Bounded by its size, which is smaller.
         self._tensor_limits = JsonLimits(settings.max_json_depth, values=_MAX_TENSOR_VALUES)
@@ -59,15 +65,18 @@ class BodyLimits:
             return
         headers = request_headers(scope)
         length = headers.get("content-length", "")
+        uploads = _is_job_upload(scope, headers)
+        max_bytes = self._max_upload_bytes if uploads else self._max_bytes
         # Python refuses to parse thousands of digits, so count them first.
-        if length.isdecimal() and (len(length) > 15 or int(length) > self._max_bytes):
-            await send_problem(_too_large(self._max_bytes), scope, receive, send)
+        if length.isdecimal() and (len(length) > 15 or int(length) > max_bytes):
+            await send_problem(_too_large(max_bytes), scope, receive, send)
             return
         encoding = headers.get("content-encoding", "").strip().lower()
         if encoding not in ("", "identity") and not scope["path"].startswith(_COMPRESSED_PATHS):
             await send_problem(_unsupported_encoding(encoding), scope, receive, send)
             return
-        body = _LimitedBody(receive, self._max_bytes, self._timeout_s)
+        pace = _UPLOAD_PACE if uploads else None
+        body = _LimitedBody(receive, max_bytes, self._timeout_s, pace)
         started = False
 
         async def send_unless_refused(message: Message) -> None:
@@ -89,10 +98,24 @@ class BodyLimits:
             await send_problem(body.problem, scope, receive, send)
 
 
-class _LimitedBody:
-    """The body of one request, as it arrives. `problem` is the reason if it is refused."""
+def _is_job_upload(scope: Scope, headers: Mapping[str, str]) -> bool:
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return (
+        scope["path"] == _JOBS_PATH
+        and scope["method"] == "POST"
+        and media_type == "multipart/form-data"
+    )
 
-    def __init__(self, receive: Receive, max_bytes: int, timeout_s: float) -> None:
+
+class _LimitedBody:
+    """The body of one request, as it arrives. `problem` is the reason if it is refused.
+
+    With `pace`, so many bytes must arrive in the time limit, instead of the whole body.
+    """
+
+    def __init__(
+        self, receive: Receive, max_bytes: int, timeout_s: float, pace: int | None = None
+    ) -> None:
         self.problem: Problem | None = None
         self._receive = receive
         self._max_bytes = max_bytes
@@ -100,7 +123,8 @@ class _LimitedBody:
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.time() + timeout_s
         self._timed_out = False
-        self._size = 0
+        self._pace = pace
+        self._size = self._size_at_renewal = 0
         self._complete = False
         # A message that `read_json` has received and `receive` returns next.
         self._pending: Message | None = None
@@ -124,12 +148,13 @@ class _LimitedBody:
         except asyncio.CancelledError:
             if not self._timed_out or task.uncancel() > cancelled_before:
                 raise
+            least = "the whole body" if self._pace is None else f"{self._pace:,} bytes of the body"
             self._refuse(
                 Problem(
                     408,
                     "body-too-slow",
                     "The body arrived too slowly",
-                    f"the whole body must arrive within {self._timeout_s:g} s",
+                    f"{least} must arrive within {self._timeout_s:g} s",
                 )
             )
         finally:
@@ -139,6 +164,9 @@ class _LimitedBody:
             if self._size > self._max_bytes:
                 self._refuse(_too_large(self._max_bytes))
             self._complete = not message.get("more_body", False)
+            if self._pace and self._size - self._size_at_renewal >= self._pace:
+                self._size_at_renewal = self._size
+                self._deadline = self._loop.time() + self._timeout_s
         return message
 
     async def read_json(self, limits: JsonLimits) -> None:
@@ -218,6 +246,8 @@ def describe(document: MutableMapping[str, Any], settings: Settings) -> None:
         "deadline": f"{settings.deadline_s:g} s, or less with `{DEADLINE_HEADER}` (milliseconds)",
         "reading a response": f"1 MiB per {settings.write_timeout_s:g} s",
         "images per job": f"{settings.max_job_images:,}",
+        "images uploaded for a job": f"{settings.max_job_upload:,} bytes, each MiB within "
+        f"{settings.body_timeout_s:g} s",
         "queue": f"{settings.queue_pixels:,} pixels, for all clients",
         "rate": rate,
     }

@@ -6,13 +6,17 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
+import anyio
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from service.api.middleware.authentication import Caller, get_caller
+from service.api.middleware.limits import deadline_seconds
 from service.api.problems import Problem, invalid
 from service.api.responses import PROBLEMS
 from service.api.routes import head_requests
@@ -22,12 +26,17 @@ from service.api.schemas.problems import ProblemDocument
 from service.api.state import state_of
 from service.offline import options
 from service.offline.job import Layout, SamplingJob, make_job
+from service.offline.ledger import OutputConflict
+from service.offline.queue.locations import LocationRefused
 from service.offline.queue.runner import JobQueue, TooManyJobs
 from service.offline.queue.table import JobNotFound, JobState, Owner, QueuedJob
+from service.offline.queue.uploads import SCHEME, Upload
 from service.offline.queue.webhook_table import JobWebhook
+from service.offline.stores import StoreError
 from service.offline.writers import assert_layout_supported
 from service.runtime.images.encoding import ImageFormat
 from service.settings import Settings
+from service.url_prefixes import URLNotAllowed
 from service.webhooks.targets import PermittedTargets, WebhookNotPermitted, WebhookRefused
 
 # Pixels of a shard: other keys have to wait for its end.
@@ -41,9 +50,37 @@ router = APIRouter(
     },
 )
 _ADD_RESPONSES: dict[int | str, dict[str, Any]] = {
-    403: {"model": ProblemDocument, "description": "The webhook is not permitted"},
-    **{status: PROBLEMS[status] for status in (404, 422, 429)},
+    **{status: PROBLEMS[status] for status in (404, 422, 429, 504)},
+    403: {
+        "model": ProblemDocument,
+        "description": "A URL is not allowed or permitted",
+    },
+    409: {"model": ProblemDocument, "description": "The output belongs to another job"},
 }
+_BINARY = {"type": "string", "format": "binary"}
+_FORM = {
+    "type": "object",
+    "required": ["job", "input"],
+    "properties": {
+        "job": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "description": "The fields of the JSON body, without input and mask.",
+        },
+        "input": {**_BINARY, "description": "A ZIP archive or tar file of images."},
+        "mask": {**_BINARY, "description": "A ZIP archive or tar file of masks."},
+    },
+}
+# Threads that wait for stores, which may not respond.
+_store_threads = anyio.CapacityLimiter(8)
+
+
+@dataclass(frozen=True)
+class _CheckedJob:
+    """A valid job, and the pixels that it makes."""
+
+    job: SamplingJob
+    pixels: int
 
 
 @router.post(
@@ -52,10 +89,36 @@ _ADD_RESPONSES: dict[int | str, dict[str, Any]] = {
     summary="Start a job",
     response_model=JobAnswer,
     responses=_ADD_RESPONSES,
+    openapi_extra={"requestBody": {"content": {"multipart/form-data": {"schema": _FORM}}}},
 )
 async def add_job(body: JobRequest, request: Request) -> Response:
-    """Validate a job and add it to the queue."""
-    answer = await run_in_threadpool(_add, body, request)
+    """Validate a job and add it to the queue.
+
+    The images for an image-to-image model are at the URL `input`, or uploaded in a form.
+    """
+    return await submit(body, request)
+
+
+async def submit(body: JobRequest, request: Request, upload: Upload | None = None) -> Response:
+    """Validate a job, with its uploaded files, add it to the queue and respond. Raises Problem."""
+    seconds = deadline_seconds(request, state_of(request).settings.deadline_s)
+    try:
+        with anyio.fail_after(seconds):
+            # Stores of other hosts may not respond. Nothing is added before they have.
+            is_remote = bool(body.output or body.input)
+            checked = await anyio.to_thread.run_sync(
+                partial(_check, body, request, upload),
+                abandon_on_cancel=is_remote,
+                limiter=_store_threads if is_remote else None,
+            )
+    except TimeoutError as error:
+        raise Problem(
+            504,
+            "deadline-exceeded",
+            "The deadline has passed",
+            f"the input or the output did not respond within {seconds:g} s",
+        ) from error
+    answer = await run_in_threadpool(_add, checked, body, request, upload)
     return Response(
         answer.model_dump_json(exclude_none=True),
         202,
@@ -66,45 +129,88 @@ async def add_job(body: JobRequest, request: Request) -> Response:
 
 # Neither this function nor the following handlers are coroutines, because SQLite and files block:
 # they run in threads.
-def _add(body: JobRequest, request: Request) -> JobAnswer:
+def _check(body: JobRequest, request: Request, upload: Upload | None) -> _CheckedJob:
+    """Validate a job, its inputs and its output. Raises Problem and InvalidRequest."""
     state = state_of(request)
-    webhook = None if body.webhook is None else body.webhook.url
-    if webhook is not None:
-        _assert_webhook_permitted(webhook, state.settings)
-    model = state.find_model(body.model)
+    if body.webhook is not None:
+        _assert_webhook_permitted(body.webhook.url, state.settings)
+    model = state.find_any_model(body.model)
+    locations = accepting_queue(request).locations
     layout, image = Layout(body.format), ImageFormat(body.image)
+    if layout is Layout.FOLDER and body.output is None:
+        raise invalid("format", "folder is only possible with output")
     assert_layout_supported(layout)
-    job = make_job(
-        model.manifest,
-        count=body.count,
-        seeds=None if body.seeds is None else options.parse_seed_range(body.seeds),
-        seed=body.seed,
-        classes=body.classes,
-        truncation=body.truncation,
-        mix=None if body.mix is None else options.parse_layers(body.mix),
-        resize=None if body.resize is None else options.parse_size(body.resize),
-        rank=selection_value(body.rank),
-        directions=body.directions,
-        layout=layout,
-        image=image,
-        shard_size=body.shard_size,
-    )
-    job, pixels = _bounded(job, model.manifest.image.pixels, state.settings)
-    queue = _accepting_queue(request)
+    input_, mask = body.input, body.mask
+    if upload is not None:
+        input_, mask = (
+            SCHEME + name if (name := upload.names.get(field)) else None
+            for field in ("input", "mask")
+        )
+    try:
+        locations.assert_allowed(output=body.output, input_=input_, mask=mask)
+        job = make_job(
+            model.manifest,
+            count=body.count,
+            seeds=None if body.seeds is None else options.parse_seed_range(body.seeds),
+            seed=body.seed,
+            classes=body.classes,
+            truncation=body.truncation,
+            mix=None if body.mix is None else options.parse_layers(body.mix),
+            resize=None if body.resize is None else options.parse_size(body.resize),
+            rank=selection_value(body.rank),
+            directions=body.directions,
+            layout=layout,
+            image=image,
+            shard_size=body.shard_size,
+            input_=input_,
+            mask=mask,
+            boxes=None if body.boxes is None else [(x, y, w, h) for x, y, w, h in body.boxes],
+            direction=body.direction,
+            open_inputs=partial(locations.open_inputs, upload.id if upload else ""),
+        )
+        job, pixels = _bounded(job, model.manifest.image.pixels, state.settings)
+        if body.output is not None:
+            locations.assert_output(job, body.output)
+    except LocationRefused as error:
+        raise _refused(error) from error
+    return _CheckedJob(job, pixels)
+
+
+def _refused(error: LocationRefused) -> Problem:
+    """Return the problem for a location that a client chose."""
+    setting = "--jobs-outputs" if error.field == "output" else "--jobs-inputs"
+    match error.__cause__:
+        case URLNotAllowed():
+            detail = f"{error}; {setting} lists the URLs that are allowed"
+            return Problem(403, "url-not-allowed", "The URL is not allowed", detail)
+        case OutputConflict():
+            return Problem(409, "output-in-use", "The output is in use", str(error))
+        case StoreError():
+            return Problem(422, "output-not-writable", "The output cannot be written", str(error))
+    return invalid(error.field, error.reason)
+
+
+def _add(
+    checked: _CheckedJob, body: JobRequest, request: Request, upload: Upload | None
+) -> JobAnswer:
+    """Add a valid job to the queue. Raises Problem."""
+    queue = accepting_queue(request)
     caller = get_caller(request)
     # Jobs count toward the rate limit; otherwise they could circumvent it.
     if caller.rate_limit is not None:
-        caller.rate_limit.take(pixels)
+        caller.rate_limit.take(checked.pixels)
     try:
-        with _table_errors():
-            queued = queue.add(job, owner_of(caller), webhook)
-    except BaseException as error:
+        with table_errors(), limit_errors():
+            queued = queue.add(
+                checked.job,
+                owner_of(caller),
+                None if body.webhook is None else body.webhook.url,
+                output=body.output,
+                upload=upload,
+            )
+    except BaseException:
         if caller.rate_limit is not None:
-            caller.rate_limit.put_back(pixels)
-        if isinstance(error, TooManyJobs):
-            raise Problem(
-                429, "too-many-jobs", "Too many jobs are waiting", str(error), retry_after=60
-            ) from error
+            caller.rate_limit.put_back(checked.pixels)
         raise
     return job_answer(queued, queue)
 
@@ -165,7 +271,7 @@ def list_jobs(
 ) -> JobList:
     """List the jobs that the caller may see."""
     queue, caller = _queue(request), get_caller(request)
-    with _table_errors():
+    with table_errors():
         # One more than the page has, to know whether another page follows.
         jobs = queue.table.page(
             None if caller.admin else owner_of(caller), limit + 1, _position(after)
@@ -205,7 +311,7 @@ def delete_job(job: str, request: Request) -> JobAnswer:
     """Cancel a job. A job that has ended is deleted, with its files."""
     find_job(job, request)
     queue = _queue(request)
-    with _table_errors():
+    with table_errors():
         try:
             return job_answer(queue.cancel(job), queue, files=False)
         except JobNotFound as error:  # Deleted in the meantime.
@@ -220,8 +326,15 @@ def delete_job(job: str, request: Request) -> JobAnswer:
     responses={200: {"content": {"application/octet-stream": {}}}},
 )
 def get_job_file(job: str, name: str, request: Request) -> FileResponse:
-    """Return a complete file of a job."""
+    """Return a complete file of a job. Results at a URL of the operator are read there."""
     queued = find_job(job, request)
+    if queued.output is not None:
+        raise Problem(
+            404,
+            "results-elsewhere",
+            "The results are elsewhere",
+            f"the files of this job are in {queued.output}, and not on this server",
+        )
     for path in _queue(request).files(queued):
         if path.name == name:
             return FileResponse(path, filename=name)
@@ -230,7 +343,7 @@ def get_job_file(job: str, name: str, request: Request) -> FileResponse:
     )
 
 
-def _accepting_queue(request: Request) -> JobQueue:
+def accepting_queue(request: Request) -> JobQueue:
     """Return the job queue. Raises Problem (503) if it accepts no jobs."""
     queue = state_of(request).queue
     if queue.problem is not None:
@@ -241,16 +354,27 @@ def _accepting_queue(request: Request) -> JobQueue:
 def _queue(request: Request) -> JobQueue:
     """Return the job queue, which may accept no jobs. Raises Problem (503) if it has no table."""
     queue = state_of(request).queue
-    return queue if queue.is_open else _accepting_queue(request)
+    return queue if queue.is_open else accepting_queue(request)
 
 
 @contextmanager
-def _table_errors() -> Iterator[None]:
+def table_errors() -> Iterator[None]:
     """Raise Problem (503) if the table cannot be read or changed."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:
         raise _unavailable(f"the table of jobs cannot be used: {error}") from error
+
+
+@contextmanager
+def limit_errors() -> Iterator[None]:
+    """Raise Problem (429) if there are too many jobs."""
+    try:
+        yield
+    except TooManyJobs as error:
+        raise Problem(
+            429, "too-many-jobs", "Too many jobs are waiting", str(error), retry_after=60
+        ) from error
 
 
 def _unavailable(reason: str) -> Problem:
@@ -260,7 +384,7 @@ def _unavailable(reason: str) -> Problem:
 def find_job(job: str, request: Request) -> QueuedJob:
     """Return a job that the caller may see. Raises Problem (404)."""
     try:
-        with _table_errors():
+        with table_errors():
             queued = _queue(request).get(job)
     except JobNotFound as error:
         raise _not_found(job) from error
@@ -300,6 +424,8 @@ def job_answer(queued: QueuedJob, queue: JobQueue, *, files: bool = True) -> Job
         attempts=queued.attempts,
         expires=queue.expires(queued),
         webhook=None if queued.webhook is None else _webhook_answer(queued.webhook),
+        input=queued.job.input,
+        output=queued.output,
         files=[
             JobFile(
                 name=path.name,

@@ -16,8 +16,10 @@ from service.api.schemas.fields import (
     Seed,
     TruncationField,
 )
+from service.api.schemas.image_to_image import Boxes
 from service.offline.queue.table import JobState
 from service.offline.queue.webhook_table import WebhookState
+from service.url_prefixes import MAX_URL_LENGTH as MAX_LOCATION_LENGTH
 from service.webhooks.targets import MAX_URL_LENGTH
 
 
@@ -28,10 +30,11 @@ class JobWebhookRequest(RequestModel):
 
 
 class JobRequest(RequestModel):
-    """A sampling job with the options of `ganymede sample`.
+    """A job with the options of `ganymede sample`.
 
     It generates `count` images with consecutive seeds, the first of which is `seed`, or the images
-    of a range of seeds A-B.
+    of a range of seeds A-B. For an image-to-image model, it has an output for each image at
+    `input`, or in an uploaded archive.
     """
 
     model_config = ConfigDict(
@@ -70,7 +73,36 @@ class JobRequest(RequestModel):
         description="Moves every image along directions of the model, as for /v1/edit.",
     )
     rank: RankField | None = Field(default=None, description=RANK)
-    format: Literal["webdataset", "parquet"] = "webdataset"
+    input: Annotated[str, Field(max_length=MAX_LOCATION_LENGTH)] | None = Field(
+        default=None,
+        description="For an image-to-image model: the URL of a folder of images, or of a ZIP "
+        "archive or tar file of them, below one that the operator allows. In a form: the file.",
+        examples=["s3://bucket/photos.zip"],
+    )
+    mask: Annotated[str, Field(max_length=MAX_LOCATION_LENGTH)] | None = Field(
+        default=None,
+        description="For inpaint: the URL of masks with the names of the images; white areas are "
+        "filled. In a form: a ZIP archive or tar file.",
+    )
+    boxes: Boxes | None = Field(
+        default=None,
+        description="For inpaint, instead of masks: the areas to fill in every image, as [x, y, "
+        "width, height] in pixels.",
+    )
+    direction: str | None = Field(
+        default=None,
+        description="The direction of translation, for a model with several. Default: its first.",
+    )
+    output: Annotated[str, Field(max_length=MAX_LOCATION_LENGTH)] | None = Field(
+        default=None,
+        description="The URL of the folder for the results, below one that the operator allows. "
+        "Default: the service keeps them, and they are downloaded from it.",
+        examples=["s3://bucket/results/flowers"],
+    )
+    format: Literal["webdataset", "parquet", "folder"] = Field(
+        default="webdataset",
+        description="`folder`, one file for each image, only with `output`.",
+    )
     image: Literal["png", "jpeg", "webp"] = "png"
     shard_size: Annotated[int, Field(ge=1, le=100_000)] | None = None
     webhook: JobWebhookRequest | None = Field(
@@ -126,6 +158,14 @@ class JobAnswer(BaseModel):
         default=None, description="When the job and its files will be deleted."
     )
     webhook: JobWebhookAnswer | None = None
+    input: str | None = Field(
+        default=None,
+        description="Where the input images are, or `upload:` and the name of the uploaded file.",
+    )
+    output: str | None = Field(
+        default=None,
+        description="The URL of the folder with the results, which are not among `files` then.",
+    )
     files: list[JobFile] = []
 
 

@@ -31,7 +31,13 @@ from service.offline.halving import Stopped
 from service.offline.job import SamplingJob
 from service.offline.ledger import SUMMARY_FILE, Ledger, ShardRecord
 from service.offline.queue.folder_lock import FolderLock
+from service.offline.queue.locations import (
+    JobLocations,
+    LocationRules,
+    without_endpoints,
+)
 from service.offline.queue.table import JobNotFound, JobState, JobTable, Owner, QueuedJob
+from service.offline.queue.uploads import Upload
 from service.offline.queue.webhook_table import WebhookTable
 from service.offline.shards import ShardBuilder
 from service.offline.stores import DiskFull, Store
@@ -54,6 +60,8 @@ _RETRY_S = 0.1
 _DISK_RETRY_S = 10.0
 # Seconds between two deletions of expired results.
 _SWEEP_S = 60.0
+# Seconds between two deletions of uploads that no job needs.
+_UPLOAD_SWEEP_S = 10.0
 # Space that jobs leave free: a part of the disk, but no more than this.
 _RESERVED_BYTES, _RESERVED_PART = 64 * 2**20, 20
 
@@ -94,14 +102,17 @@ class JobQueue:
         engine: Engine,
         limits: QueueLimits | None = None,
         server: str | None = None,
+        rules: LocationRules | None = None,
     ) -> None:
         """Store the queue and the outputs in `folder`. Files are only created by `start`.
 
-        All processes of one `server` share the queue; default: this process is the only one.
+        `rules` say where else clients may have their inputs and results; default: nowhere. All
+        processes of one `server` share the queue; default: this process is the only one.
         """
         self.limits = limits or QueueLimits()
         self.table = JobTable(folder / "jobs.sqlite")
         self.webhooks = WebhookTable(folder / "jobs.sqlite")
+        self.locations = JobLocations(folder, rules or LocationRules())
         self._folder = folder
         self._engine = engine
         self._wake = threading.Event()
@@ -112,7 +123,7 @@ class JobQueue:
         # When each owner was last served, as the number of the turn.
         self._turns: dict[str | None, int] = {}
         self._turn = 0
-        self._next_sweep = 0.0
+        self._next_sweep = self._next_upload_sweep = 0.0
         self._thread: threading.Thread | None = None
         self._lock = FolderLock(folder, server or secrets.token_hex(8))
         self._has_table = False
@@ -162,29 +173,50 @@ class JobQueue:
         """Run the jobs from now on; return false if another process does. Raises as `_prepare`."""
         return self._lock.take(lambda: self.table.prepare(after_crash=True))
 
-    def add(self, job: SamplingJob, owner: Owner, webhook: str | None = None) -> QueuedJob:
-        """Queue a job, with the URL of its webhook.
+    def add(
+        self,
+        job: SamplingJob,
+        owner: Owner,
+        webhook: str | None = None,
+        *,
+        output: str | None = None,
+        upload: Upload | None = None,
+    ) -> QueuedJob:
+        """Queue a job that writes to the URL `output`; default: to the jobs folder.
 
+        `webhook` is the URL of its webhook. The files of `upload` are kept until the job has ended.
         Raises TooManyJobs, OSError and sqlite3.Error.
         """
-        limits = self.limits
         with self._lock.adding():
-            if self.table.usage().active >= limits.waiting:
-                raise TooManyJobs(f"{limits.waiting} jobs are already waiting")
-            if owner.id is not None:
-                usage = self.table.usage(owner)
-                if usage.active >= limits.waiting_per_owner:
-                    raise TooManyJobs(
-                        f"{limits.waiting_per_owner} jobs of this key are already waiting"
-                    )
-                if self._exceeds_quota(owner):
-                    raise TooManyJobs(
-                        f"the results of this key take {usage.bytes:,} bytes, and the limit is "
-                        f"{limits.bytes_per_owner:,}; delete jobs that have ended"
-                    )
-            queued = self.table.add(job, owner, webhook)
+            self.assert_accepts(owner)
+            queued = self.table.add(
+                job,
+                owner,
+                webhook,
+                output=output,
+                job_id=upload.id if upload else None,
+                upload_bytes=upload.bytes if upload else 0,
+            )
+            if upload is not None:
+                upload.is_kept = True
         self._wake.set()
         return queued
+
+    def assert_accepts(self, owner: Owner) -> None:
+        """Raise TooManyJobs if a job of `owner` would exceed a limit; and sqlite3.Error."""
+        limits = self.limits
+        if self.table.usage().active >= limits.waiting:
+            raise TooManyJobs(f"{limits.waiting} jobs are already waiting")
+        if owner.id is None:
+            return
+        usage = self.table.usage(owner)
+        if usage.active >= limits.waiting_per_owner:
+            raise TooManyJobs(f"{limits.waiting_per_owner} jobs of this key are already waiting")
+        if self._exceeds_quota(owner):
+            raise TooManyJobs(
+                f"the results of this key take {usage.bytes:,} bytes, and the limit is "
+                f"{limits.bytes_per_owner:,}; delete jobs that have ended"
+            )
 
     def get(self, job_id: str) -> QueuedJob:
         """Return a job. Raises JobNotFound and sqlite3.Error."""
@@ -192,6 +224,8 @@ class JobQueue:
 
     def cancel(self, job_id: str) -> QueuedJob:
         """Cancel a job that has not ended, or delete an ended job and its files.
+
+        Results at a URL are not deleted.
 
         Raises JobNotFound and sqlite3.Error.
         """
@@ -206,8 +240,12 @@ class JobQueue:
 
     def _delete(self, job_id: str) -> None:
         # The files first: on a full disk the table can only be changed once there is space.
-        shutil.rmtree(self.folder(job_id), ignore_errors=True)
+        self._delete_files(job_id)
         self.table.delete(job_id)
+
+    def _delete_files(self, job_id: str) -> None:
+        shutil.rmtree(self.folder(job_id), ignore_errors=True)
+        self.locations.uploads.delete(job_id)
 
     def expires(self, queued: QueuedJob) -> float | None:
         """Return when the job and its files will be deleted; None if never or not yet known."""
@@ -216,11 +254,16 @@ class JobQueue:
         return queued.ended + self.limits.keep_s
 
     def folder(self, job_id: str) -> Path:
-        """Return the output folder of a job."""
-        return self._folder / job_id
+        """Return the output folder of a job in the jobs folder."""
+        return self.locations.folder(job_id)
 
     def files(self, queued: QueuedJob) -> list[Path]:
-        """Return the complete files: finished shards, and all files once the job is done."""
+        """Return the complete files: finished shards, and all files once the job is done.
+
+        Empty if the job writes to a URL.
+        """
+        if queued.output is not None:
+            return []
         folder = self.folder(queued.id)
         try:
             shards = (
@@ -245,6 +288,7 @@ class JobQueue:
                     self.problem = None
                 if self._take_over():
                     self._sweep()
+                    self._sweep_uploads()
                     if self._engine.state is EngineState.READY and (queued := self._next()):
                         self._run_job(queued)
                         logged = None
@@ -293,7 +337,7 @@ class JobQueue:
             raise
         except (ModelNotFound, ModelFailed, UserError, OSError) as error:
             log.error("job %s failed: %s", job_id, error)
-            self.table.fail(job_id, str(error))
+            self.table.fail(job_id, without_endpoints(str(error)))
         except Exception as error:
             log.exception("job %s failed", job_id)
             first_line = str(error).splitlines()[0] if str(error) else ""
@@ -301,23 +345,27 @@ class JobQueue:
         finally:
             self._current = None
         try:
-            self.table.get(job_id)
+            if self.table.get(job_id).ended is not None:
+                self.locations.close()
+                self.locations.uploads.delete(job_id)
         except JobNotFound:
             # Deleted while its last file was being written.
-            shutil.rmtree(self.folder(job_id), ignore_errors=True)
+            self.locations.close()
+            self._delete_files(job_id)
 
     def _build(self, queued: QueuedJob) -> dict[str, Any]:
         """Build the remaining shards of a job, and return its summary."""
         job, started = queued.job, time.monotonic()
         model = self._model(job)
-        store = Store(str(self.folder(queued.id)))
+        store = self.locations.results(queued)
         ledger = Ledger(store, job)
         if ledger.is_complete():
             summary: dict[str, Any] = json.loads(store.read(SUMMARY_FILE))
             return summary
-        self._assert_space()
+        self.assert_space()
+        inputs = self.locations.inputs(queued)
         ledger.begin()
-        builder = ShardBuilder(model, job, store, self._run_graph(model))
+        builder = ShardBuilder(model, job, store, self._run_graph(model), inputs)
         shards, records = remaining_shards(job, ledger)
 
         def seconds() -> float:
@@ -326,7 +374,7 @@ class JobQueue:
         for shard in shards:
             if self._should_stop():
                 raise Stopped
-            self._assert_space()
+            self.assert_space()
             records.append(builder.build(shard, should_stop=self._should_stop))
             self.table.progress(queued.id, *_totals(records), seconds())
             if shard != shards[-1] and self._exceeds_quota(queued.owner):
@@ -335,6 +383,7 @@ class JobQueue:
                     "files of finished shards are kept"
                 )
             self._sweep()
+            self._sweep_uploads()
             if time.monotonic() - started >= self.limits.turn_s and self._others_wait(queued.owner):
                 raise _OthersTurn
         return write_summary(
@@ -391,7 +440,7 @@ class JobQueue:
         limit = self.limits.bytes_per_owner
         return limit is not None and owner.id is not None and self.table.usage(owner).bytes >= limit
 
-    def _assert_space(self) -> None:
+    def assert_space(self) -> None:
         """Raise DiskFull if the disk has no space except for what jobs leave free."""
         disk = shutil.disk_usage(self._folder)
         reserved = min(_RESERVED_BYTES, disk.total // _RESERVED_PART)
@@ -406,6 +455,13 @@ class JobQueue:
         for job_id in self.table.ended_before(time.time() - self.limits.keep_s):
             log.info("the results of job %s have expired and are deleted", job_id)
             self._delete(job_id)
+
+    def _sweep_uploads(self) -> None:
+        """Delete uploads that no job needs, every few seconds."""
+        if time.monotonic() < self._next_upload_sweep:
+            return
+        self._next_upload_sweep = time.monotonic() + _UPLOAD_SWEEP_S
+        self.locations.uploads.sweep(self.table.has_unfinished)
 
 
 def _identity(owner: Owner) -> str | None:

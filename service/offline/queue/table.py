@@ -38,10 +38,12 @@ _LATER_COLUMNS = {
     "owner_id": "TEXT",
     "attempts": "INTEGER NOT NULL DEFAULT 0",
     "retry_at": "REAL NOT NULL DEFAULT 0",
+    "output": "TEXT",
+    "upload_bytes": "INTEGER NOT NULL DEFAULT 0",
 }
 _COLUMNS = (
     "id, owner, owner_id, state, job, created, started, ended, images, failed, bytes, error, "
-    "seconds, attempts"
+    "seconds, attempts, output, upload_bytes"
 )
 # The jobs of an `Owner`. Earlier versions stored only the name of the key. The job of a revoked key
 # with the same name is older than the key.
@@ -50,6 +52,8 @@ _OWNED = """
     ELSE owner_id = :id OR (owner_id IS NULL AND owner = :name AND created >= :since) END
 """
 _ACTIVE = "state IN ('queued', 'running')"
+# What a job takes in the jobs folder: its results, and what was uploaded for it until it ends.
+_STORED = f"IIF(output IS NULL, bytes, 0) + IIF({_ACTIVE}, upload_bytes, 0)"
 
 
 class JobState(StrEnum):
@@ -98,7 +102,9 @@ class JobVersion:
 class QueuedJob:
     """A job in the queue. Times are in seconds since the epoch; `seconds` is its running time.
 
-    `attempts` counts how often it was started without finishing a shard since.
+    `attempts` counts how often it was started without finishing a shard since. `output` is the URL
+    of the results; None if they are in the jobs folder. `upload_bytes` is the size of the files
+    that were uploaded for it.
     """
 
     id: str
@@ -114,6 +120,8 @@ class QueuedJob:
     error: str | None
     seconds: float
     attempts: int
+    output: str | None = None
+    upload_bytes: int = 0
     webhook: JobWebhook | None = None
 
     @property
@@ -132,7 +140,7 @@ class QueuedJob:
 
 @dataclass(frozen=True)
 class Usage:
-    """How many jobs wait or run, and the bytes of all results."""
+    """How many jobs wait or run, and the bytes that all jobs take in the jobs folder."""
 
     active: int
     bytes: int
@@ -194,14 +202,24 @@ class JobTable:
                     "WHERE state = 'running'"
                 )
 
-    def add(self, job: SamplingJob, owner: Owner, webhook: str | None = None) -> QueuedJob:
-        """Queue a job, with the URL of its webhook."""
-        job_id = secrets.token_hex(8)
+    def add(
+        self,
+        job: SamplingJob,
+        owner: Owner,
+        webhook: str | None = None,
+        *,
+        output: str | None = None,
+        job_id: str | None = None,
+        upload_bytes: int = 0,
+    ) -> QueuedJob:
+        """Queue a job, with the URL of its webhook. `job_id` is random by default."""
+        job_id = job_id or secrets.token_hex(8)
+        values = (job_id, owner.name, owner.id, job.model_dump_json(), time.time())
         with self._open() as database:
             database.execute(
-                "INSERT INTO jobs (id, owner, owner_id, state, job, created) "
-                "VALUES (?, ?, ?, 'queued', ?, ?)",
-                (job_id, owner.name, owner.id, job.model_dump_json(), time.time()),
+                "INSERT INTO jobs (id, owner, owner_id, state, job, created, output, upload_bytes) "
+                "VALUES (?, ?, ?, 'queued', ?, ?, ?, ?)",
+                (*values, output, upload_bytes),
             )
             if webhook is not None:
                 webhook_table.insert(database, job_id, webhook)
@@ -236,6 +254,12 @@ class JobTable:
         with self._open() as database:
             row = database.execute("SELECT state FROM jobs WHERE id = ?", (job_id,)).fetchone()
             return row is not None and row[0] == JobState.RUNNING
+
+    def has_unfinished(self, job_id: str) -> bool:
+        """Return whether a job exists that waits or runs."""
+        with self._open() as database:
+            query = f"SELECT 1 FROM jobs WHERE id = ? AND {_ACTIVE}"
+            return database.execute(query, (job_id,)).fetchone() is not None
 
     def page(
         self, owner: Owner | None, limit: int, after: tuple[float, str] | None = None
@@ -282,7 +306,7 @@ class JobTable:
 
     def usage(self, owner: Owner | None = None) -> Usage:
         """Return the jobs and bytes of `owner`; of all owners if it is None."""
-        query = f"SELECT COALESCE(SUM({_ACTIVE}), 0), COALESCE(SUM(bytes), 0) FROM jobs"
+        query = f"SELECT COALESCE(SUM({_ACTIVE}), 0), COALESCE(SUM({_STORED}), 0) FROM jobs"
         with self._open() as database:
             if owner is None:
                 return Usage(*database.execute(query).fetchone())

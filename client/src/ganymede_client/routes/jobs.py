@@ -10,10 +10,18 @@ from ganymede_client import records
 from ganymede_client.records import Job, JobPage
 from ganymede_client.wire import parsing
 from ganymede_client.wire.calls import Call, Request, fields, json_request, query, route, segment
-from ganymede_client.wire.values import ClassSelector, Rank, Weights, class_value, named_weights
+from ganymede_client.wire.uploads import ArchiveInput, archive_upload
+from ganymede_client.wire.values import (
+    ClassSelector,
+    Rank,
+    Weights,
+    class_value,
+    named_weights,
+    to_json,
+)
 
 
-@route("POST", "/v1/jobs")
+@route("POST", "/v1/jobs", left_out={"job": "the form has the other fields in it"})
 def submit_job(
     model: str,
     *,
@@ -26,12 +34,17 @@ def submit_job(
     resize: str | None = None,
     directions: Mapping[str, float] | None = None,
     rank: Rank | None = None,
-    format: Literal["webdataset", "parquet"] = "webdataset",  # noqa: A002 - the name of the field
+    input: ArchiveInput | None = None,  # noqa: A002 - the name of the field
+    mask: ArchiveInput | None = None,
+    boxes: Sequence[Sequence[int]] | None = None,
+    direction: str | None = None,
+    output: str | None = None,
+    format: Literal["webdataset", "parquet", "folder"] = "webdataset",  # noqa: A002
     image: Literal["png", "jpeg", "webp"] = "png",
     shard_size: int | None = None,
     webhook: str | None = None,
 ) -> Call[Job]:
-    """Start a job that generates `count` images.
+    """Start a job that generates `count` images, or an image from each of `input`.
 
     If the connection fails, it is not repeated, because the service may have accepted it: `jobs`
     lists the jobs.
@@ -49,7 +62,13 @@ def submit_job(
         resize: ``64x64``.
         directions: moves every image along directions of the model, as for `edit`.
         rank: the share of generated images to keep, as for `generate`.
-        format: the format of the files of the job.
+        input: for an image-to-image model: a ZIP archive or tar file of images, as a path or an
+            open file, which is uploaded; or the URL of such a file or of a folder of images.
+        mask: for inpaint: masks with the names of the images, in the same forms as `input`.
+        boxes: for inpaint, instead of `mask`: ``[x, y, width, height]`` in pixels.
+        direction: for a model with several; default: its first.
+        output: the URL of the folder for the results; default: the service keeps them.
+        format: the format of the files of the job. ``folder`` only with `output`.
         image: how each image is encoded.
         shard_size: images per file.
         webhook: a URL that is notified when the job ends, with a signature by the Standard
@@ -66,12 +85,27 @@ def submit_job(
         resize=resize,
         directions=directions and named_weights(directions),
         rank=rank,
+        input=input if _is_url(input) else None,
+        mask=mask if _is_url(mask) else None,
+        boxes=boxes,
+        direction=direction,
+        output=output,
         format=format,
         image=image,
         shard_size=shard_size,
         webhook=None if webhook is None else {"url": webhook},
     )
-    request = json_request("POST", "/v1/jobs", body, repeatable=False)
+    archives = {"input": input, "mask": mask}
+    files = [
+        archive_upload(file, name)
+        for name, file in archives.items()
+        if file is not None and not _is_url(file)
+    ]
+    if not files:
+        request = json_request("POST", "/v1/jobs", body, repeatable=False)
+    else:
+        form = {"job": to_json(body).decode()}
+        request = Request("POST", "/v1/jobs", form=form, files=files, repeatable=False)
     return Call(request, parsing.parsed(records.job))
 
 
@@ -114,6 +148,10 @@ def file_request(job: Job | str, name: str, start: int = 0) -> Request:
     if start:
         headers["range"] = f"bytes={start}-"
     return Request("GET", f"{_path(job)}/files/{segment(name)}", headers=headers)
+
+
+def _is_url(value: object) -> bool:
+    return isinstance(value, str) and "://" in value
 
 
 def _path(job: Job | str) -> str:

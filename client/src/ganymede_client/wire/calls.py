@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 from urllib.parse import quote
 
 from ganymede_client.wire.values import to_json
@@ -24,6 +24,15 @@ class Upload:
     field: str
     name: str
     content: bytes
+
+
+@dataclass(frozen=True)
+class FileUpload:
+    """A file of a form that is read as it is sent, from its beginning for each attempt."""
+
+    field: str
+    name: str
+    content: BinaryIO
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     content: bytes | None = None
     form: Mapping[str, str] = field(default_factory=dict)
-    files: Sequence[Upload] = ()
+    files: Sequence[Upload | FileUpload] = ()
     repeatable: bool = True
 
 

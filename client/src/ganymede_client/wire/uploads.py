@@ -12,11 +12,13 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from ganymede_client.wire.calls import Upload
+from ganymede_client.wire.calls import FileUpload, Upload
 
 # A Pillow image, pixels [H, W] or [H, W, C], the content of a file, an open file, or a path.
 ImageInput = PIL.Image.Image | NDArray[Any] | bytes | BinaryIO | str | os.PathLike[str]
 ImageInputs = ImageInput | Sequence[ImageInput]
+# An archive of images: a path, a URL that the service reads, or an open file.
+ArchiveInput = BinaryIO | str | os.PathLike[str]
 
 _ORIENTATION = 0x0112
 _CHANNELS = (1, 2, 3, 4)
@@ -39,6 +41,16 @@ def uploads(images: ImageInputs | None, field: str) -> list[Upload]:
     else:
         items = images
     return [_upload(image, field, i) for i, image in enumerate(items)]
+
+
+def archive_upload(archive: ArchiveInput, field: str) -> FileUpload:
+    """Return the file of an archive, which is read as it is sent. Raises OSError and TypeError."""
+    if isinstance(archive, (str, os.PathLike)):
+        # Closed with the last reference, which the request holds.
+        return FileUpload(field, Path(archive).name, Path(archive).open("rb"))
+    if not hasattr(archive, "read"):
+        raise TypeError(f"{field}: expected a path or an open file, got {type(archive).__name__}")
+    return FileUpload(field, Path(str(getattr(archive, "name", f"{field}.zip"))).name, archive)
 
 
 def _upload(image: ImageInput, field: str, number: int) -> Upload:
