@@ -328,7 +328,7 @@ def generate_from_prompt(
         prompt: a class for a class-conditional model; otherwise a seed, or text that is hashed to
             one.
         n: the number of images; default: 1.
-        size: ``auto``, or the size of the model's images.
+        size: ``auto``: the size of the model's images; or ``256x256``, to which they are resampled.
         seed: takes precedence over the prompt.
         truncation: only for models that support it.
         output_format: how the files of the images are encoded.

@@ -33,7 +33,7 @@ from service.api.protocols.openai.images import (
     stream_response,
     wants_stream,
 )
-from service.api.protocols.openai.schemas import ERRORS, EditRequest, ImagesResponse
+from service.api.protocols.openai.schemas import ERRORS, ImageEditRequest, ImagesResponse
 from service.api.state import ServiceState, state_of
 from service.runtime import requests
 from service.runtime.images.encoding import Pixels
@@ -66,12 +66,14 @@ _FORM = {
     summary="Edit images, for OpenAI's SDK",
     response_model=ImagesResponse,
     responses=ERRORS,
-    openapi_extra=upload_schema(EditRequest, _FORM),
+    openapi_extra=upload_schema(ImageEditRequest, _FORM),
 )
 async def edits(request: Request) -> Response:
     """Fill the transparent area of a mask, or translate, upscale or colorize images."""
     state = state_of(request)
-    upload = await read_upload(request, EditRequest, ("image", "mask"), state.settings.max_images)
+    upload = await read_upload(
+        request, ImageEditRequest, ("image", "mask"), state.settings.max_images
+    )
     body, images, masks = upload.body, upload.files["image"], upload.files["mask"]
     model = _find_model(state, body.model)
     output = read_output(body, model, state)

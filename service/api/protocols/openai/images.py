@@ -20,7 +20,7 @@ from service.api.middleware.errors import unexpected_problem
 from service.api.negotiation import OutputFormat, with_credentials
 from service.api.problem_formats import openai_error
 from service.api.problems import Problem, invalid, to_problem
-from service.api.protocols.openai.schemas import OutputRequest, StreamedRequest, Usage
+from service.api.protocols.openai.schemas import OutputRequest, StreamedRequest, TokenUsage
 from service.api.responses import ImageRecord
 from service.api.server_sent_events import encode_event, event_response
 from service.api.state import ServiceState, UploadTooLarge
@@ -294,4 +294,4 @@ def _resized_header(sizes: Sequence[Size], generated: Sequence[Size]) -> dict[st
 
 
 def _usage() -> dict[str, Any]:
-    return Usage().model_dump()
+    return TokenUsage().model_dump()

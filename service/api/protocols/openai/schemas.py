@@ -98,7 +98,7 @@ _Files = Annotated[list[str], Field(min_length=1, max_length=MAX_LISTED_IMAGES, 
 _FORM = ConfigDict(extra="forbid")
 
 
-class EditRequest(StreamedRequest):
+class ImageEditRequest(StreamedRequest):
     """The form that `client.images.edit` sends; `direction` goes in `extra_body`."""
 
     model_config = _FORM
@@ -124,7 +124,7 @@ class EditRequest(StreamedRequest):
     input_fidelity: str | None = Field(default=None, description=_IGNORED)
 
 
-class VariationRequest(OutputRequest):
+class ImageVariationRequest(OutputRequest):
     """The form that `client.images.create_variation` sends; extensions go in `extra_body`."""
 
     model_config = _FORM
@@ -160,7 +160,7 @@ class OpenAIImage(BaseModel):
     truncation: float | None = None
 
 
-class Usage(BaseModel):
+class TokenUsage(BaseModel):
     """Tokens. Always zero: the models have none."""
 
     input_tokens: int = 0
@@ -192,7 +192,7 @@ class ImagesResponse(BaseModel):
         "came to the given image.",
     )
     data: list[OpenAIImage]
-    usage: Usage
+    usage: TokenUsage
 
 
 class OpenAIError(BaseModel):

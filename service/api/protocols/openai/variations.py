@@ -27,7 +27,7 @@ from service.api.protocols.openai.images import (
     read_output,
     require_inline,
 )
-from service.api.protocols.openai.schemas import ERRORS, ImagesResponse, VariationRequest
+from service.api.protocols.openai.schemas import ERRORS, ImagesResponse, ImageVariationRequest
 from service.api.routes.latent.invert import fitted_upload, reserved_pixels
 from service.api.state import ServiceState, state_of
 from service.runtime import latent_requests, requests
@@ -75,12 +75,12 @@ class _Start:
     summary="Make variations of an image, for OpenAI's SDK",
     response_model=ImagesResponse,
     responses=ERRORS,
-    openapi_extra=upload_schema(VariationRequest, _FORM),
+    openapi_extra=upload_schema(ImageVariationRequest, _FORM),
 )
 async def variations(request: Request) -> Response:
     """Generate images that are like the given one."""
     state = state_of(request)
-    upload = await read_upload(request, VariationRequest, ("image",), 1)
+    upload = await read_upload(request, ImageVariationRequest, ("image",), 1)
     body, files = upload.body, upload.files["image"]
     model = state.find_model(body.model)
     output = read_output(body, model, state)
@@ -121,7 +121,7 @@ async def variations(request: Request) -> Response:
     return images_response(output, images, headers, variation=found)
 
 
-def _class_index(body: VariationRequest, model: Model) -> int | None:
+def _class_index(body: ImageVariationRequest, model: Model) -> int | None:
     """Return the class of the request. Raises InvalidRequest."""
     if body.class_ is None:
         return None
@@ -131,7 +131,7 @@ def _class_index(body: VariationRequest, model: Model) -> int | None:
     return SourceParser(model.manifest).class_index(value, "class")
 
 
-def _tried_classes(body: VariationRequest, model: Model, maximum: int) -> list[int]:
+def _tried_classes(body: ImageVariationRequest, model: Model, maximum: int) -> list[int]:
     """Return the classes that the inversion tries. Raises InvalidRequest."""
     # A latent w includes its class, so none is tried; the class is that of the seeds alone.
     class_ = body.class_ if model.manifest.styles is None else None
@@ -231,7 +231,7 @@ class _SampleSearch:
 async def _varied(
     execution: RequestExecution,
     output: Output,
-    body: VariationRequest,
+    body: ImageVariationRequest,
     count: int,
     start: _Start,
     digest: str,
