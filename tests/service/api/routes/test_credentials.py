@@ -66,6 +66,29 @@ def test_generated_images_are_signed_on_request(signing, files):
     assert found.generation["model"] == "painted"
 
 
+def test_edits_variations_and_streams_of_openais_api_are_signed(server, files):
+    out = io.BytesIO()
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(out, "PNG")
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0) as client:
+        signed = {"extra_body": {"c2pa": True}}
+        edit = client.images.edit(model="softer", image=out.getvalue(), prompt="invert", **signed)
+        varied = client.post(
+            "/images/variations",
+            cast_to=openai.types.ImagesResponse,
+            body={"model": "movable", "image": base64.b64encode(out.getvalue()).decode()}
+            | signed["extra_body"],
+        )
+        (event,) = client.images.generate(model="painted", prompt="7", stream=True, **signed)
+    composite = SourceType.COMPOSITE.uri
+    for image, source_type in (
+        (edit.data[0], composite),
+        (varied.data[0], SourceType.GENERATED.uri),
+        (event, SourceType.GENERATED.uri),
+    ):
+        found = credential(base64.b64decode(image.b64_json), files)
+        assert found.source_type == source_type
+
+
 def test_without_the_field_nothing_is_signed(signing):
     content = signing.post("/v1/generate", json={**SEED, "format": "png"}).content
     assert read_credential(content) is None
