@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from service.runtime.credentials import library
-from service.runtime.credentials.signing import GENERATION_LABEL
+from service.runtime.credentials.signing import GENERATION_FIELD, GENERATION_LABEL
 from service.runtime.errors import first_line
 from service.runtime.images.file_formats import image_format_of
 
@@ -107,7 +109,6 @@ def _credential(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> Cred
         validity, reason = Validity.UNTRUSTED, ""
     generators = manifest.get("claim_generator_info") or []
     assertions = {each["label"]: each.get("data") for each in manifest.get("assertions", [])}
-    generation = assertions.get(GENERATION_LABEL)
     return Credential(
         validity,
         reason,
@@ -116,8 +117,20 @@ def _credential(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> Cred
         if generators
         else manifest.get("claim_generator"),
         _source_type(assertions),
-        generation if isinstance(generation, Mapping) else None,
+        _generation(assertions.get(GENERATION_LABEL)),
     )
+
+
+def _generation(data: object) -> Mapping[str, Any] | None:
+    """Return the parameters that the assertion of Ganymede holds; None if it is another."""
+    text = data.get(GENERATION_FIELD) if isinstance(data, Mapping) else None
+    if not isinstance(text, str):
+        return None
+    with contextlib.suppress(ValueError):
+        parameters = json.loads(text)
+        if isinstance(parameters, dict):
+            return parameters
+    return None
 
 
 def _reason(failure: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from service import __version__
 from service.runtime.credentials import library
 from service.runtime.errors import UserError, first_line
-from service.runtime.images.encoding import ImageFormat, encode
+from service.runtime.images.encoding import ImageFormat, encode, provenance_text
 from service.runtime.images.xmp import SourceType
 
 # The media types that are signed. WebM and Matroska have no place for a manifest.
@@ -28,6 +28,9 @@ SIGNED_MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "vid
 # The assertion with the parameters of the generation. Labels that do not begin with `c2pa` are
 # defined by the software that writes them.
 GENERATION_LABEL = "ganymede.generation"
+# Its only field: the parameters as text, in JSON. As values they would not survive, because the
+# reader of c2pa-python 0.38 takes a list that ends in a small integer for bytes.
+GENERATION_FIELD = "parameters"
 _ACTIONS_LABEL = "c2pa.actions.v2"
 _SETTINGS = {
     # Without these settings, the manifest contains another copy of the image as a thumbnail, and
@@ -126,7 +129,7 @@ def _manifest(provenance: Mapping[str, Any]) -> dict[str, Any]:
         "claim_generator_info": [generator],
         "assertions": [
             {"label": _ACTIONS_LABEL, "data": {"actions": [action]}},
-            {"label": GENERATION_LABEL, "data": dict(provenance)},
+            {"label": GENERATION_LABEL, "data": {GENERATION_FIELD: provenance_text(provenance)}},
         ],
     }
     if isinstance(digest := provenance.get("input"), str):

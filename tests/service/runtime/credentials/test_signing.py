@@ -1,6 +1,7 @@
 """Signed files, read with the library's own reader."""
 
 import io
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import c2pa
@@ -10,6 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from PIL import Image
 
+from service.runtime.credentials.reading import read_credential
 from service.runtime.credentials.signing import (
     Signer,
     SigningMisconfigured,
@@ -50,6 +52,13 @@ def assertion(manifest, label):
     return found
 
 
+def test_parameters_are_read_as_they_were_signed(signer):
+    """Numbers stay numbers: also a list of small integers, and one that only ends in one."""
+    parameters = {"resized": [72, 72], "z": [0.5, 1], "boxes": [[1, 2, 3, 400]], "text": "\u00e9"}
+    signed = signer.sign(image_file(), "image/png", parameters)
+    assert read_credential(signed).generation == parameters
+
+
 @pytest.mark.parametrize("image_format", ImageFormat)
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_signed_images_keep_their_pixels_and_metadata(files, signer, image_format, channels):
@@ -59,7 +68,8 @@ def test_signed_images_keep_their_pixels_and_metadata(files, signer, image_forma
     (action,) = assertion(manifest, "c2pa.actions.v2")["actions"]
     assert action["action"] == "c2pa.created"
     assert action["digitalSourceType"] == SourceType.GENERATED.uri
-    assert assertion(manifest, "ganymede.generation") == PROVENANCE
+    stated = assertion(manifest, "ganymede.generation")
+    assert json.loads(stated["parameters"]) == PROVENANCE
     assert "thumbnail" not in manifest
     with Image.open(io.BytesIO(content)) as before, Image.open(io.BytesIO(signed)) as after:
         assert read_provenance(after) == PROVENANCE
