@@ -8,6 +8,14 @@ from ganymede_client import AsyncClient, Client, Job, Model
 from ganymede_client.connection import DEADLINE_HEADER, PRIORITY_HEADER
 from ganymede_client.wire.calls import DESCRIBED
 
+# Routes for other clients, which do what another method of this client does.
+OF_OTHER_CLIENTS = {
+    ("POST", "/v1/images/edits"),
+    ("POST", "/v1/images/variations"),
+    ("GET", "/sdapi/v1/upscalers"),
+    ("POST", "/sdapi/v1/extra-single-image"),
+    ("POST", "/sdapi/v1/extra-batch-images"),
+}
 # Arguments that no single field of a request stands for.
 BODIES = {"infer": {"inputs"}, "graphs": {"ready"}}
 
@@ -19,11 +27,13 @@ def document(service):
 
 
 def operations(document) -> dict[tuple[str, str], dict]:
-    return {
+    found = {
         (method.upper(), path): operation
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
     }
+    assert set(found) > OF_OTHER_CLIENTS
+    return {route: each for route, each in found.items() if route not in OF_OTHER_CLIENTS}
 
 
 def schemas_of(operation, document) -> dict[str, dict]:
