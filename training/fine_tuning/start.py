@@ -61,6 +61,7 @@ def _record(source: Source, transfers: list[Transfer]) -> FineTuning:
                 unused=each.unused,
                 kept_classes=each.kept_classes,
                 new_classes=each.new_classes,
+                zero=each.zero,
             )
             for each in transfers
         ),
@@ -81,6 +82,9 @@ def summary_lines(record: FineTuning) -> Iterator[str]:
         yield line
         if each.new:
             yield f"{each.network}, new: {_shortened(each.new)}"
+        if each.zero:
+            names = ", ".join(each.zero)
+            yield f"{each.network}, starts by enlarging the source's images; at zero: {names}"
         if each.unused:
             yield f"{each.network}, not used: {_shortened(each.unused)}"
     if not any(each.network == "discriminator" and each.taken for each in record.networks):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,13 @@ class ClassNames(NamedTuple):
 
     source: Sequence[str]
     target: Sequence[str]
+
+
+@runtime_checkable
+class _AddsToImage(Protocol):
+    """An output layer of a resolution; its output is added to the enlarged image of the others."""
+
+    def start_at_zero(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,8 @@ class Transfer:
     # Classes whose rows were copied, and classes that start from the mean of the source's rows.
     kept_classes: tuple[str, ...] = ()
     new_classes: tuple[str, ...] = ()
+    # Output layers that start at zero, because only other resolutions are in the source.
+    zero: tuple[str, ...] = ()
 
 
 @torch.no_grad()
@@ -47,7 +56,8 @@ def transfer(
     """Copy tensors of `source` with the same name and shape into `target`, in place.
 
     The rows of class embeddings are matched by class name instead; the rows of new classes are the
-    mean of the source's rows.
+    mean of the source's rows. The output layers of resolutions that the source does not have start
+    at zero, so that the first images are those of the source, enlarged.
     """
     tables = _class_tables(target)
     state, shapes = target.state_dict(), dict[str, str]()
@@ -85,7 +95,27 @@ def transfer(
         copied / max(total, 1),
         tuple(kept_classes),
         tuple(new_classes),
+        _start_at_zero(target, set(taken)),
     )
+
+
+def _start_at_zero(network: nn.Module, taken: set[str]) -> tuple[str, ...]:
+    """Set output layers that the source does not have to zero, if it has others; return them."""
+    layers = {
+        name: layer
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.Module) and isinstance(layer, _AddsToImage)
+    }
+    new = [
+        name
+        for name, layer in layers.items()
+        if not taken.issuperset(f"{name}.{key}" for key, _ in layer.named_parameters())
+    ]
+    if len(new) == len(layers):
+        return ()
+    for name in new:
+        layers[name].start_at_zero()
+    return tuple(new)
 
 
 def _class_tables(network: nn.Module) -> set[str]:

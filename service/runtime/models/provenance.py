@@ -25,6 +25,8 @@ class NetworkTransfer(Part):
     # The classes whose embeddings were taken, and those that start from the mean embedding.
     kept_classes: tuple[str, ...] = ()
     new_classes: tuple[str, ...] = ()
+    # Output layers of new resolutions, which added nothing to the image at first.
+    zero: tuple[str, ...] = ()
 
 
 class FineTuning(Part):

@@ -50,6 +50,26 @@ def test_higher_resolution_adds_blocks_and_keeps_the_others():
     assert set(result.unused) == {"from_image.16.weight", "from_image.16.bias"}
 
 
+@torch.no_grad()
+def test_higher_resolution_starts_with_the_enlarged_images_of_the_source():
+    source, target = generator(16, 4).eval(), generator(32, 2).eval()
+    result = transfer("generator", source.state_dict(), target, NONE)
+    assert result.zero == ("synthesis.to_image.2",)
+    w = torch.randn(3, len(target.synthesis.layer_resolutions), 8)
+    enlarged = target.synthesis.upsample(
+        source.synthesis(w[:, : len(source.synthesis.layer_resolutions)])
+    )
+    torch.testing.assert_close(target.synthesis(w), enlarged)
+
+
+def test_output_layers_start_at_zero_only_beside_others():
+    source, target = generator(), generator()
+    assert transfer("generator", source.state_dict(), target, NONE).zero == ()
+    mapping = {k: v for k, v in source.state_dict().items() if k.startswith("mapping.")}
+    assert transfer("generator", mapping, target, NONE).zero == ()
+    assert target.synthesis.to_image[-1].conv.weight.any()
+
+
 def test_tensors_of_other_shapes_are_listed_in_both_directions():
     source, target = generator(width=4), generator(width=2)
     before = {name: tensor.clone() for name, tensor in target.state_dict().items()}

@@ -104,6 +104,14 @@ class ToImage(nn.Module):
         self.conv = ModulatedConv2d(fan_in, channels, 1, w_dim, demodulate=False)
         self.bias = nn.Parameter(torch.zeros(channels))
 
+    @torch.no_grad()
+    def start_at_zero(self) -> None:
+        """Add nothing to the image at first: for a resolution that a trained network did not have.
+
+        Random weights would draw noise over the images of the network, which takes long to unlearn.
+        """
+        self.conv.weight.zero_()
+
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         image: Tensor = self.conv(x, w) + self.bias[:, None, None]
         return image
