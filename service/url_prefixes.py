@@ -3,7 +3,7 @@
 A URL is compared with a prefix part by part, as it is sent, and never after decoding: scheme, host
 or bucket, and each folder must be equal. Everything by which a URL could mean another place than
 its text says is refused: ``..``, percent-encoded separators, chains of fsspec such as
-``simplecache::``, credentials, queries and fragments.
+``simplecache::``, wildcards, credentials, queries and fragments.
 
 A host that an operator allows may be a private one. The service follows no redirect from it, so
 that it cannot be sent elsewhere.
@@ -56,6 +56,9 @@ class ComparableURL:
             raise InvalidURL("credentials in a URL are not supported")
         if any(character in text for character in "?#\\") or not text.isprintable() or " " in text:
             raise InvalidURL("expected no query, fragment, backslash, space or control character")
+        if any(character in text for character in "*[]"):
+            # fsspec would delete all that matches.
+            raise InvalidURL("wildcards (*, [ and ]) are not supported")
         if not host and scheme != "file":
             raise InvalidURL("a host or bucket is missing")
         if scheme in _WEB_PORTS:

@@ -38,7 +38,10 @@ from service.runtime.images.file_formats import readable_suffixes
 
 log = logging.getLogger("ganymede.offline")
 
-_ARCHIVE_ERRORS = (tarfile.TarError, zipfile.BadZipFile, NotImplementedError)
+# What the libraries raise for damaged archives: IndexError for a member without a name, and
+# RecursionError for a long chain of headers, each of which extends the next one.
+_DAMAGED = (IndexError, RecursionError)
+_ARCHIVE_ERRORS = (tarfile.TarError, zipfile.BadZipFile, NotImplementedError, *_DAMAGED)
 # Errors of a member of a ZIP archive that is damaged, encrypted or compressed in an unknown way.
 _MEMBER_ERRORS = (
     zipfile.BadZipFile,
@@ -146,7 +149,7 @@ class Inputs:
         end = None if location.size is None else location.offset + location.size
         try:
             if location.member is not None:
-                return self._read_member(location.path, location.member)
+                return self._read_member(location)
             if self._is_local:
                 with open_regular(Path(location.path)) as file:
                     file.seek(location.offset)
@@ -158,13 +161,17 @@ class Inputs:
                 raise UnreadableInput(reason) from error
             raise StoreError(f"{self.url}: {self.names[number]}: {reason}") from error
 
-    def _read_member(self, path: str, member: str) -> bytes:
+    def _read_member(self, location: _Location) -> bytes:
         """Return a member of a ZIP archive. Raises OSError and UnreadableInput."""
+        path = location.path
         with self._opening:
             if path not in self._archives:
                 self._archives[path] = zipfile.ZipFile(self._open(path))
         try:
-            return self._archives[path].read(member)
+            with self._archives[path].open(location.member or "") as member:
+                # Without a size, up to 2 GiB are decompressed before they are cut to the size in
+                # the directory, which may be wrong.
+                return member.read(location.size or 1)
         except _MEMBER_ERRORS as error:
             raise UnreadableInput(str(error)) from error
 
@@ -247,7 +254,7 @@ class Inputs:
             except (OSError, *_ARCHIVE_ERRORS) as error:
                 if is_single_file:
                     raise
-                problem = f"not a readable {kind[1:]} file: {error}"
+                problem = f"not a readable {kind[1:]} file: {_reason(error)}"
                 locations[name] = replace(location, problem=problem)
                 continue
             folder = name[: -len(kind)]
@@ -269,7 +276,7 @@ class Inputs:
             yield _Location(path, size=details.get("size"))
 
     def _list_tar(self, path: str) -> dict[str, _Location]:
-        with self._open(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        with self._open(path) as file, self._opened_tar(file) as archive:
             locations = {}
             for i, member in enumerate(archive):
                 if self._limits is not None:
@@ -277,6 +284,10 @@ class Inputs:
                 if member.isfile() and is_image_name(member.name):
                     locations[member.name] = _Location(path, member.offset_data, member.size)
             return locations
+
+    def _opened_tar(self, file: IO[bytes]) -> tarfile.TarFile:
+        bounded = file if self._limits is None else self._limits.bounded_headers(file)
+        return tarfile.open(fileobj=bounded, mode="r:")
 
     def _opened_zip(self, file: IO[bytes]) -> zipfile.ZipFile:
         return zipfile.ZipFile(file) if self._limits is None else self._limits.open_zip(file)
@@ -292,6 +303,8 @@ class Inputs:
             problem = "it is encrypted" if info.flag_bits & _ENCRYPTED else None
             if info.file_size > _MAX_MEMBER_BYTES:
                 problem = "it is larger than 2 GiB"
+            if self._limits is not None:
+                problem = problem or self._limits.problem(info)
             locations[name] = _Location(path, 0, info.file_size, info.filename, problem)
         return locations
 
@@ -307,6 +320,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError) and error.strerror is None:
         # fsspec names the file only.
         return "it does not exist, or the service may not read it"
+    if isinstance(error, _DAMAGED):
+        return "it is damaged"
     return getattr(error, "strerror", None) or first_line(error)
 
 

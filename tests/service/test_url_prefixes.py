@@ -93,6 +93,8 @@ def test_other_urls_are_not_allowed(url):
         "https://images.example.com/public/a%00.zip",
         "https://images.example.com\u3002evil.org/public/a.zip",
         "https://images.example.com:99999999/public/a",
+        "s3://bucket/results/*",
+        "s3://bucket/results/[a-z]",
         "simplecache::s3://bucket/results",
         "s3://bucket/results::file:///etc",
         "zip://a.png::s3://bucket/results/a.zip",

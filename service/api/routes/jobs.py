@@ -141,13 +141,14 @@ def _check(body: JobRequest, request: Request, upload: Upload | None) -> _Checke
         raise invalid("format", "folder is only possible with output")
     assert_layout_supported(layout)
     input_, mask = body.input, body.mask
-    if upload is not None:
-        input_, mask = (
-            SCHEME + name if (name := upload.names.get(field)) else None
-            for field in ("input", "mask")
-        )
     try:
+        # Before uploaded files have names: a client must not name files on this machine.
         locations.assert_allowed(output=body.output, input_=input_, mask=mask)
+        if upload is not None:
+            input_, mask = (
+                SCHEME + name if (name := upload.names.get(field)) else None
+                for field in ("input", "mask")
+            )
         job = make_job(
             model.manifest,
             count=body.count,

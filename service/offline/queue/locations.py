@@ -76,7 +76,7 @@ class JobLocations:
     def assert_allowed(self, *, output: str | None, input_: str | None, mask: str | None) -> None:
         """Check the URLs that a client has chosen, without opening them. Raises LocationRefused."""
         for name, url in (("input", input_), ("mask", mask), ("output", output)):
-            if url is not None and not url.startswith(SCHEME):
+            if url is not None:
                 with _refusals(name):
                     prefixes = self.rules.outputs if name == "output" else self.rules.inputs
                     assert_allowed(url, prefixes)
@@ -104,7 +104,6 @@ class JobLocations:
         `url` and `mask` are URLs, or name files that were uploaded for the job `job_id`. Raises
         LocationRefused, caused by InvalidURL, URLNotAllowed, InputError or InputsRefused.
         """
-        self.assert_allowed(output=None, input_=url, mask=mask)
         masks = None if mask is None else self._open(job_id, "mask", mask)
         images = self._open(job_id, "input", url)
         return JobInputs(images, masks, self.rules.max_input_pixels)
@@ -114,6 +113,7 @@ class JobLocations:
             if url.startswith(SCHEME):
                 path = self.uploads.path(job_id, name, url)
                 return Inputs(str(path), label=path.name, limits=self.rules.limits)
+            assert_allowed(url, self.rules.inputs)
             return Inputs(url, limits=self.rules.limits)
 
     def inputs(self, queued: QueuedJob) -> JobInputs | None:

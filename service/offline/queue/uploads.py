@@ -78,8 +78,11 @@ class Uploads:
                 self.delete(upload_id)
 
     def path(self, job_id: str, name: str, reference: str) -> Path:
-        """Return the path of a file, sent in the field `name`; `reference` as the job has it."""
-        return self._folder / job_id / name / reference.removeprefix(SCHEME)
+        """Return the path of a file, sent in the field `name`; `reference` as the job has it.
+
+        It is always in the folder of the upload.
+        """
+        return self._folder / job_id / name / Path(reference.removeprefix(SCHEME)).name
 
     def delete(self, job_id: str) -> None:
         """Delete the files of a job, if it has any."""

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from service.runtime.errors import UserError
 from service.runtime.formatting import format_size
@@ -48,7 +48,7 @@ class InputLimits:
     def open_zip(self, file: IO[bytes]) -> zipfile.ZipFile:
         """Open a ZIP archive, and check its directory. Raises InputsRefused and BadZipFile."""
         most = max(_MIN_DIRECTORY_BYTES, self.files * _DIRECTORY_BYTES_PER_FILE)
-        archive = zipfile.ZipFile(_BoundedReads(file, most))
+        archive = zipfile.ZipFile(cast("IO[bytes]", _BoundedReads(file, most)))
         infos = [info for info in archive.infolist() if not info.is_dir()]
         self.assert_count(len(infos))
         size = sum(info.file_size for info in infos)
@@ -61,6 +61,20 @@ class InputLimits:
             )
         _assert_complete([info.filename for info in infos])
         return archive
+
+    def problem(self, member: zipfile.ZipInfo) -> str | None:
+        """Return why a member of a ZIP archive cannot be read safely, or None."""
+        # `zipfile` does not bound what it decompresses at once with the other methods.
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            return "its compression is not supported: expected deflate"
+        return None
+
+    def bounded_headers(self, file: IO[bytes]) -> IO[bytes]:
+        """Return a tar file whose headers are refused if they are large, as names can be.
+
+        Reading a header then raises InputsRefused.
+        """
+        return cast("IO[bytes]", _BoundedReads(file, _MIN_DIRECTORY_BYTES))
 
     def assert_count(self, files: int) -> None:
         """Raise InputsRefused for too many files."""
@@ -81,7 +95,7 @@ def _assert_complete(names: Sequence[str]) -> None:
 
 
 class _BoundedReads:
-    """A file that refuses to be read in large parts, as `zipfile` reads a directory."""
+    """A file that refuses to be read in large parts, as a directory or a header is read."""
 
     def __init__(self, file: IO[bytes], most: int) -> None:
         self._file, self._most = file, most
@@ -97,7 +111,8 @@ class _BoundedReads:
             content = bytes(0)
         if size >= 0 or len(content) > self._most:
             raise InputsRefused(
-                f"the directory of the archive has more than {format_size(self._most)}"
+                "the directory of the archive or a header of a file has more than "
+                f"{format_size(self._most)}"
             )
         return content
 

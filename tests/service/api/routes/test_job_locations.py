@@ -257,7 +257,7 @@ def test_inputs_and_results_at_urls(client, store, models, tmp_path):
         ("output", "s3://nowhere/out/x", 422, "output-not-writable"),
         ("input", "s3://bucket/private/photos.zip", 403, "url-not-allowed"),
         ("input", "http://169.254.169.254/latest/a.zip", 403, "url-not-allowed"),
-        ("input", "upload:photos.zip", 422, "invalid-request"),
+        ("output", "s3://bucket/out/*", 422, "invalid-request"),
         ("input", "s3://bucket/in/none.zip", 422, "invalid-request"),
         ("mask", "s3://bucket/private/photos.zip", 403, "url-not-allowed"),
     ],
@@ -271,6 +271,16 @@ def test_urls_are_refused_with_the_field_and_without_secrets(client, field, url,
     assert problem["detail"].startswith(f"{field}: ")
     for secret in ("secret-access-key", "access-key-id", "hidden", "127.0.0.1"):
         assert secret not in response.text
+
+
+@pytest.mark.parametrize("prefix", ["", "upload:", "upload://"])
+def test_files_on_the_machine_of_the_service_cannot_be_named(client, tmp_path, prefix):
+    archive = tmp_path / "photos.zip"
+    archive.write_bytes(PHOTOS)
+    for path in (archive, tmp_path):
+        response = client.post("/v1/jobs", json={"model": "softer", "input": f"{prefix}{path}"})
+        assert response.status_code in (403, 422), response.text
+        assert response.json()["detail"].startswith("input: ")
 
 
 def test_nothing_is_allowed_by_default(models, tmp_path):

@@ -3,6 +3,8 @@
 import io
 import stat
 import struct
+import tarfile
+import tracemalloc
 import zipfile
 
 import pytest
@@ -49,7 +51,7 @@ def test_archive_of_huge_images_is_refused_by_the_sum(tmp_path):
 
 def test_huge_directory_is_refused_before_it_is_read(tmp_path):
     content = zip_of({"a.png": b"1", f"{'x' * 60_000}.txt": b"", f"{'y' * 60_000}.txt": b""})
-    with pytest.raises(InputsRefused, match="the directory of the archive has more than"):
+    with pytest.raises(InputsRefused, match=r"the directory of the archive or a header"):
         listed(tmp_path, content)
 
 
@@ -103,3 +105,48 @@ def test_mask_of_an_archive_matches_by_the_name_in_it(tmp_path):
     assert [masks.read(number) for number in numbers] == [b"m1", b"m2"]
     other = listed(tmp_path, zip_of({"b/1.png": b"x"}), name="others.zip")
     assert other.number_matching(images, 0) is None
+
+
+def test_member_that_decompresses_to_more_than_its_size_takes_no_memory(tmp_path):
+    content = zip_of({"a.png": bytes(60 * 2**20)})
+    lying = content.replace(struct.pack("<I", 60 * 2**20), struct.pack("<I", 100))
+    inputs = listed(tmp_path, lying)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnreadableInput, match="CRC"):
+            inputs.read(0)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=str)
+def test_members_of_unbounded_compression_are_reported(tmp_path, method):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as archive:
+        archive.writestr("a.png", b"1")
+    with pytest.raises(UnreadableInput, match="expected deflate"):
+        listed(tmp_path, out.getvalue()).read(0)
+
+
+def header(kind, size):
+    member = tarfile.TarInfo("x")
+    member.type, member.size = kind, size
+    return member.tobuf(tarfile.GNU_FORMAT) + b"y" * size
+
+
+def test_large_header_of_a_tar_file_is_refused_before_it_is_read(tmp_path):
+    with pytest.raises(InputsRefused, match="a header of a file has more than"):
+        listed(tmp_path, header(tarfile.GNUTYPE_LONGNAME, 2**20), name="photos.tar")
+
+
+def test_damaged_archives_are_refused(tmp_path):
+    chain = header(tarfile.GNUTYPE_LONGNAME, 512) * 3000
+    with pytest.raises(InputError, match=r"photos\.tar cannot be read: it is damaged"):
+        listed(tmp_path, chain, name="photos.tar")
+    nameless = bytearray(zip_of({"a.png": b"1"}))
+    # The length of the name in the directory, and that of the comment, which takes it.
+    at = nameless.index(b"PK\x01\x02")
+    nameless[at + 28 : at + 34] = struct.pack("<HHH", 0, 0, 5)
+    with pytest.raises(InputError, match=r"photos\.zip cannot be read: it is damaged"):
+        listed(tmp_path, bytes(nameless))
