@@ -32,6 +32,8 @@ ROW = np.dtype(
         ("connections", np.int64),
         # Pixels that were accepted and are not generated yet.
         ("queue_pixels", np.int64),
+        # Those of low priority.
+        ("low_pixels", np.int64),
         # Pixels of uploads that are decoded and in memory.
         ("upload_pixels", np.int64),
         # Whether the worker takes part in reloads: its models are loaded, and it does not drain.

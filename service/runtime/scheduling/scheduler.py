@@ -9,8 +9,8 @@ Invariants:
 - Jobs of a group and a priority run first in, first out. Groups of a priority take turns, so that
   none starves. Higher priorities lead most batches, and lower ones never fewer than a fixed share:
   see `waiting_jobs`.
-- Jobs of low priority never hold more than half of the limit, unless only one of them is there. So
-  they leave room in the queue for others.
+- Jobs of low priority, of all processes that share the limit, never hold more than half of it,
+  unless only one of them is there. So they leave room in the queue for others.
 - Running batches never occupy more slots than exist. If the next batch of the group whose turn it
   is does not fit yet, the scheduler waits for slots instead of passing the group over. A job of a
   higher priority that arrives meanwhile has its turn first.
@@ -88,8 +88,6 @@ class Scheduler:
         self._work = threading.Condition(self._lock)
         self._waiting = WaitingJobs()
         self._pixels = 0
-        # Those of jobs of low priority.
-        self._low_pixels = 0
         self._running = 0
         self._used_slots = 0.0
         # Current runs by thread: start time and label of the group.
@@ -127,16 +125,11 @@ class Scheduler:
             limit = self._bound.limit
             if job.pixels > limit:
                 raise JobTooLarge(f"{job.pixels:,} pixels, the limit is {limit:,}")
-            low = job.priority is Priority.LOW
-            excess = self._low_pixels + job.pixels - limit // 2 if low and self._low_pixels else 0
-            if excess > 0:
-                raise QueueFull(self._history.estimate_seconds(excess))
-            if excess := self._bound.reserve(job.pixels):
+            if excess := self._bound.reserve(job.pixels, low=job.priority is Priority.LOW):
                 # All processes that hold pixels work them off in the same time.
                 seconds = self._history.estimate_seconds(excess) / self._bound.holders()
                 raise QueueFull(seconds)
             self._pixels += job.pixels
-            self._low_pixels += job.pixels if low else 0
             job.times.submitted = self._clock()
             self._waiting.add(job)
             if wake:
@@ -447,8 +440,7 @@ class Scheduler:
                 if job._ended and not (job._freed or job._in_flight or job._held):
                     job._freed = freed = True
                     self._pixels -= job.pixels
-                    self._low_pixels -= job.pixels if job.priority is Priority.LOW else 0
-                    self._bound.free(job.pixels)
+                    self._bound.free(job.pixels, low=job.priority is Priority.LOW)
         if freed:
             self._notify_queue_size()
             self._resolve_if_drained()

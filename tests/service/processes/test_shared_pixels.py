@@ -15,6 +15,10 @@ HOLD_7 = """
 from service.processes.shared_pixels import SharedPixels
 assert SharedPixels(table, "queue_pixels", 10).reserve(7) == 0
 """
+HOLD_4_OF_LOW_PRIORITY = """
+from service.processes.shared_pixels import SharedPixels
+assert SharedPixels(table, "queue_pixels", 10).reserve(4, low=True) == 0
+"""
 
 
 @pytest.fixture
@@ -46,6 +50,24 @@ def test_bounds_the_pixels_of_all_workers(table, tmp_path):
         assert bound.holders() == 2
         bound.free(3)
         assert bound.reserve(3) == 0
+
+
+def test_low_priority_leaves_half_of_the_limit_of_all_workers(table, tmp_path):
+    bound = SharedPixels(table, "queue_pixels", 10)
+    with joined_worker(tmp_path, HOLD_4_OF_LOW_PRIORITY):
+        assert bound.reserve(2, low=True) == 1
+        assert bound.reserve(1, low=True) == 0
+        assert bound.reserve(1, low=True) == 1
+        assert bound.reserve(5) == 0
+        assert bound.reserve(1) == 1
+        bound.free(5)
+        bound.free(1, low=True)
+        assert bound.reserve(1, low=True) == 0
+        bound.free(1, low=True)
+    # Those of the dead worker do not count, and a single job may exceed the half.
+    assert bound.reserve(8, low=True) == 0
+    assert bound.reserve(1, low=True) == 4
+    assert bound.reserve(2) == 0
 
 
 def test_pixels_of_a_dead_worker_do_not_count(table, tmp_path):

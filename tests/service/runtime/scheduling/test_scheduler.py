@@ -763,10 +763,10 @@ def test_longest_run_is_known_while_another_process_holds_the_bound():
     reserving, continues = threading.Event(), threading.Event()
 
     class Bound(LocalPixelBound):
-        def reserve(self, pixels):
+        def reserve(self, pixels, *, low=False):
             reserving.set()
             assert continues.wait(60)
-            return super().reserve(pixels)
+            return super().reserve(pixels, low=low)
 
     scheduler = Scheduler(FakeClock(), Bound(100))
     submitting = threading.Thread(target=scheduler.submit, args=[job(doubling_group(), 1)])
