@@ -34,7 +34,10 @@ _BATCH_IMAGES = 32
 
 @dataclass(frozen=True)
 class InputImage:
-    """An input image before it is decoded; `parameters` if another model generated it."""
+    """An input image before it is decoded; `parameters` if another model generated it.
+
+    `field` is its path in the request, for error messages.
+    """
 
     field: str
     name: str
@@ -144,12 +147,12 @@ class ImageToImageWork(Generic[T]):
                 source=source.parameters,
             )
         except UnusableInput as error:
-            field = f"{error.field}.{number}"
+            field = source.field if error.field == "image" else f"{error.field}.{number}"
             if isinstance(error.cause, ImageDecodeError):
                 raise unusable_image(error.cause.kind.value, f"{field}: {error}", field) from error
             raise invalid(field, str(error)) from error
         record = ImageRecord(prepared.parameters, source.name)
-        return ReadyImage(record, prepared.translation, f"image.{number}")
+        return ReadyImage(record, prepared.translation, source.field)
 
     def _acquire(self, item: ReadyImage) -> int:
         """Reserve memory for the input and output of an image; return its pixels."""

@@ -231,10 +231,11 @@ async def _upscaled(
     digests: list[str] = []
     images: list[_UpscaledImage] = []
     async with request_execution(state.engine, request, state.settings.deadline_s) as execution:
-        work = ImageToImageWork(model, None, execution, state, finish, long=output.signed)
+        # Long, because a small output may be resampled to a large image.
+        work = ImageToImageWork(model, None, execution, state, finish, long=True)
         waiting: list[ReadyImage] = []
-        for i, file in enumerate(files):
-            item = await work.add(InputImage("image", "image", file), None, animated="refuse")
+        for i, (field, file) in enumerate(zip(texts, files, strict=True)):
+            item = await work.add(InputImage(field, "image", file), None, animated="refuse")
             waiting.append(item)
             digests.append(item.record.parameters["input"])
             if work.is_full or i + 1 == len(files):

@@ -240,9 +240,12 @@ def test_client_shows_the_detail_of_an_error(api):
 
 def test_batch_names_the_image_that_cannot_be_used(client):
     good = {"data": encoded(drawn()), "name": "a"}
-    bad = client.post(BATCH, json={"imageList": [good, {"data": "%%%", "name": "b"}]})
-    assert bad.status_code == 422
-    assert bad.json()["errors"][0]["field"] == "imageList.1.data"
+    for data in ("%%%", base64.b64encode(b"not an image").decode()):
+        bad = client.post(BATCH, json={"imageList": [good, {"data": data, "name": "b"}]})
+        assert bad.status_code == 422
+        assert bad.json()["errors"][0]["field"] == "imageList.1.data"
+    bad = client.post(SINGLE, json={"image": base64.b64encode(b"not an image").decode()})
+    assert bad.json()["errors"][0]["field"] == "image"
     for count in (0, MAX_IMAGES + 1):
         response = client.post(BATCH, json={"imageList": [good] * count})
         assert response.status_code == 422
