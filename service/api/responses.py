@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi.responses import Response
+import anyio
+from fastapi.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from service.api.negotiation import OutputFormat
 from service.api.schemas.problems import ProblemDocument
@@ -40,6 +43,35 @@ IMAGE_RESPONSES: dict[int | str, dict[str, Any]] = {
     },
     **PROBLEMS,
 }
+
+
+class StreamedResponse(StreamingResponse):
+    """A response in parts, which closes `parts` and then `held` when it ends.
+
+    Also if the client disconnects before the first part: a generator that has not begun runs no
+    ``finally``, and one that waits for its next step only when it is collected as garbage.
+    """
+
+    def __init__(
+        self,
+        parts: AsyncGenerator[bytes, None],
+        headers: Mapping[str, str],
+        media_type: str,
+        held: AsyncExitStack | None = None,
+    ) -> None:
+        super().__init__(parts, 200, headers, media_type)
+        self._parts = parts
+        self._held = held or AsyncExitStack()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the parts."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            # After a disconnect, every wait of this task would be cancelled.
+            with anyio.CancelScope(shield=True):
+                async with self._held:
+                    await self._parts.aclose()
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
-from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+
+from service.api.responses import StreamedResponse
 
 MEDIA_TYPE = "text/event-stream"
 # Proxies close connections that are silent for longer: 60 s is a common limit.
@@ -37,19 +39,21 @@ def encode_event(
 
 
 def event_response(
-    events: AsyncGenerator[bytes, None], headers: Mapping[str, str] | None = None
-) -> StreamingResponse:
+    events: AsyncGenerator[bytes, None],
+    headers: Mapping[str, str] | None = None,
+    held: AsyncExitStack | None = None,
+) -> StreamedResponse:
     """Return the response that sends `events`, and comments while there are none.
 
-    `events` is closed when the response ends, also if the client disconnects.
+    `events` and `held` are closed when the response ends, also if the client disconnects.
     """
     stream = kept_alive(events)
-    return StreamingResponse(stream, 200, {**_HEADERS, **(headers or {})}, MEDIA_TYPE)
+    return StreamedResponse(stream, {**_HEADERS, **(headers or {})}, MEDIA_TYPE, held)
 
 
 async def kept_alive(
     events: AsyncGenerator[bytes, None], seconds: float = KEEP_ALIVE_S
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Yield `events`, and a comment whenever none has come for `seconds`."""
     upcoming: asyncio.Future[bytes] | None = None
     try:

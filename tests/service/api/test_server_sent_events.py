@@ -1,5 +1,6 @@
 import asyncio
 import json
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -76,3 +77,38 @@ def test_error_of_the_events_is_raised():
 
     with pytest.raises(RuntimeError, match="broken"):
         asyncio.run(fail())
+
+
+@pytest.mark.parametrize(("sent", "expected"), [(1, ["held"]), (2, ["events", "held"])])
+def test_response_releases_what_it_holds_if_the_client_leaves_while_it_sends(sent, expected):
+    """The client leaves while message number `sent` waits to be sent: the start, or an event."""
+
+    async def respond():
+        released, messages = [], 0
+        gone = asyncio.Event()
+
+        async def events():
+            try:
+                yield b"first"
+                yield b"second"
+            finally:
+                released.append("events")
+
+        async def receive():
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(_):
+            nonlocal messages
+            messages += 1
+            if messages == sent:
+                gone.set()
+                await asyncio.Event().wait()
+
+        held = AsyncExitStack()
+        held.callback(released.append, "held")
+        scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}}
+        await event_response(events(), held=held)(scope, receive, send)
+        return released
+
+    assert asyncio.run(respond()) == expected

@@ -203,24 +203,22 @@ async def stream_response(
     """
     stack.push_async_callback(images.aclose)
     first = await anext(images)
-    remaining = stack.pop_all()
     changed = _resized_header([first.size], [first.generated_size])
 
     async def events() -> AsyncGenerator[bytes, None]:
-        async with remaining:
-            yield _completed(output, first, kind, fields)
-            try:
-                async for image in images:
-                    yield _completed(output, image, kind, fields)
-            except Exception as error:  # noqa: BLE001 - reported to the client and the log
-                problem = to_problem(error)
-                if problem is None:
-                    problem = unexpected_problem(request.method, request.scope["path"])
-                _note(problem)
-                data = {"type": "error", "error": openai_error(problem)}
-                yield encode_event(data, event="error")
+        yield _completed(output, first, kind, fields)
+        try:
+            async for image in images:
+                yield _completed(output, image, kind, fields)
+        except Exception as error:  # noqa: BLE001 - reported to the client and the log
+            problem = to_problem(error)
+            if problem is None:
+                problem = unexpected_problem(request.method, request.scope["path"])
+            _note(problem)
+            data = {"type": "error", "error": openai_error(problem)}
+            yield encode_event(data, event="error")
 
-    return event_response(events(), {**headers, **changed})
+    return event_response(events(), {**headers, **changed}, stack.pop_all())
 
 
 def wants_stream(body: StreamedRequest) -> bool:

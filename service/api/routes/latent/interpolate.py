@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 
 from service.api import responses
 from service.api.execution import RequestExecution, request_execution
@@ -87,17 +87,17 @@ async def interpolate(body: InterpolateRequest, request: Request) -> Response:
         # For all frames at once, so that the rate limit cannot interrupt the response.
         execution.reserve(model, walk.frames)
         parts = _parts(execution, model, walk, output, writer, state)
+        stack.push_async_callback(parts.aclose)
         # Errors up to this point can be reported by the status code.
         first = await anext(parts)
-        remaining_stack = stack.pop_all()
 
-    async def stream() -> AsyncIterator[bytes]:
-        async with remaining_stack:
+        async def stream() -> AsyncGenerator[bytes, None]:
             yield first
             async for part in parts:
                 yield part
 
-    return StreamingResponse(stream(), 200, _headers(model, walk, writer), writer.media_type)
+        headers = _headers(model, walk, writer)
+        return responses.StreamedResponse(stream(), headers, writer.media_type, stack.pop_all())
 
 
 def _headers(model: Model, walk: Interpolation, writer: AnimationWriter) -> dict[str, str]:
@@ -117,7 +117,7 @@ async def _parts(
     output: WalkOutput,
     writer: AnimationWriter,
     state: ServiceState,
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Yield the file in parts. The next part is generated while the client receives one."""
     w: Array | None = None
     if walk.space == "w":
