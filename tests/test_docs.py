@@ -198,6 +198,9 @@ CALLS = {
     "/v2/models/{name}/ready": "client.is_model_ready(",
     "/v2/models/{name}/config": "client.get_model_config(",
     "/v2/models/{name}/infer": "client.infer(",
+    "/sdapi/v1/upscalers": "api.get_upscalers(",
+    "/sdapi/v1/extra-single-image": "api.extra_single_image(",
+    "/sdapi/v1/extra-batch-images": "api.extra_batch_images(",
 }
 
 

@@ -17,7 +17,6 @@ import uvicorn.config
 from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from service.api.middleware.cross_origin import cross_origin
 from service.host.bentoml_mount import MountBypass
 from service.host.uvicorn_header_limits import HeaderLimits
 from service.host.uvicorn_slow_readers import SlowReaderTimeout
@@ -46,6 +45,9 @@ def install(settings: Settings, get_app: Callable[[], ASGIApp]) -> None:
                 # uvicorn applies this middleware to BentoML's application only.
                 trusted = self.config.forwarded_allow_ips
                 app = cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", app), trusted))
+            # Here, because it imports what only a worker needs, and the supervisor runs `install`.
+            from service.api.middleware.cross_origin import cross_origin  # noqa: PLC0415
+
             self.app = cross_origin(MountBypass(app, self.app), settings.cors_origins)
 
     # uvicorn takes an import path or the class itself.

@@ -20,6 +20,8 @@ SAMPLES = {
     "deadline_s": "12.5",
     "plan": "default",
     "processes": "3",
+    "grpc_port": "8001",
+    "max_priority": "normal",
     "concurrent_batches": "3",
     "threads": "2",
     "max_rows": "5",

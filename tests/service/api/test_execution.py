@@ -10,6 +10,7 @@ from fastapi import Request
 from service.api.execution import RequestExecution
 from service.api.problems import Problem
 from service.api.rate_limits import PixelAccount
+from service.runtime.scheduling.batches import Priority
 from service.runtime.scheduling.engine import Engine
 from service.runtime.scheduling.errors import DeadlineExceeded
 
@@ -27,7 +28,7 @@ def execution_of(repository, seconds, *, disconnects=False) -> RequestExecution:
 
     request = Request({"type": "http", "headers": []}, receive)
     engine = Engine(repository, provider="cpu", queue_pixels=2**20)
-    return RequestExecution(engine, request, seconds, PixelAccount(None))
+    return RequestExecution(engine, request, seconds, PixelAccount(None), Priority.NORMAL)
 
 
 @pytest.mark.anyio
