@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def examples(file: str) -> list[str]:
-    """Return the Python blocks of a page."""
-    fence = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    """Return the Python blocks of a page that have no comment of their own, such as `not run`."""
+    fence = re.compile(r"(?<!-->\n)^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
     return fence.findall((ROOT / file).read_text())
 
 
