@@ -18,7 +18,8 @@ from service.runtime.errors import UserError
 
 MAX_URL_LENGTH = 2000
 _PORTS = {"http": 80, "https": 443}
-_HOST = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*\.?")
+_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 # Visible ASCII characters, without the backslash, which some servers read as a slash.
 _TARGET = re.compile(r"[!-\[\]-~]*")
 # IPv6 addresses that a gateway translates to the IPv4 address in their last 32 bits (RFC 6052).

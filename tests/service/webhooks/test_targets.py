@@ -88,6 +88,7 @@ def test_every_public_host_can_be_permitted():
         "https://hooks.example.com\\@evil.example/",
         "https://hooks.example.com/#fragment",
         "https://hooks.example.com/#",
+        f"https://{64 * 'a'}.example.com/",
         "https://hooks.example.com:0/",
         "https://hooks.example.com:99999/",
         "https://hooks.example.com/a b",
