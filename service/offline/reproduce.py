@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -36,6 +37,7 @@ from service.runtime.latent.interpolation import Interpolation
 from service.runtime.latent.sources import LatentSource
 from service.runtime.latent.style_mixing import StyleMixing
 from service.runtime.models.catalog import Catalog, Entry, ModelNotFound, load_entry
+from service.runtime.models.manifest import Manifest
 from service.runtime.models.model import Model, ModelFailed
 from service.runtime.onnx.sessions import Provider, plan_for
 from service.runtime.request_fields import InvalidRequest
@@ -133,6 +135,7 @@ def reproduce(file: Path, models: Path) -> Reproduction:
             raise ValueError(
                 f"expected {parameters['walk']['frames']} frames, the file has {len(frames)}"
             )
+        _assert_fits(parameters, frames, model.manifest)
         marked = source_type_of(content) is not None
         regenerated = _render(model, parameters, file_format, marked=marked)
     except DirectionsChanged as error:
@@ -219,6 +222,24 @@ def _read(content: bytes) -> tuple[dict[str, Any] | None, str, Pixels | None]:
             parameters, pillow_format = read_provenance(image), str(image.format).lower()
             is_ours = parameters and set(parameters) >= IDENTITY
             return parameters, pillow_format, _frames(image) if is_ours else None
+
+
+def _assert_fits(parameters: Mapping[str, Any], frames: Pixels, manifest: Manifest) -> None:
+    """Raise ValueError if the parameters describe another size or more images than the file has.
+
+    They may be hostile: this is known before anything is generated.
+    """
+    _, height, width, _ = frames.shape
+    if "walk" not in parameters and "resized" in parameters:
+        described = [int(side) for side in parameters["resized"]]
+        if described != [width, height]:
+            raise ValueError(f"resized is {described}, the file has {width}×{height} pixels")
+    lists = [parameters.get(name, ()) for name in ("rows", "columns", "sources")]
+    lists += [each for each in parameters.get("directions", {}).values() if isinstance(each, list)]
+    images = math.prod(len(each) for each in lists if each)
+    pixels_per_image = 1 if "resized" in parameters else manifest.image.pixels
+    if images > 1 and images * pixels_per_image > width * height:
+        raise ValueError(f"{images:,} images do not fit into {width}×{height} pixels")
 
 
 def _render(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from pathlib import Path
 from typing import Annotated
 
@@ -74,4 +75,8 @@ def _read_anchors(path: Path) -> str:
         text = ""
     if "-----BEGIN CERTIFICATE-----" not in text:
         raise UserError(f"--trust: {path} is not a file of certificates in PEM")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+    except (ssl.SSLError, ValueError) as error:
+        raise UserError(f"--trust: {path} has a damaged certificate: {error}") from error
     return text

@@ -218,7 +218,7 @@ def _judge(
     if statements.parameters is not None:
         origin = wording.origin(statements.parameters)
         if reproduction is not None and reproduction.equal:
-            return _judge_equal(origin, reproduction, credential)
+            return _judge_equal(origin, reproduction, statements.source_type, credential)
         if reproduction is not None and reproduction.largest > _ROUNDING:
             return Verdict.CONTRADICTED, wording.different(origin, reproduction, credential)
         claim = f"states that it was made by {origin}"
@@ -245,7 +245,10 @@ def _judge(
 
 
 def _judge_equal(
-    origin: str, reproduction: Reproduction, credential: Credential | None
+    origin: str,
+    reproduction: Reproduction,
+    source_type: str | None,
+    credential: Credential | None,
 ) -> tuple[Verdict, str]:
     proven = f"made by {origin}: the "
     proven += "file is equal, byte for byte" if reproduction.identical else "pixels are equal"
@@ -254,4 +257,6 @@ def _judge_equal(
             Verdict.CONTRADICTED,
             f"{proven}, but its credential is invalid: {wording.reason(credential.reason)}",
         )
+    if (capture := wording.capture(source_type, credential)) is not None:
+        return Verdict.CONTRADICTED, f"{proven}, but it is marked as {capture}"
     return Verdict.VERIFIED, proven

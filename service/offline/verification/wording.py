@@ -23,7 +23,16 @@ _MEANINGS = {
     "humanEdits": "edited by a human",
     "screenCapture": "a screenshot",
 }
-_SYNTHETIC = "synthetic"
+# Marks of images that no model generated.
+_CAPTURES = {
+    "digitalCapture",
+    "computationalCapture",
+    "negativeFilm",
+    "positiveFilm",
+    "print",
+    "screenCapture",
+    "humanEdits",
+}
 
 
 def clean(value: object, limit: int = _MAX_NAME) -> str:
@@ -91,6 +100,13 @@ def mark(source_type: str | None) -> str:
         return "none"
     name = _term(source_type)
     return f"{_MEANINGS[name]} ({name})" if name in _MEANINGS else clean(source_type)
+
+
+def capture(source_type: str | None, found: Credential | None) -> str | None:
+    """Return what a mark or a credential states if it denies that a model made the image."""
+    stated = (source_type, found.source_type if found else None)
+    terms = [term for uri in stated if uri and (term := _term(uri)) in _CAPTURES]
+    return _MEANINGS.get(terms[0], terms[0]) if terms else None
 
 
 def credential(found: Credential | None) -> str:

@@ -90,6 +90,9 @@ def read_credential(content: bytes, trust_anchors: str | None = None) -> Credent
         ) as reader:
             manifest = reader.get_active_manifest() or {}
             results = reader.get_validation_results() or {}
+    except c2pa.C2paError.ManifestNotFound:
+        # The bytes of a manifest are in a part of the file that does not hold credentials.
+        return Credential(Validity.UNREAD, "it is not where this file format keeps credentials")
     except c2pa.C2paError as error:
         return Credential(Validity.INVALID, first_line(error))
     return _credential(manifest, results.get("activeManifest", {}))
@@ -149,9 +152,10 @@ def _reason(failure: Mapping[str, Any]) -> str:
 def _source_type(assertions: Mapping[str, Any]) -> str | None:
     """Return the first digital source type of the actions, which is that of the creation."""
     for label, data in assertions.items():
-        if label.startswith("c2pa.actions") and isinstance(data, Mapping):
-            for action in data.get("actions", []):
-                if uri := action.get("digitalSourceType"):
+        actions = data.get("actions") if isinstance(data, Mapping) else None
+        if label.startswith("c2pa.actions") and isinstance(actions, list):
+            for action in actions:
+                if isinstance(action, Mapping) and (uri := action.get("digitalSourceType")):
                     return str(uri)
     return None
 

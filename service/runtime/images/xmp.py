@@ -148,11 +148,13 @@ def read_packet(content: bytes) -> bytes | None:
 
 def _property(xmp: bytes) -> str | None:
     """Return the property of a packet, written as an attribute, a text or a resource."""
-    # XMP has no document type, and thereby no entities.
-    if len(xmp) > _MAX_PACKET or b"<!DOCTYPE" in xmp:
+    text = xmp.strip(b"\0 \t\r\n")
+    # XMP has no document type, and thereby no entities. It is UTF-8: with a zero byte it would be
+    # UTF-16, in which a document type would not be noticed.
+    if len(xmp) > _MAX_PACKET or b"<!DOCTYPE" in text or b"\0" in text:
         return None
     try:
-        root = ElementTree.fromstring(xmp.strip(b"\0 \t\r\n"))  # noqa: S314 - no entities
+        root = ElementTree.fromstring(text)  # noqa: S314 - no entities
     except (ElementTree.ParseError, ValueError, LookupError):
         return None
     for element in root.iter():

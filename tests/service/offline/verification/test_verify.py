@@ -14,7 +14,7 @@ from service.runtime.credentials import library
 from service.runtime.credentials.reading import Validity
 from service.runtime.credentials.signing import Signer
 from service.runtime.generation import execute, image_plan
-from service.runtime.images import xmp
+from service.runtime.images import png, xmp
 from service.runtime.images.encoding import ImageFormat, encode
 from service.runtime.images.xmp import SourceType
 from service.runtime.latent.sources import LatentSource
@@ -173,6 +173,53 @@ def test_marks_of_other_software_prove_nothing(tmp_path, term, words):
     assert result.answer.startswith(words)
 
 
+def test_a_mark_of_a_camera_contradicts_an_image_of_the_model(model, drawn_repository, tmp_path):
+    pixels, provenance = made_by(model)
+    content = encode(pixels, ImageFormat.JPEG, provenance)
+    marked = content.replace(b"trainedAlgorithmicMedia", b"digitalCapture".ljust(23))
+    assert marked != content
+    result = verify(write(tmp_path / "a.jpg", marked), drawn_repository)
+    assert result.verdict is Verdict.CONTRADICTED
+    assert result.answer.endswith("the pixels are equal, but it is marked as captured by a camera")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"resized": [60_000, 60_000]}, "resized is [60000, 60000]"),
+        (
+            {"rows": [{"seed": 1}] * 10_000, "columns": [{"seed": 1}] * 10_000, "layers": [0]},
+            "100,000,000 images do not fit",
+        ),
+        ({"directions": {"smile": [0.0] * 100_000}}, "100,000 images do not fit"),
+    ],
+)
+def test_hostile_parameters_generate_nothing(model, drawn_repository, tmp_path, changes, reason):
+    pixels, provenance = made_by(model)
+    content = encode(pixels, ImageFormat.PNG, provenance | changes)
+    result = verify(write(tmp_path / "a.png", content), drawn_repository)
+    assert result.verdict is Verdict.UNPROVEN
+    assert reason in result.not_reproduced
+
+
+def test_a_mark_in_utf_16_is_not_parsed(tmp_path):
+    text = xmp.packet(SourceType.GENERATED).decode()
+    packet = ("<!DOCTYPE a [<!ENTITY b 'c'>]>" + text).encode("utf-16")
+    content = saved(Image.new("RGB", (8, 8), "red"), format="JPEG", xmp=packet)
+    assert verify(write(tmp_path / "a.jpg", content), tmp_path).source_type is None
+
+
+def test_a_credential_outside_its_place_is_not_called_invalid(tmp_path, signer):
+    plain = saved(Image.new("RGB", (8, 8)), format="PNG")
+    signed = signer.sign(plain, "image/png", {})
+    # In a chunk of another name, no reader of credentials finds it.
+    (store,) = [body for kind, body in png.chunks(signed) if kind == b"caBX"]
+    moved = plain[:-12] + png.chunk(b"teSt", store) + plain[-12:]
+    result = verify(write(tmp_path / "a.png", moved), tmp_path)
+    assert result.verdict is Verdict.UNPROVEN
+    assert result.credential.validity is Validity.UNREAD
+
+
 def test_a_file_without_a_mark_is_not_called_real(tmp_path):
     path = write(tmp_path / "a.png", saved(Image.new("L", (8, 8)), format="PNG"))
     result = verify(path, tmp_path)
@@ -252,5 +299,7 @@ def test_the_command_reports_every_file(model, drawn_repository, tmp_path):
 
 def test_trust_anchors_must_be_certificates(tmp_path):
     plain = write(tmp_path / "plain.png", saved(Image.new("L", (8, 8)), format="PNG"))
-    for anchors in (tmp_path / "missing.pem", plain):
+    damaged = tmp_path / "damaged.pem"
+    damaged.write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
+    for anchors in (tmp_path / "missing.pem", plain, damaged):
         assert_one_line_error(run("verify", plain, "--trust", anchors), 2, "--trust", anchors.name)
