@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
 
 from service.runtime.errors import UserError
@@ -49,6 +50,9 @@ class Store:
         self._root = str(root).rstrip("/")
         self.local = Path(self._root) if isinstance(system, LocalFileSystem) else None
         if self.local is None:
+            if has_magic(self._root):
+                # Removing the state of a job would remove it in every folder that matches.
+                raise StoreError(f"{url}: a folder in a store cannot have *, ? or [ in its name")
             # Listings are kept, and another process may have written since.
             system.invalidate_cache()
 
