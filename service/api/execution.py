@@ -244,7 +244,7 @@ class RequestExecution:
 
         Raises Problem (429, 422).
         """
-        self.reserve_pixels(images * model.manifest.image.pixels)
+        self.reserve_pixels(images * model.manifest.image_spec.pixels)
 
     def reserve_pixels(self, pixels: int) -> None:
         """Reserve pixels in the rate limit. Raises Problem (429, 422)."""

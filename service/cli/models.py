@@ -39,14 +39,14 @@ def models(models: ModelsOption = None, as_json: JsonOption = False) -> None:
         ]
         typer.echo(json.dumps(rows, indent=2))
     else:
-        table = Table("model", "version", "task", "image", "state", box=None)
+        table = Table("model", "version", "task", "output", "state", box=None)
         for entry in catalog.entries:
-            image = entry.manifest.image if entry.manifest else None
+            output = entry.manifest.output if entry.manifest else None
             table.add_row(
                 entry.name,
                 entry.version,
                 entry.manifest.task if entry.manifest else "",
-                f"{image.width}×{image.height}×{image.channels}" if image else "",
+                output.summary if output else "",
                 entry.state + (f": {entry.reason}" if entry.reason else ""),
             )
         Console().print(table)

@@ -26,12 +26,14 @@ from service.runtime.models.manifest import (
     ENCODER,
     GENERATOR,
     MAPPING,
+    STEP,
     SYNTHESIS,
     Manifest,
     encoder_output,
 )
 from service.runtime.onnx.sessions import Array
 from service.runtime.ranking import CandidateGroup, Selection, kept_candidates
+from service.runtime.text.sampling import TextSource, TextState
 
 T = TypeVar("T")
 
@@ -114,7 +116,8 @@ def image_plan(
     manifest: Manifest, sources: Sequence[LatentSource], cache: StyleLookup | None = None
 ) -> Plan[Pixels]:
     """Return the images ``[N, H, W, C] uint8`` of `sources`: seeds and latents through the
-    generator, styles through the synthesis network.
+    generator, styles through the synthesis network. For another output, its rows, such as the
+    samples ``[N, T] int16`` of audio.
     """
     transform = transform_feed(sources, manifest)
     if all(source.w is None for source in sources):
@@ -122,7 +125,36 @@ def image_plan(
     else:
         w = yield from style_plan(manifest, sources, cache)
         outputs = yield GraphRun(SYNTHESIS, {"w": w, **transform})
-    return outputs["pixels"]
+    return outputs[manifest.output.tensor]
+
+
+def text_plan(
+    manifest: Manifest,
+    sources: Sequence[TextSource],
+    observe: Callable[[int, int], object] = lambda *_: None,
+) -> Plan[list[list[int]]]:
+    """Return the tokens of the texts of `sources`, one run of the graph per token.
+
+    `observe` is called with the index of a source and each of its new tokens. Texts that have ended
+    take no rows. Raises ValueError if the model returns no text.
+    """
+    spec = manifest.text
+    if spec is None:
+        raise ValueError(f"{manifest.name} returns no text")
+    texts = [TextState(source, spec) for source in sources]
+    active = [i for i, text in enumerate(texts) if not text.ended]
+    state = np.zeros((len(active), spec.state), np.float32)
+    while active:
+        token = np.array([texts[i].next_input for i in active], np.int64)
+        outputs = yield GraphRun(STEP, {"token": token, "state": state})
+        for i, logits in zip(active, outputs["logits"], strict=True):
+            new = texts[i].advance(logits)
+            if new is not None:
+                observe(i, new)
+        going_on = [not texts[i].ended for i in active]
+        active = [i for i in active if not texts[i].ended]
+        state = outputs["new_state"][going_on]
+    return [text.tokens for text in texts]
 
 
 def score_plan(manifest: Manifest, sources: Sequence[LatentSource], pixels: Pixels) -> Plan[Array]:

@@ -219,7 +219,7 @@ def prepare(model: Model, upload: DecodedImage, mask: Pixels | None = None) -> T
     spec = model.manifest.input
     if spec is None:
         raise ImageMismatch(f"{model.manifest.name} does not take an image")
-    task, channels = model.manifest.task, model.manifest.image.channels
+    task, channels = model.manifest.task, model.manifest.image_spec.channels
     chroma = None
     if task == "upscale" and (spec.channels, channels) == (1, 1) and not upload.is_gray:
         image, chroma = split_chroma(upload.pixels)

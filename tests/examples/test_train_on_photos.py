@@ -13,7 +13,7 @@ def test_trains_exports_and_measures(tmp_path):
     arguments = ["train_on_photos.sh", photos, "digits", *sizes]
     run_example(*arguments, cwd=tmp_path, SIDE="32", SAMPLES="20")
     manifest = read_manifest(tmp_path / "models" / "digits" / "1")
-    assert (manifest.image.width, manifest.image.channels) == (32, 3)
+    assert (manifest.image_spec.width, manifest.image_spec.channels) == (32, 3)
     assert manifest.quality
     assert (tmp_path / "runs" / "digits" / "quality.html").exists()
     # Started again, it goes on: nothing is prepared or trained a second time.

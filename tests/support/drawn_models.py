@@ -18,7 +18,6 @@ from service.runtime.models.manifest import (
     MAPPING,
     SYNTHESIS,
     Graph,
-    ImageSpec,
     LatentSpace,
     Manifest,
     StyleLayer,
@@ -26,6 +25,7 @@ from service.runtime.models.manifest import (
     Truncation,
     file_sha256,
 )
+from service.runtime.models.manifest_outputs import ImageSpec
 from service.runtime.models.provenance import ImportProvenance
 
 Z, W = 16, 10
@@ -36,6 +36,14 @@ BAND = 4
 SIZE = LAYERS * BAND
 CLASSES = ("cat", "dog", "night owl")
 TRUNCATION = Truncation(default=0.7, minimum=0.0, maximum=1.5)
+
+# Audio: samples per second and per output.
+SAMPLE_RATE, SAMPLES = 8000, 2000
+# Text: the characters of the vocabulary after those of the start and the end, and the state.
+CHARACTERS = "abcdefgh "
+VOCABULARY = ("", "", *CHARACTERS)
+STATE = 12
+TEXT = 8
 
 _TYPES = {
     "z": (TensorProto.FLOAT, ["N", Z]),
@@ -49,6 +57,14 @@ _TYPES = {
     "reconstruction": (TensorProto.UINT8, ["N", SIZE, SIZE, 3]),
     "new_w": (TensorProto.FLOAT, ["N", LAYERS, W]),
     "new_z": (TensorProto.FLOAT, ["N", Z]),
+    "samples": (TensorProto.INT16, ["N", SAMPLES]),
+    "token": (TensorProto.INT64, ["N"]),
+    "state": (TensorProto.FLOAT, ["N", STATE]),
+    "logits": (TensorProto.FLOAT, ["N", len(VOCABULARY)]),
+    "new_state": (TensorProto.FLOAT, ["N", STATE]),
+    "text": (TensorProto.FLOAT, ["N", TEXT]),
+    "token_ids": (TensorProto.INT64, ["N", "L"]),
+    "token_mask": (TensorProto.FLOAT, ["N", "L"]),
 }
 
 

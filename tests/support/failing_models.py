@@ -14,11 +14,11 @@ from service.runtime.models.manifest import (
     GENERATOR,
     MANIFEST_FILE,
     Graph,
-    ImageSpec,
     LatentSpace,
     Manifest,
     file_sha256,
 )
+from service.runtime.models.manifest_outputs import ImageSpec
 from service.runtime.models.provenance import ImportProvenance
 
 CLASSES = ("fine", "slow", "hangs", "raises", "hungry")

@@ -24,10 +24,10 @@ from service.runtime.models.manifest import (
     MANIFEST_FILE,
     Graph,
     ImageInput,
-    ImageSpec,
     Manifest,
     file_sha256,
 )
+from service.runtime.models.manifest_outputs import ImageSpec
 from service.runtime.models.provenance import ImportProvenance
 
 REACH = 2

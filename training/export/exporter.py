@@ -9,7 +9,8 @@ from pathlib import Path
 from torch import nn
 
 from service.runtime.models.folders import new_version_folder
-from service.runtime.models.manifest import Graph, ImageSpec, Manifest, Quality
+from service.runtime.models.manifest import Graph, Manifest, Quality
+from service.runtime.models.manifest_outputs import ImageSpec
 from service.runtime.models.model import Model
 from service.runtime.models.provenance import TrainingProvenance
 from service.runtime.onnx.sessions import ExecutionPlan

@@ -39,12 +39,13 @@ def model_card(
     `details` are additional rows of the table, as (name, value). The table is the last part of the
     card, so that metrics can be appended.
     """
-    image = manifest.image
+    output = manifest.output.summary
+    if (image := manifest.image) is not None:
+        output = f"{image.width}×{image.height} {_COLORS[image.channels]}"
     lines = [
         f"# {manifest.name}",
         "",
-        f"{manifest.summary}. {image.width}×{image.height} {_COLORS[image.channels]}, "
-        f"{_origin(manifest)}.",
+        f"{manifest.summary}. {output}, {_origin(manifest)}.",
         "",
         f"![{preview_text}](preview.webp)",
         "",

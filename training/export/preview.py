@@ -75,7 +75,7 @@ def imported_preview(model: Model, images: Sequence[Pixels] = ()) -> Preview:
 
 
 def _samples(model: Model, manifest: Manifest) -> Image.Image:
-    count = max(4, min(_SAMPLES, _MAX_PREVIEW_PIXELS // manifest.image.pixels))
+    count = max(4, min(_SAMPLES, _MAX_PREVIEW_PIXELS // manifest.image_spec.pixels))
     in_a_row = columns(len(manifest.classes)) if count == _SAMPLES else None
     truncations = model.truncations_of(range(count))
     samples = []

@@ -169,7 +169,7 @@ def _check(body: JobRequest, request: Request, upload: Upload | None) -> _Checke
             direction=body.direction,
             open_inputs=partial(locations.open_inputs, upload.id if upload else ""),
         )
-        job, pixels = _bounded(job, model.manifest.image.pixels, state.settings)
+        job, pixels = _bounded(job, model.manifest.image_spec.pixels, state.settings)
         if body.output is not None:
             locations.assert_output(job, body.output)
     except LocationRefused as error:

@@ -16,7 +16,7 @@ from service.api.schemas.problems import ProblemDocument
 from service.api.state import state_of
 from service.runtime.files import open_regular
 from service.runtime.models.catalog import Catalog, Entry
-from service.runtime.models.manifest import MANIFEST_FILE, PREVIEW_FILE, Manifest
+from service.runtime.models.manifest import MANIFEST_FILE, OUTPUT_PARTS, PREVIEW_FILE, Manifest
 from service.runtime.scheduling.engine import Engine
 
 router = APIRouter(tags=["models"])
@@ -149,7 +149,11 @@ def _card(catalog: Catalog, entry: Entry) -> dict[str, Any]:
             "transform": manifest.takes_transform,
             "discriminator": manifest.discriminator
             and manifest.discriminator.model_dump(mode="json", exclude_none=True),
-            "image": manifest.image.model_dump(),
+            **{
+                name: part and part.model_dump(mode="json")
+                for name in (*OUTPUT_PARTS, "text_input")
+                for part in [getattr(manifest, name)]
+            },
             "directions": _directions(manifest),
             "encoder": manifest.encoder
             and manifest.encoder.model_dump(

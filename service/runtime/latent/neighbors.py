@@ -27,7 +27,7 @@ _CACHE_BYTES = 2**24
 
 def sample_count(manifest: Manifest) -> int:
     """Return the number of samples that are compared: 256 for small images, 16 for large ones."""
-    return min(max(_SAMPLE_PIXELS // manifest.image.pixels, _MIN_SAMPLES), _MAX_SAMPLES)
+    return min(max(_SAMPLE_PIXELS // manifest.image_spec.pixels, _MIN_SAMPLES), _MAX_SAMPLES)
 
 
 def sample_classes(manifest: Manifest, class_index: int | None) -> list[int] | None:

@@ -29,6 +29,9 @@ ClassWeights = Mapping[int, float]
 class LatentSource:
     """Exactly one of `seed`, `z` ``[z_dim]`` and `w` ``[layers, w_dim]``, and the conditions.
 
+    `text` ``[d]`` is the vector of a prompt, for models that take one; None is that of an empty
+    prompt.
+
     `classes` and `truncation` are None for models without them, and for a `w`, which already
     includes them. `transform` ``[3, 3]`` is None for the identity.
     """
@@ -39,6 +42,7 @@ class LatentSource:
     classes: ClassWeights | None = None
     truncation: float | None = None
     transform: Matrix | None = None
+    text: Floats | None = None
 
     @cached_property
     def key(self) -> Hashable:
@@ -184,6 +188,9 @@ def feeds(sources: Sequence[LatentSource], manifest: Manifest) -> dict[str, NDAr
         inputs["truncation"] = np.array(
             [default if s.truncation is None else s.truncation for s in sources], np.float32
         )
+    if (text := manifest.text_input) is not None:
+        empty = np.zeros(text.dimension, np.float32)
+        inputs["text"] = np.array([empty if s.text is None else s.text for s in sources])
     return inputs
 
 

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from service.runtime.errors import UserError
 from service.runtime.files import open_regular
-from service.runtime.models.golden import GOLDEN_FILE, check_golden
+from service.runtime.models.golden import GOLDEN_FILE, GOLDEN_SAMPLES_FILE, check_golden
 from service.runtime.models.manifest import MANIFEST_FILE, Manifest, ManifestError, read_manifest
+from service.runtime.models.manifest_outputs import TOKENIZER_FILE, VOCABULARY_FILE
 from service.runtime.models.memory_budget import MemoryBudget
 from service.runtime.models.model import GoldenMatch, Model, ModelFailed, problem_of
 from service.runtime.onnx.execution_plans import Planner
@@ -258,7 +259,8 @@ def fingerprint(folder: Path) -> Fingerprint:
             text = file.read()
         marks: list[tuple[str, object]] = [(MANIFEST_FILE, hashlib.sha256(text).digest())]
         graphs = [path for kind in ("*.onnx", "*.onnx.data") for path in folder.glob(kind)]
-        for path in sorted([*graphs, folder / GOLDEN_FILE]):
+        others = (GOLDEN_FILE, GOLDEN_SAMPLES_FILE, VOCABULARY_FILE, TOKENIZER_FILE)
+        for path in sorted([*graphs, *(folder / name for name in others)]):
             if path.exists():
                 stat = path.stat()
                 marks.append((path.name, (stat.st_size, stat.st_mtime_ns, stat.st_ino)))

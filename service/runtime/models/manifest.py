@@ -2,12 +2,13 @@
 
     models/<name>/<version>/
         model.json      the manifest
-        *.onnx          the graphs: `generator`, or `mapping` and `synthesis`
+        *.onnx          the graphs: `generator`, or `mapping` and `synthesis`, or another main graph
         *.onnx.data     weights of a graph that is too large for one file
-        golden.png      images that the model must reproduce wherever it is served
+        golden.png      outputs that the model must reproduce; golden.npy for audio
         preview.webp    a sample grid
         README.md       the model card
         directions.npz  vectors of named directions in latent space
+        vocabulary.json tokens of a text model; tokenizer.json of a text encoder
 
 Training writes the manifest and the service reads it; they share nothing else.
 """
@@ -25,6 +26,14 @@ from service.runtime.errors import UserError
 from service.runtime.files import open_regular
 from service.runtime.formatting import exact
 from service.runtime.latent.seeds import MAX_SEED, Distribution
+from service.runtime.models.manifest_outputs import (
+    AudioSpec,
+    ImageSpec,
+    OutputSpec,
+    TextEncoder,
+    TextInput,
+    TextSpec,
+)
 from service.runtime.models.manifest_parts import (
     SHA256,
     Directions,
@@ -48,6 +57,9 @@ _MAX_MANIFEST_BYTES = 32 * 2**20
 GENERATOR = "generator"
 MAPPING = "mapping"
 SYNTHESIS = "synthesis"
+# The graph of a text model, and that of a text encoder.
+STEP = "step"
+TEXT_ENCODER = "text_encoder"
 # Optional roles beside those. They do not change the images of a seed, so the digest of a model
 # does not depend on them.
 ENCODER = "encoder"
@@ -67,7 +79,27 @@ ClassName = Annotated[str, StringConstraints(max_length=200)]
 StyleGroup = Literal["coarse", "middle", "fine"]
 
 # The route that serves a model has the name of its task.
-Task = Literal["generate", "translate", "colorize", "upscale", "inpaint"]
+Task = Literal[
+    "generate",
+    "translate",
+    "colorize",
+    "upscale",
+    "inpaint",
+    "audio",
+    "text-to-image",
+    "text",
+    "text-encoder",
+]
+# Tasks whose models draw their outputs from a latent `z`.
+LATENT_TASKS: tuple[Task, ...] = ("generate", "audio", "text-to-image")
+# The part of the manifest that describes the output of a task; all others have images.
+_OUTPUTS: dict[Task, str] = {"audio": "audio", "text": "text", "text-encoder": "text_encoder"}
+OUTPUT_PARTS = ("image", *_OUTPUTS.values())
+# Inputs and outputs of the graphs of the tasks that have neither latents nor images.
+_TOKEN_GRAPHS: dict[Task, tuple[str, set[str], set[str]]] = {
+    "text": (STEP, {"token", "state"}, {"logits", "new_state"}),
+    "text-encoder": (TEXT_ENCODER, {"token_ids", "token_mask"}, {"text"}),
+}
 
 
 class ManifestError(UserError):
@@ -147,19 +179,6 @@ class StyleSpace(Part):
         for i, layer in enumerate(self.layers):
             groups[layer.group] = (*groups.get(layer.group, ()), i)
         return groups
-
-
-class ImageSpec(Part):
-    """The output images, in pixels. 1 channel is gray, 3 are RGB, 4 are RGBA."""
-
-    height: Positive
-    width: Positive
-    channels: Literal[1, 3, 4]
-
-    @property
-    def pixels(self) -> int:
-        """Pixels per image."""
-        return self.height * self.width
 
 
 class ImageInput(Part):
@@ -245,8 +264,9 @@ class Quality(Part):
 
 
 class Golden(Part):
-    """An image that the model generated at export: its inputs and the SHA-256 of its pixels.
+    """An output of the model at export: its inputs and a SHA-256.
 
+    The digest is that of the pixels, of the int16 samples, or of the UTF-8 text at temperature 1.
     `class_index`, `truncation` and `direction` are set if the model has them.
     """
 
@@ -266,8 +286,13 @@ class Manifest(Part):
     task: Task
     summary: str
     graphs: dict[str, Graph] = Field(min_length=1)
-    image: ImageSpec
+    # Exactly one of them, which fits the task: what the model returns.
+    image: ImageSpec | None = None
+    audio: AudioSpec | None = None
+    text: TextSpec | None = None
+    text_encoder: TextEncoder | None = None
     latent: LatentSpace | None = None
+    text_input: TextInput | None = None
     input: ImageInput | None = None
     classes: tuple[ClassName, ...] = ()
     styles: StyleSpace | None = None
@@ -282,19 +307,57 @@ class Manifest(Part):
 
     @model_validator(mode="after")
     def _fits_its_task(self) -> Manifest:
-        if self.task == "generate":
+        part = _OUTPUTS.get(self.task, "image")
+        given = [name for name in OUTPUT_PARTS if getattr(self, name) is not None]
+        if given != [part]:
+            raise ValueError(
+                f"a model with the task {self.task} needs {part}, got {', '.join(given) or 'none'}"
+            )
+        if (self.text_input is not None) != (self.task == "text-to-image"):
+            raise ValueError("text_input is required if and only if the task is text-to-image")
+        if self.task in LATENT_TASKS:
             if self.latent is None:
-                raise ValueError("a model with the task generate needs a latent space")
+                raise ValueError(f"a model with the task {self.task} needs a latent space")
             self._check_graphs(self.latent)
             for golden in self.golden:
                 self._check_golden(golden, self.latent)
-            return self
-        if self.input is None:
+        elif self.task in _TOKEN_GRAPHS:
+            self._check_token_graph(*_TOKEN_GRAPHS[self.task])
+        elif self.input is None:
             raise ValueError(f"a model with the task {self.task} needs an input")
-        self._check_image_to_image(self.input)
+        else:
+            self._check_image_to_image(self.input, self.image_spec)
         return self
 
-    def _check_image_to_image(self, spec: ImageInput) -> None:
+    def _check_token_graph(self, role: str, inputs: set[str], outputs: set[str]) -> None:
+        """Raise ValueError unless the only graph takes `inputs` and returns `outputs`."""
+        if set(self.graphs) != {role}:
+            raise ValueError(
+                f"a model with the task {self.task} needs a graph {role!r}; "
+                f"got {', '.join(sorted(self.graphs))}"
+            )
+        graph = self.graphs[role]
+        if set(graph.inputs) != inputs or set(graph.outputs) != outputs:
+            raise ValueError(
+                f"{graph.file} must take {' and '.join(sorted(inputs))}, "
+                f"and return {' and '.join(sorted(outputs))}"
+            )
+        if self.latent or self.input or self.classes:
+            raise ValueError(f"latent, input and classes are not allowed for the task {self.task}")
+        self._check_no_additions()
+        if self.task == "text-encoder" and self.golden:
+            raise ValueError("golden is not allowed for the task text-encoder")
+        if self.text is not None and max(self.text.start, self.text.end) >= self.text.size:
+            raise ValueError(f"text.start and text.end must be less than {self.text.size}")
+
+    def _check_no_additions(self) -> None:
+        if self.styles or self.directions or self.encoder or self.discriminator:
+            raise ValueError(
+                "styles, directions, encoder and discriminator are not allowed for the task "
+                f"{self.task}"
+            )
+
+    def _check_image_to_image(self, spec: ImageInput, image: ImageSpec) -> None:
         """Raise ValueError unless the graphs lead from images to pixels."""
         if set(self.graphs) != set(spec.roles):
             raise ValueError(
@@ -308,7 +371,7 @@ class Manifest(Part):
         if spec.masked != (self.task == "inpaint"):
             raise ValueError("input.masked is required if and only if the task is inpaint")
         height, width = (side * spec.factor for side in spec.size)
-        if (self.image.height, self.image.width) != (height, width):
+        if (image.height, image.width) != (height, width):
             raise ValueError(f"image must be {width}×{height}, the size that follows from input")
         if self.latent or self.classes or self.styles:
             raise ValueError(f"latent, classes and styles are not allowed for the task {self.task}")
@@ -332,12 +395,16 @@ class Manifest(Part):
             )
 
     def _check_graphs(self, latent: LatentSpace) -> None:
-        """Raise ValueError unless the graphs lead from latents to pixels."""
+        """Raise ValueError unless the graphs lead from latents to the output."""
+        if self.task != "generate":
+            self._check_no_additions()
+        if self.input is not None:
+            raise ValueError(f"input is not allowed for the task {self.task}")
         roles = set(self.graphs) - set(ADDED_ROLES)
         if roles not in ({GENERATOR}, {MAPPING, SYNTHESIS}):
             raise ValueError(
-                f"a model with the task generate needs a graph {GENERATOR!r}, or {MAPPING!r} and "
-                f"{SYNTHESIS!r}; got {', '.join(sorted(roles))}"
+                f"a model with the task {self.task} needs a graph {GENERATOR!r}, or {MAPPING!r} "
+                f"and {SYNTHESIS!r}; got {', '.join(sorted(roles))}"
             )
         has_styles = MAPPING in roles
         if has_styles != (self.styles is not None):
@@ -355,8 +422,11 @@ class Manifest(Part):
             raise ValueError(
                 f"latent.truncation is required if and only if {first.file} takes truncation"
             )
-        if "z" not in first.inputs or "pixels" not in last.outputs:
-            raise ValueError(f"{first.file} must take z, and {last.file} must return pixels")
+        tensor = self.output.tensor
+        if "z" not in first.inputs or tensor not in last.outputs:
+            raise ValueError(f"{first.file} must take z, and {last.file} must return {tensor}")
+        if (self.text_input is not None) != ("text" in first.inputs):
+            raise ValueError(f"text_input is required if and only if {first.file} takes text")
         if has_styles and ("w" not in first.outputs or set(last.inputs) - {TRANSFORM} != {"w"}):
             raise ValueError(
                 f"{first.file} must return w, and {last.file} must take w, "
@@ -390,6 +460,33 @@ class Manifest(Part):
                 raise ValueError(
                     f"directions.{direction.name}: the model has {layers} style layers"
                 )
+
+    @property
+    def output(self) -> OutputSpec:
+        """The part that describes what the main graph returns."""
+        part: OutputSpec = getattr(self, _OUTPUTS.get(self.task, "image"))
+        return part
+
+    @property
+    def image_spec(self) -> ImageSpec:
+        """The output images. Raises ValueError if the model has another kind of output."""
+        if self.image is None:
+            raise ValueError(f"{self.name} returns no images, but {self.output.tensor}")
+        return self.image
+
+    @property
+    def token_files(self) -> tuple[tuple[str, str], ...]:
+        """The vocabulary or the tokenizer, if the model has one, with its SHA-256."""
+        parts = (
+            self.text and self.text.vocabulary,
+            self.text_encoder and self.text_encoder.tokenizer,
+        )
+        return tuple((part.file, part.sha256) for part in parts if part)
+
+    @property
+    def main_role(self) -> str:
+        """The role that returns the output: `generator`, or the graph of a text model."""
+        return _TOKEN_GRAPHS[self.task][0] if self.task in _TOKEN_GRAPHS else GENERATOR
 
     @property
     def added_roles(self) -> tuple[str, ...]:
@@ -437,6 +534,10 @@ class Manifest(Part):
                 if spec[added] is None:
                     del spec[added]
             dependencies["input"] = spec
+        # Absent in the manifests of images, which keep their digest.
+        for name in (*_OUTPUTS.values(), "text_input"):
+            if (described := getattr(self, name)) is not None:
+                dependencies[name] = described.model_dump(mode="json")
         if weights := dict(each for graph in graphs.values() for each in graph.files[1:]):
             dependencies["data"] = weights
         text = json.dumps(dependencies, sort_keys=True, separators=(",", ":"))

@@ -30,7 +30,12 @@ from service.runtime.models.manifest import (
     read_manifest,
 )
 from service.runtime.models.memory_budget import MemoryBudget
-from service.runtime.models.probe_inputs import probe_images, probe_masks
+from service.runtime.models.probe_inputs import (
+    probe_images,
+    probe_masks,
+    probe_texts,
+    probe_tokens,
+)
 from service.runtime.onnx.sessions import (
     Array,
     ExecutionPlan,
@@ -172,6 +177,8 @@ class Model:
     def _load(self) -> _Sessions:
         graphs = self.manifest.graphs
         self._direction_vectors = load_directions(self.folder, self.manifest)
+        for name, sha256 in self.manifest.token_files:
+            _verify(self.folder / name, sha256)
         usual = {
             role: _load_graph(self.folder, graph, self.provider, self.plan)
             for role, graph in graphs.items()
@@ -211,7 +218,15 @@ class Model:
 
     def _warm(self) -> None:
         """Run one row: allocates memory, and checks output shapes before the first request."""
-        image = self.manifest.image
+        if self.manifest.image is None or self.manifest.text_input is not None:
+            role = self.manifest.main_role
+            outputs = self.run(role, self.feeds([0]))
+            spec = self.manifest.output
+            _expect(role, outputs[spec.tensor], spec.dtype.type, (1, *spec.row))
+            if (text := self.manifest.text) is not None:
+                _expect(role, outputs["new_state"], np.float32, (1, text.state))
+            return
+        image = self.manifest.image_spec
         if (space := self.manifest.styles) is not None:
             w = self.run(MAPPING, self.feeds([0]))["w"]
             _expect(MAPPING, w, np.float32, (1, len(space.layers), space.dimension))
@@ -266,14 +281,20 @@ class Model:
         classes: Sequence[int] | None = None,
         truncations: Sequence[float] | None = None,
     ) -> dict[str, Array]:
-        """Return the inputs of the roles `generator` and `mapping`, one row per seed.
+        """Return the inputs of the main role (and `mapping`), one row per seed.
 
-        `classes` are indices; `classes_of` and `truncations_of` are the defaults. Image-to-image
-        models get synthetic images. Raises ValueError if a seed is out of range.
+        `classes` are indices; `classes_of` and `truncations_of` are the defaults. Models that take
+        images or text get synthetic ones. Raises ValueError if a seed is out of range.
         """
         if (spec := self.manifest.input) is not None:
             inputs = {"image": probe_images(seeds, spec.size, spec.channels)}
             return inputs | ({"mask": probe_masks(seeds, spec.size)} if spec.masked else {})
+        if (text := self.manifest.text) is not None:
+            state = np.zeros((len(seeds), text.state), np.float32)
+            token = np.array([seed % text.size for seed in seeds], np.int64)
+            return {"token": token, "state": state}
+        if self.manifest.text_encoder is not None:
+            return probe_tokens(seeds)
         return feeds(self._sources(seeds, classes, truncations), self.manifest)
 
     def _sources(
@@ -283,11 +304,14 @@ class Model:
         truncations: Sequence[float] | None,
     ) -> list[LatentSource]:
         indices = classes or self.classes_of(seeds)
+        text = self.manifest.text_input
+        texts = probe_texts(seeds, text.dimension) if text else None
         return [
             LatentSource(
                 seed,
                 classes=None if indices is None else {indices[i]: 1.0},
                 truncation=truncations[i] if truncations else None,
+                text=texts[i] if texts is not None else None,
             )
             for i, seed in enumerate(seeds)
         ]
@@ -302,21 +326,24 @@ class Model:
         return self.digest
 
     def pixels_per_row(self, role: str, feeds: Mapping[str, Array]) -> int:
-        """Return the number of output pixels per row, the unit in which the queue is bounded."""
+        """Return the cost of a row, the unit in which the queue is bounded: output pixels.
+
+        For other outputs than images, it is the number of samples or other values.
+        """
         if role == MAPPING:
             # Styles are not images, but counting a pixel per row bounds their number, too.
             return 1
         if (spec := self.manifest.input) is not None:
             height, width = feeds["image"].shape[1:3]
             return int(height * width * spec.factor**2)
-        return self.manifest.image.pixels
+        return self.manifest.output.cost
 
     def max_rows(self, pixels_per_row: int) -> int:
         """Return the maximum batch size for rows of this many pixels.
 
         Neither the rows nor the pixels of a batch exceed those measured for the plan.
         """
-        measured_pixels = self.manifest.image.pixels * self.plan.max_rows
+        measured_pixels = self.manifest.output.cost * self.plan.max_rows
         return max(min(self.plan.max_rows, measured_pixels // pixels_per_row), 1)
 
     def run(
@@ -325,7 +352,8 @@ class Model:
         """Run one batch in the calling thread.
 
         The role ``mapping`` returns ``w``, ``encoder`` returns ``new_w`` or ``new_z``,
-        ``discriminator`` returns ``score``, and all others return ``pixels``. A missing
+        ``discriminator`` returns ``score``, and all others return the output of the manifest, such
+        as ``pixels``; ``step`` also returns ``new_state``. A missing
         ``transform`` is the identity. With `alone`, the run uses more threads if the plan allows
         it; the outputs are the same. Raises KeyError if the model does not have the role.
         """
@@ -346,9 +374,14 @@ class Model:
         classes: Sequence[int] | None = None,
         truncations: Sequence[float] | None = None,
     ) -> Array:
-        """Return the images ``[N, H, W, C] uint8`` of `seeds`, in this thread, in one batch."""
-        if self.manifest.input is not None:
-            return self.run(GENERATOR, self.feeds(seeds))["pixels"]
+        """Return the outputs of `seeds`, in this thread, in one batch.
+
+        They are images ``[N, H, W, C] uint8``, or the rows of another output: samples
+        ``[N, T] int16``, the logits of a step, or vectors of texts.
+        """
+        manifest = self.manifest
+        if manifest.latent is None:
+            return self.run(manifest.main_role, self.feeds(seeds))[manifest.output.tensor]
         plan = image_plan(self.manifest, self._sources(seeds, classes, truncations))
         return execute(plan, self.run)
 

@@ -1,12 +1,13 @@
-"""Input images drawn from seeds, to warm up, time and verify image-to-image models.
+"""Inputs drawn from seeds, to warm up, time and verify models that take more than latents.
 
-They show smooth color gradients. The same images must result on every machine, without a file,
-because golden images depend on them.
+Images show smooth color gradients. The same inputs must result on every machine, without a file,
+because golden outputs depend on them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]
 
 _CELLS = 5
+# Tokens of texts, and the first indices of the vocabulary, which every vocabulary has.
+_TOKENS = 8
 
 
 def probe_images(seeds: Sequence[int], size: int | tuple[int, int], channels: int) -> Pixels:
@@ -52,3 +55,22 @@ def probe_masks(seeds: Sequence[int], size: int | tuple[int, int]) -> Pixels:
         top, left = np.random.RandomState(seed).randint(0, side - half + 1, 2)
         mask[top : top + half, left : left + half] = 255
     return np.ascontiguousarray(masks[:, :height, :width])
+
+
+def probe_texts(seeds: Sequence[int], dimension: int) -> NDArray[np.float32]:
+    """Return vectors of texts ``[N, dimension] float32``, about as long as unit vectors."""
+    rows = [np.random.RandomState(seed).randn(dimension) / dimension**0.5 for seed in seeds]
+    return np.array(rows, np.float32).reshape(len(seeds), dimension)
+
+
+def probe_tokens(seeds: Sequence[int], vocabulary: int = _TOKENS) -> dict[str, NDArray[Any]]:
+    """Return ``token_ids [N, 8] int64`` below `vocabulary`, and ``token_mask [N, 8] float32``.
+
+    Text i has 1 to 8 tokens.
+    """
+    ids = [np.random.RandomState(seed).randint(0, vocabulary, _TOKENS) for seed in seeds]
+    mask = [np.arange(_TOKENS) <= seed % _TOKENS for seed in seeds]
+    return {
+        "token_ids": np.array(ids, np.int64).reshape(-1, _TOKENS),
+        "token_mask": np.array(mask, np.float32).reshape(-1, _TOKENS),
+    }

@@ -78,7 +78,12 @@ class Signature:
 
 
 def signatures(manifest: Manifest) -> dict[str, Signature]:
-    """Return the signatures of all roles that `Model.run` accepts, `generator` first."""
+    """Return the signatures of all roles that `Model.run` accepts, the main role first.
+
+    Empty for a text encoder: its rows have no fixed length.
+    """
+    if manifest.text_encoder is not None:
+        return {}
     tensors = {tensor.name: tensor for tensor in _contract(manifest)}
 
     def from_to(first: Graph, last: Graph) -> Signature:
@@ -121,8 +126,16 @@ def with_defaults(
 
 
 def _contract(manifest: Manifest) -> list[Tensor]:
-    image, latent, styles = manifest.image, manifest.latent, manifest.styles
-    tensors = [Tensor("pixels", np.dtype(np.uint8), (image.height, image.width, image.channels))]
+    latent, styles, output = manifest.latent, manifest.styles, manifest.output
+    tensors = [Tensor(output.tensor, output.dtype, output.row)]
+    if (text := manifest.text) is not None:
+        tensors += [
+            Tensor("token", np.dtype(np.int64), (), 0, text.size - 1),
+            Tensor("state", np.dtype(np.float32), (text.state,)),
+            Tensor("new_state", np.dtype(np.float32), (text.state,)),
+        ]
+    if (text_input := manifest.text_input) is not None:
+        tensors.append(Tensor("text", np.dtype(np.float32), (text_input.dimension,)))
     if (spec := manifest.input) is not None:
         # The size of the training images, even if others are possible.
         row = spec.size

@@ -62,9 +62,9 @@ class WalkOutput:
             parameters["quality"] = self.quality
         return AnimationSpec(
             frames=walk.frames,
-            height=self.scale * manifest.image.height,
-            width=self.scale * manifest.image.width,
-            channels=manifest.image.channels,
+            height=self.scale * manifest.image_spec.height,
+            width=self.scale * manifest.image_spec.width,
+            channels=manifest.image_spec.channels,
             fps=self.fps,
             provenance={**identity, **parameters},
             frame_provenance=lambda i: {**identity, **walk.frame_parameters(i, manifest)},
@@ -138,7 +138,7 @@ def walk_output(
             raise InvalidRequest(
                 "scale", f"only for animations and videos, not for {output_format}"
             )
-        side = max(manifest.image.width, manifest.image.height)
+        side = max(manifest.image_spec.width, manifest.image_spec.height)
         limit = max(1, min(MAX_SCALE, MAX_ENLARGED_SIDE // side))
         if not 1 <= scale <= limit:
             raise InvalidRequest(

@@ -74,7 +74,7 @@ def invert(
 
     names = _names(images, out)
     generator = open_generator(model, models)
-    targets = read_images(images, generator.manifest.image)
+    targets = read_images(images, generator.manifest.image_spec)
     settings = OptimizationSettings(steps, learning_rate, pixel, feature, prior)
     features = open_network(network)
     with stage_progress() as show:

@@ -114,7 +114,7 @@ def _evaluate(
         raise QualityError(f"{manifest.name} is not an image-to-image model")
     targets = channels_last(target_tensor)
     baseline_name, baseline = baseline_output(
-        inputs, manifest.image.channels, manifest.input.factor
+        inputs, manifest.image_spec.channels, manifest.input.factor
     )
     suffix = f", {direction}" if model.directions else ""
 

@@ -99,7 +99,7 @@ def measure_class_accuracy(
 
     if isinstance(model, Path):
         model = Model(model, Provider.CPU, ExecutionPlan(workers=1, threads=1, max_rows=_BATCH))
-    names, image = model.manifest.classes, model.manifest.image
+    names, image = model.manifest.classes, model.manifest.image_spec
     if not names:
         raise QualityError(f"{model.manifest.name} has no classes")
     images = load_images(data)

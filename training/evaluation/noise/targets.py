@@ -24,7 +24,8 @@ from service.runtime.models.catalog import (
     model_folders,
     version_key,
 )
-from service.runtime.models.manifest import MANIFEST_FILE, ImageSpec, Manifest
+from service.runtime.models.manifest import MANIFEST_FILE, Manifest
+from service.runtime.models.manifest_outputs import ImageSpec
 from service.runtime.models.model import Model
 from service.runtime.models.provenance import TrainingData, TrainingProvenance
 from service.runtime.onnx.machine import usable_cpus
@@ -185,7 +186,7 @@ def _open_model(
             f"{manifest.name}: truncation must be from {exact(limits.minimum)} to "
             f"{exact(limits.maximum)}, got {exact(truncation)}"
         )
-    if manifest.image.height != manifest.image.width:
+    if manifest.image_spec.height != manifest.image_spec.width:
         raise QualityError(f"{manifest.name} generates images that are not square")
     if truncation is None and limits is not None:
         truncation = limits.default
@@ -193,7 +194,7 @@ def _open_model(
         raise QualityError(f"a seed must be from 0 to {MAX_SEED}, got {seed_start}")
     return NoiseTarget(
         title=title or f"{manifest.name}@{manifest.version}",
-        image=manifest.image,
+        image=manifest.image_spec,
         classes=manifest.classes,
         data=data or _training_options(model),
         trained_on=recorded_data(model.manifest),
@@ -217,7 +218,7 @@ def _training_options(model: Model) -> DataOptions | None:
 
     Whether training flipped the images is read from the recipe, because it is not in the manifest.
     """
-    provenance, image = model.manifest.provenance, model.manifest.image
+    provenance, image = model.manifest.provenance, model.manifest.image_spec
     if not isinstance(provenance, TrainingProvenance):
         return None
     recipe = _RECIPES / f"{provenance.recipe}.yaml"

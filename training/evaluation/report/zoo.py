@@ -191,6 +191,8 @@ def _basis(figures: tuple[Quality, ...]) -> list[str]:
 
 def _image_format(manifest: Manifest) -> str:
     image = manifest.image
+    if image is None:
+        return manifest.output.summary
     colors = {1: "gray", 3: "RGB", 4: "RGBA"}[image.channels]
     return f"{image.width}×{image.height} {colors}"
 

@@ -21,12 +21,12 @@ from service.runtime.models.manifest import (
     GENERATOR,
     Graph,
     ImageInput,
-    ImageSpec,
     LatentSpace,
     StyleSpace,
     Task,
     Truncation,
 )
+from service.runtime.models.manifest_outputs import ImageSpec
 from service.runtime.models.probe_inputs import probe_images
 from training.export.graphs import (
     CHECKED_LATENTS,

@@ -67,4 +67,4 @@ def _fitted(model: Model, source: ImageSource, row: int, path: Path) -> Pixels:
     except (ImageDecodeError, Image.DecompressionBombError, OSError, ValueError) as error:
         raise DirectionsError(f"{source.names[row]} in {path} cannot be read: {error}") from error
     alpha = pixels[..., 3] if has_alpha else None
-    return fit_image(DecodedImage(pixels[..., :3], alpha), model.manifest.image).pixels
+    return fit_image(DecodedImage(pixels[..., :3], alpha), model.manifest.image_spec).pixels

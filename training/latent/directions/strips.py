@@ -27,14 +27,14 @@ def strip(model: Model, samples: Samples, vector: Floats, layers: Sequence[int])
     columns = [images(model, moved(samples, vector, layers, step)) for step in STEPS]
     cells = np.stack(columns, axis=1).reshape(-1, *columns[0].shape[1:])
     sheet = grid(cells, len(STEPS))
-    side = max(model.manifest.image.height, model.manifest.image.width)
+    side = max(model.manifest.image_spec.height, model.manifest.image_spec.width)
     if side < _MIN_SIDE:
         times = -(-_MIN_SIDE // side)
         sheet = sheet.resize((sheet.width * times, sheet.height * times), Resampling.NEAREST)
     elif side > _MAX_SIDE:
         width, height = (
             max(round(each * _MAX_SIDE / side), 1)
-            for each in (model.manifest.image.width, model.manifest.image.height)
+            for each in (model.manifest.image_spec.width, model.manifest.image_spec.height)
         )
         size = width * len(STEPS), height * len(samples)
         sheet = sheet.resize(size, Resampling.LANCZOS)

@@ -46,7 +46,7 @@ class Encoder(nn.Module):
         `width` is the number of channels of the feature maps, and `hidden` that of the last layer.
         """
         super().__init__()
-        image = manifest.image
+        image = manifest.image_spec
         self.layers = len(manifest.styles.layers) if manifest.styles else 0
         self.dimension = manifest.latent_dimension
         self.classes = 0 if manifest.styles else len(manifest.classes)

@@ -73,7 +73,7 @@ def photographs(manifest: Manifest, data: str, split: str | None, count: int) ->
     `data` is the name of a known data set, or a path. The default split is the held-out one.
     """
     options = _data_options(manifest, data, split)
-    if manifest.image.height != manifest.image.width:
+    if manifest.image_spec.height != manifest.image_spec.width:
         raise DataError("--photos: images of a data set are square, and those of the model are not")
     images = load_images(options)
     rows = np.sort(np.random.default_rng(0).permutation(len(images))[:count])
@@ -200,7 +200,7 @@ def _nearest_errors(targets: Pixels, candidates: Pixels) -> NDArray[np.float64]:
 
 
 def _data_options(manifest: Manifest, data: str, split: str | None) -> DataOptions:
-    image = manifest.image
+    image = manifest.image_spec
     options = DataOptions.model_validate(
         {"resolution": image.height, "channels": image.channels, **data_location(data)}
     )

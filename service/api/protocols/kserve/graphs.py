@@ -43,7 +43,8 @@ class ServedGraph:
     @property
     def name(self) -> str:
         """The graph's name in the protocol."""
-        return _graph_name(self.model.manifest.name, self.role)
+        manifest = self.model.manifest
+        return _graph_name(manifest.name, self.role, manifest.main_role)
 
     def versions(self, engine: Engine) -> list[str]:
         """Return the versions of the model that are ready."""
@@ -58,9 +59,10 @@ def find_graph(request: Request, name: str, version: str | None) -> ServedGraph:
     reference = model_name if version is None else f"{model_name}@{version}"
     model = state_of(request).find_any_model(reference)
     by_role = signatures(model.manifest)
-    role = role if colon else GENERATOR
+    role = role if colon else model.manifest.main_role
     if role not in by_role:
-        known = ", ".join(_graph_name(model.manifest.name, each) for each in by_role)
+        main = model.manifest.main_role
+        known = ", ".join(_graph_name(model.manifest.name, each, main) for each in by_role)
         raise ModelNotFound(f"no graph {name[:100]!r}; known graphs: {known}")
     return ServedGraph(model, role, by_role[role])
 
@@ -92,15 +94,16 @@ def index(engine: Engine, *, ready_only: bool) -> Iterator[dict[str, str]]:
         ready = entry.state is State.READY
         if ready_only and not ready:
             continue
-        # The roles of a model are known once it is loaded; every model has a generator.
+        # The roles of a model are known once it is loaded; nearly every model has a generator.
+        main = entry.model.manifest.main_role if entry.model else GENERATOR
         for role in signatures(entry.model.manifest) if entry.model else (GENERATOR,):
             yield {
-                "name": _graph_name(entry.name, role),
+                "name": _graph_name(entry.name, role, main),
                 "version": entry.version,
                 "state": "READY" if ready else "UNAVAILABLE",
                 "reason": entry.reason or "",
             }
 
 
-def _graph_name(model: str, role: str) -> str:
-    return model if role == GENERATOR else f"{model}:{role}"
+def _graph_name(model: str, role: str, main: str) -> str:
+    return model if role == main else f"{model}:{role}"

@@ -68,7 +68,7 @@ async def generations(body: ImagesRequest, request: Request) -> Response:
             request_execution(state.engine, request, state.settings.deadline_s)
         )
         # For all images at once, so that the rate limit cannot interrupt the response.
-        execution.reserve_pixels(len(sources) * model.manifest.image.pixels + added_pixels)
+        execution.reserve_pixels(len(sources) * model.manifest.image_spec.pixels + added_pixels)
         if is_stream:
             images = _streamed(execution, output, sources, state)
             return await stream_response(
@@ -114,7 +114,7 @@ async def _streamed(
     """
     model = output.model
     size = model.plan.workers * model.plan.max_rows
-    size = max(1, min(size, state.settings.queue_pixels // 4 // model.manifest.image.pixels))
+    size = max(1, min(size, state.settings.queue_pixels // 4 // model.manifest.image_spec.pixels))
     for start in range(0, len(sources), size):
         part = sources[start : start + size]
         if start == 0:
@@ -138,7 +138,7 @@ def _addresses(
 ) -> Response:
     """Return the addresses of images. Nothing is generated now: each address does on request."""
     manifest = output.model.manifest
-    size = (manifest.image.width, manifest.image.height)
+    size = (manifest.image_spec.width, manifest.image_spec.height)
     if output.size not in (None, size):
         message = f"the images at addresses have the model's size, {size_text(size)}; use b64_json"
         raise invalid("size", message)
@@ -150,7 +150,7 @@ def _addresses(
             {"url": url, "size": size_text(size), **parameters, **_revised_prompt(parameters)}
         )
     sizes = [size] * len(sources)
-    transparent = manifest.image.channels == 4 and output.format is not ImageFormat.JPEG
+    transparent = manifest.image_spec.channels == 4 and output.format is not ImageFormat.JPEG
     return json_response(output, data, sizes, sizes, headers, transparent)
 
 

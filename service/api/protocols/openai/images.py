@@ -115,7 +115,7 @@ class Output:
         """Return how many pixels resampling adds to `count` images of a generator."""
         if self.size is None:
             return 0
-        return count * max(0, self.size[0] * self.size[1] - self.model.manifest.image.pixels)
+        return count * max(0, self.size[0] * self.size[1] - self.model.manifest.image_spec.pixels)
 
 
 def read_output(body: OutputRequest, model: Model, state: ServiceState) -> Output:

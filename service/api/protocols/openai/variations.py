@@ -93,14 +93,14 @@ async def variations(request: Request) -> Response:
     class_index = _class_index(body, model)
     has_encoder = model.manifest.encoder is not None
     classes = _tried_classes(body, model, maximum) if has_encoder else []
-    pixels = 2 * max(len(classes), 1) * model.manifest.image.pixels
+    pixels = 2 * max(len(classes), 1) * model.manifest.image_spec.pixels
     with memory_for(state, output, count), reserved_pixels(state.upload_pixels, pixels):
         async with request_execution(state.engine, request, state.settings.deadline_s) as execution:
             added = output.resampled_pixels(count)
             samples = _SampleSearch(model, class_index, execution, state)
             rows = inversion_rows(model.manifest, 1, len(classes)) if has_encoder else samples.rows
             # For all passes at once, so that the rate limit cannot interrupt the request.
-            execution.reserve_pixels((rows + count) * model.manifest.image.pixels + added)
+            execution.reserve_pixels((rows + count) * model.manifest.image_spec.pixels + added)
             digest, image = await _decoded(execution, model, files[0], state)
             try:
                 if has_encoder:
@@ -177,7 +177,7 @@ class _SampleSearch:
         self._classes = sample_classes(model.manifest, class_index)
         self._key = (model.digest, class_index)
         count = sample_count(model.manifest)
-        room = max(1, state.settings.queue_pixels // 4 // model.manifest.image.pixels)
+        room = max(1, state.settings.queue_pixels // 4 // model.manifest.image_spec.pixels)
         size = min(2 * model.plan.workers * model.plan.max_rows, room)
         self._parts = [range(start, min(start + size, count)) for start in range(0, count, size)]
 

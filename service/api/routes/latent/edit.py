@@ -48,7 +48,7 @@ async def edit(body: EditRequest, request: Request) -> Response:
     output = with_credentials(output, body.c2pa, state)
     is_grid = output.container == "image" and rows * columns > 1
     if is_grid:
-        check_grid_size(model.manifest.image, rows, columns, output)
+        check_grid_size(model.manifest.image_spec, rows, columns, output)
     check_jpeg_metadata(editing.sources, output)
     _check_returned_arrays(body, model, output)
     headers = _headers(model, editing)

@@ -124,7 +124,7 @@ async def _parts(
         plan = style_plan(model.manifest, walk.keys, execution.style_cache(model))
         w = await execution.execute(model, plan, lambda styles: styles)
     # Small enough to leave room in the queue for other requests, large enough to fill batches.
-    pixels_per_frame = model.manifest.image.pixels * output.scale**2
+    pixels_per_frame = model.manifest.image_spec.pixels * output.scale**2
     limit = state.settings.queue_pixels // 4 // pixels_per_frame
     if writer.heavy:
         limit = min(limit, _HEAVY_PIXELS // pixels_per_frame)

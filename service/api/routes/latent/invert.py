@@ -72,7 +72,7 @@ async def invert(request: Request, accept: Annotated[str | None, Header()] = Non
     )
     output = negotiate(body.format, accept, len(files))
     output = with_credentials(output, body.c2pa, state)
-    pixels = 2 * len(files) * max(len(classes), 1) * model.manifest.image.pixels
+    pixels = 2 * len(files) * max(len(classes), 1) * model.manifest.image_spec.pixels
     with reserved_pixels(state.upload_pixels, pixels):
         return await _invert(request, model, body, files, classes, output)
 
@@ -144,7 +144,7 @@ def fitted_upload(
         )
     except ImageDecodeError as error:
         raise unusable_image(error.kind.value, f"{file.field}: {error}", file.field) from error
-    return digest_of(image), fit_image(image, model.manifest.image)
+    return digest_of(image), fit_image(image, model.manifest.image_spec)
 
 
 def _response(

@@ -52,7 +52,7 @@ async def mix_styles(body: MixStylesRequest, request: Request) -> Response:
     is_grid = output.container == "image" and len(mixing.rows) * len(mixing.columns) > 1
     if is_grid:
         rows, columns = len(mixing.rows) + 1, len(mixing.columns) + 1
-        check_grid_size(model.manifest.image, rows, columns, output)
+        check_grid_size(model.manifest.image_spec, rows, columns, output)
     headers = _headers(model, mixing)
     records = [_grid_record(model, mixing)] if is_grid else _records(model, mixing)
 

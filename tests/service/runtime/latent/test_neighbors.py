@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from service.runtime.latent.neighbors import SampleCache, nearest, sample_count, thumbnails
-from service.runtime.models.manifest import ImageSpec, read_manifest
+from service.runtime.models.manifest import read_manifest
+from service.runtime.models.manifest_outputs import ImageSpec
 
 
 @pytest.mark.parametrize(("side", "count"), [(24, 256), (128, 256), (256, 64), (1024, 16)])

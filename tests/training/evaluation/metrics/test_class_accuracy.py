@@ -6,12 +6,12 @@ from onnx import TensorProto, helper, numpy_helper
 from service.runtime.models.manifest import (
     MANIFEST_FILE,
     Graph,
-    ImageSpec,
     LatentSpace,
     Manifest,
     file_sha256,
     read_manifest,
 )
+from service.runtime.models.manifest_outputs import ImageSpec
 from service.runtime.models.model import Model
 from service.runtime.models.provenance import TrainingProvenance
 from service.runtime.onnx.sessions import ExecutionPlan, Provider

@@ -76,7 +76,11 @@ def test_maps_z_and_one_hot_classes(tmp_path):
     )
     manifest = model.manifest
     assert manifest.classes == ("a", "b", "c")
-    assert (manifest.latent.dimension, manifest.image.height, manifest.image.width) == (6, 4, 5)
+    assert (manifest.latent.dimension, manifest.image_spec.height, manifest.image_spec.width) == (
+        6,
+        4,
+        5,
+    )
     assert manifest.provenance.format == "onnx"
     assert manifest.provenance.source_file == "gen.onnx"
     z = seeds.draw(SEEDS, 6)

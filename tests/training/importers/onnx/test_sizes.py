@@ -188,7 +188,7 @@ def test_other_tasks_resize_to_the_fixed_size(tmp_path):
     details, model = imported(write(tmp_path, text), tmp_path)
     assert "size" not in details
     assert (model.manifest.task, model.manifest.input.size) == ("translate", (12, 20))
-    assert (model.manifest.image.height, model.manifest.image.width) == (12, 20)
+    assert (model.manifest.image_spec.height, model.manifest.image_spec.width) == (12, 20)
     prepared = prepare(model, gray(30, 40))
     assert prepared.parameters == {"resized_input": {"from": (40, 30), "to": (20, 12)}}
     assert translate(model, gray(30, 40)).shape == (12, 20, 3)

@@ -83,7 +83,7 @@ def test_nvidia_pickle_matches_reference(tmp_path, widths, channels):
     assert best.format.name == "stylegan2-ada"
     assert best.network.name == "G_ema"
     sides = [4 * 2**i for i in range(len(widths))]
-    assert model.manifest.image.height == sides[-1]
+    assert model.manifest.image_spec.height == sides[-1]
     assert len(model.manifest.styles.layers) == 2 * len(widths)
     t = {name: value.double() for name, value in tensors.items()}
     seeds, truncations = [0, 5, 9], [1.0, 0.5, 0.0]

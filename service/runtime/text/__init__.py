@@ -1,0 +1,1 @@
+"""Text: vocabularies, and sampling of tokens."""
