@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from service.runtime.models.provenance import TrainingData
 from service.runtime.progress import stage_progress
-from training.data.images import ImageData
+from training.data.dataset import Dataset
 from training.data.provenance import training_data
 from training.distributed import DistributedContext
 from training.recipe.errors import RecipeError
@@ -18,7 +18,7 @@ from training.run import Change, Run
 class Preparation(NamedTuple):
     """The images of `recipe.data`, and in the main process their records and what changes."""
 
-    data: ImageData
+    data: Dataset
     records: Sequence[TrainingData]
     changes: Sequence[Change]
 
@@ -60,7 +60,7 @@ def prepare(
     return Preparation(data, records, changes)
 
 
-def _decoded(recipe: Recipe) -> ImageData:
+def _decoded(recipe: Recipe) -> Dataset:
     with stage_progress() as show:
         return recipe.game.prepare_data(
             recipe, lambda done, total: show("decoding images", done, total)

@@ -180,6 +180,11 @@ class ImageData:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    @property
+    def decoded_bytes(self) -> int:
+        """The bytes of all pixels."""
+        return int(self.pixels.nbytes)
+
     def summary(self) -> str:
         """Return the number of images of each class in one line; "" without classes."""
         if self.labels is None:

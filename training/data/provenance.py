@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from service.runtime.models.provenance import TrainingData
-from training.data.images import UNKNOWN_LICENSE, DataOptions, ImageData, load_images
+from training.data.dataset import Dataset
+from training.data.images import UNKNOWN_LICENSE, DataOptions, load_images
 from training.data.sources import DataError
 
 if TYPE_CHECKING:
     from training.recipe.schema import Recipe
 
 
-def training_data(recipe: Recipe, data: ImageData) -> tuple[TrainingData, ...]:
+def training_data(recipe: Recipe, data: Dataset) -> tuple[TrainingData, ...]:
     """Return the records of `data`, the images of `recipe.data`, and of the recipe's source.
 
     Raises DataError.
@@ -24,7 +25,7 @@ def training_data(recipe: Recipe, data: ImageData) -> tuple[TrainingData, ...]:
     return tuple(records)
 
 
-def _record(role: str, options: DataOptions, images: ImageData) -> TrainingData:
+def _record(role: str, options: DataOptions, images: Dataset) -> TrainingData:
     return TrainingData(
         role="source" if role == "source" else "data",
         title=options.dataset_title,
@@ -71,7 +72,7 @@ def data_changes(
     ]
 
 
-def check_training_data(model: str, record: TrainingData, images: ImageData) -> None:
+def check_training_data(model: str, record: TrainingData, images: Dataset) -> None:
     """Raise DataError unless `images` are the recorded images that `model` was trained on."""
     if images.fingerprint != record.fingerprint:
         raise DataError(

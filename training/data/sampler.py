@@ -15,6 +15,32 @@ from torch import Tensor
 from training.data.images import ImageData
 
 
+class ShuffledRows:
+    """The row numbers of an endless sequence of shuffled batches, indexed by batch number."""
+
+    def __init__(self, count: int, batch: int, seed: int) -> None:
+        """Sample batches of `batch` rows from `count` rows."""
+        self._count, self._batch, self._seed = count, batch, seed
+        self._epoch = -1
+        self._order: NDArray[np.int64] = np.empty(0, np.int64)
+
+    def __getitem__(self, number: int) -> NDArray[np.int64]:
+        """Return the rows of batch `number`, ``[B] int64``.
+
+        Each epoch is a new permutation; a batch can span two epochs.
+        """
+        positions = np.arange(number * self._batch, (number + 1) * self._batch)
+        epochs, offsets = np.divmod(positions, self._count)
+        parts = [self._permutation(int(e))[offsets[epochs == e]] for e in np.unique(epochs)]
+        return np.concatenate(parts)
+
+    def _permutation(self, epoch: int) -> NDArray[np.int64]:
+        if epoch != self._epoch:
+            rng = np.random.default_rng([self._seed, 0, epoch])
+            self._epoch, self._order = epoch, rng.permutation(self._count)
+        return self._order
+
+
 class ShuffledBatches:
     """An endless sequence of shuffled batches, indexed by batch number."""
 
@@ -27,8 +53,7 @@ class ShuffledBatches:
         self._resolution = resolution
         self._flip = flip
         self._seed = seed
-        self._epoch = -1
-        self._order: NDArray[np.int64] = np.empty(0, np.int64)
+        self._rows = ShuffledRows(len(images), batch, seed)
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor | None]:
         """Return batch `number`: images ``[B, C, H, W] uint8`` and labels ``[B] int64`` or None.
@@ -47,16 +72,7 @@ class ShuffledBatches:
 
     def indices(self, number: int) -> NDArray[np.int64]:
         """Return the indices of the images in batch `number`, ``[B] int64``."""
-        positions = np.arange(number * self._batch, (number + 1) * self._batch)
-        epochs, offsets = np.divmod(positions, len(self._images))
-        parts = [self._permutation(int(e))[offsets[epochs == e]] for e in np.unique(epochs)]
-        return np.concatenate(parts)
-
-    def _permutation(self, epoch: int) -> NDArray[np.int64]:
-        if epoch != self._epoch:
-            rng = np.random.default_rng([self._seed, 0, epoch])
-            self._epoch, self._order = epoch, rng.permutation(len(self._images))
-        return self._order
+        return self._rows[number]
 
     def _crop(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
         size, margin = self._resolution, pixels.shape[-1] - self._resolution

@@ -16,7 +16,6 @@ import torch
 
 from service.runtime.progress import StageProgress
 from training.checkpoints import Checkpoint
-from training.data.images import ImageData
 from training.device import device_title
 from training.distributed import DistributedContext, joined
 from training.dry_run.layers import LayerTable, recorded_layers
@@ -351,7 +350,7 @@ def _players(game: Game, tables: Mapping[str, LayerTable]) -> dict[str, Player]:
 
 
 def _data(recipe: Recipe, prepared: Preparation, seconds: float) -> dict[str, Any]:
-    data: ImageData = prepared.data
+    data = prepared.data
     return {
         "title": recipe.data.dataset_title,
         "images": len(data),
@@ -360,7 +359,7 @@ def _data(recipe: Recipe, prepared: Preparation, seconds: float) -> dict[str, An
         "warnings": data.warnings(),
         "fingerprint": data.fingerprint,
         "seconds_to_open": seconds,
-        "decoded_bytes": int(data.pixels.nbytes),
+        "decoded_bytes": data.decoded_bytes,
     }
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from training.data.images import ImageData
+from training.data.dataset import Dataset
 from training.evaluation.during_training import EvaluateOptions
 from training.losses import AdversarialLoss
 
@@ -49,9 +49,12 @@ class Game(Protocol):
 class GameSetup(Protocol):
     """A game together with its data."""
 
-    data: ImageData
     # The class names of conditional networks.
     class_names: tuple[str, ...]
+
+    @property
+    def data(self) -> Dataset:
+        """The training data."""
 
     @property
     def game(self) -> Game:

@@ -8,7 +8,7 @@ is a subclass of `GameOptions` with a ``kind: Literal["name"]`` field, declared 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PositiveFloat, model_validator
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from service.runtime.models.manifest import ImageInput, LatentSpace, Task
-    from training.data.images import ImageData, Progress
+    from training.data.dataset import Dataset
+    from training.data.images import Progress
     from training.device import Precision
     from training.distributed import DistributedContext
     from training.export.graphs import GraphSpec
@@ -79,8 +80,8 @@ class GameOptions(Options, ABC):
         """Build the discriminator with new weights from the global random state."""
 
     @abstractmethod
-    def prepare_data(self, recipe: Recipe, progress: Progress | None = None) -> ImageData:
-        """Decode all images that the game needs, and return the images of `recipe.data`.
+    def prepare_data(self, recipe: Recipe, progress: Progress | None = None) -> Dataset:
+        """Decode all data that the game needs, and return those of `recipe.data`.
 
         Raises DataError.
         """
@@ -89,12 +90,12 @@ class GameOptions(Options, ABC):
     def set_up(
         self,
         recipe: Recipe,
-        data: ImageData,
+        data: Any,
         device: torch.device,
         precision: Precision,
         distributed: DistributedContext,
     ) -> GameSetup:
-        """Build the players and their data. Raises RecipeError, DataError."""
+        """Build the players on the `data` of `prepare_data`. Raises RecipeError, DataError."""
 
     @abstractmethod
     def validation(

@@ -1,8 +1,8 @@
 """The options of networks in a recipe, and the registration of networks by name.
 
-A network is one module in `training/networks/noise` or `training/networks/image`. It declares its
-options as a subclass of one of the classes below, with a ``network: Literal["name"]`` field, which
-makes the name available to recipes.
+A network is one module in `training/networks/noise`, `image` or `text`. It declares its options as
+a subclass of one of the classes below, with a ``network: Literal["name"]`` field, which makes the
+name available to recipes.
 """
 
 from __future__ import annotations
@@ -26,14 +26,18 @@ class GeneratorOptions(Options, ABC):
     def from_noise(self) -> NoiseGeneratorOptions:
         """Return self if this generator takes noise. Raises ValueError otherwise."""
         raise ValueError(
-            f"this game needs a noise generator; {self.network} is an image-to-image generator"
+            f"this game needs a noise generator; {self.network} is of another kind"
         )
 
     def from_images(self) -> ImageToImageOptions:
         """Return self if this generator takes images. Raises ValueError otherwise."""
         raise ValueError(
-            f"this game needs an image-to-image generator; {self.network} generates from noise"
+            f"this game needs an image-to-image generator; {self.network} is of another kind"
         )
+
+    def of_text(self) -> TextGeneratorOptions:
+        """Return self if this generator generates text. Raises ValueError otherwise."""
+        raise ValueError(f"this game needs a generator of text; {self.network} generates images")
 
 
 class NoiseGeneratorOptions(GeneratorOptions):
@@ -86,6 +90,18 @@ class ImageToImageOptions(GeneratorOptions):
         return self
 
 
+class TextGeneratorOptions(GeneratorOptions):
+    """Options of a generator of token sequences."""
+
+    @abstractmethod
+    def build(self, vocabulary: int) -> nn.Module:
+        """Build the network, initialized from the global random state."""
+
+    def of_text(self) -> TextGeneratorOptions:
+        """Return self."""
+        return self
+
+
 class DiscriminatorOptions(Options, ABC):
     """Options of a discriminator."""
 
@@ -94,13 +110,19 @@ class DiscriminatorOptions(Options, ABC):
     def of_images(self) -> ImageDiscriminatorOptions:
         """Return self if the discriminator has one logit per image. Raises ValueError otherwise."""
         raise ValueError(
-            f"this game needs a discriminator of whole images; {self.network} classifies patches"
+            f"this game needs a discriminator of whole images; {self.network} is of another kind"
         )
 
     def of_patches(self) -> PatchDiscriminatorOptions:
         """Return self if the discriminator has one logit per patch. Raises ValueError otherwise."""
         raise ValueError(
-            f"this game needs a discriminator of patches; {self.network} classifies whole images"
+            f"this game needs a discriminator of patches; {self.network} is of another kind"
+        )
+
+    def of_text(self) -> TextDiscriminatorOptions:
+        """Return self if the discriminator classifies text. Raises ValueError otherwise."""
+        raise ValueError(
+            f"this game needs a discriminator of text; {self.network} classifies images"
         )
 
 
@@ -132,6 +154,18 @@ class PatchDiscriminatorOptions(DiscriminatorOptions):
         return self
 
 
+class TextDiscriminatorOptions(DiscriminatorOptions):
+    """Options of a discriminator with one logit per sequence of tokens."""
+
+    @abstractmethod
+    def build(self, vocabulary: int, length: int) -> nn.Module:
+        """Build the network, initialized from the global random state. Raises ValueError."""
+
+    def of_text(self) -> TextDiscriminatorOptions:
+        """Return self."""
+        return self
+
+
 def _cannot_grow(network: str) -> ValueError:
     return ValueError(f"game.growing needs networks that support growing; {network} does not")
 
@@ -144,3 +178,4 @@ def register_networks() -> None:
     """Import all networks, so that recipes can refer to them."""
     import_modules("training.networks.noise")
     import_modules("training.networks.image")
+    import_modules("training.networks.text")

@@ -13,6 +13,7 @@ from PIL import Image
 
 from service.runtime.files import replacing
 from service.runtime.images.xmp import SourceType, save_options
+from training.preview.text import LINES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,8 +71,13 @@ def side_by_side(series: Sequence[NDArray[np.uint8]], groups: int = 3, gap: int 
 def save_sheet(sheet: Image.Image, path: Path, *, shows_inputs: bool) -> None:
     """Write a sheet of generated images as PNG atomically, with their mark.
 
+    The lines of a sheet of text are also written beside it, as a text file.
+
     `shows_inputs` tells whether the images were made from others, which the sheet shows, too.
     """
     mark = save_options("PNG", SourceType.of_sheet(shows_inputs=shows_inputs))
     with replacing(path) as temporary:
         sheet.save(temporary, format="PNG", **mark)
+    if lines := sheet.info.get(LINES):
+        with replacing(path.with_suffix(".txt")) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in lines))

@@ -150,7 +150,14 @@ class PairMetrics:
     measure: PairFunction
 
 
-Group = FeatureMetrics | EvaluationMetrics | PairMetrics
+@dataclass(frozen=True)
+class TextMetrics:
+    """Metrics of generated text, which `training.evaluation.text` measures."""
+
+    metrics: tuple[Metric, ...]
+
+
+Group = FeatureMetrics | EvaluationMetrics | PairMetrics | TextMetrics
 _GROUPS: list[Group] = []
 
 
@@ -184,6 +191,11 @@ def pair_metrics(*metrics: Metric) -> Callable[[PairFunction], PairFunction]:
         return function
 
     return register
+
+
+def register_text(*metrics: Metric) -> None:
+    """Register metrics of generated text."""
+    _GROUPS.append(TextMetrics(metrics))
 
 
 @cache

@@ -1,0 +1,1 @@
+"""Text as training data: corpora of lines, vocabularies, and the synthetic oracle of SeqGAN."""

@@ -1,0 +1,1 @@
+"""Networks that generate and discriminate sequences of tokens."""
