@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from service.runtime.models.folders import new_version_folder
 from service.runtime.models.manifest import Graph, Manifest, Quality
-from service.runtime.models.manifest_outputs import ImageSpec
+from service.runtime.models.manifest_outputs import OutputSpec
 from service.runtime.models.model import Model
 from service.runtime.models.provenance import TrainingProvenance
 from service.runtime.onnx.sessions import ExecutionPlan
@@ -69,10 +69,16 @@ def export_run(
         additions.append(partial(_with_trainable, recipe, checkpoint))
     generator = load_generator(recipe, checkpoint)
     folder = new_version_folder(models, name, version)
+    output: dict[str, OutputSpec] = {}
+
+    def write_graphs(part: Path) -> dict[str, Graph]:
+        output.update(recipe.game.write_output(recipe, generator, checkpoint.game, part))
+        return export_graphs(recipe.game.graph_specs(recipe, generator), part)
+
     return write_model_folder(
         folder,
-        lambda part: export_graphs(recipe.game.graph_specs(recipe, generator), part),
-        lambda graphs: _manifest(recipe, run, checkpoint, folder, graphs, generator),
+        write_graphs,
+        lambda graphs: _manifest(recipe, run, checkpoint, folder, graphs, output, generator),
         plan=_PLAN,
         preview=lambda model: trained_preview(recipe, model),
         probe_images=lambda model: example_series(recipe, model)[0],
@@ -114,6 +120,7 @@ def _manifest(
     checkpoint: Checkpoint,
     folder: Path,
     graphs: dict[str, Graph],
+    output: Mapping[str, OutputSpec],
     generator: nn.Module,
 ) -> Manifest:
     data, record = recipe.data, run.provenance()
@@ -124,7 +131,7 @@ def _manifest(
         task=recipe.game.served_task,
         summary=recipe.summary,
         graphs=graphs,
-        image=ImageSpec(height=data.resolution, width=data.resolution, channels=data.channels),
+        **output,
         latent=recipe.game.latent_space(recipe, truncates=truncates),
         input=recipe.image_input,
         classes=tuple(checkpoint.class_names),

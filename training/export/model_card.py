@@ -45,7 +45,7 @@ def model_card(
     lines = [
         f"# {manifest.name}",
         "",
-        f"{manifest.summary}. {output}, {_origin(manifest)}.",
+        f"{manifest.summary}. {output[:1].upper()}{output[1:]}, {_origin(manifest)}.",
         "",
         f"![{preview_text}](preview.webp)",
         "",

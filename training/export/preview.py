@@ -13,13 +13,16 @@ from service.runtime.models.golden import golden_images
 from service.runtime.models.manifest import ImageInput, Manifest
 from service.runtime.models.model import Model
 from service.runtime.models.probe_inputs import probe_images, probe_masks
+from training.export.text import generate_texts
 from training.preview.grids import columns, grid, side_by_side
 from training.preview.image_to_image import example_series
+from training.preview.text import text_sheet
 from training.recipe.schema import Recipe
 
 Pixels = NDArray[np.uint8]
 
 _SAMPLES = 64
+_TEXTS = 40
 _PAIRS = 9
 # Previews of imported models contain fewer large images, reduced to at most this side.
 _MAX_PREVIEW_PIXELS = 2**21
@@ -39,9 +42,17 @@ class Preview:
 def trained_preview(recipe: Recipe, model: Model) -> Preview:
     """Return the preview of a model trained here.
 
-    For noise models, it shows samples. For image-to-image models, it shows held-out inputs with
-    their outputs, and the expected outputs if the model was trained on pairs.
+    For noise models, it shows samples, and for text models sampled texts. For image-to-image
+    models, it shows held-out inputs with their outputs, and the expected outputs if the model was
+    trained on pairs.
     """
+    if model.manifest.text is not None:
+        return Preview(
+            text_sheet(generate_texts(model, range(_TEXTS))),
+            f"texts of seeds 0 to {_TEXTS - 1}",
+            f"The preview shows the texts of seeds 0 to {_TEXTS - 1} at temperature 1, without "
+            "selection.",
+        )
     if model.manifest.input is None:
         return Preview(
             grid(model.generate(range(_SAMPLES)), columns(recipe.classes)),

@@ -8,10 +8,13 @@ is a subclass of `GameOptions` with a ``kind: Literal["name"]`` field, declared 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PositiveFloat, model_validator
 
+from service.runtime.models.manifest_outputs import ImageSpec, OutputSpec
 from training.evaluation.during_training import EvaluateOptions
 from training.losses import SMOOTHABLE, LossName
 from training.recipe.options import Options
@@ -127,6 +130,25 @@ class GameOptions(Options, ABC):
     def images_before_export(self, recipe: Recipe) -> int:  # noqa: ARG002
         """Return the number of training images after which the generator can be exported."""
         return 0
+
+    def write_output(
+        self,
+        recipe: Recipe,
+        generator: nn.Module,  # noqa: ARG002 - for other outputs than images
+        state: Mapping[str, Any],  # noqa: ARG002
+        folder: Path,  # noqa: ARG002
+    ) -> dict[str, OutputSpec]:
+        """Return what the generator returns, as the field of the manifest that describes it.
+
+        Files that belong to the description are written into `folder`. `state` is the state of the
+        game in the checkpoint. Raises ExportError.
+        """
+        data = recipe.data
+        return {
+            "image": ImageSpec(
+                height=data.resolution, width=data.resolution, channels=data.channels
+            )
+        }
 
     @abstractmethod
     def graph_specs(self, recipe: Recipe, generator: nn.Module) -> list[GraphSpec]:

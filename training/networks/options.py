@@ -25,9 +25,7 @@ class GeneratorOptions(Options, ABC):
 
     def from_noise(self) -> NoiseGeneratorOptions:
         """Return self if this generator takes noise. Raises ValueError otherwise."""
-        raise ValueError(
-            f"this game needs a noise generator; {self.network} is of another kind"
-        )
+        raise ValueError(f"this game needs a noise generator; {self.network} is of another kind")
 
     def from_images(self) -> ImageToImageOptions:
         """Return self if this generator takes images. Raises ValueError otherwise."""

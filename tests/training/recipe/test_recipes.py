@@ -51,8 +51,10 @@ def colored(tmp_path_factory):
     return {count: write_colored(tmp_path_factory.mktemp("colored"), count) for count in (5, 10)}
 
 
-FROM_NOISE = [name for name in shipped_recipes() if load_recipe(name).image_input is None]
-FROM_IMAGES = sorted(shipped_recipes().keys() - set(FROM_NOISE))
+FROM_NOISE = [
+    name for name in shipped_recipes() if load_recipe(name).game.served_task == "generate"
+]
+FROM_IMAGES = [name for name in shipped_recipes() if load_recipe(name).image_input is not None]
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from training.recipe.options import Options
 
 
 class OracleOptions(Options):
-    """The synthetic data: 5,000 tokens, 20 of them in a sequence, and 10,000 sequences in the paper."""
+    """The synthetic data; the defaults are those of the paper."""
 
     vocabulary: int = Field(default=5_000, ge=2)
     length: PositiveInt = 20
@@ -74,7 +74,9 @@ class Oracle:
         """Return the mean over tokens ``[N, T]``, in nats (equation 9)."""
         inputs = F.pad(tokens[:, :-1], (1, 0), value=END)
         total = 0.0
-        for some, targets in zip(inputs.split(256), tokens.split(256), strict=True):
+        for some, targets in zip(torch.split(inputs, 256), torch.split(tokens, 256), strict=True):
             logits = self.network(some)
-            total += float(F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum"))
+            total += float(
+                F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+            )
         return total / tokens.numel()

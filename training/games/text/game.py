@@ -47,6 +47,7 @@ class TextGame:
     ) -> None:
         torch.manual_seed(recipe.train.seed)
         generator, discriminator = recipe.build_generator(), recipe.build_discriminator()
+        generator.get_buffer("used").fill_(len(data.vocabulary))
         self.options = options
         self.loss = adversarial_loss(options.loss, options.real_target)
         self.batches_per_turn = options.discriminator_steps
@@ -108,7 +109,7 @@ class TextGame:
         steps = []
         for real in batches:
             step = self._players.descend(
-                "generator", real.chunk(self._parts), lambda part: self._likelihood_loss(part)
+                "generator", real.chunk(self._parts), self._likelihood_loss
             )
             # Not comparable with the gradients of the adversarial phase.
             step["gradient_likelihood"] = step.pop("gradient_generator")
@@ -203,9 +204,7 @@ class TextGame:
         baseline = (rewards * weight).sum(0) / weight.sum(0).clamp(min=1)
         log_likelihoods = self._log_likelihoods(self._G, sequences)
         loss = -(log_likelihoods * (rewards - baseline))[belongs].mean()
-        return StepLoss(
-            loss, {"loss_generator": loss.detach(), "reward": rewards[belongs].mean()}
-        )
+        return StepLoss(loss, {"loss_generator": loss.detach(), "reward": rewards[belongs].mean()})
 
     @torch.no_grad()
     def _rewards(self, sequences: Tensor, belongs: Tensor) -> Tensor:
@@ -219,8 +218,8 @@ class TextGame:
             # The completions [M, rollouts, T] of the prefixes that have not ended.
             is_open = (belongs & (sequences != END) if self._ends else belongs)[:, :last]
             chosen = completed.permute(2, 0, 1, 3)[is_open]
-            logits = [discriminator(some.flatten(0, 1)) for some in chosen.split(256)]
-            scores = self._reward_of(torch.cat(logits)).unflatten(0, chosen.shape[:2])
+            logits = [discriminator(some.flatten(0, 1)) for some in torch.split(chosen, 256)]
+            scores = self._reward_of(torch.cat(logits)).reshape(chosen.shape[:2])
             rewards[:, :last][is_open] = scores.mean(1)
         return rewards
 

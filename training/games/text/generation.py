@@ -24,7 +24,7 @@ class Sampler:
     def sample(self, count: int) -> Tensor:
         """Return sequences ``[count, length] int64``, from the global random state."""
         token, state = self._start(count)
-        tokens = []
+        tokens: list[Tensor] = []
         for _ in range(self._length):
             token, state = self._next(token, state, first=not tokens)
             tokens.append(token)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import nn
 
 from service.runtime.models.manifest import Task
+from service.runtime.models.manifest_outputs import OutputSpec
 from training.data.images import DataOptions
 from training.data.text.corpus import CorpusOptions
 from training.data.text.oracle import OracleOptions
@@ -27,7 +30,17 @@ if TYPE_CHECKING:
     from training.recipe.schema import Recipe
 
 # Keys of `data` that describe images.
-_IMAGE_KEYS = ("split", "classes", "resolution", "channels", "crop", "stored", "flip", "only", "half")
+_IMAGE_KEYS = (
+    "split",
+    "classes",
+    "resolution",
+    "channels",
+    "crop",
+    "stored",
+    "flip",
+    "only",
+    "half",
+)
 
 
 class TextOptions(GameOptions):
@@ -157,6 +170,23 @@ class TextOptions(GameOptions):
         """The task of the exported model."""
         return "text"
 
-    def graph_specs(self, recipe: Recipe, generator: nn.Module) -> list[GraphSpec]:
+    def graph_specs(self, recipe: Recipe, generator: nn.Module) -> list[GraphSpec]:  # noqa: ARG002
         """Return the step graph. `generator` must be in eval mode."""
-        raise NotImplementedError
+        from training.export.text import step_graph_spec  # noqa: PLC0415 - for export alone
+
+        return [step_graph_spec(generator)]
+
+    def write_output(
+        self,
+        recipe: Recipe,  # noqa: ARG002
+        generator: nn.Module,
+        state: Mapping[str, Any],
+        folder: Path,
+    ) -> dict[str, OutputSpec]:
+        """Write the vocabulary into `folder` and return the description of the text.
+
+        Raises ExportError for a generator of synthetic tokens, which are no text.
+        """
+        from training.export.text import write_vocabulary  # noqa: PLC0415 - for export alone
+
+        return {"text": write_vocabulary(self, generator, state, folder)}

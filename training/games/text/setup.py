@@ -75,9 +75,7 @@ class TextSetup:
 
     def _sample(self, count: int) -> Tensor:
         sampler = self.game.sampler(self.game.average.eval())
-        parts = [
-            sampler.sample(min(_ROWS, count - start)) for start in range(0, count, _ROWS)
-        ]
+        parts = [sampler.sample(min(_ROWS, count - start)) for start in range(0, count, _ROWS)]
         return torch.cat(parts).cpu()
 
     def _metrics(self, samples: Tensor) -> dict[str, float]:
@@ -99,7 +97,7 @@ class TextSetup:
             rows = self._tokens[:_MEASURED]
         generator.eval()
         total, tokens = 0.0, 0
-        for part in rows.split(_ROWS):
+        for part in torch.split(rows, _ROWS):
             some = part.to(self._device)
             count = self.game.token_count(some)
             total += float(self.game.negative_log_likelihood(generator, some)) * count
@@ -109,4 +107,3 @@ class TextSetup:
     def validate(self, options: EvaluateOptions) -> Callable[[], dict[str, float]]:  # noqa: ARG002
         """Return a function that measures the averaged generator on held-out sequences."""
         return lambda: {"nll": self.held_out_nll(self.game.average)}
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from training.data.text.corpus import TextData
 from training.evaluation.errors import QualityError
@@ -18,6 +19,6 @@ class TextValidation:
         if not len(data.held_out):
             raise QualityError(f"evaluate: {self.title} has no sequences")
 
-    def measure(self, generate: Callable[[], dict[str, float]]) -> dict[str, float]:
+    def measure(self, generate: Callable[..., Any]) -> dict[str, float]:
         """Return the metrics that `generate` measures."""
-        return generate()
+        return dict(generate())

@@ -20,8 +20,11 @@ class RecurrentGenerator(nn.Module):
     """Predicts the next token from the tokens before it.
 
     The state ``[N, state]`` contains the hidden states of all layers, and for an LSTM then the
-    cell states. It is zero before the first token.
+    cell states. It is zero before the first token. `used` is the number of tokens that the corpus
+    has; the network may have weights for more.
     """
+
+    used: Tensor
 
     def __init__(
         self,
@@ -39,6 +42,7 @@ class RecurrentGenerator(nn.Module):
         self.recurrent = network(embedding, hidden, layers, batch_first=True)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden, vocabulary)
+        self.register_buffer("used", torch.tensor(vocabulary))
 
     @property
     def state(self) -> int:
@@ -61,7 +65,7 @@ class RecurrentGenerator(nn.Module):
         ``token [N] int64`` is the last token, and ``state [N, state]`` the state before it.
         """
         x: Tensor = self.embedding(token)
-        parts = state.split(self.hidden, 1)
+        parts = torch.split(state, self.hidden, 1)
         hidden, cells = [], []
         for layer in range(self.depth):
             if self.cell == "lstm":
@@ -76,8 +80,12 @@ class RecurrentGenerator(nn.Module):
         """Return the contributions of input and hidden state to the gates of a layer."""
         weights = self.recurrent
         return (
-            F.linear(x, getattr(weights, f"weight_ih_l{layer}"), getattr(weights, f"bias_ih_l{layer}")),
-            F.linear(h, getattr(weights, f"weight_hh_l{layer}"), getattr(weights, f"bias_hh_l{layer}")),
+            F.linear(
+                x, getattr(weights, f"weight_ih_l{layer}"), getattr(weights, f"bias_ih_l{layer}")
+            ),
+            F.linear(
+                h, getattr(weights, f"weight_hh_l{layer}"), getattr(weights, f"bias_hh_l{layer}")
+            ),
         )
 
     def _lstm(self, layer: int, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:

@@ -32,9 +32,7 @@ class TextCNN(nn.Module):
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, embedding)
-        self.convolutions = nn.ModuleList(
-            nn.Conv1d(embedding, filters, width) for width in widths
-        )
+        self.convolutions = nn.ModuleList(nn.Conv1d(embedding, filters, width) for width in widths)
         features = filters * len(widths)
         self.highway = nn.Linear(features, features)
         self.gate = nn.Linear(features, features)
