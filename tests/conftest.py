@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.drawn_models import write_models
+from tests.support.drawn_models import write_models, write_painted
 from tests.support.images import write_idx
 from tests.support.latent_models import write_latent_models
+from tests.support.output_models import write_output_models
 from tests.support.servers import Server, serving
 from tests.support.tiny_recipes import TINY
 
@@ -94,6 +95,23 @@ def drawn_repository(tmp_path_factory) -> Path:
     write_models(models)
     write_latent_models(models)
     return models
+
+
+@pytest.fixture(scope="session")
+def output_repository(tmp_path_factory) -> Path:
+    """A model repository with the models of output_models.py, and one of images."""
+    models = tmp_path_factory.mktemp("outputs")
+    write_output_models(models)
+    write_painted(models / "painted" / "1", ["z"])
+    return models
+
+
+@pytest.fixture(scope="session")
+def output_server(output_repository, tmp_path_factory) -> Server:
+    """The real service with `output_repository`. Tests must not stop it."""
+    env = {"GANYMEDE_JOBS": str(tmp_path_factory.mktemp("output-jobs"))}
+    with serving(output_repository, env=env) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

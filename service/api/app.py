@@ -43,6 +43,7 @@ from service.api.protocols.openai import edits, generations, variations
 from service.api.rate_limits import RateLimiter
 from service.api.routes import (
     admin,
+    audio,
     generate,
     image_to_image,
     images,
@@ -87,6 +88,7 @@ def create_app(
     app.include_router(models.router)
     app.include_router(generate.router)
     app.include_router(sample_classes.router)
+    app.include_router(audio.router)
     app.include_router(images.router)
     app.include_router(mix_styles.router)
     app.include_router(interpolate.router)
@@ -115,6 +117,7 @@ def create_app(
         stack = ExceptionMiddleware(stack, handlers=ERROR_HANDLERS)
         frequent = (generate.router, sample_classes.router)
         others = (
+            audio.router,
             mix_styles.router,
             interpolate.router,
             edit.router,
@@ -164,6 +167,10 @@ def _openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:
         fields["n"]["anyOf"][0]["maximum"] = settings.max_images
         for name in ("seeds", "z", "w", "images"):
             fields[name]["anyOf"][0]["maxItems"] = settings.max_images
+    fields = schemas["AudioRequest"]["properties"]
+    fields["n"]["anyOf"][0]["maximum"] = settings.max_images
+    for name in ("seeds", "z"):
+        fields[name]["anyOf"][0]["maxItems"] = settings.max_images
     fields = schemas["InterpolateRequest"]["properties"]
     fields["frames"]["maximum"] = settings.max_frames
     fields = schemas["MixStylesRequest"]["properties"]

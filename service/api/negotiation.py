@@ -13,10 +13,12 @@ from fastapi import Request
 
 from service.api.middleware.request_headers import request_headers
 from service.api.problems import Problem, invalid
-from service.api.schemas.fields import AnimationFormat, Format
+from service.api.schemas.fields import AnimationFormat, AudioFileFormat, Format
 from service.api.state import ServiceState
+from service.runtime.audio.encoding import AudioFormat
 from service.runtime.credentials.signing import Signer
 from service.runtime.images.encoding import ImageFormat
+from service.runtime.outputs import FileFormat
 from service.runtime.video import ffmpeg
 
 Container = Literal["image", "json", "zip", "npy"]
@@ -34,6 +36,23 @@ _WILDCARDS = {
     "*/*": ("application/json", "image/png"),
     "application/*": ("application/json", "application/zip", "application/x-npy"),
     "image/*": ("image/png", "image/webp", "image/jpeg"),
+}
+_AUDIO: dict[str, AudioFileFormat] = {
+    "audio/wav": "wav",
+    "audio/x-wav": "wav",
+    "audio/vnd.wave": "wav",
+    "audio/flac": "flac",
+    "audio/x-flac": "flac",
+    "image/png": "png",
+    "application/zip": "zip",
+    "application/x-npy": "npy",
+    "application/json": "json",
+}
+_AUDIO_WILDCARDS = {
+    "*/*": ("application/json", "audio/wav"),
+    "application/*": ("application/json", "application/zip", "application/x-npy"),
+    "audio/*": ("audio/wav", "audio/flac"),
+    "image/*": ("image/png",),
 }
 _ANIMATIONS: dict[str, AnimationFormat] = {
     "image/webp": "webp",
@@ -56,11 +75,21 @@ F = TypeVar("F", bound=str)
 
 @dataclass(frozen=True)
 class OutputFormat:
-    """How the images of a response are packaged, how each is encoded, and what signs its file."""
+    """How the images of a response are packaged, how each is encoded, and what signs its file.
+
+    `audio` is the format of audio; None for images, and for the previews of audio. The container
+    `image` is one file, also of audio.
+    """
 
     container: Container
     image: ImageFormat = ImageFormat.PNG
     signer: Signer | None = None
+    audio: AudioFormat | None = None
+
+    @property
+    def file(self) -> FileFormat:
+        """The format of each file."""
+        return self.audio or self.image
 
     @property
     def signed(self) -> bool:
@@ -90,6 +119,23 @@ def negotiate(requested: Format | None, accept: str | None, count: int) -> Outpu
             return OutputFormat(chosen)
         case _:
             return OutputFormat("image" if count == 1 else "json", ImageFormat(chosen))
+
+
+def negotiate_audio(
+    requested: AudioFileFormat | None, accept: str | None, count: int
+) -> OutputFormat:
+    """Choose the format for `count` outputs of audio, like `negotiate`; png is a preview.
+
+    JSON, if it is requested by name, and ZIP have WAV files. Raises Problem (406).
+    """
+    chosen = requested or (_best(accept, _AUDIO, _AUDIO_WILDCARDS) if accept else "json")
+    match chosen:
+        case "zip" | "npy" | "json":
+            return OutputFormat(chosen, audio=AudioFormat.WAV)
+        case "png":
+            return OutputFormat("image" if count == 1 else "json")
+        case _:
+            return OutputFormat("image" if count == 1 else "json", audio=AudioFormat(chosen))
 
 
 def with_credentials(

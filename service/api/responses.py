@@ -20,6 +20,7 @@ from service.runtime.images.encoding import Pixels
 from service.runtime.latent.layers import LayerWeights
 from service.runtime.latent.sources import Floats, LatentSource, encode_floats
 from service.runtime.models.model import Model
+from service.runtime.outputs import encode_output
 
 # Maximum characters of a header: proxies and clients refuse long headers, each with a different
 # limit. The seeds of 256 images fit.
@@ -37,6 +38,21 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 IMAGE_CONTENT = {"image/png": _BINARY, "image/jpeg": _BINARY, "image/webp": _BINARY}
+AUDIO_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": dict.fromkeys(
+            ("audio/wav", "audio/flac", "image/png", "application/zip", "application/x-npy"),
+            _BINARY,
+        ),
+        "headers": {
+            "X-Ganymede-Sample-Rate": {
+                "description": "Samples per second, in Hz",
+                "schema": {"type": "integer"},
+            }
+        },
+    },
+    **PROBLEMS,
+}
 IMAGE_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "content": IMAGE_CONTENT | {"application/zip": _BINARY, "application/x-npy": _BINARY},
@@ -136,6 +152,8 @@ def source_headers(model: Model, sources: Sequence[LatentSource]) -> dict[str, s
         lists["truncation"] = [
             "" if source.truncation is None else source.truncation for source in sources
         ]
+    if (audio := model.manifest.audio) is not None:
+        lists["sample_rate"] = [audio.sample_rate]
     return headers(model, **lists)
 
 
@@ -175,7 +193,10 @@ def image_response(
     output: OutputFormat,
     response_headers: Mapping[str, str],
 ) -> Response:
-    """Encode and package the images ``[N, H, W, C]``; the container `image` uses only the first."""
+    """Encode and package images ``[N, H, W, C]`` or audio ``[N, T]``.
+
+    The container `image` uses only the first.
+    """
     if output.container == "npy":
         return Response(encoding.encode_npy(pixels), 200, response_headers, "application/x-npy")
     files = [
@@ -186,12 +207,12 @@ def image_response(
 
 
 def encode_image(model: Model, record: ImageRecord, pixels: Pixels, output: OutputFormat) -> bytes:
-    """Return the file of one image ``[H, W, C]``, with its provenance as metadata.
+    """Return the file of one image ``[H, W, C]`` or audio ``[T]``, with its provenance as metadata.
 
     It is signed if `output` states so.
     """
     provenance = {**identity(model), **record.parameters}
-    file = encoding.encode(pixels, output.image, provenance)
+    file = encode_output(model.manifest, pixels, output.file, provenance)
     if output.signer is None:
         return file
     return output.signer.sign(file, output.image.media_type, provenance)
@@ -206,17 +227,21 @@ def file_response(
 ) -> Response:
     """Package encoded images in any container except npy."""
     if output.container == "image":
-        return Response(files[0], 200, response_headers, output.image.media_type)
+        return Response(files[0], 200, response_headers, output.file.media_type)
     if output.container == "zip":
-        archive = encoding.pack_zip(_archive_entries(records, files, output.image.extension))
+        archive = encoding.pack_zip(_archive_entries(records, files, output.file.extension))
         return Response(archive, 200, response_headers, "application/zip")
-    document = identity(model) | {
-        "images": [
+    document = identity(model)
+    name = "images"
+    if (audio := model.manifest.audio) is not None:
+        document["sample_rate"], name = audio.sample_rate, "audio"
+    document |= {
+        name: [
             {
                 **record.parameters,
                 **record.fields,
                 **{name: encode_floats(values) for name, values in record.arrays.items()},
-                "media_type": output.image.media_type,
+                "media_type": output.file.media_type,
                 "data": base64.b64encode(file).decode(),
             }
             for record, file in zip(records, files, strict=True)

@@ -109,11 +109,18 @@ class ServiceState:
         note_model(model.manifest.name)
         return model
 
-    def find_model(self, name: str, task: Task = "generate") -> Model:
-        """Return a model for `task`. Raises NotReady, ModelNotFound and Problem (422)."""
+    def find_model(self, name: str, *tasks: Task) -> Model:
+        """Return a model for one of `tasks`, by default `generate`.
+
+        Raises NotReady, ModelNotFound and Problem (422).
+        """
         model = self.find_any_model(name)
-        if model.manifest.task != task:
-            raise invalid("model", f"{model.manifest.name} is for /v1/{model.manifest.task}")
+        task = model.manifest.task
+        if task not in (tasks or ("generate",)):
+            if task == "text-encoder":
+                message = f"{model.manifest.name} encodes the prompts of other models"
+                raise invalid("model", message)
+            raise invalid("model", f"{model.manifest.name} is for /v1/{task}")
         return model
 
     def signer_or_refuse(self) -> Signer:

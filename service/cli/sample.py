@@ -15,6 +15,7 @@ from service.cli.interrupts import catch_stop_signal
 from service.cli.options import ProviderOption, errors_by_flag, loaded_model
 from service.cli.sampling_progress import SamplingProgress
 from service.offline.job import JobError, JobFailed, Layout, SamplingJob, make_job
+from service.runtime.audio.encoding import AudioFormat
 from service.runtime.errors import UserError
 from service.runtime.formatting import format_size
 from service.runtime.images.encoding import ImageFormat
@@ -146,6 +147,10 @@ def sample(
         ),
     ] = Layout.FOLDER,
     image: Annotated[ImageFormat, typer.Option(help="Image file format.")] = ImageFormat.PNG,
+    audio: Annotated[
+        AudioFormat | None,
+        typer.Option(help="Audio file format, for models of audio.", show_default="wav"),
+    ] = None,
     engine: Annotated[
         Literal["local", "ray"], typer.Option(help="This machine, or a Ray cluster.")
     ] = "local",
@@ -219,6 +224,7 @@ def sample(
         others |= {"rank": rank, "shard-size": shard_size}
         others |= {"format": None if layout is Layout.FOLDER else layout}
         others |= {"image": None if image is ImageFormat.PNG else image}
+        others |= {"audio": audio}
         others |= {"engine": None if engine == "local" else engine, "address": address}
         with errors_by_flag():
             sample_film(
@@ -257,6 +263,7 @@ def sample(
             resize=None if resize is None else options.parse_size(resize),
             layout=layout,
             image=image,
+            audio=audio,
             shard_size=shard_size,
             input_=input_,
             mask=mask,

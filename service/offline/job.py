@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.offline.inputs import JobInputs
 from service.runtime import latent_requests, requests
+from service.runtime.audio.encoding import AudioFormat
 from service.runtime.errors import UserError
 from service.runtime.files import shortened
 from service.runtime.images.encoding import ImageFormat
@@ -28,6 +29,7 @@ from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.latent.sources import LatentSource, draw_class
 from service.runtime.latent.style_mixing import StyleMixing
 from service.runtime.models.manifest import Manifest
+from service.runtime.outputs import FileFormat
 from service.runtime.ranking import CandidateGroup, Selection, candidate_groups
 from service.runtime.request_fields import InvalidRequest
 
@@ -65,7 +67,8 @@ class SamplingJob(BaseModel):
     version: str
     digest: str
     layout: Layout
-    image: ImageFormat = ImageFormat.PNG
+    # The format of the files, also of audio.
+    image: FileFormat = ImageFormat.PNG
     first_seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
     count: Annotated[int, Field(ge=1)]
     shard_size: Annotated[int, Field(ge=1)]
@@ -264,6 +267,7 @@ def make_job(
     resize: tuple[int, int] | None = None,
     layout: Layout = Layout.FOLDER,
     image: ImageFormat = ImageFormat.PNG,
+    audio: AudioFormat | None = None,
     shard_size: int | None = None,
     input_: str | None = None,
     mask: str | None = None,
@@ -280,10 +284,12 @@ def make_job(
     for each input at the URL `input_`, which `open_inputs` opens, together with the masks.
     `classes` is `balanced`, a list of classes to cycle through, or weights to draw from. With
     `rank`, the images are selected from more candidates, with consecutive seeds from `seed`, and
-    have their seeds. `directions` moves every image.
+    have their seeds. `directions` moves every image. Files have the format `image`, or `audio` for
+    a model that returns audio; default: WAV.
 
     Raises InvalidRequest, and InputError for inputs that cannot be listed.
     """
+    file_format = _file_format(manifest, layout, image, audio, resize)
     inputs: dict[str, Any] = {}
     if manifest.input is not None:
         source_options = {
@@ -322,7 +328,7 @@ def make_job(
         version=manifest.version,
         digest=manifest.digest,
         layout=layout,
-        image=image,
+        image=file_format,
         first_seed=first,
         count=count,
         shard_size=shard_size,
@@ -345,6 +351,30 @@ def make_job(
             "rank", f"the last candidate would have the seed {last:,}, beyond {MAX_SEED:,}"
         )
     return job
+
+
+def _file_format(
+    manifest: Manifest,
+    layout: Layout,
+    image: ImageFormat,
+    audio: AudioFormat | None,
+    resize: tuple[int, int] | None,
+) -> FileFormat:
+    """Return the format of the files. Raises InvalidRequest if the model cannot have it."""
+    name = manifest.name
+    if manifest.task in ("text", "text-to-image", "text-encoder"):
+        raise InvalidRequest("model", f"{name} is for {manifest.task}, not for jobs from seeds")
+    if manifest.audio is None:
+        if audio is not None:
+            raise InvalidRequest("audio", f"{name} returns images")
+        return image
+    if image is not ImageFormat.PNG:
+        raise InvalidRequest("image", f"{name} returns audio")
+    if resize is not None:
+        raise InvalidRequest("resize", f"{name} returns audio")
+    if layout is Layout.PARQUET:
+        raise InvalidRequest("format", "audio can be written as folder or webdataset")
+    return audio or AudioFormat.WAV
 
 
 def _inputs(

@@ -24,10 +24,11 @@ from service.runtime.generation import (
     mixing_plan,
     score_plan,
 )
-from service.runtime.images.encoding import Pixels, encode, resized, to_image
+from service.runtime.images.encoding import Pixels, resized, to_image
 from service.runtime.latent.sources import LatentSource
 from service.runtime.latent.style_mixing import StyleMixing
 from service.runtime.models.model import Model
+from service.runtime.outputs import drawn, encode_output
 from service.runtime.ranking import kept_candidates
 
 log = logging.getLogger("ganymede.offline")
@@ -138,13 +139,17 @@ class ShardRenderer:
     def pixels(
         self, items: Sequence[JobItem], stopped: Callable[[], bool] = lambda: False
     ) -> Iterator[Pixels | None]:
-        """Yield the images ``[H, W, C]`` of `items`; None if the model failed. Raises Stopped."""
+        """Yield the images ``[H, W, C]`` of `items`; None if the model failed. Audio is drawn.
+
+        Raises Stopped.
+        """
         if self._image_to_image is not None:
             for each in self._image_to_image.shard([item.number for item in items], stopped):
                 yield each.pixels
             return
         for start in range(0, len(items), self._model.plan.max_rows):
-            yield from self._pixels(items[start : start + self._model.plan.max_rows], stopped)
+            for row in self._pixels(items[start : start + self._model.plan.max_rows], stopped):
+                yield None if row is None else drawn(self._model.manifest, row)
 
     def _pixels(
         self, items: Sequence[JobItem], stopped: Callable[[], bool]
@@ -186,7 +191,8 @@ class ShardRenderer:
 
     def _encode(self, item: JobItem, pixels: Pixels) -> bytes:
         provenance = {**self._identity, **item.parameters}
-        return encode(pixels, self._job.image, provenance, marked=self._job.marked)
+        manifest, kind = self._model.manifest, self._job.image
+        return encode_output(manifest, pixels, kind, provenance, marked=self._job.marked)
 
 
 def _report(item: JobItem, error: Exception) -> None:

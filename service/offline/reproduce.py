@@ -237,7 +237,7 @@ def _assert_fits(parameters: Mapping[str, Any], frames: Pixels, manifest: Manife
     lists = [parameters.get(name, ()) for name in ("rows", "columns", "sources")]
     lists += [each for each in parameters.get("directions", {}).values() if isinstance(each, list)]
     images = math.prod(len(each) for each in lists if each)
-    pixels_per_image = 1 if "resized" in parameters else manifest.image.pixels
+    pixels_per_image = 1 if "resized" in parameters else manifest.image_spec.pixels
     if images > 1 and images * pixels_per_image > width * height:
         raise ValueError(f"{images:,} images do not fit into {width}×{height} pixels")
 

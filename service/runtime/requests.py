@@ -215,6 +215,8 @@ def interpolation(
         raise InvalidRequest(
             "model", f"{manifest.name} takes images and has no latent space to walk through"
         )
+    if manifest.task != "generate":
+        raise InvalidRequest("model", f"{manifest.name} is for {manifest.task}, not for walks")
     if not 2 <= frames <= max_frames:
         raise InvalidRequest("frames", f"expected 2 to {max_frames}, got {frames}")
     if len(sources) < 2:

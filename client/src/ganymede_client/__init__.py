@@ -40,6 +40,7 @@ from ganymede_client.errors import (
 )
 from ganymede_client.flows import Download
 from ganymede_client.images import Animation, Image, Images
+from ganymede_client.outputs.audio import Audio
 from ganymede_client.provenance import Provenance
 from ganymede_client.records import (
     Job,
@@ -58,6 +59,7 @@ from ganymede_client.wire.values import Source
 __all__ = [
     "Animation",
     "AsyncClient",
+    "Audio",
     "AuthenticationFailed",
     "Client",
     "ConnectionFailed",

@@ -98,6 +98,7 @@ class AsyncClient:
 
     generate = _method(routes.generate.generate)
     sample_classes = _method(routes.generate.sample_classes)
+    audio = _method(routes.audio.audio)
     mix_styles = _method(routes.generate.mix_styles)
     mix_styles_grid = _method(routes.generate.mix_styles_grid)
     interpolate = _method(routes.generate.interpolate)

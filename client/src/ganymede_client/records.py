@@ -27,13 +27,17 @@ class Model:
     Attributes:
         id: the name; `version` is the version that a request without one uses.
         state: ``ready`` or ``failed``, the latter with a `reason`.
-        task: ``generate``, ``translate``, ``upscale``, ``inpaint`` or ``colorize``.
+        task: ``generate``, ``translate``, ``upscale``, ``inpaint``, ``colorize``,
+            ``audio``, ``text``, ``text-to-image`` or ``text-encoder``.
         truncation: `default`, `minimum` and `maximum`; None if the model does not support it.
         styles: `layers` and `dimension`; None if the model does not support style mixing.
         transform: True if images can be translated, rotated and scaled.
         discriminator: if not None, `rank` selects images, and `figures` has the quality of those
             that are kept.
-        image: `height`, `width` and `channels`.
+        image: `height`, `width` and `channels`; None if the model returns no images.
+        audio: `sample_rate` in Hz and `samples`, for a model that returns audio.
+        text, text_encoder, text_input: what a model of text, a text encoder, or a model that takes
+            prompts states about its text.
         directions: the directions for `Client.edit`, each with `name`, `space`, `method`,
             `description`, `layers`, the URL of a `strip` and measured `figures`.
         encoder: `passes` and measured `figures`; None if images cannot be inverted.
@@ -66,6 +70,10 @@ class Model:
     transform: bool = False
     discriminator: Mapping[str, Any] | None = None
     image: Mapping[str, int] | None = None
+    audio: Mapping[str, int] | None = None
+    text: Mapping[str, Any] | None = None
+    text_encoder: Mapping[str, Any] | None = None
+    text_input: Mapping[str, Any] | None = None
     directions: list[Mapping[str, Any]] | None = None
     encoder: Mapping[str, Any] | None = None
     versions: list[Mapping[str, str | None]] = field(default_factory=list)

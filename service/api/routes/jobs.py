@@ -34,6 +34,7 @@ from service.offline.queue.uploads import SCHEME, Upload
 from service.offline.queue.webhook_table import JobWebhook
 from service.offline.stores import StoreError
 from service.offline.writers import assert_layout_supported
+from service.runtime.audio.encoding import AudioFormat
 from service.runtime.images.encoding import ImageFormat
 from service.settings import Settings
 from service.url_prefixes import URLNotAllowed
@@ -162,6 +163,7 @@ def _check(body: JobRequest, request: Request, upload: Upload | None) -> _Checke
             directions=body.directions,
             layout=layout,
             image=image,
+            audio=None if body.audio is None else AudioFormat(body.audio),
             shard_size=body.shard_size,
             input_=input_,
             mask=mask,
@@ -169,7 +171,7 @@ def _check(body: JobRequest, request: Request, upload: Upload | None) -> _Checke
             direction=body.direction,
             open_inputs=partial(locations.open_inputs, upload.id if upload else ""),
         )
-        job, pixels = _bounded(job, model.manifest.image_spec.pixels, state.settings)
+        job, pixels = _bounded(job, model.manifest.output.cost, state.settings)
         if body.output is not None:
             locations.assert_output(job, body.output)
     except LocationRefused as error:

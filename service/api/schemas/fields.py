@@ -43,6 +43,7 @@ AmountsField = Annotated[
 ]
 TruncationField = Annotated[float, Field(allow_inf_nan=False)]
 Format = Literal["png", "jpeg", "webp", "npy", "zip", "json"]
+AudioFileFormat = Literal["wav", "flac", "png", "npy", "zip", "json"]
 AnimationFormat = Literal["webp", "gif", "png", "zip", "npy", "mp4", "webm"]
 Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 # Weights of classes by name or, as text, by index.

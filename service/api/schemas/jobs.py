@@ -104,6 +104,9 @@ class JobRequest(RequestModel):
         description="`folder`, one file for each image, only with `output`.",
     )
     image: Literal["png", "jpeg", "webp"] = "png"
+    audio: Literal["wav", "flac", "npy"] | None = Field(
+        default=None, description="The files of a model that returns audio. Default: wav."
+    )
     shard_size: Annotated[int, Field(ge=1, le=100_000)] | None = None
     webhook: JobWebhookRequest | None = Field(
         default=None,

@@ -81,6 +81,18 @@ class ModelCard(BaseModel):
         "the quality of the images that are kept, by method and share.",
     )
     image: dict[str, int] | None = None
+    audio: dict[str, int] | None = Field(
+        default=None, description="For a model of audio: `sample_rate` in Hz, and `samples`."
+    )
+    text: dict[str, Any] | None = Field(
+        default=None, description="For a model of text: its vocabulary, unit and length."
+    )
+    text_encoder: dict[str, Any] | None = Field(
+        default=None, description="For a text encoder: its tokenizer and dimension."
+    )
+    text_input: dict[str, Any] | None = Field(
+        default=None, description="For text to image: the text encoder, by name and digest."
+    )
     directions: list[DirectionCard] | None = Field(
         default=None, description="The directions for /v1/edit, if the model has them."
     )

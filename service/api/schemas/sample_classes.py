@@ -13,6 +13,7 @@ from service.api.schemas.fields import (
     MODEL,
     RANK,
     TRUNCATION,
+    AudioFileFormat,
     ClassWeightsField,
     CredentialField,
     Format,
@@ -24,8 +25,8 @@ from service.api.schemas.fields import (
 
 
 class SampleClassesRequest(RequestModel):
-    """Images by class: a number of images for each of `classes`, `per_class` images of every
-    class, or `n` images of a `blend`.
+    """Images or audio by class: a number of outputs for each of `classes`, `per_class` outputs of
+    every class, or `n` outputs of a `blend`.
     """
 
     model_config = ConfigDict(
@@ -54,7 +55,9 @@ class SampleClassesRequest(RequestModel):
     )
     truncation: TruncationField | None = Field(default=None, description=TRUNCATION)
     rank: RankField | None = Field(default=None, description=RANK)
-    format: Format | None = Field(
-        default=None, description="As in /v1/generate. A ZIP has a folder for each class."
+    format: Format | AudioFileFormat | None = Field(
+        default=None,
+        description="As in /v1/generate; for audio as in /v1/audio. A ZIP has a folder for each "
+        "class.",
     )
     c2pa: CredentialField = Field(default=None, description=C2PA)

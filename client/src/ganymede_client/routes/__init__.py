@@ -1,6 +1,7 @@
 """Functions that build the call of each route: one function is one method of the clients."""
 
 from ganymede_client.routes import (
+    audio,
     generate,
     image_to_image,
     job_events,
@@ -12,6 +13,7 @@ from ganymede_client.routes import (
 )
 
 __all__ = [
+    "audio",
     "generate",
     "image_to_image",
     "job_events",

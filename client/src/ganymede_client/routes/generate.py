@@ -109,7 +109,7 @@ def sample_classes(
     format: ImageFormat = "png",  # noqa: A002 - the name of the field
     c2pa: bool | None = None,
 ) -> Call[Images]:
-    """Generate images by class: `classes`, `per_class` or `blend`.
+    """Generate images by class: `classes`, `per_class` or `blend`. For audio, see `audio`.
 
     Args:
         model: ``name``, or ``name@version``.

@@ -41,6 +41,7 @@ def submit_job(
     output: str | None = None,
     format: Literal["webdataset", "parquet", "folder"] = "webdataset",  # noqa: A002
     image: Literal["png", "jpeg", "webp"] = "png",
+    audio: Literal["wav", "flac", "npy"] | None = None,
     shard_size: int | None = None,
     webhook: str | None = None,
 ) -> Call[Job]:
@@ -70,6 +71,7 @@ def submit_job(
         output: the URL of the folder for the results; default: the service keeps them.
         format: the format of the files of the job. ``folder`` only with `output`.
         image: how each image is encoded.
+        audio: how audio is encoded, for a model that returns audio; default: ``wav``.
         shard_size: images per file.
         webhook: a URL that is notified when the job ends, with a signature by the Standard
             Webhooks specification. The operator of the service permits hosts.
@@ -92,6 +94,7 @@ def submit_job(
         output=output,
         format=format,
         image=image,
+        audio=audio,
         shard_size=shard_size,
         webhook=None if webhook is None else {"url": webhook},
     )

@@ -23,6 +23,7 @@ from ganymede_client.images import (
     read_animation,
     read_image,
 )
+from ganymede_client.outputs.audio import Audio
 from ganymede_client.provenance import NotReadable
 from ganymede_client.wire.calls import Reply
 
@@ -56,6 +57,32 @@ def image(reply: Reply) -> Image:
         return read_image(reply.content, reply.base_url, reply.request_id)
     except NotReadable as error:
         raise _unexpected(reply, str(error)) from error
+
+
+def audio(reply: Reply) -> list[Audio]:
+    """Parse audio: a single file, or JSON with base64."""
+    if reply.media_type.startswith("audio/"):
+        try:
+            rate = int(reply.headers["x-ganymede-sample-rate"])
+            text = reply.content.partition(b"ganymede ")[2].decode(errors="replace")
+            parameters = json.JSONDecoder().raw_decode(text)[0]
+        except (LookupError, ValueError) as error:
+            raise _unexpected(reply, f"the audio has no provenance: {error!r}") from error
+        return [Audio(reply.content, reply.media_type, rate, parameters)]
+    return parsed(_audio_of)(reply)
+
+
+def _audio_of(content: Any) -> list[Audio]:
+    identity = {name: content[name] for name in ("model", "version", "digest")}
+    return [
+        Audio(
+            base64.b64decode(each["data"]),
+            each["media_type"],
+            content["sample_rate"],
+            identity | {k: v for k, v in each.items() if k not in ("data", "media_type")},
+        )
+        for each in content["audio"]
+    ]
 
 
 def plain_image(reply: Reply) -> PIL.Image.Image:

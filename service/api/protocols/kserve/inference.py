@@ -25,7 +25,7 @@ MAX_NUMBERS = 4 * 2**20
 # Numbers of a flat list, or rows of a nested one, that are converted at a time.
 _STEP = 2**16
 
-_DATATYPES = {"uint8": "UINT8", "int64": "INT64", "float32": "FP32"}
+_DATATYPES = {"uint8": "UINT8", "int64": "INT64", "float32": "FP32", "int16": "INT16"}
 # Parameters that change the result, so they must not be ignored.
 _UNSUPPORTED_PARAMETERS = {
     "shared_memory_region": "shared memory is not supported",

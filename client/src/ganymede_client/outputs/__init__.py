@@ -1,0 +1,1 @@
+"""Outputs other than images."""
