@@ -98,6 +98,4 @@ def check_options(
 
     for name, value in (("truncation", truncation), ("split", split), ("seed", seed)):
         if value and name in target.unsupported_options:
-            raise QualityError(
-                f"--{name} does not apply to {target.title}, an image-to-image model"
-            )
+            raise QualityError(f"--{name} does not apply to {target.title}")

@@ -126,6 +126,8 @@ def _quality_measurement(run: Run) -> Callable[[Model], tuple[Quality, ...]]:
     from training.evaluation.report.formatting import format_value
 
     recipe = run.recipe()
+    if recipe.game.served_task == "text":
+        return _text_measurement(run)
     is_image_to_image = recipe.image_input is not None
     if not recipe.classes and not is_image_to_image:
         # Fail before the export, because it takes long.
@@ -152,5 +154,22 @@ def _quality_measurement(run: Run) -> Callable[[Model], tuple[Quality, ...]]:
             f"{measured.per_class[worst]:.1%}"
         )
         return (measured.quality,)
+
+    return measure
+
+
+def _text_measurement(run: Run) -> Callable[[Model], tuple[Quality, ...]]:
+    """Return a function that measures a model of text on the held-out texts of `run`."""
+    from service.runtime.progress import stage_progress
+    from training.evaluation.evaluation import EvaluationSettings
+    from training.evaluation.report.terminal import print_section
+    from training.evaluation.text.targets import target_of_run
+
+    def measure(model: Model) -> tuple[Quality, ...]:
+        target = target_of_run(run, model)
+        with stage_progress() as show:
+            (result,) = target.evaluate_all([target], EvaluationSettings(), show)
+        print_section(result.summary())
+        return result.figures
 
     return measure

@@ -1,8 +1,8 @@
 """The interface of evaluations, and the functions that run them for all kinds of models.
 
 `open_target` returns an `EvaluationTarget`, and evaluating it returns an `EvaluationResult`.
-Comparing several results of the same kind returns a `Comparison`. `noise` and `image_to_image`
-implement these interfaces.
+Comparing several results of the same kind returns a `Comparison`. `noise`, `image_to_image` and
+`text` implement these interfaces.
 """
 
 from __future__ import annotations
@@ -119,13 +119,18 @@ def open_target(
 ) -> EvaluationTarget:
     """Open a model by ``name``, ``name@version`` or folder, the folder of a run, or images.
 
-    `data` replaces the data of an image-to-image model's recipe. `checkpoint` is the checkpoint of
-    a run, ``last`` or ``best``. The generator of a run is exported first, so that the evaluated
-    graph is the graph that would be served. Raises QualityError, and the errors of loading a model.
+    `data` replaces the data of the recipe of an image-to-image or text model. `checkpoint` is the
+    checkpoint of a run, ``last`` or ``best``. The generator of a run is exported first, so that the
+    evaluated graph is the graph that would be served. Raises QualityError, and the errors of
+    loading a model.
     """
     from training.evaluation.image_to_image.targets import open_image_to_image_target  # noqa: PLC0415
     from training.evaluation.noise.targets import open_noise_target  # noqa: PLC0415
+    from training.evaluation.text.targets import open_text_target  # noqa: PLC0415
 
+    text = open_text_target(target, models, data=data, seed_start=seed_start, checkpoint=checkpoint)
+    if text is not None:
+        return text
     image_to_image = open_image_to_image_target(target, models, data=data, checkpoint=checkpoint)
     if image_to_image is not None:
         return image_to_image
@@ -145,9 +150,7 @@ def evaluate_targets(
     """
     kind = type(targets[0])
     if any(type(target) is not kind for target in targets):
-        raise QualityError(
-            "image-to-image models cannot be compared with models that generate from noise"
-        )
+        raise QualityError("models of different tasks cannot be compared")
     return kind.evaluate_all(targets, settings, progress)
 
 

@@ -1,0 +1,1 @@
+"""Evaluation of generators of text: likelihood, BLEU and self-BLEU at several temperatures."""
