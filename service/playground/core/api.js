@@ -178,7 +178,7 @@ export function sleep(milliseconds, signal) {
   });
 }
 
-function fromBase64(text, type) {
+export function fromBase64(text, type) {
   const binary = atob(text);
   const bytes = new Uint8Array(binary.length);
   for (let i = 0; i < binary.length; i += 1) bytes[i] = binary.charCodeAt(i);

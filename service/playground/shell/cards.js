@@ -1,11 +1,13 @@
 /** The list of models: a card with preview, name, summary and what the model offers. */
 
 import { clear, h, imageUrl } from "../core/dom.js";
-import { generates } from "../core/items.js";
+import { IMAGE_TASKS, generates } from "../core/items.js";
 
 const GROUPS = [
   { title: "Generate", fits: generates },
-  { title: "Image to image", fits: (model) => !generates(model) },
+  { title: "Audio", fits: (model) => Boolean(model.audio) },
+  { title: "Text", fits: (model) => model.task?.startsWith("text") },
+  { title: "Image to image", fits: (model) => IMAGE_TASKS.includes(model.task) },
 ];
 
 /** Fills `container` with the cards; `onChoose(model)` is called for the one that is clicked. */
@@ -51,8 +53,9 @@ function card(app, model, onChoose) {
 
 /** Returns what a model offers, in a few words. */
 export function describe(model) {
-  const { image } = model;
+  const { image, audio } = model;
   const facts = image ? [`${image.width} × ${image.height}`] : [];
+  if (audio) facts.push(`${Number((audio.samples / audio.sample_rate).toPrecision(2))} s, ${audio.sample_rate / 1000} kHz`);
   if (model.classes?.length) facts.push(`${model.classes.length} classes`);
   if (model.styles) facts.push("styles");
   if (model.truncation) facts.push("truncation");

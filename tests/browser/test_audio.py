@@ -1,0 +1,55 @@
+"""The panel of audio: outputs that can be played, with their waveforms."""
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.support.output_models import AUDIO
+
+
+@pytest.fixture
+def page(browser, output_server):
+    context = browser.new_context(base_url=str(output_server.client().base_url))
+    page = context.new_page()
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(f"/#model={AUDIO}&panel=audio&seed=5")
+    yield page
+    context.close()
+    assert not errors
+
+
+def test_outputs_of_consecutive_seeds_can_be_played(page):
+    rows = page.locator(".audio-row")
+    expect(rows).to_have_count(8)
+    expect(rows.first).to_contain_text("Seed 5, night owl")
+    expect(rows.first.locator("audio")).to_have_js_property("readyState", 4)
+    duration = rows.first.locator("audio").evaluate("(audio) => audio.duration")
+    assert duration == pytest.approx(0.25)
+
+
+def test_waveform_is_drawn_with_the_amplitude_of_the_samples(page):
+    canvas = page.locator(".audio-wave").first
+    expect(canvas).to_be_visible()
+    height = canvas.evaluate(
+        "(canvas) => { const { width, height } = canvas;"
+        " const data = canvas.getContext('2d').getImageData(0, 0, width, height).data;"
+        " let rows = 0;"
+        " for (let y = 0; y < height; y += 1) {"
+        "  let filled = false;"
+        "  for (let x = 0; x < width; x += 1) filled ||= data[4 * (y * width + x) + 3] > 0;"
+        "  rows += filled; }"
+        " return rows / height; }"
+    )
+    # The tone has an amplitude of 20,000 of 32,768.
+    assert height == pytest.approx(20_000 / 32_768, abs=0.05)
+
+
+def test_class_applies_to_all_outputs(page):
+    expect(page.locator(".audio-row")).to_have_count(8)
+    page.get_by_role("radio", name="dog").check()
+    expect(page.locator(".audio-name").first).to_have_text("Seed 5, dog")
+    expect(page.locator(".audio-name").last).to_have_text("Seed 12, dog")
+
+
+def test_models_without_images_are_listed(page):
+    expect(page.locator(".card", has_text=AUDIO)).to_contain_text("0.25 s, 8 kHz")
