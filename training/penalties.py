@@ -35,6 +35,20 @@ def zero_centered_penalty(critic: Critic, images: Tensor) -> Tensor:
     return _input_gradients(critic, images).square().flatten(1).sum(1).mean() / 2
 
 
+def matching_aware_penalty(
+    critic: Callable[[Tensor, Tensor], Tensor], images: Tensor, text: Tensor, power: float
+) -> Tensor:
+    """(‖∇ₓD(x, e)‖ + ‖∇ₑD(x, e)‖)ᵖ: DF-GAN's MA-GP (arXiv:2008.05865, equation 1).
+
+    At real images x ``[N, C, H, W]`` and the embeddings e ``[N, d]`` of their captions.
+    """
+    images, text = images.detach().requires_grad_(True), text.detach().requires_grad_(True)
+    gradients = torch.autograd.grad(critic(images, text).sum(), (images, text), create_graph=True)
+    # The square root has no finite derivative at 0.
+    norms = [(each.square().flatten(1).sum(1) + 1e-12).sqrt() for each in gradients]
+    return torch.stack(norms).sum(0).pow(power).mean()
+
+
 def path_lengths(images: Tensor, w: Tensor, noise: Tensor) -> Tensor:
     """‖J_wᵀ y‖₂ ``[N]``: StyleGAN2's path lengths (arXiv:1912.04958, equation 4).
 

@@ -8,6 +8,7 @@ from training.penalties import (
     clip_weights,
     gradient_penalty,
     layer_weights,
+    matching_aware_penalty,
     orthogonal_penalty,
     path_lengths,
     zero_centered_penalty,
@@ -94,6 +95,15 @@ def test_gradients_of_penalties_reach_the_weights():
         critic.zero_grad()
         penalty.backward()
         assert critic[1].weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("power", [2.0, 6.0])
+def test_matching_aware_penalty_adds_the_norms_of_images_and_texts(power):
+    def critic(images, text):
+        return linear_critic(slope(0.5))(images) + (text * torch.tensor([0.3, 0.4])).sum(1)
+
+    penalty = matching_aware_penalty(critic, torch.randn(SHAPE), torch.randn(5, 2), power)
+    torch.testing.assert_close(penalty, torch.tensor(1.0))
 
 
 def test_clips_only_weights_beyond_the_bound():

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from service.runtime.models.folders import new_version_folder
-from service.runtime.models.manifest import Graph, Manifest, Quality
+from service.runtime.models.manifest import MAPPING, Graph, Manifest, Quality
 from service.runtime.models.manifest_outputs import OutputSpec
 from service.runtime.models.model import Model
 from service.runtime.models.provenance import TrainingProvenance
@@ -23,7 +23,6 @@ from training.export.graphs import (
 )
 from training.export.model_folder import write_model_folder
 from training.export.onnx_export import export_graphs
-from training.export.preview import trained_preview
 from training.fine_tuning.trainable import networks_of_run, write_trainable
 from training.preview.image_to_image import example_series
 from training.recipe.schema import Recipe
@@ -80,7 +79,7 @@ def export_run(
         write_graphs,
         lambda graphs: _manifest(recipe, run, checkpoint, folder, graphs, output, generator),
         plan=_PLAN,
-        preview=lambda model: trained_preview(recipe, model),
+        preview=lambda model: recipe.game.preview(recipe, model),
         probe_images=lambda model: example_series(recipe, model)[0],
         measure=measure,
         additions=additions,
@@ -134,8 +133,9 @@ def _manifest(
         **output,
         latent=recipe.game.latent_space(recipe, truncates=truncates),
         input=recipe.image_input,
+        text_input=recipe.game.text_input(),
         classes=tuple(checkpoint.class_names),
-        styles=style_space(generator),
+        styles=style_space(generator) if MAPPING in graphs else None,
         provenance=TrainingProvenance(
             recipe=recipe.name or run.name,
             dataset=data.dataset_title,

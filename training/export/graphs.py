@@ -77,8 +77,8 @@ class ServedGenerator(nn.Module):
         self, z: Tensor, class_weights: Tensor | None = None, truncation: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         if truncation is None:
-            return _pixels(self.generator(z, class_weights))
-        return _pixels(self.generator(z, class_weights, truncation))
+            return served_pixels(self.generator(z, class_weights))
+        return served_pixels(self.generator(z, class_weights, truncation))
 
 
 class ServedImageToImage(nn.Module):
@@ -97,7 +97,7 @@ class ServedImageToImage(nn.Module):
         images = image.permute(0, 3, 1, 2).float() / 127.5 - 1
         holes = None if mask is None else (mask[:, None] > 127).float()
         outputs = self.generator(self.task.network_input(images, holes))
-        return _pixels(self.task.to_image(outputs, images, holes))
+        return served_pixels(self.task.to_image(outputs, images, holes))
 
 
 class ServedMapping(nn.Module):
@@ -140,7 +140,7 @@ class ServedSynthesis(nn.Module):
 
     def forward(self, w: Tensor, transform: Tensor | None = None) -> tuple[Tensor, Tensor]:
         options = {} if transform is None else {TRANSFORM: transform}
-        return _pixels(self.synthesis(w, **options))
+        return served_pixels(self.synthesis(w, **options))
 
 
 @singledispatch
@@ -328,6 +328,7 @@ def _style_space(generator: StyleGenerator) -> StyleSpace:
     return StyleSpace(dimension=generator.w_dim, layers=layers)
 
 
-def _pixels(images: Tensor) -> tuple[Tensor, Tensor]:
+def served_pixels(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return images ``[N, C, H, W]`` as ``[N, H, W, C] uint8``, and unchanged."""
     levels = ((images + 1) * 127.5).round().clamp(0, 255)
     return levels.permute(0, 2, 3, 1).to(torch.uint8), images

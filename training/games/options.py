@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     from torch import nn
 
     from service.runtime.models.manifest import ImageInput, LatentSpace, Task
+    from service.runtime.models.manifest_outputs import TextInput
+    from service.runtime.models.model import Model
     from training.data.dataset import Dataset
     from training.data.images import Progress
     from training.device import Precision
     from training.distributed import DistributedContext
     from training.export.graphs import GraphSpec
+    from training.export.preview import Preview
     from training.games.game import GameSetup, Validation
     from training.games.tasks.task import ImageTask
     from training.recipe.schema import Recipe
@@ -121,6 +124,19 @@ class GameOptions(Options, ABC):
     def latent_space(self, recipe: Recipe, *, truncates: bool) -> LatentSpace | None:  # noqa: ARG002
         """Return the manifest's description of latents, or None for a game without them."""
         return None
+
+    def text_input(self) -> TextInput | None:
+        """Return the manifest's description of text embeddings, or None for a game without them.
+
+        Raises TextEncoderError.
+        """
+        return None
+
+    def preview(self, recipe: Recipe, model: Model) -> Preview:
+        """Return the preview of the exported `model`."""
+        from training.export.preview import trained_preview  # noqa: PLC0415 - for export alone
+
+        return trained_preview(recipe, model)
 
     @property
     @abstractmethod

@@ -56,6 +56,10 @@ class NoiseGeneratorOptions(GeneratorOptions):
         """Build the network with support for lower resolutions. Raises ValueError."""
         raise _cannot_grow(self.network)
 
+    def build_for_text(self, shape: ImageShape, dimension: int) -> nn.Module:  # noqa: ARG002
+        """Build the network for sentence embeddings ``[N, dimension]``. Raises ValueError."""
+        raise _takes_no_text(self.network)
+
     def from_noise(self) -> NoiseGeneratorOptions:
         """Return self."""
         return self
@@ -135,6 +139,10 @@ class ImageDiscriminatorOptions(DiscriminatorOptions):
         """Build the network with support for lower resolutions. Raises ValueError."""
         raise _cannot_grow(self.network)
 
+    def build_for_text(self, shape: ImageShape, dimension: int) -> nn.Module:  # noqa: ARG002
+        """Build the network for sentence embeddings ``[N, dimension]``. Raises ValueError."""
+        raise _takes_no_text(self.network)
+
     def of_images(self) -> ImageDiscriminatorOptions:
         """Return self."""
         return self
@@ -166,6 +174,10 @@ class TextDiscriminatorOptions(DiscriminatorOptions):
 
 def _cannot_grow(network: str) -> ValueError:
     return ValueError(f"game.growing needs networks that support growing; {network} does not")
+
+
+def _takes_no_text(network: str) -> ValueError:
+    return ValueError(f"this game needs networks that take texts; {network} does not")
 
 
 Generator = Annotated[GeneratorOptions, OneOf("network")]

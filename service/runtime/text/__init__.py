@@ -1,1 +1,1 @@
-"""Text: vocabularies, and sampling of tokens."""
+"""Text: vocabularies, sampling of tokens, and sentence embeddings."""

@@ -1,5 +1,8 @@
 """Every shipped recipe trains, resumes and exports, with tiny networks and data."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,6 +11,7 @@ from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.support.images import drawn_digits, write_colored
 from tests.support.marks import slow_except
+from training.captions.encoders import open_encoder
 from training.export.exporter import export_run
 from training.recipe.loading import load_recipe, shipped_recipes
 from training.run import Run
@@ -51,6 +55,7 @@ def colored(tmp_path_factory):
     return {count: write_colored(tmp_path_factory.mktemp("colored"), count) for count in (5, 10)}
 
 
+FROM_TEXT = ["text2emoji", "text2tiles"]
 FROM_NOISE = [
     name for name in shipped_recipes() if load_recipe(name).game.served_task == "generate"
 ]
@@ -137,3 +142,31 @@ def test_noise_recipe_trains_resumes_and_exports(tmp_path, digits, colored, name
         defaults.data.resolution,
         defaults.data.channels,
     )
+
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory):
+    """Colored digits in two styles, with captions in `metadata.jsonl`."""
+    folder = write_colored(tmp_path_factory.mktemp("captioned"), 2)
+    stems = {path.stem for path in folder.rglob("*.png")}
+    lines = [{"id": stem, "text": f"digit {i}", "tags": ["ink"]} for i, stem in enumerate(stems)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+@pytest.mark.parametrize("name", slow_except("text2tiles", FROM_TEXT))
+def test_text_recipe_trains_resumes_and_exports(tmp_path, monkeypatch, captioned, name):
+    monkeypatch.setenv("GANYMEDE_MODELS", str(Path(__file__).parents[3] / "models"))
+    overrides = [*SMALL["stylegan2"], f"data.path={captioned}", "data.resolution=16"]
+    overrides += ["train.batch=8", "data.hold_out=4"]
+    run = Run(tmp_path / name)
+    for turns in (1, 2):
+        recipe = load_recipe(name, [*overrides, f"train.images={turns * 8}"])
+        assert train(recipe, run).images == turns * 8
+    model = Model(export_run(run, name, tmp_path / "models"), Provider.CPU, ExecutionPlan(1, 1, 8))
+    manifest = model.manifest
+    assert manifest.task == "text-to-image"
+    assert manifest.text_input.encoder == "wordllama"
+    assert manifest.text_input.encoder_digest == open_encoder("wordllama").manifest.digest
+    assert model.generate(range(3)).shape == (3, 16, 16, 3)
+    assert (run.folder / "samples" / "0000000016.png").is_file()

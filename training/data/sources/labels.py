@@ -131,22 +131,7 @@ def table_labels(metadata: Mapping[str, File]) -> Labels:
     for file in metadata.values():
         if not is_table(file):
             continue
-        try:
-            lines = [
-                {str(key).strip().casefold(): value for key, value in line.items()}
-                for line in _lines(file)
-            ]
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{file.name} cannot be read, because it is not UTF-8 text; save it as UTF-8"
-            ) from error
-        except (OSError, ValueError, AttributeError, csv.Error) as error:
-            raise DataError(f"{file.name} cannot be read: {error}") from error
-        column = next((name for name in _FILE_FIELDS if lines and name in lines[0]), None)
-        if lines and column is None and {"shard", "member"} <= lines[0].keys():
-            # WebDataset shards of `ganymede sample`.
-            column = "file_name"
-            lines = [{**line, column: f"{line['shard']}/{line['member']}"} for line in lines]
+        lines, column = _table(file)
         if lines and column is None:
             notes.append(
                 f"{file.name} has no column file_name and is not read; its columns are: "
@@ -172,6 +157,39 @@ def table_labels(metadata: Mapping[str, File]) -> Labels:
             classes[image] = label
     notes += [*_unusable_notes(unusable), *_conflict_notes(conflicts)]
     return Labels("the metadata files", classes, notes=notes)
+
+
+def table_lines(file: File) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the path of the image of each line of a table, and its fields by lower-case name.
+
+    The path is relative to all data. Raises DataError.
+    """
+    lines, column = _table(file)
+    return [(_path(file, line[column]), line) for line in lines if column and line.get(column)]
+
+
+def _table(file: File) -> tuple[list[dict[str, Any]], str | None]:
+    """Return the lines of a table, and the name of the column of images, if it has one.
+
+    Raises DataError.
+    """
+    try:
+        lines = [
+            {str(key).strip().casefold(): value for key, value in line.items()}
+            for line in _lines(file)
+        ]
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file.name} cannot be read, because it is not UTF-8 text; save it as UTF-8"
+        ) from error
+    except (OSError, ValueError, AttributeError, csv.Error) as error:
+        raise DataError(f"{file.name} cannot be read: {error}") from error
+    column = next((name for name in _FILE_FIELDS if lines and name in lines[0]), None)
+    if lines and column is None and {"shard", "member"} <= lines[0].keys():
+        # WebDataset shards of `ganymede sample`.
+        column = "file_name"
+        lines = [{**line, column: f"{line['shard']}/{line['member']}"} for line in lines]
+    return lines, column
 
 
 def is_table(file: File) -> bool:

@@ -45,10 +45,15 @@ PATH_LENGTH_RATE = 0.01
 
 
 class RealBatch(NamedTuple):
-    """Real images ``[N, C, H, W]`` in [-1, 1], and their classes ``[N]`` for conditional GANs."""
+    """Real images ``[N, C, H, W]`` in [-1, 1], and what they depict, for conditional GANs.
+
+    `condition` are the classes ``[N]``, or the embeddings ``[N, d]`` of captions. `mismatched` are
+    embeddings of captions of other images.
+    """
 
     images: Tensor
-    class_index: Tensor | None = None
+    condition: Tensor | None = None
+    mismatched: Tensor | None = None
 
 
 class StepBatch(NamedTuple):
@@ -71,9 +76,11 @@ class StepBatch(NamedTuple):
         return self._rows(slice(count))
 
     def _rows(self, rows: slice) -> StepBatch:
-        images, class_index = self.reals
         return StepBatch(
-            RealBatch(images[rows], None if class_index is None else class_index[rows]),
+            RealBatch(
+                self.reals.images[rows],
+                *(None if each is None else each[rows] for each in self.reals[1:]),
+            ),
             self.z[rows],
             None if self.mix is None else StyleMix(self.mix.z[rows], self.mix.crossover[rows]),
             None if self.between is None else self.between[rows],
@@ -205,18 +212,22 @@ class NoiseToImage:
             with torch.no_grad():
                 fake = self._generate(self._networks["generator"], batch)
             real, fake = self._discriminator_input(reals.images), self._discriminator_input(fake)
-            real_logits = self._logits(self._D, real, reals.class_index)
-            fake_logits = self._logits(self._D, fake, reals.class_index)
+            real_logits = self._logits(self._D, real, reals.condition)
+            fake_logits = self._logits(self._D, fake, reals.condition)
         real_logits, fake_logits = real_logits.float(), fake_logits.float()
-        loss = self.loss.discriminator(real_logits, fake_logits)
+        negatives = {
+            name: logits.float() for name, logits in self._other_negatives(real, reals).items()
+        }
+        loss = self.loss.discriminator(real_logits, torch.cat([fake_logits, *negatives.values()]))
         metrics = {
             "loss_discriminator": loss.detach(),
             "real_score": self.loss.score(real_logits),
             "fake_score": self.loss.score(fake_logits),
             "separation": separation(real_logits, fake_logits),
+            **{f"{name}_score": self.loss.score(logits) for name, logits in negatives.items()},
         }
         if self._has_penalties and number % self.options.penalty_every == 0:
-            shown = RealBatch(real.float(), reals.class_index)
+            shown = reals._replace(images=real.float())
             penalty = self._penalty(shown, fake.float(), batch.between)
             metrics["penalty"] = penalty.detach()
             loss = loss + penalty * self.options.penalty_every
@@ -227,7 +238,7 @@ class NoiseToImage:
 
     def generator_loss(self, batch: StepBatch, number: int) -> StepLoss:
         """Return the generator's loss for D(G(z)), plus the penalties of its step `number`."""
-        discriminator, classes = self._networks["discriminator"], batch.reals.class_index
+        discriminator, classes = self._networks["discriminator"], batch.reals.condition
         with self._players.autocast():
             fake = self._discriminator_input(self._generate(self._G, batch))
             fake_logits = self._logits(discriminator, fake, classes).float()
@@ -275,7 +286,7 @@ class NoiseToImage:
             styles["mix"] = batch.mix
         if self._growth is not None:
             styles["growth"] = self._growth
-        images: Tensor = generator(batch.z, batch.reals.class_index, **styles)
+        images: Tensor = generator(batch.z, batch.reals.condition, **styles)
         return images
 
     def _logits(
@@ -285,6 +296,14 @@ class NoiseToImage:
         growth = () if self._growth is None else (self._growth,)
         logits: Tensor = discriminator(images, class_index, *growth)
         return logits
+
+    def _other_negatives(
+        self,
+        images: Tensor,  # noqa: ARG002 - for games with captions
+        reals: RealBatch,  # noqa: ARG002
+    ) -> Mapping[str, Tensor]:
+        """Return logits ``[N]`` of more images that the discriminator is to reject, by name."""
+        return {}
 
     def _discriminator_input(self, images: Tensor) -> Tensor:
         """Apply augmentation and instance noise to images for the discriminator."""
@@ -307,7 +326,7 @@ class NoiseToImage:
         options, penalty = self.options, torch.zeros((), device=self._device)
 
         def critic(images: Tensor) -> Tensor:
-            return self._logits(self._D, images, reals.class_index)
+            return self._logits(self._D, images, reals.condition)
 
         if between is not None:
             steepness = gradient_penalty(critic, reals.images, fake, between)
@@ -328,7 +347,7 @@ class NoiseToImage:
         # copies its outputs, and the images would not depend on the copy of w. The backward pass of
         # the loss exchanges the gradients.
         images, w = self._networks["generator"](
-            half.z, half.reals.class_index, half.mix, self._growth, with_styles=True
+            half.z, half.reals.condition, half.mix, self._growth, with_styles=True
         )
         lengths = path_lengths(images, w, torch.randn_like(images))
         mean = self._distributed.mean(lengths.detach().mean())
@@ -348,8 +367,8 @@ class NoiseToImage:
             self._growth = growing.at(images_seen, self._shape.height)
             if self._growth:
                 return [
-                    RealBatch(match_growth(images, self._growth), index)
-                    for images, index in batches
+                    reals._replace(images=match_growth(reals.images, self._growth))
+                    for reals in batches
                 ]
         return batches
 

@@ -47,7 +47,7 @@ class NoiseToImageSetup:
                 f"the recipe has {recipe.classes} classes, but the data set has "
                 f"{len(data.class_names)}: {names}{reason}"
             )
-        self.game = NoiseToImage(recipe, options, device, precision, distributed)
+        self.game = self._build_game(recipe, options, device, precision, distributed)
         self.data = data
         self.class_names = data.class_names if recipe.classes else ()
         self._recipe, self._classes = recipe, recipe.classes
@@ -63,6 +63,16 @@ class NoiseToImageSetup:
             reals_to_compare(data, recipe.data.resolution), len(SHEET_SEEDS)
         )
         self._distribution = recipe.generator.from_noise().distribution
+
+    def _build_game(
+        self,
+        recipe: Recipe,
+        options: NoiseToImageOptions,
+        device: torch.device,
+        precision: Precision,
+        distributed: DistributedContext,
+    ) -> NoiseToImage:
+        return NoiseToImage(recipe, options, device, precision, distributed)
 
     def batches(self, turn: int) -> list[RealBatch]:
         """Return this process's real images of a turn, with their classes."""
@@ -81,7 +91,7 @@ class NoiseToImageSetup:
 
     def sample_sheet(self, *, measure: bool = True) -> tuple[Image.Image, Mapping[str, float]]:
         """Return a grid of images generated from fixed latents, and their diversity metrics."""
-        images = self.game.sample(self._latents(SHEET_SEEDS), self._classes_of(SHEET_SEEDS))
+        images = self.game.sample(self._latents(SHEET_SEEDS), self._condition_of(SHEET_SEEDS))
         sheet = grid(to_pixels(images), columns(self._classes))
         return sheet, self._diversity.measure(images) if measure else {}
 
@@ -96,11 +106,11 @@ class NoiseToImageSetup:
         sampler, parts = self.game.sampler(), []
         for start in range(0, len(seeds), _SAMPLING_BATCH):
             some = seeds[start : start + _SAMPLING_BATCH]
-            parts.append(to_pixels(sampler(self._latents(some), self._classes_of(some))))
+            parts.append(to_pixels(sampler(self._latents(some), self._condition_of(some))))
         return np.concatenate(parts)
 
     def _latents(self, seeds: Sequence[int]) -> Tensor:
         return torch.from_numpy(latents.draw(seeds, self.game.z_dim, self._distribution))
 
-    def _classes_of(self, seeds: Sequence[int]) -> Tensor | None:
+    def _condition_of(self, seeds: Sequence[int]) -> Tensor | None:
         return torch.tensor(list(seeds)) % self._classes if self._classes else None

@@ -25,14 +25,14 @@ class ProgressiveDiscriminator(nn.Module):
 
     `widths` are the channels from full resolution down to 4×4. `block` builds a downsampling block
     from its input and output channels. With `grows`, the discriminator has an input layer for each
-    resolution.
+    resolution. The width of `conditioning` is the last of `widths`.
     """
 
     def __init__(
         self,
         shape: ImageShape,
         widths: list[int],
-        classes: int,
+        conditioning: Conditioning,
         block: Callable[[int, int], nn.Module],
         *,
         grows: bool = False,
@@ -57,7 +57,7 @@ class ProgressiveDiscriminator(nn.Module):
         self.last = EqualizedConv2d(last + self.deviation.added, last, 3)
         self.features = EqualizedLinear(last * BASE**2, last)
         self.judge = EqualizedLinear(last, 1)
-        self.project = LabelProjection(Conditioning.of(classes, last))
+        self.project = LabelProjection(conditioning)
 
     def forward(
         self, images: Tensor, class_index: Tensor | None = None, growth: Growth | None = None

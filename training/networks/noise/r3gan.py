@@ -115,7 +115,7 @@ class R3GANDiscriminator(nn.Module):
         widths: list[int],
         blocks: int,
         group_width: int,
-        classes: int,
+        conditioning: Conditioning,
     ) -> None:
         super().__init__()
         self.from_image = _convert(shape.channels, widths[0])
@@ -126,7 +126,7 @@ class R3GANDiscriminator(nn.Module):
         nn.init.kaiming_normal_(self.basis.weight, nonlinearity="linear")
         self.judge = nn.Linear(widths[-1], 1, bias=False)
         nn.init.kaiming_normal_(self.judge.weight, nonlinearity="linear")
-        self.project = LabelProjection(Conditioning.of(classes, widths[-1]))
+        self.project = LabelProjection(conditioning)
 
     def forward(self, images: Tensor, class_index: Tensor | None = None) -> Tensor:
         x = self.stages[0](self.from_image(images))
@@ -171,12 +171,18 @@ class R3GANGeneratorOptions(_R3GANOptions, NoiseGeneratorOptions):
     """A residual generator."""
 
     z_dim: PositiveInt = 64
-    # Width of the class embedding of a conditional generator.
+    # Width of the embedding of the class or the text of a conditional generator.
     class_width: PositiveInt = 32
 
     def build(self, shape: ImageShape, classes: int = 0) -> R3GANGenerator:
         """Build the network, initialized from the global random state."""
-        conditioning = Conditioning.of(classes, self.class_width)
+        return self._build(shape, Conditioning.of(classes, self.class_width))
+
+    def build_for_text(self, shape: ImageShape, dimension: int) -> R3GANGenerator:
+        """Build the network for sentence embeddings ``[N, dimension]``."""
+        return self._build(shape, Conditioning.of_text(dimension, self.class_width))
+
+    def _build(self, shape: ImageShape, conditioning: Conditioning) -> R3GANGenerator:
         return R3GANGenerator(
             self.z_dim, shape, self.widths(shape), self.blocks, self.group_width, conditioning
         )
@@ -187,5 +193,12 @@ class R3GANDiscriminatorOptions(_R3GANOptions, ImageDiscriminatorOptions):
 
     def build(self, shape: ImageShape, classes: int = 0) -> R3GANDiscriminator:
         """Build the network, initialized from the global random state."""
+        return self._build(shape, Conditioning.of(classes, self.widths(shape)[0]))
+
+    def build_for_text(self, shape: ImageShape, dimension: int) -> R3GANDiscriminator:
+        """Build the network for sentence embeddings ``[N, dimension]``."""
+        return self._build(shape, Conditioning.of_text(dimension, self.widths(shape)[0]))
+
+    def _build(self, shape: ImageShape, conditioning: Conditioning) -> R3GANDiscriminator:
         widths = self.widths(shape)[::-1]
-        return R3GANDiscriminator(shape, widths, self.blocks, self.group_width, classes)
+        return R3GANDiscriminator(shape, widths, self.blocks, self.group_width, conditioning)

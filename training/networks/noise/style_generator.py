@@ -11,7 +11,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from training.networks.layers.conditioning import Conditioning, LabelEmbedding
+from training.networks.layers.conditioning import Conditioning, LabelEmbedding, normalized
 from training.networks.layers.equalized import EqualizedLinear, leaky_relu
 from training.networks.layers.growth import Growth
 from training.networks.layers.shapes import ImageShape
@@ -48,9 +48,9 @@ class MappingNetwork(nn.Module):
         )
 
     def forward(self, z: Tensor, class_index: Tensor | None = None) -> Tensor:
-        w = _normalized(z)
+        w = normalized(z)
         if (label := self.label.lookup(class_index)) is not None:
-            w = torch.cat([w, _normalized(label)], dim=1)
+            w = torch.cat([w, normalized(label)], dim=1)
         for layer in self.layers:
             w = leaky_relu(layer(w))
         return w
@@ -130,15 +130,6 @@ def resolutions(size: int) -> list[int]:
     return [BASE * 2**i for i in range(int(math.log2(size // BASE)) + 1)]
 
 
-def _normalized(x: Tensor) -> Tensor:
-    """Scale rows of ``[N, D]`` to a mean square of 1."""
-    # In ONNX Runtime, a matrix product gives bit-identical rows for every batch size. A mean over
-    # the second axis does not, because it sums a single row in a different order.
-    count = x.shape[1]
-    mean_square = x.square() @ x.new_full((count, 1), 1 / count)
-    return x * torch.rsqrt(mean_square + 1e-8)
-
-
 class StyleOptions(Options):
     """Options shared by the generator and the discriminator of a style-based GAN.
 
@@ -163,7 +154,7 @@ class StyleGeneratorOptions(StyleOptions, NoiseGeneratorOptions):
     z_dim: PositiveInt = 512
     w_dim: PositiveInt = 512
     mapping_layers: PositiveInt = 8
-    # Width of the class embedding of a conditional generator.
+    # Width of the embedding of the class or the text of a conditional generator.
     class_width: PositiveInt = 64
 
     def build(self, shape: ImageShape, classes: int = 0, *, grows: bool = False) -> StyleGenerator:
@@ -171,7 +162,15 @@ class StyleGeneratorOptions(StyleOptions, NoiseGeneratorOptions):
 
         With `grows`, it also supports lower resolutions.
         """
-        conditioning = Conditioning.of(classes, self.class_width)
+        return self._build(shape, Conditioning.of(classes, self.class_width), grows=grows)
+
+    def build_for_text(self, shape: ImageShape, dimension: int) -> StyleGenerator:
+        """Build the network for sentence embeddings ``[N, dimension]``."""
+        return self._build(shape, Conditioning.of_text(dimension, self.class_width), grows=False)
+
+    def _build(
+        self, shape: ImageShape, conditioning: Conditioning, *, grows: bool
+    ) -> StyleGenerator:
         mapping = MappingNetwork(self.z_dim, self.w_dim, self.mapping_layers, conditioning)
         return StyleGenerator(mapping, self.synthesis(shape, grows=grows), self.w_dim)
 
@@ -187,13 +186,29 @@ class StyleGeneratorOptions(StyleOptions, NoiseGeneratorOptions):
 class StyleDiscriminatorOptions(StyleOptions, ImageDiscriminatorOptions):
     """A discriminator of a style-based GAN."""
 
-    @abstractmethod
     def build(self, shape: ImageShape, classes: int = 0, *, grows: bool = False) -> nn.Module:
         """Build the network, initialized from the global random state.
 
         With `grows`, it also supports lower resolutions.
         """
+        conditioning = Conditioning.of(classes, self._width_of_embedding(shape))
+        return self.conditioned(shape, conditioning, grows=grows)
 
     def build_growing(self, shape: ImageShape, classes: int = 0) -> nn.Module:
         """Build the network with support for lower resolutions."""
         return self.build(shape, classes, grows=True)
+
+    def build_for_text(self, shape: ImageShape, dimension: int) -> nn.Module:
+        """Build the network for sentence embeddings ``[N, dimension]``."""
+        conditioning = Conditioning.of_text(dimension, self._width_of_embedding(shape))
+        return self.conditioned(shape, conditioning, grows=False)
+
+    @abstractmethod
+    def conditioned(
+        self, shape: ImageShape, conditioning: Conditioning, *, grows: bool
+    ) -> nn.Module:
+        """Build the network, initialized from the global random state."""
+
+    def _width_of_embedding(self, shape: ImageShape) -> int:
+        """Return the number of features at 4×4, which the embedding is projected on."""
+        return self.widths(shape)[0]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.networks.layers.conditioning import Conditioning
 from training.networks.layers.equalized import EqualizedConv2d, EqualizedLinear, leaky_relu
 from training.networks.layers.growth import Growth
 from training.networks.layers.resampling import Blur, upsample_nearest
@@ -181,9 +182,9 @@ class StyleGANDiscriminatorOptions(StyleDiscriminatorOptions):
 
     network: Literal["stylegan"]
 
-    def build(
-        self, shape: ImageShape, classes: int = 0, *, grows: bool = False
+    def conditioned(
+        self, shape: ImageShape, conditioning: Conditioning, *, grows: bool
     ) -> ProgressiveDiscriminator:
-        """Build the network, initialized from the global random state."""
+        """Build the network."""
         widths = self.widths(shape)[::-1]
-        return ProgressiveDiscriminator(shape, widths, classes, PlainDown, grows=grows)
+        return ProgressiveDiscriminator(shape, widths, conditioning, PlainDown, grows=grows)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.networks.layers.conditioning import Conditioning
 from training.networks.layers.equalized import EqualizedConv2d, EqualizedLinear, leaky_relu
 from training.networks.layers.growth import Growth
 from training.networks.layers.resampling import Blur, Downsample, Upsample, upsample_nearest
@@ -206,9 +207,9 @@ class StyleGAN2DiscriminatorOptions(StyleDiscriminatorOptions):
 
     network: Literal["stylegan2"]
 
-    def build(
-        self, shape: ImageShape, classes: int = 0, *, grows: bool = False
+    def conditioned(
+        self, shape: ImageShape, conditioning: Conditioning, *, grows: bool
     ) -> ProgressiveDiscriminator:
-        """Build the network, initialized from the global random state."""
+        """Build the network."""
         widths = self.widths(shape)[::-1]
-        return ProgressiveDiscriminator(shape, widths, classes, ResidualDown, grows=grows)
+        return ProgressiveDiscriminator(shape, widths, conditioning, ResidualDown, grows=grows)

@@ -1,0 +1,1 @@
+"""Captions of images, and the text encoder that turns them into sentence embeddings."""
