@@ -88,7 +88,7 @@ class TextToImageOptions(NoiseToImageOptions):
 
     def preview(self, recipe: Recipe, model: Model) -> Preview:
         """Return images of held-out prompts, or of captions of training images without any."""
-        from training.export.text_to_image import prompts_preview  # noqa: PLC0415
+        from training.games.text_to_image.exporting import prompts_preview  # noqa: PLC0415
 
         return prompts_preview(
             model, self.captions.encoder, example_prompts(recipe.data, self.captions)
@@ -101,7 +101,7 @@ class TextToImageOptions(NoiseToImageOptions):
 
     def graph_specs(self, recipe: Recipe, generator: nn.Module) -> list[GraphSpec]:
         """Return the graph to export. `generator` must be in eval mode."""
-        from training.export.text_to_image import text_to_image_graph_spec  # noqa: PLC0415
+        from training.games.text_to_image.exporting import text_to_image_graph_spec  # noqa: PLC0415
 
         options = recipe.generator.from_noise()
         return [
