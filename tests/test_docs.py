@@ -27,6 +27,14 @@ from training.recipe.loading import load_recipe, shipped_recipes
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = documents()
+# The documents that have an example of every route.
+ROUTE_DOCUMENTS = (
+    "docs/http.md",
+    "docs/sampling.md",
+    "docs/image-to-image.md",
+    "docs/text-to-image.md",
+    "docs/text.md",
+)
 
 
 @pytest.fixture(scope="module")
@@ -207,9 +215,9 @@ CALLS = {
 def test_every_route_has_a_curl_and_a_python_example(shipped):
     found = [
         block
-        for document in ("docs/http.md", "docs/sampling.md", "docs/image-to-image.md")
+        for document in ROUTE_DOCUMENTS
         for block in blocks(Path(document))
-        if block.is_run
+        if block.is_run or block.tests
     ]
     scripts = [block.text.replace("/versions/1", "") for block in found if block.language == "sh"]
     programs = [block.text for block in found if block.language == "python"]

@@ -56,6 +56,7 @@ from service.api.routes import (
     sample_classes,
 )
 from service.api.routes.latent import edit, interpolate, invert, mix_styles
+from service.api.routes.text import text_to_image, texts
 from service.api.state import SharedState
 from service.offline.queue.runner import JobQueue
 from service.runtime.scheduling.engine import Engine
@@ -89,6 +90,8 @@ def create_app(
     app.include_router(generate.router)
     app.include_router(sample_classes.router)
     app.include_router(audio.router)
+    app.include_router(text_to_image.router)
+    app.include_router(texts.router)
     app.include_router(images.router)
     app.include_router(mix_styles.router)
     app.include_router(interpolate.router)
@@ -118,6 +121,8 @@ def create_app(
         frequent = (generate.router, sample_classes.router)
         others = (
             audio.router,
+            text_to_image.router,
+            texts.router,
             mix_styles.router,
             interpolate.router,
             edit.router,
@@ -171,6 +176,10 @@ def _openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:
     fields["n"]["anyOf"][0]["maximum"] = settings.max_images
     for name in ("seeds", "z"):
         fields[name]["anyOf"][0]["maxItems"] = settings.max_images
+    for request in ("TextRequest", "TextToImageRequest"):
+        fields = schemas[request]["properties"]
+        fields["n"]["anyOf"][0]["maximum"] = settings.max_images
+        fields["seeds"]["anyOf"][0]["maxItems"] = settings.max_images
     fields = schemas["InterpolateRequest"]["properties"]
     fields["frames"]["maximum"] = settings.max_frames
     fields = schemas["MixStylesRequest"]["properties"]

@@ -26,7 +26,7 @@ from service.api.problems import Problem, client_disconnected
 from service.api.rate_limits import PixelAccount
 from service.runtime.generation import Feeds, Finished, GraphRun, Plan, advance, start
 from service.runtime.latent.style_cache import StyleCache
-from service.runtime.models.manifest import DISCRIMINATOR, MAPPING
+from service.runtime.models.manifest import DISCRIMINATOR, MAPPING, TEXT_ENCODER
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import Array
 from service.runtime.scheduling.batches import InferenceJob, Priority
@@ -41,7 +41,7 @@ _UNWATCHED_S = 0.25
 # Maximum seconds between two attempts to enter a full queue.
 _QUEUE_RETRY_S = 0.5
 # The roles of graphs that return no images.
-_FREE_ROLES = (MAPPING, DISCRIMINATOR)
+_FREE_ROLES = (MAPPING, DISCRIMINATOR, TEXT_ENCODER)
 # Jobs of each engine for which no worker has been woken yet, and the number from which one is.
 _submitted: dict[Engine, int] = {}
 _MAX_GATHERED = 64

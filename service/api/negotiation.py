@@ -14,6 +14,7 @@ from fastapi import Request
 from service.api.middleware.request_headers import request_headers
 from service.api.problems import Problem, invalid
 from service.api.schemas.fields import AnimationFormat, AudioFileFormat, Format
+from service.api.schemas.text import TextFormat
 from service.api.state import ServiceState
 from service.runtime.audio.encoding import AudioFormat
 from service.runtime.credentials.signing import Signer
@@ -69,6 +70,16 @@ _ANIMATION_WILDCARDS = {
     "image/*": ("image/webp", "image/gif", "image/png"),
     "application/*": ("application/zip", "application/x-npy"),
     "video/*": ("video/mp4", "video/webm"),
+}
+_TEXTS: dict[str, TextFormat] = {
+    "application/json": "json",
+    "text/plain": "text",
+    "text/event-stream": "events",
+}
+_TEXT_WILDCARDS = {
+    "*/*": ("application/json",),
+    "application/*": ("application/json",),
+    "text/*": ("text/plain",),
 }
 F = TypeVar("F", bound=str)
 
@@ -166,6 +177,11 @@ def negotiate_animation(requested: AnimationFormat | None, accept: str | None) -
     if "video/" in accept and not ffmpeg.is_installed():
         media_types = {m: name for m, name in _ANIMATIONS.items() if not m.startswith("video/")}
     return _best(accept, media_types, _ANIMATION_WILDCARDS)
+
+
+def negotiate_text(requested: TextFormat | None, accept: str | None) -> TextFormat:
+    """Choose the format of texts. Raises Problem (406)."""
+    return requested or _best(accept or "*/*", _TEXTS, _TEXT_WILDCARDS)
 
 
 def _best(accept: str, media_types: Mapping[str, F], wildcards: Mapping[str, Sequence[str]]) -> F:

@@ -15,6 +15,10 @@ from typing import Any
 import anyio
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
+from service.api import request_context
+from service.api.middleware.access_log import REASON_BY_STATUS
+from service.api.middleware.errors import unexpected_problem
+from service.api.problems import Problem, to_problem
 from service.api.responses import StreamedResponse
 
 MEDIA_TYPE = "text/event-stream"
@@ -74,3 +78,15 @@ async def kept_alive(
                 # A generator that is running cannot be closed.
                 await asyncio.wait([upcoming])
             await events.aclose()
+
+
+def stream_problem(error: Exception, method: str, path: str) -> Problem:
+    """Return the problem that ends a stream, recorded for the log and the metrics.
+
+    The status is already sent.
+    """
+    problem = to_problem(error) or unexpected_problem(method, path)
+    reason = problem.rejection or REASON_BY_STATUS.get(problem.status)
+    if reason is not None:
+        request_context.note_rejection(reason)
+    return problem

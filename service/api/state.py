@@ -123,6 +123,10 @@ class ServiceState:
             raise invalid("model", f"{model.manifest.name} is for /v1/{task}")
         return model
 
+    def find_encoder(self, model: Model) -> Model:
+        """Return the text encoder of a model that takes prompts. Raises NotReady, ModelFailed."""
+        return self.ready_catalog().encoder_of(model.manifest)
+
     def signer_or_refuse(self) -> Signer:
         """Return what signs Content Credentials. Raises Problem (422) if none is configured."""
         if self.signer is not None:

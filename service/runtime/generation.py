@@ -28,11 +28,13 @@ from service.runtime.models.manifest import (
     MAPPING,
     STEP,
     SYNTHESIS,
+    TEXT_ENCODER,
     Manifest,
     encoder_output,
 )
 from service.runtime.onnx.sessions import Array
 from service.runtime.ranking import CandidateGroup, Selection, kept_candidates
+from service.runtime.text.prompts import Prompt, token_feeds
 from service.runtime.text.sampling import TextSource, TextState
 
 T = TypeVar("T")
@@ -131,12 +133,12 @@ def image_plan(
 def text_plan(
     manifest: Manifest,
     sources: Sequence[TextSource],
-    observe: Callable[[int, int], object] = lambda *_: None,
+    observe: Callable[[int, int | None], object] = lambda *_: None,
 ) -> Plan[list[list[int]]]:
     """Return the tokens of the texts of `sources`, one run of the graph per token.
 
-    `observe` is called with the index of a source and each of its new tokens. Texts that have ended
-    take no rows. Raises ValueError if the model returns no text.
+    `observe` is called with the index of a source and each of its new tokens, and with None at the
+    end of a text. Texts that have ended take no rows. Raises ValueError if the model returns none.
     """
     spec = manifest.text
     if spec is None:
@@ -151,10 +153,27 @@ def text_plan(
             new = texts[i].advance(logits)
             if new is not None:
                 observe(i, new)
+            if texts[i].ended:
+                observe(i, None)
         going_on = [not texts[i].ended for i in active]
         active = [i for i in active if not texts[i].ended]
         state = outputs["new_state"][going_on]
     return [text.tokens for text in texts]
+
+
+def prompt_plan(prompts: Sequence[Prompt], dimension: int) -> Plan[Array]:
+    """Return the vectors ``[N, dimension] float32`` of prompts, by the graph of a text encoder.
+
+    Each prompt is run alone, so that its vector does not depend on others, in any bit: graphs add
+    the tokens of one row in another order than those of several. A prompt without tokens has the
+    zero vector.
+    """
+    vectors = np.zeros((len(prompts), dimension), np.float32)
+    for vector, prompt in zip(vectors, prompts, strict=True):
+        if prompt.tokens:
+            outputs = yield GraphRun(TEXT_ENCODER, token_feeds(prompt))
+            vector[:] = outputs["text"][0]
+    return vectors
 
 
 def score_plan(manifest: Manifest, sources: Sequence[LatentSource], pixels: Pixels) -> Plan[Array]:

@@ -110,7 +110,7 @@ def class_sources(
     limit = parser.truncation(truncation, "truncation")
     return [
         LatentSource(each, classes=weights[i], truncation=limit)
-        for i, each in enumerate(_consecutive_seeds(seed, total))
+        for i, each in enumerate(consecutive_seeds(seed, total))
     ]
 
 
@@ -354,7 +354,7 @@ def _listed_sources(
     if names in ([], ["seed"]):
         count = n or 1
         _assert_at_most(count, max_images, "n")
-        return "", [SourceFields(each) for each in _consecutive_seeds(seed, count)]
+        return "", [SourceFields(each) for each in consecutive_seeds(seed, count)]
     (name,) = names
     values = options[name]
     if n is not None and n != len(values):
@@ -389,7 +389,7 @@ def _assert_at_most(count: int, max_images: int, field: str) -> None:
         raise InvalidRequest(field, f"expected at most {max_images} images, got {count}")
 
 
-def _consecutive_seeds(first: int | None, count: int) -> Sequence[int]:
+def consecutive_seeds(first: int | None, count: int) -> Sequence[int]:
     """Return `count` consecutive seeds, starting at `first`, or at a random seed if it is None."""
     first = first_seed(first, count)
     last = first + count - 1

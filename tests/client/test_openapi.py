@@ -114,7 +114,7 @@ def test_both_clients_have_the_same_methods():
         return {name for name in vars(client) if not name.startswith("_")}
 
     assert public(Client) == public(AsyncClient)
-    for name in public(Client) - {"url", "image_url", "with_options", "job_events"}:
+    for name in public(Client) - {"url", "image_url", "with_options", "job_events", "stream_text"}:
         assert inspect.iscoroutinefunction(getattr(AsyncClient, name)), name
         assert not inspect.iscoroutinefunction(getattr(Client, name)), name
 

@@ -52,6 +52,8 @@ from ganymede_client.records import (
     Readiness,
     Reloaded,
     ReloadedModel,
+    Text,
+    TextEvent,
 )
 from ganymede_client.version import __version__
 from ganymede_client.wire.values import Source
@@ -97,6 +99,8 @@ __all__ = [
     "RequestTooLarge",
     "ServerError",
     "Source",
+    "Text",
+    "TextEvent",
     "TooManyJobs",
     "TooManyRequests",
     "Unavailable",

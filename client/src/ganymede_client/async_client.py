@@ -16,13 +16,16 @@ from ganymede_client.connection import Connection
 from ganymede_client.errors import GanymedeError
 from ganymede_client.flows import Exchange, Flow, Pause, Step
 from ganymede_client.provenance import address
-from ganymede_client.records import JobEvent
+from ganymede_client.retries import RetryPolicy
 from ganymede_client.routes.job_events import JobFollower
+from ganymede_client.routes.text import TextFollower
 from ganymede_client.signatures import with_signature
 from ganymede_client.wire.calls import Call, Reply
+from ganymede_client.wire.events import Follower
 
 P = ParamSpec("P")
 T = TypeVar("T")
+E = TypeVar("E")
 
 
 def _method(
@@ -50,13 +53,14 @@ def _flow_method(
 
 
 def _events_method(
-    build: Callable[P, Call[list[JobEvent]]],
-) -> Callable[Concatenate[AsyncClient, P], AsyncIterator[JobEvent]]:
+    build: Callable[P, Call[list[E]]],
+    follower: Callable[[Call[list[E]], RetryPolicy], Follower[E]],
+) -> Callable[Concatenate[AsyncClient, P], AsyncIterator[E]]:
     """Return the method that yields the events of a call as they arrive."""
 
     @functools.wraps(build)
-    def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[JobEvent]:
-        return self._follow(build(*args, **kwargs))
+    def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[E]:
+        return self._follow(follower(build(*args, **kwargs), self._connection.retries))
 
     return with_signature(method, build)
 
@@ -106,6 +110,10 @@ class AsyncClient:
     image = _method(routes.generate.image)
     generate_from_prompt = _method(routes.generate.generate_from_prompt)
 
+    text = _method(routes.text.text)
+    stream_text = _events_method(routes.text.stream_text, TextFollower)
+    text_to_image = _method(routes.text.text_to_image)
+
     edit = _method(routes.latent.edit)
     edit_grid = _method(routes.latent.edit_grid)
     invert = _method(routes.latent.invert)
@@ -125,7 +133,7 @@ class AsyncClient:
     job = _method(routes.jobs.job)
     delete_job = _method(routes.jobs.delete_job)
     job_file = _method(routes.jobs.job_file)
-    job_events = _events_method(routes.job_events.job_events)
+    job_events = _events_method(routes.job_events.job_events, JobFollower)
     jobs = _flow_method(flows.jobs)
     cancel_job = _flow_method(flows.cancel_job)
     wait_for_job = _flow_method(flows.wait_for_job)
@@ -249,9 +257,8 @@ class AsyncClient:
         except httpx.RequestError as error:
             raise connection.error(error) from error
 
-    async def _follow(self, call: Call[list[JobEvent]]) -> AsyncIterator[JobEvent]:
+    async def _follow(self, follower: Follower[E]) -> AsyncIterator[E]:
         connection = self._connection
-        follower = JobFollower(call, connection.retries)
         while not follower.has_ended:
             failure: GanymedeError | None = None
             request = self._http.build_request(**connection.stream_arguments(follower.request))

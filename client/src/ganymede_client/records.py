@@ -199,6 +199,46 @@ class JobEvent:
 
 
 @dataclass(frozen=True)
+class Text:
+    """A generated text, with the parameters that reproduce it.
+
+    Attributes:
+        text: with the `prefix`.
+        tokens: the number of tokens after the prefix.
+        finish_reason: ``end``, or ``length`` for a text with `max_length` tokens.
+    """
+
+    seed: int
+    text: str
+    temperature: float = 1.0
+    prefix: str = ""
+    max_length: int | None = None
+    tokens: int | None = None
+    finish_reason: str | None = None
+
+    def __str__(self) -> str:
+        """Return the text."""
+        return self.text
+
+
+@dataclass(frozen=True)
+class TextEvent:
+    """A part of a text, or a complete one.
+
+    Attributes:
+        kind: ``token`` for the next part of a text, ``text`` for a complete one.
+        index: the position of the text in the request, from 0.
+        text: the part that follows the previous ones, or the complete text.
+        complete: the complete text with its parameters; None for a part.
+    """
+
+    kind: str
+    index: int
+    text: str
+    complete: Text | None = None
+
+
+@dataclass(frozen=True)
 class JobPage:
     """Some of the jobs, newest first. `after` is the position of the next page, if there is one."""
 

@@ -16,6 +16,7 @@ from service.api.middleware.json_bodies import body_size, process
 from service.api.negotiation import OutputFormat, accept_header, negotiate, with_credentials
 from service.api.problems import invalid
 from service.api.responses import ImageRecord
+from service.api.routes.text.prompts import encode_prompts
 from service.api.schemas.fields import selection_value, transform_value
 from service.api.schemas.generate import GenerateRequest, GenerateResponse, SourcesRequest
 from service.api.state import state_of
@@ -118,6 +119,9 @@ async def generate_response(
     records = [_record(model, source, class_folders=class_folders) for source in sources]
     response_headers = responses.source_headers(model, sources)
     async with request_execution(state.engine, request, state.settings.deadline_s) as execution:
+        if model.manifest.text_input is not None:
+            sources, prompt_headers = await encode_prompts(execution, state, model, sources)
+            response_headers |= prompt_headers
         cache = execution.style_cache(model)
         returned: dict[str, Array] = {}
         if "z" in arrays:

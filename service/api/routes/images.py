@@ -15,7 +15,7 @@ from service.api.negotiation import OutputFormat, with_credentials
 from service.api.problems import Problem
 from service.api.routes import head_requests
 from service.api.routes.generate import generate_response
-from service.api.schemas.fields import C2PA
+from service.api.schemas.fields import C2PA, PROMPT
 from service.api.state import state_of
 from service.runtime import requests
 from service.runtime.images.encoding import ImageFormat
@@ -23,6 +23,7 @@ from service.runtime.images.xmp import SourceType
 from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.latent.sources import LatentSource
 from service.runtime.models.model import Model
+from service.runtime.text.requests import MAX_PROMPT, with_prompt
 
 router = APIRouter(tags=["generate"])
 
@@ -53,6 +54,7 @@ async def image(
     version: Annotated[str | None, Query()] = None,
     class_: Annotated[str | None, Query(alias="class", description="A name or an index.")] = None,
     truncation: Annotated[float | None, Query(allow_inf_nan=False)] = None,
+    prompt: Annotated[str | None, Query(max_length=MAX_PROMPT, description=PROMPT)] = None,
     c2pa: Annotated[bool | None, Query(description=C2PA)] = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
@@ -65,8 +67,9 @@ async def image(
             f"no image format has the extension .{extension}; available: {', '.join(_FORMATS)}",
         )
     state = state_of(request)
-    model = state.find_model(f"{name}@{version}" if version else name)
+    model = state.find_model(f"{name}@{version}" if version else name, "generate", "text-to-image")
     source = requests.image_source(model.manifest, seed=seed, class_=class_, truncation=truncation)
+    source = with_prompt(model.manifest, source, prompt)
     output = with_credentials(OutputFormat("image", image_format), c2pa, state)
     is_immutable = version or "@" in name
     etag = _etag(model, source, image_format)

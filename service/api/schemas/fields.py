@@ -81,6 +81,10 @@ TRANSFORM = (
     "appears there."
 )
 MODEL = "`name`, or `name@version`."
+PROMPT = (
+    "A description of the image, for a text-to-image model. A prompt with more tokens than its "
+    "text encoder takes is truncated, and a header says so. An empty prompt is valid."
+)
 FORMAT = (
     "Takes precedence over the Accept header. A single image is returned as a file (png, jpeg, "
     "webp); several images are returned as JSON with base64, unless zip or npy is requested."

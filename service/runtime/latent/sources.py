@@ -29,8 +29,8 @@ ClassWeights = Mapping[int, float]
 class LatentSource:
     """Exactly one of `seed`, `z` ``[z_dim]`` and `w` ``[layers, w_dim]``, and the conditions.
 
-    `text` ``[d]`` is the vector of a prompt, for models that take one; None is that of an empty
-    prompt.
+    `prompt` is a description in words, for models that take one, and `text` ``[d]`` its vector;
+    without a vector, the prompt is empty.
 
     `classes` and `truncation` are None for models without them, and for a `w`, which already
     includes them. `transform` ``[3, 3]`` is None for the identity.
@@ -42,6 +42,7 @@ class LatentSource:
     classes: ClassWeights | None = None
     truncation: float | None = None
     transform: Matrix | None = None
+    prompt: str | None = None
     text: Floats | None = None
 
     @cached_property
@@ -50,7 +51,8 @@ class LatentSource:
         value = self.w if self.w is not None else self.z
         latent = self.seed if value is None else (value.ndim, value.tobytes())
         classes = None if self.classes is None else tuple(sorted(self.classes.items()))
-        return (latent, classes, self.truncation)
+        text = None if self.text is None else self.text.tobytes()
+        return (latent, classes, self.truncation, text)
 
     @property
     def name(self) -> str:
@@ -74,17 +76,25 @@ class LatentSource:
             parameters["truncation"] = self.truncation
         if self.transform is not None:
             parameters[TRANSFORM] = self.transform.tolist()
+        if self.prompt is not None:
+            parameters["prompt"] = self.prompt
+        if manifest.text_input is not None:
+            parameters["encoder_digest"] = manifest.text_input.encoder_digest
         return parameters
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any], manifest: Manifest) -> Self:
-        """Read the result of `parameters`. Raises ValueError if it is invalid for the model."""
+        """Read the result of `parameters`. Raises ValueError if it is invalid for the model.
+
+        The `text` of a prompt is left out: it takes the text encoder.
+        """
         source = cls(
             seed=parameters.get("seed"),
             z=_floats(parameters, "z"),
             w=_floats(parameters, "w"),
             truncation=parameters.get("truncation"),
             transform=as_transform(parameters[TRANSFORM]) if TRANSFORM in parameters else None,
+            prompt=parameters.get("prompt"),
         )
         if source.w is not None:
             source = replace(source, w=as_w(source.w, manifest))

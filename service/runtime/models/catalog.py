@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -21,11 +21,13 @@ from service.runtime.errors import UserError
 from service.runtime.files import open_regular
 from service.runtime.models.golden import GOLDEN_FILE, GOLDEN_SAMPLES_FILE, check_golden
 from service.runtime.models.manifest import MANIFEST_FILE, Manifest, ManifestError, read_manifest
-from service.runtime.models.manifest_outputs import TOKENIZER_FILE, VOCABULARY_FILE
+from service.runtime.models.manifest_outputs import TOKENIZER_FILE, VOCABULARY_FILE, TextInput
 from service.runtime.models.memory_budget import MemoryBudget
 from service.runtime.models.model import GoldenMatch, Model, ModelFailed, problem_of
 from service.runtime.onnx.execution_plans import Planner
-from service.runtime.onnx.sessions import ExecutionPlan, Provider
+from service.runtime.onnx.sessions import ExecutionPlan, Provider, plan_for
+from service.runtime.text.prompts import read_tokenizer
+from service.runtime.text.vocabulary import read_vocabulary
 
 log = logging.getLogger("ganymede.catalog")
 golden_log = log.getChild("golden")
@@ -139,7 +141,7 @@ class Catalog:
         for path in folders:
             progress(len(entries), len(folders))
             entries.append(self._load(path))
-        self._set_entries(tuple(entries))
+        self._set_entries(with_encoders(entries))
         progress(len(entries), len(folders))
 
     def _load(self, folder: Path) -> Entry:
@@ -181,10 +183,14 @@ class Catalog:
                     reason = f"still serves the previous version of the folder: {entry.reason}"
                     entry = replace(before, reason=reason)
             entries.append(entry)
+        checked = with_encoders(entries)
+        failed += [new for new, entry in zip(checked, entries, strict=True) if new is not entry]
+        loaded = [entry for entry in loaded if entry in checked]
+        kept = [entry for entry in kept if entry in checked]
         removed = tuple(old.values())
         for entry in removed:
             log.info("%s was removed", entry.id)
-        catalog = Catalog(self.folder, self.provider, self.plan, tuple(entries), self.budget)
+        catalog = Catalog(self.folder, self.provider, self.plan, checked, self.budget)
         return catalog, Changes(tuple(loaded), tuple(kept), tuple(failed), removed)
 
     def _unlisted(self, missing: Collection[Path]) -> list[Path]:
@@ -232,6 +238,48 @@ class Catalog:
         if entry.model is None:
             raise ModelFailed(f"{entry.id} cannot be served: {entry.reason}")
         return entry.model
+
+    def encoder_of(self, manifest: Manifest) -> Model:
+        """Return the text encoder of a model. Raises ModelFailed, and ValueError without a text
+        input.
+        """
+        spec = manifest.text_input
+        if spec is None:
+            raise ValueError(f"{manifest.name} takes no text")
+        for entry in self.versions(spec.encoder):
+            if entry.model is not None and entry.model.digest == spec.encoder_digest:
+                return entry.model
+        reason = _encoder_problem(spec, self.versions(spec.encoder))
+        raise ModelFailed(f"{manifest.name} cannot be served: {reason}")
+
+
+def with_encoders(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """Return `entries`, in which a model whose text encoder is not ready has failed."""
+    checked = []
+    for entry in entries:
+        spec = entry.model.manifest.text_input if entry.model else None
+        encoders = [each for each in entries if spec is not None and each.name == spec.encoder]
+        reason = None if spec is None else _encoder_problem(spec, encoders)
+        if reason is None:
+            checked.append(entry)
+        else:
+            log.error("%s failed: %s", entry.id, reason)
+            checked.append(replace(entry, state=State.FAILED, model=None, reason=reason))
+    return tuple(checked)
+
+
+def _encoder_problem(spec: TextInput, encoders: Sequence[Entry]) -> str | None:
+    """Return why none of the entries `encoders` is the text encoder of a model; None if one is."""
+    ready = [each.model for each in encoders if each.model is not None]
+    if any(model.digest == spec.encoder_digest for model in ready):
+        return None
+    expected = f"its text encoder {spec.encoder} with the digest {spec.encoder_digest[:19]}…"
+    if ready:
+        found = ", ".join(f"{model.digest[:19]}…" for model in ready)
+        return f"{expected} is not in the models folder: the one there has {found}"
+    if encoders:
+        return f"{expected} has failed: {encoders[0].reason}"
+    return f"{expected} is missing: add its folder to the models folder"
 
 
 def model_folders(folder: Path) -> Iterator[Path]:
@@ -290,6 +338,7 @@ def load_entry(
                 f"{MANIFEST_FILE} names {manifest.name}@{manifest.version}, "
                 f"but the folder is {name}/{version}"
             )
+        _check_token_files(folder, manifest)
         if budget is None:
             model = _load(folder, manifest, provider, plan)
             _assert_golden(model)
@@ -303,6 +352,14 @@ def load_entry(
         return Entry(name, version, State.READY, manifest, model, None, model.golden, state)
     log.error("%s@%s failed: %s", name, version, reason)
     return Entry(name, version, State.FAILED, manifest, reason=reason, fingerprint=state)
+
+
+def _check_token_files(folder: Path, manifest: Manifest) -> None:
+    """Read the vocabulary or the tokenizer of a model. Raises ManifestError."""
+    if manifest.text is not None:
+        read_vocabulary(folder, manifest.text)
+    if manifest.text_encoder is not None:
+        read_tokenizer(folder, manifest.text_encoder)
 
 
 def _load(
@@ -369,6 +426,27 @@ def version_key(version: str) -> tuple[tuple[int, int | str], ...]:
 
 def find_model(models: Path, model_id: str, planner: Planner) -> Model:
     """Load ``name@version``, or the newest loadable version of ``name``. Raises ModelUnusable."""
+    model = _find_loadable(models, model_id, planner)
+    if (spec := model.manifest.text_input) is not None:
+        # Reported before the work begins.
+        find_encoder(models, spec, planner.provider)
+    return model
+
+
+def find_encoder(models: Path, spec: TextInput, provider: Provider) -> Model:
+    """Load the text encoder that a model needs. Raises ModelUnusable."""
+    named = [path for path in model_folders(models) if path.parent.name == spec.encoder]
+    entries = [load_entry(path, provider, plan_for(provider)) for path in named]
+    if (reason := _encoder_problem(spec, entries)) is not None:
+        raise ModelUnusable(f"the model cannot be used: {reason}")
+    return next(
+        entry.model
+        for entry in entries
+        if entry.model is not None and entry.model.digest == spec.encoder_digest
+    )
+
+
+def _find_loadable(models: Path, model_id: str, planner: Planner) -> Model:
     name, _, version = model_id.partition("@")
     if not models.is_dir():
         raise ModelUnusable(f"--models: no such folder: {models}")

@@ -343,6 +343,9 @@ class Model:
 
         Neither the rows nor the pixels of a batch exceed those measured for the plan.
         """
+        if self.manifest.text_encoder is not None:
+            # The vector of a text must not depend on others: see `prompt_plan`.
+            return 1
         measured_pixels = self.manifest.output.cost * self.plan.max_rows
         return max(min(self.plan.max_rows, measured_pixels // pixels_per_row), 1)
 

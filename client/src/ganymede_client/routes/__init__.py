@@ -10,6 +10,7 @@ from ganymede_client.routes import (
     models,
     open_inference,
     operations,
+    text,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "models",
     "open_inference",
     "operations",
+    "text",
 ]

@@ -270,6 +270,7 @@ def image(
     version: str | None = None,
     class_: ClassSelector | None = None,
     truncation: float | None = None,
+    prompt: str | None = None,
     c2pa: bool | None = None,
 ) -> Call[Image]:
     """Get the image of one seed, from its address.
@@ -281,10 +282,13 @@ def image(
         version: instead of a version in `model`.
         class_: a class by name or index; default: the seed modulo the number of classes.
         truncation: only for models that support it.
+        prompt: for a text-to-image model, the description; default: an empty one.
         c2pa: whether the service signs the files with Content Credentials; default: as it is set.
     """
     path = f"/v1/models/{segment(model)}/images/{int(seed)}.{segment(extension)}"
-    parameters = query(version=version, class_=class_, truncation=truncation, c2pa=c2pa)
+    parameters = query(
+        version=version, class_=class_, truncation=truncation, prompt=prompt, c2pa=c2pa
+    )
     return Call(Request("GET", path, parameters), parsing.image)
 
 
@@ -321,15 +325,15 @@ def generate_from_prompt(
     output_format: ImageFormat = "png",
     c2pa: bool | None = None,
 ) -> Call[Images]:
-    """Generate images from a prompt, by OpenAI's API: a prompt is the name of a class or a seed.
+    """Generate images from a prompt, by OpenAI's API: a description, a class or a seed.
 
     Args:
         model: ``name``, or ``name@version``.
-        prompt: a class for a class-conditional model; otherwise a seed, or text that is hashed to
-            one.
+        prompt: a description for a text-to-image model, a class for a class-conditional one;
+            otherwise a seed, or text that is hashed to one.
         n: the number of images; default: 1.
         size: ``auto``: the size of the model's images; or ``256x256``, to which they are resampled.
-        seed: takes precedence over the prompt.
+        seed: takes precedence over a seed in the prompt.
         truncation: only for models that support it.
         output_format: how the files of the images are encoded.
         c2pa: whether the service signs the files with Content Credentials; default: as it is set.

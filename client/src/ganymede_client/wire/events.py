@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from ganymede_client.errors import GanymedeError
+from ganymede_client.wire.calls import Reply, Request
+
+Event_co = TypeVar("Event_co", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -60,3 +66,23 @@ def parse_events(lines: Iterable[str]) -> Iterator[ServerSentEvent]:
     for line in lines:
         if (event := parser.feed(line)) is not None:
             yield event
+
+
+class Follower(Protocol[Event_co]):
+    """Follows a stream of events, over as many connections as it takes. Does no I/O.
+
+    For each connection, the client sends `request`, calls `begin` with the head of the response and
+    `feed` with each line, and then `pause`, unless `has_ended`.
+    """
+
+    request: Request
+    has_ended: bool
+
+    def begin(self, reply: Reply) -> None:
+        """Start with a new response, whose content is only complete if it is an error."""
+
+    def feed(self, line: str) -> Event_co | None:
+        """Add a line of the response; return the event that it completes."""
+
+    def pause(self, error: GanymedeError | None) -> float:
+        """Return the seconds until the client connects again, or raise the error."""

@@ -1,7 +1,8 @@
 """`POST /v1/images/generations`: OpenAI's image API, so that its SDKs work unchanged.
 
-Prompts are not captions. For a class-conditional model, a prompt names the class; for other models,
-it determines the seed, so that the same text always gives the same images.
+A text-to-image model takes the prompt as a description. For a class-conditional model, a prompt
+names the class; for other models, it determines the seed, so that the same text always gives the
+same images.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from service.api.protocols.openai.images import (
     wants_stream,
 )
 from service.api.protocols.openai.schemas import ERRORS, ImagesRequest, ImagesResponse
+from service.api.routes.text.prompts import encode_prompts
 from service.api.state import ServiceState, state_of
 from service.runtime import requests
 from service.runtime.generation import image_plan
@@ -39,6 +41,7 @@ from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.latent.sources import LatentSource
 from service.runtime.models.model import Model
 from service.runtime.scheduling.errors import JobTooLarge
+from service.runtime.text.requests import prompt_sources
 
 _MAX_CLASSES_LISTED = 100
 
@@ -54,7 +57,7 @@ router = APIRouter(tags=["generate"])
 async def generations(body: ImagesRequest, request: Request) -> Response:
     """Generate images, or return their addresses for `response_format` url."""
     state = state_of(request)
-    model = state.find_model(body.model)
+    model = state.find_model(body.model, "generate", "text-to-image")
     output = read_output(body, model, state)
     is_stream = wants_stream(body)
     sources = _sources(body, model, state.settings.max_images)
@@ -69,6 +72,9 @@ async def generations(body: ImagesRequest, request: Request) -> Response:
         )
         # For all images at once, so that the rate limit cannot interrupt the response.
         execution.reserve_pixels(len(sources) * model.manifest.image_spec.pixels + added_pixels)
+        if model.manifest.text_input is not None:
+            sources, prompt_headers = await encode_prompts(execution, state, model, sources)
+            headers |= prompt_headers
         if is_stream:
             images = _streamed(execution, output, sources, state)
             return await stream_response(
@@ -194,18 +200,30 @@ def _sources(body: ImagesRequest, model: Model, maximum: int) -> list[LatentSour
     count = body.n or 1
     if count > maximum:
         raise invalid("n", f"expected 1 to {maximum}, got {count}")
+    if model.manifest.text_input is not None:
+        return prompt_sources(
+            model.manifest,
+            max_images=maximum,
+            prompt=body.prompt,
+            seeds=_seeds(body.seed, count),
+            truncation=body.truncation,
+        )
     class_index, first_seed = read_prompt(body.prompt, model)
     if body.seed is not None:
         first_seed = body.seed
-    elif first_seed is None:
-        first_seed = secrets.randbelow(MAX_SEED + 1)
     return requests.generate_sources(
         model.manifest,
         max_images=maximum,
-        seeds=[(first_seed + i) % (MAX_SEED + 1) for i in range(count)],
+        seeds=_seeds(first_seed, count),
         class_=class_index,
         truncation=body.truncation,
     )
+
+
+def _seeds(first: int | None, count: int) -> list[int]:
+    """Return `count` seeds from `first` on, modulo 2³²; default: from a random one."""
+    first = secrets.randbelow(MAX_SEED + 1) if first is None else first
+    return [(first + i) % (MAX_SEED + 1) for i in range(count)]
 
 
 def _urls(
@@ -227,6 +245,7 @@ def _urls(
         )
         query = source.parameters(model.manifest) | {"version": model.manifest.version}
         query |= credentials
-        del query["seed"]
+        # The version determines the text encoder.
+        query = {name: query[name] for name in query if name not in ("seed", "encoder_digest")}
         urls.append(f"{path.make_absolute_url(request.base_url)}?{urlencode(query)}")
     return urls

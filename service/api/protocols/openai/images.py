@@ -14,15 +14,13 @@ from typing import Any, Literal
 from fastapi import Request
 from fastapi.responses import Response
 
-from service.api import request_context, responses
-from service.api.middleware.access_log import REASON_BY_STATUS
-from service.api.middleware.errors import unexpected_problem
+from service.api import responses
 from service.api.negotiation import OutputFormat, with_credentials
 from service.api.problem_formats import openai_error
-from service.api.problems import Problem, invalid, to_problem
+from service.api.problems import invalid
 from service.api.protocols.openai.schemas import OutputRequest, StreamedRequest, TokenUsage
 from service.api.responses import ImageRecord
-from service.api.server_sent_events import encode_event, event_response
+from service.api.server_sent_events import encode_event, event_response, stream_problem
 from service.api.state import ServiceState, UploadTooLarge
 from service.runtime.images import encoding
 from service.runtime.images.encoding import ImageFormat, MetadataTooLarge, Pixels
@@ -211,10 +209,7 @@ async def stream_response(
             async for image in images:
                 yield _completed(output, image, kind, fields)
         except Exception as error:  # noqa: BLE001 - reported to the client and the log
-            problem = to_problem(error)
-            if problem is None:
-                problem = unexpected_problem(request.method, request.scope["path"])
-            _note(problem)
+            problem = stream_problem(error, request.method, request.scope["path"])
             data = {"type": "error", "error": openai_error(problem)}
             yield encode_event(data, event="error")
 
@@ -251,13 +246,6 @@ def _completed(
         "usage": _usage(),
     }
     return encode_event(data, event=name)
-
-
-def _note(problem: Problem) -> None:
-    """Record an error for the log and the metrics; the status is already sent."""
-    reason = problem.rejection or REASON_BY_STATUS.get(problem.status)
-    if reason is not None:
-        request_context.note_rejection(reason)
 
 
 def _read_size(text: str | None, max_pixels: int) -> Size | None:

@@ -15,6 +15,7 @@ from service.api.schemas.fields import (
     Seed,
     TruncationField,
 )
+from service.runtime.text.requests import MAX_PROMPT
 
 # The limit of OpenAI's API.
 _MAX_PROMPT_LENGTH = 32_000
@@ -75,9 +76,10 @@ class ImagesRequest(StreamedRequest):
     prompt: str = Field(
         min_length=1,
         max_length=_MAX_PROMPT_LENGTH,
-        description="For a class-conditional model: a class, by name (case-insensitive) or by "
-        "index. For other models: a seed. Decimal digits are the seed itself; other text is hashed "
-        "to a seed.",
+        description="For a text-to-image model: a description of the image, of at most "
+        f"{MAX_PROMPT:,} characters. For a class-conditional model: a class, by name "
+        "(case-insensitive) or by index. For other models: a seed. Decimal digits are the seed "
+        "itself; other text is hashed to a seed.",
     )
     response_format: Literal["b64_json", "url"] | None = Field(
         default=None,
@@ -85,7 +87,8 @@ class ImagesRequest(StreamedRequest):
         "generated when the URL is requested; nothing is stored.",
     )
     seed: Seed | None = Field(
-        default=None, description=f"{_SEED}prompt, or random for a class-conditional model."
+        default=None,
+        description=f"{_SEED}prompt, or random for a class-conditional or text-to-image model.",
     )
     truncation: TruncationField | None = Field(
         default=None, description="Extension, as in `/v1/generate`."

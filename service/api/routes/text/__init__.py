@@ -1,0 +1,1 @@
+"""Routes that generate text, or images from text."""

@@ -1,0 +1,35 @@
+"""The examples of docs/text.md and docs/text-to-image.md run, with small models of their names."""
+
+from pathlib import Path
+
+import pytest
+
+from service.runtime.models.manifest import read_manifest
+from tests.support.documentation import Session, blocks
+from tests.support.output_models import (
+    ENCODER,
+    write_text,
+    write_text_encoder,
+    write_text_to_image,
+)
+from tests.support.servers import serving
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    models = tmp_path_factory.mktemp("models")
+    write_text(models / "words" / "1")
+    write_text_encoder(models / ENCODER / "1")
+    digest = read_manifest(models / ENCODER / "1").digest
+    write_text_to_image(models / "emoji" / "1", digest)
+    with serving(models) as running:
+        yield running
+
+
+@pytest.mark.parametrize("document", ["docs/text.md", "docs/text-to-image.md"])
+def test_blocks_run(document, server, tmp_path):
+    found = [block for block in blocks(Path(document)) if block.tests]
+    assert found
+    with Session(tmp_path / "folder", server.url.removeprefix("http://")) as session:
+        for block in found:
+            session.run(block)
