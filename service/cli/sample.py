@@ -138,6 +138,15 @@ def sample(
             help="For models with several directions. Default: the first.", show_default=False
         ),
     ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="For text-to-image models: a file with one prompt per line; image i has prompt i, "
+            "from the first again if there are more images.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
     layout: Annotated[
         Layout,
         typer.Option(
@@ -248,6 +257,8 @@ def sample(
         flag = "--partial" if partial else "--quality"
         raise JobError(f"{flag}: only for a film, as --input film.mp4 --out new.mp4")
 
+    if prompts is not None and engine == "ray":
+        raise JobError("--prompts: only with --engine local")
     # The nodes of a cluster use plans of their own.
     loaded = loaded_model(model, models, provider, workers=workers, measure=engine == "local")
     names = loaded.manifest.classes
@@ -269,6 +280,7 @@ def sample(
             mask=mask,
             boxes=None if boxes is None else options.parse_boxes(boxes),
             direction=direction,
+            prompts=None if prompts is None else options.read_prompts(prompts),
             directions=None if directions is None else options.parse_directions(directions),
             rank=None if rank is None else options.parse_rank(rank),
         )

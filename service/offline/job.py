@@ -32,6 +32,7 @@ from service.runtime.models.manifest import Manifest
 from service.runtime.outputs import FileFormat
 from service.runtime.ranking import CandidateGroup, Selection, candidate_groups
 from service.runtime.request_fields import InvalidRequest
+from service.runtime.text.requests import check_prompt
 
 # Images per shard. The minimum leaves small jobs with enough shards for many workers.
 _MAX_SHARD_SIZE, _MIN_SHARD_SIZE = 1000, 100
@@ -93,6 +94,8 @@ class SamplingJob(BaseModel):
     directions_sha256: str | None = None
     # Images are selected by their score among the candidates of their shard.
     rank: Selection | None = None
+    # For a text-to-image model: image i has prompt i modulo their number.
+    prompts: tuple[str, ...] | None = None
     # Whether images carry the mark of generated images: false for jobs of versions without it,
     # which end as they were started.
     marked: bool = False
@@ -132,10 +135,14 @@ class SamplingJob(BaseModel):
         generated *= self.candidates // self.count + (self.rank is not None)
         return generated + (self.resize[0] * self.resize[1] if self.resize is not None else 0)
 
+    def _json(self) -> str:
+        # Added later: jobs without it keep their fingerprint.
+        return self.model_dump_json(exclude={"prompts"} if self.prompts is None else None)
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash of all fields: equal for jobs with the same output."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+        return hashlib.sha256(self._json().encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -237,7 +244,8 @@ class JobItems:
             else:
                 index = seed % len(self._manifest.classes)
             classes = {index: 1.0}
-        return LatentSource(seed, classes=classes, truncation=job.truncation)
+        prompt = None if job.prompts is None else job.prompts[number % len(job.prompts)]
+        return LatentSource(seed, classes=classes, truncation=job.truncation, prompt=prompt)
 
 
 def partner_of(seed: int) -> int:
@@ -273,6 +281,7 @@ def make_job(
     mask: str | None = None,
     boxes: Sequence[tuple[int, int, int, int]] | None = None,
     direction: str | None = None,
+    prompts: Sequence[str] | None = None,
     rank: Selection | None = None,
     directions: Mapping[str, float] | None = None,
     open_inputs: Callable[[str, str | None], JobInputs] = JobInputs.open,
@@ -290,6 +299,9 @@ def make_job(
     Raises InvalidRequest, and InputError for inputs that cannot be listed.
     """
     file_format = _file_format(manifest, layout, image, audio, resize)
+    _check_prompts(manifest, prompts)
+    if prompts is not None and seeds is None and count is None:
+        count = len(prompts)
     inputs: dict[str, Any] = {}
     if manifest.input is not None:
         source_options = {
@@ -342,6 +354,7 @@ def make_job(
         directions_sha256=manifest.directions.sha256
         if directions and manifest.directions
         else None,
+        prompts=None if prompts is None else tuple(prompts),
         marked=True,
         **inputs,
     )
@@ -362,7 +375,7 @@ def _file_format(
 ) -> FileFormat:
     """Return the format of the files. Raises InvalidRequest if the model cannot have it."""
     name = manifest.name
-    if manifest.task in ("text", "text-to-image", "text-encoder"):
+    if manifest.task in ("text", "text-encoder"):
         raise InvalidRequest("model", f"{name} is for {manifest.task}, not for jobs from seeds")
     if manifest.audio is None:
         if audio is not None:
@@ -375,6 +388,20 @@ def _file_format(
     if layout is Layout.PARQUET:
         raise InvalidRequest("format", "audio can be written as folder or webdataset")
     return audio or AudioFormat.WAV
+
+
+def _check_prompts(manifest: Manifest, prompts: Sequence[str] | None) -> None:
+    """Raise InvalidRequest unless the model has the prompts that it needs."""
+    if prompts is None:
+        if manifest.text_input is not None:
+            raise InvalidRequest("prompts", f"missing: {manifest.name} is a text-to-image model")
+        return
+    if manifest.text_input is None:
+        raise InvalidRequest("prompts", f"{manifest.name} takes no prompts")
+    if not prompts:
+        raise InvalidRequest("prompts", "expected at least one prompt")
+    for i, prompt in enumerate(prompts):
+        check_prompt(prompt, f"prompts.{i}")
 
 
 def _inputs(

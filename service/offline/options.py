@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from service.runtime.ranking import Method, Selection
 from service.runtime.request_fields import InvalidRequest, WeightsValue
@@ -45,6 +46,16 @@ def parse_classes(text: str, names: Sequence[str]) -> Sequence[str] | WeightsVal
             raise InvalidRequest("classes", f"{name} is given twice")
         weights[name] = weight
     return weights
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Read a file with one prompt per line."""
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise InvalidRequest("prompts", f"{path} cannot be read: {reason}") from error
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def parse_layers(text: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -22,14 +22,17 @@ from service.runtime.generation import (
     execute,
     image_plan,
     mixing_plan,
+    prompt_plan,
     score_plan,
 )
 from service.runtime.images.encoding import Pixels, resized, to_image
 from service.runtime.latent.sources import LatentSource
 from service.runtime.latent.style_mixing import StyleMixing
+from service.runtime.models.catalog import find_encoder
 from service.runtime.models.model import Model
 from service.runtime.outputs import drawn, encode_output
 from service.runtime.ranking import kept_candidates
+from service.runtime.text.records import encoder_tokenizer
 
 log = logging.getLogger("ganymede.offline")
 
@@ -70,6 +73,8 @@ class ShardRenderer:
         self._job = job
         # The same order as in the HTTP service, so that the files are identical.
         self._identity = {"model": job.model, "version": job.version, "digest": job.digest}
+        spec, models = model.manifest.text_input, model.folder.parent.parent
+        self._encoder = None if spec is None else find_encoder(models, spec, model.provider)
         self._image_to_image: ImageToImageRenderer | None = None
         if job.input is not None:
             self._image_to_image = ImageToImageRenderer(model, job, self.items, self._run_graph)
@@ -171,7 +176,7 @@ class ShardRenderer:
             vectors = self._model.direction_vectors
             plan: Plan[Pixels] = edited_image_plan(manifest, sources, edits, vectors)
         elif self._job.mix is None:
-            plan = image_plan(manifest, [item.row for item in items])
+            plan = image_plan(manifest, self._with_vectors([item.row for item in items]))
         else:
             mixings = [
                 StyleMixing((item.row,), (item.column,), self._job.mix)
@@ -180,6 +185,15 @@ class ShardRenderer:
             ]
             plan = mixing_plan(manifest, mixings)
         return list(execute(plan, self._run_graph, self._model.plan.max_rows))
+
+    def _with_vectors(self, sources: list[LatentSource]) -> list[LatentSource]:
+        """Return `sources` with the vectors of their prompts."""
+        if self._encoder is None:
+            return sources
+        prompts = encoder_tokenizer(self._encoder)([source.prompt or "" for source in sources])
+        dimension = self._encoder.manifest.output.row[0]
+        vectors = execute(prompt_plan(prompts, dimension), self._encoder.run)
+        return [replace(s, text=vector) for s, vector in zip(sources, vectors, strict=True)]
 
     def _finished(self, rendered: RenderedInput) -> RenderedImage:
         """Return the output of an image-to-image model as a file."""

@@ -1,0 +1,29 @@
+"""`ganymede sample --prompts`: an image for each line of a file."""
+
+from tests.support.output_models import CAPTIONED, TEXT_MODEL, write_output_models
+from tests.support.sampling import read_files, read_metadata, run_sample
+
+
+def test_images_of_prompts(tmp_path):
+    models = tmp_path / "models"
+    write_output_models(models)
+    file = tmp_path / "prompts.txt"
+    file.write_text("abc\n\n日本語 🦊\n", encoding="utf-8")
+    options = ("--prompts", str(file), "--seed", "5", "--shard-size", "2")
+    run_sample(models, CAPTIONED, tmp_path / "a", *options)
+    lines = read_metadata(tmp_path / "a")
+    assert [(line["prompt"], line["seed"]) for line in lines] == [
+        ("abc", 5),
+        ("", 6),
+        ("日本語 🦊", 7),
+    ]
+    file.write_text("xyz\n", encoding="utf-8")
+    run_sample(models, CAPTIONED, tmp_path / "b", *options)
+    assert (
+        read_files(tmp_path / "a")["images/seed-5.png"]
+        != (read_files(tmp_path / "b")["images/seed-5.png"])
+    )
+    refused = run_sample(models, CAPTIONED, tmp_path / "c", "--count", "1", code=2)
+    assert "--prompts" in refused.stderr
+    refused = run_sample(models, TEXT_MODEL, tmp_path / "d", "--count", "1", code=2)
+    assert "not for jobs from seeds" in refused.stderr
