@@ -14,16 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+_LAYERS = (nn.Conv1d, nn.ConvTranspose1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+
 Critic = Callable[[Tensor], Tensor]
 
 
 def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
     """(‖∇D(x̂)‖₂ - 1)²: the gradient penalty of WGAN-GP (arXiv:1704.00028, equation 3).
 
-    x̂ = mix · real + (1 - mix) · fake, for `real` and `fake` ``[N, C, H, W]`` and `mix` ``[N]``
-    in [0, 1].
+    x̂ = mix · real + (1 - mix) · fake, for `real` and `fake` ``[N, …]`` and `mix` ``[N]`` in
+    [0, 1].
     """
-    mix = mix.reshape(-1, 1, 1, 1)
+    mix = mix.reshape(-1, *[1] * (real.ndim - 1))
     interpolated = (mix * real + (1 - mix) * fake).detach()
     gradients = _input_gradients(critic, interpolated).flatten(1)
     norms: Tensor = torch.linalg.vector_norm(gradients, dim=1)
@@ -82,7 +84,7 @@ def layer_weights(network: nn.Module) -> list[nn.Parameter]:
     """
     weights = []
     for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        if isinstance(module, _LAYERS):
             weight = module.weight
             if parametrize.is_parametrized(module, "weight"):
                 weight = module.parametrizations["weight"].original  # type: ignore[union-attr,index]

@@ -16,7 +16,7 @@ from training.run import Change, Run
 
 
 class Preparation(NamedTuple):
-    """The images of `recipe.data`, and in the main process their records and what changes."""
+    """The data of `recipe.data`, and in the main process their records and what changes."""
 
     data: Dataset
     records: Sequence[TrainingData]
@@ -63,5 +63,5 @@ def prepare(
 def _decoded(recipe: Recipe) -> Dataset:
     with stage_progress() as show:
         return recipe.game.prepare_data(
-            recipe, lambda done, total: show("decoding images", done, total)
+            recipe, lambda done, total: show("decoding data", done, total)
         )

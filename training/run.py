@@ -30,6 +30,7 @@ _FIXED = (
     "discriminator",
     "data.resolution",
     "data.channels",
+    "data.sound.samples",
     "game.kind",
     "game.task",
     "game.directions",

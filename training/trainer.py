@@ -343,7 +343,7 @@ class _Loop:
         data = self._setup.data
         for note in [*notes, *self._loggers.locations]:
             shown.say(note)
-        count = f"{len(data):,} images"
+        count = f"{len(data):,} {data.kind}"
         if data.skipped:
             count += f" ({len(data.skipped)} corrupt files skipped)"
         for line in filter(None, [data.summary(), *data.warnings()]):

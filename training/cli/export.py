@@ -124,12 +124,13 @@ def _quality_measurement(run: Run) -> Callable[[Model], tuple[Quality, ...]]:
     from training.evaluation.image_to_image.evaluation import evaluate_figures
     from training.evaluation.metrics.class_accuracy import measure_class_accuracy
     from training.evaluation.report.formatting import format_value
+    from training.evaluation.sound.evaluation import evaluate_sounds
 
     recipe = run.recipe()
     if recipe.game.served_task == "text":
         return _text_measurement(run)
     is_image_to_image = recipe.image_input is not None
-    if not recipe.classes and not is_image_to_image:
+    if not recipe.classes and not is_image_to_image and not recipe.game.takes_sounds:
         # Fail before the export, because it takes long.
         raise QualityError(
             "--measure measures class accuracy, and the run has no classes; "
@@ -138,6 +139,11 @@ def _quality_measurement(run: Run) -> Callable[[Model], tuple[Quality, ...]]:
 
     def measure(model: Model) -> tuple[Quality, ...]:
         with stage_progress() as show:
+            if recipe.game.takes_sounds:
+                figures = evaluate_sounds(model, recipe.data, progress=show)
+                for figure in figures:
+                    typer.echo(f"{figure.metric} {format_value(figure.metric, figure.value)}")
+                return figures
             if is_image_to_image:
                 network = open_network("efficientnet-lite0")
                 figures = evaluate_figures(recipe, model, network, show)

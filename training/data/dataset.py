@@ -9,6 +9,18 @@ class Dataset(Protocol):
     """Decoded training data: images, or another kind of examples."""
 
     @property
+    def kind(self) -> str:
+        """What the examples are, in plural, such as "images"."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided about splits and classes, one line each."""
+
+    @property
+    def preparation(self) -> str | None:
+        """How the examples were changed to fit, if that belongs in the record of the data."""
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes; empty without classes."""
 

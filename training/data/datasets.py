@@ -75,6 +75,11 @@ KNOWN_DATASETS = {
         files=("cifar10-train.zip",),
         hub="uoft-cs/cifar10",
     ),
+    "spoken-digits": KnownDataset(
+        title="Free Spoken Digit Dataset",
+        license="CC BY-SA 4.0",
+        files=("spoken-digits.zip",),
+    ),
 }
 
 

@@ -6,7 +6,12 @@ The trainer prints these lines at the start, and `ganymede data` in its report.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 # Control characters, line separators, changes of direction, and bytes that are no text.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\ud800-\udfff]")
@@ -18,13 +23,62 @@ _MAX_CLASSES = 20
 _MAX_EMPTY = 3
 
 
+class LabeledData(ABC):
+    """A decoded data set, whose rows may have classes.
+
+    Attributes:
+        kind: what the rows are, in plural.
+        labels: the class of each row, ``[N] int64``, or None.
+        skipped: rows that could not be decoded, with the reason.
+        names: the name of each row in its source.
+        ignored: what was left out, with the reason.
+        notes: what was decided, one line each.
+        fingerprint: a SHA-256 of the files and their classes.
+        preparation: how the rows were changed to fit, if that belongs in the record.
+    """
+
+    kind: ClassVar[str]
+
+    labels: NDArray[np.int64] | None
+    class_names: tuple[str, ...]
+    skipped: tuple[str, ...]
+    names: tuple[str, ...]
+    ignored: Mapping[str, str]
+    notes: tuple[str, ...]
+    fingerprint: str
+    preparation: str | None = None
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    @property
+    @abstractmethod
+    def decoded_bytes(self) -> int:
+        """The size of the decoded rows."""
+
+    def summary(self) -> str:
+        """Return the number of rows of each class in one line; "" without classes."""
+        if self.labels is None:
+            return ""
+        return counts_line(class_counts(self.class_names, self.labels.tolist()))
+
+    def warnings(self) -> list[str]:
+        """Return what a user should know about the data, one line each."""
+        lines = list(self.notes)
+        if self.labels is not None:
+            counts = class_counts(self.class_names, self.labels.tolist())
+            lines += empty_class_lines(counts, noun=self.kind.removesuffix("s"))
+        return [*lines, *ignored_lines(self.ignored), *skipped_lines(self.skipped)]
+
+
 def printable(text: str) -> str:
     """Return a text with control characters escaped: names of files may contain any."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def class_counts(class_names: Sequence[str], labels: Iterable[int]) -> dict[str, int]:
-    """Return the number of images of each class, also of the empty ones."""
+    """Return the number of rows of each class, also of the empty ones."""
     counts = [0] * len(class_names)
     for label in labels:
         counts[label] += 1
@@ -39,21 +93,21 @@ def counts_line(counts: Mapping[str, int]) -> str:
     return f"{shown} and {more:,} more classes" if more > 0 else shown
 
 
-def empty_class_lines(counts: Mapping[str, int], split: str = "") -> list[str]:
-    """Return a line about the classes without images, if there are any."""
+def empty_class_lines(counts: Mapping[str, int], split: str = "", noun: str = "image") -> list[str]:
+    """Return a line about the classes without rows, if there are any."""
     where = f" in the split {split}" if split else ""
     empty = [printable(name) for name, count in counts.items() if not count]
     if not empty:
         return []
     if len(empty) == 1:
-        return [f"the class {empty[0]} has no readable image{where}"]
+        return [f"the class {empty[0]} has no readable {noun}{where}"]
     more = len(empty) - _MAX_EMPTY
     shown = (
         f"{', '.join(empty[:_MAX_EMPTY])} and {more:,} more"
         if more > 0
         else f"{', '.join(empty[:-1])} and {empty[-1]}"
     )
-    return [f"the classes {shown} have no readable image{where}"]
+    return [f"the classes {shown} have no readable {noun}{where}"]
 
 
 def ignored_lines(ignored: Mapping[str, str]) -> list[str]:

@@ -13,25 +13,20 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from service.runtime.files import cache_folder
 from training.data.datasets import KNOWN_DATASETS, DatasetMissing, class_names, locate_dataset
-from training.data.findings import (
-    class_counts,
-    counts_line,
-    empty_class_lines,
-    ignored_lines,
-    scaled_lines,
-    skipped_lines,
-)
+from training.data.findings import LabeledData, scaled_lines
+from training.data.sounds.options import SoundOptions
 from training.data.sources import DataError, ImageSource, SourceSubset, name_hash, open_source
 from training.data.sources.containers import files_on_disk
+from training.data.sources.media import IMAGES, SOUNDS
 from training.data.sources.source import SCALED
 from training.data.sources.source import decode as decode_file
 from training.recipe.options import Options
@@ -47,8 +42,12 @@ UNKNOWN_LICENSE = "unknown"
 _CACHE_VERSION = 5
 
 
+# Options that do not apply to sounds.
+_IMAGE_KEYS = ("resolution", "channels", "crop", "stored", "flip")
+
+
 class DataOptions(Options):
-    """Which images to train on, their size, and their random crops and flips."""
+    """Which images to train on, their size, and their random crops and flips; or which sounds."""
 
     # The name of a known data set, or of a folder or ZIP in $GANYMEDE_DATA. With `path`, the name,
     # and the title, license and class names that belong to it, do not apply.
@@ -76,6 +75,23 @@ class DataOptions(Options):
     hold_out: int | None = Field(default=None, ge=2)
     # Use one half of the file names, so that an unpaired source and target share no image.
     half: Literal[0, 1] | None = None
+    # The data are sounds; the keys about the size, crops and flips of images do not apply.
+    sound: SoundOptions | None = None
+
+    @model_validator(mode="after")
+    def _sounds_have_no_size(self) -> Self:
+        if self.sound is not None:
+            for key in _IMAGE_KEYS:
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"{key} applies to images; remove it, or remove data.sound")
+        return self
+
+    @property
+    def required_sound(self) -> SoundOptions:
+        """The section `sound` of sound data. Raises DataError for image data."""
+        if self.sound is None:
+            raise DataError("the data are images: sounds need a section data.sound")
+        return self.sound
 
     @property
     def known_name(self) -> str | None:
@@ -109,10 +125,15 @@ class DataOptions(Options):
         return locate_dataset(self.name)
 
     def open(self) -> ImageSource:
-        """Open the selected images. Raises DataError; the message says how to provide the data."""
+        """Open the selected images, or sounds.
+
+        Raises DataError; the message says how to provide the data.
+        """
+        media = IMAGES if self.sound is None else SOUNDS
         location = self.locate()
         try:
-            source = open_source(location, None if self.hold_out else self.split, self.classes)
+            split = None if self.hold_out else self.split
+            source = open_source(location, split, self.classes, media)
             return self._select(source)
         except DataError as error:
             if self.name and self.path is None and not isinstance(location, Path):
@@ -158,7 +179,7 @@ class DataOptions(Options):
 
 
 @dataclass(frozen=True)
-class ImageData:
+class ImageData(LabeledData):
     """A decoded data set: `pixels` ``[N, H, W, C] uint8`` and `labels` ``[N] int64`` or None.
 
     `skipped` lists the images that could not be decoded, with the reason; `ignored` and `notes` are
@@ -166,6 +187,8 @@ class ImageData:
     each with the name of its class. It does not depend on the path, the container, the resolution
     or the decoder; files that cannot be decoded count.
     """
+
+    kind: ClassVar[str] = "images"
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64] | None
@@ -182,21 +205,8 @@ class ImageData:
 
     @property
     def decoded_bytes(self) -> int:
-        """The bytes of all pixels."""
+        """The size of the decoded images."""
         return int(self.pixels.nbytes)
-
-    def summary(self) -> str:
-        """Return the number of images of each class in one line; "" without classes."""
-        if self.labels is None:
-            return ""
-        return counts_line(class_counts(self.class_names, self.labels.tolist()))
-
-    def warnings(self) -> list[str]:
-        """Return what a user should know about the data, one line each."""
-        lines = list(self.notes)
-        if self.labels is not None:
-            lines += empty_class_lines(class_counts(self.class_names, self.labels.tolist()))
-        return [*lines, *ignored_lines(self.ignored), *skipped_lines(self.skipped)]
 
 
 # Called with the number of decoded images and the total.

@@ -34,6 +34,8 @@ def _record(role: str, options: DataOptions, images: Dataset) -> TrainingData:
         images=len(images),
         class_count=len(images.class_names),
         fingerprint=images.fingerprint,
+        preparation=images.preparation,
+        peak=options.sound.peak if options.sound else None,
         **options.model_dump(include=_SELECTION),
     )
 

@@ -42,24 +42,21 @@ class ShuffledRows:
 
 
 class ShuffledBatches:
-    """An endless sequence of shuffled batches, indexed by batch number."""
+    """An endless sequence of shuffled batches of images, indexed by batch number."""
 
     def __init__(
         self, images: ImageData, batch: int, resolution: int, *, flip: bool, seed: int
     ) -> None:
         """Sample batches of `batch` images, cropped to `resolution` pixels a side."""
         self._images = images
-        self._batch = batch
+        self._rows = ShuffledRows(len(images), batch, seed)
         self._resolution = resolution
         self._flip = flip
         self._seed = seed
         self._rows = ShuffledRows(len(images), batch, seed)
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor | None]:
-        """Return batch `number`: images ``[B, C, H, W] uint8`` and labels ``[B] int64`` or None.
-
-        Each epoch is a new permutation; a batch can span two epochs.
-        """
+        """Return batch `number`: images ``[B, C, H, W] uint8`` and labels ``[B] int64`` or None."""
         rows = self.indices(number)
         pixels = torch.from_numpy(self._images.pixels[rows]).permute(0, 3, 1, 2)
         rng = np.random.default_rng([self._seed, 1, number])

@@ -2,7 +2,7 @@
 
 `open_target` returns an `EvaluationTarget`, and evaluating it returns an `EvaluationResult`.
 Comparing several results of the same kind returns a `Comparison`. `noise`, `image_to_image` and
-`text` implement these interfaces.
+`text` and `sound` implement these interfaces.
 """
 
 from __future__ import annotations
@@ -119,13 +119,14 @@ def open_target(
 ) -> EvaluationTarget:
     """Open a model by ``name``, ``name@version`` or folder, the folder of a run, or images.
 
-    `data` replaces the data of the recipe of an image-to-image or text model. `checkpoint` is the
-    checkpoint of a run, ``last`` or ``best``. The generator of a run is exported first, so that the
-    evaluated graph is the graph that would be served. Raises QualityError, and the errors of
-    loading a model.
+    `data` replaces the data of the recipe of an image-to-image, text or audio model. `checkpoint`
+    is the checkpoint of a run, ``last`` or ``best``. The generator of a run is exported first, so
+    that the evaluated graph is the graph that would be served. Raises QualityError, and the errors
+    of loading a model.
     """
     from training.evaluation.image_to_image.targets import open_image_to_image_target  # noqa: PLC0415
     from training.evaluation.noise.targets import open_noise_target  # noqa: PLC0415
+    from training.evaluation.sound.targets import open_sound_target  # noqa: PLC0415
     from training.evaluation.text.targets import open_text_target  # noqa: PLC0415
 
     text = open_text_target(target, models, data=data, seed_start=seed_start, checkpoint=checkpoint)
@@ -134,6 +135,11 @@ def open_target(
     image_to_image = open_image_to_image_target(target, models, data=data, checkpoint=checkpoint)
     if image_to_image is not None:
         return image_to_image
+    sound = open_sound_target(
+        target, models, data=data, seed_start=seed_start, checkpoint=checkpoint
+    )
+    if sound is not None:
+        return sound
     return open_noise_target(
         target, models, truncation=truncation, seed_start=seed_start, checkpoint=checkpoint
     )

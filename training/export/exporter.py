@@ -83,6 +83,7 @@ def export_run(
         probe_images=lambda model: example_series(recipe, model)[0],
         measure=measure,
         additions=additions,
+        notes=recipe.game.card_notes(recipe),
     )
 
 

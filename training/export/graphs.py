@@ -27,6 +27,7 @@ from service.runtime.models.manifest import (
     StyleSpace,
 )
 from service.runtime.models.probe_inputs import probe_images, probe_masks
+from training.data.sounds.decoding import FULL_SCALE
 from training.export.standing_statistics import has_batch_statistics, with_standing_statistics
 from training.games.tasks.task import ImageTask
 from training.networks.image.cycle import CycleGenerators
@@ -79,6 +80,22 @@ class ServedGenerator(nn.Module):
         if truncation is None:
             return served_pixels(self.generator(z, class_weights))
         return served_pixels(self.generator(z, class_weights, truncation))
+
+
+class ServedSoundGenerator(nn.Module):
+    """Maps ``z`` [N, z_dim] to ``samples`` [N, T] int16.
+
+    The second output is the waveforms before rounding, [N, T] in [-1, 1].
+    """
+
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, z: Tensor, class_weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        waveforms = self.generator(z, class_weights).squeeze(1)
+        levels = (waveforms * FULL_SCALE).round().clamp(-FULL_SCALE, FULL_SCALE - 1)
+        return levels.to(torch.int16), waveforms
 
 
 class ServedImageToImage(nn.Module):
@@ -200,6 +217,16 @@ def _style_graph_specs(
         GraphSpec(MAPPING, mapping, feeds, ("w",)),
         GraphSpec(SYNTHESIS, synthesis, synthesis_feeds, ("pixels",), ("images",)),
     ]
+
+
+def sound_graph_specs(
+    generator: nn.Module, z_dim: int, classes: int = 0, distribution: Distribution = "normal"
+) -> list[GraphSpec]:
+    """Return the graph of a generator of sounds in eval mode. It has no truncation."""
+    feeds = _latent_feeds(z_dim, classes, distribution, CHECKED_LATENTS)
+    del feeds["truncation"]
+    module = ServedSoundGenerator(generator).eval()
+    return [GraphSpec(GENERATOR, module, feeds, ("samples",), ("waveforms",))]
 
 
 @singledispatch

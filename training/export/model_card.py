@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from service.runtime.models.manifest import ImageInput, Manifest, Quality
-from service.runtime.models.provenance import FineTuning, ImportProvenance, TrainingProvenance
+from service.runtime.models.provenance import (
+    FineTuning,
+    ImportProvenance,
+    TrainingData,
+    TrainingProvenance,
+)
 from training.data.images import UNKNOWN_LICENSE
 from training.data.provenance import license_notes
 from training.evaluation.report.formatting import (
@@ -116,10 +121,11 @@ def _provenance_rows(manifest: Manifest) -> list[tuple[str, str]]:
             ("Source", f"`{provenance.source_file}`, SHA-256 `{provenance.source_sha256}`"),
             ("Imported by", f"Ganymede {provenance.importer_version}"),
         ]
+    rows = _rows(manifest)
     return [
-        *_data_rows(provenance),
+        *_data_rows(provenance, rows),
         *(_fine_tuning_rows(provenance.fine_tuned) if provenance.fine_tuned else []),
-        ("Training", f"{provenance.images:,} images in {provenance.turns:,} steps"),
+        ("Training", f"{provenance.images:,} {rows} in {provenance.turns:,} steps"),
         ("Training time", f"{_duration(provenance.seconds)} on {provenance.device}"),
         *(("Changed during the run", change) for change in provenance.overrides),
         ("Seed", str(provenance.seed)),
@@ -127,18 +133,22 @@ def _provenance_rows(manifest: Manifest) -> list[tuple[str, str]]:
     ]
 
 
-def _data_rows(provenance: TrainingProvenance) -> list[tuple[str, str]]:
+def _data_rows(provenance: TrainingProvenance, rows: str) -> list[tuple[str, str]]:
     if not provenance.data:
         return [("Training data", f"{provenance.dataset} ({provenance.dataset_license})")]
     titles = {"data": "Training data", "source": "Input images"}
     return [
         (
             titles[record.role],
-            f"{record.title} ({_license_text(record.license)}), {record.images:,} images, "
-            f"fingerprint `{record.fingerprint}`",
+            f"{record.title} ({_license_text(record.license)}), {record.images:,} {rows}, "
+            f"fingerprint `{record.fingerprint}`{_preparation(record)}",
         )
         for record in provenance.data
     ]
+
+
+def _preparation(record: TrainingData) -> str:
+    return "" if record.preparation is None else f"; {record.preparation}"
 
 
 def _fine_tuning_rows(record: FineTuning) -> list[tuple[str, str]]:
@@ -160,10 +170,16 @@ def _license_text(license_name: str) -> str:
     return "license not known" if license_name == UNKNOWN_LICENSE else license_name
 
 
+def _rows(manifest: Manifest) -> str:
+    """Return what the model was trained on and is measured with, in plural."""
+    return "images" if manifest.audio is None else "sounds"
+
+
 def quality_lines(manifest: Manifest) -> list[str]:
     """Return the table rows of the metrics and of their measurement conditions."""
     lines = [
-        f"| {_capitalized(metric_title(f.metric))} | {_figure_text(f)} |" for f in manifest.quality
+        f"| {_capitalized(metric_title(f.metric))} | {_figure_text(f, _rows(manifest))} |"
+        for f in manifest.quality
     ]
     if basis := _basis(manifest.quality):
         lines.append(f"| Measured on | {basis} |")
@@ -191,18 +207,18 @@ def _capitalized(metric: str) -> str:
     return metric[:1].upper() + metric[1:]
 
 
-def _figure_text(figure: Quality) -> str:
+def _figure_text(figure: Quality, rows: str) -> str:
     """Return a metric with its interval, sample count, baselines and reference."""
     value = format_value(figure.metric, figure.value)
     if figure.low is not None and figure.high is not None:
         value += f" ({format_interval(figure)})"
     value += f" {'of' if is_share(figure.metric) else 'on'} {figure.samples:,} samples"
     if figure.real is not None:
-        value += f"; real images: {format_value(figure.metric, figure.real)}"
+        value += f"; real {rows}: {format_value(figure.metric, figure.real)}"
     if figure.baseline is not None:
         value += f"; {figure.baseline_name}: {format_value(figure.metric, figure.baseline)}"
     network = f", by {figure.feature_network}" if figure.feature_network else ""
-    return f"{value}{network} ({figure.reference}: {figure.reference_samples:,} images)"
+    return f"{value}{network} ({figure.reference}: {figure.reference_samples:,} {rows})"
 
 
 def _duration(seconds: float) -> str:

@@ -93,6 +93,8 @@ def write_model_folder(
         samples = preview(model)
         mark = save_options("WEBP", SourceType.of_sheet(shows_inputs=bool(manifest.input)))
         samples.image.save(part / PREVIEW_FILE, format="WEBP", lossless=True, **mark)
+        for name, content in samples.files.items():
+            (part / name).write_bytes(content)
         card = model_card(
             manifest,
             details=details,

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -139,12 +140,13 @@ def _check_feeds(
     for size in _batch_sizes(feeds):
         outputs = single_rows if size == 1 else _run_in_batches(session, feeds, size)
         for name in names:
-            if outputs[name].dtype == np.uint8:
+            if (most := _most_levels(outputs[name].dtype)) is not None:
                 levels = np.abs(outputs[name].astype(int) - rounded[name].numpy().astype(int)).max()
-                if levels > 1:
+                if levels > most:
                     raise ExportError(
                         f"at batch size {size} the output {name} differs from PyTorch's by "
-                        f"{levels} levels of 255; at most 1 is allowed"
+                        f"{levels} levels of {np.iinfo(outputs[name].dtype).max}; at most {most} "
+                        "is allowed"
                     )
             else:
                 expected = original[name].numpy()
@@ -161,6 +163,16 @@ def _check_feeds(
                     "a batch must not depend on each other"
                 )
     return single_rows
+
+
+def _most_levels(dtype: np.dtype[Any]) -> int | None:
+    """Return by how many levels rounded outputs may differ, or None for outputs without levels.
+
+    They are 1 for the pixels of images, and the levels of the tolerance more for audio samples.
+    """
+    if dtype not in (np.uint8, np.int16):
+        return None
+    return 1 + int(TOLERANCE * np.iinfo(dtype).max)
 
 
 def _equal(outputs: Array, expected: Array, spec: GraphSpec) -> bool:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
 from service.runtime.models.golden import golden_images
 from service.runtime.models.manifest import ImageInput, Manifest
+from service.runtime.models.manifest_outputs import AudioSpec
 from service.runtime.models.model import Model
 from service.runtime.models.probe_inputs import probe_images, probe_masks
 from training.export.text import generate_texts
 from training.preview.grids import columns, grid, side_by_side
 from training.preview.image_to_image import example_series
+from training.preview.sounds import in_a_row, sound_sheet
 from training.preview.text import text_sheet
 from training.recipe.schema import Recipe
 
@@ -24,6 +28,9 @@ Pixels = NDArray[np.uint8]
 _SAMPLES = 64
 _TEXTS = 40
 _PAIRS = 9
+# Sounds in the preview image, and at most in the preview file.
+_SOUNDS = 40
+_HEARD = 20
 # Previews of imported models contain fewer large images, reduced to at most this side.
 _MAX_PREVIEW_PIXELS = 2**21
 _MAX_SIDE = 256
@@ -32,11 +39,15 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 @dataclass(frozen=True)
 class Preview:
-    """The preview image and its description in the model card."""
+    """The preview image and its description in the model card.
+
+    `files` are further files of the model folder, by name.
+    """
 
     image: Image.Image
     alt_text: str
     caption: str | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def trained_preview(recipe: Recipe, model: Model) -> Preview:
@@ -44,8 +55,11 @@ def trained_preview(recipe: Recipe, model: Model) -> Preview:
 
     For noise models, it shows samples, and for text models sampled texts. For image-to-image
     models, it shows held-out inputs with their outputs, and the expected outputs if the model was
-    trained on pairs.
+    trained on pairs. For models of sounds, it shows waveforms and spectrograms, and has a file to
+    listen to.
     """
+    if model.manifest.audio is not None:
+        return _sounds(model, model.manifest.audio)
     if model.manifest.text is not None:
         return Preview(
             text_sheet(generate_texts(model, range(_TEXTS))),
@@ -68,6 +82,27 @@ def trained_preview(recipe: Recipe, model: Model) -> Preview:
         shown,
         f"From left to right: {shown}. The images were chosen at random, from held-out data if the "
         "data set has them.",
+    )
+
+
+def _sounds(model: Model, audio: AudioSpec) -> Preview:
+    samples = model.generate(range(_SOUNDS))
+    heard = min(_HEARD, 2 * len(model.manifest.classes) or _HEARD)
+    file = io.BytesIO()
+    soundfile.write(
+        file,
+        in_a_row(samples[:heard], audio.sample_rate),
+        audio.sample_rate,
+        format="WAV",
+        subtype="PCM_16",
+    )
+    return Preview(
+        sound_sheet(samples, audio.sample_rate, columns(len(model.manifest.classes))),
+        f"waveforms and spectrograms of seeds 0 to {_SOUNDS - 1}",
+        f"The preview shows the waveforms of seeds 0 to {_SOUNDS - 1} and below each the "
+        f"spectrogram, without selection. [preview.wav](preview.wav) plays seeds 0 to {heard - 1} "
+        "one after the other.",
+        {"preview.wav": file.getvalue()},
     )
 
 

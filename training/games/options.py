@@ -8,9 +8,9 @@ is a subclass of `GameOptions` with a ``kind: Literal["name"]`` field, declared 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, PositiveFloat, model_validator
 
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 class GameOptions(Options, ABC):
     """The section `game` of a recipe."""
+
+    # True for a game on sounds, whose recipes have a section `data.sound`.
+    takes_sounds: ClassVar[bool] = False
 
     kind: str
     loss: LossName = "non_saturating"
@@ -137,6 +140,10 @@ class GameOptions(Options, ABC):
         from training.export.preview import trained_preview  # noqa: PLC0415 - for export alone
 
         return trained_preview(recipe, model)
+
+    def card_notes(self, recipe: Recipe) -> Sequence[str]:  # noqa: ARG002
+        """Return what the model card says about the use and the limits of such models."""
+        return ()
 
     @property
     @abstractmethod

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -63,11 +64,15 @@ class Diversity:
 
 def reals_to_compare(data: ImageData, resolution: int) -> Tensor:
     """Return a fixed choice of real images ``[M, C, H, W]`` in [-1, 1] for `Diversity`."""
-    rows = np.random.default_rng(0).permutation(len(data))[:_REAL_IMAGES]
-    pixels = torch.from_numpy(data.pixels[rows])
+    pixels = torch.from_numpy(data.pixels[rows_to_compare(len(data))])
     edge = (pixels.shape[1] - resolution) // 2
     pixels = pixels[:, edge : edge + resolution, edge : edge + resolution]
     return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def rows_to_compare(count: int) -> NDArray[np.int64]:
+    """Return a fixed choice of the rows of a data set with `count` rows."""
+    return np.random.default_rng(0).permutation(count)[:_REAL_IMAGES]
 
 
 def _small(images: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """The options of networks in a recipe, and the registration of networks by name.
 
-A network is one module in `training/networks/noise`, `image` or `text`. It declares its options as
-a subclass of one of the classes below, with a ``network: Literal["name"]`` field, which makes the
-name available to recipes.
+A network is one module in `training/networks/noise`, `image`, `text` or `sound`. It declares its
+options as a subclass of one of the classes below, with a ``network: Literal["name"]`` field, which
+makes the name available to recipes.
 """
 
 from __future__ import annotations
@@ -59,6 +59,10 @@ class NoiseGeneratorOptions(GeneratorOptions):
     def build_for_text(self, shape: ImageShape, dimension: int) -> nn.Module:  # noqa: ARG002
         """Build the network for sentence embeddings ``[N, dimension]``. Raises ValueError."""
         raise _takes_no_text(self.network)
+
+    def build_sound(self, samples: int, classes: int = 0) -> nn.Module:  # noqa: ARG002
+        """Build the network for sounds of `samples` samples. Raises ValueError."""
+        raise _no_sounds(self.network)
 
     def from_noise(self) -> NoiseGeneratorOptions:
         """Return self."""
@@ -143,6 +147,10 @@ class ImageDiscriminatorOptions(DiscriminatorOptions):
         """Build the network for sentence embeddings ``[N, dimension]``. Raises ValueError."""
         raise _takes_no_text(self.network)
 
+    def build_sound(self, samples: int, classes: int = 0) -> nn.Module:  # noqa: ARG002
+        """Build the network for sounds of `samples` samples. Raises ValueError."""
+        raise _no_sounds(self.network)
+
     def of_images(self) -> ImageDiscriminatorOptions:
         """Return self."""
         return self
@@ -180,6 +188,10 @@ def _takes_no_text(network: str) -> ValueError:
     return ValueError(f"this game needs networks that take texts; {network} does not")
 
 
+def _no_sounds(network: str) -> ValueError:
+    return ValueError(f"the game noise_to_sound needs a network for sounds; {network} has images")
+
+
 Generator = Annotated[GeneratorOptions, OneOf("network")]
 Discriminator = Annotated[DiscriminatorOptions, OneOf("network")]
 
@@ -189,3 +201,4 @@ def register_networks() -> None:
     import_modules("training.networks.noise")
     import_modules("training.networks.image")
     import_modules("training.networks.text")
+    import_modules("training.networks.sound")

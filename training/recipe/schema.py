@@ -108,6 +108,15 @@ class Recipe(Options):
 
     @model_validator(mode="after")
     def _game_fits(self) -> Recipe:
+        if self.game.takes_sounds and self.data.sound is None:
+            raise ValueError(
+                f"the game {self.game.kind} needs sounds: add data.sound with rate and samples"
+            )
+        if self.data.sound is not None and not self.game.takes_sounds:
+            raise ValueError(
+                f"the game {self.game.kind} needs images: set game.kind=noise_to_sound, or remove "
+                "data.sound"
+            )
         self.game.check(self)
         # On the device `meta`, networks have shapes but no memory, so building them costs nothing.
         with torch.device("meta"):

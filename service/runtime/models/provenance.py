@@ -61,6 +61,10 @@ class TrainingData(Part):
     hold_out: Positive | None = None
     half: Annotated[int, Field(ge=0)] | None = None
     limit: Positive | None = None
+    # How the data were changed to fit, such as sounds that were padded or cropped to one length.
+    preparation: str | None = None
+    # The peak to which sounds were scaled, or None if they keep their loudness.
+    peak: float | None = None
 
 
 class TrainingProvenance(Part):

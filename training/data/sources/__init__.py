@@ -10,6 +10,7 @@ from training.data.sources.files import FileSource
 from training.data.sources.hugging_face import HuggingFaceSource
 from training.data.sources.idx import IDXSource
 from training.data.sources.layout import find_split
+from training.data.sources.media import IMAGES, Media
 from training.data.sources.parquet import ParquetSource
 from training.data.sources.source import (
     DataError,
@@ -33,14 +34,21 @@ __all__ = [
 
 
 def open_source(
-    path: Path | str, split: str | None = None, classes: Sequence[str] | None = None
+    path: Path | str,
+    split: str | None = None,
+    classes: Sequence[str] | None = None,
+    media: Media = IMAGES,
 ) -> ImageSource:
     """Open the images at `path`: a folder, an archive, a file, or ``hub:owner/name``.
+
+    With another `media`, opens files of this kind, in a folder or an archive.
 
     `split` None is the training split of data with splits. `classes` are the classes to read, and
     an empty sequence reads the images without classes; None finds the classes in the data. Raises
     DataError if there are no readable images.
     """
+    if media is not IMAGES:
+        return _open_files(path, split, classes, media)
     if str(path).startswith("hub:"):
         return HuggingFaceSource.from_hub(str(path).removeprefix("hub:"), split, classes)
     path = Path(path).expanduser()
@@ -66,21 +74,38 @@ def open_source(
     return FileSource(path, split, classes)
 
 
+def _open_files(
+    path: Path | str, split: str | None, classes: Sequence[str] | None, media: Media
+) -> ImageSource:
+    if str(path).startswith("hub:"):
+        raise DataError(f"{path}: {media.noun}s are read from a folder or an archive, not the hub")
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise DataError(f"no such file or folder: {path}")
+    return FileSource(path, split, classes, media)
+
+
 def open_splits(
-    path: Path | str, split: str | None = None, classes: Sequence[str] | None = None
+    path: Path | str,
+    split: str | None = None,
+    classes: Sequence[str] | None = None,
+    media: Media = IMAGES,
 ) -> dict[str, ImageSource]:
     """Open every split of the data at `path`, or only `split`, the training split first.
 
     The key of data without splits is "". Raises DataError, as `open_source` does.
     """
     try:
-        first = open_source(path, split, classes)
+        first = open_source(path, split, classes, media)
     except MissingSplit as error:
         if split is not None or not error.available:
             raise
-        return {name: open_source(path, name, classes) for name in error.available}
+        return {name: open_source(path, name, classes, media) for name in error.available}
     if split is not None or not first.splits:
         return {split or "": first}
     training = find_split("train", first.splits)
     names = sorted(first.splits, key=lambda name: (name != training, name))
-    return {name: first if name == training else open_source(path, name, classes) for name in names}
+    return {
+        name: first if name == training else open_source(path, name, classes, media)
+        for name in names
+    }

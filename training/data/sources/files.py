@@ -1,8 +1,7 @@
-"""Image files in a folder, a ZIP archive or a tar archive, such as WebDataset shards."""
+"""Image or sound files in a folder, a ZIP archive or a tar archive, such as WebDataset shards."""
 
 from __future__ import annotations
 
-import io
 import posixpath
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,12 +10,6 @@ from pathlib import Path
 from PIL import Image
 
 from service.runtime.images.decoding import ImageDecodeError, ImageErrorKind
-from service.runtime.images.file_formats import (
-    content_of,
-    image_format_of,
-    readable_formats,
-    readable_suffixes,
-)
 from training.data.sources.containers import File, is_hidden, list_files
 from training.data.sources.labels import (
     DATASET_JSON,
@@ -32,10 +25,9 @@ from training.data.sources.labels import (
     webdataset_key,
 )
 from training.data.sources.layout import is_split_name, layout_of, listed, splits_of_files
+from training.data.sources.media import IMAGES, Media
 from training.data.sources.source import DataError, decode, select_classes
 
-# Enough for the header of every format; more is read where the size follows a long block.
-_HEAD_BYTES = 4096
 # Folders without images that get a line each.
 _MAX_LINES = 5
 # The record of `ganymede data --out`.
@@ -46,25 +38,36 @@ _JOB_FILES = ("summary.json", "contact-sheet.png", "contact-sheet.webp", "contac
 
 
 class FileSource:
-    """The images of a file tree, recognized by content where the suffix is not an image's.
+    """The files of one kind in a file tree, recognized by content where the suffix is another.
+
+    The comments speak of images, which are the default; the rules are the same for sounds.
 
     Classes are, in this order: the labels of NVIDIA's `dataset.json`; those of `metadata.jsonl` or
     `metadata.csv`; those of WebDataset's files beside each image (`.cls`, `.json`); the class
     folders. `classes` selects some of them.
     """
 
-    def __init__(self, location: Path, split: str | None, classes: Sequence[str] | None) -> None:
-        """List the images. Raises DataError if there are none."""
+    def __init__(
+        self,
+        location: Path,
+        split: str | None,
+        classes: Sequence[str] | None,
+        media: Media = IMAGES,
+    ) -> None:
+        """List the files of `media`. Raises DataError if there are none."""
+        self._media = media
         listing = list_files(location)
         self._ignored: dict[str, str] = dict(listing.ignored)
         images, metadata, sidecars = self._sort_files(listing.files)
         self._notes: list[str] = _lines(listing.empty_folders, "is empty", "are empty")
         barren = _folders_without_images(images, self._others)
-        self._notes += _lines(barren, "contains no image", "contain no image")
+        self._notes += _lines(barren, f"contains no {media.noun}", f"contain no {media.noun}")
         self._notes += keys_with_several_images(images, sidecars)
         if not images:
             reasons = _summary(self._ignored)
-            raise DataError(f"{location} contains no images{f' ({reasons})' if reasons else ''}")
+            raise DataError(
+                f"{location} contains no {media.noun}s{f' ({reasons})' if reasons else ''}"
+            )
         labels: Sequence[ClassLabel | None] | None = None
         names: Sequence[str] = ()
         origin = ""
@@ -173,7 +176,7 @@ class FileSource:
                 metadata[file.name] = file
             elif folder in jobs and name in (_JOB, *_JOB_FILES):
                 self._ignored[file.name] = "was written by ganymede sample and is not data"
-            elif _is_image(file):
+            elif self._media.recognizes(file):
                 images.append(file)
             else:
                 others.append(file)
@@ -185,7 +188,7 @@ class FileSource:
             if key in keys and posixpath.splitext(file.path)[1].lower() in SIDECARS:
                 sidecars.setdefault(key, []).append(file)
             else:
-                self._ignored[file.name] = _why_not(file)
+                self._ignored[file.name] = self._media.why_not(file)
         return images, metadata, sidecars
 
     def _labels(
@@ -224,39 +227,6 @@ class FileSource:
         return ([None] * len(images) if is_final else None), (), ""
 
 
-def _is_image(file: File) -> bool:
-    if posixpath.splitext(file.path)[1].lower() in readable_suffixes():
-        return True
-    try:
-        head = file.read(_HEAD_BYTES)
-    except OSError:
-        return False
-    return _looks_like_image(head)
-
-
-def _looks_like_image(head: bytes) -> bool:
-    """Return whether Pillow recognizes the beginning of a file by its content."""
-    formats = [name for name in readable_formats() if _accepts(name, head)]
-    if not formats:
-        return False
-    try:
-        with Image.open(io.BytesIO(head), formats=formats):
-            return True
-    except Exception:  # noqa: BLE001 - decoders raise whatever they like
-        # The header may be longer than what was read; what cannot be decoded is reported later.
-        return any(name in ("AVIF", "HEIF", "JPEG", "PNG", "TIFF", "WEBP") for name in formats)
-
-
-def _accepts(name: str, head: bytes) -> bool:
-    """Return whether Pillow's decoder `name` recognizes the first bytes of a file."""
-    _, accept = Image.OPEN[name]
-    try:
-        # Some return a reason for not decoding the file, as text.
-        return accept is not None and accept(head[:16]) is True
-    except Exception:  # noqa: BLE001 - some expect more bytes than a short file has
-        return False
-
-
 def _folders_without_images(images: Sequence[File], others: Sequence[File]) -> list[str]:
     """Return the topmost folders that contain other files and no image."""
     with_images: set[str] = set()
@@ -278,34 +248,6 @@ def _lines(folders: Sequence[str], one: str, several: str) -> list[str]:
     if len(folders) > _MAX_LINES:
         return [f"the folders {listed(folders)} {several}"]
     return [f"the folder {folder} {one}" for folder in folders]
-
-
-def _why_not(file: File) -> str:
-    """Return why a file is not read."""
-    suffix = posixpath.splitext(file.path)[1].lower()
-    inside = file.name != file.path or file.archive
-    if "idx3-ubyte" in file.path or "idx1-ubyte" in file.path:
-        return "is an IDX file in an archive; unpack the archive"
-    if suffix == ".parquet":
-        return "is a Parquet file without images, or lies beside other images"
-    if suffix in (".csv", ".tsv", ".jsonl"):
-        return (
-            "is a table whose name is not metadata.csv, metadata.jsonl, labels.csv …: rename it to "
-            "read its labels"
-        )
-    if suffix in (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"):
-        which = "in an archive" if inside else "that is damaged"
-        return f"is an archive {which}, or of a kind that is not read"
-    try:
-        head = file.read(_HEAD_BYTES)
-    except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
-    kind = image_format_of(head)
-    if kind is not None:
-        needs = ": pip install pillow-heif" if kind == "HEIC" else ""
-        return f"is in {kind} format, which cannot be decoded here{needs}"
-    content = content_of(head)
-    return "is not an image" if content is None else f"is {content}, not an image"
 
 
 def _summary(ignored: Mapping[str, str]) -> str:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +56,9 @@ class TextData:
     `held_out` are sequences that no training uses. If `ends` is False, all sequences have T tokens,
     and no token ends a text.
     """
+
+    kind: ClassVar[str] = "texts"
+    preparation: ClassVar[None] = None
 
     tokens: NDArray[np.int64]
     held_out: NDArray[np.int64]

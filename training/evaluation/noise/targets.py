@@ -52,7 +52,6 @@ class NoiseTarget:
     """Images to evaluate: generated from noise by `model`, or `stored` in a folder."""
 
     unsupported_options: ClassVar[frozenset[str]] = frozenset()
-
     title: str
     image: ImageSpec
     classes: tuple[str, ...] = ()

@@ -152,6 +152,8 @@ def discriminator_of_recipe(
         raise ExportError(
             "--discriminator is for models that generate from noise: it ranks images of seeds"
         )
+    if recipe.game.takes_sounds:
+        raise ExportError("--discriminator ranks images; it is not for models of sounds")
     network = recipe.build_discriminator()
     try:
         network.load_state_dict(weights)

@@ -48,7 +48,8 @@ class RealBatch(NamedTuple):
     """Real images ``[N, C, H, W]`` in [-1, 1], and what they depict, for conditional GANs.
 
     `condition` are the classes ``[N]``, or the embeddings ``[N, d]`` of captions. `mismatched` are
-    embeddings of captions of other images.
+    embeddings of captions of other images. In the game `noise_to_sound`, the images are waveforms
+    ``[N, 1, T]``.
     """
 
     images: Tensor
@@ -417,8 +418,10 @@ class NoiseToImage:
             if class_index is not None:
                 class_index = class_index.to(self._device)
             images: Tensor = generator(z.to(self._device), class_index, **growth)
-            # Images of growing networks are enlarged to full size.
-            return F.interpolate(images.float(), size, mode="nearest").cpu()
+            if growth:
+                # Images of growing networks are enlarged to full size.
+                images = F.interpolate(images.float(), size, mode="nearest")
+            return images.float().cpu()
 
         return averaged
 

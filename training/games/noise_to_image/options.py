@@ -22,12 +22,13 @@ from training.recipe.options import Options
 if TYPE_CHECKING:
     import torch
 
+    from training.data.dataset import Dataset
     from training.data.images import ImageData, Progress
     from training.device import Precision
     from training.distributed import DistributedContext
     from training.export.graphs import GraphSpec
-    from training.games.noise_to_image.setup import NoiseToImageSetup
-    from training.games.noise_to_image.validation import NoiseToImageValidation
+    from training.games.game import GameSetup, Validation
+    from training.networks.options import NoiseGeneratorOptions
     from training.recipe.schema import Recipe
 
 
@@ -141,10 +142,7 @@ class NoiseToImageOptions(GameOptions):
 
     def check(self, recipe: Recipe) -> None:
         """Raise ValueError unless the other sections of the recipe fit the game."""
-        if recipe.source is not None:
-            raise ValueError(f"the game {self.kind} does not use a section source; remove it")
-        generator = recipe.generator.from_noise()
-        recipe.discriminator.of_images()
+        generator = self._check_players(recipe)
         for key in ("style_mixing", "path_length"):
             if getattr(self, key) and not generator.has_styles:
                 raise ValueError(
@@ -163,6 +161,14 @@ class NoiseToImageOptions(GameOptions):
                     f"fully grown after {images} images"
                 )
 
+    def _check_players(self, recipe: Recipe) -> NoiseGeneratorOptions:
+        """Raise ValueError unless the recipe has a noise generator, and no other inputs."""
+        if recipe.source is not None:
+            raise ValueError(f"the game {self.kind} does not use a section source; remove it")
+        generator = recipe.generator.from_noise()
+        recipe.discriminator.of_images()
+        return generator
+
     def build_generator(self, recipe: Recipe) -> nn.Module:
         """Build the generator with new weights from the global random state."""
         options, shape = recipe.generator.from_noise(), image_shape(recipe)
@@ -175,7 +181,7 @@ class NoiseToImageOptions(GameOptions):
         build = options.build_growing if self.growing else options.build
         return build(shape, recipe.classes)
 
-    def prepare_data(self, recipe: Recipe, progress: Progress | None = None) -> ImageData:
+    def prepare_data(self, recipe: Recipe, progress: Progress | None = None) -> Dataset:
         """Decode the images of `recipe.data`. Raises DataError."""
         from training.data.images import load_images  # noqa: PLC0415 - not to read a recipe
 
@@ -188,7 +194,7 @@ class NoiseToImageOptions(GameOptions):
         device: torch.device,
         precision: Precision,
         distributed: DistributedContext,
-    ) -> NoiseToImageSetup:
+    ) -> GameSetup:
         """Build the players and their data. Raises RecipeError."""
         from training.games.noise_to_image.setup import NoiseToImageSetup  # noqa: PLC0415
 
@@ -200,7 +206,7 @@ class NoiseToImageOptions(GameOptions):
         options: EvaluateOptions,
         *,
         confirms: bool = False,  # noqa: ARG002 - see `training.evaluation.search`
-    ) -> NoiseToImageValidation:
+    ) -> Validation:
         """Return the validation of this recipe. Raises QualityError, DataError."""
         from training.games.noise_to_image.validation import (  # noqa: PLC0415 - the extra `quality`
             NoiseToImageValidation,

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from service.runtime.latent import seeds as latents
+from training.data.dataset import Dataset
 from training.data.images import ImageData
 from training.data.sampler import ShuffledBatches
 from training.device import Precision
@@ -40,13 +41,7 @@ class NoiseToImageSetup:
         precision: Precision,
         distributed: DistributedContext,
     ) -> None:
-        if recipe.classes and recipe.classes != len(data.class_names):
-            names = ", ".join(data.class_names[:10]) or "none"
-            reason = "".join(f"; {note}" for note in data.notes)
-            raise RecipeError(
-                f"the recipe has {recipe.classes} classes, but the data set has "
-                f"{len(data.class_names)}: {names}{reason}"
-            )
+        check_classes(recipe, data)
         self.game = self._build_game(recipe, options, device, precision, distributed)
         self.data = data
         self.class_names = data.class_names if recipe.classes else ()
@@ -114,3 +109,14 @@ class NoiseToImageSetup:
 
     def _condition_of(self, seeds: Sequence[int]) -> Tensor | None:
         return torch.tensor(list(seeds)) % self._classes if self._classes else None
+
+
+def check_classes(recipe: Recipe, data: Dataset) -> None:
+    """Raise RecipeError unless the data have the number of classes that the recipe names."""
+    if recipe.classes and recipe.classes != len(data.class_names):
+        names = ", ".join(data.class_names[:10]) or "none"
+        reason = "".join(f"; {note}" for note in data.notes)
+        raise RecipeError(
+            f"the recipe has {recipe.classes} classes, but the data set has "
+            f"{len(data.class_names)}: {names}{reason}"
+        )

@@ -96,13 +96,14 @@ class LabelConcat(LabelEmbedding):
 
 
 class LabelChannels(LabelEmbedding):
-    """Appends the class embedding as constant channels: ``[N, C + width, H, W]``."""
+    """Appends the class embedding as constant channels: ``[N, C + width, …]``."""
 
     def forward(self, images: Tensor, class_index: Tensor | None) -> Tensor:
         label = self.lookup(class_index)
         if label is None:
             return images
-        planes = label[:, :, None, None].expand(-1, -1, *images.shape[2:])
+        size = images.shape[2:]
+        planes = label.reshape(*label.shape, *[1] * len(size)).expand(-1, -1, *size)
         return torch.cat([images, planes], dim=1)
 
 

@@ -1,0 +1,1 @@
+"""Sound data sets: decoding, fixed length, batches, and the report of `ganymede data`."""

@@ -1,0 +1,1 @@
+"""The game of the original GAN on waveforms: sounds from noise."""

@@ -1,0 +1,1 @@
+"""Networks for sounds, one architecture per module."""
