@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -22,7 +22,6 @@ from service.runtime.generation import (
     execute,
     image_plan,
     mixing_plan,
-    prompt_plan,
     score_plan,
 )
 from service.runtime.images.encoding import Pixels, resized, to_image
@@ -32,7 +31,7 @@ from service.runtime.models.catalog import find_encoder
 from service.runtime.models.model import Model
 from service.runtime.outputs import drawn, encode_output
 from service.runtime.ranking import kept_candidates
-from service.runtime.text.records import encoder_tokenizer
+from service.runtime.text.prompt_vectors import with_prompt_vectors
 
 log = logging.getLogger("ganymede.offline")
 
@@ -188,12 +187,7 @@ class ShardRenderer:
 
     def _with_vectors(self, sources: list[LatentSource]) -> list[LatentSource]:
         """Return `sources` with the vectors of their prompts."""
-        if self._encoder is None:
-            return sources
-        prompts = encoder_tokenizer(self._encoder)([source.prompt or "" for source in sources])
-        dimension = self._encoder.manifest.output.row[0]
-        vectors = execute(prompt_plan(prompts, dimension), self._encoder.run)
-        return [replace(s, text=vector) for s, vector in zip(sources, vectors, strict=True)]
+        return sources if self._encoder is None else with_prompt_vectors(sources, self._encoder)
 
     def _finished(self, rendered: RenderedInput) -> RenderedImage:
         """Return the output of an image-to-image model as a file."""

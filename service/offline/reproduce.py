@@ -36,11 +36,18 @@ from service.runtime.latent.editing import DirectionsChanged, Editing
 from service.runtime.latent.interpolation import Interpolation
 from service.runtime.latent.sources import LatentSource
 from service.runtime.latent.style_mixing import StyleMixing
-from service.runtime.models.catalog import Catalog, Entry, ModelNotFound, load_entry
+from service.runtime.models.catalog import (
+    Catalog,
+    Entry,
+    ModelNotFound,
+    find_encoder,
+    load_entry,
+)
 from service.runtime.models.manifest import Manifest
 from service.runtime.models.model import Model, ModelFailed
 from service.runtime.onnx.sessions import Provider, plan_for
 from service.runtime.request_fields import InvalidRequest
+from service.runtime.text.prompt_vectors import with_prompt_vectors
 from service.runtime.video import ffmpeg
 from service.runtime.video.metadata import source_type_of, video_format_of, video_provenance
 from service.runtime.video.walk_output import output_from_parameters
@@ -279,6 +286,9 @@ def _image(model: Model, parameters: Mapping[str, Any]) -> Pixels:
         (image,) = _execute(model, mixing_plan(manifest, [mixing]))
     else:
         source = LatentSource.from_parameters(parameters, manifest)
+        if (spec := manifest.text_input) is not None:
+            encoder = find_encoder(model.folder.parent.parent, spec, model.provider)
+            (source,) = with_prompt_vectors([source], encoder)
         (image,) = _execute(model, image_plan(manifest, [source]))
     pixels: Pixels = image
     if "resized" in parameters:

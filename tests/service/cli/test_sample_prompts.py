@@ -1,6 +1,9 @@
 """`ganymede sample --prompts`: an image for each line of a file."""
 
-from tests.support.output_models import CAPTIONED, TEXT_MODEL, write_output_models
+import shutil
+
+from tests.support.command import assert_one_line_error, run
+from tests.support.output_models import CAPTIONED, ENCODER, TEXT_MODEL, write_output_models
 from tests.support.sampling import read_files, read_metadata, run_sample
 
 
@@ -27,3 +30,17 @@ def test_images_of_prompts(tmp_path):
     assert "--prompts" in refused.stderr
     refused = run_sample(models, TEXT_MODEL, tmp_path / "d", "--count", "1", code=2)
     assert "not for jobs from seeds" in refused.stderr
+
+
+def test_images_of_prompts_are_reproduced(tmp_path):
+    models = tmp_path / "models"
+    write_output_models(models)
+    file = tmp_path / "prompts.txt"
+    file.write_text("abc\n日本語 🦊\n", encoding="utf-8")
+    run_sample(models, CAPTIONED, tmp_path / "a", "--prompts", str(file))
+    images = sorted((tmp_path / "a" / "images").iterdir())
+    done = run("reproduce", *images, "--models", models)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("identical, byte for byte") == 2
+    shutil.rmtree(models / ENCODER)
+    assert_one_line_error(run("reproduce", images[0], "--models", models), 2, "text encoder")

@@ -23,6 +23,7 @@ from training.evaluation.metrics import (
     Measurements,
     Metric,
     PairMetrics,
+    TextMetrics,
     groups,
 )
 from training.evaluation.metrics.class_accuracy import class_accuracy_of_target
@@ -235,7 +236,7 @@ def _feature_sets(
 def _measure(inputs: EvaluationInputs) -> Iterator[Quality]:
     """Measure all registered metrics that apply, in table order."""
     for group in groups():
-        if isinstance(group, PairMetrics):
+        if isinstance(group, PairMetrics | TextMetrics):
             continue
         if isinstance(group, FeatureMetrics):
             measurements = _measure_features(group, inputs)
