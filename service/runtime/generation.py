@@ -161,6 +161,11 @@ def text_plan(
     return [text.tokens for text in texts]
 
 
+def text_cost(manifest: Manifest, sources: Sequence[TextSource]) -> int:
+    """Return the cost of all steps of a `text_plan` in which no text ends before its length."""
+    return manifest.output.cost * sum(len(each.prefix) + each.max_length for each in sources)
+
+
 def prompt_plan(prompts: Sequence[Prompt], dimension: int) -> Plan[Array]:
     """Return the vectors ``[N, dimension] float32`` of prompts, by the graph of a text encoder.
 

@@ -17,7 +17,7 @@ from service.api.negotiation import accept_header, negotiate_text
 from service.api.schemas.text import TextRequest, TextResponse
 from service.api.server_sent_events import MEDIA_TYPE, encode_event, event_response, stream_problem
 from service.api.state import state_of
-from service.runtime.generation import text_plan
+from service.runtime.generation import text_cost, text_plan
 from service.runtime.models.model import Model
 from service.runtime.text.records import model_vocabulary, text_record
 from service.runtime.text.requests import text_sources
@@ -62,8 +62,10 @@ async def text(body: TextRequest, request: Request) -> Response:
         execution = await stack.enter_async_context(
             request_execution(state.engine, request, state.settings.deadline_s)
         )
+        # For all steps at once, so that the rate limit cannot interrupt a text.
+        execution.reserve_pixels(text_cost(model.manifest, sources))
         if chosen == "events":
-            events = _events(request, execution, model, vocabulary, sources)
+            events = text_events(request, execution, model, vocabulary, sources)
             stack.push_async_callback(events.aclose)
             # An error before the first event is an error response.
             first = await anext(events)
@@ -94,7 +96,7 @@ def plain_text(texts: Sequence[str]) -> str:
     return "".join(" ".join(each.splitlines()) + "\n" for each in texts)
 
 
-async def _events(
+async def text_events(
     request: Request,
     execution: RequestExecution,
     model: Model,
@@ -123,7 +125,8 @@ async def _events(
                 wait_after_first=True,
             )
         finally:
-            drawn.put_nowait(None)
+            # Not put at once: the tokens of the last step may still wait in the event loop.
+            loop.call_soon(drawn.put_nowait, None)
 
     texts = [list(source.prefix) for source in sources]
     task = asyncio.ensure_future(generate())

@@ -1,5 +1,6 @@
 """`POST /v1/text`."""
 
+import asyncio
 import concurrent.futures
 import hashlib
 import json
@@ -8,10 +9,27 @@ import httpx
 import pytest
 
 from ganymede_client.wire.events import parse_events
+from service.api.routes.text.texts import text_events
+from service.api_keys import add_key
+from service.runtime.generation import execute
 from service.runtime.models.manifest import read_manifest
+from service.runtime.models.model import Model
+from service.runtime.onnx.sessions import Provider, plan_for
+from service.runtime.text.records import model_vocabulary
+from service.runtime.text.requests import text_sources
+from tests.support.drawn_models import VOCABULARY
 from tests.support.output_models import AUDIO, MAX_LENGTH, TEXT_MODEL
+from tests.support.servers import serving
 
 SEEDS = list(range(20, 32))
+
+
+class BusyExecution:
+    """Runs a plan in another thread, and blocks the event loop until it has ended."""
+
+    async def execute(self, model, plan, finish, **_):
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            return pool.submit(lambda: finish(execute(plan, model.run))).result()
 
 
 def post(client, **body):
@@ -91,6 +109,22 @@ def test_streamed_text_is_the_same(client, expected):
     assert complete == pieces
     assert events[-1][0] == "end"
     assert events[-1][1]["texts"] == len(SEEDS)
+
+
+def test_stream_is_complete_if_the_event_loop_is_busy(output_models):
+    folder = output_models / TEXT_MODEL / "1"
+    model = Model(folder, Provider.CPU, plan_for(Provider.CPU))
+    vocabulary = model_vocabulary(model)
+    sources = text_sources(model.manifest, vocabulary, max_texts=3, n=3, seed=1)
+
+    async def received():
+        events = text_events(None, BusyExecution(), model, vocabulary, sources)
+        return b"".join([event async for event in events]).decode()
+
+    kinds = [event.event for event in parse_events(asyncio.run(received()).splitlines())]
+    assert kinds.count("text") == 3
+    assert kinds.count("token") > 3
+    assert kinds[-1] == "end"
 
 
 def test_stream_begins_before_the_text_is_complete(client):
@@ -213,6 +247,30 @@ def test_lone_surrogate_in_a_prefix_is_refused(client):
         headers={"content-type": "application/json"},
     )
     assert response.status_code == 422
+
+
+def test_rate_limit_refuses_before_the_text_begins(output_models, tmp_path):
+    """The cost of all tokens is reserved, and what shorter texts do not use is returned."""
+    per_text = MAX_LENGTH * len(VOCABULARY)
+    keys = tmp_path / "keys.json"
+    key = add_key(keys, "one", pixels_per_minute=4 * per_text)
+    environment = {"GANYMEDE_JOBS": str(tmp_path / "jobs")}
+    with (
+        serving(output_models, "--keys", str(keys), env=environment) as server,
+        server.client(headers={"authorization": f"Bearer {key}"}) as limited,
+    ):
+        assert post(limited, n=5).status_code == 422
+        assert post(limited, n=5, format="events").status_code == 422
+        assert post(limited, n=4, prefix="a").status_code == 422
+        response = post(limited, n=4, seed=1, max_length=1)
+        used = 4 * per_text - int(post(limited, n=5).headers["ratelimit-remaining"])
+        assert response.status_code == 200
+        # The bucket refills meanwhile.
+        assert used <= 4 * len(VOCABULARY)
+        assert post(limited, n=3, seed=1).status_code == 200
+        refused = post(limited, n=4, seed=1, format="events")
+        assert refused.status_code == 429
+        assert "retry-after" in refused.headers
 
 
 def test_passed_deadline_is_a_504(client):
