@@ -51,7 +51,7 @@ def parse_classes(text: str, names: Sequence[str]) -> Sequence[str] | WeightsVal
 def read_prompts(path: Path) -> list[str]:
     """Read a file with one prompt per line."""
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise InvalidRequest("prompts", f"{path} cannot be read: {reason}") from error

@@ -80,7 +80,9 @@ def sample_token(logits: NDArray[np.float32], temperature: float, draw: float) -
     """
     if temperature == 0:
         return int(np.argmax(logits))
-    scaled = (logits.astype(np.float64) - float(logits.max())) / temperature
+    with np.errstate(over="ignore"):
+        # At a temperature near 0, the quotients are -∞, which have the weight 0.
+        scaled = (logits.astype(np.float64) - float(logits.max())) / temperature
     weights = np.exp(scaled)
     cumulative = np.cumsum(weights / weights.sum())
     # Rounding may leave the last sum below 1.

@@ -11,7 +11,8 @@ def test_images_of_prompts(tmp_path):
     models = tmp_path / "models"
     write_output_models(models)
     file = tmp_path / "prompts.txt"
-    file.write_text("abc\n\n日本語 🦊\n", encoding="utf-8")
+    # Editors on Windows begin a file with a byte order mark, and end lines with \r\n.
+    file.write_bytes("abc\r\n\r\n日本語 🦊\r\n".encode("utf-8-sig"))
     options = ("--prompts", str(file), "--seed", "5", "--shard-size", "2")
     run_sample(models, CAPTIONED, tmp_path / "a", *options)
     lines = read_metadata(tmp_path / "a")

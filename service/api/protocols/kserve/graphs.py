@@ -60,6 +60,8 @@ def find_graph(request: Request, name: str, version: str | None) -> ServedGraph:
     model = state_of(request).find_any_model(reference)
     by_role = signatures(model.manifest)
     role = role if colon else model.manifest.main_role
+    if not by_role:
+        raise ModelNotFound(f"{model.manifest.name} encodes the prompts of other models")
     if role not in by_role:
         main = model.manifest.main_role
         known = ", ".join(_graph_name(model.manifest.name, each, main) for each in by_role)

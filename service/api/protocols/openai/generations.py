@@ -233,7 +233,10 @@ def _urls(
     image_format: ImageFormat,
     c2pa: bool | None,
 ) -> list[str]:
-    """Return the absolute addresses of the images, on the host that the request was sent to."""
+    """Return the absolute addresses of the images, on the host that the request was sent to.
+
+    Raises Problem (422) if they are too long to be requested.
+    """
     credentials = {} if c2pa is None else {"c2pa": str(c2pa).lower()}
     urls = []
     for source in sources:
@@ -248,4 +251,9 @@ def _urls(
         # The version determines the text encoder.
         query = {name: query[name] for name in query if name not in ("seed", "encoder_digest")}
         urls.append(f"{path.make_absolute_url(request.base_url)}?{urlencode(query)}")
+        # Half of the limit is left for headers.
+        longest = state_of(request).settings.max_header_bytes // 2
+        if len(urls[-1]) > longest:
+            message = f"the address would exceed {longest:,} characters; use b64_json"
+            raise invalid("prompt", message)
     return urls

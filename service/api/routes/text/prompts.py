@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from service.api import responses
 from service.api.execution import RequestExecution
+from service.api.middleware.json_bodies import process
 from service.api.state import ServiceState
 from service.runtime.generation import prompt_plan
 from service.runtime.latent.sources import LatentSource
@@ -28,7 +29,9 @@ async def encode_prompts(
     """
     encoder = state.find_encoder(model)
     texts = list(dict.fromkeys(source.prompt or "" for source in sources))
-    prompts = encoder_tokenizer(encoder)(texts)
+    tokenizer = encoder_tokenizer(encoder)
+    # Long prompts take seconds.
+    prompts = await process(sum(map(len, texts)), lambda: tokenizer(texts))
     plan = prompt_plan(prompts, encoder.manifest.output.row[0])
     vectors = await execution.execute(encoder, plan, lambda rows: rows)
     by_text = dict(zip(texts, vectors, strict=True))

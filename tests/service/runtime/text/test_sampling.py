@@ -97,3 +97,10 @@ def test_extreme_logits_and_draws():
 def test_text_leaves_out_start_and_end(model):
     vocabulary = read_vocabulary(model.folder, model.manifest.text)
     assert vocabulary.text([0, 2, 3, 10, 1]) == "ab "
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("temperature", [5e-324, 1e-308])
+def test_temperature_near_0_takes_the_most_likely_token(temperature):
+    logits = np.array([-30, 2, 30, 1], np.float32)
+    assert sample_token(logits, temperature, 0.999) == 2

@@ -18,6 +18,7 @@ from service.api.protocols.kserve.http_codec import MAX_JSON_BYTES
 from service.api.protocols.kserve.inference import MAX_NUMBERS
 from service.runtime.latent import seeds as latents
 from tests.support.drawn_models import LAYERS, SIZE, W, Z
+from tests.support.output_models import ENCODER
 from tests.support.servers import serving
 
 PLAIN, BY_CLASS, CUT = "painted", "painted-classes", "cut"
@@ -634,3 +635,10 @@ def test_no_bytes_give_a_5xx(raw, content, length, encoding):
 
 def test_log_has_no_stack_trace(drawn_server):
     assert "Traceback" not in drawn_server.logged()
+
+
+def test_text_encoder_has_no_graph(output_server):
+    for path in (f"/v2/models/{ENCODER}", f"/v2/models/{ENCODER}:text_encoder"):
+        response = httpx.get(output_server.url + path)
+        assert response.status_code == 404
+        assert "encodes the prompts of other models" in response.json()["error"]

@@ -52,6 +52,13 @@ def test_addresses_have_the_prompt(output_server):
     assert np.array_equal(decode_image(file.content), expected)
 
 
+def test_address_that_is_too_long_to_be_requested_is_refused(output_server):
+    with pytest.raises(openai.BadRequestError, match="b64_json"):
+        generated(output_server, "🦊" * 4000, response_format="url")
+    response = generated(output_server, "🦊" * 1000, response_format="url")
+    assert httpx.get(response.data[0].url).status_code == 200
+
+
 def test_truncated_prompt_is_in_a_header(output_server):
     raw = sdk(output_server).images.with_raw_response.generate(
         model=CAPTIONED, prompt="a" * (MAX_TOKENS + 5)
