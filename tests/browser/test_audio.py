@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.output_models import AUDIO
+from tests.support.output_models import AUDIO, CAPTIONED, ENCODER, TEXT_MODEL
 
 
 @pytest.fixture
@@ -53,3 +53,9 @@ def test_class_applies_to_all_outputs(page):
 
 def test_models_without_images_are_listed(page):
     expect(page.locator(".card", has_text=AUDIO)).to_contain_text("0.25 s, 8 kHz")
+
+
+def test_text_encoders_have_no_card(page):
+    expect(page.locator(f'.card[data-model="{TEXT_MODEL}"]')).to_be_visible()
+    expect(page.locator(f'.card[data-model="{CAPTIONED}"]')).to_be_visible()
+    expect(page.locator(f'.card[data-model="{ENCODER}"]')).to_have_count(0)

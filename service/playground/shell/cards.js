@@ -6,7 +6,8 @@ import { IMAGE_TASKS, generates } from "../core/items.js";
 const GROUPS = [
   { title: "Generate", fits: generates },
   { title: "Audio", fits: (model) => Boolean(model.audio) },
-  { title: "Text", fits: (model) => model.task?.startsWith("text") },
+  // A text encoder takes no requests of its own: it is shown only if it has failed.
+  { title: "Text", fits: (model) => model.task?.startsWith("text") && (model.task !== "text-encoder" || model.state !== "ready") },
   { title: "Image to image", fits: (model) => IMAGE_TASKS.includes(model.task) },
 ];
 
