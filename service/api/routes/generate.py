@@ -138,13 +138,15 @@ async def generate_response(
                 replace(record, arrays={name: values[i] for name, values in returned.items()})
                 for i, record in enumerate(records)
             ]
+        # A preview of audio takes longer than its samples tell.
+        is_preview = model.manifest.audio is not None and output.audio is None
         return await execution.execute(
             model,
             image_plan(model.manifest, sources, cache),
             lambda pixels: responses.image_response(
                 model, records, pixels, output, response_headers
             ),
-            long=output.signed,
+            long=output.signed or is_preview,
         )
 
 

@@ -136,6 +136,8 @@ def _check(body: JobRequest, request: Request, upload: Upload | None) -> _Checke
     if body.webhook is not None:
         _assert_webhook_permitted(body.webhook.url, state.settings)
     model = state.find_any_model(body.model)
+    if model.manifest.text_input is not None:
+        raise invalid("model", f"{model.manifest.name} takes prompts: use /v1/text-to-image")
     locations = accepting_queue(request).locations
     layout, image = Layout(body.format), ImageFormat(body.image)
     if layout is Layout.FOLDER and body.output is None:

@@ -111,8 +111,8 @@ def test_streamed_text_is_the_same(client, expected):
     assert events[-1][1]["texts"] == len(SEEDS)
 
 
-def test_stream_is_complete_if_the_event_loop_is_busy(output_models):
-    folder = output_models / TEXT_MODEL / "1"
+def test_stream_is_complete_if_the_event_loop_is_busy(output_repository):
+    folder = output_repository / TEXT_MODEL / "1"
     model = Model(folder, Provider.CPU, plan_for(Provider.CPU))
     vocabulary = model_vocabulary(model)
     sources = text_sources(model.manifest, vocabulary, max_texts=3, n=3, seed=1)
@@ -182,8 +182,8 @@ def test_seeds_are_random_by_default(client):
     assert generated(client)[0]["seed"] != generated(client)[0]["seed"]
 
 
-def test_golden_texts_are_those_of_the_service(client, output_models):
-    manifest = read_manifest(output_models / TEXT_MODEL / "1")
+def test_golden_texts_are_those_of_the_service(client, output_repository):
+    manifest = read_manifest(output_repository / TEXT_MODEL / "1")
     golden = {each.seed: each.sha256 for each in manifest.golden}
     assert golden
     texts = generated(client, seeds=list(golden))
@@ -249,14 +249,14 @@ def test_lone_surrogate_in_a_prefix_is_refused(client):
     assert response.status_code == 422
 
 
-def test_rate_limit_refuses_before_the_text_begins(output_models, tmp_path):
+def test_rate_limit_refuses_before_the_text_begins(output_repository, tmp_path):
     """The cost of all tokens is reserved, and what shorter texts do not use is returned."""
     per_text = MAX_LENGTH * len(VOCABULARY)
     keys = tmp_path / "keys.json"
     key = add_key(keys, "one", pixels_per_minute=4 * per_text)
     environment = {"GANYMEDE_JOBS": str(tmp_path / "jobs")}
     with (
-        serving(output_models, "--keys", str(keys), env=environment) as server,
+        serving(output_repository, "--keys", str(keys), env=environment) as server,
         server.client(headers={"authorization": f"Bearer {key}"}) as limited,
     ):
         assert post(limited, n=5).status_code == 422
