@@ -55,7 +55,7 @@ def test_rejects_folders_without_run_or_checkpoint(tmp_path):
 
 def test_failed_check_leaves_no_folder(run, tmp_path, monkeypatch):
     monkeypatch.setattr("training.export.onnx_export.TOLERANCE", -1.0)
-    with pytest.raises(ExportError, match="differ by"):
+    with pytest.raises(ExportError, match="differs from PyTorch's by"):
         export_run(run, "garments", tmp_path / "models")
     assert not list((tmp_path / "models").iterdir())
 

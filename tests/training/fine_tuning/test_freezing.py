@@ -34,7 +34,9 @@ def build(name):
 
 
 def test_every_discriminator_is_tested():
-    assert OPTIONS.keys() == kinds(DiscriminatorOptions, "network").keys()
+    # They judge no images.
+    others = {"wavegan", "text_cnn"}
+    assert OPTIONS.keys() == kinds(DiscriminatorOptions, "network").keys() - others
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -41,7 +41,10 @@ def write_zoo(models: Path, page: Path, report: Report = lambda _: None) -> None
     `report` is called with the name of each model. Raises QualityError if there are no models, and
     the errors of loading them.
     """
-    folders = list(model_folders(models))
+    # A text encoder is a part of other models.
+    folders = [
+        folder for folder in model_folders(models) if read_manifest(folder).text_encoder is None
+    ]
     if not folders:
         raise QualityError(f"there are no models in {models}")
     titles = [f"{_overview_title(name)} {get_metric(name).arrow}" for name in _OVERVIEW]

@@ -73,7 +73,8 @@ def test_cost_of_a_row(models, name, cost):
     model = load(models, name)
     role = model.manifest.main_role
     assert model.pixels_per_row(role, model.feeds([0])) == cost
-    assert model.max_rows(cost) == PLAN.max_rows
+    # Text encoders run each text alone: in a batch, the last bits of a sum can differ.
+    assert model.max_rows(cost) == (1 if name == ENCODER else PLAN.max_rows)
 
 
 def test_golden_digest_is_that_of_the_samples(models):

@@ -1,11 +1,12 @@
 import json
 import multiprocessing
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from service.runtime.models.manifest import read_manifest
+from service.runtime.models.manifest import GENERATOR, read_manifest
 from service.runtime.onnx import execution_plans
 from service.runtime.onnx.execution_plans import (
     MAX_ROWS,
@@ -195,6 +196,7 @@ class BucketModel:
     def __init__(self, fits):
         self.plan = ExecutionPlan(1, 1, 64, (1, 2, 4, 8))
         self.fits = fits
+        self.manifest = SimpleNamespace(name="bucket", main_role=GENERATOR)
 
     def feeds(self, seeds):
         return {"z": np.zeros((len(seeds), 1))}

@@ -113,4 +113,4 @@ def test_rejects_models_of_different_kinds(image_to_image_repository, photograph
     arguments = ["compare", "filled", str(photographs / "test")]
     arguments += ["--models", str(image_to_image_repository), "--data", str(photographs)]
     done = CliRunner().invoke(app, arguments)
-    assert "cannot be compared with models that generate from noise" in str(done.exception)
+    assert "models of different tasks cannot be compared" in str(done.exception)

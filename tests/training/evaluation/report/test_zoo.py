@@ -59,6 +59,8 @@ def test_shipped_page_and_cards_match_manifests():
     measured = 0
     for manifest_file in sorted((ROOT / "models").glob("*/*/" + MANIFEST_FILE)):
         manifest = read_manifest(manifest_file.parent)
+        if manifest.text_encoder is not None:
+            continue
         assert f"\n## {manifest.name}\n" in page, "make zoo-page"
         card = (manifest_file.parent / "README.md").read_text()
         for figure in manifest.quality:

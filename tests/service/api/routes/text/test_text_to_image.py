@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.runtime.images import xmp
 from service.runtime.images.encoding import read_provenance
+from service.runtime.images.xmp import SourceType
 from tests.support.output_models import CAPTIONED, ENCODER, MAX_TOKENS, TEXT_MODEL
 
 
@@ -54,6 +56,7 @@ def test_formats_of_a_single_image(client, image_format):
     response = post(client, prompt="abc", format=image_format)
     assert response.headers["content-type"] == f"image/{image_format}"
     assert provenance(response.content)["prompt"] == "abc"
+    assert xmp.read_source_type(response.content) == SourceType.GENERATED.uri
 
 
 def test_formats_of_several_images(client):
