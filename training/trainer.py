@@ -49,8 +49,8 @@ class TrainingInterrupted(UserError):
 
     label = ""
 
-    def __init__(self, signal_number: int, images: int) -> None:
-        super().__init__(f"stopped at {images:,} images; run the same command again to resume")
+    def __init__(self, signal_number: int, images: int, kind: str = "images") -> None:
+        super().__init__(f"stopped at {images:,} {kind}; run the same command again to resume")
         self.exit_code = 128 + signal_number  # type: ignore[misc] # As shells report signals.
 
 
@@ -64,6 +64,8 @@ class Result:
     metrics: Mapping[str, float]
     # Images seen at the best evaluation, and the value of the recipe's metric.
     best: tuple[int, float] | None = None
+    # What the data are, in plural.
+    kind: str = "images"
 
 
 # Called with the images seen and the metrics of every evaluation. An exception ends the run.
@@ -163,6 +165,7 @@ class _Loop:
             validate = setup.validate(recipe.evaluate)
             self._quality = RunningQuality(recipe.evaluate, recipe.metric, validate)
         self._on_evaluation = on_evaluation
+        self._kind = setup.data.kind
         self._turn, self._images, self._seconds = 0, 0, 0.0
 
     def resume(self, checkpoint: Checkpoint) -> None:
@@ -216,7 +219,7 @@ class _Loop:
                 elif self._distributed.is_main and next_sheet.due():
                     # Not measured, for the same reason.
                     path = self._save_sheet(self._setup.sample_sheet(measure=False)[0])
-                    shown.say(f"{self._images:,} images: samples in {path}")
+                    shown.say(f"{self._images:,} {self._kind}: samples in {path}")
 
                 # Evaluate, and keep the best checkpoint.
                 if self._evaluate_images and (
@@ -235,11 +238,11 @@ class _Loop:
                 ):
                     self._save(self._run.checkpoint_path)
                 if stop_signal and not (is_last or out_of_patience):
-                    raise TrainingInterrupted(stop_signal, self._images)
+                    raise TrainingInterrupted(stop_signal, self._images, self._kind)
             if out_of_patience:
-                shown.say(f"{self._images:,} images: stopped early, no further improvement")
+                shown.say(f"{self._images:,} {self._kind}: stopped early, no further improvement")
         best = self._quality.best if self._quality else None
-        return Result(self._images, self._seconds, means, best)
+        return Result(self._images, self._seconds, means, best, self._kind)
 
     def _stop_signal(self, stop: _Stop) -> int:
         """Return a signal that any process received, or 0. All processes return the same."""
@@ -260,7 +263,7 @@ class _Loop:
         best = self._quality.best
         assert best is not None  # noqa: S101 - there is at least this evaluation
         summary = self._quality.summary(metrics)
-        shown.say(f"{self._images:,} images: {summary}; best at {best[0]:,}")
+        shown.say(f"{self._images:,} {self._kind}: {summary}; best at {best[0]:,}")
 
     def _record_evaluation(self, entry: Mapping[str, Any]) -> bool:
         """Record an evaluation, call `on_evaluation`, and return whether it is the best so far."""
@@ -324,7 +327,7 @@ class _Loop:
             shown.say(f"{label}: {report.alarm}: {report.message}")
             self._log_alarm(report)
         if not reports and self._monitors.state != state_before:
-            shown.say(f"{self._images:,} images: the run is {self._monitors.state}")
+            shown.say(f"{self._images:,} {self._kind}: the run is {self._monitors.state}")
 
     def _log_alarm(self, report: MonitorReport) -> None:
         if self._distributed.is_main:
@@ -343,12 +346,12 @@ class _Loop:
         data = self._setup.data
         for note in [*notes, *self._loggers.locations]:
             shown.say(note)
-        count = f"{len(data):,} {data.kind}"
+        count = f"{len(data):,} {self._kind}"
         if data.skipped:
             count += f" ({len(data.skipped)} corrupt files skipped)"
         for line in filter(None, [data.summary(), *data.warnings()]):
             shown.say(line)
-        status = f"resumes at {self._images:,} images" if self._images else "starts"
+        status = f"resumes at {self._images:,} {self._kind}" if self._images else "starts"
         shown.say(f"{self._run.folder}: {status}; {count}, on {self._device}")
 
     @contextmanager
@@ -356,7 +359,7 @@ class _Loop:
         if not self._distributed.is_main:
             yield NoDisplay()
             return
-        with display(self._options.images, self._images) as shown:
+        with display(self._options.images, self._images, self._kind) as shown:
             yield shown
 
 

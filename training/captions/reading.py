@@ -100,6 +100,11 @@ def without_texts(
         pixels=images.pixels[kept],
         labels=None if images.labels is None else images.labels[kept],
         names=tuple(images.names[row] for row in kept),
+        notes=(
+            *images.notes,
+            f"left out: {len(images) - len(kept):,} images whose caption is also that of a "
+            "held-out image",
+        ),
     )
     return left, Captions(tuple(captions.rows[row] for row in kept))
 

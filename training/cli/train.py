@@ -77,13 +77,13 @@ def train(
     if result is None:
         return
     typer.echo(
-        f"trained on {result.images:,} images in {duration(result.seconds)}; "
+        f"trained on {result.images:,} {result.kind} in {duration(result.seconds)}; "
         f"next: ganymede export {folder}"
     )
     if result.best:
         images, value = result.best
         typer.echo(
-            f"best evaluation at {images:,} images ({value:.5g}); "
+            f"best evaluation at {images:,} {result.kind} ({value:.5g}); "
             "export that checkpoint with --checkpoint best"
         )
 

@@ -353,6 +353,7 @@ def _data(recipe: Recipe, prepared: Preparation, seconds: float) -> dict[str, An
     data = prepared.data
     return {
         "title": recipe.data.dataset_title,
+        "kind": data.kind,
         "images": len(data),
         "classes": len(data.class_names),
         "summary": data.summary(),

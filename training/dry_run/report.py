@@ -56,13 +56,14 @@ def _summary(measured: DryRun) -> list[str]:
         ("data", _data(measured.data)),
         *(("", line) for line in measured.data["warnings"]),
         ("memory", _memory(measured)),
-        ("speed", _speed(measured.phases)),
+        ("speed", _speed(measured.phases, measured.data["kind"])),
     ]
     if len(measured.phases) > 1:
+        kind = measured.data["kind"]
         rows += [
             (
                 "",
-                f"from {phase.from_images:,} images: {_rate(phase.images_per_second)}, "
+                f"from {phase.from_images:,} {kind}: {_rate(phase.images_per_second, kind)}, "
                 f"{duration(phase.seconds)}",
             )
             for phase in measured.phases
@@ -72,7 +73,7 @@ def _summary(measured: DryRun) -> list[str]:
 
 
 def _state(measured: DryRun) -> str:
-    total = f"{measured.images:,} images"
+    total = f"{measured.images:,} {measured.data['kind']}"
     if measured.resumes_at is None:
         return f"{measured.run}: starts anew, {total}; nothing was written"
     if not measured.phases:
@@ -83,7 +84,7 @@ def _state(measured: DryRun) -> str:
 def _data(data: Mapping[str, Any]) -> str:
     classes = f" in {data['classes']} classes" if data["classes"] else ""
     return (
-        f"{data['title']}: {data['images']:,} images{classes}, "
+        f"{data['title']}: {data['images']:,} {data['kind']}{classes}, "
         f"{format_size(data['decoded_bytes'])} decoded, opened in "
         f"{duration(data['seconds_to_open'])}"
     )
@@ -103,7 +104,7 @@ def _memory(measured: DryRun) -> str:
     return f"{parts}; peak {where} during a turn {format_size(measured.peak_bytes)}"
 
 
-def _speed(phases: Sequence[Phase]) -> str:
+def _speed(phases: Sequence[Phase], kind: str) -> str:
     if not phases:
         return "not measured: no turns are left"
     seconds = sum(phase.seconds for phase in phases)
@@ -111,13 +112,13 @@ def _speed(phases: Sequence[Phase]) -> str:
     share = sum(phase.data_share * phase.seconds for phase in phases) / seconds
     turns = sum(phase.turns for phase in phases)
     return (
-        f"{_rate(images / seconds)}, measured over {turns} turns; "
+        f"{_rate(images / seconds, kind)}, measured over {turns} turns; "
         f"drawing batches takes {share:.1%} of a turn"
     )
 
 
-def _rate(images_per_second: float) -> str:
-    return f"{images_per_second:,.{0 if images_per_second >= 10 else 2}f} images/s"
+def _rate(per_second: float, kind: str) -> str:
+    return f"{per_second:,.{0 if per_second >= 10 else 2}f} {kind}/s"
 
 
 def _time(measured: DryRun) -> str:

@@ -172,6 +172,8 @@ def _license_text(license_name: str) -> str:
 
 def _rows(manifest: Manifest) -> str:
     """Return what the model was trained on and is measured with, in plural."""
+    if manifest.text is not None:
+        return "texts"
     return "images" if manifest.audio is None else "sounds"
 
 

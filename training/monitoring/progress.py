@@ -60,8 +60,12 @@ class NoDisplay:
 
 
 class _Rate(ProgressColumn):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self._kind = kind
+
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:,.0f} images/s")
+        return Text(f"{task.speed or 0:,.0f} {self._kind}/s")
 
 
 class _TimeLeft(ProgressColumn):
@@ -76,9 +80,10 @@ class TerminalDisplay:
     """A progress bar on a terminal; one line per interval if the output is a file."""
 
     def __init__(
-        self, console: Console, progress: Progress, total: int, *, on_terminal: bool
+        self, console: Console, progress: Progress, total: int, kind: str, *, on_terminal: bool
     ) -> None:
         self._console, self._progress, self._total = console, progress, total
+        self._kind = kind
         self._on_terminal = on_terminal
         self._task = progress.add_task("training", total=total, metrics="")
 
@@ -95,8 +100,8 @@ class TerminalDisplay:
         if not self._on_terminal:
             left = duration((self._total - images) / rate) if rate else "-"
             self.say(
-                f"{images:,}/{self._total:,} images  {rate:,.{0 if rate >= 10 else 1}f} images/s  "
-                f"ETA {left}  {text}"
+                f"{images:,}/{self._total:,} {self._kind}  "
+                f"{rate:,.{0 if rate >= 10 else 1}f} {self._kind}/s  ETA {left}  {text}"
             )
 
     def say(self, line: str) -> None:
@@ -104,19 +109,22 @@ class TerminalDisplay:
 
 
 @contextmanager
-def display(total: int, start: int) -> Iterator[TerminalDisplay]:
-    """Show the progress of a run of `total` images that starts or resumes at `start`."""
+def display(total: int, start: int, kind: str = "images") -> Iterator[TerminalDisplay]:
+    """Show the progress of a run of `total` images that starts or resumes at `start`.
+
+    `kind` is what the data are, in plural.
+    """
     on_terminal = is_terminal(sys.stderr)
     console = Console(stderr=True)
     columns = (
         SpinnerColumn(),
         BarColumn(24),
         MofNCompleteColumn(),
-        _Rate(),
+        _Rate(kind),
         _TimeLeft(),
         TextColumn("{task.fields[metrics]}", markup=False),
     )
     with Progress(*columns, console=console, disable=not on_terminal) as progress:
-        shown = TerminalDisplay(console, progress, total, on_terminal=on_terminal)
+        shown = TerminalDisplay(console, progress, total, kind, on_terminal=on_terminal)
         shown.advance(start)
         yield shown

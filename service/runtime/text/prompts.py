@@ -41,14 +41,16 @@ class PromptTokenizer:
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int) -> None:
         self._tokenizer = tokenizer
-        self._max_tokens = max_tokens
+        self.max_tokens = max_tokens
 
     def __call__(self, texts: Sequence[str]) -> list[Prompt]:
         """Return the prompts with these texts. No special tokens are added."""
-        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        # Lone surrogates, which JSON can express, cannot be encoded as UTF-8.
+        clean = [text.encode("utf-8", "replace").decode() for text in texts]
+        encoded = self._tokenizer.encode_batch(clean, add_special_tokens=False)
         return [
             # Some normalizers add a token to an empty text.
-            Prompt(text, tuple(each.ids[: self._max_tokens]), len(each.ids))
+            Prompt(text, tuple(each.ids[: self.max_tokens]), len(each.ids))
             if text
             else Prompt(text, (), 0)
             for text, each in zip(texts, encoded, strict=True)
@@ -65,7 +67,8 @@ def read_tokenizer(folder: Path, spec: TextEncoder) -> PromptTokenizer:
     try:
         tokenizer = Tokenizer.from_buffer(data)
     except Exception as error:  # the library raises Exception itself
-        raise ManifestError(f"{spec.tokenizer.file} is not a tokenizer: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ManifestError(f"{spec.tokenizer.file} is not a tokenizer: {reason}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return PromptTokenizer(tokenizer, spec.max_tokens)

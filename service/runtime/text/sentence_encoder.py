@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from service.runtime.errors import UserError
 from service.runtime.models.manifest import TEXT_ENCODER, read_manifest
-from service.runtime.onnx.sessions import Array, ExecutionPlan, Provider, Session
+from service.runtime.onnx.sessions import ExecutionPlan, Provider, Session
+from service.runtime.text.prompts import PromptTokenizer, read_tokenizer, token_feeds
 
 _PLAN = ExecutionPlan(workers=1, threads=1, max_rows=1)
 
@@ -39,36 +39,25 @@ class SentenceEncoder:
     as the empty one, has the embedding zero.
     """
 
-    def __init__(self, tokenizer: Path, graph: Path, dimension: int, max_tokens: int) -> None:
-        """Load both files. Raises TextEncoderError, GraphError."""
-        try:
-            self._tokenizer = Tokenizer.from_file(str(tokenizer))
-        except Exception as error:  # tokenizers raises bare exceptions
-            reason = " ".join(str(error).split())
-            raise TextEncoderError(f"{tokenizer} is not a tokenizer: {reason}") from error
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+    def __init__(self, tokenizer: PromptTokenizer, graph: Path, dimension: int) -> None:
+        """Load the graph. Raises GraphError."""
+        self._tokenizer = tokenizer
         self._session = Session(graph, Provider.CPU, _PLAN)
-        self.dimension, self.max_tokens = dimension, max_tokens
+        self.dimension = dimension
+
+    @property
+    def max_tokens(self) -> int:
+        """The number of tokens that are kept of a longer text."""
+        return self._tokenizer.max_tokens
 
     def encode(self, texts: Sequence[str]) -> Sentences:
         """Return the embeddings of texts."""
         vectors = np.zeros((len(texts), self.dimension), np.float32)
-        tokens = []
-        # Lone surrogates, which JSON can express, cannot be encoded as UTF-8.
-        clean = [text.encode("utf-8", "replace").decode() for text in texts]
-        for row, encoding in enumerate(
-            self._tokenizer.encode_batch(clean, add_special_tokens=False)
-        ):
-            ids = encoding.ids[: self.max_tokens]
-            tokens.append(len(encoding.ids))
-            if ids:
-                feeds: dict[str, Array] = {
-                    "token_ids": np.array([ids], np.int64),
-                    "token_mask": np.ones((1, len(ids)), np.float32),
-                }
-                vectors[row] = self._session.run(feeds)["text"][0]
-        return Sentences(vectors, tuple(tokens))
+        prompts = self._tokenizer(texts)
+        for row, prompt in enumerate(prompts):
+            if prompt.tokens:
+                vectors[row] = self._session.run(token_feeds(prompt))["text"][0]
+        return Sentences(vectors, tuple(prompt.length for prompt in prompts))
 
 
 def open_sentence_encoder(folder: Path) -> SentenceEncoder:
@@ -77,9 +66,5 @@ def open_sentence_encoder(folder: Path) -> SentenceEncoder:
     spec = manifest.text_encoder
     if spec is None:
         raise TextEncoderError(f"{folder} is not a text encoder: its task is {manifest.task}")
-    return SentenceEncoder(
-        folder / spec.tokenizer.file,
-        folder / manifest.graphs[TEXT_ENCODER].file,
-        spec.dimension,
-        spec.max_tokens,
-    )
+    graph = folder / manifest.graphs[TEXT_ENCODER].file
+    return SentenceEncoder(read_tokenizer(folder, spec), graph, spec.dimension)

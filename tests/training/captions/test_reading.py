@@ -64,6 +64,7 @@ def test_held_out_texts_are_never_trained_on(folder):
     assert set(held_out) & set(captions.texts())
     kept, left = without_texts(images, captions, held_out)
     assert len(kept) == len(left.rows) == len(kept.names) < len(images)
+    assert f"left out: {len(images) - len(kept):,} images whose caption is also" in kept.notes[-1]
     assert not {text.casefold() for text in held_out} & {text.casefold() for text in left.texts()}
     assert set(example_prompts(data, captions_options)) <= set(held_out)
 

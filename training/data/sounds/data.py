@@ -25,7 +25,7 @@ class SoundData(LabeledData):
     """A decoded data set: `samples` ``[N, T] int16`` and `labels` ``[N] int64`` or None.
 
     The other fields are those of `ImageData`. `preparation` tells how many sounds were padded,
-    cropped, resampled and mixed down.
+    cropped, resampled, mixed down and clipped.
     """
 
     kind: ClassVar[str] = "sounds"
@@ -79,6 +79,7 @@ def load_sounds(options: DataOptions, progress: Progress | None = None) -> Sound
             lengths.append(fitted.length)
             changes["resampled"] += fitted.resampled
             changes["mixed down to one channel"] += fitted.mixed_down
+            changes["clipped at full scale"] += fitted.clipped
         fingerprint.update(f"{digest} {label}\n".encode())
         if progress and (index % 256 == 0 or index + 1 == count):
             progress(index + 1, count)

@@ -45,12 +45,14 @@ class FittedSound:
     """A sound of the rate and length of `SoundOptions`, and how it was changed.
 
     `samples` are ``[T] int16``. `length` is the number of samples before padding and cropping.
+    `clipped` is True if samples were beyond full scale, which floating-point files can contain.
     """
 
     samples: NDArray[np.int16]
     length: int
     resampled: bool
     mixed_down: bool
+    clipped: bool
 
 
 def decode_sound(data: bytes) -> Sound:
@@ -88,7 +90,8 @@ def fit_sound(sound: Sound, options: SoundOptions) -> FittedSound:
     if options.peak is not None:
         kept = kept * (options.peak / max(float(np.abs(kept).max()), 1e-9))
     fitted[: len(kept)] = kept
-    return FittedSound(to_int16(fitted), length, resampled, sound.channels > 1)
+    clipped = bool(np.abs(fitted).max() > 1)
+    return FittedSound(to_int16(fitted), length, resampled, sound.channels > 1, clipped)
 
 
 def resample(samples: NDArray[np.float64], rate: int, new_rate: int) -> NDArray[np.float64]:

@@ -96,6 +96,8 @@ def _why_no_image(file: File) -> str:
         head = file.read(_HEAD_BYTES)
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
+    if _is_sound(file):
+        return "is a sound, which is read by recipes with a section data.sound"
     kind = image_format_of(head)
     if kind is not None:
         needs = ": pip install pillow-heif" if kind == "HEIC" else ""

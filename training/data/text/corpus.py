@@ -111,6 +111,8 @@ def load_corpus(data: DataOptions, options: CorpusOptions) -> TextData:
     lines = read_lines(location, options.field)
     total = len(lines)
     notes = []
+    if location.suffix.lower() in (".csv", ".tsv"):
+        notes.append(f"{location.name} is read as lines of text, with all columns and separators")
     lines = [line for line in (" ".join(line.split()) for line in lines) if line]
     if len(lines) < total:
         notes.append(f"left out: {total - len(lines):,} empty lines")
@@ -155,6 +157,8 @@ def read_lines(path: Path, field: str) -> list[str]:
     Raises DataError for other files, with the number of the first wrong line.
     """
     name, content = _content(path)
+    if not content:
+        raise DataError(f"{name} is empty")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -209,6 +213,13 @@ def _field(name: str, number: int, line: str, field: str) -> str:
             f"{name}, line {number}: expected an object with a text in the field {field!r}; set "
             "game.corpus.field"
         )
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{name}, line {number}: the text contains half of a surrogate pair, "
+            f"\\u{ord(value[error.start]):04x}, which is no character"
+        ) from error
     return value
 
 

@@ -194,8 +194,9 @@ class TextGame:
     def _policy_gradient_loss(self, real: Tensor, images_seen: int) -> StepLoss:  # noqa: ARG002
         """Return the loss whose gradient is the policy gradient (equation 8).
 
-        The baseline is the mean reward of the position over the batch. It changes the variance of
-        the gradient, not its mean.
+        The baseline is the mean reward of the position over the batch. It reduces the variance of
+        the gradient. Because it contains the reward itself, it also scales the mean by 1 - 1/n for
+        the n sequences that reach the position.
         """
         sequences = self._sampler.sample(len(real))
         belongs = counted(sequences, ends=self._ends)

@@ -14,6 +14,7 @@ from training.data.text.oracle import Oracle
 from training.device import Precision
 from training.distributed import DistributedContext
 from training.evaluation.during_training import EvaluateOptions
+from training.evaluation.errors import QualityError
 from training.games.text.game import TextGame
 from training.games.text.options import TextOptions
 from training.preview.text import text_sheet
@@ -79,7 +80,9 @@ class TextSetup:
         return torch.cat(parts).cpu()
 
     def _metrics(self, samples: Tensor) -> dict[str, float]:
-        metrics = {"held_out_nll": self.held_out_nll(self.game.average)}
+        metrics = {}
+        if len(self.data.held_out):
+            metrics["held_out_nll"] = self.held_out_nll(self.game.average)
         if self._oracle:
             metrics["oracle_nll"] = self._oracle.negative_log_likelihood(samples)
             return metrics
@@ -91,10 +94,13 @@ class TextSetup:
 
     @torch.no_grad()
     def held_out_nll(self, generator: nn.Module) -> float:
-        """Return the mean negative log-likelihood of held-out tokens, in nats."""
+        """Return the mean negative log-likelihood of held-out tokens, in nats.
+
+        Raises QualityError without held-out sequences.
+        """
         rows = torch.from_numpy(self.data.held_out)
         if not len(rows):
-            rows = self._tokens[:_MEASURED]
+            raise QualityError("the corpus has no held-out sequences")
         generator.eval()
         total, tokens = 0.0, 0
         for part in torch.split(rows, _ROWS):

@@ -63,13 +63,19 @@ def generate_from_texts(
     return np.concatenate(parts)
 
 
-def prompts_preview(model: Model, encoder: str, prompts: Sequence[str]) -> Preview:
-    """Return images of `prompts` with their captions; the seeds of each prompt start at 0."""
+def prompts_preview(
+    model: Model, encoder: str, prompts: Sequence[str], *, held_out: bool
+) -> Preview:
+    """Return images of `prompts` with their captions; the seeds of each prompt start at 0.
+
+    `held_out` tells whether the prompts are held-out captions or those of training images.
+    """
     vectors = open_encoder(encoder).embed(prompts).repeat(_IMAGES_PER_PROMPT, 0)
     images = generate_from_texts(model, vectors, [*range(_IMAGES_PER_PROMPT)] * len(prompts))
+    origin = "held-out" if held_out else "training"
     return Preview(
         captioned_grid(images, prompts),
-        "images of prompts that were not trained on",
+        "images of prompts that were not trained on" if held_out else "images of training prompts",
         f"Each row shows seeds 0 to {_IMAGES_PER_PROMPT - 1} of a prompt, without selection. The "
-        "prompts are captions of held-out images, in random order.",
+        f"prompts are captions of {origin} images, in random order.",
     )

@@ -10,7 +10,7 @@ from torch import nn
 from service.runtime.models.manifest import Task, read_manifest
 from service.runtime.models.manifest_outputs import TextInput
 from training.captions.encoders import encoder_folder
-from training.captions.reading import CaptionOptions, example_prompts
+from training.captions.reading import CaptionOptions, example_prompts, held_out_texts
 from training.games.noise_to_image.options import NoiseToImageOptions, image_shape
 
 if TYPE_CHECKING:
@@ -91,7 +91,10 @@ class TextToImageOptions(NoiseToImageOptions):
         from training.games.text_to_image.exporting import prompts_preview  # noqa: PLC0415
 
         return prompts_preview(
-            model, self.captions.encoder, example_prompts(recipe.data, self.captions)
+            model,
+            self.captions.encoder,
+            example_prompts(recipe.data, self.captions),
+            held_out=bool(held_out_texts(recipe.data, self.captions)),
         )
 
     @property

@@ -44,6 +44,16 @@ class RecurrentGenerator(nn.Module):
         self.output = nn.Linear(hidden, vocabulary)
         self.register_buffer("used", torch.tensor(vocabulary))
 
+    def train(self, mode: bool = True) -> RecurrentGenerator:
+        """Switch the dropout. The recurrent layers, which have none, stay in training mode.
+
+        cuDNN has no backward pass of recurrent layers in evaluation mode, in which SeqGAN trains
+        the generator.
+        """
+        super().train(mode)
+        self.recurrent.train()
+        return self
+
     @property
     def state(self) -> int:
         """The number of values in the state of a sequence."""

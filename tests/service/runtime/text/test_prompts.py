@@ -55,3 +55,8 @@ def test_damaged_tokenizer_is_refused(tmp_path):
     (folder / spec.tokenizer.file).write_text("{}")
     with pytest.raises(ManifestError, match="sha256"):
         read_tokenizer(folder, spec)
+
+
+def test_half_of_a_surrogate_pair_is_a_replacement_character(encoder):
+    damaged, replaced = tokenized(encoder, "a\ud800b", "a?b")
+    assert damaged.tokens == replaced.tokens

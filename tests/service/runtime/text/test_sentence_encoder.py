@@ -5,11 +5,8 @@ import pytest
 
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
-from service.runtime.text.sentence_encoder import (
-    SentenceEncoder,
-    TextEncoderError,
-    open_sentence_encoder,
-)
+from service.runtime.text.sentence_encoder import TextEncoderError, open_sentence_encoder
+from tests.support.output_models import write_text_to_image
 
 ROOT = Path(__file__).parents[4]
 FOLDER = ROOT / "models" / "wordllama" / "1"
@@ -66,7 +63,7 @@ def test_long_text_is_truncated(encoder):
     assert cosine(*vectors) > 0.999
 
 
-def test_damaged_tokenizer_is_reported(tmp_path):
-    (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(TextEncoderError, match="is not a tokenizer"):
-        SentenceEncoder(tmp_path / "tokenizer.json", FOLDER / "text_encoder.onnx", 256, 256)
+def test_a_folder_of_another_task_is_refused(tmp_path):
+    write_text_to_image(tmp_path / "letters" / "1", f"sha256:{'0' * 64}")
+    with pytest.raises(TextEncoderError, match="its task is text-to-image"):
+        open_sentence_encoder(tmp_path / "letters" / "1")

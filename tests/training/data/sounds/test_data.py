@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.support.sounds import RATE, sound_file, tone, write_tones
-from training.data.images import DataOptions
+from training.data.images import DataOptions, load_images
 from training.data.sounds.data import load_sounds
 from training.data.sources import DataError
 
@@ -114,3 +114,27 @@ def test_a_cut_off_archive_is_reported(tmp_path):
 def test_refuses_options_of_images(key):
     with pytest.raises(ValueError, match="applies to images"):
         DataOptions(path="x", sound=SHAPE, **key)
+
+
+def test_says_what_was_clipped(tmp_path):
+    loud = sound_file(3 * tone(500, 0.1), RATE, "WAV", "FLOAT")
+    (tmp_path / "loud.wav").write_bytes(loud)
+    (tmp_path / "quiet.wav").write_bytes(sound_file(tone(500, 0.1)))
+    data = load(tmp_path)
+    assert data.samples.max() == 32767
+    assert "1 clipped at full scale" in data.preparation
+    assert "clipped" not in load(tmp_path, {**SHAPE, "peak": 0.9}).preparation
+
+
+def test_reads_24_bits_and_names_in_unicode(tmp_path):
+    stereo = np.stack([tone(500, 0.1, 48_000)] * 2, 1)
+    (tmp_path / "Töne 音.wav").write_bytes(sound_file(stereo, 48_000, "WAV", "PCM_24"))
+    data = load(tmp_path)
+    assert data.names == ("Töne 音.wav",)
+    assert "1 resampled, 1 mixed down" in data.preparation
+
+
+def test_images_are_not_read_from_a_folder_of_sounds(tmp_path):
+    write_tones(tmp_path)
+    with pytest.raises(DataError, match="30: is a sound, which is read by recipes"):
+        load_images(DataOptions(path=str(tmp_path), split=None))

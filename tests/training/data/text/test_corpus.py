@@ -100,3 +100,22 @@ def test_missing_files_and_folders_are_named(tmp_path):
         load(tmp_path / "missing.txt")
     with pytest.raises(DataError, match=r"has no metadata\.jsonl"):
         load(tmp_path)
+
+
+def test_empty_file_is_reported(tmp_path):
+    (tmp_path / "lines.txt").touch()
+    with pytest.raises(DataError, match=r"lines\.txt is empty"):
+        load(tmp_path / "lines.txt")
+
+
+def test_half_of_a_surrogate_pair_is_reported(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"text": "fine"}\n{"text": "half \\ud83d"}\n')
+    with pytest.raises(DataError, match=r"line 2: .*surrogate pair, \\ud83d"):
+        load(path)
+
+
+def test_a_table_is_noted_to_be_read_as_lines(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("id,text\n1,hello\n2,world\n")
+    assert "table.csv is read as lines of text, with all columns and separators" in load(path).notes

@@ -42,3 +42,11 @@ def test_filters_wider_than_the_text_are_refused():
     options = TextCNNOptions(network="text_cnn", widths=(1, 9))
     with pytest.raises(ValueError, match="9 tokens is wider than the sequences, which have 8"):
         options.build(10, 8)
+
+
+def test_evaluation_mode_disables_the_dropout_alone():
+    network = RecurrentGenerator(11, "lstm", 5, 7, 2, dropout=0.5).eval()
+    assert not network.training
+    assert not network.dropout.training
+    # cuDNN has no backward pass of recurrent layers in evaluation mode.
+    assert network.recurrent.training
