@@ -395,8 +395,9 @@ def test_cancelled_calls_leave_the_queue_and_accepted_ones_survive_a_stop(tmp_pa
         wait_until(lambda: f'route="{INFER}",status="499"}} 3.0' in http.get("/metrics").text)
         wait_until(lambda: f'route="{INFER}",status="504"}} 1.0' in http.get("/metrics").text)
 
-        accepted = stub.ModelInfer.future(failing_request("slow"))
         running.result()
+        wait_until(lambda: queued_pixels() == 0)
+        accepted = stub.ModelInfer.future(failing_request("slow"))
         wait_until(lambda: queued_pixels() == 1)
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: "stopping" in server.logged())
