@@ -1,6 +1,6 @@
 """A model whose class selects a failure, which happens in ONNX Runtime itself.
 
-`fine` returns an image. `slow` returns one after some seconds, `hangs` never returns, and `raises`
+`fine` returns an image. `slow` returns one after a while, `hangs` never returns, and `raises`
 fails. A single `hungry` row succeeds; two in one batch exceed the memory.
 """
 
@@ -23,7 +23,7 @@ from service.runtime.models.provenance import ImportProvenance
 
 CLASSES = ("fine", "slow", "hangs", "raises", "hungry")
 Z, SIZE = 8, 16
-# Iterations of an empty loop: some seconds, and some years.
+# Iterations of an empty loop: a quarter of a second or more, and some years.
 SLOW_ITERATIONS, ENDLESS_ITERATIONS = 300_000, 2**60
 # Bytes that two hungry rows allocate: more than any machine has.
 EXCESSIVE_BYTES = 2**46

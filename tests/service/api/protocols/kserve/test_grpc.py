@@ -366,7 +366,8 @@ def failing_request(class_: str, seed: int = 0, **parameters) -> pb.ModelInferRe
 
 @pytest.mark.slow
 def test_cancelled_calls_leave_the_queue_and_accepted_ones_survive_a_stop(tmp_path):
-    write_failing(tmp_path / "models" / "m" / "1")
+    # Longer than the timeout below, also on a fast machine.
+    write_failing(tmp_path / "models" / "m" / "1", slow_iterations=1_500_000)
     environment = {"GANYMEDE_CONCURRENT_BATCHES": "1", "GANYMEDE_MAX_ROWS": "1"}
     with (
         serving_grpc(tmp_path / "models", env=environment) as (server, address),
@@ -410,7 +411,7 @@ def test_cancelled_calls_leave_the_queue_and_accepted_ones_survive_a_stop(tmp_pa
 
 @pytest.mark.slow
 def test_urgent_calls_pass_waiting_ones(tmp_path):
-    write_failing(tmp_path / "models" / "m" / "1", slow_iterations=20_000)
+    write_failing(tmp_path / "models" / "m" / "1", slow_iterations=100_000)
     environment = {"GANYMEDE_CONCURRENT_BATCHES": "1", "GANYMEDE_MAX_ROWS": "1"}
     with (
         serving_grpc(tmp_path / "models", env=environment) as (server, address),
