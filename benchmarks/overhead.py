@@ -48,7 +48,8 @@ from benchmarks.contenders import (
 )
 from benchmarks.load import Load, assert_installed, load
 from benchmarks.measure import Spread, machine, ratios, report
-from service.runtime.models.manifest import GENERATOR, read_manifest
+from service.runtime.models.manifest import read_manifest
+from service.runtime.models.parts.graphs import GENERATOR
 from service.runtime.onnx.sessions import Provider, Session, plan_for
 
 WORK = Workload("gan-mnist", 1, "png")

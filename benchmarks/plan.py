@@ -19,8 +19,8 @@ from rich.table import Table
 
 from benchmarks.measure import in_turns, machine, ratios, report
 from service.runtime.models.catalog import model_folders
-from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.model import Model
+from service.runtime.models.parts.graphs import GENERATOR
 from service.runtime.onnx.machine import usable_cpus
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 

@@ -26,8 +26,8 @@ from onnxruntime.quantization import (
 from rich.table import Table
 
 from benchmarks.measure import CONVOLUTIONAL, Spread, in_turns, machine, ratios, report, seconds
-from service.runtime.models.manifest import GENERATOR, SYNTHESIS
 from service.runtime.models.model import Model
+from service.runtime.models.parts.graphs import GENERATOR, SYNTHESIS
 from service.runtime.onnx.machine import usable_cpus
 from service.runtime.onnx.sessions import Array, ExecutionPlan, Provider, Session
 

@@ -13,14 +13,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from service.runtime.models.manifest import (
-    MANIFEST_FILE,
-    ImageSpec,
-    LatentSpace,
-    Manifest,
-    Truncation,
-)
-from service.runtime.models.provenance import TrainingProvenance
+from service.runtime.models.manifest import MANIFEST_FILE, Manifest
+from service.runtime.models.parts.latent import LatentSpace, Truncation
+from service.runtime.models.parts.outputs import ImageSpec
+from service.runtime.models.parts.provenance import TrainingProvenance
 from training.export.graphs import generator_graph_specs, style_space
 from training.export.model_folder import new_folder
 from training.export.onnx_export import export_graph

@@ -42,8 +42,8 @@ from benchmarks.load import Load, assert_installed, load, offer
 from benchmarks.measure import Spread, ratios
 from service import __version__
 from service.runtime.images.encoding import ImageFormat, encode
-from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.model import Model
+from service.runtime.models.parts.graphs import GENERATOR
 from service.runtime.onnx.machine import cpu_model, usable_cpus
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 

@@ -26,8 +26,8 @@ import psutil
 from benchmarks.contenders import Workload, contenders, started
 from benchmarks.load import load
 from benchmarks.serving import MODELS, exported
-from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.model import Model
+from service.runtime.models.parts.graphs import GENERATOR
 from service.runtime.onnx.machine import usable_cpus
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from service.runtime.models.provenance import TrainingData
+from service.runtime.models.parts.provenance import TrainingData
 from service.runtime.progress import stage_progress
 from training.data.dataset import Dataset
 from training.data.provenance import training_data

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from service.runtime.files import replacing
-from service.runtime.models.provenance import FineTuning, TrainingData
+from service.runtime.models.parts.provenance import FineTuning, TrainingData
 from training.data.provenance import data_changes, description
 from training.recipe.errors import RecipeError
 from training.recipe.loading import load_recipe

@@ -26,8 +26,8 @@ from service.api.problems import Problem, client_disconnected
 from service.api.rate_limits import PixelAccount
 from service.runtime.generation import Feeds, Finished, GraphRun, Plan, advance, start
 from service.runtime.latent.style_cache import StyleCache
-from service.runtime.models.manifest import DISCRIMINATOR, MAPPING, TEXT_ENCODER
 from service.runtime.models.model import Model
+from service.runtime.models.parts.graphs import DISCRIMINATOR, MAPPING, TEXT_ENCODER
 from service.runtime.onnx.sessions import Array
 from service.runtime.scheduling.batches import InferenceJob, Priority
 from service.runtime.scheduling.engine import Engine

@@ -21,8 +21,8 @@ from service.offline.untrusted.limits import InputLimits
 from service.runtime.credentials.signing import Signer, create_signer
 from service.runtime.latent.neighbors import SampleCache
 from service.runtime.models.catalog import Catalog
-from service.runtime.models.manifest import Task
 from service.runtime.models.model import Model
+from service.runtime.models.parts.tasks import Task
 from service.runtime.onnx.machine import usable_cpus
 from service.runtime.scheduling.engine import Engine, EngineState, NotReady
 from service.runtime.scheduling.errors import QueueFull

@@ -18,8 +18,8 @@ from service.pull.cache import RemoteFile
 from service.pull.checksums import Checksum
 from service.pull.locations import Location
 from service.runtime.errors import UserError
-from service.runtime.models.manifest import Task
-from service.runtime.models.manifest_parts import Slug
+from service.runtime.models.parts.part import Slug
+from service.runtime.models.parts.tasks import Task
 
 _FILE = Path(__file__).with_name("catalog.toml")
 

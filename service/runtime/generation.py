@@ -21,7 +21,8 @@ from service.runtime.latent.interpolation import Interpolation, Place, feeds_at,
 from service.runtime.latent.inversion import Candidates, Inversion
 from service.runtime.latent.sources import LatentSource, class_feed, feeds, transform_feed
 from service.runtime.latent.style_mixing import StyleMixing, mix_styles
-from service.runtime.models.manifest import (
+from service.runtime.models.manifest import Manifest
+from service.runtime.models.parts.graphs import (
     DISCRIMINATOR,
     ENCODER,
     GENERATOR,
@@ -29,7 +30,6 @@ from service.runtime.models.manifest import (
     STEP,
     SYNTHESIS,
     TEXT_ENCODER,
-    Manifest,
     encoder_output,
 )
 from service.runtime.onnx.sessions import Array

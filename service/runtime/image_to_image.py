@@ -29,8 +29,10 @@ from service.runtime.images.decoding import (
 from service.runtime.images.encoding import Pixels, resized, to_image
 from service.runtime.images.masks import MaskInput, opaque_in
 from service.runtime.images.tiling import Canvas, Tiling, cut, plan
-from service.runtime.models.manifest import GENERATOR, ImageInput, Task
 from service.runtime.models.model import Model
+from service.runtime.models.parts.graphs import GENERATOR
+from service.runtime.models.parts.inputs import ImageInput
+from service.runtime.models.parts.tasks import Task
 from service.runtime.onnx.sessions import Array
 
 # Side of an output tile, and minimum side of an input tile, in pixels. They bound the memory of a

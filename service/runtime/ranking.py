@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.runtime.latent.sources import LatentSource
-from service.runtime.models.manifest_parts import ScoreCalibration
+from service.runtime.models.parts.additions import ScoreCalibration
 
 Method = Literal["rank", "rejection"]
 MIN_SHARE = 0.001

@@ -27,7 +27,8 @@ from service.runtime.latent.sources import (
     draw_class,
 )
 from service.runtime.latent.transforms import Matrix, as_transform, motion_transform
-from service.runtime.models.manifest import Manifest, StyleSpace
+from service.runtime.models.manifest import Manifest
+from service.runtime.models.parts.latent import StyleSpace
 
 # A class by name or index; several with weights, by name or, as text, by index.
 ClassSelector = str | int

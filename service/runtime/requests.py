@@ -17,7 +17,8 @@ from service.runtime.latent.interpolation import Interpolation, Path, Space
 from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.latent.sources import ClassWeights, LatentSource, can_blend
 from service.runtime.latent.style_mixing import StyleMixing
-from service.runtime.models.manifest import DISCRIMINATOR, Manifest
+from service.runtime.models.manifest import Manifest
+from service.runtime.models.parts.graphs import DISCRIMINATOR
 from service.runtime.ranking import MIN_SHARE, CandidateGroup, Selection, candidate_groups
 from service.runtime.request_fields import (
     ClassSelector,

@@ -16,7 +16,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from service.runtime.models.manifest import MANIFEST_FILE, PREVIEW_FILE
-from service.runtime.models.manifest_parts import SelectionFigure
+from service.runtime.models.parts.additions import SelectionFigure
 from tests.support.browser import ARGUMENTS, CHROMIUM, DESKTOP, TIMEOUT_MS, Faults
 from tests.support.drawn_models import SIZE
 from tests.support.latent_models import write_latent_models

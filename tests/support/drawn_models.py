@@ -12,21 +12,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from service.runtime.models.manifest import (
-    GENERATOR,
-    MANIFEST_FILE,
-    MAPPING,
-    SYNTHESIS,
-    Graph,
-    LatentSpace,
-    Manifest,
-    StyleLayer,
-    StyleSpace,
-    Truncation,
-    file_sha256,
-)
-from service.runtime.models.manifest_outputs import ImageSpec
-from service.runtime.models.provenance import ImportProvenance
+from service.runtime.models.manifest import MANIFEST_FILE, Manifest, file_sha256
+from service.runtime.models.parts.graphs import GENERATOR, MAPPING, SYNTHESIS, Graph
+from service.runtime.models.parts.latent import LatentSpace, StyleLayer, StyleSpace, Truncation
+from service.runtime.models.parts.outputs import ImageSpec
+from service.runtime.models.parts.provenance import ImportProvenance
 
 Z, W = 16, 10
 GROUPS = ("coarse", "coarse", "middle", "middle", "fine", "fine")

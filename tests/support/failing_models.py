@@ -10,16 +10,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from service.runtime.models.manifest import (
-    GENERATOR,
-    MANIFEST_FILE,
-    Graph,
-    LatentSpace,
-    Manifest,
-    file_sha256,
-)
-from service.runtime.models.manifest_outputs import ImageSpec
-from service.runtime.models.provenance import ImportProvenance
+from service.runtime.models.manifest import MANIFEST_FILE, Manifest, file_sha256
+from service.runtime.models.parts.graphs import GENERATOR, Graph
+from service.runtime.models.parts.latent import LatentSpace
+from service.runtime.models.parts.outputs import ImageSpec
+from service.runtime.models.parts.provenance import ImportProvenance
 
 CLASSES = ("fine", "slow", "hangs", "raises", "hungry")
 Z, SIZE = 8, 16

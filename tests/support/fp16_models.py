@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from service.runtime.models.manifest_outputs import ImageSpec
+from service.runtime.models.parts.outputs import ImageSpec
 from training.importers.formats.base import converted_generator
 from training.importers.import_model import ImportTarget, import_model
 from training.importers.recognition import FORMATS

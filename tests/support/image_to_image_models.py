@@ -19,16 +19,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from scipy.ndimage import convolve1d
 
-from service.runtime.models.manifest import (
-    GENERATOR,
-    MANIFEST_FILE,
-    Graph,
-    ImageInput,
-    Manifest,
-    file_sha256,
-)
-from service.runtime.models.manifest_outputs import ImageSpec
-from service.runtime.models.provenance import ImportProvenance
+from service.runtime.models.manifest import MANIFEST_FILE, Manifest, file_sha256
+from service.runtime.models.parts.graphs import GENERATOR, Graph
+from service.runtime.models.parts.inputs import ImageInput
+from service.runtime.models.parts.outputs import ImageSpec
+from service.runtime.models.parts.provenance import ImportProvenance
 
 REACH = 2
 WIDE_REACH = 50

@@ -15,18 +15,8 @@ from onnx import TensorProto
 from PIL import Image
 
 from service.runtime.latent.sources import encode_floats
-from service.runtime.models.manifest import (
-    ENCODER,
-    GENERATOR,
-    MANIFEST_FILE,
-    MAPPING,
-    SYNTHESIS,
-    StyleLayer,
-    StyleSpace,
-    file_sha256,
-    read_manifest,
-)
-from service.runtime.models.manifest_parts import (
+from service.runtime.models.manifest import MANIFEST_FILE, file_sha256, read_manifest
+from service.runtime.models.parts.additions import (
     DIRECTIONS_FILE,
     Direction,
     DirectionFigures,
@@ -34,6 +24,8 @@ from service.runtime.models.manifest_parts import (
     Encoder,
     InversionFigure,
 )
+from service.runtime.models.parts.graphs import ENCODER, GENERATOR, MAPPING, SYNTHESIS
+from service.runtime.models.parts.latent import StyleLayer, StyleSpace
 from tests.support.drawn_models import (
     BAND,
     CLASSES,

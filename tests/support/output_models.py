@@ -15,29 +15,22 @@ from onnx import TensorProto
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from service.runtime.models.golden import write_golden
-from service.runtime.models.manifest import (
-    GENERATOR,
-    MANIFEST_FILE,
-    STEP,
-    TEXT_ENCODER,
-    Graph,
-    LatentSpace,
-    Manifest,
-    read_manifest,
-)
-from service.runtime.models.manifest_outputs import (
+from service.runtime.models.manifest import MANIFEST_FILE, Manifest, read_manifest
+from service.runtime.models.model import Model
+from service.runtime.models.parts.graphs import GENERATOR, STEP, TEXT_ENCODER, Graph
+from service.runtime.models.parts.inputs import TextInput
+from service.runtime.models.parts.latent import LatentSpace
+from service.runtime.models.parts.outputs import (
     TOKENIZER_FILE,
     VOCABULARY_FILE,
     AudioSpec,
     ImageSpec,
     TextEncoder,
-    TextInput,
     TextSpec,
     TokenizerFile,
     VocabularyFile,
 )
-from service.runtime.models.model import Model
-from service.runtime.models.provenance import ImportProvenance
+from service.runtime.models.parts.provenance import ImportProvenance
 from service.runtime.onnx.sessions import Provider, plan_for
 from tests.support.drawn_models import (
     CHARACTERS,

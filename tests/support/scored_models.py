@@ -6,14 +6,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from service.runtime.models.manifest import (
-    DISCRIMINATOR,
-    MANIFEST_FILE,
-    Graph,
-    file_sha256,
-    read_manifest,
-)
-from service.runtime.models.manifest_parts import Discriminator, ScoreCalibration, SelectionFigure
+from service.runtime.models.manifest import MANIFEST_FILE, file_sha256, read_manifest
+from service.runtime.models.parts.additions import Discriminator, ScoreCalibration, SelectionFigure
+from service.runtime.models.parts.graphs import DISCRIMINATOR, Graph
 from tests.support.drawn_models import CLASSES, SIZE, write_cut, write_failing, write_models
 
 # Added to the score for each class, so that a selection over all classes would keep only the last.

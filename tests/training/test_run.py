@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from service.runtime.models.provenance import TrainingData
+from service.runtime.models.parts.provenance import TrainingData
 from training.recipe.errors import RecipeError
 from training.recipe.loading import load_recipe
 from training.run import Run

@@ -26,10 +26,11 @@ from safetensors.numpy import load_file
 from service import __version__
 from service.runtime.errors import UserError
 from service.runtime.models.folders import new_version_folder
-from service.runtime.models.manifest import TEXT_ENCODER, Graph, Manifest, file_sha256
-from service.runtime.models.manifest_outputs import TOKENIZER_FILE, TextEncoder, TokenizerFile
+from service.runtime.models.manifest import Manifest, file_sha256
 from service.runtime.models.model import Model
-from service.runtime.models.provenance import ImportProvenance
+from service.runtime.models.parts.graphs import TEXT_ENCODER, Graph
+from service.runtime.models.parts.outputs import TOKENIZER_FILE, TextEncoder, TokenizerFile
+from service.runtime.models.parts.provenance import ImportProvenance
 from service.runtime.onnx.sessions import ExecutionPlan, Provider, Session
 from service.runtime.text.sentence_encoder import TextEncoderError, open_sentence_encoder
 from training.export.model_folder import write_model_folder

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from service.runtime.models.manifest import Quality
     from service.runtime.models.model import Model
+    from service.runtime.models.parts.measurements import Quality
     from training.run import Run
 
 

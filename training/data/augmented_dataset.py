@@ -20,8 +20,9 @@ from service.runtime.images.encoding import ImageFormat, encode, resized
 from service.runtime.images.file_formats import readable_suffixes
 from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.latent.sources import LatentSource, feeds
-from service.runtime.models.manifest import GENERATOR, Manifest
+from service.runtime.models.manifest import Manifest
 from service.runtime.models.model import Model
+from service.runtime.models.parts.graphs import GENERATOR
 from training.data.class_folders import class_folders
 from training.data.datasets import class_names, locate_dataset
 from training.data.sources import ImageSource, open_source

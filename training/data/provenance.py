@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from service.runtime.models.provenance import TrainingData
+from service.runtime.models.parts.provenance import TrainingData
 from training.data.dataset import Dataset
 from training.data.images import UNKNOWN_LICENSE, DataOptions, load_images
 from training.data.sources import DataError

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
-from service.runtime.models.manifest import Quality
 from service.runtime.models.model import Model
+from service.runtime.models.parts.measurements import Quality
 from training.evaluation.errors import QualityError
 from training.evaluation.report.document import Section
 

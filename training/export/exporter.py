@@ -9,10 +9,12 @@ from pathlib import Path
 from torch import nn
 
 from service.runtime.models.folders import new_version_folder
-from service.runtime.models.manifest import MAPPING, Graph, Manifest, Quality
-from service.runtime.models.manifest_outputs import OutputSpec
+from service.runtime.models.manifest import Manifest
 from service.runtime.models.model import Model
-from service.runtime.models.provenance import TrainingProvenance
+from service.runtime.models.parts.graphs import MAPPING, Graph
+from service.runtime.models.parts.measurements import Quality
+from service.runtime.models.parts.outputs import OutputSpec
+from service.runtime.models.parts.provenance import TrainingProvenance
 from service.runtime.onnx.sessions import ExecutionPlan
 from training.checkpoints import Checkpoint, CheckpointError
 from training.export.additions.discriminator import discriminator_of_recipe

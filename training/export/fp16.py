@@ -16,8 +16,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from service.runtime.models.manifest import GENERATOR, Graph
 from service.runtime.models.model import Model
+from service.runtime.models.parts.graphs import GENERATOR, Graph
 from service.runtime.onnx.sessions import ExecutionPlan, Provider, Session
 from training.export.errors import ExportError
 from training.export.onnx_files import data_file, graph_entry, save

@@ -17,15 +17,9 @@ from torch.nn import functional as F
 
 from service.runtime.latent import seeds
 from service.runtime.latent.seeds import Distribution
-from service.runtime.models.manifest import (
-    GENERATOR,
-    MAPPING,
-    SYNTHESIS,
-    TRANSFORM,
-    ImageInput,
-    StyleLayer,
-    StyleSpace,
-)
+from service.runtime.models.parts.graphs import GENERATOR, MAPPING, SYNTHESIS, TRANSFORM
+from service.runtime.models.parts.inputs import ImageInput
+from service.runtime.models.parts.latent import StyleLayer, StyleSpace
 from service.runtime.models.probe_inputs import probe_images, probe_masks
 from training.data.sounds.decoding import FULL_SCALE
 from training.export.standing_statistics import has_batch_statistics, with_standing_statistics

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.runtime.models.manifest import ImageInput, Manifest, Quality
-from service.runtime.models.provenance import (
+from service.runtime.models.manifest import Manifest
+from service.runtime.models.parts.inputs import ImageInput
+from service.runtime.models.parts.measurements import Quality
+from service.runtime.models.parts.provenance import (
     FineTuning,
     ImportProvenance,
     TrainingData,

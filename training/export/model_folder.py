@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from service.runtime.images.xmp import SourceType, save_options
 from service.runtime.models.folders import new_folder
 from service.runtime.models.golden import write_golden
-from service.runtime.models.manifest import MANIFEST_FILE, PREVIEW_FILE, Graph, Manifest, Quality
+from service.runtime.models.manifest import MANIFEST_FILE, PREVIEW_FILE, Manifest
 from service.runtime.models.model import Model
+from service.runtime.models.parts.graphs import Graph
+from service.runtime.models.parts.measurements import Quality
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.export.fp16 import Fp16Difference, convert_to_fp16, sample_images
 from training.export.model_card import model_card

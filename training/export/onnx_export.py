@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from service.runtime.latent.seeds import Distribution
-from service.runtime.models.manifest import Graph
+from service.runtime.models.parts.graphs import Graph
 from service.runtime.onnx.sessions import Array, ExecutionPlan, Provider, Session
 from training.export.errors import ExportError
 from training.export.folding import fold_batch_norm, without_parametrizations

@@ -7,7 +7,8 @@ from pathlib import Path
 import onnx
 from onnx.external_data_helper import convert_model_to_external_data
 
-from service.runtime.models.manifest import DataFile, Graph, file_sha256
+from service.runtime.models.manifest import file_sha256
+from service.runtime.models.parts.graphs import DataFile, Graph
 from service.runtime.onnx.sessions import Session
 
 # A protobuf message is limited to 2 GiB. The rest is reserved for nodes and names.

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.runtime.models.golden import golden_images
-from service.runtime.models.manifest import ImageInput, Manifest
-from service.runtime.models.manifest_outputs import AudioSpec
+from service.runtime.models.manifest import Manifest
 from service.runtime.models.model import Model
+from service.runtime.models.parts.inputs import ImageInput
+from service.runtime.models.parts.outputs import AudioSpec
 from service.runtime.models.probe_inputs import probe_images, probe_masks
 from training.export.text import generate_texts
 from training.preview.grids import columns, grid, side_by_side

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from service.runtime.models.manifest import ImageInput
 from service.runtime.models.model import Model
+from service.runtime.models.parts.inputs import ImageInput
 from training.preview.grids import grid
 
 Pixels = NDArray[np.uint8]

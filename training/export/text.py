@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from service.runtime.generation import execute, text_plan
-from service.runtime.models.manifest import STEP
-from service.runtime.models.manifest_outputs import VOCABULARY_FILE, TextSpec, VocabularyFile
 from service.runtime.models.model import Model
+from service.runtime.models.parts.graphs import STEP
+from service.runtime.models.parts.outputs import VOCABULARY_FILE, TextSpec, VocabularyFile
 from service.runtime.text.sampling import TextSource
 from service.runtime.text.vocabulary import read_vocabulary
 from training.data.text.vocabulary import END

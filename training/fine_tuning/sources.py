@@ -10,9 +10,10 @@ from pathlib import Path
 from torch import Tensor
 
 from service.runtime.models.folders import versions_of
-from service.runtime.models.manifest import MANIFEST_FILE, Task, file_sha256, read_manifest
-from service.runtime.models.manifest_parts import TRAINABLE_FILE
-from service.runtime.models.provenance import TrainingProvenance
+from service.runtime.models.manifest import MANIFEST_FILE, file_sha256, read_manifest
+from service.runtime.models.parts.additions import TRAINABLE_FILE
+from service.runtime.models.parts.provenance import TrainingProvenance
+from service.runtime.models.parts.tasks import Task
 from training.checkpoints import Checkpoint, CheckpointError
 from training.fine_tuning.errors import FineTuningError
 from training.fine_tuning.trainable import networks_of_run, read_trainable

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from torch import nn
 
-from service.runtime.models.provenance import FineTuning, NetworkTransfer
+from service.runtime.models.parts.provenance import FineTuning, NetworkTransfer
 from training.fine_tuning.errors import FineTuningError
 from training.fine_tuning.sources import Source, open_source
 from training.fine_tuning.transfer import ClassNames, Transfer, transfer

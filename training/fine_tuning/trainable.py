@@ -13,7 +13,7 @@ from torch import Tensor
 
 from service.runtime.errors import first_line
 from service.runtime.models.manifest import Manifest, file_sha256
-from service.runtime.models.manifest_parts import TRAINABLE_FILE, Trainable
+from service.runtime.models.parts.additions import TRAINABLE_FILE, Trainable
 from training.checkpoints import Checkpoint
 from training.fine_tuning.errors import FineTuningError
 from training.recipe.schema import Recipe

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from service.runtime.models.manifest import ImageInput, Task
+from service.runtime.models.parts.inputs import ImageInput
+from service.runtime.models.parts.tasks import Task
 from training.games.options import GameOptions
 from training.games.tasks.task import ImageTask
 from training.networks.layers.shapes import ImageToImageShape

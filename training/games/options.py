@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, PositiveFloat, model_validator
 
-from service.runtime.models.manifest_outputs import ImageSpec, OutputSpec
+from service.runtime.models.parts.outputs import ImageSpec, OutputSpec
 from training.evaluation.during_training import EvaluateOptions
 from training.losses import SMOOTHABLE, LossName
 from training.recipe.options import Options
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from service.runtime.models.manifest import ImageInput, LatentSpace, Task
-    from service.runtime.models.manifest_outputs import TextInput
     from service.runtime.models.model import Model
+    from service.runtime.models.parts.inputs import ImageInput, TextInput
+    from service.runtime.models.parts.latent import LatentSpace
+    from service.runtime.models.parts.tasks import Task
     from training.data.dataset import Dataset
     from training.data.images import Progress
     from training.device import Precision

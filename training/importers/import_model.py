@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from service import __version__
 from service.runtime.models.folders import new_version_folder
-from service.runtime.models.manifest import Graph, Manifest, file_sha256
+from service.runtime.models.manifest import Manifest, file_sha256
 from service.runtime.models.model import Model
+from service.runtime.models.parts.graphs import Graph
+from service.runtime.models.parts.provenance import ImportProvenance
 from service.runtime.models.probe_inputs import probe_images
-from service.runtime.models.provenance import ImportProvenance
 from service.runtime.onnx.sessions import ExecutionPlan
 from training.export.model_folder import write_model_folder
 from training.export.preview import imported_preview

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
-from service.runtime.models.provenance import ImportAssumption
+from service.runtime.models.parts.provenance import ImportAssumption
 from training.importers.errors import ImportOptionError
 
 T = TypeVar("T")

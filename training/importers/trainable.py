@@ -6,7 +6,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from service.runtime.models.manifest import GENERATOR, Manifest
+from service.runtime.models.manifest import Manifest
+from service.runtime.models.parts.graphs import GENERATOR
 from training.export.graphs import (
     GraphSpec,
     ServedGenerator,

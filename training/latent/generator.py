@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from service.runtime.errors import UserError
-from service.runtime.models.manifest import GENERATOR, MAPPING, SYNTHESIS, TRANSFORM
 from service.runtime.models.model import Model
+from service.runtime.models.parts.graphs import GENERATOR, MAPPING, SYNTHESIS, TRANSFORM
 from training.latent.differentiable.graph import differentiable_graph
 
 # Latents whose mean and standard deviation describe the space.

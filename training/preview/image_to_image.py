@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.model import Model
+from service.runtime.models.parts.graphs import GENERATOR
 from training.data.pairs import EXAMPLES, example_pairs, unpaired_examples
 from training.games.tasks.task import TaskInputs
 from training.recipe.schema import Recipe

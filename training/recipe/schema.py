@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 from torch import nn
 
-from service.runtime.models.manifest import ImageInput
+from service.runtime.models.parts.inputs import ImageInput
 from training.data.images import DataOptions
 from training.device import DeviceOptions
 from training.evaluation.during_training import EvaluateOptions

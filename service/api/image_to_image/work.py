@@ -22,8 +22,8 @@ from service.runtime.image_to_image import (
 from service.runtime.images.decoding import DecodedImage, ImageDecodeError
 from service.runtime.images.encoding import Pixels
 from service.runtime.images.masks import MaskInput
-from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.model import Model
+from service.runtime.models.parts.graphs import GENERATOR
 
 T = TypeVar("T")
 

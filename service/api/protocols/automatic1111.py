@@ -36,8 +36,9 @@ from service.api.state import ServiceState, UploadTooLarge, state_of
 from service.runtime.base64_text import decode_base64
 from service.runtime.images.encoding import ImageFormat, Pixels, resized
 from service.runtime.models.catalog import ModelNotFound
-from service.runtime.models.manifest import Manifest, Task
+from service.runtime.models.manifest import Manifest
 from service.runtime.models.model import Model
+from service.runtime.models.parts.tasks import Task
 from service.runtime.requests import MAX_RESIZED_SIDE
 
 router = APIRouter(tags=["images"])

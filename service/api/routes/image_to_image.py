@@ -25,8 +25,8 @@ from service.runtime.image_to_image import decoded_from_pixels
 from service.runtime.images import encoding
 from service.runtime.images.encoding import Pixels
 from service.runtime.images.masks import MaskInput
-from service.runtime.models.manifest import Task
 from service.runtime.models.model import Model
+from service.runtime.models.parts.tasks import Task
 
 router = APIRouter(tags=["images"])
 

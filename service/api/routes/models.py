@@ -16,7 +16,8 @@ from service.api.schemas.problems import ProblemDocument
 from service.api.state import state_of
 from service.runtime.files import open_regular
 from service.runtime.models.catalog import Catalog, Entry
-from service.runtime.models.manifest import MANIFEST_FILE, OUTPUT_PARTS, PREVIEW_FILE, Manifest
+from service.runtime.models.manifest import MANIFEST_FILE, PREVIEW_FILE, Manifest
+from service.runtime.models.parts.tasks import OUTPUT_PARTS
 from service.runtime.scheduling.engine import Engine
 
 router = APIRouter(tags=["models"])

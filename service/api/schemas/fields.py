@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from service.runtime import request_fields
 from service.runtime.latent.editing import MAX_AMOUNT
 from service.runtime.latent.seeds import MAX_SEED
-from service.runtime.models.manifest import StyleGroup
+from service.runtime.models.parts.latent import StyleGroup
 from service.runtime.ranking import Method, Selection
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]

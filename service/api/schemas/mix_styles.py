@@ -20,7 +20,7 @@ from service.api.schemas.fields import (
     SourceList,
     TruncationField,
 )
-from service.runtime.models.manifest import StyleGroup
+from service.runtime.models.parts.latent import StyleGroup
 
 
 class MixStylesRequest(RequestModel):

@@ -27,8 +27,8 @@ from service.runtime.generation import execute
 from service.runtime.image_to_image import image_to_image_plan, prepare
 from service.runtime.images.decoding import DecodedImage
 from service.runtime.images.encoding import Pixels, resized
-from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.model import Model
+from service.runtime.models.parts.graphs import GENERATOR
 from service.runtime.parallel import map_in_order
 from service.runtime.video import ffmpeg
 from service.runtime.video.assembly import Times, assemble

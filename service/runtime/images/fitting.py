@@ -9,7 +9,7 @@ import numpy as np
 
 from service.runtime.images.decoding import DecodedImage
 from service.runtime.images.encoding import Pixels, on_white, resized, to_image
-from service.runtime.models.manifest_outputs import ImageSpec
+from service.runtime.models.parts.outputs import ImageSpec
 
 
 @dataclass(frozen=True)

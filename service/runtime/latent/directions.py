@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from service.runtime.files import open_regular
 from service.runtime.models.manifest import Manifest, ManifestError, file_sha256
-from service.runtime.models.manifest_parts import DIRECTIONS_FILE
+from service.runtime.models.parts.additions import DIRECTIONS_FILE
 
 Vector = NDArray[np.float32]
 # The header of an array in an .npz file.

@@ -2,7 +2,7 @@
 
 A latent ``w`` is moved in the layers of a direction, a latent ``z`` as a whole. The unit of an
 amount is one standard deviation of the latents along the direction: see
-`service.runtime.models.manifest_parts.Direction`.
+`service.runtime.models.parts.additions.Direction`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from service.runtime.latent.directions import Vector
 from service.runtime.latent.layers import LayerWeights, layers_from_parameter, layers_parameter
 from service.runtime.latent.sources import Floats, LatentSource, feeds
 from service.runtime.models.manifest import Manifest
-from service.runtime.models.manifest_parts import Direction
+from service.runtime.models.parts.additions import Direction
 
 # Maximum length of a step along a direction, in standard deviations of the latents. Far below it,
 # images are no longer like those that the model was trained on.

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from service.runtime.base64_text import decode_base64
 from service.runtime.latent import seeds as latents
 from service.runtime.latent.transforms import Matrix, as_transform, identity_transforms
-from service.runtime.models.manifest import CLASS_WEIGHTS, GENERATOR, MAPPING, TRANSFORM, Manifest
+from service.runtime.models.manifest import Manifest
+from service.runtime.models.parts.graphs import CLASS_WEIGHTS, GENERATOR, MAPPING, TRANSFORM
 
 Floats = NDArray[np.float32]
 # Weights by class index. A single class has weight 1.

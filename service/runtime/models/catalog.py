@@ -21,9 +21,10 @@ from service.runtime.errors import UserError
 from service.runtime.files import open_regular
 from service.runtime.models.golden import GOLDEN_FILE, GOLDEN_SAMPLES_FILE, check_golden
 from service.runtime.models.manifest import MANIFEST_FILE, Manifest, ManifestError, read_manifest
-from service.runtime.models.manifest_outputs import TOKENIZER_FILE, VOCABULARY_FILE, TextInput
 from service.runtime.models.memory_budget import MemoryBudget
 from service.runtime.models.model import GoldenMatch, Model, ModelFailed, problem_of
+from service.runtime.models.parts.inputs import TextInput
+from service.runtime.models.parts.outputs import TOKENIZER_FILE, VOCABULARY_FILE
 from service.runtime.onnx.execution_plans import Planner
 from service.runtime.onnx.sessions import ExecutionPlan, Provider, plan_for
 from service.runtime.text.prompts import read_tokenizer

@@ -13,7 +13,7 @@ from typing import ClassVar
 from service.runtime.errors import UserError
 from service.runtime.files import CannotWrite
 from service.runtime.models.catalog import model_folders
-from service.runtime.models.manifest_parts import SLUG
+from service.runtime.models.parts.part import SLUG
 
 
 class ModelFolderError(UserError):

@@ -18,14 +18,10 @@ from PIL import Image
 from service.runtime.files import open_regular
 from service.runtime.generation import execute, text_plan
 from service.runtime.images.encoding import Pixels
-from service.runtime.models.manifest import (
-    GENERATOR,
-    Golden,
-    Manifest,
-    ManifestError,
-    read_manifest,
-)
+from service.runtime.models.manifest import Manifest, ManifestError, read_manifest
 from service.runtime.models.model import GoldenMatch, Model
+from service.runtime.models.parts.graphs import GENERATOR
+from service.runtime.models.parts.measurements import Golden
 from service.runtime.onnx.sessions import Array, GraphError, Provider
 from service.runtime.text.sampling import TextSource
 from service.runtime.text.vocabulary import read_vocabulary

@@ -24,257 +24,51 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from service.runtime.errors import UserError
 from service.runtime.files import open_regular
-from service.runtime.formatting import exact
-from service.runtime.latent.seeds import MAX_SEED, Distribution
-from service.runtime.models.manifest_outputs import (
+from service.runtime.models.parts.additions import Directions, Discriminator, Encoder, Trainable
+from service.runtime.models.parts.graphs import (
+    ADDED_ROLES,
+    CLASS_INDEX,
+    CLASS_WEIGHTS,
+    DISCRIMINATOR,
+    ENCODER,
+    GENERATOR,
+    MAPPING,
+    SYNTHESIS,
+    TRANSFORM,
+    Graph,
+    encoder_output,
+)
+from service.runtime.models.parts.inputs import ImageInput, TextInput
+from service.runtime.models.parts.latent import LatentSpace, StyleSpace
+from service.runtime.models.parts.measurements import Golden, Quality
+from service.runtime.models.parts.outputs import (
     AudioSpec,
     ImageSpec,
     OutputSpec,
     TextEncoder,
-    TextInput,
     TextSpec,
 )
-from service.runtime.models.manifest_parts import (
-    SHA256,
-    Directions,
-    Discriminator,
-    Encoder,
-    Finite,
-    Part,
-    Positive,
-    Slug,
-    Trainable,
+from service.runtime.models.parts.part import Part, Slug
+from service.runtime.models.parts.provenance import ImportProvenance, TrainingProvenance
+from service.runtime.models.parts.tasks import (
+    ADDED_OUTPUTS,
+    LATENT_TASKS,
+    OUTPUT_PARTS,
+    TOKEN_GRAPHS,
+    Task,
+    output_part,
 )
-from service.runtime.models.provenance import ImportProvenance, TrainingProvenance
 
 MANIFEST_FILE = "model.json"
 PREVIEW_FILE = "preview.webp"
 # Enough for 10,000 classes with names of the maximum length in UTF-8, escaped.
 _MAX_MANIFEST_BYTES = 32 * 2**20
-# Roles of graphs. A model with the task `generate` has one graph from latents to pixels, or two
-# that are connected by the styles `w`. An image-to-image model has a `generator`, or one graph per
-# direction, named after the direction.
-GENERATOR = "generator"
-MAPPING = "mapping"
-SYNTHESIS = "synthesis"
-# The graph of a text model, and that of a text encoder.
-STEP = "step"
-TEXT_ENCODER = "text_encoder"
-# Optional roles beside those. They do not change the images of a seed, so the digest of a model
-# does not depend on them.
-ENCODER = "encoder"
-DISCRIMINATOR = "discriminator"
-ADDED_ROLES = (ENCODER, DISCRIMINATOR)
-# Class inputs of a graph: the weights of all classes [N, classes] float32, which can be blended, or
-# the class index [N] int64.
-CLASS_WEIGHTS = "class_weights"
-CLASS_INDEX = "class_index"
-# Optional input of a `synthesis` graph, [N, 3, 3] float32: translates and rotates the images.
-TRANSFORM = "transform"
-
-FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.onnx$")]
-DataName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.onnx\.data$")]
 # Class names are part of headers, metadata and paths in archives.
 ClassName = Annotated[str, StringConstraints(max_length=200)]
-StyleGroup = Literal["coarse", "middle", "fine"]
-
-# The route that serves a model has the name of its task.
-Task = Literal[
-    "generate",
-    "translate",
-    "colorize",
-    "upscale",
-    "inpaint",
-    "audio",
-    "text-to-image",
-    "text",
-    "text-encoder",
-]
-# Tasks whose models draw their outputs from a latent `z`.
-LATENT_TASKS: tuple[Task, ...] = ("generate", "audio", "text-to-image")
-# The part of the manifest that describes the output of a task; all others have images.
-_OUTPUTS: dict[Task, str] = {"audio": "audio", "text": "text", "text-encoder": "text_encoder"}
-OUTPUT_PARTS = ("image", *_OUTPUTS.values())
-# Inputs and outputs of the graphs of the tasks that have neither latents nor images.
-_TOKEN_GRAPHS: dict[Task, tuple[str, set[str], set[str]]] = {
-    "text": (STEP, {"token", "state"}, {"logits", "new_state"}),
-    "text-encoder": (TEXT_ENCODER, {"token_ids", "token_mask"}, {"text"}),
-}
 
 
 class ManifestError(UserError):
     """A manifest cannot be read or is invalid."""
-
-
-class DataFile(Part):
-    """A file with weights of a graph: an ONNX file is limited to 2 GiB."""
-
-    file: DataName
-    sha256: SHA256
-
-
-class Graph(Part):
-    """An ONNX file whose inputs and outputs have the names of the contract.
-
-    `data` lists the files with external weights, if any.
-    """
-
-    file: FileName
-    sha256: SHA256
-    inputs: tuple[str, ...] = Field(min_length=1)
-    outputs: tuple[str, ...] = Field(min_length=1)
-    data: Annotated[tuple[DataFile, ...], Field(min_length=1)] | None = None
-
-    @property
-    def files(self) -> tuple[tuple[str, str], ...]:
-        """All files of the graph, with their SHA-256."""
-        return (self.file, self.sha256), *((data.file, data.sha256) for data in self.data or ())
-
-
-class Truncation(Part):
-    """The range of the truncation ψ (StyleGAN, arXiv:1812.04948, appendix B); 1 disables it."""
-
-    default: Finite = 1.0
-    minimum: Finite = 0.0
-    maximum: Finite = 1.0
-
-    @model_validator(mode="after")
-    def _is_a_range(self) -> Truncation:
-        if not self.minimum <= self.default <= self.maximum:
-            raise ValueError(
-                f"{exact(self.default)} is not in {exact(self.minimum)} to {exact(self.maximum)}"
-            )
-        return self
-
-
-class LatentSpace(Part):
-    """The latent space of `z`; `seed_rule` defines how a latent is drawn from a seed.
-
-    With a `truncation`, the graph that takes `z` also takes the truncation.
-    """
-
-    dimension: Positive
-    distribution: Distribution = "normal"
-    seed_rule: Literal["numpy-randomstate"] = "numpy-randomstate"
-    truncation: Truncation | None = None
-
-
-class StyleLayer(Part):
-    """A layer that takes a style, with its resolution in pixels and its group."""
-
-    resolution: Positive
-    group: StyleGroup
-
-
-class StyleSpace(Part):
-    """The style space of `w`: one vector of `dimension` per layer."""
-
-    dimension: Positive
-    layers: tuple[StyleLayer, ...] = Field(min_length=1)
-
-    @property
-    def groups(self) -> dict[StyleGroup, tuple[int, ...]]:
-        """The layer indices by group; groups without layers are missing."""
-        groups: dict[StyleGroup, tuple[int, ...]] = {}
-        for i, layer in enumerate(self.layers):
-            groups[layer.group] = (*groups.get(layer.group, ()), i)
-        return groups
-
-
-class ImageInput(Part):
-    """The input images of an image-to-image model, `image` ``[N, H, W, C] uint8``.
-
-    If the size may vary, both sides must be multiples of `multiple`; the sides of the output are
-    `factor` times as long. A `masked` graph also takes ``mask`` ``[N, H, W] uint8``: 255 marks
-    pixels to fill, 0 known pixels.
-    """
-
-    channels: Literal[1, 3, 4]
-    # The side of the training images in pixels; with `fixed` the only one that the graph takes:
-    # an upscaler then runs in tiles of this size, and other models resize their input to it.
-    side: Positive
-    fixed: bool = False
-    # The width of a `fixed` input that is not square; `side` is its height.
-    width: Positive | None = None
-    multiple: Positive = 1
-    # The minimum side, if it is larger than `multiple`: padding by reflection needs enough pixels
-    # to reflect.
-    least: Positive | None = None
-    factor: Positive = 1
-    # The radius of the receptive field in input pixels; None if every pixel depends on all others.
-    reach: Annotated[int, Field(ge=0)] | None = None
-    masked: bool = False
-    # The directions of a model that has several, the default first.
-    directions: tuple[Slug, ...] = ()
-
-    @model_validator(mode="after")
-    def _side_fits(self) -> ImageInput:
-        if self.side % self.multiple:
-            raise ValueError(f"side {self.side} is not a multiple of {self.multiple}")
-        if self.least is not None and (self.least % self.multiple or self.least > self.side):
-            raise ValueError(
-                f"least {self.least} is not a multiple of {self.multiple}, or exceeds side"
-            )
-        if self.width is not None and (not self.fixed or self.width % self.multiple):
-            raise ValueError(f"width {self.width} needs fixed and a multiple of {self.multiple}")
-        if len(self.directions) == 1 or len(set(self.directions)) != len(self.directions):
-            raise ValueError("directions must be at least two different names")
-        return self
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the training images; with `fixed` the only supported ones."""
-        return self.side, self.width or self.side
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """The roles of the graphs."""
-        return self.directions or (GENERATOR,)
-
-
-class Quality(Part):
-    """A measured metric with everything that is needed to interpret it."""
-
-    metric: str
-    value: Finite
-    feature_network: str | None = None
-    reference: str
-    # SHA-256 of the decoded images of the reference split.
-    reference_sha256: SHA256 | None = None
-    samples: Positive
-    reference_samples: Positive
-    # The rule that chose the reference images, if they are a part of the split by default.
-    reference_choice: str | None = None
-    # The 95 % confidence interval, if the metric has one.
-    low: Finite | None = None
-    high: Finite | None = None
-    # The same metric for `real_samples` real images instead of generated ones.
-    real: Finite | None = None
-    real_samples: Positive | None = None
-    # The same metric for a simple baseline instead of the model, and its name.
-    baseline: Finite | None = None
-    baseline_name: str | None = None
-    # How images were resized for the feature network.
-    resizing: str | None = None
-    truncation: Finite | None = None
-    # The samples have consecutive seeds, starting here.
-    seed_start: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
-    # Further information for the interpretation.
-    note: str | None = None
-
-
-class Golden(Part):
-    """An output of the model at export: its inputs and a SHA-256.
-
-    The digest is that of the pixels, of the int16 samples, or of the UTF-8 text at temperature 1.
-    `class_index`, `truncation` and `direction` are set if the model has them.
-    """
-
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
-    class_index: Annotated[int, Field(ge=0)] | None = None
-    truncation: Finite | None = None
-    direction: Slug | None = None
-    sha256: SHA256
 
 
 class Manifest(Part):
@@ -307,7 +101,7 @@ class Manifest(Part):
 
     @model_validator(mode="after")
     def _fits_its_task(self) -> Manifest:
-        part = _OUTPUTS.get(self.task, "image")
+        part = output_part(self.task)
         given = [name for name in OUTPUT_PARTS if getattr(self, name) is not None]
         if given != [part]:
             raise ValueError(
@@ -321,8 +115,8 @@ class Manifest(Part):
             self._check_graphs(self.latent)
             for golden in self.golden:
                 self._check_golden(golden, self.latent)
-        elif self.task in _TOKEN_GRAPHS:
-            self._check_token_graph(*_TOKEN_GRAPHS[self.task])
+        elif self.task in TOKEN_GRAPHS:
+            self._check_token_graph(*TOKEN_GRAPHS[self.task])
         elif self.input is None:
             raise ValueError(f"a model with the task {self.task} needs an input")
         else:
@@ -464,7 +258,7 @@ class Manifest(Part):
     @property
     def output(self) -> OutputSpec:
         """The part that describes what the main graph returns."""
-        part: OutputSpec = getattr(self, _OUTPUTS.get(self.task, "image"))
+        part: OutputSpec = getattr(self, output_part(self.task))
         return part
 
     @property
@@ -486,7 +280,7 @@ class Manifest(Part):
     @property
     def main_role(self) -> str:
         """The role that returns the output: `generator`, or the graph of a text model."""
-        return _TOKEN_GRAPHS[self.task][0] if self.task in _TOKEN_GRAPHS else GENERATOR
+        return TOKEN_GRAPHS[self.task][0] if self.task in TOKEN_GRAPHS else GENERATOR
 
     @property
     def added_roles(self) -> tuple[str, ...]:
@@ -535,7 +329,7 @@ class Manifest(Part):
                     del spec[added]
             dependencies["input"] = spec
         # Absent in the manifests of images, which keep their digest.
-        for name in (*_OUTPUTS.values(), "text_input"):
+        for name in (*ADDED_OUTPUTS.values(), "text_input"):
             if (described := getattr(self, name)) is not None:
                 dependencies[name] = described.model_dump(mode="json")
         if weights := dict(each for graph in graphs.values() for each in graph.files[1:]):
@@ -546,11 +340,6 @@ class Manifest(Part):
     def to_json(self) -> str:
         """Return the manifest as JSON, without absent parts."""
         return self.model_dump_json(indent=2, exclude_none=True) + "\n"
-
-
-def encoder_output(space: str) -> str:
-    """Return the name of the encoder's output: ONNX allows each name once in a graph."""
-    return f"new_{space}"
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -15,7 +15,9 @@ from service.runtime.generation import execute, image_plan, style_plan
 from service.runtime.latent.directions import Vector, load_directions
 from service.runtime.latent.sources import LatentSource, feeds
 from service.runtime.latent.transforms import identity_transforms
-from service.runtime.models.manifest import (
+from service.runtime.models.manifest import ManifestError, file_sha256, read_manifest
+from service.runtime.models.memory_budget import MemoryBudget
+from service.runtime.models.parts.graphs import (
     DISCRIMINATOR,
     ENCODER,
     GENERATOR,
@@ -23,13 +25,9 @@ from service.runtime.models.manifest import (
     SYNTHESIS,
     TRANSFORM,
     Graph,
-    ManifestError,
-    StyleSpace,
     encoder_output,
-    file_sha256,
-    read_manifest,
 )
-from service.runtime.models.memory_budget import MemoryBudget
+from service.runtime.models.parts.latent import StyleSpace
 from service.runtime.models.probe_inputs import (
     probe_images,
     probe_masks,

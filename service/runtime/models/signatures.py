@@ -12,7 +12,8 @@ import numpy as np
 from service.runtime.formatting import exact
 from service.runtime.latent.sources import class_feed
 from service.runtime.latent.transforms import MAX_ABS_VALUE
-from service.runtime.models.manifest import (
+from service.runtime.models.manifest import Manifest
+from service.runtime.models.parts.graphs import (
     CLASS_INDEX,
     CLASS_WEIGHTS,
     GENERATOR,
@@ -20,7 +21,6 @@ from service.runtime.models.manifest import (
     SYNTHESIS,
     TRANSFORM,
     Graph,
-    Manifest,
     encoder_output,
 )
 from service.runtime.onnx.sessions import Array

@@ -20,9 +20,9 @@ from typing import TypeVar
 
 from service.runtime.latent.style_cache import StyleCache
 from service.runtime.models.catalog import Catalog, Changes, State
-from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.memory_budget import MemoryBudget
 from service.runtime.models.model import Model
+from service.runtime.models.parts.graphs import GENERATOR
 from service.runtime.models.updates import ModelUpdates
 from service.runtime.models.watcher import Watcher
 from service.runtime.onnx.execution_plans import Planner, PlanOptions, slots

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.runtime.models.manifest import ManifestError
-from service.runtime.models.manifest_outputs import TextEncoder
+from service.runtime.models.parts.outputs import TextEncoder
 from service.runtime.text.vocabulary import read_checked
 
 if TYPE_CHECKING:

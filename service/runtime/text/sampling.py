@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from service.runtime.models.manifest_outputs import TextSpec
+from service.runtime.models.parts.outputs import TextSpec
 
 
 @dataclass(frozen=True)

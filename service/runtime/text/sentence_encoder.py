@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.runtime.errors import UserError
-from service.runtime.models.manifest import TEXT_ENCODER, read_manifest
+from service.runtime.models.manifest import read_manifest
+from service.runtime.models.parts.graphs import TEXT_ENCODER
 from service.runtime.onnx.sessions import ExecutionPlan, Provider, Session
 from service.runtime.text.prompts import PromptTokenizer, read_tokenizer, token_feeds
 

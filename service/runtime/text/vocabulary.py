@@ -11,7 +11,7 @@ from pathlib import Path
 
 from service.runtime.files import open_regular
 from service.runtime.models.manifest import ManifestError
-from service.runtime.models.manifest_outputs import TextSpec
+from service.runtime.models.parts.outputs import TextSpec
 
 _MAX_BYTES = 64 * 2**20
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from service.runtime.latent.sources import LatentSource
-from service.runtime.models.manifest_parts import ScoreCalibration
+from service.runtime.models.parts.additions import ScoreCalibration
 from service.runtime.ranking import Selection, candidate_groups, kept_candidates
 
 CALIBRATION = ScoreCalibration(scale=1.0, maximum=3.0, samples=100)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from service.runtime.models.manifest import Quality
+from service.runtime.models.parts.measurements import Quality
 from training.evaluation.errors import QualityError
 from training.evaluation.image_to_image.evaluation import DirectionResult
 from training.evaluation.metrics import Metric, get_metric, pair_metric_names

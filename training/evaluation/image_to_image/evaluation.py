@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.runtime.models.manifest import GENERATOR, Quality
 from service.runtime.models.model import Model
+from service.runtime.models.parts.graphs import GENERATOR
+from service.runtime.models.parts.measurements import Quality
 from training.data.degradations import upscale
 from training.data.pairs import example_pairs, held_out_options, unpaired_examples
 from training.evaluation.errors import QualityError

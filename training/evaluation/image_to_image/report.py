@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.runtime.models.manifest import Quality
+from service.runtime.models.parts.measurements import Quality
 from training.evaluation.evaluation import Comparison
 from training.evaluation.features.networks import FeatureNetwork
 from training.evaluation.image_to_image.comparison import (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from service.runtime.models.manifest import read_manifest
 from service.runtime.models.model import Model
-from service.runtime.models.provenance import TrainingData, TrainingProvenance
+from service.runtime.models.parts.provenance import TrainingData, TrainingProvenance
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.data.images import DataOptions, data_location, load_images
 from training.data.provenance import check_training_data, description

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from service.runtime.models.manifest import Quality
 from service.runtime.models.model import Model
+from service.runtime.models.parts.measurements import Quality
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.data.images import DataOptions, load_images
 from training.evaluation.errors import QualityError

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.runtime.models.manifest import Quality
+from service.runtime.models.parts.measurements import Quality
 from training.data.images import DataOptions, data_location
 from training.data.provenance import check_training_data, description
 from training.evaluation.errors import QualityError

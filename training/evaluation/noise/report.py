@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from service.runtime.models.manifest import Quality
+from service.runtime.models.parts.measurements import Quality
 from training.evaluation.errors import QualityError
 from training.evaluation.evaluation import Comparison
 from training.evaluation.metrics import find_metric

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from service.runtime.models.manifest import Quality
+from service.runtime.models.parts.measurements import Quality
 
 
 class ClassFigures(BaseModel):

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from service.runtime.generation import execute, image_plan, score_plan
 from service.runtime.latent.seeds import MAX_SEED
 from service.runtime.latent.sources import LatentSource
-from service.runtime.models.manifest import DISCRIMINATOR
-from service.runtime.models.manifest_parts import ScoreCalibration, SelectionFigure
 from service.runtime.models.model import Model
+from service.runtime.models.parts.additions import ScoreCalibration, SelectionFigure
+from service.runtime.models.parts.graphs import DISCRIMINATOR
 from service.runtime.ranking import CandidateGroup, Method, Selection, kept_candidates
 from training.evaluation.errors import QualityError
 from training.evaluation.evaluation import EvaluationSettings, Progress

@@ -25,9 +25,9 @@ from service.runtime.models.catalog import (
     version_key,
 )
 from service.runtime.models.manifest import MANIFEST_FILE, Manifest
-from service.runtime.models.manifest_outputs import ImageSpec
 from service.runtime.models.model import Model
-from service.runtime.models.provenance import TrainingData, TrainingProvenance
+from service.runtime.models.parts.outputs import ImageSpec
+from service.runtime.models.parts.provenance import TrainingData, TrainingProvenance
 from service.runtime.onnx.machine import usable_cpus
 from service.runtime.onnx.sessions import ExecutionPlan, Provider, pick_provider, plan_for
 from training.data.datasets import KNOWN_DATASETS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.runtime.models.manifest import Quality
+from service.runtime.models.parts.measurements import Quality
 from training.evaluation.metrics import find_metric
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from service.runtime.files import replacing
-from service.runtime.models.manifest import MANIFEST_FILE, Manifest, Quality, read_manifest
+from service.runtime.models.manifest import MANIFEST_FILE, Manifest, read_manifest
+from service.runtime.models.parts.measurements import Quality
 from training.evaluation.errors import QualityError
 from training.export.model_card import quality_lines
 

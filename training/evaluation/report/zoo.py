@@ -10,9 +10,11 @@ from pathlib import Path
 from service.runtime.files import replacing
 from service.runtime.formatting import counted
 from service.runtime.models.catalog import model_folders
-from service.runtime.models.manifest import GENERATOR, Manifest, Quality, read_manifest
+from service.runtime.models.manifest import Manifest, read_manifest
 from service.runtime.models.model import Model
-from service.runtime.models.provenance import TrainingProvenance
+from service.runtime.models.parts.graphs import GENERATOR
+from service.runtime.models.parts.measurements import Quality
+from service.runtime.models.parts.provenance import TrainingProvenance
 from service.runtime.onnx.machine import cpu_model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.evaluation.errors import QualityError

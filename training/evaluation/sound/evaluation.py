@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.runtime.models.manifest import Quality
-from service.runtime.models.manifest_outputs import AudioSpec
 from service.runtime.models.model import Model
+from service.runtime.models.parts.measurements import Quality
+from service.runtime.models.parts.outputs import AudioSpec
 from training.data.images import DataOptions
 from training.data.sounds.data import SoundData, load_sounds
 from training.data.sounds.options import SoundOptions

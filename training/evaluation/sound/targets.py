@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from service.runtime.models.manifest import Quality, read_manifest
+from service.runtime.models.manifest import read_manifest
 from service.runtime.models.model import Model
+from service.runtime.models.parts.measurements import Quality
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.data.images import DataOptions, data_location
 from training.data.sounds.options import SoundOptions

@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.runtime.generation import execute, text_plan
-from service.runtime.models.manifest import STEP, Manifest, Quality
+from service.runtime.models.manifest import Manifest
+from service.runtime.models.parts.graphs import STEP
+from service.runtime.models.parts.measurements import Quality
 from service.runtime.onnx.sessions import Array
 from service.runtime.text.sampling import TextSource
 from training.data.text.corpus import TextData

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.runtime.models.manifest import Quality
+from service.runtime.models.parts.measurements import Quality
 from training.evaluation.errors import QualityError
 from training.evaluation.evaluation import Comparison
 from training.evaluation.report.document import Note, Section, Table

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from service.runtime.models.manifest import read_manifest
 from service.runtime.models.model import Model
-from service.runtime.models.provenance import TrainingData, TrainingProvenance
+from service.runtime.models.parts.provenance import TrainingData, TrainingProvenance
 from service.runtime.onnx.sessions import Array, ExecutionPlan, Provider
 from training.data.images import data_location
 from training.data.provenance import description

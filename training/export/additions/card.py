@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from service.runtime.models.manifest import Manifest
-from service.runtime.models.manifest_parts import Direction, InversionFigure, SelectionFigure
+from service.runtime.models.parts.additions import Direction, InversionFigure, SelectionFigure
 from training.latent.inversion.quality import gate_failures
 
 CARD_FILE = "README.md"

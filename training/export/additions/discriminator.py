@@ -28,14 +28,10 @@ from torch import Tensor, nn
 
 from service.runtime.generation import RunGraph, execute, image_plan, score_plan
 from service.runtime.latent.sources import LatentSource
-from service.runtime.models.manifest import (
-    CLASS_WEIGHTS,
-    DISCRIMINATOR,
-    Manifest,
-    read_manifest,
-)
-from service.runtime.models.manifest_parts import Discriminator, ScoreCalibration
+from service.runtime.models.manifest import Manifest, read_manifest
 from service.runtime.models.model import Model
+from service.runtime.models.parts.additions import Discriminator, ScoreCalibration
+from service.runtime.models.parts.graphs import CLASS_WEIGHTS, DISCRIMINATOR
 from service.runtime.onnx.sessions import Array, ExecutionPlan, Provider, Session
 from training.export.errors import ExportError
 from training.export.graphs import CHECKED_IMAGES, GraphSpec, class_weights

@@ -20,8 +20,8 @@ from service.runtime.files import CannotWrite
 from service.runtime.latent.directions import load_directions
 from service.runtime.models.golden import check_golden
 from service.runtime.models.manifest import MANIFEST_FILE, Manifest, file_sha256, read_manifest
-from service.runtime.models.manifest_parts import DIRECTIONS_FILE, TRAINABLE_FILE
 from service.runtime.models.model import Model
+from service.runtime.models.parts.additions import DIRECTIONS_FILE, TRAINABLE_FILE
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.export.additions.card import CARD_FILE, with_additions
 

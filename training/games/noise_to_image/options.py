@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import nn
 
-from service.runtime.models.manifest import LatentSpace, Task, Truncation
+from service.runtime.models.parts.latent import LatentSpace, Truncation
+from service.runtime.models.parts.tasks import Task
 from training.augment import AugmentOptions
 from training.evaluation.during_training import EvaluateOptions
 from training.evaluation.metrics import selectable_metrics

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import nn
 
-from service.runtime.models.manifest import Task
-from service.runtime.models.manifest_outputs import AudioSpec, OutputSpec
+from service.runtime.models.parts.outputs import AudioSpec, OutputSpec
+from service.runtime.models.parts.tasks import Task
 from training.evaluation.during_training import EvaluateOptions
 from training.evaluation.errors import QualityError
 from training.games.noise_to_image.options import NoiseToImageOptions

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from service.runtime.models.manifest import GENERATOR
+from service.runtime.models.parts.graphs import GENERATOR
 from training.data.images import ImageData
 from training.data.pairs import held_out_options, validation_pairs
 from training.evaluation.during_training import EvaluateOptions

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from service.runtime.models.manifest import Task
+from service.runtime.models.parts.tasks import Task
 from training.data.color import chroma, gray_level, lightness, to_rgb
 from training.games.tasks.task import ImageTask, TaskInputs
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from service.runtime.models.manifest import Task
+from service.runtime.models.parts.tasks import Task
 from training.data.masks import box_mask, stroke_mask
 from training.games.tasks.task import ImageTask, TaskInputs
 

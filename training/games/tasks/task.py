@@ -13,7 +13,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from service.runtime.models.manifest import Task
+from service.runtime.models.parts.tasks import Task
 from training.recipe.options import Options
 
 

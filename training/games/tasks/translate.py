@@ -9,7 +9,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from service.runtime.models.manifest import Task
+from service.runtime.models.parts.tasks import Task
 from training.data.edges import canny_edges
 from training.games.tasks.task import ImageTask, TaskInputs
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
-from service.runtime.models.manifest import Task
+from service.runtime.models.parts.tasks import Task
 from training.data.degradations import degrade, downscale
 from training.games.tasks.task import ImageTask, TaskInputs
 

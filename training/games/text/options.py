@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import nn
 
-from service.runtime.models.manifest import Task
-from service.runtime.models.manifest_outputs import OutputSpec
+from service.runtime.models.parts.outputs import OutputSpec
+from service.runtime.models.parts.tasks import Task
 from training.data.images import DataOptions
 from training.data.text.corpus import CorpusOptions
 from training.data.text.oracle import OracleOptions

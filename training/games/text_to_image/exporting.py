@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from service.runtime.latent import seeds as latents
 from service.runtime.latent.seeds import Distribution
-from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.model import Model
+from service.runtime.models.parts.graphs import GENERATOR
 from service.runtime.models.probe_inputs import probe_texts
 from training.captions.encoders import open_encoder
 from training.export.graphs import CHECKED_LATENTS, GraphSpec, served_pixels

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import nn
 
-from service.runtime.models.manifest import Task, read_manifest
-from service.runtime.models.manifest_outputs import TextInput
+from service.runtime.models.manifest import read_manifest
+from service.runtime.models.parts.inputs import TextInput
+from service.runtime.models.parts.tasks import Task
 from training.captions.encoders import encoder_folder
 from training.captions.reading import CaptionOptions, example_prompts, held_out_texts
 from training.games.noise_to_image.options import NoiseToImageOptions, image_shape

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, StringConstraints
 
-from service.runtime.models.manifest_parts import SLUG
+from service.runtime.models.parts.part import SLUG
 from training.evaluation.during_training import EvaluateOptions
 from training.evaluation.metrics import selectable_metrics
 from training.games.image_options import ImageGameOptions

@@ -17,16 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from service.runtime.latent.seeds import Distribution
-from service.runtime.models.manifest import (
-    GENERATOR,
-    Graph,
-    ImageInput,
-    LatentSpace,
-    StyleSpace,
-    Task,
-    Truncation,
-)
-from service.runtime.models.manifest_outputs import ImageSpec
+from service.runtime.models.parts.graphs import GENERATOR, Graph
+from service.runtime.models.parts.inputs import ImageInput
+from service.runtime.models.parts.latent import LatentSpace, StyleSpace, Truncation
+from service.runtime.models.parts.outputs import ImageSpec
+from service.runtime.models.parts.tasks import Task
 from service.runtime.models.probe_inputs import probe_images
 from training.export.graphs import (
     CHECKED_LATENTS,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import training.importers.ncnn.convolutions
 import training.importers.ncnn.layers  # noqa: F401 - both register their layers
 from service.runtime.errors import first_line
-from service.runtime.models.manifest import ImageInput
+from service.runtime.models.parts.inputs import ImageInput
 from training.importers.errors import FormatMismatchError, ImportOptionError, ModelImportError
 from training.importers.formats.base import (
     ConvertedModel,

@@ -13,16 +13,10 @@ from pathlib import Path
 
 from onnx import ModelProto, TensorProto
 
-from service.runtime.models.manifest import (
-    CLASS_INDEX,
-    CLASS_WEIGHTS,
-    GENERATOR,
-    Graph,
-    ImageInput,
-    LatentSpace,
-    Task,
-    Truncation,
-)
+from service.runtime.models.parts.graphs import CLASS_INDEX, CLASS_WEIGHTS, GENERATOR, Graph
+from service.runtime.models.parts.inputs import ImageInput
+from service.runtime.models.parts.latent import LatentSpace, Truncation
+from service.runtime.models.parts.tasks import Task
 from service.runtime.onnx.sessions import ExecutionPlan, Provider, Session
 from training.export.graphs import side_to_check
 from training.export.onnx_files import graph_entry, save

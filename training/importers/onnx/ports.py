@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 
-from service.runtime.models.manifest import CLASS_INDEX, CLASS_WEIGHTS, Task
+from service.runtime.models.parts.graphs import CLASS_INDEX, CLASS_WEIGHTS
+from service.runtime.models.parts.tasks import Task
 from training.importers.errors import ImportOptionError, ModelImportError
 from training.importers.options import Choices, UserOptions
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from service.runtime.latent import seeds as latents
 from service.runtime.latent.seeds import Distribution
-from service.runtime.models.manifest import CLASS_INDEX
+from service.runtime.models.parts.graphs import CLASS_INDEX
 from service.runtime.models.probe_inputs import probe_images, probe_masks
 from service.runtime.onnx.sessions import Array
 from training.importers.onnx.wrapping import GraphInterface

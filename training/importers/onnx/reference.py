@@ -14,7 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
-from service.runtime.models.manifest import CLASS_WEIGHTS
+from service.runtime.models.parts.graphs import CLASS_WEIGHTS
 from service.runtime.onnx.sessions import Array
 from training.importers.errors import ModelImportError
 from training.importers.onnx.ports import PIXELS, Port

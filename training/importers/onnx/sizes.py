@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from service.runtime.models.manifest import ImageInput
+from service.runtime.models.parts.inputs import ImageInput
 from service.runtime.models.probe_inputs import probe_images
 from service.runtime.onnx.sessions import Array
 from training.importers.errors import FormatMismatchError, ModelImportError

@@ -16,7 +16,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx.compose import add_prefix
 from onnx.numpy_helper import from_array, to_array
 
-from service.runtime.models.manifest import CLASS_INDEX, CLASS_WEIGHTS
+from service.runtime.models.parts.graphs import CLASS_INDEX, CLASS_WEIGHTS
 from training.importers.onnx.ports import PIXELS, Port, Range
 from training.importers.reading.onnx_files import opset_of
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from service.runtime.latent import seeds
-from service.runtime.models.manifest import MAPPING, SYNTHESIS
+from service.runtime.models.parts.graphs import MAPPING, SYNTHESIS
 from service.runtime.models.probe_inputs import probe_images
 from training.export.preview import fitted
 from training.importers.errors import FormatMismatchError, ImportOptionError, ModelImportError

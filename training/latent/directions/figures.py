@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.runtime.images.color import split_chroma
-from service.runtime.models.manifest_parts import DirectionFigures
 from service.runtime.models.model import Model
+from service.runtime.models.parts.additions import DirectionFigures
 from training.evaluation.features.networks import FeatureNetwork, Features, to_rgb
 from training.evaluation.metrics.pairs import structure_similarity
 from training.evaluation.parallel import in_parallel

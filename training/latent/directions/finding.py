@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from service.runtime.latent.directions import load_directions
 from service.runtime.models.folders import slug
 from service.runtime.models.manifest import Manifest
-from service.runtime.models.manifest_parts import Direction
 from service.runtime.models.model import Model
+from service.runtime.models.parts.additions import Direction
 from service.runtime.progress import StageProgress
 from service.runtime.request_fields import SourceParser, index_or_name, layer_weights
 from training.evaluation.features.networks import FeatureNetwork, open_network

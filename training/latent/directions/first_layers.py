@@ -21,8 +21,8 @@ import onnx
 from numpy.typing import NDArray
 
 from service.runtime.latent.transforms import identity_transforms
-from service.runtime.models.manifest import GENERATOR, SYNTHESIS, TRANSFORM
 from service.runtime.models.model import Model
+from service.runtime.models.parts.graphs import GENERATOR, SYNTHESIS, TRANSFORM
 from service.runtime.onnx.sessions import ExecutionPlan, Provider, Session
 from training.latent.directions.errors import DirectionsError
 

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.runtime.latent.seeds import MAX_SEED
-from service.runtime.models.manifest import GENERATOR, MANIFEST_FILE
+from service.runtime.models.manifest import MANIFEST_FILE
 from service.runtime.models.model import Model
+from service.runtime.models.parts.graphs import GENERATOR
 from service.runtime.onnx.machine import usable_cpus
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.evaluation.noise.targets import model_folder

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from service.runtime.latent.directions import load_directions, save_directions
 from service.runtime.models.manifest import Manifest, file_sha256
-from service.runtime.models.manifest_parts import (
+from service.runtime.models.parts.additions import (
     DIRECTION_NAME,
     DIRECTIONS_FILE,
     Direction,

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from service.runtime.errors import UserError
 from service.runtime.latent.sources import encode_floats
-from service.runtime.models import manifest_parts
-from service.runtime.models.manifest import ENCODER, Graph, Manifest, encoder_output
+from service.runtime.models.manifest import Manifest
+from service.runtime.models.parts import additions
+from service.runtime.models.parts.graphs import ENCODER, Graph, encoder_output
 from service.runtime.onnx.sessions import ExecutionPlan, Provider, Session
 from training.evaluation.features.networks import FeatureNetwork
 from training.export.additions import update_model_folder
@@ -54,7 +55,7 @@ class ExportedEncoder:
 
     path: Path
     graph: Graph
-    record: manifest_parts.Encoder
+    record: additions.Encoder
 
     @property
     def failures(self) -> list[str]:
@@ -95,13 +96,13 @@ def measured_encoder(
     if passes is None:
         passes = choose_passes(generator, run, start, 2 * training.settings.passes)
     samples = draw_candidates(generator, network, candidates, progress)
-    figures: list[manifest_parts.InversionFigure] = []
+    figures: list[additions.InversionFigure] = []
     for done, each in enumerate(targets):
         progress("measuring reconstructions", done, len(targets))
         inversion = invert_targets(generator, run, start, each, passes)
         figures += measure(each, inversion, samples, network)
     first = start[0] if generator.space == "w" else start
-    record = manifest_parts.Encoder(
+    record = additions.Encoder(
         passes=passes,
         start=encode_floats(first),
         trained_images=max(training.images, 1),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.runtime.models.manifest import Manifest
-from service.runtime.models.manifest_parts import InversionFigure
+from service.runtime.models.parts.additions import InversionFigure
 from training.data.images import DataOptions, data_location, load_images
 from training.data.sources import DataError
 from training.evaluation.features.cache import cached_features

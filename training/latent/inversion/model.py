@@ -10,8 +10,8 @@ from service.runtime.errors import UserError
 from service.runtime.images.decoding import ImageDecodeError, decode_image
 from service.runtime.images.fitting import fit_image
 from service.runtime.models.manifest import MANIFEST_FILE
-from service.runtime.models.manifest_outputs import ImageSpec
 from service.runtime.models.model import Model
+from service.runtime.models.parts.outputs import ImageSpec
 from service.runtime.onnx.machine import usable_cpus
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.evaluation.noise.targets import model_folder

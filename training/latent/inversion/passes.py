@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.runtime.models.manifest import Manifest, encoder_output
+from service.runtime.models.manifest import Manifest
+from service.runtime.models.parts.graphs import encoder_output
 from service.runtime.onnx.sessions import Session
 from training.latent.generator import Conditions, LatentGenerator, Latents
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.runtime.models.manifest_parts import InversionFigure
+from service.runtime.models.parts.additions import InversionFigure
 
 # What the figures of the model's own images begin with.
 OWN_IMAGES = "own images"

@@ -18,8 +18,8 @@ from service.api.protocols.kserve.inference import InferenceRequest
 from service.api.state import state_of
 from service.runtime.generation import Feeds, GraphRun
 from service.runtime.models.catalog import ModelNotFound, State
-from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.model import Model
+from service.runtime.models.parts.graphs import GENERATOR
 from service.runtime.models.signatures import Signature, signatures, with_defaults
 from service.runtime.scheduling.engine import Engine, NotReady
 from service.runtime.scheduling.errors import JobTooLarge

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from service.api.negotiation import OutputFormat
 from service.api.problems import invalid
-from service.runtime.models.manifest_outputs import ImageSpec
+from service.runtime.models.parts.outputs import ImageSpec
 
 
 def check_grid_size(image: ImageSpec, rows: int, columns: int, output: OutputFormat) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from service.runtime.images.decoding import DecodedImage
 from service.runtime.images.fitting import fit_image
-from service.runtime.models.manifest_outputs import ImageSpec
+from service.runtime.models.parts.outputs import ImageSpec
 
 RNG = np.random.default_rng(0)
 

@@ -8,7 +8,7 @@ import pytest
 
 from service.runtime.latent.directions import load_directions, save_directions
 from service.runtime.models.manifest import Manifest, ManifestError, file_sha256, read_manifest
-from service.runtime.models.manifest_parts import DIRECTIONS_FILE, Direction, Directions
+from service.runtime.models.parts.additions import DIRECTIONS_FILE, Direction, Directions
 from tests.support.drawn_models import W
 
 

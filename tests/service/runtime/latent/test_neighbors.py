@@ -3,7 +3,7 @@ import pytest
 
 from service.runtime.latent.neighbors import SampleCache, nearest, sample_count, thumbnails
 from service.runtime.models.manifest import read_manifest
-from service.runtime.models.manifest_outputs import ImageSpec
+from service.runtime.models.parts.outputs import ImageSpec
 
 
 @pytest.mark.parametrize(("side", "count"), [(24, 256), (128, 256), (256, 64), (1024, 16)])

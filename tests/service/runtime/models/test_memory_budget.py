@@ -7,9 +7,9 @@ import pytest
 
 from service.runtime.models import memory_budget
 from service.runtime.models.catalog import Catalog, State
-from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.memory_budget import MemoryBudget
 from service.runtime.models.model import GoldenMatch, ModelFailed
+from service.runtime.models.parts.graphs import GENERATOR
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 
 PLAN = ExecutionPlan(workers=1, threads=1, max_rows=4)

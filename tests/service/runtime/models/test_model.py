@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from service.runtime.models.manifest import MANIFEST_FILE, ManifestError
-from service.runtime.models.manifest_parts import DIRECTIONS_FILE
 from service.runtime.models.memory_budget import MemoryBudget
 from service.runtime.models.model import Model, ModelFailed
+from service.runtime.models.parts.additions import DIRECTIONS_FILE
 from service.runtime.onnx.sessions import ExecutionPlan, GraphError, Provider
 from tests.support.drawn_models import BAND, GROUPS, LAYERS, SIZE, W
 from tests.support.latent_models import write_movable

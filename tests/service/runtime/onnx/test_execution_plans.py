@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from service.runtime.models.manifest import GENERATOR, read_manifest
+from service.runtime.models.manifest import read_manifest
+from service.runtime.models.parts.graphs import GENERATOR
 from service.runtime.onnx import execution_plans
 from service.runtime.onnx.execution_plans import (
     MAX_ROWS,

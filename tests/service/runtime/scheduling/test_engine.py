@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from service.runtime.models.manifest import MAPPING, SYNTHESIS
+from service.runtime.models.parts.graphs import MAPPING, SYNTHESIS
 from service.runtime.onnx.execution_plans import PlanOptions
 from service.runtime.onnx.sessions import ExecutionPlan
 from service.runtime.scheduling.engine import Engine, EngineState, NotReady

@@ -1,7 +1,7 @@
 import pytest
 
 from service.runtime.models.manifest import MANIFEST_FILE, read_manifest
-from service.runtime.models.provenance import TrainingProvenance
+from service.runtime.models.parts.provenance import TrainingProvenance
 from tests.support.image_to_image_models import write_translators
 
 

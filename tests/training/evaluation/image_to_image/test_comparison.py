@@ -6,7 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from service.cli.main import app
-from service.runtime.models.manifest import MANIFEST_FILE, Quality, read_manifest
+from service.runtime.models.manifest import MANIFEST_FILE, read_manifest
+from service.runtime.models.parts.measurements import Quality
 from tests.support.html import assert_self_contained
 from training.evaluation.errors import QualityError
 from training.evaluation.image_to_image.comparison import compare_members, group_by_targets

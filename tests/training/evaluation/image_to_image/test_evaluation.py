@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from service.cli.main import app
 from service.runtime.models.manifest import MANIFEST_FILE, read_manifest
-from service.runtime.models.provenance import TrainingData
+from service.runtime.models.parts.provenance import TrainingData
 from tests.support.html import assert_self_contained
 from tests.support.image_to_image_models import FILL
 from training.data.datasets import DatasetMissing

@@ -3,17 +3,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from service.runtime.models.manifest import (
-    MANIFEST_FILE,
-    Graph,
-    LatentSpace,
-    Manifest,
-    file_sha256,
-    read_manifest,
-)
-from service.runtime.models.manifest_outputs import ImageSpec
+from service.runtime.models.manifest import MANIFEST_FILE, Manifest, file_sha256, read_manifest
 from service.runtime.models.model import Model
-from service.runtime.models.provenance import TrainingProvenance
+from service.runtime.models.parts.graphs import Graph
+from service.runtime.models.parts.latent import LatentSpace
+from service.runtime.models.parts.outputs import ImageSpec
+from service.runtime.models.parts.provenance import TrainingProvenance
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.support.images import drawn_digits
 from training.data.images import DataOptions, load_images

@@ -8,7 +8,7 @@ from PIL import Image
 
 from service.runtime.files import cache_folder
 from service.runtime.models.manifest import read_manifest
-from service.runtime.models.manifest_outputs import ImageSpec
+from service.runtime.models.parts.outputs import ImageSpec
 from tests.support.evaluation import SIDE, noisy_digits, write_images
 from training.data.images import DataOptions
 from training.data.sources import DataError

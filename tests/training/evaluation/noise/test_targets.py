@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from service.runtime.models.manifest import MANIFEST_FILE, read_manifest
-from service.runtime.models.provenance import TrainingData
+from service.runtime.models.parts.provenance import TrainingData
 from training.data.images import DataOptions, load_images
 from training.data.sources import DataError
 from training.evaluation.errors import QualityError

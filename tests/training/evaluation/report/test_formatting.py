@@ -1,4 +1,4 @@
-from service.runtime.models.manifest import Quality
+from service.runtime.models.parts.measurements import Quality
 from training.evaluation.report.formatting import format_value, metric_title, reference_digests
 
 

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from service.runtime.models.manifest import MANIFEST_FILE, Quality, read_manifest
+from service.runtime.models.manifest import MANIFEST_FILE, read_manifest
+from service.runtime.models.parts.measurements import Quality
 from training.evaluation.errors import QualityError
 from training.evaluation.report.formatting import direction_arrow, format_value, metric_title
 from training.evaluation.report.zoo import write_zoo

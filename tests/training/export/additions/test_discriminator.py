@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from service.cli.main import app
 from service.runtime.models.manifest import file_sha256, read_manifest
-from service.runtime.models.manifest_parts import TRAINABLE_FILE, Trainable
 from service.runtime.models.model import Model
+from service.runtime.models.parts.additions import TRAINABLE_FILE, Trainable
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.support.tiny_recipes import TINY
 from training.checkpoints import Checkpoint

@@ -11,14 +11,14 @@ import pytest
 from service.runtime.latent.directions import load_directions
 from service.runtime.models.golden import write_golden
 from service.runtime.models.manifest import Manifest, ManifestError, file_sha256, read_manifest
-from service.runtime.models.manifest_parts import (
+from service.runtime.models.model import Model
+from service.runtime.models.parts.additions import (
     DIRECTIONS_FILE,
     TRAINABLE_FILE,
     Direction,
     Directions,
     Trainable,
 )
-from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.support.drawn_models import W
 from training.export.additions import AdditionError, update_model_folder

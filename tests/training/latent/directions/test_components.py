@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.model import Model
+from service.runtime.models.parts.graphs import GENERATOR
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.support.drawn_models import SIZE, GraphBuilder, Z, write_manifest
 from training.latent.directions.components import (

@@ -5,8 +5,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.model import Model
+from service.runtime.models.parts.graphs import GENERATOR
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.support.drawn_models import CLASSES, LAYERS, SIZE, GraphBuilder, W, Z, write_manifest
 from training.latent.directions.errors import DirectionsError

@@ -10,7 +10,7 @@ from PIL import Image
 
 from service.runtime.latent.directions import load_directions
 from service.runtime.models.manifest import read_manifest
-from service.runtime.models.manifest_parts import Direction
+from service.runtime.models.parts.additions import Direction
 from tests.support.drawn_models import W
 from training.latent.directions.errors import DirectionsError
 from training.latent.directions.storage import (

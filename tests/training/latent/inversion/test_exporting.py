@@ -8,8 +8,9 @@ import pytest
 
 from service.runtime.generation import execute, inversion_plan
 from service.runtime.latent.sources import decode_floats
-from service.runtime.models.manifest import ENCODER, MANIFEST_FILE, read_manifest
+from service.runtime.models.manifest import MANIFEST_FILE, read_manifest
 from service.runtime.models.model import Model
+from service.runtime.models.parts.graphs import ENCODER
 from service.runtime.onnx.sessions import ExecutionPlan, Provider, Session
 from training.evaluation.features.networks import open_network
 from training.latent.inversion.exporting import (

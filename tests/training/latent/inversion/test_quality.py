@@ -1,6 +1,6 @@
 import pytest
 
-from service.runtime.models.manifest_parts import InversionFigure
+from service.runtime.models.parts.additions import InversionFigure
 from training.latent.inversion.quality import gate_failures
 
 

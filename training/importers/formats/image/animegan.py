@@ -11,7 +11,7 @@ import re
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from service.runtime.models.manifest import ImageInput
+from service.runtime.models.parts.inputs import ImageInput
 from training.importers.formats.base import (
     ConvertedModel,
     Format,

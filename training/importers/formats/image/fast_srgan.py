@@ -10,7 +10,7 @@ import re
 
 from torch import Tensor, nn
 
-from service.runtime.models.manifest import ImageInput
+from service.runtime.models.parts.inputs import ImageInput
 from training.importers.formats.activations import output_activation
 from training.importers.formats.base import (
     ConvertedModel,

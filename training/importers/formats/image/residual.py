@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from service.runtime.models.manifest import ImageInput
+from service.runtime.models.parts.inputs import ImageInput
 from training.importers.errors import FormatMismatchError
 from training.importers.formats.activations import (
     activation,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from service.runtime.models.manifest import ImageInput
+from service.runtime.models.parts.inputs import ImageInput
 from training.importers.errors import FormatMismatchError
 from training.importers.formats.base import (
     ConvertedModel,

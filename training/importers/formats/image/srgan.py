@@ -11,7 +11,7 @@ import re
 import torch
 from torch import Tensor, nn
 
-from service.runtime.models.manifest import ImageInput
+from service.runtime.models.parts.inputs import ImageInput
 from training.importers.errors import FormatMismatchError
 from training.importers.formats.base import (
     ConvertedModel,

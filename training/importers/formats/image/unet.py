@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from service.runtime.models.manifest import ImageInput
+from service.runtime.models.parts.inputs import ImageInput
 from training.importers.errors import FormatMismatchError
 from training.importers.formats.activations import output_activation, slope
 from training.importers.formats.base import (

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from service.runtime.models.manifest import LatentSpace, Truncation
+from service.runtime.models.parts.latent import LatentSpace, Truncation
 from training.export.graphs import generator_graph_specs, style_space
 from training.importers.errors import FormatMismatchError
 from training.importers.formats.base import (

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from service.runtime.models.manifest import LatentSpace, Truncation
+from service.runtime.models.parts.latent import LatentSpace, Truncation
 from training.export.graphs import generator_graph_specs, style_space
 from training.importers.formats.base import ConvertedModel, square_image
 from training.networks.layers.conditioning import Conditioning

@@ -10,32 +10,26 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-_MAX_TEXT = 10_000
-# Names and versions are path components and part of URLs: lower case, no separators.
-SLUG = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
-Slug = Annotated[str, StringConstraints(pattern=SLUG.pattern)]
+from service.runtime.models.parts.part import (
+    MAX_TEXT,
+    SHA256,
+    Distance,
+    Finite,
+    Part,
+    Positive,
+    Share,
+)
+
 # Not a number: JavaScript moves keys that are numbers to the front of an object, which would swap
 # the directions of a grid.
 DIRECTION_NAME = re.compile(r"^(?:[a-z]|[0-9]+[a-z._-])[a-z0-9._-]*$")
 DirectionName = Annotated[str, StringConstraints(pattern=DIRECTION_NAME.pattern, max_length=64)]
-SHA256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Positive = Annotated[int, Field(gt=0)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Distance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0, le=1)]
 
 # The files of the additions in a model folder.
 DIRECTIONS_FILE = "directions.npz"
 TRAINABLE_FILE = "trainable.safetensors"
-
-
-class Part(BaseModel):
-    """A part of the manifest: unknown keys are rejected, and values do not change."""
-
-    # Texts go into headers, metadata and paths, and a reader must not run out of memory.
-    model_config = ConfigDict(extra="forbid", frozen=True, str_max_length=_MAX_TEXT)
 
 
 class DirectionFigures(Part):
@@ -193,4 +187,4 @@ class Trainable(Part):
     networks: tuple[Literal["generator", "average", "discriminator"], ...] = ()
     # Where the weights come from, where they are not those of the training, and what is missing.
     description: str = ""
-    recipe: Annotated[str, Field(max_length=_MAX_TEXT)] | None = None
+    recipe: Annotated[str, Field(max_length=MAX_TEXT)] | None = None

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from service.runtime.models.manifest_parts import SHA256, Part, Positive
+from service.runtime.models.parts.part import SHA256, Part, Positive
 
 
 class NetworkTransfer(Part):

@@ -6,35 +6,34 @@ and the cost of a row, so that loading, warm-up, plans, scheduler and rate limit
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
-from service.runtime.models.manifest_parts import SHA256, Part, Positive, Slug
+from service.runtime.models.parts.part import SHA256, Part, Positive
 
 # The files of the outputs in a model folder.
 TOKENIZER_FILE: Literal["tokenizer.json"] = "tokenizer.json"
 VOCABULARY_FILE: Literal["vocabulary.json"] = "vocabulary.json"
 
-ModelDigest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
-
-class OutputSpec(Part):
+class OutputSpec(Part, ABC):
     """A kind of output. `tensor` is the name of the main output of the graph ``[N, *row]``."""
 
     tensor: ClassVar[str]
     dtype: ClassVar[np.dtype[Any]]
 
     @property
+    @abstractmethod
     def row(self) -> tuple[int, ...]:
         """The shape of one row of the tensor."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def summary(self) -> str:
         """A few words about the output, for tables."""
-        raise NotImplementedError
 
     @property
     def cost(self) -> int:
@@ -171,15 +170,3 @@ class TextEncoder(OutputSpec):
     def summary(self) -> str:
         """The dimension of the vectors."""
         return f"{self.dimension} numbers"
-
-
-class TextInput(Part):
-    """The input ``text [N, dimension] float32``: vectors of a text encoder.
-
-    `encoder` is the name of the text encoder's model folder, `encoder_digest` the digest of the
-    model.
-    """
-
-    encoder: Slug
-    encoder_digest: ModelDigest
-    dimension: Positive
