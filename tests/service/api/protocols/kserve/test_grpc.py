@@ -397,15 +397,15 @@ def test_cancelled_calls_leave_the_queue_and_accepted_ones_survive_a_stop(tmp_pa
         waiting = [stub.ModelInfer.future(failing_request("slow", i)) for i in range(3)]
         # A call that is cancelled before it arrives leaves no trace.
         wait_until(lambda: queued_pixels() == 4)
-        hasty = stub.ModelInfer.future(failing_request("slow", 9), timeout=1)
+        hasty = stub.ModelInfer.future(failing_request("slow", 9), timeout=0.5)
         assert hasty.exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
         for each in waiting:
             each.cancel()
         wait_until(lambda: queued_pixels() <= 1)
-        # The client that gives up at its deadline cancels its call: 504 or 499, whichever the
-        # server sees first.
-        wait_until(lambda: answers(http, 499) + answers(http, 504) == 4)
-        assert answers(http, 499) >= 3
+        # The hasty call counts as 504, or as 499 where the server sees first that the client gave
+        # up; on a busy machine, it may end before it arrives.
+        wait_until(lambda: answers(http, 499) >= 3)
+        assert answers(http, 499) + answers(http, 504) <= 4
 
         running.result()
         wait_until(lambda: queued_pixels() == 0)
