@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from service.runtime.models.manifest import Manifest
 from service.runtime.models.parts.inputs import ImageInput
@@ -16,6 +16,7 @@ from service.runtime.models.parts.provenance import (
 from training.data.images import UNKNOWN_LICENSE
 from training.data.provenance import license_notes
 from training.evaluation.report.formatting import (
+    by_condition,
     format_interval,
     format_value,
     is_share,
@@ -123,7 +124,7 @@ def _provenance_rows(manifest: Manifest) -> list[tuple[str, str]]:
             ("Source", f"`{provenance.source_file}`, SHA-256 `{provenance.source_sha256}`"),
             ("Imported by", f"Ganymede {provenance.importer_version}"),
         ]
-    rows = _rows(manifest)
+    rows = manifest.output.kind
     return [
         *_data_rows(provenance, rows),
         *(_fine_tuning_rows(provenance.fine_tuned) if provenance.fine_tuned else []),
@@ -172,22 +173,40 @@ def _license_text(license_name: str) -> str:
     return "license not known" if license_name == UNKNOWN_LICENSE else license_name
 
 
-def _rows(manifest: Manifest) -> str:
-    """Return what the model was trained on and is measured with, in plural."""
-    if manifest.text is not None:
-        return "texts"
-    return "images" if manifest.audio is None else "sounds"
-
-
 def quality_lines(manifest: Manifest) -> list[str]:
     """Return the table rows of the metrics and of their measurement conditions."""
+    if manifest.text is not None:
+        return _text_lines(manifest.quality)
     lines = [
-        f"| {_capitalized(metric_title(f.metric))} | {_figure_text(f, _rows(manifest))} |"
+        f"| {_capitalized(metric_title(f.metric))} | {_figure_text(f, manifest.output.kind)} |"
         for f in manifest.quality
     ]
     if basis := _basis(manifest.quality):
         lines.append(f"| Measured on | {basis} |")
     return lines
+
+
+def _text_lines(figures: Sequence[Quality]) -> list[str]:
+    """Return a row for each generator and temperature, then the real texts and the conditions."""
+    if not figures:
+        return []
+    groups = by_condition(figures)
+    lines = [
+        f"| {_capitalized(condition)} | {_values((f.metric, f.value) for f in group)} |"
+        for condition, group in groups.items()
+    ]
+    first = next(iter(groups.values()))
+    real = _values((f.metric, f.real) for f in first if f.real is not None)
+    sizes = f"{first[-1].samples:,} samples against {first[-1].reference_samples:,} held-out texts"
+    return [*lines, f"| Training texts | {real} |", f"| Measured on | {sizes}; {_basis(figures)} |"]
+
+
+def _values(values: Iterable[tuple[str, float | None]]) -> str:
+    """Return the names of metrics, without their condition, and their values."""
+    return ", ".join(
+        f"{metric_title(key.partition(', ')[0])} {format_value(key, value)}"
+        for key, value in values
+    )
 
 
 def _basis(figures: Sequence[Quality]) -> str:

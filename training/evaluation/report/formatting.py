@@ -33,6 +33,14 @@ def is_share(key: str) -> bool:
     return metric is not None and metric.unit == "share"
 
 
+def by_condition(figures: Sequence[Quality]) -> dict[str, list[Quality]]:
+    """Return the figures by what follows the name of their metric, such as a temperature."""
+    groups: dict[str, list[Quality]] = {}
+    for figure in figures:
+        groups.setdefault(figure.metric.partition(", ")[2], []).append(figure)
+    return groups
+
+
 def format_value(key: str, value: float | None) -> str:
     """Return a value with its significant digits, or an empty string for None."""
     metric = find_metric(key)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from service.runtime.files import replacing
 from service.runtime.formatting import counted
+from service.runtime.generation import execute, text_plan
 from service.runtime.models.catalog import model_folders
 from service.runtime.models.manifest import Manifest, read_manifest
 from service.runtime.models.model import Model
@@ -17,9 +18,11 @@ from service.runtime.models.parts.measurements import Quality
 from service.runtime.models.parts.provenance import TrainingProvenance
 from service.runtime.onnx.machine import cpu_model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
+from service.runtime.text.sampling import TextSource
 from training.evaluation.errors import QualityError
 from training.evaluation.metrics import find_metric, get_metric
 from training.evaluation.report.formatting import (
+    by_condition,
     direction_arrow,
     format_interval,
     format_real,
@@ -59,30 +62,42 @@ def write_zoo(models: Path, page: Path, report: Report = lambda _: None) -> None
         "",
         f"Speed is measured on one thread of {cpu_model()}, in batches of {_ROWS}, in CPU time.",
         "",
-        f"| model | images | size | images/s | {' | '.join(titles)} | training data |",
+        f"| model | output | size | speed | {' | '.join(titles)} | training data |",
         "|---|---|---|---|" + "---|" * (len(_OVERVIEW) + 1),
     ]
     sections: list[str] = []
     for folder in folders:
         manifest = read_manifest(folder)
         report(f"{manifest.name}@{manifest.version}")
-        speed = images_per_second(folder)
+        speed = f"{outputs_per_second(folder):,.0f} {manifest.output.kind}/s"
         lines.append(_overview_row(manifest, folder, speed))
         sections += _section(manifest, folder, os.path.relpath(folder, page.parent), speed)
     with replacing(page) as temporary:
         temporary.write_text("\n".join([*lines, "", *sections]))
 
 
-def images_per_second(folder: Path) -> float:
-    """Return the images per second of CPU time, on one thread, in the fastest batch."""
+def outputs_per_second(folder: Path) -> float:
+    """Return the images, sounds or texts per second of CPU time, on one thread.
+
+    It is the rate of the fastest batch.
+    """
     model = Model(folder, Provider.CPU, ExecutionPlan(workers=1, threads=1, max_rows=_ROWS))
-    feeds = model.feeds(range(_ROWS))
+    generate = _generation(model)
     best, started = float("inf"), time.process_time()
     while time.process_time() - started < _TIMING_SECONDS:
         before = time.process_time()
-        model.run(GENERATOR, feeds)
+        generate()
         best = min(best, time.process_time() - before)
     return _ROWS / best
+
+
+def _generation(model: Model) -> Callable[[], object]:
+    """Return a function that generates one batch, of texts at temperature 1."""
+    if (text := model.manifest.text) is None:
+        feeds = model.feeds(range(_ROWS))
+        return lambda: model.run(GENERATOR, feeds)
+    sources = [TextSource(seed, text.max_length) for seed in range(_ROWS)]
+    return lambda: execute(text_plan(model.manifest, sources), model.run)
 
 
 def _overview_title(name: str) -> str:
@@ -90,13 +105,13 @@ def _overview_title(name: str) -> str:
     return metric.key if metric.names_network else metric_title(metric.key)
 
 
-def _overview_row(manifest: Manifest, folder: Path, speed: float) -> str:
+def _overview_row(manifest: Manifest, folder: Path, speed: str) -> str:
     anchor = manifest.name.replace(".", "")
     cells = [
         f"[{manifest.name}](#{anchor})",
-        _image_format(manifest),
+        _output_format(manifest),
         f"{_megabytes(manifest, folder):.1f} MB",
-        f"{speed:,.0f}",
+        speed,
         *(_overview_value(manifest, name) for name in _OVERVIEW),
         _training_data(manifest),
     ]
@@ -111,8 +126,10 @@ def _overview_value(manifest: Manifest, name: str) -> str:
     return "–"
 
 
-def _section(manifest: Manifest, folder: Path, location: str, speed: float) -> list[str]:
-    preview = "seeds 0 to 63" if manifest.input is None else "inputs and outputs"
+def _section(manifest: Manifest, folder: Path, location: str, speed: str) -> list[str]:
+    preview = "samples" if manifest.input is None else "inputs and outputs"
+    if manifest.image is not None and manifest.input is None:
+        preview = "seeds 0 to 63"
     lines = [
         f"## {manifest.name}",
         "",
@@ -123,10 +140,10 @@ def _section(manifest: Manifest, folder: Path, location: str, speed: float) -> l
         "| | |",
         "|---|---|",
         f"| Version | {manifest.version} |",
-        f"| Images | {_image_format(manifest)} |",
+        f"| Output | {_output_format(manifest)} |",
         f"| Size | {_megabytes(manifest, folder):.1f} MB in "
         f"{counted(len(manifest.graphs), 'graph')} |",
-        f"| Speed | {speed:,.0f} images/s |",
+        f"| Speed | {speed} |",
         f"| Training data | {_training_data(manifest)} |",
         f"| License of the weights | {manifest.license} |",
     ]
@@ -135,7 +152,9 @@ def _section(manifest: Manifest, folder: Path, location: str, speed: float) -> l
     lines += [*_latent_tools(manifest), ""]
     if not manifest.quality:
         return [*lines, "Not measured yet.", ""]
-    return [*lines, *_metric_table(manifest.quality), "", *_basis(manifest.quality), ""]
+    table = _metric_table if manifest.text is None else _text_table
+    kind = manifest.output.kind
+    return [*lines, *table(manifest.quality), "", *_basis(manifest.quality, kind), ""]
 
 
 def _latent_tools(manifest: Manifest) -> list[str]:
@@ -170,15 +189,35 @@ def _metric_table(figures: tuple[Quality, ...]) -> list[str]:
     return lines
 
 
-def _basis(figures: tuple[Quality, ...]) -> list[str]:
-    """Return the measurement conditions as text."""
-    first = figures[0]
+def _text_table(figures: tuple[Quality, ...]) -> list[str]:
+    """Return a row for each generator and temperature, and last the training texts."""
+    groups = by_condition(figures)
+    first = next(iter(groups.values()))
+    titles = [
+        f"{metric_title(f.metric.partition(', ')[0])} {direction_arrow(f.metric)}" for f in first
+    ]
+    rows = [
+        (condition, [format_value(f.metric, f.value) for f in group])
+        for condition, group in groups.items()
+    ]
+    rows.append(("training texts", [format_value(f.metric, f.real) for f in first]))
+    return [
+        f"| generator | {' | '.join(title.strip() for title in titles)} |",
+        "|---" * (len(first) + 1) + "|",
+        *(f"| {condition} | {' | '.join(values)} |" for condition, values in rows),
+    ]
+
+
+def _basis(figures: tuple[Quality, ...], kind: str) -> list[str]:
+    """Return the measurement conditions as text; `kind` is what the model generates."""
+    # The first figure with samples: likelihoods are measured without.
+    first = next((figure for figure in figures if figure.seed_start is not None), figures[0])
     text = f"{first.samples:,} samples"
     if first.seed_start is not None:
         text += f" of seeds {first.seed_start} to {first.seed_start + first.samples - 1}"
     if first.truncation is not None:
         text += f", truncation {first.truncation:g}"
-    text += f", against {first.reference_samples:,} images of {first.reference}"
+    text += f", against {first.reference_samples:,} {kind} of {first.reference}"
     if digests := reference_digests(figures).get(first.reference):
         text += f" (sha256 {digests})"
     text += "."
@@ -194,7 +233,7 @@ def _basis(figures: tuple[Quality, ...]) -> list[str]:
     return lines
 
 
-def _image_format(manifest: Manifest) -> str:
+def _output_format(manifest: Manifest) -> str:
     image = manifest.image
     if image is None:
         return manifest.output.summary

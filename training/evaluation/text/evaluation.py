@@ -7,6 +7,7 @@ trade as adversarial training. Both are therefore measured at several temperatur
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -150,9 +151,14 @@ def negative_log_likelihood(
 
 
 def figures_of(
-    rows: Sequence[TextRow], samples: int, held_out: int, reference: str, seed_start: int
+    rows: Sequence[TextRow], samples: int, data: TextData, reference: str, seed_start: int
 ) -> tuple[Quality, ...]:
-    """Return the rows of the generators as a manifest's `quality`, with the real values beside."""
+    """Return the rows of the generators as a manifest's `quality`, with the real values beside.
+
+    `reference` is the title of the held-out texts of `data`.
+    """
+    held_out = len(data.held_out)
+    reference_sha256 = hashlib.sha256("\n".join(data.held_out_lines).encode()).hexdigest()
     *generated, real = rows
     figures = []
     for row in generated:
@@ -164,6 +170,7 @@ def figures_of(
                     value=value,
                     reference=reference,
                     samples=held_out if name == "nll" else samples,
+                    reference_sha256=reference_sha256,
                     reference_samples=held_out,
                     real=real.values.get(name),
                     seed_start=None if name == "nll" else seed_start,

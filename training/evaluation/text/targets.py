@@ -61,13 +61,12 @@ class TextTarget:
         samples = settings.samples or DEFAULT_SAMPLES
         results = []
         for target in targets:
-            held_out = len(target.data.held_out)
-            if not held_out:
+            if not len(target.data.held_out):
                 raise QualityError(f"{target.reference} has no texts")
             rows = measure_rows(
                 target.generators, target.data, samples, target.seed_start, progress
             )
-            figures = figures_of(rows, samples, held_out, target.reference, target.seed_start)
+            figures = figures_of(rows, samples, target.data, target.reference, target.seed_start)
             results.append(
                 TextEvaluation(target.title, target.model.digest, rows, figures, target.log)
             )

@@ -17,7 +17,7 @@ class Quality(Part):
     value: Finite
     feature_network: str | None = None
     reference: str
-    # SHA-256 of the decoded images of the reference split.
+    # SHA-256 of the decoded images, or of the texts, of the reference split.
     reference_sha256: SHA256 | None = None
     samples: Positive
     reference_samples: Positive

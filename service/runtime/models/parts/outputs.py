@@ -20,8 +20,12 @@ VOCABULARY_FILE: Literal["vocabulary.json"] = "vocabulary.json"
 
 
 class OutputSpec(Part, ABC):
-    """A kind of output. `tensor` is the name of the main output of the graph ``[N, *row]``."""
+    """A kind of output. `tensor` is the name of the main output of the graph ``[N, *row]``.
 
+    `kind` is what a model generates, and was trained on, in plural.
+    """
+
+    kind: ClassVar[str]
     tensor: ClassVar[str]
     dtype: ClassVar[np.dtype[Any]]
 
@@ -47,6 +51,7 @@ class OutputSpec(Part, ABC):
 class ImageSpec(OutputSpec):
     """The output images, in pixels. 1 channel is gray, 3 are RGB, 4 are RGBA."""
 
+    kind: ClassVar[str] = "images"
     tensor: ClassVar[str] = "pixels"
     dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint8)
 
@@ -78,6 +83,7 @@ class ImageSpec(OutputSpec):
 class AudioSpec(OutputSpec):
     """The output audio: one channel of `samples` samples at `sample_rate` Hz."""
 
+    kind: ClassVar[str] = "sounds"
     tensor: ClassVar[str] = "samples"
     dtype: ClassVar[np.dtype[Any]] = np.dtype(np.int16)
 
@@ -123,6 +129,7 @@ class TextSpec(OutputSpec):
     `start`, with a state of zeros. A text ends at the token `end`, or after `max_length` tokens.
     """
 
+    kind: ClassVar[str] = "texts"
     tensor: ClassVar[str] = "logits"
     dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float32)
 
@@ -154,6 +161,7 @@ class TextEncoder(OutputSpec):
     `max_tokens`. A text without tokens is the zero vector.
     """
 
+    kind: ClassVar[str] = "vectors"
     tensor: ClassVar[str] = "text"
     dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float32)
 

@@ -16,6 +16,7 @@ from training.evaluation.evaluation import (
     open_target,
 )
 from training.evaluation.report.recording import record_figures
+from training.evaluation.report.zoo import write_zoo
 from training.evaluation.text.evaluation import TEMPERATURES
 from training.export.exporter import export_run, load_generator
 from training.games.text.generation import counted, inputs_of
@@ -83,8 +84,25 @@ def test_figures_are_recorded_on_the_card(run, tmp_path):
     (result,) = evaluate_targets([target], EvaluationSettings(samples=40))
     record_figures(folder, result.digest, result.figures)
     card = (folder / "README.md").read_text()
-    assert "BLEU-4, adversarial, temperature 0.8" in card
-    assert "NLL per token, maximum likelihood, temperature 1" in card
+    row = result.rows[1]
+    assert row.title == "adversarial, temperature 0.8"
+    assert (
+        f"| Adversarial, temperature 0.8 | NLL per token {row.values['nll']:.3f}, "
+        f"BLEU-4 {row.values['bleu']:.3f}, self-BLEU-4 {row.values['self_bleu']:.3f}, " in card
+    )
+    assert card.count("| Maximum likelihood, temperature ") == len(TEMPERATURES)
+    real = result.rows[-1].values
+    assert f"| Training texts | BLEU-4 {real['bleu']:.3f}, " in card
+    assert "| Measured on | 40 samples against " in card
+    write_zoo(tmp_path, tmp_path / "zoo.md")
+    page = (tmp_path / "zoo.md").read_text()
+    assert (
+        f"| adversarial, temperature 0.8 | {row.values['nll']:.3f} | {row.values['bleu']:.3f} | "
+        in page
+    )
+    assert f"| training texts |  | {real['bleu']:.3f} | " in page
+    assert "| Output | text, at most 9 characters |" in page
+    assert " texts/s |" in page
 
 
 def test_other_texts_are_refused(run, tmp_path):
