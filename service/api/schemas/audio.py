@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.schemas.fields import (
     BLEND,
     CLASS,
-    MAX_LISTED_IMAGES,
     MODEL,
     TRUNCATION,
     AudioFileFormat,
-    ClassSelector,
+    ClassesField,
     ClassWeightsField,
-    LatentField,
+    Latents,
+    ModelIdentity,
     RequestModel,
     Seed,
+    Seeds,
     TruncationField,
 )
 
@@ -41,22 +40,11 @@ class AudioRequest(RequestModel):
         default=None,
         description="Output i has seed + i. Default: random, unless another source is given.",
     )
-    seeds: (
-        Annotated[list[Seed], Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True)]
-        | None
-    ) = None
-    z: (
-        Annotated[
-            list[LatentField], Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True)
-        ]
-        | None
-    ) = Field(default=None, description="Latents: each a list of floats, or float32 in base64.")
-    class_: (
-        ClassSelector
-        | ClassWeightsField
-        | Annotated[list[ClassSelector], Field(max_length=MAX_LISTED_IMAGES, fail_fast=True)]
-        | None
-    ) = Field(
+    seeds: Seeds | None = None
+    z: Latents | None = Field(
+        default=None, description="Latents: each a list of floats, or float32 in base64."
+    )
+    class_: ClassesField | None = Field(
         default=None,
         alias="class",
         description=f"{CLASS} Or a list with one class for each output. Default: seed modulo the "
@@ -84,11 +72,8 @@ class GeneratedAudio(BaseModel):
     data: str = Field(description="base64")
 
 
-class AudioResponse(BaseModel):
+class AudioResponse(ModelIdentity):
     """Audio in the order of its sources."""
 
-    model: str
-    version: str
-    digest: str
     sample_rate: int = Field(description="Samples per second, in Hz.")
     audio: list[GeneratedAudio]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from service.api.schemas.fields import (
     C2PA,
@@ -14,6 +14,7 @@ from service.api.schemas.fields import (
     CredentialField,
     Format,
     LayersField,
+    ModelIdentity,
 )
 from service.api.schemas.generate import SourcesRequest
 from service.api.schemas.mix_styles import UsedSource
@@ -95,10 +96,7 @@ class EditedImage(UsedSource):
     data: str = Field(description="base64")
 
 
-class EditResponse(BaseModel):
+class EditResponse(ModelIdentity):
     """Images in row-major order."""
 
-    model: str
-    version: str
-    digest: str
     images: list[EditedImage]

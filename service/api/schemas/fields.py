@@ -56,6 +56,20 @@ _Row = Annotated[list[_Value], Field(min_length=1, max_length=MAX_LATENT_VALUES,
 _Base64 = Annotated[str, Field(max_length=8 * MAX_LATENT_VALUES)]
 # A list of floats, or little-endian float32 in base64, the form in which responses contain it.
 LatentField = _Base64 | _Row
+# One item for each output. Validation stops at the first bad item: checking a million of them would
+# take seconds.
+Seeds = Annotated[list[Seed], Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True)]
+Latents = Annotated[
+    list[LatentField], Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True)
+]
+# The class of all outputs, weights from which each is drawn, or a class for each output.
+ClassesField = (
+    ClassSelector
+    | ClassWeightsField
+    | Annotated[list[ClassSelector], Field(max_length=MAX_LISTED_IMAGES, fail_fast=True)]
+)
+# Files in base64, at least one.
+Files = Annotated[list[str], Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True)]
 # One row for each layer, or one row for all layers.
 StylesField = (
     _Base64
@@ -97,6 +111,14 @@ C2PA = (
     "Sign the files of the images with Content Credentials (C2PA): png, jpeg and webp, also in "
     "json and zip. The server must have a certificate. Default: as the server is configured."
 )
+
+
+class ModelIdentity(BaseModel):
+    """The model that a response comes from."""
+
+    model: str
+    version: str
+    digest: str
 
 
 class RequestModel(BaseModel):

@@ -16,14 +16,16 @@ from service.api.schemas.fields import (
     RANK,
     TRANSFORM,
     TRUNCATION,
-    ClassSelector,
+    ClassesField,
     ClassWeightsField,
     CredentialField,
     Format,
-    LatentField,
+    Latents,
+    ModelIdentity,
     RankField,
     RequestModel,
     Seed,
+    Seeds,
     SourceRequest,
     StylesField,
     TransformField,
@@ -44,17 +46,10 @@ class SourcesRequest(RequestModel):
         default=None,
         description="Image i has seed + i. Default: random, unless another source is given.",
     )
-    # Validation stops at the first bad seed: checking a million of them would take seconds.
-    seeds: (
-        Annotated[list[Seed], Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True)]
-        | None
-    ) = None
-    z: (
-        Annotated[
-            list[LatentField], Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True)
-        ]
-        | None
-    ) = Field(default=None, description="Latents: each a list of floats, or float32 in base64.")
+    seeds: Seeds | None = None
+    z: Latents | None = Field(
+        default=None, description="Latents: each a list of floats, or float32 in base64."
+    )
     w: (
         Annotated[
             list[StylesField], Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True)
@@ -75,12 +70,7 @@ class SourcesRequest(RequestModel):
         description="A source for each image. Class and truncation default to the values of the "
         "request.",
     )
-    class_: (
-        ClassSelector
-        | ClassWeightsField
-        | Annotated[list[ClassSelector], Field(max_length=MAX_LISTED_IMAGES, fail_fast=True)]
-        | None
-    ) = Field(
+    class_: ClassesField | None = Field(
         default=None,
         alias="class",
         description=f"{CLASS} Or a list with one class for each image. Default: seed modulo the "
@@ -142,10 +132,7 @@ class GeneratedImage(BaseModel):
     data: str = Field(description="base64")
 
 
-class GenerateResponse(BaseModel):
+class GenerateResponse(ModelIdentity):
     """Images in the order of their sources."""
 
-    model: str
-    version: str
-    digest: str
     images: list[GeneratedImage]

@@ -9,20 +9,21 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.api.schemas.fields import (
     C2PA,
     FORMAT,
-    MAX_LISTED_IMAGES,
     MODEL,
     STRICT,
     ClassSelector,
     CredentialField,
+    Files,
     Format,
+    ModelIdentity,
     RequestModel,
     Seed,
+    Seeds,
     TruncationField,
 )
 
 Box = Annotated[list[int], Field(min_length=4, max_length=4, fail_fast=True)]
 Boxes = Annotated[list[Box], Field(min_length=1, max_length=1000, fail_fast=True)]
-_Files = Annotated[list[str], Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True)]
 
 
 class SamplesRequest(RequestModel):
@@ -33,10 +34,7 @@ class SamplesRequest(RequestModel):
     model: str
     n: Annotated[int, Field(ge=1)] | None = None
     seed: Seed | None = None
-    seeds: (
-        Annotated[list[Seed], Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True)]
-        | None
-    ) = None
+    seeds: Seeds | None = None
     class_: ClassSelector | None = Field(default=None, alias="class")
     truncation: TruncationField | None = None
 
@@ -58,11 +56,11 @@ class ImageToImageRequest(RequestModel):
     )
 
     model: str = Field(description=MODEL)
-    image: str | _Files | None = Field(
+    image: str | Files | None = Field(
         default=None,
         description="A PNG, JPEG or WebP file in base64, or a list of them. In a form: the files.",
     )
-    mask: str | _Files | None = Field(
+    mask: str | Files | None = Field(
         default=None,
         description="For inpaint: white areas are filled. One mask for all images, or one for "
         "each.",
@@ -101,10 +99,7 @@ class ImageToImageResult(BaseModel):
     data: str = Field(description="base64")
 
 
-class ImageToImageResponse(BaseModel):
+class ImageToImageResponse(ModelIdentity):
     """Images in the order of the inputs."""
 
-    model: str
-    version: str
-    digest: str
     images: list[ImageToImageResult]

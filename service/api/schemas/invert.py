@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.schemas.fields import (
     C2PA,
     FORMAT,
-    MAX_LISTED_IMAGES,
     MODEL,
     ClassSelector,
     CredentialField,
+    Files,
     Format,
+    ModelIdentity,
     RequestModel,
 )
 
@@ -22,7 +23,6 @@ _EXAMPLE_IMAGE = (
     "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR42mM+EVDxrYKB4cOdKBu3aQAuRgZAn0eK"
     "rgAAAABJRU5ErkJggg=="
 )
-_Files = Annotated[list[str], Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True)]
 
 
 class InvertRequest(RequestModel):
@@ -40,7 +40,7 @@ class InvertRequest(RequestModel):
     )
 
     model: str = Field(description=f"{MODEL} A model with an encoder: see /v1/models.")
-    image: str | _Files | None = Field(
+    image: str | Files | None = Field(
         default=None,
         description="A PNG, JPEG or WebP file in base64, or a list of them. In a form: the files.",
     )
@@ -105,10 +105,7 @@ class InvertedImage(BaseModel):
     data: str = Field(description="The reconstruction, base64.")
 
 
-class InvertResponse(BaseModel):
+class InvertResponse(ModelIdentity):
     """Latents in the order of the images."""
 
-    model: str
-    version: str
-    digest: str
     images: list[InvertedImage]

@@ -16,6 +16,7 @@ from service.api.schemas.fields import (
     CredentialField,
     Format,
     LayerSelector,
+    ModelIdentity,
     RequestModel,
     SourceList,
     TruncationField,
@@ -103,10 +104,7 @@ class MixedImage(BaseModel):
     data: str = Field(description="base64")
 
 
-class MixStylesResponse(BaseModel):
+class MixStylesResponse(ModelIdentity):
     """Images in row-major order."""
 
-    model: str
-    version: str
-    digest: str
     images: list[MixedImage]

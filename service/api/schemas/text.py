@@ -15,15 +15,16 @@ from service.api.schemas.fields import (
     TRUNCATION,
     CredentialField,
     Format,
+    ModelIdentity,
     RequestModel,
     Seed,
+    Seeds,
     TruncationField,
 )
 from service.runtime.text.requests import MAX_PREFIX, MAX_PROMPT, MAX_TEMPERATURE
 
 TextFormat = Literal["json", "text", "events"]
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT)]
-_Seeds = Annotated[list[Seed], Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True)]
 
 
 class TextRequest(RequestModel):
@@ -38,7 +39,7 @@ class TextRequest(RequestModel):
     model: str = Field(description=MODEL)
     n: int | None = Field(default=None, ge=1, description="The number of texts. Default: 1.")
     seed: Seed | None = Field(default=None, description="Text i has seed + i. Default: random.")
-    seeds: _Seeds | None = None
+    seeds: Seeds | None = None
     temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE, allow_inf_nan=False)] = Field(
         default=1.0,
         description="Divides the logits: below 1, likely tokens become more likely; 0 always takes "
@@ -76,12 +77,9 @@ class GeneratedText(BaseModel):
     )
 
 
-class TextResponse(BaseModel):
+class TextResponse(ModelIdentity):
     """Texts in the order of their seeds."""
 
-    model: str
-    version: str
-    digest: str
     texts: list[GeneratedText]
 
 
@@ -109,7 +107,7 @@ class TextToImageRequest(RequestModel):
         description="Image i has seed + i, counted over all prompts in their order. Default: "
         "random.",
     )
-    seeds: _Seeds | None = Field(
+    seeds: Seeds | None = Field(
         default=None, description="The seed of each image, instead of `seed`."
     )
     truncation: TruncationField | None = Field(default=None, description=TRUNCATION)

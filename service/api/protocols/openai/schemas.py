@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.problems import INVALID_REQUEST
 from service.api.schemas.fields import (
-    MAX_LISTED_IMAGES,
     ClassSelector,
     CredentialField,
+    Files,
     RequestModel,
     Seed,
     TruncationField,
@@ -96,7 +96,6 @@ class ImagesRequest(StreamedRequest):
     style: str | None = Field(default=None, description=_IGNORED)
 
 
-_Files = Annotated[list[str], Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True)]
 # The fields of a form are text, from which numbers and booleans are parsed.
 _FORM = ConfigDict(extra="forbid")
 
@@ -106,11 +105,11 @@ class ImageEditRequest(StreamedRequest):
 
     model_config = _FORM
 
-    image: str | _Files | None = Field(
+    image: str | Files | None = Field(
         default=None,
         description="A PNG, JPEG or WebP file, or several: each of them is edited.",
     )
-    mask: str | _Files | None = Field(
+    mask: str | Files | None = Field(
         default=None,
         description="For models that inpaint: a file in the size of the image, whose fully "
         "transparent pixels are the area to fill. Default: the transparent pixels of the image.",
@@ -132,7 +131,7 @@ class ImageVariationRequest(OutputRequest):
 
     model_config = _FORM
 
-    image: str | _Files | None = Field(default=None, description="A PNG, JPEG or WebP file.")
+    image: str | Files | None = Field(default=None, description="A PNG, JPEG or WebP file.")
     seed: Seed | None = Field(default=None, description=f"{_SEED}image.")
     strength: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(
         default=DEFAULT_STRENGTH,
