@@ -99,7 +99,7 @@ def export(
 
 def _add_discriminator(target: str, models: Path) -> None:
     """Add the discriminator to the folder of a model. Raises ExportError and AdditionError."""
-    from training.evaluation.noise.targets import model_folder
+    from training.evaluation.models import model_folder
     from training.export.additions import update_model_folder
     from training.export.additions.discriminator import discriminator_of_folder
     from training.export.errors import ExportError

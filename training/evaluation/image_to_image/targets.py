@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.data.images import DataOptions, data_location, load_images
 from training.data.provenance import check_training_data, description
 from training.evaluation.errors import QualityError
-from training.evaluation.noise.targets import RECIPE_FILE, model_folder
+from training.evaluation.models import RECIPE_FILE, model_folder, run_model
 
 # Recipes need PyTorch, but noise models are evaluated without it.
 if TYPE_CHECKING:
@@ -107,8 +106,7 @@ def open_image_to_image_target(
 
 
 def _open_run(folder: Path, data: str | None, checkpoint: str) -> ImageToImageTarget | None:
-    from training.export.exporter import export_run  # noqa: PLC0415 - slow to import
-    from training.run import Run  # noqa: PLC0415
+    from training.run import Run  # noqa: PLC0415 - slow to import
 
     run = Run(folder)
     recipe = run.recipe()
@@ -117,8 +115,7 @@ def _open_run(folder: Path, data: str | None, checkpoint: str) -> ImageToImageTa
     run = run.at(checkpoint)
     if data is None:
         _check_data(run.name, run.provenance().data, recipe)
-    with tempfile.TemporaryDirectory() as temporary:
-        model = Model(export_run(run, "run", Path(temporary)), Provider.CPU, _PLAN)
+    model = run_model(run, _PLAN)
     return ImageToImageTarget(
         f"{run.name}, {checkpoint} checkpoint", model, _with_data(recipe, data), run.read_log()
     )

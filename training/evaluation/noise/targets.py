@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,15 +15,6 @@ from PIL import Image
 from service.runtime.formatting import exact
 from service.runtime.images.decoding import ImageDecodeError
 from service.runtime.latent.seeds import MAX_SEED
-from service.runtime.models.catalog import (
-    Catalog,
-    Entry,
-    ModelNotFound,
-    State,
-    model_folders,
-    version_key,
-)
-from service.runtime.models.manifest import MANIFEST_FILE, Manifest
 from service.runtime.models.model import Model
 from service.runtime.models.parts.outputs import ImageSpec
 from service.runtime.models.parts.provenance import TrainingData, TrainingProvenance
@@ -35,14 +25,13 @@ from training.data.images import DataOptions, load_images
 from training.data.provenance import data_options
 from training.data.sources import DataError, ImageSource, open_source
 from training.evaluation.errors import QualityError
+from training.evaluation.models import RECIPE_FILE, exported_run, model_folder, recorded_data
 
 if TYPE_CHECKING:
     from training.evaluation.evaluation import EvaluationSettings, Progress
     from training.evaluation.noise.report import NoiseResult
 
 _ROWS = 16
-# A folder with this file is a run.
-RECIPE_FILE = "recipe.yaml"
 # Read as plain YAML: the recipe schema needs PyTorch.
 _RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -132,32 +121,6 @@ def open_noise_target(
     return _open_model(folder, truncation, seed_start)
 
 
-def model_folder(target: str, models: Path) -> Path | None:
-    """Return the folder of a model, given by ``name``, ``name@version`` or a path.
-
-    Without a version, returns the newest version. Returns None if `target` is a path but not a
-    model. Raises QualityError if there is no such model or path, or if it is a model repository.
-    """
-    path = Path(target)
-    if (path / MANIFEST_FILE).is_file():
-        return path
-    if versions := [manifest.parent for manifest in path.glob(f"*/{MANIFEST_FILE}")]:
-        return max(versions, key=lambda folder: version_key(folder.name))
-    if any(path.glob(f"*/*/{MANIFEST_FILE}")):
-        raise QualityError(f"{target} is a model repository: select one of its models")
-    if path.exists():
-        return None
-    # Listing the models by name does not load any of them.
-    entries = tuple(
-        Entry(folder.parent.name, folder.name, State.READY) for folder in model_folders(models)
-    )
-    try:
-        entry = Catalog(models, Provider.CPU, plan_for(Provider.CPU), entries).entry(target)
-    except ModelNotFound as error:
-        raise QualityError(f"{target} is not a model, run or folder of images: {error}") from error
-    return models / entry.name / entry.version
-
-
 def _open_model(
     folder: Path,
     truncation: float | None,
@@ -204,14 +167,6 @@ def _open_model(
     )
 
 
-def recorded_data(manifest: Manifest) -> TrainingData | None:
-    """Return the record of the images that a model was trained on, or None without a record."""
-    provenance = manifest.provenance
-    if not isinstance(provenance, TrainingProvenance):
-        return None
-    return next((record for record in provenance.data if record.role == "data"), None)
-
-
 def _training_options(model: Model) -> DataOptions | None:
     """Return the options of the data that a model was trained on, or None if they are not known.
 
@@ -239,14 +194,12 @@ def _training_options(model: Model) -> DataOptions | None:
 def _open_run(
     folder: Path, truncation: float | None, seed_start: int, checkpoint: str
 ) -> NoiseTarget:
-    from training.export.exporter import export_run  # noqa: PLC0415 - needs PyTorch
-    from training.run import Run  # noqa: PLC0415
+    from training.run import Run  # noqa: PLC0415 - needs PyTorch
 
     run = Run(folder)
     recipe = run.recipe()
     run = run.at(checkpoint)
-    with tempfile.TemporaryDirectory() as temporary:
-        exported = export_run(run, "run", Path(temporary))
+    with exported_run(run) as exported:
         return _open_model(
             exported,
             truncation,

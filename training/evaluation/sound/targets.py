@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.data.images import DataOptions, data_location
 from training.data.sounds.options import SoundOptions
 from training.evaluation.errors import QualityError
-from training.evaluation.noise.targets import RECIPE_FILE, model_folder, recorded_data
+from training.evaluation.models import RECIPE_FILE, model_folder, recorded_data, run_model
 from training.evaluation.report.document import Note, Section, Table
 from training.evaluation.report.formatting import (
     direction_arrow,
@@ -158,15 +157,13 @@ def open_sound_target(
 def _open_run(
     folder: Path, data: str | None, seed_start: int, checkpoint: str
 ) -> SoundTarget | None:
-    from training.export.exporter import export_run  # noqa: PLC0415 - slow to import
-    from training.run import Run  # noqa: PLC0415
+    from training.run import Run  # noqa: PLC0415 - slow to import
 
     run = Run(folder)
     recipe = run.recipe()
     if recipe.data.sound is None:
         return None
     run = run.at(checkpoint)
-    with tempfile.TemporaryDirectory() as temporary:
-        model = Model(export_run(run, "run", Path(temporary)), Provider.CPU, _PLAN)
+    model = run_model(run, _PLAN)
     options = recipe.data if data is None else recipe.data.model_copy(update=data_location(data))
     return SoundTarget(f"{run.name}, {checkpoint} checkpoint", model, options, seed_start)

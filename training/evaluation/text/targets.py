@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from training.data.images import data_location
 from training.data.provenance import description
 from training.data.sources import DataError
 from training.evaluation.errors import QualityError
-from training.evaluation.noise.targets import RECIPE_FILE, model_folder
+from training.evaluation.models import RECIPE_FILE, model_folder, run_model
 from training.evaluation.text.evaluation import (
     DEFAULT_SAMPLES,
     TextGenerator,
@@ -116,15 +115,13 @@ def open_text_target(
 def _open_run(
     folder: Path, data: str | None, seed_start: int, checkpoint: str
 ) -> TextTarget | None:
-    from training.export.exporter import export_run  # noqa: PLC0415 - slow to import
-    from training.run import Run  # noqa: PLC0415
+    from training.run import Run  # noqa: PLC0415 - slow to import
 
     run = Run(folder)
     if run.recipe().game.served_task != "text":
         return None
     run = run.at(checkpoint)
-    with tempfile.TemporaryDirectory() as temporary:
-        model = Model(export_run(run, "run", Path(temporary)), Provider.CPU, _PLAN)
+    model = run_model(run, _PLAN)
     return target_of_run(run, model, data, seed_start)
 
 

@@ -16,7 +16,7 @@ from service.runtime.models.model import Model
 from service.runtime.models.parts.graphs import GENERATOR
 from service.runtime.onnx.machine import usable_cpus
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
-from training.evaluation.noise.targets import model_folder
+from training.evaluation.models import model_folder
 from training.latent.directions.errors import DirectionsError
 
 Floats = NDArray[np.float32]

@@ -14,7 +14,7 @@ from service.runtime.models.model import Model
 from service.runtime.models.parts.outputs import ImageSpec
 from service.runtime.onnx.machine import usable_cpus
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
-from training.evaluation.noise.targets import model_folder
+from training.evaluation.models import model_folder
 from training.latent.generator import LatentGenerator
 from training.latent.inversion.passes import Pixels
 

@@ -13,14 +13,18 @@ from ganymede_client.errors import (
     GanymedeError,
     RequestTimedOut,
     UnexpectedResponse,
-    problem_from,
 )
 from ganymede_client.records import Job, JobEvent
 from ganymede_client.retries import RetryPolicy
 from ganymede_client.wire.calls import Call, Reply, Request, route, segment
-from ganymede_client.wire.events import EventParser, ServerSentEvent, parse_events
+from ganymede_client.wire.events import (
+    MEDIA_TYPE,
+    EventParser,
+    ServerSentEvent,
+    check_stream,
+    parse_events,
+)
 
-_MEDIA_TYPE = "text/event-stream"
 # Events whose data is a job.
 _KINDS = ("state", "progress", "end")
 _RETRY_S = 2.0
@@ -38,7 +42,7 @@ def job_events(job: Job | str, last_event_id: str | None = None) -> Call[list[Jo
 
     Raises JobNotFound, also if the job is deleted in the meantime.
     """
-    headers = {"accept": _MEDIA_TYPE}
+    headers = {"accept": MEDIA_TYPE}
     if last_event_id is not None:
         headers["last-event-id"] = last_event_id
     path = f"/v1/jobs/{segment(job.id if isinstance(job, Job) else job)}/events"
@@ -78,18 +82,12 @@ class JobFollower:
 
         Raises ProblemError for an error, and UnexpectedResponse.
         """
-        if not 200 <= reply.status < 300:
-            raise problem_from(reply)
+        # 204: the last known event was the last one.
+        self.has_ended = reply.status == 204
+        if not self.has_ended:
+            check_stream(reply)
         self._failing_since, self._attempt = None, 0
         self._parser = EventParser()
-        if reply.status == 204:
-            # The last known event was the last one.
-            self.has_ended = True
-        elif reply.media_type != _MEDIA_TYPE:
-            raise UnexpectedResponse(
-                f"{reply.base_url} responded with {reply.media_type or 'no media type'} instead of "
-                "events"
-            )
 
     def feed(self, line: str) -> JobEvent | None:
         """Add a line of the response; return the event that it completes."""

@@ -21,9 +21,8 @@ from ganymede_client.retries import RetryPolicy
 from ganymede_client.routes.generate import ImageFormat
 from ganymede_client.wire import parsing
 from ganymede_client.wire.calls import Call, Reply, Request, fields, json_request, route
-from ganymede_client.wire.events import EventParser, ServerSentEvent, parse_events
+from ganymede_client.wire.events import EventParser, ServerSentEvent, check_stream, parse_events
 
-_MEDIA_TYPE = "text/event-stream"
 _CHOSEN = {"format": "the method determines it"}
 
 
@@ -138,13 +137,7 @@ class TextFollower:
 
         Raises ProblemError for an error, and UnexpectedResponse.
         """
-        if not 200 <= reply.status < 300:
-            raise problem_from(reply)
-        if reply.media_type != _MEDIA_TYPE:
-            raise UnexpectedResponse(
-                f"{reply.base_url} responded with {reply.media_type or 'no media type'} instead of "
-                "events"
-            )
+        check_stream(reply)
         self._parser = EventParser()
         self._reply = reply
 

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from ganymede_client.errors import GanymedeError
+from ganymede_client.errors import GanymedeError, UnexpectedResponse, problem_from
 from ganymede_client.wire.calls import Reply, Request
+
+MEDIA_TYPE = "text/event-stream"
 
 Event_co = TypeVar("Event_co", covariant=True)
 
@@ -19,6 +21,20 @@ class ServerSentEvent:
     event: str
     data: str
     id: str | None
+
+
+def check_stream(reply: Reply) -> None:
+    """Check the head of a response, whose content is only complete if it is an error.
+
+    Raises ProblemError for an error, and UnexpectedResponse if it is not a stream of events.
+    """
+    if not 200 <= reply.status < 300:
+        raise problem_from(reply)
+    if reply.media_type != MEDIA_TYPE:
+        raise UnexpectedResponse(
+            f"{reply.base_url} responded with {reply.media_type or 'no media type'} instead of "
+            "events"
+        )
 
 
 class EventParser:
