@@ -7,6 +7,7 @@
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -105,10 +106,14 @@ class GraphBuilder:
         shaped = self.node("Reshape", self.node("Round", levels), self.constant(shape))
         self.node("Cast", shaped, output="pixels", to=TensorProto.UINT8)
 
-    def save(self, path: Path, inputs: list[str], outputs: list[str]) -> Graph:
-        """Write the ONNX file, and return its manifest entry."""
+    def save(self, path: Path, inputs: list[str], outputs: list[str], **types: Any) -> Graph:
+        """Write the ONNX file, and return its manifest entry.
+
+        `types` are the element types and shapes of inputs and outputs with other sizes.
+        """
+        types = {**_TYPES, **types}
         value_infos = [
-            [helper.make_tensor_value_info(name, *_TYPES[name]) for name in names]
+            [helper.make_tensor_value_info(name, *types[name]) for name in names]
             for names in (inputs, outputs)
         ]
         graph = helper.make_graph(self._nodes, path.stem, *value_infos, self._weights)

@@ -77,7 +77,7 @@ def write_audio(folder: Path, inputs: tuple[str, ...] = ("z", "class_weights")) 
     levels = graph.node("Round", graph.node("Mul", wave, graph.constant(np.float32(20_000))))
     graph.node("Cast", levels, output="samples", to=TensorProto.INT16)
     graphs = {GENERATOR: graph.save(folder / "generator.onnx", list(inputs), ["samples"])}
-    _write(
+    write_manifest(
         folder,
         graphs,
         "audio",
@@ -112,7 +112,7 @@ def write_text(folder: Path) -> None:
         max_length=MAX_LENGTH,
         state=STATE,
     )
-    _write(folder, graphs, "text", text=spec)
+    write_manifest(folder, graphs, "text", text=spec)
 
 
 def write_text_encoder(folder: Path) -> None:
@@ -138,7 +138,7 @@ def write_text_encoder(folder: Path) -> None:
         dimension=TEXT,
         max_tokens=MAX_TOKENS,
     )
-    _write(folder, graphs, "text-encoder", text_encoder=spec)
+    write_manifest(folder, graphs, "text-encoder", text_encoder=spec)
 
 
 def write_text_to_image(folder: Path, encoder_digest: str) -> None:
@@ -152,7 +152,7 @@ def write_text_to_image(folder: Path, encoder_digest: str) -> None:
         graph.node("MatMul", both, graph.weight(2 * W, SIZE * SIZE * 3)), [-1, SIZE, SIZE, 3]
     )
     graphs = {GENERATOR: graph.save(folder / "generator.onnx", ["z", "text"], ["pixels"])}
-    _write(
+    write_manifest(
         folder,
         graphs,
         "text-to-image",
@@ -162,7 +162,7 @@ def write_text_to_image(folder: Path, encoder_digest: str) -> None:
     )
 
 
-def _write(folder: Path, graphs: dict[str, Graph], task: str, **parts: object) -> None:
+def write_manifest(folder: Path, graphs: dict[str, Graph], task: str, **parts: object) -> None:
     """Write the manifest, with the golden outputs."""
     manifest = Manifest(
         name=folder.parent.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from service.runtime.models.parts.provenance import TrainingData
 from training.data.dataset import Dataset
@@ -44,14 +44,20 @@ def _record(role: str, options: DataOptions, images: Dataset) -> TrainingData:
 _SELECTION = {"split", "classes", "only", "hold_out", "half", "limit"}
 
 
+def selected_data(record: TrainingData | None, **options: Any) -> DataOptions:
+    """Return the options that select the recorded data, with other `options` beside them.
+
+    The name is None for data without a known name; `options` may replace it.
+    """
+    selection = record.model_dump(include={"name", *_SELECTION}) if record else {}
+    return DataOptions.model_validate({**selection, **options})
+
+
 def data_options(record: TrainingData, resolution: int, channels: int) -> DataOptions | None:
     """Return the options that select the recorded images, or None for data without a known name."""
     if record.name is None:
         return None
-    selection = record.model_dump(include=_SELECTION)
-    return DataOptions.model_validate(
-        {"name": record.name, "resolution": resolution, "channels": channels, **selection}
-    )
+    return selected_data(record, resolution=resolution, channels=channels)
 
 
 def description(record: TrainingData) -> str:
@@ -79,9 +85,9 @@ def check_training_data(model: str, record: TrainingData, images: Dataset) -> No
     if images.fingerprint != record.fingerprint:
         raise DataError(
             f"{record.title} has changed since {model} was trained on it: trained on "
-            f"{record.images:,} images with the fingerprint {record.fingerprint[:12]}, found "
-            f"{len(images):,} with {images.fingerprint[:12]}; restore the data set, or compare "
-            "with these images anyway with --data"
+            f"{record.images:,} {images.kind} with the fingerprint {record.fingerprint[:12]}, "
+            f"found {len(images):,} with {images.fingerprint[:12]}; restore the data set, or "
+            f"compare with these {images.kind} anyway with --data"
         )
 
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from service.runtime.models.model import Model
 from service.runtime.models.parts.measurements import Quality
 from service.runtime.models.parts.outputs import AudioSpec
+from service.runtime.models.parts.provenance import TrainingData
 from training.data.images import DataOptions
-from training.data.sounds.data import SoundData, load_sounds
-from training.data.sounds.options import SoundOptions
+from training.data.sounds.data import SoundData
 from training.evaluation.errors import QualityError
 from training.evaluation.features.references import same_classes
 from training.evaluation.metrics.class_accuracy import CLASS_ACCURACY
@@ -26,12 +26,11 @@ from training.evaluation.sound.classifier import (
     SoundClassifier,
     trained_classifier,
 )
+from training.evaluation.sound.real_sounds import RealSounds, open_real_sounds
 
 SAMPLES = 1_000
 FEATURES = "MelCNN"
 REAL_TIME_FACTOR = "real-time factor"
-# Of data without a split `test`, one in this many sounds is held out.
-_HOLD_OUT = 10
 _BATCH = 16
 # Sounds generated one by one for the real-time factor, after a first one.
 _TIMED = 20
@@ -41,53 +40,33 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class RealSounds:
-    """The sounds that the classifier is trained on, and held-out ones, with their name."""
+class SoundFigures:
+    """The figures of a model of sounds, and the real sounds that it was measured with."""
 
-    training: SoundData
-    held_out: SoundData
-    title: str
-    held_out_title: str
-
-
-def open_real_sounds(data: DataOptions, audio: AudioSpec) -> RealSounds:
-    """Read the training sounds and the held-out ones, fitted to the output of a model.
-
-    The held-out sounds are the split `test`; of data without splits, one in ten file names. Raises
-    DataError.
-    """
-    peak = data.sound.peak if data.sound else None
-    sound = SoundOptions(rate=audio.sample_rate, samples=audio.samples, peak=peak)
-    data = data.model_copy(update={"sound": sound})
-    title = data.dataset_title
-    if not data.has_splits():
-        data = data.model_copy(update={"hold_out": _HOLD_OUT})
-    held_out = data.model_copy(update={"split": "test", "limit": None})
-    return RealSounds(
-        load_sounds(data),
-        load_sounds(held_out),
-        f"{title}, split {data.split_name}",
-        f"{title}, split test",
-    )
+    figures: tuple[Quality, ...]
+    real: RealSounds
 
 
 def evaluate_sounds(
     model: Model,
     data: DataOptions,
+    record: TrainingData | None,
     *,
+    replaced: bool = False,
     samples: int = SAMPLES,
     seed_start: int = 0,
     settings: ClassifierSettings | None = None,
     progress: Progress | None = None,
-) -> tuple[Quality, ...]:
+) -> SoundFigures:
     """Return the figures of a model of sounds.
 
-    Sound i has the seed ``seed_start + i`` and the class i modulo the number of classes. Raises
-    QualityError if the model and the data have different classes, or none; DataError.
+    `data`, `record` and `replaced` are those of `open_real_sounds`. Sound i has the seed
+    ``seed_start + i`` and the class i modulo the number of classes. Raises QualityError if the
+    model and the data have different classes, or none; and the errors of `open_real_sounds`.
     """
     audio, names = model.manifest.audio, model.manifest.classes
     assert audio is not None  # noqa: S101 - the caller opens models of sounds only
-    real = open_real_sounds(data, audio)
+    real = open_real_sounds(data, audio, record, replaced=replaced)
     if real.training.labels is None or len(real.training.class_names) < 2:
         raise QualityError(
             f"{real.title} has no classes: the classifier that measures sounds needs at least two"
@@ -130,25 +109,28 @@ def evaluate_sounds(
                     "low": low,
                     "high": high,
                     "real": float((real_classes == real.held_out.labels).mean()),
-                    "note": f"chance is {1 / len(names):.1%}",
+                    "note": f"chance is {1 / len(names):.1%}; real: {real.held_out_note}",
                 }
             )
         )
-    # As many generated sounds as held-out ones, because the distance depends on their number.
+    # As many generated sounds as held-out ones, because the distance depends on their number. The
+    # held-out ones are sorted by class.
     count = min(len(real.held_out), samples)
+    some = np.random.default_rng(0).permutation(len(real.held_out))[:count]
     figures.append(
         shared.model_copy(
             update={
                 "metric": f"{FRECHET_DISTANCE.key}-{FEATURES}",
                 "value": _distance(classifier, features[:count], real.training),
-                "real": _distance(classifier, real_features[:count], real.training),
+                "real": _distance(classifier, real_features[some], real.training),
                 "samples": count,
                 "real_samples": count,
+                "note": f"real: {count:,} of {real.held_out_note}",
             }
         )
     )
     figures.append(_real_time_factor(model, audio, shared))
-    return tuple(figures)
+    return SoundFigures(tuple(figures), real)
 
 
 def _generate(

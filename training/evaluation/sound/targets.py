@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from service.runtime.models.manifest import read_manifest
 from service.runtime.models.model import Model
 from service.runtime.models.parts.measurements import Quality
+from service.runtime.models.parts.provenance import TrainingData
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.data.images import DataOptions, data_location
+from training.data.provenance import selected_data
 from training.data.sounds.options import SoundOptions
 from training.evaluation.errors import QualityError
 from training.evaluation.models import RECIPE_FILE, model_folder, recorded_data, run_model
@@ -26,18 +28,25 @@ from training.evaluation.report.formatting import (
 
 if TYPE_CHECKING:
     from training.evaluation.evaluation import Comparison, EvaluationSettings, Progress
+    from training.evaluation.sound.real_sounds import RealSounds
 
 _PLAN = ExecutionPlan(workers=1, threads=1, max_rows=16)
 
 
 @dataclass(frozen=True)
 class SoundTarget:
-    """A model of sounds, the data that it was trained on, and the first seed to measure."""
+    """A model of sounds, the data that it was trained on, and the first seed to measure.
+
+    `record` identifies the sounds of the training, if it is known. `replaced` are data that a user
+    gave instead of them.
+    """
 
     unsupported_options: ClassVar[frozenset[str]] = frozenset({"truncation", "split"})
     title: str
     model: Model
     data: DataOptions
+    record: TrainingData | None
+    replaced: bool
     seed_start: int
 
     @classmethod
@@ -54,35 +63,44 @@ class SoundTarget:
         for key in ("network", "reference_samples"):
             if getattr(settings, key) != getattr(EvaluationSettings(), key):
                 raise QualityError(f"{key.replace('_', ' ')}: not an option for models of sounds")
-        return [
-            SoundResult(
-                target.title,
-                target.model.digest,
-                evaluate_sounds(
-                    target.model,
-                    target.data,
-                    samples=settings.samples or SAMPLES,
-                    seed_start=target.seed_start,
-                    progress=progress,
-                ),
+        results = []
+        for target in targets:
+            measured = evaluate_sounds(
+                target.model,
+                target.data,
+                target.record,
+                replaced=target.replaced,
+                samples=settings.samples or SAMPLES,
+                seed_start=target.seed_start,
+                progress=progress,
             )
-            for target in targets
-        ]
+            results.append(
+                SoundResult(target.title, target.model.digest, measured.figures, measured.real)
+            )
+        return results
 
 
 @dataclass(frozen=True)
 class SoundResult:
-    """The figures of a model of sounds."""
+    """The figures of a model of sounds, and the real sounds that it was measured with."""
 
     title: str
     digest: str | None
     figures: tuple[Quality, ...]
+    real: RealSounds
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as a JSON object."""
         return {
             "target": self.title,
             "digest": self.digest,
+            "trained_on": self.real.trained_on,
+            "held_out": {
+                "title": self.real.held_out_title,
+                "sounds": len(self.real.held_out),
+                "new_to_generator": self.real.new_to_generator,
+                "copies_left_out": self.real.copies,
+            },
             "figures": [figure.model_dump(exclude_none=True) for figure in self.figures],
         }
 
@@ -98,11 +116,15 @@ class SoundResult:
             ]
             for figure in self.figures
         ]
-        notes = [f"{metric_title(f.metric)}: {f.note}" for f in self.figures if f.note]
-        basis = self.figures[0]
-        notes.append(f"by {basis.feature_network}; {basis.reference}")
+        basis, real = self.figures[0], self.real
+        notes = [
+            Note(f"real sounds: {real.held_out_note}", is_warning=real.new_to_generator is False),
+            Note(real.trained_on),
+            *(Note(f"{metric_title(f.metric)}: {f.note}") for f in self.figures if f.note),
+            Note(f"by {basis.feature_network}; {basis.reference}"),
+        ]
         table = Table(["metric", "value", "95 %", "real sounds", "sounds"], rows)
-        return Section(self.title, [table, *map(Note, notes)])
+        return Section(self.title, [table, *notes])
 
     def details(self) -> list[Section]:
         """Return no further sections."""
@@ -138,20 +160,18 @@ def open_sound_target(
         return None
     model = Model(folder, Provider.CPU, _PLAN)
     record = recorded_data(model.manifest)
-    location = {"name": record.name if record else None, "path": None}
-    if data is not None:
-        location = data_location(data)
-    if not any(location.values()):
+    sound = SoundOptions(
+        rate=audio.sample_rate, samples=audio.samples, peak=record.peak if record else None
+    )
+    location = {} if data is None else data_location(data)
+    options = selected_data(record, sound=sound, **location)
+    if options.name is None and options.path is None:
         raise QualityError(
             f"the data that {model.manifest.name} was trained on have no known name; provide them "
             "with --data PATH"
         )
-    sound = SoundOptions(
-        rate=audio.sample_rate, samples=audio.samples, peak=record.peak if record else None
-    )
     title = f"{model.manifest.name}@{model.manifest.version}"
-    options = DataOptions.model_validate({**location, "sound": sound})
-    return SoundTarget(title, model, options, seed_start)
+    return SoundTarget(title, model, options, record, data is not None, seed_start)
 
 
 def _open_run(
@@ -166,4 +186,6 @@ def _open_run(
     run = run.at(checkpoint)
     model = run_model(run, _PLAN)
     options = recipe.data if data is None else recipe.data.model_copy(update=data_location(data))
-    return SoundTarget(f"{run.name}, {checkpoint} checkpoint", model, options, seed_start)
+    record = recorded_data(model.manifest)
+    title = f"{run.name}, {checkpoint} checkpoint"
+    return SoundTarget(title, model, options, record, data is not None, seed_start)
