@@ -12,10 +12,12 @@ from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from service.runtime.text.sampling import sample_token
 from training.checkpoints import Checkpoint
 from training.data.text.vocabulary import END
+from training.distributed import DistributedContext
 from training.export.errors import ExportError
 from training.export.exporter import export_run, load_generator
 from training.export.text import generate_texts
 from training.games.text.generation import Sampler, counted, inputs_of
+from training.games.text.options import TextOptions
 from training.networks.text.recurrent import RecurrentGenerator
 from training.recipe.errors import RecipeError
 from training.recipe.loading import load_recipe
@@ -26,6 +28,7 @@ LINES = [f"{size} {color} {thing}" for size in ("big", "wee") for color in ("red
          for thing in ("cat", "dog", "hat", "cup", "ant", "owl", "bee", "fox")]  # fmt: skip
 TINY = [
     "generator.hidden=16",
+    "game.corpus.unit=character",
     "generator.embedding=8",
     "discriminator.filters=8",
     "discriminator.widths=[1,2,3]",
@@ -145,6 +148,64 @@ def test_roll_outs_are_samples_of_the_generator():
     for length in (1, 2, 3):
         frequencies = completed[length - 1, :, 0, length].bincount(minlength=3) / 20_000
         torch.testing.assert_close(frequencies, expected[length], atol=0.015, rtol=0)
+
+
+def test_soft_samples_are_samples_of_the_generator():
+    torch.manual_seed(0)
+    network = RecurrentGenerator(5, "gru", 4, 6, 1, 0.0)
+    with torch.no_grad():
+        for weight in network.parameters():
+            torch.nn.init.normal_(weight)
+        soft = Sampler(network, 5, 4, ends=True).soft_samples(4000, 1000.0)
+        logits, _ = network.step(torch.full((1,), END), network.initial_state(1))
+    assert torch.allclose(soft.sum(2), torch.ones(4000, 4))
+    tokens = soft.argmax(2)
+    frequencies = tokens[:, 0].bincount(minlength=5) / 4000
+    assert torch.allclose(frequencies, logits.softmax(1)[0], atol=0.03)
+    # After the end of a text there are only ends.
+    after = ~counted(tokens, ends=True)
+    assert after.any()
+    assert (soft[after][:, END] == 1).all()
+
+
+@pytest.mark.parametrize("adversary", [[], GUMBEL], ids=["policy_gradient", "gumbel"])
+def test_generator_follows_a_fixed_discriminator(corpus, adversary):
+    """The discriminator accepts the texts that contain a token; it does not train."""
+    fixed = recipe(
+        corpus, *adversary, "game.pretrain_images=0", "game.pretrain_discriminator_images=0",
+        "optimizer.generator.learning_rate=0.02", "optimizer.discriminator.learning_rate=1e-12",
+        "game.inverse_temperature=2",
+    )  # fmt: skip
+    assert isinstance(fixed.game, TextOptions)
+    data = fixed.game.prepare_data(fixed)
+    cpu = torch.device("cpu")
+    precision = fixed.device.pick_precision(cpu)
+    setup = fixed.game.set_up(fixed, data, cpu, precision, DistributedContext())
+    game, wanted = setup.game, data.vocabulary.units.index("g")
+    _accept_texts_with(game.weights["discriminator"], wanted)
+
+    def share() -> float:
+        torch.manual_seed(1)
+        network = game.weights["generator"].eval()
+        return float((game.sampler(network).sample(400) == wanted).any(1).float().mean())
+
+    before = share()
+    for turn in range(40):
+        game.turn(setup.batches(turn), torch.Generator(), turn, turn)
+    assert share() > before + 0.2
+
+
+def _accept_texts_with(discriminator, token):
+    with torch.no_grad():
+        for weight in discriminator.parameters():
+            weight.zero_()
+        discriminator.embedding.weight[token, 0] = 1
+        discriminator.convolutions[0].weight[0, 0, 0] = 1
+        # The highway layer passes its input on.
+        discriminator.gate.bias.fill_(-30)
+        discriminator.output.weight[0, 0] = 4
+        discriminator.output.bias.fill_(-2)
+    discriminator.dropout.p = 0.0
 
 
 def test_tokens_count_up_to_the_end():

@@ -29,6 +29,7 @@ THINGS = ("cat", "dog", "hat", "cup", "ant", "owl", "bee", "fox")
 LINES = [f"{color} {thing}{i}" for color in COLORS for thing in THINGS for i in range(3)]
 TINY = [
     "generator.hidden=12",
+    "game.corpus.unit=character",
     "discriminator.filters=4",
     "discriminator.widths=[1,2]",
     "train.batch=8",
