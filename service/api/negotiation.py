@@ -16,7 +16,7 @@ from service.api.problems import Problem, invalid
 from service.api.schemas.fields import AnimationFormat, AudioFileFormat, Format
 from service.api.schemas.text import TextFormat
 from service.api.state import ServiceState
-from service.runtime.audio.encoding import AudioFormat
+from service.runtime.audio.formats import AudioFormat
 from service.runtime.credentials.signing import Signer
 from service.runtime.images.encoding import ImageFormat
 from service.runtime.outputs import FileFormat

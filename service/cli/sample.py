@@ -15,7 +15,7 @@ from service.cli.interrupts import catch_stop_signal
 from service.cli.options import ProviderOption, errors_by_flag, loaded_model
 from service.cli.sampling_progress import SamplingProgress
 from service.offline.job import JobError, JobFailed, Layout, SamplingJob, make_job
-from service.runtime.audio.encoding import AudioFormat
+from service.runtime.audio.formats import AudioFormat
 from service.runtime.errors import UserError
 from service.runtime.formatting import format_size
 from service.runtime.images.encoding import ImageFormat

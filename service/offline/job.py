@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.offline.inputs import JobInputs
 from service.runtime import latent_requests, requests
-from service.runtime.audio.encoding import AudioFormat
+from service.runtime.audio.formats import AudioFormat
 from service.runtime.errors import UserError
 from service.runtime.files import shortened
 from service.runtime.images.encoding import ImageFormat

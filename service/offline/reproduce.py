@@ -1,18 +1,18 @@
-"""Reproduces images from the metadata in their files, and compares the result."""
+"""Reproduces outputs from the metadata in their files, and compares the result."""
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageSequence
+from numpy.typing import NDArray
 
+from service.offline.originals import Original, read_mark, read_original
+from service.runtime.audio.formats import AudioFormat
 from service.runtime.errors import UserError
 from service.runtime.generation import (
     Plan,
@@ -29,7 +29,6 @@ from service.runtime.images.encoding import (
     Pixels,
     encode,
     image_grid,
-    read_provenance,
     resized,
 )
 from service.runtime.latent.editing import DirectionsChanged, Editing
@@ -46,16 +45,13 @@ from service.runtime.models.catalog import (
 from service.runtime.models.manifest import Manifest
 from service.runtime.models.model import Model, ModelFailed
 from service.runtime.onnx.sessions import Provider, plan_for
+from service.runtime.outputs import drawn, encode_output
 from service.runtime.request_fields import InvalidRequest
 from service.runtime.text.prompt_vectors import with_prompt_vectors
-from service.runtime.video import ffmpeg
-from service.runtime.video.metadata import source_type_of, video_format_of, video_provenance
 from service.runtime.video.walk_output import output_from_parameters
 
 # Images per run, which bounds the memory for the activations of a long animation.
 _BATCH_IMAGES = 16
-# The metadata of every file of the service includes these fields.
-IDENTITY = {"model", "version", "digest"}
 
 
 class CannotReproduce(UserError):
@@ -69,21 +65,31 @@ class Reproduction:
     Attributes:
         regenerated: the content of the reproduced file.
         identical: whether the files are identical, byte for byte.
-        different: the number of pixels that differ, out of `pixels`.
-        largest: the largest difference of a value, from 0 to 255.
+        unit: what is compared: ``pixels``, or ``samples`` of audio.
+        compared: the number of pixels or samples.
+        different: how many of them differ.
+        largest: the largest difference of a value.
+        full_scale: the largest value: 255, or 32,767 for samples.
     """
 
     file: Path
     regenerated: bytes
     identical: bool
-    pixels: int
+    unit: str
+    compared: int
     different: int
     largest: int
+    full_scale: int
 
     @property
     def equal(self) -> bool:
-        """Whether all pixels are equal."""
+        """Whether all pixels or samples are equal."""
         return self.different == 0
+
+    @property
+    def rounding(self) -> int:
+        """The largest difference between an output of a GPU and the same output of a CPU."""
+        return self.full_scale // 255
 
     @property
     def summary(self) -> str:
@@ -91,10 +97,10 @@ class Reproduction:
         if self.identical:
             return "identical, byte for byte"
         if self.equal:
-            return "equal in every pixel"
+            return f"equal in every {self.unit.removesuffix('s')}"
         return (
-            f"differs in {self.different:,} of {self.pixels:,} pixels, "
-            f"by at most {self.largest} of 255"
+            f"differs in {self.different:,} of {self.compared:,} {self.unit}, "
+            f"by at most {self.largest:,} of {self.full_scale:,}"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -103,8 +109,8 @@ class Reproduction:
             "file": str(self.file),
             "equal": self.equal,
             "identical": self.identical,
-            "pixels": self.pixels,
-            "different_pixels": self.different,
+            self.unit: self.compared,
+            f"different_{self.unit}": self.different,
             "largest_difference": self.largest,
         }
 
@@ -114,37 +120,25 @@ def reproduce(file: Path, models: Path) -> Reproduction:
 
     Raises CannotReproduce.
     """
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise CannotReproduce(f"{file} cannot be read: {error.strerror}") from error
-    try:
-        parameters, file_format, frames = _read(content)
-    except UserError:
-        raise
-    except Exception as error:  # decoders may raise anything
-        raise CannotReproduce(f"{file} cannot be read: it is not a valid image or video") from error
-    if parameters is not None and "film" in parameters:
-        raise CannotReproduce(
-            f"{file} was made from the film {str(parameters['film'])[:100]}, which it does not "
-            "contain: run ganymede sample --input again"
-        )
-    if parameters is None or frames is None:
-        raise CannotReproduce(f"{file} has no Ganymede metadata")
-    if "input" in parameters:
-        raise CannotReproduce(
-            f"{file} was made from an input image that it does not contain: send the input to "
-            f"/v1/{str(parameters.get('task'))[:20]} again"
-        )
+    content, original = _read(file)
+    parameters, values = original.parameters, original.values
+    assert parameters is not None  # noqa: S101 - checked by `_read`
+    assert values is not None  # noqa: S101
     model = _load_model(file, parameters, models)
     try:
-        if "walk" in parameters and parameters["walk"]["frames"] != len(frames):
+        if "walk" in parameters and parameters["walk"]["frames"] != len(values):
             raise ValueError(
-                f"expected {parameters['walk']['frames']} frames, the file has {len(frames)}"
+                f"expected {parameters['walk']['frames']} frames, the file has {len(values)}"
             )
-        _assert_fits(parameters, frames, model.manifest)
-        marked = source_type_of(content) is not None
-        regenerated = _render(model, parameters, file_format, marked=marked)
+        if original.is_audio and model.manifest.audio is None:
+            raise ValueError(f"{model.manifest.name} returns no audio")
+        marked = read_mark(content) is not None
+        if original.is_audio:
+            regenerated, made = _render_audio(model, original, marked=marked)
+        else:
+            _assert_fits(parameters, values, model.manifest)
+            regenerated = _render(model, parameters, original.file_format, marked=marked)
+            made = _values(regenerated)
     except DirectionsChanged as error:
         raise CannotReproduce(f"{file} cannot be reproduced: {error}") from error
     except (
@@ -156,36 +150,53 @@ def reproduce(file: Path, models: Path) -> Reproduction:
         AttributeError,
     ) as error:
         raise CannotReproduce(f"{file} has invalid metadata: {error}") from error
-    _, _, regenerated_frames = _read(regenerated)
-    assert regenerated_frames is not None  # noqa: S101 - it has metadata
-    if regenerated_frames.shape != frames.shape:
+    if made.shape != values.shape:
         raise CannotReproduce(
-            f"{file} has the shape {frames.shape}, but its metadata describes "
-            f"{regenerated_frames.shape}"
+            f"{file} has the shape {values.shape}, but its metadata describes {made.shape}"
         )
-    difference = np.abs(frames.astype(np.int16) - regenerated_frames).max(axis=-1)
+    difference = np.abs(values.astype(np.int32) - made)
+    if not original.is_audio:
+        difference = difference.max(axis=-1)
     return Reproduction(
         file=file,
         regenerated=regenerated,
         identical=regenerated == content,
-        pixels=difference.size,
+        unit="samples" if original.is_audio else "pixels",
+        compared=difference.size,
         different=int(np.count_nonzero(difference)),
         largest=int(difference.max()),
+        full_scale=32_767 if original.is_audio else 255,
     )
 
 
-def read_parameters(content: bytes) -> dict[str, Any] | None:
-    """Return the metadata of an image or a video, or None. Pixels are not decoded.
-
-    Raises the errors of decoders, which may be anything, and VideoUnavailable.
-    """
-    if video_format_of(content) is not None:
-        with ffmpeg.load().open(io.BytesIO(content)) as video:
-            return video_provenance(video)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(content)) as image:
-            return read_provenance(image)
+def _read(file: Path) -> tuple[bytes, Original]:
+    """Return the content of a file that can be reproduced. Raises CannotReproduce."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise CannotReproduce(f"{file} cannot be read: {error.strerror}") from error
+    try:
+        original = read_original(content, file)
+    except UserError:
+        raise
+    except Exception as error:  # decoders may raise anything
+        raise CannotReproduce(
+            f"{file} cannot be read: it is not a valid image, video or sound"
+        ) from error
+    parameters = original.parameters
+    if parameters is not None and "film" in parameters:
+        raise CannotReproduce(
+            f"{file} was made from the film {str(parameters['film'])[:100]}, which it does not "
+            "contain: run ganymede sample --input again"
+        )
+    if parameters is None or original.values is None:
+        raise CannotReproduce(f"{file} has no Ganymede metadata")
+    if "input" in parameters:
+        raise CannotReproduce(
+            f"{file} was made from an input image that it does not contain: send the input to "
+            f"/v1/{str(parameters.get('task'))[:20]} again"
+        )
+    return content, original
 
 
 def _load_model(file: Path, parameters: Mapping[str, Any], models: Path) -> Model:
@@ -211,24 +222,11 @@ def _load_model(file: Path, parameters: Mapping[str, Any], models: Path) -> Mode
     return model
 
 
-def _read(content: bytes) -> tuple[dict[str, Any] | None, str, Pixels | None]:
-    """Return the metadata of a file, its format, and its frames ``[frames, H, W, C]``.
-
-    Files of other software are not decoded, because they may be of any size: the frames are None.
-    """
-    if (video_format := video_format_of(content)) is not None:
-        with ffmpeg.load().open(io.BytesIO(content)) as video:
-            parameters = video_provenance(video)
-            if not parameters or "film" in parameters or not set(parameters) >= IDENTITY:
-                return parameters, video_format, None
-            decoded = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
-            return parameters, video_format, np.stack(decoded)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(content)) as image:
-            parameters, pillow_format = read_provenance(image), str(image.format).lower()
-            is_ours = parameters and set(parameters) >= IDENTITY
-            return parameters, pillow_format, _frames(image) if is_ours else None
+def _values(content: bytes) -> NDArray[Any]:
+    """Return the frames of a file of this service."""
+    values = read_original(content).values
+    assert values is not None  # noqa: S101 - it has metadata
+    return values
 
 
 def _assert_fits(parameters: Mapping[str, Any], frames: Pixels, manifest: Manifest) -> None:
@@ -244,9 +242,22 @@ def _assert_fits(parameters: Mapping[str, Any], frames: Pixels, manifest: Manife
     lists = [parameters.get(name, ()) for name in ("rows", "columns", "sources")]
     lists += [each for each in parameters.get("directions", {}).values() if isinstance(each, list)]
     images = math.prod(len(each) for each in lists if each)
-    pixels_per_image = 1 if "resized" in parameters else manifest.image_spec.pixels
+    if images > 1 and manifest.image is None:
+        raise ValueError(f"{manifest.name} returns no images")
+    pixels_per_image = 1 if "resized" in parameters or images == 1 else manifest.image_spec.pixels
     if images > 1 and images * pixels_per_image > width * height:
         raise ValueError(f"{images:,} images do not fit into {width}×{height} pixels")
+
+
+def _render_audio(
+    model: Model, original: Original, *, marked: bool
+) -> tuple[bytes, NDArray[np.int16]]:
+    """Return the file that the parameters describe, and its samples."""
+    manifest, parameters = model.manifest, original.parameters or {}
+    source = LatentSource.from_parameters(parameters, manifest)
+    (samples,) = _execute(model, image_plan(manifest, [source]))
+    kind = AudioFormat(original.file_format)
+    return encode_output(manifest, samples, kind, parameters, marked=marked), samples
 
 
 def _render(
@@ -289,7 +300,8 @@ def _image(model: Model, parameters: Mapping[str, Any]) -> Pixels:
         if (spec := manifest.text_input) is not None:
             encoder = find_encoder(model.folder.parent.parent, spec, model.provider)
             (source,) = with_prompt_vectors([source], encoder)
-        (image,) = _execute(model, image_plan(manifest, [source]))
+        (row,) = _execute(model, image_plan(manifest, [source]))
+        image = drawn(manifest, row)
     pixels: Pixels = image
     if "resized" in parameters:
         width, height = parameters["resized"]
@@ -307,9 +319,3 @@ def _edited(model: Model, parameters: Mapping[str, Any]) -> Pixels:
 
 def _execute(model: Model, plan: Plan[Pixels]) -> Pixels:
     return execute(plan, model.run, _BATCH_IMAGES)
-
-
-def _frames(image: Image.Image) -> Pixels:
-    """Return all frames ``[frames, H, W, 4]``."""
-    frames = [np.asarray(frame.convert("RGBA")) for frame in ImageSequence.Iterator(image)]
-    return np.stack(frames)

@@ -9,7 +9,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from service.runtime.audio.encoding import AudioFormat, encode_audio
+from service.runtime.audio.encoding import encode_audio
+from service.runtime.audio.formats import AudioFormat
 from service.runtime.audio.preview import preview_image
 from service.runtime.images import encoding
 from service.runtime.images.encoding import ImageFormat, Pixels, Provenance
@@ -34,7 +35,7 @@ def encode_output(
         return encoding.encode(drawn(manifest, row), kind, provenance, marked=marked)
     if manifest.audio is None:
         raise ValueError(f"{manifest.name} returns no audio")
-    return encode_audio(row, manifest.audio.sample_rate, kind, provenance)
+    return encode_audio(row, manifest.audio.sample_rate, kind, provenance, marked=marked)
 
 
 def drawn(manifest: Manifest, row: NDArray[Any]) -> Pixels:

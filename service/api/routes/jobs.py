@@ -34,7 +34,7 @@ from service.offline.queue.uploads import SCHEME, Upload
 from service.offline.queue.webhook_table import JobWebhook
 from service.offline.stores import StoreError
 from service.offline.writers import assert_layout_supported
-from service.runtime.audio.encoding import AudioFormat
+from service.runtime.audio.formats import AudioFormat
 from service.runtime.images.encoding import ImageFormat
 from service.settings import Settings
 from service.url_prefixes import URLNotAllowed

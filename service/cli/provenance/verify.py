@@ -1,4 +1,4 @@
-"""`ganymede verify`: what an image is, and what of it can be proven."""
+"""`ganymede verify`: what an image, a video or audio is, and what of it can be proven."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from service.runtime.errors import UserError
 
 
 def verify(
-    files: Annotated[list[Path], typer.Argument(help="Images and videos of any origin.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Images, videos, WAV and FLAC files of any origin.")
+    ],
     models: ModelsOption = None,
     trust: Annotated[
         Path | None,
@@ -27,9 +29,9 @@ def verify(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """State what images are: their mark, credential and parameters, and what of it is proven.
+    """State what files are: their mark, credential and parameters, and what of it is proven.
 
-    An image of Ganymede is generated again by its model and compared. Marks and parameters prove
+    An image or audio of Ganymede is generated again by its model and compared. Marks and parameters prove
     nothing by themselves: anybody can add or remove them.
 
     Exits with 0 if every file is verified, 1 if a file contradicts its statements, 2 if a file

@@ -1,4 +1,4 @@
-"""Finds out what an image or a video is: what its file states, and what of it can be proven.
+"""Finds out what an image, a video or audio is: what its file states, and what of it can be proven.
 
 The statements are the mark (IPTC's digital source type), a credential (C2PA), and the parameters
 that Ganymede embeds. Anybody can add and remove all of them. Two things are proofs: the model of
@@ -17,23 +17,21 @@ from typing import Any
 
 from PIL import Image
 
-from service.offline.reproduce import (
-    IDENTITY,
-    CannotReproduce,
-    Reproduction,
-    read_parameters,
-    reproduce,
-)
+from service.offline.originals import check_audio, is_ours, read_parameters
+from service.offline.reproduce import CannotReproduce, Reproduction, reproduce
 from service.offline.verification import wording
+from service.runtime.audio.formats import AudioFormat
+from service.runtime.audio.metadata import (
+    audio_format_of,
+    audio_provenance,
+    audio_source_type,
+)
 from service.runtime.credentials.reading import Credential, Validity, read_credential
 from service.runtime.files import open_regular
 from service.runtime.images import xmp
 from service.runtime.images.file_formats import content_of, image_format_of
 from service.runtime.video import ffmpeg
 from service.runtime.video.metadata import video_format_of, video_source_type
-
-# The largest difference of a value between an image from a GPU and the same image from a CPU.
-_ROUNDING = 1
 
 
 class Verdict(StrEnum):
@@ -45,7 +43,7 @@ class Verdict(StrEnum):
     CONTRADICTED = "contradicted"
     # Nothing proves or contradicts it, or it states nothing.
     UNPROVEN = "unproven"
-    # It is not an image or a video, or damaged.
+    # It is not an image, a video or audio, or damaged.
     UNREADABLE = "unreadable"
 
 
@@ -155,7 +153,7 @@ def verify(file: Path, models: Path, trust_anchors: str | None = None) -> Verifi
 
 
 class _Unreadable(Exception):
-    """The content of a file is not an image or a video, or damaged."""
+    """The content of a file is not an image, a video or audio, or damaged."""
 
 
 def _unreadable(file: Path, reason: str) -> Verification:
@@ -167,6 +165,8 @@ def _read(content: bytes) -> _Statements:
 
     Raises _Unreadable.
     """
+    if (audio_format := audio_format_of(content)) is not None:
+        return _read_audio(content, audio_format)
     source_type = xmp.read_source_type(content)
     if (image_format := image_format_of(content)) is None and video_format_of(content):
         return _read_video(content, source_type)
@@ -183,9 +183,17 @@ def _read(content: bytes) -> _Statements:
                 return _Statements(source_type)
             what = image_format and f"a damaged or truncated {image_format} file"
             raise _Unreadable(
-                f"is {what or content_of(content) or 'not an image or a video'}"
+                f"is {what or content_of(content) or 'not an image, a video, WAV or FLAC'}"
             ) from error
     return _Statements(source_type, _ours(read_parameters(content)))
+
+
+def _read_audio(content: bytes, audio_format: AudioFormat) -> _Statements:
+    try:
+        check_audio(content)
+    except Exception as error:  # decoders may raise anything
+        raise _Unreadable(f"is a damaged or truncated {audio_format.upper()} file") from error
+    return _Statements(audio_source_type(content), _ours(audio_provenance(content)))
 
 
 def _read_video(content: bytes, source_type: str | None) -> _Statements:
@@ -204,7 +212,7 @@ def _read_video(content: bytes, source_type: str | None) -> _Statements:
 
 def _ours(parameters: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """Return the parameters if Ganymede wrote them: other software uses comments, too."""
-    return parameters if parameters is not None and set(parameters) >= IDENTITY else None
+    return parameters if is_ours(parameters) else None
 
 
 def _judge(
@@ -219,13 +227,14 @@ def _judge(
         origin = wording.origin(statements.parameters)
         if reproduction is not None and reproduction.equal:
             return _judge_equal(origin, reproduction, statements.source_type, credential)
-        if reproduction is not None and reproduction.largest > _ROUNDING:
+        if reproduction is not None and reproduction.largest > reproduction.rounding:
             return Verdict.CONTRADICTED, wording.different(origin, reproduction, credential)
         claim = f"states that it was made by {origin}"
         unproven = f"{claim}; not checked: {reason}"
         if reproduction is not None:
             unproven = (
-                f"{claim}; the pixels differ from it by at most 1 of 255, as they do if they were "
+                f"{claim}; the {reproduction.unit} differ from it by at most "
+                f"{reproduction.rounding} of {reproduction.full_scale:,}, as they do if they were "
                 "generated on a GPU"
             )
     else:
@@ -251,7 +260,8 @@ def _judge_equal(
     credential: Credential | None,
 ) -> tuple[Verdict, str]:
     proven = f"made by {origin}: the "
-    proven += "file is equal, byte for byte" if reproduction.identical else "pixels are equal"
+    equal = f"{reproduction.unit} are equal"
+    proven += "file is equal, byte for byte" if reproduction.identical else equal
     if credential is not None and credential.validity is Validity.INVALID:
         return (
             Verdict.CONTRADICTED,

@@ -66,11 +66,11 @@ def origin(parameters: Mapping[str, Any]) -> str:
 
 
 def different(made: str, reproduction: Reproduction, found: Credential | None) -> str:
-    """Return the answer for an image whose pixels are not what its parameters give."""
+    """Return the answer for an output that is not what its parameters give."""
     text = (
         f"states that it was made by {made}, but {reproduction.different:,} of "
-        f"{reproduction.pixels:,} pixels differ, by up to {reproduction.largest} of 255: it was "
-        "changed since, or the statement is wrong"
+        f"{reproduction.compared:,} {reproduction.unit} differ, by up to {reproduction.largest:,} "
+        f"of {reproduction.full_scale:,}: it was changed since, or the statement is wrong"
     )
     if found is None or found.validity is Validity.UNREAD:
         return text

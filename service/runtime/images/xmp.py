@@ -100,6 +100,13 @@ def png_chunk(source_type: SourceType | None) -> bytes:
 
 
 @cache
+def wave_chunk(source_type: SourceType) -> bytes:
+    """Return the packet as a chunk of a WAV file."""
+    body = packet(source_type)
+    return struct.pack("<4sI", b"_PMX", len(body)) + body + bytes(len(body) % 2)
+
+
+@cache
 def gif_extension(source_type: SourceType | None) -> bytes:
     """Return the packet as an application extension of a GIF89a."""
     if source_type is None:
@@ -126,7 +133,7 @@ def save_options(kind: str, source_type: SourceType) -> dict[str, Any]:
 
 
 def read_source_type(content: bytes) -> str | None:
-    """Return the URI of the digital source type in a PNG, JPEG, WebP, GIF or MP4 file.
+    """Return the URI of the digital source type in a PNG, JPEG, WebP, GIF, MP4 or WAV file.
 
     None if the file has no valid XMP with this property, is damaged, or has another format. The
     value may be any text: other software writes the property, too. Pixels are not decoded.
@@ -186,11 +193,12 @@ def _in_jpeg(content: bytes) -> Iterator[bytes]:
         at += 2 + length
 
 
-def _in_webp(content: bytes) -> Iterator[bytes]:
+def _in_riff(content: bytes) -> Iterator[bytes]:
+    """Find the packet in WebP, and in WAV."""
     at = 12
     while at < len(content):
         kind, length = struct.unpack_from("<4sI", content, at)
-        if kind == b"XMP ":
+        if kind in (b"XMP ", b"_PMX"):
             yield content[at + 8 : at + 8 + length]
         at += 8 + length + length % 2
 
@@ -240,7 +248,7 @@ def _in_mp4(content: bytes) -> Iterator[bytes]:
 _READERS = (
     (png.SIGNATURE, _in_png),
     (b"\xff\xd8\xff", _in_jpeg),
-    (b"RIFF", _in_webp),
+    (b"RIFF", _in_riff),
     (b"GIF8", _in_gif),
     (b"ftyp", _in_mp4),
 )

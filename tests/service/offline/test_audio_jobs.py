@@ -12,7 +12,7 @@ import soundfile
 
 from service.offline.job import make_job
 from service.offline.rendering import ShardRenderer
-from service.runtime.audio.encoding import AudioFormat
+from service.runtime.audio.formats import AudioFormat
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.support.drawn_models import CLASSES

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from service.runtime.audio.metadata import is_cut_off
 from training.data.sounds.options import SoundOptions
 
 # Full scale of int16 samples: 1.0 as a float.
@@ -71,6 +72,8 @@ def decode_sound(data: bytes) -> Sound:
         raise SoundDecodeError(f"cannot be decoded: {reason.strip()}") from error
     if not len(samples):
         raise SoundDecodeError("has no samples")
+    if is_cut_off(data):
+        raise SoundDecodeError("is cut off: the file ends before its samples do")
     if len(samples) < expected:
         raise SoundDecodeError(f"is cut off after {len(samples):,} of {expected:,} samples")
     if not np.isfinite(samples).all():

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from service.runtime.audio.encoding import AudioFormat, encode_audio
+from service.runtime.audio.encoding import encode_audio
+from service.runtime.audio.formats import AudioFormat
 
 SAMPLES = np.random.RandomState(0).randint(-32768, 32768, 5000).astype(np.int16)
 
