@@ -31,8 +31,8 @@ def verify(
 ) -> None:
     """State what files are: their mark, credential and parameters, and what of it is proven.
 
-    An image or audio of Ganymede is generated again by its model and compared. Marks and parameters prove
-    nothing by themselves: anybody can add or remove them.
+    An image or audio of Ganymede is generated again by its model and compared. Marks and parameters
+    prove nothing by themselves: anybody can add or remove them.
 
     Exits with 0 if every file is verified, 1 if a file contradicts its statements, 2 if a file
     cannot be read, and 3 if nothing is proven about a file; with several files, the first of 2, 1,
