@@ -19,7 +19,7 @@ import pytest
 from tests.support.drawn_models import write_models, write_painted
 from tests.support.images import write_idx
 from tests.support.latent_models import write_latent_models
-from tests.support.output_models import write_output_models
+from tests.support.output_models import write_output_models, write_preview
 from tests.support.servers import Server, serving
 from tests.support.tiny_recipes import TINY
 
@@ -103,6 +103,7 @@ def output_repository(tmp_path_factory) -> Path:
     models = tmp_path_factory.mktemp("outputs")
     write_output_models(models)
     write_painted(models / "painted" / "1", ["z"])
+    write_preview(models / "painted" / "1")
     return models
 
 

@@ -12,14 +12,13 @@ import pytest
 
 pytest.importorskip("playwright", reason="Playwright is missing: make install")
 
-from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from service.runtime.models.manifest import MANIFEST_FILE, PREVIEW_FILE
+from service.runtime.models.manifest import MANIFEST_FILE
 from service.runtime.models.parts.additions import SelectionFigure
 from tests.support.browser import ARGUMENTS, CHROMIUM, DESKTOP, TIMEOUT_MS, Faults
-from tests.support.drawn_models import SIZE
 from tests.support.latent_models import write_latent_models
+from tests.support.output_models import write_preview
 from tests.support.scored_models import add_brightness_score
 from tests.support.servers import Server, serving
 
@@ -77,7 +76,7 @@ def latent_server(browser, tmp_path_factory) -> Iterator[Server]:
     ]
     add_brightness_score(models / "movable" / "1", figures=tuple(figures))
     for manifest in models.glob(f"*/*/{MANIFEST_FILE}"):
-        Image.new("RGB", (2 * SIZE, SIZE), "gray").save(manifest.with_name(PREVIEW_FILE))
+        write_preview(manifest.parent)
     with serving(models, "--processes", "1") as server:
         yield server
 

@@ -1,9 +1,17 @@
 """The panel of audio: outputs that can be played, with their waveforms."""
 
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
 import pytest
 from playwright.sync_api import expect
 
 from tests.support.output_models import AUDIO, CAPTIONED, ENCODER, TEXT_MODEL
+
+CLIENT = Path(__file__).parents[2] / "client" / "src"
 
 
 @pytest.fixture
@@ -59,3 +67,25 @@ def test_text_encoders_have_no_card(page):
     expect(page.locator(f'.card[data-model="{TEXT_MODEL}"]')).to_be_visible()
     expect(page.locator(f'.card[data-model="{CAPTIONED}"]')).to_be_visible()
     expect(page.locator(f'.card[data-model="{ENCODER}"]')).to_have_count(0)
+
+
+def test_recipes_generate_the_audio(page, tmp_path):
+    expect(page.locator(".audio-row")).to_have_count(8)
+    page.get_by_role("radio", name="dog").check()
+    expect(page.locator(".audio-name").first).to_have_text("Seed 5, dog")
+    page.get_by_text("Make it again", exact=True).click()
+    curl, python = (
+        page.get_by_role("group", name=title).locator("code").inner_text()
+        for title in ("curl", "Python")
+    )
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Download Seed 5, dog").click()
+    downloaded = waiting.value.path().read_bytes()
+    subprocess.run(["bash", "-ec", curl], cwd=tmp_path, check=True)
+    environment = {**os.environ, "PYTHONPATH": str(CLIENT)}
+    subprocess.run([sys.executable, "-c", python], cwd=tmp_path, check=True, env=environment)
+    assert (tmp_path / "seed-5.wav").read_bytes() == downloaded
+    with zipfile.ZipFile(tmp_path / f"{AUDIO}.zip") as archive:
+        files = [name for name in archive.namelist() if name.endswith(".wav")]
+        assert len(files) == 8
+        assert archive.read(files[0]) == downloaded

@@ -21,6 +21,7 @@ VIEWS = {
     "mixture": "/#model=stylegan2-flowers&panel=matrix",
     "frame": "/#model=dcgan-fashion&panel=pair",
     "walk": "/#model=cgan-fashion&panel=walk&class=bag",
+    "prompt": "/#model=captioned&panel=prompts&seed=7&prompt=a%20%27big%27%20cat&n=2",
     "edit": "/#model=movable&panel=edit&seed=3&directions=bright:1.5,warm:-2&layers=fine",
 }
 
@@ -32,7 +33,7 @@ def show_details(page: Page, view: str) -> None:
     elif view == "mixture":
         panel.locator("tbody td .tile-image").first.click()
     else:
-        panel.locator(".wall .tile-image").first.click()
+        panel.locator(".tiles .tile-image").first.click()
 
 
 def recipe(page: Page, title: str) -> str:
@@ -52,8 +53,11 @@ def frames(path: Path) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("view", slow_except("edit", VIEWS))
-def test_recipes_generate_what_the_page_shows(open_page, server, latent_server, view, tmp_path):
-    page = open_page(VIEWS[view], of=latent_server if view == "edit" else server)
+def test_recipes_generate_what_the_page_shows(
+    open_page, server, latent_server, output_server, view, tmp_path
+):
+    of = {"edit": latent_server, "prompt": output_server}.get(view, server)
+    page = open_page(VIEWS[view], of=of)
     show_details(page, view)
     curl, python = recipe(page, "curl"), recipe(page, "Python")
     with page.expect_download() as waiting:

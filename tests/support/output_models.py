@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 from onnx import TensorProto
+from PIL import Image
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from service.runtime.models.golden import write_golden
-from service.runtime.models.manifest import MANIFEST_FILE, Manifest, read_manifest
+from service.runtime.models.manifest import MANIFEST_FILE, PREVIEW_FILE, Manifest, read_manifest
 from service.runtime.models.model import Model
 from service.runtime.models.parts.graphs import GENERATOR, STEP, TEXT_ENCODER, Graph
 from service.runtime.models.parts.inputs import TextInput
@@ -87,8 +88,11 @@ def write_audio(folder: Path, inputs: tuple[str, ...] = ("z", "class_weights")) 
     )
 
 
-def write_text(folder: Path) -> None:
-    """Write a recurrent network over the characters of the vocabulary."""
+def write_text(folder: Path, max_length: int = MAX_LENGTH, *, ends: bool = True) -> None:
+    """Write a recurrent network over the characters of the vocabulary.
+
+    Without `ends`, every text has the maximum length.
+    """
     folder.mkdir(parents=True)
     graph = GraphBuilder(seed=22)
     size = len(VOCABULARY)
@@ -98,6 +102,8 @@ def write_text(folder: Path) -> None:
     # The start is never generated.
     bias = np.zeros(size, np.float32)
     bias[0] = -1000
+    if not ends:
+        bias[1] = -1000
     logits = graph.node("MatMul", "new_state", graph.weight(STATE, size))
     graph.node("Add", logits, graph.constant(bias), output="logits")
     graphs = {STEP: graph.save(folder / "step.onnx", ["token", "state"], ["logits", "new_state"])}
@@ -109,7 +115,7 @@ def write_text(folder: Path) -> None:
         size=size,
         start=0,
         end=1,
-        max_length=MAX_LENGTH,
+        max_length=max_length,
         state=STATE,
     )
     write_manifest(folder, graphs, "text", text=spec)
@@ -163,7 +169,8 @@ def write_text_to_image(folder: Path, encoder_digest: str) -> None:
 
 
 def write_manifest(folder: Path, graphs: dict[str, Graph], task: str, **parts: object) -> None:
-    """Write the manifest, with the golden outputs."""
+    """Write the manifest, with the golden outputs, and a preview."""
+    write_preview(folder)
     manifest = Manifest(
         name=folder.parent.name,
         version=folder.name,
@@ -183,3 +190,8 @@ def write_manifest(folder: Path, graphs: dict[str, Graph], task: str, **parts: o
     model = Model(folder, Provider.CPU, plan_for(Provider.CPU))
     golden = tuple(write_golden(model, folder))
     (folder / MANIFEST_FILE).write_text(manifest.model_copy(update={"golden": golden}).to_json())
+
+
+def write_preview(folder: Path) -> None:
+    """Write a preview without content: a page that shows a model requests it."""
+    Image.new("RGB", (2 * SIZE, SIZE), "gray").save(folder / PREVIEW_FILE)

@@ -148,6 +148,11 @@ async function problem(response) {
   } catch {
     // A proxy in front of the service answers with HTML.
   }
+  return problemError(document, { status, retryAfter });
+}
+
+/** Returns the error that a problem document describes. */
+export function problemError(document, { status = document.status, retryAfter } = {}) {
   const kind = String(document.type ?? "").split(":").pop();
   const message = document.detail || document.title || `The service answered with status ${status}.`;
   return new ApiError(message, { status, kind, fields: document.errors ?? [], retryAfter });

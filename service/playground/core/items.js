@@ -11,12 +11,15 @@ export const GENERATE = "/v1/generate";
 export const EDIT = "/v1/edit";
 export const MIX = "/v1/mix-styles";
 export const WALK = "/v1/interpolate";
+export const PROMPT = "/v1/text-to-image";
 export const IMAGE_TASKS = ["translate", "upscale", "inpaint", "colorize"];
 export const MAX_SEED = 2 ** 32 - 1;
 
-const PATHS = [GENERATE, EDIT, MIX, WALK, ...IMAGE_TASKS.map((task) => `/v1/${task}`)];
+const PATHS = [GENERATE, EDIT, MIX, WALK, PROMPT, ...IMAGE_TASKS.map((task) => `/v1/${task}`)];
 /** Enough for the styles of a model with 18 layers of 512 values. */
 const LONGEST_ITEM = 60_000;
+/** Servers and proxies refuse longer request lines; an image with a longer prompt has no address. */
+const LONGEST_ADDRESS = 7_000;
 
 /** The formats that the service offers for one image: `{format, extension, label}`. */
 export const FORMATS = formats("png PNG", "jpeg JPEG", "webp WebP", "npy NPY", "zip ZIP", "json JSON");
@@ -68,6 +71,11 @@ export function seedItem(model, seed, { class: class_, truncation } = {}) {
 /** Returns the item for a source: `{seed, class, truncation}`, or a latent in base64, `{w}` or `{z, …}`. */
 export function sourceItem(model, source) {
   return { path: GENERATE, body: { model: fullName(model), ...oneImage(source) } };
+}
+
+/** Returns the item for one image of a prompt. */
+export function promptItem(model, prompt, seed, truncation) {
+  return { path: PROMPT, body: { model: fullName(model), prompt, ...present({ seed, truncation }) } };
 }
 
 /** Returns the item for a source that is moved along directions; without any, the source itself. */
@@ -144,12 +152,13 @@ export function modelOf(item) {
 
 /** Returns the path of the image with an extension, or null if it has no address. */
 export function addressOf(item, extension = "png") {
-  if (!isSeed(item)) return null;
+  if (!isSeed(item) && item.path !== PROMPT) return null;
   const { name, version } = modelOf(item);
-  const { seed, class: class_, truncation } = item.body;
-  const query = new URLSearchParams(present({ version, class: class_, truncation }));
+  const { seed, class: class_, truncation, prompt } = item.body;
+  const query = new URLSearchParams(present({ version, class: class_, truncation, prompt }));
   const suffix = query.size ? `?${query}` : "";
-  return `/v1/models/${encodeURIComponent(name)}/images/${seed}.${extension}${suffix}`;
+  const address = `/v1/models/${encodeURIComponent(name)}/images/${seed}.${extension}${suffix}`;
+  return address.length > LONGEST_ADDRESS ? null : address;
 }
 
 /** Returns a short description of what an item shows, such as "seed 7 · roses". */
@@ -168,6 +177,7 @@ export function labelOf(item) {
     const percent = Math.round((100 * item.frame) / (body.frames - 1));
     return `${percent}% from ${nameOf(body.sources[0])} to ${seeds.at(-1)}`;
   }
+  if (item.path === PROMPT) return `${body.prompt ? `“${body.prompt}”` : "no prompt"} · seed ${body.seed}`;
   if (item.path !== GENERATE && item.path !== EDIT) {
     const { samples } = body;
     const seed = samples?.seed ?? samples?.seeds?.[0];
@@ -236,6 +246,7 @@ export function validItem(value) {
       JSON.stringify(value).length <= LONGEST_ITEM &&
       (frame === undefined || (path === WALK && Number.isInteger(frame))) &&
       (![GENERATE, EDIT].includes(path) || isValidSource(sourceIn(body))) &&
+      (path !== PROMPT || (typeof body.prompt === "string" && Number.isInteger(body.seed) && isValidSource(body))) &&
       (path !== EDIT || Object.values(body.directions).every(Number.isFinite)) &&
       (path !== MIX || (body.rows.length === 1 && body.columns.length === 1)) &&
       (path !== WALK || (body.sources.length >= 2 && body.frames >= 2)) &&

@@ -3,6 +3,7 @@
  *
  *     #model=cgan-fashion&panel=wall&seed=40&class=sneaker&truncation=0.7
  *     #model=stylegan2-flowers&panel=edit&seed=7&directions=size:1.5,color:-2
+ *     #model=text2emoji&panel=prompts&seed=7&n=4&prompt=red%20heart%0Ablue%20heart
  *     #kept=dcgan-fashion@1/7,cgan-fashion@1/12;class=bag,~eyJwYXRo…
  *
  * A kept image of one seed is readable; `~` starts any other item, as base64 of its JSON. The server
@@ -35,9 +36,9 @@ export function parseHash(hash) {
     } else if (name === "directions") {
       const amounts = value.split(",").map((each) => each.split(":"));
       view.directions = Object.fromEntries(amounts.map(([direction, amount]) => [direction, Number(amount)]));
-    } else if (["model", "panel", "class", "layers"].includes(name)) {
+    } else if (["model", "panel", "class", "layers", "prompt", "prefix"].includes(name)) {
       view[name] = decode(value);
-    } else if (["seed", "truncation", "rank"].includes(name) && value !== "" && Number(value) >= 0) {
+    } else if (["seed", "truncation", "rank", "n", "temperature", "length"].includes(name) && value !== "" && Number(value) >= 0) {
       view[name] = Number(value);
     }
   }

@@ -1,7 +1,7 @@
 /** An item as curl and as Python: what generates the same image outside of the page. */
 
 import { absoluteUrl } from "./api.js";
-import { EDIT, GENERATE, MIX, WALK, addressOf, fileName, formatsOf } from "./items.js";
+import { EDIT, GENERATE, MIX, PROMPT, WALK, addressOf, fileName, formatsOf } from "./items.js";
 
 /**
  * Returns the shell command that writes the image to a file.
@@ -11,23 +11,30 @@ import { EDIT, GENERATE, MIX, WALK, addressOf, fileName, formatsOf } from "./ite
  */
 export function curlOf(item, { withKey = false } = {}) {
   const { format } = formatsOf(item)[0];
-  const key = withKey ? " \\\n  -H \"Authorization: Bearer $GANYMEDE_API_KEY\"" : "";
   const name = fileName(item);
   const address = addressOf(item, format);
-  if (address) return `curl -fsS ${quote(absoluteUrl(address))}${key} -o ${quote(`${name}.${format}`)}`;
+  if (address) return `curl -fsS ${quote(absoluteUrl(address))}${keyOption(withKey)} -o ${quote(`${name}.${format}`)}`;
   const isFrame = item.frame !== undefined;
   const archive = quote(`${name}.zip`);
   const output = isFrame ? archive : quote(`${name}.${format}`);
-  const json = JSON.stringify({ ...item.body, format: isFrame ? "zip" : format });
-  const lines = [
-    `curl -fsS ${quote(absoluteUrl(item.path))}${key}`,
-    "-H 'Content-Type: application/json'",
-    `-d ${quote(json)} -o ${output}`,
-  ];
-  const command = lines.join(" \\\n  ");
+  const command = `${curlOfRequest(item.path, { ...item.body, format: isFrame ? "zip" : format }, { withKey })} -o ${output}`;
   if (!isFrame) return command;
   const entry = `${String(item.frame).padStart(String(item.body.frames - 1).length, "0")}.png`;
   return `${command}\nunzip -p ${archive} ${entry} > ${quote(`${name}.png`)}`;
+}
+
+/** Returns the shell command that sends a request and writes the response to its output. */
+export function curlOfRequest(path, body, { withKey = false } = {}) {
+  const lines = [
+    `curl -fsS ${quote(absoluteUrl(path))}${keyOption(withKey)}`,
+    "-H 'Content-Type: application/json'",
+    `-d ${quote(JSON.stringify(body))}`,
+  ];
+  return lines.join(" \\\n  ");
+}
+
+function keyOption(withKey) {
+  return withKey ? " \\\n  -H \"Authorization: Bearer $GANYMEDE_API_KEY\"" : "";
 }
 
 /** Returns text in single quotes for a POSIX shell. */
@@ -36,14 +43,23 @@ export function quote(text) {
 }
 
 /** Returns the Python program that generates the image with `ganymede_client`. */
-export function pythonOf(item, { withKey = false } = {}) {
+export function pythonOf(item, options) {
+  return program(isAnimation(item) ? saveAnimation(item) : saveImage(item), options);
+}
+
+/** Returns the Python program that sends a request and runs `use` for each `name` of its outputs. */
+export function pythonOfRequest(path, body, name, use, options) {
+  return program([`for ${name} in ${call({ path, body })}:`, `    ${use}`], options);
+}
+
+function program(statements, { withKey = false } = {}) {
   const url = JSON.stringify(absoluteUrl("").replace(/\/$/, ""));
   const comment = withKey ? "  # The key is read from $GANYMEDE_API_KEY." : "";
   const lines = [
     "from ganymede_client import Client",
     "",
     `client = Client(${url})${comment}`,
-    ...(isAnimation(item) ? saveAnimation(item) : saveImage(item)),
+    ...statements,
   ];
   return lines.join("\n");
 }
@@ -63,7 +79,7 @@ function saveAnimation(item) {
 }
 
 /** The methods of the client whose names are not those of the paths. */
-const METHODS = { [GENERATE]: "generate", [EDIT]: "edit", [MIX]: "mix_styles", [WALK]: "interpolate" };
+const METHODS = { [GENERATE]: "generate", [EDIT]: "edit", [MIX]: "mix_styles", [WALK]: "interpolate", [PROMPT]: "text_to_image" };
 
 function call({ path, body }, method = METHODS[path] ?? path.split("/").pop()) {
   const { model, ...fields } = body;

@@ -2,12 +2,15 @@
 
 import { clear, h, iconButton } from "../core/dom.js";
 import { fromBase64, isAbort } from "../core/api.js";
-import { MAX_SEED, fullName } from "../core/items.js";
+import { MAX_SEED, fullName, present } from "../core/items.js";
 import { latest } from "../core/latest.js";
+import { curlOfRequest, pythonOfRequest, quote } from "../core/recipes.js";
+import { foldedRecipes } from "../shell/details.js";
 import { modelControls } from "./controls.js";
 
 /** Outputs of one request. */
 const COUNT = 8;
+const PATH = "/v1/audio";
 /** The size of a waveform in CSS pixels. */
 const [WIDTH, HEIGHT] = [320, 72];
 
@@ -17,15 +20,17 @@ export const panel = {
   fits: (model) => Boolean(model.audio),
   mount(container, model, app) {
     const list = h("ul", { class: "audio-list", role: "list", "aria-label": `Audio of ${model.name}` });
+    const recipes = h("div");
     let urls = [];
     const free = () => urls.splice(0).forEach((url) => URL.revokeObjectURL(url));
 
     const load = latest(async (_, signal) => {
       const { seed, class: class_, truncation } = app.parametersOf(model);
       const n = Math.min(COUNT, MAX_SEED - seed + 1);
-      const body = { model: fullName(model), n, seed, class: class_, truncation, format: "json" };
+      const body = { model: fullName(model), n, seed, ...present({ class: class_, truncation }) };
+      recipes.replaceChildren(foldedRecipes(app, texts(body), recipes.querySelector("details")?.open));
       try {
-        const { audio } = await app.api.json("/v1/audio", body, { signal });
+        const { audio } = await app.api.json(PATH, { ...body, format: "json" }, { signal });
         free();
         const files = audio.map((each) => ({ ...each, blob: fromBase64(each.data, each.media_type) }));
         urls = files.map(({ blob }) => URL.createObjectURL(blob));
@@ -35,6 +40,14 @@ export const panel = {
         if (!isAbort(error)) app.report(error);
       }
     });
+
+    /** Returns the recipes of a request. */
+    function texts(body) {
+      const options = { withKey: Boolean(app.api.key) };
+      const curl = `${curlOfRequest(PATH, { ...body, format: "zip" }, options)} -o ${quote(`${model.name}.zip`)}`;
+      const python = pythonOfRequest(PATH, body, "audio", 'audio.save(f"seed-{audio.seed}.wav")', options);
+      return [["curl", curl], ["Python", python]];
+    }
 
     /** Returns the row of one output. */
     async function row({ seed, class: class_, blob }, url) {
@@ -48,7 +61,7 @@ export const panel = {
 
     const controls = modelControls(app, model, () => load());
     controls.classList.add("is-sticky");
-    container.append(controls, list);
+    container.append(controls, list, recipes);
     load();
     return () => {
       load.cancel();

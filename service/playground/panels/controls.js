@@ -52,6 +52,14 @@ export function choice({ label, choices, value, onchange, quiet = false }) {
   );
 }
 
+/** Returns a field for a text. With `rows`, it has several lines. */
+export function textField({ label, value, oninput, rows = 0, ...props }) {
+  const id = uniqueId("text");
+  const input = rows ? h("textarea", { id, rows, value, ...props }) : h("input", { type: "text", id, value, ...props });
+  input.addEventListener("input", () => oninput(input.value));
+  return h("div", { class: "control text-field" }, h("label", { htmlFor: id }, label), input);
+}
+
 /** Returns a field for a seed with a button for a random one. */
 export function seedField({ label, value, oninput, quiet = false }) {
   const id = uniqueId("seed");

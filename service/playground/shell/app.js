@@ -7,7 +7,9 @@ import { Kept } from "../core/kept.js";
 import { formatHash, parseHash } from "../core/link.js";
 import { layerChoices, validAmounts } from "../panels/directions.js";
 import { panels } from "../panels/index.js";
+import { validPrompts } from "../panels/prompts.js";
 import { SHARES } from "../panels/rank.js";
+import { validText } from "../panels/text.js";
 import { markCard, showCards } from "./cards.js";
 import { Details } from "./details.js";
 import { installTray, mountGallery } from "./gallery.js";
@@ -83,7 +85,8 @@ export class App {
 
   /**
    * Returns what the user has set for a model: seed, class and truncation, which panels share, and
-   * what one panel uses: `rank`, `directions` and `layers`.
+   * what one panel uses: `rank`, `directions` and `layers`; `prompt` and `n`; `temperature`, `prefix`
+   * and `length`.
    */
   parametersOf(model) {
     if (!this.parameters.has(model.name)) this.parameters.set(model.name, { seed: 0 });
@@ -199,6 +202,12 @@ export class App {
     download(blob, filename);
   }
 
+  /** Returns a link to what the page shows. */
+  link() {
+    this.#updateUrl({ isNew: false, isNow: true });
+    return location.href;
+  }
+
   /** Returns a link to items. */
   linkTo(items) {
     return new URL(formatHash({ kept: items }) || "#", document.baseURI.replace(/#.*/, "")).href;
@@ -254,7 +263,7 @@ export class App {
   }
 
   /** Writes the view to the URL. A new view can be left with the button of the browser. */
-  #updateUrl({ isNew = false } = {}) {
+  #updateUrl({ isNew = false, isNow = isNew } = {}) {
     clearTimeout(this.urlTimer);
     const write = () => {
       const { model, panel, shared } = this.current;
@@ -264,7 +273,7 @@ export class App {
       if (isNew && !this.isRestoring && hash !== location.hash) history.pushState(null, "", hash);
       else history.replaceState(null, "", hash);
     };
-    if (isNew) write();
+    if (isNow) write();
     else this.urlTimer = setTimeout(write, URL_DELAY_MS);
   }
 
@@ -292,7 +301,7 @@ export class App {
 }
 
 /** Returns the parameters of a link that a model has, within its ranges. */
-function valid({ seed, class: class_, truncation, rank, directions, layers }, model) {
+function valid({ seed, class: class_, truncation, rank, directions, layers, ...others }, model) {
   const parameters = {};
   if (Number.isInteger(seed) && seed <= MAX_SEED) parameters.seed = seed;
   if (model.classes?.includes(class_)) parameters.class = class_;
@@ -305,6 +314,8 @@ function valid({ seed, class: class_, truncation, rank, directions, layers }, mo
     parameters.directions = validAmounts(model, directions);
     if (model.styles && layerChoices(model).includes(layers)) parameters.layers = layers;
   }
+  if (model.text_input) Object.assign(parameters, validPrompts(others));
+  if (model.text) Object.assign(parameters, validText(others, model));
   return parameters;
 }
 

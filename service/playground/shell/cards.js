@@ -54,9 +54,10 @@ function card(app, model, onChoose) {
 
 /** Returns what a model offers, in a few words. */
 export function describe(model) {
-  const { image, audio } = model;
+  const { image, audio, text } = model;
   const facts = image ? [`${image.width} × ${image.height}`] : [];
   if (audio) facts.push(`${Number((audio.samples / audio.sample_rate).toPrecision(2))} s, ${audio.sample_rate / 1000} kHz`);
+  if (text) facts.push(`at most ${text.max_length} ${text.unit}s`);
   if (model.classes?.length) facts.push(`${model.classes.length} classes`);
   if (model.styles) facts.push("styles");
   if (model.truncation) facts.push("truncation");

@@ -174,6 +174,7 @@ export function fit(element, model, side) {
 function facts(item, model) {
   const { body } = item;
   const list = [["model", body.model]];
+  if (body.prompt !== undefined) list.push(["prompt", body.prompt || "none"]);
   if (Number.isInteger(body.seed)) list.push(["seed", body.seed]);
   if (body.class !== undefined) list.push(["class", body.class]);
   else if (model?.classes?.length && Number.isInteger(body.seed) && sourceOf(item)) {
@@ -200,6 +201,12 @@ function recipes(app, item) {
   const url = absoluteUrl(address);
   const link = h("a", { href: url, target: "_blank", rel: "noopener", class: "details-address" }, url);
   return [recipe(app, "Address", link, url), ...blocks];
+}
+
+/** Returns the recipes of a request that is no item, folded unless `isOpen`; `texts` are `[title, text]`. */
+export function foldedRecipes(app, texts, isOpen = false) {
+  const blocks = texts.map(([title, text]) => recipe(app, title, h("pre", { tabIndex: 0 }, h("code", {}, text)), text));
+  return h("details", { class: "recipes", open: isOpen }, h("summary", {}, "Make it again"), blocks);
 }
 
 /** Returns a text with a title and a button that copies it; `content` shows the text. */

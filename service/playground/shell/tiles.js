@@ -65,6 +65,7 @@ export function setItem(app, element, item) {
 }
 
 function shortLabel({ body }, label) {
+  if (body.prompt) return `${body.seed} ${body.prompt}`;
   return Number.isInteger(body.seed) ? String(body.seed) : label;
 }
 
